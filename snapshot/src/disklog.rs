@@ -1,0 +1,374 @@
+//! The redo log of disk writes: what makes an epoch's writes durable before any image is touched.
+//!
+//! An epoch's writes to all disks are one record. Once [`EpochLog::sync`] returns, the records appended before it survive a
+//! power cut; the images may be written in any order and at leisure. [`EpochLog::recover`] applies the complete records again,
+//! which is harmless however much of them the images already hold. After the images are synced,
+//! [`EpochLog::truncate`] begins a new generation.
+//!
+//! ```text
+//!   0      4096    8192                                  bytes_max
+//!   ├ head A ┼ head B ┼ record e ┼ record e+1 ┼ … ┼ (old generation or nothing) ┤
+//! ```
+//!
+//! Invariants:
+//! - records begin on [`BLOCK_BYTES`] boundaries, so no write touches a block that an earlier sync made durable;
+//! - a record counts only in the generation that the newest valid head names; epochs ascend within a generation;
+//! - recovery ends at the first record that is not whole. When a later record proves that it had been synced, the log is
+//!   damaged rather than torn, and recovery refuses;
+//! - after an I/O error the log is poisoned: what a failed sync left on the medium is unknown.
+//!
+//! Assumed of the medium: a synced block stays as written, and writing one block does not harm another.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::disk::{OverlayDisk, WriteSet};
+use crate::lock;
+pub use error::LogError;
+use record::{Head, Record, RecordHeader};
+
+mod error;
+mod record;
+
+/// Granule of the log's layout, in bytes.
+pub const BLOCK_BYTES: u64 = 4096;
+/// Smallest log, in bytes.
+pub const LOG_BYTES_MIN: u64 = 16 * BLOCK_BYTES;
+/// Most disks in one record.
+pub const DISK_COUNT_MAX: usize = 256;
+
+const RECORDS_AT: u64 = 2 * BLOCK_BYTES;
+
+/// What a recovery did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Complete records found and applied.
+    pub records: u64,
+    /// Epoch of the last one applied.
+    pub last_epoch: Option<u64>,
+    /// Complete records not applied because they were past the asked-for epoch.
+    pub beyond: u64,
+    /// Whether the log ended in a record that is not whole: a crash before its sync.
+    pub torn_tail: bool,
+}
+
+/// The redo log of one machine's disks.
+#[derive(Debug)]
+pub struct EpochLog {
+    path: PathBuf,
+    file: File,
+    bytes_max: u64,
+    generation: u64,
+    /// Where the next record goes.
+    tail: u64,
+    /// Everything before this is durable.
+    synced: u64,
+    last_epoch: Option<u64>,
+    /// Records of before this process may be there: recover first.
+    unrecovered: bool,
+    poison: Option<String>,
+    buffer: Vec<u8>,
+}
+
+impl EpochLog {
+    /// Opens the log, or makes one, of at most `bytes_max` bytes, and locks it.
+    ///
+    /// A log that was there must be recovered (or truncated, which forgets its records) before the first append.
+    ///
+    /// # Panics
+    /// When `bytes_max` is below [`LOG_BYTES_MIN`].
+    pub fn open(path: impl AsRef<Path>, bytes_max: u64) -> Result<Self, LogError> {
+        assert!(bytes_max >= LOG_BYTES_MIN, "a log of {bytes_max} bytes holds nothing");
+        let path = path.as_ref().to_owned();
+        let failed = |source| LogError::Io { what: "opening", path: path.clone(), source };
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        if !lock::try_lock(&file, true).map_err(failed)? {
+            return Err(LogError::Locked { holder: lock::holder(&file), path });
+        }
+        let is_new = holds_nothing(&file).map_err(failed)?;
+        let mut log = Self {
+            path,
+            file,
+            bytes_max,
+            generation: 0,
+            tail: RECORDS_AT,
+            synced: RECORDS_AT,
+            last_epoch: None,
+            unrecovered: !is_new,
+            poison: None,
+            buffer: Vec::new(),
+        };
+        if is_new {
+            log.create()?
+        } else {
+            log.generation = log.read_generation()?
+        }
+        Ok(log)
+    }
+
+    /// Writes zeros up to the bound, so that later appends overwrite blocks instead of growing the file.
+    ///
+    /// A sync then moves no file system metadata, which is most of its cost; to be called once, before the guest is protected. Where a
+    /// log was filled before, there is nothing to do.
+    pub fn preallocate(&mut self) -> Result<(), LogError> {
+        self.check_poison()?;
+        let zeros = vec![0; (1 << 20).min(self.bytes_max as usize)];
+        let mut at = self.file_len()?.max(self.tail);
+        while at < self.bytes_max {
+            let piece = (self.bytes_max - at).min(zeros.len() as u64);
+            let result = self.file.write_all_at(&zeros[..piece as usize], at);
+            self.poison_on_error("preallocating", result)?;
+            at += piece;
+        }
+        let result = self.file.sync_all();
+        self.poison_on_error("preallocating", result)
+    }
+
+    /// The log's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes that records of this generation take.
+    pub fn used_bytes(&self) -> u64 {
+        self.tail - RECORDS_AT
+    }
+
+    /// Bytes that are free for records.
+    pub fn free_bytes(&self) -> u64 {
+        self.bytes_max.saturating_sub(self.tail)
+    }
+
+    /// Bytes of the log that a record of these sets takes; 0 when none of them has writes.
+    pub fn record_bytes(sets: &[(u16, &WriteSet)]) -> u64 {
+        let body: usize = sets.iter().filter(|(_, set)| !set.is_empty()).map(|(_, set)| 6 + set.encoded_len()).sum();
+        if body == 0 { 0 } else { ((record::HEADER_LEN + body) as u64).next_multiple_of(BLOCK_BYTES) }
+    }
+
+    /// Appends an epoch's writes as one record; not durable before [`Self::sync`]. An epoch without writes adds nothing.
+    ///
+    /// # Panics
+    /// When the log waits to be recovered, `epoch` is not after the last one, or a disk is there twice.
+    pub fn append(&mut self, epoch: u64, sets: &[(u16, &WriteSet)]) -> Result<(), LogError> {
+        self.check_poison()?;
+        assert!(!self.unrecovered, "append to a log that waits to be recovered");
+        assert!(self.last_epoch.is_none_or(|last| last < epoch), "epoch {epoch} appended after {:?}", self.last_epoch);
+        let needs = Self::record_bytes(sets);
+        if needs == 0 {
+            return Ok(());
+        }
+        self.check_room(needs)?;
+        let header = RecordHeader { generation: self.generation, epoch, synced: self.synced };
+        record::encode(&header, sets, &mut self.buffer);
+        debug_assert_eq!(self.buffer.len() as u64, needs);
+        let result = self.file.write_all_at(&self.buffer, self.tail);
+        self.poison_on_error("appending to", result)?;
+        self.tail += needs;
+        self.last_epoch = Some(epoch);
+        Ok(())
+    }
+
+    /// Makes every record appended so far durable (one `fdatasync`; none when there is nothing new).
+    pub fn sync(&mut self) -> Result<(), LogError> {
+        self.check_poison()?;
+        if self.synced == self.tail {
+            return Ok(());
+        }
+        let result = self.file.sync_data();
+        self.poison_on_error("syncing", result)?;
+        self.synced = self.tail;
+        Ok(())
+    }
+
+    /// Applies the complete records up to and including epoch `upto` in order, syncs the disks, and empties the log.
+    ///
+    /// Crashing at any point and doing it again gives the same images. Records past `upto` are counted and forgotten.
+    pub fn recover(&mut self, disks: &mut [OverlayDisk], upto: u64) -> Result<Recovery, LogError> {
+        let path = self.path.clone();
+        let on_disk = |source| LogError::Disk { path: path.clone(), source };
+        let count = disks.len();
+        let recovery = self.replay(upto, |_, disk, set| {
+            let target = disks.get_mut(usize::from(disk));
+            target.ok_or(LogError::NoSuchDisk { path: path.clone(), disk, count })?.apply(set).map_err(on_disk)
+        })?;
+        for disk in disks.iter_mut() {
+            disk.sync_base().map_err(on_disk)?;
+        }
+        self.truncate()?;
+        Ok(recovery)
+    }
+
+    /// Gives the writes of the complete records up to epoch `upto`, in order, to `apply`; the log stays as it is.
+    pub fn replay(
+        &self,
+        upto: u64,
+        mut apply: impl FnMut(u64, u16, &WriteSet) -> Result<(), LogError>,
+    ) -> Result<Recovery, LogError> {
+        self.check_poison()?;
+        let end = self.check_not_damaged()?;
+        let mut recovery = Recovery { torn_tail: end.torn, ..Recovery::default() };
+        let mut at = RECORDS_AT;
+        while at < end.at {
+            let record = self.read_record(at)?.ok_or(LogError::Damaged { path: self.path.clone(), at })?;
+            if record.header.epoch <= upto {
+                for (disk, set) in &record.sets {
+                    apply(record.header.epoch, *disk, set)?;
+                }
+                recovery.records += 1;
+                recovery.last_epoch = Some(record.header.epoch);
+            } else {
+                recovery.beyond += 1;
+            }
+            at += record.len;
+        }
+        Ok(recovery)
+    }
+
+    /// Empties the log by beginning a new generation, durably. The images must hold its records and be synced.
+    ///
+    /// Truncate before a disk goes to [`crate::disk::Mode::Direct`]: a recovery would put the log's older writes over
+    /// those made directly.
+    pub fn truncate(&mut self) -> Result<(), LogError> {
+        self.check_poison()?;
+        let head = Head { generation: self.generation + 1 };
+        let result = self.file.write_all_at(&head.encode(), head.slot()).and_then(|()| self.file.sync_data());
+        self.poison_on_error("truncating", result)?;
+        self.generation = head.generation;
+        (self.tail, self.synced) = (RECORDS_AT, RECORDS_AT);
+        self.unrecovered = false;
+        Ok(())
+    }
+
+    fn create(&mut self) -> Result<(), LogError> {
+        self.truncate()?;
+        let result = self.file.sync_all().and_then(|()| sync_parent(&self.path));
+        self.poison_on_error("creating", result)
+    }
+
+    /// The newest generation that a valid head names.
+    fn read_generation(&self) -> Result<u64, LogError> {
+        let heads = [0, BLOCK_BYTES].map(|at| self.read_block(at));
+        let mut newest = None;
+        for head in heads {
+            match Head::decode(&head?) {
+                Ok(head) => newest = newest.max(head.map(|h| h.generation)),
+                Err(found) => {
+                    return Err(LogError::Format { path: self.path.clone(), found, reads: record::LOG_FORMAT });
+                }
+            }
+        }
+        newest.ok_or_else(|| LogError::NotALog { path: self.path.clone() })
+    }
+
+    /// Where the whole records end, having made sure that nothing durable lies beyond.
+    fn check_not_damaged(&self) -> Result<End, LogError> {
+        let mut end = RECORDS_AT;
+        let mut last = None;
+        while let Some(record) = self.read_record(end)? {
+            if last.is_some_and(|last| record.header.epoch <= last) {
+                break;
+            }
+            last = Some(record.header.epoch);
+            end += record.len;
+        }
+        let mut torn = false;
+        let file_end = self.file_len()?;
+        let mut at = end;
+        while at < file_end {
+            if let Some(header) = RecordHeader::decode(&self.read_block(at)?, self.generation) {
+                torn = true;
+                if header.0.synced > end {
+                    return Err(LogError::Damaged { path: self.path.clone(), at: end });
+                }
+            }
+            at += BLOCK_BYTES;
+        }
+        Ok(End { at: end, torn })
+    }
+
+    /// The record at `at`, if it is whole and of this generation.
+    fn read_record(&self, at: u64) -> Result<Option<Record>, LogError> {
+        let file_end = self.file_len()?;
+        if at >= file_end {
+            return Ok(None);
+        }
+        let Some((header, body_len)) = RecordHeader::decode(&self.read_block(at)?, self.generation) else {
+            return Ok(None);
+        };
+        let len = body_len.saturating_add(record::HEADER_LEN as u64);
+        // The bound comes before the allocation: a body is never longer than what the file holds of it.
+        if len > file_end - at {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; len as usize];
+        self.file.read_exact_at(&mut bytes, at).map_err(|e| self.io_error("reading", e))?;
+        Ok(record::decode(header, &bytes))
+    }
+
+    /// One block; what lies past the end of the file is zeros.
+    fn read_block(&self, at: u64) -> Result<[u8; BLOCK_BYTES as usize], LogError> {
+        let mut block = [0; BLOCK_BYTES as usize];
+        let have = self.file_len()?.saturating_sub(at).min(BLOCK_BYTES) as usize;
+        self.file.read_exact_at(&mut block[..have], at).map_err(|e| self.io_error("reading", e))?;
+        Ok(block)
+    }
+
+    fn file_len(&self) -> Result<u64, LogError> {
+        Ok(self.file.metadata().map_err(|e| self.io_error("measuring", e))?.len())
+    }
+
+    fn check_room(&self, needs: u64) -> Result<(), LogError> {
+        let path = || self.path.clone();
+        if needs > self.bytes_max - RECORDS_AT {
+            return Err(LogError::RecordTooLong { path: path(), needs, bytes_max: self.bytes_max });
+        }
+        let free = self.free_bytes();
+        if needs > free { Err(LogError::Full { path: path(), needs, free }) } else { Ok(()) }
+    }
+
+    fn check_poison(&self) -> Result<(), LogError> {
+        match &self.poison {
+            Some(cause) => Err(LogError::Poisoned { path: self.path.clone(), cause: cause.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn poison_on_error(&mut self, what: &'static str, result: io::Result<()>) -> Result<(), LogError> {
+        result.map_err(|source| {
+            self.poison = Some(format!("{what}: {source}"));
+            self.io_error(what, source)
+        })
+    }
+
+    fn io_error(&self, what: &'static str, source: io::Error) -> LogError {
+        LogError::Io { what, path: self.path.clone(), source }
+    }
+}
+
+/// Where the whole records end, and whether pieces of another follow.
+struct End {
+    at: u64,
+    torn: bool,
+}
+
+/// Whether the file is empty, or was left by a crash before its first head was durable.
+fn holds_nothing(file: &File) -> io::Result<bool> {
+    let len = file.metadata()?.len();
+    if len > RECORDS_AT {
+        return Ok(false);
+    }
+    let mut bytes = vec![0; len as usize];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes.iter().all(|&byte| byte == 0))
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,449 @@
+//! The log after every crash that we can think of: cut anywhere, blocks lost in any combination, bits flipped, heads torn.
+
+use std::fs;
+use std::os::fd::AsRawFd;
+
+use proptest::prelude::*;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use tempfile::TempDir;
+
+use super::*;
+use crate::disk::Mode;
+
+const BYTES_MAX: u64 = 64 * BLOCK_BYTES;
+const BLOCK: usize = BLOCK_BYTES as usize;
+
+/// Memory-backed, so that a thousand syncs cost nothing.
+fn scratch() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap()
+}
+
+fn set(offset: u64, data: &[u8]) -> WriteSet {
+    let mut set = WriteSet::new();
+    set.write(offset, data);
+    set
+}
+
+fn log_path(dir: &TempDir) -> PathBuf {
+    dir.path().join("disk.log")
+}
+
+/// Writes a file as a crash left it.
+fn left(dir: &TempDir, bytes: &[u8]) -> PathBuf {
+    let path = log_path(dir);
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// What replay gives: epoch, disk, and the first byte of the first extent, which the tests make the epoch's own.
+fn replayed(log: &EpochLog) -> Result<Vec<(u64, u16, u8)>, LogError> {
+    let mut seen = Vec::new();
+    log.replay(u64::MAX, |epoch, disk, set| {
+        let (_, bytes) = set.iter().next().expect("no empty set is logged");
+        assert!(bytes.iter().all(|byte| *byte == bytes[0]), "epoch {epoch} is mixed");
+        seen.push((epoch, disk, bytes[0]));
+        Ok(())
+    })?;
+    Ok(seen)
+}
+
+fn reopen(path: &Path) -> Result<Vec<(u64, u16, u8)>, LogError> {
+    replayed(&EpochLog::open(path, BYTES_MAX)?)
+}
+
+/// Three epochs, the first two synced one by one; the second takes two blocks.
+fn three_epochs(dir: &TempDir) -> Vec<u8> {
+    let mut log = EpochLog::open(log_path(dir), BYTES_MAX).unwrap();
+    log.append(5, &[(0, &set(0, &[5; 100]))]).unwrap();
+    log.sync().unwrap();
+    log.append(7, &[(0, &set(0, &[7; 3000])), (1, &set(512, &[7; 3000]))]).unwrap();
+    log.sync().unwrap();
+    log.append(8, &[(1, &set(0, &[8; 10]))]).unwrap();
+    drop(log);
+    fs::read(log_path(dir)).unwrap()
+}
+
+const THREE: [(u64, u16, u8); 4] = [(5, 0, 5), (7, 0, 7), (7, 1, 7), (8, 1, 8)];
+
+#[test]
+fn replay_of_what_was_appended_gives_it_in_order() {
+    let dir = scratch();
+    let bytes = three_epochs(&dir);
+
+    assert_eq!(bytes.len(), 6 * BLOCK);
+    assert_eq!(reopen(&log_path(&dir)).unwrap(), THREE);
+}
+
+#[test]
+fn replay_upto_an_epoch_counts_what_is_beyond() {
+    let dir = scratch();
+    three_epochs(&dir);
+
+    let log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
+    let recovery = log.replay(7, |_, _, _| Ok(())).unwrap();
+
+    assert_eq!(recovery, Recovery { records: 2, last_epoch: Some(7), beyond: 1, torn_tail: false });
+}
+
+#[test]
+fn append_of_an_epoch_without_writes_costs_nothing() {
+    let dir = scratch();
+    let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
+
+    log.append(1, &[(0, &WriteSet::new())]).unwrap();
+    log.append(2, &[]).unwrap();
+    log.sync().unwrap();
+
+    assert_eq!(log.used_bytes(), 0);
+}
+
+#[test]
+fn append_beyond_the_bound_is_full_until_truncated() {
+    let dir = scratch();
+    let mut log = EpochLog::open(log_path(&dir), LOG_BYTES_MIN).unwrap();
+    let big = set(0, &[1; 9 * BLOCK]);
+    log.append(1, &[(0, &big)]).unwrap();
+
+    assert!(matches!(log.append(2, &[(0, &big)]), Err(LogError::Full { .. })));
+    assert!(matches!(log.append(2, &[(0, &set(0, &[1; 14 * BLOCK]))]), Err(LogError::RecordTooLong { .. })));
+
+    log.truncate().unwrap();
+    log.append(2, &[(0, &big)]).unwrap();
+    log.sync().unwrap();
+    assert!(fs::metadata(log.path()).unwrap().len() <= LOG_BYTES_MIN);
+}
+
+#[test]
+fn preallocate_fills_to_the_bound_and_changes_no_record() {
+    let dir = scratch();
+    let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
+    log.append(1, &[(0, &set(0, &[1; 50]))]).unwrap();
+
+    log.preallocate().unwrap();
+    log.append(2, &[(0, &set(0, &[2; 50]))]).unwrap();
+    log.sync().unwrap();
+
+    assert_eq!(fs::metadata(log.path()).unwrap().len(), BYTES_MAX);
+    assert_eq!(replayed(&log).unwrap(), [(1, 0, 1), (2, 0, 2)]);
+}
+
+#[test]
+#[should_panic(expected = "waits to be recovered")]
+fn append_before_recovery_panics() {
+    let dir = scratch();
+    three_epochs(&dir);
+
+    let _ = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap().append(9, &[(0, &set(0, &[9]))]);
+}
+
+#[test]
+fn open_of_a_log_in_use_is_locked() {
+    let dir = scratch();
+    let _log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
+
+    assert!(matches!(EpochLog::open(log_path(&dir), BYTES_MAX), Err(LogError::Locked { .. })));
+}
+
+#[test]
+fn open_of_another_file_is_refused_and_leaves_it() {
+    let dir = scratch();
+    let path = left(&dir, b"my diary");
+
+    assert!(matches!(EpochLog::open(&path, BYTES_MAX), Err(LogError::NotALog { .. })));
+
+    assert_eq!(fs::read(&path).unwrap(), b"my diary");
+}
+
+#[test]
+fn open_of_a_creation_cut_short_creates_it() {
+    let dir = scratch();
+
+    for len in [0, 1, BLOCK, 2 * BLOCK] {
+        assert_eq!(reopen(&left(&dir, &vec![0; len])).unwrap(), []);
+    }
+}
+
+#[test]
+fn open_of_another_format_names_both() {
+    let dir = scratch();
+    let mut bytes = three_epochs(&dir);
+    let head = &mut bytes[BLOCK..];
+    head[8] = 2;
+    let checksum = xxhash_rust::xxh3::xxh3_64(&head[..24]);
+    head[24..32].copy_from_slice(&checksum.to_le_bytes());
+
+    assert!(matches!(reopen(&left(&dir, &bytes)), Err(LogError::Format { found: 2, reads: 1, .. })));
+}
+
+#[test]
+fn log_cut_at_every_byte_gives_the_whole_records_before_the_cut() {
+    let dir = scratch();
+    let whole = three_epochs(&dir);
+    // A record is whole once its last byte of body is there; padding is not needed.
+    let body = |header: usize| u64::from_le_bytes(whole[header + 32..header + 40].try_into().unwrap()) as usize;
+    let ends = [2, 3, 5].map(|block| block * BLOCK + record::HEADER_LEN + body(block * BLOCK));
+    let path = log_path(&dir);
+
+    for len in (2 * BLOCK..=whole.len()).rev() {
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(len as u64).unwrap();
+        let epochs = ends.iter().filter(|end| len >= **end).count();
+        let expected = &THREE[..[0, 1, 3, 4][epochs]];
+        assert_eq!(reopen(&path).unwrap(), expected, "cut to {len} bytes");
+    }
+}
+
+#[test]
+fn log_cut_inside_its_heads_is_empty_or_refused() {
+    let dir = scratch();
+    let whole = three_epochs(&dir);
+
+    for len in 0..2 * BLOCK {
+        if let Ok(seen) = reopen(&left(&dir, &whole[..len])) {
+            assert_eq!(seen, [], "cut to {len} bytes");
+        }
+    }
+}
+
+#[test]
+fn log_with_any_flipped_bit_gives_a_prefix_or_refuses() {
+    let dir = scratch();
+    let mut bytes = three_epochs(&dir);
+    let mut refused = 0;
+
+    for at in 0..bytes.len() {
+        bytes[at] ^= 1 << (at % 8);
+        match reopen(&left(&dir, &bytes)) {
+            Ok(seen) => assert!(THREE.starts_with(&seen), "byte {at}: {seen:?}"),
+            Err(LogError::NotALog { .. } | LogError::Damaged { .. }) => refused += 1,
+            Err(other) => panic!("byte {at}: {other}"),
+        }
+        bytes[at] ^= 1 << (at % 8);
+    }
+    assert!(refused > 100 + 6000, "records that were durable: {refused} flips refused");
+}
+
+#[test]
+fn log_with_a_damaged_durable_record_is_refused_with_advice() {
+    let dir = scratch();
+    let mut bytes = three_epochs(&dir);
+    bytes[2 * BLOCK + 80] ^= 1;
+
+    let error = reopen(&left(&dir, &bytes)).unwrap_err();
+
+    assert!(matches!(error, LogError::Damaged { at, .. } if at == 2 * BLOCK_BYTES));
+    assert!(error.to_string().contains("restore the images"), "{error}");
+}
+
+#[test]
+fn log_with_any_blocks_of_unsynced_records_lost_keeps_the_synced_ones() {
+    let dir = scratch();
+    // An older generation lies beneath, so that what is lost is stale records and not zeros.
+    let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
+    (1..=6).for_each(|epoch| log.append(epoch, &[(0, &set(0, &[0xee; 100]))]).unwrap());
+    log.sync().unwrap();
+    log.truncate().unwrap();
+    log.append(10, &[(0, &set(0, &[10; 100]))]).unwrap();
+    log.sync().unwrap();
+    let before = fs::read(log.path()).unwrap();
+    log.append(11, &[(0, &set(0, &[11; 6000]))]).unwrap();
+    log.append(12, &[(0, &set(0, &[12; 6000]))]).unwrap();
+    drop(log);
+    let after = fs::read(log_path(&dir)).unwrap();
+    let first = 3;
+
+    for kept in 0..16u32 {
+        let mut bytes = before.clone();
+        bytes.resize(after.len(), 0);
+        for block in (0..4).filter(|block| kept >> block & 1 == 1) {
+            let range = (first + block) * BLOCK..(first + block + 1) * BLOCK;
+            bytes[range.clone()].copy_from_slice(&after[range]);
+        }
+        let expected: &[_] = match kept {
+            0b1111 => &[(10, 0, 10), (11, 0, 11), (12, 0, 12)],
+            _ if kept & 3 == 3 => &[(10, 0, 10), (11, 0, 11)],
+            _ => &[(10, 0, 10)],
+        };
+        assert_eq!(reopen(&left(&dir, &bytes)).unwrap(), expected, "blocks kept: {kept:04b}");
+    }
+}
+
+#[test]
+fn truncate_torn_at_every_byte_is_before_or_after() {
+    let dir = scratch();
+    let before = three_epochs(&dir);
+    let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
+    log.truncate().unwrap();
+    drop(log);
+    let after = fs::read(log_path(&dir)).unwrap();
+    let changed: Vec<usize> = (0..before.len()).filter(|&at| before[at] != after[at]).collect();
+    assert!(changed.iter().all(|&at| at < BLOCK), "truncate writes the other head only");
+
+    for len in 0..64 {
+        let mut bytes = before.clone();
+        bytes[..len].copy_from_slice(&after[..len]);
+        let seen = reopen(&left(&dir, &bytes)).unwrap();
+        assert!(seen == THREE || seen.is_empty(), "torn after {len} bytes: {seen:?}");
+        assert_eq!(seen.is_empty(), len >= 32, "torn after {len} bytes");
+    }
+}
+
+#[test]
+fn records_left_by_a_crash_never_follow_new_ones() {
+    let dir = scratch();
+    let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
+    log.append(1, &[(0, &set(0, &[1; 50]))]).unwrap();
+    log.append(2, &[(0, &set(0, &[2; 50]))]).unwrap();
+    drop(log);
+    // The crash lost the first record and kept the second.
+    let mut bytes = fs::read(log_path(&dir)).unwrap();
+    bytes[2 * BLOCK..3 * BLOCK].fill(0);
+    let mut log = EpochLog::open(left(&dir, &bytes), BYTES_MAX).unwrap();
+    let recovery = log.recover(&mut [], u64::MAX).unwrap();
+    assert_eq!(recovery, Recovery { torn_tail: true, ..Recovery::default() });
+
+    log.append(1, &[(0, &set(0, &[9; 50]))]).unwrap();
+    log.sync().unwrap();
+    drop(log);
+
+    assert_eq!(reopen(&log_path(&dir)).unwrap(), [(1, 0, 9)]);
+}
+
+#[test]
+fn replay_ends_where_epochs_do_not_ascend() {
+    let dir = scratch();
+    let mut bytes = three_epochs(&dir);
+    let mut stray = Vec::new();
+    let header = RecordHeader { generation: 1, epoch: 8, synced: 0 };
+    record::encode(&header, &[(0, &set(0, &[0xee; 10]))], &mut stray);
+    bytes.extend_from_slice(&stray);
+
+    assert_eq!(reopen(&left(&dir, &bytes)).unwrap(), THREE);
+}
+
+fn disk(dir: &TempDir, name: &str) -> OverlayDisk {
+    let path = dir.path().join(name);
+    if !path.exists() {
+        fs::write(&path, [0; 8192]).unwrap();
+    }
+    let mut disk = OverlayDisk::open(path, false).unwrap();
+    disk.set_mode(Mode::Protected).unwrap();
+    disk
+}
+
+fn content(disk: &OverlayDisk) -> Vec<u8> {
+    let mut bytes = vec![0; 8192];
+    disk.read_committed_at(0, &mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn recover_applies_to_images_whatever_of_it_they_hold() {
+    let dir = scratch();
+    let whole = three_epochs(&dir);
+    let mut disks = [disk(&dir, "a"), disk(&dir, "b")];
+    let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
+    let recovery = log.recover(&mut disks, u64::MAX).unwrap();
+    assert_eq!(recovery, Recovery { records: 3, last_epoch: Some(8), beyond: 0, torn_tail: false });
+    let expected = [content(&disks[0]), content(&disks[1])];
+    assert_eq!((expected[0][0], expected[1][0], expected[1][512]), (7, 8, 7));
+
+    // The crash came while the images were written: some of the bytes are there, in no order.
+    drop(log);
+    for hole in [0..1, 0..100, 50..3000, 0..8192] {
+        let mut images = expected.clone();
+        images.iter_mut().for_each(|image| image[hole.clone()].fill(0));
+        for (disk, image) in disks.iter_mut().zip(&images) {
+            disk.apply(&set(0, image)).unwrap();
+        }
+        let mut log = EpochLog::open(left(&dir, &whole), BYTES_MAX).unwrap();
+        log.recover(&mut disks, u64::MAX).unwrap();
+        assert_eq!([content(&disks[0]), content(&disks[1])], expected);
+    }
+}
+
+#[test]
+fn recover_twice_applies_nothing_the_second_time() {
+    let dir = scratch();
+    three_epochs(&dir);
+    let mut disks = [disk(&dir, "a"), disk(&dir, "b")];
+    let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
+    log.recover(&mut disks, u64::MAX).unwrap();
+
+    assert_eq!(log.recover(&mut disks, u64::MAX).unwrap(), Recovery::default());
+
+    log.append(9, &[(0, &set(0, &[9]))]).unwrap();
+}
+
+#[test]
+fn recover_with_fewer_disks_is_refused() {
+    let dir = scratch();
+    three_epochs(&dir);
+    let mut disks = [disk(&dir, "a")];
+
+    let error = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap().recover(&mut disks, u64::MAX).unwrap_err();
+
+    assert!(matches!(error, LogError::NoSuchDisk { disk: 1, count: 1, .. }), "{error}");
+}
+
+#[test]
+fn append_after_a_storage_error_is_poisoned() {
+    let dir = scratch();
+    let memory = memfd_create("log", MemfdFlags::ALLOW_SEALING).unwrap();
+    rustix::io::write(&memory, &three_epochs(&dir)).unwrap();
+    let mut log = EpochLog::open(format!("/proc/self/fd/{}", memory.as_raw_fd()), BYTES_MAX).unwrap();
+    log.truncate().unwrap();
+    fcntl_add_seals(&memory, SealFlags::WRITE).unwrap();
+
+    assert!(matches!(log.append(9, &[(0, &set(0, &[9]))]), Err(LogError::Io { what: "appending to", .. })));
+
+    for result in [log.append(10, &[(0, &set(0, &[9]))]), log.sync(), log.truncate()] {
+        assert!(matches!(result, Err(LogError::Poisoned { .. })), "{result:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn replay_of_any_bytes_never_panics(
+        noise in proptest::collection::vec((0usize..6 * BLOCK, any::<u8>()), 1..40),
+        len in 0usize..7 * BLOCK,
+    ) {
+        let dir = scratch();
+        let mut bytes = three_epochs(&dir);
+        noise.iter().for_each(|(at, byte)| bytes[*at] = *byte);
+        bytes.resize(len, 0xff);
+
+        if let Ok(seen) = reopen(&left(&dir, &bytes)) {
+            prop_assert!(THREE.starts_with(&seen), "{:?}", seen);
+        }
+    }
+
+    #[test]
+    fn record_with_a_forged_body_is_a_value_or_nothing(body in proptest::collection::vec(any::<u8>(), 0..80)) {
+        let header = RecordHeader { generation: 1, epoch: 1, synced: 0 };
+        let mut bytes = vec![0; record::HEADER_LEN];
+        bytes.extend_from_slice(&body);
+        let checksum = xxhash_rust::xxh3::xxh3_64(&body);
+        bytes[40..48].copy_from_slice(&checksum.to_le_bytes());
+
+        if let Some(record) = record::decode(header, &bytes) {
+            prop_assert!(record.sets.iter().map(|(_, set)| set.bytes()).sum::<usize>() <= body.len());
+        }
+    }
+
+    #[test]
+    fn record_with_a_forged_length_never_allocates_over_the_file(
+        body_len in prop_oneof![any::<u64>(), u64::MAX - 100..=u64::MAX, 0u64..20_000],
+    ) {
+        let dir = scratch();
+        let mut bytes = three_epochs(&dir);
+        let header = &mut bytes[2 * BLOCK..];
+        prop_assume!(header[32..40] != body_len.to_le_bytes());
+        header[32..40].copy_from_slice(&body_len.to_le_bytes());
+        let checksum = xxhash_rust::xxh3::xxh3_64(&header[..56]);
+        header[56..64].copy_from_slice(&checksum.to_le_bytes());
+
+        let path = left(&dir, &bytes);
+        let refused = matches!(reopen(&path), Err(LogError::Damaged { .. }));
+        prop_assert!(refused);
+    }
+}

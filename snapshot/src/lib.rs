@@ -1,0 +1,19 @@
+//! What the state of a virtual machine is, and how it is made durable.
+//!
+//! Four kinds of state live here, each in one module: machine state as tagged [`section`]s, the [`disk`] image with its
+//! uncommitted writes beside it, the redo log of those writes ([`disklog`]), and the whole machine as a [`checkpoint`]
+//! directory. [`pages`] is the set of dirty pages that all of them are driven by.
+//!
+//! This crate knows files and bytes. It knows no KVM, no device, no socket, no thread and no clock: epochs come in as
+//! plain numbers, and nothing happens here unless the caller asks for it.
+//!
+//! Every byte layout is described in `docs/STATE.md` and held by golden files under `tests/golden`.
+
+pub mod checkpoint;
+mod chunk;
+pub mod disk;
+pub mod disklog;
+mod lock;
+pub mod pages;
+pub mod section;
+pub mod writeset;

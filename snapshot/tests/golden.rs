@@ -1,0 +1,166 @@
+//! Bytes that earlier versions wrote, kept under `tests/golden`: today's code must read them, and write them alike.
+//!
+//! A golden file is never changed. When a format gets a new version, its files are added beside the old ones.
+//! `OUTLAST_GOLDEN_WRITE=1` writes those that are not there yet.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use snapshot::checkpoint::{self, Checkpoint, Contents};
+use snapshot::disk::WriteSet;
+use snapshot::disklog::EpochLog;
+use snapshot::section::{Bytes, Section, StateReader, StateWriter};
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Example {
+    flag: bool,
+    small: u16,
+    large: u64,
+    signed: i32,
+    list: Vec<u32>,
+    maybe: Option<u8>,
+    block: Bytes,
+}
+
+impl Section for Example {
+    const NAME: &'static str = "golden-example";
+    const VERSION: u16 = 1;
+}
+
+fn example(instance: u16) -> Example {
+    Example {
+        flag: true,
+        small: 0x1234 + instance,
+        large: u64::MAX - 5,
+        signed: -77,
+        list: vec![0, 127, 128, u32::MAX],
+        maybe: Some(9),
+        block: Bytes((0..40).collect()),
+    }
+}
+
+fn state() -> Vec<u8> {
+    let mut writer = StateWriter::new();
+    writer.put(0, &example(0));
+    writer.put(3, &example(3));
+    writer.finish()
+}
+
+fn write_set() -> WriteSet {
+    let mut set = WriteSet::new();
+    set.write(512, &[0xd1; 24]);
+    set.write(4096, b"journal");
+    set
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)
+}
+
+fn may_write(path: &Path) -> bool {
+    std::env::var_os("OUTLAST_GOLDEN_WRITE").is_some() && !path.exists()
+}
+
+/// Rows of 16 bytes as `offset: hex`; rows of zeros are left out, the length comes last.
+fn to_text(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for (row, chunk) in bytes.chunks(16).enumerate().filter(|(_, chunk)| chunk.iter().any(|byte| *byte != 0)) {
+        let hex: Vec<String> = chunk.iter().map(|byte| format!("{byte:02x}")).collect();
+        text += &format!("{:06x}: {}\n", row * 16, hex.join(" "));
+    }
+    text + &format!("length {}\n", bytes.len())
+}
+
+fn from_text(text: &str) -> Vec<u8> {
+    let length = text.lines().last().unwrap().strip_prefix("length ").unwrap();
+    let mut bytes = vec![0; length.parse().unwrap()];
+    for (offset, row) in text.lines().filter_map(|line| line.split_once(": ")) {
+        let offset = usize::from_str_radix(offset, 16).unwrap();
+        for (index, byte) in row.split(' ').enumerate() {
+            bytes[offset + index] = u8::from_str_radix(byte, 16).unwrap();
+        }
+    }
+    bytes
+}
+
+/// The golden bytes, having made sure that today's writer makes the same.
+fn compared(name: &str, written: &[u8]) -> Vec<u8> {
+    let path = golden(name);
+    if may_write(&path) {
+        fs::write(&path, to_text(written)).unwrap();
+    }
+    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    assert_eq!(to_text(written), text, "{name}: the bytes written have changed; that is a new version");
+    from_text(&text)
+}
+
+#[test]
+fn golden_state_v1_is_read_and_written_alike() {
+    let bytes = compared("state-v1.txt", &state());
+
+    let mut reader = StateReader::parse(&bytes).unwrap();
+    assert_eq!(reader.take::<Example>(0).unwrap(), example(0));
+    assert_eq!(reader.take::<Example>(3).unwrap(), example(3));
+    reader.finish().unwrap();
+}
+
+#[test]
+fn golden_write_set_v1_is_read_and_written_alike() {
+    let mut encoded = Vec::new();
+    write_set().encode(&mut encoded);
+
+    let bytes = compared("write-set-v1.txt", &encoded);
+
+    assert_eq!(WriteSet::decode(&bytes).unwrap(), write_set());
+}
+
+#[test]
+fn golden_disk_log_v1_is_read_and_written_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("written");
+    let mut log = EpochLog::open(&path, 1 << 20).unwrap();
+    log.append(41, &[(0, &write_set()), (1, &WriteSet::new())]).unwrap();
+    log.sync().unwrap();
+    log.append(43, &[(1, &write_set())]).unwrap();
+    log.sync().unwrap();
+    drop(log);
+
+    let bytes = compared("disk-log-v1.txt", &fs::read(&path).unwrap());
+
+    fs::write(&path, bytes).unwrap();
+    let mut seen = Vec::new();
+    let log = EpochLog::open(&path, 1 << 20).unwrap();
+    log.replay(u64::MAX, |epoch, disk, set| {
+        assert_eq!(*set, write_set());
+        seen.push((epoch, disk));
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(seen, [(41, 0), (43, 1)]);
+}
+
+#[test]
+fn golden_checkpoint_v1_is_read_and_written_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state();
+    let contents = Contents { writer: "0.1.0", config: b"{\"name\":\"golden\"}\n", state: &state };
+    let mut memory = vec![0; 16384];
+    memory[4096..4100].copy_from_slice(b"page");
+    let written = dir.path().join("written");
+    checkpoint::write(&written, &contents, &[(0, &memory[..8192]), (1 << 32, &memory[8192..])]).unwrap();
+    let read_back = dir.path().join("read-back");
+    fs::create_dir(&read_back).unwrap();
+    for file in ["MANIFEST", "config.json", "state.bin", "memory.bin"] {
+        let bytes = compared(&format!("checkpoint-v1-{file}.txt"), &fs::read(written.join(file)).unwrap());
+        fs::write(read_back.join(file), bytes).unwrap();
+    }
+
+    let checkpoint = Checkpoint::open(&read_back).unwrap();
+    let (mut low, mut high) = ([0xff; 8192], [0xff; 8192]);
+    checkpoint.load_memory_into(&mut [(0, &mut low), (1 << 32, &mut high)]).unwrap();
+
+    assert_eq!((checkpoint.writer(), checkpoint.config().unwrap()), ("0.1.0", contents.config.to_vec()));
+    assert_eq!(checkpoint.state().unwrap(), state);
+    assert!(low == memory[..8192] && high == memory[8192..]);
+}
