@@ -1,0 +1,115 @@
+//! pvpanic: a port by which a guest's kernel says that it panicked.
+
+use serde::{Deserialize, Serialize};
+
+use crate::RestoreError;
+use crate::counters::Counters;
+
+const PANICKED: u8 = 1;
+const CRASH_LOADED: u8 = 2;
+
+/// What the guest's kernel said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PanicEvent {
+    /// It panicked and stands still.
+    Panicked,
+    /// It panicked and a crash kernel takes over.
+    CrashLoaded,
+}
+
+/// Saved form of [`Pvpanic`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PvpanicState {
+    /// The event that the caller has not heard of.
+    pub event: Option<PanicEvent>,
+}
+
+/// A pvpanic port.
+#[derive(Debug, Default)]
+pub struct Pvpanic {
+    event: Option<PanicEvent>,
+    counters: Counters,
+}
+
+impl Pvpanic {
+    /// A port after power-on.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What was counted since the device was made.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The guest reads which events the port knows.
+    pub fn handle_read(&mut self, offset: u64, data: &mut [u8]) {
+        match (offset, data) {
+            (0, [byte]) => *byte = PANICKED | CRASH_LOADED,
+            (_, data) => {
+                data.fill(0xff);
+                self.counters.bad_accesses += 1;
+            }
+        }
+    }
+
+    /// The guest writes what happened. If it says both, it stands still.
+    pub fn handle_write(&mut self, offset: u64, data: &[u8]) {
+        self.event = match (offset, data) {
+            (0, &[value]) if value & PANICKED != 0 => Some(PanicEvent::Panicked),
+            (0, &[value]) if value & CRASH_LOADED != 0 => Some(PanicEvent::CrashLoaded),
+            _ => {
+                self.counters.bad_accesses += 1;
+                return;
+            }
+        };
+    }
+
+    /// What the guest said since the last call.
+    pub fn poll_event(&mut self) -> Option<PanicEvent> {
+        self.event.take()
+    }
+
+    /// The whole state as plain data.
+    #[must_use]
+    pub fn save(&self) -> PvpanicState {
+        let Self { event, counters: _ } = self;
+        PvpanicState { event: *event }
+    }
+
+    /// A port from an untrusted state.
+    pub fn restore(state: PvpanicState) -> Result<Self, RestoreError> {
+        let PvpanicState { event } = state;
+        Ok(Self { event, counters: Counters::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn read_tells_the_known_events() {
+        let mut data = [0];
+        Pvpanic::new().handle_read(0, &mut data);
+        assert_eq!(data, [3]);
+    }
+
+    #[test]
+    fn write_panicked_is_polled_once() {
+        let mut port = Pvpanic::new();
+        port.handle_write(0, &[PANICKED]);
+        assert_eq!(port.poll_event(), Some(PanicEvent::Panicked));
+        assert_eq!(port.poll_event(), None);
+    }
+
+    #[test]
+    fn write_unknown_event_keeps_the_one_before_and_counts() {
+        let mut port = Pvpanic::new();
+        port.handle_write(0, &[CRASH_LOADED]);
+        port.handle_write(0, &[0x80]);
+        assert_eq!(port.poll_event(), Some(PanicEvent::CrashLoaded));
+        assert_eq!(port.counters().bad_accesses, 1);
+    }
+}

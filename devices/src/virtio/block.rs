@@ -1,0 +1,296 @@
+//! virtio-block over a disk that the host lends.
+//!
+//! Requests are served one after the other inside `handle_notify`; the disk is an argument ([`BlockBackend`]), so that
+//! what the guest wrote belongs to the running epoch and is the epoch's to commit or to throw away. A guest's FLUSH is
+//! passed to the backend; what it means is decided there.
+//!
+//! Offered: SEG_MAX, SIZE_MAX, BLK_SIZE, FLUSH, and RO for a read-only disk. Not offered: discard, write zeroes, more
+//! than one queue, topology.
+//!
+//! Bounds: a request carries at most [`REQUEST_BYTES_MAX`] bytes and is copied in pieces of [`COPY_BYTES`]; one kick
+//! serves at most two rings' worth of requests and leaves the rest to a further kick.
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+use serde::{Deserialize, Serialize};
+use virtio_bindings::virtio_blk as wire;
+use vm_memory::GuestMemory;
+
+use super::queue::{Chain, QueueError, VirtQueue};
+use super::{VirtioDevice, read_config_bytes};
+use crate::RestoreError;
+use crate::counters::Counters;
+
+/// Bytes of a sector; the unit of all offsets of the protocol.
+pub const SECTOR: u64 = 512;
+/// Most bytes that one request may carry.
+pub const REQUEST_BYTES_MAX: u64 = 16 << 20;
+/// Bytes copied at a time between guest memory and the backend.
+pub const COPY_BYTES: usize = 64 << 10;
+/// Bytes of the identifier that GET_ID gives.
+pub const ID_BYTES: usize = wire::VIRTIO_BLK_ID_BYTES as usize;
+
+const QUEUE_SIZE: u16 = 256;
+const HEADER_BYTES: u64 = 16;
+/// A chain holds a header, the data and a status byte.
+const SEG_MAX: u32 = 126;
+const SEGMENT_BYTES_MAX: u32 = 64 << 10;
+
+const STATUS_OK: u8 = wire::VIRTIO_BLK_S_OK as u8;
+const STATUS_IOERR: u8 = wire::VIRTIO_BLK_S_IOERR as u8;
+const STATUS_UNSUPPORTED: u8 = wire::VIRTIO_BLK_S_UNSUPP as u8;
+
+/// A disk that the host lends to the device while it serves requests.
+///
+/// Offsets and lengths are multiples of [`SECTOR`] and lie within `len_bytes()`.
+pub trait BlockBackend {
+    /// Bytes of the disk.
+    fn len_bytes(&self) -> u64;
+    /// Fills `data` from `offset`.
+    fn read_at(&mut self, offset: u64, data: &mut [u8]) -> Result<(), BlockError>;
+    /// Writes `data` at `offset`.
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), BlockError>;
+    /// Everything written so far is to survive with the epoch.
+    fn flush(&mut self) -> Result<(), BlockError>;
+}
+
+/// Why a backend failed. The guest sees an I/O error; the backend keeps what the operator must know.
+#[derive(Debug, thiserror::Error)]
+#[error("block backend: {0}")]
+pub struct BlockError(#[from] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// What the machine's owner chose for a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockConfig {
+    /// Sectors that the guest sees.
+    pub sectors: u64,
+    /// The guest may not write.
+    pub read_only: bool,
+    /// What GET_ID answers; at most [`ID_BYTES`] bytes, padded with zeroes.
+    pub id: Vec<u8>,
+}
+
+/// Saved form of [`Block`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockState {
+    /// The disk as the guest sees it.
+    pub config: BlockConfig,
+}
+
+/// A virtio-block device.
+#[derive(Debug)]
+pub struct Block {
+    config: BlockConfig,
+    copy: Vec<u8>,
+    counters: Counters,
+}
+
+impl Block {
+    /// A disk as `config` says. Panics if the id is longer than [`ID_BYTES`].
+    #[must_use]
+    pub fn new(config: BlockConfig) -> Self {
+        assert!(config.id.len() <= ID_BYTES, "a disk id has at most {ID_BYTES} bytes");
+        Self { config, copy: Vec::new(), counters: Counters::default() }
+    }
+
+    /// The disk as the guest sees it.
+    pub fn config(&self) -> &BlockConfig {
+        &self.config
+    }
+
+    fn serve<M: GuestMemory>(
+        &mut self,
+        chain: &Chain,
+        memory: &M,
+        disk: &mut dyn BlockBackend,
+    ) -> Result<u32, QueueError> {
+        // A chain without a place for the status cannot be answered.
+        let status_at = chain.writable_len().checked_sub(1).ok_or(QueueError::Chain)?;
+        let (status, data_len) = match self.request(chain, status_at, memory, disk) {
+            Ok(len) => (STATUS_OK, len),
+            Err(status) => (status, 0),
+        };
+        if !chain.write(memory, status_at, &[status]) {
+            return Err(QueueError::Buffer);
+        }
+        self.counters.completed += 1;
+        // After an error nothing is promised about the data; only the status byte counts as written.
+        Ok(u32::try_from(data_len).expect("bounded by REQUEST_BYTES_MAX") + 1)
+    }
+
+    /// Does one request; gives the bytes written to the guest or the status that says why not.
+    fn request<M: GuestMemory>(
+        &mut self,
+        chain: &Chain,
+        writable: u64,
+        memory: &M,
+        disk: &mut dyn BlockBackend,
+    ) -> Result<u64, u8> {
+        let mut header = [0; HEADER_BYTES as usize];
+        if !chain.read(memory, 0, &mut header) {
+            return Err(self.bad(STATUS_IOERR));
+        }
+        let kind = u32::from_le_bytes(header[..4].try_into().expect("four bytes"));
+        let sector = u64::from_le_bytes(header[8..].try_into().expect("eight bytes"));
+        let readable = chain.readable_len() - HEADER_BYTES;
+        match kind {
+            wire::VIRTIO_BLK_T_IN => self.read(chain, sector, writable, memory, disk),
+            wire::VIRTIO_BLK_T_OUT => self.write(chain, sector, readable, memory, disk),
+            wire::VIRTIO_BLK_T_FLUSH => disk.flush().map(|()| 0).map_err(|_| self.backend_failed()),
+            wire::VIRTIO_BLK_T_GET_ID => self.get_id(chain, writable, memory),
+            _ => Err(self.bad(STATUS_UNSUPPORTED)),
+        }
+    }
+
+    fn read<M: GuestMemory>(
+        &mut self,
+        chain: &Chain,
+        sector: u64,
+        len: u64,
+        memory: &M,
+        disk: &mut dyn BlockBackend,
+    ) -> Result<u64, u8> {
+        let start = self.range(sector, len, disk)?;
+        let mut copy = std::mem::take(&mut self.copy);
+        let result = each_piece(len, &mut copy, |at, piece| {
+            disk.read_at(start + at, piece).map_err(|_| self.backend_failed())?;
+            if chain.write(memory, at, piece) { Ok(()) } else { Err(self.bad(STATUS_IOERR)) }
+        });
+        self.copy = copy;
+        result.map(|()| len)
+    }
+
+    fn write<M: GuestMemory>(
+        &mut self,
+        chain: &Chain,
+        sector: u64,
+        len: u64,
+        memory: &M,
+        disk: &mut dyn BlockBackend,
+    ) -> Result<u64, u8> {
+        let start = self.range(sector, len, disk)?;
+        if self.config.read_only {
+            return Err(self.bad(STATUS_IOERR));
+        }
+        let mut copy = std::mem::take(&mut self.copy);
+        let result = each_piece(len, &mut copy, |at, piece| {
+            if !chain.read(memory, HEADER_BYTES + at, piece) {
+                return Err(self.bad(STATUS_IOERR));
+            }
+            disk.write_at(start + at, piece).map_err(|_| self.backend_failed())
+        });
+        self.copy = copy;
+        result.map(|()| 0)
+    }
+
+    fn get_id<M: GuestMemory>(&mut self, chain: &Chain, writable: u64, memory: &M) -> Result<u64, u8> {
+        let mut id = [0; ID_BYTES];
+        id[..self.config.id.len()].copy_from_slice(&self.config.id);
+        if writable < ID_BYTES as u64 || !chain.write(memory, 0, &id) {
+            return Err(self.bad(STATUS_IOERR));
+        }
+        Ok(ID_BYTES as u64)
+    }
+
+    /// Byte offset of a request whose whole range lies on the disk as the guest sees it.
+    fn range(&mut self, sector: u64, len: u64, disk: &dyn BlockBackend) -> Result<u64, u8> {
+        let end = sector.checked_add(len / SECTOR);
+        let fits = len > 0 && len.is_multiple_of(SECTOR) && len <= REQUEST_BYTES_MAX;
+        if !fits || end.is_none_or(|end| end > self.config.sectors) {
+            return Err(self.bad(STATUS_IOERR));
+        }
+        let start = sector
+            .checked_mul(SECTOR)
+            .filter(|start| disk.len_bytes().checked_sub(*start).is_some_and(|rest| rest >= len));
+        // The backend is shorter than the guest was told: the host's fault.
+        start.ok_or_else(|| self.backend_failed())
+    }
+
+    fn bad(&mut self, status: u8) -> u8 {
+        self.counters.bad_requests += 1;
+        status
+    }
+
+    fn backend_failed(&mut self) -> u8 {
+        self.counters.backend_errors += 1;
+        STATUS_IOERR
+    }
+}
+
+/// Calls `each` with consecutive pieces of `len` bytes and their offsets.
+fn each_piece(len: u64, copy: &mut Vec<u8>, mut each: impl FnMut(u64, &mut [u8]) -> Result<(), u8>) -> Result<(), u8> {
+    copy.resize(COPY_BYTES, 0);
+    let mut at = 0;
+    while at < len {
+        let size = (len - at).min(COPY_BYTES as u64);
+        each(at, &mut copy[..size as usize])?;
+        at += size;
+    }
+    Ok(())
+}
+
+impl VirtioDevice for Block {
+    type Host = dyn BlockBackend;
+    type State = BlockState;
+
+    const NAME: &'static str = "virtio-block";
+    const DEVICE_ID: u32 = virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
+    const QUEUE_SIZES: &'static [u16] = &[QUEUE_SIZE];
+
+    fn features(&self) -> u64 {
+        let bits = [wire::VIRTIO_BLK_F_SEG_MAX, wire::VIRTIO_BLK_F_SIZE_MAX, wire::VIRTIO_BLK_F_BLK_SIZE];
+        let read_only = u64::from(self.config.read_only) << wire::VIRTIO_BLK_F_RO;
+        bits.iter().fold(read_only | 1 << wire::VIRTIO_BLK_F_FLUSH, |features, bit| features | 1 << bit)
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let mut config = [0; 24];
+        config[..8].copy_from_slice(&self.config.sectors.to_le_bytes());
+        config[8..12].copy_from_slice(&SEGMENT_BYTES_MAX.to_le_bytes());
+        config[12..16].copy_from_slice(&SEG_MAX.to_le_bytes());
+        config[20..].copy_from_slice(&(SECTOR as u32).to_le_bytes());
+        read_config_bytes(&config, offset, data);
+    }
+
+    fn activate(&mut self, _features: u64) {}
+
+    fn reset(&mut self) {
+        let Self { config: _, copy: _, counters: _ } = self;
+    }
+
+    fn handle_notify<M: GuestMemory>(
+        &mut self,
+        index: usize,
+        queues: &mut [VirtQueue],
+        memory: &M,
+        host: &mut Self::Host,
+    ) -> Result<(), QueueError> {
+        queues[index].serve(memory, |queue, chain| {
+            let len = self.serve(&chain, memory, host)?;
+            queue.add_used(memory, chain.head, len)
+        })
+    }
+
+    fn save(&self) -> BlockState {
+        let Self { config, copy: _, counters: _ } = self;
+        BlockState { config: config.clone() }
+    }
+
+    fn restore(state: BlockState) -> Result<Self, RestoreError> {
+        let BlockState { config } = state;
+        let (len, max) = (config.id.len(), ID_BYTES);
+        if len > max {
+            return Err(RestoreError::TooLong { device: Self::NAME, buffer: "id", len, max });
+        }
+        Ok(Self::new(config))
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
+}

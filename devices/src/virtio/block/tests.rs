@@ -1,0 +1,252 @@
+//! virtio-block against a disk in memory.
+
+use super::*;
+use crate::virtio::driver::{Driver, INDIRECT, NEXT, Part, WRITE, desc_table, kick, read};
+use crate::virtio::mmio::{F_INDIRECT_DESC, MmioTransport, status};
+
+/// A disk in memory that can be told to fail.
+#[derive(Clone)]
+pub(crate) struct MemoryDisk {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) flushes: u32,
+    pub(crate) broken: bool,
+}
+
+impl MemoryDisk {
+    pub(crate) fn new(sectors: u64) -> Self {
+        let bytes = (0..sectors * SECTOR).map(|at| (at / SECTOR) as u8).collect();
+        Self { bytes, flushes: 0, broken: false }
+    }
+
+    fn answer(&self) -> Result<(), BlockError> {
+        if self.broken { Err(BlockError("the medium is gone".into())) } else { Ok(()) }
+    }
+}
+
+impl BlockBackend for MemoryDisk {
+    fn len_bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read_at(&mut self, offset: u64, data: &mut [u8]) -> Result<(), BlockError> {
+        let offset = offset as usize;
+        data.copy_from_slice(&self.bytes[offset..offset + data.len()]);
+        self.answer()
+    }
+
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
+        self.answer()?;
+        let offset = offset as usize;
+        self.bytes[offset..offset + data.len()].copy_from_slice(data);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), BlockError> {
+        self.flushes += 1;
+        self.answer()
+    }
+}
+
+struct Machine {
+    device: MmioTransport<Block>,
+    driver: Driver,
+    disk: MemoryDisk,
+}
+
+impl Machine {
+    fn new(read_only: bool) -> Self {
+        let config = BlockConfig { sectors: 256, read_only, id: b"root".to_vec() };
+        let mut device = MmioTransport::new(Block::new(config));
+        let mut driver = Driver::new();
+        let features = device.device().features();
+        driver.start(&mut device, features);
+        Self { device, driver, disk: MemoryDisk::new(256) }
+    }
+
+    /// Does a request; gives the status, the used length and what lies in the data buffer.
+    fn request(&mut self, kind: u32, sector: u64, data: Option<Part>) -> (u8, u32, Vec<u8>) {
+        let mut parts = vec![header(kind, sector)];
+        parts.extend(data.clone());
+        parts.push(Part::In(1));
+        let addrs = self.driver.add(0, &parts);
+        kick(&mut self.device, 0, &self.driver.memory, &mut self.disk);
+        let status = self.driver.read(addrs[addrs.len() - 1], 1)[0];
+        let (_, len) = self.driver.used(0)[0];
+        let data = match data {
+            Some(Part::In(len)) => self.driver.read(addrs[1], len as usize),
+            _ => Vec::new(),
+        };
+        (status, len, data)
+    }
+}
+
+fn header(kind: u32, sector: u64) -> Part {
+    let mut header = [0; 16];
+    header[..4].copy_from_slice(&kind.to_le_bytes());
+    header[8..].copy_from_slice(&sector.to_le_bytes());
+    Part::Out(header.to_vec())
+}
+
+const IN: u32 = 0;
+const OUT: u32 = 1;
+const FLUSH: u32 = 4;
+const GET_ID: u32 = 8;
+
+#[test]
+fn read_two_sectors_gives_the_disks_bytes() {
+    let (status, len, data) = Machine::new(false).request(IN, 5, Some(Part::In(1024)));
+    assert_eq!((status, len), (0, 1025));
+    assert_eq!(data, [[5; 512], [6; 512]].concat());
+}
+
+#[test]
+fn read_longer_than_the_copy_buffer_gives_all_bytes() {
+    let (status, len, data) = Machine::new(false).request(IN, 0, Some(Part::In(256 * 512)));
+    assert_eq!((status, len), (0, 256 * 512 + 1));
+    assert_eq!(data, MemoryDisk::new(256).bytes);
+}
+
+#[test]
+fn write_changes_only_its_sectors() {
+    let mut machine = Machine::new(false);
+    let (status, len, _) = machine.request(OUT, 3, Some(Part::Out(vec![0xaa; 512])));
+    assert_eq!((status, len), (0, 1));
+    let mut expected = MemoryDisk::new(256).bytes;
+    expected[3 * 512..4 * 512].fill(0xaa);
+    assert_eq!(machine.disk.bytes, expected);
+}
+
+#[test]
+fn header_and_data_in_one_buffer_is_the_same_write() {
+    let mut machine = Machine::new(false);
+    let Part::Out(mut bytes) = header(OUT, 9) else { unreachable!() };
+    bytes.extend([0x77; 512]);
+    machine.driver.add(0, &[Part::Out(bytes), Part::In(1)]);
+    kick(&mut machine.device, 0, &machine.driver.memory, &mut machine.disk);
+    assert_eq!(machine.disk.bytes[9 * 512..10 * 512], [0x77; 512]);
+}
+
+#[test]
+fn flush_reaches_the_backend() {
+    let mut machine = Machine::new(false);
+    assert_eq!(machine.request(FLUSH, 0, None).0, 0);
+    assert_eq!(machine.disk.flushes, 1);
+}
+
+#[test]
+fn get_id_is_padded_with_zeroes() {
+    let (status, len, data) = Machine::new(false).request(GET_ID, 0, Some(Part::In(20)));
+    assert_eq!((status, len), (0, 21));
+    assert_eq!(&data[..5], b"root\0");
+}
+
+#[test]
+fn write_to_read_only_disk_is_an_error_and_changes_nothing() {
+    let mut machine = Machine::new(true);
+    assert_eq!(machine.request(OUT, 0, Some(Part::Out(vec![1; 512]))).0, 1);
+    assert_eq!(machine.disk.bytes, MemoryDisk::new(256).bytes);
+    assert_eq!(machine.device.device().features() & 1 << 5, 1 << 5);
+}
+
+#[test]
+fn requests_that_make_no_sense_are_errors_and_counted() {
+    let mut machine = Machine::new(false);
+    let cases = [
+        (IN, 256, 512, 1),
+        (IN, 255, 1024, 1),
+        (IN, u64::MAX, 512, 1),
+        (IN, u64::MAX / 512, 1024, 1),
+        (IN, 0, 511, 1),
+        (IN, 0, 0, 1),
+        (GET_ID, 0, 19, 1),
+        (99, 0, 512, 2),
+    ];
+    for (kind, sector, len, expected) in cases {
+        assert_eq!(machine.request(kind, sector, Some(Part::In(len))).0, expected, "{kind} {sector} {len}");
+    }
+    assert_eq!(machine.device.counters().bad_requests, cases.len() as u64);
+    assert!(machine.device.is_running());
+}
+
+/// Buffers may overlap, so a small memory can back a huge request.
+#[test]
+fn request_beyond_the_bound_is_an_error_and_the_disk_is_not_asked() {
+    let mut machine = Machine::new(false);
+    let config = BlockConfig { sectors: 1 << 20, read_only: false, id: Vec::new() };
+    machine.device = MmioTransport::new(Block::new(config));
+    machine.driver.start(&mut machine.device, F_INDIRECT_DESC);
+    let (table, segments, bytes) = (0x8000, 129, 128 << 10);
+    let addrs = machine.driver.add(0, &[header(IN, 0)]);
+    machine.driver.descriptor(table, 0, addrs[0], 16, NEXT, 1);
+    for index in 1..=segments {
+        machine.driver.descriptor(table, index, 0x2_0000, bytes, WRITE | NEXT, index + 1);
+    }
+    machine.driver.descriptor(table, segments + 1, 0x1_f000, 1, WRITE, 0);
+    machine.driver.descriptor(desc_table(0), 0, table, 16 * (u32::from(segments) + 2), INDIRECT, 0);
+    kick(&mut machine.device, 0, &machine.driver.memory, &mut machine.disk);
+    assert_eq!(machine.driver.read(0x1_f000, 1), [1]);
+    let counters = machine.device.counters();
+    assert_eq!((counters.bad_requests, counters.backend_errors), (1, 0));
+}
+
+#[test]
+fn backend_failure_is_an_io_error_and_counted() {
+    let mut machine = Machine::new(false);
+    machine.disk.broken = true;
+    assert_eq!(machine.request(IN, 0, Some(Part::In(512))).0, 1);
+    assert_eq!(machine.request(OUT, 0, Some(Part::Out(vec![0; 512]))).0, 1);
+    assert_eq!(machine.request(FLUSH, 0, None).0, 1);
+    assert_eq!(machine.device.counters().backend_errors, 3);
+}
+
+#[test]
+fn backend_shorter_than_the_guest_was_told_is_an_io_error() {
+    let mut machine = Machine::new(false);
+    machine.disk.bytes.truncate(512);
+    assert_eq!(machine.request(IN, 1, Some(Part::In(512))).0, 1);
+    assert_eq!(machine.device.counters().backend_errors, 1);
+}
+
+#[test]
+fn chain_without_a_status_byte_needs_reset() {
+    let mut machine = Machine::new(false);
+    machine.driver.add(0, &[header(FLUSH, 0)]);
+    kick(&mut machine.device, 0, &machine.driver.memory, &mut machine.disk);
+    assert_eq!(read(&mut machine.device, 0x70) & status::NEEDS_RESET, status::NEEDS_RESET);
+    assert_eq!(machine.disk.flushes, 0);
+}
+
+#[test]
+fn data_outside_memory_needs_reset_before_the_disk_is_touched() {
+    let mut machine = Machine::new(false);
+    machine.driver.add(0, &[header(OUT, 0), Part::Out(vec![1; 512]), Part::In(1)]);
+    machine.driver.descriptor(desc_table(0), 1, 1 << 40, 512, NEXT, 2);
+    kick(&mut machine.device, 0, &machine.driver.memory, &mut machine.disk);
+    assert_eq!(read(&mut machine.device, 0x70) & status::NEEDS_RESET, status::NEEDS_RESET);
+    assert_eq!(machine.disk.bytes, MemoryDisk::new(256).bytes);
+}
+
+#[test]
+fn chain_with_half_a_header_is_an_io_error() {
+    let mut machine = Machine::new(false);
+    let addrs = machine.driver.add(0, &[Part::Out(vec![0; 15]), Part::In(1)]);
+    kick(&mut machine.device, 0, &machine.driver.memory, &mut machine.disk);
+    assert_eq!(machine.driver.read(addrs[1], 1), [1]);
+}
+
+#[test]
+fn config_space_tells_capacity_and_bounds() {
+    let mut machine = Machine::new(false);
+    assert_eq!(read(&mut machine.device, 0x100), 256);
+    assert_eq!(read(&mut machine.device, 0x104), 0);
+    assert_eq!(read(&mut machine.device, 0x108), 65536);
+    assert_eq!(read(&mut machine.device, 0x10c), 126);
+    assert_eq!(read(&mut machine.device, 0x114), 512);
+    assert_eq!(read(&mut machine.device, 0x118), 0);
+}
+
+#[test]
+fn restore_id_too_long_is_refused() {
+    let state = BlockState { config: BlockConfig { sectors: 1, read_only: false, id: vec![0; 21] } };
+    assert!(Block::restore(state).is_err());
+}

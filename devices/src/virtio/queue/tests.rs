@@ -1,0 +1,67 @@
+//! The queue on its own, over rings that the test driver made.
+
+use super::*;
+use crate::virtio::driver::{Driver, Part, SIZE, desc_table};
+use crate::virtio::mmio::MmioTransport;
+use crate::virtio::rng::Rng;
+
+/// A queue set up by the driver, taken out of its transport.
+fn queue(driver: &mut Driver) -> VirtQueue {
+    let mut device = MmioTransport::new(Rng::new());
+    driver.start(&mut device, 0);
+    VirtQueue::restore(device.save().queues[0], 64).expect("a saved queue")
+}
+
+/// Another vCPU makes a new chain available for each one that is served.
+#[test]
+fn serve_endless_chains_stops_and_says_so() {
+    let mut driver = Driver::new();
+    let mut queue = queue(&mut driver);
+    driver.add(0, &[Part::In(4)]);
+    let mut served = 0;
+    let result = queue.serve(&driver.memory, |queue, chain| {
+        served += 1;
+        driver.publish(0, chain.head);
+        queue.add_used(&driver.memory, chain.head, 0)
+    });
+    assert_eq!((result, served), (Ok(()), 2 * SIZE));
+    assert!(queue.take_unfinished());
+    assert!(!queue.take_unfinished());
+}
+
+#[test]
+fn undo_pop_gives_the_same_chain_again() {
+    let mut driver = Driver::new();
+    let mut queue = queue(&mut driver);
+    driver.add(0, &[Part::Out(vec![1, 2]), Part::In(4)]);
+    let first = queue.pop(&driver.memory).unwrap().unwrap();
+    queue.undo_pop();
+    assert_eq!(queue.pop(&driver.memory).unwrap().unwrap(), first);
+    assert_eq!(queue.pop(&driver.memory), Ok(None));
+}
+
+#[test]
+fn chain_read_and_write_cross_buffers_and_stop_at_the_end() {
+    let mut driver = Driver::new();
+    let mut queue = queue(&mut driver);
+    let parts = [Part::Out(vec![1, 2]), Part::Out(vec![]), Part::Out(vec![3, 4, 5]), Part::In(1), Part::In(2)];
+    let addrs = driver.add(0, &parts);
+    let chain = queue.pop(&driver.memory).unwrap().unwrap();
+    assert_eq!((chain.readable_len(), chain.writable_len()), (5, 3));
+    let mut data = [0; 3];
+    assert!(chain.read(&driver.memory, 1, &mut data));
+    assert_eq!(data, [2, 3, 4]);
+    assert!(!chain.read(&driver.memory, 3, &mut data));
+    assert!(chain.write(&driver.memory, 0, &[7, 8, 9]));
+    assert_eq!((driver.read(addrs[3], 1), driver.read(addrs[4], 2)), (vec![7], vec![8, 9]));
+    assert!(!chain.write(&driver.memory, 1, &[7, 8, 9]));
+}
+
+#[test]
+fn pop_empty_chain_of_an_indirect_table_is_refused() {
+    let mut driver = Driver::new();
+    let mut queue = queue(&mut driver);
+    driver.descriptor(desc_table(0), 0, 0x2_0000, 0, 4, 0);
+    driver.publish(0, 0);
+    assert_eq!(queue.pop(&driver.memory), Err(QueueError::Chain));
+}
