@@ -1,0 +1,152 @@
+use super::*;
+use crate::id::{Gfn, Term, VmId};
+use crate::page::PageEncoder;
+use crate::ship::EpochWriter;
+use crate::wire::{DiskInfo, FrameDecoder, Link, RamRange};
+
+const SESSION: SessionId = SessionId([1; 16]);
+
+fn link() -> Link {
+    Link { vm: VmId(1), session: SESSION, term: Term(1) }
+}
+
+fn assembly(staged_bytes_max: usize) -> Assembly {
+    let machine = MachineInfo {
+        ram: vec![RamRange { first: Gfn(0), pages: 4 }],
+        disks: vec![DiskInfo { len: 1 << 20, readonly: false }, DiskInfo { len: 1 << 20, readonly: true }],
+        ..MachineInfo::default()
+    };
+    Assembly::new(SESSION, machine, staged_bytes_max)
+}
+
+fn frames(bytes: &[u8]) -> Vec<Frame> {
+    let mut decoder = FrameDecoder::new(VmId(1));
+    decoder.handle_bytes(bytes);
+    std::iter::from_fn(|| decoder.poll_frame().unwrap()).collect()
+}
+
+fn input(tag: u8) -> Input {
+    Input { device: 1, bytes: vec![tag] }
+}
+
+fn epoch_frames(epoch: u64, base: bool) -> Vec<Frame> {
+    let mut out = Vec::new();
+    let begin = EpochBegin { base, released: EpochId(epoch - 1) };
+    let mut writer = EpochWriter::begin(link(), EpochId(epoch), begin, &mut out);
+    writer.inputs(&[input(1), input(2)], &mut out);
+    let mut encoder = PageEncoder::new();
+    encoder.push(Gfn(2), &[9; 4096], None);
+    encoder.take_batch(|body, pages| writer.pages(body, pages, &mut out));
+    writer.state(b"registers", &mut out);
+    writer.disk_write(0, 512, &[3; 600 << 10], &mut out);
+    writer.outputs(&[Output { device: 1, kind: 0, bytes: vec![5; 60] }], &mut out);
+    writer.end(&mut out);
+    frames(&out)
+}
+
+fn feed(assembly: &mut Assembly, frames: Vec<Frame>) -> Result<Option<AssembledEpoch>, PeerError> {
+    let mut whole = None;
+    for frame in frames {
+        if let Assembled::Whole(epoch) = assembly.handle_frame(frame, 0)? {
+            whole = Some(*epoch);
+        }
+    }
+    Ok(whole)
+}
+
+#[test]
+fn epoch_written_comes_out_as_it_went_in() {
+    let epoch = feed(&mut assembly(1 << 20), epoch_frames(5, true)).unwrap().unwrap();
+    assert_eq!((epoch.epoch, epoch.base, epoch.session), (EpochId(5), true, SESSION));
+    assert_eq!(epoch.inputs, [input(1), input(2)]);
+    assert_eq!(epoch.pages.iter().map(PageBatch::page_count).sum::<u64>(), 1);
+    assert_eq!(*epoch.state, b"registers");
+    // A long write comes in parts that join again.
+    assert_eq!(
+        epoch.disk_writes.iter().map(|write| (write.offset, write.data.len())).collect::<Vec<_>>(),
+        [(512, 256 << 10), (512 + (256 << 10), 256 << 10), (512 + (512 << 10), 88 << 10),]
+    );
+    assert_eq!(epoch.outputs.len(), 1);
+    assert!(epoch.staged_bytes > 600 << 10);
+}
+
+#[test]
+fn epoch_with_any_one_frame_missing_or_doubled_does_not_complete() {
+    let count = epoch_frames(5, true).len();
+    for index in 0..count {
+        let mut missing = epoch_frames(5, true);
+        let frame = missing.remove(index);
+        assert!(!matches!(feed(&mut assembly(1 << 20), missing), Ok(Some(_))), "without frame {index}");
+        let mut doubled = epoch_frames(5, true);
+        doubled.insert(index, frame);
+        assert!(feed(&mut assembly(1 << 20), doubled).is_err(), "frame {index} twice");
+    }
+}
+
+#[test]
+fn epoch_with_two_frames_exchanged_does_not_complete() {
+    let mut swapped = epoch_frames(5, true);
+    swapped.swap(4, 5);
+    assert!(matches!(feed(&mut assembly(1 << 20), swapped), Err(PeerError::DoesNotAddUp { what: "the checksum", .. })));
+}
+
+#[test]
+fn first_epoch_must_be_a_base_and_no_later_one() {
+    assert!(feed(&mut assembly(1 << 20), epoch_frames(5, false)).is_err());
+    let mut follower = assembly(1 << 20);
+    feed(&mut follower, epoch_frames(5, true)).unwrap();
+    assert!(feed(&mut follower, epoch_frames(6, true)).is_err());
+    assert!(feed(&mut follower, epoch_frames(6, false)).unwrap().is_some());
+}
+
+#[test]
+fn epoch_out_of_order_is_refused() {
+    let mut follower = assembly(1 << 20);
+    feed(&mut follower, epoch_frames(5, true)).unwrap();
+    let error = feed(&mut follower, epoch_frames(7, false)).unwrap_err();
+    let expected = EpochId(6);
+    assert_eq!(error, PeerError::WrongEpoch { kind: Kind::EpochBegin, expected, theirs: EpochId(7) });
+}
+
+#[test]
+fn inputs_of_an_epoch_that_never_ended_are_kept() {
+    let mut follower = assembly(1 << 20);
+    let mut part = epoch_frames(5, true);
+    part.truncate(3);
+    feed(&mut follower, part).unwrap();
+    assert_eq!(follower.inputs_of_open(), [input(1), input(2)]);
+    assert_eq!(follower.open_epoch(), Some(EpochId(5)));
+}
+
+#[test]
+fn log_after_other_frames_is_refused() {
+    let mut late = epoch_frames(5, true);
+    let log = late.remove(1);
+    late.insert(2, log);
+    assert!(matches!(feed(&mut assembly(1 << 20), late), Err(PeerError::Unexpected { kind: Kind::EventLog, .. })));
+}
+
+#[test]
+fn staged_bytes_above_the_limit_are_refused() {
+    let limit = 300 << 10;
+    assert_eq!(feed(&mut assembly(limit), epoch_frames(5, true)), Err(PeerError::TooMuchStaged { limit }));
+    let mut frames = epoch_frames(5, true);
+    frames.truncate(2);
+    let mut follower = assembly(limit);
+    follower.handle_frame(frames.remove(0), limit).unwrap();
+    assert!(follower.handle_frame(frames.remove(0), limit).is_err(), "what waits elsewhere counts too");
+}
+
+#[test]
+fn disk_write_outside_or_to_a_read_only_disk_is_refused() {
+    for (disk, offset, is_fine) in
+        [(0, (1 << 20) - 4, true), (0, (1 << 20) - 3, false), (0, u64::MAX - 4, false), (1, 0, false), (2, 0, false)]
+    {
+        let mut out = Vec::new();
+        let begin = EpochBegin { base: true, released: EpochId(4) };
+        let mut writer = EpochWriter::begin(link(), EpochId(5), begin, &mut out);
+        writer.disk_write(disk, offset, &[0; 4], &mut out);
+        writer.end(&mut out);
+        assert_eq!(feed(&mut assembly(1 << 20), frames(&out)).is_ok(), is_fine, "disk {disk} at {offset}");
+    }
+}

@@ -1,0 +1,506 @@
+//! The backup's transitions.
+
+use std::sync::Arc;
+
+use super::{Backup, BackupAction, BackupConfig, BackupState, Connection, DiscardReason, Session, TakeOver};
+use crate::assembly::{Assembled, AssembledEpoch, check_disk_range};
+use crate::id::{ClaimResult, EpochId, SessionId, Term, Time, VmId};
+use crate::page::PageBatch;
+use crate::peer::PeerError;
+use crate::pointers::BackupPointers;
+use crate::wire::{
+    DiskWant, EpochBegin, Frame, Goodbye, GoodbyeReason, Heartbeat, Hello, Kind, Link, Message, Refuse, RefuseCode,
+    ResyncDisk,
+};
+
+use BackupState::{Claiming, Ended, Greeting, Protected, Syncing, TakingOver, TookOver, Waiting};
+
+impl Backup {
+    /// A backup that waits for a primary.
+    pub fn new(config: BackupConfig) -> Self {
+        Backup {
+            vm: VmId::of_name(&config.vm_name),
+            config,
+            state: Waiting,
+            pointers: BackupPointers::default(),
+            session: None,
+            settled: None,
+            term_seen: Term(0),
+            connection: Connection::None { since: Time(0) },
+            last_heard: Time(0),
+            last_sent: Time(0),
+            claim_retry_at: None,
+            peer_errors: 0,
+            actions: Default::default(),
+            transmits: Default::default(),
+        }
+    }
+
+    /// A connection from somebody stands.
+    ///
+    /// # Panics
+    /// If another one stands: the driver gives this core one at a time.
+    pub fn handle_connected(&mut self, now: Time) {
+        assert!(matches!(self.connection, Connection::None { .. }), "one connection at a time");
+        self.connection = Connection::Stranger { since: now };
+    }
+
+    /// The connection is gone.
+    pub fn handle_disconnected(&mut self, now: Time) {
+        self.transmits.clear();
+        self.close(now);
+    }
+
+    /// A frame arrived. An error means that the connection is to be dropped; it is counted.
+    pub fn handle_frame(&mut self, now: Time, frame: Frame) -> Result<(), PeerError> {
+        let result = match self.connection {
+            Connection::None { .. } => return Ok(()), // left over from a connection that is being closed
+            Connection::Stranger { .. } => self.take_first_frame(now, frame),
+            Connection::Primary => self.take_frame(now, frame),
+        };
+        result.inspect_err(|_| self.handle_broken_stream(now))
+    }
+
+    /// The stream of bytes broke: what the decoder found. The same as an error of `handle_frame`.
+    pub fn handle_broken_stream(&mut self, now: Time) {
+        self.peer_errors += 1;
+        self.drop_connection(now);
+    }
+
+    /// Bytes arrived, even if no whole frame yet.
+    pub fn handle_alive(&mut self, now: Time) {
+        if self.connection == Connection::Primary {
+            self.last_heard = self.last_heard.max(now);
+        }
+    }
+
+    /// The machine of the Hello can run here.
+    pub fn handle_accept(&mut self, now: Time) {
+        if self.state == Greeting {
+            self.state = Syncing;
+            let writer = self.config.writer.clone();
+            self.send(now, &Message::HelloAck { writer });
+        }
+    }
+
+    /// The machine of the Hello cannot run here.
+    pub fn handle_refuse(&mut self, now: Time, code: RefuseCode, text: &str) {
+        if self.state == Greeting {
+            let link = self.session.as_ref().expect("a greeting backup has a session").link;
+            self.refuse(now, &link, code, text);
+        }
+    }
+
+    /// The answer to an offer of chunks.
+    pub fn handle_disk_compared(&mut self, now: Time, want: DiskWant) {
+        if self.state == Syncing {
+            self.send(now, &Message::DiskWant(want));
+        }
+    }
+
+    /// `epoch` of `session` is as durable as asked. In order. Reports about a session that is gone are ignored.
+    pub fn handle_durable(&mut self, now: Time, session: SessionId, epoch: EpochId) {
+        let Some(current) = self.session.as_ref().filter(|current| current.link.session == session) else { return };
+        let assembled = current.find(epoch);
+        self.pointers.complete_one(epoch);
+        self.actions.push_back(BackupAction::Apply(assembled));
+        self.acknowledge(now);
+    }
+
+    /// `epoch` of `session` was applied. In order. Reports about a session that is gone are ignored.
+    pub fn handle_applied(&mut self, now: Time, session: SessionId, epoch: EpochId) {
+        let Some(current) = self.session.as_mut().filter(|current| current.link.session == session) else { return };
+        current.applied(epoch);
+        self.pointers.apply_one(epoch);
+        self.acknowledge(now);
+        self.settle();
+    }
+
+    /// The witness answered, or did not. Answers about another session or a settled one are ignored.
+    pub fn handle_claim(&mut self, now: Time, session: SessionId, result: ClaimResult) {
+        if self.state != Claiming || self.session_id() != Some(session) {
+            return;
+        }
+        match result {
+            ClaimResult::Granted => {
+                self.state = TakingOver;
+                self.settle();
+            }
+            ClaimResult::Denied { holder } => self.discard(DiscardReason::ClaimDenied { holder }),
+            ClaimResult::Unreachable => self.claim_retry_at = Some(now.after(self.config.claim_retry)),
+        }
+    }
+
+    /// Time passed.
+    pub fn handle_timeout(&mut self, now: Time) {
+        if self.silent_at().is_some_and(|at| now >= at) {
+            self.drop_connection(now);
+        }
+        if self.connection == Connection::Primary && now >= self.last_sent.after(self.config.heartbeat) {
+            let (released, complete) = (self.pointers.released(), self.pointers.complete());
+            self.send(now, &Message::Heartbeat(Heartbeat { released, complete }));
+        }
+        if self.lost_at().is_some_and(|at| now >= at) {
+            self.state = Claiming;
+            self.ask_claim();
+        }
+        if self.claim_retry_at.is_some_and(|at| now >= at) {
+            self.ask_claim();
+        }
+    }
+
+    /// The backup is about to stop; tells the primary, which must still claim the session.
+    pub fn handle_stop(&mut self, now: Time, text: &str) {
+        if self.connection == Connection::Primary {
+            let reason = GoodbyeReason::BackupStops;
+            self.send(now, &Message::Goodbye(Goodbye { reason, text: text.to_owned() }));
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<BackupAction> {
+        self.actions.pop_front()
+    }
+
+    /// The next frame to send.
+    pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
+        self.transmits.pop_front()
+    }
+
+    /// When `handle_timeout` wants to be called.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let beats = self.connection == Connection::Primary;
+        let beat = beats.then(|| self.last_sent.after(self.config.heartbeat));
+        [self.silent_at(), self.lost_at(), beat, self.claim_retry_at].into_iter().flatten().min()
+    }
+
+    /// A frame for a connection that this core is not given: no, and why.
+    pub fn refusal(&self, code: RefuseCode, text: &str) -> Vec<u8> {
+        let link = Link { vm: self.vm, session: SessionId::default(), term: self.term_seen };
+        Message::Refuse(Refuse { code, text: text.to_owned() }).to_frame(&link, EpochId(0))
+    }
+
+    /// Where it is.
+    pub fn state(&self) -> BackupState {
+        self.state
+    }
+
+    /// The pointers. Meaningless while waiting and before a base began.
+    pub fn pointers(&self) -> BackupPointers {
+        self.pointers
+    }
+
+    /// The session that is not settled.
+    pub fn session_id(&self) -> Option<SessionId> {
+        self.session.as_ref().map(|session| session.link.session)
+    }
+
+    /// Bytes that wait to be applied or released.
+    pub fn waiting_bytes(&self) -> usize {
+        self.session.as_ref().map_or(0, Session::waiting_bytes)
+    }
+
+    /// Errors of peers so far.
+    pub fn peer_errors(&self) -> u64 {
+        self.peer_errors
+    }
+
+    fn take_first_frame(&mut self, now: Time, frame: Frame) -> Result<(), PeerError> {
+        let (kind, link) = (frame.kind, frame.link);
+        let message = frame.into_message().map_err(|source| PeerError::Body { kind, source })?;
+        let Message::Hello(hello) = message else {
+            return Err(PeerError::Unexpected { kind, state: "waiting for Hello" });
+        };
+        if hello.vm_name != self.config.vm_name {
+            return Err(PeerError::WrongName { ours: self.config.vm_name.clone(), theirs: hello.vm_name });
+        }
+        match self.objection(&link) {
+            Some((code, text)) => self.refuse(now, &link, code, text),
+            None => self.greet(now, link, hello),
+        }
+        Ok(())
+    }
+
+    /// Why a Hello cannot be accepted whatever its machine.
+    fn objection(&self, link: &Link) -> Option<(RefuseCode, &'static str)> {
+        match self.state {
+            TakingOver | TookOver => Some((RefuseCode::NotABackup, "the guest runs here")),
+            Ended => Some((RefuseCode::NotABackup, "the guest has ended")),
+            _ if self.session.is_some() => Some((RefuseCode::Busy, "an earlier session is not settled yet")),
+            _ if link.term < self.term_seen => Some((RefuseCode::StaleTerm, "a newer primary was here")),
+            _ if self.settled == Some(link.session) => Some((RefuseCode::Other, "this session is over")),
+            _ => None,
+        }
+    }
+
+    fn greet(&mut self, now: Time, link: Link, hello: Hello) {
+        self.connection = Connection::Primary;
+        self.state = Greeting;
+        self.term_seen = link.term;
+        (self.last_heard, self.last_sent) = (now, now);
+        self.session = Some(Session::new(link, &hello, self.config.staged_bytes_max));
+        self.actions.push_back(BackupAction::Greeted(Box::new(hello)));
+    }
+
+    fn refuse(&mut self, now: Time, link: &Link, code: RefuseCode, text: &str) {
+        self.transmits.push_back(Message::Refuse(Refuse { code, text: text.to_owned() }).to_frame(link, EpochId(0)));
+        self.actions.push_back(BackupAction::Disconnect);
+        self.connection = Connection::None { since: now };
+        if self.state == Greeting {
+            self.discard(DiscardReason::Refused);
+        }
+    }
+
+    fn take_frame(&mut self, now: Time, frame: Frame) -> Result<(), PeerError> {
+        self.check_link(&frame.link)?;
+        self.last_heard = now;
+        let kind = frame.kind;
+        match (self.state, kind) {
+            (_, Kind::Heartbeat | Kind::Goodbye) => self.take_anytime(now, frame),
+            (Syncing, Kind::ResyncPages | Kind::ResyncDisk | Kind::DiskOffer) => self.take_resync(frame),
+            (
+                Syncing | Protected,
+                Kind::EpochBegin
+                | Kind::EventLog
+                | Kind::Pages
+                | Kind::State
+                | Kind::DiskWrites
+                | Kind::Outputs
+                | Kind::EpochEnd,
+            ) => self.take_epoch(frame),
+            _ => Err(PeerError::Unexpected { kind, state: self.state.name() }),
+        }
+    }
+
+    fn check_link(&self, theirs: &Link) -> Result<(), PeerError> {
+        let ours = self.session.as_ref().expect("a primary at the other end means a session").link;
+        if theirs.session != ours.session {
+            return Err(PeerError::WrongSession { ours: ours.session, theirs: theirs.session });
+        }
+        if theirs.term != ours.term {
+            return Err(PeerError::WrongTerm { ours: ours.term, theirs: theirs.term });
+        }
+        Ok(())
+    }
+
+    fn take_anytime(&mut self, now: Time, frame: Frame) -> Result<(), PeerError> {
+        let kind = frame.kind;
+        match frame.into_message().map_err(|source| PeerError::Body { kind, source })? {
+            Message::Heartbeat(beat) if self.state == Protected => self.take_released(beat.released),
+            Message::Heartbeat(_) => Ok(()),
+            Message::Goodbye(goodbye) => {
+                self.take_goodbye(now, goodbye);
+                Ok(())
+            }
+            _ => unreachable!("the caller passes heartbeats and goodbyes"),
+        }
+    }
+
+    fn take_released(&mut self, upto: EpochId) -> Result<(), PeerError> {
+        let limit = self.pointers.acked();
+        if upto > limit {
+            return Err(PeerError::Impossible { what: "released", theirs: upto, limit });
+        }
+        self.pointers.released_by_peer(upto);
+        self.session.as_mut().expect("a protected backup has a session").released(upto);
+        Ok(())
+    }
+
+    fn take_goodbye(&mut self, now: Time, Goodbye { reason, text }: Goodbye) {
+        match reason {
+            GoodbyeReason::GuestEnded if self.state == Protected => {
+                self.state = Ended;
+                self.actions.push_back(BackupAction::Disconnect);
+                self.close(now);
+                self.session.as_mut().expect("a protected backup has a session").end_text = Some(text);
+                self.settle();
+            }
+            GoodbyeReason::GuestEnded => {
+                self.discard(DiscardReason::LostBeforeBase);
+                self.drop_connection(now);
+                self.state = Ended;
+                self.actions.push_back(BackupAction::Ended { text });
+            }
+            GoodbyeReason::Unprotected | GoodbyeReason::BackupStops => {
+                self.discard(DiscardReason::Unprotected);
+                self.drop_connection(now);
+            }
+        }
+    }
+
+    fn take_resync(&mut self, frame: Frame) -> Result<(), PeerError> {
+        let kind = frame.kind;
+        let assembly = &self.session.as_ref().expect("a syncing backup has a session").assembly;
+        if assembly.is_open() {
+            return Err(PeerError::Unexpected { kind, state: "an epoch is open" });
+        }
+        let machine = assembly.machine();
+        let action = match frame.into_message().map_err(|source| PeerError::Body { kind, source })? {
+            Message::ResyncPages(body) => BackupAction::ResyncPages(PageBatch::validate(body, machine, false)?),
+            Message::ResyncDisk(ResyncDisk { disk, offset, data }) => {
+                check_disk_range(machine, disk, offset, data.len())?;
+                BackupAction::ResyncDisk(ResyncDisk { disk, offset, data })
+            }
+            Message::DiskOffer(offer) => {
+                let start = offer.first_chunk.saturating_mul(u64::from(offer.chunk_bytes));
+                // The last chunk may be cut by the disk's end, but it begins before that.
+                let before_last = offer.hashes.len().saturating_sub(1).saturating_mul(offer.chunk_bytes as usize);
+                check_disk_range(machine, offer.disk, start, before_last.saturating_add(1))?;
+                BackupAction::DiskOffered(offer)
+            }
+            _ => unreachable!("the caller passes resync frames"),
+        };
+        self.actions.push_back(action);
+        Ok(())
+    }
+
+    fn take_epoch(&mut self, frame: Frame) -> Result<(), PeerError> {
+        let session = self.session.as_mut().expect("syncing and protected backups have a session");
+        let waiting = session.waiting_bytes();
+        match session.assembly.handle_frame(frame, waiting)? {
+            Assembled::Begun(epoch, begin) => self.begin_epoch(epoch, begin),
+            Assembled::Part => Ok(()),
+            Assembled::Whole(epoch) => {
+                self.finish_epoch(Arc::new(*epoch));
+                Ok(())
+            }
+        }
+    }
+
+    fn begin_epoch(&mut self, epoch: EpochId, EpochBegin { base, released }: EpochBegin) -> Result<(), PeerError> {
+        if !base {
+            return self.take_released(released);
+        }
+        // Output before the base is nowhere but on the primary; it must have left.
+        if released != epoch.prev() {
+            return Err(PeerError::Impossible { what: "released", theirs: released, limit: epoch.prev() });
+        }
+        self.pointers.rebase(epoch);
+        Ok(())
+    }
+
+    fn finish_epoch(&mut self, epoch: Arc<AssembledEpoch>) {
+        self.pointers.assemble(epoch.epoch);
+        self.state = Protected;
+        self.session.as_mut().expect("an epoch was assembled in it").push(&epoch);
+        self.actions.push_back(BackupAction::Persist(epoch));
+    }
+
+    /// Acks what is complete, unless the primary is lost or too much waits to be applied.
+    fn acknowledge(&mut self, now: Time) {
+        let waiting = self.session.as_ref().map_or(0, Session::unapplied_bytes);
+        let complete = self.pointers.complete();
+        let is_due = complete > self.pointers.acked() && waiting <= self.config.ack_bytes_max;
+        if self.state == Protected && self.connection == Connection::Primary && is_due {
+            self.pointers.ack(complete);
+            self.send(now, &Message::Ack { complete });
+        }
+    }
+
+    /// Finishes a takeover or an end once all that was assembled is applied.
+    fn settle(&mut self) {
+        if self.pointers.applied() != self.pointers.assembled() {
+            return;
+        }
+        match self.state {
+            TakingOver => self.take_over(),
+            Ended => self.finish_ended(),
+            _ => {}
+        }
+    }
+
+    fn take_over(&mut self) {
+        let mut session = self.session.take().expect("a backup that takes over has a session");
+        let from = self.pointers.applied();
+        let highest = session.assembly.open_epoch().unwrap_or(from).max(from);
+        self.state = TookOver;
+        self.settled = Some(session.link.session);
+        self.term_seen = session.link.term.next();
+        self.actions.push_back(BackupAction::TakeOver(Box::new(TakeOver {
+            session: session.link.session,
+            from,
+            next_epoch: highest.after_takeover(),
+            term: self.term_seen,
+            reemit: session.take_held(),
+            redeliver: session.assembly.inputs_of_open(),
+            state: session.state,
+        })));
+    }
+
+    fn finish_ended(&mut self) {
+        if let Some(session) = self.session.take() {
+            let text = session.end_text.unwrap_or_default();
+            self.settled = Some(session.link.session);
+            self.actions.push_back(BackupAction::Ended { text });
+        }
+    }
+
+    /// Forgets the session; another primary may come.
+    fn discard(&mut self, reason: DiscardReason) {
+        self.settled = self.session.take().map(|session| session.link.session).or(self.settled);
+        self.state = Waiting;
+        self.claim_retry_at = None;
+        self.actions.push_back(BackupAction::Discard { reason });
+    }
+
+    fn drop_connection(&mut self, now: Time) {
+        if !matches!(self.connection, Connection::None { .. }) {
+            self.actions.push_back(BackupAction::Disconnect);
+            self.close(now);
+        }
+    }
+
+    fn close(&mut self, now: Time) {
+        let was = std::mem::replace(&mut self.connection, Connection::None { since: now });
+        if was == Connection::Primary && matches!(self.state, Greeting | Syncing) {
+            self.discard(DiscardReason::LostBeforeBase);
+        }
+    }
+
+    /// When a connection on which nothing comes is dropped.
+    fn silent_at(&self) -> Option<Time> {
+        match self.connection {
+            Connection::None { .. } => None,
+            Connection::Stranger { since } => Some(since.after(self.config.detect)),
+            Connection::Primary => Some(self.last_heard.after(self.config.detect)),
+        }
+    }
+
+    /// When the primary counts as lost, if it could be replaced.
+    fn lost_at(&self) -> Option<Time> {
+        let silent = self.last_heard.after(self.config.detect);
+        match self.connection {
+            _ if self.state != Protected => None,
+            Connection::Primary => Some(silent),
+            Connection::None { since } => Some(silent.min(since.after(self.config.disconnect_grace))),
+            Connection::Stranger { .. } => Some(silent),
+        }
+    }
+
+    fn ask_claim(&mut self) {
+        let session = self.session_id().expect("a claiming backup has a session");
+        self.claim_retry_at = None;
+        self.actions.push_back(BackupAction::Claim { session });
+    }
+
+    fn send(&mut self, now: Time, message: &Message) {
+        let link = self.session.as_ref().expect("frames are sent inside a session").link;
+        self.last_sent = now;
+        self.transmits.push_back(message.to_frame(&link, EpochId(0)));
+    }
+}
+
+impl BackupState {
+    fn name(self) -> &'static str {
+        match self {
+            Waiting => "waiting",
+            Greeting => "checking the machine",
+            Syncing => "syncing",
+            Protected => "protected",
+            Claiming => "claiming",
+            TakingOver => "taking over",
+            TookOver => "running the guest",
+            Ended => "ended",
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The backup's side: what is complete, what is acked, when it may take over.
+//!
+//! ```text
+//!             Hello             accepted              base whole
+//!   Waiting ─────────▶ Greeting ─────────▶ Syncing ───────────────▶ Protected ──── Goodbye: guest ended ──▶ Ended
+//!    ▲  ▲                 │ lost              │ lost                  │ lost
+//!    │  └─────────────────┴───────────────────┘                       ▼
+//!    │                        claim denied                         Claiming
+//!    └─────────────────────────────────────────────────────────────┘  │ granted
+//!                                                                     ▼
+//!                                    durable and applied          TakingOver ─────▶ TookOver
+//! ```
+//!
+//! The invariants:
+//!
+//! - An epoch is acked only when it is wholly here, verified, and as durable as the primary asked for.
+//! - Once a claim was asked for, nothing is acked any more; what is taken over contains all that was ever acked.
+//! - The guest runs here only after the witness gave the session to this side.
+//! - A peer that breaks the protocol loses its connection. What was whole before stays whole.
+//!
+//! The driver's duties, in their order:
+//!
+//! 1. Actions are done in the order given, those about one session before those of the next.
+//! 2. Every [`BackupAction::Persist`] is answered by `handle_durable`, every [`BackupAction::Apply`] by `handle_applied`.
+//!    A driver whose log or image fails stops: it must not answer, and so never acks nor takes over.
+//! 3. Every [`BackupAction::Claim`] is answered by one `handle_claim`; no answer in time is `Unreachable`.
+//! 4. One connection at a time; to others, send `refusal` and close them.
+//! 5. After [`BackupAction::Disconnect`] the connection is gone for this core; its end is not reported any more.
+
+mod machine;
+mod session;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::assembly::AssembledEpoch;
+use crate::id::{EpochId, SessionId, Term, Time, VmId};
+use crate::output::{Input, Output};
+use crate::page::PageBatch;
+use crate::pointers::BackupPointers;
+use crate::wire::{DiskOffer, Hello, ResyncDisk};
+use session::Session;
+
+/// How a backup behaves. Times in the driver's clock.
+#[derive(Clone, Debug)]
+pub struct BackupConfig {
+    /// The VM's name; both sides must say the same.
+    pub vm_name: String,
+    /// Program and version, for the peer's log.
+    pub writer: String,
+    /// A heartbeat goes out when nothing else was sent for so long. A fraction of the primary's `detect`.
+    pub heartbeat: Duration,
+    /// Nothing heard for so long: the peer is lost.
+    pub detect: Duration,
+    /// The connection is gone for so long: the peer is lost. Shorter than `detect`; gives the primary the first claim.
+    pub disconnect_grace: Duration,
+    /// Between two claims while the witness does not answer.
+    pub claim_retry: Duration,
+    /// Bytes received and not yet applied, at most. Larger than the guest's memory plus what is in flight.
+    pub staged_bytes_max: usize,
+    /// Acks wait while more than this is not yet applied: back-pressure on the primary.
+    pub ack_bytes_max: usize,
+}
+
+/// What the driver must do, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackupAction {
+    /// A primary wants in. Check the machine, then `handle_accept` or `handle_refuse`.
+    Greeted(Box<Hello>),
+    /// Put these pages into the shadow memory.
+    ResyncPages(PageBatch),
+    /// Put these bytes into the replica image.
+    ResyncDisk(ResyncDisk),
+    /// Compare with the replica image, then `handle_disk_compared`.
+    DiskOffered(DiskOffer),
+    /// Write the disk writes into the synced log (or nothing, if durability is memory), then `handle_durable`.
+    Persist(Arc<AssembledEpoch>),
+    /// Apply pages to the shadow memory and disk writes to the images, then `handle_applied`.
+    Apply(Arc<AssembledEpoch>),
+    /// Ask the witness for the session; answer with `handle_claim`, whatever happens.
+    Claim {
+        /// The session.
+        session: SessionId,
+    },
+    /// Run the guest.
+    TakeOver(Box<TakeOver>),
+    /// What the session brought is worth nothing any more; wait for another primary. Logged epochs are void.
+    Discard {
+        /// Why.
+        reason: DiscardReason,
+    },
+    /// The guest ended; there is nothing to protect.
+    Ended {
+        /// In the primary's words.
+        text: String,
+    },
+    /// Close the connection, after what `poll_transmit` gives is sent.
+    Disconnect,
+}
+
+/// Why a session's state is worth nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiscardReason {
+    /// The connection was lost before the base was whole.
+    LostBeforeBase,
+    /// The witness gave the session to the primary.
+    ClaimDenied {
+        /// Who has it.
+        holder: String,
+    },
+    /// The primary ended the session.
+    Unprotected,
+    /// The machine of the Hello does not fit here.
+    Refused,
+}
+
+/// Everything that a takeover starts from. All epochs up to `from` were applied before this is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TakeOver {
+    /// The session that was claimed.
+    pub session: SessionId,
+    /// The epoch whose end state the guest goes on from.
+    pub from: EpochId,
+    /// The number of the first epoch that runs here.
+    pub next_epoch: EpochId,
+    /// The term of the new primary.
+    pub term: Term,
+    /// The state of the machine at the end of `from`.
+    pub state: Arc<Vec<u8>>,
+    /// Output to send again, in order: all that the old primary is not known to have released, up to `from`.
+    pub reemit: Vec<Output>,
+    /// Input to deliver again, in order: what epochs after `from` were known to consume.
+    pub redeliver: Vec<Input>,
+}
+
+/// Where the backup is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackupState {
+    /// No primary.
+    Waiting,
+    /// A primary is here; the driver checks its machine.
+    Greeting,
+    /// Memory and disks are being filled. No takeover is possible.
+    Syncing,
+    /// Whole, and following.
+    Protected,
+    /// The primary is lost; the witness decides.
+    Claiming,
+    /// The session is ours; the last epochs are being persisted and applied.
+    TakingOver,
+    /// The guest runs here. This object has done its part.
+    TookOver,
+    /// The guest ended.
+    Ended,
+}
+
+/// The backup's side of the protocol.
+#[derive(Debug)]
+pub struct Backup {
+    config: BackupConfig,
+    vm: VmId,
+    state: BackupState,
+    pointers: BackupPointers,
+    /// From a Hello until it is settled who goes on.
+    session: Option<Session>,
+    /// The last session that was here. One that was settled never comes back.
+    settled: Option<SessionId>,
+    term_seen: Term,
+    connection: Connection,
+    last_heard: Time,
+    last_sent: Time,
+    claim_retry_at: Option<Time>,
+    peer_errors: u64,
+    actions: VecDeque<BackupAction>,
+    transmits: VecDeque<Vec<u8>>,
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Connection {
+    /// Nobody, since then.
+    None { since: Time },
+    /// Somebody who has not said Hello, since then.
+    Stranger { since: Time },
+    /// The primary of the session.
+    Primary,
+}
+
+#[cfg(test)]
+mod tests;

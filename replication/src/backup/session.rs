@@ -1,0 +1,88 @@
+//! What a backup holds of one session: the epoch that arrives, epochs not yet applied, output not yet released.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::assembly::{AssembledEpoch, Assembly};
+use crate::id::EpochId;
+use crate::output::Output;
+use crate::wire::{Hello, Link};
+
+/// One session of the backup.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) link: Link,
+    pub(super) assembly: Assembly,
+    /// Assembled and not yet applied, in order.
+    unapplied: VecDeque<Arc<AssembledEpoch>>,
+    unapplied_bytes: usize,
+    /// Output of whole epochs that the primary is not known to have released, in order.
+    held: VecDeque<(EpochId, Arc<Vec<Output>>)>,
+    held_bytes: usize,
+    /// State of the machine at the end of the last applied epoch.
+    pub(super) state: Arc<Vec<u8>>,
+    /// What the primary said when the guest ended.
+    pub(super) end_text: Option<String>,
+}
+
+impl Session {
+    pub(super) fn new(link: Link, hello: &Hello, staged_bytes_max: usize) -> Self {
+        Session {
+            link,
+            assembly: Assembly::new(link.session, hello.machine.clone(), staged_bytes_max),
+            unapplied: VecDeque::new(),
+            unapplied_bytes: 0,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            state: Arc::default(),
+            end_text: None,
+        }
+    }
+
+    /// Bytes that wait here, besides the epoch that arrives.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.unapplied_bytes + self.held_bytes
+    }
+
+    pub(super) fn unapplied_bytes(&self) -> usize {
+        self.unapplied_bytes
+    }
+
+    pub(super) fn push(&mut self, epoch: &Arc<AssembledEpoch>) {
+        self.unapplied_bytes += epoch.staged_bytes;
+        self.unapplied.push_back(Arc::clone(epoch));
+        if !epoch.outputs.is_empty() {
+            self.held_bytes += output_bytes(&epoch.outputs);
+            self.held.push_back((epoch.epoch, Arc::clone(&epoch.outputs)));
+        }
+    }
+
+    pub(super) fn find(&self, epoch: EpochId) -> Arc<AssembledEpoch> {
+        let found = self.unapplied.iter().find(|waiting| waiting.epoch == epoch);
+        Arc::clone(found.expect("an epoch waits here from assembly until it is applied"))
+    }
+
+    pub(super) fn applied(&mut self, epoch: EpochId) {
+        let first = self.unapplied.pop_front().expect("an epoch waits here until it is applied");
+        assert_eq!(first.epoch, epoch, "epochs are applied in order");
+        self.unapplied_bytes -= first.staged_bytes;
+        self.state = Arc::clone(&first.state);
+    }
+
+    /// The primary released all up to `upto`: it need not be sent again.
+    pub(super) fn released(&mut self, upto: EpochId) {
+        while let Some((_, outputs)) = self.held.pop_front_if(|(epoch, _)| *epoch <= upto) {
+            self.held_bytes -= output_bytes(&outputs);
+        }
+    }
+
+    /// What a takeover sends again.
+    pub(super) fn take_held(&mut self) -> Vec<Output> {
+        self.held_bytes = 0;
+        self.held.drain(..).flat_map(|(_, outputs)| Arc::unwrap_or_clone(outputs)).collect()
+    }
+}
+
+fn output_bytes(outputs: &[Output]) -> usize {
+    outputs.iter().map(|output| output.bytes.len() + 64).sum()
+}

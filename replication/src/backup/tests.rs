@@ -1,0 +1,313 @@
+use super::*;
+use crate::PeerError;
+use crate::id::ClaimResult;
+use crate::ship::EpochWriter;
+use crate::wire::{
+    DiskInfo, DiskOffer, EpochBegin, Frame, FrameDecoder, Goodbye, GoodbyeReason, Heartbeat, Kind, Link, MachineInfo,
+    Message, RefuseCode,
+};
+
+const MS: u64 = 1_000_000;
+const SESSION: SessionId = SessionId([1; 16]);
+
+fn config() -> BackupConfig {
+    BackupConfig {
+        vm_name: "vm0".into(),
+        writer: "test".into(),
+        heartbeat: Duration::from_millis(10),
+        detect: Duration::from_millis(50),
+        disconnect_grace: Duration::from_millis(5),
+        claim_retry: Duration::from_millis(20),
+        staged_bytes_max: 1 << 20,
+        ack_bytes_max: 1 << 20,
+    }
+}
+
+fn link(session: SessionId) -> Link {
+    Link { vm: VmId::of_name("vm0"), session, term: Term(4) }
+}
+
+fn frames(bytes: &[u8]) -> Vec<Frame> {
+    let mut decoder = FrameDecoder::new(VmId::of_name("vm0"));
+    decoder.handle_bytes(bytes);
+    std::iter::from_fn(|| decoder.poll_frame().unwrap()).collect()
+}
+
+fn give(backup: &mut Backup, message: Message) -> Result<(), PeerError> {
+    let frame = frames(&message.to_frame(&link(SESSION), EpochId(0))).remove(0);
+    backup.handle_frame(Time(0), frame)
+}
+
+fn hello(name: &str) -> Message {
+    Message::Hello(Hello {
+        writer: String::new(),
+        vm_name: name.into(),
+        durable: true,
+        machine: MachineInfo::default(),
+    })
+}
+
+fn give_epoch(backup: &mut Backup, epoch: u64, base: bool, is_whole: bool) {
+    let mut out = Vec::new();
+    let begin = EpochBegin { base, released: EpochId(if base { epoch - 1 } else { 0 }) };
+    let mut writer = EpochWriter::begin(link(SESSION), EpochId(epoch), begin, &mut out);
+    writer.inputs(&[Input { device: 1, bytes: vec![epoch as u8] }], &mut out);
+    writer.state(&[epoch as u8], &mut out);
+    writer.outputs(&[Output { device: 1, kind: 0, bytes: vec![epoch as u8] }], &mut out);
+    if is_whole {
+        writer.end(&mut out);
+    }
+    frames(&out).into_iter().for_each(|frame| backup.handle_frame(Time(0), frame).unwrap());
+}
+
+fn actions(backup: &mut Backup) -> Vec<BackupAction> {
+    std::iter::from_fn(|| backup.poll_action()).collect()
+}
+
+fn sent(backup: &mut Backup) -> Vec<Message> {
+    let bytes: Vec<u8> = std::iter::from_fn(|| backup.poll_transmit()).flatten().collect();
+    frames(&bytes).into_iter().map(|frame| frame.into_message().unwrap()).collect()
+}
+
+fn syncing() -> Backup {
+    let mut backup = Backup::new(config());
+    backup.handle_connected(Time(0));
+    give(&mut backup, hello("vm0")).unwrap();
+    assert!(matches!(actions(&mut backup)[..], [BackupAction::Greeted(_)]));
+    backup.handle_accept(Time(0));
+    assert!(matches!(sent(&mut backup)[..], [Message::HelloAck { .. }]));
+    backup
+}
+
+/// Base epoch 7 is acked and applied.
+fn protected() -> Backup {
+    let mut backup = syncing();
+    give_epoch(&mut backup, 7, true, true);
+    finish(&mut backup, 7);
+    actions(&mut backup);
+    assert_eq!(sent(&mut backup), [Message::Ack { complete: EpochId(7) }]);
+    backup
+}
+
+fn finish(backup: &mut Backup, epoch: u64) {
+    backup.handle_durable(Time(0), SESSION, EpochId(epoch));
+    backup.handle_applied(Time(0), SESSION, EpochId(epoch));
+}
+
+fn lose(backup: &mut Backup) {
+    backup.handle_disconnected(Time(MS));
+    backup.handle_timeout(Time(6 * MS));
+    assert_eq!(backup.state(), BackupState::Claiming);
+    assert!(actions(backup).contains(&BackupAction::Claim { session: SESSION }));
+}
+
+fn over(backup: &mut Backup) -> TakeOver {
+    let last = actions(backup).pop();
+    let Some(BackupAction::TakeOver(over)) = last else { panic!("no takeover but {last:?}") };
+    *over
+}
+
+#[test]
+fn epoch_is_acked_only_when_durable() {
+    let mut backup = syncing();
+    give_epoch(&mut backup, 7, true, true);
+    assert!(matches!(actions(&mut backup)[..], [BackupAction::Persist(_)]));
+    assert_eq!(sent(&mut backup), []);
+    backup.handle_durable(Time(0), SESSION, EpochId(7));
+    assert_eq!(sent(&mut backup), [Message::Ack { complete: EpochId(7) }]);
+    assert!(matches!(actions(&mut backup)[..], [BackupAction::Apply(_)]));
+}
+
+#[test]
+fn ack_waits_while_too_much_is_not_applied() {
+    let mut backup = protected();
+    backup.config.ack_bytes_max = 0;
+    give_epoch(&mut backup, 8, false, true);
+    backup.handle_durable(Time(0), SESSION, EpochId(8));
+    assert_eq!(sent(&mut backup), []);
+    backup.handle_applied(Time(0), SESSION, EpochId(8));
+    assert_eq!(sent(&mut backup), [Message::Ack { complete: EpochId(8) }]);
+}
+
+#[test]
+fn takeover_resumes_from_the_last_whole_epoch_and_gives_output_and_input_again() {
+    let mut backup = protected();
+    give(&mut backup, Message::Heartbeat(Heartbeat { released: EpochId(7), complete: EpochId(7) })).unwrap();
+    give_epoch(&mut backup, 8, false, true);
+    finish(&mut backup, 8);
+    give_epoch(&mut backup, 9, false, false);
+    lose(&mut backup);
+    backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Granted);
+    let over = over(&mut backup);
+    assert_eq!((over.from, over.next_epoch, over.term), (EpochId(8), EpochId(1_000_000), Term(5)));
+    assert_eq!(over.reemit.iter().map(|output| output.bytes[0]).collect::<Vec<_>>(), [8]);
+    assert_eq!(over.redeliver.iter().map(|input| input.bytes[0]).collect::<Vec<_>>(), [9]);
+    assert_eq!(*over.state, [8]);
+    assert_eq!(backup.state(), BackupState::TookOver);
+}
+
+#[test]
+fn takeover_waits_until_what_was_assembled_is_durable_and_applied_and_acks_nothing() {
+    let mut backup = protected();
+    give_epoch(&mut backup, 8, false, true);
+    lose(&mut backup);
+    backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Granted);
+    assert_eq!(actions(&mut backup), []);
+    backup.handle_durable(Time(8 * MS), SESSION, EpochId(8));
+    assert!(matches!(actions(&mut backup)[..], [BackupAction::Apply(_)]));
+    backup.handle_applied(Time(9 * MS), SESSION, EpochId(8));
+    assert_eq!(over(&mut backup).from, EpochId(8));
+    assert_eq!(sent(&mut backup), []);
+}
+
+#[test]
+fn lost_before_the_base_is_whole_discards_and_never_claims() {
+    let mut backup = syncing();
+    give_epoch(&mut backup, 7, true, false);
+    backup.handle_disconnected(Time(MS));
+    backup.handle_timeout(Time(1000 * MS));
+    let reason = DiscardReason::LostBeforeBase;
+    assert_eq!(actions(&mut backup), [BackupAction::Discard { reason }]);
+    assert_eq!((backup.state(), backup.poll_timeout()), (BackupState::Waiting, None));
+}
+
+#[test]
+fn disconnect_leads_to_a_claim_after_the_grace_and_silence_after_detect() {
+    let mut backup = protected();
+    backup.handle_disconnected(Time(10 * MS));
+    assert_eq!(backup.poll_timeout(), Some(Time(15 * MS)));
+    let mut backup = protected();
+    backup.handle_alive(Time(10 * MS));
+    backup.handle_timeout(Time(60 * MS - 1));
+    assert_eq!(backup.state(), BackupState::Protected);
+    backup.handle_timeout(Time(60 * MS));
+    assert_eq!(actions(&mut backup), [BackupAction::Disconnect, BackupAction::Claim { session: SESSION }]);
+}
+
+#[test]
+fn denied_claim_discards_and_waits_for_another_session() {
+    let mut backup = protected();
+    lose(&mut backup);
+    backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Denied { holder: "a".into() });
+    let reason = DiscardReason::ClaimDenied { holder: "a".into() };
+    assert_eq!(actions(&mut backup), [BackupAction::Discard { reason }]);
+    backup.handle_claim(Time(8 * MS), SESSION, ClaimResult::Granted);
+    assert_eq!(actions(&mut backup), []);
+    backup.handle_connected(Time(9 * MS));
+    give(&mut backup, hello("vm0")).unwrap();
+    assert!(matches!(sent(&mut backup)[..], [Message::Refuse(_)]), "a settled session never comes back");
+}
+
+#[test]
+fn hello_while_a_session_is_not_settled_is_refused_as_busy() {
+    let mut backup = protected();
+    lose(&mut backup);
+    backup.handle_connected(Time(7 * MS));
+    let other = link(SessionId([2; 16]));
+    backup.handle_frame(Time(7 * MS), frames(&hello("vm0").to_frame(&other, EpochId(0))).remove(0)).unwrap();
+    assert!(matches!(&sent(&mut backup)[..], [Message::Refuse(refuse)] if refuse.code == RefuseCode::Busy));
+    assert_eq!((backup.state(), backup.session_id()), (BackupState::Claiming, Some(SESSION)));
+}
+
+#[test]
+fn stale_term_is_refused() {
+    let mut backup = protected();
+    give(&mut backup, Message::Goodbye(Goodbye { reason: GoodbyeReason::Unprotected, text: String::new() })).unwrap();
+    actions(&mut backup);
+    backup.handle_connected(Time(0));
+    let old = Link { term: Term(3), ..link(SessionId([2; 16])) };
+    backup.handle_frame(Time(0), frames(&hello("vm0").to_frame(&old, EpochId(0))).remove(0)).unwrap();
+    assert!(matches!(&sent(&mut backup)[..], [Message::Refuse(refuse)] if refuse.code == RefuseCode::StaleTerm));
+}
+
+#[test]
+fn end_of_the_guest_is_no_reason_to_take_over() {
+    let mut backup = protected();
+    give_epoch(&mut backup, 8, false, true);
+    let text = "powered off".to_owned();
+    give(&mut backup, Message::Goodbye(Goodbye { reason: GoodbyeReason::GuestEnded, text: text.clone() })).unwrap();
+    assert!(matches!(actions(&mut backup)[..], [BackupAction::Persist(_), BackupAction::Disconnect]));
+    backup.handle_timeout(Time(1000 * MS));
+    finish(&mut backup, 8);
+    assert!(
+        matches!(&actions(&mut backup)[..], [BackupAction::Apply(_), BackupAction::Ended { text: said }] if *said == text)
+    );
+}
+
+#[test]
+fn peer_that_breaks_the_protocol_loses_its_connection_and_nothing_else() {
+    type Nonsense = fn() -> Message;
+    let nonsense: [Nonsense; 5] = [
+        || hello("vm0"),
+        || Message::Ack { complete: EpochId(1) },
+        || Message::State(vec![1]),
+        || Message::ResyncPages(vec![]),
+        || Message::Heartbeat(Heartbeat { released: EpochId(8), complete: EpochId(8) }),
+    ];
+    for message in nonsense {
+        let mut backup = protected();
+        assert!(give(&mut backup, message()).is_err(), "{:?}", message());
+        assert_eq!(actions(&mut backup), [BackupAction::Disconnect]);
+        assert_eq!((backup.state(), backup.pointers().complete()), (BackupState::Protected, EpochId(7)));
+        assert_eq!(backup.peer_errors(), 1);
+        backup.handle_timeout(Time(5 * MS));
+        backup.handle_claim(Time(6 * MS), SESSION, ClaimResult::Granted);
+        assert_eq!(over(&mut backup).from, EpochId(7));
+    }
+}
+
+#[test]
+fn frame_of_another_session_or_name_is_an_error() {
+    let mut backup = protected();
+    let other = link(SessionId([2; 16]));
+    let beat = Message::Heartbeat(Heartbeat::default()).to_frame(&other, EpochId(0));
+    let error = backup.handle_frame(Time(0), frames(&beat).remove(0)).unwrap_err();
+    assert_eq!(error, PeerError::WrongSession { ours: SESSION, theirs: SessionId([2; 16]) });
+    let mut backup = Backup::new(config());
+    backup.handle_connected(Time(0));
+    assert!(matches!(give(&mut backup, hello("vm1")), Err(PeerError::WrongName { .. })));
+}
+
+#[test]
+fn base_with_unreleased_output_before_it_is_refused() {
+    let mut backup = syncing();
+    let begin = EpochBegin { base: true, released: EpochId(5) };
+    let frame = frames(&Message::EpochBegin(begin).to_frame(&link(SESSION), EpochId(7))).remove(0);
+    let error = backup.handle_frame(Time(0), frame).unwrap_err();
+    assert_eq!(error, PeerError::Impossible { what: "released", theirs: EpochId(5), limit: EpochId(6) });
+}
+
+#[test]
+fn stranger_that_says_nothing_is_closed() {
+    let mut backup = Backup::new(config());
+    backup.handle_connected(Time(0));
+    backup.handle_timeout(Time(50 * MS - 1));
+    assert_eq!(actions(&mut backup), []);
+    backup.handle_timeout(Time(50 * MS));
+    assert_eq!(actions(&mut backup), [BackupAction::Disconnect]);
+}
+
+#[test]
+fn heartbeat_goes_out_to_the_primary() {
+    let mut backup = protected();
+    backup.handle_timeout(Time(10 * MS));
+    let (released, complete) = (EpochId(6), EpochId(7));
+    assert_eq!(sent(&mut backup), [Message::Heartbeat(Heartbeat { released, complete })]);
+    assert!(matches!(frames(&backup.refusal(RefuseCode::Busy, "no"))[..], [Frame { kind: Kind::Refuse, .. }]));
+}
+
+#[test]
+fn offer_of_a_chunk_behind_the_end_of_the_disk_is_refused() {
+    // It was taken, and the driver that read the chunk to compare it ended with an error of the image.
+    let mut backup = Backup::new(config());
+    backup.handle_connected(Time(0));
+    let machine = MachineInfo { disks: vec![DiskInfo { len: 8192, readonly: false }], ..MachineInfo::default() };
+    let hello = Hello { writer: String::new(), vm_name: "vm0".into(), durable: true, machine };
+    give(&mut backup, Message::Hello(hello)).unwrap();
+    backup.handle_accept(Time(0));
+    let offer = |first_chunk, count| {
+        Message::DiskOffer(DiskOffer { disk: 0, first_chunk, chunk_bytes: 4096, hashes: vec![[0; 16]; count] })
+    };
+    give(&mut backup, offer(0, 2)).unwrap();
+    assert!(matches!(give(&mut backup, offer(2, 1)), Err(PeerError::NoSuchDiskRange { .. })));
+}

@@ -1,0 +1,153 @@
+//! The numbers of the protocol, each its own type so that they cannot be mixed.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// The number of an epoch. Grows by one at each boundary, jumps at a takeover, is never reused for the same VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EpochId(pub u64);
+
+/// The distance between the numbers of two primaries of the same VM: a takeover goes on at a multiple of this.
+pub const TAKEOVER_STRIDE: u64 = 1_000_000;
+
+/// Epochs a primary may have sealed above the last acked one. Fixed so that a backup can number past them.
+pub const IN_FLIGHT_EPOCHS_MAX: u32 = 1024;
+
+/// The largest epoch number that is accepted from a peer; the rest is room for takeovers.
+pub const EPOCH_MAX: EpochId = EpochId(1 << 62);
+
+impl EpochId {
+    /// The epoch after this one.
+    pub fn next(self) -> EpochId {
+        EpochId(self.0.checked_add(1).expect("epochs are numbered from below EPOCH_MAX, one by one"))
+    }
+
+    /// The epoch before this one; zero stays zero.
+    pub fn prev(self) -> EpochId {
+        EpochId(self.0.saturating_sub(1))
+    }
+
+    /// The first epoch of a backup that takes over after having seen `self` as the highest number of the old primary.
+    ///
+    /// The old primary may have run up to [`IN_FLIGHT_EPOCHS_MAX`] sealed epochs and one running one above what the
+    /// backup has seen. Those numbers are used up, although nobody ever saw what happened in them.
+    pub fn after_takeover(self) -> EpochId {
+        let used = self.0 + u64::from(IN_FLIGHT_EPOCHS_MAX) + 1;
+        EpochId((used / TAKEOVER_STRIDE + 1) * TAKEOVER_STRIDE)
+    }
+}
+
+impl fmt::Display for EpochId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Counts the takeovers of a VM: a primary that took over has a higher term than the one it replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Term(pub u64);
+
+impl Term {
+    /// The term after this one.
+    pub fn next(self) -> Term {
+        Term(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One pairing of a primary with a backup, from Hello to the loss of the connection. Random, never reused.
+///
+/// It is what the witness arbitrates about: who of the two goes on after the pairing broke.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SessionId(pub [u8; 16]);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Guest frame number: guest physical address divided by the page size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Gfn(pub u64);
+
+/// Which VM a frame is about: a hash of the VM's name. It catches mistakes in configuration; it is not a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct VmId(pub u64);
+
+impl VmId {
+    /// The id of the VM called `name`.
+    pub fn of_name(name: &str) -> VmId {
+        VmId(xxh3_64(name.as_bytes()))
+    }
+}
+
+impl fmt::Display for VmId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Nanoseconds of a monotonic clock of one host. Never compared between hosts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// `duration` after this instant.
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Time {
+        Time(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
+    /// The time from `earlier` to this instant; zero if `earlier` is later.
+    pub fn since(self, earlier: Time) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// What the witness said to a claim of a session.
+///
+/// A claim is a test-and-set: the first of the two sides that asks gets the session, for ever. Asking again gives the
+/// same answer to the same asker. A driver without a witness answers `Granted` and accepts the risk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClaimResult {
+    /// The session is ours. The other side can never get it.
+    Granted,
+    /// The other side has it.
+    Denied {
+        /// Who holds the session, in words for the operator.
+        holder: String,
+    },
+    /// No answer. The claim may or may not have taken effect; only asking again tells.
+    Unreachable,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_takeover_clears_every_epoch_the_old_primary_can_have_used() {
+        for seen in [0, 1, 7, 998_974, 998_975, 998_976, 999_999, 1_000_000, 5_000_001] {
+            let next = EpochId(seen).after_takeover();
+            assert!(next.0 > seen + u64::from(IN_FLIGHT_EPOCHS_MAX) + 1, "{seen} -> {next}");
+            assert!(next.0 <= seen + u64::from(IN_FLIGHT_EPOCHS_MAX) + 1 + TAKEOVER_STRIDE, "{seen} -> {next}");
+            assert_eq!(next.0 % TAKEOVER_STRIDE, 0);
+        }
+    }
+
+    #[test]
+    fn time_after_the_end_of_the_clock_saturates() {
+        assert_eq!(Time(u64::MAX).after(Duration::from_secs(1)), Time(u64::MAX));
+        assert_eq!(Time(5).after(Duration::from_nanos(3)), Time(8));
+        assert_eq!(Time(5).since(Time(8)), Duration::ZERO);
+    }
+}

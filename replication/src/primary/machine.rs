@@ -1,0 +1,451 @@
+//! The primary's transitions.
+
+use super::{EpochMeta, Parting, Primary, PrimaryAction, PrimaryConfig, PrimaryState, SoloReason};
+use crate::id::{ClaimResult, EpochId, IN_FLIGHT_EPOCHS_MAX, SessionId, Time, VmId};
+use crate::peer::PeerError;
+use crate::pointers::Pointers;
+use crate::wire::{Frame, Goodbye, GoodbyeReason, Heartbeat, Hello, Kind, Link, Message, Refuse};
+
+use PrimaryState::{Arbitrating, Basing, Ended, Fenced, Greeting, Protected, Solo, Syncing};
+
+impl Primary {
+    /// A primary with no backup, whose guest is about to run epoch `running`.
+    ///
+    /// # Panics
+    /// If the limits of `config` are zero or above [`IN_FLIGHT_EPOCHS_MAX`].
+    pub fn new(config: PrimaryConfig, running: EpochId) -> Self {
+        let limit = config.in_flight_epochs_max;
+        assert!((1..=IN_FLIGHT_EPOCHS_MAX).contains(&limit), "in_flight_epochs_max is {limit}");
+        assert!(config.in_flight_bytes_max > 0, "in_flight_bytes_max is 0: no epoch could ever be sealed");
+        let pointers = Pointers::new(running);
+        Primary {
+            vm: VmId::of_name(&config.vm_name),
+            config,
+            state: Solo,
+            pointers,
+            link: None,
+            acked: pointers.sealed(),
+            local_durable: pointers.sealed(),
+            left: pointers.sealed(),
+            in_flight: Default::default(),
+            in_flight_bytes: 0,
+            last_heard: Time(0),
+            last_sent: Time(0),
+            claim_retry_at: None,
+            parting: None,
+            peer_errors: 0,
+            actions: Default::default(),
+            transmits: Default::default(),
+        }
+    }
+
+    /// A connection to a backup stands. `session` is fresh and random. It is refused unless `wants_connection`.
+    pub fn handle_connected(&mut self, now: Time, session: SessionId) {
+        if !self.wants_connection() {
+            return self.actions.push_back(PrimaryAction::Disconnect);
+        }
+        self.link = Some(Link { vm: self.vm, session, term: self.config.term });
+        self.state = Greeting;
+        self.last_heard = now;
+        self.send(now, &Message::Hello(self.hello()));
+    }
+
+    /// The connection is gone.
+    pub fn handle_disconnected(&mut self, now: Time) {
+        if self.state.is_connected() {
+            self.lose_backup(now);
+        }
+    }
+
+    /// A frame arrived. An error means that the peer is lost, as if it had disconnected; it is counted.
+    pub fn handle_frame(&mut self, now: Time, frame: Frame) -> Result<(), PeerError> {
+        if !self.state.is_connected() {
+            return Ok(()); // left over from a connection that is being closed
+        }
+        self.last_heard = now;
+        self.take_frame(now, frame).inspect_err(|_| {
+            self.peer_errors += 1;
+            self.actions.push_back(PrimaryAction::Disconnect);
+            self.lose_backup(now);
+        })
+    }
+
+    /// The stream of bytes broke: what the decoder found. The same as an error of `handle_frame`.
+    pub fn handle_broken_stream(&mut self, now: Time) {
+        self.peer_errors += 1;
+        // Also while arbitrating: a session that is to end by our will keeps its connection until then.
+        self.actions.push_back(PrimaryAction::Disconnect);
+        if self.state.is_connected() {
+            self.lose_backup(now);
+        }
+    }
+
+    /// Bytes arrived, even if no whole frame yet.
+    pub fn handle_alive(&mut self, now: Time) {
+        self.last_heard = self.last_heard.max(now);
+    }
+
+    /// The running epoch was sealed; the next one runs. If a link comes back, ship the epoch with it; if not, do not.
+    ///
+    /// A base whose session was lost meanwhile becomes an ordinary epoch. Once fenced or ended, nothing happens.
+    ///
+    /// # Panics
+    /// If the epoch is not the running one, or a base comes while earlier epochs are not committed.
+    pub fn handle_sealed(&mut self, meta: EpochMeta) -> Option<Link> {
+        if matches!(self.state, Fenced | Ended) {
+            return None;
+        }
+        assert!(self.in_flight.len() < IN_FLIGHT_EPOCHS_MAX as usize, "sealed although may_seal is false");
+        let is_base = self.state == Syncing && meta.base.is_some() && meta.base == self.session();
+        if is_base {
+            assert!(self.may_seal_base(), "a base needs all before it committed; {}", self.pointers);
+            self.acked = self.pointers.sealed();
+            self.state = Basing;
+        }
+        self.pointers.seal(meta.epoch);
+        self.in_flight.push_back((meta.epoch, meta.ship_bytes));
+        self.in_flight_bytes += meta.ship_bytes;
+        self.advance();
+        self.link.filter(|_| matches!(self.state, Basing | Protected))
+    }
+
+    /// The last byte of all epochs up to `epoch` was given to the socket of `session`.
+    pub fn handle_shipped(&mut self, now: Time, session: SessionId, epoch: EpochId) {
+        if self.session() != Some(session) || !matches!(self.state, Basing | Protected) {
+            return;
+        }
+        assert!(epoch <= self.pointers.sealed(), "epoch {epoch} was shipped before it was sealed; {}", self.pointers);
+        self.last_sent = now;
+        self.pointers.ship(epoch);
+    }
+
+    /// Disk writes of all epochs up to `epoch` are in the local synced log.
+    pub fn handle_local_durable(&mut self, now: Time, epoch: EpochId) {
+        if matches!(self.state, Fenced | Ended) {
+            return;
+        }
+        assert!(epoch <= self.pointers.sealed(), "epoch {epoch} is durable before it was sealed; {}", self.pointers);
+        self.local_durable = self.local_durable.max(epoch);
+        self.advance();
+        self.end_if_released(now);
+    }
+
+    /// What [`PrimaryAction::Release`] asked for is done up to `epoch`: the output has left, the images have the writes.
+    pub fn handle_released(&mut self, now: Time, epoch: EpochId) {
+        assert!(epoch <= self.pointers.released(), "epoch {epoch} left before it was released; {}", self.pointers);
+        self.left = self.left.max(epoch);
+        self.end_if_released(now);
+    }
+
+    /// The witness answered, or did not. Answers about another session or a settled one are ignored.
+    pub fn handle_claim(&mut self, now: Time, session: SessionId, result: ClaimResult) {
+        if self.state != Arbitrating || self.session() != Some(session) {
+            return;
+        }
+        match result {
+            ClaimResult::Granted => self.win_claim(now),
+            ClaimResult::Denied { holder } => self.fence(holder),
+            ClaimResult::Unreachable => self.claim_retry_at = Some(now.after(self.config.claim_retry)),
+        }
+    }
+
+    /// Time passed.
+    pub fn handle_timeout(&mut self, now: Time) {
+        if self.state.is_connected() {
+            if now >= self.last_heard.after(self.config.detect) {
+                self.actions.push_back(PrimaryAction::Disconnect);
+                return self.lose_backup(now);
+            }
+            if self.state != Greeting && now >= self.last_sent.after(self.config.heartbeat) {
+                self.send_heartbeat(now);
+            }
+        }
+        if self.claim_retry_at.is_some_and(|at| now >= at) {
+            self.claim_retry_at = None;
+            self.ask_claim();
+        }
+    }
+
+    /// The guest ended: when all its epochs are committed and their output has left, the backup is told and the core ends.
+    ///
+    /// Seal the last epoch before; none may be sealed after.
+    pub fn handle_guest_ended(&mut self, now: Time, text: &str) {
+        if !matches!(self.state, Fenced | Ended) {
+            self.parting = Some(Parting::GuestEnded { text: text.to_owned() });
+            self.end_if_released(now);
+        }
+    }
+
+    /// The operator wants no backup any more. Where a backup could take over, the session is claimed first.
+    pub fn handle_unprotect(&mut self, now: Time, text: &str) {
+        match self.state {
+            Greeting | Syncing => {
+                self.part(now, GoodbyeReason::Unprotected, text);
+                self.go_solo(SoloReason::Unprotected);
+            }
+            Basing | Protected => {
+                self.parting = Some(Parting::Unprotect { text: text.to_owned() });
+                self.state = Arbitrating;
+                self.ask_claim();
+            }
+            Solo | Arbitrating | Fenced | Ended => {}
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<PrimaryAction> {
+        self.actions.pop_front()
+    }
+
+    /// The next control frame to send (Hello, heartbeat, Goodbye), between frames of the driver's own.
+    pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
+        self.transmits.pop_front()
+    }
+
+    /// When `handle_timeout` wants to be called.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let lost = self.state.is_connected().then(|| self.last_heard.after(self.config.detect));
+        let beats = self.state.is_connected() && self.state != Greeting;
+        let beat = beats.then(|| self.last_sent.after(self.config.heartbeat));
+        [lost, beat, self.claim_retry_at].into_iter().flatten().min()
+    }
+
+    /// Whether the running epoch may be sealed now; if not, the guest waits at the boundary.
+    pub fn may_seal(&self) -> bool {
+        !matches!(self.state, Fenced | Ended)
+            && self.in_flight.len() < self.config.in_flight_epochs_max as usize
+            && self.in_flight_bytes < self.config.in_flight_bytes_max
+    }
+
+    /// Whether the running epoch may be sealed as the base of `session`: syncing, and all before it committed.
+    ///
+    /// All before it must have been released because the backup gets the output of the base and later, and no other.
+    pub fn may_seal_base(&self) -> bool {
+        self.state == Syncing && self.parting.is_none() && self.left == self.pointers.sealed()
+    }
+
+    /// Whether a connection to a backup would be used.
+    pub fn wants_connection(&self) -> bool {
+        self.state == Solo && self.parting.is_none()
+    }
+
+    /// What this side's frames carry, from the connection until the session is settled.
+    pub fn link(&self) -> Option<Link> {
+        self.link
+    }
+
+    /// Where it is.
+    pub fn state(&self) -> PrimaryState {
+        self.state
+    }
+
+    /// The pointers.
+    pub fn pointers(&self) -> Pointers {
+        self.pointers
+    }
+
+    /// The last epoch whose output has left, as `handle_released` was told.
+    pub fn left(&self) -> EpochId {
+        self.left
+    }
+
+    /// The last epoch the backup acked in this session.
+    pub fn acked(&self) -> Option<EpochId> {
+        self.state.waits_for_backup().then_some(self.acked)
+    }
+
+    /// Epochs and bytes that are sealed and not committed.
+    pub fn in_flight(&self) -> (usize, u64) {
+        (self.in_flight.len(), self.in_flight_bytes)
+    }
+
+    /// Errors of peers so far.
+    pub fn peer_errors(&self) -> u64 {
+        self.peer_errors
+    }
+
+    fn session(&self) -> Option<SessionId> {
+        self.link.map(|link| link.session)
+    }
+
+    fn hello(&self) -> Hello {
+        let config = &self.config;
+        Hello {
+            writer: config.writer.clone(),
+            vm_name: config.vm_name.clone(),
+            durable: config.backup_durable,
+            machine: config.machine.clone(),
+        }
+    }
+
+    fn take_frame(&mut self, now: Time, frame: Frame) -> Result<(), PeerError> {
+        let ours = self.link.expect("connected states have a link");
+        let kind = frame.kind;
+        // A backup that refuses may not have read our session yet.
+        if kind != Kind::Refuse && frame.link.session != ours.session {
+            return Err(PeerError::WrongSession { ours: ours.session, theirs: frame.link.session });
+        }
+        let message = frame.into_message().map_err(|source| PeerError::Body { kind, source })?;
+        match (self.state, message) {
+            (Greeting, Message::HelloAck { .. }) => self.start_syncing(now, ours),
+            (Greeting, Message::Refuse(refuse)) => self.take_refusal(refuse),
+            (Syncing, Message::DiskWant(want)) => self.actions.push_back(PrimaryAction::DiskWanted(want)),
+            (Basing | Protected, Message::Ack { complete }) => return self.take_ack(now, complete),
+            (Syncing | Basing | Protected, Message::Heartbeat(_)) => {}
+            (Syncing | Basing | Protected, Message::Goodbye(_)) => {
+                self.actions.push_back(PrimaryAction::Disconnect);
+                self.lose_backup(now);
+            }
+            _ => return Err(PeerError::Unexpected { kind, state: self.state.name() }),
+        }
+        Ok(())
+    }
+
+    fn start_syncing(&mut self, now: Time, link: Link) {
+        self.state = Syncing;
+        self.last_sent = now;
+        self.actions.push_back(PrimaryAction::Resync { link });
+    }
+
+    fn take_refusal(&mut self, Refuse { code, text }: Refuse) {
+        self.actions.push_back(PrimaryAction::Disconnect);
+        self.go_solo(SoloReason::Refused { code, text });
+    }
+
+    fn take_ack(&mut self, now: Time, complete: EpochId) -> Result<(), PeerError> {
+        let limit = self.pointers.sealed();
+        if complete > limit {
+            return Err(PeerError::Impossible { what: "complete", theirs: complete, limit });
+        }
+        // The ack may overtake the report that the last byte was given to the socket.
+        self.pointers.ship(complete);
+        let is_new = complete > self.acked;
+        self.acked = self.acked.max(complete);
+        if self.state == Basing && is_new {
+            self.state = Protected;
+            let session = self.session().expect("a basing primary has a session");
+            self.actions.push_back(PrimaryAction::Protected { session });
+        }
+        self.advance();
+        self.end_if_released(now);
+        Ok(())
+    }
+
+    /// Moves `committed` and `released` as far as the rules allow.
+    fn advance(&mut self) {
+        if matches!(self.state, Arbitrating | Fenced | Ended) {
+            return;
+        }
+        let sealed = self.pointers.sealed();
+        if !self.state.waits_for_backup() {
+            self.pointers.ship(sealed);
+        }
+        let survives = if self.state.waits_for_backup() { self.acked } else { sealed };
+        let durable = if self.config.local_durable { self.local_durable } else { sealed };
+        self.commit(survives.min(durable));
+    }
+
+    fn commit(&mut self, upto: EpochId) {
+        self.pointers.commit(upto);
+        while let Some((_, bytes)) = self.in_flight.pop_front_if(|(epoch, _)| *epoch <= upto) {
+            self.in_flight_bytes -= bytes;
+        }
+        if self.pointers.released() < self.pointers.committed() {
+            self.pointers.release(upto);
+            self.actions.push_back(PrimaryAction::Release { upto });
+        }
+        let acked_first = !self.state.waits_for_backup() || self.pointers.committed() <= self.acked;
+        assert!(acked_first, "committed above acked {}; {}", self.acked, self.pointers);
+    }
+
+    fn end_if_released(&mut self, now: Time) {
+        let Some(Parting::GuestEnded { text }) = &self.parting else { return };
+        if self.state == Arbitrating || self.left != self.pointers.sealed() {
+            return;
+        }
+        let text = text.clone();
+        if self.state.is_connected() {
+            self.part(now, GoodbyeReason::GuestEnded, &text);
+        }
+        self.state = Ended;
+        self.link = None;
+        self.parting = None;
+        self.actions.push_back(PrimaryAction::Ended);
+    }
+
+    /// Says goodbye and closes.
+    fn part(&mut self, now: Time, reason: GoodbyeReason, text: &str) {
+        self.send(now, &Message::Goodbye(Goodbye { reason, text: text.to_owned() }));
+        self.actions.push_back(PrimaryAction::Disconnect);
+    }
+
+    fn lose_backup(&mut self, now: Time) {
+        self.transmits.clear();
+        if self.state.waits_for_backup() {
+            self.state = Arbitrating;
+            self.ask_claim();
+        } else {
+            self.go_solo(SoloReason::LostBeforeBase);
+            self.end_if_released(now);
+        }
+    }
+
+    fn ask_claim(&mut self) {
+        let session = self.session().expect("an arbitrating primary has a session");
+        self.actions.push_back(PrimaryAction::Claim { session });
+    }
+
+    fn win_claim(&mut self, now: Time) {
+        let reason = match self.parting.take_if(|parting| matches!(parting, Parting::Unprotect { .. })) {
+            Some(Parting::Unprotect { text }) => {
+                self.part(now, GoodbyeReason::Unprotected, &text);
+                SoloReason::Unprotected
+            }
+            _ => SoloReason::ClaimGranted,
+        };
+        self.go_solo(reason);
+        self.end_if_released(now);
+    }
+
+    fn go_solo(&mut self, reason: SoloReason) {
+        self.state = Solo;
+        self.link = None;
+        self.claim_retry_at = None;
+        self.actions.push_back(PrimaryAction::WentSolo { reason });
+        self.advance();
+    }
+
+    fn fence(&mut self, holder: String) {
+        self.state = Fenced;
+        self.parting = None;
+        self.claim_retry_at = None;
+        self.actions.push_back(PrimaryAction::Disconnect);
+        self.actions.push_back(PrimaryAction::Fenced { holder });
+    }
+
+    fn send_heartbeat(&mut self, now: Time) {
+        let (released, complete) = (self.left, self.acked);
+        self.send(now, &Message::Heartbeat(Heartbeat { released, complete }));
+    }
+
+    fn send(&mut self, now: Time, message: &Message) {
+        let link = self.link.expect("frames are sent inside a session");
+        self.last_sent = now;
+        self.transmits.push_back(message.to_frame(&link, EpochId(0)));
+    }
+}
+
+impl PrimaryState {
+    fn name(self) -> &'static str {
+        match self {
+            Solo => "solo",
+            Greeting => "waiting for an answer to Hello",
+            Syncing => "syncing",
+            Basing => "waiting for the base's ack",
+            Protected => "protected",
+            Arbitrating => "arbitrating",
+            Fenced => "fenced",
+            Ended => "ended",
+        }
+    }
+}

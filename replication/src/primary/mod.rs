@@ -1,0 +1,212 @@
+//! The primary's side: when an epoch is committed, when output may leave, who goes on when the peer is lost.
+//!
+//! It sees numbers, not pages: the driver runs the guest, seals, encodes, ships, and holds the output; this core says
+//! what may leave and when the guest must wait.
+//!
+//! ```text
+//!                     HelloAck              base sealed            base acked
+//!   Solo ──▶ Greeting ──────────▶ Syncing ─────────────▶ Basing ─────────────▶ Protected
+//!    ▲  ▲       │ refused, lost     │ lost                │ lost                  │ lost
+//!    │  └───────┴───────────────────┘                     └──────────┬────────────┘
+//!    │                        claim granted                          ▼
+//!    └───────────────────────────────────────────────────────── Arbitrating ──── claim denied ──▶ Fenced
+//! ```
+//!
+//! The invariants:
+//!
+//! - Until the base is sealed no backup can take over: commit is sealed, and losing the backup needs no arbitration.
+//! - From the seal of the base on, an epoch commits when the backup has acked it, or when the witness has given the
+//!   session to this side. There is no third way.
+//! - While `Arbitrating`, and once `Fenced`, nothing is released.
+//!
+//! The driver's duties, in their order:
+//!
+//! 1. Call `handle_sealed` at the boundary. Only if it gives a [`Link`], ship the epoch, with that link. In particular no
+//!    byte of a base goes out before: a base that the backup has and this core does not know of makes two primaries.
+//! 2. Output leaves, and disk writes reach the images, only by [`PrimaryAction::Release`]. When that is done, and not
+//!    before, `handle_released`: the backup forgets what it is told has left.
+//! 3. While `may_seal` is false the guest waits at the boundary.
+//! 4. Every [`PrimaryAction::Claim`] is answered by one `handle_claim`; no answer in time is `Unreachable`.
+//! 5. After [`PrimaryAction::Disconnect`] the connection is gone for this core; its end is not reported any more.
+
+mod machine;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::id::{EpochId, SessionId, Term, Time, VmId};
+use crate::pointers::Pointers;
+use crate::wire::{DiskWant, Link, MachineInfo, RefuseCode};
+
+/// How a primary behaves. Times in the driver's clock.
+#[derive(Clone, Debug)]
+pub struct PrimaryConfig {
+    /// The VM's name; both sides must say the same.
+    pub vm_name: String,
+    /// Program and version, for the peer's log.
+    pub writer: String,
+    /// The machine, for the backup to check.
+    pub machine: MachineInfo,
+    /// This primary's term: 1 for a fresh VM, what [`crate::TakeOver`] says after a takeover.
+    pub term: Term,
+    /// A heartbeat goes out when nothing else was sent for so long. A fraction of the backup's `detect`.
+    pub heartbeat: Duration,
+    /// Nothing heard for so long: the peer is lost.
+    pub detect: Duration,
+    /// Between two claims while the witness does not answer.
+    pub claim_retry: Duration,
+    /// Epochs sealed and not acked, at most; then the guest waits. At most [`crate::id::IN_FLIGHT_EPOCHS_MAX`].
+    pub in_flight_epochs_max: u32,
+    /// Bytes sealed and not acked; at or above it the guest waits.
+    pub in_flight_bytes_max: u64,
+    /// An epoch commits only when its disk writes are in the local synced log too (`handle_local_durable`).
+    pub local_durable: bool,
+    /// The backup acks only what is in its synced log.
+    pub backup_durable: bool,
+}
+
+/// What the primary needs to know of a sealed epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochMeta {
+    /// Its number: the one that was running.
+    pub epoch: EpochId,
+    /// It is the base of this session: with it the backup is whole. Only if `may_seal_base`.
+    pub base: Option<SessionId>,
+    /// Bytes to ship, about.
+    pub ship_bytes: u64,
+}
+
+/// What the driver must do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PrimaryAction {
+    /// Output of all epochs up to `upto` may leave; disk writes up to it may go to the images.
+    Release {
+        /// The last such epoch.
+        upto: EpochId,
+    },
+    /// The backup is there: send it everything, then seal a base. Frames carry `link`.
+    Resync {
+        /// What the frames carry.
+        link: Link,
+    },
+    /// The backup says which chunks it needs.
+    DiskWanted(DiskWant),
+    /// The base is acked: from now on the guest outlasts this host.
+    Protected {
+        /// The session.
+        session: SessionId,
+    },
+    /// Ask the witness for the session; answer with `handle_claim`, whatever happens.
+    Claim {
+        /// The session.
+        session: SessionId,
+    },
+    /// The guest goes on with no backup.
+    WentSolo {
+        /// Why.
+        reason: SoloReason,
+    },
+    /// The backup took over. Nothing leaves any more; stop the guest.
+    Fenced {
+        /// Who has it.
+        holder: String,
+    },
+    /// The guest's end is committed and the backup was told. Nothing is left to do.
+    Ended,
+    /// Close the connection, after what `poll_transmit` gives is sent.
+    Disconnect,
+}
+
+/// Why a primary has no backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SoloReason {
+    /// The backup refused.
+    Refused {
+        /// Why, for the program.
+        code: RefuseCode,
+        /// Why, for people.
+        text: String,
+    },
+    /// The backup was lost before it was whole; no arbitration was needed.
+    LostBeforeBase,
+    /// The backup was lost, and the witness gave the session to us.
+    ClaimGranted,
+    /// The operator wants no backup any more.
+    Unprotected,
+}
+
+/// Where the primary is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrimaryState {
+    /// No backup. Commit is sealed (and locally durable).
+    Solo,
+    /// A Hello was sent.
+    Greeting,
+    /// Everything is being sent. Commit as in `Solo` until the base is sealed.
+    Syncing,
+    /// The base is sealed but not acked: output waits for the ack.
+    Basing,
+    /// The backup is whole and follows.
+    Protected,
+    /// The backup is lost; the witness decides. Output waits.
+    Arbitrating,
+    /// The backup took over. For ever.
+    Fenced,
+    /// The guest ended.
+    Ended,
+}
+
+impl PrimaryState {
+    /// A backup could take over: what it has not acked is not committed.
+    pub fn waits_for_backup(self) -> bool {
+        matches!(
+            self,
+            PrimaryState::Basing | PrimaryState::Protected | PrimaryState::Arbitrating | PrimaryState::Fenced
+        )
+    }
+
+    /// A connection is in use.
+    pub fn is_connected(self) -> bool {
+        use PrimaryState::*;
+        matches!(self, Greeting | Syncing | Basing | Protected)
+    }
+}
+
+/// The primary's side of the protocol.
+#[derive(Debug)]
+pub struct Primary {
+    config: PrimaryConfig,
+    vm: VmId,
+    state: PrimaryState,
+    pointers: Pointers,
+    /// The pairing: from `Greeting` until it is settled who goes on.
+    link: Option<Link>,
+    /// The last epoch the backup acked in this session; the one before the base at first.
+    acked: EpochId,
+    local_durable: EpochId,
+    /// The last epoch whose output the driver has let out; it follows the pointer `released`, which permits it.
+    left: EpochId,
+    /// Epochs sealed and not committed, with the bytes to ship for them.
+    in_flight: VecDeque<(EpochId, u64)>,
+    in_flight_bytes: u64,
+    last_heard: Time,
+    last_sent: Time,
+    claim_retry_at: Option<Time>,
+    /// An end that was asked for and waits for commit or claim.
+    parting: Option<Parting>,
+    peer_errors: u64,
+    actions: VecDeque<PrimaryAction>,
+    transmits: VecDeque<Vec<u8>>,
+}
+
+/// Why a session is about to end by our own will.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Parting {
+    /// The guest ended: say so when all of it is committed.
+    GuestEnded { text: String },
+    /// No backup any more: say so when the session is ours.
+    Unprotect { text: String },
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,319 @@
+use super::*;
+use crate::id::ClaimResult;
+use crate::wire::{Frame, FrameDecoder, Goodbye, GoodbyeReason, Kind, Message, Refuse};
+
+const MS: u64 = 1_000_000;
+const SESSION: SessionId = SessionId([1; 16]);
+
+fn config() -> PrimaryConfig {
+    PrimaryConfig {
+        vm_name: "vm0".into(),
+        writer: "test".into(),
+        machine: MachineInfo::default(),
+        term: Term(1),
+        heartbeat: Duration::from_millis(10),
+        detect: Duration::from_millis(50),
+        claim_retry: Duration::from_millis(20),
+        in_flight_epochs_max: 3,
+        in_flight_bytes_max: 1000,
+        local_durable: false,
+        backup_durable: true,
+    }
+}
+
+fn solo() -> Primary {
+    Primary::new(config(), EpochId(1))
+}
+
+fn frame(message: Message) -> Frame {
+    let link = Link { vm: VmId::of_name("vm0"), session: SESSION, term: Term(1) };
+    let mut decoder = FrameDecoder::new(link.vm);
+    decoder.handle_bytes(&message.to_frame(&link, EpochId(0)));
+    decoder.poll_frame().unwrap().unwrap()
+}
+
+fn ack(primary: &mut Primary, epoch: u64) -> Result<(), crate::PeerError> {
+    primary.handle_frame(Time(MS), frame(Message::Ack { complete: EpochId(epoch) }))
+}
+
+fn seal(primary: &mut Primary, base: Option<SessionId>) -> Option<Link> {
+    let epoch = primary.pointers().running();
+    primary.handle_sealed(EpochMeta { epoch, base, ship_bytes: 10 })
+}
+
+/// What the core asks for, done at once.
+fn actions(primary: &mut Primary) -> Vec<PrimaryAction> {
+    let mut all = Vec::new();
+    while let Some(action) = primary.poll_action() {
+        if let PrimaryAction::Release { upto } = action {
+            primary.handle_released(Time(MS), upto);
+        }
+        all.push(action);
+    }
+    all
+}
+
+fn sent(primary: &mut Primary) -> Vec<Kind> {
+    let mut decoder = FrameDecoder::new(VmId::of_name("vm0"));
+    std::iter::from_fn(|| primary.poll_transmit()).for_each(|bytes| decoder.handle_bytes(&bytes));
+    std::iter::from_fn(|| decoder.poll_frame().unwrap()).map(|frame| frame.kind).collect()
+}
+
+fn syncing() -> Primary {
+    let mut primary = solo();
+    primary.handle_connected(Time(0), SESSION);
+    primary.handle_frame(Time(0), frame(Message::HelloAck { writer: String::new() })).unwrap();
+    assert_eq!(sent(&mut primary), [Kind::Hello]);
+    assert!(matches!(actions(&mut primary)[..], [PrimaryAction::Resync { .. }]));
+    primary
+}
+
+fn basing() -> Primary {
+    let mut primary = syncing();
+    assert!(seal(&mut primary, Some(SESSION)).is_some());
+    assert_eq!(actions(&mut primary), []);
+    primary
+}
+
+fn protected() -> Primary {
+    let mut primary = basing();
+    ack(&mut primary, 1).unwrap();
+    let expected = [PrimaryAction::Protected { session: SESSION }, PrimaryAction::Release { upto: EpochId(1) }];
+    assert_eq!(actions(&mut primary), expected);
+    primary
+}
+
+#[test]
+fn solo_seal_releases_at_once_and_ships_nothing() {
+    let mut primary = solo();
+    assert_eq!(seal(&mut primary, None), None);
+    assert_eq!(actions(&mut primary), [PrimaryAction::Release { upto: EpochId(1) }]);
+}
+
+#[test]
+fn heartbeat_between_release_and_its_output_says_nothing_of_it() {
+    // The permission to let output out was told as if it had left. A primary that died in between had let nothing out,
+    // and its backup had forgotten it.
+    let mut primary = protected();
+    seal(&mut primary, None);
+    ack(&mut primary, 2).unwrap();
+    let told = |primary: &mut Primary, now| {
+        let mut decoder = FrameDecoder::new(VmId::of_name("vm0"));
+        primary.handle_timeout(Time(now));
+        decoder.handle_bytes(&primary.poll_transmit().expect("a heartbeat is due"));
+        match decoder.poll_frame().unwrap().unwrap().into_message().unwrap() {
+            Message::Heartbeat(beat) => beat.released,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(primary.pointers().released(), EpochId(2));
+    assert_eq!(told(&mut primary, 20 * MS), EpochId(1));
+    assert_eq!(actions(&mut primary), [PrimaryAction::Release { upto: EpochId(2) }]);
+    assert_eq!(told(&mut primary, 40 * MS), EpochId(2));
+}
+
+#[test]
+fn solo_with_local_log_releases_only_what_is_durable() {
+    let mut primary = Primary::new(PrimaryConfig { local_durable: true, ..config() }, EpochId(1));
+    seal(&mut primary, None);
+    seal(&mut primary, None);
+    assert_eq!(actions(&mut primary), []);
+    primary.handle_local_durable(Time(0), EpochId(1));
+    assert_eq!(actions(&mut primary), [PrimaryAction::Release { upto: EpochId(1) }]);
+}
+
+#[test]
+fn syncing_epochs_release_at_once_and_are_not_shipped() {
+    let mut primary = syncing();
+    assert_eq!(seal(&mut primary, None), None);
+    assert_eq!(actions(&mut primary), [PrimaryAction::Release { upto: EpochId(1) }]);
+    assert_eq!(primary.state(), PrimaryState::Syncing);
+}
+
+#[test]
+fn base_waits_until_earlier_epochs_are_durable_and_have_left() {
+    let mut primary = Primary::new(PrimaryConfig { local_durable: true, ..config() }, EpochId(1));
+    primary.handle_connected(Time(0), SESSION);
+    primary.handle_frame(Time(0), frame(Message::HelloAck { writer: String::new() })).unwrap();
+    seal(&mut primary, None);
+    assert!(!primary.may_seal_base());
+    primary.handle_local_durable(Time(0), EpochId(1));
+    assert!(!primary.may_seal_base(), "its output has not left");
+    assert!(actions(&mut primary).contains(&PrimaryAction::Release { upto: EpochId(1) }));
+    assert!(primary.may_seal_base());
+}
+
+#[test]
+fn base_and_later_epochs_are_held_until_acked() {
+    let mut primary = basing();
+    assert!(seal(&mut primary, None).is_some());
+    assert_eq!(actions(&mut primary), []);
+    ack(&mut primary, 1).unwrap();
+    assert!(actions(&mut primary).contains(&PrimaryAction::Release { upto: EpochId(1) }));
+    ack(&mut primary, 2).unwrap();
+    assert_eq!(actions(&mut primary), [PrimaryAction::Release { upto: EpochId(2) }]);
+}
+
+#[test]
+fn base_of_a_lost_session_is_an_ordinary_epoch() {
+    let mut primary = syncing();
+    primary.handle_disconnected(Time(MS));
+    actions(&mut primary);
+    assert_eq!(seal(&mut primary, Some(SESSION)), None);
+    assert_eq!(actions(&mut primary), [PrimaryAction::Release { upto: EpochId(1) }]);
+    assert_eq!(primary.state(), PrimaryState::Solo);
+}
+
+#[test]
+fn ack_above_sealed_loses_the_peer() {
+    let mut primary = protected();
+    assert!(ack(&mut primary, 2).is_err());
+    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::Claim { session: SESSION }]);
+    assert_eq!((primary.state(), primary.peer_errors()), (PrimaryState::Arbitrating, 1));
+}
+
+#[test]
+fn lost_before_the_base_goes_solo_without_a_claim() {
+    let mut primary = syncing();
+    primary.handle_disconnected(Time(MS));
+    assert_eq!(actions(&mut primary), [PrimaryAction::WentSolo { reason: SoloReason::LostBeforeBase }]);
+}
+
+#[test]
+fn lost_after_the_base_releases_nothing_until_the_claim_is_granted() {
+    for mut primary in [basing(), protected()] {
+        seal(&mut primary, None);
+        primary.handle_disconnected(Time(MS));
+        assert_eq!(actions(&mut primary), [PrimaryAction::Claim { session: SESSION }]);
+        assert_eq!(seal(&mut primary, None), None);
+        assert_eq!(actions(&mut primary), []);
+        primary.handle_claim(Time(MS), SESSION, ClaimResult::Granted);
+        let upto = primary.pointers().sealed();
+        assert_eq!(
+            actions(&mut primary),
+            [PrimaryAction::WentSolo { reason: SoloReason::ClaimGranted }, PrimaryAction::Release { upto }]
+        );
+    }
+}
+
+#[test]
+fn denied_claim_fences_for_ever() {
+    let mut primary = protected();
+    seal(&mut primary, None);
+    primary.handle_disconnected(Time(MS));
+    actions(&mut primary);
+    primary.handle_claim(Time(MS), SESSION, ClaimResult::Denied { holder: "b".into() });
+    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::Fenced { holder: "b".into() }]);
+    primary.handle_claim(Time(MS), SESSION, ClaimResult::Granted);
+    seal(&mut primary, None);
+    primary.handle_local_durable(Time(MS), EpochId(2));
+    assert_eq!(actions(&mut primary), []);
+    assert!(!primary.may_seal() && !primary.wants_connection());
+}
+
+#[test]
+fn unreachable_witness_is_asked_again_after_the_retry_time() {
+    let mut primary = protected();
+    primary.handle_disconnected(Time(0));
+    actions(&mut primary);
+    primary.handle_claim(Time(0), SESSION, ClaimResult::Unreachable);
+    assert_eq!(primary.poll_timeout(), Some(Time(20 * MS)));
+    primary.handle_timeout(Time(20 * MS - 1));
+    assert_eq!(actions(&mut primary), []);
+    primary.handle_timeout(Time(20 * MS));
+    assert_eq!(actions(&mut primary), [PrimaryAction::Claim { session: SESSION }]);
+}
+
+#[test]
+fn silence_for_detect_loses_the_peer_and_not_earlier() {
+    let mut primary = protected();
+    primary.handle_alive(Time(10 * MS));
+    primary.handle_timeout(Time(60 * MS - 1));
+    assert_eq!(primary.state(), PrimaryState::Protected);
+    primary.handle_timeout(Time(60 * MS));
+    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::Claim { session: SESSION }]);
+}
+
+#[test]
+fn heartbeat_goes_out_when_nothing_else_did() {
+    let mut primary = protected();
+    primary.handle_timeout(Time(9 * MS));
+    assert_eq!(sent(&mut primary), []);
+    primary.handle_timeout(Time(10 * MS));
+    assert_eq!(sent(&mut primary), [Kind::Heartbeat]);
+}
+
+#[test]
+fn in_flight_limits_stop_the_guest_until_an_ack() {
+    let mut primary = protected();
+    for _ in 0..3 {
+        assert!(primary.may_seal());
+        seal(&mut primary, None);
+    }
+    assert!(!primary.may_seal());
+    ack(&mut primary, 2).unwrap();
+    assert!(primary.may_seal());
+    let epoch = primary.pointers().running();
+    primary.handle_sealed(EpochMeta { epoch, base: None, ship_bytes: 1000 });
+    ack(&mut primary, 4).unwrap();
+    assert_eq!(primary.in_flight(), (1, 1000));
+    assert!(!primary.may_seal(), "bytes are limited too");
+}
+
+#[test]
+fn refusal_goes_solo_and_says_why() {
+    let mut primary = solo();
+    primary.handle_connected(Time(0), SESSION);
+    let (code, text) = (RefuseCode::Busy, "later".to_owned());
+    primary.handle_frame(Time(0), frame(Message::Refuse(Refuse { code, text: text.clone() }))).unwrap();
+    let reason = SoloReason::Refused { code, text };
+    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::WentSolo { reason }]);
+}
+
+#[test]
+fn guest_end_is_told_only_when_all_is_committed_and_has_left() {
+    let mut primary = protected();
+    seal(&mut primary, None);
+    primary.handle_guest_ended(Time(MS), "powered off");
+    assert_eq!(sent(&mut primary), []);
+    ack(&mut primary, 2).unwrap();
+    assert_eq!((primary.state(), sent(&mut primary)), (PrimaryState::Protected, vec![]));
+    let upto = EpochId(2);
+    assert_eq!(
+        actions(&mut primary),
+        [PrimaryAction::Release { upto }, PrimaryAction::Disconnect, PrimaryAction::Ended]
+    );
+    assert_eq!(sent(&mut primary), [Kind::Goodbye]);
+}
+
+#[test]
+fn unprotect_claims_before_it_says_goodbye() {
+    let mut primary = protected();
+    primary.handle_unprotect(Time(MS), "maintenance");
+    assert_eq!(actions(&mut primary), [PrimaryAction::Claim { session: SESSION }]);
+    assert_eq!(sent(&mut primary), []);
+    primary.handle_claim(Time(MS), SESSION, ClaimResult::Granted);
+    assert_eq!(sent(&mut primary), [Kind::Goodbye]);
+    let reason = SoloReason::Unprotected;
+    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::WentSolo { reason }]);
+}
+
+#[test]
+fn backup_that_stops_must_still_be_claimed() {
+    let mut primary = protected();
+    let goodbye = Goodbye { reason: GoodbyeReason::BackupStops, text: String::new() };
+    primary.handle_frame(Time(MS), frame(Message::Goodbye(goodbye))).unwrap();
+    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::Claim { session: SESSION }]);
+}
+
+/// While a session ends by our own will its connection stays open. A stream that broke then gave no `Disconnect`, and a
+/// driver that reads until it is told to stop read the same error for ever.
+#[test]
+fn stream_broken_while_unprotecting_gives_disconnect() {
+    let mut primary = protected();
+    primary.handle_unprotect(Time(MS), "maintenance");
+    actions(&mut primary);
+    primary.handle_broken_stream(Time(MS));
+    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect]);
+    assert_eq!(primary.state(), PrimaryState::Arbitrating);
+}
