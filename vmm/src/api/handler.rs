@@ -1,0 +1,128 @@
+//! What the control interface asks of the machine behind it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::{CommitDurability, EpochLength, Interrupts, Protect};
+use crate::exit::{Exit, Failure};
+
+/// Why the machine did not do what it was asked. It is in the state that it was in before.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// What was tried, on what, why it failed.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+    /// The exit code that `outlast ctl` ends with; the HTTP status follows from it.
+    pub exit: Exit,
+}
+
+impl ApiError {
+    /// The state that the VM is in forbids the request.
+    pub fn conflict(message: impl Into<String>) -> Self {
+        ApiError { message: message.into(), hint: None, exit: Exit::Conflict }
+    }
+
+    /// The request asks for something that cannot be.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        ApiError { message: message.into(), hint: None, exit: Exit::Usage }
+    }
+
+    /// The request asks for something that is designed but not built.
+    pub fn not_in_this_version(what: &str) -> Self {
+        Failure::not_in_this_version(what).into()
+    }
+
+    /// The same error, with what to do about it.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// 400 for what is wrong with the request, 409 for what is wrong with the moment, 5xx for the rest.
+    pub fn http_status(&self) -> u16 {
+        match self.exit {
+            Exit::Usage => 400,
+            Exit::NotFound => 404,
+            Exit::Conflict | Exit::SplitBrain | Exit::Demoted | Exit::SelfFenced | Exit::Incompatible => 409,
+            Exit::Timeout => 504,
+            Exit::Ok | Exit::Error | Exit::PeerLost => 500,
+        }
+    }
+}
+
+impl From<Failure> for ApiError {
+    fn from(Failure { message, hint, exit }: Failure) -> Self {
+        ApiError { message, hint, exit }
+    }
+}
+
+/// `PUT /ft`: where the epochs of the running VM are committed from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProtectRequest {
+    /// The new target, added to what is there.
+    pub protect: Protect,
+    /// The new epoch length; absent leaves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<EpochLength>,
+    /// When interrupts are delivered; absent leaves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interrupts: Option<Interrupts>,
+    /// What a commit waits for; absent leaves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit_durability: Option<CommitDurability>,
+}
+
+/// `PUT /snapshot/create`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotRequest {
+    /// The directory to make; it must not exist.
+    pub snapshot_path: PathBuf,
+}
+
+/// One line of `GET /events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number, from 0, without gaps.
+    pub seq: u64,
+    /// Time since the VMM started.
+    pub time_us: u64,
+    /// What happened: `protected`, `peer-lost`, `role-changed`, …
+    pub event: String,
+    /// What there is to say about it.
+    #[serde(default)]
+    pub properties: serde_json::Map<String, Value>,
+}
+
+/// The machine, as the control interface sees it.
+///
+/// Called on the control thread only, one call at a time. A call may take as long as its work needs; the guest does not
+/// wait for it, later requests do. An error leaves the machine in the state before the call.
+pub trait ApiHandler: Send + 'static {
+    /// What it is: name, state (`Running`, `Paused`), configuration, version.
+    fn info(&self) -> Value;
+    /// How it is protected: role, term, pointers, peer, lag, warnings.
+    fn status(&self) -> Value;
+    /// Stops the guest at a boundary. Pausing a paused VM is fine.
+    fn pause(&self) -> Result<(), ApiError>;
+    /// Runs the guest on. Resuming a running VM is fine.
+    fn resume(&self) -> Result<(), ApiError>;
+    /// Ends the VM cleanly. Returns when it is under way.
+    fn stop(&self) -> Result<(), ApiError>;
+    /// Writes a snapshot; gives what it wrote and the length of the pause.
+    fn snapshot_create(&self, request: SnapshotRequest) -> Result<Value, ApiError>;
+    /// Adds a target for epochs. Returns when the change is under way; `status` tells when it is done.
+    fn protect(&self, request: ProtectRequest) -> Result<(), ApiError>;
+    /// The guest goes on unprotected.
+    fn unprotect(&self) -> Result<(), ApiError>;
+    /// Prometheus text.
+    fn metrics(&self) -> String;
+    /// Events numbered `since` and later, oldest first. Old ones may be gone.
+    fn events(&self, since: u64) -> Vec<Event>;
+}

@@ -1,0 +1,22 @@
+//! The control interface of a running VM: HTTP/1.1 with JSON on a unix socket.
+//!
+//! Whatever stands behind it implements [`ApiHandler`]. [`Server`] asks it on one thread of its own, request after
+//! request, and waits for no client: connections are polled, bounded in number, size and time.
+//!
+//! ```text
+//! socket → Connection (bytes, limits, deadline) → http::Request → route → ApiHandler → http::Response → socket
+//! ```
+//!
+//! One request per connection: every answer says `Connection: close`. Only [`server`] and [`client`] touch a socket.
+//!
+//! Not here: authentication. The socket belongs to the user who started the VM and has mode 0600.
+
+pub mod client;
+mod connection;
+mod handler;
+mod http;
+mod route;
+mod server;
+
+pub use handler::{ApiError, ApiHandler, Event, ProtectRequest, SnapshotRequest};
+pub use server::{ApiSocketError, Server, ServerHandle};

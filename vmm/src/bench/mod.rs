@@ -1,0 +1,78 @@
+//! `outlast bench`: what protection costs, measured side by side with the same guest unprotected.
+//!
+//! The bench is the primary: the machine and its guardian run in this process, as `outlast run` would run them, so that
+//! their numbers are read without a way in between. The backup is a process of its own. One guest runs through a whole
+//! comparison; protection is put on and taken off while it runs, and the unprotected rate is measured right before and
+//! right after each protected one, because a machine that does other things too changes from second to second.
+//!
+//! What it is not: a measurement of two hosts. Both sides share this machine's processors and its loopback, so the cost
+//! seen here holds the backup's work too.
+
+mod agent;
+mod chart;
+mod echo;
+mod load;
+mod network;
+mod page;
+mod pause;
+mod pause_report;
+mod peer;
+mod progress;
+mod session;
+mod sweep;
+mod sweep_report;
+mod table;
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{BenchConfig, BenchKind};
+use crate::exit::{Exit, Failure};
+
+/// Measures what `config` asks for and writes the results.
+pub fn run(config: &BenchConfig) -> Result<Exit, Failure> {
+    std::fs::create_dir_all(&config.out).map_err(|error| cannot("make the directory", &config.out, &error))?;
+    match config.kind {
+        BenchKind::EpochSweep => {
+            network::enter()?;
+            sweep::run(config)?;
+        }
+        BenchKind::Pause => pause::run(config)?,
+    }
+    println!("{}", config.out.join("index.html").display());
+    Ok(Exit::Ok)
+}
+
+/// The failure of doing `what` to the file or directory `path`.
+fn cannot(what: &str, path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(Exit::Error, format!("cannot {what} {}: {error}", path.display()))
+}
+
+/// Where bare guests are looked for: what was asked for, else `$OUTLAST_BARE`, else beside the build of this program.
+fn guests_dir(config: &BenchConfig) -> PathBuf {
+    let from_environment = || std::env::var_os("OUTLAST_BARE").map(PathBuf::from);
+    let beside = || Some(std::env::current_exe().ok()?.parent()?.parent()?.join("bare"));
+    config.guests.clone().or_else(from_environment).or_else(beside).unwrap_or_else(|| "target/bare".into())
+}
+
+/// The file of bare guest `name`.
+fn bare_guest(config: &BenchConfig, name: &str) -> Result<PathBuf, Failure> {
+    let dir = guests_dir(config);
+    let path = dir.join(name);
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(Failure::new(Exit::NotFound, format!("there is no bare guest {}", path.display())).with_hint(format!(
+        "`guest-images/bare/build {}` makes them; --guests DIR or OUTLAST_BARE names another directory",
+        dir.display()
+    )))
+}
+
+/// Names this program by its content: results of another build are not continued.
+fn build_id() -> Result<String, Failure> {
+    use std::hash::{DefaultHasher, Hasher};
+    let path = std::env::current_exe().map_err(|error| cannot("find", Path::new("/proc/self/exe"), &error))?;
+    let bytes = std::fs::read(&path).map_err(|error| cannot("read", &path, &error))?;
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&bytes);
+    Ok(format!("{:016x}", hasher.finish()))
+}

@@ -1,0 +1,299 @@
+//! One running guest of this process that is protected and left alone again, as often as a comparison asks.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use replication::Term;
+use replication::primary::PrimaryState;
+use snapshot::disk::OverlayDisk;
+
+use super::cannot;
+use super::network::{BACKUP_TAP, PRIMARY_TAP};
+use super::peer::{Peer, PeerSpec};
+use crate::config::{CommitDurability, EpochLength, Witness};
+use crate::epoch::pacer::Length;
+use crate::events::Events;
+use crate::exit::{Exit, Failure};
+use crate::machine::board::Delivery;
+use crate::machine::{End, KernelSource, Machine, Pace, Parts, Threads, input};
+use crate::net::Tap;
+use crate::protect::log::DiskLog;
+use crate::protect::{Guardian, GuardianConfig, Lease};
+use crate::stats::{Stats, Summary};
+use crate::witness::Role;
+
+const VM_NAME: &str = "bench";
+const HEARTBEAT: Duration = Duration::from_millis(100);
+/// Long: on an overloaded machine a silence is no failure.
+const DETECT: Duration = Duration::from_secs(20);
+/// The product's default.
+const MIN_EPOCH: Duration = Duration::from_micros(500);
+const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x10];
+/// How long protecting a guest, or leaving it alone, may take.
+const CHANGE_MAX: Duration = Duration::from_secs(600);
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// The guest's disk.
+#[derive(Debug, Clone)]
+pub(super) enum Image {
+    /// Empty, of this many bytes.
+    Empty(u64),
+    /// A copy of a file.
+    CopyOf(PathBuf),
+}
+
+/// A guest to measure.
+#[derive(Debug, Clone)]
+pub(super) struct GuestSpec {
+    pub(super) kernel: PathBuf,
+    pub(super) initramfs: Option<PathBuf>,
+    pub(super) cmdline: String,
+    pub(super) memory_bytes: u64,
+    pub(super) disk: Option<Image>,
+    pub(super) net: bool,
+    pub(super) durability: CommitDurability,
+}
+
+/// A running guest. It ends with this value.
+#[derive(Debug)]
+pub(super) struct Session {
+    spec: GuestSpec,
+    dir: PathBuf,
+    machine: Arc<Machine>,
+    guardian: Arc<Guardian>,
+    threads: Option<Threads>,
+    peer: Option<Peer>,
+}
+
+/// Figures of a protected stretch of time, by name.
+pub(super) type Figures = BTreeMap<&'static str, f64>;
+
+impl Session {
+    /// Boots the guest with its files in `dir`.
+    pub(super) fn boot(spec: GuestSpec, dir: &Path) -> Result<Self, Failure> {
+        // What an interrupted run left there belongs to nobody.
+        match std::fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(cannot("empty", dir, &error)),
+            _ => std::fs::create_dir_all(dir).map_err(|error| cannot("make the directory", dir, &error))?,
+        }
+        let mut disks = Vec::new();
+        if let Some(image) = &spec.disk {
+            make_image(image, &backup_image(dir))?;
+            make_image(image, &dir.join("primary.img"))?;
+            disks.push(OverlayDisk::open(dir.join("primary.img"), false)?);
+        }
+        let log = DiskLog::open(&mut disks)?;
+        let slot = disks.len();
+        let tap = if spec.net { Some(Arc::new(Tap::open(PRIMARY_TAP)?)) } else { None };
+        let console_path = console_path(dir);
+        let console = File::create(&console_path).map_err(|error| cannot("make", &console_path, &error))?;
+        let parts = Parts {
+            disks,
+            nets: tap.iter().map(|tap| (MAC, Some(Arc::clone(tap)))).collect(),
+            console: Some(Box::new(console)),
+        };
+        let source = KernelSource {
+            kernel: spec.kernel.clone(),
+            initramfs: spec.initramfs.clone(),
+            cmdline: spec.cmdline.clone(),
+        };
+        let pace = Pace { length: Length::Auto, min_epoch: MIN_EPOCH, delivery: Delivery::Boundary };
+        let machine = Arc::new(Machine::boot(1, spec.memory_bytes, &source, parts, pace)?);
+        let lease = Arc::new(Lease::open(VM_NAME, &Witness::None, Role::Primary)?);
+        let config = guardian_config(spec.durability);
+        let guardian = Guardian::start(Arc::clone(&machine), config, log, lease, Arc::new(Events::new(None)));
+        let threads = Some(machine.start()?);
+        if let Some(tap) = tap {
+            input::read_tap(Arc::clone(&machine), slot, tap);
+        }
+        Ok(Self { spec, dir: dir.to_owned(), machine, guardian, threads, peer: None })
+    }
+
+    /// Starts a backup and waits until the guest is protected by it.
+    pub(super) fn protect(&mut self, epoch: EpochLength) -> Result<(), Failure> {
+        let image = backup_image(&self.dir);
+        let peer = Peer::start(&PeerSpec {
+            dir: &self.dir,
+            vm_name: VM_NAME,
+            disk: self.spec.disk.as_ref().map(|_| image.as_path()),
+            tap: self.spec.net.then_some(BACKUP_TAP),
+            detect: DETECT,
+        })?;
+        self.set_epoch(epoch);
+        let refused = |why: String| Failure::new(Exit::Error, format!("the guest cannot be protected: {why}"));
+        self.guardian.protect(peer.endpoint()).map_err(refused)?;
+        self.peer = Some(peer);
+        self.wait_until("the guest to be protected", |session| session.guardian.state() == PrimaryState::Protected)
+    }
+
+    /// Changes the length of epochs.
+    pub(super) fn set_epoch(&self, epoch: EpochLength) {
+        self.machine.pacer().set_length(match epoch {
+            EpochLength::Fixed(length) => Length::Fixed(length),
+            EpochLength::Auto => Length::Auto,
+        });
+    }
+
+    /// Ends protection, and the backup with it.
+    pub(super) fn unprotect(&mut self) -> Result<(), Failure> {
+        self.guardian.unprotect();
+        self.wait_until("the end of protection", |session| {
+            session.guardian.state() == PrimaryState::Solo && !session.machine.epochs().is_protected()
+        })?;
+        self.peer = None;
+        Ok(())
+    }
+
+    fn wait_until(&self, what: &str, is_so: impl Fn(&Self) -> bool) -> Result<(), Failure> {
+        let deadline = Instant::now() + CHANGE_MAX;
+        while !is_so(self) {
+            self.check()?;
+            if Instant::now() > deadline {
+                return Err(Failure::new(Exit::Timeout, format!("waited {} s for {what}", CHANGE_MAX.as_secs())));
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        Ok(())
+    }
+
+    /// Fails if the guest has ended.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        match self.machine.ended() {
+            None => Ok(()),
+            Some(how) => {
+                let said = self.console();
+                let last = said.lines().rev().take(5).collect::<Vec<_>>();
+                Err(Failure::new(Exit::Error, format!("the guest ended ({how:?}); its last lines: {last:?}")))
+            }
+        }
+    }
+
+    /// What the guest's console showed.
+    pub(super) fn console(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(console_path(&self.dir)).unwrap_or_default()).into_owned()
+    }
+
+    /// The machine's numbers.
+    pub(super) fn stats(&self) -> &Stats {
+        self.machine.stats()
+    }
+
+    /// What the epochs since the last [`Stats::reset_distributions`] were like.
+    pub(super) fn figures(&self) -> Figures {
+        figures_of(self.stats())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.peer.is_some() && self.machine.ended().is_none() {
+            // The peer must not take this guest over.
+            self.peer = None;
+        }
+        self.machine.end(End::Stopped);
+        if let Some(threads) = self.threads.take() {
+            threads.join();
+        }
+        // Not an end that a backup would have to be told of.
+        self.guardian.finish(&End::Failed("the measurement is over".into()));
+    }
+}
+
+/// Where the guest's console goes.
+fn console_path(dir: &Path) -> PathBuf {
+    dir.join("console")
+}
+
+fn backup_image(dir: &Path) -> PathBuf {
+    dir.join("backup.img")
+}
+
+fn make_image(image: &Image, path: &Path) -> Result<(), Failure> {
+    let made = match image {
+        Image::Empty(bytes) => File::create(path).and_then(|file| file.set_len(*bytes)),
+        Image::CopyOf(template) => std::fs::copy(template, path).map(drop),
+    };
+    made.map_err(|error| cannot("make the image", path, &error))
+}
+
+fn guardian_config(durability: CommitDurability) -> GuardianConfig {
+    GuardianConfig {
+        vm_name: VM_NAME.into(),
+        target: None,
+        durability,
+        detect: DETECT,
+        heartbeat: HEARTBEAT,
+        term: Term(1),
+    }
+}
+
+/// The names of the figures of [`Session::figures`], in the order of the columns.
+pub(super) const FIGURES: [&str; 25] = [
+    "epochs",
+    "pause_p50_us",
+    "pause_p99_us",
+    "pause_max_us",
+    "save_p50_us",
+    "harvest_p50_us",
+    "copy_p50_us",
+    "stall_p99_us",
+    "stall_max_us",
+    "dirty_mean",
+    "dirty_p50",
+    "dirty_p99",
+    "dirty_max",
+    "bytes_mean",
+    "bytes_p50",
+    "bytes_p99",
+    "bytes_max",
+    "commit_p50_us",
+    "commit_p99_us",
+    "commit_max_us",
+    "holds",
+    "hold_p50_us",
+    "hold_p99_us",
+    "hold_max_us",
+    "stopped_share",
+];
+
+fn us(nanos: u64) -> f64 {
+    nanos as f64 / 1e3
+}
+
+fn figures_of(stats: &Stats) -> Figures {
+    let (pause, stall, dirty, bytes) =
+        (stats.pause.summary(), stats.stall.summary(), stats.dirty_pages.summary(), stats.epoch_bytes.summary());
+    let (commit, hold) = (stats.commit.summary(), stats.hold.summary());
+    let total = |s: &Summary| s.mean * s.count as f64;
+    Figures::from([
+        ("epochs", pause.count as f64),
+        ("pause_p50_us", us(pause.p50)),
+        ("pause_p99_us", us(pause.p99)),
+        ("pause_max_us", us(pause.max)),
+        ("save_p50_us", us(stats.save.summary().p50)),
+        ("harvest_p50_us", us(stats.harvest.summary().p50)),
+        ("copy_p50_us", us(stats.copy.summary().p50)),
+        ("stall_p99_us", us(stall.p99)),
+        ("stall_max_us", us(stall.max)),
+        ("dirty_mean", dirty.mean),
+        ("dirty_p50", dirty.p50 as f64),
+        ("dirty_p99", dirty.p99 as f64),
+        ("dirty_max", dirty.max as f64),
+        ("bytes_mean", bytes.mean),
+        ("bytes_p50", bytes.p50 as f64),
+        ("bytes_p99", bytes.p99 as f64),
+        ("bytes_max", bytes.max as f64),
+        ("commit_p50_us", us(commit.p50)),
+        ("commit_p99_us", us(commit.p99)),
+        ("commit_max_us", us(commit.max)),
+        ("holds", hold.count as f64),
+        ("hold_p50_us", us(hold.p50)),
+        ("hold_p99_us", us(hold.p99)),
+        ("hold_max_us", us(hold.max)),
+        // Nanoseconds; the caller divides by the time that it measured.
+        ("stopped_share", total(&pause) + total(&stall)),
+    ])
+}

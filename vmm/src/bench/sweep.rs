@@ -1,0 +1,322 @@
+//! The epoch sweep: run time relative to the unprotected guest, over the length of an epoch.
+//!
+//! ```text
+//!   unprotected | protected, 1 ms | unprotected | protected, 2 ms | unprotected | …     one guest, one run
+//!        └──── base of 1 ms ────────────┘
+//! ```
+//!
+//! Run time relative to unprotected = mean of the unprotected rates before and after / rate while protected. A Linux
+//! guest takes long to fill a backup with: it is protected once for all lengths, between two unprotected stretches.
+
+use std::time::Duration;
+
+use super::agent::{AgentWork, Ask};
+use super::load::{Load, Sample};
+use super::progress::Progress;
+use super::session::{FIGURES, Figures, GuestSpec, Image, Session};
+use super::table::{Columns, Row, Table};
+use super::{bare_guest, build_id, network, sweep_report};
+use crate::config::{BenchConfig, CommitDurability, EpochLength};
+use crate::exit::Failure;
+
+/// The epoch lengths of the question, in ms.
+pub(super) const LENGTHS_MS: [u64; 8] = [1, 2, 5, 10, 20, 50, 100, 200];
+/// Fewer, for an emulated host.
+const LENGTHS_MS_FEW: [u64; 4] = [5, 10, 20, 50];
+
+/// What a row is about.
+const KEY: &[&str] = &["build", "guest", "workload", "durability", "window_ms", "epoch", "repeat"];
+/// What is measured besides the epochs' figures.
+const RATES: &[&str] = &[
+    "relative",
+    "relative_unhindered",
+    "waited_share",
+    "base_waited_share",
+    "rate",
+    "base_rate",
+    "seconds",
+    "round_trip_p50_us",
+    "round_trip_p99_us",
+    "base_round_trip_p50_us",
+    "base_round_trip_p99_us",
+    "load_1min",
+];
+const COLUMNS: Columns = Columns { key: KEY, figures: &[RATES, &FIGURES] };
+
+/// Position of a key column.
+pub(super) fn key_column(name: &str) -> usize {
+    KEY.iter().position(|column| *column == name).expect("the name of a column")
+}
+
+/// How long things are measured.
+#[derive(Debug, Clone, Copy)]
+struct Windows {
+    base: Duration,
+    protected: Duration,
+    settle: Duration,
+}
+
+/// One workload of a guest.
+#[derive(Debug)]
+struct Workload {
+    name: &'static str,
+    load: Load,
+}
+
+/// A guest, and what it does; or why it cannot be measured here.
+#[derive(Debug)]
+struct Plan {
+    guest: String,
+    spec: GuestSpec,
+    workloads: Vec<Workload>,
+    /// Epoch lengths measured between two unprotected stretches.
+    lengths_together: usize,
+}
+
+/// Measures and reports.
+pub(super) fn run(config: &BenchConfig) -> Result<(), Failure> {
+    let mut sweep = Sweep::new(config)?;
+    let mut plans = plans(config, &mut sweep.skipped)?;
+    sweep.progress = Progress::new(sweep.points(&plans), sweep.points_done(&plans));
+    for text in &sweep.skipped {
+        sweep.progress.note(&format!("skipped: {text}"));
+    }
+    for repeat in 0..sweep.repeats {
+        for plan in &mut plans {
+            sweep.measure(plan, repeat)?;
+        }
+    }
+    let Sweep { table, build, skipped, .. } = sweep;
+    let rows: Vec<Row> = table.rows().iter().filter(|row| row.key[key_column("build")] == build).cloned().collect();
+    sweep_report::write(config, &rows, &skipped)
+}
+
+struct Sweep<'a> {
+    config: &'a BenchConfig,
+    build: String,
+    table: Table,
+    windows: Windows,
+    lengths: Vec<EpochLength>,
+    repeats: u32,
+    skipped: Vec<String>,
+    progress: Progress,
+}
+
+impl<'a> Sweep<'a> {
+    fn new(config: &'a BenchConfig) -> Result<Self, Failure> {
+        let is_linux = config.kernel.is_some();
+        let lengths_ms = if is_linux && config.quick { &LENGTHS_MS_FEW[..] } else { &LENGTHS_MS };
+        let fixed = lengths_ms.iter().map(|&ms| EpochLength::Fixed(Duration::from_millis(ms)));
+        let ms = Duration::from_millis;
+        let windows = match (is_linux, config.quick) {
+            (false, true) => Windows { base: ms(400), protected: ms(600), settle: ms(150) },
+            (false, false) => Windows { base: ms(1500), protected: ms(3000), settle: ms(500) },
+            (true, true) => Windows { base: ms(4000), protected: ms(4000), settle: ms(1000) },
+            (true, false) => Windows { base: ms(5000), protected: ms(5000), settle: ms(1000) },
+        };
+        Ok(Self {
+            config,
+            build: build_id()?,
+            table: Table::open(&config.out.join("epoch-sweep.csv"), COLUMNS)?,
+            windows,
+            lengths: fixed.chain([EpochLength::Auto]).collect(),
+            repeats: config.repeat.unwrap_or(if config.quick { 2 } else { 5 }),
+            skipped: Vec::new(),
+            progress: Progress::new(0, 0),
+        })
+    }
+
+    fn key(&self, plan: &Plan, workload: &str, epoch: EpochLength, repeat: u32) -> Vec<String> {
+        let durability = match plan.spec.durability {
+            CommitDurability::Disk => "disk",
+            CommitDurability::Memory => "memory",
+        };
+        let window = self.windows.protected.as_millis().to_string();
+        let key = [&self.build, &plan.guest, workload, durability, &window, &epoch.to_string(), &repeat.to_string()];
+        key.into_iter().map(str::to_owned).collect()
+    }
+
+    fn points(&self, plans: &[Plan]) -> usize {
+        let workloads: usize = plans.iter().map(|plan| plan.workloads.len()).sum();
+        workloads * self.lengths.len() * self.repeats as usize
+    }
+
+    fn points_done(&self, plans: &[Plan]) -> usize {
+        (0..self.repeats)
+            .flat_map(|repeat| plans.iter().map(move |plan| (repeat, plan)))
+            .flat_map(|(repeat, plan)| plan.workloads.iter().map(move |workload| (repeat, plan, workload.name)))
+            .map(|(repeat, plan, name)| self.lengths.len() - self.missing(plan, name, repeat).len())
+            .sum()
+    }
+
+    fn missing(&self, plan: &Plan, workload: &str, repeat: u32) -> Vec<EpochLength> {
+        let is_missing = |epoch: &EpochLength| !self.table.has(&self.key(plan, workload, *epoch, repeat));
+        self.lengths.iter().copied().filter(is_missing).collect()
+    }
+
+    /// Boots the guest and lets it do all that is missing of this repetition.
+    fn measure(&mut self, plan: &mut Plan, repeat: u32) -> Result<(), Failure> {
+        if plan.workloads.iter().all(|workload| self.missing(plan, workload.name, repeat).is_empty()) {
+            return Ok(());
+        }
+        self.progress.begin(&format!("{}: boot", plan.workloads[0].name));
+        let mut session = Session::boot(plan.spec.clone(), &self.config.out.join("work"))?;
+        for index in 0..plan.workloads.len() {
+            let missing = self.missing(plan, plan.workloads[index].name, repeat);
+            for together in missing.chunks(plan.lengths_together) {
+                self.compare(&mut session, plan, index, together, repeat)?;
+            }
+            plan.workloads[index].load.disconnect();
+        }
+        Ok(())
+    }
+
+    /// Unprotected, protected with each of `lengths`, unprotected.
+    fn compare(
+        &mut self,
+        session: &mut Session,
+        plan: &mut Plan,
+        index: usize,
+        lengths: &[EpochLength],
+        repeat: u32,
+    ) -> Result<(), Failure> {
+        let Windows { base, protected, settle } = self.windows;
+        let (name, guest) = (plan.workloads[index].name, plan.guest.clone());
+        let load = &mut plan.workloads[index].load;
+        self.progress.begin(&format!("{guest} {name}: unprotected"));
+        load.sample(session, base / 4)?;
+        let before = load.sample(session, base)?;
+        session.protect(lengths[0])?;
+        let mut seen = Vec::new();
+        for &epoch in lengths {
+            self.progress.begin(&format!("{guest} {name}: epochs of {epoch}"));
+            session.set_epoch(epoch);
+            std::thread::sleep(settle);
+            session.stats().reset_distributions();
+            let sample = load.sample(session, protected)?;
+            seen.push((epoch, sample, session.figures()));
+        }
+        session.unprotect()?;
+        std::thread::sleep(settle);
+        let after = load.sample(session, base)?;
+        for (epoch, sample, figures) in seen {
+            let row = row(self.key(plan, name, epoch, repeat), before, sample, after, figures);
+            self.progress.done(&format!("{guest} {name} {epoch}"), &format!("{:.3}", row.get("relative")));
+            self.table.add(row)?;
+        }
+        Ok(())
+    }
+}
+
+fn row(key: Vec<String>, before: Sample, sample: Sample, after: Sample, mut figures: Figures) -> Row {
+    let base_rate = (before.rate() + after.rate()) / 2.0;
+    figures.entry("stopped_share").and_modify(|nanos| *nanos /= sample.seconds * 1e9);
+    figures.extend([
+        ("relative", base_rate / sample.rate()),
+        ("relative_unhindered", (before.rate_unhindered() + after.rate_unhindered()) / 2.0 / sample.rate_unhindered()),
+        ("waited_share", sample.waited / sample.seconds),
+        ("base_waited_share", (before.waited + after.waited) / (before.seconds + after.seconds)),
+        ("rate", sample.rate()),
+        ("base_rate", base_rate),
+        ("seconds", sample.seconds),
+        ("load_1min", load_average()),
+    ]);
+    if let (Some(ours), Some(b), Some(a)) = (sample.round_trip_us, before.round_trip_us, after.round_trip_us) {
+        figures.extend([
+            ("round_trip_p50_us", ours.0),
+            ("round_trip_p99_us", ours.1),
+            ("base_round_trip_p50_us", (b.0 + a.0) / 2.0),
+            ("base_round_trip_p99_us", (b.1 + a.1) / 2.0),
+        ]);
+    }
+    Row { key, figures }
+}
+
+/// How many processes wanted to run on this machine, on average over the last minute.
+pub(super) fn load_average() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(f64::NAN)
+}
+
+fn plans(config: &BenchConfig, skipped: &mut Vec<String>) -> Result<Vec<Plan>, Failure> {
+    match &config.kernel {
+        None => bare_plans(config, skipped),
+        Some(kernel) => Ok(vec![linux_plan(config, kernel.clone(), skipped)?]),
+    }
+}
+
+const MEMORY_BYTES: u64 = 256 << 20;
+const DISK_BYTES: u64 = 64 << 20;
+
+fn bare_plans(config: &BenchConfig, skipped: &mut Vec<String>) -> Result<Vec<Plan>, Failure> {
+    let disk = Some(Image::Empty(DISK_BYTES));
+    let plan = |name, guest: &str, cmdline: &str, line: &str, disk: &Option<Image>, durability| {
+        let load = Load::Lines { bytes: line.len() as u64 };
+        bare_plan(config, Workload { name, load }, guest, cmdline, disk.clone(), durability)
+    };
+    let ops = "ops=0123456789abcdef\n";
+    let safe = CommitDurability::Disk;
+    let mut plans = vec![
+        plan("cpu", "spin", "report=0x1000000", "loops=0123456789abcdef tsc=0123456789abcdef\n", &None, safe)?,
+        plan("memory", "dirty", "pages=1024 span=64 report=32", "round=0123456789abcdef\n", &None, safe)?,
+        plan("disk-write", "disk-load", "write=1 report=64", ops, &disk, safe)?,
+        plan("disk-write-memory", "disk-load", "write=1 report=64", ops, &disk, CommitDurability::Memory)?,
+        plan("disk-read", "disk-load", "report=64", ops, &disk, safe)?,
+    ];
+    match network::missing() {
+        None => {
+            let workload = Workload { name: "network", load: Load::Echo(None) };
+            let mut plan = bare_plan(config, workload, "net-echo", "", None, safe)?;
+            plan.spec.net = true;
+            plans.push(plan);
+        }
+        Some(why) => skipped.push(format!("network: {why}")),
+    }
+    Ok(plans)
+}
+
+fn bare_plan(
+    config: &BenchConfig,
+    workload: Workload,
+    guest: &str,
+    cmdline: &str,
+    disk: Option<Image>,
+    durability: CommitDurability,
+) -> Result<Plan, Failure> {
+    let spec = GuestSpec {
+        kernel: bare_guest(config, guest)?,
+        initramfs: None,
+        cmdline: cmdline.into(),
+        memory_bytes: MEMORY_BYTES,
+        disk,
+        net: false,
+        durability,
+    };
+    Ok(Plan { guest: "bare".into(), spec, workloads: vec![workload], lengths_together: 1 })
+}
+
+fn linux_plan(config: &BenchConfig, kernel: std::path::PathBuf, skipped: &mut Vec<String>) -> Result<Plan, Failure> {
+    let mut asks = vec![("cpu", Ask::Work("cpu", 1)), ("network", Ask::Stream)];
+    match &config.disk {
+        Some(_) => asks.extend([("disk-write", Ask::Work("fsync", 4)), ("disk-read", Ask::Work("dread", 16))]),
+        None => skipped.push("disk-write, disk-read: no --disk with an ext4 image for the guest".into()),
+    }
+    asks.push(("memory", Ask::Work("mem", 1024)));
+    if let Some(why) = network::missing() {
+        return Err(Failure::new(
+            crate::exit::Exit::Error,
+            format!("a Linux guest is asked for work over its network, and there is none: {why}"),
+        ));
+    }
+    let workloads = asks.into_iter().map(|(name, ask)| Workload { name, load: Load::Agent(AgentWork::new(ask)) });
+    let spec = GuestSpec {
+        kernel,
+        initramfs: config.initramfs.clone(),
+        cmdline: "console=ttyS0".into(),
+        memory_bytes: MEMORY_BYTES,
+        disk: config.disk.clone().map(Image::CopyOf),
+        net: true,
+        durability: CommitDurability::Disk,
+    };
+    Ok(Plan { guest: "linux".into(), spec, workloads: workloads.collect(), lengths_together: usize::MAX })
+}

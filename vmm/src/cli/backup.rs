@@ -1,0 +1,45 @@
+//! `outlast backup`.
+
+use clap::Args;
+
+use super::{Commands, logging};
+use crate::config::{BackupConfig, BackupOptions, read_options};
+use crate::exit::{Exit, Failure};
+
+const EXAMPLES: &str = "\
+Example:
+  outlast backup --listen tcp:0.0.0.0:7000 --name vm0 --disk path=replica.img --net tap=tap0 \\
+    --witness file:/shared/witness
+
+The replica of a disk must be at least as large as the primary's: `truncate -s 10G replica.img` is enough, the content
+comes with the first synchronisation. Start the backup first, then `outlast run … --protect tcp:HOST:PORT`.
+
+It ends with the guest after a takeover, or with `outlast ctl stop`. It refuses to take over (exit code 6) when it
+cannot prove that the primary releases no more output.";
+
+/// Stand by for a VM that runs on another host, and take over when that host is gone
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct BackupArgs {
+    #[command(flatten)]
+    options: BackupOptions,
+}
+
+pub(super) fn execute(args: BackupArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
+    let config = checked(args.options)?;
+    logging::start(config.log_format);
+    logging::warn_each(&config.name, &config.warnings());
+    commands.backup(config)
+}
+
+/// Flags over the file, then the checks.
+fn checked(flags: BackupOptions) -> Result<BackupConfig, Failure> {
+    let typed = match &flags.config {
+        Some(path) => {
+            let file = read_options(path)?;
+            flags.over(file)
+        }
+        None => flags,
+    };
+    Ok(BackupConfig::try_from(typed)?)
+}

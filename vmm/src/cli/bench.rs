@@ -1,0 +1,66 @@
+//! `outlast bench` and `outlast demo`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+
+use super::{Commands, logging};
+use crate::config::{BenchConfig, BenchKind, DemoConfig, DemoGuest, LogFormat};
+use crate::exit::{Exit, Failure};
+
+/// Measure what protection costs: CSV, SVG and a page to look at
+#[derive(Args, Debug)]
+pub(super) struct BenchArgs {
+    /// The question
+    #[arg(value_enum)]
+    kind: BenchKind,
+    /// Directory for the results; what an interrupted run left there is kept and continued
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    out: PathBuf,
+    /// Fewer points: under five minutes
+    #[arg(long)]
+    quick: bool,
+    /// Repetitions of each point; one alone shows no spread
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeat: Option<u32>,
+    /// Guest kernel; without it bare guests are measured
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    kernel: Option<PathBuf>,
+    /// Initial RAM file system of that kernel
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "kernel")]
+    initramfs: Option<PathBuf>,
+    /// Image with an ext4 file system for that kernel's guest; it is copied. Without it the disk is not measured
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "kernel")]
+    disk: Option<PathBuf>,
+    /// Directory of the bare guests [default: $OUTLAST_BARE, else beside the build of this program]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    guests: Option<PathBuf>,
+}
+
+/// Show the whole story on one screen: a guest, a backup, a power cut, and a client that loses nothing
+#[derive(Args, Debug)]
+pub(super) struct DemoArgs {
+    /// Directory for report.json, and for the logs if it fails
+    #[arg(long, value_name = "DIR", default_value = "target/demo", value_hint = ValueHint::DirPath)]
+    out: PathBuf,
+    /// Of the random moments; the summary tells which it was [default: a new one]
+    #[arg(long, value_name = "N")]
+    seed: Option<u32>,
+    /// Root of the guest; the kernel is Debian's stock cloud kernel with each [default: debian, busybox on a busy
+    /// machine]
+    #[arg(long, value_enum)]
+    guest: Option<DemoGuest>,
+}
+
+pub(super) fn execute(args: BenchArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
+    // Protection comes and goes by the hundred here: only what fails is worth a line.
+    logging::start_at(LogFormat::Text, "error");
+    let BenchArgs { kind, out, quick, repeat, kernel, initramfs, disk, guests } = args;
+    commands.bench(BenchConfig { kind, out, quick, repeat, kernel, initramfs, disk, guests })
+}
+
+pub(super) fn execute_demo(args: DemoArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
+    logging::start(LogFormat::Text);
+    let DemoArgs { out, seed, guest } = args;
+    commands.demo(DemoConfig { out, seed, guest })
+}

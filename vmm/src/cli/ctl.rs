@@ -1,0 +1,220 @@
+//! `outlast ctl`: what a running VM is asked through its control socket.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
+use serde_json::{Value, json};
+
+use super::table;
+use crate::api::ProtectRequest;
+use crate::api::client::Client;
+use crate::config::{CommitDurability, EpochLength, Interrupts, Protect, TimeSpan, control_socket};
+use crate::exit::{Exit, Failure};
+
+const EXAMPLES: &str = "\
+Examples:
+  outlast ctl --name vm0 status
+  outlast ctl --name vm0 --output json info
+  outlast ctl --api-socket /run/vm0.sock snapshot create /srv/snapshots/1
+  outlast ctl --name vm0 protect tcp:b:7000 --epoch 20ms
+  outlast ctl --name vm0 events --since 12
+
+Exit codes: 0 done, 1 failed, 2 wrong request, 3 no such VM, 4 the VM's state forbids it, 5 no answer in time,
+6 refused to avoid split brain.";
+
+/// Ask a running VM, or tell it what to do
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct CtlArgs {
+    /// Control socket of the VM
+    #[arg(long, alias = "api-sock", value_name = "PATH", value_hint = ValueHint::FilePath, global = true)]
+    api_socket: Option<PathBuf>,
+    /// Name of the VM, for the socket in its default state directory
+    #[arg(long, value_name = "NAME", conflicts_with = "api_socket", global = true)]
+    name: Option<String>,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value = "table", global = true)]
+    output: Output,
+    /// How long to wait for the answer; a snapshot of a large guest takes long
+    #[arg(long, value_name = "TIME", default_value = "60s", global = true)]
+    timeout: TimeSpan,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// Aligned columns, for people
+    Table,
+    /// JSON, for programs
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// What the VM is: name, state, configuration
+    Info,
+    /// How it is protected: role, epochs, peer, warnings
+    Status,
+    /// Stop the guest at a boundary
+    Pause,
+    /// Run the guest on
+    Resume,
+    /// End the VM cleanly
+    Stop,
+    /// Snapshots of the running VM
+    #[command(subcommand)]
+    Snapshot(SnapshotVerb),
+    /// Commit its epochs to one more place
+    Protect(ProtectArgs),
+    /// Go on unprotected
+    Unprotect,
+    /// Events so far, one JSON object per line
+    Events {
+        /// The first number wanted
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        since: u64,
+    },
+    /// Prometheus text
+    Metrics,
+    /// Not in this version
+    #[command(hide = true)]
+    Switchover,
+}
+
+#[derive(Debug, Subcommand)]
+enum SnapshotVerb {
+    /// Write a snapshot into a new directory
+    Create {
+        /// The directory; it must not exist
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+}
+
+#[derive(Args, Debug)]
+struct ProtectArgs {
+    /// local or tcp:HOST:PORT
+    #[arg(value_name = "local|tcp:HOST:PORT")]
+    target: Protect,
+    /// New epoch length
+    #[arg(long, value_name = "TIME|auto")]
+    epoch: Option<EpochLength>,
+    /// When device interrupts reach the guest
+    #[arg(long, value_enum)]
+    interrupts: Option<Interrupts>,
+    /// What a commit waits for
+    #[arg(long, value_enum)]
+    commit_durability: Option<CommitDurability>,
+}
+
+/// One HTTP request.
+struct Ask {
+    method: &'static str,
+    target: String,
+    body: Option<Value>,
+}
+
+fn ask(method: &'static str, target: impl Into<String>, body: Option<Value>) -> Ask {
+    Ask { method, target: target.into(), body }
+}
+
+pub(super) fn execute(args: CtlArgs) -> Result<Exit, Failure> {
+    let CtlArgs { api_socket, name, output, timeout, verb } = args;
+    let socket = socket(api_socket, name)?;
+    let is_text = matches!(verb, Verb::Events { .. } | Verb::Metrics);
+    let Ask { method, target, body } = translate(verb)?;
+    let timeout = timeout.0.max(Duration::from_millis(1));
+    let reply = Client::new(&socket, timeout).request(method, &target, body.as_ref())?;
+    match is_text {
+        true => print(&reply),
+        false => print_object(&reply, output),
+    }
+    Ok(Exit::Ok)
+}
+
+fn socket(api_socket: Option<PathBuf>, name: Option<String>) -> Result<PathBuf, Failure> {
+    match (api_socket, name) {
+        (Some(path), _) => Ok(path),
+        (None, Some(name)) => Ok(control_socket(&name)?),
+        (None, None) => Err(Failure::new(Exit::Usage, "which VM? give --name NAME or --api-socket PATH")
+            .with_hint("`ls /dev/shm/outlast` shows the names of this host's VMs")),
+    }
+}
+
+fn translate(verb: Verb) -> Result<Ask, Failure> {
+    Ok(match verb {
+        Verb::Info => ask("GET", "/vm", None),
+        Verb::Status => ask("GET", "/ft", None),
+        Verb::Pause => ask("PATCH", "/vm", Some(json!({ "state": "Paused" }))),
+        Verb::Resume => ask("PATCH", "/vm", Some(json!({ "state": "Resumed" }))),
+        Verb::Stop => ask("PUT", "/actions", Some(json!({ "action_type": "Stop" }))),
+        Verb::Snapshot(SnapshotVerb::Create { dir }) => {
+            ask("PUT", "/snapshot/create", Some(json!({ "snapshot_path": absolute(dir)? })))
+        }
+        Verb::Protect(args) => ask("PUT", "/ft", Some(protect_body(args))),
+        Verb::Unprotect => ask("DELETE", "/ft", None),
+        Verb::Events { since } => ask("GET", format!("/events?since={since}"), None),
+        Verb::Metrics => ask("GET", "/metrics", None),
+        Verb::Switchover => return Err(Failure::not_in_this_version("outlast ctl switchover")),
+    })
+}
+
+/// The VMM may have another working directory than we.
+fn absolute(dir: PathBuf) -> Result<PathBuf, Failure> {
+    std::path::absolute(&dir)
+        .map_err(|error| Failure::new(Exit::Error, format!("directory {}: {error}", dir.display())))
+}
+
+fn protect_body(args: ProtectArgs) -> Value {
+    let ProtectArgs { target, epoch, interrupts, commit_durability } = args;
+    let request = ProtectRequest { protect: target, epoch, interrupts, commit_durability };
+    serde_json::to_value(request).expect("the request has string keys only")
+}
+
+/// An object in the form that was asked for; nothing when there is nothing to say.
+fn print_object(reply: &[u8], output: Output) {
+    match (serde_json::from_slice::<Value>(reply), output) {
+        (Ok(value), Output::Table) => print(table::of_object(&value).as_bytes()),
+        (Ok(value), Output::Json) => print(format!("{value:#}\n").as_bytes()),
+        (Err(_), _) => print(reply),
+    }
+}
+
+fn print(text: &[u8]) {
+    // Whoever closed the pipe has read enough.
+    let _ = io::stdout().write_all(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn socket_without_name_or_path_is_usage() {
+        assert_eq!(socket(None, None).expect_err("neither").exit, Exit::Usage);
+        assert_eq!(socket(None, Some("../x".into())).expect_err("no name").exit, Exit::Usage);
+        assert_eq!(socket(None, Some("vm0".into())).expect("default"), PathBuf::from("/dev/shm/outlast/vm0/api.sock"));
+    }
+
+    #[test]
+    fn protect_body_leaves_out_what_was_not_given() {
+        let args = ProtectArgs {
+            target: "tcp:b:7000".parse().expect("well formed"),
+            epoch: Some("10ms".parse().expect("well formed")),
+            interrupts: None,
+            commit_durability: None,
+        };
+        assert_eq!(protect_body(args), json!({ "protect": "tcp:b:7000", "epoch": "10ms" }));
+    }
+
+    #[test]
+    fn translate_snapshot_makes_the_path_absolute() {
+        let verb = Verb::Snapshot(SnapshotVerb::Create { dir: "s".into() });
+        let body = translate(verb).expect("built").body.expect("a body");
+        assert!(body["snapshot_path"].as_str().expect("a path").starts_with('/'));
+    }
+}

@@ -1,0 +1,82 @@
+//! `outlast doctor`.
+
+use std::io::{self, Write};
+
+use clap::Args;
+
+use super::ctl::Output;
+use crate::doctor::{Check, Report, State, examine};
+use crate::exit::{Exit, Failure};
+
+/// Say what this host can do, what is missing, and how to get it
+#[derive(Args, Debug)]
+#[command(after_help = "Exit codes: 0 all that is needed is there, 1 something is missing. Nothing is changed.")]
+pub(super) struct DoctorArgs {
+    /// Form of the answer
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+pub(super) fn execute(args: DoctorArgs) -> Result<Exit, Failure> {
+    let report = examine();
+    let text = match args.output {
+        Output::Table => table(&report),
+        Output::Json => format!("{:#}\n", serde_json::to_value(&report).expect("a report has string keys only")),
+    };
+    // Whoever closed the pipe has read enough.
+    let _ = io::stdout().write_all(text.as_bytes());
+    Ok(if report.is_good() { Exit::Ok } else { Exit::Error })
+}
+
+/// One line per check; below what is missing: what it is for and how to get it.
+fn table(report: &Report) -> String {
+    let width = report.checks.iter().map(|check| check.name.chars().count()).max().unwrap_or(0);
+    let mut text: String = report.checks.iter().map(|check| lines(check, width)).collect();
+    text.push_str(&format!("\nThis host {}.\n", report.verdict.text));
+    text
+}
+
+fn lines(Check { name, state, found, why, remedy }: &Check, width: usize) -> String {
+    let mark = match state {
+        State::Ok => "ok  ",
+        State::Note => "note",
+        State::Missing => "MISS",
+    };
+    let mut text = format!("{mark}  {name:<width$}  {found}\n");
+    for (label, line) in [("for", why), ("get", remedy)] {
+        if let Some(line) = line {
+            text.push_str(&format!("{:indent$}{label}: {line}\n", "", indent = 8 + width));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::{Guests, Verdict};
+
+    #[test]
+    fn table_aligns_and_explains_only_what_is_missing() {
+        let check = |name: &str, state, why: Option<&str>, remedy: Option<&str>| Check {
+            name: name.into(),
+            state,
+            found: "seen".into(),
+            why: why.map(String::from),
+            remedy: remedy.map(String::from),
+        };
+        let report = Report {
+            checks: vec![check("a", State::Ok, None, None), check("bcd", State::Missing, Some("w"), Some("r"))],
+            verdict: Verdict { guests: Guests::Linux, text: "runs Linux guests".into() },
+        };
+        let expected = "\
+ok    a    seen
+MISS  bcd  seen
+           for: w
+           get: r
+
+This host runs Linux guests.
+";
+        assert_eq!(table(&report), expected);
+    }
+}

@@ -1,0 +1,107 @@
+//! The command line. Each subcommand is one file; this one only tells them apart.
+//!
+//! What runs a machine is behind [`Commands`], so that the command line can be tested without one.
+
+mod backup;
+mod bench;
+mod ctl;
+mod doctor;
+mod logging;
+mod pending;
+mod run;
+mod table;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{BackupConfig, BenchConfig, DemoConfig, VmConfig};
+use crate::exit::{Exit, Failure, report};
+
+/// What the command line hands over to, with everything checked that can be checked without the machine.
+pub trait Commands {
+    /// Runs a VM until it ends.
+    fn run(&self, _config: VmConfig) -> Result<Exit, Failure> {
+        Err(Failure::not_in_this_version("outlast run"))
+    }
+
+    /// Waits as the backup of a VM, and runs it after a takeover until it ends.
+    fn backup(&self, _config: BackupConfig) -> Result<Exit, Failure> {
+        Err(Failure::not_in_this_version("outlast backup"))
+    }
+
+    /// Measures.
+    fn bench(&self, _config: BenchConfig) -> Result<Exit, Failure> {
+        Err(Failure::not_in_this_version("outlast bench"))
+    }
+
+    /// Shows the whole story.
+    fn demo(&self, _config: DemoConfig) -> Result<Exit, Failure> {
+        Err(Failure::not_in_this_version("outlast demo"))
+    }
+}
+
+/// A virtual machine monitor whose guests outlast the machine they run on
+#[derive(Debug, Parser)]
+#[command(name = "outlast", version, about, after_help = AFTER_HELP, max_term_width = 110)]
+#[command(subcommand_required = true, arg_required_else_help = true, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0 ok, 1 error, 2 usage, 3 not found, 4 conflict, 5 timeout,
+  6 refused to avoid split brain, 160 self-fenced, 161 demoted,
+  162 peer lost and policy is stop, 163 state incompatible.
+
+Begin with `outlast doctor`: it says what this host can do.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(Box<run::RunArgs>),
+    Backup(Box<backup::BackupArgs>),
+    Ctl(ctl::CtlArgs),
+    Doctor(doctor::DoctorArgs),
+    Bench(bench::BenchArgs),
+    Demo(bench::DemoArgs),
+    #[command(hide = true)]
+    Resume(pending::PendingArgs),
+    #[command(hide = true)]
+    Snapshot(pending::PendingArgs),
+}
+
+/// Runs the command line of this process.
+pub fn main(commands: &dyn Commands) -> ExitCode {
+    match Cli::try_parse_from(std::env::args_os()) {
+        Ok(cli) => report(dispatch(cli.command, commands)),
+        Err(error) => {
+            // Help and version go to standard output and are no error. A closed pipe is not worth a word.
+            let _ = error.print();
+            ExitCode::from(error.exit_code() as u8)
+        }
+    }
+}
+
+fn dispatch(command: Command, commands: &dyn Commands) -> Result<Exit, Failure> {
+    match command {
+        Command::Run(args) => run::execute(*args, commands),
+        Command::Backup(args) => backup::execute(*args, commands),
+        Command::Ctl(args) => ctl::execute(args),
+        Command::Doctor(args) => doctor::execute(args),
+        Command::Bench(args) => bench::execute(args, commands),
+        Command::Demo(args) => bench::execute_demo(args, commands),
+        Command::Resume(_) => Err(Failure::not_in_this_version("outlast resume")),
+        Command::Snapshot(_) => Err(Failure::not_in_this_version("outlast snapshot")),
+    }
+}
+
+/// Parses `args` (with the program's name in front) and does what they say. For tests.
+pub fn execute_from(args: impl IntoIterator<Item: Into<OsString> + Clone>, to: &dyn Commands) -> Result<Exit, Failure> {
+    match Cli::try_parse_from(args) {
+        Ok(cli) => dispatch(cli.command, to),
+        Err(error) => Err(Failure::new(Exit::Usage, error.to_string())),
+    }
+}

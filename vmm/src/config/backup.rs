@@ -1,0 +1,96 @@
+//! [`BackupConfig`]: what a backup needs to take over one VM, checked.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::device::{Console, DiskConfig, NetConfig};
+use super::error::ConfigError;
+use super::ft::{Endpoint, Witness};
+use super::names::{api_socket, check_name, default_state_dir, resolve_nets};
+use super::options::{BackupOptions, EventMonitor, LogFormat};
+use super::units::time_text;
+use super::vm::{check_detection, refuse_unbuilt, split_brain_warning};
+
+/// The backup of one VM. CPUs, memory and kernel are the primary's; they come over the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupConfig {
+    /// Where the primary connects to; port 0 takes a free one.
+    pub listen: Endpoint,
+    /// The VM's name; a primary of another name is refused.
+    pub name: String,
+    /// One replica per disk of the primary, in its order, at least as large.
+    pub disks: Vec<DiskConfig>,
+    /// One tap per interface of the primary, in its order. The guest keeps the primary's addresses.
+    pub nets: Vec<NetConfig>,
+    /// The serial console after a takeover.
+    pub console: Console,
+    /// Replica of the guest's memory, logs, `vm.json`.
+    pub state_dir: PathBuf,
+    /// Who proves the primary fenced; the same as the primary's.
+    pub witness: Witness,
+    /// 50 ms to 60 s of silence until the primary counts as lost.
+    #[serde(with = "time_text")]
+    pub detect: Duration,
+    /// 1 ms to 10 s between heartbeats, at most a third of `detect`.
+    #[serde(with = "time_text")]
+    pub heartbeat: Duration,
+    /// The control socket, at most 106 bytes.
+    pub api_socket: PathBuf,
+    /// The form of the log.
+    pub log_format: LogFormat,
+    /// Where events are appended as JSON lines.
+    pub event_monitor: Option<EventMonitor>,
+}
+
+impl TryFrom<BackupOptions> for BackupConfig {
+    type Error = ConfigError;
+
+    /// Fills in defaults and checks every range. It looks at no file.
+    fn try_from(typed: BackupOptions) -> Result<Self, ConfigError> {
+        let BackupOptions {
+            listen,
+            name,
+            disk,
+            net,
+            console,
+            state_dir,
+            witness,
+            detect,
+            heartbeat,
+            tls_dir,
+            api_socket: typed_socket,
+            config: _,
+            log_format,
+            event_monitor,
+        } = typed;
+        refuse_unbuilt(tls_dir.is_some(), "tls-dir")?;
+        let name = name.ok_or(ConfigError::Missing("name"))?;
+        check_name(&name)?;
+        let state_dir = state_dir.unwrap_or_else(|| default_state_dir(&name));
+        let (detect, heartbeat) = check_detection(detect.map(|t| t.0), heartbeat.map(|t| t.0))?;
+        Ok(BackupConfig {
+            listen: listen.ok_or(ConfigError::Missing("listen"))?,
+            disks: disk,
+            nets: resolve_nets(&name, net)?,
+            console: console.unwrap_or(Console::Stdio),
+            witness: witness.unwrap_or(Witness::None),
+            detect,
+            heartbeat,
+            api_socket: api_socket(typed_socket, &state_dir)?,
+            state_dir,
+            log_format: log_format.unwrap_or(LogFormat::Text),
+            event_monitor,
+            name,
+        })
+    }
+}
+
+impl BackupConfig {
+    /// What is allowed but risky, each as one sentence that names the risk. For the log and for `status`.
+    pub fn warnings(&self) -> Vec<String> {
+        (self.witness == Witness::None).then(split_brain_warning).into_iter().collect()
+    }
+}

@@ -1,0 +1,77 @@
+//! What can be wrong with a configuration.
+
+use std::path::PathBuf;
+
+use crate::exit::{Advice, Exit};
+
+/// A configuration that is refused. Nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A field that has no default was not given.
+    #[error("--{0} is missing")]
+    Missing(&'static str),
+    /// A value outside its range.
+    #[error("--{field} {value}: must be {range}")]
+    OutOfRange {
+        /// The option.
+        field: &'static str,
+        /// What was given.
+        value: String,
+        /// What it takes, as text.
+        range: String,
+    },
+    /// Two values that do not go together.
+    #[error("--{first} and --{second} do not go together: {why}")]
+    Contradiction {
+        /// One option.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+        /// The reason.
+        why: String,
+    },
+    /// Something that is designed but not built.
+    #[error("--{0} is not in this version")]
+    NotInThisVersion(&'static str),
+    /// The configuration file could not be read.
+    #[error("cannot read the configuration file {path}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The configuration file is not what it should be.
+    #[error("configuration file {path}: {reason}")]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// What the TOML reader says, with the line.
+        reason: String,
+    },
+}
+
+impl Advice for ConfigError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            ConfigError::Missing(field) => Some(format!("give --{field}, or {field} = … in the --config file")),
+            ConfigError::NotInThisVersion(_) => {
+                Some("leave it out; docs/SPECIFICATION.md lists what is built and what is pending".into())
+            }
+            ConfigError::BadFile { .. } => Some("the keys are the long options without the dashes in front".into()),
+            ConfigError::OutOfRange { .. } | ConfigError::Contradiction { .. } => {
+                Some("outlast run --help explains the option".into())
+            }
+            ConfigError::Unreadable { .. } => None,
+        }
+    }
+
+    fn exit(&self) -> Exit {
+        match self {
+            ConfigError::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Exit::NotFound,
+            ConfigError::Unreadable { .. } => Exit::Error,
+            _ => Exit::Usage,
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! What may be typed, on the command line and in the `--config` file: one struct for both, so that they cannot differ.
+//!
+//! Each field's comment is its `--help`. [`RunOptions::over`] and [`BackupOptions::over`] put flags over a file.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum, ValueHint};
+use serde::{Deserialize, Serialize};
+
+use super::device::{Console, DiskConfig, NetOption};
+use super::ft::{CommitDurability, Endpoint, EpochLength, Interrupts, Protect, Witness};
+use super::group::{Group, GroupError};
+use super::units::{ByteSize, TimeSpan, as_text};
+
+/// The form of the log on standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// One line per event, for people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Where events go as JSON lines, written `path=FILE`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct EventMonitor {
+    /// The file, appended to.
+    pub path: PathBuf,
+}
+
+impl FromStr for EventMonitor {
+    type Err = GroupError;
+
+    fn from_str(text: &str) -> Result<Self, GroupError> {
+        let group = Group::parse(text, &["path"])?;
+        Ok(EventMonitor { path: group.need("path")?.into() })
+    }
+}
+
+impl std::fmt::Display for EventMonitor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "path={}", self.path.display())
+    }
+}
+
+as_text!(EventMonitor);
+
+/// What may be typed for `outlast run`.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct RunOptions {
+    /// Name of the VM: 1 to 63 letters, digits, '-', '_', '.'. The backup must be given the same
+    #[arg(long, help_heading = "Guest", value_name = "NAME")]
+    pub name: Option<String>,
+    /// Kernel: a bzImage (as in /boot) or an ELF with a PVH entry
+    #[arg(long, help_heading = "Guest", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM file system
+    #[arg(long, help_heading = "Guest", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub initramfs: Option<PathBuf>,
+    /// Go on from a snapshot (see `outlast ctl snapshot create`) instead of booting a kernel. CPUs and memory are the
+    /// snapshot's; give disks and interfaces as they were
+    #[arg(long, help_heading = "Guest", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub restore: Option<PathBuf>,
+    /// Kernel command line, handed over as it is [default: console=ttyS0]
+    #[arg(long, help_heading = "Guest", value_name = "TEXT")]
+    pub cmdline: Option<String>,
+    /// Virtual CPUs, 1 to 8. More than the host has makes every pause longer [default: 1]
+    #[arg(long, help_heading = "Guest", value_name = "N")]
+    pub cpus: Option<u8>,
+    /// Guest memory, 2M to 8G, in whole pages. Linux needs 128M [default: 512M]
+    #[arg(long, help_heading = "Guest", value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
+    /// Raw disk image, locked while the VM runs; repeatable: path=FILE[,readonly=on]
+    #[arg(long, help_heading = "Devices", value_name = "path=FILE[,readonly=on]")]
+    pub disk: Vec<DiskConfig>,
+    /// Network interface on a tap of this host; repeatable: tap=NAME[,mac=..]. Without mac one is made from the name
+    #[arg(long, help_heading = "Devices", value_name = "tap=NAME[,mac=MAC]")]
+    pub net: Vec<NetOption>,
+    /// Serial console: stdio, file=PATH (appended, output only) or off [default: stdio]
+    #[arg(long, help_heading = "Devices", value_name = "stdio|file=PATH|off")]
+    pub console: Option<Console>,
+    /// Not in this version
+    #[arg(long, hide = true)]
+    pub vsock: Option<String>,
+    /// Guest memory, logs and vm.json; its file system needs room for the guest's memory. Memory (tmpfs, DAX), not a
+    /// disk: a disk makes the guest slow [default: /dev/shm/outlast/NAME]
+    #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub state_dir: Option<PathBuf>,
+    /// Where epochs are committed; repeatable: none, local (persistent memory of this host), tcp:HOST:PORT (a backup)
+    /// [default: none]
+    #[arg(long, help_heading = "Protection", value_name = "none|local|tcp:HOST:PORT")]
+    pub protect: Vec<Protect>,
+    /// Longest epoch, 1ms to 10s, or auto. Short: less delay of output, more of the guest's time goes into pauses.
+    /// Long: replies wait longer, more pages per epoch [default: 20ms]
+    #[arg(long, help_heading = "Protection", value_name = "TIME|auto")]
+    pub epoch: Option<EpochLength>,
+    /// Shortest epoch, 100us up to --epoch, when output or an interrupt asks for a boundary. Too short lets a chatty
+    /// guest spend its time in pauses [default: 500us]
+    #[arg(long, help_heading = "Protection", value_name = "TIME")]
+    pub min_epoch: Option<TimeSpan>,
+    /// Not in this version
+    #[arg(long, hide = true)]
+    pub protocol: Option<String>,
+    /// When device interrupts reach the guest; 'immediate' is there to compare with [default: boundary]
+    #[arg(long, help_heading = "Protection", value_enum)]
+    pub interrupts: Option<Interrupts>,
+    /// What a commit waits for: 'disk' = both sides have the disk writes in a synced log, 'memory' = the backup has
+    /// them in RAM, so that a power cut of both hosts loses them [default: disk]
+    #[arg(long, help_heading = "Protection", value_enum)]
+    pub commit_durability: Option<CommitDurability>,
+    /// Who decides which side runs after the two lost each other: file:DIR (a directory that both hosts share) or
+    /// none (after a network cut both may run the guest: its disk and its clients then see two) [default: none]
+    #[arg(long, help_heading = "Protection", value_name = "file:DIR|none")]
+    pub witness: Option<Witness>,
+    /// Silence after which the peer counts as lost, 50ms to 60s, at least three heartbeats. Too short: a loaded host is
+    /// taken for dead; too long: the guest is away for as long [default: 500ms]
+    #[arg(long, help_heading = "Protection", value_name = "TIME")]
+    pub detect: Option<TimeSpan>,
+    /// Time between heartbeats, 1ms to 10s. Short ones wake both hosts more often [default: 50ms]
+    #[arg(long, help_heading = "Protection", value_name = "TIME")]
+    pub heartbeat: Option<TimeSpan>,
+    /// Not in this version
+    #[arg(long, hide = true)]
+    pub tls_dir: Option<PathBuf>,
+    /// Control socket, for `outlast ctl` [default: api.sock in the state directory]
+    #[arg(long, alias = "api-sock", help_heading = "Control", value_name = "PATH")]
+    pub api_socket: Option<PathBuf>,
+    /// Read these options from a TOML file; flags given here win
+    #[arg(long, help_heading = "Control", value_name = "FILE.toml", value_hint = ValueHint::FilePath)]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Form of the log on standard error; OUTLAST_LOG=debug shows more [default: text]
+    #[arg(long, help_heading = "Control", value_enum)]
+    pub log_format: Option<LogFormat>,
+    /// Append events as JSON lines to a file
+    #[arg(long, help_heading = "Control", value_name = "path=FILE")]
+    pub event_monitor: Option<EventMonitor>,
+}
+
+/// What may be typed for `outlast backup`.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct BackupOptions {
+    /// Where the primary connects to; port 0 takes a free one and prints it
+    #[arg(long, help_heading = "Guest", value_name = "tcp:HOST:PORT")]
+    pub listen: Option<Endpoint>,
+    /// Name of the VM, the same as the primary's
+    #[arg(long, help_heading = "Guest", value_name = "NAME")]
+    pub name: Option<String>,
+    /// Replica of each disk, in the primary's order; repeatable: path=FILE[,readonly=on]
+    #[arg(long, help_heading = "Devices", value_name = "path=FILE[,readonly=on]")]
+    pub disk: Vec<DiskConfig>,
+    /// Tap for each interface, in the primary's order; repeatable: tap=NAME[,mac=..]
+    #[arg(long, help_heading = "Devices", value_name = "tap=NAME[,mac=MAC]")]
+    pub net: Vec<NetOption>,
+    /// Serial console after a takeover: stdio, file=PATH or off [default: stdio]
+    #[arg(long, help_heading = "Devices", value_name = "stdio|file=PATH|off")]
+    pub console: Option<Console>,
+    /// Replica of guest memory, logs and vm.json [default: /dev/shm/outlast/NAME]
+    #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub state_dir: Option<PathBuf>,
+    /// Who proves the primary fenced: file:DIR, the same directory as the primary's, or none (dangerous, see run)
+    /// [default: none]
+    #[arg(long, help_heading = "Protection", value_name = "file:DIR|none")]
+    pub witness: Option<Witness>,
+    /// Silence after which the primary counts as lost, 50ms to 60s, at least three heartbeats [default: 500ms]
+    #[arg(long, help_heading = "Protection", value_name = "TIME")]
+    pub detect: Option<TimeSpan>,
+    /// Time between heartbeats, 1ms to 10s [default: 50ms]
+    #[arg(long, help_heading = "Protection", value_name = "TIME")]
+    pub heartbeat: Option<TimeSpan>,
+    /// Not in this version
+    #[arg(long, hide = true)]
+    pub tls_dir: Option<PathBuf>,
+    /// Control socket, for `outlast ctl` [default: api.sock in the state directory]
+    #[arg(long, alias = "api-sock", help_heading = "Control", value_name = "PATH")]
+    pub api_socket: Option<PathBuf>,
+    /// Read these options from a TOML file; flags given here win
+    #[arg(long, help_heading = "Control", value_name = "FILE.toml", value_hint = ValueHint::FilePath)]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Form of the log on standard error; OUTLAST_LOG=debug shows more [default: text]
+    #[arg(long, help_heading = "Control", value_enum)]
+    pub log_format: Option<LogFormat>,
+    /// Append events as JSON lines to a file
+    #[arg(long, help_heading = "Control", value_name = "path=FILE")]
+    pub event_monitor: Option<EventMonitor>,
+}
+
+fn either<T>(flags: Vec<T>, file: Vec<T>) -> Vec<T> {
+    if flags.is_empty() { file } else { flags }
+}
+
+/// Puts one options struct over another. It destructures every field, so that a forgotten one does not compile.
+macro_rules! over {
+    ($type:ident: one { $($one:ident),* } many { $($many:ident),* }) => {
+        impl $type {
+            /// These flags over what `file` says: a flag wins, a list given as flags replaces the file's list.
+            #[must_use]
+            pub fn over(self, file: $type) -> $type {
+                let $type { $($one,)* $($many,)* } = self;
+                $type { $($one: $one.or(file.$one),)* $($many: either($many, file.$many),)* }
+            }
+        }
+    };
+}
+
+over!(RunOptions:
+    one { name, kernel, initramfs, restore, cmdline, cpus, memory, console, vsock, state_dir, epoch, min_epoch, protocol,
+          interrupts, commit_durability, witness, detect, heartbeat, tls_dir, api_socket, config, log_format,
+          event_monitor }
+    many { disk, net, protect });
+over!(BackupOptions:
+    one { listen, name, console, state_dir, witness, detect, heartbeat, tls_dir, api_socket, config, log_format,
+          event_monitor }
+    many { disk, net });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"
+        name = "vm0"
+        kernel = "/boot/vmlinuz"
+        cpus = 2
+        memory = "1G"
+        protect = ["local", "tcp:b:7000"]
+        epoch = "auto"
+        commit-durability = "memory"
+        witness = "file:/shared"
+        [[disk]]
+        path = "root.img"
+        [[net]]
+        tap = "tap0"
+    "#;
+
+    #[test]
+    fn toml_file_gives_the_same_options_as_flags() {
+        let options: RunOptions = toml::from_str(FILE).expect("well formed");
+        assert_eq!(options.memory, Some(ByteSize(1 << 30)));
+        assert_eq!(options.protect, ["local".parse(), "tcp:b:7000".parse()].map(|p| p.expect("well formed")));
+        assert_eq!(options.epoch, Some(EpochLength::Auto));
+        assert_eq!(options.disk[0].path, PathBuf::from("root.img"));
+    }
+
+    #[test]
+    fn toml_unknown_key_is_an_error_that_names_it() {
+        for text in ["colour = 1", "[[disk]]\npath = 'a'\nro = true"] {
+            let error = toml::from_str::<RunOptions>(text).expect_err("unknown key");
+            assert!(error.to_string().contains("unknown field"), "{error}");
+        }
+    }
+
+    #[test]
+    fn over_flag_wins_and_list_replaces() {
+        let file: RunOptions = toml::from_str(FILE).expect("well formed");
+        let flags = RunOptions { cpus: Some(1), protect: vec![Protect::None], ..Default::default() };
+        let both = flags.over(file);
+        assert_eq!((both.cpus, both.name.as_deref()), (Some(1), Some("vm0")));
+        assert_eq!((both.protect, both.disk.len()), (vec![Protect::None], 1));
+    }
+}

@@ -1,0 +1,67 @@
+//! What the commands `bench` and `demo` are asked to do.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+/// A question that `outlast bench` answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum BenchKind {
+    /// Run time relative to the unprotected guest over the length of an epoch.
+    EpochSweep,
+    /// Length of a pause over the number of dirty pages.
+    Pause,
+}
+
+/// One measurement.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BenchConfig {
+    /// The question.
+    pub kind: BenchKind,
+    /// Where CSV, SVG and the page go. What is there from an interrupted run is kept and continued.
+    pub out: PathBuf,
+    /// Fewer lengths and repetitions: under five minutes.
+    pub quick: bool,
+    /// Repetitions of each point, at least 1; none means the bench's own choice. One alone shows no spread.
+    pub repeat: Option<u32>,
+    /// Guest kernel; none means a bare guest that comes with the bench.
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM file system of that kernel.
+    pub initramfs: Option<PathBuf>,
+    /// Image with an ext4 file system for that kernel's guest; copied, not written.
+    pub disk: Option<PathBuf>,
+    /// Directory of the bare guests; none means `$OUTLAST_BARE`, or beside the build of this program.
+    pub guests: Option<PathBuf>,
+}
+
+/// One demonstration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DemoConfig {
+    /// Where the report goes.
+    pub out: PathBuf,
+    /// Of the random moments; none means a new one.
+    pub seed: Option<u32>,
+    /// Which root the guest boots; none means Debian, or the small one on a busy machine.
+    pub guest: Option<DemoGuest>,
+}
+
+/// The root of the demo's guest. The kernel is Debian's stock cloud kernel with each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum DemoGuest {
+    /// A root of a few programs: boots in seconds.
+    Busybox,
+    /// Debian 12 with systemd and redis-server.
+    Debian,
+}
+
+impl std::fmt::Display for DemoGuest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            DemoGuest::Busybox => "busybox",
+            DemoGuest::Debian => "debian",
+        })
+    }
+}

@@ -1,0 +1,334 @@
+//! [`VmConfig`]: one VM, checked.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::device::{Console, DiskConfig, NetConfig};
+use super::error::ConfigError;
+use super::ft::{CommitDurability, Endpoint, EpochLength, Interrupts, Protect, Witness};
+use super::names::{api_socket, check_name, default_state_dir, out_of_range, resolve_nets};
+use super::options::{EventMonitor, LogFormat, RunOptions};
+use super::units::{ByteSize, format_size, format_time, time_text};
+
+/// Bare guests run in as little.
+const MEMORY_BYTES_MIN: u64 = 2 << 20;
+/// More is not tested.
+const MEMORY_BYTES_MAX: u64 = 8 << 30;
+const PAGE_BYTES: u64 = 4096;
+const CPUS_MAX: u8 = 8;
+/// As many as the machine has virtio-mmio slots for, less rng.
+const DEVICES_MAX: usize = 7;
+/// What the kernel takes on x86 (COMMAND_LINE_SIZE), less the terminating zero.
+const CMDLINE_BYTES_MAX: usize = 2047;
+const EPOCH_MIN: Duration = Duration::from_millis(1);
+const EPOCH_MAX: Duration = Duration::from_secs(10);
+const MIN_EPOCH_MIN: Duration = Duration::from_micros(100);
+const DETECT_MIN: Duration = Duration::from_millis(50);
+const DETECT_MAX: Duration = Duration::from_secs(60);
+const HEARTBEAT_MIN: Duration = Duration::from_millis(1);
+const HEARTBEAT_MAX: Duration = Duration::from_secs(10);
+/// Fewer, and one lost datagram or one busy moment looks like a dead host.
+const HEARTBEATS_PER_DETECT: u32 = 3;
+
+/// One VM: what it is made of and how it is protected. Every value is within its range.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmConfig {
+    /// 1 to 63 bytes that are fit for a file name. Primary and backup agree on it.
+    pub name: String,
+    /// What the guest starts from.
+    pub start: StartFrom,
+    /// 1 to 8. Every vCPU must be out of the guest before an epoch can be sealed, so more of them than the host has
+    /// CPUs makes each pause longer.
+    pub cpus: u8,
+    /// 2 MiB to 8 GiB, whole pages. Too small: the guest does not boot. Too large for the file system of the state
+    /// directory: refused at start, because a later write to the mapping would kill the VMM.
+    pub memory_bytes: u64,
+    /// At most 7 with the interfaces.
+    pub disks: Vec<DiskConfig>,
+    /// At most 7 with the disks.
+    pub nets: Vec<NetConfig>,
+    /// The serial console.
+    pub console: Console,
+    /// Guest memory, logs, `vm.json`.
+    pub state_dir: PathBuf,
+    /// Where epochs are committed: never empty, `None` only alone, at most one `Tcp`.
+    pub protect: Vec<Protect>,
+    /// 1 ms to 10 s, or chosen. Too short: the guest's time goes into pauses. Too long: output waits, epochs are big.
+    pub epoch: EpochLength,
+    /// 100 µs to `epoch`. Too short: a guest with much output spends its time in pauses. Too long: output waits.
+    #[serde(with = "time_text")]
+    pub min_epoch: Duration,
+    /// When device interrupts reach the guest.
+    pub interrupts: Interrupts,
+    /// What a commit waits for.
+    pub commit_durability: CommitDurability,
+    /// Who decides which side runs after the two lost each other.
+    pub witness: Witness,
+    /// 50 ms to 60 s of silence until the peer counts as lost. Too short: a loaded host is taken for dead. Too long:
+    /// the guest is away for as long.
+    #[serde(with = "time_text")]
+    pub detect: Duration,
+    /// 1 ms to 10 s between heartbeats, at most a third of `detect`.
+    #[serde(with = "time_text")]
+    pub heartbeat: Duration,
+    /// The control socket, at most 106 bytes.
+    pub api_socket: PathBuf,
+    /// The form of the log.
+    pub log_format: LogFormat,
+    /// Where events are appended as JSON lines.
+    pub event_monitor: Option<EventMonitor>,
+}
+
+/// What a guest starts from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StartFrom {
+    /// Power-on.
+    Kernel {
+        /// A bzImage, or an ELF with a PVH entry.
+        kernel: PathBuf,
+        /// Initial RAM file system.
+        initramfs: Option<PathBuf>,
+        /// Kernel command line, at most 2047 bytes.
+        cmdline: String,
+    },
+    /// A snapshot directory. CPUs and memory are the snapshot's.
+    Snapshot(PathBuf),
+}
+
+fn refuse_beside_restore(options: &[(&'static str, bool)]) -> Result<(), ConfigError> {
+    match options.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((option, _)) => {
+            Err(ConfigError::Contradiction { first: "restore", second: option, why: "the snapshot has its own".into() })
+        }
+    }
+}
+
+impl TryFrom<RunOptions> for VmConfig {
+    type Error = ConfigError;
+
+    /// Fills in defaults and checks every range. It looks at no file.
+    fn try_from(typed: RunOptions) -> Result<Self, ConfigError> {
+        let RunOptions {
+            name,
+            kernel,
+            initramfs,
+            restore,
+            cmdline,
+            cpus,
+            memory,
+            disk,
+            net,
+            console,
+            vsock,
+            state_dir,
+            protect,
+            epoch,
+            min_epoch,
+            protocol,
+            interrupts,
+            commit_durability,
+            witness,
+            detect,
+            heartbeat,
+            tls_dir,
+            api_socket: typed_socket,
+            config: _,
+            log_format,
+            event_monitor,
+        } = typed;
+        refuse_unbuilt(vsock.is_some(), "vsock")?;
+        refuse_unbuilt(protocol.is_some(), "protocol")?;
+        refuse_unbuilt(tls_dir.is_some(), "tls-dir")?;
+        let name = name.ok_or(ConfigError::Missing("name"))?;
+        let start = match restore {
+            None => StartFrom::Kernel {
+                kernel: kernel.ok_or(ConfigError::Missing("kernel"))?,
+                initramfs,
+                cmdline: check_cmdline(cmdline.unwrap_or_else(|| "console=ttyS0".into()))?,
+            },
+            Some(dir) => {
+                let given = [
+                    ("kernel", kernel.is_some()),
+                    ("initramfs", initramfs.is_some()),
+                    ("cmdline", cmdline.is_some()),
+                    ("cpus", cpus.is_some()),
+                    ("memory", memory.is_some()),
+                ];
+                refuse_beside_restore(&given)?;
+                StartFrom::Snapshot(dir)
+            }
+        };
+        check_name(&name)?;
+        let state_dir = state_dir.unwrap_or_else(|| default_state_dir(&name));
+        let epoch = epoch.unwrap_or(EpochLength::Fixed(Duration::from_millis(20)));
+        let (detect, heartbeat) = check_detection(detect.map(|t| t.0), heartbeat.map(|t| t.0))?;
+        Ok(VmConfig {
+            start,
+            cpus: check_cpus(cpus.unwrap_or(1))?,
+            memory_bytes: check_memory(memory.map_or(512 << 20, |ByteSize(bytes)| bytes))?,
+            nets: check_devices(disk.len(), resolve_nets(&name, net)?)?,
+            disks: disk,
+            console: console.unwrap_or(Console::Stdio),
+            protect: check_protect(protect)?,
+            min_epoch: check_epoch(epoch, min_epoch.map(|t| t.0))?,
+            epoch,
+            interrupts: interrupts.unwrap_or(Interrupts::Boundary),
+            commit_durability: commit_durability.unwrap_or(CommitDurability::Disk),
+            witness: witness.unwrap_or(Witness::None),
+            detect,
+            heartbeat,
+            api_socket: api_socket(typed_socket, &state_dir)?,
+            state_dir,
+            log_format: log_format.unwrap_or(LogFormat::Text),
+            event_monitor,
+            name,
+        })
+    }
+}
+
+impl VmConfig {
+    /// The backup, if there is to be one.
+    pub fn backup(&self) -> Option<&Endpoint> {
+        self.protect.iter().find_map(|target| match target {
+            Protect::Tcp(endpoint) => Some(endpoint),
+            Protect::None | Protect::Local => None,
+        })
+    }
+
+    /// Whether epochs are committed to persistent memory of this host.
+    pub fn is_local(&self) -> bool {
+        self.protect.contains(&Protect::Local)
+    }
+
+    /// What is allowed but risky, each as one sentence that names the risk. For the log and for `status`.
+    pub fn warnings(&self) -> Vec<String> {
+        let unwitnessed = self.backup().is_some() && self.witness == Witness::None;
+        let mut warnings: Vec<String> = unwitnessed.then(split_brain_warning).into_iter().collect();
+        if self.backup().is_some() && self.commit_durability == CommitDurability::Memory {
+            warnings.push(
+                "commit durability is memory: a power cut of both hosts loses disk writes that the guest flushed"
+                    .into(),
+            );
+        }
+        warnings
+    }
+}
+
+/// What goes wrong with a backup and no witness.
+pub(super) fn split_brain_warning() -> String {
+    "no witness: if the network between the hosts is cut, both may run the guest, and its clients and disks see two; \
+     give both sides --witness file:DIR on storage that they share"
+        .into()
+}
+
+pub(super) fn refuse_unbuilt(given: bool, option: &'static str) -> Result<(), ConfigError> {
+    if given { Err(ConfigError::NotInThisVersion(option)) } else { Ok(()) }
+}
+
+fn check_cmdline(cmdline: String) -> Result<String, ConfigError> {
+    match cmdline.len() <= CMDLINE_BYTES_MAX && !cmdline.contains('\0') {
+        true => Ok(cmdline),
+        false => Err(out_of_range("cmdline", format!("of {} bytes", cmdline.len()), "at most 2047 bytes, without NUL")),
+    }
+}
+
+fn check_cpus(cpus: u8) -> Result<u8, ConfigError> {
+    match cpus {
+        1..=CPUS_MAX => Ok(cpus),
+        _ => Err(out_of_range("cpus", cpus, format!("1 to {CPUS_MAX}"))),
+    }
+}
+
+fn check_memory(bytes: u64) -> Result<u64, ConfigError> {
+    let range = || format!("{} to {}", format_size(MEMORY_BYTES_MIN), format_size(MEMORY_BYTES_MAX));
+    if !(MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX).contains(&bytes) {
+        return Err(out_of_range("memory", format_size(bytes), range()));
+    }
+    if !bytes.is_multiple_of(PAGE_BYTES) {
+        return Err(out_of_range("memory", bytes, "a multiple of 4K"));
+    }
+    Ok(bytes)
+}
+
+fn check_devices(disks: usize, nets: Vec<NetConfig>) -> Result<Vec<NetConfig>, ConfigError> {
+    if disks + nets.len() > DEVICES_MAX {
+        let count = format!("{} with {disks} of --disk", nets.len());
+        return Err(out_of_range("net", count, format!("at most {DEVICES_MAX} together")));
+    }
+    for (index, net) in nets.iter().enumerate() {
+        if nets[..index].iter().any(|other| other.tap == net.tap || other.mac == net.mac) {
+            let why = format!("tap {} and address {} must each be used once", net.tap, net.mac);
+            return Err(ConfigError::Contradiction { first: "net", second: "net", why });
+        }
+    }
+    Ok(nets)
+}
+
+fn check_protect(protect: Vec<Protect>) -> Result<Vec<Protect>, ConfigError> {
+    if protect.is_empty() {
+        return Ok(vec![Protect::None]);
+    }
+    let backups = protect.iter().filter(|target| matches!(target, Protect::Tcp(_))).count();
+    if backups > 1 {
+        return Err(out_of_range("protect", format!("with {backups} backups"), "at most one tcp:HOST:PORT"));
+    }
+    if protect.len() > 1 && protect.contains(&Protect::None) {
+        let why = "none excludes every other".into();
+        return Err(ConfigError::Contradiction { first: "protect", second: "protect", why });
+    }
+    let mut unique: Vec<Protect> = Vec::new();
+    for target in protect {
+        if !unique.contains(&target) {
+            unique.push(target);
+        }
+    }
+    Ok(unique)
+}
+
+/// The shortest epoch: what was typed, or 500 µs.
+fn check_epoch(epoch: EpochLength, min_epoch: Option<Duration>) -> Result<Duration, ConfigError> {
+    let longest = match epoch {
+        EpochLength::Auto => EPOCH_MAX,
+        EpochLength::Fixed(length) if (EPOCH_MIN..=EPOCH_MAX).contains(&length) => length,
+        EpochLength::Fixed(length) => {
+            return Err(out_of_range("epoch", format_time(length), "1ms to 10s, or auto"));
+        }
+    };
+    let min_epoch = min_epoch.unwrap_or(Duration::from_micros(500));
+    match (MIN_EPOCH_MIN..=longest).contains(&min_epoch) {
+        true => Ok(min_epoch),
+        false => Err(out_of_range("min-epoch", format_time(min_epoch), format!("100us to {}", format_time(longest)))),
+    }
+}
+
+/// Detection time and heartbeat interval, checked against each other.
+pub(super) fn check_detection(
+    detect: Option<Duration>,
+    heartbeat: Option<Duration>,
+) -> Result<(Duration, Duration), ConfigError> {
+    let detect = detect.unwrap_or(Duration::from_millis(500));
+    let heartbeat = heartbeat.unwrap_or(Duration::from_millis(50).min(detect / HEARTBEATS_PER_DETECT));
+    if !(DETECT_MIN..=DETECT_MAX).contains(&detect) {
+        return Err(out_of_range("detect", format_time(detect), "50ms to 60s"));
+    }
+    if !(HEARTBEAT_MIN..=HEARTBEAT_MAX).contains(&heartbeat) {
+        return Err(out_of_range("heartbeat", format_time(heartbeat), "1ms to 10s"));
+    }
+    if heartbeat * HEARTBEATS_PER_DETECT > detect {
+        let why = format!(
+            "{} of silence is less than three heartbeats of {}, so one late heartbeat would look like a dead host",
+            format_time(detect),
+            format_time(heartbeat)
+        );
+        return Err(ConfigError::Contradiction { first: "detect", second: "heartbeat", why });
+    }
+    Ok((detect, heartbeat))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! Every range of [`VmConfig`], at its edges.
+
+use super::*;
+use crate::config::{BackupConfig, BackupOptions, TimeSpan};
+use crate::exit::{Advice, Exit};
+
+fn typed() -> RunOptions {
+    RunOptions { name: Some("vm0".into()), kernel: Some("/k".into()), ..RunOptions::default() }
+}
+
+fn check(change: impl FnOnce(&mut RunOptions)) -> Result<VmConfig, ConfigError> {
+    let mut options = typed();
+    change(&mut options);
+    VmConfig::try_from(options)
+}
+
+fn message(change: impl FnOnce(&mut RunOptions)) -> String {
+    let error = check(change).expect_err("refused");
+    assert_eq!(error.exit(), Exit::Usage);
+    error.to_string()
+}
+
+fn ms(number: u64) -> Option<TimeSpan> {
+    Some(TimeSpan(Duration::from_millis(number)))
+}
+
+#[test]
+fn vm_with_name_and_kernel_only_has_documented_defaults() {
+    let vm = check(|_| ()).expect("enough");
+    assert_eq!((vm.cpus, vm.memory_bytes), (1, 512 << 20));
+    let cmdline = "console=ttyS0".to_string();
+    assert_eq!(vm.start, StartFrom::Kernel { kernel: "/k".into(), initramfs: None, cmdline });
+    assert_eq!((vm.epoch, vm.min_epoch), (EpochLength::Fixed(Duration::from_millis(20)), Duration::from_micros(500)));
+    assert_eq!((vm.detect, vm.heartbeat), (Duration::from_millis(500), Duration::from_millis(50)));
+    assert_eq!((vm.protect.as_slice(), vm.interrupts), ([Protect::None].as_slice(), Interrupts::Boundary));
+    assert_eq!(vm.api_socket, PathBuf::from("/dev/shm/outlast/vm0/api.sock"));
+    assert!(vm.warnings().is_empty());
+}
+
+#[test]
+fn vm_restore_takes_no_kernel_and_no_size() {
+    let restore = |change: fn(&mut RunOptions)| {
+        message(|o| {
+            (o.kernel, o.restore) = (None, Some("/snap".into()));
+            change(o);
+        })
+    };
+    assert!(restore(|o| o.kernel = Some("/k".into())).contains("--restore and --kernel do not go together"));
+    assert!(restore(|o| o.cpus = Some(2)).contains("--restore and --cpus"));
+}
+
+#[test]
+fn vm_without_name_or_kernel_says_which() {
+    assert_eq!(message(|o| o.name = None), "--name is missing");
+    assert_eq!(message(|o| o.kernel = None), "--kernel is missing");
+}
+
+#[test]
+fn vm_memory_edges() {
+    for good in [2 << 20, (2 << 20) + 4096, 8 << 30] {
+        assert_eq!(check(|o| o.memory = Some(ByteSize(good))).expect("in range").memory_bytes, good);
+    }
+    assert_eq!(message(|o| o.memory = Some(ByteSize(1 << 20))), "--memory 1M: must be 2M to 8G");
+    assert_eq!(message(|o| o.memory = Some(ByteSize((8 << 30) + 4096))), "--memory 8388612K: must be 2M to 8G");
+    assert_eq!(message(|o| o.memory = Some(ByteSize((2 << 20) + 1))), "--memory 2097153: must be a multiple of 4K");
+}
+
+#[test]
+fn vm_cpus_edges() {
+    for good in [1, 8] {
+        assert_eq!(check(|o| o.cpus = Some(good)).expect("in range").cpus, good);
+    }
+    for bad in [0, 9] {
+        assert_eq!(message(|o| o.cpus = Some(bad)), format!("--cpus {bad}: must be 1 to 8"));
+    }
+}
+
+#[test]
+fn vm_epoch_edges() {
+    let fixed = |micros| Some(EpochLength::Fixed(Duration::from_micros(micros)));
+    for good in [1000, 10_000_000] {
+        check(|o| o.epoch = fixed(good)).expect("in range");
+    }
+    assert_eq!(message(|o| o.epoch = fixed(999)), "--epoch 999us: must be 1ms to 10s, or auto");
+    assert!(message(|o| o.epoch = fixed(10_000_001)).contains("must be 1ms to 10s"));
+}
+
+#[test]
+fn vm_min_epoch_is_at_most_the_epoch() {
+    check(|o| o.min_epoch = ms(20)).expect("equal");
+    assert_eq!(message(|o| o.min_epoch = ms(21)), "--min-epoch 21ms: must be 100us to 20ms");
+    let short = Some(TimeSpan(Duration::from_micros(99)));
+    assert!(message(|o| o.min_epoch = short).starts_with("--min-epoch 99us"));
+}
+
+#[test]
+fn vm_detect_needs_three_heartbeats() {
+    check(|o| (o.detect, o.heartbeat) = (ms(300), ms(100))).expect("three");
+    let error = message(|o| (o.detect, o.heartbeat) = (ms(299), ms(100)));
+    assert!(error.contains("one late heartbeat would look like a dead host"), "{error}");
+    let short = check(|o| o.detect = ms(60)).expect("the heartbeat follows");
+    assert_eq!(short.heartbeat, Duration::from_millis(20));
+    assert!(message(|o| o.detect = ms(49)).contains("must be 50ms to 60s"));
+}
+
+#[test]
+fn vm_protect_contradictions_are_refused() {
+    let list = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("well formed")).collect::<Vec<Protect>>();
+    assert!(message(|o| o.protect = list(&["none", "local"])).contains("none excludes every other"));
+    assert!(message(|o| o.protect = list(&["tcp:a:1", "tcp:b:1"])).contains("at most one"));
+    let both = check(|o| o.protect = list(&["local", "tcp:b:1", "local"])).expect("both");
+    assert_eq!(both.protect, list(&["local", "tcp:b:1"]));
+    assert!(both.is_local() && both.backup().is_some());
+}
+
+#[test]
+fn vm_backup_without_witness_is_warned_about() {
+    let vm = check(|o| o.protect = vec!["tcp:b:1".parse().expect("well formed")]).expect("allowed");
+    assert!(vm.warnings()[0].contains("both may run the guest"), "{:?}", vm.warnings());
+    let vm = check(|o| {
+        o.protect = vec!["tcp:b:1".parse().expect("well formed")];
+        o.witness = Some(Witness::File("/shared".into()));
+    });
+    assert!(vm.expect("allowed").warnings().is_empty());
+}
+
+#[test]
+fn vm_designed_but_unbuilt_options_are_refused() {
+    assert_eq!(message(|o| o.vsock = Some("cid=3".into())), "--vsock is not in this version");
+    assert_eq!(message(|o| o.protocol = Some("cpvs".into())), "--protocol is not in this version");
+    assert_eq!(message(|o| o.tls_dir = Some("/pki".into())), "--tls-dir is not in this version");
+}
+
+#[test]
+fn vm_devices_beyond_the_slots_or_twice_are_refused() {
+    let disk = || "path=a".parse().expect("well formed");
+    let net = |tap: &str| format!("tap={tap}").parse().expect("well formed");
+    check(|o| (o.disk, o.net) = (vec![disk(); 6], vec![net("t0")])).expect("seven");
+    assert!(message(|o| (o.disk, o.net) = (vec![disk(); 7], vec![net("t0")])).contains("at most 7 together"));
+    assert!(message(|o| o.net = vec![net("t0"), net("t0")]).contains("must each be used once"));
+}
+
+#[test]
+fn vm_cmdline_beyond_the_kernels_limit_is_refused() {
+    check(|o| o.cmdline = Some("x".repeat(2047))).expect("fits");
+    assert!(message(|o| o.cmdline = Some("x".repeat(2048))).contains("of 2048 bytes"));
+}
+
+#[test]
+fn vm_json_gives_the_same_configuration_back() {
+    let vm = check(|o| {
+        o.disk = vec!["path=a,readonly=on".parse().expect("well formed")];
+        o.net = vec!["tap=t0".parse().expect("well formed")];
+        o.console = Some(Console::File("/c".into()));
+        o.protect = vec![Protect::Local];
+        o.event_monitor = Some("path=/e".parse().expect("well formed"));
+    })
+    .expect("allowed");
+    let text = serde_json::to_string_pretty(&vm).expect("printable");
+    assert!(text.contains(r#""min_epoch": "500us""#), "{text}");
+    assert_eq!(serde_json::from_str::<VmConfig>(&text).expect("readable"), vm);
+}
+
+#[test]
+fn backup_needs_listen_and_name_and_warns_without_witness() {
+    let typed = || BackupOptions {
+        name: Some("vm0".into()),
+        listen: Some("tcp:0.0.0.0:7000".parse().expect("well formed")),
+        ..BackupOptions::default()
+    };
+    let backup = BackupConfig::try_from(typed()).expect("enough");
+    assert_eq!(backup.listen.as_pair(), ("0.0.0.0", 7000));
+    assert_eq!(backup.warnings().len(), 1);
+    let error = BackupConfig::try_from(BackupOptions { listen: None, ..typed() }).expect_err("no listen");
+    assert_eq!(error.to_string(), "--listen is missing");
+}

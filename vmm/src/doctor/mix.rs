@@ -1,0 +1,88 @@
+//! The instructions that a Linux kernel cannot do without, each run in a tiny guest, and the speed of kernel code.
+
+use std::time::Duration;
+
+use super::probe::{Outcome, run};
+use super::program::{CMPXCHG16B, INT_80, INT3, PADDQ, RDTSCP, VMCALL, VMMCALL, XGETBV, XRSTOR, spin};
+use super::{Check, State};
+
+/// Two instructions each.
+const SPIN_TURNS: u32 = 100_000;
+/// Emulated kernel code does about 2 million a second, an emulated host with virtualization a hundred times that.
+const SPEED_MIN: f64 = 20e6;
+
+/// Name, code, and what Linux does with it.
+const NEEDED: [(&str, &[u8], &str); 7] = [
+    ("int3", INT3, "Linux patches its own code with it (static keys, ftrace)"),
+    ("int n", INT_80, "Linux raises and returns from software interrupts"),
+    ("xgetbv", XGETBV, "Linux reads which register state is enabled"),
+    ("xrstor", XRSTOR, "Linux switches register state between tasks with it"),
+    ("cmpxchg16b", CMPXCHG16B, "Linux's allocator uses it"),
+    ("rdtscp", RDTSCP, "Linux's vDSO reads time and CPU number with it"),
+    ("paddq", PADDQ, "Linux's checksums and ciphers use SSE2"),
+];
+
+/// Runs every probe. Takes some milliseconds on a good KVM, seconds on one that hangs.
+pub(super) fn checks() -> Vec<Check> {
+    let needed = NEEDED.iter().map(|(name, code, why)| judge(name, run(code), State::Missing, why));
+    let call = if is_amd() { ("vmmcall", VMMCALL) } else { ("vmcall", VMCALL) };
+    let hypercall = judge(call.0, run(call.1), State::Note, "Linux wakes CPUs by hypercall where KVM offers it");
+    std::iter::once(speed(&run(&spin(SPIN_TURNS)))).chain(needed).chain([hypercall]).collect()
+}
+
+fn is_amd() -> bool {
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    cpus.contains("AuthenticAMD") || cpus.contains("HygonGenuine")
+}
+
+fn judge(name: &str, outcome: Outcome, when_missing: State, why: &str) -> Check {
+    let found = match outcome {
+        Outcome::Done(_) => return Check::ok(name, "runs"),
+        Outcome::Fault(vector) => format!("raises exception {vector}"),
+        Outcome::NotEmulated => "KVM's emulator does not know it".into(),
+        Outcome::Endless => "never ends".into(),
+        Outcome::Refused(reason) => reason,
+    };
+    Check::lacks(when_missing, name, found, why)
+}
+
+fn speed(outcome: &Outcome) -> Check {
+    const NAME: &str = "kernel-mode speed";
+    const WHY: &str = "the guest's kernel is emulated instruction by instruction, not run by the CPU";
+    match outcome {
+        Outcome::Done(time) => {
+            let speed = instructions_per_second(*time);
+            let found = format!("{:.0} million instructions/s", (speed / 1e6).max(1.0));
+            match speed >= SPEED_MIN {
+                true => Check::ok(NAME, found),
+                false => Check::lacks(State::Missing, NAME, found, WHY).with_remedy("use a host with hardware KVM"),
+            }
+        }
+        other => judge(NAME, other.clone(), State::Missing, WHY),
+    }
+}
+
+fn instructions_per_second(time: Duration) -> f64 {
+    f64::from(2 * SPIN_TURNS) / time.as_secs_f64().max(1e-9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speed_below_the_limit_is_missing_with_the_figure() {
+        let slow = speed(&Outcome::Done(Duration::from_millis(100)));
+        assert_eq!((slow.state, slow.found.as_str()), (State::Missing, "2 million instructions/s"));
+        assert_eq!(speed(&Outcome::Done(Duration::from_millis(1))).state, State::Ok);
+        assert_eq!(speed(&Outcome::Endless).state, State::Missing);
+    }
+
+    #[test]
+    fn judge_says_how_it_ended() {
+        assert_eq!(judge("a", Outcome::Done(Duration::ZERO), State::Missing, "w").state, State::Ok);
+        let check = judge("a", Outcome::Fault(6), State::Missing, "w");
+        assert_eq!((check.state, check.found.as_str()), (State::Missing, "raises exception 6"));
+        assert_eq!(judge("a", Outcome::Endless, State::Note, "w").state, State::Note);
+    }
+}

@@ -1,0 +1,180 @@
+//! What happens at a boundary, with all vCPUs stopped.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use replication::EpochId;
+
+use super::capture::{Capture, StopAndCopy};
+use super::dirty::DirtyHarvest;
+use super::{EpochSink, SealedEpoch};
+use crate::kvm::KvmError;
+use crate::machine::Machine;
+use crate::machine::gate::Held;
+use crate::memory::Ram;
+use crate::stats::BoundaryTimes;
+
+/// The epochs of a machine: which one runs, and where sealed ones go.
+pub struct Epochs {
+    running: EpochId,
+    harvest: DirtyHarvest,
+    capture: Box<dyn Capture>,
+    sink: Option<Arc<dyn EpochSink>>,
+    base_next: bool,
+    /// Sealed and not handed over yet: that is done when the guest runs again.
+    sealed: VecDeque<SealedEpoch>,
+}
+
+impl std::fmt::Debug for Epochs {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("Epochs").field("running", &self.running).field("protected", &self.sink.is_some()).finish()
+    }
+}
+
+impl Epochs {
+    /// No protection; epoch `running` is about to run.
+    pub fn new(ram: &Ram, running: EpochId) -> Self {
+        let capture = Box::new(StopAndCopy::default());
+        Self {
+            running,
+            harvest: DirtyHarvest::new(ram),
+            capture,
+            sink: None,
+            base_next: false,
+            sealed: VecDeque::new(),
+        }
+    }
+
+    /// The number of the running epoch.
+    pub fn running(&self) -> EpochId {
+        self.running
+    }
+
+    /// Whether epochs are sealed.
+    pub fn is_protected(&self) -> bool {
+        self.sink.is_some()
+    }
+
+    /// Where sealed epochs go.
+    pub fn sink(&self) -> Option<Arc<dyn EpochSink>> {
+        self.sink.clone()
+    }
+
+    /// From the next boundary on, epochs go to `sink`; the first one is its base.
+    pub fn set_sink(&mut self, sink: Arc<dyn EpochSink>) {
+        self.sink = Some(sink);
+        self.base_next = true;
+    }
+
+    /// No epoch is sealed any more. The running one keeps its number.
+    pub fn clear_sink(&mut self) {
+        self.hand_over();
+        self.sink = None;
+    }
+
+    /// Ends the running epoch of a held machine without capturing it: for a guest that is alone by right. Gives its
+    /// number and the one that runs now.
+    pub fn settle(&mut self, machine: &Machine) -> (EpochId, EpochId) {
+        self.hand_over();
+        let (epoch, next) = (self.running, self.running.next());
+        for disk in machine.disks() {
+            disk.lock().seal(epoch.0);
+        }
+        machine.egress().seal(next);
+        self.running = next;
+        (epoch, next)
+    }
+
+    /// Harvests dirty pages while the guest runs, for synchronization.
+    pub fn harvest_running(&mut self, machine: &Machine) -> Result<Vec<u64>, KvmError> {
+        let mut gfns = Vec::new();
+        self.harvest.take(machine.vm(), machine.ram(), &mut gfns)?;
+        Ok(gfns)
+    }
+
+    /// Gives what was sealed to the sink, in order.
+    fn hand_over(&mut self) {
+        while let Some(sealed) = self.sealed.pop_front() {
+            self.sink.as_ref().expect("what was sealed is handed over before the sink goes").submit(sealed);
+        }
+    }
+
+    fn seal(&mut self, machine: &Machine, first_out: Instant) -> Result<Duration, KvmError> {
+        let sealing = Instant::now();
+        let mut board = machine.board();
+        let delivered = board.deliver_inputs();
+        machine.raise(delivered.raise)?;
+        let state = machine.save_state(&board)?;
+        let saved = Instant::now();
+        let mut gfns = Vec::new();
+        self.harvest.take(machine.vm(), machine.ram(), &mut gfns)?;
+        let harvested = Instant::now();
+        let pages = self.capture.capture(machine.ram(), gfns);
+        let copied = Instant::now();
+        let (epoch, next) = (self.running, self.running.next());
+        let disk_writes = machine.disks().iter().map(|disk| disk.lock().seal(epoch.0)).collect();
+        let outputs = machine.egress().seal(next);
+        let inputs = board.take_consumed();
+        self.running = next;
+        let base = std::mem::take(&mut self.base_next);
+        let page_count = pages.len();
+        let sealed = SealedEpoch { epoch, base, state, pages, disk_writes, outputs, inputs, sealed_at: copied };
+        self.sealed.push_back(sealed);
+        let pending = board.take_pending();
+        drop(board);
+        machine.raise(pending)?;
+        let pause = first_out.elapsed();
+        let times =
+            BoundaryTimes { pause, save: saved - sealing, harvest: harvested - saved, copy: copied - harvested };
+        machine.stats().record_boundary(times, page_count);
+        Ok(pause)
+    }
+}
+
+/// Seals the running epoch of a machine that somebody holds: the base of a session.
+pub fn seal_held(machine: &Machine, _held: &Held<'_>) -> Result<(), KvmError> {
+    let mut epochs = machine.epochs();
+    let pause = epochs.seal(machine, Instant::now())?;
+    epochs.hand_over();
+    machine.pacer().end_boundary(pause);
+    Ok(())
+}
+
+/// Seals the running epoch of a machine that has ended, for its last output.
+pub fn seal_ended(machine: &Machine) -> Result<(), KvmError> {
+    assert!(machine.ended().is_some(), "vCPUs of this machine may run");
+    let mut epochs = machine.epochs();
+    epochs.seal(machine, Instant::now())?;
+    epochs.hand_over();
+    Ok(())
+}
+
+/// The work of a boundary: the last vCPU thread that comes out does it.
+pub fn lead(machine: &Machine, first_out: Instant) {
+    machine.pacer().begin_boundary();
+    let sink = {
+        let mut epochs = machine.epochs();
+        // Whether there is room depends on what was sealed before.
+        epochs.hand_over();
+        epochs.sink()
+    };
+    let waited = Instant::now();
+    let protected = sink.is_some_and(|sink| sink.wait_for_room());
+    let stall = waited.elapsed();
+    if !protected {
+        machine.pacer().end_boundary(Duration::ZERO);
+        return;
+    }
+    machine.stats().record_stall(stall);
+    // The sink is still there: only a holder of the gate takes it away, and a holder waits for this boundary.
+    match machine.epochs().seal(machine, first_out + stall) {
+        Ok(pause) => machine.pacer().end_boundary(pause),
+        Err(error) => machine.fail(format!("a boundary failed: {error}")),
+    }
+}
+
+/// What is left of a boundary when the guest runs again: waking the ship thread is not part of the pause.
+pub fn after(machine: &Machine) {
+    machine.epochs().hand_over();
+}

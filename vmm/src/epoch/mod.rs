@@ -1,0 +1,76 @@
+//! Epochs: when a boundary comes, and what happens at it.
+//!
+//! ```text
+//!  vCPUs out, exits completed          gate
+//!   │ wait for room in flight          sink (back-pressure)
+//!   │ deliver waiting input            board → guest memory
+//!   │ seal: vCPUs, chips, devices      kvm, board
+//!   │       dirty pages, disk writes   dirty, capture, disks
+//!   │       output                     egress
+//!   │ raise pending interrupts         kvm
+//!  vCPUs in
+//!   └ hand over                        sink
+//! ```
+//!
+//! The state is sealed with the pending interrupts still pending, and they are raised into the next epoch: whoever
+//! resumes from the seal raises the same ones at the same instant.
+
+pub mod boundary;
+pub mod capture;
+pub mod dirty;
+pub mod pacer;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use replication::{EpochId, Input, Output};
+use snapshot::writeset::WriteSet;
+
+use crate::machine::state::MachineState;
+use capture::CapturedPages;
+
+/// An epoch after its boundary: everything that must survive.
+#[derive(Debug)]
+pub struct SealedEpoch {
+    /// Its number.
+    pub epoch: EpochId,
+    /// The first of a session: the backup is whole with it.
+    pub base: bool,
+    /// The machine at its end.
+    pub state: MachineState,
+    /// Pages written in it, as they were at its end.
+    pub pages: CapturedPages,
+    /// Disk writes of each disk.
+    pub disk_writes: Vec<Arc<WriteSet>>,
+    /// What the guest sent.
+    pub outputs: Vec<Output>,
+    /// What the guest got.
+    pub inputs: Vec<Input>,
+    /// When it was sealed.
+    pub sealed_at: Instant,
+}
+
+impl SealedEpoch {
+    /// About how many bytes it will take on the wire, before compression.
+    pub fn ship_bytes(&self) -> u64 {
+        let pages = self.pages.len() * crate::memory::PAGE_SIZE;
+        let writes: usize = self.disk_writes.iter().map(|set| set.bytes()).sum();
+        let outputs: usize = self.outputs.iter().map(|o| o.bytes.len()).sum();
+        (pages + writes + outputs) as u64
+    }
+
+    /// Whether it wrote to any disk.
+    pub fn has_disk_writes(&self) -> bool {
+        self.disk_writes.iter().any(|set| !set.is_empty())
+    }
+}
+
+/// Where sealed epochs go.
+pub trait EpochSink: Send + Sync {
+    /// Waits until the running epoch may be sealed; the guest is stopped meanwhile. False: it is not protected any
+    /// more, and nothing is to be sealed.
+    fn wait_for_room(&self) -> bool;
+
+    /// Takes a sealed epoch. Epochs come in order; the guest runs already.
+    fn submit(&self, sealed: SealedEpoch);
+}

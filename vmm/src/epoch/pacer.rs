@@ -1,0 +1,228 @@
+//! The pacer: when the next boundary comes.
+//!
+//! At the latest an epoch length after the last one; on demand (an interrupt, input or output waits) as soon as the
+//! minimum epoch has passed. It asks the gate; the vCPU threads do the work. Epochs may also be counted in exits: then
+//! they end where the guest is, not where the clock is.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use crate::machine::gate::Gate;
+
+/// How the epoch length is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Length {
+    /// Always this long.
+    Fixed(Duration),
+    /// From the measured pause: see [`AutoLength`].
+    Auto,
+    /// This many exits of all vCPUs together, at least one; never by time.
+    Exits(u64),
+}
+
+impl Length {
+    fn exits(self) -> u64 {
+        match self {
+            Self::Exits(count) => count,
+            Self::Fixed(_) | Self::Auto => 0,
+        }
+    }
+}
+
+/// Chooses a length such that the pause takes about a twentieth of it, between 2 and 200 ms.
+///
+/// A short epoch holds output for less time and costs more; the pause tells how much more. It is smoothed over eight
+/// epochs, so that one large epoch does not make the next ones long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AutoLength {
+    smoothed_pause: Duration,
+}
+
+const AUTO_MIN: Duration = Duration::from_millis(2);
+const AUTO_MAX: Duration = Duration::from_millis(200);
+const AUTO_RATIO: u32 = 20;
+/// The length, as far as time is concerned, of epochs that are counted in exits.
+const UNTIMED: Duration = Duration::from_secs(u32::MAX as u64);
+
+impl AutoLength {
+    fn new() -> Self {
+        Self { smoothed_pause: Duration::from_micros(500) }
+    }
+
+    fn note_pause(&mut self, pause: Duration) {
+        self.smoothed_pause = (self.smoothed_pause * 7 + pause) / 8;
+    }
+
+    fn length(&self) -> Duration {
+        (self.smoothed_pause * AUTO_RATIO).clamp(AUTO_MIN, AUTO_MAX)
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    on: bool,
+    length: Length,
+    auto: AutoLength,
+    min_epoch: Duration,
+    last: Instant,
+    ended: bool,
+}
+
+impl State {
+    fn length(&self) -> Duration {
+        match self.length {
+            Length::Fixed(length) => length,
+            Length::Auto => self.auto.length(),
+            Length::Exits(_) => UNTIMED,
+        }
+    }
+}
+
+/// Decides when boundaries come.
+#[derive(Debug)]
+pub struct Pacer {
+    state: Mutex<State>,
+    changed: Condvar,
+    demanded: AtomicBool,
+    /// Exits of an epoch; zero if it is not counted in exits.
+    exits_per_epoch: AtomicU64,
+    exits: AtomicU64,
+}
+
+impl Pacer {
+    /// A pacer that asks for nothing until [`Pacer::set_on`].
+    pub fn new(length: Length, min_epoch: Duration) -> Self {
+        let state = State { on: false, length, auto: AutoLength::new(), min_epoch, last: Instant::now(), ended: false };
+        Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            demanded: AtomicBool::new(false),
+            exits_per_epoch: AtomicU64::new(length.exits()),
+            exits: AtomicU64::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of the pacer panics")
+    }
+
+    /// Starts or stops asking for boundaries.
+    pub fn set_on(&self, on: bool) {
+        let mut state = self.lock();
+        state.on = on;
+        state.last = Instant::now();
+        self.changed.notify_all();
+    }
+
+    /// Changes the epoch length.
+    pub fn set_length(&self, length: Length) {
+        self.lock().length = length;
+        self.exits_per_epoch.store(length.exits(), Ordering::Relaxed);
+        self.changed.notify_all();
+    }
+
+    /// The epoch length in force.
+    pub fn length(&self) -> Duration {
+        self.lock().length()
+    }
+
+    /// Something waits for a boundary. True if one may come at once; otherwise it comes when the minimum has passed.
+    pub fn demand(&self) -> bool {
+        if self.demanded.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        let state = self.lock();
+        if !state.on {
+            return false;
+        }
+        let due = state.last.elapsed() >= state.min_epoch;
+        if !due {
+            self.changed.notify_all();
+        }
+        due
+    }
+
+    /// A vCPU served an exit. True if an epoch that is counted in exits ends with it.
+    pub fn count_exit(&self) -> bool {
+        let per_epoch = self.exits_per_epoch.load(Ordering::Relaxed);
+        per_epoch > 0 && (self.exits.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(per_epoch)
+    }
+
+    /// A boundary begins: what was demanded before is served by it.
+    pub fn begin_boundary(&self) {
+        self.demanded.store(false, Ordering::Release);
+    }
+
+    /// A boundary is over; the guest was stopped for `pause`.
+    pub fn end_boundary(&self, pause: Duration) {
+        let mut state = self.lock();
+        state.auto.note_pause(pause);
+        state.last = Instant::now();
+        self.changed.notify_all();
+    }
+
+    /// Ends [`Pacer::run`].
+    pub fn end(&self) {
+        self.lock().ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Asks `gate` for boundaries until [`Pacer::end`]. The body of the pacer's thread.
+    pub fn run(&self, gate: &Gate) {
+        let mut asked_after = None;
+        let mut state = self.lock();
+        while !state.ended {
+            let due = state.last + if self.demanded.load(Ordering::Acquire) { state.min_epoch } else { state.length() };
+            let now = Instant::now();
+            // Once asked, the boundary is under way: it ends by moving `last`.
+            if !state.on || asked_after == Some(state.last) {
+                state = self.changed.wait(state).expect("no holder of the pacer panics");
+            } else if now < due {
+                state = self.changed.wait_timeout(state, due - now).expect("no holder of the pacer panics").0;
+            } else {
+                asked_after = Some(state.last);
+                drop(state);
+                gate.request_boundary();
+                state = self.lock();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn demand_before_the_minimum_waits_and_after_it_does_not() {
+        let pacer = Pacer::new(Length::Fixed(Duration::from_secs(3600)), Duration::from_secs(3600));
+        pacer.set_on(true);
+        assert!(!pacer.demand());
+        pacer.begin_boundary();
+        let eager = Pacer::new(Length::Fixed(Duration::from_secs(3600)), Duration::ZERO);
+        eager.set_on(true);
+        assert!(eager.demand());
+        assert!(!eager.demand(), "one demand is enough");
+    }
+
+    #[test]
+    fn counted_exits_end_an_epoch_and_are_not_counted_otherwise() {
+        let pacer = Pacer::new(Length::Exits(3), Duration::ZERO);
+        let ends: Vec<bool> = (0..7).map(|_| pacer.count_exit()).collect();
+        assert_eq!(ends, [false, false, true, false, false, true, false]);
+        pacer.set_length(Length::Auto);
+        assert!((0..7).all(|_| !pacer.count_exit()));
+    }
+
+    #[test]
+    fn auto_length_grows_with_the_pause_within_its_bounds() {
+        let mut auto = AutoLength::new();
+        (0..100).for_each(|_| auto.note_pause(Duration::from_micros(10)));
+        assert_eq!(auto.length(), AUTO_MIN);
+        (0..100).for_each(|_| auto.note_pause(Duration::from_millis(1)));
+        assert!(auto.length() > Duration::from_millis(15) && auto.length() <= Duration::from_millis(20));
+        (0..100).for_each(|_| auto.note_pause(Duration::from_secs(1)));
+        assert_eq!(auto.length(), AUTO_MAX);
+    }
+}

@@ -1,0 +1,55 @@
+//! KVM: the VM and vCPU file descriptors, their state, and the dirty log. The only module that issues KVM's ioctls
+//! (but for `doctor`, which asks what this host can do).
+
+mod cpuid;
+mod dirty;
+mod msrs;
+pub mod vcpu;
+pub mod vm;
+mod xsave;
+
+pub use cpuid::CpuidTable;
+pub use vcpu::{Vcpu, VcpuState};
+pub use vm::{ChipState, Vm};
+
+/// A refused KVM call.
+#[derive(Debug, thiserror::Error)]
+pub enum KvmError {
+    /// `/dev/kvm` could not be opened.
+    #[error("cannot open /dev/kvm: {0}; {hint}", hint = open_hint(.0))]
+    Open(kvm_ioctls::Error),
+    /// The module speaks another API.
+    #[error("/dev/kvm has API version {0}, and this program needs 12; use a current Linux kernel")]
+    Version(i32),
+    /// A capability without which nothing works.
+    #[error("this host's KVM lacks {0}; run `outlast doctor` to see what it can do")]
+    Missing(&'static str),
+    /// An ioctl failed.
+    #[error("KVM refused to {what}: {source}")]
+    Call {
+        /// The operation and what it was done to.
+        what: String,
+        /// The kernel's answer.
+        source: kvm_ioctls::Error,
+    },
+    /// A model-specific register of the saved state was refused.
+    #[error(
+        "KVM on this host refuses model-specific register {index:#x} of the saved guest; the hosts' CPUs or kernels differ too much"
+    )]
+    MsrRefused {
+        /// The register.
+        index: u32,
+    },
+}
+
+fn open_hint(error: &kvm_ioctls::Error) -> &'static str {
+    match error.errno() {
+        libc::ENOENT => "load kvm_intel or kvm_amd (modprobe), or enable virtualization in the firmware",
+        libc::EACCES | libc::EPERM => "run as root, or join the group that owns it: usermod -aG kvm $USER",
+        _ => "run `outlast doctor`",
+    }
+}
+
+pub(crate) fn call<T>(what: impl Into<String>, result: Result<T, kvm_ioctls::Error>) -> Result<T, KvmError> {
+    result.map_err(|source| KvmError::Call { what: what.into(), source })
+}

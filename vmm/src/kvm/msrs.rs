@@ -1,0 +1,146 @@
+//! Model-specific registers: which ones a checkpoint holds, and in which order they go back.
+//!
+//! KVM's own list misses the memory type range registers on some kernels, so they are added when the host has them.
+//! `KVM_SET_MSRS` stops at the first refused register; it is called again from the next one. A refused register of a
+//! saved guest is an error, unless it is one of the few that hosts may refuse without harm.
+
+use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_ioctls::{Kvm, VcpuFd};
+use serde::{Deserialize, Serialize};
+
+use super::{KvmError, call};
+
+/// Most registers accepted from a peer or a file.
+pub(super) const MSRS_MAX: usize = 1024;
+
+const IA32_TSC: u32 = 0x10;
+const IA32_TSC_DEADLINE: u32 = 0x6e0;
+const MTRR: [std::ops::RangeInclusive<u32>; 5] =
+    [0x200..=0x20f, 0x250..=0x250, 0x258..=0x259, 0x268..=0x26f, 0x2ff..=0x2ff];
+
+const IA32_MTRR_DEF_TYPE: u32 = 0x2ff;
+/// Memory type range registers on, and write-back everywhere: what firmware leaves behind. As the processor resets them
+/// all memory is uncacheable, and Linux then does without the page attribute table.
+const MTRR_ON_WRITE_BACK: u64 = 1 << 11 | 6;
+
+/// Registers whose refusal loses nothing that a guest of ours uses: performance counters, async page faults without an
+/// APIC, branch records, and Hyper-V's, which are never offered.
+fn harmless_if_refused(index: u32) -> bool {
+    matches!(index, 0x4b56_4d02 | 0x4b56_4d06 | 0x4b56_4d07 | 0xc1..=0xc8 | 0x186..=0x18d | 0x309..=0x30b | 0x38d..=0x390)
+        || (0x4000_0000..0x4000_0200).contains(&index)
+        || (0xc001_0000..=0xc001_0007).contains(&index)
+        || (0xc001_0200..=0xc001_020b).contains(&index)
+}
+
+/// One register and its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Msr {
+    index: u32,
+    value: u64,
+}
+
+/// The registers that this host saves, in the order in which they are read.
+#[derive(Debug, Clone)]
+pub(super) struct MsrList {
+    indices: Vec<u32>,
+}
+
+impl MsrList {
+    /// What KVM lists, and the memory type range registers, without duplicates.
+    pub(super) fn of_host(kvm: &Kvm) -> Result<Self, KvmError> {
+        let listed = call("list the model-specific registers", kvm.get_msr_index_list())?;
+        let mut indices: Vec<u32> = listed.as_slice().to_vec();
+        indices.extend(MTRR.into_iter().flatten());
+        indices.sort_unstable();
+        indices.dedup();
+        Ok(Self { indices })
+    }
+
+    /// Drops what this vCPU does not have: asked once, at creation.
+    pub(super) fn retain_readable(&mut self, vcpu: &VcpuFd) {
+        self.indices.retain(|&index| matches!(vcpu.get_msrs(&mut msrs_of(&[(index, 0)])), Ok(1)));
+    }
+
+    pub(super) fn save(&self, vcpu: &VcpuFd) -> Result<Vec<Msr>, KvmError> {
+        let wanted: Vec<_> = self.indices.iter().map(|&index| (index, 0)).collect();
+        let mut msrs = msrs_of(&wanted);
+        let count = call("read the model-specific registers", vcpu.get_msrs(&mut msrs))?;
+        if count < wanted.len() {
+            return Err(KvmError::MsrRefused { index: self.indices[count] });
+        }
+        Ok(msrs.as_slice().iter().map(|m| Msr { index: m.index, value: m.data }).collect())
+    }
+}
+
+fn msrs_of(pairs: &[(u32, u64)]) -> Msrs {
+    let entries: Vec<_> =
+        pairs.iter().map(|&(index, data)| kvm_msr_entry { index, data, ..Default::default() }).collect();
+    Msrs::from_entries(&entries).expect("the caller's list is below MSRS_MAX, far below KVM's limit")
+}
+
+/// The order of writing: the time stamp counter before its deadline, everything else between.
+fn rank(index: u32) -> u8 {
+    match index {
+        IA32_TSC => 0,
+        IA32_TSC_DEADLINE => 2,
+        _ => 1,
+    }
+}
+
+/// Sets the registers that firmware would have set for a kernel that is entered without one.
+pub(super) fn set_boot_values(vcpu: &VcpuFd) -> Result<(), KvmError> {
+    let values = msrs_of(&[(IA32_MTRR_DEF_TYPE, MTRR_ON_WRITE_BACK)]);
+    match call("set the default memory type", vcpu.set_msrs(&values))? {
+        1 => Ok(()),
+        _ => Err(KvmError::MsrRefused { index: IA32_MTRR_DEF_TYPE }),
+    }
+}
+
+/// Writes saved registers back.
+pub(super) fn restore(vcpu: &VcpuFd, saved: &[Msr]) -> Result<(), KvmError> {
+    let mut pairs: Vec<_> = saved.iter().map(|m| (m.index, m.value)).collect();
+    pairs.sort_by_key(|&(index, _)| rank(index));
+    let mut rest = &pairs[..];
+    while !rest.is_empty() {
+        let done = call("write the model-specific registers", vcpu.set_msrs(&msrs_of(rest)))?;
+        if done == rest.len() {
+            break;
+        }
+        let (index, value) = rest[done];
+        if !harmless_if_refused(index) && value != 0 {
+            return Err(KvmError::MsrRefused { index });
+        }
+        tracing::debug!(index = format_args!("{index:#x}"), "a model-specific register was refused, without harm");
+        rest = &rest[done + 1..];
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kvm::Vm;
+
+    #[test]
+    fn deadline_is_written_after_the_counter_and_all_else() {
+        let mut order = [IA32_TSC_DEADLINE, 0x174, IA32_TSC, 0xc000_0080];
+        order.sort_by_key(|&i| rank(i));
+        assert_eq!(order[0], IA32_TSC);
+        assert_eq!(order[3], IA32_TSC_DEADLINE);
+    }
+
+    #[test]
+    fn new_vcpu_has_write_back_memory_as_after_firmware() {
+        let vm = match Vm::new() {
+            Err(KvmError::Open(error)) => {
+                crate::testing::say_skipped(&format!("/dev/kvm cannot be opened: {error}"));
+                return;
+            }
+            vm => vm.expect("this host's KVM has what is needed"),
+        };
+        let mut vcpu = vm.create_vcpu(0, 1, vm.host_cpuid()).expect("a vCPU can be made");
+        let mut default = msrs_of(&[(IA32_MTRR_DEF_TYPE, 0)]);
+        vcpu.fd().get_msrs(&mut default).expect("KVM has memory type ranges");
+        assert_eq!(default.as_slice()[0].data, 0x806);
+    }
+}

@@ -1,0 +1,182 @@
+//! One vCPU: its file descriptor, and its whole state as a plain struct.
+//!
+//! The order of restoring is fixed (see [`Vcpu::restore`]) and each step that depends on another says so. State may be
+//! saved only when the last exit was completed (the vCPU thread re-enters once with `immediate_exit`).
+
+use kvm_bindings::{kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs};
+use kvm_ioctls::{VcpuFd, VmFd};
+use serde::{Deserialize, Serialize};
+use snapshot::section::Section;
+
+use super::msrs::{self, MSRS_MAX, Msr, MsrList};
+use super::xsave::{SaveArea, XSAVE_BYTES_MAX, XSAVE_BYTES_MIN};
+use super::{CpuidTable, KvmError, call};
+
+/// The state of one vCPU, as KVM gives it. Untrusted until [`VcpuState::validate`] has accepted it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VcpuState {
+    tsc_khz: u32,
+    regs: kvm_regs,
+    sregs: kvm_sregs,
+    xcrs: kvm_xcrs,
+    #[serde(with = "xsave_bytes")]
+    xsave: Vec<u8>,
+    debug_regs: kvm_debugregs,
+    lapic: kvm_lapic_state,
+    msrs: Vec<Msr>,
+    events: kvm_vcpu_events,
+    mp_state: kvm_mp_state,
+}
+
+impl Section for VcpuState {
+    const NAME: &'static str = "vcpu";
+    const VERSION: u16 = 1;
+}
+
+mod xsave_bytes {
+    //! The save area as one byte string: a sequence of 4,096 elements would cost a call each.
+    use serde::{Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        struct Bytes;
+        impl de::Visitor<'_> for Bytes {
+            type Value = Vec<u8>;
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("an extended save area")
+            }
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                if bytes.len() > super::XSAVE_BYTES_MAX {
+                    return Err(E::invalid_length(bytes.len(), &self));
+                }
+                Ok(bytes.to_vec())
+            }
+        }
+        deserializer.deserialize_bytes(Bytes)
+    }
+}
+
+impl VcpuState {
+    /// Checks what KVM itself would not: sizes. KVM checks the values when they are set.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.xsave.len() < XSAVE_BYTES_MIN {
+            return Err(format!("an extended save area of {} bytes; at least {XSAVE_BYTES_MIN}", self.xsave.len()));
+        }
+        if self.msrs.len() > MSRS_MAX {
+            return Err(format!("{} model-specific registers; at most {MSRS_MAX}", self.msrs.len()));
+        }
+        Ok(())
+    }
+
+    /// The instruction pointer, for diagnostics.
+    pub fn rip(&self) -> u64 {
+        self.regs.rip
+    }
+}
+
+/// A vCPU of this process.
+#[derive(Debug)]
+pub struct Vcpu {
+    fd: VcpuFd,
+    id: u32,
+    msrs: MsrList,
+    save_area: SaveArea,
+}
+
+impl Vcpu {
+    pub(super) fn new(vm: &VmFd, id: u32, count: u32, cpuid: &CpuidTable, mut msrs: MsrList) -> Result<Self, KvmError> {
+        let fd = call(format!("create vCPU {id}"), vm.create_vcpu(u64::from(id)))?;
+        call(format!("set CPUID of vCPU {id}"), fd.set_cpuid2(&cpuid.for_vcpu(id, count)?))?;
+        msrs::set_boot_values(&fd)?;
+        msrs.retain_readable(&fd);
+        Ok(Self { fd, id, msrs, save_area: SaveArea::of(vm) })
+    }
+
+    /// The descriptor, to run it.
+    pub fn fd(&mut self) -> &mut VcpuFd {
+        &mut self.fd
+    }
+
+    /// Number of the vCPU.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Sets the registers of a booting vCPU.
+    pub fn set_boot_state(&self, regs: &kvm_regs, sregs: &kvm_sregs) -> Result<(), KvmError> {
+        call("set the segment registers", self.fd.set_sregs(sregs))?;
+        call("set the registers", self.fd.set_regs(regs))
+    }
+
+    /// The segment registers as KVM resets them.
+    pub fn sregs(&self) -> Result<kvm_sregs, KvmError> {
+        call("read the segment registers", self.fd.get_sregs())
+    }
+
+    /// Reads the whole state. The last exit must have been completed.
+    pub fn save(&self) -> Result<VcpuState, KvmError> {
+        let fd = &self.fd;
+        // Events and the multiprocessor state last: reading them lets KVM settle pending INIT and SIPI first.
+        let mp_state = call("read the multiprocessor state", fd.get_mp_state())?;
+        Ok(VcpuState {
+            tsc_khz: call("read the time stamp counter's rate", fd.get_tsc_khz())?,
+            regs: call("read the registers", fd.get_regs())?,
+            sregs: self.sregs()?,
+            xcrs: call("read the extended control registers", fd.get_xcrs())?,
+            xsave: self.save_area.read(fd)?,
+            debug_regs: call("read the debug registers", fd.get_debug_regs())?,
+            lapic: call("read the local APIC", fd.get_lapic())?,
+            msrs: self.msrs.save(fd)?,
+            events: call("read the pending events", fd.get_vcpu_events())?,
+            mp_state,
+        })
+    }
+
+    /// Writes a saved state into a fresh vCPU.
+    ///
+    /// The order matters: the local APIC before the model-specific registers, because KVM ignores a write of
+    /// `IA32_TSC_DEADLINE` unless the timer is in deadline mode; the time stamp counter before its deadline; events
+    /// after everything that could raise one; the multiprocessor state last, because it lets the vCPU run.
+    pub fn restore(&self, state: &VcpuState) -> Result<(), KvmError> {
+        let VcpuState { tsc_khz, regs, sregs, xcrs, xsave, debug_regs, lapic, msrs, events, mp_state } = state;
+        let fd = &self.fd;
+        self.set_tsc_rate(*tsc_khz)?;
+        call("write the segment registers", fd.set_sregs(sregs))?;
+        call("write the registers", fd.set_regs(regs))?;
+        call("write the extended control registers", fd.set_xcrs(xcrs))?;
+        self.save_area.write(fd, xsave)?;
+        call("write the debug registers", fd.set_debug_regs(debug_regs))?;
+        call("write the local APIC", fd.set_lapic(lapic))?;
+        msrs::restore(fd, msrs)?;
+        call("write the pending events", fd.set_vcpu_events(events))?;
+        call("write the multiprocessor state", fd.set_mp_state(*mp_state))
+    }
+
+    /// Sets the rate only when it differs: a refused call would still change what KVM reports afterwards.
+    fn set_tsc_rate(&self, khz: u32) -> Result<(), KvmError> {
+        let ours = call("read the time stamp counter's rate", self.fd.get_tsc_khz())?;
+        if close_enough(ours, khz) {
+            return Ok(());
+        }
+        call(
+            format!("run a guest whose time stamp counter ticks at {khz} kHz on a host of {ours} kHz"),
+            self.fd.set_tsc_khz(khz),
+        )
+    }
+
+    /// Tells KVM's paravirtual clock that the guest was stopped, so that its watchdogs do not fire. A guest without
+    /// that clock refuses, which is harmless.
+    pub fn notify_stopped(&self) {
+        if let Err(error) = self.fd.kvmclock_ctrl() {
+            tracing::debug!(vcpu = self.id, %error, "the guest uses no paravirtual clock");
+        }
+    }
+}
+
+/// KVM's own tolerance: 250 parts per million.
+fn close_enough(a: u32, b: u32) -> bool {
+    u64::from(a.abs_diff(b)) * 4000 <= u64::from(a)
+}

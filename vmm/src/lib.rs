@@ -1,0 +1,21 @@
+//! The virtual machine monitor: the only crate that knows KVM, sockets, taps, files of the host, threads and time.
+
+pub mod api;
+pub mod bench;
+pub mod boot;
+pub mod cli;
+pub mod config;
+pub mod doctor;
+pub mod epoch;
+pub mod events;
+pub mod exit;
+pub mod kvm;
+pub mod machine;
+pub mod memory;
+pub mod net;
+pub mod protect;
+pub mod run;
+pub mod stats;
+#[cfg(test)]
+mod testing;
+pub mod witness;

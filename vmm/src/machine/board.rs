@@ -1,0 +1,456 @@
+//! The board: the devices of a machine on their buses, and what the guest's accesses set off.
+//!
+//! One lock around it. A vCPU's access is served to its end (queues, disk, output) before the vCPU goes on, so at a
+//! boundary, with all vCPUs out, every device is quiet by construction.
+//!
+//! Interrupts of devices collect in a mask. With [`Delivery::Immediate`] they are raised at once; with
+//! [`Delivery::Boundary`] they, and input from the world, wait for the boundary, and the mask is part of the state.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use devices::RestoreError;
+use devices::cmos::{Cmos, CmosState};
+use devices::i8042::{I8042, I8042State};
+use devices::layout::{
+    CMOS_PORT, CMOS_PORTS, COM1_GSI, COM1_PORT, COM1_PORTS, I8042_COMMAND_PORT, I8042_DATA_PORT, PVPANIC_PORT,
+    SLEEP_CONTROL_PORT, SLEEP_PORTS, VIRTIO_MMIO_BASE, VIRTIO_MMIO_GSI, VIRTIO_MMIO_STRIDE,
+};
+use devices::power::{Power, PowerEvent, PowerState};
+use devices::pvpanic::{Pvpanic, PvpanicState};
+use devices::serial::{Serial, SerialState};
+use replication::Input;
+use serde::{Deserialize, Serialize};
+use snapshot::section::Section;
+
+use super::egress::{CONSOLE, Egress, FIRST_SLOT};
+use super::slot::{Slot, SlotState};
+use crate::memory::GuestMemory;
+
+/// Console input that waits for the guest at most, in bytes.
+const CONSOLE_INPUT_BYTES_MAX: usize = 4096;
+
+/// When interrupts and input reach the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// At once.
+    Immediate,
+    /// At the next boundary.
+    Boundary,
+}
+
+/// What an access set off, for the vCPU thread to act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[must_use]
+pub struct Effects {
+    /// Interrupt lines to raise now, a bit each.
+    pub raise: u32,
+    /// Something waits for a boundary.
+    pub wants_boundary: bool,
+    /// The guest asked for an end.
+    pub end: Option<GuestEnd>,
+}
+
+/// How a guest ended its machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuestEnd {
+    /// ACPI power-off.
+    PowerOff,
+    /// A reset, through the keyboard controller or ACPI, or a triple fault.
+    Reset,
+}
+
+/// Saved form of the chips of the board; its slots are saved apart.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BoardState {
+    serial: SerialState,
+    cmos: CmosState,
+    i8042: I8042State,
+    power: PowerState,
+    pvpanic: PvpanicState,
+    /// Console input that the guest has not got yet.
+    console_input: Vec<u8>,
+    /// Interrupt lines that wait for the boundary.
+    pending: u32,
+}
+
+impl Section for BoardState {
+    const NAME: &'static str = "board";
+    const VERSION: u16 = 1;
+}
+
+/// The devices of a machine.
+#[derive(Debug)]
+pub struct Board {
+    memory: GuestMemory,
+    egress: Arc<Egress>,
+    delivery: Delivery,
+    serial: Serial,
+    cmos: Cmos,
+    i8042: I8042,
+    power: Power,
+    pvpanic: Pvpanic,
+    slots: Vec<Slot>,
+    console_input: Vec<u8>,
+    pending: u32,
+    /// Inputs that the guest got since the last boundary.
+    consumed: Vec<Input>,
+}
+
+fn now_s() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+}
+
+impl Board {
+    /// A board with `slots`, at power-on.
+    pub fn new(memory: GuestMemory, slots: Vec<Slot>, egress: Arc<Egress>) -> Self {
+        Self {
+            memory,
+            egress,
+            delivery: Delivery::Immediate,
+            serial: Serial::new(),
+            cmos: Cmos::new(),
+            i8042: I8042::new(),
+            power: Power::new(),
+            pvpanic: Pvpanic::new(),
+            slots,
+            console_input: Vec::new(),
+            pending: 0,
+            consumed: Vec::new(),
+        }
+    }
+
+    /// The slots, by number.
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// Sets when interrupts and input reach the guest.
+    pub fn set_delivery(&mut self, delivery: Delivery) {
+        self.delivery = delivery;
+    }
+
+    /// The guest reads a port. Ports of no device read as all ones, as on a PC.
+    pub fn handle_pio_read(&mut self, port: u16, data: &mut [u8]) -> Effects {
+        match port {
+            _ if (COM1_PORT..COM1_PORT + COM1_PORTS).contains(&port) => {
+                self.serial.handle_read((port - COM1_PORT).into(), data)
+            }
+            _ if (CMOS_PORT..CMOS_PORT + CMOS_PORTS).contains(&port) => {
+                self.cmos.handle_read((port - CMOS_PORT).into(), data, now_s());
+            }
+            I8042_DATA_PORT | I8042_COMMAND_PORT => self.i8042.handle_read((port - I8042_DATA_PORT).into(), data),
+            _ if (SLEEP_CONTROL_PORT..SLEEP_CONTROL_PORT + SLEEP_PORTS).contains(&port) => {
+                self.power.handle_read((port - SLEEP_CONTROL_PORT).into(), data);
+            }
+            PVPANIC_PORT => self.pvpanic.handle_read(0, data),
+            _ => data.fill(0xff),
+        }
+        self.settle_chips()
+    }
+
+    /// The guest writes a port. Writes to no device are lost, as on a PC.
+    pub fn handle_pio_write(&mut self, port: u16, data: &[u8]) -> Effects {
+        match port {
+            _ if (COM1_PORT..COM1_PORT + COM1_PORTS).contains(&port) => {
+                // A string instruction hands over several bytes for the one register.
+                for byte in data {
+                    self.serial.handle_write((port - COM1_PORT).into(), std::slice::from_ref(byte));
+                }
+            }
+            _ if (CMOS_PORT..CMOS_PORT + CMOS_PORTS).contains(&port) => {
+                self.cmos.handle_write((port - CMOS_PORT).into(), data, now_s());
+            }
+            I8042_DATA_PORT | I8042_COMMAND_PORT => self.i8042.handle_write((port - I8042_DATA_PORT).into(), data),
+            _ if (SLEEP_CONTROL_PORT..SLEEP_CONTROL_PORT + SLEEP_PORTS).contains(&port) => {
+                self.power.handle_write((port - SLEEP_CONTROL_PORT).into(), data);
+            }
+            PVPANIC_PORT => self.pvpanic.handle_write(0, data),
+            _ => {}
+        }
+        self.settle_chips()
+    }
+
+    /// The guest reads device memory.
+    pub fn handle_mmio_read(&mut self, address: u64, data: &mut [u8]) -> Effects {
+        match self.slot_at(address) {
+            Some((index, offset)) => {
+                self.slots[index].handle_read(offset, data);
+                self.settle_slot(index)
+            }
+            None => {
+                data.fill(0xff);
+                Effects::default()
+            }
+        }
+    }
+
+    /// The guest writes device memory.
+    pub fn handle_mmio_write(&mut self, address: u64, data: &[u8]) -> Effects {
+        let Some((index, offset)) = self.slot_at(address) else { return Effects::default() };
+        self.slots[index].handle_write(offset, data, &self.memory);
+        if self.delivery == Delivery::Immediate {
+            self.deliver_frames(index);
+        }
+        self.settle_slot(index)
+    }
+
+    fn slot_at(&self, address: u64) -> Option<(usize, u64)> {
+        let offset = address.checked_sub(VIRTIO_MMIO_BASE)?;
+        let index = usize::try_from(offset / VIRTIO_MMIO_STRIDE).ok()?;
+        (index < self.slots.len()).then_some((index, offset % VIRTIO_MMIO_STRIDE))
+    }
+
+    /// Takes a frame from the world for slot `index`. `None`: too many wait; offer it again after a boundary.
+    pub fn handle_frame(&mut self, index: usize, frame: &[u8]) -> Option<Effects> {
+        if !self.slots[index].accept_frame(frame) {
+            return None;
+        }
+        if self.delivery == Delivery::Immediate {
+            self.deliver_frames(index);
+        }
+        let mut effects = self.settle_slot(index);
+        effects.wants_boundary |= self.delivery == Delivery::Boundary;
+        Some(effects)
+    }
+
+    /// Takes console input; gives how many bytes were accepted.
+    pub fn handle_console(&mut self, bytes: &[u8]) -> (usize, Effects) {
+        let count = bytes.len().min(CONSOLE_INPUT_BYTES_MAX.saturating_sub(self.console_input.len()));
+        self.console_input.extend_from_slice(&bytes[..count]);
+        if self.delivery == Delivery::Immediate {
+            self.deliver_console();
+        }
+        let mut effects = self.settle_chips();
+        effects.wants_boundary |= self.delivery == Delivery::Boundary && count > 0;
+        (count, effects)
+    }
+
+    /// Gives waiting input to the guest. At a boundary, before the seal: what the guest gets is in the sealed memory.
+    pub fn deliver_inputs(&mut self) -> Effects {
+        self.deliver_console();
+        let mut effects = self.settle_chips();
+        for index in 0..self.slots.len() {
+            self.deliver_frames(index);
+            effects = effects.and(self.settle_slot(index));
+        }
+        effects
+    }
+
+    /// The inputs that the guest got since the last call: the epoch's event log.
+    pub fn take_consumed(&mut self) -> Vec<Input> {
+        std::mem::take(&mut self.consumed)
+    }
+
+    /// Takes the interrupt lines that wait for a boundary.
+    pub fn take_pending(&mut self) -> u32 {
+        std::mem::take(&mut self.pending)
+    }
+
+    fn deliver_console(&mut self) {
+        if self.console_input.is_empty() {
+            return;
+        }
+        let count = self.serial.handle_input(&self.console_input);
+        if count > 0 {
+            let bytes: Vec<u8> = self.console_input.drain(..count).collect();
+            self.consumed.push(Input { device: CONSOLE, bytes });
+        }
+    }
+
+    fn deliver_frames(&mut self, index: usize) {
+        let consumed = &mut self.consumed;
+        let log = self.delivery == Delivery::Boundary;
+        self.slots[index].deliver_frames(&self.memory, |frame| {
+            if log {
+                consumed.push(Input { device: FIRST_SLOT + index as u16, bytes: frame.to_vec() });
+            }
+        });
+    }
+
+    /// Puts back input that a failed primary's guest had got after the last commit.
+    ///
+    /// It was taken from the front of what waited: of that, what had come before the commit waits here too.
+    pub fn redeliver(&mut self, inputs: Vec<Input>) {
+        let mut console = Vec::new();
+        let mut again = vec![0; self.slots.len()];
+        for input in inputs {
+            let Some(index) = input.device.checked_sub(FIRST_SLOT).map(usize::from) else {
+                console.extend(input.bytes);
+                continue;
+            };
+            if let Some(slot) = self.slots.get_mut(index) {
+                slot.accept_frame_again(&input.bytes, &mut again[index]);
+            }
+        }
+        self.console_input.extend_from_slice(console.get(self.console_input.len()..).unwrap_or_default());
+    }
+
+    fn settle_chips(&mut self) -> Effects {
+        while let Some(bytes) = self.serial.poll_output() {
+            self.egress.emit(CONSOLE, bytes);
+        }
+        if self.serial.poll_interrupt() {
+            self.pending |= 1 << COM1_GSI;
+        }
+        if let Some(event) = self.pvpanic.poll_event() {
+            tracing::warn!(?event, "the guest reports a panic");
+        }
+        let mut effects = self.settle_interrupts();
+        effects.end = match self.power.poll_power() {
+            Some(PowerEvent::PowerOff) => Some(GuestEnd::PowerOff),
+            None => self.i8042.poll_reset().then_some(GuestEnd::Reset),
+        };
+        effects
+    }
+
+    fn settle_slot(&mut self, index: usize) -> Effects {
+        let mut sent = false;
+        while let Some(frame) = self.slots[index].poll_output() {
+            sent |= self.egress.emit(FIRST_SLOT + index as u16, frame);
+        }
+        if self.slots[index].poll_interrupt() {
+            self.pending |= 1 << (VIRTIO_MMIO_GSI + index as u32);
+        }
+        let mut effects = self.settle_interrupts();
+        effects.wants_boundary |= sent;
+        effects
+    }
+
+    fn settle_interrupts(&mut self) -> Effects {
+        match self.delivery {
+            Delivery::Immediate => Effects { raise: self.take_pending(), ..Effects::default() },
+            Delivery::Boundary => Effects { wants_boundary: self.pending != 0, ..Effects::default() },
+        }
+    }
+
+    /// Asks every network card's driver to announce its address.
+    pub fn announce(&mut self) -> Effects {
+        let mut effects = Effects::default();
+        for index in 0..self.slots.len() {
+            self.slots[index].announce();
+            effects = effects.and(self.settle_slot(index));
+        }
+        effects
+    }
+
+    /// Reads the chips' state. The slots are saved by [`Slot::save`].
+    pub fn save(&self) -> (BoardState, Vec<SlotState>) {
+        let Self {
+            memory: _,
+            egress: _,
+            delivery: _,
+            serial,
+            cmos,
+            i8042,
+            power,
+            pvpanic,
+            slots,
+            console_input,
+            pending,
+            consumed: _,
+        } = self;
+        let board = BoardState {
+            serial: serial.save(),
+            cmos: cmos.save(),
+            i8042: i8042.save(),
+            power: power.save(),
+            pvpanic: pvpanic.save(),
+            console_input: console_input.clone(),
+            pending: *pending,
+        };
+        (board, slots.iter().map(Slot::save).collect())
+    }
+
+    /// Replaces the devices' state by untrusted state; kicks that were pending are served.
+    pub fn restore(&mut self, board: BoardState, slots: Vec<SlotState>) -> Result<(), RestoreError> {
+        let BoardState { serial, cmos, i8042, power, pvpanic, mut console_input, pending } = board;
+        self.serial = Serial::restore(serial)?;
+        self.cmos = Cmos::restore(cmos)?;
+        self.i8042 = I8042::restore(i8042)?;
+        self.power = Power::restore(power)?;
+        self.pvpanic = Pvpanic::restore(pvpanic)?;
+        console_input.truncate(CONSOLE_INPUT_BYTES_MAX);
+        self.console_input = console_input;
+        let devices = std::mem::take(&mut self.slots);
+        assert_eq!(devices.len(), slots.len(), "the caller compares the number of devices with the configuration");
+        self.slots =
+            devices.into_iter().zip(slots).map(|(slot, state)| slot.restore(state)).collect::<Result<_, _>>()?;
+        self.pending = pending;
+        for index in 0..self.slots.len() {
+            if self.slots[index].poll_interrupt() {
+                self.pending |= 1 << (VIRTIO_MMIO_GSI + index as u32);
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves what was kicked before the save and could not be: right before a restored guest runs.
+    pub fn serve_kicks(&mut self) -> Effects {
+        let mut effects = Effects::default();
+        for index in 0..self.slots.len() {
+            self.slots[index].serve_kicks(&self.memory);
+            effects = effects.and(self.settle_slot(index));
+        }
+        effects
+    }
+}
+
+impl Effects {
+    /// Both.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            raise: self.raise | other.raise,
+            wants_boundary: self.wants_boundary | other.wants_boundary,
+            end: self.end.or(other.end),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::egress::Sinks;
+    use crate::memory::Ram;
+    use crate::stats::Stats;
+
+    fn board() -> Board {
+        let egress = Egress::new(Sinks { console: None, taps: vec![None] }, Arc::new(Stats::default()));
+        let ram = Ram::new(1 << 20).expect("1 MiB fits");
+        let mut board = Board::new(ram.memory().clone(), vec![Slot::net([2; 6])], Arc::new(egress));
+        board.set_delivery(Delivery::Boundary);
+        board
+    }
+
+    fn waiting(board: &Board) -> (Vec<u8>, Vec<Vec<u8>>) {
+        let (state, mut slots) = board.save();
+        let Some(SlotState::Net(_, frames)) = slots.pop() else { panic!("the slot is a network card") };
+        (state.console_input, frames)
+    }
+
+    fn input(device: u16, bytes: &[u8]) -> Input {
+        Input { device, bytes: bytes.to_vec() }
+    }
+
+    #[test]
+    fn redeliver_of_what_still_waits_does_not_double_it() {
+        // Input that had come before the last commit, and that the guest got after it, is in the committed state and in
+        // the log of the epoch that broke off: it reached the guest twice.
+        let mut board = board();
+        let _ = board.handle_console(b"ls");
+        let _ = board.handle_frame(0, &[1; 60]);
+        let _ = board.handle_frame(0, &[2; 60]);
+        let log =
+            [input(CONSOLE, b"l"), input(CONSOLE, b"s -a"), input(FIRST_SLOT, &[2; 60]), input(FIRST_SLOT, &[2; 60])];
+        board.redeliver(log.to_vec());
+        assert_eq!(waiting(&board), (b"ls -a".to_vec(), vec![vec![1; 60], vec![2; 60], vec![2; 60]]));
+    }
+
+    #[test]
+    fn redeliver_of_less_than_what_waits_keeps_all_of_it() {
+        let mut board = board();
+        let _ = board.handle_console(b"halt");
+        board.redeliver(vec![input(CONSOLE, b"ha"), input(77, b"no such device")]);
+        assert_eq!(waiting(&board).0, b"halt");
+    }
+}

@@ -1,0 +1,219 @@
+//! Egress: everything that leaves the guest passes here, and waits here for its epoch's commit.
+//!
+//! Direct (no epochs): output goes out at once. Held: it is tagged with the running epoch and goes out when the
+//! replication core releases that epoch, never earlier. A device cannot bypass this: it has no handle on the world.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use replication::EpochId;
+use replication::output::{Output, OutputQueue};
+
+use crate::net::Tap;
+use crate::stats::Stats;
+
+/// Output held at most, in bytes. Half of it stops the guest; the rest is more than one exit can produce.
+pub const HOLD_BYTES_MAX: usize = 64 << 20;
+
+/// Device number of the serial console in outputs and inputs; virtio slot `n` is `FIRST_SLOT + n`.
+pub const CONSOLE: u16 = 0;
+/// Device number of the first virtio slot.
+pub const FIRST_SLOT: u16 = 1;
+
+/// Console bytes are joined into one output up to this length.
+const CONSOLE_OUTPUT_BYTES_MAX: usize = 4096;
+
+/// Where output goes.
+pub struct Sinks {
+    /// Where the console's bytes go, if anywhere.
+    pub console: Option<Box<dyn Write + Send>>,
+    /// The tap of each virtio slot that is a network device.
+    pub taps: Vec<Option<Arc<Tap>>>,
+}
+
+impl std::fmt::Debug for Sinks {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("Sinks").field("console", &self.console.is_some()).field("taps", &self.taps).finish()
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// The epoch that output is tagged with; `None` is direct.
+    running: Option<EpochId>,
+    queue: OutputQueue,
+    /// Console bytes of the running epoch, not yet an output.
+    console: Vec<u8>,
+    /// When the oldest output of each held epoch was produced, for the hold time.
+    first_held: Vec<(EpochId, Instant)>,
+    sinks: Sinks,
+}
+
+/// The way out.
+#[derive(Debug)]
+pub struct Egress {
+    inner: Mutex<Inner>,
+    stats: Arc<Stats>,
+}
+
+impl Egress {
+    /// A way out to `sinks`, direct at first.
+    pub fn new(sinks: Sinks, stats: Arc<Stats>) -> Self {
+        let inner = Inner {
+            running: None,
+            queue: OutputQueue::new(HOLD_BYTES_MAX),
+            console: Vec::new(),
+            first_held: Vec::new(),
+            sinks,
+        };
+        Self { inner: Mutex::new(inner), stats }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no holder of the egress panics")
+    }
+
+    /// Sends or holds what a device produced. True if it is held and somebody may be waiting for it: a boundary is
+    /// worth its cost. Console bytes wait for the epoch's end.
+    pub fn emit(&self, device: u16, bytes: Vec<u8>) -> bool {
+        if device == CONSOLE {
+            self.stats.console_written(bytes.len());
+        }
+        let mut inner = self.lock();
+        if inner.running.is_none() {
+            inner.sinks.send(device, &bytes, &self.stats);
+            return false;
+        }
+        inner.note_held();
+        if device == CONSOLE {
+            inner.console.extend_from_slice(&bytes);
+            if inner.console.len() >= CONSOLE_OUTPUT_BYTES_MAX {
+                inner.flush_console();
+            }
+            return false;
+        }
+        inner.flush_console();
+        inner.hold(Output { device, kind: 0, bytes });
+        true
+    }
+
+    /// Whether so much is held that the guest must stop until a commit.
+    pub fn is_pressed(&self) -> bool {
+        !self.lock().queue.has_room(HOLD_BYTES_MAX / 2)
+    }
+
+    /// From now on output is held, tagged with `epoch`.
+    pub fn begin(&self, epoch: EpochId) {
+        self.lock().running = Some(epoch);
+    }
+
+    /// The running epoch ends: gives its output for shipping; what comes now belongs to `next`.
+    pub fn seal(&self, next: EpochId) -> Vec<Output> {
+        let mut inner = self.lock();
+        inner.flush_console();
+        let running = inner.running.replace(next).expect("an epoch is sealed only while output is held");
+        inner.queue.of_epoch(running).cloned().collect()
+    }
+
+    /// Lets out what epochs up to and including `upto` produced.
+    pub fn release(&self, upto: EpochId) {
+        let mut inner = self.lock();
+        let outputs: Vec<Output> = inner.queue.release(upto).collect();
+        for output in outputs {
+            inner.sinks.send(output.device, &output.bytes, &self.stats);
+        }
+        let now = Instant::now();
+        inner.first_held.retain(|(epoch, since)| {
+            if *epoch <= upto {
+                self.stats.record_hold(now.duration_since(*since));
+            }
+            *epoch > upto
+        });
+    }
+
+    /// Ends holding: lets out all that is held, the running epoch's too. Only for a guest that is alone by right.
+    pub fn direct(&self) {
+        let running = {
+            let mut inner = self.lock();
+            inner.flush_console();
+            inner.running.take()
+        };
+        if let Some(epoch) = running {
+            self.release(epoch);
+        }
+    }
+
+    /// Emits what a failed primary may not have let out: the outputs that a backup held.
+    pub fn emit_again(&self, outputs: &[Output]) {
+        let mut inner = self.lock();
+        for output in outputs {
+            inner.sinks.send(output.device, &output.bytes, &self.stats);
+        }
+    }
+
+    /// Sends a frame of the host's own on every tap: the announcement of a guest that moved.
+    pub fn announce(&self, slot: usize, frame: &[u8]) {
+        self.lock().sinks.send(FIRST_SLOT + slot as u16, frame, &self.stats);
+    }
+
+    /// Bytes held.
+    pub fn held_bytes(&self) -> usize {
+        self.lock().queue.held_bytes()
+    }
+}
+
+impl Inner {
+    fn note_held(&mut self) {
+        let Some(running) = self.running else { return };
+        if self.first_held.last().is_none_or(|(epoch, _)| *epoch < running) {
+            self.first_held.push((running, Instant::now()));
+        }
+    }
+
+    fn flush_console(&mut self) {
+        if !self.console.is_empty() {
+            let bytes = std::mem::take(&mut self.console);
+            self.hold(Output { device: CONSOLE, kind: 0, bytes });
+        }
+    }
+
+    fn hold(&mut self, output: Output) {
+        let Some(epoch) = self.running else { return };
+        self.queue
+            .hold(epoch, output)
+            .expect("the guest is stopped at half of the limit, and one exit cannot fill the rest");
+    }
+}
+
+impl Sinks {
+    fn send(&mut self, device: u16, bytes: &[u8], stats: &Stats) {
+        let result =
+            if device == CONSOLE { self.write_console(bytes) } else { self.write_frame(device - FIRST_SLOT, bytes) };
+        match result {
+            Ok(()) => stats.output_sent(bytes.len()),
+            // The world's side of a wire may lose a frame; it is counted, and the guest's protocols repeat it.
+            Err(error) => {
+                stats.output_lost();
+                tracing::debug!(device, %error, "output could not be delivered");
+            }
+        }
+    }
+
+    fn write_console(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.console {
+            Some(console) => console.write_all(bytes).and_then(|()| console.flush()),
+            None => Ok(()),
+        }
+    }
+
+    fn write_frame(&mut self, slot: u16, frame: &[u8]) -> io::Result<()> {
+        match self.taps.get_mut(usize::from(slot)) {
+            Some(Some(tap)) => match tap.send(frame)? {
+                true => Ok(()),
+                false => Err(io::Error::from(io::ErrorKind::WouldBlock)),
+            },
+            _ => Err(io::Error::from(io::ErrorKind::NotFound)),
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! The gate: how all vCPUs are stopped together and let go together.
+//!
+//! Two users close it. A *boundary* is led by the last vCPU thread that arrives: it does the boundary's work itself, so
+//! that a guest with one vCPU pays no thread switch. A *hold* belongs to another thread (pause, snapshot): vCPUs wait
+//! until its guard is dropped.
+//!
+//! ```text
+//!            request_boundary            all parked: last one leads
+//!   Open ───────────────────► Boundary ───────────────────────────► Open
+//!    │  hold                                                          ▲
+//!    └──────► Held ── all parked: guard given ── guard dropped ───────┘
+//!   any ── end ──► Ended (arrivals return, vCPU threads finish)
+//! ```
+//!
+//! Invariant: while a leader runs or a [`Held`] guard lives, no vCPU is in `KVM_RUN` and every exit is completed,
+//! because a vCPU thread arrives only after that.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Instant;
+
+use super::kick::Kicker;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Open,
+    Boundary,
+    Held,
+    Ended,
+}
+
+#[derive(Debug)]
+struct State {
+    mode: Mode,
+    /// vCPU threads that have not finished.
+    running: usize,
+    parked: usize,
+    /// A boundary was asked for while the gate could not close for it: it comes right after the opening.
+    again: bool,
+    /// When the first vCPU of this closing came out: the guest's pause begins there.
+    first_out: Option<Instant>,
+    /// Counts openings, so that a waiter knows that its closing is over.
+    openings: u64,
+}
+
+/// What a vCPU thread does after it arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// Run the guest on.
+    Go,
+    /// The machine ends.
+    Ended,
+}
+
+/// Stops and starts all vCPUs of a machine.
+#[derive(Debug)]
+pub struct Gate {
+    state: Mutex<State>,
+    changed: Condvar,
+    closing: AtomicBool,
+    /// Threads that want to hold the gate and wait for it to open. No boundary closes it before they had their turn.
+    holds_wanted: AtomicUsize,
+    kicker: Kicker,
+}
+
+impl Gate {
+    /// A gate for `vcpus` vCPU threads, open.
+    pub fn new(vcpus: usize) -> Self {
+        let state = State { mode: Mode::Open, running: vcpus, parked: 0, again: false, first_out: None, openings: 0 };
+        Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            closing: AtomicBool::new(false),
+            holds_wanted: AtomicUsize::new(0),
+            kicker: Kicker::new(vcpus),
+        }
+    }
+
+    /// Where vCPU threads register to be kicked.
+    pub fn kicker(&self) -> &Kicker {
+        &self.kicker
+    }
+
+    /// Whether vCPUs should come out: checked before every entry into the guest.
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of the gate panics while changing it")
+    }
+
+    fn close(&self, state: &mut State, mode: Mode) {
+        state.mode = mode;
+        self.closing.store(true, Ordering::SeqCst);
+        self.kicker.kick_all();
+    }
+
+    fn open(&self, state: &mut State) {
+        if state.mode == Mode::Ended {
+            return;
+        }
+        state.mode = Mode::Open;
+        state.openings += 1;
+        state.first_out = None;
+        // Counted anew for each closing: a thread that has not woken from this one yet must arrive again for the next.
+        state.parked = 0;
+        self.closing.store(false, Ordering::SeqCst);
+        self.changed.notify_all();
+        if !self.is_hold_wanted() && std::mem::take(&mut state.again) {
+            self.close(state, Mode::Boundary);
+        }
+    }
+
+    /// Whether a thread waits to hold the gate: whoever leads a boundary must not wait for anything that thread does.
+    pub fn is_hold_wanted(&self) -> bool {
+        self.holds_wanted.load(Ordering::SeqCst) > 0
+    }
+
+    /// Asks for a boundary: one begins after this call, however the gate stands now. One that is on its way but has
+    /// not begun serves the request too.
+    pub fn request_boundary(&self) {
+        let mut state = self.lock();
+        match state.mode {
+            Mode::Open if self.is_hold_wanted() => state.again = true,
+            Mode::Open if state.running > 0 => self.close(&mut state, Mode::Boundary),
+            Mode::Boundary | Mode::Held => state.again = true,
+            Mode::Open | Mode::Ended => {}
+        }
+    }
+
+    /// A vCPU thread has come out with its exit completed. Runs `lead` if it is the last one of a boundary; returns
+    /// when the guest may go on. `lead` is told when the first vCPU came out. Whoever led runs `after` when the gate is
+    /// open again: what need not be done while the guest is stopped.
+    pub fn arrive(&self, lead: impl FnOnce(Instant), after: impl FnOnce()) -> Arrival {
+        let mut state = self.lock();
+        if matches!(state.mode, Mode::Open | Mode::Ended) {
+            return if state.mode == Mode::Ended { Arrival::Ended } else { Arrival::Go };
+        }
+        state.parked += 1;
+        let first_out = *state.first_out.get_or_insert_with(Instant::now);
+        let opening = state.openings;
+        if state.mode == Mode::Boundary && state.parked == state.running {
+            state.again = false;
+            drop(state);
+            lead(first_out);
+            state = self.lock();
+            self.open(&mut state);
+            drop(state);
+            after();
+            state = self.lock();
+        } else {
+            self.changed.notify_all();
+            while state.openings == opening && state.mode != Mode::Ended {
+                state = self.changed.wait(state).expect("no holder of the gate panics while changing it");
+            }
+        }
+        if state.mode == Mode::Ended { Arrival::Ended } else { Arrival::Go }
+    }
+
+    /// Stops the guest for as long as the guard lives. `None` if the machine has ended.
+    pub fn hold(&self) -> Option<Held<'_>> {
+        let mut state = self.lock();
+        self.holds_wanted.fetch_add(1, Ordering::SeqCst);
+        while state.mode != Mode::Open && state.mode != Mode::Ended && state.running > 0 {
+            state = self.changed.wait(state).expect("no holder of the gate panics while changing it");
+        }
+        self.holds_wanted.fetch_sub(1, Ordering::SeqCst);
+        if state.mode != Mode::Open {
+            return None;
+        }
+        self.close(&mut state, Mode::Held);
+        while state.parked < state.running {
+            if state.mode == Mode::Ended {
+                return None;
+            }
+            state = self.changed.wait(state).expect("no holder of the gate panics while changing it");
+        }
+        if state.mode == Mode::Ended || state.running == 0 {
+            return None;
+        }
+        Some(Held { gate: self })
+    }
+
+    /// Ends a hold that was kept. The caller knows that there is one.
+    pub fn let_go(&self) {
+        let mut state = self.lock();
+        assert!(matches!(state.mode, Mode::Held | Mode::Ended), "only a kept hold is let go");
+        self.open(&mut state);
+    }
+
+    /// Ends the machine: every vCPU thread comes out and finishes.
+    pub fn end(&self) {
+        let mut state = self.lock();
+        self.close(&mut state, Mode::Ended);
+        self.changed.notify_all();
+    }
+
+    /// A vCPU thread finishes and will not arrive again.
+    pub fn leave(&self) {
+        let mut state = self.lock();
+        state.running -= 1;
+        self.changed.notify_all();
+    }
+}
+
+/// All vCPUs are stopped while this lives.
+#[derive(Debug)]
+pub struct Held<'a> {
+    gate: &'a Gate,
+}
+
+impl Held<'_> {
+    /// Keeps the guest stopped beyond this guard, until [`Gate::let_go`].
+    pub fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut state = self.gate.lock();
+        self.gate.open(&mut state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::thread;
+
+    /// Threads that behave like vCPUs: `inside` counts those that are "in the guest".
+    fn vcpus(
+        gate: &Arc<Gate>,
+        count: usize,
+        inside: &Arc<AtomicUsize>,
+        led: &Arc<AtomicUsize>,
+    ) -> Vec<thread::JoinHandle<()>> {
+        (0..count)
+            .map(|_| {
+                let (gate, inside, led) = (Arc::clone(gate), Arc::clone(inside), Arc::clone(led));
+                thread::spawn(move || {
+                    loop {
+                        if gate.is_closing() {
+                            let lead = |_| {
+                                assert_eq!(inside.load(Ordering::SeqCst), 0, "a vCPU runs during a boundary");
+                                led.fetch_add(1, Ordering::SeqCst);
+                            };
+                            if gate.arrive(lead, || {}) == Arrival::Ended {
+                                gate.leave();
+                                return;
+                            }
+                        }
+                        inside.fetch_add(1, Ordering::SeqCst);
+                        thread::yield_now();
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                    }
+                })
+            })
+            .collect()
+    }
+
+    #[test]
+    fn boundaries_and_holds_exclude_running_vcpus() {
+        let gate = Arc::new(Gate::new(3));
+        let (inside, led) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let threads = vcpus(&gate, 3, &inside, &led);
+        for _ in 0..200 {
+            gate.request_boundary();
+            let held = gate.hold().expect("the machine runs");
+            assert_eq!(inside.load(Ordering::SeqCst), 0);
+            drop(held);
+        }
+        gate.end();
+        threads.into_iter().for_each(|t| t.join().expect("no vCPU thread panicked"));
+        assert!(led.load(Ordering::SeqCst) > 0);
+        assert!(gate.hold().is_none());
+    }
+
+    #[test]
+    fn request_during_a_boundary_brings_another_one() {
+        // A request that came after the leader had looked at what waits, and before the gate opened, was lost: the
+        // pacer had asked, was not asked to ask again, and a guest that slept never saw a boundary any more.
+        let gate = Arc::new(Gate::new(1));
+        let led = Arc::new(AtomicUsize::new(0));
+        let vcpu = {
+            let (gate, led) = (Arc::clone(&gate), Arc::clone(&led));
+            thread::spawn(move || {
+                while led.load(Ordering::SeqCst) < 2 {
+                    let lead = |_| {
+                        if led.fetch_add(1, Ordering::SeqCst) == 0 {
+                            gate.request_boundary();
+                        }
+                    };
+                    if gate.is_closing() && gate.arrive(lead, || {}) == Arrival::Ended {
+                        return;
+                    }
+                    thread::yield_now();
+                }
+            })
+        };
+        gate.request_boundary();
+        vcpu.join().expect("the second boundary came");
+        assert_eq!(led.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn leader_that_waits_sees_that_a_hold_is_wanted_and_the_hold_comes_before_the_next_boundary() {
+        // A leader waited for room in flight, which only the ship thread makes; the ship thread waited to hold the gate,
+        // to end the epochs of a guest whose backup was lost. Neither went on.
+        let gate = Arc::new(Gate::new(1));
+        let held = Arc::new(AtomicBool::new(false));
+        let vcpu = {
+            let (gate, held) = (Arc::clone(&gate), Arc::clone(&held));
+            thread::spawn(move || {
+                let mut led = 0;
+                loop {
+                    let lead = |_| {
+                        led += 1;
+                        while led == 1 && !gate.is_hold_wanted() {
+                            thread::yield_now();
+                        }
+                        assert!(led == 1 || held.load(Ordering::SeqCst), "a boundary went before the hold");
+                        gate.request_boundary();
+                    };
+                    if gate.is_closing() && gate.arrive(lead, || ()) == Arrival::Ended {
+                        return gate.leave();
+                    }
+                }
+            })
+        };
+        gate.request_boundary();
+        let guard = gate.hold().expect("the machine runs");
+        held.store(true, Ordering::SeqCst);
+        drop(guard);
+        gate.end();
+        vcpu.join().expect("the vCPU thread did not panic");
+    }
+
+    #[test]
+    fn end_while_held_releases_the_vcpus() {
+        let gate = Arc::new(Gate::new(2));
+        let (inside, led) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let threads = vcpus(&gate, 2, &inside, &led);
+        let held = gate.hold().expect("the machine runs");
+        gate.end();
+        drop(held);
+        threads.into_iter().for_each(|t| t.join().expect("no vCPU thread panicked"));
+    }
+}

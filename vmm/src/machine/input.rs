@@ -1,0 +1,92 @@
+//! Input from the world: frames from taps, bytes from the console.
+//!
+//! A thread per source reads and hands over to the board, which keeps what the guest cannot take yet. When the board's
+//! queue is full the source is not read, so that nothing accepted is dropped.
+
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{Machine, spawn};
+use crate::net::Tap;
+
+/// How long a source that is not read waits before it looks again.
+const FULL_WAIT: Duration = Duration::from_millis(1);
+/// How long a tap that is down is left alone.
+const DOWN_WAIT: Duration = Duration::from_millis(50);
+/// How long a reader sleeps at most before it looks whether the machine has ended.
+const END_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+/// Larger than any frame of a tap without offloads.
+const FRAME_BYTES_MAX: usize = 64 * 1024;
+
+/// Reads frames of virtio slot `slot` from its tap until the machine ends.
+pub fn read_tap(machine: Arc<Machine>, slot: usize, tap: Arc<Tap>) {
+    spawn(format!("tap{slot}"), move || {
+        let mut frame = vec![0; FRAME_BYTES_MAX];
+        while machine.ended().is_none() {
+            if !readable(&*tap) {
+                continue;
+            }
+            match tap.receive(&mut frame) {
+                Ok(None) => {}
+                // A tap that is down stays readable and gives only errors.
+                Err(_) => std::thread::sleep(DOWN_WAIT),
+                Ok(Some(len)) => hand_over_frame(&machine, slot, &frame[..len]),
+            }
+        }
+    });
+}
+
+fn hand_over_frame(machine: &Machine, slot: usize, frame: &[u8]) {
+    while machine.ended().is_none() {
+        // The guard must be gone before the effects are applied: a boundary takes the board.
+        let effects = machine.board().handle_frame(slot, frame);
+        match effects {
+            Some(effects) => {
+                if let Err(error) = machine.apply(effects) {
+                    machine.fail(error.to_string());
+                }
+                return;
+            }
+            None => std::thread::sleep(FULL_WAIT),
+        }
+    }
+}
+
+/// Reads console input until the source or the machine ends.
+pub fn read_console(machine: Arc<Machine>, mut source: impl Read + AsFd + Send + 'static) {
+    spawn("console".into(), move || {
+        let mut bytes = [0; 256];
+        while machine.ended().is_none() {
+            if !readable(&source) {
+                continue;
+            }
+            match source.read(&mut bytes) {
+                Ok(0) => return,
+                Ok(len) => hand_over_bytes(&machine, &bytes[..len]),
+                Err(_) => {}
+            }
+        }
+    });
+}
+
+fn hand_over_bytes(machine: &Machine, mut bytes: &[u8]) {
+    while !bytes.is_empty() && machine.ended().is_none() {
+        let (count, effects) = machine.board().handle_console(bytes);
+        if let Err(error) = machine.apply(effects) {
+            machine.fail(error.to_string());
+        }
+        bytes = &bytes[count..];
+        if count == 0 {
+            std::thread::sleep(FULL_WAIT);
+        }
+    }
+}
+
+fn readable(source: &impl AsFd) -> bool {
+    let mut fds = [PollFd::new(source, PollFlags::IN)];
+    matches!(poll(&mut fds, Some(&END_CHECK)), Ok(1..))
+}

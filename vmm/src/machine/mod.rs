@@ -1,0 +1,460 @@
+//! The machine: a VM with its memory, vCPUs and board, and the threads that run it.
+//!
+//! ```text
+//!  vCPU threads ──exit──▶ board ──output──▶ egress ──released──▶ tap, console
+//!       ▲                   ▲                                      │
+//!      gate ◀── pacer       └──────────── input ◀──────────────────┘
+//! ```
+//!
+//! What it is not: it does not know where sealed epochs go ([`crate::epoch::EpochSink`]) nor who asked it to stop.
+
+pub mod board;
+pub mod checkpoint;
+pub mod disk;
+pub mod egress;
+pub mod gate;
+pub mod input;
+pub mod kick;
+pub mod slot;
+pub mod state;
+pub mod vcpu;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use devices::layout::{self, VIRTIO_MMIO_MAX};
+use replication::EpochId;
+
+use crate::boot::{self, BootError, BootRegisters, BootSource};
+use crate::epoch::boundary::Epochs;
+use crate::epoch::pacer::{Length, Pacer};
+use crate::kvm::{CpuidTable, KvmError, Vcpu, Vm};
+use crate::memory::{MemoryError, Ram};
+use crate::net::Tap;
+use crate::stats::Stats;
+use board::{Board, Delivery, Effects, GuestEnd};
+use disk::SharedDisk;
+use egress::{Egress, Sinks};
+use gate::{Gate, Held};
+use slot::Slot;
+use snapshot::disk::{Mode, PENDING_BYTES_MAX};
+use state::{MachineState, Shape, StateRefused};
+
+/// Why a machine could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// KVM refused.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// Memory could not be had.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The kernel could not be loaded.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// A saved state was refused.
+    #[error(transparent)]
+    State(#[from] StateRefused),
+    /// More devices than the machine has places for.
+    #[error("{asked} disks and network cards are more than the {max} that a machine has places for", max = VIRTIO_MMIO_MAX - 1)]
+    TooManyDevices {
+        /// How many were asked for.
+        asked: usize,
+    },
+}
+
+/// How a machine came to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The guest ended it.
+    Guest(GuestEnd),
+    /// The operator stopped it.
+    Stopped,
+    /// Another host runs the guest now; this one let nothing out any more.
+    Fenced {
+        /// Who has it.
+        holder: String,
+    },
+    /// It cannot go on.
+    Failed(String),
+}
+
+/// The host's side of a machine: what its devices are connected to.
+pub struct Parts {
+    /// Disks, in the order of their slots.
+    pub disks: Vec<snapshot::disk::OverlayDisk>,
+    /// Address and tap of each network card; without a tap its frames are lost.
+    pub nets: Vec<([u8; 6], Option<Arc<Tap>>)>,
+    /// Where console output goes.
+    pub console: Option<Box<dyn std::io::Write + Send>>,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("Parts").field("disks", &self.disks).field("nets", &self.nets).finish_non_exhaustive()
+    }
+}
+
+/// How a machine runs its epochs.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Epoch length.
+    pub length: Length,
+    /// Shortest time between two boundaries.
+    pub min_epoch: Duration,
+    /// When interrupts and input are delivered while protected.
+    pub delivery: Delivery,
+}
+
+/// A machine, shared by its threads.
+#[derive(Debug)]
+pub struct Machine {
+    // Dropped in this order: nothing may run on memory that is gone.
+    vcpus: Vec<Mutex<Vcpu>>,
+    vm: Vm,
+    board: Mutex<Board>,
+    ram: Ram,
+    shape: Shape,
+    cpuid: CpuidTable,
+    disks: Vec<SharedDisk>,
+    egress: Arc<Egress>,
+    logs_dirty: AtomicBool,
+    gate: Gate,
+    pacer: Pacer,
+    pace: Pace,
+    epochs: Mutex<Epochs>,
+    stats: Arc<Stats>,
+    ended: Mutex<Option<End>>,
+    ended_changed: Condvar,
+}
+
+/// The threads of a running machine.
+#[derive(Debug)]
+pub struct Threads(Vec<JoinHandle<()>>);
+
+fn board_of(
+    ram: &Ram,
+    parts: Parts,
+    stats: &Arc<Stats>,
+) -> Result<(Board, Arc<Egress>, Vec<SharedDisk>), MachineError> {
+    let asked = parts.disks.len() + parts.nets.len();
+    if asked >= VIRTIO_MMIO_MAX {
+        return Err(MachineError::TooManyDevices { asked });
+    }
+    let disks: Vec<SharedDisk> = parts.disks.into_iter().map(SharedDisk::new).collect();
+    let mut slots: Vec<Slot> =
+        disks.iter().enumerate().map(|(i, disk)| Slot::block(disk.clone(), &format!("outlast-disk{i}"))).collect();
+    let mut taps: Vec<_> = disks.iter().map(|_| None).collect();
+    for (mac, tap) in parts.nets {
+        slots.push(Slot::net(mac));
+        taps.push(tap);
+    }
+    slots.push(Slot::rng());
+    let egress = Arc::new(Egress::new(Sinks { console: parts.console, taps }, Arc::clone(stats)));
+    Ok((Board::new(ram.memory().clone(), slots, Arc::clone(&egress)), egress, disks))
+}
+
+impl Machine {
+    fn assemble(
+        shape: Shape,
+        cpuid: Option<CpuidTable>,
+        ram: Ram,
+        parts: Parts,
+        pace: Pace,
+        running: EpochId,
+    ) -> Result<Self, MachineError> {
+        let vm = Vm::new()?;
+        let cpuid = cpuid.unwrap_or_else(|| vm.host_cpuid().clone());
+        for region in ram.regions() {
+            vm.set_region(region, false)?;
+        }
+        let count = u32::from(shape.vcpus);
+        let vcpus =
+            (0..count).map(|id| vm.create_vcpu(id, count, &cpuid).map(Mutex::new)).collect::<Result<Vec<_>, _>>()?;
+        let stats = Arc::new(Stats::default());
+        let (board, egress, disks) = board_of(&ram, parts, &stats)?;
+        Ok(Self {
+            gate: Gate::new(vcpus.len()),
+            pacer: Pacer::new(pace.length, pace.min_epoch),
+            epochs: Mutex::new(Epochs::new(&ram, running)),
+            vcpus,
+            vm,
+            board: Mutex::new(board),
+            ram,
+            shape,
+            cpuid,
+            disks,
+            egress,
+            logs_dirty: AtomicBool::new(false),
+            pace,
+            stats,
+            ended: Mutex::new(None),
+            ended_changed: Condvar::new(),
+        })
+    }
+
+    /// A machine at power-on with its kernel loaded.
+    pub fn boot(
+        vcpus: u16,
+        memory_bytes: u64,
+        source: &KernelSource,
+        parts: Parts,
+        pace: Pace,
+    ) -> Result<Self, MachineError> {
+        let shape = shape_of(vcpus, memory_bytes, &parts);
+        let ram = Ram::new(memory_bytes)?;
+        let registers = load_kernel(&ram, &shape, source)?;
+        let machine = Self::assemble(shape, None, ram, parts, pace, EpochId(1))?;
+        registers.apply(&machine.vcpu(0))?;
+        Ok(machine)
+    }
+
+    /// A machine that goes on from `state` with the memory in `ram`; epoch `running` is the next to run.
+    pub fn restore(
+        state: MachineState,
+        ram: Ram,
+        parts: Parts,
+        pace: Pace,
+        running: EpochId,
+    ) -> Result<Self, MachineError> {
+        let MachineState { shape, cpuid, chips, vcpus, board, slots } = state;
+        let ours = shape_of(shape.vcpus, ram.bytes(), &parts);
+        ours.check(&shape)?;
+        let machine = Self::assemble(shape, Some(cpuid), ram, parts, pace, running)?;
+        let missing = machine.cpuid.missing_on(machine.vm.host_cpuid());
+        if !missing.is_empty() {
+            return Err(StateRefused::CpuTooOld(missing.join(", ")).into());
+        }
+        machine.vm.restore_chips(&chips)?;
+        machine.board().restore(board, slots).map_err(StateRefused::from)?;
+        for (id, vcpu) in vcpus.iter().enumerate() {
+            machine.vcpu(id as u32).restore(vcpu)?;
+        }
+        Ok(machine)
+    }
+
+    /// Starts the threads. A restored machine first does what its boundary left to do: kicks and interrupts.
+    pub fn start(self: &Arc<Self>) -> Result<Threads, MachineError> {
+        let effects = self.board().serve_kicks();
+        let pending = self.board().take_pending();
+        self.raise(effects.raise | pending)?;
+        for vcpu in &self.vcpus {
+            vcpu.lock().expect("no thread runs yet").notify_stopped();
+        }
+        let mut threads: Vec<JoinHandle<()>> = (0..self.vcpus.len() as u32)
+            .map(|id| {
+                let machine = Arc::clone(self);
+                spawn(format!("vcpu{id}"), move || vcpu::run(&machine, id))
+            })
+            .collect();
+        let machine = Arc::clone(self);
+        threads.push(spawn("pacer".into(), move || machine.pacer.run(&machine.gate)));
+        Ok(Threads(threads))
+    }
+
+    /// Reads the state of the stopped machine.
+    pub fn save_state(&self, board: &Board) -> Result<MachineState, KvmError> {
+        let vcpus = (0..self.vcpus.len()).map(|id| self.vcpu(id as u32).save()).collect::<Result<Vec<_>, _>>()?;
+        let chips = self.vm.save_chips()?;
+        let (board, slots) = board.save();
+        Ok(MachineState { shape: self.shape.clone(), cpuid: self.cpuid.clone(), chips, vcpus, board, slots })
+    }
+
+    /// Turns the dirty log of all RAM on or off. Turned on, its first harvest reports every page.
+    pub fn log_dirty(&self, on: bool) -> Result<(), KvmError> {
+        let set = |on| self.ram.regions().iter().try_for_each(|region| self.vm.set_region(region, on));
+        if on && self.logs_dirty() {
+            // KVM reports every page only when the log goes from off to on.
+            set(false)?;
+        }
+        self.logs_dirty.store(on, Ordering::Release);
+        set(on)
+    }
+
+    /// Whether the dirty log is on.
+    pub fn logs_dirty(&self) -> bool {
+        self.logs_dirty.load(Ordering::Acquire)
+    }
+
+    /// Holds output and seals epochs from now on. The machine must be held.
+    pub fn begin_epochs(&self, _held: &Held<'_>) {
+        self.board().set_delivery(self.pace.delivery);
+        self.egress.begin(self.epochs().running());
+        self.pacer.set_on(true);
+    }
+
+    /// Ends the running epoch without capturing it; gives its number and the next.
+    pub fn settle_epoch(&self, _held: &Held<'_>) -> (EpochId, EpochId) {
+        self.epochs().settle(self)
+    }
+
+    /// Lets all output out and seals nothing more. The machine must be held, and alone by right.
+    pub fn end_epochs(&self, _held: &Held<'_>) -> Result<(), KvmError> {
+        self.pacer.set_on(false);
+        self.epochs().clear_sink();
+        self.egress.direct();
+        let mut board = self.board();
+        board.set_delivery(Delivery::Immediate);
+        let effects = board.deliver_inputs();
+        let pending = board.take_pending();
+        drop(board);
+        self.raise(effects.raise | pending)
+    }
+
+    /// Acts on what an access or an input set off.
+    pub fn apply(&self, effects: Effects) -> Result<(), KvmError> {
+        self.raise(effects.raise)?;
+        if effects.wants_boundary && (self.pacer.demand() || self.is_pressed()) {
+            self.gate.request_boundary();
+        }
+        Ok(())
+    }
+
+    fn is_pressed(&self) -> bool {
+        // All disks together: an epoch's writes to them are one record of the log.
+        let protected = self.disks.iter().map(SharedDisk::lock).filter(|disk| disk.mode() == Mode::Protected);
+        self.egress.is_pressed() || protected.map(|disk| disk.pending_bytes()).sum::<usize>() > PENDING_BYTES_MAX / 2
+    }
+
+    /// Raises the interrupt lines whose bits are set.
+    pub fn raise(&self, lines: u32) -> Result<(), KvmError> {
+        crate::memory::marks::set_bits(lines.into()).try_for_each(|gsi| self.vm.pulse(gsi as u32))
+    }
+
+    /// Ends the machine; the first end counts.
+    pub fn end(&self, how: End) {
+        let mut ended = self.ended.lock().expect("no holder of the end panics");
+        if ended.is_none() {
+            *ended = Some(how);
+        }
+        drop(ended);
+        self.gate.end();
+        self.pacer.end();
+        self.ended_changed.notify_all();
+    }
+
+    /// Ends the machine because it cannot go on.
+    pub fn fail(&self, why: String) {
+        tracing::error!(why, "the machine cannot go on");
+        self.end(End::Failed(why));
+    }
+
+    /// How the machine ended, if it did.
+    pub fn ended(&self) -> Option<End> {
+        self.ended.lock().expect("no holder of the end panics").clone()
+    }
+
+    /// Waits for the end.
+    pub fn wait(&self) -> End {
+        let mut ended = self.ended.lock().expect("no holder of the end panics");
+        loop {
+            match &*ended {
+                Some(how) => return how.clone(),
+                None => ended = self.ended_changed.wait(ended).expect("no holder of the end panics"),
+            }
+        }
+    }
+
+    /// The board, for as long as the guard lives.
+    pub fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().expect("no holder of the board panics")
+    }
+
+    /// The epochs' bookkeeping.
+    pub fn epochs(&self) -> MutexGuard<'_, Epochs> {
+        self.epochs.lock().expect("no holder of the epochs panics")
+    }
+
+    fn vcpu(&self, id: u32) -> MutexGuard<'_, Vcpu> {
+        self.vcpus[id as usize].lock().expect("no vCPU thread panics")
+    }
+
+    /// The VM.
+    pub fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
+    /// Guest memory.
+    pub fn ram(&self) -> &Ram {
+        &self.ram
+    }
+
+    /// What its guest was told of the processor.
+    pub fn cpuid(&self) -> &CpuidTable {
+        &self.cpuid
+    }
+
+    /// What it is made of.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// Its disks, in the order of their slots.
+    pub fn disks(&self) -> &[SharedDisk] {
+        &self.disks
+    }
+
+    /// Its way out.
+    pub fn egress(&self) -> &Arc<Egress> {
+        &self.egress
+    }
+
+    /// Its gate.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Its pacer.
+    pub fn pacer(&self) -> &Pacer {
+        &self.pacer
+    }
+
+    /// Its numbers.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+}
+
+impl Threads {
+    /// Waits until all have finished, after the machine's end.
+    pub fn join(self) {
+        for thread in self.0 {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the machine panicked");
+            }
+        }
+    }
+}
+
+pub(crate) fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    std::thread::Builder::new().name(name).spawn(body).expect("the host can start a thread")
+}
+
+fn shape_of(vcpus: u16, memory_bytes: u64, parts: &Parts) -> Shape {
+    Shape { memory_bytes, vcpus, disks: parts.disks.len() as u16, nets: parts.nets.len() as u16 }
+}
+
+/// What to boot.
+#[derive(Debug, Clone)]
+pub struct KernelSource {
+    /// Kernel file.
+    pub kernel: std::path::PathBuf,
+    /// Initial ramdisk file.
+    pub initramfs: Option<std::path::PathBuf>,
+    /// Kernel command line.
+    pub cmdline: String,
+}
+
+fn load_kernel(ram: &Ram, shape: &Shape, source: &KernelSource) -> Result<BootRegisters, BootError> {
+    let config = devices::acpi::AcpiConfig::new(shape.vcpus as u8, shape.slot_count());
+    let source = BootSource {
+        kernel: &source.kernel,
+        initramfs: source.initramfs.as_deref(),
+        cmdline: &source.cmdline,
+        tables: &devices::acpi::build(&config),
+        rsdp: layout::ACPI_START,
+    };
+    boot::load(ram.memory(), ram.bytes(), &source)
+}

@@ -1,0 +1,236 @@
+//! A virtio-mmio slot: one device of any type, and what the host lends to it.
+
+use std::collections::VecDeque;
+
+use devices::RestoreError;
+use devices::virtio::block::{Block, BlockConfig, BlockState};
+use devices::virtio::mmio::{MmioState, MmioTransport};
+use devices::virtio::net::{Net, NetState, RxResult};
+use devices::virtio::rng::{Rng, RngState};
+use serde::{Deserialize, Serialize};
+use snapshot::section::Section;
+
+use super::disk::SharedDisk;
+use crate::memory::GuestMemory;
+
+/// Frames that wait for the guest at most; beyond that the tap is not read, and the kernel's queue fills.
+pub const INGRESS_FRAMES_MAX: usize = 256;
+
+/// What a slot holds.
+#[derive(Debug)]
+pub enum Slot {
+    /// A disk.
+    Block {
+        /// Registers and queue.
+        device: Box<MmioTransport<Block>>,
+        /// The image behind it.
+        disk: SharedDisk,
+    },
+    /// A network card.
+    Net {
+        /// Registers and queues.
+        device: Box<MmioTransport<Net>>,
+        /// Frames accepted from the tap that the guest has not got yet, oldest first.
+        ingress: VecDeque<Vec<u8>>,
+    },
+    /// A source of entropy.
+    Rng {
+        /// Registers and queue.
+        device: Box<MmioTransport<Rng>>,
+    },
+}
+
+/// Saved form of a slot.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum SlotState {
+    /// A disk.
+    Block(MmioState<BlockState>),
+    /// A network card, with the frames that wait for the guest.
+    Net(MmioState<NetState>, Vec<Vec<u8>>),
+    /// A source of entropy.
+    Rng(MmioState<RngState>),
+}
+
+impl Section for SlotState {
+    const NAME: &'static str = "virtio-slot";
+    const VERSION: u16 = 1;
+}
+
+/// Calls `$body` with the transport of whatever device the slot holds.
+macro_rules! with_transport {
+    ($slot:expr, $device:ident => $body:expr) => {
+        match $slot {
+            Slot::Block { device: $device, .. } => $body,
+            Slot::Net { device: $device, .. } => $body,
+            Slot::Rng { device: $device } => $body,
+        }
+    };
+}
+
+fn fill_with_entropy(bytes: &mut [u8]) {
+    // The host's generator does not fail once it is seeded, and a VMM starts long after that.
+    rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty())
+        .expect("the host's random generator is seeded");
+}
+
+impl Slot {
+    /// A disk of `sectors` sectors.
+    pub fn block(disk: SharedDisk, id: &str) -> Self {
+        let (sectors, read_only) = {
+            let disk = disk.lock();
+            (disk.len_bytes() / devices::virtio::block::SECTOR, disk.is_readonly())
+        };
+        let id = id.as_bytes()[..id.len().min(devices::virtio::block::ID_BYTES)].to_vec();
+        let device = Box::new(MmioTransport::new(Block::new(BlockConfig { sectors, read_only, id })));
+        Self::Block { device, disk }
+    }
+
+    /// A network card.
+    pub fn net(mac: [u8; 6]) -> Self {
+        Self::Net { device: Box::new(MmioTransport::new(Net::new(mac))), ingress: VecDeque::new() }
+    }
+
+    /// A source of entropy.
+    pub fn rng() -> Self {
+        Self::Rng { device: Box::new(MmioTransport::new(Rng::new())) }
+    }
+
+    /// The guest reads a register.
+    pub fn handle_read(&mut self, offset: u64, data: &mut [u8]) {
+        with_transport!(self, device => device.handle_read(offset, data));
+    }
+
+    /// The guest writes a register; what that kicks is served at once.
+    pub fn handle_write(&mut self, offset: u64, data: &[u8], memory: &GuestMemory) {
+        with_transport!(self, device => device.handle_write(offset, data));
+        self.serve_kicks(memory);
+    }
+
+    /// Serves kicked queues: after a register write and after a restore.
+    pub fn serve_kicks(&mut self, memory: &GuestMemory) {
+        match self {
+            Self::Block { device, disk } => {
+                while let Some(queue) = device.poll_notify() {
+                    device.handle_notify(queue, memory, disk);
+                }
+            }
+            Self::Net { device, .. } => {
+                while let Some(queue) = device.poll_notify() {
+                    device.handle_notify(queue, memory, &mut ());
+                }
+            }
+            Self::Rng { device } => {
+                while let Some(queue) = device.poll_notify() {
+                    device.handle_notify(queue, memory, &mut fill_with_entropy);
+                }
+            }
+        }
+    }
+
+    /// Whether an edge of the interrupt line is due; asking takes it.
+    pub fn poll_interrupt(&mut self) -> bool {
+        with_transport!(self, device => device.poll_interrupt())
+    }
+
+    /// The next frame that the guest sent.
+    pub fn poll_output(&mut self) -> Option<Vec<u8>> {
+        match self {
+            Self::Net { device, .. } => device.poll_output(),
+            Self::Block { .. } | Self::Rng { .. } => None,
+        }
+    }
+
+    /// Takes a frame from the world. False if too many wait already: then the caller keeps it.
+    pub fn accept_frame(&mut self, frame: &[u8]) -> bool {
+        match self {
+            Self::Net { ingress, .. } if ingress.len() < INGRESS_FRAMES_MAX => {
+                ingress.push_back(frame.to_vec());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes a frame that the guest had got already, unless it waits here still. `done`: frames that wait and were seen
+    /// by earlier calls.
+    pub fn accept_frame_again(&mut self, frame: &[u8], done: &mut usize) {
+        let Self::Net { ingress, .. } = self else { return };
+        match ingress.iter().skip(*done).position(|waiting| waiting == frame) {
+            Some(before) => *done += before + 1,
+            None => {
+                self.accept_frame(frame);
+                *done = usize::MAX;
+            }
+        }
+    }
+
+    /// Gives waiting frames to the guest, as many as it has buffers for; `log` sees each one that it got.
+    pub fn deliver_frames(&mut self, memory: &GuestMemory, mut log: impl FnMut(&[u8])) {
+        let Self::Net { device, ingress } = self else { return };
+        while let Some(frame) = ingress.front() {
+            match device.handle_frame(frame, memory) {
+                RxResult::NoBuffers => return,
+                RxResult::Delivered => log(frame),
+                RxResult::Dropped => {}
+            }
+            ingress.pop_front();
+        }
+    }
+
+    /// Asks the guest's driver to announce its address.
+    pub fn announce(&mut self) {
+        if let Self::Net { device, .. } = self {
+            device.announce();
+        }
+    }
+
+    fn type_name(&self) -> &'static str {
+        match self {
+            Self::Block { .. } => "virtio-block",
+            Self::Net { .. } => "virtio-net",
+            Self::Rng { .. } => "virtio-rng",
+        }
+    }
+
+    /// The address of a network card.
+    pub fn mac(&self) -> Option<[u8; 6]> {
+        match self {
+            Self::Net { device, .. } => Some(device.device().mac()),
+            Self::Block { .. } | Self::Rng { .. } => None,
+        }
+    }
+
+    /// The disk behind the slot.
+    pub fn disk(&self) -> Option<&SharedDisk> {
+        match self {
+            Self::Block { disk, .. } => Some(disk),
+            Self::Net { .. } | Self::Rng { .. } => None,
+        }
+    }
+
+    /// Reads the state.
+    pub fn save(&self) -> SlotState {
+        match self {
+            Self::Block { device, disk: _ } => SlotState::Block(device.save()),
+            Self::Net { device, ingress } => SlotState::Net(device.save(), ingress.iter().cloned().collect()),
+            Self::Rng { device } => SlotState::Rng(device.save()),
+        }
+    }
+
+    /// Builds the slot anew from untrusted state, keeping the host's side of it.
+    pub fn restore(self, state: SlotState) -> Result<Self, RestoreError> {
+        match (self, state) {
+            (Self::Block { device: _, disk }, SlotState::Block(state)) => {
+                Ok(Self::Block { device: Box::new(MmioTransport::restore(state)?), disk })
+            }
+            (Self::Net { .. }, SlotState::Net(state, frames)) => {
+                let ingress = frames.into_iter().take(INGRESS_FRAMES_MAX).collect();
+                Ok(Self::Net { device: Box::new(MmioTransport::restore(state)?), ingress })
+            }
+            (Self::Rng { .. }, SlotState::Rng(state)) => {
+                Ok(Self::Rng { device: Box::new(MmioTransport::restore(state)?) })
+            }
+            (ours, _) => Err(RestoreError::Register { device: ours.type_name(), register: "device type", value: 0 }),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The whole state of a stopped machine but for its memory and disks: sections, written and read.
+
+use devices::RestoreError;
+use serde::{Deserialize, Serialize};
+use snapshot::section::{Section, StateError, StateReader, StateWriter};
+
+use super::board::BoardState;
+use super::slot::SlotState;
+use crate::kvm::{ChipState, CpuidTable, KvmError, VcpuState};
+
+/// Most vCPUs of a machine.
+pub const VCPUS_MAX: u16 = 8;
+
+/// What a machine is made of: the part of its configuration that its state depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// Bytes of RAM.
+    pub memory_bytes: u64,
+    /// vCPUs.
+    pub vcpus: u16,
+    /// Disks.
+    pub disks: u16,
+    /// Network cards.
+    pub nets: u16,
+}
+
+impl Section for Shape {
+    const NAME: &'static str = "machine";
+    const VERSION: u16 = 1;
+}
+
+impl Section for CpuidTable {
+    const NAME: &'static str = "cpuid";
+    const VERSION: u16 = 1;
+}
+
+/// Why a saved machine cannot go on here.
+#[derive(Debug, thiserror::Error)]
+pub enum StateRefused {
+    /// The bytes are damaged or of another version.
+    #[error("the saved state cannot be read: {0}")]
+    Unreadable(#[from] StateError),
+    /// A part of it cannot be true.
+    #[error("the saved state is not valid: {0}")]
+    Invalid(String),
+    /// A device refused its part.
+    #[error("a device of the saved state is not valid: {0}")]
+    Device(#[from] RestoreError),
+    /// It belongs to a machine of another shape.
+    #[error(
+        "the saved state is of a machine of {saved}, and this one has {ours}; give the same --cpus, --memory, --disk and --net as there"
+    )]
+    OtherShape {
+        /// Theirs, in words.
+        saved: String,
+        /// Ours, in words.
+        ours: String,
+    },
+    /// This host's processor lacks features that the guest was promised.
+    #[error("this host's CPU lacks features of the saved guest ({0}); use a host of the same or a newer CPU model")]
+    CpuTooOld(String),
+    /// KVM refused a part of it.
+    #[error("the saved state cannot be loaded: {0}")]
+    Kvm(#[from] KvmError),
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let Self { memory_bytes, vcpus, disks, nets } = self;
+        write!(f, "{vcpus} vCPUs, {} MiB, {disks} disks, {nets} network cards", memory_bytes >> 20)
+    }
+}
+
+/// The state of a machine at a boundary.
+#[derive(Debug)]
+pub struct MachineState {
+    /// What it is made of.
+    pub shape: Shape,
+    /// What its guest was told of the processor.
+    pub cpuid: CpuidTable,
+    /// KVM's chips.
+    pub chips: ChipState,
+    /// Every vCPU, by number.
+    pub vcpus: Vec<VcpuState>,
+    /// The board's chips.
+    pub board: BoardState,
+    /// The virtio devices, by slot.
+    pub slots: Vec<SlotState>,
+}
+
+impl MachineState {
+    /// Writes it as sections.
+    pub fn encode(&self) -> Vec<u8> {
+        let Self { shape, cpuid, chips, vcpus, board, slots } = self;
+        let mut writer = StateWriter::new();
+        writer.put(0, shape);
+        writer.put(0, cpuid);
+        writer.put(0, chips);
+        writer.put(0, board);
+        for (id, vcpu) in vcpus.iter().enumerate() {
+            writer.put(id as u16, vcpu);
+        }
+        for (id, slot) in slots.iter().enumerate() {
+            writer.put(id as u16, slot);
+        }
+        writer.finish()
+    }
+
+    /// Reads untrusted sections: limits, decodes, validates.
+    pub fn decode(bytes: &[u8]) -> Result<Self, StateRefused> {
+        let mut reader = StateReader::parse(bytes)?;
+        let shape: Shape = reader.take(0)?;
+        if shape.vcpus == 0 || shape.vcpus > VCPUS_MAX {
+            return Err(StateRefused::Invalid(format!("{} vCPUs; from 1 to {VCPUS_MAX}", shape.vcpus)));
+        }
+        let cpuid: CpuidTable = reader.take(0)?;
+        cpuid.validate().map_err(StateRefused::Invalid)?;
+        let chips = reader.take(0)?;
+        let board = reader.take(0)?;
+        let mut vcpus = Vec::new();
+        for id in 0..shape.vcpus {
+            let vcpu: VcpuState = reader.take(id)?;
+            vcpu.validate().map_err(StateRefused::Invalid)?;
+            vcpus.push(vcpu);
+        }
+        let slot_count = shape.slot_count();
+        let slots = (0..slot_count as u16).map(|id| reader.take(id)).collect::<Result<_, _>>()?;
+        reader.finish()?;
+        Ok(Self { shape, cpuid, chips, vcpus, board, slots })
+    }
+}
+
+impl Shape {
+    /// Virtio slots: disks, then network cards, then the source of entropy.
+    pub fn slot_count(&self) -> usize {
+        usize::from(self.disks) + usize::from(self.nets) + 1
+    }
+
+    /// Whether a state of `saved` can be loaded into a machine of this shape.
+    pub fn check(&self, saved: &Shape) -> Result<(), StateRefused> {
+        if self == saved {
+            return Ok(());
+        }
+        Err(StateRefused::OtherShape { saved: saved.to_string(), ours: self.to_string() })
+    }
+}

@@ -1,0 +1,142 @@
+//! The thread of a vCPU: enter the guest, serve its exit, come out when the gate closes.
+
+use std::sync::MutexGuard;
+use std::sync::atomic::{Ordering, compiler_fence};
+
+use kvm_ioctls::VcpuExit;
+
+use super::board::{Effects, GuestEnd};
+use super::gate::Arrival;
+use super::{End, Machine};
+use crate::epoch::boundary;
+use crate::kvm::Vcpu;
+
+/// Why a vCPU cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum VcpuError {
+    /// `KVM_RUN` failed.
+    #[error("KVM could not run vCPU {id} (instruction pointer {rip:#x}): {source}")]
+    Run {
+        /// The vCPU.
+        id: u32,
+        /// Where it was.
+        rip: u64,
+        /// The kernel's answer.
+        source: kvm_ioctls::Error,
+    },
+    /// KVM gave an exit that this machine cannot serve.
+    #[error("vCPU {id} stopped at {rip:#x}: {what}")]
+    Unhandled {
+        /// The vCPU.
+        id: u32,
+        /// Where it was.
+        rip: u64,
+        /// What KVM said.
+        what: String,
+    },
+    /// An interrupt could not be raised.
+    #[error(transparent)]
+    Kvm(#[from] crate::kvm::KvmError),
+}
+
+/// What an exit leaves to do.
+enum Exit {
+    /// Enter again; the access completes on the next entry.
+    Completes,
+    /// Enter again.
+    Done,
+    /// The guest's machine ends.
+    Ended(GuestEnd),
+}
+
+/// Runs vCPU `id` until the machine ends. The body of its thread.
+pub(super) fn run(machine: &Machine, id: u32) {
+    if let Err(error) = run_loop(machine, id) {
+        machine.fail(error.to_string());
+    }
+    machine.gate().leave();
+}
+
+fn run_loop(machine: &Machine, id: u32) -> Result<(), VcpuError> {
+    let gate = machine.gate();
+    let immediate_exit: *mut u8 = &raw mut machine.vcpu(id).fd().get_kvm_run().immediate_exit;
+    let _registration = gate.kicker().register(id, immediate_exit);
+    let mut vcpu = machine.vcpu(id);
+    let mut completes = false;
+    loop {
+        vcpu.fd().set_kvm_immediate_exit(0);
+        // The kick's handler runs on this thread: only the compiler could reorder.
+        compiler_fence(Ordering::SeqCst);
+        if gate.is_closing() {
+            if completes {
+                complete_exit(machine, &mut vcpu)?;
+                completes = false;
+            }
+            drop(vcpu);
+            if gate.arrive(|first_out| boundary::lead(machine, first_out), || boundary::after(machine))
+                == Arrival::Ended
+            {
+                return Ok(());
+            }
+            vcpu = machine.vcpu(id);
+            continue;
+        }
+        completes = match enter(machine, &mut vcpu)? {
+            Exit::Completes => true,
+            Exit::Done => false,
+            Exit::Ended(how) => {
+                machine.end(End::Guest(how));
+                false
+            }
+        };
+    }
+}
+
+/// Completes the last exit without running the guest on: KVM does it at the start of `KVM_RUN`, which returns at once.
+/// A string instruction or a wide access may then exit again, for its next part.
+fn complete_exit(machine: &Machine, vcpu: &mut MutexGuard<'_, Vcpu>) -> Result<(), VcpuError> {
+    loop {
+        vcpu.fd().set_kvm_immediate_exit(1);
+        match enter(machine, vcpu)? {
+            Exit::Completes => {}
+            Exit::Done => return Ok(()),
+            Exit::Ended(how) => {
+                machine.end(End::Guest(how));
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn enter(machine: &Machine, vcpu: &mut MutexGuard<'_, Vcpu>) -> Result<Exit, VcpuError> {
+    let id = vcpu.id();
+    let effects = match vcpu.fd().run() {
+        Ok(VcpuExit::IoOut(port, data)) => machine.board().handle_pio_write(port, data),
+        Ok(VcpuExit::IoIn(port, data)) => machine.board().handle_pio_read(port, data),
+        Ok(VcpuExit::MmioWrite(address, data)) => machine.board().handle_mmio_write(address, data),
+        Ok(VcpuExit::MmioRead(address, data)) => machine.board().handle_mmio_read(address, data),
+        Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => return Ok(Exit::Done),
+        Ok(VcpuExit::Shutdown) => return Ok(Exit::Ended(GuestEnd::Reset)),
+        Ok(other) => {
+            let what = format!("{other:?}");
+            return Err(VcpuError::Unhandled { id, rip: rip(vcpu), what });
+        }
+        // EAGAIN: a vCPU that waits to be started by another one was woken.
+        Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Ok(Exit::Done),
+        Err(source) => return Err(VcpuError::Run { id, rip: rip(vcpu), source }),
+    };
+    machine.stats().count_exit();
+    if machine.pacer().count_exit() {
+        machine.gate().request_boundary();
+    }
+    apply(machine, effects)
+}
+
+fn apply(machine: &Machine, effects: Effects) -> Result<Exit, VcpuError> {
+    machine.apply(effects)?;
+    Ok(effects.end.map_or(Exit::Completes, Exit::Ended))
+}
+
+fn rip(vcpu: &mut MutexGuard<'_, Vcpu>) -> u64 {
+    vcpu.fd().get_regs().map_or(0, |regs| regs.rip)
+}

@@ -1,0 +1,266 @@
+//! Guest memory: mapped regions, their KVM slots, and page access for checkpoints.
+//!
+//! Each region is one private anonymous mapping on a huge page boundary, so that the host can back it, and KVM can map
+//! it, with huge pages: a memfd gets none unless the host's administrator allows them. Devices write through
+//! [`GuestMemory`], which marks pages dirty ([`marks`]); checkpoints read and write whole pages through
+//! [`Ram::read_page`] and [`Ram::write_page`].
+
+#![expect(unsafe_code, reason = "page copies between the guest's mapping and ours, and how it is mapped")]
+
+pub mod marks;
+
+use std::sync::Arc;
+
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+
+use marks::DirtyMarks;
+
+/// Size of a guest page in bytes.
+pub const PAGE_SIZE: usize = 4096;
+
+/// The bytes of one guest page.
+pub type Page = [u8; PAGE_SIZE];
+
+/// What devices see of guest memory.
+pub type GuestMemory = GuestMemoryMmap<DirtyMarks>;
+
+/// Where the hole for devices below 4 GiB begins: RAM beyond it continues at 4 GiB.
+pub const DEVICE_HOLE_START: u64 = 0xc000_0000;
+const FOUR_GIB: u64 = 1 << 32;
+/// What the host's huge pages are aligned to.
+const HUGE_PAGE_SIZE: usize = 2 << 20;
+/// How often an aligned mapping is tried for.
+const ALIGNMENT_TRIES: usize = 8;
+
+/// A fault of guest memory set-up: the world's, not the guest's.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// A region could not be mapped.
+    #[error(
+        "cannot map {bytes} bytes of guest memory at guest address {base:#x}: {reason}; use a smaller --memory or free memory on this host"
+    )]
+    Map {
+        /// Guest physical address of the region.
+        base: u64,
+        /// Bytes of the region.
+        bytes: u64,
+        /// What the mapping layer said.
+        reason: String,
+    },
+}
+
+/// One slot of guest RAM: contiguous in the guest and in this process.
+#[derive(Debug, Clone)]
+pub struct Region {
+    /// KVM slot number.
+    pub slot: u32,
+    /// Guest physical address of the first byte; page aligned.
+    pub base: u64,
+    /// Size in bytes; page aligned.
+    pub bytes: u64,
+    /// Marks of the VMM's own writes.
+    pub marks: DirtyMarks,
+    mapping: Arc<MmapRegion<DirtyMarks>>,
+}
+
+impl Region {
+    /// Address of the mapping in this process, for KVM's slot.
+    pub fn host_address(&self) -> u64 {
+        self.mapping.as_ptr() as u64
+    }
+
+    /// Number of the first page.
+    pub fn first_gfn(&self) -> u64 {
+        self.base / PAGE_SIZE as u64
+    }
+
+    /// Pages in the region.
+    pub fn page_count(&self) -> u64 {
+        self.bytes / PAGE_SIZE as u64
+    }
+}
+
+/// All RAM of a guest.
+#[derive(Debug, Clone)]
+pub struct Ram {
+    regions: Vec<Region>,
+    memory: GuestMemory,
+    bytes: u64,
+}
+
+/// The regions of `bytes` of RAM: (guest address, bytes), split around the device hole.
+pub fn layout(bytes: u64) -> Vec<(u64, u64)> {
+    if bytes <= DEVICE_HOLE_START {
+        return vec![(0, bytes)];
+    }
+    vec![(0, DEVICE_HOLE_START), (FOUR_GIB, bytes - DEVICE_HOLE_START)]
+}
+
+impl Ram {
+    /// Reserves and maps `bytes` of zeroed RAM. `bytes` must be a positive multiple of the page size.
+    pub fn new(bytes: u64) -> Result<Self, MemoryError> {
+        assert!(bytes > 0 && bytes.is_multiple_of(PAGE_SIZE as u64), "the configuration checks the size");
+        let mut regions = Vec::new();
+        for (slot, (base, len)) in layout(bytes).into_iter().enumerate() {
+            let marks = DirtyMarks::new(len as usize);
+            let mapping = map_region(len, &marks).map_err(|reason| MemoryError::Map { base, bytes: len, reason })?;
+            regions.push(Region { slot: slot as u32, base, bytes: len, marks, mapping: Arc::new(mapping) });
+        }
+        let mapped = regions.iter().map(|r| {
+            GuestRegionMmap::with_arc(Arc::clone(&r.mapping), GuestAddress(r.base)).expect("the region ends below 2^64")
+        });
+        let memory = GuestMemory::from_regions(mapped.collect()).expect("the layout has no overlap and is sorted");
+        Ok(Self { regions, memory, bytes })
+    }
+
+    /// The view for devices and loaders; writes through it mark pages dirty.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// The slots, in order of guest address.
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// Bytes of RAM.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn page_ptr(&self, gfn: u64) -> Option<*mut u8> {
+        let address = gfn.checked_mul(PAGE_SIZE as u64)?;
+        let region = self.regions.iter().find(|r| address >= r.base && address - r.base < r.bytes)?;
+        // SAFETY: the offset is inside the mapping, which is `region.bytes` long and lives as long as `region`.
+        Some(unsafe { region.mapping.as_ptr().add((address - region.base) as usize) })
+    }
+
+    /// Whether `gfn` is RAM.
+    pub fn contains(&self, gfn: u64) -> bool {
+        self.page_ptr(gfn).is_some()
+    }
+
+    /// Copies page `gfn` out. The guest may be writing it at the same time when vCPUs run: then the bytes are torn, and
+    /// the page is in the dirty log again. False if `gfn` is not RAM.
+    pub fn read_page(&self, gfn: u64, out: &mut Page) -> bool {
+        let Some(page) = self.page_ptr(gfn) else { return false };
+        // SAFETY: `page` points at PAGE_SIZE mapped bytes (regions are page aligned); `out` is a distinct buffer.
+        unsafe { std::ptr::copy_nonoverlapping(page, out.as_mut_ptr(), PAGE_SIZE) };
+        true
+    }
+
+    /// Writes page `gfn` without marking it dirty: for restoring a checkpoint, before the guest runs. False if `gfn`
+    /// is not RAM.
+    pub fn write_page(&self, gfn: u64, content: &Page) -> bool {
+        let Some(page) = self.page_ptr(gfn) else { return false };
+        // SAFETY: as in `read_page`; no vCPU runs on this memory yet (the caller's duty, stated above).
+        unsafe { std::ptr::copy_nonoverlapping(content.as_ptr(), page, PAGE_SIZE) };
+        true
+    }
+
+    /// Region `index` as bytes, for reading a checkpoint of a stopped guest.
+    pub fn region_bytes(&self, index: usize) -> &[u8] {
+        let region = &self.regions[index];
+        // SAFETY: the mapping is `bytes` long and lives as long as `self`; callers hold the guest stopped, so nobody
+        // writes meanwhile.
+        unsafe { std::slice::from_raw_parts(region.mapping.as_ptr(), region.bytes as usize) }
+    }
+
+    /// Region `index` as writable bytes, for loading a checkpoint before any vCPU or device exists.
+    pub fn region_bytes_mut(&mut self, index: usize) -> &mut [u8] {
+        let region = &self.regions[index];
+        // SAFETY: as above, and `&mut self` excludes other users of this handle while the guest does not run.
+        unsafe { std::slice::from_raw_parts_mut(region.mapping.as_ptr(), region.bytes as usize) }
+    }
+}
+
+/// Maps `len` bytes, on a huge page boundary if that can be had: KVM maps huge pages only where the guest's addresses
+/// and ours are aligned alike. Where it cannot, the guest is slower and nothing else.
+fn map_region(len: u64, marks: &DirtyMarks) -> Result<MmapRegion<DirtyMarks>, String> {
+    let mut mapping = map_anonymous(len, marks)?;
+    for _ in 0..ALIGNMENT_TRIES {
+        let excess = mapping.as_ptr() as usize % HUGE_PAGE_SIZE;
+        if excess == 0 || len < HUGE_PAGE_SIZE as u64 {
+            break;
+        }
+        // Linux before 6.7 puts a mapping right below its neighbour: with the excess at the upper end taken, the next
+        // try lands that much lower, unless another thread maps something in between.
+        let upper_end = mapping.as_ptr() as usize + len as usize - excess;
+        drop(mapping);
+        let spacer = map_spacer(upper_end, excess);
+        let again = map_anonymous(len, marks);
+        unmap_spacer(spacer, excess);
+        mapping = again?;
+    }
+    advise_huge(&mapping);
+    Ok(mapping)
+}
+
+fn map_anonymous(len: u64, marks: &DirtyMarks) -> Result<MmapRegion<DirtyMarks>, String> {
+    vm_memory::mmap::MmapRegionBuilder::new_with_bitmap(len as usize, marks.clone())
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
+        .build()
+        .map_err(|e| e.to_string())
+}
+
+fn map_spacer(address: usize, len: usize) -> *mut libc::c_void {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: without MAP_FIXED the address is a wish, and nothing that is mapped is replaced.
+    unsafe { libc::mmap(address as *mut libc::c_void, len, libc::PROT_NONE, flags, -1, 0) }
+}
+
+fn unmap_spacer(spacer: *mut libc::c_void, len: usize) {
+    if spacer != libc::MAP_FAILED {
+        // SAFETY: `map_spacer` mapped exactly these bytes, and nobody has used them.
+        unsafe { libc::munmap(spacer, len) };
+    }
+}
+
+fn advise_huge(mapping: &MmapRegion<DirtyMarks>) {
+    // SAFETY: the range is the mapping, and the advice changes no content. A host without huge pages refuses it, and the
+    // guest runs on small ones.
+    unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), libc::MADV_HUGEPAGE) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::Bytes;
+
+    #[test]
+    fn layout_above_the_hole_continues_at_four_gib() {
+        assert_eq!(layout(1 << 30), vec![(0, 1 << 30)]);
+        assert_eq!(layout(8 << 30), vec![(0, DEVICE_HOLE_START), (1 << 32, (8 << 30) - DEVICE_HOLE_START)]);
+    }
+
+    #[test]
+    fn regions_lie_on_huge_page_boundaries_as_the_guest_sees_them() {
+        // Odd sizes too, and several at a time: what is mapped above decides where a mapping would land.
+        let rams =
+            [4 << 20, (6 << 20) + 4096, DEVICE_HOLE_START + (2 << 20)].map(|bytes| Ram::new(bytes).expect("it fits"));
+        for region in rams.iter().flat_map(Ram::regions) {
+            assert!((region.host_address() ^ region.base).is_multiple_of(HUGE_PAGE_SIZE as u64), "{region:?}");
+        }
+    }
+
+    #[test]
+    fn device_write_marks_its_page_and_is_read_back() {
+        let ram = Ram::new(1 << 20).expect("1 MiB fits");
+        ram.memory().write_slice(&[7; 5000], GuestAddress(4096 * 3 + 100)).expect("inside RAM");
+        let mut pages = Vec::new();
+        ram.regions()[0].marks.take(|word, bits| pages.extend(marks::set_bits(bits).map(|b| word * 64 + b)));
+        assert_eq!(pages, vec![3, 4]);
+        let mut page = [0; PAGE_SIZE];
+        assert!(ram.read_page(3, &mut page));
+        assert_eq!((page[99], page[100]), (0, 7));
+    }
+
+    #[test]
+    fn page_access_outside_ram_is_refused() {
+        let ram = Ram::new(1 << 20).expect("1 MiB fits");
+        assert!(!ram.read_page(256, &mut [0; PAGE_SIZE]));
+        assert!(!ram.write_page(u64::MAX, &[0; PAGE_SIZE]));
+        assert!(ram.contains(255));
+    }
+}

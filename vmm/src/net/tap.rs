@@ -1,0 +1,184 @@
+//! A tap device of this host: frames out of the guest go in, frames for the guest come out.
+//!
+//! One frame per read and per write, without a header in front. It never blocks. Taps are made by the administrator, not
+//! here: opening one that is missing would make it, so it is looked for first.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::tun_ioctl::attach;
+use crate::exit::{Advice, Exit};
+
+/// A tap that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TapError {
+    /// There is no such interface.
+    #[error("there is no tap {0} on this host")]
+    NotThere(String),
+    /// The interface is another kind.
+    #[error("interface {0} is not a tap for whole frames")]
+    NotATap(String),
+    /// Another process has it.
+    #[error("tap {tap} is in use{by}", by = holder.as_ref().map(|h| format!(" by {h}")).unwrap_or_default())]
+    Busy {
+        /// The tap.
+        tap: String,
+        /// Who, where `/proc` lets us see it.
+        holder: Option<String>,
+    },
+    /// We may not use it.
+    #[error("no permission to use tap {0}")]
+    Permission(String),
+    /// Something else.
+    #[error("cannot open tap {tap}")]
+    Open {
+        /// The tap.
+        tap: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Advice for TapError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            TapError::NotThere(tap) => format!("`ip tuntap add {tap} mode tap && ip link set {tap} up` makes it"),
+            TapError::NotATap(tap) => format!("`ip -d link show {tap}` shows what it is; make another with mode tap"),
+            TapError::Busy { tap, .. } => {
+                format!("one VM per tap; make another: `ip tuntap add {tap}b mode tap`")
+            }
+            TapError::Permission(tap) => {
+                format!("run as root, or make it for this user: `ip tuntap add {tap} mode tap user $USER`")
+            }
+            TapError::Open { .. } => "is the module tun loaded? `modprobe tun`".into(),
+        })
+    }
+
+    fn exit(&self) -> Exit {
+        match self {
+            TapError::NotThere(_) => Exit::NotFound,
+            TapError::Busy { .. } => Exit::Conflict,
+            TapError::NotATap(_) | TapError::Permission(_) | TapError::Open { .. } => Exit::Error,
+        }
+    }
+}
+
+/// An open tap. It is ours until it is dropped.
+#[derive(Debug)]
+pub struct Tap {
+    file: File,
+    name: String,
+}
+
+impl Tap {
+    /// Opens the tap called `name`, which must exist.
+    pub fn open(name: &str) -> Result<Self, TapError> {
+        let sys = Path::new("/sys/class/net").join(name);
+        if !sys.exists() {
+            return Err(TapError::NotThere(name.into()));
+        }
+        if !sys.join("tun_flags").exists() {
+            return Err(TapError::NotATap(name.into()));
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open("/dev/net/tun")
+            .map_err(|error| refused(name, error))?;
+        attach(&file, name).map_err(|error| refused(name, error))?;
+        Ok(Tap { file, name: name.into() })
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The next frame for the guest, into `frame`; `None` when there is none now. A longer frame is cut by the kernel.
+    pub fn receive(&self, frame: &mut [u8]) -> io::Result<Option<usize>> {
+        not_now((&self.file).read(frame))
+    }
+
+    /// Sends one frame. `false` when the tap takes none now (its queue is full) or is down: the frame is lost, as on a
+    /// wire.
+    pub fn send(&self, frame: &[u8]) -> io::Result<bool> {
+        match not_now((&self.file).write(frame)) {
+            // A tap that is down.
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(false),
+            other => Ok(other?.is_some()),
+        }
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn not_now(result: io::Result<usize>) -> io::Result<Option<usize>> {
+    match result {
+        Ok(count) => Ok(Some(count)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn refused(name: &str, source: io::Error) -> TapError {
+    match source.raw_os_error() {
+        Some(libc::EBUSY) => TapError::Busy { tap: name.into(), holder: holder(name) },
+        Some(libc::EPERM | libc::EACCES) => TapError::Permission(name.into()),
+        Some(libc::EINVAL) => TapError::NotATap(name.into()),
+        _ => TapError::Open { tap: name.into(), source },
+    }
+}
+
+/// Who has the tap open, as `name (pid N)`: its name is in the `fdinfo` of the descriptor.
+fn holder(tap: &str) -> Option<String> {
+    let line = format!("iff:\t{tap}");
+    let pids = std::fs::read_dir("/proc").ok()?.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    pids.into_iter().find(|pid| has_fdinfo_line(*pid, &line)).map(|pid| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        format!("{} (pid {pid})", name.trim())
+    })
+}
+
+fn has_fdinfo_line(pid: u32, line: &str) -> bool {
+    let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return false };
+    entries.flatten().any(|entry| {
+        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        text.lines().any(|have| have == line)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_missing_tap_is_not_found_and_is_not_made() {
+        let error = Tap::open("ol-none0").expect_err("missing");
+        assert!(matches!(error, TapError::NotThere(_)));
+        assert_eq!(error.exit(), Exit::NotFound);
+        assert!(error.hint().expect("a hint").contains("ip tuntap add ol-none0 mode tap"));
+        assert!(!Path::new("/sys/class/net/ol-none0").exists());
+    }
+
+    #[test]
+    fn open_loopback_is_not_a_tap() {
+        assert!(matches!(Tap::open("lo"), Err(TapError::NotATap(_))));
+    }
+
+    #[test]
+    fn refused_errno_becomes_the_matching_error() {
+        let of = |errno| refused("tap0", io::Error::from_raw_os_error(errno));
+        assert!(matches!(of(libc::EBUSY), TapError::Busy { .. }));
+        assert!(matches!(of(libc::EPERM), TapError::Permission(_)));
+        assert!(matches!(of(libc::ENODEV), TapError::Open { .. }));
+    }
+}

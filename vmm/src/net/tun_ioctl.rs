@@ -1,0 +1,27 @@
+//! The one ioctl that binds a descriptor of `/dev/net/tun` to a tap.
+#![expect(unsafe_code, reason = "TUNSETIFF has no safe wrapper")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// `_IOW('T', 202, int)`, as linux/if_tun.h has it.
+const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
+
+/// Binds `file` to the tap called `name`: whole frames, no header in front.
+pub(super) fn attach(file: &File, name: &str) -> io::Result<()> {
+    if name.len() >= libc::IFNAMSIZ || name.contains('\0') {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut request = libc::ifreq {
+        ifr_name: [0; libc::IFNAMSIZ],
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short },
+    };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; `request` is a whole `ifreq` with a terminated
+    // name, and the kernel writes only within it and only during the call.
+    let rc = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &mut request) };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

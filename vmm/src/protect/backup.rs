@@ -1,0 +1,594 @@
+//! The backup: listens, keeps the shadow of a guest, and takes over when the witness grants it.
+//!
+//! One thread: bytes come in, the core ([`replication::Backup`]) says what to do, it is done in that order. An ack
+//! leaves as soon as its epoch is durable; applying comes after it.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use replication::backup::{BackupState, DiscardReason};
+use replication::wire::{DiskOffer, DiskWant, Hello, RefuseCode, ResyncDisk, WireError};
+use replication::{
+    AssembledEpoch, Backup, BackupAction, BackupConfig, FrameDecoder, PageBatch, SessionId, TakeOver, VmId,
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::{Value, json};
+use snapshot::disk::{CHUNK_BYTES, OverlayDisk};
+use snapshot::writeset::WriteSet;
+
+use super::clock::Clock;
+use super::lease::Lease;
+use super::log::DiskLog;
+use super::preflight::Preflight;
+use super::socket;
+use crate::config::Endpoint;
+use crate::events::Events;
+use crate::exit::{Exit, Failure};
+use crate::kvm::Vm;
+use crate::machine::MachineError;
+use crate::machine::state::MachineState;
+use crate::memory::{PAGE_SIZE, Ram};
+
+/// Bytes received and not applied at most, beyond the guest's memory.
+const STAGED_BYTES_MAX: usize = 512 << 20;
+/// Acks wait while more than this is not applied.
+const ACK_BYTES_MAX: usize = 128 << 20;
+/// Between two claims while the witness does not answer.
+const CLAIM_RETRY: Duration = Duration::from_millis(250);
+/// How long the loop sleeps at most.
+const LOOK_AROUND: Duration = Duration::from_millis(50);
+/// Largest machine that a backup accepts, in bytes of RAM.
+const RAM_BYTES_MAX: u64 = 8 << 30;
+
+/// How a backup behaves.
+#[derive(Debug, Clone)]
+pub struct StandbyConfig {
+    /// Name of the VM.
+    pub vm_name: String,
+    /// Where to listen.
+    pub listen: Endpoint,
+    /// Network cards that it can give the guest.
+    pub nets: usize,
+    /// Silence until the primary counts as lost.
+    pub detect: Duration,
+    /// Between heartbeats.
+    pub heartbeat: Duration,
+}
+
+/// What others see of a backup, and how they stop it.
+#[derive(Debug, Default)]
+pub struct StandbyView {
+    status: Mutex<Value>,
+    stop: AtomicBool,
+}
+
+impl StandbyView {
+    /// For `status`.
+    pub fn status(&self) -> Value {
+        self.status.lock().expect("no holder of the status panics").clone()
+    }
+
+    /// Asks the backup to leave.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
+/// How a backup's wait ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The guest is to run here.
+    TookOver(Box<Taken>),
+    /// The guest ended on the primary.
+    Ended(String),
+    /// The operator stopped the backup.
+    Stopped,
+}
+
+/// A guest that was taken over, ready to be restored.
+#[derive(Debug)]
+pub struct Taken {
+    /// What to start from.
+    pub takeover: TakeOver,
+    /// Its memory.
+    pub ram: Ram,
+    /// Its disks, with everything committed applied.
+    pub disks: Vec<OverlayDisk>,
+    /// The log of its disks.
+    pub(crate) log: DiskLog,
+    /// Whether commits were durable.
+    pub durable: bool,
+    /// When the primary was found lost.
+    pub lost_at: Instant,
+}
+
+/// A backup of one VM.
+#[derive(Debug)]
+pub struct Standby {
+    config: StandbyConfig,
+    core: Backup,
+    clock: Clock,
+    lease: Arc<Lease>,
+    events: Arc<Events>,
+    view: Arc<StandbyView>,
+    listener: TcpListener,
+    connection: Option<Connection>,
+    disks: Vec<OverlayDisk>,
+    log: DiskLog,
+    ram: Option<Ram>,
+    durable: bool,
+    host: Vm,
+    last_heard: Instant,
+    lost_at: Instant,
+    epochs_applied: u64,
+    /// Why the last peer was sent away.
+    trouble: Option<String>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    stream: TcpStream,
+    decoder: FrameDecoder,
+}
+
+enum Step {
+    Go,
+    Out(Outcome),
+}
+
+impl Standby {
+    /// Opens the log (applying what a crash left), checks KVM, and listens.
+    pub fn open(
+        mut config: StandbyConfig,
+        mut disks: Vec<OverlayDisk>,
+        lease: Arc<Lease>,
+        events: Arc<Events>,
+    ) -> Result<Self, Failure> {
+        let log = DiskLog::open(&mut disks)?;
+        let host = Vm::new().map_err(crate::machine::MachineError::from)?;
+        let listener = TcpListener::bind(config.listen.as_pair()).map_err(|e| listen_failure(&config.listen, &e))?;
+        // Of port 0 the host made a free one.
+        config.listen.port = listener.local_addr().map_err(|e| listen_failure(&config.listen, &e))?.port();
+        let core = Backup::new(BackupConfig {
+            vm_name: config.vm_name.clone(),
+            writer: format!("outlast {}", env!("CARGO_PKG_VERSION")),
+            heartbeat: config.heartbeat,
+            detect: config.detect,
+            disconnect_grace: (config.detect / 4).min(Duration::from_millis(200)),
+            claim_retry: CLAIM_RETRY,
+            staged_bytes_max: STAGED_BYTES_MAX + RAM_BYTES_MAX as usize,
+            ack_bytes_max: ACK_BYTES_MAX,
+        });
+        let now = Instant::now();
+        Ok(Self {
+            config,
+            core,
+            clock: Clock::default(),
+            lease,
+            events,
+            view: Arc::default(),
+            listener,
+            connection: None,
+            disks,
+            log,
+            ram: None,
+            durable: false,
+            host,
+            last_heard: now,
+            lost_at: now,
+            epochs_applied: 0,
+            trouble: None,
+        })
+    }
+
+    /// What others see of it.
+    pub fn view(&self) -> Arc<StandbyView> {
+        Arc::clone(&self.view)
+    }
+
+    /// Waits, follows, and at last takes over or ends.
+    pub fn serve(mut self) -> Result<Outcome, Failure> {
+        self.events.note("waiting", json!({ "listen": self.config.listen.to_string() }));
+        loop {
+            self.wait();
+            self.accept();
+            let now = self.clock.now();
+            let read = self.read();
+            if let Step::Out(outcome) = read.and_then(|()| self.tick(now))? {
+                return self.finish(outcome);
+            }
+            if self.view.stop.swap(false, Ordering::AcqRel) {
+                self.core.handle_stop(now, "the operator stopped the backup");
+                self.transmit();
+                return Ok(Outcome::Stopped);
+            }
+            self.publish();
+        }
+    }
+
+    fn finish(mut self, outcome: Outcome) -> Result<Outcome, Failure> {
+        if matches!(outcome, Outcome::Ended(_)) {
+            // An image that another program changes before the next start must not get old writes.
+            self.checkpoint_log()?;
+        }
+        Ok(outcome)
+    }
+
+    fn wait(&self) {
+        let wait = self.clock.until(self.core.poll_timeout(), LOOK_AROUND);
+        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
+        let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];
+        if let Some(connection) = &self.connection {
+            fds.push(PollFd::new(&connection.stream, PollFlags::IN));
+        }
+        if let Err(error) = poll(&mut fds, Some(&timeout)) {
+            tracing::debug!(%error, "a wait was interrupted");
+        }
+    }
+
+    fn accept(&mut self) {
+        let mut fds = [PollFd::new(&self.listener, PollFlags::IN)];
+        if !matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..)) {
+            return;
+        }
+        let Ok((stream, peer)) = self.listener.accept() else { return };
+        if self.connection.is_some() {
+            let refusal = self.core.refusal(RefuseCode::Busy, "another primary is connected");
+            let mut stream = stream;
+            if let Err(error) = stream.write_all(&refusal) {
+                tracing::debug!(%error, "a refused peer did not listen");
+            }
+            return;
+        }
+        tracing::debug!(%peer, "a peer connected");
+        let prepared = socket::prepare(stream).and_then(|stream| {
+            stream.set_write_timeout(Some(self.config.detect))?;
+            Ok(stream)
+        });
+        if let Ok(stream) = prepared {
+            let decoder = FrameDecoder::new(VmId::of_name(&self.config.vm_name));
+            self.connection = Some(Connection { stream, decoder });
+            self.core.handle_connected(self.clock.now());
+        }
+    }
+
+    fn read(&mut self) -> Result<(), Failure> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        let mut fds = [PollFd::new(&connection.stream, PollFlags::IN)];
+        if !matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..)) {
+            return Ok(());
+        }
+        let mut bytes = vec![0; 256 * 1024];
+        let now = self.clock.now();
+        match connection.stream.read(&mut bytes) {
+            Ok(0) => self.disconnected(),
+            Ok(count) => {
+                self.last_heard = Instant::now();
+                connection.decoder.handle_bytes(&bytes[..count]);
+                self.core.handle_alive(now);
+            }
+            Err(error) if socket::is_timeout(&error) => {}
+            Err(_) => self.disconnected(),
+        }
+        Ok(())
+    }
+
+    fn disconnected(&mut self) {
+        self.connection = None;
+        self.core.handle_disconnected(self.clock.now());
+    }
+
+    /// Gives the core every frame that is whole, does what it says, and keeps its time.
+    fn tick(&mut self, now: replication::Time) -> Result<Step, Failure> {
+        while let Some(connection) = &mut self.connection {
+            match connection.decoder.poll_frame() {
+                Ok(Some(frame)) => {
+                    if let Err(error) = self.core.handle_frame(now, frame) {
+                        self.note_trouble("peer-error", &error.to_string());
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.answer(&error);
+                    self.note_trouble("peer-error", &error.to_string());
+                    self.core.handle_broken_stream(now);
+                }
+            }
+            if let Step::Out(outcome) = self.act()? {
+                return Ok(Step::Out(outcome));
+            }
+            self.keep_time();
+        }
+        if self.core.poll_timeout().is_some_and(|at| at <= now) {
+            self.core.handle_timeout(now);
+        }
+        self.act()
+    }
+
+    /// Tells a peer of ours that it is at the wrong place: it repeats the reason in its own words.
+    fn answer(&mut self, error: &WireError) {
+        let code = match error {
+            WireError::WrongVm { .. } => RefuseCode::WrongVm,
+            WireError::VersionMismatch { .. } => RefuseCode::Other,
+            _ => return,
+        };
+        let refusal = self.core.refusal(code, &error.to_string());
+        if let Some(Err(error)) = self.connection.as_mut().map(|connection| connection.stream.write_all(&refusal)) {
+            tracing::debug!(%error, "a refused peer did not listen");
+        }
+    }
+
+    /// One event for each new reason, not one for each attempt.
+    fn note_trouble(&mut self, event: &str, reason: &str) {
+        if self.trouble.replace(reason.to_owned()).as_deref() != Some(reason) {
+            tracing::warn!(reason, "a peer was sent away");
+            self.events.note(event, json!({ "reason": reason }));
+        }
+    }
+
+    fn act(&mut self) -> Result<Step, Failure> {
+        self.transmit();
+        while let Some(action) = self.core.poll_action() {
+            if let Step::Out(outcome) = self.perform(action)? {
+                return Ok(Step::Out(outcome));
+            }
+            self.transmit();
+        }
+        Ok(Step::Go)
+    }
+
+    /// Keeps time in the middle of long work, so that the primary hears of this side meanwhile. What is being worked on
+    /// came from a primary that lived; whether it still does shows when the work is done.
+    fn keep_time(&mut self) {
+        if self.connection.is_none() {
+            return;
+        }
+        let now = self.clock.now();
+        self.core.handle_alive(now);
+        if self.core.poll_timeout().is_some_and(|at| at <= now) {
+            self.core.handle_timeout(now);
+        }
+        self.transmit();
+    }
+
+    fn transmit(&mut self) {
+        while let Some(frames) = self.core.poll_transmit() {
+            let Some(connection) = &mut self.connection else { continue };
+            if connection.stream.write_all(&frames).is_err() {
+                self.disconnected();
+            }
+        }
+    }
+
+    fn perform(&mut self, action: BackupAction) -> Result<Step, Failure> {
+        match action {
+            BackupAction::Greeted(hello) => self.greet(&hello),
+            BackupAction::ResyncPages(batch) => apply_pages(self.ram.as_ref(), &batch),
+            BackupAction::ResyncDisk(chunk) => self.write_chunk(&chunk)?,
+            BackupAction::DiskOffered(offer) => self.compare(&offer)?,
+            BackupAction::Persist(epoch) => self.persist(&epoch)?,
+            BackupAction::Apply(epoch) => self.apply(&epoch)?,
+            BackupAction::Claim { session } => self.claim(session),
+            BackupAction::TakeOver(takeover) => return self.take_over(*takeover),
+            BackupAction::Discard { reason } => self.discard(&reason)?,
+            BackupAction::Ended { text } => return Ok(Step::Out(Outcome::Ended(text))),
+            BackupAction::Disconnect => self.drop_connection(),
+        }
+        Ok(Step::Go)
+    }
+
+    fn drop_connection(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            socket::close(&connection.stream);
+        }
+    }
+
+    fn greet(&mut self, hello: &Hello) {
+        let now = self.clock.now();
+        match self.check(hello).and_then(|bytes| Ram::new(bytes).map_err(|e| e.to_string())) {
+            Ok(ram) => {
+                self.ram = Some(ram);
+                self.durable = hello.durable;
+                self.epochs_applied = 0;
+                self.trouble = None;
+                self.core.handle_accept(now);
+                self.events.note("resync-started", json!({ "primary": hello.writer }));
+            }
+            Err(text) => {
+                self.note_trouble("refused", &text);
+                self.core.handle_refuse(now, RefuseCode::Machine, &text);
+            }
+        }
+    }
+
+    /// Whether the machine of `hello` can run here; gives its bytes of RAM.
+    fn check(&self, hello: &Hello) -> Result<u64, String> {
+        let preflight = Preflight::of(&hello.machine)?;
+        let shape = &preflight.shape;
+        if shape.memory_bytes > RAM_BYTES_MAX {
+            return Err(format!("{} MiB of memory are more than a backup takes", shape.memory_bytes >> 20));
+        }
+        if usize::from(shape.nets) != self.config.nets {
+            return Err(format!(
+                "the guest has {} network cards and the backup {}; give it as many --net",
+                shape.nets, self.config.nets
+            ));
+        }
+        self.check_disks(hello)?;
+        let missing = preflight.cpuid.missing_on(self.host.host_cpuid());
+        match missing.is_empty() {
+            true => Ok(shape.memory_bytes),
+            false => Err(format!("this host's CPU lacks features of the guest ({})", missing.join(", "))),
+        }
+    }
+
+    fn check_disks(&self, hello: &Hello) -> Result<(), String> {
+        let theirs = &hello.machine.disks;
+        if theirs.len() != self.disks.len() {
+            return Err(format!(
+                "the guest has {} disks and the backup {}; give it as many --disk",
+                theirs.len(),
+                self.disks.len()
+            ));
+        }
+        for (info, disk) in theirs.iter().zip(&self.disks) {
+            if info.len != disk.len_bytes() {
+                let path = disk.path().display();
+                return Err(format!(
+                    "{path} has {} bytes and the guest's disk {}; truncate -s {} {path}",
+                    disk.len_bytes(),
+                    info.len,
+                    info.len
+                ));
+            }
+            if info.readonly != disk.is_readonly() {
+                return Err(format!("{} must be read-only on both hosts or on neither", disk.path().display()));
+            }
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, offer: &DiskOffer) -> Result<(), Failure> {
+        let disk = &self.disks[usize::from(offer.disk)];
+        let mut wanted = Vec::with_capacity(offer.hashes.len());
+        for (i, theirs) in offer.hashes.iter().enumerate() {
+            let same = u64::from(offer.chunk_bytes) == CHUNK_BYTES
+                && disk.chunk_hash(offer.first_chunk + i as u64)?.to_le_bytes() == *theirs;
+            wanted.push(!same);
+        }
+        let want = DiskWant { disk: offer.disk, first_chunk: offer.first_chunk, wanted };
+        self.core.handle_disk_compared(self.clock.now(), want);
+        Ok(())
+    }
+
+    fn write_chunk(&mut self, chunk: &ResyncDisk) -> Result<(), Failure> {
+        let mut set = WriteSet::new();
+        set.write(chunk.offset, &chunk.data);
+        Ok(self.disks[usize::from(chunk.disk)].apply(&set)?)
+    }
+
+    /// Loads a state into a VM that never runs: what this host's KVM refuses (another rate of the time stamp counter, a
+    /// register) is found before the base is acked, not when the primary is dead.
+    fn rehearse(&self, state: &[u8]) -> Result<(), MachineError> {
+        let MachineState { shape, cpuid, chips, vcpus, board: _, slots: _ } = MachineState::decode(state)?;
+        let ram = self.ram.as_ref().expect("a session that was accepted has its memory");
+        let vm = Vm::new()?;
+        ram.regions().iter().try_for_each(|region| vm.set_region(region, false))?;
+        let count = u32::from(shape.vcpus);
+        let made = (0..count).map(|id| vm.create_vcpu(id, count, &cpuid)).collect::<Result<Vec<_>, _>>()?;
+        vm.restore_chips(&chips)?;
+        Ok(made.iter().zip(&vcpus).try_for_each(|(vcpu, state)| vcpu.restore(state))?)
+    }
+
+    fn persist(&mut self, epoch: &AssembledEpoch) -> Result<(), Failure> {
+        if epoch.base {
+            self.rehearse(&epoch.state)?;
+        }
+        if self.durable {
+            let sets = write_sets(epoch, self.disks.len());
+            let sets: Vec<(u16, &WriteSet)> = sets.iter().enumerate().map(|(disk, set)| (disk as u16, set)).collect();
+            if !self.log.has_room(&sets) {
+                self.checkpoint_log()?;
+            }
+            self.log.append(epoch.epoch, &sets)?;
+        }
+        self.core.handle_durable(self.clock.now(), epoch.session, epoch.epoch);
+        Ok(())
+    }
+
+    fn apply(&mut self, epoch: &AssembledEpoch) -> Result<(), Failure> {
+        for batch in &epoch.pages {
+            apply_pages(self.ram.as_ref(), batch);
+            self.keep_time();
+        }
+        for (disk, set) in self.disks.iter_mut().zip(write_sets(epoch, usize::from(u16::MAX))) {
+            if !set.is_empty() {
+                disk.apply(&set)?;
+            }
+        }
+        self.epochs_applied += 1;
+        if epoch.base {
+            self.events.note("protected", json!({ "epoch": epoch.epoch.0 }));
+        }
+        if self.log.is_half_full() && self.log.last() <= epoch.epoch {
+            self.checkpoint_log()?;
+        }
+        self.core.handle_applied(self.clock.now(), epoch.session, epoch.epoch);
+        Ok(())
+    }
+
+    fn checkpoint_log(&mut self) -> Result<(), Failure> {
+        self.disks.iter_mut().try_for_each(OverlayDisk::sync_base)?;
+        Ok(self.log.truncate()?)
+    }
+
+    fn claim(&mut self, session: SessionId) {
+        self.lost_at = Instant::now();
+        let silence_ms = self.last_heard.elapsed().as_millis() as u64;
+        self.events.note("failover-started", json!({ "silence_ms": silence_ms }));
+        let result = self.lease.claim(session);
+        self.core.handle_claim(self.clock.now(), session, result);
+    }
+
+    fn take_over(&mut self, takeover: TakeOver) -> Result<Step, Failure> {
+        // From now on the guest writes to the images directly: a record that stayed in the log would be put over that.
+        self.checkpoint_log()?;
+        let ram = self.ram.take().expect("a session that can be taken over has its memory");
+        let log = std::mem::take(&mut self.log);
+        let disks = std::mem::take(&mut self.disks);
+        let taken = Taken { takeover, ram, disks, log, durable: self.durable, lost_at: self.lost_at };
+        Ok(Step::Out(Outcome::TookOver(Box::new(taken))))
+    }
+
+    fn discard(&mut self, reason: &DiscardReason) -> Result<(), Failure> {
+        self.ram = None;
+        self.log.truncate()?;
+        self.events.note("discarded", json!({ "reason": format!("{reason:?}") }));
+        Ok(())
+    }
+
+    fn publish(&self) {
+        let pointers = self.core.pointers();
+        *self.view.status.lock().expect("no holder of the status panics") = json!({
+            "role": "backup",
+            "state": format!("{:?}", self.core.state()),
+            "pointers": pointers.to_string(),
+            "epochs_applied": self.epochs_applied,
+            "waiting_bytes": self.core.waiting_bytes(),
+            "peer_errors": self.core.peer_errors(),
+            "can_take_over": self.core.state() == BackupState::Protected,
+        });
+    }
+}
+
+fn listen_failure(listen: &Endpoint, error: &io::Error) -> Failure {
+    let exit = if error.kind() == io::ErrorKind::AddrInUse { Exit::Conflict } else { Exit::Error };
+    Failure::new(exit, format!("cannot listen on {listen}: {error}"))
+        .with_hint("give --listen an address of this host and a free port")
+}
+
+fn apply_pages(ram: Option<&Ram>, batch: &PageBatch) {
+    let ram = ram.expect("pages come only after a session was accepted");
+    let mut page = [0; PAGE_SIZE];
+    for update in batch.pages() {
+        assert!(ram.read_page(update.gfn.0, &mut page), "the core checked that every page is guest memory");
+        update.apply_to(&mut page);
+        ram.write_page(update.gfn.0, &page);
+    }
+}
+
+/// The epoch's disk writes, by disk; later writes over earlier ones.
+fn write_sets(epoch: &AssembledEpoch, disks: usize) -> Vec<WriteSet> {
+    let used = epoch.disk_writes.iter().map(|w| usize::from(w.disk) + 1).max().unwrap_or(0);
+    let mut sets: Vec<WriteSet> = (0..used.min(disks)).map(|_| WriteSet::new()).collect();
+    for write in &epoch.disk_writes {
+        if let Some(set) = sets.get_mut(usize::from(write.disk)) {
+            set.write(write.offset, &write.data);
+        }
+    }
+    sets
+}

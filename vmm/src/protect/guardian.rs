@@ -1,0 +1,552 @@
+//! The guardian: drives the primary's side of replication for one machine.
+//!
+//! Its core ([`replication::Primary`]) decides; the guardian moves bytes. Three threads share it: vCPU threads submit
+//! sealed epochs at boundaries, the *link* thread connects and reads what the backup says, the *ship* thread owns the
+//! log and everything that is written to the socket but heartbeats. Whoever called the core performs the actions that came out of it,
+//! after letting the core's lock go.
+//!
+//! Lock order: gate, epochs, board, core, egress, disk. The core's lock is never held while another of ours is taken.
+
+mod link;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use replication::primary::{PrimaryState, SoloReason};
+use replication::wire::{DiskWant, Kind, Link};
+use replication::{ClaimResult, EpochId, EpochMeta, Primary, PrimaryAction, PrimaryConfig, SessionId, Term};
+use serde_json::{Value, json};
+use snapshot::disk::Mode;
+
+use super::clock::Clock;
+use super::lease::Lease;
+use super::log::{self, DiskLog};
+use super::socket::SendHalf;
+use super::{preflight, ship};
+use crate::config::{CommitDurability, Endpoint};
+use crate::epoch::{EpochSink, SealedEpoch};
+use crate::events::Events;
+use crate::exit::Failure;
+use crate::machine::gate::Held;
+use crate::machine::{End, Machine, spawn};
+
+/// Epochs sealed and not acked at most: one on the wire, one being acked, two against hiccups.
+const IN_FLIGHT_EPOCHS_MAX: u32 = 4;
+/// Bytes of them at most, before compression.
+const IN_FLIGHT_BYTES_MAX: u64 = 64 << 20;
+/// Between two claims while the witness does not answer.
+const CLAIM_RETRY: Duration = Duration::from_millis(250);
+/// A log that is slow to sync does not make a dead primary; one that is stuck for so many times `detect` does: the guest
+/// has long been waiting, and the backup can go on with it.
+const LOG_STALL_DETECTS: u32 = 10;
+/// How long a wait lasts before the waiter looks around again.
+const LOOK_AROUND: Duration = Duration::from_millis(50);
+
+/// How a guest is protected.
+#[derive(Debug, Clone)]
+pub struct GuardianConfig {
+    /// Name of the VM.
+    pub vm_name: String,
+    /// The backup to connect to, if there is to be one.
+    pub target: Option<Endpoint>,
+    /// What a commit waits for.
+    pub durability: CommitDurability,
+    /// Silence until the peer counts as lost.
+    pub detect: Duration,
+    /// Between heartbeats.
+    pub heartbeat: Duration,
+    /// This primary's term.
+    pub term: Term,
+}
+
+/// What the ship thread is asked to do, in order.
+pub(super) enum ToShip {
+    /// Send these frames on the connection of this number, if it stands.
+    Frames(u64, Vec<u8>),
+    /// Fill the backup of this session.
+    Resync(Link),
+    /// The backup's answer to an offer of disk chunks.
+    DiskWanted(DiskWant),
+    /// Ship (with a link) and log this epoch.
+    Epoch(Box<SealedEpoch>, Option<Link>),
+    /// Nothing more comes on the connection of this number: tell the backup.
+    Part(u64),
+    /// The guest goes on unprotected.
+    GoSolo,
+    /// The guest has ended and all of it is committed: leave nothing in the log, and say when that is done.
+    Close(Sender<()>),
+}
+
+struct Inner {
+    core: Primary,
+    stream: Option<SendHalf>,
+    /// Counts connections, so that a frame of one never goes out on another.
+    connections: u64,
+    target: Option<Endpoint>,
+    /// The session whose base is being sealed.
+    basing: Option<SessionId>,
+    /// Since when the ship thread waits for the log's disk, if it does.
+    logging_since: Option<Instant>,
+    /// Sealed epochs that are not released, and when they were sealed.
+    unreleased: VecDeque<(EpochId, Instant)>,
+    last_solo_reason: Option<String>,
+    connect_error: Option<String>,
+}
+
+/// Protects one machine.
+pub struct Guardian {
+    pub(super) machine: Arc<Machine>,
+    pub(super) events: Arc<Events>,
+    pub(super) clock: Clock,
+    config: GuardianConfig,
+    lease: Arc<Lease>,
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    to_ship: Sender<ToShip>,
+    finished: AtomicBool,
+}
+
+impl std::fmt::Debug for Guardian {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("Guardian").field("vm", &self.config.vm_name).finish_non_exhaustive()
+    }
+}
+
+fn core_config(config: &GuardianConfig, machine: &Machine) -> PrimaryConfig {
+    let durable = config.durability == CommitDurability::Disk;
+    PrimaryConfig {
+        vm_name: config.vm_name.clone(),
+        writer: format!("outlast {}", env!("CARGO_PKG_VERSION")),
+        machine: preflight::describe(machine),
+        term: config.term,
+        heartbeat: config.heartbeat,
+        detect: config.detect,
+        claim_retry: CLAIM_RETRY,
+        in_flight_epochs_max: IN_FLIGHT_EPOCHS_MAX,
+        in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,
+        local_durable: durable,
+        backup_durable: durable,
+    }
+}
+
+impl Guardian {
+    /// Protects `machine` from now on: starts its threads, which connect to the target as soon as there is one.
+    pub(crate) fn start(
+        machine: Arc<Machine>,
+        config: GuardianConfig,
+        log: DiskLog,
+        lease: Arc<Lease>,
+        events: Arc<Events>,
+    ) -> Arc<Self> {
+        let (to_ship, shipping) = channel();
+        let core = Primary::new(core_config(&config, &machine), machine.epochs().running());
+        let inner = Inner {
+            core,
+            stream: None,
+            connections: 0,
+            target: config.target.clone(),
+            basing: None,
+            logging_since: None,
+            unreleased: VecDeque::new(),
+            last_solo_reason: None,
+            connect_error: None,
+        };
+        let guardian = Arc::new(Self {
+            machine,
+            events,
+            clock: Clock::default(),
+            config,
+            lease,
+            inner: Mutex::new(inner),
+            changed: Condvar::new(),
+            to_ship,
+            finished: AtomicBool::new(false),
+        });
+        guardian.spawn_threads(shipping, log);
+        guardian
+    }
+
+    fn spawn_threads(self: &Arc<Self>, shipping: Receiver<ToShip>, log: DiskLog) {
+        let link = Arc::clone(self);
+        spawn("ft-link".into(), move || link.run_link());
+        let shipper = Arc::clone(self);
+        spawn("ft-ship".into(), move || ship::run(&shipper, &shipping, log));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no holder of the core panics")
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::Acquire)
+    }
+
+    /// Lets `call` talk to the core, then performs what comes out of it.
+    fn with_core<R>(&self, call: impl FnOnce(&mut Primary) -> R) -> R {
+        let mut inner = self.lock();
+        let result = call(&mut inner.core);
+        let mut actions = Vec::new();
+        while let Some(action) = inner.core.poll_action() {
+            actions.push(action);
+        }
+        let connection = inner.connections;
+        let mut spoke = false;
+        while let Some(frames) = inner.core.poll_transmit() {
+            match &inner.stream {
+                // The ship thread may be waiting for the log's disk; the backup must hear from a primary that lives.
+                Some(stream) if Kind::of_frame(&frames) == Some(Kind::Heartbeat) => {
+                    if inner.logging_since.is_none_or(|since| since.elapsed() < self.config.detect * LOG_STALL_DETECTS)
+                    {
+                        stream.send_now(&frames);
+                    }
+                }
+                _ => {
+                    self.send(ToShip::Frames(connection, frames));
+                    spoke = true;
+                }
+            }
+        }
+        drop(inner);
+        self.changed.notify_all();
+        for action in actions {
+            match action {
+                // What was just said is in the ship thread's queue, and the connection ends behind it.
+                PrimaryAction::Disconnect if spoke => self.send(ToShip::Part(connection)),
+                action => self.perform(action),
+            }
+        }
+        result
+    }
+
+    fn send(&self, item: ToShip) {
+        // The ship thread lives as long as this object; after its end there is nobody to tell.
+        if self.to_ship.send(item).is_err() {
+            tracing::debug!("the ship thread has ended");
+        }
+    }
+
+    fn perform(&self, action: PrimaryAction) {
+        match action {
+            PrimaryAction::Release { upto } => self.release(upto),
+            PrimaryAction::Resync { link } => {
+                self.forget_old_trouble();
+                self.note("resync-started", json!({ "term": link.term.0 }));
+                self.send(ToShip::Resync(link));
+            }
+            PrimaryAction::DiskWanted(want) => self.send(ToShip::DiskWanted(want)),
+            PrimaryAction::Protected { .. } => self.note("protected", json!({})),
+            PrimaryAction::Claim { session } => self.claim(session),
+            PrimaryAction::WentSolo { reason } => self.went_solo(&reason),
+            PrimaryAction::Fenced { holder } => {
+                self.note("fenced", json!({ "holder": holder }));
+                self.machine.end(End::Fenced { holder });
+            }
+            PrimaryAction::Disconnect => self.disconnect(),
+            PrimaryAction::Ended => {}
+        }
+    }
+
+    pub(super) fn note(&self, event: &str, properties: Value) {
+        self.events.note(event, properties);
+    }
+
+    fn release(&self, upto: EpochId) {
+        for disk in self.machine.disks() {
+            let committed = disk.lock().commit(upto.0);
+            if let Err(error) = committed {
+                // The log and the backup have the writes; this host's image cannot be trusted any more.
+                let failure = Failure::of(&error).while_doing("committed disk writes could not be applied");
+                return self.machine.fail(failure.to_string());
+            }
+        }
+        self.machine.egress().release(upto);
+        let mut inner = self.lock();
+        while inner.unreleased.front().is_some_and(|(epoch, _)| *epoch <= upto) {
+            let sealed_at = inner.unreleased.pop_front().map(|(_, at)| at);
+            self.machine.stats().record_commit(sealed_at.expect("the front was there").elapsed());
+        }
+        drop(inner);
+        let now = self.clock.now();
+        self.with_core(|core| core.handle_released(now, upto));
+    }
+
+    fn claim(&self, session: SessionId) {
+        if let Some(End::Failed(_)) = self.machine.ended() {
+            tracing::warn!("the guest cannot go on here: its session is left to the backup");
+            return;
+        }
+        self.note("peer-lost", json!({ "claiming": true }));
+        // A claim may take as long as the shared storage: the link thread must go on meanwhile.
+        let result = self.lease.claim(session);
+        if let ClaimResult::Denied { holder } = &result {
+            tracing::error!(holder, "the witness gave the guest to the other side");
+        }
+        let now = self.clock.now();
+        self.with_core(|core| core.handle_claim(now, session, result));
+    }
+
+    fn went_solo(&self, reason: &SoloReason) {
+        let text = match reason {
+            SoloReason::Refused { text, .. } => format!("the backup refused: {text}"),
+            SoloReason::LostBeforeBase => "the backup was lost before it was whole".into(),
+            SoloReason::ClaimGranted => "the backup was lost, and the witness gave the guest to this host".into(),
+            SoloReason::Unprotected => "protection was ended".into(),
+        };
+        let before = self.lock().last_solo_reason.replace(text.clone());
+        // A backup that says no at every attempt is news once.
+        if before.as_ref() != Some(&text) {
+            tracing::warn!(reason = text, "the guest goes on with no backup");
+            self.note("solo", json!({ "reason": text }));
+        }
+        self.send(ToShip::GoSolo);
+    }
+
+    /// A backup was found that wants to be filled: whatever goes wrong from here on is new.
+    fn forget_old_trouble(&self) {
+        let mut inner = self.lock();
+        inner.last_solo_reason = None;
+        inner.connect_error = None;
+    }
+
+    fn disconnect(&self) {
+        if let Some(stream) = self.lock().stream.take() {
+            stream.close();
+            self.changed.notify_all();
+        }
+    }
+
+    /// The connection to write frames of `session` to, while there is one.
+    pub(super) fn stream_of(&self, session: SessionId) -> Option<SendHalf> {
+        let inner = self.lock();
+        let ours = inner.core.link().is_some_and(|link| link.session == session);
+        inner.stream.clone().filter(|_| ours)
+    }
+
+    /// The connection of number `connection`, to write control frames to.
+    pub(super) fn stream_of_connection(&self, connection: u64) -> Option<SendHalf> {
+        let inner = self.lock();
+        inner.stream.clone().filter(|_| inner.connections == connection)
+    }
+
+    /// Writing to the connection failed.
+    pub(super) fn handle_broken(&self) {
+        self.disconnect();
+        let now = self.clock.now();
+        self.with_core(|core| core.handle_disconnected(now));
+    }
+
+    pub(super) fn handle_shipped(&self, session: SessionId, epoch: EpochId) {
+        let now = self.clock.now();
+        self.with_core(|core| core.handle_shipped(now, session, epoch));
+    }
+
+    /// The ship thread begins, or has ended, to work on the log.
+    pub(super) fn note_logging(&self, since: Option<Instant>) {
+        self.lock().logging_since = since;
+    }
+
+    pub(super) fn handle_local_durable(&self, epoch: EpochId) {
+        let now = self.clock.now();
+        self.with_core(|core| core.handle_local_durable(now, epoch));
+    }
+
+    /// The last epoch whose output has left and whose disk writes are in the images.
+    pub(super) fn released(&self) -> EpochId {
+        self.lock().core.left()
+    }
+
+    /// Waits a moment for the core to move.
+    pub(super) fn wait_for_change(&self) {
+        let inner = self.lock();
+        drop(self.changed.wait_timeout(inner, LOOK_AROUND).expect("no holder of the core panics"));
+    }
+
+    /// Seals the base of `session` and protects the guest from there on. False if the session cannot have one now.
+    pub(super) fn seal_base(self: &Arc<Self>, session: SessionId) -> bool {
+        let Some(held) = self.machine.gate().hold() else { return false };
+        let disks = self.machine.disks();
+        // The base's disk writes are one record of the log.
+        let fits = disks.iter().map(|d| d.lock().pending_bytes()).sum::<usize>() <= log::BASE_BYTES_MAX;
+        if !self.lock().core.may_seal_base() || !fits || disks.iter().any(|d| d.lock().mirror_overflowed()) {
+            return false;
+        }
+        self.lock().basing = Some(session);
+        for disk in self.machine.disks() {
+            disk.lock().set_mode(Mode::Protected).expect("only leaving for direct mode can be refused");
+        }
+        self.machine.begin_epochs(&held);
+        self.machine.epochs().set_sink(Arc::clone(self) as Arc<dyn EpochSink>);
+        if let Err(error) = crate::epoch::boundary::seal_held(&self.machine, &held) {
+            self.machine.fail(format!("the base could not be sealed: {error}"));
+        }
+        true
+    }
+
+    /// Ends the epochs of a guest that is alone by right: lets everything out and writes to the images again. All that
+    /// was sealed must be in the log.
+    pub(super) fn settle(&self, held: &Held<'_>, log: &mut DiskLog) {
+        if self.machine.epochs().is_protected() {
+            let (epoch, _) = self.machine.settle_epoch(held);
+            let now = self.clock.now();
+            self.with_core(|core| {
+                core.handle_sealed(EpochMeta { epoch, base: None, ship_bytes: 0 });
+                core.handle_local_durable(now, epoch);
+            });
+            if let Err(error) = self.machine.end_epochs(held) {
+                return self.machine.fail(error.to_string());
+            }
+            if let Err(failure) = log.checkpoint(self.machine.disks()) {
+                return self.machine.fail(failure.to_string());
+            }
+        }
+        if self.machine.ended().is_some() {
+            // An image took no more writes: what was to be committed above is still waiting.
+            return;
+        }
+        for disk in self.machine.disks() {
+            disk.lock().set_mode(Mode::Direct).expect("everything sealed was committed above");
+        }
+        if let Err(error) = self.machine.log_dirty(false) {
+            tracing::warn!(%error, "the dirty log stays on");
+        }
+    }
+
+    /// Whether the guest has no epochs and its disks are written directly.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.machine.epochs().is_protected()
+            && !self.machine.logs_dirty()
+            && self.machine.disks().iter().all(|d| d.lock().mode() == Mode::Direct)
+    }
+
+    pub(super) fn sync_images(&self) {
+        for disk in self.machine.disks() {
+            if let Err(error) = disk.lock().sync_base() {
+                tracing::warn!(%error, "an image could not be synced");
+            }
+        }
+    }
+
+    /// Sets the backup to connect to.
+    pub fn protect(&self, target: Endpoint) -> Result<(), String> {
+        let mut inner = self.lock();
+        if inner.core.state() != PrimaryState::Solo {
+            return Err(format!("the guest is {:?} already", inner.core.state()).to_lowercase());
+        }
+        inner.target = Some(target);
+        inner.connect_error = None;
+        drop(inner);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Ends protection; where the backup could take over, the witness is asked first.
+    pub fn unprotect(&self) {
+        self.lock().target = None;
+        let now = self.clock.now();
+        self.with_core(|core| core.handle_unprotect(now, "the operator ended protection"));
+    }
+
+    /// After the machine's end: commits what the guest did last, tells the backup, stops the threads. The guest's last
+    /// words leave before this returns, or not at all if neither the backup nor the witness answers.
+    pub fn finish(&self, end: &End) {
+        if matches!(end, End::Guest(_) | End::Stopped) {
+            self.finish_cleanly();
+            // Where the other side has the guest, or may have, it has not ended.
+            if self.state() == PrimaryState::Ended {
+                self.lease.end();
+            }
+        }
+        self.finished.store(true, Ordering::Release);
+        self.changed.notify_all();
+        self.disconnect();
+    }
+
+    fn finish_cleanly(&self) {
+        let deadline = Instant::now() + self.config.detect * 3 + Duration::from_secs(2);
+        if self.machine.epochs().is_protected()
+            && self.wait_for_room_unless(|| Instant::now() >= deadline)
+            && let Err(error) = crate::epoch::boundary::seal_ended(&self.machine)
+        {
+            tracing::error!(%error, "the last epoch could not be sealed");
+        }
+        let now = self.clock.now();
+        self.with_core(|core| core.handle_guest_ended(now, "the guest ended"));
+        while Instant::now() < deadline
+            && !matches!(self.lock().core.state(), PrimaryState::Ended | PrimaryState::Fenced)
+        {
+            self.wait_for_change();
+        }
+        // The connection is closed when the backup has read the Goodbye.
+        while Instant::now() < deadline && self.lock().stream.is_some() {
+            self.wait_for_change();
+        }
+        let (done, closed) = channel();
+        self.send(ToShip::Close(done));
+        if closed.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
+            tracing::warn!("the log of disk writes was not emptied; the next start applies it again");
+        }
+    }
+
+    /// Waits until the running epoch may be sealed. False if that will never be, or if `give_up` says so before.
+    fn wait_for_room_unless(&self, give_up: impl Fn() -> bool) -> bool {
+        loop {
+            let gives_up = give_up();
+            let inner = self.lock();
+            if matches!(inner.core.state(), PrimaryState::Fenced | PrimaryState::Ended) || self.is_finished() {
+                return false;
+            }
+            if inner.core.may_seal() {
+                return true;
+            }
+            if gives_up {
+                return false;
+            }
+            drop(self.changed.wait_timeout(inner, LOOK_AROUND).expect("no holder of the core panics"));
+        }
+    }
+
+    /// How the guest is protected, for `status`.
+    pub fn status(&self) -> Value {
+        let inner = self.lock();
+        let (in_flight_epochs, in_flight_bytes) = inner.core.in_flight();
+        json!({
+            "role": "primary",
+            "state": format!("{:?}", inner.core.state()),
+            "term": self.config.term.0,
+            "target": inner.target.as_ref().map(ToString::to_string),
+            "pointers": inner.core.pointers().to_string(),
+            "released": inner.core.pointers().released().0,
+            "sealed": inner.core.pointers().sealed().0,
+            "acked": inner.core.acked().map(|e| e.0),
+            "in_flight_epochs": in_flight_epochs,
+            "in_flight_bytes": in_flight_bytes,
+            "peer_errors": inner.core.peer_errors(),
+            "solo_reason": inner.last_solo_reason,
+            "connect_error": inner.connect_error,
+        })
+    }
+
+    /// Whether a backup follows, or is being asked about.
+    pub fn state(&self) -> PrimaryState {
+        self.lock().core.state()
+    }
+}
+
+impl EpochSink for Guardian {
+    fn wait_for_room(&self) -> bool {
+        // Who waits for the gate may be the ship thread, without which there will never be room; and a machine that has
+        // ended waits for its vCPUs.
+        self.wait_for_room_unless(|| self.machine.gate().is_hold_wanted() || self.machine.ended().is_some())
+    }
+
+    fn submit(&self, sealed: SealedEpoch) {
+        let base = if sealed.base { self.lock().basing.take() } else { None };
+        self.lock().unreleased.push_back((sealed.epoch, sealed.sealed_at));
+        let meta = EpochMeta { epoch: sealed.epoch, base, ship_bytes: sealed.ship_bytes() };
+        let link = self.with_core(|core| core.handle_sealed(meta));
+        self.send(ToShip::Epoch(Box::new(sealed), link));
+    }
+}

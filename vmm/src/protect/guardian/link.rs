@@ -1,0 +1,144 @@
+//! The link thread: finds the backup, reads what it says, and keeps the core's time.
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use replication::primary::PrimaryState;
+use replication::{FrameDecoder, SessionId, VmId};
+use serde_json::json;
+
+use super::super::socket::{self, SendHalf};
+use super::{Guardian, LOOK_AROUND};
+use crate::config::Endpoint;
+
+/// Between two attempts to reach a backup.
+const CONNECT_RETRY: Duration = Duration::from_millis(500);
+
+impl Guardian {
+    /// Connects, reads and keeps time until the machine is finished. The body of the link thread.
+    pub(super) fn run_link(self: &Arc<Self>) {
+        while !self.is_finished() {
+            match self.target() {
+                Some(target) => self.serve_target(&target),
+                None => {
+                    self.wait_for_change();
+                    self.tick();
+                }
+            }
+        }
+    }
+
+    /// The backup to connect to now, if one is wanted.
+    fn target(&self) -> Option<Endpoint> {
+        let inner = self.lock();
+        if inner.core.wants_connection() && self.machine.ended().is_none() { inner.target.clone() } else { None }
+    }
+
+    fn tick(&self) {
+        let now = self.clock.now();
+        self.with_core(|core| {
+            if core.poll_timeout().is_some_and(|at| at <= now) {
+                core.handle_timeout(now);
+            }
+        });
+    }
+
+    fn serve_target(self: &Arc<Self>, target: &Endpoint) {
+        match socket::connect(target) {
+            Ok(stream) => self.serve(stream),
+            Err(error) => self.note_trouble("backup-unreachable", &error.to_string()),
+        }
+        self.rest();
+    }
+
+    /// Between two attempts. Changes of the core wake it; they do not make the next attempt come sooner.
+    fn rest(&self) {
+        let until = Instant::now() + CONNECT_RETRY;
+        while Instant::now() < until && !self.is_finished() {
+            self.wait_for_change();
+            self.tick();
+        }
+    }
+
+    /// One event for each new reason, not one for each attempt.
+    fn note_trouble(&self, event: &str, error: &str) {
+        let mut inner = self.lock();
+        let target = inner.target.as_ref().map(ToString::to_string);
+        if inner.connect_error.replace(error.to_owned()).as_deref() == Some(error) {
+            return;
+        }
+        drop(inner);
+        tracing::warn!(target, error, event, "no protection by this backup; trying again");
+        self.note(event, json!({ "target": target, "error": error }));
+    }
+
+    fn serve(self: &Arc<Self>, stream: TcpStream) {
+        let Ok(reader) = stream.try_clone() else { return };
+        let mut session = [0; 16];
+        rustix::rand::getrandom(&mut session, rustix::rand::GetRandomFlags::empty()).expect("the generator is seeded");
+        {
+            let mut inner = self.lock();
+            inner.stream = Some(SendHalf::new(stream));
+            inner.connections += 1;
+        }
+        let now = self.clock.now();
+        self.with_core(|core| core.handle_connected(now, SessionId(session)));
+        self.read_frames(reader);
+        self.disconnect();
+        let now = self.clock.now();
+        self.with_core(|core| core.handle_disconnected(now));
+    }
+
+    fn read_frames(&self, mut reader: TcpStream) {
+        let mut decoder = FrameDecoder::new(VmId::of_name(&self.config.vm_name));
+        let mut bytes = vec![0; 64 * 1024];
+        let mut parting = None;
+        while !self.is_finished() && !self.is_left_hanging(&mut parting) {
+            let wait = self.clock.until(self.lock().core.poll_timeout(), LOOK_AROUND);
+            if reader.set_read_timeout(Some(wait)).is_err() {
+                return;
+            }
+            match reader.read(&mut bytes) {
+                Ok(0) => return,
+                Ok(count) => {
+                    if !self.take_bytes(&mut decoder, &bytes[..count]) {
+                        return;
+                    }
+                }
+                Err(error) if socket::is_timeout(&error) => {}
+                Err(_) => return,
+            }
+            self.tick();
+        }
+    }
+
+    /// After the goodbye: whether the backup has had its time to close the connection.
+    fn is_left_hanging(&self, parting: &mut Option<Instant>) -> bool {
+        let parted = matches!(self.state(), PrimaryState::Solo | PrimaryState::Ended);
+        parted && parting.get_or_insert_with(Instant::now).elapsed() > self.config.detect
+    }
+
+    fn take_bytes(&self, decoder: &mut FrameDecoder, bytes: &[u8]) -> bool {
+        decoder.handle_bytes(bytes);
+        let now = self.clock.now();
+        self.with_core(|core| core.handle_alive(now));
+        loop {
+            match decoder.poll_frame() {
+                Ok(Some(frame)) => {
+                    if let Err(error) = self.with_core(|core| core.handle_frame(now, frame)) {
+                        self.note_trouble("peer-error", &error.to_string());
+                        return false;
+                    }
+                }
+                Ok(None) => return true,
+                Err(error) => {
+                    self.note_trouble("peer-error", &error.to_string());
+                    self.with_core(|core| core.handle_broken_stream(now));
+                    return false;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The synced log of disk writes, on one side: what `--commit-durability disk` rests on.
+//!
+//! It lies beside the first writable image, because it must survive what the images survive. Records are dropped when
+//! the images they were applied to have been synced.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use replication::EpochId;
+use snapshot::disk::OverlayDisk;
+use snapshot::disklog::{EpochLog, LogError};
+use snapshot::writeset::WriteSet;
+
+use crate::exit::{Advice, Failure};
+use crate::machine::disk::SharedDisk;
+
+/// Largest log, in bytes. Full, it waits for the images to be synced.
+const LOG_BYTES_MAX: u64 = 256 << 20;
+/// Disk writes of a base at most, all disks together: they are one record, which must leave room for its table.
+pub(super) const BASE_BYTES_MAX: usize = (LOG_BYTES_MAX - (1 << 20)) as usize;
+
+impl Advice for LogError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Io { path, source, .. } if source.kind() == ErrorKind::StorageFull => Some(format!(
+                "make room on the file system of {} (a log takes up to {} MiB), or move the image to a larger one",
+                path.display(),
+                LOG_BYTES_MAX >> 20
+            )),
+            _ => None,
+        }
+    }
+}
+
+/// Disk writes of epochs that the images may not have yet. Without a writable disk there is nothing to log.
+#[derive(Debug, Default)]
+pub(crate) struct DiskLog {
+    log: Option<EpochLog>,
+    last: EpochId,
+}
+
+/// Where the log of a machine with these images lies.
+pub(super) fn path_beside(image: &Path) -> PathBuf {
+    let mut name = image.as_os_str().to_owned();
+    name.push(".epochs");
+    name.into()
+}
+
+impl DiskLog {
+    /// Opens the log beside the first writable of `disks`, and applies what a crash left in it to the images.
+    pub(crate) fn open(disks: &mut [OverlayDisk]) -> Result<Self, Failure> {
+        let Some(path) = disks.iter().find(|d| !d.is_readonly()).map(|d| path_beside(d.path())) else {
+            return Ok(Self { log: None, last: EpochId(0) });
+        };
+        let mut log = EpochLog::open(&path, LOG_BYTES_MAX)?;
+        let recovery = log.recover(disks, u64::MAX)?;
+        if recovery.records > 0 {
+            tracing::info!(log = %path.display(), epochs = recovery.records, "disk writes of committed epochs were recovered");
+            disks.iter_mut().try_for_each(OverlayDisk::sync_base)?;
+        }
+        log.truncate()?;
+        Ok(Self { log: Some(log), last: EpochId(0) })
+    }
+
+    /// Puts the writes of `epoch` into the log and syncs it. Nothing to do if there are none.
+    pub(super) fn append(&mut self, epoch: EpochId, sets: &[(u16, &WriteSet)]) -> Result<(), LogError> {
+        let Some(log) = &mut self.log else { return Ok(()) };
+        if sets.iter().all(|(_, set)| set.is_empty()) {
+            return Ok(());
+        }
+        log.append(epoch.0, sets)?;
+        self.last = epoch;
+        log.sync()
+    }
+
+    /// Whether a record for `sets` would fit now.
+    pub(super) fn has_room(&self, sets: &[(u16, &WriteSet)]) -> bool {
+        self.log.as_ref().is_none_or(|log| log.free_bytes() >= EpochLog::record_bytes(sets))
+    }
+
+    /// Whether it is time to sync the images and begin the log anew.
+    pub(super) fn is_half_full(&self) -> bool {
+        self.log.as_ref().is_some_and(|log| log.used_bytes() > LOG_BYTES_MAX / 2)
+    }
+
+    /// The last epoch logged.
+    pub(super) fn last(&self) -> EpochId {
+        self.last
+    }
+
+    /// Forgets everything logged: it is void, or the images have it and were synced.
+    pub(super) fn truncate(&mut self) -> Result<(), LogError> {
+        self.log.as_mut().map_or(Ok(()), EpochLog::truncate)
+    }
+
+    /// Syncs the images, to which everything logged was applied, and empties the log.
+    pub(super) fn checkpoint(&mut self, disks: &[SharedDisk]) -> Result<(), Failure> {
+        let Some(log) = &mut self.log else { return Ok(()) };
+        for disk in disks {
+            disk.lock().sync_base()?;
+        }
+        Ok(log.truncate()?)
+    }
+}

@@ -1,0 +1,23 @@
+//! Protection: the drivers of the replication cores. Here sockets, clocks, logs and threads meet the protocol.
+//!
+//! ```text
+//!  boundary ──sealed──▶ Guardian ──channel──▶ ship thread ──frames──▶ socket ──▶ backup::serve
+//!                          │  ▲                                          │            │
+//!       egress ◀──Release──┘  └───────────── link thread ◀──────acks─────┴────────────┘
+//! ```
+//!
+//! [`guardian`] drives a primary, [`backup`] a backup; [`resync`] fills a new backup while the guest runs.
+
+pub mod backup;
+pub mod clock;
+pub mod guardian;
+pub mod lease;
+pub(crate) mod log;
+mod preflight;
+mod resync;
+mod shadow;
+mod ship;
+mod socket;
+
+pub use guardian::{Guardian, GuardianConfig};
+pub use lease::Lease;

@@ -1,0 +1,81 @@
+//! What two hosts compare before protection starts: a guest that could not go on over there is not protected.
+
+use replication::Gfn;
+use replication::wire::{DiskInfo, MachineInfo, RamRange};
+use serde::{Deserialize, Serialize};
+
+use crate::kvm::CpuidTable;
+use crate::machine::Machine;
+use crate::machine::state::Shape;
+use crate::memory;
+
+/// What the drivers say to each other in the Hello, beyond what the protocol knows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Preflight {
+    /// What the machine is made of.
+    pub(super) shape: Shape,
+    /// What its guest was told of the processor.
+    pub(super) cpuid: CpuidTable,
+}
+
+/// Describes `machine` for a Hello.
+pub(super) fn describe(machine: &Machine) -> MachineInfo {
+    let shape = machine.shape().clone();
+    let disks = machine.disks().iter().map(|disk| {
+        let disk = disk.lock();
+        DiskInfo { len: disk.len_bytes(), readonly: disk.is_readonly() }
+    });
+    let preflight = Preflight { cpuid: machine.cpuid().clone(), shape: shape.clone() };
+    MachineInfo {
+        ram: ram_ranges(shape.memory_bytes),
+        vcpus: shape.vcpus,
+        disks: disks.collect(),
+        nets: shape.nets,
+        config: serde_json::to_vec(&preflight).expect("the shape and CPUID are plain data"),
+    }
+}
+
+/// The guest's memory as page ranges.
+pub(super) fn ram_ranges(bytes: u64) -> Vec<RamRange> {
+    let pages = |n: u64| n / memory::PAGE_SIZE as u64;
+    memory::layout(bytes)
+        .into_iter()
+        .map(|(base, len)| RamRange { first: Gfn(pages(base)), pages: pages(len) })
+        .collect()
+}
+
+impl Preflight {
+    /// Reads what a peer said.
+    pub(super) fn of(info: &MachineInfo) -> Result<Self, String> {
+        let preflight: Self = serde_json::from_slice(&info.config)
+            .map_err(|e| format!("the primary's description is unreadable: {e}"))?;
+        let bytes = preflight.shape.memory_bytes;
+        if !bytes.is_multiple_of(memory::PAGE_SIZE as u64) || info.ram != ram_ranges(bytes) {
+            return Err("the primary lays out guest memory differently; use the same version on both hosts".into());
+        }
+        preflight.cpuid.validate()?;
+        Ok(preflight)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(memory_bytes: u64) -> MachineInfo {
+        let shape = Shape { memory_bytes, vcpus: 1, disks: 0, nets: 0 };
+        let cpuid: CpuidTable = serde_json::from_value(serde_json::json!({
+            "entries": [{ "function": 1, "index": 0, "flags": 0, "registers": [0, 0, 0, 0] }]
+        }))
+        .expect("a table of one entry");
+        let config = serde_json::to_vec(&Preflight { shape, cpuid }).expect("plain data");
+        MachineInfo { ram: ram_ranges(memory_bytes), vcpus: 1, disks: vec![], nets: 0, config }
+    }
+
+    #[test]
+    fn hello_with_a_part_of_a_page_is_refused() {
+        // Rounded down, the ranges agreed; then the assertion of the allocation ended the backup.
+        assert!(Preflight::of(&info(1 << 20)).is_ok());
+        assert!(Preflight::of(&info((1 << 20) + 1)).is_err());
+    }
+}

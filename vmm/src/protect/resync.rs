@@ -1,0 +1,233 @@
+//! Filling a new backup while the guest runs: disks that differ, then memory in rounds, then the base.
+//!
+//! Every round sends the pages written since the round before; the guest is stopped only for the base, which has the
+//! pages of the last round. Disk writes meanwhile are collected (see [`snapshot::disk::Mode::Mirror`]) and go with the
+//! base.
+
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use replication::wire::{DiskOffer, DiskWant, Link, Message, ResyncDisk};
+use replication::{EpochId, Gfn, PageEncoder, page};
+use serde_json::json;
+use snapshot::disk::{CHUNK_BYTES, DiskError, Mode, OverlayDisk};
+
+use super::guardian::ToShip;
+use super::ship::{Outbox, Shipper};
+use crate::kvm::KvmError;
+use crate::memory::PAGE_SIZE;
+
+/// Rounds over memory at most: a guest that dirties faster than the wire takes is stopped for the rest.
+const ROUNDS_MAX: u32 = 12;
+/// A round this small is left to the base.
+const LAST_ROUND_PAGES: usize = 512;
+/// Hashes in one offer. The backup reads as many chunks of its replica before it hears or answers anything else: more
+/// than a slow disk reads within the shortest detection time would make each look dead to the other.
+const OFFER_CHUNKS_MAX: u64 = 8;
+/// Pages between two looks at what else wants to go out.
+const PAGES_BETWEEN_LOOKS: usize = 256;
+/// Disk bytes in one frame.
+const DISK_FRAME_BYTES: u64 = 256 * 1024;
+
+/// Why a backup could not be filled.
+#[derive(Debug, thiserror::Error)]
+enum ResyncError {
+    #[error("the connection broke: {0}")]
+    Connection(#[from] io::Error),
+    #[error("the session ended")]
+    SessionEnded,
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    #[error("the guest wrote to its disks faster than the backup was filled; it will be tried again")]
+    TooManyWrites,
+}
+
+/// Fills the backup of `link`'s session and seals the base. On failure the connection is dropped and the guest goes on
+/// as before.
+pub(super) fn run(shipper: &mut Shipper, link: Link, items: &Receiver<ToShip>) {
+    let Some(stream) = shipper.guardian.stream_of(link.session) else { return };
+    let started = Instant::now();
+    // An attempt that broke off may have left pages that are not sent yet; of this session they are not.
+    shipper.encoder = PageEncoder::new();
+    let mut resync = Resync { shipper, link, items, outbox: Outbox::new(stream), pages: 0 };
+    match resync.run() {
+        Ok(rounds) => {
+            let properties = json!({
+                "rounds": rounds, "pages": resync.pages, "bytes": resync.outbox.sent,
+                "ms": started.elapsed().as_millis() as u64,
+            });
+            resync.shipper.guardian.note("resync-finished", properties);
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the backup could not be filled");
+            resync.shipper.guardian.note("resync-failed", json!({ "error": error.to_string() }));
+            resync.shipper.guardian.handle_broken();
+        }
+    }
+}
+
+struct Resync<'a> {
+    shipper: &'a mut Shipper,
+    link: Link,
+    items: &'a Receiver<ToShip>,
+    outbox: Outbox,
+    pages: u64,
+}
+
+impl Resync<'_> {
+    fn run(&mut self) -> Result<u32, ResyncError> {
+        let machine = self.shipper.guardian.machine.clone();
+        for disk in machine.disks() {
+            disk.lock().set_mode(Mode::Mirror)?;
+        }
+        machine.log_dirty(true)?;
+        for index in 0..machine.disks().len() {
+            self.fill_disk(index as u16)?;
+        }
+        let rounds = self.fill_memory()?;
+        self.outbox.flush()?;
+        machine.stats().record_resync(self.outbox.sent);
+        if !self.shipper.guardian.seal_base(self.link.session) {
+            let overflowed = machine.disks().iter().any(|d| d.lock().mirror_overflowed());
+            return Err(if overflowed { ResyncError::TooManyWrites } else { ResyncError::SessionEnded });
+        }
+        Ok(rounds)
+    }
+
+    fn send(&mut self, message: &Message) -> Result<(), ResyncError> {
+        message.encode(&self.link, EpochId(0), &mut self.outbox.buffer);
+        Ok(self.outbox.flush_if_full()?)
+    }
+
+    fn fill_memory(&mut self) -> Result<u32, ResyncError> {
+        let machine = self.shipper.guardian.machine.clone();
+        let mut content = [0; PAGE_SIZE];
+        for round in 1..=ROUNDS_MAX {
+            let gfns = machine.epochs().harvest_running(&machine)?;
+            for (index, gfn) in gfns.iter().enumerate() {
+                if index % PAGES_BETWEEN_LOOKS == 0 {
+                    self.handle_waiting()?;
+                }
+                assert!(machine.ram().read_page(*gfn, &mut content), "the dirty log names only pages of RAM");
+                // A session begins with zeroed memory over there: the first round needs no zero pages.
+                if round == 1 && page::is_zero(&content) {
+                    continue;
+                }
+                self.send_page(*gfn, &content)?;
+            }
+            self.flush_pages()?;
+            if gfns.len() <= LAST_ROUND_PAGES {
+                return Ok(round);
+            }
+        }
+        Ok(ROUNDS_MAX)
+    }
+
+    fn send_page(&mut self, gfn: u64, content: &page::Page) -> Result<(), ResyncError> {
+        self.pages += 1;
+        self.shipper.encoder.push(Gfn(gfn), content, None);
+        if self.shipper.encoder.is_full() { self.flush_pages() } else { Ok(()) }
+    }
+
+    fn flush_pages(&mut self) -> Result<(), ResyncError> {
+        if self.shipper.encoder.is_empty() {
+            return Ok(());
+        }
+        let body = self.shipper.encoder.take_batch(|body, _| body.to_vec());
+        self.send(&Message::ResyncPages(body))
+    }
+
+    /// Offers hashes of the disk's chunks and sends those that the replica lacks.
+    fn fill_disk(&mut self, index: u16) -> Result<(), ResyncError> {
+        let disk = self.shipper.guardian.machine.disks()[usize::from(index)].clone();
+        let (chunk_count, readonly) = {
+            let disk = disk.lock();
+            (disk.chunk_count(), disk.is_readonly())
+        };
+        if readonly {
+            return Ok(());
+        }
+        let mut first_chunk = 0;
+        while first_chunk < chunk_count {
+            let end = (first_chunk + OFFER_CHUNKS_MAX).min(chunk_count);
+            let mut hashes = Vec::new();
+            for chunk in first_chunk..end {
+                self.handle_waiting()?;
+                hashes.push(disk.lock().chunk_hash(chunk)?.to_le_bytes());
+            }
+            let offer = DiskOffer { disk: index, first_chunk, chunk_bytes: CHUNK_BYTES as u32, hashes };
+            self.send(&Message::DiskOffer(offer))?;
+            self.outbox.flush()?;
+            let want = self.wait_for_want(index, first_chunk)?;
+            for (offset, _) in want.wanted.iter().enumerate().filter(|(_, wanted)| **wanted) {
+                self.send_chunk(&disk, index, first_chunk + offset as u64)?;
+            }
+            first_chunk = end;
+        }
+        Ok(())
+    }
+
+    fn send_chunk(
+        &mut self,
+        disk: &crate::machine::disk::SharedDisk,
+        index: u16,
+        chunk: u64,
+    ) -> Result<(), ResyncError> {
+        let start = chunk * CHUNK_BYTES;
+        let end = (start + CHUNK_BYTES).min(disk.lock().len_bytes());
+        let mut offset = start;
+        while offset < end {
+            let mut data = vec![0; DISK_FRAME_BYTES.min(end - offset) as usize];
+            read(&disk.lock(), offset, &mut data)?;
+            let len = data.len() as u64;
+            self.send(&Message::ResyncDisk(ResyncDisk { disk: index, offset, data }))?;
+            offset += len;
+        }
+        Ok(())
+    }
+
+    /// The backup's answer, while other frames go out as they come.
+    fn wait_for_want(&mut self, disk: u16, first_chunk: u64) -> Result<DiskWant, ResyncError> {
+        loop {
+            match self.items.recv_timeout(Duration::from_millis(50)) {
+                Ok(ToShip::DiskWanted(want)) if want.disk == disk && want.first_chunk == first_chunk => {
+                    return Ok(want);
+                }
+                Ok(item) => self.handle_between(item)?,
+                Err(RecvTimeoutError::Disconnected) => return Err(ResyncError::SessionEnded),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// Lets heartbeats out between the bulk: a backup that hears nothing for long takes the primary for dead.
+    fn handle_waiting(&mut self) -> Result<(), ResyncError> {
+        while let Ok(item) = self.items.try_recv() {
+            self.handle_between(item)?;
+        }
+        Ok(())
+    }
+
+    fn handle_between(&mut self, item: ToShip) -> Result<(), ResyncError> {
+        match item {
+            ToShip::Frames(connection, frames) => {
+                self.outbox.flush()?;
+                self.shipper.send_frames(connection, &frames);
+                Ok(())
+            }
+            ToShip::DiskWanted(_) => Ok(()),
+            // Only a session that is over brings these; they wait until this is left.
+            item @ (ToShip::Part(_) | ToShip::GoSolo | ToShip::Resync(_) | ToShip::Epoch(..) | ToShip::Close(_)) => {
+                self.shipper.deferred.push_back(item);
+                Err(ResyncError::SessionEnded)
+            }
+        }
+    }
+}
+
+fn read(disk: &OverlayDisk, offset: u64, data: &mut [u8]) -> Result<(), DiskError> {
+    disk.read_at(offset, data)
+}

@@ -1,0 +1,216 @@
+//! The ship thread: writes epochs and control frames to the backup and to the local log, in order.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use replication::wire::{EpochBegin, Link};
+use replication::{EpochWriter, PageEncoder};
+use snapshot::writeset::WriteSet;
+
+use super::guardian::{Guardian, ToShip};
+use super::log::DiskLog;
+use super::resync;
+use super::shadow::Shadow;
+use super::socket::SendHalf;
+use crate::epoch::SealedEpoch;
+use crate::exit::Failure;
+
+/// Frames are given to the socket in pieces of about this size.
+const FLUSH_BYTES: usize = 256 * 1024;
+
+/// Does what comes until the guardian is finished. The body of the ship thread.
+pub(super) fn run(guardian: &Arc<Guardian>, items: &Receiver<ToShip>, log: DiskLog) {
+    let mut shipper = Shipper {
+        guardian: Arc::clone(guardian),
+        log,
+        encoder: PageEncoder::new(),
+        shadow: Shadow::default(),
+        deferred: VecDeque::new(),
+    };
+    loop {
+        if let Some(item) = shipper.deferred.pop_front() {
+            shipper.handle(item, items);
+            continue;
+        }
+        match items.recv_timeout(Duration::from_millis(100)) {
+            Ok(item) => shipper.handle(item, items),
+            Err(RecvTimeoutError::Timeout) if !guardian.is_finished() => {}
+            Err(_) => return,
+        }
+    }
+}
+
+pub(super) struct Shipper {
+    pub(super) guardian: Arc<Guardian>,
+    pub(super) encoder: PageEncoder,
+    shadow: Shadow,
+    log: DiskLog,
+    /// What came while a backup was being filled, and waits until that is over.
+    pub(super) deferred: VecDeque<ToShip>,
+}
+
+/// Frames on their way to the socket, counted.
+pub(super) struct Outbox {
+    stream: SendHalf,
+    pub(super) buffer: Vec<u8>,
+    pub(super) sent: u64,
+}
+
+impl Outbox {
+    pub(super) fn new(stream: SendHalf) -> Self {
+        Self { stream, buffer: Vec::with_capacity(2 * FLUSH_BYTES), sent: 0 }
+    }
+
+    /// Sends when enough has collected.
+    pub(super) fn flush_if_full(&mut self) -> io::Result<()> {
+        if self.buffer.len() >= FLUSH_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.stream.send(&self.buffer)?;
+        self.sent += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+impl Shipper {
+    fn handle(&mut self, item: ToShip, items: &Receiver<ToShip>) {
+        match item {
+            ToShip::Frames(connection, frames) => self.send_frames(connection, &frames),
+            ToShip::Epoch(sealed, link) => self.handle_epoch(*sealed, link),
+            ToShip::Resync(link) => resync::run(self, link, items),
+            ToShip::Part(connection) => self.part(connection),
+            // Nobody waits for it any more.
+            ToShip::DiskWanted(_) => {}
+            ToShip::GoSolo => self.settle(items),
+            ToShip::Close(done) => {
+                self.close();
+                // Whoever asked may have given up waiting.
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// Empties the log, if all that is in it went to the images: an image that another program changes before the next
+    /// start must not get old writes.
+    fn close(&mut self) {
+        if self.guardian.released() < self.log.last() {
+            return;
+        }
+        if let Err(failure) = self.log.checkpoint(self.guardian.machine.disks()) {
+            tracing::warn!(%failure, "the log of disk writes was not emptied; the next start applies it again");
+        }
+    }
+
+    /// The guest is alone by right: ends its epochs.
+    fn settle(&mut self, items: &Receiver<ToShip>) {
+        let guardian = Arc::clone(&self.guardian);
+        if guardian.is_settled() {
+            // A backup that was refused, or lost before anything was sent: there is no reason to stop the guest.
+            return;
+        }
+        // Most of the images' dirty data goes out while the guest runs; the rest below, while it is stopped.
+        guardian.sync_images();
+        let Some(held) = guardian.machine.gate().hold() else { return };
+        crate::epoch::boundary::after(&guardian.machine);
+        self.log_what_was_sealed(items);
+        guardian.settle(&held, &mut self.log);
+    }
+
+    /// Logs the epochs that were sealed after this thread was told to go solo. A record that came into the log behind
+    /// the settling would be put over what the guest writes to the images from then on.
+    fn log_what_was_sealed(&mut self, items: &Receiver<ToShip>) {
+        let later: Vec<ToShip> = self.deferred.drain(..).chain(items.try_iter()).collect();
+        for item in later {
+            match item {
+                ToShip::Epoch(sealed, link) => self.handle_epoch(*sealed, link),
+                item => self.deferred.push_back(item),
+            }
+        }
+    }
+
+    pub(super) fn send_frames(&self, connection: u64, frames: &[u8]) {
+        let Some(stream) = self.guardian.stream_of_connection(connection) else { return };
+        if stream.send(frames).is_err() {
+            self.guardian.handle_broken();
+        }
+    }
+
+    /// Ends our half of a connection; the backup ends the other when it has read everything.
+    pub(super) fn part(&self, connection: u64) {
+        if let Some(stream) = self.guardian.stream_of_connection(connection) {
+            stream.close_write();
+        }
+    }
+
+    fn handle_epoch(&mut self, sealed: SealedEpoch, link: Option<Link>) {
+        let epoch = sealed.epoch;
+        if let Some(link) = link
+            && let Some(stream) = self.guardian.stream_of(link.session)
+        {
+            let mut outbox = Outbox::new(stream);
+            match self.ship(&sealed, link, &mut outbox) {
+                Ok(()) => {
+                    self.guardian.machine.stats().record_shipped(outbox.sent);
+                    self.guardian.handle_shipped(link.session, epoch);
+                }
+                Err(_) => self.guardian.handle_broken(),
+            }
+        }
+        let sets: Vec<(u16, &WriteSet)> =
+            sealed.disk_writes.iter().enumerate().map(|(disk, set)| (disk as u16, &**set)).collect();
+        self.make_room(&sets);
+        self.guardian.note_logging(Some(Instant::now()));
+        let logged = self.log.append(epoch, &sets);
+        self.guardian.note_logging(None);
+        match logged {
+            Ok(()) => self.guardian.handle_local_durable(epoch),
+            Err(error) => self.guardian.machine.fail(Failure::of(&error).to_string()),
+        }
+    }
+
+    fn ship(&mut self, sealed: &SealedEpoch, link: Link, outbox: &mut Outbox) -> io::Result<()> {
+        let SealedEpoch { epoch, base, state, pages, disk_writes, outputs, inputs, sealed_at: _ } = sealed;
+        let begin = EpochBegin { base: *base, released: self.guardian.released() };
+        let mut writer = EpochWriter::begin(link, *epoch, begin, &mut outbox.buffer);
+        writer.inputs(inputs, &mut outbox.buffer);
+        self.shadow.begin(link.session);
+        for (gfn, page) in pages.iter() {
+            if self.shadow.encode(gfn, page, &mut self.encoder) && self.encoder.is_full() {
+                self.encoder.take_batch(|body, count| writer.pages(body, count, &mut outbox.buffer));
+                outbox.flush_if_full()?;
+            }
+        }
+        self.encoder.take_batch(|body, count| writer.pages(body, count, &mut outbox.buffer));
+        writer.state(&state.encode(), &mut outbox.buffer);
+        for (disk, set) in disk_writes.iter().enumerate() {
+            for (offset, data) in set.iter() {
+                writer.disk_write(disk as u16, offset, data, &mut outbox.buffer);
+                outbox.flush_if_full()?;
+            }
+        }
+        writer.outputs(outputs, &mut outbox.buffer);
+        writer.end(&mut outbox.buffer);
+        outbox.flush()
+    }
+
+    /// Empties the log when it is half full and everything in it is committed; waits for that if it has to.
+    fn make_room(&mut self, sets: &[(u16, &WriteSet)]) {
+        while !self.log.has_room(sets) || self.log.is_half_full() {
+            if self.guardian.released() >= self.log.last() {
+                if let Err(failure) = self.log.checkpoint(self.guardian.machine.disks()) {
+                    self.guardian.machine.fail(failure.to_string());
+                }
+                return;
+            }
+            if self.log.has_room(sets) || self.guardian.is_finished() || self.guardian.machine.ended().is_some() {
+                return;
+            }
+            self.guardian.wait_for_change();
+        }
+    }
+}

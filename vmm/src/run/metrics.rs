@@ -1,0 +1,104 @@
+//! The machine's numbers for `status` (JSON) and `/metrics` (Prometheus text).
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::machine::Machine;
+use crate::protect::Guardian;
+use crate::stats::{Counts, Stats, Summary};
+
+/// The distributions of a machine: name, help, unit divisor to base units, summary.
+fn summaries(stats: &Stats) -> [(&'static str, &'static str, f64, Summary); 9] {
+    const NS: f64 = 1e9;
+    [
+        ("epoch_pause_seconds", "Guest stopped for a boundary.", NS, stats.pause.summary()),
+        ("epoch_save_seconds", "Part of the pause for saving vCPUs and devices.", NS, stats.save.summary()),
+        ("epoch_harvest_seconds", "Part of the pause for the dirty log.", NS, stats.harvest.summary()),
+        ("epoch_copy_seconds", "Part of the pause for copying dirty pages.", NS, stats.copy.summary()),
+        ("epoch_commit_seconds", "From the seal of an epoch to its commit.", NS, stats.commit.summary()),
+        ("output_hold_seconds", "From an epoch's first output to its release.", NS, stats.hold.summary()),
+        ("guest_stall_seconds", "Guest stopped by back-pressure at a boundary.", NS, stats.stall.summary()),
+        ("epoch_dirty_pages", "Pages written in an epoch.", 1.0, stats.dirty_pages.summary()),
+        ("epoch_bytes", "Bytes shipped for an epoch.", 1.0, stats.epoch_bytes.summary()),
+    ]
+}
+
+/// The distributions as JSON, in nanoseconds, pages and bytes.
+pub(super) fn epochs(machine: &Machine) -> Value {
+    let stats = machine.stats();
+    json!({
+        "running": machine.epochs().running().0,
+        "length_ms": machine.pacer().length().as_secs_f64() * 1e3,
+        "held_bytes": machine.egress().held_bytes(),
+        "counts": stats.counts(),
+        "pause_ns": stats.pause.summary(),
+        "save_ns": stats.save.summary(),
+        "harvest_ns": stats.harvest.summary(),
+        "copy_ns": stats.copy.summary(),
+        "commit_ns": stats.commit.summary(),
+        "hold_ns": stats.hold.summary(),
+        "stall_ns": stats.stall.summary(),
+        "dirty_pages": stats.dirty_pages.summary(),
+        "epoch_bytes": stats.epoch_bytes.summary(),
+    })
+}
+
+/// Prometheus text of a primary.
+pub(super) fn primary(name: &str, machine: &Machine, guardian: &Guardian) -> String {
+    let mut text = String::new();
+    let Counts { epochs, outputs, output_bytes, outputs_lost, shipped_bytes, exits, console_bytes } =
+        machine.stats().counts();
+    let counters = [
+        ("epochs_total", "Epochs sealed.", epochs),
+        ("outputs_total", "Outputs let out.", outputs),
+        ("output_bytes_total", "Bytes of outputs let out.", output_bytes),
+        ("outputs_lost_total", "Outputs that the host's tap or console refused.", outputs_lost),
+        ("replicated_bytes_total", "Bytes sent to a backup.", shipped_bytes),
+        ("exits_total", "Exits of vCPUs to the VMM.", exits),
+        ("console_bytes_total", "Bytes that the guest wrote to its console.", console_bytes),
+    ];
+    for (metric, help, value) in counters {
+        put(&mut text, name, metric, help, "counter", "", value as f64);
+    }
+    put(&mut text, name, "held_bytes", "Output held.", "gauge", "", machine.egress().held_bytes() as f64);
+    let protected = guardian.state() == replication::primary::PrimaryState::Protected;
+    put(&mut text, name, "protected", "1 while a whole backup follows.", "gauge", "", f64::from(u8::from(protected)));
+    put(&mut text, name, "role", "1 for the role of this process.", "gauge", "role=\"primary\"", 1.0);
+    for (metric, help, divisor, summary) in summaries(machine.stats()) {
+        put_summary(&mut text, name, metric, help, divisor, summary);
+    }
+    text
+}
+
+/// Prometheus text of a backup.
+pub(super) fn backup(name: &str, status: &Value) -> String {
+    let mut text = String::new();
+    let number = |key: &str| status[key].as_f64().unwrap_or(0.0);
+    put(&mut text, name, "role", "1 for the role of this process.", "gauge", "role=\"backup\"", 1.0);
+    put(&mut text, name, "epochs_applied_total", "Epochs applied.", "counter", "", number("epochs_applied"));
+    put(&mut text, name, "waiting_bytes", "Bytes received and not applied.", "gauge", "", number("waiting_bytes"));
+    put(&mut text, name, "peer_errors_total", "Protocol errors of peers.", "counter", "", number("peer_errors"));
+    text
+}
+
+fn put(text: &mut String, vm: &str, metric: &str, help: &str, kind: &str, labels: &str, value: f64) {
+    let comma = if labels.is_empty() { "" } else { "," };
+    let line = format!("outlast_{metric}{{vm=\"{vm}\"{comma}{labels}}} {value}");
+    writeln!(text, "# HELP outlast_{metric} {help}\n# TYPE outlast_{metric} {kind}\n{line}")
+        .expect("writing to a String cannot fail");
+}
+
+fn put_summary(text: &mut String, vm: &str, metric: &str, help: &str, divisor: f64, summary: Summary) {
+    let Summary { count, mean, p50, p90, p99, max } = summary;
+    let mut lines = format!("# HELP outlast_{metric} {help}\n# TYPE outlast_{metric} summary\n");
+    for (quantile, value) in [("0.5", p50), ("0.9", p90), ("0.99", p99), ("1", max)] {
+        let value = value as f64 / divisor;
+        writeln!(lines, "outlast_{metric}{{vm=\"{vm}\",quantile=\"{quantile}\"}} {value}")
+            .expect("writing to a String cannot fail");
+    }
+    let sum = mean * count as f64 / divisor;
+    writeln!(lines, "outlast_{metric}_sum{{vm=\"{vm}\"}} {sum}\noutlast_{metric}_count{{vm=\"{vm}\"}} {count}")
+        .expect("writing to a String cannot fail");
+    text.push_str(&lines);
+}

@@ -1,0 +1,92 @@
+//! `outlast run` and `outlast backup`: from a checked configuration to a machine, and from its end to an exit code.
+
+mod advice;
+mod announce;
+mod demo;
+mod metrics;
+mod node;
+mod parts;
+mod primary;
+mod signals;
+mod standby;
+mod terminal;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::api::Server;
+use crate::cli::Commands;
+use crate::config::{BackupConfig, BenchConfig, DemoConfig, EventMonitor, VmConfig};
+use crate::events::Events;
+use crate::exit::{Exit, Failure};
+use crate::machine::End;
+
+/// What the command line hands over to: this program.
+#[derive(Debug)]
+pub struct Outlast;
+
+impl Commands for Outlast {
+    fn run(&self, config: VmConfig) -> Result<Exit, Failure> {
+        primary::run(&config)
+    }
+
+    fn backup(&self, config: BackupConfig) -> Result<Exit, Failure> {
+        standby::backup(&config)
+    }
+
+    fn demo(&self, config: DemoConfig) -> Result<Exit, Failure> {
+        match demo::demo(&config)? {}
+    }
+
+    fn bench(&self, config: BenchConfig) -> Result<Exit, Failure> {
+        crate::bench::run(&config)
+    }
+}
+
+/// The exit code of a machine's end.
+fn exit_of(end: End) -> Result<Exit, Failure> {
+    match end {
+        End::Guest(_) | End::Stopped => Ok(Exit::Ok),
+        End::Fenced { holder } => Err(Failure::new(
+            Exit::SelfFenced,
+            format!("the guest runs on {holder} now; this VMM lost its lease, released nothing more and stopped"),
+        )
+        .with_hint("to protect the guest again, start `outlast backup` here and have the new primary connect to it")),
+        End::Failed(why) => Err(Failure::new(Exit::Error, why)),
+    }
+}
+
+fn open_events(monitor: Option<&EventMonitor>) -> Result<Arc<Events>, Failure> {
+    let file = monitor.map(|monitor| {
+        File::options().create(true).append(true).open(&monitor.path).map_err(|error| {
+            Failure::new(
+                Exit::Error,
+                format!("cannot open the event monitor's file {}: {error}", monitor.path.display()),
+            )
+            .with_hint("check that its directory exists and can be written")
+        })
+    });
+    Ok(Arc::new(Events::new(file.transpose()?)))
+}
+
+/// Makes the state directory with the control socket and `vm.json`: what was configured, readable. The socket comes
+/// first, so that a second VM of this name does not overwrite what the first one wrote.
+fn bind_api(socket: &Path, state_dir: &Path, config: &Value) -> Result<Server, Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::new(Exit::Error, format!("cannot write the state directory {}: {error}", state_dir.display()))
+            .with_hint("give --state-dir a directory that can be written")
+    };
+    std::fs::create_dir_all(state_dir).map_err(failed)?;
+    let api = Server::bind(socket)?;
+    let text = serde_json::to_vec_pretty(config).expect("a JSON value is printable");
+    std::fs::write(state_dir.join("vm.json"), text).map_err(failed)?;
+    Ok(api)
+}
+
+fn as_json(config: &impl Serialize) -> Value {
+    serde_json::to_value(config).expect("a configuration is plain data")
+}

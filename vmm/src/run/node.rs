@@ -1,0 +1,185 @@
+//! The node: what the control interface talks to, in whichever role this process is.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::metrics;
+use super::primary::length_of;
+use crate::api::{ApiError, ApiHandler, Event, ProtectRequest, SnapshotRequest};
+use crate::config::Protect;
+use crate::events::Events;
+use crate::exit::Failure;
+use crate::machine::{End, Machine};
+use crate::protect::Guardian;
+use crate::protect::backup::StandbyView;
+
+#[derive(Debug)]
+enum Role {
+    Backup(Arc<StandbyView>),
+    Primary { machine: Arc<Machine>, guardian: Arc<Guardian>, paused: bool },
+}
+
+/// This process, for the control interface.
+#[derive(Debug)]
+pub(super) struct Node {
+    described: Described,
+    role: Mutex<Role>,
+    events: Arc<Events>,
+}
+
+/// What was configured.
+#[derive(Debug)]
+pub(super) struct Described {
+    /// Name of the VM.
+    pub(super) name: String,
+    /// All of it, readable.
+    pub(super) config: Value,
+    /// What is allowed but risky about it.
+    pub(super) warnings: Vec<String>,
+}
+
+impl Node {
+    pub(super) fn primary(
+        described: Described,
+        machine: Arc<Machine>,
+        guardian: Arc<Guardian>,
+        events: Arc<Events>,
+    ) -> Arc<Self> {
+        let role = Mutex::new(Role::Primary { machine, guardian, paused: false });
+        Arc::new(Self { described, role, events })
+    }
+
+    pub(super) fn backup(described: Described, view: Arc<StandbyView>, events: Arc<Events>) -> Arc<Self> {
+        Arc::new(Self { described, role: Mutex::new(Role::Backup(view)), events })
+    }
+
+    /// The backup took over.
+    pub(super) fn promote(&self, machine: Arc<Machine>, guardian: Arc<Guardian>) {
+        *self.role() = Role::Primary { machine, guardian, paused: false };
+    }
+
+    /// What protects the machine, if one runs here.
+    pub(super) fn guardian(&self) -> Option<Arc<Guardian>> {
+        match &*self.role() {
+            Role::Primary { guardian, .. } => Some(Arc::clone(guardian)),
+            Role::Backup(_) => None,
+        }
+    }
+
+    fn role(&self) -> MutexGuard<'_, Role> {
+        self.role.lock().expect("no holder of the role panics")
+    }
+
+    fn running(&self) -> Result<(Arc<Machine>, Arc<Guardian>), ApiError> {
+        match &*self.role() {
+            Role::Primary { machine, guardian, .. } => Ok((Arc::clone(machine), Arc::clone(guardian))),
+            Role::Backup(_) => {
+                Err(ApiError::conflict(format!("{} does not run here: this is its backup", self.described.name))
+                    .with_hint("ask the primary; `outlast ctl status` here tells how far the backup is"))
+            }
+        }
+    }
+}
+
+impl ApiHandler for Arc<Node> {
+    fn info(&self) -> Value {
+        let state = match &*self.role() {
+            Role::Backup(_) => "Standby",
+            Role::Primary { machine, .. } if machine.ended().is_some() => "Ended",
+            Role::Primary { paused: true, .. } => "Paused",
+            Role::Primary { .. } => "Running",
+        };
+        json!({ "id": self.described.name, "state": state, "vmm_version": env!("CARGO_PKG_VERSION"), "app_name": "outlast", "config": self.described.config })
+    }
+
+    fn status(&self) -> Value {
+        let mut status = match &*self.role() {
+            Role::Backup(view) => view.status(),
+            Role::Primary { machine, guardian, .. } => {
+                let mut status = guardian.status();
+                status["epochs"] = metrics::epochs(machine);
+                status
+            }
+        };
+        status["name"] = json!(self.described.name);
+        status["warnings"] = json!(self.described.warnings);
+        status
+    }
+
+    fn pause(&self) -> Result<(), ApiError> {
+        self.running()?;
+        if let Role::Primary { machine, paused, .. } = &mut *self.role()
+            && !*paused
+        {
+            let held = machine.gate().hold().ok_or_else(|| ApiError::conflict("the machine has ended"))?;
+            held.keep();
+            *paused = true;
+        }
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<(), ApiError> {
+        self.running()?;
+        if let Role::Primary { machine, paused, .. } = &mut *self.role()
+            && *paused
+        {
+            machine.gate().let_go();
+            *paused = false;
+        }
+        Ok(())
+    }
+
+    fn stop(&self) -> Result<(), ApiError> {
+        match &*self.role() {
+            Role::Primary { machine, .. } => machine.end(End::Stopped),
+            Role::Backup(view) => view.stop(),
+        }
+        Ok(())
+    }
+
+    fn snapshot_create(&self, request: SnapshotRequest) -> Result<Value, ApiError> {
+        let (machine, _) = self.running()?;
+        let paused = matches!(&*self.role(), Role::Primary { paused: true, .. });
+        let started = Instant::now();
+        let held = match paused {
+            true => None,
+            false => Some(machine.gate().hold().ok_or_else(|| ApiError::conflict("the machine has ended"))?),
+        };
+        let bytes = machine.write_checkpoint(&request.snapshot_path).map_err(Failure::from)?;
+        drop(held);
+        Ok(json!({ "path": request.snapshot_path, "bytes": bytes, "pause_ms": started.elapsed().as_secs_f64() * 1e3 }))
+    }
+
+    fn protect(&self, request: ProtectRequest) -> Result<(), ApiError> {
+        let (machine, guardian) = self.running()?;
+        let ProtectRequest { protect, epoch, interrupts, commit_durability } = request;
+        if interrupts.is_some() || commit_durability.is_some() {
+            return Err(ApiError::not_in_this_version("changing interrupts or commit_durability of a running VM"));
+        }
+        let Protect::Tcp(target) = protect else {
+            return Err(ApiError::not_in_this_version("protecting a running VM other than by tcp:HOST:PORT"));
+        };
+        if let Some(epoch) = epoch {
+            machine.pacer().set_length(length_of(epoch));
+        }
+        guardian.protect(target).map_err(ApiError::conflict)
+    }
+
+    fn unprotect(&self) -> Result<(), ApiError> {
+        self.running()?.1.unprotect();
+        Ok(())
+    }
+
+    fn metrics(&self) -> String {
+        match &*self.role() {
+            Role::Primary { machine, guardian, .. } => metrics::primary(&self.described.name, machine, guardian),
+            Role::Backup(view) => metrics::backup(&self.described.name, &view.status()),
+        }
+    }
+
+    fn events(&self, since: u64) -> Vec<Event> {
+        self.events.since(since)
+    }
+}

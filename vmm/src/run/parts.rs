@@ -1,0 +1,58 @@
+//! Opening what a configuration names: disks, taps, the console.
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+
+use snapshot::disk::OverlayDisk;
+
+use crate::config::{Console, DiskConfig, NetConfig};
+use crate::exit::{Exit, Failure};
+use crate::machine::Parts;
+use crate::net::Tap;
+
+/// Everything opened; nothing connected yet.
+pub(super) struct Opened {
+    pub(super) disks: Vec<OverlayDisk>,
+    nets: Vec<([u8; 6], Arc<Tap>)>,
+    console: Option<Box<dyn Write + Send>>,
+    stdin: bool,
+}
+
+/// What feeds input to a machine: the tap of each network slot, and whether the console is this process's own.
+pub(super) struct Inputs {
+    pub(super) taps: Vec<(usize, Arc<Tap>)>,
+    pub(super) stdin: bool,
+}
+
+/// Opens disks, taps and the console, in this order; the first failure is the answer and nothing stays open.
+pub(super) fn open(disks: &[DiskConfig], nets: &[NetConfig], console: &Console) -> Result<Opened, Failure> {
+    let disks = disks.iter().map(|d| Ok(OverlayDisk::open(&d.path, d.readonly)?)).collect::<Result<_, Failure>>()?;
+    let nets = nets.iter().map(|n| Ok((n.mac.0, Arc::new(Tap::open(&n.tap)?)))).collect::<Result<_, Failure>>()?;
+    let (console, stdin) = open_console(console)?;
+    Ok(Opened { disks, nets, console, stdin })
+}
+
+fn open_console(console: &Console) -> Result<(Option<Box<dyn Write + Send>>, bool), Failure> {
+    match console {
+        Console::Stdio => Ok((Some(Box::new(std::io::stdout())), true)),
+        Console::Off => Ok((None, false)),
+        Console::File(path) => {
+            let file = File::options().create(true).append(true).open(path).map_err(|error| {
+                Failure::new(Exit::Error, format!("cannot open the console file {}: {error}", path.display()))
+                    .with_hint("check that its directory exists and can be written")
+            })?;
+            Ok((Some(Box::new(file)), false))
+        }
+    }
+}
+
+impl Opened {
+    /// Splits into the machine's side and the readers' side.
+    pub(super) fn split(self) -> (Parts, Inputs) {
+        let Self { disks, nets, console, stdin } = self;
+        let taps = nets.iter().enumerate().map(|(i, (_, tap))| (disks.len() + i, Arc::clone(tap))).collect();
+        let nets = nets.into_iter().map(|(mac, tap)| (mac, Some(tap))).collect();
+        (Parts { disks, nets, console }, Inputs { taps, stdin })
+    }
+}

@@ -1,0 +1,124 @@
+//! `outlast run`: a machine from power-on to its end, protected if it is asked for.
+
+use std::sync::Arc;
+
+use replication::{EpochId, Term};
+
+use super::node::{Described, Node};
+use super::parts::{self, Inputs};
+use super::terminal::Terminal;
+use super::{as_json, bind_api, exit_of, open_events, signals};
+use crate::config::{EpochLength, Interrupts, StartFrom, VmConfig};
+use crate::epoch::pacer::Length;
+use crate::events::Events;
+use crate::exit::{Exit, Failure};
+use crate::machine::board::Delivery;
+use crate::machine::{KernelSource, Machine, Pace, Parts, Threads, checkpoint, input};
+use crate::protect::log::DiskLog;
+use crate::protect::{Guardian, GuardianConfig, Lease};
+use crate::witness::Role;
+
+/// The first epoch of a machine that no backup follows yet.
+const FIRST_EPOCH: EpochId = EpochId(1);
+
+fn pace_of(config: &VmConfig) -> Pace {
+    Pace {
+        length: length_of(config.epoch),
+        min_epoch: config.min_epoch,
+        delivery: match config.interrupts {
+            Interrupts::Boundary => Delivery::Boundary,
+            Interrupts::Immediate => Delivery::Immediate,
+        },
+    }
+}
+
+pub(super) fn length_of(epoch: EpochLength) -> Length {
+    match epoch {
+        EpochLength::Fixed(length) => Length::Fixed(length),
+        EpochLength::Auto => Length::Auto,
+    }
+}
+
+pub(super) fn run(config: &VmConfig) -> Result<Exit, Failure> {
+    signals::block()?;
+    if config.is_local() {
+        return Err(Failure::not_in_this_version("--protect local"));
+    }
+    let lease = Arc::new(Lease::open(&config.name, &config.witness, Role::Primary)?);
+    lease.check_start()?;
+    let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
+    let described = as_json(config);
+    let api = bind_api(&config.api_socket, &config.state_dir, &described)?;
+    let events = open_events(config.event_monitor.as_ref())?;
+    let log = DiskLog::open(&mut opened.disks)?;
+    let (parts, inputs) = opened.split();
+    let machine = Arc::new(make_machine(config, parts)?);
+    events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.cpus }));
+    let guardian = Guardian::start(Arc::clone(&machine), guardian_config(config), log, lease, Arc::clone(&events));
+    let node = Node::primary(
+        Described { name: config.name.clone(), config: described, warnings: config.warnings() },
+        Arc::clone(&machine),
+        guardian,
+        Arc::clone(&events),
+    );
+    let api = api.spawn(Arc::clone(&node))?;
+    signals::stop_on_signal(Arc::clone(&node));
+    let threads = machine.start()?;
+    let result = supervise(&machine, threads, inputs, &node, &events);
+    drop(api);
+    result
+}
+
+fn make_machine(config: &VmConfig, parts: Parts) -> Result<Machine, Failure> {
+    match &config.start {
+        StartFrom::Kernel { kernel, initramfs, cmdline } => {
+            let source =
+                KernelSource { kernel: kernel.clone(), initramfs: initramfs.clone(), cmdline: cmdline.clone() };
+            Ok(Machine::boot(u16::from(config.cpus), config.memory_bytes, &source, parts, pace_of(config))?)
+        }
+        StartFrom::Snapshot(dir) => {
+            let (state, ram) = checkpoint::read(dir, &parts.disks)?;
+            Ok(Machine::restore(state, ram, parts, pace_of(config), FIRST_EPOCH)?)
+        }
+    }
+}
+
+fn guardian_config(config: &VmConfig) -> GuardianConfig {
+    GuardianConfig {
+        vm_name: config.name.clone(),
+        target: config.backup().cloned(),
+        durability: config.commit_durability,
+        detect: config.detect,
+        heartbeat: config.heartbeat,
+        term: Term(1),
+    }
+}
+
+/// From a started machine to its exit code.
+pub(super) fn supervise(
+    machine: &Arc<Machine>,
+    threads: Threads,
+    inputs: Inputs,
+    node: &Arc<Node>,
+    events: &Events,
+) -> Result<Exit, Failure> {
+    let terminal = inputs.stdin.then(Terminal::take);
+    attach(inputs, machine);
+    if let Some(terminal) = &terminal {
+        input::read_console(Arc::clone(machine), terminal.input(Arc::clone(node)));
+    }
+    let end = machine.wait();
+    threads.join();
+    if let Some(guardian) = node.guardian() {
+        guardian.finish(&end);
+    }
+    events.note("ended", serde_json::json!({ "how": format!("{end:?}") }));
+    exit_of(end)
+}
+
+/// Starts the threads that read the world for the guest.
+fn attach(inputs: Inputs, machine: &Arc<Machine>) {
+    for (slot, tap) in inputs.taps {
+        input::read_tap(Arc::clone(machine), slot, tap);
+    }
+}

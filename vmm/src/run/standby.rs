@@ -1,0 +1,105 @@
+//! `outlast backup`: waits for a primary, follows it, and runs its guest after a takeover.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::node::{Described, Node};
+use super::parts::{self, Opened};
+use super::primary::supervise;
+use super::{announce, as_json, bind_api, open_events, signals};
+use crate::config::{BackupConfig, CommitDurability};
+use crate::epoch::pacer::Length;
+use crate::events::Events;
+use crate::exit::{Exit, Failure};
+use crate::machine::board::Delivery;
+use crate::machine::state::MachineState;
+use crate::machine::{Machine, MachineError, Pace};
+use crate::protect::backup::{Outcome, Standby, StandbyConfig, Taken};
+use crate::protect::{Guardian, GuardianConfig, Lease};
+use crate::witness::Role;
+
+/// How a guest runs after a takeover, until somebody protects it anew.
+const PACE: Pace = Pace {
+    length: Length::Fixed(Duration::from_millis(20)),
+    min_epoch: Duration::from_micros(500),
+    delivery: Delivery::Boundary,
+};
+
+pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
+    signals::block()?;
+    let lease = Arc::new(Lease::open(&config.name, &config.witness, Role::Backup)?);
+    let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
+    let described = as_json(config);
+    let api = bind_api(&config.api_socket, &config.state_dir, &described)?;
+    let events = open_events(config.event_monitor.as_ref())?;
+    let standby_config = StandbyConfig {
+        vm_name: config.name.clone(),
+        listen: config.listen.clone(),
+        nets: config.nets.len(),
+        detect: config.detect,
+        heartbeat: config.heartbeat,
+    };
+    let disks = std::mem::take(&mut opened.disks);
+    let standby = Standby::open(standby_config, disks, Arc::clone(&lease), Arc::clone(&events))?;
+    let node = Node::backup(
+        Described { name: config.name.clone(), config: described, warnings: config.warnings() },
+        standby.view(),
+        Arc::clone(&events),
+    );
+    let api = api.spawn(Arc::clone(&node))?;
+    signals::stop_on_signal(Arc::clone(&node));
+    let result = match standby.serve()? {
+        Outcome::Ended(text) => {
+            tracing::info!(reason = text, "the guest ended on the primary");
+            Ok(Exit::Ok)
+        }
+        Outcome::Stopped => Ok(Exit::Ok),
+        Outcome::TookOver(taken) => take_over(config, *taken, opened, &lease, &node, &events),
+    };
+    drop(api);
+    result
+}
+
+/// Restores the guest and runs it: held output goes out again, input that was lost with the primary is delivered
+/// again, and the network learns where the guest is.
+fn take_over(
+    config: &BackupConfig,
+    taken: Taken,
+    mut opened: Opened,
+    lease: &Arc<Lease>,
+    node: &Arc<Node>,
+    events: &Arc<Events>,
+) -> Result<Exit, Failure> {
+    let Taken { takeover, ram, disks, log, durable, lost_at } = taken;
+    let started = Instant::now();
+    let state = MachineState::decode(&takeover.state).map_err(MachineError::from)?;
+    opened.disks = disks;
+    let (parts, inputs) = opened.split();
+    let machine = Arc::new(Machine::restore(state, ram, parts, PACE, takeover.next_epoch)?);
+    let (reemitted, redelivered) = (takeover.reemit.len(), takeover.redeliver.len());
+    machine.board().redeliver(takeover.redeliver);
+    machine.egress().emit_again(&takeover.reemit);
+    let threads = machine.start()?;
+    let guardian_config = GuardianConfig {
+        vm_name: config.name.clone(),
+        target: None,
+        durability: if durable { CommitDurability::Disk } else { CommitDurability::Memory },
+        detect: config.detect,
+        heartbeat: config.heartbeat,
+        term: takeover.term,
+    };
+    let guardian = Guardian::start(Arc::clone(&machine), guardian_config, log, Arc::clone(lease), Arc::clone(events));
+    node.promote(Arc::clone(&machine), guardian);
+    announce::start(&machine);
+    let (restore, takeover_time) = (started.elapsed(), lost_at.elapsed());
+    events.note(
+        "failover-finished",
+        json!({
+            "epoch": takeover.from.0, "term": takeover.term.0, "reemitted": reemitted, "redelivered": redelivered,
+            "restore_ms": restore.as_secs_f64() * 1e3, "takeover_ms": takeover_time.as_secs_f64() * 1e3,
+        }),
+    );
+    supervise(&machine, threads, inputs, node, events)
+}

@@ -1,0 +1,224 @@
+//! Counters and histograms of a running machine: what `status`, `/metrics` and the benchmarks read.
+//!
+//! Times are kept in nanoseconds with three significant digits; nothing is logged per epoch.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// A histogram that threads share.
+#[derive(Debug)]
+pub struct Recorder(Mutex<Histogram<u64>>);
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self(Mutex::new(Histogram::new(3).expect("three significant digits are valid")))
+    }
+}
+
+impl Recorder {
+    fn record(&self, value: u64) {
+        // `record` grows the histogram; `saturating_record` would cut the value to what it holds today.
+        self.0.lock().expect("no holder of a histogram panics").record(value).expect("it grows to any value");
+    }
+
+    /// The distribution so far.
+    pub fn summary(&self) -> Summary {
+        let histogram = self.0.lock().expect("no holder of a histogram panics");
+        Summary {
+            count: histogram.len(),
+            mean: histogram.mean(),
+            p50: histogram.value_at_quantile(0.5),
+            p90: histogram.value_at_quantile(0.9),
+            p99: histogram.value_at_quantile(0.99),
+            max: histogram.max(),
+        }
+    }
+
+    /// Forgets what was recorded.
+    pub fn reset(&self) {
+        self.0.lock().expect("no holder of a histogram panics").reset();
+    }
+}
+
+/// A distribution in six numbers; the unit is the recorder's.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Summary {
+    /// Values recorded.
+    pub count: u64,
+    /// Arithmetic mean.
+    pub mean: f64,
+    /// Median.
+    pub p50: u64,
+    /// 90th percentile.
+    pub p90: u64,
+    /// 99th percentile.
+    pub p99: u64,
+    /// Largest.
+    pub max: u64,
+}
+
+/// All numbers of one machine.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Guest stopped for a boundary, from the first vCPU out to the gate open, in ns.
+    pub pause: Recorder,
+    /// Part of the pause spent saving vCPUs, chips and devices, in ns.
+    pub save: Recorder,
+    /// Part of the pause spent harvesting the dirty log, in ns.
+    pub harvest: Recorder,
+    /// Part of the pause spent copying dirty pages, in ns.
+    pub copy: Recorder,
+    /// Dirty pages of an epoch.
+    pub dirty_pages: Recorder,
+    /// Bytes shipped for an epoch, headers included.
+    pub epoch_bytes: Recorder,
+    /// From the seal to the commit, in ns.
+    pub commit: Recorder,
+    /// From the first output of an epoch to its release, in ns.
+    pub hold: Recorder,
+    /// Guest stopped by back-pressure at one boundary, in ns.
+    pub stall: Recorder,
+    epochs: AtomicU64,
+    outputs: AtomicU64,
+    output_bytes: AtomicU64,
+    outputs_lost: AtomicU64,
+    shipped_bytes: AtomicU64,
+    exits: AtomicU64,
+    console_bytes: AtomicU64,
+}
+
+/// What [`Stats`] has counted.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Counts {
+    /// Epochs sealed.
+    pub epochs: u64,
+    /// Outputs let out.
+    pub outputs: u64,
+    /// Their bytes.
+    pub output_bytes: u64,
+    /// Outputs that the host's tap or console refused.
+    pub outputs_lost: u64,
+    /// Bytes sent to a backup.
+    pub shipped_bytes: u64,
+    /// Exits of vCPUs to this process.
+    pub exits: u64,
+    /// Bytes that the guest wrote to its console, whether let out yet or not.
+    pub console_bytes: u64,
+}
+
+/// A boundary: how long the guest was stopped, and the parts of that which are told apart.
+#[derive(Debug, Clone, Copy)]
+pub struct BoundaryTimes {
+    /// Guest stopped.
+    pub pause: Duration,
+    /// Saving vCPUs, chips and devices.
+    pub save: Duration,
+    /// Harvesting the dirty log.
+    pub harvest: Duration,
+    /// Copying dirty pages.
+    pub copy: Duration,
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Stats {
+    /// An epoch was sealed: how long the guest was stopped, and for what.
+    pub fn record_boundary(&self, times: BoundaryTimes, dirty_pages: usize) {
+        let BoundaryTimes { pause, save, harvest, copy } = times;
+        self.pause.record(nanos(pause));
+        self.save.record(nanos(save));
+        self.harvest.record(nanos(harvest));
+        self.copy.record(nanos(copy));
+        self.dirty_pages.record(dirty_pages as u64);
+        self.epochs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An epoch was shipped.
+    pub fn record_shipped(&self, bytes: u64) {
+        self.epoch_bytes.record(bytes);
+        self.shipped_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// An epoch was committed, this long after its seal.
+    pub fn record_commit(&self, latency: Duration) {
+        self.commit.record(nanos(latency));
+    }
+
+    /// An epoch's output was released, this long after the first of it.
+    pub fn record_hold(&self, time: Duration) {
+        self.hold.record(nanos(time));
+    }
+
+    /// The guest waited for the backup at a boundary.
+    pub fn record_stall(&self, time: Duration) {
+        self.stall.record(nanos(time));
+    }
+
+    /// An output went out.
+    pub fn output_sent(&self, bytes: usize) {
+        self.outputs.fetch_add(1, Ordering::Relaxed);
+        self.output_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// An output was refused by the host.
+    pub fn output_lost(&self) {
+        self.outputs_lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Resynchronization bytes went to the backup.
+    pub fn record_resync(&self, bytes: u64) {
+        self.shipped_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A vCPU came out to this process.
+    pub fn count_exit(&self) {
+        self.exits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The guest wrote to its console.
+    pub fn console_written(&self, bytes: usize) {
+        self.console_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Forgets all distributions, so that they tell of what comes from now on. Counters go on.
+    pub fn reset_distributions(&self) {
+        let Self { pause, save, harvest, copy, dirty_pages, epoch_bytes, commit, hold, stall, .. } = self;
+        for recorder in [pause, save, harvest, copy, dirty_pages, epoch_bytes, commit, hold, stall] {
+            recorder.reset();
+        }
+    }
+
+    /// The counters now.
+    pub fn counts(&self) -> Counts {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            epochs: get(&self.epochs),
+            outputs: get(&self.outputs),
+            output_bytes: get(&self.output_bytes),
+            outputs_lost: get(&self.outputs_lost),
+            shipped_bytes: get(&self.shipped_bytes),
+            exits: get(&self.exits),
+            console_bytes: get(&self.console_bytes),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recorder_keeps_large_values() {
+        let recorder = Recorder::default();
+        recorder.record(5_000_000);
+        let Summary { count, max, .. } = recorder.summary();
+        assert_eq!(count, 1);
+        assert!(max.abs_diff(5_000_000) < 5_000, "{max}");
+    }
+}

@@ -1,0 +1,150 @@
+//! `outlast ctl` as a program, against a control socket with a machine that is none behind it.
+
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use vmm::api::{ApiError, ApiHandler, Event, ProtectRequest, Server, ServerHandle, SnapshotRequest};
+use vmm::exit::{Exit, Failure};
+
+/// Remembers what it was asked; refuses to pause.
+#[derive(Clone, Default)]
+struct Machine {
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Machine {
+    fn note(&self, asked: String) -> Result<(), ApiError> {
+        self.asked.lock().expect("not poisoned").push(asked);
+        Ok(())
+    }
+}
+
+impl ApiHandler for Machine {
+    fn info(&self) -> Value {
+        json!({ "name": "vm0", "state": "Running", "config": { "cpus": 2, "nets": [{ "tap": "tap0" }] } })
+    }
+    fn status(&self) -> Value {
+        json!({ "role": "primary", "warnings": ["no witness"] })
+    }
+    fn pause(&self) -> Result<(), ApiError> {
+        Err(ApiError::conflict("cannot pause vm0: a resync is under way").with_hint("wait until status says protected"))
+    }
+    fn resume(&self) -> Result<(), ApiError> {
+        self.note("resume".into())
+    }
+    fn stop(&self) -> Result<(), ApiError> {
+        self.note("stop".into())
+    }
+    fn snapshot_create(&self, request: SnapshotRequest) -> Result<Value, ApiError> {
+        self.note(format!("snapshot {}", request.snapshot_path.display()))?;
+        Ok(json!({ "pause_us": 120 }))
+    }
+    fn protect(&self, request: ProtectRequest) -> Result<(), ApiError> {
+        self.note(format!("protect {} {:?}", request.protect, request.epoch.map(|epoch| epoch.to_string())))
+    }
+    fn unprotect(&self) -> Result<(), ApiError> {
+        Err(Failure::new(Exit::SplitBrain, "cannot unprotect vm0: the backup may have taken over").into())
+    }
+    fn metrics(&self) -> String {
+        "outlast_epochs_total 3\n".into()
+    }
+    fn events(&self, since: u64) -> Vec<Event> {
+        let event = |seq| Event { seq, time_us: 5, event: "protected".into(), properties: Default::default() };
+        (since..2).map(event).collect()
+    }
+}
+
+struct Vm {
+    machine: Machine,
+    _dir: tempfile::TempDir,
+    server: ServerHandle,
+}
+
+fn vm() -> Vm {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let machine = Machine::default();
+    let server = Server::bind(&dir.path().join("api.sock")).expect("bound").spawn(machine.clone()).expect("a thread");
+    Vm { machine, _dir: dir, server }
+}
+
+impl Vm {
+    fn ctl(&self, args: &[&str]) -> Output {
+        ctl(&self.server.path().to_path_buf(), args)
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.machine.asked.lock().expect("not poisoned").clone()
+    }
+}
+
+fn ctl(socket: &PathBuf, args: &[&str]) -> Output {
+    let outlast = env!("CARGO_BIN_EXE_outlast");
+    Command::new(outlast).arg("ctl").arg("--api-socket").arg(socket).args(args).output().expect("the binary starts")
+}
+
+#[track_caller]
+fn printed(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+#[test]
+fn info_is_a_table_for_people_and_json_for_programs() {
+    let vm = vm();
+    let table = printed(&vm.ctl(&["info"]));
+    assert!(table.contains("config.cpus        2\n") && table.contains("config.nets.0.tap  tap0\n"), "{table}");
+    let value: Value = serde_json::from_str(&printed(&vm.ctl(&["info", "--output", "json"]))).expect("JSON");
+    assert_eq!(value["config"]["cpus"], 2);
+}
+
+#[test]
+fn status_shows_the_warnings() {
+    assert!(printed(&vm().ctl(&["status"])).contains("warnings  no witness"));
+}
+
+#[test]
+fn changes_ask_the_machine_and_print_nothing() {
+    let vm = vm();
+    for args in [["resume"].as_slice(), &["protect", "tcp:b:7000", "--epoch", "10ms"], &["stop"]] {
+        assert_eq!(printed(&vm.ctl(args)), "", "{args:?}");
+    }
+    assert_eq!(vm.asked(), ["resume", "protect tcp:b:7000 Some(\"10ms\")", "stop"]);
+}
+
+#[test]
+fn snapshot_create_makes_the_path_absolute_and_prints_what_was_done() {
+    let vm = vm();
+    assert_eq!(printed(&vm.ctl(&["snapshot", "create", "s1"])), "pause_us  120\n");
+    let here = std::env::current_dir().expect("there").join("s1");
+    assert_eq!(vm.asked(), [format!("snapshot {}", here.display())]);
+}
+
+#[test]
+fn events_and_metrics_are_printed_as_they_are() {
+    let vm = vm();
+    assert_eq!(printed(&vm.ctl(&["metrics"])), "outlast_epochs_total 3\n");
+    let lines = printed(&vm.ctl(&["events", "--since", "1"]));
+    assert_eq!(lines, "{\"seq\":1,\"time_us\":5,\"event\":\"protected\",\"properties\":{}}\n");
+}
+
+#[test]
+fn refusal_ends_with_the_machines_code_message_and_hint() {
+    let vm = vm();
+    let output = vm.ctl(&["pause"]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(4));
+    assert_eq!(error, "outlast: cannot pause vm0: a resync is under way\n  hint: wait until status says protected\n");
+    assert_eq!(vm.ctl(&["unprotect"]).status.code(), Some(6));
+}
+
+#[test]
+fn vm_that_does_not_answer_is_a_timeout() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let socket = dir.path().join("api.sock");
+    let _silent = UnixListener::bind(&socket).expect("bound");
+    let output = ctl(&socket, &["status", "--timeout", "100ms"]);
+    assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));
+}
