@@ -1,0 +1,86 @@
+//! The bare guests: how each is started, and what its lines must be.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::program;
+
+/// A bare guest with parameters.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    /// Which one: the name of its file.
+    pub name: &'static str,
+    /// Its parameters.
+    pub cmdline: String,
+    /// Virtual CPUs.
+    pub cpus: u8,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Bytes of its disk, if it has one.
+    pub disk_bytes: Option<u64>,
+    /// The key of its lines, and by how much its value grows.
+    pub key: &'static str,
+    /// See `key`.
+    pub step: u64,
+}
+
+/// One line a millisecond, on any TSC of about this rate.
+const PACE: &str = "us=1000 khz=2500000";
+
+impl Guest {
+    fn new(name: &'static str, key: &'static str, cmdline: &str) -> Self {
+        Self { name, cmdline: cmdline.into(), cpus: 1, memory_mib: 32, disk_bytes: None, key, step: 1 }
+    }
+
+    /// Counts in memory and registers.
+    pub fn counter() -> Self {
+        Self::new("counter", "count", &format!("every=100 {PACE}"))
+    }
+
+    /// Writes 512 pages a round.
+    pub fn dirty() -> Self {
+        Self { memory_mib: 48, ..Self::new("dirty", "round", &format!("pages=512 span=16 {PACE}")) }
+    }
+
+    /// Two processors that check each other.
+    pub fn smp() -> Self {
+        Self { cpus: 2, ..Self::new("smp", "round", "cpus=2 every=5000") }
+    }
+
+    /// Sleeps and is woken by its timer.
+    pub fn hlt_timer() -> Self {
+        Self { step: 4, ..Self::new("hlt-timer", "tick", "us=500 report=4") }
+    }
+
+    /// Says `ack=` for what is on its disk.
+    pub fn disk_journal() -> Self {
+        Self { disk_bytes: Some(4 << 20), ..Self::new("disk-journal", "ack", &format!("records=4096 {PACE}")) }
+    }
+
+    /// Answers UDP requests with a count.
+    pub fn net_echo() -> Self {
+        Self::new("net-echo", "ready", "ip=10.77.0.10 port=7000")
+    }
+
+    /// The same with more parameters.
+    #[must_use]
+    pub fn with(mut self, parameters: &str) -> Self {
+        self.cmdline = format!("{parameters} {}", self.cmdline);
+        self
+    }
+
+    /// Its file; all guests are built when the first is asked for.
+    pub fn kernel(&self) -> PathBuf {
+        static BUILT: OnceLock<PathBuf> = OnceLock::new();
+        BUILT.get_or_init(build).join(self.name)
+    }
+}
+
+fn build() -> PathBuf {
+    let out = program::target().join("bare");
+    let recipe = program::root().join("guest-images/bare/build");
+    let status = Command::new(recipe).arg(&out).status().expect("the recipe of the bare guests starts");
+    assert!(status.success(), "the bare guests do not build");
+    out
+}

@@ -1,0 +1,217 @@
+//! One running `outlast`: started, watched, hurt, ended.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use vmm::api::client::{Client, ClientError};
+
+use crate::{program, wait};
+
+/// How an `outlast` is to be started.
+#[derive(Debug)]
+pub struct Launch {
+    dir: PathBuf,
+    namespace: Option<String>,
+    args: Vec<OsString>,
+}
+
+impl Launch {
+    /// `outlast COMMAND` with its console, events, socket and log in `dir`.
+    pub fn new(command: &str, dir: &Path) -> Self {
+        fs::create_dir_all(dir).expect("a directory in the test's own place");
+        let launch = Self { dir: dir.to_owned(), namespace: None, args: vec![command.into()] };
+        let file = |name: &str| dir.join(name).display().to_string();
+        launch
+            .with("--state-dir", file("state"))
+            .with("--console", format!("file={}", file("console")))
+            .with("--event-monitor", format!("path={}", file("events")))
+    }
+
+    /// Adds an option.
+    #[must_use]
+    pub fn with(mut self, flag: &str, value: impl Into<OsString>) -> Self {
+        self.args.extend([flag.into(), value.into()]);
+        self
+    }
+
+    /// Runs it in a network namespace.
+    #[must_use]
+    pub fn within(mut self, namespace: &str) -> Self {
+        self.namespace = Some(namespace.into());
+        self
+    }
+
+    fn command(&self) -> Command {
+        match &self.namespace {
+            None => Command::new(program::outlast()),
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(program::outlast());
+                command
+            }
+        }
+    }
+
+    /// Starts it.
+    pub fn start(self) -> Vm {
+        let log = File::create(self.dir.join("log")).expect("a file in the test's own place");
+        let child = self
+            .command()
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file can be shared"))
+            .stderr(log)
+            .spawn()
+            .expect("the program under test starts");
+        Vm { child, dir: self.dir }
+    }
+}
+
+/// A running `outlast`. It does not outlive this value.
+#[derive(Debug)]
+pub struct Vm {
+    child: Child,
+    dir: PathBuf,
+}
+
+impl Vm {
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(status.expect("`kill` is there").success(), "a child that was not waited for can be signalled");
+    }
+
+    /// `kill -9`: what a crash of the program is to the other side.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("a child that was not waited for can be killed");
+        self.child.wait().expect("a child can be waited for");
+    }
+
+    /// Hangs it.
+    pub fn hang(&self) {
+        self.signal("-STOP");
+        wait::until("a stopped process", || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
+            stat.rsplit_once(") ")?.1.starts_with('T').then_some(())
+        });
+    }
+
+    /// Ends a hang.
+    pub fn unhang(&self) {
+        self.signal("-CONT");
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be asked").is_none()
+    }
+
+    /// Waits for its end; gives the exit code.
+    #[track_caller]
+    pub fn wait(&mut self) -> i32 {
+        let status = wait::until("the end of the program", || self.child.try_wait().expect("a child can be asked"));
+        status.code().unwrap_or_else(|| panic!("ended by signal {:?}: {}", status.signal(), self.log()))
+    }
+
+    fn read(&self, name: &str) -> String {
+        String::from_utf8_lossy(&fs::read(self.dir.join(name)).unwrap_or_default()).into_owned()
+    }
+
+    /// What came out of the guest's console.
+    pub fn console(&self) -> String {
+        self.read("console")
+    }
+
+    /// What it said to its user.
+    pub fn log(&self) -> String {
+        self.read("log")
+    }
+
+    /// Its events so far.
+    pub fn events(&self) -> Vec<Value> {
+        let text = self.read("events");
+        let complete = text.rsplit_once('\n').map_or("", |(complete, _)| complete);
+        complete.lines().map(|line| serde_json::from_str(line).expect("an event is a line of JSON")).collect()
+    }
+
+    /// How often an event has happened.
+    pub fn count(&self, event: &str) -> usize {
+        self.events().iter().filter(|seen| seen["event"] == event).count()
+    }
+
+    /// Waits for an event; gives its properties.
+    #[track_caller]
+    pub fn wait_event(&self, event: &str) -> Value {
+        self.wait_event_again(event, 1)
+    }
+
+    /// Waits until an event has happened `times`; gives the properties of that one.
+    #[track_caller]
+    pub fn wait_event_again(&self, event: &str, times: usize) -> Value {
+        let seen = wait::until_within(wait::PATIENCE, || {
+            let mut events = self.events().into_iter().filter(|seen| seen["event"] == event);
+            events.nth(times - 1)
+        });
+        match seen {
+            Some(mut seen) => seen["properties"].take(),
+            None => panic!("no event {event} ({times}) came; the program said: {}", self.log()),
+        }
+    }
+
+    /// The port that a backup listens on.
+    #[track_caller]
+    pub fn port(&self) -> u16 {
+        let listen = self.wait_event("waiting")["listen"].as_str().expect("an address").to_owned();
+        listen.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("an address ends with its port")
+    }
+
+    /// Its control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("state/api.sock")
+    }
+
+    /// Asks its control interface.
+    pub fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Vec<u8>, ClientError> {
+        Client::new(&self.socket(), Duration::from_secs(10)).request(method, path, body)
+    }
+
+    /// How it is protected.
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        let status = self.ask("GET", "/ft", None).expect("a running VM tells its status");
+        serde_json::from_slice(&status).expect("the status is JSON")
+    }
+
+    /// Waits until `state` is its state.
+    #[track_caller]
+    pub fn wait_state(&self, state: &str) {
+        wait::until(&format!("the state {state}"), || (self.status()["state"] == state).then_some(()));
+    }
+
+    /// `outlast ctl` with its socket; gives the exit code and what was printed.
+    pub fn ctl(&self, args: &[&str]) -> (i32, String) {
+        let output = Command::new(program::outlast())
+            .args(["ctl", "--api-socket"])
+            .arg(self.socket())
+            .args(args)
+            .output()
+            .expect("the program under test starts");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code().expect("it was not killed"), String::from_utf8_lossy(&said).into_owned())
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("== {}\n{}", self.dir.display(), self.log());
+        }
+        if self.is_running() {
+            self.kill();
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! A guest that ends while it is protected: its last words leave, both sides end well, and nobody takes over.
+
+use guests::place::wait_progress;
+use guests::{Guest, Pair, Place, console, needs};
+
+/// Both programs have ended with 0, and the guest ran on one side only.
+#[track_caller]
+fn assert_ended(pair: &mut Pair) {
+    assert_eq!(pair.primary.wait(), 0, "{}", pair.primary.log());
+    assert_eq!(pair.backup.wait(), 0, "{}", pair.backup.log());
+    assert!(pair.backup.log().contains("the guest ended on the primary"), "{}", pair.backup.log());
+    assert_eq!(pair.backup.count("failover-started"), 0);
+    assert!(pair.backup.console().is_empty());
+}
+
+/// Lets `guest` end by itself after `lines`, which take longer than its protection does to begin.
+fn power_off_while_protected(guest: Guest, limit: &str, lines: u64) {
+    let (guest, place) = (guest.with(&format!("{limit}={lines}")), Place::new());
+    let mut pair = Pair::start(&place, &guest);
+    assert!(pair.primary.is_running(), "the guest ended before it was protected");
+    assert_ended(&mut pair);
+    let said = console::check(&guest, &pair.primary.console()).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((said.last, said.done), (lines * guest.step, true));
+}
+
+#[test]
+fn power_off_of_counter_all_output_is_out_and_both_end() {
+    needs!(Kvm);
+    power_off_while_protected(Guest::counter(), "limit", 3000);
+}
+
+#[test]
+fn power_off_of_dirty_all_output_is_out_and_both_end() {
+    needs!(Kvm);
+    power_off_while_protected(Guest::dirty(), "rounds", 1500);
+}
+
+#[test]
+fn power_off_of_hlt_timer_all_output_is_out_and_both_end() {
+    needs!(Kvm);
+    power_off_while_protected(Guest::hlt_timer(), "limit", 1500);
+}
+
+#[test]
+fn power_off_of_two_processors_all_output_is_out_and_both_end() {
+    needs!(Kvm);
+    power_off_while_protected(Guest::smp(), "limit", 250);
+}
+
+#[test]
+fn power_off_of_disk_journal_all_output_is_out_and_both_end() {
+    needs!(Kvm);
+    power_off_while_protected(Guest::disk_journal(), "limit", 1500);
+}
+
+#[test]
+fn stop_while_protected_is_a_clean_end_of_both() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut pair = Pair::start(&place, &guest);
+    let seen = wait_progress(&pair.primary, &guest, 20);
+    assert_eq!(pair.primary.ctl(&["stop"]).0, 0);
+    assert_ended(&mut pair);
+    let said = console::check(&guest, &pair.primary.console()).unwrap_or_else(|e| panic!("{e}"));
+    assert!(said.last >= seen);
+}
+
+#[test]
+fn stop_of_the_backup_leaves_the_guest_alone_and_running() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut pair = Pair::start(&place, &guest);
+    wait_progress(&pair.primary, &guest, 20);
+    assert_eq!(pair.backup.ctl(&["stop"]).0, 0);
+    assert_eq!(pair.backup.wait(), 0, "{}", pair.backup.log());
+    pair.primary.wait_event("solo");
+    wait_progress(&pair.primary, &guest, 20);
+    assert_eq!(pair.primary.ctl(&["stop"]).0, 0);
+    assert_eq!(pair.primary.wait(), 0);
+    console::check(&guest, &pair.primary.console()).unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn ended_vm_may_be_started_again_with_the_same_witness() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut pair = Pair::start(&place, &guest);
+    pair.primary.kill();
+    pair.backup.wait_event("failover-finished");
+    // The survivor has the VM: a second primary would be a second guest.
+    let mut second = place.primary("a2", &guest, 1).start();
+    assert_eq!(second.wait(), 6, "{}", second.log());
+    assert!(second.log().contains("has not been stopped there"), "{}", second.log());
+    assert_eq!(pair.backup.ctl(&["stop"]).0, 0);
+    assert_eq!(pair.backup.wait(), 0);
+    let third = place.primary("a3", &guest, 1).start();
+    wait_progress(&third, &guest, 1);
+}

@@ -1,0 +1,121 @@
+//! The backup is lost: the guest goes on alone, says so, and is protected again by whoever joins.
+
+use guests::place::{wait_progress, wait_value};
+use guests::{Guest, Pair, Place, Vm, console, needs};
+use serde_json::Value;
+
+fn protect(vm: &Vm, port: u16) {
+    let (code, said) = vm.ctl(&["protect", &format!("tcp:127.0.0.1:{port}")]);
+    assert_eq!(code, 0, "{said}");
+}
+
+#[track_caller]
+fn stop(vm: &mut Vm) {
+    assert_eq!(vm.ctl(&["stop"]).0, 0);
+    assert_eq!(vm.wait(), 0, "{}", vm.log());
+}
+
+#[track_caller]
+fn joined(guest: &Guest, consoles: &[String]) -> String {
+    let (first, others) = consoles.split_first().expect("at least one console");
+    let join = |said: String, next: &String| console::join(guest, &said, next).unwrap_or_else(|e| panic!("{e}"));
+    others.iter().fold(first.clone(), join)
+}
+
+#[test]
+fn kill_backup_primary_goes_on_solo_and_says_so() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut pair = Pair::start(&place, &guest);
+    wait_progress(&pair.primary, &guest, 10);
+    pair.backup.kill();
+    let reason = pair.primary.wait_event("solo")["reason"].to_string();
+    assert!(reason.contains("the backup was lost"), "{reason}");
+    wait_progress(&pair.primary, &guest, 50);
+    assert_eq!(pair.primary.status()["state"], "Solo");
+    let (code, table) = pair.primary.ctl(&["status"]);
+    assert!(code == 0 && table.contains("Solo") && table.contains("the backup was lost"), "{table}");
+    stop(&mut pair.primary);
+    console::check(&guest, &pair.primary.console()).unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn kill_backup_then_primary_survived_by_the_backup_that_joined() {
+    needs!(Kvm);
+    for guest in [Guest::dirty(), Guest::disk_journal()] {
+        let place = Place::new();
+        let mut pair = Pair::start(&place, &guest);
+        wait_progress(&pair.primary, &guest, 10);
+        pair.backup.kill();
+        pair.primary.wait_event("solo");
+        let mut third = place.backup("c", &guest).start();
+        protect(&pair.primary, third.port());
+        pair.primary.wait_event_again("protected", 2);
+        third.wait_event("protected");
+        let before = wait_progress(&pair.primary, &guest, 20);
+        pair.primary.kill();
+        wait_value(&third, &guest, before + 30);
+        stop(&mut third);
+        joined(&guest, &[pair.primary.console(), third.console()]);
+    }
+}
+
+#[test]
+fn restarted_backup_on_the_same_port_is_joined_without_being_told() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut pair = Pair::start(&place, &guest);
+    let port = pair.backup.port();
+    pair.backup.kill();
+    pair.primary.wait_event("solo");
+    let mut again = place.backup_on("c", &guest, port).start();
+    pair.primary.wait_event_again("protected", 2);
+    again.wait_event("protected");
+    let before = wait_progress(&pair.primary, &guest, 10);
+    pair.primary.kill();
+    wait_value(&again, &guest, before + 30);
+    stop(&mut again);
+    joined(&guest, &[pair.primary.console(), again.console()]);
+}
+
+#[test]
+fn survivor_protected_again_is_survived_too() {
+    needs!(Kvm);
+    for guest in [Guest::smp(), Guest::disk_journal()] {
+        let place = Place::new();
+        let Pair { mut primary, mut backup } = Pair::start(&place, &guest);
+        let mut consoles = Vec::new();
+        for side in ["c", "d"] {
+            wait_progress(&primary, &guest, 10);
+            primary.kill();
+            backup.wait_event("failover-finished");
+            consoles.push(primary.console());
+            wait_progress(&backup, &guest, 10);
+            let next = place.backup(side, &guest).start();
+            protect(&backup, next.port());
+            next.wait_event("protected");
+            (primary, backup) = (backup, next);
+        }
+        wait_progress(&primary, &guest, 10);
+        stop(&mut primary);
+        assert_eq!(backup.wait(), 0);
+        consoles.push(primary.console());
+        joined(&guest, &consoles);
+    }
+}
+
+#[test]
+fn unprotected_by_the_operator_primary_goes_on_and_backup_does_not_take_over() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut pair = Pair::start(&place, &guest);
+    assert_eq!(pair.primary.ctl(&["unprotect"]).0, 0);
+    assert_eq!(pair.primary.wait_event("solo")["reason"], Value::from("protection was ended"));
+    let reason = pair.backup.wait_event("discarded")["reason"].to_string();
+    assert!(reason.contains("Unprotected"), "{reason}");
+    wait_progress(&pair.primary, &guest, 20);
+    pair.primary.kill();
+    assert_eq!(pair.backup.status()["can_take_over"], false);
+    assert_eq!(pair.backup.count("failover-started"), 0);
+    assert!(pair.backup.console().is_empty());
+}

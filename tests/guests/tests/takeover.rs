@@ -1,0 +1,144 @@
+//! `kill -9` of the primary at random moments: the guest goes on in the backup, and its console is one sequence.
+
+use std::time::Duration;
+
+use guests::place::{wait_progress, wait_value};
+use guests::wire::Wire;
+use guests::{Guest, Pair, Place, Seed, console, needs, wait};
+
+/// Kills the primary of `guest` at a random moment and compares both consoles with what the guest has to say.
+fn survives_kill_of_primary(guest: &Guest, seed: &mut Seed) {
+    let place = Place::new();
+    let mut pair = Pair::start(&place, guest);
+    wait_progress(&pair.primary, guest, 1 + seed.below(40));
+    seed.pass(Duration::from_millis(40));
+    pair.primary.kill();
+    pair.backup.wait_event("failover-finished");
+    let before = console::latest(guest, &pair.primary.console()).expect("the guest was seen to make progress");
+    wait_value(&pair.backup, guest, before + 30 * guest.step);
+    assert_eq!(pair.backup.ctl(&["stop"]).0, 0);
+    assert_eq!(pair.backup.wait(), 0);
+    let joined =
+        console::join(guest, &pair.primary.console(), &pair.backup.console()).unwrap_or_else(|e| panic!("{e}"));
+    assert!(console::check(guest, &joined).expect("it was joined").last > before);
+}
+
+fn survives_kills_of_primary(guest: &Guest, times: u32) {
+    let mut seed = Seed::new();
+    (0..times).for_each(|_| survives_kill_of_primary(guest, &mut seed));
+}
+
+#[test]
+fn kill_primary_counter_goes_on_without_a_seam() {
+    needs!(Kvm);
+    survives_kills_of_primary(&Guest::counter(), 5);
+}
+
+#[test]
+fn kill_primary_dirty_pages_keep_what_was_written() {
+    needs!(Kvm);
+    survives_kills_of_primary(&Guest::dirty(), 5);
+}
+
+#[test]
+fn kill_primary_two_processors_stay_one_instant() {
+    needs!(Kvm);
+    survives_kills_of_primary(&Guest::smp(), 5);
+}
+
+#[test]
+fn kill_primary_timer_and_sleep_go_on() {
+    needs!(Kvm);
+    survives_kills_of_primary(&Guest::hlt_timer(), 5);
+}
+
+#[test]
+fn kill_primary_journal_console_is_one_sequence() {
+    needs!(Kvm);
+    survives_kills_of_primary(&Guest::disk_journal(), 3);
+}
+
+#[test]
+fn kill_primary_before_it_heard_of_commits_output_is_emitted_again() {
+    needs!(Kvm);
+    for guest in [Guest::counter(), Guest::smp(), Guest::disk_journal()] {
+        let place = Place::new();
+        let backup = place.backup("b", &guest).start();
+        let wire = Wire::to(backup.port());
+        let primary = place.primary("a", &guest, wire.port()).start();
+        let mut pair = Pair { primary, backup };
+        pair.backup.wait_event("protected");
+        wait_progress(&pair.primary, &guest, 10);
+        wire.hold_answers();
+        wait::until("epochs that are complete over there and not released here", || {
+            (pair.primary.status()["in_flight_epochs"].as_u64() > Some(2)).then_some(())
+        });
+        let released = pair.primary.console();
+        pair.primary.kill();
+        let finished = pair.backup.wait_event("failover-finished");
+        assert!(finished["reemitted"].as_u64() > Some(0), "{finished}");
+        assert_eq!(pair.primary.console(), released, "nothing leaves without an ack");
+        wait_progress(&pair.backup, &guest, 20);
+        assert_eq!(pair.backup.ctl(&["stop"]).0, 0);
+        assert_eq!(pair.backup.wait(), 0);
+        console::join(&guest, &released, &pair.backup.console()).unwrap_or_else(|e| panic!("{e}"));
+    }
+}
+
+/// Kills the primary while the backup is being filled. Either the backup was whole in time and goes on, or it forgets
+/// what it has and fills itself anew for the next primary.
+fn kill_primary_during_resync(guest: &Guest, seed: &mut Seed) {
+    let place = Place::new();
+    let mut backup = place.backup("b", guest).start();
+    let mut primary = place.primary("a", guest, backup.port()).start();
+    backup.wait_event("resync-started");
+    seed.pass(Duration::from_millis(800));
+    primary.kill();
+    let took_over = wait::until("the backup decides", || {
+        let (taken, discarded) = (backup.count("failover-finished"), backup.count("discarded"));
+        (taken + discarded > 0).then_some(taken > 0)
+    });
+    assert_eq!(took_over, backup.count("protected") > 0);
+    if took_over {
+        wait_progress(&backup, guest, 20);
+        assert_eq!(backup.ctl(&["stop"]).0, 0);
+        assert_eq!(backup.wait(), 0);
+        console::join(guest, &primary.console(), &backup.console()).unwrap_or_else(|e| panic!("{e}"));
+    } else {
+        assert!(backup.console().is_empty());
+        let next = place.primary("a2", guest, backup.port()).start();
+        next.wait_event("protected");
+        backup.wait_event("protected");
+    }
+}
+
+#[test]
+fn kill_primary_during_resync_leaves_a_whole_backup_or_none() {
+    needs!(Kvm);
+    let mut seed = Seed::new();
+    (0..4).for_each(|_| kill_primary_during_resync(&Guest::dirty(), &mut seed));
+}
+
+#[test]
+fn kill_backup_during_resync_guest_goes_on_and_is_protected_later() {
+    needs!(Kvm);
+    let (guest, mut seed) = (Guest::disk_journal(), Seed::new());
+    for _ in 0..3 {
+        let place = Place::new();
+        let mut backup = place.backup("b", &guest).start();
+        let mut primary = place.primary("a", &guest, backup.port()).start();
+        backup.wait_event("resync-started");
+        seed.pass(Duration::from_millis(600));
+        let port = backup.port();
+        backup.kill();
+        wait_progress(&primary, &guest, 20);
+        let mut again = place.backup_on("c", &guest, port).start();
+        again.wait_event("protected");
+        let before = wait_progress(&primary, &guest, 10);
+        primary.kill();
+        wait_value(&again, &guest, before + 10);
+        assert_eq!(again.ctl(&["stop"]).0, 0);
+        assert_eq!(again.wait(), 0);
+        console::join(&guest, &primary.console(), &again.console()).unwrap_or_else(|e| panic!("{e}"));
+    }
+}

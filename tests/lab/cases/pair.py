@@ -1,0 +1,109 @@
+"""A protected guest: a primary on one host, a backup on the other, with what each is told."""
+
+import time
+from dataclasses import dataclass, replace
+
+from .ports import GUEST_MAC
+from .stage import Stage
+from .traffic import Traffic
+from .vmm import Vmm
+from .waiting import wait_for
+
+PORT = 7100
+DISK = "/data/work/disk.img"
+WITNESS = "file:/lab/share/witness"
+FLOWS = ("stream", "download", "journal")
+# Events that change how a running guest is protected.
+STATES = ("resync-started", "protected", "peer-lost", "solo", "fenced", "failover-started", "failover-finished")
+
+
+@dataclass(frozen=True)
+class Guest:
+    """What is booted. `prepare` makes the primary's disk, `replica` the backup's, each by a shell command."""
+
+    kernel: str
+    initramfs: str
+    cmdline: str
+    memory: str
+    disk: str
+    prepare: str
+    replica: str
+
+    def with_words(self, words: str) -> "Guest":
+        """The same with more on its kernel's command line."""
+        return replace(self, cmdline=f"{self.cmdline} {words}")
+
+
+# The replica begins empty: all that is in it afterwards has been replicated.
+BUSYBOX = Guest(
+    kernel="/data/vmlinux", initramfs="/data/busybox.cpio.gz", cmdline="console=ttyS0 quiet", memory="128M",
+    disk=DISK, prepare=f"cp /data/journal.img {DISK}", replica=f"truncate -s 64M {DISK}",
+)  # fmt: skip
+
+
+@dataclass
+class Scene:
+    """A guest under load that is protected: what most cases begin with."""
+
+    pair: "Pair"
+    primary: Vmm
+    backup: Vmm
+    traffic: Traffic
+    resync: dict
+
+    def load_for_a_while(self) -> None:
+        """Until a random moment."""
+        self.traffic.wait_more()
+        time.sleep(self.pair.stage.rng.uniform(0, self.pair.stage.options.seconds))
+
+
+class Pair:
+    """What both sides of a guest's protection are told."""
+
+    def __init__(self, stage: Stage, guest: Guest = BUSYBOX, cpus: int = 1, detect: str = "1s"):
+        self.stage, self.guest, self.cpus, self.detect = stage, guest, cpus, detect
+
+    def protected(self, *flows: str, primary_detect: str | None = None, backup_detect: str | None = None, **options) -> Scene:
+        """A guest on A whose clients are served, and a backup on B that could take over."""
+        primary = self.start_primary("A", "B", primary_detect)
+        traffic = self.stage.traffic(*(flows or FLOWS), **options)
+        traffic.wait_more()
+        backup = self.start_backup("B", backup_detect)
+        return Scene(self, primary, backup, traffic, wait_protected(primary, backup))
+
+    def start_backup(self, host: str, detect: str | None = None) -> Vmm:
+        """A backup with a fresh replica that listens on its host's replication address."""
+        self.stage.run(host, f"rm -f {DISK}*; {self.guest.replica or ':'}")
+        words = ["--listen", f"tcp:{self.stage.host(host).repl_address}:{PORT}", *self.devices(), *self._protection(detect), "--net", "tap=tap0"]
+        backup = Vmm(self.stage, host, "backup", words)
+        backup.wait_event("waiting", 20)
+        return backup
+
+    def start_primary(self, host: str, backup: str | None, detect: str | None = None) -> Vmm:
+        """Boots the guest."""
+        self.stage.run(host, f"rm -f {DISK}*; {self.guest.prepare or ':'}")
+        guest = self.guest
+        words = ["--kernel", guest.kernel, "--initramfs", guest.initramfs, "--cmdline", guest.cmdline]
+        words += ["--cpus", str(self.cpus), "--memory", guest.memory]
+        words += [*self.devices(), *self._protection(detect), "--net", f"tap=tap0,mac={GUEST_MAC}"]
+        words += ["--protect", self.target(backup)] if backup else []
+        return Vmm(self.stage, host, "run", words)
+
+    def target(self, host: str) -> str:
+        """Where the backup of a host listens."""
+        return f"tcp:{self.stage.host(host).repl_address}:{PORT}"
+
+    def devices(self) -> list[str]:
+        """The guest's disk, as every VMM that runs it is told."""
+        return ["--disk", f"path={self.guest.disk}"]
+
+    def _protection(self, detect: str | None) -> list[str]:
+        return ["--witness", WITNESS, "--detect", detect or self.detect]
+
+
+def wait_protected(primary: Vmm, backup: Vmm, seconds: float = 180) -> dict:
+    """Waits until both say that the backup could take over; returns the primary's resync-finished."""
+    backup.wait_event("protected", seconds)
+    what = f"{primary.job} on host {primary.host} protected"
+    wait_for(what, lambda: primary.last_of(*STATES) == "protected", seconds, primary.ended)
+    return primary.events("resync-finished")[-1]["properties"]

@@ -1,0 +1,321 @@
+//! What surrounds the hosts: time, chance, links, the witness, the client, the faults that are armed.
+
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+
+use replication::{AssembledEpoch, ClaimResult, EpochId, SessionId, Time};
+
+use crate::fault::{Fault, Step, What, When};
+use crate::guest::Said;
+use crate::net::Net;
+use crate::oracle::Oracle;
+use crate::plan::{MS, Plan};
+use crate::rng::Rng;
+
+/// This host is gone; whatever was being done stays half done.
+#[derive(Debug)]
+pub struct Crashed;
+
+/// One incarnation of a host: events for an earlier one are void.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HostId {
+    /// 0 or 1.
+    pub host: usize,
+    /// Counts its starts.
+    pub life: u32,
+}
+
+/// Something that happens at its time.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the names say it; each is handled in one place, in world.rs")]
+pub enum Event {
+    Boundary(HostId),
+    Timer(HostId),
+    Connect(HostId),
+    /// The next piece of the stream that `from` sends on that connection.
+    Piece {
+        connection: u64,
+        from: usize,
+        piece: Piece,
+    },
+    Shipped {
+        to: HostId,
+        session: SessionId,
+        epoch: EpochId,
+    },
+    LocalDurable {
+        to: HostId,
+        epoch: EpochId,
+    },
+    Durable {
+        to: HostId,
+        session: SessionId,
+        epoch: EpochId,
+    },
+    Apply {
+        to: HostId,
+        epoch: Arc<AssembledEpoch>,
+    },
+    ClaimArrives {
+        by: HostId,
+        session: SessionId,
+    },
+    Answer {
+        to: HostId,
+        session: SessionId,
+        result: ClaimResult,
+    },
+    Request {
+        host: usize,
+        request: u64,
+    },
+    Response(Said),
+    ClientRetry,
+    Fault(What),
+    Relief(What),
+    Restart(usize),
+    Heal,
+}
+
+/// A piece of a stream.
+#[derive(Clone, Debug)]
+pub enum Piece {
+    /// Bytes.
+    Bytes(Vec<u8>),
+    /// The sender closed.
+    End,
+}
+
+struct Scheduled {
+    time: u64,
+    number: u64,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    /// The heap gives the greatest first: the earliest is the greatest.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.time, other.number).cmp(&(self.time, self.number))
+    }
+}
+
+/// The client: asks one request after the other, again and again until it is answered.
+#[derive(Default)]
+pub struct Client {
+    /// The request that waits for its answer.
+    pub request: u64,
+    /// Requests answered.
+    pub answered: u64,
+}
+
+/// What surrounds the hosts.
+pub struct Env {
+    /// Nanoseconds since the start.
+    pub now: u64,
+    /// The run's chance.
+    pub rng: Rng,
+    /// The plan.
+    pub plan: Plan,
+    /// Links.
+    pub net: Net,
+    /// The judge.
+    pub oracle: Oracle,
+    /// The client.
+    pub client: Client,
+    /// Whose a session is.
+    pub witness: HashMap<SessionId, HostId>,
+    /// Until when a host's disk is slow, and until when a host does nothing.
+    pub slow_until: [u64; 2],
+    /// Until when a host does nothing.
+    pub paused_until: [u64; 2],
+    /// Faults stopped.
+    pub healing: bool,
+    /// Takeovers so far.
+    pub takeovers: u32,
+    trace: Option<Vec<String>>,
+    armed: Vec<Fault>,
+    events: BinaryHeap<Scheduled>,
+    numbered: u64,
+}
+
+impl Env {
+    /// The surroundings of a run.
+    pub fn new(seed: u64, plan: Plan, trace: bool) -> Env {
+        let armed = plan.faults.iter().filter(|fault| matches!(fault.when, When::Step { .. })).copied().collect();
+        Env {
+            now: 0,
+            rng: Rng::new(!seed),
+            plan,
+            net: Net::default(),
+            oracle: Oracle::default(),
+            client: Client { request: 1, answered: 0 },
+            witness: HashMap::new(),
+            slow_until: [0; 2],
+            paused_until: [0; 2],
+            healing: false,
+            takeovers: 0,
+            trace: trace.then(Vec::new),
+            armed,
+            events: BinaryHeap::new(),
+            numbered: 0,
+        }
+    }
+
+    /// The time as the cores want it.
+    pub fn time(&self) -> Time {
+        Time(self.now)
+    }
+
+    /// `event` happens `delay` from now.
+    pub fn after(&mut self, delay: u64, event: Event) {
+        self.at(self.now + delay, event);
+    }
+
+    /// `event` happens at `time`. Of two at the same time the one put in first happens first.
+    pub fn at(&mut self, time: u64, event: Event) {
+        self.numbered += 1;
+        self.events.push(Scheduled { time, number: self.numbered, event });
+    }
+
+    /// The next event; time moves to it.
+    pub fn next_event(&mut self) -> Option<Event> {
+        let Scheduled { time, event, .. } = self.events.pop()?;
+        self.now = self.now.max(time);
+        Some(event)
+    }
+
+    /// A line for the reader of a replay.
+    pub fn say(&mut self, line: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{:>10.3} ms  {}", self.now as f64 / 1e6, line()));
+        }
+    }
+
+    /// The lines so far.
+    pub fn take_trace(&mut self) -> Vec<String> {
+        self.trace.take().unwrap_or_default()
+    }
+
+    /// A host comes to a step; armed faults strike. `Err` if that host is gone.
+    pub fn step(&mut self, host: usize, step: Step, after: bool) -> Result<(), Crashed> {
+        for index in (0..self.armed.len()).rev() {
+            let Fault { when: When::Step { host: at, step: when, nth, after: then }, what } = &mut self.armed[index]
+            else {
+                continue;
+            };
+            if (*at, *when, *then) != (host, step, after) {
+                continue;
+            }
+            *nth -= 1;
+            if *nth == 0 {
+                let what = *what;
+                self.armed.remove(index);
+                self.after(0, Event::Fault(what));
+                if matches!(what, What::Crash { host: crashed, .. } if crashed == host) {
+                    return Err(Crashed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Faults stop.
+    pub fn disarm(&mut self) {
+        self.armed.clear();
+        self.healing = true;
+    }
+
+    /// How long a disk of `host` takes for a sync.
+    pub fn disk_delay(&mut self, host: usize) -> u64 {
+        let slow = self.slow_until[host].saturating_sub(self.now);
+        slow + self.rng.range(0, self.plan.disk_delay)
+    }
+
+    /// `from` sends bytes to the other host.
+    pub fn send(&mut self, connection: u64, from: usize, mut bytes: Vec<u8>) {
+        if std::mem::take(&mut self.net.garble_next) && !bytes.is_empty() {
+            let at = self.rng.range(0, bytes.len() as u64 - 1) as usize;
+            bytes[at] ^= 1 << self.rng.range(0, 7);
+        }
+        if bytes.len() > 1 && self.rng.percent(20) {
+            let rest = bytes.split_off(self.rng.range(1, bytes.len() as u64 - 1) as usize);
+            self.send_piece(connection, from, Piece::Bytes(bytes));
+            bytes = rest;
+        }
+        self.send_piece(connection, from, Piece::Bytes(bytes));
+    }
+
+    /// `from` closes the connection.
+    pub fn close(&mut self, connection: u64, from: usize) {
+        self.send_piece(connection, from, Piece::End);
+    }
+
+    fn send_piece(&mut self, connection: u64, from: usize, piece: Piece) {
+        if self.net.connection.id != connection {
+            return;
+        }
+        let arrives = self.now + self.rng.range(self.plan.link_delay / 4, self.plan.link_delay);
+        let pipe = &mut self.net.connection.pipes[from];
+        pipe.arrives = pipe.arrives.max(arrives);
+        let at = pipe.arrives;
+        self.at(at, Event::Piece { connection, from, piece });
+    }
+
+    /// A host asks the witness. One answer comes, whatever happens.
+    pub fn claim(&mut self, by: HostId, session: SessionId) {
+        if self.net.witness_up[by.host] {
+            let delay = self.rng.range(100_000, 3 * MS);
+            self.after(delay, Event::ClaimArrives { by, session });
+        } else {
+            self.after(8 * MS, Event::Answer { to: by, session, result: ClaimResult::Unreachable });
+        }
+    }
+
+    /// An output of `host` leaves for the world.
+    pub fn emit(&mut self, host: usize, said: Said) {
+        self.oracle.emitted(host, &said);
+        if self.net.client_up[host] && !self.rng.percent(self.plan.client_loss) {
+            let delay = self.rng.range(0, self.plan.client_delay);
+            self.after(delay, Event::Response(said));
+        }
+    }
+
+    /// The client sends its request, to whoever listens.
+    pub fn ask(&mut self) {
+        let request = self.client.request;
+        for host in 0..2 {
+            if self.net.client_up[host] && !self.rng.percent(self.plan.client_loss) {
+                let delay = self.rng.range(0, self.plan.client_delay);
+                self.after(delay, Event::Request { host, request });
+            }
+        }
+    }
+
+    /// The client got something.
+    pub fn hear(&mut self, said: Said) {
+        if said.request == 0 || said.value == 0 {
+            return;
+        }
+        self.oracle.answered(said.request, said.value);
+        if said.request == self.client.request {
+            self.client.request += 1;
+            self.client.answered += 1;
+            self.ask();
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What can go wrong, and when.
+
+/// A place in a driver at which a fault can strike, before or after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A primary seals an epoch.
+    Seal,
+    /// A primary seals a base.
+    Base,
+    /// A primary gives a whole epoch to its socket.
+    Ship,
+    /// A primary lets output out.
+    Release,
+    /// A primary begins a resync.
+    Resync,
+    /// A backup asks its disk to persist an epoch.
+    Persist,
+    /// A backup hears that an epoch is durable.
+    Durable,
+    /// A backup applies an epoch.
+    Apply,
+    /// Either sends a control frame: Hello, ack, heartbeat.
+    Send,
+    /// Either asks the witness.
+    Claim,
+    /// Either hears from the witness.
+    Answer,
+    /// A backup takes over.
+    TakeOver,
+}
+
+impl Step {
+    /// All of them.
+    pub const ALL: [Step; 12] = [
+        Step::Seal,
+        Step::Base,
+        Step::Ship,
+        Step::Release,
+        Step::Resync,
+        Step::Persist,
+        Step::Durable,
+        Step::Apply,
+        Step::Send,
+        Step::Claim,
+        Step::Answer,
+        Step::TakeOver,
+    ];
+}
+
+/// When a fault strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// At a time, in nanoseconds.
+    At(u64),
+    /// The `nth` time that `host` comes to `step`; before it is done or after.
+    Step {
+        /// Which host.
+        host: usize,
+        /// Which step.
+        step: Step,
+        /// Counted from 1.
+        nth: u32,
+        /// After it is done.
+        after: bool,
+    },
+}
+
+/// What goes wrong. Times in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The host is gone: with its kernel (no end of connections is seen) or only the program.
+    Crash {
+        /// Which host.
+        host: usize,
+        /// Its power failed: nobody closes its connections.
+        power: bool,
+        /// It comes back as an empty backup.
+        restart: Option<u64>,
+    },
+    /// The hosts do not reach each other.
+    Cut(u64),
+    /// A host does not reach the witness.
+    WitnessCut(usize, u64),
+    /// A host does not reach the client.
+    ClientCut(usize, u64),
+    /// A host does nothing at all for a while, and then goes on where it was.
+    Pause(usize, u64),
+    /// A host's disk is slow.
+    SlowDisk(usize, u64),
+    /// The connection between the hosts is reset.
+    Reset,
+    /// The next bytes between the hosts arrive altered.
+    Garble,
+    /// An operator takes the backup away.
+    Unprotect,
+}
+
+/// A fault of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// When.
+    pub when: When,
+    /// What.
+    pub what: What,
+}

@@ -1,0 +1,186 @@
+//! The judge. It sees what guests did and what the world got, and knows nothing of protocols.
+//!
+//! Recovery is right when what the world saw equals the output of some failure-free run, except that earlier output may
+//! come again. Since an output names its whole history, that means: all histories named by visible outputs are one.
+
+use std::collections::{BTreeMap, HashMap};
+
+use replication::{BackupPointers, EpochId, Pointers};
+
+use crate::disk::{SECTOR, SECTORS};
+use crate::guest::{Guest, Said, sector_of};
+
+/// What the oracle knows of one run.
+#[derive(Default)]
+pub struct Oracle {
+    /// Of each output that any guest ever produced: the one before it, and its position.
+    parents: HashMap<u64, (u64, u64)>,
+    /// The history that the visible outputs imply, by position.
+    history: Vec<u64>,
+    /// Which of them the world really got, by position.
+    emitted: Vec<bool>,
+    /// Who sealed an epoch, and the digest, position and value at its end.
+    seals: BTreeMap<EpochId, Seal>,
+    /// What the client was told about each of its requests.
+    answers: HashMap<u64, u64>,
+    /// The first rule that was broken.
+    pub violation: Option<String>,
+    /// Outputs the world got, with repetitions.
+    pub outputs_seen: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Seal {
+    digest: u64,
+    position: u64,
+}
+
+impl Oracle {
+    /// Notes a broken rule; the first one counts.
+    pub fn fail(&mut self, text: impl FnOnce() -> String) {
+        if self.violation.is_none() {
+            self.violation = Some(text());
+        }
+    }
+
+    /// A guest produced an output; `before` is the value before it. Nobody has seen it yet.
+    pub fn produced(&mut self, before: u64, said: &Said) {
+        self.parents.insert(said.chain, (before, said.position));
+    }
+
+    /// The world got an output of `host`.
+    pub fn emitted(&mut self, host: usize, said: &Said) {
+        self.outputs_seen += 1;
+        let index = said.position as usize - 1;
+        if self.emitted.len() <= index {
+            self.emitted.resize(index + 1, false);
+        }
+        self.emitted[index] = true;
+        if let Some((position, known)) = self.merge(said) {
+            self.fail(|| {
+                format!(
+                    "host {host} sent output {} of a history that parts at position {position} from what was seen \
+                     before ({known:016x})",
+                    said.position
+                )
+            });
+        }
+    }
+
+    /// Adds the history of an output to what is known; where it contradicts, says so.
+    fn merge(&mut self, said: &Said) -> Option<(u64, u64)> {
+        let (mut chain, mut position) = (said.chain, said.position);
+        if self.history.len() < position as usize {
+            self.history.resize(position as usize, 0);
+        }
+        while position > 0 {
+            let known = &mut self.history[position as usize - 1];
+            match *known {
+                0 => *known = chain,
+                known if known == chain => return None,
+                known => return Some((position, known)),
+            }
+            (chain, position) = (self.parents[&chain].0, position - 1);
+        }
+        None
+    }
+
+    /// The client received an answer.
+    pub fn answered(&mut self, request: u64, value: u64) {
+        let first = *self.answers.entry(request).or_insert(value);
+        if first != value {
+            self.fail(|| format!("request {request} was answered {first:016x} and then {value:016x}"));
+        }
+    }
+
+    /// `host` sealed an epoch of its guest.
+    pub fn sealed(&mut self, host: usize, epoch: EpochId, guest: &Guest) {
+        let seal = Seal { digest: guest.digest(), position: guest.position };
+        if self.seals.insert(epoch, seal).is_some() {
+            self.fail(|| format!("host {host} used epoch number {epoch} again"));
+        }
+    }
+
+    /// `host` takes over with this guest, which should be that of the end of epoch `from`, and with this image.
+    pub fn took_over(&mut self, host: usize, from: EpochId, guest: &Guest, image: &[u8]) {
+        match self.seals.get(&from) {
+            None => self.fail(|| format!("host {host} takes over from epoch {from}, which nobody sealed")),
+            Some(seal) if seal.digest != guest.digest() => {
+                self.fail(|| format!("host {host} takes over from epoch {from} with another memory than was sealed"));
+            }
+            Some(_) => {}
+        }
+        self.check_history_of(host, guest);
+        self.check_image(host, guest, image);
+    }
+
+    /// The guest's own history contains all that the world saw: no answer that was given is forgotten.
+    pub fn check_history_of(&mut self, host: usize, guest: &Guest) {
+        let seen = self.history.len() as u64;
+        let (mut chain, mut position) = (guest.chain, guest.position);
+        while position > seen {
+            (chain, position) = (self.parents[&chain].0, position - 1);
+        }
+        let last_seen = self.history.last().copied().unwrap_or(0);
+        if position < seen || (seen > 0 && chain != last_seen) {
+            self.fail(|| {
+                format!("the guest of host {host} at {} does not know output {seen}, which was seen", guest.position)
+            });
+        }
+    }
+
+    /// The image is what the guest's memory says it wrote.
+    pub fn check_image(&mut self, host: usize, guest: &Guest, image: &[u8]) {
+        for sector in 0..SECTORS {
+            let chain = guest.sector_chain(sector);
+            let expected = if chain == 0 { [0; SECTOR] } else { sector_of(chain) };
+            if image[sector * SECTOR..][..SECTOR] != expected {
+                self.fail(|| format!("sector {sector} of host {host}'s disk is not what its guest wrote"));
+            }
+        }
+    }
+
+    /// The image of a primary holds nothing that a rollback would have to take back.
+    pub fn check_committed_image(&mut self, host: usize, committed: EpochId, image: &[u8]) {
+        let limit = self.seals.range(..=committed).next_back().map_or(0, |(_, seal)| seal.position);
+        for sector in image.as_chunks::<SECTOR>().0 {
+            let chain = u64::from_le_bytes(*sector.first_chunk().expect("a sector is longer than a word"));
+            let position = if chain == 0 { 0 } else { self.parents.get(&chain).map_or(u64::MAX, |parent| parent.1) };
+            if position > limit {
+                self.fail(|| format!("host {host}'s image holds a write of position {position}, committed is {limit}"));
+            }
+        }
+    }
+
+    /// The pointers of a primary.
+    pub fn check_primary(&mut self, host: usize, pointers: Pointers, acked: Option<EpochId>) {
+        let order = [pointers.released(), pointers.committed(), pointers.shipped(), pointers.sealed()];
+        let is_protected_right = acked.is_none_or(|acked| pointers.committed() <= acked);
+        if !order.is_sorted() || pointers.sealed() >= pointers.running() || !is_protected_right {
+            self.fail(|| format!("host {host}: {pointers}, acked {acked:?}"));
+        }
+    }
+
+    /// The pointers of a backup.
+    pub fn check_backup(&mut self, host: usize, pointers: BackupPointers) {
+        if pointers.applied() > pointers.complete() || pointers.acked() > pointers.complete() {
+            self.fail(|| format!("host {host}: {pointers}"));
+        }
+    }
+
+    /// Both ends of one session: `released ≤ committed ≤ acked ≤ complete`.
+    pub fn check_across(&mut self, primary: Pointers, acked: EpochId, backup: BackupPointers) {
+        let order = [primary.released(), primary.committed(), acked, backup.acked(), backup.complete()];
+        if !order.is_sorted() {
+            self.fail(|| format!("across: primary {primary}, acked {acked}; backup {backup}"));
+        }
+    }
+
+    /// At the end: of the history that was released, every output really came out, at least once.
+    pub fn check_nothing_lost(&mut self) {
+        if let Some(missing) = self.emitted.iter().position(|emitted| !emitted) {
+            let last = self.emitted.len();
+            self.fail(|| format!("output {} was never sent, though {last} was", missing + 1));
+        }
+    }
+}

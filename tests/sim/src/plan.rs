@@ -1,0 +1,211 @@
+//! What a seed decides before the run: speeds, limits, faults.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use replication::wire::{DiskInfo, MachineInfo, RamRange};
+use replication::{BackupConfig, Gfn, PrimaryConfig, Term};
+
+use crate::disk::{SECTOR, SECTORS};
+use crate::fault::{Fault, Step, What, When};
+use crate::guest::PAGES;
+use crate::rng::Rng;
+
+/// A microsecond, in nanoseconds.
+pub const US: u64 = 1_000;
+/// A millisecond, in nanoseconds.
+pub const MS: u64 = 1_000_000;
+
+/// A rule broken on purpose in the driver, to prove that the oracle sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Break {
+    /// The primary lets output out when an epoch is sealed.
+    ReleaseBeforeAck,
+    /// The backup takes over without asking the witness.
+    RunWithoutClaim,
+    /// The primary goes on without asking the witness.
+    SoloWithoutClaim,
+    /// The backup acks an epoch when its first frame arrives.
+    AckBeforeComplete,
+    /// A takeover does not send held output again.
+    ForgetHeld,
+    /// The primary writes its image before the commit.
+    DiskBeforeCommit,
+    /// The backup applies no disk writes of epochs.
+    ForgetDiskWrites,
+    /// The backup leaves out a page.
+    ForgetPage,
+    /// A base is shipped before the core was told of its seal.
+    BaseBeforeSeal,
+    /// The witness says yes to everybody.
+    WitnessForgets,
+    /// A takeover goes on with the next number.
+    ReuseEpochs,
+    /// The guest stops after a takeover.
+    NoHealing,
+}
+
+impl Break {
+    /// All of them.
+    pub const ALL: [Break; 12] = [
+        Break::ReleaseBeforeAck,
+        Break::RunWithoutClaim,
+        Break::SoloWithoutClaim,
+        Break::AckBeforeComplete,
+        Break::ForgetHeld,
+        Break::DiskBeforeCommit,
+        Break::ForgetDiskWrites,
+        Break::ForgetPage,
+        Break::BaseBeforeSeal,
+        Break::WitnessForgets,
+        Break::ReuseEpochs,
+        Break::NoHealing,
+    ];
+}
+
+impl FromStr for Break {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Break, String> {
+        let names = || Break::ALL.map(|rule| format!("{rule:?}")).join(", ");
+        let found =
+            Break::ALL.into_iter().find(|rule| format!("{rule:?}").eq_ignore_ascii_case(&name.replace('-', "")));
+        found.ok_or_else(|| format!("no rule is called {name:?}; there are {}", names()))
+    }
+}
+
+/// One run, decided. Times in nanoseconds.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Length of an epoch.
+    pub epoch: u64,
+    /// Longest way of a piece of a stream.
+    pub link_delay: u64,
+    /// Longest way of a packet between a host and the client.
+    pub client_delay: u64,
+    /// Packets to and from the client that are lost, in percent.
+    pub client_loss: u64,
+    /// Longest time of a disk to sync.
+    pub disk_delay: u64,
+    /// Longest time to apply an epoch.
+    pub apply_delay: u64,
+    /// Commit needs the local log too.
+    pub local_durable: bool,
+    /// Nothing heard for so long: lost.
+    pub detect: u64,
+    /// The backup waits so long after a disconnect.
+    pub grace: u64,
+    /// Between two claims.
+    pub claim_retry: u64,
+    /// Epochs in flight.
+    pub in_flight_epochs_max: u32,
+    /// Bytes that may wait unapplied before acks wait.
+    pub ack_bytes_max: usize,
+    /// What goes wrong.
+    pub faults: Vec<Fault>,
+    /// When faults stop.
+    pub heal_at: u64,
+    /// A rule to break.
+    pub broken: Option<Break>,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn of_seed(seed: u64, broken: Option<Break>) -> Plan {
+        let mut rng = Rng::new(seed);
+        let detect = rng.range(20, 40) * MS;
+        let heal_at = rng.range(70, 200) * MS;
+        let faults = *rng.pick(&[0, 1, 1, 1, 2, 2, 3, 4]);
+        Plan {
+            epoch: rng.range(1, 6) * MS,
+            link_delay: *rng.pick(&[20 * US, 200 * US, MS, 4 * MS]),
+            client_delay: *rng.pick(&[100 * US, MS, 20 * MS]),
+            client_loss: *rng.pick(&[0, 0, 5, 30]),
+            disk_delay: *rng.pick(&[0, 100 * US, 2 * MS, 6 * MS]),
+            apply_delay: *rng.pick(&[0, 100 * US, 3 * MS]),
+            local_durable: rng.percent(50),
+            detect,
+            grace: rng.range(0, 10) * MS,
+            claim_retry: rng.range(3, 15) * MS,
+            in_flight_epochs_max: *rng.pick(&[1, 2, 4, 16]),
+            ack_bytes_max: *rng.pick(&[0, 4096, 1 << 20]),
+            faults: (0..faults).map(|_| random_fault(&mut rng, heal_at, detect)).collect(),
+            heal_at,
+            broken,
+        }
+    }
+
+    /// How a primary is configured.
+    pub fn primary_config(&self, term: Term) -> PrimaryConfig {
+        PrimaryConfig {
+            vm_name: "toy".into(),
+            writer: "sim".into(),
+            machine: machine(),
+            term,
+            heartbeat: Duration::from_nanos(self.detect / 4),
+            detect: Duration::from_nanos(self.detect),
+            claim_retry: Duration::from_nanos(self.claim_retry),
+            in_flight_epochs_max: self.in_flight_epochs_max,
+            in_flight_bytes_max: 1 << 20,
+            local_durable: self.local_durable,
+            backup_durable: true,
+        }
+    }
+
+    /// How a backup is configured.
+    pub fn backup_config(&self) -> BackupConfig {
+        BackupConfig {
+            vm_name: "toy".into(),
+            writer: "sim".into(),
+            heartbeat: Duration::from_nanos(self.detect / 4),
+            detect: Duration::from_nanos(self.detect),
+            disconnect_grace: Duration::from_nanos(self.grace),
+            claim_retry: Duration::from_nanos(self.claim_retry),
+            staged_bytes_max: 4 << 20,
+            ack_bytes_max: self.ack_bytes_max,
+        }
+    }
+}
+
+/// The toy machine.
+pub fn machine() -> MachineInfo {
+    MachineInfo {
+        ram: vec![RamRange { first: Gfn(0), pages: PAGES as u64 }],
+        vcpus: 1,
+        disks: vec![DiskInfo { len: (SECTOR * SECTORS) as u64, readonly: false }],
+        nets: 1,
+        config: Vec::new(),
+    }
+}
+
+fn random_fault(rng: &mut Rng, heal_at: u64, detect: u64) -> Fault {
+    let when = if rng.percent(50) {
+        When::At(rng.range(0, heal_at))
+    } else {
+        let nth = *rng.pick(&[1, 1, 2, 5, 12]);
+        When::Step { host: rng.range(0, 1) as usize, step: *rng.pick(&Step::ALL), nth, after: rng.percent(50) }
+    };
+    Fault { when, what: random_what(rng, when, detect) }
+}
+
+fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
+    let long = rng.range(1, 3 * detect);
+    let host = match when {
+        When::Step { host, .. } if rng.percent(80) => host,
+        _ => rng.range(0, 1) as usize,
+    };
+    match rng.range(0, 15) {
+        0..=6 => {
+            let restart = rng.percent(60).then(|| rng.range(0, 2 * detect));
+            What::Crash { host, power: rng.percent(50), restart }
+        }
+        7 | 8 => What::Cut(long),
+        9 => What::WitnessCut(host, long),
+        10 => What::ClientCut(host, long),
+        11 => What::Pause(host, long),
+        12 => What::SlowDisk(host, long),
+        13 => What::Reset,
+        14 => What::Garble,
+        _ => What::Unprotect,
+    }
+}

@@ -1,0 +1,462 @@
+//! The driver of a primary: runs the toy guest, seals, ships, holds output. What a real VMM does, in small.
+
+use replication::page::{Page, PageEncoder};
+use replication::primary::PrimaryState;
+use replication::wire::{DiskOffer, DiskWant, EpochBegin, Link, Message, ResyncDisk};
+use replication::{
+    EpochId, EpochMeta, EpochWriter, FrameDecoder, Gfn, Input, Output, OutputQueue, Primary, PrimaryAction, SessionId,
+    TakeOver, Term, VmId,
+};
+
+use crate::disk::{CHUNK, Disk, SECTOR, SectorWrite};
+use crate::env::{Crashed, Env, Event, HostId};
+use crate::fault::Step;
+use crate::guest::{Guest, PAGES, Said, digest};
+use crate::plan::{Break, MS};
+
+/// A connection as a host sees it.
+pub struct Stream {
+    /// Its number.
+    pub connection: u64,
+    /// What cuts its bytes into frames.
+    pub decoder: FrameDecoder,
+}
+
+impl Stream {
+    /// A fresh one.
+    pub fn new(connection: u64) -> Stream {
+        Stream { connection, decoder: FrameDecoder::new(VmId::of_name("toy")) }
+    }
+}
+
+/// What a resync still has to do.
+struct Resync {
+    session: SessionId,
+    disk_wanted: bool,
+    /// Sectors written since it began; they go with the base.
+    sectors: Vec<SectorWrite>,
+}
+
+/// A host that runs the guest.
+pub struct PrimaryNode {
+    id: HostId,
+    /// The core under test.
+    pub core: Primary,
+    /// The guest.
+    pub guest: Guest,
+    /// Its disk.
+    pub disk: Disk,
+    queue: OutputQueue,
+    inbox: Vec<u64>,
+    /// What the backup has of each page, once all shipped is applied.
+    shipped: Vec<Page>,
+    dirty: u64,
+    writer: Option<(SessionId, EpochWriter)>,
+    resync: Option<Resync>,
+    /// The connection to the backup.
+    pub stream: Option<Stream>,
+    timer_at: Option<u64>,
+    encoder: PageEncoder,
+}
+
+impl PrimaryNode {
+    /// A fresh VM.
+    pub fn new(id: HostId, env: &mut Env) -> Result<PrimaryNode, Crashed> {
+        let core = Primary::new(env.plan.primary_config(Term(1)), EpochId(1));
+        let mut node = PrimaryNode::with(id, core, Guest::new(), Disk::new(Disk::blank()));
+        node.begin_epoch(env)?;
+        Ok(node)
+    }
+
+    /// A VM that a backup takes over.
+    pub fn take_over(
+        id: HostId,
+        guest: Guest,
+        image: Vec<u8>,
+        over: TakeOver,
+        env: &mut Env,
+    ) -> Result<PrimaryNode, Crashed> {
+        let reuse = env.plan.broken == Some(Break::ReuseEpochs);
+        let running = if reuse { over.from.next() } else { over.next_epoch };
+        let core = Primary::new(env.plan.primary_config(over.term), running);
+        let mut node = PrimaryNode::with(id, core, guest, Disk::new(image));
+        if env.plan.broken != Some(Break::ForgetHeld) {
+            for output in &over.reemit {
+                env.emit(id.host, Said::decode(&output.bytes));
+            }
+        }
+        node.inbox = over.redeliver.iter().map(request_of).collect();
+        node.begin_epoch(env)?;
+        Ok(node)
+    }
+
+    fn with(id: HostId, core: Primary, guest: Guest, disk: Disk) -> PrimaryNode {
+        PrimaryNode {
+            id,
+            core,
+            guest,
+            disk,
+            queue: OutputQueue::new(1 << 20),
+            inbox: Vec::new(),
+            shipped: Vec::new(),
+            dirty: 0,
+            writer: None,
+            resync: None,
+            stream: None,
+            timer_at: None,
+            encoder: PageEncoder::new(),
+        }
+    }
+
+    /// The client's packet arrived.
+    pub fn handle_request(&mut self, request: u64) {
+        if self.inbox.len() < 8 {
+            self.inbox.push(request);
+        }
+    }
+
+    /// The connection stands.
+    pub fn handle_connected(&mut self, connection: u64, env: &mut Env) -> Result<(), Crashed> {
+        self.stream = Some(Stream::new(connection));
+        let mut session = [0; 16];
+        session[..8].copy_from_slice(&env.rng.u64().to_le_bytes());
+        env.say(|| format!("host {} connects, session {}", self.id.host, SessionId(session)));
+        self.core.handle_connected(env.time(), SessionId(session));
+        self.pump(env)
+    }
+
+    /// The connection ended.
+    pub fn handle_disconnected(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        self.stream = None;
+        self.core.handle_disconnected(env.time());
+        self.pump(env)
+    }
+
+    /// Bytes arrived.
+    pub fn handle_bytes(&mut self, bytes: &[u8], env: &mut Env) -> Result<(), Crashed> {
+        self.core.handle_alive(env.time());
+        if let Some(stream) = &mut self.stream {
+            stream.decoder.handle_bytes(bytes);
+        }
+        while let Some(stream) = &mut self.stream {
+            match stream.decoder.poll_frame() {
+                Ok(None) => break,
+                Ok(Some(frame)) => drop(self.core.handle_frame(env.time(), frame)),
+                Err(error) => {
+                    env.say(|| format!("host {}: {error}", self.id.host));
+                    self.core.handle_broken_stream(env.time());
+                }
+            }
+            self.pump(env)?;
+        }
+        Ok(())
+    }
+
+    /// A timer fired.
+    pub fn handle_timer(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        self.timer_at = None;
+        self.core.handle_timeout(env.time());
+        self.pump(env)
+    }
+
+    /// The running epoch is long enough.
+    pub fn handle_boundary(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        if !self.core.may_seal() {
+            let id = self.id;
+            env.after(MS / 2, Event::Boundary(id));
+            return Ok(());
+        }
+        self.seal(env)?;
+        self.pump(env)?;
+        if self.core.state() != PrimaryState::Fenced {
+            self.begin_epoch(env)?;
+        }
+        Ok(())
+    }
+
+    /// Delivers input, logs it, lets the guest run.
+    fn begin_epoch(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        let epoch = self.core.pointers().running();
+        let inputs = std::mem::take(&mut self.inbox);
+        self.log_inputs(epoch, &inputs, env);
+        for request in inputs {
+            self.run_guest(epoch, request, env);
+        }
+        if env.rng.percent(30) {
+            self.run_guest(epoch, 0, env);
+        }
+        let id = self.id;
+        let length = env.plan.epoch;
+        env.after(length, Event::Boundary(id));
+        self.pump(env)
+    }
+
+    fn log_inputs(&mut self, epoch: EpochId, inputs: &[u64], env: &mut Env) {
+        self.writer = None;
+        if !matches!(self.core.state(), PrimaryState::Basing | PrimaryState::Protected) {
+            return;
+        }
+        let Some(link) = self.core.link() else { return };
+        let begin = EpochBegin { base: false, released: self.core.left() };
+        let mut out = Vec::new();
+        let mut writer = EpochWriter::begin(link, epoch, begin, &mut out);
+        let inputs: Vec<Input> = inputs.iter().map(input_of).collect();
+        writer.inputs(&inputs, &mut out);
+        self.writer = Some((link.session, writer));
+        self.send(out, env);
+    }
+
+    fn run_guest(&mut self, epoch: EpochId, request: u64, env: &mut Env) {
+        let before = self.guest.chain;
+        let (said, (sector, data)) = self.guest.step(request, env.rng.u64());
+        env.oracle.produced(before, &said);
+        env.say(|| format!("host {} epoch {epoch}: output {} for request {request}", self.id.host, said.position));
+        self.disk.write(sector, data);
+        if env.plan.broken == Some(Break::DiskBeforeCommit) {
+            self.disk.image[sector * SECTOR..][..SECTOR].copy_from_slice(&data);
+        }
+        if let Some(resync) = &mut self.resync {
+            resync.sectors.push((sector, data));
+        }
+        let output = Output { device: 1, kind: 0, bytes: said.encode() };
+        self.queue.hold(epoch, output).expect("the toy guest says little");
+    }
+
+    fn seal(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        let host = self.id.host;
+        let epoch = self.core.pointers().running();
+        self.dirty |= self.guest.take_dirty();
+        env.oracle.sealed(host, epoch, &self.guest);
+        let ready = self.resync.as_ref().filter(|resync| resync.disk_wanted).map(|resync| resync.session);
+        let base = ready.filter(|_| self.core.may_seal_base());
+        env.step(host, if base.is_some() { Step::Base } else { Step::Seal }, false)?;
+        if env.plan.broken == Some(Break::BaseBeforeSeal) && base.is_some() {
+            return self.ship_base_before_seal(epoch, env);
+        }
+        let sectors = self.disk.seal(epoch).to_vec();
+        let link = self.core.handle_sealed(EpochMeta { epoch, base, ship_bytes: 1000 });
+        let delay = env.disk_delay(host);
+        let id = self.id;
+        env.after(delay, Event::LocalDurable { to: id, epoch });
+        if env.plan.broken == Some(Break::ReleaseBeforeAck) {
+            self.release(epoch, env);
+        }
+        env.step(host, if base.is_some() { Step::Base } else { Step::Seal }, true)?;
+        self.pump(env)?;
+        match link {
+            Some(link) if self.core.link() == Some(link) => self.ship(link, epoch, base.is_some(), &sectors, env),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a careless driver would do: the base leaves, and only at the next boundary the core hears of it.
+    fn ship_base_before_seal(&mut self, epoch: EpochId, env: &mut Env) -> Result<(), Crashed> {
+        let link = self.core.link().expect("there is a session to base");
+        let sectors = self.disk.seal(epoch).to_vec();
+        self.core.handle_sealed(EpochMeta { epoch, base: None, ship_bytes: 1000 });
+        let id = self.id;
+        env.after(0, Event::LocalDurable { to: id, epoch });
+        self.write_epoch(link, epoch, true, &sectors, env)
+    }
+
+    fn ship(
+        &mut self,
+        link: Link,
+        epoch: EpochId,
+        base: bool,
+        sectors: &[SectorWrite],
+        env: &mut Env,
+    ) -> Result<(), Crashed> {
+        let host = self.id.host;
+        self.write_epoch(link, epoch, base, sectors, env)?;
+        env.say(|| format!("host {host} shipped epoch {epoch}{}", if base { ", the base" } else { "" }));
+        env.step(host, Step::Ship, true)?;
+        let (id, session) = (self.id, link.session);
+        let delay = env.rng.range(0, MS);
+        env.after(delay, Event::Shipped { to: id, session, epoch });
+        Ok(())
+    }
+
+    fn write_epoch(
+        &mut self,
+        link: Link,
+        epoch: EpochId,
+        base: bool,
+        sectors: &[SectorWrite],
+        env: &mut Env,
+    ) -> Result<(), Crashed> {
+        let mut out = Vec::new();
+        let mut writer = if base {
+            let begin = EpochBegin { base, released: epoch.prev() };
+            EpochWriter::begin(link, epoch, begin, &mut out)
+        } else {
+            let (session, writer) = self.writer.take().expect("the epoch's log was begun when it began to run");
+            assert_eq!(session, link.session, "an epoch is shipped in the session in which it began");
+            writer
+        };
+        self.encode_dirty(&mut writer, &mut out);
+        writer.state(&self.guest.save(), &mut out);
+        let resync = if base { self.resync.take().map(|resync| resync.sectors) } else { None };
+        for (sector, data) in resync.as_deref().unwrap_or(sectors) {
+            writer.disk_write(0, (sector * SECTOR) as u64, data, &mut out);
+        }
+        let outputs: Vec<Output> = self.queue.of_epoch(epoch).cloned().collect();
+        writer.outputs(&outputs, &mut out);
+        writer.end(&mut out);
+        // A fault at this step strikes when part of the epoch is out.
+        let half = out.drain(..out.len() / 2).collect();
+        self.send(half, env);
+        env.step(self.id.host, Step::Ship, false)?;
+        self.send(out, env);
+        Ok(())
+    }
+
+    fn encode_dirty(&mut self, writer: &mut EpochWriter, out: &mut Vec<u8>) {
+        let dirty = std::mem::take(&mut self.dirty);
+        for page in (0..PAGES).filter(|page| dirty >> page & 1 == 1) {
+            let memory = self.guest.memory();
+            self.encoder.push(Gfn(page as u64), &memory[page], self.shipped.get(page));
+            if let Some(shipped) = self.shipped.get_mut(page) {
+                *shipped = memory[page];
+            }
+        }
+        self.encoder.take_batch(|body, pages| writer.pages(body, pages, out));
+    }
+
+    fn send(&mut self, bytes: Vec<u8>, env: &mut Env) {
+        if let Some(stream) = &self.stream {
+            env.send(stream.connection, self.id.host, bytes);
+        }
+    }
+
+    /// Does all that the core wants done.
+    pub fn pump(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        let host = self.id.host;
+        while let Some(action) = self.core.poll_action() {
+            self.act(action, env)?;
+        }
+        while let Some(frame) = self.core.poll_transmit() {
+            env.step(host, Step::Send, false)?;
+            self.send(frame, env);
+            env.step(host, Step::Send, true)?;
+        }
+        let wanted = self.core.poll_timeout().map(|time| time.0.max(env.now));
+        if let Some(at) = wanted.filter(|at| self.timer_at.is_none_or(|armed| *at < armed)) {
+            self.timer_at = Some(at);
+            env.at(at, Event::Timer(self.id));
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, action: PrimaryAction, env: &mut Env) -> Result<(), Crashed> {
+        let host = self.id.host;
+        if !matches!(action, PrimaryAction::Release { .. }) {
+            env.say(|| format!("host {host}: {action:?}"));
+        }
+        match action {
+            PrimaryAction::Release { upto } => {
+                env.step(host, Step::Release, false)?;
+                self.release(upto, env);
+                self.disk.commit(upto);
+                let committed = self.core.pointers().committed();
+                env.oracle.check_committed_image(host, committed, &self.disk.image);
+                self.core.handle_released(env.time(), upto);
+                env.step(host, Step::Release, true)
+            }
+            PrimaryAction::Resync { link } => self.start_resync(link, env),
+            PrimaryAction::DiskWanted(want) => {
+                self.send_chunks(&want, env);
+                Ok(())
+            }
+            PrimaryAction::Claim { session } => self.claim(session, env),
+            PrimaryAction::Disconnect => {
+                self.close(env);
+                Ok(())
+            }
+            PrimaryAction::WentSolo { .. } | PrimaryAction::Fenced { .. } => {
+                (self.resync, self.writer) = (None, None);
+                Ok(())
+            }
+            PrimaryAction::Protected { .. } | PrimaryAction::Ended => Ok(()),
+        }
+    }
+
+    fn release(&mut self, upto: EpochId, env: &mut Env) {
+        for output in self.queue.release(upto) {
+            env.emit(self.id.host, Said::decode(&output.bytes));
+        }
+    }
+
+    fn claim(&mut self, session: SessionId, env: &mut Env) -> Result<(), Crashed> {
+        let host = self.id.host;
+        env.step(host, Step::Claim, false)?;
+        if env.plan.broken == Some(Break::SoloWithoutClaim) {
+            let result = replication::ClaimResult::Granted;
+            env.after(MS, Event::Answer { to: self.id, session, result });
+        } else {
+            env.claim(self.id, session);
+        }
+        env.step(host, Step::Claim, true)
+    }
+
+    /// The pending control frames still go out, then the connection is closed.
+    fn close(&mut self, env: &mut Env) {
+        while let Some(frame) = self.core.poll_transmit() {
+            self.send(frame, env);
+        }
+        if let Some(stream) = self.stream.take() {
+            env.close(stream.connection, self.id.host);
+        }
+    }
+
+    fn start_resync(&mut self, link: Link, env: &mut Env) -> Result<(), Crashed> {
+        env.step(self.id.host, Step::Resync, false)?;
+        self.guest.take_dirty();
+        self.dirty = 0;
+        self.shipped = self.guest.memory().to_vec();
+        let mut out = Vec::new();
+        for (page, content) in self.shipped.iter().enumerate() {
+            self.encoder.push(Gfn(page as u64), content, None);
+        }
+        let pages = self.encoder.take_batch(|body, _| Message::ResyncPages(body.to_vec()));
+        pages.encode(&link, EpochId(0), &mut out);
+        let view = self.disk.view();
+        let hashes = view.chunks(CHUNK).map(chunk_hash).collect();
+        let offer = DiskOffer { disk: 0, first_chunk: 0, chunk_bytes: CHUNK as u32, hashes };
+        Message::DiskOffer(offer).encode(&link, EpochId(0), &mut out);
+        self.resync = Some(Resync { session: link.session, disk_wanted: false, sectors: Vec::new() });
+        self.send(out, env);
+        env.step(self.id.host, Step::Resync, true)
+    }
+
+    fn send_chunks(&mut self, want: &DiskWant, env: &mut Env) {
+        let Some(link) = self.core.link() else { return };
+        let view = self.disk.view();
+        let mut out = Vec::new();
+        for (chunk, data) in view.chunks(CHUNK).enumerate() {
+            if want.wanted.get(chunk) == Some(&true) {
+                let piece = ResyncDisk { disk: 0, offset: (chunk * CHUNK) as u64, data: data.to_vec() };
+                Message::ResyncDisk(piece).encode(&link, EpochId(0), &mut out);
+            }
+        }
+        if let Some(resync) = &mut self.resync {
+            resync.disk_wanted = true;
+        }
+        self.send(out, env);
+    }
+}
+
+/// The hash by which chunks are compared.
+pub fn chunk_hash(chunk: &[u8]) -> [u8; 16] {
+    let mut hash = [0; 16];
+    hash[..8].copy_from_slice(&digest(chunk).to_le_bytes());
+    hash
+}
+
+fn input_of(request: &u64) -> Input {
+    Input { device: 1, bytes: request.to_le_bytes().to_vec() }
+}
+
+fn request_of(input: &Input) -> u64 {
+    input.bytes.first_chunk().map_or(0, |word| u64::from_le_bytes(*word))
+}
