@@ -3,10 +3,10 @@
 //! The test starts itself again under `unshare --net`, where it is root of an empty network.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::UdpSocket;
 use std::os::unix::fs::MetadataExt;
-use std::process::Command;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use vmm::config::MacAddr;
@@ -14,12 +14,19 @@ use vmm::exit::{Advice, Exit};
 use vmm::net::{Tap, TapError, rarp};
 
 const INSIDE: &str = "OUTLAST_TEST_NETNS";
+/// Set for the process that only holds a tap, in a namespace that is not the test's.
+const HOLDER: &str = "OUTLAST_TEST_HOLDS_TAP";
+const HELD: &str = "held";
 /// Much longer than the kernel needs for an ARP request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Our own directory under /proc belongs to us.
 fn is_root() -> bool {
     fs::metadata("/proc/self").expect("/proc is there").uid() == 0
+}
+
+fn can_make_taps() -> bool {
+    is_root() && std::path::Path::new("/dev/net/tun").exists()
 }
 
 /// Says that the running test could not run, past the capture of the test runner, for whoever counts.
@@ -33,7 +40,7 @@ fn in_namespace(name: &str, test: fn()) {
     if std::env::var_os(INSIDE).is_some() {
         return test();
     }
-    if !is_root() || !std::path::Path::new("/dev/net/tun").exists() {
+    if !can_make_taps() {
         say_skipped("it takes root and /dev/net/tun to make a tap");
         return;
     }
@@ -59,9 +66,47 @@ fn make_tap() {
     ip("tuntap add tap0 mode tap");
 }
 
+/// A process that holds a tap in a namespace of its own.
+struct Elsewhere {
+    child: Child,
+    /// Kept open: the process prints its result at the end.
+    _lines: io::Lines<BufReader<ChildStdout>>,
+}
+
+/// Starts this very test once more, to hold a tap of the same name in another namespace until its input ends.
+fn hold_tap_in_another_namespace(test: &str) -> Elsewhere {
+    let mut child = Command::new("unshare")
+        .args(["--net", "--mount"])
+        .arg(std::env::current_exe().expect("this test"))
+        .args(["--exact", test, "--nocapture"])
+        .env(HOLDER, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("unshare is there");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    assert!(lines.by_ref().map_while(Result::ok).any(|line| line == HELD), "the holder ended before it had its tap");
+    Elsewhere { child, _lines: lines }
+}
+
+/// The other side of `hold_tap_in_another_namespace`.
+fn hold_tap() {
+    make_tap();
+    let _tap = Tap::open("tap0").expect("free");
+    println!("\n{HELD}");
+    io::copy(&mut io::stdin(), &mut io::sink()).expect("nothing comes");
+}
+
 #[test]
 fn open_second_time_is_a_conflict_that_names_the_holder() {
-    in_namespace("open_second_time_is_a_conflict_that_names_the_holder", || {
+    const NAME: &str = "open_second_time_is_a_conflict_that_names_the_holder";
+    if std::env::var_os(HOLDER).is_some() {
+        return hold_tap();
+    }
+    // From outside, so that it has the lower pid and is met first by whoever looks through all processes.
+    let outside = std::env::var_os(INSIDE).is_none();
+    let elsewhere = (outside && can_make_taps()).then(|| hold_tap_in_another_namespace(NAME));
+    in_namespace(NAME, || {
         make_tap();
         let tap = Tap::open("tap0").expect("free");
         let error = Tap::open("tap0").expect_err("taken");
@@ -71,6 +116,10 @@ fn open_second_time_is_a_conflict_that_names_the_holder() {
         drop(tap);
         Tap::open("tap0").expect("free again");
     });
+    if let Some(mut holder) = elsewhere {
+        drop(holder.child.stdin.take());
+        assert!(holder.child.wait().expect("a child").success());
+    }
 }
 
 #[test]

@@ -139,10 +139,15 @@ fn refused(name: &str, source: io::Error) -> TapError {
 }
 
 /// Who has the tap open, as `name (pid N)`: its name is in the `fdinfo` of the descriptor.
+///
+/// Only processes of our own network namespace are asked: a tap of the same name in another one is another tap.
 fn holder(tap: &str) -> Option<String> {
     let line = format!("iff:\t{tap}");
+    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    let ours = namespace("self")?;
     let pids = std::fs::read_dir("/proc").ok()?.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
-    pids.into_iter().find(|pid| has_fdinfo_line(*pid, &line)).map(|pid| {
+    let mut here = pids.filter(|pid| namespace(&pid.to_string()).as_ref() == Some(&ours));
+    here.find(|pid| has_fdinfo_line(*pid, &line)).map(|pid| {
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         format!("{} (pid {pid})", name.trim())
     })
