@@ -236,14 +236,23 @@ fn backup_with_other_disks_or_cards_is_refused_and_both_say_what_to_do() {
 /// A small file system in memory; unmounted with this value.
 struct SmallDisk<'a>(&'a Path);
 
+/// Enough for whatever a guest of these tests writes until its file system is filled.
+const SMALL_BYTES: &str = "size=64m";
+
 impl<'a> SmallDisk<'a> {
-    /// One with about `room` bytes free beside an empty image of the guest.
-    fn mount(dir: &'a Path, room: u64) -> Self {
+    fn mount(dir: &'a Path) -> Self {
         fs::create_dir(dir).expect("the test's own directory");
-        let size = format!("size={room}");
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "outlast-test"]).arg(dir).status();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", SMALL_BYTES, "outlast-test"]).arg(dir).status();
         assert!(mount.expect("mount is there").success());
         Self(dir)
+    }
+
+    /// Takes all the room that is left.
+    fn fill(&self) {
+        let mut ballast = fs::File::create(self.0.join("ballast")).expect("room for a name");
+        let block = [1; 4096];
+        let full = (0..).find_map(|_| ballast.write_all(&block).err()).expect("it has an end");
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
     }
 }
 
@@ -256,8 +265,6 @@ impl Drop for SmallDisk<'_> {
     }
 }
 
-const SMALL_BYTES: u64 = 384 << 10;
-
 fn journal_on(place: &Place, dir: &str) -> (Guest, String) {
     let image = place.image(&format!("{dir}/small.img"), 4 << 20);
     (Guest { disk_bytes: None, ..Guest::disk_journal() }, disk(&image))
@@ -268,11 +275,12 @@ fn full_disk_of_the_primarys_log_names_the_remedy_and_the_backup_goes_on() {
     needs!(Kvm, Root);
     let place = Place::new();
     let dir = place.path("small");
-    let _small = SmallDisk::mount(&dir, SMALL_BYTES);
+    let small = SmallDisk::mount(&dir);
     let (guest, image) = journal_on(&place, "small");
     let mut backup = place.backup("b", &Guest::disk_journal()).start();
     let primary = place.primary("a", &guest, backup.port()).with("--disk", &image).start();
     backup.wait_event("protected");
+    small.fill();
     backup.wait_event("failover-finished");
     wait_progress(&backup, &guest, 10);
     let first = primary.console();
@@ -287,11 +295,12 @@ fn full_disk_of_the_backups_log_names_the_remedy_and_the_guest_goes_on() {
     needs!(Kvm, Root);
     let place = Place::new();
     let dir = place.path("small");
-    let _small = SmallDisk::mount(&dir, SMALL_BYTES);
+    let small = SmallDisk::mount(&dir);
     let (guest, image) = journal_on(&place, "small");
     let backup = place.backup("b", &guest).with("--disk", &image).start();
     let primary = place.primary("a", &Guest::disk_journal(), backup.port()).start();
     backup.wait_event("protected");
+    small.fill();
     primary.wait_event("solo");
     assert_refused(backup, ERROR, &["small.img", "No space left on device", "hint: make room"]);
     assert_unharmed(&primary, &guest);
