@@ -31,6 +31,7 @@ impl Primary {
             in_flight_bytes: 0,
             last_heard: Time(0),
             last_sent: Time(0),
+            ack_wanted: None,
             claim_retry_at: None,
             parting: None,
             peer_errors: 0,
@@ -109,6 +110,14 @@ impl Primary {
         self.link.filter(|_| matches!(self.state, Basing | Protected))
     }
 
+    /// The first byte of `epoch` is about to be given to the socket of `session`.
+    pub fn handle_shipping(&mut self, now: Time, session: SessionId, epoch: EpochId) {
+        if self.session() == Some(session) && matches!(self.state, Basing | Protected) && epoch > self.acked {
+            let since = self.ack_wanted.map_or(now, |(_, since)| since);
+            self.ack_wanted = Some((epoch, since));
+        }
+    }
+
     /// The last byte of all epochs up to `epoch` was given to the socket of `session`.
     pub fn handle_shipped(&mut self, now: Time, session: SessionId, epoch: EpochId) {
         if self.session() != Some(session) || !matches!(self.state, Basing | Protected) {
@@ -156,6 +165,9 @@ impl Primary {
                 self.actions.push_back(PrimaryAction::Disconnect);
                 return self.lose_backup(now);
             }
+            if self.ack_deadline().is_some_and(|at| now >= at) {
+                return self.give_up_mute_backup(now);
+            }
             if self.state != Greeting && now >= self.last_sent.after(self.config.heartbeat) {
                 self.send_heartbeat(now);
             }
@@ -185,6 +197,7 @@ impl Primary {
             }
             Basing | Protected => {
                 self.parting = Some(Parting::Unprotect { text: text.to_owned() });
+                self.ack_wanted = None;
                 self.state = Arbitrating;
                 self.ask_claim();
             }
@@ -207,7 +220,7 @@ impl Primary {
         let lost = self.state.is_connected().then(|| self.last_heard.after(self.config.detect));
         let beats = self.state.is_connected() && self.state != Greeting;
         let beat = beats.then(|| self.last_sent.after(self.config.heartbeat));
-        [lost, beat, self.claim_retry_at].into_iter().flatten().min()
+        [lost, beat, self.ack_deadline(), self.claim_retry_at].into_iter().flatten().min()
     }
 
     /// Whether the running epoch may be sealed now; if not, the guest waits at the boundary.
@@ -268,6 +281,10 @@ impl Primary {
         self.link.map(|link| link.session)
     }
 
+    fn ack_deadline(&self) -> Option<Time> {
+        self.ack_wanted.map(|(_, since)| since.after(self.config.ack_wait))
+    }
+
     fn hello(&self) -> Hello {
         let config = &self.config;
         Hello {
@@ -321,6 +338,10 @@ impl Primary {
         self.pointers.ship(complete);
         let is_new = complete > self.acked;
         self.acked = self.acked.max(complete);
+        if is_new {
+            let (acked, wanted) = (self.acked, self.ack_wanted);
+            self.ack_wanted = wanted.filter(|(epoch, _)| *epoch > acked).map(|(epoch, _)| (epoch, now));
+        }
         if self.state == Basing && is_new {
             self.state = Protected;
             let session = self.session().expect("a basing primary has a session");
@@ -368,6 +389,7 @@ impl Primary {
             self.part(now, GoodbyeReason::GuestEnded, &text);
         }
         self.state = Ended;
+        self.ack_wanted = None;
         self.link = None;
         self.parting = None;
         self.actions.push_back(PrimaryAction::Ended);
@@ -381,6 +403,7 @@ impl Primary {
 
     fn lose_backup(&mut self, now: Time) {
         self.transmits.clear();
+        self.ack_wanted = None;
         if self.state.waits_for_backup() {
             self.state = Arbitrating;
             self.ask_claim();
@@ -390,16 +413,34 @@ impl Primary {
         }
     }
 
+    /// The backup is heard and acks nothing. It is told to discard the session when that is ours, like one that is
+    /// unprotected; unless it does not even read.
+    fn give_up_mute_backup(&mut self, now: Time) {
+        self.peer_errors += 1;
+        let reads = self.ack_wanted.take().is_some_and(|(epoch, _)| epoch <= self.pointers.shipped());
+        if !reads || self.parting.is_some() {
+            self.actions.push_back(PrimaryAction::Disconnect);
+            return self.lose_backup(now);
+        }
+        self.parting = Some(Parting::Mute);
+        self.state = Arbitrating;
+        self.ask_claim();
+    }
+
     fn ask_claim(&mut self) {
         let session = self.session().expect("an arbitrating primary has a session");
         self.actions.push_back(PrimaryAction::Claim { session });
     }
 
     fn win_claim(&mut self, now: Time) {
-        let reason = match self.parting.take_if(|parting| matches!(parting, Parting::Unprotect { .. })) {
+        let reason = match self.parting.take_if(|parting| !matches!(parting, Parting::GuestEnded { .. })) {
             Some(Parting::Unprotect { text }) => {
                 self.part(now, GoodbyeReason::Unprotected, &text);
                 SoloReason::Unprotected
+            }
+            Some(Parting::Mute) => {
+                self.part(now, GoodbyeReason::Unprotected, "the backup acked nothing for too long");
+                SoloReason::Mute
             }
             _ => SoloReason::ClaimGranted,
         };

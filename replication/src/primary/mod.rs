@@ -27,7 +27,9 @@
 //!    before, `handle_released`: the backup forgets what it is told has left.
 //! 3. While `may_seal` is false the guest waits at the boundary.
 //! 4. Every [`PrimaryAction::Claim`] is answered by one `handle_claim`; no answer in time is `Unreachable`.
-//! 5. After [`PrimaryAction::Disconnect`] the connection is gone for this core; its end is not reported any more.
+//! 5. `handle_shipping` before the first byte of an epoch goes to the socket, `handle_shipped` after the last: a backup
+//!    that takes bytes and heartbeats but never acks would otherwise stop the guest for ever.
+//! 6. After [`PrimaryAction::Disconnect`] the connection is gone for this core; its end is not reported any more.
 
 mod machine;
 
@@ -53,6 +55,9 @@ pub struct PrimaryConfig {
     pub heartbeat: Duration,
     /// Nothing heard for so long: the peer is lost.
     pub detect: Duration,
+    /// An epoch is being sent, or was sent, and for so long no ack came: the peer is lost though it is heard. Far longer
+    /// than `detect`: a backup may wait for its disk.
+    pub ack_wait: Duration,
     /// Between two claims while the witness does not answer.
     pub claim_retry: Duration,
     /// Epochs sealed and not acked, at most; then the guest waits. At most [`crate::id::IN_FLIGHT_EPOCHS_MAX`].
@@ -133,6 +138,8 @@ pub enum SoloReason {
     ClaimGranted,
     /// The operator wants no backup any more.
     Unprotected,
+    /// The backup was heard but acked nothing for `ack_wait`, and the witness gave the session to us.
+    Mute,
 }
 
 /// Where the primary is.
@@ -191,6 +198,8 @@ pub struct Primary {
     in_flight_bytes: u64,
     last_heard: Time,
     last_sent: Time,
+    /// The last epoch that began to go out and is not acked, and since when no ack came.
+    ack_wanted: Option<(EpochId, Time)>,
     claim_retry_at: Option<Time>,
     /// An end that was asked for and waits for commit or claim.
     parting: Option<Parting>,
@@ -206,6 +215,8 @@ enum Parting {
     GuestEnded { text: String },
     /// No backup any more: say so when the session is ours.
     Unprotect { text: String },
+    /// The backup acks nothing: say so when the session is ours.
+    Mute,
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ fn config() -> PrimaryConfig {
         term: Term(1),
         heartbeat: Duration::from_millis(10),
         detect: Duration::from_millis(50),
+        ack_wait: Duration::from_millis(200),
         claim_retry: Duration::from_millis(20),
         in_flight_epochs_max: 3,
         in_flight_bytes_max: 1000,
@@ -232,6 +233,65 @@ fn silence_for_detect_loses_the_peer_and_not_earlier() {
     assert_eq!(primary.state(), PrimaryState::Protected);
     primary.handle_timeout(Time(60 * MS));
     assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::Claim { session: SESSION }]);
+}
+
+/// A backup that was heard and never acked stopped the guest for ever.
+#[test]
+fn backup_that_reads_and_never_acks_is_claimed_and_told_after_the_ack_wait() {
+    let mut primary = protected();
+    seal(&mut primary, None);
+    primary.handle_shipping(Time(2 * MS), SESSION, EpochId(2));
+    primary.handle_shipped(Time(3 * MS), SESSION, EpochId(2));
+    primary.handle_alive(Time(200 * MS));
+    primary.handle_timeout(Time(202 * MS));
+    assert_eq!(actions(&mut primary), [PrimaryAction::Claim { session: SESSION }]);
+    sent(&mut primary);
+    primary.handle_claim(Time(202 * MS), SESSION, ClaimResult::Granted);
+    assert_eq!(sent(&mut primary), [Kind::Goodbye]);
+    let [
+        PrimaryAction::Disconnect,
+        PrimaryAction::WentSolo { reason: SoloReason::Mute },
+        PrimaryAction::Release { .. },
+    ] = actions(&mut primary)[..]
+    else {
+        panic!("{primary:?}")
+    };
+}
+
+#[test]
+fn backup_that_does_not_even_read_is_cut_off_after_the_ack_wait() {
+    let mut primary = protected();
+    for epoch in [2, 3] {
+        seal(&mut primary, None);
+        primary.handle_shipping(Time(epoch * MS), SESSION, EpochId(epoch));
+    }
+    primary.handle_alive(Time(200 * MS));
+    primary.handle_timeout(Time(202 * MS - 1));
+    assert_eq!(primary.state(), PrimaryState::Protected);
+    assert!(primary.poll_timeout().is_some_and(|at| at <= Time(202 * MS)), "somebody must look then");
+    primary.handle_timeout(Time(202 * MS));
+    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::Claim { session: SESSION }]);
+}
+
+#[test]
+fn ack_wait_begins_anew_with_each_ack_and_ends_when_nothing_waits() {
+    let mut primary = protected();
+    for epoch in [2, 3] {
+        seal(&mut primary, None);
+        primary.handle_shipping(Time(0), SESSION, EpochId(epoch));
+    }
+    primary.handle_alive(Time(900 * MS));
+    let acked_at = |primary: &mut Primary, epoch, time| {
+        primary.handle_frame(Time(time * MS), frame(Message::Ack { complete: EpochId(epoch) })).unwrap();
+    };
+    acked_at(&mut primary, 2, 150);
+    primary.handle_alive(Time(900 * MS));
+    primary.handle_timeout(Time(349 * MS));
+    assert_eq!(primary.state(), PrimaryState::Protected);
+    acked_at(&mut primary, 3, 349);
+    primary.handle_alive(Time(900 * MS));
+    primary.handle_timeout(Time(900 * MS));
+    assert_eq!(primary.state(), PrimaryState::Protected);
 }
 
 #[test]

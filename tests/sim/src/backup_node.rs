@@ -26,6 +26,8 @@ pub struct BackupNode {
     pub stream: Option<Stream>,
     /// What the core wants run.
     pub over: Option<Box<TakeOver>>,
+    /// The session in which it acks nothing any more.
+    mute: Option<SessionId>,
     durable_at: u64,
     applied_at: u64,
     timer_at: Option<u64>,
@@ -41,6 +43,7 @@ impl BackupNode {
             image,
             stream: None,
             over: None,
+            mute: None,
             durable_at: 0,
             applied_at: 0,
             timer_at: None,
@@ -215,6 +218,14 @@ impl BackupNode {
     }
 
     fn send(&mut self, bytes: Vec<u8>, env: &mut Env) {
+        if Kind::of_frame(&bytes) == Some(Kind::Ack) {
+            if std::mem::take(&mut env.mute[self.id.host]) {
+                self.mute = self.core.session_id();
+            }
+            if self.mute.is_some() && self.mute == self.core.session_id() {
+                return;
+            }
+        }
         if let Some(stream) = &self.stream {
             env.send(stream.connection, self.id.host, bytes);
         }

@@ -141,6 +141,8 @@ pub struct Env {
     pub witness: HashMap<SessionId, HostId>,
     /// Until when a host's disk is slow, and until when a host does nothing.
     pub slow_until: [u64; 2],
+    /// Who acks nothing from the next ack on.
+    pub mute: [bool; 2],
     /// Until when a host does nothing.
     pub paused_until: [u64; 2],
     /// Faults stopped.
@@ -166,6 +168,7 @@ impl Env {
             client: Client { request: 1, answered: 0 },
             witness: HashMap::new(),
             slow_until: [0; 2],
+            mute: [false; 2],
             paused_until: [0; 2],
             healing: false,
             takeovers: 0,

@@ -87,6 +87,8 @@ pub enum What {
     Pause(usize, u64),
     /// A host's disk is slow.
     SlowDisk(usize, u64),
+    /// A backup is heard, and acks nothing any more in this session.
+    Mute(usize),
     /// The connection between the hosts is reset.
     Reset,
     /// The next bytes between the hosts arrive altered.

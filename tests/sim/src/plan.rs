@@ -16,6 +16,9 @@ pub const US: u64 = 1_000;
 /// A millisecond, in nanoseconds.
 pub const MS: u64 = 1_000_000;
 
+/// A primary waits so many times `detect` for an ack.
+const ACK_WAIT_DETECTS: u64 = 4;
+
 /// A rule broken on purpose in the driver, to prove that the oracle sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Break {
@@ -144,6 +147,7 @@ impl Plan {
             term,
             heartbeat: Duration::from_nanos(self.detect / 4),
             detect: Duration::from_nanos(self.detect),
+            ack_wait: Duration::from_nanos(ACK_WAIT_DETECTS * self.detect),
             claim_retry: Duration::from_nanos(self.claim_retry),
             in_flight_epochs_max: self.in_flight_epochs_max,
             in_flight_bytes_max: 1 << 20,
@@ -194,7 +198,7 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         When::Step { host, .. } if rng.percent(80) => host,
         _ => rng.range(0, 1) as usize,
     };
-    match rng.range(0, 15) {
+    match rng.range(0, 16) {
         0..=6 => {
             let restart = rng.percent(60).then(|| rng.range(0, 2 * detect));
             What::Crash { host, power: rng.percent(50), restart }
@@ -206,6 +210,7 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         12 => What::SlowDisk(host, long),
         13 => What::Reset,
         14 => What::Garble,
+        15 => What::Mute(host),
         _ => What::Unprotect,
     }
 }

@@ -285,6 +285,7 @@ impl PrimaryNode {
         sectors: &[SectorWrite],
         env: &mut Env,
     ) -> Result<(), Crashed> {
+        self.core.handle_shipping(env.time(), link.session, epoch);
         let mut out = Vec::new();
         let mut writer = if base {
             let begin = EpochBegin { base, released: epoch.prev() };

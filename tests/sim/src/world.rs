@@ -458,8 +458,13 @@ impl World {
                 env.net.client_up[host] = false;
                 time
             }
-            What::Pause(host, time) => return env.paused_until[host] = env.now + time,
+            // A pause inside a longer one does not end it: what waits for the end would be overtaken.
+            What::Pause(host, time) => {
+                let until = &mut env.paused_until[host];
+                return *until = (*until).max(env.now + time);
+            }
             What::SlowDisk(host, time) => return env.slow_until[host] = env.now + time,
+            What::Mute(host) => return env.mute[host] = true,
             What::Garble => return env.net.garble_next = true,
             What::Reset => return self.reset(),
             What::Unprotect => return self.unprotect(),
@@ -557,6 +562,7 @@ impl World {
         self.env.net.client_up = [true; 2];
         self.env.net.garble_next = false;
         self.env.slow_until = [0; 2];
+        self.env.mute = [false; 2];
         self.env.plan.client_loss = 0;
         self.answered_before_heal = self.env.client.answered;
         self.join();

@@ -5,8 +5,8 @@
 //! comparison; protection is put on and taken off while it runs, and the unprotected rate is measured right before and
 //! right after each protected one, because a machine that does other things too changes from second to second.
 //!
-//! What it is not: a measurement of two hosts. Both sides share this machine's processors and its loopback, so the cost
-//! seen here holds the backup's work too.
+//! Unless a backup on another host is given, both sides share this machine's processors and its loopback: then the cost
+//! that is seen holds the backup's work too.
 
 mod agent;
 mod chart;
@@ -33,7 +33,9 @@ pub fn run(config: &BenchConfig) -> Result<Exit, Failure> {
     std::fs::create_dir_all(&config.out).map_err(|error| cannot("make the directory", &config.out, &error))?;
     match config.kind {
         BenchKind::EpochSweep => {
-            network::enter()?;
+            if config.tap.is_none() {
+                network::enter()?;
+            }
             sweep::run(config)?;
         }
         BenchKind::Pause => pause::run(config)?,

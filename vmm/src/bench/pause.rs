@@ -72,7 +72,8 @@ impl Point {
             cmdline,
             memory_bytes: self.memory_mib << 20,
             disk: None,
-            net: false,
+            tap: None,
+            backup: None,
             durability: CommitDurability::Disk,
         })
     }

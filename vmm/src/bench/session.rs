@@ -11,9 +11,9 @@ use replication::primary::PrimaryState;
 use snapshot::disk::OverlayDisk;
 
 use super::cannot;
-use super::network::{BACKUP_TAP, PRIMARY_TAP};
+use super::network::BACKUP_TAP;
 use super::peer::{Peer, PeerSpec};
-use crate::config::{CommitDurability, EpochLength, Witness};
+use crate::config::{CommitDurability, Endpoint, EpochLength, Witness};
 use crate::epoch::pacer::Length;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
@@ -53,7 +53,10 @@ pub(super) struct GuestSpec {
     pub(super) cmdline: String,
     pub(super) memory_bytes: u64,
     pub(super) disk: Option<Image>,
-    pub(super) net: bool,
+    /// Of its network card, if it has one.
+    pub(super) tap: Option<String>,
+    /// A running backup; without it one is started.
+    pub(super) backup: Option<Endpoint>,
     pub(super) durability: CommitDurability,
 }
 
@@ -87,7 +90,7 @@ impl Session {
         }
         let log = DiskLog::open(&mut disks)?;
         let slot = disks.len();
-        let tap = if spec.net { Some(Arc::new(Tap::open(PRIMARY_TAP)?)) } else { None };
+        let tap = spec.tap.as_deref().map(Tap::open).transpose()?.map(Arc::new);
         let console_path = console_path(dir);
         let console = File::create(&console_path).map_err(|error| cannot("make", &console_path, &error))?;
         let parts = Parts {
@@ -114,19 +117,28 @@ impl Session {
 
     /// Starts a backup and waits until the guest is protected by it.
     pub(super) fn protect(&mut self, epoch: EpochLength) -> Result<(), Failure> {
+        let target = match &self.spec.backup {
+            Some(running) => running.clone(),
+            None => self.start_peer()?,
+        };
+        self.set_epoch(epoch);
+        let refused = |why: String| Failure::new(Exit::Error, format!("the guest cannot be protected: {why}"));
+        self.guardian.protect(target).map_err(refused)?;
+        self.wait_until("the guest to be protected", |session| session.guardian.state() == PrimaryState::Protected)
+    }
+
+    fn start_peer(&mut self) -> Result<Endpoint, Failure> {
         let image = backup_image(&self.dir);
         let peer = Peer::start(&PeerSpec {
             dir: &self.dir,
             vm_name: VM_NAME,
             disk: self.spec.disk.as_ref().map(|_| image.as_path()),
-            tap: self.spec.net.then_some(BACKUP_TAP),
+            tap: self.spec.tap.as_ref().map(|_| BACKUP_TAP),
             detect: DETECT,
         })?;
-        self.set_epoch(epoch);
-        let refused = |why: String| Failure::new(Exit::Error, format!("the guest cannot be protected: {why}"));
-        self.guardian.protect(peer.endpoint()).map_err(refused)?;
+        let endpoint = peer.endpoint();
         self.peer = Some(peer);
-        self.wait_until("the guest to be protected", |session| session.guardian.state() == PrimaryState::Protected)
+        Ok(endpoint)
     }
 
     /// Changes the length of epochs.
@@ -189,9 +201,13 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.peer.is_some() && self.machine.ended().is_none() {
-            // The peer must not take this guest over.
-            self.peer = None;
+        // No backup must take this guest over: neither one of ours nor one on another host.
+        self.peer = None;
+        if self.spec.backup.is_some()
+            && self.guardian.state() != PrimaryState::Solo
+            && let Err(failure) = self.unprotect()
+        {
+            tracing::error!(%failure, "the backup was not told that the measurement is over");
         }
         self.machine.end(End::Stopped);
         if let Some(threads) = self.threads.take() {

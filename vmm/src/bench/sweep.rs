@@ -267,7 +267,7 @@ fn bare_plans(config: &BenchConfig, skipped: &mut Vec<String>) -> Result<Vec<Pla
         None => {
             let workload = Workload { name: "network", load: Load::Echo(None) };
             let mut plan = bare_plan(config, workload, "net-echo", "", None, safe)?;
-            plan.spec.net = true;
+            plan.spec.tap = Some(network::PRIMARY_TAP.into());
             plans.push(plan);
         }
         Some(why) => skipped.push(format!("network: {why}")),
@@ -289,7 +289,8 @@ fn bare_plan(
         cmdline: cmdline.into(),
         memory_bytes: MEMORY_BYTES,
         disk,
-        net: false,
+        tap: None,
+        backup: None,
         durability,
     };
     Ok(Plan { guest: "bare".into(), spec, workloads: vec![workload], lengths_together: 1 })
@@ -302,7 +303,9 @@ fn linux_plan(config: &BenchConfig, kernel: std::path::PathBuf, skipped: &mut Ve
         None => skipped.push("disk-write, disk-read: no --disk with an ext4 image for the guest".into()),
     }
     asks.push(("memory", Ask::Work("mem", 1024)));
-    if let Some(why) = network::missing() {
+    if config.tap.is_none()
+        && let Some(why) = network::missing()
+    {
         return Err(Failure::new(
             crate::exit::Exit::Error,
             format!("a Linux guest is asked for work over its network, and there is none: {why}"),
@@ -315,8 +318,10 @@ fn linux_plan(config: &BenchConfig, kernel: std::path::PathBuf, skipped: &mut Ve
         cmdline: "console=ttyS0".into(),
         memory_bytes: MEMORY_BYTES,
         disk: config.disk.clone().map(Image::CopyOf),
-        net: true,
+        tap: Some(config.tap.clone().unwrap_or_else(|| network::PRIMARY_TAP.into())),
+        backup: config.backup.clone(),
         durability: CommitDurability::Disk,
     };
-    Ok(Plan { guest: "linux".into(), spec, workloads: workloads.collect(), lengths_together: usize::MAX })
+    let guest = if config.backup.is_some() { "linux-two-hosts" } else { "linux" };
+    Ok(Plan { guest: guest.into(), spec, workloads: workloads.collect(), lengths_together: usize::MAX })
 }

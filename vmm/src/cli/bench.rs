@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 
 use super::{Commands, logging};
-use crate::config::{BenchConfig, BenchKind, DemoConfig, DemoGuest, LogFormat};
+use crate::config::{BenchConfig, BenchKind, DemoConfig, DemoGuest, Endpoint, LogFormat};
 use crate::exit::{Exit, Failure};
 
 /// Measure what protection costs: CSV, SVG and a page to look at
@@ -32,6 +32,13 @@ pub(super) struct BenchArgs {
     /// Image with an ext4 file system for that kernel's guest; it is copied. Without it the disk is not measured
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "kernel")]
     disk: Option<PathBuf>,
+    /// A running `outlast backup --name bench` to protect that kernel's guest, instead of one beside the bench
+    #[arg(long, value_name = "tcp:HOST:PORT", requires = "kernel", requires = "tap")]
+    backup: Option<Endpoint>,
+    /// Tap for that kernel's guest, instead of a network namespace of the bench's own; this host must reach 10.77.0.10
+    /// through it
+    #[arg(long, value_name = "NAME", requires = "backup")]
+    tap: Option<String>,
     /// Directory of the bare guests [default: $OUTLAST_BARE, else beside the build of this program]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     guests: Option<PathBuf>,
@@ -55,8 +62,8 @@ pub(super) struct DemoArgs {
 pub(super) fn execute(args: BenchArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
     // Protection comes and goes by the hundred here: only what fails is worth a line.
     logging::start_at(LogFormat::Text, "error");
-    let BenchArgs { kind, out, quick, repeat, kernel, initramfs, disk, guests } = args;
-    commands.bench(BenchConfig { kind, out, quick, repeat, kernel, initramfs, disk, guests })
+    let BenchArgs { kind, out, quick, repeat, kernel, initramfs, disk, backup, tap, guests } = args;
+    commands.bench(BenchConfig { kind, out, quick, repeat, kernel, initramfs, disk, backup, tap, guests })
 }
 
 pub(super) fn execute_demo(args: DemoArgs, commands: &dyn Commands) -> Result<Exit, Failure> {

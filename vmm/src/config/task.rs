@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::ft::Endpoint;
+
 /// A question that `outlast bench` answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -32,6 +34,12 @@ pub struct BenchConfig {
     pub initramfs: Option<PathBuf>,
     /// Image with an ext4 file system for that kernel's guest; copied, not written.
     pub disk: Option<PathBuf>,
+    /// A running backup named `bench`, on another host, to protect the guest of that kernel; none means one that the bench
+    /// starts beside itself.
+    pub backup: Option<Endpoint>,
+    /// The tap for the guest's network card, with this host's way to the guest behind it; none means a network
+    /// namespace of the bench's own.
+    pub tap: Option<String>,
     /// Directory of the bare guests; none means `$OUTLAST_BARE`, or beside the build of this program.
     pub guests: Option<PathBuf>,
 }

@@ -40,8 +40,9 @@ const IN_FLIGHT_BYTES_MAX: u64 = 64 << 20;
 /// Between two claims while the witness does not answer.
 const CLAIM_RETRY: Duration = Duration::from_millis(250);
 /// A log that is slow to sync does not make a dead primary; one that is stuck for so many times `detect` does: the guest
-/// has long been waiting, and the backup can go on with it.
-const LOG_STALL_DETECTS: u32 = 10;
+/// has long been waiting, and the backup can go on with it. The other way round the same: a backup that acks nothing for
+/// so long is lost, though its heartbeats come.
+const STALL_DETECTS: u32 = 10;
 /// How long a wait lasts before the waiter looks around again.
 const LOOK_AROUND: Duration = Duration::from_millis(50);
 
@@ -124,6 +125,7 @@ fn core_config(config: &GuardianConfig, machine: &Machine) -> PrimaryConfig {
         term: config.term,
         heartbeat: config.heartbeat,
         detect: config.detect,
+        ack_wait: config.detect * STALL_DETECTS,
         claim_retry: CLAIM_RETRY,
         in_flight_epochs_max: IN_FLIGHT_EPOCHS_MAX,
         in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,
@@ -198,8 +200,7 @@ impl Guardian {
             match &inner.stream {
                 // The ship thread may be waiting for the log's disk; the backup must hear from a primary that lives.
                 Some(stream) if Kind::of_frame(&frames) == Some(Kind::Heartbeat) => {
-                    if inner.logging_since.is_none_or(|since| since.elapsed() < self.config.detect * LOG_STALL_DETECTS)
-                    {
+                    if inner.logging_since.is_none_or(|since| since.elapsed() < self.config.detect * STALL_DETECTS) {
                         stream.send_now(&frames);
                     }
                 }
@@ -294,6 +295,7 @@ impl Guardian {
             SoloReason::LostBeforeBase => "the backup was lost before it was whole".into(),
             SoloReason::ClaimGranted => "the backup was lost, and the witness gave the guest to this host".into(),
             SoloReason::Unprotected => "protection was ended".into(),
+            SoloReason::Mute => "the backup was there but confirmed nothing for too long: look at its disk".into(),
         };
         let before = self.lock().last_solo_reason.replace(text.clone());
         // A backup that says no at every attempt is news once.
@@ -336,6 +338,12 @@ impl Guardian {
         self.disconnect();
         let now = self.clock.now();
         self.with_core(|core| core.handle_disconnected(now));
+    }
+
+    /// The first byte of an epoch is about to go out.
+    pub(super) fn handle_shipping(&self, session: SessionId, epoch: EpochId) {
+        let now = self.clock.now();
+        self.with_core(|core| core.handle_shipping(now, session, epoch));
     }
 
     pub(super) fn handle_shipped(&self, session: SessionId, epoch: EpochId) {

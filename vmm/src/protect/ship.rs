@@ -153,6 +153,7 @@ impl Shipper {
             && let Some(stream) = self.guardian.stream_of(link.session)
         {
             let mut outbox = Outbox::new(stream);
+            self.guardian.handle_shipping(link.session, epoch);
             match self.ship(&sealed, link, &mut outbox) {
                 Ok(()) => {
                     self.guardian.machine.stats().record_shipped(outbox.sent);
