@@ -8,6 +8,7 @@ use replication::EpochId;
 
 use super::capture::{Capture, StopAndCopy};
 use super::dirty::DirtyHarvest;
+use super::hot::IdlePages;
 use super::{EpochSink, SealedEpoch};
 use crate::kvm::KvmError;
 use crate::machine::Machine;
@@ -86,10 +87,15 @@ impl Epochs {
         (epoch, next)
     }
 
+    /// Where captured pages that turn out unchanged are reported, so that they are protected again.
+    pub fn idle_pages(&self) -> IdlePages {
+        self.harvest.idle_pages()
+    }
+
     /// Harvests dirty pages while the guest runs, for synchronization.
     pub fn harvest_running(&mut self, machine: &Machine) -> Result<Vec<u64>, KvmError> {
         let mut gfns = Vec::new();
-        self.harvest.take(machine.vm(), machine.ram(), &mut gfns)?;
+        self.harvest.take(machine.vm(), machine.ram(), None, &mut gfns)?;
         Ok(gfns)
     }
 
@@ -108,7 +114,7 @@ impl Epochs {
         let state = machine.save_state(&board)?;
         let saved = Instant::now();
         let mut gfns = Vec::new();
-        self.harvest.take(machine.vm(), machine.ram(), &mut gfns)?;
+        self.harvest.take(machine.vm(), machine.ram(), Some(self.running), &mut gfns)?;
         let harvested = Instant::now();
         let pages = self.capture.capture(machine.ram(), gfns);
         let copied = Instant::now();

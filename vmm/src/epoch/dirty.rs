@@ -1,5 +1,9 @@
-//! The dirty set: KVM's log joined with the VMM's own marks, harvested and re-protected in one go.
+//! The dirty set: KVM's log joined with the VMM's own marks, harvested and re-protected in one go; but for hot pages,
+//! which stay writable.
 
+use replication::EpochId;
+
+use super::hot::{HotPages, IdlePages};
 use crate::kvm::{KvmError, Vm};
 use crate::memory::Ram;
 use crate::memory::marks::set_bits;
@@ -9,21 +13,37 @@ use crate::memory::marks::set_bits;
 pub struct DirtyHarvest {
     /// One bit a page, for each region.
     words: Vec<Vec<u64>>,
+    hot: Vec<HotPages>,
+    idle: IdlePages,
 }
 
 impl DirtyHarvest {
     /// Buffers for the regions of `ram`.
     pub fn new(ram: &Ram) -> Self {
         let words = ram.regions().iter().map(|r| vec![0; r.page_count().div_ceil(64) as usize]).collect();
-        Self { words }
+        let hot = ram.regions().iter().map(|r| HotPages::new(r.page_count())).collect();
+        Self { words, hot, idle: IdlePages::default() }
+    }
+
+    /// Where captured pages that turn out unchanged are reported.
+    pub fn idle_pages(&self) -> IdlePages {
+        self.idle.clone()
     }
 
     /// Appends the numbers of all pages written since the last harvest to `gfns`, ascending, and protects them again.
     ///
-    /// With vCPUs stopped this is exact. With vCPUs running (synchronization) a page written meanwhile is in this
-    /// harvest or in the next: it is protected *before* the caller reads it.
-    pub fn take(&mut self, vm: &Vm, ram: &Ram, gfns: &mut Vec<u64>) -> Result<(), KvmError> {
-        for (region, words) in ram.regions().iter().zip(&mut self.words) {
+    /// At the end of epoch `sealed`, with vCPUs stopped, this is exact, but for hot pages: they are in every harvest. With
+    /// vCPUs running (synchronization; no epoch) a page written meanwhile is in this harvest or in the next: it is
+    /// protected *before* the caller reads it, and no page is hot.
+    pub fn take(
+        &mut self,
+        vm: &Vm,
+        ram: &Ram,
+        sealed: Option<EpochId>,
+        gfns: &mut Vec<u64>,
+    ) -> Result<(), KvmError> {
+        self.cool(ram);
+        for ((region, words), hot) in ram.regions().iter().zip(&mut self.words).zip(&mut self.hot) {
             vm.read_dirty(region.slot, words)?;
             region.marks.take(|index, bits| words[index] |= bits);
             let before = gfns.len();
@@ -31,11 +51,39 @@ impl DirtyHarvest {
                 let first = region.first_gfn() + index as u64 * 64;
                 gfns.extend(set_bits(*word).map(|bit| first + bit as u64));
             }
-            if gfns.len() > before {
-                // Bits that only we set are not in KVM's log; it ignores them.
-                vm.clear_dirty(region.slot, region.page_count(), words)?;
+            match sealed {
+                Some(epoch) => keep_hot(words, hot, epoch, region.first_gfn(), &gfns[before..]),
+                None => hot.forget(),
             }
+            // Bits that only we set are not in KVM's log; it ignores them.
+            vm.clear_dirty(region.slot, region.page_count(), words)?;
         }
         Ok(())
+    }
+
+    /// Takes what was reported about unchanged pages.
+    fn cool(&mut self, ram: &Ram) {
+        for (epoch, gfns) in self.idle.take() {
+            for gfn in gfns {
+                let found = ram.regions().iter().zip(&mut self.hot).find(|(r, _)| {
+                    (r.first_gfn()..r.first_gfn() + r.page_count()).contains(&gfn)
+                });
+                if let Some((region, hot)) = found {
+                    hot.note_idle((gfn - region.first_gfn()) as usize, epoch);
+                }
+            }
+        }
+    }
+}
+
+/// Takes hot pages out of what is to be protected.
+fn keep_hot(words: &mut [u64], hot: &mut HotPages, epoch: EpochId, first_gfn: u64, gfns: &[u64]) {
+    // Consecutive epochs differ by one in the low half too, and numbers that far apart never meet.
+    hot.begin(epoch.0 as u32);
+    for gfn in gfns {
+        let index = (gfn - first_gfn) as usize;
+        if hot.keeps(index) {
+            words[index / 64] &= !(1 << (index % 64));
+        }
     }
 }

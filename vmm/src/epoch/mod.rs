@@ -18,6 +18,7 @@
 pub mod boundary;
 pub mod capture;
 pub mod dirty;
+pub mod hot;
 pub mod pacer;
 
 use std::sync::Arc;

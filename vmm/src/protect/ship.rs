@@ -16,6 +16,7 @@ use super::resync;
 use super::shadow::Shadow;
 use super::socket::SendHalf;
 use crate::epoch::SealedEpoch;
+use crate::epoch::hot::IdlePages;
 use crate::exit::Failure;
 
 /// Frames are given to the socket in pieces of about this size.
@@ -28,6 +29,7 @@ pub(super) fn run(guardian: &Arc<Guardian>, items: &Receiver<ToShip>, log: DiskL
         log,
         encoder: PageEncoder::new(),
         shadow: Shadow::default(),
+        idle: guardian.machine.epochs().idle_pages(),
         deferred: VecDeque::new(),
     };
     loop {
@@ -47,6 +49,7 @@ pub(super) struct Shipper {
     pub(super) guardian: Arc<Guardian>,
     pub(super) encoder: PageEncoder,
     shadow: Shadow,
+    idle: IdlePages,
     log: DiskLog,
     /// What came while a backup was being filled, and waits until that is over.
     pub(super) deferred: VecDeque<ToShip>,
@@ -180,12 +183,16 @@ impl Shipper {
         let mut writer = EpochWriter::begin(link, *epoch, begin, &mut outbox.buffer);
         writer.inputs(inputs, &mut outbox.buffer);
         self.shadow.begin(link.session);
+        let mut unchanged = Vec::new();
         for (gfn, page) in pages.iter() {
-            if self.shadow.encode(gfn, page, &mut self.encoder) && self.encoder.is_full() {
+            if !self.shadow.encode(gfn, page, &mut self.encoder) {
+                unchanged.push(gfn);
+            } else if self.encoder.is_full() {
                 self.encoder.take_batch(|body, count| writer.pages(body, count, &mut outbox.buffer));
                 outbox.flush_if_full()?;
             }
         }
+        self.idle.report(*epoch, unchanged);
         self.encoder.take_batch(|body, count| writer.pages(body, count, &mut outbox.buffer));
         writer.state(&state.encode(), &mut outbox.buffer);
         for (disk, set) in disk_writes.iter().enumerate() {
