@@ -35,13 +35,7 @@ impl DirtyHarvest {
     /// At the end of epoch `sealed`, with vCPUs stopped, this is exact, but for hot pages: they are in every harvest. With
     /// vCPUs running (synchronization; no epoch) a page written meanwhile is in this harvest or in the next: it is
     /// protected *before* the caller reads it, and no page is hot.
-    pub fn take(
-        &mut self,
-        vm: &Vm,
-        ram: &Ram,
-        sealed: Option<EpochId>,
-        gfns: &mut Vec<u64>,
-    ) -> Result<(), KvmError> {
+    pub fn take(&mut self, vm: &Vm, ram: &Ram, sealed: Option<EpochId>, gfns: &mut Vec<u64>) -> Result<(), KvmError> {
         self.cool(ram);
         for ((region, words), hot) in ram.regions().iter().zip(&mut self.words).zip(&mut self.hot) {
             vm.read_dirty(region.slot, words)?;
@@ -65,9 +59,11 @@ impl DirtyHarvest {
     fn cool(&mut self, ram: &Ram) {
         for (epoch, gfns) in self.idle.take() {
             for gfn in gfns {
-                let found = ram.regions().iter().zip(&mut self.hot).find(|(r, _)| {
-                    (r.first_gfn()..r.first_gfn() + r.page_count()).contains(&gfn)
-                });
+                let found = ram
+                    .regions()
+                    .iter()
+                    .zip(&mut self.hot)
+                    .find(|(r, _)| (r.first_gfn()..r.first_gfn() + r.page_count()).contains(&gfn));
                 if let Some((region, hot)) = found {
                     hot.note_idle((gfn - region.first_gfn()) as usize, epoch);
                 }
