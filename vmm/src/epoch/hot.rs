@@ -83,10 +83,13 @@ impl HotPages {
     }
 }
 
+/// An epoch, and pages of it that were unchanged.
+type Report = (u32, Vec<u64>);
+
 /// Reports of pages that were captured and turned out unchanged, on their way from who compares contents to the harvest.
 #[derive(Debug, Clone, Default)]
 pub struct IdlePages {
-    reports: Arc<Mutex<Vec<(u32, Vec<u64>)>>>,
+    reports: Arc<Mutex<Vec<Report>>>,
 }
 
 impl IdlePages {
@@ -99,7 +102,7 @@ impl IdlePages {
     }
 
     /// All reports since the last call.
-    pub(super) fn take(&self) -> Vec<(u32, Vec<u64>)> {
+    pub(super) fn take(&self) -> Vec<Report> {
         std::mem::take(&mut *self.reports.lock().expect("no holder of the reports panics"))
     }
 }
