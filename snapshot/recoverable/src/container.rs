@@ -1,0 +1,326 @@
+//! A file of ours: a head that says what it is, and a body.
+//!
+//! ```text
+//!   0        32      64                    granule                        granule + body
+//!   ├ magic … ┼ check ┼ words of the kind … ┼ body                        ┤
+//! ```
+//!
+//! A file appears under its name only when it is whole, and it is locked for as long as it is open.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FallocateFlags, RenameFlags};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::error::Error;
+use crate::mapping::{self, PAGE};
+use crate::medium::{Medium, Survives};
+use crate::persist::Persist;
+use crate::step::{Step, reached};
+
+/// Version of all formats.
+pub(crate) const FORMAT: u32 = 1;
+const FIXED: usize = 40;
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Region,
+    UndoLog,
+    RedoLog,
+}
+
+impl Kind {
+    fn magic(self) -> [u8; 8] {
+        match self {
+            Self::Region => *b"OLREGION",
+            Self::UndoLog => *b"OLUNDO\0\0",
+            Self::RedoLog => *b"OLREDO\0\0",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Region => "recoverable region",
+            Self::UndoLog => "undo log",
+            Self::RedoLog => "redo log",
+        }
+    }
+}
+
+/// An open file of ours.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) path: PathBuf,
+    pub(crate) file: File,
+    /// Length of the head, and of a page of the file's memory.
+    pub(crate) granule: usize,
+    pub(crate) body_len: u64,
+    pub(crate) id: u64,
+    pub(crate) medium: Medium,
+}
+
+impl Container {
+    /// Opens the file, or makes one with a body of `body_len` bytes.
+    pub(crate) fn open_or_create(path: &Path, kind: Kind, body_len: u64) -> Result<Self, Error> {
+        // Again, because another may make the file between the two.
+        for _ in 0..3 {
+            match OpenOptions::new().read(true).write(true).open(path) {
+                Ok(file) => return Self::read(path, file, kind),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io("opening", path)(error)),
+            }
+            match create(path, kind, body_len) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return Err(Error::Locked { path: path.to_owned() });
+                }
+                result => result.map_err(Error::io("creating", path))?,
+            }
+        }
+        Err(Error::Locked { path: path.to_owned() })
+    }
+
+    /// Opens a file that must be there.
+    #[cfg(test)]
+    pub(crate) fn open(path: &Path, kind: Kind) -> Result<Self, Error> {
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(Error::io("opening", path))?;
+        Self::read(path, file, kind)
+    }
+
+    fn read(path: &Path, file: File, kind: Kind) -> Result<Self, Error> {
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::Locked { path: path.to_owned() }),
+            Err(TryLockError::Error(error)) => return Err(Error::io("locking", path)(error)),
+        }
+        let found = file.metadata().map_err(Error::io("reading", path))?.len();
+        let mut head = [0; FIXED];
+        let foreign = || Error::Foreign { path: path.to_owned(), wanted: kind.name() };
+        if found < FIXED as u64 {
+            let mut start = [0; 8];
+            let got = file.read_at(&mut start, 0).map_err(Error::io("reading", path))?;
+            let is_ours = got > 0 && kind.magic().starts_with(&start[..got]);
+            return Err(if is_ours {
+                Error::Truncated { path: path.to_owned(), found, wanted: PAGE as u64 }
+            } else {
+                foreign()
+            });
+        }
+        file.read_exact_at(&mut head, 0).map_err(Error::io("reading", path))?;
+        let u32_at = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
+        let u64_at = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
+        if head[..8] != kind.magic() {
+            return Err(foreign());
+        }
+        if u32_at(8) > FORMAT {
+            return Err(Error::Newer { path: path.to_owned(), found: u32_at(8), reads: FORMAT });
+        }
+        if xxh3_64(&head[..32]) != u64_at(32) {
+            return Err(Error::damaged(path, "its head does not match its checksum"));
+        }
+        let (granule, body_len, id) = (u32_at(12) as usize, u64_at(16), u64_at(24));
+        let wanted = (granule as u64 + body_len).next_multiple_of(granule as u64);
+        if found < wanted {
+            return Err(Error::Truncated { path: path.to_owned(), found, wanted });
+        }
+        let medium = Medium::of(&file, mapping::maps_sync(&file, granule)).map_err(Error::io("examining", path))?;
+        Ok(Self { path: path.to_owned(), file, granule, body_len, id, medium })
+    }
+
+    /// How to persist what lies in the file so that it survives `required`, and what it survives then.
+    pub(crate) fn persist(&self, required: Survives) -> Result<(Persist, Survives), Error> {
+        let has = self.medium.survives();
+        if has < required {
+            return Err(Error::TooWeak {
+                path: self.path.clone(),
+                has,
+                required,
+                medium: self.medium.to_string(),
+                remedy: self.medium.remedy(),
+            });
+        }
+        Ok(match self.medium {
+            Medium::Dax | Medium::VolatileDax => (Persist::CacheLines, has),
+            Medium::Disk if required > Survives::ProcessDeath => (Persist::Msync, has),
+            // The kernel's copy outlasts the process, and no more was asked for.
+            _ => (Persist::Nothing, Survives::ProcessDeath),
+        })
+    }
+
+    pub(crate) fn maps_sync(&self) -> bool {
+        matches!(self.medium, Medium::Dax | Medium::VolatileDax)
+    }
+}
+
+/// Makes the file under another name and renames it, so that nobody sees half of it.
+fn create(path: &Path, kind: Kind, body_len: u64) -> io::Result<()> {
+    let mut name = path.file_name().ok_or(ErrorKind::InvalidInput)?.to_owned();
+    name.push(".new");
+    let temporary = path.with_file_name(name);
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&temporary)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(ErrorKind::WouldBlock.into()),
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    // Between opening and locking, its maker may have finished it and given it its name.
+    if std::fs::metadata(&temporary).ok().map(|m| m.ino()) != Some(file.metadata()?.ino()) {
+        return Err(ErrorKind::AlreadyExists.into());
+    }
+    let result = fill(&file, kind, body_len).and_then(|()| {
+        reached(Step::FileWritten);
+        rustix::fs::renameat_with(CWD, &temporary, CWD, path, RenameFlags::NOREPLACE)?;
+        reached(Step::FileNamed);
+        sync_directory(path)
+    });
+    if result.is_err() {
+        // What is left of it is in nobody's way; the next who creates the file takes it over.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    result
+}
+
+fn fill(file: &File, kind: Kind, body_len: u64) -> io::Result<()> {
+    let granule = match rustix::fs::fstatfs(file)? {
+        stat if Medium::of(file, false)? == Medium::Hugetlbfs => stat.f_bsize as u64,
+        _ => PAGE as u64,
+    };
+    let len = (granule + body_len).next_multiple_of(granule);
+    file.set_len(0)?;
+    file.set_len(len)?;
+    reserve(file, len, kind)?;
+    reached(Step::FileReserved);
+    let id = random()?;
+    let mut head = [0; FIXED];
+    head[..8].copy_from_slice(&kind.magic());
+    head[8..12].copy_from_slice(&FORMAT.to_le_bytes());
+    head[12..16].copy_from_slice(&(granule as u32).to_le_bytes());
+    head[16..24].copy_from_slice(&body_len.to_le_bytes());
+    head[24..32].copy_from_slice(&id.to_le_bytes());
+    let check = xxh3_64(&head[..32]);
+    head[32..].copy_from_slice(&check.to_le_bytes());
+    let mut page = mapping::Mapping::file(file, 0, granule as usize, granule as usize, false)?;
+    crate::region::write_fresh_words(&mut page, kind);
+    page.bytes_mut()[..FIXED].copy_from_slice(&head);
+    page.msync(0, PAGE)?;
+    drop(page);
+    file.sync_all()
+}
+
+/// Has the file system set the space aside, so that a later store cannot fail for want of it.
+fn reserve(file: &File, len: u64, kind: Kind) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
+        Ok(()) if kind != Kind::RedoLog => return Ok(()),
+        // A log on a disk is written with zeros, so that a later sync has no metadata to write.
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let zeros = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < len {
+        let piece = (len - at).min(zeros.len() as u64) as usize;
+        file.write_all_at(&zeros[..piece], at)?;
+        at += piece as u64;
+    }
+    Ok(())
+}
+
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(directory)?.sync_all()
+}
+
+/// A number that no other file has; never 0.
+fn random() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u64::from_le_bytes(bytes) | 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn make(body_len: u64) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = dir.path().join("file");
+        drop(Container::open_or_create(&path, Kind::Region, body_len).unwrap());
+        (dir, path)
+    }
+
+    #[test]
+    fn file_opened_twice_is_locked() {
+        let (_dir, path) = make(4096);
+        let _first = Container::open(&path, Kind::Region).unwrap();
+        assert!(matches!(Container::open(&path, Kind::Region), Err(Error::Locked { .. })));
+    }
+
+    #[test]
+    fn file_of_another_kind_is_foreign() {
+        let (dir, path) = make(4096);
+        assert!(matches!(Container::open(&path, Kind::UndoLog), Err(Error::Foreign { .. })));
+        let text = dir.path().join("text");
+        std::fs::write(&text, "hello, world\n".repeat(1000)).unwrap();
+        assert!(matches!(Container::open(&text, Kind::Region), Err(Error::Foreign { .. })));
+    }
+
+    #[test]
+    fn file_cut_at_every_length_is_refused() {
+        let (_dir, path) = make(100);
+        let whole = std::fs::read(&path).unwrap();
+        for len in 0..whole.len() {
+            std::fs::write(&path, &whole[..len]).unwrap();
+            let error = Container::open(&path, Kind::Region).unwrap_err();
+            assert!(matches!(error, Error::Truncated { .. } | Error::Foreign { .. }), "{len}: {error}");
+        }
+        std::fs::write(&path, &whole).unwrap();
+        Container::open(&path, Kind::Region).unwrap();
+    }
+
+    #[test]
+    fn head_with_any_bit_flipped_is_refused() {
+        let (_dir, path) = make(100);
+        let whole = std::fs::read(&path).unwrap();
+        for bit in 0..FIXED * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bytes).unwrap();
+            let error = Container::open(&path, Kind::Region).unwrap_err();
+            assert!(!matches!(error, Error::Io { .. } | Error::Locked { .. }), "bit {bit}: {error}");
+        }
+    }
+
+    #[test]
+    fn file_of_a_newer_format_says_so() {
+        let (_dir, path) = make(100);
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(&2u32.to_le_bytes(), 8).unwrap();
+        let error = Container::open(&path, Kind::Region).unwrap_err();
+        assert!(matches!(error, Error::Newer { found: 2, reads: 1, .. }), "{error}");
+    }
+
+    #[test]
+    fn weak_medium_is_refused_with_a_remedy() {
+        let (_dir, path) = make(100);
+        let container = Container::open(&path, Kind::Region).unwrap();
+        assert_eq!(container.persist(Survives::ProcessDeath).unwrap(), (Persist::Nothing, Survives::ProcessDeath));
+        let text = container.persist(Survives::PowerLoss).unwrap_err().to_string();
+        assert!(text.contains("tmpfs") && text.contains("put the file on"), "{text}");
+    }
+
+    #[test]
+    fn half_made_file_of_a_dead_maker_is_taken_over() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        std::fs::write(dir.path().join("file.new"), "half").unwrap();
+        let path = dir.path().join("file");
+        Container::open_or_create(&path, Kind::Region, 100).unwrap();
+        assert!(!dir.path().join("file.new").exists());
+    }
+}
