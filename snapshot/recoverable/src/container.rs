@@ -85,7 +85,6 @@ impl Container {
     }
 
     /// Opens a file that must be there.
-    #[cfg(test)]
     pub(crate) fn open(path: &Path, kind: Kind) -> Result<Self, Error> {
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(Error::io("opening", path))?;
         Self::read(path, file, kind)

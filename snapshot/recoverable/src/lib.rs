@@ -3,7 +3,7 @@
 //! | | for | commit | log |
 //! |---|---|---|---|
 //! | [`Vista`] | memory that survives by itself: tmpfs (a process's death), persistent memory (a loss of power) | one store of eight bytes | undo |
-//! | `Rvm` | ordinary disks | one write and one sync, shared by those who commit together | redo |
+//! | [`Rvm`] | ordinary disks | one write and one sync, shared by those who commit together | redo |
 //!
 //! [`RecoverableMemory`] is what both have in common; [`Heap`] allocates in either. [`PersistentRegion`] is a mapped file that
 //! knows what it survives and never promises more. [`Step`] names every point at which the tests kill a process.
@@ -27,6 +27,7 @@ mod medium;
 mod memory;
 mod persist;
 mod region;
+mod rvm;
 mod step;
 #[cfg(test)]
 mod tests_random;
@@ -38,5 +39,6 @@ pub use heap::{Heap, Pointer};
 pub use medium::{Medium, Survives};
 pub use memory::{Declare, RecoverableMemory, RegionId};
 pub use region::PersistentRegion;
+pub use rvm::{CommitMode, Flusher, RestoreMode, Rvm, RvmOptions, RvmQuery, RvmTransaction};
 pub use step::{Step, set_hook};
 pub use vista::{Transaction, Vista, VistaOptions};

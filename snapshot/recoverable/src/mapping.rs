@@ -33,7 +33,6 @@ impl Mapping {
     }
 
     /// Zeros that belong to this process.
-    #[cfg(test)]
     pub(crate) fn anonymous(len: usize) -> io::Result<Self> {
         Self::map(len, PAGE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
     }

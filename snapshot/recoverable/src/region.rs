@@ -20,9 +20,9 @@ use crate::medium::{Medium, Survives};
 use crate::persist::Persist;
 use crate::word::{seal, unseal};
 
-const LOG_AT: usize = 64;
-const TOUCHED_AT: usize = 72;
-const OVER_AT: usize = 80;
+pub(crate) const LOG_AT: usize = 64;
+pub(crate) const TOUCHED_AT: usize = 72;
+pub(crate) const OVER_AT: usize = 80;
 
 /// The sealed words of a file that is new.
 pub(crate) fn write_fresh_words(head: &mut Mapping, kind: Kind) {

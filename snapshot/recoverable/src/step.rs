@@ -124,6 +124,11 @@ pub(crate) fn reached(step: Step) {
     }
 }
 
+/// Whether somebody watches the steps.
+pub(crate) fn is_hooked() -> bool {
+    HOOK.load(Ordering::Relaxed) != 0
+}
+
 #[cold]
 #[expect(unsafe_code, reason = "a function pointer is kept in an atomic integer")]
 fn call(step: Step) {

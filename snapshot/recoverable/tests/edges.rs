@@ -4,13 +4,22 @@
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use recoverable::{Error, Step, Survives, Vista, VistaOptions};
+use recoverable::{Error, PersistentRegion, Rvm, Step, Survives, Vista, VistaOptions};
+
+/// One test at a time: a child that was forked and has not begun its own program yet has our open files, and their locks.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 const VICTIM: &str = env!("CARGO_BIN_EXE_recoverable-victim");
 
 #[test]
 fn region_unmapped_half_when_the_process_died_can_be_mapped_again_and_elsewhere() {
+    let _alone = alone();
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let whole = Command::new(VICTIM).args(["vista", "unmap"]).arg(dir.path()).output().unwrap();
     assert!(whole.status.success());
@@ -34,6 +43,7 @@ fn region_unmapped_half_when_the_process_died_can_be_mapped_again_and_elsewhere(
 
 #[test]
 fn stores_outside_a_transaction_and_outside_a_region_are_faults_for_the_handler_of_before() {
+    let _alone = alone();
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let run = |what| Command::new(VICTIM).args(["vista", what]).arg(dir.path()).output().unwrap().status;
     assert_eq!(run("fault-unhandled").signal(), Some(11));
@@ -42,6 +52,7 @@ fn stores_outside_a_transaction_and_outside_a_region_are_faults_for_the_handler_
 
 #[test]
 fn disk_survives_a_loss_of_power_and_memory_does_not() {
+    let _alone = alone();
     let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let options = VistaOptions { required: Survives::PowerLoss, ..VistaOptions::default() };
     match Vista::open(disk.path().join("log"), options) {
@@ -61,6 +72,7 @@ fn skip(test: &str, why: &str) {
 
 #[test]
 fn transactions_on_a_disk_are_synced_and_there_after_reopening() {
+    let _alone = alone();
     let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     for required in [Survives::ProcessDeath, Survives::PowerLoss] {
         let options = VistaOptions { required, ..VistaOptions::default() };
@@ -77,4 +89,27 @@ fn transactions_on_a_disk_are_synced_and_there_after_reopening() {
         let region = vista.map(&path, 4096).unwrap();
         assert_eq!(&vista.bytes(region).unwrap()[5..9], b"disk");
     }
+}
+
+#[test]
+fn disk_that_is_full_in_the_middle_of_a_commit_harms_neither_memory_nor_earlier_commits() {
+    let _alone = alone();
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let output = Command::new(VICTIM).args(["rvm", "no-space"]).arg(dir.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn file_that_does_not_fit_is_an_error_and_leaves_nothing_behind() {
+    let _alone = alone();
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = dir.path().join("r");
+    for error in [
+        PersistentRegion::open(&path, 1 << 45, Survives::ProcessDeath).map(drop).unwrap_err(),
+        Rvm::create_log(&path, 1 << 45).unwrap_err(),
+        Vista::open(&path, VistaOptions { log_bytes: 1 << 45, ..VistaOptions::default() }).map(drop).unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::Io { what: "creating", .. }), "{error:?}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }

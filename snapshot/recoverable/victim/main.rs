@@ -1,6 +1,6 @@
 //! The process that the crash tests kill: it works on recoverable memory until it is told to die, or is killed.
 //!
-//! usage: recoverable-victim vista|rvm work|recover|bank|unmap|fault-handled|fault-unhandled DIR [N]
+//! usage: recoverable-victim vista|rvm work|recover|bank|WORK-OF-edges.rs DIR [N]
 //!
 //! `work` and `recover` write one byte for each step that they reach to standard output, and kill themselves at step N.
 #![allow(missing_docs, reason = "a program of the tests")]
@@ -48,6 +48,7 @@ fn main() -> ExitCode {
     set_hook(hook);
     let result = match what.as_str() {
         "unmap" => edges::unmap(dir),
+        "no-space" => edges::no_space(dir),
         "fault-unhandled" => edges::fault(dir, false),
         "fault-handled" => edges::fault(dir, true),
         _ => work::open(kind, dir).and_then(|mut memory| run(what, &mut *memory, dir)),

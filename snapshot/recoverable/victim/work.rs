@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use recoverable::{Declare, Error, Heap, Pointer, RecoverableMemory, RegionId, Vista, VistaOptions};
+use recoverable::{
+    Declare, Error, Heap, Pointer, RecoverableMemory, RegionId, Rvm, RvmOptions, Survives, Vista, VistaOptions,
+};
 
 /// Names and lengths of the regions.
 pub(crate) const REGIONS: [(&str, usize); 3] = [("a", 9000), ("b", 4096), ("heap", 8192)];
@@ -16,8 +18,20 @@ pub(crate) fn open(kind: &str, dir: &Path) -> Result<Box<dyn RecoverableMemory>,
         "vista" => {
             Ok(Box::new(Vista::open(dir.join("log"), VistaOptions { log_bytes: 64 << 10, ..Default::default() })?))
         }
+        "rvm" => Ok(Box::new(open_rvm(dir, 1, None)?)),
+        // Truncated by its thread: how far it is when a step is reached is not the same each time.
+        "rvm-background" => Ok(Box::new(open_rvm(dir, 64 << 10, Some(30))?)),
         other => panic!("unknown kind {other}"),
     }
+}
+
+/// On tmpfs: what was written outlasts the process, synced or not.
+fn open_rvm(dir: &Path, log_bytes: u64, truncation_percent: Option<u8>) -> Result<Rvm, Error> {
+    let log = dir.join("log");
+    if !log.exists() {
+        Rvm::create_log(&log, log_bytes)?;
+    }
+    Rvm::initialize(&log, RvmOptions { required: Survives::ProcessDeath, truncation_percent })
 }
 
 /// Maps the regions.
@@ -40,7 +54,7 @@ pub(crate) fn work(memory: &mut dyn RecoverableMemory, dir: &Path) -> Result<(),
 /// What one transaction changes: overlapping ranges in two regions, and the heap.
 fn change(memory: &mut dyn RecoverableMemory, [a, b, h]: [RegionId; 3], number: u64) -> Result<(), Error> {
     let (at, value) = (number as usize * 700, number as u8 + 1);
-    memory.set_range(a, at..at + 100)?.fill(value);
+    memory.set_range(a, at..at + 700)?.fill(value);
     memory.set_range(a, at + 50..at + 60)?.fill(value + 100);
     memory.set_range(b, 8..16)?.copy_from_slice(&number.to_le_bytes());
     let heap = Heap::open(memory, h)?;
