@@ -72,6 +72,12 @@ pub struct Stats {
     pub harvest: Recorder,
     /// Part of the pause spent copying dirty pages, in ns.
     pub copy: Recorder,
+    /// Part of the pause spent protecting pages that are copied later, in ns.
+    pub arm: Recorder,
+    /// Serving a write that came before the copy of its page, in ns.
+    pub fault: Recorder,
+    /// Pages of an epoch that are copied after its pause.
+    pub armed_pages: Recorder,
     /// Dirty pages of an epoch.
     pub dirty_pages: Recorder,
     /// Bytes shipped for an epoch, headers included.
@@ -89,6 +95,9 @@ pub struct Stats {
     shipped_bytes: AtomicU64,
     exits: AtomicU64,
     console_bytes: AtomicU64,
+    pages_copied: AtomicU64,
+    pages_armed: AtomicU64,
+    faults: AtomicU64,
 }
 
 /// What [`Stats`] has counted.
@@ -108,6 +117,21 @@ pub struct Counts {
     pub exits: u64,
     /// Bytes that the guest wrote to its console, whether let out yet or not.
     pub console_bytes: u64,
+    /// Pages of epochs that were copied in the pause.
+    pub pages_copied_in_pause: u64,
+    /// Pages of epochs that were protected in the pause and copied later.
+    pub pages_armed: u64,
+    /// Writes that came before the copy of their page, and waited for it.
+    pub capture_faults: u64,
+}
+
+/// How the pages of an epoch were captured.
+#[derive(Debug, Clone, Copy)]
+pub struct CaptureCounts {
+    /// Copied in the pause.
+    pub copied: u64,
+    /// Protected in the pause, to be copied later.
+    pub armed: u64,
 }
 
 /// A boundary: how long the guest was stopped, and the parts of that which are told apart.
@@ -137,6 +161,25 @@ impl Stats {
         self.copy.record(nanos(copy));
         self.dirty_pages.record(dirty_pages as u64);
         self.epochs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The pages of an epoch were captured; to protect those that are copied later took `arming`.
+    pub fn record_capture(&self, pages: CaptureCounts, arming: Duration) {
+        let CaptureCounts { copied, armed } = pages;
+        self.pages_copied.fetch_add(copied, Ordering::Relaxed);
+        self.pages_armed.fetch_add(armed, Ordering::Relaxed);
+        self.armed_pages.record(armed);
+        self.arm.record(nanos(arming));
+    }
+
+    /// A write came before the copy of its page.
+    pub fn count_fault(&self) {
+        self.faults.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A write that came before the copy of its page was served, in this time.
+    pub fn record_fault(&self, took: Duration) {
+        self.fault.record(nanos(took));
     }
 
     /// An epoch was shipped.
@@ -188,8 +231,24 @@ impl Stats {
 
     /// Forgets all distributions, so that they tell of what comes from now on. Counters go on.
     pub fn reset_distributions(&self) {
-        let Self { pause, save, harvest, copy, dirty_pages, epoch_bytes, commit, hold, stall, .. } = self;
-        for recorder in [pause, save, harvest, copy, dirty_pages, epoch_bytes, commit, hold, stall] {
+        let Self {
+            pause,
+            save,
+            harvest,
+            copy,
+            arm,
+            fault,
+            armed_pages,
+            dirty_pages,
+            epoch_bytes,
+            commit,
+            hold,
+            stall,
+            ..
+        } = self;
+        for recorder in
+            [pause, save, harvest, copy, arm, fault, armed_pages, dirty_pages, epoch_bytes, commit, hold, stall]
+        {
             recorder.reset();
         }
     }
@@ -205,6 +264,9 @@ impl Stats {
             shipped_bytes: get(&self.shipped_bytes),
             exits: get(&self.exits),
             console_bytes: get(&self.console_bytes),
+            pages_copied_in_pause: get(&self.pages_copied),
+            pages_armed: get(&self.pages_armed),
+            capture_faults: get(&self.faults),
         }
     }
 }

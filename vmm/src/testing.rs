@@ -8,3 +8,12 @@ pub(crate) fn say_skipped(why: &str) {
     let line = format!("\nSKIPPED {test}: {why}\n");
     std::io::stdout().write_all(line.as_bytes()).expect("standard output takes a line");
 }
+
+/// A userfaultfd; says that the running test is skipped where the host refuses one.
+pub(crate) fn uffd() -> Option<crate::memory::uffd::Uffd> {
+    let made = crate::memory::uffd::Uffd::open();
+    if let Err(error) = &made {
+        say_skipped(&format!("no userfaultfd: {error}"));
+    }
+    made.ok()
+}

@@ -14,6 +14,8 @@ pub enum Need {
     Root,
     /// The program `ip` and `/dev/net/tun`.
     Network,
+    /// A userfaultfd that sees the kernel's faults.
+    Userfaultfd,
 }
 
 impl Need {
@@ -27,6 +29,7 @@ impl Need {
                 .err()
                 .map(|error| format!("/dev/kvm cannot be opened: {error}")),
             Self::Root => (!is_root()).then(|| "it takes root".into()),
+            Self::Userfaultfd => vmm::memory::uffd::Uffd::open().err().map(|error| format!("no userfaultfd: {error}")),
             Self::Network if !Path::new("/dev/net/tun").exists() => Some("there is no /dev/net/tun".into()),
             Self::Network => (!runs("ip")).then(|| "there is no `ip` (package iproute2)".into()),
         }

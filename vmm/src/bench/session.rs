@@ -14,6 +14,7 @@ use super::cannot;
 use super::network::BACKUP_TAP;
 use super::peer::{Peer, PeerSpec};
 use crate::config::{CommitDurability, Endpoint, EpochLength, Witness};
+use crate::epoch::capture::Mode;
 use crate::epoch::pacer::Length;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
@@ -103,7 +104,8 @@ impl Session {
             initramfs: spec.initramfs.clone(),
             cmdline: spec.cmdline.clone(),
         };
-        let pace = Pace { length: Length::Auto, min_epoch: MIN_EPOCH, delivery: Delivery::Boundary };
+        let pace =
+            Pace { length: Length::Auto, min_epoch: MIN_EPOCH, capture: Mode::Auto, delivery: Delivery::Boundary };
         let machine = Arc::new(Machine::boot(1, spec.memory_bytes, &source, parts, pace)?);
         let lease = Arc::new(Lease::open(VM_NAME, &Witness::None, Role::Primary)?);
         let config = guardian_config(spec.durability);

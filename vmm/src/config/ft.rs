@@ -127,6 +127,18 @@ pub enum Interrupts {
     Immediate,
 }
 
+/// When the pages that an epoch wrote are copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Capture {
+    /// What makes the pause shortest by the measured costs, at each boundary anew.
+    Auto,
+    /// In the pause.
+    StopAndCopy,
+    /// While the guest runs, each before it is overwritten.
+    CopyOnWrite,
+}
+
 /// What a commit waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]

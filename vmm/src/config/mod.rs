@@ -22,7 +22,7 @@ pub use backup::BackupConfig;
 pub use device::{Console, DiskConfig, MacAddr, MacError, NetConfig, NetOption};
 pub use error::ConfigError;
 pub use file::read_options;
-pub use ft::{CommitDurability, Endpoint, EpochLength, Interrupts, Protect, Witness};
+pub use ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, Protect, Witness};
 pub use group::GroupError;
 pub use names::control_socket;
 pub use options::{BackupOptions, EventMonitor, LogFormat, RunOptions};

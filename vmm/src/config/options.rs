@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use serde::{Deserialize, Serialize};
 
 use super::device::{Console, DiskConfig, NetOption};
-use super::ft::{CommitDurability, Endpoint, EpochLength, Interrupts, Protect, Witness};
+use super::ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, Protect, Witness};
 use super::group::{Group, GroupError};
 use super::units::{ByteSize, TimeSpan, as_text};
 
@@ -102,6 +102,10 @@ pub struct RunOptions {
     /// guest spend its time in pauses [default: 500us]
     #[arg(long, help_heading = "Protection", value_name = "TIME")]
     pub min_epoch: Option<TimeSpan>,
+    /// When the pages of an epoch are copied: 'stop-and-copy' = in the pause, 'copy-on-write' = while the guest runs,
+    /// which makes long pauses short and costs the guest faults, 'auto' = by what both cost here [default: auto]
+    #[arg(long, help_heading = "Protection", value_enum)]
+    pub capture: Option<Capture>,
     /// Not in this version
     #[arg(long, hide = true)]
     pub protocol: Option<String>,
@@ -210,8 +214,8 @@ macro_rules! over {
 }
 
 over!(RunOptions:
-    one { name, kernel, initramfs, restore, cmdline, cpus, memory, console, vsock, state_dir, epoch, min_epoch, protocol,
-          interrupts, commit_durability, witness, detect, heartbeat, tls_dir, api_socket, config, log_format,
+    one { name, kernel, initramfs, restore, cmdline, cpus, memory, console, vsock, state_dir, epoch, min_epoch, capture,
+          protocol, interrupts, commit_durability, witness, detect, heartbeat, tls_dir, api_socket, config, log_format,
           event_monitor }
     many { disk, net, protect });
 over!(BackupOptions:

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::device::{Console, DiskConfig, NetConfig};
 use super::error::ConfigError;
-use super::ft::{CommitDurability, Endpoint, EpochLength, Interrupts, Protect, Witness};
+use super::ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, Protect, Witness};
 use super::names::{api_socket, check_name, default_state_dir, out_of_range, resolve_nets};
 use super::options::{EventMonitor, LogFormat, RunOptions};
 use super::units::{ByteSize, format_size, format_time, time_text};
@@ -61,6 +61,8 @@ pub struct VmConfig {
     /// 100 µs to `epoch`. Too short: a guest with much output spends its time in pauses. Too long: output waits.
     #[serde(with = "time_text")]
     pub min_epoch: Duration,
+    /// When the pages of an epoch are copied.
+    pub capture: Capture,
     /// When device interrupts reach the guest.
     pub interrupts: Interrupts,
     /// What a commit waits for.
@@ -129,6 +131,7 @@ impl TryFrom<RunOptions> for VmConfig {
             protect,
             epoch,
             min_epoch,
+            capture,
             protocol,
             interrupts,
             commit_durability,
@@ -177,6 +180,7 @@ impl TryFrom<RunOptions> for VmConfig {
             protect: check_protect(protect)?,
             min_epoch: check_epoch(epoch, min_epoch.map(|t| t.0))?,
             epoch,
+            capture: capture.unwrap_or(Capture::Auto),
             interrupts: interrupts.unwrap_or(Interrupts::Boundary),
             commit_durability: commit_durability.unwrap_or(CommitDurability::Disk),
             witness: witness.unwrap_or(Witness::None),

@@ -6,15 +6,15 @@ use std::path::Path;
 
 use rustix::fs::statvfs;
 
-use super::sys::userfaultfd;
 use super::{Check, State};
 use crate::config::format_size;
+use crate::memory::uffd::Uffd;
 
 /// The default guest, and room for its logs.
 const MEMORY_WANTED_BYTES: u64 = 768 << 20;
 
 pub(super) fn checks() -> Vec<Check> {
-    vec![tun(), uffd(userfaultfd()), memory(), shm(), clock()]
+    vec![tun(), uffd(Uffd::open().map(|uffd| uffd.protects_unpopulated())), memory(), shm(), clock()]
 }
 
 fn tun() -> Check {
@@ -30,12 +30,20 @@ fn tun() -> Check {
     }
 }
 
-fn uffd(made: io::Result<()>) -> Check {
+fn uffd(made: io::Result<bool>) -> Check {
     const NAME: &str = "userfaultfd";
     match made {
-        Ok(()) => Check::ok(NAME, "there"),
-        Err(error) => Check::lacks(State::Note, NAME, error.to_string(), "pages can be copied after the pause with it")
-            .with_remedy("run as root, or `sysctl vm.unprivileged_userfaultfd=1`"),
+        Ok(true) => Check::ok(NAME, "there"),
+        Ok(false) => {
+            Check::ok(NAME, "there, as before Linux 6.4: pages that were never touched are copied in the pause")
+        }
+        Err(error) => Check::lacks(
+            State::Note,
+            NAME,
+            error.to_string(),
+            "without it all pages that an epoch wrote are copied in its pause",
+        )
+        .with_remedy("run as root, or `sysctl vm.unprivileged_userfaultfd=1`"),
     }
 }
 

@@ -1,8 +1,7 @@
-//! The two calls of the doctor that have no safe wrapper.
-#![expect(unsafe_code, reason = "KVM_SET_USER_MEMORY_REGION takes an address, userfaultfd has no safe wrapper")]
+//! The call of the doctor that has no safe wrapper.
+#![expect(unsafe_code, reason = "KVM_SET_USER_MEMORY_REGION takes an address")]
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
@@ -36,16 +35,4 @@ impl ProbeVm {
         let vcpu = vm.create_vcpu(0)?;
         Ok(ProbeVm { vcpu, _vm: vm, memory })
     }
-}
-
-/// Whether this process may make a userfaultfd that also sees faults of the kernel, as those of KVM are.
-pub(super) fn userfaultfd() -> io::Result<()> {
-    // SAFETY: the call takes flags only and touches no memory of ours.
-    let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
-    drop(unsafe { OwnedFd::from_raw_fd(fd as i32) });
-    Ok(())
 }

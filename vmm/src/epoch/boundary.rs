@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use replication::EpochId;
 
-use super::capture::{Capture, StopAndCopy};
+use super::capture::{self, Capture, CaptureStatus, Mode};
 use super::dirty::DirtyHarvest;
 use super::hot::IdlePages;
 use super::{EpochSink, SealedEpoch};
@@ -14,13 +14,19 @@ use crate::kvm::KvmError;
 use crate::machine::Machine;
 use crate::machine::gate::Held;
 use crate::memory::Ram;
-use crate::stats::BoundaryTimes;
+use crate::stats::{BoundaryTimes, Stats};
 
 /// The epochs of a machine: which one runs, and where sealed ones go.
 pub struct Epochs {
     running: EpochId,
     harvest: DirtyHarvest,
-    capture: Box<dyn Capture>,
+    ram: Ram,
+    stats: Arc<Stats>,
+    mode: Mode,
+    /// Started when there is something to capture.
+    capture: Option<Box<dyn Capture>>,
+    /// Why the host refuses what `mode` needs.
+    refused: Option<String>,
     sink: Option<Arc<dyn EpochSink>>,
     base_next: bool,
     /// Sealed and not handed over yet: that is done when the guest runs again.
@@ -35,12 +41,15 @@ impl std::fmt::Debug for Epochs {
 
 impl Epochs {
     /// No protection; epoch `running` is about to run.
-    pub fn new(ram: &Ram, running: EpochId) -> Self {
-        let capture = Box::new(StopAndCopy::default());
+    pub fn new(ram: &Ram, running: EpochId, mode: Mode, stats: &Arc<Stats>) -> Self {
         Self {
             running,
             harvest: DirtyHarvest::new(ram),
-            capture,
+            ram: ram.clone(),
+            stats: Arc::clone(stats),
+            mode,
+            capture: None,
+            refused: None,
             sink: None,
             base_next: false,
             sealed: VecDeque::new(),
@@ -66,12 +75,41 @@ impl Epochs {
     pub fn set_sink(&mut self, sink: Arc<dyn EpochSink>) {
         self.sink = Some(sink);
         self.base_next = true;
+        self.start_capture();
     }
 
     /// No epoch is sealed any more. The running one keeps its number.
     pub fn clear_sink(&mut self) {
         self.hand_over();
         self.sink = None;
+        // What was captured is finished, and guest memory is no longer protected.
+        self.capture = None;
+    }
+
+    /// Captures pages in another way from the next boundary on.
+    pub fn set_capture(&mut self, mode: Mode) {
+        self.mode = mode;
+        if self.sink.is_some() {
+            self.start_capture();
+        }
+    }
+
+    /// How pages are captured.
+    pub fn capture_status(&self) -> CaptureStatus {
+        CaptureStatus { mode: self.mode.as_str(), refused: self.refused.clone() }
+    }
+
+    fn start_capture(&mut self) {
+        // The old one first: only one can have the memory.
+        self.capture = None;
+        let (started, refused) = capture::start(self.mode, &self.ram, &self.stats);
+        if self.refused.is_none()
+            && let Some(why) = &refused
+        {
+            tracing::warn!(why, "pages are copied in the pause: it is longer the more a guest writes");
+        }
+        self.capture = Some(started);
+        self.refused = refused;
     }
 
     /// Ends the running epoch of a held machine without capturing it: for a guest that is alone by right. Gives its
@@ -101,6 +139,9 @@ impl Epochs {
 
     /// Gives what was sealed to the sink, in order.
     fn hand_over(&mut self) {
+        if let Some(capture) = &mut self.capture {
+            capture.guest_runs();
+        }
         while let Some(sealed) = self.sealed.pop_front() {
             self.sink.as_ref().expect("what was sealed is handed over before the sink goes").submit(sealed);
         }
@@ -116,7 +157,7 @@ impl Epochs {
         let mut gfns = Vec::new();
         self.harvest.take(machine.vm(), machine.ram(), Some(self.running), &mut gfns)?;
         let harvested = Instant::now();
-        let pages = self.capture.capture(machine.ram(), gfns);
+        let pages = self.capture.as_mut().expect("epochs are sealed for a sink").capture(machine.ram(), gfns);
         let copied = Instant::now();
         let (epoch, next) = (self.running, self.running.next());
         let disk_writes = machine.disks().iter().map(|disk| disk.lock().seal(epoch.0)).collect();

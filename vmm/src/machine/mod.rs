@@ -29,6 +29,7 @@ use replication::EpochId;
 
 use crate::boot::{self, BootError, BootRegisters, BootSource};
 use crate::epoch::boundary::Epochs;
+use crate::epoch::capture;
 use crate::epoch::pacer::{Length, Pacer};
 use crate::kvm::{CpuidTable, KvmError, Vcpu, Vm};
 use crate::memory::{MemoryError, Ram};
@@ -104,6 +105,8 @@ pub struct Pace {
     pub length: Length,
     /// Shortest time between two boundaries.
     pub min_epoch: Duration,
+    /// How pages are captured.
+    pub capture: capture::Mode,
     /// When interrupts and input are delivered while protected.
     pub delivery: Delivery,
 }
@@ -178,7 +181,7 @@ impl Machine {
         Ok(Self {
             gate: Gate::new(vcpus.len()),
             pacer: Pacer::new(pace.length, pace.min_epoch),
-            epochs: Mutex::new(Epochs::new(&ram, running)),
+            epochs: Mutex::new(Epochs::new(&ram, running, pace.capture, &stats)),
             vcpus,
             vm,
             board: Mutex::new(board),

@@ -8,6 +8,7 @@
 #![expect(unsafe_code, reason = "page copies between the guest's mapping and ours, and how it is mapped")]
 
 pub mod marks;
+pub mod uffd;
 
 use std::sync::Arc;
 

@@ -9,17 +9,20 @@ use crate::protect::Guardian;
 use crate::stats::{Counts, Stats, Summary};
 
 /// The distributions of a machine: name, help, unit divisor to base units, summary.
-fn summaries(stats: &Stats) -> [(&'static str, &'static str, f64, Summary); 9] {
+fn summaries(stats: &Stats) -> [(&'static str, &'static str, f64, Summary); 12] {
     const NS: f64 = 1e9;
     [
         ("epoch_pause_seconds", "Guest stopped for a boundary.", NS, stats.pause.summary()),
         ("epoch_save_seconds", "Part of the pause for saving vCPUs and devices.", NS, stats.save.summary()),
         ("epoch_harvest_seconds", "Part of the pause for the dirty log.", NS, stats.harvest.summary()),
         ("epoch_copy_seconds", "Part of the pause for copying dirty pages.", NS, stats.copy.summary()),
+        ("epoch_arm_seconds", "Part of the pause for protecting pages that are copied later.", NS, stats.arm.summary()),
+        ("capture_fault_seconds", "Serving a write that came before its page's copy.", NS, stats.fault.summary()),
         ("epoch_commit_seconds", "From the seal of an epoch to its commit.", NS, stats.commit.summary()),
         ("output_hold_seconds", "From an epoch's first output to its release.", NS, stats.hold.summary()),
         ("guest_stall_seconds", "Guest stopped by back-pressure at a boundary.", NS, stats.stall.summary()),
         ("epoch_dirty_pages", "Pages written in an epoch.", 1.0, stats.dirty_pages.summary()),
+        ("epoch_armed_pages", "Pages of an epoch copied after its pause.", 1.0, stats.armed_pages.summary()),
         ("epoch_bytes", "Bytes shipped for an epoch.", 1.0, stats.epoch_bytes.summary()),
     ]
 }
@@ -27,8 +30,13 @@ fn summaries(stats: &Stats) -> [(&'static str, &'static str, f64, Summary); 9] {
 /// The distributions as JSON, in nanoseconds, pages and bytes.
 pub(super) fn epochs(machine: &Machine) -> Value {
     let stats = machine.stats();
+    let (running, capture) = {
+        let epochs = machine.epochs();
+        (epochs.running().0, epochs.capture_status())
+    };
     json!({
-        "running": machine.epochs().running().0,
+        "running": running,
+        "capture": capture,
         "length_ms": machine.pacer().length().as_secs_f64() * 1e3,
         "held_bytes": machine.egress().held_bytes(),
         "counts": stats.counts(),
@@ -36,6 +44,9 @@ pub(super) fn epochs(machine: &Machine) -> Value {
         "save_ns": stats.save.summary(),
         "harvest_ns": stats.harvest.summary(),
         "copy_ns": stats.copy.summary(),
+        "arm_ns": stats.arm.summary(),
+        "fault_ns": stats.fault.summary(),
+        "armed_pages": stats.armed_pages.summary(),
         "commit_ns": stats.commit.summary(),
         "hold_ns": stats.hold.summary(),
         "stall_ns": stats.stall.summary(),
@@ -47,8 +58,18 @@ pub(super) fn epochs(machine: &Machine) -> Value {
 /// Prometheus text of a primary.
 pub(super) fn primary(name: &str, machine: &Machine, guardian: &Guardian) -> String {
     let mut text = String::new();
-    let Counts { epochs, outputs, output_bytes, outputs_lost, shipped_bytes, exits, console_bytes } =
-        machine.stats().counts();
+    let Counts {
+        epochs,
+        outputs,
+        output_bytes,
+        outputs_lost,
+        shipped_bytes,
+        exits,
+        console_bytes,
+        pages_copied_in_pause,
+        pages_armed,
+        capture_faults,
+    } = machine.stats().counts();
     let counters = [
         ("epochs_total", "Epochs sealed.", epochs),
         ("outputs_total", "Outputs let out.", outputs),
@@ -57,6 +78,9 @@ pub(super) fn primary(name: &str, machine: &Machine, guardian: &Guardian) -> Str
         ("replicated_bytes_total", "Bytes sent to a backup.", shipped_bytes),
         ("exits_total", "Exits of vCPUs to the VMM.", exits),
         ("console_bytes_total", "Bytes that the guest wrote to its console.", console_bytes),
+        ("epoch_pages_copied_in_pause_total", "Dirty pages copied in the pause.", pages_copied_in_pause),
+        ("epoch_pages_armed_total", "Dirty pages protected in the pause and copied later.", pages_armed),
+        ("epoch_pages_faulted_total", "Writes that came before the copy of their page.", capture_faults),
     ];
     for (metric, help, value) in counters {
         put(&mut text, name, metric, help, "counter", "", value as f64);

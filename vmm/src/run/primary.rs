@@ -8,7 +8,8 @@ use super::node::{Described, Node};
 use super::parts::{self, Inputs};
 use super::terminal::Terminal;
 use super::{as_json, bind_api, exit_of, open_events, signals};
-use crate::config::{EpochLength, Interrupts, StartFrom, VmConfig};
+use crate::config::{Capture, EpochLength, Interrupts, StartFrom, VmConfig};
+use crate::epoch::capture::Mode;
 use crate::epoch::pacer::Length;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
@@ -25,6 +26,11 @@ fn pace_of(config: &VmConfig) -> Pace {
     Pace {
         length: length_of(config.epoch),
         min_epoch: config.min_epoch,
+        capture: match config.capture {
+            Capture::Auto => Mode::Auto,
+            Capture::StopAndCopy => Mode::StopAndCopy,
+            Capture::CopyOnWrite => Mode::CopyOnWrite,
+        },
         delivery: match config.interrupts {
             Interrupts::Boundary => Delivery::Boundary,
             Interrupts::Immediate => Delivery::Immediate,

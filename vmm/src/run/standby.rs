@@ -10,6 +10,7 @@ use super::parts::{self, Opened};
 use super::primary::supervise;
 use super::{announce, as_json, bind_api, open_events, signals};
 use crate::config::{BackupConfig, CommitDurability};
+use crate::epoch::capture::Mode;
 use crate::epoch::pacer::Length;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
@@ -24,6 +25,7 @@ use crate::witness::Role;
 const PACE: Pace = Pace {
     length: Length::Fixed(Duration::from_millis(20)),
     min_epoch: Duration::from_micros(500),
+    capture: Mode::Auto,
     delivery: Delivery::Boundary,
 };
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 use replication::EpochId;
 use snapshot::checkpoint::{self, Checkpoint, Contents, MemoryRegion};
 use snapshot::disk::{Mode, OverlayDisk};
+use vmm::epoch::capture;
 use vmm::epoch::pacer::Length;
 use vmm::epoch::{EpochSink, SealedEpoch};
 use vmm::machine::board::Delivery;
@@ -65,7 +66,12 @@ impl Options {
 
     fn pace(&self) -> Pace {
         let exits = self.get("exits").map_or(1, |_| self.number("exits"));
-        Pace { length: Length::Exits(exits), min_epoch: NEVER, delivery: Delivery::Boundary }
+        Pace {
+            length: Length::Exits(exits),
+            min_epoch: NEVER,
+            capture: capture::Mode::default(),
+            delivery: Delivery::Boundary,
+        }
     }
 
     fn machine(&self) -> Machine {
