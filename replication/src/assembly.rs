@@ -254,6 +254,16 @@ impl OpenEpoch {
     }
 }
 
+/// Whether that disk has that range, to compare.
+pub(crate) fn check_disk_exists(machine: &MachineInfo, disk: u16, offset: u64, len: usize) -> Result<(), PeerError> {
+    let len = len as u64;
+    if machine.has_disk_range(disk, offset, len) {
+        Ok(())
+    } else {
+        Err(PeerError::NoSuchDiskRange { disk, offset, len })
+    }
+}
+
 /// Whether a write may touch that range of that disk.
 pub(crate) fn check_disk_range(machine: &MachineInfo, disk: u16, offset: u64, len: usize) -> Result<(), PeerError> {
     let len = len as u64;

@@ -86,7 +86,7 @@ pub enum PeerError {
         limit: usize,
     },
     /// A disk or an offset that the machine does not have.
-    #[error("the peer writes {len} bytes at {offset} of disk {disk}, which the machine does not have")]
+    #[error("the peer means {len} bytes at {offset} of disk {disk}, which the machine does not have or cannot write")]
     NoSuchDiskRange {
         /// The disk's number.
         disk: u16,
@@ -94,6 +94,14 @@ pub enum PeerError {
         offset: u64,
         /// The length in bytes.
         len: u64,
+    },
+    /// An answer to an offer that was not made, or was answered already.
+    #[error("the peer asks for chunks of disk {disk} from {first_chunk} on, which were not offered to it")]
+    NotOffered {
+        /// The disk's number.
+        disk: u16,
+        /// The first chunk.
+        first_chunk: u64,
     },
     /// The Hello's name is not the one its frames are marked with.
     #[error("the peer's VM is called {theirs:?}, ours {ours:?}")]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Backup, BackupAction, BackupConfig, BackupState, Connection, DiscardReason, Session, TakeOver};
-use crate::assembly::{Assembled, AssembledEpoch, check_disk_range};
+use crate::assembly::{Assembled, AssembledEpoch, check_disk_exists, check_disk_range};
 use crate::id::{ClaimResult, EpochId, SessionId, Term, Time, VmId};
 use crate::page::PageBatch;
 use crate::peer::PeerError;
@@ -83,10 +83,10 @@ impl Backup {
         }
     }
 
-    /// The machine of the Hello cannot run here.
+    /// The machine of the Hello cannot run here: found at once, or while its disks were compared.
     pub fn handle_refuse(&mut self, now: Time, code: RefuseCode, text: &str) {
-        if self.state == Greeting {
-            let link = self.session.as_ref().expect("a greeting backup has a session").link;
+        if matches!(self.state, Greeting | Syncing) {
+            let link = self.session.as_ref().expect("greeting and syncing backups have a session").link;
             self.refuse(now, &link, code, text);
         }
     }
@@ -238,7 +238,7 @@ impl Backup {
         self.state = Greeting;
         self.term_seen = link.term;
         (self.last_heard, self.last_sent) = (now, now);
-        self.session = Some(Session::new(link, &hello, self.config.staged_bytes_max));
+        self.session = Some(Session::new(link, &hello, self.config.staged_bytes_beyond_ram));
         self.actions.push_back(BackupAction::Greeted(Box::new(hello)));
     }
 
@@ -246,7 +246,7 @@ impl Backup {
         self.transmits.push_back(Message::Refuse(Refuse { code, text: text.to_owned() }).to_frame(link, EpochId(0)));
         self.actions.push_back(BackupAction::Disconnect);
         self.connection = Connection::None { since: now };
-        if self.state == Greeting {
+        if matches!(self.state, Greeting | Syncing) {
             self.discard(DiscardReason::Refused);
         }
     }
@@ -345,7 +345,8 @@ impl Backup {
                 let start = offer.first_chunk.saturating_mul(u64::from(offer.chunk_bytes));
                 // The last chunk may be cut by the disk's end, but it begins before that.
                 let before_last = offer.hashes.len().saturating_sub(1).saturating_mul(offer.chunk_bytes as usize);
-                check_disk_range(machine, offer.disk, start, before_last.saturating_add(1))?;
+                // Disks that the guest cannot write are compared too.
+                check_disk_exists(machine, offer.disk, start, before_last.saturating_add(1))?;
                 BackupAction::DiskOffered(offer)
             }
             _ => unreachable!("the caller passes resync frames"),

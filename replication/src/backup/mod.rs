@@ -57,8 +57,9 @@ pub struct BackupConfig {
     pub disconnect_grace: Duration,
     /// Between two claims while the witness does not answer.
     pub claim_retry: Duration,
-    /// Bytes received and not yet applied, at most. Larger than the guest's memory plus what is in flight.
-    pub staged_bytes_max: usize,
+    /// Bytes received and not yet applied or released, at most, beyond the guest's memory as the Hello tells it: an epoch
+    /// can touch every page. Larger than what is in flight.
+    pub staged_bytes_beyond_ram: usize,
     /// Acks wait while more than this is not yet applied: back-pressure on the primary.
     pub ack_bytes_max: usize,
 }
@@ -72,7 +73,7 @@ pub enum BackupAction {
     ResyncPages(PageBatch),
     /// Put these bytes into the replica image.
     ResyncDisk(ResyncDisk),
-    /// Compare with the replica image, then `handle_disk_compared`.
+    /// Compare with the replica image, then `handle_disk_compared`; of a read-only disk that differs, `handle_refuse`.
     DiskOffered(DiskOffer),
     /// Write the disk writes into the synced log (or nothing, if durability is memory), then `handle_durable`.
     Persist(Arc<AssembledEpoch>),

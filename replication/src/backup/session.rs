@@ -26,7 +26,9 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(link: Link, hello: &Hello, staged_bytes_max: usize) -> Self {
+    pub(super) fn new(link: Link, hello: &Hello, staged_bytes_beyond_ram: usize) -> Self {
+        let ram_bytes = usize::try_from(hello.machine.ram_bytes()).unwrap_or(usize::MAX);
+        let staged_bytes_max = staged_bytes_beyond_ram.saturating_add(ram_bytes);
         Session {
             link,
             assembly: Assembly::new(link.session, hello.machine.clone(), staged_bytes_max),

@@ -1,10 +1,10 @@
 use super::*;
 use crate::PeerError;
-use crate::id::ClaimResult;
+use crate::id::{ClaimResult, Gfn};
 use crate::ship::EpochWriter;
 use crate::wire::{
     DiskInfo, DiskOffer, EpochBegin, Frame, FrameDecoder, Goodbye, GoodbyeReason, Heartbeat, Kind, Link, MachineInfo,
-    Message, RefuseCode,
+    Message, RamRange, RefuseCode, ResyncDisk,
 };
 
 const MS: u64 = 1_000_000;
@@ -18,7 +18,7 @@ fn config() -> BackupConfig {
         detect: Duration::from_millis(50),
         disconnect_grace: Duration::from_millis(5),
         claim_retry: Duration::from_millis(20),
-        staged_bytes_max: 1 << 20,
+        staged_bytes_beyond_ram: 1 << 20,
         ack_bytes_max: 1 << 20,
     }
 }
@@ -296,18 +296,77 @@ fn heartbeat_goes_out_to_the_primary() {
     assert!(matches!(frames(&backup.refusal(RefuseCode::Busy, "no"))[..], [Frame { kind: Kind::Refuse, .. }]));
 }
 
-#[test]
-fn offer_of_a_chunk_behind_the_end_of_the_disk_is_refused() {
-    // It was taken, and the driver that read the chunk to compare it ended with an error of the image.
+/// A backup of a machine with one disk that is being filled.
+fn syncing_disk(readonly: bool) -> Backup {
     let mut backup = Backup::new(config());
     backup.handle_connected(Time(0));
-    let machine = MachineInfo { disks: vec![DiskInfo { len: 8192, readonly: false }], ..MachineInfo::default() };
+    let machine = MachineInfo { disks: vec![DiskInfo { len: 8192, readonly }], ..MachineInfo::default() };
     let hello = Hello { writer: String::new(), vm_name: "vm0".into(), durable: true, machine };
     give(&mut backup, Message::Hello(hello)).unwrap();
     backup.handle_accept(Time(0));
-    let offer = |first_chunk, count| {
-        Message::DiskOffer(DiskOffer { disk: 0, first_chunk, chunk_bytes: 4096, hashes: vec![[0; 16]; count] })
-    };
+    sent(&mut backup);
+    actions(&mut backup);
+    backup
+}
+
+fn offer(first_chunk: u64, count: usize) -> Message {
+    Message::DiskOffer(DiskOffer { disk: 0, first_chunk, chunk_bytes: 4096, hashes: vec![[0; 16]; count] })
+}
+
+#[test]
+fn offer_of_a_chunk_behind_the_end_of_the_disk_is_refused() {
+    // It was taken, and the driver that read the chunk to compare it ended with an error of the image.
+    let mut backup = syncing_disk(false);
     give(&mut backup, offer(0, 2)).unwrap();
     assert!(matches!(give(&mut backup, offer(2, 1)), Err(PeerError::NoSuchDiskRange { .. })));
+}
+
+#[test]
+fn readonly_disk_is_compared_and_never_written() {
+    let mut backup = syncing_disk(true);
+    give(&mut backup, offer(0, 2)).unwrap();
+    assert!(matches!(actions(&mut backup)[..], [BackupAction::DiskOffered(_)]));
+    let write = Message::ResyncDisk(ResyncDisk { disk: 0, offset: 0, data: vec![1] });
+    assert!(matches!(give(&mut backup, write), Err(PeerError::NoSuchDiskRange { .. })));
+}
+
+#[test]
+fn refusal_while_syncing_is_sent_and_ends_the_session() {
+    let mut backup = syncing_disk(true);
+    backup.handle_refuse(Time(0), RefuseCode::Machine, "disks differ");
+    assert!(matches!(&sent(&mut backup)[..], [Message::Refuse(refuse)] if refuse.text == "disks differ"));
+    let reason = DiscardReason::Refused;
+    assert_eq!(actions(&mut backup), [BackupAction::Disconnect, BackupAction::Discard { reason }]);
+    assert_eq!(backup.state(), BackupState::Waiting);
+    let mut backup = protected();
+    backup.handle_refuse(Time(0), RefuseCode::Machine, "too late");
+    assert_eq!((sent(&mut backup), backup.state()), (vec![], BackupState::Protected));
+}
+
+#[test]
+fn staged_bytes_are_bounded_by_the_memory_of_the_hello() {
+    // The bound was that of the largest machine, 8.5 GiB, whatever the primary had said of its guest.
+    const PAGES: u64 = 1024;
+    let write = |backup: &mut Backup, disk_bytes: usize| {
+        let mut out = Vec::new();
+        let begin = EpochBegin { base: true, released: EpochId(6) };
+        let mut writer = EpochWriter::begin(link(SESSION), EpochId(7), begin, &mut out);
+        let piece = vec![1; 64 << 10];
+        (0..disk_bytes / piece.len()).for_each(|_| writer.disk_write(0, 0, &piece, &mut out));
+        writer.end(&mut out);
+        frames(&out).into_iter().try_for_each(|frame| backup.handle_frame(Time(0), frame))
+    };
+    for (ram_pages, is_too_much) in [(0, true), (PAGES, false)] {
+        let ram = (ram_pages > 0).then_some(RamRange { first: Gfn(0), pages: ram_pages });
+        let disks = vec![DiskInfo { len: 1 << 20, readonly: false }];
+        let machine = MachineInfo { ram: ram.into_iter().collect(), disks, ..MachineInfo::default() };
+        let mut backup = Backup::new(config());
+        backup.handle_connected(Time(0));
+        let hello = Hello { writer: String::new(), vm_name: "vm0".into(), durable: true, machine };
+        give(&mut backup, Message::Hello(hello)).unwrap();
+        backup.handle_accept(Time(0));
+        // One MiB is free for all; the rest only in the place of memory.
+        let result = write(&mut backup, 4 << 20);
+        assert_eq!(matches!(result, Err(PeerError::TooMuchStaged { limit: 0x10_0000 })), is_too_much, "{result:?}");
+    }
 }

@@ -1,10 +1,10 @@
 //! The primary's transitions.
 
-use super::{EpochMeta, Parting, Primary, PrimaryAction, PrimaryConfig, PrimaryState, SoloReason};
+use super::{EpochMeta, Offered, Parting, Primary, PrimaryAction, PrimaryConfig, PrimaryState, SoloReason};
 use crate::id::{ClaimResult, EpochId, IN_FLIGHT_EPOCHS_MAX, SessionId, Time, VmId};
 use crate::peer::PeerError;
 use crate::pointers::Pointers;
-use crate::wire::{Frame, Goodbye, GoodbyeReason, Heartbeat, Hello, Kind, Link, Message, Refuse};
+use crate::wire::{DiskWant, Frame, Goodbye, GoodbyeReason, Heartbeat, Hello, Kind, Link, Message, Refuse};
 
 use PrimaryState::{Arbitrating, Basing, Ended, Fenced, Greeting, Protected, Solo, Syncing};
 
@@ -33,7 +33,9 @@ impl Primary {
             last_sent: Time(0),
             ack_wanted: None,
             claim_retry_at: None,
+            offered: None,
             parting: None,
+            guest_ended: None,
             peer_errors: 0,
             actions: Default::default(),
             transmits: Default::default(),
@@ -178,12 +180,21 @@ impl Primary {
         }
     }
 
+    /// An offer of `count` chunks of `disk`, from `first_chunk` on, is about to go out in `session`. The backup may answer
+    /// it once; an answer to anything else loses it.
+    pub fn handle_disk_offered(&mut self, session: SessionId, disk: u16, first_chunk: u64, count: usize) {
+        if self.session() == Some(session) {
+            self.offered = Some(Offered { disk, first_chunk, count });
+        }
+    }
+
     /// The guest ended: when all its epochs are committed and their output has left, the backup is told and the core ends.
+    /// A backup that is being let go anyway is told that, and only that.
     ///
     /// Seal the last epoch before; none may be sealed after.
     pub fn handle_guest_ended(&mut self, now: Time, text: &str) {
         if !matches!(self.state, Fenced | Ended) {
-            self.parting = Some(Parting::GuestEnded { text: text.to_owned() });
+            self.guest_ended = Some(text.to_owned());
             self.end_if_released(now);
         }
     }
@@ -194,6 +205,7 @@ impl Primary {
             Greeting | Syncing => {
                 self.part(now, GoodbyeReason::Unprotected, text);
                 self.go_solo(SoloReason::Unprotected);
+                self.end_if_released(now);
             }
             Basing | Protected => {
                 self.parting = Some(Parting::Unprotect { text: text.to_owned() });
@@ -234,12 +246,12 @@ impl Primary {
     ///
     /// All before it must have been released because the backup gets the output of the base and later, and no other.
     pub fn may_seal_base(&self) -> bool {
-        self.state == Syncing && self.parting.is_none() && self.left == self.pointers.sealed()
+        self.state == Syncing && self.guest_ended.is_none() && self.left == self.pointers.sealed()
     }
 
     /// Whether a connection to a backup would be used.
     pub fn wants_connection(&self) -> bool {
-        self.state == Solo && self.parting.is_none()
+        self.state == Solo && self.guest_ended.is_none()
     }
 
     /// What this side's frames carry, from the connection until the session is settled.
@@ -305,8 +317,9 @@ impl Primary {
         let message = frame.into_message().map_err(|source| PeerError::Body { kind, source })?;
         match (self.state, message) {
             (Greeting, Message::HelloAck { .. }) => self.start_syncing(now, ours),
-            (Greeting, Message::Refuse(refuse)) => self.take_refusal(refuse),
-            (Syncing, Message::DiskWant(want)) => self.actions.push_back(PrimaryAction::DiskWanted(want)),
+            // While syncing: what only the comparison of the disks shows.
+            (Greeting | Syncing, Message::Refuse(refuse)) => self.take_refusal(now, refuse),
+            (Syncing, Message::DiskWant(want)) => return self.take_want(want),
             (Basing | Protected, Message::Ack { complete }) => return self.take_ack(now, complete),
             (Syncing | Basing | Protected, Message::Heartbeat(_)) => {}
             (Syncing | Basing | Protected, Message::Goodbye(_)) => {
@@ -321,12 +334,24 @@ impl Primary {
     fn start_syncing(&mut self, now: Time, link: Link) {
         self.state = Syncing;
         self.last_sent = now;
+        self.offered = None;
         self.actions.push_back(PrimaryAction::Resync { link });
     }
 
-    fn take_refusal(&mut self, Refuse { code, text }: Refuse) {
+    fn take_refusal(&mut self, now: Time, Refuse { code, text }: Refuse) {
         self.actions.push_back(PrimaryAction::Disconnect);
         self.go_solo(SoloReason::Refused { code, text });
+        self.end_if_released(now);
+    }
+
+    /// One answer for each offer: what is handed to the driver waits there without a bound.
+    fn take_want(&mut self, want: DiskWant) -> Result<(), PeerError> {
+        let answered = Offered { disk: want.disk, first_chunk: want.first_chunk, count: want.wanted.len() };
+        if self.offered.take_if(|offered| *offered == answered).is_none() {
+            return Err(PeerError::NotOffered { disk: want.disk, first_chunk: want.first_chunk });
+        }
+        self.actions.push_back(PrimaryAction::DiskWanted(want));
+        Ok(())
     }
 
     fn take_ack(&mut self, now: Time, complete: EpochId) -> Result<(), PeerError> {
@@ -380,7 +405,7 @@ impl Primary {
     }
 
     fn end_if_released(&mut self, now: Time) {
-        let Some(Parting::GuestEnded { text }) = &self.parting else { return };
+        let Some(text) = &self.guest_ended else { return };
         if self.state == Arbitrating || self.left != self.pointers.sealed() {
             return;
         }
@@ -391,7 +416,7 @@ impl Primary {
         self.state = Ended;
         self.ack_wanted = None;
         self.link = None;
-        self.parting = None;
+        self.guest_ended = None;
         self.actions.push_back(PrimaryAction::Ended);
     }
 
@@ -418,7 +443,7 @@ impl Primary {
     fn give_up_mute_backup(&mut self, now: Time) {
         self.peer_errors += 1;
         let reads = self.ack_wanted.take().is_some_and(|(epoch, _)| epoch <= self.pointers.shipped());
-        if !reads || self.parting.is_some() {
+        if !reads {
             self.actions.push_back(PrimaryAction::Disconnect);
             return self.lose_backup(now);
         }
@@ -433,7 +458,8 @@ impl Primary {
     }
 
     fn win_claim(&mut self, now: Time) {
-        let reason = match self.parting.take_if(|parting| !matches!(parting, Parting::GuestEnded { .. })) {
+        // Also if the guest has ended meanwhile: a backup that is told nothing takes over, if no witness keeps it.
+        let reason = match self.parting.take() {
             Some(Parting::Unprotect { text }) => {
                 self.part(now, GoodbyeReason::Unprotected, &text);
                 SoloReason::Unprotected
@@ -442,7 +468,7 @@ impl Primary {
                 self.part(now, GoodbyeReason::Unprotected, "the backup acked nothing for too long");
                 SoloReason::Mute
             }
-            _ => SoloReason::ClaimGranted,
+            None => SoloReason::ClaimGranted,
         };
         self.go_solo(reason);
         self.end_if_released(now);
@@ -458,7 +484,7 @@ impl Primary {
 
     fn fence(&mut self, holder: String) {
         self.state = Fenced;
-        self.parting = None;
+        (self.parting, self.guest_ended) = (None, None);
         self.claim_retry_at = None;
         self.actions.push_back(PrimaryAction::Disconnect);
         self.actions.push_back(PrimaryAction::Fenced { holder });

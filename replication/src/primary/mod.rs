@@ -29,7 +29,8 @@
 //! 4. Every [`PrimaryAction::Claim`] is answered by one `handle_claim`; no answer in time is `Unreachable`.
 //! 5. `handle_shipping` before the first byte of an epoch goes to the socket, `handle_shipped` after the last: a backup
 //!    that takes bytes and heartbeats but never acks would otherwise stop the guest for ever.
-//! 6. After [`PrimaryAction::Disconnect`] the connection is gone for this core; its end is not reported any more.
+//! 6. Before an offer of disk chunks goes out, `handle_disk_offered`; one offer at a time.
+//! 7. After [`PrimaryAction::Disconnect`] the connection is gone for this core; its end is not reported any more.
 
 mod machine;
 
@@ -201,22 +202,33 @@ pub struct Primary {
     /// The last epoch that began to go out and is not acked, and since when no ack came.
     ack_wanted: Option<(EpochId, Time)>,
     claim_retry_at: Option<Time>,
-    /// An end that was asked for and waits for commit or claim.
+    /// The offer of disk chunks that the backup has not answered.
+    offered: Option<Offered>,
+    /// The end of the session that was asked for and waits for the claim.
     parting: Option<Parting>,
+    /// The guest ended: say so when all of it is committed. Both may wait at once: a guest may end while the witness is
+    /// asked.
+    guest_ended: Option<String>,
     peer_errors: u64,
     actions: VecDeque<PrimaryAction>,
     transmits: VecDeque<Vec<u8>>,
 }
 
-/// Why a session is about to end by our own will.
+/// Why a session is about to end by our own will: say so when the session is ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Parting {
-    /// The guest ended: say so when all of it is committed.
-    GuestEnded { text: String },
-    /// No backup any more: say so when the session is ours.
+    /// The operator wants no backup any more.
     Unprotect { text: String },
-    /// The backup acks nothing: say so when the session is ours.
+    /// The backup acks nothing.
     Mute,
+}
+
+/// Chunks of a disk whose hashes went out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Offered {
+    disk: u16,
+    first_chunk: u64,
+    count: usize,
 }
 
 #[cfg(test)]

@@ -377,3 +377,95 @@ fn stream_broken_while_unprotecting_gives_disconnect() {
     assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect]);
     assert_eq!(primary.state(), PrimaryState::Arbitrating);
 }
+
+#[test]
+fn guest_end_while_the_witness_is_asked_for_an_unprotect_still_tells_the_backup() {
+    // The end took the place of the unprotect that waited: the session was won, the backup was told nothing, and with no
+    // witness it took over a VM that had ended.
+    let mut primary = protected();
+    primary.handle_unprotect(Time(MS), "maintenance");
+    actions(&mut primary);
+    seal(&mut primary, None);
+    primary.handle_guest_ended(Time(MS), "powered off");
+    assert_eq!((primary.state(), sent(&mut primary)), (PrimaryState::Arbitrating, vec![]));
+    primary.handle_claim(Time(MS), SESSION, ClaimResult::Granted);
+    assert_eq!(sent(&mut primary), [Kind::Goodbye]);
+    let (reason, upto) = (SoloReason::Unprotected, EpochId(2));
+    let expected = [
+        PrimaryAction::Disconnect,
+        PrimaryAction::WentSolo { reason },
+        PrimaryAction::Release { upto },
+        PrimaryAction::Ended,
+    ];
+    assert_eq!(actions(&mut primary), expected);
+    assert!(!primary.wants_connection());
+}
+
+#[test]
+fn unprotect_after_the_guest_ended_does_not_forget_the_end() {
+    // The other way round: the unprotect took the place of the end, and the core never came to its end.
+    let mut primary = protected();
+    seal(&mut primary, None);
+    primary.handle_guest_ended(Time(MS), "powered off");
+    primary.handle_unprotect(Time(MS), "maintenance");
+    assert_eq!(actions(&mut primary), [PrimaryAction::Claim { session: SESSION }]);
+    primary.handle_claim(Time(MS), SESSION, ClaimResult::Granted);
+    assert_eq!(sent(&mut primary), [Kind::Goodbye]);
+    assert_eq!(actions(&mut primary).last(), Some(&PrimaryAction::Ended));
+    assert_eq!(primary.state(), PrimaryState::Ended);
+}
+
+#[test]
+fn denied_claim_after_the_guest_ended_fences_all_the_same() {
+    let mut primary = protected();
+    primary.handle_unprotect(Time(MS), "maintenance");
+    primary.handle_guest_ended(Time(MS), "powered off");
+    actions(&mut primary);
+    primary.handle_claim(Time(MS), SESSION, ClaimResult::Denied { holder: "b".into() });
+    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::Fenced { holder: "b".into() }]);
+    assert_eq!(sent(&mut primary), []);
+}
+
+fn want(disk: u16, first_chunk: u64, count: usize) -> DiskWant {
+    DiskWant { disk, first_chunk, wanted: vec![true; count] }
+}
+
+#[test]
+fn disk_want_is_taken_once_for_each_offer() {
+    // What a backup wants goes to the driver's queue. One that wanted the same again and again filled it without end.
+    let mut primary = syncing();
+    for first_chunk in [0, 8] {
+        primary.handle_disk_offered(SESSION, 0, first_chunk, 8);
+        let asked = want(0, first_chunk, 8);
+        primary.handle_frame(Time(MS), frame(Message::DiskWant(asked.clone()))).unwrap();
+        assert_eq!(actions(&mut primary), [PrimaryAction::DiskWanted(asked)]);
+    }
+    let error = primary.handle_frame(Time(MS), frame(Message::DiskWant(want(0, 8, 8)))).unwrap_err();
+    assert_eq!(error, crate::PeerError::NotOffered { disk: 0, first_chunk: 8 });
+    let lost = PrimaryAction::WentSolo { reason: SoloReason::LostBeforeBase };
+    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, lost]);
+    assert_eq!(primary.peer_errors(), 1);
+}
+
+#[test]
+fn disk_want_of_what_was_not_offered_loses_the_peer() {
+    for theirs in [want(1, 0, 8), want(0, 8, 8), want(0, 0, 7), want(0, 0, 9)] {
+        let mut primary = syncing();
+        primary.handle_disk_offered(SESSION, 0, 0, 8);
+        assert!(primary.handle_frame(Time(MS), frame(Message::DiskWant(theirs))).is_err());
+    }
+    let mut primary = syncing();
+    assert!(primary.handle_frame(Time(MS), frame(Message::DiskWant(want(0, 0, 8)))).is_err(), "nothing was offered");
+    let mut primary = syncing();
+    primary.handle_disk_offered(SessionId([2; 16]), 0, 0, 8);
+    assert!(primary.handle_frame(Time(MS), frame(Message::DiskWant(want(0, 0, 8)))).is_err(), "offered to another");
+}
+
+#[test]
+fn refusal_while_syncing_goes_solo_and_says_why() {
+    let mut primary = syncing();
+    let (code, text) = (RefuseCode::Machine, "disks differ".to_owned());
+    primary.handle_frame(Time(0), frame(Message::Refuse(Refuse { code, text: text.clone() }))).unwrap();
+    let reason = SoloReason::Refused { code, text };
+    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::WentSolo { reason }]);
+}

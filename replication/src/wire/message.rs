@@ -56,10 +56,15 @@ impl MachineInfo {
         self.ram.iter().any(|range| gfn.0 >= range.first.0 && gfn.0 - range.first.0 < range.pages)
     }
 
-    /// Whether `len` bytes at `offset` are on disk `disk` and the disk can be written.
-    pub fn has_writable(&self, disk: u16, offset: u64, len: u64) -> bool {
+    /// Whether `len` bytes at `offset` are on disk `disk`.
+    pub fn has_disk_range(&self, disk: u16, offset: u64, len: u64) -> bool {
         let end = offset.checked_add(len);
-        self.disks.get(usize::from(disk)).is_some_and(|info| !info.readonly && end.is_some_and(|end| end <= info.len))
+        self.disks.get(usize::from(disk)).is_some_and(|info| end.is_some_and(|end| end <= info.len))
+    }
+
+    /// The same, and the disk can be written.
+    pub fn has_writable(&self, disk: u16, offset: u64, len: u64) -> bool {
+        self.has_disk_range(disk, offset, len) && !self.disks[usize::from(disk)].readonly
     }
 }
 

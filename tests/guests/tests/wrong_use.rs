@@ -305,3 +305,43 @@ fn full_disk_of_the_backups_log_names_the_remedy_and_the_guest_goes_on() {
     assert_refused(backup, ERROR, &["small.img", "No space left on device", "hint: make room"]);
     assert_unharmed(&primary, &guest);
 }
+
+#[test]
+fn readonly_disk_that_differs_is_refused_by_name_and_the_same_one_is_welcome() {
+    // Only the lengths were compared: after a takeover the guest would have read other data than before.
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let with = |launch: Launch, image: &Path| launch.with("--disk", format!("{},readonly=on", disk(image)));
+    let (ours, theirs) = (place.image("ours.iso", 3 << 20), place.image("theirs.iso", 3 << 20));
+    // In the last byte.
+    let mut content = vec![0; 3 << 20];
+    *content.last_mut().expect("three MiB") = 1;
+    fs::write(&ours, &content).expect("the test's own image");
+    let backup = with(place.backup("b", &guest), &theirs).start();
+    let primary = with(place.primary("a", &guest, backup.port()), &ours).start();
+    let says = ["copy disk 0", "theirs.iso"];
+    wait_log(&backup, &says);
+    wait_log(&primary, &says);
+    assert_unharmed(&primary, &guest);
+    assert_eq!((primary.count("protected"), backup.count("protected")), (0, 0));
+    fs::write(&theirs, &content).expect("the test's own image");
+    let mut pair = Pair { primary, backup };
+    assert_protects(&mut pair, &guest);
+}
+
+#[test]
+fn protect_that_is_refused_changes_nothing() {
+    // The epoch length was changed before it was seen that the guest is protected already.
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut pair = Pair::start(&place, &guest);
+    let length = |vm: &Vm| vm.status()["epochs"]["length_ms"].as_f64();
+    let (code, said) = pair.primary.ctl(&["protect", "tcp:127.0.0.1:1", "--epoch", "70ms"]);
+    assert_eq!(code, CONFLICT, "{said}");
+    assert_eq!(length(&pair.primary), Some(20.0));
+    pair.backup.kill();
+    pair.primary.wait_state("Solo");
+    let (code, said) = pair.primary.ctl(&["protect", "tcp:127.0.0.1:1", "--epoch", "70ms"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(length(&pair.primary), Some(70.0));
+}

@@ -165,7 +165,7 @@ impl Plan {
             detect: Duration::from_nanos(self.detect),
             disconnect_grace: Duration::from_nanos(self.grace),
             claim_retry: Duration::from_nanos(self.claim_retry),
-            staged_bytes_max: 4 << 20,
+            staged_bytes_beyond_ram: 4 << 20,
             ack_bytes_max: self.ack_bytes_max,
         }
     }

@@ -422,7 +422,8 @@ impl PrimaryNode {
         let pages = self.encoder.take_batch(|body, _| Message::ResyncPages(body.to_vec()));
         pages.encode(&link, EpochId(0), &mut out);
         let view = self.disk.view();
-        let hashes = view.chunks(CHUNK).map(chunk_hash).collect();
+        let hashes: Vec<_> = view.chunks(CHUNK).map(chunk_hash).collect();
+        self.core.handle_disk_offered(link.session, 0, 0, hashes.len());
         let offer = DiskOffer { disk: 0, first_chunk: 0, chunk_bytes: CHUNK as u32, hashes };
         Message::DiskOffer(offer).encode(&link, EpochId(0), &mut out);
         self.resync = Some(Resync { session: link.session, disk_wanted: false, sectors: Vec::new() });

@@ -160,7 +160,7 @@ impl Standby {
             detect: config.detect,
             disconnect_grace: (config.detect / 4).min(Duration::from_millis(200)),
             claim_retry: CLAIM_RETRY,
-            staged_bytes_max: STAGED_BYTES_MAX + RAM_BYTES_MAX as usize,
+            staged_bytes_beyond_ram: STAGED_BYTES_MAX,
             ack_bytes_max: ACK_BYTES_MAX,
         });
         let now = Instant::now();
@@ -456,8 +456,14 @@ impl Standby {
         let disk = &self.disks[usize::from(offer.disk)];
         let mut wanted = Vec::with_capacity(offer.hashes.len());
         for (i, theirs) in offer.hashes.iter().enumerate() {
-            let same = u64::from(offer.chunk_bytes) == CHUNK_BYTES
-                && disk.chunk_hash(offer.first_chunk + i as u64)?.to_le_bytes() == *theirs;
+            let chunk = offer.first_chunk + i as u64;
+            let same = u64::from(offer.chunk_bytes) == CHUNK_BYTES && disk.chunk_hash(chunk)?.to_le_bytes() == *theirs;
+            if !same && disk.is_readonly() {
+                let text = readonly_differs(offer.disk, disk, chunk);
+                self.note_trouble("refused", &text);
+                self.core.handle_refuse(self.clock.now(), RefuseCode::Machine, &text);
+                return Ok(());
+            }
             wanted.push(!same);
         }
         let want = DiskWant { disk: offer.disk, first_chunk: offer.first_chunk, wanted };
@@ -569,6 +575,15 @@ fn listen_failure(listen: &Endpoint, error: &io::Error) -> Failure {
     let exit = if error.kind() == io::ErrorKind::AddrInUse { Exit::Conflict } else { Exit::Error };
     Failure::new(exit, format!("cannot listen on {listen}: {error}"))
         .with_hint("give --listen an address of this host and a free port")
+}
+
+/// The remedy comes first: a long path may be cut on the way to the primary.
+fn readonly_differs(index: u16, disk: &OverlayDisk, chunk: u64) -> String {
+    format!(
+        "copy disk {index} from the primary: it is read-only, so it is not replicated, and here it differs in the MiB at {} ({})",
+        chunk * CHUNK_BYTES,
+        disk.path().display()
+    )
 }
 
 fn apply_pages(ram: Option<&Ram>, batch: &PageBatch) {

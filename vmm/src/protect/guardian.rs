@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use replication::primary::{PrimaryState, SoloReason};
-use replication::wire::{DiskWant, Kind, Link};
+use replication::wire::{DiskOffer, DiskWant, Kind, Link};
 use replication::{ClaimResult, EpochId, EpochMeta, Primary, PrimaryAction, PrimaryConfig, SessionId, Term};
 use serde_json::{Value, json};
 use snapshot::disk::Mode;
@@ -79,6 +79,20 @@ pub(super) enum ToShip {
     GoSolo,
     /// The guest has ended and all of it is committed: leave nothing in the log, and say when that is done.
     Close(Sender<()>),
+}
+
+/// Why no base could be sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoBase {
+    /// The session or the guest has ended, or epochs before are not released.
+    SessionEnded,
+    /// More was written than a disk keeps beside its image.
+    MirrorOverflowed,
+    /// What was written is more than the log takes as one record.
+    TooLarge {
+        /// Bytes written and not in the images.
+        pending_bytes: usize,
+    },
 }
 
 struct Inner {
@@ -351,6 +365,11 @@ impl Guardian {
         self.with_core(|core| core.handle_shipped(now, session, epoch));
     }
 
+    /// An offer of disk chunks is about to go out.
+    pub(super) fn handle_disk_offered(&self, session: SessionId, offer: &DiskOffer) {
+        self.with_core(|core| core.handle_disk_offered(session, offer.disk, offer.first_chunk, offer.hashes.len()));
+    }
+
     /// The ship thread begins, or has ended, to work on the log.
     pub(super) fn note_logging(&self, since: Option<Instant>) {
         self.lock().logging_since = since;
@@ -372,15 +391,17 @@ impl Guardian {
         drop(self.changed.wait_timeout(inner, LOOK_AROUND).expect("no holder of the core panics"));
     }
 
-    /// Seals the base of `session` and protects the guest from there on. False if the session cannot have one now.
-    pub(super) fn seal_base(self: &Arc<Self>, session: SessionId) -> bool {
-        let Some(held) = self.machine.gate().hold() else { return false };
-        let disks = self.machine.disks();
-        // The base's disk writes are one record of the log.
-        let fits = disks.iter().map(|d| d.lock().pending_bytes()).sum::<usize>() <= log::BASE_BYTES_MAX;
-        if !self.lock().core.may_seal_base() || !fits || disks.iter().any(|d| d.lock().mirror_overflowed()) {
-            return false;
+    /// Seals the base of `session` and protects the guest from there on.
+    pub(super) fn seal_base(self: &Arc<Self>, session: SessionId) -> Result<(), NoBase> {
+        let held = self.machine.gate().hold().ok_or(NoBase::SessionEnded)?;
+        if !self.lock().core.may_seal_base() {
+            return Err(NoBase::SessionEnded);
         }
+        let disks = self.machine.disks();
+        if disks.iter().any(|d| d.lock().mirror_overflowed()) {
+            return Err(NoBase::MirrorOverflowed);
+        }
+        base_fits(disks.iter().map(|d| d.lock().pending_bytes()).sum())?;
         self.lock().basing = Some(session);
         for disk in self.machine.disks() {
             disk.lock().set_mode(Mode::Protected).expect("only leaving for direct mode can be refused");
@@ -390,7 +411,7 @@ impl Guardian {
         if let Err(error) = crate::epoch::boundary::seal_held(&self.machine, &held) {
             self.machine.fail(format!("the base could not be sealed: {error}"));
         }
-        true
+        Ok(())
     }
 
     /// Ends the epochs of a guest that is alone by right: lets everything out and writes to the images again. All that
@@ -541,6 +562,11 @@ impl Guardian {
     pub fn state(&self) -> PrimaryState {
         self.lock().core.state()
     }
+}
+
+/// The base's disk writes, of all disks together, are one record of the log.
+fn base_fits(pending_bytes: usize) -> Result<(), NoBase> {
+    if pending_bytes <= log::BASE_BYTES_MAX { Ok(()) } else { Err(NoBase::TooLarge { pending_bytes }) }
 }
 
 impl EpochSink for Guardian {

@@ -13,7 +13,8 @@ use replication::{EpochId, Gfn, PageEncoder, page};
 use serde_json::json;
 use snapshot::disk::{CHUNK_BYTES, DiskError, Mode, OverlayDisk};
 
-use super::guardian::ToShip;
+use super::guardian::{NoBase, ToShip};
+use super::log;
 use super::ship::{Outbox, Shipper};
 use crate::kvm::KvmError;
 use crate::memory::PAGE_SIZE;
@@ -41,8 +42,17 @@ enum ResyncError {
     Disk(#[from] DiskError),
     #[error(transparent)]
     Kvm(#[from] KvmError),
+    #[error("the backup's copy of disk {disk}, which is read-only, differs; copy it over: it is not replicated")]
+    ReadonlyDiffers { disk: u16 },
     #[error("the guest wrote to its disks faster than the backup was filled; it will be tried again")]
     TooManyWrites,
+    #[error(
+        "while the backup was filled the guest wrote {} MiB to its disks, and the log holds {} MiB of a base; it will be \
+         tried again: let the guest write less meanwhile, or make the link between the hosts faster",
+        pending_bytes >> 20,
+        max >> 20
+    )]
+    BaseTooLarge { pending_bytes: usize, max: usize },
 }
 
 /// Fills the backup of `link`'s session and seals the base. On failure the connection is dropped and the guest goes on
@@ -90,10 +100,11 @@ impl Resync<'_> {
         let rounds = self.fill_memory()?;
         self.outbox.flush()?;
         machine.stats().record_resync(self.outbox.sent);
-        if !self.shipper.guardian.seal_base(self.link.session) {
-            let overflowed = machine.disks().iter().any(|d| d.lock().mirror_overflowed());
-            return Err(if overflowed { ResyncError::TooManyWrites } else { ResyncError::SessionEnded });
-        }
+        self.shipper.guardian.seal_base(self.link.session).map_err(|refused| match refused {
+            NoBase::SessionEnded => ResyncError::SessionEnded,
+            NoBase::MirrorOverflowed => ResyncError::TooManyWrites,
+            NoBase::TooLarge { pending_bytes } => ResyncError::BaseTooLarge { pending_bytes, max: log::BASE_BYTES_MAX },
+        })?;
         Ok(rounds)
     }
 
@@ -140,16 +151,14 @@ impl Resync<'_> {
         self.send(&Message::ResyncPages(body))
     }
 
-    /// Offers hashes of the disk's chunks and sends those that the replica lacks.
+    /// Offers hashes of the disk's chunks and sends those that the replica lacks. A disk that the guest cannot write is
+    /// not replicated, only compared: the backup refuses if its own differs.
     fn fill_disk(&mut self, index: u16) -> Result<(), ResyncError> {
         let disk = self.shipper.guardian.machine.disks()[usize::from(index)].clone();
         let (chunk_count, readonly) = {
             let disk = disk.lock();
             (disk.chunk_count(), disk.is_readonly())
         };
-        if readonly {
-            return Ok(());
-        }
         let mut first_chunk = 0;
         while first_chunk < chunk_count {
             let end = (first_chunk + OFFER_CHUNKS_MAX).min(chunk_count);
@@ -159,9 +168,13 @@ impl Resync<'_> {
                 hashes.push(disk.lock().chunk_hash(chunk)?.to_le_bytes());
             }
             let offer = DiskOffer { disk: index, first_chunk, chunk_bytes: CHUNK_BYTES as u32, hashes };
+            self.shipper.guardian.handle_disk_offered(self.link.session, &offer);
             self.send(&Message::DiskOffer(offer))?;
             self.outbox.flush()?;
             let want = self.wait_for_want(index, first_chunk)?;
+            if readonly && want.wanted.contains(&true) {
+                return Err(ResyncError::ReadonlyDiffers { disk: index });
+            }
             for (offset, _) in want.wanted.iter().enumerate().filter(|(_, wanted)| **wanted) {
                 self.send_chunk(&disk, index, first_chunk + offset as u64)?;
             }

@@ -141,12 +141,8 @@ impl ApiHandler for Arc<Node> {
 
     fn snapshot_create(&self, request: SnapshotRequest) -> Result<Value, ApiError> {
         let (machine, _) = self.running()?;
-        let paused = matches!(&*self.role(), Role::Primary { paused: true, .. });
         let started = Instant::now();
-        let held = match paused {
-            true => None,
-            false => Some(machine.gate().hold().ok_or_else(|| ApiError::conflict("the machine has ended"))?),
-        };
+        let held = machine.gate().hold().ok_or_else(|| ApiError::conflict("the machine has ended"))?;
         let bytes = machine.write_checkpoint(&request.snapshot_path).map_err(Failure::from)?;
         drop(held);
         Ok(json!({ "path": request.snapshot_path, "bytes": bytes, "pause_ms": started.elapsed().as_secs_f64() * 1e3 }))
@@ -161,10 +157,12 @@ impl ApiHandler for Arc<Node> {
         let Protect::Tcp(target) = protect else {
             return Err(ApiError::not_in_this_version("protecting a running VM other than by tcp:HOST:PORT"));
         };
+        guardian.protect(target).map_err(ApiError::conflict)?;
+        // Only now: a request that is refused changes nothing.
         if let Some(epoch) = epoch {
             machine.pacer().set_length(length_of(epoch));
         }
-        guardian.protect(target).map_err(ApiError::conflict)
+        Ok(())
     }
 
     fn unprotect(&self) -> Result<(), ApiError> {
