@@ -18,13 +18,14 @@ pub struct Launch {
     dir: PathBuf,
     namespace: Option<String>,
     args: Vec<OsString>,
+    stdout: Option<Stdio>,
 }
 
 impl Launch {
     /// `outlast COMMAND` with its console, events, socket and log in `dir`.
     pub fn new(command: &str, dir: &Path) -> Self {
         fs::create_dir_all(dir).expect("a directory in the test's own place");
-        let launch = Self { dir: dir.to_owned(), namespace: None, args: vec![command.into()] };
+        let launch = Self { dir: dir.to_owned(), namespace: None, args: vec![command.into()], stdout: None };
         let file = |name: &str| dir.join(name).display().to_string();
         launch
             .with("--state-dir", file("state"))
@@ -36,6 +37,15 @@ impl Launch {
     #[must_use]
     pub fn with(mut self, flag: &str, value: impl Into<OsString>) -> Self {
         self.args.extend([flag.into(), value.into()]);
+        self
+    }
+
+    /// Its console is its standard output, which is `stdout`.
+    #[must_use]
+    pub fn console_on(mut self, stdout: impl Into<Stdio>) -> Self {
+        let console = self.args.iter().position(|arg| arg == "--console").expect("every launch has a console");
+        self.args[console + 1] = "stdio".into();
+        self.stdout = Some(stdout.into());
         self
     }
 
@@ -58,13 +68,15 @@ impl Launch {
     }
 
     /// Starts it.
-    pub fn start(self) -> Vm {
+    pub fn start(mut self) -> Vm {
         let log = File::create(self.dir.join("log")).expect("a file in the test's own place");
+        let shared = || log.try_clone().expect("a file can be shared").into();
+        let stdout = self.stdout.take().unwrap_or_else(shared);
         let child = self
             .command()
             .args(&self.args)
             .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a file can be shared"))
+            .stdout(stdout)
             .stderr(log)
             .spawn()
             .expect("the program under test starts");

@@ -119,3 +119,32 @@ fn unprotected_by_the_operator_primary_goes_on_and_backup_does_not_take_over() {
     assert_eq!(pair.backup.count("failover-started"), 0);
     assert!(pair.backup.console().is_empty());
 }
+
+/// The operator has paused the guest when its backup dies, and joins another one: what deals with the backup waited for
+/// the pause to end.
+#[test]
+fn paused_guest_loses_its_backup_and_gets_another_while_it_is_paused() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut pair = Pair::start(&place, &guest);
+    wait_progress(&pair.primary, &guest, 5);
+    assert_eq!(pair.primary.ctl(&["pause"]).0, 0);
+    let said = pair.primary.status()["epochs"]["counts"]["console_bytes"].clone();
+    pair.backup.kill();
+    pair.primary.wait_state("Solo");
+    let second = place.backup("c", &guest).start();
+    let target = format!("tcp:127.0.0.1:{}", second.port());
+    assert_eq!(pair.primary.ctl(&["protect", &target]).0, 0);
+    pair.primary.wait_state("Protected");
+    second.wait_event("protected");
+    assert_eq!(pair.primary.status()["epochs"]["counts"]["console_bytes"], said, "the guest ran while it was paused");
+    assert_eq!(pair.primary.ctl(&["resume"]).0, 0);
+    let mut backup = second;
+    wait_progress(&pair.primary, &guest, 20);
+    pair.primary.kill();
+    backup.wait_event("failover-finished");
+    wait_progress(&backup, &guest, 5);
+    assert_eq!(backup.ctl(&["stop"]).0, 0);
+    assert_eq!(backup.wait(), 0);
+    console::join(&guest, &pair.primary.console(), &backup.console()).unwrap_or_else(|e| panic!("{e}"));
+}

@@ -21,13 +21,13 @@ pub struct BackupConfig {
     pub listen: Endpoint,
     /// The VM's name; a primary of another name is refused.
     pub name: String,
-    /// One replica per disk of the primary, in its order, at least as large.
+    /// One replica per disk of the primary, in its order, exactly as long.
     pub disks: Vec<DiskConfig>,
     /// One tap per interface of the primary, in its order. The guest keeps the primary's addresses.
     pub nets: Vec<NetConfig>,
     /// The serial console after a takeover.
     pub console: Console,
-    /// Replica of the guest's memory, logs, `vm.json`.
+    /// The control socket and `vm.json`.
     pub state_dir: PathBuf,
     /// Who proves the primary fenced; the same as the primary's.
     pub witness: Witness,

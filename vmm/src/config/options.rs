@@ -86,8 +86,8 @@ pub struct RunOptions {
     /// Not in this version
     #[arg(long, hide = true)]
     pub vsock: Option<String>,
-    /// Guest memory, logs and vm.json; its file system needs room for the guest's memory. Memory (tmpfs, DAX), not a
-    /// disk: a disk makes the guest slow [default: /dev/shm/outlast/NAME]
+    /// Directory of this VM on this host: the control socket and vm.json (what was configured). Logs of disk writes lie
+    /// beside the images, not here [default: /dev/shm/outlast/NAME]
     #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub state_dir: Option<PathBuf>,
     /// Where epochs are committed; repeatable: none, local (persistent memory of this host), tcp:HOST:PORT (a backup)
@@ -117,7 +117,8 @@ pub struct RunOptions {
     #[arg(long, help_heading = "Protection", value_enum)]
     pub commit_durability: Option<CommitDurability>,
     /// Who decides which side runs after the two lost each other: file:DIR (a directory that both hosts share) or
-    /// none (after a network cut both may run the guest: its disk and its clients then see two) [default: none]
+    /// none (after a network cut, or when a host hangs for longer than --detect and comes back, both may run the guest:
+    /// its disk and its clients then see two) [default: none]
     #[arg(long, help_heading = "Protection", value_name = "file:DIR|none")]
     pub witness: Option<Witness>,
     /// Silence after which the peer counts as lost, 50ms to 60s, at least three heartbeats. Too short: a loaded host is
@@ -155,7 +156,8 @@ pub struct BackupOptions {
     /// Name of the VM, the same as the primary's
     #[arg(long, help_heading = "Guest", value_name = "NAME")]
     pub name: Option<String>,
-    /// Replica of each disk, in the primary's order; repeatable: path=FILE[,readonly=on]
+    /// Replica of each disk, in the primary's order and exactly as long; one that is readonly is not replicated and must
+    /// have the same content. Repeatable: path=FILE[,readonly=on]
     #[arg(long, help_heading = "Devices", value_name = "path=FILE[,readonly=on]")]
     pub disk: Vec<DiskConfig>,
     /// Tap for each interface, in the primary's order; repeatable: tap=NAME[,mac=..]
@@ -164,11 +166,11 @@ pub struct BackupOptions {
     /// Serial console after a takeover: stdio, file=PATH or off [default: stdio]
     #[arg(long, help_heading = "Devices", value_name = "stdio|file=PATH|off")]
     pub console: Option<Console>,
-    /// Replica of guest memory, logs and vm.json [default: /dev/shm/outlast/NAME]
+    /// Directory of this VM on this host: the control socket and vm.json [default: /dev/shm/outlast/NAME]
     #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub state_dir: Option<PathBuf>,
-    /// Who proves the primary fenced: file:DIR, the same directory as the primary's, or none (dangerous, see run)
-    /// [default: none]
+    /// Who decides which side runs after the two lost each other: file:DIR, the same directory as the primary's, or none
+    /// (dangerous, see run) [default: none]
     #[arg(long, help_heading = "Protection", value_name = "file:DIR|none")]
     pub witness: Option<Witness>,
     /// Silence after which the primary counts as lost, 50ms to 60s, at least three heartbeats [default: 500ms]

@@ -225,8 +225,9 @@ impl VmConfig {
 
 /// What goes wrong with a backup and no witness.
 pub(super) fn split_brain_warning() -> String {
-    "no witness: if the network between the hosts is cut, both may run the guest, and its clients and disks see two; \
-     give both sides --witness file:DIR on storage that they share"
+    "no witness: if the network between the hosts is cut, or one of them hangs for longer than --detect and comes back, \
+     both may run the guest, and its clients and disks see two; give both sides --witness file:DIR on storage that they \
+     share"
         .into()
 }
 

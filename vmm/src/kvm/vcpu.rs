@@ -119,7 +119,7 @@ impl Vcpu {
     /// Reads the whole state. The last exit must have been completed.
     pub fn save(&self) -> Result<VcpuState, KvmError> {
         let fd = &self.fd;
-        // Events and the multiprocessor state last: reading them lets KVM settle pending INIT and SIPI first.
+        // The multiprocessor state first: reading it lets KVM settle pending INIT and SIPI, which change the rest.
         let mp_state = call("read the multiprocessor state", fd.get_mp_state())?;
         Ok(VcpuState {
             tsc_khz: call("read the time stamp counter's rate", fd.get_tsc_khz())?,

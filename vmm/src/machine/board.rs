@@ -6,6 +6,7 @@
 //! Interrupts of devices collect in a mask. With [`Delivery::Immediate`] they are raised at once; with
 //! [`Delivery::Boundary`] they, and input from the world, wait for the boundary, and the mask is part of the state.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -47,6 +48,8 @@ pub struct Effects {
     pub raise: u32,
     /// Something waits for a boundary.
     pub wants_boundary: bool,
+    /// The access wrote to the console, which has more to write than it takes: the vCPU waits.
+    pub console_full: bool,
     /// The guest asked for an end.
     pub end: Option<GuestEnd>,
 }
@@ -201,17 +204,23 @@ impl Board {
         (index < self.slots.len()).then_some((index, offset % VIRTIO_MMIO_STRIDE))
     }
 
-    /// Takes a frame from the world for slot `index`. `None`: too many wait; offer it again after a boundary.
-    pub fn handle_frame(&mut self, index: usize, frame: &[u8]) -> Option<Effects> {
-        if !self.slots[index].accept_frame(frame) {
-            return None;
+    /// Takes frames from the world for slot `index`, oldest first, off the front of `frames`. What is left there was too
+    /// much; it is to be offered again after a boundary.
+    pub fn handle_frames(&mut self, index: usize, frames: &mut VecDeque<Vec<u8>>) -> Effects {
+        let mut accepted = false;
+        while let Some(frame) = frames.pop_front() {
+            if let Err(frame) = self.slots[index].accept_frame(frame) {
+                frames.push_front(frame);
+                break;
+            }
+            accepted = true;
         }
         if self.delivery == Delivery::Immediate {
             self.deliver_frames(index);
         }
         let mut effects = self.settle_slot(index);
-        effects.wants_boundary |= self.delivery == Delivery::Boundary;
-        Some(effects)
+        effects.wants_boundary |= self.delivery == Delivery::Boundary && accepted;
+        effects
     }
 
     /// Takes console input; gives how many bytes were accepted.
@@ -287,8 +296,10 @@ impl Board {
     }
 
     fn settle_chips(&mut self) -> Effects {
+        let mut wrote = false;
         while let Some(bytes) = self.serial.poll_output() {
             self.egress.emit(CONSOLE, bytes);
+            wrote = true;
         }
         if self.serial.poll_interrupt() {
             self.pending |= 1 << COM1_GSI;
@@ -297,6 +308,7 @@ impl Board {
             tracing::warn!(?event, "the guest reports a panic");
         }
         let mut effects = self.settle_interrupts();
+        effects.console_full = wrote && self.egress.is_console_full();
         effects.end = match self.power.poll_power() {
             Some(PowerEvent::PowerOff) => Some(GuestEnd::PowerOff),
             None => self.i8042.poll_reset().then_some(GuestEnd::Reset),
@@ -402,6 +414,7 @@ impl Effects {
         Self {
             raise: self.raise | other.raise,
             wants_boundary: self.wants_boundary | other.wants_boundary,
+            console_full: self.console_full | other.console_full,
             end: self.end.or(other.end),
         }
     }
@@ -411,6 +424,7 @@ impl Effects {
 mod tests {
     use super::*;
     use crate::machine::egress::Sinks;
+    use crate::machine::slot::INGRESS_FRAMES_MAX;
     use crate::memory::Ram;
     use crate::stats::Stats;
 
@@ -438,12 +452,22 @@ mod tests {
         // the log of the epoch that broke off: it reached the guest twice.
         let mut board = board();
         let _ = board.handle_console(b"ls");
-        let _ = board.handle_frame(0, &[1; 60]);
-        let _ = board.handle_frame(0, &[2; 60]);
+        let _ = board.handle_frames(0, &mut VecDeque::from([vec![1; 60], vec![2; 60]]));
         let log =
             [input(CONSOLE, b"l"), input(CONSOLE, b"s -a"), input(FIRST_SLOT, &[2; 60]), input(FIRST_SLOT, &[2; 60])];
         board.redeliver(log.to_vec());
         assert_eq!(waiting(&board), (b"ls -a".to_vec(), vec![vec![1; 60], vec![2; 60], vec![2; 60]]));
+    }
+
+    #[test]
+    fn frames_beyond_the_room_stay_with_the_caller_in_their_order() {
+        let mut board = board();
+        let mut frames: VecDeque<Vec<u8>> = (0..INGRESS_FRAMES_MAX + 2).map(|n| vec![n as u8; 60]).collect();
+        assert!(board.handle_frames(0, &mut frames).wants_boundary);
+        assert_eq!(frames, [vec![0; 60], vec![1; 60]]);
+        assert!(!board.handle_frames(0, &mut frames).wants_boundary, "nothing came in");
+        let waiting = waiting(&board).1;
+        assert_eq!((waiting.len(), waiting[0][0], waiting[255][0]), (INGRESS_FRAMES_MAX, 0, 255));
     }
 
     #[test]

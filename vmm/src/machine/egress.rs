@@ -5,11 +5,12 @@
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use replication::EpochId;
 use replication::output::{Output, OutputQueue};
 
+use super::console;
 use crate::net::Tap;
 use crate::stats::Stats;
 
@@ -47,27 +48,31 @@ struct Inner {
     console: Vec<u8>,
     /// When the oldest output of each held epoch was produced, for the hold time.
     first_held: Vec<(EpochId, Instant)>,
-    sinks: Sinks,
+    taps: Vec<Option<Arc<Tap>>>,
 }
 
 /// The way out.
 #[derive(Debug)]
 pub struct Egress {
     inner: Mutex<Inner>,
+    /// Not behind the lock: whoever waits for the console must not keep frames from leaving.
+    console: Option<console::Console>,
     stats: Arc<Stats>,
 }
 
 impl Egress {
     /// A way out to `sinks`, direct at first.
     pub fn new(sinks: Sinks, stats: Arc<Stats>) -> Self {
+        let Sinks { console, taps } = sinks;
+        let console = console.map(|sink| console::Console::new(sink, Arc::clone(&stats)));
         let inner = Inner {
             running: None,
             queue: OutputQueue::new(HOLD_BYTES_MAX),
             console: Vec::new(),
             first_held: Vec::new(),
-            sinks,
+            taps,
         };
-        Self { inner: Mutex::new(inner), stats }
+        Self { inner: Mutex::new(inner), console, stats }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -79,10 +84,11 @@ impl Egress {
     pub fn emit(&self, device: u16, bytes: Vec<u8>) -> bool {
         if device == CONSOLE {
             self.stats.console_written(bytes.len());
+            self.note_produced(bytes.len());
         }
         let mut inner = self.lock();
         if inner.running.is_none() {
-            inner.sinks.send(device, &bytes, &self.stats);
+            self.send(&inner, device, &bytes);
             return false;
         }
         inner.note_held();
@@ -103,6 +109,23 @@ impl Egress {
         !self.lock().queue.has_room(HOLD_BYTES_MAX / 2)
     }
 
+    /// Whether the console has so much to write that whoever writes to it must wait.
+    pub fn is_console_full(&self) -> bool {
+        self.console.as_ref().is_some_and(console::Console::is_full)
+    }
+
+    /// Waits until the console can take more, at most for `time`.
+    pub fn wait_for_console(&self, time: Duration) {
+        if let Some(console) = &self.console {
+            console.wait_for_room(time);
+        }
+    }
+
+    /// Waits at most `time` until all console output that may leave is written; gives how many bytes are not.
+    pub fn drain_console(&self, time: Duration) -> usize {
+        self.console.as_ref().map_or(0, |console| console.drain(time))
+    }
+
     /// From now on output is held, tagged with `epoch`.
     pub fn begin(&self, epoch: EpochId) {
         self.lock().running = Some(epoch);
@@ -116,12 +139,13 @@ impl Egress {
         inner.queue.of_epoch(running).cloned().collect()
     }
 
-    /// Lets out what epochs up to and including `upto` produced.
+    /// Lets out what epochs up to and including `upto` produced. When this returns the frames have left, and the
+    /// console's bytes too unless the console is stuck: those leave when it is read again.
     pub fn release(&self, upto: EpochId) {
         let mut inner = self.lock();
         let outputs: Vec<Output> = inner.queue.release(upto).collect();
-        for output in outputs {
-            inner.sinks.send(output.device, &output.bytes, &self.stats);
+        for output in &outputs {
+            self.send(&inner, output.device, &output.bytes);
         }
         let now = Instant::now();
         inner.first_held.retain(|(epoch, since)| {
@@ -130,6 +154,10 @@ impl Egress {
             }
             *epoch > upto
         });
+        drop(inner);
+        if let Some(console) = self.console.as_ref().filter(|_| outputs.iter().any(|o| o.device == CONSOLE)) {
+            console.settle();
+        }
     }
 
     /// Ends holding: lets out all that is held, the running epoch's too. Only for a guest that is alone by right.
@@ -146,20 +174,50 @@ impl Egress {
 
     /// Emits what a failed primary may not have let out: the outputs that a backup held.
     pub fn emit_again(&self, outputs: &[Output]) {
-        let mut inner = self.lock();
+        let inner = self.lock();
         for output in outputs {
-            inner.sinks.send(output.device, &output.bytes, &self.stats);
+            if output.device == CONSOLE {
+                self.note_produced(output.bytes.len());
+            }
+            self.send(&inner, output.device, &output.bytes);
         }
     }
 
     /// Sends a frame of the host's own on every tap: the announcement of a guest that moved.
     pub fn announce(&self, slot: usize, frame: &[u8]) {
-        self.lock().sinks.send(FIRST_SLOT + slot as u16, frame, &self.stats);
+        self.send(&self.lock(), FIRST_SLOT + slot as u16, frame);
     }
 
     /// Bytes held.
     pub fn held_bytes(&self) -> usize {
         self.lock().queue.held_bytes()
+    }
+
+    fn note_produced(&self, console_bytes: usize) {
+        if let Some(console) = &self.console {
+            console.note_produced(console_bytes);
+        }
+    }
+
+    /// Sends one output: in the order of the calls, which the lock of `inner` makes the order of production.
+    fn send(&self, inner: &Inner, device: u16, bytes: &[u8]) {
+        let result = match device.checked_sub(FIRST_SLOT) {
+            None => {
+                if let Some(console) = &self.console {
+                    console.hand_over(bytes);
+                }
+                Ok(())
+            }
+            Some(slot) => inner.write_frame(slot, bytes),
+        };
+        match result {
+            Ok(()) => self.stats.output_sent(bytes.len()),
+            // The world's side of a wire may lose a frame; it is counted, and the guest's protocols repeat it.
+            Err(error) => {
+                self.stats.output_lost();
+                tracing::debug!(device, %error, "output could not be delivered");
+            }
+        }
     }
 }
 
@@ -184,31 +242,9 @@ impl Inner {
             .hold(epoch, output)
             .expect("the guest is stopped at half of the limit, and one exit cannot fill the rest");
     }
-}
 
-impl Sinks {
-    fn send(&mut self, device: u16, bytes: &[u8], stats: &Stats) {
-        let result =
-            if device == CONSOLE { self.write_console(bytes) } else { self.write_frame(device - FIRST_SLOT, bytes) };
-        match result {
-            Ok(()) => stats.output_sent(bytes.len()),
-            // The world's side of a wire may lose a frame; it is counted, and the guest's protocols repeat it.
-            Err(error) => {
-                stats.output_lost();
-                tracing::debug!(device, %error, "output could not be delivered");
-            }
-        }
-    }
-
-    fn write_console(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match &mut self.console {
-            Some(console) => console.write_all(bytes).and_then(|()| console.flush()),
-            None => Ok(()),
-        }
-    }
-
-    fn write_frame(&mut self, slot: u16, frame: &[u8]) -> io::Result<()> {
-        match self.taps.get_mut(usize::from(slot)) {
+    fn write_frame(&self, slot: u16, frame: &[u8]) -> io::Result<()> {
+        match self.taps.get(usize::from(slot)) {
             Some(Some(tap)) => match tap.send(frame)? {
                 true => Ok(()),
                 false => Err(io::Error::from(io::ErrorKind::WouldBlock)),

@@ -1,14 +1,17 @@
 //! The gate: how all vCPUs are stopped together and let go together.
 //!
 //! Two users close it. A *boundary* is led by the last vCPU thread that arrives: it does the boundary's work itself, so
-//! that a guest with one vCPU pays no thread switch. A *hold* belongs to another thread (pause, snapshot): vCPUs wait
-//! until its guard is dropped.
+//! that a guest with one vCPU pays no thread switch. A *hold* belongs to another thread (snapshot, the base of a session):
+//! vCPUs wait until its guard is dropped. A hold that is *kept* (pause) outlives its guard; others may hold the gate
+//! meanwhile, one at a time, and when they are done the guest stays stopped.
 //!
 //! ```text
 //!            request_boundary            all parked: last one leads
 //!   Open ───────────────────► Boundary ───────────────────────────► Open
 //!    │  hold                                                          ▲
-//!    └──────► Held ── all parked: guard given ── guard dropped ───────┘
+//!    └──────► Held ── all parked: guard given ── guard dropped ───────┤
+//!                      ▲         │ keep                               │
+//!                 hold └── Held, kept ── let_go, and no guard ────────┘
 //!   any ── end ──► Ended (arrivals return, vCPU threads finish)
 //! ```
 //!
@@ -37,6 +40,10 @@ struct State {
     parked: usize,
     /// A boundary was asked for while the gate could not close for it: it comes right after the opening.
     again: bool,
+    /// Held: a guard lives.
+    guarded: bool,
+    /// Held, with or without a guard, until it is let go.
+    kept: bool,
     /// When the first vCPU of this closing came out: the guest's pause begins there.
     first_out: Option<Instant>,
     /// Counts openings, so that a waiter knows that its closing is over.
@@ -66,7 +73,16 @@ pub struct Gate {
 impl Gate {
     /// A gate for `vcpus` vCPU threads, open.
     pub fn new(vcpus: usize) -> Self {
-        let state = State { mode: Mode::Open, running: vcpus, parked: 0, again: false, first_out: None, openings: 0 };
+        let state = State {
+            mode: Mode::Open,
+            running: vcpus,
+            parked: 0,
+            again: false,
+            guarded: false,
+            kept: false,
+            first_out: None,
+            openings: 0,
+        };
         Self {
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -159,17 +175,23 @@ impl Gate {
     }
 
     /// Stops the guest for as long as the guard lives. `None` if the machine has ended.
+    ///
+    /// Does not wait for the end of a hold that is kept: an operator's pause may last, and whoever deals with the backup
+    /// must go on meanwhile.
     pub fn hold(&self) -> Option<Held<'_>> {
         let mut state = self.lock();
         self.holds_wanted.fetch_add(1, Ordering::SeqCst);
-        while state.mode != Mode::Open && state.mode != Mode::Ended && state.running > 0 {
+        while state.running > 0 && !state.can_be_held() {
             state = self.changed.wait(state).expect("no holder of the gate panics while changing it");
         }
         self.holds_wanted.fetch_sub(1, Ordering::SeqCst);
-        if state.mode != Mode::Open {
-            return None;
+        match state.mode {
+            Mode::Held if state.running > 0 => {}
+            Mode::Open => self.close(&mut state, Mode::Held),
+            Mode::Boundary | Mode::Held | Mode::Ended => return None,
         }
-        self.close(&mut state, Mode::Held);
+        // Of a hold that is kept all are parked already.
+        state.guarded = true;
         while state.parked < state.running {
             if state.mode == Mode::Ended {
                 return None;
@@ -182,11 +204,14 @@ impl Gate {
         Some(Held { gate: self })
     }
 
-    /// Ends a hold that was kept. The caller knows that there is one.
+    /// Ends a hold that was kept; the guest goes on when no other guard lives. The caller knows that there is one.
     pub fn let_go(&self) {
         let mut state = self.lock();
-        assert!(matches!(state.mode, Mode::Held | Mode::Ended), "only a kept hold is let go");
-        self.open(&mut state);
+        assert!(state.kept || state.mode == Mode::Ended, "only a kept hold is let go");
+        state.kept = false;
+        if !state.guarded {
+            self.open(&mut state);
+        }
     }
 
     /// Ends the machine: every vCPU thread comes out and finishes.
@@ -213,14 +238,30 @@ pub struct Held<'a> {
 impl Held<'_> {
     /// Keeps the guest stopped beyond this guard, until [`Gate::let_go`].
     pub fn keep(self) {
-        std::mem::forget(self);
+        self.gate.lock().kept = true;
     }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         let mut state = self.gate.lock();
-        self.gate.open(&mut state);
+        state.guarded = false;
+        if state.kept {
+            self.gate.changed.notify_all();
+        } else {
+            self.gate.open(&mut state);
+        }
+    }
+}
+
+impl State {
+    /// Whether a hold may begin, or never will.
+    fn can_be_held(&self) -> bool {
+        match self.mode {
+            Mode::Open | Mode::Ended => true,
+            Mode::Held => self.kept && !self.guarded,
+            Mode::Boundary => false,
+        }
     }
 }
 
@@ -337,6 +378,33 @@ mod tests {
         drop(guard);
         gate.end();
         vcpu.join().expect("the vCPU thread did not panic");
+    }
+
+    #[test]
+    fn paused_guest_can_be_held_by_another_and_stays_paused() {
+        // The thread that deals with the backup waited for the gate until the operator resumed the guest: no backup was
+        // let go, none could join, and control frames stayed where they were.
+        let gate = Arc::new(Gate::new(2));
+        let (inside, led) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let threads = vcpus(&gate, 2, &inside, &led);
+        gate.hold().expect("the machine runs").keep();
+        for _ in 0..100 {
+            let held = gate.hold().expect("a paused machine can be held");
+            gate.request_boundary();
+            drop(held);
+            assert_eq!(inside.load(Ordering::SeqCst), 0, "the guest runs although it is paused");
+        }
+        let held = gate.hold().expect("a paused machine can be held");
+        gate.let_go();
+        thread::yield_now();
+        assert_eq!(inside.load(Ordering::SeqCst), 0, "the guest runs although it is held");
+        assert_eq!(led.load(Ordering::SeqCst), 0, "a boundary went during a pause");
+        drop(held);
+        while led.load(Ordering::SeqCst) == 0 {
+            thread::yield_now();
+        }
+        gate.end();
+        threads.into_iter().for_each(|t| t.join().expect("no vCPU thread panicked"));
     }
 
     #[test]

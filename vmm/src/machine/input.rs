@@ -3,6 +3,7 @@
 //! A thread per source reads and hands over to the board, which keeps what the guest cannot take yet. When the board's
 //! queue is full the source is not read, so that nothing accepted is dropped.
 
+use std::collections::VecDeque;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -22,36 +23,49 @@ const END_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// Larger than any frame of a tap without offloads.
 const FRAME_BYTES_MAX: usize = 64 * 1024;
 
+/// Frames read from a tap before the guest gets them, at most. One lock of the board and one interrupt serve all of
+/// them; more would only make the first one wait.
+const BATCH_FRAMES_MAX: usize = 64;
+
 /// Reads frames of virtio slot `slot` from its tap until the machine ends.
 pub fn read_tap(machine: Arc<Machine>, slot: usize, tap: Arc<Tap>) {
     spawn(format!("tap{slot}"), move || {
         let mut frame = vec![0; FRAME_BYTES_MAX];
+        let mut batch = VecDeque::with_capacity(BATCH_FRAMES_MAX);
         while machine.ended().is_none() {
             if !readable(&*tap) {
                 continue;
             }
-            match tap.receive(&mut frame) {
-                Ok(None) => {}
+            if read_batch(&tap, &mut frame, &mut batch).is_err() {
                 // A tap that is down stays readable and gives only errors.
-                Err(_) => std::thread::sleep(DOWN_WAIT),
-                Ok(Some(len)) => hand_over_frame(&machine, slot, &frame[..len]),
+                std::thread::sleep(DOWN_WAIT);
             }
+            hand_over_frames(&machine, slot, &mut batch);
         }
     });
 }
 
-fn hand_over_frame(machine: &Machine, slot: usize, frame: &[u8]) {
-    while machine.ended().is_none() {
+/// Reads what the tap has now, as far as there is room in `batch`. Frames before an error count.
+fn read_batch(tap: &Tap, frame: &mut [u8], batch: &mut VecDeque<Vec<u8>>) -> std::io::Result<()> {
+    while batch.len() < BATCH_FRAMES_MAX {
+        match tap.receive(frame)? {
+            Some(len) => batch.push_back(frame[..len].to_vec()),
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+fn hand_over_frames(machine: &Machine, slot: usize, batch: &mut VecDeque<Vec<u8>>) {
+    while !batch.is_empty() && machine.ended().is_none() {
+        let before = batch.len();
         // The guard must be gone before the effects are applied: a boundary takes the board.
-        let effects = machine.board().handle_frame(slot, frame);
-        match effects {
-            Some(effects) => {
-                if let Err(error) = machine.apply(effects) {
-                    machine.fail(error.to_string());
-                }
-                return;
-            }
-            None => std::thread::sleep(FULL_WAIT),
+        let effects = machine.board().handle_frames(slot, batch);
+        if let Err(error) = machine.apply(effects) {
+            machine.fail(error.to_string());
+        }
+        if batch.len() == before {
+            std::thread::sleep(FULL_WAIT);
         }
     }
 }

@@ -10,6 +10,7 @@
 
 pub mod board;
 pub mod checkpoint;
+pub mod console;
 pub mod disk;
 pub mod egress;
 pub mod gate;

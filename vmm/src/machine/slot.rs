@@ -140,14 +140,14 @@ impl Slot {
         }
     }
 
-    /// Takes a frame from the world. False if too many wait already: then the caller keeps it.
-    pub fn accept_frame(&mut self, frame: &[u8]) -> bool {
+    /// Takes a frame from the world; gives it back if too many wait already.
+    pub fn accept_frame(&mut self, frame: Vec<u8>) -> Result<(), Vec<u8>> {
         match self {
             Self::Net { ingress, .. } if ingress.len() < INGRESS_FRAMES_MAX => {
-                ingress.push_back(frame.to_vec());
-                true
+                ingress.push_back(frame);
+                Ok(())
             }
-            _ => false,
+            _ => Err(frame),
         }
     }
 
@@ -158,7 +158,8 @@ impl Slot {
         match ingress.iter().skip(*done).position(|waiting| waiting == frame) {
             Some(before) => *done += before + 1,
             None => {
-                self.accept_frame(frame);
+                // Beyond the room it is lost, as a frame on a wire is.
+                let _ = self.accept_frame(frame.to_vec());
                 *done = usize::MAX;
             }
         }

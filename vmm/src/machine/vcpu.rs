@@ -2,6 +2,7 @@
 
 use std::sync::MutexGuard;
 use std::sync::atomic::{Ordering, compiler_fence};
+use std::time::Duration;
 
 use kvm_ioctls::VcpuExit;
 
@@ -10,6 +11,9 @@ use super::gate::Arrival;
 use super::{End, Machine};
 use crate::epoch::boundary;
 use crate::kvm::Vcpu;
+
+/// How long a vCPU that waits for the console waits before it looks at the gate again.
+const CONSOLE_WAIT: Duration = Duration::from_millis(1);
 
 /// Why a vCPU cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +46,10 @@ pub enum VcpuError {
 /// What an exit leaves to do.
 enum Exit {
     /// Enter again; the access completes on the next entry.
-    Completes,
+    Completes {
+        /// But not before the console can take more: this vCPU wrote to it.
+        console_full: bool,
+    },
     /// Enter again.
     Done,
     /// The guest's machine ends.
@@ -63,6 +70,7 @@ fn run_loop(machine: &Machine, id: u32) -> Result<(), VcpuError> {
     let _registration = gate.kicker().register(id, immediate_exit);
     let mut vcpu = machine.vcpu(id);
     let mut completes = false;
+    let mut wants_console = false;
     loop {
         vcpu.fd().set_kvm_immediate_exit(0);
         // The kick's handler runs on this thread: only the compiler could reorder.
@@ -81,12 +89,17 @@ fn run_loop(machine: &Machine, id: u32) -> Result<(), VcpuError> {
             vcpu = machine.vcpu(id);
             continue;
         }
-        completes = match enter(machine, &mut vcpu)? {
-            Exit::Completes => true,
-            Exit::Done => false,
+        // With the gate open: boundaries go on meanwhile, and what else was produced leaves.
+        if wants_console && machine.egress().is_console_full() {
+            machine.egress().wait_for_console(CONSOLE_WAIT);
+            continue;
+        }
+        (completes, wants_console) = match enter(machine, &mut vcpu)? {
+            Exit::Completes { console_full } => (true, console_full),
+            Exit::Done => (false, false),
             Exit::Ended(how) => {
                 machine.end(End::Guest(how));
-                false
+                (false, false)
             }
         };
     }
@@ -98,7 +111,8 @@ fn complete_exit(machine: &Machine, vcpu: &mut MutexGuard<'_, Vcpu>) -> Result<(
     loop {
         vcpu.fd().set_kvm_immediate_exit(1);
         match enter(machine, vcpu)? {
-            Exit::Completes => {}
+            // The caller waits for the console, if it must, when the gate is open again.
+            Exit::Completes { .. } => {}
             Exit::Done => return Ok(()),
             Exit::Ended(how) => {
                 machine.end(End::Guest(how));
@@ -134,7 +148,7 @@ fn enter(machine: &Machine, vcpu: &mut MutexGuard<'_, Vcpu>) -> Result<Exit, Vcp
 
 fn apply(machine: &Machine, effects: Effects) -> Result<Exit, VcpuError> {
     machine.apply(effects)?;
-    Ok(effects.end.map_or(Exit::Completes, Exit::Ended))
+    Ok(effects.end.map_or(Exit::Completes { console_full: effects.console_full }, Exit::Ended))
 }
 
 fn rip(vcpu: &mut MutexGuard<'_, Vcpu>) -> u64 {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use snapshot::disk::OverlayDisk;
@@ -35,7 +36,14 @@ pub(super) fn open(disks: &[DiskConfig], nets: &[NetConfig], console: &Console) 
 
 fn open_console(console: &Console) -> Result<(Option<Box<dyn Write + Send>>, bool), Failure> {
     match console {
-        Console::Stdio => Ok((Some(Box::new(std::io::stdout())), true)),
+        Console::Stdio => {
+            // Not `Stdout`: a writer that is stuck would keep its lock.
+            let stdout = std::io::stdout().as_fd().try_clone_to_owned().map_err(|error| {
+                Failure::new(Exit::Error, format!("cannot use standard output as the console: {error}"))
+                    .with_hint("give --console file=PATH or --console off")
+            })?;
+            Ok((Some(Box::new(File::from(stdout))), true))
+        }
         Console::Off => Ok((None, false)),
         Console::File(path) => {
             let file = File::options().create(true).append(true).open(path).map_err(|error| {

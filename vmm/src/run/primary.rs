@@ -1,6 +1,7 @@
 //! `outlast run`: a machine from power-on to its end, protected if it is asked for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use replication::{EpochId, Term};
 
@@ -19,6 +20,8 @@ use crate::protect::log::DiskLog;
 use crate::protect::{Guardian, GuardianConfig, Lease};
 use crate::witness::Role;
 
+/// How long the end of a VM waits for a console that does not take what the guest said.
+const CONSOLE_END_WAIT: Duration = Duration::from_secs(2);
 /// The first epoch of a machine that no backup follows yet.
 const FIRST_EPOCH: EpochId = EpochId(1);
 
@@ -117,6 +120,10 @@ pub(super) fn supervise(
     threads.join();
     if let Some(guardian) = node.guardian() {
         guardian.finish(&end);
+    }
+    let unwritten_bytes = machine.egress().drain_console(CONSOLE_END_WAIT);
+    if unwritten_bytes > 0 {
+        tracing::warn!(unwritten_bytes, "nobody reads the console; the last of what the guest said is not shown");
     }
     events.note("ended", serde_json::json!({ "how": format!("{end:?}") }));
     exit_of(end)

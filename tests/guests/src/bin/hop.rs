@@ -29,6 +29,8 @@ use vmm::memory::{PAGE_SIZE, Page, Ram};
 /// Longer than any test: boundaries come by exits only.
 const NEVER: Duration = Duration::from_secs(3600);
 const GUEST_ENDED: u8 = 10;
+/// Far longer than a file takes.
+const CONSOLE_WAIT: Duration = Duration::from_secs(20);
 
 struct Options(HashMap<String, String>);
 
@@ -222,12 +224,17 @@ fn main() -> ExitCode {
     };
     let end = machine.wait();
     threads.join();
+    let end_with = |code: ExitCode| {
+        // The next process appends to the same console.
+        assert_eq!(machine.egress().drain_console(CONSOLE_WAIT), 0, "the console takes nothing");
+        code
+    };
     match end {
         // Even if the guest has come to its end meanwhile: the epoch that counts is committed.
-        _ if options.path("to").is_some_and(|dir| dir.exists()) => ExitCode::SUCCESS,
+        _ if options.path("to").is_some_and(|dir| dir.exists()) => end_with(ExitCode::SUCCESS),
         End::Guest(_) => {
             machine.egress().direct();
-            ExitCode::from(GUEST_ENDED)
+            end_with(ExitCode::from(GUEST_ENDED))
         }
         End::Stopped | End::Fenced { .. } | End::Failed(_) => panic!("{end:?}"),
     }

@@ -1,0 +1,99 @@
+//! The console's reader stops (Ctrl-S, a pipe that nobody reads): the guest waits, and nothing else does.
+
+use std::io::{PipeReader, Read, pipe};
+use std::time::{Duration, Instant};
+
+use guests::{Guest, Launch, Place, Vm, console, needs, wait};
+
+/// Three times the detection time of these tests: long enough for each side to take the other for dead.
+const LONGER_THAN_DETECT: Duration = Duration::from_secs(3);
+/// A guest fills the pipe and the buffer at some 100 KB a second.
+const TO_FILL: Duration = Duration::from_secs(60);
+
+/// Says as much as it can, until it has said `limit` lines.
+fn talkative(limit: u64) -> Guest {
+    Guest { cmdline: format!("every=1 limit={limit}"), ..Guest::counter() }
+}
+
+fn on_pipe(launch: Launch) -> (Vm, PipeReader) {
+    let (reader, writer) = pipe().expect("a pipe");
+    let vm = launch.console_on(writer).start();
+    vm.wait_event("booting");
+    (vm, reader)
+}
+
+fn number(vm: &Vm, pointer: &str) -> u64 {
+    vm.status().pointer(pointer).and_then(serde_json::Value::as_u64).unwrap_or_else(|| panic!("{}", vm.status()))
+}
+
+fn console_bytes(vm: &Vm) -> u64 {
+    number(vm, "/epochs/counts/console_bytes")
+}
+
+/// Waits until the guest has said nothing more for half a second.
+fn wait_until_it_waits(vm: &Vm) -> u64 {
+    let (mut said, mut since) = (console_bytes(vm), Instant::now());
+    let waits = wait::until_within(TO_FILL, || {
+        let now = console_bytes(vm);
+        if now != said {
+            (said, since) = (now, Instant::now());
+        }
+        (since.elapsed() > Duration::from_millis(500)).then_some(said)
+    });
+    waits.unwrap_or_else(|| panic!("the guest never waited; it said {said} bytes"))
+}
+
+/// Reads to the end; the guest must have said every line once.
+fn assert_all_is_said(guest: &Guest, mut reader: PipeReader, lines: u64) {
+    let mut text = String::new();
+    reader.read_to_string(&mut text).expect("the guest's lines are text");
+    let said = console::check(guest, &text).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((said.last, said.done), (lines, true));
+}
+
+#[test]
+fn reader_that_stops_stops_the_guest_and_loses_no_byte() {
+    needs!(Kvm);
+    let (lines, place) = (10_000, Place::new());
+    let guest = talkative(lines);
+    let (mut vm, reader) = on_pipe(place.alone("a", &guest));
+    let said = wait_until_it_waits(&vm);
+    assert!(said < lines * 23, "the guest was never stopped");
+    assert_eq!(vm.ctl(&["pause"]).0, 0, "a guest that waits can be paused");
+    assert_eq!(vm.ctl(&["resume"]).0, 0);
+    assert_all_is_said(&guest, reader, lines);
+    assert_eq!(vm.wait(), 0);
+}
+
+#[test]
+fn reader_that_stops_does_not_end_protection() {
+    // The thread that hears the backup wrote to the console: blocked, it sent no heartbeats, and the backup took over
+    // because somebody had pressed Ctrl-S.
+    needs!(Kvm);
+    let (lines, place) = (10_000, Place::new());
+    let guest = talkative(lines);
+    let mut backup = place.backup("b", &guest).start();
+    let (mut primary, reader) = on_pipe(place.primary("a", &guest, backup.port()));
+    wait_until_it_waits(&primary);
+    primary.wait_event("protected");
+    let (acked, started) = (number(&primary, "/acked"), Instant::now());
+    // Time has to pass here: what must not happen is that the sides lose each other within it.
+    wait::until("three times the detection time", || (started.elapsed() > LONGER_THAN_DETECT).then_some(()));
+    assert!(number(&primary, "/acked") > acked + 10, "epochs go on");
+    assert_eq!(primary.status()["state"], "Protected");
+    assert_eq!((backup.count("failover-started"), primary.count("peer-lost")), (0, 0));
+    assert_all_is_said(&guest, reader, lines);
+    assert_eq!((primary.wait(), backup.wait()), (0, 0));
+}
+
+#[test]
+fn end_of_the_vm_does_not_wait_for_ever_for_a_reader_that_stopped() {
+    needs!(Kvm);
+    let (guest, place) = (talkative(0), Place::new());
+    let (mut vm, reader) = on_pipe(place.alone("a", &guest));
+    wait_until_it_waits(&vm);
+    assert_eq!(vm.ctl(&["stop"]).0, 0);
+    assert_eq!(vm.wait(), 0);
+    assert!(vm.log().contains("nobody reads the console"), "{}", vm.log());
+    drop(reader);
+}

@@ -1,0 +1,286 @@
+//! The way to the console: a thread of its own writes, so that a reader who stopped stops nobody but the guest.
+//!
+//! A terminal that is held (Ctrl-S) or a pipe that nobody reads blocks whoever writes to it. Releases happen in the
+//! thread that hears the backup's acks: blocked there, heartbeats and frames would stop too, and the backup take over.
+//!
+//! ```text
+//!   emit ──▶ held for its epoch ──release──▶ buffer ──writer thread──▶ terminal, pipe, file
+//!     │                                                    │
+//!     └── backlog: produced and not written ◀──────────────┘   at CONSOLE_BACKLOG_BYTES the guest waits
+//! ```
+//!
+//! Nothing is dropped, unless the sink itself refuses it. Bytes in the buffer of a process that dies are lost: so a
+//! release waits a moment for the writer, and only a console that is stuck has bytes there for longer.
+
+use std::io::{self, ErrorKind, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use super::spawn;
+use crate::stats::Stats;
+
+/// Console bytes produced and not written yet at which the guest waits: held ones and buffered ones together. More only
+/// by what one exit of each vCPU produces, and by what a takeover emits again.
+pub const CONSOLE_BACKLOG_BYTES: usize = 64 << 10;
+/// Bytes of one write: so much at a time is given up when the sink refuses.
+const WRITE_BYTES: usize = 4096;
+/// How long a release waits for the writer. Below any detection time, and waited once, not for each release.
+const GRACE: Duration = Duration::from_millis(20);
+/// Before a sink that is not ready is tried again.
+const NOT_READY_WAIT: Duration = Duration::from_millis(5);
+
+/// Where the console's bytes go.
+#[derive(Debug)]
+pub struct Console {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    backlog: AtomicUsize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    buffer: Vec<u8>,
+    /// Bytes handed over and not written: the buffer, and what the writer has in its hands.
+    unwritten: usize,
+    /// A wait for the writer was in vain, and it has not caught up since.
+    stuck: bool,
+    closed: bool,
+}
+
+impl Console {
+    /// Starts the thread that writes to `sink`.
+    pub fn new(sink: Box<dyn Write + Send>, stats: Arc<Stats>) -> Self {
+        let shared =
+            Arc::new(Shared { backlog: AtomicUsize::new(0), state: Mutex::default(), changed: Condvar::new() });
+        let writer = Arc::clone(&shared);
+        spawn("console-out".into(), move || writer.write_all(sink, &stats));
+        Self { shared }
+    }
+
+    /// The guest produced `bytes` bytes, which are handed over now or when their epoch is released.
+    pub fn note_produced(&self, bytes: usize) {
+        self.shared.backlog.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// Hands over bytes that were noted. Never waits.
+    pub fn hand_over(&self, bytes: &[u8]) {
+        let mut state = self.shared.lock();
+        state.buffer.extend_from_slice(bytes);
+        state.unwritten += bytes.len();
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+
+    /// Whether the guest must wait.
+    pub fn is_full(&self) -> bool {
+        self.shared.backlog.load(Ordering::Acquire) >= CONSOLE_BACKLOG_BYTES
+    }
+
+    /// Waits until the guest need not wait any more, at most for `time`.
+    pub fn wait_for_room(&self, time: Duration) {
+        self.shared.wait_until(time, |_| !self.is_full());
+    }
+
+    /// Waits a moment until everything handed over is written. Not at all while the sink is known to be stuck.
+    pub fn settle(&self) {
+        if !self.shared.wait_until(GRACE, |state| state.unwritten == 0 || state.stuck) {
+            self.shared.lock().stuck = true;
+            tracing::debug!("the console takes nothing; it is waited for only at the guest's end");
+        }
+    }
+
+    /// Waits at most `time` until everything handed over is written; gives how many bytes are not.
+    pub fn drain(&self, time: Duration) -> usize {
+        self.shared.wait_until(time, |state| state.unwritten == 0);
+        self.shared.lock().unwritten
+    }
+}
+
+impl Drop for Console {
+    /// The writer ends when it has written what was handed over.
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of the console's buffer panics")
+    }
+
+    /// Waits until `holds`, at most for `time`; false if it did not come to that.
+    fn wait_until(&self, time: Duration, holds: impl Fn(&State) -> bool) -> bool {
+        let deadline = Instant::now() + time;
+        let mut state = self.lock();
+        while !holds(&state) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.changed.wait_timeout(state, left).expect("no holder of the console's buffer panics").0;
+        }
+        true
+    }
+
+    /// Waits for bytes; `None` when no more will come.
+    fn take(&self) -> Option<Vec<u8>> {
+        let mut state = self.lock();
+        while state.buffer.is_empty() {
+            if state.closed {
+                return None;
+            }
+            state = self.changed.wait(state).expect("no holder of the console's buffer panics");
+        }
+        Some(std::mem::take(&mut state.buffer))
+    }
+
+    /// The body of the writer thread.
+    fn write_all(&self, mut sink: Box<dyn Write + Send>, stats: &Stats) {
+        while let Some(bytes) = self.take() {
+            for piece in bytes.chunks(WRITE_BYTES) {
+                if let Err(error) = self.write_piece(&mut *sink, piece) {
+                    stats.output_lost();
+                    tracing::debug!(%error, bytes = piece.len(), "console output could not be delivered");
+                }
+                self.written(piece.len());
+            }
+        }
+    }
+
+    fn write_piece(&self, sink: &mut dyn Write, mut piece: &[u8]) -> io::Result<()> {
+        while !piece.is_empty() {
+            match sink.write(piece) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => piece = &piece[count..],
+                Err(error) => self.wait_if_not_ready(error)?,
+            }
+        }
+        loop {
+            match sink.flush() {
+                Ok(()) => return Ok(()),
+                Err(error) => self.wait_if_not_ready(error)?,
+            }
+        }
+    }
+
+    /// A terminal that another program made non-blocking says so instead of making us wait.
+    fn wait_if_not_ready(&self, error: io::Error) -> io::Result<()> {
+        match error.kind() {
+            ErrorKind::Interrupted => Ok(()),
+            ErrorKind::WouldBlock if !self.lock().closed => {
+                std::thread::sleep(NOT_READY_WAIT);
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+
+    fn written(&self, bytes: usize) {
+        let mut state = self.lock();
+        state.unwritten -= bytes;
+        if state.unwritten == 0 {
+            state.stuck = false;
+        }
+        drop(state);
+        self.backlog.fetch_sub(bytes, Ordering::AcqRel);
+        self.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    /// Far longer than anything here takes.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn piped() -> (Console, io::PipeReader) {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        (Console::new(Box::new(writer), Arc::default()), reader)
+    }
+
+    fn put(console: &Console, bytes: &[u8]) {
+        console.note_produced(bytes.len());
+        console.hand_over(bytes);
+    }
+
+    #[test]
+    fn reader_that_stopped_fills_the_backlog_and_gets_every_byte_when_it_goes_on() {
+        let (console, mut reader) = piped();
+        let bytes: Vec<u8> = (0..2 * CONSOLE_BACKLOG_BYTES).map(|n| (n / 7) as u8).collect();
+        // More than the pipe holds by the whole backlog: it is full whatever the writer has got rid of.
+        for piece in bytes.chunks(1000) {
+            put(&console, piece);
+        }
+        assert!(console.is_full());
+        console.settle();
+        let started = Instant::now();
+        (0..1000).for_each(|_| console.settle());
+        assert!(started.elapsed() < 100 * GRACE, "a console that is stuck was waited for again and again");
+        assert!(console.drain(Duration::ZERO) >= CONSOLE_BACKLOG_BYTES);
+        let mut got = vec![0; bytes.len()];
+        reader.read_exact(&mut got).expect("the writer goes on");
+        assert!(got == bytes, "bytes were lost or mixed up");
+        assert_eq!(console.drain(PATIENCE), 0);
+        console.wait_for_room(PATIENCE);
+        assert!(!console.is_full());
+    }
+
+    #[test]
+    fn settle_leaves_nothing_in_the_buffer_of_a_console_that_is_read() {
+        let (console, mut reader) = piped();
+        put(&console, b"count=1\n");
+        assert_eq!(console.drain(PATIENCE), 0);
+        let mut got = [0; 8];
+        reader.read_exact(&mut got).expect("it was written");
+        assert_eq!(&got, b"count=1\n");
+    }
+
+    #[test]
+    fn reader_that_is_gone_does_not_stop_the_guest() {
+        let stats = Arc::new(Stats::default());
+        let (reader, writer) = io::pipe().expect("a pipe");
+        drop(reader);
+        let console = Console::new(Box::new(writer), Arc::clone(&stats));
+        for _ in 0..4 {
+            put(&console, &[b'x'; CONSOLE_BACKLOG_BYTES]);
+        }
+        assert_eq!(console.drain(PATIENCE), 0);
+        console.wait_for_room(PATIENCE);
+        assert!(!console.is_full());
+        assert!(stats.counts().outputs_lost > 0);
+    }
+
+    #[test]
+    fn sink_that_is_not_ready_is_tried_again() {
+        struct Moody(Vec<u8>, u32, std::sync::mpsc::Sender<Vec<u8>>);
+        impl Write for Moody {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.1 += 1;
+                if self.1 % 2 == 1 {
+                    return Err(ErrorKind::WouldBlock.into());
+                }
+                let count = bytes.len().min(3);
+                self.0.extend_from_slice(&bytes[..count]);
+                Ok(count)
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                self.2.send(std::mem::take(&mut self.0)).map_err(io::Error::other)
+            }
+        }
+        let (said, hears) = std::sync::mpsc::channel();
+        let console = Console::new(Box::new(Moody(Vec::new(), 0, said)), Arc::default());
+        put(&console, b"0123456789");
+        assert_eq!(hears.recv_timeout(PATIENCE).expect("it was written"), b"0123456789");
+    }
+}
