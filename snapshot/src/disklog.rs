@@ -27,9 +27,11 @@ use std::path::{Path, PathBuf};
 use crate::disk::{OverlayDisk, WriteSet};
 use crate::lock;
 pub use error::LogError;
+pub use identity::DiskIdentity;
 use record::{Head, Record, RecordHeader};
 
 mod error;
+mod identity;
 mod record;
 
 /// Granule of the log's layout, in bytes.
@@ -68,6 +70,8 @@ pub struct EpochLog {
     last_epoch: Option<u64>,
     /// Records of before this process may be there: recover first.
     unrecovered: bool,
+    /// The disks that the records are for, by number; none if that is not known.
+    disks: Vec<DiskIdentity>,
     poison: Option<String>,
     buffer: Vec<u8>,
 }
@@ -98,13 +102,14 @@ impl EpochLog {
             synced: RECORDS_AT,
             last_epoch: None,
             unrecovered: !is_new,
+            disks: Vec::new(),
             poison: None,
             buffer: Vec::new(),
         };
         if is_new {
             log.create()?
         } else {
-            log.generation = log.read_generation()?
+            Head { generation: log.generation, disks: log.disks } = log.read_head()?
         }
         Ok(log)
     }
@@ -185,9 +190,13 @@ impl EpochLog {
 
     /// Applies the complete records up to and including epoch `upto` in order, syncs the disks, and empties the log.
     ///
-    /// Crashing at any point and doing it again gives the same images. Records past `upto` are counted and forgotten.
+    /// Crashing at any point and doing it again gives the same images. Records past `upto` are counted and forgotten. The
+    /// records that follow are for `disks`. If a record is for another disk than the one of its number, nothing is applied.
     pub fn recover(&mut self, disks: &mut [OverlayDisk], upto: u64) -> Result<Recovery, LogError> {
         let path = self.path.clone();
+        let identities = disks.iter().map(DiskIdentity::of).collect::<io::Result<Vec<_>>>();
+        let identities = identities.map_err(|e| self.io_error("identifying the disks of", e))?;
+        self.replay(upto, |_, disk, _| self.check_disk(disk, &identities))?;
         let on_disk = |source| LogError::Disk { path: path.clone(), source };
         let count = disks.len();
         let recovery = self.replay(upto, |_, disk, set| {
@@ -197,6 +206,7 @@ impl EpochLog {
         for disk in disks.iter_mut() {
             disk.sync_base().map_err(on_disk)?;
         }
+        self.set_disks(identities);
         self.truncate()?;
         Ok(recovery)
     }
@@ -227,13 +237,23 @@ impl EpochLog {
         Ok(recovery)
     }
 
+    /// Says which disks the records are for, by number: from the next generation on. [`Self::recover`] does it too.
+    pub fn set_disks(&mut self, disks: Vec<DiskIdentity>) {
+        self.disks = disks;
+    }
+
+    /// Whether there are complete records that were not recovered.
+    pub fn holds_records(&self) -> Result<bool, LogError> {
+        Ok(self.replay(u64::MAX, |_, _, _| Ok(()))?.records > 0)
+    }
+
     /// Empties the log by beginning a new generation, durably. The images must hold its records and be synced.
     ///
     /// Truncate before a disk goes to [`crate::disk::Mode::Direct`]: a recovery would put the log's older writes over
     /// those made directly.
     pub fn truncate(&mut self) -> Result<(), LogError> {
         self.check_poison()?;
-        let head = Head { generation: self.generation + 1 };
+        let head = Head { generation: self.generation + 1, disks: self.disks.clone() };
         let result = self.file.write_all_at(&head.encode(), head.slot()).and_then(|()| self.file.sync_data());
         self.poison_on_error("truncating", result)?;
         self.generation = head.generation;
@@ -248,13 +268,27 @@ impl EpochLog {
         self.poison_on_error("creating", result)
     }
 
-    /// The newest generation that a valid head names.
-    fn read_generation(&self) -> Result<u64, LogError> {
+    /// Whether records of `disk` may be applied to the one of `now` that has its number.
+    fn check_disk(&self, disk: u16, now: &[DiskIdentity]) -> Result<(), LogError> {
+        let (path, index) = (|| self.path.clone(), usize::from(disk));
+        let Some(now) = now.get(index) else {
+            return Err(LogError::NoSuchDisk { path: path(), disk, count: now.len() });
+        };
+        match self.disks.get(index) {
+            Some(was) if !was.is_of(now, &self.disks) => {
+                Err(LogError::OtherDisk { path: path(), disk, was: Box::new(*was), now: Box::new(*now) })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The newest valid head.
+    fn read_head(&self) -> Result<Head, LogError> {
         let heads = [0, BLOCK_BYTES].map(|at| self.read_block(at));
-        let mut newest = None;
+        let mut newest: Option<Head> = None;
         for head in heads {
             match Head::decode(&head?) {
-                Ok(head) => newest = newest.max(head.map(|h| h.generation)),
+                Ok(head) => newest = [newest, head].into_iter().flatten().max_by_key(|head| head.generation),
                 Err(found) => {
                     return Err(LogError::Format { path: self.path.clone(), found, reads: record::LOG_FORMAT });
                 }

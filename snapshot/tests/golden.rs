@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use snapshot::checkpoint::{self, Checkpoint, Contents};
-use snapshot::disk::WriteSet;
-use snapshot::disklog::EpochLog;
+use snapshot::disk::{OverlayDisk, WriteSet};
+use snapshot::disklog::{DiskIdentity, EpochLog, LogError};
 use snapshot::section::{Bytes, Section, StateReader, StateWriter};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -115,22 +115,11 @@ fn golden_write_set_v1_is_read_and_written_alike() {
     assert_eq!(WriteSet::decode(&bytes).unwrap(), write_set());
 }
 
-#[test]
-fn golden_disk_log_v1_is_read_and_written_alike() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("written");
-    let mut log = EpochLog::open(&path, 1 << 20).unwrap();
-    log.append(41, &[(0, &write_set()), (1, &WriteSet::new())]).unwrap();
-    log.sync().unwrap();
-    log.append(43, &[(1, &write_set())]).unwrap();
-    log.sync().unwrap();
-    drop(log);
-
-    let bytes = compared("disk-log-v1.txt", &fs::read(&path).unwrap());
-
-    fs::write(&path, bytes).unwrap();
+/// Puts a golden log at `path` and reads its records.
+fn read_golden_log(path: &Path, bytes: Vec<u8>) -> EpochLog {
+    fs::write(path, bytes).unwrap();
     let mut seen = Vec::new();
-    let log = EpochLog::open(&path, 1 << 20).unwrap();
+    let log = EpochLog::open(path, 1 << 20).unwrap();
     log.replay(u64::MAX, |epoch, disk, set| {
         assert_eq!(*set, write_set());
         seen.push((epoch, disk));
@@ -138,6 +127,55 @@ fn golden_disk_log_v1_is_read_and_written_alike() {
     })
     .unwrap();
     assert_eq!(seen, [(41, 0), (43, 1)]);
+    log
+}
+
+/// Two disks of 64 KiB, called as in the golden log.
+fn golden_disks(dir: &Path) -> Vec<OverlayDisk> {
+    ["root.img", "data.img"]
+        .map(|name| {
+            let path = dir.join(name);
+            fs::write(&path, [0; 64 << 10]).unwrap();
+            OverlayDisk::open(&path, false).unwrap()
+        })
+        .into()
+}
+
+#[test]
+fn golden_disk_log_v1_is_read_and_recovered_without_knowing_its_disks() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = from_text(&fs::read_to_string(golden("disk-log-v1.txt")).unwrap());
+
+    let mut log = read_golden_log(&dir.path().join("log"), bytes);
+
+    assert_eq!(log.recover(&mut golden_disks(dir.path()), u64::MAX).unwrap().records, 2);
+}
+
+#[test]
+fn golden_disk_log_v2_is_read_and_written_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("written");
+    let mut log = EpochLog::open(&path, 1 << 20).unwrap();
+    // Inodes are this machine's: the golden log's are 7 and 9.
+    log.set_disks(vec![
+        DiskIdentity::new(7, 64 << 10, "root.img".as_ref()),
+        DiskIdentity::new(9, 64 << 10, "data.img".as_ref()),
+    ]);
+    log.truncate().unwrap();
+    log.append(41, &[(0, &write_set()), (1, &WriteSet::new())]).unwrap();
+    log.sync().unwrap();
+    log.append(43, &[(1, &write_set())]).unwrap();
+    log.sync().unwrap();
+    drop(log);
+
+    let bytes = compared("disk-log-v2.txt", &fs::read(&path).unwrap());
+
+    let mut log = read_golden_log(&path, bytes);
+    let mut disks = golden_disks(dir.path());
+    disks.reverse();
+    assert!(matches!(log.recover(&mut disks, u64::MAX), Err(LogError::OtherDisk { disk: 0, .. })));
+    disks.reverse();
+    assert_eq!(log.recover(&mut disks, u64::MAX).unwrap().records, 2);
 }
 
 #[test]

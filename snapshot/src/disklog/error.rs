@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::DiskIdentity;
 use crate::disk::DiskError;
 
 /// What went wrong with the log, and what to do.
@@ -64,6 +65,32 @@ pub enum LogError {
         disk: u16,
         /// How many there are.
         count: usize,
+    },
+    /// A record is for a disk that is not the one of its number now.
+    #[error(
+        "disk log {} has writes for disk {disk}, which was {was}, and now is {now}: give the disks in the order and with \
+         the names that they had", path.display()
+    )]
+    OtherDisk {
+        /// The log.
+        path: PathBuf,
+        /// The disk's number.
+        disk: u16,
+        /// What it was when the log was written.
+        was: Box<DiskIdentity>,
+        /// What it is now.
+        now: Box<DiskIdentity>,
+    },
+    /// Records in the log beside an image that is not the first one.
+    #[error(
+        "disk log {} holds writes that are not in the images, of a run in which {} was the first writable disk: give the \
+         disks in the order that they had", path.display(), image.display()
+    )]
+    OfAnotherOrder {
+        /// The log.
+        path: PathBuf,
+        /// The image beside it.
+        image: PathBuf,
     },
     /// Another process has the log open.
     #[error("disk log {} is in use by {}: stop that one first", path.display(), holder.as_deref().unwrap_or("another process"))]

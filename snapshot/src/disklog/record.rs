@@ -2,37 +2,53 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::identity::{DiskIdentity, IDENTITY_LEN};
 use super::{BLOCK_BYTES, DISK_COUNT_MAX};
 use crate::disk::WriteSet;
 
-/// Version of the log's layout.
-pub(super) const LOG_FORMAT: u16 = 1;
+/// Version of the log's layout. Format 1 is read too: its heads do not say which disks the records are for.
+pub(super) const LOG_FORMAT: u16 = 2;
+/// Most disks that a head names.
+pub(super) const IDENTITIES_MAX: usize = (BLOCK - TABLE_AT) / IDENTITY_LEN;
 /// Length of a record's header.
 pub(super) const HEADER_LEN: usize = 64;
 
 const HEAD_MAGIC: [u8; 8] = *b"OLDLOGH\0";
 const RECORD_MAGIC: [u8; 8] = *b"OLDLOGR\0";
 const BLOCK: usize = BLOCK_BYTES as usize;
+/// Where a head's table of disks begins; its checksum is before it.
+const TABLE_AT: usize = 40;
+const FORMAT_WITHOUT_TABLE: u16 = 1;
 
 /// Names the generation whose records count. Two slots take turns, so that a torn write leaves the other one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) generation: u64,
+    /// The disks that the generation's records are for, by number; none if that was not known.
+    pub(super) disks: Vec<DiskIdentity>,
 }
 
 impl Head {
     /// Where this generation's head is written.
-    pub(super) fn slot(self) -> u64 {
+    pub(super) fn slot(&self) -> u64 {
         (self.generation % 2) * BLOCK_BYTES
     }
 
-    pub(super) fn encode(self) -> [u8; BLOCK] {
+    pub(super) fn encode(&self) -> [u8; BLOCK] {
+        let Self { generation, disks } = self;
+        assert!(disks.len() <= IDENTITIES_MAX, "{} disks are more than a head names", disks.len());
         let mut block = [0; BLOCK];
         block[..8].copy_from_slice(&HEAD_MAGIC);
         block[8..10].copy_from_slice(&LOG_FORMAT.to_le_bytes());
-        block[16..24].copy_from_slice(&self.generation.to_le_bytes());
-        let checksum = xxh3_64(&block[..24]);
-        block[24..32].copy_from_slice(&checksum.to_le_bytes());
+        block[10..12].copy_from_slice(&(disks.len() as u16).to_le_bytes());
+        block[16..24].copy_from_slice(&generation.to_le_bytes());
+        for (slot, disk) in block[TABLE_AT..].as_chunks_mut().0.iter_mut().zip(disks) {
+            *slot = disk.encode();
+        }
+        let checksums = [xxh3_64(&block[..24]), xxh3_64(&block[TABLE_AT..])];
+        for (slot, checksum) in block[24..TABLE_AT].as_chunks_mut::<8>().0.iter_mut().zip(checksums) {
+            *slot = checksum.to_le_bytes();
+        }
         block
     }
 
@@ -41,11 +57,17 @@ impl Head {
         if block[..8] != HEAD_MAGIC || xxh3_64(&block[..24]) != u64_at(block, 24) {
             return Ok(None);
         }
-        let format = u16::from_le_bytes([block[8], block[9]]);
-        if format != LOG_FORMAT {
-            return Err(format);
+        let generation = u64_at(block, 16);
+        match u16::from_le_bytes([block[8], block[9]]) {
+            LOG_FORMAT if xxh3_64(&block[TABLE_AT..]) == u64_at(block, 32) => {
+                let count = usize::from(u16::from_le_bytes([block[10], block[11]]));
+                let disks = block[TABLE_AT..].as_chunks().0.iter().take(count).map(DiskIdentity::decode).collect();
+                Ok(Some(Self { generation, disks }))
+            }
+            LOG_FORMAT => Ok(None),
+            FORMAT_WITHOUT_TABLE => Ok(Some(Self { generation, disks: Vec::new() })),
+            format => Err(format),
         }
-        Ok(Some(Self { generation: u64_at(block, 16) }))
     }
 }
 

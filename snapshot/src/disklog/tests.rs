@@ -168,11 +168,11 @@ fn open_of_another_format_names_both() {
     let dir = scratch();
     let mut bytes = three_epochs(&dir);
     let head = &mut bytes[BLOCK..];
-    head[8] = 2;
+    head[8] = 3;
     let checksum = xxhash_rust::xxh3::xxh3_64(&head[..24]);
     head[24..32].copy_from_slice(&checksum.to_le_bytes());
 
-    assert!(matches!(reopen(&left(&dir, &bytes)), Err(LogError::Format { found: 2, reads: 1, .. })));
+    assert!(matches!(reopen(&left(&dir, &bytes)), Err(LogError::Format { found: 3, reads: 2, .. })));
 }
 
 #[test]
@@ -278,12 +278,12 @@ fn truncate_torn_at_every_byte_is_before_or_after() {
     let changed: Vec<usize> = (0..before.len()).filter(|&at| before[at] != after[at]).collect();
     assert!(changed.iter().all(|&at| at < BLOCK), "truncate writes the other head only");
 
-    for len in 0..64 {
+    for len in 0..128 {
         let mut bytes = before.clone();
         bytes[..len].copy_from_slice(&after[..len]);
         let seen = reopen(&left(&dir, &bytes)).unwrap();
         assert!(seen == THREE || seen.is_empty(), "torn after {len} bytes: {seen:?}");
-        assert_eq!(seen.is_empty(), len >= 32, "torn after {len} bytes");
+        assert_eq!(seen.is_empty(), len >= 40, "torn after {len} bytes");
     }
 }
 
@@ -446,4 +446,58 @@ proptest! {
         let refused = matches!(reopen(&path), Err(LogError::Damaged { .. }));
         prop_assert!(refused);
     }
+}
+
+/// Two empty disks of 64 KiB.
+fn two_disks(dir: &TempDir) -> Vec<OverlayDisk> {
+    ["a.img", "b.img"]
+        .map(|name| {
+            let path = dir.path().join(name);
+            fs::write(&path, [0; 16 * BLOCK]).unwrap();
+            OverlayDisk::open(&path, false).unwrap()
+        })
+        .into()
+}
+
+#[test]
+fn recover_with_the_disks_in_another_order_is_refused_and_touches_nothing() {
+    // Records name disks by number: given in another order, each image got the other one's writes.
+    let dir = scratch();
+    let mut disks = two_disks(&dir);
+    let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
+    log.recover(&mut disks, u64::MAX).unwrap();
+    log.append(5, &[(0, &set(0, &[5; 100])), (1, &set(512, &[6; 100]))]).unwrap();
+    log.sync().unwrap();
+    drop(log);
+
+    disks.reverse();
+    let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
+    assert!(log.holds_records().unwrap());
+    let error = log.recover(&mut disks, u64::MAX).unwrap_err();
+    assert!(matches!(error, LogError::OtherDisk { disk: 0, .. }));
+    let text = error.to_string();
+    assert!(text.contains("was a.img of 65536 bytes") && text.contains("now is b.img"), "{text}");
+    assert_eq!(fs::read(dir.path().join("a.img")).unwrap(), [0; 16 * BLOCK]);
+
+    disks.reverse();
+    assert_eq!(log.recover(&mut disks, u64::MAX).unwrap().records, 1);
+    assert!(!log.holds_records().unwrap());
+    assert_eq!(fs::read(dir.path().join("a.img")).unwrap()[..100], [5; 100]);
+    // With nothing in it the log is for whatever disks come next.
+    disks.reverse();
+    log.recover(&mut disks, u64::MAX).unwrap();
+}
+
+#[test]
+fn head_whose_table_is_damaged_does_not_count() {
+    let dir = scratch();
+    let mut disks = two_disks(&dir);
+    let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
+    log.recover(&mut disks, u64::MAX).unwrap();
+    let (slot, generation) = ((log.generation % 2) as usize * BLOCK, log.generation);
+    drop(log);
+    let mut bytes = fs::read(log_path(&dir)).unwrap();
+    bytes[slot + 60] ^= 1;
+    let log = EpochLog::open(left(&dir, &bytes), BYTES_MAX).unwrap();
+    assert_eq!(log.generation, generation - 1, "the other head counts");
 }

@@ -60,3 +60,35 @@ fn primary_killed_while_alone_keeps_what_it_wrote_alone() {
     let last = last_on(&place, &place.path("a.img"));
     assert!(last >= promised, "{promised:#x} was acknowledged, {last:#x} is the last in the image");
 }
+
+#[test]
+fn disks_in_another_order_are_refused_while_the_log_holds_writes() {
+    // The log beside the first image was not looked at when another image was the first: its writes were missing, and a
+    // later start put them over newer ones.
+    needs!(Kvm);
+    let (guest, place) = (ring(), Place::new());
+    let extra = |side: &str| disk(&place.image(&format!("{side}2.img"), 4 << 20));
+    let (a2, b2) = (extra("a"), extra("b"));
+    let mut backup = place.backup("b", &guest).with("--disk", &b2).start();
+    let mut primary = place.primary("a", &guest, backup.port()).with("--disk", &a2).start();
+    primary.wait_event("protected");
+    wait_progress(&primary, &guest, 40);
+    // Both at once: what is in the logs stays there.
+    backup.hang();
+    primary.kill();
+    backup.kill();
+    let promised = acked(&primary);
+    let without = Guest { disk_bytes: None, ..ring().with("limit=1") };
+    let image = disk(&place.path("a.img"));
+    let mut other = place.alone("other", &without).with("--disk", &a2).with("--disk", &image).start();
+    assert_eq!(other.wait(), 1, "{}", other.log());
+    assert!(
+        other.log().contains("a.img.epochs") && other.log().contains("in the order that they had"),
+        "{}",
+        other.log()
+    );
+    let mut right = place.alone("right", &without).with("--disk", &image).with("--disk", &a2).start();
+    assert_eq!(right.wait(), 0, "{}", right.log());
+    let last = console::check(&without, &right.console()).unwrap_or_else(|e| panic!("{e}")).last - 1;
+    assert!(last >= promised, "{promised:#x} was acknowledged, {last:#x} is the last in the image");
+}

@@ -46,12 +46,25 @@ pub(super) fn path_beside(image: &Path) -> PathBuf {
     name.into()
 }
 
+/// A log beside an image that is not the first one now was written when it was: left alone, its writes would be missing,
+/// and some later start would put them over newer ones.
+fn refuse_log_of_another_order(disks: &[OverlayDisk]) -> Result<(), Failure> {
+    for disk in disks.iter().filter(|d| !d.is_readonly()).skip(1) {
+        let path = path_beside(disk.path());
+        if path.exists() && EpochLog::open(&path, LOG_BYTES_MAX)?.holds_records()? {
+            return Err(LogError::OfAnotherOrder { path, image: disk.path().to_owned() }.into());
+        }
+    }
+    Ok(())
+}
+
 impl DiskLog {
     /// Opens the log beside the first writable of `disks`, and applies what a crash left in it to the images.
     pub(crate) fn open(disks: &mut [OverlayDisk]) -> Result<Self, Failure> {
         let Some(path) = disks.iter().find(|d| !d.is_readonly()).map(|d| path_beside(d.path())) else {
             return Ok(Self { log: None, last: EpochId(0) });
         };
+        refuse_log_of_another_order(disks)?;
         let mut log = EpochLog::open(&path, LOG_BYTES_MAX)?;
         let recovery = log.recover(disks, u64::MAX)?;
         if recovery.records > 0 {
