@@ -8,6 +8,7 @@ mod ctl;
 mod doctor;
 mod logging;
 mod pending;
+mod resume;
 mod run;
 mod table;
 
@@ -24,6 +25,11 @@ pub trait Commands {
     /// Runs a VM until it ends.
     fn run(&self, _config: VmConfig) -> Result<Exit, Failure> {
         Err(Failure::not_in_this_version("outlast run"))
+    }
+
+    /// Goes on with a VM whose VMM ended, from its last committed epoch.
+    fn resume(&self, _config: VmConfig) -> Result<Exit, Failure> {
+        Err(Failure::not_in_this_version("outlast resume"))
     }
 
     /// Waits as the backup of a VM, and runs it after a takeover until it ends.
@@ -67,8 +73,7 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     Bench(bench::BenchArgs),
     Demo(bench::DemoArgs),
-    #[command(hide = true)]
-    Resume(pending::PendingArgs),
+    Resume(resume::ResumeArgs),
     #[command(hide = true)]
     Snapshot(pending::PendingArgs),
 }
@@ -93,7 +98,7 @@ fn dispatch(command: Command, commands: &dyn Commands) -> Result<Exit, Failure> 
         Command::Doctor(args) => doctor::execute(args),
         Command::Bench(args) => bench::execute(args, commands),
         Command::Demo(args) => bench::execute_demo(args, commands),
-        Command::Resume(_) => Err(Failure::not_in_this_version("outlast resume")),
+        Command::Resume(args) => resume::execute(args, commands),
         Command::Snapshot(_) => Err(Failure::not_in_this_version("outlast snapshot")),
     }
 }

@@ -196,6 +196,35 @@ impl TryFrom<RunOptions> for VmConfig {
 }
 
 impl VmConfig {
+    /// What `vm.json` of a state directory says: of the one given, or of the default one of the VM called `name`. Checked
+    /// like what is typed, since anybody may have written it.
+    pub fn of_state_dir(name: Option<&str>, state_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
+        let dir = match (state_dir, name) {
+            (Some(dir), _) => dir,
+            (None, Some(name)) => {
+                check_name(name)?;
+                default_state_dir(name)
+            }
+            (None, None) => return Err(ConfigError::Missing("state-dir")),
+        };
+        let path = dir.join("vm.json");
+        let text = std::fs::read(&path).map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+        let config: Self =
+            serde_json::from_slice(&text).map_err(|error| ConfigError::BadFile { path, reason: error.to_string() })?;
+        check_name(&config.name)?;
+        check_cpus(config.cpus)?;
+        check_memory(config.memory_bytes)?;
+        check_epoch(config.epoch, Some(config.min_epoch))?;
+        check_detection(Some(config.detect), Some(config.heartbeat))?;
+        check_devices(config.disks.len(), config.nets.clone())?;
+        // The directory may have been moved, or mounted elsewhere.
+        let api_socket = match config.api_socket.parent() == Some(&config.state_dir) {
+            true => api_socket(None, &dir)?,
+            false => api_socket(Some(config.api_socket.clone()), &dir)?,
+        };
+        Ok(Self { state_dir: dir, api_socket, ..config })
+    }
+
     /// The backup, if there is to be one.
     pub fn backup(&self) -> Option<&Endpoint> {
         self.protect.iter().find_map(|target| match target {

@@ -130,6 +130,11 @@ impl Epochs {
         self.harvest.idle_pages()
     }
 
+    /// Empties KVM's dirty log, which reports every page at first, of a machine that never ran. The VMM's own marks stay.
+    pub fn protect_all(&mut self, machine: &Machine) -> Result<(), KvmError> {
+        self.harvest.protect_all(machine.vm(), machine.ram())
+    }
+
     /// Harvests dirty pages while the guest runs, for synchronization.
     pub fn harvest_running(&mut self, machine: &Machine) -> Result<Vec<u64>, KvmError> {
         let mut gfns = Vec::new();

@@ -55,6 +55,15 @@ impl DirtyHarvest {
         Ok(())
     }
 
+    /// Empties KVM's log; our own marks stay.
+    pub fn protect_all(&mut self, vm: &Vm, ram: &Ram) -> Result<(), KvmError> {
+        for (region, words) in ram.regions().iter().zip(&mut self.words) {
+            words.fill(u64::MAX);
+            vm.clear_dirty(region.slot, region.page_count(), words)?;
+        }
+        Ok(())
+    }
+
     /// Takes what was reported about unchanged pages.
     fn cool(&mut self, ram: &Ram) {
         for (epoch, gfns) in self.idle.take() {

@@ -289,6 +289,16 @@ impl Machine {
         self.pacer.set_on(true);
     }
 
+    /// The same for a machine that was not started yet: its first epoch holds what was loaded, and needs no base.
+    pub fn begin_epochs_before_start(&self) -> Result<(), KvmError> {
+        self.log_dirty(true)?;
+        self.epochs().protect_all(self)?;
+        self.board().set_delivery(self.pace.delivery);
+        self.egress.begin(self.epochs().running());
+        self.pacer.set_on(true);
+        Ok(())
+    }
+
     /// Ends the running epoch without capturing it; gives its number and the next.
     pub fn settle_epoch(&self, _held: &Held<'_>) -> (EpochId, EpochId) {
         self.epochs().settle(self)

@@ -10,9 +10,10 @@
 pub mod marks;
 pub mod uffd;
 
+use std::fs::File;
 use std::sync::Arc;
 
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use marks::DirtyMarks;
 
@@ -100,11 +101,18 @@ pub fn layout(bytes: u64) -> Vec<(u64, u64)> {
 impl Ram {
     /// Reserves and maps `bytes` of zeroed RAM. `bytes` must be a positive multiple of the page size.
     pub fn new(bytes: u64) -> Result<Self, MemoryError> {
+        Self::of_regions(bytes, map_region)
+    }
+
+    fn of_regions(
+        bytes: u64,
+        mut map: impl FnMut(u64, &DirtyMarks) -> Result<MmapRegion<DirtyMarks>, String>,
+    ) -> Result<Self, MemoryError> {
         assert!(bytes > 0 && bytes.is_multiple_of(PAGE_SIZE as u64), "the configuration checks the size");
         let mut regions = Vec::new();
         for (slot, (base, len)) in layout(bytes).into_iter().enumerate() {
             let marks = DirtyMarks::new(len as usize);
-            let mapping = map_region(len, &marks).map_err(|reason| MemoryError::Map { base, bytes: len, reason })?;
+            let mapping = map(len, &marks).map_err(|reason| MemoryError::Map { base, bytes: len, reason })?;
             regions.push(Region { slot: slot as u32, base, bytes: len, marks, mapping: Arc::new(mapping) });
         }
         let mapped = regions.iter().map(|r| {
@@ -112,6 +120,18 @@ impl Ram {
         });
         let memory = GuestMemory::from_regions(mapped.collect()).expect("the layout has no overlap and is sorted");
         Ok(Self { regions, memory, bytes })
+    }
+
+    /// RAM with the content that `file` has from `offset` on (the regions one after the other, without the hole): mapped and
+    /// not read. What is written here stays here; a page that was not written yet shows what the file has.
+    pub fn private_copy_of(file: &File, offset: u64, bytes: u64) -> Result<Self, MemoryError> {
+        let mut at = offset;
+        Self::of_regions(bytes, |len, marks| {
+            let file = file.try_clone().map_err(|error| error.to_string())?;
+            let mapping = map_private(FileOffset::new(file, at), len, marks);
+            at += len;
+            mapping
+        })
     }
 
     /// The view for devices and loaders; writes through it mark pages dirty.
@@ -205,6 +225,15 @@ fn map_anonymous(len: u64, marks: &DirtyMarks) -> Result<MmapRegion<DirtyMarks>,
         .map_err(|e| e.to_string())
 }
 
+fn map_private(file: FileOffset, len: u64, marks: &DirtyMarks) -> Result<MmapRegion<DirtyMarks>, String> {
+    vm_memory::mmap::MmapRegionBuilder::new_with_bitmap(len as usize, marks.clone())
+        .with_file_offset(file)
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_NORESERVE)
+        .build()
+        .map_err(|e| e.to_string())
+}
+
 fn map_spacer(address: usize, len: usize) -> *mut libc::c_void {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: without MAP_FIXED the address is a wish, and nothing that is mapped is replaced.
@@ -255,6 +284,21 @@ mod tests {
         let mut page = [0; PAGE_SIZE];
         assert!(ram.read_page(3, &mut page));
         assert_eq!((page[99], page[100]), (0, 7));
+    }
+
+    #[test]
+    fn private_copy_shows_the_file_until_it_is_written_and_never_changes_it() {
+        use std::os::unix::fs::FileExt;
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(4096 + (1 << 20)).expect("room");
+        file.write_all_at(&[5; 4096], 4096 + 7 * 4096).expect("inside");
+        let ram = Ram::private_copy_of(&file, 4096, 1 << 20).expect("it fits");
+        let mut page = [0; PAGE_SIZE];
+        assert!(ram.read_page(7, &mut page));
+        assert_eq!(page, [5; PAGE_SIZE]);
+        ram.write_page(7, &[6; PAGE_SIZE]);
+        file.read_exact_at(&mut page, 4096 + 7 * 4096).expect("inside");
+        assert_eq!(page, [5; PAGE_SIZE]);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use snapshot::disk::Mode;
 
 use super::clock::Clock;
 use super::lease::Lease;
+use super::local::LocalStore;
 use super::log::{self, DiskLog};
 use super::socket::SendHalf;
 use super::{preflight, ship};
@@ -30,11 +31,12 @@ use crate::config::{CommitDurability, Endpoint};
 use crate::epoch::{EpochSink, SealedEpoch};
 use crate::events::Events;
 use crate::exit::Failure;
+use crate::kvm::KvmError;
 use crate::machine::gate::Held;
 use crate::machine::{End, Machine, spawn};
 
 /// Epochs sealed and not acked at most: one on the wire, one being acked, two against hiccups.
-const IN_FLIGHT_EPOCHS_MAX: u32 = 4;
+pub(crate) const IN_FLIGHT_EPOCHS_MAX: u32 = 4;
 /// Bytes of them at most, before compression.
 const IN_FLIGHT_BYTES_MAX: u64 = 64 << 20;
 /// Between two claims while the witness does not answer.
@@ -61,6 +63,8 @@ pub struct GuardianConfig {
     pub heartbeat: Duration,
     /// This primary's term.
     pub term: Term,
+    /// Every epoch is committed to the state directory of this host too.
+    pub local: bool,
 }
 
 /// What the ship thread is asked to do, in order.
@@ -109,6 +113,8 @@ struct Inner {
     unreleased: VecDeque<(EpochId, Instant)>,
     last_solo_reason: Option<String>,
     connect_error: Option<String>,
+    /// What epochs survive that were committed to the state directory, in words; none: they are not.
+    local: Option<String>,
 }
 
 /// Protects one machine.
@@ -143,7 +149,7 @@ fn core_config(config: &GuardianConfig, machine: &Machine) -> PrimaryConfig {
         claim_retry: CLAIM_RETRY,
         in_flight_epochs_max: IN_FLIGHT_EPOCHS_MAX,
         in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,
-        local_durable: durable,
+        local_durable: durable || config.local,
         backup_durable: durable,
     }
 }
@@ -156,6 +162,7 @@ impl Guardian {
         log: DiskLog,
         lease: Arc<Lease>,
         events: Arc<Events>,
+        local: Option<LocalStore>,
     ) -> Arc<Self> {
         let (to_ship, shipping) = channel();
         let core = Primary::new(core_config(&config, &machine), machine.epochs().running());
@@ -169,6 +176,7 @@ impl Guardian {
             unreleased: VecDeque::new(),
             last_solo_reason: None,
             connect_error: None,
+            local: local.as_ref().map(|store| store.survives().to_string()),
         };
         let guardian = Arc::new(Self {
             machine,
@@ -181,15 +189,15 @@ impl Guardian {
             to_ship,
             finished: AtomicBool::new(false),
         });
-        guardian.spawn_threads(shipping, log);
+        guardian.spawn_threads(shipping, log, local);
         guardian
     }
 
-    fn spawn_threads(self: &Arc<Self>, shipping: Receiver<ToShip>, log: DiskLog) {
+    fn spawn_threads(self: &Arc<Self>, shipping: Receiver<ToShip>, log: DiskLog, local: Option<LocalStore>) {
         let link = Arc::clone(self);
         spawn("ft-link".into(), move || link.run_link());
         let shipper = Arc::clone(self);
-        spawn("ft-ship".into(), move || ship::run(&shipper, &shipping, log));
+        spawn("ft-ship".into(), move || ship::run(&shipper, &shipping, log, local));
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -370,6 +378,13 @@ impl Guardian {
         self.with_core(|core| core.handle_disk_offered(session, offer.disk, offer.first_chunk, offer.hashes.len()));
     }
 
+    /// Epochs are not committed to the state directory any more.
+    pub(super) fn note_local_lost(&self, why: &str) {
+        self.lock().local = None;
+        tracing::error!(why, "the guest is not protected by its state directory any more; it goes on");
+        self.note("degraded", json!({ "protection": "local", "reason": why }));
+    }
+
     /// The ship thread begins, or has ended, to work on the log.
     pub(super) fn note_logging(&self, since: Option<Instant>) {
         self.lock().logging_since = since;
@@ -411,6 +426,16 @@ impl Guardian {
         if let Err(error) = crate::epoch::boundary::seal_held(&self.machine, &held) {
             self.machine.fail(format!("the base could not be sealed: {error}"));
         }
+        Ok(())
+    }
+
+    /// Protects a machine that was not started yet by the state directory: its epochs begin with its first instruction.
+    pub(crate) fn begin_local(self: &Arc<Self>) -> Result<(), KvmError> {
+        for disk in self.machine.disks() {
+            disk.lock().set_mode(Mode::Protected).expect("only leaving for direct mode can be refused");
+        }
+        self.machine.begin_epochs_before_start()?;
+        self.machine.epochs().set_sink(Arc::clone(self) as Arc<dyn EpochSink>);
         Ok(())
     }
 
@@ -543,6 +568,7 @@ impl Guardian {
         let (in_flight_epochs, in_flight_bytes) = inner.core.in_flight();
         json!({
             "role": "primary",
+            "local": inner.local,
             "state": format!("{:?}", inner.core.state()),
             "term": self.config.term.0,
             "target": inner.target.as_ref().map(ToString::to_string),

@@ -61,12 +61,17 @@ fn refuse_log_of_another_order(disks: &[OverlayDisk]) -> Result<(), Failure> {
 impl DiskLog {
     /// Opens the log beside the first writable of `disks`, and applies what a crash left in it to the images.
     pub(crate) fn open(disks: &mut [OverlayDisk]) -> Result<Self, Failure> {
+        Self::open_upto(disks, EpochId(u64::MAX))
+    }
+
+    /// The same, but no epoch after `upto` is applied, and those are forgotten: the guest goes on from the end of that one.
+    pub(crate) fn open_upto(disks: &mut [OverlayDisk], upto: EpochId) -> Result<Self, Failure> {
         let Some(path) = disks.iter().find(|d| !d.is_readonly()).map(|d| path_beside(d.path())) else {
             return Ok(Self { log: None, last: EpochId(0) });
         };
         refuse_log_of_another_order(disks)?;
         let mut log = EpochLog::open(&path, LOG_BYTES_MAX)?;
-        let recovery = log.recover(disks, u64::MAX)?;
+        let recovery = log.recover(disks, upto.0)?;
         if recovery.records > 0 {
             tracing::info!(log = %path.display(), epochs = recovery.records, "disk writes of committed epochs were recovered");
             disks.iter_mut().try_for_each(OverlayDisk::sync_base)?;

@@ -12,6 +12,7 @@ pub mod backup;
 pub mod clock;
 pub mod guardian;
 pub mod lease;
+pub(crate) mod local;
 pub(crate) mod log;
 mod preflight;
 mod resync;
@@ -19,5 +20,6 @@ mod shadow;
 mod ship;
 mod socket;
 
+pub(crate) use guardian::IN_FLIGHT_EPOCHS_MAX;
 pub use guardian::{Guardian, GuardianConfig};
 pub use lease::Lease;

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use replication::primary::PrimaryState;
 use replication::wire::{EpochBegin, Link};
 use replication::{EpochWriter, PageEncoder};
 use snapshot::writeset::WriteSet;
 
 use super::guardian::{Guardian, ToShip};
+use super::local::{Committed, LocalStore};
 use super::log::DiskLog;
 use super::resync;
 use super::shadow::Shadow;
@@ -23,13 +25,14 @@ use crate::exit::Failure;
 const FLUSH_BYTES: usize = 256 * 1024;
 
 /// Does what comes until the guardian is finished. The body of the ship thread.
-pub(super) fn run(guardian: &Arc<Guardian>, items: &Receiver<ToShip>, log: DiskLog) {
+pub(super) fn run(guardian: &Arc<Guardian>, items: &Receiver<ToShip>, log: DiskLog, local: Option<LocalStore>) {
     let mut shipper = Shipper {
         guardian: Arc::clone(guardian),
         log,
         encoder: PageEncoder::new(),
         shadow: Shadow::default(),
         idle: guardian.machine.epochs().idle_pages(),
+        local,
         deferred: VecDeque::new(),
     };
     loop {
@@ -50,10 +53,15 @@ pub(super) struct Shipper {
     pub(super) encoder: PageEncoder,
     shadow: Shadow,
     idle: IdlePages,
+    /// The state directory, while epochs are committed to it.
+    local: Option<LocalStore>,
     log: DiskLog,
     /// What came while a backup was being filled, and waits until that is over.
     pub(super) deferred: VecDeque<ToShip>,
 }
+
+/// The state directory takes no epochs any more.
+struct Degraded;
 
 /// Frames on their way to the socket, counted.
 pub(super) struct Outbox {
@@ -101,6 +109,9 @@ impl Shipper {
     /// Empties the log, if all that is in it went to the images: an image that another program changes before the next
     /// start must not get old writes.
     fn close(&mut self) {
+        if let Some(Err(error)) = self.local.take().map(LocalStore::remove) {
+            tracing::warn!(%error, "what is left of the ended guest was not removed");
+        }
         if self.guardian.released() < self.log.last() {
             return;
         }
@@ -112,6 +123,10 @@ impl Shipper {
     /// The guest is alone by right: ends its epochs.
     fn settle(&mut self, items: &Receiver<ToShip>) {
         let guardian = Arc::clone(&self.guardian);
+        if self.local.is_some() {
+            // Its epochs go on without a backup.
+            return;
+        }
         if guardian.is_settled() {
             // A backup that was refused, or lost before anything was sent: there is no reason to stop the guest.
             return;
@@ -171,9 +186,37 @@ impl Shipper {
         self.guardian.note_logging(Some(Instant::now()));
         let logged = self.log.append(epoch, &sets);
         self.guardian.note_logging(None);
-        match logged {
-            Ok(()) => self.guardian.handle_local_durable(epoch),
-            Err(error) => self.guardian.machine.fail(Failure::of(&error).to_string()),
+        if let Err(error) = logged {
+            return self.guardian.machine.fail(Failure::of(&error).to_string());
+        }
+        let degraded = self.commit_locally(&sealed).is_err();
+        self.guardian.handle_local_durable(epoch);
+        if degraded && self.guardian.state() == PrimaryState::Solo {
+            self.deferred.push_back(ToShip::GoSolo);
+        }
+    }
+
+    /// Commits an epoch to the state directory, whose disk writes are in the log already. Where that fails the guest goes
+    /// on without.
+    fn commit_locally(&mut self, sealed: &SealedEpoch) -> Result<(), Degraded> {
+        let Some(store) = &mut self.local else { return Ok(()) };
+        match store.commit(sealed) {
+            Ok(Committed { unchanged, in_pieces }) => {
+                self.idle.report(sealed.epoch, unchanged);
+                if in_pieces {
+                    let pages = sealed.pages.len();
+                    tracing::warn!(epoch = sealed.epoch.0, pages, "an epoch was larger than the undo log");
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.guardian.note_local_lost(&Failure::of(&error).to_string());
+                // The guest is about to leave the epoch behind that is in there: nobody may go back to it.
+                if let Some(Err(error)) = self.local.take().map(LocalStore::remove) {
+                    self.guardian.machine.fail(Failure::of(&error).to_string());
+                }
+                Err(Degraded)
+            }
         }
     }
 

@@ -34,6 +34,10 @@ impl Commands for Outlast {
         primary::run(&config)
     }
 
+    fn resume(&self, config: VmConfig) -> Result<Exit, Failure> {
+        primary::resume(&config)
+    }
+
     fn backup(&self, config: BackupConfig) -> Result<Exit, Failure> {
         standby::backup(&config)
     }

@@ -1,7 +1,8 @@
-//! `outlast run`: a machine from power-on to its end, protected if it is asked for.
+//! `outlast run` and `outlast resume`: a machine from power-on, or from its last committed epoch, to its end; protected if
+//! it is asked for.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use replication::{EpochId, Term};
 
@@ -9,15 +10,18 @@ use super::node::{Described, Node};
 use super::parts::{self, Inputs};
 use super::terminal::Terminal;
 use super::{as_json, bind_api, exit_of, open_events, signals};
+use crate::api::Server;
 use crate::config::{Capture, EpochLength, Interrupts, StartFrom, VmConfig};
 use crate::epoch::capture::Mode;
 use crate::epoch::pacer::Length;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
 use crate::machine::board::Delivery;
-use crate::machine::{KernelSource, Machine, Pace, Parts, Threads, checkpoint, input};
+use crate::machine::state::MachineState;
+use crate::machine::{KernelSource, Machine, MachineError, Pace, Parts, Threads, checkpoint, input};
+use crate::protect::local::LocalStore;
 use crate::protect::log::DiskLog;
-use crate::protect::{Guardian, GuardianConfig, Lease};
+use crate::protect::{Guardian, GuardianConfig, IN_FLIGHT_EPOCHS_MAX, Lease};
 use crate::witness::Role;
 
 /// How long the end of a VM waits for a console that does not take what the guest said.
@@ -50,8 +54,8 @@ pub(super) fn length_of(epoch: EpochLength) -> Length {
 
 pub(super) fn run(config: &VmConfig) -> Result<Exit, Failure> {
     signals::block()?;
-    if config.is_local() {
-        return Err(Failure::not_in_this_version("--protect local"));
+    if config.is_local() && config.backup().is_some() {
+        return Err(Failure::not_in_this_version("--protect local together with a backup"));
     }
     let lease = Arc::new(Lease::open(&config.name, &config.witness, Role::Primary)?);
     lease.check_start()?;
@@ -62,8 +66,63 @@ pub(super) fn run(config: &VmConfig) -> Result<Exit, Failure> {
     let log = DiskLog::open(&mut opened.disks)?;
     let (parts, inputs) = opened.split();
     let machine = Arc::new(make_machine(config, parts)?);
+    let ram_bytes = machine.ram().bytes();
+    let local = config.is_local().then(|| LocalStore::create(&config.state_dir, ram_bytes)).transpose()?;
     events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.cpus }));
-    let guardian = Guardian::start(Arc::clone(&machine), guardian_config(config), log, lease, Arc::clone(&events));
+    serve(Served { config, described, api, events, lease, machine, inputs, log, local })
+}
+
+/// A guest of this host that is not in any process any more goes on from its last committed epoch.
+pub(super) fn resume(config: &VmConfig) -> Result<Exit, Failure> {
+    let started = Instant::now();
+    signals::block()?;
+    let lease = Arc::new(Lease::open(&config.name, &config.witness, Role::Primary)?);
+    lease.check_start()?;
+    let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
+    let described = as_json(config);
+    let api = bind_api(&config.api_socket, &config.state_dir, &described)?;
+    let events = open_events(config.event_monitor.as_ref())?;
+    let (store, last) = LocalStore::open(&config.state_dir, config.memory_bytes)?;
+    let log = DiskLog::open_upto(&mut opened.disks, last.epoch)?;
+    let state = MachineState::decode(&last.state).map_err(MachineError::from)?;
+    let ram = store.map_ram()?;
+    let (parts, inputs) = opened.split();
+    // Numbers of epochs that may have been sealed after the last committed one are not used again.
+    let running = EpochId(last.epoch.0 + 1 + u64::from(IN_FLIGHT_EPOCHS_MAX));
+    let machine = Arc::new(Machine::restore(state, ram, parts, pace_of(config), running)?);
+    machine.egress().emit_again(&last.outputs);
+    events.note(
+        "resumed",
+        serde_json::json!({
+            "name": config.name, "epoch": last.epoch.0, "reemitted": last.outputs.len(),
+            "restore_ms": started.elapsed().as_secs_f64() * 1e3,
+        }),
+    );
+    serve(Served { config, described, api, events, lease, machine, inputs, log, local: Some(store) })
+}
+
+/// Everything that a machine needs to run, opened and checked.
+struct Served<'a> {
+    config: &'a VmConfig,
+    described: serde_json::Value,
+    api: Server,
+    events: Arc<Events>,
+    lease: Arc<Lease>,
+    machine: Arc<Machine>,
+    inputs: Inputs,
+    log: DiskLog,
+    local: Option<LocalStore>,
+}
+
+/// Runs the machine to its end.
+fn serve(served: Served<'_>) -> Result<Exit, Failure> {
+    let Served { config, described, api, events, lease, machine, inputs, log, local } = served;
+    let is_local = local.is_some();
+    let guardian =
+        Guardian::start(Arc::clone(&machine), guardian_config(config), log, lease, Arc::clone(&events), local);
+    if is_local {
+        guardian.begin_local().map_err(MachineError::from)?;
+    }
     let node = Node::primary(
         Described { name: config.name.clone(), config: described, warnings: config.warnings() },
         Arc::clone(&machine),
@@ -100,6 +159,7 @@ fn guardian_config(config: &VmConfig) -> GuardianConfig {
         detect: config.detect,
         heartbeat: config.heartbeat,
         term: Term(1),
+        local: config.is_local(),
     }
 }
 

@@ -91,8 +91,10 @@ fn take_over(
         detect: config.detect,
         heartbeat: config.heartbeat,
         term: takeover.term,
+        local: false,
     };
-    let guardian = Guardian::start(Arc::clone(&machine), guardian_config, log, Arc::clone(lease), Arc::clone(events));
+    let guardian =
+        Guardian::start(Arc::clone(&machine), guardian_config, log, Arc::clone(lease), Arc::clone(events), None);
     node.promote(Arc::clone(&machine), guardian);
     announce::start(&machine);
     let (restore, takeover_time) = (started.elapsed(), lost_at.elapsed());

@@ -20,6 +20,7 @@
 //!
 //! One thread at a time has the memory. Source: Lowell, Chen, "Free transactions with Rio Vista", SOSP 1997.
 
+use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
@@ -179,6 +180,13 @@ impl Vista {
     /// The memory of a region.
     pub fn bytes(&self, region: RegionId) -> Result<&[u8], Error> {
         Ok(self.mapped(region)?.region.bytes())
+    }
+
+    /// The file of a region, and where in it the region's bytes begin: for a mapping of one's own, such as a private one
+    /// that goes on from the committed content.
+    pub fn file(&self, region: RegionId) -> Result<(&File, u64), Error> {
+        let container = self.mapped(region)?.region.container();
+        Ok((&container.file, container.granule as u64))
     }
 
     /// Bytes of before-images that a transaction may have, heads of records included.

@@ -1,0 +1,44 @@
+//! `outlast resume`.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, ValueHint};
+
+use super::{Commands, logging};
+use crate::config::VmConfig;
+use crate::exit::{Exit, Failure};
+
+const EXAMPLES: &str = "\
+The VM must have run with `--protect local`, and its VMM must be gone: killed, crashed, or lost with the host's kernel
+where the state directory survives that. Everything it was configured with is taken from `vm.json` there.
+
+What goes on is the last committed epoch: memory, devices and disks of one moment. All that anybody was shown had been
+committed before. Output of that epoch may be repeated. The guest's clock goes on from where it was.
+
+Examples:
+    outlast run … --name vm0 --protect local      # and later its VMM is killed
+    outlast resume --name vm0
+    outlast resume --state-dir /mnt/pmem/vm0
+
+Exit codes are those of `outlast run`; 3: there is nothing to resume, 4: it runs already, 163: what is there cannot be
+used.";
+
+/// Go on with a VM whose VMM or host crashed, from its last committed epoch
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES, group = ArgGroup::new("which").required(true))]
+pub(super) struct ResumeArgs {
+    /// The VM's name, when its state directory is the default one
+    #[arg(long, group = "which")]
+    name: Option<String>,
+    /// Its state directory
+    #[arg(long, value_name = "DIR", group = "which", value_hint = ValueHint::DirPath)]
+    state_dir: Option<PathBuf>,
+}
+
+pub(super) fn execute(args: ResumeArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
+    let ResumeArgs { name, state_dir } = args;
+    let config = VmConfig::of_state_dir(name.as_deref(), state_dir)?;
+    logging::start(config.log_format);
+    logging::warn_each(&config.name, &config.warnings());
+    commands.resume(config)
+}
