@@ -19,18 +19,35 @@ pub struct Launch {
     namespace: Option<String>,
     args: Vec<OsString>,
     stdout: Option<Stdio>,
+    variables: Vec<(OsString, OsString)>,
 }
 
 impl Launch {
     /// `outlast COMMAND` with its console, events, socket and log in `dir`.
     pub fn new(command: &str, dir: &Path) -> Self {
         fs::create_dir_all(dir).expect("a directory in the test's own place");
-        let launch = Self { dir: dir.to_owned(), namespace: None, args: vec![command.into()], stdout: None };
+        let launch = Self::bare(command, dir);
         let file = |name: &str| dir.join(name).display().to_string();
         launch
             .with("--state-dir", file("state"))
             .with("--console", format!("file={}", file("console")))
             .with("--event-monitor", format!("path={}", file("events")))
+    }
+
+    /// `outlast resume` of the machine that was started in `dir`: all else is in its state directory.
+    pub fn resume(dir: &Path) -> Self {
+        Self::bare("resume", dir).with("--state-dir", dir.join("state"))
+    }
+
+    fn bare(command: &str, dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), namespace: None, args: vec![command.into()], variables: Vec::new(), stdout: None }
+    }
+
+    /// Sets a variable of its environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.variables.push((name.into(), value.into()));
+        self
     }
 
     /// Adds an option.
@@ -75,6 +92,7 @@ impl Launch {
         let child = self
             .command()
             .args(&self.args)
+            .envs(self.variables)
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(log)
@@ -120,6 +138,13 @@ impl Vm {
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child can be asked").is_none()
+    }
+
+    /// Waits until it was killed.
+    #[track_caller]
+    pub fn wait_killed(&mut self) {
+        let status = wait::until("the end of the program", || self.child.try_wait().expect("a child can be asked"));
+        assert_eq!(status.signal(), Some(9), "{status}: {}", self.log());
     }
 
     /// Waits for its end; gives the exit code.

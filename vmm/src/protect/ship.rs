@@ -12,7 +12,7 @@ use replication::{EpochWriter, PageEncoder};
 use snapshot::writeset::WriteSet;
 
 use super::guardian::{Guardian, ToShip};
-use super::local::{Committed, LocalStore};
+use super::local::{Committed, LocalStore, fault};
 use super::log::DiskLog;
 use super::resync;
 use super::shadow::Shadow;
@@ -200,8 +200,10 @@ impl Shipper {
     /// on without.
     fn commit_locally(&mut self, sealed: &SealedEpoch) -> Result<(), Degraded> {
         let Some(store) = &mut self.local else { return Ok(()) };
+        fault::reached(fault::DISK_LOGGED);
         match store.commit(sealed) {
             Ok(Committed { unchanged, in_pieces }) => {
+                fault::reached(fault::LOCALLY_COMMITTED);
                 self.idle.report(sealed.epoch, unchanged);
                 if in_pieces {
                     let pages = sealed.pages.len();

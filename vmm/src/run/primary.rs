@@ -19,7 +19,7 @@ use crate::exit::{Exit, Failure};
 use crate::machine::board::Delivery;
 use crate::machine::state::MachineState;
 use crate::machine::{KernelSource, Machine, MachineError, Pace, Parts, Threads, checkpoint, input};
-use crate::protect::local::LocalStore;
+use crate::protect::local::{LocalStore, fault};
 use crate::protect::log::DiskLog;
 use crate::protect::{Guardian, GuardianConfig, IN_FLIGHT_EPOCHS_MAX, Lease};
 use crate::witness::Role;
@@ -67,6 +67,7 @@ pub(super) fn run(config: &VmConfig) -> Result<Exit, Failure> {
     let (parts, inputs) = opened.split();
     let machine = Arc::new(make_machine(config, parts)?);
     let ram_bytes = machine.ram().bytes();
+    fault::arm()?;
     let local = config.is_local().then(|| LocalStore::create(&config.state_dir, ram_bytes)).transpose()?;
     events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.cpus }));
     serve(Served { config, described, api, events, lease, machine, inputs, log, local })
@@ -82,8 +83,10 @@ pub(super) fn resume(config: &VmConfig) -> Result<Exit, Failure> {
     let described = as_json(config);
     let api = bind_api(&config.api_socket, &config.state_dir, &described)?;
     let events = open_events(config.event_monitor.as_ref())?;
+    fault::arm()?;
     let (store, last) = LocalStore::open(&config.state_dir, config.memory_bytes)?;
     let log = DiskLog::open_upto(&mut opened.disks, last.epoch)?;
+    fault::reached(fault::DISKS_RECOVERED);
     let state = MachineState::decode(&last.state).map_err(MachineError::from)?;
     let ram = store.map_ram()?;
     let (parts, inputs) = opened.split();
@@ -91,6 +94,7 @@ pub(super) fn resume(config: &VmConfig) -> Result<Exit, Failure> {
     let running = EpochId(last.epoch.0 + 1 + u64::from(IN_FLIGHT_EPOCHS_MAX));
     let machine = Arc::new(Machine::restore(state, ram, parts, pace_of(config), running)?);
     machine.egress().emit_again(&last.outputs);
+    fault::reached(fault::EMITTED_AGAIN);
     events.note(
         "resumed",
         serde_json::json!({

@@ -16,6 +16,7 @@
 //! Invariant: between two commits the three files hold exactly one committed epoch; in the middle of one they hold the
 //! epoch before it and how to get back there.
 
+pub(crate) mod fault;
 mod record;
 
 use std::path::{Path, PathBuf};
