@@ -98,9 +98,20 @@ fn run_options_of_a_later_version_are_refused() {
         assert_refused(&place.run(&option), 2, &[option[0], "is not in this version"]);
     }
     assert_refused(&place.run(&["--witness", "etcd:http://e:2379"]), 2, &["not in this version", "file:DIR"]);
-    for command in ["resume", "snapshot"] {
-        assert_refused(&outlast(&[command, "--state-dir", "/s"]), 2, &[command, "is not in this version"]);
-    }
+    assert_refused(&place.run(&["--protect", "local", "--protect", "tcp:b:1"]), 2, &["local", "is not in this version"]);
+    assert_refused(&outlast(&["snapshot", "--state-dir", "/s"]), 2, &["snapshot", "is not in this version"]);
+}
+
+#[test]
+fn resume_of_nothing_is_not_found_and_of_neither_name_nor_directory_usage() {
+    let place = Place::new();
+    let dir = text(&place.path("no-such-vm"));
+    assert_refused(&outlast(&["resume", "--state-dir", &dir]), 3, &["vm.json", &dir]);
+    assert_refused(&outlast(&["resume"]), 2, &["--name", "--state-dir"]);
+    let config = place.path("vm.json");
+    std::fs::write(&config, "{}").expect("the test's own directory");
+    let dir = config.parent().expect("a file is in a directory").display().to_string();
+    assert_refused(&outlast(&["resume", "--state-dir", &dir]), 2, &["vm.json"]);
 }
 
 #[test]

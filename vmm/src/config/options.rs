@@ -86,12 +86,13 @@ pub struct RunOptions {
     /// Not in this version
     #[arg(long, hide = true)]
     pub vsock: Option<String>,
-    /// Directory of this VM on this host: the control socket and vm.json (what was configured). Logs of disk writes lie
-    /// beside the images, not here [default: /dev/shm/outlast/NAME]
+    /// vm.json and the control socket; with --protect local also the last committed epoch, which takes twice the guest's
+    /// memory and 80 MiB: put it on tmpfs or persistent memory with DAX. Logs of disk writes lie beside the images
+    /// [default: /dev/shm/outlast/NAME]
     #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub state_dir: Option<PathBuf>,
-    /// Where epochs are committed; repeatable: none, local (persistent memory of this host), tcp:HOST:PORT (a backup)
-    /// [default: none]
+    /// Where epochs are committed: none, local (the state directory: `outlast resume` goes on after a crash of this
+    /// program) or tcp:HOST:PORT (a backup) [default: none]
     #[arg(long, help_heading = "Protection", value_name = "none|local|tcp:HOST:PORT")]
     pub protect: Vec<Protect>,
     /// Longest epoch, 1ms to 10s, or auto. Short: less delay of output, more of the guest's time goes into pauses.

@@ -48,7 +48,7 @@ pub(crate) fn arm() -> Result<(), Failure> {
     };
     tracing::warn!(step, count, "this process is going to kill itself");
     if ARMED.set(Armed { step: step.to_owned(), left: AtomicU64::new(count) }).is_ok() {
-        recoverable::set_hook(Some(|step| reached_step(step)));
+        recoverable::set_hook(Some(reached_step));
     }
     Ok(())
 }

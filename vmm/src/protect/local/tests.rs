@@ -1,5 +1,6 @@
 use super::*;
-use crate::epoch::capture::{Capture, StopAndCopy};
+use crate::epoch::capture;
+use crate::stats::Stats;
 use replication::EpochId;
 
 const RAM_BYTES: u64 = 2 << 20;
@@ -25,7 +26,7 @@ impl Place {
 fn commit(store: &mut LocalStore, epoch: u64, gfns: &[u64], fill: u8) -> Committed {
     let ram = Ram::new(RAM_BYTES).unwrap();
     gfns.iter().for_each(|gfn| assert!(ram.write_page(*gfn, &[fill; PAGE_SIZE])));
-    let pages = StopAndCopy::default().capture(&ram, gfns.to_vec());
+    let pages = capture::stop_and_copy(&std::sync::Arc::new(Stats::default())).capture(&ram, gfns.to_vec());
     let mut record = Vec::new();
     record::encode(EpochId(epoch), format!("state {epoch}").as_bytes(), &[], &mut record);
     store.commit_with(&pages, &record).unwrap()
@@ -87,7 +88,9 @@ fn transaction_that_was_not_ended_is_not_there_again() {
     drop(store);
     let files = [RAM, STATE, UNDO].map(|name| place.0.path().join(name));
     let copy = Place::new();
-    files.iter().for_each(|file| drop(std::fs::copy(file, copy.0.path().join(file.file_name().unwrap())).unwrap()));
+    for file in files {
+        std::fs::copy(&file, copy.0.path().join(file.file_name().unwrap())).unwrap();
+    }
     let (store, last) = copy.open().unwrap();
     assert_eq!(last.epoch, EpochId(1));
     assert_eq!([0, 3].map(|gfn| page_of(&store, gfn)), [0, 7]);
