@@ -11,12 +11,13 @@ Example:
   outlast backup --listen tcp:0.0.0.0:7000 --name vm0 --disk path=replica.img --net tap=tap0 \\
     --witness file:/shared/witness
 
-The replica of a disk must be exactly as long as the primary's: `truncate -s 10G replica.img` is enough, the content comes
-with the first synchronisation. A read-only disk is not replicated: copy it before. Start the backup first, then `outlast run … --protect tcp:HOST:PORT`.
+The replica of a disk must be exactly as long as the primary's: `truncate -s 10G replica.img`
+is enough, the content comes with the first synchronisation. A read-only disk is not
+replicated: copy it before. Start the backup first, then `outlast run … --protect tcp:HOST:PORT`.
 
-It ends with the guest, on either side, or with `outlast ctl stop`. It takes over only if the witness gives it the guest.
-If the primary went on, it discards what it has and waits for the next primary; while the witness does not answer it
-asks again, and the guest does not run here.";
+It ends with the guest, on either side, or with `outlast ctl stop`. It takes over only if the
+witness gives it the guest. If the primary went on, it discards what it has and waits for the
+next primary; while the witness does not answer it asks again, and the guest does not run here.";
 
 /// Stand by for a VM that runs on another host, and take over when that host is gone
 #[derive(Args, Debug)]
