@@ -79,14 +79,20 @@ class Pair:
         backup.wait_event("waiting", 20)
         return backup
 
+    def start_local(self, host: str) -> Vmm:
+        """Boots the guest, protected by the state directory of its host."""
+        return self._boot(host, ["--protect", "local"])
+
     def start_primary(self, host: str, backup: str | None, detect: str | None = None) -> Vmm:
         """Boots the guest."""
+        return self._boot(host, [*self._protection(detect), *(["--protect", self.target(backup)] if backup else [])])
+
+    def _boot(self, host: str, protection: list[str]) -> Vmm:
         self.stage.run(host, f"rm -f {DISK}*; {self.guest.prepare or ':'}")
         guest = self.guest
         words = ["--kernel", guest.kernel, "--initramfs", guest.initramfs, "--cmdline", guest.cmdline]
         words += ["--cpus", str(self.cpus), "--memory", guest.memory]
-        words += [*self.devices(), *self._protection(detect), "--net", f"tap=tap0,mac={GUEST_MAC}"]
-        words += ["--protect", self.target(backup)] if backup else []
+        words += [*self.devices(), *protection, "--net", f"tap=tap0,mac={GUEST_MAC}"]
         return Vmm(self.stage, host, "run", words)
 
     def target(self, host: str) -> str:

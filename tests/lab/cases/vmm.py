@@ -21,17 +21,31 @@ class Vmm:
 
     def __init__(self, stage: Stage, host: str, role: str, words: list[str]):
         self.stage, self.host = stage, host
-        self.job = f"{stage.number_vmm()}-{role}"
+        job = f"{stage.number_vmm()}-{role}"
         share = stage.host(host).share
-        self.console_file = share / "vmm" / f"{self.job}.console"
-        self._events_file = share / "vmm" / f"{self.job}.events"
-        self._code_file = share / "jobs" / f"{self.job}.rc"
-        self.log_file = share / "jobs" / f"{self.job}.log"
-        inside = f"/lab/host/vmm/{self.job}"
+        self.console_file = share / "vmm" / f"{job}.console"
+        self._events_file = share / "vmm" / f"{job}.events"
+        inside = f"/lab/host/vmm/{job}"
         command = ["outlast", role, "--name", "vm0", *words]
         command += ["--console", f"file={inside}.console", "--event-monitor", f"path={inside}.events"]
-        done = agent.capture(stage.lab, stage.host(host), ["job", "start", self.job, *command])
-        require(done.code == 0, f"job {self.job} on host {host}: {done.stderr.decode(errors='replace')}")
+        self._start(job, command)
+
+    @classmethod
+    def resumed(cls, before: "Vmm") -> "Vmm":
+        """`outlast resume` of a VMM that is gone: what it writes goes on in the files of that one."""
+        vmm = cls.__new__(cls)
+        vmm.stage, vmm.host = before.stage, before.host
+        vmm.console_file, vmm._events_file = before.console_file, before._events_file
+        vmm._start(f"{vmm.stage.number_vmm()}-resume", ["outlast", "resume", "--name", "vm0"])
+        return vmm
+
+    def _start(self, job: str, command: list[str]) -> None:
+        self.job = job
+        host = self.stage.host(self.host)
+        self._code_file = host.share / "jobs" / f"{job}.rc"
+        self.log_file = host.share / "jobs" / f"{job}.log"
+        done = agent.capture(self.stage.lab, host, ["job", "start", job, *command])
+        require(done.code == 0, f"job {job} on host {self.host}: {done.stderr.decode(errors='replace')}")
 
     def events(self, name: str | None = None) -> list[dict]:
         """Events so far, those of one name or all."""
