@@ -18,6 +18,7 @@ mod pause;
 mod pause_report;
 mod peer;
 mod progress;
+mod recoverable;
 mod session;
 mod sweep;
 mod sweep_report;
@@ -39,6 +40,7 @@ pub fn run(config: &BenchConfig) -> Result<Exit, Failure> {
             sweep::run(config)?;
         }
         BenchKind::Pause => pause::run(config)?,
+        BenchKind::Recoverable => recoverable::run(config)?,
     }
     println!("{}", config.out.join("index.html").display());
     Ok(Exit::Ok)

@@ -15,6 +15,8 @@ pub enum BenchKind {
     EpochSweep,
     /// Length of a pause over the number of dirty pages.
     Pause,
+    /// Transactions on recoverable memory, beside plain stores, LMDB and libpmemobj. Needs no guest.
+    Recoverable,
 }
 
 /// One measurement.
