@@ -99,7 +99,7 @@ mod tests {
         for work in [Work::Store(8), Work::Store(1 << 20), Work::DebitCredit, Work::OrderEntry] {
             let tables = work.tables(false);
             let bytes: usize = tables.iter().map(|table| table.rows as usize * table.row_bytes).sum();
-            assert!((45 << 20..60 << 20).contains(&bytes), "{}: {bytes} bytes", work.name());
+            assert!((44 << 20..60 << 20).contains(&bytes), "{}: {bytes} bytes", work.name());
             let mut changes = Vec::new();
             for n in 0..1000 {
                 work.changes(n, &tables, &mut changes);
