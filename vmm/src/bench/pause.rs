@@ -2,24 +2,32 @@
 
 use std::time::Duration;
 
+use super::load::Load;
 use super::progress::Progress;
-use super::session::{FIGURES, GuestSpec, Session};
+use super::session::{FIGURES, Figures, GuestSpec, Session};
 use super::sweep::load_average;
 use super::table::{Columns, Row, Table};
 use super::{bare_guest, build_id, pause_report};
 use crate::config::{BenchConfig, CommitDurability, EpochLength};
+use crate::epoch::capture::Mode;
 use crate::exit::Failure;
 
-const KEY: &[&str] = &["build", "pages", "words", "memory_mib", "epoch", "repeat"];
-const COLUMNS: Columns = Columns { key: KEY, figures: &[&FIGURES, &["load_1min"]] };
+const KEY: &[&str] = &["build", "pages", "words", "memory_mib", "capture", "epoch", "repeat"];
+/// What is known of this bench only. Rates are rounds of the guest's output, so they are compared and not read.
+const MORE: &[&str] =
+    &["load_1min", "armed_mean", "arm_p50_us", "fault_p50_us", "faults_per_epoch", "rounds_per_s", "unprotected_per_s"];
+const COLUMNS: Columns = Columns { key: KEY, figures: &[&FIGURES, MORE] };
+/// `round=`, 16 digits, the end of the line.
+const ROUND_LINE_BYTES: u64 = 23;
 
 /// Dirty pages of an epoch over which the pause is shown.
 pub(super) const PAGES: [u64; 7] = [0, 16, 256, 1024, 4096, 16384, 65536];
-const PAGES_QUICK: usize = 6;
 /// Sizes of RAM over which the pause is shown, in MiB.
-pub(super) const MEMORY_MIB: [u64; 3] = [256, 1024, 4096];
+pub(super) const MEMORY_MIB: [u64; 4] = [256, 1024, 4096, 8192];
 /// Dirty pages of the epochs that are shown over the size of RAM.
-pub(super) const PAGES_OVER_MEMORY: [u64; 2] = [0, 1024];
+pub(super) const PAGES_OVER_MEMORY: [u64; 2] = [0, 4096];
+/// Ways of capturing that are compared.
+pub(super) const CAPTURES: [Mode; 3] = [Mode::StopAndCopy, Mode::CopyOnWrite, Mode::Auto];
 /// Words written in each page, of 512 that it has: over what a page costs on the wire.
 pub(super) const WORDS: [u64; 3] = [1, 64, 512];
 /// The usual page of the other questions.
@@ -33,30 +41,44 @@ pub(super) struct Point {
     pub(super) pages: u64,
     pub(super) words: u64,
     pub(super) memory_mib: u64,
+    pub(super) capture: Mode,
 }
 
 impl Point {
     fn usual(pages: u64) -> Self {
         let memory_mib = if pages > 16384 { 1024 } else { 256 };
-        Self { pages, words: WORDS_USUAL, memory_mib }
+        Self { pages, words: WORDS_USUAL, memory_mib, capture: Mode::Auto }
     }
 
     /// Long enough for the guest to write all pages once, with the fault that each of them costs it.
     fn epoch(self) -> Duration {
-        Duration::from_millis((self.pages / 50).max(20))
+        Duration::from_millis((self.pages / 50).clamp(20, 700))
     }
 
     fn key(self, build: &str, repeat: u32) -> Vec<String> {
         let epoch = EpochLength::Fixed(self.epoch()).to_string();
         let numbers = [self.pages, self.words, self.memory_mib].map(|number| number.to_string());
         let [pages, words, memory] = numbers;
-        vec![build.to_owned(), pages, words, memory, epoch, repeat.to_string()]
+        let capture = self.capture.as_str().to_owned();
+        vec![build.to_owned(), pages, words, memory, capture, epoch, repeat.to_string()]
     }
 
     /// The point of a row.
     pub(super) fn of(row: &Row) -> Option<Self> {
         let number = |column: usize| row.key[column].parse().ok();
-        Some(Self { pages: number(1)?, words: number(2)?, memory_mib: number(3)? })
+        let capture = CAPTURES.into_iter().find(|capture| capture.as_str() == row.key[4])?;
+        Some(Self { pages: number(1)?, words: number(2)?, memory_mib: number(3)?, capture })
+    }
+
+    /// The ways that are compared here; elsewhere the usual one will do.
+    fn captures(self) -> &'static [Mode] {
+        let is_usual = self == Self::usual(self.pages) && self.pages > 0;
+        if is_usual { &CAPTURES } else { &CAPTURES[2..] }
+    }
+
+    /// Rounds for each line of the guest: a line every few milliseconds where that can be had.
+    fn report(self) -> u64 {
+        (50_000 / self.pages.max(1)).max(1)
     }
 
     fn spec(self, config: &BenchConfig) -> Result<GuestSpec, Failure> {
@@ -64,7 +86,7 @@ impl Point {
         let span_mib = (self.pages / 256).max(64);
         let (guest, cmdline) = match self.pages {
             0 => ("spin", "report=0x7fffffffffff".to_owned()),
-            pages => ("dirty", format!("pages={pages} span={span_mib} words={} report=0x7fffffff", self.words)),
+            pages => ("dirty", format!("pages={pages} span={span_mib} words={} report={}", self.words, self.report())),
         };
         Ok(GuestSpec {
             kernel: bare_guest(config, guest)?,
@@ -80,11 +102,14 @@ impl Point {
 }
 
 fn points(quick: bool) -> Vec<Point> {
-    let pages = &PAGES[..if quick { PAGES_QUICK } else { PAGES.len() }];
-    let mut points: Vec<Point> = pages.iter().map(|&pages| Point::usual(pages)).collect();
+    let mut points: Vec<Point> = PAGES.iter().map(|&pages| Point::usual(pages)).collect();
+    if quick {
+        // It takes as long as half of the others together.
+        points.retain(|point| point.pages != 16384);
+    }
     let over_memory = MEMORY_MIB
         .iter()
-        .flat_map(|&memory_mib| PAGES_OVER_MEMORY.map(|pages| Point { pages, words: WORDS_USUAL, memory_mib }));
+        .flat_map(|&memory_mib| PAGES_OVER_MEMORY.map(|pages| Point { memory_mib, ..Point::usual(pages) }));
     let over_words = WORDS.iter().map(|&words| Point { words, ..Point::usual(PAGES_OVER_WORDS) });
     for point in over_memory.chain(over_words) {
         if !points.contains(&point) {
@@ -102,12 +127,14 @@ pub(super) fn run(config: &BenchConfig) -> Result<(), Failure> {
     let time = Duration::from_secs(if config.quick { 2 } else { 5 });
     let all: Vec<(u32, Point)> =
         (0..repeats).flat_map(|repeat| points(config.quick).into_iter().map(move |point| (repeat, point))).collect();
-    let is_done = |table: &Table, (repeat, point): (u32, Point)| table.has(&point.key(&build, repeat));
+    let is_done = |table: &Table, (repeat, point): (u32, Point)| {
+        point.captures().iter().all(|&capture| table.has(&Point { capture, ..point }.key(&build, repeat)))
+    };
     let progress = Progress::new(all.len(), all.iter().filter(|&&one| is_done(&table, one)).count());
     for &(repeat, point) in &all {
         if !is_done(&table, (repeat, point)) {
-            let row = measure(config, point, point.key(&build, repeat), time, &progress)?;
-            table.add(row)?;
+            let measuring = Measuring { point, build: &build, repeat, time };
+            measuring.run(config, &mut table, &progress)?;
         }
     }
     drop(progress);
@@ -115,30 +142,74 @@ pub(super) fn run(config: &BenchConfig) -> Result<(), Failure> {
     pause_report::write(config, &rows)
 }
 
-fn measure(
-    config: &BenchConfig,
+/// One guest that is measured with each way of capturing in turn.
+struct Measuring<'a> {
     point: Point,
-    key: Vec<String>,
+    build: &'a str,
+    repeat: u32,
     time: Duration,
-    progress: &Progress,
-) -> Result<Row, Failure> {
-    let Point { pages, words, memory_mib } = point;
-    let what = format!("{pages} dirty pages, {words} words written in each, {memory_mib} MiB");
-    progress.begin(&what);
-    let mut session = Session::boot(point.spec(config)?, &config.out.join("work"))?;
-    session.protect(EpochLength::Fixed(point.epoch()))?;
-    // The base and the first epochs after it are larger than the others.
-    std::thread::sleep(point.epoch() * 10);
-    session.stats().reset_distributions();
-    std::thread::sleep(time.max(point.epoch() * 20));
-    session.check()?;
-    let mut figures = session.figures();
-    figures.remove("stopped_share");
-    figures.insert("load_1min", load_average());
-    session.unprotect()?;
-    let row = Row { key, figures };
-    progress.done(&what, &format!("pause {:.0} us, {:.0} pages", row.get("pause_p50_us"), row.get("dirty_p50")));
-    Ok(row)
+}
+
+impl Measuring<'_> {
+    fn run(&self, config: &BenchConfig, table: &mut Table, progress: &Progress) -> Result<(), Failure> {
+        let Point { pages, words, memory_mib, capture: _ } = self.point;
+        let what = format!("{pages} dirty pages, {words} words written in each, {memory_mib} MiB");
+        progress.begin(&what);
+        let mut session = Session::boot(self.point.spec(config)?, &config.out.join("work"))?;
+        let mut load = (pages > 0).then_some(Load::Lines { bytes: ROUND_LINE_BYTES });
+        let unprotected = match &mut load {
+            Some(load) => load.sample(&session, self.time / 2)?.rate(),
+            None => f64::NAN,
+        };
+        session.protect(EpochLength::Fixed(self.point.epoch()))?;
+        let mut captures = self.point.captures().to_vec();
+        let turn = self.repeat as usize % captures.len();
+        captures.rotate_left(turn);
+        let mut said = Vec::new();
+        for capture in captures {
+            let point = Point { capture, ..self.point };
+            let key = point.key(self.build, self.repeat);
+            session.set_capture(capture);
+            let mut figures = self.figures(&session, load.as_mut())?;
+            figures.insert("unprotected_per_s", unprotected);
+            let row = Row { key, figures };
+            said.push(format!("{} {:.0} us", capture.as_str(), row.get("pause_p50_us")));
+            if !table.has(&row.key) {
+                table.add(row)?;
+            }
+        }
+        session.unprotect()?;
+        progress.done(&what, &format!("pause {}", said.join(", ")));
+        Ok(())
+    }
+
+    fn figures(&self, session: &Session, load: Option<&mut Load>) -> Result<Figures, Failure> {
+        // The base, and the first epochs of a way of capturing: its buffers are fresh and its costs not known.
+        std::thread::sleep(self.point.epoch() * 6);
+        session.stats().reset_distributions();
+        let before = session.stats().counts();
+        let time = self.time.max(self.point.epoch() * 15);
+        let rate = match load {
+            Some(load) => load.sample(session, time)?.rate(),
+            None => {
+                std::thread::sleep(time);
+                f64::NAN
+            }
+        };
+        session.check()?;
+        let after = session.stats().counts();
+        let stats = session.stats();
+        let mut figures = session.figures();
+        figures.remove("stopped_share");
+        figures.insert("load_1min", load_average());
+        figures.insert("armed_mean", stats.armed_pages.summary().mean);
+        figures.insert("arm_p50_us", stats.arm.summary().p50 as f64 / 1e3);
+        figures.insert("fault_p50_us", stats.fault.summary().p50 as f64 / 1e3);
+        let epochs = (after.epochs - before.epochs) as f64;
+        figures.insert("faults_per_epoch", (after.capture_faults - before.capture_faults) as f64 / epochs);
+        figures.insert("rounds_per_s", rate);
+        Ok(figures)
+    }
 }
 
 #[cfg(test)]
@@ -152,7 +223,7 @@ mod tests {
         let count = keys.len();
         keys.dedup();
         assert_eq!(keys.len(), count);
-        assert_eq!(count, PAGES.len() + 4 + 2);
+        assert_eq!(count, PAGES.len() + 6 + 2);
     }
 
     #[test]

@@ -2,13 +2,14 @@
 
 use super::chart::{Chart, Scale, Series, short};
 use super::page::{Page, Section, machine, write_csv};
-use super::pause::{MEMORY_MIB, PAGES, PAGES_OVER_MEMORY, PAGES_OVER_WORDS, Point, WORDS, WORDS_USUAL};
+use super::pause::{CAPTURES, MEMORY_MIB, PAGES, PAGES_OVER_MEMORY, PAGES_OVER_WORDS, Point, WORDS, WORDS_USUAL};
 use super::table::{Row, Spread};
 use crate::config::BenchConfig;
+use crate::epoch::capture::Mode;
 use crate::exit::Failure;
 
 /// Pages, and the pause in µs that is aimed at for them.
-const AIMS: [(u64, f64); 2] = [(0, 150.0), (1024, 1500.0)];
+const AIMS: [(u64, f64); 4] = [(0, 150.0), (1024, 1500.0), (4096, 1000.0), (65536, 5000.0)];
 
 struct Results<'a>(&'a [Row]);
 
@@ -20,7 +21,13 @@ impl Results<'_> {
 
     fn at(&self, pages: u64, figure: &str) -> Option<Spread> {
         let memory_mib = if pages > 16384 { 1024 } else { 256 };
-        self.spread(|point| point == Point { pages, words: WORDS_USUAL, memory_mib }, figure)
+        self.spread(|point| point == Point { pages, words: WORDS_USUAL, memory_mib, capture: Mode::Auto }, figure)
+    }
+
+    /// A figure of a way of capturing, at the usual memory for these pages.
+    fn of(&self, capture: Mode, pages: u64, figure: &str) -> Option<Spread> {
+        let memory_mib = if pages > 16384 { 1024 } else { 256 };
+        self.spread(|point| point == Point { pages, words: WORDS_USUAL, memory_mib, capture }, figure)
     }
 
     fn over_pages(&self, figure: &str) -> Vec<(f64, Spread)> {
@@ -33,7 +40,7 @@ impl Results<'_> {
 pub(super) fn write(config: &BenchConfig, rows: &[Row]) -> Result<(), Failure> {
     let results = Results(rows);
     let repeats =
-        rows.iter().map(|row| &row.key[5]).max().and_then(|last| last.parse::<u32>().ok()).map_or(0, |n| n + 1);
+        rows.iter().map(|row| &row.key[6]).max().and_then(|last| last.parse::<u32>().ok()).map_or(0, |n| n + 1);
     summary(config, &results)?;
     let page = Page {
         title: "How long an epoch's boundary stops the guest".into(),
@@ -45,7 +52,7 @@ pub(super) fn write(config: &BenchConfig, rows: &[Row]) -> Result<(), Failure> {
             ),
             machine(Spread::of(rows.iter().map(|row| row.get("load_1min")))),
         ],
-        sections: vec![over_pages(&results), over_memory(&results), on_the_wire(&results)],
+        sections: vec![over_pages(&results), ways(&results), over_memory(&results), on_the_wire(&results)],
     };
     page.write(config)
 }
@@ -61,7 +68,7 @@ fn over_pages(results: &Results<'_>) -> Section {
         title: "Pause and its parts".into(),
         x_label: "dirty pages of the epoch (4 KiB each)".into(),
         y_label: "µs".into(),
-        ticks: ticks(&PAGES[..pause.points.len()]),
+        ticks: ticks(&PAGES),
         y_scale: Scale::Log,
         mark: None,
         series: vec![
@@ -129,10 +136,77 @@ fn per_page(results: &Results<'_>) -> Option<String> {
     })
 }
 
+/// Stop-and-copy, copy-on-write and the choice between them, one after the other under the same guest.
+fn ways(results: &Results<'_>) -> Section {
+    let pages = || PAGES.iter().enumerate().filter(|(_, pages)| **pages > 0);
+    let line = |capture: Mode, figure: &str, name: &str| {
+        let at = |(index, &pages): (usize, &u64)| Some((index as f64, results.of(capture, pages, figure)?));
+        Series::new(format!("{}, {name}", capture.as_str()), pages().filter_map(at).collect())
+    };
+    let series = CAPTURES.into_iter().flat_map(|capture| {
+        [line(capture, "pause_p50_us", "median"), line(capture, "pause_p99_us", "99th percentile")]
+    });
+    let heads = [
+        "dirty pages",
+        "capture",
+        "pause p50, µs",
+        "p99, µs",
+        "max, µs",
+        "pages armed",
+        "arming, µs",
+        "faults an epoch",
+        "a fault, µs",
+        "guest's work to stop-and-copy",
+        "to unprotected",
+    ];
+    let mut rows = Vec::new();
+    for (_, &pages) in pages() {
+        for capture in CAPTURES {
+            let median = |figure| results.of(capture, pages, figure).map(|spread| spread.median);
+            let Some(rate) = median("rounds_per_s") else { continue };
+            let cell = |figure| median(figure).map_or(String::new(), short);
+            let to = |other: Option<f64>| other.map_or(String::new(), |other| format!("{:.3}", rate / other));
+            let stopped = results.of(Mode::StopAndCopy, pages, "rounds_per_s").map(|spread| spread.median);
+            let figures = [
+                "pause_p50_us",
+                "pause_p99_us",
+                "pause_max_us",
+                "armed_mean",
+                "arm_p50_us",
+                "faults_per_epoch",
+                "fault_p50_us",
+            ];
+            let row = [pages.to_string(), capture.as_str().to_owned()].into_iter().chain(figures.map(cell));
+            rows.push(row.chain([to(stopped), to(median("unprotected_per_s"))]).collect());
+        }
+    }
+    Section {
+        title: "Is it shorter to copy while the guest runs?".into(),
+        chart: Some((
+            "capture",
+            Chart {
+                title: "Pause by the way of capturing".into(),
+                x_label: "dirty pages of the epoch (4 KiB each)".into(),
+                y_label: "pause in µs".into(),
+                ticks: ticks(&PAGES),
+                y_scale: Scale::Log,
+                mark: None,
+                series: series.collect(),
+            },
+        )),
+        seen: vec![
+            "The guest writes all of its pages in every epoch, as fast as it can: the worst case for copying later, because \
+             every page will be written again soon. Its work is rounds over its pages."
+                .into(),
+        ],
+        table: Some((heads.map(str::to_owned).to_vec(), rows)),
+    }
+}
+
 fn over_memory(results: &Results<'_>) -> Section {
     let line = |pages: u64| {
         let at = |(index, &memory_mib): (usize, &u64)| {
-            let point = Point { pages, words: WORDS_USUAL, memory_mib };
+            let point = Point { pages, words: WORDS_USUAL, memory_mib, capture: Mode::Auto };
             Some((index as f64, results.spread(|other| other == point, "pause_p50_us")?))
         };
         Series::new(format!("{pages} dirty pages"), MEMORY_MIB.iter().enumerate().filter_map(at).collect())
@@ -146,9 +220,9 @@ fn over_memory(results: &Results<'_>) -> Section {
             short(first),
             MEMORY_MIB[0],
             short(last),
-            MEMORY_MIB[2],
+            MEMORY_MIB[MEMORY_MIB.len() - 1],
             last / first,
-            MEMORY_MIB[2] / MEMORY_MIB[0]
+            MEMORY_MIB[MEMORY_MIB.len() - 1] / MEMORY_MIB[0]
         ))
     };
     let mut seen: Vec<String> = series.iter().filter_map(growth).collect();
@@ -175,7 +249,7 @@ fn over_memory(results: &Results<'_>) -> Section {
 fn on_the_wire(results: &Results<'_>) -> Section {
     let empty = results.at(0, "bytes_p50").map_or(0.0, |spread| spread.median);
     let row = |&words: &u64| {
-        let point = Point { pages: PAGES_OVER_WORDS, words, memory_mib: 256 };
+        let point = Point { pages: PAGES_OVER_WORDS, words, memory_mib: 256, capture: Mode::Auto };
         let get = |figure| results.spread(|other| other == point, figure).map(|spread| spread.median);
         let (bytes, pages) = (get("bytes_mean")?, get("dirty_mean")?);
         let per_page = (bytes - empty) / pages;
@@ -210,7 +284,8 @@ fn summary(config: &BenchConfig, results: &Results<'_>) -> Result<(), Failure> {
     }
     let figures: Vec<&'static str> =
         results.0.first().map(|row| row.figures.keys().copied().collect()).unwrap_or_default();
-    let heads = ["pages", "words", "memory_mib", "figure", "median", "min", "max", "repetitions"].map(str::to_owned);
+    let heads =
+        ["pages", "words", "memory_mib", "capture", "figure", "median", "min", "max", "repetitions"].map(str::to_owned);
     let mut rows = Vec::new();
     for point in points {
         for figure in &figures {
@@ -219,7 +294,9 @@ fn summary(config: &BenchConfig, results: &Results<'_>) -> Result<(), Failure> {
             };
             let numbers = [median, min, max].map(|number| format!("{}", (number * 1e4).round() / 1e4));
             let key = [point.pages, point.words, point.memory_mib].map(|number| number.to_string());
-            let fields = key.into_iter().chain([(*figure).to_owned()]).chain(numbers).chain([count.to_string()]);
+            let capture = point.capture.as_str().to_owned();
+            let fields =
+                key.into_iter().chain([capture, (*figure).to_owned()]).chain(numbers).chain([count.to_string()]);
             rows.push(fields.collect());
         }
     }

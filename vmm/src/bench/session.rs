@@ -151,6 +151,11 @@ impl Session {
         });
     }
 
+    /// Changes how pages are captured.
+    pub(super) fn set_capture(&self, mode: Mode) {
+        self.machine.epochs().set_capture(mode);
+    }
+
     /// Ends protection, and the backup with it.
     pub(super) fn unprotect(&mut self) -> Result<(), Failure> {
         self.guardian.unprotect();
