@@ -3,6 +3,10 @@
 //! To copy a block in the pause costs the guest the copy. To arm it costs a little of the pause, and later a fault, if the
 //! guest writes to it before its copy is made: then it waits for the worker. So a block is armed when that makes the
 //! pause shorter, and the fault that is to be expected does not cost more than `FAULT_BOUND` times what the pause gains.
+//! A block that is armed also loses its mappings in KVM, twice, and the guest pays for having them back. For pages that are
+//! protected again after each epoch anyway that is little; for those that stay writable (`epoch/hot.rs`) it is the
+//! greatest price of all, so hot blocks are armed only where the pause gains by far more pages than stay writable.
+//!
 //! Whether a fault is to be expected is learnt apart for *hot* blocks, those written in most of the last epochs, and for
 //! others.
 
@@ -23,6 +27,10 @@ const HYSTERESIS: f64 = 1.25;
 const WAKE_NS: f64 = 30_000.0;
 /// From the write to the worker's look at it, and back: not seen by the worker. As measured, see decision 0012.
 const FAULT_WAY_NS: f64 = 20_000.0;
+/// To have back the mappings of a page that would have stayed writable. As measured, see decision 0012.
+const REMAP_NS: f64 = 5_000.0;
+/// Pages that stay writable at most: what `epoch/hot.rs` keeps.
+const WRITABLE_PAGES_MAX: usize = 2048;
 /// Weight of the newest value.
 const NEWEST: f64 = 1.0 / 8.0;
 /// Part of the way back to its first value that an estimate goes in an epoch that does not measure it: what was dear
@@ -108,6 +116,7 @@ impl Chooser {
         }
         let mut choices: Vec<Choice> = dirty.iter().map(|block| self.choose_block(block)).collect();
         if self.mode == Mode::Auto {
+            self.copy_hot_if_cheaper(dirty, &mut choices);
             let armed = dirty.iter().zip(&choices).filter(|(_, choice)| choice.arm);
             let gain: f64 = armed.map(|(block, _)| self.gain(block)).sum();
             if gain < WAKE_NS + self.costs.settle.now {
@@ -118,6 +127,17 @@ impl Chooser {
             self.blocks[block.number as usize].armed = choice.arm;
         }
         choices
+    }
+
+    /// Leaves hot blocks to be copied in the pause unless that gains more than their mappings cost.
+    fn copy_hot_if_cheaper(&self, dirty: &[DirtyBlock], choices: &mut [Choice]) {
+        let hot =
+            || dirty.iter().zip(choices.iter()).filter(|(_, choice)| choice.arm && choice.hot).map(|(block, _)| block);
+        let gain: f64 = hot().map(|block| self.gain(block)).sum();
+        let writable = hot().map(|block| block.pages.len()).sum::<usize>().min(WRITABLE_PAGES_MAX);
+        if writable as f64 * REMAP_NS > FAULT_BOUND * gain {
+            choices.iter_mut().filter(|choice| choice.hot).for_each(|choice| choice.arm = false);
+        }
     }
 
     /// By how much arming makes the pause shorter, in ns.
@@ -215,6 +235,17 @@ mod tests {
         let choices = chooser.choose(&blocks(60, 0..32));
         assert!(choices[..8].iter().all(|choice| choice.hot && !choice.arm));
         assert!(choices[8..].iter().all(|choice| !choice.hot && choice.arm));
+    }
+
+    #[test]
+    fn hot_blocks_are_armed_when_most_of_their_pages_do_not_stay_writable() {
+        for (blocks_dirty, all_armed) in [(8, false), (128, true)] {
+            let mut chooser = Chooser::new(Mode::Auto, 128);
+            let dirty = blocks(512, 0..blocks_dirty);
+            assert_eq!(armed(&chooser.choose(&dirty)), dirty.len(), "cold at first");
+            (0..8).for_each(|_| drop(chooser.choose(&dirty)));
+            assert_eq!(armed(&chooser.choose(&dirty)), if all_armed { dirty.len() } else { 0 });
+        }
     }
 
     #[test]

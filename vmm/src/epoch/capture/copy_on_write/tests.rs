@@ -71,6 +71,15 @@ fn dirty_set(numbers: &mut Numbers, page_count: u64) -> Vec<u64> {
     gfns
 }
 
+/// Ends the writers, also when a check fails: the scope waits for them.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Captures `rounds` times while threads write wherever they like; every page must be what it was at its boundary.
 fn hammer(ram: &Ram, capture: &mut CopyOnWrite, rounds: usize) {
     const WRITERS: u64 = 2;
@@ -91,6 +100,7 @@ fn hammer(ram: &Ram, capture: &mut CopyOnWrite, rounds: usize) {
                 }
             });
         }
+        let _ends = Ends(&ended);
         let mut numbers = Numbers(99);
         for round in 0..rounds {
             let gfns = dirty_set(&mut numbers, page_count);
@@ -108,7 +118,6 @@ fn hammer(ram: &Ram, capture: &mut CopyOnWrite, rounds: usize) {
                 check(&pages, &gfns, &expected, round);
             }
         }
-        ended.store(true, Ordering::Relaxed);
     });
 }
 
