@@ -77,6 +77,7 @@ pub(super) struct UndoLog {
 }
 
 /// Bytes that a record of `len` bytes takes.
+#[inline]
 const fn record_len(len: usize) -> usize {
     (IMAGE_AT + len).next_multiple_of(LINE)
 }
@@ -132,6 +133,7 @@ impl UndoLog {
     }
 
     /// Begins the next transaction: the records that follow are its own.
+    #[inline]
     pub(super) fn start(&self) -> Result<u64, Error> {
         let number = self.number() + 1;
         if number > VALUE_MAX {

@@ -255,6 +255,7 @@ impl Vista {
     }
 
     /// Notes in the region which transaction touches it.
+    #[inline]
     fn touch(&mut self, slot: usize) -> Result<(), Error> {
         if self.touched == 0 {
             self.log.start()?;
@@ -288,7 +289,9 @@ impl Vista {
         }
         reached(Step::DataPersisted);
         let result = self.log.discard();
-        self.poison_on("committing to", result)?;
+        if result.is_err() {
+            return self.poison_on("committing to", result);
+        }
         reached(Step::Committed);
         self.release()
     }
@@ -484,6 +487,7 @@ impl Vista {
         Ok(mapped.region.bytes_mut())
     }
 
+    #[cold]
     fn poison_on(&mut self, what: &'static str, result: std::io::Result<()>) -> Result<(), Error> {
         result.map_err(|error| {
             self.poison = Some(error.to_string());
@@ -546,9 +550,10 @@ impl Transaction<'_> {
 
     /// Commits: what was changed survives what [`Vista::survives`] says. On an error nothing has happened, and it is aborted.
     #[inline]
-    pub fn end(mut self) -> Result<(), Error> {
+    pub fn end(self) -> Result<(), Error> {
         self.vista.commit()?;
-        self.is_open = false;
+        // There is nothing left to drop.
+        std::mem::forget(self);
         Ok(())
     }
 
