@@ -303,6 +303,27 @@ fn records_of_an_earlier_round_of_the_ring_are_not_taken_for_new_ones() {
     }
 }
 
+/// Two records were written together and only the second reached the disk. Neither counts; and when a new record takes the
+/// place of the first, the second must not follow it.
+#[test]
+fn record_behind_a_lost_one_never_counts_even_when_the_gap_is_filled() {
+    let mut place = place_with(64 << 10);
+    let before = place.content();
+    place.set(0, b"lost", CommitMode::NoFlush).unwrap();
+    place.set(100, b"left", CommitMode::NoFlush).unwrap();
+    place.rvm.flush().unwrap();
+    let crash = place.crash();
+    let file = fs::OpenOptions::new().write(true).open(crash.path().join("log")).unwrap();
+    file.write_all_at(&[0; 64], 12_288).unwrap();
+    drop(file);
+    let (rvm, a, b) = open(crash.path()).unwrap();
+    assert!(content(&rvm, a, b) == before);
+    let mut next = Place { rvm, a, b, dir: crash };
+    next.set(0, b"anew", CommitMode::Flush).unwrap();
+    let expected = next.content();
+    assert!(recovered(next.crash().path()).unwrap() == expected);
+}
+
 #[test]
 fn old_log_beside_newer_segments_is_refused() {
     let mut place = place_with(64 << 10);
