@@ -44,8 +44,11 @@ pub(crate) fn run(memory: &mut dyn RecoverableMemory, dir: &Path) -> Result<(), 
     let region = memory.map(&dir.join("bank"), LEN)?;
     let noted = OpenOptions::new().write(true).create(true).truncate(false).open(dir.join(NOTED));
     let noted = noted.expect("the file can be made");
+    let note = |count: u64| noted.write_all_at(&count.to_le_bytes(), 0).expect("the file takes eight bytes");
+    // The victim before may have died between a commit and its note, and two such deaths in a row would put it two behind.
+    note(count_of(memory, region)?);
     loop {
-        let count = u64::from_le_bytes(memory.bytes(region)?[..8].try_into().expect("eight bytes"));
+        let count = count_of(memory, region)?;
         memory.begin()?;
         transfer(memory, region, count)?;
         // Some of them are done for nothing.
@@ -55,7 +58,7 @@ pub(crate) fn run(memory: &mut dyn RecoverableMemory, dir: &Path) -> Result<(), 
             transfer(memory, region, count)?;
         }
         memory.end()?;
-        noted.write_all_at(&(count + 1).to_le_bytes(), 0).expect("the file takes eight bytes");
+        note(count + 1);
     }
 }
 
@@ -66,4 +69,8 @@ fn transfer(memory: &mut dyn RecoverableMemory, region: RegionId, count: u64) ->
         bytes.copy_from_slice(&value.wrapping_add(amount).to_le_bytes());
     }
     Ok(())
+}
+
+fn count_of(memory: &dyn RecoverableMemory, region: RegionId) -> Result<u64, Error> {
+    Ok(u64::from_le_bytes(memory.bytes(region)?[..8].try_into().expect("eight bytes")))
 }
