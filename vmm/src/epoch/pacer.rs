@@ -66,6 +66,11 @@ struct State {
     auto: AutoLength,
     min_epoch: Duration,
     last: Instant,
+    /// When the pacer's thread looks at all this next; none: when it is told to.
+    looks_at: Option<Instant>,
+    /// When the boundary that is under way was asked for, and how long it takes from there to its end, smoothed.
+    asked_at: Option<Instant>,
+    takes: Duration,
     ended: bool,
 }
 
@@ -93,7 +98,17 @@ pub struct Pacer {
 impl Pacer {
     /// A pacer that asks for nothing until [`Pacer::set_on`].
     pub fn new(length: Length, min_epoch: Duration) -> Self {
-        let state = State { on: false, length, auto: AutoLength::new(), min_epoch, last: Instant::now(), ended: false };
+        let state = State {
+            on: false,
+            length,
+            auto: AutoLength::new(),
+            min_epoch,
+            last: Instant::now(),
+            looks_at: None,
+            asked_at: None,
+            takes: Duration::ZERO,
+            ended: false,
+        };
         Self {
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -158,8 +173,15 @@ impl Pacer {
     pub fn end_boundary(&self, pause: Duration) {
         let mut state = self.lock();
         state.auto.note_pause(pause);
-        state.last = Instant::now();
-        self.changed.notify_all();
+        let now = Instant::now();
+        state.last = now;
+        if let Some(asked_at) = state.asked_at.take() {
+            state.takes = (state.takes * 7 + now.duration_since(asked_at)) / 8;
+        }
+        // A thread that will look in time anyway is not woken for this.
+        if state.looks_at.is_none_or(|at| at > now + state.length()) {
+            self.changed.notify_all();
+        }
     }
 
     /// Ends [`Pacer::run`].
@@ -175,18 +197,41 @@ impl Pacer {
         while !state.ended {
             let due = state.last + if self.demanded.load(Ordering::Acquire) { state.min_epoch } else { state.length() };
             let now = Instant::now();
-            // Once asked, the boundary is under way: it ends by moving `last`.
-            if !state.on || asked_after == Some(state.last) {
-                state = self.changed.wait(state).expect("no holder of the pacer panics");
+            // Once asked, the boundary is under way: it ends by moving `last`. Most likely it ends in time for the next
+            // one, and then this thread need not be woken in between.
+            let under_way = asked_after == Some(state.last);
+            // A boundary that once took long must not make the next epochs long.
+            let takes = state.takes.min(state.length() / 8);
+            let next = state.asked_at.map(|at| at + takes + state.length()).filter(|next| *next > now);
+            if !state.on || (under_way && next.is_none()) {
+                state = self.sleep(state, None);
+            } else if under_way {
+                state = self.sleep(state, next);
             } else if now < due {
-                state = self.changed.wait_timeout(state, due - now).expect("no holder of the pacer panics").0;
+                state = self.sleep(state, Some(due));
             } else {
                 asked_after = Some(state.last);
+                state.asked_at = Some(now);
                 drop(state);
                 gate.request_boundary();
                 state = self.lock();
             }
         }
+    }
+
+    /// Until `at`, or until told to look.
+    fn sleep<'a>(&self, mut state: MutexGuard<'a, State>, at: Option<Instant>) -> MutexGuard<'a, State> {
+        state.looks_at = at;
+        let mut state = match at {
+            None => self.changed.wait(state).expect("no holder of the pacer panics"),
+            Some(at) => {
+                let time = at.saturating_duration_since(Instant::now());
+                self.changed.wait_timeout(state, time).expect("no holder of the pacer panics").0
+            }
+        };
+        // Awake: whatever changes now is seen before the next sleep.
+        state.looks_at = Some(Instant::now());
+        state
     }
 }
 

@@ -139,7 +139,13 @@ impl Gate {
         let mut state = self.lock();
         match state.mode {
             Mode::Open if self.is_hold_wanted() => state.again = true,
-            Mode::Open if state.running > 0 => self.close(&mut state, Mode::Boundary),
+            Mode::Open if state.running > 0 => {
+                state.mode = Mode::Boundary;
+                self.closing.store(true, Ordering::SeqCst);
+                // Who comes out takes this lock first. A kick that comes after an opening only costs an entry.
+                drop(state);
+                self.kicker.kick_all();
+            }
             Mode::Boundary | Mode::Held => state.again = true,
             Mode::Open | Mode::Ended => {}
         }

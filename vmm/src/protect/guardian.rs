@@ -101,6 +101,8 @@ pub(super) enum NoBase {
 
 struct Inner {
     core: Primary,
+    /// Threads that wait for a change: telling nobody costs a system call, several times per epoch.
+    waiters: u32,
     stream: Option<SendHalf>,
     /// Counts connections, so that a frame of one never goes out on another.
     connections: u64,
@@ -168,6 +170,7 @@ impl Guardian {
         let core = Primary::new(core_config(&config, &machine), machine.epochs().running());
         let inner = Inner {
             core,
+            waiters: 0,
             stream: None,
             connections: 0,
             target: config.target.clone(),
@@ -232,8 +235,11 @@ impl Guardian {
                 }
             }
         }
+        let is_awaited = inner.waiters > 0;
         drop(inner);
-        self.changed.notify_all();
+        if is_awaited {
+            self.changed.notify_all();
+        }
         for action in actions {
             match action {
                 // What was just said is in the ship thread's queue, and the connection ends behind it.
@@ -402,8 +408,14 @@ impl Guardian {
 
     /// Waits a moment for the core to move.
     pub(super) fn wait_for_change(&self) {
-        let inner = self.lock();
-        drop(self.changed.wait_timeout(inner, LOOK_AROUND).expect("no holder of the core panics"));
+        drop(self.wait_with(self.lock()));
+    }
+
+    fn wait_with<'a>(&self, mut inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
+        inner.waiters += 1;
+        let mut inner = self.changed.wait_timeout(inner, LOOK_AROUND).expect("no holder of the core panics").0;
+        inner.waiters -= 1;
+        inner
     }
 
     /// Seals the base of `session` and protects the guest from there on.
@@ -558,7 +570,7 @@ impl Guardian {
             if gives_up {
                 return false;
             }
-            drop(self.changed.wait_timeout(inner, LOOK_AROUND).expect("no holder of the core panics"));
+            drop(self.wait_with(inner));
         }
     }
 
