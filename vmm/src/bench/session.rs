@@ -104,8 +104,12 @@ impl Session {
             initramfs: spec.initramfs.clone(),
             cmdline: spec.cmdline.clone(),
         };
-        let pace =
-            Pace { length: Length::Auto, min_epoch: MIN_EPOCH, capture: Mode::Auto, delivery: Delivery::Boundary };
+        let pace = Pace {
+            length: Length::Auto,
+            min_epoch: MIN_EPOCH,
+            capture: Mode::StopAndCopy,
+            delivery: Delivery::Boundary,
+        };
         let machine = Arc::new(Machine::boot(1, spec.memory_bytes, &source, parts, pace)?);
         let lease = Arc::new(Lease::open(VM_NAME, &Witness::None, Role::Primary)?);
         let config = guardian_config(spec.durability);

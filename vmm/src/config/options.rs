@@ -104,7 +104,7 @@ pub struct RunOptions {
     #[arg(long, help_heading = "Protection", value_name = "TIME")]
     pub min_epoch: Option<TimeSpan>,
     /// When the pages of an epoch are copied: 'stop-and-copy' = in the pause, 'copy-on-write' = while the guest runs,
-    /// which makes long pauses short and costs the guest faults, 'auto' = by what both cost here [default: auto]
+    /// which makes long pauses short and costs the guest work, 'auto' = by what both cost here [default: stop-and-copy]
     #[arg(long, help_heading = "Protection", value_enum)]
     pub capture: Option<Capture>,
     /// Not in this version

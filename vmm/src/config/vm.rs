@@ -180,7 +180,7 @@ impl TryFrom<RunOptions> for VmConfig {
             protect: check_protect(protect)?,
             min_epoch: check_epoch(epoch, min_epoch.map(|t| t.0))?,
             epoch,
-            capture: capture.unwrap_or(Capture::Auto),
+            capture: capture.unwrap_or(Capture::StopAndCopy),
             interrupts: interrupts.unwrap_or(Interrupts::Boundary),
             commit_durability: commit_durability.unwrap_or(CommitDurability::Disk),
             witness: witness.unwrap_or(Witness::None),

@@ -9,8 +9,9 @@
 //!     └── backlog: produced and not written ◀──────────────┘   at CONSOLE_BACKLOG_BYTES the guest waits
 //! ```
 //!
-//! Nothing is dropped, unless the sink itself refuses it. Bytes in the buffer of a process that dies are lost: so a
-//! release waits a moment for the writer, and only a console that is stuck has bytes there for longer.
+//! Nothing is dropped, unless the sink itself refuses it. Bytes in the buffer of a process that dies are lost: so they count
+//! as left only when they are written ([`Console::written`]), and until then whoever goes on with the guest emits them
+//! again.
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -48,6 +49,8 @@ struct State {
     buffer: Vec<u8>,
     /// Bytes handed over and not written: the buffer, and what the writer has in its hands.
     unwritten: usize,
+    /// Bytes written since the beginning, or given up.
+    written: u64,
     /// A wait for the writer was in vain, and it has not caught up since.
     stuck: bool,
     closed: bool,
@@ -75,6 +78,17 @@ impl Console {
         state.unwritten += bytes.len();
         drop(state);
         self.shared.changed.notify_all();
+    }
+
+    /// Bytes handed over since the beginning.
+    pub fn handed_over(&self) -> u64 {
+        let state = self.shared.lock();
+        state.written + state.unwritten as u64
+    }
+
+    /// How many of them are written, or were refused by the sink.
+    pub fn written(&self) -> u64 {
+        self.shared.lock().written
     }
 
     /// Whether the guest must wait.
@@ -185,6 +199,7 @@ impl Shared {
     fn written(&self, bytes: usize) {
         let mut state = self.lock();
         state.unwritten -= bytes;
+        state.written += bytes as u64;
         if state.unwritten == 0 {
             state.stuck = false;
         }

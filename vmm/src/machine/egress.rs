@@ -140,8 +140,9 @@ impl Egress {
     }
 
     /// Lets out what epochs up to and including `upto` produced. When this returns the frames have left, and the
-    /// console's bytes too unless the console is stuck: those leave when it is read again.
-    pub fn release(&self, upto: EpochId) {
+    /// console's bytes too unless the console is stuck: all has left when [`Egress::console_written`] is at least what is
+    /// given here.
+    pub fn release(&self, upto: EpochId) -> u64 {
         let mut inner = self.lock();
         let outputs: Vec<Output> = inner.queue.release(upto).collect();
         for output in &outputs {
@@ -158,6 +159,12 @@ impl Egress {
         if let Some(console) = self.console.as_ref().filter(|_| outputs.iter().any(|o| o.device == CONSOLE)) {
             console.settle();
         }
+        self.console.as_ref().map_or(0, console::Console::handed_over)
+    }
+
+    /// Bytes of the console's that are written since the beginning.
+    pub fn console_written(&self) -> u64 {
+        self.console.as_ref().map_or(0, console::Console::written)
     }
 
     /// Ends holding: lets out all that is held, the running epoch's too. Only for a guest that is alone by right.

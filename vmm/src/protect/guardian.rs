@@ -113,6 +113,10 @@ struct Inner {
     logging_since: Option<Instant>,
     /// Sealed epochs that are not released, and when they were sealed.
     unreleased: VecDeque<(EpochId, Instant)>,
+    /// The last epoch whose frames have left and whose disk writes are in the images.
+    performed: EpochId,
+    /// Epochs whose console output may still be in this process: how much the console must have written, in order.
+    leaving: VecDeque<(u64, EpochId)>,
     last_solo_reason: Option<String>,
     connect_error: Option<String>,
     /// What epochs survive that were committed to the state directory, in words; none: they are not.
@@ -177,6 +181,8 @@ impl Guardian {
             basing: None,
             logging_since: None,
             unreleased: VecDeque::new(),
+            performed: machine.epochs().running().prev(),
+            leaving: VecDeque::new(),
             last_solo_reason: None,
             connect_error: None,
             local: local.as_ref().map(|store| store.survives().to_string()),
@@ -291,15 +297,32 @@ impl Guardian {
                 return self.machine.fail(failure.to_string());
             }
         }
-        self.machine.egress().release(upto);
+        let leaves_with = self.machine.egress().release(upto);
         let mut inner = self.lock();
+        inner.performed = upto;
+        inner.leaving.push_back((leaves_with, upto));
         while inner.unreleased.front().is_some_and(|(epoch, _)| *epoch <= upto) {
             let sealed_at = inner.unreleased.pop_front().map(|(_, at)| at);
             self.machine.stats().record_commit(sealed_at.expect("the front was there").elapsed());
         }
         drop(inner);
-        let now = self.clock.now();
-        self.with_core(|core| core.handle_released(now, upto));
+        self.note_left();
+    }
+
+    /// Tells the core what has left. A console that is stuck keeps the output of its epochs from counting, and what came
+    /// after it: whoever goes on with the guest must emit it again.
+    pub(super) fn note_left(&self) {
+        let written = self.machine.egress().console_written();
+        let mut inner = self.lock();
+        let mut left = None;
+        while let Some((_, epoch)) = inner.leaving.pop_front_if(|(bytes, _)| *bytes <= written) {
+            left = Some(epoch);
+        }
+        drop(inner);
+        if let Some(epoch) = left {
+            let now = self.clock.now();
+            self.with_core(|core| core.handle_released(now, epoch));
+        }
     }
 
     fn claim(&self, session: SessionId) {
@@ -402,7 +425,12 @@ impl Guardian {
     }
 
     /// The last epoch whose output has left and whose disk writes are in the images.
-    pub(super) fn released(&self) -> EpochId {
+    pub(super) fn performed(&self) -> EpochId {
+        self.lock().performed
+    }
+
+    /// The last epoch of which all output has left.
+    pub(super) fn left(&self) -> EpochId {
         self.lock().core.left()
     }
 

@@ -112,7 +112,7 @@ impl Shipper {
         if let Some(Err(error)) = self.local.take().map(LocalStore::remove) {
             tracing::warn!(%error, "what is left of the ended guest was not removed");
         }
-        if self.guardian.released() < self.log.last() {
+        if self.guardian.performed() < self.log.last() {
             return;
         }
         if let Err(failure) = self.log.checkpoint(self.guardian.machine.disks()) {
@@ -201,7 +201,7 @@ impl Shipper {
     fn commit_locally(&mut self, sealed: &SealedEpoch) -> Result<(), Degraded> {
         let Some(store) = &mut self.local else { return Ok(()) };
         fault::reached(fault::DISK_LOGGED);
-        match store.commit(sealed) {
+        match store.commit(sealed, self.guardian.left()) {
             Ok(Committed { unchanged, in_pieces }) => {
                 fault::reached(fault::LOCALLY_COMMITTED);
                 self.idle.report(sealed.epoch, unchanged);
@@ -224,7 +224,7 @@ impl Shipper {
 
     fn ship(&mut self, sealed: &SealedEpoch, link: Link, outbox: &mut Outbox) -> io::Result<()> {
         let SealedEpoch { epoch, base, state, pages, disk_writes, outputs, inputs, sealed_at: _ } = sealed;
-        let begin = EpochBegin { base: *base, released: self.guardian.released() };
+        let begin = EpochBegin { base: *base, released: self.guardian.left() };
         let mut writer = EpochWriter::begin(link, *epoch, begin, &mut outbox.buffer);
         writer.inputs(inputs, &mut outbox.buffer);
         self.shadow.begin(link.session);
@@ -254,7 +254,7 @@ impl Shipper {
     /// Empties the log when it is half full and everything in it is committed; waits for that if it has to.
     fn make_room(&mut self, sets: &[(u16, &WriteSet)]) {
         while !self.log.has_room(sets) || self.log.is_half_full() {
-            if self.guardian.released() >= self.log.last() {
+            if self.guardian.performed() >= self.log.last() {
                 if let Err(failure) = self.log.checkpoint(self.guardian.machine.disks()) {
                     self.guardian.machine.fail(failure.to_string());
                 }

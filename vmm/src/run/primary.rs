@@ -94,6 +94,8 @@ pub(super) fn resume(config: &VmConfig) -> Result<Exit, Failure> {
     let running = EpochId(last.epoch.0 + 1 + u64::from(IN_FLIGHT_EPOCHS_MAX));
     let machine = Arc::new(Machine::restore(state, ram, parts, pace_of(config), running)?);
     machine.egress().emit_again(&last.outputs);
+    // From the next commit on they are not kept any more.
+    machine.egress().drain_console(CONSOLE_END_WAIT);
     fault::reached(fault::EMITTED_AGAIN);
     events.note(
         "resumed",

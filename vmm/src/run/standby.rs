@@ -25,7 +25,7 @@ use crate::witness::Role;
 const PACE: Pace = Pace {
     length: Length::Fixed(Duration::from_millis(20)),
     min_epoch: Duration::from_micros(500),
-    capture: Mode::Auto,
+    capture: Mode::StopAndCopy,
     delivery: Delivery::Boundary,
 };
 

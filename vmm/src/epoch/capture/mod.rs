@@ -30,9 +30,9 @@ const BLOCK_PAGES: u64 = 512;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
     /// What costs least, chosen at each boundary.
-    #[default]
     Auto,
     /// All in the pause.
+    #[default]
     StopAndCopy,
     /// All after the pause.
     CopyOnWrite,

@@ -37,6 +37,7 @@ impl Guardian {
     }
 
     fn tick(&self) {
+        self.note_left();
         let now = self.clock.now();
         self.with_core(|core| {
             if core.poll_timeout().is_some_and(|at| at <= now) {

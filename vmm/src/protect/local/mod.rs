@@ -19,12 +19,15 @@
 pub(crate) mod fault;
 mod record;
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use recoverable::{Declare, RecoverableMemory, RegionId, Survives, Vista, VistaOptions};
 
 pub(crate) use record::LastEpoch;
 use record::RecordError;
+use replication::EpochId;
+use replication::output::Output;
 
 use crate::epoch::SealedEpoch;
 use crate::epoch::capture::CapturedPages;
@@ -127,6 +130,8 @@ pub(crate) struct LocalStore {
     ram: RegionId,
     state: RegionId,
     layout: Vec<(u64, u64)>,
+    /// Output of committed epochs that may not have left.
+    held: VecDeque<(EpochId, Output)>,
     buffer: Vec<u8>,
 }
 
@@ -173,7 +178,7 @@ impl LocalStore {
         let ram = memory.map(dir.join(RAM), ram_bytes as usize)?;
         let state = memory.map(dir.join(STATE), STATE_BYTES)?;
         let layout = memory::layout(ram_bytes);
-        Ok(Self { dir: dir.to_owned(), memory, ram, state, layout, buffer: Vec::new() })
+        Ok(Self { dir: dir.to_owned(), memory, ram, state, layout, held: VecDeque::new(), buffer: Vec::new() })
     }
 
     /// What a committed epoch survives.
@@ -192,9 +197,13 @@ impl LocalStore {
     ///
     /// An epoch that wrote more than the log can undo is committed in pieces, with no epoch to go back to meanwhile; that is
     /// said in the result.
-    pub(crate) fn commit(&mut self, sealed: &SealedEpoch) -> Result<Committed, LocalError> {
+    ///
+    /// Kept with it is the output of all epochs after `left`.
+    pub(crate) fn commit(&mut self, sealed: &SealedEpoch, left: EpochId) -> Result<Committed, LocalError> {
+        while self.held.pop_front_if(|(epoch, _)| *epoch <= left).is_some() {}
+        self.held.extend(sealed.outputs.iter().map(|output| (sealed.epoch, output.clone())));
         let mut buffer = std::mem::take(&mut self.buffer);
-        record::encode(sealed.epoch, &sealed.state.encode(), &sealed.outputs, &mut buffer);
+        record::encode(sealed.epoch, &sealed.state.encode(), self.held.iter().map(|(_, output)| output), &mut buffer);
         let result = self.commit_with(&sealed.pages, &buffer);
         self.buffer = buffer;
         result

@@ -55,8 +55,13 @@ fn sum(head: &[u8], body: &[u8]) -> u64 {
 }
 
 /// Writes the record of an epoch into `buffer`, which is emptied before.
-pub(super) fn encode(epoch: EpochId, state: &[u8], outputs: &[Output], buffer: &mut Vec<u8>) {
-    let output_bytes: usize = outputs.iter().map(|output| OUTPUT_HEAD + output.bytes.len()).sum();
+pub(super) fn encode<'a>(
+    epoch: EpochId,
+    state: &[u8],
+    outputs: impl Iterator<Item = &'a Output> + Clone,
+    buffer: &mut Vec<u8>,
+) {
+    let output_bytes: usize = outputs.clone().map(|output| OUTPUT_HEAD + output.bytes.len()).sum();
     buffer.clear();
     buffer.reserve(HEAD + state.len() + output_bytes);
     buffer.extend_from_slice(&MAGIC);
@@ -126,7 +131,7 @@ mod tests {
 
     fn record() -> Vec<u8> {
         let mut buffer = vec![9; 3];
-        encode(EpochId(77), b"the state", &outputs(), &mut buffer);
+        encode(EpochId(77), b"the state", outputs().iter(), &mut buffer);
         buffer
     }
 
