@@ -45,6 +45,8 @@ const CLAIM_RETRY: Duration = Duration::from_millis(250);
 /// has long been waiting, and the backup can go on with it. The other way round the same: a backup that acks nothing for
 /// so long is lost, though its heartbeats come.
 const STALL_DETECTS: u32 = 10;
+/// A console that takes nothing for so long is not waited for: at most its backlog is lost if this process dies then.
+const CONSOLE_LAG_MAX: Duration = Duration::from_secs(1);
 /// How long a wait lasts before the waiter looks around again.
 const LOOK_AROUND: Duration = Duration::from_millis(50);
 
@@ -115,8 +117,9 @@ struct Inner {
     unreleased: VecDeque<(EpochId, Instant)>,
     /// The last epoch whose frames have left and whose disk writes are in the images.
     performed: EpochId,
-    /// Epochs whose console output may still be in this process: how much the console must have written, in order.
-    leaving: VecDeque<(u64, EpochId)>,
+    /// Epochs whose console output may still be in this process: how much the console must have written, and since when
+    /// it could, in order.
+    leaving: VecDeque<(u64, Instant, EpochId)>,
     last_solo_reason: Option<String>,
     connect_error: Option<String>,
     /// What epochs survive that were committed to the state directory, in words; none: they are not.
@@ -300,7 +303,7 @@ impl Guardian {
         let leaves_with = self.machine.egress().release(upto);
         let mut inner = self.lock();
         inner.performed = upto;
-        inner.leaving.push_back((leaves_with, upto));
+        inner.leaving.push_back((leaves_with, Instant::now(), upto));
         while inner.unreleased.front().is_some_and(|(epoch, _)| *epoch <= upto) {
             let sealed_at = inner.unreleased.pop_front().map(|(_, at)| at);
             self.machine.stats().record_commit(sealed_at.expect("the front was there").elapsed());
@@ -309,13 +312,16 @@ impl Guardian {
         self.note_left();
     }
 
-    /// Tells the core what has left. A console that is stuck keeps the output of its epochs from counting, and what came
-    /// after it: whoever goes on with the guest must emit it again.
+    /// Tells the core what has left. A console that is slow keeps the output of its epochs from counting, and what came
+    /// after it: whoever goes on with the guest must emit it again. One that is stuck does so for a while only, because
+    /// frames that were let out long ago would have to be kept with its bytes.
     pub(super) fn note_left(&self) {
         let written = self.machine.egress().console_written();
         let mut inner = self.lock();
         let mut left = None;
-        while let Some((_, epoch)) = inner.leaving.pop_front_if(|(bytes, _)| *bytes <= written) {
+        let has_left =
+            |(bytes, since, _): &mut (u64, Instant, EpochId)| *bytes <= written || since.elapsed() > CONSOLE_LAG_MAX;
+        while let Some((_, _, epoch)) = inner.leaving.pop_front_if(has_left) {
             left = Some(epoch);
         }
         drop(inner);
