@@ -110,7 +110,7 @@ fn run_options_of_a_later_version_are_refused() {
 fn resume_of_nothing_is_not_found_and_of_neither_name_nor_directory_usage() {
     let place = Place::new();
     let dir = text(&place.path("no-such-vm"));
-    assert_refused(&outlast(&["resume", "--state-dir", &dir]), 3, &["vm.json", &dir]);
+    assert_refused(&outlast(&["resume", "--state-dir", &dir]), 3, &["vm.json", &dir, "--protect local"]);
     assert_refused(&outlast(&["resume"]), 2, &["--name", "--state-dir"]);
     let config = place.path("vm.json");
     std::fs::write(&config, "{}").expect("the test's own directory");

@@ -37,7 +37,12 @@ pub(super) struct ResumeArgs {
 
 pub(super) fn execute(args: ResumeArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
     let ResumeArgs { name, state_dir } = args;
-    let config = VmConfig::of_state_dir(name.as_deref(), state_dir)?;
+    let config = VmConfig::of_state_dir(name.as_deref(), state_dir).map_err(|error| match Failure::from(error) {
+        failure if failure.exit == Exit::NotFound => failure.with_hint(
+            "there is no such VM; a VM that runs with `--protect local` leaves its state in /dev/shm/outlast/NAME or its --state-dir",
+        ),
+        failure => failure,
+    })?;
     logging::start(config.log_format);
     logging::warn_each(&config.name, &config.warnings());
     commands.resume(config)
