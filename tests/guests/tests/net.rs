@@ -1,5 +1,6 @@
 //! A guest on a network loses its host: its clients are answered by the backup, and no answer contradicts another.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use guests::echo::Client;
@@ -78,4 +79,48 @@ fn kill_backup_clients_are_answered_on() {
     client.ask_again(20);
     pair.primary.wait_event("solo");
     client.ask_again(1);
+}
+
+/// Sends frames that the guest takes and ignores, one after the other, for as long as `work` lasts.
+fn under_frames<R>(network: &Network, work: impl FnOnce() -> R) -> R {
+    let (socket, done) = (network.socket(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                // The pace of the load: fewer than the guest has buffers for, so that each frame is taken.
+                std::thread::sleep(Duration::from_millis(2));
+                let _ = socket.send_to(&[0; 64], IGNORED);
+            }
+        });
+        let result = work();
+        done.store(true, Ordering::Release);
+        result
+    })
+}
+
+/// A port of the guest's on which nobody answers.
+const IGNORED: &str = "10.77.0.10:9";
+
+/// Frames that came while a paused guest was being saved went into memory that was still to be written, after the state
+/// of the card was: restored, the card and the driver did not agree on the queue, and the guest heard nothing any more.
+#[test]
+fn snapshot_under_traffic_is_of_one_instant_and_the_restored_guest_answers() {
+    needs!(Kvm, Root, Network);
+    let (place, network) = (Place::in_memory(), Network::new(&["tap-a"]));
+    // Memory that takes a while to write.
+    let guest = Guest { memory_mib: 512, ..Guest::net_echo() };
+    let mut vm = place.alone("a0", &guest).with("--net", "tap=tap-a").within(network.name()).start();
+    let mut client = Client::new(network.socket());
+    for hop in 1..4 {
+        client.ask_again(10);
+        let snapshot = place.path(&format!("snapshot-{hop}"));
+        assert_eq!(vm.ctl(&["pause"]).0, 0);
+        let (code, said) = under_frames(&network, || vm.ctl(&["snapshot", "create", &snapshot.display().to_string()]));
+        assert_eq!(code, 0, "{said}");
+        vm.kill();
+        let dir = place.path(&format!("a{hop}"));
+        let restored = Launch::new("run", &dir).with("--name", guests::place::NAME).with("--restore", &snapshot);
+        vm = restored.with("--net", "tap=tap-a").within(network.name()).start();
+    }
+    client.ask_again(10);
 }

@@ -82,13 +82,16 @@ impl Machine {
             disk.sync_base()?;
             disks.push(mark_of(&disk));
         }
-        let state = self.save_state(&self.board())?;
+        // To the end: input that came between the state and the memory would be in one of them only.
+        let board = self.board();
+        let state = self.save_state(&board)?;
         let config = Config { machine: state.shape.clone(), disks };
         let config = serde_json::to_vec_pretty(&config).expect("the configuration is plain data");
         let contents = Contents { writer: env!("CARGO_PKG_VERSION"), config: &config, state: &state.encode() };
         let memory: Vec<(u64, &[u8])> =
             self.ram().regions().iter().enumerate().map(|(i, r)| (r.base, self.ram().region_bytes(i))).collect();
         checkpoint::write(dir, &contents, &memory)?;
+        drop(board);
         Ok(self.ram().bytes())
     }
 }

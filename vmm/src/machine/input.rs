@@ -59,9 +59,7 @@ fn read_batch(tap: &Tap, frame: &mut [u8], batch: &mut VecDeque<Vec<u8>>) -> std
 fn hand_over_frames(machine: &Machine, slot: usize, batch: &mut VecDeque<Vec<u8>>) {
     while !batch.is_empty() && machine.ended().is_none() {
         let before = batch.len();
-        // The guard must be gone before the effects are applied: a boundary takes the board.
-        let effects = machine.board().handle_frames(slot, batch);
-        if let Err(error) = machine.apply(effects) {
+        if let Err(error) = machine.input(|board| ((), board.handle_frames(slot, batch))) {
             machine.fail(error.to_string());
         }
         if batch.len() == before {
@@ -89,10 +87,10 @@ pub fn read_console(machine: Arc<Machine>, mut source: impl Read + AsFd + Send +
 
 fn hand_over_bytes(machine: &Machine, mut bytes: &[u8]) {
     while !bytes.is_empty() && machine.ended().is_none() {
-        let (count, effects) = machine.board().handle_console(bytes);
-        if let Err(error) = machine.apply(effects) {
+        let count = machine.input(|board| board.handle_console(bytes)).unwrap_or_else(|error| {
             machine.fail(error.to_string());
-        }
+            0
+        });
         bytes = &bytes[count..];
         if count == 0 {
             std::thread::sleep(FULL_WAIT);

@@ -326,6 +326,18 @@ impl Machine {
         Ok(())
     }
 
+    /// Gives input to the board. Its interrupts are raised before anybody else gets the board: who reads the state of a
+    /// stopped machine finds a frame in the guest's memory together with its interrupt, or neither.
+    pub fn input<R>(&self, give: impl FnOnce(&mut Board) -> (R, Effects)) -> Result<R, KvmError> {
+        let mut board = self.board();
+        let (result, effects) = give(&mut board);
+        self.raise(effects.raise)?;
+        // A boundary takes the gate, which comes before the board.
+        drop(board);
+        self.apply(Effects { raise: 0, ..effects })?;
+        Ok(result)
+    }
+
     fn is_pressed(&self) -> bool {
         // All disks together: an epoch's writes to them are one record of the log.
         let protected = self.disks.iter().map(SharedDisk::lock).filter(|disk| disk.mode() == Mode::Protected);
