@@ -7,6 +7,7 @@
 //!
 //! Lock order: gate, epochs, board, core, egress, disk. The core's lock is never held while another of ours is taken.
 
+mod leaving;
 mod link;
 
 use std::collections::VecDeque;
@@ -30,7 +31,6 @@ use super::{preflight, ship};
 use crate::config::{CommitDurability, Endpoint};
 use crate::epoch::{EpochSink, SealedEpoch};
 use crate::events::Events;
-use crate::exit::Failure;
 use crate::kvm::KvmError;
 use crate::machine::gate::Held;
 use crate::machine::{End, Machine, spawn};
@@ -291,46 +291,6 @@ impl Guardian {
         self.events.note(event, properties);
     }
 
-    fn release(&self, upto: EpochId) {
-        for disk in self.machine.disks() {
-            let committed = disk.lock().commit(upto.0);
-            if let Err(error) = committed {
-                // The log and the backup have the writes; this host's image cannot be trusted any more.
-                let failure = Failure::of(&error).while_doing("committed disk writes could not be applied");
-                return self.machine.fail(failure.to_string());
-            }
-        }
-        let leaves_with = self.machine.egress().release(upto);
-        let mut inner = self.lock();
-        inner.performed = upto;
-        inner.leaving.push_back((leaves_with, Instant::now(), upto));
-        while inner.unreleased.front().is_some_and(|(epoch, _)| *epoch <= upto) {
-            let sealed_at = inner.unreleased.pop_front().map(|(_, at)| at);
-            self.machine.stats().record_commit(sealed_at.expect("the front was there").elapsed());
-        }
-        drop(inner);
-        self.note_left();
-    }
-
-    /// Tells the core what has left. A console that is slow keeps the output of its epochs from counting, and what came
-    /// after it: whoever goes on with the guest must emit it again. One that is stuck does so for a while only, because
-    /// frames that were let out long ago would have to be kept with its bytes.
-    pub(super) fn note_left(&self) {
-        let written = self.machine.egress().console_written();
-        let mut inner = self.lock();
-        let mut left = None;
-        let has_left =
-            |(bytes, since, _): &mut (u64, Instant, EpochId)| *bytes <= written || since.elapsed() > CONSOLE_LAG_MAX;
-        while let Some((_, _, epoch)) = inner.leaving.pop_front_if(has_left) {
-            left = Some(epoch);
-        }
-        drop(inner);
-        if let Some(epoch) = left {
-            let now = self.clock.now();
-            self.with_core(|core| core.handle_released(now, epoch));
-        }
-    }
-
     fn claim(&self, session: SessionId) {
         if let Some(End::Failed(_)) = self.machine.ended() {
             tracing::warn!("the guest cannot go on here: its session is left to the backup");
@@ -428,16 +388,6 @@ impl Guardian {
     pub(super) fn handle_local_durable(&self, epoch: EpochId) {
         let now = self.clock.now();
         self.with_core(|core| core.handle_local_durable(now, epoch));
-    }
-
-    /// The last epoch whose output has left and whose disk writes are in the images.
-    pub(super) fn performed(&self) -> EpochId {
-        self.lock().performed
-    }
-
-    /// The last epoch of which all output has left.
-    pub(super) fn left(&self) -> EpochId {
-        self.lock().core.left()
     }
 
     /// Waits a moment for the core to move.

@@ -24,8 +24,7 @@ const SCHEDULE: [Duration; 8] = [
 
 /// Announces every network card of `machine`, from the host and through the guest's driver.
 pub(super) fn start(machine: &Arc<Machine>) {
-    let effects = machine.board().announce();
-    if let Err(error) = machine.apply(effects) {
+    if let Err(error) = machine.input(|board| ((), board.announce())) {
         tracing::warn!(%error, "the guest could not be asked to announce itself");
     }
     let machine = Arc::clone(machine);
