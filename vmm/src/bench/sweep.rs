@@ -17,7 +17,7 @@ use super::session::{FIGURES, Figures, GuestSpec, Image, Session};
 use super::table::{Columns, Row, Table};
 use super::{bare_guest, build_id, network, sweep_report};
 use crate::config::{BenchConfig, CommitDurability, EpochLength};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 
 /// The epoch lengths of the question, in ms.
 pub(super) const LENGTHS_MS: [u64; 8] = [1, 2, 5, 10, 20, 50, 100, 200];
@@ -76,7 +76,7 @@ struct Plan {
 /// Measures and reports.
 pub(super) fn run(config: &BenchConfig) -> Result<(), Failure> {
     let mut sweep = Sweep::new(config)?;
-    let mut plans = plans(config, &mut sweep.skipped)?;
+    let mut plans = only(&config.workloads, plans(config, &mut sweep.skipped)?)?;
     sweep.progress = Progress::new(sweep.points(&plans), sweep.points_done(&plans));
     for text in &sweep.skipped {
         sweep.progress.note(&format!("skipped: {text}"));
@@ -119,7 +119,11 @@ impl<'a> Sweep<'a> {
             build: build_id()?,
             table: Table::open(&config.out.join("epoch-sweep.csv"), COLUMNS)?,
             windows,
-            lengths: fixed.chain([EpochLength::Auto]).collect(),
+            lengths: if config.epochs.is_empty() {
+                fixed.chain([EpochLength::Auto]).collect()
+            } else {
+                config.epochs.clone()
+            },
             repeats: config.repeat.unwrap_or(if config.quick { 2 } else { 5 }),
             skipped: Vec::new(),
             progress: Progress::new(0, 0),
@@ -245,6 +249,22 @@ fn plans(config: &BenchConfig, skipped: &mut Vec<String>) -> Result<Vec<Plan>, F
     }
 }
 
+/// Of `plans`, the workloads with these names; all if there are none.
+fn only(names: &[String], mut plans: Vec<Plan>) -> Result<Vec<Plan>, Failure> {
+    let known: Vec<&str> = plans.iter().flat_map(|plan| plan.workloads.iter().map(|workload| workload.name)).collect();
+    if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
+        let known = known.join(", ");
+        return Err(
+            Failure::new(Exit::Usage, format!("no workload is called {name}")).with_hint(format!("there are {known}"))
+        );
+    }
+    for plan in &mut plans {
+        plan.workloads.retain(|workload| names.is_empty() || names.iter().any(|name| name == workload.name));
+    }
+    plans.retain(|plan| !plan.workloads.is_empty());
+    Ok(plans)
+}
+
 const MEMORY_BYTES: u64 = 256 << 20;
 const DISK_BYTES: u64 = 64 << 20;
 
@@ -307,7 +327,7 @@ fn linux_plan(config: &BenchConfig, kernel: std::path::PathBuf, skipped: &mut Ve
         && let Some(why) = network::missing()
     {
         return Err(Failure::new(
-            crate::exit::Exit::Error,
+            Exit::Error,
             format!("a Linux guest is asked for work over its network, and there is none: {why}"),
         ));
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 
 use super::{Commands, logging};
-use crate::config::{BenchConfig, BenchKind, DemoConfig, DemoGuest, Endpoint, LogFormat};
+use crate::config::{BenchConfig, BenchKind, DemoConfig, DemoGuest, Endpoint, EpochLength, LogFormat};
 use crate::exit::{Exit, Failure};
 
 /// Measure what protection costs: CSV, SVG and a page to look at
@@ -42,6 +42,12 @@ pub(super) struct BenchArgs {
     /// Directory of the bare guests [default: $OUTLAST_BARE, else beside the build of this program]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     guests: Option<PathBuf>,
+    /// Only epochs of this length in the sweep; repeatable
+    #[arg(long, value_name = "TIME|auto")]
+    epoch: Vec<EpochLength>,
+    /// Only this workload in the sweep (cpu, memory, network, disk-write, disk-read, …); repeatable
+    #[arg(long, value_name = "NAME")]
+    workload: Vec<String>,
 }
 
 /// Show the whole story on one screen: a guest, a backup, a power cut, and a client that loses nothing
@@ -62,8 +68,11 @@ pub(super) struct DemoArgs {
 pub(super) fn execute(args: BenchArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
     // Protection comes and goes by the hundred here: only what fails is worth a line.
     logging::start_at(LogFormat::Text, "error");
-    let BenchArgs { kind, out, quick, repeat, kernel, initramfs, disk, backup, tap, guests } = args;
-    commands.bench(BenchConfig { kind, out, quick, repeat, kernel, initramfs, disk, backup, tap, guests })
+    let BenchArgs { kind, out, quick, repeat, kernel, initramfs, disk, backup, tap, guests, epoch, workload } = args;
+    let (epochs, workloads) = (epoch, workload);
+    let config =
+        BenchConfig { kind, out, quick, repeat, kernel, initramfs, disk, backup, tap, guests, epochs, workloads };
+    commands.bench(config)
 }
 
 pub(super) fn execute_demo(args: DemoArgs, commands: &dyn Commands) -> Result<Exit, Failure> {

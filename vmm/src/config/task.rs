@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::ft::Endpoint;
+use super::ft::{Endpoint, EpochLength};
 
 /// A question that `outlast bench` answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -44,6 +44,10 @@ pub struct BenchConfig {
     pub tap: Option<String>,
     /// Directory of the bare guests; none means `$OUTLAST_BARE`, or beside the build of this program.
     pub guests: Option<PathBuf>,
+    /// Epoch lengths of the epoch sweep; empty means the bench's own choice.
+    pub epochs: Vec<EpochLength>,
+    /// Workloads of the epoch sweep, by name; empty means all.
+    pub workloads: Vec<String>,
 }
 
 /// One demonstration.
