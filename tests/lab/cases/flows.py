@@ -12,7 +12,7 @@ LAB = Path(__file__).resolve().parents[1]
 
 def flows_notice_lies(stage: Stage) -> str:
     """The client's flows and the judge of frames against guests that lie: each lie is found."""
-    return "; ".join(_run(LAB / name) for name in ("test_flows.py", "test_checks.py"))
+    return "; ".join(_run(LAB / name) for name in ("test_flows.py", "test_checks.py", "test_volatile.py"))
 
 
 def _run(tests: Path) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from .ports import GUEST_MAC
 from .stage import Stage
 from .traffic import Traffic
-from .vmm import Vmm
+from .vmm import STATE_DIR, Vmm
 from .waiting import wait_for
 
 PORT = 7100
@@ -79,21 +79,22 @@ class Pair:
         backup.wait_event("waiting", 20)
         return backup
 
-    def start_local(self, host: str) -> Vmm:
+    def start_local(self, host: str, *words: str, state_dir: str = STATE_DIR) -> Vmm:
         """Boots the guest, protected by the state directory of its host."""
-        return self._boot(host, ["--protect", "local"])
+        return self._boot(host, ["--protect", "local", *words], state_dir)
 
     def start_primary(self, host: str, backup: str | None, detect: str | None = None) -> Vmm:
         """Boots the guest."""
         return self._boot(host, [*self._protection(detect), *(["--protect", self.target(backup)] if backup else [])])
 
-    def _boot(self, host: str, protection: list[str]) -> Vmm:
-        self.stage.run(host, f"rm -f {DISK}*; {self.guest.prepare or ':'}")
+    def _boot(self, host: str, protection: list[str], state_dir: str = STATE_DIR) -> Vmm:
+        # Synced: the host may lose its power before its kernel writes the image out by itself.
+        self.stage.run(host, f"rm -f {DISK}*; {self.guest.prepare or ':'}; sync")
         guest = self.guest
         words = ["--kernel", guest.kernel, "--initramfs", guest.initramfs, "--cmdline", guest.cmdline]
         words += ["--cpus", str(self.cpus), "--memory", guest.memory]
         words += [*self.devices(), *protection, "--net", f"tap=tap0,mac={GUEST_MAC}"]
-        return Vmm(self.stage, host, "run", words)
+        return Vmm(self.stage, host, "run", words, state_dir)
 
     def target(self, host: str) -> str:
         """Where the backup of a host listens."""

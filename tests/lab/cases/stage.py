@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from outlast_lab import agent, emulator, lifecycle, network, process
+from outlast_lab import agent, crash, emulator, lifecycle, network, process
 from outlast_lab.instance import Host, Instance
 from recipes import busybox, debian, debian_root
 
@@ -35,12 +35,17 @@ while pids=$(running); [ -n "$pids" ]; do
     for pid in $pids; do kill -9 $pid 2>/dev/null || true; done
     usleep 10000
 done
-rm -rf /dev/shm/outlast /data/work
+rm -rf /dev/shm/outlast /pmem/outlast /data/work
 mkdir -p /lab/host/vmm /data/work
-cp /data/outlast /usr/local/bin/outlast
-chmod 755 /usr/local/bin/outlast
 ip link set tap0 up
 """
+# The program comes onto the PATH; a host that has booted does not have it.
+INSTALL = """set -e
+cp /data/outlast /usr/local/bin/outlast
+chmod 755 /usr/local/bin/outlast
+"""
+# A guest of 128 MiB, its state, and before-images of both.
+NVDIMM_MIB = 640
 
 
 # States of a bridge's port (linux/if_bridge.h).
@@ -69,7 +74,8 @@ class Stage:
         self.options = options
         self.rng = random.Random(options.seed)
         self.with_debian = with_debian
-        self.lab = Instance(f"lt-{os.getpid()}", mem_mib=1536, nice=int(os.environ.get("OUTLAST_LAB_NICE", "0")))
+        nice = int(os.environ.get("OUTLAST_LAB_NICE", "0"))
+        self.lab = Instance(f"lt-{os.getpid()}", mem_mib=1536, nice=nice, nvdimm_mib=NVDIMM_MIB, volatile_disk=True)
         self.work = Path(tempfile.mkdtemp(prefix="lab-tests."))
         self.ports: Ports | None = None
         self._traffic: list[Traffic] = []
@@ -105,14 +111,19 @@ class Stage:
         for host in hosts:
             self.set_port(host.name, forwarding=True)
             shutil.rmtree(host.share / "vmm", ignore_errors=True)
-            self.run(host.name, CLEAN)
+            self.run(host.name, CLEAN + INSTALL)
         shutil.rmtree(self.witness, ignore_errors=True)
         self.witness.mkdir()
 
     def revive(self, host: str) -> None:
         """Gives a host its power back, within a case."""
-        lifecycle.power_on_all(self.lab, [self.host(host)])
+        self.boot(host)
         self.run(host, CLEAN)
+
+    def boot(self, host: str) -> None:
+        """Boots a host that went down; what it keeps stays as it is."""
+        lifecycle.power_on_all(self.lab, [self.host(host)])
+        self.run(host, INSTALL)
 
     @property
     def witness(self) -> Path:
@@ -141,6 +152,12 @@ class Stage:
         """Takes a host's power; returns when (Unix, seconds)."""
         at = time.time()
         emulator.pull_plug(self.host(host))
+        return at
+
+    def crash(self, host: str) -> float:
+        """Crashes a host's kernel; returns when (Unix, seconds)."""
+        at = time.time()
+        crash.kernel(self.lab, self.host(host))
         return at
 
     @contextlib.contextmanager

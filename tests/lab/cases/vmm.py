@@ -19,8 +19,8 @@ STATE_DIR = "/dev/shm/outlast/vm0"
 class Vmm:
     """A VMM that runs as a job of its host."""
 
-    def __init__(self, stage: Stage, host: str, role: str, words: list[str]):
-        self.stage, self.host = stage, host
+    def __init__(self, stage: Stage, host: str, role: str, words: list[str], state_dir: str = STATE_DIR):
+        self.stage, self.host, self.state_dir = stage, host, state_dir
         job = f"{stage.number_vmm()}-{role}"
         share = stage.host(host).share
         self.console_file = share / "vmm" / f"{job}.console"
@@ -28,15 +28,16 @@ class Vmm:
         inside = f"/lab/host/vmm/{job}"
         command = ["outlast", role, "--name", "vm0", *words]
         command += ["--console", f"file={inside}.console", "--event-monitor", f"path={inside}.events"]
+        command += ["--state-dir", state_dir]
         self._start(job, command)
 
     @classmethod
     def resumed(cls, before: "Vmm") -> "Vmm":
         """`outlast resume` of a VMM that is gone: what it writes goes on in the files of that one."""
         vmm = cls.__new__(cls)
-        vmm.stage, vmm.host = before.stage, before.host
+        vmm.stage, vmm.host, vmm.state_dir = before.stage, before.host, before.state_dir
         vmm.console_file, vmm._events_file = before.console_file, before._events_file
-        vmm._start(f"{vmm.stage.number_vmm()}-resume", ["outlast", "resume", "--name", "vm0"])
+        vmm._start(f"{vmm.stage.number_vmm()}-resume", ["outlast", "resume", "--state-dir", vmm.state_dir])
         return vmm
 
     def _start(self, job: str, command: list[str]) -> None:
@@ -77,7 +78,7 @@ class Vmm:
 
     def ctl(self, *words: str, seconds: float = 60) -> dict:
         """Asks it through its control socket."""
-        command = f"outlast ctl --api-socket {STATE_DIR}/api.sock --output json {' '.join(words)}"
+        command = f"outlast ctl --api-socket {self.state_dir}/api.sock --output json {' '.join(words)}"
         text = self.stage.run(self.host, command, seconds)
         try:
             return json.loads(text) if text else {}

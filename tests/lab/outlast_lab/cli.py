@@ -11,7 +11,7 @@ from pathlib import Path
 
 from recipes import debian
 
-from . import agent, capture, emulator, errors, instance as instances, lifecycle, network, process, transfer
+from . import agent, capture, crash, emulator, errors, instance as instances, lifecycle, network, process, transfer
 from .errors import LabError
 from .instance import Instance
 
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
 
 
 def run_up(args) -> None:
-    lab = Instance(args.name, args.hosts.split(","), args.mem, args.smp, args.data_mib, args.nice)
+    lab = Instance(args.name, args.hosts.split(","), args.mem, args.smp, args.data_mib, args.nice, args.nvdimm_mib, args.volatile_disk)
     begun = time.monotonic()
     lifecycle.up(lab, args.seed, args.tie_to_pid)
     print(f"lab {lab.name}: hosts {', '.join(lab.hosts)} up in {time.monotonic() - begun:.1f} s; shared directory {lab.share}")
@@ -86,6 +86,11 @@ def run_workload(args) -> int:
 
 def run_plug(args) -> None:
     emulator.pull_plug(instances.load(args.name).host(args.host))
+
+
+def run_crash(args) -> None:
+    lab = instances.load(args.name)
+    crash.kernel(lab, lab.host(args.host))
 
 
 def run_power(args) -> None:
@@ -200,6 +205,8 @@ def _add_life(command) -> None:
     up.add_argument("--mem", type=int, default=1536, metavar="MIB", help="RAM of a host (default 1536)")
     up.add_argument("--smp", type=int, default=1, metavar="N", help="processors of a host (default 1)")
     up.add_argument("--data-mib", type=int, default=8192, metavar="MIB", help="size of /data, sparse (default 8192)")
+    up.add_argument("--nvdimm-mib", type=int, default=0, metavar="MIB", help="a memory module (NVDIMM) for each host, sparse, mounted with DAX at /pmem (default none)")
+    up.add_argument("--volatile-disk", action="store_true", help="/data is on a disk with a write cache, which `plug` empties at random")
     up.add_argument("--seed", type=Path, action="append", default=[], metavar="FILE", help="put FILE on every /data (repeatable)")
     up.add_argument("--nice", type=int, default=int(os.environ.get("OUTLAST_LAB_NICE", "0")), help="priority of the emulators")
     up.add_argument("--tie-to-pid", type=int, metavar="PID", help="end the lab when process PID is gone")
@@ -234,6 +241,7 @@ def _add_work(command) -> None:
 
 def _add_faults(command) -> None:
     command("plug", run_plug, "cut the power of a host: kill -9 of the emulator", host=True)
+    command("crash", run_crash, "crash the kernel of a host (SysRq c)", host=True)
     command("power", run_power, "boot a host again, with the same disk", host=True)
     command("freeze", run_freeze, "stop a host where it is (SIGSTOP)", host=True)
     command("thaw", run_thaw, "let a frozen host go on", host=True)

@@ -32,6 +32,13 @@ def make(host: Host, size_mib: int, seed: list[Path]) -> None:
         raise LabError(f"mkfs.ext4 on {host.disk} failed: {done.stderr.strip()}", "a larger disk: lab up --data-mib N")
 
 
+def make_nvdimm(host: Host, size_mib: int) -> None:
+    """Makes the file behind a host's memory module; none for 0."""
+    if size_mib:
+        with open(host.nvdimm, "wb") as image:
+            image.truncate(size_mib * MIB)
+
+
 def _sparse_copy(source: Path, target: Path) -> None:
     subprocess.run(["cp", "--sparse=always", "--reflink=auto", source, target], check=True)
     os.chmod(target, 0o644)

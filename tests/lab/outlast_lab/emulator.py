@@ -13,7 +13,7 @@ from pathlib import Path
 
 from recipes import cache
 
-from . import hostimage, network, process
+from . import hostimage, network, process, volatile
 from .errors import Conflict, HostGone, LabError
 from .instance import Host, Instance
 
@@ -40,16 +40,15 @@ def power_on(instance: Instance, host: Host) -> None:
 
 def command_line(instance: Instance, host: Host, image: hostimage.HostImage) -> list[str]:
     """QEMU's arguments, one group per purpose."""
-    words = f"{KERNEL_WORDS} {_time_stamp_rate()} lab.host={host.name} lab.index={host.index}"
+    words = f"{KERNEL_WORDS} {_time_stamp_rate()} lab.host={host.name} lab.index={host.index} lab.nvdimm={instance.nvdimm_mib}"
     return [
         "qemu-system-x86_64", "-name", f"outlast-lab-{instance.name}-{host.name}",
-        "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC",
-        "-smp", str(instance.smp), "-m", str(instance.mem_mib),
+        *_memory(instance, host), "-accel", "tcg,thread=multi", "-cpu", "EPYC", "-smp", str(instance.smp),
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-serial", f"file:{host.serial_log}",
         "-kernel", str(image.kernel), "-initrd", str(image.initramfs), "-append", words,
         "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
-        "-drive", f"if=none,id=data,file={host.disk},format=raw,cache=writeback,discard=unmap",
+        "-drive", f"if=none,id=data,{_disk(instance, host)},format=raw,cache=writeback",
         "-device", "virtio-blk-pci,drive=data",
         *_card("lan", "77", host), *_card("repl", "78", host), *_agent_card(host),
         *_directory("share", instance.share), *_directory("host", host.share),
@@ -100,6 +99,21 @@ def thaw(host: Host) -> None:
 def _signal(host: Host, number: int) -> None:
     if not process.send(host.pid_record, number):
         raise HostGone(f"host {host.name} is not running", f"lab power {host.name}")
+
+
+def _memory(instance: Instance, host: Host) -> list[str]:
+    """RAM, and the memory module: a file of this machine, which has what was stored as soon as it was stored."""
+    mib, nvdimm_mib = instance.mem_mib, instance.nvdimm_mib
+    if not nvdimm_mib:
+        return ["-machine", "q35", "-m", str(mib)]
+    file = f"memory-backend-file,id=nv0,share=on,mem-path={host.nvdimm},size={nvdimm_mib}M,align=2M"
+    slots = f"{mib},slots=2,maxmem={mib + nvdimm_mib + 1024}M"
+    return ["-machine", "q35,nvdimm=on", "-m", slots, "-object", file, "-device", "nvdimm,memdev=nv0"]
+
+
+def _disk(instance: Instance, host: Host) -> str:
+    """A file, whose write cache is this machine's memory and no power cut takes away; or a disk that loses its own."""
+    return volatile.start(host) if instance.volatile_disk else f"file={host.disk},discard=unmap"
 
 
 def _card(link: str, subnet: str, host: Host) -> list[str]:

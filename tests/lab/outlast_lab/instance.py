@@ -36,6 +36,11 @@ class Host:
         return self.directory / "emulator.pid"
 
     @property
+    def disk_record(self) -> Path:
+        """Of the process that serves the disk, if it is one with a write cache."""
+        return self.directory / "disk.pid"
+
+    @property
     def serial_log(self) -> Path:
         return self.directory / "serial.log"
 
@@ -46,6 +51,11 @@ class Host:
     @property
     def disk(self) -> Path:
         return self.directory / "data.img"
+
+    @property
+    def nvdimm(self) -> Path:
+        """What the memory module holds, if the host has one."""
+        return self.directory / "nvdimm.img"
 
     @property
     def share(self) -> Path:
@@ -76,6 +86,8 @@ class Instance:
     smp: int = 1
     data_mib: int = 8192
     nice: int = 0
+    nvdimm_mib: int = 0
+    volatile_disk: bool = False
 
     def __post_init__(self):
         if not NAME_PATTERN.fullmatch(self.name):

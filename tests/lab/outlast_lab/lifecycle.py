@@ -33,6 +33,7 @@ def up(instance: Instance, seed: list[Path], tie_to_pid: int | None) -> None:
         for host in instance.all_hosts():
             host.share.mkdir(parents=True)
             disk.make(host, instance.data_mib, seed)
+            disk.make_nvdimm(host, instance.nvdimm_mib)
         power_on_all(instance, instance.all_hosts())
         if tie_to_pid is not None:
             _start_reaper(instance, tie_to_pid)
@@ -56,7 +57,7 @@ def power_on_all(instance: Instance, hosts: list[Host]) -> None:
 def down(name: str) -> None:
     """Ends and removes everything of the instance, whatever state it is in."""
     directory = instances.base() / name
-    for record in sorted(directory.glob("host-*/emulator.pid")) + [directory / "capture.pid"]:
+    for record in sorted(directory.glob("host-*/emulator.pid")) + sorted(directory.glob("host-*/disk.pid")) + [directory / "capture.pid"]:
         process.end(record)
     network.remove(f"ol-{name}")
     _end_reaper(directory / "reaper.pid")

@@ -52,6 +52,12 @@ def end(record: Path, number: int = signal.SIGKILL, seconds: float = 10.0) -> bo
     return pid is not None
 
 
+def wait_end(record: Path, seconds: float) -> bool:
+    """Waits until the recorded process ends by itself; False if it does not in time."""
+    with _opened(record) as (pid, pidfd):
+        return pid is None or _gone(pidfd, seconds)
+
+
 def wait_pid(pid: int, started: int) -> None:
     """Returns when the process with this id and start time is no more."""
     try:
