@@ -1,6 +1,6 @@
 //! How long an epoch's boundary stops the guest: over the number of dirty pages, and over the size of RAM.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::load::Load;
 use super::progress::Progress;
@@ -10,7 +10,9 @@ use super::table::{Columns, Row, Table};
 use super::{bare_guest, build_id, pause_report};
 use crate::config::{BenchConfig, CommitDurability, EpochLength};
 use crate::epoch::capture::Mode;
-use crate::exit::Failure;
+use crate::epoch::pacer::Length;
+use crate::exit::{Exit, Failure};
+use crate::stats::Counts;
 
 const KEY: &[&str] = &["build", "pages", "words", "memory_mib", "capture", "epoch", "repeat"];
 /// What is known of this bench only. Rates are rounds of the guest's output, so they are compared and not read.
@@ -19,6 +21,15 @@ const MORE: &[&str] =
 const COLUMNS: Columns = Columns { key: KEY, figures: &[&FIGURES, MORE] };
 /// `round=`, 16 digits, the end of the line.
 const ROUND_LINE_BYTES: u64 = 23;
+
+/// The epochs of points with few pages.
+const EPOCH: Duration = Duration::from_millis(20);
+/// Epochs before anything is measured, and measured at least.
+const SETTLE_EPOCHS: u64 = 6;
+const SEEN_EPOCHS_MIN: u64 = 15;
+/// How long they may take together.
+const EPOCHS_MAX: Duration = Duration::from_secs(300);
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Dirty pages of an epoch over which the pause is shown.
 pub(super) const PAGES: [u64; 7] = [0, 16, 256, 1024, 4096, 16384, 65536];
@@ -50,13 +61,14 @@ impl Point {
         Self { pages, words: WORDS_USUAL, memory_mib, capture: Mode::Auto }
     }
 
-    /// Long enough for the guest to write all pages once, with the fault that each of them costs it.
-    fn epoch(self) -> Duration {
-        Duration::from_millis((self.pages / 50).clamp(20, 700))
+    /// Whether an epoch is one round of the guest, however long that takes: with many pages it takes longer than an epoch
+    /// of the product, and shorter ones would hold fewer pages than the point is about.
+    fn is_by_round(self) -> bool {
+        self.pages >= 4096
     }
 
     fn key(self, build: &str, repeat: u32) -> Vec<String> {
-        let epoch = EpochLength::Fixed(self.epoch()).to_string();
+        let epoch = if self.is_by_round() { "round".into() } else { EpochLength::Fixed(EPOCH).to_string() };
         let numbers = [self.pages, self.words, self.memory_mib].map(|number| number.to_string());
         let [pages, words, memory] = numbers;
         let capture = self.capture.as_str().to_owned();
@@ -76,9 +88,9 @@ impl Point {
         if is_usual { &CAPTURES } else { &CAPTURES[2..] }
     }
 
-    /// Rounds for each line of the guest: a line every few milliseconds where that can be had.
+    /// Rounds for each line of the guest: a line every few milliseconds where that can be had, or for each round.
     fn report(self) -> u64 {
-        (50_000 / self.pages.max(1)).max(1)
+        if self.is_by_round() { 1 } else { (50_000 / self.pages.max(1)).max(1) }
     }
 
     fn spec(self, config: &BenchConfig) -> Result<GuestSpec, Failure> {
@@ -157,11 +169,15 @@ impl Measuring<'_> {
         progress.begin(&what);
         let mut session = Session::boot(self.point.spec(config)?, &config.out.join("work"))?;
         let mut load = (pages > 0).then_some(Load::Lines { bytes: ROUND_LINE_BYTES });
-        let unprotected = match &mut load {
-            Some(load) => load.sample(&session, self.time / 2)?.rate(),
-            None => f64::NAN,
-        };
-        session.protect(EpochLength::Fixed(self.point.epoch()))?;
+        let (mut unprotected, mut length) = (f64::NAN, Length::Fixed(EPOCH));
+        if let Some(load) = &mut load {
+            let before = session.stats().counts();
+            unprotected = load.sample(&session, self.time / 2)?.rate();
+            if self.point.is_by_round() {
+                length = Length::Exits(exits_per_line(before, session.stats().counts()));
+            }
+        }
+        session.protect(length)?;
         let mut captures = self.point.captures().to_vec();
         let turn = self.repeat as usize % captures.len();
         captures.rotate_left(turn);
@@ -185,18 +201,17 @@ impl Measuring<'_> {
 
     fn figures(&self, session: &Session, load: Option<&mut Load>) -> Result<Figures, Failure> {
         // The base, and the first epochs of a way of capturing: its buffers are fresh and its costs not known.
-        std::thread::sleep(self.point.epoch() * 6);
+        wait_for_epochs(session, SETTLE_EPOCHS)?;
         session.stats().reset_distributions();
         let before = session.stats().counts();
-        let time = self.time.max(self.point.epoch() * 15);
         let rate = match load {
-            Some(load) => load.sample(session, time)?.rate(),
+            Some(load) => load.sample(session, self.time)?.rate(),
             None => {
-                std::thread::sleep(time);
+                std::thread::sleep(self.time);
                 f64::NAN
             }
         };
-        session.check()?;
+        wait_for_epochs(session, (before.epochs + SEEN_EPOCHS_MIN).saturating_sub(session.stats().counts().epochs))?;
         let after = session.stats().counts();
         let stats = session.stats();
         let mut figures = session.figures();
@@ -210,6 +225,25 @@ impl Measuring<'_> {
         figures.insert("rounds_per_s", rate);
         Ok(figures)
     }
+}
+
+/// What the guest's exits are for: each line takes the same number of them.
+fn exits_per_line(before: Counts, after: Counts) -> u64 {
+    let lines = (after.console_bytes - before.console_bytes) as f64 / ROUND_LINE_BYTES as f64;
+    ((after.exits - before.exits) as f64 / lines).round() as u64
+}
+
+fn wait_for_epochs(session: &Session, count: u64) -> Result<(), Failure> {
+    let (first, begun) = (session.stats().counts().epochs, Instant::now());
+    while session.stats().counts().epochs < first + count {
+        session.check()?;
+        if begun.elapsed() > EPOCHS_MAX {
+            let why = format!("{count} epochs took longer than {} s", EPOCHS_MAX.as_secs());
+            return Err(Failure::new(Exit::Timeout, why));
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

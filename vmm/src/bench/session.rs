@@ -13,7 +13,7 @@ use snapshot::disk::OverlayDisk;
 use super::cannot;
 use super::network::BACKUP_TAP;
 use super::peer::{Peer, PeerSpec};
-use crate::config::{CommitDurability, Endpoint, EpochLength, Witness};
+use crate::config::{CommitDurability, Endpoint, Witness};
 use crate::epoch::capture::Mode;
 use crate::epoch::pacer::Length;
 use crate::events::Events;
@@ -122,12 +122,12 @@ impl Session {
     }
 
     /// Starts a backup and waits until the guest is protected by it.
-    pub(super) fn protect(&mut self, epoch: EpochLength) -> Result<(), Failure> {
+    pub(super) fn protect(&mut self, length: Length) -> Result<(), Failure> {
         let target = match &self.spec.backup {
             Some(running) => running.clone(),
             None => self.start_peer()?,
         };
-        self.set_epoch(epoch);
+        self.set_length(length);
         let refused = |why: String| Failure::new(Exit::Error, format!("the guest cannot be protected: {why}"));
         self.guardian.protect(target).map_err(refused)?;
         self.wait_until("the guest to be protected", |session| session.guardian.state() == PrimaryState::Protected)
@@ -148,11 +148,8 @@ impl Session {
     }
 
     /// Changes the length of epochs.
-    pub(super) fn set_epoch(&self, epoch: EpochLength) {
-        self.machine.pacer().set_length(match epoch {
-            EpochLength::Fixed(length) => Length::Fixed(length),
-            EpochLength::Auto => Length::Auto,
-        });
+    pub(super) fn set_length(&self, length: Length) {
+        self.machine.pacer().set_length(length);
     }
 
     /// Changes how pages are captured.

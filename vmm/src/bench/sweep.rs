@@ -190,11 +190,11 @@ impl<'a> Sweep<'a> {
         self.progress.begin(&format!("{guest} {name}: unprotected"));
         load.sample(session, base / 4)?;
         let before = load.sample(session, base)?;
-        session.protect(lengths[0])?;
+        session.protect(lengths[0].into())?;
         let mut seen = Vec::new();
         for &epoch in lengths {
             self.progress.begin(&format!("{guest} {name}: epochs of {epoch}"));
-            session.set_epoch(epoch);
+            session.set_length(epoch.into());
             std::thread::sleep(settle);
             session.stats().reset_distributions();
             let sample = load.sample(session, protected)?;

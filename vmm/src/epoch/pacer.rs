@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::config::EpochLength;
 use crate::machine::gate::Gate;
 
 /// How the epoch length is chosen.
@@ -19,6 +20,15 @@ pub enum Length {
     Auto,
     /// This many exits of all vCPUs together, at least one; never by time.
     Exits(u64),
+}
+
+impl From<EpochLength> for Length {
+    fn from(length: EpochLength) -> Self {
+        match length {
+            EpochLength::Fixed(length) => Self::Fixed(length),
+            EpochLength::Auto => Self::Auto,
+        }
+    }
 }
 
 impl Length {

@@ -6,7 +6,6 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::metrics;
-use super::primary::length_of;
 use crate::api::{ApiError, ApiHandler, Event, ProtectRequest, SnapshotRequest};
 use crate::config::Protect;
 use crate::events::Events;
@@ -160,7 +159,7 @@ impl ApiHandler for Arc<Node> {
         guardian.protect(target).map_err(ApiError::conflict)?;
         // Only now: a request that is refused changes nothing.
         if let Some(epoch) = epoch {
-            machine.pacer().set_length(length_of(epoch));
+            machine.pacer().set_length(epoch.into());
         }
         Ok(())
     }

@@ -11,9 +11,8 @@ use super::parts::{self, Inputs};
 use super::terminal::Terminal;
 use super::{as_json, bind_api, exit_of, open_events, signals};
 use crate::api::Server;
-use crate::config::{Capture, EpochLength, Interrupts, StartFrom, VmConfig};
+use crate::config::{Capture, Interrupts, StartFrom, VmConfig};
 use crate::epoch::capture::Mode;
-use crate::epoch::pacer::Length;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
 use crate::machine::board::Delivery;
@@ -31,7 +30,7 @@ const FIRST_EPOCH: EpochId = EpochId(1);
 
 fn pace_of(config: &VmConfig) -> Pace {
     Pace {
-        length: length_of(config.epoch),
+        length: config.epoch.into(),
         min_epoch: config.min_epoch,
         capture: match config.capture {
             Capture::Auto => Mode::Auto,
@@ -42,13 +41,6 @@ fn pace_of(config: &VmConfig) -> Pace {
             Interrupts::Boundary => Delivery::Boundary,
             Interrupts::Immediate => Delivery::Immediate,
         },
-    }
-}
-
-pub(super) fn length_of(epoch: EpochLength) -> Length {
-    match epoch {
-        EpochLength::Fixed(length) => Length::Fixed(length),
-        EpochLength::Auto => Length::Auto,
     }
 }
 
