@@ -2,7 +2,8 @@
 # xmm register at once; a table in memory holds in each entry a value that follows from the round that wrote it; the
 # table's sum is kept in step in memory and in a register. Every round compares what must agree.
 #
-# Parameters: every= rounds per line (default 1,000,000), limit= lines, 0 = for ever, us= and khz= to pace the lines.
+# Parameters: every= rounds per line (default 1,000,000), limit= lines, 0 = for ever, us= and khz= to pace the lines,
+# crash= and what belongs to it: see runtime/crash.S.
 # Lines: `count=HEX`, each one more than the one before. `CORRUPT what=HEX …` and the end if anything disagrees:
 # what is 1 round in xmm, 2 round in memory, 3 sum in memory, 4 table entry (its index is printed), 5 sum of the table.
 #
@@ -45,6 +46,8 @@ line:
     leaq text_count(%rip), %rdi
     movq count, %rsi
     call put_line
+    movq count, %rdi
+    call crash_here
     call pace_wait
     decq %r14                           # from 0 it takes 2^64 lines to come back to 0
     jnz line

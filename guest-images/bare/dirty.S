@@ -5,7 +5,8 @@
 # look random, so that a delta sees exactly words × 8 changed bytes a page.
 #
 # Parameters: pages= (default 1024), span= MiB (default 64, at most 2048), words= 1 to 512 (default 1),
-# rounds= 0 = for ever, report= rounds per line (default 1), us= and khz= to pace the rounds.
+# rounds= 0 = for ever, report= rounds per line (default 1), us= and khz= to pace the rounds, crash= and what belongs to it:
+# see runtime/crash.S.
 # Lines: `round=HEX`; `CORRUPT round=HEX address=HEX value=HEX` and the end if a word is not what was written;
 # `ERROR span` and the end if the pages do not fit.
 #
@@ -41,6 +42,8 @@ round:
     leaq text_round(%rip), %rdi
     movq %rbx, %rsi
     call put_line
+    movq %rbx, %rdi
+    call crash_here
 2:  call pace_wait
     cmpq rounds, %rbx                   # rounds = 0 is never met: RBX begins at 1
     jne round

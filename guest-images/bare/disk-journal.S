@@ -6,7 +6,7 @@
 # next number: write, flush, `ack=HEX`. Whoever saw `ack=n` may hold the disk to it.
 #
 # Parameters: records= 2 to 65536 (default 4096, cut to the disk's size), limit= acknowledgements, 0 = for ever,
-# us= and khz= to pace them; where the disk is: see runtime/virtio.S.
+# us= and khz= to pace them, crash= and what belongs to it: see runtime/crash.S; where the disk is: see runtime/virtio.S.
 # Errors, then the end: `CORRUPT slot=HEX expected=HEX found=HEX` (a record in the ring is missing or broken),
 # `ERROR disk status=HEX` (the device refused a request).
 #
@@ -51,6 +51,8 @@ append:
     leaq text_ack(%rip), %rdi
     movq %r13, %rsi
     call put_line
+    movq %r13, %rdi
+    call crash_here
     call pace_wait
     decq %r14                           # from 0 it takes 2^64 lines to come back to 0
     jnz append

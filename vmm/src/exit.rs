@@ -39,6 +39,8 @@ pub enum Exit {
     PeerLost = 162,
     /// State from another version, another VM or another kind of CPU.
     Incompatible = 163,
+    /// The guest crashed by itself and the policy is to stop, or nothing is left to try.
+    GuestCrashed = 164,
 }
 
 impl Exit {
@@ -204,6 +206,7 @@ mod tests {
             (Exit::Demoted, 161),
             (Exit::PeerLost, 162),
             (Exit::Incompatible, 163),
+            (Exit::GuestCrashed, 164),
         ];
         for (exit, number) in documented {
             assert_eq!(exit.code(), number, "{exit:?}");

@@ -211,6 +211,7 @@ gdt_end:
 pml4:             .skip 0x1000
 pdpt:             .skip 0x1000
 page_directories: .skip 0x4000
+    .globl idt
 idt:              .skip 0x1000
     .globl stacks
 stacks:           .skip CPUS_MAX * STACK_BYTES

@@ -9,6 +9,8 @@ pub struct Said {
     pub last: u64,
     /// Whether the guest said that it is done.
     pub done: bool,
+    /// Whether the guest said that it crashes.
+    pub crashed: bool,
 }
 
 /// The value of `key` in a line: 16 hexadecimal digits behind `key=`.
@@ -27,17 +29,18 @@ pub fn latest(guest: &Guest, text: &str) -> Option<u64> {
 /// is not complete yet, at the end, is not looked at.
 pub fn check(guest: &Guest, text: &str) -> Result<Said, String> {
     let complete = text.rsplit_once('\n').map_or("", |(complete, _)| complete);
-    let mut said = Said { last: 0, done: false };
+    let mut said = Said { last: 0, done: false, crashed: false };
     let mut common = 0;
     for (number, line) in complete.lines().enumerate() {
         let wrong = |why: &str| format!("line {}: {line:?}: {why}", number + 1);
-        if said.done {
+        if said.done || said.crashed {
             return Err(wrong("the guest was done"));
         }
         match line.split(['=', ' ']).next() {
             Some("cpus" | "ready") if number == 0 => {}
             Some("last") if number == 0 => said.last = value(line, "last").ok_or_else(|| wrong("no number"))?,
             Some("done") => said.done = true,
+            Some("crash") => said.crashed = true,
             Some(key) if key == guest.key => {
                 let next = value(line, key).ok_or_else(|| wrong("no number"))?;
                 if next != said.last + guest.step {
@@ -84,7 +87,7 @@ mod tests {
     #[test]
     fn check_gap_repetition_and_complaint_are_refused() {
         let guest = Guest::counter();
-        assert_eq!(check(&guest, &counts(1..=9)), Ok(Said { last: 9, done: false }));
+        assert_eq!(check(&guest, &counts(1..=9)), Ok(Said { last: 9, done: false, crashed: false }));
         assert!(check(&guest, &counts(2..=9)).is_err(), "the first line is missing");
         assert!(check(&guest, &(counts(1..=3) + &counts(5..=6))).is_err());
         assert!(check(&guest, &(counts(1..=3) + &counts(3..=6))).is_err());

@@ -252,6 +252,7 @@ fn guardian_config(durability: CommitDurability) -> GuardianConfig {
         heartbeat: HEARTBEAT,
         term: Term(1),
         local: false,
+        keeps_crashed: false,
     }
 }
 

@@ -27,6 +27,11 @@ pub trait Commands {
         Err(Failure::not_in_this_version("outlast run"))
     }
 
+    /// Boots a VM anew whose guest crashed, in the process that ran it.
+    fn boot_again(&self, _config: VmConfig) -> Result<Exit, Failure> {
+        Err(Failure::not_in_this_version("outlast resume --boot"))
+    }
+
     /// Goes on with a VM whose VMM ended, from its last committed epoch.
     fn resume(&self, _config: VmConfig) -> Result<Exit, Failure> {
         Err(Failure::not_in_this_version("outlast resume"))
@@ -61,7 +66,8 @@ const AFTER_HELP: &str = "\
 Exit codes:
   0 ok, 1 error, 2 usage, 3 not found, 4 conflict, 5 timeout,
   6 refused to avoid split brain, 160 self-fenced, 161 demoted,
-  162 peer lost and policy is stop, 163 state incompatible.
+  162 peer lost and policy is stop, 163 state incompatible,
+  164 the guest crashed.
 
 Begin with `outlast doctor`: it says what this host can do.";
 

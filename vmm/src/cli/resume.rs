@@ -33,10 +33,13 @@ pub(super) struct ResumeArgs {
     /// Its state directory
     #[arg(long, value_name = "DIR", group = "which", value_hint = ValueHint::DirPath)]
     state_dir: Option<PathBuf>,
+    /// Boot it anew: how this program goes on after a crash of its guest
+    #[arg(long, hide = true)]
+    boot: bool,
 }
 
 pub(super) fn execute(args: ResumeArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
-    let ResumeArgs { name, state_dir } = args;
+    let ResumeArgs { name, state_dir, boot } = args;
     let config = VmConfig::of_state_dir(name.as_deref(), state_dir).map_err(|error| match Failure::from(error) {
         failure if failure.exit == Exit::NotFound => failure.with_hint(
             "there is no such VM; a VM that runs with `--protect local` leaves its state in /dev/shm/outlast/NAME or its --state-dir",
@@ -45,5 +48,5 @@ pub(super) fn execute(args: ResumeArgs, commands: &dyn Commands) -> Result<Exit,
     })?;
     logging::start(config.log_format);
     logging::warn_each(&config.name, &config.warnings());
-    commands.resume(config)
+    if boot { commands.boot_again(config) } else { commands.resume(config) }
 }

@@ -41,7 +41,7 @@ Examples:
     outlast ctl --name vm0 status
 
 The guest ends by power-off or reset (exit code 0), by `outlast ctl stop`, or with the VMM's own codes:
-160 self-fenced, 161 demoted, 162 peer lost and policy is stop, 163 state incompatible.";
+160 self-fenced, 161 demoted, 162 peer lost and policy is stop, 163 state incompatible, 164 the guest crashed.";
 
 /// Run a VM, alone or protected, until it ends
 #[derive(Args, Debug)]

@@ -7,6 +7,7 @@
 //! Not here: whether the files, taps and hosts named exist. Whoever uses them looks, right before use.
 
 mod backup;
+mod crash;
 mod device;
 mod error;
 mod file;
@@ -19,6 +20,7 @@ mod units;
 mod vm;
 
 pub use backup::BackupConfig;
+pub use crash::OnGuestPanic;
 pub use device::{Console, DiskConfig, MacAddr, MacError, NetConfig, NetOption};
 pub use error::ConfigError;
 pub use file::read_options;

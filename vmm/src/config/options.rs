@@ -8,6 +8,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum, ValueHint};
 use serde::{Deserialize, Serialize};
 
+use super::crash::OnGuestPanic;
 use super::device::{Console, DiskConfig, NetOption};
 use super::ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, Protect, Witness};
 use super::group::{Group, GroupError};
@@ -129,6 +130,10 @@ pub struct RunOptions {
     /// Time between heartbeats, 1ms to 10s. Short ones wake both hosts more often [default: 50ms]
     #[arg(long, help_heading = "Protection", value_name = "TIME")]
     pub heartbeat: Option<TimeSpan>,
+    /// A guest that crashes by itself (it reports a panic through pvpanic, or a processor shuts down after a triple fault):
+    /// 'stop' = it ends with exit code 164 and what it was is kept, 'reset' = it is booted anew [default: stop]
+    #[arg(long, help_heading = "Protection", value_enum)]
+    pub on_guest_panic: Option<OnGuestPanic>,
     /// Not in this version
     #[arg(long, hide = true)]
     pub tls_dir: Option<PathBuf>,
@@ -218,7 +223,8 @@ macro_rules! over {
 
 over!(RunOptions:
     one { name, kernel, initramfs, restore, cmdline, cpus, memory, console, vsock, state_dir, epoch, min_epoch, capture,
-          protocol, interrupts, commit_durability, witness, detect, heartbeat, tls_dir, api_socket, config, log_format,
+          protocol, interrupts, commit_durability, witness, detect, heartbeat, on_guest_panic, tls_dir, api_socket, config,
+          log_format,
           event_monitor }
     many { disk, net, protect });
 over!(BackupOptions:

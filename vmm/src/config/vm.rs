@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::crash::{self, OnGuestPanic};
 use super::device::{Console, DiskConfig, NetConfig};
 use super::error::ConfigError;
 use super::ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, Protect, Witness};
@@ -76,6 +77,9 @@ pub struct VmConfig {
     /// 1 ms to 10 s between heartbeats, at most a third of `detect`.
     #[serde(with = "time_text")]
     pub heartbeat: Duration,
+    /// What is done with a guest that crashed.
+    #[serde(default)]
+    pub on_guest_panic: OnGuestPanic,
     /// The control socket, at most 106 bytes.
     pub api_socket: PathBuf,
     /// The form of the log.
@@ -138,6 +142,7 @@ impl TryFrom<RunOptions> for VmConfig {
             witness,
             detect,
             heartbeat,
+            on_guest_panic,
             tls_dir,
             api_socket: typed_socket,
             config: _,
@@ -171,6 +176,7 @@ impl TryFrom<RunOptions> for VmConfig {
         let epoch = epoch.unwrap_or(EpochLength::Fixed(Duration::from_millis(20)));
         let (detect, heartbeat) = check_detection(detect.map(|t| t.0), heartbeat.map(|t| t.0))?;
         Ok(VmConfig {
+            on_guest_panic: crash::check(on_guest_panic, &start)?,
             start,
             cpus: check_cpus(cpus.unwrap_or(1))?,
             memory_bytes: check_memory(memory.map_or(512 << 20, |ByteSize(bytes)| bytes))?,

@@ -18,12 +18,13 @@ use devices::layout::{
     SLEEP_CONTROL_PORT, SLEEP_PORTS, VIRTIO_MMIO_BASE, VIRTIO_MMIO_GSI, VIRTIO_MMIO_STRIDE,
 };
 use devices::power::{Power, PowerEvent, PowerState};
-use devices::pvpanic::{Pvpanic, PvpanicState};
+use devices::pvpanic::{PanicEvent, Pvpanic, PvpanicState};
 use devices::serial::{Serial, SerialState};
 use replication::Input;
 use serde::{Deserialize, Serialize};
 use snapshot::section::Section;
 
+use super::crash::Crash;
 use super::egress::{CONSOLE, Egress, FIRST_SLOT};
 use super::slot::{Slot, SlotState};
 use crate::memory::GuestMemory;
@@ -59,8 +60,10 @@ pub struct Effects {
 pub enum GuestEnd {
     /// ACPI power-off.
     PowerOff,
-    /// A reset, through the keyboard controller or ACPI, or a triple fault.
+    /// A reset, through the keyboard controller or ACPI.
     Reset,
+    /// It crashed.
+    Crashed(Crash),
 }
 
 /// Saved form of the chips of the board; its slots are saved apart.
@@ -304,16 +307,24 @@ impl Board {
         if self.serial.poll_interrupt() {
             self.pending |= 1 << COM1_GSI;
         }
-        if let Some(event) = self.pvpanic.poll_event() {
-            tracing::warn!(?event, "the guest reports a panic");
-        }
         let mut effects = self.settle_interrupts();
         effects.console_full = wrote && self.egress.is_console_full();
         effects.end = match self.power.poll_power() {
             Some(PowerEvent::PowerOff) => Some(GuestEnd::PowerOff),
             None => self.i8042.poll_reset().then_some(GuestEnd::Reset),
         };
+        effects.end = effects.end.or(self.poll_panic());
         effects
+    }
+
+    fn poll_panic(&mut self) -> Option<GuestEnd> {
+        let event = self.pvpanic.poll_event()?;
+        tracing::warn!(?event, "the guest reports a panic");
+        match event {
+            PanicEvent::Panicked => Some(GuestEnd::Crashed(Crash::Panicked)),
+            // A kernel that was made for this goes on, writes what it wants to keep, and ends the machine itself.
+            PanicEvent::CrashLoaded => None,
+        }
     }
 
     fn settle_slot(&mut self, index: usize) -> Effects {

@@ -11,6 +11,7 @@
 pub mod board;
 pub mod checkpoint;
 pub mod console;
+pub mod crash;
 pub mod disk;
 pub mod egress;
 pub mod gate;
@@ -37,6 +38,7 @@ use crate::memory::{MemoryError, Ram};
 use crate::net::Tap;
 use crate::stats::Stats;
 use board::{Board, Delivery, Effects, GuestEnd};
+use crash::Crash;
 use disk::SharedDisk;
 use egress::{Egress, Sinks};
 use gate::{Gate, Held};
@@ -81,6 +83,16 @@ pub enum End {
     },
     /// It cannot go on.
     Failed(String),
+}
+
+impl End {
+    /// How the guest crashed, if that was it.
+    pub fn crash(&self) -> Option<Crash> {
+        match self {
+            Self::Guest(GuestEnd::Crashed(crash)) => Some(*crash),
+            _ => None,
+        }
+    }
 }
 
 /// The host's side of a machine: what its devices are connected to.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use kvm_ioctls::VcpuExit;
 
 use super::board::{Effects, GuestEnd};
+use super::crash::Crash;
 use super::gate::Arrival;
 use super::{End, Machine};
 use crate::epoch::boundary;
@@ -130,7 +131,7 @@ fn enter(machine: &Machine, vcpu: &mut MutexGuard<'_, Vcpu>) -> Result<Exit, Vcp
         Ok(VcpuExit::MmioWrite(address, data)) => machine.board().handle_mmio_write(address, data),
         Ok(VcpuExit::MmioRead(address, data)) => machine.board().handle_mmio_read(address, data),
         Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => return Ok(Exit::Done),
-        Ok(VcpuExit::Shutdown) => return Ok(Exit::Ended(GuestEnd::Reset)),
+        Ok(VcpuExit::Shutdown) => return Ok(Exit::Ended(GuestEnd::Crashed(Crash::TripleFault))),
         Ok(other) => {
             let what = format!("{other:?}");
             return Err(VcpuError::Unhandled { id, rip: rip(vcpu), what });

@@ -67,6 +67,8 @@ pub struct GuardianConfig {
     pub term: Term,
     /// Every epoch is committed to the state directory of this host too.
     pub local: bool,
+    /// The last epoch of a guest that crashed stays in the state directory.
+    pub keeps_crashed: bool,
 }
 
 /// What the ship thread is asked to do, in order.
@@ -285,6 +287,11 @@ impl Guardian {
             PrimaryAction::Disconnect => self.disconnect(),
             PrimaryAction::Ended => {}
         }
+    }
+
+    /// Whether the guest crashed and its last epoch is to be kept.
+    pub(super) fn keeps_last_epoch(&self) -> bool {
+        self.config.keeps_crashed && self.machine.ended().is_some_and(|end| end.crash().is_some())
     }
 
     pub(super) fn note(&self, event: &str, properties: Value) {

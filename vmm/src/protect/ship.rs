@@ -109,7 +109,8 @@ impl Shipper {
     /// Empties the log, if all that is in it went to the images: an image that another program changes before the next
     /// start must not get old writes.
     fn close(&mut self) {
-        if let Some(Err(error)) = self.local.take().map(LocalStore::remove) {
+        let store = self.local.take().filter(|_| !self.guardian.keeps_last_epoch());
+        if let Some(Err(error)) = store.map(LocalStore::remove) {
             tracing::warn!(%error, "what is left of the ended guest was not removed");
         }
         if self.guardian.performed() < self.log.last() {

@@ -2,7 +2,9 @@
 
 mod advice;
 mod announce;
+mod crash;
 mod demo;
+mod incident;
 mod metrics;
 mod node;
 mod parts;
@@ -33,6 +35,10 @@ pub struct Outlast;
 impl Commands for Outlast {
     fn run(&self, config: VmConfig) -> Result<Exit, Failure> {
         primary::run(&config)
+    }
+
+    fn boot_again(&self, config: VmConfig) -> Result<Exit, Failure> {
+        primary::boot_again(&config)
     }
 
     fn resume(&self, config: VmConfig) -> Result<Exit, Failure> {

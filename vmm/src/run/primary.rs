@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use replication::{EpochId, Term};
 
+use super::crash::{self, Next, OnCrash};
+use super::incident::{IncidentFile, Standing};
 use super::node::{Described, Node};
 use super::parts::{self, Inputs};
 use super::terminal::Terminal;
-use super::{as_json, bind_api, exit_of, open_events, signals};
+use super::{as_json, bind_api, open_events, signals};
 use crate::api::Server;
-use crate::config::{Capture, Interrupts, StartFrom, VmConfig};
+use crate::config::{Capture, Interrupts, OnGuestPanic, StartFrom, VmConfig};
 use crate::epoch::capture::Mode;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
@@ -45,6 +47,15 @@ fn pace_of(config: &VmConfig) -> Pace {
 }
 
 pub(super) fn run(config: &VmConfig) -> Result<Exit, Failure> {
+    boot(config, |file| file.forget())
+}
+
+/// The same after a crash of its guest, which counts.
+pub(super) fn boot_again(config: &VmConfig) -> Result<Exit, Failure> {
+    boot(config, |_| Ok(()))
+}
+
+fn boot(config: &VmConfig, settle: impl FnOnce(&IncidentFile) -> Result<(), Failure>) -> Result<Exit, Failure> {
     signals::block()?;
     if config.is_local() && config.backup().is_some() {
         return Err(Failure::not_in_this_version("--protect local together with a backup"));
@@ -61,6 +72,7 @@ pub(super) fn run(config: &VmConfig) -> Result<Exit, Failure> {
     let ram_bytes = machine.ram().bytes();
     fault::arm()?;
     let local = config.is_local().then(|| LocalStore::create(&config.state_dir, ram_bytes)).transpose()?;
+    settle(&IncidentFile::of(&config.state_dir))?;
     events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.cpus }));
     serve(Served { config, described, api, events, lease, machine, inputs, log, local })
 }
@@ -75,6 +87,7 @@ pub(super) fn resume(config: &VmConfig) -> Result<Exit, Failure> {
     let described = as_json(config);
     let api = bind_api(&config.api_socket, &config.state_dir, &described)?;
     let events = open_events(config.event_monitor.as_ref())?;
+    refuse_stopped(&IncidentFile::of(&config.state_dir))?;
     fault::arm()?;
     let (store, last) = LocalStore::open(&config.state_dir, config.memory_bytes)?;
     let log = DiskLog::open_upto(&mut opened.disks, last.epoch)?;
@@ -97,6 +110,20 @@ pub(super) fn resume(config: &VmConfig) -> Result<Exit, Failure> {
         }),
     );
     serve(Served { config, described, api, events, lease, machine, inputs, log, local: Some(store) })
+}
+
+/// A guest that crashed and was stopped does not go on by mistake.
+fn refuse_stopped(file: &IncidentFile) -> Result<(), Failure> {
+    match file.read()? {
+        Some(incident) if matches!(incident.standing, Standing::Open | Standing::Stopped) => {
+            let what = format!("the guest crashed in epoch {}: {}", incident.epoch, incident.what);
+            Err(Failure::new(Exit::GuestCrashed, what).with_hint(format!(
+                "to let it go on from its last epoch all the same, remove {}",
+                file.path().display()
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Everything that a machine needs to run, opened and checked.
@@ -130,9 +157,9 @@ fn serve(served: Served<'_>) -> Result<Exit, Failure> {
     let api = api.spawn(Arc::clone(&node))?;
     signals::stop_on_signal(Arc::clone(&node));
     let threads = machine.start()?;
-    let result = supervise(&machine, threads, inputs, &node, &events);
+    let result = supervise(&machine, threads, inputs, &node, &events, &OnCrash::of(config));
     drop(api);
-    result
+    crash::start_over(config, result?)
 }
 
 fn make_machine(config: &VmConfig, parts: Parts) -> Result<Machine, Failure> {
@@ -158,17 +185,19 @@ fn guardian_config(config: &VmConfig) -> GuardianConfig {
         heartbeat: config.heartbeat,
         term: Term(1),
         local: config.is_local(),
+        keeps_crashed: config.on_guest_panic != OnGuestPanic::Reset,
     }
 }
 
-/// From a started machine to its exit code.
+/// From a started machine to its end, and what comes after it.
 pub(super) fn supervise(
     machine: &Arc<Machine>,
     threads: Threads,
     inputs: Inputs,
     node: &Arc<Node>,
     events: &Events,
-) -> Result<Exit, Failure> {
+    on_crash: &OnCrash,
+) -> Result<Next, Failure> {
     let terminal = inputs.stdin.then(Terminal::take);
     attach(inputs, machine);
     if let Some(terminal) = &terminal {
@@ -176,6 +205,7 @@ pub(super) fn supervise(
     }
     let end = machine.wait();
     threads.join();
+    on_crash.note(&end, machine, events);
     if let Some(guardian) = node.guardian() {
         guardian.finish(&end);
     }
@@ -184,7 +214,7 @@ pub(super) fn supervise(
         tracing::warn!(unwritten_bytes, "nobody reads the console; the last of what the guest said is not shown");
     }
     events.note("ended", serde_json::json!({ "how": format!("{end:?}") }));
-    exit_of(end)
+    on_crash.next(end, machine, events)
 }
 
 /// Starts the threads that read the world for the guest.

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use vmm_sys_util::signal::block_signal;
+use vmm_sys_util::signal::{Error as SignalError, block_signal};
 
 use super::node::Node;
 use crate::api::ApiHandler;
@@ -20,7 +20,11 @@ const SIGNALS: [libc::c_int; 2] = [libc::SIGINT, libc::SIGTERM];
 pub(super) fn block() -> Result<(), Failure> {
     SIGNALS
         .into_iter()
-        .try_for_each(block_signal)
+        .try_for_each(|signal| match block_signal(signal) {
+            // A process that starts anew in itself inherits it.
+            Err(SignalError::SignalAlreadyBlocked(_)) => Ok(()),
+            result => result,
+        })
         .map_err(|error| Failure::new(Exit::Error, format!("cannot take over SIGINT and SIGTERM: {error:?}")))
 }
 

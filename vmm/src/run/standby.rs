@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::crash::{Next, OnCrash};
 use super::node::{Described, Node};
 use super::parts::{self, Opened};
 use super::primary::supervise;
@@ -92,6 +93,7 @@ fn take_over(
         heartbeat: config.heartbeat,
         term: takeover.term,
         local: false,
+        keeps_crashed: false,
     };
     let guardian =
         Guardian::start(Arc::clone(&machine), guardian_config, log, Arc::clone(lease), Arc::clone(events), None);
@@ -105,5 +107,8 @@ fn take_over(
             "restore_ms": restore.as_secs_f64() * 1e3, "takeover_ms": takeover_time.as_secs_f64() * 1e3,
         }),
     );
-    supervise(&machine, threads, inputs, node, events)
+    match supervise(&machine, threads, inputs, node, events, &OnCrash::stop(config.state_dir.clone()))? {
+        Next::End(exit) => Ok(exit),
+        Next::Boot => unreachable!("a guest that was taken over is stopped when it crashes"),
+    }
 }

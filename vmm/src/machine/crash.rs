@@ -1,0 +1,32 @@
+//! A guest that crashed by itself: by what that is known.
+
+use serde::{Deserialize, Serialize};
+
+/// How a guest crashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Crash {
+    /// Its kernel said so, through pvpanic, and stands still.
+    Panicked,
+    /// A fault while it dealt with a fault while it dealt with a fault: a processor that shuts down.
+    TripleFault,
+}
+
+impl Crash {
+    /// In one word, as in events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Panicked => "panicked",
+            Self::TripleFault => "triple-fault",
+        }
+    }
+}
+
+impl std::fmt::Display for Crash {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Panicked => "its kernel reported a panic",
+            Self::TripleFault => "a processor shut down after a triple fault",
+        })
+    }
+}

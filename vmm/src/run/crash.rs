@@ -1,0 +1,147 @@
+//! What comes after a crash of the guest: `--on-guest-panic`.
+//!
+//! *Stop*: the program ends with code 164, and what the guest was is kept: with `--protect local` its last epoch stays in
+//! the state directory, otherwise a snapshot is written there. *Reset*: the program starts anew in its own process, by
+//! `exec`, and boots what `vm.json` says: nothing of the crashed machine is left, no thread, no lock, no file.
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::incident::{Incident, IncidentFile, Standing};
+use crate::config::{OnGuestPanic, VmConfig};
+use crate::events::Events;
+use crate::exit::{Exit, Failure};
+use crate::machine::crash::Crash;
+use crate::machine::{End, Machine};
+
+/// Boots in one incident at most; then it is stopped.
+const RESETS_MAX: u32 = 5;
+/// Where the snapshot of a crashed guest lies in the state directory.
+const EVIDENCE: &str = "crash";
+
+/// What the process does when its guest has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It ends.
+    End(Exit),
+    /// It boots the guest anew.
+    Boot,
+}
+
+/// What is to be done about a crash.
+#[derive(Debug)]
+pub(super) struct OnCrash {
+    policy: OnGuestPanic,
+    state_dir: PathBuf,
+    /// The last epoch stays in the state directory.
+    keeps_epoch: bool,
+    file: IncidentFile,
+    since: Instant,
+}
+
+impl OnCrash {
+    /// For a VM of `config`, whose guest is about to run.
+    pub(super) fn of(config: &VmConfig) -> Self {
+        Self::new(config.on_guest_panic, config.state_dir.clone(), config.is_local())
+    }
+
+    /// Stops it.
+    pub(super) fn stop(state_dir: PathBuf) -> Self {
+        Self::new(OnGuestPanic::Stop, state_dir, false)
+    }
+
+    fn new(policy: OnGuestPanic, state_dir: PathBuf, keeps_epoch: bool) -> Self {
+        let file = IncidentFile::of(&state_dir);
+        Self { policy, state_dir, keeps_epoch, file, since: Instant::now() }
+    }
+
+    /// The machine has ended; nothing of its last epoch is committed yet.
+    pub(super) fn note(&self, end: &End, machine: &Machine, events: &Events) {
+        let Some(what) = end.crash() else { return };
+        let epoch = machine.epochs().running().0;
+        tracing::error!(epoch, policy = ?self.policy, "the guest crashed: {what}");
+        let ran_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let before = self.file.read().unwrap_or_else(|failure| {
+            tracing::warn!(%failure, "what was tried before does not count");
+            None
+        });
+        let incident = Incident::crashed(before, what, epoch, ran_ms);
+        events.note(
+            "guest-panic",
+            json!({ "what": what.as_str(), "epoch": epoch, "policy": self.policy, "crashes": incident.crashes }),
+        );
+        self.write(&incident);
+    }
+
+    /// A crash that is not written down is dealt with all the same; it only cannot be counted.
+    fn write(&self, incident: &Incident) {
+        if let Err(failure) = self.file.write(incident) {
+            tracing::error!(%failure, "this crash does not count");
+        }
+    }
+
+    /// All that the guest did has left. What to do now.
+    pub(super) fn next(&self, end: End, machine: &Arc<Machine>, events: &Events) -> Result<Next, Failure> {
+        let Some(what) = end.crash() else {
+            if matches!(end, End::Guest(_) | End::Stopped) {
+                self.file.forget()?;
+            }
+            return super::exit_of(end).map(Next::End);
+        };
+        let incident = self.file.read()?.unwrap_or_else(|| Incident::crashed(None, what, 0, 0));
+        if self.policy == OnGuestPanic::Reset && incident.crashes <= RESETS_MAX {
+            events.note("reset", json!({ "attempt": incident.crashes }));
+            self.write(&Incident { standing: Standing::Tried, ..incident });
+            return Ok(Next::Boot);
+        }
+        self.write(&Incident { standing: Standing::Stopped, ..incident });
+        Err(self.stopped(what, incident.crashes, machine))
+    }
+
+    fn stopped(&self, what: Crash, crashes: u32, machine: &Machine) -> Failure {
+        let times = if crashes > 1 { format!(" for the {crashes}th time in a row") } else { String::new() };
+        let failure = Failure::new(Exit::GuestCrashed, format!("the guest crashed{times} and was stopped: {what}"));
+        if self.keeps_epoch {
+            return failure.with_hint(format!(
+                "what it was is kept in {0}; to let it go on from there all the same, remove {1} and use `outlast resume`; to give it up, remove the directory",
+                self.state_dir.display(),
+                self.file.path().display(),
+            ));
+        }
+        match self.write_evidence(machine) {
+            Ok(dir) => failure.with_hint(format!("what it was is kept as a snapshot in {}", dir.display())),
+            Err(error) => failure.with_hint(format!("what it was could not be kept: {error}")),
+        }
+    }
+
+    /// One snapshot, of the last crash: they must not fill the state directory.
+    fn write_evidence(&self, machine: &Machine) -> Result<PathBuf, Failure> {
+        let dir = self.state_dir.join(EVIDENCE);
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir).map_err(|error| {
+                Failure::new(Exit::Error, format!("cannot remove the snapshot of an earlier crash: {error}"))
+            })?;
+        }
+        // It has ended: nothing is held back any more, and its disks are what they will be.
+        machine.epochs().clear_sink();
+        machine.write_checkpoint(&dir)?;
+        Ok(dir)
+    }
+}
+
+/// Starts this program anew in this process. Returns only if that was not possible.
+pub(super) fn start_over(config: &VmConfig, next: Next) -> Result<Exit, Failure> {
+    let how: &[&str] = match next {
+        Next::End(exit) => return Ok(exit),
+        Next::Boot => &["--boot"],
+    };
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("outlast").arg("resume").arg("--state-dir").arg(&config.state_dir).args(how);
+    let error = command.exec();
+    Err(Failure::new(Exit::Error, format!("cannot start this program anew: {error}")).with_hint("is /proc mounted?"))
+}

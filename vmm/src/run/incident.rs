@@ -1,0 +1,161 @@
+//! A crash of the guest and what was tried against it, in a file of the state directory: `crash.json`.
+//!
+//! ```text
+//!   (no file) ──crash──▶ Open ──policy──▶ GoingBack ──done──▶ Tried ──crash soon──▶ Open
+//!                          │                                    └──crash much later──▶ Open, counted anew
+//!                          └──stop, or nothing left──▶ Stopped
+//! ```
+//!
+//! The file is written before the epoch in which the guest crashed is committed: whoever finds that epoch finds the file.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::exit::{Exit, Failure};
+use crate::machine::crash::Crash;
+
+const FILE: &str = "crash.json";
+
+/// What is to be done, or was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Standing {
+    /// The guest crashed; nothing was decided yet.
+    Open,
+    /// It is being rolled back to the last epoch of `tried`.
+    GoingBack,
+    /// It runs, after the last attempt.
+    Tried,
+    /// It was stopped for good.
+    Stopped,
+}
+
+/// A crash, and the crashes that followed the attempts to avoid it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Incident {
+    /// What happened last.
+    pub(super) what: Crash,
+    /// The epoch that ran then.
+    pub(super) epoch: u64,
+    /// How often it happened in this incident.
+    pub(super) crashes: u32,
+    /// Epochs that the guest was rolled back to in this incident, in this order.
+    pub(super) tried: Vec<u64>,
+    /// How far back the last attempt went, in milliseconds before the crash; of a boot, nothing.
+    pub(super) back_ms: u64,
+    /// What is to be done, or was done.
+    pub(super) standing: Standing,
+}
+
+impl Incident {
+    /// The guest crashed. `before` is what was known; `ran_ms` how long the guest has run since the last attempt.
+    pub(super) fn crashed(before: Option<Self>, what: Crash, epoch: u64, ran_ms: u64) -> Self {
+        let fresh = Self { what, epoch, crashes: 0, tried: Vec::new(), back_ms: 0, standing: Standing::Open };
+        let again = before.filter(|before| before.standing == Standing::Tried && ran_ms <= before.relapse_ms());
+        let before = again.unwrap_or(fresh);
+        Self { what, epoch, crashes: before.crashes + 1, standing: Standing::Open, ..before }
+    }
+
+    /// A crash within this time after an attempt is the same one come back. It is due after `back_ms`, if it depends on
+    /// nothing but what the guest does; what it depends on besides may delay it.
+    fn relapse_ms(&self) -> u64 {
+        2 * self.back_ms + 60_000
+    }
+}
+
+/// The incident of one state directory.
+#[derive(Debug)]
+pub(super) struct IncidentFile {
+    path: PathBuf,
+}
+
+impl IncidentFile {
+    pub(super) fn of(state_dir: &Path) -> Self {
+        Self { path: state_dir.join(FILE) }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is known; `None` if nothing happened.
+    pub(super) fn read(&self) -> Result<Option<Incident>, Failure> {
+        let text = match fs::read(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            text => text.map_err(|error| self.failed("read", &error))?,
+        };
+        let incident = serde_json::from_slice(&text).map_err(|error| {
+            Failure::new(Exit::Incompatible, format!("{} is not a record of a crash: {error}", self.path.display()))
+        });
+        incident.map(Some)
+    }
+
+    /// Replaces it; after a crash of this program it is the old one or the new one.
+    pub(super) fn write(&self, incident: &Incident) -> Result<(), Failure> {
+        let text = serde_json::to_vec_pretty(incident).expect("an incident is plain data");
+        let next = self.path.with_extension("json.next");
+        let replace = || {
+            let mut file = fs::File::create(&next)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(&next, &self.path)
+        };
+        replace().map_err(|error| self.failed("write", &error))
+    }
+
+    /// There is no incident any more.
+    pub(super) fn forget(&self) -> Result<(), Failure> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed("remove", &error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn failed(&self, what: &str, error: &io::Error) -> Failure {
+        Failure::new(Exit::Error, format!("cannot {what} {}: {error}", self.path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tried(back_ms: u64) -> Incident {
+        let first = Incident::crashed(None, Crash::Panicked, 100, 5_000);
+        Incident { standing: Standing::Tried, tried: vec![80], back_ms, ..first }
+    }
+
+    #[test]
+    fn crash_soon_after_an_attempt_is_the_same_incident_and_much_later_another() {
+        let again = Incident::crashed(Some(tried(1000)), Crash::TripleFault, 200, 62_000);
+        assert_eq!((again.crashes, &again.tried[..], again.standing), (2, &[80][..], Standing::Open));
+        assert_eq!((again.what, again.epoch), (Crash::TripleFault, 200));
+        let later = Incident::crashed(Some(tried(1000)), Crash::Panicked, 200, 62_001);
+        assert_eq!((later.crashes, later.tried.len()), (1, 0));
+    }
+
+    #[test]
+    fn what_was_stopped_or_never_decided_is_not_counted_on() {
+        for standing in [Standing::Open, Standing::Stopped, Standing::GoingBack] {
+            let before = Incident { standing, ..tried(1000) };
+            assert_eq!(Incident::crashed(Some(before), Crash::Panicked, 200, 1).crashes, 1);
+        }
+    }
+
+    #[test]
+    fn written_incident_is_read_back_and_a_damaged_file_is_named() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = IncidentFile::of(dir.path());
+        assert_eq!(file.read().expect("nothing is there"), None);
+        file.write(&tried(7)).expect("written");
+        assert_eq!(file.read().expect("readable"), Some(tried(7)));
+        file.forget().expect("removed");
+        file.forget().expect("nothing is there");
+        fs::write(file.path(), "{}").expect("written");
+        assert!(file.read().expect_err("no record").message.contains("crash.json"));
+    }
+}
