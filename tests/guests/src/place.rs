@@ -1,7 +1,9 @@
 //! A directory for one test, and the pair of programs that most tests start in it.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::{Guest, Launch, Vm, console, wait};
 
@@ -105,6 +107,40 @@ impl Place {
 impl Default for Place {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// A small file system in memory; unmounted with this value.
+#[derive(Debug)]
+pub struct SmallDisk(PathBuf);
+
+/// Enough for whatever a guest of these tests writes until its file system is filled.
+const SMALL_BYTES: &str = "size=64m";
+
+impl SmallDisk {
+    /// Mounts one at a new directory. It takes root.
+    pub fn mount(dir: &Path) -> Self {
+        fs::create_dir(dir).expect("the test's own directory");
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", SMALL_BYTES, "outlast-test"]).arg(dir).status();
+        assert!(mount.expect("mount is there").success());
+        Self(dir.to_owned())
+    }
+
+    /// Takes all the room that is left.
+    pub fn fill(&self) {
+        let mut ballast = File::create(self.0.join("ballast")).expect("room for a name");
+        let block = [1; 4096];
+        let full = (0..).find_map(|_| ballast.write_all(&block).err()).expect("it has an end");
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").args(["--lazy"]).arg(&self.0).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            eprintln!("{} stays mounted", self.0.display());
+        }
     }
 }
 

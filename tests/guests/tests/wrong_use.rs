@@ -5,10 +5,9 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Command;
 
 use guests::network::Network;
-use guests::place::{disk, wait_progress, wait_value};
+use guests::place::{SmallDisk, disk, wait_progress, wait_value};
 use guests::{Guest, Launch, Pair, Place, Vm, console, needs, wait};
 use replication::wire::{Kind, Link, Message, PROTOCOL_VERSION, encode_frame};
 use replication::{EpochId, SessionId, Term, VmId};
@@ -230,38 +229,6 @@ fn backup_with_other_disks_or_cards_is_refused_and_both_say_what_to_do() {
         wait_log(&primary, &[says]);
         assert_eq!(primary.wait_event("solo")["reason"].as_str().map(|reason| reason.contains(says)), Some(true));
         assert_unharmed(&primary, &guest);
-    }
-}
-
-/// A small file system in memory; unmounted with this value.
-struct SmallDisk<'a>(&'a Path);
-
-/// Enough for whatever a guest of these tests writes until its file system is filled.
-const SMALL_BYTES: &str = "size=64m";
-
-impl<'a> SmallDisk<'a> {
-    fn mount(dir: &'a Path) -> Self {
-        fs::create_dir(dir).expect("the test's own directory");
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", SMALL_BYTES, "outlast-test"]).arg(dir).status();
-        assert!(mount.expect("mount is there").success());
-        Self(dir)
-    }
-
-    /// Takes all the room that is left.
-    fn fill(&self) {
-        let mut ballast = fs::File::create(self.0.join("ballast")).expect("room for a name");
-        let block = [1; 4096];
-        let full = (0..).find_map(|_| ballast.write_all(&block).err()).expect("it has an end");
-        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
-    }
-}
-
-impl Drop for SmallDisk<'_> {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").args(["--lazy"]).arg(self.0).status();
-        if !unmounted.is_ok_and(|status| status.success()) {
-            eprintln!("{} stays mounted", self.0.display());
-        }
     }
 }
 

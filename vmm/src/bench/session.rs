@@ -13,7 +13,7 @@ use snapshot::disk::OverlayDisk;
 use super::cannot;
 use super::network::BACKUP_TAP;
 use super::peer::{Peer, PeerSpec};
-use crate::config::{CommitDurability, Endpoint, Witness};
+use crate::config::{CommitDurability, Endpoint, OnDegraded, Witness};
 use crate::epoch::capture::Mode;
 use crate::epoch::pacer::Length;
 use crate::events::Events;
@@ -253,6 +253,7 @@ fn guardian_config(durability: CommitDurability) -> GuardianConfig {
         term: Term(1),
         local: false,
         keeps_crashed: false,
+        on_degraded: OnDegraded::default(),
     }
 }
 

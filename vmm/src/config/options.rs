@@ -12,6 +12,7 @@ use super::crash::OnGuestPanic;
 use super::device::{Console, DiskConfig, NetOption};
 use super::ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, Protect, Witness};
 use super::group::{Group, GroupError};
+use super::local::OnDegraded;
 use super::units::{ByteSize, TimeSpan, as_text};
 
 /// The form of the log on standard error.
@@ -96,6 +97,10 @@ pub struct RunOptions {
     /// program) or tcp:HOST:PORT (a backup) [default: none]
     #[arg(long, help_heading = "Protection", value_name = "none|local|tcp:HOST:PORT")]
     pub protect: Vec<Protect>,
+    /// When the state directory takes no more epochs (--protect local): 'continue' = the guest goes on without, event
+    /// `degraded`; 'stop' = this program ends, and `outlast resume` goes on from the epoch before [default: continue]
+    #[arg(long, help_heading = "Protection", value_enum)]
+    pub on_degraded: Option<OnDegraded>,
     /// Longest epoch, 1ms to 10s, or auto. Short: less delay of output, more of the guest's time goes into pauses.
     /// Long: replies wait longer, more pages per epoch [default: 20ms]
     #[arg(long, help_heading = "Protection", value_name = "TIME|auto")]
@@ -224,8 +229,7 @@ macro_rules! over {
 over!(RunOptions:
     one { name, kernel, initramfs, restore, cmdline, cpus, memory, console, vsock, state_dir, epoch, min_epoch, capture,
           protocol, interrupts, commit_durability, witness, detect, heartbeat, on_guest_panic, tls_dir, api_socket, config,
-          log_format,
-          event_monitor }
+          log_format, event_monitor, on_degraded }
     many { disk, net, protect });
 over!(BackupOptions:
     one { listen, name, console, state_dir, witness, detect, heartbeat, tls_dir, api_socket, config, log_format,

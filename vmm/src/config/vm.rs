@@ -9,6 +9,7 @@ use super::crash::{self, OnGuestPanic};
 use super::device::{Console, DiskConfig, NetConfig};
 use super::error::ConfigError;
 use super::ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, Protect, Witness};
+use super::local::LocalConfig;
 use super::names::{api_socket, check_name, default_state_dir, out_of_range, resolve_nets};
 use super::options::{EventMonitor, LogFormat, RunOptions};
 use super::units::{ByteSize, format_size, format_time, time_text};
@@ -57,6 +58,9 @@ pub struct VmConfig {
     pub state_dir: PathBuf,
     /// Where epochs are committed: never empty, `None` only alone, at most one `Tcp`.
     pub protect: Vec<Protect>,
+    /// How epochs are committed to the state directory, where they are.
+    #[serde(default)]
+    pub local: LocalConfig,
     /// 1 ms to 10 s, or chosen. Too short: the guest's time goes into pauses. Too long: output waits, epochs are big.
     pub epoch: EpochLength,
     /// 100 µs to `epoch`. Too short: a guest with much output spends its time in pauses. Too long: output waits.
@@ -133,6 +137,7 @@ impl TryFrom<RunOptions> for VmConfig {
             vsock,
             state_dir,
             protect,
+            on_degraded,
             epoch,
             min_epoch,
             capture,
@@ -173,6 +178,11 @@ impl TryFrom<RunOptions> for VmConfig {
         };
         check_name(&name)?;
         let state_dir = state_dir.unwrap_or_else(|| default_state_dir(&name));
+        let protect = check_protect(protect)?;
+        if on_degraded.is_some() && !protect.contains(&Protect::Local) {
+            let why = "it is about the state directory's epochs".into();
+            return Err(ConfigError::Contradiction { first: "on-degraded", second: "protect", why });
+        }
         let epoch = epoch.unwrap_or(EpochLength::Fixed(Duration::from_millis(20)));
         let (detect, heartbeat) = check_detection(detect.map(|t| t.0), heartbeat.map(|t| t.0))?;
         Ok(VmConfig {
@@ -183,7 +193,8 @@ impl TryFrom<RunOptions> for VmConfig {
             nets: check_devices(disk.len(), resolve_nets(&name, net)?)?,
             disks: disk,
             console: console.unwrap_or(Console::Stdio),
-            protect: check_protect(protect)?,
+            protect,
+            local: LocalConfig { on_degraded: on_degraded.unwrap_or_default() },
             min_epoch: check_epoch(epoch, min_epoch.map(|t| t.0))?,
             epoch,
             capture: capture.unwrap_or(Capture::StopAndCopy),

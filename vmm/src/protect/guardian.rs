@@ -28,7 +28,7 @@ use super::local::LocalStore;
 use super::log::{self, DiskLog};
 use super::socket::SendHalf;
 use super::{preflight, ship};
-use crate::config::{CommitDurability, Endpoint};
+use crate::config::{CommitDurability, Endpoint, OnDegraded};
 use crate::epoch::{EpochSink, SealedEpoch};
 use crate::events::Events;
 use crate::kvm::KvmError;
@@ -69,6 +69,8 @@ pub struct GuardianConfig {
     pub local: bool,
     /// The last epoch of a guest that crashed stays in the state directory.
     pub keeps_crashed: bool,
+    /// What becomes of the guest when that is not possible any more.
+    pub on_degraded: OnDegraded,
 }
 
 /// What the ship thread is asked to do, in order.
@@ -378,6 +380,11 @@ impl Guardian {
     /// An offer of disk chunks is about to go out.
     pub(super) fn handle_disk_offered(&self, session: SessionId, offer: &DiskOffer) {
         self.with_core(|core| core.handle_disk_offered(session, offer.disk, offer.first_chunk, offer.hashes.len()));
+    }
+
+    /// What becomes of the guest when the state directory takes no more epochs.
+    pub(super) fn on_degraded(&self) -> OnDegraded {
+        self.config.on_degraded
     }
 
     /// Epochs are not committed to the state directory any more.

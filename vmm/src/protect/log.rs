@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use replication::EpochId;
 use snapshot::disk::OverlayDisk;
-use snapshot::disklog::{EpochLog, LogError};
+use snapshot::disklog::{DiskIdentity, EpochLog, LogError};
 use snapshot::writeset::WriteSet;
 
 use crate::exit::{Advice, Failure};
@@ -87,8 +87,29 @@ impl DiskLog {
             return Ok(());
         }
         log.append(epoch.0, sets)?;
+        log.sync()?;
         self.last = epoch;
-        log.sync()
+        Ok(())
+    }
+
+    /// Puts an empty log in the place of one that took no more. All that it had was applied to the images, which are synced
+    /// first: a start after this one must not put its older writes over them.
+    pub(super) fn begin_anew(&mut self, disks: &[SharedDisk]) -> Result<(), Failure> {
+        let Some(log) = self.log.take() else { return Ok(()) };
+        for disk in disks {
+            disk.lock().sync_base()?;
+        }
+        let path = log.path().to_owned();
+        let failed = |source| LogError::Io { what: "removing", path: path.clone(), source };
+        std::fs::remove_file(&path).map_err(failed)?;
+        drop(log);
+        // Making it syncs the directory, so that the old one does not come back after a loss of power.
+        let mut log = EpochLog::open(&path, LOG_BYTES_MAX)?;
+        let identities = disks.iter().map(|disk| DiskIdentity::of(&disk.lock())).collect::<Result<_, _>>();
+        log.set_disks(identities.map_err(failed)?);
+        log.truncate()?;
+        self.log = Some(log);
+        Ok(())
     }
 
     /// Whether a record for `sets` would fit now.

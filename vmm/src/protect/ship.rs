@@ -17,9 +17,10 @@ use super::log::DiskLog;
 use super::resync;
 use super::shadow::Shadow;
 use super::socket::SendHalf;
+use crate::config::OnDegraded;
 use crate::epoch::SealedEpoch;
 use crate::epoch::hot::IdlePages;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 
 /// Frames are given to the socket in pieces of about this size.
 const FLUSH_BYTES: usize = 256 * 1024;
@@ -33,6 +34,7 @@ pub(super) fn run(guardian: &Arc<Guardian>, items: &Receiver<ToShip>, log: DiskL
         shadow: Shadow::default(),
         idle: guardian.machine.epochs().idle_pages(),
         local,
+        is_degraded: false,
         deferred: VecDeque::new(),
     };
     loop {
@@ -56,12 +58,11 @@ pub(super) struct Shipper {
     /// The state directory, while epochs are committed to it.
     local: Option<LocalStore>,
     log: DiskLog,
+    /// The guest is about to be settled: its disk writes go to the images without a log.
+    is_degraded: bool,
     /// What came while a backup was being filled, and waits until that is over.
     pub(super) deferred: VecDeque<ToShip>,
 }
-
-/// The state directory takes no epochs any more.
-struct Degraded;
 
 /// Frames on their way to the socket, counted.
 pub(super) struct Outbox {
@@ -138,6 +139,7 @@ impl Shipper {
         crate::epoch::boundary::after(&guardian.machine);
         self.log_what_was_sealed(items);
         guardian.settle(&held, &mut self.log);
+        self.is_degraded = false;
     }
 
     /// Logs the epochs that were sealed after this thread was told to go solo. A record that came into the log behind
@@ -185,42 +187,58 @@ impl Shipper {
             sealed.disk_writes.iter().enumerate().map(|(disk, set)| (disk as u16, &**set)).collect();
         self.make_room(&sets);
         self.guardian.note_logging(Some(Instant::now()));
-        let logged = self.log.append(epoch, &sets);
+        let logged = if self.is_degraded { Ok(()) } else { self.log.append(epoch, &sets) };
         self.guardian.note_logging(None);
-        if let Err(error) = logged {
-            return self.guardian.machine.fail(Failure::of(&error).to_string());
+        let kept = match logged {
+            Ok(()) => self.commit_locally(&sealed).or_else(|failure| self.degrade(&failure)),
+            Err(error) => self.degrade_without_log(Failure::of(&error)),
+        };
+        if let Err(failure) = kept {
+            return self.guardian.machine.fail(failure.to_string());
         }
-        let degraded = self.commit_locally(&sealed).is_err();
         self.guardian.handle_local_durable(epoch);
-        if degraded && self.guardian.state() == PrimaryState::Solo {
+        if self.is_degraded {
             self.deferred.push_back(ToShip::GoSolo);
         }
     }
 
-    /// Commits an epoch to the state directory, whose disk writes are in the log already. Where that fails the guest goes
-    /// on without.
-    fn commit_locally(&mut self, sealed: &SealedEpoch) -> Result<(), Degraded> {
+    /// The state directory took no epoch: the guest goes on without, or ends.
+    fn degrade(&mut self, failure: &Failure) -> Result<(), Failure> {
+        if self.guardian.on_degraded() == OnDegraded::Stop {
+            // Nothing of the epoch was shown: the one before is in there, and the guest may go on from it.
+            let text = format!("the state directory takes no more epochs: {failure}");
+            return Err(Failure::new(Exit::Error, text)
+                .with_hint("repair the storage, then `outlast resume` goes on from the last committed epoch"));
+        }
+        self.guardian.note_local_lost(&failure.to_string());
+        self.is_degraded = self.guardian.state() == PrimaryState::Solo;
+        // The guest is about to leave the epoch behind that is in there: nobody may go back to it.
+        self.local.take().map_or(Ok(()), |store| Ok(store.remove()?))
+    }
+
+    /// The log of disk writes took no record. A guest with a backup is left to that one; one that is protected by its
+    /// state directory alone goes on without, with a log that is empty.
+    fn degrade_without_log(&mut self, failure: Failure) -> Result<(), Failure> {
+        let is_applied = self.guardian.performed() >= self.log.last();
+        if self.local.is_none() || !is_applied || self.guardian.state() != PrimaryState::Solo {
+            return Err(failure);
+        }
+        self.degrade(&failure)?;
+        self.log.begin_anew(self.guardian.machine.disks())
+    }
+
+    /// Commits an epoch to the state directory, whose disk writes are in the log already.
+    fn commit_locally(&mut self, sealed: &SealedEpoch) -> Result<(), Failure> {
         let Some(store) = &mut self.local else { return Ok(()) };
         fault::reached(fault::DISK_LOGGED);
-        match store.commit(sealed, self.guardian.left()) {
-            Ok(Committed { unchanged, in_pieces }) => {
-                fault::reached(fault::LOCALLY_COMMITTED);
-                self.idle.report(sealed.epoch, unchanged);
-                if in_pieces {
-                    let pages = sealed.pages.len();
-                    tracing::warn!(epoch = sealed.epoch.0, pages, "an epoch was larger than the undo log");
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.guardian.note_local_lost(&Failure::of(&error).to_string());
-                // The guest is about to leave the epoch behind that is in there: nobody may go back to it.
-                if let Some(Err(error)) = self.local.take().map(LocalStore::remove) {
-                    self.guardian.machine.fail(Failure::of(&error).to_string());
-                }
-                Err(Degraded)
-            }
+        let Committed { unchanged, in_pieces } = store.commit(sealed, self.guardian.left())?;
+        fault::reached(fault::LOCALLY_COMMITTED);
+        self.idle.report(sealed.epoch, unchanged);
+        if in_pieces {
+            let pages = sealed.pages.len();
+            tracing::warn!(epoch = sealed.epoch.0, pages, "an epoch was larger than the undo log");
         }
+        Ok(())
     }
 
     fn ship(&mut self, sealed: &SealedEpoch, link: Link, outbox: &mut Outbox) -> io::Result<()> {

@@ -186,6 +186,7 @@ fn guardian_config(config: &VmConfig) -> GuardianConfig {
         term: Term(1),
         local: config.is_local(),
         keeps_crashed: config.on_guest_panic != OnGuestPanic::Reset,
+        on_degraded: config.local.on_degraded,
     }
 }
 

@@ -10,7 +10,7 @@ use super::node::{Described, Node};
 use super::parts::{self, Opened};
 use super::primary::supervise;
 use super::{announce, as_json, bind_api, open_events, signals};
-use crate::config::{BackupConfig, CommitDurability};
+use crate::config::{BackupConfig, CommitDurability, OnDegraded};
 use crate::epoch::capture::Mode;
 use crate::epoch::pacer::Length;
 use crate::events::Events;
@@ -94,6 +94,7 @@ fn take_over(
         term: takeover.term,
         local: false,
         keeps_crashed: false,
+        on_degraded: OnDegraded::default(),
     };
     let guardian =
         Guardian::start(Arc::clone(&machine), guardian_config, log, Arc::clone(lease), Arc::clone(events), None);

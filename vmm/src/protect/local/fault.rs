@@ -1,8 +1,9 @@
-//! Fault injection: the process kills itself at a named step of a commit or of a recovery.
+//! Fault injection: the process kills itself at a named step of a commit or of a recovery, or a commit fails.
 //!
 //! `OUTLAST_KILL_AT=STEP` or `STEP:N` (the Nth time, 1 without it) in the environment of `outlast run --protect local` and
-//! `outlast resume`. Steps are those of recoverable memory ([`recoverable::Step`]) and the ones of [`OWN`]. Not for
-//! production: it is how the tests prove that a kill at any moment loses nothing.
+//! `outlast resume`. Steps are those of recoverable memory ([`recoverable::Step`]) and the ones of [`OWN`].
+//! `OUTLAST_FAIL_AT=LocalCommit:N`: the Nth commit to the state directory finds that its medium takes nothing (EIO). Not for
+//! production: it is how the tests prove that a kill at any moment loses nothing, and a failing medium neither.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -12,6 +13,7 @@ use recoverable::Step;
 use crate::exit::{Exit, Failure};
 
 const VARIABLE: &str = "OUTLAST_KILL_AT";
+const FAIL_VARIABLE: &str = "OUTLAST_FAIL_AT";
 
 /// The epoch's disk writes are in the synced log, its memory is not committed.
 pub(crate) const DISK_LOGGED: &str = "DiskLogged";
@@ -24,33 +26,60 @@ pub(crate) const EMITTED_AGAIN: &str = "EmittedAgain";
 
 const OWN: [&str; 4] = [DISK_LOGGED, LOCALLY_COMMITTED, DISKS_RECOVERED, EMITTED_AGAIN];
 
+/// What can be made to fail.
+pub(crate) const LOCAL_COMMIT: &str = "LocalCommit";
+
+#[derive(Debug)]
 struct Armed {
     step: String,
     left: AtomicU64,
 }
 
 static ARMED: OnceLock<Armed> = OnceLock::new();
+static FAILING: OnceLock<Armed> = OnceLock::new();
 /// A step's name on its way from the hook; the hook may run in any thread.
 static NAME: Mutex<String> = Mutex::new(String::new());
 
 /// Takes what the environment asks for.
 pub(crate) fn arm() -> Result<(), Failure> {
-    let Ok(asked) = std::env::var(VARIABLE) else { return Ok(()) };
-    let (step, count) = asked.split_once(':').unwrap_or((&asked, "1"));
-    let known = OWN.contains(&step) || Step::ALL.iter().any(|known| format!("{known:?}") == step);
-    let count = count.parse().ok().filter(|count| *count > 0);
-    let (true, Some(count)) = (known, count) else {
-        return Err(Failure::new(Exit::Usage, format!("{VARIABLE}={asked} names no step")).with_hint(format!(
-            "it takes STEP or STEP:N; steps are {} and {:?}",
-            OWN.join(", "),
-            Step::ALL
-        )));
-    };
-    tracing::warn!(step, count, "this process is going to kill itself");
-    if ARMED.set(Armed { step: step.to_owned(), left: AtomicU64::new(count) }).is_ok() {
-        recoverable::set_hook(Some(reached_step));
+    let steps = || OWN.iter().map(ToString::to_string).chain(Step::ALL.iter().map(|step| format!("{step:?}")));
+    if let Some(armed) = asked(VARIABLE, &steps().collect::<Vec<_>>())? {
+        tracing::warn!(?armed, "this process is going to kill itself");
+        if ARMED.set(armed).is_ok() {
+            recoverable::set_hook(Some(reached_step));
+        }
+    }
+    if let Some(armed) = asked(FAIL_VARIABLE, &[LOCAL_COMMIT.to_owned()])? {
+        tracing::warn!(?armed, "a commit is going to fail");
+        FAILING.get_or_init(|| armed);
     }
     Ok(())
+}
+
+fn asked(variable: &str, known: &[String]) -> Result<Option<Armed>, Failure> {
+    let Ok(asked) = std::env::var(variable) else { return Ok(None) };
+    let (step, count) = asked.split_once(':').unwrap_or((&asked, "1"));
+    let count = count.parse().ok().filter(|count| *count > 0 && known.iter().any(|known| known == step));
+    let armed = count.map(|count| Armed { step: step.to_owned(), left: AtomicU64::new(count) });
+    armed.map(Some).ok_or_else(|| {
+        Failure::new(Exit::Usage, format!("{variable}={asked} names no step"))
+            .with_hint(format!("it takes STEP or STEP:N; steps are {}", known.join(", ")))
+    })
+}
+
+impl Armed {
+    /// Whether it is time.
+    fn is_due(&self, name: &str) -> bool {
+        self.step == name && self.left.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+}
+
+/// An error where one was asked for.
+pub(crate) fn fails(name: &str) -> std::io::Result<()> {
+    match FAILING.get() {
+        Some(armed) if armed.is_due(name) => Err(rustix::io::Errno::IO.into()),
+        _ => Ok(()),
+    }
 }
 
 fn reached_step(step: Step) {
@@ -62,10 +91,7 @@ fn reached_step(step: Step) {
 
 /// Step `name` is reached.
 pub(crate) fn reached(name: &str) {
-    if let Some(armed) = ARMED.get()
-        && armed.step == name
-        && armed.left.fetch_sub(1, Ordering::Relaxed) == 1
-    {
+    if ARMED.get().is_some_and(|armed| armed.is_due(name)) {
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
             .expect("a process may kill itself");
     }

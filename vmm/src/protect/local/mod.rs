@@ -20,6 +20,7 @@ pub(crate) mod fault;
 mod record;
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use recoverable::{Declare, RecoverableMemory, RegionId, Survives, Vista, VistaOptions};
@@ -224,10 +225,19 @@ impl LocalStore {
                 Err(error)
             }
             Ok(unchanged) => {
-                RecoverableMemory::end(&mut self.memory)?;
+                if let Err(error) = self.end() {
+                    RecoverableMemory::abort(&mut self.memory)?;
+                    return Err(error);
+                }
                 Ok(Committed { unchanged, in_pieces: false })
             }
         }
+    }
+
+    fn end(&mut self) -> Result<(), LocalError> {
+        let failed = |source| recoverable::Error::Io { what: "committing to", path: self.dir.join(RAM), source };
+        fault::fails(fault::LOCAL_COMMIT).map_err(failed)?;
+        Ok(RecoverableMemory::end(&mut self.memory)?)
     }
 
     /// First there is no epoch at all, then the pages come, then the new one is there.
@@ -309,7 +319,8 @@ fn empty(dir: &Path) -> LocalError {
     LocalError::Record { path: dir.join(STATE), source: RecordError::Empty }
 }
 
-/// In the order that leaves no half of a guest: without its state there is nothing to resume.
+/// In the order that leaves no half of a guest: without its state there is nothing to resume. Durably: after a loss of power
+/// it must not be there again, the guest may have gone on without.
 fn remove(dir: &Path) -> Result<(), LocalError> {
     for name in [STATE, RAM, UNDO] {
         let path = dir.join(name);
@@ -320,7 +331,8 @@ fn remove(dir: &Path) -> Result<(), LocalError> {
             _ => {}
         }
     }
-    Ok(())
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(|source| LocalError::Remove { path: dir.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -1,0 +1,92 @@
+//! `--protect local`, and the medium takes no more: the guest goes on without, and nobody can go back to an epoch that it has
+//! left behind; or its VMM ends, if that was chosen, and the last epoch can be resumed.
+
+use std::path::Path;
+
+use guests::place::{disk, wait_progress};
+use guests::{Guest, Launch, Place, Vm, console, needs};
+
+const ERROR: i32 = 1;
+const NOT_FOUND: i32 = 3;
+const FAIL_AT: &str = "OUTLAST_FAIL_AT";
+
+fn launch(place: &Place, guest: &Guest) -> Launch {
+    place.alone("a", guest).with("--protect", "local").with("--epoch", "2ms")
+}
+
+/// The guest goes on unprotected: it says what an untouched one says, and a crash is the end of it.
+fn assert_unprotected(place: &Place, guest: &Guest, mut vm: Vm) {
+    assert_eq!(vm.wait_event("degraded")["protection"], "local");
+    wait_progress(&vm, guest, 40);
+    assert!(vm.status()["local"].is_null(), "{}", vm.status());
+    for name in ["state", "ram", "undo"] {
+        assert!(!place.path("a/state").join(name).exists(), "{name} is left");
+    }
+    console::check(guest, &vm.console()).unwrap_or_else(|e| panic!("{e}"));
+    vm.kill();
+    let mut late = Launch::resume(&place.path("a")).start();
+    assert_eq!(late.wait(), NOT_FOUND, "{}", late.log());
+}
+
+/// What the journal's guest reads from its disk when it is started anew.
+fn last_on(place: &Place, image: &Path) -> u64 {
+    let reader = Guest { disk_bytes: None, ..ring().with("limit=1") };
+    let mut vm = place.alone("reader", &reader).with("--disk", disk(image)).start();
+    assert_eq!(vm.wait(), 0, "{}", vm.log());
+    console::check(&reader, &vm.console()).unwrap_or_else(|e| panic!("{}: {e}", image.display())).last - 1
+}
+
+/// A journal in a ring of 16 sectors: an old write that came over a newer one takes a record back.
+fn ring() -> Guest {
+    let journal = Guest::disk_journal();
+    let cmdline = journal.cmdline.replace("records=4096", "records=16");
+    Guest { cmdline, ..journal }
+}
+
+#[test]
+fn guest_goes_on_without_a_state_directory_that_takes_no_more() {
+    needs!(Kvm);
+    for (nth, guest) in [("1", Guest::counter()), ("60", Guest::dirty()), ("200", ring())] {
+        let place = Place::in_memory();
+        let vm = launch(&place, &guest).environment(FAIL_AT, format!("LocalCommit:{nth}")).start();
+        assert_unprotected(&place, &guest, vm);
+        if guest.disk_bytes.is_some() {
+            last_on(&place, &place.path("a.img"));
+        }
+    }
+}
+
+#[test]
+fn guest_whose_vmm_shall_stop_instead_is_resumed_when_the_medium_is_well_again() {
+    needs!(Kvm);
+    let (place, guest) = (Place::in_memory(), Guest::disk_journal());
+    let failing = launch(&place, &guest).with("--on-degraded", "stop").environment(FAIL_AT, "LocalCommit:200");
+    let mut vm = failing.start();
+    assert_eq!(vm.wait(), ERROR, "{}", vm.log());
+    assert!(vm.log().contains("takes no more epochs") && vm.log().contains("outlast resume"), "{}", vm.log());
+    assert_eq!(vm.count("degraded"), 0);
+    let first = vm.console();
+    let resumed = Launch::resume(&place.path("a")).start();
+    wait_progress(&resumed, &guest, 10);
+    let joined = console::join(&guest, &first, &resumed.console()[first.len()..]);
+    joined.unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn guest_goes_on_without_a_log_when_its_file_system_is_full() {
+    needs!(Kvm, Root);
+    let place = Place::new();
+    let small = guests::place::SmallDisk::mount(&place.path("small"));
+    let image = place.image("small/small.img", 4 << 20);
+    // The image has its room, the log beside it has not.
+    std::fs::write(&image, vec![0; 4 << 20]).expect("the test's own image");
+    let guest = Guest { disk_bytes: None, ..ring() };
+    let vm = launch(&place, &guest).with("--disk", disk(&image)).start();
+    wait_progress(&vm, &guest, 20);
+    small.fill();
+    assert_unprotected(&place, &guest, vm);
+    let promised =
+        console::latest(&guest, &std::fs::read_to_string(place.path("a/console")).expect("the test's own file"));
+    let last = last_on(&place, &image);
+    assert!(Some(last) >= promised, "{promised:x?} was acknowledged, {last:#x} is the last in the image");
+}
