@@ -98,11 +98,6 @@ fn run_options_of_a_later_version_are_refused() {
         assert_refused(&place.run(&option), 2, &[option[0], "is not in this version"]);
     }
     assert_refused(&place.run(&["--witness", "etcd:http://e:2379"]), 2, &["not in this version", "file:DIR"]);
-    assert_refused(
-        &place.run(&["--protect", "local", "--protect", "tcp:b:1"]),
-        2,
-        &["local", "is not in this version"],
-    );
     assert_refused(&outlast(&["snapshot", "--state-dir", "/s"]), 2, &["snapshot", "is not in this version"]);
 }
 

@@ -70,7 +70,8 @@ impl Place {
         }
     }
 
-    fn witness_option(&self) -> String {
+    /// `--witness` for it.
+    pub fn witness_option(&self) -> String {
         format!("file:{}", self.witness().display())
     }
 

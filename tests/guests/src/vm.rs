@@ -57,6 +57,13 @@ impl Launch {
         self
     }
 
+    /// Adds an option that takes nothing.
+    #[must_use]
+    pub fn flag(mut self, flag: &str) -> Self {
+        self.args.push(flag.into());
+        self
+    }
+
     /// Its console is its standard output, which is `stdout`.
     #[must_use]
     pub fn console_on(mut self, stdout: impl Into<Stdio>) -> Self {

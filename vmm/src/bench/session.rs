@@ -113,7 +113,7 @@ impl Session {
         let machine = Arc::new(Machine::boot(1, spec.memory_bytes, &source, parts, pace)?);
         let lease = Arc::new(Lease::open(VM_NAME, &Witness::None, Role::Primary)?);
         let config = guardian_config(spec.durability);
-        let guardian = Guardian::start(Arc::clone(&machine), config, log, lease, Arc::new(Events::new(None)), None);
+        let guardian = Guardian::start(Arc::clone(&machine), config, log, lease, Arc::new(Events::new(None)), None)?;
         let threads = Some(machine.start()?);
         if let Some(tap) = tap {
             input::read_tap(Arc::clone(&machine), slot, tap);

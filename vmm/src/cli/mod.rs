@@ -32,8 +32,9 @@ pub trait Commands {
         Err(Failure::not_in_this_version("outlast resume --boot"))
     }
 
-    /// Goes on with a VM whose VMM ended, from its last committed epoch.
-    fn resume(&self, _config: VmConfig) -> Result<Exit, Failure> {
+    /// Goes on with a VM whose VMM ended, from its last committed epoch. `backup_is_gone`: the operator says that its backup
+    /// did not go on with it.
+    fn resume(&self, _config: VmConfig, _backup_is_gone: bool) -> Result<Exit, Failure> {
         Err(Failure::not_in_this_version("outlast resume"))
     }
 

@@ -94,7 +94,7 @@ pub struct RunOptions {
     #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub state_dir: Option<PathBuf>,
     /// Where epochs are committed: none, local (the state directory: `outlast resume` goes on after a crash of this
-    /// program) or tcp:HOST:PORT (a backup) [default: none]
+    /// program) or tcp:HOST:PORT (a backup); given twice, at both [default: none]
     #[arg(long, help_heading = "Protection", value_name = "none|local|tcp:HOST:PORT")]
     pub protect: Vec<Protect>,
     /// When the state directory takes no more epochs (--protect local): 'continue' = the guest goes on without, event

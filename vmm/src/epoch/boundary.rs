@@ -28,7 +28,6 @@ pub struct Epochs {
     /// Why the host refuses what `mode` needs.
     refused: Option<String>,
     sink: Option<Arc<dyn EpochSink>>,
-    base_next: bool,
     /// Sealed and not handed over yet: that is done when the guest runs again.
     sealed: VecDeque<SealedEpoch>,
 }
@@ -51,7 +50,6 @@ impl Epochs {
             capture: None,
             refused: None,
             sink: None,
-            base_next: false,
             sealed: VecDeque::new(),
         }
     }
@@ -71,10 +69,9 @@ impl Epochs {
         self.sink.clone()
     }
 
-    /// From the next boundary on, epochs go to `sink`; the first one is its base.
+    /// From the next boundary on, epochs go to `sink`.
     pub fn set_sink(&mut self, sink: Arc<dyn EpochSink>) {
         self.sink = Some(sink);
-        self.base_next = true;
         self.start_capture();
     }
 
@@ -152,7 +149,8 @@ impl Epochs {
         }
     }
 
-    fn seal(&mut self, machine: &Machine, first_out: Instant) -> Result<Duration, KvmError> {
+    /// As `base_with` pages, ascending, it is a base: it has them too, written in it or not.
+    fn seal(&mut self, machine: &Machine, first_out: Instant, base_with: Option<&[u64]>) -> Result<Duration, KvmError> {
         let sealing = Instant::now();
         let mut board = machine.board();
         let delivered = board.deliver_inputs();
@@ -161,6 +159,11 @@ impl Epochs {
         let saved = Instant::now();
         let mut gfns = Vec::new();
         self.harvest.take(machine.vm(), machine.ram(), Some(self.running), &mut gfns)?;
+        if let Some(also) = base_with.filter(|also| !also.is_empty()) {
+            gfns.extend(also);
+            gfns.sort_unstable();
+            gfns.dedup();
+        }
         let harvested = Instant::now();
         let pages = self.capture.as_mut().expect("epochs are sealed for a sink").capture(machine.ram(), gfns);
         let copied = Instant::now();
@@ -169,8 +172,8 @@ impl Epochs {
         let outputs = machine.egress().seal(next);
         let inputs = board.take_consumed();
         self.running = next;
-        let base = std::mem::take(&mut self.base_next);
         let page_count = pages.len();
+        let base = base_with.is_some();
         let sealed = SealedEpoch { epoch, base, state, pages, disk_writes, outputs, inputs, sealed_at: copied };
         self.sealed.push_back(sealed);
         let pending = board.take_pending();
@@ -184,20 +187,30 @@ impl Epochs {
     }
 }
 
-/// Seals the running epoch of a machine that somebody holds: the base of a session.
-pub fn seal_held(machine: &Machine, _held: &Held<'_>) -> Result<(), KvmError> {
+/// Seals the running epoch of a machine that somebody holds, as the base of a session: with the pages `also`, ascending,
+/// beside those that were written in it. `still` is asked when no other epoch can come before; if it says no, nothing is
+/// sealed, and false comes back.
+pub fn seal_base(
+    machine: &Machine,
+    _held: &Held<'_>,
+    also: &[u64],
+    still: impl FnOnce() -> bool,
+) -> Result<bool, KvmError> {
     let mut epochs = machine.epochs();
-    let pause = epochs.seal(machine, Instant::now())?;
+    if !still() {
+        return Ok(false);
+    }
+    let pause = epochs.seal(machine, Instant::now(), Some(also))?;
     epochs.hand_over();
     machine.pacer().end_boundary(pause);
-    Ok(())
+    Ok(true)
 }
 
 /// Seals the running epoch of a machine that has ended, for its last output.
 pub fn seal_ended(machine: &Machine) -> Result<(), KvmError> {
     assert!(machine.ended().is_some(), "vCPUs of this machine may run");
     let mut epochs = machine.epochs();
-    epochs.seal(machine, Instant::now())?;
+    epochs.seal(machine, Instant::now(), None)?;
     epochs.hand_over();
     Ok(())
 }
@@ -220,7 +233,7 @@ pub fn lead(machine: &Machine, first_out: Instant) {
     }
     machine.stats().record_stall(stall);
     // The sink is still there: only a holder of the gate takes it away, and a holder waits for this boundary.
-    match machine.epochs().seal(machine, first_out + stall) {
+    match machine.epochs().seal(machine, first_out + stall, None) {
         Ok(pause) => machine.pacer().end_boundary(pause),
         Err(error) => machine.fail(format!("a boundary failed: {error}")),
     }

@@ -7,6 +7,7 @@
 //!
 //! Lock order: gate, epochs, board, core, egress, disk. The core's lock is never held while another of ours is taken.
 
+mod base;
 mod leaving;
 mod link;
 
@@ -25,15 +26,17 @@ use snapshot::disk::Mode;
 use super::clock::Clock;
 use super::lease::Lease;
 use super::local::LocalStore;
-use super::log::{self, DiskLog};
+use super::local::pairing::Pairing;
+use super::log::DiskLog;
 use super::socket::SendHalf;
+pub(super) use base::NoBase;
+
 use super::{preflight, ship};
 use crate::config::{CommitDurability, Endpoint, OnDegraded};
 use crate::epoch::{EpochSink, SealedEpoch};
 use crate::events::Events;
-use crate::kvm::KvmError;
 use crate::machine::gate::Held;
-use crate::machine::{End, Machine, spawn};
+use crate::machine::{End, Machine, MachineError, spawn};
 
 /// Epochs sealed and not acked at most: one on the wire, one being acked, two against hiccups.
 pub(crate) const IN_FLIGHT_EPOCHS_MAX: u32 = 4;
@@ -89,20 +92,6 @@ pub(super) enum ToShip {
     GoSolo,
     /// The guest has ended and all of it is committed: leave nothing in the log, and say when that is done.
     Close(Sender<()>),
-}
-
-/// Why no base could be sealed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoBase {
-    /// The session or the guest has ended, or epochs before are not released.
-    SessionEnded,
-    /// More was written than a disk keeps beside its image.
-    MirrorOverflowed,
-    /// What was written is more than the log takes as one record.
-    TooLarge {
-        /// Bytes written and not in the images.
-        pending_bytes: usize,
-    },
 }
 
 struct Inner {
@@ -168,7 +157,8 @@ fn core_config(config: &GuardianConfig, machine: &Machine) -> PrimaryConfig {
 }
 
 impl Guardian {
-    /// Protects `machine` from now on: starts its threads, which connect to the target as soon as there is one.
+    /// Protects `machine` from now on: starts its threads, which connect to the target as soon as there is one. With
+    /// `local` its epochs begin before that; it must not have been started yet.
     pub(crate) fn start(
         machine: Arc<Machine>,
         config: GuardianConfig,
@@ -176,7 +166,7 @@ impl Guardian {
         lease: Arc<Lease>,
         events: Arc<Events>,
         local: Option<LocalStore>,
-    ) -> Arc<Self> {
+    ) -> Result<Arc<Self>, MachineError> {
         let (to_ship, shipping) = channel();
         let core = Primary::new(core_config(&config, &machine), machine.epochs().running());
         let inner = Inner {
@@ -205,8 +195,11 @@ impl Guardian {
             to_ship,
             finished: AtomicBool::new(false),
         });
+        if local.is_some() {
+            guardian.begin_local()?;
+        }
         guardian.spawn_threads(shipping, log, local);
-        guardian
+        Ok(guardian)
     }
 
     fn spawn_threads(self: &Arc<Self>, shipping: Receiver<ToShip>, log: DiskLog, local: Option<LocalStore>) {
@@ -416,39 +409,6 @@ impl Guardian {
         inner
     }
 
-    /// Seals the base of `session` and protects the guest from there on.
-    pub(super) fn seal_base(self: &Arc<Self>, session: SessionId) -> Result<(), NoBase> {
-        let held = self.machine.gate().hold().ok_or(NoBase::SessionEnded)?;
-        if !self.lock().core.may_seal_base() {
-            return Err(NoBase::SessionEnded);
-        }
-        let disks = self.machine.disks();
-        if disks.iter().any(|d| d.lock().mirror_overflowed()) {
-            return Err(NoBase::MirrorOverflowed);
-        }
-        base_fits(disks.iter().map(|d| d.lock().pending_bytes()).sum())?;
-        self.lock().basing = Some(session);
-        for disk in self.machine.disks() {
-            disk.lock().set_mode(Mode::Protected).expect("only leaving for direct mode can be refused");
-        }
-        self.machine.begin_epochs(&held);
-        self.machine.epochs().set_sink(Arc::clone(self) as Arc<dyn EpochSink>);
-        if let Err(error) = crate::epoch::boundary::seal_held(&self.machine, &held) {
-            self.machine.fail(format!("the base could not be sealed: {error}"));
-        }
-        Ok(())
-    }
-
-    /// Protects a machine that was not started yet by the state directory: its epochs begin with its first instruction.
-    pub(crate) fn begin_local(self: &Arc<Self>) -> Result<(), KvmError> {
-        for disk in self.machine.disks() {
-            disk.lock().set_mode(Mode::Protected).expect("only leaving for direct mode can be refused");
-        }
-        self.machine.begin_epochs_before_start()?;
-        self.machine.epochs().set_sink(Arc::clone(self) as Arc<dyn EpochSink>);
-        Ok(())
-    }
-
     /// Ends the epochs of a guest that is alone by right: lets everything out and writes to the images again. All that
     /// was sealed must be in the log.
     pub(super) fn settle(&self, held: &Held<'_>, log: &mut DiskLog) {
@@ -510,7 +470,14 @@ impl Guardian {
     pub fn unprotect(&self) {
         self.lock().target = None;
         let now = self.clock.now();
-        self.with_core(|core| core.handle_unprotect(now, "the operator ended protection"));
+        let state = self.with_core(|core| {
+            core.handle_unprotect(now, "the operator ended protection");
+            core.state()
+        });
+        if state == PrimaryState::Solo {
+            // There was none; the state directory is to know that none is wanted.
+            self.send(ToShip::GoSolo);
+        }
     }
 
     /// After the machine's end: commits what the guest did last, tells the backup, stops the threads. The guest's last
@@ -572,6 +539,12 @@ impl Guardian {
         }
     }
 
+    /// What the state directory is to remember of backups.
+    pub(super) fn pairing(&self, session: Option<SessionId>) -> Pairing {
+        let target = self.lock().target.clone();
+        Pairing::new(self.lease.holder(), self.lease.witness(), self.config.term.0, session, target)
+    }
+
     /// How the guest is protected, for `status`.
     pub fn status(&self) -> Value {
         let inner = self.lock();
@@ -598,11 +571,6 @@ impl Guardian {
     pub fn state(&self) -> PrimaryState {
         self.lock().core.state()
     }
-}
-
-/// The base's disk writes, of all disks together, are one record of the log.
-fn base_fits(pending_bytes: usize) -> Result<(), NoBase> {
-    if pending_bytes <= log::BASE_BYTES_MAX { Ok(()) } else { Err(NoBase::TooLarge { pending_bytes }) }
 }
 
 impl EpochSink for Guardian {

@@ -10,6 +10,7 @@ use crate::witness::{self, FileWitness, Holder, Role};
 #[derive(Debug)]
 pub struct Lease {
     vm_name: String,
+    configured: Witness,
     witness: Option<FileWitness>,
     me: Holder,
 }
@@ -17,19 +18,38 @@ pub struct Lease {
 impl Lease {
     /// Opens the witness of `config`.
     pub fn open(vm_name: &str, config: &Witness, role: Role) -> Result<Self, Failure> {
+        Self::open_as(vm_name, config, role, None)
+    }
+
+    /// The same, as a holder that claimed before: what was granted to it is granted again. Nobody else may be it at the same
+    /// time.
+    pub(crate) fn open_as(vm_name: &str, config: &Witness, role: Role, holder: Option<&str>) -> Result<Self, Failure> {
         let witness = match config {
             Witness::None => None,
             Witness::File(dir) => Some(FileWitness::open(dir)?),
         };
-        let me = Holder::this_process(role)
+        let mut me = Holder::this_process(role)
             .map_err(|e| Failure::new(Exit::Error, format!("cannot read this host's identity from /proc: {e}")))?;
-        Ok(Self { vm_name: vm_name.to_owned(), witness, me })
+        if let Some(holder) = holder {
+            me.id = holder.to_owned();
+        }
+        Ok(Self { vm_name: vm_name.to_owned(), configured: config.clone(), witness, me })
     }
 
-    /// Refuses to start a VM that a backup runs already.
+    /// As whom it claims.
+    pub(crate) fn holder(&self) -> &str {
+        &self.me.id
+    }
+
+    /// The witness that it asks.
+    pub(crate) fn witness(&self) -> &Witness {
+        &self.configured
+    }
+
+    /// Refuses to start a VM that another side runs already.
     pub fn check_start(&self) -> Result<(), Failure> {
         match &self.witness {
-            Some(witness) => Ok(witness.check_start(&self.vm_name)?),
+            Some(witness) => Ok(witness.check_start(&self.vm_name, &self.me)?),
             None => Ok(()),
         }
     }

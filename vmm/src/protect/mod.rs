@@ -10,6 +10,7 @@
 
 pub mod backup;
 pub mod clock;
+mod collected;
 pub mod guardian;
 pub mod lease;
 pub(crate) mod local;

@@ -3,8 +3,12 @@
 //! Every round sends the pages written since the round before; the guest is stopped only for the base, which has the
 //! pages of the last round. Disk writes meanwhile are collected (see [`snapshot::disk::Mode::Mirror`]) and go with the
 //! base.
+//!
+//! A guest that is protected by its state directory has epochs already. They go on, and are committed between two looks;
+//! what they wrote is what the rounds send ([`super::collected`]), and the base is sealed between two of them.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -13,9 +17,13 @@ use replication::{EpochId, Gfn, PageEncoder, page};
 use serde_json::json;
 use snapshot::disk::{CHUNK_BYTES, DiskError, Mode, OverlayDisk};
 
+use super::collected::{Collected, all_pages};
 use super::guardian::{NoBase, ToShip};
+use super::local::fault;
+use super::local::pairing::PairingError;
 use super::log;
 use super::ship::{Outbox, Shipper};
+use crate::epoch::{SealedEpoch, boundary};
 use crate::kvm::KvmError;
 use crate::memory::PAGE_SIZE;
 
@@ -30,6 +38,8 @@ const OFFER_CHUNKS_MAX: u64 = 8;
 const PAGES_BETWEEN_LOOKS: usize = 256;
 /// Disk bytes in one frame.
 const DISK_FRAME_BYTES: u64 = 256 * 1024;
+/// Disk writes of epochs that are kept for the next round; beyond that they are sent at once.
+const COLLECTED_BYTES_MAX: usize = 8 << 20;
 
 /// Why a backup could not be filled.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +54,8 @@ enum ResyncError {
     Kvm(#[from] KvmError),
     #[error("the backup's copy of disk {disk}, which is read-only, differs; copy it over: it is not replicated")]
     ReadonlyDiffers { disk: u16 },
+    #[error(transparent)]
+    Pairing(#[from] PairingError),
     #[error("the guest wrote to its disks faster than the backup was filled; it will be tried again")]
     TooManyWrites,
     #[error(
@@ -62,7 +74,9 @@ pub(super) fn run(shipper: &mut Shipper, link: Link, items: &Receiver<ToShip>) {
     let started = Instant::now();
     // An attempt that broke off may have left pages that are not sent yet; of this session they are not.
     shipper.encoder = PageEncoder::new();
-    let mut resync = Resync { shipper, link, items, outbox: Outbox::new(stream), pages: 0 };
+    let has_epochs = shipper.guardian.machine.epochs().is_protected();
+    let collected = has_epochs.then(Collected::default);
+    let mut resync = Resync { shipper, link, items, outbox: Outbox::new(stream), pages: 0, collected };
     match resync.run() {
         Ok(rounds) => {
             let properties = json!({
@@ -85,27 +99,90 @@ struct Resync<'a> {
     items: &'a Receiver<ToShip>,
     outbox: Outbox,
     pages: u64,
+    /// What the epochs write that are sealed meanwhile; none: the guest has no epochs.
+    collected: Option<Collected>,
+}
+
+impl From<NoBase> for ResyncError {
+    fn from(refused: NoBase) -> Self {
+        match refused {
+            NoBase::SessionEnded => Self::SessionEnded,
+            NoBase::MirrorOverflowed => Self::TooManyWrites,
+            NoBase::TooLarge { pending_bytes } => Self::BaseTooLarge { pending_bytes, max: log::BASE_BYTES_MAX },
+        }
+    }
 }
 
 impl Resync<'_> {
     fn run(&mut self) -> Result<u32, ResyncError> {
         let machine = self.shipper.guardian.machine.clone();
-        for disk in machine.disks() {
-            disk.lock().set_mode(Mode::Mirror)?;
+        if self.collected.is_none() {
+            for disk in machine.disks() {
+                disk.lock().set_mode(Mode::Mirror)?;
+            }
+            machine.log_dirty(true)?;
+        } else if !self.shipper.guardian.wait_until_performed() {
+            // What earlier epochs wrote must be in the images that are compared: it is not collected here.
+            return Err(ResyncError::SessionEnded);
         }
-        machine.log_dirty(true)?;
         for index in 0..machine.disks().len() {
             self.fill_disk(index as u16)?;
         }
         let rounds = self.fill_memory()?;
         self.outbox.flush()?;
         machine.stats().record_resync(self.outbox.sent);
-        self.shipper.guardian.seal_base(self.link.session).map_err(|refused| match refused {
-            NoBase::SessionEnded => ResyncError::SessionEnded,
-            NoBase::MirrorOverflowed => ResyncError::TooManyWrites,
-            NoBase::TooLarge { pending_bytes } => ResyncError::BaseTooLarge { pending_bytes, max: log::BASE_BYTES_MAX },
-        })?;
+        match self.collected.take() {
+            None => self.shipper.guardian.seal_base(self.link.session)?,
+            Some(collected) => self.seal_base_between(collected)?,
+        }
         Ok(rounds)
+    }
+
+    /// Stops the guest, commits the epochs that were sealed, and seals the base behind them.
+    fn seal_base_between(&mut self, collected: Collected) -> Result<(), ResyncError> {
+        let guardian = Arc::clone(&self.shipper.guardian);
+        // Whoever resumes must ask from here on: the backup could go on as soon as it has the base.
+        self.shipper.record_session(Some(self.link.session))?;
+        fault::reached(fault::SESSION_RECORDED);
+        let held = guardian.machine.gate().hold().ok_or(ResyncError::SessionEnded)?;
+        boundary::after(&guardian.machine);
+        self.collected = Some(collected);
+        self.handle_waiting()?;
+        let mut collected = self.collected.take().expect("it was put there above");
+        guardian.wait_until_left();
+        let (pages, write_bytes) = (collected.take_pages(), collected.write_bytes());
+        // The base may be shipped only with them, and it is this thread that ships it.
+        self.shipper.base_writes = Some((self.link.session, collected.take_writes()));
+        Ok(guardian.seal_base_between(self.link.session, &held, &pages, write_bytes)?)
+    }
+
+    /// The pages of the next round.
+    fn next_pages(&mut self, round: u32) -> Result<Vec<u64>, ResyncError> {
+        let machine = self.shipper.guardian.machine.clone();
+        self.handle_waiting()?;
+        match &mut self.collected {
+            None => Ok(machine.epochs().harvest_running(&machine)?),
+            Some(_) if round == 1 => Ok(all_pages(machine.ram())),
+            Some(collected) => {
+                let pages = collected.take_pages();
+                self.send_collected_writes()?;
+                Ok(pages)
+            }
+        }
+    }
+
+    /// What epochs wrote to the disks goes over whatever the backup has there; what was written after it comes later.
+    fn send_collected_writes(&mut self) -> Result<(), ResyncError> {
+        let writes = self.collected.as_mut().map(Collected::take_writes).unwrap_or_default();
+        for (disk, set) in writes.iter().enumerate() {
+            for (start, bytes) in set.iter() {
+                for (index, data) in bytes.chunks(DISK_FRAME_BYTES as usize).enumerate() {
+                    let offset = start + index as u64 * DISK_FRAME_BYTES;
+                    self.send(&Message::ResyncDisk(ResyncDisk { disk: disk as u16, offset, data: data.to_vec() }))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn send(&mut self, message: &Message) -> Result<(), ResyncError> {
@@ -117,7 +194,7 @@ impl Resync<'_> {
         let machine = self.shipper.guardian.machine.clone();
         let mut content = [0; PAGE_SIZE];
         for round in 1..=ROUNDS_MAX {
-            let gfns = machine.epochs().harvest_running(&machine)?;
+            let gfns = self.next_pages(round)?;
             for (index, gfn) in gfns.iter().enumerate() {
                 if index % PAGES_BETWEEN_LOOKS == 0 {
                     self.handle_waiting()?;
@@ -232,12 +309,22 @@ impl Resync<'_> {
                 Ok(())
             }
             ToShip::DiskWanted(_) => Ok(()),
+            ToShip::Epoch(sealed, None) if self.collected.is_some() => self.commit_between(*sealed),
             // Only a session that is over brings these; they wait until this is left.
             item @ (ToShip::Part(_) | ToShip::GoSolo | ToShip::Resync(_) | ToShip::Epoch(..) | ToShip::Close(_)) => {
                 self.shipper.deferred.push_back(item);
                 Err(ResyncError::SessionEnded)
             }
         }
+    }
+
+    /// The guest is protected locally while its backup is filled: its epochs are committed as before.
+    fn commit_between(&mut self, sealed: SealedEpoch) -> Result<(), ResyncError> {
+        let collected = self.collected.as_mut().expect("the caller looked");
+        collected.note(&sealed);
+        let is_much = collected.write_bytes() > COLLECTED_BYTES_MAX;
+        self.shipper.handle_epoch(sealed, None);
+        if is_much { self.send_collected_writes() } else { Ok(()) }
     }
 }
 

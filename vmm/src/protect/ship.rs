@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use replication::primary::PrimaryState;
 use replication::wire::{EpochBegin, Link};
-use replication::{EpochWriter, PageEncoder};
+use replication::{EpochWriter, PageEncoder, SessionId};
 use snapshot::writeset::WriteSet;
 
 use super::guardian::{Guardian, ToShip};
+use super::local::pairing::{Pairing, PairingError};
 use super::local::{Committed, LocalStore, fault};
 use super::log::DiskLog;
 use super::resync;
@@ -35,6 +36,8 @@ pub(super) fn run(guardian: &Arc<Guardian>, items: &Receiver<ToShip>, log: DiskL
         idle: guardian.machine.epochs().idle_pages(),
         local,
         is_degraded: false,
+        recorded: None,
+        base_writes: None,
         deferred: VecDeque::new(),
     };
     loop {
@@ -57,9 +60,13 @@ pub(super) struct Shipper {
     idle: IdlePages,
     /// The state directory, while epochs are committed to it.
     local: Option<LocalStore>,
+    /// What it was last told of backups, by this process.
+    recorded: Option<Pairing>,
     log: DiskLog,
     /// The guest is about to be settled: its disk writes go to the images without a log.
     is_degraded: bool,
+    /// Disk writes that the backup of this session gets with the base, before the base's own: of each disk.
+    pub(super) base_writes: Option<(SessionId, Vec<WriteSet>)>,
     /// What came while a backup was being filled, and waits until that is over.
     pub(super) deferred: VecDeque<ToShip>,
 }
@@ -127,7 +134,7 @@ impl Shipper {
         let guardian = Arc::clone(&self.guardian);
         if self.local.is_some() {
             // Its epochs go on without a backup.
-            return;
+            return self.forget_session();
         }
         if guardian.is_settled() {
             // A backup that was refused, or lost before anything was sent: there is no reason to stop the guest.
@@ -140,6 +147,33 @@ impl Shipper {
         self.log_what_was_sealed(items);
         guardian.settle(&held, &mut self.log);
         self.is_degraded = false;
+    }
+
+    /// Writes into the state directory that the backup of `session` could go on with the guest, or that none could. Without
+    /// local protection nobody resumes.
+    pub(super) fn record_session(&mut self, session: Option<SessionId>) -> Result<(), PairingError> {
+        let Some(store) = &self.local else { return Ok(()) };
+        let pairing = self.guardian.pairing(session);
+        if self.recorded.as_ref() == Some(&pairing) {
+            return Ok(());
+        }
+        // Whether a write that failed took place is not known.
+        self.recorded = None;
+        pairing.write(store.dir())?;
+        self.recorded = Some(pairing);
+        Ok(())
+    }
+
+    fn forget_session(&mut self) {
+        // A thread that was late with the news of one session must not spoil the next.
+        if self.guardian.state().waits_for_backup() {
+            return;
+        }
+        match self.record_session(None) {
+            Ok(()) => fault::reached(fault::SESSION_FORGOTTEN),
+            // Whoever resumes asks the witness in vain, or is told what this side was told.
+            Err(error) => tracing::warn!(%error, "the state directory still names a session that is over"),
+        }
     }
 
     /// Logs the epochs that were sealed after this thread was told to go solo. A record that came into the log behind
@@ -168,7 +202,7 @@ impl Shipper {
         }
     }
 
-    fn handle_epoch(&mut self, sealed: SealedEpoch, link: Option<Link>) {
+    pub(super) fn handle_epoch(&mut self, sealed: SealedEpoch, link: Option<Link>) {
         let epoch = sealed.epoch;
         if let Some(link) = link
             && let Some(stream) = self.guardian.stream_of(link.session)
@@ -256,10 +290,16 @@ impl Shipper {
                 outbox.flush_if_full()?;
             }
         }
-        self.idle.report(*epoch, unchanged);
+        // The state directory compares with all pages, and one report for each epoch is enough.
+        if self.local.is_none() {
+            self.idle.report(*epoch, unchanged);
+        }
         self.encoder.take_batch(|body, count| writer.pages(body, count, &mut outbox.buffer));
         writer.state(&state.encode(), &mut outbox.buffer);
-        for (disk, set) in disk_writes.iter().enumerate() {
+        let earlier = self.base_writes.take().filter(|(session, _)| *base && *session == link.session);
+        let earlier = earlier.map_or_else(Vec::new, |(_, writes)| writes);
+        let own = disk_writes.iter().map(|set| &**set).enumerate();
+        for (disk, set) in earlier.iter().enumerate().chain(own) {
             for (offset, data) in set.iter() {
                 writer.disk_write(disk as u16, offset, data, &mut outbox.buffer);
                 outbox.flush_if_full()?;

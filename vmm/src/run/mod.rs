@@ -9,6 +9,7 @@ mod metrics;
 mod node;
 mod parts;
 mod primary;
+mod right;
 mod signals;
 mod standby;
 mod terminal;
@@ -41,8 +42,8 @@ impl Commands for Outlast {
         primary::boot_again(&config)
     }
 
-    fn resume(&self, config: VmConfig) -> Result<Exit, Failure> {
-        primary::resume(&config)
+    fn resume(&self, config: VmConfig, backup_is_gone: bool) -> Result<Exit, Failure> {
+        primary::resume(&config, backup_is_gone)
     }
 
     fn backup(&self, config: BackupConfig) -> Result<Exit, Failure> {

@@ -10,6 +10,7 @@ use super::crash::{self, Next, OnCrash};
 use super::incident::{IncidentFile, Standing};
 use super::node::{Described, Node};
 use super::parts::{self, Inputs};
+use super::right::{Resumed, Right};
 use super::terminal::Terminal;
 use super::{as_json, bind_api, open_events, signals};
 use crate::api::Server;
@@ -57,9 +58,6 @@ pub(super) fn boot_again(config: &VmConfig) -> Result<Exit, Failure> {
 
 fn boot(config: &VmConfig, settle: impl FnOnce(&IncidentFile) -> Result<(), Failure>) -> Result<Exit, Failure> {
     signals::block()?;
-    if config.is_local() && config.backup().is_some() {
-        return Err(Failure::not_in_this_version("--protect local together with a backup"));
-    }
     let lease = Arc::new(Lease::open(&config.name, &config.witness, Role::Primary)?);
     lease.check_start()?;
     let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
@@ -74,26 +72,29 @@ fn boot(config: &VmConfig, settle: impl FnOnce(&IncidentFile) -> Result<(), Fail
     let local = config.is_local().then(|| LocalStore::create(&config.state_dir, ram_bytes)).transpose()?;
     settle(&IncidentFile::of(&config.state_dir))?;
     events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.cpus }));
-    serve(Served { config, described, api, events, lease, machine, inputs, log, local })
+    let protection = guardian_config(config);
+    serve(Served { config, protection, described, api, events, lease, machine, inputs, log, local })
 }
 
-/// A guest of this host that is not in any process any more goes on from its last committed epoch.
-pub(super) fn resume(config: &VmConfig) -> Result<Exit, Failure> {
+/// A guest of this host that is not in any process any more goes on from its last committed epoch. `backup_is_gone`: what no
+/// witness can tell, the operator says.
+pub(super) fn resume(config: &VmConfig, backup_is_gone: bool) -> Result<Exit, Failure> {
     let started = Instant::now();
     signals::block()?;
-    let lease = Arc::new(Lease::open(&config.name, &config.witness, Role::Primary)?);
-    lease.check_start()?;
+    fault::arm()?;
+    // First: nobody else can use the directory from here on.
+    let (store, last) = LocalStore::open(&config.state_dir, config.memory_bytes)?;
+    refuse_stopped(&IncidentFile::of(&config.state_dir))?;
+    let right = Right::open(config)?;
     let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
     let described = as_json(config);
     let api = bind_api(&config.api_socket, &config.state_dir, &described)?;
     let events = open_events(config.event_monitor.as_ref())?;
-    refuse_stopped(&IncidentFile::of(&config.state_dir))?;
-    fault::arm()?;
-    let (store, last) = LocalStore::open(&config.state_dir, config.memory_bytes)?;
-    let log = DiskLog::open_upto(&mut opened.disks, last.epoch)?;
-    fault::reached(fault::DISKS_RECOVERED);
     let state = MachineState::decode(&last.state).map_err(MachineError::from)?;
     let ram = store.map_ram()?;
+    let Resumed { lease, term, target } = right.win(config, backup_is_gone)?;
+    let log = DiskLog::open_upto(&mut opened.disks, last.epoch)?;
+    fault::reached(fault::DISKS_RECOVERED);
     let (parts, inputs) = opened.split();
     // Numbers of epochs that may have been sealed after the last committed one are not used again.
     let running = EpochId(last.epoch.0 + 1 + u64::from(IN_FLIGHT_EPOCHS_MAX));
@@ -109,7 +110,8 @@ pub(super) fn resume(config: &VmConfig) -> Result<Exit, Failure> {
             "restore_ms": started.elapsed().as_secs_f64() * 1e3,
         }),
     );
-    serve(Served { config, described, api, events, lease, machine, inputs, log, local: Some(store) })
+    let protection = GuardianConfig { term, target, ..guardian_config(config) };
+    serve(Served { config, protection, described, api, events, lease, machine, inputs, log, local: Some(store) })
 }
 
 /// A guest that crashed and was stopped does not go on by mistake.
@@ -129,6 +131,7 @@ fn refuse_stopped(file: &IncidentFile) -> Result<(), Failure> {
 /// Everything that a machine needs to run, opened and checked.
 struct Served<'a> {
     config: &'a VmConfig,
+    protection: GuardianConfig,
     described: serde_json::Value,
     api: Server,
     events: Arc<Events>,
@@ -141,13 +144,8 @@ struct Served<'a> {
 
 /// Runs the machine to its end.
 fn serve(served: Served<'_>) -> Result<Exit, Failure> {
-    let Served { config, described, api, events, lease, machine, inputs, log, local } = served;
-    let is_local = local.is_some();
-    let guardian =
-        Guardian::start(Arc::clone(&machine), guardian_config(config), log, lease, Arc::clone(&events), local);
-    if is_local {
-        guardian.begin_local().map_err(MachineError::from)?;
-    }
+    let Served { config, protection, described, api, events, lease, machine, inputs, log, local } = served;
+    let guardian = Guardian::start(Arc::clone(&machine), protection, log, lease, Arc::clone(&events), local)?;
     let node = Node::primary(
         Described { name: config.name.clone(), config: described, warnings: config.warnings() },
         Arc::clone(&machine),

@@ -97,7 +97,7 @@ fn take_over(
         on_degraded: OnDegraded::default(),
     };
     let guardian =
-        Guardian::start(Arc::clone(&machine), guardian_config, log, Arc::clone(lease), Arc::clone(events), None);
+        Guardian::start(Arc::clone(&machine), guardian_config, log, Arc::clone(lease), Arc::clone(events), None)?;
     node.promote(Arc::clone(&machine), guardian);
     announce::start(&machine);
     let (restore, takeover_time) = (started.elapsed(), lost_at.elapsed());

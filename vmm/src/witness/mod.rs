@@ -136,13 +136,13 @@ impl FileWitness {
         }
     }
 
-    /// Whether `vm` may be started here: not while another side has claimed a session of it and has not ended it.
+    /// Whether `vm` may be started here: not while another side than `me` has claimed a session of it and has not ended it.
     ///
     /// A claim of a process of this boot that is gone does not count: its VM died with it.
-    pub fn check_start(&self, vm: &str) -> Result<(), WitnessError> {
+    pub fn check_start(&self, vm: &str, me: &Holder) -> Result<(), WitnessError> {
         let (claims, name) = (self.claims.clone(), vm.to_string());
         let open = self.bounded.call(move || claims.open_claims(&name)).map_err(|source| self.no_answer(source))?;
-        match open.into_iter().find(|claim| !claim.holder.has_died_here()) {
+        match open.into_iter().find(|claim| !claim.holder.is(me) && !claim.holder.has_died_here()) {
             None => Ok(()),
             Some(claim) => {
                 Err(WitnessError::TakenOver { vm: vm.into(), holder: Box::new(claim.holder), ended: claim.ended })

@@ -130,7 +130,7 @@ fn claim_file_that_is_garbage_is_no_proof_for_anybody() {
     fs::write(dir.path().join(format!("vm0.{}.claim", "ab".repeat(16))), "garbage").expect("written");
     let result = witness.claim("vm0", SESSION, &holder(Role::Backup));
     assert!(matches!(result, ClaimResult::Unreachable(ref error) if error.kind() == io::ErrorKind::InvalidData));
-    assert_eq!(witness.check_start("vm0").expect_err("unknown").exit(), Exit::Timeout);
+    assert_eq!(witness.check_start("vm0", &holder(Role::Primary)).expect_err("unknown").exit(), Exit::Timeout);
 }
 
 #[test]
@@ -153,25 +153,39 @@ fn open_missing_directory_is_not_found_and_is_not_made() {
 fn check_start_after_a_takeover_elsewhere_is_refused_until_it_is_ended() {
     let (_dir, witness) = witness();
     let backup = elsewhere(Role::Backup);
-    witness.check_start("vm0").expect("never run");
+    witness.check_start("vm0", &holder(Role::Primary)).expect("never run");
     assert!(is_granted(&witness.claim("vm0", SESSION, &backup)));
-    let error = witness.check_start("vm0").expect_err("it runs there");
+    let error = witness.check_start("vm0", &holder(Role::Primary)).expect_err("it runs there");
     assert_eq!(error.exit(), Exit::SplitBrain);
     assert!(error.to_string().contains("the backup on host b"), "{error}");
-    witness.check_start("vm1").expect("another VM");
+    witness.check_start("vm1", &holder(Role::Primary)).expect("another VM");
     witness.end("vm0", &backup).expect("written");
     witness.end("vm0", &backup).expect("twice is fine");
-    witness.check_start("vm0").expect("it has ended");
+    witness.check_start("vm0", &holder(Role::Primary)).expect("it has ended");
+}
+
+#[test]
+fn claim_of_an_earlier_life_of_this_side_is_granted_again_and_does_not_forbid_a_start() {
+    // The host was started anew since: that the claimant is gone cannot be seen.
+    let (_dir, witness) = witness();
+    let before = elsewhere(Role::Primary);
+    assert!(is_granted(&witness.claim("vm0", SESSION, &before)));
+    let stranger = holder(Role::Primary);
+    assert_eq!(witness.check_start("vm0", &stranger).expect_err("another side").exit(), Exit::SplitBrain);
+    assert!(!is_granted(&witness.claim("vm0", SESSION, &stranger)));
+    let now = Holder { id: before.id.clone(), ..stranger };
+    witness.check_start("vm0", &now).expect("it is this side's own");
+    assert!(is_granted(&witness.claim("vm0", SESSION, &now)));
 }
 
 #[test]
 fn check_start_hint_names_the_file_that_ends_the_claim() {
     let (_dir, witness) = witness();
     assert!(is_granted(&witness.claim("vm0", SESSION, &elsewhere(Role::Backup))));
-    let hint = witness.check_start("vm0").expect_err("it runs there").hint().expect("a hint");
+    let hint = witness.check_start("vm0", &holder(Role::Primary)).expect_err("it runs there").hint().expect("a hint");
     let path = hint.split('`').rfind(|part| part.starts_with("touch ")).expect("a command");
     fs::write(path.trim_start_matches("touch "), "").expect("touched");
-    witness.check_start("vm0").expect("ended by hand");
+    witness.check_start("vm0", &holder(Role::Primary)).expect("ended by hand");
 }
 
 #[test]
@@ -179,9 +193,9 @@ fn check_start_after_a_dead_process_of_this_boot_is_allowed() {
     let (_dir, witness) = witness();
     let dead = Holder { pid: u32::MAX, ..holder(Role::Primary) };
     assert!(is_granted(&witness.claim("vm0", SESSION, &dead)));
-    witness.check_start("vm0").expect("it died");
+    witness.check_start("vm0", &holder(Role::Primary)).expect("it died");
     assert!(is_granted(&witness.claim("vm0", OTHER, &holder(Role::Primary))));
-    assert_eq!(witness.check_start("vm0").expect_err("alive").exit(), Exit::SplitBrain);
+    assert_eq!(witness.check_start("vm0", &holder(Role::Primary)).expect_err("alive").exit(), Exit::SplitBrain);
 }
 
 #[test]

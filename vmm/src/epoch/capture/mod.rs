@@ -85,6 +85,11 @@ impl CapturedPages {
         self.len() == 0
     }
 
+    /// The pages' numbers, ascending.
+    pub fn gfns(&self) -> &[u64] {
+        self.0.gfns()
+    }
+
     /// Each page's number and content at the boundary. Waits for those that are still being copied.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Page)> {
         self.0.iter()

@@ -19,12 +19,26 @@ const FAIL_VARIABLE: &str = "OUTLAST_FAIL_AT";
 pub(crate) const DISK_LOGGED: &str = "DiskLogged";
 /// The epoch is committed; nothing of it has left.
 pub(crate) const LOCALLY_COMMITTED: &str = "LocallyCommitted";
+/// The session of a backup is in the state directory, its base is not sealed.
+pub(crate) const SESSION_RECORDED: &str = "SessionRecorded";
+/// The guest is alone by right, and the state directory says so.
+pub(crate) const SESSION_FORGOTTEN: &str = "SessionForgotten";
+/// Resuming: the witness gave the session to this side, and the state directory does not say so yet.
+pub(crate) const SESSION_CLAIMED: &str = "SessionClaimed";
 /// Resuming: memory is whole, the disks' log was applied.
 pub(crate) const DISKS_RECOVERED: &str = "DisksRecovered";
 /// Resuming: held output went out again, the guest does not run yet.
 pub(crate) const EMITTED_AGAIN: &str = "EmittedAgain";
 
-const OWN: [&str; 4] = [DISK_LOGGED, LOCALLY_COMMITTED, DISKS_RECOVERED, EMITTED_AGAIN];
+const OWN: [&str; 7] = [
+    DISK_LOGGED,
+    LOCALLY_COMMITTED,
+    SESSION_RECORDED,
+    SESSION_FORGOTTEN,
+    SESSION_CLAIMED,
+    DISKS_RECOVERED,
+    EMITTED_AGAIN,
+];
 
 /// What can be made to fail.
 pub(crate) const LOCAL_COMMIT: &str = "LocalCommit";

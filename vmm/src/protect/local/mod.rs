@@ -17,6 +17,7 @@
 //! epoch before it and how to get back there.
 
 pub(crate) mod fault;
+pub(crate) mod pairing;
 mod record;
 
 use std::collections::VecDeque;
@@ -182,6 +183,11 @@ impl LocalStore {
         Ok(Self { dir: dir.to_owned(), memory, ram, state, layout, held: VecDeque::new(), buffer: Vec::new() })
     }
 
+    /// The state directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// What a committed epoch survives.
     pub(crate) fn survives(&self) -> Survives {
         self.memory.survives()
@@ -322,7 +328,7 @@ fn empty(dir: &Path) -> LocalError {
 /// In the order that leaves no half of a guest: without its state there is nothing to resume. Durably: after a loss of power
 /// it must not be there again, the guest may have gone on without.
 fn remove(dir: &Path) -> Result<(), LocalError> {
-    for name in [STATE, RAM, UNDO] {
+    for name in [STATE, RAM, UNDO, pairing::PAIRING] {
         let path = dir.join(name);
         match std::fs::remove_file(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {

@@ -1,0 +1,190 @@
+//! Who else could go on with the guest of a state directory: the session with a backup, kept beside the guest's memory.
+//!
+//! ```text
+//!   before a base is sealed       session S recorded     from here on a backup could go on with the guest
+//!   the guest is alone by right   no session             whoever resumes need not ask
+//!   resuming                      S is claimed, as the same holder as before, and then forgotten
+//! ```
+//!
+//! The record is durable before the first byte of the base goes out. So a guest that is resumed without asking is one that no
+//! backup was ever whole for, or one that the witness had given to this side. A record that says too much costs a question,
+//! and this side gets the answer that it got before: it asks as the same holder.
+//!
+//! The file is one line of JSON and its checksum; it is replaced whole.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use replication::SessionId;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::config::{Endpoint, Witness};
+use crate::exit::{Advice, Exit};
+
+/// Its name in the state directory.
+pub(super) const PAIRING: &str = "pairing";
+const DRAFT: &str = "pairing.new";
+/// A record is far smaller.
+const BYTES_MAX: u64 = 64 << 10;
+
+/// What a state directory knows of backups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pairing {
+    /// As whom this side asks the witness, in all its lives.
+    pub(crate) holder: String,
+    /// The witness of the session.
+    pub(crate) witness: Witness,
+    /// The term of the primary that wrote this.
+    pub(crate) term: u64,
+    /// The session whose backup could go on with the guest, as 32 hex digits.
+    session: Option<String>,
+    /// The backup that it is to have.
+    pub(crate) target: Option<Endpoint>,
+}
+
+/// Why nothing is known of backups.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PairingError {
+    /// The file could not be read or replaced.
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io {
+        /// What was done.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is not what was written.
+    #[error("{} is damaged: whether a backup goes on with this guest cannot be asked", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl Advice for PairingError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Io { .. } => Exit::Error,
+            Self::Damaged { .. } => Exit::Incompatible,
+        }
+    }
+}
+
+impl Pairing {
+    /// A record that names `session`, if a backup could go on.
+    pub(crate) fn new(
+        holder: &str,
+        witness: &Witness,
+        term: u64,
+        session: Option<SessionId>,
+        target: Option<Endpoint>,
+    ) -> Self {
+        let session = session.map(|session| session.to_string());
+        Self { holder: holder.to_owned(), witness: witness.clone(), term, session, target }
+    }
+
+    /// The session whose backup could go on with the guest.
+    pub(crate) fn session(&self) -> Option<SessionId> {
+        self.session.as_deref().and_then(session_of)
+    }
+
+    /// The record in `dir`. None: the guest never had a backup that was whole.
+    pub(crate) fn read(dir: &Path) -> Result<Option<Self>, PairingError> {
+        let path = dir.join(PAIRING);
+        let text = match File::open(&path).and_then(|file| io::read_to_string(io::Read::take(file, BYTES_MAX))) {
+            Ok(text) => text,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) if source.kind() == io::ErrorKind::InvalidData => return Err(PairingError::Damaged { path }),
+            Err(source) => return Err(PairingError::Io { what: "read", path, source }),
+        };
+        decode(&text).map(Some).ok_or(PairingError::Damaged { path })
+    }
+
+    /// Replaces the record in `dir`; it is durable when this returns.
+    pub(crate) fn write(&self, dir: &Path) -> Result<(), PairingError> {
+        let failed = |source| PairingError::Io { what: "write", path: dir.join(PAIRING), source };
+        let draft = dir.join(DRAFT);
+        let mut file = File::create(&draft).map_err(failed)?;
+        file.write_all(encode(self).as_bytes()).map_err(failed)?;
+        file.sync_all().map_err(failed)?;
+        fs::rename(&draft, dir.join(PAIRING)).map_err(failed)?;
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+    }
+}
+
+fn encode(pairing: &Pairing) -> String {
+    let json = serde_json::to_string(pairing).expect("a record has string keys only");
+    let sum = xxh3_64(json.as_bytes());
+    format!("{json}\n{sum:016x}\n")
+}
+
+fn decode(text: &str) -> Option<Pairing> {
+    let (json, sum) = text.strip_suffix('\n')?.split_once('\n')?;
+    if format!("{:016x}", xxh3_64(json.as_bytes())) != sum {
+        return None;
+    }
+    let pairing: Pairing = serde_json::from_str(json).ok()?;
+    let is_whole = pairing.session.as_deref().is_none_or(|text| session_of(text).is_some());
+    is_whole.then_some(pairing)
+}
+
+fn session_of(text: &str) -> Option<SessionId> {
+    let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let number = is_hex.then(|| u128::from_str_radix(text, 16).ok())??;
+    Some(SessionId(number.to_be_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairing(session: Option<SessionId>) -> Pairing {
+        let target = "tcp:b.example:7000".parse().expect("well formed");
+        Pairing::new("holder", &Witness::File("/w".into()), 3, session, Some(target))
+    }
+
+    #[test]
+    fn record_is_read_back_and_replaced_whole() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert_eq!(Pairing::read(dir.path()).expect("nothing is there"), None);
+        let session = SessionId([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]);
+        for written in [pairing(Some(session)), pairing(None)] {
+            written.write(dir.path()).expect("room");
+            let read = Pairing::read(dir.path()).expect("it was written").expect("it is there");
+            assert_eq!(read, written);
+        }
+        pairing(Some(session)).write(dir.path()).expect("room");
+        let read = Pairing::read(dir.path()).expect("it was written").expect("it is there");
+        assert_eq!(read.session(), Some(session));
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_damage_and_never_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let whole = encode(&pairing(Some(SessionId([7; 16])))).into_bytes();
+        let path = dir.path().join(PAIRING);
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << (at % 8);
+            for bytes in [&flipped[..], &whole[..at]] {
+                fs::write(&path, bytes).expect("room");
+                let error = Pairing::read(dir.path()).expect_err("damaged");
+                assert_eq!(error.exit(), Exit::Incompatible, "byte {at}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn draft_that_was_cut_off_does_not_count() {
+        let dir = tempfile::tempdir().expect("a directory");
+        pairing(None).write(dir.path()).expect("room");
+        fs::write(dir.path().join(DRAFT), b"{").expect("room");
+        assert_eq!(Pairing::read(dir.path()).expect("whole"), Some(pairing(None)));
+        pairing(None).write(dir.path()).expect("the draft is written anew");
+    }
+}
