@@ -32,7 +32,14 @@ impl Mapping {
         Self::map(len, granule, flags, file.as_raw_fd(), offset)
     }
 
+    /// Maps the same without ever changing the file: what is written is this process's own. The file must not change
+    /// where this process has not written.
+    pub(crate) fn private_file(file: &File, offset: u64, len: usize, granule: usize) -> io::Result<Self> {
+        Self::map(len, granule, libc::MAP_PRIVATE | libc::MAP_NORESERVE, file.as_raw_fd(), offset)
+    }
+
     /// Zeros that belong to this process.
+    #[cfg(test)]
     pub(crate) fn anonymous(len: usize) -> io::Result<Self> {
         Self::map(len, PAGE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
     }

@@ -3,6 +3,11 @@
 use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, openat};
+
+use crate::mapping::{PAGE, maps_sync};
 
 /// A failure that memory outlasts, each including those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,6 +79,19 @@ impl Medium {
         })
     }
 
+    /// What files made in this directory will lie on.
+    ///
+    /// # Errors
+    /// When the directory cannot be opened.
+    pub fn of_directory(directory: &Path) -> std::io::Result<Self> {
+        let opened = File::open(directory)?;
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        // Where no such file can be made, none can be mapped directly either.
+        let nameless = openat(&opened, ".", flags, Mode::RUSR | Mode::WUSR).map(File::from);
+        let maps_sync = nameless.is_ok_and(|file| file.set_len(PAGE as u64).is_ok() && maps_sync(&file, PAGE));
+        Self::of(&opened, maps_sync)
+    }
+
     /// The most that it can give.
     pub fn survives(self) -> Survives {
         match self {
@@ -103,4 +121,17 @@ fn keeps_without_power(file: &File) -> bool {
     let Ok(device) = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")) else { return false };
     let device = device.to_string_lossy();
     device.contains("/ndbus") && !device.contains("e820_pmem") && !device.contains("virtio")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directory_lies_on_what_its_files_lie_on() {
+        assert_eq!(Medium::of_directory(Path::new("/dev/shm")).unwrap(), Medium::Tmpfs);
+        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let file = File::create(directory.path().join("file")).unwrap();
+        assert_eq!(Medium::of_directory(directory.path()).unwrap(), Medium::of(&file, false).unwrap());
+    }
 }

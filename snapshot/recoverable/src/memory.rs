@@ -1,5 +1,7 @@
 //! What both kinds of recoverable memory have in common: all that a checkpoint needs to know of it.
 
+use std::fmt::Debug;
+use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
@@ -38,7 +40,7 @@ pub trait Declare {
 /// Memory with transactions that outlasts the process: [`crate::Vista`] or `Rvm`.
 ///
 /// A transaction belongs to the object, not to a guard, so that the trait can be used as `dyn RecoverableMemory`.
-pub trait RecoverableMemory: Declare {
+pub trait RecoverableMemory: Declare + Debug {
     /// Maps a file, or makes one of `len` bytes of zeros, with its last committed content.
     fn map(&mut self, path: &Path, len: usize) -> Result<RegionId, Error>;
 
@@ -53,6 +55,10 @@ pub trait RecoverableMemory: Declare {
 
     /// What a committed transaction survives.
     fn survives(&self) -> Survives;
+
+    /// The file of a region, and where in it the region's bytes begin. Right after [`Self::map`] it has the last committed
+    /// content: a private mapping of it goes on from there.
+    fn file(&self, region: RegionId) -> Result<(&File, u64), Error>;
 }
 
 #[inline]

@@ -5,7 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test that starts, kills and waits for processes")]
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::ops::Range;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -61,7 +61,7 @@ fn place(step: Step) -> Place {
 }
 
 /// Ordinary memory with transactions: what the others are compared with.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Model {
     regions: Vec<Vec<u8>>,
     /// The regions after each committed transaction; first before any.
@@ -101,6 +101,10 @@ impl RecoverableMemory for Model {
 
     fn survives(&self) -> Survives {
         Survives::ProcessDeath
+    }
+
+    fn file(&self, region: RegionId) -> Result<(&File, u64), Error> {
+        Err(Error::NoRegion(region))
     }
 }
 

@@ -33,7 +33,11 @@ impl<'a> Story<'a> {
     }
 
     fn begin(place: &'a Place, guest: &Guest) -> Self {
-        let vm = Self::launch(place, guest).start();
+        Self::begin_with(place, guest, "auto")
+    }
+
+    fn begin_with(place: &'a Place, guest: &Guest, log: &str) -> Self {
+        let vm = Self::launch(place, guest).with("--local-log", log).start();
         Self { place, guest: guest.clone(), vm, joined: String::new(), seen: 0 }
     }
 
@@ -63,8 +67,12 @@ impl<'a> Story<'a> {
 
 /// Killed at random moments, every other time so soon that it may still be resuming.
 fn killed_again_and_again(guest: &Guest) {
+    killed_again_and_again_with(guest, "auto");
+}
+
+fn killed_again_and_again_with(guest: &Guest, log: &str) {
     let (place, mut seed) = (Place::in_memory(), Seed::new());
-    let mut story = Story::begin(&place, guest);
+    let mut story = Story::begin_with(&place, guest, log);
     story.progress();
     for kill in 0..kills() {
         if kill % 2 == 0 {
@@ -108,6 +116,13 @@ fn sleeping_guest_killed_again_and_again_is_woken() {
     killed_again_and_again(&Guest::hlt_timer());
 }
 
+#[test]
+fn guests_with_a_redo_log_killed_again_and_again_go_on() {
+    needs!(Kvm);
+    killed_again_and_again_with(&Guest::dirty(), "redo");
+    killed_again_and_again_with(&Guest::disk_journal(), "redo");
+}
+
 /// The steps of starting, before anything is committed.
 const STARTING: [&str; 5] = ["FileReserved", "FileWritten", "FileNamed", "RegionListed", "RegionBound"];
 /// The steps of a commit.
@@ -126,6 +141,33 @@ const COMMITTING: [&str; 10] = [
 /// The steps of a resume from the middle of a commit.
 const RESUMING: [&str; 6] =
     ["RecoveryBegun", "RecoveryRestored", "RecoveryPersisted", "RecoveryDiscarded", "DisksRecovered", "EmittedAgain"];
+
+/// The steps of a commit to a redo log, those of its truncation in the background among them.
+const COMMITTING_REDO: [&str; 12] = [
+    "RecordSpooled",
+    "FlushBegun",
+    "FlushTorn",
+    "FlushWritten",
+    "FlushSynced",
+    "TruncationBegun",
+    "TruncationApplied",
+    "TruncationSynced",
+    "StatusWritten",
+    "StatusSynced",
+    "DiskLogged",
+    "LocallyCommitted",
+];
+/// The steps of a resume with one.
+const RESUMING_REDO: [&str; 8] = [
+    "ReplayBegun",
+    "TruncationApplied",
+    "TruncationSynced",
+    "StatusWritten",
+    "StatusSynced",
+    "ReplayEnded",
+    "DisksRecovered",
+    "EmittedAgain",
+];
 
 const KILL_AT: &str = "OUTLAST_KILL_AT";
 
@@ -179,6 +221,37 @@ fn killed_at_each_step_of_a_commit_and_of_its_recovery_goes_on() {
                 true => story.vm.wait_killed(),
                 false => story.vm.kill(),
             }
+            story.join();
+            story.vm = story.resume().start();
+        }
+        story.progress();
+    }
+}
+
+#[test]
+fn killed_at_each_step_of_a_commit_to_a_redo_log_and_of_its_recovery_goes_on() {
+    needs!(Kvm);
+    let mut seed = Seed::new();
+    // It writes so much that its log is truncated again and again.
+    let guest = Guest::dirty();
+    let mut resuming = RESUMING_REDO.into_iter().cycle();
+    for committing in COMMITTING_REDO {
+        let place = Place::in_memory();
+        let mut story = Story::begin_with(&place, &guest, "redo");
+        story.progress();
+        story.kill_and_resume();
+        for resuming in resuming.by_ref().take(2) {
+            story.progress();
+            story.vm.kill();
+            story.join();
+            // Of steps that come seldom, the first after the two of resuming itself.
+            let seldom = committing.starts_with("Truncation") || committing.starts_with("Status");
+            let nth = if seldom { 3 } else { 20 + seed.below(60) };
+            story.vm = story.resume().environment(KILL_AT, format!("{committing}:{nth}")).start();
+            story.vm.wait_killed();
+            story.join();
+            story.vm = story.resume().environment(KILL_AT, resuming).start();
+            story.vm.wait_killed();
             story.join();
             story.vm = story.resume().start();
         }

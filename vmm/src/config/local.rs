@@ -3,6 +3,8 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::error::ConfigError;
+
 /// What becomes of the guest when the state directory takes no more epochs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -14,10 +16,65 @@ pub enum OnDegraded {
     Stop,
 }
 
+/// By which log epochs are committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LocalLog {
+    /// Redo on an ordinary file system, undo elsewhere.
+    #[default]
+    Auto,
+    /// Before-images in memory that survives by itself; on an ordinary file system nothing is synced.
+    Undo,
+    /// New content in a log that is synced at each commit.
+    Redo,
+}
+
+/// What a committed epoch survives at least, each including those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Survival {
+    /// The end of the VMM.
+    #[default]
+    Process,
+    /// A crash of the host's kernel.
+    Kernel,
+    /// A loss of power.
+    Power,
+}
+
 /// What is chosen for `--protect local`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct LocalConfig {
+    /// By which log epochs are committed.
+    pub log: LocalLog,
+    /// What they must survive, or nothing is started.
+    pub require_survives: Survival,
     /// What becomes of the guest when the state directory takes no more epochs.
     pub on_degraded: OnDegraded,
+}
+
+impl LocalConfig {
+    /// From what was typed.
+    pub(super) fn new(
+        is_local: bool,
+        log: Option<LocalLog>,
+        survives: Option<Survival>,
+        on_degraded: Option<OnDegraded>,
+    ) -> Result<Self, ConfigError> {
+        let typed = [
+            ("local-log", log.is_some()),
+            ("require-survives", survives.is_some()),
+            ("on-degraded", on_degraded.is_some()),
+        ];
+        if let Some((first, _)) = typed.into_iter().find(|(_, given)| *given && !is_local) {
+            let why = "it is about epochs in the state directory, which takes --protect local".into();
+            return Err(ConfigError::Contradiction { first, second: "protect", why });
+        }
+        Ok(Self {
+            log: log.unwrap_or_default(),
+            require_survives: survives.unwrap_or_default(),
+            on_degraded: on_degraded.unwrap_or_default(),
+        })
+    }
 }

@@ -27,7 +27,7 @@ pub use error::ConfigError;
 pub use file::read_options;
 pub use ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, Protect, Witness};
 pub use group::GroupError;
-pub use local::{LocalConfig, OnDegraded};
+pub use local::{LocalConfig, LocalLog, OnDegraded, Survival};
 pub use names::control_socket;
 pub use options::{BackupOptions, EventMonitor, LogFormat, RunOptions};
 pub use task::{BenchConfig, BenchKind, DemoConfig, DemoGuest};

@@ -12,7 +12,7 @@ use super::crash::OnGuestPanic;
 use super::device::{Console, DiskConfig, NetOption};
 use super::ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, Protect, Witness};
 use super::group::{Group, GroupError};
-use super::local::OnDegraded;
+use super::local::{LocalLog, OnDegraded, Survival};
 use super::units::{ByteSize, TimeSpan, as_text};
 
 /// The form of the log on standard error.
@@ -89,14 +89,22 @@ pub struct RunOptions {
     #[arg(long, hide = true)]
     pub vsock: Option<String>,
     /// vm.json and the control socket; with --protect local also the last committed epoch, which takes twice the guest's
-    /// memory and 80 MiB: put it on tmpfs or persistent memory with DAX. Logs of disk writes lie beside the images
-    /// [default: /dev/shm/outlast/NAME]
+    /// memory and 80 MiB: on tmpfs it outlives this program, on persistent memory with DAX or on a disk a loss of power
+    /// too. Logs of disk writes lie beside the images [default: /dev/shm/outlast/NAME]
     #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub state_dir: Option<PathBuf>,
     /// Where epochs are committed: none, local (the state directory: `outlast resume` goes on after a crash of this
     /// program) or tcp:HOST:PORT (a backup); given twice, at both [default: none]
     #[arg(long, help_heading = "Protection", value_name = "none|local|tcp:HOST:PORT")]
     pub protect: Vec<Protect>,
+    /// How epochs get into the state directory (--protect local): 'undo' = in place, for tmpfs and persistent memory;
+    /// 'redo' = a log that is synced at each commit, for ordinary disks; 'auto' = by what it lies on [default: auto]
+    #[arg(long, help_heading = "Protection", value_enum)]
+    pub local_log: Option<LocalLog>,
+    /// Refuse to start if epochs in the state directory, and the disk images, survive less than this: the end of this
+    /// program, a crash of the host's kernel, a loss of power (--protect local) [default: process]
+    #[arg(long, help_heading = "Protection", value_enum)]
+    pub require_survives: Option<Survival>,
     /// When the state directory takes no more epochs (--protect local): 'continue' = the guest goes on without, event
     /// `degraded`; 'stop' = this program ends, and `outlast resume` goes on from the epoch before [default: continue]
     #[arg(long, help_heading = "Protection", value_enum)]
@@ -229,7 +237,7 @@ macro_rules! over {
 over!(RunOptions:
     one { name, kernel, initramfs, restore, cmdline, cpus, memory, console, vsock, state_dir, epoch, min_epoch, capture,
           protocol, interrupts, commit_durability, witness, detect, heartbeat, on_guest_panic, tls_dir, api_socket, config,
-          log_format, event_monitor, on_degraded }
+          log_format, event_monitor, local_log, require_survives, on_degraded }
     many { disk, net, protect });
 over!(BackupOptions:
     one { listen, name, console, state_dir, witness, detect, heartbeat, tls_dir, api_socket, config, log_format,

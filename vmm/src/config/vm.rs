@@ -137,6 +137,8 @@ impl TryFrom<RunOptions> for VmConfig {
             vsock,
             state_dir,
             protect,
+            local_log,
+            require_survives,
             on_degraded,
             epoch,
             min_epoch,
@@ -179,10 +181,8 @@ impl TryFrom<RunOptions> for VmConfig {
         check_name(&name)?;
         let state_dir = state_dir.unwrap_or_else(|| default_state_dir(&name));
         let protect = check_protect(protect)?;
-        if on_degraded.is_some() && !protect.contains(&Protect::Local) {
-            let why = "it is about the state directory's epochs".into();
-            return Err(ConfigError::Contradiction { first: "on-degraded", second: "protect", why });
-        }
+        let is_local = protect.contains(&Protect::Local);
+        let local = LocalConfig::new(is_local, local_log, require_survives, on_degraded)?;
         let epoch = epoch.unwrap_or(EpochLength::Fixed(Duration::from_millis(20)));
         let (detect, heartbeat) = check_detection(detect.map(|t| t.0), heartbeat.map(|t| t.0))?;
         Ok(VmConfig {
@@ -194,7 +194,7 @@ impl TryFrom<RunOptions> for VmConfig {
             disks: disk,
             console: console.unwrap_or(Console::Stdio),
             protect,
-            local: LocalConfig { on_degraded: on_degraded.unwrap_or_default() },
+            local,
             min_epoch: check_epoch(epoch, min_epoch.map(|t| t.0))?,
             epoch,
             capture: capture.unwrap_or(Capture::StopAndCopy),

@@ -33,10 +33,14 @@ struct Heat {
     idle: u8,
 }
 
-/// The heat of every page of one region of RAM: twelve bytes a page, touched only for pages that were dirty.
+/// Pages whose heat is kept together.
+const CHUNK_PAGES: usize = 512;
+
+/// The heat of every page of one region of RAM: twelve bytes a page, for chunks in which a page was dirty. A guest with much
+/// memory does not wait at its start until all of them are written.
 #[derive(Debug)]
 pub(super) struct HotPages {
-    heats: Vec<Heat>,
+    chunks: Vec<Option<Box<[Heat; CHUNK_PAGES]>>>,
     /// The running harvest's epoch; what was dirty up to `forgotten` does not count.
     epoch: u32,
     forgotten: u32,
@@ -46,7 +50,8 @@ pub(super) struct HotPages {
 impl HotPages {
     /// For a region of `page_count` pages, all cold.
     pub(super) fn new(page_count: u64) -> Self {
-        Self { heats: vec![Heat::default(); page_count as usize], epoch: 0, forgotten: 0, kept: 0 }
+        let chunks = vec![None; (page_count as usize).div_ceil(CHUNK_PAGES)];
+        Self { chunks, epoch: 0, forgotten: 0, kept: 0 }
     }
 
     /// A harvest for the end of `epoch` begins. Epochs ascend.
@@ -62,8 +67,8 @@ impl HotPages {
 
     /// Page `index` was dirty in this epoch: whether it is to stay writable.
     pub(super) fn keeps(&mut self, index: usize) -> bool {
-        let Self { heats, epoch, forgotten, kept } = self;
-        let heat = &mut heats[index];
+        let Self { chunks, epoch, forgotten, kept } = self;
+        let heat = heat_of(chunks, index);
         let again = heat.dirty_in > *forgotten && epoch.wrapping_sub(heat.dirty_in) == 1;
         heat.streak = if again { heat.streak + 1 } else { 1 };
         heat.dirty_in = *epoch;
@@ -77,10 +82,15 @@ impl HotPages {
 
     /// Page `index` was unchanged in `epoch` although it counted as dirty.
     pub(super) fn note_idle(&mut self, index: usize, epoch: u32) {
-        let heat = &mut self.heats[index];
+        let heat = heat_of(&mut self.chunks, index);
         heat.idle = if epoch.wrapping_sub(heat.idle_in) == 1 { heat.idle.saturating_add(1) } else { 1 };
         heat.idle_in = epoch;
     }
+}
+
+fn heat_of(chunks: &mut [Option<Box<[Heat; CHUNK_PAGES]>>], index: usize) -> &mut Heat {
+    let chunk = chunks[index / CHUNK_PAGES].get_or_insert_with(|| Box::new([Heat::default(); CHUNK_PAGES]));
+    &mut chunk[index % CHUNK_PAGES]
 }
 
 /// An epoch, and pages of it that were unchanged.

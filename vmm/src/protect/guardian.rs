@@ -26,6 +26,7 @@ use snapshot::disk::Mode;
 use super::clock::Clock;
 use super::lease::Lease;
 use super::local::LocalStore;
+use super::local::backing::Kept;
 use super::local::pairing::Pairing;
 use super::log::DiskLog;
 use super::socket::SendHalf;
@@ -115,8 +116,8 @@ struct Inner {
     leaving: VecDeque<(u64, Instant, EpochId)>,
     last_solo_reason: Option<String>,
     connect_error: Option<String>,
-    /// What epochs survive that were committed to the state directory, in words; none: they are not.
-    local: Option<String>,
+    /// How epochs are kept that were committed to the state directory; none: they are not.
+    local: Option<Kept>,
 }
 
 /// Protects one machine.
@@ -182,7 +183,7 @@ impl Guardian {
             leaving: VecDeque::new(),
             last_solo_reason: None,
             connect_error: None,
-            local: local.as_ref().map(|store| store.survives().to_string()),
+            local: local.as_ref().map(LocalStore::kept),
         };
         let guardian = Arc::new(Self {
             machine,
@@ -551,7 +552,8 @@ impl Guardian {
         let (in_flight_epochs, in_flight_bytes) = inner.core.in_flight();
         json!({
             "role": "primary",
-            "local": inner.local,
+            "local": inner.local.map(|kept| kept.survives.to_string()),
+            "local_log": inner.local.map(|kept| kept.log.name()),
             "state": format!("{:?}", inner.core.state()),
             "term": self.config.term.0,
             "target": inner.target.as_ref().map(ToString::to_string),

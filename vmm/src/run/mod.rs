@@ -5,6 +5,7 @@ mod announce;
 mod crash;
 mod demo;
 mod incident;
+mod local;
 mod metrics;
 mod node;
 mod parts;

@@ -12,7 +12,7 @@ use super::node::{Described, Node};
 use super::parts::{self, Inputs};
 use super::right::{Resumed, Right};
 use super::terminal::Terminal;
-use super::{as_json, bind_api, open_events, signals};
+use super::{as_json, bind_api, local, open_events, signals};
 use crate::api::Server;
 use crate::config::{Capture, Interrupts, OnGuestPanic, StartFrom, VmConfig};
 use crate::epoch::capture::Mode;
@@ -69,7 +69,7 @@ fn boot(config: &VmConfig, settle: impl FnOnce(&IncidentFile) -> Result<(), Fail
     let machine = Arc::new(make_machine(config, parts)?);
     let ram_bytes = machine.ram().bytes();
     fault::arm()?;
-    let local = config.is_local().then(|| LocalStore::create(&config.state_dir, ram_bytes)).transpose()?;
+    let local = config.is_local().then(|| local::create(config, ram_bytes)).transpose()?;
     settle(&IncidentFile::of(&config.state_dir))?;
     events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.cpus }));
     let protection = guardian_config(config);
@@ -83,7 +83,7 @@ pub(super) fn resume(config: &VmConfig, backup_is_gone: bool) -> Result<Exit, Fa
     signals::block()?;
     fault::arm()?;
     // First: nobody else can use the directory from here on.
-    let (store, last) = LocalStore::open(&config.state_dir, config.memory_bytes)?;
+    let (store, last) = local::open(config)?;
     refuse_stopped(&IncidentFile::of(&config.state_dir))?;
     let right = Right::open(config)?;
     let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;

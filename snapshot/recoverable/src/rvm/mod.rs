@@ -21,6 +21,7 @@
 //!
 //! Source: Satyanarayanan, Mashburn, Kumar, Steere, Kistler, "Lightweight recoverable virtual memory", SOSP 1993.
 
+use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -500,6 +501,11 @@ impl RecoverableMemory for Rvm {
 
     fn survives(&self) -> Survives {
         Rvm::survives(self)
+    }
+
+    fn file(&self, region: RegionId) -> Result<(&File, u64), Error> {
+        let container = &self.mapped(region)?.segment.container;
+        Ok((&container.file, container.granule as u64))
     }
 }
 

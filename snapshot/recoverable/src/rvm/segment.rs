@@ -91,13 +91,12 @@ impl Segment {
         self.container.file.write_all_at(bytes, at).map_err(Error::io("writing", self.path()))
     }
 
-    /// Its content, in memory of this process.
+    /// Its content, in memory of this process; read when it is needed. Truncation writes only ranges that transactions of
+    /// this process have changed in this memory before, so what it has not changed stays what it was.
     pub(super) fn load(&self) -> Result<Mapping, Error> {
-        let mut memory = Mapping::anonymous(self.len()).map_err(Error::io("mapping", self.path()))?;
-        let at = self.container.granule as u64;
-        let read = self.container.file.read_exact_at(memory.bytes_mut(), at);
-        read.map_err(Error::io("reading", self.path()))?;
-        Ok(memory)
+        let granule = self.container.granule;
+        let mapped = Mapping::private_file(&self.container.file, granule as u64, self.len(), granule);
+        mapped.map_err(Error::io("mapping", self.path()))
     }
 
     pub(super) fn sync(&self) -> Result<(), Error> {

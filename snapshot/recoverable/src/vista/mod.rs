@@ -628,4 +628,8 @@ impl RecoverableMemory for Vista {
     fn survives(&self) -> Survives {
         Vista::survives(self)
     }
+
+    fn file(&self, region: RegionId) -> Result<(&File, u64), Error> {
+        Vista::file(self, region)
+    }
 }

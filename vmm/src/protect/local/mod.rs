@@ -4,6 +4,7 @@
 //!   sealed epoch ──▶ one transaction ──▶ DIR/ram      guest memory, page by page
 //!                     (recoverable)      DIR/state    machine, held output, number of the epoch
 //!                                        DIR/undo     what they were before, while the transaction runs
+//!                                     or DIR/redo     what they become, on an ordinary file system ([`backing`])
 //! ```
 //!
 //! The running guest has its memory for itself: `ram` is a copy that only commits change. A commit writes the pages that
@@ -13,9 +14,10 @@
 //! What it is not: the disks. Their writes go through their own log ([`super::log`]) before the transaction ends; a resume
 //! rolls both to the epoch that is named here.
 //!
-//! Invariant: between two commits the three files hold exactly one committed epoch; in the middle of one they hold the
+//! Invariant: between two commits the three files together hold exactly one committed epoch; in the middle of one they hold the
 //! epoch before it and how to get back there.
 
+pub(crate) mod backing;
 pub(crate) mod fault;
 pub(crate) mod pairing;
 mod record;
@@ -24,8 +26,9 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use recoverable::{Declare, RecoverableMemory, RegionId, Survives, Vista, VistaOptions};
+use recoverable::{RecoverableMemory, RegionId, Survives};
 
+use backing::{Backing, Kept, LocalOptions, REMEDY};
 pub(crate) use record::LastEpoch;
 use record::RecordError;
 use replication::EpochId;
@@ -39,14 +42,10 @@ use crate::memory::{self, MemoryError, PAGE_SIZE, Ram};
 /// Room for the machine's state and the output of one epoch; a guest that holds half of
 /// [`crate::machine::egress::HOLD_BYTES_MAX`] is stopped.
 const STATE_BYTES: usize = 40 << 20;
-/// Before-images of one epoch at most, beside those of the state.
-const UNDO_BYTES_MAX: u64 = 1 << 30;
-/// What the log needs for each page beside its bytes; the library says up to 103.
-const UNDO_RECORD_BYTES: u64 = 128;
-
 const RAM: &str = "ram";
 const STATE: &str = "state";
 const UNDO: &str = "undo";
+const REDO: &str = "redo";
 
 /// Why local protection is not possible, or not any more.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +76,26 @@ pub(crate) enum LocalError {
         /// What they take.
         bytes: usize,
     },
+    /// It survives less than was asked for.
+    #[error("epochs in {} would survive {} only ({} log), and the disk images {images}; {required} is required", dir.display(), kept.survives, kept.log.name())]
+    TooWeak {
+        /// The state directory.
+        dir: PathBuf,
+        /// What it gives.
+        kept: Kept,
+        /// What the images give.
+        images: Survives,
+        /// What was asked for.
+        required: Survives,
+    },
+    /// What a file lies on could not be found out.
+    #[error("cannot tell what {} lies on: {source}", path.display())]
+    Examine {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The recoverable memory.
     #[error(transparent)]
     Memory(#[from] recoverable::Error),
@@ -99,6 +118,7 @@ impl Advice for LocalError {
             Self::Occupied { .. } => Exit::Conflict,
             Self::Memory(recoverable::Error::Locked { .. }) => Exit::Conflict,
             Self::Nothing { .. } => Exit::NotFound,
+            Self::Examine { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Exit::NotFound,
             Self::Record { .. } => Exit::Incompatible,
             _ => Exit::Error,
         }
@@ -107,7 +127,7 @@ impl Advice for LocalError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Occupied { dir } => Some(format!(
-                "`outlast resume --state-dir {0}` lets it go on; to give it up, remove {0}/{RAM}, {0}/{STATE} and {0}/{UNDO}",
+                "`outlast resume --state-dir {0}` lets it go on; to give it up, remove {RAM}, {STATE}, {UNDO} and {REDO} in {0}",
                 dir.display()
             )),
             Self::Nothing { .. } => {
@@ -119,6 +139,7 @@ impl Advice for LocalError {
                         .into(),
                 )
             }
+            Self::TooWeak { .. } => Some(REMEDY.into()),
             _ => None,
         }
     }
@@ -128,7 +149,11 @@ impl Advice for LocalError {
 #[derive(Debug)]
 pub(crate) struct LocalStore {
     dir: PathBuf,
-    memory: Vista,
+    memory: Box<dyn RecoverableMemory + Send>,
+    kept: Kept,
+    /// Of an epoch that is committed in pieces: bytes of one, and of the one that is being written.
+    piece_bytes: usize,
+    piece_used: usize,
     ram: RegionId,
     state: RegionId,
     layout: Vec<(u64, u64)>,
@@ -137,26 +162,28 @@ pub(crate) struct LocalStore {
     buffer: Vec<u8>,
 }
 
-fn undo_bytes(ram_bytes: u64) -> u64 {
-    let pages = ram_bytes.min(UNDO_BYTES_MAX);
-    pages + pages / PAGE_SIZE as u64 * UNDO_RECORD_BYTES + STATE_BYTES as u64 + (1 << 20)
-}
-
 impl LocalStore {
     /// Files for a guest of `ram_bytes` that is about to start, all zero; room for them is reserved.
-    pub(crate) fn create(dir: &Path, ram_bytes: u64) -> Result<Self, LocalError> {
-        match Self::open(dir, ram_bytes) {
+    pub(crate) fn create(dir: &Path, ram_bytes: u64, options: LocalOptions) -> Result<Self, LocalError> {
+        match Self::open(dir, ram_bytes, options) {
             // What never committed anything is nobody's guest.
             Err(LocalError::Record { source: RecordError::Empty, .. } | LocalError::Nothing { .. }) => remove(dir)?,
             Err(LocalError::Memory(error @ recoverable::Error::Locked { .. })) => return Err(error.into()),
             Ok(_) | Err(_) => return Err(LocalError::Occupied { dir: dir.to_owned() }),
         }
-        Self::map(dir, ram_bytes)
+        let store = Self::map(dir, ram_bytes, options)?;
+        match store.check(options) {
+            Ok(()) => Ok(store),
+            Err(error) => {
+                store.remove()?;
+                Err(error)
+            }
+        }
     }
 
     /// The guest that was running when its VMM ended, with `ram_bytes` of memory if it was not started from a snapshot that
     /// has another size. A commit that had begun is undone.
-    pub(crate) fn open(dir: &Path, ram_bytes: u64) -> Result<(Self, LastEpoch), LocalError> {
+    pub(crate) fn open(dir: &Path, ram_bytes: u64, options: LocalOptions) -> Result<(Self, LastEpoch), LocalError> {
         if !dir.join(STATE).exists() {
             // Files are made in the order of `map`: without the last one nothing was committed.
             return if dir.join(RAM).exists() {
@@ -165,22 +192,24 @@ impl LocalStore {
                 Err(LocalError::Nothing { dir: dir.to_owned() })
             };
         }
-        let store = match Self::map(dir, ram_bytes) {
-            Err(LocalError::Memory(recoverable::Error::Length { found, .. })) => Self::map(dir, found)?,
+        let store = match Self::map(dir, ram_bytes, options) {
+            Err(LocalError::Memory(recoverable::Error::Length { found, .. })) => Self::map(dir, found, options)?,
             result => result?,
         };
         let bytes = store.memory.bytes(store.state)?;
         let last = record::decode(bytes).map_err(|source| LocalError::Record { path: dir.join(STATE), source })?;
+        store.check(options)?;
         Ok((store, last))
     }
 
-    fn map(dir: &Path, ram_bytes: u64) -> Result<Self, LocalError> {
-        let options = VistaOptions { log_bytes: undo_bytes(ram_bytes), required: Survives::ProcessDeath };
-        let mut memory = Vista::open(dir.join(UNDO), options)?;
-        let ram = memory.map(dir.join(RAM), ram_bytes as usize)?;
-        let state = memory.map(dir.join(STATE), STATE_BYTES)?;
-        let layout = memory::layout(ram_bytes);
-        Ok(Self { dir: dir.to_owned(), memory, ram, state, layout, held: VecDeque::new(), buffer: Vec::new() })
+    fn map(dir: &Path, ram_bytes: u64, options: LocalOptions) -> Result<Self, LocalError> {
+        let Backing { mut memory, log, piece_bytes } = Backing::open(dir, ram_bytes, options.log)?;
+        let ram = memory.map(&dir.join(RAM), ram_bytes as usize)?;
+        let state = memory.map(&dir.join(STATE), STATE_BYTES)?;
+        let kept = Kept { log, survives: memory.survives().min(options.images) };
+        let (dir, layout) = (dir.to_owned(), memory::layout(ram_bytes));
+        let (held, buffer) = (VecDeque::new(), Vec::new());
+        Ok(Self { dir, memory, kept, piece_bytes, piece_used: 0, ram, state, layout, held, buffer })
     }
 
     /// The state directory.
@@ -188,9 +217,16 @@ impl LocalStore {
         &self.dir
     }
 
-    /// What a committed epoch survives.
-    pub(crate) fn survives(&self) -> Survives {
-        self.memory.survives()
+    fn check(&self, LocalOptions { required, images, .. }: LocalOptions) -> Result<(), LocalError> {
+        if self.kept.survives >= required {
+            return Ok(());
+        }
+        Err(LocalError::TooWeak { dir: self.dir.clone(), kept: self.kept, images, required })
+    }
+
+    /// How a committed epoch is kept.
+    pub(crate) fn kept(&self) -> Kept {
+        self.kept
     }
 
     /// Guest memory as the last committed epoch left it: mapped, not read. What the guest writes there stays its own.
@@ -220,41 +256,41 @@ impl LocalStore {
         if record.len() > STATE_BYTES {
             return Err(LocalError::TooMuchState { bytes: record.len() });
         }
-        RecoverableMemory::begin(&mut self.memory)?;
-        match self.write(pages, record, false) {
+        self.memory.begin()?;
+        let result = self.write(pages, record, false).and_then(|unchanged| self.end().map(|()| unchanged));
+        match result {
             Err(LocalError::Memory(recoverable::Error::LogFull { .. })) => {
-                RecoverableMemory::abort(&mut self.memory)?;
+                self.memory.abort()?;
                 self.commit_in_pieces(pages, record)
             }
             Err(error) => {
-                RecoverableMemory::abort(&mut self.memory)?;
+                self.memory.abort()?;
                 Err(error)
             }
-            Ok(unchanged) => {
-                if let Err(error) = self.end() {
-                    RecoverableMemory::abort(&mut self.memory)?;
-                    return Err(error);
-                }
-                Ok(Committed { unchanged, in_pieces: false })
-            }
+            Ok(unchanged) => Ok(Committed { unchanged, in_pieces: false }),
         }
     }
 
     fn end(&mut self) -> Result<(), LocalError> {
         let failed = |source| recoverable::Error::Io { what: "committing to", path: self.dir.join(RAM), source };
         fault::fails(fault::LOCAL_COMMIT).map_err(failed)?;
-        Ok(RecoverableMemory::end(&mut self.memory)?)
+        Ok(self.memory.end()?)
     }
 
     /// First there is no epoch at all, then the pages come, then the new one is there.
     fn commit_in_pieces(&mut self, pages: &CapturedPages, record: &[u8]) -> Result<Committed, LocalError> {
-        RecoverableMemory::begin(&mut self.memory)?;
+        self.memory.begin()?;
         self.memory.set_range(self.state, 0..record::HEAD)?.fill(0);
-        RecoverableMemory::end(&mut self.memory)?;
-        RecoverableMemory::begin(&mut self.memory)?;
+        self.next_piece()?;
         let unchanged = self.write(pages, record, true)?;
-        RecoverableMemory::end(&mut self.memory)?;
+        self.memory.end()?;
         Ok(Committed { unchanged, in_pieces: true })
+    }
+
+    fn next_piece(&mut self) -> Result<(), LocalError> {
+        self.memory.end()?;
+        self.piece_used = 0;
+        Ok(self.memory.begin()?)
     }
 
     /// Writes the pages and the record into the running transaction; in pieces, into as many as it takes.
@@ -280,10 +316,14 @@ impl LocalStore {
         content: &[u8],
         in_pieces: bool,
     ) -> Result<(), LocalError> {
+        self.piece_used += content.len();
+        if in_pieces && self.piece_used > self.piece_bytes {
+            self.next_piece()?;
+            self.piece_used = content.len();
+        }
         match self.memory.set_range(region, range.clone()) {
             Err(recoverable::Error::LogFull { .. }) if in_pieces => {
-                RecoverableMemory::end(&mut self.memory)?;
-                RecoverableMemory::begin(&mut self.memory)?;
+                self.next_piece()?;
                 self.memory.set_range(region, range)?.copy_from_slice(content);
             }
             memory => memory?.copy_from_slice(content),
@@ -328,7 +368,7 @@ fn empty(dir: &Path) -> LocalError {
 /// In the order that leaves no half of a guest: without its state there is nothing to resume. Durably: after a loss of power
 /// it must not be there again, the guest may have gone on without.
 fn remove(dir: &Path) -> Result<(), LocalError> {
-    for name in [STATE, RAM, UNDO, pairing::PAIRING] {
+    for name in [STATE, RAM, UNDO, REDO, pairing::PAIRING] {
         let path = dir.join(name);
         match std::fs::remove_file(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {

@@ -1,0 +1,153 @@
+//! The recoverable memory of a state directory: which of its two kinds, and how much room each takes.
+//!
+//! | log | for | a commit | survives |
+//! |---|---|---|---|
+//! | undo | tmpfs, persistent memory with DAX | stores, and one of eight bytes that ends it | what the medium survives |
+//! | redo | an ordinary file system | one write and one `fdatasync` | a loss of power |
+//!
+//! An undo log on an ordinary file system is not synced (each before-image would have to be, on its own): such epochs
+//! survive the death of the process only.
+
+use std::path::Path;
+
+use recoverable::{Medium, RecoverableMemory, Rvm, RvmOptions, Survives, Vista, VistaOptions};
+
+use super::{LocalError, REDO, STATE_BYTES, UNDO};
+use crate::config::{LocalLog, Survival};
+use crate::memory::PAGE_SIZE;
+
+/// Before-images of one epoch at most, beside those of the state.
+const UNDO_BYTES_MAX: u64 = 1 << 30;
+/// What the undo log needs for each page beside its bytes; the library says up to 103.
+const UNDO_RECORD_BYTES: u64 = 128;
+/// Room of the redo log for pages. Epochs that take half of the log are committed as one record. All of it is read when a guest
+/// is resumed, so larger is not better.
+const REDO_BYTES_MAX: u64 = 128 << 20;
+/// Room beside it; and no log is smaller than two of the largest states.
+const REDO_BYTES_BESIDE: u64 = 48 << 20;
+const REDO_BYTES_MIN: u64 = 2 * STATE_BYTES as u64 + (8 << 20);
+
+/// What is asked of a state directory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalOptions {
+    /// Which log; of a guest that is resumed, the one that is there.
+    pub(crate) log: LocalLog,
+    /// What epochs must survive.
+    pub(crate) required: Survives,
+    /// What the images of the guest's disks, and the log beside them, survive.
+    pub(crate) images: Survives,
+}
+
+/// How epochs are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// By which log.
+    pub(crate) log: LogKind,
+    /// What they survive, memory and disks together.
+    pub(crate) survives: Survives,
+}
+
+/// A kind of recoverable memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogKind {
+    /// Before-images, discarded by the commit.
+    Undo,
+    /// New content, written by the commit.
+    Redo,
+}
+
+impl LogKind {
+    /// Its name, as `--local-log` takes it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Undo => "undo",
+            Self::Redo => "redo",
+        }
+    }
+
+    fn chosen(asked: LocalLog, medium: Medium) -> Self {
+        match (asked, medium) {
+            (LocalLog::Undo, _) => Self::Undo,
+            (LocalLog::Redo, _) | (LocalLog::Auto, Medium::Disk) => Self::Redo,
+            (LocalLog::Auto, _) => Self::Undo,
+        }
+    }
+}
+
+impl From<Survival> for Survives {
+    fn from(survival: Survival) -> Self {
+        match survival {
+            Survival::Process => Self::ProcessDeath,
+            Survival::Kernel => Self::KernelCrash,
+            Survival::Power => Self::PowerLoss,
+        }
+    }
+}
+
+/// Recoverable memory, with nothing mapped yet.
+pub(super) struct Backing {
+    pub(super) memory: Box<dyn RecoverableMemory + Send>,
+    pub(super) log: LogKind,
+    /// An epoch that is too large for the log is committed in pieces of at most so many bytes.
+    pub(super) piece_bytes: usize,
+}
+
+impl Backing {
+    /// Opens the log that is there, or makes one. What was under way when the process ended is undone or done.
+    pub(super) fn open(dir: &Path, ram_bytes: u64, asked: LocalLog) -> Result<Self, LocalError> {
+        let medium = of_directory(dir)?;
+        let log = match (dir.join(UNDO).exists(), dir.join(REDO).exists()) {
+            (_, true) => LogKind::Redo,
+            (true, false) => LogKind::Undo,
+            (false, false) => LogKind::chosen(asked, medium),
+        };
+        match log {
+            LogKind::Undo => Self::undo(dir, ram_bytes),
+            LogKind::Redo => Self::redo(dir, ram_bytes, medium),
+        }
+    }
+
+    fn undo(dir: &Path, ram_bytes: u64) -> Result<Self, LocalError> {
+        let options = VistaOptions { log_bytes: undo_bytes(ram_bytes), required: Survives::ProcessDeath };
+        let memory = Vista::open(dir.join(UNDO), options)?;
+        Ok(Self { memory: Box::new(memory), log: LogKind::Undo, piece_bytes: usize::MAX })
+    }
+
+    fn redo(dir: &Path, ram_bytes: u64, medium: Medium) -> Result<Self, LocalError> {
+        let (path, bytes) = (dir.join(REDO), redo_bytes(ram_bytes));
+        if !path.exists() {
+            Rvm::create_log(&path, bytes)?;
+        }
+        let options = RvmOptions { required: medium.survives(), ..RvmOptions::default() };
+        let memory = Rvm::initialize(&path, options)?;
+        Ok(Self { memory: Box::new(memory), log: LogKind::Redo, piece_bytes: bytes as usize / 4 })
+    }
+}
+
+fn undo_bytes(ram_bytes: u64) -> u64 {
+    let pages = ram_bytes.min(UNDO_BYTES_MAX);
+    pages + pages / PAGE_SIZE as u64 * UNDO_RECORD_BYTES + STATE_BYTES as u64 + (1 << 20)
+}
+
+fn redo_bytes(ram_bytes: u64) -> u64 {
+    (ram_bytes.min(REDO_BYTES_MAX) + REDO_BYTES_BESIDE).max(REDO_BYTES_MIN)
+}
+
+fn of_directory(dir: &Path) -> Result<Medium, LocalError> {
+    Medium::of_directory(dir).map_err(|source| LocalError::Examine { path: dir.to_owned(), source })
+}
+
+/// What these images survive, and the log of disk writes that lies beside the first of them.
+pub(crate) fn survival_of_images<'a>(images: impl Iterator<Item = &'a Path>) -> Result<Survives, LocalError> {
+    images.map(survival_of_image).try_fold(Survives::PowerLoss, |least, image| Ok(least.min(image?)))
+}
+
+fn survival_of_image(image: &Path) -> Result<Survives, LocalError> {
+    let failed = |source| LocalError::Examine { path: image.to_owned(), source };
+    let path = image.canonicalize().map_err(failed)?;
+    Ok(of_directory(path.parent().unwrap_or(&path))?.survives())
+}
+
+/// Which storage gives what: for those whose storage gives less.
+pub(super) const REMEDY: &str = "what survives a crash of the kernel and a loss of power: a state directory on persistent memory mounted with DAX, or on \
+     ext4, XFS, Btrfs, F2FS or ZFS with `--local-log redo` (each commit then waits for the disk), and disk images on one of these";
