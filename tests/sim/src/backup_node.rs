@@ -212,7 +212,7 @@ impl BackupNode {
         if env.plan.broken == Some(Break::RunWithoutClaim) {
             env.after(MS, Event::Answer { to: self.id, session, result: ClaimResult::Granted });
         } else {
-            env.claim(self.id, session);
+            env.claim(self.id, self.id, session);
         }
         env.step(host, Step::Claim, true)
     }

@@ -59,6 +59,7 @@ pub enum Event {
     },
     ClaimArrives {
         by: HostId,
+        holder: HostId,
         session: SessionId,
     },
     Answer {
@@ -149,6 +150,8 @@ pub struct Env {
     pub healing: bool,
     /// Takeovers so far.
     pub takeovers: u32,
+    /// Guests resumed so far.
+    pub resumes: u32,
     trace: Option<Vec<String>>,
     armed: Vec<Fault>,
     events: BinaryHeap<Scheduled>,
@@ -172,6 +175,7 @@ impl Env {
             paused_until: [0; 2],
             healing: false,
             takeovers: 0,
+            resumes: 0,
             trace: trace.then(Vec::new),
             armed,
             events: BinaryHeap::new(),
@@ -279,11 +283,11 @@ impl Env {
         self.at(at, Event::Piece { connection, from, piece });
     }
 
-    /// A host asks the witness. One answer comes, whatever happens.
-    pub fn claim(&mut self, by: HostId, session: SessionId) {
+    /// A host asks the witness, as `holder`. One answer comes, whatever happens.
+    pub fn claim(&mut self, by: HostId, holder: HostId, session: SessionId) {
         if self.net.witness_up[by.host] {
             let delay = self.rng.range(100_000, 3 * MS);
-            self.after(delay, Event::ClaimArrives { by, session });
+            self.after(delay, Event::ClaimArrives { by, holder, session });
         } else {
             self.after(8 * MS, Event::Answer { to: by, session, result: ClaimResult::Unreachable });
         }

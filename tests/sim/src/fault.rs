@@ -27,11 +27,17 @@ pub enum Step {
     Answer,
     /// A backup takes over.
     TakeOver,
+    /// A primary's state directory has an epoch.
+    LocalCommit,
+    /// A primary's state directory is told of a session: after it has it, and before it forgets it.
+    Record,
+    /// A guest is resumed from its state directory.
+    Resume,
 }
 
 impl Step {
     /// All of them.
-    pub const ALL: [Step; 12] = [
+    pub const ALL: [Step; 15] = [
         Step::Seal,
         Step::Base,
         Step::Ship,
@@ -44,6 +50,9 @@ impl Step {
         Step::Claim,
         Step::Answer,
         Step::TakeOver,
+        Step::LocalCommit,
+        Step::Record,
+        Step::Resume,
     ];
 }
 

@@ -21,6 +21,7 @@ pub mod oracle;
 pub mod plan;
 pub mod primary_node;
 pub mod rng;
+pub mod state_dir;
 pub mod world;
 
 pub use plan::{Break, Plan};

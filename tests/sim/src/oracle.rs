@@ -101,12 +101,12 @@ impl Oracle {
         }
     }
 
-    /// `host` takes over with this guest, which should be that of the end of epoch `from`, and with this image.
-    pub fn took_over(&mut self, host: usize, from: EpochId, guest: &Guest, image: &[u8]) {
+    /// `host` takes over, or resumes, with this guest, which should be that of the end of epoch `from`, and with this image.
+    pub fn goes_on(&mut self, host: usize, from: EpochId, guest: &Guest, image: &[u8]) {
         match self.seals.get(&from) {
-            None => self.fail(|| format!("host {host} takes over from epoch {from}, which nobody sealed")),
+            None => self.fail(|| format!("host {host} goes on from epoch {from}, which nobody sealed")),
             Some(seal) if seal.digest != guest.digest() => {
-                self.fail(|| format!("host {host} takes over from epoch {from} with another memory than was sealed"));
+                self.fail(|| format!("host {host} goes on from epoch {from} with another memory than was sealed"));
             }
             Some(_) => {}
         }

@@ -46,11 +46,17 @@ pub enum Break {
     ReuseEpochs,
     /// The guest stops after a takeover.
     NoHealing,
+    /// A guest is resumed without asking the witness.
+    ResumeWithoutClaim,
+    /// The state directory is not told of a session.
+    ForgetSession,
+    /// The core is told of a local commit before it is made.
+    CommitBeforeLocal,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 12] = [
+    pub const ALL: [Break; 15] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -63,7 +69,17 @@ impl Break {
         Break::WitnessForgets,
         Break::ReuseEpochs,
         Break::NoHealing,
+        Break::ResumeWithoutClaim,
+        Break::ForgetSession,
+        Break::CommitBeforeLocal,
     ];
+}
+
+impl Break {
+    /// It breaks nothing where no guest is resumed.
+    fn is_of_local_protection(self) -> bool {
+        matches!(self, Break::ResumeWithoutClaim | Break::ForgetSession | Break::CommitBeforeLocal)
+    }
 }
 
 impl FromStr for Break {
@@ -94,6 +110,10 @@ pub struct Plan {
     pub apply_delay: u64,
     /// Commit needs the local log too.
     pub local_durable: bool,
+    /// Commit needs the state directory too, and a primary that died is resumed from it.
+    pub local: bool,
+    /// What the state directory survives: the loss of power too.
+    pub local_survives_power: bool,
     /// Nothing heard for so long: lost.
     pub detect: u64,
     /// The backup waits so long after a disconnect.
@@ -127,6 +147,8 @@ impl Plan {
             disk_delay: *rng.pick(&[0, 100 * US, 2 * MS, 6 * MS]),
             apply_delay: *rng.pick(&[0, 100 * US, 3 * MS]),
             local_durable: rng.percent(50),
+            local: rng.percent(50) || broken.is_some_and(Break::is_of_local_protection),
+            local_survives_power: rng.percent(50),
             detect,
             grace: rng.range(0, 10) * MS,
             claim_retry: rng.range(3, 15) * MS,
@@ -151,7 +173,7 @@ impl Plan {
             claim_retry: Duration::from_nanos(self.claim_retry),
             in_flight_epochs_max: self.in_flight_epochs_max,
             in_flight_bytes_max: 1 << 20,
-            local_durable: self.local_durable,
+            local_durable: self.local_durable || self.local,
             backup_durable: true,
         }
     }

@@ -13,6 +13,7 @@ use crate::env::{Crashed, Env, Event, HostId};
 use crate::fault::Step;
 use crate::guest::{Guest, PAGES, Said, digest};
 use crate::plan::{Break, MS};
+use crate::state_dir::{LocalEpoch, StateDir, Uncommitted};
 
 /// A connection as a host sees it.
 pub struct Stream {
@@ -57,6 +58,9 @@ pub struct PrimaryNode {
     pub stream: Option<Stream>,
     timer_at: Option<u64>,
     encoder: PageEncoder,
+    /// What outlives this node, if it is protected locally.
+    pub store: Option<StateDir>,
+    uncommitted: Uncommitted,
 }
 
 impl PrimaryNode {
@@ -64,8 +68,28 @@ impl PrimaryNode {
     pub fn new(id: HostId, env: &mut Env) -> Result<PrimaryNode, Crashed> {
         let core = Primary::new(env.plan.primary_config(Term(1)), EpochId(1));
         let mut node = PrimaryNode::with(id, core, Guest::new(), Disk::new(Disk::blank()));
+        node.store = env.plan.local.then(|| StateDir::new(id, Term(1)));
         node.begin_epoch(env)?;
         Ok(node)
+    }
+
+    /// A VM that goes on from its state directory, by right.
+    ///
+    /// # Panics
+    /// If no epoch was committed there.
+    pub fn resume(id: HostId, mut store: StateDir, env: &mut Env) -> (PrimaryNode, Result<(), Crashed>) {
+        store.term = store.term.next();
+        store.session = None;
+        let last = store.last.clone().expect("there is an epoch to resume from");
+        let running = store.next_life(last.epoch, env.plan.in_flight_epochs_max);
+        let core = Primary::new(env.plan.primary_config(store.term), running);
+        let mut node = PrimaryNode::with(id, core, last.guest, Disk::new(last.image));
+        node.store = Some(store);
+        for output in &last.held {
+            env.emit(id.host, Said::decode(&output.bytes));
+        }
+        let begun = node.begin_epoch(env);
+        (node, begun)
     }
 
     /// A VM that a backup takes over.
@@ -105,7 +129,30 @@ impl PrimaryNode {
             stream: None,
             timer_at: None,
             encoder: PageEncoder::new(),
+            store: None,
+            uncommitted: Uncommitted::default(),
         }
+    }
+
+    /// As whom it asks the witness.
+    pub fn holder(&self) -> HostId {
+        self.store.as_ref().map_or(self.id, |store| store.holder)
+    }
+
+    /// All up to `epoch` is in the log and, if there is one, in the state directory.
+    pub fn handle_local_durable(&mut self, epoch: EpochId, env: &mut Env) -> Result<(), Crashed> {
+        if let Some(store) = &mut self.store
+            && let Some((guest, image)) = self.uncommitted.take(epoch)
+        {
+            env.step(self.id.host, Step::LocalCommit, false)?;
+            let released = self.core.left();
+            let epochs = (released.0 + 1..=epoch.0).map(EpochId);
+            let held = epochs.flat_map(|epoch| self.queue.of_epoch(epoch)).cloned().collect();
+            store.commit(LocalEpoch { epoch, guest, image, held });
+            env.step(self.id.host, Step::LocalCommit, true)?;
+        }
+        self.core.handle_local_durable(env.time(), epoch);
+        self.pump(env)
     }
 
     /// The client's packet arrived.
@@ -233,9 +280,23 @@ impl PrimaryNode {
         if env.plan.broken == Some(Break::BaseBeforeSeal) && base.is_some() {
             return self.ship_base_before_seal(epoch, env);
         }
+        if let Some(store) = &mut self.store
+            && base.is_some()
+            && env.plan.broken != Some(Break::ForgetSession)
+        {
+            store.session = base;
+            env.step(host, Step::Record, true)?;
+        }
         let sectors = self.disk.seal(epoch).to_vec();
+        if self.store.is_some() {
+            self.uncommitted.push(epoch, &self.guest, self.disk.view());
+        }
         let link = self.core.handle_sealed(EpochMeta { epoch, base, ship_bytes: 1000 });
-        let delay = env.disk_delay(host);
+        let mut delay = env.disk_delay(host);
+        if env.plan.broken == Some(Break::CommitBeforeLocal) {
+            self.core.handle_local_durable(env.time(), epoch);
+            delay += 10 * MS;
+        }
         let id = self.id;
         env.after(delay, Event::LocalDurable { to: id, epoch });
         if env.plan.broken == Some(Break::ReleaseBeforeAck) {
@@ -374,12 +435,27 @@ impl PrimaryNode {
                 self.close(env);
                 Ok(())
             }
-            PrimaryAction::WentSolo { .. } | PrimaryAction::Fenced { .. } => {
+            PrimaryAction::WentSolo { .. } => {
+                (self.resync, self.writer) = (None, None);
+                self.forget_session(env)
+            }
+            PrimaryAction::Fenced { .. } => {
                 (self.resync, self.writer) = (None, None);
                 Ok(())
             }
             PrimaryAction::Protected { .. } | PrimaryAction::Ended => Ok(()),
         }
+    }
+
+    /// The state directory need not be told at once that a session is over: asked again, the witness says the same.
+    fn forget_session(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        if let Some(store) = &mut self.store
+            && env.rng.percent(70)
+        {
+            env.step(self.id.host, Step::Record, false)?;
+            store.session = None;
+        }
+        Ok(())
     }
 
     fn release(&mut self, upto: EpochId, env: &mut Env) {
@@ -395,7 +471,7 @@ impl PrimaryNode {
             let result = replication::ClaimResult::Granted;
             env.after(MS, Event::Answer { to: self.id, session, result });
         } else {
-            env.claim(self.id, session);
+            env.claim(self.id, self.holder(), session);
         }
         env.step(host, Step::Claim, true)
     }

@@ -12,6 +12,7 @@ use crate::guest::Guest;
 use crate::net::{Connection, Pipe};
 use crate::plan::{Break, MS, Plan};
 use crate::primary_node::PrimaryNode;
+use crate::state_dir::StateDir;
 
 /// How long healing may take.
 const HEAL_MAX: u64 = 3_000 * MS;
@@ -38,6 +39,8 @@ pub struct Summary {
     pub outcome: Outcome,
     /// Takeovers.
     pub takeovers: u32,
+    /// Guests resumed from a state directory.
+    pub resumes: u32,
     /// Outputs the world got.
     pub outputs: u64,
     /// Requests answered.
@@ -48,8 +51,24 @@ pub struct Summary {
 enum Role {
     Primary(Box<PrimaryNode>),
     Backup(Box<BackupNode>),
-    /// Its image is what is left.
-    Down(Vec<u8>),
+    /// Somebody resumes the guest of its state directory, which asks the witness first.
+    Resuming(Box<Remains>),
+    /// Nothing runs.
+    Down(Box<Remains>),
+}
+
+/// What a host that crashed has.
+#[derive(Default)]
+struct Remains {
+    image: Vec<u8>,
+    store: Option<StateDir>,
+}
+
+impl Remains {
+    /// The state directory, if a guest could be resumed from it.
+    fn resumable(&self) -> Option<&StateDir> {
+        self.store.as_ref().filter(|store| store.last.is_some())
+    }
 }
 
 struct Host {
@@ -79,8 +98,9 @@ fn run(seed: u64, broken: Option<Break>, trace: bool) -> (Summary, Vec<String>) 
     let mut world = World::new(seed, Plan::of_seed(seed, broken), trace);
     let outcome = world.run();
     world.env.say(|| format!("the end: {outcome:?}"));
-    let Env { oracle, client, takeovers, .. } = &world.env;
-    let summary = Summary { outcome, takeovers: *takeovers, outputs: oracle.outputs_seen, answers: client.answered };
+    let Env { oracle, client, takeovers, resumes, .. } = &world.env;
+    let (takeovers, resumes) = (*takeovers, *resumes);
+    let summary = Summary { outcome, takeovers, resumes, outputs: oracle.outputs_seen, answers: client.answered };
     (summary, world.env.take_trace())
 }
 
@@ -162,6 +182,7 @@ impl World {
         let of = |host: &Host| match &host.role {
             Role::Primary(node) => format!("primary {:?} ({})", node.core.state(), node.core.pointers()),
             Role::Backup(node) => format!("backup {:?} ({})", node.core.state(), node.core.pointers()),
+            Role::Resuming(_) => "resuming".to_owned(),
             Role::Down(_) => "down".to_owned(),
         };
         format!("host 0: {}; host 1: {}", of(&self.hosts[0]), of(&self.hosts[1]))
@@ -174,7 +195,7 @@ impl World {
             match role {
                 Role::Primary(node) => oracle.check_primary(host, node.core.pointers(), node.core.acked()),
                 Role::Backup(node) => oracle.check_backup(host, node.core.pointers()),
-                Role::Down(_) => {}
+                Role::Resuming(_) | Role::Down(_) => {}
             }
         }
         for (primary, backup) in [(0, 1), (1, 0)] {
@@ -215,7 +236,7 @@ impl World {
             Event::Relief(what) => self.relieve(what),
             Event::Restart(host) => self.restart(host),
             Event::Heal => self.heal(),
-            Event::ClaimArrives { by, session } => self.witness(by, session),
+            Event::ClaimArrives { by, holder, session } => self.witness(by, holder, session),
             Event::Response(said) => self.env.hear(said),
             Event::ClientRetry => {
                 self.env.ask();
@@ -244,10 +265,7 @@ impl World {
                 node.core.handle_shipped(env.time(), session, epoch);
                 node.pump(env)
             }),
-            Event::LocalDurable { to, epoch } => self.primary(to, |node, env| {
-                node.core.handle_local_durable(env.time(), epoch);
-                node.pump(env)
-            }),
+            Event::LocalDurable { to, epoch } => self.primary(to, |node, env| node.handle_local_durable(epoch, env)),
             Event::Durable { to, session, epoch } => {
                 self.backup(to, |node, env| node.handle_durable(session, epoch, env))
             }
@@ -282,7 +300,8 @@ impl World {
 
     fn timer(&mut self, id: HostId) -> Result<(), Crashed> {
         self.primary(id, |node, env| node.handle_timer(env))?;
-        self.backup(id, |node, env| node.handle_timer(env))
+        self.backup(id, |node, env| node.handle_timer(env))?;
+        self.ask_to_resume(id)
     }
 
     fn answer(&mut self, to: HostId, session: SessionId, result: ClaimResult) -> Result<(), Crashed> {
@@ -291,7 +310,7 @@ impl World {
         }
         self.env.say(|| format!("host {} hears from the witness about {session}: {result:?}", to.host));
         self.env.step(to.host, Step::Answer, false)?;
-        let again = result.clone();
+        let (again, resuming) = (result.clone(), result.clone());
         self.primary(to, |node, env| {
             node.core.handle_claim(env.time(), session, result);
             node.pump(env)
@@ -300,7 +319,61 @@ impl World {
             node.core.handle_claim(env.time(), session, again);
             node.pump(env)
         })?;
+        self.answer_to_resume(to, resuming)?;
         self.env.step(to.host, Step::Answer, true)
+    }
+
+    /// Asks the witness for the session that the state directory names, if it names one, and goes on.
+    fn ask_to_resume(&mut self, id: HostId) -> Result<(), Crashed> {
+        let Host { life, role: Role::Resuming(remains) } = &self.hosts[id.host] else { return Ok(()) };
+        if *life != id.life {
+            return Ok(());
+        }
+        let store = remains.resumable().expect("only such a host resumes");
+        match store.session.filter(|_| self.env.plan.broken != Some(Break::ResumeWithoutClaim)) {
+            None => self.resume(id),
+            Some(session) => {
+                let holder = store.holder;
+                self.env.say(|| format!("host {} asks for session {session} to resume", id.host));
+                self.env.claim(id, holder, session);
+                Ok(())
+            }
+        }
+    }
+
+    fn answer_to_resume(&mut self, id: HostId, result: ClaimResult) -> Result<(), Crashed> {
+        if !matches!(&self.hosts[id.host], Host { life, role: Role::Resuming(_) } if *life == id.life) {
+            return Ok(());
+        }
+        match result {
+            ClaimResult::Granted => self.resume(id),
+            ClaimResult::Denied { .. } => {
+                self.start_backup(id);
+                Ok(())
+            }
+            ClaimResult::Unreachable => {
+                self.env.after(self.env.plan.claim_retry, Event::Timer(id));
+                Ok(())
+            }
+        }
+    }
+
+    fn resume(&mut self, id: HostId) -> Result<(), Crashed> {
+        let Host { role, .. } = &mut self.hosts[id.host];
+        let Role::Resuming(remains) = std::mem::replace(role, Role::Down(Box::default())) else {
+            unreachable!("only a host that resumes does");
+        };
+        let store = remains.store.expect("only a host with a state directory resumes");
+        let last = store.last.as_ref().expect("only a host with an epoch resumes");
+        let env = &mut self.env;
+        env.resumes += 1;
+        env.say(|| format!("host {} RESUMES from epoch {}", id.host, last.epoch));
+        env.oracle.goes_on(id.host, last.epoch, &last.guest, &last.image);
+        let (node, begun) = PrimaryNode::resume(id, store, env);
+        self.hosts[id.host].role = Role::Primary(Box::new(node));
+        self.env.after(MS, Event::Connect(id));
+        begun?;
+        self.env.step(id.host, Step::Resume, true)
     }
 
     /// After a host did something: it may be gone, or may be about to take over.
@@ -319,14 +392,14 @@ impl World {
     }
 
     fn take_over(&mut self, host: usize, over: replication::TakeOver) {
-        let Role::Backup(node) = std::mem::replace(&mut self.hosts[host].role, Role::Down(Vec::new())) else {
+        let Role::Backup(node) = std::mem::replace(&mut self.hosts[host].role, Role::Down(Box::default())) else {
             unreachable!("only a backup takes over");
         };
         let env = &mut self.env;
         env.takeovers += 1;
         env.say(|| format!("host {host} TAKES OVER from epoch {}, goes on with {}", over.from, over.next_epoch));
         let guest = Guest::restore(&over.state, node.memory.clone());
-        env.oracle.took_over(host, over.from, &guest, &node.image);
+        env.oracle.goes_on(host, over.from, &guest, &node.image);
         let id = HostId { host, life: self.hosts[host].life };
         let image = node.into_disk().image;
         if env.plan.broken == Some(Break::NoHealing) {
@@ -334,7 +407,7 @@ impl World {
         }
         let started = PrimaryNode::take_over(id, guest, image.clone(), over, env);
         let Ok(node) = started else {
-            self.hosts[host].role = Role::Down(image);
+            self.hosts[host].role = Role::Down(Box::new(Remains { image, store: None }));
             return self.crashed(host, false);
         };
         self.hosts[host].role = Role::Primary(Box::new(node));
@@ -402,7 +475,7 @@ impl World {
         let is_open = match &self.hosts[id.host].role {
             Role::Primary(node) => node.stream.as_ref().is_some_and(|stream| stream.connection == connection),
             Role::Backup(node) => node.stream.as_ref().is_some_and(|stream| stream.connection == connection),
-            Role::Down(_) => false,
+            Role::Resuming(_) | Role::Down(_) => false,
         };
         match piece {
             _ if !is_open => Ok(()),
@@ -418,10 +491,10 @@ impl World {
     }
 
     /// The witness decides: whoever asks first has the session for ever.
-    fn witness(&mut self, by: HostId, session: SessionId) {
+    fn witness(&mut self, by: HostId, as_holder: HostId, session: SessionId) {
         let env = &mut self.env;
-        let holder = *env.witness.entry(session).or_insert(by);
-        let is_granted = holder == by || env.plan.broken == Some(Break::WitnessForgets);
+        let holder = *env.witness.entry(session).or_insert(as_holder);
+        let is_granted = holder == as_holder || env.plan.broken == Some(Break::WitnessForgets);
         let result = match is_granted {
             true => ClaimResult::Granted,
             false => ClaimResult::Denied { holder: format!("host {}", holder.host) },
@@ -521,15 +594,20 @@ impl World {
             Role::Down(_) => return,
             Role::Primary(node) => node.stream.as_ref(),
             Role::Backup(node) => node.stream.as_ref(),
+            Role::Resuming(_) => None,
         };
         if let Some(connection) = stream.map(|stream| stream.connection).filter(|_| !power) {
             self.env.close(connection, host);
         }
-        self.hosts[host].role = match std::mem::replace(&mut self.hosts[host].role, Role::Down(Vec::new())) {
-            Role::Primary(node) => Role::Down(node.disk.image),
-            Role::Backup(node) => Role::Down(node.image),
-            down => down,
+        let mut remains = match std::mem::replace(&mut self.hosts[host].role, Role::Down(Box::default())) {
+            Role::Primary(node) => Box::new(Remains { image: node.disk.image, store: node.store }),
+            Role::Backup(node) => Box::new(Remains { image: node.image, store: None }),
+            Role::Resuming(remains) | Role::Down(remains) => remains,
         };
+        if power && !self.env.plan.local_survives_power {
+            remains.store = None;
+        }
+        self.hosts[host].role = Role::Down(remains);
         self.crashed(host, power);
     }
 
@@ -547,12 +625,26 @@ impl World {
         if self.guest_lost {
             return;
         }
-        if let Role::Down(image) = &mut self.hosts[host].role {
-            let image = std::mem::take(image);
-            let id = HostId { host, life: self.hosts[host].life };
-            self.env.say(|| format!("host {host} starts as a backup"));
-            self.hosts[host].role = Role::Backup(Box::new(BackupNode::new(id, image, &self.env)));
+        let Role::Down(remains) = &mut self.hosts[host].role else { return };
+        let remains = std::mem::take(remains);
+        let is_resumable = remains.resumable().is_some();
+        self.hosts[host].role = Role::Resuming(remains);
+        let id = HostId { host, life: self.hosts[host].life };
+        if !is_resumable {
+            return self.start_backup(id);
         }
+        let result = self.ask_to_resume(id);
+        self.settle(host, result);
+    }
+
+    /// What a host had of a guest that went on elsewhere is given up.
+    fn start_backup(&mut self, id: HostId) {
+        let role = &mut self.hosts[id.host].role;
+        let Role::Resuming(remains) = std::mem::replace(role, Role::Down(Box::default())) else {
+            unreachable!("only a host that was started becomes a backup");
+        };
+        self.env.say(|| format!("host {} starts as a backup", id.host));
+        self.hosts[id.host].role = Role::Backup(Box::new(BackupNode::new(id, remains.image, &self.env)));
     }
 
     fn heal(&mut self) {
@@ -582,7 +674,7 @@ impl World {
             match &self.hosts[host].role {
                 Role::Primary(node) => {
                     let session = node.core.link().map(|link| link.session);
-                    node.core.state() != PrimaryState::Fenced && is_free(id, session)
+                    node.core.state() != PrimaryState::Fenced && is_free(node.holder(), session)
                 }
                 Role::Backup(node) => {
                     let could = matches!(
@@ -594,7 +686,10 @@ impl World {
                     );
                     could && is_free(id, node.core.session_id())
                 }
-                Role::Down(_) => false,
+                // Healing starts every host again.
+                Role::Resuming(remains) | Role::Down(remains) => {
+                    remains.resumable().is_some_and(|store| is_free(store.holder, store.session))
+                }
             }
         });
         self.guest_lost |= !survives;

@@ -36,6 +36,9 @@ caught! {
     forgetful_witness_is_caught: WitnessForgets,
     reused_epochs_are_caught: ReuseEpochs,
     guest_that_stops_is_caught: NoHealing,
+    resume_without_claim_is_caught: ResumeWithoutClaim,
+    forgotten_session_is_caught: ForgetSession,
+    commit_before_local_is_caught: CommitBeforeLocal,
 }
 
 #[test]

@@ -55,14 +55,16 @@ struct Totals {
     healed: u64,
     lost: u64,
     takeovers: u64,
+    resumes: u64,
     outputs: u64,
     failed: Option<(u64, String)>,
 }
 
 impl Totals {
     fn add(&mut self, seed: u64, summary: Summary) {
-        let Summary { outcome, takeovers, outputs, answers: _ } = summary;
+        let Summary { outcome, takeovers, resumes, outputs, answers: _ } = summary;
         self.takeovers += u64::from(takeovers);
+        self.resumes += u64::from(resumes);
         self.outputs += outputs;
         match outcome {
             Outcome::Healed => self.healed += 1,
@@ -75,6 +77,7 @@ impl Totals {
         self.healed += other.healed;
         self.lost += other.lost;
         self.takeovers += other.takeovers;
+        self.resumes += other.resumes;
         self.outputs += other.outputs;
         self.failed = [self.failed, other.failed].into_iter().flatten().min();
         self
@@ -114,11 +117,11 @@ fn work(next: &AtomicU64, end: u64, broken: Option<Break>) -> Totals {
 }
 
 fn report(totals: &Totals, began: Instant, broken: Option<Break>) -> ExitCode {
-    let Totals { healed, lost, takeovers, outputs, failed } = totals;
+    let Totals { healed, lost, takeovers, resumes, outputs, failed } = totals;
     let seconds = began.elapsed().as_secs_f64();
     println!(
         "{} seeds in {seconds:.1} s: {healed} healed, {lost} lost the guest to faults that no pair survives, \
-         {takeovers} takeovers, {outputs} outputs checked",
+         {takeovers} takeovers, {resumes} resumed, {outputs} outputs checked",
         healed + lost
     );
     if let Some((seed, text)) = failed {

@@ -1,0 +1,79 @@
+//! The state directory of a host whose guest is protected locally: what survives the death of its VMM.
+
+use std::collections::VecDeque;
+
+use replication::{EpochId, Output, SessionId, Term};
+
+use crate::env::HostId;
+use crate::guest::Guest;
+
+/// A guest as it was at the end of an epoch.
+#[derive(Clone)]
+pub struct LocalEpoch {
+    /// The epoch.
+    pub epoch: EpochId,
+    /// The guest.
+    pub guest: Guest,
+    /// Its disk: the image, with the log applied up to this epoch.
+    pub image: Vec<u8>,
+    /// Output that may not have left.
+    pub held: Vec<Output>,
+}
+
+/// What lies in it.
+#[derive(Clone)]
+pub struct StateDir {
+    /// As whom this side asks the witness, in all its lives.
+    pub holder: HostId,
+    /// The term of the primary that wrote this.
+    pub term: Term,
+    /// The session whose backup could go on with the guest.
+    pub session: Option<SessionId>,
+    /// Epochs below were perhaps used in a life of the guest of which nothing was committed.
+    pub unused_from: EpochId,
+    /// The last committed epoch.
+    pub last: Option<LocalEpoch>,
+}
+
+impl StateDir {
+    /// For a guest that is about to start.
+    pub fn new(holder: HostId, term: Term) -> StateDir {
+        StateDir { holder, term, session: None, unused_from: EpochId(1), last: None }
+    }
+
+    /// The epoch from which the next life goes on, which has up to `in_flight` epochs sealed and not committed; those are not
+    /// used again, whatever becomes of it.
+    pub fn next_life(&mut self, last: EpochId, in_flight: u32) -> EpochId {
+        let sealed_max = u64::from(in_flight) + 1;
+        let running = EpochId(last.0 + sealed_max).max(self.unused_from);
+        self.unused_from = EpochId(running.0 + sealed_max);
+        running
+    }
+
+    /// Commits an epoch. One that was committed already, or is older, changes nothing.
+    pub fn commit(&mut self, epoch: LocalEpoch) {
+        if self.last.as_ref().is_none_or(|last| last.epoch < epoch.epoch) {
+            self.last = Some(epoch);
+        }
+    }
+}
+
+/// Epochs that were sealed and are not committed locally yet: guest and disk.
+#[derive(Default)]
+pub struct Uncommitted(VecDeque<(EpochId, Guest, Vec<u8>)>);
+
+impl Uncommitted {
+    /// An epoch was sealed.
+    pub fn push(&mut self, epoch: EpochId, guest: &Guest, view: Vec<u8>) {
+        self.0.push_back((epoch, guest.clone(), view));
+    }
+
+    /// Takes `epoch` out, and all before it.
+    pub fn take(&mut self, upto: EpochId) -> Option<(Guest, Vec<u8>)> {
+        let mut found = None;
+        while let Some((epoch, guest, view)) = self.0.pop_front_if(|(epoch, ..)| *epoch <= upto) {
+            found = (epoch == upto).then_some((guest, view));
+        }
+        found
+    }
+}
