@@ -127,6 +127,8 @@ pub struct Guardian {
     pub(super) clock: Clock,
     config: GuardianConfig,
     lease: Arc<Lease>,
+    /// The first epoch that ran under it.
+    first: EpochId,
     inner: Mutex<Inner>,
     changed: Condvar,
     to_ship: Sender<ToShip>,
@@ -169,7 +171,8 @@ impl Guardian {
         local: Option<LocalStore>,
     ) -> Result<Arc<Self>, MachineError> {
         let (to_ship, shipping) = channel();
-        let core = Primary::new(core_config(&config, &machine), machine.epochs().running());
+        let first = machine.epochs().running();
+        let core = Primary::new(core_config(&config, &machine), first);
         let inner = Inner {
             core,
             waiters: 0,
@@ -179,7 +182,7 @@ impl Guardian {
             basing: None,
             logging_since: None,
             unreleased: VecDeque::new(),
-            performed: machine.epochs().running().prev(),
+            performed: first.prev(),
             leaving: VecDeque::new(),
             last_solo_reason: None,
             connect_error: None,
@@ -191,6 +194,7 @@ impl Guardian {
             clock: Clock::default(),
             config,
             lease,
+            first,
             inner: Mutex::new(inner),
             changed: Condvar::new(),
             to_ship,
@@ -543,7 +547,7 @@ impl Guardian {
     /// What the state directory is to remember of backups.
     pub(super) fn pairing(&self, session: Option<SessionId>) -> Pairing {
         let target = self.lock().target.clone();
-        Pairing::new(self.lease.holder(), self.lease.witness(), self.config.term.0, session, target)
+        Pairing::new(&self.lease, self.config.term, self.first, target).with(session)
     }
 
     /// How the guest is protected, for `status`.

@@ -35,7 +35,7 @@ const LAST_ROUND_PAGES: usize = 512;
 /// than a slow disk reads within the shortest detection time would make each look dead to the other.
 const OFFER_CHUNKS_MAX: u64 = 8;
 /// Pages between two looks at what else wants to go out.
-const PAGES_BETWEEN_LOOKS: usize = 256;
+const PAGES_BETWEEN_LOOKS: usize = 64;
 /// Disk bytes in one frame.
 const DISK_FRAME_BYTES: u64 = 256 * 1024;
 /// Disk writes of epochs that are kept for the next round; beyond that they are sent at once.

@@ -23,7 +23,7 @@ use crate::machine::state::MachineState;
 use crate::machine::{KernelSource, Machine, MachineError, Pace, Parts, Threads, checkpoint, input};
 use crate::protect::local::{LocalStore, fault};
 use crate::protect::log::DiskLog;
-use crate::protect::{Guardian, GuardianConfig, IN_FLIGHT_EPOCHS_MAX, Lease};
+use crate::protect::{Guardian, GuardianConfig, Lease};
 use crate::witness::Role;
 
 /// How long the end of a VM waits for a console that does not take what the guest said.
@@ -92,12 +92,10 @@ pub(super) fn resume(config: &VmConfig, backup_is_gone: bool) -> Result<Exit, Fa
     let events = open_events(config.event_monitor.as_ref())?;
     let state = MachineState::decode(&last.state).map_err(MachineError::from)?;
     let ram = store.map_ram()?;
-    let Resumed { lease, term, target } = right.win(config, backup_is_gone)?;
+    let Resumed { lease, term, running, target } = right.win(config, last.epoch, backup_is_gone)?;
     let log = DiskLog::open_upto(&mut opened.disks, last.epoch)?;
     fault::reached(fault::DISKS_RECOVERED);
     let (parts, inputs) = opened.split();
-    // Numbers of epochs that may have been sealed after the last committed one are not used again.
-    let running = EpochId(last.epoch.0 + 1 + u64::from(IN_FLIGHT_EPOCHS_MAX));
     let machine = Arc::new(Machine::restore(state, ram, parts, pace_of(config), running)?);
     machine.egress().emit_again(&last.outputs);
     // From the next commit on they are not kept any more.

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use replication::{ClaimResult, SessionId, Term};
+use replication::{ClaimResult, EpochId, SessionId, Term};
 
 use crate::config::{Endpoint, VmConfig, Witness};
 use crate::exit::{Exit, Failure};
 use crate::protect::Lease;
 use crate::protect::local::fault;
-use crate::protect::local::pairing::Pairing;
+use crate::protect::local::pairing::{Pairing, unused_after};
 use crate::witness::Role;
 
 /// The right to resume a guest, not exercised yet. The state directory is in use by nobody else.
@@ -22,6 +22,8 @@ pub(super) struct Right {
 pub(super) struct Resumed {
     pub(super) lease: Arc<Lease>,
     pub(super) term: Term,
+    /// The next epoch: numbers that may have been used since the last committed one are not used again.
+    pub(super) running: EpochId,
     pub(super) target: Option<Endpoint>,
 }
 
@@ -36,13 +38,14 @@ impl Right {
         Ok(Self { lease, pairing })
     }
 
-    /// Claims the session of the backup that could have gone on, and remembers that it is won. From here on no backup goes
+    /// Claims the session of the backup that could have gone on, and remembers that it is won: `last` is the last committed
+    /// epoch. From here on no backup goes
     /// on with the guest; so what can fail without that comes before.
-    pub(super) fn win(self, config: &VmConfig, backup_is_gone: bool) -> Result<Resumed, Failure> {
+    pub(super) fn win(self, config: &VmConfig, last: EpochId, backup_is_gone: bool) -> Result<Resumed, Failure> {
         let Self { lease, pairing } = self;
-        let lease = Arc::new(lease);
+        let (lease, running) = (Arc::new(lease), unused_after(last));
         let Some(pairing) = pairing else {
-            return Ok(Resumed { lease, term: Term(1), target: config.backup().cloned() });
+            return Ok(Resumed { lease, term: Term(1), running, target: config.backup().cloned() });
         };
         if let Some(session) = pairing.session() {
             if pairing.witness == Witness::None && !backup_is_gone {
@@ -51,10 +54,9 @@ impl Right {
             claim(&lease, session, config)?;
             fault::reached(fault::SESSION_CLAIMED);
         }
-        let term = pairing.term + 1;
-        let target = pairing.target.clone();
-        Pairing::new(lease.holder(), &pairing.witness, term, None, target.clone()).write(&config.state_dir)?;
-        Ok(Resumed { lease, term: Term(term), target })
+        let (term, running) = (Term(pairing.term).next(), running.max(pairing.unused_from));
+        Pairing::new(&lease, term, running, pairing.target.clone()).write(&config.state_dir)?;
+        Ok(Resumed { lease, term, running, target: pairing.target })
     }
 }
 

@@ -16,12 +16,13 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use replication::SessionId;
+use replication::{EpochId, SessionId, Term};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::{Endpoint, Witness};
 use crate::exit::{Advice, Exit};
+use crate::protect::{IN_FLIGHT_EPOCHS_MAX, Lease};
 
 /// Its name in the state directory.
 pub(super) const PAIRING: &str = "pairing";
@@ -41,8 +42,15 @@ pub(crate) struct Pairing {
     pub(crate) term: u64,
     /// The session whose backup could go on with the guest, as 32 hex digits.
     session: Option<String>,
+    /// Numbers of epochs below may have been used by the life of the guest that wrote this, even if it committed nothing.
+    pub(crate) unused_from: EpochId,
     /// The backup that it is to have.
     pub(crate) target: Option<Endpoint>,
+}
+
+/// The first number that was certainly not used when `epoch` was the last one committed here, or the first one that ran.
+pub(crate) fn unused_after(epoch: EpochId) -> EpochId {
+    EpochId(epoch.0 + 1 + u64::from(IN_FLIGHT_EPOCHS_MAX))
 }
 
 /// Why nothing is known of backups.
@@ -76,16 +84,21 @@ impl Advice for PairingError {
 }
 
 impl Pairing {
-    /// A record that names `session`, if a backup could go on.
-    pub(crate) fn new(
-        holder: &str,
-        witness: &Witness,
-        term: u64,
-        session: Option<SessionId>,
-        target: Option<Endpoint>,
-    ) -> Self {
-        let session = session.map(|session| session.to_string());
-        Self { holder: holder.to_owned(), witness: witness.clone(), term, session, target }
+    /// A record of a life of the guest that is the holder of `lease` and began with epoch `first`: it names no session.
+    pub(crate) fn new(lease: &Lease, term: Term, first: EpochId, target: Option<Endpoint>) -> Self {
+        Self {
+            holder: lease.holder().to_owned(),
+            witness: lease.witness().clone(),
+            term: term.0,
+            session: None,
+            unused_from: unused_after(first),
+            target,
+        }
+    }
+
+    /// The same, with the session whose backup could go on.
+    pub(crate) fn with(self, session: Option<SessionId>) -> Self {
+        Self { session: session.map(|session| session.to_string()), ..self }
     }
 
     /// The session whose backup could go on with the guest.
@@ -142,10 +155,13 @@ fn session_of(text: &str) -> Option<SessionId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::witness::Role;
 
     fn pairing(session: Option<SessionId>) -> Pairing {
         let target = "tcp:b.example:7000".parse().expect("well formed");
-        Pairing::new("holder", &Witness::File("/w".into()), 3, session, Some(target))
+        let lease = Lease::open("vm0", &Witness::None, Role::Primary).expect("/proc is there");
+        let pairing = Pairing::new(&lease, Term(3), EpochId(77), Some(target)).with(session);
+        Pairing { holder: "holder".into(), ..pairing }
     }
 
     #[test]
