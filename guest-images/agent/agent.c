@@ -2,6 +2,7 @@
  *
  *   agent serve            listens on all ports, one process for each connection
  *   agent work LINE...     runs workloads in order and prints a result line for each
+ *   agent compile IN OUT   what workload `compile` starts for each file
  *
  * An ordinary program in an ordinary guest: it knows nothing of the machine under it. What it
  * answers depends on everything it was sent before on that connection, so state that was lost,
@@ -151,6 +152,8 @@ int main(int argc, char **argv)
 		serve_all();
 	if (argc > 2 && strcmp(argv[1], "work") == 0)
 		return work_all(argv + 2);
-	fprintf(stderr, "usage: agent serve | agent work LINE...\n");
+	if (argc == 4 && strcmp(argv[1], "compile") == 0)
+		return compile_one(argv[2], argv[3]);
+	fprintf(stderr, "usage: agent serve | agent work LINE... | agent compile IN OUT\n");
 	return 2;
 }

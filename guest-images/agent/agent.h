@@ -35,4 +35,7 @@ void serve_work(int sock);
 /* Runs one workload line such as "mem 1024 50" and describes the result in one line; -1 if it is unknown. */
 int run_work(const char *line, char *result, size_t size);
 
+/* Reads a file, computes, writes another: exit code 0 if that was possible. */
+int compile_one(const char *source, const char *object);
+
 #endif

@@ -5,9 +5,12 @@
 
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { PAGE_BYTES = 4096 };
@@ -89,11 +92,112 @@ static uint64_t work_dread(uint64_t a, uint64_t b)
 	return sum;
 }
 
+enum { TEXT_BYTES = 64 * 1024, SCREEN_BYTES = 24 * 80, KEY_NS = 100000000, KEYS_A_SAVE = 32 };
+
+/* What an editor does for a key: the character goes into its text, the line is looked through for words, the screen is
+ * drawn anew into the terminal. */
+static uint64_t edit_key(char *text, uint64_t key, int terminal)
+{
+	static char screen[SCREEN_BYTES];
+	uint64_t at = key * 61 % (TEXT_BYTES - SCREEN_BYTES), words = 0;
+	memmove(text + at + 1, text + at, TEXT_BYTES - at - 1);
+	text[at] = key % 9 ? 'a' + key % 26 : ' ';
+	for (uint64_t i = 0; i < SCREEN_BYTES; i++) {
+		screen[i] = text[at + i] ? text[at + i] : '.';
+		words += screen[i] == ' ';
+	}
+	return write(terminal, screen, sizeof screen) == sizeof screen ? words + 1 : 0;
+}
+
+static int save(const char *path, const void *data, size_t bytes, int durably)
+{
+	int file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	int bad = file < 0 || write(file, data, bytes) != (ssize_t)bytes || (durably && fsync(file) < 0);
+	if (file >= 0)
+		close(file);
+	return bad;
+}
+
+/* a: keys of a scripted editing session, 100 ms after each other has been dealt with; its text is saved every 32 keys. */
+static uint64_t work_edit(uint64_t a, uint64_t b)
+{
+	static char text[TEXT_BYTES];
+	uint64_t sum = 1, got;
+	int terminal = open("/dev/null", O_WRONLY | O_CLOEXEC);
+	(void)b;
+	for (uint64_t key = 1; key <= a; key++) {
+		struct timespec pause = { 0, KEY_NS };
+		nanosleep(&pause, NULL);
+		got = edit_key(text, key, terminal);
+		if (got == 0 || (key % KEYS_A_SAVE == 0 && save("/data/edited", text, sizeof text, 1))) {
+			sum = 0;
+			break;
+		}
+		sum += got;
+	}
+	close(terminal);
+	return sum;
+}
+
+enum { SYMBOLS = 1 << 16, OBJECT_BYTES = 64 * 1024 };
+
+/* What a compiler does for a file: reads it, keeps what it saw in fresh memory, computes, writes an object file. */
+int compile_one(const char *source, const char *object)
+{
+	static char out[OBJECT_BYTES];
+	uint64_t *table = calloc(SYMBOLS, sizeof *table), hash = 14695981039346656037ull;
+	char in[PAGE_BYTES];
+	int file = open(source, O_RDONLY | O_CLOEXEC);
+	if (!table || file < 0)
+		return 1;
+	for (ssize_t n; (n = read(file, in, sizeof in)) > 0;)
+		for (ssize_t i = 0; i < n; i++) {
+			hash = (hash ^ (unsigned char)in[i]) * 1099511628211ull;
+			table[hash >> 48] += hash;
+		}
+	close(file);
+	for (int pass = 0; pass < 16; pass++)
+		for (int i = 0; i < SYMBOLS; i++) {
+			hash = (hash ^ table[i]) * 1099511628211ull;
+			out[i % OBJECT_BYTES] ^= (char)(hash >> 56);
+		}
+	free(table);
+	return save(object, out, sizeof out, 0);
+}
+
+/* a: files of 64 KiB compiled, each by a process of its own that is waited for. */
+static uint64_t work_compile(uint64_t a, uint64_t b)
+{
+	static char source[TEXT_BYTES];
+	char object[32];
+	(void)b;
+	for (size_t i = 0; i < sizeof source; i++)
+		source[i] = (char)(i * i >> 3);
+	if (save("/data/source", source, sizeof source, 0))
+		return 0;
+	/* The server that this may run in does not wait for its children. */
+	signal(SIGCHLD, SIG_DFL);
+	for (uint64_t i = 0; i < a; i++) {
+		int status = 0;
+		snprintf(object, sizeof object, "/data/object-%u", (unsigned)(i % 16));
+		pid_t child = fork();
+		if (child == 0) {
+			execl("/proc/self/exe", "agent", "compile", "/data/source", object, (char *)NULL);
+			_exit(1);
+		}
+		if (child < 0 || waitpid(child, &status, 0) < 0 || status != 0)
+			return 0;
+	}
+	return 1;
+}
+
 static const struct work works[] = {
 	{ "cpu", work_cpu },
 	{ "mem", work_mem },
 	{ "fsync", work_fsync },
 	{ "dread", work_dread },
+	{ "edit", work_edit },
+	{ "compile", work_compile },
 };
 
 int run_work(const char *line, char *result, size_t size)

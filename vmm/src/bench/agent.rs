@@ -13,6 +13,7 @@ use crate::exit::{Exit, Failure};
 
 const WORK_PORT: u16 = 7004;
 const STREAM_PORT: u16 = 7001;
+const REDIS_PORT: u16 = 6379;
 /// Until an answer counts as missing: far longer than any amount of work that is asked for.
 const ANSWER_MAX: Duration = Duration::from_secs(300);
 /// While an answer is waited for, the guest is looked after this often.
@@ -30,6 +31,18 @@ pub(super) enum Ask {
     Work(&'static str, u64),
     /// A line, answered by its count and checksum.
     Stream,
+    /// A SET, acknowledged by the guest's redis.
+    Redis,
+}
+
+impl Ask {
+    fn port(self) -> u16 {
+        match self {
+            Self::Work(..) => WORK_PORT,
+            Self::Stream => STREAM_PORT,
+            Self::Redis => REDIS_PORT,
+        }
+    }
 }
 
 /// One kind of work, and the connection to ask for it.
@@ -42,7 +55,7 @@ pub(super) struct AgentWork {
 }
 
 fn failed(what: &str, error: &std::io::Error) -> Failure {
-    Failure::new(Exit::Error, format!("{what} the agent of the guest at {GUEST}: {error}"))
+    Failure::new(Exit::Error, format!("{what} the agent (or redis) of the guest at {GUEST}: {error}"))
         .with_hint("guest-images/busybox/build makes a guest with an agent")
 }
 
@@ -56,15 +69,14 @@ impl AgentWork {
     }
 
     fn request(&mut self, session: &Session, line: &str) -> Result<String, Failure> {
-        let port = if self.ask == Ask::Stream { STREAM_PORT } else { WORK_PORT };
         if self.connection.is_none() {
-            self.connection = Some(connect(session, port)?);
+            self.connection = Some(connect(session, self.ask.port())?);
         }
         let connection = self.connection.as_mut().expect("it was just made");
         let asked = connection.get_mut().write_all(format!("{line}\n").as_bytes());
         asked.map_err(|error| failed("cannot ask", &error))?;
         let answer = read_answer(connection, session)?;
-        if answer.ends_with('\n') && !answer.contains("ERROR") && !answer.contains("FAILED") {
+        if answer.ends_with('\n') && !answer.contains("FAILED") && !answer.contains("ERR") {
             return Ok(answer);
         }
         let why = format!("the guest was asked '{line}' and answered '{}'", answer.trim());
@@ -74,7 +86,8 @@ impl AgentWork {
     /// Works for about `time`.
     pub(super) fn sample(&mut self, session: &Session, time: Duration) -> Result<Sample, Failure> {
         match self.ask {
-            Ask::Stream => self.sample_stream(session, time),
+            Ask::Stream => self.sample_requests(session, time, "a line of a client"),
+            Ask::Redis => self.sample_requests(session, time, "SET outlast 0123456789abcdef"),
             Ask::Work(name, parameter) => {
                 let units = (self.amount(session, name, parameter, time)? / PORTIONS).max(1);
                 let (mut done, mut seconds) = (0, 0.0);
@@ -113,12 +126,12 @@ impl AgentWork {
         }
     }
 
-    fn sample_stream(&mut self, session: &Session, time: Duration) -> Result<Sample, Failure> {
+    fn sample_requests(&mut self, session: &Session, time: Duration, line: &str) -> Result<Sample, Failure> {
         let mut times = Histogram::<u64>::new(3).expect("three significant digits are valid");
         let begun = Instant::now();
         while begun.elapsed() < time || times.is_empty() {
             let asked = Instant::now();
-            self.request(session, "a line of a client")?;
+            self.request(session, line)?;
             let nanos = u64::try_from(asked.elapsed().as_nanos()).expect("shorter than the time limit");
             times.record(nanos).expect("it grows to any value");
         }

@@ -12,6 +12,8 @@ mod agent;
 mod chart;
 mod echo;
 mod load;
+mod local_report;
+mod local_sweep;
 mod network;
 mod page;
 mod pause;
@@ -26,6 +28,7 @@ mod table;
 
 use std::path::{Path, PathBuf};
 
+use self::sweep::Question;
 use crate::config::{BenchConfig, BenchKind};
 use crate::exit::{Exit, Failure};
 
@@ -33,11 +36,11 @@ use crate::exit::{Exit, Failure};
 pub fn run(config: &BenchConfig) -> Result<Exit, Failure> {
     std::fs::create_dir_all(&config.out).map_err(|error| cannot("make the directory", &config.out, &error))?;
     match config.kind {
-        BenchKind::EpochSweep => {
+        BenchKind::EpochSweep | BenchKind::LocalSweep => {
             if config.tap.is_none() {
                 network::enter()?;
             }
-            sweep::run(config)?;
+            sweep::run(config, if config.kind == BenchKind::LocalSweep { Question::Local } else { Question::Backup })?;
         }
         BenchKind::Pause => pause::run(config)?,
         BenchKind::Recoverable => recoverable::run(config)?,

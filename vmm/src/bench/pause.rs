@@ -108,6 +108,7 @@ impl Point {
             disk: None,
             tap: None,
             backup: None,
+            state_dir: None,
             durability: CommitDurability::Disk,
         })
     }

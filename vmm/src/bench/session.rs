@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use replication::Term;
@@ -21,6 +21,7 @@ use crate::exit::{Exit, Failure};
 use crate::machine::board::Delivery;
 use crate::machine::{End, KernelSource, Machine, Pace, Parts, Threads, input};
 use crate::net::Tap;
+use crate::protect::local::LocalStore;
 use crate::protect::log::DiskLog;
 use crate::protect::{Guardian, GuardianConfig, Lease};
 use crate::stats::{Stats, Summary};
@@ -35,6 +36,8 @@ const MIN_EPOCH: Duration = Duration::from_micros(500);
 const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x10];
 /// How long protecting a guest, or leaving it alone, may take.
 const CHANGE_MAX: Duration = Duration::from_secs(600);
+/// How long the threads of a guest that is over may keep its tap.
+const FREED_MAX: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// The guest's disk.
@@ -58,6 +61,8 @@ pub(super) struct GuestSpec {
     pub(super) tap: Option<String>,
     /// A running backup; without it one is started.
     pub(super) backup: Option<Endpoint>,
+    /// Commit its epochs to this directory, from its start to its end; the directory is made and removed.
+    pub(super) state_dir: Option<PathBuf>,
     pub(super) durability: CommitDurability,
 }
 
@@ -70,6 +75,22 @@ pub(super) struct Session {
     guardian: Arc<Guardian>,
     threads: Option<Threads>,
     peer: Option<Peer>,
+    /// The last field: what holds the tap goes before it.
+    _tap_freed: TapFreed,
+}
+
+/// Waits, when dropped, until nobody has the tap any more: threads that end let it go a moment later, and the next guest
+/// wants it.
+#[derive(Debug)]
+struct TapFreed(Weak<Tap>);
+
+impl Drop for TapFreed {
+    fn drop(&mut self) {
+        let begun = Instant::now();
+        while self.0.strong_count() > 0 && begun.elapsed() < FREED_MAX {
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
 }
 
 /// Figures of a protected stretch of time, by name.
@@ -85,7 +106,6 @@ impl Session {
         }
         let mut disks = Vec::new();
         if let Some(image) = &spec.disk {
-            make_image(image, &backup_image(dir))?;
             make_image(image, &dir.join("primary.img"))?;
             disks.push(OverlayDisk::open(dir.join("primary.img"), false)?);
         }
@@ -112,13 +132,15 @@ impl Session {
         };
         let machine = Arc::new(Machine::boot(1, spec.memory_bytes, &source, parts, pace)?);
         let lease = Arc::new(Lease::open(VM_NAME, &Witness::None, Role::Primary)?);
+        let store = spec.state_dir.as_deref().map(|dir| local_store(dir, spec.memory_bytes)).transpose()?;
         let config = guardian_config(spec.durability);
-        let guardian = Guardian::start(Arc::clone(&machine), config, log, lease, Arc::new(Events::new(None)), None)?;
+        let guardian = Guardian::start(Arc::clone(&machine), config, log, lease, Arc::new(Events::new(None)), store)?;
         let threads = Some(machine.start()?);
+        let tap_freed = TapFreed(tap.as_ref().map(Arc::downgrade).unwrap_or_default());
         if let Some(tap) = tap {
             input::read_tap(Arc::clone(&machine), slot, tap);
         }
-        Ok(Self { spec, dir: dir.to_owned(), machine, guardian, threads, peer: None })
+        Ok(Self { spec, dir: dir.to_owned(), machine, guardian, threads, peer: None, _tap_freed: tap_freed })
     }
 
     /// Starts a backup and waits until the guest is protected by it.
@@ -135,6 +157,11 @@ impl Session {
 
     fn start_peer(&mut self) -> Result<Endpoint, Failure> {
         let image = backup_image(&self.dir);
+        if let Some(template) = &self.spec.disk
+            && !image.exists()
+        {
+            make_image(template, &image)?;
+        }
         let peer = Peer::start(&PeerSpec {
             dir: &self.dir,
             vm_name: VM_NAME,
@@ -223,7 +250,19 @@ impl Drop for Session {
         }
         // Not an end that a backup would have to be told of.
         self.guardian.finish(&End::Failed("the measurement is over".into()));
+        // The machine knows the guardian, which knows the machine: neither would go.
+        self.machine.epochs().clear_sink();
+        if let Some(dir) = &self.spec.state_dir
+            && let Err(error) = std::fs::remove_dir_all(dir)
+        {
+            tracing::warn!(dir = %dir.display(), %error, "the state directory of the measured guest is left behind");
+        }
     }
+}
+
+fn local_store(dir: &Path, memory_bytes: u64) -> Result<LocalStore, Failure> {
+    std::fs::create_dir_all(dir).map_err(|error| cannot("make the directory", dir, &error))?;
+    Ok(LocalStore::create(dir, memory_bytes)?)
 }
 
 /// Where the guest's console goes.

@@ -15,7 +15,7 @@ use super::load::{Load, Sample};
 use super::progress::Progress;
 use super::session::{FIGURES, Figures, GuestSpec, Image, Session};
 use super::table::{Columns, Row, Table};
-use super::{bare_guest, build_id, network, sweep_report};
+use super::{bare_guest, build_id, local_report, network, sweep_report};
 use crate::config::{BenchConfig, CommitDurability, EpochLength};
 use crate::exit::{Exit, Failure};
 
@@ -23,6 +23,35 @@ use crate::exit::{Exit, Failure};
 pub(super) const LENGTHS_MS: [u64; 8] = [1, 2, 5, 10, 20, 50, 100, 200];
 /// Fewer, for an emulated host.
 const LENGTHS_MS_FEW: [u64; 4] = [5, 10, 20, 50];
+/// Between the commits of a guest that has only its own host.
+const LENGTHS_MS_LOCAL: [u64; 4] = [1, 10, 100, 1000];
+
+/// What is compared with the unprotected guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Question {
+    /// The guest under a backup.
+    Backup,
+    /// The guest whose epochs are committed on its own host.
+    Local,
+}
+
+impl Question {
+    /// What the names of its files begin with.
+    pub(super) fn file(self) -> &'static str {
+        match self {
+            Self::Backup => "epoch-sweep",
+            Self::Local => "local-sweep",
+        }
+    }
+
+    fn lengths_ms(self, few: bool) -> &'static [u64] {
+        match (self, few) {
+            (Self::Backup, false) => &LENGTHS_MS,
+            (Self::Backup, true) => &LENGTHS_MS_FEW,
+            (Self::Local, _) => &LENGTHS_MS_LOCAL,
+        }
+    }
+}
 
 /// What a row is about.
 const KEY: &[&str] = &["build", "guest", "workload", "durability", "window_ms", "epoch", "repeat"];
@@ -50,63 +79,70 @@ pub(super) fn key_column(name: &str) -> usize {
 
 /// How long things are measured.
 #[derive(Debug, Clone, Copy)]
-struct Windows {
-    base: Duration,
-    protected: Duration,
-    settle: Duration,
+pub(super) struct Windows {
+    pub(super) base: Duration,
+    pub(super) protected: Duration,
+    pub(super) settle: Duration,
 }
 
 /// One workload of a guest.
 #[derive(Debug)]
-struct Workload {
-    name: &'static str,
-    load: Load,
+pub(super) struct Workload {
+    pub(super) name: &'static str,
+    pub(super) load: Load,
 }
 
 /// A guest, and what it does; or why it cannot be measured here.
 #[derive(Debug)]
-struct Plan {
-    guest: String,
-    spec: GuestSpec,
-    workloads: Vec<Workload>,
+pub(super) struct Plan {
+    pub(super) guest: String,
+    pub(super) spec: GuestSpec,
+    pub(super) workloads: Vec<Workload>,
     /// Epoch lengths measured between two unprotected stretches.
     lengths_together: usize,
 }
 
 /// Measures and reports.
-pub(super) fn run(config: &BenchConfig) -> Result<(), Failure> {
-    let mut sweep = Sweep::new(config)?;
-    let mut plans = only(&config.workloads, plans(config, &mut sweep.skipped)?)?;
+pub(super) fn run(config: &BenchConfig, question: Question) -> Result<(), Failure> {
+    let mut sweep = Sweep::new(config, question)?;
+    let mut plans = only(&config.workloads, plans(config, question, &mut sweep.skipped)?)?;
     sweep.progress = Progress::new(sweep.points(&plans), sweep.points_done(&plans));
     for text in &sweep.skipped {
         sweep.progress.note(&format!("skipped: {text}"));
     }
     for repeat in 0..sweep.repeats {
         for plan in &mut plans {
-            sweep.measure(plan, repeat)?;
+            match question {
+                Question::Backup => sweep.measure(plan, repeat)?,
+                Question::Local => sweep.measure_sessions(plan, repeat)?,
+            }
         }
     }
     let Sweep { table, build, skipped, .. } = sweep;
     let rows: Vec<Row> = table.rows().iter().filter(|row| row.key[key_column("build")] == build).cloned().collect();
-    sweep_report::write(config, &rows, &skipped)
+    match question {
+        Question::Backup => sweep_report::write(config, &rows, &skipped),
+        Question::Local => local_report::write(config, &rows, &skipped),
+    }
 }
 
-struct Sweep<'a> {
-    config: &'a BenchConfig,
+pub(super) struct Sweep<'a> {
+    pub(super) config: &'a BenchConfig,
     build: String,
-    table: Table,
-    windows: Windows,
-    lengths: Vec<EpochLength>,
+    pub(super) table: Table,
+    pub(super) windows: Windows,
+    pub(super) lengths: Vec<EpochLength>,
     repeats: u32,
     skipped: Vec<String>,
-    progress: Progress,
+    pub(super) progress: Progress,
 }
 
 impl<'a> Sweep<'a> {
-    fn new(config: &'a BenchConfig) -> Result<Self, Failure> {
+    fn new(config: &'a BenchConfig, question: Question) -> Result<Self, Failure> {
         let is_linux = config.kernel.is_some();
-        let lengths_ms = if is_linux && config.quick { &LENGTHS_MS_FEW[..] } else { &LENGTHS_MS };
+        let lengths_ms = question.lengths_ms(is_linux && config.quick);
         let fixed = lengths_ms.iter().map(|&ms| EpochLength::Fixed(Duration::from_millis(ms)));
+        let auto = (question == Question::Backup).then_some(EpochLength::Auto);
         let ms = Duration::from_millis;
         let windows = match (is_linux, config.quick) {
             (false, true) => Windows { base: ms(400), protected: ms(600), settle: ms(150) },
@@ -117,20 +153,16 @@ impl<'a> Sweep<'a> {
         Ok(Self {
             config,
             build: build_id()?,
-            table: Table::open(&config.out.join("epoch-sweep.csv"), COLUMNS)?,
+            table: Table::open(&config.out.join(format!("{}.csv", question.file())), COLUMNS)?,
             windows,
-            lengths: if config.epochs.is_empty() {
-                fixed.chain([EpochLength::Auto]).collect()
-            } else {
-                config.epochs.clone()
-            },
+            lengths: if config.epochs.is_empty() { fixed.chain(auto).collect() } else { config.epochs.clone() },
             repeats: config.repeat.unwrap_or(if config.quick { 2 } else { 5 }),
             skipped: Vec::new(),
             progress: Progress::new(0, 0),
         })
     }
 
-    fn key(&self, plan: &Plan, workload: &str, epoch: EpochLength, repeat: u32) -> Vec<String> {
+    pub(super) fn key(&self, plan: &Plan, workload: &str, epoch: EpochLength, repeat: u32) -> Vec<String> {
         let durability = match plan.spec.durability {
             CommitDurability::Disk => "disk",
             CommitDurability::Memory => "memory",
@@ -153,7 +185,7 @@ impl<'a> Sweep<'a> {
             .sum()
     }
 
-    fn missing(&self, plan: &Plan, workload: &str, repeat: u32) -> Vec<EpochLength> {
+    pub(super) fn missing(&self, plan: &Plan, workload: &str, repeat: u32) -> Vec<EpochLength> {
         let is_missing = |epoch: &EpochLength| !self.table.has(&self.key(plan, workload, *epoch, repeat));
         self.lengths.iter().copied().filter(is_missing).collect()
     }
@@ -212,7 +244,7 @@ impl<'a> Sweep<'a> {
     }
 }
 
-fn row(key: Vec<String>, before: Sample, sample: Sample, after: Sample, mut figures: Figures) -> Row {
+pub(super) fn row(key: Vec<String>, before: Sample, sample: Sample, after: Sample, mut figures: Figures) -> Row {
     let base_rate = (before.rate() + after.rate()) / 2.0;
     figures.entry("stopped_share").and_modify(|nanos| *nanos /= sample.seconds * 1e9);
     figures.extend([
@@ -242,10 +274,10 @@ pub(super) fn load_average() -> f64 {
     text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(f64::NAN)
 }
 
-fn plans(config: &BenchConfig, skipped: &mut Vec<String>) -> Result<Vec<Plan>, Failure> {
+fn plans(config: &BenchConfig, question: Question, skipped: &mut Vec<String>) -> Result<Vec<Plan>, Failure> {
     match &config.kernel {
         None => bare_plans(config, skipped),
-        Some(kernel) => Ok(vec![linux_plan(config, kernel.clone(), skipped)?]),
+        Some(kernel) => Ok(vec![linux_plan(config, question, kernel.clone(), skipped)?]),
     }
 }
 
@@ -311,18 +343,36 @@ fn bare_plan(
         disk,
         tap: None,
         backup: None,
+        state_dir: None,
         durability,
     };
     Ok(Plan { guest: "bare".into(), spec, workloads: vec![workload], lengths_together: 1 })
 }
 
-fn linux_plan(config: &BenchConfig, kernel: std::path::PathBuf, skipped: &mut Vec<String>) -> Result<Plan, Failure> {
+fn linux_plan(
+    config: &BenchConfig,
+    question: Question,
+    kernel: std::path::PathBuf,
+    skipped: &mut Vec<String>,
+) -> Result<Plan, Failure> {
     let mut asks = vec![("cpu", Ask::Work("cpu", 1)), ("network", Ask::Stream)];
+    let with_disk = match question {
+        Question::Backup => [("disk-write", Ask::Work("fsync", 4)), ("disk-read", Ask::Work("dread", 16))].to_vec(),
+        Question::Local => {
+            [("edit", 0), ("compile", 0), ("fsync", 4)].map(|(name, b)| (name, Ask::Work(name, b))).to_vec()
+        }
+    };
     match &config.disk {
-        Some(_) => asks.extend([("disk-write", Ask::Work("fsync", 4)), ("disk-read", Ask::Work("dread", 16))]),
-        None => skipped.push("disk-write, disk-read: no --disk with an ext4 image for the guest".into()),
+        Some(_) => asks.extend(with_disk),
+        None => skipped.push(format!(
+            "{}: no --disk with an ext4 image for the guest",
+            with_disk.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+        )),
     }
     asks.push(("memory", Ask::Work("mem", 1024)));
+    if config.redis {
+        asks.push(("redis", Ask::Redis));
+    }
     if config.tap.is_none()
         && let Some(why) = network::missing()
     {
@@ -335,13 +385,18 @@ fn linux_plan(config: &BenchConfig, kernel: std::path::PathBuf, skipped: &mut Ve
     let spec = GuestSpec {
         kernel,
         initramfs: config.initramfs.clone(),
-        cmdline: "console=ttyS0".into(),
+        cmdline: config.cmdline.clone().unwrap_or_else(|| "console=ttyS0".into()),
         memory_bytes: MEMORY_BYTES,
         disk: config.disk.clone().map(Image::CopyOf),
         tap: Some(config.tap.clone().unwrap_or_else(|| network::PRIMARY_TAP.into())),
         backup: config.backup.clone(),
+        state_dir: None,
         durability: CommitDurability::Disk,
     };
-    let guest = if config.backup.is_some() { "linux-two-hosts" } else { "linux" };
+    let guest = match (question, &config.backup) {
+        (Question::Local, _) => "linux-local",
+        (Question::Backup, Some(_)) => "linux-two-hosts",
+        (Question::Backup, None) => "linux",
+    };
     Ok(Plan { guest: guest.into(), spec, workloads: workloads.collect(), lengths_together: usize::MAX })
 }

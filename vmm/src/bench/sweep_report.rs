@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::chart::{Chart, Scale, Series, short};
 use super::page::{Page, Section, machine, write_csv};
-use super::sweep::key_column;
+use super::sweep::{Question, key_column};
 use super::table::{Row, Spread};
 use crate::config::BenchConfig;
 use crate::exit::Failure;
@@ -17,13 +17,13 @@ const AIM_EPOCH: &str = "20ms";
 const BUSY: [&str; 3] = ["cpu", "memory", "disk-read"];
 
 /// Measured rows of one build, asked by workload and epoch length.
-struct Results<'a> {
+pub(super) struct Results<'a> {
     rows: &'a [Row],
-    epochs: Vec<String>,
-    workloads: Vec<String>,
+    pub(super) epochs: Vec<String>,
+    pub(super) workloads: Vec<String>,
 }
 
-fn in_order<'a>(rows: &'a [Row], column: &str) -> Vec<String> {
+pub(super) fn in_order<'a>(rows: &'a [Row], column: &str) -> Vec<String> {
     let mut seen: Vec<&'a str> = Vec::new();
     for row in rows {
         let value = row.key[key_column(column)].as_str();
@@ -40,7 +40,7 @@ fn rank(epoch: &str) -> u64 {
 }
 
 impl<'a> Results<'a> {
-    fn new(rows: &'a [Row]) -> Self {
+    pub(super) fn new(rows: &'a [Row]) -> Self {
         let mut epochs = in_order(rows, "epoch");
         epochs.sort_by_key(|epoch| rank(epoch));
         Self { rows, epochs, workloads: in_order(rows, "workload") }
@@ -53,7 +53,7 @@ impl<'a> Results<'a> {
             .filter(move |row| row.key[key_column("workload")] == workload && row.key[key_column("epoch")] == epoch)
     }
 
-    fn spread(&self, workload: &str, epoch: &str, figure: &str) -> Option<Spread> {
+    pub(super) fn spread(&self, workload: &str, epoch: &str, figure: &str) -> Option<Spread> {
         Spread::of(self.of(workload, epoch).map(|row| row.get(figure)))
     }
 
@@ -63,7 +63,7 @@ impl<'a> Results<'a> {
     }
 
     /// A chart of `figure` with a line for each workload that has it above zero somewhere.
-    fn chart(&self, title: &str, y_label: &str, figure: &str, y_scale: Scale) -> Chart {
+    pub(super) fn chart(&self, title: &str, y_label: &str, figure: &str, y_scale: Scale) -> Chart {
         let lines = self.workloads.iter().map(|workload| Series::new(name(workload), self.series(workload, figure)));
         let has_some = |series: &Series| series.points.iter().any(|(_, spread)| spread.max > 0.0);
         Chart {
@@ -84,10 +84,15 @@ impl<'a> Results<'a> {
 }
 
 /// A workload as people say it.
-fn name(workload: &str) -> String {
+pub(super) fn name(workload: &str) -> String {
     match workload {
         "cpu" => "CPU".into(),
         "disk-write" => "disk write + flush".into(),
+        "edit" => "interactive: an editor, 100 ms between keys".into(),
+        "compile" => "compile-like: a process for each file".into(),
+        "fsync" => "a block and a flush, again and again".into(),
+        "redis" => "redis: SET and its answer, one client".into(),
+        "network" => "a line and its answer, one client".into(),
         "disk-write-memory" => "… commit in memory".into(),
         other => other.replace('-', " "),
     }
@@ -96,7 +101,7 @@ fn name(workload: &str) -> String {
 /// Writes everything that is to be seen.
 pub(super) fn write(config: &BenchConfig, rows: &[Row], skipped: &[String]) -> Result<(), Failure> {
     let results = Results::new(rows);
-    summary(config, &results)?;
+    summary(config, &results, Question::Backup)?;
     let guest = match config.kernel {
         Some(_) => "Linux",
         None => "bare",
@@ -134,7 +139,7 @@ fn intro(results: &Results<'_>, skipped: &[String]) -> Vec<String> {
     texts
 }
 
-fn with_spread(spread: Spread) -> String {
+pub(super) fn with_spread(spread: Spread) -> String {
     match spread.count {
         1 => format!("{:.2} (one repetition)", spread.median),
         count => format!("{:.2} ({:.2} to {:.2} in {count} repetitions)", spread.median, spread.min, spread.max),
@@ -151,6 +156,16 @@ fn relative(results: &Results<'_>) -> Section {
     }
     seen.extend(why_writes_are_faster(results));
     seen.extend(widest(results));
+    Section {
+        title: "How much longer does work take?".into(),
+        chart: Some(("relative", chart)),
+        seen,
+        table: Some(relative_table(results)),
+    }
+}
+
+/// Run times relative to unprotected, a line for each workload.
+pub(super) fn relative_table(results: &Results<'_>) -> (Vec<String>, Vec<Vec<String>>) {
     let heads = std::iter::once("workload".to_owned()).chain(results.epochs.iter().cloned()).collect();
     let cell = |workload: &str, epoch: &String| {
         results.spread(workload, epoch, "relative").map_or(String::new(), |spread| format!("{:.2}", spread.median))
@@ -158,13 +173,7 @@ fn relative(results: &Results<'_>) -> Section {
     let line = |workload: &String| {
         std::iter::once(name(workload)).chain(results.epochs.iter().map(|epoch| cell(workload, epoch))).collect()
     };
-    let rows = results.workloads.iter().map(line).collect();
-    Section {
-        title: "How much longer does work take?".into(),
-        chart: Some(("relative", chart)),
-        seen,
-        table: Some((heads, rows)),
-    }
+    (heads, results.workloads.iter().map(line).collect())
 }
 
 /// The same comparison without what other programs take.
@@ -234,7 +243,7 @@ fn why_writes_are_faster(results: &Results<'_>) -> Option<String> {
 }
 
 /// Says where repetitions differ most.
-fn widest(results: &Results<'_>) -> Option<String> {
+pub(super) fn widest(results: &Results<'_>) -> Option<String> {
     let points =
         results.workloads.iter().flat_map(|workload| results.epochs.iter().map(move |epoch| (workload, epoch)));
     let spreads = points.filter_map(|(workload, epoch)| {
@@ -360,7 +369,7 @@ fn bytes(results: &Results<'_>) -> Section {
     }
 }
 
-fn summary(config: &BenchConfig, results: &Results<'_>) -> Result<(), Failure> {
+pub(super) fn summary(config: &BenchConfig, results: &Results<'_>, question: Question) -> Result<(), Failure> {
     let figures: BTreeSet<&'static str> = results.rows.iter().flat_map(|row| row.figures.keys().copied()).collect();
     let heads = ["workload", "epoch", "figure", "median", "min", "max", "repetitions"].map(str::to_owned);
     let mut rows = Vec::new();
@@ -372,7 +381,7 @@ fn summary(config: &BenchConfig, results: &Results<'_>) -> Result<(), Failure> {
             rows.push(vec![workload.clone(), epoch.clone(), (*figure).to_owned(), median, min, max, count.to_string()]);
         }
     }
-    write_csv(&config.out.join("epoch-sweep-summary.csv"), &heads, &rows)
+    write_csv(&config.out.join(format!("{}-summary.csv", question.file())), &heads, &rows)
 }
 
 #[cfg(test)]

@@ -29,6 +29,12 @@ pub(super) struct BenchArgs {
     /// Initial RAM file system of that kernel
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "kernel")]
     initramfs: Option<PathBuf>,
+    /// Command line of that kernel [default: console=ttyS0]
+    #[arg(long, value_name = "TEXT", requires = "kernel")]
+    cmdline: Option<String>,
+    /// That kernel's guest serves redis on port 6379: measure it too
+    #[arg(long, requires = "kernel")]
+    redis: bool,
     /// Image with an ext4 file system for that kernel's guest; it is copied. Without it the disk is not measured
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "kernel")]
     disk: Option<PathBuf>,
@@ -68,11 +74,22 @@ pub(super) struct DemoArgs {
 pub(super) fn execute(args: BenchArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
     // Protection comes and goes by the hundred here: only what fails is worth a line.
     logging::start_at(LogFormat::Text, "error");
-    let BenchArgs { kind, out, quick, repeat, kernel, initramfs, disk, backup, tap, guests, epoch, workload } = args;
-    let (epochs, workloads) = (epoch, workload);
-    let config =
-        BenchConfig { kind, out, quick, repeat, kernel, initramfs, disk, backup, tap, guests, epochs, workloads };
-    commands.bench(config)
+    commands.bench(BenchConfig {
+        kind: args.kind,
+        out: args.out,
+        quick: args.quick,
+        repeat: args.repeat,
+        kernel: args.kernel,
+        initramfs: args.initramfs,
+        cmdline: args.cmdline,
+        redis: args.redis,
+        disk: args.disk,
+        backup: args.backup,
+        tap: args.tap,
+        guests: args.guests,
+        epochs: args.epoch,
+        workloads: args.workload,
+    })
 }
 
 pub(super) fn execute_demo(args: DemoArgs, commands: &dyn Commands) -> Result<Exit, Failure> {

@@ -13,6 +13,8 @@ use super::ft::{Endpoint, EpochLength};
 pub enum BenchKind {
     /// Run time relative to the unprotected guest over the length of an epoch.
     EpochSweep,
+    /// Run time relative to the unprotected guest over the time between two local commits.
+    LocalSweep,
     /// Length of a pause over the number of dirty pages.
     Pause,
     /// Transactions on recoverable memory, beside plain stores, LMDB and libpmemobj. Needs no guest.
@@ -34,6 +36,10 @@ pub struct BenchConfig {
     pub kernel: Option<PathBuf>,
     /// Initial RAM file system of that kernel.
     pub initramfs: Option<PathBuf>,
+    /// Its command line; none means a console only.
+    pub cmdline: Option<String>,
+    /// The guest serves redis on its usual port: measure that too.
+    pub redis: bool,
     /// Image with an ext4 file system for that kernel's guest; copied, not written.
     pub disk: Option<PathBuf>,
     /// A running backup named `bench`, on another host, to protect the guest of that kernel; none means one that the bench
