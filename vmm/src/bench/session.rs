@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use recoverable::Survives;
 use replication::Term;
 use replication::primary::PrimaryState;
 use snapshot::disk::OverlayDisk;
@@ -13,7 +14,7 @@ use snapshot::disk::OverlayDisk;
 use super::cannot;
 use super::network::BACKUP_TAP;
 use super::peer::{Peer, PeerSpec};
-use crate::config::{CommitDurability, Endpoint, OnDegraded, Witness};
+use crate::config::{CommitDurability, Endpoint, LocalLog, OnDegraded, Witness};
 use crate::epoch::capture::Mode;
 use crate::epoch::pacer::Length;
 use crate::events::Events;
@@ -22,6 +23,7 @@ use crate::machine::board::Delivery;
 use crate::machine::{End, KernelSource, Machine, Pace, Parts, Threads, input};
 use crate::net::Tap;
 use crate::protect::local::LocalStore;
+use crate::protect::local::backing::LocalOptions;
 use crate::protect::log::DiskLog;
 use crate::protect::{Guardian, GuardianConfig, Lease};
 use crate::stats::{Stats, Summary};
@@ -133,7 +135,7 @@ impl Session {
         let machine = Arc::new(Machine::boot(1, spec.memory_bytes, &source, parts, pace)?);
         let lease = Arc::new(Lease::open(VM_NAME, &Witness::None, Role::Primary)?);
         let store = spec.state_dir.as_deref().map(|dir| local_store(dir, spec.memory_bytes)).transpose()?;
-        let config = guardian_config(spec.durability);
+        let config = GuardianConfig { local: store.is_some(), ..guardian_config(spec.durability) };
         let guardian = Guardian::start(Arc::clone(&machine), config, log, lease, Arc::new(Events::new(None)), store)?;
         let threads = Some(machine.start()?);
         let tap_freed = TapFreed(tap.as_ref().map(Arc::downgrade).unwrap_or_default());
@@ -262,7 +264,10 @@ impl Drop for Session {
 
 fn local_store(dir: &Path, memory_bytes: u64) -> Result<LocalStore, Failure> {
     std::fs::create_dir_all(dir).map_err(|error| cannot("make the directory", dir, &error))?;
-    Ok(LocalStore::create(dir, memory_bytes)?)
+    // The product's default: what the medium asks for, and no promise.
+    let options =
+        LocalOptions { log: LocalLog::default(), required: Survives::ProcessDeath, images: Survives::ProcessDeath };
+    Ok(LocalStore::create(dir, memory_bytes, options)?)
 }
 
 /// Where the guest's console goes.
