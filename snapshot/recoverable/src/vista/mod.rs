@@ -26,7 +26,7 @@ use std::path::Path;
 
 use crate::error::Error;
 use crate::medium::Survives;
-use crate::memory::{Declare, RecoverableMemory, RegionId, check_range};
+use crate::memory::{RegionId, check_range};
 use crate::region::PersistentRegion;
 use crate::step::{Step, reached};
 use log::{ROWS, Record, Refusal, UndoLog};
@@ -36,6 +36,9 @@ mod log;
 mod pages;
 #[cfg(test)]
 mod tests;
+mod transaction;
+
+pub use transaction::Transaction;
 
 pub(crate) const FRESH_WORDS: [usize; 2] = [log::NUMBER_AT, log::TAIL_AT];
 
@@ -519,60 +522,6 @@ fn describe(error: &Error) -> String {
     }
 }
 
-/// A running transaction of a [`Vista`]; aborted when it is dropped.
-#[derive(Debug)]
-pub struct Transaction<'a> {
-    vista: &'a mut Vista,
-    is_open: bool,
-}
-
-impl Transaction<'_> {
-    /// Declares a range, whose before-image is kept, and gives it to be changed.
-    ///
-    /// # Errors
-    /// [`Error::LogFull`] leaves the transaction as it is.
-    #[inline]
-    pub fn set_range(&mut self, region: RegionId, range: Range<usize>) -> Result<&mut [u8], Error> {
-        self.vista.declare(region, range)
-    }
-
-    /// The memory of a tracked region, to be changed anywhere.
-    ///
-    /// If the log is too short for what is changed, [`Self::end`] says so and aborts.
-    pub fn memory(&mut self, region: RegionId) -> Result<&mut [u8], Error> {
-        self.vista.memory(region)
-    }
-
-    /// The memory of a region.
-    pub fn bytes(&self, region: RegionId) -> Result<&[u8], Error> {
-        self.vista.bytes(region)
-    }
-
-    /// Commits: what was changed survives what [`Vista::survives`] says. On an error nothing has happened, and it is aborted.
-    #[inline]
-    pub fn end(self) -> Result<(), Error> {
-        self.vista.commit()?;
-        // There is nothing left to drop.
-        std::mem::forget(self);
-        Ok(())
-    }
-
-    /// Undoes everything.
-    pub fn abort(mut self) -> Result<(), Error> {
-        self.is_open = false;
-        self.vista.abandon()
-    }
-}
-
-impl Drop for Transaction<'_> {
-    fn drop(&mut self) {
-        if self.is_open {
-            // A failure is kept as poison: the next transaction is refused with its cause.
-            let _ = self.vista.abandon();
-        }
-    }
-}
-
 impl Vista {
     /// Aborts; if that fails, nothing is begun any more, and the next opener undoes it.
     fn abandon(&mut self) -> Result<(), Error> {
@@ -584,52 +533,5 @@ impl Vista {
             self.is_running = false;
         }
         result
-    }
-}
-
-impl Declare for Transaction<'_> {
-    fn bytes(&self, region: RegionId) -> Result<&[u8], Error> {
-        Transaction::bytes(self, region)
-    }
-
-    #[inline]
-    fn set_range(&mut self, region: RegionId, range: Range<usize>) -> Result<&mut [u8], Error> {
-        Transaction::set_range(self, region, range)
-    }
-}
-
-impl Declare for Vista {
-    fn bytes(&self, region: RegionId) -> Result<&[u8], Error> {
-        Vista::bytes(self, region)
-    }
-
-    fn set_range(&mut self, region: RegionId, range: Range<usize>) -> Result<&mut [u8], Error> {
-        self.declare(region, range)
-    }
-}
-
-impl RecoverableMemory for Vista {
-    fn map(&mut self, path: &Path, len: usize) -> Result<RegionId, Error> {
-        Vista::map(self, path, len)
-    }
-
-    fn begin(&mut self) -> Result<(), Error> {
-        self.start()
-    }
-
-    fn end(&mut self) -> Result<(), Error> {
-        self.commit()
-    }
-
-    fn abort(&mut self) -> Result<(), Error> {
-        self.abandon()
-    }
-
-    fn survives(&self) -> Survives {
-        Vista::survives(self)
-    }
-
-    fn file(&self, region: RegionId) -> Result<(&File, u64), Error> {
-        Vista::file(self, region)
     }
 }

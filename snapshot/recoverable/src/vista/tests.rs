@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 use super::*;
+use crate::memory::{Declare, RecoverableMemory};
 use crate::persist::watch;
 use crate::step::set_hook;
 use crate::tests_random::Random;
