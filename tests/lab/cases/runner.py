@@ -29,7 +29,7 @@ CASES = [
 ]  # fmt: skip
 # Not part of `make test`, but of `make soak` and --all. The plugs in a row and the hops take long. The cut of everything
 # failed once on a machine at load 10, where the witness on 9p did not answer within its 2 s, and has passed since: a debt,
-# not a verdict on it.
+# not a verdict on it. A crash of the kernel keeps more than the power cut, which is tried in both places.
 SOAK_ONLY = {
     case.__name__
     for case in [

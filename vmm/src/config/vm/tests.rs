@@ -1,7 +1,7 @@
 //! Every range of [`VmConfig`], at its edges.
 
 use super::*;
-use crate::config::{BackupConfig, BackupOptions, TimeSpan};
+use crate::config::{BackupConfig, BackupOptions, LocalLog, OnDegraded, Survival, TimeSpan};
 use crate::exit::{Advice, Exit};
 
 fn typed() -> RunOptions {
@@ -173,4 +173,28 @@ fn backup_needs_listen_and_name_and_warns_without_witness() {
     assert_eq!(backup.warnings().len(), 1);
     let error = BackupConfig::try_from(BackupOptions { listen: None, ..typed() }).expect_err("no listen");
     assert_eq!(error.to_string(), "--listen is missing");
+}
+
+#[test]
+fn vm_options_of_the_state_directory_take_local_protection() {
+    let local = |o: &mut RunOptions| o.protect = vec![Protect::Local];
+    assert_eq!(check(local).expect("enough").local, LocalConfig::default());
+    let vm = check(|o| {
+        local(o);
+        (o.local_log, o.require_survives) = (Some(LocalLog::Redo), Some(Survival::Power));
+        o.on_degraded = Some(OnDegraded::Stop);
+    });
+    let chosen = LocalConfig { log: LocalLog::Redo, require_survives: Survival::Power, on_degraded: OnDegraded::Stop };
+    assert_eq!(vm.expect("fits").local, chosen);
+    assert!(message(|o| o.local_log = Some(LocalLog::Auto)).contains("--local-log and --protect"));
+    assert!(message(|o| o.require_survives = Some(Survival::Process)).contains("--require-survives and --protect"));
+    assert!(message(|o| o.on_degraded = Some(OnDegraded::Continue)).contains("--on-degraded and --protect"));
+}
+
+#[test]
+fn vm_json_of_before_these_options_is_read() {
+    let vm = check(|o| o.protect = vec![Protect::Local]).expect("enough");
+    let mut json = serde_json::to_value(&vm).expect("plain data");
+    json.as_object_mut().expect("an object").remove("local").expect("it was there");
+    assert_eq!(serde_json::from_value::<VmConfig>(json).expect("an older one"), vm);
 }
