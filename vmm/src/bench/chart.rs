@@ -10,8 +10,10 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::table::Spread;
 use crate::exit::{Exit, Failure};
 
-const SIZE: (u32, u32) = (940, 460);
-const LEGEND_WIDTH: u32 = 210;
+const PLOT_SIZE: (u32, u32) = (730, 460);
+/// Of a letter in the legend, on average and a little more, in pixels; and what stands before the text.
+const LETTER_WIDTH: u32 = 8;
+const LEGEND_INDENT: u32 = 46;
 const FONT: &str = "sans-serif";
 /// Told apart by people who do not see all colours, and in grey by their lightness.
 const COLOURS: [RGBColor; 7] = [
@@ -93,17 +95,24 @@ impl Chart {
         if self.series.iter().all(|series| series.points.is_empty()) || self.ticks.is_empty() {
             return Ok(false);
         }
-        let area = SVGBackend::new(path, SIZE).into_drawing_area();
+        let area = SVGBackend::new(path, self.size()).into_drawing_area();
         self.draw_on(&area)
             .and_then(|()| area.present().map_err(|error| error.to_string()))
             .map_err(|error| Failure::new(Exit::Error, format!("cannot draw {}: {error}", path.display())))?;
         Ok(true)
     }
 
+    /// The plot, and beside it room for the longest name.
+    fn size(&self) -> (u32, u32) {
+        let names = self.series.iter().map(|series| &series.name).chain(self.mark.as_ref().map(|(_, name)| name));
+        let letters = names.map(|name| name.chars().count()).max().unwrap_or(0) as u32;
+        (PLOT_SIZE.0 + LEGEND_INDENT + letters * LETTER_WIDTH, PLOT_SIZE.1)
+    }
+
     fn draw_on(&self, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), String> {
         let text = |error: DrawingAreaErrorKind<std::io::Error>| error.to_string();
         area.fill(&WHITE).map_err(text)?;
-        let (plot, legend) = area.split_horizontally(SIZE.0 - LEGEND_WIDTH);
+        let (plot, legend) = area.split_horizontally(PLOT_SIZE.0);
         let (low, high) = self.y_range();
         let y_ticks = self.y_ticks(low, high);
         let xs = self.x_range();

@@ -78,7 +78,8 @@ impl<'a> Results<'a> {
     }
 
     fn ticks(&self) -> Vec<(f64, String)> {
-        let label = |epoch: &String| epoch.strip_suffix("ms").unwrap_or(epoch).to_owned();
+        let ms = |epoch: &String| crate::config::parse_time(epoch).map(|time| time.as_secs_f64() * 1e3);
+        let label = |epoch: &String| ms(epoch).map_or(epoch.clone(), |ms| format!("{ms}"));
         self.epochs.iter().enumerate().map(|(index, epoch)| (index as f64, label(epoch))).collect()
     }
 }
@@ -88,11 +89,11 @@ pub(super) fn name(workload: &str) -> String {
     match workload {
         "cpu" => "CPU".into(),
         "disk-write" => "disk write + flush".into(),
-        "edit" => "interactive: an editor, 100 ms between keys".into(),
-        "compile" => "compile-like: a process for each file".into(),
-        "fsync" => "a block and a flush, again and again".into(),
-        "redis" => "redis: SET and its answer, one client".into(),
-        "network" => "a line and its answer, one client".into(),
+        "edit" => "an editor, 100 ms a key".into(),
+        "compile" => "compiling, a process a file".into(),
+        "fsync" => "4 KiB and a flush".into(),
+        "redis" => "redis, SET and answer".into(),
+        "network" => "a line and its answer".into(),
         "disk-write-memory" => "… commit in memory".into(),
         other => other.replace('-', " "),
     }
