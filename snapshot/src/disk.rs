@@ -162,6 +162,17 @@ impl OverlayDisk {
         self.read_base(offset, buf)
     }
 
+    /// Reads what the disk held when `epoch` began: the image under what was sealed before it. No sealed epoch from `epoch`
+    /// on may be committed yet.
+    pub fn read_before(&self, epoch: u64, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
+        self.check_range(offset, buf.len())?;
+        self.read_base(offset, buf)?;
+        for (_, set) in self.sealed.iter().take_while(|(sealed, _)| *sealed < epoch) {
+            set.read_over(offset, buf);
+        }
+        Ok(())
+    }
+
     /// Writes for the guest: into the running epoch, or into the image in mode [`Mode::Direct`].
     pub fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), DiskError> {
         self.check_writable()?;

@@ -64,6 +64,25 @@ fn commit_applies_sealed_epochs_up_to_the_one_named() {
 }
 
 #[test]
+fn read_before_an_epoch_is_what_it_found_whatever_was_applied() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = protected(&dir);
+    for epoch in 1..=3 {
+        disk.write_at(epoch, &[b'0' + epoch as u8; 4]).unwrap();
+        disk.seal(epoch);
+    }
+    disk.write_at(0, b"running").unwrap();
+    let before = |disk: &OverlayDisk, epoch| {
+        let mut buf = vec![0; 8];
+        disk.read_before(epoch, 0, &mut buf).unwrap();
+        String::from_utf8(buf).unwrap()
+    };
+    assert_eq!([1, 2, 3, 4].map(|epoch| before(&disk, epoch)), ["........", ".1111...", ".12222..", ".123333."]);
+    disk.commit(2).unwrap();
+    assert_eq!([3, 4].map(|epoch| before(&disk, epoch)), [".12222..", ".123333."]);
+}
+
+#[test]
 fn discard_uncommitted_gives_the_committed_content_back() {
     let dir = tempfile::tempdir().unwrap();
     let mut disk = protected(&dir);

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,6 +20,7 @@ pub struct Launch {
     namespace: Option<String>,
     args: Vec<OsString>,
     stdout: Option<Stdio>,
+    typed: bool,
     variables: Vec<(OsString, OsString)>,
 }
 
@@ -40,7 +42,14 @@ impl Launch {
     }
 
     fn bare(command: &str, dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), namespace: None, args: vec![command.into()], variables: Vec::new(), stdout: None }
+        Self {
+            dir: dir.to_owned(),
+            namespace: None,
+            args: vec![command.into()],
+            variables: Vec::new(),
+            stdout: None,
+            typed: false,
+        }
     }
 
     /// Sets a variable of its environment.
@@ -73,6 +82,20 @@ impl Launch {
         self
     }
 
+    /// Its console is its terminal, for [`Vm::type_in`]; what it shows is where it always is.
+    #[must_use]
+    pub fn typed(mut self) -> Self {
+        let shown = File::options().create(true).append(true).open(self.dir.join("console"));
+        let shown = shown.expect("a file in the test's own place");
+        self.typed = true;
+        if self.args.iter().any(|arg| arg == "--console") { self.console_on(shown) } else { self.showing(shown) }
+    }
+
+    fn showing(mut self, shown: File) -> Self {
+        self.stdout = Some(shown.into());
+        self
+    }
+
     /// Runs it in a network namespace.
     #[must_use]
     pub fn within(mut self, namespace: &str) -> Self {
@@ -100,7 +123,7 @@ impl Launch {
             .command()
             .args(&self.args)
             .envs(self.variables)
-            .stdin(Stdio::null())
+            .stdin(if self.typed { Stdio::piped() } else { Stdio::null() })
             .stdout(stdout)
             .stderr(log)
             .spawn()
@@ -120,6 +143,12 @@ impl Vm {
     fn signal(&self, signal: &str) {
         let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
         assert!(status.expect("`kill` is there").success(), "a child that was not waited for can be signalled");
+    }
+
+    /// Types into its console.
+    pub fn type_in(&self, text: &str) {
+        let mut keyboard = self.child.stdin.as_ref().expect("it was started to be typed into");
+        keyboard.write_all(text.as_bytes()).expect("the program reads what is typed");
     }
 
     /// `kill -9`: what a crash of the program is to the other side.

@@ -1,22 +1,14 @@
 //! A guest that crashes by itself: `--on-guest-panic`.
 //!
-//! The guests crash where their command line says (guest-images/bare/runtime/crash.S), for good or until a moment of the
-//! real-time clock, which no rollback turns back.
+//! The guests crash where their command line says (guest-images/bare/runtime/crash.S), whenever they come there; or when a
+//! `c` is typed, which is not typed again when they are rolled back.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use guests::place::wait_value;
-use guests::{Guest, Launch, Pair, Place, Vm, console, needs};
+use guests::place::wait_progress;
+use guests::{Guest, Launch, Pair, Place, Vm, console, needs, wait};
 
 const CRASHED: i32 = 164;
 /// Boots after a crash at most.
 const RESETS_MAX: usize = 5;
-
-/// `until=` for a guest that crashes until `later`.
-fn until(later: Duration) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
-    format!("until={}", (now + later).as_secs() % 3600)
-}
 
 fn policy(launch: Launch, policy: &str) -> Launch {
     launch.with("--on-guest-panic", policy)
@@ -79,10 +71,13 @@ fn panic_of_a_locally_protected_guest_keeps_its_last_epoch_and_all_it_said() {
 #[test]
 fn panic_of_a_guest_with_a_backup_ends_both_and_nobody_takes_over() {
     needs!(Kvm);
-    let (guest, place) = (Guest::counter().with("crash=3000"), Place::new());
-    let mut pair = Pair::start(&place, &guest);
+    let (guest, place) = (Guest::counter().with("typed=1"), Place::new());
+    let mut pair = Pair::start_with(&place, &guest, Launch::typed);
+    let seen = wait_progress(&pair.primary, &guest, 20);
+    pair.primary.type_in("c");
     assert_crashed(&mut pair.primary, "panicked");
-    assert_said(&pair.primary, &guest, 3000);
+    let said = console::check(&guest, &pair.primary.console()).unwrap_or_else(|e| panic!("{e}"));
+    assert!(said.crashed && said.last >= seen, "{said:?}");
     assert_eq!(pair.backup.wait(), 0, "{}", pair.backup.log());
     assert_eq!(pair.backup.count("failover-started"), 0);
 }
@@ -90,10 +85,12 @@ fn panic_of_a_guest_with_a_backup_ends_both_and_nobody_takes_over() {
 #[test]
 fn panic_after_a_takeover_stops_the_guest_too() {
     needs!(Kvm);
-    let (guest, place) = (Guest::counter().with("crash=4000"), Place::new());
-    let mut pair = Pair::start(&place, &guest);
+    let (guest, place) = (Guest::counter().with("typed=1"), Place::new());
+    let mut pair = Pair::start_with(&place, &guest, Launch::typed);
     pair.primary.kill();
     pair.backup.wait_event("failover-finished");
+    wait_progress(&pair.backup, &guest, 20);
+    pair.backup.type_in("c");
     assert_crashed(&mut pair.backup, "panicked");
     assert!(place.path("b/state/crash/MANIFEST").exists(), "{}", pair.backup.log());
 }
@@ -102,16 +99,21 @@ fn panic_after_a_takeover_stops_the_guest_too() {
 fn reset_boots_the_guest_anew_in_the_same_process_and_counts() {
     needs!(Kvm);
     for protect in ["none", "local"] {
-        // A second each time: fewer than it is allowed.
-        let guest = Guest::counter().with(&format!("crash=1000 {}", until(Duration::from_secs(4))));
-        let place = Place::in_memory();
-        let vm = policy(place.alone("a", &guest).with("--protect", protect), "reset").start();
-        vm.wait_event("reset");
-        wait_value(&vm, &guest, 1100);
-        assert_eq!(vm.count("booting"), vm.count("reset") + 1, "{}", vm.log());
-        assert_eq!(vm.count("guest-panic"), vm.count("reset"));
-        assert_eq!(vm.console().matches(&format!("count={:016x}", 1)).count(), vm.count("booting"));
+        let (guest, place) = (Guest::counter().with("typed=1"), Place::in_memory());
+        let vm = policy(place.alone("a", &guest).with("--protect", protect), "reset").typed().start();
+        for times in 1..=2 {
+            wait_progress(&vm, &guest, 20);
+            vm.type_in("c");
+            vm.wait_event_again("reset", times);
+            wait::until("another boot", || (vm.console().matches(&first_line()).count() == times + 1).then_some(()));
+        }
+        wait_progress(&vm, &guest, 20);
+        assert_eq!((vm.count("booting"), vm.count("guest-panic")), (3, 2), "{}", vm.log());
     }
+}
+
+fn first_line() -> String {
+    format!("count={:016x}\n", 1)
 }
 
 #[test]
@@ -134,4 +136,150 @@ fn ended_guest_leaves_no_incident() {
     let mut vm = place.alone("a", &Guest::counter().with("limit=20")).start();
     assert_eq!(vm.wait(), 0, "{}", vm.log());
     assert!(!place.path("a/state/crash.json").exists());
+}
+
+/// A guest under `--on-guest-panic rollback`.
+fn rolled_back(place: &Place, guest: &Guest, retain: u32) -> Launch {
+    policy(place.alone("a", guest).with("--protect", "local").with("--epoch", "2ms"), "rollback")
+        .with("--retain", retain.to_string())
+}
+
+/// The lives of a guest that was rolled back, as its console showed them. Each goes on behind some line of the story so far,
+/// as if what came later had not been; its first line may have begun before.
+#[track_caller]
+fn assert_one_story(guest: &Guest, console: &str) {
+    let mut story = String::new();
+    for (number, life) in console.split("crash\n").enumerate() {
+        let life = match (number, life.split_once('\n')) {
+            (0, _) => life,
+            (_, Some((_, whole_lines))) => whole_lines,
+            (_, None) => continue,
+        };
+        let first = life.split_inclusive('\n').next().unwrap_or_default();
+        if let Some(at) = story.find(first) {
+            story.truncate(at);
+        }
+        story.push_str(life);
+    }
+    console::check(guest, &story).unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Lets time pass until the guest can go back to `count` epochs at least.
+#[track_caller]
+fn wait_kept(vm: &Vm, count: usize) {
+    vm.wait_event("booting");
+    wait::until("so many earlier epochs", || {
+        (vm.status()["earlier"].as_array().is_some_and(|kept| kept.len() >= count)).then_some(())
+    });
+}
+
+/// Types a crash and waits until the guest is at work again; gives the epoch that it was rolled back to.
+#[track_caller]
+fn crash_and_go_on(vm: &Vm, guest: &Guest, times: usize) -> u64 {
+    vm.type_in("c");
+    let back = vm.wait_event_again("rollback", times);
+    wait::until("a sign of life", || {
+        let console = vm.console();
+        let mut lives = console.split("crash\n");
+        console::latest(guest, lives.nth(times)?)
+    });
+    assert_eq!(back["attempt"], times);
+    back["epoch"].as_u64().expect("a number")
+}
+
+#[test]
+fn panic_that_comes_once_is_rolled_back_and_the_guest_goes_on() {
+    needs!(Kvm);
+    for guest in [Guest::counter(), Guest::dirty()] {
+        let (guest, place) = (guest.with("typed=1"), Place::in_memory());
+        let vm = rolled_back(&place, &guest, 6).typed().start();
+        wait_kept(&vm, 2);
+        crash_and_go_on(&vm, &guest, 1);
+        wait_progress(&vm, &guest, 50);
+        assert_one_story(&guest, &vm.console());
+        assert_eq!(vm.wait_event("rollback")["what"], "panicked");
+        assert_eq!((vm.count("rollback"), vm.count("guest-panic")), (1, 1), "{}", vm.log());
+    }
+}
+
+#[test]
+fn panic_that_comes_again_is_met_from_older_epochs_each_time() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter().with("typed=1"), Place::in_memory());
+    let mut vm = rolled_back(&place, &guest, 4).typed().start();
+    wait_kept(&vm, 4);
+    let mut tried = Vec::new();
+    for times in 1..=3 {
+        tried.push(crash_and_go_on(&vm, &guest, times));
+    }
+    assert!(tried.windows(2).all(|pair| pair[1] < pair[0]), "{tried:?}");
+    assert_one_story(&guest, &vm.console());
+    while vm.is_running() && vm.count("guest-panic") < 7 {
+        let crashes = vm.count("guest-panic");
+        vm.type_in("c");
+        vm.wait_event_again("guest-panic", crashes + 1);
+        wait::until("what comes of it", || (vm.count("rollback") > crashes || !vm.is_running()).then_some(()));
+    }
+    assert_eq!(vm.wait(), CRASHED, "{}", vm.log());
+}
+
+#[test]
+fn panic_that_always_comes_back_ends_in_a_stop_with_all_it_was() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter().with("crash=300"), Place::in_memory());
+    let mut vm = rolled_back(&place, &guest, 4).start();
+    assert_crashed(&mut vm, "panicked");
+    let (panics, rollbacks) = (vm.count("guest-panic"), vm.count("rollback"));
+    assert!(rollbacks >= 1 && panics == rollbacks + 1, "{panics}, {rollbacks}");
+    assert!(vm.log().contains("no older epoch is kept"), "{}", vm.log());
+    assert_one_story(&guest, &vm.console());
+    // It is stopped for good, and kept.
+    let mut again = Launch::resume(&place.path("a")).start();
+    assert_eq!(again.wait(), CRASHED, "{}", again.log());
+    assert!(place.path("a/state/state").exists());
+}
+
+#[test]
+fn kill_at_each_step_of_a_rollback_is_gone_on_with() {
+    needs!(Kvm);
+    for step in ["DisksRecovered", "WentBackInPart", "WentBack", "EmittedAgain"] {
+        let (guest, place) = (Guest::disk_journal().with("typed=1"), Place::in_memory());
+        // The variable is there from the start; only a resume comes to these steps.
+        let mut vm = rolled_back(&place, &guest, 6).environment("OUTLAST_KILL_AT", step).typed().start();
+        wait_kept(&vm, 2);
+        vm.type_in("c");
+        vm.wait_killed();
+        let vm = Launch::resume(&place.path("a")).typed().start();
+        wait_progress(&vm, &guest, 20);
+        assert!(vm.count("rollback") > 0, "{step}: {}", vm.log());
+        assert_one_story(&guest, &vm.console());
+        let status = vm.status();
+        assert_eq!(status["incident"]["standing"], "tried", "{status}");
+        assert!(!status["earlier"].as_array().expect("a list").is_empty(), "{status}");
+    }
+}
+
+#[test]
+fn disks_are_rolled_back_with_the_guest() {
+    needs!(Kvm);
+    // Its crash by itself comes as soon as it is at work again: it has nearly nothing done by then.
+    let (guest, place) = (Guest::disk_journal().with("typed=1"), Place::in_memory());
+    let mut vm = rolled_back(&place, &guest, 6).typed().start();
+    wait_kept(&vm, 3);
+    crash_and_go_on(&vm, &guest, 1);
+    let again = crash_and_go_on(&vm, &guest, 2);
+    vm.kill();
+    let console = vm.console();
+    let lives: Vec<u64> = console.split("crash\n").filter_map(|life| console::latest(&guest, life)).collect();
+    let last = lives[2];
+    assert!(last < lives[0], "it was rolled back to {again}, behind what it had done: {lives:?}");
+    // The log beside the image has what the image lacks.
+    let reader = Guest { disk_bytes: None, ..Guest::disk_journal().with("limit=1") };
+    let mut vm = place.alone("r", &reader).with("--disk", guests::place::disk(&place.path("a.img"))).start();
+    assert_eq!(vm.wait(), 0, "{}", vm.log());
+    let text = vm.console();
+    let found = text.lines().find_map(|line| line.strip_prefix("last=")).expect("what it found");
+    let found = u64::from_str_radix(found, 16).expect("a number");
+    // Had the disk not gone back, it would hold all of the first life.
+    assert!(found >= last && found < lives[0], "the disk has {found}: {lives:?}");
 }

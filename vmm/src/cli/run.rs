@@ -23,6 +23,9 @@ Examples:
   and here:
     outlast run … --protect tcp:b:7000 --witness file:/shared/witness
 
+  A guest that crashes goes back to an earlier epoch, and what it acknowledged since then is lost:
+    outlast run … --protect local --on-guest-panic rollback --retain 6
+
   The same from a file, with another epoch length:
     outlast run --config vm0.toml --epoch 10ms
 

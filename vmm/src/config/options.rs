@@ -144,9 +144,18 @@ pub struct RunOptions {
     #[arg(long, help_heading = "Protection", value_name = "TIME")]
     pub heartbeat: Option<TimeSpan>,
     /// A guest that crashes by itself (it reports a panic through pvpanic, or a processor shuts down after a triple fault):
-    /// 'stop' = it ends with exit code 164 and what it was is kept, 'reset' = it is booted anew [default: stop]
+    /// 'stop' = it ends with exit code 164 and what it was is kept, 'reset' = it is booted anew, 'rollback' = with --protect
+    /// local, it goes back to an earlier epoch, and what it acknowledged since then is LOST [default: stop]
     #[arg(long, help_heading = "Protection", value_enum)]
     pub on_guest_panic: Option<OnGuestPanic>,
+    /// Earlier epochs kept for 'rollback', 1 to 16: the youngest about 1 s old, each older one about twice as old. A crash
+    /// that comes back is met from an older one each time, then the guest is stopped [default: 6]
+    #[arg(long, help_heading = "Protection", value_name = "N")]
+    pub retain: Option<u8>,
+    /// Room for them in the state directory, at least 1M; where they need more, the oldest go [default: as much as the
+    /// guest's memory, at least 64M]
+    #[arg(long, help_heading = "Protection", value_name = "SIZE")]
+    pub retain_bytes: Option<ByteSize>,
     /// Not in this version
     #[arg(long, hide = true)]
     pub tls_dir: Option<PathBuf>,
@@ -236,8 +245,8 @@ macro_rules! over {
 
 over!(RunOptions:
     one { name, kernel, initramfs, restore, cmdline, cpus, memory, console, vsock, state_dir, epoch, min_epoch, capture,
-          protocol, interrupts, commit_durability, witness, detect, heartbeat, on_guest_panic, tls_dir, api_socket, config,
-          log_format, event_monitor, local_log, require_survives, on_degraded }
+          protocol, interrupts, commit_durability, witness, detect, heartbeat, on_guest_panic, retain, retain_bytes,
+          tls_dir, api_socket, config, log_format, event_monitor, local_log, require_survives, on_degraded }
     many { disk, net, protect });
 over!(BackupOptions:
     one { listen, name, console, state_dir, witness, detect, heartbeat, tls_dir, api_socket, config, log_format,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::crash::{self, OnGuestPanic};
+use super::crash::{self, OnGuestPanic, Retain};
 use super::device::{Console, DiskConfig, NetConfig};
 use super::error::ConfigError;
 use super::ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, Protect, Witness};
@@ -84,6 +84,9 @@ pub struct VmConfig {
     /// What is done with a guest that crashed.
     #[serde(default)]
     pub on_guest_panic: OnGuestPanic,
+    /// Earlier epochs that are kept to roll it back; `None` where it is not.
+    #[serde(default)]
+    pub retain: Option<Retain>,
     /// The control socket, at most 106 bytes.
     pub api_socket: PathBuf,
     /// The form of the log.
@@ -150,6 +153,8 @@ impl TryFrom<RunOptions> for VmConfig {
             detect,
             heartbeat,
             on_guest_panic,
+            retain,
+            retain_bytes,
             tls_dir,
             api_socket: typed_socket,
             config: _,
@@ -185,11 +190,15 @@ impl TryFrom<RunOptions> for VmConfig {
         let local = LocalConfig::new(is_local, local_log, require_survives, on_degraded)?;
         let epoch = epoch.unwrap_or(EpochLength::Fixed(Duration::from_millis(20)));
         let (detect, heartbeat) = check_detection(detect.map(|t| t.0), heartbeat.map(|t| t.0))?;
+        let memory_bytes = check_memory(memory.map_or(512 << 20, |ByteSize(bytes)| bytes))?;
+        let asked = crash::Asked { policy: on_guest_panic, retain, retain_bytes: retain_bytes.map(|bytes| bytes.0) };
+        let (on_guest_panic, retain) = crash::check(&asked, &start, &protect, memory_bytes)?;
         Ok(VmConfig {
-            on_guest_panic: crash::check(on_guest_panic, &start)?,
+            on_guest_panic,
+            retain,
             start,
             cpus: check_cpus(cpus.unwrap_or(1))?,
-            memory_bytes: check_memory(memory.map_or(512 << 20, |ByteSize(bytes)| bytes))?,
+            memory_bytes,
             nets: check_devices(disk.len(), resolve_nets(&name, net)?)?,
             disks: disk,
             console: console.unwrap_or(Console::Stdio),

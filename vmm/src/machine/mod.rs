@@ -466,7 +466,7 @@ impl Threads {
     }
 }
 
-pub(crate) fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+pub(crate) fn spawn<T: Send + 'static>(name: String, body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     std::thread::Builder::new().name(name).spawn(body).expect("the host can start a thread")
 }
 

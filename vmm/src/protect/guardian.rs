@@ -25,9 +25,9 @@ use snapshot::disk::Mode;
 
 use super::clock::Clock;
 use super::lease::Lease;
-use super::local::LocalStore;
 use super::local::backing::Kept;
 use super::local::pairing::Pairing;
+use super::local::{KeptEpoch, LocalStore, Shortened, Tidings};
 use super::log::DiskLog;
 use super::socket::SendHalf;
 pub(super) use base::NoBase;
@@ -118,6 +118,8 @@ struct Inner {
     connect_error: Option<String>,
     /// How epochs are kept that were committed to the state directory; none: they are not.
     local: Option<Kept>,
+    /// Earlier epochs in the state directory, as they were when that changed last.
+    earlier: Vec<KeptEpoch>,
 }
 
 /// Protects one machine.
@@ -187,6 +189,7 @@ impl Guardian {
             last_solo_reason: None,
             connect_error: None,
             local: local.as_ref().map(LocalStore::kept),
+            earlier: local.as_ref().map(LocalStore::earlier).unwrap_or_default(),
         };
         let guardian = Arc::new(Self {
             machine,
@@ -392,6 +395,22 @@ impl Guardian {
         self.note("degraded", json!({ "protection": "local", "reason": why }));
     }
 
+    /// How many earlier epochs are kept, and their bytes.
+    pub(crate) fn earlier(&self) -> (usize, usize) {
+        let inner = self.lock();
+        (inner.earlier.len(), inner.earlier.iter().map(|kept| kept.bytes as usize).sum())
+    }
+
+    /// Other earlier epochs are kept than before.
+    pub(super) fn note_earlier(&self, tidings: Tidings) {
+        let Tidings { kept, shortened } = tidings;
+        self.lock().earlier = kept;
+        if let Some(Shortened { left, why }) = shortened {
+            tracing::warn!(why, left, "earlier epochs were given up; the guest goes on");
+            self.note("earlier-given-up", json!({ "left": left, "reason": why }));
+        }
+    }
+
     /// The ship thread begins, or has ended, to work on the log.
     pub(super) fn note_logging(&self, since: Option<Instant>) {
         self.lock().logging_since = since;
@@ -558,6 +577,7 @@ impl Guardian {
             "role": "primary",
             "local": inner.local.map(|kept| kept.survives.to_string()),
             "local_log": inner.local.map(|kept| kept.log.name()),
+            "earlier": inner.earlier,
             "state": format!("{:?}", inner.core.state()),
             "term": self.config.term.0,
             "target": inner.target.as_ref().map(ToString::to_string),

@@ -265,8 +265,10 @@ impl Shipper {
     fn commit_locally(&mut self, sealed: &SealedEpoch) -> Result<(), Failure> {
         let Some(store) = &mut self.local else { return Ok(()) };
         fault::reached(fault::DISK_LOGGED);
+        store.keep_disks(sealed.epoch, &sealed.disk_writes, self.guardian.machine.disks())?;
         let Committed { unchanged, in_pieces } = store.commit(sealed, self.guardian.left())?;
         fault::reached(fault::LOCALLY_COMMITTED);
+        store.take_tidings().into_iter().for_each(|tidings| self.guardian.note_earlier(tidings));
         self.idle.report(sealed.epoch, unchanged);
         if in_pieces {
             let pages = sealed.pages.len();

@@ -2,13 +2,14 @@
 //!
 //! *Stop*: the program ends with code 164, and what the guest was is kept: with `--protect local` its last epoch stays in
 //! the state directory, otherwise a snapshot is written there. *Reset*: the program starts anew in its own process, by
-//! `exec`, and boots what `vm.json` says: nothing of the crashed machine is left, no thread, no lock, no file.
+//! `exec`, and boots what `vm.json` says: nothing of the crashed machine is left, no thread, no lock, no file. *Rollback*:
+//! the same, but it resumes, and `rollback.rs` has the guest go back first.
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -18,6 +19,7 @@ use crate::events::Events;
 use crate::exit::{Exit, Failure};
 use crate::machine::crash::Crash;
 use crate::machine::{End, Machine};
+use crate::protect::local::LocalStore;
 
 /// Boots in one incident at most; then it is stopped.
 const RESETS_MAX: u32 = 5;
@@ -31,6 +33,8 @@ pub(super) enum Next {
     End(Exit),
     /// It boots the guest anew.
     Boot,
+    /// It resumes the guest, which goes back first.
+    GoBack,
 }
 
 /// What is to be done about a crash.
@@ -65,12 +69,11 @@ impl OnCrash {
         let Some(what) = end.crash() else { return };
         let epoch = machine.epochs().running().0;
         tracing::error!(epoch, policy = ?self.policy, "the guest crashed: {what}");
-        let ran_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         let before = self.file.read().unwrap_or_else(|failure| {
             tracing::warn!(%failure, "what was tried before does not count");
             None
         });
-        let incident = Incident::crashed(before, what, epoch, ran_ms);
+        let incident = Incident::crashed(before, what, epoch, self.since.elapsed());
         events.note(
             "guest-panic",
             json!({ "what": what.as_str(), "epoch": epoch, "policy": self.policy, "crashes": incident.crashes }),
@@ -93,11 +96,14 @@ impl OnCrash {
             }
             return super::exit_of(end).map(Next::End);
         };
-        let incident = self.file.read()?.unwrap_or_else(|| Incident::crashed(None, what, 0, 0));
+        let incident = self.file.read()?.unwrap_or_else(|| Incident::crashed(None, what, 0, Duration::ZERO));
         if self.policy == OnGuestPanic::Reset && incident.crashes <= RESETS_MAX {
             events.note("reset", json!({ "attempt": incident.crashes }));
             self.write(&Incident { standing: Standing::Tried, ..incident });
             return Ok(Next::Boot);
+        }
+        if self.policy == OnGuestPanic::Rollback && LocalStore::is_in(&self.state_dir) {
+            return Ok(Next::GoBack);
         }
         self.write(&Incident { standing: Standing::Stopped, ..incident });
         Err(self.stopped(what, incident.crashes, machine))
@@ -106,7 +112,7 @@ impl OnCrash {
     fn stopped(&self, what: Crash, crashes: u32, machine: &Machine) -> Failure {
         let times = if crashes > 1 { format!(" for the {crashes}th time in a row") } else { String::new() };
         let failure = Failure::new(Exit::GuestCrashed, format!("the guest crashed{times} and was stopped: {what}"));
-        if self.keeps_epoch {
+        if self.keeps_epoch && LocalStore::is_in(&self.state_dir) {
             return failure.with_hint(format!(
                 "what it was is kept in {0}; to let it go on from there all the same, remove {1} and use `outlast resume`; to give it up, remove the directory",
                 self.state_dir.display(),
@@ -139,6 +145,7 @@ pub(super) fn start_over(config: &VmConfig, next: Next) -> Result<Exit, Failure>
     let how: &[&str] = match next {
         Next::End(exit) => return Ok(exit),
         Next::Boot => &["--boot"],
+        Next::GoBack => &[],
     };
     let mut command = Command::new("/proc/self/exe");
     command.arg0("outlast").arg("resume").arg("--state-dir").arg(&config.state_dir).args(how);

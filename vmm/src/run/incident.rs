@@ -11,6 +11,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,8 @@ pub(super) struct Incident {
     pub(super) what: Crash,
     /// The epoch that ran then.
     pub(super) epoch: u64,
+    /// When, in milliseconds since 1970.
+    pub(super) at_ms: u64,
     /// How often it happened in this incident.
     pub(super) crashes: u32,
     /// Epochs that the guest was rolled back to in this incident, in this order.
@@ -52,19 +55,24 @@ pub(super) struct Incident {
 }
 
 impl Incident {
-    /// The guest crashed. `before` is what was known; `ran_ms` how long the guest has run since the last attempt.
-    pub(super) fn crashed(before: Option<Self>, what: Crash, epoch: u64, ran_ms: u64) -> Self {
-        let fresh = Self { what, epoch, crashes: 0, tried: Vec::new(), back_ms: 0, standing: Standing::Open };
-        let again = before.filter(|before| before.standing == Standing::Tried && ran_ms <= before.relapse_ms());
+    /// The guest crashed. `before` is what was known; `ran` how long the guest has run since the last attempt.
+    pub(super) fn crashed(before: Option<Self>, what: Crash, epoch: u64, ran: Duration) -> Self {
+        let at_ms = unix_ms();
+        let fresh = Self { what, epoch, at_ms, crashes: 0, tried: Vec::new(), back_ms: 0, standing: Standing::Open };
+        let again = before.filter(|before| before.standing == Standing::Tried && ran <= before.relapse());
         let before = again.unwrap_or(fresh);
-        Self { what, epoch, crashes: before.crashes + 1, standing: Standing::Open, ..before }
+        Self { what, epoch, at_ms, crashes: before.crashes + 1, standing: Standing::Open, ..before }
     }
 
     /// A crash within this time after an attempt is the same one come back. It is due after `back_ms`, if it depends on
     /// nothing but what the guest does; what it depends on besides may delay it.
-    fn relapse_ms(&self) -> u64 {
-        2 * self.back_ms + 60_000
+    pub(super) fn relapse(&self) -> Duration {
+        Duration::from_millis(2 * self.back_ms) + Duration::from_secs(60)
     }
+}
+
+pub(super) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// The incident of one state directory.
@@ -125,16 +133,16 @@ mod tests {
     use super::*;
 
     fn tried(back_ms: u64) -> Incident {
-        let first = Incident::crashed(None, Crash::Panicked, 100, 5_000);
+        let first = Incident::crashed(None, Crash::Panicked, 100, Duration::from_secs(5));
         Incident { standing: Standing::Tried, tried: vec![80], back_ms, ..first }
     }
 
     #[test]
     fn crash_soon_after_an_attempt_is_the_same_incident_and_much_later_another() {
-        let again = Incident::crashed(Some(tried(1000)), Crash::TripleFault, 200, 62_000);
+        let again = Incident::crashed(Some(tried(1000)), Crash::TripleFault, 200, Duration::from_secs(62));
         assert_eq!((again.crashes, &again.tried[..], again.standing), (2, &[80][..], Standing::Open));
         assert_eq!((again.what, again.epoch), (Crash::TripleFault, 200));
-        let later = Incident::crashed(Some(tried(1000)), Crash::Panicked, 200, 62_001);
+        let later = Incident::crashed(Some(tried(1000)), Crash::Panicked, 200, Duration::from_millis(62_001));
         assert_eq!((later.crashes, later.tried.len()), (1, 0));
     }
 
@@ -142,7 +150,7 @@ mod tests {
     fn what_was_stopped_or_never_decided_is_not_counted_on() {
         for standing in [Standing::Open, Standing::Stopped, Standing::GoingBack] {
             let before = Incident { standing, ..tried(1000) };
-            assert_eq!(Incident::crashed(Some(before), Crash::Panicked, 200, 1).crashes, 1);
+            assert_eq!(Incident::crashed(Some(before), Crash::Panicked, 200, Duration::ZERO).crashes, 1);
         }
     }
 
@@ -151,8 +159,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let file = IncidentFile::of(dir.path());
         assert_eq!(file.read().expect("nothing is there"), None);
-        file.write(&tried(7)).expect("written");
-        assert_eq!(file.read().expect("readable"), Some(tried(7)));
+        let incident = tried(7);
+        file.write(&incident).expect("written");
+        assert_eq!(file.read().expect("readable"), Some(incident));
         file.forget().expect("removed");
         file.forget().expect("nothing is there");
         fs::write(file.path(), "{}").expect("written");

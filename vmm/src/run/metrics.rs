@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
+use super::incident::Incident;
 use crate::machine::Machine;
 use crate::protect::Guardian;
 use crate::stats::{Counts, Stats, Summary};
@@ -56,7 +57,7 @@ pub(super) fn epochs(machine: &Machine) -> Value {
 }
 
 /// Prometheus text of a primary.
-pub(super) fn primary(name: &str, machine: &Machine, guardian: &Guardian) -> String {
+pub(super) fn primary(name: &str, machine: &Machine, guardian: &Guardian, incident: Option<&Incident>) -> String {
     let mut text = String::new();
     let Counts {
         epochs,
@@ -89,6 +90,17 @@ pub(super) fn primary(name: &str, machine: &Machine, guardian: &Guardian) -> Str
     let protected = guardian.state() == replication::primary::PrimaryState::Protected;
     put(&mut text, name, "protected", "1 while a whole backup follows.", "gauge", "", f64::from(u8::from(protected)));
     put(&mut text, name, "role", "1 for the role of this process.", "gauge", "role=\"primary\"", 1.0);
+    let (crashes, rollbacks) = incident.map_or((0, 0), |incident| (incident.crashes as usize, incident.tried.len()));
+    let (earlier, earlier_bytes) = guardian.earlier();
+    let gauges = [
+        ("incident_crashes", "Crashes of the guest in the last incident, this process's and earlier ones.", crashes),
+        ("incident_rollbacks", "Rollbacks of the guest in it.", rollbacks),
+        ("earlier_epochs", "Epochs that the guest can be rolled back to.", earlier),
+        ("earlier_bytes", "Bytes that they take.", earlier_bytes),
+    ];
+    for (metric, help, value) in gauges {
+        put(&mut text, name, metric, help, "gauge", "", value as f64);
+    }
     for (metric, help, divisor, summary) in summaries(machine.stats()) {
         put_summary(&mut text, name, metric, help, divisor, summary);
     }

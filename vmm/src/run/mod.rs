@@ -11,6 +11,7 @@ mod node;
 mod parts;
 mod primary;
 mod right;
+mod rollback;
 mod signals;
 mod standby;
 mod terminal;

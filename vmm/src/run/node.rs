@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::incident::{Incident, IncidentFile};
 use super::metrics;
 use crate::api::{ApiError, ApiHandler, Event, ProtectRequest, SnapshotRequest};
 use crate::config::Protect;
@@ -37,6 +38,8 @@ pub(super) struct Described {
     pub(super) config: Value,
     /// What is allowed but risky about it.
     pub(super) warnings: Vec<String>,
+    /// Crashes of its guest.
+    pub(super) incident: IncidentFile,
 }
 
 impl Node {
@@ -65,6 +68,11 @@ impl Node {
             Role::Primary { guardian, .. } => Some(Arc::clone(guardian)),
             Role::Backup(_) => None,
         }
+    }
+
+    /// The crash that is being dealt with, or was last. A file that cannot be read is named when it is needed.
+    fn incident(&self) -> Option<Incident> {
+        self.described.incident.read().ok().flatten()
     }
 
     fn role(&self) -> MutexGuard<'_, Role> {
@@ -104,6 +112,7 @@ impl ApiHandler for Arc<Node> {
         };
         status["name"] = json!(self.described.name);
         status["warnings"] = json!(self.described.warnings);
+        status["incident"] = json!(self.incident());
         status
     }
 
@@ -171,7 +180,9 @@ impl ApiHandler for Arc<Node> {
 
     fn metrics(&self) -> String {
         match &*self.role() {
-            Role::Primary { machine, guardian, .. } => metrics::primary(&self.described.name, machine, guardian),
+            Role::Primary { machine, guardian, .. } => {
+                metrics::primary(&self.described.name, machine, guardian, self.incident().as_ref())
+            }
             Role::Backup(view) => metrics::backup(&self.described.name, &view.status()),
         }
     }

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use replication::{EpochId, Term};
 
 use super::crash::{self, Next, OnCrash};
-use super::incident::{IncidentFile, Standing};
+use super::incident::IncidentFile;
 use super::node::{Described, Node};
 use super::parts::{self, Inputs};
 use super::right::{Resumed, Right};
+use super::rollback::{self, limits_of};
 use super::terminal::Terminal;
 use super::{as_json, bind_api, local, open_events, signals};
 use crate::api::Server;
@@ -21,6 +22,7 @@ use crate::exit::{Exit, Failure};
 use crate::machine::board::Delivery;
 use crate::machine::state::MachineState;
 use crate::machine::{KernelSource, Machine, MachineError, Pace, Parts, Threads, checkpoint, input};
+use crate::protect::local::pairing::unused_after;
 use crate::protect::local::{LocalStore, fault};
 use crate::protect::log::DiskLog;
 use crate::protect::{Guardian, GuardianConfig, Lease};
@@ -69,7 +71,8 @@ fn boot(config: &VmConfig, settle: impl FnOnce(&IncidentFile) -> Result<(), Fail
     let machine = Arc::new(make_machine(config, parts)?);
     let ram_bytes = machine.ram().bytes();
     fault::arm()?;
-    let local = config.is_local().then(|| local::create(config, ram_bytes)).transpose()?;
+    let mut local = config.is_local().then(|| local::create(config, ram_bytes)).transpose()?;
+    local.as_mut().map_or(Ok(()), |store| store.keep_earlier(limits_of(config)))?;
     settle(&IncidentFile::of(&config.state_dir))?;
     events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.cpus }));
     let protection = guardian_config(config);
@@ -83,18 +86,32 @@ pub(super) fn resume(config: &VmConfig, backup_is_gone: bool) -> Result<Exit, Fa
     signals::block()?;
     fault::arm()?;
     // First: nobody else can use the directory from here on.
-    let (store, last) = local::open(config)?;
-    refuse_stopped(&IncidentFile::of(&config.state_dir))?;
+    let (mut store, mut last) = local::open(config)?;
+    store.keep_earlier(limits_of(config))?;
+    let incident = IncidentFile::of(&config.state_dir);
+    let back = rollback::decide(config.on_guest_panic, &incident, &mut store)?;
     let right = Right::open(config)?;
     let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
     let described = as_json(config);
     let api = bind_api(&config.api_socket, &config.state_dir, &described)?;
     let events = open_events(config.event_monitor.as_ref())?;
-    let state = MachineState::decode(&last.state).map_err(MachineError::from)?;
-    let ram = store.map_ram()?;
-    let Resumed { lease, term, running, target } = right.win(config, last.epoch, backup_is_gone)?;
+    let mut state = MachineState::decode(&last.state).map_err(MachineError::from)?;
+    let mut ram = store.map_ram()?;
+    let Resumed { lease, term, mut running, target } = right.win(config, last.epoch, backup_is_gone)?;
     let log = DiskLog::open_upto(&mut opened.disks, last.epoch)?;
     fault::reached(fault::DISKS_RECOVERED);
+    if let Some(back) = back {
+        drop(ram);
+        back.perform(&incident, store, running, &mut opened.disks, &events)?;
+        // Its files have the earlier epoch when they are opened anew.
+        (store, last) = local::open(config)?;
+        store.keep_earlier(limits_of(config))?;
+        let more = rollback::decide(config.on_guest_panic, &incident, &mut store)?;
+        assert!(more.is_none(), "it went back");
+        state = MachineState::decode(&last.state).map_err(MachineError::from)?;
+        ram = store.map_ram()?;
+        running = unused_after(last.epoch);
+    }
     let (parts, inputs) = opened.split();
     let machine = Arc::new(Machine::restore(state, ram, parts, pace_of(config), running)?);
     machine.egress().emit_again(&last.outputs);
@@ -110,20 +127,6 @@ pub(super) fn resume(config: &VmConfig, backup_is_gone: bool) -> Result<Exit, Fa
     );
     let protection = GuardianConfig { term, target, ..guardian_config(config) };
     serve(Served { config, protection, described, api, events, lease, machine, inputs, log, local: Some(store) })
-}
-
-/// A guest that crashed and was stopped does not go on by mistake.
-fn refuse_stopped(file: &IncidentFile) -> Result<(), Failure> {
-    match file.read()? {
-        Some(incident) if matches!(incident.standing, Standing::Open | Standing::Stopped) => {
-            let what = format!("the guest crashed in epoch {}: {}", incident.epoch, incident.what);
-            Err(Failure::new(Exit::GuestCrashed, what).with_hint(format!(
-                "to let it go on from its last epoch all the same, remove {}",
-                file.path().display()
-            )))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Everything that a machine needs to run, opened and checked.
@@ -145,7 +148,12 @@ fn serve(served: Served<'_>) -> Result<Exit, Failure> {
     let Served { config, protection, described, api, events, lease, machine, inputs, log, local } = served;
     let guardian = Guardian::start(Arc::clone(&machine), protection, log, lease, Arc::clone(&events), local)?;
     let node = Node::primary(
-        Described { name: config.name.clone(), config: described, warnings: config.warnings() },
+        Described {
+            name: config.name.clone(),
+            config: described,
+            warnings: config.warnings(),
+            incident: IncidentFile::of(&config.state_dir),
+        },
         Arc::clone(&machine),
         guardian,
         Arc::clone(&events),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::crash::{Next, OnCrash};
+use super::incident::IncidentFile;
 use super::node::{Described, Node};
 use super::parts::{self, Opened};
 use super::primary::supervise;
@@ -47,7 +48,12 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     let disks = std::mem::take(&mut opened.disks);
     let standby = Standby::open(standby_config, disks, Arc::clone(&lease), Arc::clone(&events))?;
     let node = Node::backup(
-        Described { name: config.name.clone(), config: described, warnings: config.warnings() },
+        Described {
+            name: config.name.clone(),
+            config: described,
+            warnings: config.warnings(),
+            incident: IncidentFile::of(&config.state_dir),
+        },
         standby.view(),
         Arc::clone(&events),
     );
@@ -110,6 +116,6 @@ fn take_over(
     );
     match supervise(&machine, threads, inputs, node, events, &OnCrash::stop(config.state_dir.clone()))? {
         Next::End(exit) => Ok(exit),
-        Next::Boot => unreachable!("a guest that was taken over is stopped when it crashes"),
+        Next::Boot | Next::GoBack => unreachable!("a guest that was taken over is stopped when it crashes"),
     }
 }

@@ -30,7 +30,12 @@ pub(crate) const DISKS_RECOVERED: &str = "DisksRecovered";
 /// Resuming: held output went out again, the guest does not run yet.
 pub(crate) const EMITTED_AGAIN: &str = "EmittedAgain";
 
-const OWN: [&str; 7] = [
+/// Going back: pages and blocks of disks are as they were, nothing says so yet.
+pub(crate) const WENT_BACK_IN_PART: &str = "WentBackInPart";
+/// Going back: the earlier epoch is committed, what came later is still there to go back to.
+pub(crate) const WENT_BACK: &str = "WentBack";
+
+const OWN: [&str; 9] = [
     DISK_LOGGED,
     LOCALLY_COMMITTED,
     SESSION_RECORDED,
@@ -38,6 +43,8 @@ const OWN: [&str; 7] = [
     SESSION_CLAIMED,
     DISKS_RECOVERED,
     EMITTED_AGAIN,
+    WENT_BACK_IN_PART,
+    WENT_BACK,
 ];
 
 /// What can be made to fail.

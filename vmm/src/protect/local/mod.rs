@@ -18,9 +18,11 @@
 //! epoch before it and how to get back there.
 
 pub(crate) mod backing;
+mod earlier;
 pub(crate) mod fault;
 pub(crate) mod pairing;
 mod record;
+mod retained;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -29,10 +31,12 @@ use std::path::{Path, PathBuf};
 use recoverable::{RecoverableMemory, RegionId, Survives};
 
 use backing::{Backing, Kept, LocalOptions, REMEDY};
+pub(crate) use earlier::Tidings;
 pub(crate) use record::LastEpoch;
 use record::RecordError;
 use replication::EpochId;
 use replication::output::Output;
+pub(crate) use retained::{KeptEpoch, Limits, Shortened};
 
 use crate::epoch::SealedEpoch;
 use crate::epoch::capture::CapturedPages;
@@ -102,6 +106,17 @@ pub(crate) enum LocalError {
     /// Guest memory could not be mapped.
     #[error(transparent)]
     Map(#[from] MemoryError),
+    /// Earlier epochs.
+    #[error("earlier epochs in {}: {source}", dir.display())]
+    Earlier {
+        /// Where they are.
+        dir: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A disk could not be put back.
+    #[error(transparent)]
+    Disk(#[from] snapshot::disk::DiskError),
     /// A file could not be removed.
     #[error("cannot remove {}: {source}", path.display())]
     Remove {
@@ -160,6 +175,9 @@ pub(crate) struct LocalStore {
     /// Output of committed epochs that may not have left.
     held: VecDeque<(EpochId, Output)>,
     buffer: Vec<u8>,
+    /// Earlier epochs, if they are kept.
+    ring: Option<retained::Ring>,
+    tidings_due: bool,
 }
 
 impl LocalStore {
@@ -202,6 +220,11 @@ impl LocalStore {
         Ok((store, last))
     }
 
+    /// Whether a guest may be in `dir`.
+    pub(crate) fn is_in(dir: &Path) -> bool {
+        dir.join(STATE).exists()
+    }
+
     fn map(dir: &Path, ram_bytes: u64, options: LocalOptions) -> Result<Self, LocalError> {
         let Backing { mut memory, log, piece_bytes } = Backing::open(dir, ram_bytes, options.log)?;
         let ram = memory.map(&dir.join(RAM), ram_bytes as usize)?;
@@ -209,7 +232,8 @@ impl LocalStore {
         let kept = Kept { log, survives: memory.survives().min(options.images) };
         let (dir, layout) = (dir.to_owned(), memory::layout(ram_bytes));
         let (held, buffer) = (VecDeque::new(), Vec::new());
-        Ok(Self { dir, memory, kept, piece_bytes, piece_used: 0, ram, state, layout, held, buffer })
+        let (ring, tidings_due) = (None, false);
+        Ok(Self { dir, memory, kept, piece_bytes, piece_used: 0, ram, state, layout, held, buffer, ring, tidings_due })
     }
 
     /// The state directory.
@@ -248,6 +272,7 @@ impl LocalStore {
         let mut buffer = std::mem::take(&mut self.buffer);
         record::encode(sealed.epoch, &sealed.state.encode(), self.held.iter().map(|(_, output)| output), &mut buffer);
         let result = self.commit_with(&sealed.pages, &buffer);
+        let result = result.and_then(|committed| self.retain(sealed.epoch, &buffer).map(|()| committed));
         self.buffer = buffer;
         result
     }
@@ -303,8 +328,13 @@ impl LocalStore {
                 unchanged.push(gfn);
                 continue;
             }
+            self.keep_page(gfn, at)?;
+            if in_pieces {
+                self.flush_earlier()?;
+            }
             self.set(self.ram, range, page, in_pieces)?;
         }
+        self.flush_earlier()?;
         self.set(self.state, 0..record.len(), record, in_pieces)?;
         Ok(unchanged)
     }
@@ -368,6 +398,7 @@ fn empty(dir: &Path) -> LocalError {
 /// In the order that leaves no half of a guest: without its state there is nothing to resume. Durably: after a loss of power
 /// it must not be there again, the guest may have gone on without.
 fn remove(dir: &Path) -> Result<(), LocalError> {
+    retained::remove(&dir.join(earlier::DIR)).map_err(|source| LocalError::Earlier { dir: dir.to_owned(), source })?;
     for name in [STATE, RAM, UNDO, REDO, pairing::PAIRING] {
         let path = dir.join(name);
         match std::fs::remove_file(&path) {

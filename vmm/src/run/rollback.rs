@@ -1,0 +1,142 @@
+//! What a resume does for a guest that crashed: it goes back to an earlier epoch first, or not on at all.
+
+use std::time::Instant;
+
+use replication::EpochId;
+use serde_json::json;
+use snapshot::disk::OverlayDisk;
+
+use super::incident::{Incident, IncidentFile, Standing, unix_ms};
+use crate::config::{OnGuestPanic, VmConfig};
+use crate::events::Events;
+use crate::exit::{Exit, Failure};
+use crate::protect::local::{KeptEpoch, Limits, LocalStore};
+
+/// What is kept of earlier epochs.
+pub(super) fn limits_of(config: &VmConfig) -> Option<Limits> {
+    config.retain.map(|retain| Limits { count: usize::from(retain.epochs), bytes: retain.bytes })
+}
+
+/// An epoch to go back to, and why.
+#[derive(Debug)]
+pub(super) struct Back {
+    incident: Incident,
+    to: EpochId,
+}
+
+/// Whether the guest goes on (`None`), goes back, or was stopped for good, which is the failure.
+pub(super) fn decide(
+    policy: OnGuestPanic,
+    file: &IncidentFile,
+    store: &mut LocalStore,
+) -> Result<Option<Back>, Failure> {
+    let Some(incident) = file.read()? else { return Ok(None) };
+    match (incident.standing, incident.tried.last()) {
+        (Standing::Tried, _) => {
+            store.rest_earlier(incident.relapse());
+            Ok(None)
+        }
+        (Standing::GoingBack, Some(&to)) if store.earlier().iter().any(|kept| kept.epoch == to) => {
+            Ok(Some(Back { incident, to: EpochId(to) }))
+        }
+        (Standing::GoingBack, _) => Err(half_way(file, &incident)),
+        (Standing::Open, last) if policy == OnGuestPanic::Rollback => match choose(&store.earlier(), last.copied()) {
+            Some(kept) => begin(file, incident, &kept).map(Some),
+            None => {
+                let incident = Incident { standing: Standing::Stopped, ..incident };
+                file.write(&incident)?;
+                Err(stopped(file, &incident))
+            }
+        },
+        _ => Err(stopped(file, &incident)),
+    }
+}
+
+/// The youngest; after an attempt, the youngest that is older than what was tried. What was kept after the attempt does not
+/// count: the crash that has come back was on its way then, for all that is known.
+fn choose(kept: &[KeptEpoch], tried: Option<u64>) -> Option<KeptEpoch> {
+    kept.iter().rev().find(|kept| tried.is_none_or(|tried| kept.epoch < tried)).cloned()
+}
+
+fn begin(file: &IncidentFile, mut incident: Incident, kept: &KeptEpoch) -> Result<Back, Failure> {
+    incident.back_ms = kept.age_ms.saturating_sub(unix_ms().saturating_sub(incident.at_ms));
+    incident.tried.push(kept.epoch);
+    incident.standing = Standing::GoingBack;
+    file.write(&incident)?;
+    Ok(Back { incident, to: EpochId(kept.epoch) })
+}
+
+fn stopped(file: &IncidentFile, incident: &Incident) -> Failure {
+    let Incident { what, epoch, crashes, tried, .. } = incident;
+    let mut message = format!("the guest crashed in epoch {epoch}: {what}");
+    if !tried.is_empty() {
+        let tried: Vec<String> = tried.iter().map(u64::to_string).collect();
+        let tried = tried.join(", ");
+        message =
+            format!("{message}; it crashed {crashes} times, was rolled back to {tried}, and no older epoch is kept");
+    }
+    Failure::new(Exit::GuestCrashed, message).with_hint(format!(
+        "what it was is kept; to let it go on from there all the same, remove {} and use `outlast resume`; to give it up, remove the directory",
+        file.path().display()
+    ))
+}
+
+/// What it was to go back to survived the death of the process, and it was more that happened.
+fn half_way(file: &IncidentFile, incident: &Incident) -> Failure {
+    let what = format!(
+        "the guest crashed in epoch {}, and was half way back to an earlier epoch that is not there any more",
+        incident.epoch
+    );
+    Failure::new(Exit::Incompatible, what).with_hint(format!(
+        "nothing of it can go on: memory and disks are of two moments; remove {} with its directory",
+        file.path().display()
+    ))
+}
+
+impl Back {
+    /// Puts memory and disks back, to which the log of their writes was applied. That is committed as epoch `anew`.
+    pub(super) fn perform(
+        self,
+        file: &IncidentFile,
+        mut store: LocalStore,
+        anew: EpochId,
+        disks: &mut [OverlayDisk],
+        events: &Events,
+    ) -> Result<(), Failure> {
+        let started = Instant::now();
+        let Self { mut incident, to } = self;
+        store.go_back(to, anew, disks)?;
+        incident.standing = Standing::Tried;
+        file.write(&incident)?;
+        let attempt = incident.tried.len();
+        tracing::warn!(
+            epoch = to.0,
+            attempt,
+            back_ms = incident.back_ms,
+            "the guest was rolled back; what it acknowledged since is lost"
+        );
+        events.note(
+            "rollback",
+            json!({
+                "epoch": to.0, "as": anew.0, "attempt": attempt, "back_ms": incident.back_ms,
+                "what": incident.what.as_str(), "took_ms": started.elapsed().as_secs_f64() * 1e3,
+            }),
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn youngest_is_chosen_and_after_an_attempt_an_older_one_until_none_is_left() {
+        let kept: Vec<KeptEpoch> = [10, 20, 30].map(|epoch| KeptEpoch { epoch, age_ms: 1, bytes: 1 }).into();
+        let chosen = |tried| choose(&kept, tried).map(|kept| kept.epoch);
+        assert_eq!(
+            [None, Some(30), Some(20), Some(15), Some(10)].map(chosen),
+            [Some(30), Some(20), Some(10), Some(10), None]
+        );
+    }
+}
