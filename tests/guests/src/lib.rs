@@ -9,6 +9,7 @@
 pub mod bare;
 pub mod console;
 pub mod echo;
+pub mod journal;
 pub mod network;
 pub mod place;
 pub mod program;

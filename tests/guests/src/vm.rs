@@ -190,6 +190,12 @@ impl Vm {
         status.code().unwrap_or_else(|| panic!("ended by signal {:?}: {}", status.signal(), self.log()))
     }
 
+    /// The image of its side's disk, if it has one.
+    pub fn image(&self) -> Option<PathBuf> {
+        let image = self.dir.with_extension("img");
+        image.exists().then_some(image)
+    }
+
     fn read(&self, name: &str) -> String {
         String::from_utf8_lossy(&fs::read(self.dir.join(name)).unwrap_or_default()).into_owned()
     }

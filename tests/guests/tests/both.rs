@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use guests::place::{wait_progress, wait_value};
-use guests::{Guest, Launch, Place, Seed, Vm, console, needs, wait};
+use guests::{Guest, Launch, Place, Seed, Vm, console, journal, needs, wait};
 
 const SPLIT_BRAIN: i32 = 6;
 const SELF_FENCED: i32 = 160;
@@ -83,6 +83,10 @@ fn went_on_at_the_backup(place: &Place, mut story: Story<'_>, backup: &mut Vm) {
     assert_eq!(late.wait(), SPLIT_BRAIN, "{}", late.log());
     assert!(late.log().contains("went on with the guest"), "{}", late.log());
     story.join(&backup.console());
+    if let Some(replica) = backup.image() {
+        let (promised, last) = (journal::acked(backup), journal::last_on(place, &replica));
+        assert!(last >= promised, "{promised:#x} was acknowledged, {last:#x} is the last in the replica");
+    }
 }
 
 /// Host `a` has the guest again: the backup gives way, is filled, and can take over.
@@ -308,6 +312,22 @@ fn backup_that_joins_under_load_takes_over() {
         let before = wait_progress(&primary, &guest, 20);
         primary.kill();
         wait_value(&backup, &guest, before + 30);
+        let mut story = Story::of(&guest);
+        story.join_a(&primary);
+        went_on_at_the_backup(&place, story, &mut backup);
+    }
+}
+
+/// A guest that comes back to a page only after many epochs: one that was forgotten while the backup was filled is not made
+/// good by the epochs after the base.
+#[test]
+fn backup_has_every_page_as_soon_as_it_is_whole() {
+    needs!(Kvm);
+    let guest = Guest { cmdline: "pages=16384 span=64".into(), memory_mib: 96, ..Guest::dirty() };
+    for _ in 0..3 {
+        let place = Place::in_memory();
+        let (mut primary, mut backup) = start(&place, &guest);
+        primary.kill();
         let mut story = Story::of(&guest);
         story.join_a(&primary);
         went_on_at_the_backup(&place, story, &mut backup);

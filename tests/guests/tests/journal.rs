@@ -1,28 +1,12 @@
 //! What a guest acknowledged is on the disk that is left, whoever was killed.
 //!
-//! The guest reads its own journal: started on an image, `disk-journal` says `last=` for the last record, and `CORRUPT`
-//! if a record before it is missing or broken.
+//! The guest reads its own journal ([`guests::journal`]).
 
-use std::path::Path;
 use std::time::Duration;
 
-use guests::place::{disk, wait_progress};
-use guests::{Guest, Pair, Place, Seed, console, needs};
-
-/// The last record that the guest finds on `image`.
-fn last_on(place: &Place, image: &Path) -> u64 {
-    let reader = Guest { disk_bytes: None, ..Guest::disk_journal().with("limit=1") };
-    let dir = format!("reader-of-{}", image.file_stem().and_then(|stem| stem.to_str()).expect("a plain name"));
-    let mut vm = place.alone(&dir, &reader).with("--disk", disk(image)).start();
-    assert_eq!(vm.wait(), 0, "{}", vm.log());
-    let said = console::check(&reader, &vm.console()).unwrap_or_else(|e| panic!("{}: {e}", image.display()));
-    assert!(said.done, "{}", vm.console());
-    said.last - 1
-}
-
-fn acked(vm: &guests::Vm) -> u64 {
-    console::latest(&Guest::disk_journal(), &vm.console()).unwrap_or(0)
-}
+use guests::journal::{acked, last_on};
+use guests::place::wait_progress;
+use guests::{Guest, Pair, Place, Seed, needs};
 
 #[test]
 fn kill_primary_then_survivor_every_ack_is_in_the_replica() {
