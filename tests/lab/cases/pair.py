@@ -83,9 +83,10 @@ class Pair:
         """Boots the guest, protected by the state directory of its host."""
         return self._boot(host, ["--protect", "local", *words], state_dir)
 
-    def start_primary(self, host: str, backup: str | None, detect: str | None = None) -> Vmm:
-        """Boots the guest."""
-        return self._boot(host, [*self._protection(detect), *(["--protect", self.target(backup)] if backup else [])])
+    def start_primary(self, host: str, backup: str | None, detect: str | None = None, local: str | None = None, more: tuple[str, ...] = ()) -> Vmm:
+        """Boots the guest; with `local` it is protected by that state directory too."""
+        words = [*self._protection(detect), *(["--protect", self.target(backup)] if backup else []), *more]
+        return self._boot(host, [*words, *(["--protect", "local"] if local else [])], local or STATE_DIR)
 
     def _boot(self, host: str, protection: list[str], state_dir: str = STATE_DIR) -> Vmm:
         # Synced: the host may lose its power before its kernel writes the image out by itself.
