@@ -29,6 +29,23 @@ def both_plug_then_resume_is_refused(stage: Stage) -> str:
     return f"{takeover}; resume refused; {checks.gap_over(flows, fault_at)}; {journal}; {voice}; resync {scene.resync['ms']} ms"
 
 
+def both_plugs_then_resume(stage: Stage) -> str:
+    """The backup's host loses its power, then the guest's: booted again, the guest is resumed; same connections, nothing lost."""
+    scene = _protected_by_both(stage)
+    scene.load_for_a_while()
+    stage.plug("B")
+    scene.primary.wait_event("solo")
+    checks.goes_on(scene.traffic)
+    fault_at = stage.plug("A")
+    stage.boot("A")
+    vmm = Vmm.resumed(scene.primary)
+    resumed = vmm.wait_event("resumed", 30)["properties"]
+    checks.goes_on(scene.traffic)
+    flows = scene.traffic.finish()
+    journal = checks.journal_kept(stage, vmm, scene.traffic)
+    return f"alone, then restored in {resumed['restore_ms']:.0f} ms; {checks.gap_over(flows, fault_at)}; {journal}"
+
+
 def _protected_by_both(stage: Stage) -> Scene:
     pair = Pair(stage)
     primary = pair.start_primary("A", "B", local=PMEM_DIR, more=MUST_SURVIVE_POWER)

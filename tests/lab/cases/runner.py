@@ -22,7 +22,7 @@ CASES = [
     plug.plug_one_vcpu, plug.plug_two_vcpus,
     kill.kill_primary_vmm, kill.kill_backup_then_plug, kill.plug_of_backup, kill.chain_of_takeovers,
     resume.resume_after_kills, reboot.kernel_crash_then_resume, reboot.power_cut_then_resume,
-    reboot.power_cut_then_resume_from_disk, both.both_plug_then_resume_is_refused,
+    reboot.power_cut_then_resume_from_disk, both.both_plug_then_resume_is_refused, both.both_plugs_then_resume,
     partition.cut_link_backup_wins, partition.cut_link_primary_wins, partition.cut_link_who_wins, partition.cut_all_who_wins,
     resync.plug_during_resync, resync.backup_plug_during_resync,
     freeze.frozen_host, debian.debian_redis, soak.plugs_in_a_row, hop.hop_through_boot,
@@ -35,7 +35,7 @@ SOAK_ONLY = {
     case.__name__
     for case in [
         partition.cut_all_who_wins, soak.plugs_in_a_row, hop.hop_through_boot, reboot.kernel_crash_then_resume,
-        reboot.power_cut_then_resume_from_disk, both.both_plug_then_resume_is_refused,
+        reboot.power_cut_then_resume_from_disk, both.both_plug_then_resume_is_refused, both.both_plugs_then_resume,
     ]
 }  # fmt: skip
 # Cases with a guest that takes long to make and to copy.
