@@ -44,7 +44,7 @@ fn power_off_of_hlt_timer_all_output_is_out_and_both_end() {
 #[test]
 fn power_off_of_two_processors_all_output_is_out_and_both_end() {
     needs!(Kvm);
-    power_off_while_protected(Guest::smp(), "limit", 250);
+    power_off_while_protected(Guest::smp(), "limit", 1000);
 }
 
 #[test]
