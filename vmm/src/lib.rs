@@ -6,6 +6,7 @@ pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod doctor;
+mod durable;
 pub mod epoch;
 pub mod events;
 pub mod exit;

@@ -9,12 +9,13 @@
 //! The file is written before the epoch in which the guest crashed is committed: whoever finds that epoch finds the file.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::durable;
 use crate::exit::{Exit, Failure};
 use crate::machine::crash::Crash;
 
@@ -102,17 +103,10 @@ impl IncidentFile {
         incident.map(Some)
     }
 
-    /// Replaces it; after a crash of this program it is the old one or the new one.
+    /// Replaces it; after a crash of this program, or of its host, it is the old one or the new one.
     pub(super) fn write(&self, incident: &Incident) -> Result<(), Failure> {
         let text = serde_json::to_vec_pretty(incident).expect("an incident is plain data");
-        let next = self.path.with_extension("json.next");
-        let replace = || {
-            let mut file = fs::File::create(&next)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&next, &self.path)
-        };
-        replace().map_err(|error| self.failed("write", &error))
+        durable::replace(&self.path, &text).map_err(|error| self.failed("write", &error))
     }
 
     /// There is no incident any more.

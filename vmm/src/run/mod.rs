@@ -17,7 +17,6 @@ mod standby;
 mod terminal;
 
 use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,6 +26,7 @@ use serde_json::Value;
 use crate::api::Server;
 use crate::cli::Commands;
 use crate::config::{BackupConfig, BenchConfig, DemoConfig, EventMonitor, VmConfig};
+use crate::durable;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
 use crate::machine::End;
@@ -94,23 +94,14 @@ fn bind_api(socket: &Path, state_dir: &Path, config: &Value) -> Result<Server, F
         Failure::new(Exit::Error, format!("cannot write the state directory {}: {error}", state_dir.display()))
             .with_hint("give --state-dir a directory that can be written")
     };
-    std::fs::create_dir_all(state_dir).map_err(failed)?;
+    if !state_dir.exists() {
+        std::fs::create_dir_all(state_dir).map_err(failed)?;
+        durable::sync_parent(state_dir).map_err(failed)?;
+    }
     let api = Server::bind(socket)?;
     let text = serde_json::to_vec_pretty(config).expect("a JSON value is printable");
-    replace(&state_dir.join("vm.json"), &text).map_err(failed)?;
+    durable::replace(&state_dir.join("vm.json"), &text).map_err(failed)?;
     Ok(api)
-}
-
-/// Writes a file that is there whole or as it was before, also when the power goes: a guest whose VMM or host crashes
-/// while it is being resumed can be resumed again.
-fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let fresh = path.with_extension("new");
-    let mut file = File::create(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&fresh, path)?;
-    // The directory's own name too: it may be new.
-    path.canonicalize()?.ancestors().skip(1).take(2).try_for_each(|dir| File::open(dir)?.sync_all())
 }
 
 fn as_json(config: &impl Serialize) -> Value {

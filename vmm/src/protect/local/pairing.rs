@@ -12,8 +12,8 @@
 //!
 //! The file is one line of JSON and its checksum; it is replaced whole.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use replication::{EpochId, SessionId, Term};
@@ -21,12 +21,12 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::{Endpoint, Witness};
+use crate::durable;
 use crate::exit::{Advice, Exit};
 use crate::protect::{IN_FLIGHT_EPOCHS_MAX, Lease};
 
 /// Its name in the state directory.
 pub(super) const PAIRING: &str = "pairing";
-const DRAFT: &str = "pairing.new";
 /// A record is far smaller.
 const BYTES_MAX: u64 = 64 << 10;
 
@@ -120,13 +120,12 @@ impl Pairing {
 
     /// Replaces the record in `dir`; it is durable when this returns.
     pub(crate) fn write(&self, dir: &Path) -> Result<(), PairingError> {
-        let failed = |source| PairingError::Io { what: "write", path: dir.join(PAIRING), source };
-        let draft = dir.join(DRAFT);
-        let mut file = File::create(&draft).map_err(failed)?;
-        file.write_all(encode(self).as_bytes()).map_err(failed)?;
-        file.sync_all().map_err(failed)?;
-        fs::rename(&draft, dir.join(PAIRING)).map_err(failed)?;
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+        let path = dir.join(PAIRING);
+        durable::replace(&path, encode(self).as_bytes()).map_err(|source| PairingError::Io {
+            what: "write",
+            path,
+            source,
+        })
     }
 }
 
@@ -188,7 +187,7 @@ mod tests {
             let mut flipped = whole.clone();
             flipped[at] ^= 1 << (at % 8);
             for bytes in [&flipped[..], &whole[..at]] {
-                fs::write(&path, bytes).expect("room");
+                std::fs::write(&path, bytes).expect("room");
                 let error = Pairing::read(dir.path()).expect_err("damaged");
                 assert_eq!(error.exit(), Exit::Incompatible, "byte {at}: {error}");
             }
@@ -199,7 +198,7 @@ mod tests {
     fn draft_that_was_cut_off_does_not_count() {
         let dir = tempfile::tempdir().expect("a directory");
         pairing(None).write(dir.path()).expect("room");
-        fs::write(dir.path().join(DRAFT), b"{").expect("room");
+        std::fs::write(dir.path().join(format!("{PAIRING}.next")), b"{").expect("room");
         assert_eq!(Pairing::read(dir.path()).expect("whole"), Some(pairing(None)));
         pairing(None).write(dir.path()).expect("the draft is written anew");
     }
