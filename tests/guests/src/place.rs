@@ -121,8 +121,13 @@ const SMALL_BYTES: &str = "size=64m";
 impl SmallDisk {
     /// Mounts one at a new directory. It takes root.
     pub fn mount(dir: &Path) -> Self {
-        fs::create_dir(dir).expect("the test's own directory");
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", SMALL_BYTES, "outlast-test"]).arg(dir).status();
+        Self::mount_of(dir, SMALL_BYTES)
+    }
+
+    /// The same of another size, `size=…`.
+    pub fn mount_of(dir: &Path, size: &str) -> Self {
+        fs::create_dir_all(dir).expect("the test's own directory");
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", size, "outlast-test"]).arg(dir).status();
         assert!(mount.expect("mount is there").success());
         Self(dir.to_owned())
     }

@@ -3,7 +3,7 @@
 //! The guests crash where their command line says (guest-images/bare/runtime/crash.S), whenever they come there; or when a
 //! `c` is typed, which is not typed again when they are rolled back.
 
-use guests::place::wait_progress;
+use guests::place::{SmallDisk, wait_progress};
 use guests::{Guest, Launch, Pair, Place, Vm, console, needs, wait};
 
 const CRASHED: i32 = 164;
@@ -282,4 +282,25 @@ fn disks_are_rolled_back_with_the_guest() {
     let found = u64::from_str_radix(found, 16).expect("a number");
     // Had the disk not gone back, it would hold all of the first life.
     assert!(found >= last && found < lives[0], "the disk has {found}: {lives:?}");
+}
+
+#[test]
+fn full_state_directory_costs_earlier_epochs_and_neither_the_guest_nor_its_protection() {
+    needs!(Kvm, Root);
+    let (guest, place) = (Guest::dirty(), Place::new());
+    let state = place.path("a/state");
+    // What is reserved for the last epoch, and some.
+    let small = SmallDisk::mount_of(&state, "size=256m");
+    let vm = rolled_back(&place, &guest, 4).start();
+    wait_kept(&vm, 1);
+    small.fill();
+    let given_up = vm.wait_event("earlier-given-up");
+    assert!(given_up["reason"].as_str().is_some_and(|why| why.contains("No space left")), "{given_up}");
+    wait_progress(&vm, &guest, 50);
+    assert!(!vm.status()["local"].is_null(), "{}", vm.log());
+    // Room again: they are kept again, after a rest.
+    std::fs::remove_file(state.join("ballast")).expect("the test's own file");
+    wait_kept(&vm, 2);
+    assert_eq!(vm.count("degraded"), 0);
+    console::check(&guest, &vm.console()).unwrap_or_else(|e| panic!("{e}"));
 }
