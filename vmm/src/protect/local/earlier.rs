@@ -58,10 +58,10 @@ impl LocalStore {
 
     /// Page `gfn` is about to change: keeps what it holds, at `at` of the region.
     pub(super) fn keep_page(&mut self, gfn: u64, at: usize) -> Result<(), LocalError> {
-        let failed = self.earlier_failed();
         let Some(ring) = self.ring.as_mut().filter(|ring| ring.wants_page(gfn)) else { return Ok(()) };
         let before = &self.memory.bytes(self.ram)?[at..at + PAGE_SIZE];
-        ring.keep_page(gfn, before).map_err(failed)
+        // Most pages of most commits do not come here: what an error needs is made only for one.
+        ring.keep_page(gfn, before).map_err(|source| LocalError::Earlier { dir: self.dir.join(DIR), source })
     }
 
     /// What was kept is where it must be before the change counts.
