@@ -1,6 +1,6 @@
 //! The ACPI tables of a hardware-reduced PC without PCI.
 //!
-//! RSDP, XSDT, FADT, MADT and DSDT, in the BIOS area where guests look for them. The DSDT lists the virtio-mmio windows
+//! RSDP, XSDT, FADT, MADT, WDAT and DSDT, in the BIOS area where guests look for them. The DSDT lists the virtio-mmio windows
 //! as `LNRO0005`, which Linux drives without a kernel command line.
 //!
 //! What is absent on purpose: a keyboard controller device (the FADT says that there is none, so guests do not probe
@@ -8,6 +8,7 @@
 
 #[cfg(test)]
 mod tests;
+mod wdat;
 
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -68,7 +69,8 @@ pub fn build(config: &AcpiConfig) -> Vec<(u64, Vec<u8>)> {
     let dsdt = place(dsdt(&config.mmio_devices));
     let fadt = place(fadt(dsdt));
     let madt = place(madt(config.cpus));
-    let xsdt = place(xsdt(&[fadt, madt]));
+    let wdat = place(wdat::wdat());
+    let xsdt = place(xsdt(&[fadt, madt, wdat]));
     tables.insert(0, (config.rsdp_addr, bytes(&Rsdp::new(OEM_ID, xsdt))));
     tables
 }

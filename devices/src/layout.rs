@@ -29,6 +29,11 @@ pub const SLEEP_PORTS: u16 = 2;
 /// Port of the pvpanic device.
 pub const PVPANIC_PORT: u16 = 0x505;
 
+/// First port of the watchdog.
+pub const WATCHDOG_PORT: u16 = 0x610;
+/// Ports of the watchdog.
+pub const WATCHDOG_PORTS: u16 = 12;
+
 /// Address of the first virtio-mmio window.
 pub const VIRTIO_MMIO_BASE: u64 = 0xd000_0000;
 /// Distance between virtio-mmio windows and size of each.

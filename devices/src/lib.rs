@@ -39,6 +39,7 @@ mod sections;
 pub mod serial;
 pub mod table;
 pub mod virtio;
+pub mod watchdog;
 
 pub use restore::RestoreError;
 

@@ -17,6 +17,7 @@ use crate::virtio::block::{Block, BlockState};
 use crate::virtio::mmio::MmioState;
 use crate::virtio::net::{Net, NetState};
 use crate::virtio::rng::{Rng, RngState};
+use crate::watchdog::WatchdogState;
 
 macro_rules! section {
     ($state:ty, $name:expr, $version:literal) => {
@@ -32,6 +33,7 @@ section!(CmosState, "cmos", 1);
 section!(I8042State, "i8042", 1);
 section!(PowerState, "power", 1);
 section!(PvpanicState, "pvpanic", 1);
+section!(WatchdogState, "watchdog", 1);
 section!(MmioState<BlockState>, Block::NAME, 1);
 section!(MmioState<NetState>, Net::NAME, 1);
 section!(MmioState<RngState>, Rng::NAME, 1);

@@ -54,6 +54,10 @@ pub enum DeviceEvent {
     Reset,
     /// The guest's kernel panicked.
     Panic,
+    /// The watchdog was told how long the guest could run.
+    WatchdogTime,
+    /// The watchdog ran out.
+    WatchdogExpiry,
     /// A checkpoint of all devices was taken at an epoch's end.
     Checkpoint,
 }
@@ -114,6 +118,16 @@ pub const TABLE: &[Row] = &[
     row(DeviceEvent::PowerOff, EventClass::Visible, "the machine ends before the eyes of its owner; after commit"),
     row(DeviceEvent::Reset, EventClass::Visible, "the machine ends or starts anew; after commit"),
     row(DeviceEvent::Panic, EventClass::Visible, "reported to the owner; after commit"),
+    row(
+        DeviceEvent::WatchdogTime,
+        EventClass::Nondeterministic,
+        "what is left lands in the watchdog's state, which the commit covers",
+    ),
+    row(
+        DeviceEvent::WatchdogExpiry,
+        EventClass::Visible,
+        "the machine ends before the eyes of its owner; after commit",
+    ),
     row(DeviceEvent::Checkpoint, EventClass::Commit, "all devices saved together with memory and vCPUs"),
 ];
 
@@ -148,7 +162,9 @@ mod tests {
             Some(Interrupt) => Some(PowerOff),
             Some(PowerOff) => Some(Reset),
             Some(Reset) => Some(Panic),
-            Some(Panic) => Some(Checkpoint),
+            Some(Panic) => Some(WatchdogTime),
+            Some(WatchdogTime) => Some(WatchdogExpiry),
+            Some(WatchdogExpiry) => Some(Checkpoint),
             Some(Checkpoint) => None,
         }
     }

@@ -143,3 +143,21 @@ fn dsdt_has_com1_rtc_and_soft_off() {
 fn build_without_cpus_panics() {
     let _ = build(&AcpiConfig::new(0, 0));
 }
+
+#[test]
+fn build_wdat_describes_registers_that_the_watchdog_has() {
+    let image = Image::new(1, 1);
+    let table = image.table(b"WDAT");
+    assert_eq!((u32_at(table, 36), &table[40..45]), (32, &[0xff, 0, 0xff, 0xff, 0xff][..]));
+    // Period, longest and shortest count; enabled, and it has eight actions.
+    assert_eq!([48, 52, 56].map(|at| u32_at(table, at)), [100, 6000, 10]);
+    assert_eq!((table[60], u32_at(table, 64), table.len()), (1, 8, 68 + 8 * 24));
+    for entry in table[68..].chunks_exact(24) {
+        // System I/O, 32 bits, by double words.
+        assert_eq!(entry[4..8], [1, 32, 0, 3]);
+        let offset = u64_at(entry, 8) - u64::from(layout::WATCHDOG_PORT);
+        assert!([0, 4, 8].contains(&offset), "{offset}");
+    }
+    let actions: Vec<u8> = table[68..].chunks_exact(24).map(|entry| entry[0]).collect();
+    assert_eq!(actions, [1, 4, 5, 6, 8, 9, 10, 11]);
+}

@@ -9,6 +9,7 @@ use crate::i8042::{I8042, I8042State};
 use crate::power::{Power, PowerState};
 use crate::pvpanic::{Pvpanic, PvpanicState};
 use crate::serial::{Serial, SerialState};
+use crate::watchdog::{Watchdog, WatchdogState};
 
 /// What can happen to a chip.
 #[derive(Clone, Debug)]
@@ -164,8 +165,46 @@ chip!(
     |chip| format!("{:?}", chip.poll_event()).into_bytes()
 );
 
+/// A register is written as a whole; the operations write bytes.
+fn write_watchdog(watchdog: &mut Watchdog, offset: u64, data: &[u8]) {
+    let value = data.first().map_or(0, |byte| u32::from(*byte));
+    if data.len() == 1 {
+        watchdog.handle_write(offset * 4, &value.to_le_bytes());
+    } else {
+        watchdog.handle_write(offset, data);
+    }
+}
+
+/// The same for reading.
+fn read_watchdog(watchdog: &mut Watchdog, offset: u64, data: &mut [u8]) {
+    match data {
+        [byte] => {
+            let mut word = [0; 4];
+            watchdog.handle_read(offset * 4, &mut word);
+            *byte = word[0] ^ word[1] ^ word[2];
+        }
+        data => watchdog.handle_read(offset, data),
+    }
+}
+
+chip!(
+    WatchdogSubject,
+    Watchdog,
+    WatchdogState,
+    3,
+    [0, 1, 10, 20],
+    read_watchdog,
+    write_watchdog,
+    |watchdog, data| {
+        watchdog.handle_time(data.iter().map(|byte| u32::from(*byte)).sum());
+        0
+    },
+    |watchdog| vec![u8::from(watchdog.poll_expiry())]
+);
+
 device_laws!(serial, SerialSubject);
 device_laws!(cmos, CmosSubject);
 device_laws!(i8042, I8042Subject);
 device_laws!(power, PowerSubject);
 device_laws!(pvpanic, PvpanicSubject);
+device_laws!(watchdog, WatchdogSubject);

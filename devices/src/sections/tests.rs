@@ -14,6 +14,7 @@ use crate::serial::Serial;
 use crate::virtio::block::BlockConfig;
 use crate::virtio::mmio::MmioTransport;
 use crate::virtio::queue::QueueState;
+use crate::watchdog::Watchdog;
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -53,6 +54,13 @@ fn running<S>(device: S, queues: Vec<QueueState>) -> MmioState<S> {
         queues,
         device,
     }
+}
+
+#[test]
+fn watchdog_version_1_golden() {
+    let state = WatchdogState { running: true, count: 300, left_ms: 29_900, expired: false };
+    assert_golden(&state, "01ac02cce90100");
+    assert_eq!(Watchdog::restore(state.clone()).unwrap().save(), state);
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! The guests crash where their command line says (guest-images/bare/runtime/crash.S), whenever they come there; or when a
 //! `c` is typed, which is not typed again when they are rolled back.
 
+use std::time::Duration;
+
 use guests::place::{SmallDisk, wait_progress};
 use guests::{Guest, Launch, Pair, Place, Vm, console, needs, wait};
 
@@ -48,6 +50,34 @@ fn triple_fault_is_a_crash() {
     let (guest, place) = (Guest::counter().with("crash=30 fault=1"), Place::in_memory());
     let mut vm = place.alone("a", &guest).start();
     assert_crashed(&mut vm, "triple-fault");
+}
+
+#[test]
+fn guest_that_hangs_is_found_by_the_watchdog_that_it_set_and_not_while_it_is_paused() {
+    needs!(Kvm);
+    for protect in ["none", "local"] {
+        let (guest, place) = (Guest::counter().with("watchdog=20 crash=3000"), Place::in_memory());
+        let mut vm = place.alone("a", &guest).with("--protect", protect).start();
+        wait_progress(&vm, &guest, 20);
+        assert_eq!(vm.ctl(&["pause"]).0, 0);
+        // Longer than the watchdog waits. A guest that stands still has not come nearer to its end.
+        std::thread::sleep(Duration::from_secs(3));
+        assert_eq!(vm.count("guest-panic"), 0);
+        assert_eq!(vm.ctl(&["resume"]).0, 0);
+        assert_crashed(&mut vm, "watchdog");
+        assert_said(&vm, &guest, 3000);
+    }
+}
+
+#[test]
+fn watchdog_of_a_resumed_guest_goes_on() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter().with("watchdog=20 crash=400"), Place::in_memory());
+    let mut vm = place.alone("a", &guest).with("--protect", "local").start();
+    wait_progress(&vm, &guest, 20);
+    vm.kill();
+    let mut vm = Launch::resume(&place.path("a")).start();
+    assert_crashed(&mut vm, "watchdog");
 }
 
 #[test]

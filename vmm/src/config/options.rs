@@ -143,7 +143,8 @@ pub struct RunOptions {
     /// Time between heartbeats, 1ms to 10s. Short ones wake both hosts more often [default: 50ms]
     #[arg(long, help_heading = "Protection", value_name = "TIME")]
     pub heartbeat: Option<TimeSpan>,
-    /// A guest that crashes by itself (it reports a panic through pvpanic, or a processor shuts down after a triple fault):
+    /// A guest that crashes by itself (it reports a panic through pvpanic, a processor shuts down after a
+    /// triple fault, or the watchdog that it started runs out):
     /// 'stop' = it ends with exit code 164 and what it was is kept, 'reset' = it is booted anew, 'rollback' = with --protect
     /// local, it goes back to an earlier epoch, and what it acknowledged since then is LOST [default: stop]
     #[arg(long, help_heading = "Protection", value_enum)]

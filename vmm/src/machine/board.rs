@@ -15,11 +15,13 @@ use devices::cmos::{Cmos, CmosState};
 use devices::i8042::{I8042, I8042State};
 use devices::layout::{
     CMOS_PORT, CMOS_PORTS, COM1_GSI, COM1_PORT, COM1_PORTS, I8042_COMMAND_PORT, I8042_DATA_PORT, PVPANIC_PORT,
-    SLEEP_CONTROL_PORT, SLEEP_PORTS, VIRTIO_MMIO_BASE, VIRTIO_MMIO_GSI, VIRTIO_MMIO_STRIDE,
+    SLEEP_CONTROL_PORT, SLEEP_PORTS, VIRTIO_MMIO_BASE, VIRTIO_MMIO_GSI, VIRTIO_MMIO_STRIDE, WATCHDOG_PORT,
+    WATCHDOG_PORTS,
 };
 use devices::power::{Power, PowerEvent, PowerState};
 use devices::pvpanic::{PanicEvent, Pvpanic, PvpanicState};
 use devices::serial::{Serial, SerialState};
+use devices::watchdog::{Watchdog, WatchdogState};
 use replication::Input;
 use serde::{Deserialize, Serialize};
 use snapshot::section::Section;
@@ -96,6 +98,7 @@ pub struct Board {
     i8042: I8042,
     power: Power,
     pvpanic: Pvpanic,
+    watchdog: Watchdog,
     slots: Vec<Slot>,
     console_input: Vec<u8>,
     pending: u32,
@@ -119,6 +122,7 @@ impl Board {
             i8042: I8042::new(),
             power: Power::new(),
             pvpanic: Pvpanic::new(),
+            watchdog: Watchdog::new(),
             slots,
             console_input: Vec::new(),
             pending: 0,
@@ -150,6 +154,9 @@ impl Board {
                 self.power.handle_read((port - SLEEP_CONTROL_PORT).into(), data);
             }
             PVPANIC_PORT => self.pvpanic.handle_read(0, data),
+            _ if (WATCHDOG_PORT..WATCHDOG_PORT + WATCHDOG_PORTS).contains(&port) => {
+                self.watchdog.handle_read((port - WATCHDOG_PORT).into(), data);
+            }
             _ => data.fill(0xff),
         }
         self.settle_chips()
@@ -172,6 +179,9 @@ impl Board {
                 self.power.handle_write((port - SLEEP_CONTROL_PORT).into(), data);
             }
             PVPANIC_PORT => self.pvpanic.handle_write(0, data),
+            _ if (WATCHDOG_PORT..WATCHDOG_PORT + WATCHDOG_PORTS).contains(&port) => {
+                self.watchdog.handle_write((port - WATCHDOG_PORT).into(), data);
+            }
             _ => {}
         }
         self.settle_chips()
@@ -357,6 +367,28 @@ impl Board {
         effects
     }
 
+    /// Whether the guest has itself watched.
+    pub fn is_watched(&self) -> bool {
+        self.watchdog.is_running()
+    }
+
+    /// The guest could run for `ms` more milliseconds. Whether its watchdog has run out.
+    pub fn handle_time(&mut self, ms: u32) -> bool {
+        self.watchdog.handle_time(ms);
+        self.watchdog.poll_expiry()
+    }
+
+    /// Reads the watchdog's state; it is a section of its own, because states of older versions have none.
+    pub fn save_watchdog(&self) -> WatchdogState {
+        self.watchdog.save()
+    }
+
+    /// Replaces it by untrusted state.
+    pub fn restore_watchdog(&mut self, state: WatchdogState) -> Result<(), RestoreError> {
+        self.watchdog = Watchdog::restore(state)?;
+        Ok(())
+    }
+
     /// Reads the chips' state. The slots are saved by [`Slot::save`].
     pub fn save(&self) -> (BoardState, Vec<SlotState>) {
         let Self {
@@ -368,6 +400,7 @@ impl Board {
             i8042,
             power,
             pvpanic,
+            watchdog: _,
             slots,
             console_input,
             pending,

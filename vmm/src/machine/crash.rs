@@ -10,6 +10,8 @@ pub enum Crash {
     Panicked,
     /// A fault while it dealt with a fault while it dealt with a fault: a processor that shuts down.
     TripleFault,
+    /// It had itself watched, and gave no sign of life for as long as it had said.
+    Watchdog,
 }
 
 impl Crash {
@@ -18,6 +20,7 @@ impl Crash {
         match self {
             Self::Panicked => "panicked",
             Self::TripleFault => "triple-fault",
+            Self::Watchdog => "watchdog",
         }
     }
 }
@@ -27,6 +30,7 @@ impl std::fmt::Display for Crash {
         f.write_str(match self {
             Self::Panicked => "its kernel reported a panic",
             Self::TripleFault => "a processor shut down after a triple fault",
+            Self::Watchdog => "its watchdog ran out",
         })
     }
 }

@@ -102,6 +102,11 @@ impl Gate {
         self.closing.load(Ordering::SeqCst)
     }
 
+    /// Whether the guest runs, as far as this gate is concerned.
+    pub fn is_open(&self) -> bool {
+        self.lock().mode == Mode::Open
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder of the gate panics while changing it")
     }

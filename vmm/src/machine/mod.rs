@@ -20,6 +20,7 @@ pub mod kick;
 pub mod slot;
 pub mod state;
 pub mod vcpu;
+mod watchdog;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -235,7 +236,7 @@ impl Machine {
         pace: Pace,
         running: EpochId,
     ) -> Result<Self, MachineError> {
-        let MachineState { shape, cpuid, chips, vcpus, board, slots } = state;
+        let MachineState { shape, cpuid, chips, vcpus, board, watchdog, slots } = state;
         let ours = shape_of(shape.vcpus, ram.bytes(), &parts);
         ours.check(&shape)?;
         let machine = Self::assemble(shape, Some(cpuid), ram, parts, pace, running)?;
@@ -245,6 +246,7 @@ impl Machine {
         }
         machine.vm.restore_chips(&chips)?;
         machine.board().restore(board, slots).map_err(StateRefused::from)?;
+        machine.board().restore_watchdog(watchdog).map_err(StateRefused::from)?;
         for (id, vcpu) in vcpus.iter().enumerate() {
             machine.vcpu(id as u32).restore(vcpu)?;
         }
@@ -267,6 +269,8 @@ impl Machine {
             .collect();
         let machine = Arc::clone(self);
         threads.push(spawn("pacer".into(), move || machine.pacer.run(&machine.gate)));
+        let machine = Arc::clone(self);
+        threads.push(spawn("watchdog".into(), move || watchdog::run(&machine)));
         Ok(Threads(threads))
     }
 
@@ -274,8 +278,10 @@ impl Machine {
     pub fn save_state(&self, board: &Board) -> Result<MachineState, KvmError> {
         let vcpus = (0..self.vcpus.len()).map(|id| self.vcpu(id as u32).save()).collect::<Result<Vec<_>, _>>()?;
         let chips = self.vm.save_chips()?;
+        let watchdog = board.save_watchdog();
         let (board, slots) = board.save();
-        Ok(MachineState { shape: self.shape.clone(), cpuid: self.cpuid.clone(), chips, vcpus, board, slots })
+        let (shape, cpuid) = (self.shape.clone(), self.cpuid.clone());
+        Ok(MachineState { shape, cpuid, chips, vcpus, board, watchdog, slots })
     }
 
     /// Turns the dirty log of all RAM on or off. Turned on, its first harvest reports every page.
@@ -393,6 +399,13 @@ impl Machine {
                 None => ended = self.ended_changed.wait(ended).expect("no holder of the end panics"),
             }
         }
+    }
+
+    /// Waits for the end for `time` at most. Whether it has come.
+    fn ends_within(&self, time: Duration) -> bool {
+        let ended = self.ended.lock().expect("no holder of the end panics");
+        let waited = self.ended_changed.wait_timeout_while(ended, time, |ended| ended.is_none());
+        waited.expect("no holder of the end panics").0.is_some()
     }
 
     /// The board, for as long as the guard lives.

@@ -1,6 +1,7 @@
 //! The whole state of a stopped machine but for its memory and disks: sections, written and read.
 
 use devices::RestoreError;
+use devices::watchdog::{Watchdog, WatchdogState};
 use serde::{Deserialize, Serialize};
 use snapshot::section::{Section, StateError, StateReader, StateWriter};
 
@@ -84,6 +85,8 @@ pub struct MachineState {
     pub vcpus: Vec<VcpuState>,
     /// The board's chips.
     pub board: BoardState,
+    /// The watchdog. A state of an older version has none: it does not run.
+    pub watchdog: WatchdogState,
     /// The virtio devices, by slot.
     pub slots: Vec<SlotState>,
 }
@@ -91,12 +94,13 @@ pub struct MachineState {
 impl MachineState {
     /// Writes it as sections.
     pub fn encode(&self) -> Vec<u8> {
-        let Self { shape, cpuid, chips, vcpus, board, slots } = self;
+        let Self { shape, cpuid, chips, vcpus, board, watchdog, slots } = self;
         let mut writer = StateWriter::new();
         writer.put(0, shape);
         writer.put(0, cpuid);
         writer.put(0, chips);
         writer.put(0, board);
+        writer.put(0, watchdog);
         for (id, vcpu) in vcpus.iter().enumerate() {
             writer.put(id as u16, vcpu);
         }
@@ -117,6 +121,10 @@ impl MachineState {
         cpuid.validate().map_err(StateRefused::Invalid)?;
         let chips = reader.take(0)?;
         let board = reader.take(0)?;
+        let watchdog = match reader.contains::<WatchdogState>(0) {
+            true => reader.take(0)?,
+            false => Watchdog::new().save(),
+        };
         let mut vcpus = Vec::new();
         for id in 0..shape.vcpus {
             let vcpu: VcpuState = reader.take(id)?;
@@ -126,7 +134,7 @@ impl MachineState {
         let slot_count = shape.slot_count();
         let slots = (0..slot_count as u16).map(|id| reader.take(id)).collect::<Result<_, _>>()?;
         reader.finish()?;
-        Ok(Self { shape, cpuid, chips, vcpus, board, slots })
+        Ok(Self { shape, cpuid, chips, vcpus, board, watchdog, slots })
     }
 }
 

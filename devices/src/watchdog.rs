@@ -1,0 +1,232 @@
+//! A watchdog of the kind that ACPI's WDAT table describes: three registers of 32 bits on I/O ports.
+//!
+//! ```text
+//!   0  control    bit 0: it runs. Written: starts it with the full count, or stops it
+//!   4  countdown  the full count, in periods of 100 ms. Written: sets it, and begins anew
+//!   8  current    what is left of it. Written, whatever: begins anew
+//! ```
+//!
+//! It has no clock: time is what [`Watchdog::handle_time`] is told, and only time in which the guest could have run is to
+//! be told. So a guest that was stopped, saved or moved has not come nearer to the end. When nothing is left it stops
+//! running and the caller hears of it once.
+//!
+//! Source: Microsoft, "Hardware Watchdog Timers Design Specification", 2006, which ACPI refers to.
+
+use serde::{Deserialize, Serialize};
+
+use crate::RestoreError;
+use crate::counters::Counters;
+
+/// Milliseconds of one count.
+pub const PERIOD_MS: u32 = 100;
+/// Shortest full count: one second.
+pub const COUNT_MIN: u32 = 10;
+/// Longest full count: ten minutes.
+pub const COUNT_MAX: u32 = 6000;
+
+/// Offset of the control register.
+pub const CONTROL: u16 = 0;
+/// Offset of the countdown register.
+pub const COUNTDOWN: u16 = 4;
+/// Offset of the current register.
+pub const CURRENT: u16 = 8;
+/// The control register's bit that says that it runs.
+pub const RUNNING: u32 = 1;
+
+const NAME: &str = "watchdog";
+
+/// Saved form of [`Watchdog`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchdogState {
+    /// It runs.
+    pub running: bool,
+    /// The full count, [`COUNT_MIN`] to [`COUNT_MAX`].
+    pub count: u32,
+    /// Milliseconds left of it.
+    pub left_ms: u32,
+    /// It ran out and the caller has not heard of it.
+    pub expired: bool,
+}
+
+/// A watchdog.
+#[derive(Debug)]
+pub struct Watchdog {
+    running: bool,
+    count: u32,
+    left_ms: u32,
+    expired: bool,
+    counters: Counters,
+}
+
+impl Default for Watchdog {
+    fn default() -> Self {
+        let count = COUNT_MAX;
+        Self { running: false, count, left_ms: count * PERIOD_MS, expired: false, counters: Counters::default() }
+    }
+}
+
+impl Watchdog {
+    /// A watchdog after power-on: it does not run.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What was counted since the device was made.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Whether it runs: whether it is to be told of time.
+    pub fn is_running(&self) -> bool {
+        self.running
+    }
+
+    /// The guest reads a register.
+    pub fn handle_read(&mut self, offset: u64, data: &mut [u8]) {
+        let value = match (offset, data.len()) {
+            (0, 4) => u32::from(self.running) * RUNNING,
+            (4, 4) => self.count,
+            (8, 4) => self.left_ms.div_ceil(PERIOD_MS),
+            _ => {
+                data.fill(0xff);
+                self.counters.bad_accesses += 1;
+                return;
+            }
+        };
+        data.copy_from_slice(&value.to_le_bytes());
+    }
+
+    /// The guest writes a register. A count out of its bounds is taken as the nearest one.
+    pub fn handle_write(&mut self, offset: u64, data: &[u8]) {
+        let Ok(value) = data.try_into().map(u32::from_le_bytes) else {
+            self.counters.bad_accesses += 1;
+            return;
+        };
+        match offset {
+            0 => self.running = value & RUNNING != 0,
+            4 => self.count = value.clamp(COUNT_MIN, COUNT_MAX),
+            8 => {}
+            _ => {
+                self.counters.bad_accesses += 1;
+                return;
+            }
+        }
+        self.left_ms = self.count * PERIOD_MS;
+    }
+
+    /// The guest could run for `ms` more milliseconds.
+    pub fn handle_time(&mut self, ms: u32) {
+        if !self.running {
+            return;
+        }
+        self.left_ms = self.left_ms.saturating_sub(ms);
+        if self.left_ms == 0 {
+            (self.running, self.expired) = (false, true);
+        }
+    }
+
+    /// Whether it ran out since the last call.
+    pub fn poll_expiry(&mut self) -> bool {
+        std::mem::take(&mut self.expired)
+    }
+
+    /// The whole state as plain data.
+    #[must_use]
+    pub fn save(&self) -> WatchdogState {
+        let Self { running, count, left_ms, expired, counters: _ } = self;
+        WatchdogState { running: *running, count: *count, left_ms: *left_ms, expired: *expired }
+    }
+
+    /// A watchdog from an untrusted state.
+    pub fn restore(state: WatchdogState) -> Result<Self, RestoreError> {
+        let WatchdogState { running, count, left_ms, expired } = state;
+        let refuse = |register, value: u32| RestoreError::Register { device: NAME, register, value: value.into() };
+        if !(COUNT_MIN..=COUNT_MAX).contains(&count) {
+            return Err(refuse("countdown", count));
+        }
+        if left_ms > count * PERIOD_MS || (running && left_ms == 0) {
+            return Err(refuse("current", left_ms));
+        }
+        Ok(Self { running, count, left_ms, expired, counters: Counters::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(watchdog: &mut Watchdog, register: u16, value: u32) {
+        watchdog.handle_write(register.into(), &value.to_le_bytes());
+    }
+
+    fn read(watchdog: &mut Watchdog, register: u16) -> u32 {
+        let mut data = [0; 4];
+        watchdog.handle_read(register.into(), &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    fn running(count: u32) -> Watchdog {
+        let mut watchdog = Watchdog::new();
+        write(&mut watchdog, COUNTDOWN, count);
+        write(&mut watchdog, CONTROL, RUNNING);
+        watchdog
+    }
+
+    #[test]
+    fn time_without_a_sign_of_life_ends_it_once() {
+        let mut watchdog = running(20);
+        watchdog.handle_time(1999);
+        assert!(!watchdog.poll_expiry());
+        assert_eq!(read(&mut watchdog, CURRENT), 1);
+        watchdog.handle_time(1);
+        assert!(watchdog.poll_expiry() && !watchdog.poll_expiry());
+        assert_eq!(read(&mut watchdog, CONTROL), 0);
+        watchdog.handle_time(100_000);
+        assert!(!watchdog.poll_expiry());
+    }
+
+    #[test]
+    fn sign_of_life_begins_anew_and_stopped_it_never_ends() {
+        let mut watchdog = running(20);
+        for _ in 0..10 {
+            watchdog.handle_time(1900);
+            write(&mut watchdog, CURRENT, 1);
+        }
+        assert_eq!(read(&mut watchdog, CURRENT), 20);
+        write(&mut watchdog, CONTROL, 0);
+        watchdog.handle_time(u32::MAX);
+        assert!(!watchdog.poll_expiry());
+    }
+
+    #[test]
+    fn counts_out_of_bounds_are_taken_as_the_nearest() {
+        for (asked, got) in [(0, COUNT_MIN), (300, 300), (u32::MAX, COUNT_MAX)] {
+            assert_eq!(read(&mut running(asked), COUNTDOWN), got);
+        }
+    }
+
+    #[test]
+    fn accesses_of_other_widths_are_counted_and_change_nothing() {
+        let mut watchdog = running(20);
+        let before = watchdog.save();
+        watchdog.handle_write(0, &[0]);
+        watchdog.handle_write(12, &[0; 4]);
+        watchdog.handle_read(4, &mut [0; 2]);
+        assert_eq!((watchdog.save(), watchdog.counters().bad_accesses), (before, 3));
+    }
+
+    #[test]
+    fn restore_of_what_cannot_be_is_refused() {
+        let good = running(20).save();
+        assert!(Watchdog::restore(good.clone()).is_ok());
+        for bad in [
+            WatchdogState { count: 0, ..good.clone() },
+            WatchdogState { count: COUNT_MAX + 1, ..good.clone() },
+            WatchdogState { left_ms: 2001, ..good.clone() },
+            WatchdogState { left_ms: 0, ..good },
+        ] {
+            assert!(Watchdog::restore(bad).is_err());
+        }
+    }
+}
