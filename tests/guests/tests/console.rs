@@ -66,6 +66,21 @@ fn reader_that_stops_stops_the_guest_and_loses_no_byte() {
 }
 
 #[test]
+fn reader_that_stops_is_no_hang_of_the_guest() {
+    needs!(Kvm);
+    let (lines, place) = (10_000, Place::new());
+    let guest = talkative(lines).with("watchdog=10");
+    let (mut vm, reader) = on_pipe(place.alone("a", &guest));
+    wait_until_it_waits(&vm);
+    let started = Instant::now();
+    // Time has to pass here, more than the guest's watchdog waits.
+    wait::until("three seconds", || (started.elapsed() > Duration::from_secs(3)).then_some(()));
+    assert_eq!(vm.count("guest-panic"), 0, "{}", vm.log());
+    assert_all_is_said(&guest, reader, lines);
+    assert_eq!(vm.wait(), 0);
+}
+
+#[test]
 fn reader_that_stops_does_not_end_protection() {
     // The thread that hears the backup wrote to the console: blocked, it sent no heartbeats, and the backup took over
     // because somebody had pressed Ctrl-S.

@@ -70,6 +70,46 @@ fn guest_that_hangs_is_found_by_the_watchdog_that_it_set_and_not_while_it_is_pau
 }
 
 #[test]
+fn vmm_that_was_stopped_is_no_hang_of_its_guest() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter().with("watchdog=20"), Place::in_memory());
+    let vm = place.alone("a", &guest).start();
+    wait_progress(&vm, &guest, 20);
+    for _ in 0..2 {
+        vm.hang();
+        // Longer than the watchdog waits: time must pass in which the guest could not run.
+        std::thread::sleep(Duration::from_millis(2500));
+        vm.unhang();
+        wait_progress(&vm, &guest, 20);
+    }
+    assert_eq!(vm.count("guest-panic"), 0, "{}", vm.log());
+}
+
+#[test]
+fn hang_of_a_guest_with_a_backup_ends_both_and_nobody_takes_over() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter().with("typed=1 watchdog=20"), Place::new());
+    let mut pair = Pair::start_with(&place, &guest, Launch::typed);
+    wait_progress(&pair.primary, &guest, 20);
+    pair.primary.type_in("c");
+    assert_crashed(&mut pair.primary, "watchdog");
+    assert_eq!(pair.backup.wait(), 0, "{}", pair.backup.log());
+    assert_eq!(pair.backup.count("failover-started"), 0);
+}
+
+#[test]
+fn watchdog_is_taken_over_with_its_guest() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter().with("typed=1 watchdog=20"), Place::new());
+    let mut pair = Pair::start_with(&place, &guest, Launch::typed);
+    pair.primary.kill();
+    pair.backup.wait_event("failover-finished");
+    wait_progress(&pair.backup, &guest, 20);
+    pair.backup.type_in("c");
+    assert_crashed(&mut pair.backup, "watchdog");
+}
+
+#[test]
 fn watchdog_of_a_resumed_guest_goes_on() {
     needs!(Kvm);
     let (guest, place) = (Guest::counter().with("watchdog=20 crash=400"), Place::in_memory());

@@ -20,7 +20,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::kick::Kicker;
 
@@ -48,6 +48,10 @@ struct State {
     first_out: Option<Instant>,
     /// Counts openings, so that a waiter knows that its closing is over.
     openings: u64,
+    /// Since when it is open, unless it is not.
+    open_since: Option<Instant>,
+    /// How long it was open before that, all in all.
+    was_open: Duration,
 }
 
 /// What a vCPU thread does after it arrived.
@@ -82,6 +86,8 @@ impl Gate {
             kept: false,
             first_out: None,
             openings: 0,
+            open_since: Some(Instant::now()),
+            was_open: Duration::ZERO,
         };
         Self {
             state: Mutex::new(state),
@@ -102,9 +108,10 @@ impl Gate {
         self.closing.load(Ordering::SeqCst)
     }
 
-    /// Whether the guest runs, as far as this gate is concerned.
-    pub fn is_open(&self) -> bool {
-        self.lock().mode == Mode::Open
+    /// How long the gate was open since it was made: how long the guest could run, as far as boundaries, holds and pauses
+    /// are concerned. Never less than before.
+    pub fn time_open(&self) -> Duration {
+        self.lock().time_open()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -112,7 +119,7 @@ impl Gate {
     }
 
     fn close(&self, state: &mut State, mode: Mode) {
-        state.mode = mode;
+        state.close(mode);
         self.closing.store(true, Ordering::SeqCst);
         self.kicker.kick_all();
     }
@@ -122,6 +129,7 @@ impl Gate {
             return;
         }
         state.mode = Mode::Open;
+        state.open_since = Some(Instant::now());
         state.openings += 1;
         state.first_out = None;
         // Counted anew for each closing: a thread that has not woken from this one yet must arrive again for the next.
@@ -145,7 +153,7 @@ impl Gate {
         match state.mode {
             Mode::Open if self.is_hold_wanted() => state.again = true,
             Mode::Open if state.running > 0 => {
-                state.mode = Mode::Boundary;
+                state.close(Mode::Boundary);
                 self.closing.store(true, Ordering::SeqCst);
                 // Who comes out takes this lock first. A kick that comes after an opening only costs an entry.
                 drop(state);
@@ -266,6 +274,17 @@ impl Drop for Held<'_> {
 }
 
 impl State {
+    /// Leaves the mode in which the guest runs, if it is in it.
+    fn close(&mut self, mode: Mode) {
+        self.was_open = self.time_open();
+        self.open_since = None;
+        self.mode = mode;
+    }
+
+    fn time_open(&self) -> Duration {
+        self.was_open + self.open_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     /// Whether a hold may begin, or never will.
     fn can_be_held(&self) -> bool {
         match self.mode {
@@ -416,6 +435,32 @@ mod tests {
         }
         gate.end();
         threads.into_iter().for_each(|t| t.join().expect("no vCPU thread panicked"));
+    }
+
+    #[test]
+    fn time_open_stands_still_while_the_guest_does() {
+        let gate = Arc::new(Gate::new(1));
+        let (inside, led) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let threads = vcpus(&gate, 1, &inside, &led);
+        let held = gate.hold().expect("the machine runs");
+        let before = gate.time_open();
+        thread::sleep(Duration::from_millis(5));
+        assert_eq!(gate.time_open(), before, "it counts while the guest is held");
+        held.keep();
+        gate.request_boundary();
+        thread::sleep(Duration::from_millis(5));
+        assert_eq!(gate.time_open(), before, "it counts while the guest is paused");
+        gate.let_go();
+        let open = Instant::now();
+        while gate.time_open() < before + Duration::from_millis(5) {
+            assert!(open.elapsed() < Duration::from_secs(60), "it does not count although the guest runs");
+            thread::yield_now();
+        }
+        gate.end();
+        threads.into_iter().for_each(|t| t.join().expect("no vCPU thread panicked"));
+        let after = gate.time_open();
+        thread::sleep(Duration::from_millis(5));
+        assert_eq!(gate.time_open(), after, "it counts after the end");
     }
 
     #[test]

@@ -121,10 +121,7 @@ impl MachineState {
         cpuid.validate().map_err(StateRefused::Invalid)?;
         let chips = reader.take(0)?;
         let board = reader.take(0)?;
-        let watchdog = match reader.contains::<WatchdogState>(0) {
-            true => reader.take(0)?,
-            false => Watchdog::new().save(),
-        };
+        let watchdog = watchdog_of(&mut reader)?;
         let mut vcpus = Vec::new();
         for id in 0..shape.vcpus {
             let vcpu: VcpuState = reader.take(id)?;
@@ -136,6 +133,10 @@ impl MachineState {
         reader.finish()?;
         Ok(Self { shape, cpuid, chips, vcpus, board, watchdog, slots })
     }
+}
+
+fn watchdog_of(reader: &mut StateReader<'_>) -> Result<WatchdogState, StateError> {
+    if reader.contains::<WatchdogState>(0) { reader.take(0) } else { Ok(Watchdog::new().save()) }
 }
 
 impl Shape {
@@ -150,5 +151,28 @@ impl Shape {
             return Ok(());
         }
         Err(StateRefused::OtherShape { saved: saved.to_string(), ours: self.to_string() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_without_a_watchdog_has_one_that_does_not_run() {
+        let bytes = StateWriter::new().finish();
+        let found = watchdog_of(&mut StateReader::parse(&bytes).expect("an empty state")).expect("none is no error");
+        assert!(!found.running);
+    }
+
+    #[test]
+    fn watchdog_that_is_there_is_the_one_that_is_taken() {
+        let state = WatchdogState { running: true, count: 20, left_ms: 700, expired: false };
+        let mut writer = StateWriter::new();
+        writer.put(0, &state);
+        let bytes = writer.finish();
+        let mut reader = StateReader::parse(&bytes).expect("a state");
+        assert_eq!(watchdog_of(&mut reader).expect("a watchdog"), state);
+        reader.finish().expect("nothing is left over");
     }
 }
