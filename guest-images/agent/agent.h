@@ -35,6 +35,10 @@ void serve_work(int sock);
 /* Runs one workload line such as "mem 1024 50" and describes the result in one line; -1 if it is unknown. */
 int run_work(const char *line, char *result, size_t size);
 
+/* Workloads that the guest does not come back from; 0 if that was not possible. */
+uint64_t work_panic(uint64_t a, uint64_t b);
+uint64_t work_hang(uint64_t a, uint64_t b);
+
 /* Reads a file, computes, writes another: exit code 0 if that was possible. */
 int compile_one(const char *source, const char *object);
 

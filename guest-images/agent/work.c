@@ -198,6 +198,8 @@ static const struct work works[] = {
 	{ "dread", work_dread },
 	{ "edit", work_edit },
 	{ "compile", work_compile },
+	{ "panic", work_panic },
+	{ "hang", work_hang },
 };
 
 int run_work(const char *line, char *result, size_t size)

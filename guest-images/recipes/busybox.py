@@ -9,7 +9,7 @@ from . import cache, debian, initramfs
 IMAGES = Path(__file__).resolve().parents[1]
 AGENT_SOURCES = sorted((IMAGES / "agent").glob("*.[ch]"))
 # virtio_pci and failover are for other monitors; Outlast offers virtio over MMIO.
-MODULES = ["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_net", "virtio_rng"]
+MODULES = ["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "pvpanic_mmio", "wdat_wdt"]
 DISK_BYTES = 64 << 20
 
 

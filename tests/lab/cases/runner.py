@@ -12,7 +12,7 @@ from pathlib import Path
 from outlast_lab.errors import LabError
 from recipes.debian import RecipeError
 
-from . import both, debian, flows, freeze, hop, kill, partition, plug, reboot, resume, resync, soak
+from . import both, debian, failing, flows, freeze, hop, kill, partition, plug, reboot, resume, resync, soak
 from .failed import Failed, Skipped
 from .stage import Options, Stage
 
@@ -25,7 +25,8 @@ CASES = [
     reboot.power_cut_then_resume_from_disk, both.both_plug_then_resume_is_refused, both.both_plugs_then_resume,
     partition.cut_link_backup_wins, partition.cut_link_primary_wins, partition.cut_link_who_wins, partition.cut_all_who_wins,
     resync.plug_during_resync, resync.backup_plug_during_resync,
-    freeze.frozen_host, debian.debian_redis, soak.plugs_in_a_row, hop.hop_through_boot,
+    freeze.frozen_host, failing.panic_is_rolled_back, failing.hang_is_stopped, failing.hang_is_rolled_back,
+    debian.debian_redis, failing.debian_hang_and_panic, soak.plugs_in_a_row, hop.hop_through_boot,
 ]  # fmt: skip
 # Not part of `make test`, but of `make soak` and --all. The plugs in a row and the hops take long. The cut of everything
 # failed once on a machine at load 10, where the witness on 9p did not answer within its 2 s, and has passed since: a debt,
@@ -36,10 +37,11 @@ SOAK_ONLY = {
     for case in [
         partition.cut_all_who_wins, soak.plugs_in_a_row, hop.hop_through_boot, reboot.kernel_crash_then_resume,
         reboot.power_cut_then_resume_from_disk, both.both_plug_then_resume_is_refused, both.both_plugs_then_resume,
+        failing.hang_is_rolled_back, failing.debian_hang_and_panic,
     ]
 }  # fmt: skip
 # Cases with a guest that takes long to make and to copy.
-WITH_DEBIAN = {debian.debian_redis.__name__}
+WITH_DEBIAN = {case.__name__ for case in [debian.debian_redis, failing.debian_hang_and_panic]}
 
 
 def main(argv: list[str]) -> int:
