@@ -135,7 +135,7 @@ impl Session {
         let machine = Arc::new(Machine::boot(1, spec.memory_bytes, &source, parts, pace)?);
         let lease = Arc::new(Lease::open(VM_NAME, &Witness::None, Role::Primary)?);
         let store = spec.state_dir.as_deref().map(|dir| local_store(dir, spec.memory_bytes)).transpose()?;
-        let config = GuardianConfig { local: store.is_some(), ..guardian_config(spec.durability) };
+        let config = guardian_config(spec.durability);
         let guardian = Guardian::start(Arc::clone(&machine), config, log, lease, Arc::new(Events::new(None)), store)?;
         let threads = Some(machine.start()?);
         let tap_freed = TapFreed(tap.as_ref().map(Arc::downgrade).unwrap_or_default());
@@ -295,7 +295,6 @@ fn guardian_config(durability: CommitDurability) -> GuardianConfig {
         detect: DETECT,
         heartbeat: HEARTBEAT,
         term: Term(1),
-        local: false,
         keeps_crashed: false,
         on_degraded: OnDegraded::default(),
     }

@@ -8,6 +8,7 @@
 //! Lock order: gate, epochs, board, core, egress, disk. The core's lock is never held while another of ours is taken.
 
 mod base;
+mod ending;
 mod leaving;
 mod link;
 
@@ -69,11 +70,9 @@ pub struct GuardianConfig {
     pub heartbeat: Duration,
     /// This primary's term.
     pub term: Term,
-    /// Every epoch is committed to the state directory of this host too.
-    pub local: bool,
     /// The last epoch of a guest that crashed stays in the state directory.
     pub keeps_crashed: bool,
-    /// What becomes of the guest when that is not possible any more.
+    /// What becomes of the guest when its state directory takes no more epochs.
     pub on_degraded: OnDegraded,
 }
 
@@ -143,7 +142,7 @@ impl std::fmt::Debug for Guardian {
     }
 }
 
-fn core_config(config: &GuardianConfig, machine: &Machine) -> PrimaryConfig {
+fn core_config(config: &GuardianConfig, machine: &Machine, is_local: bool) -> PrimaryConfig {
     let durable = config.durability == CommitDurability::Disk;
     PrimaryConfig {
         vm_name: config.vm_name.clone(),
@@ -156,7 +155,7 @@ fn core_config(config: &GuardianConfig, machine: &Machine) -> PrimaryConfig {
         claim_retry: CLAIM_RETRY,
         in_flight_epochs_max: IN_FLIGHT_EPOCHS_MAX,
         in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,
-        local_durable: durable || config.local,
+        local_durable: durable || is_local,
         backup_durable: durable,
     }
 }
@@ -174,7 +173,7 @@ impl Guardian {
     ) -> Result<Arc<Self>, MachineError> {
         let (to_ship, shipping) = channel();
         let first = machine.epochs().running();
-        let core = Primary::new(core_config(&config, &machine), first);
+        let core = Primary::new(core_config(&config, &machine, local.is_some()), first);
         let inner = Inner {
             core,
             waiters: 0,
@@ -501,47 +500,6 @@ impl Guardian {
         if state == PrimaryState::Solo {
             // There was none; the state directory is to know that none is wanted.
             self.send(ToShip::GoSolo);
-        }
-    }
-
-    /// After the machine's end: commits what the guest did last, tells the backup, stops the threads. The guest's last
-    /// words leave before this returns, or not at all if neither the backup nor the witness answers.
-    pub fn finish(&self, end: &End) {
-        if matches!(end, End::Guest(_) | End::Stopped) {
-            self.finish_cleanly();
-            // Where the other side has the guest, or may have, it has not ended.
-            if self.state() == PrimaryState::Ended {
-                self.lease.end();
-            }
-        }
-        self.finished.store(true, Ordering::Release);
-        self.changed.notify_all();
-        self.disconnect();
-    }
-
-    fn finish_cleanly(&self) {
-        let deadline = Instant::now() + self.config.detect * 3 + Duration::from_secs(2);
-        if self.machine.epochs().is_protected()
-            && self.wait_for_room_unless(|| Instant::now() >= deadline)
-            && let Err(error) = crate::epoch::boundary::seal_ended(&self.machine)
-        {
-            tracing::error!(%error, "the last epoch could not be sealed");
-        }
-        let now = self.clock.now();
-        self.with_core(|core| core.handle_guest_ended(now, "the guest ended"));
-        while Instant::now() < deadline
-            && !matches!(self.lock().core.state(), PrimaryState::Ended | PrimaryState::Fenced)
-        {
-            self.wait_for_change();
-        }
-        // The connection is closed when the backup has read the Goodbye.
-        while Instant::now() < deadline && self.lock().stream.is_some() {
-            self.wait_for_change();
-        }
-        let (done, closed) = channel();
-        self.send(ToShip::Close(done));
-        if closed.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
-            tracing::warn!("the log of disk writes was not emptied; the next start applies it again");
         }
     }
 

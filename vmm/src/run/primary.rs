@@ -188,7 +188,6 @@ fn guardian_config(config: &VmConfig) -> GuardianConfig {
         detect: config.detect,
         heartbeat: config.heartbeat,
         term: Term(1),
-        local: config.is_local(),
         keeps_crashed: config.on_guest_panic != OnGuestPanic::Reset,
         on_degraded: config.local.on_degraded,
     }

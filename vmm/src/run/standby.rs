@@ -98,7 +98,6 @@ fn take_over(
         detect: config.detect,
         heartbeat: config.heartbeat,
         term: takeover.term,
-        local: false,
         keeps_crashed: false,
         on_degraded: OnDegraded::default(),
     };
