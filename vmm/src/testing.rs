@@ -17,3 +17,16 @@ pub(crate) fn uffd() -> Option<crate::memory::uffd::Uffd> {
     }
     made.ok()
 }
+
+/// A generator of numbers from a seed, which must not be 0 (xorshift).
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    /// A number less than `bound`.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}

@@ -9,23 +9,13 @@ use crate::config::LocalLog;
 use crate::epoch::capture;
 use crate::memory::Ram;
 use crate::stats::Stats;
+use crate::testing::Random;
 
 const RAM_BYTES: u64 = 2 << 20;
 const PAGES: u64 = RAM_BYTES / PAGE_SIZE as u64;
 /// The second disk ends in the middle of a block.
 const DISKS: [usize; 2] = [256 << 10, (64 << 10) + 512];
 const LIMITS: Limits = Limits { count: 4, bytes: 1 << 30 };
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
 
 /// What a guest would see.
 #[derive(Clone, PartialEq, Eq)]

@@ -1,20 +1,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::testing::Random;
 
 const BLOCKS: u64 = 300;
-
-/// A generator of numbers; the seed is in every message.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
 
 /// What all blocks hold: one byte says it.
 type World = BTreeMap<(u16, u64), u8>;
