@@ -3,7 +3,7 @@
 use super::chart::{Chart, Scale};
 use super::page::{Page, Section, machine};
 use super::sweep::Question;
-use super::sweep_report::{Results, in_order, name, relative_table, summary, widest, with_spread};
+use super::sweep_report::{Results, in_order, name, relative_section, summary, widest, with_spread};
 use super::table::{Row, Spread};
 use crate::config::BenchConfig;
 use crate::exit::Failure;
@@ -79,8 +79,7 @@ fn intro(rows: &[Row], skipped: &[String]) -> Vec<String> {
 }
 
 fn relative(results: &Results<'_>) -> Section {
-    let mut chart = chart(results, "Run time relative to unprotected", "times the unprotected run time", "relative");
-    chart.mark = Some((1.0, "unprotected".into()));
+    let chart = chart(results, "Run time relative to unprotected", "times the unprotected run time", "relative");
     let verdict = |(workload, epoch, aim): (&str, &str, f64)| {
         let spread = results.spread(workload, epoch, "relative")?;
         let verdict = if spread.median <= aim { "within" } else { "beyond" };
@@ -89,10 +88,5 @@ fn relative(results: &Results<'_>) -> Section {
     };
     let mut seen: Vec<String> = AIMS.into_iter().filter_map(verdict).collect();
     seen.extend(widest(results));
-    Section {
-        title: "How much longer does work take?".into(),
-        chart: Some(("relative", chart)),
-        seen,
-        table: Some(relative_table(results)),
-    }
+    relative_section(results, chart, seen)
 }

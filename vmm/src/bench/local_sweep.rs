@@ -1,7 +1,7 @@
 //! The sweep of local checkpoints: run time relative to the unprotected guest, over the time between two commits.
 //!
 //! ```text
-//!   unprotected guest: every workload │ the same under local protection, every length │ unprotected again
+//!   unprotected guest │ the same work under local protection, every length │ unprotected again        for each workload
 //! ```
 //!
 //! A guest is committed locally from its start to its end, so each stretch has a guest of its own that boots anew.
@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::load::Sample;
 use super::session::{GuestSpec, Session};
 use super::sweep::{Plan, Sweep, row};
+use crate::config::EpochLength;
 use crate::epoch::pacer::Length;
 use crate::exit::Failure;
 
@@ -24,35 +25,44 @@ fn state_dir() -> PathBuf {
 }
 
 impl Sweep<'_> {
-    /// Measures what is missing of a repetition.
+    /// Measures what is missing of a repetition, one workload after the other: what is done is kept.
     pub(super) fn measure_sessions(&mut self, plan: &mut Plan, repeat: u32) -> Result<(), Failure> {
-        let missing: Vec<_> = plan.workloads.iter().map(|workload| self.missing(plan, workload.name, repeat)).collect();
-        if missing.iter().all(Vec::is_empty) {
-            return Ok(());
-        }
-        let before = self.unprotected(plan)?;
-        let mut seen = Vec::new();
-        let session = self.boot(plan, GuestSpec { state_dir: Some(state_dir()), ..plan.spec.clone() })?;
-        session.set_length(BOOT_LENGTH);
-        for (index, lengths) in missing.iter().enumerate() {
-            for &epoch in lengths {
-                let workload = &mut plan.workloads[index];
-                self.progress.begin(&format!("{} {}: a commit every {epoch}", plan.guest, workload.name));
-                session.set_length(BOOT_LENGTH);
-                workload.load.sample(&session, self.windows.base / 8)?;
-                session.set_length(epoch.into());
-                std::thread::sleep(self.windows.settle);
-                session.stats().reset_distributions();
-                let sample = workload.load.sample(&session, self.windows.protected)?;
-                seen.push((index, epoch, sample, session.figures()));
+        for index in 0..plan.workloads.len() {
+            let missing = self.missing(plan, plan.workloads[index].name, repeat);
+            if !missing.is_empty() {
+                self.compare_sessions(plan, index, &missing, repeat)?;
             }
-            plan.workloads[index].load.disconnect();
         }
+        Ok(())
+    }
+
+    fn compare_sessions(
+        &mut self,
+        plan: &mut Plan,
+        index: usize,
+        lengths: &[EpochLength],
+        repeat: u32,
+    ) -> Result<(), Failure> {
+        let name = plan.workloads[index].name;
+        let before = self.unprotected(plan, index)?;
+        let session = self.boot(plan, GuestSpec { state_dir: Some(state_dir()), ..plan.spec.clone() })?;
+        let mut seen = Vec::new();
+        for &epoch in lengths {
+            self.progress.begin(&format!("{} {name}: a commit every {epoch}", plan.guest));
+            let load = &mut plan.workloads[index].load;
+            session.set_length(BOOT_LENGTH);
+            load.sample(&session, self.windows.base / 8)?;
+            session.set_length(epoch.into());
+            std::thread::sleep(self.windows.settle);
+            session.stats().reset_distributions();
+            let sample = load.sample(&session, self.windows.protected)?;
+            seen.push((epoch, sample, session.figures()));
+        }
+        plan.workloads[index].load.disconnect();
         drop(session);
-        let after = self.unprotected(plan)?;
-        for (index, epoch, sample, figures) in seen {
-            let name = plan.workloads[index].name;
-            let row = row(self.key(plan, name, epoch, repeat), before[index], sample, after[index], figures);
+        let after = self.unprotected(plan, index)?;
+        for (epoch, sample, figures) in seen {
+            let row = row(self.key(plan, name, epoch, repeat), before, sample, after, figures);
             self.progress.done(&format!("{} {name} {epoch}", plan.guest), &format!("{:.3}", row.get("relative")));
             self.table.add(row)?;
         }
@@ -61,19 +71,19 @@ impl Sweep<'_> {
 
     fn boot(&mut self, plan: &Plan, spec: GuestSpec) -> Result<Session, Failure> {
         self.progress.begin(&format!("{}: boot", plan.guest));
-        Session::boot(spec, &self.config.out.join("work"))
+        let session = Session::boot(spec, &self.config.out.join("work"))?;
+        session.set_length(BOOT_LENGTH);
+        Ok(session)
     }
 
-    /// Every workload in a guest that is left alone.
-    fn unprotected(&mut self, plan: &mut Plan) -> Result<Vec<Sample>, Failure> {
+    /// One workload in a guest that is left alone.
+    fn unprotected(&mut self, plan: &mut Plan, index: usize) -> Result<Sample, Failure> {
         let session = self.boot(plan, plan.spec.clone())?;
-        let mut samples = Vec::new();
-        for workload in &mut plan.workloads {
-            self.progress.begin(&format!("{} {}: unprotected", plan.guest, workload.name));
-            workload.load.sample(&session, self.windows.base / 4)?;
-            samples.push(workload.load.sample(&session, self.windows.base)?);
-            workload.load.disconnect();
-        }
-        Ok(samples)
+        let workload = &mut plan.workloads[index];
+        self.progress.begin(&format!("{} {}: unprotected", plan.guest, workload.name));
+        workload.load.sample(&session, self.windows.base / 4)?;
+        let sample = workload.load.sample(&session, self.windows.base)?;
+        workload.load.disconnect();
+        Ok(sample)
     }
 }

@@ -148,15 +148,20 @@ pub(super) fn with_spread(spread: Spread) -> String {
 }
 
 fn relative(results: &Results<'_>) -> Section {
-    let mut chart =
+    let chart =
         results.chart("Run time relative to unprotected", "times the unprotected run time", "relative", Scale::Log);
-    chart.mark = Some((1.0, "unprotected".into()));
     let mut seen: Vec<String> = Vec::new();
     for workload in &results.workloads {
         seen.extend(relative_in_words(results, workload));
     }
     seen.extend(why_writes_are_faster(results));
     seen.extend(widest(results));
+    relative_section(results, chart, seen)
+}
+
+/// The first question of a sweep: its chart, what is seen there, and all numbers.
+pub(super) fn relative_section(results: &Results<'_>, mut chart: Chart, seen: Vec<String>) -> Section {
+    chart.mark = Some((1.0, "unprotected".into()));
     Section {
         title: "How much longer does work take?".into(),
         chart: Some(("relative", chart)),
@@ -166,7 +171,7 @@ fn relative(results: &Results<'_>) -> Section {
 }
 
 /// Run times relative to unprotected, a line for each workload.
-pub(super) fn relative_table(results: &Results<'_>) -> (Vec<String>, Vec<Vec<String>>) {
+fn relative_table(results: &Results<'_>) -> (Vec<String>, Vec<Vec<String>>) {
     let heads = std::iter::once("workload".to_owned()).chain(results.epochs.iter().cloned()).collect();
     let cell = |workload: &str, epoch: &String| {
         results.spread(workload, epoch, "relative").map_or(String::new(), |spread| format!("{:.2}", spread.median))
