@@ -88,6 +88,7 @@ class Instance:
     nice: int = 0
     nvdimm_mib: int = 0
     volatile_disk: bool = False
+    counted: bool = False
 
     def __post_init__(self):
         if not NAME_PATTERN.fullmatch(self.name):
