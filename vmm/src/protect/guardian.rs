@@ -425,6 +425,16 @@ impl Guardian {
         drop(self.wait_with(self.lock()));
     }
 
+    /// The same for who has nothing to do while no backup is wanted: only being told of one ends it early. What every epoch
+    /// does to the core would wake it twice for each.
+    fn wait_for_target(&self) {
+        let inner = self.lock();
+        if inner.target.is_some() {
+            return drop(self.wait_with(inner));
+        }
+        drop(self.changed.wait_timeout(inner, LOOK_AROUND).expect("no holder of the core panics"));
+    }
+
     fn wait_with<'a>(&self, mut inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
         inner.waiters += 1;
         let mut inner = self.changed.wait_timeout(inner, LOOK_AROUND).expect("no holder of the core panics").0;

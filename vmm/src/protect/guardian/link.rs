@@ -23,7 +23,7 @@ impl Guardian {
             match self.target() {
                 Some(target) => self.serve_target(&target),
                 None => {
-                    self.wait_for_change();
+                    self.wait_for_target();
                     self.tick();
                 }
             }

@@ -7,8 +7,8 @@
 //!                                     or DIR/redo     what they become, on an ordinary file system ([`backing`])
 //! ```
 //!
-//! The running guest has its memory for itself: `ram` is a copy that only commits change. A commit writes the pages that
-//! changed in the epoch; so its cost grows with them and not with the size of memory. Resuming maps `ram` privately, and
+//! The running guest has its memory for itself: `ram` is a copy that only commits change. A commit writes what changed in
+//! the epoch ([`changed`]); so its cost grows with that and not with the size of memory. Resuming maps `ram` privately, and
 //! reads nothing.
 //!
 //! What it is not: the disks. Their writes go through their own log ([`super::log`]) before the transaction ends; a resume
@@ -18,6 +18,7 @@
 //! epoch before it and how to get back there.
 
 pub(crate) mod backing;
+mod changed;
 mod earlier;
 pub(crate) mod fault;
 pub(crate) mod pairing;
@@ -320,11 +321,13 @@ impl LocalStore {
 
     /// Writes the pages and the record into the running transaction; in pieces, into as many as it takes.
     fn write(&mut self, pages: &CapturedPages, record: &[u8], in_pieces: bool) -> Result<Vec<u64>, LocalError> {
-        let mut unchanged = Vec::new();
+        let (mut unchanged, mut runs) = (Vec::new(), Vec::new());
         for (gfn, page) in pages.iter() {
             let at = self.offset_of(gfn);
-            let range = at..at + PAGE_SIZE;
-            if self.memory.bytes(self.ram)?[range.clone()] == *page {
+            let last = &self.memory.bytes(self.ram)?[at..at + PAGE_SIZE];
+            runs.clear();
+            runs.extend(changed::runs(last, page));
+            if runs.is_empty() {
                 unchanged.push(gfn);
                 continue;
             }
@@ -332,7 +335,9 @@ impl LocalStore {
             if in_pieces {
                 self.flush_earlier()?;
             }
-            self.set(self.ram, range, page, in_pieces)?;
+            for run in runs.drain(..) {
+                self.set(self.ram, at + run.start..at + run.end, &page[run], in_pieces)?;
+            }
         }
         self.flush_earlier()?;
         self.set(self.state, 0..record.len(), record, in_pieces)?;
