@@ -40,22 +40,26 @@ pub(super) fn decide(
             Ok(Some(Back { incident, to: EpochId(to) }))
         }
         (Standing::GoingBack, _) => Err(half_way(file, &incident)),
-        (Standing::Open, last) if policy == OnGuestPanic::Rollback => match choose(&store.earlier(), last.copied()) {
-            Some(kept) => begin(file, incident, &kept).map(Some),
-            None => {
-                let incident = Incident { standing: Standing::Stopped, ..incident };
-                file.write(&incident)?;
-                Err(stopped(file, &incident))
+        (Standing::Open, last) if policy == OnGuestPanic::Rollback => {
+            match choose(&store.earlier(), incident.epoch, last.copied()) {
+                Some(kept) => begin(file, incident, &kept).map(Some),
+                None => {
+                    let incident = Incident { standing: Standing::Stopped, ..incident };
+                    file.write(&incident)?;
+                    Err(stopped(file, &incident))
+                }
             }
-        },
+        }
         _ => Err(stopped(file, &incident)),
     }
 }
 
-/// The youngest; after an attempt, the youngest that is older than what was tried. What was kept after the attempt does not
-/// count: the crash that has come back was on its way then, for all that is known.
-fn choose(kept: &[KeptEpoch], tried: Option<u64>) -> Option<KeptEpoch> {
-    kept.iter().rev().find(|kept| tried.is_none_or(|tried| kept.epoch < tried)).cloned()
+/// The youngest from before the crash: the epoch that ended with it may be kept too. After an attempt, the youngest that is
+/// older than what was tried. What was kept after the attempt does not count: the crash that has come back was on its way
+/// then, for all that is known.
+fn choose(kept: &[KeptEpoch], crashed: u64, tried: Option<u64>) -> Option<KeptEpoch> {
+    let is_before = |kept: &KeptEpoch| kept.epoch < crashed && tried.is_none_or(|tried| kept.epoch < tried);
+    kept.iter().rev().find(|kept| is_before(kept)).cloned()
 }
 
 fn begin(file: &IncidentFile, mut incident: Incident, kept: &KeptEpoch) -> Result<Back, Failure> {
@@ -133,10 +137,21 @@ mod tests {
     #[test]
     fn youngest_is_chosen_and_after_an_attempt_an_older_one_until_none_is_left() {
         let kept: Vec<KeptEpoch> = [10, 20, 30].map(|epoch| KeptEpoch { epoch, age_ms: 1, bytes: 1 }).into();
-        let chosen = |tried| choose(&kept, tried).map(|kept| kept.epoch);
+        let chosen = |tried| choose(&kept, 35, tried).map(|kept| kept.epoch);
         assert_eq!(
             [None, Some(30), Some(20), Some(15), Some(10)].map(chosen),
             [Some(30), Some(20), Some(10), Some(10), None]
+        );
+    }
+
+    #[test]
+    fn epoch_that_ended_with_the_crash_is_not_gone_back_to() {
+        // It was the youngest where a second had passed since the one before it was kept: the guest went on behind its
+        // report, and stood still for ever.
+        let kept: Vec<KeptEpoch> = [10, 20, 30].map(|epoch| KeptEpoch { epoch, age_ms: 1, bytes: 1 }).into();
+        assert_eq!(
+            [31, 30, 10].map(|crashed| choose(&kept, crashed, None).map(|kept| kept.epoch)),
+            [Some(30), Some(20), None]
         );
     }
 }
