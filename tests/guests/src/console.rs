@@ -76,6 +76,27 @@ pub fn join(guest: &Guest, first: &str, second: &str) -> Result<String, String> 
     Err(format!("no way to join both consoles:{why}"))
 }
 
+/// What a guest that crashed and began anew, once or more, has said: each life goes on behind some line of the story so far,
+/// as if what came later had not been; its first line may have begun before.
+pub fn story(console: &str) -> String {
+    let mut story = String::new();
+    for (number, life) in console.split("crash\n").enumerate() {
+        let life = match (number, life.split_once('\n')) {
+            (0, _) => life,
+            (_, Some((_, whole_lines))) => whole_lines,
+            (_, None) => continue,
+        };
+        // The end of a line alone may be that of many.
+        let two: String = life.split_inclusive('\n').take(2).collect();
+        let first = life.split_inclusive('\n').next().unwrap_or_default();
+        if let Some(at) = story.find(&two).or_else(|| story.rfind(first)) {
+            story.truncate(at);
+        }
+        story.push_str(life);
+    }
+    story
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +123,18 @@ mod tests {
         let good = "cpus=0000000000000002\n".to_owned() + &line(1, 10) + &line(2, 20);
         assert!(check(&Guest::smp(), &good).is_ok());
         assert!(check(&Guest::smp(), &(good + &line(3, 19))).is_err());
+    }
+
+    #[test]
+    fn story_of_lives_is_cut_back_where_each_began() {
+        let guest = Guest::counter();
+        let lives = counts(1..=20) + "crash\n" + &counts(1..=2) + "crash\n" + "000002\n" + &counts(3..=30);
+        assert_eq!(story(&lives), counts(1..=30));
+        // It goes back into the word that parts its lives, and then within a line.
+        let parted = counts(1..=600) + "crash\n" + "ash\n" + "2\n" + &counts(0x123..=0x130);
+        assert_eq!(story(&parted), counts(1..=0x130));
+        assert_eq!(check(&guest, &story(&lives)).map(|said| said.last), Ok(30));
+        assert!(check(&guest, &story(&(lives + "crash\nx\n" + &counts(32..=33)))).is_err(), "a line is lost");
     }
 
     #[test]

@@ -214,24 +214,10 @@ fn rolled_back(place: &Place, guest: &Guest, retain: u32) -> Launch {
         .with("--retain", retain.to_string())
 }
 
-/// The lives of a guest that was rolled back, as its console showed them. Each goes on behind some line of the story so far,
-/// as if what came later had not been; its first line may have begun before.
+/// The lives of a guest that was rolled back, as its console showed them, are one story.
 #[track_caller]
 fn assert_one_story(guest: &Guest, console: &str) {
-    let mut story = String::new();
-    for (number, life) in console.split("crash\n").enumerate() {
-        let life = match (number, life.split_once('\n')) {
-            (0, _) => life,
-            (_, Some((_, whole_lines))) => whole_lines,
-            (_, None) => continue,
-        };
-        let first = life.split_inclusive('\n').next().unwrap_or_default();
-        if let Some(at) = story.find(first) {
-            story.truncate(at);
-        }
-        story.push_str(life);
-    }
-    console::check(guest, &story).unwrap_or_else(|e| panic!("{e}"));
+    console::check(guest, &console::story(console)).unwrap_or_else(|e| panic!("{e}"));
 }
 
 /// Lets time pass until the guest can go back to `count` epochs at least.

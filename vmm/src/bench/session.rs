@@ -25,7 +25,7 @@ use crate::net::Tap;
 use crate::protect::local::LocalStore;
 use crate::protect::local::backing::LocalOptions;
 use crate::protect::log::DiskLog;
-use crate::protect::{Guardian, GuardianConfig, Lease};
+use crate::protect::{Afterwards, Guardian, GuardianConfig, Lease};
 use crate::stats::{Stats, Summary};
 use crate::witness::Role;
 
@@ -251,7 +251,7 @@ impl Drop for Session {
             threads.join();
         }
         // Not an end that a backup would have to be told of.
-        self.guardian.finish(&End::Failed("the measurement is over".into()));
+        self.guardian.finish(&End::Failed("the measurement is over".into()), Afterwards::Ends);
         // The machine knows the guardian, which knows the machine: neither would go.
         self.machine.epochs().clear_sink();
         if let Some(dir) = &self.spec.state_dir

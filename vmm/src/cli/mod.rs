@@ -19,6 +19,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{BackupConfig, BenchConfig, DemoConfig, VmConfig};
 use crate::exit::{Exit, Failure, report};
+use crate::protect::Life;
 
 /// What the command line hands over to, with everything checked that can be checked without the machine.
 pub trait Commands {
@@ -27,8 +28,8 @@ pub trait Commands {
         Err(Failure::not_in_this_version("outlast run"))
     }
 
-    /// Boots a VM anew whose guest crashed, in the process that ran it.
-    fn boot_again(&self, _config: VmConfig) -> Result<Exit, Failure> {
+    /// Boots a VM anew whose guest crashed, in the process that ran it; `_life` is what the guest's next life must know.
+    fn boot_again(&self, _config: VmConfig, _life: Life) -> Result<Exit, Failure> {
         Err(Failure::not_in_this_version("outlast resume --boot"))
     }
 

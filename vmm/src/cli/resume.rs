@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, ValueHint};
+use replication::Term;
 
 use super::{Commands, logging};
-use crate::config::VmConfig;
+use crate::config::{Endpoint, VmConfig};
 use crate::exit::{Exit, Failure};
+use crate::protect::Life;
 
 const EXAMPLES: &str = "\
 The VM must have run with `--protect local`, and its VMM must be gone: killed, crashed, or lost with the host's kernel
@@ -41,12 +43,21 @@ pub(super) struct ResumeArgs {
     #[arg(long)]
     backup_is_gone: bool,
     /// Boot it anew: how this program goes on after a crash of its guest
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, requires_all = ["holder", "term"])]
     boot: bool,
+    /// Of --boot: as whom to ask the witness
+    #[arg(long, hide = true, value_name = "ID")]
+    holder: Option<String>,
+    /// Of --boot: the primary's term
+    #[arg(long, hide = true)]
+    term: Option<u64>,
+    /// Of --boot: the backup to fill
+    #[arg(long, hide = true)]
+    target: Option<Endpoint>,
 }
 
 pub(super) fn execute(args: ResumeArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
-    let ResumeArgs { name, state_dir, backup_is_gone, boot } = args;
+    let ResumeArgs { name, state_dir, backup_is_gone, boot, holder, term, target } = args;
     let config = VmConfig::of_state_dir(name.as_deref(), state_dir).map_err(|error| match Failure::from(error) {
         failure if failure.exit == Exit::NotFound => failure.with_hint(
             "there is no such VM; a VM that runs with `--protect local` leaves its state in /dev/shm/outlast/NAME or its --state-dir",
@@ -55,5 +66,8 @@ pub(super) fn execute(args: ResumeArgs, commands: &dyn Commands) -> Result<Exit,
     })?;
     logging::start(config.log_format);
     logging::warn_each(&config.name, &config.warnings());
-    if boot { commands.boot_again(config) } else { commands.resume(config, backup_is_gone) }
+    match (boot, holder, term) {
+        (true, Some(holder), Some(term)) => commands.boot_again(config, Life { holder, term: Term(term), target }),
+        _ => commands.resume(config, backup_is_gone),
+    }
 }

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::error::ConfigError;
-use super::ft::Protect;
+use super::ft::{Protect, Witness};
 use super::names::out_of_range;
 use super::units::format_size;
 use super::vm::StartFrom;
@@ -52,6 +52,7 @@ pub(super) fn check(
     asked: &Asked,
     start: &StartFrom,
     protect: &[Protect],
+    witness: &Witness,
     memory_bytes: u64,
 ) -> Result<(OnGuestPanic, Option<Retain>), ConfigError> {
     let policy = asked.policy.unwrap_or_default();
@@ -60,6 +61,12 @@ pub(super) fn check(
         let why = "a snapshot can be started only with the disks of its moment, and there is no kernel to boot";
         return contradiction("on-guest-panic=reset", "restore", why);
     }
+    let has_backup = protect.iter().any(|one| matches!(one, Protect::Tcp(_)));
+    if policy != OnGuestPanic::Stop && has_backup && *witness == Witness::None {
+        let why =
+            "a guest begins anew only when its backup cannot go on with what it was, which a witness alone can say";
+        return contradiction("on-guest-panic", "witness=none", why);
+    }
     if policy != OnGuestPanic::Rollback {
         if asked.retain.is_some() || asked.retain_bytes.is_some() {
             let why = "earlier epochs are kept only to go back to one: give --on-guest-panic rollback";
@@ -67,8 +74,8 @@ pub(super) fn check(
         }
         return Ok((policy, None));
     }
-    if protect != [Protect::Local] {
-        let why = "earlier epochs are kept in the state directory: give --protect local, and no backup";
+    if !protect.contains(&Protect::Local) {
+        let why = "earlier epochs are kept in the state directory: give --protect local";
         return contradiction("on-guest-panic=rollback", "protect", why);
     }
     let epochs = asked.retain.unwrap_or(RETAIN_DEFAULT);
@@ -101,7 +108,7 @@ mod tests {
         let start = StartFrom::Snapshot("/s".into());
         let protect: Vec<Protect> = protect.split(' ').map(|text| text.parse().expect("well formed")).collect();
         let asked = Asked { policy: Some(policy), retain, retain_bytes };
-        check(&asked, &start, &protect, MEMORY).map(|(_, retain)| retain)
+        check(&asked, &start, &protect, &Witness::File("/w".into()), MEMORY).map(|(_, retain)| retain)
     }
 
     #[test]
@@ -113,7 +120,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_done_or_would_do_nothing_is_refused() {
-        for protect in ["none", "tcp:b:7000", "local tcp:b:7000"] {
+        for protect in ["none", "tcp:b:7000"] {
             let error = checked(OnGuestPanic::Rollback, None, None, protect).expect_err("nowhere to keep them");
             assert!(error.to_string().contains("--protect local"), "{error}");
         }
@@ -123,5 +130,22 @@ mod tests {
             checked(OnGuestPanic::Rollback, Some(epochs), None, "local").expect_err("out of range");
         }
         checked(OnGuestPanic::Rollback, None, Some(1000), "local").expect_err("out of range");
+    }
+
+    #[test]
+    fn guest_with_a_backup_begins_anew_only_with_a_witness() {
+        let start = StartFrom::Kernel { kernel: "/k".into(), initramfs: None, cmdline: String::new() };
+        let with = |policy, witness: &Witness, protect: &[&str]| {
+            let protect: Vec<Protect> = protect.iter().map(|text| text.parse().expect("well formed")).collect();
+            check(&Asked { policy: Some(policy), retain: None, retain_bytes: None }, &start, &protect, witness, MEMORY)
+        };
+        let (both, witness) = (["local", "tcp:b:7000"], Witness::File("/w".into()));
+        for policy in [OnGuestPanic::Reset, OnGuestPanic::Rollback] {
+            assert_eq!(with(policy, &witness, &both).expect("allowed").0, policy);
+            let error = with(policy, &Witness::None, &both).expect_err("nobody decides");
+            assert!(error.to_string().contains("witness"), "{error}");
+            with(policy, &Witness::None, &["local"]).expect("there is nobody else");
+        }
+        with(OnGuestPanic::Stop, &Witness::None, &both).expect("it begins nothing anew");
     }
 }

@@ -146,7 +146,8 @@ pub struct RunOptions {
     /// A guest that crashes by itself (it reports a panic through pvpanic, a processor shuts down after a
     /// triple fault, or the watchdog that it started runs out):
     /// 'stop' = it ends with exit code 164 and what it was is kept, 'reset' = it is booted anew, 'rollback' = with --protect
-    /// local, it goes back to an earlier epoch, and what it acknowledged since then is LOST [default: stop]
+    /// local, it goes back to an earlier epoch, and what it acknowledged since then is LOST. With a backup the last two need
+    /// --witness: the backup discards what it has and is filled again [default: stop]
     #[arg(long, help_heading = "Protection", value_enum)]
     pub on_guest_panic: Option<OnGuestPanic>,
     /// Earlier epochs kept for 'rollback', 1 to 16: the youngest about 1 s old, each older one about twice as old. A crash

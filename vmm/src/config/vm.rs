@@ -191,8 +191,9 @@ impl TryFrom<RunOptions> for VmConfig {
         let epoch = epoch.unwrap_or(EpochLength::Fixed(Duration::from_millis(20)));
         let (detect, heartbeat) = check_detection(detect.map(|t| t.0), heartbeat.map(|t| t.0))?;
         let memory_bytes = check_memory(memory.map_or(512 << 20, |ByteSize(bytes)| bytes))?;
+        let witness = witness.unwrap_or(Witness::None);
         let asked = crash::Asked { policy: on_guest_panic, retain, retain_bytes: retain_bytes.map(|bytes| bytes.0) };
-        let (on_guest_panic, retain) = crash::check(&asked, &start, &protect, memory_bytes)?;
+        let (on_guest_panic, retain) = crash::check(&asked, &start, &protect, &witness, memory_bytes)?;
         Ok(VmConfig {
             on_guest_panic,
             retain,
@@ -209,7 +210,7 @@ impl TryFrom<RunOptions> for VmConfig {
             capture: capture.unwrap_or(Capture::StopAndCopy),
             interrupts: interrupts.unwrap_or(Interrupts::Boundary),
             commit_durability: commit_durability.unwrap_or(CommitDurability::Disk),
-            witness: witness.unwrap_or(Witness::None),
+            witness,
             detect,
             heartbeat,
             api_socket: api_socket(typed_socket, &state_dir)?,

@@ -32,6 +32,7 @@ use super::local::{KeptEpoch, LocalStore, Shortened, Tidings};
 use super::log::DiskLog;
 use super::socket::SendHalf;
 pub(super) use base::NoBase;
+pub use ending::{Afterwards, Life, Parted};
 
 use super::{preflight, ship};
 use crate::config::{CommitDurability, Endpoint, OnDegraded};

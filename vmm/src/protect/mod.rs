@@ -22,5 +22,5 @@ mod ship;
 mod socket;
 
 pub(crate) use guardian::IN_FLIGHT_EPOCHS_MAX;
-pub use guardian::{Guardian, GuardianConfig};
+pub use guardian::{Afterwards, Guardian, GuardianConfig, Life, Parted};
 pub use lease::Lease;

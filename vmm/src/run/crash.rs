@@ -14,12 +14,14 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::incident::{Incident, IncidentFile, Standing};
+use super::rollback;
 use crate::config::{OnGuestPanic, VmConfig};
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
 use crate::machine::crash::Crash;
 use crate::machine::{End, Machine};
-use crate::protect::local::LocalStore;
+use crate::protect::local::{KeptEpoch, LocalStore};
+use crate::protect::{Afterwards, Life, Parted};
 
 /// Boots in one incident at most; then it is stopped.
 const RESETS_MAX: u32 = 5;
@@ -64,9 +66,10 @@ impl OnCrash {
         Self { policy, state_dir, keeps_epoch, file, since: Instant::now() }
     }
 
-    /// The machine has ended; nothing of its last epoch is committed yet.
-    pub(super) fn note(&self, end: &End, machine: &Machine, events: &Events) {
-        let Some(what) = end.crash() else { return };
+    /// The machine has ended; nothing of its last epoch is committed yet. What becomes of the guest, which could go back to
+    /// one of `earlier`.
+    pub(super) fn note(&self, end: &End, machine: &Machine, earlier: &[KeptEpoch], events: &Events) -> Afterwards {
+        let Some(what) = end.crash() else { return Afterwards::Ends };
         let epoch = machine.epochs().running().0;
         tracing::error!(epoch, policy = ?self.policy, "the guest crashed: {what}");
         let before = self.file.read().unwrap_or_else(|failure| {
@@ -79,6 +82,19 @@ impl OnCrash {
             json!({ "what": what.as_str(), "epoch": epoch, "policy": self.policy, "crashes": incident.crashes }),
         );
         self.write(&incident);
+        let begins_anew = match self.policy {
+            OnGuestPanic::Stop => false,
+            OnGuestPanic::Reset => incident.crashes <= RESETS_MAX,
+            OnGuestPanic::Rollback => {
+                self.is_kept() && rollback::choose(earlier, incident.epoch, incident.tried.last().copied()).is_some()
+            }
+        };
+        if begins_anew { Afterwards::BeginsAnew } else { Afterwards::Ends }
+    }
+
+    /// The guest's last epoch is in the state directory.
+    fn is_kept(&self) -> bool {
+        self.keeps_epoch && LocalStore::is_in(&self.state_dir)
     }
 
     /// A crash that is not written down is dealt with all the same; it only cannot be counted.
@@ -88,8 +104,14 @@ impl OnCrash {
         }
     }
 
-    /// All that the guest did has left. What to do now.
-    pub(super) fn next(&self, end: End, machine: &Arc<Machine>, events: &Events) -> Result<Next, Failure> {
+    /// All that the guest did has left, and its backup is dealt with. What to do now.
+    pub(super) fn next(
+        &self,
+        end: End,
+        parted: Parted,
+        machine: &Arc<Machine>,
+        events: &Events,
+    ) -> Result<Next, Failure> {
         let Some(what) = end.crash() else {
             if matches!(end, End::Guest(_) | End::Stopped) {
                 self.file.forget()?;
@@ -97,22 +119,26 @@ impl OnCrash {
             return super::exit_of(end).map(Next::End);
         };
         let incident = self.file.read()?.unwrap_or_else(|| Incident::crashed(None, what, 0, Duration::ZERO));
-        if self.policy == OnGuestPanic::Reset && incident.crashes <= RESETS_MAX {
+        let is_to_boot = self.policy == OnGuestPanic::Reset && incident.crashes <= RESETS_MAX;
+        if is_to_boot && parted == Parted::Alone {
             events.note("reset", json!({ "attempt": incident.crashes }));
             self.write(&Incident { standing: Standing::Tried, ..incident });
             return Ok(Next::Boot);
         }
-        if self.policy == OnGuestPanic::Rollback && LocalStore::is_in(&self.state_dir) {
+        // The resume asks the witness, as every resume does, before it goes back.
+        if self.policy == OnGuestPanic::Rollback && self.is_kept() {
             return Ok(Next::GoBack);
         }
         self.write(&Incident { standing: Standing::Stopped, ..incident });
-        Err(self.stopped(what, incident.crashes, machine))
+        let why = if is_to_boot { not_alone(parted) } else { "" };
+        Err(self.stopped(what, incident.crashes, why, machine))
     }
 
-    fn stopped(&self, what: Crash, crashes: u32, machine: &Machine) -> Failure {
+    fn stopped(&self, what: Crash, crashes: u32, why: &str, machine: &Machine) -> Failure {
         let times = if crashes > 1 { format!(" for the {crashes}th time in a row") } else { String::new() };
-        let failure = Failure::new(Exit::GuestCrashed, format!("the guest crashed{times} and was stopped: {what}"));
-        if self.keeps_epoch && LocalStore::is_in(&self.state_dir) {
+        let failure =
+            Failure::new(Exit::GuestCrashed, format!("the guest crashed{times} and was stopped: {what}{why}"));
+        if self.is_kept() {
             return failure.with_hint(format!(
                 "what it was is kept in {0}; to let it go on from there all the same, remove {1} and use `outlast resume`; to give it up, remove the directory",
                 self.state_dir.display(),
@@ -140,15 +166,37 @@ impl OnCrash {
     }
 }
 
-/// Starts this program anew in this process. Returns only if that was not possible.
-pub(super) fn start_over(config: &VmConfig, next: Next) -> Result<Exit, Failure> {
-    let how: &[&str] = match next {
-        Next::End(exit) => return Ok(exit),
-        Next::Boot => &["--boot"],
-        Next::GoBack => &[],
-    };
+/// Why a guest that was to be booted anew was not.
+fn not_alone(parted: Parted) -> &'static str {
+    match parted {
+        Parted::Alone => "",
+        Parted::TakenOver => "; it was not booted anew, because its backup had taken it over before",
+        Parted::NoAnswer => {
+            "; it was not booted anew, because the witness did not say that its backup keeps away from it"
+        }
+        Parted::OnlyTold => {
+            "; it was not booted anew, because without a witness nothing keeps its backup from going on with it: use --witness"
+        }
+    }
+}
+
+/// Starts this program anew in this process, for a life of the guest after the one that `life` tells of. Returns only if that
+/// was not possible.
+pub(super) fn start_over(config: &VmConfig, next: Next, life: &Life) -> Result<Exit, Failure> {
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("outlast").arg("resume").arg("--state-dir").arg(&config.state_dir).args(how);
+    command.arg0("outlast").arg("resume").arg("--state-dir").arg(&config.state_dir);
+    match next {
+        Next::End(exit) => return Ok(exit),
+        Next::Boot => {
+            let Life { holder, term, target } = life;
+            command.args(["--boot", "--holder", holder, "--term"]).arg(term.0.to_string());
+            if let Some(target) = target {
+                command.arg("--target").arg(target.to_string());
+            }
+        }
+        // The state directory knows.
+        Next::GoBack => {}
+    }
     let error = command.exec();
     Err(Failure::new(Exit::Error, format!("cannot start this program anew: {error}")).with_hint("is /proc mounted?"))
 }

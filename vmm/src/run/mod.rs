@@ -30,6 +30,7 @@ use crate::durable;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
 use crate::machine::End;
+use crate::protect::Life;
 
 /// What the command line hands over to: this program.
 #[derive(Debug)]
@@ -40,8 +41,8 @@ impl Commands for Outlast {
         primary::run(&config)
     }
 
-    fn boot_again(&self, config: VmConfig) -> Result<Exit, Failure> {
-        primary::boot_again(&config)
+    fn boot_again(&self, config: VmConfig, life: Life) -> Result<Exit, Failure> {
+        primary::boot_again(&config, life)
     }
 
     fn resume(&self, config: VmConfig, backup_is_gone: bool) -> Result<Exit, Failure> {

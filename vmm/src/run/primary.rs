@@ -25,7 +25,7 @@ use crate::machine::{KernelSource, Machine, MachineError, Pace, Parts, Threads, 
 use crate::protect::local::pairing::unused_after;
 use crate::protect::local::{LocalStore, fault};
 use crate::protect::log::DiskLog;
-use crate::protect::{Guardian, GuardianConfig, Lease};
+use crate::protect::{Guardian, GuardianConfig, Lease, Life};
 use crate::witness::Role;
 
 /// How long the end of a VM waits for a console that does not take what the guest said.
@@ -50,17 +50,26 @@ fn pace_of(config: &VmConfig) -> Pace {
 }
 
 pub(super) fn run(config: &VmConfig) -> Result<Exit, Failure> {
-    boot(config, |file| file.forget())
-}
-
-/// The same after a crash of its guest, which counts.
-pub(super) fn boot_again(config: &VmConfig) -> Result<Exit, Failure> {
-    boot(config, |_| Ok(()))
-}
-
-fn boot(config: &VmConfig, settle: impl FnOnce(&IncidentFile) -> Result<(), Failure>) -> Result<Exit, Failure> {
     signals::block()?;
-    let lease = Arc::new(Lease::open(&config.name, &config.witness, Role::Primary)?);
+    let lease = Lease::open(&config.name, &config.witness, Role::Primary)?;
+    boot(config, lease, guardian_config(config), |file| file.forget())
+}
+
+/// The same after a crash of its guest, which counts. `life` is the guest's next.
+pub(super) fn boot_again(config: &VmConfig, life: Life) -> Result<Exit, Failure> {
+    signals::block()?;
+    let Life { holder, term, target } = life;
+    let lease = Lease::open_as(&config.name, &config.witness, Role::Primary, Some(&holder))?;
+    boot(config, lease, GuardianConfig { term, target, ..guardian_config(config) }, |_| Ok(()))
+}
+
+fn boot(
+    config: &VmConfig,
+    lease: Lease,
+    protection: GuardianConfig,
+    settle: impl FnOnce(&IncidentFile) -> Result<(), Failure>,
+) -> Result<Exit, Failure> {
+    let lease = Arc::new(lease);
     lease.check_start()?;
     let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
     let described = as_json(config);
@@ -75,7 +84,6 @@ fn boot(config: &VmConfig, settle: impl FnOnce(&IncidentFile) -> Result<(), Fail
     local.as_mut().map_or(Ok(()), |store| store.keep_earlier(limits_of(config)))?;
     settle(&IncidentFile::of(&config.state_dir))?;
     events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.cpus }));
-    let protection = guardian_config(config);
     serve(Served { config, protection, described, api, events, lease, machine, inputs, log, local })
 }
 
@@ -147,6 +155,7 @@ struct Served<'a> {
 fn serve(served: Served<'_>) -> Result<Exit, Failure> {
     let Served { config, protection, described, api, events, lease, machine, inputs, log, local } = served;
     let guardian = Guardian::start(Arc::clone(&machine), protection, log, lease, Arc::clone(&events), local)?;
+    let watcher = Arc::clone(&guardian);
     let node = Node::primary(
         Described {
             name: config.name.clone(),
@@ -163,7 +172,7 @@ fn serve(served: Served<'_>) -> Result<Exit, Failure> {
     let threads = machine.start()?;
     let result = supervise(&machine, threads, inputs, &node, &events, &OnCrash::of(config));
     drop(api);
-    crash::start_over(config, result?)
+    crash::start_over(config, result?, &watcher.next_life())
 }
 
 fn make_machine(config: &VmConfig, parts: Parts) -> Result<Machine, Failure> {
@@ -209,16 +218,15 @@ pub(super) fn supervise(
     }
     let end = machine.wait();
     threads.join();
-    on_crash.note(&end, machine, events);
-    if let Some(guardian) = node.guardian() {
-        guardian.finish(&end);
-    }
+    let guardian = node.guardian().expect("who has a machine has a guardian");
+    let afterwards = on_crash.note(&end, machine, &guardian.kept_epochs(), events);
+    let parted = guardian.finish(&end, afterwards);
     let unwritten_bytes = machine.egress().drain_console(CONSOLE_END_WAIT);
     if unwritten_bytes > 0 {
         tracing::warn!(unwritten_bytes, "nobody reads the console; the last of what the guest said is not shown");
     }
     events.note("ended", serde_json::json!({ "how": format!("{end:?}") }));
-    on_crash.next(end, machine, events)
+    on_crash.next(end, parted, machine, events)
 }
 
 /// Starts the threads that read the world for the guest.

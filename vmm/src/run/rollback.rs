@@ -57,7 +57,7 @@ pub(super) fn decide(
 /// The youngest from before the crash: the epoch that ended with it may be kept too. After an attempt, the youngest that is
 /// older than what was tried. What was kept after the attempt does not count: the crash that has come back was on its way
 /// then, for all that is known.
-fn choose(kept: &[KeptEpoch], crashed: u64, tried: Option<u64>) -> Option<KeptEpoch> {
+pub(super) fn choose(kept: &[KeptEpoch], crashed: u64, tried: Option<u64>) -> Option<KeptEpoch> {
     let is_before = |kept: &KeptEpoch| kept.epoch < crashed && tried.is_none_or(|tried| kept.epoch < tried);
     kept.iter().rev().find(|kept| is_before(kept)).cloned()
 }

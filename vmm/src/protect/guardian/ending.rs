@@ -1,31 +1,85 @@
-//! The end of a machine: its last epoch is committed, the backup hears of it, the threads stop.
+//! The end of a machine: its guest's last words leave, and the backup hears what comes of the guest.
+//!
+//! A guest that *ends* takes its backup with it. One that *begins anew* on this host, booted or rolled back after a crash,
+//! must not go on at the backup with what that one has: so the session is claimed first, as where an operator ends
+//! protection, and only who has it begins anew. The backup is told that it is not needed, waits, and the next life fills it
+//! again. Whatever becomes of that message: asked by the backup, the witness says no.
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use replication::Term;
 use replication::primary::PrimaryState;
 
 use super::{Guardian, ToShip};
+use crate::config::{Endpoint, Witness};
 use crate::machine::End;
+use crate::protect::local::KeptEpoch;
+
+/// What becomes of a guest whose machine has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Afterwards {
+    /// Nothing more: its backup ends with it.
+    Ends,
+    /// It begins anew on this host.
+    BeginsAnew,
+}
+
+/// How a machine's end left its backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parted {
+    /// No backup goes on with the guest, now or later.
+    Alone,
+    /// A backup went on with it.
+    TakenOver,
+    /// The witness did not say in time.
+    NoAnswer,
+    /// It was told that the guest ended; if that was lost, nothing keeps it from going on with the guest.
+    OnlyTold,
+}
+
+/// What the next life of a guest on this host must know of the one before.
+#[derive(Debug, Clone)]
+pub struct Life {
+    /// As whom it asks the witness: what was granted is granted again.
+    pub holder: String,
+    /// Its term.
+    pub term: Term,
+    /// The backup to fill.
+    pub target: Option<Endpoint>,
+}
 
 impl Guardian {
+    /// What the next life of the guest must know of this one.
+    pub(crate) fn next_life(&self) -> Life {
+        let target = self.lock().target.clone();
+        Life { holder: self.lease.holder().to_owned(), term: self.config.term.next(), target }
+    }
+
+    /// Earlier epochs that the guest could go back to.
+    pub(crate) fn kept_epochs(&self) -> Vec<KeptEpoch> {
+        self.lock().earlier.clone()
+    }
+
     /// After the machine's end: commits what the guest did last, tells the backup, stops the threads. The guest's last
     /// words leave before this returns, or not at all if neither the backup nor the witness answers.
-    pub fn finish(&self, end: &End) {
+    pub fn finish(&self, end: &End, afterwards: Afterwards) -> Parted {
+        let mut parted = Parted::NoAnswer;
         if matches!(end, End::Guest(_) | End::Stopped) {
-            self.finish_cleanly();
-            // Where the other side has the guest, or may have, it has not ended.
-            if self.state() == PrimaryState::Ended {
+            parted = self.finish_cleanly(afterwards);
+            // Where the other side has the guest, or may have, it has not ended; nor where it begins anew.
+            if afterwards == Afterwards::Ends && self.state() == PrimaryState::Ended {
                 self.lease.end();
             }
         }
         self.finished.store(true, Ordering::Release);
         self.changed.notify_all();
         self.disconnect();
+        parted
     }
 
-    fn finish_cleanly(&self) {
+    fn finish_cleanly(&self, afterwards: Afterwards) -> Parted {
         let deadline = Instant::now() + self.config.detect * 3 + Duration::from_secs(2);
         if self.machine.epochs().is_protected()
             && self.wait_for_room_unless(|| Instant::now() >= deadline)
@@ -33,11 +87,8 @@ impl Guardian {
         {
             tracing::error!(%error, "the last epoch could not be sealed");
         }
-        let now = self.clock.now();
-        self.with_core(|core| core.handle_guest_ended(now, "the guest ended"));
-        while Instant::now() < deadline
-            && !matches!(self.lock().core.state(), PrimaryState::Ended | PrimaryState::Fenced)
-        {
+        let is_settled = self.part(afterwards);
+        while Instant::now() < deadline && !matches!(self.state(), PrimaryState::Ended | PrimaryState::Fenced) {
             self.wait_for_change();
         }
         // The connection is closed when the backup has read the Goodbye.
@@ -49,5 +100,26 @@ impl Guardian {
         if closed.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
             tracing::warn!("the log of disk writes was not emptied; the next start applies it again");
         }
+        match self.state() {
+            PrimaryState::Ended if is_settled => Parted::Alone,
+            PrimaryState::Ended => Parted::OnlyTold,
+            PrimaryState::Fenced => Parted::TakenOver,
+            _ => Parted::NoAnswer,
+        }
+    }
+
+    /// Begins to part with the backup. Whether none can go on with the guest when the core has ended.
+    fn part(&self, afterwards: Afterwards) -> bool {
+        let (now, has_witness) = (self.clock.now(), *self.lease.witness() != Witness::None);
+        // In one call: no connection may begin in between.
+        self.with_core(|core| {
+            let could_go_on = core.state().waits_for_backup();
+            let claims = afterwards == Afterwards::BeginsAnew && (has_witness || !could_go_on);
+            if claims {
+                core.handle_unprotect(now, "the guest crashed and begins anew");
+            }
+            core.handle_guest_ended(now, "the guest ended");
+            claims || !could_go_on
+        })
     }
 }
