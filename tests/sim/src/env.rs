@@ -71,6 +71,8 @@ pub enum Event {
         host: usize,
         request: u64,
     },
+    /// A guest that was to begin anew does not, unless it has.
+    GiveUp(HostId),
     Response(Said),
     ClientRetry,
     Fault(What),
@@ -152,6 +154,8 @@ pub struct Env {
     pub takeovers: u32,
     /// Guests resumed so far.
     pub resumes: u32,
+    /// Guests booted anew so far.
+    pub resets: u32,
     trace: Option<Vec<String>>,
     armed: Vec<Fault>,
     events: BinaryHeap<Scheduled>,
@@ -176,6 +180,7 @@ impl Env {
             healing: false,
             takeovers: 0,
             resumes: 0,
+            resets: 0,
             trace: trace.then(Vec::new),
             armed,
             events: BinaryHeap::new(),

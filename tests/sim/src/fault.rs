@@ -104,6 +104,8 @@ pub enum What {
     Garble,
     /// An operator takes the backup away.
     Unprotect,
+    /// The guest of a host crashes by itself, and is to be booted anew there.
+    GuestCrash(usize),
 }
 
 /// A fault of a plan.

@@ -3,7 +3,7 @@
 //! Recovery is right when what the world saw equals the output of some failure-free run, except that earlier output may
 //! come again. Since an output names its whole history, that means: all histories named by visible outputs are one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use replication::{BackupPointers, EpochId, Pointers};
 
@@ -15,6 +15,8 @@ use crate::guest::{Guest, Said, sector_of};
 pub struct Oracle {
     /// Of each output that any guest ever produced: the one before it, and its position.
     parents: HashMap<u64, (u64, u64)>,
+    /// The outputs of lives of the guest that were over when it was booted anew.
+    forgotten: HashSet<u64>,
     /// The history that the visible outputs imply, by position.
     history: Vec<u64>,
     /// Which of them the world really got, by position.
@@ -48,9 +50,23 @@ impl Oracle {
         self.parents.insert(said.chain, (before, said.position));
     }
 
+    /// The guest is booted anew, by right: what the world sees from now on is a history of its own, and nothing of the one
+    /// before may come any more.
+    pub fn begins_anew(&mut self) {
+        self.forgotten.extend(self.parents.keys());
+        self.history.clear();
+        self.emitted.clear();
+        self.seals.clear();
+        self.answers.clear();
+    }
+
     /// The world got an output of `host`.
     pub fn emitted(&mut self, host: usize, said: &Said) {
         self.outputs_seen += 1;
+        if self.forgotten.contains(&said.chain) {
+            return self
+                .fail(|| format!("host {host} sent output {} of a guest that was booted anew since", said.position));
+        }
         let index = said.position as usize - 1;
         if self.emitted.len() <= index {
             self.emitted.resize(index + 1, false);
@@ -85,8 +101,11 @@ impl Oracle {
         None
     }
 
-    /// The client received an answer.
+    /// The client received an answer. One of a life before may have been long on its way.
     pub fn answered(&mut self, request: u64, value: u64) {
+        if self.forgotten.contains(&value) {
+            return;
+        }
         let first = *self.answers.entry(request).or_insert(value);
         if first != value {
             self.fail(|| format!("request {request} was answered {first:016x} and then {value:016x}"));

@@ -52,11 +52,13 @@ pub enum Break {
     ForgetSession,
     /// The core is told of a local commit before it is made.
     CommitBeforeLocal,
+    /// A guest that crashed is booted anew without asking the witness; its backup is told.
+    AnewWithoutClaim,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 15] = [
+    pub const ALL: [Break; 16] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -72,6 +74,7 @@ impl Break {
         Break::ResumeWithoutClaim,
         Break::ForgetSession,
         Break::CommitBeforeLocal,
+        Break::AnewWithoutClaim,
     ];
 }
 
@@ -138,7 +141,7 @@ impl Plan {
         let mut rng = Rng::new(seed);
         let detect = rng.range(20, 40) * MS;
         let heal_at = rng.range(70, 200) * MS;
-        let faults = *rng.pick(&[0, 1, 1, 1, 2, 2, 3, 4]);
+        let count = *rng.pick(&[0, 1, 1, 1, 2, 2, 3, 4]);
         Plan {
             epoch: rng.range(1, 6) * MS,
             link_delay: *rng.pick(&[20 * US, 200 * US, MS, 4 * MS]),
@@ -154,7 +157,10 @@ impl Plan {
             claim_retry: rng.range(3, 15) * MS,
             in_flight_epochs_max: *rng.pick(&[1, 2, 4, 16]),
             ack_bytes_max: *rng.pick(&[0, 4096, 1 << 20]),
-            faults: (0..faults).map(|_| random_fault(&mut rng, heal_at, detect)).collect(),
+            faults: (0..count)
+                .map(|_| random_fault(&mut rng, heal_at, detect))
+                .chain(faults_of(broken, heal_at))
+                .collect(),
             heal_at,
             broken,
         }
@@ -204,6 +210,15 @@ pub fn machine() -> MachineInfo {
     }
 }
 
+/// What goes wrong besides, so that a rule matters that seldom does: the guest crashes, and its backup does not hear of it.
+fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
+    let at = |what| Fault { when: When::At(heal_at / 2), what };
+    match broken {
+        Some(Break::AnewWithoutClaim) => vec![at(What::GuestCrash(0)), at(What::Cut(heal_at / 2))],
+        _ => Vec::new(),
+    }
+}
+
 fn random_fault(rng: &mut Rng, heal_at: u64, detect: u64) -> Fault {
     let when = if rng.percent(50) {
         When::At(rng.range(0, heal_at))
@@ -220,7 +235,7 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         When::Step { host, .. } if rng.percent(80) => host,
         _ => rng.range(0, 1) as usize,
     };
-    match rng.range(0, 16) {
+    match rng.range(0, 17) {
         0..=6 => {
             let restart = rng.percent(60).then(|| rng.range(0, 2 * detect));
             What::Crash { host, power: rng.percent(50), restart }
@@ -233,6 +248,7 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         13 => What::Reset,
         14 => What::Garble,
         15 => What::Mute(host),
+        16 => What::GuestCrash(host),
         _ => What::Unprotect,
     }
 }

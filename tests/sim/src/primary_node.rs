@@ -41,6 +41,13 @@ struct Resync {
 /// A host that runs the guest.
 pub struct PrimaryNode {
     id: HostId,
+    /// As whom it asks the witness.
+    holder: HostId,
+    term: Term,
+    /// Its guest has crashed, and is to begin anew.
+    crashed: bool,
+    /// Its guest ran elsewhere before: there, what was acked may still leave, however late.
+    taken_over: bool,
     /// The core under test.
     pub core: Primary,
     /// The guest.
@@ -66,11 +73,46 @@ pub struct PrimaryNode {
 impl PrimaryNode {
     /// A fresh VM.
     pub fn new(id: HostId, env: &mut Env) -> Result<PrimaryNode, Crashed> {
-        let core = Primary::new(env.plan.primary_config(Term(1)), EpochId(1));
-        let mut node = PrimaryNode::with(id, core, Guest::new(), Disk::new(Disk::blank()));
-        node.store = env.plan.local.then(|| StateDir::new(id, Term(1)));
-        node.begin_epoch(env)?;
-        Ok(node)
+        let (node, begun) = PrimaryNode::boot(id, id, Term(1), env);
+        begun.map(|()| node)
+    }
+
+    /// The same, in a later life of the VM: with that holder's right, and on a disk that it makes anew.
+    pub fn boot(id: HostId, holder: HostId, term: Term, env: &mut Env) -> (PrimaryNode, Result<(), Crashed>) {
+        let core = Primary::new(env.plan.primary_config(term), EpochId(1));
+        let mut node = PrimaryNode::with(id, holder, term, core, Guest::new(), Disk::new(Disk::blank()));
+        node.store = env.plan.local.then(|| StateDir::new(holder, term));
+        let begun = node.begin_epoch(env);
+        (node, begun)
+    }
+
+    /// What the next life must know: as whom to ask the witness, and its term.
+    pub fn next_life(&self) -> (HostId, Term) {
+        (self.holder, self.term.next())
+    }
+
+    /// The guest crashes, unless it was taken over: such a one would be stopped, which is no law of the protocol. The last epoch is sealed as it is; then the session is claimed, and when all has left the core ends.
+    pub fn crash_guest(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        let has_ended = matches!(self.core.state(), PrimaryState::Fenced | PrimaryState::Ended);
+        if self.crashed || self.taken_over || has_ended {
+            return Ok(());
+        }
+        env.say(|| format!("the guest of host {} CRASHES", self.id.host));
+        (self.crashed, self.resync) = (true, None);
+        if self.core.may_seal() {
+            self.seal(env)?;
+            self.pump(env)?;
+        }
+        self.core.handle_unprotect(env.time(), "the guest crashed");
+        self.core.handle_guest_ended(env.time(), "the guest crashed");
+        let (id, patience) = (self.id, 3 * env.plan.detect);
+        env.after(patience, Event::GiveUp(id));
+        self.pump(env)
+    }
+
+    /// Whether its guest has crashed.
+    pub fn has_crashed(&self) -> bool {
+        self.crashed
     }
 
     /// A VM that goes on from its state directory, by right.
@@ -83,7 +125,7 @@ impl PrimaryNode {
         let last = store.last.clone().expect("there is an epoch to resume from");
         let running = store.next_life(last.epoch, env.plan.in_flight_epochs_max);
         let core = Primary::new(env.plan.primary_config(store.term), running);
-        let mut node = PrimaryNode::with(id, core, last.guest, Disk::new(last.image));
+        let mut node = PrimaryNode::with(id, store.holder, store.term, core, last.guest, Disk::new(last.image));
         node.store = Some(store);
         for output in &last.held {
             env.emit(id.host, Said::decode(&output.bytes));
@@ -103,20 +145,25 @@ impl PrimaryNode {
         let reuse = env.plan.broken == Some(Break::ReuseEpochs);
         let running = if reuse { over.from.next() } else { over.next_epoch };
         let core = Primary::new(env.plan.primary_config(over.term), running);
-        let mut node = PrimaryNode::with(id, core, guest, Disk::new(image));
+        let mut node = PrimaryNode::with(id, id, over.term, core, guest, Disk::new(image));
         if env.plan.broken != Some(Break::ForgetHeld) {
             for output in &over.reemit {
                 env.emit(id.host, Said::decode(&output.bytes));
             }
         }
+        node.taken_over = true;
         node.inbox = over.redeliver.iter().map(request_of).collect();
         node.begin_epoch(env)?;
         Ok(node)
     }
 
-    fn with(id: HostId, core: Primary, guest: Guest, disk: Disk) -> PrimaryNode {
+    fn with(id: HostId, holder: HostId, term: Term, core: Primary, guest: Guest, disk: Disk) -> PrimaryNode {
         PrimaryNode {
             id,
+            holder,
+            term,
+            crashed: false,
+            taken_over: false,
             core,
             guest,
             disk,
@@ -136,7 +183,7 @@ impl PrimaryNode {
 
     /// As whom it asks the witness.
     pub fn holder(&self) -> HostId {
-        self.store.as_ref().map_or(self.id, |store| store.holder)
+        self.holder
     }
 
     /// All up to `epoch` is in the log and, if there is one, in the state directory.
@@ -208,6 +255,9 @@ impl PrimaryNode {
 
     /// The running epoch is long enough.
     pub fn handle_boundary(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        if self.crashed {
+            return Ok(());
+        }
         if !self.core.may_seal() {
             let id = self.id;
             env.after(MS / 2, Event::Boundary(id));
@@ -467,7 +517,12 @@ impl PrimaryNode {
     fn claim(&mut self, session: SessionId, env: &mut Env) -> Result<(), Crashed> {
         let host = self.id.host;
         env.step(host, Step::Claim, false)?;
-        if env.plan.broken == Some(Break::SoloWithoutClaim) {
+        let is_unasked = match env.plan.broken {
+            Some(Break::SoloWithoutClaim) => true,
+            Some(Break::AnewWithoutClaim) => self.crashed,
+            _ => false,
+        };
+        if is_unasked {
             let result = replication::ClaimResult::Granted;
             env.after(MS, Event::Answer { to: self.id, session, result });
         } else {

@@ -43,6 +43,8 @@ pub struct Summary {
     pub takeovers: u32,
     /// Guests resumed from a state directory.
     pub resumes: u32,
+    /// Guests that crashed by themselves and were booted anew.
+    pub resets: u32,
     /// Outputs the world got.
     pub outputs: u64,
     /// Requests answered.
@@ -100,9 +102,10 @@ fn run(seed: u64, broken: Option<Break>, trace: bool) -> (Summary, Vec<String>) 
     let mut world = World::new(seed, Plan::of_seed(seed, broken), trace);
     let outcome = world.run();
     world.env.say(|| format!("the end: {outcome:?}"));
-    let Env { oracle, client, takeovers, resumes, .. } = &world.env;
-    let (takeovers, resumes) = (*takeovers, *resumes);
-    let summary = Summary { outcome, takeovers, resumes, outputs: oracle.outputs_seen, answers: client.answered };
+    let Env { oracle, client, takeovers, resumes, resets, .. } = &world.env;
+    let (takeovers, resumes, resets) = (*takeovers, *resumes, *resets);
+    let summary =
+        Summary { outcome, takeovers, resumes, resets, outputs: oracle.outputs_seen, answers: client.answered };
     (summary, world.env.take_trace())
 }
 
@@ -163,8 +166,15 @@ impl World {
         self.env.oracle.violation.take().map_or(Outcome::Healed, Outcome::Violation)
     }
 
-    /// What was seen before must still be right.
+    /// What was seen before must still be right, and a guest that crashes and nothing else begins anew.
     fn end_of_lost_guest(&mut self) -> Outcome {
+        if let [fault] = self.env.plan.faults[..]
+            && matches!(fault.what, What::GuestCrash(_))
+        {
+            self.env
+                .oracle
+                .fail(|| "a guest that crashed was not booted anew, though nothing else went wrong".to_owned());
+        }
         self.env.oracle.violation.take().map_or(Outcome::GuestLost, Outcome::Violation)
     }
 
@@ -220,7 +230,7 @@ impl World {
     /// The host an event is for, if it is for one and not for its surroundings.
     fn addressee(event: &Event) -> Option<usize> {
         match event {
-            Event::Boundary(id) | Event::Timer(id) | Event::Connect(id) => Some(id.host),
+            Event::Boundary(id) | Event::Timer(id) | Event::Connect(id) | Event::GiveUp(id) => Some(id.host),
             Event::Piece { from, .. } => Some(1 - from),
             Event::Shipped { to, .. } | Event::LocalDurable { to, .. } | Event::Durable { to, .. } => Some(to.host),
             Event::Apply { to, .. } | Event::Answer { to, .. } => Some(to.host),
@@ -246,6 +256,7 @@ impl World {
             }
             Event::Piece { connection, from, piece } => self.arrive(connection, from, piece),
             Event::Connect(id) => self.connect(id),
+            Event::GiveUp(id) => self.give_up(id),
             event => self.deliver(event),
         }
     }
@@ -391,6 +402,41 @@ impl World {
             self.take_over(host, *over);
         }
         self.stop_if_fenced(host);
+        self.begin_anew_if_ended(host);
+    }
+
+    /// A guest that crashed, and that nobody else goes on with, is booted in the same process.
+    fn begin_anew_if_ended(&mut self, host: usize) {
+        let Host { life, role } = &mut self.hosts[host];
+        let Role::Primary(node) = role else { return };
+        if node.core.state() != PrimaryState::Ended {
+            return;
+        }
+        *life += 1;
+        let (id, (holder, term)) = (HostId { host, life: *life }, node.next_life());
+        let env = &mut self.env;
+        env.resets += 1;
+        env.say(|| format!("host {host} BOOTS its guest anew, term {term}"));
+        if let Some(stream) = &node.stream {
+            env.close(stream.connection, host);
+        }
+        env.oracle.begins_anew();
+        let (node, begun) = PrimaryNode::boot(id, holder, term, env);
+        self.hosts[host].role = Role::Primary(Box::new(node));
+        self.env.after(MS, Event::Connect(id));
+        self.settle(host, begun);
+    }
+
+    /// The witness has not said in time that nobody else goes on with a guest that crashed: it is stopped for good.
+    fn give_up(&mut self, id: HostId) {
+        let Host { life, role: Role::Primary(node) } = &mut self.hosts[id.host] else { return };
+        if *life != id.life || !node.has_crashed() {
+            return;
+        }
+        node.store = None;
+        self.crash(id.host, false);
+        let delay = self.env.rng.range(MS, 30 * MS);
+        self.env.after(delay, Event::Restart(id.host));
     }
 
     fn take_over(&mut self, host: usize, over: replication::TakeOver) {

@@ -39,6 +39,7 @@ caught! {
     resume_without_claim_is_caught: ResumeWithoutClaim,
     forgotten_session_is_caught: ForgetSession,
     commit_before_local_is_caught: CommitBeforeLocal,
+    boot_without_claim_is_caught: AnewWithoutClaim,
 }
 
 #[test]

@@ -56,15 +56,17 @@ struct Totals {
     lost: u64,
     takeovers: u64,
     resumes: u64,
+    resets: u64,
     outputs: u64,
     failed: Option<(u64, String)>,
 }
 
 impl Totals {
     fn add(&mut self, seed: u64, summary: Summary) {
-        let Summary { outcome, takeovers, resumes, outputs, answers: _ } = summary;
+        let Summary { outcome, takeovers, resumes, resets, outputs, answers: _ } = summary;
         self.takeovers += u64::from(takeovers);
         self.resumes += u64::from(resumes);
+        self.resets += u64::from(resets);
         self.outputs += outputs;
         match outcome {
             Outcome::Healed => self.healed += 1,
@@ -78,6 +80,7 @@ impl Totals {
         self.lost += other.lost;
         self.takeovers += other.takeovers;
         self.resumes += other.resumes;
+        self.resets += other.resets;
         self.outputs += other.outputs;
         self.failed = [self.failed, other.failed].into_iter().flatten().min();
         self
@@ -117,11 +120,11 @@ fn work(next: &AtomicU64, end: u64, broken: Option<Break>) -> Totals {
 }
 
 fn report(totals: &Totals, began: Instant, broken: Option<Break>) -> ExitCode {
-    let Totals { healed, lost, takeovers, resumes, outputs, failed } = totals;
+    let Totals { healed, lost, takeovers, resumes, resets, outputs, failed } = totals;
     let seconds = began.elapsed().as_secs_f64();
     println!(
         "{} seeds in {seconds:.1} s: {healed} healed, {lost} lost the guest to faults that no pair survives, \
-         {takeovers} takeovers, {resumes} resumed, {outputs} outputs checked",
+         {takeovers} takeovers, {resumes} resumed, {resets} booted anew, {outputs} outputs checked",
         healed + lost
     );
     if let Some((seed, text)) = failed {

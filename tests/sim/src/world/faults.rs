@@ -37,6 +37,11 @@ impl World {
             What::Garble => return env.net.garble_next = true,
             What::Reset => return self.reset(),
             What::Unprotect => return self.unprotect(),
+            What::GuestCrash(host) => {
+                let id = HostId { host, life: self.hosts[host].life };
+                let result = self.primary(id, |node, env| node.crash_guest(env));
+                return self.settle(host, result);
+            }
         };
         env.after(relief, Event::Relief(what));
     }
