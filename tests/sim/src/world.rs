@@ -510,7 +510,7 @@ impl World {
 
     fn flush(&mut self, from: usize) {
         let to = 1 - from;
-        while self.env.net.link_up {
+        while self.env.net.link_up && self.env.paused_until[to] <= self.env.now {
             let connection = self.env.net.connection.id;
             let Some(piece) = self.env.net.connection.pipes[from].stalled.pop_front() else { return };
             let id = HostId { host: to, life: self.hosts[to].life };

@@ -27,10 +27,11 @@ impl World {
                 env.net.client_up[host] = false;
                 time
             }
-            // A pause inside a longer one does not end it: what waits for the end would be overtaken.
+            // A pause is neither ended nor made longer by another: what waits for its end would be overtaken.
+            What::Pause(host, _) if env.paused_until[host] > env.now => return,
             What::Pause(host, time) => {
-                let until = &mut env.paused_until[host];
-                return *until = (*until).max(env.now + time);
+                env.paused_until[host] = env.now + time;
+                time
             }
             What::SlowDisk(host, time) => return env.slow_until[host] = env.now + time,
             What::Mute(host) => return env.mute[host] = true,
@@ -51,6 +52,8 @@ impl World {
             What::Cut(_) => self.join(),
             What::WitnessCut(host, _) => self.env.net.witness_up[host] = true,
             What::ClientCut(host, _) => self.env.net.client_up[host] = true,
+            // What came when the link was joined meanwhile.
+            What::Pause(host, _) => self.flush(1 - host),
             _ => {}
         }
     }
