@@ -33,8 +33,9 @@ def both_plugs_then_resume(stage: Stage) -> str:
     """The backup's host loses its power, then the guest's: booted again, the guest is resumed; same connections, nothing lost."""
     scene = _protected_by_both(stage)
     scene.load_for_a_while()
+    solo = scene.primary.next_of("solo")
     stage.plug("B")
-    scene.primary.wait_event("solo")
+    scene.primary.wait_event("solo", count=solo)
     checks.goes_on(scene.traffic)
     fault_at = stage.plug("A")
     stage.boot("A")

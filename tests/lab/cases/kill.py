@@ -25,9 +25,9 @@ def kill_backup_then_plug(stage: Stage) -> str:
     """kill -9 of the backup: the primary goes on solo and says so; a new backup joins, and then the plug."""
     scene = Pair(stage).protected()
     scene.load_for_a_while()
-    killed_at = time.time()
+    killed_at, solo = time.time(), scene.primary.next_of("solo")
     scene.backup.kill()
-    reason = scene.primary.wait_event("solo", 20)["properties"]["reason"]
+    reason = scene.primary.wait_event("solo", 20, solo)["properties"]["reason"]
     solo_ms = (time.time() - killed_at) * 1000
     require("witness gave the guest to this host" in reason, f"the primary went solo for another reason: {reason}")
     checks.goes_on(scene.traffic)
@@ -47,8 +47,9 @@ def plug_of_backup(stage: Stage) -> str:
     """The backup's host loses its power: the guest goes on solo after the detection, its clients unharmed."""
     scene = Pair(stage).protected()
     scene.load_for_a_while()
+    solo = scene.primary.next_of("solo")
     fault_at = stage.plug("B")
-    scene.primary.wait_event("solo", 20)
+    scene.primary.wait_event("solo", 20, solo)
     solo_ms = (time.time() - fault_at) * 1000
     checks.goes_on(scene.traffic)
     flows = scene.traffic.finish()

@@ -63,6 +63,11 @@ class Vmm:
         what = f"event {name} of {self.job} on host {self.host}"
         return wait_for(what, lambda: self.events(name)[count - 1 : count], seconds, self.ended)[0]
 
+    def next_of(self, name: str) -> int:
+        """Which event of a name comes next, for `wait_event`: taken before what is to cause it. On a machine that is slow there
+        may have been others before."""
+        return len(self.events(name)) + 1
+
     def exit_code(self) -> int | None:
         """The code it ended with, None while it runs."""
         text = _read(self._code_file).strip()
