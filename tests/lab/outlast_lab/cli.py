@@ -207,7 +207,7 @@ def _add_life(command) -> None:
     up.add_argument("--data-mib", type=int, default=8192, metavar="MIB", help="size of /data, sparse (default 8192)")
     up.add_argument("--nvdimm-mib", type=int, default=0, metavar="MIB", help="a memory module (NVDIMM) for each host, sparse, mounted with DAX at /pmem (default none)")
     up.add_argument("--volatile-disk", action="store_true", help="/data is on a disk with a write cache, which `plug` empties at random")
-    up.add_argument("--counted", action="store_true", help="a nanosecond for every instruction: what a host does costs the same in every run")
+    up.add_argument("--counted", action="store_true", help="a nanosecond for every instruction: what a host does costs nearly the same in every run")
     up.add_argument("--seed", type=Path, action="append", default=[], metavar="FILE", help="put FILE on every /data (repeatable)")
     up.add_argument("--nice", type=int, default=int(os.environ.get("OUTLAST_LAB_NICE", "0")), help="priority of the emulators")
     up.add_argument("--tie-to-pid", type=int, metavar="PID", help="end the lab when process PID is gone")

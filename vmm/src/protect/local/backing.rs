@@ -18,7 +18,8 @@ use crate::memory::PAGE_SIZE;
 
 /// Before-images of one epoch at most, beside those of the state.
 const UNDO_BYTES_MAX: u64 = 1 << 30;
-/// What the undo log needs for each page beside its bytes; the library says up to 103.
+/// What the undo log needs for each page beside its bytes; the library says up to 103 for a range. A page in several ranges
+/// needs no more: between two of them at least 512 bytes are not logged.
 const UNDO_RECORD_BYTES: u64 = 128;
 /// Room of the redo log for pages. Epochs that take half of the log are committed as one record. All of it is read when a guest
 /// is resumed, so larger is not better.
