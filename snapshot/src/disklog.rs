@@ -192,7 +192,7 @@ impl EpochLog {
     ///
     /// Crashing at any point and doing it again gives the same images. Records past `upto` are counted and forgotten. The
     /// records that follow are for `disks`. If a record is for another disk than the one of its number, nothing is applied.
-    pub fn recover(&mut self, disks: &mut [OverlayDisk], upto: u64) -> Result<Recovery, LogError> {
+    pub fn recover(&mut self, disks: &[OverlayDisk], upto: u64) -> Result<Recovery, LogError> {
         let path = self.path.clone();
         let identities = disks.iter().map(DiskIdentity::of).collect::<io::Result<Vec<_>>>();
         let identities = identities.map_err(|e| self.io_error("identifying the disks of", e))?;
@@ -200,11 +200,11 @@ impl EpochLog {
         let on_disk = |source| LogError::Disk { path: path.clone(), source };
         let count = disks.len();
         let recovery = self.replay(upto, |_, disk, set| {
-            let target = disks.get_mut(usize::from(disk));
-            target.ok_or(LogError::NoSuchDisk { path: path.clone(), disk, count })?.apply(set).map_err(on_disk)
+            let target = disks.get(usize::from(disk));
+            target.ok_or(LogError::NoSuchDisk { path: path.clone(), disk, count })?.image().apply(set).map_err(on_disk)
         })?;
-        for disk in disks.iter_mut() {
-            disk.sync_base().map_err(on_disk)?;
+        for disk in disks {
+            disk.image().sync().map_err(on_disk)?;
         }
         self.set_disks(identities);
         self.truncate()?;

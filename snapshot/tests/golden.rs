@@ -148,7 +148,7 @@ fn golden_disk_log_v1_is_read_and_recovered_without_knowing_its_disks() {
 
     let mut log = read_golden_log(&dir.path().join("log"), bytes);
 
-    assert_eq!(log.recover(&mut golden_disks(dir.path()), u64::MAX).unwrap().records, 2);
+    assert_eq!(log.recover(&golden_disks(dir.path()), u64::MAX).unwrap().records, 2);
 }
 
 #[test]
@@ -173,9 +173,9 @@ fn golden_disk_log_v2_is_read_and_written_alike() {
     let mut log = read_golden_log(&path, bytes);
     let mut disks = golden_disks(dir.path());
     disks.reverse();
-    assert!(matches!(log.recover(&mut disks, u64::MAX), Err(LogError::OtherDisk { disk: 0, .. })));
+    assert!(matches!(log.recover(&disks, u64::MAX), Err(LogError::OtherDisk { disk: 0, .. })));
     disks.reverse();
-    assert_eq!(log.recover(&mut disks, u64::MAX).unwrap().records, 2);
+    assert_eq!(log.recover(&disks, u64::MAX).unwrap().records, 2);
 }
 
 #[test]

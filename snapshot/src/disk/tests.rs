@@ -1,6 +1,7 @@
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::PathBuf;
 
 use proptest::prelude::*;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -64,6 +65,49 @@ fn commit_applies_sealed_epochs_up_to_the_one_named() {
 }
 
 #[test]
+fn commit_under_way_leaves_the_disk_to_the_guest() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = protected(&dir);
+    disk.write_at(0, b"1111").unwrap();
+    disk.seal(1);
+
+    let commit = disk.begin_commit(1).unwrap();
+    // Storage has half of it when the guest goes on.
+    disk.image().write_at(0, b"11").unwrap();
+    assert_eq!(seen(&disk, 0, 4), "1111");
+    disk.write_at(1, b"22").unwrap();
+    disk.seal(2);
+    let before = disk.before(2);
+    disk.write_at(2, b"3").unwrap();
+    commit.write().unwrap();
+    assert_eq!((on_image(&disk, 0, 4), seen(&disk, 0, 4)), ("1111".into(), "1231".into()));
+    disk.end_commit(commit);
+
+    let mut found = [0; 4];
+    before.read_at(0, &mut found).unwrap();
+    assert_eq!((&found, seen(&disk, 0, 4)), (b"1111", "1231".into()));
+    assert!(disk.begin_commit(1).is_none());
+    disk.commit(2).unwrap();
+    assert_eq!(on_image(&disk, 0, 4), "1221");
+}
+
+#[test]
+fn commit_whose_set_was_discarded_meanwhile_takes_no_other_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = protected(&dir);
+    disk.write_at(0, b"1").unwrap();
+    disk.seal(1);
+    let commit = disk.begin_commit(1).unwrap();
+    disk.discard_uncommitted();
+    disk.write_at(0, b"2").unwrap();
+    disk.seal(2);
+
+    disk.end_commit(commit);
+
+    assert_eq!((seen(&disk, 0, 1).as_str(), disk.pending_bytes()), ("2", 1 + crate::writeset::EXTENT_OVERHEAD));
+}
+
+#[test]
 fn read_before_an_epoch_is_what_it_found_whatever_was_applied() {
     let dir = tempfile::tempdir().unwrap();
     let mut disk = protected(&dir);
@@ -74,7 +118,7 @@ fn read_before_an_epoch_is_what_it_found_whatever_was_applied() {
     disk.write_at(0, b"running").unwrap();
     let before = |disk: &OverlayDisk, epoch| {
         let mut buf = vec![0; 8];
-        disk.read_before(epoch, 0, &mut buf).unwrap();
+        disk.before(epoch).read_at(0, &mut buf).unwrap();
         String::from_utf8(buf).unwrap()
     };
     assert_eq!([1, 2, 3, 4].map(|epoch| before(&disk, epoch)), ["........", ".1111...", ".12222..", ".123333."]);
@@ -205,7 +249,7 @@ fn apply_of_a_set_past_the_end_writes_nothing() {
     set.write(0, b"x");
     set.write(LEN as u64, b"x");
 
-    assert!(matches!(disk.apply(&set), Err(DiskError::OutOfRange { .. })));
+    assert!(matches!(disk.image().apply(&set), Err(DiskError::OutOfRange { .. })));
 
     assert_eq!(on_image(&disk, 0, 1), ".");
     disk.write_at(0, b"not poisoned").unwrap();
@@ -319,7 +363,7 @@ fn commit_after_a_storage_error_poisons_and_keeps_the_sets() {
 
     assert_eq!(disk.sealed.len(), 1);
     assert_eq!(seen(&disk, 0, 1), "1");
-    for result in [disk.commit(1), disk.write_at(0, b"2"), disk.flush(), disk.sync_base()] {
+    for result in [disk.commit(1), disk.write_at(0, b"2"), disk.flush(), disk.image().sync()] {
         assert!(matches!(result, Err(DiskError::Poisoned { .. })), "{result:?}");
     }
 }
@@ -334,27 +378,28 @@ fn chunk_hash_of_holes_and_written_zeros_is_equal() {
     file.write_all_at(b"x", 3 * CHUNK_BYTES).unwrap();
 
     let disk = OverlayDisk::open(&path, true).unwrap();
-    let hashes: Vec<u128> = (0..disk.chunk_count()).map(|index| disk.chunk_hash(index).unwrap()).collect();
+    let hashes: Vec<u128> =
+        (0..disk.image().chunk_count()).map(|index| disk.image().chunk_hash(index).unwrap()).collect();
 
     assert_eq!(hashes[..3], [ZERO_CHUNK; 3]);
     let mut last = vec![0; 512];
     last[0] = b'x';
     assert_eq!(hashes[3], hash_bytes(&last));
-    assert!(matches!(disk.chunk_hash(4), Err(DiskError::OutOfRange { .. })));
+    assert!(matches!(disk.image().chunk_hash(4), Err(DiskError::OutOfRange { .. })));
 }
 
 #[test]
 fn chunk_hash_with_pending_writes_is_of_what_is_committed() {
     let dir = tempfile::tempdir().unwrap();
     let mut disk = protected(&dir);
-    let before = disk.chunk_hash(0).unwrap();
+    let before = disk.image().chunk_hash(0).unwrap();
     disk.write_at(0, b"new").unwrap();
-    assert_eq!(disk.chunk_hash(0).unwrap(), before);
+    assert_eq!(disk.image().chunk_hash(0).unwrap(), before);
 
     disk.seal(1);
     disk.commit(1).unwrap();
 
-    assert_ne!(disk.chunk_hash(0).unwrap(), before);
+    assert_ne!(disk.image().chunk_hash(0).unwrap(), before);
 }
 
 #[derive(Clone, Debug)]
@@ -418,7 +463,7 @@ proptest! {
             let mut buf = vec![0; 1024];
             disk.read_at(0, &mut buf).unwrap();
             prop_assert_eq!(&buf, &model.running);
-            disk.read_committed_at(0, &mut buf).unwrap();
+            disk.image().read_at(0, &mut buf).unwrap();
             prop_assert_eq!(&buf, &model.epochs[0].1);
         }
     }

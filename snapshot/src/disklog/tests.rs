@@ -298,7 +298,7 @@ fn records_left_by_a_crash_never_follow_new_ones() {
     let mut bytes = fs::read(log_path(&dir)).unwrap();
     bytes[2 * BLOCK..3 * BLOCK].fill(0);
     let mut log = EpochLog::open(left(&dir, &bytes), BYTES_MAX).unwrap();
-    let recovery = log.recover(&mut [], u64::MAX).unwrap();
+    let recovery = log.recover(&[], u64::MAX).unwrap();
     assert_eq!(recovery, Recovery { torn_tail: true, ..Recovery::default() });
 
     log.append(1, &[(0, &set(0, &[9; 50]))]).unwrap();
@@ -332,7 +332,7 @@ fn disk(dir: &TempDir, name: &str) -> OverlayDisk {
 
 fn content(disk: &OverlayDisk) -> Vec<u8> {
     let mut bytes = vec![0; 8192];
-    disk.read_committed_at(0, &mut bytes).unwrap();
+    disk.image().read_at(0, &mut bytes).unwrap();
     bytes
 }
 
@@ -342,7 +342,7 @@ fn recover_applies_to_images_whatever_of_it_they_hold() {
     let whole = three_epochs(&dir);
     let mut disks = [disk(&dir, "a"), disk(&dir, "b")];
     let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
-    let recovery = log.recover(&mut disks, u64::MAX).unwrap();
+    let recovery = log.recover(&disks, u64::MAX).unwrap();
     assert_eq!(recovery, Recovery { records: 3, last_epoch: Some(8), beyond: 0, torn_tail: false });
     let expected = [content(&disks[0]), content(&disks[1])];
     assert_eq!((expected[0][0], expected[1][0], expected[1][512]), (7, 8, 7));
@@ -353,10 +353,10 @@ fn recover_applies_to_images_whatever_of_it_they_hold() {
         let mut images = expected.clone();
         images.iter_mut().for_each(|image| image[hole.clone()].fill(0));
         for (disk, image) in disks.iter_mut().zip(&images) {
-            disk.apply(&set(0, image)).unwrap();
+            disk.image().apply(&set(0, image)).unwrap();
         }
         let mut log = EpochLog::open(left(&dir, &whole), BYTES_MAX).unwrap();
-        log.recover(&mut disks, u64::MAX).unwrap();
+        log.recover(&disks, u64::MAX).unwrap();
         assert_eq!([content(&disks[0]), content(&disks[1])], expected);
     }
 }
@@ -365,11 +365,11 @@ fn recover_applies_to_images_whatever_of_it_they_hold() {
 fn recover_twice_applies_nothing_the_second_time() {
     let dir = scratch();
     three_epochs(&dir);
-    let mut disks = [disk(&dir, "a"), disk(&dir, "b")];
+    let disks = [disk(&dir, "a"), disk(&dir, "b")];
     let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
-    log.recover(&mut disks, u64::MAX).unwrap();
+    log.recover(&disks, u64::MAX).unwrap();
 
-    assert_eq!(log.recover(&mut disks, u64::MAX).unwrap(), Recovery::default());
+    assert_eq!(log.recover(&disks, u64::MAX).unwrap(), Recovery::default());
 
     log.append(9, &[(0, &set(0, &[9]))]).unwrap();
 }
@@ -378,9 +378,9 @@ fn recover_twice_applies_nothing_the_second_time() {
 fn recover_with_fewer_disks_is_refused() {
     let dir = scratch();
     three_epochs(&dir);
-    let mut disks = [disk(&dir, "a")];
+    let disks = [disk(&dir, "a")];
 
-    let error = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap().recover(&mut disks, u64::MAX).unwrap_err();
+    let error = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap().recover(&disks, u64::MAX).unwrap_err();
 
     assert!(matches!(error, LogError::NoSuchDisk { disk: 1, count: 1, .. }), "{error}");
 }
@@ -465,7 +465,7 @@ fn recover_with_the_disks_in_another_order_is_refused_and_touches_nothing() {
     let dir = scratch();
     let mut disks = two_disks(&dir);
     let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
-    log.recover(&mut disks, u64::MAX).unwrap();
+    log.recover(&disks, u64::MAX).unwrap();
     log.append(5, &[(0, &set(0, &[5; 100])), (1, &set(512, &[6; 100]))]).unwrap();
     log.sync().unwrap();
     drop(log);
@@ -473,27 +473,27 @@ fn recover_with_the_disks_in_another_order_is_refused_and_touches_nothing() {
     disks.reverse();
     let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
     assert!(log.holds_records().unwrap());
-    let error = log.recover(&mut disks, u64::MAX).unwrap_err();
+    let error = log.recover(&disks, u64::MAX).unwrap_err();
     assert!(matches!(error, LogError::OtherDisk { disk: 0, .. }));
     let text = error.to_string();
     assert!(text.contains("was a.img of 65536 bytes") && text.contains("now is b.img"), "{text}");
     assert_eq!(fs::read(dir.path().join("a.img")).unwrap(), [0; 16 * BLOCK]);
 
     disks.reverse();
-    assert_eq!(log.recover(&mut disks, u64::MAX).unwrap().records, 1);
+    assert_eq!(log.recover(&disks, u64::MAX).unwrap().records, 1);
     assert!(!log.holds_records().unwrap());
     assert_eq!(fs::read(dir.path().join("a.img")).unwrap()[..100], [5; 100]);
     // With nothing in it the log is for whatever disks come next.
     disks.reverse();
-    log.recover(&mut disks, u64::MAX).unwrap();
+    log.recover(&disks, u64::MAX).unwrap();
 }
 
 #[test]
 fn head_whose_table_is_damaged_does_not_count() {
     let dir = scratch();
-    let mut disks = two_disks(&dir);
+    let disks = two_disks(&dir);
     let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
-    log.recover(&mut disks, u64::MAX).unwrap();
+    log.recover(&disks, u64::MAX).unwrap();
     let (slot, generation) = ((log.generation % 2) as usize * BLOCK, log.generation);
     drop(log);
     let mut bytes = fs::read(log_path(&dir)).unwrap();

@@ -111,7 +111,7 @@ impl Session {
             make_image(image, &dir.join("primary.img"))?;
             disks.push(OverlayDisk::open(dir.join("primary.img"), false)?);
         }
-        let log = DiskLog::open(&mut disks)?;
+        let log = DiskLog::open(&disks)?;
         let slot = disks.len();
         let tap = spec.tap.as_deref().map(Tap::open).transpose()?.map(Arc::new);
         let console_path = console_path(dir);

@@ -78,8 +78,8 @@ impl Machine {
         }
         let mut disks = Vec::new();
         for disk in self.disks() {
-            let mut disk = disk.lock();
-            disk.sync_base()?;
+            let disk = disk.lock();
+            disk.image().sync()?;
             disks.push(mark_of(&disk));
         }
         // To the end: input that came between the state and the memory would be in one of them only.

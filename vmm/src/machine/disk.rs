@@ -1,34 +1,58 @@
 //! A disk shared between its virtio device (vCPU threads) and the committer.
+//!
+//! Its lock is taken at every boundary, so nobody holds it while storage works for him: the committer writes and syncs the
+//! image beside it. Only the guest's own requests do, whose vCPU is not at the boundary before they are done.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use devices::virtio::block::{BlockBackend, BlockError};
-use snapshot::disk::OverlayDisk;
+use snapshot::disk::{DiskError, Image, OverlayDisk};
 
 /// A handle on a disk; clones share it.
 #[derive(Debug, Clone)]
-pub struct SharedDisk(Arc<Mutex<OverlayDisk>>);
+pub struct SharedDisk {
+    disk: Arc<Mutex<OverlayDisk>>,
+    image: Arc<Image>,
+    /// Held by who applies epochs to the image: one at a time, in their order.
+    committing: Arc<Mutex<()>>,
+}
 
 impl SharedDisk {
     /// Shares `disk`.
     pub fn new(disk: OverlayDisk) -> Self {
-        Self(Arc::new(Mutex::new(disk)))
+        let image = Arc::clone(disk.image());
+        Self { disk: Arc::new(Mutex::new(disk)), image, committing: Arc::default() }
     }
 
-    /// The disk, for as long as the guard lives. The guest's requests wait meanwhile.
+    /// The disk, for as long as the guard lives. The guest's requests and boundaries wait meanwhile.
     pub fn lock(&self) -> MutexGuard<'_, OverlayDisk> {
-        self.0.lock().expect("no holder of a disk panics")
+        self.disk.lock().expect("no holder of a disk panics")
+    }
+
+    /// What is committed. To be read and synced while the guest goes on.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Applies the sealed epochs up to and including `upto` to the image, while the guest goes on.
+    pub fn commit(&self, upto: u64) -> Result<(), DiskError> {
+        let _in_order = self.committing.lock().expect("no committer panics");
+        loop {
+            let Some(commit) = self.lock().begin_commit(upto) else { return Ok(()) };
+            commit.write()?;
+            self.lock().end_commit(commit);
+        }
     }
 }
 
-fn failed(error: snapshot::disk::DiskError) -> BlockError {
+fn failed(error: DiskError) -> BlockError {
     tracing::warn!(%error, "a disk request of the guest failed");
     BlockError(Box::new(error))
 }
 
 impl BlockBackend for SharedDisk {
     fn len_bytes(&self) -> u64 {
-        self.lock().len_bytes()
+        self.image.len_bytes()
     }
 
     fn read_at(&mut self, offset: u64, data: &mut [u8]) -> Result<(), BlockError> {

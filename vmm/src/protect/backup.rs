@@ -143,11 +143,11 @@ impl Standby {
     /// Opens the log (applying what a crash left), checks KVM, and listens.
     pub fn open(
         mut config: StandbyConfig,
-        mut disks: Vec<OverlayDisk>,
+        disks: Vec<OverlayDisk>,
         lease: Arc<Lease>,
         events: Arc<Events>,
     ) -> Result<Self, Failure> {
-        let log = DiskLog::open(&mut disks)?;
+        let log = DiskLog::open(&disks)?;
         let host = Vm::new().map_err(crate::machine::MachineError::from)?;
         let listener = TcpListener::bind(config.listen.as_pair()).map_err(|e| listen_failure(&config.listen, &e))?;
         // Of port 0 the host made a free one.
@@ -407,9 +407,9 @@ impl Standby {
             apply_pages(self.ram.as_ref(), batch);
             self.keep_time();
         }
-        for (disk, set) in self.disks.iter_mut().zip(write_sets(epoch, usize::from(u16::MAX))) {
+        for (disk, set) in self.disks.iter().zip(write_sets(epoch, usize::from(u16::MAX))) {
             if !set.is_empty() {
-                disk.apply(&set)?;
+                disk.image().apply(&set)?;
             }
         }
         self.epochs_applied += 1;
@@ -424,7 +424,7 @@ impl Standby {
     }
 
     fn checkpoint_log(&mut self) -> Result<(), Failure> {
-        self.disks.iter_mut().try_for_each(OverlayDisk::sync_base)?;
+        self.disks.iter().try_for_each(|disk| disk.image().sync())?;
         Ok(self.log.truncate()?)
     }
 

@@ -481,7 +481,7 @@ impl Guardian {
 
     pub(super) fn sync_images(&self) {
         for disk in self.machine.disks() {
-            if let Err(error) = disk.lock().sync_base() {
+            if let Err(error) = disk.image().sync() {
                 tracing::warn!(%error, "an image could not be synced");
             }
         }

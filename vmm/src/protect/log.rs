@@ -60,12 +60,12 @@ fn refuse_log_of_another_order(disks: &[OverlayDisk]) -> Result<(), Failure> {
 
 impl DiskLog {
     /// Opens the log beside the first writable of `disks`, and applies what a crash left in it to the images.
-    pub(crate) fn open(disks: &mut [OverlayDisk]) -> Result<Self, Failure> {
+    pub(crate) fn open(disks: &[OverlayDisk]) -> Result<Self, Failure> {
         Self::open_upto(disks, EpochId(u64::MAX))
     }
 
     /// The same, but no epoch after `upto` is applied, and those are forgotten: the guest goes on from the end of that one.
-    pub(crate) fn open_upto(disks: &mut [OverlayDisk], upto: EpochId) -> Result<Self, Failure> {
+    pub(crate) fn open_upto(disks: &[OverlayDisk], upto: EpochId) -> Result<Self, Failure> {
         let Some(path) = disks.iter().find(|d| !d.is_readonly()).map(|d| path_beside(d.path())) else {
             return Ok(Self { log: None, last: EpochId(0) });
         };
@@ -74,7 +74,7 @@ impl DiskLog {
         let recovery = log.recover(disks, upto.0)?;
         if recovery.records > 0 {
             tracing::info!(log = %path.display(), epochs = recovery.records, "disk writes of committed epochs were recovered");
-            disks.iter_mut().try_for_each(OverlayDisk::sync_base)?;
+            disks.iter().try_for_each(|disk| disk.image().sync())?;
         }
         log.truncate()?;
         Ok(Self { log: Some(log), last: EpochId(0) })
@@ -97,7 +97,7 @@ impl DiskLog {
     pub(super) fn begin_anew(&mut self, disks: &[SharedDisk]) -> Result<(), Failure> {
         let Some(log) = self.log.take() else { return Ok(()) };
         for disk in disks {
-            disk.lock().sync_base()?;
+            disk.image().sync()?;
         }
         let path = log.path().to_owned();
         let failed = |source| LogError::Io { what: "removing", path: path.clone(), source };
@@ -136,7 +136,7 @@ impl DiskLog {
     pub(super) fn checkpoint(&mut self, disks: &[SharedDisk]) -> Result<(), Failure> {
         let Some(log) = &mut self.log else { return Ok(()) };
         for disk in disks {
-            disk.lock().sync_base()?;
+            disk.image().sync()?;
         }
         Ok(log.truncate()?)
     }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use replication::wire::{DiskOffer, DiskWant, Link, Message, ResyncDisk};
 use replication::{EpochId, Gfn, PageEncoder, page};
 use serde_json::json;
-use snapshot::disk::{CHUNK_BYTES, DiskError, Mode, OverlayDisk};
+use snapshot::disk::{CHUNK_BYTES, DiskError, Image, Mode};
 
 use super::collected::{Collected, all_pages};
 use super::guardian::{NoBase, ToShip};
@@ -230,19 +230,20 @@ impl Resync<'_> {
 
     /// Offers hashes of the disk's chunks and sends those that the replica lacks. A disk that the guest cannot write is
     /// not replicated, only compared: the backup refuses if its own differs.
+    ///
+    /// The image is read while it is written to. What a chunk lacks then, or has in part, goes with the base or before it:
+    /// whatever comes to the image from here on is mirrored or collected.
     fn fill_disk(&mut self, index: u16) -> Result<(), ResyncError> {
         let disk = self.shipper.guardian.machine.disks()[usize::from(index)].clone();
-        let (chunk_count, readonly) = {
-            let disk = disk.lock();
-            (disk.chunk_count(), disk.is_readonly())
-        };
+        let image = disk.image();
+        let (chunk_count, readonly) = (image.chunk_count(), image.is_readonly());
         let mut first_chunk = 0;
         while first_chunk < chunk_count {
             let end = (first_chunk + OFFER_CHUNKS_MAX).min(chunk_count);
             let mut hashes = Vec::new();
             for chunk in first_chunk..end {
                 self.handle_waiting()?;
-                hashes.push(disk.lock().chunk_hash(chunk)?.to_le_bytes());
+                hashes.push(image.chunk_hash(chunk)?.to_le_bytes());
             }
             let offer = DiskOffer { disk: index, first_chunk, chunk_bytes: CHUNK_BYTES as u32, hashes };
             self.shipper.guardian.handle_disk_offered(self.link.session, &offer);
@@ -253,25 +254,20 @@ impl Resync<'_> {
                 return Err(ResyncError::ReadonlyDiffers { disk: index });
             }
             for (offset, _) in want.wanted.iter().enumerate().filter(|(_, wanted)| **wanted) {
-                self.send_chunk(&disk, index, first_chunk + offset as u64)?;
+                self.send_chunk(image, index, first_chunk + offset as u64)?;
             }
             first_chunk = end;
         }
         Ok(())
     }
 
-    fn send_chunk(
-        &mut self,
-        disk: &crate::machine::disk::SharedDisk,
-        index: u16,
-        chunk: u64,
-    ) -> Result<(), ResyncError> {
+    fn send_chunk(&mut self, image: &Image, index: u16, chunk: u64) -> Result<(), ResyncError> {
         let start = chunk * CHUNK_BYTES;
-        let end = (start + CHUNK_BYTES).min(disk.lock().len_bytes());
+        let end = (start + CHUNK_BYTES).min(image.len_bytes());
         let mut offset = start;
         while offset < end {
             let mut data = vec![0; DISK_FRAME_BYTES.min(end - offset) as usize];
-            read(&disk.lock(), offset, &mut data)?;
+            image.read_at(offset, &mut data)?;
             let len = data.len() as u64;
             self.send(&Message::ResyncDisk(ResyncDisk { disk: index, offset, data }))?;
             offset += len;
@@ -326,8 +322,4 @@ impl Resync<'_> {
         self.shipper.handle_epoch(sealed, None);
         if is_much { self.send_collected_writes() } else { Ok(()) }
     }
-}
-
-fn read(disk: &OverlayDisk, offset: u64, data: &mut [u8]) -> Result<(), DiskError> {
-    disk.read_at(offset, data)
 }

@@ -71,11 +71,11 @@ fn boot(
 ) -> Result<Exit, Failure> {
     let lease = Arc::new(lease);
     lease.check_start()?;
-    let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
+    let opened = parts::open(&config.disks, &config.nets, &config.console)?;
     let described = as_json(config);
     let api = bind_api(&config.api_socket, &config.state_dir, &described)?;
     let events = open_events(config.event_monitor.as_ref())?;
-    let log = DiskLog::open(&mut opened.disks)?;
+    let log = DiskLog::open(&opened.disks)?;
     let (parts, inputs) = opened.split();
     let machine = Arc::new(make_machine(config, parts)?);
     let ram_bytes = machine.ram().bytes();
@@ -106,7 +106,7 @@ pub(super) fn resume(config: &VmConfig, backup_is_gone: bool) -> Result<Exit, Fa
     let mut state = MachineState::decode(&last.state).map_err(MachineError::from)?;
     let mut ram = store.map_ram()?;
     let Resumed { lease, term, mut running, target } = right.win(config, last.epoch, backup_is_gone)?;
-    let log = DiskLog::open_upto(&mut opened.disks, last.epoch)?;
+    let log = DiskLog::open_upto(&opened.disks, last.epoch)?;
     fault::reached(fault::DISKS_RECOVERED);
     if let Some(back) = back {
         drop(ram);

@@ -84,7 +84,8 @@ impl Standby {
         let mut wanted = Vec::with_capacity(offer.hashes.len());
         for (i, theirs) in offer.hashes.iter().enumerate() {
             let chunk = offer.first_chunk + i as u64;
-            let same = u64::from(offer.chunk_bytes) == CHUNK_BYTES && disk.chunk_hash(chunk)?.to_le_bytes() == *theirs;
+            let same =
+                u64::from(offer.chunk_bytes) == CHUNK_BYTES && disk.image().chunk_hash(chunk)?.to_le_bytes() == *theirs;
             if !same && disk.is_readonly() {
                 let text = readonly_differs(offer.disk, disk, chunk);
                 self.note_trouble("refused", &text);
@@ -101,7 +102,7 @@ impl Standby {
     pub(super) fn write_chunk(&mut self, chunk: &ResyncDisk) -> Result<(), Failure> {
         let mut set = WriteSet::new();
         set.write(chunk.offset, &chunk.data);
-        Ok(self.disks[usize::from(chunk.disk)].apply(&set)?)
+        Ok(self.disks[usize::from(chunk.disk)].image().apply(&set)?)
     }
 
     /// Loads a state into a VM that never runs: what this host's KVM refuses (another rate of the time stamp counter, a

@@ -10,7 +10,7 @@ use crate::exit::Failure;
 impl Guardian {
     pub(super) fn release(&self, upto: EpochId) {
         for disk in self.machine.disks() {
-            let committed = disk.lock().commit(upto.0);
+            let committed = disk.commit(upto.0);
             if let Err(error) = committed {
                 // The log and the backup have the writes; this host's image cannot be trusted any more.
                 let failure = Failure::of(&error).while_doing("committed disk writes could not be applied");
@@ -19,7 +19,8 @@ impl Guardian {
         }
         let leaves_with = self.machine.egress().release(upto);
         let mut inner = self.lock();
-        inner.performed = upto;
+        // Two threads may release, and the later epoch come first.
+        inner.performed = inner.performed.max(upto);
         inner.leaving.push_back((leaves_with, Instant::now(), upto));
         while inner.unreleased.front().is_some_and(|(epoch, _)| *epoch <= upto) {
             let sealed_at = inner.unreleased.pop_front().map(|(_, at)| at);

@@ -126,7 +126,7 @@ impl LocalStore {
         &mut self,
         to: EpochId,
         anew: EpochId,
-        disks: &mut [OverlayDisk],
+        disks: &[OverlayDisk],
     ) -> Result<LastEpoch, LocalError> {
         let failed = self.earlier_failed();
         let mut ring = self.ring.take().expect("earlier epochs are kept where one is gone back to");
@@ -142,8 +142,8 @@ impl LocalStore {
         })
         .map_err(|undo| undo.into_error(&failed))?;
         fault::reached(fault::WENT_BACK_IN_PART);
-        for disk in disks.iter_mut() {
-            disk.sync_base()?;
+        for disk in disks {
+            disk.image().sync()?;
         }
         let mut buffer = Vec::new();
         record::encode(anew, &old.state, [].iter(), &mut buffer);
@@ -168,7 +168,8 @@ enum Trouble {
 
 fn keep_disk(ring: &mut Ring, number: u16, set: &WriteSet, disk: &SharedDisk, epoch: EpochId) -> Result<(), Trouble> {
     let mut block = [0; BLOCK];
-    let len = disk.lock().len_bytes();
+    let before = disk.lock().before(epoch.0);
+    let len = disk.image().len_bytes();
     for (offset, bytes) in set.iter() {
         let last = (offset + bytes.len() as u64 - 1) / BLOCK as u64;
         for index in offset / BLOCK as u64..=last {
@@ -178,7 +179,7 @@ fn keep_disk(ring: &mut Ring, number: u16, set: &WriteSet, disk: &SharedDisk, ep
             let at = index * BLOCK as u64;
             let held = (len - at).min(BLOCK as u64) as usize;
             block[held..].fill(0);
-            disk.lock().read_before(epoch.0, at, &mut block[..held]).map_err(Trouble::Disk)?;
+            before.read_at(at, &mut block[..held]).map_err(Trouble::Disk)?;
             ring.keep_block(number, index, &block).map_err(Trouble::Ring)?;
         }
     }
@@ -186,13 +187,13 @@ fn keep_disk(ring: &mut Ring, number: u16, set: &WriteSet, disk: &SharedDisk, ep
 }
 
 /// The last block of a disk may be shorter than others.
-fn put_block(disks: &mut [OverlayDisk], disk: u16, index: u64, block: &[u8]) -> Result<(), Undo> {
-    let disk = disks.get_mut(usize::from(disk)).ok_or(Undo::NoSuchDisk)?;
+fn put_block(disks: &[OverlayDisk], disk: u16, index: u64, block: &[u8]) -> Result<(), Undo> {
+    let disk = disks.get(usize::from(disk)).ok_or(Undo::NoSuchDisk)?;
     let at = index * BLOCK as u64;
     let held = disk.len_bytes().saturating_sub(at).min(BLOCK as u64) as usize;
     let mut set = WriteSet::new();
     set.write(at, &block[..held]);
-    disk.apply(&set).map_err(|error| Undo::Local(error.into()))
+    disk.image().apply(&set).map_err(|error| Undo::Local(error.into()))
 }
 
 enum Undo {

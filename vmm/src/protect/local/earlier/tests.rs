@@ -153,18 +153,18 @@ fn memory_and_disks_go_back_together_to_every_kept_epoch() {
         assert!(kept.len() >= 3, "{kept:?}");
         for to in kept.iter().map(|kept| kept.epoch) {
             let copy = guest.copy();
-            let (mut store, last, mut disks) = open(copy.path());
+            let (mut store, last, disks) = open(copy.path());
             assert_eq!(last.epoch, EpochId(60));
             let anew = EpochId(100);
-            let last = store.go_back(EpochId(to), anew, &mut disks).unwrap();
+            let last = store.go_back(EpochId(to), anew, &disks).unwrap();
             assert_eq!(last.state, format!("state {to}").into_bytes());
             assert_eq!(store.earlier().last().map(|kept| kept.epoch), Some(to));
             drop((store, disks));
-            let (mut store, last, mut disks) = open(copy.path());
+            let (mut store, last, disks) = open(copy.path());
             assert_eq!((last.epoch, last.state), (anew, format!("state {to}").into_bytes()));
             assert!(seen_in(copy.path(), &store) == guest.was[&to], "seed {seed}: epoch {to} is not what it was");
             // Once more, from a start that was broken off: nothing changes.
-            store.go_back(EpochId(to), anew, &mut disks).unwrap();
+            store.go_back(EpochId(to), anew, &disks).unwrap();
             drop((store, disks));
             let (store, _, _) = open(copy.path());
             assert!(seen_in(copy.path(), &store) == guest.was[&to]);
@@ -182,8 +182,8 @@ fn damaged_block_is_found_before_anything_is_changed() {
     let mut bytes = std::fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    let (mut store, _, mut disks) = open(copy.path());
-    let error = store.go_back(EpochId(oldest), EpochId(100), &mut disks).unwrap_err();
+    let (mut store, _, disks) = open(copy.path());
+    let error = store.go_back(EpochId(oldest), EpochId(100), &disks).unwrap_err();
     assert!(matches!(error, LocalError::Earlier { .. }), "{error}");
     assert!(seen_in(copy.path(), &store) == guest.seen);
 }

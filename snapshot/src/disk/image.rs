@@ -1,0 +1,168 @@
+//! The image under a disk: a file that is read and written without the disk, so that slow storage keeps only those
+//! waiting who want something from it.
+//!
+//! Invariant: after a failed write or sync the image is poisoned. It goes on being read; nothing is written any more.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek};
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use super::{DiskError, SECTOR_BYTES, WriteSet};
+use crate::chunk::{self, CHUNK_BYTES};
+use crate::lock;
+
+/// A raw image, locked for as long as it is open.
+#[derive(Debug)]
+pub struct Image {
+    path: PathBuf,
+    file: File,
+    len: u64,
+    readonly: bool,
+    poison: OnceLock<String>,
+}
+
+impl Image {
+    /// Opens and locks an image, exclusively unless read-only.
+    pub(super) fn open(path: &Path, readonly: bool) -> Result<Self, DiskError> {
+        let file = open_image(path, readonly)?;
+        let len = image_len(path, &file)?;
+        take_lock(path, &file, !readonly)?;
+        Ok(Self { path: path.to_owned(), file, len, readonly, poison: OnceLock::new() })
+    }
+
+    /// Its path, as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its length in bytes.
+    pub fn len_bytes(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether writes are refused.
+    pub fn is_readonly(&self) -> bool {
+        self.readonly
+    }
+
+    /// Reads what is in the image.
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
+        self.check_range(offset, buf.len())?;
+        self.file.read_exact_at(buf, offset).map_err(|source| self.io_error("reading", source))
+    }
+
+    /// Number of chunks that [`Self::chunk_hash`] counts.
+    pub fn chunk_count(&self) -> u64 {
+        self.len.div_ceil(CHUNK_BYTES)
+    }
+
+    /// Hash of chunk `index`. Of a chunk that is being written meanwhile it is of no content at all.
+    pub fn chunk_hash(&self, index: u64) -> Result<u128, DiskError> {
+        let offset = index.saturating_mul(CHUNK_BYTES);
+        let len = self.len.saturating_sub(offset).min(CHUNK_BYTES) as usize;
+        if len == 0 {
+            return Err(DiskError::OutOfRange { offset, len: CHUNK_BYTES, disk_len: self.len });
+        }
+        chunk::hash(&self.file, offset, len).map_err(|source| self.io_error("reading", source))
+    }
+
+    /// Writes a committed set: a commit, a resync, a recovery. The image is not synced.
+    ///
+    /// The whole set is checked against the image's length before the first byte is written.
+    pub fn apply(&self, set: &WriteSet) -> Result<(), DiskError> {
+        self.check_writable()?;
+        if set.end() > self.len {
+            return Err(DiskError::OutOfRange { offset: 0, len: set.end(), disk_len: self.len });
+        }
+        set.iter().try_for_each(|(offset, bytes)| self.write_at(offset, bytes))
+    }
+
+    /// Makes the image durable (`fdatasync`). After this the redo log's records of what was applied are not needed.
+    pub fn sync(&self) -> Result<(), DiskError> {
+        self.check_poison()?;
+        if self.readonly {
+            return Ok(());
+        }
+        self.poison_on_error("syncing", self.file.sync_data())
+    }
+
+    /// The caller checked the range, and that the image may be written.
+    pub(super) fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), DiskError> {
+        self.poison_on_error("writing", self.file.write_all_at(data, offset))
+    }
+
+    fn poison_on_error(&self, what: &'static str, result: io::Result<()>) -> Result<(), DiskError> {
+        result.map_err(|source| {
+            self.poison.get_or_init(|| format!("{what}: {source}"));
+            self.io_error(what, source)
+        })
+    }
+
+    fn io_error(&self, what: &'static str, source: io::Error) -> DiskError {
+        DiskError::Io { what, path: self.path.clone(), source }
+    }
+
+    pub(super) fn check_poison(&self) -> Result<(), DiskError> {
+        match self.poison.get() {
+            Some(cause) => Err(DiskError::Poisoned { path: self.path.clone(), cause: cause.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn check_writable(&self) -> Result<(), DiskError> {
+        if self.readonly {
+            return Err(DiskError::ReadOnly { path: self.path.clone() });
+        }
+        self.check_poison()
+    }
+
+    pub(super) fn check_range(&self, offset: u64, len: usize) -> Result<(), DiskError> {
+        let len = len as u64;
+        match offset.checked_add(len) {
+            Some(end) if end <= self.len => Ok(()),
+            _ => Err(DiskError::OutOfRange { offset, len, disk_len: self.len }),
+        }
+    }
+}
+
+fn open_image(path: &Path, readonly: bool) -> Result<File, DiskError> {
+    let owned = path.to_owned();
+    // Looked at first, because opening a pipe would wait for its other end. A file that is not there fails below.
+    if std::fs::metadata(path).is_ok_and(|data| !is_image(data.file_type())) {
+        return Err(DiskError::NotAnImage { path: owned });
+    }
+    OpenOptions::new().read(true).write(!readonly).open(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => DiskError::Missing { path: owned },
+        io::ErrorKind::PermissionDenied if readonly => {
+            DiskError::Permission { path: owned, access: "reading", hint: "" }
+        }
+        io::ErrorKind::PermissionDenied => {
+            DiskError::Permission { path: owned, access: "writing", hint: ", or add readonly=on" }
+        }
+        _ => DiskError::Io { what: "opening", path: owned, source },
+    })
+}
+
+fn is_image(kind: std::fs::FileType) -> bool {
+    kind.is_file() || kind.is_block_device()
+}
+
+fn image_len(path: &Path, file: &File) -> Result<u64, DiskError> {
+    let failed = |source| DiskError::Io { what: "measuring", path: path.to_owned(), source };
+    // A block device has no length in its metadata; where seeking to the end leads holds for both.
+    let len = (&*file).seek(io::SeekFrom::End(0)).map_err(failed)?;
+    if len == 0 || !len.is_multiple_of(SECTOR_BYTES) {
+        return Err(DiskError::Length { path: path.to_owned(), len });
+    }
+    Ok(len)
+}
+
+fn take_lock(path: &Path, file: &File, exclusive: bool) -> Result<(), DiskError> {
+    match lock::try_lock(file, exclusive) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(DiskError::Locked { path: path.to_owned(), holder: lock::holder(file) }),
+        Err(source) => Err(DiskError::Io { what: "locking", path: path.to_owned(), source }),
+    }
+}
