@@ -265,16 +265,6 @@ mod tests {
     }
 
     #[test]
-    fn regions_lie_on_huge_page_boundaries_as_the_guest_sees_them() {
-        // Odd sizes too, and several at a time: what is mapped above decides where a mapping would land.
-        let rams =
-            [4 << 20, (6 << 20) + 4096, DEVICE_HOLE_START + (2 << 20)].map(|bytes| Ram::new(bytes).expect("it fits"));
-        for region in rams.iter().flat_map(Ram::regions) {
-            assert!((region.host_address() ^ region.base).is_multiple_of(HUGE_PAGE_SIZE as u64), "{region:?}");
-        }
-    }
-
-    #[test]
     fn device_write_marks_its_page_and_is_read_back() {
         let ram = Ram::new(1 << 20).expect("1 MiB fits");
         ram.memory().write_slice(&[7; 5000], GuestAddress(4096 * 3 + 100)).expect("inside RAM");
