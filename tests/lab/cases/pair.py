@@ -3,8 +3,10 @@
 import time
 from dataclasses import dataclass, replace
 
+from .failed import require
 from .ports import GUEST_MAC
 from .stage import Stage
+from .steal import LITTLE, Steal
 from .traffic import Traffic
 from .vmm import STATE_DIR, Vmm
 from .waiting import wait_for
@@ -14,7 +16,7 @@ DISK = "/data/work/disk.img"
 WITNESS = "file:/lab/share/witness"
 FLOWS = ("stream", "download", "journal")
 # Events that change how a running guest is protected.
-STATES = ("resync-started", "protected", "peer-lost", "solo", "fenced", "failover-started", "failover-finished")
+STATES = ("resync-started", "protected", "peer-lost", "solo", "fenced", "failover-started", "failover-finished", "discarded")
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,16 @@ class Scene:
     resync: dict
 
     def load_for_a_while(self) -> None:
-        """Until a random moment."""
+        """Until a random moment, at which the guest is protected."""
+        steal = Steal()
         self.traffic.wait_more()
         time.sleep(self.pair.stage.rng.uniform(0, self.pair.stage.options.seconds))
+        if self.primary.last_of(*STATES) == "protected":
+            return
+        seen = f"the two lost sight of each other before anything was done to them{steal}"
+        require(steal.share() >= LITTLE, seen)
+        print(f"     {seen}; waiting until the guest is protected again", flush=True)
+        self.resync = wait_protected(self.primary, self.backup)
 
 
 class Pair:
@@ -111,7 +120,7 @@ class Pair:
 
 def wait_protected(primary: Vmm, backup: Vmm, seconds: float = 180) -> dict:
     """Waits until both say that the backup could take over; returns the primary's resync-finished."""
-    backup.wait_event("protected", seconds)
-    what = f"{primary.job} on host {primary.host} protected"
-    wait_for(what, lambda: primary.last_of(*STATES) == "protected", seconds, primary.ended)
+    for vmm in (backup, primary):
+        what = f"{vmm.job} on host {vmm.host} protected"
+        wait_for(what, lambda vmm=vmm: vmm.last_of(*STATES) == "protected", seconds, vmm.ended)
     return primary.events("resync-finished")[-1]["properties"]
