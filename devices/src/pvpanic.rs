@@ -20,7 +20,7 @@ pub enum PanicEvent {
 /// Saved form of [`Pvpanic`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PvpanicState {
-    /// The event that the caller has not heard of.
+    /// What [`Pvpanic::poll_event`] would give.
     pub event: Option<PanicEvent>,
 }
 
@@ -66,9 +66,10 @@ impl Pvpanic {
         };
     }
 
-    /// What the guest said since the last call.
+    /// What the guest said since the last call. That it panicked stays said: whoever goes on with its state finds it standing
+    /// still.
     pub fn poll_event(&mut self) -> Option<PanicEvent> {
-        self.event.take()
+        self.event.take_if(|event| *event == PanicEvent::CrashLoaded).or(self.event)
     }
 
     /// The whole state as plain data.
@@ -97,11 +98,14 @@ mod tests {
     }
 
     #[test]
-    fn write_panicked_is_polled_once() {
+    fn write_panicked_stays_said_and_crash_loaded_is_polled_once() {
         let mut port = Pvpanic::new();
+        port.handle_write(0, &[CRASH_LOADED]);
+        assert_eq!((port.poll_event(), port.poll_event()), (Some(PanicEvent::CrashLoaded), None));
         port.handle_write(0, &[PANICKED]);
-        assert_eq!(port.poll_event(), Some(PanicEvent::Panicked));
-        assert_eq!(port.poll_event(), None);
+        assert_eq!((port.poll_event(), port.poll_event()), (Some(PanicEvent::Panicked), Some(PanicEvent::Panicked)));
+        let mut restored = Pvpanic::restore(port.save()).unwrap();
+        assert_eq!(restored.poll_event(), Some(PanicEvent::Panicked));
     }
 
     #[test]

@@ -327,7 +327,8 @@ impl Board {
         effects
     }
 
-    fn poll_panic(&mut self) -> Option<GuestEnd> {
+    /// How the guest crashed of whose state this board was made: it ran no further.
+    pub fn poll_panic(&mut self) -> Option<GuestEnd> {
         let event = self.pvpanic.poll_event()?;
         tracing::warn!(?event, "the guest reports a panic");
         match event {
