@@ -64,6 +64,9 @@ pub struct Summary {
 /// All numbers of one machine.
 #[derive(Debug, Default)]
 pub struct Stats {
+    /// An epoch from the boundary before it to its own, in ns: shorter than asked where something waited for its end,
+    /// longer where the host was not done with the one before.
+    pub length: Recorder,
     /// Guest stopped for a boundary, from the first vCPU out to the gate open, in ns.
     pub pause: Recorder,
     /// Part of the pause spent saving vCPUs, chips and devices, in ns.
@@ -163,6 +166,11 @@ impl Stats {
         self.epochs.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// An epoch comes to its end, this long after the one before.
+    pub fn record_length(&self, length: Duration) {
+        self.length.record(nanos(length));
+    }
+
     /// The pages of an epoch were captured; to protect those that are copied later took `arming`.
     pub fn record_capture(&self, pages: CaptureCounts, arming: Duration) {
         let CaptureCounts { copied, armed } = pages;
@@ -232,6 +240,7 @@ impl Stats {
     /// Forgets all distributions, so that they tell of what comes from now on. Counters go on.
     pub fn reset_distributions(&self) {
         let Self {
+            length,
             pause,
             save,
             harvest,
@@ -247,7 +256,7 @@ impl Stats {
             ..
         } = self;
         for recorder in
-            [pause, save, harvest, copy, arm, fault, armed_pages, dirty_pages, epoch_bytes, commit, hold, stall]
+            [length, pause, save, harvest, copy, arm, fault, armed_pages, dirty_pages, epoch_bytes, commit, hold, stall]
         {
             recorder.reset();
         }

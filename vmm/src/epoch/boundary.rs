@@ -217,7 +217,7 @@ pub fn seal_ended(machine: &Machine) -> Result<(), KvmError> {
 
 /// The work of a boundary: the last vCPU thread that comes out does it.
 pub fn lead(machine: &Machine, first_out: Instant) {
-    machine.pacer().begin_boundary();
+    let length = machine.pacer().begin_boundary();
     let sink = {
         let mut epochs = machine.epochs();
         // Whether there is room depends on what was sealed before.
@@ -231,6 +231,7 @@ pub fn lead(machine: &Machine, first_out: Instant) {
         machine.pacer().end_boundary(Duration::ZERO);
         return;
     }
+    machine.stats().record_length(length);
     machine.stats().record_stall(stall);
     // The sink is still there: only a holder of the gate takes it away, and a holder waits for this boundary.
     match machine.epochs().seal(machine, first_out + stall, None) {

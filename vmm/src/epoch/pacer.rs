@@ -3,10 +3,17 @@
 //! At the latest an epoch length after the last one; on demand (an interrupt, input or output waits) as soon as the
 //! minimum epoch has passed. It asks the gate; the vCPU threads do the work. Epochs may also be counted in exits: then
 //! they end where the guest is, not where the clock is.
+//!
+//! While this host still works on the epoch before (logs, commits or ships it), an epoch goes on, up to [`STRETCH_MAX`] times
+//! its length. It could not be committed sooner if it ended sooner: it would wait behind the other, and a host that has less
+//! time for a guest than its epochs cost would spend all of it on them. What is wanted of the boundary comes with the first
+//! moment at which it is of use.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use replication::EpochId;
 
 use crate::config::EpochLength;
 use crate::machine::gate::Gate;
@@ -52,6 +59,9 @@ pub struct AutoLength {
 const AUTO_MIN: Duration = Duration::from_millis(2);
 const AUTO_MAX: Duration = Duration::from_millis(200);
 const AUTO_RATIO: u32 = 20;
+/// How many times its length an epoch lasts at most while the one before is being worked on, and how long that is at most.
+const STRETCH_MAX: u32 = 8;
+const STRETCHED_MAX: Duration = AUTO_MAX;
 /// The length, as far as time is concerned, of epochs that are counted in exits.
 const UNTIMED: Duration = Duration::from_secs(u32::MAX as u64);
 
@@ -81,6 +91,9 @@ struct State {
     /// When the boundary that is under way was asked for, and how long it takes from there to its end, smoothed.
     asked_at: Option<Instant>,
     takes: Duration,
+    /// The last epoch sealed, and the last one that this host has nothing more to do for.
+    sealed: EpochId,
+    done: EpochId,
     ended: bool,
 }
 
@@ -91,6 +104,19 @@ impl State {
             Length::Auto => self.auto.length(),
             Length::Exits(_) => UNTIMED,
         }
+    }
+
+    /// Whether the running epoch lasts longer because of the one before.
+    fn stretches(&self) -> bool {
+        self.sealed > self.done && !matches!(self.length, Length::Exits(_))
+    }
+
+    /// When the next boundary is due.
+    fn due(&self, is_demanded: bool) -> Instant {
+        let length = self.length();
+        let wanted = if is_demanded { self.min_epoch } else { length };
+        let lasts = if self.stretches() { length.max((length * STRETCH_MAX).min(STRETCHED_MAX)) } else { wanted };
+        self.last + lasts
     }
 }
 
@@ -117,6 +143,8 @@ impl Pacer {
             looks_at: None,
             asked_at: None,
             takes: Duration::ZERO,
+            sealed: EpochId(0),
+            done: EpochId(0),
             ended: false,
         };
         Self {
@@ -152,7 +180,7 @@ impl Pacer {
         self.lock().length()
     }
 
-    /// Something waits for a boundary. True if one may come at once; otherwise it comes when the minimum has passed.
+    /// Something waits for a boundary. True if one may come at once; otherwise it comes as soon as it may.
     pub fn demand(&self) -> bool {
         if self.demanded.swap(true, Ordering::AcqRel) {
             return false;
@@ -161,11 +189,34 @@ impl Pacer {
         if !state.on {
             return false;
         }
-        let due = state.last.elapsed() >= state.min_epoch;
-        if !due {
+        let due = state.due(true);
+        if Instant::now() >= due {
+            return true;
+        }
+        self.look_by(&state, due);
+        false
+    }
+
+    /// Wakes the pacer's thread if it would look later than at `due`.
+    fn look_by(&self, state: &State, due: Instant) {
+        if state.looks_at.is_none_or(|at| at > due) {
             self.changed.notify_all();
         }
-        due
+    }
+
+    /// An epoch was sealed: until [`Pacer::note_done`] this host works on it.
+    pub fn note_sealed(&self, epoch: EpochId) {
+        self.lock().sealed = epoch;
+    }
+
+    /// This host has nothing more to do for `epoch` and those before it.
+    pub fn note_done(&self, epoch: EpochId) {
+        let mut state = self.lock();
+        state.done = epoch;
+        if state.on && !state.stretches() {
+            let due = state.due(self.demanded.load(Ordering::Acquire));
+            self.look_by(&state, due);
+        }
     }
 
     /// A vCPU served an exit. True if an epoch that is counted in exits ends with it.
@@ -174,9 +225,10 @@ impl Pacer {
         per_epoch > 0 && (self.exits.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(per_epoch)
     }
 
-    /// A boundary begins: what was demanded before is served by it.
-    pub fn begin_boundary(&self) {
+    /// A boundary begins: what was demanded before is served by it. Gives how long the epoch was.
+    pub fn begin_boundary(&self) -> Duration {
         self.demanded.store(false, Ordering::Release);
+        self.lock().last.elapsed()
     }
 
     /// A boundary is over; the guest was stopped for `pause`.
@@ -189,9 +241,8 @@ impl Pacer {
             state.takes = (state.takes * 7 + now.duration_since(asked_at)) / 8;
         }
         // A thread that will look in time anyway is not woken for this.
-        if state.looks_at.is_none_or(|at| at > now + state.length()) {
-            self.changed.notify_all();
-        }
+        let due = now + state.length();
+        self.look_by(&state, due);
     }
 
     /// Ends [`Pacer::run`].
@@ -205,7 +256,7 @@ impl Pacer {
         let mut asked_after = None;
         let mut state = self.lock();
         while !state.ended {
-            let due = state.last + if self.demanded.load(Ordering::Acquire) { state.min_epoch } else { state.length() };
+            let due = state.due(self.demanded.load(Ordering::Acquire));
             let now = Instant::now();
             // Once asked, the boundary is under way: it ends by moving `last`. Most likely it ends in time for the next
             // one, and then this thread need not be woken in between.
@@ -254,11 +305,43 @@ mod tests {
         let pacer = Pacer::new(Length::Fixed(Duration::from_secs(3600)), Duration::from_secs(3600));
         pacer.set_on(true);
         assert!(!pacer.demand());
-        pacer.begin_boundary();
+        let _ = pacer.begin_boundary();
         let eager = Pacer::new(Length::Fixed(Duration::from_secs(3600)), Duration::ZERO);
         eager.set_on(true);
         assert!(eager.demand());
         assert!(!eager.demand(), "one demand is enough");
+    }
+
+    #[test]
+    fn epoch_goes_on_while_the_one_before_is_worked_on_and_not_for_ever() {
+        let second = Duration::from_secs(1);
+        let due = |length, is_demanded| {
+            let pacer = Pacer::new(length, Duration::ZERO);
+            pacer.note_sealed(EpochId(7));
+            let lasts = |state: &State| state.due(is_demanded) - state.last;
+            let working = lasts(&pacer.lock());
+            pacer.note_done(EpochId(7));
+            (working, lasts(&pacer.lock()))
+        };
+        let ms = Duration::from_millis;
+        for (length, stretched) in [(ms(1), ms(8)), (ms(10), ms(80)), (ms(100), ms(200)), (second, second)] {
+            assert_eq!(due(Length::Fixed(length), false), (stretched, length));
+            assert_eq!(due(Length::Fixed(length), true), (stretched, Duration::ZERO), "what waits for it waits too");
+        }
+        assert_eq!(due(Length::Exits(3), false), (UNTIMED, UNTIMED), "they end where the guest is");
+    }
+
+    #[test]
+    fn demand_while_the_epoch_before_is_worked_on_waits_for_the_end_of_that() {
+        let pacer = Pacer::new(Length::Fixed(Duration::from_secs(3600)), Duration::ZERO);
+        pacer.set_on(true);
+        pacer.note_sealed(EpochId(1));
+        pacer.note_sealed(EpochId(2));
+        assert!(!pacer.demand());
+        pacer.note_done(EpochId(1));
+        assert!(pacer.lock().stretches());
+        pacer.note_done(EpochId(2));
+        assert!(Instant::now() >= pacer.lock().due(pacer.demanded.load(Ordering::Acquire)));
     }
 
     #[test]

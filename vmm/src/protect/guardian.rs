@@ -580,6 +580,7 @@ impl EpochSink for Guardian {
         self.lock().unreleased.push_back((sealed.epoch, sealed.sealed_at));
         let meta = EpochMeta { epoch: sealed.epoch, base, ship_bytes: sealed.ship_bytes() };
         let link = self.with_core(|core| core.handle_sealed(meta));
+        self.machine.pacer().note_sealed(sealed.epoch);
         self.send(ToShip::Epoch(Box::new(sealed), link));
     }
 }

@@ -10,9 +10,10 @@ use crate::protect::Guardian;
 use crate::stats::{Counts, Stats, Summary};
 
 /// The distributions of a machine: name, help, unit divisor to base units, summary.
-fn summaries(stats: &Stats) -> [(&'static str, &'static str, f64, Summary); 12] {
+fn summaries(stats: &Stats) -> [(&'static str, &'static str, f64, Summary); 13] {
     const NS: f64 = 1e9;
     [
+        ("epoch_length_seconds", "From one boundary to the next.", NS, stats.length.summary()),
         ("epoch_pause_seconds", "Guest stopped for a boundary.", NS, stats.pause.summary()),
         ("epoch_save_seconds", "Part of the pause for saving vCPUs and devices.", NS, stats.save.summary()),
         ("epoch_harvest_seconds", "Part of the pause for the dirty log.", NS, stats.harvest.summary()),
@@ -41,6 +42,7 @@ pub(super) fn epochs(machine: &Machine) -> Value {
         "length_ms": machine.pacer().length().as_secs_f64() * 1e3,
         "held_bytes": machine.egress().held_bytes(),
         "counts": stats.counts(),
+        "length_ns": stats.length.summary(),
         "pause_ns": stats.pause.summary(),
         "save_ns": stats.save.summary(),
         "harvest_ns": stats.harvest.summary(),
