@@ -98,6 +98,30 @@ fn hang_of_a_guest_with_a_backup_ends_both_and_nobody_takes_over() {
 }
 
 #[test]
+fn backup_that_was_not_told_of_the_crash_finds_it_and_stops_too() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter().with("typed=1"), Place::new());
+    // All of the guest is committed when the primary dies: it panics no second time over there.
+    let mut pair = Pair::start_with(&place, &guest, |launch| launch.typed().environment("OUTLAST_KILL_AT", "Goodbye"));
+    wait_progress(&pair.primary, &guest, 20);
+    pair.primary.type_in("c");
+    pair.primary.wait_killed();
+    pair.backup.wait_event("failover-finished");
+    assert_crashed(&mut pair.backup, "panicked");
+    assert!(place.path("b/state/crash/MANIFEST").exists(), "{}", pair.backup.log());
+}
+
+#[test]
+fn snapshot_of_a_crashed_guest_is_of_one_that_has_crashed() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter().with("crash=30"), Place::in_memory());
+    assert_crashed(&mut place.alone("a", &guest).start(), "panicked");
+    let snapshot = place.path("a/state/crash");
+    let mut vm = Launch::new("run", &place.path("b")).with("--restore", snapshot).start();
+    assert_crashed(&mut vm, "panicked");
+}
+
+#[test]
 fn watchdog_is_taken_over_with_its_guest() {
     needs!(Kvm);
     let (guest, place) = (Guest::counter().with("typed=1 watchdog=20"), Place::new());

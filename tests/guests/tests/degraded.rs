@@ -57,6 +57,28 @@ fn guest_goes_on_without_a_state_directory_that_takes_no_more() {
 }
 
 #[test]
+fn guest_goes_on_without_a_log_that_fails_while_a_backup_is_filled_and_is_protected_by_that_one() {
+    needs!(Kvm);
+    let (place, guest) = (Place::in_memory(), ring());
+    let backup = place.backup("b", &guest).start();
+    let filled = place.primary("a", &guest, backup.port()).with("--protect", "local").with("--epoch", "2ms");
+    let mut primary = filled.environment(FAIL_AT, "FillingDiskLog:1").start();
+    assert_eq!(primary.wait_event("degraded")["protection"], "local");
+    primary.wait_event("protected");
+    backup.wait_event("protected");
+    wait_progress(&primary, &guest, 20);
+    assert!(primary.status()["local"].is_null(), "{}", primary.status());
+    let first = primary.console();
+    primary.kill();
+    backup.wait_event("failover-finished");
+    wait_progress(&backup, &guest, 20);
+    console::join(&guest, &first, &backup.console()).unwrap_or_else(|e| panic!("{e}"));
+    let mut late = Launch::resume(&place.path("a")).start();
+    assert_eq!(late.wait(), NOT_FOUND, "{}", late.log());
+    let _ = primary.wait();
+}
+
+#[test]
 fn guest_whose_vmm_shall_stop_instead_is_resumed_when_the_medium_is_well_again() {
     needs!(Kvm);
     let (place, guest) = (Place::in_memory(), Guest::disk_journal());

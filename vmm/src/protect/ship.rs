@@ -2,13 +2,15 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use replication::primary::PrimaryState;
-use replication::wire::{EpochBegin, Link};
-use replication::{EpochWriter, PageEncoder, SessionId};
+use replication::wire::{EpochBegin, Kind, Link};
+use replication::{EpochId, EpochWriter, PageEncoder, SessionId};
+use snapshot::disklog::LogError;
 use snapshot::writeset::WriteSet;
 
 use super::guardian::{Guardian, ToShip};
@@ -190,6 +192,9 @@ impl Shipper {
 
     pub(super) fn send_frames(&self, connection: u64, frames: &[u8]) {
         let Some(stream) = self.guardian.stream_of_connection(connection) else { return };
+        if Kind::of_frame(frames) == Some(Kind::Goodbye) {
+            fault::reached(fault::GOODBYE);
+        }
         if stream.send(frames).is_err() {
             self.guardian.handle_broken();
         }
@@ -203,6 +208,12 @@ impl Shipper {
     }
 
     pub(super) fn handle_epoch(&mut self, sealed: SealedEpoch, link: Option<Link>) {
+        let epoch = sealed.epoch;
+        self.work_on(sealed, link);
+        self.guardian.machine.pacer().note_done(epoch);
+    }
+
+    fn work_on(&mut self, sealed: SealedEpoch, link: Option<Link>) {
         let epoch = sealed.epoch;
         if let Some(link) = link
             && let Some(stream) = self.guardian.stream_of(link.session)
@@ -221,7 +232,7 @@ impl Shipper {
             sealed.disk_writes.iter().enumerate().map(|(disk, set)| (disk as u16, &**set)).collect();
         self.make_room(&sets);
         self.guardian.note_logging(Some(Instant::now()));
-        let logged = if self.is_degraded { Ok(()) } else { self.log.append(epoch, &sets) };
+        let logged = if self.is_degraded { Ok(()) } else { self.append(epoch, &sets) };
         self.guardian.note_logging(None);
         let kept = match logged {
             Ok(()) => self.commit_locally(&sealed).or_else(|failure| self.degrade(&failure)),
@@ -234,6 +245,15 @@ impl Shipper {
         if self.is_degraded {
             self.deferred.push_back(ToShip::GoSolo);
         }
+    }
+
+    fn append(&mut self, epoch: EpochId, sets: &[(u16, &WriteSet)]) -> Result<(), LogError> {
+        if self.guardian.state() == PrimaryState::Syncing
+            && let Err(source) = fault::fails(fault::FILLING_DISK_LOG)
+        {
+            return Err(LogError::Io { what: "writing", path: PathBuf::from(fault::FILLING_DISK_LOG), source });
+        }
+        self.log.append(epoch, sets)
     }
 
     /// The state directory took no epoch: the guest goes on without, or ends.
@@ -251,8 +271,12 @@ impl Shipper {
     }
 
     /// The log of disk writes took no record. A guest with a backup is left to that one; one that is protected by its
-    /// state directory alone goes on without, with a log that is empty.
+    /// state directory alone goes on without, with a log that is empty. One whose backup is being filled is alone: filled
+    /// from a guest without epochs it is begun anew.
     fn degrade_without_log(&mut self, failure: Failure) -> Result<(), Failure> {
+        if matches!(self.guardian.state(), PrimaryState::Greeting | PrimaryState::Syncing) {
+            self.guardian.handle_broken();
+        }
         let is_applied = self.guardian.performed() >= self.log.last();
         if self.local.is_none() || !is_applied || self.guardian.state() != PrimaryState::Solo {
             return Err(failure);

@@ -1,9 +1,10 @@
 //! Fault injection: the process kills itself at a named step of a commit or of a recovery, or a commit fails.
 //!
 //! `OUTLAST_KILL_AT=STEP` or `STEP:N` (the Nth time, 1 without it) in the environment of `outlast run --protect local` and
-//! `outlast resume`. Steps are those of recoverable memory ([`recoverable::Step`]) and the ones of [`OWN`].
-//! `OUTLAST_FAIL_AT=LocalCommit:N`: the Nth commit to the state directory finds that its medium takes nothing (EIO). Not for
-//! production: it is how the tests prove that a kill at any moment loses nothing, and a failing medium neither.
+//! `outlast resume` ([`GOODBYE`]: of every `outlast run`). Steps are those of recoverable memory ([`recoverable::Step`]) and the ones of [`OWN`].
+//! `OUTLAST_FAIL_AT=LocalCommit:N`: the Nth commit to the state directory finds that its medium takes nothing (EIO);
+//! `FillingDiskLog:N`: so does the log of disk writes, the Nth time while a backup is being filled. Not for production: it is how
+//! the tests prove that a kill at any moment loses nothing, and a failing medium neither.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -30,12 +31,15 @@ pub(crate) const DISKS_RECOVERED: &str = "DisksRecovered";
 /// Resuming: held output went out again, the guest does not run yet.
 pub(crate) const EMITTED_AGAIN: &str = "EmittedAgain";
 
+/// The guest has ended, all of it is committed, and the backup has not been told.
+pub(crate) const GOODBYE: &str = "Goodbye";
+
 /// Going back: pages and blocks of disks are as they were, nothing says so yet.
 pub(crate) const WENT_BACK_IN_PART: &str = "WentBackInPart";
 /// Going back: the earlier epoch is committed, what came later is still there to go back to.
 pub(crate) const WENT_BACK: &str = "WentBack";
 
-const OWN: [&str; 9] = [
+const OWN: [&str; 10] = [
     DISK_LOGGED,
     LOCALLY_COMMITTED,
     SESSION_RECORDED,
@@ -43,12 +47,15 @@ const OWN: [&str; 9] = [
     SESSION_CLAIMED,
     DISKS_RECOVERED,
     EMITTED_AGAIN,
+    GOODBYE,
     WENT_BACK_IN_PART,
     WENT_BACK,
 ];
 
 /// What can be made to fail.
 pub(crate) const LOCAL_COMMIT: &str = "LocalCommit";
+/// The same.
+pub(crate) const FILLING_DISK_LOG: &str = "FillingDiskLog";
 
 #[derive(Debug)]
 struct Armed {
@@ -70,7 +77,7 @@ pub(crate) fn arm() -> Result<(), Failure> {
             recoverable::set_hook(Some(reached_step));
         }
     }
-    if let Some(armed) = asked(FAIL_VARIABLE, &[LOCAL_COMMIT.to_owned()])? {
+    if let Some(armed) = asked(FAIL_VARIABLE, &[LOCAL_COMMIT, FILLING_DISK_LOG].map(str::to_owned))? {
         tracing::warn!(?armed, "a commit is going to fail");
         FAILING.get_or_init(|| armed);
     }
