@@ -72,6 +72,11 @@ impl Pvpanic {
         self.event.take_if(|event| *event == PanicEvent::CrashLoaded).or(self.event)
     }
 
+    /// What the guest said last, if it was not heard; it is not said any more.
+    pub fn forget_event(&mut self) -> Option<PanicEvent> {
+        self.event.take()
+    }
+
     /// The whole state as plain data.
     #[must_use]
     pub fn save(&self) -> PvpanicState {
@@ -106,6 +111,7 @@ mod tests {
         assert_eq!((port.poll_event(), port.poll_event()), (Some(PanicEvent::Panicked), Some(PanicEvent::Panicked)));
         let mut restored = Pvpanic::restore(port.save()).unwrap();
         assert_eq!(restored.poll_event(), Some(PanicEvent::Panicked));
+        assert_eq!((restored.forget_event(), restored.poll_event()), (Some(PanicEvent::Panicked), None));
     }
 
     #[test]

@@ -327,8 +327,12 @@ impl Board {
         effects
     }
 
-    /// How the guest crashed of whose state this board was made: it ran no further.
-    pub fn poll_panic(&mut self) -> Option<GuestEnd> {
+    /// How the guest had crashed whose state this board was given, if it said so. After this it may stand still here.
+    pub fn forget_crash(&mut self) -> Option<GuestEnd> {
+        (self.pvpanic.forget_event()? == PanicEvent::Panicked).then_some(GuestEnd::Crashed(Crash::Panicked))
+    }
+
+    fn poll_panic(&mut self) -> Option<GuestEnd> {
         let event = self.pvpanic.poll_event()?;
         tracing::warn!(?event, "the guest reports a panic");
         match event {

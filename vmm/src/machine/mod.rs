@@ -253,13 +253,8 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Starts the threads. A restored machine first does what its boundary left to do: kicks and interrupts. One whose guest
-    /// had crashed ends with that.
+    /// Starts the threads. A restored machine first does what its boundary left to do: kicks and interrupts.
     pub fn start(self: &Arc<Self>) -> Result<Threads, MachineError> {
-        let crash = self.board().poll_panic();
-        if let Some(crash) = crash {
-            self.end(End::Guest(crash));
-        }
         let effects = self.board().serve_kicks();
         let pending = self.board().take_pending();
         self.raise(effects.raise | pending)?;

@@ -169,6 +169,8 @@ fn serve(served: Served<'_>) -> Result<Exit, Failure> {
     );
     let api = api.spawn(Arc::clone(&node))?;
     signals::stop_on_signal(Arc::clone(&node));
+    // A guest that had crashed is started by who wants to look at it.
+    let _ = machine.board().forget_crash();
     let threads = machine.start()?;
     let result = supervise(&machine, threads, inputs, &node, &events, &OnCrash::of(config));
     drop(api);

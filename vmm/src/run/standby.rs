@@ -18,7 +18,7 @@ use crate::events::Events;
 use crate::exit::{Exit, Failure};
 use crate::machine::board::Delivery;
 use crate::machine::state::MachineState;
-use crate::machine::{Machine, MachineError, Pace};
+use crate::machine::{End, Machine, MachineError, Pace};
 use crate::protect::backup::{Outcome, Standby, StandbyConfig, Taken};
 use crate::protect::{Guardian, GuardianConfig, Lease};
 use crate::witness::Role;
@@ -88,6 +88,11 @@ fn take_over(
     let (parts, inputs) = opened.split();
     let machine = Arc::new(Machine::restore(state, ram, parts, PACE, takeover.next_epoch)?);
     let (reemitted, redelivered) = (takeover.reemit.len(), takeover.redeliver.len());
+    let crash = machine.board().forget_crash();
+    if let Some(crash) = crash {
+        // The primary stopped it, and died before it could say so.
+        machine.end(End::Guest(crash));
+    }
     machine.board().redeliver(takeover.redeliver);
     machine.egress().emit_again(&takeover.reemit);
     let threads = machine.start()?;
