@@ -4,10 +4,10 @@
 //! minimum epoch has passed. It asks the gate; the vCPU threads do the work. Epochs may also be counted in exits: then
 //! they end where the guest is, not where the clock is.
 //!
-//! While this host still works on the epoch before (logs, commits or ships it), an epoch goes on, up to [`STRETCH_MAX`] times
-//! its length. It could not be committed sooner if it ended sooner: it would wait behind the other, and a host that has less
-//! time for a guest than its epochs cost would spend all of it on them. What is wanted of the boundary comes with the first
-//! moment at which it is of use.
+//! Where the host is slow an epoch lasts longer, up to [`STRETCH_MAX`] times its length:
+//! - while the one before is still being worked on (logged, committed, shipped): it would only wait behind that;
+//! - until the guest had at least as much time as epochs cost lately, so that a host that has one processor for both does not
+//!   spend all of it on them. Where something waits for the boundary, half of that.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -86,6 +86,8 @@ struct State {
     auto: AutoLength,
     min_epoch: Duration,
     last: Instant,
+    /// How long the guest was stopped then.
+    pause: Duration,
     /// When the pacer's thread looks at all this next; none: when it is told to.
     looks_at: Option<Instant>,
     /// When the boundary that is under way was asked for, and how long it takes from there to its end, smoothed.
@@ -94,6 +96,8 @@ struct State {
     /// The last epoch sealed, and the last one that this host has nothing more to do for.
     sealed: EpochId,
     done: EpochId,
+    /// What an epoch costs, smoothed: the guest's pause, and processor time of this host for what comes after it.
+    cost: Duration,
     ended: bool,
 }
 
@@ -106,17 +110,21 @@ impl State {
         }
     }
 
-    /// Whether the running epoch lasts longer because of the one before.
-    fn stretches(&self) -> bool {
-        self.sealed > self.done && !matches!(self.length, Length::Exits(_))
+    /// Whether this host works on the epoch before.
+    fn is_working(&self) -> bool {
+        self.sealed > self.done
     }
 
     /// When the next boundary is due.
     fn due(&self, is_demanded: bool) -> Instant {
         let length = self.length();
-        let wanted = if is_demanded { self.min_epoch } else { length };
-        let lasts = if self.stretches() { length.max((length * STRETCH_MAX).min(STRETCHED_MAX)) } else { wanted };
-        self.last + lasts
+        // The host's share comes out of the guest's where there is one processor: as much again is left to the guest.
+        let (wanted, fair) = if is_demanded { (self.min_epoch, self.cost) } else { (length, self.cost * 2) };
+        if matches!(self.length, Length::Exits(_)) {
+            return self.last + wanted;
+        }
+        let longest = length.max((length * STRETCH_MAX).min(STRETCHED_MAX));
+        self.last + if self.is_working() { longest } else { wanted.max(fair.min(longest)) }
     }
 }
 
@@ -140,11 +148,13 @@ impl Pacer {
             auto: AutoLength::new(),
             min_epoch,
             last: Instant::now(),
+            pause: Duration::ZERO,
             looks_at: None,
             asked_at: None,
             takes: Duration::ZERO,
             sealed: EpochId(0),
             done: EpochId(0),
+            cost: Duration::ZERO,
             ended: false,
         };
         Self {
@@ -209,11 +219,12 @@ impl Pacer {
         self.lock().sealed = epoch;
     }
 
-    /// This host has nothing more to do for `epoch` and those before it.
-    pub fn note_done(&self, epoch: EpochId) {
+    /// This host has nothing more to do for `epoch` and those before it, which took `worked` of a processor's time.
+    pub fn note_done(&self, epoch: EpochId, worked: Duration) {
         let mut state = self.lock();
         state.done = epoch;
-        if state.on && !state.stretches() {
+        state.cost = (state.cost * 7 + state.pause + worked) / 8;
+        if state.on && !state.is_working() {
             let due = state.due(self.demanded.load(Ordering::Acquire));
             self.look_by(&state, due);
         }
@@ -236,7 +247,7 @@ impl Pacer {
         let mut state = self.lock();
         state.auto.note_pause(pause);
         let now = Instant::now();
-        state.last = now;
+        (state.last, state.pause) = (now, pause);
         if let Some(asked_at) = state.asked_at.take() {
             state.takes = (state.takes * 7 + now.duration_since(asked_at)) / 8;
         }
@@ -312,16 +323,38 @@ mod tests {
         assert!(!eager.demand(), "one demand is enough");
     }
 
+    fn lasts(pacer: &Pacer, is_demanded: bool) -> Duration {
+        let state = pacer.lock();
+        state.due(is_demanded) - state.last
+    }
+
+    #[test]
+    fn epoch_lasts_until_the_guest_had_as_much_time_as_epochs_cost() {
+        let ms = Duration::from_millis;
+        let pacer = Pacer::new(Length::Fixed(ms(1)), Duration::from_micros(500));
+        for epoch in 1..100 {
+            pacer.note_sealed(EpochId(epoch));
+            let _ = pacer.begin_boundary();
+            pacer.end_boundary(ms(1));
+            pacer.note_done(EpochId(epoch), ms(2));
+        }
+        let about = |time: Duration, wanted: Duration| time <= wanted && time > wanted * 9 / 10;
+        assert!(about(lasts(&pacer, false), ms(6)) && about(lasts(&pacer, true), ms(3)), "{:?}", pacer.lock().cost);
+        pacer.set_length(Length::Fixed(ms(20)));
+        assert_eq!(lasts(&pacer, false), ms(20), "it costs little");
+        pacer.set_length(Length::Fixed(Duration::from_micros(500)));
+        assert_eq!(lasts(&pacer, false), ms(4), "not for ever");
+    }
+
     #[test]
     fn epoch_goes_on_while_the_one_before_is_worked_on_and_not_for_ever() {
         let second = Duration::from_secs(1);
         let due = |length, is_demanded| {
             let pacer = Pacer::new(length, Duration::ZERO);
             pacer.note_sealed(EpochId(7));
-            let lasts = |state: &State| state.due(is_demanded) - state.last;
-            let working = lasts(&pacer.lock());
-            pacer.note_done(EpochId(7));
-            (working, lasts(&pacer.lock()))
+            let working = lasts(&pacer, is_demanded);
+            pacer.note_done(EpochId(7), Duration::ZERO);
+            (working, lasts(&pacer, is_demanded))
         };
         let ms = Duration::from_millis;
         for (length, stretched) in [(ms(1), ms(8)), (ms(10), ms(80)), (ms(100), ms(200)), (second, second)] {
@@ -338,9 +371,9 @@ mod tests {
         pacer.note_sealed(EpochId(1));
         pacer.note_sealed(EpochId(2));
         assert!(!pacer.demand());
-        pacer.note_done(EpochId(1));
-        assert!(pacer.lock().stretches());
-        pacer.note_done(EpochId(2));
+        pacer.note_done(EpochId(1), Duration::ZERO);
+        assert!(pacer.lock().is_working());
+        pacer.note_done(EpochId(2), Duration::ZERO);
         assert!(Instant::now() >= pacer.lock().due(pacer.demanded.load(Ordering::Acquire)));
     }
 

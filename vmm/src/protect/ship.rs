@@ -55,6 +55,12 @@ pub(super) fn run(guardian: &Arc<Guardian>, items: &Receiver<ToShip>, log: DiskL
     }
 }
 
+/// Of this thread.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).expect("a clock of processor time begins at zero")
+}
+
 pub(super) struct Shipper {
     pub(super) guardian: Arc<Guardian>,
     pub(super) encoder: PageEncoder,
@@ -208,9 +214,9 @@ impl Shipper {
     }
 
     pub(super) fn handle_epoch(&mut self, sealed: SealedEpoch, link: Option<Link>) {
-        let epoch = sealed.epoch;
+        let (epoch, begun) = (sealed.epoch, processor_time());
         self.work_on(sealed, link);
-        self.guardian.machine.pacer().note_done(epoch);
+        self.guardian.machine.pacer().note_done(epoch, processor_time().saturating_sub(begun));
     }
 
     fn work_on(&mut self, sealed: SealedEpoch, link: Option<Link>) {
