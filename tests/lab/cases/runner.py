@@ -91,14 +91,14 @@ def _run(cases, args, counts: dict[str, int]) -> None:
 def _run_fairly(case, stage: Stage) -> str:
     """Once more, and no more, where it failed on a machine that was kept from running its hosts."""
     steal = Steal()
-    outcome = _run_one(case, stage)
+    outcome = _run_one(case, stage, case.__name__)
     if outcome != "failed" or steal.share() < MUCH:
         return outcome
     print(f"AGAIN {case.__name__}: {steal.share():.0%} of this machine's time went to others when it failed", flush=True)
-    return _run_one(case, stage)
+    return _run_one(case, stage, f"{case.__name__}-again")
 
 
-def _run_one(case, stage: Stage) -> str:
+def _run_one(case, stage: Stage, evidence: str) -> str:
     # Each case has its own chance: --only replays it with the same seed.
     stage.rng = random.Random(f"{stage.options.seed} {case.__name__}")
     begun, steal = time.monotonic(), Steal()
@@ -111,7 +111,7 @@ def _run_one(case, stage: Stage) -> str:
         print(f"SKIP {case.__name__}: {why}", flush=True)
         return "skipped"
     except Exception as error:  # whatever it is, the other cases are worth running
-        kept = stage.keep_evidence(case.__name__)
+        kept = stage.keep_evidence(evidence)
         (kept / "traceback.txt").write_text(traceback.format_exc())
         kind = "" if isinstance(error, Failed) else f"{type(error).__name__}: "
         print(f"FAIL {case.__name__}: {kind}{error} (seed {stage.options.seed}; see {kept}{steal})", flush=True)
