@@ -60,7 +60,14 @@ impl BlockBackend for SharedDisk {
     }
 
     fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
-        self.lock().write_at(offset, data).map_err(failed)
+        let mut disk = self.lock();
+        if disk.is_pressed() {
+            // What is released counts until the image has it, and nobody else waits for that.
+            drop(disk);
+            drop(self.committing.lock().expect("no committer panics"));
+            disk = self.lock();
+        }
+        disk.write_at(offset, data).map_err(failed)
     }
 
     fn flush(&mut self) -> Result<(), BlockError> {
