@@ -40,7 +40,7 @@ impl Guardian {
         let has_left =
             |(bytes, since, _): &mut (u64, Instant, EpochId)| *bytes <= written || since.elapsed() > CONSOLE_LAG_MAX;
         while let Some((_, _, epoch)) = inner.leaving.pop_front_if(has_left) {
-            left = Some(epoch);
+            left = left.max(Some(epoch));
         }
         drop(inner);
         if let Some(epoch) = left {
