@@ -90,6 +90,8 @@ struct State {
     pause: Duration,
     /// When the pacer's thread looks at all this next; none: when it is told to.
     looks_at: Option<Instant>,
+    /// A boundary is under way.
+    is_boundary: bool,
     /// When the boundary that is under way was asked for, and how long it takes from there to its end, smoothed.
     asked_at: Option<Instant>,
     takes: Duration,
@@ -123,8 +125,14 @@ impl State {
         if matches!(self.length, Length::Exits(_)) {
             return self.last + wanted;
         }
-        let longest = length.max((length * STRETCH_MAX).min(STRETCHED_MAX));
+        let longest = self.longest();
         self.last + if self.is_working() { longest } else { wanted.max(fair.min(longest)) }
+    }
+
+    /// How long an epoch lasts at most.
+    fn longest(&self) -> Duration {
+        let length = self.length();
+        length.max((length * STRETCH_MAX).min(STRETCHED_MAX))
     }
 }
 
@@ -150,6 +158,7 @@ impl Pacer {
             last: Instant::now(),
             pause: Duration::ZERO,
             looks_at: None,
+            is_boundary: false,
             asked_at: None,
             takes: Duration::ZERO,
             sealed: EpochId(0),
@@ -178,6 +187,11 @@ impl Pacer {
         self.changed.notify_all();
     }
 
+    /// Whether boundaries are asked for.
+    pub fn is_on(&self) -> bool {
+        self.lock().on
+    }
+
     /// Changes the epoch length.
     pub fn set_length(&self, length: Length) {
         self.lock().length = length;
@@ -197,6 +211,10 @@ impl Pacer {
         }
         let state = self.lock();
         if !state.on {
+            return false;
+        }
+        if state.is_boundary {
+            // What waits came too late for it, or just in time; the epoch that begins then has its least length either way.
             return false;
         }
         let due = state.due(true);
@@ -223,7 +241,9 @@ impl Pacer {
     pub fn note_done(&self, epoch: EpochId, worked: Duration) {
         let mut state = self.lock();
         state.done = epoch;
-        state.cost = (state.cost * 7 + state.pause + worked) / 8;
+        // The base of a new backup costs more than any epoch may be stretched for.
+        let cost = (state.pause + worked).min(state.longest());
+        state.cost = (state.cost * 7 + cost) / 8;
         if state.on && !state.is_working() {
             let due = state.due(self.demanded.load(Ordering::Acquire));
             self.look_by(&state, due);
@@ -239,7 +259,9 @@ impl Pacer {
     /// A boundary begins: what was demanded before is served by it. Gives how long the epoch was.
     pub fn begin_boundary(&self) -> Duration {
         self.demanded.store(false, Ordering::Release);
-        self.lock().last.elapsed()
+        let mut state = self.lock();
+        state.is_boundary = true;
+        state.last.elapsed()
     }
 
     /// A boundary is over; the guest was stopped for `pause`.
@@ -247,12 +269,12 @@ impl Pacer {
         let mut state = self.lock();
         state.auto.note_pause(pause);
         let now = Instant::now();
-        (state.last, state.pause) = (now, pause);
+        (state.last, state.pause, state.is_boundary) = (now, pause, false);
         if let Some(asked_at) = state.asked_at.take() {
             state.takes = (state.takes * 7 + now.duration_since(asked_at)) / 8;
         }
         // A thread that will look in time anyway is not woken for this.
-        let due = now + state.length();
+        let due = if self.demanded.load(Ordering::Acquire) { state.due(true) } else { now + state.length() };
         self.look_by(&state, due);
     }
 
@@ -362,6 +384,18 @@ mod tests {
             assert_eq!(due(Length::Fixed(length), true), (stretched, Duration::ZERO), "what waits for it waits too");
         }
         assert_eq!(due(Length::Exits(3), false), (UNTIMED, UNTIMED), "they end where the guest is");
+    }
+
+    #[test]
+    fn demand_during_a_boundary_is_met_by_the_next_and_not_at_once() {
+        let long = Duration::from_secs(3600);
+        let pacer = Pacer::new(Length::Fixed(long), Duration::from_millis(1));
+        pacer.set_on(true);
+        std::thread::sleep(Duration::from_millis(2));
+        let _ = pacer.begin_boundary();
+        assert!(!pacer.demand());
+        pacer.end_boundary(Duration::ZERO);
+        assert!(pacer.demanded.load(Ordering::Acquire), "it is not forgotten");
     }
 
     #[test]

@@ -338,7 +338,9 @@ impl Machine {
     /// Acts on what an access or an input set off.
     pub fn apply(&self, effects: Effects) -> Result<(), KvmError> {
         self.raise(effects.raise)?;
-        if effects.wants_boundary && (self.pacer.demand() || self.is_pressed()) {
+        // With interrupts at once no interrupt waits for a boundary; what was written may have to.
+        let is_news = effects.wants_boundary || effects.raise != 0;
+        if is_news && self.pacer.is_on() && ((effects.wants_boundary && self.pacer.demand()) || self.is_pressed()) {
             self.gate.request_boundary();
         }
         Ok(())
