@@ -213,8 +213,9 @@ fn fill(file: &File, kind: Kind, body_len: u64) -> io::Result<()> {
 /// Has the file system set the space aside, so that a later store cannot fail for want of it.
 fn reserve(file: &File, len: u64, kind: Kind) -> io::Result<()> {
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
-        Ok(()) if kind != Kind::RedoLog => return Ok(()),
-        // A log on a disk is written with zeros, so that a later sync has no metadata to write.
+        Ok(()) if kind != Kind::RedoLog && !mapping::maps_sync(file, PAGE) => return Ok(()),
+        // A log on a disk is written with zeros, so that a later sync has no metadata to write. So is what is mapped with
+        // MAP_SYNC: there the first store to each page of reserved space waits for the file system's journal.
         Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
         Err(error) => return Err(error.into()),
     }
