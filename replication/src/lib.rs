@@ -41,6 +41,7 @@ pub mod peer;
 pub mod pointers;
 pub mod primary;
 pub mod ship;
+pub mod view;
 pub mod wire;
 
 pub use assembly::AssembledEpoch;

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use vmm::api::{ApiError, ApiHandler, Event, ProtectRequest, Server, ServerHandle, SnapshotRequest};
+use vmm::api::{ApiError, ApiHandler, Event, ProtectRequest, Server, ServerHandle, SnapshotRequest, TakeOverRequest};
 use vmm::exit::{Exit, Failure};
 
 /// Remembers what it was asked; refuses to pause.
@@ -48,6 +48,10 @@ impl ApiHandler for Machine {
     fn unprotect(&self) -> Result<(), ApiError> {
         Err(Failure::new(Exit::SplitBrain, "cannot unprotect vm0: the backup may have taken over").into())
     }
+    fn take_over(&self, request: TakeOverRequest) -> Result<(), ApiError> {
+        Err(ApiError::conflict(format!("nothing is kept here; named: {}", request.dead.join(" "))))
+    }
+
     fn metrics(&self) -> String {
         "outlast_epochs_total 3\n".into()
     }

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use super::{Backup, BackupAction, BackupConfig, BackupState, Connection, DiscardReason, Session, TakeOver};
+use super::{Backup, BackupAction, BackupConfig, BackupState, Connection, DiscardReason, Kept, Session, TakeOver};
 use crate::assembly::{Assembled, AssembledEpoch, check_disk_exists, check_disk_range};
 use crate::id::{ClaimResult, EpochId, SessionId, Term, Time, VmId};
 use crate::page::PageBatch;
 use crate::peer::PeerError;
 use crate::pointers::BackupPointers;
+use crate::view::{Nonce, Place};
 use crate::wire::{
-    DiskWant, EpochBegin, Frame, Goodbye, GoodbyeReason, Heartbeat, Hello, Kind, Link, Message, Refuse, RefuseCode,
-    ResyncDisk,
+    DiskWant, EpochBegin, Frame, Goodbye, GoodbyeReason, Heartbeat, Hello, HelloAck, Kind, Link, Message, Refuse,
+    RefuseCode, ResyncDisk,
 };
 
-use BackupState::{Claiming, Ended, Greeting, Protected, Syncing, TakingOver, TookOver, Waiting};
+use BackupState::{Claiming, Ended, Greeting, Keeping, Overriding, Protected, Syncing, TakingOver, TookOver, Waiting};
 
 impl Backup {
     /// A backup that waits for a primary.
@@ -24,6 +25,7 @@ impl Backup {
             state: Waiting,
             pointers: BackupPointers::default(),
             session: None,
+            kept: None,
             settled: None,
             term_seen: Term(0),
             connection: Connection::None { since: Time(0) },
@@ -74,13 +76,34 @@ impl Backup {
         }
     }
 
-    /// The machine of the Hello can run here.
-    pub fn handle_accept(&mut self, now: Time) {
+    /// The machine of the Hello can run here, and the witness knows its primary. `place` and `nonce` are for the primary;
+    /// none: there is no witness. A copy that was kept goes: the primary is about to write over it.
+    pub fn handle_accept(&mut self, now: Time, place: Option<Place>, nonce: Option<Nonce>) {
         if self.state == Greeting {
             self.state = Syncing;
+            if self.kept.take().is_some() {
+                self.actions.push_back(BackupAction::Discard { reason: DiscardReason::Superseded });
+            }
             let writer = self.config.writer.clone();
-            self.send(now, &Message::HelloAck { writer });
+            self.send(now, &Message::HelloAck(HelloAck { writer, place, nonce }));
         }
+    }
+
+    /// The operator wants the kept copy to run, against the newest record. False: there is none, or a primary is here.
+    pub fn handle_override(&mut self) -> bool {
+        match &self.kept {
+            Some(Kept { over, .. }) if self.state == Waiting => {
+                self.state = Overriding;
+                self.actions.push_back(BackupAction::Override { session: over.session, fork: over.from });
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The epoch that is kept, and who has the guest instead.
+    pub fn kept(&self) -> Option<(EpochId, &str)> {
+        self.kept.as_ref().map(|kept| (kept.over.from, kept.holder.as_str()))
     }
 
     /// The machine of the Hello cannot run here: found at once, or while its disks were compared.
@@ -118,6 +141,9 @@ impl Backup {
 
     /// The witness answered, or did not. Answers about another session or a settled one are ignored.
     pub fn handle_claim(&mut self, now: Time, session: SessionId, result: ClaimResult) {
+        if self.state == Overriding {
+            return self.take_override(session, &result);
+        }
         if self.state != Claiming || self.session_id() != Some(session) {
             return;
         }
@@ -126,7 +152,11 @@ impl Backup {
                 self.state = TakingOver;
                 self.settle();
             }
-            ClaimResult::Denied { holder } => self.discard(DiscardReason::ClaimDenied { holder }),
+            ClaimResult::Denied { holder } => {
+                self.state = Keeping;
+                self.session.as_mut().expect("a claiming backup has a session").holder = Some(holder);
+                self.settle();
+            }
             ClaimResult::Unreachable => self.claim_retry_at = Some(now.after(self.config.claim_retry)),
         }
     }
@@ -225,7 +255,8 @@ impl Backup {
     fn objection(&self, link: &Link) -> Option<(RefuseCode, &'static str)> {
         match self.state {
             TakingOver | TookOver => Some((RefuseCode::NotABackup, "the guest runs here")),
-            Ended => Some((RefuseCode::NotABackup, "the guest has ended")),
+            Ended => Some((RefuseCode::Other, "the guest has ended, and this backup ends with it")),
+            Overriding => Some((RefuseCode::Busy, "an operator lets the guest go on here")),
             _ if self.session.is_some() => Some((RefuseCode::Busy, "an earlier session is not settled yet")),
             _ if link.term < self.term_seen => Some((RefuseCode::StaleTerm, "a newer primary was here")),
             _ if self.settled == Some(link.session) => Some((RefuseCode::Other, "this session is over")),
@@ -405,27 +436,53 @@ impl Backup {
         }
         match self.state {
             TakingOver => self.take_over(),
+            Keeping => self.keep(),
             Ended => self.finish_ended(),
             _ => {}
         }
     }
 
     fn take_over(&mut self) {
-        let mut session = self.session.take().expect("a backup that takes over has a session");
+        let over = self.close_session();
+        self.state = TookOver;
+        self.term_seen = over.term;
+        self.actions.push_back(BackupAction::TakeOver(Box::new(over)));
+    }
+
+    fn keep(&mut self) {
+        let holder = self.session.as_mut().and_then(|session| session.holder.take()).unwrap_or_default();
+        let over = self.close_session();
+        self.state = Waiting;
+        self.actions.push_back(BackupAction::Keep { epoch: over.from, holder: holder.clone() });
+        self.kept = Some(Kept { holder, over });
+    }
+
+    fn take_override(&mut self, session: SessionId, result: &ClaimResult) {
+        let Some(Kept { holder, over }) = self.kept.take_if(|kept| kept.over.session == session) else { return };
+        if *result == ClaimResult::Granted {
+            (self.state, self.term_seen) = (TookOver, over.term);
+            return self.actions.push_back(BackupAction::TakeOver(Box::new(over)));
+        }
+        self.state = Waiting;
+        self.kept = Some(Kept { holder, over });
+    }
+
+    /// Ends the session with all that a guest can go on from. Everything assembled was applied.
+    fn close_session(&mut self) -> TakeOver {
+        let mut session = self.session.take().expect("the session is not settled");
         let from = self.pointers.applied();
         let highest = session.assembly.open_epoch().unwrap_or(from).max(from);
-        self.state = TookOver;
         self.settled = Some(session.link.session);
-        self.term_seen = session.link.term.next();
-        self.actions.push_back(BackupAction::TakeOver(Box::new(TakeOver {
+        self.claim_retry_at = None;
+        TakeOver {
             session: session.link.session,
             from,
             next_epoch: highest.after_takeover(),
-            term: self.term_seen,
+            term: session.link.term.next(),
             reemit: session.take_held(),
             redeliver: session.assembly.inputs_of_open(),
             state: session.state,
-        })));
+        }
     }
 
     fn finish_ended(&mut self) {
@@ -481,7 +538,7 @@ impl Backup {
     fn ask_claim(&mut self) {
         let session = self.session_id().expect("a claiming backup has a session");
         self.claim_retry_at = None;
-        self.actions.push_back(BackupAction::Claim { session });
+        self.actions.push_back(BackupAction::Claim { session, fork: self.pointers.assembled() });
     }
 
     fn send(&mut self, now: Time, message: &Message) {
@@ -499,6 +556,8 @@ impl BackupState {
             Syncing => "syncing",
             Protected => "protected",
             Claiming => "claiming",
+            Keeping => "keeping what it has",
+            Overriding => "being told to go on against the witness",
             TakingOver => "taking over",
             TookOver => "running the guest",
             Ended => "ended",

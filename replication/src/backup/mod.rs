@@ -5,10 +5,12 @@
 //!   Waiting ─────────▶ Greeting ─────────▶ Syncing ───────────────▶ Protected ──── Goodbye: guest ended ──▶ Ended
 //!    ▲  ▲                 │ lost              │ lost                  │ lost
 //!    │  └─────────────────┴───────────────────┘                       ▼
-//!    │                        claim denied                         Claiming
-//!    └─────────────────────────────────────────────────────────────┘  │ granted
+//!    │         applied              claim denied                   Claiming
+//!    └────────────────── Keeping ◀─────────────────────────────────┘  │ granted
 //!                                                                     ▼
 //!                                    durable and applied          TakingOver ─────▶ TookOver
+//!
+//!   Waiting, with a kept epoch ── the operator overrides ──▶ Overriding ── granted ──▶ TookOver
 //! ```
 //!
 //! The invariants:
@@ -16,6 +18,7 @@
 //! - An epoch is acked only when it is wholly here, verified, and as durable as the primary asked for.
 //! - Once a claim was asked for, nothing is acked any more; what is taken over contains all that was ever acked.
 //! - The guest runs here only after the witness gave the session to this side.
+//! - A copy whose claim was denied is kept, whole, until a primary fills this backup anew. It runs only by an override.
 //! - A peer that breaks the protocol loses its connection. What was whole before stays whole.
 //!
 //! The driver's duties, in their order:
@@ -67,7 +70,8 @@ pub struct BackupConfig {
 /// What the driver must do, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackupAction {
-    /// A primary wants in. Check the machine, then `handle_accept` or `handle_refuse`.
+    /// A primary wants in. Check the machine and that the witness knows the primary and shows what it left there, then
+    /// `handle_accept` or `handle_refuse`.
     Greeted(Box<Hello>),
     /// Put these pages into the shadow memory.
     ResyncPages(PageBatch),
@@ -83,9 +87,25 @@ pub enum BackupAction {
     Claim {
         /// The session.
         session: SessionId,
+        /// The last epoch that is whole here.
+        fork: EpochId,
+    },
+    /// Ask the witness for the session against its newest record: the operator named every place there as dead.
+    Override {
+        /// The session.
+        session: SessionId,
+        /// The last epoch that is whole here.
+        fork: EpochId,
     },
     /// Run the guest.
     TakeOver(Box<TakeOver>),
+    /// The session is over, and what it brought is kept as it is: all is durable and applied.
+    Keep {
+        /// The last epoch of it.
+        epoch: EpochId,
+        /// Who has the guest.
+        holder: String,
+    },
     /// What the session brought is worth nothing any more; wait for another primary. Logged epochs are void.
     Discard {
         /// Why.
@@ -105,11 +125,8 @@ pub enum BackupAction {
 pub enum DiscardReason {
     /// The connection was lost before the base was whole.
     LostBeforeBase,
-    /// The witness gave the session to the primary.
-    ClaimDenied {
-        /// Who has it.
-        holder: String,
-    },
+    /// A primary fills this backup anew.
+    Superseded,
     /// The primary ended the session.
     Unprotected,
     /// The machine of the Hello does not fit here.
@@ -148,6 +165,10 @@ pub enum BackupState {
     Protected,
     /// The primary is lost; the witness decides.
     Claiming,
+    /// Another side has the guest; the last epochs are being persisted and applied, to be kept.
+    Keeping,
+    /// The operator overrides the witness; it is being told.
+    Overriding,
     /// The session is ours; the last epochs are being persisted and applied.
     TakingOver,
     /// The guest runs here. This object has done its part.
@@ -165,6 +186,8 @@ pub struct Backup {
     pointers: BackupPointers,
     /// From a Hello until it is settled who goes on.
     session: Option<Session>,
+    /// A copy whose claim was denied.
+    kept: Option<Kept>,
     /// The last session that was here. One that was settled never comes back.
     settled: Option<SessionId>,
     term_seen: Term,
@@ -175,6 +198,13 @@ pub struct Backup {
     peer_errors: u64,
     actions: VecDeque<BackupAction>,
     transmits: VecDeque<Vec<u8>>,
+}
+
+/// A whole copy of a guest that another side has.
+#[derive(Debug)]
+struct Kept {
+    holder: String,
+    over: TakeOver,
 }
 
 /// Who is at the other end.

@@ -23,6 +23,8 @@ pub(super) struct Session {
     pub(super) state: Arc<Vec<u8>>,
     /// What the primary said when the guest ended.
     pub(super) end_text: Option<String>,
+    /// Who has the guest instead.
+    pub(super) holder: Option<String>,
 }
 
 impl Session {
@@ -38,6 +40,7 @@ impl Session {
             held_bytes: 0,
             state: Arc::default(),
             end_text: None,
+            holder: None,
         }
     }
 

@@ -40,6 +40,7 @@ fn give(backup: &mut Backup, message: Message) -> Result<(), PeerError> {
 
 fn hello(name: &str) -> Message {
     Message::Hello(Hello {
+        register: None,
         writer: String::new(),
         vm_name: name.into(),
         durable: true,
@@ -74,7 +75,7 @@ fn syncing() -> Backup {
     backup.handle_connected(Time(0));
     give(&mut backup, hello("vm0")).unwrap();
     assert!(matches!(actions(&mut backup)[..], [BackupAction::Greeted(_)]));
-    backup.handle_accept(Time(0));
+    backup.handle_accept(Time(0), None, None);
     assert!(matches!(sent(&mut backup)[..], [Message::HelloAck { .. }]));
     backup
 }
@@ -98,7 +99,8 @@ fn lose(backup: &mut Backup) {
     backup.handle_disconnected(Time(MS));
     backup.handle_timeout(Time(6 * MS));
     assert_eq!(backup.state(), BackupState::Claiming);
-    assert!(actions(backup).contains(&BackupAction::Claim { session: SESSION }));
+    let fork = backup.pointers().assembled();
+    assert!(actions(backup).contains(&BackupAction::Claim { session: SESSION, fork }));
 }
 
 fn over(backup: &mut Backup) -> TakeOver {
@@ -181,16 +183,19 @@ fn disconnect_leads_to_a_claim_after_the_grace_and_silence_after_detect() {
     backup.handle_timeout(Time(60 * MS - 1));
     assert_eq!(backup.state(), BackupState::Protected);
     backup.handle_timeout(Time(60 * MS));
-    assert_eq!(actions(&mut backup), [BackupAction::Disconnect, BackupAction::Claim { session: SESSION }]);
+    assert_eq!(
+        actions(&mut backup),
+        [BackupAction::Disconnect, BackupAction::Claim { session: SESSION, fork: EpochId(7) }]
+    );
 }
 
 #[test]
-fn denied_claim_discards_and_waits_for_another_session() {
+fn denied_claim_keeps_the_copy_and_waits_for_another_session() {
     let mut backup = protected();
     lose(&mut backup);
     backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Denied { holder: "a".into() });
-    let reason = DiscardReason::ClaimDenied { holder: "a".into() };
-    assert_eq!(actions(&mut backup), [BackupAction::Discard { reason }]);
+    assert_eq!(actions(&mut backup), [BackupAction::Keep { epoch: EpochId(7), holder: "a".into() }]);
+    assert_eq!((backup.state(), backup.kept()), (BackupState::Waiting, Some((EpochId(7), "a"))));
     backup.handle_claim(Time(8 * MS), SESSION, ClaimResult::Granted);
     assert_eq!(actions(&mut backup), []);
     backup.handle_connected(Time(9 * MS));
@@ -301,9 +306,9 @@ fn syncing_disk(readonly: bool) -> Backup {
     let mut backup = Backup::new(config());
     backup.handle_connected(Time(0));
     let machine = MachineInfo { disks: vec![DiskInfo { len: 8192, readonly }], ..MachineInfo::default() };
-    let hello = Hello { writer: String::new(), vm_name: "vm0".into(), durable: true, machine };
+    let hello = Hello { register: None, writer: String::new(), vm_name: "vm0".into(), durable: true, machine };
     give(&mut backup, Message::Hello(hello)).unwrap();
-    backup.handle_accept(Time(0));
+    backup.handle_accept(Time(0), None, None);
     sent(&mut backup);
     actions(&mut backup);
     backup
@@ -362,11 +367,48 @@ fn staged_bytes_are_bounded_by_the_memory_of_the_hello() {
         let machine = MachineInfo { ram: ram.into_iter().collect(), disks, ..MachineInfo::default() };
         let mut backup = Backup::new(config());
         backup.handle_connected(Time(0));
-        let hello = Hello { writer: String::new(), vm_name: "vm0".into(), durable: true, machine };
+        let hello = Hello { register: None, writer: String::new(), vm_name: "vm0".into(), durable: true, machine };
         give(&mut backup, Message::Hello(hello)).unwrap();
-        backup.handle_accept(Time(0));
+        backup.handle_accept(Time(0), None, None);
         // One MiB is free for all; the rest only in the place of memory.
         let result = write(&mut backup, 4 << 20);
         assert_eq!(matches!(result, Err(PeerError::TooMuchStaged { limit: 0x10_0000 })), is_too_much, "{result:?}");
     }
+}
+
+#[test]
+fn kept_copy_runs_by_an_override_that_is_granted_and_stays_if_it_is_not() {
+    let mut backup = protected();
+    assert!(!backup.handle_override(), "nothing is kept");
+    lose(&mut backup);
+    backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Denied { holder: "a".into() });
+    actions(&mut backup);
+    for result in [ClaimResult::Denied { holder: "c".into() }, ClaimResult::Unreachable] {
+        assert!(backup.handle_override());
+        assert_eq!(actions(&mut backup), [BackupAction::Override { session: SESSION, fork: EpochId(7) }]);
+        backup.handle_claim(Time(8 * MS), SESSION, result);
+        assert_eq!((backup.state(), backup.kept()), (BackupState::Waiting, Some((EpochId(7), "a"))));
+    }
+    assert!(backup.handle_override());
+    actions(&mut backup);
+    backup.handle_claim(Time(8 * MS), SESSION, ClaimResult::Granted);
+    assert!(matches!(&actions(&mut backup)[..], [BackupAction::TakeOver(over)] if over.from == EpochId(7)));
+    assert_eq!(backup.state(), BackupState::TookOver);
+}
+
+#[test]
+fn kept_copy_goes_when_a_primary_fills_the_backup_anew_and_not_before() {
+    let mut backup = protected();
+    lose(&mut backup);
+    backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Denied { holder: "a".into() });
+    actions(&mut backup);
+    backup.handle_connected(Time(9 * MS));
+    let other = link(SessionId([2; 16]));
+    backup.handle_frame(Time(9 * MS), frames(&hello("vm0").to_frame(&other, EpochId(0))).remove(0)).unwrap();
+    assert!(matches!(actions(&mut backup)[..], [BackupAction::Greeted(_)]));
+    assert!(backup.kept().is_some(), "whether that primary is right is not known yet");
+    assert!(!backup.handle_override());
+    backup.handle_accept(Time(9 * MS), None, None);
+    let reason = DiscardReason::Superseded;
+    assert_eq!((actions(&mut backup), backup.kept()), (vec![BackupAction::Discard { reason }], None));
 }

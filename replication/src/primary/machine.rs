@@ -1,12 +1,18 @@
 //! The primary's transitions.
 
-use super::{EpochMeta, Offered, Parting, Primary, PrimaryAction, PrimaryConfig, PrimaryState, SoloReason};
+use super::{
+    Doubt, Enlisting, EpochMeta, Errand, GuestEnd, Meeting, Offered, Parting, Primary, PrimaryAction, PrimaryConfig,
+    PrimaryState, SoloReason,
+};
 use crate::id::{ClaimResult, EpochId, IN_FLIGHT_EPOCHS_MAX, SessionId, Time, VmId};
 use crate::peer::PeerError;
 use crate::pointers::Pointers;
-use crate::wire::{DiskWant, Frame, Goodbye, GoodbyeReason, Heartbeat, Hello, Kind, Link, Message, Refuse};
+use crate::view::Greeting as RegisterGreeting;
+use crate::wire::{
+    DiskWant, Frame, Goodbye, GoodbyeReason, Heartbeat, Hello, HelloAck, Kind, Link, Message, Refuse, RefuseCode,
+};
 
-use PrimaryState::{Arbitrating, Basing, Ended, Fenced, Greeting, Protected, Solo, Syncing};
+use PrimaryState::{Arbitrating, Basing, Ended, Fenced, Greeting, Meeting as Met, Protected, Solo, Syncing};
 
 impl Primary {
     /// A primary with no backup, whose guest is about to run epoch `running`.
@@ -34,6 +40,14 @@ impl Primary {
             ack_wanted: None,
             claim_retry_at: None,
             offered: None,
+            place: None,
+            enlisting: Enlisting::NotAsked,
+            delisting: Default::default(),
+            delist: Errand::Idle,
+            doubt: None,
+            last_told: None,
+            recording_end: Errand::Idle,
+            was_accepted: false,
             parting: None,
             guest_ended: None,
             peer_errors: 0,
@@ -42,15 +56,17 @@ impl Primary {
         }
     }
 
-    /// A connection to a backup stands. `session` is fresh and random. It is refused unless `wants_connection`.
-    pub fn handle_connected(&mut self, now: Time, session: SessionId) {
+    /// A connection to a backup stands. `session` is fresh and random; `greeting` says what this side knows of the
+    /// register, if there is a witness. The connection is refused unless `wants_connection`.
+    pub fn handle_connected(&mut self, now: Time, session: SessionId, greeting: Option<RegisterGreeting>) {
         if !self.wants_connection() {
             return self.actions.push_back(PrimaryAction::Disconnect);
         }
         self.link = Some(Link { vm: self.vm, session, term: self.config.term });
         self.state = Greeting;
-        self.last_heard = now;
-        self.send(now, &Message::Hello(self.hello()));
+        (self.last_heard, self.last_told) = (now, Some(now));
+        self.enlisting = Enlisting::NotAsked;
+        self.send(now, &Message::Hello(self.hello(greeting)));
     }
 
     /// The connection is gone.
@@ -65,6 +81,7 @@ impl Primary {
         if !self.state.is_connected() {
             return Ok(()); // left over from a connection that is being closed
         }
+        self.note_time(now);
         self.last_heard = now;
         self.take_frame(now, frame).inspect_err(|_| {
             self.peer_errors += 1;
@@ -85,6 +102,7 @@ impl Primary {
 
     /// Bytes arrived, even if no whole frame yet.
     pub fn handle_alive(&mut self, now: Time) {
+        self.note_time(now);
         self.last_heard = self.last_heard.max(now);
     }
 
@@ -136,6 +154,7 @@ impl Primary {
             return;
         }
         assert!(epoch <= self.pointers.sealed(), "epoch {epoch} is durable before it was sealed; {}", self.pointers);
+        self.note_time(now);
         self.local_durable = self.local_durable.max(epoch);
         self.advance();
         self.end_if_released(now);
@@ -146,6 +165,96 @@ impl Primary {
         assert!(epoch <= self.pointers.released(), "epoch {epoch} left before it was released; {}", self.pointers);
         self.left = self.left.max(epoch);
         self.end_if_released(now);
+    }
+
+    /// [`PrimaryAction::Release`] up to `epoch` came so late that it was not done: another side may have taken over since.
+    pub fn handle_release_late(&mut self, epoch: EpochId) {
+        if !matches!(self.state, Fenced | Ended) {
+            self.begin_doubt(Some(epoch));
+        }
+    }
+
+    /// The answer to [`PrimaryAction::Look`].
+    pub fn handle_looked(&mut self, now: Time, result: ClaimResult) {
+        if let ClaimResult::Denied { holder } = result {
+            return self.fence(holder);
+        }
+        let proves = result == ClaimResult::Granted || !self.state.waits_for_backup();
+        match &mut self.doubt {
+            Some(Doubt { look, .. }) if *look == Errand::Asked && !proves => {
+                *look = Errand::Again { at: now.after(self.config.claim_retry) };
+            }
+            Some(Doubt { look, .. }) if *look == Errand::Asked => self.end_doubt(),
+            _ => {}
+        }
+    }
+
+    /// The register names another primary: this one stops, whatever it was about.
+    pub fn handle_deposed(&mut self, holder: &str) {
+        self.fence(holder.to_owned());
+    }
+
+    /// The answer to [`PrimaryAction::Meet`].
+    pub fn handle_met(&mut self, now: Time, session: SessionId, meeting: Meeting) {
+        let Some(link) = self.link.filter(|link| self.state == Met && link.session == session) else { return };
+        let (reason, text) = match meeting {
+            Meeting::Same => return self.start_syncing(now, link),
+            Meeting::Other => (SoloReason::OtherWitness, "the two sides do not see the same witness"),
+            Meeting::NoAnswer => (SoloReason::WitnessAway, "the primary's witness does not answer"),
+        };
+        self.part(now, GoodbyeReason::Unprotected, text);
+        self.go_solo(reason);
+        self.end_if_released(now);
+    }
+
+    /// The backup of `session` has all but the base.
+    pub fn handle_filled(&mut self, session: SessionId) {
+        if self.state == Syncing && self.session() == Some(session) && self.enlisting == Enlisting::NotAsked {
+            self.ask_enlist(session);
+        }
+    }
+
+    /// The answer to [`PrimaryAction::Enlist`]. One about a session that was given up is settled by delisting it.
+    pub fn handle_enlisted(&mut self, now: Time, session: SessionId, result: ClaimResult) {
+        if let ClaimResult::Denied { holder } = result {
+            return self.fence(holder);
+        }
+        let is_asked = self.enlisting == (Enlisting::Asked { again_at: None });
+        if !is_asked || self.session() != Some(session) {
+            return;
+        }
+        self.enlisting = match result {
+            ClaimResult::Granted => Enlisting::Listed,
+            _ => Enlisting::Asked { again_at: Some(now.after(self.config.claim_retry)) },
+        };
+    }
+
+    /// The answer to [`PrimaryAction::Delist`].
+    pub fn handle_delisted(&mut self, now: Time, session: SessionId, result: ClaimResult) {
+        if self.delist != Errand::Asked || self.delisting.front() != Some(&session) {
+            return;
+        }
+        match result {
+            ClaimResult::Denied { holder } => self.fence(holder),
+            ClaimResult::Unreachable => self.delist = Errand::Again { at: now.after(self.config.claim_retry) },
+            ClaimResult::Granted => {
+                self.delisting.pop_front();
+                self.delist = Errand::Idle;
+                self.ask_delist();
+            }
+        }
+    }
+
+    /// The answer to [`PrimaryAction::RecordEnd`].
+    pub fn handle_end_recorded(&mut self, now: Time, result: ClaimResult) {
+        if self.recording_end != Errand::Asked {
+            return;
+        }
+        match result {
+            ClaimResult::Granted => self.finish_end(now),
+            ClaimResult::Denied { holder } => self.fence(holder),
+            ClaimResult::Unreachable => self.recording_end = Errand::Again { at: now.after(self.config.claim_retry) },
+        }
     }
 
     /// The witness answered, or did not. Answers about another session or a settled one are ignored.
@@ -162,6 +271,8 @@ impl Primary {
 
     /// Time passed.
     pub fn handle_timeout(&mut self, now: Time) {
+        self.note_time(now);
+        self.ask_again(now);
         if self.state.is_connected() {
             if now >= self.last_heard.after(self.config.detect) {
                 self.actions.push_back(PrimaryAction::Disconnect);
@@ -170,7 +281,7 @@ impl Primary {
             if self.ack_deadline().is_some_and(|at| now >= at) {
                 return self.give_up_mute_backup(now);
             }
-            if self.state != Greeting && now >= self.last_sent.after(self.config.heartbeat) {
+            if now >= self.last_sent.after(self.config.heartbeat) {
                 self.send_heartbeat(now);
             }
         }
@@ -191,18 +302,24 @@ impl Primary {
     /// The guest ended: when all its epochs are committed and their output has left, the backup is told and the core ends.
     /// A backup that is being let go anyway is told that, and only that.
     ///
-    /// Seal the last epoch before; none may be sealed after.
-    pub fn handle_guest_ended(&mut self, now: Time, text: &str) {
-        if !matches!(self.state, Fenced | Ended) {
-            self.guest_ended = Some(text.to_owned());
-            self.end_if_released(now);
+    /// Seal the last epoch before; none may be sealed after. A backup whose base is still on its way is let go: what it
+    /// has by then may be whole or not.
+    pub fn handle_guest_ended(&mut self, now: Time, end: GuestEnd) {
+        if matches!(self.state, Fenced | Ended) {
+            return;
+        }
+        let text = end.text.clone();
+        self.guest_ended = Some(end);
+        match self.state {
+            Basing => self.handle_unprotect(now, &text),
+            _ => self.end_if_released(now),
         }
     }
 
     /// The operator wants no backup any more. Where a backup could take over, the session is claimed first.
     pub fn handle_unprotect(&mut self, now: Time, text: &str) {
         match self.state {
-            Greeting | Syncing => {
+            Greeting | Met | Syncing => {
                 self.part(now, GoodbyeReason::Unprotected, text);
                 self.go_solo(SoloReason::Unprotected);
                 self.end_if_released(now);
@@ -230,9 +347,11 @@ impl Primary {
     /// When `handle_timeout` wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
         let lost = self.state.is_connected().then(|| self.last_heard.after(self.config.detect));
-        let beats = self.state.is_connected() && self.state != Greeting;
-        let beat = beats.then(|| self.last_sent.after(self.config.heartbeat));
-        [lost, beat, self.ack_deadline(), self.claim_retry_at].into_iter().flatten().min()
+        let beat = self.state.is_connected().then(|| self.last_sent.after(self.config.heartbeat));
+        let errands = [self.delist, self.recording_end, self.doubt.map_or(Errand::Idle, |doubt| doubt.look)];
+        let errands = errands.into_iter().filter_map(Errand::again_at).min();
+        let enlist = self.enlisting.again_at();
+        [lost, beat, self.ack_deadline(), self.claim_retry_at, errands, enlist].into_iter().flatten().min()
     }
 
     /// Whether the running epoch may be sealed now; if not, the guest waits at the boundary.
@@ -244,9 +363,15 @@ impl Primary {
 
     /// Whether the running epoch may be sealed as the base of `session`: syncing, and all before it committed.
     ///
+    /// The register must list the backup, because it could take over as soon as it has the base.
     /// All before it must have been released because the backup gets the output of the base and later, and no other.
     pub fn may_seal_base(&self) -> bool {
-        self.state == Syncing && self.guest_ended.is_none() && self.left == self.pointers.sealed()
+        self.is_enlisted() && self.guest_ended.is_none() && self.left == self.pointers.sealed()
+    }
+
+    /// Whether the register lists the backup that is being filled.
+    pub fn is_enlisted(&self) -> bool {
+        self.state == Syncing && self.enlisting == Enlisting::Listed
     }
 
     /// Whether a connection to a backup would be used.
@@ -297,9 +422,10 @@ impl Primary {
         self.ack_wanted.map(|(_, since)| since.after(self.config.ack_wait))
     }
 
-    fn hello(&self) -> Hello {
+    fn hello(&self, register: Option<RegisterGreeting>) -> Hello {
         let config = &self.config;
         Hello {
+            register,
             writer: config.writer.clone(),
             vm_name: config.vm_name.clone(),
             durable: config.backup_durable,
@@ -316,19 +442,25 @@ impl Primary {
         }
         let message = frame.into_message().map_err(|source| PeerError::Body { kind, source })?;
         match (self.state, message) {
-            (Greeting, Message::HelloAck { .. }) => self.start_syncing(now, ours),
+            (Greeting, Message::HelloAck(ack)) => self.meet(ours, ack),
             // While syncing: what only the comparison of the disks shows.
-            (Greeting | Syncing, Message::Refuse(refuse)) => self.take_refusal(now, refuse),
+            (Greeting | Met | Syncing, Message::Refuse(refuse)) => self.take_refusal(now, refuse),
             (Syncing, Message::DiskWant(want)) => return self.take_want(want),
             (Basing | Protected, Message::Ack { complete }) => return self.take_ack(now, complete),
-            (Syncing | Basing | Protected, Message::Heartbeat(_)) => {}
-            (Syncing | Basing | Protected, Message::Goodbye(_)) => {
+            (Greeting | Met | Syncing | Basing | Protected, Message::Heartbeat(_)) => {}
+            (Greeting | Met | Syncing | Basing | Protected, Message::Goodbye(_)) => {
                 self.actions.push_back(PrimaryAction::Disconnect);
                 self.lose_backup(now);
             }
             _ => return Err(PeerError::Unexpected { kind, state: self.state.name() }),
         }
         Ok(())
+    }
+
+    fn meet(&mut self, link: Link, HelloAck { writer: _, place, nonce }: HelloAck) {
+        (self.state, self.was_accepted) = (Met, true);
+        self.place = place.map(Box::new);
+        self.actions.push_back(PrimaryAction::Meet { session: link.session, nonce });
     }
 
     fn start_syncing(&mut self, now: Time, link: Link) {
@@ -340,6 +472,11 @@ impl Primary {
 
     fn take_refusal(&mut self, now: Time, Refuse { code, text }: Refuse) {
         self.actions.push_back(PrimaryAction::Disconnect);
+        // With a witness a busy backup is one that has not asked yet, and will be told no.
+        let has_another = code == RefuseCode::NotABackup || (code == RefuseCode::Busy && !self.config.is_witnessed);
+        if has_another && self.config.begins_afresh && !self.was_accepted {
+            self.actions.push_back(PrimaryAction::Conflict { text: text.clone() });
+        }
         self.go_solo(SoloReason::Refused { code, text });
         self.end_if_released(now);
     }
@@ -366,6 +503,9 @@ impl Primary {
         if is_new {
             let (acked, wanted) = (self.acked, self.ack_wanted);
             self.ack_wanted = wanted.filter(|(epoch, _)| *epoch > acked).map(|(epoch, _)| (epoch, now));
+        }
+        if self.doubt.is_some_and(|doubt| complete > doubt.sealed) {
+            self.end_doubt();
         }
         if self.state == Basing && is_new {
             self.state = Protected;
@@ -396,7 +536,7 @@ impl Primary {
         while let Some((_, bytes)) = self.in_flight.pop_front_if(|(epoch, _)| *epoch <= upto) {
             self.in_flight_bytes -= bytes;
         }
-        if self.pointers.released() < self.pointers.committed() {
+        if self.doubt.is_none() && self.pointers.released() < self.pointers.committed() {
             self.pointers.release(upto);
             self.actions.push_back(PrimaryAction::Release { upto });
         }
@@ -405,19 +545,101 @@ impl Primary {
     }
 
     fn end_if_released(&mut self, now: Time) {
-        let Some(text) = &self.guest_ended else { return };
+        let Some(GuestEnd { begins_anew, .. }) = self.guest_ended else { return };
         if self.state == Arbitrating || self.left != self.pointers.sealed() {
             return;
         }
-        let text = text.clone();
+        if begins_anew {
+            return self.finish_end(now);
+        }
+        if self.recording_end == Errand::Idle {
+            self.recording_end = Errand::Asked;
+            self.actions.push_back(PrimaryAction::RecordEnd);
+        }
+    }
+
+    /// The register knows of the end, or goes on with the guest: the backup may be told.
+    fn finish_end(&mut self, now: Time) {
+        let Some(GuestEnd { text, .. }) = self.guest_ended.take() else { return };
         if self.state.is_connected() {
             self.part(now, GoodbyeReason::GuestEnded, &text);
         }
         self.state = Ended;
-        self.ack_wanted = None;
+        self.forget_questions();
         self.link = None;
-        self.guest_ended = None;
         self.actions.push_back(PrimaryAction::Ended);
+    }
+
+    /// Nothing is asked any more: it is settled what becomes of the guest here.
+    fn forget_questions(&mut self) {
+        (self.ack_wanted, self.claim_retry_at, self.doubt) = (None, None, None);
+        (self.delist, self.recording_end, self.enlisting) = (Errand::Idle, Errand::Idle, Enlisting::NotAsked);
+        self.delisting.clear();
+    }
+
+    /// Looks whether this host stood still for so long that its backup may have taken over. The timers of a connection
+    /// that is in use never leave this core without news for so long.
+    fn note_time(&mut self, now: Time) {
+        let last = self.last_told.map_or(now, |last| last.max(now));
+        let stood_still = self.last_told.is_some_and(|last| now.since(last) >= self.config.detect);
+        self.last_told = Some(last);
+        if stood_still && matches!(self.state, Basing | Protected) {
+            self.begin_doubt(None);
+        }
+    }
+
+    fn begin_doubt(&mut self, late: Option<EpochId>) {
+        let sealed = self.pointers.sealed();
+        match &mut self.doubt {
+            Some(doubt) => doubt.late = doubt.late.max(late),
+            None => {
+                self.doubt = Some(Doubt { sealed, late, look: Errand::Asked });
+                self.actions.push_back(PrimaryAction::Look);
+            }
+        }
+    }
+
+    fn end_doubt(&mut self) {
+        if let Some(Doubt { late: Some(upto), .. }) = self.doubt.take() {
+            self.actions.push_back(PrimaryAction::Release { upto });
+        }
+        self.advance();
+    }
+
+    /// Asks the witness again what it did not answer, when it is time to.
+    fn ask_again(&mut self, now: Time) {
+        let is_due = |errand: Errand| errand.again_at().is_some_and(|at| now >= at);
+        if is_due(self.delist) {
+            self.delist = Errand::Idle;
+            self.ask_delist();
+        }
+        if is_due(self.recording_end) {
+            self.recording_end = Errand::Asked;
+            self.actions.push_back(PrimaryAction::RecordEnd);
+        }
+        if let Some(doubt) = &mut self.doubt
+            && is_due(doubt.look)
+        {
+            doubt.look = Errand::Asked;
+            self.actions.push_back(PrimaryAction::Look);
+        }
+        if self.enlisting.again_at().is_some_and(|at| now >= at)
+            && let Some(session) = self.session()
+        {
+            self.ask_enlist(session);
+        }
+    }
+
+    fn ask_enlist(&mut self, session: SessionId) {
+        self.enlisting = Enlisting::Asked { again_at: None };
+        self.actions.push_back(PrimaryAction::Enlist { session, place: self.place.clone() });
+    }
+
+    fn ask_delist(&mut self) {
+        if let (Errand::Idle, Some(session)) = (self.delist, self.delisting.front()) {
+            self.delist = Errand::Asked;
+            self.actions.push_back(PrimaryAction::Delist { session: *session });
+        }
     }
 
     /// Says goodbye and closes.
@@ -470,22 +692,31 @@ impl Primary {
             }
             None => SoloReason::ClaimGranted,
         };
+        // The register does not list it any more.
+        self.enlisting = Enlisting::NotAsked;
         self.go_solo(reason);
         self.end_if_released(now);
     }
 
     fn go_solo(&mut self, reason: SoloReason) {
         self.state = Solo;
-        self.link = None;
+        // From here on no base can be sealed for this session; that the register lists it may be mended later.
+        let given_up = self.link.take().filter(|_| self.enlisting != Enlisting::NotAsked);
+        self.enlisting = Enlisting::NotAsked;
+        self.delisting.extend(given_up.map(|link| link.session));
         self.claim_retry_at = None;
         self.actions.push_back(PrimaryAction::WentSolo { reason });
-        self.advance();
+        self.ask_delist();
+        self.end_doubt();
     }
 
     fn fence(&mut self, holder: String) {
+        if matches!(self.state, Fenced | Ended) {
+            return;
+        }
         self.state = Fenced;
         (self.parting, self.guest_ended) = (None, None);
-        self.claim_retry_at = None;
+        self.forget_questions();
         self.actions.push_back(PrimaryAction::Disconnect);
         self.actions.push_back(PrimaryAction::Fenced { holder });
     }
@@ -507,12 +738,31 @@ impl PrimaryState {
         match self {
             Solo => "solo",
             Greeting => "waiting for an answer to Hello",
+            Met => "looking whether the backup sees the same witness",
             Syncing => "syncing",
             Basing => "waiting for the base's ack",
             Protected => "protected",
             Arbitrating => "arbitrating",
             Fenced => "fenced",
             Ended => "ended",
+        }
+    }
+}
+
+impl Errand {
+    fn again_at(self) -> Option<Time> {
+        match self {
+            Errand::Again { at } => Some(at),
+            Errand::Idle | Errand::Asked => None,
+        }
+    }
+}
+
+impl Enlisting {
+    fn again_at(self) -> Option<Time> {
+        match self {
+            Enlisting::Asked { again_at } => again_at,
+            Enlisting::NotAsked | Enlisting::Listed => None,
         }
     }
 }

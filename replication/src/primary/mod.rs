@@ -4,12 +4,12 @@
 //! what may leave and when the guest must wait.
 //!
 //! ```text
-//!                     HelloAck              base sealed            base acked
-//!   Solo ──▶ Greeting ──────────▶ Syncing ─────────────▶ Basing ─────────────▶ Protected
-//!    ▲  ▲       │ refused, lost     │ lost                │ lost                  │ lost
-//!    │  └───────┴───────────────────┘                     └──────────┬────────────┘
-//!    │                        claim granted                          ▼
-//!    └───────────────────────────────────────────────────────── Arbitrating ──── claim denied ──▶ Fenced
+//!                  HelloAck         same witness        enlisted, base sealed     base acked
+//!   Solo ──▶ Greeting ────▶ Meeting ──────────▶ Syncing ─────────────▶ Basing ─────────────▶ Protected
+//!    ▲  ▲       │              │ another, lost    │ lost                │ lost                  │ lost
+//!    │  └───────┴──────────────┴──────────────────┘                     └──────────┬────────────┘
+//!    │                        claim granted                                        ▼
+//!    └─────────────────────────────────────────────────────────────────────── Arbitrating ── claim denied ──▶ Fenced
 //! ```
 //!
 //! The invariants:
@@ -17,7 +17,11 @@
 //! - Until the base is sealed no backup can take over: commit is sealed, and losing the backup needs no arbitration.
 //! - From the seal of the base on, an epoch commits when the backup has acked it, or when the witness has given the
 //!   session to this side. There is no third way.
+//! - A base is sealed only after the register lists its backup.
 //! - While `Arbitrating`, and once `Fenced`, nothing is released.
+//! - After a pause of this host nothing is released before the witness, or an ack of something sealed since, says that
+//!   nobody took over meanwhile. That is a narrowing: what was committed before may repeat, and never contradicts.
+//! - The backup is told of the guest's end only after the register says so.
 //!
 //! The driver's duties, in their order:
 //!
@@ -26,11 +30,14 @@
 //! 2. Output leaves, and disk writes reach the images, only by [`PrimaryAction::Release`]. When that is done, and not
 //!    before, `handle_released`: the backup forgets what it is told has left.
 //! 3. While `may_seal` is false the guest waits at the boundary.
-//! 4. Every [`PrimaryAction::Claim`] is answered by one `handle_claim`; no answer in time is `Unreachable`.
+//! 4. Every question to the witness ([`PrimaryAction::Claim`], `Enlist`, `Delist`, `Look`, `RecordEnd`) is answered once;
+//!    no answer in time is `Unreachable`. None is asked on a thread that keeps time.
 //! 5. `handle_shipping` before the first byte of an epoch goes to the socket, `handle_shipped` after the last: a backup
 //!    that takes bytes and heartbeats but never acks would otherwise stop the guest for ever.
 //! 6. Before an offer of disk chunks goes out, `handle_disk_offered`; one offer at a time.
-//! 7. After [`PrimaryAction::Disconnect`] the connection is gone for this core; its end is not reported any more.
+//! 7. A permission to release that could not be used at once is given back: `handle_release_late`.
+//! 8. When a session ends, nothing more of its epochs goes out; what `poll_transmit` gave goes out at once.
+//! 9. After [`PrimaryAction::Disconnect`] the connection is gone for this core; its end is not reported any more.
 
 mod machine;
 
@@ -39,6 +46,7 @@ use std::time::Duration;
 
 use crate::id::{EpochId, SessionId, Term, Time, VmId};
 use crate::pointers::Pointers;
+use crate::view::{Nonce, Place};
 use crate::wire::{DiskWant, Link, MachineInfo, RefuseCode};
 
 /// How a primary behaves. Times in the driver's clock.
@@ -69,6 +77,10 @@ pub struct PrimaryConfig {
     pub local_durable: bool,
     /// The backup acks only what is in its synced log.
     pub backup_durable: bool,
+    /// The guest was booted by this process. Then a backup that has another one is not its own.
+    pub begins_afresh: bool,
+    /// Questions are put to a witness. If not, the driver grants everything.
+    pub is_witnessed: bool,
 }
 
 /// What the primary needs to know of a sealed epoch.
@@ -90,7 +102,36 @@ pub enum PrimaryAction {
         /// The last such epoch.
         upto: EpochId,
     },
-    /// The backup is there: send it everything, then seal a base. Frames carry `link`.
+    /// The backup says where it is, and what it left at the witness: look whether that is there, and answer with
+    /// `handle_met`.
+    Meet {
+        /// The session.
+        session: SessionId,
+        /// The value to find; none: the backup has no witness.
+        nonce: Option<Nonce>,
+    },
+    /// Have the register list the backup, and answer with `handle_enlisted`.
+    Enlist {
+        /// The session, its join id.
+        session: SessionId,
+        /// Where it is; none: it has no witness.
+        place: Option<Box<Place>>,
+    },
+    /// Have the register not list a backup that never was whole; answer with `handle_delisted`.
+    Delist {
+        /// The session.
+        session: SessionId,
+    },
+    /// Look at the register, and answer with `handle_looked`.
+    Look,
+    /// Have the register say that the guest has ended; answer with `handle_end_recorded`.
+    RecordEnd,
+    /// The backup of this VM has another guest of it, or will. This one was booted in error: stop it.
+    Conflict {
+        /// In the backup's words.
+        text: String,
+    },
+    /// The backup is there: send it everything, then `handle_filled`, then seal a base. Frames carry `link`.
     Resync {
         /// What the frames carry.
         link: Link,
@@ -141,6 +182,21 @@ pub enum SoloReason {
     Unprotected,
     /// The backup was heard but acked nothing for `ack_wait`, and the witness gave the session to us.
     Mute,
+    /// The backup does not see the same witness.
+    OtherWitness,
+    /// The witness did not say whether the backup sees it too.
+    WitnessAway,
+}
+
+/// Whether both sides see the same witness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meeting {
+    /// What the other side left there was found.
+    Same,
+    /// It was not, or one side has no witness and the other has.
+    Other,
+    /// The witness did not answer.
+    NoAnswer,
 }
 
 /// Where the primary is.
@@ -150,6 +206,8 @@ pub enum PrimaryState {
     Solo,
     /// A Hello was sent.
     Greeting,
+    /// The backup accepted; whether it sees the same witness is being looked at.
+    Meeting,
     /// Everything is being sent. Commit as in `Solo` until the base is sealed.
     Syncing,
     /// The base is sealed but not acked: output waits for the ack.
@@ -176,7 +234,7 @@ impl PrimaryState {
     /// A connection is in use.
     pub fn is_connected(self) -> bool {
         use PrimaryState::*;
-        matches!(self, Greeting | Syncing | Basing | Protected)
+        matches!(self, Greeting | Meeting | Syncing | Basing | Protected)
     }
 }
 
@@ -204,14 +262,39 @@ pub struct Primary {
     claim_retry_at: Option<Time>,
     /// The offer of disk chunks that the backup has not answered.
     offered: Option<Offered>,
+    /// Where the backup of this session is.
+    place: Option<Box<Place>>,
+    /// How far the register is with listing it.
+    enlisting: Enlisting,
+    /// Sessions that were given up before their base and may be listed: the register is to be told, in order.
+    delisting: VecDeque<SessionId>,
+    /// One of them is being asked about, or is to be asked about again then.
+    delist: Errand,
+    /// Time jumped, and whether another side took over meanwhile is not known.
+    doubt: Option<Doubt>,
+    /// The last time that this core was told.
+    last_told: Option<Time>,
+    /// The register is told of the guest's end.
+    recording_end: Errand,
+    /// A backup accepted this life of the guest.
+    was_accepted: bool,
     /// The end of the session that was asked for and waits for the claim.
     parting: Option<Parting>,
     /// The guest ended: say so when all of it is committed. Both may wait at once: a guest may end while the witness is
     /// asked.
-    guest_ended: Option<String>,
+    guest_ended: Option<GuestEnd>,
     peer_errors: u64,
     actions: VecDeque<PrimaryAction>,
     transmits: VecDeque<Vec<u8>>,
+}
+
+/// How a guest ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestEnd {
+    /// In words, for the backup.
+    pub text: String,
+    /// It begins anew on this host: the register goes on with it.
+    pub begins_anew: bool,
 }
 
 /// Why a session is about to end by our own will: say so when the session is ours.
@@ -221,6 +304,40 @@ enum Parting {
     Unprotect { text: String },
     /// The backup acks nothing.
     Mute,
+}
+
+/// Whether the backup of a session may be given its base.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Enlisting {
+    /// It is not filled yet.
+    #[default]
+    NotAsked,
+    /// The register was asked, or will be again then.
+    Asked { again_at: Option<Time> },
+    /// The register lists it.
+    Listed,
+}
+
+/// One question to the witness that is asked until it is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Errand {
+    #[default]
+    Idle,
+    Asked,
+    Again {
+        at: Time,
+    },
+}
+
+/// What is held back until it is known that nobody took over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Doubt {
+    /// An ack of a later epoch than this is proof too: a backup that asked for the guest acks nothing more.
+    sealed: EpochId,
+    /// A permission that was given before, and not used.
+    late: Option<EpochId>,
+    /// The look at the register.
+    look: Errand,
 }
 
 /// Chunks of a disk whose hashes went out.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::id::ClaimResult;
-use crate::wire::{Frame, FrameDecoder, Goodbye, GoodbyeReason, Kind, Message, Refuse};
+use crate::wire::{Frame, FrameDecoder, Goodbye, GoodbyeReason, HelloAck, Kind, Message, Refuse};
 
 const MS: u64 = 1_000_000;
 const SESSION: SessionId = SessionId([1; 16]);
@@ -19,7 +19,17 @@ fn config() -> PrimaryConfig {
         in_flight_bytes_max: 1000,
         local_durable: false,
         backup_durable: true,
+        begins_afresh: true,
+        is_witnessed: true,
     }
+}
+
+fn hello_ack() -> Message {
+    Message::HelloAck(HelloAck { writer: String::new(), place: None, nonce: None })
+}
+
+fn end(text: &str) -> GuestEnd {
+    GuestEnd { text: text.into(), begins_anew: false }
 }
 
 fn solo() -> Primary {
@@ -42,16 +52,32 @@ fn seal(primary: &mut Primary, base: Option<SessionId>) -> Option<Link> {
     primary.handle_sealed(EpochMeta { epoch, base, ship_bytes: 10 })
 }
 
-/// What the core asks for, done at once.
+/// What the core asks for, done at once. A witness that grants all but claims is not worth a word.
 fn actions(primary: &mut Primary) -> Vec<PrimaryAction> {
     let mut all = Vec::new();
     while let Some(action) = primary.poll_action() {
-        if let PrimaryAction::Release { upto } = action {
-            primary.handle_released(Time(MS), upto);
+        match action {
+            PrimaryAction::Release { upto } => primary.handle_released(Time(MS), upto),
+            PrimaryAction::Meet { session, .. } => primary.handle_met(Time(0), session, Meeting::Same),
+            PrimaryAction::Enlist { session, .. } => {
+                primary.handle_enlisted(Time(MS), session, ClaimResult::Granted);
+            }
+            PrimaryAction::RecordEnd => primary.handle_end_recorded(Time(MS), ClaimResult::Granted),
+            PrimaryAction::Look => primary.handle_looked(Time(MS), ClaimResult::Granted),
+            _ => {}
         }
-        all.push(action);
+        let asks = matches!(
+            action,
+            PrimaryAction::Meet { .. } | PrimaryAction::Enlist { .. } | PrimaryAction::RecordEnd | PrimaryAction::Look
+        );
+        all.extend(Some(action).filter(|_| !asks));
     }
     all
+}
+
+/// What the core asks for, and nothing done.
+fn asked(primary: &mut Primary) -> Vec<PrimaryAction> {
+    std::iter::from_fn(|| primary.poll_action()).collect()
 }
 
 fn sent(primary: &mut Primary) -> Vec<Kind> {
@@ -62,15 +88,22 @@ fn sent(primary: &mut Primary) -> Vec<Kind> {
 
 fn syncing() -> Primary {
     let mut primary = solo();
-    primary.handle_connected(Time(0), SESSION);
-    primary.handle_frame(Time(0), frame(Message::HelloAck { writer: String::new() })).unwrap();
+    primary.handle_connected(Time(0), SESSION, None);
+    primary.handle_frame(Time(0), frame(hello_ack())).unwrap();
     assert_eq!(sent(&mut primary), [Kind::Hello]);
     assert!(matches!(actions(&mut primary)[..], [PrimaryAction::Resync { .. }]));
     primary
 }
 
-fn basing() -> Primary {
+fn filled() -> Primary {
     let mut primary = syncing();
+    primary.handle_filled(SESSION);
+    assert_eq!(actions(&mut primary), []);
+    primary
+}
+
+fn basing() -> Primary {
+    let mut primary = filled();
     assert!(seal(&mut primary, Some(SESSION)).is_some());
     assert_eq!(actions(&mut primary), []);
     primary
@@ -134,8 +167,11 @@ fn syncing_epochs_release_at_once_and_are_not_shipped() {
 #[test]
 fn base_waits_until_earlier_epochs_are_durable_and_have_left() {
     let mut primary = Primary::new(PrimaryConfig { local_durable: true, ..config() }, EpochId(1));
-    primary.handle_connected(Time(0), SESSION);
-    primary.handle_frame(Time(0), frame(Message::HelloAck { writer: String::new() })).unwrap();
+    primary.handle_connected(Time(0), SESSION, None);
+    primary.handle_frame(Time(0), frame(hello_ack())).unwrap();
+    actions(&mut primary);
+    primary.handle_filled(SESSION);
+    actions(&mut primary);
     seal(&mut primary, None);
     assert!(!primary.may_seal_base());
     primary.handle_local_durable(Time(0), EpochId(1));
@@ -323,7 +359,7 @@ fn in_flight_limits_stop_the_guest_until_an_ack() {
 #[test]
 fn refusal_goes_solo_and_says_why() {
     let mut primary = solo();
-    primary.handle_connected(Time(0), SESSION);
+    primary.handle_connected(Time(0), SESSION, None);
     let (code, text) = (RefuseCode::Busy, "later".to_owned());
     primary.handle_frame(Time(0), frame(Message::Refuse(Refuse { code, text: text.clone() }))).unwrap();
     let reason = SoloReason::Refused { code, text };
@@ -334,7 +370,7 @@ fn refusal_goes_solo_and_says_why() {
 fn guest_end_is_told_only_when_all_is_committed_and_has_left() {
     let mut primary = protected();
     seal(&mut primary, None);
-    primary.handle_guest_ended(Time(MS), "powered off");
+    primary.handle_guest_ended(Time(MS), end("powered off"));
     assert_eq!(sent(&mut primary), []);
     ack(&mut primary, 2).unwrap();
     assert_eq!((primary.state(), sent(&mut primary)), (PrimaryState::Protected, vec![]));
@@ -386,7 +422,7 @@ fn guest_end_while_the_witness_is_asked_for_an_unprotect_still_tells_the_backup(
     primary.handle_unprotect(Time(MS), "maintenance");
     actions(&mut primary);
     seal(&mut primary, None);
-    primary.handle_guest_ended(Time(MS), "powered off");
+    primary.handle_guest_ended(Time(MS), end("powered off"));
     assert_eq!((primary.state(), sent(&mut primary)), (PrimaryState::Arbitrating, vec![]));
     primary.handle_claim(Time(MS), SESSION, ClaimResult::Granted);
     assert_eq!(sent(&mut primary), [Kind::Goodbye]);
@@ -406,7 +442,7 @@ fn unprotect_after_the_guest_ended_does_not_forget_the_end() {
     // The other way round: the unprotect took the place of the end, and the core never came to its end.
     let mut primary = protected();
     seal(&mut primary, None);
-    primary.handle_guest_ended(Time(MS), "powered off");
+    primary.handle_guest_ended(Time(MS), end("powered off"));
     primary.handle_unprotect(Time(MS), "maintenance");
     assert_eq!(actions(&mut primary), [PrimaryAction::Claim { session: SESSION }]);
     primary.handle_claim(Time(MS), SESSION, ClaimResult::Granted);
@@ -419,7 +455,7 @@ fn unprotect_after_the_guest_ended_does_not_forget_the_end() {
 fn denied_claim_after_the_guest_ended_fences_all_the_same() {
     let mut primary = protected();
     primary.handle_unprotect(Time(MS), "maintenance");
-    primary.handle_guest_ended(Time(MS), "powered off");
+    primary.handle_guest_ended(Time(MS), end("powered off"));
     actions(&mut primary);
     primary.handle_claim(Time(MS), SESSION, ClaimResult::Denied { holder: "b".into() });
     assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::Fenced { holder: "b".into() }]);
@@ -468,4 +504,176 @@ fn refusal_while_syncing_goes_solo_and_says_why() {
     primary.handle_frame(Time(0), frame(Message::Refuse(Refuse { code, text: text.clone() }))).unwrap();
     let reason = SoloReason::Refused { code, text };
     assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::WentSolo { reason }]);
+}
+
+#[test]
+fn backup_that_does_not_see_the_same_witness_is_not_filled() {
+    for (meeting, reason) in [(Meeting::Other, SoloReason::OtherWitness), (Meeting::NoAnswer, SoloReason::WitnessAway)]
+    {
+        let mut primary = solo();
+        primary.handle_connected(Time(0), SESSION, None);
+        primary.handle_frame(Time(0), frame(hello_ack())).unwrap();
+        assert_eq!(asked(&mut primary), [PrimaryAction::Meet { session: SESSION, nonce: None }]);
+        sent(&mut primary);
+        primary.handle_met(Time(0), SESSION, meeting);
+        assert_eq!(asked(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::WentSolo { reason }]);
+        assert_eq!(sent(&mut primary), [Kind::Goodbye]);
+    }
+}
+
+#[test]
+fn base_is_not_sealed_before_the_register_lists_the_backup() {
+    let mut primary = syncing();
+    assert!(!primary.may_seal_base());
+    primary.handle_filled(SESSION);
+    assert_eq!(asked(&mut primary), [PrimaryAction::Enlist { session: SESSION, place: None }]);
+    primary.handle_enlisted(Time(0), SESSION, ClaimResult::Unreachable);
+    assert!(!primary.may_seal_base(), "it may be listed or not");
+    seal(&mut primary, None);
+    assert_eq!(actions(&mut primary), [PrimaryAction::Release { upto: EpochId(1) }], "output leaves meanwhile");
+    primary.handle_alive(Time(20 * MS));
+    primary.handle_timeout(Time(20 * MS));
+    assert_eq!(asked(&mut primary), [PrimaryAction::Enlist { session: SESSION, place: None }]);
+    primary.handle_enlisted(Time(21 * MS), SESSION, ClaimResult::Granted);
+    assert!(primary.may_seal_base());
+}
+
+#[test]
+fn backup_that_is_lost_before_its_base_is_taken_off_the_list_until_the_witness_says_so() {
+    let mut primary = filled();
+    primary.handle_disconnected(Time(MS));
+    let reason = SoloReason::LostBeforeBase;
+    let delist = PrimaryAction::Delist { session: SESSION };
+    assert_eq!(asked(&mut primary), [PrimaryAction::WentSolo { reason }, delist.clone()]);
+    assert!(!primary.may_seal_base());
+    primary.handle_delisted(Time(2 * MS), SESSION, ClaimResult::Unreachable);
+    primary.handle_timeout(primary.poll_timeout().expect("it is asked again"));
+    assert_eq!(asked(&mut primary), [delist]);
+    primary.handle_delisted(Time(30 * MS), SESSION, ClaimResult::Granted);
+    assert_eq!((asked(&mut primary), primary.poll_timeout()), (vec![], None));
+}
+
+#[test]
+fn answer_to_enlist_that_comes_after_the_backup_was_lost_opens_no_base() {
+    let mut primary = syncing();
+    primary.handle_filled(SESSION);
+    primary.handle_disconnected(Time(MS));
+    primary.handle_enlisted(Time(2 * MS), SESSION, ClaimResult::Granted);
+    assert!(!primary.may_seal_base());
+    assert!(asked(&mut primary).contains(&PrimaryAction::Delist { session: SESSION }));
+}
+
+#[test]
+fn end_of_the_guest_is_told_only_after_the_register_says_so() {
+    let mut primary = protected();
+    primary.handle_guest_ended(Time(MS), end("powered off"));
+    assert_eq!(asked(&mut primary), [PrimaryAction::RecordEnd]);
+    assert_eq!(sent(&mut primary), []);
+    primary.handle_end_recorded(Time(2 * MS), ClaimResult::Unreachable);
+    primary.handle_timeout(Time(22 * MS));
+    assert_eq!(asked(&mut primary), [PrimaryAction::RecordEnd]);
+    sent(&mut primary);
+    primary.handle_end_recorded(Time(23 * MS), ClaimResult::Granted);
+    assert_eq!((sent(&mut primary), primary.state()), (vec![Kind::Goodbye], PrimaryState::Ended));
+}
+
+#[test]
+fn end_that_another_side_won_against_fences() {
+    let mut primary = protected();
+    primary.handle_guest_ended(Time(MS), end("powered off"));
+    primary.handle_end_recorded(Time(2 * MS), ClaimResult::Denied { holder: "b".into() });
+    assert_eq!((sent(&mut primary), primary.state()), (vec![], PrimaryState::Fenced));
+}
+
+#[test]
+fn guest_that_ends_while_its_base_is_on_its_way_lets_the_backup_go_first() {
+    // The end waited for the ack of a base that took longer than anybody waits; then the connection was closed without
+    // a goodbye, and the backup, which had the base whole, took over a VM that had been stopped.
+    let mut primary = basing();
+    primary.handle_guest_ended(Time(MS), end("stopped"));
+    assert_eq!(asked(&mut primary), [PrimaryAction::Claim { session: SESSION }]);
+    primary.handle_claim(Time(2 * MS), SESSION, ClaimResult::Granted);
+    assert_eq!(sent(&mut primary), [Kind::Goodbye]);
+    assert_eq!(primary.link(), None, "nothing more of the base may go out");
+    assert_eq!(actions(&mut primary).last(), Some(&PrimaryAction::Ended));
+}
+
+#[test]
+fn host_that_stood_still_releases_nothing_before_it_knows_that_nobody_took_over() {
+    // Acks that had come before the pause were read after it, and what they permit went out an hour late.
+    let mut primary = protected();
+    seal(&mut primary, None);
+    primary.handle_alive(Time(500 * MS));
+    ack(&mut primary, 2).unwrap();
+    assert_eq!(asked(&mut primary), [PrimaryAction::Look]);
+    primary.handle_looked(Time(501 * MS), ClaimResult::Unreachable);
+    assert_eq!(asked(&mut primary), []);
+    primary.handle_alive(Time(521 * MS));
+    primary.handle_timeout(Time(521 * MS));
+    assert_eq!(asked(&mut primary), [PrimaryAction::Look]);
+    primary.handle_looked(Time(522 * MS), ClaimResult::Granted);
+    assert_eq!(actions(&mut primary), [PrimaryAction::Release { upto: EpochId(2) }]);
+}
+
+#[test]
+fn ack_of_something_sealed_after_the_pause_is_proof_too() {
+    let mut primary = protected();
+    seal(&mut primary, None);
+    primary.handle_alive(Time(500 * MS));
+    ack(&mut primary, 2).unwrap();
+    seal(&mut primary, None);
+    assert_eq!(asked(&mut primary), [PrimaryAction::Look]);
+    ack(&mut primary, 3).unwrap();
+    assert_eq!(actions(&mut primary), [PrimaryAction::Release { upto: EpochId(3) }]);
+}
+
+#[test]
+fn permission_that_was_used_too_late_is_given_again_or_never() {
+    for (result, expected) in [
+        (ClaimResult::Granted, vec![PrimaryAction::Release { upto: EpochId(2) }]),
+        (
+            ClaimResult::Denied { holder: "b".into() },
+            vec![PrimaryAction::Disconnect, PrimaryAction::Fenced { holder: "b".into() }],
+        ),
+    ] {
+        let mut primary = protected();
+        seal(&mut primary, None);
+        ack(&mut primary, 2).unwrap();
+        assert_eq!(asked(&mut primary), [PrimaryAction::Release { upto: EpochId(2) }]);
+        primary.handle_release_late(EpochId(2));
+        assert_eq!(asked(&mut primary), [PrimaryAction::Look]);
+        primary.handle_looked(Time(5 * MS), result);
+        assert_eq!(asked(&mut primary), expected);
+    }
+}
+
+#[test]
+fn fresh_primary_whose_backup_has_another_guest_is_in_conflict() {
+    let refuse = |code| frame(Message::Refuse(Refuse { code, text: "the guest runs here".into() }));
+    let conflicts = |code, is_witnessed, begins_afresh| {
+        let config = PrimaryConfig { is_witnessed, begins_afresh, ..config() };
+        let mut primary = Primary::new(config, EpochId(1));
+        primary.handle_connected(Time(0), SESSION, None);
+        primary.handle_frame(Time(0), refuse(code)).unwrap();
+        asked(&mut primary).iter().any(|action| matches!(action, PrimaryAction::Conflict { .. }))
+    };
+    assert!(conflicts(RefuseCode::NotABackup, true, true));
+    assert!(conflicts(RefuseCode::NotABackup, false, true));
+    assert!(conflicts(RefuseCode::Busy, false, true));
+    assert!(!conflicts(RefuseCode::Busy, true, true), "the witness will say no to it");
+    assert!(!conflicts(RefuseCode::NotABackup, false, false), "it took over or was resumed by right");
+    assert!(!conflicts(RefuseCode::Machine, false, true));
+}
+
+#[test]
+fn backup_that_had_accepted_this_guest_and_is_busy_with_its_last_session_is_no_conflict() {
+    let mut primary = Primary::new(PrimaryConfig { is_witnessed: false, ..config() }, EpochId(1));
+    primary.handle_connected(Time(0), SESSION, None);
+    primary.handle_frame(Time(0), frame(hello_ack())).unwrap();
+    primary.handle_disconnected(Time(MS));
+    actions(&mut primary);
+    primary.handle_connected(Time(2 * MS), SESSION, None);
+    let busy = Refuse { code: RefuseCode::Busy, text: "another primary is connected".into() };
+    primary.handle_frame(Time(2 * MS), frame(Message::Refuse(busy))).unwrap();
+    assert!(!asked(&mut primary).iter().any(|action| matches!(action, PrimaryAction::Conflict { .. })));
 }

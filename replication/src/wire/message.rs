@@ -4,6 +4,7 @@ use super::body::{BodyError, BodyReader, BodyWriter};
 use super::{Frame, Kind, Link, encode_frame};
 use crate::id::{EpochId, Gfn};
 use crate::output::{Input, Output};
+use crate::view::{Greeting, Incarnation, Known, Location, Nonce, Place, PlaceKind, RecordHash, RegisterId};
 
 /// Longest opaque configuration in a Hello.
 const CONFIG_MAX: usize = 64 << 10;
@@ -71,6 +72,8 @@ impl MachineInfo {
 /// The first frame of a primary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
+    /// What the primary knows of the VM's register; none: it has no witness.
+    pub register: Option<Greeting>,
     /// The program and version that writes, for people.
     pub writer: String,
     /// The VM's name.
@@ -79,6 +82,17 @@ pub struct Hello {
     pub durable: bool,
     /// The machine.
     pub machine: MachineInfo,
+}
+
+/// The answer yes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HelloAck {
+    /// The program and version that writes, for people.
+    pub writer: String,
+    /// Where the backup is, for the register; none: it has no witness.
+    pub place: Option<Place>,
+    /// What the backup left at the witness for the primary to find.
+    pub nonce: Option<Nonce>,
 }
 
 /// Why a Hello is refused.
@@ -93,10 +107,12 @@ pub enum RefuseCode {
     Machine = 3,
     /// The primary's term is older than one that the backup has seen: it was replaced.
     StaleTerm = 4,
-    /// The backup runs the guest itself, or the guest has ended.
+    /// The backup runs the guest itself.
     NotABackup = 5,
     /// Anything else; the text says what.
     Other = 6,
+    /// The backup does not see the witness that the primary sees, or that one names another primary.
+    Witness = 7,
 }
 
 /// The answer no.
@@ -215,7 +231,7 @@ pub struct Goodbye {
 #[expect(missing_docs, reason = "each is described at its kind and its struct")]
 pub enum Message {
     Hello(Hello),
-    HelloAck { writer: String },
+    HelloAck(HelloAck),
     Refuse(Refuse),
     ResyncPages(Vec<u8>),
     ResyncDisk(ResyncDisk),
@@ -253,7 +269,7 @@ impl Message {
     pub fn kind(&self) -> Kind {
         match self {
             Message::Hello(_) => Kind::Hello,
-            Message::HelloAck { .. } => Kind::HelloAck,
+            Message::HelloAck(_) => Kind::HelloAck,
             Message::Refuse(_) => Kind::Refuse,
             Message::ResyncPages(_) => Kind::ResyncPages,
             Message::ResyncDisk(_) => Kind::ResyncDisk,
@@ -299,7 +315,7 @@ impl Message {
     fn encode_fields(&self, body: &mut BodyWriter) {
         match self {
             Message::Hello(hello) => hello.encode(body),
-            Message::HelloAck { writer } => drop(body.text(writer)),
+            Message::HelloAck(ack) => ack.encode(body),
             Message::Refuse(Refuse { code, text }) => drop(body.u16(*code as u16).text(text)),
             Message::ResyncPages(bytes) | Message::Pages(bytes) | Message::State(bytes) => drop(body.raw(bytes)),
             Message::ResyncDisk(ResyncDisk { disk, offset, data }) => drop(body.u16(*disk).u64(*offset).raw(data)),
@@ -327,7 +343,7 @@ impl Frame {
 fn decode_fields(kind: Kind, body: &mut BodyReader<'_>) -> Result<Message, BodyError> {
     Ok(match kind {
         Kind::Hello => Message::Hello(Hello::decode(body)?),
-        Kind::HelloAck => Message::HelloAck { writer: body.text("writer")? },
+        Kind::HelloAck => Message::HelloAck(HelloAck::decode(body)?),
         Kind::Refuse => Message::Refuse(Refuse::decode(body)?),
         Kind::ResyncDisk => Message::ResyncDisk(ResyncDisk::decode(body)?),
         Kind::DiskOffer => Message::DiskOffer(DiskOffer::decode(body)?),
@@ -362,8 +378,9 @@ fn parts(body: &mut BodyReader<'_>, item_min: usize, what: &'static str) -> Resu
 
 impl Hello {
     fn encode(&self, body: &mut BodyWriter) {
-        let Hello { writer, vm_name, durable, machine } = self;
+        let Hello { register, writer, vm_name, durable, machine } = self;
         body.text(writer).text(vm_name).u8(u8::from(*durable));
+        encode_greeting(register.as_ref(), body);
         machine.encode(body);
     }
 
@@ -372,9 +389,56 @@ impl Hello {
             writer: body.text("writer")?,
             vm_name: body.text("VM name")?,
             durable: flag(body, "durability")?,
+            register: decode_greeting(body)?,
             machine: MachineInfo::decode(body)?,
         })
     }
+}
+
+fn encode_greeting(greeting: Option<&Greeting>, body: &mut BodyWriter) {
+    body.u8(u8::from(greeting.is_some()));
+    if let Some(Greeting { known: Known { register, number, hash }, primary, nonce }) = greeting {
+        body.raw(&register.0).u64(*number).raw(&hash.0).raw(&primary.0).raw(&nonce.0);
+    }
+}
+
+fn decode_greeting(body: &mut BodyReader<'_>) -> Result<Option<Greeting>, BodyError> {
+    if !flag(body, "witness")? {
+        return Ok(None);
+    }
+    let register = RegisterId(body.hash("register")?);
+    let known = Known { register, number: body.u64("record")?, hash: RecordHash(body.hash("digest of the record")?) };
+    let primary = Incarnation(body.hash("primary")?);
+    Ok(Some(Greeting { known, primary, nonce: Nonce(body.hash("nonce")?) }))
+}
+
+impl HelloAck {
+    fn encode(&self, body: &mut BodyWriter) {
+        let HelloAck { writer, place, nonce } = self;
+        body.text(writer).u8(u8::from(place.is_some()));
+        if let Some(Place { id, kind: _, location: Location { host, machine, boot, lock } }) = place {
+            body.raw(&id.0).text(host).text(machine).text(boot).text(lock);
+        }
+        body.u8(u8::from(nonce.is_some()));
+        if let Some(Nonce(nonce)) = nonce {
+            body.raw(nonce);
+        }
+    }
+
+    fn decode(body: &mut BodyReader<'_>) -> Result<HelloAck, BodyError> {
+        let writer = body.text("writer")?;
+        let place = if flag(body, "place")? { Some(decode_place(body)?) } else { None };
+        let nonce = if flag(body, "nonce")? { Some(Nonce(body.hash("nonce")?)) } else { None };
+        Ok(HelloAck { writer, place, nonce })
+    }
+}
+
+/// A backup is a process.
+fn decode_place(body: &mut BodyReader<'_>) -> Result<Place, BodyError> {
+    let id = Incarnation(body.hash("place")?);
+    let (host, machine) = (body.text("host")?, body.text("machine id")?);
+    let location = Location { host, machine, boot: body.text("boot id")?, lock: body.text("lock file")? };
+    Ok(Place { id, kind: PlaceKind::Process, location })
 }
 
 impl MachineInfo {

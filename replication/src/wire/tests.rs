@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::id::Gfn;
 use crate::output::{Input, Output};
+use crate::view::{Greeting, Incarnation, Known, Location, Nonce, Place, PlaceKind, RecordHash, RegisterId};
 
 const VM: VmId = VmId(77);
 
@@ -31,6 +32,16 @@ fn with_header(at: usize, bytes: &[u8]) -> Vec<u8> {
     out
 }
 
+fn greeting() -> Greeting {
+    let known = Known { register: RegisterId([1; 16]), number: 7, hash: RecordHash([2; 16]) };
+    Greeting { known, primary: Incarnation([3; 16]), nonce: Nonce([4; 16]) }
+}
+
+fn place() -> Place {
+    let location = Location { host: "b".into(), machine: "m".into(), boot: "1".into(), lock: "/run/lock".into() };
+    Place { id: Incarnation([5; 16]), kind: PlaceKind::Process, location }
+}
+
 fn messages() -> Vec<Message> {
     let machine = MachineInfo {
         ram: vec![RamRange { first: Gfn(0), pages: 16 }, RamRange { first: Gfn(1 << 20), pages: 4 }],
@@ -40,8 +51,14 @@ fn messages() -> Vec<Message> {
         config: b"{}".to_vec(),
     };
     vec![
-        Message::Hello(Hello { writer: "outlast 0.1".into(), vm_name: "vm0".into(), durable: true, machine }),
-        Message::HelloAck { writer: "outlast 0.1".into() },
+        Message::Hello(Hello {
+            register: Some(greeting()),
+            writer: "outlast 0.1".into(),
+            vm_name: "vm0".into(),
+            durable: true,
+            machine,
+        }),
+        Message::HelloAck(HelloAck { writer: "outlast 0.1".into(), place: Some(place()), nonce: Some(Nonce([6; 16])) }),
         Message::Refuse(Refuse { code: RefuseCode::Busy, text: "später".into() }),
         Message::ResyncPages(vec![1, 2, 3]),
         Message::ResyncDisk(ResyncDisk { disk: 1, offset: 512, data: vec![7; 600] }),
@@ -90,7 +107,7 @@ fn every_message_cut_short_is_an_error() {
 fn header_bytes_are_as_documented() {
     let bytes = frame(Kind::Ack, &12u64.to_le_bytes());
     assert_eq!(bytes.len(), HEADER_LEN + 8);
-    assert_eq!(&bytes[..16], b"OUTL\x01\0\x0f\0\0\0\0\0\x08\0\0\0");
+    assert_eq!(&bytes[..16], b"OUTL\x02\0\x0f\0\0\0\0\0\x08\0\0\0");
     assert_eq!(bytes[16..24], 77u64.to_le_bytes());
     assert_eq!(bytes[24..40], [3; 16]);
     assert_eq!(bytes[40..48], 4u64.to_le_bytes());
@@ -111,7 +128,7 @@ fn stranger_is_told_apart_by_its_first_four_bytes() {
 #[test]
 fn header_fields_out_of_bounds_are_typed_errors() {
     let error = |at, bytes: &[u8]| decode(&with_header(at, bytes)).unwrap_err();
-    assert_eq!(error(4, &[2, 0]), WireError::VersionMismatch { ours: 1, theirs: 2 });
+    assert_eq!(error(4, &[1, 0]), WireError::VersionMismatch { ours: 2, theirs: 1 });
     assert_eq!(error(6, &[0, 0]), WireError::UnknownKind { kind: 0 });
     assert_eq!(error(6, &[18, 0]), WireError::UnknownKind { kind: 18 });
     assert_eq!(error(8, &[1, 0, 0, 0]), WireError::ReservedFlags { flags: 1 });
@@ -126,7 +143,7 @@ fn header_fields_out_of_bounds_are_typed_errors() {
 fn version_mismatch_is_seen_before_the_checksum() {
     let mut bytes = frame(Kind::State, b"state");
     bytes[4] = 9;
-    assert_eq!(decode(&bytes).unwrap_err(), WireError::VersionMismatch { ours: 1, theirs: 9 });
+    assert_eq!(decode(&bytes).unwrap_err(), WireError::VersionMismatch { ours: 2, theirs: 9 });
 }
 
 #[test]
@@ -145,7 +162,7 @@ fn memory_ranges_that_overlap_are_refused() {
     let ram = |ranges: &[(u64, u64)]| {
         let ram = ranges.iter().map(|(first, pages)| RamRange { first: Gfn(*first), pages: *pages }).collect();
         let machine = MachineInfo { ram, ..MachineInfo::default() };
-        let hello = Hello { writer: String::new(), vm_name: String::new(), durable: false, machine };
+        let hello = Hello { register: None, writer: String::new(), vm_name: String::new(), durable: false, machine };
         decode(&Message::Hello(hello).to_frame(&link(), EpochId(0))).unwrap().remove(0).into_message().is_ok()
     };
     assert!(ram(&[(0, 4), (4, 4)]));

@@ -78,6 +78,14 @@ pub struct ProtectRequest {
     pub commit_durability: Option<CommitDurability>,
 }
 
+/// `PUT /ft/take-over`: a backup whose copy was kept is to run it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TakeOverRequest {
+    /// Every place that the witness lists, by the beginnings of their ids: the operator says that they are dead.
+    pub dead: Vec<String>,
+}
+
 /// `PUT /snapshot/create`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -121,6 +129,9 @@ pub trait ApiHandler: Send + 'static {
     fn protect(&self, request: ProtectRequest) -> Result<(), ApiError>;
     /// The guest goes on unprotected.
     fn unprotect(&self) -> Result<(), ApiError>;
+    /// A backup whose claim was denied runs what it kept, because the operator names the places that have the guest as
+    /// dead.
+    fn take_over(&self, request: TakeOverRequest) -> Result<(), ApiError>;
     /// Prometheus text.
     fn metrics(&self) -> String;
     /// Events numbered `since` and later, oldest first. Old ones may be gone.

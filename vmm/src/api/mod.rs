@@ -18,5 +18,5 @@ mod http;
 mod route;
 mod server;
 
-pub use handler::{ApiError, ApiHandler, Event, ProtectRequest, SnapshotRequest};
+pub use handler::{ApiError, ApiHandler, Event, ProtectRequest, SnapshotRequest, TakeOverRequest};
 pub use server::{ApiSocketError, Server, ServerHandle};

@@ -8,11 +8,12 @@ use super::handler::{ApiError, ApiHandler};
 use super::http::{Request, Response};
 
 /// Each path and the methods that it takes. `/openapi.json` describes the same; a test compares the two.
-const ROUTES: [(&str, &[&str]); 9] = [
+const ROUTES: [(&str, &[&str]); 10] = [
     ("/", &["GET"]),
     ("/version", &["GET"]),
     ("/vm", &["GET", "PATCH"]),
     ("/ft", &["GET", "PUT", "DELETE"]),
+    ("/ft/take-over", &["PUT"]),
     ("/snapshot/create", &["PUT"]),
     ("/actions", &["PUT"]),
     ("/metrics", &["GET"]),
@@ -74,6 +75,7 @@ fn ask(request: &Request, handler: &dyn ApiHandler) -> Result<Response, ApiError
             RunState::Resumed => done(handler.resume()),
         },
         ("PUT", "/ft") => done(handler.protect(body(request)?)),
+        ("PUT", "/ft/take-over") => done(handler.take_over(body(request)?)),
         ("PUT", "/snapshot/create") => Ok(Response::json(&handler.snapshot_create(body(request)?)?)),
         ("PUT", _) => match body::<Action>(request)?.action_type {
             ActionType::Stop => done(handler.stop()),
@@ -115,7 +117,7 @@ pub(super) mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::api::handler::{Event, ProtectRequest, SnapshotRequest};
+    use crate::api::handler::{Event, ProtectRequest, SnapshotRequest, TakeOverRequest};
 
     /// A machine that remembers what it was asked.
     #[derive(Clone, Default)]
@@ -160,6 +162,9 @@ pub(super) mod tests {
         fn unprotect(&self) -> Result<(), ApiError> {
             self.note("unprotect".into())
         }
+        fn take_over(&self, request: TakeOverRequest) -> Result<(), ApiError> {
+            self.note(format!("take over, dead: {}", request.dead.join(" ")))
+        }
         fn metrics(&self) -> String {
             "outlast_epochs_total 3\n".into()
         }
@@ -188,6 +193,7 @@ pub(super) mod tests {
             ("PATCH", "/vm", r#"{"state":"Resumed"}"#, 204, "resume"),
             ("PUT", "/ft", r#"{"protect":"tcp:b:7000","epoch":"10ms"}"#, 204, "protect tcp:b:7000"),
             ("DELETE", "/ft", "", 204, "unprotect"),
+            ("PUT", "/ft/take-over", r#"{"dead":["0a1b2c3d"]}"#, 204, "take over, dead: 0a1b2c3d"),
             ("PUT", "/actions", r#"{"action_type":"Stop"}"#, 204, "stop"),
             ("PUT", "/snapshot/create", r#"{"snapshot_path":"/s"}"#, 200, "snapshot /s"),
         ];

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use recoverable::Survives;
 use replication::Term;
 use replication::primary::PrimaryState;
+use replication::view::Incarnation;
 use snapshot::disk::OverlayDisk;
 
 use super::cannot;
@@ -27,7 +28,6 @@ use crate::protect::local::backing::LocalOptions;
 use crate::protect::log::DiskLog;
 use crate::protect::{Afterwards, Guardian, GuardianConfig, Lease};
 use crate::stats::{Stats, Summary};
-use crate::witness::Role;
 
 const VM_NAME: &str = "bench";
 const HEARTBEAT: Duration = Duration::from_millis(100);
@@ -133,7 +133,7 @@ impl Session {
             delivery: Delivery::Boundary,
         };
         let machine = Arc::new(Machine::boot(1, spec.memory_bytes, &source, parts, pace)?);
-        let lease = Arc::new(Lease::open(VM_NAME, &Witness::None, Role::Primary)?);
+        let lease = Arc::new(Lease::open(VM_NAME, &Witness::None)?);
         let store = spec.state_dir.as_deref().map(|dir| local_store(dir, spec.memory_bytes)).transpose()?;
         let config = guardian_config(spec.durability);
         let guardian = Guardian::start(Arc::clone(&machine), config, log, lease, Arc::new(Events::new(None)), store)?;
@@ -295,6 +295,8 @@ fn guardian_config(durability: CommitDurability) -> GuardianConfig {
         detect: DETECT,
         heartbeat: HEARTBEAT,
         term: Term(1),
+        begins_afresh: true,
+        store: Incarnation::default(),
         keeps_crashed: false,
         on_degraded: OnDegraded::default(),
     }

@@ -68,10 +68,17 @@ enum Verb {
     /// Snapshots of the running VM
     #[command(subcommand)]
     Snapshot(SnapshotVerb),
-    /// Commit its epochs to one more place
+    /// Start replicating to a backup
     Protect(ProtectArgs),
-    /// Go on unprotected
+    /// Stop replicating; the guest keeps running without protection
     Unprotect,
+    /// DANGEROUS: have a backup run the copy that it kept when another side won the guest. If a place that is named as dead
+    /// lives, two guests run until it learns of this; what it did since is given up
+    TakeOver {
+        /// A place that the witness lists, by the id in the backup's message; repeatable
+        #[arg(long, value_name = "ID", required = true)]
+        dead: Vec<String>,
+    },
     /// Events so far, one JSON object per line
     Events {
         /// The first number wanted
@@ -157,6 +164,7 @@ fn translate(verb: Verb) -> Result<Ask, Failure> {
         }
         Verb::Protect(args) => ask("PUT", "/ft", Some(protect_body(args))),
         Verb::Unprotect => ask("DELETE", "/ft", None),
+        Verb::TakeOver { dead } => ask("PUT", "/ft/take-over", Some(json!({ "dead": dead }))),
         Verb::Events { since } => ask("GET", format!("/events?since={since}"), None),
         Verb::Metrics => ask("GET", "/metrics", None),
         Verb::Switchover => return Err(Failure::not_in_this_version("outlast ctl switchover")),

@@ -23,8 +23,8 @@ use crate::protect::Life;
 
 /// What the command line hands over to, with everything checked that can be checked without the machine.
 pub trait Commands {
-    /// Runs a VM until it ends.
-    fn run(&self, _config: VmConfig) -> Result<Exit, Failure> {
+    /// Runs a VM until it ends. `_dead`: places that the operator says are dead.
+    fn run(&self, _config: VmConfig, _dead: Vec<String>) -> Result<Exit, Failure> {
         Err(Failure::not_in_this_version("outlast run"))
     }
 
@@ -33,9 +33,8 @@ pub trait Commands {
         Err(Failure::not_in_this_version("outlast resume --boot"))
     }
 
-    /// Goes on with a VM whose VMM ended, from its last committed epoch. `backup_is_gone`: the operator says that its backup
-    /// did not go on with it.
-    fn resume(&self, _config: VmConfig, _backup_is_gone: bool) -> Result<Exit, Failure> {
+    /// Continues a VM whose VMM ended, from its last committed epoch.
+    fn resume(&self, _config: VmConfig, _named: Named) -> Result<Exit, Failure> {
         Err(Failure::not_in_this_version("outlast resume"))
     }
 
@@ -53,6 +52,15 @@ pub trait Commands {
     fn demo(&self, _config: DemoConfig) -> Result<Exit, Failure> {
         Err(Failure::not_in_this_version("outlast demo"))
     }
+}
+
+/// What an operator says that nothing proves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// Places at the witness that are dead, by the beginnings of their ids.
+    pub dead: Vec<String>,
+    /// Where there is no witness: that the backup did not continue the guest.
+    pub backup_is_gone: bool,
 }
 
 /// A virtual machine monitor whose guests outlast the machine they run on

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, ValueHint};
 use replication::Term;
 
-use super::{Commands, logging};
+use super::{Commands, Named, logging};
 use crate::config::{Endpoint, VmConfig};
 use crate::exit::{Exit, Failure};
 use crate::protect::Life;
@@ -42,12 +42,13 @@ pub(super) struct ResumeArgs {
     /// neither did nor will. If that is wrong, two guests run. A witness's answer is not overruled by it
     #[arg(long)]
     backup_is_gone: bool,
+    /// DANGEROUS: says that a place is dead which the witness lists, by the id in the message that refused; repeatable. If it
+    /// lives, two guests run until it learns of this; what it wrote since is given up
+    #[arg(long, value_name = "ID")]
+    dead: Vec<String>,
     /// Boot it anew: how this program goes on after a crash of its guest
-    #[arg(long, hide = true, requires_all = ["holder", "term"])]
+    #[arg(long, hide = true, requires = "term")]
     boot: bool,
-    /// Of --boot: as whom to ask the witness
-    #[arg(long, hide = true, value_name = "ID")]
-    holder: Option<String>,
     /// Of --boot: the primary's term
     #[arg(long, hide = true)]
     term: Option<u64>,
@@ -57,7 +58,7 @@ pub(super) struct ResumeArgs {
 }
 
 pub(super) fn execute(args: ResumeArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
-    let ResumeArgs { name, state_dir, backup_is_gone, boot, holder, term, target } = args;
+    let ResumeArgs { name, state_dir, backup_is_gone, dead, boot, term, target } = args;
     let config = VmConfig::of_state_dir(name.as_deref(), state_dir).map_err(|error| match Failure::from(error) {
         failure if failure.exit == Exit::NotFound => failure.with_hint(
             "there is no such VM; a VM that runs with `--protect local` leaves its state in /dev/shm/outlast/NAME or its --state-dir",
@@ -66,8 +67,8 @@ pub(super) fn execute(args: ResumeArgs, commands: &dyn Commands) -> Result<Exit,
     })?;
     logging::start(config.log_format);
     logging::warn_each(&config.name, &config.warnings());
-    match (boot, holder, term) {
-        (true, Some(holder), Some(term)) => commands.boot_again(config, Life { holder, term: Term(term), target }),
-        _ => commands.resume(config, backup_is_gone),
+    match (boot, term) {
+        (true, Some(term)) => commands.boot_again(config, Life { term: Term(term), target }),
+        _ => commands.resume(config, Named { dead, backup_is_gone }),
     }
 }

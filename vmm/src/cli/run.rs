@@ -52,13 +52,18 @@ The guest ends by power-off or reset (exit code 0), by `outlast ctl stop`, or wi
 pub(super) struct RunArgs {
     #[command(flatten)]
     options: RunOptions,
+    /// DANGEROUS: says that a place is dead which the witness lists, by the id in the message that refused; repeatable. If it
+    /// lives, two guests run until it learns of this; what it wrote since is given up
+    #[arg(long, help_heading = "Protection", value_name = "ID")]
+    dead: Vec<String>,
 }
 
 pub(super) fn execute(args: RunArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
-    let config = checked(args.options)?;
+    let RunArgs { options, dead } = args;
+    let config = checked(options)?;
     logging::start(config.log_format);
     logging::warn_each(&config.name, &config.warnings());
-    commands.run(config)
+    commands.run(config, dead)
 }
 
 /// Flags over the file, then the checks.

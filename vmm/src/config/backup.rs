@@ -76,7 +76,7 @@ impl TryFrom<BackupOptions> for BackupConfig {
             disks: disk,
             nets: resolve_nets(&name, net)?,
             console: console.unwrap_or(Console::Stdio),
-            witness: witness.unwrap_or(Witness::None),
+            witness: witness.ok_or(ConfigError::Missing("witness"))?,
             detect,
             heartbeat,
             api_socket: api_socket(typed_socket, &state_dir)?,

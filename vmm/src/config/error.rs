@@ -55,6 +55,11 @@ pub enum ConfigError {
 impl Advice for ConfigError {
     fn hint(&self) -> Option<String> {
         match self {
+            ConfigError::Missing("witness") => Some(
+                "give --witness file:DIR, a directory on storage that both hosts share and that outlives either; or, if you accept \
+                 that a network cut makes two guests, --witness none"
+                    .into(),
+            ),
             ConfigError::Missing(field) => Some(format!("give --{field}, or {field} = … in the --config file")),
             ConfigError::NotInThisVersion(_) => {
                 Some("leave it out; docs/SPECIFICATION.md lists what is built and what is pending".into())

@@ -133,7 +133,7 @@ pub struct RunOptions {
     pub commit_durability: Option<CommitDurability>,
     /// Who decides which side runs after the two lost each other: file:DIR (a directory that both hosts share) or
     /// none (after a network cut, or when a host hangs for longer than --detect and comes back, both may run the guest:
-    /// its disk and its clients then see two) [default: none]
+    /// its disk and its clients then see two). With a backup it must be named
     #[arg(long, help_heading = "Protection", value_name = "file:DIR|none")]
     pub witness: Option<Witness>,
     /// Silence after which the peer counts as lost, 50ms to 60s, at least three heartbeats. Too short: a loaded host is
@@ -200,7 +200,7 @@ pub struct BackupOptions {
     #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub state_dir: Option<PathBuf>,
     /// Who decides which side runs after the two lost each other: file:DIR, the same directory as the primary's, or none
-    /// (dangerous, see run) [default: none]
+    /// (dangerous, see run)
     #[arg(long, help_heading = "Protection", value_name = "file:DIR|none")]
     pub witness: Option<Witness>,
     /// Silence after which the primary counts as lost, 50ms to 60s, at least three heartbeats [default: 500ms]

@@ -74,6 +74,9 @@ pub struct VmConfig {
     pub commit_durability: CommitDurability,
     /// Who decides which side runs after the two lost each other.
     pub witness: Witness,
+    /// No witness was named, not even `none`: then no backup may be added later either.
+    #[serde(default)]
+    pub unnamed_witness: bool,
     /// 50 ms to 60 s of silence until the peer counts as lost. Too short: a loaded host is taken for dead. Too long:
     /// the guest is away for as long.
     #[serde(with = "time_text")]
@@ -191,6 +194,11 @@ impl TryFrom<RunOptions> for VmConfig {
         let epoch = epoch.unwrap_or(EpochLength::Fixed(Duration::from_millis(20)));
         let (detect, heartbeat) = check_detection(detect.map(|t| t.0), heartbeat.map(|t| t.0))?;
         let memory_bytes = check_memory(memory.map_or(512 << 20, |ByteSize(bytes)| bytes))?;
+        let has_backup = protect.iter().any(|target| matches!(target, Protect::Tcp(_)));
+        let unnamed_witness = witness.is_none();
+        if has_backup && unnamed_witness {
+            return Err(ConfigError::Missing("witness"));
+        }
         let witness = witness.unwrap_or(Witness::None);
         let asked = crash::Asked { policy: on_guest_panic, retain, retain_bytes: retain_bytes.map(|bytes| bytes.0) };
         let (on_guest_panic, retain) = crash::check(&asked, &start, &protect, &witness, memory_bytes)?;
@@ -211,6 +219,7 @@ impl TryFrom<RunOptions> for VmConfig {
             interrupts: interrupts.unwrap_or(Interrupts::Boundary),
             commit_durability: commit_durability.unwrap_or(CommitDurability::Disk),
             witness,
+            unnamed_witness,
             detect,
             heartbeat,
             api_socket: api_socket(typed_socket, &state_dir)?,

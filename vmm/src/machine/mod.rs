@@ -82,6 +82,11 @@ pub enum End {
         /// Who has it.
         holder: String,
     },
+    /// The backup of this VM has another guest of it: this one was booted in error.
+    Conflict {
+        /// In the backup's words.
+        text: String,
+    },
     /// It cannot go on.
     Failed(String),
 }

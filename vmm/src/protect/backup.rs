@@ -5,17 +5,20 @@
 
 mod filling;
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use replication::backup::{BackupState, DiscardReason};
 use replication::wire::{RefuseCode, WireError};
 use replication::{
-    AssembledEpoch, Backup, BackupAction, BackupConfig, FrameDecoder, PageBatch, SessionId, TakeOver, VmId,
+    AssembledEpoch, Backup, BackupAction, BackupConfig, ClaimResult, EpochId, FrameDecoder, PageBatch, SessionId,
+    TakeOver, VmId,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
@@ -38,6 +41,8 @@ const STAGED_BYTES_MAX: usize = 512 << 20;
 const ACK_BYTES_MAX: usize = 128 << 20;
 /// Between two claims while the witness does not answer.
 const CLAIM_RETRY: Duration = Duration::from_millis(250);
+/// How long an operator's failover may take: three questions to the witness.
+const FAILOVER_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long the loop sleeps at most.
 const LOOK_AROUND: Duration = Duration::from_millis(50);
 /// Largest machine that a backup accepts, in bytes of RAM.
@@ -63,12 +68,50 @@ pub struct StandbyConfig {
 pub struct StandbyView {
     status: Mutex<Value>,
     stop: AtomicBool,
+    failover: Mutex<Option<Failover>>,
+}
+
+/// An operator's wish that the kept copy runs, against the witness's newest record.
+#[derive(Debug)]
+struct Failover {
+    /// The places that are dead, by the beginnings of their ids.
+    dead: Vec<String>,
+    told: Told,
+}
+
+/// Who waits for the answer.
+#[derive(Debug)]
+struct Told(SyncSender<Result<(), Failure>>);
+
+impl Told {
+    fn tell(self, answer: Result<(), Failure>) {
+        // Whoever asked may have given up.
+        let _ = self.0.try_send(answer);
+    }
 }
 
 impl StandbyView {
     /// For `status`.
     pub fn status(&self) -> Value {
         self.status.lock().expect("no holder of the status panics").clone()
+    }
+
+    /// Has the kept copy run although another side won the guest. `dead`: every place that the witness lists, by the
+    /// beginnings of their ids.
+    pub fn fail_over(&self, dead: Vec<String>) -> Result<(), Failure> {
+        let (told, answer) = sync_channel(1);
+        *self.failover.lock().expect("no holder panics") = Some(Failover { dead, told: Told(told) });
+        answer.recv_timeout(FAILOVER_TIME_MAX).unwrap_or_else(|_| {
+            Err(Failure::new(Exit::Timeout, "the backup did not answer in time").with_hint("look at its status"))
+        })
+    }
+
+    fn wants_failover(&self) -> bool {
+        self.failover.lock().expect("no holder panics").is_some()
+    }
+
+    fn failover(&self) -> Option<Failover> {
+        self.failover.lock().expect("no holder panics").take()
     }
 
     /// Asks the backup to leave.
@@ -199,6 +242,9 @@ impl Standby {
             let read = self.read();
             if let Step::Out(outcome) = read.and_then(|()| self.tick(now))? {
                 return self.finish(outcome);
+            }
+            if self.view.wants_failover() && !self.core.handle_override() {
+                self.refuse_failover();
             }
             if self.view.stop.swap(false, Ordering::AcqRel) {
                 self.core.handle_stop(now, "the operator stopped the backup");
@@ -371,7 +417,9 @@ impl Standby {
             BackupAction::DiskOffered(offer) => self.compare(&offer)?,
             BackupAction::Persist(epoch) => self.persist(&epoch)?,
             BackupAction::Apply(epoch) => self.apply(&epoch)?,
-            BackupAction::Claim { session } => self.claim(session),
+            BackupAction::Claim { session, fork } => self.claim(session, fork),
+            BackupAction::Override { session, fork } => self.override_witness(session, fork),
+            BackupAction::Keep { epoch, holder } => self.keep(epoch, &holder)?,
             BackupAction::TakeOver(takeover) => return self.take_over(*takeover),
             BackupAction::Discard { reason } => self.discard(&reason)?,
             BackupAction::Ended { text } => return Ok(Step::Out(Outcome::Ended(text))),
@@ -428,12 +476,49 @@ impl Standby {
         Ok(self.log.truncate()?)
     }
 
-    fn claim(&mut self, session: SessionId) {
+    fn claim(&mut self, session: SessionId, fork: EpochId) {
         self.lost_at = Instant::now();
         let silence_ms = self.last_heard.elapsed().as_millis() as u64;
         self.events.note("failover-started", json!({ "silence_ms": silence_ms }));
-        let result = self.lease.claim(session);
+        let result = self.lease.take_over(session, fork, BTreeSet::new());
         self.core.handle_claim(self.clock.now(), session, result);
+    }
+
+    /// The operator named the places that the witness lists as dead.
+    fn override_witness(&mut self, session: SessionId, fork: EpochId) {
+        self.lost_at = Instant::now();
+        let Some(Failover { dead, told }) = self.view.failover() else {
+            return self.core.handle_claim(self.clock.now(), session, ClaimResult::Unreachable);
+        };
+        let named = match self.lease.named(&dead) {
+            Ok(named) => named,
+            Err(failure) => {
+                told.tell(Err(failure));
+                return self.core.handle_claim(self.clock.now(), session, ClaimResult::Unreachable);
+            }
+        };
+        self.events.note("failover-started", json!({ "named_dead": dead }));
+        let result = self.lease.take_over(session, fork, named);
+        told.tell(match &result {
+            ClaimResult::Granted => Ok(()),
+            ClaimResult::Denied { holder } => Err(Failure::new(
+                Exit::SplitBrain,
+                format!("the witness still lists {holder}, which was not named as dead"),
+            )
+            .with_hint("name every place that the witness lists, with --dead, if each is gone for good")),
+            ClaimResult::Unreachable => {
+                Err(Failure::new(Exit::Timeout, "the witness does not answer").with_hint("try again when it does"))
+            }
+        });
+        self.core.handle_claim(self.clock.now(), session, result);
+    }
+
+    /// What was followed stays as it is, until a primary fills this backup anew.
+    fn keep(&mut self, epoch: EpochId, holder: &str) -> Result<(), Failure> {
+        self.checkpoint_log()?;
+        tracing::warn!(epoch = epoch.0, holder, "another side has the guest; what is here is kept");
+        self.events.note("kept", json!({ "epoch": epoch.0, "holder": holder }));
+        Ok(())
     }
 
     fn take_over(&mut self, takeover: TakeOver) -> Result<Step, Failure> {
@@ -453,6 +538,16 @@ impl Standby {
         Ok(())
     }
 
+    fn refuse_failover(&self) {
+        let Some(Failover { told, .. }) = self.view.failover() else { return };
+        let state = self.core.state();
+        told.tell(Err(Failure::new(
+            Exit::Conflict,
+            format!("there is no copy of the guest here that was denied; this backup is {state:?}"),
+        )
+        .with_hint("a backup that is Protected takes over by itself when its primary is lost")));
+    }
+
     fn publish(&self) {
         let pointers = self.core.pointers();
         *self.view.status.lock().expect("no holder of the status panics") = json!({
@@ -463,6 +558,9 @@ impl Standby {
             "waiting_bytes": self.core.waiting_bytes(),
             "peer_errors": self.core.peer_errors(),
             "can_take_over": self.core.state() == BackupState::Protected,
+            "kept": self.core.kept().map(|(epoch, holder)| json!({ "epoch": epoch.0, "guest_is_at": holder })),
+            "witness": self.lease.witness().to_string(),
+            "witness_away_ms": self.lease.away_since().map(|since| since.elapsed().as_millis() as u64),
         });
     }
 }

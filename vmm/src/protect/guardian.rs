@@ -11,6 +11,7 @@ mod base;
 mod ending;
 mod leaving;
 mod link;
+mod register;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,8 +20,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use replication::primary::{PrimaryState, SoloReason};
+use replication::view::Incarnation;
 use replication::wire::{DiskOffer, DiskWant, Kind, Link};
-use replication::{ClaimResult, EpochId, EpochMeta, Primary, PrimaryAction, PrimaryConfig, SessionId, Term};
+use replication::{EpochId, EpochMeta, Primary, PrimaryAction, PrimaryConfig, SessionId, Term};
 use serde_json::{Value, json};
 use snapshot::disk::Mode;
 
@@ -33,6 +35,7 @@ use super::log::DiskLog;
 use super::socket::SendHalf;
 pub(super) use base::NoBase;
 pub use ending::{Afterwards, Life, Parted};
+use register::Question;
 
 use super::{preflight, ship};
 use crate::config::{CommitDurability, Endpoint, OnDegraded};
@@ -71,6 +74,10 @@ pub struct GuardianConfig {
     pub heartbeat: Duration,
     /// This primary's term.
     pub term: Term,
+    /// The guest was booted by this process.
+    pub begins_afresh: bool,
+    /// Which store its state directory is in the register, if epochs are committed to it.
+    pub store: Incarnation,
     /// The last epoch of a guest that crashed stays in the state directory.
     pub keeps_crashed: bool,
     /// What becomes of the guest when its state directory takes no more epochs.
@@ -134,6 +141,7 @@ pub struct Guardian {
     inner: Mutex<Inner>,
     changed: Condvar,
     to_ship: Sender<ToShip>,
+    to_witness: Sender<Question>,
     finished: AtomicBool,
 }
 
@@ -143,7 +151,7 @@ impl std::fmt::Debug for Guardian {
     }
 }
 
-fn core_config(config: &GuardianConfig, machine: &Machine, is_local: bool) -> PrimaryConfig {
+fn core_config(config: &GuardianConfig, machine: &Machine, is_local: bool, is_witnessed: bool) -> PrimaryConfig {
     let durable = config.durability == CommitDurability::Disk;
     PrimaryConfig {
         vm_name: config.vm_name.clone(),
@@ -158,6 +166,8 @@ fn core_config(config: &GuardianConfig, machine: &Machine, is_local: bool) -> Pr
         in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,
         local_durable: durable || is_local,
         backup_durable: durable,
+        begins_afresh: config.begins_afresh,
+        is_witnessed,
     }
 }
 
@@ -173,8 +183,9 @@ impl Guardian {
         local: Option<LocalStore>,
     ) -> Result<Arc<Self>, MachineError> {
         let (to_ship, shipping) = channel();
+        let (to_witness, questions) = channel();
         let first = machine.epochs().running();
-        let core = Primary::new(core_config(&config, &machine, local.is_some()), first);
+        let core = Primary::new(core_config(&config, &machine, local.is_some(), lease.is_witnessed()), first);
         let inner = Inner {
             core,
             waiters: 0,
@@ -201,16 +212,27 @@ impl Guardian {
             inner: Mutex::new(inner),
             changed: Condvar::new(),
             to_ship,
+            to_witness,
             finished: AtomicBool::new(false),
         });
         if local.is_some() {
             guardian.begin_local()?;
         }
-        guardian.spawn_threads(shipping, log, local);
+        guardian.spawn_threads(shipping, questions, log, local);
         Ok(guardian)
     }
 
-    fn spawn_threads(self: &Arc<Self>, shipping: Receiver<ToShip>, log: DiskLog, local: Option<LocalStore>) {
+    fn spawn_threads(
+        self: &Arc<Self>,
+        shipping: Receiver<ToShip>,
+        questions: Receiver<Question>,
+        log: DiskLog,
+        local: Option<LocalStore>,
+    ) {
+        if self.lease.is_witnessed() {
+            let asker = Arc::clone(self);
+            spawn("ft-witness".into(), move || asker.run_witness(&questions));
+        }
         let link = Arc::clone(self);
         spawn("ft-link".into(), move || link.run_link());
         let shipper = Arc::clone(self);
@@ -227,8 +249,13 @@ impl Guardian {
 
     /// Lets `call` talk to the core, then performs what comes out of it.
     fn with_core<R>(&self, call: impl FnOnce(&mut Primary) -> R) -> R {
+        self.with_inner(|inner| call(&mut inner.core))
+    }
+
+    /// The same, with what the driver keeps beside the core.
+    fn with_inner<R>(&self, call: impl FnOnce(&mut Inner) -> R) -> R {
         let mut inner = self.lock();
-        let result = call(&mut inner.core);
+        let result = call(&mut inner);
         let mut actions = Vec::new();
         while let Some(action) = inner.core.poll_action() {
             actions.push(action);
@@ -251,6 +278,7 @@ impl Guardian {
         }
         let is_awaited = inner.waiters > 0;
         drop(inner);
+        let decided = Instant::now();
         if is_awaited {
             self.changed.notify_all();
         }
@@ -258,10 +286,18 @@ impl Guardian {
             match action {
                 // What was just said is in the ship thread's queue, and the connection ends behind it.
                 PrimaryAction::Disconnect if spoke => self.send(ToShip::Part(connection)),
+                // A permission that is old when its turn comes is given back.
+                PrimaryAction::Release { upto } if decided.elapsed() > self.config.detect => {
+                    self.give_back(upto);
+                }
                 action => self.perform(action),
             }
         }
         result
+    }
+
+    fn give_back(&self, upto: EpochId) {
+        self.with_core(|core| core.handle_release_late(upto));
     }
 
     fn send(&self, item: ToShip) {
@@ -282,6 +318,12 @@ impl Guardian {
             PrimaryAction::DiskWanted(want) => self.send(ToShip::DiskWanted(want)),
             PrimaryAction::Protected { .. } => self.note("protected", json!({})),
             PrimaryAction::Claim { session } => self.claim(session),
+            PrimaryAction::Meet { session, nonce } => self.ask(Question::Meet { session, nonce }),
+            PrimaryAction::Enlist { session, place } => self.ask(Question::Enlist { session, place }),
+            PrimaryAction::Delist { session } => self.ask(Question::Delist { session }),
+            PrimaryAction::Look => self.ask(Question::Look),
+            PrimaryAction::RecordEnd => self.ask(Question::RecordEnd),
+            PrimaryAction::Conflict { text } => self.machine.end(End::Conflict { text }),
             PrimaryAction::WentSolo { reason } => self.went_solo(&reason),
             PrimaryAction::Fenced { holder } => {
                 self.note("fenced", json!({ "holder": holder }));
@@ -307,13 +349,7 @@ impl Guardian {
             return;
         }
         self.note("peer-lost", json!({ "claiming": true }));
-        // A claim may take as long as the shared storage: the link thread must go on meanwhile.
-        let result = self.lease.claim(session);
-        if let ClaimResult::Denied { holder } = &result {
-            tracing::error!(holder, "the witness gave the guest to the other side");
-        }
-        let now = self.clock.now();
-        self.with_core(|core| core.handle_claim(now, session, result));
+        self.ask(Question::Claim { session });
     }
 
     fn went_solo(&self, reason: &SoloReason) {
@@ -322,6 +358,8 @@ impl Guardian {
             SoloReason::LostBeforeBase => "the backup was lost before it was whole".into(),
             SoloReason::ClaimGranted => "the backup was lost, and the witness gave the guest to this host".into(),
             SoloReason::Unprotected => "protection was ended".into(),
+            SoloReason::OtherWitness => "the backup does not see the same witness: give both the same".into(),
+            SoloReason::WitnessAway => "the witness does not answer: no backup is filled meanwhile".into(),
             SoloReason::Mute => "the backup was there but confirmed nothing for too long: look at its disk".into(),
         };
         let before = self.lock().last_solo_reason.replace(text.clone());
@@ -378,6 +416,22 @@ impl Guardian {
         self.with_core(|core| core.handle_shipped(now, session, epoch));
     }
 
+    /// The backup of `session` has all but the base.
+    pub(super) fn handle_filled(&self, session: SessionId) {
+        self.with_core(|core| core.handle_filled(session));
+    }
+
+    /// Whether the register lists the backup that is being filled; none: that session is over.
+    pub(super) fn is_enlisted(&self, session: SessionId) -> Option<bool> {
+        let inner = self.lock();
+        inner.core.link().filter(|link| link.session == session).map(|_| inner.core.is_enlisted())
+    }
+
+    /// Whether what belongs to `session` may still go out.
+    pub(super) fn is_current(&self, session: SessionId) -> bool {
+        self.lock().core.link().is_some_and(|link| link.session == session)
+    }
+
     /// An offer of disk chunks is about to go out.
     pub(super) fn handle_disk_offered(&self, session: SessionId, offer: &DiskOffer) {
         self.with_core(|core| core.handle_disk_offered(session, offer.disk, offer.first_chunk, offer.hashes.len()));
@@ -391,6 +445,7 @@ impl Guardian {
     /// Epochs are not committed to the state directory any more.
     pub(super) fn note_local_lost(&self, why: &str) {
         self.lock().local = None;
+        self.ask(Question::RemoveStore);
         tracing::error!(why, "the guest is not protected by its state directory any more; it goes on");
         self.note("degraded", json!({ "protection": "local", "reason": why }));
     }
@@ -535,7 +590,7 @@ impl Guardian {
     /// What the state directory is to remember of backups.
     pub(super) fn pairing(&self, session: Option<SessionId>) -> Pairing {
         let target = self.lock().target.clone();
-        Pairing::new(&self.lease, self.config.term, self.first, target).with(session)
+        Pairing::new(&self.lease, self.config.store, self.config.term, self.first, target).with(session)
     }
 
     /// How the guest is protected, for `status`.
@@ -557,6 +612,8 @@ impl Guardian {
             "in_flight_epochs": in_flight_epochs,
             "in_flight_bytes": in_flight_bytes,
             "peer_errors": inner.core.peer_errors(),
+            "witness": self.lease.witness().to_string(),
+            "witness_away_ms": self.lease.away_since().map(|since| since.elapsed().as_millis() as u64),
             "solo_reason": inner.last_solo_reason,
             "connect_error": inner.connect_error,
         })

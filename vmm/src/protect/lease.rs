@@ -1,44 +1,88 @@
-//! The lease: who decides between two hosts that lost each other.
+//! The lease: this process's side of the VM's register at the witness. What may be done is decided in
+//! [`replication::view`]; here questions are put and answers are put into words.
 
-use replication::{ClaimResult, SessionId};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
+
+use replication::primary::Meeting;
+use replication::view::{
+    Attempt, Entry, Greeting, Incarnation, Known, Member, Nonce, Outcome, Place, PlaceKind, Refusal, Register,
+    Standing, Wish,
+};
+use replication::{ClaimResult, EpochId, SessionId, Term};
 
 use crate::config::Witness;
 use crate::exit::{Exit, Failure};
-use crate::witness::{self, FileWitness, Holder, Role};
+use crate::witness::{FileWitness, Life, random};
 
-/// This process's access to the witness.
+/// The place of this process at the VM's register.
 #[derive(Debug)]
 pub struct Lease {
     vm_name: String,
     configured: Witness,
     witness: Option<FileWitness>,
-    me: Holder,
+    life: Life,
+    /// Held while a wish is being decided: one at a time.
+    register: Mutex<Register>,
+    /// Since when the witness does not answer.
+    away_since: Mutex<Option<Instant>>,
+}
+
+/// How a fresh start came by its right.
+#[derive(Debug)]
+pub struct Begun {
+    /// The term of the new primary: the number of its record.
+    pub term: Term,
+    /// Nobody ran the guest before: if this start comes to nothing, nobody has to be kept from the next one.
+    was_free: bool,
+}
+
+/// What a backup says to a primary that it may follow.
+#[derive(Debug, Default)]
+pub struct Introduction {
+    /// Where it is.
+    pub place: Option<Place>,
+    /// What it left at the witness.
+    pub nonce: Option<Nonce>,
 }
 
 impl Lease {
-    /// Opens the witness of `config`.
-    pub fn open(vm_name: &str, config: &Witness, role: Role) -> Result<Self, Failure> {
-        Self::open_as(vm_name, config, role, None)
+    /// Opens the witness of `config`. Nobody can prove this process's death on its own host: for one that lasts as long as
+    /// the call, or has no witness.
+    pub fn open(vm_name: &str, config: &Witness) -> Result<Self, Failure> {
+        Self::with_life(vm_name, config, Life::without_lock().map_err(|error| no_identity(&error))?)
     }
 
-    /// The same, as a holder that claimed before: what was granted to it is granted again. Nobody else may be it at the same
-    /// time.
-    pub(crate) fn open_as(vm_name: &str, config: &Witness, role: Role, holder: Option<&str>) -> Result<Self, Failure> {
+    /// Opens the witness of `config`, and takes the lock of `state_dir`, which must exist.
+    pub(crate) fn open_in(vm_name: &str, config: &Witness, state_dir: &Path) -> Result<Self, Failure> {
+        let life = Life::begin(state_dir).map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => Failure::new(
+                Exit::Conflict,
+                format!("the state directory {} is in use by another process", state_dir.display()),
+            )
+            .with_hint("stop that one, or give this VM another --state-dir"),
+            _ => no_identity(&error),
+        })?;
+        Self::with_life(vm_name, config, life)
+    }
+
+    fn with_life(vm_name: &str, config: &Witness, life: Life) -> Result<Self, Failure> {
         let witness = match config {
             Witness::None => None,
             Witness::File(dir) => Some(FileWitness::open(dir)?),
         };
-        let mut me = Holder::this_process(role)
-            .map_err(|e| Failure::new(Exit::Error, format!("cannot read this host's identity from /proc: {e}")))?;
-        if let Some(holder) = holder {
-            me.id = holder.to_owned();
-        }
-        Ok(Self { vm_name: vm_name.to_owned(), configured: config.clone(), witness, me })
-    }
-
-    /// As whom it claims.
-    pub(crate) fn holder(&self) -> &str {
-        &self.me.id
+        let lease = Self {
+            vm_name: vm_name.to_owned(),
+            configured: config.clone(),
+            witness,
+            register: Mutex::new(Register::new(life.place.clone(), None)),
+            life,
+            away_since: Mutex::default(),
+        };
+        lease.state_deaths();
+        Ok(lease)
     }
 
     /// The witness that it asks.
@@ -46,33 +90,372 @@ impl Lease {
         &self.configured
     }
 
-    /// Refuses to start a VM that another side runs already.
-    pub fn check_start(&self) -> Result<(), Failure> {
-        match &self.witness {
-            Some(witness) => Ok(witness.check_start(&self.vm_name, &self.me)?),
-            None => Ok(()),
+    /// Whether there is one.
+    pub(crate) fn is_witnessed(&self) -> bool {
+        self.witness.is_some()
+    }
+
+    /// A place for the state directory of this process.
+    pub(crate) fn store(&self, id: Incarnation) -> Place {
+        self.life.store(id)
+    }
+
+    /// The newest record that this process has seen.
+    pub(crate) fn known(&self) -> Option<Known> {
+        self.lock().known()
+    }
+
+    /// An earlier life of this side has seen `known`: a witness that has not is not the one.
+    pub(crate) fn remember(&self, known: Option<Known>) {
+        let mut register = self.lock();
+        if known.is_some() {
+            *register = Register::new(register.me().clone(), known);
         }
     }
 
-    /// Asks for the session. Without a witness it is granted: the operator accepted that risk.
-    pub fn claim(&self, session: SessionId) -> ClaimResult {
-        let Some(witness) = &self.witness else { return ClaimResult::Granted };
-        match witness.claim(&self.vm_name, session.0, &self.me) {
-            witness::ClaimResult::Granted => ClaimResult::Granted,
-            witness::ClaimResult::Denied { holder } => {
-                ClaimResult::Denied { holder: format!("{} (pid {})", holder.host, holder.pid) }
-            }
-            witness::ClaimResult::Unreachable(error) => {
-                tracing::warn!(%error, "the witness does not answer");
-                ClaimResult::Unreachable
+    /// For how long the witness has not answered.
+    pub(crate) fn away_since(&self) -> Option<Instant> {
+        *self.away_since.lock().expect("no holder panics")
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Register> {
+        self.register.lock().expect("no holder of the register panics")
+    }
+
+    /// Puts a wish to the witness until it is decided. Without a witness it is granted: the operator accepted that risk.
+    fn wish(&self, wish: Wish) -> Option<Outcome> {
+        let witness = self.witness.as_ref()?;
+        let mut register = self.lock();
+        register.handle_wish(wish, Attempt(random()));
+        loop {
+            let ask = register.poll_ask().expect("a wish that is not decided has something to ask");
+            let answer = witness.perform(&self.vm_name, ask);
+            self.note_answer(answer.as_ref().err());
+            let outcome = match answer {
+                Ok(found) => register.handle_found(found),
+                Err(_) => register.handle_no_answer(),
+            };
+            if let Some(outcome) = outcome {
+                if outcome == Outcome::Forgotten {
+                    tracing::error!(
+                        witness = %self.configured,
+                        "the witness does not have what was seen there before: it is another one, or was restored"
+                    );
+                }
+                return Some(outcome);
             }
         }
     }
 
-    /// The VM ended here: nobody has to be kept from starting it.
-    pub fn end(&self) {
-        if let Some(Err(error)) = self.witness.as_ref().map(|w| w.end(&self.vm_name, &self.me)) {
-            tracing::warn!(%error, "the end of the VM could not be noted at the witness");
+    fn note_answer(&self, error: Option<&std::io::Error>) {
+        let mut away = self.away_since.lock().expect("no holder panics");
+        match error {
+            None => *away = None,
+            Some(error) => {
+                if away.is_none() {
+                    tracing::warn!(%error, witness = %self.configured, "the witness does not answer");
+                }
+                away.get_or_insert_with(Instant::now);
+            }
         }
     }
+
+    fn claim(&self, wish: Wish) -> ClaimResult {
+        match self.wish(wish) {
+            None | Some(Outcome::Won(_)) => ClaimResult::Granted,
+            Some(Outcome::NoAnswer | Outcome::Forgotten) => ClaimResult::Unreachable,
+            Some(Outcome::Refused(refusal)) => ClaimResult::Denied { holder: holder_of(&refusal) },
+        }
+    }
+
+    /// As the primary: the backup of `session` is out.
+    pub(crate) fn remove(&self, session: SessionId) -> ClaimResult {
+        self.claim(Wish::Remove(session))
+    }
+
+    /// As the primary: from here on the backup of `session` could take over.
+    pub(crate) fn enlist(&self, session: SessionId, place: Option<Place>) -> ClaimResult {
+        match place {
+            Some(place) => self.claim(Wish::Enlist(Member { place, join: session })),
+            None => ClaimResult::Granted,
+        }
+    }
+
+    /// As the primary: nothing is committed to the state directory any more.
+    pub(crate) fn remove_store(&self) -> ClaimResult {
+        self.claim(Wish::RemoveStore)
+    }
+
+    /// As the primary: the guest has ended; or, if its state directory keeps it for the operator, it has stopped.
+    pub(crate) fn end(&self, is_kept: bool) -> ClaimResult {
+        self.claim(if is_kept { Wish::Keep } else { Wish::End })
+    }
+
+    /// As the primary: is it still?
+    pub(crate) fn look(&self) -> ClaimResult {
+        self.claim(Wish::Look)
+    }
+
+    /// As the backup of `session`: the guest is to go on here, from the end of `fork`. With `named_dead`, against the newest
+    /// record.
+    pub(crate) fn take_over(
+        &self,
+        session: SessionId,
+        fork: EpochId,
+        named_dead: BTreeSet<Incarnation>,
+    ) -> ClaimResult {
+        self.claim(Wish::TakeOver { join: session, fork, named_dead })
+    }
+
+    /// The number of the record that began this process's line of history, if it has a right by the register.
+    pub(crate) fn term(&self) -> Option<Term> {
+        let register = self.lock();
+        let record = &register.newest()?.record;
+        (record.primary.id == register.me().id).then_some(Term(record.branch))
+    }
+
+    /// Wins the right to boot the guest afresh, or says who may have it. `names_dead`: what the operator says is dead, as
+    /// the beginnings of ids.
+    pub(crate) fn begin(&self, store: Option<Place>, has_epoch: bool, names_dead: &[String]) -> Result<Begun, Failure> {
+        if self.witness.is_none() {
+            return Ok(Begun { term: Term(unwitnessed_term()), was_free: false });
+        }
+        let newest = self.newest()?;
+        let was_free = newest.as_ref().is_none_or(|entry| entry.record.standing == Standing::Ended);
+        let listed: Vec<Place> = newest.iter().flat_map(|entry| entry.record.places().cloned()).collect();
+        let dead = listed.iter().filter(|place| self.is_dead(place, has_epoch)).map(|place| place.id).collect();
+        let here = listed.iter().filter(|place| self.life.is_here(place)).map(|place| place.id).collect();
+        let named_dead = resolve(&listed, names_dead)?;
+        let wish = Wish::Begin { store, dead, here, named_dead };
+        self.win(wish).map(|term| Begun { term, was_free })
+    }
+
+    /// Wins the right to continue the guest of this state directory, the store `store`, from the end of `fork`.
+    pub(crate) fn resume(&self, store: Place, fork: EpochId, names_dead: &[String]) -> Result<Term, Failure> {
+        if self.witness.is_none() {
+            return Ok(Term(unwitnessed_term()));
+        }
+        let listed: Vec<Place> = self.newest()?.iter().flat_map(|entry| entry.record.places().cloned()).collect();
+        let named_dead = resolve(&listed, names_dead)?;
+        self.win(Wish::Resume { store, fork, named_dead })
+    }
+
+    /// The places that the newest record lists and that `names` names; for an override.
+    pub(crate) fn named(&self, names: &[String]) -> Result<BTreeSet<Incarnation>, Failure> {
+        let listed: Vec<Place> = self.newest()?.iter().flat_map(|entry| entry.record.places().cloned()).collect();
+        resolve(&listed, names)
+    }
+
+    fn win(&self, wish: Wish) -> Result<Term, Failure> {
+        match self.wish(wish).expect("there is a witness") {
+            Outcome::Won(entry) => Ok(Term(entry.record.branch)),
+            Outcome::NoAnswer => Err(self.no_answer()),
+            Outcome::Forgotten => Err(self.forgotten()),
+            Outcome::Refused(refusal) => Err(self.refused(&refusal)),
+        }
+    }
+
+    /// Nobody runs the guest, as before [`Self::begin`]: the start came to nothing.
+    pub(crate) fn take_back(&self, begun: &Begun) {
+        if begun.was_free && self.claim(Wish::End) != ClaimResult::Granted {
+            tracing::warn!("the witness still says that this VM runs here; it will believe the next start from here");
+        }
+    }
+
+    fn newest(&self) -> Result<Option<Entry>, Failure> {
+        // A look needs no right. It says what is there, or that nothing is.
+        match self.wish(Wish::Look) {
+            Some(Outcome::NoAnswer) => Err(self.no_answer()),
+            Some(Outcome::Forgotten) => Err(self.forgotten()),
+            _ => Ok(self.lock().newest().cloned()),
+        }
+    }
+
+    /// Whether a place that the register lists is proved dead. The state directory of this process is when it holds no
+    /// epoch: whoever was to write one there is gone, because this process has its lock.
+    fn is_dead(&self, place: &Place, has_epoch: bool) -> bool {
+        match place.kind {
+            PlaceKind::Store => !has_epoch && self.life.is_here(place),
+            PlaceKind::Process => {
+                let stated = self.witness.as_ref().map(|witness| witness.is_stated_dead(&self.vm_name, place.id));
+                self.life.proves_dead(place) || matches!(stated, Some(Ok(true)))
+            }
+        }
+    }
+
+    /// States for other hosts what only this one can prove: that earlier lives of the VM on it are gone.
+    fn state_deaths(&self) {
+        let Some(witness) = &self.witness else { return };
+        let Ok(Some(entry)) = self.newest() else { return };
+        for place in entry.record.places().filter(|place| self.life.proves_dead(place)) {
+            if let Err(error) = witness.state_dead(&self.vm_name, place.id) {
+                tracing::warn!(%error, "the witness was not told that an earlier life of this VM is gone");
+            }
+        }
+    }
+
+    /// What the primary says of the register in its Hello, with something for the backup to find at the witness.
+    pub(crate) fn greeting(&self) -> Result<Option<Greeting>, std::io::Error> {
+        let Some(witness) = &self.witness else { return Ok(None) };
+        let left = witness.leave(&self.vm_name);
+        self.note_answer(left.as_ref().err());
+        let register = self.lock();
+        let known = register.known().expect("a primary has won its record");
+        Ok(Some(Greeting { known, primary: register.me().id, nonce: left? }))
+    }
+
+    /// As the primary: whether the backup, which left `nonce`, sees the same witness.
+    pub(crate) fn meet(&self, nonce: Option<Nonce>) -> Meeting {
+        let (witness, nonce) = match (&self.witness, nonce) {
+            (None, None) => return Meeting::Same,
+            (Some(witness), Some(nonce)) => (witness, nonce),
+            _ => return Meeting::Other,
+        };
+        let found = witness.finds(&self.vm_name, nonce);
+        self.note_answer(found.as_ref().err());
+        match found {
+            Ok(true) => Meeting::Same,
+            Ok(false) => Meeting::Other,
+            Err(_) => Meeting::NoAnswer,
+        }
+    }
+
+    /// As a backup: whether a primary that says this may be followed; if so, what to tell it.
+    pub(crate) fn introduce(&self, greeting: Option<&Greeting>) -> Result<Introduction, String> {
+        let (witness, greeting) = match (&self.witness, greeting) {
+            (None, None) => return Ok(Introduction::default()),
+            (None, Some(_)) => {
+                return Err("the primary has a witness and the backup has none; give both the same".into());
+            }
+            (Some(_), None) => {
+                return Err("the backup has a witness and the primary has none; give both the same".into());
+            }
+            (Some(witness), Some(greeting)) => (witness, greeting),
+        };
+        let no_answer = |error: std::io::Error| format!("the backup's witness does not answer: {error}");
+        let found = witness.finds(&self.vm_name, greeting.nonce);
+        self.note_answer(found.as_ref().err());
+        if !found.map_err(no_answer)? {
+            return Err(format!("the backup does not see the primary's witness in {}", self.configured));
+        }
+        let Greeting { known, primary, nonce: _ } = *greeting;
+        match self.wish(Wish::Follow { known, primary }).expect("there is a witness") {
+            Outcome::Won(_) => {}
+            Outcome::Refused(refusal) => return Err(format!("the witness names {}", holder_of(&refusal))),
+            Outcome::Forgotten => return Err("the backup's witness does not have the primary's records".into()),
+            Outcome::NoAnswer => return Err("the backup's witness does not answer".into()),
+        }
+        let nonce = witness.leave(&self.vm_name).map_err(no_answer)?;
+        Ok(Introduction { place: Some(self.life.place.clone()), nonce: Some(nonce) })
+    }
+
+    fn no_answer(&self) -> Failure {
+        Failure::new(
+            Exit::Timeout,
+            format!(
+                "the witness {} does not answer: whether {} runs elsewhere is not known",
+                self.configured, self.vm_name
+            ),
+        )
+        .with_hint("is the shared storage mounted and reachable? Try again when it is")
+    }
+
+    fn forgotten(&self) -> Failure {
+        Failure::new(
+            Exit::SplitBrain,
+            format!(
+                "the witness {} does not have what was seen there before: it is another one, or was restored",
+                self.configured
+            ),
+        )
+        .with_hint("mount the right one; a witness that lost records cannot tell where the guest runs")
+    }
+
+    fn refused(&self, refusal: &Refusal) -> Failure {
+        let vm = &self.vm_name;
+        match refusal {
+            Refusal::MayBeWhole { place } if place.kind == PlaceKind::Store && self.life.is_here(place) => {
+                Failure::new(Exit::SplitBrain, format!("the last epoch of {vm} is in this state directory"))
+                    .with_hint("`outlast resume` continues from it")
+            }
+            Refusal::MayBeWhole { place } => {
+                Failure::new(Exit::SplitBrain, format!("{vm} runs or may be continued elsewhere, by {place}"))
+                    .with_hint(format!(
+                        "look there: `outlast ctl status`, and `outlast ctl stop` to end it. If that host is gone for good, say so: \
+                         --dead {}",
+                        short(place.id)
+                    ))
+            }
+            Refusal::Elsewhere { place } => {
+                Failure::new(Exit::SplitBrain, format!("{vm} ran last at another place, {place}: its newest disks are there"))
+                    .with_hint(format!(
+                        "start it there, with the same --state-dir; or, to give up what it wrote there, say --dead {}",
+                        short(place.id)
+                    ))
+            }
+            Refusal::Primary { place } => {
+                Failure::new(Exit::SplitBrain, format!("{vm} was continued by {place}; what is here is older"))
+                    .with_hint(format!(
+                        "what others have seen of the guest since would be undone here. If that place is gone for good, say so: \
+                         --dead {}",
+                        short(place.id)
+                    ))
+            }
+            Refusal::Ended { place } => {
+                Failure::new(Exit::SplitBrain, format!("{vm} has ended since, at {place}; what is here is older"))
+                    .with_hint("start it afresh with `outlast run`, and remove what the state directory holds")
+            }
+            Refusal::Unknown => Failure::new(
+                Exit::SplitBrain,
+                format!("the witness {} does not know {vm}, which was started with it", self.configured),
+            )
+            .with_hint("is it the same directory as before?"),
+        }
+    }
+}
+
+/// Enough of an id for people to tell places apart.
+fn short(id: Incarnation) -> String {
+    id.to_string()[..8].to_owned()
+}
+
+/// The listed places that the operator means. One that is not listed is a mistake that must not pass.
+fn resolve(listed: &[Place], names: &[String]) -> Result<BTreeSet<Incarnation>, Failure> {
+    let mut named = BTreeSet::new();
+    for name in names {
+        let mut matching =
+            listed.iter().filter(|place| name.len() >= 8 && place.id.to_string().starts_with(name.as_str()));
+        match (matching.next(), matching.next()) {
+            (Some(place), None) => named.insert(place.id),
+            _ => {
+                let known: Vec<String> = listed.iter().map(|place| format!("{} ({place})", short(place.id))).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                return Err(Failure::new(
+                    Exit::NotFound,
+                    format!("the newest record at the witness has no place {name}"),
+                )
+                .with_hint(format!("it lists: {known}")));
+            }
+        };
+    }
+    Ok(named)
+}
+
+fn holder_of(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Primary { place } | Refusal::MayBeWhole { place } | Refusal::Elsewhere { place } => place.to_string(),
+        Refusal::Ended { place } => format!("nobody: the guest has ended, at {place}"),
+        Refusal::Unknown => "nobody".into(),
+    }
+}
+
+/// Without a witness only the clock tells a later start from an earlier one.
+fn unwitnessed_term() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn no_identity(error: &std::io::Error) -> Failure {
+    Failure::new(Exit::Error, format!("cannot take the state directory's lock or read this host's identity: {error}"))
+        .with_hint("is /proc mounted, and the state directory writable?")
 }

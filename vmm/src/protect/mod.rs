@@ -23,4 +23,4 @@ mod socket;
 
 pub(crate) use guardian::IN_FLIGHT_EPOCHS_MAX;
 pub use guardian::{Afterwards, Guardian, GuardianConfig, Life, Parted};
-pub use lease::Lease;
+pub use lease::{Begun, Lease};

@@ -36,6 +36,8 @@ const LAST_ROUND_PAGES: usize = 512;
 const OFFER_CHUNKS_MAX: u64 = 8;
 /// Pages between two looks at what else wants to go out.
 const PAGES_BETWEEN_LOOKS: usize = 64;
+/// A register that answers within so long costs no further round.
+const ENLIST_QUICK: Duration = Duration::from_millis(50);
 /// Disk bytes in one frame.
 const DISK_FRAME_BYTES: u64 = 256 * 1024;
 /// Disk writes of epochs that are kept for the next round; beyond that they are sent at once.
@@ -76,7 +78,8 @@ pub(super) fn run(shipper: &mut Shipper, link: Link, items: &Receiver<ToShip>) {
     shipper.encoder = PageEncoder::new();
     let has_epochs = shipper.guardian.machine.epochs().is_protected();
     let collected = has_epochs.then(Collected::default);
-    let mut resync = Resync { shipper, link, items, outbox: Outbox::new(stream), pages: 0, collected };
+    let outbox = Outbox::new(&shipper.guardian, link.session, stream);
+    let mut resync = Resync { shipper, link, items, outbox, pages: 0, collected };
     match resync.run() {
         Ok(rounds) => {
             let properties = json!({
@@ -88,7 +91,9 @@ pub(super) fn run(shipper: &mut Shipper, link: Link, items: &Receiver<ToShip>) {
         Err(error) => {
             tracing::warn!(%error, "the backup could not be filled");
             resync.shipper.guardian.note("resync-failed", json!({ "error": error.to_string() }));
-            resync.shipper.guardian.handle_broken();
+            if resync.shipper.guardian.is_current(link.session) {
+                resync.shipper.guardian.handle_broken();
+            }
         }
     }
 }
@@ -128,14 +133,30 @@ impl Resync<'_> {
         for index in 0..machine.disks().len() {
             self.fill_disk(index as u16)?;
         }
-        let rounds = self.fill_memory()?;
+        let mut rounds = self.fill_memory()?;
         self.outbox.flush()?;
+        if self.enlist()? > ENLIST_QUICK {
+            // The guest wrote on meanwhile; the pause for the base is to be short.
+            rounds += self.fill_memory_again()?;
+            self.outbox.flush()?;
+        }
         machine.stats().record_resync(self.outbox.sent);
         match self.collected.take() {
             None => self.shipper.guardian.seal_base(self.link.session)?,
             Some(collected) => self.seal_base_between(collected)?,
         }
         Ok(rounds)
+    }
+
+    /// Waits until the register lists the backup; gives how long that took.
+    fn enlist(&mut self) -> Result<Duration, ResyncError> {
+        let (asked, session) = (Instant::now(), self.link.session);
+        self.shipper.guardian.handle_filled(session);
+        while !self.shipper.guardian.is_enlisted(session).ok_or(ResyncError::SessionEnded)? {
+            self.handle_waiting()?;
+            self.shipper.guardian.wait_for_change();
+        }
+        Ok(asked.elapsed())
     }
 
     /// Stops the guest, commits the epochs that were sealed, and seals the base behind them.
@@ -191,9 +212,18 @@ impl Resync<'_> {
     }
 
     fn fill_memory(&mut self) -> Result<u32, ResyncError> {
+        self.fill_rounds(1)
+    }
+
+    /// Sends what was written since.
+    fn fill_memory_again(&mut self) -> Result<u32, ResyncError> {
+        Ok(self.fill_rounds(2)? - 1)
+    }
+
+    fn fill_rounds(&mut self, first: u32) -> Result<u32, ResyncError> {
         let machine = self.shipper.guardian.machine.clone();
         let mut content = [0; PAGE_SIZE];
-        for round in 1..=ROUNDS_MAX {
+        for round in first..=ROUNDS_MAX {
             let gfns = self.next_pages(round)?;
             for (index, gfn) in gfns.iter().enumerate() {
                 if index % PAGES_BETWEEN_LOOKS == 0 {
@@ -300,9 +330,10 @@ impl Resync<'_> {
     fn handle_between(&mut self, item: ToShip) -> Result<(), ResyncError> {
         match item {
             ToShip::Frames(connection, frames) => {
-                self.outbox.flush()?;
+                // Of a session that is over only what is said of its end goes out.
+                let flushed = self.outbox.flush();
                 self.shipper.send_frames(connection, &frames);
-                Ok(())
+                Ok(flushed?)
             }
             ToShip::DiskWanted(_) => Ok(()),
             ToShip::Epoch(sealed, None) if self.collected.is_some() => self.commit_between(*sealed),

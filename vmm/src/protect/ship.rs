@@ -25,6 +25,8 @@ use crate::epoch::SealedEpoch;
 use crate::epoch::hot::IdlePages;
 use crate::exit::{Exit, Failure};
 
+/// Why an outbox takes nothing more.
+const SESSION_IS_OVER: &str = "the session is over";
 /// Frames are given to the socket in pieces of about this size.
 const FLUSH_BYTES: usize = 256 * 1024;
 
@@ -81,14 +83,16 @@ pub(super) struct Shipper {
 
 /// Frames on their way to the socket, counted.
 pub(super) struct Outbox {
+    guardian: Arc<Guardian>,
+    session: SessionId,
     stream: SendHalf,
     pub(super) buffer: Vec<u8>,
     pub(super) sent: u64,
 }
 
 impl Outbox {
-    pub(super) fn new(stream: SendHalf) -> Self {
-        Self { stream, buffer: Vec::with_capacity(2 * FLUSH_BYTES), sent: 0 }
+    pub(super) fn new(guardian: &Arc<Guardian>, session: SessionId, stream: SendHalf) -> Self {
+        Self { guardian: Arc::clone(guardian), session, stream, buffer: Vec::with_capacity(2 * FLUSH_BYTES), sent: 0 }
     }
 
     /// Sends when enough has collected.
@@ -96,7 +100,12 @@ impl Outbox {
         if self.buffer.len() >= FLUSH_BYTES { self.flush() } else { Ok(()) }
     }
 
+    /// What was decided meanwhile stops what is under way: of a session that is over nothing more goes out.
     pub(super) fn flush(&mut self) -> io::Result<()> {
+        if !self.guardian.is_current(self.session) {
+            self.buffer.clear();
+            return Err(io::Error::new(io::ErrorKind::Interrupted, SESSION_IS_OVER));
+        }
         self.stream.send(&self.buffer)?;
         self.sent += self.buffer.len() as u64;
         self.buffer.clear();
@@ -224,13 +233,15 @@ impl Shipper {
         if let Some(link) = link
             && let Some(stream) = self.guardian.stream_of(link.session)
         {
-            let mut outbox = Outbox::new(stream);
+            let mut outbox = Outbox::new(&self.guardian, link.session, stream);
             self.guardian.handle_shipping(link.session, epoch);
             match self.ship(&sealed, link, &mut outbox) {
                 Ok(()) => {
                     self.guardian.machine.stats().record_shipped(outbox.sent);
                     self.guardian.handle_shipped(link.session, epoch);
                 }
+                // Its end, and what is said of it, are behind this in the queue.
+                Err(_) if !self.guardian.is_current(link.session) => {}
                 Err(_) => self.guardian.handle_broken(),
             }
         }

@@ -188,8 +188,8 @@ pub(super) fn start_over(config: &VmConfig, next: Next, life: &Life) -> Result<E
     match next {
         Next::End(exit) => return Ok(exit),
         Next::Boot => {
-            let Life { holder, term, target } = life;
-            command.args(["--boot", "--holder", holder, "--term"]).arg(term.0.to_string());
+            let Life { term, target } = life;
+            command.args(["--boot", "--term"]).arg(term.0.to_string());
             if let Some(target) = target {
                 command.arg("--target").arg(target.to_string());
             }

@@ -24,7 +24,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::api::Server;
-use crate::cli::Commands;
+use crate::cli::{Commands, Named};
 use crate::config::{BackupConfig, BenchConfig, DemoConfig, EventMonitor, VmConfig};
 use crate::durable;
 use crate::events::Events;
@@ -37,16 +37,16 @@ use crate::protect::Life;
 pub struct Outlast;
 
 impl Commands for Outlast {
-    fn run(&self, config: VmConfig) -> Result<Exit, Failure> {
-        primary::run(&config)
+    fn run(&self, config: VmConfig, dead: Vec<String>) -> Result<Exit, Failure> {
+        primary::run(&config, &dead)
     }
 
     fn boot_again(&self, config: VmConfig, life: Life) -> Result<Exit, Failure> {
         primary::boot_again(&config, life)
     }
 
-    fn resume(&self, config: VmConfig, backup_is_gone: bool) -> Result<Exit, Failure> {
-        primary::resume(&config, backup_is_gone)
+    fn resume(&self, config: VmConfig, named: Named) -> Result<Exit, Failure> {
+        primary::resume(&config, &named)
     }
 
     fn backup(&self, config: BackupConfig) -> Result<Exit, Failure> {
@@ -71,6 +71,11 @@ fn exit_of(end: End) -> Result<Exit, Failure> {
             format!("the guest runs on {holder} now; this VMM lost its lease, released nothing more and stopped"),
         )
         .with_hint("to protect the guest again, start `outlast backup` here and have the new primary connect to it")),
+        End::Conflict { text } => Err(Failure::new(
+            Exit::SplitBrain,
+            format!("the backup of this VM has a guest of it already: {text}; this one was stopped"),
+        )
+        .with_hint("look at the backup with `outlast ctl status`; to begin afresh, stop it there first")),
         End::Failed(why) => Err(Failure::new(Exit::Error, why)),
     }
 }
@@ -88,21 +93,24 @@ fn open_events(monitor: Option<&EventMonitor>) -> Result<Arc<Events>, Failure> {
     Ok(Arc::new(Events::new(file.transpose()?)))
 }
 
-/// Makes the state directory with the control socket and `vm.json`: what was configured, readable. The socket comes
-/// first, so that a second VM of this name does not overwrite what the first one wrote.
-fn bind_api(socket: &Path, state_dir: &Path, config: &Value) -> Result<Server, Failure> {
-    let failed = |error: std::io::Error| {
-        Failure::new(Exit::Error, format!("cannot write the state directory {}: {error}", state_dir.display()))
-            .with_hint("give --state-dir a directory that can be written")
-    };
+/// Makes the state directory with the control socket, which keeps a second VM of this name out.
+fn bind_api(socket: &Path, state_dir: &Path) -> Result<Server, Failure> {
     if !state_dir.exists() {
-        std::fs::create_dir_all(state_dir).map_err(failed)?;
-        durable::sync_parent(state_dir).map_err(failed)?;
+        let made = std::fs::create_dir_all(state_dir).and_then(|()| durable::sync_parent(state_dir));
+        made.map_err(|error| unwritable(state_dir, &error))?;
     }
-    let api = Server::bind(socket)?;
+    Ok(Server::bind(socket)?)
+}
+
+/// Writes what was configured. Only once the VM is sure to run here.
+fn write_config(state_dir: &Path, config: &Value) -> Result<(), Failure> {
     let text = serde_json::to_vec_pretty(config).expect("a JSON value is printable");
-    durable::replace(&state_dir.join("vm.json"), &text).map_err(failed)?;
-    Ok(api)
+    durable::replace(&state_dir.join("vm.json"), &text).map_err(|error| unwritable(state_dir, &error))
+}
+
+fn unwritable(state_dir: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(Exit::Error, format!("cannot write the state directory {}: {error}", state_dir.display()))
+        .with_hint("give --state-dir a directory that can be written")
 }
 
 fn as_json(config: &impl Serialize) -> Value {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::incident::{Incident, IncidentFile};
 use super::metrics;
-use crate::api::{ApiError, ApiHandler, Event, ProtectRequest, SnapshotRequest};
+use crate::api::{ApiError, ApiHandler, Event, ProtectRequest, SnapshotRequest, TakeOverRequest};
 use crate::config::Protect;
 use crate::events::Events;
 use crate::exit::Failure;
@@ -40,6 +40,8 @@ pub(super) struct Described {
     pub(super) warnings: Vec<String>,
     /// Crashes of its guest.
     pub(super) incident: IncidentFile,
+    /// No witness was named at its start: it takes no backup.
+    pub(super) lacks_witness: bool,
 }
 
 impl Node {
@@ -165,6 +167,10 @@ impl ApiHandler for Arc<Node> {
         let Protect::Tcp(target) = protect else {
             return Err(ApiError::not_in_this_version("protecting a running VM other than by tcp:HOST:PORT"));
         };
+        if self.described.lacks_witness {
+            return Err(ApiError::conflict("this VM was started without --witness, and a backup needs one to be named")
+                .with_hint("stop it and start it with --witness file:DIR, or with --witness none if you accept that a network cut makes two guests"));
+        }
         guardian.protect(target).map_err(ApiError::conflict)?;
         // Only now: a request that is refused changes nothing.
         if let Some(epoch) = epoch {
@@ -176,6 +182,14 @@ impl ApiHandler for Arc<Node> {
     fn unprotect(&self) -> Result<(), ApiError> {
         self.running()?.1.unprotect();
         Ok(())
+    }
+
+    fn take_over(&self, request: TakeOverRequest) -> Result<(), ApiError> {
+        let view = match &*self.role() {
+            Role::Backup(view) => Arc::clone(view),
+            Role::Primary { .. } => return Err(ApiError::conflict("the guest runs here already")),
+        };
+        Ok(view.fail_over(request.dead)?)
     }
 
     fn metrics(&self) -> String {

@@ -4,17 +4,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use replication::{EpochId, Term};
+use replication::EpochId;
+use replication::Term;
+use replication::view::Incarnation;
 
 use super::crash::{self, Next, OnCrash};
 use super::incident::IncidentFile;
 use super::node::{Described, Node};
-use super::parts::{self, Inputs};
+use super::parts::{self, Inputs, Opened};
 use super::right::{Resumed, Right};
 use super::rollback::{self, limits_of};
 use super::terminal::Terminal;
-use super::{as_json, bind_api, local, open_events, signals};
+use super::{as_json, bind_api, local, open_events, signals, write_config};
 use crate::api::Server;
+use crate::cli::Named;
 use crate::config::{Capture, Interrupts, OnGuestPanic, StartFrom, VmConfig};
 use crate::epoch::capture::Mode;
 use crate::events::Events;
@@ -22,11 +25,11 @@ use crate::exit::{Exit, Failure};
 use crate::machine::board::Delivery;
 use crate::machine::state::MachineState;
 use crate::machine::{KernelSource, Machine, MachineError, Pace, Parts, Threads, checkpoint, input};
-use crate::protect::local::pairing::unused_after;
+use crate::protect::local::pairing::{Pairing, unused_after};
 use crate::protect::local::{LocalStore, fault};
 use crate::protect::log::DiskLog;
 use crate::protect::{Guardian, GuardianConfig, Lease, Life};
-use crate::witness::Role;
+use crate::witness::random;
 
 /// How long the end of a VM waits for a console that does not take what the guest said.
 const CONSOLE_END_WAIT: Duration = Duration::from_secs(2);
@@ -49,32 +52,60 @@ fn pace_of(config: &VmConfig) -> Pace {
     }
 }
 
-pub(super) fn run(config: &VmConfig) -> Result<Exit, Failure> {
+/// `dead`: places at the witness that the operator says are dead.
+pub(super) fn run(config: &VmConfig, dead: &[String]) -> Result<Exit, Failure> {
     signals::block()?;
-    let lease = Lease::open(&config.name, &config.witness, Role::Primary)?;
-    boot(config, lease, guardian_config(config), |file| file.forget())
+    boot(config, guardian_config(config), dead, |file| file.forget())
 }
 
 /// The same after a crash of its guest, which counts. `life` is the guest's next.
 pub(super) fn boot_again(config: &VmConfig, life: Life) -> Result<Exit, Failure> {
     signals::block()?;
-    let Life { holder, term, target } = life;
-    let lease = Lease::open_as(&config.name, &config.witness, Role::Primary, Some(&holder))?;
-    boot(config, lease, GuardianConfig { term, target, ..guardian_config(config) }, |_| Ok(()))
+    let Life { term, target } = life;
+    boot(config, GuardianConfig { term, target, ..guardian_config(config) }, &[], |_| Ok(()))
 }
 
 fn boot(
     config: &VmConfig,
-    lease: Lease,
     protection: GuardianConfig,
+    dead: &[String],
     settle: impl FnOnce(&IncidentFile) -> Result<(), Failure>,
 ) -> Result<Exit, Failure> {
-    let lease = Arc::new(lease);
-    lease.check_start()?;
     let opened = parts::open(&config.disks, &config.nets, &config.console)?;
     let described = as_json(config);
-    let api = bind_api(&config.api_socket, &config.state_dir, &described)?;
+    let api = bind_api(&config.api_socket, &config.state_dir)?;
+    let lease = Lease::open_in(&config.name, &config.witness, &config.state_dir)?;
     let events = open_events(config.event_monitor.as_ref())?;
+    let has_epoch = LocalStore::is_in(&config.state_dir);
+    let store = Incarnation(random());
+    let begun = lease.begin(config.is_local().then(|| lease.store(store)), has_epoch, dead)?;
+    let protection = GuardianConfig { term: begun.term.max(protection.term), store, ..protection };
+    let made = make(config, opened, settle).and_then(|made| {
+        write_config(&config.state_dir, &described)?;
+        if made.local.is_some() {
+            let GuardianConfig { term, target, .. } = &protection;
+            Pairing::new(&lease, store, *term, FIRST_EPOCH, target.clone()).write(&config.state_dir)?;
+        }
+        Ok(made)
+    });
+    let Made { machine, inputs, log, local } = made.inspect_err(|_| lease.take_back(&begun))?;
+    events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.cpus }));
+    serve(Served { config, protection, described, api, events, lease: Arc::new(lease), machine, inputs, log, local })
+}
+
+/// A machine that is about to be switched on.
+struct Made {
+    machine: Arc<Machine>,
+    inputs: Inputs,
+    log: DiskLog,
+    local: Option<LocalStore>,
+}
+
+fn make(
+    config: &VmConfig,
+    opened: Opened,
+    settle: impl FnOnce(&IncidentFile) -> Result<(), Failure>,
+) -> Result<Made, Failure> {
     let log = DiskLog::open(&opened.disks)?;
     let (parts, inputs) = opened.split();
     let machine = Arc::new(make_machine(config, parts)?);
@@ -83,13 +114,12 @@ fn boot(
     let mut local = config.is_local().then(|| local::create(config, ram_bytes)).transpose()?;
     local.as_mut().map_or(Ok(()), |store| store.keep_earlier(limits_of(config)))?;
     settle(&IncidentFile::of(&config.state_dir))?;
-    events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.cpus }));
-    serve(Served { config, protection, described, api, events, lease, machine, inputs, log, local })
+    Ok(Made { machine, inputs, log, local })
 }
 
-/// A guest of this host that is not in any process any more goes on from its last committed epoch. `backup_is_gone`: what no
-/// witness can tell, the operator says.
-pub(super) fn resume(config: &VmConfig, backup_is_gone: bool) -> Result<Exit, Failure> {
+/// A guest of this host that is not in any process any more is continued from its last committed epoch. `named`: what nothing
+/// proves, and the operator says.
+pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> {
     let started = Instant::now();
     signals::block()?;
     fault::arm()?;
@@ -101,11 +131,12 @@ pub(super) fn resume(config: &VmConfig, backup_is_gone: bool) -> Result<Exit, Fa
     let right = Right::open(config)?;
     let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
     let described = as_json(config);
-    let api = bind_api(&config.api_socket, &config.state_dir, &described)?;
+    let api = bind_api(&config.api_socket, &config.state_dir)?;
     let events = open_events(config.event_monitor.as_ref())?;
     let mut state = MachineState::decode(&last.state).map_err(MachineError::from)?;
     let mut ram = store.map_ram()?;
-    let Resumed { lease, term, mut running, target } = right.win(config, last.epoch, backup_is_gone)?;
+    let Resumed { lease, term, mut running, target, store: id } = right.win(config, last.epoch, named)?;
+    write_config(&config.state_dir, &described)?;
     let log = DiskLog::open_upto(&opened.disks, last.epoch)?;
     fault::reached(fault::DISKS_RECOVERED);
     if let Some(back) = back {
@@ -133,7 +164,7 @@ pub(super) fn resume(config: &VmConfig, backup_is_gone: bool) -> Result<Exit, Fa
             "restore_ms": started.elapsed().as_secs_f64() * 1e3,
         }),
     );
-    let protection = GuardianConfig { term, target, ..guardian_config(config) };
+    let protection = GuardianConfig { term, target, begins_afresh: false, store: id, ..guardian_config(config) };
     serve(Served { config, protection, described, api, events, lease, machine, inputs, log, local: Some(store) })
 }
 
@@ -162,6 +193,7 @@ fn serve(served: Served<'_>) -> Result<Exit, Failure> {
             config: described,
             warnings: config.warnings(),
             incident: IncidentFile::of(&config.state_dir),
+            lacks_witness: config.unnamed_witness,
         },
         Arc::clone(&machine),
         guardian,
@@ -198,7 +230,9 @@ fn guardian_config(config: &VmConfig) -> GuardianConfig {
         durability: config.commit_durability,
         detect: config.detect,
         heartbeat: config.heartbeat,
-        term: Term(1),
+        term: Term(0),
+        begins_afresh: true,
+        store: Incarnation::default(),
         keeps_crashed: config.on_guest_panic != OnGuestPanic::Reset,
         on_degraded: config.local.on_degraded,
     }

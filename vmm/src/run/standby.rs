@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use replication::view::Incarnation;
 use serde_json::json;
 
 use super::crash::{Next, OnCrash};
@@ -10,7 +11,7 @@ use super::incident::IncidentFile;
 use super::node::{Described, Node};
 use super::parts::{self, Opened};
 use super::primary::supervise;
-use super::{announce, as_json, bind_api, open_events, signals};
+use super::{announce, as_json, bind_api, open_events, signals, write_config};
 use crate::config::{BackupConfig, CommitDurability, OnDegraded};
 use crate::epoch::capture::Mode;
 use crate::epoch::pacer::Length;
@@ -21,7 +22,6 @@ use crate::machine::state::MachineState;
 use crate::machine::{End, Machine, MachineError, Pace};
 use crate::protect::backup::{Outcome, Standby, StandbyConfig, Taken};
 use crate::protect::{Guardian, GuardianConfig, Lease};
-use crate::witness::Role;
 
 /// How a guest runs after a takeover, until somebody protects it anew.
 const PACE: Pace = Pace {
@@ -33,10 +33,11 @@ const PACE: Pace = Pace {
 
 pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     signals::block()?;
-    let lease = Arc::new(Lease::open(&config.name, &config.witness, Role::Backup)?);
     let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
     let described = as_json(config);
-    let api = bind_api(&config.api_socket, &config.state_dir, &described)?;
+    let api = bind_api(&config.api_socket, &config.state_dir)?;
+    let lease = Arc::new(Lease::open_in(&config.name, &config.witness, &config.state_dir)?);
+    write_config(&config.state_dir, &described)?;
     let events = open_events(config.event_monitor.as_ref())?;
     let standby_config = StandbyConfig {
         vm_name: config.name.clone(),
@@ -53,6 +54,7 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
             config: described,
             warnings: config.warnings(),
             incident: IncidentFile::of(&config.state_dir),
+            lacks_witness: false,
         },
         standby.view(),
         Arc::clone(&events),
@@ -96,13 +98,16 @@ fn take_over(
     machine.board().redeliver(takeover.redeliver);
     machine.egress().emit_again(&takeover.reemit);
     let threads = machine.start()?;
+    let term = lease.term().unwrap_or(takeover.term);
     let guardian_config = GuardianConfig {
         vm_name: config.name.clone(),
         target: None,
         durability: if durable { CommitDurability::Disk } else { CommitDurability::Memory },
         detect: config.detect,
         heartbeat: config.heartbeat,
-        term: takeover.term,
+        term,
+        begins_afresh: false,
+        store: Incarnation::default(),
         keeps_crashed: false,
         on_degraded: OnDegraded::default(),
     };
@@ -114,7 +119,7 @@ fn take_over(
     events.note(
         "failover-finished",
         json!({
-            "epoch": takeover.from.0, "term": takeover.term.0, "reemitted": reemitted, "redelivered": redelivered,
+            "epoch": takeover.from.0, "term": term.0, "reemitted": reemitted, "redelivered": redelivered,
             "restore_ms": restore.as_secs_f64() * 1e3, "takeover_ms": takeover_time.as_secs_f64() * 1e3,
         }),
     );

@@ -1,14 +1,17 @@
-//! Races, lost answers, restarts and hanging storage.
+//! Races, directories that are exchanged, records that are damaged, storage that hangs.
 
 use std::fs;
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::thread;
 
+use replication::view::{
+    Attempt, Location, Outcome, Place, PlaceKind, Record, RecordHash, Register, RegisterId, Standing, Wish,
+};
+
 use super::*;
 
-const SESSION: [u8; 16] = [0xab; 16];
-const OTHER: [u8; 16] = [0xcd; 16];
+const VM: &str = "vm0.x";
 
 fn witness() -> (tempfile::TempDir, FileWitness) {
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -16,61 +19,99 @@ fn witness() -> (tempfile::TempDir, FileWitness) {
     (dir, witness)
 }
 
-fn holder(role: Role) -> Holder {
-    Holder::this_process(role).expect("/proc is there")
+fn place(id: u8) -> Place {
+    Place { id: Incarnation([id; 16]), kind: PlaceKind::Process, location: Location::default() }
 }
 
-/// A process of a host that we know nothing about.
-fn elsewhere(role: Role) -> Holder {
-    Holder { boot_id: "another boot".into(), host: "b".into(), ..holder(role) }
-}
-
-fn is_granted(result: &ClaimResult) -> bool {
-    matches!(result, ClaimResult::Granted)
-}
-
-#[test]
-fn claim_twice_by_one_side_is_granted_twice_and_denied_to_the_other() {
-    let (_dir, witness) = witness();
-    let (primary, backup) = (holder(Role::Primary), holder(Role::Backup));
-    assert!(is_granted(&witness.claim("vm0", SESSION, &backup)));
-    assert!(is_granted(&witness.claim("vm0", SESSION, &backup)));
-    match witness.claim("vm0", SESSION, &primary) {
-        ClaimResult::Denied { holder } => assert!(holder.is(&backup)),
-        other => panic!("{other:?}"),
+fn record(number: u64, id: u8) -> Record {
+    Record {
+        register: RegisterId([1; 16]),
+        number,
+        previous: RecordHash::default(),
+        attempt: Attempt(random()),
+        standing: Standing::Running,
+        primary: place(id),
+        store: None,
+        backups: Vec::new(),
+        branch: 1,
+        parent: None,
+        fork: None,
+        named_dead: Vec::new(),
     }
 }
 
-#[test]
-fn claim_of_another_session_or_vm_is_free() {
-    let (_dir, witness) = witness();
-    assert!(is_granted(&witness.claim("vm0", SESSION, &holder(Role::Backup))));
-    assert!(is_granted(&witness.claim("vm0", OTHER, &holder(Role::Primary))));
-    assert!(is_granted(&witness.claim("vm0.x", SESSION, &holder(Role::Primary))));
+fn append(witness: &FileWitness, record: Record) -> Vec<Entry> {
+    let from = record.number;
+    witness.perform(VM, Ask::Append { record: Box::new(record), from }).expect("it answers")
 }
 
-#[test]
-fn claim_raced_by_many_threads_has_exactly_one_winner() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    const RACERS: usize = 16;
-    for round in 0..50_u8 {
-        let barrier = Barrier::new(RACERS);
-        let race = || {
-            let (witness, me) = (FileWitness::open(dir.path()).expect("writable"), holder(Role::Backup));
-            barrier.wait();
-            witness.claim("vm0", [round; 16], &me)
+fn begin() -> Wish {
+    Wish::Begin { store: None, dead: Default::default(), here: Default::default(), named_dead: Default::default() }
+}
+
+fn wish(witness: &FileWitness, register: &mut Register, wish: Wish) -> Outcome {
+    register.handle_wish(wish, Attempt(random()));
+    loop {
+        let ask = register.poll_ask().expect("it is not decided");
+        let outcome = match witness.perform(VM, ask) {
+            Ok(found) => register.handle_found(found),
+            Err(_) => register.handle_no_answer(),
         };
-        let granted = thread::scope(|scope| {
-            let racers: Vec<_> = (0..RACERS).map(|_| scope.spawn(race)).collect();
-            let results: Vec<ClaimResult> = racers.into_iter().map(|racer| racer.join().expect("no panic")).collect();
-            assert!(results.iter().all(|r| !matches!(r, ClaimResult::Unreachable(_))), "{results:?}");
-            results.iter().filter(|result| is_granted(result)).count()
-        });
-        assert_eq!(granted, 1, "round {round}");
+        if let Some(outcome) = outcome {
+            return outcome;
+        }
     }
 }
 
-const ROUNDS: u8 = 40;
+#[test]
+fn appended_record_is_read_back_and_the_second_of_its_number_is_not() {
+    let (dir, witness) = witness();
+    let ours = record(1, 1);
+    assert_eq!(append(&witness, ours.clone())[0].record, ours);
+    assert_eq!(append(&witness, record(1, 2))[0].record, ours);
+    let files: Vec<_> = fs::read_dir(dir.path()).expect("there").map(|f| f.expect("readable").file_name()).collect();
+    assert_eq!(files, ["vm0.x.view-1"], "no draft is left");
+}
+
+#[test]
+fn newest_of_any_count_is_found() {
+    let (_dir, witness) = witness();
+    assert!(witness.perform(VM, Ask::Newest).expect("it answers").is_empty());
+    for number in 1..=19 {
+        append(&witness, record(number, number as u8));
+        let newest = witness.perform(VM, Ask::Newest).expect("it answers");
+        assert_eq!(newest.iter().map(|entry| entry.record.number).collect::<Vec<_>>(), [number]);
+    }
+    let from: Vec<u64> =
+        witness.perform(VM, Ask::From(17)).expect("it answers").iter().map(|e| e.record.number).collect();
+    assert_eq!(from, [17, 18, 19]);
+    assert!(witness.perform("vm0", Ask::Newest).expect("it answers").is_empty(), "another VM");
+}
+
+#[test]
+fn start_raced_by_many_threads_has_exactly_one_winner() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    const RACERS: u8 = 16;
+    for round in 0..50 {
+        let dir = dir.path().join(round.to_string());
+        fs::create_dir(&dir).expect("made");
+        let barrier = Barrier::new(RACERS.into());
+        let race = |id: u8| {
+            let witness = FileWitness::open(&dir).expect("writable");
+            barrier.wait();
+            wish(&witness, &mut Register::new(place(id), None), begin())
+        };
+        let outcomes = thread::scope(|scope| {
+            let racers: Vec<_> = (1..=RACERS).map(|id| scope.spawn(move || race(id))).collect();
+            racers.into_iter().map(|racer| racer.join().expect("no panic")).collect::<Vec<_>>()
+        });
+        let won = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Won(_))).count();
+        let refused = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Refused(_))).count();
+        assert_eq!((won, refused), (1, usize::from(RACERS) - 1), "round {round}: {outcomes:?}");
+    }
+}
+
+const ROUNDS: u64 = 40;
 
 /// The racing side of the next test: not a test of its own, it does nothing unless that one starts it. Started by hand on
 /// two hosts with one shared directory, it tests that storage.
@@ -83,15 +124,16 @@ fn racing_process() {
     while !Path::new(&dir).join("go").exists() {
         thread::yield_now();
     }
-    for round in 0..ROUNDS {
-        if is_granted(&witness.claim("vm0", [round; 16], &holder(Role::Primary))) {
-            println!("granted {round}");
+    for round in 1..=ROUNDS {
+        let ours = record(round, 1);
+        if append(&witness, ours.clone())[0].record == ours {
+            println!("won {round}");
         }
     }
 }
 
 #[test]
-fn claim_raced_by_many_processes_has_exactly_one_winner_each() {
+fn append_raced_by_many_processes_has_exactly_one_winner_each() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let start = |_| {
         Command::new(std::env::current_exe().expect("this test"))
@@ -108,36 +150,74 @@ fn claim_raced_by_many_processes_has_exactly_one_winner_each() {
         let output = racer.wait_with_output().expect("ended");
         assert!(output.status.success());
         let text = String::from_utf8(output.stdout).expect("UTF-8");
-        rounds.extend(text.lines().filter_map(|line| line.strip_prefix("granted ")?.parse::<u8>().ok()));
+        rounds.extend(text.lines().filter_map(|line| line.strip_prefix("won ")?.parse::<u64>().ok()));
     }
     rounds.sort_unstable();
-    assert_eq!(rounds, (0..ROUNDS).collect::<Vec<u8>>());
+    assert_eq!(rounds, (1..=ROUNDS).collect::<Vec<u64>>());
 }
 
 #[test]
-fn claim_with_a_leftover_draft_is_granted_and_leaves_one_file() {
+fn record_that_is_garbage_or_of_another_number_is_no_answer() {
     let (dir, witness) = witness();
-    let me = holder(Role::Backup);
-    fs::write(dir.path().join(format!(".vm0.{}.{}", "ab".repeat(16), me.id)), "half").expect("written");
-    assert!(is_granted(&witness.claim("vm0", SESSION, &me)));
-    let files: Vec<_> = fs::read_dir(dir.path()).expect("there").map(|f| f.expect("readable").file_name()).collect();
-    assert_eq!(files, [format!("vm0.{}.claim", "ab".repeat(16)).as_str()]);
+    append(&witness, record(1, 1));
+    for content in [&b"garbage"[..], b"", &fs::read(dir.path().join("vm0.x.view-1")).expect("there")] {
+        fs::write(dir.path().join("vm0.x.view-2"), content).expect("written");
+        let error = witness.perform(VM, Ask::Newest).expect_err("not a record");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
 }
 
 #[test]
-fn claim_file_that_is_garbage_is_no_proof_for_anybody() {
-    let (dir, witness) = witness();
-    fs::write(dir.path().join(format!("vm0.{}.claim", "ab".repeat(16))), "garbage").expect("written");
-    let result = witness.claim("vm0", SESSION, &holder(Role::Backup));
-    assert!(matches!(result, ClaimResult::Unreachable(ref error) if error.kind() == io::ErrorKind::InvalidData));
-    assert_eq!(witness.check_start("vm0", &holder(Role::Primary)).expect_err("unknown").exit(), Exit::Timeout);
+fn directory_that_is_exchanged_under_its_path_gets_nothing() {
+    let (dir, parent) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let path = parent.path().join("mount");
+    fs::rename(dir.path(), &path).expect("moved");
+    let witness = FileWitness::open(&path).expect("writable");
+    let mut register = Register::new(place(1), None);
+    assert!(matches!(wish(&witness, &mut register, begin()), Outcome::Won(_)));
+    fs::rename(&path, parent.path().join("gone")).expect("moved");
+    assert_eq!(wish(&witness, &mut register, Wish::End), Outcome::NoAnswer);
+    fs::create_dir(&path).expect("made");
+    assert_eq!(wish(&witness, &mut register, Wish::End), Outcome::NoAnswer);
+    assert_eq!(fs::read_dir(&path).expect("there").count(), 0);
+    fs::remove_dir(&path).expect("empty");
+    fs::rename(parent.path().join("gone"), &path).expect("moved");
+    assert!(matches!(wish(&witness, &mut register, Wish::End), Outcome::Won(_)));
+    fs::rename(&path, dir.path()).expect("moved back, to be removed");
 }
 
 #[test]
-fn claim_when_the_storage_is_gone_is_unreachable() {
+fn peers_of_one_directory_find_what_they_left_and_those_of_a_copy_do_not() {
+    let (dir, a) = witness();
+    let b = FileWitness::open(dir.path()).expect("writable");
+    let (_other_dir, other) = self::witness();
+    let nonce = a.leave(VM).expect("written");
+    assert!(b.finds(VM, nonce).expect("it answers"));
+    assert!(!other.finds(VM, nonce).expect("it answers"));
+    assert!(!b.finds("vm1", nonce).expect("it answers"));
+    let next = a.leave(VM).expect("written");
+    assert!(!b.finds(VM, nonce).expect("it answers"), "taken away");
+    assert!(b.finds(VM, next).expect("it answers"));
+    drop((a, b));
+    assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 0);
+}
+
+#[test]
+fn death_is_stated_once_and_for_one_place() {
+    let (_dir, witness) = witness();
+    let id = Incarnation([3; 16]);
+    assert!(!witness.is_stated_dead(VM, id).expect("it answers"));
+    witness.state_dead(VM, id).expect("written");
+    witness.state_dead(VM, id).expect("twice is fine");
+    assert!(witness.is_stated_dead(VM, id).expect("it answers"));
+    assert!(!witness.is_stated_dead(VM, Incarnation([4; 16])).expect("it answers"));
+}
+
+#[test]
+fn storage_that_is_gone_is_no_answer() {
     let (dir, witness) = witness();
     drop(dir);
-    assert!(matches!(witness.claim("vm0", SESSION, &holder(Role::Backup)), ClaimResult::Unreachable(_)));
+    assert!(witness.perform(VM, Ask::Newest).is_err());
 }
 
 #[test]
@@ -147,62 +227,4 @@ fn open_missing_directory_is_not_found_and_is_not_made() {
     let error = FileWitness::open(&missing).expect_err("missing");
     assert_eq!(error.exit(), Exit::NotFound);
     assert!(!missing.exists());
-}
-
-#[test]
-fn check_start_after_a_takeover_elsewhere_is_refused_until_it_is_ended() {
-    let (_dir, witness) = witness();
-    let backup = elsewhere(Role::Backup);
-    witness.check_start("vm0", &holder(Role::Primary)).expect("never run");
-    assert!(is_granted(&witness.claim("vm0", SESSION, &backup)));
-    let error = witness.check_start("vm0", &holder(Role::Primary)).expect_err("it runs there");
-    assert_eq!(error.exit(), Exit::SplitBrain);
-    assert!(error.to_string().contains("the backup on host b"), "{error}");
-    witness.check_start("vm1", &holder(Role::Primary)).expect("another VM");
-    witness.end("vm0", &backup).expect("written");
-    witness.end("vm0", &backup).expect("twice is fine");
-    witness.check_start("vm0", &holder(Role::Primary)).expect("it has ended");
-}
-
-#[test]
-fn claim_of_an_earlier_life_of_this_side_is_granted_again_and_does_not_forbid_a_start() {
-    // The host was started anew since: that the claimant is gone cannot be seen.
-    let (_dir, witness) = witness();
-    let before = elsewhere(Role::Primary);
-    assert!(is_granted(&witness.claim("vm0", SESSION, &before)));
-    let stranger = holder(Role::Primary);
-    assert_eq!(witness.check_start("vm0", &stranger).expect_err("another side").exit(), Exit::SplitBrain);
-    assert!(!is_granted(&witness.claim("vm0", SESSION, &stranger)));
-    let now = Holder { id: before.id.clone(), ..stranger };
-    witness.check_start("vm0", &now).expect("it is this side's own");
-    assert!(is_granted(&witness.claim("vm0", SESSION, &now)));
-}
-
-#[test]
-fn check_start_hint_names_the_file_that_ends_the_claim() {
-    let (_dir, witness) = witness();
-    assert!(is_granted(&witness.claim("vm0", SESSION, &elsewhere(Role::Backup))));
-    let hint = witness.check_start("vm0", &holder(Role::Primary)).expect_err("it runs there").hint().expect("a hint");
-    let path = hint.split('`').rfind(|part| part.starts_with("touch ")).expect("a command");
-    fs::write(path.trim_start_matches("touch "), "").expect("touched");
-    witness.check_start("vm0", &holder(Role::Primary)).expect("ended by hand");
-}
-
-#[test]
-fn check_start_after_a_dead_process_of_this_boot_is_allowed() {
-    let (_dir, witness) = witness();
-    let dead = Holder { pid: u32::MAX, ..holder(Role::Primary) };
-    assert!(is_granted(&witness.claim("vm0", SESSION, &dead)));
-    witness.check_start("vm0", &holder(Role::Primary)).expect("it died");
-    assert!(is_granted(&witness.claim("vm0", OTHER, &holder(Role::Primary))));
-    assert_eq!(witness.check_start("vm0", &holder(Role::Primary)).expect_err("alive").exit(), Exit::SplitBrain);
-}
-
-#[test]
-fn end_keeps_the_claim_so_that_a_thawed_primary_is_still_denied() {
-    let (_dir, witness) = witness();
-    let backup = holder(Role::Backup);
-    assert!(is_granted(&witness.claim("vm0", SESSION, &backup)));
-    witness.end("vm0", &backup).expect("written");
-    assert!(matches!(witness.claim("vm0", SESSION, &holder(Role::Primary)), ClaimResult::Denied { .. }));
 }

@@ -108,14 +108,25 @@ fn vm_protect_contradictions_are_refused() {
     let list = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("well formed")).collect::<Vec<Protect>>();
     assert!(message(|o| o.protect = list(&["none", "local"])).contains("none excludes every other"));
     assert!(message(|o| o.protect = list(&["tcp:a:1", "tcp:b:1"])).contains("at most one"));
-    let both = check(|o| o.protect = list(&["local", "tcp:b:1", "local"])).expect("both");
+    let both = check(|o| {
+        o.protect = list(&["local", "tcp:b:1", "local"]);
+        o.witness = Some(Witness::None);
+    });
+    let both = both.expect("both");
     assert_eq!(both.protect, list(&["local", "tcp:b:1"]));
     assert!(both.is_local() && both.backup().is_some());
 }
 
 #[test]
-fn vm_backup_without_witness_is_warned_about() {
-    let vm = check(|o| o.protect = vec!["tcp:b:1".parse().expect("well formed")]).expect("allowed");
+fn vm_backup_without_a_named_witness_is_refused_and_with_none_is_warned_about() {
+    let protected = |o: &mut RunOptions| o.protect = vec!["tcp:b:1".parse().expect("well formed")];
+    assert_eq!(message(protected), "--witness is missing");
+    let vm = check(|o| {
+        protected(o);
+        o.witness = Some(Witness::None);
+    });
+    let vm = vm.expect("allowed");
+    assert!(!vm.unnamed_witness && check(|_| {}).expect("alone").unnamed_witness);
     assert!(vm.warnings()[0].contains("both may run the guest"), "{:?}", vm.warnings());
     let vm = check(|o| {
         o.protect = vec!["tcp:b:1".parse().expect("well formed")];
@@ -166,6 +177,7 @@ fn backup_needs_listen_and_name_and_warns_without_witness() {
     let typed = || BackupOptions {
         name: Some("vm0".into()),
         listen: Some("tcp:0.0.0.0:7000".parse().expect("well formed")),
+        witness: Some(Witness::None),
         ..BackupOptions::default()
     };
     let backup = BackupConfig::try_from(typed()).expect("enough");
@@ -173,6 +185,8 @@ fn backup_needs_listen_and_name_and_warns_without_witness() {
     assert_eq!(backup.warnings().len(), 1);
     let error = BackupConfig::try_from(BackupOptions { listen: None, ..typed() }).expect_err("no listen");
     assert_eq!(error.to_string(), "--listen is missing");
+    let error = BackupConfig::try_from(BackupOptions { witness: None, ..typed() }).expect_err("no witness");
+    assert_eq!(error.to_string(), "--witness is missing");
 }
 
 #[test]

@@ -15,21 +15,27 @@ use crate::protect::preflight::Preflight;
 
 impl Standby {
     pub(super) fn greet(&mut self, hello: &Hello) {
+        let met = match self.check(hello) {
+            Ok(bytes) => self.lease.introduce(hello.register.as_ref()).map(|introduction| (bytes, introduction)),
+            Err(text) => return self.refuse(RefuseCode::Machine, &text),
+        };
         let now = self.clock.now();
-        match self.check(hello).and_then(|bytes| Ram::new(bytes).map_err(|e| e.to_string())) {
-            Ok(ram) => {
+        match met.and_then(|(bytes, introduction)| Ok((Ram::new(bytes).map_err(|e| e.to_string())?, introduction))) {
+            Ok((ram, introduction)) => {
                 self.ram = Some(ram);
                 self.durable = hello.durable;
                 self.epochs_applied = 0;
                 self.trouble = None;
-                self.core.handle_accept(now);
+                self.core.handle_accept(now, introduction.place, introduction.nonce);
                 self.events.note("resync-started", json!({ "primary": hello.writer }));
             }
-            Err(text) => {
-                self.note_trouble("refused", &text);
-                self.core.handle_refuse(now, RefuseCode::Machine, &text);
-            }
+            Err(text) => self.refuse(RefuseCode::Witness, &text),
         }
+    }
+
+    fn refuse(&mut self, code: RefuseCode, text: &str) {
+        self.note_trouble("refused", text);
+        self.core.handle_refuse(self.clock.now(), code, text);
     }
 
     /// Whether the machine of `hello` can run here; gives its bytes of RAM.

@@ -10,7 +10,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use replication::Term;
-use replication::primary::PrimaryState;
+use replication::primary::{GuestEnd, PrimaryState};
 
 use super::{Guardian, ToShip};
 use crate::config::{Endpoint, Witness};
@@ -42,9 +42,7 @@ pub enum Parted {
 /// What the next life of a guest on this host must know of the one before.
 #[derive(Debug, Clone)]
 pub struct Life {
-    /// As whom it asks the witness: what was granted is granted again.
-    pub holder: String,
-    /// Its term.
+    /// Its term, where no witness counts them.
     pub term: Term,
     /// The backup to fill.
     pub target: Option<Endpoint>,
@@ -54,7 +52,7 @@ impl Guardian {
     /// What the next life of the guest must know of this one.
     pub(crate) fn next_life(&self) -> Life {
         let target = self.lock().target.clone();
-        Life { holder: self.lease.holder().to_owned(), term: self.config.term.next(), target }
+        Life { term: self.config.term.next(), target }
     }
 
     /// Earlier epochs that the guest could go back to.
@@ -68,10 +66,6 @@ impl Guardian {
         let mut parted = Parted::NoAnswer;
         if matches!(end, End::Guest(_) | End::Stopped) {
             parted = self.finish_cleanly(afterwards);
-            // Where the other side has the guest, or may have, it has not ended; nor where it begins anew.
-            if afterwards == Afterwards::Ends && self.state() == PrimaryState::Ended {
-                self.lease.end();
-            }
         }
         self.finished.store(true, Ordering::Release);
         self.changed.notify_all();
@@ -118,7 +112,8 @@ impl Guardian {
             if claims {
                 core.handle_unprotect(now, "the guest crashed and begins anew");
             }
-            core.handle_guest_ended(now, "the guest ended");
+            let begins_anew = afterwards == Afterwards::BeginsAnew;
+            core.handle_guest_ended(now, GuestEnd { text: "the guest ended".into(), begins_anew });
             claims || !could_go_on
         })
     }

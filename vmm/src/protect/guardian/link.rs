@@ -12,6 +12,7 @@ use serde_json::json;
 use super::super::socket::{self, SendHalf};
 use super::{Guardian, LOOK_AROUND};
 use crate::config::Endpoint;
+use crate::witness::random;
 
 /// Between two attempts to reach a backup.
 const CONNECT_RETRY: Duration = Duration::from_millis(500);
@@ -48,7 +49,7 @@ impl Guardian {
 
     fn serve_target(self: &Arc<Self>, target: &Endpoint) {
         match socket::connect(target) {
-            Ok(stream) => self.serve(stream),
+            Ok(stream) => self.serve(stream, target),
             Err(error) => self.note_trouble("backup-unreachable", &error.to_string()),
         }
         self.rest();
@@ -75,17 +76,27 @@ impl Guardian {
         self.note(event, json!({ "target": target, "error": error }));
     }
 
-    fn serve(self: &Arc<Self>, stream: TcpStream) {
+    fn serve(self: &Arc<Self>, stream: TcpStream, target: &Endpoint) {
         let Ok(reader) = stream.try_clone() else { return };
-        let mut session = [0; 16];
-        rustix::rand::getrandom(&mut session, rustix::rand::GetRandomFlags::empty()).expect("the generator is seeded");
-        {
-            let mut inner = self.lock();
+        let session = SessionId(random());
+        let greeting = match self.lease.greeting() {
+            Ok(greeting) => greeting,
+            Err(error) => return self.note_trouble("witness-away", &error.to_string()),
+        };
+        let now = self.clock.now();
+        let is_wanted = self.with_inner(|inner| {
+            // The operator may have said otherwise while the connection was being made.
+            if inner.target.as_ref() != Some(target) || !inner.core.wants_connection() {
+                return false;
+            }
             inner.stream = Some(SendHalf::new(stream));
             inner.connections += 1;
+            inner.core.handle_connected(now, session, greeting);
+            true
+        });
+        if !is_wanted {
+            return;
         }
-        let now = self.clock.now();
-        self.with_core(|core| core.handle_connected(now, SessionId(session)));
         self.read_frames(reader);
         self.disconnect();
         let now = self.clock.now();

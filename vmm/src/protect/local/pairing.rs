@@ -1,14 +1,15 @@
-//! Who else could go on with the guest of a state directory: the session with a backup, kept beside the guest's memory.
+//! What a state directory knows of the VM's register and of backups, kept beside the guest's memory.
+//!
+//! With a witness, whoever resumes asks it: this says which store the directory is there, and the newest record that was
+//! seen, so that a witness that has forgotten is noticed. Without one, it says whether a backup could have continued the
+//! guest, so that an operator is asked:
 //!
 //! ```text
-//!   before a base is sealed       session S recorded     from here on a backup could go on with the guest
+//!   before a base is sealed       session S recorded     from here on a backup could continue the guest
 //!   the guest is alone by right   no session             whoever resumes need not ask
-//!   resuming                      S is claimed, as the same holder as before, and then forgotten
 //! ```
 //!
-//! The record is durable before the first byte of the base goes out. So a guest that is resumed without asking is one that no
-//! backup was ever whole for, or one that the witness had given to this side. A record that says too much costs a question,
-//! and this side gets the answer that it got before: it asks as the same holder.
+//! The record is durable before the first byte of the base goes out.
 //!
 //! The file is one line of JSON and its checksum; it is replaced whole.
 
@@ -16,6 +17,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use replication::view::{Incarnation, Known};
 use replication::{EpochId, SessionId, Term};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -34,10 +36,12 @@ const BYTES_MAX: u64 = 64 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Pairing {
-    /// As whom this side asks the witness, in all its lives.
-    pub(crate) holder: String,
-    /// The witness of the session.
+    /// The witness.
     pub(crate) witness: Witness,
+    /// Which store this directory is in the VM's register.
+    pub(crate) store: Incarnation,
+    /// The newest record of the register that this side has seen.
+    pub(crate) known: Option<Known>,
     /// The term of the primary that wrote this.
     pub(crate) term: u64,
     /// The session whose backup could go on with the guest, as 32 hex digits.
@@ -84,11 +88,12 @@ impl Advice for PairingError {
 }
 
 impl Pairing {
-    /// A record of a life of the guest that is the holder of `lease` and began with epoch `first`: it names no session.
-    pub(crate) fn new(lease: &Lease, term: Term, first: EpochId, target: Option<Endpoint>) -> Self {
+    /// A record of a life of the guest that began with epoch `first`, of the directory that is `store`: it names no session.
+    pub(crate) fn new(lease: &Lease, store: Incarnation, term: Term, first: EpochId, target: Option<Endpoint>) -> Self {
         Self {
-            holder: lease.holder().to_owned(),
             witness: lease.witness().clone(),
+            store,
+            known: lease.known(),
             term: term.0,
             session: None,
             unused_from: unused_after(first),
@@ -154,13 +159,11 @@ fn session_of(text: &str) -> Option<SessionId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::witness::Role;
 
     fn pairing(session: Option<SessionId>) -> Pairing {
         let target = "tcp:b.example:7000".parse().expect("well formed");
-        let lease = Lease::open("vm0", &Witness::None, Role::Primary).expect("/proc is there");
-        let pairing = Pairing::new(&lease, Term(3), EpochId(77), Some(target)).with(session);
-        Pairing { holder: "holder".into(), ..pairing }
+        let lease = Lease::open("vm0", &Witness::None).expect("/proc is there");
+        Pairing::new(&lease, Incarnation([9; 16]), Term(3), EpochId(77), Some(target)).with(session)
     }
 
     #[test]

@@ -1,0 +1,229 @@
+//! What the register holds.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::id::{EpochId, SessionId};
+
+/// A random number of 128 bits, shown and stored as 32 hexadecimal digits.
+macro_rules! random_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; 16]);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                bytes_of_hex(&text).map($name).ok_or_else(|| serde::de::Error::custom("not 32 hexadecimal digits"))
+            }
+        }
+    };
+}
+
+random_id! {
+    /// Tells this register from every other one.
+    RegisterId
+}
+random_id! {
+    /// One life of a place: a process, or a store from its making to its removal.
+    Incarnation
+}
+random_id! {
+    /// One try to append: whose record it is that stands there.
+    Attempt
+}
+random_id! {
+    /// The digest of a record as the witness stores it.
+    RecordHash
+}
+random_id! {
+    /// A fresh random value that one side leaves at the witness for the other to find.
+    Nonce
+}
+
+impl RecordHash {
+    /// The digest of a record's bytes. It finds another record in its place, not a forger.
+    pub fn of(bytes: &[u8]) -> RecordHash {
+        RecordHash(xxh3_128(bytes).to_be_bytes())
+    }
+}
+
+fn bytes_of_hex(text: &str) -> Option<[u8; 16]> {
+    let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let number = is_hex.then(|| u128::from_str_radix(text, 16).ok())??;
+    Some(number.to_be_bytes())
+}
+
+mod join {
+    //! A join id, stored like the other random numbers.
+
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(id: &SessionId, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(id)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SessionId, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        bytes_of_hex(&text).map(SessionId).ok_or_else(|| serde::de::Error::custom("not 32 hexadecimal digits"))
+    }
+}
+
+/// Whether the guest may be continued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// It runs, or can be continued by a place that the record lists.
+    Running,
+    /// It was stopped, or ended by itself. Anybody may start it afresh.
+    Ended,
+}
+
+/// What kind of place it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PlaceKind {
+    /// The memory of a process: gone with it.
+    Process,
+    /// A state directory: it outlasts the process that writes it.
+    Store,
+}
+
+/// Where a place is, so that its death can be proved there and an operator can find it. Compared by nobody here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Location {
+    /// The host's name, for people.
+    pub host: String,
+    /// What tells the host from others, across its boots; empty if nothing does.
+    pub machine: String,
+    /// The boot of that host.
+    pub boot: String,
+    /// The lock file that its process holds, an absolute path on that host.
+    pub lock: String,
+}
+
+/// Where a VM's state can survive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// Its life. This alone decides which is which.
+    pub id: Incarnation,
+    /// Its kind.
+    pub kind: PlaceKind,
+    /// Where to look for it.
+    pub location: Location,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            PlaceKind::Process => "process",
+            PlaceKind::Store => "state directory",
+        };
+        write!(f, "the {kind} {} on host {}", &self.id.to_string()[..8], self.location.host)
+    }
+}
+
+/// A backup that could succeed the primary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Where.
+    pub place: Place,
+    /// Under which pairing it was filled. A backup that returns gets another.
+    #[serde(with = "join")]
+    pub join: SessionId,
+}
+
+/// One view: the content of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// The register that it is of.
+    pub register: RegisterId,
+    /// Counted from 1.
+    pub number: u64,
+    /// The record before it; zeros in the first.
+    pub previous: RecordHash,
+    /// Who tried to append it, and when: one try.
+    pub attempt: Attempt,
+    /// Whether the guest may be continued.
+    pub standing: Standing,
+    /// Who runs it.
+    pub primary: Place,
+    /// The primary's state directory, if epochs are committed to one.
+    pub store: Option<Place>,
+    /// Backups that may be whole.
+    pub backups: Vec<Member>,
+    /// The record that began this line of history.
+    pub branch: u64,
+    /// The line that it left, if it continues one.
+    pub parent: Option<u64>,
+    /// The last epoch that it keeps of its parent.
+    pub fork: Option<EpochId>,
+    /// Places that an operator named as dead, so that this record could be appended.
+    pub named_dead: Vec<Incarnation>,
+}
+
+impl Record {
+    /// Every place that it lists, the primary first.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        let backups = self.backups.iter().map(|member| &member.place);
+        std::iter::once(&self.primary).chain(&self.store).chain(backups)
+    }
+}
+
+/// A record as the witness has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The record.
+    pub record: Record,
+    /// The digest of its bytes there.
+    pub hash: RecordHash,
+}
+
+/// The newest record that a node has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Known {
+    /// The register.
+    pub register: RegisterId,
+    /// The record's number.
+    pub number: u64,
+    /// Its digest.
+    pub hash: RecordHash,
+}
+
+impl Known {
+    /// What a node knows that has seen `entry`.
+    pub fn of(entry: &Entry) -> Known {
+        Known { register: entry.record.register, number: entry.record.number, hash: entry.hash }
+    }
+}
+
+/// What a primary says of its register in a Hello.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    /// The newest record that it has seen.
+    pub known: Known,
+    /// Who it is in that record.
+    pub primary: Incarnation,
+    /// What it left at the witness for this backup to find.
+    pub nonce: Nonce,
+}

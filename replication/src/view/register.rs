@@ -1,0 +1,169 @@
+//! One node's side of the conversation with the witness.
+
+use super::record::{Attempt, Entry, Known, Place, Record};
+use super::wish::{Asker, Judgement, Refusal, Wish};
+
+/// What the witness is asked to do. Answer each with [`Register::handle_found`] or [`Register::handle_no_answer`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Give the newest record, if there is one.
+    Newest,
+    /// Give the records from this number on, in order, up to the first that is not there.
+    From(u64),
+    /// Append this record: make it durable under its number, unless that is taken. However that ends, give what is there:
+    /// the records from `from` on.
+    Append {
+        /// The record.
+        record: Box<Record>,
+        /// The number to read from.
+        from: u64,
+    },
+}
+
+/// What became of a wish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is so, by this record.
+    Won(Box<Entry>),
+    /// It may not be.
+    Refused(Refusal),
+    /// Nobody knows. Wish again, or wish something else.
+    NoAnswer,
+    /// The witness does not have what this node has seen there. It is not the same one, or has forgotten: nothing is
+    /// appended to it.
+    Forgotten,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Idle,
+    /// The newest record is being looked for.
+    Looking(Wish, Attempt),
+    /// A record was given to the witness.
+    Appending(Wish, Attempt),
+}
+
+/// What a node knows of its VM's register, and the wish that it is about.
+#[derive(Debug)]
+pub struct Register {
+    me: Place,
+    known: Option<Known>,
+    newest: Option<Entry>,
+    phase: Phase,
+    /// An append to this number was not answered.
+    in_doubt: Option<u64>,
+    ask: Option<Ask>,
+}
+
+impl Register {
+    /// The register as seen by `me`, which has seen `known` before.
+    pub fn new(me: Place, known: Option<Known>) -> Self {
+        Register { me, known, newest: None, phase: Phase::Idle, in_doubt: None, ask: None }
+    }
+
+    /// Who asks.
+    pub fn me(&self) -> &Place {
+        &self.me
+    }
+
+    /// The newest record that was seen.
+    pub fn newest(&self) -> Option<&Entry> {
+        self.newest.as_ref()
+    }
+
+    /// The newest record that this node must not see replaced.
+    pub fn known(&self) -> Option<Known> {
+        self.known
+    }
+
+    /// The slot in which a record of this node may stand, unanswered.
+    pub fn in_doubt(&self) -> Option<u64> {
+        self.in_doubt
+    }
+
+    /// The node wants something. `attempt` is fresh and random.
+    ///
+    /// # Panics
+    /// If the one before is not decided.
+    pub fn handle_wish(&mut self, wish: Wish, attempt: Attempt) {
+        assert!(matches!(self.phase, Phase::Idle), "one wish at a time");
+        if let Wish::Follow { known, .. } = &wish {
+            // A backup knows what its primary knows, if that is more.
+            self.known = self.known.filter(|ours| ours.number > known.number).or(Some(*known));
+        }
+        self.ask = Some(self.known.map_or(Ask::Newest, |known| Ask::From(known.number)));
+        self.phase = Phase::Looking(wish, attempt);
+    }
+
+    /// What to ask the witness now.
+    pub fn poll_ask(&mut self) -> Option<Ask> {
+        self.ask.take()
+    }
+
+    /// The witness gave these records, in order. Tells what became of the wish, or nothing: then there is more to ask.
+    pub fn handle_found(&mut self, found: Vec<Entry>) -> Option<Outcome> {
+        let (wish, attempt, is_back) = match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Idle => return None,
+            Phase::Looking(wish, attempt) => (wish, attempt, false),
+            Phase::Appending(wish, attempt) => (wish, attempt, true),
+        };
+        if !self.descends(&found) {
+            return Some(Outcome::Forgotten);
+        }
+        let before = self.known.map_or(0, |known| known.number);
+        if let Some(last) = found.last() {
+            self.known = Some(Known::of(last));
+            self.newest = Some(last.clone());
+        }
+        let now = self.known.map_or(0, |known| known.number);
+        if is_back && now == before {
+            // It was not refused, and it is not there either.
+            return Some(Outcome::NoAnswer);
+        }
+        self.in_doubt = self.in_doubt.filter(|slot| *slot > now);
+        self.decide(wish, attempt)
+    }
+
+    /// The witness did not answer, or with an error: an append may have taken place, or may yet.
+    pub fn handle_no_answer(&mut self) -> Option<Outcome> {
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Idle => None,
+            Phase::Looking(..) | Phase::Appending(..) => Some(Outcome::NoAnswer),
+        }
+    }
+
+    fn decide(&mut self, wish: Wish, attempt: Attempt) -> Option<Outcome> {
+        let asker = Asker { me: &self.me, attempt, in_doubt: self.in_doubt.is_some() };
+        match wish.judge(self.newest.as_ref(), asker) {
+            Judgement::IsSo => {
+                let entry = self.newest.clone().expect("what is so is so by a record");
+                Some(Outcome::Won(Box::new(entry)))
+            }
+            Judgement::Refused(refusal) => Some(Outcome::Refused(refusal)),
+            Judgement::Append(record) => {
+                let slot = record.number;
+                assert!(self.in_doubt.is_none_or(|doubt| doubt == slot), "an append to another slot is in doubt");
+                self.in_doubt = Some(slot);
+                self.ask = Some(Ask::Append { record, from: slot.saturating_sub(1).max(1) });
+                self.phase = Phase::Appending(wish, attempt);
+                None
+            }
+        }
+    }
+
+    /// Whether `found` begins with what is known, and each record is the successor of the one before.
+    fn descends(&self, found: &[Entry]) -> bool {
+        let begins = match (self.known, found.first()) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(known), Some(first)) => Known::of(first) == known,
+        };
+        let follows = |pair: &[Entry]| {
+            let [before, after] = pair else { return false };
+            after.record.number == before.record.number + 1
+                && after.record.previous == before.hash
+                && after.record.register == before.record.register
+        };
+        begins && found.windows(2).all(follows)
+    }
+}

@@ -1,0 +1,304 @@
+//! What a node wants of the register, and whether the newest record allows it.
+
+use std::collections::BTreeSet;
+
+use super::record::{Attempt, Entry, Incarnation, Known, Member, Place, Record, RecordHash, RegisterId, Standing};
+use crate::id::{EpochId, SessionId};
+
+/// What a node wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// To boot the guest afresh.
+    Begin {
+        /// The state directory that its epochs are committed to.
+        store: Option<Place>,
+        /// Places that are proved dead.
+        dead: BTreeSet<Incarnation>,
+        /// Places whose disks this start uses: an earlier life of the VM on this host, in the same state directory.
+        here: BTreeSet<Incarnation>,
+        /// Places that the operator says are dead.
+        named_dead: BTreeSet<Incarnation>,
+    },
+    /// To continue the guest from its own state directory.
+    Resume {
+        /// That directory.
+        store: Place,
+        /// The last epoch that is committed there.
+        fork: EpochId,
+        /// Places that the operator says are dead.
+        named_dead: BTreeSet<Incarnation>,
+    },
+    /// To continue the guest that this backup followed.
+    TakeOver {
+        /// The pairing.
+        join: SessionId,
+        /// The last epoch that is whole here.
+        fork: EpochId,
+        /// Places that the operator says are dead. Empty: only a listed backup may.
+        named_dead: BTreeSet<Incarnation>,
+    },
+    /// As the primary: from here on this backup could take over.
+    Enlist(Member),
+    /// As the primary: this backup is out, for good.
+    Remove(SessionId),
+    /// As the primary: nothing is committed to the state directory any more.
+    RemoveStore,
+    /// As the primary: the guest has ended, or was stopped.
+    End,
+    /// As the primary: the guest has stopped, and its state directory keeps it for an operator.
+    Keep,
+    /// As the primary: is it still?
+    Look,
+    /// As a backup: is a peer the primary that it says it is?
+    Follow {
+        /// What the peer knows of the register.
+        known: Known,
+        /// Who it says it is.
+        primary: Incarnation,
+    },
+}
+
+/// Why a wish is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Another place is the primary.
+    Primary {
+        /// Which.
+        place: Box<Place>,
+    },
+    /// A place that the newest record lists may have the guest: it is neither proved nor named dead.
+    MayBeWhole {
+        /// Which.
+        place: Box<Place>,
+    },
+    /// The guest was last on disks that are not here.
+    Elsewhere {
+        /// Where it ran.
+        place: Box<Place>,
+    },
+    /// The guest has ended.
+    Ended {
+        /// Where it ran last.
+        place: Box<Place>,
+    },
+    /// The register has no record.
+    Unknown,
+}
+
+/// What follows from the newest record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Judgement {
+    /// It is so already.
+    IsSo,
+    /// It may be: append this.
+    Append(Box<Record>),
+    /// It may not be.
+    Refused(Refusal),
+}
+
+/// Who wants it, and as which try.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asker<'a> {
+    pub(super) me: &'a Place,
+    pub(super) attempt: Attempt,
+    /// An append of the asker to the next slot is in doubt: what it wants is sure only when something stands there.
+    pub(super) in_doubt: bool,
+}
+
+impl Wish {
+    /// Whether it is so, may be, or may not be after `newest`.
+    pub(super) fn judge(&self, newest: Option<&Entry>, asker: Asker<'_>) -> Judgement {
+        match (self, newest) {
+            (Wish::Begin { store, .. }, None) => Judgement::Append(Box::new(first(store, asker))),
+            (_, None) => Judgement::Refused(Refusal::Unknown),
+            (Wish::Begin { store, dead, here, named_dead }, Some(entry)) => {
+                begin(entry, store, &Proofs { dead, here, named_dead }, asker)
+            }
+            (Wish::Resume { store, fork, named_dead }, Some(entry)) => resume(entry, store, *fork, named_dead, asker),
+            (Wish::TakeOver { join, fork, named_dead }, Some(entry)) => {
+                take_over(entry, *join, *fork, named_dead, asker)
+            }
+            (Wish::Follow { primary, .. }, Some(entry)) => follow(&entry.record, *primary),
+            (wish, Some(entry)) => wish.judge_as_primary(entry, asker),
+        }
+    }
+
+    fn judge_as_primary(&self, entry: &Entry, asker: Asker<'_>) -> Judgement {
+        let record = &entry.record;
+        if record.primary.id != asker.me.id {
+            return refuse_primary(record);
+        }
+        let mut next = successor(entry, asker);
+        match self {
+            Wish::End => {
+                (next.standing, next.store) = (Standing::Ended, None);
+                next.backups.clear();
+            }
+            Wish::Enlist(_) if record.standing == Standing::Ended => return refuse_ended(record),
+            Wish::Enlist(member) => next.backups = vec![member.clone()],
+            Wish::Remove(join) => next.backups.retain(|member| member.join != *join),
+            Wish::Keep => next.backups.clear(),
+            Wish::RemoveStore => next.store = None,
+            _ => {}
+        }
+        let Record { standing, store, backups, .. } = record;
+        let is_so = (*standing, store, backups) == (next.standing, &next.store, &next.backups);
+        let is_sure = !asker.in_doubt || *self == Wish::Look;
+        if is_so && is_sure { Judgement::IsSo } else { Judgement::Append(Box::new(next)) }
+    }
+}
+
+/// The first record of a register takes its number from the try: both are random.
+fn first(store: &Option<Place>, Asker { me, attempt, in_doubt: _ }: Asker<'_>) -> Record {
+    Record {
+        register: RegisterId(attempt.0),
+        number: 1,
+        previous: RecordHash::default(),
+        attempt,
+        standing: Standing::Running,
+        primary: me.clone(),
+        store: store.clone(),
+        backups: Vec::new(),
+        branch: 1,
+        parent: None,
+        fork: None,
+        named_dead: Vec::new(),
+    }
+}
+
+/// The same view as a new record.
+fn successor(entry: &Entry, asker: Asker<'_>) -> Record {
+    let number = entry.record.number + 1;
+    Record { number, previous: entry.hash, attempt: asker.attempt, named_dead: Vec::new(), ..entry.record.clone() }
+}
+
+/// A view in which the asker runs the guest on a line of history of its own.
+fn new_branch(entry: &Entry, asker: Asker<'_>, store: Option<Place>, fork: Option<EpochId>) -> Record {
+    let next = successor(entry, asker);
+    Record {
+        standing: Standing::Running,
+        primary: asker.me.clone(),
+        store,
+        backups: Vec::new(),
+        branch: next.number,
+        parent: fork.map(|_| entry.record.branch),
+        fork,
+        ..next
+    }
+}
+
+/// A listed place whose state may go on, so that nobody else may: neither proved nor named dead.
+fn alive(record: &Record, dead: impl Fn(Incarnation) -> bool) -> Option<&Place> {
+    record.places().find(|place| !dead(place.id))
+}
+
+/// What a fresh start knows of the places that the newest record lists.
+struct Proofs<'a> {
+    dead: &'a BTreeSet<Incarnation>,
+    here: &'a BTreeSet<Incarnation>,
+    named_dead: &'a BTreeSet<Incarnation>,
+}
+
+/// A fresh start may follow one that ended. One that did not must be gone everywhere, and its disks be those of this start.
+fn begin(entry: &Entry, store: &Option<Place>, proofs: &Proofs<'_>, asker: Asker<'_>) -> Judgement {
+    let record = &entry.record;
+    let Proofs { dead, here, named_dead } = proofs;
+    if record.primary.id == asker.me.id && record.standing == Standing::Running {
+        return Judgement::IsSo;
+    }
+    let mut next = new_branch(entry, asker, store.clone(), None);
+    if record.standing == Standing::Ended {
+        return Judgement::Append(Box::new(next));
+    }
+    if let Some(place) = alive(record, |id| dead.contains(&id) || named_dead.contains(&id)) {
+        return Judgement::Refused(Refusal::MayBeWhole { place: Box::new(place.clone()) });
+    }
+    let all_named = record.places().all(|place| named_dead.contains(&place.id));
+    if !all_named && !record.places().any(|place| here.contains(&place.id)) {
+        return Judgement::Refused(Refusal::Elsewhere { place: Box::new(record.primary.clone()) });
+    }
+    next.named_dead = record.places().map(|place| place.id).filter(|id| named_dead.contains(id)).collect();
+    Judgement::Append(Box::new(next))
+}
+
+/// A listed store had to have every epoch that was committed, and nobody else has it in use: it may claim as a backup may.
+/// One that is not listed may only if an operator names every listed place as dead.
+fn resume(
+    entry: &Entry,
+    store: &Place,
+    fork: EpochId,
+    named_dead: &BTreeSet<Incarnation>,
+    asker: Asker<'_>,
+) -> Judgement {
+    let record = &entry.record;
+    if record.standing == Standing::Ended {
+        return refuse_ended(record);
+    }
+    if record.primary.id == asker.me.id {
+        return Judgement::IsSo;
+    }
+    let mut next = new_branch(entry, asker, Some(store.clone()), Some(fork));
+    if record.store.as_ref().is_none_or(|listed| listed.id != store.id) {
+        match overridden(record, named_dead) {
+            Ok(named) => next.named_dead = named,
+            Err(refusal) => return Judgement::Refused(refusal),
+        }
+    }
+    Judgement::Append(Box::new(next))
+}
+
+/// A backup that is listed may succeed the primary. One that is not may only if an operator names every listed place as dead.
+fn take_over(
+    entry: &Entry,
+    join: SessionId,
+    fork: EpochId,
+    named_dead: &BTreeSet<Incarnation>,
+    asker: Asker<'_>,
+) -> Judgement {
+    let record = &entry.record;
+    if record.standing == Standing::Ended {
+        return refuse_ended(record);
+    }
+    if record.primary.id == asker.me.id {
+        return Judgement::IsSo;
+    }
+    let mut next = new_branch(entry, asker, None, Some(fork));
+    let is_listed = record.backups.iter().any(|member| member.join == join && member.place.id == asker.me.id);
+    if is_listed {
+        // Every other backup stays listed: it may be whole too.
+        next.backups = record.backups.iter().filter(|member| member.place.id != asker.me.id).cloned().collect();
+        return Judgement::Append(Box::new(next));
+    }
+    match overridden(record, named_dead) {
+        Ok(named) => next.named_dead = named,
+        Err(refusal) => return Judgement::Refused(refusal),
+    }
+    Judgement::Append(Box::new(next))
+}
+
+/// What an operator named, if that is every place that the record lists.
+fn overridden(record: &Record, named_dead: &BTreeSet<Incarnation>) -> Result<Vec<Incarnation>, Refusal> {
+    if named_dead.is_empty() {
+        return Err(Refusal::Primary { place: Box::new(record.primary.clone()) });
+    }
+    match alive(record, |id| named_dead.contains(&id)) {
+        Some(place) => Err(Refusal::MayBeWhole { place: Box::new(place.clone()) }),
+        None => Ok(record.places().map(|place| place.id).collect()),
+    }
+}
+
+fn follow(record: &Record, primary: Incarnation) -> Judgement {
+    match record.standing {
+        Standing::Ended => refuse_ended(record),
+        Standing::Running if record.primary.id == primary => Judgement::IsSo,
+        Standing::Running => refuse_primary(record),
+    }
+}
+
+fn refuse_primary(record: &Record) -> Judgement {
+    Judgement::Refused(Refusal::Primary { place: Box::new(record.primary.clone()) })
+}
+
+fn refuse_ended(record: &Record) -> Judgement {
+    Judgement::Refused(Refusal::Ended { place: Box::new(record.primary.clone()) })
+}

@@ -1,0 +1,206 @@
+//! Where this process is, and what proves that an earlier one is gone.
+//!
+//! Proofs are those that the kernel gives: a lock that it frees when its holder ends, on the kernel that still runs; or
+//! that another boot of the same machine runs now. Never a process number, silence, or age.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use replication::view::{Incarnation, Location, Place, PlaceKind};
+use serde::{Deserialize, Serialize};
+
+/// The lock file's name in the state directory.
+const LOCK: &str = "lock";
+/// Earlier lives that a lock file remembers.
+const EARLIER_MAX: usize = 64;
+/// A lock file is far smaller.
+const LOCK_BYTES_MAX: u64 = 16 << 10;
+
+/// A fresh random number.
+pub(crate) fn random() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(count) => filled += count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => panic!("the kernel has no random numbers: {error}"),
+        }
+    }
+    bytes
+}
+
+/// What a lock file says: whose it is, and whose it was. Who has the lock knows that all of these are gone.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Lives {
+    now: Incarnation,
+    earlier: Vec<Incarnation>,
+}
+
+/// This process's life in its state directory. The lock is free as soon as the process is gone, however it went.
+#[derive(Debug)]
+pub(crate) struct Life {
+    pub(crate) place: Place,
+    earlier: Vec<Incarnation>,
+    _lock: Option<File>,
+}
+
+impl Life {
+    /// A life without a state directory, which nobody can prove dead on the kernel that still runs.
+    pub(crate) fn without_lock() -> io::Result<Self> {
+        Self::new(String::new(), Vec::new(), None, Incarnation(random()))
+    }
+
+    /// Takes the lock of `state_dir`, which must exist. `WouldBlock`: another process lives there.
+    pub(crate) fn begin(state_dir: &Path) -> io::Result<Self> {
+        let path = lock_path(state_dir)?;
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+        file.try_lock().map_err(io::Error::from)?;
+        let before = read_lives(&mut file);
+        let earlier = before.map_or_else(Vec::new, |lives| lives.known().take(EARLIER_MAX).collect());
+        let lives = Lives { now: Incarnation(random()), earlier };
+        file.rewind()?;
+        file.set_len(0)?;
+        file.write_all(&serde_json::to_vec(&lives).expect("plain data"))?;
+        Self::new(path.to_string_lossy().into_owned(), lives.earlier, Some(file), lives.now)
+    }
+
+    fn new(lock: String, earlier: Vec<Incarnation>, file: Option<File>, id: Incarnation) -> io::Result<Self> {
+        let machine = fs::read_to_string("/etc/machine-id").unwrap_or_default();
+        let location = Location {
+            host: kernel_text("hostname")?,
+            machine: machine.trim().to_owned(),
+            boot: kernel_text("random/boot_id")?,
+            lock,
+        };
+        Ok(Life { place: Place { id, kind: PlaceKind::Process, location }, earlier, _lock: file })
+    }
+
+    /// The place of this process's state directory, with its epochs.
+    pub(crate) fn store(&self, id: Incarnation) -> Place {
+        Place { id, kind: PlaceKind::Store, location: self.place.location.clone() }
+    }
+
+    /// Whether `place` was in this state directory: what this process opens are its disks.
+    pub(crate) fn is_here(&self, place: &Place) -> bool {
+        !place.location.lock.is_empty() && place.location.lock == self.place.location.lock && self.is_same_host(place)
+    }
+
+    fn is_same_host(&self, place: &Place) -> bool {
+        let (ours, theirs) = (&self.place.location, &place.location);
+        ours.boot == theirs.boot || (!ours.machine.is_empty() && ours.machine == theirs.machine)
+    }
+
+    /// Whether it is proved that `place`, a process, is gone.
+    pub(crate) fn proves_dead(&self, place: &Place) -> bool {
+        if place.kind != PlaceKind::Process || place.id == self.place.id {
+            return false;
+        }
+        let was_before_us = self.is_here(place) && self.earlier.contains(&place.id);
+        let is_other_boot = self.is_same_host(place) && place.location.boot != self.place.location.boot;
+        was_before_us || is_other_boot || self.is_unlocked(place)
+    }
+
+    /// On this kernel: the lock file of `place` knows that life, and nobody holds it.
+    fn is_unlocked(&self, place: &Place) -> bool {
+        if place.location.boot != self.place.location.boot || place.location.lock.is_empty() {
+            return false;
+        }
+        let Ok(mut file) = File::open(&place.location.lock) else { return false };
+        file.try_lock_shared().is_ok()
+            && read_lives(&mut file).is_some_and(|lives| lives.known().any(|id| id == place.id))
+    }
+}
+
+impl Lives {
+    fn known(self) -> impl Iterator<Item = Incarnation> {
+        std::iter::once(self.now).chain(self.earlier)
+    }
+}
+
+fn read_lives(file: &mut File) -> Option<Lives> {
+    let mut text = Vec::new();
+    file.take(LOCK_BYTES_MAX).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+fn lock_path(state_dir: &Path) -> io::Result<PathBuf> {
+    Ok(fs::canonicalize(state_dir)?.join(LOCK))
+}
+
+fn kernel_text(name: &str) -> io::Result<String> {
+    Ok(fs::read_to_string(format!("/proc/sys/kernel/{name}"))?.trim().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a temporary directory")
+    }
+
+    fn life(dir: &tempfile::TempDir) -> Life {
+        Life::begin(dir.path()).expect("nobody is there")
+    }
+
+    #[test]
+    fn life_that_holds_its_lock_is_not_dead_and_one_that_let_go_is() {
+        let (a, b) = (dir(), dir());
+        let (first, other) = (life(&a), life(&b));
+        let place = first.place.clone();
+        assert!(!other.proves_dead(&place));
+        assert_eq!(Life::begin(a.path()).expect_err("in use").kind(), io::ErrorKind::WouldBlock);
+        drop(first);
+        assert!(other.proves_dead(&place));
+        assert!(!other.is_here(&place));
+    }
+
+    #[test]
+    fn next_life_in_the_directory_knows_all_before_it_and_tells_others() {
+        let (a, b) = (dir(), dir());
+        let before: Vec<Place> = (0..3).map(|_| life(&a).place.clone()).collect();
+        let (now, other) = (life(&a), life(&b));
+        for place in &before {
+            assert!(now.proves_dead(place) && now.is_here(place));
+            assert!(!other.proves_dead(place), "the lock is held: only its holder can say so");
+        }
+        assert!(!now.proves_dead(&now.place));
+        drop(now);
+        assert!(other.proves_dead(&before[0]));
+    }
+
+    #[test]
+    fn lock_of_another_life_or_a_missing_one_proves_nothing() {
+        let (a, b) = (dir(), dir());
+        let (place, other) = (life(&a).place.clone(), life(&b));
+        let stranger = Place { id: Incarnation([1; 16]), ..place.clone() };
+        assert!(!other.proves_dead(&stranger));
+        fs::remove_file(a.path().join(LOCK)).expect("there");
+        assert!(!other.proves_dead(&place));
+        fs::write(a.path().join(LOCK), "garbage").expect("written");
+        assert!(!other.proves_dead(&place));
+    }
+
+    #[test]
+    fn process_of_an_earlier_boot_of_this_machine_is_dead_and_of_another_machine_unknown() {
+        let a = dir();
+        let now = life(&a);
+        let at = |machine: &str, boot: &str| {
+            let location = Location { machine: machine.into(), boot: boot.into(), ..now.place.location.clone() };
+            Place { id: Incarnation([1; 16]), location, ..now.place.clone() }
+        };
+        let machine = now.place.location.machine.clone();
+        assert_eq!(now.proves_dead(&at(&machine, "earlier")), !machine.is_empty());
+        assert!(!now.proves_dead(&at("another", "earlier")));
+        assert!(!now.proves_dead(&at("", "earlier")));
+        let store = Place { kind: PlaceKind::Store, ..at(&machine, "earlier") };
+        assert!(!now.proves_dead(&store), "a store outlasts its process");
+    }
+
+    #[test]
+    fn random_numbers_differ() {
+        assert_ne!(random(), random());
+    }
+}

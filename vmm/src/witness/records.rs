@@ -1,0 +1,205 @@
+//! The records of all VMs' registers, as files in one directory. Every function here may hang with the storage.
+//!
+//! A record is written and synced under a private name, then linked to `NAME.view-N`, which fails if that exists. Names are
+//! opened and never listed: a stale cache of the directory can make an append fail and nothing else.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use replication::view::{Ask, Entry, Incarnation, Nonce, Record, RecordHash};
+use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, unlinkat};
+
+/// A record is far smaller.
+const RECORD_BYTES_MAX: u64 = 64 << 10;
+
+/// The directory, held open: what is mounted over its path later is another one, and is noticed.
+#[derive(Clone, Debug)]
+pub(super) struct Records {
+    path: PathBuf,
+    dir: Arc<File>,
+}
+
+impl Records {
+    /// Opens the directory at `path`, which must exist.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let dir = File::open(path)?;
+        if !dir.metadata()?.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        Ok(Records { path: path.into(), dir: Arc::new(dir) })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Fails if another directory is at the path now: a mount that went away, or came.
+    fn check_same(&self) -> io::Result<()> {
+        let (held, now) = (self.dir.metadata()?, std::fs::metadata(&self.path)?);
+        if (held.dev(), held.ino()) == (now.dev(), now.ino()) {
+            return Ok(());
+        }
+        Err(io::Error::other("another directory is there now: was it unmounted?"))
+    }
+
+    /// Writes, links and removes a file, as an append will.
+    pub(super) fn probe(&self) -> io::Result<()> {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+        let (one, two) = (format!(".probe-{}.1", id.trim()), format!(".probe-{}.2", id.trim()));
+        self.write_new(&one, b"probe\n")?;
+        let linked = self.link(&one, &two).and_then(|()| self.remove_if_there(&two));
+        self.remove_if_there(&one)?;
+        linked
+    }
+
+    /// Does what the register asks, and gives what is there then.
+    pub(super) fn perform(&self, vm: &str, ask: Ask) -> io::Result<Vec<Entry>> {
+        self.check_same()?;
+        match ask {
+            Ask::Newest => Ok(self.newest(vm)?.into_iter().collect()),
+            Ask::From(number) => self.from(vm, number),
+            Ask::Append { record, from } => {
+                // Whether it took place is seen by reading it back, after an error too.
+                if let Err(error) = self.append(vm, &record) {
+                    tracing::debug!(%error, number = record.number, "an append to the register failed");
+                }
+                self.check_same()?;
+                self.from(vm, from)
+            }
+        }
+    }
+
+    fn append(&self, vm: &str, record: &Record) -> io::Result<()> {
+        let name = record_name(vm, record.number);
+        let draft = format!(".{name}.{}", record.attempt);
+        let text = serde_json::to_vec_pretty(record).expect("a record has string keys only");
+        self.remove_if_there(&draft)?;
+        self.write_new(&draft, &text)?;
+        let linked = self.link(&draft, &name);
+        self.remove_if_there(&draft)?;
+        linked?;
+        // The name must last as long as the promise that is built on it.
+        self.dir.sync_all()
+    }
+
+    fn from(&self, vm: &str, first: u64) -> io::Result<Vec<Entry>> {
+        let mut found = Vec::new();
+        while let Some(entry) = self.read(vm, first.saturating_add(found.len() as u64))? {
+            found.push(entry);
+        }
+        Ok(found)
+    }
+
+    /// Records are numbered without a gap: their end is found in steps that double, and then halve.
+    fn newest(&self, vm: &str) -> io::Result<Option<Entry>> {
+        let mut there = 0_u64;
+        let mut step = 1;
+        while self.read(vm, there + step)?.is_some() {
+            there += step;
+            step *= 2;
+        }
+        while step > 1 {
+            step /= 2;
+            if self.read(vm, there + step)?.is_some() {
+                there += step;
+            }
+        }
+        if there == 0 { Ok(None) } else { self.read(vm, there) }
+    }
+
+    /// A file that is not a record proves nothing, so it is an error and not the end.
+    fn read(&self, vm: &str, number: u64) -> io::Result<Option<Entry>> {
+        let name = record_name(vm, number);
+        let Some(bytes) = self.read_file(&name)? else { return Ok(None) };
+        let failed = |why: String| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("{}: {why}", self.path.join(&name).display()))
+        };
+        let record: Record = serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string()))?;
+        if record.number != number {
+            return Err(failed(format!("it is record {}", record.number)));
+        }
+        Ok(Some(Entry { record, hash: RecordHash::of(&bytes) }))
+    }
+
+    /// Leaves a value for the other side to find.
+    pub(super) fn leave(&self, vm: &str, nonce: Nonce) -> io::Result<()> {
+        self.check_same()?;
+        self.write_new(&meeting_name(vm, nonce), b"met\n")?;
+        self.dir.sync_all()
+    }
+
+    /// Whether the other side's value is there.
+    pub(super) fn finds(&self, vm: &str, nonce: Nonce) -> io::Result<bool> {
+        self.check_same()?;
+        Ok(self.read_file(&meeting_name(vm, nonce))?.is_some())
+    }
+
+    /// Takes a value away that was found, or will not be looked for.
+    pub(super) fn take_away(&self, vm: &str, nonce: Nonce) -> io::Result<()> {
+        self.remove_if_there(&meeting_name(vm, nonce))
+    }
+
+    /// States for others that a place is dead.
+    pub(super) fn state_dead(&self, vm: &str, id: Incarnation) -> io::Result<()> {
+        self.check_same()?;
+        match self.write_new(&death_name(vm, id), b"dead\n") {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => self.dir.sync_all(),
+        }
+    }
+
+    /// Whether somebody stated that a place is dead.
+    pub(super) fn is_stated_dead(&self, vm: &str, id: Incarnation) -> io::Result<bool> {
+        self.check_same()?;
+        Ok(self.read_file(&death_name(vm, id))?.is_some())
+    }
+
+    fn read_file(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = match openat(&*self.dir, name, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let mut bytes = Vec::new();
+        file.take(RECORD_BYTES_MAX).read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    /// A new file with `content`, on stable storage.
+    fn write_new(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file: OwnedFd = openat(&*self.dir, name, flags, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH)?;
+        let mut file = File::from(file);
+        file.write_all(content)?;
+        file.sync_all()
+    }
+
+    fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(linkat(&*self.dir, from, &*self.dir, to, AtFlags::empty())?)
+    }
+
+    fn remove_if_there(&self, name: &str) -> io::Result<()> {
+        match unlinkat(&*self.dir, name, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn record_name(vm: &str, number: u64) -> String {
+    format!("{vm}.view-{number}")
+}
+
+fn meeting_name(vm: &str, nonce: Nonce) -> String {
+    format!(".{vm}.met-{nonce}")
+}
+
+fn death_name(vm: &str, id: Incarnation) -> String {
+    format!("{vm}.dead-{id}")
+}
