@@ -82,7 +82,8 @@ impl Backup {
         if self.state == Greeting {
             self.state = Syncing;
             if self.kept.take().is_some() {
-                self.actions.push_back(BackupAction::Discard { reason: DiscardReason::Superseded });
+                let reason = DiscardReason::Superseded;
+                self.actions.push_back(BackupAction::Discard { session: None, reason });
             }
             let writer = self.config.writer.clone();
             self.send(now, &Message::HelloAck(HelloAck { writer, place, nonce }));
@@ -495,10 +496,11 @@ impl Backup {
 
     /// Forgets the session; another primary may come.
     fn discard(&mut self, reason: DiscardReason) {
-        self.settled = self.session.take().map(|session| session.link.session).or(self.settled);
+        let session = self.session.take().map(|session| session.link.session);
+        self.settled = session.or(self.settled);
         self.state = Waiting;
         self.claim_retry_at = None;
-        self.actions.push_back(BackupAction::Discard { reason });
+        self.actions.push_back(BackupAction::Discard { session, reason });
     }
 
     fn drop_connection(&mut self, now: Time) {

@@ -106,8 +106,11 @@ pub enum BackupAction {
         /// Who has the guest.
         holder: String,
     },
-    /// What the session brought is worth nothing any more; wait for another primary. Logged epochs are void.
+    /// What the session brought is worth nothing any more; wait for another primary. Logged epochs are void. The register
+    /// may list this place under it: state at the witness that it can never be whole, or nobody may start the VM.
     Discard {
+        /// The session; none: a kept copy goes.
+        session: Option<SessionId>,
         /// Why.
         reason: DiscardReason,
     },

@@ -169,7 +169,7 @@ fn lost_before_the_base_is_whole_discards_and_never_claims() {
     backup.handle_disconnected(Time(MS));
     backup.handle_timeout(Time(1000 * MS));
     let reason = DiscardReason::LostBeforeBase;
-    assert_eq!(actions(&mut backup), [BackupAction::Discard { reason }]);
+    assert_eq!(actions(&mut backup), [BackupAction::Discard { session: Some(SESSION), reason }]);
     assert_eq!((backup.state(), backup.poll_timeout()), (BackupState::Waiting, None));
 }
 
@@ -341,7 +341,10 @@ fn refusal_while_syncing_is_sent_and_ends_the_session() {
     backup.handle_refuse(Time(0), RefuseCode::Machine, "disks differ");
     assert!(matches!(&sent(&mut backup)[..], [Message::Refuse(refuse)] if refuse.text == "disks differ"));
     let reason = DiscardReason::Refused;
-    assert_eq!(actions(&mut backup), [BackupAction::Disconnect, BackupAction::Discard { reason }]);
+    assert_eq!(
+        actions(&mut backup),
+        [BackupAction::Disconnect, BackupAction::Discard { session: Some(SESSION), reason }]
+    );
     assert_eq!(backup.state(), BackupState::Waiting);
     let mut backup = protected();
     backup.handle_refuse(Time(0), RefuseCode::Machine, "too late");
@@ -410,5 +413,5 @@ fn kept_copy_goes_when_a_primary_fills_the_backup_anew_and_not_before() {
     assert!(!backup.handle_override());
     backup.handle_accept(Time(9 * MS), None, None);
     let reason = DiscardReason::Superseded;
-    assert_eq!((actions(&mut backup), backup.kept()), (vec![BackupAction::Discard { reason }], None));
+    assert_eq!((actions(&mut backup), backup.kept()), (vec![BackupAction::Discard { session: None, reason }], None));
 }

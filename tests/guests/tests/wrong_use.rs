@@ -9,7 +9,7 @@ use std::path::Path;
 use guests::network::Network;
 use guests::place::{SmallDisk, disk, wait_progress, wait_value};
 use guests::{Guest, Launch, Pair, Place, Vm, console, needs, wait};
-use replication::wire::{Kind, Link, Message, PROTOCOL_VERSION, encode_frame};
+use replication::wire::{HelloAck, Kind, Link, Message, PROTOCOL_VERSION, encode_frame};
 use replication::{EpochId, SessionId, Term, VmId};
 
 const ERROR: i32 = 1;
@@ -181,7 +181,8 @@ fn backup_that_sends_garbage_harms_no_guest_and_a_proper_one_follows() {
     let (guest, place) = (Guest::counter(), Place::new());
     let fake = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let primary = place.primary("a", &guest, fake.local_addr().expect("bound").port()).start();
-    let mut half = Message::HelloAck { writer: "half".into() }.to_frame(&link(guests::place::NAME), EpochId(0));
+    let mut half = Message::HelloAck(HelloAck { writer: "half".into(), place: None, nonce: None })
+        .to_frame(&link(guests::place::NAME), EpochId(0));
     half.truncate(90);
     let answers = [
         (vec![0x5a; 300], "does not speak Outlast"),

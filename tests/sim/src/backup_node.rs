@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use replication::page::{PAGE_SIZE, Page};
+use replication::view::Greeting;
 use replication::wire::{DiskOffer, DiskWant, Kind, Message, RefuseCode};
-use replication::{AssembledEpoch, Backup, BackupAction, ClaimResult, EpochId, Frame, PageBatch, SessionId, TakeOver};
+use replication::{AssembledEpoch, Backup, BackupAction, EpochId, Frame, PageBatch, SessionId, TakeOver};
 
 use crate::disk::{CHUNK, Disk};
 use crate::env::{Crashed, Env, Event, HostId};
 use crate::fault::Step;
 use crate::guest::PAGES;
-use crate::plan::{Break, MS, machine};
+use crate::plan::{Break, machine};
 use crate::primary_node::{Stream, chunk_hash};
+use crate::witness::{Question, process};
 
 /// A host that follows.
 pub struct BackupNode {
@@ -24,6 +26,8 @@ pub struct BackupNode {
     pub image: Vec<u8>,
     /// The connection to the primary.
     pub stream: Option<Stream>,
+    /// The guest ended, and this backup with it.
+    pub has_ended: bool,
     /// What the core wants run.
     pub over: Option<Box<TakeOver>>,
     /// The session in which it acks nothing any more.
@@ -42,6 +46,7 @@ impl BackupNode {
             memory: vec![[0; PAGE_SIZE]; PAGES],
             image,
             stream: None,
+            has_ended: false,
             over: None,
             mute: None,
             durable_at: 0,
@@ -160,7 +165,7 @@ impl BackupNode {
 
     fn act(&mut self, action: BackupAction, env: &mut Env) -> Result<(), Crashed> {
         match action {
-            BackupAction::Greeted(hello) if hello.machine == machine() => self.core.handle_accept(env.time()),
+            BackupAction::Greeted(hello) if hello.machine == machine() => self.meet(hello.register, env),
             BackupAction::Greeted(_) => self.core.handle_refuse(env.time(), RefuseCode::Machine, "another machine"),
             BackupAction::ResyncPages(batch) => self.apply_pages(&batch),
             BackupAction::ResyncDisk(piece) => {
@@ -169,19 +174,43 @@ impl BackupNode {
             BackupAction::DiskOffered(offer) => self.compare(&offer, env),
             BackupAction::Persist(epoch) => return self.persist(&epoch, env),
             BackupAction::Apply(epoch) => self.schedule_apply(epoch, env),
-            BackupAction::Claim { session } => return self.claim(session, env),
+            BackupAction::Claim { session, fork } => return self.claim(session, fork, env),
             BackupAction::TakeOver(over) => {
                 env.step(self.id.host, Step::TakeOver, false)?;
                 self.over = Some(over);
             }
-            BackupAction::Discard { reason } => {
+            BackupAction::Discard { session, reason } => {
+                if let Some(session) = session {
+                    env.after(0, Event::Void { by: self.id, session });
+                }
                 (self.durable_at, self.applied_at) = (env.now, env.now);
                 env.say(|| format!("host {}: discards the session: {reason:?}", self.id.host));
             }
-            BackupAction::Ended { .. } => {}
+            BackupAction::Keep { epoch, .. } => {
+                (self.durable_at, self.applied_at) = (env.now, env.now);
+                env.say(|| format!("host {}: keeps epoch {epoch}", self.id.host));
+            }
+            BackupAction::Override { .. } => unreachable!("no operator here overrides"),
+            BackupAction::Ended { .. } => self.has_ended = true,
             BackupAction::Disconnect => self.close(env),
         }
         Ok(())
+    }
+
+    fn meet(&mut self, greeting: Option<Greeting>, env: &mut Env) {
+        match env.plan.broken {
+            Some(Break::MeetUnasked) => env.learn_unasked(self.id, Question::Introduce(greeting)),
+            _ => env.ask(self.id, Question::Introduce(greeting)),
+        }
+    }
+
+    /// The witness said whether the primary may be followed.
+    pub fn handle_introduced(&mut self, is_known: bool, env: &mut Env) -> Result<(), Crashed> {
+        match is_known {
+            true => self.core.handle_accept(env.time(), Some(process(self.id)), Some(env.witness.leave(self.id.host))),
+            false => self.core.handle_refuse(env.time(), RefuseCode::Witness, "another witness, or another primary"),
+        }
+        self.pump(env)
     }
 
     fn compare(&mut self, offer: &DiskOffer, env: &mut Env) {
@@ -205,14 +234,14 @@ impl BackupNode {
         env.at(self.applied_at, Event::Apply { to: self.id, epoch });
     }
 
-    fn claim(&mut self, session: SessionId, env: &mut Env) -> Result<(), Crashed> {
+    fn claim(&mut self, session: SessionId, fork: EpochId, env: &mut Env) -> Result<(), Crashed> {
         let host = self.id.host;
         env.say(|| format!("host {host} claims session {session}; {}", self.core.pointers()));
         env.step(host, Step::Claim, false)?;
         if env.plan.broken == Some(Break::RunWithoutClaim) {
-            env.after(MS, Event::Answer { to: self.id, session, result: ClaimResult::Granted });
+            env.learn_unasked(self.id, Question::TakeOver { session, fork });
         } else {
-            env.claim(self.id, self.id, session);
+            env.ask(self.id, Question::TakeOver { session, fork });
         }
         env.step(host, Step::Claim, true)
     }

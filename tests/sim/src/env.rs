@@ -1,17 +1,19 @@
 //! What surrounds the hosts: time, chance, links, the witness, the client, the faults that are armed.
 
 use std::cmp::Ordering;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 
+use replication::view::Entry;
 use replication::{AssembledEpoch, ClaimResult, EpochId, SessionId, Time};
 
 use crate::fault::{Fault, Step, What, When};
 use crate::guest::Said;
 use crate::net::Net;
 use crate::oracle::Oracle;
-use crate::plan::{MS, Plan};
+use crate::plan::{Break, MS, Plan};
 use crate::rng::Rng;
+use crate::witness::{Answer, Asked, Question, Witness};
 
 /// This host is gone; whatever was being done stays half done.
 #[derive(Debug)]
@@ -57,16 +59,33 @@ pub enum Event {
         to: HostId,
         epoch: Arc<AssembledEpoch>,
     },
-    ClaimArrives {
+    /// A host puts a question to the witness, again.
+    Ask {
         by: HostId,
-        holder: HostId,
-        session: SessionId,
+        question: Question,
     },
-    Answer {
+    /// A question arrives there. One that was given up long ago is not answered.
+    AskArrives {
+        asked: Asked,
+        is_late: bool,
+    },
+    AskAnswered {
         to: HostId,
-        session: SessionId,
-        result: ClaimResult,
+        found: Option<Vec<Entry>>,
     },
+    /// A host learns what it asked.
+    Learn {
+        to: HostId,
+        question: Question,
+        answer: Answer,
+    },
+    /// A backup tells the witness that it can never be whole under that pairing, until it is told.
+    Void {
+        by: HostId,
+        session: SessionId,
+    },
+    /// The next piece of what a primary sends.
+    Outgoing(HostId),
     Request {
         host: usize,
         request: u64,
@@ -79,6 +98,7 @@ pub enum Event {
     Relief(What),
     Restart(usize),
     Heal,
+    Operate,
 }
 
 /// A piece of a stream.
@@ -140,8 +160,8 @@ pub struct Env {
     pub oracle: Oracle,
     /// The client.
     pub client: Client,
-    /// Whose a session is.
-    pub witness: HashMap<SessionId, HostId>,
+    /// The witness.
+    pub witness: Witness,
     /// Until when a host's disk is slow, and until when a host does nothing.
     pub slow_until: [u64; 2],
     /// Who acks nothing from the next ack on.
@@ -152,6 +172,8 @@ pub struct Env {
     pub healing: bool,
     /// Takeovers so far.
     pub takeovers: u32,
+    /// Guests begun afresh after a crash of all who could continue them, so far.
+    pub begun: u32,
     /// Guests resumed so far.
     pub resumes: u32,
     /// Guests booted anew so far.
@@ -166,19 +188,23 @@ impl Env {
     /// The surroundings of a run.
     pub fn new(seed: u64, plan: Plan, trace: bool) -> Env {
         let armed = plan.faults.iter().filter(|fault| matches!(fault.when, When::Step { .. })).copied().collect();
+        let mut witness = Witness::new(plan.witness_is_copied);
+        witness.forgets = plan.broken == Some(Break::WitnessForgets);
+        witness.is_silent = plan.broken == Some(Break::DeathUntold);
         Env {
+            witness,
             now: 0,
             rng: Rng::new(!seed),
             plan,
             net: Net::default(),
             oracle: Oracle::default(),
             client: Client { request: 1, answered: 0 },
-            witness: HashMap::new(),
             slow_until: [0; 2],
             mute: [false; 2],
             paused_until: [0; 2],
             healing: false,
             takeovers: 0,
+            begun: 0,
             resumes: 0,
             resets: 0,
             trace: trace.then(Vec::new),
@@ -288,14 +314,48 @@ impl Env {
         self.at(at, Event::Piece { connection, from, piece });
     }
 
-    /// A host asks the witness, as `holder`. One answer comes, whatever happens.
-    pub fn claim(&mut self, by: HostId, holder: HostId, session: SessionId) {
-        if self.net.witness_up[by.host] {
-            let delay = self.rng.range(100_000, 3 * MS);
-            self.after(delay, Event::ClaimArrives { by, holder, session });
-        } else {
-            self.after(8 * MS, Event::Answer { to: by, session, result: ClaimResult::Unreachable });
+    /// A host asks the witness.
+    pub fn ask(&mut self, by: HostId, question: Question) {
+        if self.plan.unwitnessed {
+            return self.learn_unasked(by, question);
         }
+        self.say(|| format!("host {} asks: {question:?}", by.host));
+        if let Some(asked) = self.witness.put(by, question) {
+            self.send_ask(asked);
+        }
+    }
+
+    /// A host is told without asking: a rule that is broken on purpose.
+    pub fn learn_unasked(&mut self, to: HostId, question: Question) {
+        self.after(MS, Event::Learn { to, question, answer: Answer::Claim(ClaimResult::Granted) });
+    }
+
+    /// A question is on its way: it may arrive when its asker is long gone, or its answer be lost.
+    pub fn send_ask(&mut self, asked: Asked) {
+        let to = asked.by;
+        let is_late = !self.healing && self.rng.percent(4);
+        if is_late || !self.net.witness_up[to.host] {
+            self.after(8 * MS, Event::AskAnswered { to, found: None });
+        }
+        if is_late {
+            let delay = self.rng.range(8 * MS, 3 * self.plan.detect);
+            self.after(delay, Event::AskArrives { asked, is_late });
+        } else if self.net.witness_up[to.host] {
+            let delay = self.rng.range(50_000, MS);
+            self.after(delay, Event::AskArrives { asked, is_late });
+        }
+    }
+
+    /// The question is there.
+    pub fn ask_arrives(&mut self, asked: &Asked, is_late: bool) {
+        let found = self.witness.perform(asked);
+        if is_late {
+            return;
+        }
+        // The answer can be lost although the append counts.
+        let is_lost = !self.net.witness_up[asked.by.host] || (!self.healing && self.rng.percent(5));
+        let delay = self.rng.range(50_000, 2 * MS);
+        self.after(delay, Event::AskAnswered { to: asked.by, found: Some(found).filter(|_| !is_lost) });
     }
 
     /// An output of `host` leaves for the world.
@@ -308,7 +368,7 @@ impl Env {
     }
 
     /// The client sends its request, to whoever listens.
-    pub fn ask(&mut self) {
+    pub fn request(&mut self) {
         let request = self.client.request;
         for host in 0..2 {
             if self.net.client_up[host] && !self.rng.percent(self.plan.client_loss) {
@@ -327,7 +387,7 @@ impl Env {
         if said.request == self.client.request {
             self.client.request += 1;
             self.client.answered += 1;
-            self.ask();
+            self.request();
         }
     }
 }

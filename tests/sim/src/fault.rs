@@ -29,15 +29,13 @@ pub enum Step {
     TakeOver,
     /// A primary's state directory has an epoch.
     LocalCommit,
-    /// A primary's state directory is told of a session: after it has it, and before it forgets it.
-    Record,
     /// A guest is resumed from its state directory.
     Resume,
 }
 
 impl Step {
     /// All of them.
-    pub const ALL: [Step; 15] = [
+    pub const ALL: [Step; 14] = [
         Step::Seal,
         Step::Base,
         Step::Ship,
@@ -51,7 +49,6 @@ impl Step {
         Step::Answer,
         Step::TakeOver,
         Step::LocalCommit,
-        Step::Record,
         Step::Resume,
     ];
 }
@@ -104,6 +101,12 @@ pub enum What {
     Garble,
     /// An operator takes the backup away.
     Unprotect,
+    /// A supervisor, or an operator, starts the VM here: whatever this host was before is gone at that moment.
+    RunAgain(usize),
+    /// An operator stops the VM.
+    Stop(usize),
+    /// A host sees an empty directory where the witness was.
+    OtherWitness(usize, u64),
     /// The guest of a host crashes by itself, and is to be booted anew there.
     GuestCrash(usize),
 }

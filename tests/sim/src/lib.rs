@@ -22,7 +22,8 @@ pub mod plan;
 pub mod primary_node;
 pub mod rng;
 pub mod state_dir;
+pub mod witness;
 pub mod world;
 
 pub use plan::{Break, Plan};
-pub use world::{Outcome, Summary, run_seed, trace_seed};
+pub use world::{Outcome, Summary, run_plan, run_seed, trace_seed};

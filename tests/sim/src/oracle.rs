@@ -15,6 +15,8 @@ use crate::guest::{Guest, Said, sector_of};
 pub struct Oracle {
     /// Of each output that any guest ever produced: the one before it, and its position.
     parents: HashMap<u64, (u64, u64)>,
+    /// How often the guest was booted anew.
+    pub generation: u32,
     /// The outputs of lives of the guest that were over when it was booted anew.
     forgotten: HashSet<u64>,
     /// The history that the visible outputs imply, by position.
@@ -47,12 +49,16 @@ impl Oracle {
 
     /// A guest produced an output; `before` is the value before it. Nobody has seen it yet.
     pub fn produced(&mut self, before: u64, said: &Said) {
+        if self.forgotten.contains(&before) {
+            self.forgotten.insert(said.chain);
+        }
         self.parents.insert(said.chain, (before, said.position));
     }
 
     /// The guest is booted anew, by right: what the world sees from now on is a history of its own, and nothing of the one
     /// before may come any more.
     pub fn begins_anew(&mut self) {
+        self.generation += 1;
         self.forgotten.extend(self.parents.keys());
         self.history.clear();
         self.emitted.clear();
@@ -112,8 +118,11 @@ impl Oracle {
         }
     }
 
-    /// `host` sealed an epoch of its guest.
-    pub fn sealed(&mut self, host: usize, epoch: EpochId, guest: &Guest) {
+    /// `host` sealed an epoch of its guest. One that was booted before may run on, unseen, until its host learns of it.
+    pub fn sealed(&mut self, host: usize, generation: u32, epoch: EpochId, guest: &Guest) {
+        if generation != self.generation {
+            return;
+        }
         let seal = Seal { digest: guest.digest(), position: guest.position };
         if self.seals.insert(epoch, seal).is_some() {
             self.fail(|| format!("host {host} used epoch number {epoch} again"));

@@ -40,7 +40,7 @@ pub enum Break {
     ForgetPage,
     /// A base is shipped before the core was told of its seal.
     BaseBeforeSeal,
-    /// The witness says yes to everybody.
+    /// The witness lets everybody append to the same number.
     WitnessForgets,
     /// A takeover goes on with the next number.
     ReuseEpochs,
@@ -48,17 +48,31 @@ pub enum Break {
     NoHealing,
     /// A guest is resumed without asking the witness.
     ResumeWithoutClaim,
-    /// The state directory is not told of a session.
-    ForgetSession,
+    /// A primary is booted without asking the witness.
+    BeginUnasked,
     /// The core is told of a local commit before it is made.
     CommitBeforeLocal,
     /// A guest that crashed is booted anew without asking the witness; its backup is told.
     AnewWithoutClaim,
+    /// A base is sealed though the register does not list its backup.
+    EnlistUnasked,
+    /// Neither side looks whether the other sees the same witness.
+    MeetUnasked,
+    /// The backup is told that the guest was stopped before the register knows it.
+    EndUnrecorded,
+    /// Every life of the guest has the same term.
+    TermStands,
+    /// What of a base is not out yet goes out although its session is over, and no goodbye comes. There is no witness.
+    ShipOn,
+    /// A backup that lost its base says nobody that it can never be whole.
+    VoidUntold,
+    /// A process says nobody that those before it on its host are gone.
+    DeathUntold,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 16] = [
+    pub const ALL: [Break; 23] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -72,16 +86,23 @@ impl Break {
         Break::ReuseEpochs,
         Break::NoHealing,
         Break::ResumeWithoutClaim,
-        Break::ForgetSession,
+        Break::BeginUnasked,
         Break::CommitBeforeLocal,
         Break::AnewWithoutClaim,
+        Break::EnlistUnasked,
+        Break::MeetUnasked,
+        Break::EndUnrecorded,
+        Break::TermStands,
+        Break::ShipOn,
+        Break::VoidUntold,
+        Break::DeathUntold,
     ];
 }
 
 impl Break {
     /// It breaks nothing where no guest is resumed.
     fn is_of_local_protection(self) -> bool {
-        matches!(self, Break::ResumeWithoutClaim | Break::ForgetSession | Break::CommitBeforeLocal)
+        matches!(self, Break::ResumeWithoutClaim | Break::CommitBeforeLocal)
     }
 }
 
@@ -127,6 +148,10 @@ pub struct Plan {
     pub in_flight_epochs_max: u32,
     /// Bytes that may wait unapplied before acks wait.
     pub ack_bytes_max: usize,
+    /// Host 1 sees a copy of the witness's directory until the faults stop.
+    pub witness_is_copied: bool,
+    /// There is no witness: everything is granted.
+    pub unwitnessed: bool,
     /// What goes wrong.
     pub faults: Vec<Fault>,
     /// When faults stop.
@@ -142,6 +167,8 @@ impl Plan {
         let detect = rng.range(20, 40) * MS;
         let heal_at = rng.range(70, 200) * MS;
         let count = *rng.pick(&[0, 1, 1, 1, 2, 2, 3, 4]);
+        // Without a witness most faults make two guests: none but the one that a rule is broken for.
+        let count = if broken == Some(Break::ShipOn) { 0 } else { count };
         Plan {
             epoch: rng.range(1, 6) * MS,
             link_delay: *rng.pick(&[20 * US, 200 * US, MS, 4 * MS]),
@@ -157,6 +184,8 @@ impl Plan {
             claim_retry: rng.range(3, 15) * MS,
             in_flight_epochs_max: *rng.pick(&[1, 2, 4, 16]),
             ack_bytes_max: *rng.pick(&[0, 4096, 1 << 20]),
+            unwitnessed: broken == Some(Break::ShipOn),
+            witness_is_copied: rng.percent(4) || broken == Some(Break::MeetUnasked),
             faults: (0..count)
                 .map(|_| random_fault(&mut rng, heal_at, detect))
                 .chain(faults_of(broken, heal_at))
@@ -181,6 +210,8 @@ impl Plan {
             in_flight_bytes_max: 1 << 20,
             local_durable: self.local_durable || self.local,
             backup_durable: true,
+            begins_afresh: true,
+            is_witnessed: true,
         }
     }
 
@@ -215,6 +246,27 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
     let at = |what| Fault { when: When::At(heal_at / 2), what };
     match broken {
         Some(Break::AnewWithoutClaim) => vec![at(What::GuestCrash(0)), at(What::Cut(heal_at / 2))],
+        Some(Break::BeginUnasked) => vec![at(What::RunAgain(0))],
+        Some(Break::EndUnrecorded) => {
+            // The third question of a primary: after that the backup is told.
+            let when = When::Step { host: 0, step: Step::Claim, nth: 3, after: true };
+            vec![at(What::Stop(0)), Fault { when, what: What::Cut(heal_at / 2) }]
+        }
+        Some(Break::MeetUnasked) => vec![at(What::Cut(heal_at / 2))],
+        Some(Break::EnlistUnasked) => vec![at(What::Crash { host: 0, power: false, restart: None })],
+        Some(Break::ShipOn) => {
+            let when = When::Step { host: 0, step: Step::Ship, nth: 1, after: false };
+            vec![Fault { when, what: What::Unprotect }]
+        }
+        Some(Break::VoidUntold) => {
+            let when = When::Step { host: 0, step: Step::Ship, nth: 1, after: false };
+            vec![Fault { when, what: What::Crash { host: 0, power: true, restart: None } }]
+        }
+        Some(Break::DeathUntold) => {
+            let crash = |host| at(What::Crash { host, power: true, restart: None });
+            vec![crash(1), crash(0)]
+        }
+        Some(Break::TermStands) => vec![at(What::GuestCrash(0))],
         _ => Vec::new(),
     }
 }
@@ -235,7 +287,7 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         When::Step { host, .. } if rng.percent(80) => host,
         _ => rng.range(0, 1) as usize,
     };
-    match rng.range(0, 17) {
+    match rng.range(0, 21) {
         0..=6 => {
             let restart = rng.percent(60).then(|| rng.range(0, 2 * detect));
             What::Crash { host, power: rng.percent(50), restart }
@@ -249,6 +301,9 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         14 => What::Garble,
         15 => What::Mute(host),
         16 => What::GuestCrash(host),
+        17 | 18 => What::RunAgain(host),
+        19 => What::Stop(host),
+        20 => What::OtherWitness(host, long),
         _ => What::Unprotect,
     }
 }

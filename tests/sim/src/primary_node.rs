@@ -1,8 +1,10 @@
 //! The driver of a primary: runs the toy guest, seals, ships, holds output. What a real VMM does, in small.
 
+use std::collections::VecDeque;
+
 use replication::page::{Page, PageEncoder};
-use replication::primary::PrimaryState;
-use replication::wire::{DiskOffer, DiskWant, EpochBegin, Link, Message, ResyncDisk};
+use replication::primary::{GuestEnd, PrimaryState};
+use replication::wire::{DiskOffer, DiskWant, EpochBegin, HEADER_LEN, Kind, Link, Message, ResyncDisk};
 use replication::{
     EpochId, EpochMeta, EpochWriter, FrameDecoder, Gfn, Input, Output, OutputQueue, Primary, PrimaryAction, SessionId,
     TakeOver, Term, VmId,
@@ -14,6 +16,7 @@ use crate::fault::Step;
 use crate::guest::{Guest, PAGES, Said, digest};
 use crate::plan::{Break, MS};
 use crate::state_dir::{LocalEpoch, StateDir, Uncommitted};
+use crate::witness::{Question, store};
 
 /// A connection as a host sees it.
 pub struct Stream {
@@ -38,14 +41,32 @@ struct Resync {
     sectors: Vec<SectorWrite>,
 }
 
+/// Bytes that wait for their turn on a connection.
+struct Outgoing {
+    connection: u64,
+    /// They go out only while this session lasts.
+    session: Option<SessionId>,
+    what: Bytes,
+}
+
+enum Bytes {
+    Frames(Vec<u8>),
+    /// The last ones of an epoch.
+    Epoch(EpochId, Vec<u8>),
+    End,
+}
+
 /// A host that runs the guest.
 pub struct PrimaryNode {
     id: HostId,
-    /// As whom it asks the witness.
-    holder: HostId,
-    term: Term,
     /// Its guest has crashed, and is to begin anew.
     crashed: bool,
+    /// Which boot of the guest it runs.
+    generation: u32,
+    /// Its guest was stopped by the operator.
+    stopped: bool,
+    /// What is on its way to the socket, in order.
+    outbox: VecDeque<Outgoing>,
     /// Its guest ran elsewhere before: there, what was acked may still leave, however late.
     taken_over: bool,
     /// The core under test.
@@ -71,30 +92,21 @@ pub struct PrimaryNode {
 }
 
 impl PrimaryNode {
-    /// A fresh VM.
-    pub fn new(id: HostId, env: &mut Env) -> Result<PrimaryNode, Crashed> {
-        let (node, begun) = PrimaryNode::boot(id, id, Term(1), env);
-        begun.map(|()| node)
-    }
-
-    /// The same, in a later life of the VM: with that holder's right, and on a disk that it makes anew.
-    pub fn boot(id: HostId, holder: HostId, term: Term, env: &mut Env) -> (PrimaryNode, Result<(), Crashed>) {
+    /// A fresh VM, by right of the record of number `term`, on a disk that it makes anew.
+    pub fn boot(id: HostId, term: Term, env: &mut Env) -> (PrimaryNode, Result<(), Crashed>) {
+        let term = if env.plan.broken == Some(Break::TermStands) { Term(1) } else { term };
         let core = Primary::new(env.plan.primary_config(term), EpochId(1));
-        let mut node = PrimaryNode::with(id, holder, term, core, Guest::new(), Disk::new(Disk::blank()));
-        node.store = env.plan.local.then(|| StateDir::new(holder, term));
+        let mut node = PrimaryNode::with(id, core, Guest::new(), Disk::new(Disk::blank()));
+        node.generation = env.oracle.generation;
+        node.store = env.plan.local.then(|| StateDir::new(store(id)));
         let begun = node.begin_epoch(env);
         (node, begun)
-    }
-
-    /// What the next life must know: as whom to ask the witness, and its term.
-    pub fn next_life(&self) -> (HostId, Term) {
-        (self.holder, self.term.next())
     }
 
     /// The guest crashes, unless it was taken over: such a one would be stopped, which is no law of the protocol. The last epoch is sealed as it is; then the session is claimed, and when all has left the core ends.
     pub fn crash_guest(&mut self, env: &mut Env) -> Result<(), Crashed> {
         let has_ended = matches!(self.core.state(), PrimaryState::Fenced | PrimaryState::Ended);
-        if self.crashed || self.taken_over || has_ended {
+        if self.crashed || self.stopped || self.taken_over || has_ended {
             return Ok(());
         }
         env.say(|| format!("the guest of host {} CRASHES", self.id.host));
@@ -104,14 +116,37 @@ impl PrimaryNode {
             self.pump(env)?;
         }
         self.core.handle_unprotect(env.time(), "the guest crashed");
-        self.core.handle_guest_ended(env.time(), "the guest crashed");
+        self.core.handle_guest_ended(env.time(), GuestEnd { text: "the guest crashed".into(), begins_anew: true });
         let (id, patience) = (self.id, 3 * env.plan.detect);
         env.after(patience, Event::GiveUp(id));
         self.pump(env)
     }
 
-    /// Whether its guest has crashed.
-    pub fn has_crashed(&self) -> bool {
+    /// The operator stops the VM: the last epoch is sealed, all of it leaves, and the register is told before the backup.
+    pub fn stop(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        let has_ended = matches!(self.core.state(), PrimaryState::Fenced | PrimaryState::Ended);
+        if self.crashed || self.stopped || has_ended {
+            return Ok(());
+        }
+        env.say(|| format!("the operator STOPS the guest of host {}", self.id.host));
+        (self.stopped, self.resync) = (true, None);
+        if self.core.may_seal() {
+            self.seal(env)?;
+            self.pump(env)?;
+        }
+        self.core.handle_guest_ended(env.time(), GuestEnd { text: "stopped".into(), begins_anew: false });
+        let (id, patience) = (self.id, 3 * env.plan.detect);
+        env.after(patience, Event::GiveUp(id));
+        self.pump(env)
+    }
+
+    /// Whether its guest has crashed, or was stopped: it is not run here any more.
+    pub fn is_over(&self) -> bool {
+        self.crashed || self.stopped
+    }
+
+    /// Whether it begins anew when all of it has left.
+    pub fn begins_anew(&self) -> bool {
         self.crashed
     }
 
@@ -119,14 +154,13 @@ impl PrimaryNode {
     ///
     /// # Panics
     /// If no epoch was committed there.
-    pub fn resume(id: HostId, mut store: StateDir, env: &mut Env) -> (PrimaryNode, Result<(), Crashed>) {
-        store.term = store.term.next();
-        store.session = None;
+    pub fn resume(id: HostId, term: Term, mut store: StateDir, env: &mut Env) -> (PrimaryNode, Result<(), Crashed>) {
         let last = store.last.clone().expect("there is an epoch to resume from");
         let running = store.next_life(last.epoch, env.plan.in_flight_epochs_max);
-        let core = Primary::new(env.plan.primary_config(store.term), running);
-        let mut node = PrimaryNode::with(id, store.holder, store.term, core, last.guest, Disk::new(last.image));
+        let core = Primary::new(env.plan.primary_config(term), running);
+        let mut node = PrimaryNode::with(id, core, last.guest, Disk::new(last.image));
         node.store = Some(store);
+        node.generation = env.oracle.generation;
         for output in &last.held {
             env.emit(id.host, Said::decode(&output.bytes));
         }
@@ -137,6 +171,7 @@ impl PrimaryNode {
     /// A VM that a backup takes over.
     pub fn take_over(
         id: HostId,
+        term: Term,
         guest: Guest,
         image: Vec<u8>,
         over: TakeOver,
@@ -144,25 +179,27 @@ impl PrimaryNode {
     ) -> Result<PrimaryNode, Crashed> {
         let reuse = env.plan.broken == Some(Break::ReuseEpochs);
         let running = if reuse { over.from.next() } else { over.next_epoch };
-        let core = Primary::new(env.plan.primary_config(over.term), running);
-        let mut node = PrimaryNode::with(id, id, over.term, core, guest, Disk::new(image));
+        let core = Primary::new(env.plan.primary_config(term), running);
+        let mut node = PrimaryNode::with(id, core, guest, Disk::new(image));
         if env.plan.broken != Some(Break::ForgetHeld) {
             for output in &over.reemit {
                 env.emit(id.host, Said::decode(&output.bytes));
             }
         }
         node.taken_over = true;
+        node.generation = env.oracle.generation;
         node.inbox = over.redeliver.iter().map(request_of).collect();
         node.begin_epoch(env)?;
         Ok(node)
     }
 
-    fn with(id: HostId, holder: HostId, term: Term, core: Primary, guest: Guest, disk: Disk) -> PrimaryNode {
+    fn with(id: HostId, core: Primary, guest: Guest, disk: Disk) -> PrimaryNode {
         PrimaryNode {
             id,
-            holder,
-            term,
             crashed: false,
+            generation: 0,
+            stopped: false,
+            outbox: VecDeque::new(),
             taken_over: false,
             core,
             guest,
@@ -179,11 +216,6 @@ impl PrimaryNode {
             store: None,
             uncommitted: Uncommitted::default(),
         }
-    }
-
-    /// As whom it asks the witness.
-    pub fn holder(&self) -> HostId {
-        self.holder
     }
 
     /// All up to `epoch` is in the log and, if there is one, in the state directory.
@@ -215,7 +247,8 @@ impl PrimaryNode {
         let mut session = [0; 16];
         session[..8].copy_from_slice(&env.rng.u64().to_le_bytes());
         env.say(|| format!("host {} connects, session {}", self.id.host, SessionId(session)));
-        self.core.handle_connected(env.time(), SessionId(session));
+        let greeting = env.witness.greeting(self.id);
+        self.core.handle_connected(env.time(), SessionId(session), greeting);
         self.pump(env)
     }
 
@@ -255,7 +288,7 @@ impl PrimaryNode {
 
     /// The running epoch is long enough.
     pub fn handle_boundary(&mut self, env: &mut Env) -> Result<(), Crashed> {
-        if self.crashed {
+        if self.is_over() {
             return Ok(());
         }
         if !self.core.may_seal() {
@@ -300,7 +333,7 @@ impl PrimaryNode {
         let inputs: Vec<Input> = inputs.iter().map(input_of).collect();
         writer.inputs(&inputs, &mut out);
         self.writer = Some((link.session, writer));
-        self.send(out, env);
+        self.queue(Some(link.session), Bytes::Frames(out), env);
     }
 
     fn run_guest(&mut self, epoch: EpochId, request: u64, env: &mut Env) {
@@ -323,19 +356,12 @@ impl PrimaryNode {
         let host = self.id.host;
         let epoch = self.core.pointers().running();
         self.dirty |= self.guest.take_dirty();
-        env.oracle.sealed(host, epoch, &self.guest);
+        env.oracle.sealed(host, self.generation, epoch, &self.guest);
         let ready = self.resync.as_ref().filter(|resync| resync.disk_wanted).map(|resync| resync.session);
         let base = ready.filter(|_| self.core.may_seal_base());
         env.step(host, if base.is_some() { Step::Base } else { Step::Seal }, false)?;
         if env.plan.broken == Some(Break::BaseBeforeSeal) && base.is_some() {
             return self.ship_base_before_seal(epoch, env);
-        }
-        if let Some(store) = &mut self.store
-            && base.is_some()
-            && env.plan.broken != Some(Break::ForgetSession)
-        {
-            store.session = base;
-            env.step(host, Step::Record, true)?;
         }
         let sectors = self.disk.seal(epoch).to_vec();
         if self.store.is_some() {
@@ -380,11 +406,7 @@ impl PrimaryNode {
     ) -> Result<(), Crashed> {
         let host = self.id.host;
         self.write_epoch(link, epoch, base, sectors, env)?;
-        env.say(|| format!("host {host} shipped epoch {epoch}{}", if base { ", the base" } else { "" }));
-        env.step(host, Step::Ship, true)?;
-        let (id, session) = (self.id, link.session);
-        let delay = env.rng.range(0, MS);
-        env.after(delay, Event::Shipped { to: id, session, epoch });
+        env.say(|| format!("host {host} ships epoch {epoch}{}", if base { ", the base" } else { "" }));
         Ok(())
     }
 
@@ -415,11 +437,10 @@ impl PrimaryNode {
         let outputs: Vec<Output> = self.queue.of_epoch(epoch).cloned().collect();
         writer.outputs(&outputs, &mut out);
         writer.end(&mut out);
-        // A fault at this step strikes when part of the epoch is out.
-        let half = out.drain(..out.len() / 2).collect();
-        self.send(half, env);
-        env.step(self.id.host, Step::Ship, false)?;
-        self.send(out, env);
+        // What is decided between the two halves stops the second.
+        let half = out.drain(..half_of(&out)).collect();
+        self.queue(Some(link.session), Bytes::Frames(half), env);
+        self.queue(Some(link.session), Bytes::Epoch(epoch, out), env);
         Ok(())
     }
 
@@ -436,9 +457,54 @@ impl PrimaryNode {
     }
 
     fn send(&mut self, bytes: Vec<u8>, env: &mut Env) {
-        if let Some(stream) = &self.stream {
-            env.send(stream.connection, self.id.host, bytes);
+        let kind = Kind::of_frame(&bytes);
+        if kind == Some(Kind::Goodbye) && env.plan.broken == Some(Break::ShipOn) {
+            return;
         }
+        let is_heartbeat = kind == Some(Kind::Heartbeat);
+        match &self.stream {
+            Some(stream) if is_heartbeat || self.outbox.is_empty() => env.send(stream.connection, self.id.host, bytes),
+            Some(_) => self.queue(None, Bytes::Frames(bytes), env),
+            None => {}
+        }
+    }
+
+    fn queue(&mut self, session: Option<SessionId>, what: Bytes, env: &mut Env) {
+        let Some(Stream { connection, .. }) = self.stream else { return };
+        self.outbox.push_back(Outgoing { connection, session, what });
+        if self.outbox.len() == 1 {
+            self.schedule_outgoing(env);
+        }
+    }
+
+    fn schedule_outgoing(&self, env: &mut Env) {
+        let delay = env.rng.range(0, MS / 2);
+        env.after(delay, Event::Outgoing(self.id));
+    }
+
+    /// The socket takes the next bytes. Of a session that is over none go out.
+    pub fn handle_outgoing(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        let Some(Outgoing { connection, session, what }) = self.outbox.pop_front() else { return Ok(()) };
+        let host = self.id.host;
+        let is_current = session.is_none() || self.core.link().map(|link| link.session) == session;
+        let is_current = is_current || env.plan.broken == Some(Break::ShipOn);
+        match what {
+            Bytes::End => env.close(connection, host),
+            Bytes::Frames(_) | Bytes::Epoch(..) if !is_current => {}
+            Bytes::Frames(bytes) => env.send(connection, host, bytes),
+            Bytes::Epoch(epoch, bytes) => {
+                env.step(host, Step::Ship, false)?;
+                env.send(connection, host, bytes);
+                env.step(host, Step::Ship, true)?;
+                let session = session.expect("an epoch is of a session");
+                self.core.handle_shipped(env.time(), session, epoch);
+                self.pump(env)?;
+            }
+        }
+        if !self.outbox.is_empty() {
+            self.schedule_outgoing(env);
+        }
+        Ok(())
     }
 
     /// Does all that the core wants done.
@@ -481,31 +547,45 @@ impl PrimaryNode {
                 Ok(())
             }
             PrimaryAction::Claim { session } => self.claim(session, env),
+            PrimaryAction::Meet { session, nonce } => {
+                self.ask(Question::Meet { session, nonce }, Break::MeetUnasked, env)
+            }
+            PrimaryAction::Enlist { session, place } => {
+                self.ask(Question::Enlist { session, place }, Break::EnlistUnasked, env)
+            }
+            PrimaryAction::RecordEnd => self.ask(Question::RecordEnd, Break::EndUnrecorded, env),
+            PrimaryAction::Delist { session } => {
+                env.ask(self.id, Question::Delist { session });
+                Ok(())
+            }
+            PrimaryAction::Look => {
+                env.ask(self.id, Question::Look);
+                Ok(())
+            }
             PrimaryAction::Disconnect => {
                 self.close(env);
                 Ok(())
             }
             PrimaryAction::WentSolo { .. } => {
                 (self.resync, self.writer) = (None, None);
-                self.forget_session(env)
+                Ok(())
             }
             PrimaryAction::Fenced { .. } => {
                 (self.resync, self.writer) = (None, None);
                 Ok(())
             }
-            PrimaryAction::Protected { .. } | PrimaryAction::Ended => Ok(()),
+            PrimaryAction::Protected { .. } | PrimaryAction::Ended | PrimaryAction::Conflict { .. } => Ok(()),
         }
     }
 
-    /// The state directory need not be told at once that a session is over: asked again, the witness says the same.
-    fn forget_session(&mut self, env: &mut Env) -> Result<(), Crashed> {
-        if let Some(store) = &mut self.store
-            && env.rng.percent(70)
-        {
-            env.step(self.id.host, Step::Record, false)?;
-            store.session = None;
+    /// Asks, unless a rule is broken.
+    fn ask(&mut self, question: Question, unasked: Break, env: &mut Env) -> Result<(), Crashed> {
+        env.step(self.id.host, Step::Claim, false)?;
+        match env.plan.broken {
+            Some(broken) if broken == unasked => env.learn_unasked(self.id, question),
+            _ => env.ask(self.id, question),
         }
-        Ok(())
+        env.step(self.id.host, Step::Claim, true)
     }
 
     fn release(&mut self, upto: EpochId, env: &mut Env) {
@@ -515,20 +595,8 @@ impl PrimaryNode {
     }
 
     fn claim(&mut self, session: SessionId, env: &mut Env) -> Result<(), Crashed> {
-        let host = self.id.host;
-        env.step(host, Step::Claim, false)?;
-        let is_unasked = match env.plan.broken {
-            Some(Break::SoloWithoutClaim) => true,
-            Some(Break::AnewWithoutClaim) => self.crashed,
-            _ => false,
-        };
-        if is_unasked {
-            let result = replication::ClaimResult::Granted;
-            env.after(MS, Event::Answer { to: self.id, session, result });
-        } else {
-            env.claim(self.id, self.holder(), session);
-        }
-        env.step(host, Step::Claim, true)
+        let unasked = if self.crashed { Break::AnewWithoutClaim } else { Break::SoloWithoutClaim };
+        self.ask(Question::Claim { session }, unasked, env)
     }
 
     /// The pending control frames still go out, then the connection is closed.
@@ -536,9 +604,12 @@ impl PrimaryNode {
         while let Some(frame) = self.core.poll_transmit() {
             self.send(frame, env);
         }
-        if let Some(stream) = self.stream.take() {
-            env.close(stream.connection, self.id.host);
+        match &self.stream {
+            Some(_) if !self.outbox.is_empty() => self.queue(None, Bytes::End, env),
+            Some(stream) => env.close(stream.connection, self.id.host),
+            None => {}
         }
+        self.stream = None;
     }
 
     fn start_resync(&mut self, link: Link, env: &mut Env) -> Result<(), Crashed> {
@@ -558,7 +629,7 @@ impl PrimaryNode {
         let offer = DiskOffer { disk: 0, first_chunk: 0, chunk_bytes: CHUNK as u32, hashes };
         Message::DiskOffer(offer).encode(&link, EpochId(0), &mut out);
         self.resync = Some(Resync { session: link.session, disk_wanted: false, sectors: Vec::new() });
-        self.send(out, env);
+        self.queue(Some(link.session), Bytes::Frames(out), env);
         env.step(self.id.host, Step::Resync, true)
     }
 
@@ -575,8 +646,19 @@ impl PrimaryNode {
         if let Some(resync) = &mut self.resync {
             resync.disk_wanted = true;
         }
-        self.send(out, env);
+        self.queue(Some(link.session), Bytes::Frames(out), env);
+        self.core.handle_filled(link.session);
     }
+}
+
+/// The end of a frame at about the middle of some: between two frames others may go out.
+fn half_of(frames: &[u8]) -> usize {
+    let mut at = 0;
+    while at < frames.len() / 2 {
+        let len = frames[at + 12..].first_chunk().map_or(0, |word| u32::from_le_bytes(*word));
+        at += HEADER_LEN + len as usize;
+    }
+    at
 }
 
 /// The hash by which chunks are compared.

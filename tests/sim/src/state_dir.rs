@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use replication::{EpochId, Output, SessionId, Term};
+use replication::view::Place;
+use replication::{EpochId, Output};
 
-use crate::env::HostId;
 use crate::guest::Guest;
 
 /// A guest as it was at the end of an epoch.
@@ -23,12 +23,8 @@ pub struct LocalEpoch {
 /// What lies in it.
 #[derive(Clone)]
 pub struct StateDir {
-    /// As whom this side asks the witness, in all its lives.
-    pub holder: HostId,
-    /// The term of the primary that wrote this.
-    pub term: Term,
-    /// The session whose backup could go on with the guest.
-    pub session: Option<SessionId>,
+    /// Which store it is in the register.
+    pub store: Place,
     /// Epochs below were perhaps used in a life of the guest of which nothing was committed.
     pub unused_from: EpochId,
     /// The last committed epoch.
@@ -37,8 +33,8 @@ pub struct StateDir {
 
 impl StateDir {
     /// For a guest that is about to start.
-    pub fn new(holder: HostId, term: Term) -> StateDir {
-        StateDir { holder, term, session: None, unused_from: EpochId(1), last: None }
+    pub fn new(store: Place) -> StateDir {
+        StateDir { store, unused_from: EpochId(1), last: None }
     }
 
     /// The epoch from which the next life goes on, which has up to `in_flight` epochs sealed and not committed; those are not

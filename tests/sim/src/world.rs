@@ -2,7 +2,8 @@
 
 use replication::backup::BackupState;
 use replication::primary::PrimaryState;
-use replication::{ClaimResult, SessionId};
+use replication::view::{Entry, Record, Standing};
+use replication::{ClaimResult, Term};
 
 use crate::backup_node::BackupNode;
 use crate::disk::Disk;
@@ -13,6 +14,8 @@ use crate::net::{Connection, Pipe};
 use crate::plan::{Break, MS, Plan};
 use crate::primary_node::PrimaryNode;
 use crate::state_dir::StateDir;
+use crate::witness::{Answer, Question, process, store};
+use replication::primary::Meeting;
 
 mod faults;
 
@@ -28,8 +31,6 @@ const HEAL_ANSWERS: u64 = 2;
 pub enum Outcome {
     /// The guest runs, the client is answered, the guest is protected.
     Healed,
-    /// Faults killed both copies of the guest; nothing that was seen contradicts.
-    GuestLost,
     /// A rule was broken.
     Violation(String),
 }
@@ -45,6 +46,8 @@ pub struct Summary {
     pub resumes: u32,
     /// Guests that crashed by themselves and were booted anew.
     pub resets: u32,
+    /// Guests begun afresh: all who could continue them were gone, or they had been stopped.
+    pub begun: u32,
     /// Outputs the world got.
     pub outputs: u64,
     /// Requests answered.
@@ -55,8 +58,8 @@ pub struct Summary {
 enum Role {
     Primary(Box<PrimaryNode>),
     Backup(Box<BackupNode>),
-    /// Somebody resumes the guest of its state directory, which asks the witness first.
-    Resuming(Box<Remains>),
+    /// Somebody starts the VM here, and asks the witness first: to resume it from its state directory, or to begin it.
+    Starting(Box<Remains>),
     /// Nothing runs.
     Down(Box<Remains>),
 }
@@ -84,7 +87,6 @@ struct Host {
 struct World {
     env: Env,
     hosts: [Host; 2],
-    guest_lost: bool,
     answered_before_heal: u64,
 }
 
@@ -93,19 +95,28 @@ pub fn run_seed(seed: u64, broken: Option<Break>) -> Summary {
     run(seed, broken, false).0
 }
 
+/// Runs a plan with the chance of a seed.
+pub fn run_plan(seed: u64, plan: Plan) -> Summary {
+    run_planned(seed, plan, false).0
+}
+
 /// Runs a seed and tells it.
 pub fn trace_seed(seed: u64, broken: Option<Break>) -> (Summary, Vec<String>) {
     run(seed, broken, true)
 }
 
 fn run(seed: u64, broken: Option<Break>, trace: bool) -> (Summary, Vec<String>) {
-    let mut world = World::new(seed, Plan::of_seed(seed, broken), trace);
+    run_planned(seed, Plan::of_seed(seed, broken), trace)
+}
+
+fn run_planned(seed: u64, plan: Plan, trace: bool) -> (Summary, Vec<String>) {
+    let mut world = World::new(seed, plan, trace);
     let outcome = world.run();
     world.env.say(|| format!("the end: {outcome:?}"));
-    let Env { oracle, client, takeovers, resumes, resets, .. } = &world.env;
-    let (takeovers, resumes, resets) = (*takeovers, *resumes, *resets);
+    let Env { oracle, client, takeovers, resumes, resets, begun, .. } = &world.env;
+    let (takeovers, resumes, resets, begun) = (*takeovers, *resumes, *resets, *begun);
     let summary =
-        Summary { outcome, takeovers, resumes, resets, outputs: oracle.outputs_seen, answers: client.answered };
+        Summary { outcome, takeovers, resumes, resets, begun, outputs: oracle.outputs_seen, answers: client.answered };
     (summary, world.env.take_trace())
 }
 
@@ -113,11 +124,14 @@ impl World {
     fn new(seed: u64, plan: Plan, trace: bool) -> World {
         let mut env = Env::new(seed, plan, trace);
         let first = HostId { host: 0, life: 0 };
-        let primary = PrimaryNode::new(first, &mut env).expect("a run begins with both hosts alive");
+        let place = env.plan.local.then(|| store(first));
+        env.witness.begin_first(first, place);
+        let (primary, begun) = PrimaryNode::boot(first, Term(1), &mut env);
+        begun.expect("a run begins with both hosts alive");
         let backup = BackupNode::new(HostId { host: 1, life: 0 }, Disk::blank(), &env);
         let role = |role| Host { life: 0, role };
         let hosts = [role(Role::Primary(Box::new(primary))), role(Role::Backup(Box::new(backup)))];
-        let mut world = World { env, hosts, guest_lost: false, answered_before_heal: 0 };
+        let mut world = World { env, hosts, answered_before_heal: 0 };
         world.schedule_start();
         world
     }
@@ -144,9 +158,6 @@ impl World {
             if let Some(text) = self.env.oracle.violation.take() {
                 return Outcome::Violation(text);
             }
-            if self.guest_lost {
-                return self.end_of_lost_guest();
-            }
             if self.env.healing && self.is_healed() {
                 return self.end_of_healed();
             }
@@ -166,18 +177,6 @@ impl World {
         self.env.oracle.violation.take().map_or(Outcome::Healed, Outcome::Violation)
     }
 
-    /// What was seen before must still be right, and a guest that crashes and nothing else begins anew.
-    fn end_of_lost_guest(&mut self) -> Outcome {
-        if let [fault] = self.env.plan.faults[..]
-            && matches!(fault.what, What::GuestCrash(_))
-        {
-            self.env
-                .oracle
-                .fail(|| "a guest that crashed was not booted anew, though nothing else went wrong".to_owned());
-        }
-        self.env.oracle.violation.take().map_or(Outcome::GuestLost, Outcome::Violation)
-    }
-
     /// One host runs the guest, the other one follows it, and the client is answered.
     fn is_healed(&self) -> bool {
         let answered = self.env.client.answered - self.answered_before_heal;
@@ -194,7 +193,7 @@ impl World {
         let of = |host: &Host| match &host.role {
             Role::Primary(node) => format!("primary {:?} ({})", node.core.state(), node.core.pointers()),
             Role::Backup(node) => format!("backup {:?} ({})", node.core.state(), node.core.pointers()),
-            Role::Resuming(_) => "resuming".to_owned(),
+            Role::Starting(_) => "starting".to_owned(),
             Role::Down(_) => "down".to_owned(),
         };
         format!("host 0: {}; host 1: {}", of(&self.hosts[0]), of(&self.hosts[1]))
@@ -207,7 +206,7 @@ impl World {
             match role {
                 Role::Primary(node) => oracle.check_primary(host, node.core.pointers(), node.core.acked()),
                 Role::Backup(node) => oracle.check_backup(host, node.core.pointers()),
-                Role::Resuming(_) | Role::Down(_) => {}
+                Role::Starting(_) | Role::Down(_) => {}
             }
         }
         for (primary, backup) in [(0, 1), (1, 0)] {
@@ -230,10 +229,12 @@ impl World {
     /// The host an event is for, if it is for one and not for its surroundings.
     fn addressee(event: &Event) -> Option<usize> {
         match event {
-            Event::Boundary(id) | Event::Timer(id) | Event::Connect(id) | Event::GiveUp(id) => Some(id.host),
+            Event::Boundary(id) | Event::Timer(id) | Event::Connect(id) | Event::GiveUp(id) | Event::Outgoing(id) => {
+                Some(id.host)
+            }
             Event::Piece { from, .. } => Some(1 - from),
-            Event::Shipped { to, .. } | Event::LocalDurable { to, .. } | Event::Durable { to, .. } => Some(to.host),
-            Event::Apply { to, .. } | Event::Answer { to, .. } => Some(to.host),
+            Event::LocalDurable { to, .. } | Event::Durable { to, .. } | Event::Apply { to, .. } => Some(to.host),
+            Event::AskAnswered { to, .. } | Event::Learn { to, .. } | Event::Ask { by: to, .. } => Some(to.host),
             Event::Request { host, .. } => Some(*host),
             _ => None,
         }
@@ -248,10 +249,19 @@ impl World {
             Event::Relief(what) => self.relieve(what),
             Event::Restart(host) => self.restart(host),
             Event::Heal => self.heal(),
-            Event::ClaimArrives { by, holder, session } => self.witness(by, holder, session),
+            Event::Operate => self.operate(),
+            Event::AskArrives { asked, is_late } => self.env.ask_arrives(&asked, is_late),
+            Event::Ask { by, question } if self.is_current(by) => self.env.ask(by, question),
+            Event::Ask { .. } => {}
+            Event::Void { .. } if self.env.plan.broken == Some(Break::VoidUntold) => {}
+            Event::Void { by, session } if self.env.net.witness_up[by.host] => self.env.witness.state_void(session),
+            Event::Void { by, session } if self.is_current(by) => {
+                self.env.after(self.env.plan.claim_retry, Event::Void { by, session });
+            }
+            Event::Void { .. } => {}
             Event::Response(said) => self.env.hear(said),
             Event::ClientRetry => {
-                self.env.ask();
+                self.env.request();
                 self.env.after(9 * MS, Event::ClientRetry);
             }
             Event::Piece { connection, from, piece } => self.arrive(connection, from, piece),
@@ -274,16 +284,14 @@ impl World {
                     Ok(())
                 })
             }
-            Event::Shipped { to, session, epoch } => self.primary(to, |node, env| {
-                node.core.handle_shipped(env.time(), session, epoch);
-                node.pump(env)
-            }),
+            Event::Outgoing(id) => self.primary(id, |node, env| node.handle_outgoing(env)),
             Event::LocalDurable { to, epoch } => self.primary(to, |node, env| node.handle_local_durable(epoch, env)),
             Event::Durable { to, session, epoch } => {
                 self.backup(to, |node, env| node.handle_durable(session, epoch, env))
             }
             Event::Apply { to, epoch } => self.backup(to, |node, env| node.handle_apply(&epoch, env)),
-            Event::Answer { to, session, result } => self.answer(to, session, result),
+            Event::AskAnswered { to, found } => self.hear(to, found),
+            Event::Learn { to, question, answer } => self.learn(to, question, answer),
             other => unreachable!("{other:?} is dispatched elsewhere"),
         };
         self.settle(host, result);
@@ -313,80 +321,142 @@ impl World {
 
     fn timer(&mut self, id: HostId) -> Result<(), Crashed> {
         self.primary(id, |node, env| node.handle_timer(env))?;
-        self.backup(id, |node, env| node.handle_timer(env))?;
-        self.ask_to_resume(id)
+        self.backup(id, |node, env| node.handle_timer(env))
     }
 
-    fn answer(&mut self, to: HostId, session: SessionId, result: ClaimResult) -> Result<(), Crashed> {
+    fn hear(&mut self, to: HostId, found: Option<Vec<Entry>>) -> Result<(), Crashed> {
+        let Some((learned, next)) = self.env.witness.hear(to, found) else { return Ok(()) };
+        if let Some(asked) = next {
+            self.env.send_ask(asked);
+        }
+        match learned {
+            Some((question, answer)) => self.learn(to, question, answer),
+            None => Ok(()),
+        }
+    }
+
+    fn learn(&mut self, to: HostId, question: Question, answer: Answer) -> Result<(), Crashed> {
         if !self.is_current(to) {
             return Ok(());
         }
-        self.env.say(|| format!("host {} hears from the witness about {session}: {result:?}", to.host));
+        self.env.say(|| format!("host {} hears of {question:?}: {answer:?}", to.host));
         self.env.step(to.host, Step::Answer, false)?;
-        let (again, resuming) = (result.clone(), result.clone());
-        self.primary(to, |node, env| {
-            node.core.handle_claim(env.time(), session, result);
-            node.pump(env)
-        })?;
-        self.backup(to, |node, env| {
-            node.core.handle_claim(env.time(), session, again);
-            node.pump(env)
-        })?;
-        self.answer_to_resume(to, resuming)?;
+        let result = answer.claim();
+        match question {
+            Question::Begin { .. } | Question::Resume { .. } => self.learn_of_start(to, question, answer)?,
+            Question::Introduce(_) => {
+                let is_known = result == ClaimResult::Granted;
+                self.backup(to, |node, env| node.handle_introduced(is_known, env))?;
+            }
+            Question::TakeOver { session, .. } => self.backup(to, |node, env| {
+                node.core.handle_claim(env.time(), session, result);
+                node.pump(env)
+            })?,
+            question => self.primary(to, |node, env| {
+                let now = env.time();
+                match (question, &answer) {
+                    (Question::Claim { session }, _) => node.core.handle_claim(now, session, result),
+                    (Question::Delist { session }, _) => node.core.handle_delisted(now, session, result),
+                    (Question::Enlist { session, .. }, _) => node.core.handle_enlisted(now, session, result),
+                    (Question::Look, _) => node.core.handle_looked(now, result),
+                    (Question::RecordEnd, _) => node.core.handle_end_recorded(now, result),
+                    (Question::Meet { session, .. }, Answer::Met(meeting)) => {
+                        node.core.handle_met(now, session, *meeting);
+                    }
+                    // A rule that is broken: nobody looked.
+                    (Question::Meet { session, .. }, _) => node.core.handle_met(now, session, Meeting::Same),
+                    (question, _) => unreachable!("{question:?} is not a primary's"),
+                }
+                node.pump(env)
+            })?,
+        }
         self.env.step(to.host, Step::Answer, true)
     }
 
-    /// Asks the witness for the session that the state directory names, if it names one, and goes on.
-    fn ask_to_resume(&mut self, id: HostId) -> Result<(), Crashed> {
-        let Host { life, role: Role::Resuming(remains) } = &self.hosts[id.host] else { return Ok(()) };
-        if *life != id.life {
+    fn learn_of_start(&mut self, id: HostId, question: Question, answer: Answer) -> Result<(), Crashed> {
+        if !matches!(&self.hosts[id.host], Host { life, role: Role::Starting(_) } if *life == id.life) {
             return Ok(());
         }
-        let store = remains.resumable().expect("only such a host resumes");
-        match store.session.filter(|_| self.env.plan.broken != Some(Break::ResumeWithoutClaim)) {
-            None => self.resume(id),
-            Some(session) => {
-                let holder = store.holder;
-                self.env.say(|| format!("host {} asks for session {session} to resume", id.host));
-                self.env.claim(id, holder, session);
-                Ok(())
-            }
-        }
-    }
-
-    fn answer_to_resume(&mut self, id: HostId, result: ClaimResult) -> Result<(), Crashed> {
-        if !matches!(&self.hosts[id.host], Host { life, role: Role::Resuming(_) } if *life == id.life) {
-            return Ok(());
-        }
-        match result {
-            ClaimResult::Granted => self.resume(id),
-            ClaimResult::Denied { .. } => {
+        match (answer, &question) {
+            (Answer::Won(record), Question::Resume { .. }) => self.resume(id, Term(record.branch)),
+            (Answer::Won(record), _) => self.begin(id, &record),
+            (Answer::Claim(ClaimResult::Granted), Question::Resume { .. }) => self.resume(id, Term(2)),
+            (Answer::Claim(ClaimResult::Granted), _) => self.boot(id, Term(2)),
+            (Answer::Claim(ClaimResult::Denied { .. }), _) => {
                 self.start_backup(id);
                 Ok(())
             }
-            ClaimResult::Unreachable => {
-                self.env.after(self.env.plan.claim_retry, Event::Timer(id));
+            _ => {
+                self.env.after(self.env.plan.claim_retry, Event::Ask { by: id, question });
                 Ok(())
             }
         }
     }
 
-    fn resume(&mut self, id: HostId) -> Result<(), Crashed> {
-        let Host { role, .. } = &mut self.hosts[id.host];
-        let Role::Resuming(remains) = std::mem::replace(role, Role::Down(Box::default())) else {
-            unreachable!("only a host that resumes does");
-        };
-        let store = remains.store.expect("only a host with a state directory resumes");
+    fn remains_of_start(&mut self, id: HostId) -> Box<Remains> {
+        match std::mem::replace(&mut self.hosts[id.host].role, Role::Down(Box::default())) {
+            Role::Starting(remains) => remains,
+            _ => unreachable!("only a host that starts has something to start from"),
+        }
+    }
+
+    fn resume(&mut self, id: HostId, term: Term) -> Result<(), Crashed> {
+        let store = self.remains_of_start(id).store.expect("only a host with a state directory resumes");
         let last = store.last.as_ref().expect("only a host with an epoch resumes");
         let env = &mut self.env;
         env.resumes += 1;
         env.say(|| format!("host {} RESUMES from epoch {}", id.host, last.epoch));
         env.oracle.goes_on(id.host, last.epoch, &last.guest, &last.image);
-        let (node, begun) = PrimaryNode::resume(id, store, env);
+        let (node, begun) = PrimaryNode::resume(id, term, store, env);
         self.hosts[id.host].role = Role::Primary(Box::new(node));
         self.env.after(MS, Event::Connect(id));
         begun?;
         self.env.step(id.host, Step::Resume, true)
+    }
+
+    /// The register gave the VM to a fresh start. That must not have been while somebody could continue the guest.
+    fn begin(&mut self, id: HostId, record: &Record) -> Result<(), Crashed> {
+        let before = self.env.witness.record(record.number - 1).cloned();
+        if let Some(before) = before.filter(|before| before.standing == Standing::Running)
+            && let Some(host) = (0..2).find(|host| *host != id.host && self.could_continue(*host, &before))
+        {
+            self.env.oracle.fail(|| format!("host {} begins afresh although host {host} has the guest", id.host));
+        }
+        self.boot(id, Term(record.branch))
+    }
+
+    fn boot(&mut self, id: HostId, term: Term) -> Result<(), Crashed> {
+        self.remains_of_start(id);
+        let env = &mut self.env;
+        env.begun += 1;
+        env.say(|| format!("host {} BEGINS the guest afresh, term {term}", id.host));
+        env.oracle.begins_anew();
+        let (node, begun) = PrimaryNode::boot(id, term, env);
+        self.hosts[id.host].role = Role::Primary(Box::new(node));
+        self.env.after(MS, Event::Connect(id));
+        begun
+    }
+
+    /// Whether a host has the guest by right of `record`, or could get it.
+    fn could_continue(&self, host: usize, record: &Record) -> bool {
+        let id = process(HostId { host, life: self.hosts[host].life }).id;
+        match &self.hosts[host].role {
+            Role::Primary(node) => {
+                let state = node.core.state();
+                record.primary.id == id && !matches!(state, PrimaryState::Fenced | PrimaryState::Ended)
+            }
+            Role::Backup(node) => {
+                let is_whole = matches!(
+                    node.core.state(),
+                    BackupState::Protected | BackupState::Claiming | BackupState::TakingOver
+                );
+                is_whole && record.backups.iter().any(|member| Some(member.join) == node.core.session_id())
+            }
+            Role::Starting(remains) | Role::Down(remains) => {
+                let ours = remains.resumable().map(|store| store.store.id);
+                ours.is_some() && ours == record.store.as_ref().map(|store| store.id)
+            }
+        }
     }
 
     /// After a host did something: it may be gone, or may be about to take over.
@@ -401,36 +471,50 @@ impl World {
         if let Some(over) = over {
             self.take_over(host, *over);
         }
-        self.stop_if_fenced(host);
-        self.begin_anew_if_ended(host);
+        self.stop_if_over(host);
+        self.note_end(host);
     }
 
-    /// A guest that crashed, and that nobody else goes on with, is booted in the same process.
-    fn begin_anew_if_ended(&mut self, host: usize) {
+    /// A guest that crashed, and that nobody else goes on with, is booted in the same process; one that was stopped is over.
+    fn note_end(&mut self, host: usize) {
         let Host { life, role } = &mut self.hosts[host];
         let Role::Primary(node) = role else { return };
         if node.core.state() != PrimaryState::Ended {
             return;
         }
-        *life += 1;
-        let (id, (holder, term)) = (HostId { host, life: *life }, node.next_life());
-        let env = &mut self.env;
-        env.resets += 1;
-        env.say(|| format!("host {host} BOOTS its guest anew, term {term}"));
+        let (begins_anew, image) = (node.begins_anew(), std::mem::take(&mut node.disk.image));
         if let Some(stream) = &node.stream {
-            env.close(stream.connection, host);
+            self.env.close(stream.connection, host);
         }
-        env.oracle.begins_anew();
-        let (node, begun) = PrimaryNode::boot(id, holder, term, env);
-        self.hosts[host].role = Role::Primary(Box::new(node));
-        self.env.after(MS, Event::Connect(id));
-        self.settle(host, begun);
+        *life += 1;
+        let id = HostId { host, life: *life };
+        if begins_anew {
+            self.env.resets += 1;
+            self.start_fresh(id, Remains { image, store: None });
+        } else {
+            self.env.say(|| format!("host {host} has ENDED its guest"));
+            self.env.oracle.begins_anew();
+            self.hosts[host].role = Role::Down(Box::new(Remains { image, store: None }));
+        }
     }
 
-    /// The witness has not said in time that nobody else goes on with a guest that crashed: it is stopped for good.
+    /// The VM is started here; the witness is asked.
+    fn start_fresh(&mut self, id: HostId, remains: Remains) {
+        let has_epoch = remains.resumable().is_some();
+        self.hosts[id.host].role = Role::Starting(Box::new(remains));
+        self.env.witness.begin_life(id);
+        let question = Question::Begin { store: self.env.plan.local.then(|| store(id)), has_epoch };
+        match self.env.plan.broken {
+            Some(Break::BeginUnasked) => self.env.learn_unasked(id, question),
+            Some(Break::AnewWithoutClaim) if self.env.resets > 0 => self.env.learn_unasked(id, question),
+            _ => self.env.ask(id, question),
+        }
+    }
+
+    /// The witness has not said in time what becomes of a guest that crashed or was stopped: it is not run here any more.
     fn give_up(&mut self, id: HostId) {
         let Host { life, role: Role::Primary(node) } = &mut self.hosts[id.host] else { return };
-        if *life != id.life || !node.has_crashed() {
+        if *life != id.life || !node.is_over() {
             return;
         }
         node.store = None;
@@ -451,9 +535,12 @@ impl World {
         let id = HostId { host, life: self.hosts[host].life };
         let image = node.into_disk().image;
         if env.plan.broken == Some(Break::NoHealing) {
+            self.hosts[host].role = Role::Starting(Box::default());
             return;
         }
-        let started = PrimaryNode::take_over(id, guest, image.clone(), over, env);
+        let term = env.witness.newest().filter(|record| record.primary.id == process(id).id);
+        let term = term.map_or(over.term, |record| Term(record.branch));
+        let started = PrimaryNode::take_over(id, term, guest, image.clone(), over, env);
         let Ok(node) = started else {
             self.hosts[host].role = Role::Down(Box::new(Remains { image, store: None }));
             return self.crashed(host, false);
@@ -466,11 +553,14 @@ impl World {
         }
     }
 
-    /// A fenced primary stops; its host comes back as a backup.
-    fn stop_if_fenced(&mut self, host: usize) {
-        let is_fenced =
-            matches!(&self.hosts[host].role, Role::Primary(node) if node.core.state() == PrimaryState::Fenced);
-        if is_fenced {
+    /// A fenced primary stops, and a backup whose guest ended; a supervisor starts them again.
+    fn stop_if_over(&mut self, host: usize) {
+        let is_over = match &self.hosts[host].role {
+            Role::Primary(node) => node.core.state() == PrimaryState::Fenced,
+            Role::Backup(node) => node.has_ended,
+            Role::Starting(_) | Role::Down(_) => false,
+        };
+        if is_over {
             self.crash(host, false);
             let delay = self.env.rng.range(MS, 30 * MS);
             self.env.after(delay, Event::Restart(host));
@@ -523,7 +613,7 @@ impl World {
         let is_open = match &self.hosts[id.host].role {
             Role::Primary(node) => node.stream.as_ref().is_some_and(|stream| stream.connection == connection),
             Role::Backup(node) => node.stream.as_ref().is_some_and(|stream| stream.connection == connection),
-            Role::Resuming(_) | Role::Down(_) => false,
+            Role::Starting(_) | Role::Down(_) => false,
         };
         match piece {
             _ if !is_open => Ok(()),
@@ -536,22 +626,5 @@ impl World {
                 self.backup(id, |node, env| node.handle_disconnected(env))
             }
         }
-    }
-
-    /// The witness decides: whoever asks first has the session for ever.
-    fn witness(&mut self, by: HostId, as_holder: HostId, session: SessionId) {
-        let env = &mut self.env;
-        let holder = *env.witness.entry(session).or_insert(as_holder);
-        let is_granted = holder == as_holder || env.plan.broken == Some(Break::WitnessForgets);
-        let result = match is_granted {
-            true => ClaimResult::Granted,
-            false => ClaimResult::Denied { holder: format!("host {}", holder.host) },
-        };
-        // The answer can be lost although the claim counts.
-        let is_lost = !env.net.witness_up[by.host] || (!env.healing && env.rng.percent(5));
-        let result = if is_lost { ClaimResult::Unreachable } else { result };
-        let delay = env.rng.range(100_000, 5 * MS);
-        env.after(delay, Event::Answer { to: by, session, result });
-        self.look_for_a_survivor();
     }
 }

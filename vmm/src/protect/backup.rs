@@ -421,7 +421,7 @@ impl Standby {
             BackupAction::Override { session, fork } => self.override_witness(session, fork),
             BackupAction::Keep { epoch, holder } => self.keep(epoch, &holder)?,
             BackupAction::TakeOver(takeover) => return self.take_over(*takeover),
-            BackupAction::Discard { reason } => self.discard(&reason)?,
+            BackupAction::Discard { session, reason } => self.discard(session, &reason)?,
             BackupAction::Ended { text } => return Ok(Step::Out(Outcome::Ended(text))),
             BackupAction::Disconnect => self.drop_connection(),
         }
@@ -531,7 +531,10 @@ impl Standby {
         Ok(Step::Out(Outcome::TookOver(Box::new(taken))))
     }
 
-    fn discard(&mut self, reason: &DiscardReason) -> Result<(), Failure> {
+    fn discard(&mut self, session: Option<SessionId>, reason: &DiscardReason) -> Result<(), Failure> {
+        if let Some(session) = session {
+            self.lease.state_void(session);
+        }
         self.ram = None;
         self.log.truncate()?;
         self.events.note("discarded", json!({ "reason": format!("{reason:?}") }));

@@ -15,7 +15,7 @@ use replication::{ClaimResult, EpochId, SessionId, Term};
 
 use crate::config::Witness;
 use crate::exit::{Exit, Failure};
-use crate::witness::{FileWitness, Life, random};
+use crate::witness::{FileWitness, Life, Statement, random};
 
 /// The place of this process at the VM's register.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ impl Lease {
             vm_name: vm_name.to_owned(),
             configured: config.clone(),
             witness,
-            register: Mutex::new(Register::new(life.place.clone(), None)),
+            register: Mutex::new(Register::new(life.place.clone(), life.known)),
             life,
             away_since: Mutex::default(),
         };
@@ -136,6 +136,9 @@ impl Lease {
                 Err(_) => register.handle_no_answer(),
             };
             if let Some(outcome) = outcome {
+                if let (Outcome::Won(_), Some(known)) = (&outcome, register.known()) {
+                    self.life.remember(known);
+                }
                 if outcome == Outcome::Forgotten {
                     tracing::error!(
                         witness = %self.configured,
@@ -223,7 +226,12 @@ impl Lease {
         let newest = self.newest()?;
         let was_free = newest.as_ref().is_none_or(|entry| entry.record.standing == Standing::Ended);
         let listed: Vec<Place> = newest.iter().flat_map(|entry| entry.record.places().cloned()).collect();
-        let dead = listed.iter().filter(|place| self.is_dead(place, has_epoch)).map(|place| place.id).collect();
+        let mut dead: BTreeSet<Incarnation> =
+            listed.iter().filter(|place| self.is_dead(place, has_epoch)).map(|place| place.id).collect();
+        let backups = newest.iter().flat_map(|entry| &entry.record.backups);
+        dead.extend(
+            backups.filter(|member| self.is_stated(Statement::Void(member.join))).map(|member| member.place.id),
+        );
         let here = listed.iter().filter(|place| self.life.is_here(place)).map(|place| place.id).collect();
         let named_dead = resolve(&listed, names_dead)?;
         let wish = Wish::Begin { store, dead, here, named_dead };
@@ -276,20 +284,32 @@ impl Lease {
     fn is_dead(&self, place: &Place, has_epoch: bool) -> bool {
         match place.kind {
             PlaceKind::Store => !has_epoch && self.life.is_here(place),
-            PlaceKind::Process => {
-                let stated = self.witness.as_ref().map(|witness| witness.is_stated_dead(&self.vm_name, place.id));
-                self.life.proves_dead(place) || matches!(stated, Some(Ok(true)))
-            }
+            PlaceKind::Process => self.life.proves_dead(place) || self.is_stated(Statement::Dead(place.id)),
         }
     }
 
-    /// States for other hosts what only this one can prove: that earlier lives of the VM on it are gone.
-    fn state_deaths(&self) {
+    fn is_stated(&self, statement: Statement) -> bool {
+        let stated = self.witness.as_ref().map(|witness| witness.is_stated(&self.vm_name, statement));
+        matches!(stated, Some(Ok(true)))
+    }
+
+    /// States that this backup was not whole in `session`, and can never be. False: the witness was not told.
+    pub(crate) fn state_void(&self, session: SessionId) -> bool {
+        let Some(witness) = &self.witness else { return true };
+        let stated = witness.state(&self.vm_name, Statement::Void(session));
+        self.note_answer(stated.as_ref().err());
+        stated.is_ok()
+    }
+
+    /// States for other hosts what only this one can prove: that earlier lives of the VM on it are gone. Also of those that
+    /// the register does not list: an append of theirs that is late may list them yet.
+    pub(crate) fn state_deaths(&self) {
         let Some(witness) = &self.witness else { return };
-        let Ok(Some(entry)) = self.newest() else { return };
-        for place in entry.record.places().filter(|place| self.life.proves_dead(place)) {
-            if let Err(error) = witness.state_dead(&self.vm_name, place.id) {
-                tracing::warn!(%error, "the witness was not told that an earlier life of this VM is gone");
+        let listed = self.newest().ok().flatten();
+        let listed = listed.iter().flat_map(|entry| entry.record.places()).filter(|place| self.life.proves_dead(place));
+        for id in listed.map(|place| place.id).chain(self.life.earlier.iter().copied()) {
+            if let Err(error) = witness.state(&self.vm_name, Statement::Dead(id)) {
+                return tracing::debug!(%error, "the witness was not told that an earlier life of this VM is gone");
             }
         }
     }

@@ -6,6 +6,7 @@
 //! ```text
 //! DIR/NAME.view-1, -2, …    the records: written whole and synced under another name, then link(2)
 //! DIR/NAME.dead-ID          a later process on its host proved that this place is gone
+//! DIR/NAME.void-JOIN        the backup of this pairing was not whole, and can never be
 //! DIR/.NAME.met-NONCE       what one side leaves for the other to find, while they meet
 //! ```
 //!
@@ -24,12 +25,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use replication::view::{Ask, Entry, Incarnation, Nonce};
+use replication::view::{Ask, Entry, Nonce};
 
 use crate::exit::{Advice, Exit};
 use bounded::Bounded;
 pub(crate) use place::{Life, random};
 use records::Records;
+pub use records::Statement;
 
 /// Longer than shared storage needs when it works, much shorter than an operator's patience.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
@@ -120,16 +122,16 @@ impl FileWitness {
         self.call(move |records| records.finds(&vm, nonce))
     }
 
-    /// States that a place of `vm` is dead, for processes that cannot prove it themselves.
-    pub fn state_dead(&self, vm: &str, id: Incarnation) -> io::Result<()> {
+    /// States something of `vm` for processes that cannot know it themselves.
+    pub fn state(&self, vm: &str, statement: Statement) -> io::Result<()> {
         let vm = vm.to_owned();
-        self.call(move |records| records.state_dead(&vm, id))
+        self.call(move |records| records.state(&vm, statement))
     }
 
-    /// Whether that was stated.
-    pub fn is_stated_dead(&self, vm: &str, id: Incarnation) -> io::Result<bool> {
+    /// Whether it was stated.
+    pub fn is_stated(&self, vm: &str, statement: Statement) -> io::Result<bool> {
         let vm = vm.to_owned();
-        self.call(move |records| records.is_stated_dead(&vm, id))
+        self.call(move |records| records.is_stated(&vm, statement))
     }
 }
 

@@ -6,8 +6,9 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
-use replication::view::{Incarnation, Location, Place, PlaceKind};
+use replication::view::{Incarnation, Known, Location, Place, PlaceKind};
 use serde::{Deserialize, Serialize};
 
 /// The lock file's name in the state directory.
@@ -36,20 +37,26 @@ pub(crate) fn random() -> [u8; 16] {
 struct Lives {
     now: Incarnation,
     earlier: Vec<Incarnation>,
+    /// The newest record of the VM's register that was seen from here.
+    #[serde(default)]
+    known: Option<Known>,
 }
 
 /// This process's life in its state directory. The lock is free as soon as the process is gone, however it went.
 #[derive(Debug)]
 pub(crate) struct Life {
     pub(crate) place: Place,
-    earlier: Vec<Incarnation>,
-    _lock: Option<File>,
+    /// Those before it in its state directory.
+    pub(crate) earlier: Vec<Incarnation>,
+    /// The newest record that was seen from there: a witness that lacks it is another one, or has forgotten.
+    pub(crate) known: Option<Known>,
+    lock: Option<Mutex<File>>,
 }
 
 impl Life {
     /// A life without a state directory, which nobody can prove dead on the kernel that still runs.
     pub(crate) fn without_lock() -> io::Result<Self> {
-        Self::new(String::new(), Vec::new(), None, Incarnation(random()))
+        Self::new(String::new(), None, Lives { now: Incarnation(random()), ..Lives::default() })
     }
 
     /// Takes the lock of `state_dir`, which must exist. `WouldBlock`: another process lives there.
@@ -58,15 +65,23 @@ impl Life {
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
         file.try_lock().map_err(io::Error::from)?;
         let before = read_lives(&mut file);
-        let earlier = before.map_or_else(Vec::new, |lives| lives.known().take(EARLIER_MAX).collect());
-        let lives = Lives { now: Incarnation(random()), earlier };
-        file.rewind()?;
-        file.set_len(0)?;
-        file.write_all(&serde_json::to_vec(&lives).expect("plain data"))?;
-        Self::new(path.to_string_lossy().into_owned(), lives.earlier, Some(file), lives.now)
+        let known = before.as_ref().and_then(|lives| lives.known);
+        let earlier = before.map_or_else(Vec::new, |lives| lives.all().take(EARLIER_MAX).collect());
+        let lives = Lives { now: Incarnation(random()), earlier, known };
+        write_lives(&mut file, &lives)?;
+        Self::new(path.to_string_lossy().into_owned(), Some(file), lives)
     }
 
-    fn new(lock: String, earlier: Vec<Incarnation>, file: Option<File>, id: Incarnation) -> io::Result<Self> {
+    /// Keeps the newest record for the lives after this one.
+    pub(crate) fn remember(&self, known: Known) {
+        let Some(lock) = &self.lock else { return };
+        let lives = Lives { now: self.place.id, earlier: self.earlier.clone(), known: Some(known) };
+        if let Err(error) = write_lives(&mut lock.lock().expect("no holder panics"), &lives) {
+            tracing::warn!(%error, "what was seen at the witness is not remembered in the state directory");
+        }
+    }
+
+    fn new(lock: String, file: Option<File>, Lives { now: id, earlier, known }: Lives) -> io::Result<Self> {
         let machine = fs::read_to_string("/etc/machine-id").unwrap_or_default();
         let location = Location {
             host: kernel_text("hostname")?,
@@ -74,7 +89,8 @@ impl Life {
             boot: kernel_text("random/boot_id")?,
             lock,
         };
-        Ok(Life { place: Place { id, kind: PlaceKind::Process, location }, earlier, _lock: file })
+        let place = Place { id, kind: PlaceKind::Process, location };
+        Ok(Life { place, earlier, known, lock: file.map(Mutex::new) })
     }
 
     /// The place of this process's state directory, with its epochs.
@@ -109,12 +125,12 @@ impl Life {
         }
         let Ok(mut file) = File::open(&place.location.lock) else { return false };
         file.try_lock_shared().is_ok()
-            && read_lives(&mut file).is_some_and(|lives| lives.known().any(|id| id == place.id))
+            && read_lives(&mut file).is_some_and(|lives| lives.all().any(|id| id == place.id))
     }
 }
 
 impl Lives {
-    fn known(self) -> impl Iterator<Item = Incarnation> {
+    fn all(self) -> impl Iterator<Item = Incarnation> {
         std::iter::once(self.now).chain(self.earlier)
     }
 }
@@ -123,6 +139,13 @@ fn read_lives(file: &mut File) -> Option<Lives> {
     let mut text = Vec::new();
     file.take(LOCK_BYTES_MAX).read_to_end(&mut text).ok()?;
     serde_json::from_slice(&text).ok()
+}
+
+fn write_lives(file: &mut File, lives: &Lives) -> io::Result<()> {
+    let text = serde_json::to_vec(lives).expect("plain data");
+    file.rewind()?;
+    file.write_all(&text)?;
+    file.set_len(text.len() as u64)
 }
 
 fn lock_path(state_dir: &Path) -> io::Result<PathBuf> {

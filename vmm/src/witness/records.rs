@@ -10,11 +10,21 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use replication::SessionId;
 use replication::view::{Ask, Entry, Incarnation, Nonce, Record, RecordHash};
 use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, unlinkat};
 
 /// A record is far smaller.
 const RECORD_BYTES_MAX: u64 = 64 << 10;
+
+/// What a process states for others because only it can know. It is never taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Statement {
+    /// This place is gone.
+    Dead(Incarnation),
+    /// The backup of this pairing was not whole, and can never be.
+    Void(SessionId),
+}
 
 /// The directory, held open: what is mounted over its path later is another one, and is noticed.
 #[derive(Clone, Debug)]
@@ -143,20 +153,20 @@ impl Records {
         self.remove_if_there(&meeting_name(vm, nonce))
     }
 
-    /// States for others that a place is dead.
-    pub(super) fn state_dead(&self, vm: &str, id: Incarnation) -> io::Result<()> {
+    /// States something for others, for good.
+    pub(super) fn state(&self, vm: &str, statement: Statement) -> io::Result<()> {
         self.check_same()?;
-        match self.write_new(&death_name(vm, id), b"dead\n") {
+        match self.write_new(&statement.name(vm), b"stated\n") {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(error),
             Ok(()) => self.dir.sync_all(),
         }
     }
 
-    /// Whether somebody stated that a place is dead.
-    pub(super) fn is_stated_dead(&self, vm: &str, id: Incarnation) -> io::Result<bool> {
+    /// Whether somebody stated it.
+    pub(super) fn is_stated(&self, vm: &str, statement: Statement) -> io::Result<bool> {
         self.check_same()?;
-        Ok(self.read_file(&death_name(vm, id))?.is_some())
+        Ok(self.read_file(&statement.name(vm))?.is_some())
     }
 
     fn read_file(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -200,6 +210,11 @@ fn meeting_name(vm: &str, nonce: Nonce) -> String {
     format!(".{vm}.met-{nonce}")
 }
 
-fn death_name(vm: &str, id: Incarnation) -> String {
-    format!("{vm}.dead-{id}")
+impl Statement {
+    fn name(self, vm: &str) -> String {
+        match self {
+            Statement::Dead(id) => format!("{vm}.dead-{id}"),
+            Statement::Void(join) => format!("{vm}.void-{join}"),
+        }
+    }
 }

@@ -5,8 +5,9 @@ use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::thread;
 
+use replication::SessionId;
 use replication::view::{
-    Attempt, Location, Outcome, Place, PlaceKind, Record, RecordHash, Register, RegisterId, Standing, Wish,
+    Attempt, Incarnation, Location, Outcome, Place, PlaceKind, Record, RecordHash, Register, RegisterId, Standing, Wish,
 };
 
 use super::*;
@@ -203,14 +204,16 @@ fn peers_of_one_directory_find_what_they_left_and_those_of_a_copy_do_not() {
 }
 
 #[test]
-fn death_is_stated_once_and_for_one_place() {
+fn statement_is_made_once_and_for_one_thing() {
     let (_dir, witness) = witness();
-    let id = Incarnation([3; 16]);
-    assert!(!witness.is_stated_dead(VM, id).expect("it answers"));
-    witness.state_dead(VM, id).expect("written");
-    witness.state_dead(VM, id).expect("twice is fine");
-    assert!(witness.is_stated_dead(VM, id).expect("it answers"));
-    assert!(!witness.is_stated_dead(VM, Incarnation([4; 16])).expect("it answers"));
+    let dead = Statement::Dead(Incarnation([3; 16]));
+    assert!(!witness.is_stated(VM, dead).expect("it answers"));
+    witness.state(VM, dead).expect("written");
+    witness.state(VM, dead).expect("twice is fine");
+    assert!(witness.is_stated(VM, dead).expect("it answers"));
+    for other in [Statement::Dead(Incarnation([4; 16])), Statement::Void(SessionId([3; 16]))] {
+        assert!(!witness.is_stated(VM, other).expect("it answers"));
+    }
 }
 
 #[test]

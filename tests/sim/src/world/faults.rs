@@ -1,6 +1,7 @@
 //! What befalls the hosts of a run: faults, their end, and new lives.
 
 use super::*;
+use crate::witness::host_of;
 
 impl World {
     pub(super) fn strike(&mut self, what: What) {
@@ -38,6 +39,16 @@ impl World {
             What::Garble => return env.net.garble_next = true,
             What::Reset => return self.reset(),
             What::Unprotect => return self.unprotect(),
+            What::RunAgain(host) => return self.run_again(host),
+            What::Stop(host) => {
+                let id = HostId { host, life: self.hosts[host].life };
+                let result = self.primary(id, |node, env| node.stop(env));
+                return self.settle(host, result);
+            }
+            What::OtherWitness(host, time) => {
+                env.witness.lose_mount(host);
+                time
+            }
             What::GuestCrash(host) => {
                 let id = HostId { host, life: self.hosts[host].life };
                 let result = self.primary(id, |node, env| node.crash_guest(env));
@@ -52,6 +63,7 @@ impl World {
             What::Cut(_) => self.join(),
             What::WitnessCut(host, _) => self.env.net.witness_up[host] = true,
             What::ClientCut(host, _) => self.env.net.client_up[host] = true,
+            What::OtherWitness(host, _) => self.env.witness.mount(host),
             // What came when the link was joined meanwhile.
             What::Pause(host, _) => self.flush(1 - host),
             _ => {}
@@ -82,15 +94,27 @@ impl World {
         }
     }
 
+    /// A supervisor starts the VM where it was, or an operator where its backup is.
+    fn run_again(&mut self, host: usize) {
+        if !matches!(self.hosts[host].role, Role::Down(_)) {
+            self.stop(host, false);
+        }
+        self.start(host, true);
+    }
+
     /// The host stops here and now. What it sent is on its way; its image stays.
     pub(super) fn crash(&mut self, host: usize, power: bool) {
         let was_protected =
             matches!(&self.hosts[host].role, Role::Primary(node) if node.core.state() == PrimaryState::Protected);
         self.stop(host, power);
         // One fault is what a protected guest must survive.
-        if self.guest_lost && was_protected && self.env.plan.faults.len() == 1 {
+        if was_protected && self.env.plan.faults.len() == 1 && !self.is_survived() {
             self.env.oracle.fail(|| format!("a single fault, the crash of host {host}, killed a protected guest"));
         }
+    }
+
+    fn is_survived(&self) -> bool {
+        self.env.witness.newest().is_some_and(|record| (0..2).any(|host| self.could_continue(host, record)))
     }
 
     pub(super) fn stop(&mut self, host: usize, power: bool) {
@@ -98,7 +122,7 @@ impl World {
             Role::Down(_) => return,
             Role::Primary(node) => node.stream.as_ref(),
             Role::Backup(node) => node.stream.as_ref(),
-            Role::Resuming(_) => None,
+            Role::Starting(_) => None,
         };
         if let Some(connection) = stream.map(|stream| stream.connection).filter(|_| !power) {
             self.env.close(connection, host);
@@ -106,7 +130,7 @@ impl World {
         let mut remains = match std::mem::replace(&mut self.hosts[host].role, Role::Down(Box::default())) {
             Role::Primary(node) => Box::new(Remains { image: node.disk.image, store: node.store }),
             Role::Backup(node) => Box::new(Remains { image: node.image, store: None }),
-            Role::Resuming(remains) | Role::Down(remains) => remains,
+            Role::Starting(remains) | Role::Down(remains) => remains,
         };
         if power && !self.env.plan.local_survives_power {
             remains.store = None;
@@ -119,35 +143,48 @@ impl World {
         self.hosts[host].life += 1;
         self.env.paused_until[host] = 0;
         self.env.say(|| format!("host {host} is down{}", if power { ", its power is gone" } else { "" }));
-        self.look_for_a_survivor();
         if self.env.healing {
             self.env.after(MS, Event::Restart(host));
         }
     }
 
+    /// A host comes back: as the VM where it may, else as its backup.
     pub(super) fn restart(&mut self, host: usize) {
-        if self.guest_lost {
-            return;
-        }
+        let begins = self.env.healing || self.env.rng.percent(40);
+        self.start(host, begins);
+    }
+
+    fn start(&mut self, host: usize, begins: bool) {
         let Role::Down(remains) = &mut self.hosts[host].role else { return };
         let remains = std::mem::take(remains);
-        let is_resumable = remains.resumable().is_some();
-        self.hosts[host].role = Role::Resuming(remains);
         let id = HostId { host, life: self.hosts[host].life };
-        if !is_resumable {
-            return self.start_backup(id);
+        let resumable =
+            remains.resumable().map(|store| (store.store.clone(), store.last.as_ref().map(|last| last.epoch)));
+        if let Some((store, Some(fork))) = resumable {
+            self.hosts[host].role = Role::Starting(remains);
+            self.env.witness.begin_life(id);
+            let question = Question::Resume { store, fork };
+            return match self.env.plan.broken {
+                Some(Break::ResumeWithoutClaim) => self.env.learn_unasked(id, question),
+                _ => self.env.ask(id, question),
+            };
         }
-        let result = self.ask_to_resume(id);
-        self.settle(host, result);
+        // A fresh start has nobody to meet: it cannot tell a copy of the witness's directory.
+        if begins && !self.env.witness.sees_copy(host) {
+            return self.start_fresh(id, *remains);
+        }
+        self.hosts[host].role = Role::Starting(remains);
+        self.start_backup(id);
     }
 
     /// What a host had of a guest that went on elsewhere is given up.
     pub(super) fn start_backup(&mut self, id: HostId) {
         let role = &mut self.hosts[id.host].role;
-        let Role::Resuming(remains) = std::mem::replace(role, Role::Down(Box::default())) else {
+        let Role::Starting(remains) = std::mem::replace(role, Role::Down(Box::default())) else {
             unreachable!("only a host that was started becomes a backup");
         };
         self.env.say(|| format!("host {} starts as a backup", id.host));
+        self.env.witness.begin_life(id);
         self.hosts[id.host].role = Role::Backup(Box::new(BackupNode::new(id, remains.image, &self.env)));
     }
 
@@ -155,6 +192,7 @@ impl World {
         self.env.say(|| "faults stop; healing begins".to_owned());
         self.env.disarm();
         self.env.net.witness_up = [true; 2];
+        self.env.witness.mend();
         self.env.net.client_up = [true; 2];
         self.env.net.garble_next = false;
         self.env.slow_until = [0; 2];
@@ -164,38 +202,19 @@ impl World {
         self.join();
         self.restart(0);
         self.restart(1);
+        self.env.after(20 * MS, Event::Operate);
     }
 
-    /// Whether anybody is left who runs the guest or may come to run it.
-    pub(super) fn look_for_a_survivor(&mut self) {
-        let witness = &self.env.witness;
-        let is_free = |id: HostId, session: Option<SessionId>| {
-            let holder = session.and_then(|session| witness.get(&session));
-            holder.is_none_or(|holder| *holder == id)
-        };
-        let survives = (0..2).any(|host| {
-            let id = HostId { host, life: self.hosts[host].life };
-            match &self.hosts[host].role {
-                Role::Primary(node) => {
-                    let session = node.core.link().map(|link| link.session);
-                    node.core.state() != PrimaryState::Fenced && is_free(node.holder(), session)
-                }
-                Role::Backup(node) => {
-                    let could = matches!(
-                        node.core.state(),
-                        BackupState::Protected
-                            | BackupState::Claiming
-                            | BackupState::TakingOver
-                            | BackupState::TookOver
-                    );
-                    could && is_free(id, node.core.session_id())
-                }
-                // Healing starts every host again.
-                Role::Resuming(remains) | Role::Down(remains) => {
-                    remains.resumable().is_some_and(|store| is_free(store.holder, store.session))
-                }
-            }
-        });
-        self.guest_lost |= !survives;
+    /// An operator looks: what is down is started, and a VM that nobody runs or could continue where it ran last.
+    pub(super) fn operate(&mut self) {
+        self.env.after(20 * MS, Event::Operate);
+        self.restart(0);
+        self.restart(1);
+        let is_run = self.hosts.iter().any(|host| matches!(host.role, Role::Primary(_) | Role::Starting(_)));
+        if !is_run && !self.is_survived() {
+            let host = self.env.witness.newest().map_or(0, |record| host_of(&record.primary));
+            self.env.say(|| format!("an operator starts the VM on host {host}"));
+            self.run_again(host);
+        }
     }
 }
