@@ -1,0 +1,252 @@
+//! An ordinary action of a supervisor or an operator never makes two guests: the register at the witness is asked first, by
+//! every start, and told of every end.
+
+use std::fs;
+
+use guests::place::{wait_progress, wait_value};
+use guests::{Guest, Launch, Pair, Place, Vm, console, needs, wait};
+use serde_json::Value;
+
+const CONFLICT: i32 = 4;
+const SPLIT_BRAIN: i32 = 6;
+const SELF_FENCED: i32 = 160;
+
+#[track_caller]
+fn stop(vm: &mut Vm) {
+    assert_eq!(vm.ctl(&["stop"]).0, 0);
+    assert_eq!(vm.wait(), 0, "{}", vm.log());
+}
+
+/// A start that is refused; gives what it said.
+#[track_caller]
+fn refused(launch: Launch, code: i32) -> String {
+    let mut vm = launch.start();
+    assert_eq!(vm.wait(), code, "{}", vm.log());
+    assert_eq!(vm.console(), "", "it ran nothing");
+    vm.log()
+}
+
+/// The id that a message says to name as dead.
+#[track_caller]
+fn id_in(message: &str) -> String {
+    let (_, after) = message.rsplit_once("--dead ").unwrap_or_else(|| panic!("no id is named in: {message}"));
+    after.chars().take_while(char::is_ascii_hexdigit).collect()
+}
+
+/// The newest record at the witness.
+fn newest(place: &Place) -> Value {
+    let path = |number: u32| place.witness().join(format!("{}.view-{number}", guests::place::NAME));
+    let last = (1..).take_while(|number| path(*number).exists()).last().expect("the VM was started");
+    serde_json::from_slice(&fs::read(path(last)).expect("there")).expect("a record is JSON")
+}
+
+#[test]
+fn restart_before_the_backup_asks_is_refused_and_the_backup_goes_on() {
+    needs!(Kvm);
+    for same_directory in [true, false] {
+        let (guest, place) = (Guest::counter(), Place::new());
+        let mut pair = Pair::start(&place, &guest);
+        let before = wait_progress(&pair.primary, &guest, 20);
+        let port = pair.backup.port();
+        let first = pair.primary.console();
+        pair.primary.kill();
+        let side = if same_directory { "a" } else { "elsewhere" };
+        let mut again = place.primary(side, &guest, port).start();
+        assert_eq!(again.wait(), SPLIT_BRAIN, "{}", again.log());
+        assert!(again.log().contains("runs or may be continued elsewhere"), "{}", again.log());
+        wait_value(&pair.backup, &guest, before + 30);
+        stop(&mut pair.backup);
+        console::join(&guest, &first, &pair.backup.console()).unwrap_or_else(|e| panic!("{e}"));
+    }
+}
+
+#[test]
+fn second_vm_of_the_name_is_refused_beside_the_first_and_allowed_after_its_end() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let witness = place.witness_option();
+    let alone = |side: &str| place.alone(side, &guest).with("--witness", witness.as_str());
+    let mut first = alone("a").start();
+    wait_progress(&first, &guest, 20);
+    refused(alone("c"), SPLIT_BRAIN);
+    stop(&mut first);
+    assert_eq!(newest(&place)["standing"], "ended");
+    let mut second = alone("c").start();
+    wait_progress(&second, &guest, 20);
+    refused(alone("a"), SPLIT_BRAIN);
+    stop(&mut second);
+}
+
+#[test]
+fn unprotected_guest_that_crashed_is_started_again_where_it_was_and_nowhere_else() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let witness = place.witness_option();
+    let alone = |side: &str| place.alone(side, &guest).with("--witness", witness.as_str());
+    let mut first = alone("a").start();
+    wait_progress(&first, &guest, 20);
+    first.kill();
+    let said = refused(alone("c"), SPLIT_BRAIN);
+    assert!(said.contains("its newest disks are there"), "{said}");
+    let mut again = alone("a").start();
+    again.wait_event("booting");
+    wait::until("the next life", || (newest(&place)["branch"] == 2).then_some(()));
+    again.kill();
+    let said = refused(alone("c"), SPLIT_BRAIN);
+    let mut there = alone("c").with("--dead", id_in(&said)).start();
+    wait_progress(&there, &guest, 20);
+    stop(&mut there);
+}
+
+#[test]
+fn both_sides_crashed_and_the_backups_restart_frees_the_primary() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut pair = Pair::start(&place, &guest);
+    wait_progress(&pair.primary, &guest, 20);
+    let port = pair.backup.port();
+    pair.backup.hang();
+    pair.primary.kill();
+    pair.backup.kill();
+    // On one kernel the locks of both say that they are gone; with the backup's lock unseen, only it can say so.
+    fs::rename(place.path("b"), place.path("unseen")).expect("the test's own directory");
+    refused(place.primary("a", &guest, port), SPLIT_BRAIN);
+    fs::rename(place.path("unseen"), place.path("b")).expect("the test's own directory");
+    let backup = place.backup_on("b", &guest, port).start();
+    backup.wait_event("waiting");
+    let mut primary = place.primary("a", &guest, port).start();
+    primary.wait_event("protected");
+    stop(&mut primary);
+}
+
+#[test]
+fn stop_while_the_backup_hangs_is_recorded_and_the_backup_does_not_go_on() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut pair = Pair::start(&place, &guest);
+    wait_progress(&pair.primary, &guest, 20);
+    pair.backup.hang();
+    stop(&mut pair.primary);
+    assert_eq!(newest(&place)["standing"], "ended");
+    pair.backup.unhang();
+    wait::until("the backup to see that it is over", || {
+        (pair.backup.count("kept") + pair.backup.count("ended") + pair.backup.count("discarded") > 0
+            || !pair.backup.is_running())
+        .then_some(())
+    });
+    assert_eq!(pair.backup.count("failover-finished"), 0, "{}", pair.backup.log());
+    assert_eq!(pair.backup.console(), "");
+}
+
+#[test]
+fn kept_copy_of_a_backup_that_was_too_late_goes_on_when_the_winner_is_named_dead() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut pair = Pair::start(&place, &guest);
+    wait_progress(&pair.primary, &guest, 20);
+    pair.backup.hang();
+    pair.primary.wait_event("solo");
+    wait_progress(&pair.primary, &guest, 20);
+    pair.primary.kill();
+    pair.backup.unhang();
+    let kept = pair.backup.wait_event("kept");
+    assert!(pair.backup.status()["kept"]["epoch"] == kept["epoch"], "{}", pair.backup.status());
+    assert_eq!(pair.backup.console(), "", "the primary went further");
+    let (code, said) = pair.backup.ctl(&["take-over", "--dead", "00000000"]);
+    assert_eq!(code, 3, "{said}");
+    let primary = newest(&place)["primary"]["id"].as_str().expect("an id").to_owned();
+    assert!(said.contains(&primary[..8]), "{said}");
+    let (code, said) = pair.backup.ctl(&["take-over", "--dead", &primary[..8]]);
+    assert_eq!(code, 0, "{said}");
+    pair.backup.wait_event("failover-finished");
+    wait_progress(&pair.backup, &guest, 20);
+    assert_eq!(newest(&place)["named_dead"][0].as_str(), Some(primary.as_str()));
+    stop(&mut pair.backup);
+}
+
+#[test]
+fn primary_that_was_named_dead_and_lives_stops_when_it_looks() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let witness = place.witness_option();
+    let alone = |side: &str| place.alone(side, &guest).with("--witness", witness.as_str());
+    let mut first = alone("a").start();
+    wait_progress(&first, &guest, 20);
+    let said = refused(alone("c"), SPLIT_BRAIN);
+    let mut second = alone("c").with("--dead", id_in(&said)).start();
+    assert_eq!(first.wait(), SELF_FENCED, "{}", first.log());
+    wait_progress(&second, &guest, 20);
+    stop(&mut second);
+}
+
+#[test]
+fn sides_with_different_witnesses_are_never_a_pair() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let other = place.path("other");
+    fs::create_dir(&other).expect("the test's own directory");
+    for witness in [format!("file:{}", other.display()), "none".to_owned()] {
+        let name = witness.split(':').next().expect("a kind").to_owned();
+        let backup = place.backup(&format!("b-{name}"), &guest).with("--witness", witness.as_str());
+        let backup = backup.start();
+        let mut primary = place.primary(&format!("a-{name}"), &guest, backup.port()).start();
+        let solo = primary.wait_event("solo");
+        assert!(solo["reason"].as_str().expect("a text").contains("witness"), "{solo}");
+        assert_eq!(primary.count("protected"), 0);
+        stop(&mut primary);
+    }
+}
+
+#[test]
+fn witness_that_is_away_is_an_event_and_back_is_one_too() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut pair = Pair::start(&place, &guest);
+    fs::rename(place.witness(), place.path("gone")).expect("the test's own directory");
+    fs::create_dir(place.witness()).expect("an empty directory, as under a mount");
+    for side in [&pair.primary, &pair.backup] {
+        side.wait_event("witness-away");
+        assert!(side.status()["witness_away_ms"].is_u64(), "{}", side.status());
+    }
+    fs::remove_dir(place.witness()).expect("nothing was written into it");
+    fs::rename(place.path("gone"), place.witness()).expect("the test's own directory");
+    for side in [&pair.primary, &pair.backup] {
+        side.wait_event("witness-back");
+    }
+    wait_progress(&pair.primary, &guest, 20);
+    stop(&mut pair.primary);
+}
+
+#[test]
+fn vm_that_was_started_without_a_named_witness_takes_no_backup() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut vm = place.alone("a", &guest).start();
+    wait_progress(&vm, &guest, 20);
+    let (code, said) = vm.ctl(&["protect", "tcp:127.0.0.1:9"]);
+    assert_eq!(code, CONFLICT, "{said}");
+    assert!(said.contains("--witness"), "{said}");
+    stop(&mut vm);
+}
+
+#[test]
+fn fresh_guest_whose_backup_runs_another_one_stops_with_its_witness_none() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let none = |launch: Launch| launch.with("--witness", "none");
+    let mut pair = Pair::start_with(&place, &guest, none);
+    let port = pair.backup.port();
+    wait_progress(&pair.primary, &guest, 20);
+    pair.primary.kill();
+    pair.backup.wait_event("failover-finished");
+    let mut again = none(place.primary("elsewhere", &guest, port)).start();
+    // The one that took over listens no more: then nobody can say no, and the new one stays unprotected.
+    let code = wait::until_within(wait::PATIENCE, || {
+        let refused = !again.is_running();
+        (refused || again.count("backup-unreachable") > 0).then_some(refused)
+    });
+    if code == Some(true) {
+        assert_eq!(again.wait(), SPLIT_BRAIN, "{}", again.log());
+    }
+    stop(&mut pair.backup);
+}
