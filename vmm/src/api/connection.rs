@@ -5,7 +5,7 @@
 //!    └──────── nonsense, or the deadline ───────────▲          └── deadline ──▲
 //! ```
 //!
-//! A connection lives until its deadline at most, whatever its client does.
+//! A connection lives until its deadline at most, whatever its client does; while the handler is asked it has none.
 
 use std::time::{Duration, Instant};
 
@@ -36,9 +36,14 @@ impl Connection {
         Connection { state: State::Reading(Vec::new()), deadline: now + READ_TIME_MAX }
     }
 
-    /// When `handle_timeout` is due.
-    pub(super) fn deadline(&self) -> Instant {
-        self.deadline
+    /// When `handle_timeout` is due, if it will be.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        (!self.is_asking()).then_some(self.deadline)
+    }
+
+    /// The handler has its request, and not answered yet.
+    pub(super) fn is_asking(&self) -> bool {
+        matches!(self.state, State::Asking)
     }
 
     pub(super) fn is_reading(&self) -> bool {
@@ -89,7 +94,8 @@ impl Connection {
                 let late = BadRequest { status: 408, message: "the request did not arrive in time" };
                 self.handle_response(&late.into(), now);
             }
-            State::Asking | State::Writing { .. } | State::Done => self.state = State::Done,
+            State::Asking => {}
+            State::Writing { .. } | State::Done => self.state = State::Done,
         }
     }
 
@@ -158,9 +164,22 @@ mod tests {
         connection.handle_bytes(b"GET /vm HT", now);
         connection.handle_timeout(now + READ_TIME_MAX);
         assert!(connection.poll_output().starts_with(b"HTTP/1.1 408"));
-        assert!(connection.deadline() > now + READ_TIME_MAX);
-        connection.handle_timeout(connection.deadline());
+        let deadline = connection.deadline().expect("an answer is to be taken in time");
+        assert!(deadline > now + READ_TIME_MAX);
+        connection.handle_timeout(deadline);
         assert!(connection.is_done());
+    }
+
+    #[test]
+    fn handle_timeout_while_the_handler_is_asked_changes_nothing() {
+        let now = Instant::now();
+        let mut connection = Connection::new(now);
+        connection.handle_bytes(GET, now).expect("a request");
+        assert_eq!(connection.deadline(), None);
+        connection.handle_timeout(now + 9 * READ_TIME_MAX);
+        assert!(connection.is_asking());
+        connection.handle_response(&Response::no_content(), now + 9 * READ_TIME_MAX);
+        assert_eq!(connection.deadline(), Some(now + 9 * READ_TIME_MAX + WRITE_TIME_MAX));
     }
 
     #[test]

@@ -110,14 +110,15 @@ pub struct Event {
 
 /// The machine, as the control interface sees it.
 ///
-/// Called on the control thread only, one call at a time. A call may take as long as its work needs; the guest does not
-/// wait for it, later requests do. An error leaves the machine in the state before the call.
-pub trait ApiHandler: Send + 'static {
-    /// What it is: name, state (`Running`, `Paused`), configuration, version.
+/// `pause`, `resume` and `snapshot_create` may take long. They are called on a thread of their own, one at a time, and the
+/// others on the control thread meanwhile, also one at a time: what tells how the machine is, and what stops it, does not
+/// wait for them. The guest waits for none. An error leaves the machine in the state before the call.
+pub trait ApiHandler: Send + Sync + 'static {
+    /// What it is: name, state (`Running`, `Pausing`, `Paused`), configuration, version.
     fn info(&self) -> Value;
     /// How it is protected: role, term, pointers, peer, lag, warnings.
     fn status(&self) -> Value;
-    /// Stops the guest at a boundary. Pausing a paused VM is fine.
+    /// Stops the guest at a boundary; returns when that is committed. Pausing a paused VM is fine.
     fn pause(&self) -> Result<(), ApiError>;
     /// Runs the guest on. Resuming a running VM is fine.
     fn resume(&self) -> Result<(), ApiError>;

@@ -49,6 +49,11 @@ enum ActionType {
     Stop,
 }
 
+/// Whether the answer may take long.
+pub(super) fn is_slow(request: &Request) -> bool {
+    matches!((request.method.as_str(), request.path.as_str()), ("PATCH", "/vm") | ("PUT", "/snapshot/create"))
+}
+
 /// Answers one request.
 pub(super) fn answer(request: &Request, handler: &dyn ApiHandler) -> Response {
     let Some((_, methods)) = ROUTES.iter().find(|(path, _)| *path == request.path) else {
@@ -112,7 +117,7 @@ fn events(query: &str, handler: &dyn ApiHandler) -> Result<Response, ApiError> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::{Arc, Barrier, Mutex};
 
     use serde_json::Value;
 
@@ -124,6 +129,8 @@ pub(super) mod tests {
     pub(in crate::api) struct Fake {
         pub(in crate::api) calls: Arc<Mutex<Vec<String>>>,
         pub(in crate::api) refuse: bool,
+        /// Where a pause waits, for another to come.
+        pub(in crate::api) pauses_at: Option<Arc<Barrier>>,
     }
 
     impl Fake {
@@ -144,6 +151,9 @@ pub(super) mod tests {
             json!({ "role": "solo" })
         }
         fn pause(&self) -> Result<(), ApiError> {
+            if let Some(barrier) = &self.pauses_at {
+                barrier.wait();
+            }
             self.note("pause".into())
         }
         fn resume(&self) -> Result<(), ApiError> {

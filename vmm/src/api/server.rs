@@ -1,4 +1,4 @@
-//! The socket side of the control interface: one thread that polls.
+//! The socket side of the control interface: one thread that polls, and one for requests whose answers may take long.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,12 +16,15 @@ use rustix::fs::{Mode, fchmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 
 use super::connection::{Connection, READ_BYTES_MAX};
-use super::handler::ApiHandler;
-use super::route::answer;
+use super::handler::{ApiError, ApiHandler};
+use super::http::{Request, Response};
+use super::route::{answer, is_slow};
 use crate::exit::{Advice, Exit};
 
 /// More clients wait in the socket's queue.
 const CONNECTIONS_MAX: usize = 32;
+/// Requests that take long and are not answered yet: far fewer, so that others always find a connection.
+const SLOW_MAX: usize = 8;
 /// Between two attempts to accept when the first failed.
 const ACCEPT_REST: Duration = Duration::from_millis(10);
 /// How long the end of the VM waits for answers that are on their way.
@@ -123,9 +127,12 @@ impl Server {
         let failed = |source: io::Error| ApiSocketError::Make { path: file.0.clone(), source };
         let end = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
         let end_of_thread = end.try_clone().map_err(failed)?;
+        let handler: Arc<dyn ApiHandler> = Arc::new(handler);
+        let slow = Slow::spawn(Arc::clone(&handler)).map_err(failed)?;
+        let service = Service { listener, end: end_of_thread, clients: Vec::new(), accepted: 0, slow, ending: false };
         let (tell, ended) = channel();
         let serve = move || {
-            Service { listener, end: end_of_thread, clients: Vec::new(), ending: false }.serve(&handler);
+            service.serve(&*handler);
             // Nobody listens if the handle gave up waiting.
             let _ = tell.send(());
         };
@@ -159,7 +166,55 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
     Ok(UnixListener::from(socket))
 }
 
+/// The way to the thread that asks the handler what may take long, one request after the other.
+struct Slow {
+    requests: Sender<(u64, Request)>,
+    answers: Receiver<(u64, Response)>,
+    /// Readable when there are answers.
+    answered: OwnedFd,
+    waiting: usize,
+}
+
+impl Slow {
+    fn spawn(handler: Arc<dyn ApiHandler>) -> io::Result<Self> {
+        let (requests, asked) = channel::<(u64, Request)>();
+        let (tell, answers) = channel();
+        let answered = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let wake = answered.try_clone()?;
+        let serve = move || {
+            for (client, request) in asked {
+                // When nobody listens, the service has ended.
+                if tell.send((client, answer(&request, &*handler))).is_err() {
+                    return;
+                }
+                rustix::io::write(&wake, &1_u64.to_ne_bytes()).expect("an eventfd takes a few ones");
+            }
+        };
+        thread::Builder::new().name("api-slow".into()).spawn(serve)?;
+        Ok(Self { requests, answers, answered, waiting: 0 })
+    }
+
+    /// Hands over a request of `client`; an answer comes back at once if too many wait.
+    fn ask(&mut self, client: u64, request: Request) -> Option<Response> {
+        if self.waiting == SLOW_MAX {
+            let error = ApiError::conflict(format!("{SLOW_MAX} requests that take long wait already"));
+            return Some(Response::error(error.http_status(), &error.with_hint("try again when they are answered")));
+        }
+        self.requests.send((client, request)).expect("its thread ends after this");
+        self.waiting += 1;
+        None
+    }
+
+    /// The next answer, and whom it is for.
+    fn poll_answer(&mut self) -> Option<(u64, Response)> {
+        let answer = self.answers.try_recv().ok()?;
+        self.waiting -= 1;
+        Some(answer)
+    }
+}
+
 struct Client {
+    number: u64,
     stream: UnixStream,
     connection: Connection,
 }
@@ -169,6 +224,9 @@ struct Service {
     listener: UnixListener,
     end: OwnedFd,
     clients: Vec<Client>,
+    /// Connections so far, which numbers them.
+    accepted: u64,
+    slow: Slow,
     ending: bool,
 }
 
@@ -177,11 +235,22 @@ impl Service {
         while !(self.ending && self.clients.is_empty()) {
             self.wait();
             self.accept();
+            self.take_answers();
             let now = Instant::now();
             for client in &mut self.clients {
-                client.step(now, handler);
+                client.step(now, handler, &mut self.slow);
             }
             self.clients.retain(|client| !client.connection.is_done());
+        }
+    }
+
+    fn take_answers(&mut self) {
+        // It counts; what it says is in the channel.
+        let _ = rustix::io::read(&self.slow.answered, &mut [0; 8]);
+        while let Some((number, response)) = self.slow.poll_answer() {
+            if let Some(client) = self.clients.iter_mut().find(|client| client.number == number) {
+                client.connection.handle_response(&response, Instant::now());
+            }
         }
     }
 
@@ -190,9 +259,11 @@ impl Service {
         let accepting = self.clients.len() < CONNECTIONS_MAX && !self.ending;
         let listening = if accepting { PollFlags::IN } else { PollFlags::empty() };
         let ending = if self.ending { PollFlags::empty() } else { PollFlags::IN };
-        let mut fds = vec![PollFd::new(&self.end, ending), PollFd::new(&self.listener, listening)];
-        fds.extend(self.clients.iter().map(Client::interest));
-        let timeout = self.clients.iter().map(|client| client.connection.deadline()).min().map(until);
+        let answered = PollFd::new(&self.slow.answered, PollFlags::IN);
+        let mut fds = vec![PollFd::new(&self.end, ending), PollFd::new(&self.listener, listening), answered];
+        // Of one that waits for the handler nothing is wanted, not even that it has gone.
+        fds.extend(self.clients.iter().filter(|client| !client.connection.is_asking()).map(Client::interest));
+        let timeout = self.clients.iter().filter_map(|client| client.connection.deadline()).min().map(until);
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => panic!("poll of our own descriptors failed: {error}"),
@@ -210,7 +281,9 @@ impl Service {
             match self.listener.accept() {
                 Ok((stream, _)) => {
                     if stream.set_nonblocking(true).is_ok() {
-                        self.clients.push(Client { stream, connection: Connection::new(Instant::now()) });
+                        self.accepted += 1;
+                        let (number, connection) = (self.accepted, Connection::new(Instant::now()));
+                        self.clients.push(Client { number, stream, connection });
                     }
                 }
                 Err(error) if passes(&error) => return,
@@ -228,29 +301,32 @@ impl Client {
         PollFd::from_borrowed_fd(self.stream.as_fd(), flags)
     }
 
-    fn step(&mut self, now: Instant, handler: &dyn ApiHandler) {
-        if now >= self.connection.deadline() {
+    fn step(&mut self, now: Instant, handler: &dyn ApiHandler, slow: &mut Slow) {
+        if self.connection.deadline().is_some_and(|at| now >= at) {
             self.connection.handle_timeout(now);
         }
-        if self.connection.is_reading() {
-            self.read(now, handler);
+        if self.connection.is_reading()
+            && let Some(request) = self.read(now)
+        {
+            let response =
+                if is_slow(&request) { slow.ask(self.number, request) } else { Some(answer(&request, handler)) };
+            if let Some(response) = response {
+                self.connection.handle_response(&response, Instant::now());
+            }
         }
         self.write();
     }
 
-    fn read(&mut self, now: Instant, handler: &dyn ApiHandler) {
+    /// A request, if it is complete now.
+    fn read(&mut self, now: Instant) -> Option<Request> {
         let mut bytes = [0; READ_BYTES_MAX];
         match self.stream.read(&mut bytes) {
             Ok(0) => self.connection.handle_end(),
-            Ok(count) => {
-                if let Some(request) = self.connection.handle_bytes(&bytes[..count], now) {
-                    let response = answer(&request, handler);
-                    self.connection.handle_response(&response, Instant::now());
-                }
-            }
+            Ok(count) => return self.connection.handle_bytes(&bytes[..count], now),
             Err(error) if passes(&error) => {}
             Err(_) => self.connection.close(),
         }
+        None
     }
 
     fn write(&mut self) {
@@ -280,6 +356,7 @@ fn until(deadline: Instant) -> Timespec {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::sync::Barrier;
 
     use super::super::route::tests::Fake;
     use super::*;
@@ -316,6 +393,53 @@ mod tests {
         let start = Instant::now();
         assert!(ask(handle.path(), b"GET /ft HTTP/1.1\r\n\r\n").contains("solo"));
         assert!(start.elapsed() < super::super::connection::READ_TIME_MAX / 2, "{:?}", start.elapsed());
+    }
+
+    const PAUSE: &[u8] = b"PATCH /vm HTTP/1.1\r\nContent-Length: 18\r\n\r\n{\"state\":\"Paused\"}";
+
+    /// Sends `request` and does not wait for the answer.
+    fn send(path: &Path, request: &[u8]) -> UnixStream {
+        let mut stream = UnixStream::connect(path).expect("connected");
+        stream.write_all(request).expect("sent");
+        stream
+    }
+
+    fn answer_on(mut stream: UnixStream) -> String {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answered");
+        answer
+    }
+
+    /// A pause waited for a commit, and meanwhile the VM told nobody how it was and could not be stopped.
+    #[test]
+    fn server_pause_that_waits_delays_neither_status_nor_stop() {
+        let barrier = Arc::new(Barrier::new(2));
+        let (_dir, handle) = serve(Fake { pauses_at: Some(Arc::clone(&barrier)), ..Fake::default() });
+        let pause = send(handle.path(), PAUSE);
+        assert!(ask(handle.path(), b"GET /ft HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200"));
+        let stop = b"PUT /actions HTTP/1.1\r\nContent-Length: 22\r\n\r\n{\"action_type\":\"Stop\"}";
+        assert!(ask(handle.path(), stop).starts_with("HTTP/1.1 204"));
+        barrier.wait();
+        assert!(answer_on(pause).starts_with("HTTP/1.1 204"));
+    }
+
+    #[test]
+    fn server_takes_a_bounded_number_of_requests_that_wait_and_forgets_clients_that_went() {
+        let barrier = Arc::new(Barrier::new(2));
+        let fake = Fake { pauses_at: Some(Arc::clone(&barrier)), ..Fake::default() };
+        let calls = Arc::clone(&fake.calls);
+        let (_dir, handle) = serve(fake);
+        drop(send(handle.path(), PAUSE));
+        let waiting: Vec<UnixStream> = (1..SLOW_MAX).map(|_| send(handle.path(), PAUSE)).collect();
+        let refused = ask(handle.path(), PAUSE);
+        assert!(refused.starts_with("HTTP/1.1 409") && refused.contains("wait already"), "{refused}");
+        for _ in 0..SLOW_MAX {
+            barrier.wait();
+        }
+        for stream in waiting {
+            assert!(answer_on(stream).starts_with("HTTP/1.1 204"));
+        }
+        assert_eq!(calls.lock().expect("no test panics with it").len(), SLOW_MAX);
     }
 
     #[test]
