@@ -157,3 +157,33 @@ fn receive_gives_the_hosts_frames_whole_and_never_blocks() {
         }
     });
 }
+
+fn has_carrier() -> bool {
+    fs::read_to_string("/sys/class/net/tap0/carrier").expect("a link that is up tells").trim() == "1"
+}
+
+#[test]
+fn cut_passes_nothing_any_more_and_who_opens_it_next_has_a_carrier() {
+    in_namespace("cut_passes_nothing_any_more_and_who_opens_it_next_has_a_carrier", || {
+        make_tap();
+        ip("addr add 10.9.0.1/24 dev tap0");
+        ip("link set tap0 up");
+        let count =
+            |what: &str| fs::read_to_string(format!("/sys/class/net/tap0/statistics/{what}")).expect("a counter");
+        for _ in 0..2 {
+            let tap = Tap::open("tap0").expect("free");
+            assert!(has_carrier());
+            let frame = rarp(MacAddr::for_vm("vm0", 0));
+            assert!(tap.send(&frame).expect("no error"));
+            // A frame that waits to be read: somebody asks for the guest.
+            let socket = UdpSocket::bind("10.9.0.1:0").expect("bound");
+            socket.send_to(b"x", "10.9.0.2:9").expect("sent");
+            tap.cut();
+            assert!(!has_carrier());
+            let sent = count("rx_packets");
+            assert!(!tap.send(&frame).expect("no error"), "a frame passed");
+            assert_eq!(count("rx_packets"), sent);
+            assert_eq!(tap.receive(&mut [0; 2048]).expect("no error"), None);
+        }
+    });
+}

@@ -1,11 +1,13 @@
 //! A guest on a network loses its host: its clients are answered by the backup, and no answer contradicts another.
 
+use std::io::pipe;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use guests::echo::Client;
 use guests::network::Network;
-use guests::{Guest, Launch, Pair, Place, Seed, Vm, needs};
+use guests::{Guest, Launch, Pair, Place, Seed, Vm, needs, wait};
 
 const SELF_FENCED: i32 = 160;
 
@@ -69,6 +71,44 @@ fn hung_primary_that_comes_back_answers_nobody_any_more() {
     client.ask_again(1);
 }
 
+/// Whether what is behind a tap sees that somebody has it. One that nobody has at all cannot be asked.
+fn has_carrier(network: &Network, tap: &str) -> bool {
+    let shown = Command::new("ip").args(["-n", network.name(), "-o", "link", "show", tap]).output();
+    let shown = String::from_utf8(shown.expect("`ip` was there a moment ago").stdout).expect("`ip` says words");
+    assert!(shown.contains(tap), "{shown}");
+    !shown.contains("NO-CARRIER")
+}
+
+/// The ends of both processes wait for a console that nobody reads. The fenced one's tap is down before that: no switch sends
+/// it anything, and a link that is watched goes over to another.
+#[test]
+fn fenced_primary_has_no_carrier_while_its_process_is_still_there() {
+    needs!(Kvm, Root, Network);
+    let (place, network) = (Place::new(), Network::new(&["tap-a", "tap-b"]));
+    let on = |launch: Launch, tap: &str| launch.with("--net", format!("tap={tap}")).within(network.name());
+    let guest = Guest { cmdline: "every=1".into(), ..Guest::counter() };
+    let backup = on(place.backup("b", &guest), "tap-b").start();
+    let (_reader, writer) = pipe().expect("a pipe");
+    let mut primary = on(place.primary("a", &guest, backup.port()), "tap-a").console_on(writer).start();
+    primary.wait_event("protected");
+    backup.wait_event("protected");
+    // The pipe is full.
+    wait::until("a console that takes nothing", || (console_bytes(&primary) > (64 << 10)).then_some(()));
+    primary.hang();
+    backup.wait_event("failover-finished");
+    assert!(has_carrier(&network, "tap-a") && has_carrier(&network, "tap-b"));
+    primary.unhang();
+    primary.wait_event("fenced");
+    assert!(!has_carrier(&network, "tap-a"), "the port of a fenced primary is up");
+    assert!(primary.is_running(), "it waits for its console");
+    assert!(has_carrier(&network, "tap-b"));
+    assert_eq!(primary.wait(), SELF_FENCED, "{}", primary.log());
+}
+
+fn console_bytes(vm: &Vm) -> u64 {
+    vm.status()["epochs"]["counts"]["console_bytes"].as_u64().expect("a number")
+}
+
 #[test]
 fn kill_backup_clients_are_answered_on() {
     needs!(Kvm, Root, Network);
@@ -121,6 +161,8 @@ fn snapshot_under_traffic_is_of_one_instant_and_the_restored_guest_answers() {
         let dir = place.path(&format!("a{hop}"));
         let restored = Launch::new("run", &dir).with("--name", guests::place::NAME).with("--restore", &snapshot);
         vm = restored.with("--net", "tap=tap-a").within(network.name()).start();
+        vm.wait_event("paused");
+        assert_eq!(vm.ctl(&["resume"]).0, 0);
     }
     client.ask_again(10);
 }

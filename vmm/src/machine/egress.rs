@@ -57,22 +57,25 @@ pub struct Egress {
     inner: Mutex<Inner>,
     /// Not behind the lock: whoever waits for the console must not keep frames from leaving.
     console: Option<console::Console>,
+    /// Of all slots. Not behind the lock: they are cut at once, whoever is sending.
+    taps: Vec<Arc<Tap>>,
     stats: Arc<Stats>,
 }
 
 impl Egress {
     /// A way out to `sinks`, direct at first.
     pub fn new(sinks: Sinks, stats: Arc<Stats>) -> Self {
-        let Sinks { console, taps } = sinks;
+        let Sinks { console, taps: slots } = sinks;
+        let taps = slots.iter().flatten().map(Arc::clone).collect();
         let console = console.map(|sink| console::Console::new(sink, Arc::clone(&stats)));
         let inner = Inner {
             running: None,
             queue: OutputQueue::new(HOLD_BYTES_MAX),
             console: Vec::new(),
             first_held: Vec::new(),
-            taps,
+            taps: slots,
         };
-        Self { inner: Mutex::new(inner), console, stats }
+        Self { inner: Mutex::new(inner), console, taps, stats }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -193,6 +196,11 @@ impl Egress {
     /// Sends a frame of the host's own on every tap: the announcement of a guest that moved.
     pub fn announce(&self, slot: usize, frame: &[u8]) {
         self.send(&self.lock(), FIRST_SLOT + slot as u16, frame);
+    }
+
+    /// Pulls the cables of all network cards, at once and for good: another host runs the guest.
+    pub fn cut(&self) {
+        self.taps.iter().for_each(|tap| tap.cut());
     }
 
     /// Bytes held.

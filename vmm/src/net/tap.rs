@@ -8,8 +8,9 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::tun_ioctl::attach;
+use super::tun_ioctl::{attach, cut_carrier};
 use crate::exit::{Advice, Exit};
 
 /// A tap that cannot be used.
@@ -72,6 +73,8 @@ impl Advice for TapError {
 pub struct Tap {
     file: File,
     name: String,
+    /// Nothing passes any more.
+    is_cut: AtomicBool,
 }
 
 impl Tap {
@@ -91,7 +94,7 @@ impl Tap {
             .open("/dev/net/tun")
             .map_err(|error| refused(name, error))?;
         attach(&file, name).map_err(|error| refused(name, error))?;
-        Ok(Tap { file, name: name.into() })
+        Ok(Tap { file, name: name.into(), is_cut: AtomicBool::new(false) })
     }
 
     /// The interface's name.
@@ -99,19 +102,38 @@ impl Tap {
         &self.name
     }
 
+    /// Pulls the cable, for good: what is behind the tap sees no carrier, and no frame passes from here on. One that another
+    /// thread is writing may still do so. The next one to open the tap has a carrier again.
+    pub fn cut(&self) {
+        self.is_cut.store(true, Ordering::SeqCst);
+        if let Err(error) = cut_carrier(&self.file) {
+            tracing::warn!(tap = self.name, %error, "the tap keeps its carrier until this process ends; nothing is sent on it");
+        }
+    }
+
     /// The next frame for the guest, into `frame`; `None` when there is none now. A longer frame is cut by the kernel.
     pub fn receive(&self, frame: &mut [u8]) -> io::Result<Option<usize>> {
+        if self.is_cut() {
+            return Ok(None);
+        }
         not_now((&self.file).read(frame))
     }
 
-    /// Sends one frame. `false` when the tap takes none now (its queue is full) or is down: the frame is lost, as on a
-    /// wire.
+    /// Sends one frame. `false` when the tap takes none now (its queue is full), is down or was cut: the frame is lost, as on
+    /// a wire.
     pub fn send(&self, frame: &[u8]) -> io::Result<bool> {
+        if self.is_cut() {
+            return Ok(false);
+        }
         match not_now((&self.file).write(frame)) {
             // A tap that is down.
             Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(false),
             other => Ok(other?.is_some()),
         }
+    }
+
+    fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::SeqCst)
     }
 }
 

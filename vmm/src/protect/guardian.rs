@@ -326,6 +326,7 @@ impl Guardian {
             PrimaryAction::Conflict { text } => self.machine.end(End::Conflict { text }),
             PrimaryAction::WentSolo { reason } => self.went_solo(&reason),
             PrimaryAction::Fenced { holder } => {
+                self.machine.egress().cut();
                 self.note("fenced", json!({ "holder": holder }));
                 self.machine.end(End::Fenced { holder });
             }
