@@ -265,6 +265,14 @@ impl Vm {
         serde_json::from_slice(&status).expect("the status is JSON")
     }
 
+    /// Whether its guest runs: `Running`, `Pausing`, `Paused`; `Standby` of a backup.
+    #[track_caller]
+    pub fn run_state(&self) -> String {
+        let info = self.ask("GET", "/vm", None).expect("a running VM tells what it is");
+        let info: Value = serde_json::from_slice(&info).expect("what it is is JSON");
+        info["state"].as_str().expect("its state is a word").to_owned()
+    }
+
     /// Waits until `state` is its state.
     #[track_caller]
     pub fn wait_state(&self, state: &str) {

@@ -45,5 +45,6 @@ def _hop(stage: Stage, pair: Pair, vmm: Vmm, number: int) -> Vmm:
     vmm.wait_exit()
     restored = Vmm(stage, "A", "run", ["--restore", directory, *pair.devices(), "--net", f"tap=tap0,mac={GUEST_MAC}"])
     restored.wait_event("booting", 20)
+    restored.ctl("resume")
     stage.run("A", f"rm -rf {directory}")
     return restored

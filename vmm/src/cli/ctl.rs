@@ -59,7 +59,7 @@ enum Verb {
     Info,
     /// How it is protected: role, epochs, peer, warnings
     Status,
-    /// Stop the guest at a boundary
+    /// Stop the guest until it is resumed; answered when that is committed
     Pause,
     /// Run the guest on
     Resume,

@@ -206,6 +206,17 @@ pub fn seal_base(
     Ok(true)
 }
 
+/// Seals the running epoch of a machine that somebody holds, between those that its boundaries seal; gives its number. There
+/// must be room for it, and somewhere for it to go.
+pub fn seal_held(machine: &Machine, _held: &Held<'_>) -> Result<EpochId, KvmError> {
+    let mut epochs = machine.epochs();
+    let epoch = epochs.running();
+    let pause = epochs.seal(machine, Instant::now(), None)?;
+    epochs.hand_over();
+    machine.pacer().end_boundary(pause);
+    Ok(epoch)
+}
+
 /// Seals the running epoch of a machine that has ended, for its last output.
 pub fn seal_ended(machine: &Machine) -> Result<(), KvmError> {
     assert!(machine.ended().is_some(), "vCPUs of this machine may run");

@@ -9,9 +9,10 @@
 //!            request_boundary            all parked: last one leads
 //!   Open ───────────────────► Boundary ───────────────────────────► Open
 //!    │  hold                                                          ▲
-//!    └──────► Held ── all parked: guard given ── guard dropped ───────┤
-//!                      ▲         │ keep                               │
-//!                 hold └── Held, kept ── let_go, and no guard ────────┘
+//!    ├──────► Held ── all parked: guard given ── guard dropped ───────┤
+//!    │                 ▲         │ keep                               │
+//!    │            hold └── Held, kept ── let_go, and no guard ────────┘
+//!    └─ keep_closed, before the start ──▲
 //!   any ── end ──► Ended (arrivals return, vCPU threads finish)
 //! ```
 //!
@@ -61,6 +62,19 @@ pub enum Arrival {
     Go,
     /// The machine ends.
     Ended,
+}
+
+/// Why a guest is not held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotHeld {
+    /// The machine has ended.
+    Ended,
+    /// Its deadline passed.
+    TooLate,
+}
+
+fn is_past(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|at| Instant::now() >= at)
 }
 
 /// Stops and starts all vCPUs of a machine.
@@ -198,29 +212,79 @@ impl Gate {
     /// Does not wait for the end of a hold that is kept: an operator's pause may last, and whoever deals with the backup
     /// must go on meanwhile.
     pub fn hold(&self) -> Option<Held<'_>> {
+        match self.hold_by(None) {
+            Ok(held) => Some(held),
+            Err(NotHeld::Ended) => None,
+            Err(NotHeld::TooLate) => unreachable!("a hold without a deadline is never too late"),
+        }
+    }
+
+    /// The same, for who cannot wait longer than `deadline`: a vCPU thread may be stuck in the storage of a disk. If it is
+    /// too late, the guest runs as if nobody had asked.
+    pub fn hold_until(&self, deadline: Instant) -> Result<Held<'_>, NotHeld> {
+        self.hold_by(Some(deadline))
+    }
+
+    fn hold_by(&self, deadline: Option<Instant>) -> Result<Held<'_>, NotHeld> {
         let mut state = self.lock();
         self.holds_wanted.fetch_add(1, Ordering::SeqCst);
-        while state.running > 0 && !state.can_be_held() {
-            state = self.changed.wait(state).expect("no holder of the gate panics while changing it");
+        while state.running > 0 && !state.can_be_held() && !is_past(deadline) {
+            state = self.wait(state, deadline);
         }
         self.holds_wanted.fetch_sub(1, Ordering::SeqCst);
-        match state.mode {
-            Mode::Held if state.running > 0 => {}
-            Mode::Open => self.close(&mut state, Mode::Held),
-            Mode::Boundary | Mode::Held | Mode::Ended => return None,
+        if state.mode == Mode::Ended || state.running == 0 {
+            return Err(NotHeld::Ended);
         }
-        // Of a hold that is kept all are parked already.
+        if !state.can_be_held() {
+            return Err(NotHeld::TooLate);
+        }
+        if state.mode == Mode::Open {
+            self.close(&mut state, Mode::Held);
+        }
         state.guarded = true;
-        while state.parked < state.running {
-            if state.mode == Mode::Ended {
-                return None;
-            }
-            state = self.changed.wait(state).expect("no holder of the gate panics while changing it");
+        self.wait_for_parked(state, deadline)
+    }
+
+    /// Waits until no vCPU is in the guest any more.
+    fn wait_for_parked<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        deadline: Option<Instant>,
+    ) -> Result<Held<'a>, NotHeld> {
+        while state.mode != Mode::Ended && state.parked < state.running && !is_past(deadline) {
+            state = self.wait(state, deadline);
         }
         if state.mode == Mode::Ended || state.running == 0 {
-            return None;
+            return Err(NotHeld::Ended);
         }
-        Some(Held { gate: self })
+        let is_parked = state.parked == state.running;
+        drop(state);
+        // Its end opens the gate, if it is not kept.
+        let held = Held { gate: self };
+        if is_parked { Ok(held) } else { Err(NotHeld::TooLate) }
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, deadline: Option<Instant>) -> MutexGuard<'a, State> {
+        let no_panic = "no holder of the gate panics while changing it";
+        match deadline {
+            None => self.changed.wait(state).expect(no_panic),
+            Some(at) => {
+                let left = at.saturating_duration_since(Instant::now());
+                self.changed.wait_timeout(state, left).expect(no_panic).0
+            }
+        }
+    }
+
+    /// Closes it from the beginning, before a vCPU has run: for a guest that is paused when it comes here. Until
+    /// [`Gate::let_go`].
+    pub fn keep_closed(&self) {
+        let mut state = self.lock();
+        assert!(
+            state.mode == Mode::Open && state.parked == 0,
+            "nobody uses the gate of a machine that was not started"
+        );
+        self.close(&mut state, Mode::Held);
+        state.kept = true;
     }
 
     /// Ends a hold that was kept; the guest goes on when no other guard lives. The caller knows that there is one.
@@ -461,6 +525,61 @@ mod tests {
         let after = gate.time_open();
         thread::sleep(Duration::from_millis(5));
         assert_eq!(gate.time_open(), after, "it counts after the end");
+    }
+
+    #[test]
+    fn gate_that_is_kept_closed_lets_nobody_in_until_it_is_let_go() {
+        let gate = Arc::new(Gate::new(2));
+        gate.keep_closed();
+        let opened = gate.time_open();
+        let (inside, led) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        gate.request_boundary();
+        let threads = vcpus(&gate, 2, &inside, &led);
+        drop(gate.hold().expect("a paused machine can be held"));
+        assert_eq!((inside.load(Ordering::SeqCst), led.load(Ordering::SeqCst)), (0, 0), "the guest ran");
+        assert_eq!(gate.time_open(), opened, "time passed for it");
+        gate.let_go();
+        while led.load(Ordering::SeqCst) == 0 {
+            thread::yield_now();
+        }
+        gate.end();
+        threads.into_iter().for_each(|t| t.join().expect("no vCPU thread panicked"));
+    }
+
+    #[test]
+    fn hold_that_comes_too_late_leaves_the_gate_as_it_was() {
+        // Nobody arrives: a vCPU is stuck.
+        let gate = Gate::new(1);
+        let soon = || Instant::now() + Duration::from_millis(2);
+        assert_eq!(gate.hold_until(soon()).expect_err("nobody arrives"), NotHeld::TooLate);
+        assert!(!gate.is_closing() && !gate.is_hold_wanted());
+        // A boundary is under way and does not come to an end; the next one, asked for meanwhile, comes all the same.
+        gate.request_boundary();
+        let endless = |_| {
+            gate.request_boundary();
+            assert_eq!(gate.hold_until(soon()).expect_err("no end"), NotHeld::TooLate);
+        };
+        assert_eq!(gate.arrive(endless, || {}), Arrival::Go);
+        assert!(gate.is_closing() && !gate.is_hold_wanted());
+        let mut led = 0;
+        assert_eq!(gate.arrive(|_| led += 1, || {}), Arrival::Go);
+        assert!(led == 1 && !gate.is_closing());
+        // Another holds it.
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while gate.arrive(|_| {}, || {}) != Arrival::Ended {
+                    thread::yield_now();
+                }
+                gate.leave();
+            });
+            let held = gate.hold().expect("the machine runs");
+            assert_eq!(gate.hold_until(soon()).expect_err("it is held"), NotHeld::TooLate);
+            drop(held);
+            gate.hold_until(Instant::now() + Duration::from_secs(60)).expect("in time").keep();
+            gate.let_go();
+            gate.end();
+        });
+        assert_eq!(gate.hold_until(soon()).expect_err("it ended"), NotHeld::Ended);
     }
 
     #[test]

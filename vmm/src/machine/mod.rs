@@ -25,7 +25,7 @@ mod watchdog;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use devices::layout::{self, VIRTIO_MMIO_MAX};
 use replication::EpochId;
@@ -42,7 +42,7 @@ use board::{Board, Delivery, Effects, GuestEnd};
 use crash::Crash;
 use disk::SharedDisk;
 use egress::{Egress, Sinks};
-use gate::{Gate, Held};
+use gate::{Gate, Held, NotHeld};
 use slot::Slot;
 use snapshot::disk::{Mode, PENDING_BYTES_MAX};
 use state::{MachineState, Shape, StateRefused};
@@ -148,6 +148,8 @@ pub struct Machine {
     pace: Pace,
     epochs: Mutex<Epochs>,
     stats: Arc<Stats>,
+    /// By its operator. Changed only while the gate is held or kept closed, so that what is sealed says what the guest does.
+    paused: AtomicBool,
     ended: Mutex<Option<End>>,
     ended_changed: Condvar,
 }
@@ -212,6 +214,7 @@ impl Machine {
             logs_dirty: AtomicBool::new(false),
             pace,
             stats,
+            paused: AtomicBool::new(false),
             ended: Mutex::new(None),
             ended_changed: Condvar::new(),
         })
@@ -233,7 +236,8 @@ impl Machine {
         Ok(machine)
     }
 
-    /// A machine that goes on from `state` with the memory in `ram`; epoch `running` is the next to run.
+    /// A machine that goes on from `state` with the memory in `ram`; epoch `running` is the next to run. One that was paused
+    /// stands still until [`Machine::unpause`].
     pub fn restore(
         state: MachineState,
         ram: Ram,
@@ -241,7 +245,7 @@ impl Machine {
         pace: Pace,
         running: EpochId,
     ) -> Result<Self, MachineError> {
-        let MachineState { shape, cpuid, chips, vcpus, board, watchdog, slots } = state;
+        let MachineState { shape, cpuid, chips, vcpus, board, watchdog, slots, paused } = state;
         let ours = shape_of(shape.vcpus, ram.bytes(), &parts);
         ours.check(&shape)?;
         let machine = Self::assemble(shape, Some(cpuid), ram, parts, pace, running)?;
@@ -254,6 +258,10 @@ impl Machine {
         machine.board().restore_watchdog(watchdog).map_err(StateRefused::from)?;
         for (id, vcpu) in vcpus.iter().enumerate() {
             machine.vcpu(id as u32).restore(vcpu)?;
+        }
+        if paused {
+            machine.paused.store(true, Ordering::Release);
+            machine.gate.keep_closed();
         }
         Ok(machine)
     }
@@ -285,8 +293,28 @@ impl Machine {
         let chips = self.vm.save_chips()?;
         let watchdog = board.save_watchdog();
         let (board, slots) = board.save();
-        let (shape, cpuid) = (self.shape.clone(), self.cpuid.clone());
-        Ok(MachineState { shape, cpuid, chips, vcpus, board, watchdog, slots })
+        let (shape, cpuid, paused) = (self.shape.clone(), self.cpuid.clone(), self.is_paused());
+        Ok(MachineState { shape, cpuid, chips, vcpus, board, watchdog, slots, paused })
+    }
+
+    /// Stops the guest until [`Machine::unpause`], by its operator's will: what is saved of it from here on says so. It must
+    /// not be paused.
+    pub fn pause(&self, deadline: Instant) -> Result<(), NotHeld> {
+        let held = self.gate.hold_until(deadline)?;
+        self.paused.store(true, Ordering::Release);
+        held.keep();
+        Ok(())
+    }
+
+    /// Runs the guest on, which must be paused.
+    pub fn unpause(&self) {
+        self.paused.store(false, Ordering::Release);
+        self.gate.let_go();
+    }
+
+    /// Whether its operator paused it.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Acquire)
     }
 
     /// Turns the dirty log of all RAM on or off. Turned on, its first harvest reports every page.

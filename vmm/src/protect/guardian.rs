@@ -11,6 +11,7 @@ mod base;
 mod ending;
 mod leaving;
 mod link;
+mod pausing;
 mod register;
 
 use std::collections::VecDeque;
@@ -35,6 +36,7 @@ use super::log::DiskLog;
 use super::socket::SendHalf;
 pub(super) use base::NoBase;
 pub use ending::{Afterwards, Life, Parted};
+pub use pausing::NotPaused;
 use register::Question;
 
 use super::{preflight, ship};

@@ -1,5 +1,6 @@
 //! The node: what the control interface talks to, in whichever role this process is.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -18,7 +19,7 @@ use crate::protect::backup::StandbyView;
 #[derive(Debug)]
 enum Role {
     Backup(Arc<StandbyView>),
-    Primary { machine: Arc<Machine>, guardian: Arc<Guardian>, paused: bool },
+    Primary { machine: Arc<Machine>, guardian: Arc<Guardian> },
 }
 
 /// This process, for the control interface.
@@ -27,6 +28,8 @@ pub(super) struct Node {
     described: Described,
     role: Mutex<Role>,
     events: Arc<Events>,
+    /// The guest stands still and its pause is not committed yet.
+    is_pausing: AtomicBool,
 }
 
 /// What was configured.
@@ -51,17 +54,20 @@ impl Node {
         guardian: Arc<Guardian>,
         events: Arc<Events>,
     ) -> Arc<Self> {
-        let role = Mutex::new(Role::Primary { machine, guardian, paused: false });
-        Arc::new(Self { described, role, events })
+        Self::new(described, Role::Primary { machine, guardian }, events)
     }
 
     pub(super) fn backup(described: Described, view: Arc<StandbyView>, events: Arc<Events>) -> Arc<Self> {
-        Arc::new(Self { described, role: Mutex::new(Role::Backup(view)), events })
+        Self::new(described, Role::Backup(view), events)
+    }
+
+    fn new(described: Described, role: Role, events: Arc<Events>) -> Arc<Self> {
+        Arc::new(Self { described, role: Mutex::new(role), events, is_pausing: AtomicBool::new(false) })
     }
 
     /// The backup took over.
     pub(super) fn promote(&self, machine: Arc<Machine>, guardian: Arc<Guardian>) {
-        *self.role() = Role::Primary { machine, guardian, paused: false };
+        *self.role() = Role::Primary { machine, guardian };
     }
 
     /// What protects the machine, if one runs here.
@@ -81,6 +87,16 @@ impl Node {
         self.role.lock().expect("no holder of the role panics")
     }
 
+    /// `Running`, or how far its operator's pause has come.
+    fn run_state(&self, machine: &Machine) -> &'static str {
+        match (machine.is_paused(), self.is_pausing.load(Ordering::Acquire)) {
+            (false, _) => "Running",
+            (true, true) => "Pausing",
+            (true, false) => "Paused",
+        }
+    }
+
+    /// For anything that may wait: no lock is held, so others can ask and stop meanwhile.
     fn running(&self) -> Result<(Arc<Machine>, Arc<Guardian>), ApiError> {
         match &*self.role() {
             Role::Primary { machine, guardian, .. } => Ok((Arc::clone(machine), Arc::clone(guardian))),
@@ -97,8 +113,7 @@ impl ApiHandler for Arc<Node> {
         let state = match &*self.role() {
             Role::Backup(_) => "Standby",
             Role::Primary { machine, .. } if machine.ended().is_some() => "Ended",
-            Role::Primary { paused: true, .. } => "Paused",
-            Role::Primary { .. } => "Running",
+            Role::Primary { machine, .. } => self.run_state(machine),
         };
         json!({ "id": self.described.name, "state": state, "vmm_version": env!("CARGO_PKG_VERSION"), "app_name": "outlast", "config": self.described.config })
     }
@@ -119,24 +134,23 @@ impl ApiHandler for Arc<Node> {
     }
 
     fn pause(&self) -> Result<(), ApiError> {
-        self.running()?;
-        if let Role::Primary { machine, paused, .. } = &mut *self.role()
-            && !*paused
-        {
-            let held = machine.gate().hold().ok_or_else(|| ApiError::conflict("the machine has ended"))?;
-            held.keep();
-            *paused = true;
+        let (machine, guardian) = self.running()?;
+        if machine.is_paused() {
+            return Ok(());
         }
+        self.is_pausing.store(true, Ordering::Release);
+        let paused = guardian.pause();
+        self.is_pausing.store(false, Ordering::Release);
+        paused.map_err(Failure::from)?;
+        self.events.note("paused", json!({ "by": "operator" }));
         Ok(())
     }
 
     fn resume(&self) -> Result<(), ApiError> {
-        self.running()?;
-        if let Role::Primary { machine, paused, .. } = &mut *self.role()
-            && *paused
-        {
-            machine.gate().let_go();
-            *paused = false;
+        let (machine, _) = self.running()?;
+        if machine.is_paused() {
+            machine.unpause();
+            self.events.note("unpaused", json!({}));
         }
         Ok(())
     }
@@ -203,5 +217,13 @@ impl ApiHandler for Arc<Node> {
 
     fn events(&self, since: u64) -> Vec<Event> {
         self.events.since(since)
+    }
+}
+
+/// Says that the guest of a machine that was just made stands still, if it does.
+pub(super) fn note_paused(machine: &Machine, events: &Events) {
+    if machine.is_paused() {
+        tracing::warn!("the guest was paused by its operator and stands still; `outlast ctl resume` makes it run");
+        events.note("paused", json!({ "by": "operator", "before": true }));
     }
 }

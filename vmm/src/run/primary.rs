@@ -10,7 +10,7 @@ use replication::view::Incarnation;
 
 use super::crash::{self, Next, OnCrash};
 use super::incident::IncidentFile;
-use super::node::{Described, Node};
+use super::node::{Described, Node, note_paused};
 use super::parts::{self, Inputs, Opened};
 use super::right::{Resumed, Right};
 use super::rollback::{self, limits_of};
@@ -148,6 +148,8 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
         let more = rollback::decide(config.on_guest_panic, &incident, &mut store)?;
         assert!(more.is_none(), "it went back");
         state = MachineState::decode(&last.state).map_err(MachineError::from)?;
+        // The guest ran when it crashed: a pause of before was over.
+        state.paused = false;
         ram = store.map_ram()?;
         running = unused_after(last.epoch);
     }
@@ -204,6 +206,7 @@ fn serve(served: Served<'_>) -> Result<Exit, Failure> {
     // A guest that had crashed is started by who wants to look at it.
     let _ = machine.board().forget_crash();
     let threads = machine.start()?;
+    note_paused(&machine, &events);
     let result = supervise(&machine, threads, inputs, &node, &events, &OnCrash::of(config));
     drop(api);
     crash::start_over(config, result?, &watcher.next_life())

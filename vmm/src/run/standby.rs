@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::crash::{Next, OnCrash};
 use super::incident::IncidentFile;
-use super::node::{Described, Node};
+use super::node::{Described, Node, note_paused};
 use super::parts::{self, Opened};
 use super::primary::supervise;
 use super::{announce, as_json, bind_api, open_events, signals, write_config};
@@ -123,6 +123,7 @@ fn take_over(
             "restore_ms": restore.as_secs_f64() * 1e3, "takeover_ms": takeover_time.as_secs_f64() * 1e3,
         }),
     );
+    note_paused(&machine, events);
     match supervise(&machine, threads, inputs, node, events, &OnCrash::stop(config.state_dir.clone()))? {
         Next::End(exit) => Ok(exit),
         Next::Boot | Next::GoBack => unreachable!("a guest that was taken over is stopped when it crashes"),

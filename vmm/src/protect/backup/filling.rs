@@ -114,7 +114,8 @@ impl Standby {
     /// Loads a state into a VM that never runs: what this host's KVM refuses (another rate of the time stamp counter, a
     /// register) is found before the base is acked, not when the primary is dead.
     pub(super) fn rehearse(&self, state: &[u8]) -> Result<(), MachineError> {
-        let MachineState { shape, cpuid, chips, vcpus, board: _, watchdog: _, slots: _ } = MachineState::decode(state)?;
+        let MachineState { shape, cpuid, chips, vcpus, board: _, watchdog: _, slots: _, paused: _ } =
+            MachineState::decode(state)?;
         let ram = self.ram.as_ref().expect("a session that was accepted has its memory");
         let vm = Vm::new()?;
         ram.regions().iter().try_for_each(|region| vm.set_region(region, false))?;
