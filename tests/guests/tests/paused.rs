@@ -341,15 +341,50 @@ fn primary_killed_while_it_is_pausing_and_a_pause_that_was_answered_holds() {
     println!("{answered} of 8 pauses were answered");
 }
 
+/// Asked before, while and after the backup takes over: refused, or answered and true.
+#[test]
+fn pause_asked_during_a_takeover_holds_as_soon_as_it_is_answered() {
+    needs!(Kvm);
+    for guest in [Guest::counter(), Guest::smp()] {
+        let place = Place::new();
+        let Pair { mut primary, mut backup } = Pair::start(&place, &guest);
+        wait_progress(&primary, &guest, 20);
+        primary.kill();
+        wait::until("a pause that is answered", || match backup.ctl(&["pause"]) {
+            (0, _) => Some(()),
+            (CONFLICT, said) if said.contains("does not run here") => None,
+            (code, said) => panic!("{code}: {said}"),
+        });
+        let said = joined(&guest, &primary.console(), &backup.console());
+        assert_stands_still(&backup, &guest, &said);
+        ctl(&backup, "resume");
+        wait_progress(&backup, &guest, 20);
+        stop(&mut backup);
+        joined(&guest, &primary.console(), &backup.console());
+    }
+}
+
 /// A pair and what its operator was told.
-struct Story {
+struct Story<'a> {
+    place: &'a Place,
     guest: Guest,
+    /// The primary has a state directory too.
+    local: bool,
     pair: Pair,
     /// Both consoles, since a pause was answered and until the guest is resumed.
     stands: Option<(String, String)>,
 }
 
-impl Story {
+impl<'a> Story<'a> {
+    fn begin(place: &'a Place, local: bool) -> Self {
+        let guest = Guest::counter();
+        let backup = place.backup("b", &guest).start();
+        let primary = place.primary("a", &guest, backup.port());
+        let primary = if local { primary.with("--protect", "local").start() } else { primary.start() };
+        primary.wait_event("protected");
+        Self { place, guest, local, pair: Pair { primary, backup }, stands: None }
+    }
+
     fn consoles(&self) -> (String, String) {
         (self.pair.primary.console(), self.pair.backup.console())
     }
@@ -398,20 +433,39 @@ impl Story {
     /// The end of the primary; whoever has the guest then obeys its last pause.
     fn end(mut self, dice: u64) {
         self.check("the last verb");
-        let could_take_over = || self.pair.primary.status()["state"] == "Protected";
-        if dice == 0 || !could_take_over() {
-            return stop(&mut self.pair.primary);
+        let state = self.pair.primary.status()["state"].as_str().map(str::to_owned);
+        println!("ends {state:?}, local {}, paused {}, killed {}", self.local, self.stands.is_some(), dice > 0);
+        match state.as_deref() {
+            Some("Protected") if dice > 0 => self.end_taken_over(),
+            Some("Solo") if dice > 0 && self.local => self.end_resumed(),
+            _ => stop(&mut self.pair.primary),
         }
+    }
+
+    fn end_taken_over(mut self) {
         self.pair.primary.kill();
         let said = self.pair.primary.console();
-        match self.stands {
-            Some(_) => assert_taken_over_paused(&mut self.pair.backup, &self.guest, &said),
-            None => {
-                self.pair.backup.wait_event("failover-finished");
-                wait_progress(&self.pair.backup, &self.guest, 5);
-                joined(&self.guest, &said, &self.pair.backup.console());
-            }
+        if self.stands.is_some() {
+            return assert_taken_over_paused(&mut self.pair.backup, &self.guest, &said);
         }
+        self.pair.backup.wait_event("failover-finished");
+        wait_progress(&self.pair.backup, &self.guest, 5);
+        joined(&self.guest, &said, &self.pair.backup.console());
+    }
+
+    fn end_resumed(mut self) {
+        let paused = self.pair.primary.count("paused");
+        self.pair.primary.kill();
+        let said = self.pair.primary.console();
+        let vm = Launch::resume(&self.place.path("a")).start();
+        if self.stands.is_some() {
+            vm.wait_event_again("paused", paused + 1);
+            assert_stands_still_in(&vm, &self.guest, &said, said.len());
+            ctl(&vm, "resume");
+        }
+        wait_progress(&vm, &self.guest, 5);
+        joined(&self.guest, &said, &vm.console()[said.len()..]);
+        assert!(self.pair.backup.console().is_empty(), "two guests");
     }
 }
 
@@ -422,11 +476,10 @@ fn verbs_in_any_order_and_no_guest_runs_between_a_pause_and_its_resume() {
     needs!(Kvm);
     let rounds = std::env::var("PAUSED_ROUNDS").map_or(4, |text| text.parse().expect("PAUSED_ROUNDS is a number"));
     let mut seed = Seed::new();
-    for _ in 0..rounds {
-        let (guest, place) = (Guest::counter(), Place::new());
-        let pair = Pair::start(&place, &guest);
-        let port = pair.backup.port();
-        let mut story = Story { guest, pair, stands: None };
+    for round in 0..rounds {
+        let place = Place::in_memory();
+        let mut story = Story::begin(&place, round % 2 == 1);
+        let port = story.pair.backup.port();
         for _ in 0..10 + seed.below(10) {
             let verb = story.step(seed.below(10), port);
             story.check(verb);
