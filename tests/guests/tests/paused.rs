@@ -236,6 +236,46 @@ fn paused_guest_is_stopped_with_code_0_alone_or_protected() {
     assert_eq!(pair.backup.count("failover-started"), 0);
 }
 
+#[test]
+fn paused_guest_that_was_taken_over_or_resumed_is_stopped_with_code_0() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::smp(), Place::in_memory());
+    let mut pair = Pair::start(&place, &guest);
+    ctl(&pair.primary, "pause");
+    pair.primary.kill();
+    pair.backup.wait_event("paused");
+    stop(&mut pair.backup);
+    let mut vm = place.alone("l", &guest).with("--protect", "local").start();
+    wait_progress(&vm, &guest, 5);
+    ctl(&vm, "pause");
+    vm.kill();
+    vm = Launch::resume(&place.path("l")).start();
+    vm.wait_event_again("paused", 2);
+    stop(&mut vm);
+    assert_eq!(Launch::resume(&place.path("l")).start().wait(), NOT_FOUND);
+}
+
+/// The backup confirms nothing any more: the pause is answered when the witness has decided who goes on, and holds then.
+#[test]
+fn pause_while_the_backup_hangs_is_answered_when_the_witness_has_decided() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut pair = Pair::start(&place, &guest);
+    wait_progress(&pair.primary, &guest, 20);
+    pair.backup.hang();
+    ctl(&pair.primary, "pause");
+    assert_eq!(pair.primary.count("solo"), 1);
+    let said = pair.primary.console();
+    pair.backup.unhang();
+    pair.backup.wait_event("discarded");
+    // It is filled from the paused guest.
+    pair.primary.wait_event_again("protected", 2);
+    pair.backup.wait_event_again("protected", 2);
+    assert_stands_still(&pair.primary, &guest, &said);
+    pair.primary.kill();
+    assert_taken_over_paused(&mut pair.backup, &guest, &said);
+}
+
 /// A guest without protection, as ever: it stands still, and goes on.
 #[test]
 fn unprotected_guest_is_paused_and_goes_on() {
