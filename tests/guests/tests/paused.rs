@@ -81,6 +81,10 @@ fn guest_that_was_resumed_is_taken_over_running() {
     let mut pair = Pair::start(&place, &guest);
     ctl(&pair.primary, "pause");
     ctl(&pair.primary, "pause");
+    // Far longer than either side waits until it takes the other for dead.
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(pair.primary.status()["state"], "Protected");
+    assert_eq!(pair.backup.count("failover-started"), 0);
     ctl(&pair.primary, "resume");
     ctl(&pair.primary, "resume");
     wait_progress(&pair.primary, &guest, 20);
