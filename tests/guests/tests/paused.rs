@@ -385,6 +385,24 @@ fn primary_killed_while_it_is_pausing_and_a_pause_that_was_answered_holds() {
     println!("{answered} of 8 pauses were answered");
 }
 
+/// It stood still after the takeover although its operator had been told that it runs: the last epoch that was committed was
+/// of before.
+#[test]
+fn resume_that_was_answered_holds_after_a_kill_right_behind_it() {
+    needs!(Kvm);
+    for _ in 0..5 {
+        let (guest, place) = (Guest::hlt_timer(), Place::new());
+        let mut pair = Pair::start_with(&place, &guest, |launch| launch);
+        ctl(&pair.primary, "pause");
+        ctl(&pair.primary, "resume");
+        pair.primary.kill();
+        pair.backup.wait_event("failover-finished");
+        wait_progress(&pair.backup, &guest, 5);
+        assert_eq!(pair.backup.count("paused"), 0);
+        joined(&guest, &pair.primary.console(), &pair.backup.console());
+    }
+}
+
 /// Asked before, while and after the backup takes over: refused, or answered and true.
 #[test]
 fn pause_asked_during_a_takeover_holds_as_soon_as_it_is_answered() {

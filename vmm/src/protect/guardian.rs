@@ -36,7 +36,6 @@ use super::log::DiskLog;
 use super::socket::SendHalf;
 pub(super) use base::NoBase;
 pub use ending::{Afterwards, Life, Parted};
-pub use pausing::NotPaused;
 use register::Question;
 
 use super::{preflight, ship};

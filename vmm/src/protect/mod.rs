@@ -22,5 +22,5 @@ mod ship;
 mod socket;
 
 pub(crate) use guardian::IN_FLIGHT_EPOCHS_MAX;
-pub use guardian::{Afterwards, Guardian, GuardianConfig, Life, NotPaused, Parted};
+pub use guardian::{Afterwards, Guardian, GuardianConfig, Life, Parted};
 pub use lease::{Begun, Lease};

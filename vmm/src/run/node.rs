@@ -147,10 +147,10 @@ impl ApiHandler for Arc<Node> {
     }
 
     fn resume(&self) -> Result<(), ApiError> {
-        let (machine, _) = self.running()?;
+        let (machine, guardian) = self.running()?;
         if machine.is_paused() {
-            machine.unpause();
             self.events.note("unpaused", json!({}));
+            guardian.unpause().map_err(Failure::from)?;
         }
         Ok(())
     }

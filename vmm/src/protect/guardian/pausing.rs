@@ -2,7 +2,8 @@
 //!
 //! From then on nobody runs the guest before it is resumed, whichever side dies: a takeover and a resume restore what was
 //! committed last. A pause that cannot be committed in time is undone. Whether its epoch will be committed is then not known;
-//! the next one says again that the guest runs.
+//! the next one says again that the guest runs. That a guest was resumed is answered when it is committed too: otherwise it
+//! would stand still after a failure although its operator was told that it runs.
 
 use std::time::{Duration, Instant};
 
@@ -15,13 +16,13 @@ use crate::exit::{Advice, Exit};
 use crate::kvm::KvmError;
 use crate::machine::gate::NotHeld;
 
-/// How long a pause waits for its commit: longer than it takes to find a peer dead and to ask the witness, and shorter than
+/// How long a pause or its end waits for its commit: longer than it takes to find a peer dead and to ask the witness, and shorter than
 /// `outlast ctl` waits for its answer.
 const COMMIT_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// Why a guest was not paused. It runs on, unless its machine has ended.
 #[derive(Debug, thiserror::Error)]
-pub enum NotPaused {
+pub(crate) enum NotPaused {
     /// There is nothing to pause.
     #[error("the machine has ended")]
     Ended,
@@ -39,11 +40,49 @@ pub enum NotPaused {
     Kvm(#[from] KvmError),
 }
 
+/// What is missing about a guest that was resumed, and runs.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotResumed {
+    /// It has ended.
+    #[error("the machine has ended")]
+    Ended,
+    /// No epoch that says so was committed in time.
+    #[error("the guest runs on, but stands still again if this host fails now: within {} s {}", COMMIT_TIME_MAX.as_secs(), why(*.state))]
+    NotCommitted {
+        /// How the guest was protected in the end.
+        state: PrimaryState,
+    },
+}
+
+/// Why a commit is not waited for any longer.
+enum GivenUp {
+    Ended,
+    TooLate(PrimaryState),
+}
+
+impl From<GivenUp> for NotPaused {
+    fn from(given: GivenUp) -> Self {
+        match given {
+            GivenUp::Ended => Self::Ended,
+            GivenUp::TooLate(state) => Self::NotCommitted { state },
+        }
+    }
+}
+
+impl From<GivenUp> for NotResumed {
+    fn from(given: GivenUp) -> Self {
+        match given {
+            GivenUp::Ended => Self::Ended,
+            GivenUp::TooLate(state) => Self::NotCommitted { state },
+        }
+    }
+}
+
 fn why(state: PrimaryState) -> &'static str {
     match state {
         PrimaryState::Arbitrating => "the witness did not say whether the guest may go on here without its backup",
-        PrimaryState::Basing | PrimaryState::Protected => "its backup did not confirm the pause",
-        _ => "the pause could not be written to the state directory",
+        PrimaryState::Basing | PrimaryState::Protected => "its backup did not confirm it",
+        _ => "the state directory took no epoch",
     }
 }
 
@@ -78,7 +117,34 @@ impl Advice for NotPaused {
     }
 }
 
+impl Advice for NotResumed {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Ended => Exit::Conflict,
+            Self::NotCommitted { .. } => Exit::Timeout,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        matches!(self, Self::NotCommitted { .. }).then(|| "`outlast ctl status` shows how it is protected".into())
+    }
+}
+
 impl Guardian {
+    /// Runs a paused guest on. When this returns without an error, whoever goes on with it runs it too.
+    pub(crate) fn unpause(&self) -> Result<(), NotResumed> {
+        self.machine.unpause();
+        let (epoch, is_protected) = {
+            let epochs = self.machine.epochs();
+            (epochs.running(), epochs.is_protected())
+        };
+        if is_protected {
+            self.machine.gate().request_boundary();
+            self.wait_for_commit(epoch, Instant::now() + COMMIT_TIME_MAX)?;
+        }
+        Ok(())
+    }
+
     /// Pauses the guest. When this returns without an error, no epoch is committed, here or at the backup, that would run it
     /// on; and all that it said has left.
     pub(crate) fn pause(&self) -> Result<(), NotPaused> {
@@ -94,7 +160,7 @@ impl Guardian {
 
     fn commit_pause(&self, deadline: Instant) -> Result<(), NotPaused> {
         match self.seal_pause(deadline)? {
-            Some(epoch) => self.wait_for_commit(epoch, deadline),
+            Some(epoch) => Ok(self.wait_for_commit(epoch, deadline)?),
             None => Ok(()),
         }
     }
@@ -115,27 +181,27 @@ impl Guardian {
                 return Ok(Some(boundary::seal_held(&self.machine, &held)?));
             }
             drop(held);
-            self.check_pause(deadline)?;
+            self.check_wait(deadline)?;
         }
     }
 
     /// Waits until all that epochs up to `epoch` said has left, which comes after their commit.
-    fn wait_for_commit(&self, epoch: EpochId, deadline: Instant) -> Result<(), NotPaused> {
+    fn wait_for_commit(&self, epoch: EpochId, deadline: Instant) -> Result<(), GivenUp> {
         while self.left() < epoch {
-            self.check_pause(deadline)?;
+            self.check_wait(deadline)?;
             self.wait_for_change();
             self.note_left();
         }
         Ok(())
     }
 
-    /// Whether a pause may still be waited for.
-    fn check_pause(&self, deadline: Instant) -> Result<(), NotPaused> {
+    /// Whether a commit may still be waited for.
+    fn check_wait(&self, deadline: Instant) -> Result<(), GivenUp> {
         if self.machine.ended().is_some() {
-            return Err(NotPaused::Ended);
+            return Err(GivenUp::Ended);
         }
         if Instant::now() >= deadline {
-            return Err(NotPaused::NotCommitted { state: self.state() });
+            return Err(GivenUp::TooLate(self.state()));
         }
         Ok(())
     }
