@@ -324,7 +324,10 @@ impl Guardian {
             PrimaryAction::Delist { session } => self.ask(Question::Delist { session }),
             PrimaryAction::Look => self.ask(Question::Look),
             PrimaryAction::RecordEnd => self.ask(Question::RecordEnd),
-            PrimaryAction::Conflict { text } => self.machine.end(End::Conflict { text }),
+            PrimaryAction::Conflict { text } => {
+                self.machine.egress().cut();
+                self.machine.end(End::Conflict { text });
+            }
             PrimaryAction::WentSolo { reason } => self.went_solo(&reason),
             PrimaryAction::Fenced { holder } => {
                 self.machine.egress().cut();
