@@ -534,8 +534,8 @@ impl Standby {
     fn discard(&mut self, session: Option<SessionId>, reason: &DiscardReason) -> Result<(), Failure> {
         if let Some(session) = session {
             self.lease.state_void(session);
+            self.ram = None;
         }
-        self.ram = None;
         self.log.truncate()?;
         self.events.note("discarded", json!({ "reason": format!("{reason:?}") }));
         Ok(())
