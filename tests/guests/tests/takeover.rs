@@ -106,7 +106,8 @@ fn kill_primary_during_resync(guest: &Guest, seed: &mut Seed) {
         console::join(guest, &primary.console(), &backup.console()).unwrap_or_else(|e| panic!("{e}"));
     } else {
         assert!(backup.console().is_empty());
-        let next = place.primary("a2", guest, backup.port()).start();
+        // In the same directory: elsewhere its newest disks would not be.
+        let next = place.primary("a", guest, backup.port()).start();
         next.wait_event("protected");
         backup.wait_event("protected");
     }

@@ -16,7 +16,7 @@ DISK = "/data/work/disk.img"
 WITNESS = "file:/lab/share/witness"
 FLOWS = ("stream", "download", "journal")
 # Events that change how a running guest is protected.
-STATES = ("resync-started", "protected", "peer-lost", "solo", "fenced", "failover-started", "failover-finished", "discarded")
+STATES = ("resync-started", "protected", "peer-lost", "solo", "fenced", "failover-started", "failover-finished", "kept", "discarded")
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Next:
     """Which events of each kind come next: on a machine that is slow there may have been others before the cut."""
 
     solo: int
-    discarded: int
+    kept: int
     protected: int
 
 
@@ -52,7 +52,7 @@ def _cut(stage: Stage, detect: dict, lan_too: bool, expected: str | None) -> str
     scene = Pair(stage).protected(**detect)
     primary, backup, traffic = scene.primary, scene.backup, scene.traffic
     scene.load_for_a_while()
-    then = Next(primary.next_of("solo"), backup.next_of("discarded"), backup.next_of("protected"))
+    then = Next(primary.next_of("solo"), backup.next_of("kept"), backup.next_of("protected"))
     fault_at = time.time()
     _set(stage, up=False, lan_too=lan_too)
     winner = wait_for("one side goes on", lambda: _winner(primary, backup, then), 30)
@@ -86,7 +86,7 @@ def _primary_lost(stage: Stage, primary: Vmm, backup: Vmm, fault_at: float, _the
 
 
 def _backup_lost(stage: Stage, primary: Vmm, backup: Vmm, fault_at: float, then: Next) -> str:
-    backup.wait_event("discarded", 30, then.discarded)
+    backup.wait_event("kept", 30, then.kept)
     require(backup.exit_code() is None, f"the backup that lost ended with {backup.exit_code()}")
     require(not backup.events("failover-finished"), "two guests: the backup took over as well")
     checks.silent(stage.ports, "B")
