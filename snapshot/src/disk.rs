@@ -25,9 +25,11 @@ pub use crate::chunk::{CHUNK_BYTES, ZERO_CHUNK, hash_bytes};
 pub use crate::writeset::{WriteSet, WriteSetError};
 pub use error::DiskError;
 pub use image::Image;
+pub use origin::{Kind, Origin};
 
 mod error;
 mod image;
+mod origin;
 
 /// What an image's length must be a multiple of, in bytes.
 pub const SECTOR_BYTES: u64 = 512;
@@ -193,7 +195,8 @@ impl OverlayDisk {
         match self.mode {
             Mode::Direct => return self.image.write_at(offset, data),
             Mode::Mirror => return self.mirror(offset, data),
-            Mode::Protected => {}
+            // A write that its commit could not bring to the image must not be promised.
+            Mode::Protected => self.image.check_present(offset + data.len() as u64)?,
         }
         if self.pending_bytes() + data.len() > self.pending_bytes_max {
             return Err(DiskError::OverlayFull { path: self.path().to_owned(), pending: self.pending_bytes() });

@@ -6,13 +6,18 @@
 //! [`EpochLog::truncate`] begins a new generation.
 //!
 //! ```text
-//!   0      4096    8192                                  bytes_max
-//!   ├ head A ┼ head B ┼ record e ┼ record e+1 ┼ … ┼ (old generation or nothing) ┤
+//!   0      4096    8192    16384   24576  28672  32768                       bytes_max
+//!   ├ head A ┼ head B ┼ table A ┼ table B ┼ note ┼ (zeros) ┼ record e ┼ record e+1 ┼ … ┼ (old generation or nothing) ┤
 //! ```
+//!
+//! A table says whose its generation is and for which disks ([`Generation`]), the note what the images have of it
+//! ([`Note`]). From them and from the disks that are there follows what a start does with the records ([`decide`]).
 //!
 //! Invariants:
 //! - records begin on [`BLOCK_BYTES`] boundaries, so no write touches a block that an earlier sync made durable;
-//! - a record counts only in the generation that the newest valid head names; epochs ascend within a generation;
+//! - a record counts only in the generation that the newest valid head names; epochs ascend within a generation, and in a new
+//!   one they begin anywhere: a disk may live through several lives of a guest;
+//! - a head counts only with its table;
 //! - recovery ends at the first record that is not whole. When a later record proves that it had been synced, the log is
 //!   damaged rather than torn, and recovery refuses;
 //! - after an I/O error the log is poisoned: what a failed sync left on the medium is unknown.
@@ -23,16 +28,30 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::disk::{OverlayDisk, WriteSet};
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+use crate::disk::{Image, OverlayDisk, WriteSet};
 use crate::lock;
 pub use error::LogError;
-pub use identity::DiskIdentity;
-use record::{Head, Record, RecordHeader};
+pub use identity::{
+    Boot, DiskIdentity, LifeId, LogId, NamedDisk, OWNER_BYTES_MAX, Owner, SAMPLE_COUNT, sample_offsets,
+};
+pub use note::{Note, NoteError, NoteWriter};
+pub use record::{Generation, IDENTITIES_MAX};
+use record::{Head, NOTE_AT, RECORDS_AT, Record, RecordHeader, TABLE_LEN, Table};
+pub use verdict::{
+    Asked, Circumstances, Evidence, Found, Holds, Likeness, Present, Refusal, Verdict, decide, likeness,
+};
 
 mod error;
+mod examine;
 mod identity;
+mod note;
 mod record;
+mod verdict;
 
 /// Granule of the log's layout, in bytes.
 pub const BLOCK_BYTES: u64 = 4096;
@@ -40,8 +59,6 @@ pub const BLOCK_BYTES: u64 = 4096;
 pub const LOG_BYTES_MIN: u64 = 16 * BLOCK_BYTES;
 /// Most disks in one record.
 pub const DISK_COUNT_MAX: usize = 256;
-
-const RECORDS_AT: u64 = 2 * BLOCK_BYTES;
 
 /// What a recovery did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,8 +87,8 @@ pub struct EpochLog {
     last_epoch: Option<u64>,
     /// Records of before this process may be there: recover first.
     unrecovered: bool,
-    /// The disks that the records are for, by number; none if that is not known.
-    disks: Vec<DiskIdentity>,
+    /// Whose the records are, and for which disks.
+    table: Table,
     poison: Option<String>,
     buffer: Vec<u8>,
 }
@@ -102,16 +119,28 @@ impl EpochLog {
             synced: RECORDS_AT,
             last_epoch: None,
             unrecovered: !is_new,
-            disks: Vec::new(),
+            table: Table::Bound(Generation::default()),
             poison: None,
             buffer: Vec::new(),
         };
         if is_new {
             log.create()?
         } else {
-            Head { generation: log.generation, disks: log.disks } = log.read_head()?
+            Head { generation: log.generation, table: log.table } = log.read_head()?;
+            (log.tail, log.synced) = (log.table.records_at(), log.table.records_at());
         }
         Ok(log)
+    }
+
+    /// Has the file system set the log's whole room aside, so that no later append finds it full. Quick, and the file is no
+    /// longer than before. False where the file system does not offer that.
+    pub fn reserve(&mut self) -> Result<bool, LogError> {
+        self.check_poison()?;
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, self.bytes_max) {
+            Ok(()) => Ok(true),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
+            Err(error) => Err(self.io_error("reserving room for", error.into())),
+        }
     }
 
     /// Writes zeros up to the bound, so that later appends overwrite blocks instead of growing the file.
@@ -153,10 +182,16 @@ impl EpochLog {
         if body == 0 { 0 } else { ((record::HEADER_LEN + body) as u64).next_multiple_of(BLOCK_BYTES) }
     }
 
+    /// The last epoch appended to this generation.
+    pub fn last_epoch(&self) -> Option<u64> {
+        self.last_epoch
+    }
+
     /// Appends an epoch's writes as one record; not durable before [`Self::sync`]. An epoch without writes adds nothing.
     ///
     /// # Panics
-    /// When the log waits to be recovered, `epoch` is not after the last one, or a disk is there twice.
+    /// When the log waits to be recovered, `epoch` is not after the last one of this generation ([`Self::last_epoch`]), or a
+    /// disk is there twice.
     pub fn append(&mut self, epoch: u64, sets: &[(u16, &WriteSet)]) -> Result<(), LogError> {
         self.check_poison()?;
         assert!(!self.unrecovered, "append to a log that waits to be recovered");
@@ -190,24 +225,24 @@ impl EpochLog {
 
     /// Applies the complete records up to and including epoch `upto` in order, syncs the disks, and empties the log.
     ///
-    /// Crashing at any point and doing it again gives the same images. Records past `upto` are counted and forgotten. The
-    /// records that follow are for `disks`. If a record is for another disk than the one of its number, nothing is applied.
+    /// Crashing at any point and doing it again gives the same images. Records past `upto` are counted and forgotten. Which
+    /// disks these are is not looked at, see [`Self::examine`].
     pub fn recover(&mut self, disks: &[OverlayDisk], upto: u64) -> Result<Recovery, LogError> {
-        let path = self.path.clone();
-        let identities = disks.iter().map(DiskIdentity::of).collect::<io::Result<Vec<_>>>();
-        let identities = identities.map_err(|e| self.io_error("identifying the disks of", e))?;
-        self.replay(upto, |_, disk, _| self.check_disk(disk, &identities))?;
-        let on_disk = |source| LogError::Disk { path: path.clone(), source };
-        let count = disks.len();
-        let recovery = self.replay(upto, |_, disk, set| {
-            let target = disks.get(usize::from(disk));
-            target.ok_or(LogError::NoSuchDisk { path: path.clone(), disk, count })?.image().apply(set).map_err(on_disk)
-        })?;
-        for disk in disks {
-            disk.image().sync().map_err(on_disk)?;
-        }
-        self.set_disks(identities);
+        let images: Vec<_> = disks.iter().map(|disk| Arc::clone(disk.image())).collect();
+        let recovery = self.apply(&images, upto)?;
         self.truncate()?;
+        Ok(recovery)
+    }
+
+    /// Applies the complete records up to and including epoch `upto` in order and syncs the images. The log stays as it is.
+    pub fn apply(&self, images: &[Arc<Image>], upto: u64) -> Result<Recovery, LogError> {
+        let (path, count) = (&self.path, images.len());
+        let on_disk = |source| LogError::Disk { path: path.clone(), source };
+        let recovery = self.replay(upto, |_, disk, set| {
+            let target = images.get(usize::from(disk));
+            target.ok_or(LogError::NoSuchDisk { path: path.clone(), disk, count })?.apply(set).map_err(on_disk)
+        })?;
+        images.iter().try_for_each(|image| image.sync()).map_err(on_disk)?;
         Ok(recovery)
     }
 
@@ -220,7 +255,7 @@ impl EpochLog {
         self.check_poison()?;
         let end = self.check_not_damaged()?;
         let mut recovery = Recovery { torn_tail: end.torn, ..Recovery::default() };
-        let mut at = RECORDS_AT;
+        let mut at = self.table.records_at();
         while at < end.at {
             let record = self.read_record(at)?.ok_or(LogError::Damaged { path: self.path.clone(), at })?;
             if record.header.epoch <= upto {
@@ -237,29 +272,61 @@ impl EpochLog {
         Ok(recovery)
     }
 
-    /// Says which disks the records are for, by number: from the next generation on. [`Self::recover`] does it too.
-    pub fn set_disks(&mut self, disks: Vec<DiskIdentity>) {
-        self.disks = disks;
-    }
-
     /// Whether there are complete records that were not recovered.
     pub fn holds_records(&self) -> Result<bool, LogError> {
         Ok(self.replay(u64::MAX, |_, _, _| Ok(()))?.records > 0)
     }
 
-    /// Empties the log by beginning a new generation, durably. The images must hold its records and be synced.
+    /// Whose the records of the present generation are, and for which disks; none in a log of an older format.
+    pub fn generation(&self) -> Option<&Generation> {
+        match &self.table {
+            Table::Bound(generation) => Some(generation),
+            Table::Unknown | Table::Named(_) => None,
+        }
+    }
+
+    /// Empties the log by beginning a new generation of the same owner for the same disks, durably. The images must hold its
+    /// records and be synced.
     ///
     /// Truncate before a disk goes to [`crate::disk::Mode::Direct`]: a recovery would put the log's older writes over
     /// those made directly.
     pub fn truncate(&mut self) -> Result<(), LogError> {
+        self.begin(self.generation().cloned().unwrap_or_default())
+    }
+
+    /// The same, with what the new generation says of itself. The disks must be as it says.
+    ///
+    /// # Panics
+    /// When it names more than [`IDENTITIES_MAX`] disks.
+    pub fn begin(&mut self, generation: Generation) -> Result<(), LogError> {
         self.check_poison()?;
-        let head = Head { generation: self.generation + 1, disks: self.disks.clone() };
-        let result = self.file.write_all_at(&head.encode(), head.slot()).and_then(|()| self.file.sync_data());
+        let mut number = self.generation + 1;
+        if self.unrecovered && self.generation().is_none() {
+            // Tables lie where the records of older formats begin: those must not count before they are overwritten.
+            let head = record::encode_old_head(number);
+            let result = self.file.write_all_at(&head, record::head_at(number)).and_then(|()| self.file.sync_data());
+            self.poison_on_error("truncating", result)?;
+            number += 1;
+        }
+        let table = generation.encode();
+        let head = record::encode_head(number, record::checksum(&table));
+        let write = |bytes: &[u8], at| self.file.write_all_at(bytes, at);
+        let result = write(&table, record::table_at(number)).and_then(|()| write(&head, record::head_at(number)));
         self.poison_on_error("truncating", result)?;
-        self.generation = head.generation;
+        let result = self.file.sync_data();
+        self.poison_on_error("truncating", result)?;
+        self.generation = number;
+        self.table = Table::Bound(generation);
         (self.tail, self.synced) = (RECORDS_AT, RECORDS_AT);
+        self.last_epoch = None;
         self.unrecovered = false;
         Ok(())
+    }
+
+    /// For whoever applies the records of this generation to `images`: to say how far that has come.
+    pub fn note_writer(&self, images: Vec<Arc<Image>>) -> Result<NoteWriter, LogError> {
+        let file = self.file.try_clone().map_err(|e| self.io_error("opening", e))?;
+        Ok(NoteWriter::new(file, self.generation, images))
     }
 
     fn create(&mut self) -> Result<(), LogError> {
@@ -268,26 +335,12 @@ impl EpochLog {
         self.poison_on_error("creating", result)
     }
 
-    /// Whether records of `disk` may be applied to the one of `now` that has its number.
-    fn check_disk(&self, disk: u16, now: &[DiskIdentity]) -> Result<(), LogError> {
-        let (path, index) = (|| self.path.clone(), usize::from(disk));
-        let Some(now) = now.get(index) else {
-            return Err(LogError::NoSuchDisk { path: path(), disk, count: now.len() });
-        };
-        match self.disks.get(index) {
-            Some(was) if !was.is_of(now, &self.disks) => {
-                Err(LogError::OtherDisk { path: path(), disk, was: Box::new(*was), now: Box::new(*now) })
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// The newest valid head.
     fn read_head(&self) -> Result<Head, LogError> {
-        let heads = [0, BLOCK_BYTES].map(|at| self.read_block(at));
         let mut newest: Option<Head> = None;
-        for head in heads {
-            match Head::decode(&head?) {
+        for slot in 0..2 {
+            let table = self.read_zero_padded::<TABLE_LEN>(record::table_at(slot))?;
+            match Head::decode(&self.read_block(record::head_at(slot))?, &table) {
                 Ok(head) => newest = [newest, head].into_iter().flatten().max_by_key(|head| head.generation),
                 Err(found) => {
                     return Err(LogError::Format { path: self.path.clone(), found, reads: record::LOG_FORMAT });
@@ -299,7 +352,7 @@ impl EpochLog {
 
     /// Where the whole records end, having made sure that nothing durable lies beyond.
     fn check_not_damaged(&self) -> Result<End, LogError> {
-        let mut end = RECORDS_AT;
+        let mut end = self.table.records_at();
         let mut last = None;
         while let Some(record) = self.read_record(end)? {
             if last.is_some_and(|last| record.header.epoch <= last) {
@@ -344,10 +397,14 @@ impl EpochLog {
 
     /// One block; what lies past the end of the file is zeros.
     fn read_block(&self, at: u64) -> Result<[u8; BLOCK_BYTES as usize], LogError> {
-        let mut block = [0; BLOCK_BYTES as usize];
-        let have = self.file_len()?.saturating_sub(at).min(BLOCK_BYTES) as usize;
-        self.file.read_exact_at(&mut block[..have], at).map_err(|e| self.io_error("reading", e))?;
-        Ok(block)
+        self.read_zero_padded(at)
+    }
+
+    fn read_zero_padded<const LEN: usize>(&self, at: u64) -> Result<[u8; LEN], LogError> {
+        let mut bytes = [0; LEN];
+        let have = self.file_len()?.saturating_sub(at).min(LEN as u64) as usize;
+        self.file.read_exact_at(&mut bytes[..have], at).map_err(|e| self.io_error("reading", e))?;
+        Ok(bytes)
     }
 
     fn file_len(&self) -> Result<u64, LogError> {
@@ -388,15 +445,15 @@ struct End {
     torn: bool,
 }
 
-/// Whether the file is empty, or was left by a crash before its first head was durable.
+/// Whether the file is empty, or was left by a crash before its first head was durable: its table may be there.
 fn holds_nothing(file: &File) -> io::Result<bool> {
     let len = file.metadata()?.len();
     if len > RECORDS_AT {
         return Ok(false);
     }
-    let mut bytes = vec![0; len as usize];
-    file.read_exact_at(&mut bytes, 0)?;
-    Ok(bytes.iter().all(|&byte| byte == 0))
+    let mut heads = vec![0; len.min(record::TABLES_AT) as usize];
+    file.read_exact_at(&mut heads, 0)?;
+    Ok(heads.iter().all(|&byte| byte == 0))
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {

@@ -73,7 +73,7 @@ fn hostile_log(path: &std::path::Path) {
     log.append(1, &[(0, &set)]).unwrap();
     drop(log);
     let mut bytes = fs::read(path).unwrap();
-    let header = &mut bytes[8192..8192 + 64];
+    let header = &mut bytes[32768..32768 + 64];
     header[32..40].copy_from_slice(&(1u64 << 50).to_le_bytes());
     let checksum = xxh3_64(&header[..56]);
     header[56..].copy_from_slice(&checksum.to_le_bytes());

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use snapshot::checkpoint::{self, Checkpoint, Contents};
-use snapshot::disk::{OverlayDisk, WriteSet};
-use snapshot::disklog::{DiskIdentity, EpochLog, LogError};
+use snapshot::disk::{Kind, Origin, OverlayDisk, WriteSet};
+use snapshot::disklog::{Asked, Boot, DiskIdentity, EpochLog, Generation, LifeId, LogError, LogId, Owner, Verdict};
 use snapshot::section::{Bytes, Section, StateReader, StateWriter};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -152,30 +152,57 @@ fn golden_disk_log_v1_is_read_and_recovered_without_knowing_its_disks() {
 }
 
 #[test]
-fn golden_disk_log_v2_is_read_and_written_alike() {
+fn golden_disk_log_v2_is_read_and_its_disks_are_known_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = from_text(&fs::read_to_string(golden("disk-log-v2.txt")).unwrap());
+
+    let mut log = read_golden_log(&dir.path().join("log"), bytes);
+
+    let mut disks = golden_disks(dir.path());
+    disks.reverse();
+    let refused = log.examine(&disks, &BOOT, Asked::Start, u64::MAX);
+    assert!(matches!(refused, Err(LogError::OtherDisk { disk: 0, .. })));
+    disks.reverse();
+    assert_eq!(log.examine(&disks, &BOOT, Asked::Start, u64::MAX).unwrap(), Verdict::Apply);
+    assert_eq!(log.recover(&disks, u64::MAX).unwrap().records, 2);
+}
+
+const BOOT: Boot = Boot { id: [7; 16], began: 0 };
+
+/// What a generation says of two disks that no machine has.
+fn golden_generation() -> Generation {
+    let disk = |number: u8, kind, name: &str| DiskIdentity {
+        name: name.into(),
+        origin: Origin { kind, device: 0x801, inode: 7, birth: 1_700_000_000_123_456_789, hardware: [number; 16] },
+        len: 64 << 10,
+        modified: 1_700_000_001_000_000_000,
+        samples: std::array::from_fn(|index| u64::from(number) << 32 | index as u64),
+    };
+    Generation {
+        log: LogId([0xa1; 16]),
+        owner: Owner { name: "golden-vm".into(), life: LifeId([0xb2; 16]) },
+        boot: BOOT.id,
+        disks: vec![disk(1, Kind::File, "root.img"), disk(2, Kind::Device, "sdb")],
+    }
+}
+
+#[test]
+fn golden_disk_log_v3_is_read_and_written_alike() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("written");
     let mut log = EpochLog::open(&path, 1 << 20).unwrap();
-    // Inodes are this machine's: the golden log's are 7 and 9.
-    log.set_disks(vec![
-        DiskIdentity::new(7, 64 << 10, "root.img".as_ref()),
-        DiskIdentity::new(9, 64 << 10, "data.img".as_ref()),
-    ]);
-    log.truncate().unwrap();
+    log.begin(golden_generation()).unwrap();
     log.append(41, &[(0, &write_set()), (1, &WriteSet::new())]).unwrap();
     log.sync().unwrap();
     log.append(43, &[(1, &write_set())]).unwrap();
     log.sync().unwrap();
+    log.note_writer(Vec::new()).unwrap().note_applied(41).unwrap();
     drop(log);
 
-    let bytes = compared("disk-log-v2.txt", &fs::read(&path).unwrap());
+    let bytes = compared("disk-log-v3.txt", &fs::read(&path).unwrap());
 
-    let mut log = read_golden_log(&path, bytes);
-    let mut disks = golden_disks(dir.path());
-    disks.reverse();
-    assert!(matches!(log.recover(&disks, u64::MAX), Err(LogError::OtherDisk { disk: 0, .. })));
-    disks.reverse();
-    assert_eq!(log.recover(&disks, u64::MAX).unwrap().records, 2);
+    let log = read_golden_log(&path, bytes);
+    assert_eq!(log.generation(), Some(&golden_generation()));
 }
 
 #[test]

@@ -53,6 +53,20 @@ pub enum DiskError {
         /// Its length in bytes.
         len: u64,
     },
+    /// Somebody changed its length while it was in use.
+    #[error(
+        "disk image {} had {was} bytes when it was opened and has {now} now: {}", path.display(),
+        if now < was { "what was cut off is lost; give it its length back and look at its content" }
+        else { "the guest sees the old length until its VM is started anew" }
+    )]
+    Resized {
+        /// The image.
+        path: PathBuf,
+        /// Its length when it was opened.
+        was: u64,
+        /// Its length now.
+        now: u64,
+    },
     /// An access outside the disk. The guest's fault, or a peer's.
     #[error("access to bytes {offset}..{} of a disk of {disk_len} bytes", offset.saturating_add(*len))]
     OutOfRange {

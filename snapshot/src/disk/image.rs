@@ -1,14 +1,19 @@
 //! The image under a disk: a file that is read and written without the disk, so that slow storage keeps only those
 //! waiting who want something from it.
 //!
-//! Invariant: after a failed write or sync the image is poisoned. It goes on being read; nothing is written any more.
+//! Invariants:
+//! - after a failed write or sync the image is poisoned: it goes on being read, nothing is written any more;
+//! - nothing is written past the end that the file has now: an image that somebody cut stays cut, and is not filled up with a
+//!   hole that nobody wrote.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::origin::{self, Origin};
 use super::{DiskError, SECTOR_BYTES, WriteSet};
 use crate::chunk::{self, CHUNK_BYTES};
 use crate::lock;
@@ -21,6 +26,8 @@ pub struct Image {
     len: u64,
     readonly: bool,
     poison: OnceLock<String>,
+    /// Counts writes made here.
+    writes: AtomicU64,
 }
 
 impl Image {
@@ -29,7 +36,7 @@ impl Image {
         let file = open_image(path, readonly)?;
         let len = image_len(path, &file)?;
         take_lock(path, &file, !readonly)?;
-        Ok(Self { path: path.to_owned(), file, len, readonly, poison: OnceLock::new() })
+        Ok(Self { path: path.to_owned(), file, len, readonly, poison: OnceLock::new(), writes: AtomicU64::new(0) })
     }
 
     /// Its path, as it was given.
@@ -37,9 +44,40 @@ impl Image {
         &self.path
     }
 
-    /// Its length in bytes.
+    /// Its length in bytes, as it was when it was opened: the disk's.
     pub fn len_bytes(&self) -> u64 {
         self.len
+    }
+
+    /// Whether it still has the length that it was opened with. One system call.
+    ///
+    /// # Errors
+    /// [`DiskError::Resized`] where somebody made it shorter or longer meanwhile.
+    pub fn check_len(&self) -> Result<(), DiskError> {
+        let now = self.present_len()?;
+        if now == self.len {
+            return Ok(());
+        }
+        Err(DiskError::Resized { path: self.path.clone(), was: self.len, now })
+    }
+
+    fn present_len(&self) -> Result<u64, DiskError> {
+        end_of(&self.file).map_err(|source| self.io_error("measuring", source))
+    }
+
+    /// Which file or device it is, whatever it is called.
+    pub fn origin(&self) -> Result<Origin, DiskError> {
+        origin::of(&self.file).map_err(|source| self.io_error("identifying", source))
+    }
+
+    /// When its content was changed last, in nanoseconds since 1970; 0 where nobody tells, as of a block device.
+    pub fn modified(&self) -> Result<i64, DiskError> {
+        origin::modified(&self.file).map_err(|source| self.io_error("identifying", source))
+    }
+
+    /// How many writes were made through this value.
+    pub fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Acquire)
     }
 
     /// Whether writes are refused.
@@ -70,11 +108,14 @@ impl Image {
 
     /// Writes a committed set: a commit, a resync, a recovery. The image is not synced.
     ///
-    /// The whole set is checked against the image's length before the first byte is written.
+    /// The whole set is checked against the image's length, and the one that it has now, before the first byte is written.
     pub fn apply(&self, set: &WriteSet) -> Result<(), DiskError> {
         self.check_writable()?;
         if set.end() > self.len {
             return Err(DiskError::OutOfRange { offset: 0, len: set.end(), disk_len: self.len });
+        }
+        if !set.is_empty() {
+            self.check_present(set.end())?;
         }
         set.iter().try_for_each(|(offset, bytes)| self.write_at(offset, bytes))
     }
@@ -90,7 +131,15 @@ impl Image {
 
     /// The caller checked the range, and that the image may be written.
     pub(super) fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), DiskError> {
+        self.check_present(offset + data.len() as u64)?;
+        self.writes.fetch_add(1, Ordering::AcqRel);
         self.poison_on_error("writing", self.file.write_all_at(data, offset))
+    }
+
+    /// Whether the file reaches to `end` now.
+    pub(super) fn check_present(&self, end: u64) -> Result<(), DiskError> {
+        let now = self.present_len()?;
+        if end <= now { Ok(()) } else { Err(DiskError::Resized { path: self.path.clone(), was: self.len, now }) }
     }
 
     fn poison_on_error(&self, what: &'static str, result: io::Result<()>) -> Result<(), DiskError> {
@@ -151,12 +200,16 @@ fn is_image(kind: std::fs::FileType) -> bool {
 
 fn image_len(path: &Path, file: &File) -> Result<u64, DiskError> {
     let failed = |source| DiskError::Io { what: "measuring", path: path.to_owned(), source };
-    // A block device has no length in its metadata; where seeking to the end leads holds for both.
-    let len = (&*file).seek(io::SeekFrom::End(0)).map_err(failed)?;
+    let len = end_of(file).map_err(failed)?;
     if len == 0 || !len.is_multiple_of(SECTOR_BYTES) {
         return Err(DiskError::Length { path: path.to_owned(), len });
     }
     Ok(len)
+}
+
+/// A block device has no length in its metadata; where seeking to the end leads holds for both. Nobody uses the position.
+fn end_of(mut file: &File) -> io::Result<u64> {
+    file.seek(io::SeekFrom::End(0))
 }
 
 fn take_lock(path: &Path, file: &File, exclusive: bool) -> Result<(), DiskError> {

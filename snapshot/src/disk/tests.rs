@@ -468,3 +468,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn image_that_was_cut_or_grew_is_told_and_never_extended() {
+    // A write past the end of a file that somebody cut made it long again, with a hole that the guest never wrote.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    fs::write(&path, [7; 8192]).unwrap();
+    let mut disk = OverlayDisk::open(&path, false).unwrap();
+    disk.image().check_len().unwrap();
+    let resize = |len| File::options().write(true).open(&path).unwrap().set_len(len).unwrap();
+    resize(4096);
+    assert!(matches!(disk.image().check_len(), Err(DiskError::Resized { was: 8192, now: 4096, .. })));
+    assert!(disk.read_at(6000, &mut [0; 100]).is_err());
+    assert!(matches!(disk.write_at(6000, &[1; 100]), Err(DiskError::Resized { .. })));
+    let mut set = WriteSet::new();
+    set.write(0, &[1; 100]);
+    set.write(4000, &[1; 100]);
+    assert!(matches!(disk.image().apply(&set), Err(DiskError::Resized { .. })));
+    assert_eq!(fs::read(&path).unwrap(), [7; 4096], "nothing of the set was written");
+    disk.write_at(0, &[1; 100]).expect("what is still there can be written");
+    disk.set_mode(Mode::Protected).unwrap();
+    assert!(matches!(disk.write_at(6000, &[1; 100]), Err(DiskError::Resized { .. })), "no commit could keep it");
+    disk.set_mode(Mode::Direct).unwrap();
+    resize(16384);
+    assert!(matches!(disk.image().check_len(), Err(DiskError::Resized { now: 16384, .. })));
+    disk.write_at(6000, &[1; 100]).expect("it is long enough");
+    assert!(matches!(disk.write_at(8192, &[1]), Err(DiskError::OutOfRange { .. })), "the disk is as long as it was");
+    assert_eq!(disk.image().writes(), 2);
+}

@@ -3,7 +3,6 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::DiskIdentity;
 use crate::disk::DiskError;
 
 /// What went wrong with the log, and what to do.
@@ -67,19 +66,83 @@ pub enum LogError {
         count: usize,
     },
     /// A record is for a disk that is not the one of its number now.
-    #[error(
-        "disk log {} has writes for disk {disk}, which was {was}, and now is {now}: give the disks in the order and with \
-         the names that they had", path.display()
-    )]
+    #[error("disk log {} holds writes for disk {disk}, which was {was}, and now is {now}", path.display())]
     OtherDisk {
         /// The log.
         path: PathBuf,
         /// The disk's number.
         disk: u16,
         /// What it was when the log was written.
-        was: Box<DiskIdentity>,
+        was: String,
         /// What it is now.
-        now: Box<DiskIdentity>,
+        now: String,
+    },
+    /// A disk has another length than when the log was written.
+    #[error("disk log {} belongs to image {} of {was} bytes, which has {now} now", path.display(), image.display())]
+    Resized {
+        /// The log.
+        path: PathBuf,
+        /// The image.
+        image: PathBuf,
+        /// Its length when the log was written.
+        was: u64,
+        /// Its length now.
+        now: u64,
+    },
+    /// Somebody else has written to a disk since the log was written.
+    #[error("image {} was written by somebody else since disk log {} was: {how}", image.display(), path.display())]
+    Changed {
+        /// The log.
+        path: PathBuf,
+        /// The image.
+        image: PathBuf,
+        /// What tells so.
+        how: &'static str,
+    },
+    /// The disks went on without the guest whose state is to go on.
+    #[error("the disks went on without this guest: disk log {} was last begun by VM '{owner}'", path.display())]
+    WentOn {
+        /// The log.
+        path: PathBuf,
+        /// The VM that used them since.
+        owner: String,
+    },
+    /// The log is another than the one that the guest's state belongs to.
+    #[error("{} is not the disk log that the guest's state belongs to", path.display())]
+    OtherLog {
+        /// The log.
+        path: PathBuf,
+    },
+    /// The log that the guest's state belongs to is not there.
+    #[error("disk log {}, which the guest's state belongs to, is not there", path.display())]
+    Missing {
+        /// The log.
+        path: PathBuf,
+    },
+    /// An epoch that does not follow the last one logged. A peer's fault.
+    #[error("epoch {epoch} cannot follow epoch {last} in disk log {}", path.display())]
+    OutOfOrder {
+        /// The log.
+        path: PathBuf,
+        /// The epoch.
+        epoch: u64,
+        /// The last one logged.
+        last: u64,
+    },
+    /// A log elsewhere holds writes for an image that is to be used without it.
+    #[error(
+        "disk log {} holds writes of VM '{owner}' for image {} that are not in it yet, and this VM's log is {}",
+        path.display(), image.display(), expected.display()
+    )]
+    Elsewhere {
+        /// The log.
+        path: PathBuf,
+        /// Whose it is.
+        owner: String,
+        /// The image.
+        image: PathBuf,
+        /// Where this VM has its log.
+        expected: PathBuf,
     },
     /// Records in the log beside an image that is not the first one.
     #[error(

@@ -1,73 +1,164 @@
-//! The log's bytes: heads and records. No I/O.
+//! The log's bytes: heads, tables and records. No I/O.
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::identity::{DiskIdentity, IDENTITY_LEN};
+use super::identity::{DiskIdentity, ENTRY_LEN, LifeId, LogId, NAMED_LEN, NamedDisk, OWNER_BYTES_MAX, Owner};
 use super::{BLOCK_BYTES, DISK_COUNT_MAX};
 use crate::disk::WriteSet;
 
-/// Version of the log's layout. Format 1 is read too: its heads do not say which disks the records are for.
-pub(super) const LOG_FORMAT: u16 = 2;
-/// Most disks that a head names.
-pub(super) const IDENTITIES_MAX: usize = (BLOCK - TABLE_AT) / IDENTITY_LEN;
+/// Version of the log's layout. Formats 1 and 2 are read too: the heads of the first do not say which disks the records are
+/// for, those of the second name them.
+pub(super) const LOG_FORMAT: u16 = 3;
 /// Length of a record's header.
 pub(super) const HEADER_LEN: usize = 64;
+/// Where the first table is; the second follows it.
+pub(super) const TABLES_AT: u64 = 2 * BLOCK_BYTES;
+/// Bytes of a table.
+pub(super) const TABLE_LEN: usize = 2 * BLOCK;
+/// Where the note is: see [`super::note`].
+pub(super) const NOTE_AT: u64 = TABLES_AT + 2 * TABLE_LEN as u64;
+/// Where records begin.
+pub(super) const RECORDS_AT: u64 = 8 * BLOCK_BYTES;
+/// Where they begin in formats 1 and 2, which have no tables.
+pub(super) const RECORDS_AT_OLD: u64 = 2 * BLOCK_BYTES;
+/// Most disks of a generation.
+pub const IDENTITIES_MAX: usize = (TABLE_LEN - ENTRIES_AT) / ENTRY_LEN;
 
 const HEAD_MAGIC: [u8; 8] = *b"OLDLOGH\0";
 const RECORD_MAGIC: [u8; 8] = *b"OLDLOGR\0";
 const BLOCK: usize = BLOCK_BYTES as usize;
-/// Where a head's table of disks begins; its checksum is before it.
-const TABLE_AT: usize = 40;
+/// Where a head's table of named disks begins in format 2; its checksum is before it.
+const NAMED_AT: usize = 40;
+/// Where a table's entries begin.
+const ENTRIES_AT: usize = 128;
 const FORMAT_WITHOUT_TABLE: u16 = 1;
+const FORMAT_WITH_NAMES: u16 = 2;
+
+/// Whose a generation is, and for which disks.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Generation {
+    /// The log that it is in.
+    pub log: LogId,
+    /// Whose writes it holds.
+    pub owner: Owner,
+    /// The boot in which it began.
+    pub boot: [u8; 16],
+    /// The disks of its records, by number, as they were when it began: they held all earlier writes durably.
+    pub disks: Vec<DiskIdentity>,
+}
+
+impl Generation {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let Self { log, owner: Owner { name, life }, boot, disks } = self;
+        assert!(disks.len() <= IDENTITIES_MAX, "{} disks are more than a generation names", disks.len());
+        assert!(name.len() <= OWNER_BYTES_MAX, "an owner's name of {} bytes", name.len());
+        let mut table = vec![0; TABLE_LEN];
+        for (slot, id) in table[..48].as_chunks_mut().0.iter_mut().zip([log.0, life.0, *boot]) {
+            *slot = id;
+        }
+        table[48..50].copy_from_slice(&(disks.len() as u16).to_le_bytes());
+        table[64..64 + name.len()].copy_from_slice(name.as_bytes());
+        for (slot, disk) in table[ENTRIES_AT..].as_chunks_mut().0.iter_mut().zip(disks) {
+            *slot = disk.encode();
+        }
+        table
+    }
+
+    /// The generation that a table of `TABLE_LEN` bytes tells of; its checksum was looked at.
+    pub(super) fn decode(table: &[u8]) -> Option<Self> {
+        let id = |at: usize| table[at..at + 16].try_into().expect("sixteen bytes");
+        let name = table[64..ENTRIES_AT].split(|byte| *byte == 0).next().unwrap_or_default();
+        let owner = Owner { name: String::from_utf8_lossy(name).into_owned(), life: LifeId(id(16)) };
+        let count = usize::from(u16::from_le_bytes([table[48], table[49]]));
+        let entries = table[ENTRIES_AT..].as_chunks::<ENTRY_LEN>().0.get(..count)?;
+        let disks = entries.iter().map(DiskIdentity::decode).collect::<Option<_>>()?;
+        Some(Self { log: LogId(id(0)), owner, boot: id(32), disks })
+    }
+}
+
+/// What a generation says of its disks, by format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Table {
+    /// Nothing.
+    Unknown,
+    /// Name, length and inode.
+    Named(Vec<NamedDisk>),
+    /// Everything.
+    Bound(Generation),
+}
+
+impl Table {
+    pub(super) fn records_at(&self) -> u64 {
+        match self {
+            Self::Unknown | Self::Named(_) => RECORDS_AT_OLD,
+            Self::Bound(_) => RECORDS_AT,
+        }
+    }
+}
 
 /// Names the generation whose records count. Two slots take turns, so that a torn write leaves the other one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) generation: u64,
-    /// The disks that the generation's records are for, by number; none if that was not known.
-    pub(super) disks: Vec<DiskIdentity>,
+    pub(super) table: Table,
+}
+
+/// Where the head of `generation` is written.
+pub(super) fn head_at(generation: u64) -> u64 {
+    (generation % 2) * BLOCK_BYTES
+}
+
+/// Where the table of `generation` is written.
+pub(super) fn table_at(generation: u64) -> u64 {
+    TABLES_AT + (generation % 2) * TABLE_LEN as u64
+}
+
+/// The head of a generation whose table has the checksum `of_table`.
+pub(super) fn encode_head(generation: u64, of_table: u64) -> [u8; BLOCK] {
+    head(LOG_FORMAT, generation, of_table)
+}
+
+/// The head of an empty generation in the oldest format: a log of such a format is emptied by it before tables overwrite its
+/// records.
+pub(super) fn encode_old_head(generation: u64) -> [u8; BLOCK] {
+    head(FORMAT_WITHOUT_TABLE, generation, 0)
+}
+
+fn head(format: u16, generation: u64, of_table: u64) -> [u8; BLOCK] {
+    let mut block = [0; BLOCK];
+    block[..8].copy_from_slice(&HEAD_MAGIC);
+    block[8..10].copy_from_slice(&format.to_le_bytes());
+    block[16..24].copy_from_slice(&generation.to_le_bytes());
+    let of_head = xxh3_64(&block[..24]);
+    block[24..32].copy_from_slice(&of_head.to_le_bytes());
+    block[32..40].copy_from_slice(&of_table.to_le_bytes());
+    block
+}
+
+/// The checksum of a table.
+pub(super) fn checksum(table: &[u8]) -> u64 {
+    xxh3_64(table)
 }
 
 impl Head {
-    /// Where this generation's head is written.
-    pub(super) fn slot(&self) -> u64 {
-        (self.generation % 2) * BLOCK_BYTES
-    }
-
-    pub(super) fn encode(&self) -> [u8; BLOCK] {
-        let Self { generation, disks } = self;
-        assert!(disks.len() <= IDENTITIES_MAX, "{} disks are more than a head names", disks.len());
-        let mut block = [0; BLOCK];
-        block[..8].copy_from_slice(&HEAD_MAGIC);
-        block[8..10].copy_from_slice(&LOG_FORMAT.to_le_bytes());
-        block[10..12].copy_from_slice(&(disks.len() as u16).to_le_bytes());
-        block[16..24].copy_from_slice(&generation.to_le_bytes());
-        for (slot, disk) in block[TABLE_AT..].as_chunks_mut().0.iter_mut().zip(disks) {
-            *slot = disk.encode();
-        }
-        let checksums = [xxh3_64(&block[..24]), xxh3_64(&block[TABLE_AT..])];
-        for (slot, checksum) in block[24..TABLE_AT].as_chunks_mut::<8>().0.iter_mut().zip(checksums) {
-            *slot = checksum.to_le_bytes();
-        }
-        block
-    }
-
-    /// The head in a block; nothing when there is none, the format when it is not ours.
-    pub(super) fn decode(block: &[u8; BLOCK]) -> Result<Option<Self>, u16> {
+    /// The head in a block; nothing when there is none, the format when it is not ours. `table` is what lies where the
+    /// tables of its slot are.
+    pub(super) fn decode(block: &[u8; BLOCK], table: &[u8]) -> Result<Option<Self>, u16> {
         if block[..8] != HEAD_MAGIC || xxh3_64(&block[..24]) != u64_at(block, 24) {
             return Ok(None);
         }
-        let generation = u64_at(block, 16);
-        match u16::from_le_bytes([block[8], block[9]]) {
-            LOG_FORMAT if xxh3_64(&block[TABLE_AT..]) == u64_at(block, 32) => {
+        let table = match u16::from_le_bytes([block[8], block[9]]) {
+            LOG_FORMAT if checksum(table) == u64_at(block, 32) => Generation::decode(table).map(Table::Bound),
+            FORMAT_WITH_NAMES if xxh3_64(&block[NAMED_AT..]) == u64_at(block, 32) => {
                 let count = usize::from(u16::from_le_bytes([block[10], block[11]]));
-                let disks = block[TABLE_AT..].as_chunks().0.iter().take(count).map(DiskIdentity::decode).collect();
-                Ok(Some(Self { generation, disks }))
+                let entries = block[NAMED_AT..].as_chunks::<NAMED_LEN>().0.iter().take(count);
+                Some(Table::Named(entries.map(NamedDisk::decode).collect()))
             }
-            LOG_FORMAT => Ok(None),
-            FORMAT_WITHOUT_TABLE => Ok(Some(Self { generation, disks: Vec::new() })),
-            format => Err(format),
-        }
+            LOG_FORMAT | FORMAT_WITH_NAMES => None,
+            FORMAT_WITHOUT_TABLE => Some(Table::Unknown),
+            format => return Err(format),
+        };
+        Ok(table.map(|table| Self { generation: u64_at(block, 16), table }))
     }
 }
 

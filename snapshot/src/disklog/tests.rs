@@ -12,6 +12,8 @@ use crate::disk::Mode;
 
 const BYTES_MAX: u64 = 64 * BLOCK_BYTES;
 const BLOCK: usize = BLOCK_BYTES as usize;
+/// Block at which records begin.
+const FIRST: usize = RECORDS_AT as usize / BLOCK;
 
 /// Memory-backed, so that a thousand syncs cost nothing.
 fn scratch() -> TempDir {
@@ -70,7 +72,7 @@ fn replay_of_what_was_appended_gives_it_in_order() {
     let dir = scratch();
     let bytes = three_epochs(&dir);
 
-    assert_eq!(bytes.len(), 6 * BLOCK);
+    assert_eq!(bytes.len(), (FIRST + 4) * BLOCK);
     assert_eq!(reopen(&log_path(&dir)).unwrap(), THREE);
 }
 
@@ -101,11 +103,11 @@ fn append_of_an_epoch_without_writes_costs_nothing() {
 fn append_beyond_the_bound_is_full_until_truncated() {
     let dir = scratch();
     let mut log = EpochLog::open(log_path(&dir), LOG_BYTES_MIN).unwrap();
-    let big = set(0, &[1; 9 * BLOCK]);
+    let big = set(0, &[1; 5 * BLOCK]);
     log.append(1, &[(0, &big)]).unwrap();
 
     assert!(matches!(log.append(2, &[(0, &big)]), Err(LogError::Full { .. })));
-    assert!(matches!(log.append(2, &[(0, &set(0, &[1; 14 * BLOCK]))]), Err(LogError::RecordTooLong { .. })));
+    assert!(matches!(log.append(2, &[(0, &set(0, &[1; 8 * BLOCK]))]), Err(LogError::RecordTooLong { .. })));
 
     log.truncate().unwrap();
     log.append(2, &[(0, &big)]).unwrap();
@@ -158,9 +160,14 @@ fn open_of_another_file_is_refused_and_leaves_it() {
 fn open_of_a_creation_cut_short_creates_it() {
     let dir = scratch();
 
-    for len in [0, 1, BLOCK, 2 * BLOCK] {
+    for len in [0, 1, BLOCK, 2 * BLOCK, FIRST * BLOCK] {
         assert_eq!(reopen(&left(&dir, &vec![0; len])).unwrap(), []);
     }
+    // Its table came to the medium before its head.
+    let other = scratch();
+    let mut bytes = three_epochs(&other)[..FIRST * BLOCK].to_vec();
+    bytes[..2 * BLOCK].fill(0);
+    assert_eq!(reopen(&left(&dir, &bytes)).unwrap(), []);
 }
 
 #[test]
@@ -168,11 +175,11 @@ fn open_of_another_format_names_both() {
     let dir = scratch();
     let mut bytes = three_epochs(&dir);
     let head = &mut bytes[BLOCK..];
-    head[8] = 3;
+    head[8] = 9;
     let checksum = xxhash_rust::xxh3::xxh3_64(&head[..24]);
     head[24..32].copy_from_slice(&checksum.to_le_bytes());
 
-    assert!(matches!(reopen(&left(&dir, &bytes)), Err(LogError::Format { found: 3, reads: 2, .. })));
+    assert!(matches!(reopen(&left(&dir, &bytes)), Err(LogError::Format { found: 9, reads: 3, .. })));
 }
 
 #[test]
@@ -181,10 +188,11 @@ fn log_cut_at_every_byte_gives_the_whole_records_before_the_cut() {
     let whole = three_epochs(&dir);
     // A record is whole once its last byte of body is there; padding is not needed.
     let body = |header: usize| u64::from_le_bytes(whole[header + 32..header + 40].try_into().unwrap()) as usize;
-    let ends = [2, 3, 5].map(|block| block * BLOCK + record::HEADER_LEN + body(block * BLOCK));
+    let ends =
+        [0, 1, 3].map(|block| block + FIRST).map(|block| block * BLOCK + record::HEADER_LEN + body(block * BLOCK));
     let path = log_path(&dir);
 
-    for len in (2 * BLOCK..=whole.len()).rev() {
+    for len in (FIRST * BLOCK..=whole.len()).rev() {
         OpenOptions::new().write(true).open(&path).unwrap().set_len(len as u64).unwrap();
         let epochs = ends.iter().filter(|end| len >= **end).count();
         let expected = &THREE[..[0, 1, 3, 4][epochs]];
@@ -193,15 +201,19 @@ fn log_cut_at_every_byte_gives_the_whole_records_before_the_cut() {
 }
 
 #[test]
-fn log_cut_inside_its_heads_is_empty_or_refused() {
+fn log_cut_inside_its_heads_and_tables_is_empty_or_refused() {
     let dir = scratch();
     let whole = three_epochs(&dir);
 
-    for len in 0..2 * BLOCK {
+    for len in (0..FIRST * BLOCK).step_by(7) {
         if let Ok(seen) = reopen(&left(&dir, &whole[..len])) {
             assert_eq!(seen, [], "cut to {len} bytes");
         }
     }
+}
+
+fn bytes_count(at: usize) -> bool {
+    (BLOCK..2 * BLOCK).contains(&at) || (4 * BLOCK..6 * BLOCK).contains(&at) || at >= FIRST * BLOCK
 }
 
 #[test]
@@ -210,7 +222,8 @@ fn log_with_any_flipped_bit_gives_a_prefix_or_refuses() {
     let mut bytes = three_epochs(&dir);
     let mut refused = 0;
 
-    for at in 0..bytes.len() {
+    // The other slot's head and table, and the note, are not there yet.
+    for at in (0..bytes.len()).filter(|at| bytes_count(*at)) {
         bytes[at] ^= 1 << (at % 8);
         match reopen(&left(&dir, &bytes)) {
             Ok(seen) => assert!(THREE.starts_with(&seen), "byte {at}: {seen:?}"),
@@ -219,18 +232,18 @@ fn log_with_any_flipped_bit_gives_a_prefix_or_refuses() {
         }
         bytes[at] ^= 1 << (at % 8);
     }
-    assert!(refused > 100 + 6000, "records that were durable: {refused} flips refused");
+    assert!(refused > 100 + 8192 + 6000, "a head, its table, records that were durable: {refused} flips refused");
 }
 
 #[test]
 fn log_with_a_damaged_durable_record_is_refused_with_advice() {
     let dir = scratch();
     let mut bytes = three_epochs(&dir);
-    bytes[2 * BLOCK + 80] ^= 1;
+    bytes[FIRST * BLOCK + 80] ^= 1;
 
     let error = reopen(&left(&dir, &bytes)).unwrap_err();
 
-    assert!(matches!(error, LogError::Damaged { at, .. } if at == 2 * BLOCK_BYTES));
+    assert!(matches!(error, LogError::Damaged { at, .. } if at == RECORDS_AT));
     assert!(error.to_string().contains("restore the images"), "{error}");
 }
 
@@ -249,7 +262,7 @@ fn log_with_any_blocks_of_unsynced_records_lost_keeps_the_synced_ones() {
     log.append(12, &[(0, &set(0, &[12; 6000]))]).unwrap();
     drop(log);
     let after = fs::read(log_path(&dir)).unwrap();
-    let first = 3;
+    let first = FIRST + 1;
 
     for kept in 0..16u32 {
         let mut bytes = before.clone();
@@ -276,10 +289,17 @@ fn truncate_torn_at_every_byte_is_before_or_after() {
     drop(log);
     let after = fs::read(log_path(&dir)).unwrap();
     let changed: Vec<usize> = (0..before.len()).filter(|&at| before[at] != after[at]).collect();
-    assert!(changed.iter().all(|&at| at < BLOCK), "truncate writes the other head only");
+    let is_others = |at: &usize| *at < BLOCK || (2 * BLOCK..4 * BLOCK).contains(at);
+    assert!(changed.iter().all(is_others), "truncate writes the other head and its table only");
 
+    // In whatever order the two come to the medium.
+    let mut bytes = before.clone();
+    bytes[..BLOCK].copy_from_slice(&after[..BLOCK]);
+    bytes[2 * BLOCK + 5] ^= 1;
+    assert_eq!(reopen(&left(&dir, &bytes)).unwrap(), THREE, "a head whose table is not whole does not count");
     for len in 0..128 {
         let mut bytes = before.clone();
+        bytes[2 * BLOCK..4 * BLOCK].copy_from_slice(&after[2 * BLOCK..4 * BLOCK]);
         bytes[..len].copy_from_slice(&after[..len]);
         let seen = reopen(&left(&dir, &bytes)).unwrap();
         assert!(seen == THREE || seen.is_empty(), "torn after {len} bytes: {seen:?}");
@@ -296,7 +316,7 @@ fn records_left_by_a_crash_never_follow_new_ones() {
     drop(log);
     // The crash lost the first record and kept the second.
     let mut bytes = fs::read(log_path(&dir)).unwrap();
-    bytes[2 * BLOCK..3 * BLOCK].fill(0);
+    bytes[FIRST * BLOCK..(FIRST + 1) * BLOCK].fill(0);
     let mut log = EpochLog::open(left(&dir, &bytes), BYTES_MAX).unwrap();
     let recovery = log.recover(&[], u64::MAX).unwrap();
     assert_eq!(recovery, Recovery { torn_tail: true, ..Recovery::default() });
@@ -404,8 +424,8 @@ fn append_after_a_storage_error_is_poisoned() {
 proptest! {
     #[test]
     fn replay_of_any_bytes_never_panics(
-        noise in proptest::collection::vec((0usize..6 * BLOCK, any::<u8>()), 1..40),
-        len in 0usize..7 * BLOCK,
+        noise in proptest::collection::vec((0usize..(FIRST + 4) * BLOCK, any::<u8>()), 1..40),
+        len in 0usize..(FIRST + 5) * BLOCK,
     ) {
         let dir = scratch();
         let mut bytes = three_epochs(&dir);
@@ -436,7 +456,7 @@ proptest! {
     ) {
         let dir = scratch();
         let mut bytes = three_epochs(&dir);
-        let header = &mut bytes[2 * BLOCK..];
+        let header = &mut bytes[FIRST * BLOCK..];
         prop_assume!(header[32..40] != body_len.to_le_bytes());
         header[32..40].copy_from_slice(&body_len.to_le_bytes());
         let checksum = xxhash_rust::xxh3::xxh3_64(&header[..56]);
@@ -459,45 +479,207 @@ fn two_disks(dir: &TempDir) -> Vec<OverlayDisk> {
         .into()
 }
 
-#[test]
-fn recover_with_the_disks_in_another_order_is_refused_and_touches_nothing() {
-    // Records name disks by number: given in another order, each image got the other one's writes.
-    let dir = scratch();
-    let mut disks = two_disks(&dir);
-    let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
-    log.recover(&disks, u64::MAX).unwrap();
+const BOOT: Boot = Boot { id: [1; 16], began: 0 };
+
+fn images(disks: &[OverlayDisk]) -> Vec<Arc<Image>> {
+    disks.iter().map(|disk| Arc::clone(disk.image())).collect()
+}
+
+fn generation(disks: &[OverlayDisk], life: u8) -> Generation {
+    Generation {
+        log: LogId([9; 16]),
+        owner: Owner { name: format!("vm{life}"), life: LifeId([life; 16]) },
+        boot: BOOT.id,
+        disks: images(disks).iter().map(|image| DiskIdentity::of(image).unwrap()).collect(),
+    }
+}
+
+/// A log of life 1 for two disks, with one record for both.
+fn bound(dir: &TempDir, disks: &[OverlayDisk]) -> EpochLog {
+    let mut log = EpochLog::open(log_path(dir), BYTES_MAX).unwrap();
+    log.begin(generation(disks, 1)).unwrap();
     log.append(5, &[(0, &set(0, &[5; 100])), (1, &set(512, &[6; 100]))]).unwrap();
     log.sync().unwrap();
-    drop(log);
+    log
+}
 
-    disks.reverse();
-    let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
-    assert!(log.holds_records().unwrap());
-    let error = log.recover(&disks, u64::MAX).unwrap_err();
-    assert!(matches!(error, LogError::OtherDisk { disk: 0, .. }));
-    let text = error.to_string();
-    assert!(text.contains("was a.img of 65536 bytes") && text.contains("now is b.img"), "{text}");
-    assert_eq!(fs::read(dir.path().join("a.img")).unwrap(), [0; 16 * BLOCK]);
+fn start(log: &EpochLog, disks: &[OverlayDisk]) -> Result<Verdict, LogError> {
+    log.examine(disks, &BOOT, Asked::Start, u64::MAX)
+}
 
-    disks.reverse();
-    assert_eq!(log.recover(&disks, u64::MAX).unwrap().records, 1);
-    assert!(!log.holds_records().unwrap());
-    assert_eq!(fs::read(dir.path().join("a.img")).unwrap()[..100], [5; 100]);
-    // With nothing in it the log is for whatever disks come next.
-    disks.reverse();
-    log.recover(&disks, u64::MAX).unwrap();
+fn resume(log: &EpochLog, disks: &[OverlayDisk], life: u8) -> Result<Verdict, LogError> {
+    log.examine(disks, &BOOT, Asked::Resume { log: LogId([9; 16]), life: LifeId([life; 16]) }, u64::MAX)
 }
 
 #[test]
-fn head_whose_table_is_damaged_does_not_count() {
+fn epochs_begin_anywhere_in_a_new_generation() {
+    // A backup whose disk lived through two lives of a guest ended itself at the second one's first write.
+    let dir = scratch();
+    let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
+    log.append(700, &[(0, &set(0, &[1]))]).unwrap();
+    log.truncate().unwrap();
+    assert_eq!(log.last_epoch(), None);
+    log.append(3, &[(0, &set(0, &[3]))]).unwrap();
+    log.sync().unwrap();
+    drop(log);
+    assert_eq!(reopen(&log_path(&dir)).unwrap(), [(3, 0, 3)]);
+}
+
+#[test]
+#[should_panic(expected = "epoch 3 appended after")]
+fn epoch_that_goes_back_within_a_generation_panics() {
+    let dir = scratch();
+    let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
+    log.append(700, &[(0, &set(0, &[1]))]).unwrap();
+    let _ = log.append(3, &[(0, &set(0, &[3]))]);
+}
+
+#[test]
+fn generation_is_read_back_and_its_disks_are_known_again() {
     let dir = scratch();
     let disks = two_disks(&dir);
+    let written = bound(&dir, &disks).generation().cloned();
+    let log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
+    assert_eq!(log.generation(), written.as_ref());
+    assert_eq!(start(&log, &disks).unwrap(), Verdict::Apply);
+    assert_eq!(resume(&log, &disks, 1).unwrap(), Verdict::Apply);
+    assert!(matches!(resume(&log, &disks, 2), Err(LogError::WentOn { owner, .. }) if owner == "vm1"));
+}
+
+#[test]
+fn disks_in_another_order_are_refused_and_not_touched() {
+    // Records name disks by number: given in another order, each image got the other one's writes.
+    let dir = scratch();
+    let mut disks = two_disks(&dir);
+    let mut log = bound(&dir, &disks);
+    disks.reverse();
+    let error = start(&log, &disks).unwrap_err();
+    assert!(matches!(error, LogError::OtherDisk { disk: 0, .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("which was a.img") && text.contains("now is b.img"), "{text}");
+    assert_eq!(fs::read(dir.path().join("a.img")).unwrap(), [0; 16 * BLOCK]);
+    log.truncate().unwrap();
+    assert_eq!(start(&log, &disks).unwrap(), Verdict::Begin, "with nothing in it, it is for whatever disks come next");
+}
+
+#[test]
+fn image_that_was_replaced_is_refused_whatever_it_is_called_and_a_renamed_one_is_not() {
+    let dir = scratch();
+    let disks = two_disks(&dir);
+    let log = bound(&dir, &disks);
+    drop(disks);
+    let (a, kept) = (dir.path().join("a.img"), dir.path().join("kept"));
+    fs::rename(&a, &kept).unwrap();
+    fs::copy(&kept, &a).unwrap();
+    let open = |first: &Path| vec![open_disk(first), open_disk(&dir.path().join("b.img"))];
+    assert!(matches!(start(&log, &open(&a)), Err(LogError::OtherDisk { disk: 0, .. })));
+    assert_eq!(start(&log, &open(&kept)).unwrap(), Verdict::Apply);
+}
+
+fn open_disk(path: &Path) -> OverlayDisk {
+    OverlayDisk::open(path, false).unwrap()
+}
+
+#[test]
+fn image_written_over_in_place_is_told_by_its_content() {
+    let dir = scratch();
+    let disks = two_disks(&dir);
+    let log = bound(&dir, &disks);
+    let images = images(&disks);
+    log.apply(&images, u64::MAX).unwrap();
+    assert_eq!(start(&log, &disks).unwrap(), Verdict::Apply, "nothing is noted yet");
+    // Of two records the first is noted: the image must hold it, and may hold the second.
+    let mut log = log;
+    log.append(6, &[(0, &set(50, &[7; 100]))]).unwrap();
+    log.note_writer(images.clone()).unwrap().note_applied(5).unwrap();
+    assert_eq!(start(&log, &disks).unwrap(), Verdict::Apply);
+    images[0].apply(&set(50, &[7; 30])).unwrap();
+    assert_eq!(start(&log, &disks).unwrap(), Verdict::Apply);
+    fs::write(dir.path().join("a.img"), [0; 16 * BLOCK]).unwrap();
+    let error = start(&log, &disks).unwrap_err();
+    assert!(matches!(error, LogError::Changed { how, .. } if how.contains("something else")));
+}
+
+#[test]
+fn block_that_no_record_covers_and_is_another_tells_so_in_another_boot_too() {
+    let dir = scratch();
+    let disks = two_disks(&dir);
+    let log = bound(&dir, &disks);
+    disks[1].image().apply(&set(5 * BLOCK_BYTES, &[1])).unwrap();
+    for boot in [BOOT, Boot { id: [2; 16], began: 0 }] {
+        let error = log.examine(&disks, &boot, Asked::Start, u64::MAX).unwrap_err();
+        assert!(matches!(&error, LogError::Changed { image, .. } if image.ends_with("b.img")), "{error}");
+    }
+}
+
+#[test]
+fn image_that_has_everything_and_was_written_since_lacks_nothing_and_cannot_be_resumed_on() {
+    let dir = scratch();
+    let disks = two_disks(&dir);
+    let log = bound(&dir, &disks);
+    let images = images(&disks);
+    log.apply(&images, u64::MAX).unwrap();
+    let notes = log.note_writer(images.clone()).unwrap();
+    notes.note_applied(5).unwrap();
+    assert_eq!((start(&log, &disks).unwrap(), resume(&log, &disks, 1).unwrap()), (Verdict::Begin, Verdict::Apply));
+    // As another program would, at another time.
+    let file = File::options().write(true).open(dir.path().join("b.img")).unwrap();
+    file.write_all_at(&[1], 9 * BLOCK_BYTES).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1)).unwrap();
+    assert_eq!(start(&log, &disks).unwrap(), Verdict::Begin);
+    assert!(matches!(resume(&log, &disks, 1), Err(LogError::Changed { how, .. }) if how.contains("last write")));
+    notes.note_beside().unwrap();
+    assert_eq!(resume(&log, &disks, 1).unwrap(), Verdict::Apply, "it was us, on purpose");
+}
+
+#[test]
+fn image_that_was_made_longer_is_refused_while_it_may_lack_writes() {
+    let dir = scratch();
+    let mut disks = two_disks(&dir);
+    let log = bound(&dir, &disks);
+    disks.truncate(1);
+    assert!(matches!(start(&log, &disks), Err(LogError::NoSuchDisk { disk: 1, .. })));
+    let b = dir.path().join("b.img");
+    File::options().write(true).open(&b).unwrap().set_len(32 * BLOCK_BYTES).unwrap();
+    disks.push(open_disk(&b));
+    assert!(matches!(start(&log, &disks), Err(LogError::Resized { now: 131_072, .. })));
+}
+
+#[test]
+fn reserved_log_is_no_longer_and_holds_as_much() {
+    let dir = scratch();
     let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
-    log.recover(&disks, u64::MAX).unwrap();
-    let (slot, generation) = ((log.generation % 2) as usize * BLOCK, log.generation);
+    assert!(log.reserve().unwrap(), "tmpfs offers it");
+    let metadata = fs::metadata(log.path()).unwrap();
+    assert!(metadata.len() <= RECORDS_AT);
+    assert!(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512 >= BYTES_MAX);
+}
+
+#[test]
+fn log_of_an_older_format_is_emptied_before_its_records_are_overwritten() {
+    let dir = scratch();
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/disk-log-v2.txt")).unwrap();
+    let mut old = vec![0; 6 * BLOCK];
+    for (at, row) in text.lines().filter_map(|line| line.split_once(": ")) {
+        let at = usize::from_str_radix(at, 16).unwrap();
+        row.split(' ').enumerate().for_each(|(i, byte)| old[at + i] = u8::from_str_radix(byte, 16).unwrap());
+    }
+    let path = left(&dir, &old);
+    let mut log = EpochLog::open(&path, BYTES_MAX).unwrap();
+    assert!(log.holds_records().unwrap() && log.generation().is_none());
+    log.begin(Generation::default()).unwrap();
     drop(log);
-    let mut bytes = fs::read(log_path(&dir)).unwrap();
-    bytes[slot + 60] ^= 1;
-    let log = EpochLog::open(left(&dir, &bytes), BYTES_MAX).unwrap();
-    assert_eq!(log.generation, generation - 1, "the other head counts");
+    let new = fs::read(&path).unwrap();
+    assert_eq!(reopen(&path).unwrap(), []);
+    // Of what was written after the old log was emptied, anything may be missing. That was told by the second head.
+    old.resize(FIRST * BLOCK, 0);
+    for lost in 0..4 {
+        let mut bytes = new.clone();
+        bytes.resize(FIRST * BLOCK, 0);
+        for (_, range) in [(0, 0..BLOCK), (1, 2 * BLOCK..6 * BLOCK)].into_iter().filter(|(bit, _)| lost >> bit & 1 == 1)
+        {
+            bytes[range.clone()].copy_from_slice(&old[range]);
+        }
+        assert_eq!(reopen(&left(&dir, &bytes)).unwrap(), [], "lost: {lost:02b}");
+    }
 }
