@@ -110,19 +110,7 @@ impl EpochLog {
             return Err(LogError::Locked { holder: lock::holder(&file), path });
         }
         let is_new = holds_nothing(&file).map_err(failed)?;
-        let mut log = Self {
-            path,
-            file,
-            bytes_max,
-            generation: 0,
-            tail: RECORDS_AT,
-            synced: RECORDS_AT,
-            last_epoch: None,
-            unrecovered: !is_new,
-            table: Table::Bound(Generation::default()),
-            poison: None,
-            buffer: Vec::new(),
-        };
+        let mut log = Self::of(path, file, bytes_max, !is_new);
         if is_new {
             log.create()?
         } else {
@@ -132,14 +120,41 @@ impl EpochLog {
         Ok(log)
     }
 
-    /// Has the file system set the log's whole room aside, so that no later append finds it full. Quick, and the file is no
-    /// longer than before. False where the file system does not offer that.
-    pub fn reserve(&mut self) -> Result<bool, LogError> {
+    /// Has the file system set room for the first `bytes` of the log aside, so that no append within them finds it full. Quick,
+    /// and the file is no longer than before. False where the file system does not offer that.
+    pub fn reserve(&mut self, bytes: u64) -> Result<bool, LogError> {
         self.check_poison()?;
-        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, self.bytes_max) {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, bytes.min(self.bytes_max)) {
             Ok(()) => Ok(true),
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
             Err(error) => Err(self.io_error("reserving room for", error.into())),
+        }
+    }
+
+    /// Opens a log that is there to look at it only, without its lock: none if it is not there, or something else.
+    ///
+    /// What it says may be of two moments if it is in use; it is true where nobody else can use the disks that it is for.
+    pub fn peek(path: &Path) -> Option<Self> {
+        let file = File::open(path).ok()?;
+        let mut log = Self::of(path.to_owned(), file, LOG_BYTES_MIN, true);
+        let Head { generation, table } = log.read_head().ok()?;
+        (log.generation, log.table) = (generation, table);
+        Some(log)
+    }
+
+    fn of(path: PathBuf, file: File, bytes_max: u64, unrecovered: bool) -> Self {
+        Self {
+            path,
+            file,
+            bytes_max,
+            generation: 0,
+            tail: RECORDS_AT,
+            synced: RECORDS_AT,
+            last_epoch: None,
+            unrecovered,
+            table: Table::Bound(Generation::default()),
+            poison: None,
+            buffer: Vec::new(),
         }
     }
 

@@ -110,7 +110,7 @@ fn resume_of_nothing_is_not_found_and_of_neither_name_nor_directory_usage() {
     let config = place.path("vm.json");
     std::fs::write(&config, "{}").expect("the test's own directory");
     let dir = config.parent().expect("a file is in a directory").display().to_string();
-    assert_refused(&outlast(&["resume", "--state-dir", &dir]), 2, &["vm.json"]);
+    assert_refused(&outlast(&["resume", "--state-dir", &dir]), 163, &["vm.json", "hint:"]);
 }
 
 #[test]
@@ -131,6 +131,35 @@ fn run_missing_disk_is_not_found() {
     let place = Place::new();
     let missing = text(&place.path("none.img"));
     assert_refused(&place.run(&["--disk", &format!("path={missing}")]), 3, &[&missing]);
+}
+
+#[test]
+fn run_file_of_two_uses_is_refused_and_both_are_named() {
+    let place = Place::new();
+    let image = text(&place.path("disk.img"));
+    let disk = format!("path={image}");
+    std::os::unix::fs::symlink("disk.img", place.path("link")).expect("made");
+    let monitor = format!("path={}", text(&place.path("link")));
+    assert_refused(
+        &place.run(&["--disk", &disk, "--event-monitor", &monitor]),
+        2,
+        &["--disk", "--event-monitor", "disk.img", "link", "hint:"],
+    );
+    assert_refused(&place.run(&["--disk", &disk, "--disk", &disk]), 2, &["--disk", "are one file"]);
+    let kernel = text(&place.path("text"));
+    let console = format!("file={kernel}");
+    assert_refused(&place.run_bare(&["--kernel", &kernel, "--console", &console]), 2, &["--console", "--kernel"]);
+    let state = format!("file={}", text(&place.path("state/vm.json")));
+    assert_refused(&place.run_bare(&["--kernel", &kernel, "--console", &state]), 2, &["state directory", "vm.json"]);
+    assert!(!place.path("state").exists(), "nothing was made");
+}
+
+#[test]
+fn run_disk_log_in_a_missing_directory_is_not_found() {
+    let place = Place::new();
+    let disk = format!("path={}", text(&place.path("disk.img")));
+    let missing = text(&place.path("none"));
+    assert_refused(&place.run(&["--disk", &disk, "--disk-log", &missing]), 3, &[&missing, "--disk-log"]);
 }
 
 #[test]

@@ -144,17 +144,6 @@ pub enum LogError {
         /// Where this VM has its log.
         expected: PathBuf,
     },
-    /// Records in the log beside an image that is not the first one.
-    #[error(
-        "disk log {} holds writes that are not in the images, of a run in which {} was the first writable disk: give the \
-         disks in the order that they had", path.display(), image.display()
-    )]
-    OfAnotherOrder {
-        /// The log.
-        path: PathBuf,
-        /// The image beside it.
-        image: PathBuf,
-    },
     /// Another process has the log open.
     #[error("disk log {} is in use by {}: stop that one first", path.display(), holder.as_deref().unwrap_or("another process"))]
     Locked {
@@ -181,8 +170,8 @@ pub enum LogError {
         /// Why it failed.
         source: io::Error,
     },
-    /// A disk refused what recovery applied.
-    #[error("recovering from disk log {}", path.display())]
+    /// A disk could not be looked at, or refused what was applied to it.
+    #[error("disk log {} and its disks", path.display())]
     Disk {
         /// The log.
         path: PathBuf,

@@ -1,8 +1,8 @@
 //! Looking at a log and at the disks that are there, for the verdict on them ([`super::verdict`]).
 
 use std::collections::BTreeSet;
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::identity::{DiskIdentity, sample_of, sample_offsets};
@@ -11,7 +11,7 @@ use super::record::Table;
 use super::verdict::{
     Asked, Circumstances, Evidence, Found, Holds, Likeness, Present, Refusal, Verdict, decide, likeness,
 };
-use super::{BLOCK_BYTES, Boot, EpochLog, LogError, NOTE_AT, NamedDisk, SAMPLE_COUNT};
+use super::{BLOCK_BYTES, Boot, EpochLog, Generation, LogError, NOTE_AT, NamedDisk, SAMPLE_COUNT};
 use crate::disk::{Image, OverlayDisk, WriteSet};
 
 /// Bytes of an image that are compared at once.
@@ -47,7 +47,7 @@ impl EpochLog {
         Ok(verdict)
     }
 
-    /// Whether the present generation is for the disk of `image`, and is not this boot's business: for who looks for logs.
+    /// Whether the present generation is for the disk of `image`, among others.
     pub fn is_for(&self, image: &Image, boot: &Boot) -> Result<bool, LogError> {
         let origin = image.origin().map_err(|source| LogError::Disk { path: self.path.clone(), source })?;
         Ok(match &self.table {
@@ -102,22 +102,15 @@ impl EpochLog {
 
     fn find(&self, images: &[Arc<Image>], boot: &Boot, asked: Asked, upto: u64) -> Result<Found, LogError> {
         let generation = self.generation().expect("the caller looked");
-        let (mut in_records, mut last_record) = (BTreeSet::new(), None);
-        self.replay(upto, |epoch, disk, _| {
+        let mut in_records = BTreeSet::new();
+        let recovery = self.replay(upto, |_, disk, _| {
             in_records.insert(disk);
-            last_record = Some(epoch);
             if usize::from(disk) < images.len() {
                 return Ok(());
             }
             Err(LogError::NoSuchDisk { path: self.path.clone(), disk, count: images.len() })
         })?;
-        let seen = Circumstances {
-            same_boot: generation.boot == boot.id,
-            boot_began: boot.began,
-            log_modified: self.modified()?,
-            last_record,
-            note: self.note()?,
-        };
+        let seen = self.circumstances(generation, boot, recovery.last_epoch)?;
         let mut disks = Vec::new();
         for (number, (was, image)) in generation.disks.iter().zip(images).enumerate() {
             let number = number as u16;
@@ -133,6 +126,30 @@ impl EpochLog {
         Ok(Found { log, holds: seen.holds(), disks })
     }
 
+    fn circumstances(
+        &self,
+        generation: &Generation,
+        boot: &Boot,
+        last_record: Option<u64>,
+    ) -> Result<Circumstances, LogError> {
+        Ok(Circumstances {
+            same_boot: generation.boot == boot.id,
+            boot_began: boot.began,
+            log_modified: self.modified()?,
+            last_record,
+            note: self.note()?,
+        })
+    }
+
+    /// What the log holds for its disks, whichever they are; in an older format all records count as pending.
+    pub fn holds(&self, boot: &Boot) -> Result<Holds, LogError> {
+        let last = self.replay(u64::MAX, |_, _, _| Ok(()))?.last_epoch;
+        match self.generation() {
+            Some(generation) => Ok(self.circumstances(generation, boot, last)?.holds()),
+            None => Ok(if last.is_some() { Holds::Pending } else { Holds::Nothing }),
+        }
+    }
+
     fn compare(
         &self,
         was: &DiskIdentity,
@@ -144,6 +161,10 @@ impl EpochLog {
         let on_disk = |source| LogError::Disk { path: self.path.clone(), source };
         let (origin, modified) = (image.origin().map_err(on_disk)?, image.modified().map_err(on_disk)?);
         let present = Present { origin, len: image.len_bytes(), modified, content_fits: true };
+        // Times of two file systems may come from two clocks: across them only content tells.
+        let has_one_clock = origin.device == self.metadata()?.dev();
+        let seen =
+            &Circumstances { log_modified: if has_one_clock { seen.log_modified } else { i64::MAX }, ..seen.clone() };
         let by_name = likeness(was, &present, number, seen);
         // Where its last change is the one that was noted, nobody has to read it.
         let is_noted = seen.same_boot && modified != 0 && seen.holds() != Holds::Pending;
@@ -209,13 +230,12 @@ impl EpochLog {
         Ok(note.filter(|note| note.generation == self.generation))
     }
 
-    fn modified(&self) -> Result<i64, LogError> {
-        let metadata = self.file.metadata().map_err(|e| self.io_error("measuring", e))?;
-        Ok(metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()))
+    fn metadata(&self) -> Result<Metadata, LogError> {
+        self.file.metadata().map_err(|e| self.io_error("measuring", e))
     }
 
-    /// Whether `path` is a log's, by its name.
-    pub fn has_a_logs_name(path: &Path) -> bool {
-        path.extension().is_some_and(|extension| extension == "epochs")
+    fn modified(&self) -> Result<i64, LogError> {
+        let metadata = self.metadata()?;
+        Ok(metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()))
     }
 }

@@ -24,6 +24,8 @@ const SAMPLES_AT_START: u64 = 8;
 pub(super) const ENTRY_LEN: usize = 384;
 /// Bytes of a file's name that are kept: the last ones.
 const NAME_LEN: usize = 48;
+/// In nanoseconds.
+const SECOND: i64 = 1_000_000_000;
 /// Bytes of an owner's name.
 pub const OWNER_BYTES_MAX: usize = 63;
 
@@ -119,7 +121,11 @@ impl fmt::Display for DiskIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, origin, len, .. } = self;
         match origin.kind {
-            Kind::File => write!(f, "{name} (inode {}, {len} bytes)", origin.inode),
+            Kind::File if origin.birth == 0 => write!(f, "{name} (inode {}, {len} bytes)", origin.inode),
+            Kind::File => {
+                let (seconds, rest) = (origin.birth.div_euclid(SECOND), origin.birth.rem_euclid(SECOND));
+                write!(f, "{name} (inode {}, made @{seconds}.{rest:09}, {len} bytes)", origin.inode)
+            }
             Kind::Device => write!(f, "{name} (a block device of {len} bytes)"),
         }
     }
@@ -145,11 +151,14 @@ pub fn sample_offsets(len: u64) -> [u64; SAMPLE_COUNT] {
     })
 }
 
-/// Hash of the block at `offset`; what lies past the end counts as zeros.
+/// Hash of the block at `offset`; what lies past the end counts as zeros, and so does a block that somebody cut off.
 pub(super) fn sample_of(image: &Image, offset: u64) -> Result<u64, DiskError> {
     let mut block = [0; BLOCK_BYTES as usize];
     let held = image.len_bytes().saturating_sub(offset).min(BLOCK_BYTES) as usize;
-    image.read_at(offset, &mut block[..held])?;
+    match image.read_at(offset, &mut block[..held]) {
+        Err(DiskError::Io { source, .. }) if source.kind() == io::ErrorKind::UnexpectedEof => block.fill(0),
+        read => read?,
+    }
     Ok(xxh3_64(&block))
 }
 
@@ -233,7 +242,7 @@ mod tests {
     }
 
     fn identity() -> DiskIdentity {
-        let origin = Origin { kind: Kind::File, device: 5, inode: 7, birth: -9, hardware: [3; 16] };
+        let origin = Origin { kind: Kind::File, device: 5, inode: 7, birth: 3_000_000_009, hardware: [3; 16] };
         let samples = std::array::from_fn(|index| index as u64 * 11);
         DiskIdentity { name: "root.img".into(), origin, len: 1 << 30, modified: 1 << 60, samples }
     }
@@ -244,7 +253,7 @@ mod tests {
         assert_eq!(DiskIdentity::decode(&bytes), Some(identity()));
         bytes[0] = 3;
         assert_eq!(DiskIdentity::decode(&bytes), None);
-        assert_eq!(identity().to_string(), "root.img (inode 7, 1073741824 bytes)");
+        assert_eq!(identity().to_string(), "root.img (inode 7, made @3.000000009, 1073741824 bytes)");
     }
 
     #[test]

@@ -649,7 +649,7 @@ fn image_that_was_made_longer_is_refused_while_it_may_lack_writes() {
 fn reserved_log_is_no_longer_and_holds_as_much() {
     let dir = scratch();
     let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
-    assert!(log.reserve().unwrap(), "tmpfs offers it");
+    assert!(log.reserve(BYTES_MAX).unwrap(), "tmpfs offers it");
     let metadata = fs::metadata(log.path()).unwrap();
     assert!(metadata.len() <= RECORDS_AT);
     assert!(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512 >= BYTES_MAX);

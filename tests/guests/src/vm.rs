@@ -66,6 +66,14 @@ impl Launch {
         self
     }
 
+    /// Gives an option that it has another value.
+    #[must_use]
+    pub fn instead(mut self, flag: &str, value: impl Into<OsString>) -> Self {
+        let at = self.args.iter().position(|arg| arg == flag).expect("it has the option");
+        self.args[at + 1] = value.into();
+        self
+    }
+
     /// Adds an option that takes nothing.
     #[must_use]
     pub fn flag(mut self, flag: &str) -> Self {

@@ -11,6 +11,7 @@ use replication::Term;
 use replication::primary::PrimaryState;
 use replication::view::Incarnation;
 use snapshot::disk::OverlayDisk;
+use snapshot::disklog::{Asked, Owner};
 
 use super::cannot;
 use super::network::BACKUP_TAP;
@@ -25,7 +26,7 @@ use crate::machine::{End, KernelSource, Machine, Pace, Parts, Threads, input};
 use crate::net::Tap;
 use crate::protect::local::LocalStore;
 use crate::protect::local::backing::LocalOptions;
-use crate::protect::log::DiskLog;
+use crate::protect::log::{DiskLog, Place, Setup, Wanted, new_life};
 use crate::protect::{Afterwards, Guardian, GuardianConfig, Lease};
 use crate::stats::{Stats, Summary};
 
@@ -98,6 +99,13 @@ impl Drop for TapFreed {
 /// Figures of a protected stretch of time, by name.
 pub(super) type Figures = BTreeMap<&'static str, f64>;
 
+fn open_log(disks: &[OverlayDisk], dir: &Path) -> Result<DiskLog, Failure> {
+    let wanted = Wanted { chosen: None, state_dir: dir, must_survive_power: false };
+    let place = Place::of(disks.iter().map(OverlayDisk::path), wanted)?;
+    let owner = Owner { name: VM_NAME.into(), life: new_life() };
+    DiskLog::open(disks, Setup { place, owner, asked: Asked::Start, is_reserved: false })
+}
+
 impl Session {
     /// Boots the guest with its files in `dir`.
     pub(super) fn boot(spec: GuestSpec, dir: &Path) -> Result<Self, Failure> {
@@ -111,7 +119,7 @@ impl Session {
             make_image(image, &dir.join("primary.img"))?;
             disks.push(OverlayDisk::open(dir.join("primary.img"), false)?);
         }
-        let log = DiskLog::open(&disks)?;
+        let log = open_log(&disks, dir)?;
         let slot = disks.len();
         let tap = spec.tap.as_deref().map(Tap::open).transpose()?.map(Arc::new);
         let console_path = console_path(dir);

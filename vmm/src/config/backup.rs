@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::device::{Console, DiskConfig, NetConfig};
 use super::error::ConfigError;
 use super::ft::{Endpoint, Witness};
-use super::names::{api_socket, check_name, default_state_dir, resolve_nets};
+use super::names::{api_socket, check_name, default_state_dir, resolve_nets, rooted};
 use super::options::{BackupOptions, EventMonitor, LogFormat};
 use super::units::time_text;
 use super::vm::{check_detection, refuse_unbuilt, split_brain_warning};
@@ -29,6 +29,9 @@ pub struct BackupConfig {
     pub console: Console,
     /// The control socket and `vm.json`.
     pub state_dir: PathBuf,
+    /// Directory for the log of disk writes; `None`: where it is by default.
+    #[serde(default)]
+    pub disk_log: Option<PathBuf>,
     /// Who proves the primary fenced; the same as the primary's.
     pub witness: Witness,
     /// 50 ms to 60 s of silence until the primary counts as lost.
@@ -48,7 +51,7 @@ pub struct BackupConfig {
 impl TryFrom<BackupOptions> for BackupConfig {
     type Error = ConfigError;
 
-    /// Fills in defaults and checks every range. It looks at no file.
+    /// Fills in defaults, checks every range, and makes every path one from the root. It looks at no file.
     fn try_from(typed: BackupOptions) -> Result<Self, ConfigError> {
         let BackupOptions {
             listen,
@@ -57,6 +60,7 @@ impl TryFrom<BackupOptions> for BackupConfig {
             net,
             console,
             state_dir,
+            disk_log,
             witness,
             detect,
             heartbeat,
@@ -69,20 +73,21 @@ impl TryFrom<BackupOptions> for BackupConfig {
         refuse_unbuilt(tls_dir.is_some(), "tls-dir")?;
         let name = name.ok_or(ConfigError::Missing("name"))?;
         check_name(&name)?;
-        let state_dir = state_dir.unwrap_or_else(|| default_state_dir(&name));
+        let typed_state_dir = state_dir.unwrap_or_else(|| default_state_dir(&name));
         let (detect, heartbeat) = check_detection(detect.map(|t| t.0), heartbeat.map(|t| t.0))?;
         Ok(BackupConfig {
             listen: listen.ok_or(ConfigError::Missing("listen"))?,
-            disks: disk,
+            disks: disk.into_iter().map(DiskConfig::rooted).collect(),
             nets: resolve_nets(&name, net)?,
-            console: console.unwrap_or(Console::Stdio),
-            witness: witness.ok_or(ConfigError::Missing("witness"))?,
+            console: console.unwrap_or(Console::Stdio).rooted(),
+            disk_log: disk_log.map(rooted),
+            witness: witness.ok_or(ConfigError::Missing("witness"))?.rooted(),
             detect,
             heartbeat,
-            api_socket: api_socket(typed_socket, &state_dir)?,
-            state_dir,
+            api_socket: api_socket(typed_socket, &typed_state_dir)?,
+            state_dir: rooted(typed_state_dir),
             log_format: log_format.unwrap_or(LogFormat::Text),
-            event_monitor,
+            event_monitor: event_monitor.map(EventMonitor::rooted),
             name,
         })
     }

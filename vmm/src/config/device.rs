@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::group::{Group, GroupError};
+use super::names::rooted;
 use super::units::as_text;
 
 /// A raw disk image.
@@ -18,6 +19,12 @@ pub struct DiskConfig {
     /// The guest may only read it. Then several VMs may share it.
     #[serde(default)]
     pub readonly: bool,
+}
+
+impl DiskConfig {
+    pub(super) fn rooted(self) -> Self {
+        Self { path: rooted(self.path), ..self }
+    }
 }
 
 impl FromStr for DiskConfig {
@@ -77,6 +84,15 @@ pub enum Console {
     File(PathBuf),
     /// Output is thrown away.
     Off,
+}
+
+impl Console {
+    pub(super) fn rooted(self) -> Self {
+        match self {
+            Self::File(path) => Self::File(rooted(path)),
+            Self::Stdio | Self::Off => self,
+        }
+    }
 }
 
 impl FromStr for Console {

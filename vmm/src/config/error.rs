@@ -50,6 +50,14 @@ pub enum ConfigError {
         /// What the TOML reader says, with the line.
         reason: String,
     },
+    /// What a state directory says of its VM is not what was written there.
+    #[error("{} does not say what its VM was made of: {reason}", path.display())]
+    BadState {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 impl Advice for ConfigError {
@@ -68,6 +76,11 @@ impl Advice for ConfigError {
             ConfigError::OutOfRange { .. } | ConfigError::Contradiction { .. } => {
                 Some("outlast run --help explains the option".into())
             }
+            ConfigError::BadState { .. } => Some(
+                "it is written by `outlast run`, and replaced as a whole: put back a copy of it; where another command than \
+                 `run` wrote it, the directory is not that of a VM to resume"
+                    .into(),
+            ),
             ConfigError::Unreadable { .. } => None,
         }
     }
@@ -76,6 +89,7 @@ impl Advice for ConfigError {
         match self {
             ConfigError::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Exit::NotFound,
             ConfigError::Unreadable { .. } => Exit::Error,
+            ConfigError::BadState { .. } => Exit::Incompatible,
             _ => Exit::Usage,
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::names::rooted;
 use super::units::{as_text, format_time, parse_time};
 
 /// Where the epochs of a VM are committed.
@@ -157,6 +158,15 @@ pub enum Witness {
     None,
     /// An atomic test-and-set in a directory that both hosts share.
     File(PathBuf),
+}
+
+impl Witness {
+    pub(super) fn rooted(self) -> Self {
+        match self {
+            Self::File(dir) => Self::File(rooted(dir)),
+            Self::None => self,
+        }
+    }
 }
 
 impl FromStr for Witness {

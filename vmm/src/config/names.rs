@@ -27,6 +27,12 @@ pub(super) fn check_name(name: &str) -> Result<(), ConfigError> {
     Err(out_of_range("name", name, "1 to 63 letters, digits, '-', '_' or '.', the first a letter or digit"))
 }
 
+/// The path from the root: what is configured here means the same when it is read elsewhere. No name in it is followed.
+pub(super) fn rooted(path: PathBuf) -> PathBuf {
+    // It fails for an empty path and where there is no working directory; then opening it will say more.
+    std::path::absolute(&path).unwrap_or(path)
+}
+
 pub(super) fn default_state_dir(name: &str) -> PathBuf {
     Path::new(STATE_ROOT).join(name)
 }
@@ -39,7 +45,10 @@ pub fn control_socket(name: &str) -> Result<PathBuf, ConfigError> {
 
 /// The socket that was typed, or `api.sock` in the state directory.
 pub(super) fn api_socket(typed: Option<PathBuf>, state_dir: &Path) -> Result<PathBuf, ConfigError> {
-    let path = typed.unwrap_or_else(|| state_dir.join("api.sock"));
+    let typed = typed.unwrap_or_else(|| state_dir.join("api.sock"));
+    // From a deep directory a short path may be possible where the whole one is not.
+    let path =
+        Some(rooted(typed.clone())).filter(|path| path.as_os_str().len() < SOCKET_PATH_BYTES_MAX).unwrap_or(typed);
     match path.as_os_str().len() {
         0 | SOCKET_PATH_BYTES_MAX.. => {
             Err(out_of_range("api-socket", path.display(), "a path of 1 to 106 bytes (a limit of unix sockets)"))
@@ -78,6 +87,14 @@ mod tests {
         for bad in ["", ".", "../x", "a/b", "-a", "a b", "ä", &"a".repeat(64)] {
             assert!(check_name(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn rooted_path_means_the_same_from_everywhere() {
+        let here = std::env::current_dir().expect("a test has one");
+        assert_eq!(rooted("a/b.img".into()), here.join("a/b.img"));
+        assert_eq!(rooted("/a/./b.img".into()), Path::new("/a/b.img"));
+        assert_eq!(rooted(PathBuf::new()), PathBuf::new());
     }
 
     #[test]

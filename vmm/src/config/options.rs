@@ -13,6 +13,7 @@ use super::device::{Console, DiskConfig, NetOption};
 use super::ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, Protect, Witness};
 use super::group::{Group, GroupError};
 use super::local::{LocalLog, OnDegraded, Survival};
+use super::names::rooted;
 use super::units::{ByteSize, TimeSpan, as_text};
 
 /// The form of the log on standard error.
@@ -31,6 +32,12 @@ pub enum LogFormat {
 pub struct EventMonitor {
     /// The file, appended to.
     pub path: PathBuf,
+}
+
+impl EventMonitor {
+    pub(super) fn rooted(self) -> Self {
+        Self { path: rooted(self.path) }
+    }
 }
 
 impl FromStr for EventMonitor {
@@ -93,6 +100,10 @@ pub struct RunOptions {
     /// too. Logs of disk writes lie beside the images [default: /dev/shm/outlast/NAME]
     #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub state_dir: Option<PathBuf>,
+    /// Directory for the log of disk writes, when not beside the first writable image (of a block device: in the state
+    /// directory). It should survive what the images survive [default: beside the image]
+    #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub disk_log: Option<PathBuf>,
     /// Where epochs are committed: none, local (the state directory: `outlast resume` goes on after a crash of this
     /// program) or tcp:HOST:PORT (a backup); given twice, at both [default: none]
     #[arg(long, help_heading = "Protection", value_name = "none|local|tcp:HOST:PORT")]
@@ -199,6 +210,9 @@ pub struct BackupOptions {
     /// Directory of this VM on this host: the control socket and vm.json [default: /dev/shm/outlast/NAME]
     #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub state_dir: Option<PathBuf>,
+    /// Directory for the log of disk writes, see run [default: beside the first writable replica]
+    #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub disk_log: Option<PathBuf>,
     /// Who decides which side runs after the two lost each other: file:DIR, the same directory as the primary's, or none
     /// (dangerous, see run)
     #[arg(long, help_heading = "Protection", value_name = "file:DIR|none")]
@@ -246,12 +260,12 @@ macro_rules! over {
 }
 
 over!(RunOptions:
-    one { name, kernel, initramfs, restore, cmdline, cpus, memory, console, vsock, state_dir, epoch, min_epoch, capture,
+    one { name, kernel, initramfs, restore, cmdline, cpus, memory, console, vsock, state_dir, disk_log, epoch, min_epoch, capture,
           protocol, interrupts, commit_durability, witness, detect, heartbeat, on_guest_panic, retain, retain_bytes,
           tls_dir, api_socket, config, log_format, event_monitor, local_log, require_survives, on_degraded }
     many { disk, net, protect });
 over!(BackupOptions:
-    one { listen, name, console, state_dir, witness, detect, heartbeat, tls_dir, api_socket, config, log_format,
+    one { listen, name, console, state_dir, disk_log, witness, detect, heartbeat, tls_dir, api_socket, config, log_format,
           event_monitor }
     many { disk, net });
 

@@ -10,7 +10,7 @@ use super::device::{Console, DiskConfig, NetConfig};
 use super::error::ConfigError;
 use super::ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, Protect, Witness};
 use super::local::LocalConfig;
-use super::names::{api_socket, check_name, default_state_dir, out_of_range, resolve_nets};
+use super::names::{api_socket, check_name, default_state_dir, out_of_range, resolve_nets, rooted};
 use super::options::{EventMonitor, LogFormat, RunOptions};
 use super::units::{ByteSize, format_size, format_time, time_text};
 
@@ -56,6 +56,9 @@ pub struct VmConfig {
     pub console: Console,
     /// Guest memory, logs, `vm.json`.
     pub state_dir: PathBuf,
+    /// Directory for the log of disk writes; `None`: where it is by default.
+    #[serde(default)]
+    pub disk_log: Option<PathBuf>,
     /// Where epochs are committed: never empty, `None` only alone, at most one `Tcp`.
     pub protect: Vec<Protect>,
     /// How epochs are committed to the state directory, where they are.
@@ -127,7 +130,7 @@ fn refuse_beside_restore(options: &[(&'static str, bool)]) -> Result<(), ConfigE
 impl TryFrom<RunOptions> for VmConfig {
     type Error = ConfigError;
 
-    /// Fills in defaults and checks every range. It looks at no file.
+    /// Fills in defaults, checks every range, and makes every path one from the root. It looks at no file.
     fn try_from(typed: RunOptions) -> Result<Self, ConfigError> {
         let RunOptions {
             name,
@@ -142,6 +145,7 @@ impl TryFrom<RunOptions> for VmConfig {
             console,
             vsock,
             state_dir,
+            disk_log,
             protect,
             local_log,
             require_survives,
@@ -170,8 +174,8 @@ impl TryFrom<RunOptions> for VmConfig {
         let name = name.ok_or(ConfigError::Missing("name"))?;
         let start = match restore {
             None => StartFrom::Kernel {
-                kernel: kernel.ok_or(ConfigError::Missing("kernel"))?,
-                initramfs,
+                kernel: rooted(kernel.ok_or(ConfigError::Missing("kernel"))?),
+                initramfs: initramfs.map(rooted),
                 cmdline: check_cmdline(cmdline.unwrap_or_else(|| "console=ttyS0".into()))?,
             },
             Some(dir) => {
@@ -183,11 +187,11 @@ impl TryFrom<RunOptions> for VmConfig {
                     ("memory", memory.is_some()),
                 ];
                 refuse_beside_restore(&given)?;
-                StartFrom::Snapshot(dir)
+                StartFrom::Snapshot(rooted(dir))
             }
         };
         check_name(&name)?;
-        let state_dir = state_dir.unwrap_or_else(|| default_state_dir(&name));
+        let typed_state_dir = state_dir.unwrap_or_else(|| default_state_dir(&name));
         let protect = check_protect(protect)?;
         let is_local = protect.contains(&Protect::Local);
         let local = LocalConfig::new(is_local, local_log, require_survives, on_degraded)?;
@@ -199,7 +203,7 @@ impl TryFrom<RunOptions> for VmConfig {
         if has_backup && unnamed_witness {
             return Err(ConfigError::Missing("witness"));
         }
-        let witness = witness.unwrap_or(Witness::None);
+        let witness = witness.unwrap_or(Witness::None).rooted();
         let asked = crash::Asked { policy: on_guest_panic, retain, retain_bytes: retain_bytes.map(|bytes| bytes.0) };
         let (on_guest_panic, retain) = crash::check(&asked, &start, &protect, &witness, memory_bytes)?;
         Ok(VmConfig {
@@ -209,8 +213,9 @@ impl TryFrom<RunOptions> for VmConfig {
             cpus: check_cpus(cpus.unwrap_or(1))?,
             memory_bytes,
             nets: check_devices(disk.len(), resolve_nets(&name, net)?)?,
-            disks: disk,
-            console: console.unwrap_or(Console::Stdio),
+            disks: disk.into_iter().map(DiskConfig::rooted).collect(),
+            console: console.unwrap_or(Console::Stdio).rooted(),
+            disk_log: disk_log.map(rooted),
             protect,
             local,
             min_epoch: check_epoch(epoch, min_epoch.map(|t| t.0))?,
@@ -222,10 +227,10 @@ impl TryFrom<RunOptions> for VmConfig {
             unnamed_witness,
             detect,
             heartbeat,
-            api_socket: api_socket(typed_socket, &state_dir)?,
-            state_dir,
+            api_socket: api_socket(typed_socket, &typed_state_dir)?,
+            state_dir: rooted(typed_state_dir),
             log_format: log_format.unwrap_or(LogFormat::Text),
-            event_monitor,
+            event_monitor: event_monitor.map(EventMonitor::rooted),
             name,
         })
     }
@@ -245,20 +250,25 @@ impl VmConfig {
         };
         let path = dir.join("vm.json");
         let text = std::fs::read(&path).map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
-        let config: Self =
-            serde_json::from_slice(&text).map_err(|error| ConfigError::BadFile { path, reason: error.to_string() })?;
-        check_name(&config.name)?;
-        check_cpus(config.cpus)?;
-        check_memory(config.memory_bytes)?;
-        check_epoch(config.epoch, Some(config.min_epoch))?;
-        check_detection(Some(config.detect), Some(config.heartbeat))?;
-        check_devices(config.disks.len(), config.nets.clone())?;
+        let bad = |reason: String| ConfigError::BadState { path: path.clone(), reason };
+        let config: Self = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
+        config.in_dir(dir).map_err(|error| bad(error.to_string()))
+    }
+
+    /// This configuration, checked, for the state directory that it was read from.
+    fn in_dir(self, dir: PathBuf) -> Result<Self, ConfigError> {
+        check_name(&self.name)?;
+        check_cpus(self.cpus)?;
+        check_memory(self.memory_bytes)?;
+        check_epoch(self.epoch, Some(self.min_epoch))?;
+        check_detection(Some(self.detect), Some(self.heartbeat))?;
+        check_devices(self.disks.len(), self.nets.clone())?;
         // The directory may have been moved, or mounted elsewhere.
-        let api_socket = match config.api_socket.parent() == Some(&config.state_dir) {
+        let api_socket = match self.api_socket.parent() == Some(&self.state_dir) {
             true => api_socket(None, &dir)?,
-            false => api_socket(Some(config.api_socket.clone()), &dir)?,
+            false => api_socket(Some(self.api_socket.clone()), &dir)?,
         };
-        Ok(Self { state_dir: dir, api_socket, ..config })
+        Ok(Self { state_dir: rooted(dir), api_socket, ..self })
     }
 
     /// The backup, if there is to be one.

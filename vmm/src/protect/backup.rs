@@ -183,14 +183,14 @@ enum Step {
 }
 
 impl Standby {
-    /// Opens the log (applying what a crash left), checks KVM, and listens.
-    pub fn open(
+    /// Checks KVM, and listens. What a crash left in `log` was applied to `disks`.
+    pub(crate) fn open(
         mut config: StandbyConfig,
         disks: Vec<OverlayDisk>,
+        log: DiskLog,
         lease: Arc<Lease>,
         events: Arc<Events>,
     ) -> Result<Self, Failure> {
-        let log = DiskLog::open(&disks)?;
         let host = Vm::new().map_err(crate::machine::MachineError::from)?;
         let listener = TcpListener::bind(config.listen.as_pair()).map_err(|e| listen_failure(&config.listen, &e))?;
         // Of port 0 the host made a free one.
@@ -467,6 +467,7 @@ impl Standby {
         if self.log.is_half_full() && self.log.last() <= epoch.epoch {
             self.checkpoint_log()?;
         }
+        self.log.note_applied(epoch.epoch);
         self.core.handle_applied(self.clock.now(), epoch.session, epoch.epoch);
         Ok(())
     }

@@ -1,25 +1,59 @@
 //! The synced log of disk writes, on one side: what `--commit-durability disk` rests on.
 //!
-//! It lies beside the first writable image, because it must survive what the images survive. Records are dropped when
-//! the images they were applied to have been synced.
+//! Where it lies is [`place`]'s matter. Records are dropped when the images they were applied to have been synced: a new
+//! generation of the log begins, bound to the disks as they are then. A generation that has no records yet begins anew when
+//! the images were written past the log meanwhile, as they are while a guest is alone or a backup is filled; so what it says of
+//! them is always what they were when its first record came.
+
+mod place;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use replication::EpochId;
-use snapshot::disk::OverlayDisk;
-use snapshot::disklog::{DiskIdentity, EpochLog, LogError};
+use snapshot::disk::{DiskError, Image, OverlayDisk};
+use snapshot::disklog::{
+    Asked, Boot, DiskIdentity, EpochLog, Generation, Holds, LifeId, LogError, LogId, NoteError, NoteWriter, Owner,
+    Verdict,
+};
 use snapshot::writeset::WriteSet;
 
-use crate::exit::{Advice, Failure};
+use super::boot;
+use crate::exit::{Advice, Exit, Failure};
 use crate::machine::disk::SharedDisk;
+pub(crate) use place::{Place, Wanted};
 
 /// Largest log, in bytes. Full, it waits for the images to be synced.
 const LOG_BYTES_MAX: u64 = 256 << 20;
+/// Room that no log takes less of, unless an epoch needs more.
+const ROOM_BYTES_MIN: u64 = 32 << 20;
+/// Room for one log, in lengths of all images together: an epoch holds each byte of them once at most.
+const ROOM_IMAGES: u64 = 4;
 /// Disk writes of a base at most, all disks together: they are one record, which must leave room for its table.
 pub(super) const BASE_BYTES_MAX: usize = (LOG_BYTES_MAX - (1 << 20)) as usize;
+/// Between two notes of what the images have.
+const BETWEEN_NOTES: Duration = Duration::from_millis(100);
 
 impl Advice for LogError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Locked { .. } | Self::Elsewhere { .. } => Exit::Conflict,
+            Self::NotALog { .. }
+            | Self::Format { .. }
+            | Self::Damaged { .. }
+            | Self::NoSuchDisk { .. }
+            | Self::OtherDisk { .. }
+            | Self::Resized { .. }
+            | Self::Changed { .. }
+            | Self::WentOn { .. }
+            | Self::OtherLog { .. }
+            | Self::Missing { .. } => Exit::Incompatible,
+            _ => Exit::Error,
+        }
+    }
+
     fn hint(&self) -> Option<String> {
         match self {
             Self::Io { path, source, .. } if source.kind() == ErrorKind::StorageFull => Some(format!(
@@ -27,75 +61,275 @@ impl Advice for LogError {
                 path.display(),
                 LOG_BYTES_MAX >> 20
             )),
+            Self::NoSuchDisk { path, .. } | Self::OtherDisk { path, .. } => Some(format!(
+                "the log holds committed writes of the disk that it names: give the disks in the order that they had, or put \
+                 that image back; to start on what is there now instead, remove {}",
+                path.display()
+            )),
+            Self::Resized { path, image, .. } | Self::Changed { path, image, .. } => Some(format!(
+                "put over {} now, the log's older writes would damage it: to keep the image as it is, remove {}; or put the image \
+                 back as it was when its VM crashed",
+                image.display(),
+                path.display()
+            )),
+            Self::Elsewhere { path, expected, .. } => Some(format!(
+                "start the disks as that VM had them, and in the order that they had; or, if the image was renamed, rename {0} to \
+                 {1}; to give those writes up, remove {0}",
+                path.display(),
+                expected.display()
+            )),
             _ => None,
         }
     }
 }
 
+/// Whose log it is to be, and what for.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    /// Where; none for a machine without writable disks.
+    pub(crate) place: Option<Place>,
+    /// The VM, and which life of its guest.
+    pub(crate) owner: Owner,
+    /// What is to be done with the disks.
+    pub(crate) asked: Asked,
+    /// Whether room for it is set aside.
+    pub(crate) is_reserved: bool,
+}
+
+/// A life of a guest that nobody has had yet.
+pub(crate) fn new_life() -> LifeId {
+    LifeId(boot::random())
+}
+
 /// Disk writes of epochs that the images may not have yet. Without a writable disk there is nothing to log.
 #[derive(Debug, Default)]
 pub(crate) struct DiskLog {
-    log: Option<EpochLog>,
+    open: Option<OpenLog>,
     last: EpochId,
+    place: Option<Place>,
 }
 
-/// Where the log of a machine with these images lies.
-pub(super) fn path_beside(image: &Path) -> PathBuf {
-    let mut name = image.as_os_str().to_owned();
-    name.push(".epochs");
-    name.into()
+#[derive(Debug)]
+struct OpenLog {
+    log: EpochLog,
+    id: LogId,
+    owner: Owner,
+    boot: Boot,
+    images: Vec<Arc<Image>>,
+    /// How often each image had been written when the generation began.
+    written: Vec<u64>,
+    /// What the generation says of the disks may not be on their media.
+    is_stale: bool,
+    /// Bytes after which it is emptied, and before that filled without fear of a full file system.
+    room: u64,
+    notes: NoteWriter,
+    noted: EpochId,
+    noted_at: Option<Instant>,
 }
 
-/// A log beside an image that is not the first one now was written when it was: left alone, its writes would be missing,
-/// and some later start would put them over newer ones.
-fn refuse_log_of_another_order(disks: &[OverlayDisk]) -> Result<(), Failure> {
-    for disk in disks.iter().filter(|d| !d.is_readonly()).skip(1) {
-        let path = path_beside(disk.path());
-        if path.exists() && EpochLog::open(&path, LOG_BYTES_MAX)?.holds_records()? {
-            return Err(LogError::OfAnotherOrder { path, image: disk.path().to_owned() }.into());
+/// A log that was looked at, with disks that it fits. Nothing was changed.
+#[derive(Debug)]
+pub(crate) struct FoundLog {
+    log: Option<EpochLog>,
+    images: Vec<Arc<Image>>,
+    boot: Boot,
+    verdict: Verdict,
+    setup: Setup,
+    upto: EpochId,
+}
+
+impl DiskLog {
+    /// Opens the log of `disks`, and applies what a crash left in it to the images.
+    pub(crate) fn open(disks: &[OverlayDisk], setup: Setup) -> Result<Self, Failure> {
+        Self::look(disks, setup, EpochId(u64::MAX))?.recover()
+    }
+
+    /// Looks whether the log of `disks` may be applied to them up to epoch `upto`.
+    ///
+    /// # Errors
+    /// Where it belongs to other disks, or somebody else has written to them.
+    pub(crate) fn look(disks: &[OverlayDisk], setup: Setup, upto: EpochId) -> Result<FoundLog, Failure> {
+        let boot = boot::this_boot();
+        let images: Vec<_> = disks.iter().map(|disk| Arc::clone(disk.image())).collect();
+        let Some(place) = &setup.place else {
+            return Ok(FoundLog { log: None, images, boot, verdict: Verdict::Begin, setup, upto });
+        };
+        if matches!(setup.asked, Asked::Resume { .. }) && !place.path.exists() {
+            return Err(LogError::Missing { path: place.path.clone() }.into());
+        }
+        refuse_logs_elsewhere(disks, &place.path, &boot)?;
+        let log = EpochLog::open(&place.path, LOG_BYTES_MAX)?;
+        let verdict = log.examine(disks, &boot, setup.asked, upto.0)?;
+        Ok(FoundLog { log: Some(log), images, boot, verdict, setup, upto })
+    }
+}
+
+impl FoundLog {
+    /// Applies it, and forgets what is past the epoch that was asked for: the guest goes on from the end of that one.
+    pub(crate) fn recover(self) -> Result<DiskLog, Failure> {
+        let Self { log, images, boot, verdict, setup, upto } = self;
+        let Setup { place, owner, asked: _, is_reserved } = setup;
+        let Some(mut log) = log else { return Ok(DiskLog { open: None, last: EpochId(0), place }) };
+        if verdict == Verdict::Apply {
+            let recovery = log.apply(&images, upto.0)?;
+            if recovery.records > 0 {
+                tracing::info!(log = %log.path().display(), epochs = recovery.records, "disk writes of committed epochs were recovered");
+            }
+        }
+        images.iter().try_for_each(|image| image.sync())?;
+        let room = room_for(&images);
+        if is_reserved && !log.reserve(room)? {
+            tracing::warn!(log = %log.path().display(), "its file system sets no room aside: when it is full, epochs stop");
+        }
+        let known = log.generation().map(|generation| generation.log).filter(|id| *id != LogId::default());
+        let id = known.unwrap_or_else(|| LogId(boot::random()));
+        let open = OpenLog::begin(log, id, owner, boot, images, room)?;
+        Ok(DiskLog { open: Some(open), last: EpochId(0), place })
+    }
+}
+
+fn room_for(images: &[Arc<Image>]) -> u64 {
+    let bytes: u64 = images.iter().filter(|image| !image.is_readonly()).map(|image| image.len_bytes()).sum();
+    bytes.saturating_mul(ROOM_IMAGES).clamp(ROOM_BYTES_MIN, LOG_BYTES_MAX)
+}
+
+/// Another log that holds writes for one of these disks was written when the disks were called, or ordered, otherwise: left
+/// alone, its writes would be missing, and some later start would put them over newer ones. Looked for where it can be: in the
+/// directories of the images and of their log.
+fn refuse_logs_elsewhere(disks: &[OverlayDisk], ours: &Path, boot: &Boot) -> Result<(), LogError> {
+    let writable: Vec<&OverlayDisk> = disks.iter().filter(|disk| !disk.is_readonly()).collect();
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let mut dirs: Vec<PathBuf> = vec![ours.parent().unwrap_or(ours).to_owned()];
+    for disk in &writable {
+        dirs.extend([disk.path().to_owned(), real(disk.path())].iter().filter_map(|path| path.parent()).map(real));
+    }
+    dirs.sort();
+    dirs.dedup();
+    for path in dirs.iter().flat_map(|dir| place::logs_in(dir)).filter(|path| real(path) != real(ours)) {
+        let Some(log) = EpochLog::peek(&path) else { continue };
+        for disk in &writable {
+            if log.is_for(disk.image(), boot)? && log.holds(boot)? == Holds::Pending {
+                let owner =
+                    log.generation().map_or_else(|| "unknown".into(), |generation| generation.owner.name.clone());
+                let (image, expected) = (disk.path().to_owned(), ours.to_owned());
+                return Err(LogError::Elsewhere { path, owner, image, expected });
+            }
         }
     }
     Ok(())
 }
 
-impl DiskLog {
-    /// Opens the log beside the first writable of `disks`, and applies what a crash left in it to the images.
-    pub(crate) fn open(disks: &[OverlayDisk]) -> Result<Self, Failure> {
-        Self::open_upto(disks, EpochId(u64::MAX))
+impl OpenLog {
+    fn begin(
+        mut log: EpochLog,
+        id: LogId,
+        owner: Owner,
+        boot: Boot,
+        images: Vec<Arc<Image>>,
+        room: u64,
+    ) -> Result<Self, LogError> {
+        let written = begin(&mut log, id, &owner, &boot, &images)?;
+        let notes = log.note_writer(images.clone())?;
+        let (noted, noted_at, is_stale) = (EpochId(0), None, false);
+        Ok(Self { log, id, owner, boot, images, written, is_stale, room, notes, noted, noted_at })
     }
 
-    /// The same, but no epoch after `upto` is applied, and those are forgotten: the guest goes on from the end of that one.
-    pub(crate) fn open_upto(disks: &[OverlayDisk], upto: EpochId) -> Result<Self, Failure> {
-        let Some(path) = disks.iter().find(|d| !d.is_readonly()).map(|d| path_beside(d.path())) else {
-            return Ok(Self { log: None, last: EpochId(0) });
-        };
-        refuse_log_of_another_order(disks)?;
-        let mut log = EpochLog::open(&path, LOG_BYTES_MAX)?;
-        let recovery = log.recover(disks, upto.0)?;
-        if recovery.records > 0 {
-            tracing::info!(log = %path.display(), epochs = recovery.records, "disk writes of committed epochs were recovered");
-            disks.iter().try_for_each(|disk| disk.image().sync())?;
+    /// Empties the log. The images have what was in it, durably unless `is_stale`.
+    fn begin_anew(&mut self, is_stale: bool) -> Result<(), LogError> {
+        self.written = begin(&mut self.log, self.id, &self.owner, &self.boot, &self.images)?;
+        self.notes = self.log.note_writer(self.images.clone())?;
+        (self.noted, self.is_stale) = (EpochId(0), is_stale);
+        Ok(())
+    }
+
+    /// Before the first record: what the generation says of the images must be true, and on their media.
+    fn make_true(&mut self) -> Result<(), LogError> {
+        let is_written = self.images.iter().zip(&self.written).any(|(image, written)| image.writes() != *written);
+        if self.log.used_bytes() > 0 || !(is_written || self.is_stale) {
+            return Ok(());
         }
-        log.truncate()?;
-        Ok(Self { log: Some(log), last: EpochId(0) })
+        let failed = |source| LogError::Disk { path: self.log.path().to_owned(), source };
+        self.images.iter().try_for_each(|image| image.sync()).map_err(failed)?;
+        self.begin_anew(false)
+    }
+
+    /// Notes what the images have, if that is news and the last note is old enough.
+    fn note(&mut self, applied: EpochId, last: EpochId) -> Result<(), NoteError> {
+        let is_early = self.noted_at.is_some_and(|at| at.elapsed() < BETWEEN_NOTES);
+        if self.log.used_bytes() == 0 || self.noted >= applied.min(last) || is_early {
+            return Ok(());
+        }
+        self.noted_at = Some(Instant::now());
+        self.notes.note_applied(applied.0)?;
+        self.noted = applied;
+        Ok(())
+    }
+}
+
+/// Begins a generation for `images` as they are; gives how often each had been written before.
+fn begin(
+    log: &mut EpochLog,
+    id: LogId,
+    owner: &Owner,
+    boot: &Boot,
+    images: &[Arc<Image>],
+) -> Result<Vec<u64>, LogError> {
+    let written = images.iter().map(|image| image.writes()).collect();
+    let path = log.path().to_owned();
+    let disks = images.iter().map(|image| DiskIdentity::of(image)).collect::<Result<_, DiskError>>();
+    let disks = disks.map_err(|source| LogError::Disk { path, source })?;
+    log.begin(Generation { log: id, owner: owner.clone(), boot: boot.id, disks })?;
+    Ok(written)
+}
+
+impl DiskLog {
+    /// Which log it is.
+    pub(crate) fn id(&self) -> Option<LogId> {
+        self.open.as_ref().map(|open| open.id)
+    }
+
+    /// Where it lies.
+    pub(crate) fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
     }
 
     /// Puts the writes of `epoch` into the log and syncs it. Nothing to do if there are none.
     pub(super) fn append(&mut self, epoch: EpochId, sets: &[(u16, &WriteSet)]) -> Result<(), LogError> {
-        let Some(log) = &mut self.log else { return Ok(()) };
+        let Some(open) = &mut self.open else { return Ok(()) };
         if sets.iter().all(|(_, set)| set.is_empty()) {
             return Ok(());
         }
-        log.append(epoch.0, sets)?;
-        log.sync()?;
+        open.make_true()?;
+        if let Some(last) = open.log.last_epoch().filter(|last| *last >= epoch.0) {
+            return Err(LogError::OutOfOrder { path: open.log.path().to_owned(), epoch: epoch.0, last });
+        }
+        open.log.append(epoch.0, sets)?;
+        open.log.sync()?;
         self.last = epoch;
         Ok(())
+    }
+
+    /// The images have the writes of all epochs up to `applied`. To be said when there is time for it: it costs little, and
+    /// nothing if nothing has happened.
+    pub(super) fn note_applied(&mut self, applied: EpochId) {
+        let last = self.last;
+        if let Some(Err(error)) = self.open.as_mut().map(|open| open.note(applied, last)) {
+            tracing::debug!(%error, "what the images have was not noted");
+        }
+    }
+
+    /// The images are about to be written past the log, with what does not come from the guest that runs.
+    pub(crate) fn note_beside(&self) -> Result<(), Failure> {
+        let Some(open) = &self.open else { return Ok(()) };
+        open.notes
+            .note_beside()
+            .map_err(|error| Failure::new(Exit::Error, format!("disk log {}: {error}", open.log.path().display())))
     }
 
     /// Puts an empty log in the place of one that took no more. All that it had was applied to the images, which are synced
     /// first: a start after this one must not put its older writes over them.
     pub(super) fn begin_anew(&mut self, disks: &[SharedDisk]) -> Result<(), Failure> {
-        let Some(log) = self.log.take() else { return Ok(()) };
+        let Some(OpenLog { log, owner, boot, images, room, .. }) = self.open.take() else { return Ok(()) };
         for disk in disks {
             disk.image().sync()?;
         }
@@ -104,40 +338,46 @@ impl DiskLog {
         std::fs::remove_file(&path).map_err(failed)?;
         drop(log);
         // Making it syncs the directory, so that the old one does not come back after a loss of power.
-        let mut log = EpochLog::open(&path, LOG_BYTES_MAX)?;
-        let identities = disks.iter().map(|disk| DiskIdentity::of(&disk.lock())).collect::<Result<_, _>>();
-        log.set_disks(identities.map_err(failed)?);
-        log.truncate()?;
-        self.log = Some(log);
+        let log = EpochLog::open(&path, LOG_BYTES_MAX)?;
+        self.open = Some(OpenLog::begin(log, LogId(boot::random()), owner, boot, images, room)?);
+        self.last = EpochId(0);
         Ok(())
     }
 
     /// Whether a record for `sets` would fit now.
     pub(super) fn has_room(&self, sets: &[(u16, &WriteSet)]) -> bool {
-        self.log.as_ref().is_none_or(|log| log.free_bytes() >= EpochLog::record_bytes(sets))
+        self.open.as_ref().is_none_or(|open| {
+            let (needs, used) = (EpochLog::record_bytes(sets), open.log.used_bytes());
+            used == 0 || (used + needs <= open.room && needs <= open.log.free_bytes())
+        })
     }
 
     /// Whether it is time to sync the images and begin the log anew.
     pub(super) fn is_half_full(&self) -> bool {
-        self.log.as_ref().is_some_and(|log| log.used_bytes() > LOG_BYTES_MAX / 2)
+        self.open.as_ref().is_some_and(|open| open.log.used_bytes() > open.room / 2)
     }
 
-    /// The last epoch logged.
+    /// The last epoch logged that is still in it.
     pub(super) fn last(&self) -> EpochId {
         self.last
     }
 
     /// Forgets everything logged: it is void, or the images have it and were synced.
     pub(super) fn truncate(&mut self) -> Result<(), LogError> {
-        self.log.as_mut().map_or(Ok(()), EpochLog::truncate)
+        self.last = EpochId(0);
+        self.open.as_mut().map_or(Ok(()), |open| open.begin_anew(true))
     }
 
     /// Syncs the images, to which everything logged was applied, and empties the log.
     pub(super) fn checkpoint(&mut self, disks: &[SharedDisk]) -> Result<(), Failure> {
-        let Some(log) = &mut self.log else { return Ok(()) };
+        let Some(open) = &mut self.open else { return Ok(()) };
         for disk in disks {
             disk.image().sync()?;
         }
-        Ok(log.truncate()?)
+        self.last = EpochId(0);
+        Ok(open.begin_anew(false)?)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@
 //! [`guardian`] drives a primary, [`backup`] a backup; [`resync`] fills a new backup while the guest runs.
 
 pub mod backup;
+mod boot;
 pub mod clock;
 mod collected;
 pub mod guardian;
@@ -21,6 +22,7 @@ mod shadow;
 mod ship;
 mod socket;
 
+pub(crate) use boot::this_boot;
 pub(crate) use guardian::IN_FLIGHT_EPOCHS_MAX;
 pub use guardian::{Afterwards, Guardian, GuardianConfig, Life, Parted};
 pub use lease::{Begun, Lease};

@@ -45,6 +45,7 @@ pub(super) fn run(guardian: &Arc<Guardian>, items: &Receiver<ToShip>, log: DiskL
         deferred: VecDeque::new(),
     };
     loop {
+        shipper.log.note_applied(guardian.performed());
         if let Some(item) = shipper.deferred.pop_front() {
             shipper.handle(item, items);
             continue;

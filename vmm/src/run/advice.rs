@@ -40,6 +40,16 @@ impl Advice for DiskError {
             _ => Exit::Error,
         }
     }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Io { path, source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Some(format!(
+                "make room on the file system of {}: an image with holes comes to need all its length there",
+                path.display()
+            )),
+            _ => None,
+        }
+    }
 }
 
 impl Advice for CheckpointFailure {

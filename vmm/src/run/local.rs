@@ -1,13 +1,123 @@
-//! The state directory of a VM with `--protect local`: opened as configured, and what it gives is said.
+//! What a VM keeps on this host beside its images: the log of disk writes, and with `--protect local` its epochs in the state
+//! directory. Opened as configured, checked to belong together, and what it gives is said.
 
-use crate::config::{LocalConfig, VmConfig};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use replication::EpochId;
+use serde_json::{Value, json};
+use snapshot::disk::{Image, OverlayDisk};
+use snapshot::disklog::{Asked, LifeId, Owner};
+
+use super::files::Files;
+use crate::config::{BackupConfig, CommitDurability, DiskConfig, LocalConfig, Protect, VmConfig};
 use crate::exit::Failure;
 use crate::protect::local::backing::{Kept, LocalOptions, survival_of_images};
-use crate::protect::local::{LastEpoch, LocalStore};
+use crate::protect::local::{Binding, LastEpoch, LocalStore};
+use crate::protect::log::{DiskLog, FoundLog, Place, Setup, Wanted, new_life};
+use crate::protect::this_boot;
+
+/// Refuses if the state directory has a guest that another start would write over.
+pub(super) fn refuse_guest(config: &VmConfig) -> Result<(), Failure> {
+    let LocalConfig { log, .. } = config.local;
+    refuse_guest_in(&config.state_dir, LocalOptions { log, ..LocalOptions::default() })
+}
+
+/// The same for a backup.
+pub(super) fn refuse_guest_of_backup(config: &BackupConfig) -> Result<(), Failure> {
+    refuse_guest_in(&config.state_dir, LocalOptions::default())
+}
+
+fn refuse_guest_in(state_dir: &Path, options: LocalOptions) -> Result<(), Failure> {
+    Ok(LocalStore::refuse_guest(state_dir, options)?)
+}
+
+/// The log of a guest that is about to start, having looked whether what a crash left in it is for these disks. Nothing is
+/// changed.
+pub(super) fn look_to_start(config: &VmConfig, disks: &[OverlayDisk]) -> Result<(FoundLog, LifeId), Failure> {
+    let life = new_life();
+    let found = DiskLog::look(disks, setup(config, life, Asked::Start)?, EpochId(u64::MAX))?;
+    Ok((found, life))
+}
+
+/// The log of a backup's replicas.
+pub(super) fn open_log_of_backup(config: &BackupConfig, disks: &[OverlayDisk]) -> Result<DiskLog, Failure> {
+    let place = place_of(&config.disks, config.disk_log.as_deref(), &config.state_dir, true)?;
+    let owner = Owner { name: config.name.clone(), life: new_life() };
+    DiskLog::open(disks, Setup { place, owner, asked: Asked::Start, is_reserved: true })
+}
+
+/// The log of a guest that is to go on from `last`, having looked whether it and the disks are the guest's. Nothing is changed.
+pub(super) fn look_at_log(
+    config: &VmConfig,
+    store: &LocalStore,
+    disks: &[OverlayDisk],
+    last: EpochId,
+) -> Result<(FoundLog, LifeId), Failure> {
+    let binding = store.binding()?;
+    if let Some(binding) = &binding {
+        binding.check(disks, &this_boot()).map_err(|error| with_remedy(error.into(), config))?;
+    }
+    // A guest from before disks were bound is bound from here on.
+    let (life, asked) = match &binding {
+        Some(binding) => (binding.life, binding.asks_of_log()),
+        None => (new_life(), Asked::Start),
+    };
+    let found = DiskLog::look(disks, setup(config, life, asked)?, last);
+    Ok((found.map_err(|failure| with_remedy(failure, config))?, life))
+}
+
+/// Memory that does not fit its disks cannot be mended: they are put back, or it is given up.
+fn with_remedy(failure: Failure, config: &VmConfig) -> Failure {
+    failure.with_hint(format!(
+        "the guest's memory would go on with disks of another moment: put the image and its log back as they were when the \
+         guest crashed; or give the guest up by removing state, ram, undo, redo and disks in {}, and start it anew",
+        config.state_dir.display()
+    ))
+}
+
+fn setup(config: &VmConfig, life: LifeId, asked: Asked) -> Result<Setup, Failure> {
+    let is_protected = config.protect != [Protect::None];
+    let must_survive_power = is_protected && config.commit_durability == CommitDurability::Disk;
+    let place = place_of(&config.disks, config.disk_log.as_deref(), &config.state_dir, must_survive_power)?;
+    let owner = Owner { name: config.name.clone(), life };
+    Ok(Setup { place, owner, asked, is_reserved: is_protected })
+}
+
+fn place_of(
+    disks: &[DiskConfig],
+    chosen: Option<&Path>,
+    state_dir: &Path,
+    must_survive_power: bool,
+) -> Result<Option<Place>, Failure> {
+    let writable = disks.iter().filter(|disk| !disk.readonly).map(|disk| &*disk.path);
+    Place::of(writable, Wanted { chosen, state_dir, must_survive_power })
+}
+
+/// Where the log of these disks lies, as far as that can be told before anything is opened.
+pub(super) fn log_path(disks: &[DiskConfig], chosen: Option<&Path>, state_dir: &Path) -> Option<PathBuf> {
+    place_of(disks, chosen, state_dir, false).ok().flatten().map(|place| place.path)
+}
+
+/// The files of a VM with this log, which is told if it is weak and its `durability` rests on it.
+pub(super) fn files(log: &DiskLog, durability: CommitDurability, images: Vec<Arc<Image>>) -> Files {
+    let log_warning = log.place().and_then(Place::warning).filter(|_| durability == CommitDurability::Disk);
+    let disk_log = log.place().map_or(
+        Value::Null,
+        |place| json!({ "path": place.path, "on": place.medium, "survives": place.survives.to_string() }),
+    );
+    Files { disk_log, log_warning, images }
+}
+
+/// What a guest of these disks is bound to.
+pub(super) fn binding(log: &DiskLog, life: LifeId, disks: &[OverlayDisk]) -> Result<Binding, Failure> {
+    Ok(Binding::new(life, log.id(), &this_boot(), disks)?)
+}
 
 /// For a guest that is about to start.
-pub(super) fn create(config: &VmConfig, ram_bytes: u64) -> Result<LocalStore, Failure> {
-    let store = LocalStore::create(&config.state_dir, ram_bytes, options(config)?)?;
+pub(super) fn create(config: &VmConfig, ram_bytes: u64, binding: &Binding) -> Result<LocalStore, Failure> {
+    let mut store = LocalStore::create(&config.state_dir, ram_bytes, options(config)?)?;
+    store.bind(binding)?;
     say(config, &store);
     Ok(store)
 }
@@ -21,8 +131,11 @@ pub(super) fn open(config: &VmConfig) -> Result<(LocalStore, LastEpoch), Failure
 
 fn options(config: &VmConfig) -> Result<LocalOptions, Failure> {
     let images = config.disks.iter().filter(|disk| !disk.readonly).map(|disk| disk.path.as_path());
+    let place = place_of(&config.disks, config.disk_log.as_deref(), &config.state_dir, false)?;
+    let images = survival_of_images(images)?;
+    let images = place.map_or(images, |place| images.min(place.survives));
     let LocalConfig { log, require_survives, on_degraded: _ } = config.local;
-    Ok(LocalOptions { log, required: require_survives.into(), images: survival_of_images(images)? })
+    Ok(LocalOptions { log, required: require_survives.into(), images })
 }
 
 fn say(config: &VmConfig, store: &LocalStore) {

@@ -4,6 +4,7 @@ mod advice;
 mod announce;
 mod crash;
 mod demo;
+mod files;
 mod incident;
 mod local;
 mod metrics;
@@ -15,6 +16,7 @@ mod rollback;
 mod signals;
 mod standby;
 mod terminal;
+mod uses;
 
 use std::fs::File;
 use std::path::Path;

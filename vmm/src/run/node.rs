@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::files::Files;
 use super::incident::{Incident, IncidentFile};
 use super::metrics;
 use crate::api::{ApiError, ApiHandler, Event, ProtectRequest, SnapshotRequest, TakeOverRequest};
@@ -45,6 +46,8 @@ pub(super) struct Described {
     pub(super) incident: IncidentFile,
     /// No witness was named at its start: it takes no backup.
     pub(super) lacks_witness: bool,
+    /// What it keeps on this host.
+    pub(super) files: Files,
 }
 
 impl Node {
@@ -76,6 +79,11 @@ impl Node {
             Role::Primary { guardian, .. } => Some(Arc::clone(guardian)),
             Role::Backup(_) => None,
         }
+    }
+
+    /// What is kept on this host, and where to tell of it.
+    pub(super) fn files(&self) -> (&Files, &Events) {
+        (&self.described.files, &self.events)
     }
 
     /// The crash that is being dealt with, or was last. A file that cannot be read is named when it is needed.
@@ -128,7 +136,11 @@ impl ApiHandler for Arc<Node> {
             }
         };
         status["name"] = json!(self.described.name);
-        status["warnings"] = json!(self.described.warnings);
+        // A guest that is alone and not protected writes to its images directly.
+        let waits_for_log = status["role"] == "backup" || !status["target"].is_null() || !status["local"].is_null();
+        let files = self.described.files.warnings(waits_for_log);
+        status["warnings"] = json!([self.described.warnings.clone(), files].concat());
+        status["disk_log"] = self.described.files.disk_log.clone();
         status["incident"] = json!(self.incident());
         status
     }

@@ -7,18 +7,21 @@ use std::time::{Duration, Instant};
 use replication::EpochId;
 use replication::Term;
 use replication::view::Incarnation;
+use snapshot::disk::Image;
+use snapshot::disklog::LifeId;
 
 use super::crash::{self, Next, OnCrash};
+use super::files::images_of;
 use super::incident::IncidentFile;
 use super::node::{Described, Node, note_paused};
 use super::parts::{self, Inputs, Opened};
 use super::right::{Resumed, Right};
 use super::rollback::{self, limits_of};
 use super::terminal::Terminal;
-use super::{as_json, bind_api, local, open_events, signals, write_config};
+use super::{as_json, bind_api, files, local, open_events, signals, uses, write_config};
 use crate::api::Server;
 use crate::cli::Named;
-use crate::config::{Capture, Interrupts, OnGuestPanic, StartFrom, VmConfig};
+use crate::config::{Capture, Interrupts, OnGuestPanic, Protect, StartFrom, VmConfig};
 use crate::epoch::capture::Mode;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
@@ -27,7 +30,7 @@ use crate::machine::state::MachineState;
 use crate::machine::{KernelSource, Machine, MachineError, Pace, Parts, Threads, checkpoint, input};
 use crate::protect::local::pairing::{Pairing, unused_after};
 use crate::protect::local::{LocalStore, fault};
-use crate::protect::log::DiskLog;
+use crate::protect::log::{DiskLog, FoundLog};
 use crate::protect::{Guardian, GuardianConfig, Lease, Life};
 use crate::witness::random;
 
@@ -71,16 +74,20 @@ fn boot(
     dead: &[String],
     settle: impl FnOnce(&IncidentFile) -> Result<(), Failure>,
 ) -> Result<Exit, Failure> {
+    uses::check(config)?;
+    local::refuse_guest(config)?;
     let opened = parts::open(&config.disks, &config.nets, &config.console)?;
     let described = as_json(config);
     let api = bind_api(&config.api_socket, &config.state_dir)?;
     let lease = Lease::open_in(&config.name, &config.witness, &config.state_dir)?;
     let events = open_events(config.event_monitor.as_ref())?;
+    let looked = local::look_to_start(config, &opened.disks)?;
     let has_epoch = LocalStore::is_in(&config.state_dir);
     let store = Incarnation(random());
     let begun = lease.begin(config.is_local().then(|| lease.store(store)), has_epoch, dead)?;
     let protection = GuardianConfig { term: begun.term.max(protection.term), store, ..protection };
-    let made = make(config, opened, settle).and_then(|made| {
+    let images = images_of(&opened.disks);
+    let made = make(config, opened, looked, settle).and_then(|made| {
         write_config(&config.state_dir, &described)?;
         if made.local.is_some() {
             let GuardianConfig { term, target, .. } = &protection;
@@ -89,8 +96,9 @@ fn boot(
         Ok(made)
     });
     let Made { machine, inputs, log, local } = made.inspect_err(|_| lease.take_back(&begun))?;
+    let lease = Arc::new(lease);
     events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.cpus }));
-    serve(Served { config, protection, described, api, events, lease: Arc::new(lease), machine, inputs, log, local })
+    serve(Served { config, protection, described, api, events, lease, machine, inputs, log, images, local })
 }
 
 /// A machine that is about to be switched on.
@@ -104,14 +112,16 @@ struct Made {
 fn make(
     config: &VmConfig,
     opened: Opened,
+    (found, life): (FoundLog, LifeId),
     settle: impl FnOnce(&IncidentFile) -> Result<(), Failure>,
 ) -> Result<Made, Failure> {
-    let log = DiskLog::open(&opened.disks)?;
+    let log = found.recover()?;
+    let binding = config.is_local().then(|| local::binding(&log, life, &opened.disks)).transpose()?;
     let (parts, inputs) = opened.split();
     let machine = Arc::new(make_machine(config, parts)?);
     let ram_bytes = machine.ram().bytes();
     fault::arm()?;
-    let mut local = config.is_local().then(|| local::create(config, ram_bytes)).transpose()?;
+    let mut local = binding.map(|binding| local::create(config, ram_bytes, &binding)).transpose()?;
     local.as_mut().map_or(Ok(()), |store| store.keep_earlier(limits_of(config)))?;
     settle(&IncidentFile::of(&config.state_dir))?;
     Ok(Made { machine, inputs, log, local })
@@ -123,6 +133,7 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
     let started = Instant::now();
     signals::block()?;
     fault::arm()?;
+    uses::check(config)?;
     // First: nobody else can use the directory from here on.
     let (mut store, mut last) = local::open(config)?;
     store.keep_earlier(limits_of(config))?;
@@ -130,6 +141,8 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
     let back = rollback::decide(config.on_guest_panic, &incident, &mut store)?;
     let right = Right::open(config)?;
     let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
+    let (found, life) = local::look_at_log(config, &store, &opened.disks, last.epoch)?;
+    let images = images_of(&opened.disks);
     let described = as_json(config);
     let api = bind_api(&config.api_socket, &config.state_dir)?;
     let events = open_events(config.event_monitor.as_ref())?;
@@ -137,9 +150,11 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
     let mut ram = store.map_ram()?;
     let Resumed { lease, term, mut running, target, store: id } = right.win(config, last.epoch, named)?;
     write_config(&config.state_dir, &described)?;
-    let log = DiskLog::open_upto(&opened.disks, last.epoch)?;
+    let log = found.recover()?;
+    store.bind_if_new(|| local::binding(&log, life, &opened.disks))?;
     fault::reached(fault::DISKS_RECOVERED);
     if let Some(back) = back {
+        log.note_beside()?;
         drop(ram);
         back.perform(&incident, store, running, &mut opened.disks, &events)?;
         // Its files have the earlier epoch when they are opened anew.
@@ -167,7 +182,8 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
         }),
     );
     let protection = GuardianConfig { term, target, begins_afresh: false, store: id, ..guardian_config(config) };
-    serve(Served { config, protection, described, api, events, lease, machine, inputs, log, local: Some(store) })
+    let local = Some(store);
+    serve(Served { config, protection, described, api, events, lease, machine, inputs, log, images, local })
 }
 
 /// Everything that a machine needs to run, opened and checked.
@@ -181,12 +197,17 @@ struct Served<'a> {
     machine: Arc<Machine>,
     inputs: Inputs,
     log: DiskLog,
+    images: Vec<Arc<Image>>,
     local: Option<LocalStore>,
 }
 
 /// Runs the machine to its end.
 fn serve(served: Served<'_>) -> Result<Exit, Failure> {
-    let Served { config, protection, described, api, events, lease, machine, inputs, log, local } = served;
+    let Served { config, protection, described, api, events, lease, machine, inputs, log, images, local } = served;
+    let files = local::files(&log, config.commit_durability, images);
+    if config.protect != [Protect::None] {
+        files.warn();
+    }
     let guardian = Guardian::start(Arc::clone(&machine), protection, log, lease, Arc::clone(&events), local)?;
     let watcher = Arc::clone(&guardian);
     let node = Node::primary(
@@ -196,6 +217,7 @@ fn serve(served: Served<'_>) -> Result<Exit, Failure> {
             warnings: config.warnings(),
             incident: IncidentFile::of(&config.state_dir),
             lacks_witness: config.unnamed_witness,
+            files,
         },
         Arc::clone(&machine),
         guardian,
@@ -203,6 +225,7 @@ fn serve(served: Served<'_>) -> Result<Exit, Failure> {
     );
     let api = api.spawn(Arc::clone(&node))?;
     signals::stop_on_signal(Arc::clone(&node));
+    let _watch = files::watch(Arc::clone(&node));
     // A guest that had crashed is started by who wants to look at it.
     let _ = machine.board().forget_crash();
     let threads = machine.start()?;

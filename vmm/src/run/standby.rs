@@ -7,11 +7,12 @@ use replication::view::Incarnation;
 use serde_json::json;
 
 use super::crash::{Next, OnCrash};
+use super::files::images_of;
 use super::incident::IncidentFile;
 use super::node::{Described, Node, note_paused};
 use super::parts::{self, Opened};
 use super::primary::supervise;
-use super::{announce, as_json, bind_api, open_events, signals, write_config};
+use super::{announce, as_json, bind_api, files, local, open_events, signals, uses, write_config};
 use crate::config::{BackupConfig, CommitDurability, OnDegraded};
 use crate::epoch::capture::Mode;
 use crate::epoch::pacer::Length;
@@ -33,6 +34,8 @@ const PACE: Pace = Pace {
 
 pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     signals::block()?;
+    uses::check_backup(config)?;
+    local::refuse_guest_of_backup(config)?;
     let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
     let described = as_json(config);
     let api = bind_api(&config.api_socket, &config.state_dir)?;
@@ -47,7 +50,10 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
         heartbeat: config.heartbeat,
     };
     let disks = std::mem::take(&mut opened.disks);
-    let standby = Standby::open(standby_config, disks, Arc::clone(&lease), Arc::clone(&events))?;
+    let log = local::open_log_of_backup(config, &disks)?;
+    let files = local::files(&log, CommitDurability::Disk, images_of(&disks));
+    files.warn();
+    let standby = Standby::open(standby_config, disks, log, Arc::clone(&lease), Arc::clone(&events))?;
     let node = Node::backup(
         Described {
             name: config.name.clone(),
@@ -55,12 +61,14 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
             warnings: config.warnings(),
             incident: IncidentFile::of(&config.state_dir),
             lacks_witness: false,
+            files,
         },
         standby.view(),
         Arc::clone(&events),
     );
     let api = api.spawn(Arc::clone(&node))?;
     signals::stop_on_signal(Arc::clone(&node));
+    let _watch = files::watch(Arc::clone(&node));
     let result = match standby.serve()? {
         Outcome::Ended(text) => {
             tracing::info!(reason = text, "the guest ended on the primary");

@@ -158,6 +158,35 @@ fn vm_cmdline_beyond_the_kernels_limit_is_refused() {
 }
 
 #[test]
+fn vm_paths_are_whole_so_that_a_resume_from_elsewhere_means_the_same() {
+    // Relative ones led to other images, or to none, when the guest was resumed from another directory.
+    let here = std::env::current_dir().expect("a test has one");
+    let vm = check(|o| {
+        o.disk = vec!["path=a.img".parse().expect("well formed")];
+        (o.kernel, o.initramfs) = (Some("boot/k".into()), Some("i".into()));
+        (o.state_dir, o.disk_log) = (Some("s".into()), Some("logs".into()));
+        o.console = Some(Console::File("c".into()));
+        o.event_monitor = Some("path=e".parse().expect("well formed"));
+        o.witness = Some("file:w".parse().expect("well formed"));
+    })
+    .expect("allowed");
+    let start = StartFrom::Kernel {
+        kernel: here.join("boot/k"),
+        initramfs: Some(here.join("i")),
+        cmdline: "console=ttyS0".into(),
+    };
+    assert_eq!((&vm.start, &vm.disks[0].path, &vm.state_dir), (&start, &here.join("a.img"), &here.join("s")));
+    assert_eq!((vm.console, vm.disk_log), (Console::File(here.join("c")), Some(here.join("logs"))));
+    assert_eq!(
+        (vm.event_monitor.map(|monitor| monitor.path), vm.witness),
+        (Some(here.join("e")), Witness::File(here.join("w")))
+    );
+    assert_eq!(vm.api_socket, here.join("s/api.sock"));
+    let snapshot = check(|o| (o.kernel, o.restore) = (None, Some("snap".into()))).expect("allowed");
+    assert_eq!(snapshot.start, StartFrom::Snapshot(here.join("snap")));
+}
+
+#[test]
 fn vm_json_gives_the_same_configuration_back() {
     let vm = check(|o| {
         o.disk = vec!["path=a,readonly=on".parse().expect("well formed")];

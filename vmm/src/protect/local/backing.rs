@@ -8,6 +8,7 @@
 //! An undo log on an ordinary file system is not synced (each before-image would have to be, on its own): such epochs
 //! survive the death of the process only.
 
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use recoverable::{Medium, RecoverableMemory, Rvm, RvmOptions, Survives, Vista, VistaOptions};
@@ -35,8 +36,15 @@ pub(crate) struct LocalOptions {
     pub(crate) log: LocalLog,
     /// What epochs must survive.
     pub(crate) required: Survives,
-    /// What the images of the guest's disks, and the log beside them, survive.
+    /// What the images of the guest's disks, and the log of their writes, survive.
     pub(crate) images: Survives,
+}
+
+impl Default for LocalOptions {
+    /// For who only looks.
+    fn default() -> Self {
+        Self { log: LocalLog::Auto, required: Survives::ProcessDeath, images: Survives::PowerLoss }
+    }
 }
 
 /// How epochs are kept.
@@ -138,7 +146,7 @@ fn of_directory(dir: &Path) -> Result<Medium, LocalError> {
     Medium::of_directory(dir).map_err(|source| LocalError::Examine { path: dir.to_owned(), source })
 }
 
-/// What these images survive, and the log of disk writes that lies beside the first of them.
+/// What these images survive. Where the log of their writes lies is looked at for itself.
 pub(crate) fn survival_of_images<'a>(images: impl Iterator<Item = &'a Path>) -> Result<Survives, LocalError> {
     images.map(survival_of_image).try_fold(Survives::PowerLoss, |least, image| Ok(least.min(image?)))
 }
@@ -146,7 +154,29 @@ pub(crate) fn survival_of_images<'a>(images: impl Iterator<Item = &'a Path>) -> 
 fn survival_of_image(image: &Path) -> Result<Survives, LocalError> {
     let failed = |source| LocalError::Examine { path: image.to_owned(), source };
     let path = image.canonicalize().map_err(failed)?;
+    let metadata = path.metadata().map_err(failed)?;
+    if metadata.file_type().is_block_device() {
+        return survival_of_device(metadata.rdev(), &path);
+    }
     Ok(of_directory(path.parent().unwrap_or(&path))?.survives())
+}
+
+/// A device keeps its content, if it is not made of memory; one made of a file keeps what that file does.
+fn survival_of_device(device: u64, path: &Path) -> Result<Survives, LocalError> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let sys = format!("/sys/dev/block/{major}:{minor}");
+    if let Ok(file) = std::fs::read_to_string(format!("{sys}/loop/backing_file")) {
+        let file = Path::new(file.trim_end_matches('\n'));
+        // One that was removed is nowhere.
+        return if file.exists() { survival_of_image(file) } else { Ok(Survives::ProcessDeath) };
+    }
+    let failed = |source| LocalError::Examine { path: path.to_owned(), source };
+    let real = std::fs::canonicalize(&sys).map_err(failed)?;
+    let is_memory = real.components().any(|part| {
+        let name = part.as_os_str().to_string_lossy();
+        (name.starts_with("ram") || name.starts_with("zram")) && name.ends_with(|c: char| c.is_ascii_digit())
+    });
+    Ok(if is_memory { Survives::ProcessDeath } else { Survives::PowerLoss })
 }
 
 /// Which storage gives what: for those whose storage gives less.

@@ -146,13 +146,13 @@ impl LocalStore {
             disk.image().sync()?;
         }
         let mut buffer = Vec::new();
-        record::encode(anew, &old.state, [].iter(), &mut buffer);
+        record::encode(anew, self.life, &old.state, [].iter(), &mut buffer);
         self.set(self.state, 0..buffer.len(), &buffer, true)?;
         self.memory.end()?;
         fault::reached(fault::WENT_BACK);
         ring.went_back_to(to).map_err(&failed)?;
         self.ring = Some(ring);
-        Ok(LastEpoch { epoch: anew, state: old.state, outputs: Vec::new() })
+        Ok(LastEpoch { epoch: anew, life: Some(self.life), state: old.state, outputs: Vec::new() })
     }
 
     fn put_page(&mut self, gfn: u64, page: &[u8]) -> Result<(), Undo> {

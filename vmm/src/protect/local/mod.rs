@@ -18,6 +18,7 @@
 //! epoch before it and how to get back there.
 
 pub(crate) mod backing;
+mod binding;
 mod changed;
 mod earlier;
 pub(crate) mod fault;
@@ -32,16 +33,19 @@ use std::path::{Path, PathBuf};
 use recoverable::{RecoverableMemory, RegionId, Survives};
 
 use backing::{Backing, Kept, LocalOptions, REMEDY};
+use binding::BINDING;
+pub(crate) use binding::{Binding, BindingError};
 pub(crate) use earlier::Tidings;
 pub(crate) use record::LastEpoch;
 use record::RecordError;
 use replication::EpochId;
 use replication::output::Output;
 pub(crate) use retained::{KeptEpoch, Limits, Shortened};
+use snapshot::disklog::LifeId;
 
 use crate::epoch::SealedEpoch;
 use crate::epoch::capture::CapturedPages;
-use crate::exit::{Advice, Exit};
+use crate::exit::{Advice, Exit, Failure};
 use crate::memory::{self, MemoryError, PAGE_SIZE, Ram};
 
 /// Room for the machine's state and the output of one epoch; a guest that holds half of
@@ -115,6 +119,9 @@ pub(crate) enum LocalError {
         /// Why.
         source: std::io::Error,
     },
+    /// What the guest is bound to.
+    #[error(transparent)]
+    Binding(#[from] BindingError),
     /// A disk could not be put back.
     #[error(transparent)]
     Disk(#[from] snapshot::disk::DiskError),
@@ -136,6 +143,18 @@ impl Advice for LocalError {
             Self::Nothing { .. } => Exit::NotFound,
             Self::Examine { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Exit::NotFound,
             Self::Record { .. } => Exit::Incompatible,
+            Self::Memory(
+                recoverable::Error::Foreign { .. }
+                | recoverable::Error::Newer { .. }
+                | recoverable::Error::Truncated { .. }
+                | recoverable::Error::Length { .. }
+                | recoverable::Error::Damaged { .. }
+                | recoverable::Error::Stale { .. }
+                | recoverable::Error::OtherLog { .. }
+                | recoverable::Error::Bound { .. }
+                | recoverable::Error::Waiting { .. },
+            ) => Exit::Incompatible,
+            Self::Binding(error) => error.exit(),
             _ => Exit::Error,
         }
     }
@@ -143,7 +162,8 @@ impl Advice for LocalError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Occupied { dir } => Some(format!(
-                "`outlast resume --state-dir {0}` lets it go on; to give it up, remove {RAM}, {STATE}, {UNDO} and {REDO} in {0}",
+                "`outlast resume --state-dir {0}` lets it go on; to give it up, remove {STATE}, {RAM}, {UNDO}, {REDO} and \
+                 {BINDING} in {0}: its disks keep what it had committed to them",
                 dir.display()
             )),
             Self::Nothing { .. } => {
@@ -179,6 +199,8 @@ pub(crate) struct LocalStore {
     /// Earlier epochs, if they are kept.
     ring: Option<retained::Ring>,
     tidings_due: bool,
+    /// The guest's, in each record.
+    life: LifeId,
 }
 
 impl LocalStore {
@@ -218,7 +240,46 @@ impl LocalStore {
         let bytes = store.memory.bytes(store.state)?;
         let last = record::decode(bytes).map_err(|source| LocalError::Record { path: dir.join(STATE), source })?;
         store.check(options)?;
-        Ok((store, last))
+        let life = last.life.unwrap_or_default();
+        Ok((Self { life, ..store }, last))
+    }
+
+    /// Refuses if a guest that could go on is in `dir`, or one that runs: whatever else were started there would write over
+    /// what it was configured with, and go on with its disks.
+    pub(crate) fn refuse_guest(dir: &Path, options: LocalOptions) -> Result<(), LocalError> {
+        if !Self::is_in(dir) {
+            return Ok(());
+        }
+        match Self::open(dir, PAGE_SIZE as u64, options) {
+            Err(LocalError::Record { source: RecordError::Empty, .. } | LocalError::Nothing { .. }) => Ok(()),
+            Err(LocalError::Memory(error @ recoverable::Error::Locked { .. })) => Err(error.into()),
+            Ok(_) | Err(_) => Err(LocalError::Occupied { dir: dir.to_owned() }),
+        }
+    }
+
+    /// What the guest of this directory is bound to; none: it is from before that was kept.
+    pub(crate) fn binding(&self) -> Result<Option<Binding>, LocalError> {
+        if self.life == LifeId::default() {
+            return Ok(None);
+        }
+        let binding = Binding::read(&self.dir)?;
+        if binding.life != self.life {
+            let (path, what) = (self.dir.join(BINDING), "is another guest's");
+            return Err(BindingError::Damaged { path, what }.into());
+        }
+        Ok(Some(binding))
+    }
+
+    /// Binds the guest, durably: from the next epoch on its records say so.
+    pub(crate) fn bind(&mut self, binding: &Binding) -> Result<(), LocalError> {
+        binding.write(&self.dir)?;
+        self.life = binding.life;
+        Ok(())
+    }
+
+    /// Binds a guest that is from before that was done.
+    pub(crate) fn bind_if_new(&mut self, binding: impl FnOnce() -> Result<Binding, Failure>) -> Result<(), Failure> {
+        if self.life == LifeId::default() { Ok(self.bind(&binding()?)?) } else { Ok(()) }
     }
 
     /// Whether a guest may be in `dir`.
@@ -233,8 +294,22 @@ impl LocalStore {
         let kept = Kept { log, survives: memory.survives().min(options.images) };
         let (dir, layout) = (dir.to_owned(), memory::layout(ram_bytes));
         let (held, buffer) = (VecDeque::new(), Vec::new());
-        let (ring, tidings_due) = (None, false);
-        Ok(Self { dir, memory, kept, piece_bytes, piece_used: 0, ram, state, layout, held, buffer, ring, tidings_due })
+        let (ring, tidings_due, life) = (None, false, LifeId::default());
+        Ok(Self {
+            dir,
+            memory,
+            kept,
+            piece_bytes,
+            piece_used: 0,
+            ram,
+            state,
+            layout,
+            held,
+            buffer,
+            ring,
+            tidings_due,
+            life,
+        })
     }
 
     /// The state directory.
@@ -271,7 +346,13 @@ impl LocalStore {
         while self.held.pop_front_if(|(epoch, _)| *epoch <= left).is_some() {}
         self.held.extend(sealed.outputs.iter().map(|output| (sealed.epoch, output.clone())));
         let mut buffer = std::mem::take(&mut self.buffer);
-        record::encode(sealed.epoch, &sealed.state.encode(), self.held.iter().map(|(_, output)| output), &mut buffer);
+        record::encode(
+            sealed.epoch,
+            self.life,
+            &sealed.state.encode(),
+            self.held.iter().map(|(_, output)| output),
+            &mut buffer,
+        );
         let result = self.commit_with(&sealed.pages, &buffer);
         let result = result.and_then(|committed| self.retain(sealed.epoch, &buffer).map(|()| committed));
         self.buffer = buffer;
@@ -404,7 +485,7 @@ fn empty(dir: &Path) -> LocalError {
 /// it must not be there again, the guest may have gone on without.
 fn remove(dir: &Path) -> Result<(), LocalError> {
     retained::remove(&dir.join(earlier::DIR)).map_err(|source| LocalError::Earlier { dir: dir.to_owned(), source })?;
-    for name in [STATE, RAM, UNDO, REDO, pairing::PAIRING] {
+    for name in [STATE, RAM, UNDO, REDO, BINDING, pairing::PAIRING] {
         let path = dir.join(name);
         match std::fs::remove_file(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {

@@ -3,7 +3,8 @@
 //! ```text
 //!   0  magic "OLLE"    4  version u32    8  epoch u64    16  bytes of the state u64    24  bytes of the outputs u64
 //!  32  XXH3-64 of bytes 0 to 32 and of all that follows
-//!  40  the state (sections), then the outputs: device u16, kind u8, length u32, bytes
+//!  40  the life of the guest, 16 bytes: of version 2; then the state (sections), then the outputs: device u16, kind u8,
+//!      length u32, bytes
 //! ```
 //!
 //! Little endian. The record lies in recoverable memory, so it is whole or of the epoch before; the checksum is for what
@@ -11,19 +12,25 @@
 
 use replication::EpochId;
 use replication::output::Output;
+use snapshot::disklog::LifeId;
 use xxhash_rust::xxh3::Xxh3;
 
 const MAGIC: [u8; 4] = *b"OLLE";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Its records name no life; they are read too.
+const VERSION_WITHOUT_LIFE: u32 = 1;
 const SUMMED: usize = 32;
-/// Bytes before the state.
+/// Bytes that tell whether there is a record.
 pub(super) const HEAD: usize = 40;
+const LIFE_LEN: usize = 16;
 const OUTPUT_HEAD: usize = 7;
 
 /// An epoch that was committed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct LastEpoch {
     pub(crate) epoch: EpochId,
+    /// Which guest's; none: it was written before lives were told apart.
+    pub(crate) life: Option<LifeId>,
     /// Sections of the machine's state.
     pub(crate) state: Vec<u8>,
     /// What it held; some or all of it may have left.
@@ -57,18 +64,20 @@ fn sum(head: &[u8], body: &[u8]) -> u64 {
 /// Writes the record of an epoch into `buffer`, which is emptied before.
 pub(super) fn encode<'a>(
     epoch: EpochId,
+    life: LifeId,
     state: &[u8],
     outputs: impl Iterator<Item = &'a Output> + Clone,
     buffer: &mut Vec<u8>,
 ) {
     let output_bytes: usize = outputs.clone().map(|output| OUTPUT_HEAD + output.bytes.len()).sum();
     buffer.clear();
-    buffer.reserve(HEAD + state.len() + output_bytes);
+    buffer.reserve(HEAD + LIFE_LEN + state.len() + output_bytes);
     buffer.extend_from_slice(&MAGIC);
     buffer.extend_from_slice(&VERSION.to_le_bytes());
     for word in [epoch.0, state.len() as u64, output_bytes as u64, 0] {
         buffer.extend_from_slice(&word.to_le_bytes());
     }
+    buffer.extend_from_slice(&life.0);
     buffer.extend_from_slice(state);
     for Output { device, kind, bytes } in outputs {
         buffer.extend_from_slice(&device.to_le_bytes());
@@ -91,20 +100,24 @@ pub(super) fn decode(bytes: &[u8]) -> Result<LastEpoch, RecordError> {
         return Err(RecordError::Damaged("it does not begin like one"));
     }
     let found = u32::from_le_bytes(head[4..8].try_into().expect("four bytes of the head"));
-    if found != VERSION {
-        return Err(RecordError::Version { found });
-    }
+    let begin = match found {
+        VERSION => HEAD + LIFE_LEN,
+        VERSION_WITHOUT_LIFE => HEAD,
+        _ => return Err(RecordError::Version { found }),
+    };
+    let life = bytes.get(HEAD..begin).ok_or(RecordError::Damaged("its head is cut off"))?;
+    let life = life.try_into().ok().map(LifeId);
     let len = usize::try_from(u64_at(16)).ok().zip(usize::try_from(u64_at(24)).ok());
     let body = len.and_then(|(state, outputs)| {
-        let (start, middle) = (HEAD, HEAD.checked_add(state)?);
+        let (start, middle) = (begin, begin.checked_add(state)?);
         Some((bytes.get(start..middle)?, bytes.get(middle..middle.checked_add(outputs)?)?))
     });
     let (state, outputs) = body.ok_or(RecordError::Damaged("it is longer than its file"))?;
-    if sum(&head[..SUMMED], &bytes[HEAD..HEAD + state.len() + outputs.len()]) != u64_at(SUMMED) {
+    if sum(&head[..SUMMED], &bytes[HEAD..begin + state.len() + outputs.len()]) != u64_at(SUMMED) {
         return Err(RecordError::Damaged("its checksum does not match"));
     }
     let outputs = decode_outputs(outputs).ok_or(RecordError::Damaged("an output is cut off"))?;
-    Ok(LastEpoch { epoch: EpochId(u64_at(8)), state: state.to_vec(), outputs })
+    Ok(LastEpoch { epoch: EpochId(u64_at(8)), life, state: state.to_vec(), outputs })
 }
 
 fn decode_outputs(mut bytes: &[u8]) -> Option<Vec<Output>> {
@@ -131,7 +144,7 @@ mod tests {
 
     fn record() -> Vec<u8> {
         let mut buffer = vec![9; 3];
-        encode(EpochId(77), b"the state", outputs().iter(), &mut buffer);
+        encode(EpochId(77), LifeId([5; 16]), b"the state", outputs().iter(), &mut buffer);
         buffer
     }
 
@@ -139,8 +152,24 @@ mod tests {
     fn record_in_a_longer_file_is_read_back() {
         let mut bytes = record();
         bytes.resize(10_000, 0);
-        let last = LastEpoch { epoch: EpochId(77), state: b"the state".to_vec(), outputs: outputs() };
+        let last = LastEpoch {
+            epoch: EpochId(77),
+            life: Some(LifeId([5; 16])),
+            state: b"the state".to_vec(),
+            outputs: outputs(),
+        };
         assert_eq!(decode(&bytes), Ok(last));
+    }
+
+    #[test]
+    fn record_of_version_1_is_read_without_a_life() {
+        let mut bytes = record();
+        bytes.drain(HEAD..HEAD + LIFE_LEN);
+        bytes[4..8].copy_from_slice(&1u32.to_le_bytes());
+        let sum = sum(&bytes[..SUMMED], &bytes[HEAD..]);
+        bytes[SUMMED..HEAD].copy_from_slice(&sum.to_le_bytes());
+        let last = decode(&bytes).expect("whole");
+        assert_eq!((last.life, last.state, last.outputs), (None, b"the state".to_vec(), outputs()));
     }
 
     #[test]

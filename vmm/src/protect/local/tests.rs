@@ -47,7 +47,7 @@ fn commit(store: &mut LocalStore, epoch: u64, gfns: &[u64], fill: u8) -> Committ
     gfns.iter().for_each(|gfn| assert!(ram.write_page(*gfn, &[fill; PAGE_SIZE])));
     let pages = capture::stop_and_copy(&std::sync::Arc::new(Stats::default())).capture(&ram, gfns.to_vec());
     let mut record = Vec::new();
-    record::encode(EpochId(epoch), format!("state {epoch}").as_bytes(), [].iter(), &mut record);
+    record::encode(EpochId(epoch), LifeId::default(), format!("state {epoch}").as_bytes(), [].iter(), &mut record);
     store.commit_with(&pages, &record).unwrap()
 }
 

@@ -1,3 +1,4 @@
+use snapshot::disklog::LifeId;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -44,7 +45,7 @@ fn options(log: LocalLog) -> LocalOptions {
 
 fn record_of(epoch: u64) -> Vec<u8> {
     let mut record = Vec::new();
-    record::encode(EpochId(epoch), format!("state {epoch}").as_bytes(), [].iter(), &mut record);
+    record::encode(EpochId(epoch), LifeId::default(), format!("state {epoch}").as_bytes(), [].iter(), &mut record);
     record
 }
 
