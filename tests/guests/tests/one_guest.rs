@@ -20,9 +20,10 @@ fn stop(vm: &mut Vm) {
 /// A start that is refused; gives what it said.
 #[track_caller]
 fn refused(launch: Launch, code: i32) -> String {
+    let before = launch.console_so_far();
     let mut vm = launch.start();
     assert_eq!(vm.wait(), code, "{}", vm.log());
-    assert_eq!(vm.console(), "", "it ran nothing");
+    assert_eq!(vm.console(), before, "it ran nothing");
     vm.log()
 }
 
@@ -187,7 +188,7 @@ fn sides_with_different_witnesses_are_never_a_pair() {
     fs::create_dir(&other).expect("the test's own directory");
     for witness in [format!("file:{}", other.display()), "none".to_owned()] {
         let name = witness.split(':').next().expect("a kind").to_owned();
-        let backup = place.backup(&format!("b-{name}"), &guest).with("--witness", witness.as_str());
+        let backup = place.backup(&format!("b-{name}"), &guest).instead("--witness", witness.as_str());
         let backup = backup.start();
         let mut primary = place.primary(&format!("a-{name}"), &guest, backup.port()).start();
         let solo = primary.wait_event("solo");
@@ -233,7 +234,7 @@ fn vm_that_was_started_without_a_named_witness_takes_no_backup() {
 fn fresh_guest_whose_backup_runs_another_one_stops_with_its_witness_none() {
     needs!(Kvm);
     let (guest, place) = (Guest::counter(), Place::new());
-    let none = |launch: Launch| launch.with("--witness", "none");
+    let none = |launch: Launch| launch.instead("--witness", "none");
     let mut pair = Pair::start_with(&place, &guest, none);
     let port = pair.backup.port();
     wait_progress(&pair.primary, &guest, 20);
