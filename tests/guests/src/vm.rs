@@ -74,14 +74,6 @@ impl Launch {
         self
     }
 
-    /// Gives an option that was given another value.
-    #[must_use]
-    pub fn instead(mut self, flag: &str, value: impl Into<OsString>) -> Self {
-        let given = self.args.iter().position(|arg| arg == flag).expect("the option was given");
-        self.args[given + 1] = value.into();
-        self
-    }
-
     /// What its console has from runs before.
     pub fn console_so_far(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.dir.join("console")).unwrap_or_default()).into_owned()
