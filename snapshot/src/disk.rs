@@ -15,7 +15,8 @@
 //! - in mode [`Mode::Protected`] no write reaches the image but through [`OverlayDisk::commit`] and
 //!   [`Image::apply`]; in mode [`Mode::Direct`] nothing is pending; in mode [`Mode::Mirror`] what is pending is in
 //!   the image too;
-//! - after an I/O error on the image the disk is poisoned: reads go on, writes and commits refuse, sealed sets stay.
+//! - after an I/O error on the image the disk is poisoned: reads go on, writes and commits refuse, sealed sets stay. A write
+//!   that finds no room poisons nothing: it is tried again as it was.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 pub use crate::chunk::{CHUNK_BYTES, ZERO_CHUNK, hash_bytes};
 pub use crate::writeset::{WriteSet, WriteSetError};
 pub use error::DiskError;
+pub(crate) use error::is_full;
 pub use image::Image;
 pub use origin::{Kind, Origin};
 
@@ -162,6 +164,11 @@ impl OverlayDisk {
         self.running.cost_bytes() + self.sealed_cost
     }
 
+    /// The part of them that sealed epochs take, which is not in the image.
+    pub fn sealed_bytes(&self) -> usize {
+        self.sealed_cost
+    }
+
     /// Bounds [`Self::pending_bytes`]: at half of it [`Self::is_pressed`] asks for a commit, at all of it writes fail.
     pub fn set_pending_bytes_max(&mut self, bytes: usize) {
         self.pending_bytes_max = bytes;
@@ -250,7 +257,8 @@ impl OverlayDisk {
 
     /// Applies the sealed epochs up to and including `upto` to the image, oldest first, and drops them.
     ///
-    /// The image is not synced. After an error it is poisoned and the sets not fully applied stay.
+    /// The image is not synced. After an error the sets not fully applied stay; of all errors but [`DiskError::NoRoom`] the
+    /// image is poisoned.
     pub fn commit(&mut self, upto: u64) -> Result<(), DiskError> {
         while let Some(commit) = self.begin_commit(upto) {
             commit.write()?;

@@ -20,7 +20,8 @@
 //! - a head counts only with its table;
 //! - recovery ends at the first record that is not whole. When a later record proves that it had been synced, the log is
 //!   damaged rather than torn, and recovery refuses;
-//! - after an I/O error the log is poisoned: what a failed sync left on the medium is unknown.
+//! - after an I/O error the log is poisoned: what a failed sync left on the medium is unknown. An append that finds no room
+//!   leaves the log as it was.
 //!
 //! Assumed of the medium: a synced block stays as written, and writing one block does not harm another.
 
@@ -33,7 +34,7 @@ use std::sync::Arc;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use crate::disk::{Image, OverlayDisk, WriteSet};
+use crate::disk::{Image, OverlayDisk, WriteSet, is_full};
 use crate::lock;
 pub use error::LogError;
 pub use identity::{
@@ -219,8 +220,11 @@ impl EpochLog {
         let header = RecordHeader { generation: self.generation, epoch, synced: self.synced };
         record::encode(&header, sets, &mut self.buffer);
         debug_assert_eq!(self.buffer.len() as u64, needs);
-        let result = self.file.write_all_at(&self.buffer, self.tail);
-        self.poison_on_error("appending to", result)?;
+        match self.file.write_all_at(&self.buffer, self.tail) {
+            // What was written of it lies behind the tail: it is no record, and is written over.
+            Err(source) if is_full(&source) => return Err(LogError::NoRoom { path: self.path.clone(), source }),
+            result => self.poison_on_error("appending to", result)?,
+        }
         self.tail += needs;
         self.last_epoch = Some(epoch);
         Ok(())

@@ -1,7 +1,7 @@
 //! What can go wrong with a disk.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::SECTOR_BYTES;
 
@@ -107,6 +107,15 @@ pub enum DiskError {
         /// The error that poisoned it.
         cause: String,
     },
+    /// A write found no room. The image is not poisoned: the same write may be tried again, over what part of it was
+    /// written.
+    #[error("no room for disk image {}", path.display())]
+    NoRoom {
+        /// The image.
+        path: PathBuf,
+        /// What the host says.
+        source: io::Error,
+    },
     /// The host's storage failed.
     #[error("{what} disk image {}", path.display())]
     Io {
@@ -117,4 +126,19 @@ pub enum DiskError {
         /// Why it failed.
         source: io::Error,
     },
+}
+
+impl DiskError {
+    /// The image that has no room for what was to be written, if that is all that is wrong.
+    pub fn full(&self) -> Option<&Path> {
+        match self {
+            Self::NoRoom { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a write found no room, or no more than its user may have.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -2,7 +2,9 @@
 //! waiting who want something from it.
 //!
 //! Invariants:
-//! - after a failed write or sync the image is poisoned: it goes on being read, nothing is written any more;
+//! - after a failed write or sync the image is poisoned: it goes on being read, nothing is written any more. A write that
+//!   finds no room has not failed: it is to be done again, and until then the image may have a part of it. A *sync* that
+//!   finds none has failed like any other: what the host had in memory may be gone;
 //! - nothing is written past the end that the file has now: an image that somebody cut stays cut, and is not filled up with a
 //!   hole that nobody wrote.
 
@@ -13,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::error::is_full;
 use super::origin::{self, Origin};
 use super::{DiskError, SECTOR_BYTES, WriteSet};
 use crate::chunk::{self, CHUNK_BYTES};
@@ -133,7 +136,10 @@ impl Image {
     pub(super) fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), DiskError> {
         self.check_present(offset + data.len() as u64)?;
         self.writes.fetch_add(1, Ordering::AcqRel);
-        self.poison_on_error("writing", self.file.write_all_at(data, offset))
+        match self.file.write_all_at(data, offset) {
+            Err(source) if is_full(&source) => Err(DiskError::NoRoom { path: self.path.clone(), source }),
+            result => self.poison_on_error("writing", result),
+        }
     }
 
     /// Whether the file reaches to `end` now.

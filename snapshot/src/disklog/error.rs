@@ -1,7 +1,7 @@
 //! What can go wrong with the log.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::disk::DiskError;
 
@@ -160,6 +160,14 @@ pub enum LogError {
         /// The error that poisoned it.
         cause: String,
     },
+    /// An append found no room. The log is as it was before; the same record may be appended again.
+    #[error("no room for disk log {}", path.display())]
+    NoRoom {
+        /// The log.
+        path: PathBuf,
+        /// What the host says.
+        source: io::Error,
+    },
     /// The host's storage failed.
     #[error("{what} disk log {}", path.display())]
     Io {
@@ -178,4 +186,14 @@ pub enum LogError {
         /// The disk's reason.
         source: DiskError,
     },
+}
+
+impl LogError {
+    /// The log that has no room for a record, if that is all that is wrong.
+    pub fn full(&self) -> Option<&Path> {
+        match self {
+            Self::NoRoom { path, .. } => Some(path),
+            _ => None,
+        }
+    }
 }

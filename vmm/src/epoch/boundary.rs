@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use replication::EpochId;
+use snapshot::writeset::WriteSet;
 
 use super::capture::{self, Capture, CaptureStatus, Mode};
 use super::dirty::DirtyHarvest;
@@ -110,16 +111,14 @@ impl Epochs {
     }
 
     /// Ends the running epoch of a held machine without capturing it: for a guest that is alone by right. Gives its
-    /// number and the one that runs now.
-    pub fn settle(&mut self, machine: &Machine) -> (EpochId, EpochId) {
+    /// number and its disk writes.
+    pub fn settle(&mut self, machine: &Machine) -> (EpochId, Vec<Arc<WriteSet>>) {
         self.hand_over();
         let (epoch, next) = (self.running, self.running.next());
-        for disk in machine.disks() {
-            disk.lock().seal(epoch.0);
-        }
+        let disk_writes = machine.disks().iter().map(|disk| disk.lock().seal(epoch.0)).collect();
         machine.egress().seal(next);
         self.running = next;
-        (epoch, next)
+        (epoch, disk_writes)
     }
 
     /// Where captured pages that turn out unchanged are reported, so that they are protected again.

@@ -45,6 +45,7 @@ use egress::{Egress, Sinks};
 use gate::{Gate, Held, NotHeld};
 use slot::Slot;
 use snapshot::disk::{Mode, PENDING_BYTES_MAX};
+use snapshot::writeset::WriteSet;
 use state::{MachineState, Shape, StateRefused};
 
 /// Why a machine could not be built.
@@ -350,8 +351,8 @@ impl Machine {
         Ok(())
     }
 
-    /// Ends the running epoch without capturing it; gives its number and the next.
-    pub fn settle_epoch(&self, _held: &Held<'_>) -> (EpochId, EpochId) {
+    /// Ends the running epoch without capturing it; gives its number and its disk writes.
+    pub fn settle_epoch(&self, _held: &Held<'_>) -> (EpochId, Vec<Arc<WriteSet>>) {
         self.epochs().settle(self)
     }
 

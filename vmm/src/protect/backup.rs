@@ -1,13 +1,23 @@
 //! The backup: listens, keeps the shadow of a guest, and takes over when the witness grants it.
 //!
-//! One thread: bytes come in, the core ([`replication::Backup`]) says what to do, it is done in that order. An ack
-//! leaves as soon as its epoch is durable; applying comes after it.
+//! ```text
+//!   socket ──frames──▶ loop: core, memory ──orders──▶ standby-disk: log, images
+//!          ◀──acks───   ▲                                  │
+//!                       └────────── mailbox ◀──done────────┴── standby-witness
+//! ```
+//!
+//! Bytes come in, the core ([`replication::Backup`]) says what to do, it is done in that order. An ack leaves as soon as its
+//! epoch is durable; applying comes after it. The loop keeps time, so it waits for nothing but the next thing to happen:
+//! what storage and witness cost is waited for by others ([`storage`]).
 
 mod filling;
+mod mailbox;
+mod storage;
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +33,6 @@ use replication::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 use snapshot::disk::OverlayDisk;
-use snapshot::writeset::WriteSet;
 
 use super::clock::Clock;
 use super::lease::Lease;
@@ -33,7 +42,10 @@ use crate::config::Endpoint;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
 use crate::kvm::Vm;
+use crate::machine::{MachineError, spawn};
 use crate::memory::{PAGE_SIZE, Ram};
+use mailbox::Mailbox;
+use storage::{Done, Order, Storage};
 
 /// Bytes received and not applied at most, beyond the guest's memory.
 const STAGED_BYTES_MAX: usize = 512 << 20;
@@ -87,6 +99,33 @@ impl Told {
     fn tell(self, answer: Result<(), Failure>) {
         // Whoever asked may have given up.
         let _ = self.0.try_send(answer);
+    }
+}
+
+impl Failover {
+    /// Puts it to the witness, and tells who asked.
+    fn perform(self, lease: &Lease, session: SessionId, fork: EpochId) -> ClaimResult {
+        let Self { dead, told } = self;
+        let named = match lease.named(&dead) {
+            Ok(named) => named,
+            Err(failure) => {
+                told.tell(Err(failure));
+                return ClaimResult::Unreachable;
+            }
+        };
+        let result = lease.take_over(session, fork, named);
+        told.tell(match &result {
+            ClaimResult::Granted => Ok(()),
+            ClaimResult::Denied { holder } => Err(Failure::new(
+                Exit::SplitBrain,
+                format!("the witness still lists {holder}, which was not named as dead"),
+            )
+            .with_hint("name every place that the witness lists, with --dead, if each is gone for good")),
+            ClaimResult::Unreachable => {
+                Err(Failure::new(Exit::Timeout, "the witness does not answer").with_hint("try again when it does"))
+            }
+        });
+        result
     }
 }
 
@@ -159,8 +198,10 @@ pub struct Standby {
     view: Arc<StandbyView>,
     listener: TcpListener,
     connection: Option<Connection>,
-    disks: Vec<OverlayDisk>,
-    log: DiskLog,
+    storage: Storage,
+    done: Mailbox<Done>,
+    /// What happens when the worker has given disks and log back.
+    leaving: Option<Leaving>,
     ram: Option<Ram>,
     durable: bool,
     host: Vm,
@@ -177,6 +218,15 @@ struct Connection {
     decoder: FrameDecoder,
 }
 
+/// Why a backup is to end as such.
+#[derive(Debug)]
+enum Leaving {
+    /// It runs the guest.
+    TakeOver(Box<TakeOver>),
+    /// The guest ended.
+    Ended(String),
+}
+
 enum Step {
     Go,
     Out(Outcome),
@@ -191,7 +241,9 @@ impl Standby {
         lease: Arc<Lease>,
         events: Arc<Events>,
     ) -> Result<Self, Failure> {
-        let host = Vm::new().map_err(crate::machine::MachineError::from)?;
+        let host = Vm::new().map_err(MachineError::from)?;
+        let done =
+            Mailbox::new().map_err(|e| Failure::new(Exit::Error, format!("cannot make an event counter: {e}")))?;
         let listener = TcpListener::bind(config.listen.as_pair()).map_err(|e| listen_failure(&config.listen, &e))?;
         // Of port 0 the host made a free one.
         config.listen.port = listener.local_addr().map_err(|e| listen_failure(&config.listen, &e))?.port();
@@ -215,8 +267,9 @@ impl Standby {
             view: Arc::default(),
             listener,
             connection: None,
-            disks,
-            log,
+            storage: Storage::start(disks, log, done.postbox()),
+            done,
+            leaving: None,
             ram: None,
             durable: false,
             host,
@@ -239,9 +292,9 @@ impl Standby {
             self.wait();
             self.accept();
             let now = self.clock.now();
-            let read = self.read();
-            if let Step::Out(outcome) = read.and_then(|()| self.tick(now))? {
-                return self.finish(outcome);
+            self.read();
+            if let Step::Out(outcome) = self.step(now)? {
+                return Ok(outcome);
             }
             if self.view.wants_failover() && !self.core.handle_override() {
                 self.refuse_failover();
@@ -255,19 +308,24 @@ impl Standby {
         }
     }
 
-    fn finish(mut self, outcome: Outcome) -> Result<Outcome, Failure> {
-        if matches!(outcome, Outcome::Ended(_)) {
-            // An image that another program changes before the next start must not get old writes.
-            self.checkpoint_log()?;
+    fn step(&mut self, now: replication::Time) -> Result<Step, Failure> {
+        while let Some(done) = self.done.take() {
+            if let Step::Out(outcome) = self.take_done(done)? {
+                return Ok(Step::Out(outcome));
+            }
         }
-        Ok(outcome)
+        // What waits for room then is void: the guest ended before it was whole here.
+        if let Some(Leaving::Ended(text)) = self.leaving.take_if(|_| self.storage.full().is_some()) {
+            return Ok(Step::Out(Outcome::Ended(text)));
+        }
+        self.tick(now)
     }
 
     fn wait(&self) {
         let wait = self.clock.until(self.core.poll_timeout(), LOOK_AROUND);
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
-        let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];
-        if let Some(connection) = &self.connection {
+        let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&self.done, PollFlags::IN)];
+        if let Some(connection) = self.connection.as_ref().filter(|_| self.storage.takes_more()) {
             fds.push(PollFd::new(&connection.stream, PollFlags::IN));
         }
         if let Err(error) = poll(&mut fds, Some(&timeout)) {
@@ -301,14 +359,19 @@ impl Standby {
         }
     }
 
-    fn read(&mut self) -> Result<(), Failure> {
-        let Some(connection) = &mut self.connection else { return Ok(()) };
+    fn read(&mut self) {
+        let now = self.clock.now();
+        let Some(connection) = &mut self.connection else { return };
+        if !self.storage.takes_more() {
+            // It is this side that does not listen. No takeover is possible while it is filled, so nobody waits for the
+            // news that the primary is dead.
+            return self.core.handle_alive(now);
+        }
         let mut fds = [PollFd::new(&connection.stream, PollFlags::IN)];
         if !matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..)) {
-            return Ok(());
+            return;
         }
         let mut bytes = vec![0; 256 * 1024];
-        let now = self.clock.now();
         match connection.stream.read(&mut bytes) {
             Ok(0) => self.disconnected(),
             Ok(count) => {
@@ -319,7 +382,6 @@ impl Standby {
             Err(error) if socket::is_timeout(&error) => {}
             Err(_) => self.disconnected(),
         }
-        Ok(())
     }
 
     fn disconnected(&mut self) {
@@ -343,15 +405,14 @@ impl Standby {
                     self.core.handle_broken_stream(now);
                 }
             }
-            if let Step::Out(outcome) = self.act()? {
-                return Ok(Step::Out(outcome));
-            }
+            self.act();
             self.keep_time();
         }
         if self.core.poll_timeout().is_some_and(|at| at <= now) {
             self.core.handle_timeout(now);
         }
-        self.act()
+        self.act();
+        Ok(Step::Go)
     }
 
     /// Tells a peer of ours that it is at the wrong place: it repeats the reason in its own words.
@@ -375,18 +436,15 @@ impl Standby {
         }
     }
 
-    fn act(&mut self) -> Result<Step, Failure> {
+    fn act(&mut self) {
         self.transmit();
         while let Some(action) = self.core.poll_action() {
-            if let Step::Out(outcome) = self.perform(action)? {
-                return Ok(Step::Out(outcome));
-            }
+            self.perform(action);
             self.transmit();
         }
-        Ok(Step::Go)
     }
 
-    /// Keeps time in the middle of long work, so that the primary hears of this side meanwhile. What is being worked on
+    /// Keeps time between two batches of pages, so that the primary hears of this side meanwhile. What is being worked on
     /// came from a primary that lived; whether it still does shows when the work is done.
     fn keep_time(&mut self) {
         if self.connection.is_none() {
@@ -409,23 +467,48 @@ impl Standby {
         }
     }
 
-    fn perform(&mut self, action: BackupAction) -> Result<Step, Failure> {
+    fn perform(&mut self, action: BackupAction) {
         match action {
-            BackupAction::Greeted(hello) => self.greet(&hello),
+            BackupAction::Greeted(hello) => self.greet(hello),
             BackupAction::ResyncPages(batch) => apply_pages(self.ram.as_ref(), &batch),
-            BackupAction::ResyncDisk(chunk) => self.write_chunk(&chunk)?,
-            BackupAction::DiskOffered(offer) => self.compare(&offer)?,
-            BackupAction::Persist(epoch) => self.persist(&epoch)?,
-            BackupAction::Apply(epoch) => self.apply(&epoch)?,
+            BackupAction::ResyncDisk(chunk) => self.storage.order(Order::WriteChunk { chunk, durable: self.durable }),
+            BackupAction::DiskOffered(offer) => self.compare(offer),
+            BackupAction::Persist(epoch) => self.persist(epoch),
+            BackupAction::Apply(epoch) => self.apply(epoch),
             BackupAction::Claim { session, fork } => self.claim(session, fork),
             BackupAction::Override { session, fork } => self.override_witness(session, fork),
-            BackupAction::Keep { epoch, holder } => self.keep(epoch, &holder)?,
-            BackupAction::TakeOver(takeover) => return self.take_over(*takeover),
-            BackupAction::Discard { session, reason } => self.discard(session, &reason)?,
-            BackupAction::Ended { text } => return Ok(Step::Out(Outcome::Ended(text))),
+            BackupAction::Keep { epoch, holder } => self.storage.order(Order::Keep { epoch, holder }),
+            BackupAction::TakeOver(takeover) => self.leave(Leaving::TakeOver(takeover)),
+            BackupAction::Discard { session, reason } => self.discard(session, &reason),
+            BackupAction::Ended { text } => self.leave(Leaving::Ended(text)),
             BackupAction::Disconnect => self.drop_connection(),
         }
+    }
+
+    /// A worker has something to say.
+    fn take_done(&mut self, done: Done) -> Result<Step, Failure> {
+        self.storage.note(&done);
+        match done {
+            Done::Compared { session, want } => self.compared(session, want),
+            Done::Differs { session, text } => self.differs(session, &text),
+            Done::Written { .. } | Done::Discarded => {}
+            Done::Durable { session, epoch } => self.core.handle_durable(self.clock.now(), session, epoch),
+            Done::Applied { session, epoch, base } => self.applied(session, epoch, base),
+            Done::HandedOver { disks, log } => return Ok(self.left(disks, log)),
+            Done::Full { path } => self.note_full(&path),
+            Done::HasRoom { path } => self.events.note("disk-has-room", json!({ "path": path })),
+            Done::Kept { epoch, holder } => self.kept(epoch, &holder),
+            Done::Introduced { session, hello, introduction } => self.introduced(session, &hello, introduction),
+            Done::Claimed { session, result } => self.core.handle_claim(self.clock.now(), session, result),
+            Done::Failed(failure) => return Err(failure),
+        }
+        self.act();
         Ok(Step::Go)
+    }
+
+    fn note_full(&self, path: &Path) {
+        tracing::warn!("{}", no_room(path));
+        self.events.note("disk-full", json!({ "path": path }));
     }
 
     fn drop_connection(&mut self) {
@@ -434,112 +517,93 @@ impl Standby {
         }
     }
 
-    fn persist(&mut self, epoch: &AssembledEpoch) -> Result<(), Failure> {
-        if epoch.base {
-            self.rehearse(&epoch.state)?;
+    /// An epoch without disk writes asks nothing of storage: while that has nothing to do, it is durable as it is.
+    fn persist(&mut self, epoch: Arc<AssembledEpoch>) {
+        if self.storage.is_idle() && !epoch.base && epoch.disk_writes.is_empty() {
+            return self.core.handle_durable(self.clock.now(), epoch.session, epoch.epoch);
         }
-        if self.durable {
-            let sets = write_sets(epoch, self.disks.len());
-            let sets: Vec<(u16, &WriteSet)> = sets.iter().enumerate().map(|(disk, set)| (disk as u16, set)).collect();
-            if !self.log.has_room(&sets) {
-                self.checkpoint_log()?;
-            }
-            self.log.append(epoch.epoch, &sets)?;
-        }
-        self.core.handle_durable(self.clock.now(), epoch.session, epoch.epoch);
-        Ok(())
+        let base_on = self.ram.clone().filter(|_| epoch.base);
+        self.storage.order(Order::Persist { epoch, durable: self.durable, base_on });
     }
 
-    fn apply(&mut self, epoch: &AssembledEpoch) -> Result<(), Failure> {
+    fn apply(&mut self, epoch: Arc<AssembledEpoch>) {
         for batch in &epoch.pages {
             apply_pages(self.ram.as_ref(), batch);
             self.keep_time();
         }
-        for (disk, set) in self.disks.iter().zip(write_sets(epoch, usize::from(u16::MAX))) {
-            if !set.is_empty() {
-                disk.image().apply(&set)?;
-            }
+        if self.storage.is_idle() && epoch.disk_writes.is_empty() {
+            return self.applied(epoch.session, epoch.epoch, epoch.base);
         }
-        self.epochs_applied += 1;
-        if epoch.base {
-            self.events.note("protected", json!({ "epoch": epoch.epoch.0 }));
-        }
-        if self.log.is_half_full() && self.log.last() <= epoch.epoch {
-            self.checkpoint_log()?;
-        }
-        self.log.note_applied(epoch.epoch);
-        self.core.handle_applied(self.clock.now(), epoch.session, epoch.epoch);
-        Ok(())
+        self.storage.order(Order::Apply(epoch));
     }
 
-    fn checkpoint_log(&mut self) -> Result<(), Failure> {
-        self.disks.iter().try_for_each(|disk| disk.image().sync())?;
-        Ok(self.log.truncate()?)
+    fn applied(&mut self, session: SessionId, epoch: EpochId, base: bool) {
+        self.epochs_applied += 1;
+        if base {
+            self.events.note("protected", json!({ "epoch": epoch.0 }));
+        }
+        self.core.handle_applied(self.clock.now(), session, epoch);
+    }
+
+    /// A witness that is slow to answer must not keep heartbeats waiting: who asks it has a thread. One question at a time,
+    /// since the core asks again only after an answer.
+    fn ask_witness(&self, question: impl FnOnce(&Lease) -> Done + Send + 'static) {
+        let (lease, done) = (Arc::clone(&self.lease), self.done.postbox());
+        spawn("standby-witness".into(), move || done.post(question(&lease)));
     }
 
     fn claim(&mut self, session: SessionId, fork: EpochId) {
         self.lost_at = Instant::now();
         let silence_ms = self.last_heard.elapsed().as_millis() as u64;
         self.events.note("failover-started", json!({ "silence_ms": silence_ms }));
-        let result = self.lease.take_over(session, fork, BTreeSet::new());
-        self.core.handle_claim(self.clock.now(), session, result);
+        self.ask_witness(move |lease| Done::Claimed {
+            session,
+            result: lease.take_over(session, fork, BTreeSet::new()),
+        });
     }
 
     /// The operator named the places that the witness lists as dead.
     fn override_witness(&mut self, session: SessionId, fork: EpochId) {
         self.lost_at = Instant::now();
-        let Some(Failover { dead, told }) = self.view.failover() else {
+        let Some(failover) = self.view.failover() else {
             return self.core.handle_claim(self.clock.now(), session, ClaimResult::Unreachable);
         };
-        let named = match self.lease.named(&dead) {
-            Ok(named) => named,
-            Err(failure) => {
-                told.tell(Err(failure));
-                return self.core.handle_claim(self.clock.now(), session, ClaimResult::Unreachable);
-            }
-        };
-        self.events.note("failover-started", json!({ "named_dead": dead }));
-        let result = self.lease.take_over(session, fork, named);
-        told.tell(match &result {
-            ClaimResult::Granted => Ok(()),
-            ClaimResult::Denied { holder } => Err(Failure::new(
-                Exit::SplitBrain,
-                format!("the witness still lists {holder}, which was not named as dead"),
-            )
-            .with_hint("name every place that the witness lists, with --dead, if each is gone for good")),
-            ClaimResult::Unreachable => {
-                Err(Failure::new(Exit::Timeout, "the witness does not answer").with_hint("try again when it does"))
-            }
-        });
-        self.core.handle_claim(self.clock.now(), session, result);
+        self.events.note("failover-started", json!({ "named_dead": failover.dead }));
+        self.ask_witness(move |lease| Done::Claimed { session, result: failover.perform(lease, session, fork) });
     }
 
     /// What was followed stays as it is, until a primary fills this backup anew.
-    fn keep(&mut self, epoch: EpochId, holder: &str) -> Result<(), Failure> {
-        self.checkpoint_log()?;
+    fn kept(&self, epoch: EpochId, holder: &str) {
         tracing::warn!(epoch = epoch.0, holder, "another side has the guest; what is here is kept");
         self.events.note("kept", json!({ "epoch": epoch.0, "holder": holder }));
-        Ok(())
     }
 
-    fn take_over(&mut self, takeover: TakeOver) -> Result<Step, Failure> {
-        // From now on the guest writes to the images directly: a record that stayed in the log would be put over that.
-        self.checkpoint_log()?;
-        let ram = self.ram.take().expect("a session that can be taken over has its memory");
-        let log = std::mem::take(&mut self.log);
-        let disks = std::mem::take(&mut self.disks);
-        let taken = Taken { takeover, ram, disks, log, durable: self.durable, lost_at: self.lost_at };
-        Ok(Step::Out(Outcome::TookOver(Box::new(taken))))
+    /// From a takeover on the guest writes to the images directly: a record that stayed in the log would be put over that.
+    /// And an image that another program changes after the guest's end must not get old writes at the next start.
+    fn leave(&mut self, leaving: Leaving) {
+        self.leaving = Some(leaving);
+        self.storage.order(Order::HandOver);
     }
 
-    fn discard(&mut self, session: Option<SessionId>, reason: &DiscardReason) -> Result<(), Failure> {
+    fn left(&mut self, disks: Vec<OverlayDisk>, log: DiskLog) -> Step {
+        Step::Out(match self.leaving.take().expect("disks are given back to who leaves") {
+            Leaving::Ended(text) => Outcome::Ended(text),
+            Leaving::TakeOver(takeover) => {
+                let ram = self.ram.take().expect("a session that can be taken over has its memory");
+                let (takeover, durable, lost_at) = (*takeover, self.durable, self.lost_at);
+                Outcome::TookOver(Box::new(Taken { takeover, ram, disks, log, durable, lost_at }))
+            }
+        })
+    }
+
+    fn discard(&mut self, session: Option<SessionId>, reason: &DiscardReason) {
         if let Some(session) = session {
-            self.lease.state_void(session);
             self.ram = None;
+            let lease = Arc::clone(&self.lease);
+            spawn("standby-witness".into(), move || lease.state_void(session));
         }
-        self.log.truncate()?;
+        self.storage.order(Order::Discard);
         self.events.note("discarded", json!({ "reason": format!("{reason:?}") }));
-        Ok(())
     }
 
     fn refuse_failover(&self) {
@@ -565,8 +629,15 @@ impl Standby {
             "kept": self.core.kept().map(|(epoch, holder)| json!({ "epoch": epoch.0, "guest_is_at": holder })),
             "witness": self.lease.witness().to_string(),
             "witness_away_ms": self.lease.away_since().map(|since| since.elapsed().as_millis() as u64),
+            "disk_full": self.storage.full(),
+            "warnings": self.storage.full().map(|path| no_room(path)).into_iter().collect::<Vec<_>>(),
         });
     }
+}
+
+/// For an operator: what waits, and for what.
+fn no_room(path: &Path) -> String {
+    format!("there is no room for {}: nothing is acknowledged until there is some", path.display())
 }
 
 fn listen_failure(listen: &Endpoint, error: &io::Error) -> Failure {
@@ -583,16 +654,4 @@ fn apply_pages(ram: Option<&Ram>, batch: &PageBatch) {
         update.apply_to(&mut page);
         ram.write_page(update.gfn.0, &page);
     }
-}
-
-/// The epoch's disk writes, by disk; later writes over earlier ones.
-fn write_sets(epoch: &AssembledEpoch, disks: usize) -> Vec<WriteSet> {
-    let used = epoch.disk_writes.iter().map(|w| usize::from(w.disk) + 1).max().unwrap_or(0);
-    let mut sets: Vec<WriteSet> = (0..used.min(disks)).map(|_| WriteSet::new()).collect();
-    for write in &epoch.disk_writes {
-        if let Some(set) = sets.get_mut(usize::from(write.disk)) {
-            set.write(write.offset, &write.data);
-        }
-    }
-    sets
 }

@@ -1,8 +1,8 @@
 //! The guardian: drives the primary's side of replication for one machine.
 //!
-//! Its core ([`replication::Primary`]) decides; the guardian moves bytes. Three threads share it: vCPU threads submit
+//! Its core ([`replication::Primary`]) decides; the guardian moves bytes. Four threads share it: vCPU threads submit
 //! sealed epochs at boundaries, the *link* thread connects and reads what the backup says, the *ship* thread owns the
-//! log and everything that is written to the socket but heartbeats. Whoever called the core performs the actions that came out of it,
+//! log and everything that is written to the socket but heartbeats, the *disk* thread writes the images. Whoever called the core performs the actions that came out of it,
 //! after letting the core's lock go.
 //!
 //! Lock order: gate, epochs, board, core, egress, disk. The core's lock is never held while another of ours is taken.
@@ -15,6 +15,7 @@ mod pausing;
 mod register;
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -25,17 +26,20 @@ use replication::view::Incarnation;
 use replication::wire::{DiskOffer, DiskWant, Kind, Link};
 use replication::{EpochId, EpochMeta, Primary, PrimaryAction, PrimaryConfig, SessionId, Term};
 use serde_json::{Value, json};
-use snapshot::disk::Mode;
+use snapshot::disk::{DiskError, Mode};
+use snapshot::writeset::WriteSet;
 
 use super::clock::Clock;
 use super::lease::Lease;
 use super::local::backing::Kept;
 use super::local::pairing::Pairing;
-use super::local::{KeptEpoch, LocalStore, Shortened, Tidings};
+use super::local::{KeptEpoch, LocalStore, Shortened, Tidings, fault};
 use super::log::DiskLog;
 use super::socket::SendHalf;
 pub(super) use base::NoBase;
 pub use ending::{Afterwards, Life, Parted};
+use leaving::Images;
+pub(super) use leaving::Lacks;
 use register::Question;
 
 use super::{preflight, ship};
@@ -117,8 +121,8 @@ struct Inner {
     logging_since: Option<Instant>,
     /// Sealed epochs that are not released, and when they were sealed.
     unreleased: VecDeque<(EpochId, Instant)>,
-    /// The last epoch whose frames have left and whose disk writes are in the images.
-    performed: EpochId,
+    /// How far the images are.
+    images: Images,
     /// Epochs whose console output may still be in this process: how much the console must have written, and since when
     /// it could, in order.
     leaving: VecDeque<(u64, Instant, EpochId)>,
@@ -141,6 +145,8 @@ pub struct Guardian {
     first: EpochId,
     inner: Mutex<Inner>,
     changed: Condvar,
+    /// The disk thread has something to do, or nothing more.
+    disk_work: Condvar,
     to_ship: Sender<ToShip>,
     to_witness: Sender<Question>,
     finished: AtomicBool,
@@ -178,11 +184,13 @@ impl Guardian {
     pub(crate) fn start(
         machine: Arc<Machine>,
         config: GuardianConfig,
-        log: DiskLog,
+        mut log: DiskLog,
         lease: Arc<Lease>,
         events: Arc<Events>,
         local: Option<LocalStore>,
     ) -> Result<Arc<Self>, MachineError> {
+        // A state directory that survives its host needs a log that does.
+        log.set_synced(config.durability == CommitDurability::Disk || local.is_some());
         let (to_ship, shipping) = channel();
         let (to_witness, questions) = channel();
         let first = machine.epochs().running();
@@ -196,7 +204,7 @@ impl Guardian {
             basing: None,
             logging_since: None,
             unreleased: VecDeque::new(),
-            performed: first.prev(),
+            images: Images::with_all(first.prev()),
             leaving: VecDeque::new(),
             last_solo_reason: None,
             connect_error: None,
@@ -212,6 +220,7 @@ impl Guardian {
             first,
             inner: Mutex::new(inner),
             changed: Condvar::new(),
+            disk_work: Condvar::new(),
             to_ship,
             to_witness,
             finished: AtomicBool::new(false),
@@ -238,6 +247,8 @@ impl Guardian {
         spawn("ft-link".into(), move || link.run_link());
         let shipper = Arc::clone(self);
         spawn("ft-ship".into(), move || ship::run(&shipper, &shipping, log, local));
+        let writer = Arc::clone(self);
+        spawn("ft-disk".into(), move || writer.run_disk());
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -476,7 +487,9 @@ impl Guardian {
         self.lock().logging_since = since;
     }
 
+    /// The log has the disk writes of all epochs up to `epoch`, as durably as was asked for.
     pub(super) fn handle_local_durable(&self, epoch: EpochId) {
+        self.note_logged(epoch);
         let now = self.clock.now();
         self.with_core(|core| core.handle_local_durable(now, epoch));
     }
@@ -503,25 +516,39 @@ impl Guardian {
         inner
     }
 
+    /// Ends the running epoch of a guest that is alone by right, without capturing it; gives its disk writes. Once they are in
+    /// the log, it counts.
+    pub(super) fn seal_last(&self, held: &Held<'_>) -> (EpochId, Vec<Arc<WriteSet>>) {
+        let (epoch, writes) = self.machine.settle_epoch(held);
+        if writes.iter().any(|set| !set.is_empty()) {
+            self.note_disk_writes(epoch);
+        }
+        self.with_core(|core| core.handle_sealed(EpochMeta { epoch, base: None, ship_bytes: 0 }));
+        (epoch, writes)
+    }
+
     /// Ends the epochs of a guest that is alone by right: lets everything out and writes to the images again. All that
-    /// was sealed must be in the log.
-    pub(super) fn settle(&self, held: &Held<'_>, log: &mut DiskLog) {
+    /// was sealed must be committed. False: there is no room in an image, and its epochs go on.
+    pub(super) fn settle(&self, held: &Held<'_>, log: &mut DiskLog) -> bool {
         if self.machine.epochs().is_protected() {
-            let (epoch, _) = self.machine.settle_epoch(held);
-            let now = self.clock.now();
-            self.with_core(|core| {
-                core.handle_sealed(EpochMeta { epoch, base: None, ship_bytes: 0 });
-                core.handle_local_durable(now, epoch);
-            });
+            if !self.wait_for_applied() {
+                return false;
+            }
             if let Err(error) = self.machine.end_epochs(held) {
-                return self.machine.fail(error.to_string());
+                self.machine.fail(error.to_string());
+                return true;
             }
             if let Err(failure) = log.checkpoint(self.machine.disks()) {
-                return self.machine.fail(failure.to_string());
+                self.machine.fail(failure.to_string());
             }
         }
+        self.write_directly();
+        true
+    }
+
+    fn write_directly(&self) {
         if self.machine.ended().is_some() {
-            // An image took no more writes: what was to be committed above is still waiting.
+            // An image took no more writes: what was to be committed is still waiting.
             return;
         }
         for disk in self.machine.disks() {
@@ -539,12 +566,10 @@ impl Guardian {
             && self.machine.disks().iter().all(|d| d.lock().mode() == Mode::Direct)
     }
 
-    pub(super) fn sync_images(&self) {
-        for disk in self.machine.disks() {
-            if let Err(error) = disk.image().sync() {
-                tracing::warn!(%error, "an image could not be synced");
-            }
-        }
+    /// Makes durable what is in the images.
+    pub(super) fn sync_images(&self) -> Result<(), DiskError> {
+        fault::lasts(fault::IMAGE_SYNC);
+        self.machine.disks().iter().try_for_each(|disk| disk.image().sync())
     }
 
     /// Sets the backup to connect to.
@@ -621,7 +646,14 @@ impl Guardian {
             "witness_away_ms": self.lease.away_since().map(|since| since.elapsed().as_millis() as u64),
             "solo_reason": inner.last_solo_reason,
             "connect_error": inner.connect_error,
+            "disk_full": inner.images.full().next(),
+            "warnings": inner.images.full().map(|path| no_room(path)).collect::<Vec<_>>(),
         })
+    }
+
+    /// Whether commits are to survive the host.
+    pub(super) fn is_durable(&self) -> bool {
+        self.config.durability == CommitDurability::Disk
     }
 
     /// Whether a backup follows, or is being asked about.
@@ -630,16 +662,25 @@ impl Guardian {
     }
 }
 
+/// For an operator: what waits, and for what.
+fn no_room(path: &Path) -> String {
+    format!("there is no room for {}: disk writes wait, and the guest with them, until there is some", path.display())
+}
+
 impl EpochSink for Guardian {
     fn wait_for_room(&self) -> bool {
         // Who waits for the gate may be the ship thread, without which there will never be room; and a machine that has
         // ended waits for its vCPUs.
-        self.wait_for_room_unless(|| self.machine.gate().is_hold_wanted() || self.machine.ended().is_some())
+        let gives_up = || self.machine.gate().is_hold_wanted() || self.machine.ended().is_some();
+        self.wait_for_images(gives_up) && self.wait_for_room_unless(gives_up)
     }
 
     fn submit(&self, sealed: SealedEpoch) {
         let base = if sealed.base { self.lock().basing.take() } else { None };
         self.lock().unreleased.push_back((sealed.epoch, sealed.sealed_at));
+        if sealed.has_disk_writes() {
+            self.note_disk_writes(sealed.epoch);
+        }
         let meta = EpochMeta { epoch: sealed.epoch, base, ship_bytes: sealed.ship_bytes() };
         let link = self.with_core(|core| core.handle_sealed(meta));
         self.machine.pacer().note_sealed(sealed.epoch);

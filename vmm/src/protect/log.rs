@@ -21,6 +21,7 @@ use snapshot::disklog::{
 use snapshot::writeset::WriteSet;
 
 use super::boot;
+use super::local::fault;
 use crate::exit::{Advice, Exit, Failure};
 use crate::machine::disk::SharedDisk;
 pub(crate) use place::{Place, Wanted};
@@ -56,11 +57,15 @@ impl Advice for LogError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Io { path, source, .. } if source.kind() == ErrorKind::StorageFull => Some(format!(
-                "make room on the file system of {} (a log takes up to {} MiB), or move the image to a larger one",
-                path.display(),
-                LOG_BYTES_MAX >> 20
-            )),
+            Self::NoRoom { path, source } | Self::Io { path, source, .. }
+                if source.kind() == ErrorKind::StorageFull =>
+            {
+                Some(format!(
+                    "make room on the file system of {} (a log takes up to {} MiB), or move the image to a larger one",
+                    path.display(),
+                    LOG_BYTES_MAX >> 20
+                ))
+            }
             Self::NoSuchDisk { path, .. } | Self::OtherDisk { path, .. } => Some(format!(
                 "the log holds committed writes of the disk that it names: give the disks in the order that they had, or put \
                  that image back; to start on what is there now instead, remove {}",
@@ -107,6 +112,8 @@ pub(crate) struct DiskLog {
     open: Option<OpenLog>,
     last: EpochId,
     place: Option<Place>,
+    /// Records need to survive this process only, not its host.
+    unsynced: bool,
 }
 
 #[derive(Debug)]
@@ -169,7 +176,7 @@ impl FoundLog {
     pub(crate) fn recover(self) -> Result<DiskLog, Failure> {
         let Self { log, images, boot, verdict, setup, upto } = self;
         let Setup { place, owner, asked: _, is_reserved } = setup;
-        let Some(mut log) = log else { return Ok(DiskLog { open: None, last: EpochId(0), place }) };
+        let Some(mut log) = log else { return Ok(DiskLog { open: None, last: EpochId(0), place, unsynced: false }) };
         if verdict == Verdict::Apply {
             let recovery = log.apply(&images, upto.0)?;
             if recovery.records > 0 {
@@ -184,7 +191,7 @@ impl FoundLog {
         let known = log.generation().map(|generation| generation.log).filter(|id| *id != LogId::default());
         let id = known.unwrap_or_else(|| LogId(boot::random()));
         let open = OpenLog::begin(log, id, owner, boot, images, room)?;
-        Ok(DiskLog { open: Some(open), last: EpochId(0), place })
+        Ok(DiskLog { open: Some(open), last: EpochId(0), place, unsynced: false })
     }
 }
 
@@ -293,7 +300,12 @@ impl DiskLog {
         self.place.as_ref()
     }
 
-    /// Puts the writes of `epoch` into the log and syncs it. Nothing to do if there are none.
+    /// Whether what is appended is synced: with `--commit-durability memory` it is not.
+    pub(super) fn set_synced(&mut self, synced: bool) {
+        self.unsynced = !synced;
+    }
+
+    /// Puts the writes of `epoch` into the log and syncs it, if that is asked for. Nothing to do if there are none.
     pub(super) fn append(&mut self, epoch: EpochId, sets: &[(u16, &WriteSet)]) -> Result<(), LogError> {
         let Some(open) = &mut self.open else { return Ok(()) };
         if sets.iter().all(|(_, set)| set.is_empty()) {
@@ -304,7 +316,10 @@ impl DiskLog {
             return Err(LogError::OutOfOrder { path: open.log.path().to_owned(), epoch: epoch.0, last });
         }
         open.log.append(epoch.0, sets)?;
-        open.log.sync()?;
+        if !self.unsynced {
+            fault::lasts(fault::LOG_SYNC);
+            open.log.sync()?;
+        }
         self.last = epoch;
         Ok(())
     }

@@ -18,6 +18,7 @@ pub(crate) mod local;
 pub(crate) mod log;
 mod preflight;
 mod resync;
+pub(crate) mod room;
 mod shadow;
 mod ship;
 mod socket;

@@ -142,7 +142,14 @@ impl Resync<'_> {
         }
         machine.stats().record_resync(self.outbox.sent);
         match self.collected.take() {
-            None => self.shipper.guardian.seal_base(self.link.session)?,
+            None => {
+                if self.shipper.guardian.is_durable() {
+                    // Most of it while the guest runs and its output leaves; the rest is synced before the base counts.
+                    self.shipper.guardian.sync_images()?;
+                    self.handle_waiting()?;
+                }
+                self.shipper.guardian.seal_base(self.link.session)?;
+            }
             Some(collected) => self.seal_base_between(collected)?,
         }
         Ok(rounds)
@@ -350,7 +357,7 @@ impl Resync<'_> {
         let collected = self.collected.as_mut().expect("the caller looked");
         collected.note(&sealed);
         let is_much = collected.write_bytes() > COLLECTED_BYTES_MAX;
-        self.shipper.handle_epoch(sealed, None);
+        self.shipper.handle_epoch(sealed, None, self.items);
         if is_much { self.send_collected_writes() } else { Ok(()) }
     }
 }

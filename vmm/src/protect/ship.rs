@@ -13,22 +13,27 @@ use replication::{EpochId, EpochWriter, PageEncoder, SessionId};
 use snapshot::disklog::LogError;
 use snapshot::writeset::WriteSet;
 
-use super::guardian::{Guardian, ToShip};
+use super::guardian::{Guardian, Lacks, ToShip};
 use super::local::pairing::{Pairing, PairingError};
 use super::local::{Committed, LocalStore, fault};
 use super::log::DiskLog;
 use super::resync;
+use super::room::ROOM_RETRY;
 use super::shadow::Shadow;
 use super::socket::SendHalf;
 use crate::config::OnDegraded;
 use crate::epoch::SealedEpoch;
 use crate::epoch::hot::IdlePages;
 use crate::exit::{Exit, Failure};
+use crate::machine::gate::Held;
 
 /// Why an outbox takes nothing more.
 const SESSION_IS_OVER: &str = "the session is over";
 /// Frames are given to the socket in pieces of about this size.
 const FLUSH_BYTES: usize = 256 * 1024;
+
+/// How long a wait lasts before the waiter looks around again.
+const LOOK_AROUND: Duration = Duration::from_millis(50);
 
 /// Does what comes until the guardian is finished. The body of the ship thread.
 pub(super) fn run(guardian: &Arc<Guardian>, items: &Receiver<ToShip>, log: DiskLog, local: Option<LocalStore>) {
@@ -40,6 +45,7 @@ pub(super) fn run(guardian: &Arc<Guardian>, items: &Receiver<ToShip>, log: DiskL
         idle: guardian.machine.epochs().idle_pages(),
         local,
         is_degraded: false,
+        is_unsettled: false,
         recorded: None,
         base_writes: None,
         deferred: VecDeque::new(),
@@ -49,6 +55,9 @@ pub(super) fn run(guardian: &Arc<Guardian>, items: &Receiver<ToShip>, log: DiskL
         if let Some(item) = shipper.deferred.pop_front() {
             shipper.handle(item, items);
             continue;
+        }
+        if shipper.is_unsettled && !guardian.is_image_full() {
+            shipper.settle(items);
         }
         match items.recv_timeout(Duration::from_millis(100)) {
             Ok(item) => shipper.handle(item, items),
@@ -76,6 +85,8 @@ pub(super) struct Shipper {
     log: DiskLog,
     /// The guest is about to be settled: its disk writes go to the images without a log.
     is_degraded: bool,
+    /// The guest is to be settled, and there was no room in its images.
+    is_unsettled: bool,
     /// Disk writes that the backup of this session gets with the base, before the base's own: of each disk.
     pub(super) base_writes: Option<(SessionId, Vec<WriteSet>)>,
     /// What came while a backup was being filled, and waits until that is over.
@@ -118,7 +129,9 @@ impl Shipper {
     fn handle(&mut self, item: ToShip, items: &Receiver<ToShip>) {
         match item {
             ToShip::Frames(connection, frames) => self.send_frames(connection, &frames),
-            ToShip::Epoch(sealed, link) => self.handle_epoch(*sealed, link),
+            ToShip::Epoch(sealed, link) => self.handle_epoch(*sealed, link, items),
+            // A guest that cannot write its disks does not fill a backup; it will be asked for again.
+            ToShip::Resync(_) if self.is_unsettled => self.guardian.handle_broken(),
             ToShip::Resync(link) => resync::run(self, link, items),
             ToShip::Part(connection) => self.part(connection),
             // Nobody waits for it any more.
@@ -139,7 +152,7 @@ impl Shipper {
         if let Some(Err(error)) = store.map(LocalStore::remove) {
             tracing::warn!(%error, "what is left of the ended guest was not removed");
         }
-        if self.guardian.performed() < self.log.last() {
+        if !self.guardian.wait_for_applied() || self.guardian.performed() < self.log.last() {
             return;
         }
         if let Err(failure) = self.log.checkpoint(self.guardian.machine.disks()) {
@@ -158,13 +171,37 @@ impl Shipper {
             // A backup that was refused, or lost before anything was sent: there is no reason to stop the guest.
             return;
         }
+        self.is_unsettled = !guardian.wait_for_applied() && guardian.machine.ended().is_none();
+        if self.is_unsettled {
+            return;
+        }
         // Most of the images' dirty data goes out while the guest runs; the rest below, while it is stopped.
-        guardian.sync_images();
+        if let Err(error) = guardian.sync_images() {
+            tracing::warn!(%error, "an image could not be synced");
+        }
         let Some(held) = guardian.machine.gate().hold() else { return };
         crate::epoch::boundary::after(&guardian.machine);
         self.log_what_was_sealed(items);
-        guardian.settle(&held, &mut self.log);
-        self.is_degraded = false;
+        if guardian.machine.epochs().is_protected()
+            && let Err(failure) = self.log_the_last(&held, items)
+        {
+            return guardian.machine.fail(failure.to_string());
+        }
+        self.is_unsettled = !guardian.settle(&held, &mut self.log);
+        self.is_degraded &= self.is_unsettled;
+    }
+
+    /// Ends the running epoch of a guest that is about to be settled. Its disk writes go to the images behind the log, like
+    /// those of every other.
+    fn log_the_last(&mut self, held: &Held<'_>, items: &Receiver<ToShip>) -> Result<(), Failure> {
+        let (epoch, writes) = self.guardian.seal_last(held);
+        let sets: Vec<(u16, &WriteSet)> = writes.iter().enumerate().map(|(disk, set)| (disk as u16, &**set)).collect();
+        self.make_room(&sets);
+        if !self.is_degraded {
+            self.append(epoch, &sets, items)?;
+        }
+        self.guardian.handle_local_durable(epoch);
+        Ok(())
     }
 
     /// Writes into the state directory that the backup of `session` could go on with the guest, or that none could. Without
@@ -198,11 +235,10 @@ impl Shipper {
     /// the settling would be put over what the guest writes to the images from then on.
     fn log_what_was_sealed(&mut self, items: &Receiver<ToShip>) {
         let later: Vec<ToShip> = self.deferred.drain(..).chain(items.try_iter()).collect();
-        for item in later {
-            match item {
-                ToShip::Epoch(sealed, link) => self.handle_epoch(*sealed, link),
-                item => self.deferred.push_back(item),
-            }
+        let (epochs, others) = later.into_iter().partition::<Vec<_>, _>(|item| matches!(item, ToShip::Epoch(..)));
+        self.deferred.extend(others);
+        for item in epochs {
+            self.handle(item, items);
         }
     }
 
@@ -223,13 +259,13 @@ impl Shipper {
         }
     }
 
-    pub(super) fn handle_epoch(&mut self, sealed: SealedEpoch, link: Option<Link>) {
+    pub(super) fn handle_epoch(&mut self, sealed: SealedEpoch, link: Option<Link>, items: &Receiver<ToShip>) {
         let (epoch, begun) = (sealed.epoch, processor_time());
-        self.work_on(sealed, link);
+        self.work_on(sealed, link, items);
         self.guardian.machine.pacer().note_done(epoch, processor_time().saturating_sub(begun));
     }
 
-    fn work_on(&mut self, sealed: SealedEpoch, link: Option<Link>) {
+    fn work_on(&mut self, sealed: SealedEpoch, link: Option<Link>, items: &Receiver<ToShip>) {
         let epoch = sealed.epoch;
         if let Some(link) = link
             && let Some(stream) = self.guardian.stream_of(link.session)
@@ -249,10 +285,9 @@ impl Shipper {
         let sets: Vec<(u16, &WriteSet)> =
             sealed.disk_writes.iter().enumerate().map(|(disk, set)| (disk as u16, &**set)).collect();
         self.make_room(&sets);
-        self.guardian.note_logging(Some(Instant::now()));
-        let logged = if self.is_degraded { Ok(()) } else { self.append(epoch, &sets) };
-        self.guardian.note_logging(None);
+        let logged = if self.is_degraded { Ok(()) } else { self.append(epoch, &sets, items) };
         let kept = match logged {
+            Ok(()) if self.is_first_durable(&sealed) => self.guardian.sync_images().map_err(Failure::from),
             Ok(()) => self.commit_locally(&sealed).or_else(|failure| self.degrade(&failure)),
             Err(error) => self.degrade_without_log(Failure::of(&error)),
         };
@@ -265,7 +300,63 @@ impl Shipper {
         }
     }
 
-    fn append(&mut self, epoch: EpochId, sets: &[(u16, &WriteSet)]) -> Result<(), LogError> {
+    /// Whether it is the base of a guest that had no epochs: what it wrote to its images before is in the host's memory
+    /// only, and counts as durable with this one.
+    fn is_first_durable(&self, sealed: &SealedEpoch) -> bool {
+        sealed.base && self.local.is_none() && self.guardian.is_durable()
+    }
+
+    /// Puts an epoch's disk writes into the log. Where there is no room for them, and no policy says what to do then, they
+    /// wait for some: the backup hears of this side meanwhile, and what is to be said to it is said.
+    fn append(&mut self, epoch: EpochId, sets: &[(u16, &WriteSet)], items: &Receiver<ToShip>) -> Result<(), LogError> {
+        let mut waited = false;
+        loop {
+            self.guardian.note_logging(Some(Instant::now()));
+            let logged = self.try_append(epoch, sets);
+            self.guardian.note_logging(None);
+            match logged.as_ref().err().and_then(LogError::full) {
+                Some(path) if self.waits_for_room() => self.guardian.note_full(Lacks::Log, path.to_owned()),
+                _ => {
+                    if waited {
+                        self.guardian.note_room(Lacks::Log);
+                    }
+                    return logged;
+                }
+            }
+            waited = true;
+            self.say_meanwhile(items);
+        }
+    }
+
+    /// With local protection alone the state directory's policy says what becomes of a guest whose log is full; unless it
+    /// could not go on either way, because its images are.
+    fn waits_for_room(&self) -> bool {
+        if self.guardian.is_finished() || self.guardian.machine.ended().is_some() {
+            return false;
+        }
+        let is_alone =
+            matches!(self.guardian.state(), PrimaryState::Solo | PrimaryState::Greeting | PrimaryState::Syncing);
+        let has_policy = self.local.is_some() && is_alone;
+        !has_policy || !self.guardian.wait_for_applied()
+    }
+
+    /// Until the log is tried again, sends what only has to be sent. The rest stays in its order.
+    fn say_meanwhile(&mut self, items: &Receiver<ToShip>) {
+        let until = Instant::now() + ROOM_RETRY;
+        let mut waiting = std::mem::take(&mut self.deferred);
+        while Instant::now() < until && self.guardian.machine.ended().is_none() {
+            match waiting.pop_front().map_or_else(|| items.recv_timeout(LOOK_AROUND), Ok) {
+                Ok(ToShip::Frames(connection, frames)) => self.send_frames(connection, &frames),
+                Ok(ToShip::Part(connection)) => self.part(connection),
+                Ok(item) => self.deferred.push_back(item),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.deferred.append(&mut waiting);
+    }
+
+    fn try_append(&mut self, epoch: EpochId, sets: &[(u16, &WriteSet)]) -> Result<(), LogError> {
         if self.guardian.state() == PrimaryState::Syncing
             && let Err(source) = fault::fails(fault::FILLING_DISK_LOG)
         {
@@ -295,7 +386,7 @@ impl Shipper {
         if matches!(self.guardian.state(), PrimaryState::Greeting | PrimaryState::Syncing) {
             self.guardian.handle_broken();
         }
-        let is_applied = self.guardian.performed() >= self.log.last();
+        let is_applied = self.guardian.wait_for_applied() && self.guardian.performed() >= self.log.last();
         if self.local.is_none() || !is_applied || self.guardian.state() != PrimaryState::Solo {
             return Err(failure);
         }

@@ -139,7 +139,9 @@ impl ApiHandler for Arc<Node> {
         // A guest that is alone and not protected writes to its images directly.
         let waits_for_log = status["role"] == "backup" || !status["target"].is_null() || !status["local"].is_null();
         let files = self.described.files.warnings(waits_for_log);
-        status["warnings"] = json!([self.described.warnings.clone(), files].concat());
+        // Those of the moment come with the rest of the status.
+        let now = serde_json::from_value::<Vec<String>>(status["warnings"].take()).unwrap_or_default();
+        status["warnings"] = json!([self.described.warnings.clone(), files, now].concat());
         status["disk_log"] = self.described.files.disk_log.clone();
         status["incident"] = json!(self.incident());
         status

@@ -22,6 +22,7 @@ use crate::machine::board::Delivery;
 use crate::machine::state::MachineState;
 use crate::machine::{End, Machine, MachineError, Pace};
 use crate::protect::backup::{Outcome, Standby, StandbyConfig, Taken};
+use crate::protect::local::fault;
 use crate::protect::{Guardian, GuardianConfig, Lease};
 
 /// How a guest runs after a takeover, until somebody protects it anew.
@@ -34,6 +35,7 @@ const PACE: Pace = Pace {
 
 pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     signals::block()?;
+    fault::arm()?;
     uses::check_backup(config)?;
     local::refuse_guest_of_backup(config)?;
     let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;

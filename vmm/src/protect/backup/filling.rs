@@ -1,32 +1,49 @@
 //! Whom a backup lets fill it, and what it is filled with before the base: chunks of disks.
 
-use replication::wire::{DiskOffer, DiskWant, Hello, RefuseCode, ResyncDisk};
-use serde_json::json;
-use snapshot::disk::{CHUNK_BYTES, OverlayDisk};
-use snapshot::writeset::WriteSet;
+use std::path::Path;
 
+use replication::SessionId;
+use replication::wire::{DiskOffer, DiskWant, Hello, RefuseCode};
+use serde_json::json;
+use snapshot::disk::CHUNK_BYTES;
+
+use super::storage::{DiskFacts, Done, Order};
 use super::{RAM_BYTES_MAX, Standby};
-use crate::exit::Failure;
 use crate::kvm::Vm;
 use crate::machine::MachineError;
 use crate::machine::state::MachineState;
 use crate::memory::Ram;
+use crate::protect::lease::Introduction;
 use crate::protect::preflight::Preflight;
 
 impl Standby {
-    pub(super) fn greet(&mut self, hello: &Hello) {
-        let met = match self.check(hello) {
-            Ok(bytes) => self.lease.introduce(hello.register.as_ref()).map(|introduction| (bytes, introduction)),
-            Err(text) => return self.refuse(RefuseCode::Machine, &text),
-        };
-        let now = self.clock.now();
-        match met.and_then(|(bytes, introduction)| Ok((Ram::new(bytes).map_err(|e| e.to_string())?, introduction))) {
+    pub(super) fn greet(&mut self, hello: Box<Hello>) {
+        if let Err(text) = self.check(&hello) {
+            return self.refuse(RefuseCode::Machine, &text);
+        }
+        let session = self.core.session_id().expect("a backup that is greeted has a session");
+        self.ask_witness(move |lease| {
+            let introduction = lease.introduce(hello.register.as_ref());
+            Done::Introduced { session, hello, introduction }
+        });
+    }
+
+    /// The witness knows the primary, or does not. One that is gone meanwhile waits for no answer.
+    pub(super) fn introduced(&mut self, session: SessionId, hello: &Hello, introduction: Result<Introduction, String>) {
+        if self.core.session_id() != Some(session) {
+            return;
+        }
+        let met = introduction.and_then(|introduction| {
+            let bytes = self.check(hello)?;
+            Ok((Ram::new(bytes).map_err(|e| e.to_string())?, introduction))
+        });
+        match met {
             Ok((ram, introduction)) => {
-                self.ram = Some(ram);
                 self.durable = hello.durable;
                 self.epochs_applied = 0;
                 self.trouble = None;
-                self.core.handle_accept(now, introduction.place, introduction.nonce);
+                self.core.handle_accept(self.clock.now(), introduction.place, introduction.nonce);
+                self.ram = Some(ram);
                 self.events.note("resync-started", json!({ "primary": hello.writer }));
             }
             Err(text) => self.refuse(RefuseCode::Witness, &text),
@@ -40,6 +57,10 @@ impl Standby {
 
     /// Whether the machine of `hello` can run here; gives its bytes of RAM.
     fn check(&self, hello: &Hello) -> Result<u64, String> {
+        if let Some(path) = self.storage.full() {
+            // What waits for room is of an earlier session; a new one would wait behind it, with the guest's output.
+            return Err(format!("the backup has no room for {}: make some there", path.display()));
+        }
         let preflight = Preflight::of(&hello.machine)?;
         let shape = &preflight.shape;
         if shape.memory_bytes > RAM_BYTES_MAX {
@@ -61,76 +82,68 @@ impl Standby {
 
     fn check_disks(&self, hello: &Hello) -> Result<(), String> {
         let theirs = &hello.machine.disks;
-        if theirs.len() != self.disks.len() {
+        let ours = self.storage.disks();
+        if theirs.len() != ours.len() {
             return Err(format!(
                 "the guest has {} disks and the backup {}; give it as many --disk",
                 theirs.len(),
-                self.disks.len()
+                ours.len()
             ));
         }
-        for (info, disk) in theirs.iter().zip(&self.disks) {
-            if info.len != disk.len_bytes() {
-                let path = disk.path().display();
+        for (info, DiskFacts { path, len, readonly }) in theirs.iter().zip(ours) {
+            let path = path.display();
+            if info.len != *len {
                 return Err(format!(
-                    "{path} has {} bytes and the guest's disk {}; truncate -s {} {path}",
-                    disk.len_bytes(),
-                    info.len,
-                    info.len
+                    "{path} has {len} bytes and the guest's disk {}; truncate -s {} {path}",
+                    info.len, info.len
                 ));
             }
-            if info.readonly != disk.is_readonly() {
-                return Err(format!("{} must be read-only on both hosts or on neither", disk.path().display()));
+            if info.readonly != *readonly {
+                return Err(format!("{path} must be read-only on both hosts or on neither"));
             }
         }
         Ok(())
     }
 
-    pub(super) fn compare(&mut self, offer: &DiskOffer) -> Result<(), Failure> {
-        let disk = &self.disks[usize::from(offer.disk)];
-        let mut wanted = Vec::with_capacity(offer.hashes.len());
-        for (i, theirs) in offer.hashes.iter().enumerate() {
-            let chunk = offer.first_chunk + i as u64;
-            let same =
-                u64::from(offer.chunk_bytes) == CHUNK_BYTES && disk.image().chunk_hash(chunk)?.to_le_bytes() == *theirs;
-            if !same && disk.is_readonly() {
-                let text = readonly_differs(offer.disk, disk, chunk);
-                self.note_trouble("refused", &text);
-                self.core.handle_refuse(self.clock.now(), RefuseCode::Machine, &text);
-                return Ok(());
-            }
-            wanted.push(!same);
+    pub(super) fn compare(&mut self, offer: DiskOffer) {
+        // Of a session that is gone already nobody waits for the answer.
+        if let Some(session) = self.core.session_id() {
+            self.storage.order(Order::Compare { session, offer });
         }
-        let want = DiskWant { disk: offer.disk, first_chunk: offer.first_chunk, wanted };
-        self.core.handle_disk_compared(self.clock.now(), want);
-        Ok(())
     }
 
-    pub(super) fn write_chunk(&mut self, chunk: &ResyncDisk) -> Result<(), Failure> {
-        let mut set = WriteSet::new();
-        set.write(chunk.offset, &chunk.data);
-        Ok(self.disks[usize::from(chunk.disk)].image().apply(&set)?)
+    pub(super) fn compared(&mut self, session: SessionId, want: DiskWant) {
+        if self.core.session_id() == Some(session) {
+            self.core.handle_disk_compared(self.clock.now(), want);
+        }
     }
 
-    /// Loads a state into a VM that never runs: what this host's KVM refuses (another rate of the time stamp counter, a
-    /// register) is found before the base is acked, not when the primary is dead.
-    pub(super) fn rehearse(&self, state: &[u8]) -> Result<(), MachineError> {
-        let MachineState { shape, cpuid, chips, vcpus, board: _, watchdog: _, slots: _, paused: _ } =
-            MachineState::decode(state)?;
-        let ram = self.ram.as_ref().expect("a session that was accepted has its memory");
-        let vm = Vm::new()?;
-        ram.regions().iter().try_for_each(|region| vm.set_region(region, false))?;
-        let count = u32::from(shape.vcpus);
-        let made = (0..count).map(|id| vm.create_vcpu(id, count, &cpuid)).collect::<Result<Vec<_>, _>>()?;
-        vm.restore_chips(&chips)?;
-        Ok(made.iter().zip(&vcpus).try_for_each(|(vcpu, state)| vcpu.restore(state))?)
+    pub(super) fn differs(&mut self, session: SessionId, text: &str) {
+        if self.core.session_id() == Some(session) {
+            self.note_trouble("refused", text);
+            self.core.handle_refuse(self.clock.now(), RefuseCode::Machine, text);
+        }
     }
 }
 
+/// Loads a state into a VM that never runs: what this host's KVM refuses (another rate of the time stamp counter, a
+/// register) is found before the base is acked, not when the primary is dead.
+pub(super) fn rehearse(state: &[u8], ram: &Ram) -> Result<(), MachineError> {
+    let MachineState { shape, cpuid, chips, vcpus, board: _, watchdog: _, slots: _, paused: _ } =
+        MachineState::decode(state)?;
+    let vm = Vm::new()?;
+    ram.regions().iter().try_for_each(|region| vm.set_region(region, false))?;
+    let count = u32::from(shape.vcpus);
+    let made = (0..count).map(|id| vm.create_vcpu(id, count, &cpuid)).collect::<Result<Vec<_>, _>>()?;
+    vm.restore_chips(&chips)?;
+    Ok(made.iter().zip(&vcpus).try_for_each(|(vcpu, state)| vcpu.restore(state))?)
+}
+
 /// The remedy comes first: a long path may be cut on the way to the primary.
-fn readonly_differs(index: u16, disk: &OverlayDisk, chunk: u64) -> String {
+pub(super) fn readonly_differs(index: u16, path: &Path, chunk: u64) -> String {
     format!(
         "copy disk {index} from the primary: it is read-only, so it is not replicated, and here it differs in the MiB at {} ({})",
         chunk * CHUNK_BYTES,
-        disk.path().display()
+        path.display()
     )
 }

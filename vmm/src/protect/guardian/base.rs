@@ -80,7 +80,7 @@ impl Guardian {
     pub(in crate::protect) fn wait_until_performed(&self) -> bool {
         loop {
             let inner = self.lock();
-            if inner.performed >= inner.core.pointers().released() {
+            if inner.images.performed() >= inner.core.pointers().released() {
                 return true;
             }
             drop(inner);

@@ -69,6 +69,9 @@ impl Guardian {
         }
         self.finished.store(true, Ordering::Release);
         self.changed.notify_all();
+        // It looks again under this lock before it waits.
+        drop(self.lock());
+        self.disk_work.notify_all();
         self.disconnect();
         parted
     }

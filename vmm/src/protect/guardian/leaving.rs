@@ -1,26 +1,93 @@
-//! What a release sets off: disk writes reach the images, output leaves, and the core hears when it has.
+//! What a release sets off: output leaves, disk writes reach the images, and the core hears when output has.
+//!
+//! Output leaves at once, on the thread that heard the backup's ack; nothing there waits. Images are written by a thread of
+//! their own, `ft-disk`, which is woken only for epochs that wrote to a disk. It may be as slow as its storage, or wait for
+//! room: the guest is stopped when too much lies beside the images ([`IMAGE_LAG_BYTES_MAX`]), and nobody else.
+//!
+//! An image gets no byte of an epoch before the log has all of it: whoever is killed in the middle finds it there.
 
+use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use replication::EpochId;
+use serde_json::json;
 
 use super::{CONSOLE_LAG_MAX, Guardian};
-use crate::exit::Failure;
+use crate::machine::End;
+use crate::protect::local::fault;
+use crate::protect::room::{ROOM_RETRY, Trouble};
+
+/// Disk writes of released epochs that the images lack, at most: beyond that the guest waits at its next boundary.
+const IMAGE_LAG_BYTES_MAX: usize = 64 << 20;
+
+/// How far the images are behind.
+#[derive(Debug)]
+pub(super) struct Images {
+    /// Sealed epochs with disk writes that the images do not have, in order.
+    lacking: VecDeque<EpochId>,
+    /// The last epoch whose disk writes may go to the images.
+    released: EpochId,
+    /// The last epoch whose disk writes are in the log.
+    logged: EpochId,
+    /// An image without room, which an epoch waits for.
+    full: Option<PathBuf>,
+    /// A log without room, which an epoch waits for.
+    log_full: Option<PathBuf>,
+}
+
+/// What there is no room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::protect) enum Lacks {
+    /// Disk writes of a committed epoch.
+    Image,
+    /// Those of an epoch that is to be committed.
+    Log,
+}
+
+impl Images {
+    /// Images that have everything up to `epoch`.
+    pub(super) fn with_all(epoch: EpochId) -> Self {
+        Self { lacking: VecDeque::new(), released: epoch, logged: epoch, full: None, log_full: None }
+    }
+
+    /// The last epoch that they have, of those that were released.
+    pub(super) fn performed(&self) -> EpochId {
+        self.lacking.front().map_or(self.released, |first| first.prev().min(self.released))
+    }
+
+    /// Up to where they can be brought now, if they are not there.
+    fn due(&self) -> Option<EpochId> {
+        let upto = self.released.min(self.logged);
+        self.lacking.front().filter(|first| **first <= upto).map(|_| upto)
+    }
+
+    /// Files without room that something waits for.
+    pub(super) fn full(&self) -> impl Iterator<Item = &PathBuf> {
+        self.full.iter().chain(&self.log_full)
+    }
+
+    fn lacks(&mut self, what: Lacks) -> &mut Option<PathBuf> {
+        match what {
+            Lacks::Image => &mut self.full,
+            Lacks::Log => &mut self.log_full,
+        }
+    }
+
+    fn applied(&mut self, upto: EpochId) {
+        while self.lacking.pop_front_if(|epoch| *epoch <= upto).is_some() {}
+    }
+}
 
 impl Guardian {
     pub(super) fn release(&self, upto: EpochId) {
-        for disk in self.machine.disks() {
-            let committed = disk.commit(upto.0);
-            if let Err(error) = committed {
-                // The log and the backup have the writes; this host's image cannot be trusted any more.
-                let failure = Failure::of(&error).while_doing("committed disk writes could not be applied");
-                return self.machine.fail(failure.to_string());
-            }
-        }
         let leaves_with = self.machine.egress().release(upto);
         let mut inner = self.lock();
         // Two threads may release, and the later epoch come first.
-        inner.performed = inner.performed.max(upto);
+        inner.images.released = inner.images.released.max(upto);
+        if inner.images.due().is_some() {
+            self.disk_work.notify_one();
+        }
         inner.leaving.push_back((leaves_with, Instant::now(), upto));
         while inner.unreleased.front().is_some_and(|(epoch, _)| *epoch <= upto) {
             let sealed_at = inner.unreleased.pop_front().map(|(_, at)| at);
@@ -28,6 +95,126 @@ impl Guardian {
         }
         drop(inner);
         self.note_left();
+    }
+
+    /// An epoch with disk writes was sealed.
+    pub(super) fn note_disk_writes(&self, epoch: EpochId) {
+        self.lock().images.lacking.push_back(epoch);
+    }
+
+    /// The log has the disk writes of all epochs up to `epoch`.
+    pub(super) fn note_logged(&self, epoch: EpochId) {
+        let mut inner = self.lock();
+        inner.images.logged = inner.images.logged.max(epoch);
+        if inner.images.due().is_some() {
+            self.disk_work.notify_one();
+        }
+    }
+
+    /// Brings the images up to what may go there, until the guardian is finished. The body of the disk thread.
+    pub(super) fn run_disk(&self) {
+        while let Some(upto) = self.wait_for_disk_writes() {
+            match self.write_images(upto) {
+                Ok(()) => self.note_applied(upto),
+                Err(Trouble::Full { path }) => {
+                    self.note_full(Lacks::Image, path);
+                    drop(self.disk_work.wait_timeout(self.lock(), ROOM_RETRY).expect("no holder of the core panics"));
+                }
+                // The log and the backup have the writes; this host's image cannot be trusted any more.
+                Err(Trouble::Other(failure)) => {
+                    let failure = failure.while_doing("committed disk writes could not be applied");
+                    return self.machine.fail(failure.to_string());
+                }
+            }
+        }
+    }
+
+    fn wait_for_disk_writes(&self) -> Option<EpochId> {
+        let mut inner = self.lock();
+        while !self.is_finished() {
+            if let Some(upto) = inner.images.due() {
+                return Some(upto);
+            }
+            inner = self.disk_work.wait(inner).expect("no holder of the core panics");
+        }
+        None
+    }
+
+    /// What was written in part before is written again as a whole.
+    fn write_images(&self, upto: EpochId) -> Result<(), Trouble> {
+        fault::lasts(fault::IMAGE_WRITE);
+        Ok(self.machine.disks().iter().try_for_each(|disk| disk.commit(upto.0))?)
+    }
+
+    fn note_applied(&self, upto: EpochId) {
+        let mut inner = self.lock();
+        inner.images.applied(upto);
+        let (is_awaited, was_full) = (inner.waiters > 0, inner.images.full.is_some());
+        drop(inner);
+        if is_awaited {
+            self.changed.notify_all();
+        }
+        if was_full {
+            self.note_room(Lacks::Image);
+        }
+    }
+
+    /// There is no room for `path`; what is to be written there waits. One event, however often it is tried.
+    pub(in crate::protect) fn note_full(&self, what: Lacks, path: PathBuf) {
+        if self.lock().images.lacks(what).replace(path.clone()).is_some() {
+            return;
+        }
+        self.changed.notify_all();
+        tracing::warn!(path = %path.display(), "no room: disk writes wait, and the guest with them");
+        self.note("disk-full", json!({ "path": path }));
+    }
+
+    /// What waited for room is written.
+    pub(in crate::protect) fn note_room(&self, what: Lacks) {
+        let full = self.lock().images.lacks(what).take();
+        if let Some(path) = full {
+            self.note("disk-has-room", json!({ "path": path }));
+        }
+    }
+
+    /// Whether disk writes of committed epochs wait for room in an image.
+    pub(in crate::protect) fn is_image_full(&self) -> bool {
+        self.lock().images.full.is_some()
+    }
+
+    /// Waits while the images are too far behind. False if `give_up` says so before.
+    pub(super) fn wait_for_images(&self, give_up: impl Fn() -> bool) -> bool {
+        while self.image_lag_bytes() > IMAGE_LAG_BYTES_MAX && !self.is_finished() {
+            if give_up() {
+                return false;
+            }
+            self.wait_for_change();
+        }
+        true
+    }
+
+    fn image_lag_bytes(&self) -> usize {
+        if self.lock().images.due().is_none() {
+            return 0;
+        }
+        self.machine.disks().iter().map(|disk| disk.lock().sealed_bytes()).sum()
+    }
+
+    /// Waits until the images have what they may have now. False if there is no room for it, or nobody to write it.
+    pub(in crate::protect) fn wait_for_applied(&self) -> bool {
+        loop {
+            let (due, is_full) = {
+                let images = &self.lock().images;
+                (images.due(), images.full.is_some())
+            };
+            if due.is_none() {
+                return true;
+            }
+            if is_full || self.is_finished() || matches!(self.machine.ended(), Some(End::Failed(_))) {
+                return false;
+            }
+            self.wait_for_change();
+        }
     }
 
     /// Tells the core what has left. A console that is slow keeps the output of its epochs from counting, and what came
@@ -51,7 +238,7 @@ impl Guardian {
 
     /// The last epoch whose output has left and whose disk writes are in the images.
     pub(in crate::protect) fn performed(&self) -> EpochId {
-        self.lock().performed
+        self.lock().images.performed()
     }
 
     /// The last epoch of which all output has left.

@@ -1,13 +1,17 @@
-//! Fault injection: the process kills itself at a named step of a commit or of a recovery, or a commit fails.
+//! Fault injection: the process kills itself at a named step of a commit or of a recovery, or a commit fails, or storage is
+//! slow.
 //!
 //! `OUTLAST_KILL_AT=STEP` or `STEP:N` (the Nth time, 1 without it) in the environment of `outlast run --protect local` and
 //! `outlast resume` ([`GOODBYE`]: of every `outlast run`). Steps are those of recoverable memory ([`recoverable::Step`]) and the ones of [`OWN`].
 //! `OUTLAST_FAIL_AT=LocalCommit:N`: the Nth commit to the state directory finds that its medium takes nothing (EIO);
-//! `FillingDiskLog:N`: so does the log of disk writes, the Nth time while a backup is being filled. Not for production: it is how
+//! `FillingDiskLog:N`: so does the log of disk writes, the Nth time while a backup is being filled.
+//! `OUTLAST_SLOW_AT=LogSync:N:MS`: the Nth sync of the log of disk writes takes MS milliseconds, on either side; `ImageSync` and
+//! `ImageWrite` the same of an image. Not for production: it is how
 //! the tests prove that a kill at any moment loses nothing, and a failing medium neither.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 use recoverable::Step;
 
@@ -15,6 +19,7 @@ use crate::exit::{Exit, Failure};
 
 const VARIABLE: &str = "OUTLAST_KILL_AT";
 const FAIL_VARIABLE: &str = "OUTLAST_FAIL_AT";
+const SLOW_VARIABLE: &str = "OUTLAST_SLOW_AT";
 
 /// The epoch's disk writes are in the synced log, its memory is not committed.
 pub(crate) const DISK_LOGGED: &str = "DiskLogged";
@@ -57,6 +62,13 @@ pub(crate) const LOCAL_COMMIT: &str = "LocalCommit";
 /// The same.
 pub(crate) const FILLING_DISK_LOG: &str = "FillingDiskLog";
 
+/// What can be slow: syncing the log of disk writes.
+pub(crate) const LOG_SYNC: &str = "LogSync";
+/// Syncing the images.
+pub(crate) const IMAGE_SYNC: &str = "ImageSync";
+/// Writing an epoch to the images.
+pub(crate) const IMAGE_WRITE: &str = "ImageWrite";
+
 #[derive(Debug)]
 struct Armed {
     step: String,
@@ -65,6 +77,7 @@ struct Armed {
 
 static ARMED: OnceLock<Armed> = OnceLock::new();
 static FAILING: OnceLock<Armed> = OnceLock::new();
+static SLOW: OnceLock<(Armed, Duration)> = OnceLock::new();
 /// A step's name on its way from the hook; the hook may run in any thread.
 static NAME: Mutex<String> = Mutex::new(String::new());
 
@@ -81,6 +94,10 @@ pub(crate) fn arm() -> Result<(), Failure> {
         tracing::warn!(?armed, "a commit is going to fail");
         FAILING.get_or_init(|| armed);
     }
+    if let Some(slow) = asked_slow()? {
+        tracing::warn!(?slow, "storage is going to be slow");
+        SLOW.get_or_init(|| slow);
+    }
     Ok(())
 }
 
@@ -92,6 +109,24 @@ fn asked(variable: &str, known: &[String]) -> Result<Option<Armed>, Failure> {
     armed.map(Some).ok_or_else(|| {
         Failure::new(Exit::Usage, format!("{variable}={asked} names no step"))
             .with_hint(format!("it takes STEP or STEP:N; steps are {}", known.join(", ")))
+    })
+}
+
+/// What is to be slow, and for how long.
+fn asked_slow() -> Result<Option<(Armed, Duration)>, Failure> {
+    let Ok(asked) = std::env::var(SLOW_VARIABLE) else { return Ok(None) };
+    let parts: Vec<&str> = asked.split(':').collect();
+    let slow = match parts[..] {
+        [step @ (LOG_SYNC | IMAGE_SYNC | IMAGE_WRITE), nth, ms] => {
+            nth.parse().ok().zip(ms.parse().ok()).map(|(nth, ms)| {
+                (Armed { step: step.to_owned(), left: AtomicU64::new(nth) }, Duration::from_millis(ms))
+            })
+        }
+        _ => None,
+    };
+    slow.map(Some).ok_or_else(|| {
+        Failure::new(Exit::Usage, format!("{SLOW_VARIABLE}={asked} names no step"))
+            .with_hint(format!("it takes STEP:N:MS; steps are {LOG_SYNC}, {IMAGE_SYNC}, {IMAGE_WRITE}"))
     })
 }
 
@@ -107,6 +142,16 @@ pub(crate) fn fails(name: &str) -> std::io::Result<()> {
     match FAILING.get() {
         Some(armed) if armed.is_due(name) => Err(rustix::io::Errno::IO.into()),
         _ => Ok(()),
+    }
+}
+
+/// Takes the time that was asked for.
+pub(crate) fn lasts(name: &str) {
+    if let Some((armed, time)) = SLOW.get()
+        && armed.is_due(name)
+    {
+        std::thread::sleep(*time);
+        tracing::warn!(name, ?time, "storage was slow");
     }
 }
 

@@ -1,0 +1,90 @@
+//! Messages from workers to the loop that keeps time: it waits in `poll`, for them as for its sockets.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+/// The loop's end. Readable, as a descriptor, while there may be messages.
+#[derive(Debug)]
+pub(super) struct Mailbox<T> {
+    messages: Receiver<T>,
+    postbox: Postbox<T>,
+}
+
+/// A worker's end.
+#[derive(Debug)]
+pub(super) struct Postbox<T> {
+    sender: Sender<T>,
+    bell: Arc<OwnedFd>,
+}
+
+impl<T> Clone for Postbox<T> {
+    fn clone(&self) -> Self {
+        Self { sender: self.sender.clone(), bell: Arc::clone(&self.bell) }
+    }
+}
+
+impl<T> Mailbox<T> {
+    pub(super) fn new() -> io::Result<Self> {
+        let bell = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
+        let (sender, messages) = channel();
+        Ok(Self { messages, postbox: Postbox { sender, bell } })
+    }
+
+    pub(super) fn postbox(&self) -> Postbox<T> {
+        self.postbox.clone()
+    }
+
+    /// The next message. When there is none, the bell is silent until one comes.
+    pub(super) fn take(&self) -> Option<T> {
+        self.messages.try_recv().ok().or_else(|| {
+            // A message that came since then has rung before this or rings after it; so it is looked for once more.
+            let _ = rustix::io::read(&*self.postbox.bell, &mut [0; 8]);
+            self.messages.try_recv().ok()
+        })
+    }
+}
+
+impl<T> AsFd for Mailbox<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.postbox.bell.as_fd()
+    }
+}
+
+impl<T> Postbox<T> {
+    /// Posts a message. Without a loop there is nobody to tell.
+    pub(super) fn post(&self, message: T) {
+        if self.sender.send(message).is_ok() {
+            let rung = rustix::io::write(&*self.bell, &1_u64.to_ne_bytes());
+            rung.expect("a bell that nobody hears 2^64 times is not heard any more");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    use super::*;
+
+    fn is_readable(mailbox: &Mailbox<u32>) -> bool {
+        let mut fds = [PollFd::new(mailbox, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("polled") == 1
+    }
+
+    #[test]
+    fn mailbox_is_readable_while_messages_wait_and_gives_them_in_order() {
+        let mailbox = Mailbox::new().expect("a descriptor is free");
+        assert!(!is_readable(&mailbox));
+        let postbox = mailbox.postbox();
+        (0..3).for_each(|n| postbox.post(n));
+        assert_eq!(mailbox.take(), Some(0));
+        assert!(is_readable(&mailbox));
+        postbox.post(3);
+        let rest: Vec<u32> = std::iter::from_fn(|| mailbox.take()).collect();
+        assert_eq!((rest, is_readable(&mailbox)), (vec![1, 2, 3], false));
+    }
+}
