@@ -4,6 +4,9 @@
 //! what the guest wrote belongs to the running epoch and is the epoch's to commit or to throw away. A guest's FLUSH is
 //! passed to the backend; what it means is decided there.
 //!
+//! A backend that has no room now says so: the request is not answered, it and those behind it stay in the ring, and are
+//! served when the host says that it is worth a try. The guest sees a disk that takes long.
+//!
 //! Offered: SEG_MAX, SIZE_MAX, BLK_SIZE, FLUSH, and RO for a read-only disk. Not offered: discard, write zeroes, more
 //! than one queue, topology.
 //!
@@ -17,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_blk as wire;
 use vm_memory::GuestMemory;
 
-use super::queue::{Chain, QueueError, VirtQueue};
+use super::queue::{Chain, QueueError, Served, VirtQueue};
 use super::{VirtioDevice, read_config_bytes};
 use crate::RestoreError;
 use crate::counters::Counters;
@@ -55,10 +58,25 @@ pub trait BlockBackend {
     fn flush(&mut self) -> Result<(), BlockError>;
 }
 
-/// Why a backend failed. The guest sees an I/O error; the backend keeps what the operator must know.
+/// Why a backend did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
-#[error("block backend: {0}")]
-pub struct BlockError(#[from] pub Box<dyn std::error::Error + Send + Sync>);
+pub enum BlockError {
+    /// It cannot do it now. The request may be done again from its beginning, whatever part of it was done.
+    #[error("block backend: not now")]
+    NotNow,
+    /// It failed. The guest sees an I/O error; the backend keeps what the operator must know.
+    #[error("block backend: {0}")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Why a request was not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// The guest is told this status.
+    Status(u8),
+    /// The guest is told nothing yet.
+    NotNow,
+}
 
 /// What the machine's owner chose for a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,34 +117,36 @@ impl Block {
         &self.config
     }
 
+    /// Serves one request; gives the bytes written to the guest, or nothing if it is too early.
     fn serve<M: GuestMemory>(
         &mut self,
         chain: &Chain,
         memory: &M,
         disk: &mut dyn BlockBackend,
-    ) -> Result<u32, QueueError> {
+    ) -> Result<Option<u32>, QueueError> {
         // A chain without a place for the status cannot be answered.
         let status_at = chain.writable_len().checked_sub(1).ok_or(QueueError::Chain)?;
         let (status, data_len) = match self.request(chain, status_at, memory, disk) {
             Ok(len) => (STATUS_OK, len),
-            Err(status) => (status, 0),
+            Err(Refusal::Status(status)) => (status, 0),
+            Err(Refusal::NotNow) => return Ok(None),
         };
         if !chain.write(memory, status_at, &[status]) {
             return Err(QueueError::Buffer);
         }
         self.counters.completed += 1;
         // After an error nothing is promised about the data; only the status byte counts as written.
-        Ok(u32::try_from(data_len).expect("bounded by REQUEST_BYTES_MAX") + 1)
+        Ok(Some(u32::try_from(data_len).expect("bounded by REQUEST_BYTES_MAX") + 1))
     }
 
-    /// Does one request; gives the bytes written to the guest or the status that says why not.
+    /// Does one request; gives the bytes written to the guest.
     fn request<M: GuestMemory>(
         &mut self,
         chain: &Chain,
         writable: u64,
         memory: &M,
         disk: &mut dyn BlockBackend,
-    ) -> Result<u64, u8> {
+    ) -> Result<u64, Refusal> {
         let mut header = [0; HEADER_BYTES as usize];
         if !chain.read(memory, 0, &mut header) {
             return Err(self.bad(STATUS_IOERR));
@@ -137,7 +157,7 @@ impl Block {
         match kind {
             wire::VIRTIO_BLK_T_IN => self.read(chain, sector, writable, memory, disk),
             wire::VIRTIO_BLK_T_OUT => self.write(chain, sector, readable, memory, disk),
-            wire::VIRTIO_BLK_T_FLUSH => disk.flush().map(|()| 0).map_err(|_| self.backend_failed()),
+            wire::VIRTIO_BLK_T_FLUSH => disk.flush().map(|()| 0).map_err(|error| self.refused(&error)),
             wire::VIRTIO_BLK_T_GET_ID => self.get_id(chain, writable, memory),
             _ => Err(self.bad(STATUS_UNSUPPORTED)),
         }
@@ -150,11 +170,11 @@ impl Block {
         len: u64,
         memory: &M,
         disk: &mut dyn BlockBackend,
-    ) -> Result<u64, u8> {
+    ) -> Result<u64, Refusal> {
         let start = self.range(sector, len, disk)?;
         let mut copy = std::mem::take(&mut self.copy);
         let result = each_piece(len, &mut copy, |at, piece| {
-            disk.read_at(start + at, piece).map_err(|_| self.backend_failed())?;
+            disk.read_at(start + at, piece).map_err(|error| self.refused(&error))?;
             if chain.write(memory, at, piece) { Ok(()) } else { Err(self.bad(STATUS_IOERR)) }
         });
         self.copy = copy;
@@ -168,7 +188,7 @@ impl Block {
         len: u64,
         memory: &M,
         disk: &mut dyn BlockBackend,
-    ) -> Result<u64, u8> {
+    ) -> Result<u64, Refusal> {
         let start = self.range(sector, len, disk)?;
         if self.config.read_only {
             return Err(self.bad(STATUS_IOERR));
@@ -178,13 +198,13 @@ impl Block {
             if !chain.read(memory, HEADER_BYTES + at, piece) {
                 return Err(self.bad(STATUS_IOERR));
             }
-            disk.write_at(start + at, piece).map_err(|_| self.backend_failed())
+            disk.write_at(start + at, piece).map_err(|error| self.refused(&error))
         });
         self.copy = copy;
         result.map(|()| 0)
     }
 
-    fn get_id<M: GuestMemory>(&mut self, chain: &Chain, writable: u64, memory: &M) -> Result<u64, u8> {
+    fn get_id<M: GuestMemory>(&mut self, chain: &Chain, writable: u64, memory: &M) -> Result<u64, Refusal> {
         let mut id = [0; ID_BYTES];
         id[..self.config.id.len()].copy_from_slice(&self.config.id);
         if writable < ID_BYTES as u64 || !chain.write(memory, 0, &id) {
@@ -194,7 +214,7 @@ impl Block {
     }
 
     /// Byte offset of a request whose whole range lies on the disk as the guest sees it.
-    fn range(&mut self, sector: u64, len: u64, disk: &dyn BlockBackend) -> Result<u64, u8> {
+    fn range(&mut self, sector: u64, len: u64, disk: &dyn BlockBackend) -> Result<u64, Refusal> {
         let end = sector.checked_add(len / SECTOR);
         let fits = len > 0 && len.is_multiple_of(SECTOR) && len <= REQUEST_BYTES_MAX;
         if !fits || end.is_none_or(|end| end > self.config.sectors) {
@@ -207,19 +227,30 @@ impl Block {
         start.ok_or_else(|| self.backend_failed())
     }
 
-    fn bad(&mut self, status: u8) -> u8 {
+    fn bad(&mut self, status: u8) -> Refusal {
         self.counters.bad_requests += 1;
-        status
+        Refusal::Status(status)
     }
 
-    fn backend_failed(&mut self) -> u8 {
+    fn refused(&mut self, error: &BlockError) -> Refusal {
+        match error {
+            BlockError::NotNow => Refusal::NotNow,
+            BlockError::Failed(_) => self.backend_failed(),
+        }
+    }
+
+    fn backend_failed(&mut self) -> Refusal {
         self.counters.backend_errors += 1;
-        STATUS_IOERR
+        Refusal::Status(STATUS_IOERR)
     }
 }
 
 /// Calls `each` with consecutive pieces of `len` bytes and their offsets.
-fn each_piece(len: u64, copy: &mut Vec<u8>, mut each: impl FnMut(u64, &mut [u8]) -> Result<(), u8>) -> Result<(), u8> {
+fn each_piece(
+    len: u64,
+    copy: &mut Vec<u8>,
+    mut each: impl FnMut(u64, &mut [u8]) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
     copy.resize(COPY_BYTES, 0);
     let mut at = 0;
     while at < len {
@@ -266,9 +297,9 @@ impl VirtioDevice for Block {
         memory: &M,
         host: &mut Self::Host,
     ) -> Result<(), QueueError> {
-        queues[index].serve(memory, |queue, chain| {
-            let len = self.serve(&chain, memory, host)?;
-            queue.add_used(memory, chain.head, len)
+        queues[index].serve_while(memory, |queue, chain| {
+            let Some(len) = self.serve(&chain, memory, host)? else { return Ok(Served::NotNow) };
+            queue.add_used(memory, chain.head, len).map(|()| Served::Done)
         })
     }
 

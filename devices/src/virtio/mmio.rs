@@ -83,6 +83,8 @@ pub struct MmioTransport<D> {
     device: D,
     /// Queues whose kick has not been served; derived, see the module's text on restore.
     kicks: u64,
+    /// Queues whose next chain waits for the host; derived: after a restore they owe a kick.
+    waiting: u64,
     /// The edge is due again because of a restore; derived.
     edge_after_restore: bool,
 }
@@ -104,6 +106,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
             queues: D::QUEUE_SIZES.iter().map(|&size| VirtQueue::new(size)).collect(),
             device,
             kicks: 0,
+            waiting: 0,
             edge_after_restore: false,
         }
     }
@@ -162,6 +165,16 @@ impl<D: VirtioDevice> MmioTransport<D> {
         Some(index)
     }
 
+    /// Whether a chain waits for the host.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting != 0
+    }
+
+    /// The host may be able to take what it could not: queues that wait owe a kick.
+    pub fn handle_host_ready(&mut self) {
+        self.kicks |= std::mem::take(&mut self.waiting);
+    }
+
     /// Serves the available buffers of queue `index`.
     pub fn handle_notify<M: GuestMemory>(&mut self, index: usize, memory: &M, host: &mut D::Host) {
         if !self.is_running() || !self.queue_ready(index) {
@@ -212,6 +225,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
     fn finish<M: GuestMemory, T>(&mut self, result: Result<T, QueueError>, memory: &M) -> Option<T> {
         let mut wanted = Ok(false);
         for (index, queue) in self.queues.iter_mut().enumerate() {
+            self.waiting |= u64::from(queue.take_waiting()) << index;
             self.kicks |= u64::from(queue.take_unfinished()) << index;
             let one = queue.take_interrupt(memory);
             wanted = wanted.and_then(|wanted| one.map(|one| wanted | one));

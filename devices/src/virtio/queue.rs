@@ -153,6 +153,17 @@ pub struct VirtQueue {
     added: bool,
     /// `serve` stopped at its bound; the queue must be served again without the driver's kick.
     unfinished: bool,
+    /// `serve_while` stopped at a chain that is to be served later.
+    waiting: bool,
+}
+
+/// What came of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// The driver has it back.
+    Done,
+    /// It is too early: the host cannot take what the chain brings.
+    NotNow,
 }
 
 impl VirtQueue {
@@ -160,7 +171,7 @@ impl VirtQueue {
     #[must_use]
     pub fn new(max_size: u16) -> Self {
         let ring = Queue::new(max_size).expect("queue sizes are constants of the device");
-        Self { ring, added: false, unfinished: false }
+        Self { ring, added: false, unfinished: false, waiting: false }
     }
 
     /// Takes the next chain that the driver made available.
@@ -212,15 +223,36 @@ impl VirtQueue {
         memory: &M,
         mut each: impl FnMut(&mut Self, Chain) -> Result<(), QueueError>,
     ) -> Result<(), QueueError> {
+        self.serve_while(memory, |queue, chain| each(queue, chain).map(|()| Served::Done))
+    }
+
+    /// The same, but a chain for which it is too early goes back to where it was, and those behind it wait there too
+    /// ([`VirtQueue::take_waiting`]).
+    pub fn serve_while<M: GuestMemory>(
+        &mut self,
+        memory: &M,
+        mut each: impl FnMut(&mut Self, Chain) -> Result<Served, QueueError>,
+    ) -> Result<(), QueueError> {
         for _ in 0..2 * u32::from(self.size()) {
             match self.pop(memory)? {
-                Some(chain) => each(self, chain)?,
+                Some(chain) => {
+                    if each(self, chain)? == Served::NotNow {
+                        self.undo_pop();
+                        self.waiting = true;
+                        return Ok(());
+                    }
+                }
                 None if self.arm(memory)? => {}
                 None => return Ok(()),
             }
         }
         self.unfinished = true;
         Ok(())
+    }
+
+    /// Whether `serve_while` stopped at a chain for which it was too early since the last call. Nobody kicks for it again.
+    pub fn take_waiting(&mut self) -> bool {
+        std::mem::take(&mut self.waiting)
     }
 
     /// Whether `serve` stopped at its bound since the last call.
@@ -290,9 +322,9 @@ impl VirtQueue {
     }
 
     pub(crate) fn reset(&mut self) {
-        let Self { ring, added, unfinished } = self;
+        let Self { ring, added, unfinished, waiting } = self;
         ring.reset();
-        (*added, *unfinished) = (false, false);
+        (*added, *unfinished, *waiting) = (false, false, false);
     }
 
     /// The rings lie in guest memory. Checked before each use, as their addresses come from the guest.
@@ -310,7 +342,7 @@ impl VirtQueue {
     /// The queue as plain data.
     #[must_use]
     pub fn save(&self) -> QueueState {
-        let Self { ring, added, unfinished: _ } = self;
+        let Self { ring, added, unfinished: _, waiting: _ } = self;
         assert!(!added, "a queue is saved between two handle_* calls, when every used entry has been decided upon");
         let virtio_queue::QueueState {
             max_size,
@@ -354,7 +386,7 @@ impl VirtQueue {
             used_ring,
         };
         let ring = Queue::try_from(raw).map_err(|_| "size or alignment")?;
-        Ok(Self { ring, added: false, unfinished: false })
+        Ok(Self { ring, added: false, unfinished: false, waiting: false })
     }
 }
 

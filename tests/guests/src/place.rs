@@ -135,9 +135,14 @@ impl SmallDisk {
     /// Takes all the room that is left.
     pub fn fill(&self) {
         let mut ballast = File::create(self.0.join("ballast")).expect("room for a name");
-        let block = [1; 4096];
+        let block = vec![1; 1 << 20];
         let full = (0..).find_map(|_| ballast.write_all(&block).err()).expect("it has an end");
         assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    }
+
+    /// Gives it back.
+    pub fn free(&self) {
+        fs::remove_file(self.0.join("ballast")).expect("it was filled");
     }
 }
 

@@ -7,12 +7,11 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
 use guests::network::Network;
-use guests::place::{SmallDisk, disk, wait_progress, wait_value};
+use guests::place::{disk, wait_progress, wait_value};
 use guests::{Guest, Launch, Pair, Place, Vm, console, needs, wait};
 use replication::wire::{HelloAck, Kind, Link, Message, PROTOCOL_VERSION, encode_frame};
 use replication::{EpochId, SessionId, Term, VmId};
 
-const ERROR: i32 = 1;
 const USAGE: i32 = 2;
 const CONFLICT: i32 = 4;
 
@@ -231,47 +230,6 @@ fn backup_with_other_disks_or_cards_is_refused_and_both_say_what_to_do() {
         assert_eq!(primary.wait_event("solo")["reason"].as_str().map(|reason| reason.contains(says)), Some(true));
         assert_unharmed(&primary, &guest);
     }
-}
-
-fn journal_on(place: &Place, dir: &str) -> (Guest, String) {
-    let image = place.image(&format!("{dir}/small.img"), 4 << 20);
-    (Guest { disk_bytes: None, ..Guest::disk_journal() }, disk(&image))
-}
-
-#[test]
-fn full_disk_of_the_primarys_log_names_the_remedy_and_the_backup_goes_on() {
-    needs!(Kvm, Root);
-    let place = Place::new();
-    let dir = place.path("small");
-    let small = SmallDisk::mount(&dir);
-    let (guest, image) = journal_on(&place, "small");
-    let mut backup = place.backup("b", &Guest::disk_journal()).start();
-    let primary = place.primary("a", &guest, backup.port()).with("--disk", &image).start();
-    backup.wait_event("protected");
-    small.fill();
-    backup.wait_event("failover-finished");
-    wait_progress(&backup, &guest, 10);
-    let first = primary.console();
-    assert_refused(primary, ERROR, &["small.img", "No space left on device", "hint: make room"]);
-    assert_eq!(backup.ctl(&["stop"]).0, 0);
-    assert_eq!(backup.wait(), 0);
-    console::join(&guest, &first, &backup.console()).unwrap_or_else(|e| panic!("{e}"));
-}
-
-#[test]
-fn full_disk_of_the_backups_log_names_the_remedy_and_the_guest_goes_on() {
-    needs!(Kvm, Root);
-    let place = Place::new();
-    let dir = place.path("small");
-    let small = SmallDisk::mount(&dir);
-    let (guest, image) = journal_on(&place, "small");
-    let backup = place.backup("b", &guest).with("--disk", &image).start();
-    let primary = place.primary("a", &Guest::disk_journal(), backup.port()).start();
-    backup.wait_event("protected");
-    small.fill();
-    primary.wait_event("solo");
-    assert_refused(backup, ERROR, &["small.img", "No space left on device", "hint: make room"]);
-    assert_unharmed(&primary, &guest);
 }
 
 #[test]

@@ -446,6 +446,16 @@ impl Board {
         Ok(())
     }
 
+    /// Tries again what disks could not take.
+    pub fn retry_disks(&mut self) -> Effects {
+        let mut effects = Effects::default();
+        for index in 0..self.slots.len() {
+            self.slots[index].retry(&self.memory);
+            effects = effects.and(self.settle_slot(index));
+        }
+        effects
+    }
+
     /// Serves what was kicked before the save and could not be: right before a restored guest runs.
     pub fn serve_kicks(&mut self) -> Effects {
         let mut effects = Effects::default();

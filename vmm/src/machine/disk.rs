@@ -1,5 +1,8 @@
 //! A disk shared between its virtio device (vCPU threads) and the committer.
 //!
+//! A guest's write that finds no room does not fail, it waits ([`super::trouble`]); so does one for which too much waits for
+//! its commit.
+//!
 //! Its lock is taken at every boundary, so nobody holds it while storage works for him: the committer writes and syncs the
 //! image beside it. Only the guest's own requests do, whose vCPU is not at the boundary before they are done.
 
@@ -8,6 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use devices::virtio::block::{BlockBackend, BlockError};
 use snapshot::disk::{DiskError, Image, OverlayDisk};
 
+use super::trouble::Troubles;
+use crate::exit::Failure;
+
 /// A handle on a disk; clones share it.
 #[derive(Debug, Clone)]
 pub struct SharedDisk {
@@ -15,13 +21,15 @@ pub struct SharedDisk {
     image: Arc<Image>,
     /// Held by who applies epochs to the image: one at a time, in their order.
     committing: Arc<Mutex<()>>,
+    troubles: Arc<Troubles>,
 }
 
 impl SharedDisk {
-    /// Shares `disk`.
-    pub fn new(disk: OverlayDisk) -> Self {
+    /// Shares `disk`; what is wrong with it is told to `troubles`.
+    pub fn new(disk: OverlayDisk, troubles: &Arc<Troubles>) -> Self {
         let image = Arc::clone(disk.image());
-        Self { disk: Arc::new(Mutex::new(disk)), image, committing: Arc::default() }
+        let troubles = Arc::clone(troubles);
+        Self { disk: Arc::new(Mutex::new(disk)), image, committing: Arc::default(), troubles }
     }
 
     /// The disk, for as long as the guard lives. The guest's requests and boundaries wait meanwhile.
@@ -45,9 +53,20 @@ impl SharedDisk {
     }
 }
 
-fn failed(error: DiskError) -> BlockError {
-    tracing::warn!(%error, "a disk request of the guest failed");
-    BlockError(Box::new(error))
+impl SharedDisk {
+    /// What the guest is told of an error, and the operator.
+    fn refused(&self, error: DiskError) -> BlockError {
+        match error {
+            DiskError::NoRoom { path, .. } => self.troubles.note_waiting(Some(path)),
+            DiskError::OverlayFull { .. } => self.troubles.note_waiting(None),
+            error => {
+                tracing::warn!(%error, "a disk request of the guest failed");
+                self.troubles.note_failed(&Failure::of(&error).message);
+                return BlockError::Failed(Box::new(error));
+            }
+        }
+        BlockError::NotNow
+    }
 }
 
 impl BlockBackend for SharedDisk {
@@ -56,7 +75,7 @@ impl BlockBackend for SharedDisk {
     }
 
     fn read_at(&mut self, offset: u64, data: &mut [u8]) -> Result<(), BlockError> {
-        self.lock().read_at(offset, data).map_err(failed)
+        self.lock().read_at(offset, data).map_err(|error| self.refused(error))
     }
 
     fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
@@ -67,10 +86,14 @@ impl BlockBackend for SharedDisk {
             drop(self.committing.lock().expect("no committer panics"));
             disk = self.lock();
         }
-        disk.write_at(offset, data).map_err(failed)
+        let written = disk.write_at(offset, data);
+        drop(disk);
+        written.map_err(|error| self.refused(error))?;
+        self.troubles.note_written(self.image.path());
+        Ok(())
     }
 
     fn flush(&mut self) -> Result<(), BlockError> {
-        self.lock().flush().map_err(failed)
+        self.lock().flush().map_err(|error| self.refused(error))
     }
 }

@@ -19,6 +19,7 @@ pub mod input;
 pub mod kick;
 pub mod slot;
 pub mod state;
+pub mod trouble;
 pub mod vcpu;
 mod watchdog;
 
@@ -47,6 +48,7 @@ use slot::Slot;
 use snapshot::disk::{Mode, PENDING_BYTES_MAX};
 use snapshot::writeset::WriteSet;
 use state::{MachineState, Shape, StateRefused};
+use trouble::Troubles;
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +144,7 @@ pub struct Machine {
     shape: Shape,
     cpuid: CpuidTable,
     disks: Vec<SharedDisk>,
+    troubles: Arc<Troubles>,
     egress: Arc<Egress>,
     logs_dirty: AtomicBool,
     gate: Gate,
@@ -163,12 +166,13 @@ fn board_of(
     ram: &Ram,
     parts: Parts,
     stats: &Arc<Stats>,
+    troubles: &Arc<Troubles>,
 ) -> Result<(Board, Arc<Egress>, Vec<SharedDisk>), MachineError> {
     let asked = parts.disks.len() + parts.nets.len();
     if asked >= VIRTIO_MMIO_MAX {
         return Err(MachineError::TooManyDevices { asked });
     }
-    let disks: Vec<SharedDisk> = parts.disks.into_iter().map(SharedDisk::new).collect();
+    let disks: Vec<SharedDisk> = parts.disks.into_iter().map(|disk| SharedDisk::new(disk, troubles)).collect();
     let mut slots: Vec<Slot> =
         disks.iter().enumerate().map(|(i, disk)| Slot::block(disk.clone(), &format!("outlast-disk{i}"))).collect();
     let mut taps: Vec<_> = disks.iter().map(|_| None).collect();
@@ -199,7 +203,8 @@ impl Machine {
         let vcpus =
             (0..count).map(|id| vm.create_vcpu(id, count, &cpuid).map(Mutex::new)).collect::<Result<Vec<_>, _>>()?;
         let stats = Arc::new(Stats::default());
-        let (board, egress, disks) = board_of(&ram, parts, &stats)?;
+        let troubles = Arc::default();
+        let (board, egress, disks) = board_of(&ram, parts, &stats, &troubles)?;
         Ok(Self {
             gate: Gate::new(vcpus.len()),
             pacer: Pacer::new(pace.length, pace.min_epoch),
@@ -211,6 +216,7 @@ impl Machine {
             shape,
             cpuid,
             disks,
+            troubles,
             egress,
             logs_dirty: AtomicBool::new(false),
             pace,
@@ -412,6 +418,7 @@ impl Machine {
         drop(ended);
         self.gate.end();
         self.pacer.end();
+        self.troubles.end();
         self.ended_changed.notify_all();
     }
 
@@ -438,7 +445,7 @@ impl Machine {
     }
 
     /// Waits for the end for `time` at most. Whether it has come.
-    fn ends_within(&self, time: Duration) -> bool {
+    pub(crate) fn ends_within(&self, time: Duration) -> bool {
         let ended = self.ended.lock().expect("no holder of the end panics");
         let waited = self.ended_changed.wait_timeout_while(ended, time, |ended| ended.is_none());
         waited.expect("no holder of the end panics").0.is_some()
@@ -481,6 +488,17 @@ impl Machine {
     /// Its disks, in the order of their slots.
     pub fn disks(&self) -> &[SharedDisk] {
         &self.disks
+    }
+
+    /// What its guest finds wrong with them.
+    pub fn troubles(&self) -> &Troubles {
+        &self.troubles
+    }
+
+    /// Has disk requests tried again that wait for the host.
+    pub fn retry_disks(&self) {
+        self.troubles.ask_retry();
+        self.gate.kicker().kick_all();
     }
 
     /// Its way out.

@@ -127,6 +127,16 @@ impl Slot {
         }
     }
 
+    /// Tries again what waits in a disk's ring for the host.
+    pub fn retry(&mut self, memory: &GuestMemory) {
+        if let Self::Block { device, .. } = self
+            && device.is_waiting()
+        {
+            device.handle_host_ready();
+            self.serve_kicks(memory);
+        }
+    }
+
     /// Whether an edge of the interrupt line is due; asking takes it.
     pub fn poll_interrupt(&mut self) -> bool {
         with_transport!(self, device => device.poll_interrupt())

@@ -95,6 +95,11 @@ fn run_loop(machine: &Machine, id: u32) -> Result<(), VcpuError> {
             machine.egress().wait_for_console(CONSOLE_WAIT);
             continue;
         }
+        // Like an exit of this vCPU: whoever holds the guest waits until it is done.
+        if machine.troubles().take_retry() {
+            let effects = machine.board().retry_disks();
+            machine.apply(effects)?;
+        }
         (completes, wants_console) = match enter(machine, &mut vcpu)? {
             Exit::Completes { console_full } => (true, console_full),
             Exit::Done => (false, false),

@@ -1,7 +1,7 @@
 //! Telling the guest's watchdog how long the guest could run.
 //!
 //! Time in which the guest stood still does not count: while it is held or paused, at boundaries, however long they wait for
-//! a commit, while its console takes nothing, while this host did not run this program, between a seal and the takeover or
+//! a commit, while its console takes nothing or a disk request waits for room, while this host did not run this program, between a seal and the takeover or
 //! the resume that goes on from it. So the watchdog finds a guest that hangs, and no host that is slow; it may be late.
 //!
 //! What it cannot tell from a guest that hangs: a guest whose virtual processors the host gives no time although this program
@@ -50,7 +50,7 @@ pub(super) fn run(machine: &Machine) {
     let mut running = machine.board().is_watched();
     while !machine.ends_within(if running { PERIOD } else { REST }) {
         // One that was started since the last look begins to count now.
-        let counts = running && !machine.egress().is_console_full();
+        let counts = running && !machine.egress().is_console_full() && !machine.troubles().is_waiting();
         let ms = passed.up_to(machine.gate().time_open(), counts);
         let mut board = machine.board();
         running = board.is_watched();

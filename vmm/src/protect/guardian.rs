@@ -249,6 +249,8 @@ impl Guardian {
         spawn("ft-ship".into(), move || ship::run(&shipper, &shipping, log, local));
         let writer = Arc::clone(self);
         spawn("ft-disk".into(), move || writer.run_disk());
+        let teller = Arc::clone(self);
+        spawn("disk-trouble".into(), move || teller.tell_troubles());
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -10,16 +10,18 @@ pub(crate) struct MemoryDisk {
     pub(crate) bytes: Vec<u8>,
     pub(crate) flushes: u32,
     pub(crate) broken: bool,
+    /// It takes no writes now.
+    pub(crate) full: bool,
 }
 
 impl MemoryDisk {
     pub(crate) fn new(sectors: u64) -> Self {
         let bytes = (0..sectors * SECTOR).map(|at| (at / SECTOR) as u8).collect();
-        Self { bytes, flushes: 0, broken: false }
+        Self { bytes, flushes: 0, broken: false, full: false }
     }
 
     fn answer(&self) -> Result<(), BlockError> {
-        if self.broken { Err(BlockError("the medium is gone".into())) } else { Ok(()) }
+        if self.broken { Err(BlockError::Failed("the medium is gone".into())) } else { Ok(()) }
     }
 }
 
@@ -36,6 +38,9 @@ impl BlockBackend for MemoryDisk {
 
     fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
         self.answer()?;
+        if self.full {
+            return Err(BlockError::NotNow);
+        }
         let offset = offset as usize;
         self.bytes[offset..offset + data.len()].copy_from_slice(data);
         Ok(())
@@ -249,4 +254,32 @@ fn config_space_tells_capacity_and_bounds() {
 fn restore_id_too_long_is_refused() {
     let state = BlockState { config: BlockConfig { sectors: 1, read_only: false, id: vec![0; 21] } };
     assert!(Block::restore(state).is_err());
+}
+
+#[test]
+fn write_without_room_stays_in_the_ring_with_what_is_behind_it_and_is_done_when_there_is_some() {
+    // A full image was an I/O error for the guest, whose file system then went read-only.
+    let mut machine = Machine::new(false);
+    let request = |kind, data| [header(kind, 7), data, Part::In(1)];
+    machine.driver.add(0, &request(IN, Part::In(512)));
+    let write = machine.driver.add(0, &request(OUT, Part::Out(vec![0xaa; 1024])));
+    let read = machine.driver.add(0, &request(IN, Part::In(512)));
+    machine.disk.full = true;
+    let Machine { device, driver, disk } = &mut machine;
+    kick(device, 0, &driver.memory, disk);
+    assert_eq!((driver.used(0).len(), device.is_waiting()), (1, true), "the first is done, the others wait");
+    assert_eq!((device.counters().backend_errors, device.poll_notify()), (0, None));
+    // Whoever goes on with the saved state serves them; here it is tried again, still in vain.
+    let mut restored = MmioTransport::<Block>::restore(device.save()).expect("it was saved");
+    device.handle_host_ready();
+    kick(device, 0, &driver.memory, disk);
+    assert!(device.is_waiting());
+    disk.full = false;
+    for device in [device, &mut restored] {
+        device.handle_host_ready();
+        let queue = device.poll_notify().expect("it owes a kick");
+        device.handle_notify(queue, &driver.memory, disk);
+        assert!(device.poll_interrupt() && !device.is_waiting());
+        assert_eq!((driver.read(write[2], 1), driver.read(read[1], 512)), (vec![0], vec![0xaa; 512]));
+    }
 }

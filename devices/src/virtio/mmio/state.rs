@@ -48,6 +48,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
             queues,
             device,
             kicks: _,
+            waiting: _,
             edge_after_restore: _,
         } = self;
         MmioState {
@@ -91,6 +92,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
             queues,
             device: D::restore(device)?,
             kicks: 0,
+            waiting: 0,
             edge_after_restore: interrupt_status != 0,
         };
         restored.check_registers()?;

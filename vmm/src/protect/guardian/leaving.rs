@@ -8,18 +8,22 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use replication::EpochId;
 use serde_json::json;
 
 use super::{CONSOLE_LAG_MAX, Guardian};
 use crate::machine::End;
+use crate::machine::trouble::News;
 use crate::protect::local::fault;
 use crate::protect::room::{ROOM_RETRY, Trouble};
 
 /// Disk writes of released epochs that the images lack, at most: beyond that the guest waits at its next boundary.
 const IMAGE_LAG_BYTES_MAX: usize = 64 << 20;
+
+/// Before a request of the guest is tried again that waits for room or for a commit.
+const REQUEST_RETRY: Duration = Duration::from_millis(100);
 
 /// How far the images are behind.
 #[derive(Debug)]
@@ -34,6 +38,8 @@ pub(super) struct Images {
     full: Option<PathBuf>,
     /// A log without room, which an epoch waits for.
     log_full: Option<PathBuf>,
+    /// An image without room, which a request of the guest waits for.
+    guest_full: Option<PathBuf>,
 }
 
 /// What there is no room for.
@@ -43,12 +49,14 @@ pub(in crate::protect) enum Lacks {
     Image,
     /// Those of an epoch that is to be committed.
     Log,
+    /// A request of a guest that writes its images directly.
+    Guest,
 }
 
 impl Images {
     /// Images that have everything up to `epoch`.
     pub(super) fn with_all(epoch: EpochId) -> Self {
-        Self { lacking: VecDeque::new(), released: epoch, logged: epoch, full: None, log_full: None }
+        Self { lacking: VecDeque::new(), released: epoch, logged: epoch, full: None, log_full: None, guest_full: None }
     }
 
     /// The last epoch that they have, of those that were released.
@@ -64,13 +72,14 @@ impl Images {
 
     /// Files without room that something waits for.
     pub(super) fn full(&self) -> impl Iterator<Item = &PathBuf> {
-        self.full.iter().chain(&self.log_full)
+        self.full.iter().chain(&self.log_full).chain(&self.guest_full)
     }
 
     fn lacks(&mut self, what: Lacks) -> &mut Option<PathBuf> {
         match what {
             Lacks::Image => &mut self.full,
             Lacks::Log => &mut self.log_full,
+            Lacks::Guest => &mut self.guest_full,
         }
     }
 
@@ -174,6 +183,26 @@ impl Guardian {
         let full = self.lock().images.lacks(what).take();
         if let Some(path) = full {
             self.note("disk-has-room", json!({ "path": path }));
+        }
+    }
+
+    /// Tells the operator what the guest's own requests find wrong with its disks, and has those that wait tried again. The
+    /// body of a thread.
+    pub(super) fn tell_troubles(&self) {
+        while let Some((news, waits)) = self.machine.troubles().wait() {
+            for news in news {
+                match news {
+                    News::Full(path) => self.note_full(Lacks::Guest, path),
+                    News::HasRoom(_) => self.note_room(Lacks::Guest),
+                    News::Failed(error) => self.note("disk-failed", json!({ "error": error })),
+                }
+            }
+            if waits {
+                if self.machine.ends_within(REQUEST_RETRY) {
+                    return;
+                }
+                self.machine.retry_disks();
+            }
         }
     }
 

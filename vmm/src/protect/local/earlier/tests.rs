@@ -59,7 +59,7 @@ impl Guest {
             std::fs::write(&path, vec![0; len]).unwrap();
             let mut disk = OverlayDisk::open(&path, false).unwrap();
             disk.set_mode(Mode::Protected).unwrap();
-            SharedDisk::new(disk)
+            SharedDisk::new(disk, &Arc::default())
         };
         let disks = images(dir.path()).into_iter().zip(DISKS).map(open).collect();
         let seen = Seen { pages: vec![0; PAGES as usize], disks: DISKS.map(|len| vec![0; len]).into() };

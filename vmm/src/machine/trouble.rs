@@ -1,0 +1,156 @@
+//! What the guest's own disk requests find wrong with the host's storage, on its way to who tells the operator.
+//!
+//! A request that finds no room waits in the guest's ring, and is tried again until there is some: an I/O error would have
+//! the guest's file system go read-only for want of a few bytes. Whoever tries again is a vCPU thread, between two entries
+//! into the guest: so nothing is written to an image while the guest is held, paused or at a boundary.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+/// Something an operator cares about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// There is no room for this image; a request waits.
+    Full(PathBuf),
+    /// The request is done.
+    HasRoom(PathBuf),
+    /// The guest was given an I/O error.
+    Failed(String),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    news: VecDeque<News>,
+    /// The image that a request waits for.
+    full: Option<PathBuf>,
+    /// A request waits, for room or for a commit.
+    waits: bool,
+    /// An error was told. One for each disk request would be too many.
+    has_failed: bool,
+    ended: bool,
+}
+
+/// The troubles of all disks of a machine.
+#[derive(Debug, Default)]
+pub struct Troubles {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// There is something to take back when a request succeeds.
+    is_waiting: AtomicBool,
+    /// It is time to try again.
+    retries: AtomicBool,
+}
+
+impl Troubles {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of the troubles panics")
+    }
+
+    /// A request waits; for room in the image at `full`, or for a commit.
+    pub(super) fn note_waiting(&self, full: Option<PathBuf>) {
+        let mut state = self.lock();
+        if let Some(path) = full
+            && state.full.as_ref() != Some(&path)
+        {
+            state.full = Some(path.clone());
+            state.news.push_back(News::Full(path));
+        }
+        state.waits = true;
+        self.is_waiting.store(true, Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// A write to `path` succeeded.
+    pub(super) fn note_written(&self, path: &std::path::Path) {
+        if !self.is_waiting.load(Ordering::Acquire) {
+            return;
+        }
+        let mut state = self.lock();
+        if state.full.take_if(|full| full == path).is_some() {
+            state.news.push_back(News::HasRoom(path.to_owned()));
+            self.changed.notify_all();
+        }
+        self.is_waiting.store(state.full.is_some() || state.waits, Ordering::Release);
+    }
+
+    /// The guest was given an I/O error.
+    pub(super) fn note_failed(&self, why: &str) {
+        let mut state = self.lock();
+        if !std::mem::replace(&mut state.has_failed, true) {
+            state.news.push_back(News::Failed(why.to_owned()));
+            self.changed.notify_all();
+        }
+    }
+
+    /// The machine has ended.
+    pub(super) fn end(&self) {
+        self.lock().ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Whether a request waits: the guest stands still as far as that disk goes.
+    pub fn is_waiting(&self) -> bool {
+        self.is_waiting.load(Ordering::Acquire)
+    }
+
+    /// Waits for news, or for a request that waits; gives the news, and whether it is to be tried again soon. `None` when the
+    /// machine has ended.
+    pub fn wait(&self) -> Option<(Vec<News>, bool)> {
+        let state = self.lock();
+        let idle = |state: &mut State| state.news.is_empty() && !state.waits && !state.ended;
+        let mut state = self.changed.wait_while(state, idle).expect("no holder of the troubles panics");
+        if state.ended {
+            return None;
+        }
+        let news = state.news.drain(..).collect();
+        Some((news, std::mem::take(&mut state.waits)))
+    }
+
+    /// From now on the next vCPU thread that looks tries again.
+    pub(super) fn ask_retry(&self) {
+        self.retries.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it is time to try again; asking takes it.
+    pub(super) fn take_retry(&self) -> bool {
+        self.retries.load(Ordering::SeqCst) && self.retries.swap(false, Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn troubles_are_told_once_and_taken_back_when_a_write_succeeds() {
+        let troubles = Troubles::default();
+        let image = PathBuf::from("a.img");
+        troubles.note_written(&image);
+        troubles.note_waiting(Some(image.clone()));
+        troubles.note_waiting(Some(image.clone()));
+        assert_eq!(troubles.wait(), Some((vec![News::Full(image.clone())], true)));
+        troubles.note_waiting(Some(image.clone()));
+        assert_eq!(troubles.wait(), Some((vec![], true)), "it is old news that it still waits");
+        troubles.note_written(Path::new("b.img"));
+        assert!(troubles.is_waiting(), "another disk's write says nothing of this one");
+        troubles.note_written(&image);
+        assert!(!troubles.is_waiting());
+        troubles.note_failed("EIO");
+        troubles.note_failed("EIO again");
+        assert_eq!(troubles.wait(), Some((vec![News::HasRoom(image), News::Failed("EIO".into())], false)));
+        troubles.end();
+        assert_eq!(troubles.wait(), None);
+    }
+
+    #[test]
+    fn retry_is_asked_for_once() {
+        let troubles = Troubles::default();
+        assert!(!troubles.take_retry());
+        troubles.ask_retry();
+        assert_eq!((troubles.take_retry(), troubles.take_retry()), (true, false));
+    }
+}
