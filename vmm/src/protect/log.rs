@@ -315,6 +315,7 @@ impl DiskLog {
         if let Some(last) = open.log.last_epoch().filter(|last| *last >= epoch.0) {
             return Err(LogError::OutOfOrder { path: open.log.path().to_owned(), epoch: epoch.0, last });
         }
+        fault::lasts(fault::LOG_APPEND);
         open.log.append(epoch.0, sets)?;
         if !self.unsynced {
             fault::lasts(fault::LOG_SYNC);

@@ -371,8 +371,8 @@ impl Worker {
 
     /// Puts the epochs up to `upto` into the images. One that was put there in part is put there again.
     fn apply_logged(&mut self, upto: EpochId) -> Result<(), Trouble> {
-        fault::lasts(fault::IMAGE_WRITE);
         while let Some(epoch) = self.logged.front().filter(|epoch| epoch.epoch <= upto) {
+            fault::lasts(fault::IMAGE_WRITE);
             for (disk, set) in self.disks.iter().zip(write_sets(epoch, self.disks.len())) {
                 if !set.is_empty() {
                     disk.image().apply(&set)?;
@@ -408,3 +408,6 @@ fn write_sets(epoch: &AssembledEpoch, disks: usize) -> Vec<WriteSet> {
     }
     sets
 }
+
+#[cfg(test)]
+mod tests;

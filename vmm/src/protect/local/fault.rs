@@ -5,8 +5,8 @@
 //! `outlast resume` ([`GOODBYE`]: of every `outlast run`). Steps are those of recoverable memory ([`recoverable::Step`]) and the ones of [`OWN`].
 //! `OUTLAST_FAIL_AT=LocalCommit:N`: the Nth commit to the state directory finds that its medium takes nothing (EIO);
 //! `FillingDiskLog:N`: so does the log of disk writes, the Nth time while a backup is being filled.
-//! `OUTLAST_SLOW_AT=LogSync:N:MS`: the Nth sync of the log of disk writes takes MS milliseconds, on either side; `ImageSync` and
-//! `ImageWrite` the same of an image. Not for production: it is how
+//! `OUTLAST_SLOW_AT=LogSync:N:MS`: the Nth sync of the log of disk writes takes MS milliseconds, on either side; so do `LogAppend`,
+//! and `ImageSync` and `ImageWrite` of the images. Not for production: it is how
 //! the tests prove that a kill at any moment loses nothing, and a failing medium neither.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,7 +62,9 @@ pub(crate) const LOCAL_COMMIT: &str = "LocalCommit";
 /// The same.
 pub(crate) const FILLING_DISK_LOG: &str = "FillingDiskLog";
 
-/// What can be slow: syncing the log of disk writes.
+/// What can be slow: putting an epoch into the log of disk writes.
+pub(crate) const LOG_APPEND: &str = "LogAppend";
+/// Syncing it.
 pub(crate) const LOG_SYNC: &str = "LogSync";
 /// Syncing the images.
 pub(crate) const IMAGE_SYNC: &str = "ImageSync";
@@ -117,7 +119,7 @@ fn asked_slow() -> Result<Option<(Armed, Duration)>, Failure> {
     let Ok(asked) = std::env::var(SLOW_VARIABLE) else { return Ok(None) };
     let parts: Vec<&str> = asked.split(':').collect();
     let slow = match parts[..] {
-        [step @ (LOG_SYNC | IMAGE_SYNC | IMAGE_WRITE), nth, ms] => {
+        [step @ (LOG_APPEND | LOG_SYNC | IMAGE_SYNC | IMAGE_WRITE), nth, ms] => {
             nth.parse().ok().zip(ms.parse().ok()).map(|(nth, ms)| {
                 (Armed { step: step.to_owned(), left: AtomicU64::new(nth) }, Duration::from_millis(ms))
             })
@@ -126,7 +128,7 @@ fn asked_slow() -> Result<Option<(Armed, Duration)>, Failure> {
     };
     slow.map(Some).ok_or_else(|| {
         Failure::new(Exit::Usage, format!("{SLOW_VARIABLE}={asked} names no step"))
-            .with_hint(format!("it takes STEP:N:MS; steps are {LOG_SYNC}, {IMAGE_SYNC}, {IMAGE_WRITE}"))
+            .with_hint(format!("it takes STEP:N:MS; steps are {LOG_APPEND}, {LOG_SYNC}, {IMAGE_SYNC}, {IMAGE_WRITE}"))
     })
 }
 
@@ -145,8 +147,10 @@ pub(crate) fn fails(name: &str) -> std::io::Result<()> {
     }
 }
 
-/// Takes the time that was asked for.
-pub(crate) fn lasts(name: &str) {
+/// A step of storage: takes the time that was asked for.
+pub(crate) fn lasts(name: &'static str) {
+    #[cfg(test)]
+    trace::STEPS.with_borrow_mut(|steps| steps.push(name));
     if let Some((armed, time)) = SLOW.get()
         && armed.is_due(name)
     {
@@ -167,5 +171,20 @@ pub(crate) fn reached(name: &str) {
     if ARMED.get().is_some_and(|armed| armed.is_due(name)) {
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
             .expect("a process may kill itself");
+    }
+}
+
+/// The steps of storage of one thread, in order, for tests of what comes before what.
+#[cfg(test)]
+pub(crate) mod trace {
+    use std::cell::RefCell;
+
+    thread_local! {
+        pub(super) static STEPS: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Those since the last call.
+    pub(crate) fn take() -> Vec<&'static str> {
+        STEPS.take()
     }
 }
