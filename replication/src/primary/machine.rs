@@ -160,7 +160,7 @@ impl Primary {
         self.end_if_released(now);
     }
 
-    /// What [`PrimaryAction::Release`] asked for is done up to `epoch`: the output has left, the images have the writes.
+    /// The output that [`PrimaryAction::Release`] let go has left up to `epoch`. The images may follow: the log has the writes.
     pub fn handle_released(&mut self, now: Time, epoch: EpochId) {
         assert!(epoch <= self.pointers.released(), "epoch {epoch} left before it was released; {}", self.pointers);
         self.left = self.left.max(epoch);

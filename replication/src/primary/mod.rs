@@ -27,8 +27,9 @@
 //!
 //! 1. Call `handle_sealed` at the boundary. Only if it gives a [`Link`], ship the epoch, with that link. In particular no
 //!    byte of a base goes out before: a base that the backup has and this core does not know of makes two primaries.
-//! 2. Output leaves, and disk writes reach the images, only by [`PrimaryAction::Release`]. When that is done, and not
-//!    before, `handle_released`: the backup forgets what it is told has left.
+//! 2. Output leaves, and disk writes reach the images, only by [`PrimaryAction::Release`]. When the output has left, and not
+//!    before, `handle_released`: the backup forgets what it is told has left. An image gets nothing of an epoch that the
+//!    local log does not have, whether or not `local_durable` makes commits wait for it.
 //! 3. While `may_seal` is false the guest waits at the boundary.
 //! 4. Every question to the witness ([`PrimaryAction::Claim`], `Enlist`, `Delist`, `Look`, `RecordEnd`) is answered once;
 //!    no answer in time is `Unreachable`. None is asked on a thread that keeps time.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use guests::place::{SmallDisk, disk, wait_progress, wait_value};
 use guests::{Guest, Launch, Pair, Place, Vm, console, needs, wait};
 
+const ERROR: i32 = 1;
 const SMALL: &str = "small/small.img";
 /// What the log of disk writes takes at most.
 const LOG_BYTES: u64 = 256 << 20;
@@ -67,7 +68,8 @@ fn wait_full(vm: &Vm, what: &str) {
 #[track_caller]
 fn assert_has_room_again(vm: &Vm) {
     vm.wait_event("disk-has-room");
-    assert!(vm.status()["disk_full"].is_null(), "{}", vm.status());
+    // Image and log are each tried again in their own time.
+    wait::until("room for everything", || vm.status()["disk_full"].is_null().then_some(()));
 }
 
 /// Whether nobody takes anybody for dead for longer than the silence that would be needed.
@@ -262,4 +264,30 @@ fn file_systems_that_fill_on_both_sides_at_once_end_neither() {
     wait_progress(&pair.primary, &guest, 20);
     pair.primary.wait_state("Protected");
     assert_survives_its_primary(&mut pair, &guest);
+}
+
+/// An error that room does not mend: a side that cannot trust its storage leaves the guest to the other one.
+#[test]
+fn io_error_on_one_side_ends_that_side_and_the_guest_goes_on_at_the_other() {
+    needs!(Kvm);
+    for step in ["LogAppend:20", "ImageWrite:20"] {
+        let (place, guest) = (Place::new(), Guest::disk_journal());
+        let failing = |launch: Launch| launch.environment("OUTLAST_FAIL_AT", step);
+        let backup = place.backup("b", &guest).start();
+        let mut primary = failing(place.primary("a", &guest, backup.port())).start();
+        assert_eq!(primary.wait(), ERROR, "{step}: {}", primary.log());
+        assert!(primary.log().contains("Input/output error"), "{step}: {}", primary.log());
+        backup.wait_event("failover-finished");
+        wait_progress(&backup, &guest, 20);
+        console::join(&guest, &primary.console(), &backup.console()).unwrap_or_else(|e| panic!("{step}: {e}"));
+
+        let place = Place::new();
+        let mut backup = failing(place.backup("b", &guest)).start();
+        let primary = place.primary("a", &guest, backup.port()).start();
+        assert_eq!(backup.wait(), ERROR, "{step}: {}", backup.log());
+        assert!(backup.log().contains("Input/output error"), "{step}: {}", backup.log());
+        primary.wait_event("solo");
+        wait_progress(&primary, &guest, 20);
+        console::check(&guest, &primary.console()).unwrap_or_else(|e| panic!("{step}: {e}"));
+    }
 }

@@ -139,7 +139,7 @@ pub struct RunOptions {
     #[arg(long, help_heading = "Protection", value_enum)]
     pub interrupts: Option<Interrupts>,
     /// What a commit waits for: 'disk' = both sides have the disk writes in a synced log, 'memory' = the backup has
-    /// them in RAM, so that a power cut of both hosts loses them [default: disk]
+    /// them in RAM, so that a power cut of both hosts loses them and may leave images that are of no one moment [default: disk]
     #[arg(long, help_heading = "Protection", value_enum)]
     pub commit_durability: Option<CommitDurability>,
     /// Who decides which side runs after the two lost each other: file:DIR (a directory that both hosts share) or

@@ -316,6 +316,8 @@ impl DiskLog {
             return Err(LogError::OutOfOrder { path: open.log.path().to_owned(), epoch: epoch.0, last });
         }
         fault::lasts(fault::LOG_APPEND);
+        let failed = |source| LogError::Io { what: "appending to", path: open.log.path().to_owned(), source };
+        fault::fails(fault::LOG_APPEND).map_err(failed)?;
         open.log.append(epoch.0, sets)?;
         if !self.unsynced {
             fault::lasts(fault::LOG_SYNC);

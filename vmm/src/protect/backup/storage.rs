@@ -375,6 +375,7 @@ impl Worker {
             fault::lasts(fault::IMAGE_WRITE);
             for (disk, set) in self.disks.iter().zip(write_sets(epoch, self.disks.len())) {
                 if !set.is_empty() {
+                    fault::fails_image(disk.path())?;
                     disk.image().apply(&set)?;
                 }
             }

@@ -152,7 +152,11 @@ impl Guardian {
     /// What was written in part before is written again as a whole.
     fn write_images(&self, upto: EpochId) -> Result<(), Trouble> {
         fault::lasts(fault::IMAGE_WRITE);
-        Ok(self.machine.disks().iter().try_for_each(|disk| disk.commit(upto.0))?)
+        for disk in self.machine.disks() {
+            fault::fails_image(disk.image().path())?;
+            disk.commit(upto.0)?;
+        }
+        Ok(())
     }
 
     fn note_applied(&self, upto: EpochId) {

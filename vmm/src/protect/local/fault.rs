@@ -4,16 +4,19 @@
 //! `OUTLAST_KILL_AT=STEP` or `STEP:N` (the Nth time, 1 without it) in the environment of `outlast run --protect local` and
 //! `outlast resume` ([`GOODBYE`]: of every `outlast run`). Steps are those of recoverable memory ([`recoverable::Step`]) and the ones of [`OWN`].
 //! `OUTLAST_FAIL_AT=LocalCommit:N`: the Nth commit to the state directory finds that its medium takes nothing (EIO);
-//! `FillingDiskLog:N`: so does the log of disk writes, the Nth time while a backup is being filled.
+//! `FillingDiskLog:N`: so does the log of disk writes, the Nth time while a backup is being filled; `LogAppend:N` and
+//! `ImageWrite:N`: the log or the images of either side, at the Nth epoch.
 //! `OUTLAST_SLOW_AT=LogSync:N:MS`: the Nth sync of the log of disk writes takes MS milliseconds, on either side; so do `LogAppend`,
 //! and `ImageSync` and `ImageWrite` of the images. Not for production: it is how
 //! the tests prove that a kill at any moment loses nothing, and a failing medium neither.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use recoverable::Step;
+use snapshot::disk::DiskError;
 
 use crate::exit::{Exit, Failure};
 
@@ -92,7 +95,8 @@ pub(crate) fn arm() -> Result<(), Failure> {
             recoverable::set_hook(Some(reached_step));
         }
     }
-    if let Some(armed) = asked(FAIL_VARIABLE, &[LOCAL_COMMIT, FILLING_DISK_LOG].map(str::to_owned))? {
+    let failing = [LOCAL_COMMIT, FILLING_DISK_LOG, LOG_APPEND, IMAGE_WRITE];
+    if let Some(armed) = asked(FAIL_VARIABLE, &failing.map(str::to_owned))? {
         tracing::warn!(?armed, "a commit is going to fail");
         FAILING.get_or_init(|| armed);
     }
@@ -145,6 +149,12 @@ pub(crate) fn fails(name: &str) -> std::io::Result<()> {
         Some(armed) if armed.is_due(name) => Err(rustix::io::Errno::IO.into()),
         _ => Ok(()),
     }
+}
+
+/// The same of an image.
+pub(crate) fn fails_image(path: &Path) -> Result<(), DiskError> {
+    let failed = |source| DiskError::Io { what: "writing", path: path.to_owned(), source };
+    fails(IMAGE_WRITE).map_err(failed)
 }
 
 /// A step of storage: takes the time that was asked for.
