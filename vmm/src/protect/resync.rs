@@ -135,24 +135,28 @@ impl Resync<'_> {
         }
         let mut rounds = self.fill_memory()?;
         self.outbox.flush()?;
-        if self.enlist()? > ENLIST_QUICK {
+        if self.sync_images()? + self.enlist()? > ENLIST_QUICK {
             // The guest wrote on meanwhile; the pause for the base is to be short.
             rounds += self.fill_memory_again()?;
             self.outbox.flush()?;
         }
         machine.stats().record_resync(self.outbox.sent);
         match self.collected.take() {
-            None => {
-                if self.shipper.guardian.is_durable() {
-                    // Most of it while the guest runs and its output leaves; the rest is synced before the base counts.
-                    self.shipper.guardian.sync_images()?;
-                    self.handle_waiting()?;
-                }
-                self.shipper.guardian.seal_base(self.link.session)?;
-            }
+            None => self.shipper.guardian.seal_base(self.link.session)?,
             Some(collected) => self.seal_base_between(collected)?,
         }
         Ok(rounds)
+    }
+
+    /// Makes durable what a guest without epochs wrote to its images: most of it here, while it runs and its output leaves;
+    /// the rest is synced before the base counts. Gives how long that took.
+    fn sync_images(&mut self) -> Result<Duration, ResyncError> {
+        let begun = Instant::now();
+        if self.collected.is_none() && self.shipper.guardian.is_durable() {
+            self.shipper.guardian.sync_images()?;
+            self.handle_waiting()?;
+        }
+        Ok(begun.elapsed())
     }
 
     /// Waits until the register lists the backup; gives how long that took.
