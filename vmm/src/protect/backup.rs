@@ -207,6 +207,8 @@ pub struct Standby {
     host: Vm,
     last_heard: Instant,
     lost_at: Instant,
+    /// The witness has not answered yet.
+    is_asking: bool,
     epochs_applied: u64,
     /// Why the last peer was sent away.
     trouble: Option<String>,
@@ -275,6 +277,7 @@ impl Standby {
             host,
             last_heard: now,
             lost_at: now,
+            is_asking: false,
             epochs_applied: 0,
             trouble: None,
         })
@@ -488,13 +491,14 @@ impl Standby {
     /// A worker has something to say.
     fn take_done(&mut self, done: Done) -> Result<Step, Failure> {
         self.storage.note(&done);
+        self.is_asking &= !matches!(done, Done::Introduced { .. } | Done::Claimed { .. });
         match done {
             Done::Compared { session, want } => self.compared(session, want),
             Done::Differs { session, text } => self.differs(session, &text),
             Done::Written { .. } | Done::Discarded => {}
             Done::Durable { session, epoch } => self.core.handle_durable(self.clock.now(), session, epoch),
             Done::Applied { session, epoch, base } => self.applied(session, epoch, base),
-            Done::HandedOver { disks, log } => return Ok(self.left(disks, log)),
+            Done::HandedOver { disks, log } => return Ok(self.left(disks, *log)),
             Done::Full { path } => self.note_full(&path),
             Done::HasRoom { path } => self.events.note("disk-has-room", json!({ "path": path })),
             Done::Kept { epoch, holder } => self.kept(epoch, &holder),
@@ -517,9 +521,11 @@ impl Standby {
         }
     }
 
-    /// An epoch without disk writes asks nothing of storage: while that has nothing to do, it is durable as it is.
+    /// An epoch that is not logged asks nothing of storage before its ack: while that has nothing to do, it is durable as it
+    /// is.
     fn persist(&mut self, epoch: Arc<AssembledEpoch>) {
-        if self.storage.is_idle() && !epoch.base && epoch.disk_writes.is_empty() {
+        let is_logged = self.durable && !epoch.disk_writes.is_empty();
+        if self.storage.is_idle() && !epoch.base && !is_logged {
             return self.core.handle_durable(self.clock.now(), epoch.session, epoch.epoch);
         }
         let base_on = self.ram.clone().filter(|_| epoch.base);
@@ -547,7 +553,8 @@ impl Standby {
 
     /// A witness that is slow to answer must not keep heartbeats waiting: who asks it has a thread. One question at a time,
     /// since the core asks again only after an answer.
-    fn ask_witness(&self, question: impl FnOnce(&Lease) -> Done + Send + 'static) {
+    fn ask_witness(&mut self, question: impl FnOnce(&Lease) -> Done + Send + 'static) {
+        self.is_asking = true;
         let (lease, done) = (Arc::clone(&self.lease), self.done.postbox());
         spawn("standby-witness".into(), move || done.post(question(&lease)));
     }

@@ -196,7 +196,7 @@ impl Shipper {
     fn log_the_last(&mut self, held: &Held<'_>, items: &Receiver<ToShip>) -> Result<(), Failure> {
         let (epoch, writes) = self.guardian.seal_last(held);
         let sets: Vec<(u16, &WriteSet)> = writes.iter().enumerate().map(|(disk, set)| (disk as u16, &**set)).collect();
-        self.make_room(&sets);
+        self.make_room(&sets, items);
         if !self.is_degraded {
             self.append(epoch, &sets, items)?;
         }
@@ -284,7 +284,7 @@ impl Shipper {
         }
         let sets: Vec<(u16, &WriteSet)> =
             sealed.disk_writes.iter().enumerate().map(|(disk, set)| (disk as u16, &**set)).collect();
-        self.make_room(&sets);
+        self.make_room(&sets, items);
         let logged = if self.is_degraded { Ok(()) } else { self.append(epoch, &sets, items) };
         let kept = match logged {
             Ok(()) if self.is_first_durable(&sealed) => self.guardian.sync_images().map_err(Failure::from),
@@ -446,7 +446,7 @@ impl Shipper {
     }
 
     /// Empties the log when it is half full and everything in it is committed; waits for that if it has to.
-    fn make_room(&mut self, sets: &[(u16, &WriteSet)]) {
+    fn make_room(&mut self, sets: &[(u16, &WriteSet)], items: &Receiver<ToShip>) {
         while !self.log.has_room(sets) || self.log.is_half_full() {
             if self.guardian.performed() >= self.log.last() {
                 if let Err(failure) = self.log.checkpoint(self.guardian.machine.disks()) {
@@ -457,7 +457,12 @@ impl Shipper {
             if self.log.has_room(sets) || self.guardian.is_finished() || self.guardian.machine.ended().is_some() {
                 return;
             }
-            self.guardian.wait_for_change();
+            if self.guardian.is_image_full() {
+                // That may last: what is to be said to the backup is said.
+                self.say_meanwhile(items);
+            } else {
+                self.guardian.wait_for_change();
+            }
         }
     }
 }

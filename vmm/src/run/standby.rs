@@ -35,7 +35,7 @@ const PACE: Pace = Pace {
 
 pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     signals::block()?;
-    fault::arm()?;
+    fault::arm_storage()?;
     uses::check_backup(config)?;
     local::refuse_guest_of_backup(config)?;
     let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;

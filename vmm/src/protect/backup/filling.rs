@@ -21,6 +21,9 @@ impl Standby {
         if let Err(text) = self.check(&hello) {
             return self.refuse(RefuseCode::Machine, &text);
         }
+        if self.is_asking {
+            return self.refuse(RefuseCode::Witness, "the backup's witness has not answered about an earlier primary");
+        }
         let session = self.core.session_id().expect("a backup that is greeted has a session");
         self.ask_witness(move |lease| {
             let introduction = lease.introduce(hello.register.as_ref());

@@ -89,7 +89,7 @@ pub(super) enum Done {
     },
     HandedOver {
         disks: Vec<OverlayDisk>,
-        log: DiskLog,
+        log: Box<DiskLog>,
     },
     /// Answers no order: what is written to has no room; the order waits.
     Full {
@@ -218,7 +218,7 @@ impl Drop for Storage {
 struct Worker {
     disks: Vec<OverlayDisk>,
     log: DiskLog,
-    /// Epochs whose disk writes the images do not have, in order. If they are to be durable they are in the log.
+    /// Epochs given here whose disk writes the images do not have, in order. If they are to be durable they are in the log.
     logged: VecDeque<Arc<AssembledEpoch>>,
     /// Filled in since the images were synced.
     unsynced_bytes: usize,
@@ -286,7 +286,7 @@ impl Worker {
         match self.insist(Self::checkpoint) {
             Ok(Some(())) => {
                 let Self { disks, log, logged: _, unsynced_bytes: _, done, stop: _ } = self;
-                done.post(Done::HandedOver { disks, log });
+                done.post(Done::HandedOver { disks, log: Box::new(log) });
             }
             Ok(None) => {}
             Err(failure) => self.done.post(Done::Failed(failure)),
@@ -360,7 +360,12 @@ impl Worker {
         Ok(Done::Durable { session: epoch.session, epoch: epoch.epoch })
     }
 
-    fn apply(&mut self, epoch: &AssembledEpoch) -> Result<Done, Trouble> {
+    fn apply(&mut self, epoch: &Arc<AssembledEpoch>) -> Result<Done, Trouble> {
+        // One that needs no log comes here first.
+        let at = self.logged.partition_point(|logged| logged.epoch < epoch.epoch);
+        if self.logged.get(at).is_none_or(|logged| logged.epoch != epoch.epoch) && !epoch.disk_writes.is_empty() {
+            self.logged.insert(at, Arc::clone(epoch));
+        }
         self.apply_logged(epoch.epoch)?;
         if self.log.is_half_full() && self.logged.is_empty() {
             self.checkpoint()?;

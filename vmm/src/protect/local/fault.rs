@@ -95,6 +95,11 @@ pub(crate) fn arm() -> Result<(), Failure> {
             recoverable::set_hook(Some(reached_step));
         }
     }
+    arm_storage()
+}
+
+/// The same, of storage alone: what `outlast backup` takes.
+pub(crate) fn arm_storage() -> Result<(), Failure> {
     let failing = [LOCAL_COMMIT, FILLING_DISK_LOG, LOG_APPEND, IMAGE_WRITE];
     if let Some(armed) = asked(FAIL_VARIABLE, &failing.map(str::to_owned))? {
         tracing::warn!(?armed, "a commit is going to fail");

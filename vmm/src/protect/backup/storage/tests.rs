@@ -4,9 +4,12 @@ use std::path::Path;
 
 use replication::wire::DiskWrite;
 
+use snapshot::disklog::{Asked, Owner};
+
 use super::*;
 use crate::protect::backup::mailbox::Mailbox;
 use crate::protect::local::fault::{IMAGE_SYNC, IMAGE_WRITE, LOG_APPEND, LOG_SYNC, trace};
+use crate::protect::log::{self, Setup, Wanted};
 
 const SESSION: SessionId = SessionId([3; 16]);
 
@@ -29,7 +32,10 @@ impl Place {
 
     fn worker(dir: &Path, mailbox: &Mailbox<Done>) -> Worker {
         let disks = vec![OverlayDisk::open(dir.join("b.img"), false).unwrap()];
-        let log = DiskLog::open(&disks).unwrap();
+        let wanted = Wanted { chosen: None, state_dir: dir, must_survive_power: false };
+        let place = log::Place::of([&*dir.join("b.img")].into_iter(), wanted).unwrap();
+        let owner = Owner { name: "vm0".into(), life: log::new_life() };
+        let log = DiskLog::open(&disks, Setup { place, owner, asked: Asked::Start, is_reserved: false }).unwrap();
         Worker { disks, log, logged: VecDeque::new(), unsynced_bytes: 0, done: mailbox.postbox(), stop: Arc::default() }
     }
 
@@ -97,12 +103,15 @@ fn chunks_are_synced_while_they_come_so_that_the_base_waits_for_few() {
 #[test]
 fn durability_memory_asks_nothing_of_log_and_medium() {
     let mut place = Place::new();
-    place.obey(Order::WriteChunk { chunk: chunk(9), durable: false });
+    place.obey(Order::WriteChunk { chunk: chunk(5), durable: false });
     let epochs = [epoch(7, 0, true), epoch(8, 1, false)];
     epochs.iter().for_each(|epoch| place.persist(epoch, false));
     epochs.iter().for_each(|epoch| place.apply(epoch));
     assert_eq!(trace::take(), [IMAGE_WRITE, IMAGE_WRITE]);
+    // One that was durable as it was.
+    place.apply(&epoch(9, 2, false));
     assert_eq!(place.first_bytes(), [7, 8, 9]);
+    assert_eq!(trace::take(), [IMAGE_WRITE]);
 }
 
 #[test]
