@@ -281,7 +281,7 @@ impl Primary {
             if self.ack_deadline().is_some_and(|at| now >= at) {
                 return self.give_up_mute_backup(now);
             }
-            if now >= self.last_sent.after(self.config.heartbeat) {
+            if now >= self.beat_at() {
                 self.send_heartbeat(now);
             }
         }
@@ -347,7 +347,7 @@ impl Primary {
     /// When `handle_timeout` wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
         let lost = self.state.is_connected().then(|| self.last_heard.after(self.config.detect));
-        let beat = self.state.is_connected().then(|| self.last_sent.after(self.config.heartbeat));
+        let beat = self.state.is_connected().then(|| self.beat_at());
         let errands = [self.delist, self.recording_end, self.doubt.map_or(Errand::Idle, |doubt| doubt.look)];
         let errands = errands.into_iter().filter_map(Errand::again_at).min();
         let enlist = self.enlisting.again_at();
@@ -416,6 +416,13 @@ impl Primary {
 
     fn session(&self) -> Option<SessionId> {
         self.link.map(|link| link.session)
+    }
+
+    /// A backup that refuses the Hello closes at once: what it is sent then would take its answer away. One that has to ask
+    /// its witness first hears of this side in time.
+    fn beat_at(&self) -> Time {
+        let interval = if self.state == Greeting { self.config.detect / 2 } else { self.config.heartbeat };
+        self.last_sent.after(interval)
     }
 
     fn ack_deadline(&self) -> Option<Time> {

@@ -191,8 +191,10 @@ fn sides_with_different_witnesses_are_never_a_pair() {
         let backup = place.backup(&format!("b-{name}"), &guest).instead("--witness", witness.as_str());
         let backup = backup.start();
         let mut primary = place.primary(&format!("a-{name}"), &guest, backup.port()).start();
-        let solo = primary.wait_event("solo");
-        assert!(solo["reason"].as_str().expect("a text").contains("witness"), "{solo}");
+        let says = |solo: &Value| solo["properties"]["reason"].as_str().expect("a text").contains("witness");
+        wait::until("both witnesses to be compared", || {
+            primary.events().iter().any(|event| event["event"] == "solo" && says(event)).then_some(())
+        });
         assert_eq!(primary.count("protected"), 0);
         stop(&mut primary);
     }

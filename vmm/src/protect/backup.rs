@@ -13,6 +13,7 @@
 mod filling;
 mod mailbox;
 mod storage;
+mod vigil;
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -46,6 +47,7 @@ use crate::machine::{MachineError, spawn};
 use crate::memory::{PAGE_SIZE, Ram};
 use mailbox::Mailbox;
 use storage::{Done, Order, Storage};
+use vigil::Vigil;
 
 /// Bytes received and not applied at most, beyond the guest's memory.
 const STAGED_BYTES_MAX: usize = 512 << 20;
@@ -209,6 +211,7 @@ pub struct Standby {
     lost_at: Instant,
     /// The witness has not answered yet.
     is_asking: bool,
+    vigil: Vigil,
     epochs_applied: u64,
     /// Why the last peer was sent away.
     trouble: Option<String>,
@@ -259,6 +262,7 @@ impl Standby {
             staged_bytes_beyond_ram: STAGED_BYTES_MAX,
             ack_bytes_max: ACK_BYTES_MAX,
         });
+        let vigil = Vigil::begin(&lease, &events);
         let now = Instant::now();
         Ok(Self {
             config,
@@ -278,6 +282,7 @@ impl Standby {
             last_heard: now,
             lost_at: now,
             is_asking: false,
+            vigil,
             epochs_applied: 0,
             trouble: None,
         })
@@ -606,8 +611,7 @@ impl Standby {
     fn discard(&mut self, session: Option<SessionId>, reason: &DiscardReason) {
         if let Some(session) = session {
             self.ram = None;
-            let lease = Arc::clone(&self.lease);
-            spawn("standby-witness".into(), move || lease.state_void(session));
+            self.vigil.state_void(session);
         }
         self.storage.order(Order::Discard);
         self.events.note("discarded", json!({ "reason": format!("{reason:?}") }));
