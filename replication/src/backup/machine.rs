@@ -498,6 +498,8 @@ impl Backup {
     fn discard(&mut self, reason: DiscardReason) {
         let session = self.session.take().map(|session| session.link.session);
         self.settled = session.or(self.settled);
+        // One whose Hello was not accepted is not listed.
+        let session = session.filter(|_| self.state != Greeting);
         self.state = Waiting;
         self.claim_retry_at = None;
         self.actions.push_back(BackupAction::Discard { session, reason });

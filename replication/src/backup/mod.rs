@@ -109,7 +109,7 @@ pub enum BackupAction {
     /// What the session brought is worth nothing any more; wait for another primary. Logged epochs are void. The register
     /// may list this place under it: state at the witness that it can never be whole, or nobody may start the VM.
     Discard {
-        /// The session; none: a kept copy goes.
+        /// The session, if the register may list this place under it.
         session: Option<SessionId>,
         /// Why.
         reason: DiscardReason,

@@ -115,6 +115,19 @@ pub enum RefuseCode {
     Witness = 7,
 }
 
+impl RefuseCode {
+    /// All of them.
+    pub const ALL: [RefuseCode; 7] = [
+        RefuseCode::Busy,
+        RefuseCode::WrongVm,
+        RefuseCode::Machine,
+        RefuseCode::StaleTerm,
+        RefuseCode::NotABackup,
+        RefuseCode::Other,
+        RefuseCode::Witness,
+    ];
+}
+
 /// The answer no.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refuse {
@@ -497,15 +510,9 @@ impl DiskInfo {
 
 impl Refuse {
     fn decode(body: &mut BodyReader<'_>) -> Result<Refuse, BodyError> {
-        let code = match body.u16("refusal code")? {
-            1 => RefuseCode::Busy,
-            2 => RefuseCode::WrongVm,
-            3 => RefuseCode::Machine,
-            4 => RefuseCode::StaleTerm,
-            5 => RefuseCode::NotABackup,
-            6 => RefuseCode::Other,
-            value => return Err(BodyError::Value { what: "refusal code", value: u64::from(value) }),
-        };
+        let value = body.u16("refusal code")?;
+        let code = RefuseCode::ALL.into_iter().find(|code| *code as u16 == value);
+        let code = code.ok_or(BodyError::Value { what: "refusal code", value: u64::from(value) })?;
         Ok(Refuse { code, text: body.text("refusal")? })
     }
 }

@@ -77,6 +77,16 @@ fn messages() -> Vec<Message> {
     ]
 }
 
+/// A code that was sent and not read made every refusal a malformed frame.
+#[test]
+fn every_refusal_decodes_to_what_was_encoded() {
+    for code in RefuseCode::ALL {
+        let message = Message::Refuse(Refuse { code, text: "no".into() });
+        let [frame] = <[Frame; 1]>::try_from(decode(&message.to_frame(&link(), EpochId(0))).unwrap()).unwrap();
+        assert_eq!(frame.into_message().unwrap(), message);
+    }
+}
+
 #[test]
 fn every_message_decodes_to_what_was_encoded() {
     let messages = messages();

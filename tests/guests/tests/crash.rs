@@ -102,13 +102,28 @@ fn backup_that_was_not_told_of_the_crash_finds_it_and_stops_too() {
     needs!(Kvm);
     let (guest, place) = (Guest::counter().with("typed=1"), Place::new());
     // All of the guest is committed when the primary dies: it panics no second time over there.
-    let mut pair = Pair::start_with(&place, &guest, |launch| launch.typed().environment("OUTLAST_KILL_AT", "Goodbye"));
-    wait_progress(&pair.primary, &guest, 20);
-    pair.primary.type_in("c");
-    pair.primary.wait_killed();
+    let mut pair = killed_at("EndUnrecorded", &place, &guest);
     pair.backup.wait_event("failover-finished");
     assert_crashed(&mut pair.backup, "panicked");
     assert!(place.path("b/state/crash/MANIFEST").exists(), "{}", pair.backup.log());
+}
+
+#[test]
+fn backup_that_was_not_told_of_an_end_that_the_witness_knows_does_not_go_on() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter().with("typed=1"), Place::new());
+    let pair = killed_at("Goodbye", &place, &guest);
+    pair.backup.wait_event("kept");
+    assert_eq!((pair.backup.count("failover-finished"), pair.backup.console().len()), (0, 0));
+}
+
+/// A pair whose guest panics, and whose primary dies at a step of the end.
+fn killed_at(step: &str, place: &Place, guest: &Guest) -> Pair {
+    let mut pair = Pair::start_with(place, guest, |launch| launch.typed().environment("OUTLAST_KILL_AT", step));
+    wait_progress(&pair.primary, guest, 20);
+    pair.primary.type_in("c");
+    pair.primary.wait_killed();
+    pair
 }
 
 #[test]

@@ -208,7 +208,7 @@ fn backup_of_another_vm_is_refused_and_both_say_why() {
     needs!(Kvm);
     let (guest, place) = (Guest::counter(), Place::new());
     let launch = Launch::new("backup", &place.path("b")).with("--name", "another").with("--listen", "tcp:127.0.0.1:0");
-    let backup = launch.start();
+    let backup = launch.with("--witness", place.witness_option()).start();
     let primary = place.primary("a", &guest, backup.port()).start();
     wait_log(&backup, &["check --name"]);
     wait_log(&primary, &["check --name"]);

@@ -610,8 +610,11 @@ impl Standby {
 
     fn discard(&mut self, session: Option<SessionId>, reason: &DiscardReason) {
         if let Some(session) = session {
-            self.ram = None;
             self.vigil.state_void(session);
+        }
+        // What supersedes a kept copy has its memory already.
+        if *reason != DiscardReason::Superseded {
+            self.ram = None;
         }
         self.storage.order(Order::Discard);
         self.events.note("discarded", json!({ "reason": format!("{reason:?}") }));

@@ -9,6 +9,7 @@ use replication::{ClaimResult, SessionId};
 use serde_json::json;
 
 use super::Guardian;
+use super::fault;
 use crate::machine::End;
 
 /// Between two looks at the register of a VM about which nothing is asked: a witness that is away, or another primary,
@@ -107,6 +108,7 @@ impl Guardian {
                 self.with_core(|core| core.handle_looked(now, result));
             }
             Question::RecordEnd => {
+                fault::reached(fault::END_UNRECORDED);
                 let result = self.lease.end(self.keeps_last_epoch());
                 let now = self.clock.now();
                 self.with_core(|core| core.handle_end_recorded(now, result));

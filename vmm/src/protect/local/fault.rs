@@ -2,7 +2,7 @@
 //! slow.
 //!
 //! `OUTLAST_KILL_AT=STEP` or `STEP:N` (the Nth time, 1 without it) in the environment of `outlast run --protect local` and
-//! `outlast resume` ([`GOODBYE`]: of every `outlast run`). Steps are those of recoverable memory ([`recoverable::Step`]) and the ones of [`OWN`].
+//! `outlast resume` ([`END_UNRECORDED`], [`GOODBYE`]: of every `outlast run`). Steps are those of recoverable memory ([`recoverable::Step`]) and the ones of [`OWN`].
 //! `OUTLAST_FAIL_AT=LocalCommit:N`: the Nth commit to the state directory finds that its medium takes nothing (EIO);
 //! `FillingDiskLog:N`: so does the log of disk writes, the Nth time while a backup is being filled; `LogAppend:N` and
 //! `ImageWrite:N`: the log or the images of either side, at the Nth epoch.
@@ -39,7 +39,9 @@ pub(crate) const DISKS_RECOVERED: &str = "DisksRecovered";
 /// Resuming: held output went out again, the guest does not run yet.
 pub(crate) const EMITTED_AGAIN: &str = "EmittedAgain";
 
-/// The guest has ended, all of it is committed, and the backup has not been told.
+/// The guest has ended, all of it is committed, and the witness has not been told.
+pub(crate) const END_UNRECORDED: &str = "EndUnrecorded";
+/// The guest has ended, the witness knows it, and the backup has not been told.
 pub(crate) const GOODBYE: &str = "Goodbye";
 
 /// Going back: pages and blocks of disks are as they were, nothing says so yet.
@@ -47,7 +49,7 @@ pub(crate) const WENT_BACK_IN_PART: &str = "WentBackInPart";
 /// Going back: the earlier epoch is committed, what came later is still there to go back to.
 pub(crate) const WENT_BACK: &str = "WentBack";
 
-const OWN: [&str; 10] = [
+const OWN: [&str; 11] = [
     DISK_LOGGED,
     LOCALLY_COMMITTED,
     SESSION_RECORDED,
@@ -55,6 +57,7 @@ const OWN: [&str; 10] = [
     SESSION_CLAIMED,
     DISKS_RECOVERED,
     EMITTED_AGAIN,
+    END_UNRECORDED,
     GOODBYE,
     WENT_BACK_IN_PART,
     WENT_BACK,
