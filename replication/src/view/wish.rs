@@ -222,7 +222,6 @@ fn begin(entry: &Entry, store: &Option<Place>, proofs: &Proofs<'_>, asker: Asker
 }
 
 /// A listed store had to have every epoch that was committed, and nobody else has it in use: it may claim as a backup may.
-/// One that is not listed may only if an operator names every listed place as dead.
 fn resume(
     entry: &Entry,
     store: &Place,
@@ -230,28 +229,33 @@ fn resume(
     named_dead: &BTreeSet<Incarnation>,
     asker: Asker<'_>,
 ) -> Judgement {
-    let record = &entry.record;
-    if record.standing == Standing::Ended {
-        return refuse_ended(record);
-    }
-    if record.primary.id == asker.me.id {
-        return Judgement::IsSo;
-    }
-    let mut next = new_branch(entry, asker, Some(store.clone()), Some(fork));
-    if record.store.as_ref().is_none_or(|listed| listed.id != store.id) {
-        match overridden(record, named_dead) {
-            Ok(named) => next.named_dead = named,
-            Err(refusal) => return Judgement::Refused(refusal),
-        }
-    }
-    Judgement::Append(Box::new(next))
+    let is_listed = entry.record.store.as_ref().is_some_and(|listed| listed.id == store.id);
+    continuation(entry, new_branch(entry, asker, Some(store.clone()), Some(fork)), is_listed, named_dead, asker)
 }
 
-/// A backup that is listed may succeed the primary. One that is not may only if an operator names every listed place as dead.
+/// A backup that is listed may succeed the primary.
 fn take_over(
     entry: &Entry,
     join: SessionId,
     fork: EpochId,
+    named_dead: &BTreeSet<Incarnation>,
+    asker: Asker<'_>,
+) -> Judgement {
+    let (record, mut next) = (&entry.record, new_branch(entry, asker, None, Some(fork)));
+    let is_listed = record.backups.iter().any(|member| member.join == join && member.place.id == asker.me.id);
+    if is_listed {
+        // Every other backup stays listed: it may be whole too.
+        next.backups = record.backups.iter().filter(|member| member.place.id != asker.me.id).cloned().collect();
+    }
+    continuation(entry, next, is_listed, named_dead, asker)
+}
+
+/// The guest goes on at another place, by `next`: one that is listed, or one for which an operator named every listed place
+/// as dead.
+fn continuation(
+    entry: &Entry,
+    mut next: Record,
+    is_listed: bool,
     named_dead: &BTreeSet<Incarnation>,
     asker: Asker<'_>,
 ) -> Judgement {
@@ -262,16 +266,11 @@ fn take_over(
     if record.primary.id == asker.me.id {
         return Judgement::IsSo;
     }
-    let mut next = new_branch(entry, asker, None, Some(fork));
-    let is_listed = record.backups.iter().any(|member| member.join == join && member.place.id == asker.me.id);
-    if is_listed {
-        // Every other backup stays listed: it may be whole too.
-        next.backups = record.backups.iter().filter(|member| member.place.id != asker.me.id).cloned().collect();
-        return Judgement::Append(Box::new(next));
-    }
-    match overridden(record, named_dead) {
-        Ok(named) => next.named_dead = named,
-        Err(refusal) => return Judgement::Refused(refusal),
+    if !is_listed {
+        match overridden(record, named_dead) {
+            Ok(named) => next.named_dead = named,
+            Err(refusal) => return Judgement::Refused(refusal),
+        }
     }
     Judgement::Append(Box::new(next))
 }

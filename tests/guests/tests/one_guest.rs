@@ -2,9 +2,12 @@
 //! every start, and told of every end.
 
 use std::fs;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 
 use guests::place::{wait_progress, wait_value};
-use guests::{Guest, Launch, Pair, Place, Vm, console, needs, wait};
+use guests::{Guest, Launch, Pair, Place, Seed, Vm, console, needs, wait};
 use serde_json::Value;
 
 const CONFLICT: i32 = 4;
@@ -118,6 +121,87 @@ fn both_sides_crashed_and_the_backups_restart_frees_the_primary() {
     let mut primary = place.primary("a", &guest, port).start();
     primary.wait_event("protected");
     stop(&mut primary);
+}
+
+/// A guest whose base is large: what an operator decides falls into its filling, or into the base itself.
+fn large_base() -> Guest {
+    Guest { cmdline: "pages=20000 span=400 us=1000".into(), memory_mib: 256, ..Guest::dirty() }
+}
+
+#[test]
+fn unprotect_while_the_backup_is_filled_leaves_it_without_the_guest() {
+    // The rest of the base went out although the session was over, no goodbye came, and the backup took that for a crash.
+    needs!(Kvm);
+    let (guest, place, mut seed) = (large_base(), Place::in_memory(), Seed::new());
+    let backup = place.backup("b", &guest).instead("--witness", "none").start();
+    let mut vm = place.alone("a", &guest).with("--witness", "none").start();
+    vm.wait_event("booting");
+    let target = format!("tcp:127.0.0.1:{}", backup.port());
+    for round in 1..=6 {
+        assert_eq!(vm.ctl(&["protect", &target]).0, 0);
+        backup.wait_event_again("resync-started", round);
+        seed.pass(Duration::from_millis(900));
+        assert_eq!(vm.ctl(&["unprotect"]).0, 0);
+        backup.wait_event_again("discarded", round);
+        wait::until("the guest to be alone", || (vm.status()["state"] == "Solo").then_some(()));
+    }
+    assert_eq!(backup.count("failover-started"), 0, "{}", backup.log());
+    stop(&mut vm);
+}
+
+#[test]
+fn stop_while_the_backup_is_filled_stays_a_stop() {
+    needs!(Kvm);
+    let (guest, mut seed) = (large_base(), Seed::new());
+    for witness in ["none", "file"] {
+        for _ in 0..2 {
+            let place = Place::in_memory();
+            let witness = if witness == "file" { place.witness_option() } else { witness.to_owned() };
+            let named = |launch: Launch| launch.instead("--witness", witness.as_str());
+            let mut backup = named(place.backup("b", &guest)).start();
+            let mut vm = named(place.primary("a", &guest, backup.port())).start();
+            backup.wait_event("resync-started");
+            seed.pass(Duration::from_millis(900));
+            stop(&mut vm);
+            wait::until("the backup to be told", || {
+                (backup.count("discarded") + backup.count("kept") > 0 || !backup.is_running()).then_some(())
+            });
+            assert_eq!(backup.count("failover-finished"), 0, "{}", backup.log());
+            assert_eq!(backup.console(), "");
+        }
+    }
+}
+
+#[test]
+fn connection_that_is_made_after_the_operator_said_otherwise_is_not_used() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    // Nobody is let in until the queue before the door has room: connecting takes a while.
+    let door =
+        rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).expect("a socket");
+    rustix::net::bind(&door, &std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    rustix::net::listen(&door, 0).expect("it listens");
+    let door = TcpListener::from(door);
+    let address = door.local_addr().expect("bound");
+    let before: Vec<TcpStream> =
+        (0..4).filter_map(|_| TcpStream::connect_timeout(&address, Duration::from_millis(100)).ok()).collect();
+    let mut vm = place.alone("a", &guest).with("--witness", "none").start();
+    vm.wait_event("booting");
+    assert_eq!(vm.ctl(&["protect", &format!("tcp:{address}")]).0, 0);
+    assert_eq!(vm.ctl(&["unprotect"]).0, 0);
+    let ours: Vec<_> = before.iter().map(|stream| stream.local_addr().expect("connected")).collect();
+    door.set_nonblocking(true).expect("a socket");
+    let told = wait::until_within(Duration::from_secs(5), || {
+        let (mut stream, peer) = door.accept().ok()?;
+        (!ours.contains(&peer)).then(|| {
+            let mut bytes = Vec::new();
+            stream.set_nonblocking(false).and_then(|()| stream.read_to_end(&mut bytes)).expect("it ends");
+            bytes
+        })
+    });
+    assert!(told.unwrap_or_default().is_empty(), "something was said to a backup that is not wanted");
+    wait_progress(&vm, &guest, 20);
+    stop(&mut vm);
 }
 
 #[test]
