@@ -220,10 +220,12 @@ fn missing_witness_directory_is_not_found_for_both_sides_and_is_not_made() {
 }
 
 #[test]
-fn backup_address_of_another_host_is_refused_with_a_warning_about_the_witness() {
+fn backup_says_what_having_no_witness_means() {
     let place = Place::new();
     let state = text(&place.path("state"));
-    let output = outlast(&["backup", "--name", "a", "--listen", "tcp:192.0.2.1:7000", "--state-dir", &state]);
+    let backup = ["backup", "--name", "a", "--listen", "tcp:192.0.2.1:7000", "--state-dir", &state];
+    assert_refused(&outlast(&backup), 2, &["--witness is missing", "file:DIR", "--witness none"]);
+    let output = outlast(&[backup.as_slice(), &["--witness", "none"]].concat());
     assert_refused(&output, 1, &["192.0.2.1:7000", "both may run the guest"]);
     assert!(!output.stderr.contains(&0x1b), "no colours where there is no terminal");
     assert!(!place.path("state").join("api.sock").exists(), "it leaves no socket behind");
