@@ -81,6 +81,8 @@ impl Backup {
     pub fn handle_accept(&mut self, now: Time, place: Option<Place>, nonce: Option<Nonce>) {
         if self.state == Greeting {
             self.state = Syncing;
+            // Only now: what a primary that is refused says of its term is not believed.
+            self.term_seen = self.session.as_ref().map_or(self.term_seen, |session| session.link.term);
             if self.kept.take().is_some() {
                 let reason = DiscardReason::Superseded;
                 self.actions.push_back(BackupAction::Discard { session: None, reason });
@@ -100,6 +102,11 @@ impl Backup {
             }
             _ => false,
         }
+    }
+
+    /// Whether the guest's memory here counts: for a session that was accepted, or for a kept copy.
+    pub fn needs_memory(&self) -> bool {
+        self.kept.is_some() || !matches!(self.state, Waiting | Greeting | Ended)
     }
 
     /// The epoch that is kept, and who has the guest instead.
@@ -180,12 +187,17 @@ impl Backup {
         }
     }
 
-    /// The backup is about to stop; tells the primary, which must still claim the session.
-    pub fn handle_stop(&mut self, now: Time, text: &str) {
+    /// The operator stops the backup: it tells the primary, which must still claim the session. False: it must not stop
+    /// now. It asks for the right to the guest or has it, so that its end may be the guest's.
+    pub fn handle_stop(&mut self, now: Time, text: &str) -> bool {
+        if matches!(self.state, Claiming | Overriding | TakingOver | TookOver) {
+            return false;
+        }
         if self.connection == Connection::Primary {
             let reason = GoodbyeReason::BackupStops;
             self.send(now, &Message::Goodbye(Goodbye { reason, text: text.to_owned() }));
         }
+        true
     }
 
     /// The next thing to do.
@@ -268,7 +280,6 @@ impl Backup {
     fn greet(&mut self, now: Time, link: Link, hello: Hello) {
         self.connection = Connection::Primary;
         self.state = Greeting;
-        self.term_seen = link.term;
         (self.last_heard, self.last_sent) = (now, now);
         self.session = Some(Session::new(link, &hello, self.config.staged_bytes_beyond_ram));
         self.actions.push_back(BackupAction::Greeted(Box::new(hello)));

@@ -414,4 +414,58 @@ fn kept_copy_goes_when_a_primary_fills_the_backup_anew_and_not_before() {
     backup.handle_accept(Time(9 * MS), None, None);
     let reason = DiscardReason::Superseded;
     assert_eq!((actions(&mut backup), backup.kept()), (vec![BackupAction::Discard { session: None, reason }], None));
+    assert!(backup.needs_memory(), "for the session");
+}
+
+#[test]
+fn kept_copy_and_its_memory_survive_a_primary_that_is_refused() {
+    let mut backup = protected();
+    lose(&mut backup);
+    backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Denied { holder: "a".into() });
+    backup.handle_connected(Time(9 * MS));
+    let other = link(SessionId([2; 16]));
+    backup.handle_frame(Time(9 * MS), frames(&hello("vm0").to_frame(&other, EpochId(0))).remove(0)).unwrap();
+    backup.handle_refuse(Time(9 * MS), RefuseCode::Witness, "the witness does not answer");
+    let discarded = actions(&mut backup);
+    let reason = DiscardReason::Refused;
+    assert!(discarded.contains(&BackupAction::Discard { session: None, reason }), "{discarded:?}");
+    assert!(backup.kept().is_some() && backup.needs_memory());
+    assert!(backup.handle_override(), "it can still run");
+}
+
+#[test]
+fn term_of_a_primary_that_is_refused_is_forgotten() {
+    let mut backup = Backup::new(config());
+    let says = |backup: &mut Backup, term, session| {
+        backup.handle_connected(Time(0));
+        let link = Link { term: Term(term), ..link(SessionId([session; 16])) };
+        backup.handle_frame(Time(0), frames(&hello("vm0").to_frame(&link, EpochId(0))).remove(0)).unwrap();
+        actions(backup)
+    };
+    let greeted = says(&mut backup, 1_000_000_000_000, 2);
+    assert!(matches!(greeted[..], [BackupAction::Greeted(_)]));
+    backup.handle_refuse(Time(0), RefuseCode::Witness, "the backup has a witness and the primary has none");
+    actions(&mut backup);
+    assert!(matches!(says(&mut backup, 1, 3)[..], [BackupAction::Greeted(_)]));
+    backup.handle_accept(Time(0), None, None);
+    backup.handle_refuse(Time(0), RefuseCode::Other, "its disks differ");
+    actions(&mut backup);
+    let refused = says(&mut backup, 0, 4);
+    assert!(!refused.iter().any(|action| matches!(action, BackupAction::Greeted(_))), "{refused:?}");
+}
+
+#[test]
+fn backup_that_asks_for_the_guest_or_has_it_does_not_stop() {
+    let mut backup = protected();
+    lose(&mut backup);
+    assert_eq!(backup.state(), BackupState::Claiming);
+    assert!(!backup.handle_stop(Time(7 * MS), "the operator"), "it may have won");
+    backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Unreachable);
+    assert!(!backup.handle_stop(Time(7 * MS), "the operator"), "whether it has won is not known");
+    backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Denied { holder: "a".into() });
+    assert!(backup.handle_stop(Time(7 * MS), "the operator"));
+    assert!(backup.handle_override());
+    assert!(!backup.handle_stop(Time(7 * MS), "the operator"));
+    backup.handle_claim(Time(8 * MS), SESSION, ClaimResult::Granted);
+    assert!(!backup.handle_stop(Time(8 * MS), "the operator"), "the guest runs here");
 }

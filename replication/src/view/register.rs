@@ -48,6 +48,8 @@ enum Phase {
 pub struct Register {
     me: Place,
     known: Option<Known>,
+    /// What was known before a peer said more, which may be wrong.
+    known_before: Option<Known>,
     newest: Option<Entry>,
     phase: Phase,
     /// An append to this number was not answered.
@@ -58,7 +60,7 @@ pub struct Register {
 impl Register {
     /// The register as seen by `me`, which has seen `known` before.
     pub fn new(me: Place, known: Option<Known>) -> Self {
-        Register { me, known, newest: None, phase: Phase::Idle, in_doubt: None, ask: None }
+        Register { me, known, known_before: known, newest: None, phase: Phase::Idle, in_doubt: None, ask: None }
     }
 
     /// Who asks.
@@ -87,6 +89,7 @@ impl Register {
     /// If the one before is not decided.
     pub fn handle_wish(&mut self, wish: Wish, attempt: Attempt) {
         assert!(matches!(self.phase, Phase::Idle), "one wish at a time");
+        self.known_before = self.known;
         if let Wish::Follow { known, .. } = &wish {
             // A backup knows what its primary knows, if that is more.
             self.known = self.known.filter(|ours| ours.number > known.number).or(Some(*known));
@@ -108,6 +111,7 @@ impl Register {
             Phase::Appending(wish, attempt) => (wish, attempt, true),
         };
         if !self.descends(&found) {
+            self.known = self.known_before;
             return Some(Outcome::Forgotten);
         }
         let before = self.known.map_or(0, |known| known.number);
@@ -128,7 +132,11 @@ impl Register {
     pub fn handle_no_answer(&mut self) -> Option<Outcome> {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle => None,
-            Phase::Looking(..) | Phase::Appending(..) => Some(Outcome::NoAnswer),
+            Phase::Looking(..) => {
+                self.known = self.known_before;
+                Some(Outcome::NoAnswer)
+            }
+            Phase::Appending(..) => Some(Outcome::NoAnswer),
         }
     }
 

@@ -293,9 +293,11 @@ fn listed_store_resumes_and_then_the_backup_is_out() {
     let known = a.known().expect("it began");
     won(witness.wish(&mut b, Wish::Follow { known, primary: place(1).id }));
     won(witness.wish(&mut a, enlist(2)));
-    let resume = |id| Wish::Resume { store: store(id), fork: EpochId(4), named_dead: ids(&[]) };
-    assert_eq!(refusal(witness.wish(&mut node(3), resume(12))), primary(1));
-    let record = won(witness.wish(&mut node(3), resume(11)));
+    let resume =
+        |id, dead: &[u8]| Wish::Resume { store: store(id), fork: EpochId(4), dead: ids(dead), named_dead: ids(&[]) };
+    assert_eq!(refusal(witness.wish(&mut node(3), resume(12, &[1]))), primary(1));
+    assert_eq!(refusal(witness.wish(&mut node(3), resume(11, &[]))), may_be_whole(1), "a copy of a directory in use");
+    let record = won(witness.wish(&mut node(3), resume(11, &[1])));
     assert_eq!((record.backups.len(), record.store.map(|s| s.id)), (0, Some(store(11).id)));
     assert_eq!(refusal(witness.wish(&mut b, take_over())), primary(3));
 }
@@ -305,7 +307,8 @@ fn store_of_a_guest_that_was_taken_over_is_refused_unless_every_listed_place_is_
     let mut witness = Witness::default();
     let (_, mut b) = pair(&mut witness);
     won(witness.wish(&mut b, take_over()));
-    let resume = |named: &[u8]| Wish::Resume { store: store(11), fork: EpochId(4), named_dead: ids(named) };
+    let resume =
+        |named: &[u8]| Wish::Resume { store: store(11), fork: EpochId(4), dead: ids(&[1]), named_dead: ids(named) };
     assert_eq!(refusal(witness.wish(&mut node(3), resume(&[]))), primary(2));
     assert_eq!(refusal(witness.wish(&mut node(3), resume(&[1]))), may_be_whole(2));
     assert_eq!(won(witness.wish(&mut node(3), resume(&[2]))).named_dead, [place(2).id]);

@@ -25,6 +25,8 @@ pub enum Wish {
         store: Place,
         /// The last epoch that is committed there.
         fork: EpochId,
+        /// Places that are proved dead. A copy of a state directory is no proof that its owner is gone.
+        dead: BTreeSet<Incarnation>,
         /// Places that the operator says are dead.
         named_dead: BTreeSet<Incarnation>,
     },
@@ -114,7 +116,9 @@ impl Wish {
             (Wish::Begin { store, dead, here, named_dead }, Some(entry)) => {
                 begin(entry, store, &Proofs { dead, here, named_dead }, asker)
             }
-            (Wish::Resume { store, fork, named_dead }, Some(entry)) => resume(entry, store, *fork, named_dead, asker),
+            (Wish::Resume { store, fork, dead, named_dead }, Some(entry)) => {
+                resume(entry, store, *fork, (dead, named_dead), asker)
+            }
             (Wish::TakeOver { join, fork, named_dead }, Some(entry)) => {
                 take_over(entry, *join, *fork, named_dead, asker)
             }
@@ -221,15 +225,21 @@ fn begin(entry: &Entry, store: &Option<Place>, proofs: &Proofs<'_>, asker: Asker
     Judgement::Append(Box::new(next))
 }
 
-/// A listed store had to have every epoch that was committed, and nobody else has it in use: it may claim as a backup may.
+/// A listed store has every epoch that was committed. It may continue as soon as the one that commits to it is gone, which
+/// it does not ask as it would ask a backup for an acknowledgement.
 fn resume(
     entry: &Entry,
     store: &Place,
     fork: EpochId,
-    named_dead: &BTreeSet<Incarnation>,
+    (dead, named_dead): (&BTreeSet<Incarnation>, &BTreeSet<Incarnation>),
     asker: Asker<'_>,
 ) -> Judgement {
-    let is_listed = entry.record.store.as_ref().is_some_and(|listed| listed.id == store.id);
+    let record = &entry.record;
+    let is_listed = record.store.as_ref().is_some_and(|listed| listed.id == store.id);
+    let is_mine = |id| id == asker.me.id || dead.contains(&id) || named_dead.contains(&id);
+    if is_listed && record.standing == Standing::Running && !is_mine(record.primary.id) {
+        return Judgement::Refused(Refusal::MayBeWhole { place: Box::new(record.primary.clone()) });
+    }
     continuation(entry, new_branch(entry, asker, Some(store.clone()), Some(fork)), is_listed, named_dead, asker)
 }
 

@@ -267,11 +267,10 @@ impl Witness {
 
     fn wish(&self, host: usize, question: &Question) -> Wish {
         let id = self.askers[host].id;
+        let newest = self.dirs[self.seen[host]].last();
         match question.clone() {
             Question::Begin { store, has_epoch } => {
-                let listed: Vec<Place> =
-                    self.dirs[self.seen[host]].last().iter().flat_map(|e| e.record.places().cloned()).collect();
-                let newest = self.dirs[self.seen[host]].last();
+                let listed: Vec<Place> = newest.iter().flat_map(|e| e.record.places().cloned()).collect();
                 let backups = newest.iter().flat_map(|entry| &entry.record.backups);
                 let void = backups.filter(|member| self.void.contains(&member.join));
                 let void: Vec<Incarnation> = void.map(|member| member.place.id).collect();
@@ -291,7 +290,18 @@ impl Witness {
                     named_dead: BTreeSet::new(),
                 }
             }
-            Question::Resume { store, fork } => Wish::Resume { store, fork, named_dead: BTreeSet::new() },
+            // Its lock says that every earlier life there is gone.
+            Question::Resume { store, fork } => Wish::Resume {
+                store,
+                fork,
+                dead: newest
+                    .iter()
+                    .map(|entry| &entry.record.primary)
+                    .filter(|place| host_of(place) == host && place.id != process(id).id)
+                    .map(|place| place.id)
+                    .collect(),
+                named_dead: BTreeSet::new(),
+            },
             Question::TakeOver { session, fork } => Wish::TakeOver { join: session, fork, named_dead: BTreeSet::new() },
             Question::Claim { session } | Question::Delist { session } => Wish::Remove(session),
             Question::Enlist { session, place } => {

@@ -25,6 +25,9 @@ use std::time::{Duration, Instant};
 
 use super::kick::Kicker;
 
+/// Whoever waits for a vCPU to come out kicks it again this often.
+const KICK_AGAIN: Duration = Duration::from_millis(50);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Open,
@@ -252,7 +255,12 @@ impl Gate {
         deadline: Option<Instant>,
     ) -> Result<Held<'a>, NotHeld> {
         while state.mode != Mode::Ended && state.parked < state.running && !is_past(deadline) {
-            state = self.wait(state, deadline);
+            let step = Instant::now() + KICK_AGAIN;
+            state = self.wait(state, Some(deadline.map_or(step, |deadline| deadline.min(step))));
+            if state.mode != Mode::Ended && state.parked < state.running {
+                // The kernel may have no room for a signal.
+                self.kicker.kick_all();
+            }
         }
         if state.mode == Mode::Ended || state.running == 0 {
             return Err(NotHeld::Ended);

@@ -211,6 +211,8 @@ pub struct Standby {
     lost_at: Instant,
     /// The witness has not answered yet.
     is_asking: bool,
+    /// The operator was told that this backup does not stop while it takes over.
+    is_stop_told: bool,
     vigil: Vigil,
     epochs_applied: u64,
     /// Why the last peer was sent away.
@@ -282,6 +284,7 @@ impl Standby {
             last_heard: now,
             lost_at: now,
             is_asking: false,
+            is_stop_told: false,
             vigil,
             epochs_applied: 0,
             trouble: None,
@@ -307,10 +310,12 @@ impl Standby {
             if self.view.wants_failover() && !self.core.handle_override() {
                 self.refuse_failover();
             }
-            if self.view.stop.swap(false, Ordering::AcqRel) {
-                self.core.handle_stop(now, "the operator stopped the backup");
-                self.transmit();
-                return Ok(Outcome::Stopped);
+            if self.view.stop.load(Ordering::Acquire) {
+                if self.core.handle_stop(now, "the operator stopped the backup") {
+                    self.transmit();
+                    return Ok(Outcome::Stopped);
+                }
+                self.stop_waits();
             }
             self.publish();
         }
@@ -612,8 +617,7 @@ impl Standby {
         if let Some(session) = session {
             self.vigil.state_void(session);
         }
-        // What supersedes a kept copy has its memory already.
-        if *reason != DiscardReason::Superseded {
+        if !self.core.needs_memory() {
             self.ram = None;
         }
         self.storage.order(Order::Discard);
@@ -628,6 +632,17 @@ impl Standby {
             format!("there is no copy of the guest here that was denied; this backup is {state:?}"),
         )
         .with_hint("a backup that is Protected takes over by itself when its primary is lost")));
+    }
+
+    /// The guest may be about to run here and nowhere else.
+    fn stop_waits(&mut self) {
+        if !std::mem::replace(&mut self.is_stop_told, true) {
+            tracing::warn!(
+                "this backup is taking the guest over and does not stop now: it stops if another side has the guest; if \
+                 the guest runs here, stop it again"
+            );
+            self.events.note("stop-deferred", json!({ "state": format!("{:?}", self.core.state()) }));
+        }
     }
 
     fn publish(&self) {

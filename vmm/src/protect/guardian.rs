@@ -352,9 +352,11 @@ impl Guardian {
         }
     }
 
-    /// Whether the guest crashed and its last epoch is to be kept.
+    /// Whether the guest crashed and its last epoch is to be kept, where there is one.
     pub(super) fn keeps_last_epoch(&self) -> bool {
-        self.config.keeps_crashed && self.machine.ended().is_some_and(|end| end.crash().is_some())
+        self.config.keeps_crashed
+            && self.lock().local.is_some()
+            && self.machine.ended().is_some_and(|end| end.crash().is_some())
     }
 
     pub(super) fn note(&self, event: &str, properties: Value) {

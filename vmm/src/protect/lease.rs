@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use replication::primary::Meeting;
 use replication::view::{
-    Attempt, Entry, Greeting, Incarnation, Known, Member, Nonce, Outcome, Place, PlaceKind, Refusal, Register,
+    Ask, Attempt, Entry, Greeting, Incarnation, Known, Member, Nonce, Outcome, Place, PlaceKind, Refusal, Register,
     Standing, Wish,
 };
 use replication::{ClaimResult, EpochId, SessionId, Term};
@@ -108,7 +108,8 @@ impl Lease {
     /// An earlier life of this side has seen `known`: a witness that has not is not the one.
     pub(crate) fn remember(&self, known: Option<Known>) {
         let mut register = self.lock();
-        if known.is_some() {
+        let is_newer = |known: &Known| register.known().is_none_or(|ours| ours.number < known.number);
+        if known.as_ref().is_some_and(is_newer) {
             *register = Register::new(register.me().clone(), known);
         }
     }
@@ -129,7 +130,7 @@ impl Lease {
         register.handle_wish(wish, Attempt(random()));
         loop {
             let ask = register.poll_ask().expect("a wish that is not decided has something to ask");
-            let answer = witness.perform(&self.vm_name, ask);
+            let answer = self.make_public(&ask).and_then(|()| witness.perform(&self.vm_name, ask));
             self.note_answer(answer.as_ref().err());
             let outcome = match answer {
                 Ok(found) => register.handle_found(found),
@@ -148,6 +149,11 @@ impl Lease {
                 return Some(outcome);
             }
         }
+    }
+
+    /// A record that names this process must find its death provable.
+    fn make_public(&self, ask: &Ask) -> std::io::Result<()> {
+        if matches!(ask, Ask::Append { .. }) { self.life.publish() } else { Ok(()) }
     }
 
     fn note_answer(&self, error: Option<&std::io::Error>) {
@@ -226,8 +232,12 @@ impl Lease {
         let newest = self.newest()?;
         let was_free = newest.as_ref().is_none_or(|entry| entry.record.standing == Standing::Ended);
         let listed: Vec<Place> = newest.iter().flat_map(|entry| entry.record.places().cloned()).collect();
-        let mut dead: BTreeSet<Incarnation> =
-            listed.iter().filter(|place| self.is_dead(place, has_epoch)).map(|place| place.id).collect();
+        let writer = newest.as_ref().map(|entry| entry.record.primary.id);
+        let is_dead = |place: &&Place| match place.kind {
+            PlaceKind::Store => !has_epoch && self.is_store_of(place, writer),
+            PlaceKind::Process => self.is_dead_process(place),
+        };
+        let mut dead: BTreeSet<Incarnation> = listed.iter().filter(is_dead).map(|place| place.id).collect();
         let backups = newest.iter().flat_map(|entry| &entry.record.backups);
         dead.extend(
             backups.filter(|member| self.is_stated(Statement::Void(member.join))).map(|member| member.place.id),
@@ -243,9 +253,12 @@ impl Lease {
         if self.witness.is_none() {
             return Ok(Term(unwitnessed_term()));
         }
-        let listed: Vec<Place> = self.newest()?.iter().flat_map(|entry| entry.record.places().cloned()).collect();
+        let newest = self.newest()?;
+        let listed: Vec<Place> = newest.iter().flat_map(|entry| entry.record.places().cloned()).collect();
+        let primary = newest.iter().map(|entry| &entry.record.primary);
+        let dead = primary.filter(|place| self.is_dead_process(place)).map(|place| place.id).collect();
         let named_dead = resolve(&listed, names_dead)?;
-        self.win(Wish::Resume { store, fork, named_dead })
+        self.win(Wish::Resume { store, fork, dead, named_dead })
     }
 
     /// The places that the newest record lists and that `names` names; for an override.
@@ -279,13 +292,15 @@ impl Lease {
         }
     }
 
-    /// Whether a place that the register lists is proved dead. The state directory of this process is when it holds no
-    /// epoch: whoever was to write one there is gone, because this process has its lock.
-    fn is_dead(&self, place: &Place, has_epoch: bool) -> bool {
-        match place.kind {
-            PlaceKind::Store => !has_epoch && self.life.is_here(place),
-            PlaceKind::Process => self.life.proves_dead(place) || self.is_stated(Statement::Dead(place.id)),
-        }
+    /// Whether a process that the register lists is proved dead.
+    fn is_dead_process(&self, place: &Place) -> bool {
+        self.life.proves_dead(place) || self.is_stated(Statement::Dead(place.id))
+    }
+
+    /// Whether the store `place` is the state directory of this process, which then knows what is in there: its path alone
+    /// is no proof, since the file system that belongs there may not be mounted. Its lock file knows who wrote there.
+    fn is_store_of(&self, place: &Place, writer: Option<Incarnation>) -> bool {
+        self.life.is_here(place) && writer.is_some_and(|writer| self.life.earlier.contains(&writer))
     }
 
     fn is_stated(&self, statement: Statement) -> bool {
@@ -365,6 +380,8 @@ impl Lease {
             Outcome::Forgotten => return Err("the backup's witness does not have the primary's records".into()),
             Outcome::NoAnswer => return Err("the backup's witness does not answer".into()),
         }
+        // Its place goes into a record.
+        self.life.publish().map_err(|error| format!("the backup's state directory takes no more: {error}"))?;
         let nonce = witness.leave(&self.vm_name).map_err(no_answer)?;
         Ok(Introduction { place: Some(self.life.place.clone()), nonce: Some(nonce) })
     }

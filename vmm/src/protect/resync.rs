@@ -319,20 +319,25 @@ impl Resync<'_> {
     /// The backup's answer, while other frames go out as they come.
     fn wait_for_want(&mut self, disk: u16, first_chunk: u64) -> Result<DiskWant, ResyncError> {
         loop {
-            match self.items.recv_timeout(Duration::from_millis(50)) {
+            match self.next(Duration::from_millis(50)) {
                 Ok(ToShip::DiskWanted(want)) if want.disk == disk && want.first_chunk == first_chunk => {
                     return Ok(want);
                 }
                 Ok(item) => self.handle_between(item)?,
-                Err(RecvTimeoutError::Disconnected) => return Err(ResyncError::SessionEnded),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) if self.shipper.guardian.is_current(self.link.session) => {}
+                Err(_) => return Err(ResyncError::SessionEnded),
             }
         }
     }
 
+    /// What comes next. What an epoch that waited for room put aside was there before what is in the queue.
+    fn next(&mut self, time_max: Duration) -> Result<ToShip, RecvTimeoutError> {
+        self.shipper.deferred.pop_front().map_or_else(|| self.items.recv_timeout(time_max), Ok)
+    }
+
     /// Lets heartbeats out between the bulk: a backup that hears nothing for long takes the primary for dead.
     fn handle_waiting(&mut self) -> Result<(), ResyncError> {
-        while let Ok(item) = self.items.try_recv() {
+        while let Ok(item) = self.next(Duration::ZERO) {
             self.handle_between(item)?;
         }
         Ok(())
@@ -350,7 +355,7 @@ impl Resync<'_> {
             ToShip::Epoch(sealed, None) if self.collected.is_some() => self.commit_between(*sealed),
             // Only a session that is over brings these; they wait until this is left.
             item @ (ToShip::Part(_) | ToShip::GoSolo | ToShip::Resync(_) | ToShip::Epoch(..) | ToShip::Close(_)) => {
-                self.shipper.deferred.push_back(item);
+                self.shipper.deferred.push_front(item);
                 Err(ResyncError::SessionEnded)
             }
         }

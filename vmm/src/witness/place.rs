@@ -33,13 +33,21 @@ pub(crate) fn random() -> [u8; 16] {
 }
 
 /// What a lock file says: whose it is, and whose it was. Who has the lock knows that all of these are gone.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Lives {
     now: Incarnation,
+    /// Whether `now` may stand in a record. Of a life that never asked for that, nobody wants to know whether it is gone.
+    #[serde(default = "unknown")]
+    is_public: bool,
     earlier: Vec<Incarnation>,
     /// The newest record of the VM's register that was seen from here.
     #[serde(default)]
     known: Option<Known>,
+}
+
+/// Earlier versions did not say.
+fn unknown() -> bool {
+    true
 }
 
 /// This process's life in its state directory. The lock is free as soon as the process is gone, however it went.
@@ -50,13 +58,30 @@ pub(crate) struct Life {
     pub(crate) earlier: Vec<Incarnation>,
     /// The newest record that was seen from there: a witness that lacks it is another one, or has forgotten.
     pub(crate) known: Option<Known>,
-    lock: Option<Mutex<File>>,
+    lock: Option<Mutex<Held>>,
+}
+
+/// The lock file and what it says.
+#[derive(Debug)]
+struct Held {
+    file: File,
+    lives: Lives,
+}
+
+impl Held {
+    fn change(&mut self, change: impl FnOnce(&mut Lives)) -> io::Result<()> {
+        let mut lives = self.lives.clone();
+        change(&mut lives);
+        write_lives(&mut self.file, &lives)?;
+        self.lives = lives;
+        Ok(())
+    }
 }
 
 impl Life {
     /// A life without a state directory, which nobody can prove dead on the kernel that still runs.
     pub(crate) fn without_lock() -> io::Result<Self> {
-        Self::new(String::new(), None, Lives { now: Incarnation(random()), ..Lives::default() })
+        Self::new(String::new(), Lives { now: Incarnation(random()), ..Lives::default() }, None)
     }
 
     /// Takes the lock of `state_dir`, which must exist. `WouldBlock`: another process lives there.
@@ -66,22 +91,29 @@ impl Life {
         file.try_lock().map_err(io::Error::from)?;
         let before = read_lives(&mut file);
         let known = before.as_ref().and_then(|lives| lives.known);
-        let earlier = before.map_or_else(Vec::new, |lives| lives.all().take(EARLIER_MAX).collect());
-        let lives = Lives { now: Incarnation(random()), earlier, known };
+        let earlier = before.map_or_else(Vec::new, |lives| lives.public().take(EARLIER_MAX).collect());
+        let lives = Lives { now: Incarnation(random()), is_public: false, earlier, known };
         write_lives(&mut file, &lives)?;
-        Self::new(path.to_string_lossy().into_owned(), Some(file), lives)
+        Self::new(path.to_string_lossy().into_owned(), lives, Some(file))
+    }
+
+    /// From here on others may hear of this life: the lives after it must be able to say that it is gone.
+    pub(crate) fn publish(&self) -> io::Result<()> {
+        let Some(lock) = &self.lock else { return Ok(()) };
+        let mut held = lock.lock().expect("no holder panics");
+        if held.lives.is_public { Ok(()) } else { held.change(|lives| lives.is_public = true) }
     }
 
     /// Keeps the newest record for the lives after this one.
     pub(crate) fn remember(&self, known: Known) {
         let Some(lock) = &self.lock else { return };
-        let lives = Lives { now: self.place.id, earlier: self.earlier.clone(), known: Some(known) };
-        if let Err(error) = write_lives(&mut lock.lock().expect("no holder panics"), &lives) {
+        let mut held = lock.lock().expect("no holder panics");
+        if let Err(error) = held.change(|lives| lives.known = Some(known)) {
             tracing::warn!(%error, "what was seen at the witness is not remembered in the state directory");
         }
     }
 
-    fn new(lock: String, file: Option<File>, Lives { now: id, earlier, known }: Lives) -> io::Result<Self> {
+    fn new(lock: String, lives: Lives, file: Option<File>) -> io::Result<Self> {
         let machine = fs::read_to_string("/etc/machine-id").unwrap_or_default();
         let location = Location {
             host: kernel_text("hostname")?,
@@ -89,8 +121,9 @@ impl Life {
             boot: kernel_text("random/boot_id")?,
             lock,
         };
-        let place = Place { id, kind: PlaceKind::Process, location };
-        Ok(Life { place, earlier, known, lock: file.map(Mutex::new) })
+        let place = Place { id: lives.now, kind: PlaceKind::Process, location };
+        let (earlier, known) = (lives.earlier.clone(), lives.known);
+        Ok(Life { place, earlier, known, lock: file.map(|file| Mutex::new(Held { file, lives })) })
     }
 
     /// The place of this process's state directory, with its epochs.
@@ -125,13 +158,14 @@ impl Life {
         }
         let Ok(mut file) = File::open(&place.location.lock) else { return false };
         file.try_lock_shared().is_ok()
-            && read_lives(&mut file).is_some_and(|lives| lives.all().any(|id| id == place.id))
+            && read_lives(&mut file).is_some_and(|lives| lives.public().any(|id| id == place.id))
     }
 }
 
 impl Lives {
-    fn all(self) -> impl Iterator<Item = Incarnation> {
-        std::iter::once(self.now).chain(self.earlier)
+    /// All that others may have heard of, the latest first.
+    fn public(self) -> impl Iterator<Item = Incarnation> {
+        self.is_public.then_some(self.now).into_iter().chain(self.earlier)
     }
 }
 
@@ -164,8 +198,21 @@ mod tests {
         tempfile::tempdir().expect("a temporary directory")
     }
 
+    /// One of which others have heard.
     fn life(dir: &tempfile::TempDir) -> Life {
-        Life::begin(dir.path()).expect("nobody is there")
+        let life = Life::begin(dir.path()).expect("nobody is there");
+        life.publish().expect("written");
+        life
+    }
+
+    #[test]
+    fn starts_that_came_to_nothing_do_not_push_out_the_life_that_did() {
+        let dir = dir();
+        let place = life(&dir).place.clone();
+        for _ in 0..2 * EARLIER_MAX {
+            Life::begin(dir.path()).expect("nobody is there");
+        }
+        assert!(life(&dir).proves_dead(&place));
     }
 
     #[test]

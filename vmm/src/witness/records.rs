@@ -16,6 +16,8 @@ use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, unlinkat};
 
 /// A record is far smaller.
 const RECORD_BYTES_MAX: u64 = 64 << 10;
+/// More than any VM has: numbers beyond it come from a peer or a file that is wrong.
+const NUMBER_MAX: u64 = 1 << 40;
 
 /// What a process states for others because only it can know. It is never taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,14 +73,17 @@ impl Records {
         self.check_same()?;
         match ask {
             Ask::Newest => Ok(self.newest(vm)?.into_iter().collect()),
-            Ask::From(number) => self.from(vm, number),
+            Ask::From(number) => self.from(vm, number, number),
             Ask::Append { record, from } => {
                 // Whether it took place is seen by reading it back, after an error too.
-                if let Err(error) = self.append(vm, &record) {
-                    tracing::debug!(%error, number = record.number, "an append to the register failed");
-                }
+                let appended = self.append(vm, &record);
                 self.check_same()?;
-                self.from(vm, from)
+                let durable = if appended.is_ok() { record.number } else { from };
+                let found = self.from(vm, from, durable)?;
+                match appended {
+                    Err(error) if found.iter().all(|entry| entry.record.number != record.number) => Err(error),
+                    _ => Ok(found),
+                }
             }
         }
     }
@@ -88,20 +93,28 @@ impl Records {
         let draft = format!(".{name}.{}", record.attempt);
         let text = serde_json::to_vec_pretty(record).expect("a record has string keys only");
         self.remove_if_there(&draft)?;
-        self.write_new(&draft, &text)?;
-        let linked = self.link(&draft, &name);
+        let linked = self.write_new(&draft, &text).and_then(|()| self.link(&draft, &name));
         self.remove_if_there(&draft)?;
         linked?;
-        // The name must last as long as the promise that is built on it.
-        self.dir.sync_all()
+        self.keep_names()
     }
 
-    fn from(&self, vm: &str, first: u64) -> io::Result<Vec<Entry>> {
+    /// The records from `first` on, of which those up to `durable` are known to be.
+    fn from(&self, vm: &str, first: u64, durable: u64) -> io::Result<Vec<Entry>> {
         let mut found = Vec::new();
         while let Some(entry) = self.read(vm, first.saturating_add(found.len() as u64))? {
             found.push(entry);
         }
+        if found.last().is_some_and(|entry| entry.record.number > durable) {
+            self.keep_names()?;
+        }
         Ok(found)
+    }
+
+    /// Whoever sees a record acts on it. Its name must last then, also if the host that gave it failed before it was on
+    /// stable storage.
+    fn keep_names(&self) -> io::Result<()> {
+        self.dir.sync_all()
     }
 
     /// Records are numbered without a gap: their end is found in steps that double, and then halve.
@@ -118,12 +131,22 @@ impl Records {
                 there += step;
             }
         }
-        if there == 0 { Ok(None) } else { self.read(vm, there) }
+        if there == 0 {
+            return Ok(None);
+        }
+        self.keep_names()?;
+        self.read(vm, there)
     }
 
     /// A file that is not a record proves nothing, so it is an error and not the end.
     fn read(&self, vm: &str, number: u64) -> io::Result<Option<Entry>> {
         let name = record_name(vm, number);
+        if number > NUMBER_MAX {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("no register is as long as {number} records"),
+            ));
+        }
         let Some(bytes) = self.read_file(&name)? else { return Ok(None) };
         let failed = |why: String| {
             io::Error::new(io::ErrorKind::InvalidData, format!("{}: {why}", self.path.join(&name).display()))
