@@ -285,6 +285,17 @@ fn backup_follows_only_the_primary_that_the_newest_record_names() {
 }
 
 #[test]
+fn what_a_peer_says_of_the_register_is_forgotten_if_the_witness_does_not_have_it() {
+    let mut witness = Witness::default();
+    let (mut a, mut b) = (node(1), node(2));
+    won(witness.wish(&mut a, begin()));
+    let known = a.known().expect("it began");
+    let wrong = Known { number: u64::MAX, ..known };
+    assert_eq!(witness.wish(&mut b, Wish::Follow { known: wrong, primary: place(1).id }), Outcome::Forgotten);
+    won(witness.wish(&mut b, Wish::Follow { known, primary: place(1).id }));
+}
+
+#[test]
 fn listed_store_resumes_and_then_the_backup_is_out() {
     let mut witness = Witness::default();
     let (mut a, mut b) = (node(1), node(2));
