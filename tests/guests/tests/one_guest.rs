@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 use std::time::Duration;
 
 use guests::place::{wait_progress, wait_value};
@@ -11,6 +12,7 @@ use guests::{Guest, Launch, Pair, Place, Seed, Vm, console, needs, wait};
 use serde_json::Value;
 
 const CONFLICT: i32 = 4;
+const CRASHED: i32 = 164;
 const SPLIT_BRAIN: i32 = 6;
 const SELF_FENCED: i32 = 160;
 
@@ -114,10 +116,16 @@ fn both_sides_crashed_and_the_backups_restart_frees_the_primary() {
     pair.backup.kill();
     // On one kernel the locks of both say that they are gone; with the backup's lock unseen, only it can say so.
     fs::rename(place.path("b"), place.path("unseen")).expect("the test's own directory");
-    refused(place.primary("a", &guest, port), SPLIT_BRAIN);
+    let unproved = id_in(&refused(place.primary("a", &guest, port), SPLIT_BRAIN));
     fs::rename(place.path("unseen"), place.path("b")).expect("the test's own directory");
     let backup = place.backup_on("b", &guest, port).start();
     backup.wait_event("waiting");
+    // It may say so late, where the storage is slow.
+    let statement = format!("{}.dead-{unproved}", guests::place::NAME);
+    let is_it = |file: &fs::DirEntry| file.file_name().to_string_lossy().starts_with(&statement);
+    wait::until("its statement", || {
+        fs::read_dir(place.witness()).expect("it is there").map_while(Result::ok).any(|file| is_it(&file)).then_some(())
+    });
     let mut primary = place.primary("a", &guest, port).start();
     primary.wait_event("protected");
     stop(&mut primary);
@@ -125,7 +133,7 @@ fn both_sides_crashed_and_the_backups_restart_frees_the_primary() {
 
 /// A guest whose base is large: what an operator decides falls into its filling, or into the base itself.
 fn large_base() -> Guest {
-    Guest { cmdline: "pages=20000 span=400 us=1000".into(), memory_mib: 256, ..Guest::dirty() }
+    Guest { cmdline: "pages=20000 span=200 us=1000".into(), memory_mib: 256, ..Guest::dirty() }
 }
 
 #[test]
@@ -336,4 +344,39 @@ fn fresh_guest_whose_backup_runs_another_one_stops_with_its_witness_none() {
         assert_eq!(again.wait(), SPLIT_BRAIN, "{}", again.log());
     }
     stop(&mut pair.backup);
+}
+
+#[test]
+fn copy_of_a_state_directory_is_not_resumed_while_the_original_lives() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut vm =
+        place.alone("a", &guest).with("--protect", "local").with("--witness", place.witness_option().as_str()).start();
+    let before = wait_progress(&vm, &guest, 20);
+    // It may be frozen only, as a host that hangs is.
+    vm.hang();
+    let copied = Command::new("cp").arg("-a").args([place.path("a"), place.path("copy")]).status().expect("cp runs");
+    assert!(copied.success());
+    let said = refused(Launch::resume(&place.path("copy")), SPLIT_BRAIN);
+    assert!(said.contains("runs or may be continued elsewhere"), "{said}");
+    vm.unhang();
+    wait_value(&vm, &guest, before + 20);
+    vm.kill();
+    let mut again = Launch::resume(&place.path("a")).start();
+    wait_value(&again, &guest, before + 40);
+    stop(&mut again);
+}
+
+#[test]
+fn crashed_guest_that_nobody_keeps_may_be_started_anywhere() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter().with("crash=300"), Place::new());
+    let mut pair = Pair::start(&place, &guest);
+    assert_eq!(pair.primary.wait(), CRASHED, "{}", pair.primary.log());
+    assert_eq!(pair.backup.wait(), 0, "{}", pair.backup.log());
+    assert_eq!(newest(&place)["standing"], "ended");
+    let elsewhere = place.alone("c", &Guest::counter()).with("--witness", place.witness_option().as_str());
+    let mut vm = elsewhere.start();
+    wait_progress(&vm, &guest, 20);
+    stop(&mut vm);
 }

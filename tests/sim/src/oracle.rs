@@ -66,6 +66,14 @@ impl Oracle {
         self.answers.clear();
     }
 
+    /// A guest was stopped for good. The other host may have booted the next already: the register said so before this
+    /// host heard that it did.
+    pub fn ended(&mut self, generation: u32) {
+        if generation == self.generation {
+            self.begins_anew();
+        }
+    }
+
     /// The world got an output of `host`.
     pub fn emitted(&mut self, host: usize, said: &Said) {
         self.outputs_seen += 1;

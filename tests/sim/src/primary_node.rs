@@ -145,6 +145,11 @@ impl PrimaryNode {
         self.crashed || self.stopped
     }
 
+    /// Which of the guests that were booted one after the other it runs.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
     /// Whether it begins anew when all of it has left.
     pub fn begins_anew(&self) -> bool {
         self.crashed

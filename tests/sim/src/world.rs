@@ -482,7 +482,8 @@ impl World {
         if node.core.state() != PrimaryState::Ended {
             return;
         }
-        let (begins_anew, image) = (node.begins_anew(), std::mem::take(&mut node.disk.image));
+        let (begins_anew, generation) = (node.begins_anew(), node.generation());
+        let image = std::mem::take(&mut node.disk.image);
         if let Some(stream) = &node.stream {
             self.env.close(stream.connection, host);
         }
@@ -493,7 +494,7 @@ impl World {
             self.start_fresh(id, Remains { image, store: None });
         } else {
             self.env.say(|| format!("host {host} has ENDED its guest"));
-            self.env.oracle.begins_anew();
+            self.env.oracle.ended(generation);
             self.hosts[host].role = Role::Down(Box::new(Remains { image, store: None }));
         }
     }

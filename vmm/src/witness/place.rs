@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -40,9 +41,34 @@ struct Lives {
     #[serde(default = "unknown")]
     is_public: bool,
     earlier: Vec<Incarnation>,
+    /// Where the file is. Another one that says the same is a copy: its lock says nothing of these lives.
+    #[serde(default)]
+    home: Home,
     /// The newest record of the VM's register that was seen from here.
     #[serde(default)]
     known: Option<Known>,
+}
+
+/// A file of a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Home {
+    path: String,
+    inode: u64,
+    machine: String,
+    boot: String,
+}
+
+impl Home {
+    fn of(file: &File, location: &Location) -> io::Result<Self> {
+        let Location { machine, boot, lock, host: _ } = location.clone();
+        Ok(Home { path: lock, inode: file.metadata()?.ino(), machine, boot })
+    }
+
+    /// Whether it is the same file, perhaps in another boot.
+    fn is(&self, other: &Self) -> bool {
+        let is_same_host = self.boot == other.boot || (!self.machine.is_empty() && self.machine == other.machine);
+        is_same_host && (&self.path, self.inode) == (&other.path, other.inode)
+    }
 }
 
 /// Earlier versions did not say.
@@ -81,7 +107,7 @@ impl Held {
 impl Life {
     /// A life without a state directory, which nobody can prove dead on the kernel that still runs.
     pub(crate) fn without_lock() -> io::Result<Self> {
-        Self::new(String::new(), Lives { now: Incarnation(random()), ..Lives::default() }, None)
+        Self::new(location(String::new())?, Lives { now: Incarnation(random()), ..Lives::default() }, None)
     }
 
     /// Takes the lock of `state_dir`, which must exist. `WouldBlock`: another process lives there.
@@ -89,12 +115,15 @@ impl Life {
         let path = lock_path(state_dir)?;
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
         file.try_lock().map_err(io::Error::from)?;
+        let location = location(path.to_string_lossy().into_owned())?;
+        let home = Home::of(&file, &location)?;
         let before = read_lives(&mut file);
         let known = before.as_ref().and_then(|lives| lives.known);
+        let before = before.filter(|lives| lives.home.is(&home));
         let earlier = before.map_or_else(Vec::new, |lives| lives.public().take(EARLIER_MAX).collect());
-        let lives = Lives { now: Incarnation(random()), is_public: false, earlier, known };
+        let lives = Lives { now: Incarnation(random()), is_public: false, earlier, home, known };
         write_lives(&mut file, &lives)?;
-        Self::new(path.to_string_lossy().into_owned(), lives, Some(file))
+        Self::new(location, lives, Some(file))
     }
 
     /// From here on others may hear of this life: the lives after it must be able to say that it is gone.
@@ -113,14 +142,7 @@ impl Life {
         }
     }
 
-    fn new(lock: String, lives: Lives, file: Option<File>) -> io::Result<Self> {
-        let machine = fs::read_to_string("/etc/machine-id").unwrap_or_default();
-        let location = Location {
-            host: kernel_text("hostname")?,
-            machine: machine.trim().to_owned(),
-            boot: kernel_text("random/boot_id")?,
-            lock,
-        };
+    fn new(location: Location, lives: Lives, file: Option<File>) -> io::Result<Self> {
         let place = Place { id: lives.now, kind: PlaceKind::Process, location };
         let (earlier, known) = (lives.earlier.clone(), lives.known);
         Ok(Life { place, earlier, known, lock: file.map(|file| Mutex::new(Held { file, lives })) })
@@ -182,6 +204,16 @@ fn write_lives(file: &mut File, lives: &Lives) -> io::Result<()> {
     file.set_len(text.len() as u64)
 }
 
+fn location(lock: String) -> io::Result<Location> {
+    let machine = fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    Ok(Location {
+        host: kernel_text("hostname")?,
+        machine: machine.trim().to_owned(),
+        boot: kernel_text("random/boot_id")?,
+        lock,
+    })
+}
+
 fn lock_path(state_dir: &Path) -> io::Result<PathBuf> {
     Ok(fs::canonicalize(state_dir)?.join(LOCK))
 }
@@ -200,9 +232,19 @@ mod tests {
 
     /// One of which others have heard.
     fn life(dir: &tempfile::TempDir) -> Life {
-        let life = Life::begin(dir.path()).expect("nobody is there");
+        let life = begin(dir);
         life.publish().expect("written");
         life
+    }
+
+    /// A child that another test forks has this process's locks until it executes its program.
+    fn begin(dir: &tempfile::TempDir) -> Life {
+        loop {
+            match Life::begin(dir.path()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
+                other => return other.expect("nobody is there"),
+            }
+        }
     }
 
     #[test]
@@ -210,7 +252,7 @@ mod tests {
         let dir = dir();
         let place = life(&dir).place.clone();
         for _ in 0..2 * EARLIER_MAX {
-            Life::begin(dir.path()).expect("nobody is there");
+            begin(&dir);
         }
         assert!(life(&dir).proves_dead(&place));
     }
@@ -239,6 +281,20 @@ mod tests {
         assert!(!now.proves_dead(&now.place));
         drop(now);
         assert!(other.proves_dead(&before[0]));
+    }
+
+    #[test]
+    fn copy_of_a_lock_file_says_nothing_of_the_lives_in_it() {
+        let (a, b) = (dir(), dir());
+        let original = life(&a);
+        fs::copy(a.path().join(LOCK), b.path().join(LOCK)).expect("copied");
+        let copy = life(&b);
+        assert!(copy.earlier.is_empty() && !copy.proves_dead(&original.place));
+        // The same at the same path, where the original is gone but not its process.
+        fs::remove_file(a.path().join(LOCK)).expect("there");
+        fs::copy(b.path().join(LOCK), a.path().join(LOCK)).expect("copied");
+        let again = life(&a);
+        assert!(again.earlier.is_empty() && !again.proves_dead(&original.place));
     }
 
     #[test]
