@@ -14,6 +14,8 @@ from .waiting import wait_for
 PORT = 7100
 DISK = "/data/work/disk.img"
 WITNESS = "file:/lab/share/witness"
+# A log of 256 MiB is read first.
+WAITING_SECONDS = 60
 FLOWS = ("stream", "download", "journal")
 # Events that change how a running guest is protected.
 STATES = ("resync-started", "protected", "peer-lost", "solo", "fenced", "failover-started", "failover-finished", "kept", "discarded")
@@ -83,9 +85,13 @@ class Pair:
     def start_backup(self, host: str, detect: str | None = None) -> Vmm:
         """A backup with a fresh replica that listens on its host's replication address."""
         self.stage.run(host, f"rm -f {DISK}*; {self.guest.replica or ':'}")
+        return self.restart_backup(host, detect)
+
+    def restart_backup(self, host: str, detect: str | None = None) -> Vmm:
+        """A backup whose replica, and the log beside it, are what is there."""
         words = ["--listen", f"tcp:{self.stage.host(host).repl_address}:{PORT}", *self.devices(), *self._protection(detect), "--net", "tap=tap0"]
         backup = Vmm(self.stage, host, "backup", words)
-        backup.wait_event("waiting", 20)
+        backup.wait_event("waiting", WAITING_SECONDS)
         return backup
 
     def start_local(self, host: str, *words: str, state_dir: str = STATE_DIR) -> Vmm:
@@ -97,9 +103,20 @@ class Pair:
         words = [*self._protection(detect), *(["--protect", self.target(backup)] if backup else []), *more]
         return self._boot(host, [*words, *(["--protect", "local"] if local else [])], local or STATE_DIR)
 
-    def _boot(self, host: str, protection: list[str], state_dir: str = STATE_DIR) -> Vmm:
+    def restart_primary(self, host: str, backup: str) -> Vmm:
+        """Boots the guest from the image, and the log beside it, that are there."""
+        return self._run(host, [*self._protection(None), "--protect", self.target(backup)], STATE_DIR)
+
+    def prepare(self, host: str) -> None:
+        """Puts a fresh image onto a host."""
         # Synced: the host may lose its power before its kernel writes the image out by itself.
         self.stage.run(host, f"rm -f {DISK}*; {self.guest.prepare or ':'}; sync")
+
+    def _boot(self, host: str, protection: list[str], state_dir: str = STATE_DIR) -> Vmm:
+        self.prepare(host)
+        return self._run(host, protection, state_dir)
+
+    def _run(self, host: str, protection: list[str], state_dir: str) -> Vmm:
         guest = self.guest
         words = ["--kernel", guest.kernel, "--initramfs", guest.initramfs, "--cmdline", guest.cmdline]
         words += ["--cpus", str(self.cpus), "--memory", guest.memory]

@@ -12,7 +12,7 @@ from pathlib import Path
 from outlast_lab.errors import LabError
 from recipes.debian import RecipeError
 
-from . import both, debian, failing, flows, freeze, hop, kill, partition, plug, reboot, resume, resync, soak
+from . import both, debian, failing, flows, freeze, hop, kill, outage, partition, plug, reboot, resume, resync, soak
 from .failed import Failed, Skipped
 from .stage import Options, Stage
 from .steal import MUCH, Steal
@@ -28,8 +28,9 @@ CASES = [
     resync.plug_during_resync, resync.backup_plug_during_resync,
     freeze.frozen_host, failing.panic_is_rolled_back, failing.hang_is_stopped, failing.hang_is_rolled_back,
     debian.debian_redis, failing.debian_hang_and_panic, soak.plugs_in_a_row, hop.hop_through_boot,
+    outage.plug_both_hosts,
 ]  # fmt: skip
-# Not part of `make test`, but of `make soak` and --all. The plugs in a row and the hops take long. The cut of everything
+# Not part of `make test`, but of `make soak` and --all. The plugs in a row, the outages and the hops take long. The cut of everything
 # failed once on a machine at load 10, where the witness on 9p did not answer within its 2 s, and has passed since: a debt,
 # not a verdict on it. A crash of the kernel keeps more than the power cut; the redo log on a disk takes two minutes, and
 # a backup beside local protection four. Of three cuts of the link between the hosts the one whose winner is not arranged is left out.
@@ -38,7 +39,7 @@ SOAK_ONLY = {
     for case in [
         partition.cut_link_who_wins, partition.cut_all_who_wins, soak.plugs_in_a_row, hop.hop_through_boot, reboot.kernel_crash_then_resume,
         reboot.power_cut_then_resume_from_disk, both.both_plug_then_resume_is_refused, both.both_plugs_then_resume,
-        failing.hang_is_rolled_back, failing.debian_hang_and_panic,
+        failing.hang_is_rolled_back, failing.debian_hang_and_panic, outage.plug_both_hosts,
     ]
 }  # fmt: skip
 # Cases with a guest that takes long to make and to copy.
@@ -134,7 +135,7 @@ def _cannot() -> str | None:
 
 def _options(args) -> Options:
     results = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"), "test", "lab")
-    return Options(args.binary, args.seed, args.seconds, args.plugs, args.hops, args.keep, results)
+    return Options(args.binary, args.seed, args.seconds, args.plugs, args.outages, args.hops, args.keep, results)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -146,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31), help="of all random moments (default: a new one, printed)")
     parser.add_argument("--seconds", type=float, default=4, help="load before the fault, at most (default 4)")
     parser.add_argument("--plugs", type=int, default=int(os.environ.get("LAB_PLUGS", "3")), metavar="N", help="pulls in case plugs_in_a_row (default $LAB_PLUGS, else 3)")
+    parser.add_argument("--outages", type=int, default=int(os.environ.get("LAB_OUTAGES", "3")), metavar="N", help="cuts of both hosts' power in case plug_both_hosts (default $LAB_OUTAGES, else 3)")
     parser.add_argument("--hops", type=int, default=10, metavar="N", help="restores in case hop_through_boot (default 10)")
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="all of it N times, each in a new lab")
     parser.add_argument("--binary", type=Path, default=binary, metavar="FILE", help="the program under test (default target/release/outlast)")

@@ -62,6 +62,7 @@ class Options:
     seed: int
     seconds: float
     plugs: int
+    outages: int
     hops: int
     keep: bool
     results: Path
@@ -122,10 +123,11 @@ class Stage:
         self.boot(host)
         self.run(host, CLEAN)
 
-    def boot(self, host: str) -> None:
-        """Boots a host that went down; what it keeps stays as it is."""
-        lifecycle.power_on_all(self.lab, [self.host(host)])
-        self.run(host, INSTALL)
+    def boot(self, *hosts: str) -> None:
+        """Boots hosts that went down; what they keep stays as it is."""
+        lifecycle.power_on_all(self.lab, [self.host(host) for host in hosts])
+        for host in hosts:
+            self.run(host, INSTALL)
 
     @property
     def witness(self) -> Path:
@@ -154,6 +156,14 @@ class Stage:
         """Takes a host's power; returns when (Unix, seconds)."""
         at = time.time()
         emulator.pull_plug(self.host(host))
+        return at
+
+    def plug_all(self) -> float:
+        """Takes the power of all hosts at once; returns when (Unix, seconds)."""
+        hosts = self.lab.all_hosts()
+        self.rng.shuffle(hosts)
+        at = time.time()
+        emulator.pull_plugs(hosts)
         return at
 
     def crash(self, host: str) -> float:

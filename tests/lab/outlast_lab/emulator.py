@@ -41,7 +41,8 @@ def power_on(instance: Instance, host: Host) -> None:
 
 def command_line(instance: Instance, host: Host, image: hostimage.HostImage) -> list[str]:
     """QEMU's arguments, one group per purpose."""
-    words = f"{KERNEL_WORDS} {_time_stamp_rate(instance)} lab.host={host.name} lab.index={host.index} lab.nvdimm={instance.nvdimm_mib}"
+    words = f"{KERNEL_WORDS} {_time_stamp_rate(instance)} lab.host={host.name} lab.index={host.index}"
+    words += f" lab.machine={instance.machine_id(host)} lab.nvdimm={instance.nvdimm_mib}"
     return [
         "qemu-system-x86_64", "-name", f"outlast-lab-{instance.name}-{host.name}",
         *_memory(instance, host), *_pace(instance), "-cpu", "EPYC", "-smp", str(instance.smp),
@@ -94,6 +95,15 @@ def pull_plug(host: Host) -> None:
     """Ends the emulator at once: no FIN, no sync, nothing leaves any more."""
     if not process.end(host.pid_record, signal.SIGKILL):
         raise HostGone(f"host {host.name} is not running", f"lab power {host.name}")
+
+
+def pull_plugs(hosts: list[Host]) -> None:
+    """The same of several hosts at once: none is waited for before all were told."""
+    for host in hosts:
+        if not process.send(host.pid_record, signal.SIGKILL):
+            raise HostGone(f"host {host.name} is not running", f"lab power {host.name}")
+    for host in hosts:
+        process.end(host.pid_record)
 
 
 def freeze(host: Host) -> None:

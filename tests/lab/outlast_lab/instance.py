@@ -8,6 +8,7 @@ share nothing but the image cache.
 import json
 import os
 import re
+import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -89,6 +90,8 @@ class Instance:
     nvdimm_mib: int = 0
     volatile_disk: bool = False
     counted: bool = False
+    # Of this lab and no other, whatever names they have.
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __post_init__(self):
         if not NAME_PATTERN.fullmatch(self.name):
@@ -122,6 +125,10 @@ class Instance:
         if name not in self.hosts:
             raise NotFound(f"lab {self.name} has no host {name}", f"hosts: {', '.join(self.hosts)}")
         return Host(name, self.hosts.index(name) + 1, self.directory / f"host-{name}")
+
+    def machine_id(self, host: Host) -> str:
+        """What a host finds in /etc/machine-id at each of its boots, and no other host does."""
+        return uuid.uuid5(uuid.UUID(self.id), host.name).hex
 
     def all_hosts(self) -> list[Host]:
         return [self.host(name) for name in self.hosts]
