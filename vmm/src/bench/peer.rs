@@ -49,6 +49,8 @@ impl Peer {
         let log = std::fs::File::create(&log_path).map_err(|error| cannot("make", &log_path, &error))?;
         let mut command = program()?;
         command.args(["backup", "--listen", "tcp:127.0.0.1:0", "--console", "off", "--name", spec.vm_name]);
+        // As the primary beside it, which is in the program that measures.
+        command.args(["--witness", "none"]);
         command.arg("--state-dir").arg(spec.dir.join("backup"));
         command.arg("--detect").arg(format!("{}ms", spec.detect.as_millis()));
         command.arg("--event-monitor").arg(format!("path={}", events.display()));
