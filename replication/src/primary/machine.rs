@@ -47,6 +47,7 @@ impl Primary {
             doubt: None,
             last_told: None,
             recording_end: Errand::Idle,
+            lost_store: None,
             was_accepted: false,
             parting: None,
             guest_ended: None,
@@ -348,7 +349,9 @@ impl Primary {
     pub fn poll_timeout(&self) -> Option<Time> {
         let lost = self.state.is_connected().then(|| self.last_heard.after(self.config.detect));
         let beat = self.state.is_connected().then(|| self.beat_at());
-        let errands = [self.delist, self.recording_end, self.doubt.map_or(Errand::Idle, |doubt| doubt.look)];
+        let look = self.doubt.map_or(Errand::Idle, |doubt| doubt.look);
+        let delist_store = self.lost_store.map_or(Errand::Idle, |lost| lost.errand);
+        let errands = [self.delist, self.recording_end, look, delist_store];
         let errands = errands.into_iter().filter_map(Errand::again_at).min();
         let enlist = self.enlisting.again_at();
         [lost, beat, self.ack_deadline(), self.claim_retry_at, errands, enlist].into_iter().flatten().min()
@@ -525,7 +528,7 @@ impl Primary {
     }
 
     /// Moves `committed` and `released` as far as the rules allow.
-    fn advance(&mut self) {
+    pub(super) fn advance(&mut self) {
         if matches!(self.state, Arbitrating | Fenced | Ended) {
             return;
         }
@@ -534,8 +537,7 @@ impl Primary {
             self.pointers.ship(sealed);
         }
         let survives = if self.state.waits_for_backup() { self.acked } else { sealed };
-        let durable = if self.config.local_durable { self.local_durable } else { sealed };
-        self.commit(survives.min(durable));
+        self.commit(survives.min(self.durable_here()));
     }
 
     fn commit(&mut self, upto: EpochId) {
@@ -551,7 +553,7 @@ impl Primary {
         assert!(acked_first, "committed above acked {}; {}", self.acked, self.pointers);
     }
 
-    fn end_if_released(&mut self, now: Time) {
+    pub(super) fn end_if_released(&mut self, now: Time) {
         let Some(GuestEnd { begins_anew, .. }) = self.guest_ended else { return };
         if self.state == Arbitrating || self.left != self.pointers.sealed() {
             return;
@@ -579,7 +581,7 @@ impl Primary {
 
     /// Nothing is asked any more: it is settled what becomes of the guest here.
     fn forget_questions(&mut self) {
-        (self.ack_wanted, self.claim_retry_at, self.doubt) = (None, None, None);
+        (self.ack_wanted, self.claim_retry_at, self.doubt, self.lost_store) = (None, None, None, None);
         (self.delist, self.recording_end, self.enlisting) = (Errand::Idle, Errand::Idle, Enlisting::NotAsked);
         self.delisting.clear();
     }
@@ -629,6 +631,12 @@ impl Primary {
         {
             doubt.look = Errand::Asked;
             self.actions.push_back(PrimaryAction::Look);
+        }
+        if let Some(lost) = &mut self.lost_store
+            && is_due(lost.errand)
+        {
+            lost.errand = Errand::Asked;
+            self.actions.push_back(PrimaryAction::DelistStore);
         }
         if self.enlisting.again_at().is_some_and(|at| now >= at)
             && let Some(session) = self.session()
@@ -717,7 +725,7 @@ impl Primary {
         self.end_doubt();
     }
 
-    fn fence(&mut self, holder: String) {
+    pub(super) fn fence(&mut self, holder: String) {
         if matches!(self.state, Fenced | Ended) {
             return;
         }

@@ -22,6 +22,7 @@
 //! - After a pause of this host nothing is released before the witness, or an ack of something sealed since, says that
 //!   nobody took over meanwhile. That is a narrowing: what was committed before may repeat, and never contradicts.
 //! - The backup is told of the guest's end only after the register says so.
+//! - Nothing is released that a lost local store does not have before the register does not list it.
 //!
 //! The driver's duties, in their order:
 //!
@@ -31,7 +32,7 @@
 //!    before, `handle_released`: the backup forgets what it is told has left. An image gets nothing of an epoch that the
 //!    local log does not have, whether or not `local_durable` makes commits wait for it.
 //! 3. While `may_seal` is false the guest waits at the boundary.
-//! 4. Every question to the witness ([`PrimaryAction::Claim`], `Enlist`, `Delist`, `Look`, `RecordEnd`) is answered once;
+//! 4. Every question to the witness ([`PrimaryAction::Claim`], `Enlist`, `Delist`, `DelistStore`, `Look`, `RecordEnd`) is answered once;
 //!    no answer in time is `Unreachable`. None is asked on a thread that keeps time.
 //! 5. `handle_shipping` before the first byte of an epoch goes to the socket, `handle_shipped` after the last: a backup
 //!    that takes bytes and heartbeats but never acks would otherwise stop the guest for ever.
@@ -41,6 +42,7 @@
 //! 9. After [`PrimaryAction::Disconnect`] the connection is gone for this core; its end is not reported any more.
 
 mod machine;
+mod store;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -123,6 +125,11 @@ pub enum PrimaryAction {
         /// The session.
         session: SessionId,
     },
+    /// Have the register not list the local store, which takes no more epochs; answer with `handle_store_delisted`.
+    DelistStore,
+    /// Remove the files of the local store, then `handle_store_removed`. If they cannot be removed, that may be called all
+    /// the same where there is a witness.
+    RemoveStore,
     /// Look at the register, and answer with `handle_looked`.
     Look,
     /// Have the register say that the guest has ended; answer with `handle_end_recorded`.
@@ -277,6 +284,8 @@ pub struct Primary {
     last_told: Option<Time>,
     /// The register is told of the guest's end.
     recording_end: Errand,
+    /// The local store takes no more epochs, and the register or its files still say that it does.
+    lost_store: Option<LostStore>,
     /// A backup accepted this life of the guest.
     was_accepted: bool,
     /// The end of the session that was asked for and waits for the claim.
@@ -348,6 +357,8 @@ struct Offered {
     first_chunk: u64,
     count: usize,
 }
+
+use store::LostStore;
 
 #[cfg(test)]
 mod tests;

@@ -677,3 +677,59 @@ fn backup_that_had_accepted_this_guest_and_is_busy_with_its_last_session_is_no_c
     primary.handle_frame(Time(2 * MS), frame(Message::Refuse(busy))).unwrap();
     assert!(!asked(&mut primary).iter().any(|action| matches!(action, PrimaryAction::Conflict { .. })));
 }
+
+/// Protected locally, with epoch 1 in its store, and epoch 2 sealed that the store did not take.
+fn without_its_store() -> Primary {
+    let mut primary = Primary::new(PrimaryConfig { local_durable: true, ..config() }, EpochId(1));
+    seal(&mut primary, None);
+    primary.handle_local_durable(Time(0), EpochId(1));
+    seal(&mut primary, None);
+    primary.handle_store_lost();
+    primary.handle_local_durable(Time(0), EpochId(2));
+    assert_eq!(asked(&mut primary), [PrimaryAction::Release { upto: EpochId(1) }, PrimaryAction::DelistStore]);
+    primary
+}
+
+#[test]
+fn nothing_leaves_that_a_lost_store_does_not_have_before_the_register_and_its_files_are_rid_of_it() {
+    let mut primary = without_its_store();
+    primary.handle_store_removed(Time(0));
+    assert_eq!(primary.pointers().committed(), EpochId(1), "the register was not told");
+    primary.handle_store_delisted(Time(0), ClaimResult::Granted);
+    assert_eq!(asked(&mut primary), [PrimaryAction::RemoveStore]);
+    assert_eq!(primary.pointers().committed(), EpochId(1), "its files are there");
+    primary.handle_store_removed(Time(0));
+    assert_eq!(asked(&mut primary), [PrimaryAction::Release { upto: EpochId(2) }]);
+    seal(&mut primary, None);
+    primary.handle_local_durable(Time(0), EpochId(3));
+    assert_eq!(asked(&mut primary), [PrimaryAction::Release { upto: EpochId(3) }]);
+}
+
+#[test]
+fn lost_store_is_taken_off_the_list_as_soon_as_the_witness_answers() {
+    let mut primary = without_its_store();
+    primary.handle_store_delisted(Time(0), ClaimResult::Unreachable);
+    assert_eq!(primary.poll_timeout(), Some(Time(20 * MS)));
+    primary.handle_timeout(Time(20 * MS));
+    assert_eq!(asked(&mut primary), [PrimaryAction::DelistStore]);
+    assert!(primary.is_removing_store());
+    primary.handle_store_delisted(Time(0), ClaimResult::Denied { holder: "b".into() });
+    assert_eq!(primary.state(), PrimaryState::Fenced);
+    assert_eq!(primary.pointers().committed(), EpochId(1));
+}
+
+#[test]
+fn ack_of_the_backup_does_not_stand_for_a_store_that_is_still_listed() {
+    let mut primary = protected();
+    primary.config.local_durable = true;
+    primary.handle_local_durable(Time(0), primary.pointers().sealed());
+    primary.handle_store_lost();
+    seal(&mut primary, None);
+    let epoch = primary.pointers().sealed();
+    primary.handle_local_durable(Time(0), epoch);
+    ack(&mut primary, epoch.0).unwrap();
+    assert!(primary.pointers().committed() < epoch);
+    primary.handle_store_delisted(Time(0), ClaimResult::Granted);
+    primary.handle_store_removed(Time(0));
+    assert_eq!(primary.pointers().committed(), epoch);
+}

@@ -4,10 +4,12 @@
 use std::path::Path;
 
 use guests::place::{disk, wait_progress};
-use guests::{Guest, Launch, Place, Vm, console, needs};
+use guests::{Guest, Launch, Place, Vm, console, needs, wait};
 
 const ERROR: i32 = 1;
 const NOT_FOUND: i32 = 3;
+/// Epochs sealed and not committed; then the guest waits.
+const IN_FLIGHT_MAX: u64 = 4;
 const FAIL_AT: &str = "OUTLAST_FAIL_AT";
 
 fn launch(place: &Place, guest: &Guest) -> Launch {
@@ -76,6 +78,28 @@ fn guest_goes_on_without_a_log_that_fails_while_a_backup_is_filled_and_is_protec
     console::join(&guest, &first, &backup.console()).unwrap_or_else(|e| panic!("{e}"));
     let mut late = Launch::resume(&place.path("a")).start();
     assert_eq!(late.wait(), NOT_FOUND, "{}", late.log());
+}
+
+#[test]
+fn nothing_leaves_without_the_state_directory_before_the_witness_knows_that_it_is_out() {
+    // The record that lists the directory would give the guest to whoever resumes from there.
+    needs!(Kvm);
+    let (place, guest) = (Place::in_memory(), Guest::counter());
+    let (witness, away) = (place.witness(), place.path("away"));
+    let failing = launch(&place, &guest).with("--witness", place.witness_option());
+    let vm = failing.environment(FAIL_AT, "LocalCommit:100").start();
+    vm.wait_event("booting");
+    std::fs::rename(&witness, &away).expect("in the test's own place");
+    vm.wait_event("degraded");
+    vm.wait_event("witness-away");
+    let held =
+        wait::until("a guest that waits", || Some(vm.status()).filter(|it| it["in_flight_epochs"] == IN_FLIGHT_MAX));
+    assert_eq!(held["released"].as_u64().map(|released| released + IN_FLIGHT_MAX), held["sealed"].as_u64());
+    assert!(held["warnings"].to_string().contains("state directory"), "{held}");
+    assert!(place.path("a/state").join("state").exists(), "removed before the register knew");
+    std::fs::rename(&away, &witness).expect("in the test's own place");
+    wait_progress(&vm, &guest, 40);
+    assert_unprotected(&place, &guest, vm);
 }
 
 #[test]

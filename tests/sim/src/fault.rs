@@ -93,6 +93,8 @@ pub enum What {
     Pause(usize, u64),
     /// A host's disk is slow.
     SlowDisk(usize, u64),
+    /// The state directory of a primary takes no more epochs.
+    StoreFails(usize),
     /// A backup is heard, and acks nothing any more in this session.
     Mute(usize),
     /// The connection between the hosts is reset.

@@ -68,11 +68,13 @@ pub enum Break {
     VoidUntold,
     /// A process says nobody that those before it on its host are gone.
     DeathUntold,
+    /// What a lost state directory does not have leaves though the register still lists that directory.
+    StoreUndelisted,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 23] = [
+    pub const ALL: [Break; 24] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -96,13 +98,14 @@ impl Break {
         Break::ShipOn,
         Break::VoidUntold,
         Break::DeathUntold,
+        Break::StoreUndelisted,
     ];
 }
 
 impl Break {
     /// It breaks nothing where no guest is resumed.
     fn is_of_local_protection(self) -> bool {
-        matches!(self, Break::ResumeWithoutClaim | Break::CommitBeforeLocal)
+        matches!(self, Break::ResumeWithoutClaim | Break::CommitBeforeLocal | Break::StoreUndelisted)
     }
 }
 
@@ -252,7 +255,7 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
             let when = When::Step { host: 0, step: Step::Claim, nth: 3, after: true };
             vec![at(What::Stop(0)), Fault { when, what: What::Cut(heal_at / 2) }]
         }
-        Some(Break::MeetUnasked) => vec![at(What::Cut(heal_at / 2))],
+        Some(Break::MeetUnasked | Break::WitnessForgets) => vec![at(What::Cut(heal_at / 2))],
         Some(Break::EnlistUnasked) => vec![at(What::Crash { host: 0, power: false, restart: None })],
         Some(Break::ShipOn) => {
             let when = When::Step { host: 0, step: Step::Ship, nth: 1, after: false };
@@ -265,6 +268,10 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
         Some(Break::DeathUntold) => {
             let crash = |host| at(What::Crash { host, power: true, restart: None });
             vec![crash(1), crash(0)]
+        }
+        Some(Break::StoreUndelisted) => {
+            let crash = What::Crash { host: 0, power: false, restart: Some(MS) };
+            vec![at(What::StoreFails(0)), Fault { when: When::At(heal_at / 4 * 3), what: crash }]
         }
         Some(Break::TermStands) => vec![at(What::GuestCrash(0))],
         _ => Vec::new(),
@@ -287,7 +294,7 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         When::Step { host, .. } if rng.percent(80) => host,
         _ => rng.range(0, 1) as usize,
     };
-    match rng.range(0, 21) {
+    match rng.range(0, 22) {
         0..=6 => {
             let restart = rng.percent(60).then(|| rng.range(0, 2 * detect));
             What::Crash { host, power: rng.percent(50), restart }
@@ -304,6 +311,7 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         17 | 18 => What::RunAgain(host),
         19 => What::Stop(host),
         20 => What::OtherWitness(host, long),
+        21 => What::StoreFails(host),
         _ => What::Unprotect,
     }
 }

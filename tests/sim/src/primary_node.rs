@@ -89,6 +89,10 @@ pub struct PrimaryNode {
     /// What outlives this node, if it is protected locally.
     pub store: Option<StateDir>,
     uncommitted: Uncommitted,
+    /// The state directory takes no more epochs.
+    store_fails: bool,
+    /// What it has since it took none. Files that could not be removed stay there.
+    pub lost_store: Option<StateDir>,
 }
 
 impl PrimaryNode {
@@ -220,11 +224,17 @@ impl PrimaryNode {
             encoder: PageEncoder::new(),
             store: None,
             uncommitted: Uncommitted::default(),
+            store_fails: false,
+            lost_store: None,
         }
     }
 
     /// All up to `epoch` is in the log and, if there is one, in the state directory.
     pub fn handle_local_durable(&mut self, epoch: EpochId, env: &mut Env) -> Result<(), Crashed> {
+        if self.store_fails && self.store.is_some() {
+            self.lost_store = self.store.take();
+            self.core.handle_store_lost();
+        }
         if let Some(store) = &mut self.store
             && let Some((guest, image)) = self.uncommitted.take(epoch)
         {
@@ -237,6 +247,19 @@ impl PrimaryNode {
         }
         self.core.handle_local_durable(env.time(), epoch);
         self.pump(env)
+    }
+
+    /// The medium of its state directory takes nothing from now on.
+    pub fn fail_store(&mut self) {
+        self.store_fails = true;
+    }
+
+    /// The files of the lost state directory are removed, or its medium does not let them be.
+    fn remove_store(&mut self, env: &mut Env) {
+        if env.rng.percent(50) {
+            self.lost_store = None;
+        }
+        self.core.handle_store_removed(env.time());
     }
 
     /// The client's packet arrived.
@@ -561,6 +584,11 @@ impl PrimaryNode {
             PrimaryAction::RecordEnd => self.ask(Question::RecordEnd, Break::EndUnrecorded, env),
             PrimaryAction::Delist { session } => {
                 env.ask(self.id, Question::Delist { session });
+                Ok(())
+            }
+            PrimaryAction::DelistStore => self.ask(Question::DelistStore, Break::StoreUndelisted, env),
+            PrimaryAction::RemoveStore => {
+                self.remove_store(env);
                 Ok(())
             }
             PrimaryAction::Look => {

@@ -69,6 +69,7 @@ pub enum Question {
         place: Option<Box<Place>>,
     },
     Look,
+    DelistStore,
     RecordEnd,
     /// Does the peer see the same witness?
     Meet {
@@ -308,6 +309,7 @@ impl Witness {
                 let place = place.map_or_else(|| process(id), |place| *place);
                 Wish::Enlist(Member { place, join: session })
             }
+            Question::DelistStore => Wish::RemoveStore,
             Question::RecordEnd => Wish::End,
             Question::Introduce(Some(Greeting { known, primary, .. })) => Wish::Follow { known, primary },
             Question::Look | Question::Meet { .. } | Question::Introduce(None) => Wish::Look,

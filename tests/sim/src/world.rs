@@ -355,6 +355,7 @@ impl World {
             question => self.primary(to, |node, env| {
                 let now = env.time();
                 match (question, &answer) {
+                    (Question::DelistStore, _) => node.core.handle_store_delisted(now, result),
                     (Question::Claim { session }, _) => node.core.handle_claim(now, session, result),
                     (Question::Delist { session }, _) => node.core.handle_delisted(now, session, result),
                     (Question::Enlist { session, .. }, _) => node.core.handle_enlisted(now, session, result),
@@ -518,7 +519,7 @@ impl World {
         if *life != id.life || !node.is_over() {
             return;
         }
-        node.store = None;
+        (node.store, node.lost_store) = (None, None);
         self.crash(id.host, false);
         let delay = self.env.rng.range(MS, 30 * MS);
         self.env.after(delay, Event::Restart(id.host));

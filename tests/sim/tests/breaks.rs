@@ -47,6 +47,7 @@ caught! {
     base_that_goes_on_after_its_session_is_caught: ShipOn,
     backup_that_hides_that_it_is_not_whole_is_caught: VoidUntold,
     death_that_nobody_states_is_caught: DeathUntold,
+    output_beyond_a_listed_store_is_caught: StoreUndelisted,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

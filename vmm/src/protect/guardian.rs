@@ -103,6 +103,8 @@ pub(super) enum ToShip {
     Part(u64),
     /// The guest goes on unprotected.
     GoSolo,
+    /// Nobody may resume from the state directory that took no epoch: remove what is there.
+    RemoveStore,
     /// The guest has ended and all of it is committed: leave nothing in the log, and say when that is done.
     Close(Sender<()>),
 }
@@ -335,6 +337,8 @@ impl Guardian {
             PrimaryAction::Meet { session, nonce } => self.ask(Question::Meet { session, nonce }),
             PrimaryAction::Enlist { session, place } => self.ask(Question::Enlist { session, place }),
             PrimaryAction::Delist { session } => self.ask(Question::Delist { session }),
+            PrimaryAction::DelistStore => self.ask(Question::DelistStore),
+            PrimaryAction::RemoveStore => self.send(ToShip::RemoveStore),
             PrimaryAction::Look => self.ask(Question::Look),
             PrimaryAction::RecordEnd => self.ask(Question::RecordEnd),
             PrimaryAction::Conflict { text } => {
@@ -465,9 +469,20 @@ impl Guardian {
     /// Epochs are not committed to the state directory any more.
     pub(super) fn note_local_lost(&self, why: &str) {
         self.lock().local = None;
-        self.ask(Question::RemoveStore);
-        tracing::error!(why, "the guest is not protected by its state directory any more; it goes on");
+        tracing::error!(why, "the guest is not protected by its state directory any more");
         self.note("degraded", json!({ "protection": "local", "reason": why }));
+        self.with_core(Primary::handle_store_lost);
+    }
+
+    /// Nobody resumes from the state directory that took no epoch.
+    pub(super) fn handle_store_removed(&self) {
+        let now = self.clock.now();
+        self.with_core(|core| core.handle_store_removed(now));
+    }
+
+    /// Whether the register is at a witness.
+    pub(super) fn is_witnessed(&self) -> bool {
+        self.lease.is_witnessed()
     }
 
     /// How many earlier epochs are kept, and their bytes.
@@ -651,7 +666,7 @@ impl Guardian {
             "solo_reason": inner.last_solo_reason,
             "connect_error": inner.connect_error,
             "disk_full": inner.images.full().next(),
-            "warnings": inner.images.full().map(|path| no_room(path)).collect::<Vec<_>>(),
+            "warnings": warnings(&inner),
         })
     }
 
@@ -667,6 +682,13 @@ impl Guardian {
 }
 
 /// For an operator: what waits, and for what.
+fn warnings(inner: &Inner) -> Vec<String> {
+    let delisting = inner.core.is_removing_store().then(|| {
+        "the state directory took no epoch, and the witness was not told yet: output waits until it is".to_owned()
+    });
+    inner.images.full().map(|path| no_room(path)).chain(delisting).collect()
+}
+
 fn no_room(path: &Path) -> String {
     format!("there is no room for {}: disk writes wait, and the guest with them, until there is some", path.display())
 }

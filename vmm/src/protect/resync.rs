@@ -159,11 +159,14 @@ impl Resync<'_> {
         Ok(begun.elapsed())
     }
 
-    /// Waits until the register lists the backup; gives how long that took.
+    /// Waits until the register lists the backup, and does not list a state directory that took no epoch: until then nothing
+    /// leaves that a base may follow. Gives how long that took.
     fn enlist(&mut self) -> Result<Duration, ResyncError> {
         let (asked, session) = (Instant::now(), self.link.session);
         self.shipper.guardian.handle_filled(session);
-        while !self.shipper.guardian.is_enlisted(session).ok_or(ResyncError::SessionEnded)? {
+        while !self.shipper.guardian.is_enlisted(session).ok_or(ResyncError::SessionEnded)?
+            || self.shipper.is_removing_store()
+        {
             self.handle_waiting()?;
             self.shipper.guardian.wait_for_change();
         }
@@ -352,6 +355,10 @@ impl Resync<'_> {
                 Ok(flushed?)
             }
             ToShip::DiskWanted(_) => Ok(()),
+            ToShip::RemoveStore => {
+                self.shipper.remove_store();
+                Ok(())
+            }
             ToShip::Epoch(sealed, None) if self.collected.is_some() => self.commit_between(*sealed),
             // Only a session that is over brings these; they wait until this is left.
             item @ (ToShip::Part(_) | ToShip::GoSolo | ToShip::Resync(_) | ToShip::Epoch(..) | ToShip::Close(_)) => {

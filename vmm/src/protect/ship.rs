@@ -44,6 +44,8 @@ pub(super) fn run(guardian: &Arc<Guardian>, items: &Receiver<ToShip>, log: DiskL
         shadow: Shadow::default(),
         idle: guardian.machine.epochs().idle_pages(),
         local,
+        lost: None,
+        renews_log: false,
         is_degraded: false,
         is_unsettled: false,
         recorded: None,
@@ -80,6 +82,10 @@ pub(super) struct Shipper {
     idle: IdlePages,
     /// The state directory, while epochs are committed to it.
     local: Option<LocalStore>,
+    /// The state directory after it took no epoch, until the register does not list it.
+    lost: Option<LocalStore>,
+    /// The log took no record: it begins anew when nobody can resume from the state directory any more.
+    renews_log: bool,
     /// What it was last told of backups, by this process.
     recorded: Option<Pairing>,
     log: DiskLog,
@@ -137,6 +143,7 @@ impl Shipper {
             // Nobody waits for it any more.
             ToShip::DiskWanted(_) => {}
             ToShip::GoSolo => self.settle(items),
+            ToShip::RemoveStore => self.remove_store(),
             ToShip::Close(done) => {
                 self.close();
                 // Whoever asked may have given up waiting.
@@ -148,7 +155,7 @@ impl Shipper {
     /// Empties the log, if all that is in it went to the images: an image that another program changes before the next
     /// start must not get old writes.
     fn close(&mut self) {
-        let store = self.local.take().filter(|_| !self.guardian.keeps_last_epoch());
+        let store = self.local.take().filter(|_| !self.guardian.keeps_last_epoch()).or(self.lost.take());
         if let Some(Err(error)) = store.map(LocalStore::remove) {
             tracing::warn!(%error, "what is left of the ended guest was not removed");
         }
@@ -166,6 +173,10 @@ impl Shipper {
         if self.local.is_some() {
             // Its epochs go on without a backup.
             return self.forget_session();
+        }
+        if self.lost.is_some() {
+            // What was sealed since may not leave yet. This is asked for again when it may.
+            return;
         }
         if guardian.is_settled() {
             // A backup that was refused, or lost before anything was sent: there is no reason to stop the guest.
@@ -295,7 +306,7 @@ impl Shipper {
             return self.guardian.machine.fail(failure.to_string());
         }
         self.guardian.handle_local_durable(epoch);
-        if self.is_degraded {
+        if self.is_degraded && self.lost.is_none() {
             self.deferred.push_back(ToShip::GoSolo);
         }
     }
@@ -348,6 +359,7 @@ impl Shipper {
             match waiting.pop_front().map_or_else(|| items.recv_timeout(LOOK_AROUND), Ok) {
                 Ok(ToShip::Frames(connection, frames)) => self.send_frames(connection, &frames),
                 Ok(ToShip::Part(connection)) => self.part(connection),
+                Ok(ToShip::RemoveStore) => self.remove_store(),
                 Ok(item) => self.deferred.push_back(item),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -365,7 +377,8 @@ impl Shipper {
         self.log.append(epoch, sets)
     }
 
-    /// The state directory took no epoch: the guest goes on without, or ends.
+    /// The state directory took no epoch: the guest continues without it, or ends. Nothing of the epoch leaves before nobody
+    /// can resume from the one that is in there.
     fn degrade(&mut self, failure: &Failure) -> Result<(), Failure> {
         if self.guardian.on_degraded() == OnDegraded::Stop {
             // Nothing of the epoch was shown: the one before is in there, and the guest may go on from it.
@@ -373,10 +386,38 @@ impl Shipper {
             return Err(Failure::new(Exit::Error, text)
                 .with_hint("repair the storage, then `outlast resume` goes on from the last committed epoch"));
         }
+        (self.lost, self.is_degraded) = (self.local.take(), self.guardian.state() == PrimaryState::Solo);
         self.guardian.note_local_lost(&failure.to_string());
-        self.is_degraded = self.guardian.state() == PrimaryState::Solo;
-        // The guest is about to leave the epoch behind that is in there: nobody may go back to it.
-        self.local.take().map_or(Ok(()), |store| Ok(store.remove()?))
+        Ok(())
+    }
+
+    /// The register does not list the state directory any more. Without a witness its files alone keep others from resuming.
+    pub(super) fn remove_store(&mut self) {
+        let removed = self.lost.take().map_or(Ok(()), LocalStore::remove).map_err(Failure::from);
+        let renewed = if std::mem::take(&mut self.renews_log) {
+            self.log.begin_anew(self.guardian.machine.disks())
+        } else {
+            Ok(())
+        };
+        match removed {
+            Err(failure) if self.guardian.is_witnessed() => {
+                tracing::warn!(%failure, "what the state directory has of the guest was not removed; it is not resumed");
+            }
+            Err(failure) => return self.guardian.machine.fail(failure.to_string()),
+            Ok(()) => {}
+        }
+        if let Err(failure) = renewed {
+            return self.guardian.machine.fail(failure.to_string());
+        }
+        self.guardian.handle_store_removed();
+        if self.guardian.state() == PrimaryState::Solo {
+            self.deferred.push_back(ToShip::GoSolo);
+        }
+    }
+
+    /// Whether the state directory took no epoch and may still be resumed from.
+    pub(super) fn is_removing_store(&self) -> bool {
+        self.lost.is_some()
     }
 
     /// The log of disk writes took no record. A guest with a backup is left to that one; one that is protected by its
@@ -390,8 +431,8 @@ impl Shipper {
         if self.local.is_none() || !is_applied || self.guardian.state() != PrimaryState::Solo {
             return Err(failure);
         }
-        self.degrade(&failure)?;
-        self.log.begin_anew(self.guardian.machine.disks())
+        self.renews_log = true;
+        self.degrade(&failure)
     }
 
     /// Commits an epoch to the state directory, whose disk writes are in the log already.
@@ -447,7 +488,7 @@ impl Shipper {
 
     /// Empties the log when it is half full and everything in it is committed; waits for that if it has to.
     fn make_room(&mut self, sets: &[(u16, &WriteSet)], items: &Receiver<ToShip>) {
-        while !self.log.has_room(sets) || self.log.is_half_full() {
+        while !self.is_degraded && (!self.log.has_room(sets) || self.log.is_half_full()) {
             if self.guardian.performed() >= self.log.last() {
                 if let Err(failure) = self.log.checkpoint(self.guardian.machine.disks()) {
                     self.guardian.machine.fail(failure.to_string());
@@ -457,7 +498,7 @@ impl Shipper {
             if self.log.has_room(sets) || self.guardian.is_finished() || self.guardian.machine.ended().is_some() {
                 return;
             }
-            if self.guardian.is_image_full() {
+            if self.guardian.is_image_full() || self.lost.is_some() {
                 // That may last: what is to be said to the backup is said.
                 self.say_meanwhile(items);
             } else {

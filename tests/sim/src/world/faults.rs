@@ -36,6 +36,12 @@ impl World {
             }
             What::SlowDisk(host, time) => return env.slow_until[host] = env.now + time,
             What::Mute(host) => return env.mute[host] = true,
+            What::StoreFails(host) => {
+                if let Role::Primary(node) = &mut self.hosts[host].role {
+                    node.fail_store();
+                }
+                return;
+            }
             What::Garble => return env.net.garble_next = true,
             What::Reset => return self.reset(),
             What::Unprotect => return self.unprotect(),
@@ -128,7 +134,7 @@ impl World {
             self.env.close(connection, host);
         }
         let mut remains = match std::mem::replace(&mut self.hosts[host].role, Role::Down(Box::default())) {
-            Role::Primary(node) => Box::new(Remains { image: node.disk.image, store: node.store }),
+            Role::Primary(node) => Box::new(Remains { image: node.disk.image, store: node.store.or(node.lost_store) }),
             Role::Backup(node) => Box::new(Remains { image: node.image, store: None }),
             Role::Starting(remains) | Role::Down(remains) => remains,
         };

@@ -28,7 +28,7 @@ pub(super) enum Question {
     /// Is the backup, which could take over, out?
     Claim { session: SessionId },
     /// Is the state directory, which takes no more epochs, not listed?
-    RemoveStore,
+    DelistStore,
     /// Is this still the primary?
     Look,
     /// Is it known that the guest has ended?
@@ -97,10 +97,10 @@ impl Guardian {
                 self.with_core(|core| core.handle_delisted(now, session, result));
             }
             Question::Claim { session } => self.answer_claim(session),
-            Question::RemoveStore => {
-                // The directory holds no epoch any more: a record that still lists it makes nobody go back to it.
+            Question::DelistStore => {
                 let result = self.lease.remove_store();
-                tracing::debug!(?result, "the register was told that nothing is committed to the state directory");
+                let now = self.clock.now();
+                self.with_core(|core| core.handle_store_delisted(now, result));
             }
             Question::Look => {
                 let result = self.lease.look();
