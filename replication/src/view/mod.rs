@@ -13,6 +13,7 @@
 //!
 //! [`Record`] is the content; [`Wish`] says what a node wants and whether the newest record allows it; [`Register`] is one
 //! node's side of the conversation: what to read, what to append, and what an answer that did not come leaves in doubt.
+//! [`evidence`] says what proves that a place is gone, and [`Lives`] what a lock file says and when that counts.
 //!
 //! Invariants of [`Register`]:
 //!
@@ -22,12 +23,15 @@
 //!
 //! Source: the configuration manager of PacificA.
 
+pub mod evidence;
+mod lives;
 mod record;
 mod register;
 #[cfg(test)]
 mod tests;
 mod wish;
 
+pub use lives::{EARLIER_MAX, Home, Lives};
 pub use record::{
     Attempt, Entry, Greeting, Incarnation, Known, Location, Member, Nonce, Place, PlaceKind, Record, RecordHash,
     RegisterId, Standing,

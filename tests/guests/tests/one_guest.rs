@@ -347,7 +347,7 @@ fn fresh_guest_whose_backup_runs_another_one_stops_with_its_witness_none() {
 }
 
 #[test]
-fn copy_of_a_state_directory_is_not_resumed_while_the_original_lives() {
+fn copy_of_a_state_directory_is_resumed_neither_while_the_original_lives_nor_after() {
     needs!(Kvm);
     let (guest, place) = (Guest::counter(), Place::new());
     let mut vm =
@@ -362,6 +362,9 @@ fn copy_of_a_state_directory_is_not_resumed_while_the_original_lives() {
     vm.unhang();
     wait_value(&vm, &guest, before + 20);
     vm.kill();
+    // That the original's process is gone proves nothing for the copy: it lacks what was committed since.
+    let said = refused(Launch::resume(&place.path("copy")), SPLIT_BRAIN);
+    assert!(said.contains("runs or may be continued elsewhere"), "{said}");
     let mut again = Launch::resume(&place.path("a")).start();
     wait_value(&again, &guest, before + 40);
     stop(&mut again);

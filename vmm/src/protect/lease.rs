@@ -1,5 +1,5 @@
-//! The lease: this process's side of the VM's register at the witness. What may be done is decided in
-//! [`replication::view`]; here questions are put and answers are put into words.
+//! The lease: this process's side of the VM's register at the witness. What may be done, and what proves that others are gone,
+//! is decided in [`replication::view`]; here is looked and asked, and answers are put into words.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,15 +7,16 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use replication::primary::Meeting;
+use replication::view::evidence::{self, Facts, Resume, Start, Statement};
 use replication::view::{
-    Ask, Attempt, Entry, Greeting, Incarnation, Known, Member, Nonce, Outcome, Place, PlaceKind, Refusal, Register,
-    Standing, Wish,
+    Ask, Attempt, Entry, Greeting, Incarnation, Known, Member, Nonce, Outcome, Place, PlaceKind, Record, Refusal,
+    Register, Wish,
 };
 use replication::{ClaimResult, EpochId, SessionId, Term};
 
 use crate::config::Witness;
 use crate::exit::{Exit, Failure};
-use crate::witness::{FileWitness, Life, Statement, random};
+use crate::witness::{FileWitness, Life, random};
 
 /// The place of this process at the VM's register.
 #[derive(Debug)]
@@ -77,7 +78,7 @@ impl Lease {
             vm_name: vm_name.to_owned(),
             configured: config.clone(),
             witness,
-            register: Mutex::new(Register::new(life.place.clone(), life.known)),
+            register: Mutex::new(Register::new(life.observer.place().clone(), life.known)),
             life,
             away_since: Mutex::default(),
         };
@@ -97,7 +98,7 @@ impl Lease {
 
     /// A place for the state directory of this process.
     pub(crate) fn store(&self, id: Incarnation) -> Place {
-        self.life.store(id)
+        self.life.observer.store(id)
     }
 
     /// The newest record that this process has seen.
@@ -230,21 +231,10 @@ impl Lease {
             return Ok(Begun { term: Term(unwitnessed_term()), was_free: false });
         }
         let newest = self.newest()?;
-        let was_free = newest.as_ref().is_none_or(|entry| entry.record.standing == Standing::Ended);
-        let listed: Vec<Place> = newest.iter().flat_map(|entry| entry.record.places().cloned()).collect();
-        let writer = newest.as_ref().map(|entry| entry.record.primary.id);
-        let is_dead = |place: &&Place| match place.kind {
-            PlaceKind::Store => !has_epoch && self.is_store_of(place, writer),
-            PlaceKind::Process => self.is_dead_process(place),
-        };
-        let mut dead: BTreeSet<Incarnation> = listed.iter().filter(is_dead).map(|place| place.id).collect();
-        let backups = newest.iter().flat_map(|entry| &entry.record.backups);
-        dead.extend(
-            backups.filter(|member| self.is_stated(Statement::Void(member.join))).map(|member| member.place.id),
-        );
-        let here = listed.iter().filter(|place| self.life.is_here(place)).map(|place| place.id).collect();
-        let named_dead = resolve(&listed, names_dead)?;
-        let wish = Wish::Begin { store, dead, here, named_dead };
+        let newest = newest.as_ref().map(|entry| &entry.record);
+        let was_free = evidence::is_free(newest);
+        let start = Start { store, has_epoch, named_dead: named(newest, names_dead)? };
+        let wish = self.life.observer.begin(newest, &self.facts(newest), start);
         self.win(wish).map(|term| Begun { term, was_free })
     }
 
@@ -254,17 +244,14 @@ impl Lease {
             return Ok(Term(unwitnessed_term()));
         }
         let newest = self.newest()?;
-        let listed: Vec<Place> = newest.iter().flat_map(|entry| entry.record.places().cloned()).collect();
-        let primary = newest.iter().map(|entry| &entry.record.primary);
-        let dead = primary.filter(|place| self.is_dead_process(place)).map(|place| place.id).collect();
-        let named_dead = resolve(&listed, names_dead)?;
-        self.win(Wish::Resume { store, fork, dead, named_dead })
+        let newest = newest.as_ref().map(|entry| &entry.record);
+        let resume = Resume { store, fork, named_dead: named(newest, names_dead)? };
+        self.win(self.life.observer.resume(newest, resume))
     }
 
     /// The places that the newest record lists and that `names` names; for an override.
     pub(crate) fn named(&self, names: &[String]) -> Result<BTreeSet<Incarnation>, Failure> {
-        let listed: Vec<Place> = self.newest()?.iter().flat_map(|entry| entry.record.places().cloned()).collect();
-        resolve(&listed, names)
+        named(self.newest()?.as_ref().map(|entry| &entry.record), names)
     }
 
     fn win(&self, wish: Wish) -> Result<Term, Failure> {
@@ -292,15 +279,11 @@ impl Lease {
         }
     }
 
-    /// Whether a process that the register lists is proved dead.
-    fn is_dead_process(&self, place: &Place) -> bool {
-        self.life.proves_dead(place) || self.is_stated(Statement::Dead(place.id))
-    }
-
-    /// Whether the store `place` is the state directory of this process, which then knows what is in there: its path alone
-    /// is no proof, since the file system that belongs there may not be mounted. Its lock file knows who wrote there.
-    fn is_store_of(&self, place: &Place, writer: Option<Incarnation>) -> bool {
-        self.life.is_here(place) && writer.is_some_and(|writer| self.life.earlier.contains(&writer))
+    /// What this host and the witness show of the places of `newest`.
+    fn facts(&self, newest: Option<&Record>) -> Facts {
+        let Some(record) = newest else { return Facts::default() };
+        let stated = Statement::about(record).into_iter().filter(|statement| self.is_stated(*statement)).collect();
+        Facts { free: self.life.free_locks(record), stated }
     }
 
     fn is_stated(&self, statement: Statement) -> bool {
@@ -316,13 +299,12 @@ impl Lease {
         stated.is_ok()
     }
 
-    /// States for other hosts what only this one can prove: that earlier lives of the VM on it are gone. Also of those that
-    /// the register does not list: an append of theirs that is late may list them yet.
+    /// States for other hosts what only this one can prove: that earlier lives of the VM on it are gone.
     pub(crate) fn state_deaths(&self) {
         let Some(witness) = &self.witness else { return };
-        let listed = self.newest().ok().flatten();
-        let listed = listed.iter().flat_map(|entry| entry.record.places()).filter(|place| self.life.proves_dead(place));
-        for id in listed.map(|place| place.id).chain(self.life.earlier.iter().copied()) {
+        let listed = self.newest().ok().flatten().map(|entry| entry.record);
+        let free = listed.as_ref().map_or_else(Vec::new, |record| self.life.free_locks(record));
+        for id in self.life.observer.deaths(listed.as_ref(), &Facts { free, ..Facts::default() }) {
             if let Err(error) = witness.state(&self.vm_name, Statement::Dead(id)) {
                 return tracing::debug!(%error, "the witness was not told that an earlier life of this VM is gone");
             }
@@ -383,7 +365,7 @@ impl Lease {
         // Its place goes into a record.
         self.life.publish().map_err(|error| format!("the backup's state directory takes no more: {error}"))?;
         let nonce = witness.leave(&self.vm_name).map_err(no_answer)?;
-        Ok(Introduction { place: Some(self.life.place.clone()), nonce: Some(nonce) })
+        Ok(Introduction { place: Some(self.life.observer.place().clone()), nonce: Some(nonce) })
     }
 
     fn no_answer(&self) -> Failure {
@@ -411,7 +393,7 @@ impl Lease {
     fn refused(&self, refusal: &Refusal) -> Failure {
         let vm = &self.vm_name;
         match refusal {
-            Refusal::MayBeWhole { place } if place.kind == PlaceKind::Store && self.life.is_here(place) => {
+            Refusal::MayBeWhole { place } if place.kind == PlaceKind::Store && self.life.observer.is_here(place) => {
                 Failure::new(Exit::SplitBrain, format!("the last epoch of {vm} is in this state directory"))
                     .with_hint("`outlast resume` continues from it")
             }
@@ -456,26 +438,15 @@ fn short(id: Incarnation) -> String {
     id.to_string()[..8].to_owned()
 }
 
-/// The listed places that the operator means. One that is not listed is a mistake that must not pass.
-fn resolve(listed: &[Place], names: &[String]) -> Result<BTreeSet<Incarnation>, Failure> {
-    let mut named = BTreeSet::new();
-    for name in names {
-        let mut matching =
-            listed.iter().filter(|place| name.len() >= 8 && place.id.to_string().starts_with(name.as_str()));
-        match (matching.next(), matching.next()) {
-            (Some(place), None) => named.insert(place.id),
-            _ => {
-                let known: Vec<String> = listed.iter().map(|place| format!("{} ({place})", short(place.id))).collect();
-                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                return Err(Failure::new(
-                    Exit::NotFound,
-                    format!("the newest record at the witness has no place {name}"),
-                )
-                .with_hint(format!("it lists: {known}")));
-            }
-        };
-    }
-    Ok(named)
+/// The listed places that the operator means.
+fn named(newest: Option<&Record>, names: &[String]) -> Result<BTreeSet<Incarnation>, Failure> {
+    evidence::named(newest, names).map_err(|evidence::Unlisted { name }| {
+        let listed = newest.into_iter().flat_map(Record::places);
+        let listed: Vec<String> = listed.map(|place| format!("{} ({place})", short(place.id))).collect();
+        let listed = if listed.is_empty() { "none".to_owned() } else { listed.join(", ") };
+        Failure::new(Exit::NotFound, format!("the newest record at the witness has no place {name}"))
+            .with_hint(format!("it lists: {listed}"))
+    })
 }
 
 fn holder_of(refusal: &Refusal) -> String {

@@ -25,13 +25,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use replication::view::evidence::Statement;
 use replication::view::{Ask, Entry, Nonce};
 
 use crate::exit::{Advice, Exit};
 use bounded::Bounded;
 pub(crate) use place::{Life, random};
 use records::Records;
-pub use records::Statement;
 
 /// Longer than shared storage needs when it works, much shorter than an operator's patience.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);

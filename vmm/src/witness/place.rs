@@ -1,7 +1,5 @@
-//! Where this process is, and what proves that an earlier one is gone.
-//!
-//! Proofs are those that the kernel gives: a lock that it frees when its holder ends, on the kernel that still runs; or
-//! that another boot of the same machine runs now. Never a process number, silence, or age.
+//! Where this process is, and the lock file of its state directory: reading, writing and locking it. What that says and
+//! proves is decided in [`replication::view::evidence`].
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -9,15 +7,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use replication::view::{Incarnation, Known, Location, Place, PlaceKind};
-use serde::{Deserialize, Serialize};
+use replication::view::evidence::{FreeLock, Observer};
+use replication::view::{Home, Incarnation, Known, Lives, Location, Record};
 
 /// The lock file's name in the state directory.
 const LOCK: &str = "lock";
-/// Earlier lives that a lock file remembers.
-const EARLIER_MAX: usize = 64;
 /// A lock file is far smaller.
 const LOCK_BYTES_MAX: u64 = 16 << 10;
+/// A lock file fits into one, unless its path is very long.
+const LOCK_BLOCK_BYTES: usize = 4 << 10;
 
 /// A fresh random number.
 pub(crate) fn random() -> [u8; 16] {
@@ -33,55 +31,10 @@ pub(crate) fn random() -> [u8; 16] {
     bytes
 }
 
-/// What a lock file says: whose it is, and whose it was. Who has the lock knows that all of these are gone.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Lives {
-    now: Incarnation,
-    /// Whether `now` may stand in a record. Of a life that never asked for that, nobody wants to know whether it is gone.
-    #[serde(default = "unknown")]
-    is_public: bool,
-    earlier: Vec<Incarnation>,
-    /// Where the file is. Another one that says the same is a copy: its lock says nothing of these lives.
-    #[serde(default)]
-    home: Home,
-    /// The newest record of the VM's register that was seen from here.
-    #[serde(default)]
-    known: Option<Known>,
-}
-
-/// A file of a host.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Home {
-    path: String,
-    inode: u64,
-    machine: String,
-    boot: String,
-}
-
-impl Home {
-    fn of(file: &File, location: &Location) -> io::Result<Self> {
-        let Location { machine, boot, lock, host: _ } = location.clone();
-        Ok(Home { path: lock, inode: file.metadata()?.ino(), machine, boot })
-    }
-
-    /// Whether it is the same file, perhaps in another boot.
-    fn is(&self, other: &Self) -> bool {
-        let is_same_host = self.boot == other.boot || (!self.machine.is_empty() && self.machine == other.machine);
-        is_same_host && (&self.path, self.inode) == (&other.path, other.inode)
-    }
-}
-
-/// Earlier versions did not say.
-fn unknown() -> bool {
-    true
-}
-
 /// This process's life in its state directory. The lock is free as soon as the process is gone, however it went.
 #[derive(Debug)]
 pub(crate) struct Life {
-    pub(crate) place: Place,
-    /// Those before it in its state directory.
-    pub(crate) earlier: Vec<Incarnation>,
+    pub(crate) observer: Observer,
     /// The newest record that was seen from there: a witness that lacks it is another one, or has forgotten.
     pub(crate) known: Option<Known>,
     lock: Option<Mutex<Held>>,
@@ -91,104 +44,95 @@ pub(crate) struct Life {
 #[derive(Debug)]
 struct Held {
     file: File,
+    dir: PathBuf,
     lives: Lives,
 }
 
 impl Held {
-    fn change(&mut self, change: impl FnOnce(&mut Lives)) -> io::Result<()> {
+    fn publish(&mut self) -> io::Result<()> {
         let mut lives = self.lives.clone();
-        change(&mut lives);
+        lives.publish();
         write_lives(&mut self.file, &lives)?;
+        self.sync()?;
         self.lives = lives;
         Ok(())
+    }
+
+    fn remember(&mut self, known: Known) -> io::Result<()> {
+        let mut lives = self.lives.clone();
+        let is_first = lives.remember(known);
+        write_lives(&mut self.file, &lives)?;
+        if is_first {
+            self.sync()?;
+        }
+        self.lives = lives;
+        Ok(())
+    }
+
+    /// What the file says is on stable storage, and so is its name.
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()?;
+        File::open(&self.dir)?.sync_all()
     }
 }
 
 impl Life {
     /// A life without a state directory, which nobody can prove dead on the kernel that still runs.
     pub(crate) fn without_lock() -> io::Result<Self> {
-        Self::new(location(String::new())?, Lives { now: Incarnation(random()), ..Lives::default() }, None)
+        Ok(Self::new(location(String::new())?, Lives::begin(Incarnation(random()), Home::default(), None), None))
     }
 
     /// Takes the lock of `state_dir`, which must exist. `WouldBlock`: another process lives there.
     pub(crate) fn begin(state_dir: &Path) -> io::Result<Self> {
-        let path = lock_path(state_dir)?;
+        let dir = fs::canonicalize(state_dir)?;
+        let path = dir.join(LOCK);
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
         file.try_lock().map_err(io::Error::from)?;
         let location = location(path.to_string_lossy().into_owned())?;
-        let home = Home::of(&file, &location)?;
-        let before = read_lives(&mut file);
-        let known = before.as_ref().and_then(|lives| lives.known);
-        let before = before.filter(|lives| lives.home.is(&home));
-        let earlier = before.map_or_else(Vec::new, |lives| lives.public().take(EARLIER_MAX).collect());
-        let lives = Lives { now: Incarnation(random()), is_public: false, earlier, home, known };
+        let home = home_of(&file, &location)?;
+        let lives = Lives::begin(Incarnation(random()), home, read_lives(&mut file).as_ref());
         write_lives(&mut file, &lives)?;
-        Self::new(location, lives, Some(file))
+        Ok(Self::new(location, lives.clone(), Some(Held { file, dir, lives })))
     }
 
-    /// From here on others may hear of this life: the lives after it must be able to say that it is gone.
+    /// From here on others may hear of this life.
     pub(crate) fn publish(&self) -> io::Result<()> {
         let Some(lock) = &self.lock else { return Ok(()) };
         let mut held = lock.lock().expect("no holder panics");
-        if held.lives.is_public { Ok(()) } else { held.change(|lives| lives.is_public = true) }
+        if held.lives.is_public() { Ok(()) } else { held.publish() }
     }
 
     /// Keeps the newest record for the lives after this one.
     pub(crate) fn remember(&self, known: Known) {
         let Some(lock) = &self.lock else { return };
         let mut held = lock.lock().expect("no holder panics");
-        if let Err(error) = held.change(|lives| lives.known = Some(known)) {
+        if let Err(error) = held.remember(known) {
             tracing::warn!(%error, "what was seen at the witness is not remembered in the state directory");
         }
     }
 
-    fn new(location: Location, lives: Lives, file: Option<File>) -> io::Result<Self> {
-        let place = Place { id: lives.now, kind: PlaceKind::Process, location };
-        let (earlier, known) = (lives.earlier.clone(), lives.known);
-        Ok(Life { place, earlier, known, lock: file.map(|file| Mutex::new(Held { file, lives })) })
+    fn new(location: Location, lives: Lives, held: Option<Held>) -> Self {
+        let (observer, known) = (Observer::new(location, &lives), lives.known());
+        Life { observer, known, lock: held.map(Mutex::new) }
     }
 
-    /// The place of this process's state directory, with its epochs.
-    pub(crate) fn store(&self, id: Incarnation) -> Place {
-        Place { id, kind: PlaceKind::Store, location: self.place.location.clone() }
+    /// What this host knows of the places of `record`: lock files that nobody holds.
+    pub(crate) fn free_locks(&self, record: &Record) -> Vec<FreeLock> {
+        self.observer.locks_to_try(record).into_iter().filter_map(|path| self.look(path)).collect()
     }
 
-    /// Whether `place` was in this state directory: what this process opens are its disks.
-    pub(crate) fn is_here(&self, place: &Place) -> bool {
-        !place.location.lock.is_empty() && place.location.lock == self.place.location.lock && self.is_same_host(place)
-    }
-
-    fn is_same_host(&self, place: &Place) -> bool {
-        let (ours, theirs) = (&self.place.location, &place.location);
-        ours.boot == theirs.boot || (!ours.machine.is_empty() && ours.machine == theirs.machine)
-    }
-
-    /// Whether it is proved that `place`, a process, is gone.
-    pub(crate) fn proves_dead(&self, place: &Place) -> bool {
-        if place.kind != PlaceKind::Process || place.id == self.place.id {
-            return false;
-        }
-        let was_before_us = self.is_here(place) && self.earlier.contains(&place.id);
-        let is_other_boot = self.is_same_host(place) && place.location.boot != self.place.location.boot;
-        was_before_us || is_other_boot || self.is_unlocked(place)
-    }
-
-    /// On this kernel: the lock file of `place` knows that life, and nobody holds it.
-    fn is_unlocked(&self, place: &Place) -> bool {
-        if place.location.boot != self.place.location.boot || place.location.lock.is_empty() {
-            return false;
-        }
-        let Ok(mut file) = File::open(&place.location.lock) else { return false };
-        file.try_lock_shared().is_ok()
-            && read_lives(&mut file).is_some_and(|lives| lives.public().any(|id| id == place.id))
+    /// The lock file at `path`, if nobody holds it.
+    fn look(&self, path: &str) -> Option<FreeLock> {
+        let mut file = File::open(path).ok()?;
+        file.try_lock_shared().ok()?;
+        let location = Location { lock: path.to_owned(), ..self.observer.place().location.clone() };
+        Some(FreeLock { home: home_of(&file, &location).ok()?, lives: read_lives(&mut file)? })
     }
 }
 
-impl Lives {
-    /// All that others may have heard of, the latest first.
-    fn public(self) -> impl Iterator<Item = Incarnation> {
-        self.is_public.then_some(self.now).into_iter().chain(self.earlier)
-    }
+fn home_of(file: &File, location: &Location) -> io::Result<Home> {
+    let kernels = file.metadata()?;
+    Ok(Home::of(location, kernels.dev(), kernels.ino()))
 }
 
 fn read_lives(file: &mut File) -> Option<Lives> {
@@ -197,8 +141,10 @@ fn read_lives(file: &mut File) -> Option<Lives> {
     serde_json::from_slice(&text).ok()
 }
 
+/// Whole blocks, of a length that stays: a loss of power leaves what was there before or what is there now.
 fn write_lives(file: &mut File, lives: &Lives) -> io::Result<()> {
-    let text = serde_json::to_vec(lives).expect("plain data");
+    let mut text = serde_json::to_vec(lives).expect("plain data");
+    text.resize(text.len().next_multiple_of(LOCK_BLOCK_BYTES), b' ');
     file.rewind()?;
     file.write_all(&text)?;
     file.set_len(text.len() as u64)
@@ -214,20 +160,42 @@ fn location(lock: String) -> io::Result<Location> {
     })
 }
 
-fn lock_path(state_dir: &Path) -> io::Result<PathBuf> {
-    Ok(fs::canonicalize(state_dir)?.join(LOCK))
-}
-
 fn kernel_text(name: &str) -> io::Result<String> {
     Ok(fs::read_to_string(format!("/proc/sys/kernel/{name}"))?.trim().into())
 }
 
 #[cfg(test)]
 mod tests {
+    use replication::view::evidence::Facts;
+    use replication::view::{Attempt, EARLIER_MAX, Place, PlaceKind, RecordHash, RegisterId, Standing};
+
     use super::*;
 
     fn dir() -> tempfile::TempDir {
         tempfile::tempdir().expect("a temporary directory")
+    }
+
+    /// What is proved with what this host shows, and no witness.
+    fn proves_dead(life: &Life, place: &Place) -> bool {
+        let record = Record {
+            register: RegisterId::default(),
+            number: 1,
+            previous: RecordHash::default(),
+            attempt: Attempt::default(),
+            standing: Standing::Running,
+            primary: place.clone(),
+            store: None,
+            backups: Vec::new(),
+            branch: 1,
+            parent: None,
+            fork: None,
+            named_dead: Vec::new(),
+        };
+        life.observer.proves_dead(place, &Facts { free: life.free_locks(&record), ..Facts::default() })
+    }
+
+    fn is_first(life: &Life) -> bool {
+        life.lock.as_ref().expect("it has a lock file").lock().expect("nobody panics").lives.earlier().is_empty()
     }
 
     /// One of which others have heard.
@@ -250,37 +218,37 @@ mod tests {
     #[test]
     fn starts_that_came_to_nothing_do_not_push_out_the_life_that_did() {
         let dir = dir();
-        let place = life(&dir).place.clone();
+        let place = life(&dir).observer.place().clone();
         for _ in 0..2 * EARLIER_MAX {
             begin(&dir);
         }
-        assert!(life(&dir).proves_dead(&place));
+        assert!(proves_dead(&life(&dir), &place));
     }
 
     #[test]
     fn life_that_holds_its_lock_is_not_dead_and_one_that_let_go_is() {
         let (a, b) = (dir(), dir());
         let (first, other) = (life(&a), life(&b));
-        let place = first.place.clone();
-        assert!(!other.proves_dead(&place));
+        let place = first.observer.place().clone();
+        assert!(!proves_dead(&other, &place));
         assert_eq!(Life::begin(a.path()).expect_err("in use").kind(), io::ErrorKind::WouldBlock);
         drop(first);
-        assert!(other.proves_dead(&place));
-        assert!(!other.is_here(&place));
+        assert!(proves_dead(&other, &place));
+        assert!(!other.observer.is_here(&place));
     }
 
     #[test]
     fn next_life_in_the_directory_knows_all_before_it_and_tells_others() {
         let (a, b) = (dir(), dir());
-        let before: Vec<Place> = (0..3).map(|_| life(&a).place.clone()).collect();
+        let before: Vec<Place> = (0..3).map(|_| life(&a).observer.place().clone()).collect();
         let (now, other) = (life(&a), life(&b));
         for place in &before {
-            assert!(now.proves_dead(place) && now.is_here(place));
-            assert!(!other.proves_dead(place), "the lock is held: only its holder can say so");
+            assert!(proves_dead(&now, place) && now.observer.is_here(place));
+            assert!(!proves_dead(&other, place), "the lock is held: only its holder can say so");
         }
-        assert!(!now.proves_dead(&now.place));
+        assert!(!proves_dead(&now, now.observer.place()));
         drop(now);
-        assert!(other.proves_dead(&before[0]));
+        assert!(proves_dead(&other, &before[0]));
     }
 
     #[test]
@@ -289,24 +257,48 @@ mod tests {
         let original = life(&a);
         fs::copy(a.path().join(LOCK), b.path().join(LOCK)).expect("copied");
         let copy = life(&b);
-        assert!(copy.earlier.is_empty() && !copy.proves_dead(&original.place));
+        assert!(is_first(&copy) && !proves_dead(&copy, original.observer.place()));
         // The same at the same path, where the original is gone but not its process.
         fs::remove_file(a.path().join(LOCK)).expect("there");
         fs::copy(b.path().join(LOCK), a.path().join(LOCK)).expect("copied");
         let again = life(&a);
-        assert!(again.earlier.is_empty() && !again.proves_dead(&original.place));
+        assert!(is_first(&again) && !proves_dead(&again, original.observer.place()));
+    }
+
+    #[test]
+    fn copy_put_in_the_place_of_a_lock_file_that_is_held_proves_nothing_to_others() {
+        let (a, b) = (dir(), dir());
+        let (original, other) = (life(&a), life(&b));
+        let (path, moved) = (a.path().join(LOCK), a.path().join("moved"));
+        fs::rename(&path, &moved).expect("there");
+        fs::copy(&moved, &path).expect("copied");
+        assert!(!proves_dead(&other, original.observer.place()), "its process lives");
+        drop(original);
+        fs::rename(&moved, &path).expect("there");
+    }
+
+    #[test]
+    fn lock_file_of_the_version_before_is_read_and_the_length_of_one_stays() {
+        let dir = dir();
+        let text = r#"{"now":"01010101010101010101010101010101","is_public":true,"earlier":[]}"#;
+        fs::write(dir.path().join(LOCK), text).expect("written");
+        assert!(is_first(&life(&dir)), "it does not say where it was");
+        let len = || fs::metadata(dir.path().join(LOCK)).expect("there").len();
+        let before = len();
+        assert!(!is_first(&life(&dir)));
+        assert_eq!((before, len()), (LOCK_BLOCK_BYTES as u64, LOCK_BLOCK_BYTES as u64));
     }
 
     #[test]
     fn lock_of_another_life_or_a_missing_one_proves_nothing() {
         let (a, b) = (dir(), dir());
-        let (place, other) = (life(&a).place.clone(), life(&b));
+        let (place, other) = (life(&a).observer.place().clone(), life(&b));
         let stranger = Place { id: Incarnation([1; 16]), ..place.clone() };
-        assert!(!other.proves_dead(&stranger));
+        assert!(!proves_dead(&other, &stranger));
         fs::remove_file(a.path().join(LOCK)).expect("there");
-        assert!(!other.proves_dead(&place));
+        assert!(!proves_dead(&other, &place));
         fs::write(a.path().join(LOCK), "garbage").expect("written");
-        assert!(!other.proves_dead(&place));
+        assert!(!proves_dead(&other, &place));
     }
 
     #[test]
@@ -314,15 +306,16 @@ mod tests {
         let a = dir();
         let now = life(&a);
         let at = |machine: &str, boot: &str| {
-            let location = Location { machine: machine.into(), boot: boot.into(), ..now.place.location.clone() };
-            Place { id: Incarnation([1; 16]), location, ..now.place.clone() }
+            let location =
+                Location { machine: machine.into(), boot: boot.into(), ..now.observer.place().location.clone() };
+            Place { id: Incarnation([1; 16]), location, ..now.observer.place().clone() }
         };
-        let machine = now.place.location.machine.clone();
-        assert_eq!(now.proves_dead(&at(&machine, "earlier")), !machine.is_empty());
-        assert!(!now.proves_dead(&at("another", "earlier")));
-        assert!(!now.proves_dead(&at("", "earlier")));
+        let machine = now.observer.place().location.machine.clone();
+        assert_eq!(proves_dead(&now, &at(&machine, "earlier")), !machine.is_empty());
+        assert!(!proves_dead(&now, &at("another", "earlier")));
+        assert!(!proves_dead(&now, &at("", "earlier")));
         let store = Place { kind: PlaceKind::Store, ..at(&machine, "earlier") };
-        assert!(!now.proves_dead(&store), "a store outlasts its process");
+        assert!(!proves_dead(&now, &store), "a store outlasts its process");
     }
 
     #[test]

@@ -10,23 +10,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use replication::SessionId;
-use replication::view::{Ask, Entry, Incarnation, Nonce, Record, RecordHash};
+use replication::view::evidence::Statement;
+use replication::view::{Ask, Entry, Nonce, Record, RecordHash};
 use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, unlinkat};
 
 /// A record is far smaller.
 const RECORD_BYTES_MAX: u64 = 64 << 10;
 /// More than any VM has: numbers beyond it come from a peer or a file that is wrong.
 const NUMBER_MAX: u64 = 1 << 40;
-
-/// What a process states for others because only it can know. It is never taken back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Statement {
-    /// This place is gone.
-    Dead(Incarnation),
-    /// The backup of this pairing was not whole, and can never be.
-    Void(SessionId),
-}
 
 /// The directory, held open: what is mounted over its path later is another one, and is noticed.
 #[derive(Clone, Debug)]
@@ -179,7 +170,7 @@ impl Records {
     /// States something for others, for good.
     pub(super) fn state(&self, vm: &str, statement: Statement) -> io::Result<()> {
         self.check_same()?;
-        match self.write_new(&statement.name(vm), b"stated\n") {
+        match self.write_new(&statement_name(vm, statement), b"stated\n") {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(error),
             Ok(()) => self.dir.sync_all(),
@@ -189,7 +180,7 @@ impl Records {
     /// Whether somebody stated it.
     pub(super) fn is_stated(&self, vm: &str, statement: Statement) -> io::Result<bool> {
         self.check_same()?;
-        Ok(self.read_file(&statement.name(vm))?.is_some())
+        Ok(self.read_file(&statement_name(vm, statement))?.is_some())
     }
 
     fn read_file(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -233,11 +224,9 @@ fn meeting_name(vm: &str, nonce: Nonce) -> String {
     format!(".{vm}.met-{nonce}")
 }
 
-impl Statement {
-    fn name(self, vm: &str) -> String {
-        match self {
-            Statement::Dead(id) => format!("{vm}.dead-{id}"),
-            Statement::Void(join) => format!("{vm}.void-{join}"),
-        }
+fn statement_name(vm: &str, statement: Statement) -> String {
+    match statement {
+        Statement::Dead(id) => format!("{vm}.dead-{id}"),
+        Statement::Void(join) => format!("{vm}.void-{join}"),
     }
 }

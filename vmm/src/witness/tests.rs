@@ -6,6 +6,7 @@ use std::sync::Barrier;
 use std::thread;
 
 use replication::SessionId;
+use replication::view::evidence::Statement;
 use replication::view::{
     Attempt, Incarnation, Location, Outcome, Place, PlaceKind, Record, RecordHash, Register, RegisterId, Standing, Wish,
 };
