@@ -13,7 +13,7 @@ use crate::fault::Step;
 use crate::guest::PAGES;
 use crate::plan::{Break, machine};
 use crate::primary_node::{Stream, chunk_hash};
-use crate::witness::{Question, process};
+use crate::witness::Question;
 
 /// A host that follows.
 pub struct BackupNode {
@@ -207,7 +207,11 @@ impl BackupNode {
     /// The witness said whether the primary may be followed.
     pub fn handle_introduced(&mut self, is_known: bool, env: &mut Env) -> Result<(), Crashed> {
         match is_known {
-            true => self.core.handle_accept(env.time(), Some(process(self.id)), Some(env.witness.leave(self.id.host))),
+            true => self.core.handle_accept(
+                env.time(),
+                Some(env.witness.introduce(self.id.host)),
+                Some(env.witness.leave(self.id.host)),
+            ),
             false => self.core.handle_refuse(env.time(), RefuseCode::Witness, "another witness, or another primary"),
         }
         self.pump(env)

@@ -11,7 +11,7 @@ use crate::fault::{Fault, Step, What, When};
 use crate::guest::Said;
 use crate::net::Net;
 use crate::oracle::Oracle;
-use crate::plan::{Break, MS, Plan};
+use crate::plan::{MS, Plan};
 use crate::rng::Rng;
 use crate::witness::{Answer, Asked, Question, Witness};
 
@@ -92,6 +92,8 @@ pub enum Event {
     },
     /// A guest that was to begin anew does not, unless it has.
     GiveUp(HostId),
+    /// The VM is started beside, by that number.
+    StartBeside(usize),
     Response(Said),
     ClientRetry,
     Fault(What),
@@ -188,11 +190,8 @@ impl Env {
     /// The surroundings of a run.
     pub fn new(seed: u64, plan: Plan, trace: bool) -> Env {
         let armed = plan.faults.iter().filter(|fault| matches!(fault.when, When::Step { .. })).copied().collect();
-        let mut witness = Witness::new(plan.witness_is_copied);
-        witness.forgets = plan.broken == Some(Break::WitnessForgets);
-        witness.is_silent = plan.broken == Some(Break::DeathUntold);
         Env {
-            witness,
+            witness: Witness::new(&plan),
             now: 0,
             rng: Rng::new(!seed),
             plan,

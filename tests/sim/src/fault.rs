@@ -71,6 +71,17 @@ pub enum When {
     },
 }
 
+/// A directory in which a VM is started beside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dir {
+    /// Another one, that is empty.
+    Other,
+    /// An empty one at the path of the host's own, whose file system is not mounted there.
+    Bare,
+    /// A copy of that host's own; on the other host at the same path.
+    CopyOf(usize),
+}
+
 /// What goes wrong. Times in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
@@ -109,6 +120,22 @@ pub enum What {
     Stop(usize),
     /// A host sees an empty directory where the witness was.
     OtherWitness(usize, u64),
+    /// The VM is started once more on a host, in another directory than its own, while whatever lives there lives on. What is
+    /// copied is copied now; it is started after that time.
+    Beside {
+        /// Where it is started.
+        host: usize,
+        /// In which directory.
+        dir: Dir,
+        /// How much later.
+        delay: u64,
+    },
+    /// The lock file of a host's state directory is removed.
+    LoseLock(usize),
+    /// What it said before is put back into it.
+    RestoreLock(usize),
+    /// The state directory of a host is moved away under whoever lives there, and a copy of it put in its place.
+    ReplaceDir(usize),
     /// The guest of a host crashes by itself, and is to be booted anew there.
     GuestCrash(usize),
 }

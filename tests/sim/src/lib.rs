@@ -16,6 +16,7 @@ pub mod disk;
 pub mod env;
 pub mod fault;
 pub mod guest;
+pub mod machines;
 pub mod net;
 pub mod oracle;
 pub mod plan;

@@ -7,7 +7,7 @@ use replication::wire::{DiskInfo, MachineInfo, RamRange};
 use replication::{BackupConfig, Gfn, PrimaryConfig, Term};
 
 use crate::disk::{SECTOR, SECTORS};
-use crate::fault::{Fault, Step, What, When};
+use crate::fault::{Dir, Fault, Step, What, When};
 use crate::guest::PAGES;
 use crate::rng::Rng;
 
@@ -70,11 +70,33 @@ pub enum Break {
     DeathUntold,
     /// What a lost state directory does not have leaves though the register still lists that directory.
     StoreUndelisted,
+    /// Where a lock file says that it is, is not compared with where it was found.
+    CopiedLock,
+    /// That the primary is gone allows a resume to every copy of its state directory.
+    CopiedStore,
+    /// A lock file that a process holds is read as if nobody did.
+    HeldLock,
+    /// A state directory's path is enough to know what was in it.
+    BareMount,
+    /// A state directory is taken for dead when a process there would be.
+    StoreDiesWithBoot,
+    /// Two hosts without a machine id are taken for one.
+    NamelessHosts,
+    /// Another boot proves death, whichever machine's it is.
+    ForeignBoot,
+    /// Two hosts are told apart by the text of their boot alone.
+    BootIsHost,
+    /// A lock file does not name a life of which others hear.
+    LifeUnpublished,
+    /// It names it, but not on stable storage.
+    PublishUnsynced,
+    /// That a record was seen is not on stable storage.
+    KnownUnsynced,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 24] = [
+    pub const ALL: [Break; 35] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -99,13 +121,41 @@ impl Break {
         Break::VoidUntold,
         Break::DeathUntold,
         Break::StoreUndelisted,
+        Break::CopiedLock,
+        Break::CopiedStore,
+        Break::HeldLock,
+        Break::BareMount,
+        Break::StoreDiesWithBoot,
+        Break::NamelessHosts,
+        Break::ForeignBoot,
+        Break::BootIsHost,
+        Break::LifeUnpublished,
+        Break::PublishUnsynced,
+        Break::KnownUnsynced,
     ];
 }
 
 impl Break {
     /// It breaks nothing where no guest is resumed.
     fn is_of_local_protection(self) -> bool {
-        matches!(self, Break::ResumeWithoutClaim | Break::CommitBeforeLocal | Break::StoreUndelisted)
+        matches!(
+            self,
+            Break::ResumeWithoutClaim
+                | Break::CommitBeforeLocal
+                | Break::TermStands
+                | Break::StoreUndelisted
+                | Break::CopiedStore
+                | Break::BareMount
+                | Break::StoreDiesWithBoot
+                | Break::PublishUnsynced
+        )
+    }
+}
+
+impl Break {
+    /// It breaks nothing where a loss of power takes the lock file.
+    fn needs_files_after_power(self) -> bool {
+        matches!(self, Break::StoreDiesWithBoot | Break::PublishUnsynced | Break::KnownUnsynced)
     }
 }
 
@@ -153,6 +203,10 @@ pub struct Plan {
     pub ack_bytes_max: usize,
     /// Host 1 sees a copy of the witness's directory until the faults stop.
     pub witness_is_copied: bool,
+    /// Which host has a machine id.
+    pub has_machine_id: [bool; 2],
+    /// The boots of both hosts have the same texts, as those of copied virtual machines or of containers on one kernel.
+    pub has_same_boots: bool,
     /// There is no witness: everything is granted.
     pub unwitnessed: bool,
     /// What goes wrong.
@@ -172,6 +226,7 @@ impl Plan {
         let count = *rng.pick(&[0, 1, 1, 1, 2, 2, 3, 4]);
         // Without a witness most faults make two guests: none but the one that a rule is broken for.
         let count = if broken == Some(Break::ShipOn) { 0 } else { count };
+        let has_same_boots = rng.percent(5) || broken == Some(Break::BootIsHost);
         Plan {
             epoch: rng.range(1, 6) * MS,
             link_delay: *rng.pick(&[20 * US, 200 * US, MS, 4 * MS]),
@@ -181,7 +236,7 @@ impl Plan {
             apply_delay: *rng.pick(&[0, 100 * US, 3 * MS]),
             local_durable: rng.percent(50),
             local: rng.percent(50) || broken.is_some_and(Break::is_of_local_protection),
-            local_survives_power: rng.percent(50),
+            local_survives_power: rng.percent(50) || broken.is_some_and(Break::needs_files_after_power),
             detect,
             grace: rng.range(0, 10) * MS,
             claim_retry: rng.range(3, 15) * MS,
@@ -189,6 +244,12 @@ impl Plan {
             ack_bytes_max: *rng.pick(&[0, 4096, 1 << 20]),
             unwitnessed: broken == Some(Break::ShipOn),
             witness_is_copied: rng.percent(4) || broken == Some(Break::MeetUnasked),
+            has_machine_id: if broken == Some(Break::NamelessHosts) {
+                [false; 2]
+            } else {
+                [rng.percent(92) || has_same_boots, rng.percent(92) || has_same_boots]
+            },
+            has_same_boots,
             faults: (0..count)
                 .map(|_| random_fault(&mut rng, heal_at, detect))
                 .chain(faults_of(broken, heal_at))
@@ -273,7 +334,53 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
             let crash = What::Crash { host: 0, power: false, restart: Some(MS) };
             vec![at(What::StoreFails(0)), Fault { when: When::At(heal_at / 4 * 3), what: crash }]
         }
-        Some(Break::TermStands) => vec![at(What::GuestCrash(0))],
+        Some(Break::TermStands) => {
+            // The backup lives through a guest that was resumed, of a higher term, and meets the next one.
+            let when = When::At(heal_at / 2 + 30 * MS);
+            vec![at(What::RunAgain(0)), Fault { when, what: What::GuestCrash(0) }]
+        }
+        Some(rule) => faults_of_evidence(rule, heal_at),
+        None => Vec::new(),
+    }
+}
+
+/// The same for rules about proofs of death.
+fn faults_of_evidence(rule: Break, heal_at: u64) -> Vec<Fault> {
+    let then = |what, after| Fault { when: When::At(heal_at / 2 + after), what };
+    let crash = |host, power, restart| What::Crash { host, power, restart };
+    match rule {
+        Break::CopiedLock => vec![
+            then(What::ReplaceDir(0), 0),
+            then(What::Beside { host: 0, dir: Dir::Other, delay: 0 }, MS),
+            then(What::RunAgain(1), 2 * MS),
+        ],
+        Break::HeldLock => {
+            vec![then(What::Beside { host: 0, dir: Dir::Other, delay: 0 }, 0), then(What::RunAgain(1), MS)]
+        }
+        Break::CopiedStore => vec![
+            then(What::Beside { host: 0, dir: Dir::CopyOf(0), delay: 30 * MS }, 0),
+            then(crash(1, false, None), 0),
+            then(crash(0, false, None), 29 * MS),
+        ],
+        Break::BareMount => vec![
+            then(crash(1, true, Some(0)), 0),
+            then(crash(0, true, None), 0),
+            then(What::Beside { host: 0, dir: Dir::Bare, delay: 0 }, 5 * MS),
+        ],
+        Break::StoreDiesWithBoot => vec![
+            then(crash(1, true, Some(0)), 0),
+            then(crash(0, true, None), 0),
+            then(What::Beside { host: 0, dir: Dir::Bare, delay: 0 }, 5 * MS),
+        ],
+        Break::NamelessHosts | Break::ForeignBoot => vec![then(What::RunAgain(1), 0)],
+        Break::BootIsHost => vec![then(crash(0, false, Some(0)), 0), then(What::RunAgain(1), 3 * MS)],
+        Break::LifeUnpublished => vec![then(crash(1, false, None), 0), then(crash(0, false, None), 0)],
+        Break::PublishUnsynced => vec![then(crash(1, true, None), 0), then(crash(0, true, None), 0)],
+        Break::KnownUnsynced => vec![
+            then(What::OtherWitness(0, heal_at / 2), 0),
+            then(crash(0, true, None), MS),
+            then(What::RunAgain(0), 2 * MS),
+        ],
         _ => Vec::new(),
     }
 }
@@ -294,7 +401,7 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         When::Step { host, .. } if rng.percent(80) => host,
         _ => rng.range(0, 1) as usize,
     };
-    match rng.range(0, 22) {
+    match rng.range(0, 28) {
         0..=6 => {
             let restart = rng.percent(60).then(|| rng.range(0, 2 * detect));
             What::Crash { host, power: rng.percent(50), restart }
@@ -312,6 +419,13 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         19 => What::Stop(host),
         20 => What::OtherWitness(host, long),
         21 => What::StoreFails(host),
+        22..=24 => {
+            let dir = *rng.pick(&[Dir::Other, Dir::Bare, Dir::CopyOf(0), Dir::CopyOf(1)]);
+            What::Beside { host, dir, delay: long }
+        }
+        25 => What::LoseLock(host),
+        26 => What::RestoreLock(host),
+        27 => What::ReplaceDir(host),
         _ => What::Unprotect,
     }
 }

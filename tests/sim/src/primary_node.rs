@@ -14,9 +14,10 @@ use crate::disk::{CHUNK, Disk, SECTOR, SectorWrite};
 use crate::env::{Crashed, Env, Event, HostId};
 use crate::fault::Step;
 use crate::guest::{Guest, PAGES, Said, digest};
+use crate::machines::store_of;
 use crate::plan::{Break, MS};
 use crate::state_dir::{LocalEpoch, StateDir, Uncommitted};
-use crate::witness::{Question, store};
+use crate::witness::Question;
 
 /// A connection as a host sees it.
 pub struct Stream {
@@ -102,7 +103,7 @@ impl PrimaryNode {
         let core = Primary::new(env.plan.primary_config(term), EpochId(1));
         let mut node = PrimaryNode::with(id, core, Guest::new(), Disk::new(Disk::blank()));
         node.generation = env.oracle.generation;
-        node.store = env.plan.local.then(|| StateDir::new(store(id)));
+        node.store = env.plan.local.then(|| StateDir::new(store_of(id)));
         let begun = node.begin_epoch(env);
         (node, begun)
     }

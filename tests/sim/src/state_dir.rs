@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use replication::view::Place;
+use replication::view::Incarnation;
 use replication::{EpochId, Output};
 
 use crate::guest::Guest;
@@ -24,7 +24,9 @@ pub struct LocalEpoch {
 #[derive(Clone)]
 pub struct StateDir {
     /// Which store it is in the register.
-    pub store: Place,
+    pub store: Incarnation,
+    /// It is a copy, and what was committed since is elsewhere.
+    pub is_copy: bool,
     /// Epochs below were perhaps used in a life of the guest of which nothing was committed.
     pub unused_from: EpochId,
     /// The last committed epoch.
@@ -33,8 +35,13 @@ pub struct StateDir {
 
 impl StateDir {
     /// For a guest that is about to start.
-    pub fn new(store: Place) -> StateDir {
-        StateDir { store, unused_from: EpochId(1), last: None }
+    pub fn new(store: Incarnation) -> StateDir {
+        StateDir { store, is_copy: false, unused_from: EpochId(1), last: None }
+    }
+
+    /// A copy, as it is now.
+    pub fn copy(&self) -> StateDir {
+        StateDir { is_copy: true, ..self.clone() }
     }
 
     /// The epoch from which the next life goes on, which has up to `in_flight` epochs sealed and not committed; those are not

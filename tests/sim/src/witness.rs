@@ -1,16 +1,19 @@
 //! The witness, and each host's thread that asks it. What is asked and what an answer means is decided by the register's
 //! core; here questions take their time, get lost, arrive late, or go to another directory.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use replication::primary::Meeting;
+use replication::view::evidence::{self, Facts, Resume, Start, Statement};
 use replication::view::{
-    Ask, Attempt, Entry, Greeting, Incarnation, Known, Location, Member, Nonce, Outcome, Place, PlaceKind, Record,
-    RecordHash, Refusal, Register, Standing, Wish,
+    Ask, Attempt, Entry, Greeting, Incarnation, Lives, Member, Nonce, Outcome, Place, PlaceKind, Record, RecordHash,
+    Refusal, Register, Wish,
 };
 use replication::{ClaimResult, EpochId, SessionId};
 
 use crate::env::HostId;
+use crate::machines::{Machines, Process, incarnation};
+use crate::plan::{Break, Plan};
 
 /// The directory that both hosts should see.
 const RIGHT: usize = 0;
@@ -19,40 +22,22 @@ const COPY: usize = 1;
 /// An empty one, as under a mount that went away.
 const EMPTY: usize = 2;
 
-/// The place of a process.
-pub fn process(id: HostId) -> Place {
-    let HostId { host, life } = id;
-    let mut bytes = [0; 16];
-    bytes[0] = host as u8 + 1;
-    bytes[4..8].copy_from_slice(&life.to_le_bytes());
-    let location = Location { host: host.to_string(), ..Location::default() };
-    Place { id: Incarnation(bytes), kind: PlaceKind::Process, location }
-}
-
-/// The place of a state directory, made by that process.
-pub fn store(made_by: HostId) -> Place {
-    let mut place = process(made_by);
-    (place.kind, place.id.0[15]) = (PlaceKind::Store, 1);
-    place
-}
-
-/// The host of a place.
-pub fn host_of(place: &Place) -> usize {
-    usize::from(place.id.0[0]) - 1
-}
-
 /// Something that a host wants to know of the witness.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the same words as in the register's wishes")]
 pub enum Question {
-    /// May a fresh guest be booted here? `has_epoch`: the state directory could be resumed from.
+    /// May a fresh guest be booted here? `has_epoch`: the state directory could be resumed from. `is_named`: an operator
+    /// names every listed place as dead.
     Begin {
-        store: Option<Place>,
+        store: Option<Incarnation>,
         has_epoch: bool,
+        is_named: bool,
     },
+    /// `is_named`: an operator names the listed primary as dead.
     Resume {
-        store: Place,
+        store: Incarnation,
         fork: EpochId,
+        is_named: bool,
     },
     TakeOver {
         session: SessionId,
@@ -87,12 +72,15 @@ pub enum Answer {
     Claim(ClaimResult),
     /// By right of the record of this number.
     Won(Box<Record>),
+    /// A listed place may have the guest.
+    MayBeWhole,
     Met(Meeting),
 }
 
 /// One host's side.
 pub struct Asker {
     id: HostId,
+    process: Process,
     register: Register,
     waiting: VecDeque<Question>,
     asked: Option<Question>,
@@ -105,19 +93,17 @@ pub struct Witness {
     seen: [usize; 2],
     /// Which one it sees when a fault ends.
     usual: [usize; 2],
-    stated_dead: HashSet<Incarnation>,
-    /// Pairings under which a backup stated that it can never be whole.
-    void: HashSet<SessionId>,
-    /// What each host's state directory remembers of the newest record.
-    known: [Option<Known>; 2],
+    stated: BTreeSet<Statement>,
+    /// The hosts of those who ask.
+    pub machines: Machines,
     askers: [Asker; 2],
     attempts: u64,
     /// Somebody wrote to the copy.
     has_diverged: bool,
     /// Broken on purpose: appends always succeed.
     pub forgets: bool,
-    /// Broken on purpose: nobody states who is gone.
-    pub is_silent: bool,
+    broken: Option<Break>,
+    beside: u32,
 }
 
 /// What happens to a question that is asked now.
@@ -132,39 +118,49 @@ pub struct Asked {
 }
 
 impl Asker {
-    fn new(id: HostId, known: Option<Known>) -> Asker {
-        Asker { id, register: Register::new(process(id), known), waiting: VecDeque::new(), asked: None }
+    fn new(id: HostId, process: Process) -> Asker {
+        let register = Register::new(process.observer.place().clone(), process.lives.known());
+        Asker { id, process, register, waiting: VecDeque::new(), asked: None }
     }
 }
 
 impl Witness {
-    /// An empty witness; with `is_copied`, host 1 sees a copy of it.
-    pub fn new(is_copied: bool) -> Witness {
-        let usual = [RIGHT, if is_copied { COPY } else { RIGHT }];
-        let asker = |host| Asker::new(HostId { host, life: 0 }, None);
+    /// An empty witness, and the hosts that ask it.
+    pub fn new(plan: &Plan) -> Witness {
+        let usual = [RIGHT, if plan.witness_is_copied { COPY } else { RIGHT }];
+        let mut machines = Machines::new(plan.has_machine_id, plan.has_same_boots, plan.broken);
+        let mut asker = |host| {
+            let id = HostId { host, life: 0 };
+            Asker::new(id, machines.begin(id))
+        };
+        let askers = [asker(0), asker(1)];
         Witness {
             dirs: Default::default(),
             seen: usual,
             usual,
-            stated_dead: HashSet::new(),
-            void: HashSet::new(),
-            known: [None; 2],
-            askers: [asker(0), asker(1)],
+            stated: BTreeSet::new(),
+            machines,
+            askers,
             attempts: 0,
             has_diverged: false,
-            forgets: false,
-            is_silent: false,
+            forgets: plan.broken == Some(Break::WitnessForgets),
+            broken: plan.broken,
+            beside: 0,
         }
     }
 
     /// The first primary's record, before anything can go wrong.
-    pub fn begin_first(&mut self, id: HostId, store: Option<Place>) {
-        let question = Question::Begin { store, has_epoch: false };
-        let mut asked = self.put(id, question);
+    pub fn begin_first(&mut self, id: HostId, store: Option<Incarnation>) {
+        let mut asked = self.put(id, Question::Begin { store, has_epoch: false, is_named: false });
         while let Some(Asked { by, ask, dir }) = asked.take() {
             let found = self.perform(&Asked { by, ask, dir });
             asked = self.hear(id, Some(found)).expect("nobody else asks").1;
         }
+    }
+
+    /// The place of a host's present process.
+    pub fn place(&self, host: usize) -> &Place {
+        self.askers[host].process.observer.place()
     }
 
     /// The newest record.
@@ -179,7 +175,7 @@ impl Witness {
 
     /// Whether the guest may be begun afresh by anybody.
     pub fn is_free(&self) -> bool {
-        self.newest().is_none_or(|record| record.standing == Standing::Ended)
+        evidence::is_free(self.newest())
     }
 
     /// Whether a host sees the copy.
@@ -189,7 +185,7 @@ impl Witness {
 
     /// A host sees an empty directory for a while. One that knows of no record could not tell it from a new witness.
     pub fn lose_mount(&mut self, host: usize) {
-        if self.known[host].is_some() {
+        if self.machines.own_lives(host).is_some_and(|lives| lives.known().is_some()) {
             self.seen[host] = EMPTY;
         }
     }
@@ -205,26 +201,38 @@ impl Witness {
         self.seen = self.usual;
     }
 
-    /// A process begins: it knows nothing, and states that those before it on its host are gone.
+    /// A process begins in its host's state directory, and states who of those before it is gone.
     pub fn begin_life(&mut self, id: HostId) {
-        self.askers[id.host] = Asker::new(id, self.known[id.host]);
-        // Also those that are not listed: a late record may list them yet.
-        if self.is_silent {
+        let process = self.machines.begin(id);
+        self.state_deaths(id.host, &process);
+        self.askers[id.host] = Asker::new(id, process);
+    }
+
+    fn state_deaths(&mut self, host: usize, process: &Process) {
+        if self.broken == Some(Break::DeathUntold) {
             return;
         }
-        let before = (0..id.life).map(|life| process(HostId { life, ..id }).id);
-        self.stated_dead.extend(before);
+        let newest = self.dirs[self.seen[host]].last().map(|entry| &entry.record);
+        let facts = newest.map_or_else(Facts::default, |record| self.machines.facts(host, process, record, |_| false));
+        let deaths = process.observer.deaths(newest, &facts);
+        self.stated.extend(deaths.into_iter().map(Statement::Dead));
     }
 
     /// A backup states that it can never be whole under a pairing.
     pub fn state_void(&mut self, session: SessionId) {
-        self.void.insert(session);
+        self.stated.insert(Statement::Void(session));
+    }
+
+    /// Others hear of a host's process: a backup tells its primary its place.
+    pub fn introduce(&mut self, host: usize) -> Place {
+        self.machines.publish(host, &mut self.askers[host].process);
+        self.place(host).clone()
     }
 
     /// What a primary says in its Hello.
     pub fn greeting(&self, id: HostId) -> Option<Greeting> {
         let known = self.askers[id.host].register.known()?;
-        Some(Greeting { known, primary: process(id).id, nonce: self.leave(id.host) })
+        Some(Greeting { known, primary: incarnation(id), nonce: self.leave(id.host) })
     }
 
     /// Leaves a value: it is found by who sees the same directory.
@@ -263,50 +271,22 @@ impl Witness {
     fn asked(&mut self, host: usize) -> Option<Asked> {
         let dir = self.seen[host];
         let asker = &mut self.askers[host];
-        asker.register.poll_ask().map(|ask| Asked { by: asker.id, ask, dir })
+        let ask = asker.register.poll_ask()?;
+        if matches!(ask, Ask::Append { .. }) {
+            self.machines.publish(host, &mut asker.process);
+        }
+        Some(Asked { by: asker.id, ask, dir })
     }
 
     fn wish(&self, host: usize, question: &Question) -> Wish {
-        let id = self.askers[host].id;
-        let newest = self.dirs[self.seen[host]].last();
+        let process = &self.askers[host].process;
         match question.clone() {
-            Question::Begin { store, has_epoch } => {
-                let listed: Vec<Place> = newest.iter().flat_map(|e| e.record.places().cloned()).collect();
-                let backups = newest.iter().flat_map(|entry| &entry.record.backups);
-                let void = backups.filter(|member| self.void.contains(&member.join));
-                let void: Vec<Incarnation> = void.map(|member| member.place.id).collect();
-                let is_here = |place: &Place| host_of(place) == host;
-                let is_dead = |place: &Place| match place.kind {
-                    PlaceKind::Store => is_here(place) && !has_epoch,
-                    PlaceKind::Process => {
-                        (is_here(place) && place.id != process(id).id)
-                            || self.stated_dead.contains(&place.id)
-                            || void.contains(&place.id)
-                    }
-                };
-                Wish::Begin {
-                    store,
-                    dead: listed.iter().filter(|place| is_dead(place)).map(|place| place.id).collect(),
-                    here: listed.iter().filter(|place| is_here(place)).map(|place| place.id).collect(),
-                    named_dead: BTreeSet::new(),
-                }
-            }
-            // Its lock says that every earlier life there is gone.
-            Question::Resume { store, fork } => Wish::Resume {
-                store,
-                fork,
-                dead: newest
-                    .iter()
-                    .map(|entry| &entry.record.primary)
-                    .filter(|place| host_of(place) == host && place.id != process(id).id)
-                    .map(|place| place.id)
-                    .collect(),
-                named_dead: BTreeSet::new(),
-            },
+            Question::Begin { store, has_epoch, is_named } => self.begin(host, process, (store, has_epoch, is_named)),
+            Question::Resume { store, fork, is_named } => self.resume(host, process, (store, fork, is_named)),
             Question::TakeOver { session, fork } => Wish::TakeOver { join: session, fork, named_dead: BTreeSet::new() },
             Question::Claim { session } | Question::Delist { session } => Wish::Remove(session),
             Question::Enlist { session, place } => {
-                let place = place.map_or_else(|| process(id), |place| *place);
+                let place = place.map_or_else(|| process.observer.place().clone(), |place| *place);
                 Wish::Enlist(Member { place, join: session })
             }
             Question::DelistStore => Wish::RemoveStore,
@@ -314,6 +294,111 @@ impl Witness {
             Question::Introduce(Some(Greeting { known, primary, .. })) => Wish::Follow { known, primary },
             Question::Look | Question::Meet { .. } | Question::Introduce(None) => Wish::Look,
         }
+    }
+
+    fn begin(
+        &self,
+        host: usize,
+        process: &Process,
+        (store, has_epoch, is_named): (Option<Incarnation>, bool, bool),
+    ) -> Wish {
+        let newest = self.dirs[self.seen[host]].last().map(|entry| self.as_judged(&entry.record));
+        let newest = newest.as_ref();
+        let facts = newest.map_or_else(Facts::default, |record| self.facts(host, process, record));
+        let listed = newest.into_iter().flat_map(Record::places).map(|place| place.id);
+        let named_dead = listed.filter(|_| is_named).collect();
+        let store = store.map(|id| process.observer.store(id));
+        self.deceived(process, newest).begin(newest, &facts, Start { store, has_epoch, named_dead })
+    }
+
+    fn resume(&self, host: usize, process: &Process, (store, fork, is_named): (Incarnation, EpochId, bool)) -> Wish {
+        let newest = self.dirs[self.seen[host]].last().map(|entry| &entry.record);
+        let named_dead = newest.iter().map(|record| record.primary.id).filter(|_| is_named).collect();
+        let store = process.observer.store(store);
+        if self.broken == Some(Break::CopiedStore)
+            && let Some(record) = newest
+        {
+            // Broken: that the primary is gone is enough, whichever copy of its store this is.
+            let facts = self.facts(host, process, record);
+            let is_dead = |place: &&Place| process.observer.proves_dead(place, &facts);
+            let dead = [&record.primary].into_iter().filter(is_dead).map(|place| place.id).collect();
+            return Wish::Resume { store, fork, dead, named_dead };
+        }
+        process.observer.resume(newest, Resume { store, fork, named_dead })
+    }
+
+    fn facts(&self, host: usize, process: &Process, record: &Record) -> Facts {
+        self.machines.facts(host, process, record, |statement| self.stated.contains(&statement))
+    }
+
+    fn as_judged(&self, record: &Record) -> Record {
+        let mut record = record.clone();
+        if let (Some(Break::StoreDiesWithBoot), Some(store)) = (self.broken, &mut record.store) {
+            // Broken: a state directory is judged as the memory of a process is.
+            store.kind = PlaceKind::Process;
+        }
+        record
+    }
+
+    /// The observer of `process`; with a rule broken, what stands in for one that knows too much.
+    fn deceived(&self, process: &Process, newest: Option<&Record>) -> evidence::Observer {
+        let (Some(Break::BareMount), Some(record)) = (self.broken, newest) else { return process.observer.clone() };
+        // Broken: the path is enough, so the lock file seems to know who wrote there.
+        let place = process.observer.place();
+        let home = process.lives.home().clone();
+        let mut before = Lives::begin(record.primary.id, home.clone(), None);
+        before.publish();
+        let before = Some(&before).filter(|_| process.observer.is_here(&record.primary));
+        evidence::Observer::new(place.location.clone(), &Lives::begin(place.id, home, before))
+    }
+
+    /// Somebody starts the VM beside whatever lives on that host: in a directory at `path`, with the lock file `before` if it
+    /// is a copy of one. It asks at once for each of `questions`, until one is granted. Gives the record that it won and which
+    /// question that answers. `None`: it was refused.
+    pub fn ask_beside(
+        &mut self,
+        host: usize,
+        path: &str,
+        before: Option<&Lives>,
+        questions: &[Question],
+    ) -> Option<(Question, Record)> {
+        self.beside += 1;
+        let id = HostId { host, life: u32::MAX - self.beside };
+        let mut process = self.machines.begin_beside(id, path, before);
+        self.state_deaths(host, &process);
+        let mut register = Register::new(process.observer.place().clone(), process.lives.known());
+        for question in questions {
+            let wish = match question.clone() {
+                Question::Begin { store, has_epoch, is_named } => {
+                    self.begin(host, &process, (store, has_epoch, is_named))
+                }
+                Question::Resume { store, fork, is_named } => self.resume(host, &process, (store, fork, is_named)),
+                other => unreachable!("{other:?} is not a start's"),
+            };
+            if let Some(Outcome::Won(entry)) = self.decide(&mut register, wish, id) {
+                self.machines.publish(host, &mut process);
+                // It comes to nothing: the operator sees that this was the wrong directory.
+                self.decide(&mut register, Wish::End, id);
+                return Some((question.clone(), entry.record));
+            }
+        }
+        None
+    }
+
+    fn decide(&mut self, register: &mut Register, wish: Wish, by: HostId) -> Option<Outcome> {
+        self.attempts += 1;
+        register.handle_wish(wish, Attempt(u128::from(self.attempts).to_be_bytes()));
+        loop {
+            let asked = Asked { by, ask: register.poll_ask()?, dir: self.seen[by.host] };
+            if let Some(outcome) = register.handle_found(self.perform(&asked)) {
+                return Some(outcome);
+            }
+        }
+    }
+
+    /// Whether a host sees the directory that both should see.
+    pub fn sees_right(&self, host: usize) -> bool {
+        self.seen[host] == RIGHT
     }
 
     /// The question arrives at its directory.
@@ -361,7 +446,10 @@ impl Witness {
             None => self.askers[host].register.handle_no_answer(),
         };
         let Some(outcome) = outcome else { return Some((None, self.asked(host))) };
-        self.known[host] = self.askers[host].register.known();
+        let asker = &mut self.askers[host];
+        if let (Outcome::Won(_), Some(known)) = (&outcome, asker.register.known()) {
+            self.machines.remember(host, &mut asker.process, known);
+        }
         let question = self.askers[host].asked.take().expect("an outcome is of a question");
         let answer = self.answer(host, &question, outcome);
         Some((Some((question, answer)), self.next(host)))
@@ -382,6 +470,7 @@ impl Witness {
         }
         match outcome {
             Outcome::Won(entry) => Answer::Won(Box::new(entry.record)),
+            Outcome::Refused(Refusal::MayBeWhole { .. }) => Answer::MayBeWhole,
             Outcome::Refused(Refusal::Unknown) => Answer::Claim(ClaimResult::Unreachable),
             Outcome::Refused(refusal) => Answer::Claim(ClaimResult::Denied { holder: format!("{refusal:?}") }),
             Outcome::NoAnswer | Outcome::Forgotten => Answer::Claim(ClaimResult::Unreachable),
@@ -395,6 +484,7 @@ impl Answer {
         match self {
             Answer::Claim(result) => result.clone(),
             Answer::Won(_) => ClaimResult::Granted,
+            Answer::MayBeWhole => ClaimResult::Denied { holder: "a place that may be whole".to_owned() },
             Answer::Met(_) => ClaimResult::Unreachable,
         }
     }

@@ -10,19 +10,25 @@ use crate::disk::Disk;
 use crate::env::{Crashed, Env, Event, HostId, Piece};
 use crate::fault::{Step, What, When};
 use crate::guest::Guest;
+use crate::machines::{host_of, store_of};
 use crate::net::{Connection, Pipe};
 use crate::plan::{Break, MS, Plan};
 use crate::primary_node::PrimaryNode;
 use crate::state_dir::StateDir;
-use crate::witness::{Answer, Question, process, store};
+use crate::witness::{Answer, Question};
 use replication::primary::Meeting;
 
+mod beside;
 mod faults;
+mod starts;
+mod truth;
 
 /// How long healing may take.
 const HEAL_MAX: u64 = 3_000 * MS;
 /// Events of a run; more means that something turns in circles without time passing.
 const EVENTS_MAX: u32 = 200_000;
+/// An operator says what nothing proves so long after the faults stopped.
+const OPERATOR_AFTER: u64 = 100 * MS;
 /// Answers the client must get after the faults stopped.
 const HEAL_ANSWERS: u64 = 2;
 
@@ -88,6 +94,10 @@ struct World {
     env: Env,
     hosts: [Host; 2],
     answered_before_heal: u64,
+    /// Starts beside.
+    beside: Vec<beside::Beside>,
+    /// What stands where the state directory of a host was, which lives on in that.
+    replaced: [Option<Option<StateDir>>; 2],
 }
 
 /// Runs a seed.
@@ -124,14 +134,14 @@ impl World {
     fn new(seed: u64, plan: Plan, trace: bool) -> World {
         let mut env = Env::new(seed, plan, trace);
         let first = HostId { host: 0, life: 0 };
-        let place = env.plan.local.then(|| store(first));
+        let place = env.plan.local.then(|| store_of(first));
         env.witness.begin_first(first, place);
         let (primary, begun) = PrimaryNode::boot(first, Term(1), &mut env);
         begun.expect("a run begins with both hosts alive");
         let backup = BackupNode::new(HostId { host: 1, life: 0 }, Disk::blank(), &env);
         let role = |role| Host { life: 0, role };
         let hosts = [role(Role::Primary(Box::new(primary))), role(Role::Backup(Box::new(backup)))];
-        let mut world = World { env, hosts, answered_before_heal: 0 };
+        let mut world = World { env, hosts, answered_before_heal: 0, beside: Vec::new(), replaced: [None, None] };
         world.schedule_start();
         world
     }
@@ -251,6 +261,7 @@ impl World {
             Event::Heal => self.heal(),
             Event::Operate => self.operate(),
             Event::AskArrives { asked, is_late } => self.env.ask_arrives(&asked, is_late),
+            Event::StartBeside(number) => self.start_beside(number),
             Event::Ask { by, question } if self.is_current(by) => self.env.ask(by, question),
             Event::Ask { .. } => {}
             Event::Void { .. } if self.env.plan.broken == Some(Break::VoidUntold) => {}
@@ -374,92 +385,6 @@ impl World {
         self.env.step(to.host, Step::Answer, true)
     }
 
-    fn learn_of_start(&mut self, id: HostId, question: Question, answer: Answer) -> Result<(), Crashed> {
-        if !matches!(&self.hosts[id.host], Host { life, role: Role::Starting(_) } if *life == id.life) {
-            return Ok(());
-        }
-        match (answer, &question) {
-            (Answer::Won(record), Question::Resume { .. }) => self.resume(id, Term(record.branch)),
-            (Answer::Won(record), _) => self.begin(id, &record),
-            (Answer::Claim(ClaimResult::Granted), Question::Resume { .. }) => self.resume(id, Term(2)),
-            (Answer::Claim(ClaimResult::Granted), _) => self.boot(id, Term(2)),
-            (Answer::Claim(ClaimResult::Denied { .. }), _) => {
-                self.start_backup(id);
-                Ok(())
-            }
-            _ => {
-                self.env.after(self.env.plan.claim_retry, Event::Ask { by: id, question });
-                Ok(())
-            }
-        }
-    }
-
-    fn remains_of_start(&mut self, id: HostId) -> Box<Remains> {
-        match std::mem::replace(&mut self.hosts[id.host].role, Role::Down(Box::default())) {
-            Role::Starting(remains) => remains,
-            _ => unreachable!("only a host that starts has something to start from"),
-        }
-    }
-
-    fn resume(&mut self, id: HostId, term: Term) -> Result<(), Crashed> {
-        let store = self.remains_of_start(id).store.expect("only a host with a state directory resumes");
-        let last = store.last.as_ref().expect("only a host with an epoch resumes");
-        let env = &mut self.env;
-        env.resumes += 1;
-        env.say(|| format!("host {} RESUMES from epoch {}", id.host, last.epoch));
-        env.oracle.goes_on(id.host, last.epoch, &last.guest, &last.image);
-        let (node, begun) = PrimaryNode::resume(id, term, store, env);
-        self.hosts[id.host].role = Role::Primary(Box::new(node));
-        self.env.after(MS, Event::Connect(id));
-        begun?;
-        self.env.step(id.host, Step::Resume, true)
-    }
-
-    /// The register gave the VM to a fresh start. That must not have been while somebody could continue the guest.
-    fn begin(&mut self, id: HostId, record: &Record) -> Result<(), Crashed> {
-        let before = self.env.witness.record(record.number - 1).cloned();
-        if let Some(before) = before.filter(|before| before.standing == Standing::Running)
-            && let Some(host) = (0..2).find(|host| *host != id.host && self.could_continue(*host, &before))
-        {
-            self.env.oracle.fail(|| format!("host {} begins afresh although host {host} has the guest", id.host));
-        }
-        self.boot(id, Term(record.branch))
-    }
-
-    fn boot(&mut self, id: HostId, term: Term) -> Result<(), Crashed> {
-        self.remains_of_start(id);
-        let env = &mut self.env;
-        env.begun += 1;
-        env.say(|| format!("host {} BEGINS the guest afresh, term {term}", id.host));
-        env.oracle.begins_anew();
-        let (node, begun) = PrimaryNode::boot(id, term, env);
-        self.hosts[id.host].role = Role::Primary(Box::new(node));
-        self.env.after(MS, Event::Connect(id));
-        begun
-    }
-
-    /// Whether a host has the guest by right of `record`, or could get it.
-    fn could_continue(&self, host: usize, record: &Record) -> bool {
-        let id = process(HostId { host, life: self.hosts[host].life }).id;
-        match &self.hosts[host].role {
-            Role::Primary(node) => {
-                let state = node.core.state();
-                record.primary.id == id && !matches!(state, PrimaryState::Fenced | PrimaryState::Ended)
-            }
-            Role::Backup(node) => {
-                let is_whole = matches!(
-                    node.core.state(),
-                    BackupState::Protected | BackupState::Claiming | BackupState::TakingOver
-                );
-                is_whole && record.backups.iter().any(|member| Some(member.join) == node.core.session_id())
-            }
-            Role::Starting(remains) | Role::Down(remains) => {
-                let ours = remains.resumable().map(|store| store.store.id);
-                ours.is_some() && ours == record.store.as_ref().map(|store| store.id)
-            }
-        }
-    }
-
     /// After a host did something: it may be gone, or may be about to take over.
     fn settle(&mut self, host: usize, result: Result<(), Crashed>) {
         if result.is_err() {
@@ -492,37 +417,14 @@ impl World {
         let id = HostId { host, life: *life };
         if begins_anew {
             self.env.resets += 1;
-            self.start_fresh(id, Remains { image, store: None });
+            let remains = self.left(host, image, None);
+            self.start_fresh(id, *remains);
         } else {
             self.env.say(|| format!("host {host} has ENDED its guest"));
             self.env.oracle.ended(generation);
-            self.hosts[host].role = Role::Down(Box::new(Remains { image, store: None }));
+            self.env.witness.machines.end(host);
+            self.hosts[host].role = Role::Down(self.left(host, image, None));
         }
-    }
-
-    /// The VM is started here; the witness is asked.
-    fn start_fresh(&mut self, id: HostId, remains: Remains) {
-        let has_epoch = remains.resumable().is_some();
-        self.hosts[id.host].role = Role::Starting(Box::new(remains));
-        self.env.witness.begin_life(id);
-        let question = Question::Begin { store: self.env.plan.local.then(|| store(id)), has_epoch };
-        match self.env.plan.broken {
-            Some(Break::BeginUnasked) => self.env.learn_unasked(id, question),
-            Some(Break::AnewWithoutClaim) if self.env.resets > 0 => self.env.learn_unasked(id, question),
-            _ => self.env.ask(id, question),
-        }
-    }
-
-    /// The witness has not said in time what becomes of a guest that crashed or was stopped: it is not run here any more.
-    fn give_up(&mut self, id: HostId) {
-        let Host { life, role: Role::Primary(node) } = &mut self.hosts[id.host] else { return };
-        if *life != id.life || !node.is_over() {
-            return;
-        }
-        (node.store, node.lost_store) = (None, None);
-        self.crash(id.host, false);
-        let delay = self.env.rng.range(MS, 30 * MS);
-        self.env.after(delay, Event::Restart(id.host));
     }
 
     fn take_over(&mut self, host: usize, over: replication::TakeOver) {
@@ -540,11 +442,11 @@ impl World {
             self.hosts[host].role = Role::Starting(Box::default());
             return;
         }
-        let term = env.witness.newest().filter(|record| record.primary.id == process(id).id);
+        let term = env.witness.newest().filter(|record| record.primary.id == env.witness.place(host).id);
         let term = term.map_or(over.term, |record| Term(record.branch));
         let started = PrimaryNode::take_over(id, term, guest, image.clone(), over, env);
         let Ok(node) = started else {
-            self.hosts[host].role = Role::Down(Box::new(Remains { image, store: None }));
+            self.hosts[host].role = Role::Down(self.left(host, image, None));
             return self.crashed(host, false);
         };
         self.hosts[host].role = Role::Primary(Box::new(node));

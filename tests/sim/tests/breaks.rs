@@ -48,6 +48,17 @@ caught! {
     backup_that_hides_that_it_is_not_whole_is_caught: VoidUntold,
     death_that_nobody_states_is_caught: DeathUntold,
     output_beyond_a_listed_store_is_caught: StoreUndelisted,
+    copy_of_a_lock_file_that_proves_deaths_is_caught: CopiedLock,
+    resume_of_a_copy_is_caught: CopiedStore,
+    held_lock_that_proves_a_death_is_caught: HeldLock,
+    store_without_epoch_at_an_empty_mount_point_is_caught: BareMount,
+    store_that_dies_with_its_boot_is_caught: StoreDiesWithBoot,
+    hosts_without_machine_id_taken_for_one_are_caught: NamelessHosts,
+    boot_of_another_machine_that_proves_a_death_is_caught: ForeignBoot,
+    other_machine_of_the_same_boot_text_is_caught: BootIsHost,
+    life_that_its_lock_file_does_not_name_is_caught: LifeUnpublished,
+    life_that_a_loss_of_power_takes_from_its_lock_file_is_caught: PublishUnsynced,
+    record_that_was_seen_and_forgotten_is_caught: KnownUnsynced,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

@@ -1,7 +1,6 @@
 //! What befalls the hosts of a run: faults, their end, and new lives.
 
 use super::*;
-use crate::witness::host_of;
 
 impl World {
     pub(super) fn strike(&mut self, what: What) {
@@ -51,6 +50,17 @@ impl World {
                 let result = self.primary(id, |node, env| node.stop(env));
                 return self.settle(host, result);
             }
+            What::Beside { host, dir, delay } => return self.prepare_beside(host, dir, delay),
+            What::LoseLock(host) => {
+                // Nothing is known of the witness either: an empty directory could not be told from a new one.
+                env.witness.mount(host);
+                return env.witness.machines.lose_lock(host);
+            }
+            What::RestoreLock(host) => {
+                env.witness.mount(host);
+                return env.witness.machines.restore_lock(host);
+            }
+            What::ReplaceDir(host) => return self.replace_dir(host),
             What::OtherWitness(host, time) => {
                 env.witness.lose_mount(host);
                 time
@@ -119,7 +129,7 @@ impl World {
         }
     }
 
-    fn is_survived(&self) -> bool {
+    pub(super) fn is_survived(&self) -> bool {
         self.env.witness.newest().is_some_and(|record| (0..2).any(|host| self.could_continue(host, record)))
     }
 
@@ -134,19 +144,31 @@ impl World {
             self.env.close(connection, host);
         }
         let mut remains = match std::mem::replace(&mut self.hosts[host].role, Role::Down(Box::default())) {
-            Role::Primary(node) => Box::new(Remains { image: node.disk.image, store: node.store.or(node.lost_store) }),
-            Role::Backup(node) => Box::new(Remains { image: node.image, store: None }),
+            Role::Primary(node) => self.left(host, node.disk.image, node.store.or(node.lost_store)),
+            Role::Backup(node) => self.left(host, node.image, None),
             Role::Starting(remains) | Role::Down(remains) => remains,
         };
-        if power && !self.env.plan.local_survives_power {
-            remains.store = None;
+        if power {
+            self.lose_power(host, &mut remains);
         }
         self.hosts[host].role = Role::Down(remains);
         self.crashed(host, power);
     }
 
+    fn lose_power(&mut self, host: usize, remains: &mut Remains) {
+        let keeps_files = self.env.plan.local_survives_power;
+        let keeps_writes = self.env.plan.broken.is_none() && self.env.rng.percent(50);
+        self.env.witness.machines.reboot(host, keeps_files, keeps_writes);
+        if !keeps_files {
+            remains.store = None;
+            self.env.witness.machines.lost_evidence |= self.env.plan.local;
+            self.env.witness.mount(host);
+        }
+    }
+
     pub(super) fn crashed(&mut self, host: usize, power: bool) {
         self.hosts[host].life += 1;
+        self.env.witness.machines.end(host);
         self.env.paused_until[host] = 0;
         self.env.say(|| format!("host {host} is down{}", if power { ", its power is gone" } else { "" }));
         if self.env.healing {
@@ -164,12 +186,12 @@ impl World {
         let Role::Down(remains) = &mut self.hosts[host].role else { return };
         let remains = std::mem::take(remains);
         let id = HostId { host, life: self.hosts[host].life };
-        let resumable =
-            remains.resumable().map(|store| (store.store.clone(), store.last.as_ref().map(|last| last.epoch)));
+        let resumable = remains.resumable().map(|store| (store.store, store.last.as_ref().map(|last| last.epoch)));
         if let Some((store, Some(fork))) = resumable {
             self.hosts[host].role = Role::Starting(remains);
             self.env.witness.begin_life(id);
-            let question = Question::Resume { store, fork };
+            let is_named = self.is_operator_asked() && !self.is_primary_alive();
+            let question = Question::Resume { store, fork, is_named };
             return match self.env.plan.broken {
                 Some(Break::ResumeWithoutClaim) => self.env.learn_unasked(id, question),
                 _ => self.env.ask(id, question),
@@ -190,6 +212,8 @@ impl World {
             unreachable!("only a host that was started becomes a backup");
         };
         self.env.say(|| format!("host {} starts as a backup", id.host));
+        self.hosts[id.host].life += 1;
+        let id = HostId { life: self.hosts[id.host].life, ..id };
         self.env.witness.begin_life(id);
         self.hosts[id.host].role = Role::Backup(Box::new(BackupNode::new(id, remains.image, &self.env)));
     }

@@ -1,0 +1,113 @@
+//! Starts of the VM: what a host that asked the witness for the guest learns, and does then.
+
+use super::*;
+
+impl World {
+    pub(super) fn learn_of_start(&mut self, id: HostId, question: Question, answer: Answer) -> Result<(), Crashed> {
+        if !matches!(&self.hosts[id.host], Host { life, role: Role::Starting(_) } if *life == id.life) {
+            return Ok(());
+        }
+        match (answer, &question) {
+            (Answer::Won(record), Question::Resume { .. }) => self.resume(id, Term(record.branch)),
+            (Answer::Won(record), Question::Begin { is_named, .. }) => self.begin(id, &record, *is_named),
+            (Answer::Claim(ClaimResult::Granted), Question::Resume { .. }) => self.resume(id, Term(2)),
+            (Answer::Claim(ClaimResult::Granted), _) => self.boot(id, Term(2)),
+            (Answer::MayBeWhole, Question::Resume { .. }) if self.has_original(id.host) => {
+                // The last epoch is there, and the operator keeps it.
+                self.env.say(|| format!("host {} may not resume yet", id.host));
+                self.stop(id.host, false);
+                Ok(())
+            }
+            (Answer::MayBeWhole | Answer::Claim(ClaimResult::Denied { .. }), _) => {
+                self.start_backup(id);
+                Ok(())
+            }
+            _ => {
+                // What an operator said then may not be so any more.
+                let mut question = question;
+                if let Question::Begin { is_named, .. } | Question::Resume { is_named, .. } = &mut question {
+                    *is_named = false;
+                }
+                self.env.after(self.env.plan.claim_retry, Event::Ask { by: id, question });
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a host that starts has the last epoch, and no copy of an earlier one.
+    pub(super) fn has_original(&self, host: usize) -> bool {
+        match &self.hosts[host].role {
+            Role::Starting(remains) => remains.resumable().is_some_and(|store| !store.is_copy),
+            _ => false,
+        }
+    }
+
+    pub(super) fn remains_of_start(&mut self, id: HostId) -> Box<Remains> {
+        match std::mem::replace(&mut self.hosts[id.host].role, Role::Down(Box::default())) {
+            Role::Starting(remains) => remains,
+            _ => unreachable!("only a host that starts has something to start from"),
+        }
+    }
+
+    pub(super) fn resume(&mut self, id: HostId, term: Term) -> Result<(), Crashed> {
+        let store = self.remains_of_start(id).store.expect("only a host with a state directory resumes");
+        let last = store.last.as_ref().expect("only a host with an epoch resumes");
+        let env = &mut self.env;
+        env.resumes += 1;
+        env.say(|| format!("host {} RESUMES from epoch {}", id.host, last.epoch));
+        env.oracle.goes_on(id.host, last.epoch, &last.guest, &last.image);
+        let (node, begun) = PrimaryNode::resume(id, term, store, env);
+        self.hosts[id.host].role = Role::Primary(Box::new(node));
+        self.env.after(MS, Event::Connect(id));
+        begun?;
+        self.env.step(id.host, Step::Resume, true)
+    }
+
+    /// The register gave the VM to a fresh start. That must not have been while somebody could continue the guest.
+    pub(super) fn begin(&mut self, id: HostId, record: &Record, is_named: bool) -> Result<(), Crashed> {
+        let before = self.env.witness.record(record.number - 1).cloned();
+        if let Some(before) = before.filter(|before| before.standing == Standing::Running && !is_named) {
+            self.check_won(id.host, true, &before, "afresh");
+        }
+        self.boot(id, Term(record.branch))
+    }
+
+    pub(super) fn boot(&mut self, id: HostId, term: Term) -> Result<(), Crashed> {
+        self.remains_of_start(id);
+        let env = &mut self.env;
+        env.begun += 1;
+        env.say(|| format!("host {} BEGINS the guest afresh, term {term}", id.host));
+        env.oracle.begins_anew();
+        let (node, begun) = PrimaryNode::boot(id, term, env);
+        self.hosts[id.host].role = Role::Primary(Box::new(node));
+        self.env.after(MS, Event::Connect(id));
+        begun
+    }
+
+    /// The VM is started here; the witness is asked.
+    pub(super) fn start_fresh(&mut self, id: HostId, remains: Remains) {
+        let has_epoch = remains.resumable().is_some();
+        self.hosts[id.host].role = Role::Starting(Box::new(remains));
+        self.env.witness.begin_life(id);
+        let is_named = self.is_operator_asked() && !self.is_survived();
+        let store = self.env.plan.local.then(|| store_of(id));
+        let question = Question::Begin { store, has_epoch, is_named };
+        match self.env.plan.broken {
+            Some(Break::BeginUnasked) => self.env.learn_unasked(id, question),
+            Some(Break::AnewWithoutClaim) if self.env.resets > 0 => self.env.learn_unasked(id, question),
+            _ => self.env.ask(id, question),
+        }
+    }
+
+    /// The witness has not said in time what becomes of a guest that crashed or was stopped: it is not run here any more.
+    pub(super) fn give_up(&mut self, id: HostId) {
+        let Host { life, role: Role::Primary(node) } = &mut self.hosts[id.host] else { return };
+        if *life != id.life || !node.is_over() {
+            return;
+        }
+        (node.store, node.lost_store) = (None, None);
+        self.crash(id.host, false);
+        let delay = self.env.rng.range(MS, 30 * MS);
+        self.env.after(delay, Event::Restart(id.host));
+    }
+}

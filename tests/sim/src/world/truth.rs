@@ -1,0 +1,55 @@
+//! What is so, as no host can know it.
+
+use super::*;
+
+impl World {
+    /// Whether a host has the guest by right of `record`, or could get it.
+    pub(super) fn could_continue(&self, host: usize, record: &Record) -> bool {
+        let id = self.env.witness.place(host).id;
+        match &self.hosts[host].role {
+            Role::Primary(node) => {
+                let state = node.core.state();
+                record.primary.id == id && !matches!(state, PrimaryState::Fenced | PrimaryState::Ended)
+            }
+            Role::Backup(node) => {
+                let is_whole = matches!(
+                    node.core.state(),
+                    BackupState::Protected | BackupState::Claiming | BackupState::TakingOver
+                );
+                is_whole && record.backups.iter().any(|member| Some(member.join) == node.core.session_id())
+            }
+            Role::Starting(remains) | Role::Down(remains) => {
+                let ours = remains.resumable().filter(|store| !store.is_copy).map(|store| store.store);
+                ours.is_some() && ours == record.store.as_ref().map(|store| store.id)
+            }
+        }
+    }
+
+    /// A start on `host` won after `before`, by which the guest ran. Nobody else may have it or be able to continue it, and a
+    /// fresh start must have the disks on which it was.
+    pub(super) fn check_won(&mut self, host: usize, has_disks: bool, before: &Record, what: &str) {
+        if let Some(other) = (0..2).find(|other| self.could_continue(*other, before)) {
+            self.env.oracle.fail(|| format!("host {host} begins {what} although host {other} has the guest"));
+        }
+        let has_disks = has_disks && before.places().any(|place| host_of(place) == host);
+        if !has_disks {
+            self.env.oracle.fail(|| format!("host {host} begins {what} with disks that are older"));
+        }
+    }
+
+    /// Whether the process that the newest record names as the primary lives.
+    pub(super) fn is_primary_alive(&self) -> bool {
+        let primary = self.env.witness.newest().map(|record| record.primary.id);
+        self.hosts.iter().enumerate().any(|(host, Host { role, .. })| {
+            let is_life = matches!(role, Role::Primary(_) | Role::Backup(_));
+            is_life && primary == Some(self.env.witness.place(host).id)
+        })
+    }
+
+    /// Whether an operator is there who says what nothing proves. Not while something might.
+    pub(super) fn is_operator_asked(&self) -> bool {
+        self.env.healing
+            && self.env.witness.machines.lost_evidence
+            && self.env.now > self.env.plan.heal_at + OPERATOR_AFTER
+    }
+}
