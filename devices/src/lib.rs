@@ -10,8 +10,8 @@
 //! |---|---|
 //! | `handle_read(offset, &mut data)` | the guest reads a register |
 //! | `handle_write(offset, &data)` | the guest writes a register |
-//! | `handle_notify(queue, &memory, &mut host)` | the guest kicked a virtqueue |
-//! | `handle_input(&bytes)`, `handle_frame(&frame, &memory)` | the world gives something to the guest |
+//! | `handle_notify(queue, &memory, &mut host, &mut turn)` | the guest kicked a virtqueue |
+//! | `handle_input(&bytes)`, `handle_frame(&frame, &memory, &mut turn)` | the world gives something to the guest |
 //! | `poll_output()` | what the guest gave to the world, in the order it was produced |
 //! | `poll_interrupt()` | did a rising edge of the interrupt line happen since the last call |
 //! | `save()` | the whole state as plain data; reads only |

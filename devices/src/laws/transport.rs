@@ -9,10 +9,11 @@ use crate::RestoreError;
 use crate::virtio::VirtioDevice;
 use crate::virtio::block::tests::MemoryDisk;
 use crate::virtio::block::{Block, BlockConfig};
-use crate::virtio::driver::{Driver, MEMORY_BYTES, Part, SIZE, desc_table, kick, serve, write};
+use crate::virtio::driver::{Driver, MEMORY_BYTES, Part, SIZE, desc_table, kick, nobody, serve, serve_turn, write};
 use crate::virtio::mmio::{F_EVENT_IDX, F_INDIRECT_DESC, MmioState, MmioTransport};
 use crate::virtio::net::{Net, RxResult};
 use crate::virtio::rng::Rng;
+use crate::virtio::turn::Turn;
 
 /// What can happen to a virtio device.
 #[derive(Clone, Debug)]
@@ -32,6 +33,12 @@ pub(crate) enum VirtioOp {
     Request {
         queue: usize,
         parts: Vec<Part>,
+    },
+    /// A chain made by the driver, and a kick whose turn lasts for so many requests. The rest is owed.
+    Turn {
+        queue: usize,
+        parts: Vec<Part>,
+        requests: u32,
     },
     /// A descriptor with any content.
     Descriptor {
@@ -119,6 +126,8 @@ impl<D: Type> Subject for VirtioSubject<D> {
         prop_oneof![
             3 => any::<bool>().prop_map(|event_idx| VirtioOp::Start { event_idx }),
             12 => D::request().prop_map(|(queue, parts)| VirtioOp::Request { queue, parts }),
+            4 => (D::request(), 0..3u32)
+                .prop_map(|((queue, parts), requests)| VirtioOp::Turn { queue, parts, requests }),
             3 => hostile(queues),
             2 => (register(), 0..9usize).prop_map(|(offset, len)| VirtioOp::Read { offset, len }),
             2 => Just(VirtioOp::Write { offset: 0x64, data: vec![3, 0, 0, 0] }),
@@ -151,6 +160,11 @@ impl<D: Type> Subject for VirtioSubject<D> {
             VirtioOp::Request { queue, parts } => {
                 driver.add(*queue, parts);
                 D::host(backend, |host| kick(device, *queue, &driver.memory, host));
+            }
+            VirtioOp::Turn { queue, parts, requests } => {
+                driver.add(*queue, parts);
+                write(device, 0x50, *queue as u32);
+                D::host(backend, |host| serve_turn(device, &driver.memory, host, *requests));
             }
             VirtioOp::Descriptor { queue, index, addr, len, flags, next } => {
                 driver.descriptor(desc_table(*queue), *index, *addr, *len, *flags, *next);
@@ -303,7 +317,7 @@ impl Type for Net {
     }
 
     fn frame(device: &mut MmioTransport<Self>, frame: &[u8], driver: &Driver) -> Vec<u8> {
-        let result = device.handle_frame(frame, &driver.memory);
+        let result = device.handle_frame(frame, &driver.memory, &mut Turn::new(&mut nobody));
         vec![match result {
             RxResult::Delivered => 0,
             RxResult::NoBuffers => 1,

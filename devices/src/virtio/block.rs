@@ -10,8 +10,8 @@
 //! Offered: SEG_MAX, SIZE_MAX, BLK_SIZE, FLUSH, and RO for a read-only disk. Not offered: discard, write zeroes, more
 //! than one queue, topology.
 //!
-//! Bounds: a request carries at most [`REQUEST_BYTES_MAX`] bytes and is copied in pieces of [`COPY_BYTES`]; one kick
-//! serves at most two rings' worth of requests and leaves the rest to a further kick.
+//! Bounds: a request carries at most [`REQUEST_BYTES_MAX`] bytes and is copied in pieces of [`COPY_BYTES`]; how many are
+//! served at a time is the caller's [`Turn`].
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -21,6 +21,7 @@ use virtio_bindings::virtio_blk as wire;
 use vm_memory::GuestMemory;
 
 use super::queue::{Chain, QueueError, Served, VirtQueue};
+use super::turn::Turn;
 use super::{VirtioDevice, read_config_bytes};
 use crate::RestoreError;
 use crate::counters::Counters;
@@ -296,8 +297,9 @@ impl VirtioDevice for Block {
         queues: &mut [VirtQueue],
         memory: &M,
         host: &mut Self::Host,
+        turn: &mut Turn<'_>,
     ) -> Result<(), QueueError> {
-        queues[index].serve_while(memory, |queue, chain| {
+        queues[index].serve_while(memory, turn, |queue, chain| {
             let Some(len) = self.serve(&chain, memory, host)? else { return Ok(Served::NotNow) };
             queue.add_used(memory, chain.head, len).map(|()| Served::Done)
         })

@@ -5,6 +5,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestM
 
 use super::VirtioDevice;
 use super::mmio::{F_VERSION_1, MmioTransport, status};
+use super::turn::Turn;
 
 pub(crate) type Memory = GuestMemoryMmap<AtomicBitmap>;
 
@@ -209,9 +210,30 @@ pub(crate) fn kick<D: VirtioDevice>(device: &mut MmioTransport<D>, queue: usize,
     serve(device, memory, host);
 }
 
-/// Serves every kick that is due.
+/// Serves every kick that is due, in as many turns as that takes.
 pub(crate) fn serve<D: VirtioDevice>(device: &mut MmioTransport<D>, memory: &Memory, host: &mut D::Host) {
     while let Some(queue) = device.poll_notify() {
-        device.handle_notify(queue, memory, host);
+        device.handle_notify(queue, memory, host, &mut Turn::new(&mut nobody));
     }
+}
+
+/// Serves what is due in one turn of at most `requests` requests.
+pub(crate) fn serve_turn<D: VirtioDevice>(
+    device: &mut MmioTransport<D>,
+    memory: &Memory,
+    host: &mut D::Host,
+    requests: u32,
+) {
+    let mut others = |done| done >= requests;
+    let mut turn = Turn::new(&mut others);
+    while !turn.is_over()
+        && let Some(queue) = device.poll_notify()
+    {
+        device.handle_notify(queue, memory, host, &mut turn);
+    }
+}
+
+/// No others want a turn.
+pub(crate) fn nobody(_requests: u32) -> bool {
+    false
 }

@@ -30,6 +30,7 @@ use vm_memory::GuestMemory;
 
 use super::VirtioDevice;
 use super::queue::{QueueError, VirtQueue};
+use super::turn::Turn;
 use crate::counters::Counters;
 
 pub use state::MmioState;
@@ -83,6 +84,8 @@ pub struct MmioTransport<D> {
     device: D,
     /// Queues whose kick has not been served; derived, see the module's text on restore.
     kicks: u64,
+    /// Queues that a turn left unfinished, behind those that were kicked; derived: after a restore they owe a kick.
+    unfinished: u64,
     /// Queues whose next chain waits for the host; derived: after a restore they owe a kick.
     waiting: u64,
     /// The edge is due again because of a restore; derived.
@@ -106,6 +109,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
             queues: D::QUEUE_SIZES.iter().map(|&size| VirtQueue::new(size)).collect(),
             device,
             kicks: 0,
+            unfinished: 0,
             waiting: 0,
             edge_after_restore: false,
         }
@@ -155,14 +159,24 @@ impl<D: VirtioDevice> MmioTransport<D> {
         }
     }
 
-    /// The next queue whose kick has not been served. Drain it after each `handle_write` and after a restore.
+    /// The next queue to serve: one whose kick has not been served, or else one that a turn left unfinished. Drain it after
+    /// each `handle_write` and after a restore, as far as the turn lasts.
     pub fn poll_notify(&mut self) -> Option<usize> {
+        if self.kicks == 0 {
+            self.kicks = std::mem::take(&mut self.unfinished);
+        }
         if self.kicks == 0 {
             return None;
         }
         let index = self.kicks.trailing_zeros() as usize;
         self.kicks &= self.kicks - 1;
+        self.unfinished &= !(1 << index);
         Some(index)
+    }
+
+    /// Whether a queue is to be served though nobody may kick it again.
+    pub fn owes_work(&self) -> bool {
+        (self.kicks | self.unfinished) != 0
     }
 
     /// Whether a chain waits for the host.
@@ -175,13 +189,13 @@ impl<D: VirtioDevice> MmioTransport<D> {
         self.kicks |= std::mem::take(&mut self.waiting);
     }
 
-    /// Serves the available buffers of queue `index`.
-    pub fn handle_notify<M: GuestMemory>(&mut self, index: usize, memory: &M, host: &mut D::Host) {
+    /// Serves the available buffers of queue `index`, as long as `turn` lasts. If it is over before, the queue is owed.
+    pub fn handle_notify<M: GuestMemory>(&mut self, index: usize, memory: &M, host: &mut D::Host, turn: &mut Turn<'_>) {
         if !self.is_running() || !self.queue_ready(index) {
             self.device.counters_mut().bad_notifies += 1;
             return;
         }
-        let result = self.device.handle_notify(index, &mut self.queues, memory, host);
+        let result = self.device.handle_notify(index, &mut self.queues, memory, host, turn);
         self.finish(result, memory);
     }
 
@@ -226,7 +240,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         let mut wanted = Ok(false);
         for (index, queue) in self.queues.iter_mut().enumerate() {
             self.waiting |= u64::from(queue.take_waiting()) << index;
-            self.kicks |= u64::from(queue.take_unfinished()) << index;
+            self.unfinished |= u64::from(queue.take_unfinished()) << index;
             let one = queue.take_interrupt(memory);
             wanted = wanted.and_then(|wanted| one.map(|one| wanted | one));
         }

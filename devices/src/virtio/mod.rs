@@ -10,6 +10,7 @@ pub mod mmio;
 pub mod net;
 pub mod queue;
 pub mod rng;
+pub mod turn;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,6 +19,7 @@ use vm_memory::GuestMemory;
 use crate::RestoreError;
 use crate::counters::Counters;
 use queue::{QueueError, VirtQueue};
+use turn::Turn;
 
 /// The part of a virtio device that its transport does not know.
 ///
@@ -52,7 +54,7 @@ pub trait VirtioDevice: Sized {
     /// Back to power-on. What was produced for the world before stays: it has happened.
     fn reset(&mut self);
 
-    /// Serves the available buffers of queue `index`.
+    /// Serves the available buffers of queue `index`, as long as `turn` lasts.
     ///
     /// Errors say that a ring or a chain cannot be believed any more; the transport then asks the driver for a reset.
     fn handle_notify<M: GuestMemory>(
@@ -61,6 +63,7 @@ pub trait VirtioDevice: Sized {
         queues: &mut [VirtQueue],
         memory: &M,
         host: &mut Self::Host,
+        turn: &mut Turn<'_>,
     ) -> Result<(), QueueError>;
 
     /// The device's own fields.

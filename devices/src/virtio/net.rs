@@ -5,7 +5,8 @@
 //! of each frame is therefore always twelve zero bytes but for the count of buffers.
 //!
 //! A frame that finds no buffer stays with the caller, who offers it again after the next kick of [`RX_QUEUE`]. What the
-//! guest has sent waits in the device until it is polled; one kick produces at most two rings' worth of frames.
+//! guest has sent waits in the device until it is polled; one [`Turn`] produces at most
+//! [`REQUESTS_MAX`](super::turn::REQUESTS_MAX) frames.
 
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use vm_memory::GuestMemory;
 
 use super::mmio::MmioTransport;
 use super::queue::{Chain, QueueError, VirtQueue};
+use super::turn::Turn;
 use super::{VirtioDevice, read_config_bytes};
 use crate::RestoreError;
 use crate::counters::Counters;
@@ -48,7 +50,7 @@ const ANNOUNCE: u16 = wire::VIRTIO_NET_S_ANNOUNCE as u16;
 pub enum RxResult {
     /// It is in the guest's memory.
     Delivered,
-    /// The guest has no buffer for it now; the caller keeps it.
+    /// The guest has no buffer for it now, or the turn is over; the caller keeps it.
     NoBuffers,
     /// The network card has no running driver, or the frame has an impossible length: dropped and counted.
     Dropped,
@@ -117,9 +119,10 @@ impl Net {
         frame: &[u8],
         queue: &mut VirtQueue,
         memory: &M,
+        turn: &mut Turn<'_>,
     ) -> Result<RxResult, QueueError> {
         let len = HEADER_BYTES + frame.len();
-        for _ in 0..2 * u32::from(queue.size()) {
+        while turn.begins() {
             let Some(chain) = queue.pop(memory)? else {
                 if queue.arm(memory)? {
                     continue;
@@ -135,6 +138,7 @@ impl Net {
             self.counters.bad_requests += 1;
             queue.add_used(memory, chain.head, 0)?;
         }
+        queue.leave_unfinished();
         Ok(RxResult::NoBuffers)
     }
 
@@ -201,15 +205,16 @@ impl VirtioDevice for Net {
         queues: &mut [VirtQueue],
         memory: &M,
         _host: &mut (),
+        turn: &mut Turn<'_>,
     ) -> Result<(), QueueError> {
         match index {
             // The caller offers its waiting frames again.
             RX_QUEUE => Ok(()),
-            TX_QUEUE => queues[index].serve(memory, |queue, chain| {
+            TX_QUEUE => queues[index].serve(memory, turn, |queue, chain| {
                 self.transmit(&chain, memory);
                 queue.add_used(memory, chain.head, 0)
             }),
-            _ => queues[index].serve(memory, |queue, chain| {
+            _ => queues[index].serve(memory, turn, |queue, chain| {
                 let len = self.control(&chain, memory)?;
                 queue.add_used(memory, chain.head, len)
             }),
@@ -247,13 +252,13 @@ impl VirtioDevice for Net {
 
 impl MmioTransport<Net> {
     /// Gives a frame from the world to the guest.
-    pub fn handle_frame<M: GuestMemory>(&mut self, frame: &[u8], memory: &M) -> RxResult {
+    pub fn handle_frame<M: GuestMemory>(&mut self, frame: &[u8], memory: &M, turn: &mut Turn<'_>) -> RxResult {
         let running = self.is_running() && self.queue_ready(RX_QUEUE);
         if !running || !(FRAME_MIN..=FRAME_MAX).contains(&frame.len()) {
             self.device_mut().counters.dropped += 1;
             return RxResult::Dropped;
         }
-        let given = self.with_queues(memory, |net, queues| net.receive(frame, &mut queues[RX_QUEUE], memory));
+        let given = self.with_queues(memory, |net, queues| net.receive(frame, &mut queues[RX_QUEUE], memory, turn));
         given.unwrap_or(RxResult::Dropped)
     }
 

@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Address, GuestAddress, GuestMemory, Permissions};
 
+use super::turn::Turn;
+
 /// Most descriptors in one chain, indirect ones included.
 pub const CHAIN_LEN_MAX: usize = 256;
 
@@ -151,7 +153,7 @@ pub struct VirtQueue {
     ring: Queue,
     /// Used entries were added since the last `take_interrupt`.
     added: bool,
-    /// `serve` stopped at its bound; the queue must be served again without the driver's kick.
+    /// A turn was over before the ring was empty; the queue must be served again without the driver's kick.
     unfinished: bool,
     /// `serve_while` stopped at a chain that is to be served later.
     waiting: bool,
@@ -216,14 +218,15 @@ impl VirtQueue {
 
     /// Gives the available chains to `each` until none is left and kicks are armed.
     ///
-    /// Another vCPU may add chains as fast as they are served, so this stops after two rings' worth and remembers that
-    /// it did ([`VirtQueue::take_unfinished`]).
+    /// Another vCPU, or what is served itself, may add chains as fast as they are served. So this stops when `turn` is over
+    /// and remembers that it did ([`VirtQueue::take_unfinished`]).
     pub fn serve<M: GuestMemory>(
         &mut self,
         memory: &M,
+        turn: &mut Turn<'_>,
         mut each: impl FnMut(&mut Self, Chain) -> Result<(), QueueError>,
     ) -> Result<(), QueueError> {
-        self.serve_while(memory, |queue, chain| each(queue, chain).map(|()| Served::Done))
+        self.serve_while(memory, turn, |queue, chain| each(queue, chain).map(|()| Served::Done))
     }
 
     /// The same, but a chain for which it is too early goes back to where it was, and those behind it wait there too
@@ -231,11 +234,13 @@ impl VirtQueue {
     pub fn serve_while<M: GuestMemory>(
         &mut self,
         memory: &M,
+        turn: &mut Turn<'_>,
         mut each: impl FnMut(&mut Self, Chain) -> Result<Served, QueueError>,
     ) -> Result<(), QueueError> {
-        for _ in 0..2 * u32::from(self.size()) {
+        while turn.begins() {
             match self.pop(memory)? {
                 Some(chain) => {
+                    turn.spend(chain.readable_len() + chain.writable_len());
                     if each(self, chain)? == Served::NotNow {
                         self.undo_pop();
                         self.waiting = true;
@@ -246,8 +251,13 @@ impl VirtQueue {
                 None => return Ok(()),
             }
         }
-        self.unfinished = true;
+        self.leave_unfinished();
         Ok(())
+    }
+
+    /// The ring may hold more, which is to be served in another turn.
+    pub(crate) fn leave_unfinished(&mut self) {
+        self.unfinished = true;
     }
 
     /// Whether `serve_while` stopped at a chain for which it was too early since the last call. Nobody kicks for it again.
@@ -255,7 +265,7 @@ impl VirtQueue {
         std::mem::take(&mut self.waiting)
     }
 
-    /// Whether `serve` stopped at its bound since the last call.
+    /// Whether a turn was over before the ring was empty since the last call.
     pub fn take_unfinished(&mut self) -> bool {
         std::mem::take(&mut self.unfinished)
     }

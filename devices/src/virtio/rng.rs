@@ -8,6 +8,7 @@ use vm_memory::GuestMemory;
 
 use super::VirtioDevice;
 use super::queue::{Chain, QueueError, VirtQueue};
+use super::turn::Turn;
 use crate::RestoreError;
 use crate::counters::Counters;
 
@@ -79,8 +80,9 @@ impl VirtioDevice for Rng {
         queues: &mut [VirtQueue],
         memory: &M,
         host: &mut Self::Host,
+        turn: &mut Turn<'_>,
     ) -> Result<(), QueueError> {
-        queues[index].serve(memory, |queue, chain| {
+        queues[index].serve(memory, turn, |queue, chain| {
             let len = self.fill(&chain, memory, host)?;
             queue.add_used(memory, chain.head, len)
         })

@@ -1,7 +1,7 @@
 //! virtio-block against a disk in memory.
 
 use super::*;
-use crate::virtio::driver::{Driver, INDIRECT, NEXT, Part, WRITE, desc_table, kick, read};
+use crate::virtio::driver::{Driver, INDIRECT, NEXT, Part, WRITE, desc_table, kick, nobody, read};
 use crate::virtio::mmio::{F_INDIRECT_DESC, MmioTransport, status};
 
 /// A disk in memory that can be told to fail.
@@ -278,7 +278,7 @@ fn write_without_room_stays_in_the_ring_with_what_is_behind_it_and_is_done_when_
     for device in [device, &mut restored] {
         device.handle_host_ready();
         let queue = device.poll_notify().expect("it owes a kick");
-        device.handle_notify(queue, &driver.memory, disk);
+        device.handle_notify(queue, &driver.memory, disk, &mut Turn::new(&mut nobody));
         assert!(device.poll_interrupt() && !device.is_waiting());
         assert_eq!((driver.read(write[2], 1), driver.read(read[1], 512)), (vec![0], vec![0xaa; 512]));
     }

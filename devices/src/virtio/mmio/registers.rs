@@ -175,10 +175,12 @@ impl<D: VirtioDevice> MmioTransport<D> {
             queues,
             device,
             kicks,
+            unfinished,
             waiting,
             edge_after_restore,
         } = self;
-        (*status, *interrupt_status, *driver_features, *kicks, *waiting) = (0, 0, 0, 0, 0);
+        (*status, *interrupt_status, *driver_features) = (0, 0, 0);
+        (*kicks, *unfinished, *waiting) = (0, 0, 0);
         (*device_features_sel, *driver_features_sel, *queue_sel) = (0, 0, 0);
         (*edge_due, *edge_after_restore) = (false, false);
         queues.iter_mut().for_each(VirtQueue::reset);

@@ -48,6 +48,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
             queues,
             device,
             kicks: _,
+            unfinished: _,
             waiting: _,
             edge_after_restore: _,
         } = self;
@@ -92,6 +93,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
             queues,
             device: D::restore(device)?,
             kicks: 0,
+            unfinished: 0,
             waiting: 0,
             edge_after_restore: interrupt_status != 0,
         };

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::virtio::driver::{
-    Driver, INDIRECT, NEXT, Part, SIZE, WRITE, avail_ring, desc_table, kick, read, serve, used_ring, write,
+    Driver, INDIRECT, NEXT, Part, SIZE, WRITE, avail_ring, desc_table, kick, nobody, read, serve, serve_turn,
+    used_ring, write,
 };
 use crate::virtio::rng::Rng;
 
@@ -124,10 +125,43 @@ fn handle_notify_fills_the_buffer_and_interrupts_once() {
 }
 
 #[test]
+fn what_a_turn_leaves_is_owed_and_a_restored_device_owes_it_too() {
+    let (mut device, mut driver) = started(0);
+    for _ in 0..5 {
+        driver.add(0, &[Part::In(8)]);
+    }
+    write(&mut device, 0x50, 0);
+    serve_turn(&mut device, &driver.memory, &mut ones, 2);
+    assert_eq!((driver.used(0).len(), device.owes_work()), (2, true));
+    let mut restored = MmioTransport::<Rng>::restore(device.save()).expect("it was saved");
+    let mut copy = driver.fork();
+    serve_turn(&mut device, &driver.memory, &mut ones, 2);
+    assert_eq!((driver.used(0).len(), device.owes_work()), (2, true));
+    serve_turn(&mut restored, &copy.memory, &mut ones, 9);
+    serve_turn(&mut device, &driver.memory, &mut ones, 9);
+    assert_eq!((driver.used(0).len(), copy.used(0).len()), (1, 3));
+    assert!(!device.owes_work() && !restored.owes_work());
+    assert!(driver.bytes() == copy.bytes());
+}
+
+#[test]
+fn queue_that_feeds_itself_comes_after_those_that_were_kicked() {
+    let (mut device, mut driver) = started(0);
+    for _ in 0..3 {
+        driver.add(0, &[Part::In(8)]);
+    }
+    write(&mut device, 0x50, 0);
+    serve_turn(&mut device, &driver.memory, &mut ones, 1);
+    assert_eq!((device.kicks, device.unfinished), (0, 1));
+    device.kicks = 1 << 5;
+    assert_eq!([device.poll_notify(), device.poll_notify(), device.poll_notify()], [Some(5), Some(0), None]);
+}
+
+#[test]
 fn handle_notify_unknown_or_stopped_queue_is_counted() {
     let (mut device, driver) = started(0);
     kick(&mut device, 9, &driver.memory, &mut ones);
-    device.handle_notify(1, &driver.memory, &mut ones);
+    device.handle_notify(1, &driver.memory, &mut ones, &mut Turn::new(&mut nobody));
     assert_eq!((device.counters().bad_accesses, device.counters().bad_notifies), (1, 1));
     assert!(device.is_running());
 }

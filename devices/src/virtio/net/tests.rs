@@ -1,7 +1,7 @@
 //! virtio-net with a driver on one side and frames on the other.
 
 use super::*;
-use crate::virtio::driver::{Driver, Part, kick, read, write};
+use crate::virtio::driver::{Driver, Part, kick, nobody, read, write};
 use crate::virtio::mmio::{F_EVENT_IDX, INTERRUPT_CONFIG, INTERRUPT_USED, status};
 
 const MAC: [u8; 6] = [0x02, 0x00, 0x5e, 0x10, 0x20, 0x30];
@@ -56,11 +56,26 @@ fn transmit_nonsense_is_completed_counted_and_not_sent() {
     assert!(device.is_running());
 }
 
+fn give(device: &mut MmioTransport<Net>, frame: &[u8], driver: &Driver) -> RxResult {
+    device.handle_frame(frame, &driver.memory, &mut Turn::new(&mut nobody))
+}
+
+#[test]
+fn handle_frame_whose_turn_is_over_stays_with_the_caller_and_the_queue_is_owed() {
+    let (mut device, mut driver) = started(0);
+    for len in [71, 71, 1600] {
+        driver.add(RX_QUEUE, &[Part::In(len)]);
+    }
+    let given = device.handle_frame(&frame(60), &driver.memory, &mut Turn::new(&mut |done| done >= 2));
+    assert_eq!((given, device.owes_work()), (RxResult::NoBuffers, true), "a guest has any number of bad buffers");
+    assert_eq!(give(&mut device, &frame(60), &driver), RxResult::Delivered);
+}
+
 #[test]
 fn handle_frame_lies_behind_a_header_with_one_buffer() {
     let (mut device, mut driver) = started(0);
     let addr = driver.add(RX_QUEUE, &[Part::In(1600)])[0];
-    assert_eq!(device.handle_frame(&frame(60), &driver.memory), RxResult::Delivered);
+    assert_eq!(give(&mut device, &frame(60), &driver), RxResult::Delivered);
     assert_eq!(driver.read(addr, 12), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
     assert_eq!(driver.read(addr + 12, 60), frame(60));
     assert_eq!(driver.used(RX_QUEUE), [(0, 72)]);
@@ -71,10 +86,10 @@ fn handle_frame_lies_behind_a_header_with_one_buffer() {
 #[test]
 fn handle_frame_without_buffers_stays_with_the_caller() {
     let (mut device, mut driver) = started(F_EVENT_IDX);
-    assert_eq!(device.handle_frame(&frame(60), &driver.memory), RxResult::NoBuffers);
+    assert_eq!(give(&mut device, &frame(60), &driver), RxResult::NoBuffers);
     driver.add(RX_QUEUE, &[Part::In(1600)]);
-    assert_eq!(device.handle_frame(&frame(60), &driver.memory), RxResult::Delivered);
-    assert_eq!(device.handle_frame(&frame(60), &driver.memory), RxResult::NoBuffers);
+    assert_eq!(give(&mut device, &frame(60), &driver), RxResult::Delivered);
+    assert_eq!(give(&mut device, &frame(60), &driver), RxResult::NoBuffers);
     assert_eq!(device.counters().dropped, 0);
 }
 
@@ -83,7 +98,7 @@ fn handle_frame_skips_buffers_that_are_too_small() {
     let (mut device, mut driver) = started(0);
     driver.add(RX_QUEUE, &[Part::In(71)]);
     driver.add(RX_QUEUE, &[Part::In(72)]);
-    assert_eq!(device.handle_frame(&frame(60), &driver.memory), RxResult::Delivered);
+    assert_eq!(give(&mut device, &frame(60), &driver), RxResult::Delivered);
     assert_eq!(driver.used(RX_QUEUE), [(0, 0), (1, 72)]);
     assert_eq!(device.counters().bad_requests, 1);
 }
@@ -92,11 +107,11 @@ fn handle_frame_skips_buffers_that_are_too_small() {
 fn handle_frame_without_driver_or_of_impossible_length_is_dropped() {
     let (mut device, mut driver) = started(0);
     driver.add(RX_QUEUE, &[Part::In(4096)]);
-    assert_eq!(device.handle_frame(&frame(13), &driver.memory), RxResult::Dropped);
-    assert_eq!(device.handle_frame(&frame(FRAME_MAX + 1), &driver.memory), RxResult::Dropped);
-    assert_eq!(device.handle_frame(&frame(FRAME_MAX), &driver.memory), RxResult::Delivered);
+    assert_eq!(give(&mut device, &frame(13), &driver), RxResult::Dropped);
+    assert_eq!(give(&mut device, &frame(FRAME_MAX + 1), &driver), RxResult::Dropped);
+    assert_eq!(give(&mut device, &frame(FRAME_MAX), &driver), RxResult::Delivered);
     write(&mut device, 0x70, 0);
-    assert_eq!(device.handle_frame(&frame(60), &driver.memory), RxResult::Dropped);
+    assert_eq!(give(&mut device, &frame(60), &driver), RxResult::Dropped);
     assert_eq!(device.counters().dropped, 3);
 }
 
@@ -104,7 +119,7 @@ fn handle_frame_without_driver_or_of_impossible_length_is_dropped() {
 fn handle_frame_into_a_broken_ring_needs_reset() {
     let (mut device, driver) = started(0);
     driver.publish(RX_QUEUE, 0xffff);
-    assert_eq!(device.handle_frame(&frame(60), &driver.memory), RxResult::Dropped);
+    assert_eq!(give(&mut device, &frame(60), &driver), RxResult::Dropped);
     assert_eq!(read(&mut device, 0x70) & status::NEEDS_RESET, status::NEEDS_RESET);
 }
 

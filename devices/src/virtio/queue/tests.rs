@@ -1,9 +1,10 @@
 //! The queue on its own, over rings that the test driver made.
 
 use super::*;
-use crate::virtio::driver::{Driver, Part, SIZE, desc_table};
+use crate::virtio::driver::{Driver, Part, desc_table, nobody};
 use crate::virtio::mmio::MmioTransport;
 use crate::virtio::rng::Rng;
+use crate::virtio::turn::{BYTES_MAX, REQUESTS_MAX, Turn};
 
 /// A queue set up by the driver, taken out of its transport.
 fn queue(driver: &mut Driver) -> VirtQueue {
@@ -12,21 +13,48 @@ fn queue(driver: &mut Driver) -> VirtQueue {
     VirtQueue::restore(device.save().queues[0], 64).expect("a saved queue")
 }
 
-/// Another vCPU makes a new chain available for each one that is served.
+/// Another vCPU makes a new chain available for each one that is served, or the ring feeds itself.
 #[test]
 fn serve_endless_chains_stops_and_says_so() {
     let mut driver = Driver::new();
     let mut queue = queue(&mut driver);
     driver.add(0, &[Part::In(4)]);
     let mut served = 0;
-    let result = queue.serve(&driver.memory, |queue, chain| {
+    let result = queue.serve(&driver.memory, &mut Turn::new(&mut nobody), |queue, chain| {
         served += 1;
         driver.publish(0, chain.head);
         queue.add_used(&driver.memory, chain.head, 0)
     });
-    assert_eq!((result, served), (Ok(()), 2 * SIZE));
+    assert_eq!((result, served), (Ok(()), REQUESTS_MAX));
     assert!(queue.take_unfinished());
     assert!(!queue.take_unfinished());
+}
+
+#[test]
+fn serve_stops_when_others_want_a_turn_and_behind_the_request_that_exceeds_its_bytes() {
+    let mut driver = Driver::new();
+    let mut queue = queue(&mut driver);
+    let served = |queue: &mut VirtQueue, turn: &mut Turn<'_>| {
+        let mut count = 0;
+        let result = queue.serve(&driver.memory, turn, |queue, chain| {
+            count += 1;
+            queue.add_used(&driver.memory, chain.head, 0)
+        });
+        assert_eq!(result, Ok(()));
+        (count, turn.is_over(), queue.take_unfinished())
+    };
+    for index in 0..4 {
+        // Bytes that lie one over the other cost a device as much as others.
+        driver.descriptor(desc_table(0), index, 0, 0x4_0000, 0, 0);
+        driver.publish(0, index);
+    }
+    assert_eq!(served(&mut queue, &mut Turn::new(&mut |_| true)), (0, true, true), "a gate that closes");
+    assert_eq!(served(&mut queue, &mut Turn::new(&mut |done| done >= 1)), (1, true, true));
+    let mut others = nobody;
+    let mut turn = Turn::new(&mut others);
+    turn.spend(BYTES_MAX - 0x4_0001);
+    assert_eq!(served(&mut queue, &mut turn), (2, true, true));
+    assert_eq!(served(&mut queue, &mut Turn::new(&mut nobody)), (1, false, false));
 }
 
 #[test]
