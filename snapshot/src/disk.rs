@@ -233,10 +233,12 @@ impl OverlayDisk {
 
     /// The guest's flush. Direct: the image is made durable. Protected: nothing, durability is the epoch's commit.
     pub fn flush(&mut self) -> Result<(), DiskError> {
-        match self.mode {
-            Mode::Direct | Mode::Mirror => self.image.sync(),
-            Mode::Protected => self.image.check_poison(),
-        }
+        if self.needs_sync() { self.image.sync() } else { self.image.check_poison() }
+    }
+
+    /// Whether a flush waits for storage. Who cannot, syncs the image beside the disk first ([`Image::sync`]).
+    pub fn needs_sync(&self) -> bool {
+        self.mode != Mode::Protected && self.image.needs_sync()
     }
 
     /// Ends the running epoch and gives its writes, which stay readable here until [`Self::commit`]. Moves no bytes.

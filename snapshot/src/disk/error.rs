@@ -138,7 +138,8 @@ impl DiskError {
     }
 }
 
-/// Whether a write found no room, or no more than its user may have.
+/// Whether a write found no room, or no more than its user or its process (`ulimit -f`) may have, or a file system may hold
+/// in one file.
 pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }

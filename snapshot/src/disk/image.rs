@@ -29,8 +29,13 @@ pub struct Image {
     len: u64,
     readonly: bool,
     poison: OnceLock<String>,
-    /// Counts writes made here.
+    /// Counts writes that began here.
     writes: AtomicU64,
+    /// Counts those of them that ended.
+    ended: AtomicU64,
+    /// What `writes` was, and one more, when the last sync began that ended well; 0: there was none. What the file had before it
+    /// was opened may not be durable either.
+    synced: AtomicU64,
 }
 
 impl Image {
@@ -39,7 +44,16 @@ impl Image {
         let file = open_image(path, readonly)?;
         let len = image_len(path, &file)?;
         take_lock(path, &file, !readonly)?;
-        Ok(Self { path: path.to_owned(), file, len, readonly, poison: OnceLock::new(), writes: AtomicU64::new(0) })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            len,
+            readonly,
+            poison: OnceLock::new(),
+            writes: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
+        })
     }
 
     /// Its path, as it was given.
@@ -129,14 +143,28 @@ impl Image {
         if self.readonly {
             return Ok(());
         }
-        self.poison_on_error("syncing", self.file.sync_data())
+        // In this order: a write that is under way now is not among them.
+        let (ended, begun) = (self.ended.load(Ordering::SeqCst), self.writes.load(Ordering::SeqCst));
+        self.poison_on_error("syncing", self.file.sync_data())?;
+        if ended == begun {
+            self.synced.fetch_max(begun + 1, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// Whether [`Self::sync`] has something to do: it has not ended well since the last write.
+    pub fn needs_sync(&self) -> bool {
+        let is_synced = self.synced.load(Ordering::SeqCst) == self.writes.load(Ordering::SeqCst) + 1;
+        !self.readonly && !is_synced && self.poison.get().is_none()
     }
 
     /// The caller checked the range, and that the image may be written.
     pub(super) fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), DiskError> {
         self.check_present(offset + data.len() as u64)?;
-        self.writes.fetch_add(1, Ordering::AcqRel);
-        match self.file.write_all_at(data, offset) {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        let written = self.file.write_all_at(data, offset);
+        self.ended.fetch_add(1, Ordering::SeqCst);
+        match written {
             Err(source) if is_full(&source) => Err(DiskError::NoRoom { path: self.path.clone(), source }),
             result => self.poison_on_error("writing", result),
         }

@@ -154,6 +154,7 @@ impl Epochs {
         let mut board = machine.board();
         let delivered = board.deliver_inputs();
         machine.raise(delivered.raise)?;
+        machine.note_owed(delivered);
         let state = machine.save_state(&board)?;
         let saved = Instant::now();
         let mut gfns = Vec::new();

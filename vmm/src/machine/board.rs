@@ -1,7 +1,8 @@
 //! The board: the devices of a machine on their buses, and what the guest's accesses set off.
 //!
-//! One lock around it. A vCPU's access is served to its end (queues, disk, output) before the vCPU goes on, so at a
-//! boundary, with all vCPUs out, every device is quiet by construction.
+//! One lock around it. A vCPU's access is served (queues, disk, output) before the vCPU goes on, for one turn; what is left is
+//! owed and served by a vCPU thread too ([`super::turns`]). So at a boundary, with all vCPUs out, every device is quiet by
+//! construction.
 //!
 //! Interrupts of devices collect in a mask. With [`Delivery::Immediate`] they are raised at once; with
 //! [`Delivery::Boundary`] they, and input from the world, wait for the boundary, and the mask is part of the state.
@@ -21,6 +22,7 @@ use devices::layout::{
 use devices::power::{Power, PowerEvent, PowerState};
 use devices::pvpanic::{PanicEvent, Pvpanic, PvpanicState};
 use devices::serial::{Serial, SerialState};
+use devices::virtio::turn::Turn;
 use devices::watchdog::{Watchdog, WatchdogState};
 use replication::Input;
 use serde::{Deserialize, Serialize};
@@ -53,6 +55,8 @@ pub struct Effects {
     pub wants_boundary: bool,
     /// The access wrote to the console, which has more to write than it takes: the vCPU waits.
     pub console_full: bool,
+    /// A turn was over before a device had served all: the rest is to be served soon.
+    pub owes_work: bool,
     /// The guest asked for an end.
     pub end: Option<GuestEnd>,
 }
@@ -104,6 +108,13 @@ pub struct Board {
     pending: u32,
     /// Inputs that the guest got since the last boundary.
     consumed: Vec<Input>,
+    /// Whose turn comes first, of the slots that owe work.
+    next_slot: usize,
+}
+
+/// Nobody waits, or those who do wait for no more than what one turn may do.
+fn nobody(_requests: u32) -> bool {
+    false
 }
 
 fn now_s() -> i64 {
@@ -127,6 +138,7 @@ impl Board {
             console_input: Vec::new(),
             pending: 0,
             consumed: Vec::new(),
+            next_slot: 0,
         }
     }
 
@@ -201,14 +213,34 @@ impl Board {
         }
     }
 
-    /// The guest writes device memory.
-    pub fn handle_mmio_write(&mut self, address: u64, data: &[u8]) -> Effects {
+    /// The guest writes device memory. What that kicks is served as far as `turn` lasts.
+    pub fn handle_mmio_write(&mut self, address: u64, data: &[u8], turn: &mut Turn<'_>) -> Effects {
         let Some((index, offset)) = self.slot_at(address) else { return Effects::default() };
-        self.slots[index].handle_write(offset, data, &self.memory);
+        self.slots[index].handle_write(offset, data, &self.memory, turn);
         if self.delivery == Delivery::Immediate {
-            self.deliver_frames(index);
+            self.deliver_frames(index, turn);
         }
         self.settle_slot(index)
+    }
+
+    /// Serves what earlier turns left, the slots one after the other, as far as `turn` lasts.
+    pub fn serve_owed(&mut self, turn: &mut Turn<'_>) -> Effects {
+        let count = self.slots.len();
+        let first = self.next_slot;
+        let mut effects = Effects::default();
+        for index in (0..count).map(|n| (first + n) % count) {
+            if turn.is_over() || !self.slots[index].owes_work() {
+                effects.owes_work |= self.slots[index].owes_work();
+                continue;
+            }
+            self.slots[index].serve_kicks(&self.memory, turn);
+            if self.delivery == Delivery::Immediate {
+                self.deliver_frames(index, turn);
+            }
+            effects = effects.and(self.settle_slot(index));
+            self.next_slot = index + 1;
+        }
+        effects
     }
 
     fn slot_at(&self, address: u64) -> Option<(usize, u64)> {
@@ -229,7 +261,7 @@ impl Board {
             accepted = true;
         }
         if self.delivery == Delivery::Immediate {
-            self.deliver_frames(index);
+            self.deliver_frames(index, &mut Turn::new(&mut nobody));
         }
         let mut effects = self.settle_slot(index);
         effects.wants_boundary |= self.delivery == Delivery::Boundary && accepted;
@@ -253,7 +285,7 @@ impl Board {
         self.deliver_console();
         let mut effects = self.settle_chips();
         for index in 0..self.slots.len() {
-            self.deliver_frames(index);
+            self.deliver_frames(index, &mut Turn::new(&mut nobody));
             effects = effects.and(self.settle_slot(index));
         }
         effects
@@ -280,10 +312,10 @@ impl Board {
         }
     }
 
-    fn deliver_frames(&mut self, index: usize) {
+    fn deliver_frames(&mut self, index: usize, turn: &mut Turn<'_>) {
         let consumed = &mut self.consumed;
         let log = self.delivery == Delivery::Boundary;
-        self.slots[index].deliver_frames(&self.memory, |frame| {
+        self.slots[index].deliver_frames(&self.memory, turn, |frame| {
             if log {
                 consumed.push(Input { device: FIRST_SLOT + index as u16, bytes: frame.to_vec() });
             }
@@ -352,6 +384,7 @@ impl Board {
         }
         let mut effects = self.settle_interrupts();
         effects.wants_boundary |= sent;
+        effects.owes_work = self.slots[index].owes_work();
         effects
     }
 
@@ -410,6 +443,7 @@ impl Board {
             console_input,
             pending,
             consumed: _,
+            next_slot: _,
         } = self;
         let board = BoardState {
             serial: serial.save(),
@@ -446,24 +480,15 @@ impl Board {
         Ok(())
     }
 
-    /// Tries again what disks could not take.
-    pub fn retry_disks(&mut self) -> Effects {
-        let mut effects = Effects::default();
-        for index in 0..self.slots.len() {
-            self.slots[index].retry(&self.memory);
-            effects = effects.and(self.settle_slot(index));
-        }
-        effects
+    /// Tries again what disks could not take, as far as `turn` lasts.
+    pub fn retry_disks(&mut self, turn: &mut Turn<'_>) -> Effects {
+        self.slots.iter_mut().for_each(Slot::retry);
+        self.serve_owed(turn)
     }
 
-    /// Serves what was kicked before the save and could not be: right before a restored guest runs.
+    /// Serves what was kicked before the save and could not be, for one turn: right before a restored guest runs.
     pub fn serve_kicks(&mut self) -> Effects {
-        let mut effects = Effects::default();
-        for index in 0..self.slots.len() {
-            self.slots[index].serve_kicks(&self.memory);
-            effects = effects.and(self.settle_slot(index));
-        }
-        effects
+        self.serve_owed(&mut Turn::new(&mut nobody))
     }
 }
 
@@ -474,6 +499,7 @@ impl Effects {
             raise: self.raise | other.raise,
             wants_boundary: self.wants_boundary | other.wants_boundary,
             console_full: self.console_full | other.console_full,
+            owes_work: self.owes_work | other.owes_work,
             end: self.end.or(other.end),
         }
     }

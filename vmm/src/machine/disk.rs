@@ -4,15 +4,19 @@
 //! its commit.
 //!
 //! Its lock is taken at every boundary, so nobody holds it while storage works for him: the committer writes and syncs the
-//! image beside it. Only the guest's own requests do, whose vCPU is not at the boundary before they are done.
+//! image beside it. Only the guest's own reads and writes do, whose vCPU is not at the boundary before they are done; there are
+//! no more of them in a row than a turn has ([`super::turns`]). A guest's flush, which may take seconds, is the work of a thread
+//! of its own: the request stays in its ring until the image is synced, and its vCPU goes on.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 
 use devices::virtio::block::{BlockBackend, BlockError};
 use snapshot::disk::{DiskError, Image, OverlayDisk};
 
+use super::Machine;
 use super::trouble::Troubles;
 use crate::exit::Failure;
+use crate::protect::local::fault;
 
 /// A handle on a disk; clones share it.
 #[derive(Debug, Clone)]
@@ -21,7 +25,37 @@ pub struct SharedDisk {
     image: Arc<Image>,
     /// Held by who applies epochs to the image: one at a time, in their order.
     committing: Arc<Mutex<()>>,
+    syncs: Arc<Syncs>,
     troubles: Arc<Troubles>,
+}
+
+/// A guest's flushes, on their way to the thread that syncs the image.
+#[derive(Debug, Default)]
+struct Syncs {
+    state: Mutex<SyncState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct SyncState {
+    is_asked: bool,
+    has_ended: bool,
+}
+
+impl Syncs {
+    fn set(&self, change: impl FnOnce(&mut SyncState)) {
+        change(&mut self.state.lock().expect("no holder of the syncs panics"));
+        self.changed.notify_all();
+    }
+
+    /// Waits for a flush. False when the machine has ended.
+    fn wait(&self) -> bool {
+        let idle = |state: &mut SyncState| !state.is_asked && !state.has_ended;
+        let state = self.state.lock().expect("no holder of the syncs panics");
+        let mut state = self.changed.wait_while(state, idle).expect("no holder of the syncs panics");
+        state.is_asked = false;
+        !state.has_ended
+    }
 }
 
 impl SharedDisk {
@@ -29,7 +63,8 @@ impl SharedDisk {
     pub fn new(disk: OverlayDisk, troubles: &Arc<Troubles>) -> Self {
         let image = Arc::clone(disk.image());
         let troubles = Arc::clone(troubles);
-        Self { disk: Arc::new(Mutex::new(disk)), image, committing: Arc::default(), troubles }
+        let (committing, syncs) = (Arc::default(), Arc::default());
+        Self { disk: Arc::new(Mutex::new(disk)), image, committing, syncs, troubles }
     }
 
     /// The disk, for as long as the guard lives. The guest's requests and boundaries wait meanwhile.
@@ -40,6 +75,23 @@ impl SharedDisk {
     /// What is committed. To be read and synced while the guest goes on.
     pub fn image(&self) -> &Image {
         &self.image
+    }
+
+    /// Syncs the image for the guest's flushes until [`SharedDisk::end`]. The body of a thread of `machine`.
+    pub(super) fn sync_for(&self, machine: &Machine) {
+        while self.syncs.wait() {
+            fault::lasts(fault::GUEST_SYNC);
+            // An image that cannot be synced is poisoned: the flush fails when it is tried again.
+            if let Err(error) = self.image.sync() {
+                tracing::warn!(%error, "a flush of the guest failed");
+            }
+            machine.retry_disks();
+        }
+    }
+
+    /// The machine has ended.
+    pub(super) fn end(&self) {
+        self.syncs.set(|state| state.has_ended = true);
     }
 
     /// Applies the sealed epochs up to and including `upto` to the image, while the guest goes on.
@@ -54,6 +106,10 @@ impl SharedDisk {
 }
 
 impl SharedDisk {
+    fn is_committing(&self) -> bool {
+        matches!(self.committing.try_lock(), Err(TryLockError::WouldBlock))
+    }
+
     /// What the guest is told of an error, and the operator.
     fn refused(&self, error: DiskError) -> BlockError {
         match error {
@@ -75,16 +131,17 @@ impl BlockBackend for SharedDisk {
     }
 
     fn read_at(&mut self, offset: u64, data: &mut [u8]) -> Result<(), BlockError> {
+        fault::lasts(fault::GUEST_READ);
         self.lock().read_at(offset, data).map_err(|error| self.refused(error))
     }
 
     fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
         let mut disk = self.lock();
-        if disk.is_pressed() {
-            // What is released counts until the image has it, and nobody else waits for that.
+        // What is released counts until the image has it. Its committer has the request tried again when that is so.
+        if disk.is_pressed() && self.is_committing() {
             drop(disk);
-            drop(self.committing.lock().expect("no committer panics"));
-            disk = self.lock();
+            self.troubles.note_waiting(None);
+            return Err(BlockError::NotNow);
         }
         let written = disk.write_at(offset, data);
         drop(disk);
@@ -94,6 +151,11 @@ impl BlockBackend for SharedDisk {
     }
 
     fn flush(&mut self) -> Result<(), BlockError> {
-        self.lock().flush().map_err(|error| self.refused(error))
+        let mut disk = self.lock();
+        if disk.needs_sync() {
+            self.syncs.set(|state| state.is_asked = true);
+            return Err(BlockError::NotNow);
+        }
+        disk.flush().map_err(|error| self.refused(error))
     }
 }

@@ -52,6 +52,8 @@ struct State {
     first_out: Option<Instant>,
     /// Counts openings, so that a waiter knows that its closing is over.
     openings: u64,
+    /// When it began to close, unless it is open.
+    closed_at: Option<Instant>,
     /// Since when it is open, unless it is not.
     open_since: Option<Instant>,
     /// How long it was open before that, all in all.
@@ -103,6 +105,7 @@ impl Gate {
             kept: false,
             first_out: None,
             openings: 0,
+            closed_at: None,
             open_since: Some(Instant::now()),
             was_open: Duration::ZERO,
         };
@@ -131,6 +134,13 @@ impl Gate {
         self.lock().time_open()
     }
 
+    /// Since when it cannot close, if it is to be closed: a vCPU has not come out. Also how many have not.
+    pub fn late(&self) -> Option<(Duration, usize)> {
+        let state = self.lock();
+        let missing = state.running.saturating_sub(state.parked);
+        state.closed_at.filter(|_| state.mode != Mode::Ended && missing > 0).map(|at| (at.elapsed(), missing))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder of the gate panics while changing it")
     }
@@ -147,6 +157,7 @@ impl Gate {
         }
         state.mode = Mode::Open;
         state.open_since = Some(Instant::now());
+        state.closed_at = None;
         state.openings += 1;
         state.first_out = None;
         // Counted anew for each closing: a thread that has not woken from this one yet must arrive again for the next.
@@ -350,6 +361,7 @@ impl State {
     fn close(&mut self, mode: Mode) {
         self.was_open = self.time_open();
         self.open_since = None;
+        self.closed_at = Some(Instant::now());
         self.mode = mode;
     }
 
@@ -403,6 +415,25 @@ mod tests {
                 })
             })
             .collect()
+    }
+
+    #[test]
+    fn late_is_a_gate_that_a_vcpu_keeps_from_closing_and_none_that_is_closed_or_open() {
+        let gate = Gate::new(2);
+        assert_eq!(gate.late(), None);
+        gate.request_boundary();
+        let (first, missing) = gate.late().expect("nobody came out");
+        assert_eq!(missing, 2);
+        assert!(gate.late().expect("nobody came out").0 >= first);
+        thread::scope(|scope| {
+            scope.spawn(|| gate.arrive(|_| {}, || {}));
+            while gate.late().is_some_and(|(_, missing)| missing == 2) {
+                thread::yield_now();
+            }
+            assert_eq!(gate.late().map(|(_, missing)| missing), Some(1));
+            gate.arrive(|_| assert_eq!(gate.late(), None, "all are out"), || {});
+        });
+        assert_eq!(gate.late(), None);
     }
 
     #[test]

@@ -20,10 +20,12 @@ pub mod kick;
 pub mod slot;
 pub mod state;
 pub mod trouble;
+pub mod turns;
 pub mod vcpu;
 mod watchdog;
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -49,6 +51,7 @@ use snapshot::disk::{Mode, PENDING_BYTES_MAX};
 use snapshot::writeset::WriteSet;
 use state::{MachineState, Shape, StateRefused};
 use trouble::Troubles;
+use turns::Turns;
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +148,7 @@ pub struct Machine {
     cpuid: CpuidTable,
     disks: Vec<SharedDisk>,
     troubles: Arc<Troubles>,
+    turns: Turns,
     egress: Arc<Egress>,
     logs_dirty: AtomicBool,
     gate: Gate,
@@ -160,7 +164,11 @@ pub struct Machine {
 
 /// The threads of a running machine.
 #[derive(Debug)]
-pub struct Threads(Vec<JoinHandle<()>>);
+pub struct Threads {
+    handles: Vec<JoinHandle<()>>,
+    /// Disconnected when all have finished.
+    running: Receiver<()>,
+}
 
 fn board_of(
     ram: &Ram,
@@ -217,6 +225,7 @@ impl Machine {
             cpuid,
             disks,
             troubles,
+            turns: Turns::default(),
             egress,
             logs_dirty: AtomicBool::new(false),
             pace,
@@ -278,20 +287,26 @@ impl Machine {
         let effects = self.board().serve_kicks();
         let pending = self.board().take_pending();
         self.raise(effects.raise | pending)?;
+        self.note_owed(effects);
         for vcpu in &self.vcpus {
             vcpu.lock().expect("no thread runs yet").notify_stopped();
         }
-        let mut threads: Vec<JoinHandle<()>> = (0..self.vcpus.len() as u32)
-            .map(|id| {
-                let machine = Arc::clone(self);
-                spawn(format!("vcpu{id}"), move || vcpu::run(&machine, id))
-            })
-            .collect();
-        let machine = Arc::clone(self);
-        threads.push(spawn("pacer".into(), move || machine.pacer.run(&machine.gate)));
-        let machine = Arc::clone(self);
-        threads.push(spawn("watchdog".into(), move || watchdog::run(&machine)));
-        Ok(Threads(threads))
+        let (runs, running) = channel();
+        let mut threads = Vec::new();
+        let mut start = |name: String, body: fn(&Self, u32), id| {
+            let (machine, runs) = (Arc::clone(self), runs.clone());
+            threads.push(spawn(name, move || {
+                body(&machine, id);
+                drop(runs);
+            }));
+        };
+        (0..self.vcpus.len() as u32).for_each(|id| start(format!("vcpu{id}"), vcpu::run, id));
+        start("pacer".into(), |machine, _| machine.pacer.run(&machine.gate), 0);
+        start("watchdog".into(), |machine, _| watchdog::run(machine), 0);
+        start("turns".into(), |machine, _| turns::run(machine), 0);
+        let sync = |machine: &Self, disk: u32| machine.disks[disk as usize].sync_for(machine);
+        (0..self.disks.len() as u32).for_each(|disk| start(format!("disk-sync{disk}"), sync, disk));
+        Ok(Threads { handles: threads, running })
     }
 
     /// Reads the state of the stopped machine.
@@ -372,12 +387,21 @@ impl Machine {
         let effects = board.deliver_inputs();
         let pending = board.take_pending();
         drop(board);
+        self.note_owed(effects);
         self.raise(effects.raise | pending)
+    }
+
+    /// What devices owe after `effects` is served soon.
+    pub(crate) fn note_owed(&self, effects: Effects) {
+        if effects.owes_work {
+            self.turns.note_owed();
+        }
     }
 
     /// Acts on what an access or an input set off.
     pub fn apply(&self, effects: Effects) -> Result<(), KvmError> {
         self.raise(effects.raise)?;
+        self.note_owed(effects);
         // With interrupts at once no interrupt waits for a boundary; what was written may have to.
         let is_news = effects.wants_boundary || effects.raise != 0;
         if is_news && self.pacer.is_on() && ((effects.wants_boundary && self.pacer.demand()) || self.is_pressed()) {
@@ -419,6 +443,8 @@ impl Machine {
         self.gate.end();
         self.pacer.end();
         self.troubles.end();
+        self.turns.end();
+        self.disks.iter().for_each(SharedDisk::end);
         self.ended_changed.notify_all();
     }
 
@@ -495,6 +521,11 @@ impl Machine {
         &self.troubles
     }
 
+    /// What its devices owe.
+    fn turns(&self) -> &Turns {
+        &self.turns
+    }
+
     /// Has disk requests tried again that wait for the host.
     pub fn retry_disks(&self) {
         self.troubles.ask_retry();
@@ -525,11 +556,21 @@ impl Machine {
 impl Threads {
     /// Waits until all have finished, after the machine's end.
     pub fn join(self) {
-        for thread in self.0 {
+        for thread in self.handles {
             if thread.join().is_err() {
                 tracing::error!("a thread of the machine panicked");
             }
         }
+    }
+
+    /// The same, for `time` at most; false if one has not finished then. Storage that hangs keeps a vCPU in the host's kernel.
+    #[must_use]
+    pub fn join_within(self, time: Duration) -> bool {
+        if self.running.recv_timeout(time) == Err(RecvTimeoutError::Timeout) {
+            return false;
+        }
+        self.join();
+        true
     }
 }
 

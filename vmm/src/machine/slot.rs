@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 
 use devices::RestoreError;
+use devices::virtio::VirtioDevice;
 use devices::virtio::block::{Block, BlockConfig, BlockState};
 use devices::virtio::mmio::{MmioState, MmioTransport};
 use devices::virtio::net::{Net, NetState, RxResult};
 use devices::virtio::rng::{Rng, RngState};
+use devices::virtio::turn::Turn;
 use serde::{Deserialize, Serialize};
 use snapshot::section::Section;
 
@@ -73,6 +75,19 @@ fn fill_with_entropy(bytes: &mut [u8]) {
         .expect("the host's random generator is seeded");
 }
 
+fn serve<D: VirtioDevice>(
+    device: &mut MmioTransport<D>,
+    memory: &GuestMemory,
+    host: &mut D::Host,
+    turn: &mut Turn<'_>,
+) {
+    while !turn.is_over()
+        && let Some(queue) = device.poll_notify()
+    {
+        device.handle_notify(queue, memory, host, turn);
+    }
+}
+
 impl Slot {
     /// A disk of `sectors` sectors.
     pub fn block(disk: SharedDisk, id: &str) -> Self {
@@ -100,40 +115,30 @@ impl Slot {
         with_transport!(self, device => device.handle_read(offset, data));
     }
 
-    /// The guest writes a register; what that kicks is served at once.
-    pub fn handle_write(&mut self, offset: u64, data: &[u8], memory: &GuestMemory) {
+    /// The guest writes a register; what that kicks is served at once, as far as `turn` lasts.
+    pub fn handle_write(&mut self, offset: u64, data: &[u8], memory: &GuestMemory, turn: &mut Turn<'_>) {
         with_transport!(self, device => device.handle_write(offset, data));
-        self.serve_kicks(memory);
+        self.serve_kicks(memory, turn);
     }
 
-    /// Serves kicked queues: after a register write and after a restore.
-    pub fn serve_kicks(&mut self, memory: &GuestMemory) {
+    /// Serves queues that were kicked or that an earlier turn left, as far as `turn` lasts.
+    pub fn serve_kicks(&mut self, memory: &GuestMemory, turn: &mut Turn<'_>) {
         match self {
-            Self::Block { device, disk } => {
-                while let Some(queue) = device.poll_notify() {
-                    device.handle_notify(queue, memory, disk);
-                }
-            }
-            Self::Net { device, .. } => {
-                while let Some(queue) = device.poll_notify() {
-                    device.handle_notify(queue, memory, &mut ());
-                }
-            }
-            Self::Rng { device } => {
-                while let Some(queue) = device.poll_notify() {
-                    device.handle_notify(queue, memory, &mut fill_with_entropy);
-                }
-            }
+            Self::Block { device, disk } => serve(device, memory, disk, turn),
+            Self::Net { device, .. } => serve(device, memory, &mut (), turn),
+            Self::Rng { device } => serve(device, memory, &mut fill_with_entropy, turn),
         }
     }
 
-    /// Tries again what waits in a disk's ring for the host.
-    pub fn retry(&mut self, memory: &GuestMemory) {
-        if let Self::Block { device, .. } = self
-            && device.is_waiting()
-        {
+    /// Whether queues are to be served though nobody may kick them again.
+    pub fn owes_work(&self) -> bool {
+        with_transport!(self, device => device.owes_work())
+    }
+
+    /// What waits in a disk's ring for the host is owed.
+    pub fn retry(&mut self) {
+        if let Self::Block { device, .. } = self {
             device.handle_host_ready();
-            self.serve_kicks(memory);
         }
     }
 
@@ -175,11 +180,11 @@ impl Slot {
         }
     }
 
-    /// Gives waiting frames to the guest, as many as it has buffers for; `log` sees each one that it got.
-    pub fn deliver_frames(&mut self, memory: &GuestMemory, mut log: impl FnMut(&[u8])) {
+    /// Gives waiting frames to the guest, as many as it has buffers for and `turn` lasts; `log` sees each one that it got.
+    pub fn deliver_frames(&mut self, memory: &GuestMemory, turn: &mut Turn<'_>, mut log: impl FnMut(&[u8])) {
         let Self::Net { device, ingress } = self else { return };
         while let Some(frame) = ingress.front() {
-            match device.handle_frame(frame, memory) {
+            match device.handle_frame(frame, memory, turn) {
                 RxResult::NoBuffers => return,
                 RxResult::Delivered => log(frame),
                 RxResult::Dropped => {}

@@ -4,11 +4,13 @@ use std::sync::MutexGuard;
 use std::sync::atomic::{Ordering, compiler_fence};
 use std::time::Duration;
 
+use devices::virtio::turn::{Others, Turn};
 use kvm_ioctls::VcpuExit;
 
 use super::board::{Effects, GuestEnd};
 use super::crash::Crash;
 use super::gate::Arrival;
+use super::turns::Waiting;
 use super::{End, Machine};
 use crate::epoch::boundary;
 use crate::kvm::Vcpu;
@@ -90,17 +92,13 @@ fn run_loop(machine: &Machine, id: u32) -> Result<(), VcpuError> {
             vcpu = machine.vcpu(id);
             continue;
         }
+        serve_turn(machine)?;
         // With the gate open: boundaries go on meanwhile, and what else was produced leaves.
         if wants_console && machine.egress().is_console_full() {
             machine.egress().wait_for_console(CONSOLE_WAIT);
             continue;
         }
-        // Like an exit of this vCPU: whoever holds the guest waits until it is done.
-        if machine.troubles().take_retry() {
-            let effects = machine.board().retry_disks();
-            machine.apply(effects)?;
-        }
-        (completes, wants_console) = match enter(machine, &mut vcpu)? {
+        (completes, wants_console) = match enter(machine, &mut vcpu, &mut Waiting::at_kick(gate, machine.turns()))? {
             Exit::Completes { console_full } => (true, console_full),
             Exit::Done => (false, false),
             Exit::Ended(how) => {
@@ -111,12 +109,27 @@ fn run_loop(machine: &Machine, id: u32) -> Result<(), VcpuError> {
     }
 }
 
+/// Serves what devices owe, if it is time. Like an exit of this vCPU: whoever holds the guest waits until it is done.
+fn serve_turn(machine: &Machine) -> Result<(), VcpuError> {
+    let gate = machine.gate();
+    if machine.troubles().take_retry() {
+        let effects = machine.board().retry_disks(&mut Turn::new(&mut Waiting::at_turn(gate, machine.turns())));
+        machine.apply(effects)?;
+    }
+    if machine.turns().take_due() {
+        let effects = machine.board().serve_owed(&mut Turn::new(&mut Waiting::at_turn(gate, machine.turns())));
+        machine.apply(effects)?;
+    }
+    Ok(())
+}
+
 /// Completes the last exit without running the guest on: KVM does it at the start of `KVM_RUN`, which returns at once.
-/// A string instruction or a wide access may then exit again, for its next part.
+/// A string instruction or a wide access may then exit again, for its next part. What that kicks is owed: such an instruction
+/// can kick a thousand times.
 fn complete_exit(machine: &Machine, vcpu: &mut MutexGuard<'_, Vcpu>) -> Result<(), VcpuError> {
     loop {
         vcpu.fd().set_kvm_immediate_exit(1);
-        match enter(machine, vcpu)? {
+        match enter(machine, vcpu, &mut |_| true)? {
             // The caller waits for the console, if it must, when the gate is open again.
             Exit::Completes { .. } => {}
             Exit::Done => return Ok(()),
@@ -128,12 +141,14 @@ fn complete_exit(machine: &Machine, vcpu: &mut MutexGuard<'_, Vcpu>) -> Result<(
     }
 }
 
-fn enter(machine: &Machine, vcpu: &mut MutexGuard<'_, Vcpu>) -> Result<Exit, VcpuError> {
+fn enter(machine: &Machine, vcpu: &mut MutexGuard<'_, Vcpu>, others: &mut dyn Others) -> Result<Exit, VcpuError> {
     let id = vcpu.id();
     let effects = match vcpu.fd().run() {
         Ok(VcpuExit::IoOut(port, data)) => machine.board().handle_pio_write(port, data),
         Ok(VcpuExit::IoIn(port, data)) => machine.board().handle_pio_read(port, data),
-        Ok(VcpuExit::MmioWrite(address, data)) => machine.board().handle_mmio_write(address, data),
+        Ok(VcpuExit::MmioWrite(address, data)) => {
+            machine.board().handle_mmio_write(address, data, &mut Turn::new(others))
+        }
         Ok(VcpuExit::MmioRead(address, data)) => machine.board().handle_mmio_read(address, data),
         Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => return Ok(Exit::Done),
         Ok(VcpuExit::Shutdown) => return Ok(Exit::Ended(GuestEnd::Crashed(Crash::TripleFault))),

@@ -124,7 +124,12 @@ impl Guardian {
     pub(super) fn run_disk(&self) {
         while let Some(upto) = self.wait_for_disk_writes() {
             match self.write_images(upto) {
-                Ok(()) => self.note_applied(upto),
+                Ok(()) => {
+                    self.note_applied(upto);
+                    if self.machine.troubles().is_waiting() {
+                        self.machine.retry_disks();
+                    }
+                }
                 Err(Trouble::Full { path }) => {
                     self.note_full(Lacks::Image, path);
                     drop(self.disk_work.wait_timeout(self.lock(), ROOM_RETRY).expect("no holder of the core panics"));

@@ -7,7 +7,8 @@
 //! `FillingDiskLog:N`: so does the log of disk writes, the Nth time while a backup is being filled; `LogAppend:N` and
 //! `ImageWrite:N`: the log or the images of either side, at the Nth epoch.
 //! `OUTLAST_SLOW_AT=LogSync:N:MS`: the Nth sync of the log of disk writes takes MS milliseconds, on either side; so do `LogAppend`,
-//! and `ImageSync` and `ImageWrite` of the images. Not for production: it is how
+//! and `ImageSync` and `ImageWrite` of the images; `GuestRead` and `GuestSync` are a read of the guest's, and a sync for its flush,
+//! straight from its image. Not for production: it is how
 //! the tests prove that a kill at any moment loses nothing, and a failing medium neither.
 
 use std::path::Path;
@@ -77,6 +78,13 @@ pub(crate) const IMAGE_SYNC: &str = "ImageSync";
 /// Writing an epoch to the images.
 pub(crate) const IMAGE_WRITE: &str = "ImageWrite";
 
+/// A read of the guest's.
+pub(crate) const GUEST_READ: &str = "GuestRead";
+/// Syncing an image for a flush of the guest's.
+pub(crate) const GUEST_SYNC: &str = "GuestSync";
+
+const SLOW_STEPS: [&str; 6] = [LOG_APPEND, LOG_SYNC, IMAGE_SYNC, IMAGE_WRITE, GUEST_READ, GUEST_SYNC];
+
 #[derive(Debug)]
 struct Armed {
     step: String,
@@ -130,17 +138,16 @@ fn asked(variable: &str, known: &[String]) -> Result<Option<Armed>, Failure> {
 fn asked_slow() -> Result<Option<(Armed, Duration)>, Failure> {
     let Ok(asked) = std::env::var(SLOW_VARIABLE) else { return Ok(None) };
     let parts: Vec<&str> = asked.split(':').collect();
-    let slow = match parts[..] {
-        [step @ (LOG_APPEND | LOG_SYNC | IMAGE_SYNC | IMAGE_WRITE), nth, ms] => {
-            nth.parse().ok().zip(ms.parse().ok()).map(|(nth, ms)| {
+    let slow =
+        match parts[..] {
+            [step, nth, ms] if SLOW_STEPS.contains(&step) => nth.parse().ok().zip(ms.parse().ok()).map(|(nth, ms)| {
                 (Armed { step: step.to_owned(), left: AtomicU64::new(nth) }, Duration::from_millis(ms))
-            })
-        }
-        _ => None,
-    };
+            }),
+            _ => None,
+        };
     slow.map(Some).ok_or_else(|| {
         Failure::new(Exit::Usage, format!("{SLOW_VARIABLE}={asked} names no step"))
-            .with_hint(format!("it takes STEP:N:MS; steps are {LOG_APPEND}, {LOG_SYNC}, {IMAGE_SYNC}, {IMAGE_WRITE}"))
+            .with_hint(format!("it takes STEP:N:MS; steps are {}", SLOW_STEPS.join(", ")))
     })
 }
 
