@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -25,6 +25,8 @@ struct Inner {
     next: u64,
     kept: VecDeque<Event>,
     monitor: Option<File>,
+    /// Events in a row that the monitor's reader left no room for.
+    unread: u64,
 }
 
 impl Events {
@@ -64,9 +66,28 @@ impl Inner {
         let Some(file) = &mut self.monitor else { return };
         let mut line = serde_json::to_string(event).expect("an event is plain data");
         line.push('\n');
-        if let Err(error) = file.write_all(line.as_bytes()) {
-            tracing::warn!(%error, "the event monitor's file cannot be written; it gets no more events");
-            self.monitor = None;
+        match file.write_all(line.as_bytes()) {
+            Ok(()) if self.unread > 0 => {
+                tracing::warn!(
+                    lost = self.unread,
+                    "the event monitor is read again; it lacks events, `ctl events` has the last ones"
+                );
+                self.unread = 0;
+            }
+            Ok(()) => {}
+            // A pipe that nobody reads. Whoever has something to tell must not wait for that.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if self.unread == 0 {
+                    tracing::warn!(
+                        "nobody reads the event monitor's pipe, which is full: it lacks events from here on"
+                    );
+                }
+                self.unread += 1;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the event monitor's file cannot be written; it gets no more events");
+                self.monitor = None;
+            }
         }
     }
 }
@@ -85,5 +106,22 @@ mod tests {
         let kept = events.since(0);
         assert_eq!((kept.len(), kept[0].seq), (KEPT, 10));
         assert_eq!(events.since(KEPT as u64 + 9).len(), 1);
+    }
+
+    #[test]
+    fn monitor_that_nobody_reads_keeps_nobody_waiting_and_is_written_again_when_it_is_read() {
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        rustix::io::ioctl_fionbio(&writer, true).expect("a pipe of ours");
+        let events = Events::new(Some(File::from(std::os::fd::OwnedFd::from(writer))));
+        let text = "x".repeat(1000);
+        for _ in 0..100 {
+            events.note("tick", json!({ "text": text }));
+        }
+        assert!(events.inner.lock().expect("free").unread > 0);
+        let mut bytes = vec![0; 1 << 16];
+        assert!(std::io::Read::read(&mut reader, &mut bytes).expect("it was full") > 30_000);
+        events.note("last", json!({}));
+        assert_eq!(events.inner.lock().expect("free").unread, 0);
+        assert_eq!(events.since(0).len(), 101, "they are kept all the same");
     }
 }

@@ -88,6 +88,17 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// What becomes of a guest whose boundary does not come, because one of its vCPUs stays in the host's kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBoundaryLate {
+    /// It waits; event `boundary-late` after 2 s.
+    #[default]
+    Continue,
+    /// After 10 s its VMM ends as if it had crashed: the backup takes over, or the last epoch can be resumed.
+    HandOver,
+}
+
 /// How long an epoch lasts at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -25,7 +25,7 @@ pub use crash::{OnGuestPanic, Retain};
 pub use device::{Console, DiskConfig, MacAddr, MacError, NetConfig, NetOption};
 pub use error::ConfigError;
 pub use file::read_options;
-pub use ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, Protect, Witness};
+pub use ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, OnBoundaryLate, Protect, Witness};
 pub use group::GroupError;
 pub use local::{LocalConfig, LocalLog, OnDegraded, Survival};
 pub use names::control_socket;

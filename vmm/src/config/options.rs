@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::crash::OnGuestPanic;
 use super::device::{Console, DiskConfig, NetOption};
-use super::ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, Protect, Witness};
+use super::ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, OnBoundaryLate, Protect, Witness};
 use super::group::{Group, GroupError};
 use super::local::{LocalLog, OnDegraded, Survival};
 use super::names::rooted;
@@ -120,6 +120,11 @@ pub struct RunOptions {
     /// `degraded`; 'stop' = this program ends, and `outlast resume` goes on from the epoch before [default: continue]
     #[arg(long, help_heading = "Protection", value_enum)]
     pub on_degraded: Option<OnDegraded>,
+    /// When a boundary is late because a virtual processor waits for this host's storage: 'continue' = the guest waits, event
+    /// `boundary-late` after 2 s; 'hand-over' = after 10 s this program ends and leaves the guest to its backup, or to
+    /// `outlast resume` [default: continue]
+    #[arg(long, help_heading = "Protection", value_enum)]
+    pub on_boundary_late: Option<OnBoundaryLate>,
     /// Longest epoch, 1ms to 10s, or auto. Short: less delay of output, more of the guest's time goes into pauses.
     /// Long: replies wait longer, more pages per epoch [default: 20ms]
     #[arg(long, help_heading = "Protection", value_name = "TIME|auto")]
@@ -262,7 +267,8 @@ macro_rules! over {
 over!(RunOptions:
     one { name, kernel, initramfs, restore, cmdline, cpus, memory, console, vsock, state_dir, disk_log, epoch, min_epoch, capture,
           protocol, interrupts, commit_durability, witness, detect, heartbeat, on_guest_panic, retain, retain_bytes,
-          tls_dir, api_socket, config, log_format, event_monitor, local_log, require_survives, on_degraded }
+          tls_dir, api_socket, config, log_format, event_monitor, local_log, require_survives, on_degraded,
+          on_boundary_late }
     many { disk, net, protect });
 over!(BackupOptions:
     one { listen, name, console, state_dir, disk_log, witness, detect, heartbeat, tls_dir, api_socket, config, log_format,

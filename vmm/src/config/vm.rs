@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::crash::{self, OnGuestPanic, Retain};
 use super::device::{Console, DiskConfig, NetConfig};
 use super::error::ConfigError;
-use super::ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, Protect, Witness};
+use super::ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, OnBoundaryLate, Protect, Witness};
 use super::local::LocalConfig;
 use super::names::{api_socket, check_name, default_state_dir, out_of_range, resolve_nets, rooted};
 use super::options::{EventMonitor, LogFormat, RunOptions};
@@ -64,6 +64,9 @@ pub struct VmConfig {
     /// How epochs are committed to the state directory, where they are.
     #[serde(default)]
     pub local: LocalConfig,
+    /// What becomes of the guest when a boundary does not come.
+    #[serde(default)]
+    pub on_boundary_late: OnBoundaryLate,
     /// 1 ms to 10 s, or chosen. Too short: the guest's time goes into pauses. Too long: output waits, epochs are big.
     pub epoch: EpochLength,
     /// 100 µs to `epoch`. Too short: a guest with much output spends its time in pauses. Too long: output waits.
@@ -150,6 +153,7 @@ impl TryFrom<RunOptions> for VmConfig {
             local_log,
             require_survives,
             on_degraded,
+            on_boundary_late,
             epoch,
             min_epoch,
             capture,
@@ -198,6 +202,7 @@ impl TryFrom<RunOptions> for VmConfig {
         let epoch = epoch.unwrap_or(EpochLength::Fixed(Duration::from_millis(20)));
         let (detect, heartbeat) = check_detection(detect.map(|t| t.0), heartbeat.map(|t| t.0))?;
         let memory_bytes = check_memory(memory.map_or(512 << 20, |ByteSize(bytes)| bytes))?;
+        let is_protected = protect != [Protect::None];
         let has_backup = protect.iter().any(|target| matches!(target, Protect::Tcp(_)));
         let unnamed_witness = witness.is_none();
         if has_backup && unnamed_witness {
@@ -218,6 +223,7 @@ impl TryFrom<RunOptions> for VmConfig {
             disk_log: disk_log.map(rooted),
             protect,
             local,
+            on_boundary_late: check_late(on_boundary_late, is_protected)?,
             min_epoch: check_epoch(epoch, min_epoch.map(|t| t.0))?,
             epoch,
             capture: capture.unwrap_or(Capture::StopAndCopy),
@@ -308,6 +314,17 @@ pub(super) fn split_brain_warning() -> String {
 
 pub(super) fn refuse_unbuilt(given: bool, option: &'static str) -> Result<(), ConfigError> {
     if given { Err(ConfigError::NotInThisVersion(option)) } else { Ok(()) }
+}
+
+fn check_late(typed: Option<OnBoundaryLate>, is_protected: bool) -> Result<OnBoundaryLate, ConfigError> {
+    match typed.unwrap_or_default() {
+        OnBoundaryLate::HandOver if !is_protected => Err(ConfigError::Contradiction {
+            first: "on-boundary-late hand-over",
+            second: "protect none",
+            why: "nobody has a copy of the guest that could go on".into(),
+        }),
+        policy => Ok(policy),
+    }
 }
 
 fn check_cmdline(cmdline: String) -> Result<String, ConfigError> {

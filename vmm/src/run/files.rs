@@ -1,4 +1,5 @@
-//! The files of a VM while it runs: images that somebody else makes shorter or longer are told.
+//! The files of a VM while it runs: images that somebody else makes shorter or longer are told. So is a boundary that is late,
+//! mostly because of them.
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -7,7 +8,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use snapshot::disk::{DiskError, Image, OverlayDisk};
 
+use super::late::Lateness;
 use super::node::Node;
+use crate::config::OnBoundaryLate;
 use crate::events::Events;
 use crate::machine::spawn;
 
@@ -73,14 +76,17 @@ impl Told {
     }
 }
 
-/// Looks at the files of `node` until what is given back is dropped.
-pub(super) fn watch(node: Arc<Node>) -> Sender<()> {
+/// Looks at the files of `node`, and at its boundaries, until what is given back is dropped.
+pub(super) fn watch(node: Arc<Node>, policy: OnBoundaryLate) -> Sender<()> {
     let (end, ended) = channel();
     spawn("files".into(), move || {
         let (files, events) = node.files();
-        let mut told = Told::of(&files.images);
+        let (mut told, mut lateness) = (Told::of(&files.images), Lateness::with(policy));
         while ended.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
             told.look(&files.images, events);
+            if let Some(machine) = node.machine() {
+                lateness.look(&machine, events);
+            }
         }
     });
     end

@@ -6,9 +6,11 @@ mod crash;
 mod demo;
 mod files;
 mod incident;
+mod late;
 mod local;
 mod metrics;
 mod node;
+mod outlet;
 mod parts;
 mod primary;
 mod right;
@@ -18,7 +20,6 @@ mod standby;
 mod terminal;
 mod uses;
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -84,7 +85,7 @@ fn exit_of(end: End) -> Result<Exit, Failure> {
 
 fn open_events(monitor: Option<&EventMonitor>) -> Result<Arc<Events>, Failure> {
     let file = monitor.map(|monitor| {
-        File::options().create(true).append(true).open(&monitor.path).map_err(|error| {
+        outlet::open(&monitor.path).map_err(|error| {
             Failure::new(
                 Exit::Error,
                 format!("cannot open the event monitor's file {}: {error}", monitor.path.display()),

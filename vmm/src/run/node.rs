@@ -1,23 +1,27 @@
 //! The node: what the control interface talks to, in whichever role this process is.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::files::Files;
 use super::incident::{Incident, IncidentFile};
-use super::metrics;
+use super::{late, metrics};
 use crate::api::{ApiError, ApiHandler, Event, ProtectRequest, SnapshotRequest, TakeOverRequest};
 use crate::config::Protect;
 use crate::events::Events;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
+use crate::machine::gate::NotHeld;
 use crate::machine::{End, Machine};
 use crate::protect::Guardian;
 use crate::protect::backup::StandbyView;
 
-#[derive(Debug)]
+/// How long a snapshot waits for the guest to stop: shorter than `outlast ctl` waits for its answer.
+const STOP_TIME_MAX: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Clone)]
 enum Role {
     Backup(Arc<StandbyView>),
     Primary { machine: Arc<Machine>, guardian: Arc<Guardian> },
@@ -70,13 +74,21 @@ impl Node {
 
     /// The backup took over.
     pub(super) fn promote(&self, machine: Arc<Machine>, guardian: Arc<Guardian>) {
-        *self.role() = Role::Primary { machine, guardian };
+        *self.role.lock().expect("no holder of the role panics") = Role::Primary { machine, guardian };
     }
 
     /// What protects the machine, if one runs here.
     pub(super) fn guardian(&self) -> Option<Arc<Guardian>> {
-        match &*self.role() {
-            Role::Primary { guardian, .. } => Some(Arc::clone(guardian)),
+        match self.role() {
+            Role::Primary { guardian, .. } => Some(guardian),
+            Role::Backup(_) => None,
+        }
+    }
+
+    /// The machine, if one runs here.
+    pub(super) fn machine(&self) -> Option<Arc<Machine>> {
+        match self.role() {
+            Role::Primary { machine, .. } => Some(machine),
             Role::Backup(_) => None,
         }
     }
@@ -91,8 +103,9 @@ impl Node {
         self.described.incident.read().ok().flatten()
     }
 
-    fn role(&self) -> MutexGuard<'_, Role> {
-        self.role.lock().expect("no holder of the role panics")
+    /// The role of this moment. Its lock is let go: whatever the caller does and waits for, others can ask and stop meanwhile.
+    fn role(&self) -> Role {
+        self.role.lock().expect("no holder of the role panics").clone()
     }
 
     /// `Running`, or how far its operator's pause has come.
@@ -104,10 +117,9 @@ impl Node {
         }
     }
 
-    /// For anything that may wait: no lock is held, so others can ask and stop meanwhile.
     fn running(&self) -> Result<(Arc<Machine>, Arc<Guardian>), ApiError> {
-        match &*self.role() {
-            Role::Primary { machine, guardian, .. } => Ok((Arc::clone(machine), Arc::clone(guardian))),
+        match self.role() {
+            Role::Primary { machine, guardian, .. } => Ok((machine, guardian)),
             Role::Backup(_) => {
                 Err(ApiError::conflict(format!("{} does not run here: this is its backup", self.described.name))
                     .with_hint("ask the primary; `outlast ctl status` here tells how far the backup is"))
@@ -118,20 +130,20 @@ impl Node {
 
 impl ApiHandler for Arc<Node> {
     fn info(&self) -> Value {
-        let state = match &*self.role() {
+        let state = match self.role() {
             Role::Backup(_) => "Standby",
             Role::Primary { machine, .. } if machine.ended().is_some() => "Ended",
-            Role::Primary { machine, .. } => self.run_state(machine),
+            Role::Primary { machine, .. } => self.run_state(&machine),
         };
         json!({ "id": self.described.name, "state": state, "vmm_version": env!("CARGO_PKG_VERSION"), "app_name": "outlast", "config": self.described.config })
     }
 
     fn status(&self) -> Value {
-        let mut status = match &*self.role() {
+        let mut status = match self.role() {
             Role::Backup(view) => view.status(),
             Role::Primary { machine, guardian, .. } => {
                 let mut status = guardian.status();
-                status["epochs"] = metrics::epochs(machine);
+                status["epochs"] = metrics::epochs(&machine);
                 status
             }
         };
@@ -140,7 +152,8 @@ impl ApiHandler for Arc<Node> {
         let waits_for_log = status["role"] == "backup" || !status["target"].is_null() || !status["local"].is_null();
         let files = self.described.files.warnings(waits_for_log);
         // Those of the moment come with the rest of the status.
-        let now = serde_json::from_value::<Vec<String>>(status["warnings"].take()).unwrap_or_default();
+        let mut now = serde_json::from_value::<Vec<String>>(status["warnings"].take()).unwrap_or_default();
+        now.extend(self.machine().as_deref().and_then(late::warning));
         status["warnings"] = json!([self.described.warnings.clone(), files, now].concat());
         status["disk_log"] = self.described.files.disk_log.clone();
         status["incident"] = json!(self.incident());
@@ -170,7 +183,7 @@ impl ApiHandler for Arc<Node> {
     }
 
     fn stop(&self) -> Result<(), ApiError> {
-        match &*self.role() {
+        match self.role() {
             Role::Primary { machine, .. } => machine.end(End::Stopped),
             Role::Backup(view) => view.stop(),
         }
@@ -180,7 +193,15 @@ impl ApiHandler for Arc<Node> {
     fn snapshot_create(&self, request: SnapshotRequest) -> Result<Value, ApiError> {
         let (machine, _) = self.running()?;
         let started = Instant::now();
-        let held = machine.gate().hold().ok_or_else(|| ApiError::conflict("the machine has ended"))?;
+        let held = machine.gate().hold_until(started + STOP_TIME_MAX).map_err(|not_held| match not_held {
+            NotHeld::Ended => ApiError::conflict("the machine has ended"),
+            NotHeld::TooLate => Failure::new(
+                Exit::Timeout,
+                format!("no snapshot was made: within {} s the guest could not be stopped", STOP_TIME_MAX.as_secs()),
+            )
+            .with_hint("look at the storage of its disks")
+            .into(),
+        })?;
         let bytes = machine.write_checkpoint(&request.snapshot_path).map_err(Failure::from)?;
         drop(held);
         Ok(json!({ "path": request.snapshot_path, "bytes": bytes, "pause_ms": started.elapsed().as_secs_f64() * 1e3 }))
@@ -213,17 +234,17 @@ impl ApiHandler for Arc<Node> {
     }
 
     fn take_over(&self, request: TakeOverRequest) -> Result<(), ApiError> {
-        let view = match &*self.role() {
-            Role::Backup(view) => Arc::clone(view),
+        let view = match self.role() {
+            Role::Backup(view) => view,
             Role::Primary { .. } => return Err(ApiError::conflict("the guest runs here already")),
         };
         Ok(view.fail_over(request.dead)?)
     }
 
     fn metrics(&self) -> String {
-        match &*self.role() {
+        match self.role() {
             Role::Primary { machine, guardian, .. } => {
-                metrics::primary(&self.described.name, machine, guardian, self.incident().as_ref())
+                metrics::primary(&self.described.name, &machine, &guardian, self.incident().as_ref())
             }
             Role::Backup(view) => metrics::backup(&self.described.name, &view.status()),
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use snapshot::disk::OverlayDisk;
 
+use super::outlet;
 use crate::config::{Console, DiskConfig, NetConfig};
 use crate::exit::{Exit, Failure};
 use crate::machine::Parts;
@@ -46,7 +47,7 @@ fn open_console(console: &Console) -> Result<(Option<Box<dyn Write + Send>>, boo
         }
         Console::Off => Ok((None, false)),
         Console::File(path) => {
-            let file = File::options().create(true).append(true).open(path).map_err(|error| {
+            let file = outlet::open(path).map_err(|error| {
                 Failure::new(Exit::Error, format!("cannot open the console file {}: {error}", path.display()))
                     .with_hint("check that its directory exists and can be written")
             })?;

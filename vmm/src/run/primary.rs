@@ -17,8 +17,9 @@ use super::node::{Described, Node, note_paused};
 use super::parts::{self, Inputs, Opened};
 use super::right::{Resumed, Right};
 use super::rollback::{self, limits_of};
+use super::signals::Signals;
 use super::terminal::Terminal;
-use super::{as_json, bind_api, files, local, open_events, signals, uses, write_config};
+use super::{as_json, bind_api, exit_of, files, local, open_events, uses, write_config};
 use crate::api::Server;
 use crate::cli::Named;
 use crate::config::{Capture, Interrupts, OnGuestPanic, Protect, StartFrom, VmConfig};
@@ -27,7 +28,7 @@ use crate::events::Events;
 use crate::exit::{Exit, Failure};
 use crate::machine::board::Delivery;
 use crate::machine::state::MachineState;
-use crate::machine::{KernelSource, Machine, MachineError, Pace, Parts, Threads, checkpoint, input};
+use crate::machine::{End, KernelSource, Machine, MachineError, Pace, Parts, Threads, checkpoint, input};
 use crate::protect::local::pairing::{Pairing, unused_after};
 use crate::protect::local::{LocalStore, fault};
 use crate::protect::log::{DiskLog, FoundLog};
@@ -36,6 +37,10 @@ use crate::witness::random;
 
 /// How long the end of a VM waits for a console that does not take what the guest said.
 const CONSOLE_END_WAIT: Duration = Duration::from_secs(2);
+/// How long the end of a VM waits for what its virtual processors have asked storage for.
+const THREADS_END_WAIT: Duration = Duration::from_secs(30);
+/// The same of one that cannot go on.
+const FAILED_END_WAIT: Duration = Duration::from_secs(1);
 /// The first epoch of a machine that no backup follows yet.
 const FIRST_EPOCH: EpochId = EpochId(1);
 
@@ -57,19 +62,20 @@ fn pace_of(config: &VmConfig) -> Pace {
 
 /// `dead`: places at the witness that the operator says are dead.
 pub(super) fn run(config: &VmConfig, dead: &[String]) -> Result<Exit, Failure> {
-    signals::block()?;
-    boot(config, guardian_config(config), dead, |file| file.forget())
+    let signals = Signals::take()?;
+    boot(config, &signals, guardian_config(config), dead, |file| file.forget())
 }
 
 /// The same after a crash of its guest, which counts. `life` is the guest's next.
 pub(super) fn boot_again(config: &VmConfig, life: Life) -> Result<Exit, Failure> {
-    signals::block()?;
+    let signals = Signals::take()?;
     let Life { term, target } = life;
-    boot(config, GuardianConfig { term, target, ..guardian_config(config) }, &[], |_| Ok(()))
+    boot(config, &signals, GuardianConfig { term, target, ..guardian_config(config) }, &[], |_| Ok(()))
 }
 
 fn boot(
     config: &VmConfig,
+    signals: &Signals,
     protection: GuardianConfig,
     dead: &[String],
     settle: impl FnOnce(&IncidentFile) -> Result<(), Failure>,
@@ -98,7 +104,7 @@ fn boot(
     let Made { machine, inputs, log, local } = made.inspect_err(|_| lease.take_back(&begun))?;
     let lease = Arc::new(lease);
     events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.cpus }));
-    serve(Served { config, protection, described, api, events, lease, machine, inputs, log, images, local })
+    serve(Served { config, signals, protection, described, api, events, lease, machine, inputs, log, images, local })
 }
 
 /// A machine that is about to be switched on.
@@ -131,7 +137,7 @@ fn make(
 /// proves, and the operator says.
 pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> {
     let started = Instant::now();
-    signals::block()?;
+    let signals = &Signals::take()?;
     fault::arm()?;
     uses::check(config)?;
     // First: nobody else can use the directory from here on.
@@ -183,12 +189,13 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
     );
     let protection = GuardianConfig { term, target, begins_afresh: false, store: id, ..guardian_config(config) };
     let local = Some(store);
-    serve(Served { config, protection, described, api, events, lease, machine, inputs, log, images, local })
+    serve(Served { config, signals, protection, described, api, events, lease, machine, inputs, log, images, local })
 }
 
 /// Everything that a machine needs to run, opened and checked.
 struct Served<'a> {
     config: &'a VmConfig,
+    signals: &'a Signals,
     protection: GuardianConfig,
     described: serde_json::Value,
     api: Server,
@@ -203,7 +210,8 @@ struct Served<'a> {
 
 /// Runs the machine to its end.
 fn serve(served: Served<'_>) -> Result<Exit, Failure> {
-    let Served { config, protection, described, api, events, lease, machine, inputs, log, images, local } = served;
+    let Served { config, signals, protection, described, api, events, lease, machine, inputs, log, images, local } =
+        served;
     let files = local::files(&log, config.commit_durability, images);
     if config.protect != [Protect::None] {
         files.warn();
@@ -224,8 +232,8 @@ fn serve(served: Served<'_>) -> Result<Exit, Failure> {
         Arc::clone(&events),
     );
     let api = api.spawn(Arc::clone(&node))?;
-    signals::stop_on_signal(Arc::clone(&node));
-    let _watch = files::watch(Arc::clone(&node));
+    signals.stop(&node);
+    let _watch = files::watch(Arc::clone(&node), config.on_boundary_late);
     // A guest that had crashed is started by who wants to look at it.
     let _ = machine.board().forget_crash();
     let threads = machine.start()?;
@@ -279,7 +287,11 @@ pub(super) fn supervise(
         input::read_console(Arc::clone(machine), terminal.input(Arc::clone(node)));
     }
     let end = machine.wait();
-    threads.join();
+    // A machine that failed has no last words, and whoever has a copy of its guest waits for this program's end.
+    let patience = if matches!(end, End::Failed(_)) { FAILED_END_WAIT } else { THREADS_END_WAIT };
+    if !threads.join_within(patience) {
+        return Err(stuck(&end, node));
+    }
     let guardian = node.guardian().expect("who has a machine has a guardian");
     let afterwards = on_crash.note(&end, machine, &guardian.kept_epochs(), events);
     let parted = guardian.finish(&end, afterwards);
@@ -289,6 +301,20 @@ pub(super) fn supervise(
     }
     events.note("ended", serde_json::json!({ "how": format!("{end:?}") }));
     on_crash.next(end, parted, machine, events)
+}
+
+/// A virtual processor is in the host's kernel and stays there: what the guest did last cannot be sealed, and whoever has its
+/// last committed epoch may go on with it.
+fn stuck(end: &End, node: &Arc<Node>) -> Failure {
+    if let Some(guardian) = node.guardian() {
+        guardian.leave();
+    }
+    let why = exit_of(end.clone()).err().map_or_else(|| "the VM was to end".to_owned(), |failure| failure.message);
+    Failure::new(
+        Exit::Error,
+        format!("{why}, but a virtual processor waits in the host's kernel; it ended without the guest's last words"),
+    )
+    .with_hint("look at the storage of its disks; a backup goes on with the guest, and `outlast resume` does where it was protected locally")
 }
 
 /// Starts the threads that read the world for the guest.

@@ -12,8 +12,9 @@ use super::incident::IncidentFile;
 use super::node::{Described, Node, note_paused};
 use super::parts::{self, Opened};
 use super::primary::supervise;
-use super::{announce, as_json, bind_api, files, local, open_events, signals, uses, write_config};
-use crate::config::{BackupConfig, CommitDurability, OnDegraded};
+use super::signals::Signals;
+use super::{announce, as_json, bind_api, files, local, open_events, uses, write_config};
+use crate::config::{BackupConfig, CommitDurability, OnBoundaryLate, OnDegraded};
 use crate::epoch::capture::Mode;
 use crate::epoch::pacer::Length;
 use crate::events::Events;
@@ -34,7 +35,7 @@ const PACE: Pace = Pace {
 };
 
 pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
-    signals::block()?;
+    let signals = Signals::take()?;
     fault::arm_storage()?;
     uses::check_backup(config)?;
     local::refuse_guest_of_backup(config)?;
@@ -69,15 +70,15 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
         Arc::clone(&events),
     );
     let api = api.spawn(Arc::clone(&node))?;
-    signals::stop_on_signal(Arc::clone(&node));
-    let _watch = files::watch(Arc::clone(&node));
+    signals.stop(&node);
+    let _watch = files::watch(Arc::clone(&node), OnBoundaryLate::Continue);
     let result = match standby.serve()? {
         Outcome::Ended(text) => {
             tracing::info!(reason = text, "the guest ended on the primary");
             Ok(Exit::Ok)
         }
         Outcome::Stopped => Ok(Exit::Ok),
-        Outcome::TookOver(taken) => take_over(config, *taken, opened, &lease, &node, &events),
+        Outcome::TookOver(taken) => take_over(config, *taken, opened, &lease, (&node, &signals), &events),
     };
     drop(api);
     result
@@ -90,7 +91,7 @@ fn take_over(
     taken: Taken,
     mut opened: Opened,
     lease: &Arc<Lease>,
-    node: &Arc<Node>,
+    (node, signals): (&Arc<Node>, &Signals),
     events: &Arc<Events>,
 ) -> Result<Exit, Failure> {
     let Taken { takeover, ram, disks, log, durable, lost_at } = taken;
@@ -124,6 +125,8 @@ fn take_over(
     let guardian =
         Guardian::start(Arc::clone(&machine), guardian_config, log, Arc::clone(lease), Arc::clone(events), None)?;
     node.promote(Arc::clone(&machine), guardian);
+    // Whoever stopped the backup did not mean the guest.
+    signals.stop(node);
     announce::start(&machine);
     let (restore, takeover_time) = (started.elapsed(), lost_at.elapsed());
     events.note(

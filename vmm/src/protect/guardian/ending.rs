@@ -76,6 +76,14 @@ impl Guardian {
         parted
     }
 
+    /// The program is about to end, and a vCPU may still write to guest memory: nothing more is sealed, and the backup is left
+    /// to find that this side is gone.
+    pub fn leave(&self) {
+        self.finished.store(true, Ordering::Release);
+        self.changed.notify_all();
+        self.disconnect();
+    }
+
     fn finish_cleanly(&self, afterwards: Afterwards) -> Parted {
         let deadline = Instant::now() + self.config.detect * 3 + Duration::from_secs(2);
         if self.machine.epochs().is_protected()

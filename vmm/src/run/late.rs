@@ -1,0 +1,92 @@
+//! A boundary that does not come: a vCPU stays in the host's kernel, for storage that hangs, or in KVM.
+//!
+//! Nothing is committed meanwhile, nothing leaves, and the backup hears a primary that lives. So the operator is told, and may
+//! have chosen that the guest goes on elsewhere (`--on-boundary-late hand-over`): this program then ends as if it had crashed.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::config::OnBoundaryLate;
+use crate::events::Events;
+use crate::machine::Machine;
+
+/// What is late.
+const LATE: Duration = Duration::from_secs(2);
+/// What is too late for a guest that is to be handed over.
+const TOO_LATE: Duration = Duration::from_secs(10);
+
+/// Tells of a gate that does not close, once, and that it closed after all.
+#[derive(Debug, Default)]
+pub(super) struct Lateness {
+    policy: OnBoundaryLate,
+    told: Option<Duration>,
+}
+
+impl Lateness {
+    pub(super) fn with(policy: OnBoundaryLate) -> Self {
+        Self { policy, told: None }
+    }
+
+    /// Looks at the gate of `machine`.
+    pub(super) fn look(&mut self, machine: &Machine, events: &Events) {
+        if self.is_too_late(machine.gate().late(), events) && machine.ended().is_none() {
+            machine.fail(format!(
+                "for {} s a virtual processor has not come out of the host's kernel: the guest is left to its backup, or to `outlast resume`",
+                TOO_LATE.as_secs()
+            ));
+        }
+    }
+
+    /// Tells what there is to tell. Whether the guest is to be handed over.
+    fn is_too_late(&mut self, late: Option<(Duration, usize)>, events: &Events) -> bool {
+        let Some((time, missing)) = late.filter(|(time, _)| *time >= LATE) else {
+            if let Some(time) = self.told.take() {
+                events.note("boundary-came", json!({ "late_ms": time.as_millis() as u64 }));
+            }
+            return false;
+        };
+        if self.told.replace(time).is_none() {
+            tracing::warn!(vcpus = missing, "the guest cannot be stopped: look at the storage of its disks");
+            events.note("boundary-late", json!({ "late_ms": time.as_millis() as u64, "vcpus": missing }));
+        }
+        self.policy == OnBoundaryLate::HandOver && time >= TOO_LATE
+    }
+}
+
+/// For an operator: what is late now.
+pub(super) fn warning(machine: &Machine) -> Option<String> {
+    let (time, missing) = machine.gate().late().filter(|(time, _)| *time >= LATE)?;
+    Some(format!(
+        "for {} s {missing} virtual processors have not come out of the host's kernel: nothing is committed meanwhile; look at the storage of the disks",
+        time.as_secs()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(events: &Events) -> Vec<String> {
+        events.since(0).into_iter().map(|event| event.event).collect()
+    }
+
+    #[test]
+    fn late_boundary_is_told_once_and_that_it_came() {
+        let (mut lateness, events) = (Lateness::default(), Events::new(None));
+        for ms in [0, 1999, 2000, 3000, 60_000] {
+            assert!(!lateness.is_too_late(Some((Duration::from_millis(ms), 1)), &events), "its operator has it wait");
+        }
+        assert_eq!(names(&events), ["boundary-late"]);
+        assert!(!lateness.is_too_late(None, &events));
+        assert!(!lateness.is_too_late(None, &events));
+        assert_eq!(names(&events), ["boundary-late", "boundary-came"]);
+    }
+
+    #[test]
+    fn guest_is_handed_over_only_where_that_was_chosen_and_when_it_is_too_late() {
+        let (mut lateness, events) = (Lateness::with(OnBoundaryLate::HandOver), Events::new(None));
+        assert!(!lateness.is_too_late(Some((TOO_LATE - Duration::from_millis(1), 1)), &events));
+        assert!(lateness.is_too_late(Some((TOO_LATE, 1)), &events));
+    }
+}
