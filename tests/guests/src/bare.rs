@@ -63,6 +63,18 @@ impl Guest {
         Self::new("net-echo", "ready", "ip=10.77.0.10 port=7000")
     }
 
+    /// Gives its devices as much work as they take, and more: `parameters` say which. Its lines count rounds.
+    pub fn hostile(parameters: &str) -> Self {
+        Self { memory_mib: 64, ..Self::new("hostile", "round", parameters) }
+    }
+
+    /// The same on `cpus` virtual processors, all at once.
+    #[must_use]
+    pub fn on_cpus(mut self, cpus: u8) -> Self {
+        self.cpus = cpus;
+        self.with(&format!("cpus={cpus}"))
+    }
+
     /// The same with more parameters.
     #[must_use]
     pub fn with(mut self, parameters: &str) -> Self {

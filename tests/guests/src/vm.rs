@@ -184,6 +184,25 @@ impl Vm {
         self.signal("-CONT");
     }
 
+    /// The most memory that it ever had, in bytes.
+    #[track_caller]
+    pub fn resident_peak_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a process has memory");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
+        kib << 10
+    }
+
+    /// Its process number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it `SIG…`, as `kill` names it.
+    pub fn send(&self, signal: &str) {
+        self.signal(&format!("-{signal}"));
+    }
+
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child can be asked").is_none()
