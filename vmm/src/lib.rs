@@ -15,6 +15,7 @@ pub mod machine;
 pub mod memory;
 pub mod net;
 pub mod protect;
+mod random;
 pub mod run;
 pub mod stats;
 #[cfg(test)]

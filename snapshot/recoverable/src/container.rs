@@ -13,6 +13,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FallocateFlags, RenameFlags};
+use rustix::io::Errno;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::Error;
@@ -216,7 +217,7 @@ fn reserve(file: &File, len: u64, kind: Kind) -> io::Result<()> {
         Ok(()) if kind != Kind::RedoLog && !mapping::maps_sync(file, PAGE) => return Ok(()),
         // A log on a disk is written with zeros, so that a later sync has no metadata to write. So is what is mapped with
         // MAP_SYNC: there the first store to each page of reserved space waits for the file system's journal.
-        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+        Ok(()) | Err(Errno::OPNOTSUPP) => {}
         Err(error) => return Err(error.into()),
     }
     let zeros = vec![0; 1 << 20];
@@ -239,8 +240,21 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
 
 /// A number that no other file has; never 0.
 fn random() -> io::Result<u64> {
+    #[expect(clippy::disallowed_methods, reason = "the one place: fewer bytes and interruptions are dealt with")]
+    random_by(|bytes| rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty()))
+}
+
+/// The kernel may give fewer bytes than were asked for, and a signal interrupts it.
+fn random_by(mut get: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> io::Result<u64> {
     let mut bytes = [0; 8];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match get(&mut bytes[filled..]) {
+            Ok(count) => filled += count,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     Ok(u64::from_le_bytes(bytes) | 1)
 }
 
@@ -253,6 +267,20 @@ mod tests {
         let path = dir.path().join("file");
         drop(Container::open_or_create(&path, Kind::Region, body_len).unwrap());
         (dir, path)
+    }
+
+    #[test]
+    fn random_number_is_asked_for_until_all_its_bytes_are_there() {
+        let mut answers = vec![Err(Errno::INTR), Ok(3), Ok(5)].into_iter();
+        let number = random_by(|bytes| {
+            let answer = answers.next().expect("no more is asked for than is missing");
+            if let Ok(count) = answer {
+                bytes[..count].fill(0x11);
+            }
+            answer
+        });
+        assert_eq!(number.unwrap(), 0x1111_1111_1111_1111);
+        assert!(random_by(|_| Err(Errno::NOSYS)).is_err());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use snapshot::section::Section;
 
 use super::disk::SharedDisk;
 use crate::memory::GuestMemory;
+use crate::random;
 
 /// Frames that wait for the guest at most; beyond that the tap is not read, and the kernel's queue fills.
 pub const INGRESS_FRAMES_MAX: usize = 256;
@@ -69,12 +70,6 @@ macro_rules! with_transport {
     };
 }
 
-fn fill_with_entropy(bytes: &mut [u8]) {
-    // The host's generator does not fail once it is seeded, and a VMM starts long after that.
-    rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty())
-        .expect("the host's random generator is seeded");
-}
-
 fn serve<D: VirtioDevice>(
     device: &mut MmioTransport<D>,
     memory: &GuestMemory,
@@ -126,7 +121,7 @@ impl Slot {
         match self {
             Self::Block { device, disk } => serve(device, memory, disk, turn),
             Self::Net { device, .. } => serve(device, memory, &mut (), turn),
-            Self::Rng { device } => serve(device, memory, &mut fill_with_entropy, turn),
+            Self::Rng { device } => serve(device, memory, &mut random::fill, turn),
         }
     }
 

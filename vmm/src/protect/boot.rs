@@ -4,6 +4,8 @@ use std::fs;
 
 use snapshot::disklog::Boot;
 
+pub(crate) use crate::random::id as random;
+
 const ID: &str = "/proc/sys/kernel/random/boot_id";
 const STATISTICS: &str = "/proc/stat";
 
@@ -12,13 +14,6 @@ pub(crate) fn this_boot() -> Boot {
     let id = fs::read_to_string(ID).ok().and_then(|text| id_of(&text)).unwrap_or_else(random);
     let began = fs::read_to_string(STATISTICS).ok().and_then(|text| began_of(&text));
     Boot { id, began: began.unwrap_or(i64::MAX) }
-}
-
-/// Sixteen bytes that nobody else has.
-pub(crate) fn random() -> [u8; 16] {
-    let mut id = [0; 16];
-    rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty()).expect("the generator is seeded");
-    id
 }
 
 fn id_of(text: &str) -> Option<[u8; 16]> {

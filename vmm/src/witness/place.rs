@@ -10,26 +10,14 @@ use std::sync::Mutex;
 use replication::view::evidence::{FreeLock, Observer};
 use replication::view::{Home, Incarnation, Known, Lives, Location, Record};
 
+pub(crate) use crate::random::id as random;
+
 /// The lock file's name in the state directory.
 const LOCK: &str = "lock";
 /// A lock file is far smaller.
 const LOCK_BYTES_MAX: u64 = 16 << 10;
 /// A lock file fits into one, unless its path is very long.
 const LOCK_BLOCK_BYTES: usize = 4 << 10;
-
-/// A fresh random number.
-pub(crate) fn random() -> [u8; 16] {
-    let mut bytes = [0; 16];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
-            Ok(count) => filled += count,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => panic!("the kernel has no random numbers: {error}"),
-        }
-    }
-    bytes
-}
 
 /// This process's life in its state directory. The lock is free as soon as the process is gone, however it went.
 #[derive(Debug)]
