@@ -1,7 +1,9 @@
-//! A base that the backup's KVM cannot load is refused when it comes, not when the primary is dead.
+//! A guest that the backup's host cannot run is refused before it is filled, and a base that its KVM cannot load when it
+//! comes: neither when the primary is dead.
 //!
-//! Hosts whose KVMs differ cannot be had here. So the base is altered on its way: of the CPUID table that is in it one
-//! entry becomes one that no KVM takes, and the epoch's counts and checksum are made right again.
+//! Hosts whose CPUs or KVMs differ cannot be had here. So what the primary says is altered on its way. In its Hello the guest
+//! was promised something of KVM that no kernel has. In its base one entry of the CPUID table becomes one that no KVM takes,
+//! and the epoch's counts and checksum are made right again.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -9,12 +11,34 @@ use std::thread;
 
 use guests::place::wait_progress;
 use guests::{Guest, Place, console, needs};
-use replication::wire::{EpochBegin, Frame, Message};
+use replication::wire::{EpochBegin, Frame, Hello, Message};
 use replication::{EpochWriter, FrameDecoder, VmId};
 use vmm::machine::state::MachineState;
 
 /// The leaf that says how wide addresses are. KVM knows 48 and 57 bits of virtual address.
 const ADDRESS_WIDTHS: u64 = 0x8000_0008;
+
+/// The leaf in which KVM says what it has for its guests, and a bit of it that is not used.
+const KVM_FEATURES: u64 = 0x4000_0001;
+const UNKNOWN_FEATURE: u64 = 1 << 30;
+
+/// What is altered on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Altered {
+    Hello,
+    Base,
+}
+
+/// The primary's Hello, of a guest that was promised what no kernel has.
+fn with_an_unknown_feature(mut hello: Hello) -> Hello {
+    let mut described: serde_json::Value = serde_json::from_slice(&hello.machine.config).expect("drivers speak JSON");
+    let entries = described["cpuid"]["entries"].as_array_mut().expect("a table of entries");
+    let entry = entries.iter_mut().find(|entry| entry["function"] == KVM_FEATURES).expect("every KVM has this leaf");
+    let features = entry["registers"][0].as_u64().expect("a register");
+    entry["registers"][0] = (features | UNKNOWN_FEATURE).into();
+    hello.machine.config = serde_json::to_vec(&described).expect("it was JSON");
+    hello
+}
 
 fn with_impossible_addresses(state: &[u8]) -> Vec<u8> {
     let mut state = MachineState::decode(state).expect("the state of a primary that is well");
@@ -57,8 +81,8 @@ fn altered(frames: Vec<Frame>) -> Vec<u8> {
     out
 }
 
-/// Passes on what a primary sends, with its base altered.
-fn pass_altered(mut primary: TcpStream, mut backup: TcpStream) {
+/// Passes on what a primary sends, with one thing altered.
+fn pass_altered(mut primary: TcpStream, mut backup: TcpStream, what: Altered) {
     let mut decoder = FrameDecoder::new(VmId::of_name(guests::place::NAME));
     let (mut bytes, mut base) = (vec![0; 64 << 10], Vec::new());
     while let Ok(count @ 1..) = primary.read(&mut bytes) {
@@ -66,7 +90,11 @@ fn pass_altered(mut primary: TcpStream, mut backup: TcpStream) {
         while let Some(frame) = decoder.poll_frame().expect("a primary that is well sends frames") {
             let (link, epoch) = (frame.link, frame.epoch);
             let message = Message::decode(frame.kind, frame.body.clone()).expect("well formed");
-            let begins = matches!(message, Message::EpochBegin(EpochBegin { base: true, .. }));
+            let message = match message {
+                Message::Hello(hello) if what == Altered::Hello => Message::Hello(with_an_unknown_feature(hello)),
+                other => other,
+            };
+            let begins = what == Altered::Base && matches!(message, Message::EpochBegin(EpochBegin { base: true, .. }));
             let belongs = begins || (!base.is_empty() && !matches!(message, Message::Heartbeat(_)));
             let ends = belongs && matches!(message, Message::EpochEnd(_));
             if belongs {
@@ -85,7 +113,7 @@ fn pass_altered(mut primary: TcpStream, mut backup: TcpStream) {
     }
 }
 
-fn altering_wire(to: u16) -> u16 {
+fn altering_wire(to: u16, what: Altered) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("bound").port();
     thread::spawn(move || {
@@ -98,10 +126,31 @@ fn altering_wire(to: u16) -> u16 {
                 drop(std::io::copy(&mut from, &mut answers));
                 drop(answers.shutdown(Shutdown::Both));
             });
-            pass_altered(primary, backup);
+            pass_altered(primary, backup, what);
         }
     });
     port
+}
+
+#[test]
+fn guest_whose_processor_the_backup_has_not_is_refused_before_it_is_filled() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let backup = place.backup("b", &guest).start();
+    let mut primary = place.primary("a", &guest, altering_wire(backup.port(), Altered::Hello)).start();
+    for (side, event) in [(&backup, "refused"), (&primary, "solo")] {
+        let reason = side.wait_event(event)["reason"].to_string();
+        for says in
+            ["run a kernel here that is as new", "CPUID leaf 0x40000001.0 eax is 0x", " for the guest, 0x", " here"]
+        {
+            assert!(reason.contains(says), "{event} says not {says:?}: {reason}");
+        }
+    }
+    assert_eq!(backup.count("resync-started"), 0, "it was filled before it was refused");
+    wait_progress(&primary, &guest, 20);
+    assert_eq!(primary.ctl(&["stop"]).0, 0);
+    assert_eq!(primary.wait(), 0);
+    console::check(&guest, &primary.console()).unwrap_or_else(|e| panic!("{e}"));
 }
 
 #[test]
@@ -109,7 +158,7 @@ fn base_that_the_backups_kvm_cannot_load_is_not_acked_and_the_guest_goes_on() {
     needs!(Kvm);
     let (guest, place) = (Guest::counter(), Place::new());
     let mut backup = place.backup("b", &guest).start();
-    let mut primary = place.primary("a", &guest, altering_wire(backup.port())).start();
+    let mut primary = place.primary("a", &guest, altering_wire(backup.port(), Altered::Base)).start();
     assert_eq!(backup.wait(), 1, "{}", backup.log());
     assert!(backup.log().contains("set CPUID of vCPU 0"), "{}", backup.log());
     assert!(!backup.log().contains("panicked"), "{}", backup.log());

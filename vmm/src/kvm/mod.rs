@@ -1,16 +1,18 @@
 //! KVM: the VM and vCPU file descriptors, their state, and the dirty log. The only module that issues KVM's ioctls
 //! (but for `doctor`, which asks what this host can do).
 
-mod cpuid;
+mod clock;
+pub mod cpuid;
 mod dirty;
 mod msrs;
+mod tsc;
 pub mod vcpu;
 pub mod vm;
 mod xsave;
 
 pub use cpuid::CpuidTable;
 pub use vcpu::{Vcpu, VcpuState};
-pub use vm::{ChipState, Vm};
+pub use vm::{ChipState, Host, Vm, fresh_feature_msrs};
 
 /// A refused KVM call.
 #[derive(Debug, thiserror::Error)]
@@ -52,4 +54,16 @@ fn open_hint(error: &kvm_ioctls::Error) -> &'static str {
 
 pub(crate) fn call<T>(what: impl Into<String>, result: Result<T, kvm_ioctls::Error>) -> Result<T, KvmError> {
     result.map_err(|source| KvmError::Call { what: what.into(), source })
+}
+
+/// A VM to test with; without `/dev/kvm` the test is skipped, and says so.
+#[cfg(test)]
+pub(crate) fn vm_for_tests() -> Option<Vm> {
+    match Vm::new() {
+        Err(KvmError::Open(error)) => {
+            crate::testing::say_skipped(&format!("/dev/kvm cannot be opened: {error}"));
+            None
+        }
+        vm => Some(vm.expect("this host's KVM has what is needed")),
+    }
 }

@@ -13,7 +13,7 @@ use super::{KvmError, call};
 /// Most registers accepted from a peer or a file.
 pub(super) const MSRS_MAX: usize = 1024;
 
-const IA32_TSC: u32 = 0x10;
+pub(super) const IA32_TSC: u32 = 0x10;
 const IA32_TSC_DEADLINE: u32 = 0x6e0;
 const MTRR: [std::ops::RangeInclusive<u32>; 5] =
     [0x200..=0x20f, 0x250..=0x250, 0x258..=0x259, 0x268..=0x26f, 0x2ff..=0x2ff];
@@ -35,8 +35,8 @@ fn harmless_if_refused(index: u32) -> bool {
 /// One register and its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Msr {
-    index: u32,
-    value: u64,
+    pub(super) index: u32,
+    pub(super) value: u64,
 }
 
 /// The registers that this host saves, in the order in which they are read.
@@ -58,7 +58,7 @@ impl MsrList {
 
     /// Drops what this vCPU does not have: asked once, at creation.
     pub(super) fn retain_readable(&mut self, vcpu: &VcpuFd) {
-        self.indices.retain(|&index| matches!(vcpu.get_msrs(&mut msrs_of(&[(index, 0)])), Ok(1)));
+        self.indices.retain(|&index| read(vcpu, index).is_some());
     }
 
     pub(super) fn save(&self, vcpu: &VcpuFd) -> Result<Vec<Msr>, KvmError> {
@@ -78,27 +78,33 @@ fn msrs_of(pairs: &[(u32, u64)]) -> Msrs {
     Msrs::from_entries(&entries).expect("the caller's list is below MSRS_MAX, far below KVM's limit")
 }
 
-/// The order of writing: the time stamp counter before its deadline, everything else between.
-fn rank(index: u32) -> u8 {
-    match index {
-        IA32_TSC => 0,
-        IA32_TSC_DEADLINE => 2,
-        _ => 1,
+/// One register, `None` if the vCPU does not have it.
+pub(super) fn read(vcpu: &VcpuFd, index: u32) -> Option<u64> {
+    let mut msrs = msrs_of(&[(index, 0)]);
+    matches!(vcpu.get_msrs(&mut msrs), Ok(1)).then(|| msrs.as_slice()[0].data)
+}
+
+/// Writes one register.
+pub(super) fn write(vcpu: &VcpuFd, index: u32, value: u64) -> Result<(), KvmError> {
+    match call(format!("write register {index:#x}"), vcpu.set_msrs(&msrs_of(&[(index, value)])))? {
+        1 => Ok(()),
+        _ => Err(KvmError::MsrRefused { index }),
     }
+}
+
+/// The order of writing: the time stamp counter's deadline after everything else.
+fn rank(index: u32) -> u8 {
+    u8::from(index == IA32_TSC_DEADLINE)
 }
 
 /// Sets the registers that firmware would have set for a kernel that is entered without one.
 pub(super) fn set_boot_values(vcpu: &VcpuFd) -> Result<(), KvmError> {
-    let values = msrs_of(&[(IA32_MTRR_DEF_TYPE, MTRR_ON_WRITE_BACK)]);
-    match call("set the default memory type", vcpu.set_msrs(&values))? {
-        1 => Ok(()),
-        _ => Err(KvmError::MsrRefused { index: IA32_MTRR_DEF_TYPE }),
-    }
+    write(vcpu, IA32_MTRR_DEF_TYPE, MTRR_ON_WRITE_BACK)
 }
 
-/// Writes saved registers back.
+/// Writes saved registers back, but for the time stamp counter, which is set together with the guest's clock.
 pub(super) fn restore(vcpu: &VcpuFd, saved: &[Msr]) -> Result<(), KvmError> {
-    let mut pairs: Vec<_> = saved.iter().map(|m| (m.index, m.value)).collect();
+    let mut pairs: Vec<_> = saved.iter().filter(|m| m.index != IA32_TSC).map(|m| (m.index, m.value)).collect();
     pairs.sort_by_key(|&(index, _)| rank(index));
     let mut rest = &pairs[..];
     while !rest.is_empty() {
@@ -119,28 +125,18 @@ pub(super) fn restore(vcpu: &VcpuFd, saved: &[Msr]) -> Result<(), KvmError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kvm::Vm;
 
     #[test]
-    fn deadline_is_written_after_the_counter_and_all_else() {
-        let mut order = [IA32_TSC_DEADLINE, 0x174, IA32_TSC, 0xc000_0080];
+    fn deadline_is_written_after_all_else() {
+        let mut order = [IA32_TSC_DEADLINE, 0x174, 0xc000_0080];
         order.sort_by_key(|&i| rank(i));
-        assert_eq!(order[0], IA32_TSC);
-        assert_eq!(order[3], IA32_TSC_DEADLINE);
+        assert_eq!(order, [0x174, 0xc000_0080, IA32_TSC_DEADLINE]);
     }
 
     #[test]
     fn new_vcpu_has_write_back_memory_as_after_firmware() {
-        let vm = match Vm::new() {
-            Err(KvmError::Open(error)) => {
-                crate::testing::say_skipped(&format!("/dev/kvm cannot be opened: {error}"));
-                return;
-            }
-            vm => vm.expect("this host's KVM has what is needed"),
-        };
-        let mut vcpu = vm.create_vcpu(0, 1, vm.host_cpuid()).expect("a vCPU can be made");
-        let mut default = msrs_of(&[(IA32_MTRR_DEF_TYPE, 0)]);
-        vcpu.fd().get_msrs(&mut default).expect("KVM has memory type ranges");
-        assert_eq!(default.as_slice()[0].data, 0x806);
+        let Some(vm) = crate::kvm::vm_for_tests() else { return };
+        let mut vcpu = vm.create_vcpu(0, 1, &vm.host().cpuid_for_guests()).expect("a vCPU can be made");
+        assert_eq!(read(vcpu.fd(), IA32_MTRR_DEF_TYPE), Some(0x806));
     }
 }

@@ -3,12 +3,16 @@
 //! The order of restoring is fixed (see [`Vcpu::restore`]) and each step that depends on another says so. State may be
 //! saved only when the last exit was completed (the vCPU thread re-enters once with `immediate_exit`).
 
-use kvm_bindings::{kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs};
+use kvm_bindings::{
+    KVM_CAP_ENFORCE_PV_FEATURE_CPUID, kvm_debugregs, kvm_enable_cap, kvm_lapic_state, kvm_mp_state, kvm_regs,
+    kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+};
 use kvm_ioctls::{VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 use snapshot::section::Section;
 
-use super::msrs::{self, MSRS_MAX, Msr, MsrList};
+use super::cpuid::compare::{self, FeatureMsr};
+use super::msrs::{self, IA32_TSC, MSRS_MAX, Msr, MsrList};
 use super::xsave::{SaveArea, XSAVE_BYTES_MAX, XSAVE_BYTES_MIN};
 use super::{CpuidTable, KvmError, call};
 
@@ -71,6 +75,27 @@ impl VcpuState {
         Ok(())
     }
 
+    /// Rate of the time stamp counter, in kHz.
+    pub(super) fn tsc_khz(&self) -> u32 {
+        self.tsc_khz
+    }
+
+    /// The time stamp counter. A state that came from elsewhere may lack it.
+    pub(super) fn counter(&self) -> Option<u64> {
+        self.msrs.iter().find(|msr| msr.index == IA32_TSC).map(|msr| msr.value)
+    }
+
+    pub(super) fn set_counter(&mut self, value: u64) {
+        self.msrs.iter_mut().filter(|msr| msr.index == IA32_TSC).for_each(|msr| msr.value = value);
+    }
+
+    /// The registers in which its guest reads what its processor can do.
+    pub fn feature_msrs(&self) -> Vec<FeatureMsr> {
+        let of =
+            |index| self.msrs.iter().find(|msr| msr.index == index).map(|msr| FeatureMsr { index, value: msr.value });
+        compare::compared_msrs().filter_map(of).collect()
+    }
+
     /// The instruction pointer, for diagnostics.
     pub fn rip(&self) -> u64 {
         self.regs.rip
@@ -84,15 +109,44 @@ pub struct Vcpu {
     id: u32,
     msrs: MsrList,
     save_area: SaveArea,
+    /// Rate of its time stamp counter when it was made: the host's.
+    host_khz: u32,
 }
 
 impl Vcpu {
     pub(super) fn new(vm: &VmFd, id: u32, count: u32, cpuid: &CpuidTable, mut msrs: MsrList) -> Result<Self, KvmError> {
         let fd = call(format!("create vCPU {id}"), vm.create_vcpu(u64::from(id)))?;
+        enforce_paravirtual_features(vm, &fd)?;
         call(format!("set CPUID of vCPU {id}"), fd.set_cpuid2(&cpuid.for_vcpu(id, count)?))?;
         msrs::set_boot_values(&fd)?;
         msrs.retain_readable(&fd);
-        Ok(Self { fd, id, msrs, save_area: SaveArea::of(vm) })
+        let host_khz = call("read the time stamp counter's rate", fd.get_tsc_khz())?;
+        Ok(Self { fd, id, msrs, save_area: SaveArea::of(vm), host_khz })
+    }
+
+    /// The same, to ask it.
+    pub(super) fn descriptor(&self) -> &VcpuFd {
+        &self.fd
+    }
+
+    /// The time stamp counter now.
+    pub(super) fn counter(&self) -> Result<u64, KvmError> {
+        msrs::read(&self.fd, IA32_TSC).ok_or(KvmError::MsrRefused { index: IA32_TSC })
+    }
+
+    pub(super) fn set_counter(&self, value: u64) -> Result<(), KvmError> {
+        msrs::write(&self.fd, IA32_TSC, value)
+    }
+
+    /// Whether its counter ticks at another rate than the host's.
+    pub(super) fn is_scaled(&self) -> Result<bool, KvmError> {
+        Ok(call("read the time stamp counter's rate", self.fd.get_tsc_khz())? != self.host_khz)
+    }
+
+    /// The registers in which its guest reads what its processor can do.
+    pub fn feature_msrs(&self) -> Vec<FeatureMsr> {
+        let of = |index| msrs::read(&self.fd, index).map(|value| FeatureMsr { index, value });
+        compare::compared_msrs().filter_map(of).collect()
     }
 
     /// The descriptor, to run it.
@@ -137,16 +191,18 @@ impl Vcpu {
 
     /// Writes a saved state into a fresh vCPU.
     ///
-    /// The order matters: the local APIC before the model-specific registers, because KVM ignores a write of
-    /// `IA32_TSC_DEADLINE` unless the timer is in deadline mode; the time stamp counter before its deadline; events
-    /// after everything that could raise one; the multiprocessor state last, because it lets the vCPU run.
+    /// The guest's clocks must have been restored ([`super::Vm::restore_clocks`]). The order matters: the local APIC before
+    /// the model-specific registers, because KVM ignores a write of `IA32_TSC_DEADLINE` unless the timer is in deadline
+    /// mode; events after everything that could raise one; the multiprocessor state last, because it lets the vCPU run.
     pub fn restore(&self, state: &VcpuState) -> Result<(), KvmError> {
-        let VcpuState { tsc_khz, regs, sregs, xcrs, xsave, debug_regs, lapic, msrs, events, mp_state } = state;
+        let VcpuState { tsc_khz: _, regs, sregs, xcrs, xsave, debug_regs, lapic, msrs, events, mp_state } = state;
         let fd = &self.fd;
-        self.set_tsc_rate(*tsc_khz)?;
         call("write the segment registers", fd.set_sregs(sregs))?;
         call("write the registers", fd.set_regs(regs))?;
-        call("write the extended control registers", fd.set_xcrs(xcrs))?;
+        // A host without extended states saves none, and KVM refuses to write none there.
+        if xcrs.nr_xcrs > 0 {
+            call("write the extended control registers", fd.set_xcrs(xcrs))?;
+        }
         self.save_area.write(fd, xsave)?;
         call("write the debug registers", fd.set_debug_regs(debug_regs))?;
         call("write the local APIC", fd.set_lapic(lapic))?;
@@ -156,7 +212,7 @@ impl Vcpu {
     }
 
     /// Sets the rate only when it differs: a refused call would still change what KVM reports afterwards.
-    fn set_tsc_rate(&self, khz: u32) -> Result<(), KvmError> {
+    pub(super) fn set_tsc_rate(&self, khz: u32) -> Result<(), KvmError> {
         let ours = call("read the time stamp counter's rate", self.fd.get_tsc_khz())?;
         if close_enough(ours, khz) {
             return Ok(());
@@ -174,6 +230,16 @@ impl Vcpu {
             tracing::debug!(vcpu = self.id, %error, "the guest uses no paravirtual clock");
         }
     }
+}
+
+/// Without it a guest could use what its CPUID hides, and nobody would miss it at the takeover.
+fn enforce_paravirtual_features(vm: &VmFd, fd: &VcpuFd) -> Result<(), KvmError> {
+    if vm.check_extension_raw(KVM_CAP_ENFORCE_PV_FEATURE_CPUID.into()) <= 0 {
+        return Ok(());
+    }
+    let mut cap = kvm_enable_cap { cap: KVM_CAP_ENFORCE_PV_FEATURE_CPUID, ..Default::default() };
+    cap.args[0] = 1;
+    call("enforce the paravirtual features of CPUID", fd.enable_cap(&cap))
 }
 
 /// KVM's own tolerance: 250 parts per million.

@@ -14,8 +14,9 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use serde::{Deserialize, Serialize};
 use snapshot::section::Section;
 
+use super::cpuid::compare::{self, FeatureMsr, Lack, Promise};
 use super::msrs::MsrList;
-use super::{CpuidTable, KvmError, Vcpu, call, dirty};
+use super::{CpuidTable, KvmError, Vcpu, VcpuState, call, clock, dirty};
 use crate::memory::Region;
 
 const API_VERSION: i32 = 12;
@@ -38,11 +39,51 @@ impl Section for ChipState {
     const VERSION: u16 = 1;
 }
 
+impl ChipState {
+    pub(super) fn clock_ns(&self) -> u64 {
+        self.clock.clock
+    }
+
+    pub(super) fn set_clock_ns(&mut self, ns: u64) {
+        self.clock.clock = ns;
+    }
+}
+
+/// What this host's processor and kernel can offer guests.
+#[derive(Debug)]
+pub struct Host {
+    cpuid: CpuidTable,
+}
+
+impl Host {
+    fn ask(kvm: &Kvm) -> Result<Self, KvmError> {
+        let supported = call("list CPUID", kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES))?;
+        Ok(Self { cpuid: CpuidTable::of_host(&supported) })
+    }
+
+    /// What a guest that boots here is told.
+    pub fn cpuid_for_guests(&self) -> CpuidTable {
+        self.cpuid.without_unsaved()
+    }
+
+    /// What is lacking here for a guest that was told `cpuid` and reads `msrs`, where a fresh vCPU of it reads `fresh`. What is
+    /// hidden from new guests is no lack: guests of an earlier version were told of it.
+    pub fn lacks(&self, cpuid: &CpuidTable, msrs: &[FeatureMsr], fresh: &[FeatureMsr]) -> Vec<Lack> {
+        compare::lacks(Promise { cpuid, msrs }, Promise { cpuid: &self.cpuid, msrs: fresh })
+    }
+}
+
+/// The feature registers that a vCPU with this CPUID has on this host. Asked of a vCPU, as the guest asks: not every kernel
+/// lists for the host what its vCPUs have.
+pub fn fresh_feature_msrs(cpuid: &CpuidTable) -> Result<Vec<FeatureMsr>, KvmError> {
+    Ok(Vm::new()?.create_vcpu(0, 1, cpuid)?.feature_msrs())
+}
+
 /// A VM of this process, with its interrupt chips made.
 #[derive(Debug)]
 pub struct Vm {
     fd: VmFd,
-    host_cpuid: CpuidTable,
+    host: Host,
     msrs: MsrList,
     /// Held while a line is up, see [`Vm::pulse`].
     lines: Mutex<()>,
@@ -60,14 +101,17 @@ impl Vm {
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         call("create the interval timer", fd.create_pit2(pit))?;
         enable_manual_protection(&fd)?;
-        let supported = call("list CPUID", kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES))?;
-        let host_cpuid = CpuidTable::from_supported(&supported);
-        Ok(Self { fd, host_cpuid, msrs: MsrList::of_host(&kvm)?, lines: Mutex::new(()) })
+        Ok(Self { fd, host: Host::ask(&kvm)?, msrs: MsrList::of_host(&kvm)?, lines: Mutex::new(()) })
     }
 
-    /// What this host's KVM can offer a guest.
-    pub fn host_cpuid(&self) -> &CpuidTable {
-        &self.host_cpuid
+    #[cfg(test)]
+    pub(super) fn descriptor(&self) -> &VmFd {
+        &self.fd
+    }
+
+    /// What this host can offer a guest.
+    pub fn host(&self) -> &Host {
+        &self.host
     }
 
     /// Gives the guest a region of RAM; `log_dirty` turns the dirty log on.
@@ -112,8 +156,15 @@ impl Vm {
         dirty::clear(&self.fd, slot, page_count, words)
     }
 
-    /// Reads the chips and the clock. All vCPUs must be stopped.
-    pub fn save_chips(&self) -> Result<ChipState, KvmError> {
+    /// Reads all vCPUs, which must be stopped, the chips, and the clocks of all of them at one moment.
+    pub fn save(&self, vcpus: &[&Vcpu]) -> Result<(ChipState, Vec<VcpuState>), KvmError> {
+        let mut states = vcpus.iter().map(|vcpu| vcpu.save()).collect::<Result<Vec<_>, _>>()?;
+        let mut chips = self.save_chips()?;
+        clock::save(&self.fd, vcpus, &mut chips, &mut states)?;
+        Ok((chips, states))
+    }
+
+    fn save_chips(&self) -> Result<ChipState, KvmError> {
         // A line that is up in the saved state would swallow the first edge after the restore.
         let _down = self.lines.lock().expect("no holder of the lines panics");
         Ok(ChipState {
@@ -121,6 +172,7 @@ impl Vm {
             pic_slave: self.chip(KVM_IRQCHIP_PIC_SLAVE)?,
             ioapic: self.chip(KVM_IRQCHIP_IOAPIC)?,
             pit: call("read the interval timer", self.fd.get_pit2())?,
+            // Its value is read again, with the counters of the vCPUs.
             clock: call("read the guest clock", self.fd.get_clock())?,
         })
     }
@@ -131,9 +183,20 @@ impl Vm {
         Ok(chip)
     }
 
-    /// Writes the chips and the clock. Before any vCPU is restored, because the clock must be right when one runs.
-    pub fn restore_chips(&self, state: &ChipState) -> Result<(), KvmError> {
-        let ChipState { pic_master, pic_slave, ioapic, pit, clock } = state;
+    /// Writes the chips, the clocks and the vCPUs, in that order: the clocks must be right when a vCPU has a deadline or runs.
+    pub fn restore(&self, vcpus: &[&Vcpu], chips: &ChipState, states: &[VcpuState]) -> Result<(), KvmError> {
+        self.restore_chips(chips)?;
+        self.restore_clocks(vcpus, chips, states)?;
+        vcpus.iter().zip(states).try_for_each(|(vcpu, state)| vcpu.restore(state))
+    }
+
+    /// Writes the guest's clock and the time stamp counters of all vCPUs, as they were at one moment.
+    pub fn restore_clocks(&self, vcpus: &[&Vcpu], chips: &ChipState, states: &[VcpuState]) -> Result<(), KvmError> {
+        clock::restore(&self.fd, vcpus, chips, states)
+    }
+
+    fn restore_chips(&self, state: &ChipState) -> Result<(), KvmError> {
+        let ChipState { pic_master, pic_slave, ioapic, pit, clock: _ } = state;
         for (id, chip) in
             [(KVM_IRQCHIP_PIC_MASTER, pic_master), (KVM_IRQCHIP_PIC_SLAVE, pic_slave), (KVM_IRQCHIP_IOAPIC, ioapic)]
         {
@@ -141,10 +204,7 @@ impl Vm {
             let chip = kvm_irqchip { chip_id: id, ..*chip };
             call(format!("write interrupt chip {id}"), self.fd.set_irqchip(&chip))?;
         }
-        call("write the interval timer", self.fd.set_pit2(pit))?;
-        // Only the value: the other fields tie it to the clocks of the host where it was saved.
-        let clock = kvm_clock_data { clock: clock.clock, ..Default::default() };
-        call("write the guest clock", self.fd.set_clock(&clock))
+        call("write the interval timer", self.fd.set_pit2(pit))
     }
 }
 

@@ -19,6 +19,7 @@ pub mod input;
 pub mod kick;
 pub mod slot;
 pub mod state;
+pub mod stops;
 pub mod trouble;
 pub mod turns;
 pub mod vcpu;
@@ -37,7 +38,8 @@ use crate::boot::{self, BootError, BootRegisters, BootSource};
 use crate::epoch::boundary::Epochs;
 use crate::epoch::capture;
 use crate::epoch::pacer::{Length, Pacer};
-use crate::kvm::{CpuidTable, KvmError, Vcpu, Vm};
+use crate::kvm::cpuid::compare::{self, FeatureMsr};
+use crate::kvm::{CpuidTable, KvmError, Vcpu, VcpuState, Vm};
 use crate::memory::{MemoryError, Ram};
 use crate::net::Tap;
 use crate::stats::Stats;
@@ -50,6 +52,7 @@ use slot::Slot;
 use snapshot::disk::{Mode, PENDING_BYTES_MAX};
 use snapshot::writeset::WriteSet;
 use state::{MachineState, Shape, StateRefused};
+use stops::ProgramStops;
 use trouble::Troubles;
 use turns::Turns;
 
@@ -146,6 +149,7 @@ pub struct Machine {
     ram: Ram,
     shape: Shape,
     cpuid: CpuidTable,
+    feature_msrs: Vec<FeatureMsr>,
     disks: Vec<SharedDisk>,
     troubles: Arc<Troubles>,
     turns: Turns,
@@ -156,6 +160,7 @@ pub struct Machine {
     pace: Pace,
     epochs: Mutex<Epochs>,
     stats: Arc<Stats>,
+    program_stops: ProgramStops,
     /// By its operator. Changed only while the gate is held or kept closed, so that what is sealed says what the guest does.
     paused: AtomicBool,
     ended: Mutex<Option<End>>,
@@ -203,13 +208,13 @@ impl Machine {
         running: EpochId,
     ) -> Result<Self, MachineError> {
         let vm = Vm::new()?;
-        let cpuid = cpuid.unwrap_or_else(|| vm.host_cpuid().clone());
+        let cpuid = cpuid.unwrap_or_else(|| vm.host().cpuid_for_guests());
         for region in ram.regions() {
             vm.set_region(region, false)?;
         }
         let count = u32::from(shape.vcpus);
-        let vcpus =
-            (0..count).map(|id| vm.create_vcpu(id, count, &cpuid).map(Mutex::new)).collect::<Result<Vec<_>, _>>()?;
+        let vcpus = (0..count).map(|id| vm.create_vcpu(id, count, &cpuid)).collect::<Result<Vec<_>, _>>()?;
+        let feature_msrs = vcpus.first().map(Vcpu::feature_msrs).unwrap_or_default();
         let stats = Arc::new(Stats::default());
         let troubles = Arc::default();
         let (board, egress, disks) = board_of(&ram, parts, &stats, &troubles)?;
@@ -217,12 +222,13 @@ impl Machine {
             gate: Gate::new(vcpus.len()),
             pacer: Pacer::new(pace.length, pace.min_epoch),
             epochs: Mutex::new(Epochs::new(&ram, running, pace.capture, &stats)),
-            vcpus,
+            vcpus: vcpus.into_iter().map(Mutex::new).collect(),
             vm,
             board: Mutex::new(board),
             ram,
             shape,
             cpuid,
+            feature_msrs,
             disks,
             troubles,
             turns: Turns::default(),
@@ -230,6 +236,7 @@ impl Machine {
             logs_dirty: AtomicBool::new(false),
             pace,
             stats,
+            program_stops: ProgramStops::default(),
             paused: AtomicBool::new(false),
             ended: Mutex::new(None),
             ended_changed: Condvar::new(),
@@ -264,17 +271,17 @@ impl Machine {
         let MachineState { shape, cpuid, chips, vcpus, board, watchdog, slots, paused } = state;
         let ours = shape_of(shape.vcpus, ram.bytes(), &parts);
         ours.check(&shape)?;
-        let machine = Self::assemble(shape, Some(cpuid), ram, parts, pace, running)?;
-        let missing = machine.cpuid.missing_on(machine.vm.host_cpuid());
-        if !missing.is_empty() {
-            return Err(StateRefused::CpuTooOld(missing.join(", ")).into());
+        let mut machine = Self::assemble(shape, Some(cpuid), ram, parts, pace, running)?;
+        let promised = vcpus.first().map(VcpuState::feature_msrs).unwrap_or_default();
+        let fresh = std::mem::replace(&mut machine.feature_msrs, promised);
+        if let Some(why) = compare::refusal(&machine.vm.host().lacks(&machine.cpuid, &machine.feature_msrs, &fresh)) {
+            return Err(StateRefused::OtherCpu(why).into());
         }
-        machine.vm.restore_chips(&chips)?;
         machine.board().restore(board, slots).map_err(StateRefused::from)?;
         machine.board().restore_watchdog(watchdog).map_err(StateRefused::from)?;
-        for (id, vcpu) in vcpus.iter().enumerate() {
-            machine.vcpu(id as u32).restore(vcpu)?;
-        }
+        let guards = machine.all_vcpus();
+        machine.vm.restore(&references(&guards), &chips, &vcpus)?;
+        drop(guards);
         if paused {
             machine.paused.store(true, Ordering::Release);
             machine.gate.keep_closed();
@@ -311,8 +318,9 @@ impl Machine {
 
     /// Reads the state of the stopped machine.
     pub fn save_state(&self, board: &Board) -> Result<MachineState, KvmError> {
-        let vcpus = (0..self.vcpus.len()).map(|id| self.vcpu(id as u32).save()).collect::<Result<Vec<_>, _>>()?;
-        let chips = self.vm.save_chips()?;
+        let guards = self.all_vcpus();
+        let (chips, vcpus) = self.vm.save(&references(&guards))?;
+        drop(guards);
         let watchdog = board.save_watchdog();
         let (board, slots) = board.save();
         let (shape, cpuid, paused) = (self.shape.clone(), self.cpuid.clone(), self.is_paused());
@@ -487,6 +495,10 @@ impl Machine {
         self.epochs.lock().expect("no holder of the epochs panics")
     }
 
+    fn all_vcpus(&self) -> Vec<MutexGuard<'_, Vcpu>> {
+        (0..self.vcpus.len() as u32).map(|id| self.vcpu(id)).collect()
+    }
+
     fn vcpu(&self, id: u32) -> MutexGuard<'_, Vcpu> {
         self.vcpus[id as usize].lock().expect("no vCPU thread panics")
     }
@@ -504,6 +516,11 @@ impl Machine {
     /// What its guest was told of the processor.
     pub fn cpuid(&self) -> &CpuidTable {
         &self.cpuid
+    }
+
+    /// In which registers its guest reads what its processor can do.
+    pub fn feature_msrs(&self) -> &[FeatureMsr] {
+        &self.feature_msrs
     }
 
     /// What it is made of.
@@ -547,6 +564,11 @@ impl Machine {
         &self.pacer
     }
 
+    /// Stops of this whole program, which its vCPUs do not see.
+    pub(crate) fn program_stops(&self) -> &ProgramStops {
+        &self.program_stops
+    }
+
     /// Its numbers.
     pub fn stats(&self) -> &Arc<Stats> {
         &self.stats
@@ -572,6 +594,10 @@ impl Threads {
         self.join();
         true
     }
+}
+
+fn references<'a>(guards: &'a [MutexGuard<'_, Vcpu>]) -> Vec<&'a Vcpu> {
+    guards.iter().map(|guard| &**guard).collect()
 }
 
 pub(crate) fn spawn<T: Send + 'static>(name: String, body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {

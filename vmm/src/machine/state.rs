@@ -69,9 +69,9 @@ pub enum StateRefused {
         /// Ours, in words.
         ours: String,
     },
-    /// This host's processor lacks features that the guest was promised.
-    #[error("this host's CPU lacks features of the saved guest ({0}); use a host of the same or a newer CPU model")]
-    CpuTooOld(String),
+    /// This host cannot keep what the guest was promised of its processor.
+    #[error("this host cannot run the saved guest; {0}")]
+    OtherCpu(String),
     /// KVM refused a part of it.
     #[error("the saved state cannot be loaded: {0}")]
     Kvm(#[from] KvmError),

@@ -2,7 +2,7 @@
 
 use std::sync::MutexGuard;
 use std::sync::atomic::{Ordering, compiler_fence};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use devices::virtio::turn::{Others, Turn};
 use kvm_ioctls::VcpuExit;
@@ -10,6 +10,7 @@ use kvm_ioctls::VcpuExit;
 use super::board::{Effects, GuestEnd};
 use super::crash::Crash;
 use super::gate::Arrival;
+use super::stops::Stops;
 use super::turns::Waiting;
 use super::{End, Machine};
 use crate::epoch::boundary;
@@ -74,6 +75,7 @@ fn run_loop(machine: &Machine, id: u32) -> Result<(), VcpuError> {
     let mut vcpu = machine.vcpu(id);
     let mut completes = false;
     let mut wants_console = false;
+    let mut stops = Stops::since(Instant::now());
     loop {
         vcpu.fd().set_kvm_immediate_exit(0);
         // The kick's handler runs on this thread: only the compiler could reorder.
@@ -98,7 +100,11 @@ fn run_loop(machine: &Machine, id: u32) -> Result<(), VcpuError> {
             machine.egress().wait_for_console(CONSOLE_WAIT);
             continue;
         }
-        (completes, wants_console) = match enter(machine, &mut vcpu, &mut Waiting::at_kick(gate, machine.turns()))? {
+        if stops.is_noticed(Instant::now(), machine.program_stops()) {
+            vcpu.notify_stopped();
+        }
+        let others = &mut Waiting::at_kick(gate, machine.turns());
+        (completes, wants_console) = match enter(machine, &mut vcpu, others, |now| stops.handle_exit(now))? {
             Exit::Completes { console_full } => (true, console_full),
             Exit::Done => (false, false),
             Exit::Ended(how) => {
@@ -129,7 +135,8 @@ fn serve_turn(machine: &Machine) -> Result<(), VcpuError> {
 fn complete_exit(machine: &Machine, vcpu: &mut MutexGuard<'_, Vcpu>) -> Result<(), VcpuError> {
     loop {
         vcpu.fd().set_kvm_immediate_exit(1);
-        match enter(machine, vcpu, &mut |_| true)? {
+        // It does not run meanwhile: what it stands still for lasts.
+        match enter(machine, vcpu, &mut |_| true, |_| {})? {
             // The caller waits for the console, if it must, when the gate is open again.
             Exit::Completes { .. } => {}
             Exit::Done => return Ok(()),
@@ -141,9 +148,17 @@ fn complete_exit(machine: &Machine, vcpu: &mut MutexGuard<'_, Vcpu>) -> Result<(
     }
 }
 
-fn enter(machine: &Machine, vcpu: &mut MutexGuard<'_, Vcpu>, others: &mut dyn Others) -> Result<Exit, VcpuError> {
+/// `out` hears when the vCPU came out of the guest, before its exit is served.
+fn enter(
+    machine: &Machine,
+    vcpu: &mut MutexGuard<'_, Vcpu>,
+    others: &mut dyn Others,
+    out: impl FnOnce(Instant),
+) -> Result<Exit, VcpuError> {
     let id = vcpu.id();
-    let effects = match vcpu.fd().run() {
+    let exit = vcpu.fd().run();
+    out(Instant::now());
+    let effects = match exit {
         Ok(VcpuExit::IoOut(port, data)) => machine.board().handle_pio_write(port, data),
         Ok(VcpuExit::IoIn(port, data)) => machine.board().handle_pio_read(port, data),
         Ok(VcpuExit::MmioWrite(address, data)) => {

@@ -7,7 +7,7 @@
 //! What it cannot tell from a guest that hangs: a guest whose virtual processors the host gives no time although this program
 //! gets some.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::board::GuestEnd;
 use super::crash::Crash;
@@ -48,7 +48,12 @@ impl Passed {
 pub(super) fn run(machine: &Machine) {
     let mut passed = Passed::since(machine.gate().time_open());
     let mut running = machine.board().is_watched();
-    while !machine.ends_within(if running { PERIOD } else { REST }) {
+    loop {
+        let (rest, began) = (if running { PERIOD } else { REST }, Instant::now());
+        if machine.ends_within(rest) {
+            return;
+        }
+        machine.program_stops().note(rest, began.elapsed());
         // One that was started since the last look begins to count now.
         let counts = running && !machine.egress().is_console_full() && !machine.troubles().is_waiting();
         let ms = passed.up_to(machine.gate().time_open(), counts);

@@ -5,6 +5,7 @@ use replication::wire::{DiskInfo, MachineInfo, RamRange};
 use serde::{Deserialize, Serialize};
 
 use crate::kvm::CpuidTable;
+use crate::kvm::cpuid::compare::FeatureMsr;
 use crate::machine::Machine;
 use crate::machine::state::Shape;
 use crate::memory;
@@ -16,6 +17,9 @@ pub(super) struct Preflight {
     pub(super) shape: Shape,
     /// What its guest was told of the processor.
     pub(super) cpuid: CpuidTable,
+    /// In which registers its guest reads what its processor can do. An earlier version does not say.
+    #[serde(default)]
+    pub(super) feature_msrs: Vec<FeatureMsr>,
 }
 
 /// Describes `machine` for a Hello.
@@ -25,7 +29,8 @@ pub(super) fn describe(machine: &Machine) -> MachineInfo {
         let disk = disk.lock();
         DiskInfo { len: disk.len_bytes(), readonly: disk.is_readonly() }
     });
-    let preflight = Preflight { cpuid: machine.cpuid().clone(), shape: shape.clone() };
+    let (cpuid, feature_msrs) = (machine.cpuid().clone(), machine.feature_msrs().to_vec());
+    let preflight = Preflight { shape: shape.clone(), cpuid, feature_msrs };
     MachineInfo {
         ram: ram_ranges(shape.memory_bytes),
         vcpus: shape.vcpus,
@@ -68,7 +73,7 @@ mod tests {
             "entries": [{ "function": 1, "index": 0, "flags": 0, "registers": [0, 0, 0, 0] }]
         }))
         .expect("a table of one entry");
-        let config = serde_json::to_vec(&Preflight { shape, cpuid }).expect("plain data");
+        let config = serde_json::to_vec(&Preflight { shape, cpuid, feature_msrs: vec![] }).expect("plain data");
         MachineInfo { ram: ram_ranges(memory_bytes), vcpus: 1, disks: vec![], nets: 0, config }
     }
 

@@ -9,7 +9,8 @@ use snapshot::disk::CHUNK_BYTES;
 
 use super::storage::{DiskFacts, Done, Order};
 use super::{RAM_BYTES_MAX, Standby};
-use crate::kvm::Vm;
+use crate::kvm::cpuid::compare;
+use crate::kvm::{Vm, fresh_feature_msrs};
 use crate::machine::MachineError;
 use crate::machine::state::MachineState;
 use crate::memory::Ram;
@@ -76,11 +77,19 @@ impl Standby {
             ));
         }
         self.check_disks(hello)?;
-        let missing = preflight.cpuid.missing_on(self.host.host_cpuid());
-        match missing.is_empty() {
-            true => Ok(shape.memory_bytes),
-            false => Err(format!("this host's CPU lacks features of the guest ({})", missing.join(", "))),
+        self.check_cpu(&preflight)?;
+        Ok(shape.memory_bytes)
+    }
+
+    fn check_cpu(&self, preflight: &Preflight) -> Result<(), String> {
+        let Preflight { shape: _, cpuid, feature_msrs } = preflight;
+        let fresh = fresh_feature_msrs(cpuid).map_err(|error| error.to_string());
+        // What KVM itself refuses is named only where the comparison finds nothing.
+        let lacks = self.host.host().lacks(cpuid, feature_msrs, fresh.as_deref().unwrap_or(feature_msrs));
+        for lack in &lacks {
+            tracing::warn!(%lack, "this host cannot keep what the guest was promised");
         }
+        compare::refusal(&lacks).map_or(fresh.map(drop), Err)
     }
 
     fn check_disks(&self, hello: &Hello) -> Result<(), String> {
@@ -138,8 +147,7 @@ pub(super) fn rehearse(state: &[u8], ram: &Ram) -> Result<(), MachineError> {
     ram.regions().iter().try_for_each(|region| vm.set_region(region, false))?;
     let count = u32::from(shape.vcpus);
     let made = (0..count).map(|id| vm.create_vcpu(id, count, &cpuid)).collect::<Result<Vec<_>, _>>()?;
-    vm.restore_chips(&chips)?;
-    Ok(made.iter().zip(&vcpus).try_for_each(|(vcpu, state)| vcpu.restore(state))?)
+    Ok(vm.restore(&made.iter().collect::<Vec<_>>(), &chips, &vcpus)?)
 }
 
 /// The remedy comes first: a long path may be cut on the way to the primary.
