@@ -38,6 +38,11 @@ impl Guest {
         Self::new("counter", "count", &format!("every=100 {PACE}"))
     }
 
+    /// Fills all vector registers, each round with other values; a processor without AVX has too few ([`crate::skip::Need::Avx`]).
+    pub fn xstate() -> Self {
+        Self::new("xstate", "count", PACE)
+    }
+
     /// Writes 512 pages a round.
     pub fn dirty() -> Self {
         Self { memory_mib: 48, ..Self::new("dirty", "round", &format!("pages=512 span=16 {PACE}")) }

@@ -10,6 +10,8 @@ use std::process::{Command, Stdio};
 pub enum Need {
     /// `/dev/kvm`, to read and write.
     Kvm,
+    /// A processor with AVX.
+    Avx,
     /// Root, for network namespaces, taps and mounts.
     Root,
     /// The program `ip` and `/dev/net/tun`.
@@ -28,6 +30,7 @@ impl Need {
                 .open("/dev/kvm")
                 .err()
                 .map(|error| format!("/dev/kvm cannot be opened: {error}")),
+            Self::Avx => (!is_x86_feature_detected!("avx")).then(|| "this processor has no AVX".into()),
             Self::Root => (!is_root()).then(|| "it takes root".into()),
             Self::Userfaultfd => vmm::memory::uffd::Uffd::open().err().map(|error| format!("no userfaultfd: {error}")),
             Self::Network if !Path::new("/dev/net/tun").exists() => Some("there is no /dev/net/tun".into()),

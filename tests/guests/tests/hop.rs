@@ -75,6 +75,14 @@ fn counter_saved_at_every_exit_says_the_same() {
 }
 
 #[test]
+fn extended_state_saved_at_every_exit_says_the_same() {
+    needs!(Kvm, Avx);
+    let (hopped, whole) =
+        every_exit_may_be_the_last_of_a_process(&Place::in_memory(), &Guest::xstate().with("limit=30"));
+    assert_eq!(hopped, whole);
+}
+
+#[test]
 fn dirty_saved_at_every_exit_says_the_same() {
     needs!(Kvm);
     let (hopped, whole) =

@@ -35,6 +35,12 @@ fn kill_primary_counter_goes_on_without_a_seam() {
 }
 
 #[test]
+fn kill_primary_extended_state_goes_on_without_a_seam() {
+    needs!(Kvm, Avx);
+    survives_kills_of_primary(&Guest::xstate(), 3);
+}
+
+#[test]
 fn kill_primary_dirty_pages_keep_what_was_written() {
     needs!(Kvm);
     survives_kills_of_primary(&Guest::dirty(), 5);
