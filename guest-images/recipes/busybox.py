@@ -17,7 +17,7 @@ def get(refresh: bool = False) -> Path:
     """Directory with `busybox.cpio.gz` and `journal.img`, made if the recipe changed."""
     kernel = debian.kernel("cloud", refresh)
     sources = [*AGENT_SOURCES, IMAGES / "busybox" / "init", Path(__file__), Path(initramfs.__file__), Path("/bin/busybox")]
-    return cache.entry("guest-busybox", cache.key_of(kernel.directory.name, *sources), lambda out: _build(kernel, out))
+    return cache.entry("guest-busybox", cache.key_of(kernel.directory.name, *sources), lambda out: build(kernel, MODULES, out))
 
 
 def compile_agent(target: Path) -> None:
@@ -28,7 +28,8 @@ def compile_agent(target: Path) -> None:
         raise debian.RecipeError(f"gcc could not build the guest agent: {done.stderr.strip()}")
 
 
-def _build(kernel: debian.Kernel, out: Path) -> None:
+def build(kernel: debian.Kernel, modules: list[str], out: Path) -> None:
+    """Makes `busybox.cpio.gz` for a kernel, with modules of it, and `journal.img`."""
     tree = out / "root"
     for directory in ("bin", "dev", "etc", "proc", "sys"):
         (tree / directory).mkdir(parents=True)
@@ -37,7 +38,7 @@ def _build(kernel: debian.Kernel, out: Path) -> None:
     init = tree / "init"
     init.write_bytes((IMAGES / "busybox" / "init").read_bytes())
     init.chmod(0o755)
-    ordered = initramfs.add_modules(tree, kernel, MODULES)
+    ordered = initramfs.add_modules(tree, kernel, modules)
     files = {path.stem.replace("-", "_"): path for path in (tree / "lib").rglob("*.ko")}
     lines = [f"/{files[name].relative_to(tree)}\n" for name in ordered]
     (tree / "etc" / "modules-in-order").write_text("".join(lines))

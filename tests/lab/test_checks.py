@@ -11,7 +11,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "guest-images")]
 
-from cases import checks  # noqa: E402  (the path must be set first)
+from cases import checks, trouble  # noqa: E402  (the path must be set first)
 from cases.failed import Failed  # noqa: E402
 from cases.ports import Frame, Ports  # noqa: E402
 
@@ -55,6 +55,33 @@ class Silent(unittest.TestCase):
 
     def test_frame_before_the_time_is_not_judged(self):
         checks.silent(record((1, "B", b"b")), "B", since=2)
+
+
+class Trouble(unittest.TestCase):
+    def test_complaints_of_kernels_are_noticed(self):
+        for line in (
+            "[   12.345] clocksource: timekeeping watchdog on CPU0: Marking clocksource 'tsc' as unstable because the skew is too large:",
+            "[   12.345] clocksource:                       Clocksource 'tsc' skewed -3489041 ns (-3 ms) over watchdog 'kvm-clock' interval of 507904044 ns (507 ms)",
+            "[   12.345] tsc: Marking TSC unstable due to clocksource watchdog",
+            "[    0.711] WARNING: CPU: 0 PID: 0 at arch/x86/kernel/fpu/xstate.c:606 fpu__init_system_xstate+0x85a/0xb19",
+            "[    0.572] WARNING: arch/x86/kernel/fpu/xstate.c:634 at fpu__init_system_xstate+0x14f9/0x1620, CPU#0: swapper/0/0",
+            "[   40.000] watchdog: BUG: soft lockup - CPU#0 stuck for 21s! [agent:55]",
+            "[   40.000] rcu: INFO: rcu_preempt self-detected stall on CPU",
+            "[   40.000] rcu: INFO: rcu_sched detected stalls on CPUs/tasks:",
+            "[  140.000] INFO: task agent:55 blocked for more than 120 seconds.",
+            "[   40.000] EXT4-fs error (device vda): ext4_lookup:1855: inode #2",
+        ):
+            self.assertEqual(trouble.found(f"guest: ready after 3.66 s\n{line}\n"), line)
+
+    def test_lines_of_a_healthy_guest_are_not(self):
+        self.assertIsNone(trouble.found("""\
+[    0.000000] x86 CPU feature dependency check failure: CPU0 has 'avx' enabled but 'xsave' disabled. Kernel might be fine
+[    0.546273] Speculative Return Stack Overflow: WARNING: See https://kernel.org/doc/html/latest/admin-guide/hw-vuln/srso.html
+[    0.671173] PCI: Fatal: No config space access function found
+guest: ready after 3.66 s
+WORK cpu units=200 ns=7080115 check=c47563c1f4a1b004
+[    4.101991] reboot: Power down
+"""))
 
 
 if __name__ == "__main__":

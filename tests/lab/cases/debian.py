@@ -2,13 +2,13 @@
 
 from . import checks
 from .failed import require
-from .pair import Guest, Pair
+from .pair import LOUD, Guest, Pair
 from .stage import Stage
 
 DISK = "/data/debian.img"
 # Both hosts have the image from the start, so the replica equals it until the guest writes.
 DEBIAN = Guest(
-    kernel="/data/vmlinuz", initramfs="/data/debian-initrd.img", cmdline="console=ttyS0 root=/dev/vda rw quiet",
+    kernel="/data/vmlinuz", initramfs="/data/debian-initrd.img", cmdline=f"console=ttyS0 root=/dev/vda rw {LOUD}",
     memory="384M", disk=DISK, prepare="", replica="",
 )  # fmt: skip
 BOOT_SECONDS = 240

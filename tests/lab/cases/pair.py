@@ -38,9 +38,11 @@ class Guest:
         return replace(self, cmdline=f"{self.cmdline} {words}")
 
 
+# Warnings come on the console too: `stage.require_sound_guests` reads it.
+LOUD = "quiet loglevel=5"
 # The replica begins empty: all that is in it afterwards has been replicated.
 BUSYBOX = Guest(
-    kernel="/data/vmlinux", initramfs="/data/busybox.cpio.gz", cmdline="console=ttyS0 quiet", memory="128M",
+    kernel="/data/vmlinux", initramfs="/data/busybox.cpio.gz", cmdline=f"console=ttyS0 {LOUD}", memory="128M",
     disk=DISK, prepare=f"cp /data/journal.img {DISK}", replica=f"truncate -s 64M {DISK}",
 )  # fmt: skip
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from outlast_lab.errors import LabError
 from recipes.debian import RecipeError
 
-from . import both, debian, failing, flows, freeze, hop, kill, outage, partition, plug, reboot, resume, resync, room, soak
+from . import both, debian, failing, flows, freeze, hop, kill, newer, outage, partition, plug, reboot, resume, resync, room, soak
 from .failed import Failed, Skipped
 from .stage import Options, Stage
 from .steal import MUCH, Steal
@@ -20,7 +20,7 @@ from .steal import MUCH, Steal
 ROOT = Path(__file__).resolve().parents[3]
 CASES = [
     flows.flows_notice_lies,
-    plug.plug_one_vcpu, plug.plug_two_vcpus,
+    plug.plug_one_vcpu, plug.plug_two_vcpus, newer.plug_newer_kernel,
     kill.kill_primary_vmm, kill.kill_backup_then_plug, kill.plug_of_backup, kill.chain_of_takeovers,
     resume.resume_after_kills, reboot.kernel_crash_then_resume, reboot.power_cut_then_resume,
     reboot.power_cut_then_resume_from_disk, both.both_plug_then_resume_is_refused, both.both_plugs_then_resume,
@@ -76,7 +76,7 @@ def _run(cases, args, counts: dict[str, int]) -> None:
             print(f"SKIP {case.__name__}: {why}")
         counts["skipped"] += len(cases)
         return
-    stage = Stage(options, any(case.__name__ in WITH_DEBIAN for case in cases))
+    stage = Stage(options, any(case.__name__ in WITH_DEBIAN for case in cases), newer.plug_newer_kernel in cases)
     begun = time.monotonic()
     try:
         stage.up()

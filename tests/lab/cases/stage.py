@@ -7,7 +7,6 @@ onto the data disks before the hosts boot, so nothing is copied through a runnin
 import contextlib
 import os
 import random
-import re
 import shutil
 import subprocess
 import tempfile
@@ -17,8 +16,9 @@ from pathlib import Path
 
 from outlast_lab import agent, crash, emulator, lifecycle, network, process
 from outlast_lab.instance import Host, Instance
-from recipes import busybox, debian, debian_root
+from recipes import alpine, busybox, debian, debian_root
 
+from . import trouble
 from .failed import Failed, require
 from .ports import Ports
 from .traffic import Traffic
@@ -50,9 +50,6 @@ NVDIMM_MIB = 640
 
 # States of a bridge's port (linux/if_bridge.h).
 PORT_DISABLED, PORT_FORWARDING = "0", "3"
-# What a guest's kernel prints when it found itself broken.
-TROUBLE = re.compile(r"BUG:|Oops|Call Trace|soft lockup|self-detected stall|EXT4-fs error|I/O error|Kernel panic|clocksource.*unstable")
-
 
 @dataclass(frozen=True)
 class Options:
@@ -71,10 +68,13 @@ class Options:
 class Stage:
     """Two hosts with a client. `rng` is all the chance that a case may use."""
 
-    def __init__(self, options: Options, with_debian: bool):
+    def __init__(self, options: Options, with_debian: bool, with_alpine: bool):
         self.options = options
         self.rng = random.Random(options.seed)
         self.with_debian = with_debian
+        self.with_alpine = with_alpine
+        # Why there is none, of a guest that was asked for.
+        self.no_alpine: str | None = None
         nice = int(os.environ.get("OUTLAST_LAB_NICE", "0"))
         self.lab = Instance(f"lt-{os.getpid()}", mem_mib=1536, nice=nice, nvdimm_mib=NVDIMM_MIB, volatile_disk=True)
         self.work = Path(tempfile.mkdtemp(prefix="lab-tests."))
@@ -92,7 +92,18 @@ class Stage:
         if self.with_debian:
             root = debian_root.get()
             seed += [root / "debian.img", root / "debian-initrd.img"]
+        if self.with_alpine:
+            seed += self._alpine()
         lifecycle.up(self.lab, seed, None if self.options.keep else os.getpid())
+
+    def _alpine(self) -> list[Path]:
+        """Its files come from elsewhere than all others: without them only its own case is missing."""
+        try:
+            images = alpine.get()
+        except debian.RecipeError as error:
+            self.no_alpine = f"Alpine's kernel cannot be had: {error}"
+            return []
+        return [images / "alpine-vmlinuz", images / "alpine.cpio.gz"]
 
     def down(self) -> None:
         """Ends all of it, or says where it is kept."""
@@ -196,11 +207,11 @@ class Stage:
         self._broken.add(console)
 
     def require_sound_guests(self) -> None:
-        """No guest of this case has printed that it is broken."""
+        """No guest of this case has printed that it, or its time, is broken."""
         for host in self.lab.all_hosts():
             for console in set((host.share / "vmm").glob("*.console")) - self._broken:
-                found = TROUBLE.search(console.read_text(errors="replace"))
-                require(not found, f"the guest of {console.stem} on host {host.name} printed '{found and found[0]}': {console}")
+                found = trouble.found(console.read_text(errors="replace"))
+                require(not found, f"the guest of {console.stem} on host {host.name} printed '{found}': {console}")
 
     def keep_evidence(self, case: str) -> Path:
         """Copies what a failed case left: events, logs, consoles, the client's reports."""
