@@ -98,6 +98,35 @@ fn hold_tap() {
 }
 
 #[test]
+fn open_finds_taps_of_this_namespace_whatever_sys_shows() {
+    // `unshare -n`, `nsenter -n`, a jailer: the /sys that is mounted shows the interfaces of another namespace.
+    in_namespace("open_finds_taps_of_this_namespace_whatever_sys_shows", || {
+        ip("tuntap add oltest0 mode tap");
+        assert!(!std::path::Path::new("/sys/class/net/oltest0").exists(), "this is what the test is about");
+        Tap::open("oltest0").expect("it is here");
+        assert!(matches!(Tap::open("oltest1"), Err(TapError::NotThere(_))));
+    });
+}
+
+#[test]
+fn open_names_what_is_no_tap_and_what_has_several_queues() {
+    in_namespace("open_names_what_is_no_tap_and_what_has_several_queues", || {
+        ip("tuntap add tun0 mode tun");
+        ip("tuntap add many0 mode tap multi_queue");
+        for other in ["lo", "tun0"] {
+            assert!(matches!(Tap::open(other), Err(TapError::NotATap(_))), "{other}");
+        }
+        let error = Tap::open("many0").expect_err("one queue is what a card has");
+        assert!(matches!(error, TapError::MultiQueue(_)), "{error:?}");
+        let remedy = error.hint().expect("a hint");
+        let commands = remedy.split('`').nth(1).expect("a command in backquotes");
+        let status = Command::new("sh").args(["-c", commands]).status().expect("a shell is there");
+        assert!(status.success(), "{commands}");
+        Tap::open("many0").expect("the hint was followed");
+    });
+}
+
+#[test]
 fn open_second_time_is_a_conflict_that_names_the_holder() {
     const NAME: &str = "open_second_time_is_a_conflict_that_names_the_holder";
     if std::env::var_os(HOLDER).is_some() {

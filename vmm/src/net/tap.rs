@@ -7,21 +7,23 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::tun_ioctl::{attach, cut_carrier};
+use super::tun_ioctl::{attach, cut_carrier, find};
 use crate::exit::{Advice, Exit};
 
 /// A tap that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
     /// There is no such interface.
-    #[error("there is no tap {0} on this host")]
+    #[error("there is no tap {0} in this network namespace")]
     NotThere(String),
     /// The interface is another kind.
     #[error("interface {0} is not a tap for whole frames")]
     NotATap(String),
+    /// The tap was made for several queues.
+    #[error("tap {0} has several queues (`multi_queue`), and a network card of this version has one")]
+    MultiQueue(String),
     /// Another process has it.
     #[error("tap {tap} is in use{by}", by = holder.as_ref().map(|h| format!(" by {h}")).unwrap_or_default())]
     Busy {
@@ -49,6 +51,9 @@ impl Advice for TapError {
         Some(match self {
             TapError::NotThere(tap) => format!("`ip tuntap add {tap} mode tap && ip link set {tap} up` makes it"),
             TapError::NotATap(tap) => format!("`ip -d link show {tap}` shows what it is; make another with mode tap"),
+            TapError::MultiQueue(tap) => format!(
+                "make it anew without: `ip tuntap del {tap} mode tap multi_queue && ip tuntap add {tap} mode tap`"
+            ),
             TapError::Busy { tap, .. } => {
                 format!("one VM per tap; make another: `ip tuntap add {tap}b mode tap`")
             }
@@ -63,7 +68,9 @@ impl Advice for TapError {
         match self {
             TapError::NotThere(_) => Exit::NotFound,
             TapError::Busy { .. } => Exit::Conflict,
-            TapError::NotATap(_) | TapError::Permission(_) | TapError::Open { .. } => Exit::Error,
+            TapError::NotATap(_) | TapError::MultiQueue(_) | TapError::Permission(_) | TapError::Open { .. } => {
+                Exit::Error
+            }
         }
     }
 }
@@ -80,11 +87,9 @@ pub struct Tap {
 impl Tap {
     /// Opens the tap called `name`, which must exist.
     pub fn open(name: &str) -> Result<Self, TapError> {
-        let sys = Path::new("/sys/class/net").join(name);
-        if !sys.exists() {
-            return Err(TapError::NotThere(name.into()));
-        }
-        if !sys.join("tun_flags").exists() {
+        let found = find(name).map_err(|source| TapError::Open { tap: name.into(), source })?;
+        let there = found.ok_or_else(|| TapError::NotThere(name.into()))?;
+        if !there.is_tap {
             return Err(TapError::NotATap(name.into()));
         }
         let file = OpenOptions::new()
@@ -94,6 +99,10 @@ impl Tap {
             .open("/dev/net/tun")
             .map_err(|error| refused(name, error))?;
         attach(&file, name).map_err(|error| refused(name, error))?;
+        // If it went away in between, the kernel has made another one for us, which ends with the descriptor.
+        if find(name).ok().flatten() != Some(there) {
+            return Err(TapError::NotThere(name.into()));
+        }
         Ok(Tap { file, name: name.into(), is_cut: AtomicBool::new(false) })
     }
 
@@ -155,7 +164,8 @@ fn refused(name: &str, source: io::Error) -> TapError {
     match source.raw_os_error() {
         Some(libc::EBUSY) => TapError::Busy { tap: name.into(), holder: holder(name) },
         Some(libc::EPERM | libc::EACCES) => TapError::Permission(name.into()),
-        Some(libc::EINVAL) => TapError::NotATap(name.into()),
+        // It is a tap: what the kernel refuses so is the number of its queues.
+        Some(libc::EINVAL) => TapError::MultiQueue(name.into()),
         _ => TapError::Open { tap: name.into(), source },
     }
 }
@@ -193,7 +203,7 @@ mod tests {
         assert!(matches!(error, TapError::NotThere(_)));
         assert_eq!(error.exit(), Exit::NotFound);
         assert!(error.hint().expect("a hint").contains("ip tuntap add ol-none0 mode tap"));
-        assert!(!Path::new("/sys/class/net/ol-none0").exists());
+        assert_eq!(find("ol-none0").expect("asked"), None);
     }
 
     #[test]
@@ -206,6 +216,7 @@ mod tests {
         let of = |errno| refused("tap0", io::Error::from_raw_os_error(errno));
         assert!(matches!(of(libc::EBUSY), TapError::Busy { .. }));
         assert!(matches!(of(libc::EPERM), TapError::Permission(_)));
+        assert!(matches!(of(libc::EINVAL), TapError::MultiQueue(_)));
         assert!(matches!(of(libc::ENODEV), TapError::Open { .. }));
     }
 }
