@@ -1,8 +1,9 @@
 //! `outlast ctl` as a program, against a control socket with a machine that is none behind it.
 
+use std::fs::File;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
@@ -151,4 +152,34 @@ fn vm_that_does_not_answer_is_a_timeout() {
     let _silent = UnixListener::bind(&socket).expect("bound");
     let output = ctl(&socket, &["status", "--timeout", "100ms"]);
     assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn answer_that_cannot_be_written_is_an_error_and_a_closed_pipe_is_none() {
+    // A job that saves `ctl metrics` on a full disk kept half a file, and heard of no error.
+    let vm = vm();
+    for args in [["info"].as_slice(), &["status"], &["metrics"], &["events"], &["info", "--output", "json"]] {
+        let output = ctl_to(&vm, args, File::options().write(true).open("/dev/full").expect("Linux has it").into());
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {error}");
+        assert!(error.contains("cannot write the answer") && error.contains("hint: make room"), "{error}");
+
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = ctl_to(&vm, args, writer.into());
+        assert_eq!((output.status.code(), output.stderr), (Some(0), vec![]), "{args:?}");
+    }
+}
+
+#[test]
+fn help_that_cannot_be_written_is_an_error() {
+    let full = File::options().write(true).open("/dev/full").expect("Linux has it");
+    let status = Command::new(env!("CARGO_BIN_EXE_outlast")).arg("--help").stdout(full).stderr(Stdio::null()).status();
+    assert_eq!(status.expect("the binary starts").code(), Some(1));
+}
+
+fn ctl_to(vm: &Vm, args: &[&str], stdout: Stdio) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outlast"));
+    command.arg("ctl").arg("--api-socket").arg(vm.server.path()).args(args).stdout(stdout).stderr(Stdio::piped());
+    command.spawn().and_then(|child| child.wait_with_output()).expect("the binary starts")
 }

@@ -45,7 +45,7 @@ pub fn run(config: &BenchConfig) -> Result<Exit, Failure> {
         BenchKind::Pause => pause::run(config)?,
         BenchKind::Recoverable => recoverable::run(config)?,
     }
-    println!("{}", config.out.join("index.html").display());
+    crate::cli::print(format!("{}\n", config.out.join("index.html").display()).as_bytes())?;
     Ok(Exit::Ok)
 }
 

@@ -1,12 +1,12 @@
 //! `outlast ctl`: what a running VM is asked through its control socket.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use serde_json::{Value, json};
 
+use super::answer::print;
 use super::table;
 use crate::api::ProtectRequest;
 use crate::api::client::Client;
@@ -137,8 +137,8 @@ pub(super) fn execute(args: CtlArgs) -> Result<Exit, Failure> {
     let timeout = timeout.0.max(Duration::from_millis(1));
     let reply = Client::new(&socket, timeout).request(method, &target, body.as_ref())?;
     match is_text {
-        true => print(&reply),
-        false => print_object(&reply, output),
+        true => print(&reply)?,
+        false => print_object(&reply, output)?,
     }
     Ok(Exit::Ok)
 }
@@ -184,17 +184,12 @@ fn protect_body(args: ProtectArgs) -> Value {
 }
 
 /// An object in the form that was asked for; nothing when there is nothing to say.
-fn print_object(reply: &[u8], output: Output) {
+fn print_object(reply: &[u8], output: Output) -> Result<(), Failure> {
     match (serde_json::from_slice::<Value>(reply), output) {
         (Ok(value), Output::Table) => print(table::of_object(&value).as_bytes()),
         (Ok(value), Output::Json) => print(format!("{value:#}\n").as_bytes()),
         (Err(_), _) => print(reply),
     }
-}
-
-fn print(text: &[u8]) {
-    // Whoever closed the pipe has read enough.
-    let _ = io::stdout().write_all(text);
 }
 
 #[cfg(test)]

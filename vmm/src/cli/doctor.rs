@@ -1,9 +1,8 @@
 //! `outlast doctor`.
 
-use std::io::{self, Write};
-
 use clap::Args;
 
+use super::answer::print;
 use super::ctl::Output;
 use crate::doctor::{Check, Report, State, examine};
 use crate::exit::{Exit, Failure};
@@ -23,8 +22,7 @@ pub(super) fn execute(args: DoctorArgs) -> Result<Exit, Failure> {
         Output::Table => table(&report),
         Output::Json => format!("{:#}\n", serde_json::to_value(&report).expect("a report has string keys only")),
     };
-    // Whoever closed the pipe has read enough.
-    let _ = io::stdout().write_all(text.as_bytes());
+    print(text.as_bytes())?;
     Ok(if report.is_good() { Exit::Ok } else { Exit::Error })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! What runs a machine is behind [`Commands`], so that the command line can be tested without one.
 
+mod answer;
 mod backup;
 mod bench;
 mod ctl;
@@ -13,9 +14,12 @@ mod run;
 mod table;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+pub(crate) use answer::print;
 
 use crate::config::{BackupConfig, BenchConfig, DemoConfig, VmConfig};
 use crate::exit::{Exit, Failure, report};
@@ -99,9 +103,12 @@ pub fn main(commands: &dyn Commands) -> ExitCode {
     match Cli::try_parse_from(std::env::args_os()) {
         Ok(cli) => report(dispatch(cli.command, commands)),
         Err(error) => {
-            // Help and version go to standard output and are no error. A closed pipe is not worth a word.
-            let _ = error.print();
-            ExitCode::from(error.exit_code() as u8)
+            // Help and version go to standard output and are no error.
+            let printed = error.print().and_then(|()| std::io::stdout().flush());
+            match answer::judge(printed) {
+                Err(failure) if !error.use_stderr() => report(Err(failure)),
+                _ => ExitCode::from(error.exit_code() as u8),
+            }
         }
     }
 }
