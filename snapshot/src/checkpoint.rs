@@ -25,7 +25,7 @@ use crate::section::STATE_BYTES_MAX;
 pub use error::CheckpointError;
 pub use manifest::MemoryRegion;
 use manifest::{FileEntry, Manifest};
-use staging::Staging;
+pub use staging::Staging;
 
 mod error;
 mod manifest;
@@ -63,9 +63,14 @@ pub struct Contents<'a> {
 
 /// Writes a checkpoint whose memory is given as slices of whole pages, `(guest address, bytes)`, ascending.
 pub fn write(dir: &Path, contents: &Contents<'_>, memory: &[(u64, &[u8])]) -> Result<(), CheckpointError> {
+    write_in(Staging::create(dir)?, contents, memory)
+}
+
+/// The same in a place that was made before: what can be wrong with it is known before a guest is stopped for it.
+pub fn write_in(place: Staging, contents: &Contents<'_>, memory: &[(u64, &[u8])]) -> Result<(), CheckpointError> {
     let regions: Vec<_> =
         memory.iter().map(|(address, bytes)| MemoryRegion { address: *address, len: bytes.len() as u64 }).collect();
-    write_with(dir, contents, &regions, |address, buf| {
+    write_with(place, contents, &regions, |address, buf| {
         let (start, bytes) = memory
             .iter()
             .rfind(|(start, _)| *start <= address)
@@ -78,18 +83,17 @@ pub fn write(dir: &Path, contents: &Contents<'_>, memory: &[(u64, &[u8])]) -> Re
 
 /// Writes a checkpoint whose memory is read through `read(guest address, buffer)`, in ascending order.
 ///
-/// Nothing is at `dir` before everything is durable, and nothing is left beside it after an error.
+/// Nothing is at its target before everything is durable, and nothing is left beside it after an error.
 ///
 /// # Panics
 /// When the regions are empty, not whole pages, or not ascending, or the writer is not a version: bugs of the caller.
 pub fn write_with(
-    dir: &Path,
+    staging: Staging,
     contents: &Contents<'_>,
     regions: &[MemoryRegion],
     read: impl FnMut(u64, &mut [u8]) -> io::Result<()>,
 ) -> Result<(), CheckpointError> {
     check_contents(contents, regions)?;
-    let staging = Staging::create(dir)?;
     let config = write_file(&staging, CONFIG, contents.config)?;
     let state = write_file(&staging, STATE, &state_file(contents))?;
     let memory = write_memory(&staging, regions, read)?;

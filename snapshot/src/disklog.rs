@@ -25,7 +25,7 @@
 //!
 //! Assumed of the medium: a synced block stays as written, and writing one block does not harm another.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use crate::disk::{Image, OverlayDisk, WriteSet, is_full};
-use crate::lock;
+use crate::{lock, private};
 pub use error::LogError;
 pub use identity::{
     Boot, DiskIdentity, LifeId, LogId, NamedDisk, OWNER_BYTES_MAX, Owner, SAMPLE_COUNT, sample_offsets,
@@ -105,8 +105,7 @@ impl EpochLog {
         assert!(bytes_max >= LOG_BYTES_MIN, "a log of {bytes_max} bytes holds nothing");
         let path = path.as_ref().to_owned();
         let failed = |source| LogError::Io { what: "opening", path: path.clone(), source };
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        let file = private::open_or_create(&path).map_err(failed)?;
         if !lock::try_lock(&file, true).map_err(failed)? {
             return Err(LogError::Locked { holder: lock::holder(&file), path });
         }
@@ -136,7 +135,7 @@ impl EpochLog {
     ///
     /// What it says may be of two moments if it is in use; it is true where nobody else can use the disks that it is for.
     pub fn peek(path: &Path) -> Option<Self> {
-        let file = File::open(path).ok()?;
+        let file = private::open_to_read(path).ok()?;
         let mut log = Self::of(path.to_owned(), file, LOG_BYTES_MIN, true);
         let Head { generation, table } = log.read_head().ok()?;
         (log.generation, log.table) = (generation, table);

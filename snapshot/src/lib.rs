@@ -2,7 +2,8 @@
 //!
 //! Four kinds of state live here, each in one module: machine state as tagged [`section`]s, the [`disk`] image with its
 //! uncommitted writes beside it, the redo log of those writes ([`disklog`]), and the whole machine as a [`checkpoint`]
-//! directory. [`pages`] is the set of dirty pages that all of them are driven by.
+//! directory. [`pages`] is the set of dirty pages that all of them are driven by. How their files are made and opened, so that
+//! nobody else reads them, is decided in [`private`].
 //!
 //! This crate knows files and bytes. It knows no KVM, no device, no socket, no thread and no clock: epochs come in as
 //! plain numbers, and nothing happens here unless the caller asks for it.
@@ -15,5 +16,6 @@ pub mod disk;
 pub mod disklog;
 mod lock;
 pub mod pages;
+pub mod private;
 pub mod section;
 pub mod writeset;

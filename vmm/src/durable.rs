@@ -4,12 +4,14 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
+use snapshot::private;
+
 /// Puts `bytes` in the place of the file at `path`. Whenever the process ends or the power goes, the file is as it was before
 /// or whole; when this returns, it is the new one.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut draft = path.as_os_str().to_owned();
     draft.push(".next");
-    let mut file = File::create(&draft)?;
+    let mut file = private::create_anew(Path::new(&draft))?;
     file.write_all(bytes)?;
     file.sync_all()?;
     std::fs::rename(&draft, path)?;

@@ -5,14 +5,15 @@
 //!   ├ magic … ┼ check ┼ words of the kind … ┼ body                        ┤
 //! ```
 //!
-//! A file appears under its name only when it is whole, and it is locked for as long as it is open.
+//! A file appears under its name only when it is whole, and it is locked for as long as it is open. It is made for its owner alone
+//! (mode 0600), and a name that is a symbolic link is not followed.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FallocateFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, OFlags, RenameFlags};
 use rustix::io::Errno;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -69,7 +70,7 @@ impl Container {
     pub(crate) fn open_or_create(path: &Path, kind: Kind, body_len: u64) -> Result<Self, Error> {
         // Again, because another may make the file between the two.
         for _ in 0..3 {
-            match OpenOptions::new().read(true).write(true).open(path) {
+            match options().open(path) {
                 Ok(file) => return Self::read(path, file, kind),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(Error::io("opening", path)(error)),
@@ -87,7 +88,7 @@ impl Container {
 
     /// Opens a file that must be there.
     pub(crate) fn open(path: &Path, kind: Kind) -> Result<Self, Error> {
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(Error::io("opening", path))?;
+        let file = options().open(path).map_err(Error::io("opening", path))?;
         Self::read(path, file, kind)
     }
 
@@ -156,12 +157,50 @@ impl Container {
     }
 }
 
+/// For reading and writing. Never blocking, which a pipe under that name would be, and never through a link.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
+    options
+}
+
+/// The file that becomes the new one: made, or taken over from a process that died while it made it. What somebody else has put
+/// there is none of it: they could read what it will hold.
+fn draft(path: &Path) -> io::Result<File> {
+    match options().create_new(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        result => return result,
+    }
+    let is_ours = std::fs::symlink_metadata(path).is_ok_and(|found| {
+        found.is_file() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o077 == 0
+    });
+    if is_ours {
+        return options().open(path);
+    }
+    std::fs::remove_file(path)?;
+    options().create_new(true).open(path)
+}
+
+/// Gives a file its name, which nothing may have.
+fn give_name(draft: &Path, path: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, draft, CWD, path, RenameFlags::NOREPLACE) {
+        // A file system that cannot promise that of a rename (9p, NFS, FUSE) can of a link.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => give_name_by_link(draft, path),
+        result => Ok(result?),
+    }
+}
+
+fn give_name_by_link(draft: &Path, path: &Path) -> io::Result<()> {
+    rustix::fs::linkat(CWD, draft, CWD, path, AtFlags::empty())?;
+    std::fs::remove_file(draft)
+}
+
 /// Makes the file under another name and renames it, so that nobody sees half of it.
 fn create(path: &Path, kind: Kind, body_len: u64) -> io::Result<()> {
     let mut name = path.file_name().ok_or(ErrorKind::InvalidInput)?.to_owned();
     name.push(".new");
     let temporary = path.with_file_name(name);
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&temporary)?;
+    let file = draft(&temporary)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(ErrorKind::WouldBlock.into()),
@@ -173,7 +212,7 @@ fn create(path: &Path, kind: Kind, body_len: u64) -> io::Result<()> {
     }
     let result = fill(&file, kind, body_len).and_then(|()| {
         reached(Step::FileWritten);
-        rustix::fs::renameat_with(CWD, &temporary, CWD, path, RenameFlags::NOREPLACE)?;
+        give_name(&temporary, path)?;
         reached(Step::FileNamed);
         sync_directory(path)
     });
@@ -281,6 +320,33 @@ mod tests {
         });
         assert_eq!(number.unwrap(), 0x1111_1111_1111_1111);
         assert!(random_by(|_| Err(Errno::NOSYS)).is_err());
+    }
+
+    #[test]
+    fn file_is_its_owners_only_and_made_through_no_link() {
+        let (dir, path) = make(4096);
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        let (victim, next) = (dir.path().join("victim"), dir.path().join("next"));
+        std::fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, &next).unwrap();
+        assert!(Container::open_or_create(&next, Kind::Region, 100).is_err(), "it is a link");
+        std::fs::remove_file(&next).unwrap();
+        std::os::unix::fs::symlink(&victim, dir.path().join("next.new")).unwrap();
+        drop(Container::open_or_create(&next, Kind::Region, 100).unwrap());
+        assert!(std::fs::symlink_metadata(&next).unwrap().is_file());
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+    }
+
+    #[test]
+    fn name_given_by_a_link_is_never_that_of_another_file() {
+        // What stands for a rename that replaces nothing, where the file system has none.
+        let (dir, path) = make(4096);
+        let draft = dir.path().join("draft");
+        std::fs::write(&draft, "new").unwrap();
+        assert_eq!(give_name_by_link(&draft, &path).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        std::fs::remove_file(&path).unwrap();
+        give_name_by_link(&draft, &path).unwrap();
+        assert_eq!((std::fs::read_to_string(&path).unwrap(), draft.exists()), ("new".into(), false));
     }
 
     #[test]

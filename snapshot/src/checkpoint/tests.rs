@@ -1,4 +1,4 @@
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -102,10 +102,60 @@ fn write_that_loses_the_race_for_its_name_is_refused_and_leaves_nothing() {
     let target = dir.path().join("cp");
     let regions = [MemoryRegion { address: 0, len: PAGE as u64 }];
 
-    let error = write_with(&target, &CONTENTS, &regions, |_, _| fs::create_dir(&target)).unwrap_err();
+    let error =
+        write_with(Staging::create(&target).unwrap(), &CONTENTS, &regions, |_, _| fs::create_dir(&target)).unwrap_err();
 
     assert!(matches!(error, CheckpointError::Exists { .. }), "{error}");
     assert_eq!(names(dir.path()), ["cp"]);
+}
+
+#[test]
+fn checkpoint_is_its_owners_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("cp");
+    write(&target, &CONTENTS, &[(0, &[0; PAGE])]).unwrap();
+    let mode = |path: &Path| fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&target), 0o700);
+    for name in names(&target) {
+        assert_eq!(mode(&target.join(&name)), 0o600, "{name}");
+    }
+}
+
+#[test]
+fn what_a_killed_process_left_is_removed_and_nothing_else() {
+    // A snapshot that was killed left the memory of its guest for ever.
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    for name in [".old.77.part", ".data.78.part", "old.79.part", ".old.part", ".x.part.d"] {
+        fs::create_dir(path(name)).unwrap();
+        fs::write(path(name).join(MEMORY), "a guest's").unwrap();
+    }
+    fs::write(path(".data.78.part").join("notes"), "somebody's").unwrap();
+    let others = Staging::create(&path("other")).unwrap();
+    let of_other = format!(".other.{}.part", std::process::id());
+
+    write(&path("cp"), &CONTENTS, &[(0, &[0; PAGE])]).unwrap();
+
+    let left = [".data.78.part", ".old.part", &of_other, ".x.part.d", "cp", "old.79.part"];
+    assert_eq!(names(dir.path()), left);
+    drop(others);
+    assert!(!path(&of_other).exists());
+}
+
+#[test]
+fn rename_that_cannot_be_exclusive_is_made_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::create_dir(path("part")).unwrap();
+    fs::write(path("part").join(MEMORY), "whole").unwrap();
+    fs::create_dir(path("taken")).unwrap();
+    let error = staging::rename_over_own(&path("part"), &path("taken")).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+    // A rename that fails leaves nothing at the target.
+    assert!(staging::rename_over_own(&path("nothing"), &path("cp")).is_err());
+    assert_eq!(names(dir.path()), ["part", "taken"]);
+    staging::rename_over_own(&path("part"), &path("cp")).unwrap();
+    assert_eq!((names(dir.path()), names(&path("cp"))), (vec!["cp".into(), "taken".into()], vec![MEMORY.into()]));
 }
 
 #[test]
@@ -114,7 +164,7 @@ fn write_that_fails_leaves_nothing() {
     let target = dir.path().join("cp");
     let regions = [MemoryRegion { address: 0, len: 4 << 20 }];
 
-    let result = write_with(&target, &CONTENTS, &regions, |address, _| {
+    let result = write_with(Staging::create(&target).unwrap(), &CONTENTS, &regions, |address, _| {
         if address < 2 << 20 { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     });
 

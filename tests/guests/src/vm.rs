@@ -21,6 +21,7 @@ pub struct Launch {
     args: Vec<OsString>,
     stdout: Option<Stdio>,
     typed: bool,
+    umask: Option<String>,
     variables: Vec<(OsString, OsString)>,
 }
 
@@ -49,6 +50,7 @@ impl Launch {
             variables: Vec::new(),
             stdout: None,
             typed: false,
+            umask: None,
         }
     }
 
@@ -109,6 +111,13 @@ impl Launch {
         self
     }
 
+    /// Starts it with this umask.
+    #[must_use]
+    pub fn umask(mut self, umask: &str) -> Self {
+        self.umask = Some(umask.into());
+        self
+    }
+
     /// Runs it in a network namespace.
     #[must_use]
     pub fn within(mut self, namespace: &str) -> Self {
@@ -118,6 +127,12 @@ impl Launch {
 
     fn command(&self) -> Command {
         match &self.namespace {
+            None if self.umask.is_some() => {
+                let mut command = Command::new("sh");
+                let mask = self.umask.as_deref().unwrap_or_default();
+                command.arg("-c").arg(format!("umask {mask}; exec \"$0\" \"$@\"")).arg(program::outlast());
+                command
+            }
             None => Command::new(program::outlast()),
             Some(namespace) => {
                 let mut command = Command::new("ip");

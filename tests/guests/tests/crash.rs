@@ -387,7 +387,7 @@ fn full_state_directory_costs_earlier_epochs_and_neither_the_guest_nor_its_prote
     let (guest, place) = (Guest::dirty(), Place::new());
     let state = place.path("a/state");
     // What is reserved for the last epoch, and some.
-    let small = SmallDisk::mount_of(&state, "size=256m");
+    let small = SmallDisk::mount_of(&state, "size=256m,mode=700");
     let vm = rolled_back(&place, &guest, 4).start();
     wait_kept(&vm, 1);
     small.fill();

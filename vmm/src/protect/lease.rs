@@ -64,6 +64,11 @@ impl Lease {
                 format!("the state directory {} is in use by another process", state_dir.display()),
             )
             .with_hint("stop that one, or give this VM another --state-dir"),
+            std::io::ErrorKind::PermissionDenied => Failure::new(
+                Exit::Error,
+                format!("cannot take the lock of the state directory {}: {error}", state_dir.display()),
+            )
+            .with_hint("the state directory and its files are to belong to the user who runs the VM"),
             _ => no_identity(&error),
         })?;
         Self::with_life(vm_name, config, life)

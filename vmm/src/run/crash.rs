@@ -161,7 +161,7 @@ impl OnCrash {
         }
         // It has ended: nothing is held back any more, and its disks are what they will be.
         machine.epochs().clear_sink();
-        machine.write_checkpoint(&dir)?;
+        machine.write_checkpoint(machine.prepare_checkpoint(&dir)?)?;
         Ok(dir)
     }
 }

@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
+use snapshot::private;
 
 use crate::api::Server;
 use crate::cli::{Commands, Named};
@@ -96,12 +97,11 @@ fn open_events(monitor: Option<&EventMonitor>) -> Result<Arc<Events>, Failure> {
     Ok(Arc::new(Events::new(file.transpose()?)))
 }
 
-/// Makes the state directory with the control socket, which keeps a second VM of this name out.
+/// Makes the state directory, which is to be ours alone, with the control socket, which keeps a second VM of this name out.
 fn bind_api(socket: &Path, state_dir: &Path) -> Result<Server, Failure> {
-    if !state_dir.exists() {
-        let made = std::fs::create_dir_all(state_dir).and_then(|()| durable::sync_parent(state_dir));
-        made.map_err(|error| unwritable(state_dir, &error))?;
-    }
+    let claimed =
+        private::claim_dir(state_dir).and_then(|is_new| if is_new { durable::sync_parent(state_dir) } else { Ok(()) });
+    claimed.map_err(|error| unwritable(state_dir, &error))?;
     Ok(Server::bind(socket)?)
 }
 
@@ -112,8 +112,8 @@ fn write_config(state_dir: &Path, config: &Value) -> Result<(), Failure> {
 }
 
 fn unwritable(state_dir: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(Exit::Error, format!("cannot write the state directory {}: {error}", state_dir.display()))
-        .with_hint("give --state-dir a directory that can be written")
+    Failure::new(Exit::Error, format!("cannot use the state directory {}: {error}", state_dir.display()))
+        .with_hint("give --state-dir a directory that this user can write and others cannot")
 }
 
 fn as_json(config: &impl Serialize) -> Value {

@@ -192,6 +192,8 @@ impl ApiHandler for Arc<Node> {
 
     fn snapshot_create(&self, request: SnapshotRequest) -> Result<Value, ApiError> {
         let (machine, _) = self.running()?;
+        // Before the guest stands still for it.
+        let place = machine.prepare_checkpoint(&request.snapshot_path).map_err(Failure::from)?;
         let started = Instant::now();
         let held = machine.gate().hold_until(started + STOP_TIME_MAX).map_err(|not_held| match not_held {
             NotHeld::Ended => ApiError::conflict("the machine has ended"),
@@ -202,7 +204,7 @@ impl ApiHandler for Arc<Node> {
             .with_hint("look at the storage of its disks")
             .into(),
         })?;
-        let bytes = machine.write_checkpoint(&request.snapshot_path).map_err(Failure::from)?;
+        let bytes = machine.write_checkpoint(place).map_err(Failure::from)?;
         drop(held);
         Ok(json!({ "path": request.snapshot_path, "bytes": bytes, "pause_ms": started.elapsed().as_secs_f64() * 1e3 }))
     }

@@ -9,12 +9,15 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
+use snapshot::private;
+
 /// Opens the file at `path`, which is made if it is not there.
 pub(super) fn open(path: &Path) -> io::Result<File> {
+    private::refuse_foreign_link(path)?;
     if std::fs::metadata(path).is_ok_and(|data| data.file_type().is_fifo()) {
         return File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path);
     }
-    File::options().create(true).append(true).open(path)
+    private::open_to_append(path)
 }
 
 #[cfg(test)]

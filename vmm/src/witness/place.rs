@@ -1,7 +1,7 @@
 //! Where this process is, and the lock file of its state directory: reading, writing and locking it. What that says and
 //! proves is decided in [`replication::view::evidence`].
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use std::sync::Mutex;
 
 use replication::view::evidence::{FreeLock, Observer};
 use replication::view::{Home, Incarnation, Known, Lives, Location, Record};
+use snapshot::private;
 
 pub(crate) use crate::random::id as random;
 
@@ -74,7 +75,7 @@ impl Life {
     pub(crate) fn begin(state_dir: &Path) -> io::Result<Self> {
         let dir = fs::canonicalize(state_dir)?;
         let path = dir.join(LOCK);
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+        let mut file = private::open_or_create(&path)?;
         file.try_lock().map_err(io::Error::from)?;
         let location = location(path.to_string_lossy().into_owned())?;
         let home = home_of(&file, &location)?;
@@ -111,7 +112,7 @@ impl Life {
 
     /// The lock file at `path`, if nobody holds it.
     fn look(&self, path: &str) -> Option<FreeLock> {
-        let mut file = File::open(path).ok()?;
+        let mut file = private::open_to_read(Path::new(path)).ok()?;
         file.try_lock_shared().ok()?;
         let location = Location { lock: path.to_owned(), ..self.observer.place().location.clone() };
         Some(FreeLock { home: home_of(&file, &location).ok()?, lives: read_lives(&mut file)? })

@@ -2,11 +2,13 @@
 //!
 //! A record is written and synced under a private name, then linked to `NAME.view-N`, which fails if that exists. Names are
 //! opened and never listed: a stale cache of the directory can make an append fail and nothing else.
+//!
+//! Two hosts share the directory, perhaps as different users: whoever may list it may read what is in it, and nobody else.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +16,8 @@ use replication::view::evidence::Statement;
 use replication::view::{Ask, Entry, Nonce, Record, RecordHash};
 use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, unlinkat};
 
+/// The right to read, of the directory's group and of all others.
+const READERS: u32 = 0o044;
 /// A record is far smaller.
 const RECORD_BYTES_MAX: u64 = 64 << 10;
 /// More than any VM has: numbers beyond it come from a peer or a file that is wrong.
@@ -198,10 +202,20 @@ impl Records {
     /// A new file with `content`, on stable storage.
     fn write_new(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file: OwnedFd = openat(&*self.dir, name, flags, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH)?;
+        let file: OwnedFd = openat(&*self.dir, name, flags, Mode::RUSR | Mode::WUSR)?;
         let mut file = File::from(file);
+        self.open_to_readers(&file)?;
         file.write_all(content)?;
         file.sync_all()
+    }
+
+    /// Whatever the umask is: the other side must read what this one writes.
+    fn open_to_readers(&self, file: &File) -> io::Result<()> {
+        let readers = self.dir.metadata()?.mode() & READERS;
+        if readers == 0 {
+            return Ok(());
+        }
+        file.set_permissions(Permissions::from_mode(0o600 | readers))
     }
 
     fn link(&self, from: &str, to: &str) -> io::Result<()> {

@@ -160,7 +160,8 @@ impl ToDirectory {
             memory.read(address, buffer);
             Ok(())
         };
-        checkpoint::write_with(&self.dir, &contents, &layout(ram), read).expect("the directory can be written");
+        let place = checkpoint::Staging::create(&self.dir).expect("the directory can be made");
+        checkpoint::write_with(place, &contents, &layout(ram), read).expect("the directory can be written");
     }
 }
 

@@ -15,6 +15,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use replication::EpochId;
+use snapshot::private;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::blocks::{BLOCK, BlockId};
@@ -65,7 +66,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 /// Makes the file of an epoch, without any block.
 pub(super) fn create(path: &Path, epoch: EpochId, at_ms: u64, record: &[u8]) -> io::Result<(File, u64)> {
     let head = Head { epoch, at_ms, record_bytes: record.len() as u64 };
-    let mut file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+    let mut file = private::create_anew(path)?;
     file.write_all(&head.encode(record))?;
     file.write_all(record)?;
     Ok((file, (HEAD + record.len()) as u64))

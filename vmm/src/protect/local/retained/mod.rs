@@ -27,13 +27,14 @@ mod spacing;
 mod tests;
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use replication::EpochId;
 use serde::Serialize;
+use snapshot::private;
 
 pub(super) use blocks::{BLOCK, Place};
 use blocks::{BlockId, BlockSet};
@@ -137,7 +138,10 @@ impl Ring {
     /// What is kept in `dir`, which is made. Files that cannot be used go, and what only they could lead back to.
     pub(super) fn open(dir: &Path, limits: Limits) -> io::Result<Self> {
         assert!(limits.count > 0, "a ring of no epochs is none");
-        fs::create_dir_all(dir)?;
+        match private::create_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && fs::symlink_metadata(dir)?.is_dir() => {}
+            made => made?,
+        }
         let mut found = Vec::new();
         let is_of_this_boot = fs::read(dir.join(BOOT)).is_ok_and(|boot| boot == boot_id());
         for entry in fs::read_dir(dir)? {
@@ -155,7 +159,7 @@ impl Ring {
         for epoch in &lost {
             fs::remove_file(path_of(dir, *epoch))?;
         }
-        fs::write(dir.join(BOOT), boot_id())?;
+        private::create_anew(&dir.join(BOOT))?.write_all(&boot_id())?;
         let mut ring = Self {
             dir: dir.to_owned(),
             limits,
