@@ -1,8 +1,10 @@
-//! The console's reader stops (Ctrl-S, a pipe that nobody reads): the guest waits, and nothing else does.
+//! The console's reader stops (Ctrl-S, a pipe that nobody reads): the guest waits, and nothing else does. A sink that refuses
+//! loses what it refuses, and that is said. What is typed reaches the guest whole.
 
 use std::io::{PipeReader, Read, pipe};
 use std::time::{Duration, Instant};
 
+use guests::place::{Pair, SmallDisk, wait_progress};
 use guests::{Guest, Launch, Place, Vm, console, needs, wait};
 
 /// Three times the detection time of these tests: long enough for each side to take the other for dead.
@@ -91,6 +93,9 @@ fn reader_that_stops_does_not_end_protection() {
     let (mut primary, reader) = on_pipe(place.primary("a", &guest, backup.port()));
     wait_until_it_waits(&primary);
     primary.wait_event("protected");
+    wait::until("a warning", || {
+        primary.status()["warnings"].to_string().contains("nobody has read the console").then_some(())
+    });
     let (acked, started) = (number(&primary, "/acked"), Instant::now());
     // Time has to pass here: what must not happen is that the sides lose each other within it.
     wait::until("three times the detection time", || (started.elapsed() > LONGER_THAN_DETECT).then_some(()));
@@ -111,4 +116,58 @@ fn end_of_the_vm_does_not_wait_for_ever_for_a_reader_that_stopped() {
     assert_eq!(vm.wait(), 0);
     assert!(vm.log().contains("nobody reads the console"), "{}", vm.log());
     drop(reader);
+}
+
+#[test]
+fn console_that_a_full_disk_refuses_is_told_and_so_is_its_gap() {
+    // Lines were thrown away, and neither log, event nor status said so.
+    needs!(Kvm, Root);
+    let (guest, place) = (talkative(0), Place::new());
+    let small = SmallDisk::mount_of(&place.path("fs"), "size=1m");
+    let launch = place.alone("a", &guest).instead("--console", format!("file={}", place.path("fs/console").display()));
+    small.fill();
+    let vm = launch.start();
+    let lost = vm.wait_event("console-lost");
+    assert!(lost["reason"].to_string().contains("No space left"), "{lost}");
+    let said = |text: &str| vm.status()["warnings"].to_string().contains(text);
+    assert!(said("the console takes nothing"), "{}", vm.status());
+    assert!(number(&vm, "/console/lost_bytes") > 0);
+    let before = console_bytes(&vm);
+    wait::until("a guest that goes on", || (console_bytes(&vm) > before).then_some(()));
+    small.free();
+    vm.wait_event("console-back");
+    assert!(said("bytes of the console are lost"), "{}", vm.status());
+}
+
+/// Reads a `c` only when it has read all that was typed before it, a byte a round.
+fn reads_typed() -> Guest {
+    Guest::counter().with("typed=1")
+}
+
+#[test]
+fn pasted_line_reaches_an_unprotected_guest_without_another_key() {
+    needs!(Kvm);
+    let (guest, place) = (reads_typed(), Place::new());
+    // More than the receiver holds, and more than one read takes.
+    for bytes in [140, 1500] {
+        let dir = place.path(&format!("{bytes}"));
+        let mut vm = Launch::new("run", &dir).with("--name", "paste").with("--memory", "32M").typed();
+        vm = vm.with("--kernel", guest.kernel()).with("--cmdline", guest.cmdline.as_str());
+        let vm = vm.start();
+        wait_progress(&vm, &guest, 10);
+        vm.type_in(&format!("{}c", "x".repeat(bytes - 1)));
+        assert_eq!(vm.wait_event("guest-panic")["what"], "panicked", "{bytes}");
+    }
+}
+
+#[test]
+fn pasted_line_reaches_a_guest_that_was_taken_over() {
+    needs!(Kvm);
+    let (guest, place) = (reads_typed(), Place::new());
+    let Pair { mut primary, backup } = Pair::start_with(&place, &guest, Launch::typed);
+    wait_progress(&primary, &guest, 10);
+    primary.kill();
+    backup.wait_event("failover-finished");
+    backup.type_in(&format!("{}c", "x".repeat(139)));
+    assert_eq!(backup.wait_event("guest-panic")["what"], "panicked");
 }

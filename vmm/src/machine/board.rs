@@ -106,6 +106,8 @@ pub struct Board {
     slots: Vec<Slot>,
     console_input: Vec<u8>,
     pending: u32,
+    /// The guest has epochs: what it gets goes into their logs.
+    logs_inputs: bool,
     /// Inputs that the guest got since the last boundary.
     consumed: Vec<Input>,
     /// Whose turn comes first, of the slots that owe work.
@@ -137,6 +139,7 @@ impl Board {
             slots,
             console_input: Vec::new(),
             pending: 0,
+            logs_inputs: false,
             consumed: Vec::new(),
             next_slot: 0,
         }
@@ -152,11 +155,18 @@ impl Board {
         self.delivery = delivery;
     }
 
+    /// Whether what the guest gets is kept for its epochs' logs. A guest without epochs has none that would take it.
+    pub fn set_logs_inputs(&mut self, on: bool) {
+        self.logs_inputs = on;
+        self.consumed.clear();
+    }
+
     /// The guest reads a port. Ports of no device read as all ones, as on a PC.
     pub fn handle_pio_read(&mut self, port: u16, data: &mut [u8]) -> Effects {
         match port {
             _ if (COM1_PORT..COM1_PORT + COM1_PORTS).contains(&port) => {
-                self.serial.handle_read((port - COM1_PORT).into(), data)
+                self.serial.handle_read((port - COM1_PORT).into(), data);
+                self.refill_console();
             }
             _ if (CMOS_PORT..CMOS_PORT + CMOS_PORTS).contains(&port) => {
                 self.cmos.handle_read((port - CMOS_PORT).into(), data, now_s());
@@ -182,6 +192,7 @@ impl Board {
                 for byte in data {
                     self.serial.handle_write((port - COM1_PORT).into(), std::slice::from_ref(byte));
                 }
+                self.refill_console();
             }
             _ if (CMOS_PORT..CMOS_PORT + CMOS_PORTS).contains(&port) => {
                 self.cmos.handle_write((port - CMOS_PORT).into(), data, now_s());
@@ -301,20 +312,34 @@ impl Board {
         std::mem::take(&mut self.pending)
     }
 
+    /// The guest made room in its receiver: what waits goes there, unless it is for the boundary to deliver.
+    fn refill_console(&mut self) {
+        if self.delivery == Delivery::Immediate {
+            self.deliver_console();
+        }
+    }
+
     fn deliver_console(&mut self) {
         if self.console_input.is_empty() {
             return;
         }
         let count = self.serial.handle_input(&self.console_input);
         if count > 0 {
-            let bytes: Vec<u8> = self.console_input.drain(..count).collect();
-            self.consumed.push(Input { device: CONSOLE, bytes });
+            let bytes = self.console_input.drain(..count);
+            match self.consumed.last_mut().filter(|input| input.device == CONSOLE) {
+                _ if !self.logs_inputs => drop(bytes),
+                Some(input) => input.bytes.extend(bytes),
+                None => {
+                    let bytes = bytes.collect();
+                    self.consumed.push(Input { device: CONSOLE, bytes });
+                }
+            }
         }
     }
 
     fn deliver_frames(&mut self, index: usize, turn: &mut Turn<'_>) {
         let consumed = &mut self.consumed;
-        let log = self.delivery == Delivery::Boundary;
+        let log = self.logs_inputs && self.delivery == Delivery::Boundary;
         self.slots[index].deliver_frames(&self.memory, turn, |frame| {
             if log {
                 consumed.push(Input { device: FIRST_SLOT + index as u16, bytes: frame.to_vec() });
@@ -442,6 +467,7 @@ impl Board {
             slots,
             console_input,
             pending,
+            logs_inputs: _,
             consumed: _,
             next_slot: _,
         } = self;
@@ -542,6 +568,66 @@ mod tests {
             [input(CONSOLE, b"l"), input(CONSOLE, b"s -a"), input(FIRST_SLOT, &[2; 60]), input(FIRST_SLOT, &[2; 60])];
         board.redeliver(log.to_vec());
         assert_eq!(waiting(&board), (b"ls -a".to_vec(), vec![vec![1; 60], vec![2; 60], vec![2; 60]]));
+    }
+
+    const LSR: u16 = COM1_PORT + 5;
+
+    /// What a guest reads that takes what there is, until there is nothing.
+    fn read_all(board: &mut Board) -> Vec<u8> {
+        let mut register = |port| {
+            let mut byte = [0];
+            let _ = board.handle_pio_read(port, &mut byte);
+            byte[0]
+        };
+        let mut read = Vec::new();
+        while register(LSR) & 1 != 0 {
+            read.push(register(COM1_PORT));
+        }
+        read
+    }
+
+    #[test]
+    fn pasted_line_reaches_a_guest_without_epochs_whole_and_nothing_of_it_is_kept() {
+        // What did not fit into the receiver came only with the next key; and all of it was kept for ever for a log that a
+        // guest without epochs does not have.
+        let mut board = board();
+        board.set_delivery(Delivery::Immediate);
+        let line: Vec<u8> = (0..140).map(|n| b'a' + n % 26).collect();
+        assert_eq!(board.handle_console(&line).0, 140);
+        assert_eq!(read_all(&mut board), line);
+        assert_eq!((board.take_consumed(), waiting(&board).0), (vec![], vec![]));
+    }
+
+    #[test]
+    fn line_that_waits_in_a_restored_state_reaches_a_guest_without_epochs_whole() {
+        let mut before = board();
+        let line = vec![b'x'; 140];
+        let _ = before.handle_console(&line);
+        let (state, slots) = before.save();
+        let mut board = board();
+        board.set_delivery(Delivery::Immediate);
+        board.restore(state, slots).expect("ours");
+        let _ = board.deliver_inputs();
+        assert_eq!(read_all(&mut board), line);
+    }
+
+    #[test]
+    fn guest_with_epochs_gets_input_at_boundaries_only_and_it_is_logged() {
+        let mut board = board();
+        board.set_logs_inputs(true);
+        let _ = board.handle_console(&[b'x'; 140]);
+        assert_eq!(read_all(&mut board), b"");
+        let mut read = Vec::new();
+        for _ in 0..3 {
+            let _ = board.deliver_inputs();
+            read.extend(read_all(&mut board));
+        }
+        assert_eq!(read, [b'x'; 140]);
+        assert_eq!(board.take_consumed(), [input(CONSOLE, &[b'x'; 140])]);
+        let _ = board.handle_console(b"y");
+        let _ = board.deliver_inputs();
+        board.set_logs_inputs(false);
+        assert_eq!(board.take_consumed(), [], "its epochs have ended");
     }
 
     #[test]

@@ -9,11 +9,12 @@
 //!     └── backlog: produced and not written ◀──────────────┘   at CONSOLE_BACKLOG_BYTES the guest waits
 //! ```
 //!
-//! Nothing is dropped, unless the sink itself refuses it. Bytes in the buffer of a process that dies are lost: so they count
+//! Nothing is dropped, unless the sink itself refuses it; then [`Console::health`] says so. Bytes in the buffer of a process that dies are lost: so they count
 //! as left only when they are written ([`Console::written`]), and until then whoever goes on with the guest emits them
 //! again.
 
 use std::io::{self, ErrorKind, Write};
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -53,7 +54,26 @@ struct State {
     written: u64,
     /// A wait for the writer was in vain, and it has not caught up since.
     stuck: bool,
+    /// When the sink took something last, or had nothing to take.
+    moved: Option<Instant>,
+    /// Bytes that the sink refused since the beginning.
+    lost_bytes: u64,
+    /// Why it refused the last ones; none if it has taken some since.
+    refusal: Option<String>,
     closed: bool,
+}
+
+/// How a console takes what is written to it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Health {
+    /// For how long it has taken nothing although something waits.
+    pub stopped_for: Duration,
+    /// Bytes that wait.
+    pub waiting_bytes: usize,
+    /// Bytes that it refused since the beginning: what it shows has gaps.
+    pub lost_bytes: Option<NonZeroU64>,
+    /// Why it refuses them now, if it does.
+    pub refusal: Option<String>,
 }
 
 impl Console {
@@ -74,6 +94,9 @@ impl Console {
     /// Hands over bytes that were noted. Never waits.
     pub fn hand_over(&self, bytes: &[u8]) {
         let mut state = self.shared.lock();
+        if state.unwritten == 0 {
+            state.moved = Some(Instant::now());
+        }
         state.buffer.extend_from_slice(bytes);
         state.unwritten += bytes.len();
         drop(state);
@@ -89,6 +112,18 @@ impl Console {
     /// How many of them are written, or were refused by the sink.
     pub fn written(&self) -> u64 {
         self.shared.lock().written
+    }
+
+    /// How the sink takes what is written to it.
+    pub fn health(&self) -> Health {
+        let state = self.shared.lock();
+        let since = state.moved.filter(|_| state.unwritten > 0);
+        Health {
+            stopped_for: since.map_or(Duration::ZERO, |since| since.elapsed()),
+            waiting_bytes: state.unwritten,
+            lost_bytes: NonZeroU64::new(state.lost_bytes),
+            refusal: state.refusal.clone(),
+        }
     }
 
     /// Whether the guest must wait.
@@ -159,20 +194,22 @@ impl Shared {
     fn write_all(&self, mut sink: Box<dyn Write + Send>, stats: &Stats) {
         while let Some(bytes) = self.take() {
             for piece in bytes.chunks(WRITE_BYTES) {
-                if let Err(error) = self.write_piece(&mut *sink, piece) {
+                let mut left = piece;
+                let result = self.write_piece(&mut *sink, &mut left);
+                if result.is_err() {
                     stats.output_lost();
-                    tracing::debug!(%error, bytes = piece.len(), "console output could not be delivered");
                 }
-                self.written(piece.len());
+                self.written(piece.len(), left.len(), result.err().map(|error| error.to_string()));
             }
         }
     }
 
-    fn write_piece(&self, sink: &mut dyn Write, mut piece: &[u8]) -> io::Result<()> {
-        while !piece.is_empty() {
-            match sink.write(piece) {
+    /// Writes `left`, which is what could not be written after an error.
+    fn write_piece(&self, sink: &mut dyn Write, left: &mut &[u8]) -> io::Result<()> {
+        while !left.is_empty() {
+            match sink.write(left) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => piece = &piece[count..],
+                Ok(count) => *left = &left[count..],
                 Err(error) => self.wait_if_not_ready(error)?,
             }
         }
@@ -196,8 +233,12 @@ impl Shared {
         }
     }
 
-    fn written(&self, bytes: usize) {
+    /// `bytes` are not in the writer's hands any more; the last `lost` of them were refused.
+    fn written(&self, bytes: usize, lost: usize, refusal: Option<String>) {
         let mut state = self.lock();
+        state.moved = Some(Instant::now());
+        state.lost_bytes += lost as u64;
+        state.refusal = refusal;
         state.unwritten -= bytes;
         state.written += bytes as u64;
         if state.unwritten == 0 {
@@ -242,12 +283,15 @@ mod tests {
         (0..1000).for_each(|_| console.settle());
         assert!(started.elapsed() < 100 * GRACE, "a console that is stuck was waited for again and again");
         assert!(console.drain(Duration::ZERO) >= CONSOLE_BACKLOG_BYTES);
+        let health = console.health();
+        assert!(health.waiting_bytes >= CONSOLE_BACKLOG_BYTES && health.stopped_for > Duration::ZERO, "{health:?}");
         let mut got = vec![0; bytes.len()];
         reader.read_exact(&mut got).expect("the writer goes on");
         assert!(got == bytes, "bytes were lost or mixed up");
         assert_eq!(console.drain(PATIENCE), 0);
         console.wait_for_room(PATIENCE);
         assert!(!console.is_full());
+        assert_eq!(console.health(), Health::default());
     }
 
     #[test]
@@ -273,6 +317,40 @@ mod tests {
         console.wait_for_room(PATIENCE);
         assert!(!console.is_full());
         assert!(stats.counts().outputs_lost > 0);
+        let Health { lost_bytes, refusal, waiting_bytes, .. } = console.health();
+        assert_eq!((lost_bytes.map(NonZeroU64::get), waiting_bytes), (Some(4 * CONSOLE_BACKLOG_BYTES as u64), 0));
+        assert!(refusal.expect("it refuses").contains("pipe"));
+    }
+
+    #[test]
+    fn bytes_that_a_full_disk_refused_are_counted_also_when_there_is_room_again() {
+        /// Takes three bytes, refuses until it is told that there is room.
+        struct Full(usize, std::sync::mpsc::Receiver<()>);
+        impl Write for Full {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                if self.1.try_recv().is_ok() {
+                    self.0 = usize::MAX;
+                }
+                let count = bytes.len().min(self.0);
+                self.0 -= count;
+                if count == 0 { Err(ErrorKind::StorageFull.into()) } else { Ok(count) }
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (room, waits) = std::sync::mpsc::channel();
+        let console = Console::new(Box::new(Full(3, waits)), Arc::default());
+        put(&console, b"count=1\n");
+        assert_eq!(console.drain(PATIENCE), 0);
+        let health = console.health();
+        assert_eq!((health.lost_bytes.map(NonZeroU64::get), health.refusal.is_some()), (Some(5), true));
+        room.send(()).expect("the writer lives");
+        put(&console, b"count=2\n");
+        assert_eq!(console.drain(PATIENCE), 0);
+        let health = console.health();
+        assert_eq!((health.lost_bytes.map(NonZeroU64::get), health.refusal), (Some(5), None));
     }
 
     #[test]

@@ -56,7 +56,7 @@ struct Inner {
 pub struct Egress {
     inner: Mutex<Inner>,
     /// Not behind the lock: whoever waits for the console must not keep frames from leaving.
-    console: Option<console::Console>,
+    console: console::Console,
     /// Of all slots. Not behind the lock: they are cut at once, whoever is sending.
     taps: Vec<Arc<Tap>>,
     stats: Arc<Stats>,
@@ -67,7 +67,8 @@ impl Egress {
     pub fn new(sinks: Sinks, stats: Arc<Stats>) -> Self {
         let Sinks { console, taps: slots } = sinks;
         let taps = slots.iter().flatten().map(Arc::clone).collect();
-        let console = console.map(|sink| console::Console::new(sink, Arc::clone(&stats)));
+        // One that goes nowhere holds the guest back like any other: its output is held for its commit all the same.
+        let console = console::Console::new(console.unwrap_or_else(|| Box::new(io::sink())), Arc::clone(&stats));
         let inner = Inner {
             running: None,
             queue: OutputQueue::new(HOLD_BYTES_MAX),
@@ -87,7 +88,7 @@ impl Egress {
     pub fn emit(&self, device: u16, bytes: Vec<u8>) -> bool {
         if device == CONSOLE {
             self.stats.console_written(bytes.len());
-            self.note_produced(bytes.len());
+            self.console.note_produced(bytes.len());
         }
         let mut inner = self.lock();
         if inner.running.is_none() {
@@ -114,19 +115,17 @@ impl Egress {
 
     /// Whether the console has so much to write that whoever writes to it must wait.
     pub fn is_console_full(&self) -> bool {
-        self.console.as_ref().is_some_and(console::Console::is_full)
+        self.console.is_full()
     }
 
     /// Waits until the console can take more, at most for `time`.
     pub fn wait_for_console(&self, time: Duration) {
-        if let Some(console) = &self.console {
-            console.wait_for_room(time);
-        }
+        self.console.wait_for_room(time);
     }
 
     /// Waits at most `time` until all console output that may leave is written; gives how many bytes are not.
     pub fn drain_console(&self, time: Duration) -> usize {
-        self.console.as_ref().map_or(0, |console| console.drain(time))
+        self.console.drain(time)
     }
 
     /// From now on output is held, tagged with `epoch`.
@@ -159,15 +158,20 @@ impl Egress {
             *epoch > upto
         });
         drop(inner);
-        if let Some(console) = self.console.as_ref().filter(|_| outputs.iter().any(|o| o.device == CONSOLE)) {
-            console.settle();
+        if outputs.iter().any(|o| o.device == CONSOLE) {
+            self.console.settle();
         }
-        self.console.as_ref().map_or(0, console::Console::handed_over)
+        self.console.handed_over()
     }
 
     /// Bytes of the console's that are written since the beginning.
     pub fn console_written(&self) -> u64 {
-        self.console.as_ref().map_or(0, console::Console::written)
+        self.console.written()
+    }
+
+    /// How the console takes what is written to it.
+    pub fn console_health(&self) -> console::Health {
+        self.console.health()
     }
 
     /// Ends holding: lets out all that is held, the running epoch's too. Only for a guest that is alone by right.
@@ -187,7 +191,7 @@ impl Egress {
         let inner = self.lock();
         for output in outputs {
             if output.device == CONSOLE {
-                self.note_produced(output.bytes.len());
+                self.console.note_produced(output.bytes.len());
             }
             self.send(&inner, output.device, &output.bytes);
         }
@@ -208,19 +212,11 @@ impl Egress {
         self.lock().queue.held_bytes()
     }
 
-    fn note_produced(&self, console_bytes: usize) {
-        if let Some(console) = &self.console {
-            console.note_produced(console_bytes);
-        }
-    }
-
     /// Sends one output: in the order of the calls, which the lock of `inner` makes the order of production.
     fn send(&self, inner: &Inner, device: u16, bytes: &[u8]) {
         let result = match device.checked_sub(FIRST_SLOT) {
             None => {
-                if let Some(console) = &self.console {
-                    console.hand_over(bytes);
-                }
+                self.console.hand_over(bytes);
                 Ok(())
             }
             Some(slot) => inner.write_frame(slot, bytes),
@@ -266,5 +262,27 @@ impl Inner {
             },
             _ => Err(io::Error::from(io::ErrorKind::NotFound)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn console_that_goes_nowhere_holds_the_guest_back_like_any_other() {
+        // Without one nothing did: what was held for its commit grew until it was more than can be held.
+        let egress = Egress::new(Sinks { console: None, taps: Vec::new() }, Arc::default());
+        egress.begin(EpochId(1));
+        while !egress.is_console_full() {
+            assert!(egress.held_bytes() <= 2 * console::CONSOLE_BACKLOG_BYTES, "nothing holds the guest back");
+            egress.emit(CONSOLE, vec![b'x'; 1024]);
+        }
+        egress.wait_for_console(Duration::from_millis(1));
+        assert!(egress.is_console_full(), "it is held for its commit");
+        egress.seal(EpochId(2));
+        egress.release(EpochId(1));
+        egress.wait_for_console(Duration::from_secs(10));
+        assert!(!egress.is_console_full());
     }
 }

@@ -291,7 +291,11 @@ impl Machine {
 
     /// Starts the threads. A restored machine first does what its boundary left to do: kicks and interrupts.
     pub fn start(self: &Arc<Self>) -> Result<Threads, MachineError> {
-        let effects = self.board().serve_kicks();
+        let mut effects = self.board().serve_kicks();
+        if !self.epochs().is_protected() {
+            // What waited for a boundary when its state was sealed: there will be none.
+            effects = effects.and(self.board().deliver_inputs());
+        }
         let pending = self.board().take_pending();
         self.raise(effects.raise | pending)?;
         self.note_owed(effects);
@@ -365,7 +369,14 @@ impl Machine {
 
     /// Holds output and seals epochs from now on. The machine must be held.
     pub fn begin_epochs(&self, _held: &Held<'_>) {
-        self.board().set_delivery(self.pace.delivery);
+        self.begin_holding();
+    }
+
+    fn begin_holding(&self) {
+        let mut board = self.board();
+        board.set_delivery(self.pace.delivery);
+        board.set_logs_inputs(true);
+        drop(board);
         self.egress.begin(self.epochs().running());
         self.pacer.set_on(true);
     }
@@ -374,9 +385,7 @@ impl Machine {
     pub fn begin_epochs_before_start(&self) -> Result<(), KvmError> {
         self.log_dirty(true)?;
         self.epochs().protect_all(self)?;
-        self.board().set_delivery(self.pace.delivery);
-        self.egress.begin(self.epochs().running());
-        self.pacer.set_on(true);
+        self.begin_holding();
         Ok(())
     }
 
@@ -392,6 +401,7 @@ impl Machine {
         self.egress.direct();
         let mut board = self.board();
         board.set_delivery(Delivery::Immediate);
+        board.set_logs_inputs(false);
         let effects = board.deliver_inputs();
         let pending = board.take_pending();
         drop(board);

@@ -1,5 +1,5 @@
-//! The files of a VM while it runs: images that somebody else makes shorter or longer are told. So is a boundary that is late,
-//! mostly because of them.
+//! The files of a VM while it runs: images that somebody else makes shorter or longer, a console that loses bytes, and a
+//! boundary that is late, mostly because of them.
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use snapshot::disk::{DiskError, Image, OverlayDisk};
 
+use super::console;
 use super::late::Lateness;
 use super::node::Node;
 use crate::config::OnBoundaryLate;
@@ -82,10 +83,12 @@ pub(super) fn watch(node: Arc<Node>, policy: OnBoundaryLate) -> Sender<()> {
     spawn("files".into(), move || {
         let (files, events) = node.files();
         let (mut told, mut lateness) = (Told::of(&files.images), Lateness::with(policy));
+        let mut console_told = console::Told::default();
         while ended.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
             told.look(&files.images, events);
             if let Some(machine) = node.machine() {
                 lateness.look(&machine, events);
+                console_told.look(&machine.egress().console_health(), events);
             }
         }
     });

@@ -2,6 +2,7 @@
 
 mod advice;
 mod announce;
+mod console;
 mod crash;
 mod demo;
 mod files;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::console;
 use super::files::Files;
 use super::incident::{Incident, IncidentFile};
 use super::{late, metrics};
@@ -93,6 +94,14 @@ impl Node {
         }
     }
 
+    /// The machine, if one runs here.
+    pub(super) fn machine(&self) -> Option<Arc<Machine>> {
+        match &*self.role() {
+            Role::Primary { machine, .. } => Some(Arc::clone(machine)),
+            Role::Backup(_) => None,
+        }
+    }
+
     /// What is kept on this host, and where to tell of it.
     pub(super) fn files(&self) -> (&Files, &Events) {
         (&self.described.files, &self.events)
@@ -139,12 +148,14 @@ impl ApiHandler for Arc<Node> {
     }
 
     fn status(&self) -> Value {
-        let mut status = match self.role() {
-            Role::Backup(view) => view.status(),
+        let (mut status, of_console) = match self.role() {
+            Role::Backup(view) => (view.status(), Vec::new()),
             Role::Primary { machine, guardian, .. } => {
                 let mut status = guardian.status();
                 status["epochs"] = metrics::epochs(&machine);
-                status
+                let health = machine.egress().console_health();
+                status["console"] = console::status(&health);
+                (status, console::warnings(&health))
             }
         };
         status["name"] = json!(self.described.name);
@@ -154,7 +165,7 @@ impl ApiHandler for Arc<Node> {
         // Those of the moment come with the rest of the status.
         let mut now = serde_json::from_value::<Vec<String>>(status["warnings"].take()).unwrap_or_default();
         now.extend(self.machine().as_deref().and_then(late::warning));
-        status["warnings"] = json!([self.described.warnings.clone(), files, now].concat());
+        status["warnings"] = json!([self.described.warnings.clone(), files, of_console, now].concat());
         status["disk_log"] = self.described.files.disk_log.clone();
         status["incident"] = json!(self.incident());
         status

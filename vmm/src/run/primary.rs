@@ -299,6 +299,9 @@ pub(super) fn supervise(
     if unwritten_bytes > 0 {
         tracing::warn!(unwritten_bytes, "nobody reads the console; the last of what the guest said is not shown");
     }
+    if let Some(lost_bytes) = machine.egress().console_health().lost_bytes {
+        tracing::warn!(lost_bytes, "the console did not take all that the guest said");
+    }
     events.note("ended", serde_json::json!({ "how": format!("{end:?}") }));
     on_crash.next(end, parted, machine, events)
 }

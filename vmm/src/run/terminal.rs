@@ -68,7 +68,8 @@ impl AsFd for ConsoleInput {
 
 impl Read for ConsoleInput {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.stdin.read(buffer)?;
+        // Not through std's buffer: what stays in it is not seen by whoever polls the descriptor.
+        let count = rustix::io::read(&self.stdin, &mut *buffer)?;
         let Some(keys) = &mut self.keys else { return Ok(count) };
         let (kept, end) = keys.filter(&mut buffer[..count]);
         if end && let Err(error) = self.node.stop() {
