@@ -17,6 +17,10 @@ struct Machine {
 }
 
 impl Machine {
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().expect("not poisoned").clone()
+    }
+
     fn note(&self, asked: String) -> Result<(), ApiError> {
         self.asked.lock().expect("not poisoned").push(asked);
         Ok(())
@@ -43,8 +47,11 @@ impl ApiHandler for Machine {
         self.note(format!("snapshot {}", request.snapshot_path.display()))?;
         Ok(json!({ "pause_us": 120 }))
     }
-    fn protect(&self, request: ProtectRequest) -> Result<(), ApiError> {
-        self.note(format!("protect {} {:?}", request.protect, request.epoch.map(|epoch| epoch.to_string())))
+    fn protect(&self, request: ProtectRequest) -> Result<Option<Value>, ApiError> {
+        let asked = format!("protect {} {:?}", request.protect, request.epoch.map(|epoch| epoch.to_string()));
+        let is_there = self.asked().contains(&asked);
+        self.note(asked)?;
+        Ok(is_there.then(|| json!({ "already": "the guest is being copied there already" })))
     }
     fn unprotect(&self) -> Result<(), ApiError> {
         Err(Failure::new(Exit::SplitBrain, "cannot unprotect vm0: the backup may have taken over").into())
@@ -81,7 +88,7 @@ impl Vm {
     }
 
     fn asked(&self) -> Vec<String> {
-        self.machine.asked.lock().expect("not poisoned").clone()
+        self.machine.asked()
     }
 }
 
@@ -117,6 +124,13 @@ fn changes_ask_the_machine_and_print_nothing() {
         assert_eq!(printed(&vm.ctl(args)), "", "{args:?}");
     }
     assert_eq!(vm.asked(), ["resume", "protect tcp:b:7000 Some(\"10ms\")", "stop"]);
+}
+
+#[test]
+fn protect_that_is_under_way_already_says_so_and_is_no_error() {
+    let vm = vm();
+    assert_eq!(printed(&vm.ctl(&["protect", "tcp:b:7000"])), "");
+    assert_eq!(printed(&vm.ctl(&["protect", "tcp:b:7000"])), "already  the guest is being copied there already\n");
 }
 
 #[test]

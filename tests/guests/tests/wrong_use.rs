@@ -271,3 +271,34 @@ fn protect_that_is_refused_changes_nothing() {
     assert_eq!(code, 0, "{said}");
     assert_eq!(length(&pair.primary), Some(70.0));
 }
+
+#[test]
+fn protect_by_the_backup_that_the_guest_has_already_is_no_error_and_says_what_is_under_way() {
+    // A primary that connects again by itself said "syncing already" and ended the command with 4.
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let Pair { primary, mut backup } = Pair::start(&place, &guest);
+    let port = backup.port();
+    let protect = |port: u16| primary.ctl(&["protect", &format!("tcp:127.0.0.1:{port}"), "--epoch", "70ms"]);
+    let (code, said) = protect(port);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("is protected by tcp:127.0.0.1"), "{said}");
+    assert_eq!(primary.status()["epochs"]["length_ms"].as_f64(), Some(70.0));
+    let (code, said) = protect(1);
+    assert_eq!(code, CONFLICT, "{said}");
+    assert!(said.contains(&format!("protected by tcp:127.0.0.1:{port}")) && said.contains("unprotect"), "{said}");
+    backup.kill();
+    primary.wait_state("Solo");
+    primary.wait_event("backup-unreachable");
+    let (code, said) = protect(port);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("tried again"), "{said}");
+    let backup = place.backup_on("b2", &guest, port).start();
+    // At whatever moment of its filling.
+    wait::until("the guest to be protected again", || {
+        let (code, said) = protect(port);
+        assert_eq!(code, 0, "{said}");
+        (primary.count("protected") > 1).then_some(())
+    });
+    drop(backup);
+}

@@ -126,8 +126,9 @@ pub trait ApiHandler: Send + Sync + 'static {
     fn stop(&self) -> Result<(), ApiError>;
     /// Writes a snapshot; gives what it wrote and the length of the pause.
     fn snapshot_create(&self, request: SnapshotRequest) -> Result<Value, ApiError>;
-    /// Adds a target for epochs. Returns when the change is under way; `status` tells when it is done.
-    fn protect(&self, request: ProtectRequest) -> Result<(), ApiError>;
+    /// Adds a target for epochs. Returns when the change is under way; `status` tells when it is done. Asking for the target
+    /// that there is already is fine; then it gives what is under way.
+    fn protect(&self, request: ProtectRequest) -> Result<Option<Value>, ApiError>;
     /// The guest goes on unprotected.
     fn unprotect(&self) -> Result<(), ApiError>;
     /// A backup whose claim was denied runs what it kept, because the operator names the places that have the guest as

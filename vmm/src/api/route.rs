@@ -79,7 +79,10 @@ fn ask(request: &Request, handler: &dyn ApiHandler) -> Result<Response, ApiError
             RunState::Paused => done(handler.pause()),
             RunState::Resumed => done(handler.resume()),
         },
-        ("PUT", "/ft") => done(handler.protect(body(request)?)),
+        ("PUT", "/ft") => match handler.protect(body(request)?)? {
+            Some(already) => Ok(Response::json(&already)),
+            None => Ok(Response::no_content()),
+        },
         ("PUT", "/ft/take-over") => done(handler.take_over(body(request)?)),
         ("PUT", "/snapshot/create") => Ok(Response::json(&handler.snapshot_create(body(request)?)?)),
         ("PUT", _) => match body::<Action>(request)?.action_type {
@@ -166,8 +169,8 @@ pub(super) mod tests {
             self.note(format!("snapshot {}", request.snapshot_path.display()))?;
             Ok(json!({ "pause_us": 7 }))
         }
-        fn protect(&self, request: ProtectRequest) -> Result<(), ApiError> {
-            self.note(format!("protect {}", request.protect))
+        fn protect(&self, request: ProtectRequest) -> Result<Option<Value>, ApiError> {
+            self.note(format!("protect {}", request.protect)).map(|()| None)
         }
         fn unprotect(&self) -> Result<(), ApiError> {
             self.note("unprotect".into())

@@ -160,8 +160,7 @@ impl Session {
             None => self.start_peer()?,
         };
         self.set_length(length);
-        let refused = |why: String| Failure::new(Exit::Error, format!("the guest cannot be protected: {why}"));
-        self.guardian.protect(target).map_err(refused)?;
+        self.guardian.protect(target).map_err(|error| Failure::from(error).while_doing("protecting the guest"))?;
         self.wait_until("the guest to be protected", |session| session.guardian.state() == PrimaryState::Protected)
     }
 

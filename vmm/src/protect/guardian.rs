@@ -12,6 +12,7 @@ mod ending;
 mod leaving;
 mod link;
 mod pausing;
+mod protecting;
 mod register;
 
 use std::collections::VecDeque;
@@ -40,6 +41,7 @@ pub(super) use base::NoBase;
 pub use ending::{Afterwards, Life, Parted};
 use leaving::Images;
 pub(super) use leaving::Lacks;
+pub use protecting::NotProtected;
 use register::Question;
 
 use super::{preflight, ship};
@@ -591,17 +593,22 @@ impl Guardian {
         self.machine.disks().iter().try_for_each(|disk| disk.image().sync())
     }
 
-    /// Sets the backup to connect to.
-    pub fn protect(&self, target: Endpoint) -> Result<(), String> {
+    /// Sets the backup to connect to. If it is that one already, nothing changes, and what is under way is given.
+    pub fn protect(&self, target: Endpoint) -> Result<Option<String>, NotProtected> {
         let mut inner = self.lock();
+        if inner.target.as_ref() == Some(&target)
+            && let Some(already) = protecting::already(inner.core.state(), &target, inner.connect_error.as_deref())
+        {
+            return Ok(Some(already));
+        }
         if inner.core.state() != PrimaryState::Solo {
-            return Err(format!("the guest is {:?} already", inner.core.state()).to_lowercase());
+            return Err(NotProtected { state: inner.core.state(), by: inner.target.clone() });
         }
         inner.target = Some(target);
         inner.connect_error = None;
         drop(inner);
         self.changed.notify_all();
-        Ok(())
+        Ok(None)
     }
 
     /// Ends protection; where the backup could take over, the witness is asked first.

@@ -220,7 +220,7 @@ impl ApiHandler for Arc<Node> {
         Ok(json!({ "path": request.snapshot_path, "bytes": bytes, "pause_ms": started.elapsed().as_secs_f64() * 1e3 }))
     }
 
-    fn protect(&self, request: ProtectRequest) -> Result<(), ApiError> {
+    fn protect(&self, request: ProtectRequest) -> Result<Option<Value>, ApiError> {
         let (machine, guardian) = self.running()?;
         let ProtectRequest { protect, epoch, interrupts, commit_durability } = request;
         if interrupts.is_some() || commit_durability.is_some() {
@@ -233,12 +233,12 @@ impl ApiHandler for Arc<Node> {
             return Err(ApiError::conflict("this VM was started without --witness, and a backup needs one to be named")
                 .with_hint("stop it and start it with --witness file:DIR, or with --witness none if you accept that a network cut makes two guests"));
         }
-        guardian.protect(target).map_err(ApiError::conflict)?;
+        let already = guardian.protect(target).map_err(Failure::from)?;
         // Only now: a request that is refused changes nothing.
         if let Some(epoch) = epoch {
             machine.pacer().set_length(epoch.into());
         }
-        Ok(())
+        Ok(already.map(|already| json!({ "already": already })))
     }
 
     fn unprotect(&self) -> Result<(), ApiError> {

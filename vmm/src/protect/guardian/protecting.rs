@@ -1,0 +1,93 @@
+//! What an operator is told who asks for a backup while there is one, or nearly.
+
+use replication::primary::PrimaryState;
+
+use crate::config::Endpoint;
+use crate::exit::{Advice, Exit};
+
+/// Why a guest was not given another backup. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", why(*.state, .by.as_ref()))]
+pub struct NotProtected {
+    pub(super) state: PrimaryState,
+    /// The backup that it has, if one is wanted.
+    pub(super) by: Option<Endpoint>,
+}
+
+fn why(state: PrimaryState, by: Option<&Endpoint>) -> String {
+    match (state, by) {
+        (PrimaryState::Arbitrating, _) => {
+            "the backup was lost, and the witness has not said yet which side has the guest".into()
+        }
+        (PrimaryState::Fenced, _) => "another host has the guest".into(),
+        (PrimaryState::Ended, _) => "the guest has ended".into(),
+        (PrimaryState::Protected, Some(by)) => format!("the guest is protected by {by}"),
+        (_, Some(by)) => format!("the guest is being copied to {by}"),
+        (_, None) => "its protection is being ended".into(),
+    }
+}
+
+impl Advice for NotProtected {
+    fn exit(&self) -> Exit {
+        Exit::Conflict
+    }
+
+    fn hint(&self) -> Option<String> {
+        let remedy = match (self.state, &self.by) {
+            (PrimaryState::Fenced | PrimaryState::Ended, _) => return None,
+            (PrimaryState::Arbitrating, _) => {
+                "look at the witness's directory; ask again when `outlast ctl status` says Solo"
+            }
+            (_, Some(_)) => "a guest has one backup at a time: `outlast ctl unprotect` first",
+            (_, None) => "ask again when `outlast ctl status` says Solo",
+        };
+        Some(remedy.into())
+    }
+}
+
+/// What is under way towards the backup `target`, which was asked for before; `None` where asking again must be refused.
+pub(super) fn already(state: PrimaryState, target: &Endpoint, last_error: Option<&str>) -> Option<String> {
+    Some(match (state, last_error) {
+        (PrimaryState::Solo, Some(error)) => {
+            format!("{target} is tried again and again already; the last time: {error}")
+        }
+        (PrimaryState::Solo, None) => format!("{target} is being connected to already"),
+        (PrimaryState::Greeting | PrimaryState::Meeting, _) => {
+            format!("{target} is connected already; the two sides compare what they have")
+        }
+        (PrimaryState::Syncing | PrimaryState::Basing, _) => format!("the guest is being copied to {target} already"),
+        (PrimaryState::Protected, _) => format!("the guest is protected by {target} already"),
+        (PrimaryState::Arbitrating | PrimaryState::Fenced | PrimaryState::Ended, _) => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backup_that_was_asked_for_before_is_no_error_while_the_guest_can_have_it() {
+        let target = Endpoint { host: "b".into(), port: 7000 };
+        for (state, says) in [
+            (PrimaryState::Solo, "being connected"),
+            (PrimaryState::Meeting, "connected already"),
+            (PrimaryState::Syncing, "being copied"),
+            (PrimaryState::Protected, "protected by tcp:b:7000"),
+        ] {
+            let said = already(state, &target, None).expect("it is under way");
+            assert!(said.contains(says) && said.contains("tcp:b:7000"), "{said}");
+        }
+        assert!(already(PrimaryState::Solo, &target, Some("refused")).expect("it is").contains("refused"));
+        assert_eq!(already(PrimaryState::Fenced, &target, None), None);
+    }
+
+    #[test]
+    fn refusal_names_the_backup_that_the_guest_has_and_what_to_do() {
+        let by = Some(Endpoint { host: "b".into(), port: 7000 });
+        let refusal = NotProtected { state: PrimaryState::Syncing, by };
+        assert_eq!(refusal.to_string(), "the guest is being copied to tcp:b:7000");
+        assert!(refusal.hint().expect("a hint").contains("unprotect"));
+        let ending = NotProtected { state: PrimaryState::Protected, by: None };
+        assert!(ending.to_string().contains("being ended") && ending.hint().is_some());
+    }
+}
