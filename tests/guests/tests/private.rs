@@ -106,7 +106,7 @@ fn refusal(launch: Launch) -> String {
 fn link_that_lies_in_the_way_is_refused_by_name_and_what_it_leads_to_is_untouched() {
     needs!(Kvm, Root);
     let guest = Guest::disk_journal();
-    for planted in ["a/state/lock", "a/state/ram", "a/state", "a.img.epochs"] {
+    for planted in ["a/state/lock", "a/state", "a.img.epochs"] {
         let place = Place::in_memory();
         make_sides(&place, &["a"]);
         fs::write(place.path("victim"), "precious").expect("room");
@@ -123,6 +123,25 @@ fn link_that_lies_in_the_way_is_refused_by_name_and_what_it_leads_to_is_untouche
         assert!(said.contains(planted) && (said.contains("link") || said.contains("user 4242")), "{planted}: {said}");
         assert_eq!(fs::read_to_string(place.path("victim")).expect("there"), "precious", "{planted}");
         assert_eq!(fs::read_dir(place.witness()).expect("there").count(), 0, "{planted}");
+    }
+}
+
+#[test]
+fn link_under_the_name_of_memory_is_replaced_and_what_it_leads_to_is_untouched() {
+    // What a start finds there of an earlier guest it removes: the link, that is.
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::in_memory());
+    make_sides(&place, &["a"]);
+    fs::create_dir(place.path("a/state")).expect("room");
+    fs::write(place.path("victim"), "precious").expect("room");
+    for name in ["ram", "state", "undo", "vm.json.next", "pairing.next"] {
+        symlink(place.path("victim"), place.path("a/state").join(name)).expect("room");
+    }
+    let vm = place.alone("a", &guest).with("--protect", "local").start();
+    wait_value(&vm, &guest, 100);
+    assert_eq!(fs::read_to_string(place.path("victim")).expect("there"), "precious");
+    for path in walk(&place.path("a/state")) {
+        assert!(!fs::symlink_metadata(&path).expect("there").is_symlink(), "{}", path.display());
     }
 }
 
