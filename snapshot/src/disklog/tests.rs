@@ -1,7 +1,6 @@
 //! The log after every crash that we can think of: cut anywhere, blocks lost in any combination, bits flipped, heads torn.
 
 use std::fs::{self, OpenOptions};
-use std::os::fd::AsRawFd;
 
 use proptest::prelude::*;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};

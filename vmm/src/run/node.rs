@@ -94,14 +94,6 @@ impl Node {
         }
     }
 
-    /// The machine, if one runs here.
-    pub(super) fn machine(&self) -> Option<Arc<Machine>> {
-        match &*self.role() {
-            Role::Primary { machine, .. } => Some(Arc::clone(machine)),
-            Role::Backup(_) => None,
-        }
-    }
-
     /// What is kept on this host, and where to tell of it.
     pub(super) fn files(&self) -> (&Files, &Events) {
         (&self.described.files, &self.events)
