@@ -1,8 +1,8 @@
 //! The primary's transitions.
 
 use super::{
-    Doubt, Enlisting, EpochMeta, Errand, GuestEnd, Meeting, Offered, Parting, Primary, PrimaryAction, PrimaryConfig,
-    PrimaryState, SoloReason,
+    Doubt, Enlisting, EpochMeta, Errand, Filling, GuestEnd, Meeting, Offered, Parting, Primary, PrimaryAction,
+    PrimaryConfig, PrimaryState, SoloReason,
 };
 use crate::id::{ClaimResult, EpochId, IN_FLIGHT_EPOCHS_MAX, SessionId, Time, VmId};
 use crate::peer::PeerError;
@@ -40,6 +40,7 @@ impl Primary {
             ack_wanted: None,
             claim_retry_at: None,
             offered: None,
+            filling: Filling::begun(Time(0)),
             place: None,
             enlisting: Enlisting::NotAsked,
             delisting: Default::default(),
@@ -282,6 +283,9 @@ impl Primary {
             if self.ack_deadline().is_some_and(|at| now >= at) {
                 return self.give_up_mute_backup(now);
             }
+            self.check_filling(now);
+        }
+        if self.state.is_connected() {
             if now >= self.beat_at() {
                 self.send_heartbeat(now);
             }
@@ -354,7 +358,8 @@ impl Primary {
         let errands = [self.delist, self.recording_end, look, delist_store];
         let errands = errands.into_iter().filter_map(Errand::again_at).min();
         let enlist = self.enlisting.again_at();
-        [lost, beat, self.ack_deadline(), self.claim_retry_at, errands, enlist].into_iter().flatten().min()
+        let fill = self.fill_deadline();
+        [lost, beat, fill, self.ack_deadline(), self.claim_retry_at, errands, enlist].into_iter().flatten().min()
     }
 
     /// Whether the running epoch may be sealed now; if not, the guest waits at the boundary.
@@ -417,7 +422,7 @@ impl Primary {
         self.peer_errors
     }
 
-    fn session(&self) -> Option<SessionId> {
+    pub(super) fn session(&self) -> Option<SessionId> {
         self.link.map(|link| link.session)
     }
 
@@ -476,7 +481,7 @@ impl Primary {
     fn start_syncing(&mut self, now: Time, link: Link) {
         self.state = Syncing;
         self.last_sent = now;
-        self.offered = None;
+        (self.offered, self.filling) = (None, Filling::begun(now));
         self.actions.push_back(PrimaryAction::Resync { link });
     }
 
@@ -592,6 +597,9 @@ impl Primary {
         let last = self.last_told.map_or(now, |last| last.max(now));
         let stood_still = self.last_told.is_some_and(|last| now.since(last) >= self.config.detect);
         self.last_told = Some(last);
+        if stood_still {
+            self.filling.excuse(now);
+        }
         if stood_still && matches!(self.state, Basing | Protected) {
             self.begin_doubt(None);
         }
@@ -713,7 +721,7 @@ impl Primary {
         self.end_if_released(now);
     }
 
-    fn go_solo(&mut self, reason: SoloReason) {
+    pub(super) fn go_solo(&mut self, reason: SoloReason) {
         self.state = Solo;
         // From here on no base can be sealed for this session; that the register lists it may be mended later.
         let given_up = self.link.take().filter(|_| self.enlisting != Enlisting::NotAsked);

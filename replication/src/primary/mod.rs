@@ -14,6 +14,7 @@
 //!
 //! The invariants:
 //!
+//! - A filling that does not get on ends; nothing but time tells one that goes on from one that does not.
 //! - Until the base is sealed no backup can take over: commit is sealed, and losing the backup needs no arbitration.
 //! - From the seal of the base on, an epoch commits when the backup has acked it, or when the witness has given the
 //!   session to this side. There is no third way.
@@ -36,11 +37,13 @@
 //!    no answer in time is `Unreachable`. None is asked on a thread that keeps time.
 //! 5. `handle_shipping` before the first byte of an epoch goes to the socket, `handle_shipped` after the last: a backup
 //!    that takes bytes and heartbeats but never acks would otherwise stop the guest for ever.
-//! 6. Before an offer of disk chunks goes out, `handle_disk_offered`; one offer at a time.
+//! 6. Before an offer of disk chunks goes out, `handle_disk_offered`; one offer at a time. While a backup is filled,
+//!    `handle_filling` whenever something was done for it. Whatever the driver waits for then, it stops when the session ends.
 //! 7. A permission to release that could not be used at once is given back: `handle_release_late`.
 //! 8. When a session ends, nothing more of its epochs goes out; what `poll_transmit` gave goes out at once.
 //! 9. After [`PrimaryAction::Disconnect`] the connection is gone for this core; its end is not reported any more.
 
+mod filling;
 mod machine;
 mod store;
 
@@ -51,6 +54,8 @@ use crate::id::{EpochId, SessionId, Term, Time, VmId};
 use crate::pointers::Pointers;
 use crate::view::{Nonce, Place};
 use crate::wire::{DiskWant, Link, MachineInfo, RefuseCode};
+pub use filling::FillPhase;
+use filling::Filling;
 
 /// How a primary behaves. Times in the driver's clock.
 #[derive(Clone, Debug)]
@@ -70,6 +75,10 @@ pub struct PrimaryConfig {
     /// An epoch is being sent, or was sent, and for so long no ack came: the peer is lost though it is heard. Far longer
     /// than `detect`: a backup may wait for its disk.
     pub ack_wait: Duration,
+    /// A filling that has done nothing for so long is told of ...
+    pub fill_notice: Duration,
+    /// ... and given up after so long; it is tried again. More than `fill_notice`, and than storage may take for one step.
+    pub fill_wait: Duration,
     /// Between two claims while the witness does not answer.
     pub claim_retry: Duration,
     /// Epochs sealed and not acked, at most; then the guest waits. At most [`crate::id::IN_FLIGHT_EPOCHS_MAX`].
@@ -146,6 +155,11 @@ pub enum PrimaryAction {
     },
     /// The backup says which chunks it needs.
     DiskWanted(DiskWant),
+    /// The filling has done nothing for `fill_notice`. Said once for each time that it stops.
+    FillingStalls {
+        /// Where it stands.
+        phase: FillPhase,
+    },
     /// The base is acked: from now on the guest outlasts this host.
     Protected {
         /// The session.
@@ -194,6 +208,13 @@ pub enum SoloReason {
     OtherWitness,
     /// The witness did not say whether the backup sees it too.
     WitnessAway,
+    /// Filling the backup did not get on for `fill_wait`; it is tried again.
+    FillingStalled {
+        /// The session.
+        session: SessionId,
+        /// Where it stood.
+        phase: FillPhase,
+    },
 }
 
 /// Whether both sides see the same witness.
@@ -270,6 +291,8 @@ pub struct Primary {
     claim_retry_at: Option<Time>,
     /// The offer of disk chunks that the backup has not answered.
     offered: Option<Offered>,
+    /// How the filling of this session gets on. Meaningless unless `Syncing`.
+    filling: Filling,
     /// Where the backup of this session is.
     place: Option<Box<Place>>,
     /// How far the register is with listing it.

@@ -2,6 +2,8 @@ use super::*;
 use crate::id::ClaimResult;
 use crate::wire::{Frame, FrameDecoder, Goodbye, GoodbyeReason, HelloAck, Kind, Message, Refuse};
 
+mod filling;
+
 const MS: u64 = 1_000_000;
 const SESSION: SessionId = SessionId([1; 16]);
 
@@ -14,6 +16,8 @@ fn config() -> PrimaryConfig {
         heartbeat: Duration::from_millis(10),
         detect: Duration::from_millis(50),
         ack_wait: Duration::from_millis(200),
+        fill_notice: Duration::from_millis(100),
+        fill_wait: Duration::from_millis(300),
         claim_retry: Duration::from_millis(20),
         in_flight_epochs_max: 3,
         in_flight_bytes_max: 1000,

@@ -168,6 +168,8 @@ pub struct Env {
     pub slow_until: [u64; 2],
     /// Who acks nothing from the next ack on.
     pub mute: [bool; 2],
+    /// Whose next filling does not get on.
+    pub stuck: [bool; 2],
     /// Until when a host does nothing.
     pub paused_until: [u64; 2],
     /// Faults stopped.
@@ -200,6 +202,7 @@ impl Env {
             client: Client { request: 1, answered: 0 },
             slow_until: [0; 2],
             mute: [false; 2],
+            stuck: [false; 2],
             paused_until: [0; 2],
             healing: false,
             takeovers: 0,

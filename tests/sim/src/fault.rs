@@ -108,6 +108,8 @@ pub enum What {
     StoreFails(usize),
     /// A backup is heard, and acks nothing any more in this session.
     Mute(usize),
+    /// Whoever fills the backup on a host waits for something that never comes, in the next session.
+    StuckFilling(usize),
     /// The connection between the hosts is reset.
     Reset,
     /// The next bytes between the hosts arrive altered.

@@ -19,6 +19,10 @@ pub const MS: u64 = 1_000_000;
 /// A primary waits so many times `detect` for an ack.
 const ACK_WAIT_DETECTS: u64 = 4;
 
+/// A filling that does nothing is told of after so many times `detect`, and given up after so many.
+const FILL_NOTICE_DETECTS: u64 = 2;
+const FILL_WAIT_DETECTS: u64 = 8;
+
 /// A rule broken on purpose in the driver, to prove that the oracle sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Break {
@@ -92,11 +96,13 @@ pub enum Break {
     PublishUnsynced,
     /// That a record was seen is not on stable storage.
     KnownUnsynced,
+    /// A filling that does not get on is not given up.
+    FillWithoutEnd,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 35] = [
+    pub const ALL: [Break; 36] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -132,6 +138,7 @@ impl Break {
         Break::LifeUnpublished,
         Break::PublishUnsynced,
         Break::KnownUnsynced,
+        Break::FillWithoutEnd,
     ];
 }
 
@@ -269,6 +276,12 @@ impl Plan {
             heartbeat: Duration::from_nanos(self.detect / 4),
             detect: Duration::from_nanos(self.detect),
             ack_wait: Duration::from_nanos(ACK_WAIT_DETECTS * self.detect),
+            fill_notice: Duration::from_nanos(FILL_NOTICE_DETECTS * self.detect),
+            fill_wait: Duration::from_nanos(if self.broken == Some(Break::FillWithoutEnd) {
+                u64::MAX / 2
+            } else {
+                FILL_WAIT_DETECTS * self.detect
+            }),
             claim_retry: Duration::from_nanos(self.claim_retry),
             in_flight_epochs_max: self.in_flight_epochs_max,
             in_flight_bytes_max: 1 << 20,
@@ -338,6 +351,9 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
             // The backup lives through a guest that was resumed, of a higher term, and meets the next one.
             let when = When::At(heal_at / 2 + 30 * MS);
             vec![at(What::RunAgain(0)), Fault { when, what: What::GuestCrash(0) }]
+        }
+        Some(Break::FillWithoutEnd) => {
+            (0..2).map(|host| Fault { when: When::At(0), what: What::StuckFilling(host) }).collect()
         }
         Some(rule) => faults_of_evidence(rule, heal_at),
         None => Vec::new(),
@@ -413,6 +429,7 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         12 => What::SlowDisk(host, long),
         13 => What::Reset,
         14 => What::Garble,
+        15 if long % 2 == 0 => What::StuckFilling(host),
         15 => What::Mute(host),
         16 => What::GuestCrash(host),
         17 | 18 => What::RunAgain(host),

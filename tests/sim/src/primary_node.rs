@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use replication::page::{Page, PageEncoder};
-use replication::primary::{GuestEnd, PrimaryState};
+use replication::primary::{FillPhase, GuestEnd, PrimaryState};
 use replication::wire::{DiskOffer, DiskWant, EpochBegin, HEADER_LEN, Kind, Link, Message, ResyncDisk};
 use replication::{
     EpochId, EpochMeta, EpochWriter, FrameDecoder, Gfn, Input, Output, OutputQueue, Primary, PrimaryAction, SessionId,
@@ -571,6 +571,11 @@ impl PrimaryNode {
                 env.step(host, Step::Release, true)
             }
             PrimaryAction::Resync { link } => self.start_resync(link, env),
+            PrimaryAction::DiskWanted(_) if std::mem::take(&mut env.stuck[host]) => {
+                env.say(|| format!("host {host} does not get on with filling its backup"));
+                Ok(())
+            }
+            PrimaryAction::FillingStalls { .. } => Ok(()),
             PrimaryAction::DiskWanted(want) => {
                 self.send_chunks(&want, env);
                 Ok(())
@@ -659,6 +664,7 @@ impl PrimaryNode {
         pages.encode(&link, EpochId(0), &mut out);
         let view = self.disk.view();
         let hashes: Vec<_> = view.chunks(CHUNK).map(chunk_hash).collect();
+        self.core.handle_filling(env.time(), link.session, FillPhase::Disks);
         self.core.handle_disk_offered(link.session, 0, 0, hashes.len());
         let offer = DiskOffer { disk: 0, first_chunk: 0, chunk_bytes: CHUNK as u32, hashes };
         Message::DiskOffer(offer).encode(&link, EpochId(0), &mut out);
@@ -669,6 +675,7 @@ impl PrimaryNode {
 
     fn send_chunks(&mut self, want: &DiskWant, env: &mut Env) {
         let Some(link) = self.core.link() else { return };
+        self.core.handle_filling(env.time(), link.session, FillPhase::Enlist);
         let view = self.disk.view();
         let mut out = Vec::new();
         for (chunk, data) in view.chunks(CHUNK).enumerate() {

@@ -59,6 +59,7 @@ caught! {
     life_that_its_lock_file_does_not_name_is_caught: LifeUnpublished,
     life_that_a_loss_of_power_takes_from_its_lock_file_is_caught: PublishUnsynced,
     record_that_was_seen_and_forgotten_is_caught: KnownUnsynced,
+    filling_without_an_end_is_caught: FillWithoutEnd,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.
