@@ -250,6 +250,10 @@ impl Backup {
 
     fn take_first_frame(&mut self, now: Time, frame: Frame) -> Result<(), PeerError> {
         let (kind, link) = (frame.kind, frame.link);
+        if kind == Kind::Heartbeat {
+            // Of a primary that has nothing to say yet, or nothing more: it overtakes what waits to be sent. It proves nothing.
+            return Ok(());
+        }
         let message = frame.into_message().map_err(|source| PeerError::Body { kind, source })?;
         let Message::Hello(hello) = message else {
             return Err(PeerError::Unexpected { kind, state: "waiting for Hello" });

@@ -283,6 +283,32 @@ fn base_with_unreleased_output_before_it_is_refused() {
 }
 
 #[test]
+fn heartbeat_before_the_hello_is_no_error_and_proves_nothing() {
+    // It was counted as an error of the peer, which lost its connection: heartbeats do not wait behind what else is sent.
+    let mut backup = Backup::new(config());
+    backup.handle_connected(Time(0));
+    give(&mut backup, Message::Heartbeat(Heartbeat::default())).unwrap();
+    assert_eq!((backup.peer_errors(), backup.state(), backup.session_id()), (0, BackupState::Waiting, None));
+    backup.handle_timeout(Time(50 * MS - 1));
+    assert_eq!(actions(&mut backup), []);
+    give(&mut backup, hello("vm0")).unwrap();
+    assert!(matches!(actions(&mut backup)[..], [BackupAction::Greeted(_)]));
+    let mut backup = Backup::new(config());
+    backup.handle_connected(Time(0));
+    give(&mut backup, Message::Heartbeat(Heartbeat::default())).unwrap();
+    backup.handle_timeout(Time(50 * MS));
+    assert_eq!(actions(&mut backup), [BackupAction::Disconnect], "a stranger that beats is a stranger");
+}
+
+#[test]
+fn heartbeat_after_the_goodbye_is_no_error() {
+    let mut backup = protected();
+    give(&mut backup, Message::Goodbye(Goodbye { reason: GoodbyeReason::Unprotected, text: String::new() })).unwrap();
+    give(&mut backup, Message::Heartbeat(Heartbeat::default())).unwrap();
+    assert_eq!((backup.peer_errors(), backup.state()), (0, BackupState::Waiting));
+}
+
+#[test]
 fn stranger_that_says_nothing_is_closed() {
     let mut backup = Backup::new(config());
     backup.handle_connected(Time(0));

@@ -1,6 +1,8 @@
 //! A guest that ends while it is protected: its last words leave, both sides end well, and nobody takes over.
 
-use guests::place::wait_progress;
+use std::fs;
+
+use guests::place::{wait_progress, wait_value};
 use guests::{Guest, Pair, Place, console, needs};
 
 /// Both programs have ended with 0, and the guest ran on one side only.
@@ -78,6 +80,29 @@ fn stop_of_the_backup_leaves_the_guest_alone_and_running() {
     assert_eq!(pair.primary.ctl(&["stop"]).0, 0);
     assert_eq!(pair.primary.wait(), 0);
     console::check(&guest, &pair.primary.console()).unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn stop_of_a_backup_that_takes_the_guest_over_waits_and_loses_no_guest() {
+    // It may have won the guest already, without having heard so: nobody would run it.
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut pair = Pair::start(&place, &guest);
+    let seen = wait_progress(&pair.primary, &guest, 20);
+    fs::rename(place.witness(), place.path("away")).expect("the test's own directory");
+    pair.primary.kill();
+    pair.backup.wait_event("failover-started");
+    for _ in 0..2 {
+        assert_eq!(pair.backup.ctl(&["stop"]).0, 0);
+    }
+    assert_eq!(pair.backup.wait_event("stop-deferred")["state"], "Claiming");
+    fs::rename(place.path("away"), place.witness()).expect("the test's own directory");
+    pair.backup.wait_event("failover-finished");
+    wait_value(&pair.backup, &guest, seen + 20);
+    assert_eq!(pair.backup.count("stop-deferred"), 1, "told once");
+    assert_eq!(pair.backup.ctl(&["stop"]).0, 0);
+    assert_eq!(pair.backup.wait(), 0);
+    console::join(&guest, &pair.primary.console(), &pair.backup.console()).unwrap_or_else(|e| panic!("{e}"));
 }
 
 #[test]

@@ -217,6 +217,8 @@ pub struct Standby {
     epochs_applied: u64,
     /// Why the last peer was sent away.
     trouble: Option<String>,
+    /// Why something was discarded last, since a primary was accepted.
+    discarded: Option<DiscardReason>,
 }
 
 #[derive(Debug)]
@@ -288,6 +290,7 @@ impl Standby {
             vigil,
             epochs_applied: 0,
             trouble: None,
+            discarded: None,
         })
     }
 
@@ -621,7 +624,10 @@ impl Standby {
             self.ram = None;
         }
         self.storage.order(Order::Discard);
-        self.events.note("discarded", json!({ "reason": format!("{reason:?}") }));
+        // A primary that is refused comes again twice a second, and had nothing here that could be discarded.
+        if self.discarded.replace(reason.clone()).as_ref() != Some(reason) {
+            self.events.note("discarded", json!({ "reason": format!("{reason:?}") }));
+        }
     }
 
     fn refuse_failover(&self) {

@@ -45,7 +45,7 @@ impl Standby {
             Ok((ram, introduction)) => {
                 self.durable = hello.durable;
                 self.epochs_applied = 0;
-                self.trouble = None;
+                (self.trouble, self.discarded) = (None, None);
                 self.core.handle_accept(self.clock.now(), introduction.place, introduction.nonce);
                 self.ram = Some(ram);
                 self.events.note("resync-started", json!({ "primary": hello.writer }));
