@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use replication::EpochId;
 
 use crate::config::EpochLength;
-use crate::machine::gate::Gate;
+use crate::machine::gate::{Gate, KICK_AGAIN};
 
 /// How the epoch length is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -297,8 +297,15 @@ impl Pacer {
             // A boundary that once took long must not make the next epochs long.
             let takes = state.takes.min(state.length() / 8);
             let next = state.asked_at.map(|at| at + takes + state.length()).filter(|next| *next > now);
-            if !state.on || (under_way && next.is_none()) {
+            if !state.on {
                 state = self.sleep(state, None);
+            } else if under_way && next.is_none() {
+                state = self.sleep(state, Some(now + KICK_AGAIN));
+                if asked_after == Some(state.last) && now.elapsed() >= KICK_AGAIN {
+                    drop(state);
+                    gate.kick_again();
+                    state = self.lock();
+                }
             } else if under_way {
                 state = self.sleep(state, next);
             } else if now < due {
@@ -332,6 +339,33 @@ impl Pacer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn vcpu_whose_kick_was_lost_is_kicked_again() {
+        // A boundary was asked for once, and then waited for without an end: the guest ran on unprotected in one endless epoch.
+        use std::sync::atomic::AtomicU8;
+        use std::thread;
+        let gate = Gate::new(1);
+        let pacer = Pacer::new(Length::Fixed(Duration::from_millis(1)), Duration::ZERO);
+        pacer.set_on(true);
+        let begun = Instant::now();
+        thread::scope(|scope| {
+            scope.spawn(|| pacer.run(&gate));
+            while !gate.is_closing() {
+                thread::yield_now();
+            }
+            // The kick went to nobody.
+            let immediate_exit = AtomicU8::new(0);
+            let registration = gate.kicker().register(0, immediate_exit.as_ptr());
+            while immediate_exit.load(Ordering::SeqCst) == 0 && begun.elapsed() < Duration::from_secs(10) {
+                thread::yield_now();
+            }
+            drop(registration);
+            pacer.end();
+            gate.end();
+        });
+        assert!(gate.kicked_again() > 0);
+    }
 
     #[test]
     fn demand_before_the_minimum_waits_and_after_it_does_not() {

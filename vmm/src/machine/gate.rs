@@ -19,14 +19,14 @@
 //! Invariant: while a leader runs or a [`Held`] guard lives, no vCPU is in `KVM_RUN` and every exit is completed,
 //! because a vCPU thread arrives only after that.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::kick::Kicker;
 
 /// Whoever waits for a vCPU to come out kicks it again this often.
-const KICK_AGAIN: Duration = Duration::from_millis(50);
+pub(crate) const KICK_AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -52,10 +52,10 @@ struct State {
     first_out: Option<Instant>,
     /// Counts openings, so that a waiter knows that its closing is over.
     openings: u64,
-    /// When it began to close, unless it is open.
-    closed_at: Option<Instant>,
     /// Since when it is open, unless it is not.
     open_since: Option<Instant>,
+    /// Since when it is closed, unless it is not.
+    closed_since: Option<Instant>,
     /// How long it was open before that, all in all.
     was_open: Duration,
 }
@@ -91,6 +91,17 @@ pub struct Gate {
     /// Threads that want to hold the gate and wait for it to open. No boundary closes it before they had their turn.
     holds_wanted: AtomicUsize,
     kicker: Kicker,
+    /// Kicks of vCPUs that had been kicked before and had not come out.
+    kicked_again: AtomicU64,
+}
+
+/// vCPUs that do not come out although the gate is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Late {
+    /// How many.
+    pub vcpus: usize,
+    /// For how long it is closed.
+    pub time: Duration,
 }
 
 impl Gate {
@@ -105,8 +116,8 @@ impl Gate {
             kept: false,
             first_out: None,
             openings: 0,
-            closed_at: None,
             open_since: Some(Instant::now()),
+            closed_since: None,
             was_open: Duration::ZERO,
         };
         Self {
@@ -115,6 +126,7 @@ impl Gate {
             closing: AtomicBool::new(false),
             holds_wanted: AtomicUsize::new(0),
             kicker: Kicker::new(vcpus),
+            kicked_again: AtomicU64::new(0),
         }
     }
 
@@ -134,13 +146,6 @@ impl Gate {
         self.lock().time_open()
     }
 
-    /// Since when it cannot close, if it is to be closed: a vCPU has not come out. Also how many have not.
-    pub fn late(&self) -> Option<(Duration, usize)> {
-        let state = self.lock();
-        let missing = state.running.saturating_sub(state.parked);
-        state.closed_at.filter(|_| state.mode != Mode::Ended && missing > 0).map(|at| (at.elapsed(), missing))
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder of the gate panics while changing it")
     }
@@ -157,7 +162,7 @@ impl Gate {
         }
         state.mode = Mode::Open;
         state.open_since = Some(Instant::now());
-        state.closed_at = None;
+        state.closed_since = None;
         state.openings += 1;
         state.first_out = None;
         // Counted anew for each closing: a thread that has not woken from this one yet must arrive again for the next.
@@ -226,24 +231,27 @@ impl Gate {
     /// Does not wait for the end of a hold that is kept: an operator's pause may last, and whoever deals with the backup
     /// must go on meanwhile.
     pub fn hold(&self) -> Option<Held<'_>> {
-        match self.hold_by(None) {
-            Ok(held) => Some(held),
-            Err(NotHeld::Ended) => None,
-            Err(NotHeld::TooLate) => unreachable!("a hold without a deadline is never too late"),
-        }
+        self.hold_unless(|| false)
+    }
+
+    /// The same, unless `give_up` says meanwhile that nobody needs it any more: it is asked again and again, with the gate
+    /// locked. Then the guest runs as if nobody had asked.
+    pub fn hold_unless(&self, give_up: impl Fn() -> bool) -> Option<Held<'_>> {
+        self.hold_by(None, &give_up).ok()
     }
 
     /// The same, for who cannot wait longer than `deadline`: a vCPU thread may be stuck in the storage of a disk. If it is
     /// too late, the guest runs as if nobody had asked.
     pub fn hold_until(&self, deadline: Instant) -> Result<Held<'_>, NotHeld> {
-        self.hold_by(Some(deadline))
+        self.hold_by(Some(deadline), &|| false)
     }
 
-    fn hold_by(&self, deadline: Option<Instant>) -> Result<Held<'_>, NotHeld> {
+    fn hold_by(&self, deadline: Option<Instant>, gives_up: &dyn Fn() -> bool) -> Result<Held<'_>, NotHeld> {
+        let is_over = || is_past(deadline) || gives_up();
         let mut state = self.lock();
         self.holds_wanted.fetch_add(1, Ordering::SeqCst);
-        while state.running > 0 && !state.can_be_held() && !is_past(deadline) {
-            state = self.wait(state, deadline);
+        while state.running > 0 && !state.can_be_held() && !is_over() {
+            state = self.wait_for_vcpus(state, deadline);
         }
         self.holds_wanted.fetch_sub(1, Ordering::SeqCst);
         if state.mode == Mode::Ended || state.running == 0 {
@@ -256,22 +264,8 @@ impl Gate {
             self.close(&mut state, Mode::Held);
         }
         state.guarded = true;
-        self.wait_for_parked(state, deadline)
-    }
-
-    /// Waits until no vCPU is in the guest any more.
-    fn wait_for_parked<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        deadline: Option<Instant>,
-    ) -> Result<Held<'a>, NotHeld> {
-        while state.mode != Mode::Ended && state.parked < state.running && !is_past(deadline) {
-            let step = Instant::now() + KICK_AGAIN;
-            state = self.wait(state, Some(deadline.map_or(step, |deadline| deadline.min(step))));
-            if state.mode != Mode::Ended && state.parked < state.running {
-                // The kernel may have no room for a signal.
-                self.kicker.kick_all();
-            }
+        while state.are_awaited() && !is_over() {
+            state = self.wait_for_vcpus(state, deadline);
         }
         if state.mode == Mode::Ended || state.running == 0 {
             return Err(NotHeld::Ended);
@@ -283,15 +277,42 @@ impl Gate {
         if is_parked { Ok(held) } else { Err(NotHeld::TooLate) }
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>, deadline: Option<Instant>) -> MutexGuard<'a, State> {
+    /// Waits for a change, and kicks vCPUs again that do not come out.
+    fn wait_for_vcpus<'a>(&self, state: MutexGuard<'a, State>, deadline: Option<Instant>) -> MutexGuard<'a, State> {
+        let step = Instant::now() + KICK_AGAIN;
+        let left = deadline.map_or(step, |deadline| deadline.min(step)).saturating_duration_since(Instant::now());
         let no_panic = "no holder of the gate panics while changing it";
-        match deadline {
-            None => self.changed.wait(state).expect(no_panic),
-            Some(at) => {
-                let left = at.saturating_duration_since(Instant::now());
-                self.changed.wait_timeout(state, left).expect(no_panic).0
-            }
+        let state = self.changed.wait_timeout(state, left).expect(no_panic).0;
+        if Instant::now() >= step {
+            self.kick_late(&state);
         }
+        state
+    }
+
+    /// Kicks vCPUs again that were kicked and have not come out: the kernel may have had no room for a signal. For who sees
+    /// that a boundary it asked for takes longer than [`KICK_AGAIN`].
+    pub(crate) fn kick_again(&self) {
+        self.kick_late(&self.lock());
+    }
+
+    fn kick_late(&self, state: &State) {
+        let is_late = state.closed_since.is_some_and(|since| since.elapsed() >= KICK_AGAIN);
+        if is_late && state.are_awaited() {
+            self.kicked_again.fetch_add(1, Ordering::Relaxed);
+            self.kicker.kick_all();
+        }
+    }
+
+    /// How often vCPUs were kicked again.
+    pub fn kicked_again(&self) -> u64 {
+        self.kicked_again.load(Ordering::Relaxed)
+    }
+
+    /// vCPUs that are waited for, if there are some. Not those that wait for something themselves, once they are out.
+    pub fn late(&self) -> Option<Late> {
+        let state = self.lock();
+        let since = state.closed_since.filter(|_| state.are_awaited())?;
+        Some(Late { vcpus: state.running - state.parked, time: since.elapsed() })
     }
 
     /// Closes it from the beginning, before a vCPU has run: for a guest that is paused when it comes here. Until
@@ -361,12 +382,17 @@ impl State {
     fn close(&mut self, mode: Mode) {
         self.was_open = self.time_open();
         self.open_since = None;
-        self.closed_at = Some(Instant::now());
+        self.closed_since.get_or_insert_with(Instant::now);
         self.mode = mode;
     }
 
     fn time_open(&self) -> Duration {
         self.was_open + self.open_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Whether vCPUs are to come out that have not.
+    fn are_awaited(&self) -> bool {
+        matches!(self.mode, Mode::Boundary | Mode::Held) && self.parked < self.running
     }
 
     /// Whether a hold may begin, or never will.
@@ -380,255 +406,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Arc;
-    use std::sync::atomic::AtomicUsize;
-    use std::thread;
-
-    /// Threads that behave like vCPUs: `inside` counts those that are "in the guest".
-    fn vcpus(
-        gate: &Arc<Gate>,
-        count: usize,
-        inside: &Arc<AtomicUsize>,
-        led: &Arc<AtomicUsize>,
-    ) -> Vec<thread::JoinHandle<()>> {
-        (0..count)
-            .map(|_| {
-                let (gate, inside, led) = (Arc::clone(gate), Arc::clone(inside), Arc::clone(led));
-                thread::spawn(move || {
-                    loop {
-                        if gate.is_closing() {
-                            let lead = |_| {
-                                assert_eq!(inside.load(Ordering::SeqCst), 0, "a vCPU runs during a boundary");
-                                led.fetch_add(1, Ordering::SeqCst);
-                            };
-                            if gate.arrive(lead, || {}) == Arrival::Ended {
-                                gate.leave();
-                                return;
-                            }
-                        }
-                        inside.fetch_add(1, Ordering::SeqCst);
-                        thread::yield_now();
-                        inside.fetch_sub(1, Ordering::SeqCst);
-                    }
-                })
-            })
-            .collect()
-    }
-
-    #[test]
-    fn late_is_a_gate_that_a_vcpu_keeps_from_closing_and_none_that_is_closed_or_open() {
-        let gate = Gate::new(2);
-        assert_eq!(gate.late(), None);
-        gate.request_boundary();
-        let (first, missing) = gate.late().expect("nobody came out");
-        assert_eq!(missing, 2);
-        assert!(gate.late().expect("nobody came out").0 >= first);
-        thread::scope(|scope| {
-            scope.spawn(|| gate.arrive(|_| {}, || {}));
-            while gate.late().is_some_and(|(_, missing)| missing == 2) {
-                thread::yield_now();
-            }
-            assert_eq!(gate.late().map(|(_, missing)| missing), Some(1));
-            gate.arrive(|_| assert_eq!(gate.late(), None, "all are out"), || {});
-        });
-        assert_eq!(gate.late(), None);
-    }
-
-    #[test]
-    fn boundaries_and_holds_exclude_running_vcpus() {
-        let gate = Arc::new(Gate::new(3));
-        let (inside, led) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let threads = vcpus(&gate, 3, &inside, &led);
-        for _ in 0..200 {
-            gate.request_boundary();
-            let held = gate.hold().expect("the machine runs");
-            assert_eq!(inside.load(Ordering::SeqCst), 0);
-            drop(held);
-        }
-        gate.end();
-        threads.into_iter().for_each(|t| t.join().expect("no vCPU thread panicked"));
-        assert!(led.load(Ordering::SeqCst) > 0);
-        assert!(gate.hold().is_none());
-    }
-
-    #[test]
-    fn request_during_a_boundary_brings_another_one() {
-        // A request that came after the leader had looked at what waits, and before the gate opened, was lost: the
-        // pacer had asked, was not asked to ask again, and a guest that slept never saw a boundary any more.
-        let gate = Arc::new(Gate::new(1));
-        let led = Arc::new(AtomicUsize::new(0));
-        let vcpu = {
-            let (gate, led) = (Arc::clone(&gate), Arc::clone(&led));
-            thread::spawn(move || {
-                while led.load(Ordering::SeqCst) < 2 {
-                    let lead = |_| {
-                        if led.fetch_add(1, Ordering::SeqCst) == 0 {
-                            gate.request_boundary();
-                        }
-                    };
-                    if gate.is_closing() && gate.arrive(lead, || {}) == Arrival::Ended {
-                        return;
-                    }
-                    thread::yield_now();
-                }
-            })
-        };
-        gate.request_boundary();
-        vcpu.join().expect("the second boundary came");
-        assert_eq!(led.load(Ordering::SeqCst), 2);
-    }
-
-    #[test]
-    fn leader_that_waits_sees_that_a_hold_is_wanted_and_the_hold_comes_before_the_next_boundary() {
-        // A leader waited for room in flight, which only the ship thread makes; the ship thread waited to hold the gate,
-        // to end the epochs of a guest whose backup was lost. Neither went on.
-        let gate = Arc::new(Gate::new(1));
-        let held = Arc::new(AtomicBool::new(false));
-        let vcpu = {
-            let (gate, held) = (Arc::clone(&gate), Arc::clone(&held));
-            thread::spawn(move || {
-                let mut led = 0;
-                loop {
-                    let lead = |_| {
-                        led += 1;
-                        while led == 1 && !gate.is_hold_wanted() {
-                            thread::yield_now();
-                        }
-                        assert!(led == 1 || held.load(Ordering::SeqCst), "a boundary went before the hold");
-                        gate.request_boundary();
-                    };
-                    if gate.is_closing() && gate.arrive(lead, || ()) == Arrival::Ended {
-                        return gate.leave();
-                    }
-                }
-            })
-        };
-        gate.request_boundary();
-        let guard = gate.hold().expect("the machine runs");
-        held.store(true, Ordering::SeqCst);
-        drop(guard);
-        gate.end();
-        vcpu.join().expect("the vCPU thread did not panic");
-    }
-
-    #[test]
-    fn paused_guest_can_be_held_by_another_and_stays_paused() {
-        // The thread that deals with the backup waited for the gate until the operator resumed the guest: no backup was
-        // let go, none could join, and control frames stayed where they were.
-        let gate = Arc::new(Gate::new(2));
-        let (inside, led) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let threads = vcpus(&gate, 2, &inside, &led);
-        gate.hold().expect("the machine runs").keep();
-        for _ in 0..100 {
-            let held = gate.hold().expect("a paused machine can be held");
-            gate.request_boundary();
-            drop(held);
-            assert_eq!(inside.load(Ordering::SeqCst), 0, "the guest runs although it is paused");
-        }
-        let held = gate.hold().expect("a paused machine can be held");
-        gate.let_go();
-        thread::yield_now();
-        assert_eq!(inside.load(Ordering::SeqCst), 0, "the guest runs although it is held");
-        assert_eq!(led.load(Ordering::SeqCst), 0, "a boundary went during a pause");
-        drop(held);
-        while led.load(Ordering::SeqCst) == 0 {
-            thread::yield_now();
-        }
-        gate.end();
-        threads.into_iter().for_each(|t| t.join().expect("no vCPU thread panicked"));
-    }
-
-    #[test]
-    fn time_open_stands_still_while_the_guest_does() {
-        let gate = Arc::new(Gate::new(1));
-        let (inside, led) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let threads = vcpus(&gate, 1, &inside, &led);
-        let held = gate.hold().expect("the machine runs");
-        let before = gate.time_open();
-        thread::sleep(Duration::from_millis(5));
-        assert_eq!(gate.time_open(), before, "it counts while the guest is held");
-        held.keep();
-        gate.request_boundary();
-        thread::sleep(Duration::from_millis(5));
-        assert_eq!(gate.time_open(), before, "it counts while the guest is paused");
-        gate.let_go();
-        let open = Instant::now();
-        while gate.time_open() < before + Duration::from_millis(5) {
-            assert!(open.elapsed() < Duration::from_secs(60), "it does not count although the guest runs");
-            thread::yield_now();
-        }
-        gate.end();
-        threads.into_iter().for_each(|t| t.join().expect("no vCPU thread panicked"));
-        let after = gate.time_open();
-        thread::sleep(Duration::from_millis(5));
-        assert_eq!(gate.time_open(), after, "it counts after the end");
-    }
-
-    #[test]
-    fn gate_that_is_kept_closed_lets_nobody_in_until_it_is_let_go() {
-        let gate = Arc::new(Gate::new(2));
-        gate.keep_closed();
-        let opened = gate.time_open();
-        let (inside, led) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        gate.request_boundary();
-        let threads = vcpus(&gate, 2, &inside, &led);
-        drop(gate.hold().expect("a paused machine can be held"));
-        assert_eq!((inside.load(Ordering::SeqCst), led.load(Ordering::SeqCst)), (0, 0), "the guest ran");
-        assert_eq!(gate.time_open(), opened, "time passed for it");
-        gate.let_go();
-        while led.load(Ordering::SeqCst) == 0 {
-            thread::yield_now();
-        }
-        gate.end();
-        threads.into_iter().for_each(|t| t.join().expect("no vCPU thread panicked"));
-    }
-
-    #[test]
-    fn hold_that_comes_too_late_leaves_the_gate_as_it_was() {
-        // Nobody arrives: a vCPU is stuck.
-        let gate = Gate::new(1);
-        let soon = || Instant::now() + Duration::from_millis(2);
-        assert_eq!(gate.hold_until(soon()).expect_err("nobody arrives"), NotHeld::TooLate);
-        assert!(!gate.is_closing() && !gate.is_hold_wanted());
-        // A boundary is under way and does not come to an end; the next one, asked for meanwhile, comes all the same.
-        gate.request_boundary();
-        let endless = |_| {
-            gate.request_boundary();
-            assert_eq!(gate.hold_until(soon()).expect_err("no end"), NotHeld::TooLate);
-        };
-        assert_eq!(gate.arrive(endless, || {}), Arrival::Go);
-        assert!(gate.is_closing() && !gate.is_hold_wanted());
-        let mut led = 0;
-        assert_eq!(gate.arrive(|_| led += 1, || {}), Arrival::Go);
-        assert!(led == 1 && !gate.is_closing());
-        // Another holds it.
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                while gate.arrive(|_| {}, || {}) != Arrival::Ended {
-                    thread::yield_now();
-                }
-                gate.leave();
-            });
-            let held = gate.hold().expect("the machine runs");
-            assert_eq!(gate.hold_until(soon()).expect_err("it is held"), NotHeld::TooLate);
-            drop(held);
-            gate.hold_until(Instant::now() + Duration::from_secs(60)).expect("in time").keep();
-            gate.let_go();
-            gate.end();
-        });
-        assert_eq!(gate.hold_until(soon()).expect_err("it ended"), NotHeld::Ended);
-    }
-
-    #[test]
-    fn end_while_held_releases_the_vcpus() {
-        let gate = Arc::new(Gate::new(2));
-        let (inside, led) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let threads = vcpus(&gate, 2, &inside, &led);
-        let held = gate.hold().expect("the machine runs");
-        gate.end();
-        drop(held);
-        threads.into_iter().for_each(|t| t.join().expect("no vCPU thread panicked"));
-    }
-}
+mod tests;

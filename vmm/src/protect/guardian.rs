@@ -9,6 +9,7 @@
 
 mod base;
 mod ending;
+mod filling;
 mod leaving;
 mod link;
 mod pausing;
@@ -61,6 +62,10 @@ const CLAIM_RETRY: Duration = Duration::from_millis(250);
 /// has long been waiting, and the backup can go on with it. The other way round the same: a backup that acks nothing for
 /// so long is lost, though its heartbeats come.
 const STALL_DETECTS: u32 = 10;
+/// A filling that has done nothing for so many times `detect` is told of, and given up after so many: one step of it waits for
+/// 32 MiB of chunks on their way into the backup's images, and for their sync. What was synced by then is not synced again.
+const FILL_NOTICE_DETECTS: u32 = 4;
+const FILL_WAIT_DETECTS: u32 = 20;
 /// A console that takes nothing for so long is not waited for: at most its backlog is lost if this process dies then.
 const CONSOLE_LAG_MAX: Duration = Duration::from_secs(1);
 /// How long a wait lasts before the waiter looks around again.
@@ -121,6 +126,8 @@ struct Inner {
     target: Option<Endpoint>,
     /// The session whose base is being sealed.
     basing: Option<SessionId>,
+    /// The session whose filling failed last.
+    fill_failed: Option<SessionId>,
     /// Since when the ship thread waits for the log's disk, if it does.
     logging_since: Option<Instant>,
     /// Sealed epochs that are not released, and when they were sealed.
@@ -172,6 +179,8 @@ fn core_config(config: &GuardianConfig, machine: &Machine, is_local: bool, is_wi
         heartbeat: config.heartbeat,
         detect: config.detect,
         ack_wait: config.detect * STALL_DETECTS,
+        fill_notice: config.detect * FILL_NOTICE_DETECTS,
+        fill_wait: config.detect * FILL_WAIT_DETECTS,
         claim_retry: CLAIM_RETRY,
         in_flight_epochs_max: IN_FLIGHT_EPOCHS_MAX,
         in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,
@@ -206,6 +215,7 @@ impl Guardian {
             connections: 0,
             target: config.target.clone(),
             basing: None,
+            fill_failed: None,
             logging_since: None,
             unreleased: VecDeque::new(),
             images: Images::with_all(first.prev()),
@@ -279,11 +289,13 @@ impl Guardian {
             actions.push(action);
         }
         let connection = inner.connections;
+        let is_greeted = inner.core.state() != PrimaryState::Greeting;
         let mut spoke = false;
         while let Some(frames) = inner.core.poll_transmit() {
             match &inner.stream {
                 // The ship thread may be waiting for the log's disk; the backup must hear from a primary that lives.
-                Some(stream) if Kind::of_frame(&frames) == Some(Kind::Heartbeat) => {
+                // But not before the Hello, which is in the ship thread's queue.
+                Some(stream) if is_greeted && Kind::of_frame(&frames) == Some(Kind::Heartbeat) => {
                     if inner.logging_since.is_none_or(|since| since.elapsed() < self.config.detect * STALL_DETECTS) {
                         stream.send_now(&frames);
                     }
@@ -333,6 +345,7 @@ impl Guardian {
                 self.note("resync-started", json!({ "term": link.term.0 }));
                 self.send(ToShip::Resync(link));
             }
+            PrimaryAction::FillingStalls { phase } => self.note_filling_stalls(phase),
             PrimaryAction::DiskWanted(want) => self.send(ToShip::DiskWanted(want)),
             PrimaryAction::Protected { .. } => self.note("protected", json!({})),
             PrimaryAction::Claim { session } => self.claim(session),
@@ -379,6 +392,9 @@ impl Guardian {
     }
 
     fn went_solo(&self, reason: &SoloReason) {
+        if let SoloReason::FillingStalled { session, phase } = reason {
+            self.note_fill_failed(*session, *phase, "it did not get on; it will be tried again");
+        }
         let text = match reason {
             SoloReason::Refused { text, .. } => format!("the backup refused: {text}"),
             SoloReason::LostBeforeBase => "the backup was lost before it was whole".into(),
@@ -386,6 +402,7 @@ impl Guardian {
             SoloReason::Unprotected => "protection was ended".into(),
             SoloReason::OtherWitness => "the backup does not see the same witness: give both the same".into(),
             SoloReason::WitnessAway => "the witness does not answer: no backup is filled meanwhile".into(),
+            SoloReason::FillingStalled { phase, .. } => format!("filling the backup did not get on: {phase}"),
             SoloReason::Mute => "the backup was there but confirmed nothing for too long: look at its disk".into(),
         };
         let before = self.lock().last_solo_reason.replace(text.clone());
@@ -659,6 +676,7 @@ impl Guardian {
             "local_log": inner.local.map(|kept| kept.log.name()),
             "earlier": inner.earlier,
             "state": format!("{:?}", inner.core.state()),
+            "filling": self.filling_of(&inner),
             "term": self.config.term.0,
             "target": inner.target.as_ref().map(ToString::to_string),
             "pointers": inner.core.pointers().to_string(),

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use replication::primary::FillPhase;
 use replication::wire::{DiskOffer, DiskWant, Link, Message, ResyncDisk};
 use replication::{EpochId, Gfn, PageEncoder, page};
 use serde_json::json;
@@ -79,7 +80,7 @@ pub(super) fn run(shipper: &mut Shipper, link: Link, items: &Receiver<ToShip>) {
     let has_epochs = shipper.guardian.machine.epochs().is_protected();
     let collected = has_epochs.then(Collected::default);
     let outbox = Outbox::new(&shipper.guardian, link.session, stream);
-    let mut resync = Resync { shipper, link, items, outbox, pages: 0, collected };
+    let mut resync = Resync { shipper, link, items, outbox, pages: 0, phase: FillPhase::Begin, collected };
     match resync.run() {
         Ok(rounds) => {
             let properties = json!({
@@ -89,8 +90,7 @@ pub(super) fn run(shipper: &mut Shipper, link: Link, items: &Receiver<ToShip>) {
             resync.shipper.guardian.note("resync-finished", properties);
         }
         Err(error) => {
-            tracing::warn!(%error, "the backup could not be filled");
-            resync.shipper.guardian.note("resync-failed", json!({ "error": error.to_string() }));
+            resync.shipper.guardian.note_fill_failed(link.session, resync.phase, &error.to_string());
             if resync.shipper.guardian.is_current(link.session) {
                 resync.shipper.guardian.handle_broken();
             }
@@ -104,6 +104,7 @@ struct Resync<'a> {
     items: &'a Receiver<ToShip>,
     outbox: Outbox,
     pages: u64,
+    phase: FillPhase,
     /// What the epochs write that are sealed meanwhile; none: the guest has no epochs.
     collected: Option<Collected>,
 }
@@ -121,12 +122,13 @@ impl From<NoBase> for ResyncError {
 impl Resync<'_> {
     fn run(&mut self) -> Result<u32, ResyncError> {
         let machine = self.shipper.guardian.machine.clone();
+        self.gets_on(FillPhase::Images);
         if self.collected.is_none() {
             for disk in machine.disks() {
                 disk.lock().set_mode(Mode::Mirror)?;
             }
             machine.log_dirty(true)?;
-        } else if !self.shipper.guardian.wait_until_performed() {
+        } else if !self.shipper.guardian.wait_until_performed(self.link.session) {
             // What earlier epochs wrote must be in the images that are compared: it is not collected here.
             return Err(ResyncError::SessionEnded);
         }
@@ -134,12 +136,13 @@ impl Resync<'_> {
             self.fill_disk(index as u16)?;
         }
         let mut rounds = self.fill_memory()?;
-        self.outbox.flush()?;
+        self.flush()?;
         if self.sync_images()? + self.enlist()? > ENLIST_QUICK {
             // The guest wrote on meanwhile; the pause for the base is to be short.
             rounds += self.fill_memory_again()?;
-            self.outbox.flush()?;
+            self.flush()?;
         }
+        self.gets_on(FillPhase::Gate);
         machine.stats().record_resync(self.outbox.sent);
         match self.collected.take() {
             None => self.shipper.guardian.seal_base(self.link.session)?,
@@ -148,11 +151,24 @@ impl Resync<'_> {
         Ok(rounds)
     }
 
+    /// Something was done: whoever decides how long a filling may do nothing is told.
+    fn gets_on(&mut self, phase: FillPhase) {
+        self.phase = phase;
+        self.shipper.guardian.handle_filling(self.link.session, phase);
+    }
+
+    fn flush(&mut self) -> Result<(), ResyncError> {
+        self.outbox.flush()?;
+        self.gets_on(self.phase);
+        Ok(())
+    }
+
     /// Makes durable what a guest without epochs wrote to its images: most of it here, while it runs and its output leaves;
     /// the rest is synced before the base counts. Gives how long that took.
     fn sync_images(&mut self) -> Result<Duration, ResyncError> {
         let begun = Instant::now();
         if self.collected.is_none() && self.shipper.guardian.is_durable() {
+            self.gets_on(FillPhase::Sync);
             self.shipper.guardian.sync_images()?;
             self.handle_waiting()?;
         }
@@ -163,6 +179,7 @@ impl Resync<'_> {
     /// leaves that a base may follow. Gives how long that took.
     fn enlist(&mut self) -> Result<Duration, ResyncError> {
         let (asked, session) = (Instant::now(), self.link.session);
+        self.gets_on(FillPhase::Enlist);
         self.shipper.guardian.handle_filled(session);
         while !self.shipper.guardian.is_enlisted(session).ok_or(ResyncError::SessionEnded)?
             || self.shipper.is_removing_store()
@@ -179,7 +196,8 @@ impl Resync<'_> {
         // Whoever resumes must ask from here on: the backup could go on as soon as it has the base.
         self.shipper.record_session(Some(self.link.session))?;
         fault::reached(fault::SESSION_RECORDED);
-        let held = guardian.machine.gate().hold().ok_or(ResyncError::SessionEnded)?;
+        let held = guardian.hold_for(self.link.session).ok_or(ResyncError::SessionEnded)?;
+        self.gets_on(FillPhase::Base);
         boundary::after(&guardian.machine);
         self.collected = Some(collected);
         self.handle_waiting()?;
@@ -222,7 +240,10 @@ impl Resync<'_> {
 
     fn send(&mut self, message: &Message) -> Result<(), ResyncError> {
         message.encode(&self.link, EpochId(0), &mut self.outbox.buffer);
-        Ok(self.outbox.flush_if_full()?)
+        if self.outbox.flush_if_full()? {
+            self.gets_on(self.phase);
+        }
+        Ok(())
     }
 
     fn fill_memory(&mut self) -> Result<u32, ResyncError> {
@@ -238,10 +259,12 @@ impl Resync<'_> {
         let machine = self.shipper.guardian.machine.clone();
         let mut content = [0; PAGE_SIZE];
         for round in first..=ROUNDS_MAX {
+            self.gets_on(FillPhase::Memory);
             let gfns = self.next_pages(round)?;
             for (index, gfn) in gfns.iter().enumerate() {
                 if index % PAGES_BETWEEN_LOOKS == 0 {
                     self.handle_waiting()?;
+                    self.gets_on(FillPhase::Memory);
                 }
                 assert!(machine.ram().read_page(*gfn, &mut content), "the dirty log names only pages of RAM");
                 // A session begins with zeroed memory over there: the first round needs no zero pages.
@@ -287,13 +310,15 @@ impl Resync<'_> {
             let mut hashes = Vec::new();
             for chunk in first_chunk..end {
                 self.handle_waiting()?;
+                self.gets_on(FillPhase::Disks);
                 hashes.push(image.chunk_hash(chunk)?.to_le_bytes());
             }
             let offer = DiskOffer { disk: index, first_chunk, chunk_bytes: CHUNK_BYTES as u32, hashes };
             self.shipper.guardian.handle_disk_offered(self.link.session, &offer);
             self.send(&Message::DiskOffer(offer))?;
-            self.outbox.flush()?;
+            self.flush()?;
             let want = self.wait_for_want(index, first_chunk)?;
+            self.gets_on(FillPhase::Disks);
             if readonly && want.wanted.contains(&true) {
                 return Err(ResyncError::ReadonlyDiffers { disk: index });
             }

@@ -113,9 +113,12 @@ impl Outbox {
         Self { guardian: Arc::clone(guardian), session, stream, buffer: Vec::with_capacity(2 * FLUSH_BYTES), sent: 0 }
     }
 
-    /// Sends when enough has collected.
-    pub(super) fn flush_if_full(&mut self) -> io::Result<()> {
-        if self.buffer.len() >= FLUSH_BYTES { self.flush() } else { Ok(()) }
+    /// Sends when enough has collected; whether it did.
+    pub(super) fn flush_if_full(&mut self) -> io::Result<bool> {
+        if self.buffer.len() < FLUSH_BYTES {
+            return Ok(false);
+        }
+        self.flush().map(|()| true)
     }
 
     /// What was decided meanwhile stops what is under way: of a session that is over nothing more goes out.

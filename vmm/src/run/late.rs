@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::config::OnBoundaryLate;
 use crate::events::Events;
 use crate::machine::Machine;
+use crate::machine::gate::Late;
 
 /// What is late.
 const LATE: Duration = Duration::from_secs(2);
@@ -39,16 +40,16 @@ impl Lateness {
     }
 
     /// Tells what there is to tell. Whether the guest is to be handed over.
-    fn is_too_late(&mut self, late: Option<(Duration, usize)>, events: &Events) -> bool {
-        let Some((time, missing)) = late.filter(|(time, _)| *time >= LATE) else {
+    fn is_too_late(&mut self, late: Option<Late>, events: &Events) -> bool {
+        let Some(Late { time, vcpus }) = late.filter(|late| late.time >= LATE) else {
             if let Some(time) = self.told.take() {
                 events.note("boundary-came", json!({ "late_ms": time.as_millis() as u64 }));
             }
             return false;
         };
         if self.told.replace(time).is_none() {
-            tracing::warn!(vcpus = missing, "the guest cannot be stopped: look at the storage of its disks");
-            events.note("boundary-late", json!({ "late_ms": time.as_millis() as u64, "vcpus": missing }));
+            tracing::warn!(vcpus, "the guest cannot be stopped: look at the storage of its disks");
+            events.note("boundary-late", json!({ "late_ms": time.as_millis() as u64, "vcpus": vcpus }));
         }
         self.policy == OnBoundaryLate::HandOver && time >= TOO_LATE
     }
@@ -56,9 +57,9 @@ impl Lateness {
 
 /// For an operator: what is late now.
 pub(super) fn warning(machine: &Machine) -> Option<String> {
-    let (time, missing) = machine.gate().late().filter(|(time, _)| *time >= LATE)?;
+    let Late { time, vcpus } = machine.gate().late().filter(|late| late.time >= LATE)?;
     Some(format!(
-        "for {} s {missing} virtual processors have not come out of the host's kernel: nothing is committed meanwhile; look at the storage of the disks",
+        "for {} s {vcpus} virtual processors have not come out of the host's kernel: nothing is committed meanwhile; look at the storage of the disks",
         time.as_secs()
     ))
 }
@@ -66,6 +67,10 @@ pub(super) fn warning(machine: &Machine) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn late(time: Duration) -> Option<Late> {
+        Some(Late { vcpus: 1, time })
+    }
 
     fn names(events: &Events) -> Vec<String> {
         events.since(0).into_iter().map(|event| event.event).collect()
@@ -75,7 +80,7 @@ mod tests {
     fn late_boundary_is_told_once_and_that_it_came() {
         let (mut lateness, events) = (Lateness::default(), Events::new(None));
         for ms in [0, 1999, 2000, 3000, 60_000] {
-            assert!(!lateness.is_too_late(Some((Duration::from_millis(ms), 1)), &events), "its operator has it wait");
+            assert!(!lateness.is_too_late(late(Duration::from_millis(ms)), &events), "its operator has it wait");
         }
         assert_eq!(names(&events), ["boundary-late"]);
         assert!(!lateness.is_too_late(None, &events));
@@ -86,7 +91,7 @@ mod tests {
     #[test]
     fn guest_is_handed_over_only_where_that_was_chosen_and_when_it_is_too_late() {
         let (mut lateness, events) = (Lateness::with(OnBoundaryLate::HandOver), Events::new(None));
-        assert!(!lateness.is_too_late(Some((TOO_LATE - Duration::from_millis(1), 1)), &events));
-        assert!(lateness.is_too_late(Some((TOO_LATE, 1)), &events));
+        assert!(!lateness.is_too_late(late(TOO_LATE - Duration::from_millis(1)), &events));
+        assert!(lateness.is_too_late(late(TOO_LATE), &events));
     }
 }

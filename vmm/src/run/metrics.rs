@@ -84,6 +84,7 @@ pub(super) fn primary(name: &str, machine: &Machine, guardian: &Guardian, incide
         ("epoch_pages_copied_in_pause_total", "Dirty pages copied in the pause.", pages_copied_in_pause),
         ("epoch_pages_armed_total", "Dirty pages protected in the pause and copied later.", pages_armed),
         ("epoch_pages_faulted_total", "Writes that came before the copy of their page.", capture_faults),
+        ("gate_rekicks_total", "vCPUs told once more to stop that had not.", machine.gate().kicked_again()),
     ];
     for (metric, help, value) in counters {
         put(&mut text, name, metric, help, "counter", "", value as f64);

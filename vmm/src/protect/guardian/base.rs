@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use replication::SessionId;
+use replication::primary::FillPhase;
 use snapshot::disk::Mode;
 
 use super::super::log;
@@ -27,9 +28,15 @@ pub(in crate::protect) enum NoBase {
 }
 
 impl Guardian {
+    /// Stops the guest, for as long as `session` lasts: a guest that does not stop is not waited for longer.
+    pub(in crate::protect) fn hold_for(&self, session: SessionId) -> Option<Held<'_>> {
+        self.machine.gate().hold_unless(|| !self.is_current(session))
+    }
+
     /// Seals the base of `session` of a guest without epochs, and protects it from there on.
     pub(in crate::protect) fn seal_base(self: &Arc<Self>, session: SessionId) -> Result<(), NoBase> {
-        let held = self.machine.gate().hold().ok_or(NoBase::SessionEnded)?;
+        let held = self.hold_for(session).ok_or(NoBase::SessionEnded)?;
+        self.handle_filling(session, FillPhase::Base);
         if !self.lock().core.may_seal_base() {
             return Err(NoBase::SessionEnded);
         }
@@ -76,15 +83,16 @@ impl Guardian {
         self.machine.disks().iter().map(|disk| disk.lock().pending_bytes()).sum()
     }
 
-    /// Waits until the images have the disk writes of all epochs that may be released. False if that will never be.
-    pub(in crate::protect) fn wait_until_performed(&self) -> bool {
+    /// Waits until the images have the disk writes of all epochs that may be released. False if that will never be, or if
+    /// `session` is over before.
+    pub(in crate::protect) fn wait_until_performed(&self, session: SessionId) -> bool {
         loop {
             let inner = self.lock();
             if inner.images.performed() >= inner.core.pointers().released() {
                 return true;
             }
             drop(inner);
-            if self.is_finished() || self.machine.ended().is_some() {
+            if self.is_finished() || self.machine.ended().is_some() || !self.is_current(session) {
                 return false;
             }
             self.wait_for_change();

@@ -1,0 +1,62 @@
+//! Backups whose filling does not get on, or does not begin: what is told of it, and that it is tried again.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use guests::place::wait_progress;
+use guests::{Guest, Place, needs};
+use replication::wire::{Hello, Kind, Link, MachineInfo, Message};
+use replication::{EpochId, FrameDecoder, SessionId, Term, VmId};
+
+/// Told after four times this, given up after twenty times.
+const DETECT: &str = "300ms";
+
+#[test]
+fn filling_that_does_not_get_on_names_its_phase_ends_and_is_tried_again() {
+    // A primary stayed in `resync-started` for as long as it ran, and nothing said what it waited for.
+    needs!(Kvm);
+    let (place, guest) = (Place::new(), Guest::disk_journal());
+    let backup = place.backup("b", &guest).instead("--detect", DETECT).start();
+    let primary = place.primary("a", &guest, backup.port()).instead("--detect", DETECT);
+    let primary = primary.environment("OUTLAST_SLOW_AT", "ImageSync:1:9000").start();
+    assert_eq!(primary.wait_event("resync-stalled")["phase"], "sync");
+    let filling = primary.status()["filling"].clone();
+    assert_eq!(filling["phase"], "sync", "{filling}");
+    assert!(filling["idle_ms"].as_u64() >= Some(1000), "{filling}");
+    wait_progress(&primary, &guest, 10);
+    assert_eq!(primary.wait_event("resync-failed")["phase"], "sync");
+    let said = primary.wait_event("solo")["reason"].to_string();
+    assert!(said.contains("sync"), "{said}");
+    primary.wait_event("protected");
+    backup.wait_event("protected");
+    assert!(primary.status()["filling"].is_null());
+    assert!(primary.count("resync-started") > 1);
+}
+
+/// Says Hello for a machine that runs nowhere; whether the answer is no.
+fn is_refused(port: u16, session: u8) -> bool {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    let vm = VmId::of_name(guests::place::NAME);
+    let link = Link { vm, session: SessionId([session; 16]), term: Term(1) };
+    let vm_name = guests::place::NAME.into();
+    let hello =
+        Hello { register: None, writer: "test".into(), vm_name, durable: true, machine: MachineInfo::default() };
+    stream.write_all(&Message::Hello(hello).to_frame(&link, EpochId(0))).expect("it reads");
+    let mut answer = Vec::new();
+    // A reset comes after the answer at the earliest.
+    let _ = stream.read_to_end(&mut answer);
+    let mut decoder = FrameDecoder::new(vm);
+    decoder.handle_bytes(&answer);
+    decoder.poll_frame().expect("whole frames").is_some_and(|frame| frame.kind == Kind::Refuse)
+}
+
+#[test]
+fn primary_that_is_refused_again_and_again_is_told_of_once() {
+    needs!(Kvm);
+    let (place, guest) = (Place::new(), Guest::counter());
+    let backup = place.backup("b", &guest).start();
+    let refused = (1..=5).filter(|session| is_refused(backup.port(), *session)).count();
+    assert!(refused > 2, "{refused} were: {}", backup.log());
+    assert_eq!((backup.count("refused"), backup.count("discarded")), (1, 1), "{}", backup.log());
+    assert_eq!(backup.status()["peer_errors"], 0);
+}
