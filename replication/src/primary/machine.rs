@@ -285,10 +285,8 @@ impl Primary {
             }
             self.check_filling(now);
         }
-        if self.state.is_connected() {
-            if now >= self.beat_at() {
-                self.send_heartbeat(now);
-            }
+        if self.state.is_connected() && now >= self.beat_at() {
+            self.send_heartbeat(now);
         }
         if self.claim_retry_at.is_some_and(|at| now >= at) {
             self.claim_retry_at = None;

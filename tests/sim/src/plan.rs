@@ -429,7 +429,7 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         12 => What::SlowDisk(host, long),
         13 => What::Reset,
         14 => What::Garble,
-        15 if long % 2 == 0 => What::StuckFilling(host),
+        15 if long.is_multiple_of(2) => What::StuckFilling(host),
         15 => What::Mute(host),
         16 => What::GuestCrash(host),
         17 | 18 => What::RunAgain(host),

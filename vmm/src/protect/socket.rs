@@ -65,10 +65,15 @@ impl SendHalf {
     /// side lives. What is wrong with the connection is found by its reader.
     pub(super) fn send_now(&self, frame: &[u8]) {
         let Ok(mut rest) = self.rest.try_lock() else { return };
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        if !rest.is_empty() {
+            // Nobody else may have anything to send for long.
+            let sent = rustix::net::send(&*self.stream, &rest, flags).unwrap_or(0);
+            rest.drain(..sent);
+        }
         if !rest.is_empty() {
             return;
         }
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         match rustix::net::send(&*self.stream, frame, flags) {
             Ok(sent) => rest.extend_from_slice(&frame[sent..]),
             Err(error) => tracing::debug!(%error, "a heartbeat was not sent"),
@@ -112,6 +117,27 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let ours = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
         (ours, listener.accept().expect("one waits").0)
+    }
+
+    #[test]
+    fn send_now_goes_on_with_what_it_could_not_get_rid_of() {
+        // It waited for another sender, which may have had nothing to say: a primary that lived fell silent.
+        let (ours, mut theirs) = pair();
+        let sender = SendHalf::new(ours);
+        // Far more than the host takes while nobody reads.
+        let (large, small) = (vec![1; 64 << 20], [2; 100]);
+        sender.send_now(&large);
+        theirs.set_read_timeout(Some(std::time::Duration::from_millis(10))).expect("a time");
+        let begun = std::time::Instant::now();
+        let (mut all, mut bytes) = (Vec::new(), vec![0; 1 << 20]);
+        while all.len() < large.len() + small.len() {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{} bytes came", all.len());
+            sender.send_now(&small);
+            all.extend_from_slice(theirs.read(&mut bytes).map_or(&[][..], |count| &bytes[..count]));
+        }
+        assert!(
+            all.iter().take(large.len()).all(|byte| *byte == 1) && all[large.len()..].iter().all(|byte| *byte == 2)
+        );
     }
 
     #[test]
