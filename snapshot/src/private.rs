@@ -298,7 +298,9 @@ mod tests {
         ] {
             fs::create_dir(path(name)).unwrap();
             set_mode(&path(name), before);
-            content.map(|file| fs::write(path(name).join(file), "").unwrap());
+            if let Some(file) = content {
+                fs::write(path(name).join(file), "").unwrap();
+            }
             assert!(!claim_dir(&path(name)).unwrap());
             assert_eq!(mode(&path(name)), expected, "{name}");
         }

@@ -134,7 +134,7 @@ fn link_under_the_name_of_memory_is_replaced_and_what_it_leads_to_is_untouched()
     make_sides(&place, &["a"]);
     fs::create_dir(place.path("a/state")).expect("room");
     fs::write(place.path("victim"), "precious").expect("room");
-    for name in ["ram", "state", "undo", "vm.json.next", "pairing.next"] {
+    for name in ["ram", "undo", "vm.json.next", "pairing.next"] {
         symlink(place.path("victim"), place.path("a/state").join(name)).expect("room");
     }
     let vm = place.alone("a", &guest).with("--protect", "local").start();
