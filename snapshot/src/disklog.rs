@@ -21,12 +21,15 @@
 //! - recovery ends at the first record that is not whole. When a later record proves that it had been synced, the log is
 //!   damaged rather than torn, and recovery refuses;
 //! - after an I/O error the log is poisoned: what a failed sync left on the medium is unknown. An append that finds no room
-//!   leaves the log as it was.
+//!   leaves the log as it was; a sync that finds none (a file system that sets no room aside tells only then) takes back what
+//!   was appended since the last one, and it is to be appended again: written anew as a whole, it does not matter what the host
+//!   threw away.
 //!
 //! Assumed of the medium: a synced block stays as written, and writing one block does not harm another.
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -86,12 +89,17 @@ pub struct EpochLog {
     /// Everything before this is durable.
     synced: u64,
     last_epoch: Option<u64>,
+    /// The last epoch before `synced`.
+    synced_epoch: Option<u64>,
     /// Records of before this process may be there: recover first.
     unrecovered: bool,
     /// Whose the records are, and for which disks.
     table: Table,
     poison: Option<String>,
     buffer: Vec<u8>,
+    /// What the next sync ends with.
+    #[cfg(test)]
+    refuses: Option<Errno>,
 }
 
 impl EpochLog {
@@ -151,10 +159,13 @@ impl EpochLog {
             tail: RECORDS_AT,
             synced: RECORDS_AT,
             last_epoch: None,
+            synced_epoch: None,
             unrecovered,
             table: Table::Bound(Generation::default()),
             poison: None,
             buffer: Vec::new(),
+            #[cfg(test)]
+            refuses: None,
         }
     }
 
@@ -230,15 +241,34 @@ impl EpochLog {
     }
 
     /// Makes every record appended so far durable (one `fdatasync`; none when there is nothing new).
+    ///
+    /// # Errors
+    /// [`LogError::NoRoom`] where the file system finds only now that it has none: the records since the last sync are taken
+    /// back, and are to be appended again.
     pub fn sync(&mut self) -> Result<(), LogError> {
         self.check_poison()?;
         if self.synced == self.tail {
             return Ok(());
         }
-        let result = self.file.sync_data();
-        self.poison_on_error("syncing", result)?;
-        self.synced = self.tail;
+        match self.sync_data() {
+            Err(source) if is_full(&source) => {
+                (self.tail, self.last_epoch) = (self.synced, self.synced_epoch);
+                return Err(LogError::NoRoom { path: self.path.clone(), source });
+            }
+            result => self.poison_on_error("syncing", result)?,
+        }
+        (self.synced, self.synced_epoch) = (self.tail, self.last_epoch);
         Ok(())
+    }
+
+    #[cfg(not(test))]
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    #[cfg(test)]
+    fn sync_data(&mut self) -> io::Result<()> {
+        self.refuses.take().map_or_else(|| self.file.sync_data(), |errno| Err(errno.into()))
     }
 
     /// Applies the complete records up to and including epoch `upto` in order, syncs the disks, and empties the log.
@@ -336,14 +366,17 @@ impl EpochLog {
         self.generation = number;
         self.table = Table::Bound(generation);
         (self.tail, self.synced) = (RECORDS_AT, RECORDS_AT);
-        self.last_epoch = None;
+        (self.last_epoch, self.synced_epoch) = (None, None);
         self.unrecovered = false;
         Ok(())
     }
 
     /// For whoever applies the records of this generation to `images`: to say how far that has come.
     pub fn note_writer(&self, images: Vec<Arc<Image>>) -> Result<NoteWriter, LogError> {
-        let file = self.file.try_clone().map_err(|e| self.io_error("opening", e))?;
+        // The host tells of a failed write once for each time that a file was opened: a note must not hear of it in place of
+        // the record that it befell.
+        let again = File::options().write(true).open(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        let file = again.or_else(|_| self.file.try_clone()).map_err(|e| self.io_error("opening", e))?;
         Ok(NoteWriter::new(file, self.generation, images))
     }
 

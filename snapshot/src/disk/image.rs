@@ -12,8 +12,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use super::error::is_full;
 use super::origin::{self, Origin};
@@ -36,6 +36,9 @@ pub struct Image {
     /// What `writes` was, and one more, when the last sync began that ended well; 0: there was none. What the file had before it
     /// was opened may not be durable either.
     synced: AtomicU64,
+    /// Held while it is synced: the host tells of a failure once, and nobody may take the image for durable before that is
+    /// known to all.
+    syncing: Mutex<()>,
 }
 
 impl Image {
@@ -53,6 +56,7 @@ impl Image {
             writes: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             synced: AtomicU64::new(0),
+            syncing: Mutex::new(()),
         })
     }
 
@@ -97,6 +101,11 @@ impl Image {
         self.writes.load(Ordering::Acquire)
     }
 
+    /// Whether its storage has failed: what was written since it was synced last may be lost.
+    pub fn is_poisoned(&self) -> bool {
+        self.poison.get().is_some()
+    }
+
     /// Whether writes are refused.
     pub fn is_readonly(&self) -> bool {
         self.readonly
@@ -139,6 +148,7 @@ impl Image {
 
     /// Makes the image durable (`fdatasync`). After this the redo log's records of what was applied are not needed.
     pub fn sync(&self) -> Result<(), DiskError> {
+        let _alone = self.syncing.lock().expect("no holder panics");
         self.check_poison()?;
         if self.readonly {
             return Ok(());

@@ -4,6 +4,9 @@
 //! of power nothing that it says of epochs would hold anyway. So that counts in the boot in which its generation began, and for
 //! that generation alone. Whoever writes an image after the last note was not us. That images are written past the log is
 //! noted durably, before.
+//!
+//! A disk that fails takes what the kernel had of an image in memory, as a loss of power does, and the host is not started anew:
+//! then a note that says so, durably, makes those before it void.
 
 use std::fs::File;
 use std::io;
@@ -20,6 +23,7 @@ pub(super) const NOTE_LEN: usize = MODIFIED_AT + 8 * IDENTITIES_MAX;
 const MAGIC: [u8; 8] = *b"OLDLOGN\0";
 const MODIFIED_AT: usize = 48;
 const BESIDE: u64 = 1;
+const DOUBT: u64 = 2;
 
 /// What is noted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,17 +34,20 @@ pub struct Note {
     pub applied: u64,
     /// The images were written past the log, on purpose.
     pub beside: bool,
+    /// An image's disk failed: what was written to it may be lost.
+    pub doubt: bool,
     /// When each disk's content changed last, by number, in nanoseconds since 1970.
     pub modified: Vec<i64>,
 }
 
 impl Note {
     pub(super) fn encode(&self) -> [u8; NOTE_LEN] {
-        let Self { generation, applied, beside, modified } = self;
+        let Self { generation, applied, beside, doubt, modified } = self;
         assert!(modified.len() <= IDENTITIES_MAX, "a note on {} disks", modified.len());
         let mut bytes = [0; NOTE_LEN];
         bytes[..8].copy_from_slice(&MAGIC);
-        let words = [*generation, *applied, u64::from(*beside) * BESIDE, modified.len() as u64];
+        let flags = u64::from(*beside) * BESIDE | u64::from(*doubt) * DOUBT;
+        let words = [*generation, *applied, flags, modified.len() as u64];
         for (slot, word) in bytes[8..40].as_chunks_mut().0.iter_mut().zip(words) {
             *slot = word.to_le_bytes();
         }
@@ -59,7 +66,8 @@ impl Note {
         }
         let count = usize::try_from(word(32)).ok().filter(|count| *count <= IDENTITIES_MAX)?;
         let modified = (0..count).map(|index| word(MODIFIED_AT + 8 * index) as i64).collect();
-        Some(Self { generation: word(8), applied: word(16), beside: word(24) & BESIDE != 0, modified })
+        let (beside, doubt) = (word(24) & BESIDE != 0, word(24) & DOUBT != 0);
+        Some(Self { generation: word(8), applied: word(16), beside, doubt, modified })
     }
 }
 
@@ -73,6 +81,8 @@ pub struct NoteWriter {
     file: File,
     generation: u64,
     images: Vec<Arc<Image>>,
+    /// Said once, it stays said for this generation.
+    doubt: bool,
 }
 
 /// Why a note was not written. Nothing is lost by that but what the next start could have known.
@@ -88,7 +98,7 @@ pub enum NoteError {
 
 impl NoteWriter {
     pub(super) fn new(file: File, generation: u64, images: Vec<Arc<Image>>) -> Self {
-        Self { file, generation, images }
+        Self { file, generation, images, doubt: false }
     }
 
     /// The images have all records up to and including epoch `applied`; nobody is writing to them.
@@ -102,9 +112,16 @@ impl NoteWriter {
         Ok(self.file.sync_data()?)
     }
 
+    /// An image's disk failed: whatever was noted as applied may not be there when the disk works again. Durable.
+    pub fn note_doubt(&mut self) -> Result<(), NoteError> {
+        self.doubt = true;
+        self.write(0, false)?;
+        Ok(self.file.sync_data()?)
+    }
+
     fn write(&self, applied: u64, beside: bool) -> Result<(), NoteError> {
         let modified = self.images.iter().map(|image| image.modified()).collect::<Result<_, _>>()?;
-        let note = Note { generation: self.generation, applied, beside, modified };
+        let note = Note { generation: self.generation, applied, beside, doubt: self.doubt, modified };
         Ok(self.file.write_all_at(&note.encode(), NOTE_AT)?)
     }
 }
@@ -115,7 +132,7 @@ mod tests {
 
     #[test]
     fn note_is_read_back_and_no_flipped_bit_is() {
-        let note = Note { generation: 3, applied: 77, beside: true, modified: vec![5, -1, 1 << 60] };
+        let note = Note { generation: 3, applied: 77, beside: true, doubt: true, modified: vec![5, -1, 1 << 60] };
         let bytes = note.encode();
         assert_eq!(Note::decode(&bytes), Some(note));
         for at in 0..bytes.len() {

@@ -422,6 +422,38 @@ fn append_after_a_storage_error_is_poisoned() {
     }
 }
 
+#[test]
+fn sync_that_finds_no_room_takes_back_what_it_was_to_make_durable() {
+    for errno in [Errno::NOSPC, Errno::DQUOT] {
+        let dir = scratch();
+        let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
+        log.append(5, &[(0, &set(0, &[5; 100]))]).unwrap();
+        log.sync().unwrap();
+        log.append(6, &[(0, &set(0, &[6; 5000]))]).unwrap();
+        log.append(7, &[(0, &set(0, &[7]))]).unwrap();
+        log.refuses = Some(errno);
+
+        assert!(log.sync().unwrap_err().full().is_some());
+
+        assert_eq!((log.last_epoch(), log.used_bytes()), (Some(5), BLOCK_BYTES));
+        // All of it is written again: what the host dropped from its memory is there once more.
+        log.append(6, &[(0, &set(0, &[8]))]).unwrap();
+        log.sync().unwrap();
+        drop(log);
+        assert_eq!(reopen(&log_path(&dir)).unwrap(), [(5, 0, 5), (6, 0, 8)]);
+    }
+}
+
+#[test]
+fn sync_that_fails_otherwise_poisons() {
+    let dir = scratch();
+    let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
+    log.append(5, &[(0, &set(0, &[5]))]).unwrap();
+    log.refuses = Some(Errno::IO);
+    assert!(matches!(log.sync(), Err(LogError::Io { what: "syncing", .. })));
+    assert!(matches!(log.sync(), Err(LogError::Poisoned { .. })));
+}
+
 proptest! {
     #[test]
     fn replay_of_any_bytes_never_panics(
@@ -631,6 +663,35 @@ fn image_that_has_everything_and_was_written_since_lacks_nothing_and_cannot_be_r
     assert!(matches!(resume(&log, &disks, 1), Err(LogError::Changed { how, .. }) if how.contains("last write")));
     notes.note_beside().unwrap();
     assert_eq!(resume(&log, &disks, 1).unwrap(), Verdict::Apply, "it was us, on purpose");
+}
+
+/// A disk that failed and works again has lost what the kernel had of it in memory: all that the log has is applied again, in
+/// the same boot. It was taken for the work of another program, and the log refused, or thrown away.
+#[test]
+fn image_whose_disk_failed_gets_again_what_was_noted_as_applied() {
+    let dir = scratch();
+    let disks = two_disks(&dir);
+    let log = bound(&dir, &disks);
+    let images = images(&disks);
+    let before: Vec<_> = ["a.img", "b.img"].map(|name| fs::read(dir.path().join(name)).unwrap()).into();
+    log.apply(&images, u64::MAX).unwrap();
+    let mut notes = log.note_writer(images.clone()).unwrap();
+    notes.note_applied(5).unwrap();
+    let lose = || {
+        for (name, bytes) in ["a.img", "b.img"].into_iter().zip(&before) {
+            let file = File::options().write(true).open(dir.path().join(name)).unwrap();
+            file.write_all_at(bytes, 0).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1)).unwrap();
+        }
+    };
+    lose();
+    assert_eq!(start(&log, &disks).unwrap(), Verdict::Begin, "nothing tells that it was a disk");
+    notes.note_doubt().unwrap();
+    for _ in 0..2 {
+        assert_eq!((start(&log, &disks).unwrap(), resume(&log, &disks, 1).unwrap()), (Verdict::Apply, Verdict::Apply));
+        // A note that comes late takes nothing back.
+        notes.note_applied(5).unwrap();
+    }
 }
 
 #[test]

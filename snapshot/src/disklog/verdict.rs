@@ -147,14 +147,19 @@ impl Circumstances {
     pub fn holds(&self) -> Holds {
         match (self.last_record, &self.note) {
             (None, _) => Holds::Nothing,
-            (Some(last), Some(note)) if self.same_boot && note.applied >= last => Holds::Applied,
+            (Some(last), Some(note)) if self.is_cache_whole() && note.applied >= last => Holds::Applied,
             (Some(_), _) => Holds::Pending,
         }
     }
 
     /// The epoch up to which the images must hold the records, as far as their content was never lost.
     pub fn applied(&self) -> Option<u64> {
-        self.note.as_ref().filter(|_| self.same_boot).map(|note| note.applied)
+        self.note.as_ref().filter(|_| self.is_cache_whole()).map(|note| note.applied)
+    }
+
+    /// Whether the kernel still has what was written to the images and not synced, for all that is known.
+    fn is_cache_whole(&self) -> bool {
+        self.same_boot && self.note.as_ref().is_none_or(|note| !note.doubt)
     }
 
     fn is_beside(&self) -> bool {

@@ -98,6 +98,7 @@ fn seen(same_boot: bool, last_record: Option<u64>, note: Option<(u64, i64)>) -> 
             generation: 1,
             applied,
             beside: false,
+            doubt: false,
             modified: vec![modified * SECOND],
         }),
     }
@@ -111,6 +112,13 @@ fn what_a_log_holds_depends_on_records_note_and_boot() {
     assert_eq!(holds(true, Some(7), Some((6, 150))), Holds::Pending);
     assert_eq!(holds(true, Some(7), None), Holds::Pending);
     assert_eq!(holds(false, Some(7), Some((7, 150))), Holds::Pending, "what was not synced may be lost");
+    let mut failed = seen(true, Some(7), Some((7, 150)));
+    failed.note.as_mut().expect("one was given").doubt = true;
+    assert_eq!(
+        (failed.holds(), failed.applied()),
+        (Holds::Pending, None),
+        "a disk that failed took what was not synced"
+    );
 }
 
 #[test]
