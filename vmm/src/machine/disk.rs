@@ -1,7 +1,7 @@
 //! A disk shared between its virtio device (vCPU threads) and the committer.
 //!
 //! A guest's write that finds no room does not fail, it waits ([`super::trouble`]); so does one for which too much waits for
-//! its commit.
+//! its commit, and one that fails while a backup could go on with the guest.
 //!
 //! Its lock is taken at every boundary, so nobody holds it while storage works for him: the committer writes and syncs the
 //! image beside it. Only the guest's own reads and writes do, whose vCPU is not at the boundary before they are done; there are
@@ -115,6 +115,7 @@ impl SharedDisk {
         match error {
             DiskError::NoRoom { path, .. } => self.troubles.note_waiting(Some(path)),
             DiskError::OverlayFull { .. } => self.troubles.note_waiting(None),
+            error if self.troubles.is_followed() => self.troubles.note_withheld(&Failure::of(&error).message),
             error => {
                 tracing::warn!(%error, "a disk request of the guest failed");
                 self.troubles.note_failed(&Failure::of(&error).message);

@@ -3,6 +3,9 @@
 //! A request that finds no room waits in the guest's ring, and is tried again until there is some: an I/O error would have
 //! the guest's file system go read-only for want of a few bytes. Whoever tries again is a vCPU thread, between two entries
 //! into the guest: so nothing is written to an image while the guest is held, paused or at a boundary.
+//!
+//! A request that fails while a backup could go on with the guest waits too, unanswered. What this host's disk does to the
+//! guest is then no event of the guest's life: told of it, the guest would take it to the other host, whose disk is sound.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -18,6 +21,8 @@ pub enum News {
     HasRoom(PathBuf),
     /// The guest was given an I/O error.
     Failed(String),
+    /// A request failed, and the guest was not told: a backup could go on with it.
+    Withheld(String),
 }
 
 #[derive(Debug, Default)]
@@ -29,6 +34,8 @@ struct State {
     waits: bool,
     /// An error was told. One for each disk request would be too many.
     has_failed: bool,
+    /// Why a request failed that waits because a backup could go on.
+    withheld: Option<String>,
     ended: bool,
 }
 
@@ -41,6 +48,8 @@ pub struct Troubles {
     is_waiting: AtomicBool,
     /// It is time to try again.
     retries: AtomicBool,
+    /// A backup could go on with the guest.
+    is_followed: AtomicBool,
 }
 
 impl Troubles {
@@ -75,9 +84,30 @@ impl Troubles {
         self.is_waiting.store(state.full.is_some() || state.waits, Ordering::Release);
     }
 
+    /// A backup could go on with the guest, or none could any more.
+    pub fn set_followed(&self, is_followed: bool) {
+        self.is_followed.store(is_followed, Ordering::Release);
+    }
+
+    /// Whether the guest is not to be told what this host's storage does.
+    pub(super) fn is_followed(&self) -> bool {
+        self.is_followed.load(Ordering::Acquire)
+    }
+
+    /// A request failed, and waits until it is decided who goes on.
+    pub(super) fn note_withheld(&self, why: &str) {
+        let mut state = self.lock();
+        state.withheld = Some(why.to_owned());
+        state.waits = true;
+        self.is_waiting.store(true, Ordering::Release);
+        self.changed.notify_all();
+    }
+
     /// The guest was given an I/O error.
     pub(super) fn note_failed(&self, why: &str) {
         let mut state = self.lock();
+        // It may have been withheld before.
+        self.is_waiting.store(state.full.is_some() || state.waits, Ordering::Release);
         if !std::mem::replace(&mut state.has_failed, true) {
             state.news.push_back(News::Failed(why.to_owned()));
             self.changed.notify_all();
@@ -104,7 +134,8 @@ impl Troubles {
         if state.ended {
             return None;
         }
-        let news = state.news.drain(..).collect();
+        let withheld = state.withheld.take().map(News::Withheld);
+        let news = state.news.drain(..).chain(withheld).collect();
         Some((news, std::mem::take(&mut state.waits)))
     }
 
@@ -144,6 +175,19 @@ mod tests {
         assert_eq!(troubles.wait(), Some((vec![News::HasRoom(image), News::Failed("EIO".into())], false)));
         troubles.end();
         assert_eq!(troubles.wait(), None);
+    }
+
+    #[test]
+    fn failure_that_is_withheld_is_told_at_each_try_until_the_guest_is_given_it() {
+        let troubles = Troubles::default();
+        for _ in 0..2 {
+            troubles.note_withheld("EIO");
+            assert_eq!(troubles.wait(), Some((vec![News::Withheld("EIO".into())], true)));
+            assert!(troubles.is_waiting(), "the guest's watchdog does not count meanwhile");
+        }
+        troubles.note_failed("EIO");
+        assert!(!troubles.is_waiting());
+        assert_eq!(troubles.wait(), Some((vec![News::Failed("EIO".into())], false)));
     }
 
     #[test]

@@ -36,7 +36,7 @@ use super::lease::Lease;
 use super::local::backing::Kept;
 use super::local::pairing::Pairing;
 use super::local::{KeptEpoch, LocalStore, Shortened, Tidings, fault};
-use super::log::DiskLog;
+use super::log::{DiskLog, Notes};
 use super::socket::SendHalf;
 pub(super) use base::NoBase;
 pub use ending::{Afterwards, Life, Parted};
@@ -152,6 +152,7 @@ pub struct Guardian {
     pub(super) clock: Clock,
     config: GuardianConfig,
     lease: Arc<Lease>,
+    notes: Notes,
     /// The first epoch that ran under it.
     first: EpochId,
     inner: Mutex<Inner>,
@@ -231,6 +232,7 @@ impl Guardian {
             clock: Clock::default(),
             config,
             lease,
+            notes: log.notes(),
             first,
             inner: Mutex::new(inner),
             changed: Condvar::new(),
@@ -263,6 +265,8 @@ impl Guardian {
         spawn("ft-ship".into(), move || ship::run(&shipper, &shipping, log, local));
         let writer = Arc::clone(self);
         spawn("ft-disk".into(), move || writer.run_disk());
+        let keeper = Arc::clone(self);
+        spawn("image-sync".into(), move || keeper.keep_images());
         let teller = Arc::clone(self);
         spawn("disk-trouble".into(), move || teller.tell_troubles());
     }
@@ -307,6 +311,7 @@ impl Guardian {
             }
         }
         let is_awaited = inner.waiters > 0;
+        self.machine.troubles().set_followed(inner.core.state().waits_for_backup());
         drop(inner);
         let decided = Instant::now();
         if is_awaited {
@@ -576,7 +581,7 @@ impl Guardian {
                 self.machine.fail(error.to_string());
                 return true;
             }
-            if let Err(failure) = log.checkpoint(self.machine.disks()) {
+            if let Err(failure) = log.checkpoint() {
                 self.machine.fail(failure.to_string());
             }
         }

@@ -5,6 +5,7 @@
 //! the images were written past the log meanwhile, as they are while a guest is alone or a backup is filled; so what it says of
 //! them is always what they were when its first record came.
 
+mod notes;
 mod place;
 
 use std::io::ErrorKind;
@@ -15,8 +16,7 @@ use std::time::{Duration, Instant};
 use replication::EpochId;
 use snapshot::disk::{DiskError, Image, OverlayDisk};
 use snapshot::disklog::{
-    Asked, Boot, DiskIdentity, EpochLog, Generation, Holds, LifeId, LogError, LogId, NoteError, NoteWriter, Owner,
-    Verdict,
+    Asked, Boot, DiskIdentity, EpochLog, Generation, Holds, LifeId, LogError, LogId, NoteError, Owner, Verdict,
 };
 use snapshot::writeset::WriteSet;
 
@@ -24,6 +24,7 @@ use super::boot;
 use super::local::fault;
 use crate::exit::{Advice, Exit, Failure};
 use crate::machine::disk::SharedDisk;
+pub(crate) use notes::Notes;
 pub(crate) use place::{Place, Wanted};
 
 /// Largest log, in bytes. Full, it waits for the images to be synced.
@@ -129,7 +130,7 @@ struct OpenLog {
     is_stale: bool,
     /// Bytes after which it is emptied, and before that filled without fear of a full file system.
     room: u64,
-    notes: NoteWriter,
+    notes: Notes,
     noted: EpochId,
     noted_at: Option<Instant>,
 }
@@ -185,8 +186,8 @@ impl FoundLog {
         }
         images.iter().try_for_each(|image| image.sync())?;
         let room = room_for(&images);
-        if is_reserved && !log.reserve(room)? {
-            tracing::warn!(log = %log.path().display(), "its file system sets no room aside: when it is full, epochs stop");
+        if is_reserved {
+            reserve(&mut log, room)?;
         }
         let known = log.generation().map(|generation| generation.log).filter(|id| *id != LogId::default());
         let id = known.unwrap_or_else(|| LogId(boot::random()));
@@ -198,6 +199,13 @@ impl FoundLog {
 fn room_for(images: &[Arc<Image>]) -> u64 {
     let bytes: u64 = images.iter().filter(|image| !image.is_readonly()).map(|image| image.len_bytes()).sum();
     bytes.saturating_mul(ROOM_IMAGES).clamp(ROOM_BYTES_MIN, LOG_BYTES_MAX)
+}
+
+fn reserve(log: &mut EpochLog, room: u64) -> Result<(), LogError> {
+    if !log.reserve(room)? {
+        tracing::warn!(log = %log.path().display(), "its file system sets no room aside: when it is full, epochs stop");
+    }
+    Ok(())
 }
 
 /// Another log that holds writes for one of these disks was written when the disks were called, or ordered, otherwise: left
@@ -236,7 +244,8 @@ impl OpenLog {
         room: u64,
     ) -> Result<Self, LogError> {
         let written = begin(&mut log, id, &owner, &boot, &images)?;
-        let notes = log.note_writer(images.clone())?;
+        let notes = Notes::default();
+        notes.begin(log.note_writer(images.clone())?);
         let (noted, noted_at, is_stale) = (EpochId(0), None, false);
         Ok(Self { log, id, owner, boot, images, written, is_stale, room, notes, noted, noted_at })
     }
@@ -244,7 +253,7 @@ impl OpenLog {
     /// Empties the log. The images have what was in it, durably unless `is_stale`.
     fn begin_anew(&mut self, is_stale: bool) -> Result<(), LogError> {
         self.written = begin(&mut self.log, self.id, &self.owner, &self.boot, &self.images)?;
-        self.notes = self.log.note_writer(self.images.clone())?;
+        self.notes.begin(self.log.note_writer(self.images.clone())?);
         (self.noted, self.is_stale) = (EpochId(0), is_stale);
         Ok(())
     }
@@ -256,8 +265,16 @@ impl OpenLog {
             return Ok(());
         }
         let failed = |source| LogError::Disk { path: self.log.path().to_owned(), source };
-        self.images.iter().try_for_each(|image| image.sync()).map_err(failed)?;
+        self.sync().map_err(failed)?;
         self.begin_anew(false)
+    }
+
+    fn sync(&self) -> Result<(), DiskError> {
+        let synced = self.images.iter().try_for_each(|image| image.sync());
+        if synced.is_err() {
+            self.notes.doubt(self.images.iter().map(|image| &**image));
+        }
+        synced
     }
 
     /// Notes what the images have, if that is news and the last note is old enough.
@@ -267,7 +284,7 @@ impl OpenLog {
             return Ok(());
         }
         self.noted_at = Some(Instant::now());
-        self.notes.note_applied(applied.0)?;
+        self.notes.with(|notes| notes.note_applied(applied.0)).unwrap_or(Ok(()))?;
         self.noted = applied;
         Ok(())
     }
@@ -290,6 +307,11 @@ fn begin(
 }
 
 impl DiskLog {
+    /// Where it is noted what the images have.
+    pub(super) fn notes(&self) -> Notes {
+        self.open.as_ref().map(|open| open.notes.clone()).unwrap_or_default()
+    }
+
     /// Which log it is.
     pub(crate) fn id(&self) -> Option<LogId> {
         self.open.as_ref().map(|open| open.id)
@@ -303,6 +325,11 @@ impl DiskLog {
     /// Whether what is appended is synced: with `--commit-durability memory` it is not.
     pub(super) fn set_synced(&mut self, synced: bool) {
         self.unsynced = !synced;
+    }
+
+    /// Sets room aside, if that was not done: a guest that was started alone is about to be protected.
+    pub(super) fn reserve(&mut self) -> Result<(), LogError> {
+        self.open.as_mut().map_or(Ok(()), |open| reserve(&mut open.log, open.room))
     }
 
     /// Puts the writes of `epoch` into the log and syncs it, if that is asked for. Nothing to do if there are none.
@@ -340,14 +367,15 @@ impl DiskLog {
     pub(crate) fn note_beside(&self) -> Result<(), Failure> {
         let Some(open) = &self.open else { return Ok(()) };
         open.notes
-            .note_beside()
+            .with(|notes| notes.note_beside())
+            .unwrap_or(Ok(()))
             .map_err(|error| Failure::new(Exit::Error, format!("disk log {}: {error}", open.log.path().display())))
     }
 
     /// Puts an empty log in the place of one that took no more. All that it had was applied to the images, which are synced
     /// first: a start after this one must not put its older writes over them.
     pub(super) fn begin_anew(&mut self, disks: &[SharedDisk]) -> Result<(), Failure> {
-        let Some(OpenLog { log, owner, boot, images, room, .. }) = self.open.take() else { return Ok(()) };
+        let Some(OpenLog { log, owner, boot, images, room, notes, .. }) = self.open.take() else { return Ok(()) };
         for disk in disks {
             disk.image().sync()?;
         }
@@ -357,7 +385,9 @@ impl DiskLog {
         drop(log);
         // Making it syncs the directory, so that the old one does not come back after a loss of power.
         let log = EpochLog::open(&path, LOG_BYTES_MAX)?;
-        self.open = Some(OpenLog::begin(log, LogId(boot::random()), owner, boot, images, room)?);
+        let open = OpenLog::begin(log, LogId(boot::random()), owner, boot, images, room)?;
+        notes.begin(open.log.note_writer(open.images.clone())?);
+        self.open = Some(OpenLog { notes, ..open });
         self.last = EpochId(0);
         Ok(())
     }
@@ -387,11 +417,9 @@ impl DiskLog {
     }
 
     /// Syncs the images, to which everything logged was applied, and empties the log.
-    pub(super) fn checkpoint(&mut self, disks: &[SharedDisk]) -> Result<(), Failure> {
+    pub(super) fn checkpoint(&mut self) -> Result<(), Failure> {
         let Some(open) = &mut self.open else { return Ok(()) };
-        for disk in disks {
-            disk.image().sync()?;
-        }
+        open.sync()?;
         self.last = EpochId(0);
         Ok(open.begin_anew(false)?)
     }

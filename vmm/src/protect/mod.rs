@@ -22,6 +22,7 @@ pub(crate) mod room;
 mod shadow;
 mod ship;
 mod socket;
+mod upkeep;
 
 pub(crate) use boot::this_boot;
 pub(crate) use guardian::IN_FLIGHT_EPOCHS_MAX;

@@ -17,6 +17,7 @@ use replication::wire::{DiskOffer, DiskWant, Link, Message, ResyncDisk};
 use replication::{EpochId, Gfn, PageEncoder, page};
 use serde_json::json;
 use snapshot::disk::{CHUNK_BYTES, DiskError, Image, Mode};
+use snapshot::disklog::LogError;
 
 use super::collected::{Collected, all_pages};
 use super::guardian::{NoBase, ToShip};
@@ -25,6 +26,7 @@ use super::local::pairing::PairingError;
 use super::log;
 use super::ship::{Outbox, Shipper};
 use crate::epoch::{SealedEpoch, boundary};
+use crate::exit::Failure;
 use crate::kvm::KvmError;
 use crate::memory::PAGE_SIZE;
 
@@ -59,6 +61,8 @@ enum ResyncError {
     ReadonlyDiffers { disk: u16 },
     #[error(transparent)]
     Pairing(#[from] PairingError),
+    #[error("{}", Failure::of(.0).message)]
+    Log(#[from] LogError),
     #[error("the guest wrote to its disks faster than the backup was filled; it will be tried again")]
     TooManyWrites,
     #[error(
@@ -123,6 +127,7 @@ impl Resync<'_> {
     fn run(&mut self) -> Result<u32, ResyncError> {
         let machine = self.shipper.guardian.machine.clone();
         self.gets_on(FillPhase::Images);
+        self.shipper.log.reserve()?;
         if self.collected.is_none() {
             for disk in machine.disks() {
                 disk.lock().set_mode(Mode::Mirror)?;

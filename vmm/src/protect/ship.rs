@@ -88,7 +88,7 @@ pub(super) struct Shipper {
     renews_log: bool,
     /// What it was last told of backups, by this process.
     recorded: Option<Pairing>,
-    log: DiskLog,
+    pub(super) log: DiskLog,
     /// The guest is about to be settled: its disk writes go to the images without a log.
     is_degraded: bool,
     /// The guest is to be settled, and there was no room in its images.
@@ -165,7 +165,7 @@ impl Shipper {
         if !self.guardian.wait_for_applied() || self.guardian.performed() < self.log.last() {
             return;
         }
-        if let Err(failure) = self.log.checkpoint(self.guardian.machine.disks()) {
+        if let Err(failure) = self.log.checkpoint() {
             tracing::warn!(%failure, "the log of disk writes was not emptied; the next start applies it again");
         }
     }
@@ -406,7 +406,13 @@ impl Shipper {
             Err(failure) if self.guardian.is_witnessed() => {
                 tracing::warn!(%failure, "what the state directory has of the guest was not removed; it is not resumed");
             }
-            Err(failure) => return self.guardian.machine.fail(failure.to_string()),
+            Err(failure) => {
+                let failure = failure.while_doing("an old epoch could be resumed beside the guest").with_hint(
+                    "repair the storage, then `outlast resume` goes on from the last committed epoch; with a witness, which would \
+                     keep others from it, the guest goes on",
+                );
+                return self.guardian.machine.fail(failure.to_string());
+            }
             Ok(()) => {}
         }
         if let Err(failure) = renewed {
@@ -493,7 +499,7 @@ impl Shipper {
     fn make_room(&mut self, sets: &[(u16, &WriteSet)], items: &Receiver<ToShip>) {
         while !self.is_degraded && (!self.log.has_room(sets) || self.log.is_half_full()) {
             if self.guardian.performed() >= self.log.last() {
-                if let Err(failure) = self.log.checkpoint(self.guardian.machine.disks()) {
+                if let Err(failure) = self.log.checkpoint() {
                     self.guardian.machine.fail(failure.to_string());
                 }
                 return;

@@ -11,6 +11,9 @@
 //! - The log is emptied only when the images have all that is in it, and are synced.
 //! - A base counts only when the chunks that were filled in before it are durable, if epochs are to be.
 //! - When there is no room the order waits, and is tried again until there is. Any other error ends the worker.
+//!
+//! A second thread, `standby-sync`, syncs the images now and then ([`super::super::upkeep`]): a backup whose images' disk is gone
+//! ends while the primary still has the guest, and not when it takes over.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -31,8 +34,9 @@ use crate::machine::spawn;
 use crate::memory::Ram;
 use crate::protect::lease::Introduction;
 use crate::protect::local::fault;
-use crate::protect::log::DiskLog;
+use crate::protect::log::{DiskLog, Notes};
 use crate::protect::room::{ROOM_RETRY, Trouble};
+use crate::protect::upkeep::{self, Upkeep};
 
 /// Filled chunks are synced whenever so many bytes came: the base, which the primary's guest waits for, syncs the rest.
 const UNSYNCED_BYTES_MAX: usize = 16 << 20;
@@ -132,7 +136,9 @@ pub(super) struct Storage {
     filling_bytes: usize,
     full: Option<PathBuf>,
     stop: Arc<AtomicBool>,
-    worker: Thread,
+    /// Epochs are to survive the host: what is in the images is to be on their media.
+    is_durable: Arc<AtomicBool>,
+    threads: [Thread; 2],
 }
 
 impl Storage {
@@ -145,14 +151,22 @@ impl Storage {
         });
         let facts = facts.collect();
         let (orders, received) = channel();
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, is_durable) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let keeper = Keeper {
+            upkeep: Upkeep::of(disks.iter().map(|disk| Arc::clone(disk.image()))),
+            notes: log.notes(),
+            done: done.clone(),
+            stop: Arc::clone(&stop),
+            is_durable: Arc::clone(&is_durable),
+        };
+        let keeper = spawn("standby-sync".into(), move || keeper.run()).thread().clone();
         let worker = Worker { disks, log, logged: VecDeque::new(), unsynced_bytes: 0, done, stop: Arc::clone(&stop) };
         let thread = spawn("standby-disk".into(), move || {
             let _obituary = Obituary(worker.done.clone());
             worker.run(&received);
         });
-        let worker = thread.thread().clone();
-        Self { orders, disks: facts, outstanding: 0, filling_bytes: 0, full: None, stop, worker }
+        let threads = [thread.thread().clone(), keeper];
+        Self { orders, disks: facts, outstanding: 0, filling_bytes: 0, full: None, stop, is_durable, threads }
     }
 
     pub(super) fn disks(&self) -> &[DiskFacts] {
@@ -162,8 +176,10 @@ impl Storage {
     /// Gives it an order.
     pub(super) fn order(&mut self, order: Order) {
         self.outstanding += 1;
-        if let Order::WriteChunk { chunk, .. } = &order {
-            self.filling_bytes += chunk.data.len();
+        match &order {
+            Order::WriteChunk { chunk, .. } => self.filling_bytes += chunk.data.len(),
+            Order::Persist { durable, .. } => self.is_durable.store(*durable, Ordering::Release),
+            _ => {}
         }
         // A worker that has ended said why, in a message that is on its way.
         if self.orders.send(order).is_err() {
@@ -211,7 +227,7 @@ impl Drop for Storage {
     /// The worker ends with its orders; one that waits for room gives up.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        self.worker.unpark();
+        self.threads.iter().for_each(Thread::unpark);
     }
 }
 
@@ -224,6 +240,34 @@ struct Worker {
     unsynced_bytes: usize,
     done: Postbox<Done>,
     stop: Arc<AtomicBool>,
+}
+
+/// Looks after the images beside the worker.
+struct Keeper {
+    upkeep: Upkeep,
+    notes: Notes,
+    done: Postbox<Done>,
+    stop: Arc<AtomicBool>,
+    is_durable: Arc<AtomicBool>,
+}
+
+impl Keeper {
+    /// The body of its thread.
+    fn run(mut self) {
+        loop {
+            std::thread::park_timeout(upkeep::PERIOD);
+            if self.stop.load(Ordering::Acquire) {
+                return;
+            }
+            if self.is_durable.load(Ordering::Acquire)
+                && let Err(error) = self.upkeep.sync()
+            {
+                self.notes.doubt(self.upkeep.images());
+                let failure = Failure::of(&error).while_doing("disk writes that were logged are not on their disk");
+                return self.done.post(Done::Failed(failure));
+            }
+        }
+    }
 }
 
 /// A worker that panics takes the backup with it, as if it were one thread.
@@ -247,9 +291,14 @@ impl Worker {
             match self.obey(order) {
                 Ok(Some(done)) => self.done.post(done),
                 Ok(None) => return,
-                Err(failure) => return self.done.post(Done::Failed(failure)),
+                Err(failure) => return self.fail(failure),
             }
         }
+    }
+
+    fn fail(&self, failure: Failure) {
+        self.log.notes().doubt(self.disks.iter().map(|disk| &**disk.image()));
+        self.done.post(Done::Failed(failure));
     }
 
     /// Does one thing; gives what was done, or nothing if the loop is gone.
@@ -289,7 +338,7 @@ impl Worker {
                 done.post(Done::HandedOver { disks, log: Box::new(log) });
             }
             Ok(None) => {}
-            Err(failure) => self.done.post(Done::Failed(failure)),
+            Err(failure) => self.fail(failure),
         }
     }
 

@@ -8,16 +8,21 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use replication::EpochId;
+use replication::primary::PrimaryState;
 use serde_json::json;
 
 use super::{CONSOLE_LAG_MAX, Guardian};
+use crate::exit::Failure;
 use crate::machine::End;
+use crate::machine::disk::SharedDisk;
 use crate::machine::trouble::News;
 use crate::protect::local::fault;
 use crate::protect::room::{ROOM_RETRY, Trouble};
+use crate::protect::upkeep::{self, Upkeep};
 
 /// Disk writes of released epochs that the images lack, at most: beyond that the guest waits at its next boundary.
 const IMAGE_LAG_BYTES_MAX: usize = 64 << 20;
@@ -136,11 +141,34 @@ impl Guardian {
                 }
                 // The log and the backup have the writes; this host's image cannot be trusted any more.
                 Err(Trouble::Other(failure)) => {
-                    let failure = failure.while_doing("committed disk writes could not be applied");
-                    return self.machine.fail(failure.to_string());
+                    return self.fail_images(&failure.while_doing("committed disk writes could not be applied"));
                 }
             }
         }
+    }
+
+    /// Finds out whether the images' storage still takes what was written. The body of a thread.
+    pub(super) fn keep_images(&self) {
+        let images = self.machine.disks().iter().map(|disk| Arc::clone(disk.lock().image()));
+        let mut upkeep = Upkeep::of(images.collect::<Vec<_>>());
+        while !self.machine.ends_within(upkeep::PERIOD) && !self.is_finished() {
+            // Written directly the guest has its own flushes, and is told itself.
+            if !(self.is_durable() && self.machine.epochs().is_protected()) {
+                continue;
+            }
+            if let Err(error) = upkeep.sync()
+                && self.machine.epochs().is_protected()
+            {
+                return self
+                    .fail_images(&Failure::of(&error).while_doing("committed disk writes are not on their disk"));
+            }
+        }
+    }
+
+    /// This host's images cannot be trusted any more; the next start is told that.
+    fn fail_images(&self, failure: &Failure) {
+        self.notes.doubt(self.machine.disks().iter().map(SharedDisk::image));
+        self.machine.fail(failure.to_string());
     }
 
     fn wait_for_disk_writes(&self) -> Option<EpochId> {
@@ -204,6 +232,7 @@ impl Guardian {
                     News::Full(path) => self.note_full(Lacks::Guest, path),
                     News::HasRoom(_) => self.note_room(Lacks::Guest),
                     News::Failed(error) => self.note("disk-failed", json!({ "error": error })),
+                    News::Withheld(error) => self.leave_to_backup(&error),
                 }
             }
             if waits {
@@ -212,6 +241,15 @@ impl Guardian {
                 }
                 self.machine.retry_disks();
             }
+        }
+    }
+
+    /// The guest's own request met an error of this host's storage, and waits. A backup that follows has the same disk on
+    /// storage that may be sound: the guest goes on there, from before the request. While the witness is asked who goes on, the
+    /// request waits; alone, the guest is told.
+    fn leave_to_backup(&self, error: &str) {
+        if matches!(self.state(), PrimaryState::Basing | PrimaryState::Protected) {
+            self.machine.fail(format!("a disk request of the guest failed, which is left to its backup: {error}"));
         }
     }
 

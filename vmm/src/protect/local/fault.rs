@@ -5,7 +5,7 @@
 //! `outlast resume` ([`END_UNRECORDED`], [`GOODBYE`]: of every `outlast run`). Steps are those of recoverable memory ([`recoverable::Step`]) and the ones of [`OWN`].
 //! `OUTLAST_FAIL_AT=LocalCommit:N`: the Nth commit to the state directory finds that its medium takes nothing (EIO);
 //! `FillingDiskLog:N`: so does the log of disk writes, the Nth time while a backup is being filled; `LogAppend:N` and
-//! `ImageWrite:N`: the log or the images of either side, at the Nth epoch.
+//! `ImageWrite:N`: the log or the images of either side, at the Nth epoch; `ImageSync:N`: an image that is looked after, the Nth time.
 //! `OUTLAST_SLOW_AT=LogSync:N:MS`: the Nth sync of the log of disk writes takes MS milliseconds, on either side; so do `LogAppend`,
 //! and `ImageSync` and `ImageWrite` of the images; `GuestRead` and `GuestSync` are a read of the guest's, and a sync for its flush,
 //! straight from its image. Not for production: it is how
@@ -111,7 +111,7 @@ pub(crate) fn arm() -> Result<(), Failure> {
 
 /// The same, of storage alone: what `outlast backup` takes.
 pub(crate) fn arm_storage() -> Result<(), Failure> {
-    let failing = [LOCAL_COMMIT, FILLING_DISK_LOG, LOG_APPEND, IMAGE_WRITE];
+    let failing = [LOCAL_COMMIT, FILLING_DISK_LOG, LOG_APPEND, IMAGE_WRITE, IMAGE_SYNC];
     if let Some(armed) = asked(FAIL_VARIABLE, &failing.map(str::to_owned))? {
         tracing::warn!(?armed, "a commit is going to fail");
         FAILING.get_or_init(|| armed);
@@ -166,10 +166,16 @@ pub(crate) fn fails(name: &str) -> std::io::Result<()> {
     }
 }
 
-/// The same of an image.
+/// The same of an image that is written.
 pub(crate) fn fails_image(path: &Path) -> Result<(), DiskError> {
     let failed = |source| DiskError::Io { what: "writing", path: path.to_owned(), source };
     fails(IMAGE_WRITE).map_err(failed)
+}
+
+/// The same of one that is looked after.
+pub(crate) fn fails_image_sync(path: &Path) -> Result<(), DiskError> {
+    let failed = |source| DiskError::Io { what: "syncing", path: path.to_owned(), source };
+    fails(IMAGE_SYNC).map_err(failed)
 }
 
 /// A step of storage: takes the time that was asked for.

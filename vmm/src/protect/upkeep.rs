@@ -1,0 +1,47 @@
+//! Images are synced every few seconds while epochs are put into them: so storage that fails is found out.
+//!
+//! A write to an image goes into the host's memory, and a file system whose disk is gone may take such writes without end;
+//! ext4 was seen to. Nothing is lost by that, because the log has them until a sync says otherwise. But a side that cannot go
+//! on with the guest must not be counted on, and its storage was asked for the first time when it took the guest over.
+//!
+//! It has a thread of its own: the sync may take long, and nobody waits for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use snapshot::disk::{DiskError, Image};
+
+use super::local::fault;
+
+/// Between two syncs.
+pub(super) const PERIOD: Duration = Duration::from_secs(5);
+
+/// Images, and what they were last known to have on their medium.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    images: Vec<(Arc<Image>, u64)>,
+}
+
+impl Upkeep {
+    pub(super) fn of(images: impl IntoIterator<Item = Arc<Image>>) -> Self {
+        Self { images: images.into_iter().map(|image| (image, 0)).collect() }
+    }
+
+    /// All of them.
+    pub(super) fn images(&self) -> impl Iterator<Item = &Image> {
+        self.images.iter().map(|(image, _)| &**image)
+    }
+
+    /// Syncs those that were written since the last time.
+    pub(super) fn sync(&mut self) -> Result<(), DiskError> {
+        for (image, synced) in &mut self.images {
+            let writes = image.writes();
+            if writes != *synced {
+                fault::fails_image_sync(image.path())?;
+                image.sync()?;
+                *synced = writes;
+            }
+        }
+        Ok(())
+    }
+}
