@@ -67,11 +67,11 @@ def silent(ports: Ports, host: str, since: float = 0.0, until: float = float("in
     require(not frames, f"{len(frames)} frames of the guest from host {host}, where it must not run: {frames[:1]}")
 
 
-def journal_kept(stage: Stage, vmm: Vmm, traffic: Traffic) -> str:
+def journal_kept(stage: Stage, vmm: Vmm, traffic: Traffic, disk: str = DISK) -> str:
     """Stops the guest; every acknowledged line is in the image of its host, and that is clean."""
     vmm.stop()
     image = stage.host(vmm.host).share / "vmm" / "disk.img"
-    stage.run(vmm.host, f"cp {DISK} /lab/host/vmm/disk.img")
+    stage.run(vmm.host, f"cp {disk} /lab/host/vmm/disk.img")
     result = journal_check.check(image, traffic.acked_file)
     require(result["ok"], f"the journal on host {vmm.host}: {result}")
     image.unlink()

@@ -12,7 +12,7 @@ from pathlib import Path
 from outlast_lab.errors import LabError
 from recipes.debian import RecipeError
 
-from . import both, debian, failing, flows, freeze, hop, kill, newer, outage, partition, plug, reboot, resume, resync, room, soak
+from . import both, debian, disk_errors, failing, flows, freeze, hop, kill, newer, outage, partition, plug, reboot, resume, resync, room, soak
 from .failed import Failed, Skipped
 from .stage import Options, Stage
 from .steal import MUCH, Steal
@@ -28,7 +28,8 @@ CASES = [
     resync.plug_during_resync, resync.backup_plug_during_resync,
     freeze.frozen_host, failing.panic_is_rolled_back, failing.hang_is_stopped, failing.hang_is_rolled_back,
     debian.debian_redis, failing.debian_hang_and_panic, soak.plugs_in_a_row, hop.hop_through_boot,
-    outage.plug_both_hosts, room.no_room_on_both_hosts,
+    outage.plug_both_hosts, room.no_room_on_both_hosts, disk_errors.disks_that_fail, disk_errors.disks_that_fail_or_are_full,
+    disk_errors.state_directory_that_fails, disk_errors.guest_alone_on_a_disk_that_fails,
 ]  # fmt: skip
 # Not part of `make test`, but of `make soak` and --all. The plugs in a row, the outages and the hops take long. The cut of everything
 # failed once on a machine at load 10, where the witness on 9p did not answer within its 2 s, and has passed since: a debt,
@@ -40,7 +41,8 @@ SOAK_ONLY = {
         partition.cut_link_who_wins, partition.cut_all_who_wins, soak.plugs_in_a_row, hop.hop_through_boot, reboot.kernel_crash_then_resume,
         reboot.power_cut_then_resume_from_disk, both.both_plug_then_resume_is_refused, both.both_plugs_then_resume,
         failing.hang_is_rolled_back, failing.debian_hang_and_panic, outage.plug_both_hosts,
-        room.no_room_on_both_hosts,
+        room.no_room_on_both_hosts, disk_errors.disks_that_fail_or_are_full, disk_errors.state_directory_that_fails,
+        disk_errors.guest_alone_on_a_disk_that_fails,
     ]
 }  # fmt: skip
 # Cases with a guest that takes long to make and to copy.

@@ -35,6 +35,7 @@ while pids=$(running); [ -n "$pids" ]; do
     for pid in $pids; do kill -9 $pid 2>/dev/null || true; done
     usleep 10000
 done
+baddisk remove
 rm -rf /dev/shm/outlast /pmem/outlast /data/work
 mkdir -p /lab/host/vmm /data/work
 ip link set tap0 up

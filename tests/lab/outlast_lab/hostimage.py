@@ -13,7 +13,7 @@ from pathlib import Path
 from recipes import cache, debian, initramfs, vmlinux
 
 HOST_DIR = Path(__file__).resolve().parents[1] / "host"
-PROGRAMS = ["dash", "ip", "bridge", "tc", "e2fsck", "mke2fs", "strace", "taskset", "stdbuf"]
+PROGRAMS = ["dash", "ip", "bridge", "tc", "e2fsck", "mke2fs", "dmsetup", "strace", "taskset", "stdbuf"]
 OPTIONAL_PROGRAMS = {"strace", "taskset", "stdbuf"}
 # Loaded at boot, in this order; what they depend on comes along.
 BOOT_MODULES = [
@@ -21,7 +21,7 @@ BOOT_MODULES = [
     "tun", "bridge", "kvm_amd",
 ]  # fmt: skip
 # There for modprobe: fault injection, persistent memory.
-SPARE_MODULES = ["sch_netem", "sch_tbf", "nfit", "nd_pmem", "vhost_net", "veth", "loop"]
+SPARE_MODULES = ["sch_netem", "sch_tbf", "nfit", "nd_pmem", "vhost_net", "veth", "loop", "dm_mod"]
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,9 @@ def _build(kernel: debian.Kernel, out: Path) -> None:
     for program in PROGRAMS:
         _add(tree, program)
     _add_c_library(tree)
-    for name, place in (("init", "init"), ("inittab", "etc/inittab"), ("job", "bin/job"), ("pmem", "bin/pmem")):
+    for name, place in (("init", "init"), ("inittab", "etc/inittab"), ("job", "bin/job"), ("pmem", "bin/pmem"), ("baddisk", "bin/baddisk")):
         (tree / place).write_bytes((HOST_DIR / name).read_bytes())
-    (tree / "init").chmod(0o755)
-    (tree / "bin" / "job").chmod(0o755)
-    (tree / "bin" / "pmem").chmod(0o755)
+        (tree / place).chmod(0o755)
     # Not busybox's shell: it runs its own ip and modprobe whatever the PATH says.
     (tree / "bin" / "sh").symlink_to("/usr/bin/dash" if (tree / "usr/bin/dash").exists() else "dash")
     initramfs.add_busybox(tree)
