@@ -33,10 +33,6 @@ pub enum Exit {
     SplitBrain = 6,
     /// This VMM lost its lease and stopped its guest; nothing was released after that.
     SelfFenced = 160,
-    /// The backup took over and this VMM gave way.
-    Demoted = 161,
-    /// The peer is gone and the policy is to stop.
-    PeerLost = 162,
     /// State from another version, another VM or another kind of CPU.
     Incompatible = 163,
     /// The guest crashed by itself and the policy is to stop, or nothing is left to try.
@@ -203,8 +199,6 @@ mod tests {
             (Exit::Timeout, 5),
             (Exit::SplitBrain, 6),
             (Exit::SelfFenced, 160),
-            (Exit::Demoted, 161),
-            (Exit::PeerLost, 162),
             (Exit::Incompatible, 163),
             (Exit::GuestCrashed, 164),
         ];

@@ -113,6 +113,23 @@ fn info_is_a_table_for_people_and_json_for_programs() {
 }
 
 #[test]
+fn wait_ends_when_it_is_so_gives_up_when_it_cannot_be_and_is_a_timeout_otherwise() {
+    let vm = vm();
+    assert_eq!(printed(&vm.ctl(&["wait", "running"])), "");
+    let cannot = vm.ctl(&["wait", "protected"]);
+    assert_eq!(cannot.status.code(), Some(4), "nothing is asked to protect it");
+    let late = vm.ctl(&["wait", "ended", "--timeout", "100ms"]);
+    let says = String::from_utf8_lossy(&late.stderr).into_owned();
+    assert!(late.status.code() == Some(5) && says.contains("waited 100ms: the VM is Running"), "{says}");
+    let path = vm.server.path().to_path_buf();
+    drop(vm);
+    assert_eq!(printed(&ctl(&path, &["wait", "ended"])), "");
+    let nobody = ctl(&path, &["wait", "running", "--timeout", "100ms"]);
+    assert!(String::from_utf8_lossy(&nobody.stderr).contains("no VM answers at"), "{nobody:?}");
+    assert_eq!(nobody.status.code(), Some(5));
+}
+
+#[test]
 fn status_shows_the_warnings() {
     assert!(printed(&vm().ctl(&["status"])).contains("warnings  no witness"));
 }

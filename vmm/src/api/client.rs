@@ -69,7 +69,7 @@ impl Advice for ClientError {
                 Some("the socket belongs to the user who started the VM".into())
             }
             ClientError::Connect { .. } => {
-                Some("is the VM running? `ls /dev/shm/outlast` shows those of this host".into())
+                Some("is the VM running? `outlast ctl list` shows those of this host".into())
             }
             ClientError::Timeout { .. } => Some("the guest is not affected; --timeout waits longer".into()),
             ClientError::Broken { .. } => Some("the VM may have ended; its log says why".into()),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::{CommitDurability, EpochLength, Interrupts, Protect};
+use crate::config::{EpochLength, Protect};
 use crate::exit::{Exit, Failure};
 
 /// Why the machine did not do what it was asked. It is in the state that it was in before.
@@ -48,9 +48,9 @@ impl ApiError {
         match self.exit {
             Exit::Usage => 400,
             Exit::NotFound => 404,
-            Exit::Conflict | Exit::SplitBrain | Exit::Demoted | Exit::SelfFenced | Exit::Incompatible => 409,
+            Exit::Conflict | Exit::SplitBrain | Exit::SelfFenced | Exit::Incompatible => 409,
             Exit::Timeout => 504,
-            Exit::Ok | Exit::Error | Exit::PeerLost | Exit::GuestCrashed => 500,
+            Exit::Ok | Exit::Error | Exit::GuestCrashed => 500,
         }
     }
 }
@@ -70,12 +70,6 @@ pub struct ProtectRequest {
     /// The new epoch length; absent leaves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<EpochLength>,
-    /// When interrupts are delivered; absent leaves it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interrupts: Option<Interrupts>,
-    /// What a commit waits for; absent leaves it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub commit_durability: Option<CommitDurability>,
 }
 
 /// `PUT /ft/take-over`: a backup whose copy was kept is to run it.
@@ -101,7 +95,7 @@ pub struct Event {
     pub seq: u64,
     /// Time since the VMM started.
     pub time_us: u64,
-    /// What happened: `protected`, `peer-lost`, `role-changed`, …
+    /// What happened: `protected`, `peer-lost`, `solo`, …
     pub event: String,
     /// What there is to say about it.
     #[serde(default)]

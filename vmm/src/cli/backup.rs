@@ -7,9 +7,12 @@ use crate::config::{BackupConfig, BackupOptions, read_options};
 use crate::exit::{Exit, Failure};
 
 const EXAMPLES: &str = "\
-Example:
-  outlast backup --listen tcp:0.0.0.0:7000 --name vm0 --disk path=replica.img --net tap=tap0 \\
+Example, on a host whose address for replication is 10.78.0.2:
+  outlast backup --listen tcp:10.78.0.2:7000 --name vm0 --disk path=replica.img --net tap=tap0 \\
     --witness file:/shared/witness
+
+Replication is not encrypted: give --listen the address of a network that only the two
+hosts reach, never all addresses.
 
 The replica of a disk must be exactly as long as the primary's: `truncate -s 10G replica.img`
 is enough, the content comes with the first synchronisation. A read-only disk is not

@@ -7,10 +7,11 @@ use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use serde_json::{Value, json};
 
 use super::answer::print;
-use super::table;
+use super::wait::{self, Goal};
+use super::{list, table};
 use crate::api::ProtectRequest;
 use crate::api::client::Client;
-use crate::config::{CommitDurability, EpochLength, Interrupts, Protect, TimeSpan, control_socket};
+use crate::config::{Endpoint, EpochLength, Protect, TimeSpan, control_socket};
 use crate::exit::{Exit, Failure};
 
 const EXAMPLES: &str = "\
@@ -18,7 +19,8 @@ Examples:
   outlast ctl --name vm0 status
   outlast ctl --name vm0 --output json info
   outlast ctl --api-socket /run/vm0.sock snapshot create /srv/snapshots/1
-  outlast ctl --name vm0 protect tcp:b:7000 --epoch 20ms
+  outlast ctl --name vm0 protect tcp:10.78.0.1:7000 --epoch 20ms
+  outlast ctl --name vm0 wait protected --timeout 300s
   outlast ctl --name vm0 events --since 12
 
 Exit codes: 0 done, 1 failed, 2 wrong request, 3 no such VM, 4 the VM's state forbids it, 5 no answer in time,
@@ -37,7 +39,7 @@ pub(super) struct CtlArgs {
     /// Form of the answer
     #[arg(long, value_enum, default_value = "table", global = true)]
     output: Output,
-    /// How long to wait for the answer; a snapshot of a large guest takes long
+    /// How long to wait, for the answer or until `wait` may end; a snapshot of a large guest takes long
     #[arg(long, value_name = "TIME", default_value = "60s", global = true)]
     timeout: TimeSpan,
     #[command(subcommand)]
@@ -61,7 +63,7 @@ enum Verb {
     Status,
     /// Stop the guest until it is resumed; answered when that is committed
     Pause,
-    /// Run the guest on
+    /// Let a paused guest run again
     Resume,
     /// End the VM cleanly
     Stop,
@@ -87,9 +89,14 @@ enum Verb {
     },
     /// Prometheus text
     Metrics,
-    /// Not in this version
-    #[command(hide = true)]
-    Switchover,
+    /// Wait until the VM has come to a state, at most for --timeout; then it fails with 5
+    Wait {
+        /// What to wait for
+        #[arg(value_enum)]
+        goal: Goal,
+    },
+    /// The VMs of this host that are alive and have their state directory at the default place. Takes no --name
+    List,
 }
 
 #[derive(Debug, Subcommand)]
@@ -104,18 +111,12 @@ enum SnapshotVerb {
 
 #[derive(Args, Debug)]
 struct ProtectArgs {
-    /// local or tcp:HOST:PORT
-    #[arg(value_name = "local|tcp:HOST:PORT")]
-    target: Protect,
+    /// The backup
+    #[arg(value_name = "tcp:HOST:PORT")]
+    target: Endpoint,
     /// New epoch length
     #[arg(long, value_name = "TIME|auto")]
     epoch: Option<EpochLength>,
-    /// When device interrupts reach the guest
-    #[arg(long, value_enum)]
-    interrupts: Option<Interrupts>,
-    /// What a commit waits for
-    #[arg(long, value_enum)]
-    commit_durability: Option<CommitDurability>,
 }
 
 /// One HTTP request.
@@ -131,7 +132,13 @@ fn ask(method: &'static str, target: impl Into<String>, body: Option<Value>) -> 
 
 pub(super) fn execute(args: CtlArgs) -> Result<Exit, Failure> {
     let CtlArgs { api_socket, name, output, timeout, verb } = args;
+    if let Verb::List = verb {
+        return list::running(output);
+    }
     let socket = socket(api_socket, name)?;
+    if let Verb::Wait { goal } = verb {
+        return wait::until(goal, &socket, timeout.0);
+    }
     let is_text = matches!(verb, Verb::Events { .. } | Verb::Metrics);
     let Ask { method, target, body } = translate(verb)?;
     let timeout = timeout.0.max(Duration::from_millis(1));
@@ -148,7 +155,7 @@ fn socket(api_socket: Option<PathBuf>, name: Option<String>) -> Result<PathBuf, 
         (Some(path), _) => Ok(path),
         (None, Some(name)) => Ok(control_socket(&name)?),
         (None, None) => Err(Failure::new(Exit::Usage, "which VM? give --name NAME or --api-socket PATH")
-            .with_hint("`ls /dev/shm/outlast` shows the names of this host's VMs")),
+            .with_hint("`outlast ctl list` shows the VMs of this host")),
     }
 }
 
@@ -167,7 +174,7 @@ fn translate(verb: Verb) -> Result<Ask, Failure> {
         Verb::TakeOver { dead } => ask("PUT", "/ft/take-over", Some(json!({ "dead": dead }))),
         Verb::Events { since } => ask("GET", format!("/events?since={since}"), None),
         Verb::Metrics => ask("GET", "/metrics", None),
-        Verb::Switchover => return Err(Failure::not_in_this_version("outlast ctl switchover")),
+        Verb::Wait { .. } | Verb::List => unreachable!("they are more or less than one request"),
     })
 }
 
@@ -178,8 +185,8 @@ fn absolute(dir: PathBuf) -> Result<PathBuf, Failure> {
 }
 
 fn protect_body(args: ProtectArgs) -> Value {
-    let ProtectArgs { target, epoch, interrupts, commit_durability } = args;
-    let request = ProtectRequest { protect: target, epoch, interrupts, commit_durability };
+    let ProtectArgs { target, epoch } = args;
+    let request = ProtectRequest { protect: Protect::Tcp(target), epoch };
     serde_json::to_value(request).expect("the request has string keys only")
 }
 
@@ -208,8 +215,6 @@ mod tests {
         let args = ProtectArgs {
             target: "tcp:b:7000".parse().expect("well formed"),
             epoch: Some("10ms".parse().expect("well formed")),
-            interrupts: None,
-            commit_durability: None,
         };
         assert_eq!(protect_body(args), json!({ "protect": "tcp:b:7000", "epoch": "10ms" }));
     }

@@ -7,11 +7,12 @@ mod backup;
 mod bench;
 mod ctl;
 mod doctor;
+mod list;
 mod logging;
-mod pending;
 mod resume;
 mod run;
 mod table;
+mod wait;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -79,9 +80,8 @@ struct Cli {
 const AFTER_HELP: &str = "\
 Exit codes:
   0 ok, 1 error, 2 usage, 3 not found, 4 conflict, 5 timeout,
-  6 refused to avoid split brain, 160 self-fenced, 161 demoted,
-  162 peer lost and policy is stop, 163 state incompatible,
-  164 the guest crashed.
+  6 refused to avoid split brain, 160 self-fenced,
+  163 state incompatible, 164 the guest crashed.
 
 Begin with `outlast doctor`: it says what this host can do.";
 
@@ -94,8 +94,6 @@ enum Command {
     Bench(bench::BenchArgs),
     Demo(bench::DemoArgs),
     Resume(resume::ResumeArgs),
-    #[command(hide = true)]
-    Snapshot(pending::PendingArgs),
 }
 
 /// Runs the command line of this process.
@@ -122,7 +120,6 @@ fn dispatch(command: Command, commands: &dyn Commands) -> Result<Exit, Failure> 
         Command::Bench(args) => bench::execute(args, commands),
         Command::Demo(args) => bench::execute_demo(args, commands),
         Command::Resume(args) => resume::execute(args, commands),
-        Command::Snapshot(_) => Err(Failure::not_in_this_version("outlast snapshot")),
     }
 }
 

@@ -17,11 +17,12 @@ Examples:
   The same with a network interface (once: ip tuntap add tap0 mode tap; ip link set tap0 up):
     outlast run … --net tap=tap0
 
-  Protected by a backup on host b. There, first:
-    outlast backup --listen tcp:0.0.0.0:7000 --name vm0 --disk path=replica.img --net tap=tap0 \\
+  Protected by a backup on another host, whose address for replication is 10.78.0.2. There, first:
+    outlast backup --listen tcp:10.78.0.2:7000 --name vm0 --disk path=replica.img --net tap=tap0 \\
       --witness file:/shared/witness
   and here:
-    outlast run … --protect tcp:b:7000 --witness file:/shared/witness
+    outlast run … --protect tcp:10.78.0.2:7000 --witness file:/shared/witness
+  Replication is not encrypted: give --listen the address of a network that only the two hosts reach.
 
   A guest that crashes goes back to an earlier epoch, and what it acknowledged since then is lost:
     outlast run … --protect local --on-guest-panic rollback --retain 6
@@ -33,7 +34,7 @@ Examples:
     name = \"vm0\"
     kernel = \"vmlinuz\"
     memory = \"512M\"
-    protect = [\"tcp:b:7000\"]
+    protect = [\"tcp:10.78.0.2:7000\"]
     witness = \"file:/shared/witness\"
     [[disk]]
     path = \"root.img\"
@@ -44,7 +45,7 @@ Examples:
     outlast ctl --name vm0 status
 
 The guest ends by power-off or reset (exit code 0), by `outlast ctl stop`, or with the VMM's own codes:
-160 self-fenced, 161 demoted, 162 peer lost and policy is stop, 163 state incompatible, 164 the guest crashed.";
+160 self-fenced, 163 state incompatible, 164 the guest crashed.";
 
 /// Run a VM, alone or protected, until it ends
 #[derive(Args, Debug)]

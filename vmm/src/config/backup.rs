@@ -1,5 +1,6 @@
 //! [`BackupConfig`]: what a backup needs to take over one VM, checked.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::ft::{Endpoint, Witness};
 use super::names::{api_socket, check_name, default_state_dir, resolve_nets, rooted};
 use super::options::{BackupOptions, EventMonitor, LogFormat};
 use super::units::time_text;
-use super::vm::{check_detection, refuse_unbuilt, split_brain_warning};
+use super::vm::{check_detection, split_brain_warning};
 
 /// The backup of one VM. CPUs, memory and kernel are the primary's; they come over the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,13 +65,11 @@ impl TryFrom<BackupOptions> for BackupConfig {
             witness,
             detect,
             heartbeat,
-            tls_dir,
             api_socket: typed_socket,
             config: _,
             log_format,
             event_monitor,
         } = typed;
-        refuse_unbuilt(tls_dir.is_some(), "tls-dir")?;
         let name = name.ok_or(ConfigError::Missing("name"))?;
         check_name(&name)?;
         let typed_state_dir = state_dir.unwrap_or_else(|| default_state_dir(&name));
@@ -96,6 +95,16 @@ impl TryFrom<BackupOptions> for BackupConfig {
 impl BackupConfig {
     /// What is allowed but risky, each as one sentence that names the risk. For the log and for `status`.
     pub fn warnings(&self) -> Vec<String> {
-        (self.witness == Witness::None).then(split_brain_warning).into_iter().collect()
+        let unwitnessed = (self.witness == Witness::None).then(split_brain_warning);
+        let open = self.listens_everywhere().then(|| {
+            "--listen names every address of this host, and replication is not encrypted: who reaches the port can read and \
+             alter the guest; name the address of the network between the two hosts"
+                .to_owned()
+        });
+        unwitnessed.into_iter().chain(open).collect()
+    }
+
+    fn listens_everywhere(&self) -> bool {
+        self.listen.host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
     }
 }

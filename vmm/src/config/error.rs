@@ -30,9 +30,6 @@ pub enum ConfigError {
         /// The reason.
         why: String,
     },
-    /// Something that is designed but not built.
-    #[error("--{0} is not in this version")]
-    NotInThisVersion(&'static str),
     /// The configuration file could not be read.
     #[error("cannot read the configuration file {path}")]
     Unreadable {
@@ -69,9 +66,6 @@ impl Advice for ConfigError {
                     .into(),
             ),
             ConfigError::Missing(field) => Some(format!("give --{field}, or {field} = … in the --config file")),
-            ConfigError::NotInThisVersion(_) => {
-                Some("leave it out; docs/SPECIFICATION.md lists what is built and what is pending".into())
-            }
             ConfigError::BadFile { .. } => Some("the keys are the long options without the dashes in front".into()),
             ConfigError::OutOfRange { .. } | ConfigError::Contradiction { .. } => {
                 Some("outlast run --help explains the option".into())

@@ -28,6 +28,7 @@ pub use file::read_options;
 pub use ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, OnBoundaryLate, Protect, Witness};
 pub use group::GroupError;
 pub use local::{LocalConfig, LocalLog, OnDegraded, Survival};
+pub(crate) use names::STATE_ROOT;
 pub use names::control_socket;
 pub use options::{BackupOptions, EventMonitor, LogFormat, RunOptions};
 pub use task::{BenchConfig, BenchKind, DemoConfig, DemoGuest};

@@ -7,7 +7,7 @@ use super::device::{MacAddr, NetConfig, NetOption};
 use super::error::ConfigError;
 
 /// Where the state directories of VMs are kept when none is named.
-pub(super) const STATE_ROOT: &str = "/dev/shm/outlast";
+pub(crate) const STATE_ROOT: &str = "/dev/shm/outlast";
 /// A VM's name is part of file names and of the wire.
 const NAME_BYTES_MAX: usize = 63;
 /// IFNAMSIZ less its terminating zero.

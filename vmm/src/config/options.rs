@@ -92,9 +92,6 @@ pub struct RunOptions {
     /// Serial console: stdio, file=PATH (appended, output only) or off [default: stdio]
     #[arg(long, help_heading = "Devices", value_name = "stdio|file=PATH|off")]
     pub console: Option<Console>,
-    /// Not in this version
-    #[arg(long, hide = true)]
-    pub vsock: Option<String>,
     /// vm.json and the control socket; with --protect local also the last committed epoch, which takes twice the guest's
     /// memory and 80 MiB: on tmpfs it outlives this program, on persistent memory with DAX or on a disk a loss of power
     /// too. Logs of disk writes lie beside the images [default: /dev/shm/outlast/NAME]
@@ -137,9 +134,6 @@ pub struct RunOptions {
     /// which makes long pauses short and costs the guest work, 'auto' = by what both cost here [default: stop-and-copy]
     #[arg(long, help_heading = "Protection", value_enum)]
     pub capture: Option<Capture>,
-    /// Not in this version
-    #[arg(long, hide = true)]
-    pub protocol: Option<String>,
     /// When device interrupts reach the guest; 'immediate' is there to compare with [default: boundary]
     #[arg(long, help_heading = "Protection", value_enum)]
     pub interrupts: Option<Interrupts>,
@@ -174,9 +168,6 @@ pub struct RunOptions {
     /// guest's memory, at least 64M]
     #[arg(long, help_heading = "Protection", value_name = "SIZE")]
     pub retain_bytes: Option<ByteSize>,
-    /// Not in this version
-    #[arg(long, hide = true)]
-    pub tls_dir: Option<PathBuf>,
     /// Control socket, for `outlast ctl` [default: api.sock in the state directory]
     #[arg(long, alias = "api-sock", help_heading = "Control", value_name = "PATH")]
     pub api_socket: Option<PathBuf>,
@@ -228,9 +219,6 @@ pub struct BackupOptions {
     /// Time between heartbeats, 1ms to 10s [default: 50ms]
     #[arg(long, help_heading = "Protection", value_name = "TIME")]
     pub heartbeat: Option<TimeSpan>,
-    /// Not in this version
-    #[arg(long, hide = true)]
-    pub tls_dir: Option<PathBuf>,
     /// Control socket, for `outlast ctl` [default: api.sock in the state directory]
     #[arg(long, alias = "api-sock", help_heading = "Control", value_name = "PATH")]
     pub api_socket: Option<PathBuf>,
@@ -265,13 +253,12 @@ macro_rules! over {
 }
 
 over!(RunOptions:
-    one { name, kernel, initramfs, restore, cmdline, cpus, memory, console, vsock, state_dir, disk_log, epoch, min_epoch, capture,
-          protocol, interrupts, commit_durability, witness, detect, heartbeat, on_guest_panic, retain, retain_bytes,
-          tls_dir, api_socket, config, log_format, event_monitor, local_log, require_survives, on_degraded,
-          on_boundary_late }
+    one { name, kernel, initramfs, restore, cmdline, cpus, memory, console, state_dir, disk_log, epoch, min_epoch, capture,
+          interrupts, commit_durability, witness, detect, heartbeat, on_guest_panic, retain, retain_bytes,
+          api_socket, config, log_format, event_monitor, local_log, require_survives, on_degraded, on_boundary_late }
     many { disk, net, protect });
 over!(BackupOptions:
-    one { listen, name, console, state_dir, disk_log, witness, detect, heartbeat, tls_dir, api_socket, config, log_format,
+    one { listen, name, console, state_dir, disk_log, witness, detect, heartbeat, api_socket, config, log_format,
           event_monitor }
     many { disk, net });
 

@@ -146,7 +146,6 @@ impl TryFrom<RunOptions> for VmConfig {
             disk,
             net,
             console,
-            vsock,
             state_dir,
             disk_log,
             protect,
@@ -157,7 +156,6 @@ impl TryFrom<RunOptions> for VmConfig {
             epoch,
             min_epoch,
             capture,
-            protocol,
             interrupts,
             commit_durability,
             witness,
@@ -166,15 +164,11 @@ impl TryFrom<RunOptions> for VmConfig {
             on_guest_panic,
             retain,
             retain_bytes,
-            tls_dir,
             api_socket: typed_socket,
             config: _,
             log_format,
             event_monitor,
         } = typed;
-        refuse_unbuilt(vsock.is_some(), "vsock")?;
-        refuse_unbuilt(protocol.is_some(), "protocol")?;
-        refuse_unbuilt(tls_dir.is_some(), "tls-dir")?;
         let name = name.ok_or(ConfigError::Missing("name"))?;
         let start = match restore {
             None => StartFrom::Kernel {
@@ -310,10 +304,6 @@ pub(super) fn split_brain_warning() -> String {
      both may run the guest, and its clients and disks see two; give both sides --witness file:DIR on storage that they \
      share"
         .into()
-}
-
-pub(super) fn refuse_unbuilt(given: bool, option: &'static str) -> Result<(), ConfigError> {
-    if given { Err(ConfigError::NotInThisVersion(option)) } else { Ok(()) }
 }
 
 fn check_late(typed: Option<OnBoundaryLate>, is_protected: bool) -> Result<OnBoundaryLate, ConfigError> {

@@ -214,10 +214,7 @@ impl ApiHandler for Arc<Node> {
 
     fn protect(&self, request: ProtectRequest) -> Result<Option<Value>, ApiError> {
         let (machine, guardian) = self.running()?;
-        let ProtectRequest { protect, epoch, interrupts, commit_durability } = request;
-        if interrupts.is_some() || commit_durability.is_some() {
-            return Err(ApiError::not_in_this_version("changing interrupts or commit_durability of a running VM"));
-        }
+        let ProtectRequest { protect, epoch } = request;
         let Protect::Tcp(target) = protect else {
             return Err(ApiError::not_in_this_version("protecting a running VM other than by tcp:HOST:PORT"));
         };

@@ -136,13 +136,6 @@ fn vm_backup_without_a_named_witness_is_refused_and_with_none_is_warned_about() 
 }
 
 #[test]
-fn vm_designed_but_unbuilt_options_are_refused() {
-    assert_eq!(message(|o| o.vsock = Some("cid=3".into())), "--vsock is not in this version");
-    assert_eq!(message(|o| o.protocol = Some("cpvs".into())), "--protocol is not in this version");
-    assert_eq!(message(|o| o.tls_dir = Some("/pki".into())), "--tls-dir is not in this version");
-}
-
-#[test]
 fn vm_devices_beyond_the_slots_or_twice_are_refused() {
     let disk = || "path=a".parse().expect("well formed");
     let net = |tap: &str| format!("tap={tap}").parse().expect("well formed");
@@ -211,6 +204,9 @@ fn backup_needs_listen_and_name_and_warns_without_witness() {
     };
     let backup = BackupConfig::try_from(typed()).expect("enough");
     assert_eq!(backup.listen.as_pair(), ("0.0.0.0", 7000));
+    assert_eq!(backup.warnings().len(), 2, "no witness, and every address");
+    let listen = Some("tcp:10.78.0.2:7000".parse().expect("well formed"));
+    let backup = BackupConfig::try_from(BackupOptions { listen, ..typed() }).expect("enough");
     assert_eq!(backup.warnings().len(), 1);
     let error = BackupConfig::try_from(BackupOptions { listen: None, ..typed() }).expect_err("no listen");
     assert_eq!(error.to_string(), "--listen is missing");
