@@ -1,19 +1,42 @@
 //! `outlast doctor`.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::answer::print;
 use super::ctl::Output;
-use crate::doctor::{Check, Report, State, examine};
+use crate::doctor::{Check, Guests, Report, State, examine};
 use crate::exit::{Exit, Failure};
+
+const AFTER_HELP: &str = "\
+Each line begins with what follows from it:
+  ok    it is there
+  note  guests run without it, slower or with fewer features
+  bare  bare guests run without it, Linux guests do not
+  MISS  no guest runs without it
+
+Bare guests are the small test programs of guest-images/bare; part 1 of docs/TUTORIAL.md runs on them.
+
+Exit codes: 0 guests of that kind run here, 1 they do not. Nothing is changed.";
+
+/// The guests that a host is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum For {
+    /// Bare guests: they run wherever any guest does
+    Bare,
+    /// Unmodified Linux
+    Linux,
+}
 
 /// Say what this host can do, what is missing, and how to get it
 #[derive(Args, Debug)]
-#[command(after_help = "Exit codes: 0 all that is needed is there, 1 something is missing. Nothing is changed.")]
+#[command(after_help = AFTER_HELP)]
 pub(super) struct DoctorArgs {
     /// Form of the answer
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
+    /// The guests that the exit code is about
+    #[arg(long = "for", value_enum, value_name = "GUESTS", default_value = "bare")]
+    wanted: For,
 }
 
 pub(super) fn execute(args: DoctorArgs) -> Result<Exit, Failure> {
@@ -23,7 +46,11 @@ pub(super) fn execute(args: DoctorArgs) -> Result<Exit, Failure> {
         Output::Json => format!("{:#}\n", serde_json::to_value(&report).expect("a report has string keys only")),
     };
     print(text.as_bytes())?;
-    Ok(if report.is_good() { Exit::Ok } else { Exit::Error })
+    let wanted = match args.wanted {
+        For::Bare => Guests::BareOnly,
+        For::Linux => Guests::Linux,
+    };
+    Ok(if report.runs(wanted) { Exit::Ok } else { Exit::Error })
 }
 
 /// One line per check; below what is missing: what it is for and how to get it.
@@ -38,6 +65,7 @@ fn lines(Check { name, state, found, why, remedy }: &Check, width: usize) -> Str
     let mark = match state {
         State::Ok => "ok  ",
         State::Note => "note",
+        State::BareOnly => "bare",
         State::Missing => "MISS",
     };
     let mut text = format!("{mark}  {name:<width$}  {found}\n");
@@ -52,7 +80,7 @@ fn lines(Check { name, state, found, why, remedy }: &Check, width: usize) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::{Guests, Verdict};
+    use crate::doctor::Verdict;
 
     #[test]
     fn table_aligns_and_explains_only_what_is_missing() {

@@ -19,14 +19,14 @@ pub(super) fn checks() -> Vec<Check> {
 
 fn tun() -> Check {
     const NAME: &str = "/dev/net/tun";
-    const WHY: &str = "a guest's network interface is a tap";
+    const WHY: &str = "a guest with --net needs it: its network interface is a tap";
     match OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
         Ok(_) => Check::ok(NAME, "there"),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            Check::lacks(State::Missing, NAME, "no permission", WHY)
+            Check::lacks(State::Note, NAME, "no permission", WHY)
                 .with_remedy("`chmod 0666 /dev/net/tun`, or run as root")
         }
-        Err(error) => Check::lacks(State::Missing, NAME, error.to_string(), WHY).with_remedy("`modprobe tun`"),
+        Err(error) => Check::lacks(State::Note, NAME, error.to_string(), WHY).with_remedy("`modprobe tun`"),
     }
 }
 

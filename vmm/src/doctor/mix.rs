@@ -24,7 +24,7 @@ const NEEDED: [(&str, &[u8], &str); 7] = [
 
 /// Runs every probe. Takes some milliseconds on a good KVM, seconds on one that hangs.
 pub(super) fn checks() -> Vec<Check> {
-    let needed = NEEDED.iter().map(|(name, code, why)| judge(name, run(code), State::Missing, why));
+    let needed = NEEDED.iter().map(|(name, code, why)| judge(name, run(code), State::BareOnly, why));
     let call = if is_amd() { ("vmmcall", VMMCALL) } else { ("vmcall", VMCALL) };
     let hypercall = judge(call.0, run(call.1), State::Note, "Linux wakes CPUs by hypercall where KVM offers it");
     std::iter::once(speed(&run(&spin(SPIN_TURNS)))).chain(needed).chain([hypercall]).collect()
@@ -55,10 +55,10 @@ fn speed(outcome: &Outcome) -> Check {
             let found = format!("{:.0} million instructions/s", (speed / 1e6).max(1.0));
             match speed >= SPEED_MIN {
                 true => Check::ok(NAME, found),
-                false => Check::lacks(State::Missing, NAME, found, WHY).with_remedy("use a host with hardware KVM"),
+                false => Check::lacks(State::BareOnly, NAME, found, WHY).with_remedy("use a host with hardware KVM"),
             }
         }
-        other => judge(NAME, other.clone(), State::Missing, WHY),
+        other => judge(NAME, other.clone(), State::BareOnly, WHY),
     }
 }
 
@@ -73,9 +73,9 @@ mod tests {
     #[test]
     fn speed_below_the_limit_is_missing_with_the_figure() {
         let slow = speed(&Outcome::Done(Duration::from_millis(100)));
-        assert_eq!((slow.state, slow.found.as_str()), (State::Missing, "2 million instructions/s"));
+        assert_eq!((slow.state, slow.found.as_str()), (State::BareOnly, "2 million instructions/s"));
         assert_eq!(speed(&Outcome::Done(Duration::from_millis(1))).state, State::Ok);
-        assert_eq!(speed(&Outcome::Endless).state, State::Missing);
+        assert_eq!(speed(&Outcome::Endless).state, State::BareOnly);
     }
 
     #[test]

@@ -22,7 +22,9 @@ pub enum State {
     Ok,
     /// It is missing, and something is slower or not offered without it.
     Note,
-    /// It is missing and needed.
+    /// It is missing, and Linux guests need it; the bare guests of `guest-images/bare` do not.
+    BareOnly,
+    /// It is missing, and every guest needs it.
     Missing,
 }
 
@@ -89,9 +91,13 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether all that is needed is there.
-    pub fn is_good(&self) -> bool {
-        self.checks.iter().all(|check| check.state != State::Missing)
+    /// Whether guests of the kind `wanted` run here.
+    pub fn runs(&self, wanted: Guests) -> bool {
+        match self.verdict.guests {
+            Guests::Linux => true,
+            Guests::BareOnly => wanted != Guests::Linux,
+            Guests::None => wanted == Guests::None,
+        }
     }
 }
 
@@ -110,18 +116,23 @@ pub fn examine() -> Report {
 
 /// `checks` are those about KVM only: a missing tap forbids no guest.
 fn verdict(opened: bool, checks: &[Check]) -> Verdict {
-    let missing: Vec<&str> = checks.iter().filter(|c| c.state == State::Missing).map(|c| c.name.as_str()).collect();
-    match (opened, missing.as_slice()) {
-        (false, _) => Verdict { guests: Guests::None, text: "runs no guests: /dev/kvm cannot be used".into() },
-        (true, []) => Verdict { guests: Guests::Linux, text: "runs Linux guests".into() },
-        (true, missing) => Verdict {
+    let lacking = |state: State| {
+        let names = checks.iter().filter(|check| check.state == state).map(|check| check.name.as_str());
+        names.collect::<Vec<_>>().join(", ")
+    };
+    match (opened, lacking(State::Missing).as_str(), lacking(State::BareOnly).as_str()) {
+        (false, ..) => Verdict { guests: Guests::None, text: "runs no guests: /dev/kvm cannot be used".into() },
+        (true, "", "") => Verdict { guests: Guests::Linux, text: "runs Linux guests".into() },
+        (true, "", missing) => Verdict {
             guests: Guests::BareOnly,
             text: format!(
-                "runs bare guests only: its KVM fails at {}; for Linux guests use a host with hardware KVM, or the lab \
-                 (tests/lab)",
-                missing.join(", ")
+                "runs bare guests: part 1 of docs/TUTORIAL.md can run here. It does not run Linux guests: its KVM fails at \
+                 {missing}. For those use a host with hardware KVM, or the lab (tests/lab)"
             ),
         },
+        (true, missing, _) => {
+            Verdict { guests: Guests::None, text: format!("runs no guests: its KVM lacks {missing}") }
+        }
     }
 }
 
@@ -131,22 +142,23 @@ mod tests {
 
     #[test]
     fn verdict_follows_from_what_is_missing() {
-        let lacking = [Check::ok("a", "1"), Check::lacks(State::Missing, "int3", "not emulated", "x")];
+        let lacks = |state| [Check::ok("a", "1"), Check::lacks(state, "int3", "not emulated", "x")];
         assert_eq!(verdict(false, &[]).guests, Guests::None);
-        assert_eq!(verdict(true, &[Check::ok("a", "1")]).guests, Guests::Linux);
-        let verdict = verdict(true, &lacking);
-        assert_eq!(verdict.guests, Guests::BareOnly);
-        assert!(verdict.text.contains("fails at int3;"), "{}", verdict.text);
+        assert_eq!(verdict(true, &lacks(State::Note)).guests, Guests::Linux);
+        let bare = verdict(true, &lacks(State::BareOnly));
+        assert_eq!(bare.guests, Guests::BareOnly);
+        assert!(bare.text.contains("part 1 of docs/TUTORIAL.md can run here"), "{}", bare.text);
+        assert!(bare.text.contains("fails at int3."), "{}", bare.text);
+        let none = verdict(true, &lacks(State::Missing));
+        assert_eq!((none.guests, none.text.as_str()), (Guests::None, "runs no guests: its KVM lacks int3"));
     }
 
     #[test]
-    fn report_is_good_with_notes_but_not_with_something_missing() {
-        let report = |state| Report {
-            checks: vec![Check::ok("a", "1"), Check::lacks(state, "b", "no", "x")],
-            verdict: Verdict { guests: Guests::Linux, text: String::new() },
-        };
-        assert!(report(State::Note).is_good());
-        assert!(!report(State::Missing).is_good());
+    fn host_runs_what_it_was_asked_for_or_not() {
+        let report = |guests| Report { checks: Vec::new(), verdict: Verdict { guests, text: String::new() } };
+        assert!(report(Guests::Linux).runs(Guests::BareOnly) && report(Guests::Linux).runs(Guests::Linux));
+        assert!(report(Guests::BareOnly).runs(Guests::BareOnly) && !report(Guests::BareOnly).runs(Guests::Linux));
+        assert!(!report(Guests::None).runs(Guests::BareOnly));
     }
 
     #[test]
