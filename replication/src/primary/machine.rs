@@ -415,6 +415,11 @@ impl Primary {
         (self.in_flight.len(), self.in_flight_bytes)
     }
 
+    /// Whether it parts from a backup by its own will: the witness is asked, and nothing was lost.
+    pub fn is_parting(&self) -> bool {
+        matches!(self.parting, Some(Parting::Unprotect { .. }))
+    }
+
     /// Errors of peers so far.
     pub fn peer_errors(&self) -> u64 {
         self.peer_errors

@@ -234,6 +234,7 @@ fn guest_that_crashes_at_every_boot_is_stopped_in_the_end() {
     let mut vm = policy(place.alone("a", &guest), "reset").start();
     assert_crashed(&mut vm, "panicked");
     assert_eq!((vm.count("reset"), vm.count("guest-panic")), (RESETS_MAX, RESETS_MAX + 1));
+    assert_eq!(vm.count("ended"), 1, "a guest that is booted anew has not ended");
     assert!(place.path("a/state/crash/MANIFEST").exists(), "{}", vm.log());
 }
 
@@ -296,6 +297,7 @@ fn panic_that_comes_once_is_rolled_back_and_the_guest_goes_on() {
         assert_one_story(&guest, &vm.console());
         assert_eq!(vm.wait_event("rollback")["what"], "panicked");
         assert_eq!((vm.count("rollback"), vm.count("guest-panic")), (1, 1), "{}", vm.log());
+        assert_eq!(vm.count("ended"), 0, "it runs");
     }
 }
 
@@ -328,6 +330,7 @@ fn panic_that_always_comes_back_ends_in_a_stop_with_all_it_was() {
     assert_crashed(&mut vm, "panicked");
     let (panics, rollbacks) = (vm.count("guest-panic"), vm.count("rollback"));
     assert!(rollbacks >= 1 && panics == rollbacks + 1, "{panics}, {rollbacks}");
+    assert_eq!(vm.count("ended"), 1, "only the last crash was its end");
     assert!(vm.log().contains("no older epoch is kept"), "{}", vm.log());
     assert_one_story(&guest, &vm.console());
     // It is stopped for good, and kept.

@@ -1,7 +1,7 @@
 //! The backup is lost: the guest goes on alone, says so, and is protected again by whoever joins.
 
 use guests::place::{wait_progress, wait_value};
-use guests::{Guest, Pair, Place, Vm, console, needs};
+use guests::{Guest, Pair, Place, Vm, console, needs, wait};
 use serde_json::Value;
 
 fn protect(vm: &Vm, port: u16) {
@@ -111,6 +111,9 @@ fn unprotected_by_the_operator_primary_goes_on_and_backup_does_not_take_over() {
     let mut pair = Pair::start(&place, &guest);
     assert_eq!(pair.primary.ctl(&["unprotect"]).0, 0);
     assert_eq!(pair.primary.wait_event("solo")["reason"], Value::from("protection was ended"));
+    // Nothing was lost: the operator sent it away.
+    assert_eq!((pair.primary.count("unprotecting"), pair.primary.count("peer-lost")), (1, 0));
+    assert_eq!(pair.primary.status()["warnings"], Value::from(Vec::<Value>::new()));
     let reason = pair.backup.wait_event("discarded")["reason"].to_string();
     assert!(reason.contains("Unprotected"), "{reason}");
     wait_progress(&pair.primary, &guest, 20);
@@ -118,6 +121,30 @@ fn unprotected_by_the_operator_primary_goes_on_and_backup_does_not_take_over() {
     assert_eq!(pair.backup.status()["can_take_over"], false);
     assert_eq!(pair.backup.count("failover-started"), 0);
     assert!(pair.backup.console().is_empty());
+}
+
+/// `warnings` was empty while nobody answered at the address that `--protect` names.
+#[test]
+fn backup_that_was_asked_for_and_is_not_there_is_a_warning() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let says = |vm: &Vm, what: &str| {
+        let warnings = vm.status()["warnings"].as_array().expect("a list").clone();
+        warnings.iter().any(|warning| warning.as_str().is_some_and(|text| text.contains(what))).then_some(())
+    };
+    // Nobody listens at the port of a backup that was stopped.
+    let mut gone = place.backup("gone", &guest).start();
+    let port = gone.port();
+    stop(&mut gone);
+    let primary = place.primary("a", &guest, port).start();
+    primary.wait_event("backup-unreachable");
+    wait::until("a warning", || says(&primary, &format!("tcp:127.0.0.1:{port} was asked for and does not protect")));
+    let mut backup = place.backup_on("b", &guest, port).start();
+    primary.wait_event("protected");
+    assert_eq!(primary.status()["warnings"], Value::from(Vec::<Value>::new()));
+    backup.kill();
+    primary.wait_event("solo");
+    wait::until("a warning", || says(&primary, "does not protect the guest"));
 }
 
 /// The operator has paused the guest when its backup dies, and joins another one: what deals with the backup waited for

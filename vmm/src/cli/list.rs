@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::answer::print;
 use super::ctl::Output;
 use super::table;
 use crate::api::client::Client;
@@ -27,7 +28,7 @@ pub(super) fn running(output: Output) -> Result<Exit, Failure> {
             table::of_rows(&rows.collect::<Vec<_>>())
         }
     };
-    super::ctl::print(text.as_bytes());
+    print(text.as_bytes())?;
     Ok(Exit::Ok)
 }
 

@@ -139,8 +139,12 @@ struct Inner {
     leaving: VecDeque<(u64, Instant, EpochId)>,
     last_solo_reason: Option<String>,
     connect_error: Option<String>,
+    /// The session about which it is known that the witness is asked.
+    claim_told: Option<SessionId>,
     /// How epochs are kept that were committed to the state directory; none: they are not.
     local: Option<Kept>,
+    /// Why they are not any more.
+    local_lost: Option<String>,
     /// Earlier epochs in the state directory, as they were when that changed last.
     earlier: Vec<KeptEpoch>,
 }
@@ -223,7 +227,9 @@ impl Guardian {
             leaving: VecDeque::new(),
             last_solo_reason: None,
             connect_error: None,
+            claim_told: None,
             local: local.as_ref().map(LocalStore::kept),
+            local_lost: None,
             earlier: local.as_ref().map(LocalStore::earlier).unwrap_or_default(),
         };
         let guardian = Arc::new(Self {
@@ -392,7 +398,16 @@ impl Guardian {
             tracing::warn!("the guest cannot go on here: its session is left to the backup");
             return;
         }
-        self.note("peer-lost", json!({ "claiming": true }));
+        let (is_news, is_parting) = {
+            let mut inner = self.lock();
+            (inner.claim_told.replace(session) != Some(session), inner.core.is_parting())
+        };
+        // A witness that does not answer is asked again, and that is no news.
+        match (is_news, is_parting) {
+            (true, false) => self.note("peer-lost", json!({ "claiming": true })),
+            (true, true) => self.note("unprotecting", json!({})),
+            (false, _) => {}
+        }
         self.ask(Question::Claim { session });
     }
 
@@ -492,7 +507,10 @@ impl Guardian {
 
     /// Epochs are not committed to the state directory any more.
     pub(super) fn note_local_lost(&self, why: &str) {
-        self.lock().local = None;
+        {
+            let mut inner = self.lock();
+            (inner.local, inner.local_lost) = (None, Some(why.to_owned()));
+        }
         tracing::error!(why, "the guest is not protected by its state directory any more");
         self.note("degraded", json!({ "protection": "local", "reason": why }));
         self.with_core(Primary::handle_store_lost);
@@ -716,7 +734,25 @@ fn warnings(inner: &Inner) -> Vec<String> {
     let delisting = inner.core.is_removing_store().then(|| {
         "the state directory took no epoch, and the witness was not told yet: output waits until it is".to_owned()
     });
-    inner.images.full().map(|path| no_room(path)).chain(delisting).collect()
+    let local = inner
+        .local_lost
+        .as_ref()
+        .map(|why| format!("the state directory was to protect the guest and does so no more: {why}"));
+    inner.images.full().map(|path| no_room(path)).chain(delisting).chain(local).chain(no_backup(inner)).collect()
+}
+
+/// A backup was asked for, and there is none.
+fn no_backup(inner: &Inner) -> Option<String> {
+    let target = inner.target.as_ref()?;
+    match inner.core.state() {
+        PrimaryState::Solo | PrimaryState::Greeting | PrimaryState::Meeting => {
+            let why = inner.connect_error.as_ref().or(inner.last_solo_reason.as_ref());
+            let why = why.map_or_else(|| "no connection yet".to_owned(), String::clone);
+            Some(format!("the backup {target} was asked for and does not protect the guest: {why}"))
+        }
+        PrimaryState::Arbitrating => Some(format!("the backup {target} is lost: output waits for the witness")),
+        _ => None,
+    }
 }
 
 fn no_room(path: &Path) -> String {

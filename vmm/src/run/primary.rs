@@ -32,7 +32,7 @@ use crate::machine::{End, KernelSource, Machine, MachineError, Pace, Parts, Thre
 use crate::protect::local::pairing::{Pairing, unused_after};
 use crate::protect::local::{LocalStore, fault};
 use crate::protect::log::{DiskLog, FoundLog};
-use crate::protect::{Guardian, GuardianConfig, Lease, Life};
+use crate::protect::{Afterwards, Guardian, GuardianConfig, Lease, Life};
 use crate::witness::random;
 
 /// How long the end of a VM waits for a console that does not take what the guest said.
@@ -294,6 +294,7 @@ pub(super) fn supervise(
     }
     let guardian = node.guardian().expect("who has a machine has a guardian");
     let afterwards = on_crash.note(&end, machine, &guardian.kept_epochs(), events);
+    let goes_on = afterwards == Afterwards::BeginsAnew;
     let parted = guardian.finish(&end, afterwards);
     let unwritten_bytes = machine.egress().drain_console(CONSOLE_END_WAIT);
     if unwritten_bytes > 0 {
@@ -302,8 +303,13 @@ pub(super) fn supervise(
     if let Some(lost_bytes) = machine.egress().console_health().lost_bytes {
         tracing::warn!(lost_bytes, "the console did not take all that the guest said");
     }
-    events.note("ended", serde_json::json!({ "how": format!("{end:?}") }));
-    on_crash.next(end, parted, machine, events)
+    let how = format!("{end:?}");
+    let next = on_crash.next(end, parted, machine, events);
+    // The guest is not at its end while this program boots it anew, or has it go back.
+    if !(goes_on && matches!(next, Ok(Next::Boot | Next::GoBack))) {
+        events.note("ended", serde_json::json!({ "how": how }));
+    }
+    next
 }
 
 /// A virtual processor is in the host's kernel and stays there: what the guest did last cannot be sealed, and whoever has its
