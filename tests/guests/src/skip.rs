@@ -40,7 +40,7 @@ impl Need {
 }
 
 /// Our own directory under /proc belongs to us.
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").expect("/proc is there").uid() == 0
 }
 
@@ -54,9 +54,18 @@ fn runs(program: &str) -> bool {
 /// the test runner, for whoever counts.
 pub fn can_run(test: &str, needs: &[Need]) -> bool {
     let Some(why) = needs.iter().find_map(|need| need.missing()) else { return true };
-    let line = format!("\nSKIPPED {test}: {why}\n");
-    std::io::stdout().write_all(line.as_bytes()).expect("standard output takes a line");
+    say(&format!("{test}: {why}"));
     false
+}
+
+/// Says that `part` of a test that does the rest was left out.
+pub fn part(part: &str, why: &str) {
+    say(&format!("part {part}: {why}"));
+}
+
+fn say(what: &str) {
+    let line = format!("\nSKIPPED {what}\n");
+    std::io::stdout().write_all(line.as_bytes()).expect("standard output takes a line");
 }
 
 /// Leaves the test unless this machine has what it needs.
