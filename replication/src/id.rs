@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The number of an epoch. Grows by one at each boundary, jumps at a takeover, is never reused for the same VM.
+///
+/// What a peer or a file says is made one by `try_from` only, which is also how it is deserialized.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u64")]
 pub struct EpochId(pub u64);
 
 /// The distance between the numbers of two primaries of the same VM: a takeover goes on at a multiple of this.
@@ -16,8 +19,21 @@ pub const TAKEOVER_STRIDE: u64 = 1_000_000;
 /// Epochs a primary may have sealed above the last acked one. Fixed so that a backup can number past them.
 pub const IN_FLIGHT_EPOCHS_MAX: u32 = 1024;
 
-/// The largest epoch number that is accepted from a peer; the rest is room for takeovers.
+/// The largest epoch number that is accepted from a peer or a file; the rest is room for takeovers.
 pub const EPOCH_MAX: EpochId = EpochId(1 << 62);
+
+/// A number from a peer or a file that no epoch has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("epoch {0} is beyond the largest that can be")]
+pub struct EpochTooLarge(pub u64);
+
+impl TryFrom<u64> for EpochId {
+    type Error = EpochTooLarge;
+
+    fn try_from(number: u64) -> Result<Self, EpochTooLarge> {
+        if number > EPOCH_MAX.0 { Err(EpochTooLarge(number)) } else { Ok(EpochId(number)) }
+    }
+}
 
 impl EpochId {
     /// The epoch after this one.
@@ -141,6 +157,15 @@ mod tests {
             assert!(next.0 > seen + u64::from(IN_FLIGHT_EPOCHS_MAX) + 1, "{seen} -> {next}");
             assert!(next.0 <= seen + u64::from(IN_FLIGHT_EPOCHS_MAX) + 1 + TAKEOVER_STRIDE, "{seen} -> {next}");
             assert_eq!(next.0 % TAKEOVER_STRIDE, 0);
+        }
+    }
+
+    #[test]
+    fn epoch_of_a_peer_or_a_file_leaves_room_for_takeovers_or_is_none() {
+        assert_eq!(EpochId::try_from(EPOCH_MAX.0), Ok(EPOCH_MAX));
+        assert!(EPOCH_MAX.after_takeover() > EPOCH_MAX && EPOCH_MAX.next() > EPOCH_MAX, "neither overflows");
+        for number in [EPOCH_MAX.0 + 1, u64::MAX] {
+            assert_eq!(EpochId::try_from(number), Err(EpochTooLarge(number)));
         }
     }
 

@@ -129,9 +129,32 @@ impl Backup {
         }
     }
 
+    /// The base of `session` cannot run here: loading it showed so. Nothing of it was acked, and nothing of it is taken over.
+    /// Comes instead of `handle_durable` for the base. Reports about a session that is gone are ignored.
+    pub fn handle_base_refused(&mut self, now: Time, session: SessionId, text: &str) {
+        let is_current = |current: &&Session| current.link.session == session && !current.has_base;
+        if self.session.as_ref().filter(is_current).is_none() {
+            return;
+        }
+        match self.state {
+            Protected => {
+                if self.connection == Connection::Primary {
+                    let reason = GoodbyeReason::BackupStops;
+                    self.send(now, &Message::Goodbye(Goodbye { reason, text: text.to_owned() }));
+                }
+                self.discard(DiscardReason::Refused);
+                self.drop_connection(now);
+            }
+            // The guest has ended on the primary: its base is not needed any more.
+            Ended => self.finish_ended(),
+            _ => {}
+        }
+    }
+
     /// `epoch` of `session` is as durable as asked. In order. Reports about a session that is gone are ignored.
     pub fn handle_durable(&mut self, now: Time, session: SessionId, epoch: EpochId) {
-        let Some(current) = self.session.as_ref().filter(|current| current.link.session == session) else { return };
+        let Some(current) = self.session.as_mut().filter(|current| current.link.session == session) else { return };
+        current.has_base = true;
         let assembled = current.find(epoch);
         self.pointers.complete_one(epoch);
         self.actions.push_back(BackupAction::Apply(assembled));
@@ -155,6 +178,8 @@ impl Backup {
         if self.state != Claiming || self.session_id() != Some(session) {
             return;
         }
+        // An answer may come twice: what was to be asked again after the first is answered by the second.
+        self.claim_retry_at = None;
         match result {
             ClaimResult::Granted => {
                 self.state = TakingOver;
@@ -547,11 +572,16 @@ impl Backup {
     fn lost_at(&self) -> Option<Time> {
         let silent = self.last_heard.after(self.config.detect);
         match self.connection {
-            _ if self.state != Protected => None,
+            _ if self.state != Protected || !self.has_base() => None,
             Connection::Primary => Some(silent),
             Connection::None { since } => Some(silent.min(since.after(self.config.disconnect_grace))),
             Connection::Stranger { .. } => Some(silent),
         }
+    }
+
+    /// Whether the base was found to run here: before that the session is not asked for.
+    fn has_base(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.has_base)
     }
 
     fn ask_claim(&mut self) {

@@ -17,14 +17,16 @@
 //!
 //! - An epoch is acked only when it is wholly here, verified, and as durable as the primary asked for.
 //! - Once a claim was asked for, nothing is acked any more; what is taken over contains all that was ever acked.
-//! - The guest runs here only after the witness gave the session to this side.
+//! - The guest runs here only after the witness gave the session to this side. It is asked for only when the base was found
+//!   to run here.
 //! - A copy whose claim was denied is kept, whole, until a primary fills this backup anew. It runs only by an override.
 //! - A peer that breaks the protocol loses its connection. What was whole before stays whole.
 //!
 //! The driver's duties, in their order:
 //!
 //! 1. Actions are done in the order given, those about one session before those of the next.
-//! 2. Every [`BackupAction::Persist`] is answered by `handle_durable`, every [`BackupAction::Apply`] by `handle_applied`.
+//! 2. Every [`BackupAction::Persist`] is answered by `handle_durable`, every [`BackupAction::Apply`] by `handle_applied`; that
+//!    of a base which cannot run here by `handle_base_refused`.
 //!    A driver whose log or image fails stops: it must not answer, and so never acks nor takes over.
 //! 3. Every [`BackupAction::Claim`] is answered by one `handle_claim`; no answer in time is `Unreachable`.
 //! 4. One connection at a time; to others, send `refusal` and close them.
@@ -132,7 +134,7 @@ pub enum DiscardReason {
     Superseded,
     /// The primary ended the session.
     Unprotected,
-    /// The machine of the Hello does not fit here.
+    /// The machine of the Hello does not fit here, or its base does not.
     Refused,
 }
 

@@ -19,6 +19,8 @@ pub(super) struct Session {
     /// Output of whole epochs that the primary is not known to have released, in order.
     held: VecDeque<(EpochId, Arc<Vec<Output>>)>,
     held_bytes: usize,
+    /// The base is durable, and was found to run here.
+    pub(super) has_base: bool,
     /// State of the machine at the end of the last applied epoch.
     pub(super) state: Arc<Vec<u8>>,
     /// What the primary said when the guest ended.
@@ -38,6 +40,7 @@ impl Session {
             unapplied_bytes: 0,
             held: VecDeque::new(),
             held_bytes: 0,
+            has_base: false,
             state: Arc::default(),
             end_text: None,
             holder: None,

@@ -378,6 +378,65 @@ fn refusal_while_syncing_is_sent_and_ends_the_session() {
 }
 
 #[test]
+fn base_that_cannot_run_here_ends_the_connection_and_not_the_backup() {
+    let mut backup = syncing();
+    give_epoch(&mut backup, 7, true, true);
+    give_epoch(&mut backup, 8, false, true);
+    actions(&mut backup);
+    backup.handle_base_refused(Time(0), SESSION, "another rate");
+    let sent = sent(&mut backup);
+    assert!(matches!(&sent[..], [Message::Goodbye(goodbye)] if goodbye.text == "another rate"), "{sent:?}");
+    let reason = DiscardReason::Refused;
+    assert_eq!(
+        actions(&mut backup),
+        [BackupAction::Discard { session: Some(SESSION), reason }, BackupAction::Disconnect]
+    );
+    assert_eq!((backup.state(), backup.session_id(), backup.needs_memory()), (BackupState::Waiting, None, false));
+    // What storage says late of a session that is gone is nothing.
+    finish(&mut backup, 8);
+    backup.handle_base_refused(Time(0), SESSION, "again");
+    assert_eq!(actions(&mut backup), []);
+    let mut backup = protected();
+    backup.handle_base_refused(Time(0), SESSION, "too late");
+    assert_eq!((actions(&mut backup), backup.state()), (vec![], BackupState::Protected));
+}
+
+#[test]
+fn session_whose_base_is_not_known_to_run_here_is_not_asked_for() {
+    // It was: then the witness could give a guest to this side that it cannot run.
+    let mut backup = syncing();
+    give_epoch(&mut backup, 7, true, true);
+    backup.handle_disconnected(Time(MS));
+    backup.handle_timeout(Time(100 * MS));
+    assert_eq!((backup.state(), backup.poll_timeout()), (BackupState::Protected, None));
+    finish(&mut backup, 7);
+    assert!(backup.poll_timeout().is_some_and(|at| at <= Time(100 * MS)), "it is asked for now");
+    backup.handle_timeout(Time(100 * MS));
+    assert_eq!(backup.state(), BackupState::Claiming);
+
+    let mut backup = syncing();
+    give_epoch(&mut backup, 7, true, true);
+    give(&mut backup, Message::Goodbye(Goodbye { reason: GoodbyeReason::GuestEnded, text: "off".into() })).unwrap();
+    actions(&mut backup);
+    backup.handle_base_refused(Time(0), SESSION, "another rate");
+    assert_eq!(actions(&mut backup), [BackupAction::Ended { text: "off".into() }], "the guest needs it no more");
+}
+
+#[test]
+fn second_answer_to_a_claim_leaves_nothing_to_ask() {
+    let mut backup = syncing();
+    give_epoch(&mut backup, 7, true, true);
+    backup.handle_durable(Time(0), SESSION, EpochId(7));
+    actions(&mut backup);
+    lose(&mut backup);
+    backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Unreachable);
+    backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Granted);
+    assert_eq!((backup.state(), backup.poll_timeout()), (BackupState::TakingOver, None));
+    backup.handle_timeout(Time(1000 * MS));
+    assert_eq!(actions(&mut backup), []);
+}
+
+#[test]
 fn staged_bytes_are_bounded_by_the_memory_of_the_hello() {
     // The bound was that of the largest machine, 8.5 GiB, whatever the primary had said of its guest.
     const PAGES: u64 = 1024;

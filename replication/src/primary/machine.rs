@@ -264,6 +264,8 @@ impl Primary {
         if self.state != Arbitrating || self.session() != Some(session) {
             return;
         }
+        // An answer may come twice: what was to be asked again after the first is answered by the second.
+        self.claim_retry_at = None;
         match result {
             ClaimResult::Granted => self.win_claim(now),
             ClaimResult::Denied { holder } => self.fence(holder),

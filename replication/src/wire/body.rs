@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::id::EpochId;
+
 /// The longest text of a field, in bytes. Longer ones are cut by the sender and refused by the receiver.
 pub const TEXT_MAX: usize = 256;
 
@@ -84,6 +86,12 @@ impl<'a> BodyReader<'a> {
     /// The next 64-bit number.
     pub fn u64(&mut self, what: &'static str) -> Result<u64, BodyError> {
         self.array(what).map(u64::from_le_bytes)
+    }
+
+    /// The next number of an epoch.
+    pub fn epoch(&mut self, what: &'static str) -> Result<EpochId, BodyError> {
+        let number = self.u64(what)?;
+        EpochId::try_from(number).map_err(|_| BodyError::Value { what, value: number })
     }
 
     /// The next 16 bytes.

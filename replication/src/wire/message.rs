@@ -366,10 +366,10 @@ fn decode_fields(kind: Kind, body: &mut BodyReader<'_>) -> Result<Message, BodyE
         Kind::DiskWrites => Message::DiskWrites(decode_disk_writes(body)?),
         Kind::Outputs => Message::Outputs(decode_outputs(body)?),
         Kind::EpochEnd => Message::EpochEnd(EpochEnd::decode(body)?),
-        Kind::Ack => Message::Ack { complete: EpochId(body.u64("acked epoch")?) },
+        Kind::Ack => Message::Ack { complete: body.epoch("acked epoch")? },
         Kind::Heartbeat => Message::Heartbeat(Heartbeat {
-            released: EpochId(body.u64("released epoch")?),
-            complete: EpochId(body.u64("complete epoch")?),
+            released: body.epoch("released epoch")?,
+            complete: body.epoch("complete epoch")?,
         }),
         Kind::Goodbye => Message::Goodbye(Goodbye::decode(body)?),
         Kind::ResyncPages | Kind::Pages | Kind::State => unreachable!("these own their bytes; see Message::decode"),
@@ -565,7 +565,7 @@ impl DiskWant {
 
 impl EpochBegin {
     fn decode(body: &mut BodyReader<'_>) -> Result<EpochBegin, BodyError> {
-        Ok(EpochBegin { base: flag(body, "base flag")?, released: EpochId(body.u64("released epoch")?) })
+        Ok(EpochBegin { base: flag(body, "base flag")?, released: body.epoch("released epoch")? })
     }
 }
 

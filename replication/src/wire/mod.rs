@@ -18,7 +18,7 @@ pub use message::{
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::id::{EPOCH_MAX, EpochId, SessionId, Term, VmId};
+use crate::id::{EpochId, EpochTooLarge, SessionId, Term, VmId};
 
 /// The first four bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"OUTL";
@@ -242,10 +242,8 @@ impl Header {
         let kind = Kind::from_number(kind).ok_or(WireError::UnknownKind { kind })?;
         let link = decode_link(bytes, vm)?;
         let body_len = check_limits(bytes)?;
-        let epoch = EpochId(u64_at(bytes, 48));
-        if epoch > EPOCH_MAX {
-            return Err(WireError::EpochTooLarge { epoch: epoch.0 });
-        }
+        let epoch = EpochId::try_from(u64_at(bytes, 48));
+        let epoch = epoch.map_err(|EpochTooLarge(epoch)| WireError::EpochTooLarge { epoch })?;
         Ok(Header { kind, link, epoch, body_len, body_checksum: u64_at(bytes, 56) })
     }
 }

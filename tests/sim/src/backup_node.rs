@@ -114,6 +114,13 @@ impl BackupNode {
         self.pump(env)
     }
 
+    /// The base was looked at and cannot run here.
+    pub fn handle_unfit_base(&mut self, session: SessionId, env: &mut Env) -> Result<(), Crashed> {
+        env.say(|| format!("host {}: the base cannot run here", self.id.host));
+        self.core.handle_base_refused(env.time(), session, "the base cannot run here");
+        self.pump(env)
+    }
+
     /// The time to apply an epoch came. Not if its session is gone meanwhile.
     pub fn handle_apply(&mut self, epoch: &AssembledEpoch, env: &mut Env) -> Result<(), Crashed> {
         if self.core.session_id() != Some(epoch.session) {
@@ -227,8 +234,12 @@ impl BackupNode {
     fn persist(&mut self, epoch: &AssembledEpoch, env: &mut Env) -> Result<(), Crashed> {
         env.step(self.id.host, Step::Persist, false)?;
         self.durable_at = self.durable_at.max(env.now + env.disk_delay(self.id.host));
-        let (to, session, epoch) = (self.id, epoch.session, epoch.epoch);
-        env.at(self.durable_at, Event::Durable { to, session, epoch });
+        let (to, session, epoch, is_base) = (self.id, epoch.session, epoch.epoch, epoch.base);
+        if is_base && std::mem::take(&mut env.unfit_base[self.id.host]) {
+            env.at(self.durable_at, Event::BaseUnfit { to, session });
+        } else {
+            env.at(self.durable_at, Event::Durable { to, session, epoch });
+        }
         env.step(self.id.host, Step::Persist, true)
     }
 

@@ -55,6 +55,10 @@ pub enum Event {
         session: SessionId,
         epoch: EpochId,
     },
+    BaseUnfit {
+        to: HostId,
+        session: SessionId,
+    },
     Apply {
         to: HostId,
         epoch: Arc<AssembledEpoch>,
@@ -170,6 +174,8 @@ pub struct Env {
     pub mute: [bool; 2],
     /// Whose next filling does not get on.
     pub stuck: [bool; 2],
+    /// Who finds that the next base cannot run there.
+    pub unfit_base: [bool; 2],
     /// Until when a host does nothing.
     pub paused_until: [u64; 2],
     /// Faults stopped.
@@ -203,6 +209,7 @@ impl Env {
             slow_until: [0; 2],
             mute: [false; 2],
             stuck: [false; 2],
+            unfit_base: [false; 2],
             paused_until: [0; 2],
             healing: false,
             takeovers: 0,

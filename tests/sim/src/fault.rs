@@ -110,6 +110,8 @@ pub enum What {
     Mute(usize),
     /// Whoever fills the backup on a host waits for something that never comes, in the next session.
     StuckFilling(usize),
+    /// A backup finds that the next base cannot run there.
+    UnfitBase(usize),
     /// The connection between the hosts is reset.
     Reset,
     /// The next bytes between the hosts arrive altered.

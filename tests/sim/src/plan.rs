@@ -417,7 +417,7 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         When::Step { host, .. } if rng.percent(80) => host,
         _ => rng.range(0, 1) as usize,
     };
-    match rng.range(0, 28) {
+    match rng.range(0, 29) {
         0..=6 => {
             let restart = rng.percent(60).then(|| rng.range(0, 2 * detect));
             What::Crash { host, power: rng.percent(50), restart }
@@ -443,6 +443,7 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         25 => What::LoseLock(host),
         26 => What::RestoreLock(host),
         27 => What::ReplaceDir(host),
+        28 => What::UnfitBase(host),
         _ => What::Unprotect,
     }
 }

@@ -243,7 +243,8 @@ impl World {
                 Some(id.host)
             }
             Event::Piece { from, .. } => Some(1 - from),
-            Event::LocalDurable { to, .. } | Event::Durable { to, .. } | Event::Apply { to, .. } => Some(to.host),
+            Event::LocalDurable { to, .. } | Event::Durable { to, .. } => Some(to.host),
+            Event::BaseUnfit { to, .. } | Event::Apply { to, .. } => Some(to.host),
             Event::AskAnswered { to, .. } | Event::Learn { to, .. } | Event::Ask { by: to, .. } => Some(to.host),
             Event::Request { host, .. } => Some(*host),
             _ => None,
@@ -300,6 +301,7 @@ impl World {
             Event::Durable { to, session, epoch } => {
                 self.backup(to, |node, env| node.handle_durable(session, epoch, env))
             }
+            Event::BaseUnfit { to, session } => self.backup(to, |node, env| node.handle_unfit_base(session, env)),
             Event::Apply { to, epoch } => self.backup(to, |node, env| node.handle_apply(&epoch, env)),
             Event::AskAnswered { to, found } => self.hear(to, found),
             Event::Learn { to, question, answer } => self.learn(to, question, answer),

@@ -42,6 +42,7 @@ impl World {
                 return;
             }
             What::StuckFilling(host) => return env.stuck[host] = true,
+            What::UnfitBase(host) => return env.unfit_base[host] = true,
             What::Garble => return env.net.garble_next = true,
             What::Reset => return self.reset(),
             What::Unprotect => return self.unprotect(),
@@ -229,6 +230,7 @@ impl World {
         self.env.slow_until = [0; 2];
         self.env.mute = [false; 2];
         self.env.stuck = [false; 2];
+        self.env.unfit_base = [false; 2];
         self.env.plan.client_loss = 0;
         self.answered_before_heal = self.env.client.answered;
         self.join();
