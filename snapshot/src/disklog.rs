@@ -45,7 +45,7 @@ pub use identity::{
 };
 pub use note::{Note, NoteError, NoteWriter};
 pub use record::{Generation, IDENTITIES_MAX};
-use record::{Head, NOTE_AT, RECORDS_AT, Record, RecordHeader, TABLE_LEN, Table};
+use record::{Head, NOTE_AT, NoHead, RECORDS_AT, Record, RecordHeader, TABLE_LEN, Table};
 pub use verdict::{
     Asked, Circumstances, Evidence, Found, Holds, Likeness, Present, Refusal, Verdict, decide, likeness,
 };
@@ -356,6 +356,9 @@ impl EpochLog {
             self.poison_on_error("truncating", result)?;
             number += 1;
         }
+        if number > record::GENERATION_MAX {
+            return Err(LogError::Generation { path: self.path.clone(), generation: number });
+        }
         let table = generation.encode();
         let head = record::encode_head(number, record::checksum(&table));
         let write = |bytes: &[u8], at| self.file.write_all_at(bytes, at);
@@ -393,8 +396,11 @@ impl EpochLog {
             let table = self.read_zero_padded::<TABLE_LEN>(record::table_at(slot))?;
             match Head::decode(&self.read_block(record::head_at(slot))?, &table) {
                 Ok(head) => newest = [newest, head].into_iter().flatten().max_by_key(|head| head.generation),
-                Err(found) => {
+                Err(NoHead::Format(found)) => {
                     return Err(LogError::Format { path: self.path.clone(), found, reads: record::LOG_FORMAT });
+                }
+                Err(NoHead::Generation(generation)) => {
+                    return Err(LogError::Generation { path: self.path.clone(), generation });
                 }
             }
         }

@@ -27,6 +27,22 @@ use crate::step::{Step, reached};
 pub(crate) const FORMAT: u32 = 1;
 const FIXED: usize = 40;
 
+/// The largest page of a file's memory.
+const GRANULE_MAX: u32 = 1 << 30;
+
+/// Length of a head, and of a page of the file's memory: a power of two from [`PAGE`] to [`GRANULE_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Granule(u32);
+
+impl TryFrom<u32> for Granule {
+    type Error = ();
+
+    fn try_from(bytes: u32) -> Result<Self, ()> {
+        let is_one = bytes.is_power_of_two() && (PAGE as u32..=GRANULE_MAX).contains(&bytes);
+        if is_one { Ok(Self(bytes)) } else { Err(()) }
+    }
+}
+
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -123,10 +139,13 @@ impl Container {
         if xxh3_64(&head[..32]) != u64_at(32) {
             return Err(Error::damaged(path, "its head does not match its checksum"));
         }
-        let (granule, body_len, id) = (u32_at(12) as usize, u64_at(16), u64_at(24));
-        let wanted = (granule as u64 + body_len).next_multiple_of(granule as u64);
-        if found < wanted {
-            return Err(Error::Truncated { path: path.to_owned(), found, wanted });
+        let Ok(Granule(granule)) = Granule::try_from(u32_at(12)) else {
+            return Err(Error::damaged(path, "its head names a page size that no memory has"));
+        };
+        let (granule, body_len, id) = (granule as usize, u64_at(16), u64_at(24));
+        let wanted = body_len.checked_add(granule as u64).and_then(|len| len.checked_next_multiple_of(granule as u64));
+        if wanted.is_none_or(|wanted| found < wanted) {
+            return Err(Error::Truncated { path: path.to_owned(), found, wanted: wanted.unwrap_or(u64::MAX) });
         }
         let medium = Medium::of(&file, mapping::maps_sync(&file, granule)).map_err(Error::io("examining", path))?;
         Ok(Self { path: path.to_owned(), file, granule, body_len, id, medium })
@@ -389,6 +408,31 @@ mod tests {
             let error = Container::open(&path, Kind::Region).unwrap_err();
             assert!(!matches!(error, Error::Io { .. } | Error::Locked { .. }), "bit {bit}: {error}");
         }
+    }
+
+    #[test]
+    fn head_with_sizes_that_no_file_has_is_refused() {
+        // The checksum is right: they were divided by, and overflowed.
+        let (_dir, path) = make(100);
+        let whole = std::fs::read(&path).unwrap();
+        let open_with = |granule: u32, body_len: u64| {
+            let mut bytes = whole.clone();
+            bytes[12..16].copy_from_slice(&granule.to_le_bytes());
+            bytes[16..24].copy_from_slice(&body_len.to_le_bytes());
+            let check = xxh3_64(&bytes[..32]);
+            bytes[32..FIXED].copy_from_slice(&check.to_le_bytes());
+            std::fs::write(&path, &bytes).unwrap();
+            Container::open(&path, Kind::Region)
+        };
+        for granule in [0, 1, 64, 4095, 4097, 12288, 1 << 31, u32::MAX] {
+            let error = open_with(granule, 100).unwrap_err();
+            assert!(matches!(error, Error::Damaged { .. }), "{granule}: {error}");
+        }
+        for body_len in [u64::MAX, u64::MAX - 4096, 1 << 63, 1 << 40, 4097] {
+            let error = open_with(4096, body_len).unwrap_err();
+            assert!(matches!(error, Error::Truncated { .. }), "{body_len}: {error}");
+        }
+        open_with(4096, 4096).unwrap();
     }
 
     #[test]

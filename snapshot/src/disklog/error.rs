@@ -44,6 +44,14 @@ pub enum LogError {
         /// The format this binary reads.
         reads: u16,
     },
+    /// A head says a number that no generation has.
+    #[error("disk log {} is damaged: no generation has the number {generation}; restore the log and the images from the other host or a checkpoint", path.display())]
+    Generation {
+        /// The log.
+        path: PathBuf,
+        /// The number.
+        generation: u64,
+    },
     /// A record that had been synced is not whole any more.
     #[error(
         "disk log {} is damaged at byte {at}: a record that was durable cannot be read; \

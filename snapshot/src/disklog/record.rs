@@ -34,6 +34,18 @@ const ENTRIES_AT: usize = 128;
 const FORMAT_WITHOUT_TABLE: u16 = 1;
 const FORMAT_WITH_NAMES: u16 = 2;
 
+/// The largest number of a generation. A log that says more was not counted there by us.
+pub(super) const GENERATION_MAX: u64 = 1 << 62;
+
+/// Why a head is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoHead {
+    /// It is of this format.
+    Format(u16),
+    /// No generation has this number.
+    Generation(u64),
+}
+
 /// Whose a generation is, and for which disks.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Generation {
@@ -143,7 +155,7 @@ pub(super) fn checksum(table: &[u8]) -> u64 {
 impl Head {
     /// The head in a block; nothing when there is none, the format when it is not ours. `table` is what lies where the
     /// tables of its slot are.
-    pub(super) fn decode(block: &[u8; BLOCK], table: &[u8]) -> Result<Option<Self>, u16> {
+    pub(super) fn decode(block: &[u8; BLOCK], table: &[u8]) -> Result<Option<Self>, NoHead> {
         if block[..8] != HEAD_MAGIC || xxh3_64(&block[..24]) != u64_at(block, 24) {
             return Ok(None);
         }
@@ -156,9 +168,12 @@ impl Head {
             }
             LOG_FORMAT | FORMAT_WITH_NAMES => None,
             FORMAT_WITHOUT_TABLE => Some(Table::Unknown),
-            format => return Err(format),
+            format => return Err(NoHead::Format(format)),
         };
-        Ok(table.map(|table| Self { generation: u64_at(block, 16), table }))
+        match u64_at(block, 16) {
+            generation if generation > GENERATION_MAX => Err(NoHead::Generation(generation)),
+            generation => Ok(table.map(|table| Self { generation, table })),
+        }
     }
 }
 

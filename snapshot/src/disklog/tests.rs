@@ -745,3 +745,30 @@ fn log_of_an_older_format_is_emptied_before_its_records_are_overwritten() {
         assert_eq!(reopen(&left(&dir, &bytes)).unwrap(), [], "lost: {lost:02b}");
     }
 }
+
+#[test]
+fn generation_near_the_end_of_the_numbers_is_refused_and_the_last_one_is_an_end() {
+    // Its checksum is right. The next generation had no number: the addition ended the program.
+    let dir = scratch();
+    let whole = three_epochs(&dir);
+    let with = |generation: u64| {
+        let mut bytes = whole.clone();
+        let at = record::head_at(generation) as usize;
+        let table = record::table_at(generation) as usize;
+        let head = record::encode_head(generation, record::checksum(&bytes[table..table + TABLE_LEN]));
+        bytes[at..at + BLOCK].copy_from_slice(&head);
+        let other = record::head_at(generation + 1) as usize;
+        bytes[other..other + BLOCK].fill(0);
+        left(&dir, &bytes)
+    };
+    let even = u64::MAX - 1;
+    for generation in [record::GENERATION_MAX + 1, record::GENERATION_MAX + 2, even] {
+        let error = EpochLog::open(with(generation), BYTES_MAX).expect_err("no generation has it");
+        assert!(matches!(error, LogError::Generation { generation: said, .. } if said == generation), "{error}");
+    }
+    let mut log = EpochLog::open(with(record::GENERATION_MAX - 1), BYTES_MAX).expect("one is left");
+    log.truncate().expect("the last one");
+    assert!(matches!(log.truncate(), Err(LogError::Generation { .. })), "none is left");
+    drop(log);
+    assert_eq!(reopen(&log_path(&dir)).expect("it is as it was"), []);
+}

@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::record::{self, BLOCK, HEAD, Head, LINE, ROWS, Row, Status};
+use super::record::{self, BLOCK, HEAD, Head, LINE, NUMBER_MAX, ROWS, Row, Status};
 use super::segment::Segment;
 use crate::container::{Container, Kind};
 use crate::error::Error;
@@ -169,6 +169,9 @@ impl Log {
         let needs = bytes.len() as u64;
         let mut state = self.state();
         self.check_poison(&state)?;
+        if state.number >= NUMBER_MAX {
+            return Err(Error::Exhausted { path: self.path().to_owned() });
+        }
         if self.place(&state, needs).is_none() {
             drop(state);
             self.flush(u64::MAX)?;

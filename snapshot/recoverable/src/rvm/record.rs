@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::word::VALUE_MAX;
+
 /// Bytes of a record before its ranges.
 pub(super) const HEAD: usize = 72;
 /// Records begin on multiples of this.
@@ -26,6 +28,10 @@ const MAGIC: [u8; 4] = *b"OLRR";
 const STATUS_MAGIC: [u8; 8] = *b"OLRSTAT\0";
 const TABLE_AT: usize = 64;
 const ROW: usize = 250;
+/// Largest number of a record: segments keep numbers of 48 bits.
+pub(super) const NUMBER_MAX: u64 = VALUE_MAX;
+/// Largest position of a record and number of a status. What a file says beyond was not counted there by us.
+pub(super) const COUNTER_MAX: u64 = 1 << 60;
 /// Longest path of a segment, in bytes.
 pub(super) const PATH_BYTES_MAX: usize = ROW - 18;
 
@@ -52,7 +58,7 @@ impl Head {
         if bytes[..4] != MAGIC || xxh3_64(&bytes[..64]) != u64_at(bytes, 64) {
             return None;
         }
-        Some(Self {
+        let head = Self {
             ranges: u32::from_le_bytes(bytes[4..8].try_into().expect("four bytes")),
             log: u64_at(bytes, 8),
             position: u64_at(bytes, 16),
@@ -61,7 +67,10 @@ impl Head {
             generation: u64_at(bytes, 40),
             body_len: u64_at(bytes, 48),
             body_check: u64_at(bytes, 56),
-        })
+        };
+        let Self { position, number, synced, generation, .. } = head;
+        let is_possible = number <= NUMBER_MAX && [position, synced, generation].iter().all(|n| *n <= COUNTER_MAX);
+        is_possible.then_some(head)
     }
 
     /// Bytes of the ring that it takes.
@@ -178,12 +187,9 @@ impl Status {
             let path = Path::new(std::ffi::OsStr::from_bytes(&block[at + 18..at + 18 + len])).to_owned();
             (u64_at(block, at) != 0).then(|| Row { id: u64_at(block, at), applied: u64_at(block, at + 8), path })
         };
-        Some(Self {
-            generation: u64_at(block, 8),
-            head: u64_at(block, 24),
-            number: u64_at(block, 32),
-            rows: std::array::from_fn(row),
-        })
+        let (generation, head, number) = (u64_at(block, 8), u64_at(block, 24), u64_at(block, 32));
+        let is_possible = (1..=NUMBER_MAX).contains(&number) && generation <= COUNTER_MAX && head <= COUNTER_MAX;
+        is_possible.then(|| Self { generation, head, number, rows: std::array::from_fn(row) })
     }
 }
 
@@ -207,6 +213,32 @@ mod tests {
         assert_eq!((head.log, head.position, head.number, head.generation, head.len()), (1, 64, 5, 2, 128));
         let body = &record[HEAD..HEAD + head.body_len as usize];
         assert_eq!(head.ranges(body).unwrap(), vec![(3, 100, &b"hello"[..]), (0, 7, &b""[..])]);
+    }
+
+    #[test]
+    fn counters_at_their_ends_are_no_record_and_no_status() {
+        // Their checksums are right: what was added to them overflowed.
+        let mut record = encode(&[(3, 100, b"hello")]);
+        let mut decoded = |position, number, synced, generation| {
+            place(&mut record, 1, position, number, synced, generation);
+            Head::decode(&record).is_some()
+        };
+        assert!(decoded(COUNTER_MAX, NUMBER_MAX, COUNTER_MAX, COUNTER_MAX));
+        for end in [COUNTER_MAX + 1, u64::MAX - 63, u64::MAX] {
+            assert!(
+                !decoded(end, 5, 0, 2) && !decoded(64, end, 0, 2) && !decoded(64, 5, end, 2) && !decoded(64, 5, 0, end)
+            );
+        }
+        assert!(!decoded(64, NUMBER_MAX + 1, 0, 2));
+        let decoded = |generation, head, number| {
+            let status = Status { generation, head, number, ..Status::fresh() };
+            Status::decode(&status.encode(77), 77).is_some()
+        };
+        assert!(decoded(COUNTER_MAX, COUNTER_MAX, NUMBER_MAX));
+        for end in [COUNTER_MAX + 1, u64::MAX] {
+            assert!(!decoded(end, 0, 1) && !decoded(1, end, 1) && !decoded(1, 0, end));
+        }
+        assert!(!decoded(1, 0, 0), "records are counted from 1");
     }
 
     #[test]
