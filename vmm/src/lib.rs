@@ -10,6 +10,8 @@ mod durable;
 pub mod epoch;
 pub mod events;
 pub mod exit;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
@@ -20,4 +22,5 @@ pub mod run;
 pub mod stats;
 #[cfg(test)]
 mod testing;
+pub mod within;
 pub mod witness;

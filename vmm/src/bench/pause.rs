@@ -8,7 +8,7 @@ use super::session::{FIGURES, Figures, GuestSpec, Session};
 use super::sweep::load_average;
 use super::table::{Columns, Row, Table};
 use super::{bare_guest, build_id, pause_report};
-use crate::config::{BenchConfig, CommitDurability, EpochLength};
+use crate::config::{BenchConfig, CommitDurability, format_time};
 use crate::epoch::capture::Mode;
 use crate::epoch::pacer::Length;
 use crate::exit::{Exit, Failure};
@@ -68,7 +68,7 @@ impl Point {
     }
 
     fn key(self, build: &str, repeat: u32) -> Vec<String> {
-        let epoch = if self.is_by_round() { "round".into() } else { EpochLength::Fixed(EPOCH).to_string() };
+        let epoch = if self.is_by_round() { "round".into() } else { format_time(EPOCH) };
         let numbers = [self.pages, self.words, self.memory_mib].map(|number| number.to_string());
         let [pages, words, memory] = numbers;
         let capture = self.capture.as_str().to_owned();

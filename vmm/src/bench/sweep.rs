@@ -141,7 +141,7 @@ impl<'a> Sweep<'a> {
     fn new(config: &'a BenchConfig, question: Question) -> Result<Self, Failure> {
         let is_linux = config.kernel.is_some();
         let lengths_ms = question.lengths_ms(is_linux && config.quick);
-        let fixed = lengths_ms.iter().map(|&ms| EpochLength::Fixed(Duration::from_millis(ms)));
+        let fixed = lengths_ms.iter().map(|&ms| EpochLength::of_ms(ms));
         let auto = (question == Question::Backup).then_some(EpochLength::Auto);
         let ms = Duration::from_millis;
         let windows = match (is_linux, config.quick) {

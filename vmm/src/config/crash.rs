@@ -8,9 +8,10 @@ use super::ft::{Protect, Witness};
 use super::names::out_of_range;
 use super::units::format_size;
 use super::vm::StartFrom;
+use crate::within::Within;
 
 /// More would reach back for longer than a day.
-const RETAIN_MAX: u8 = 16;
+const RETAIN_MAX: u64 = 16;
 const RETAIN_BYTES_MIN: u64 = 1 << 20;
 /// Reaches back about half a minute: as far as a guest's own watchdog needs to notice that it stands still.
 const RETAIN_DEFAULT: u8 = 6;
@@ -30,12 +31,15 @@ pub enum OnGuestPanic {
     Rollback,
 }
 
+/// How many earlier epochs are kept.
+pub type RetainCount = Within<1, RETAIN_MAX>;
+
 /// Earlier epochs that are kept to go back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Retain {
     /// 1 to 16. Few: a crash that takes long to come is not undone. Many: they take room.
-    pub epochs: u8,
+    pub epochs: RetainCount,
     /// At least 1 MiB. Too few: the oldest are given up early.
     pub bytes: u64,
 }
@@ -79,9 +83,8 @@ pub(super) fn check(
         return contradiction("on-guest-panic=rollback", "protect", why);
     }
     let epochs = asked.retain.unwrap_or(RETAIN_DEFAULT);
-    if !(1..=RETAIN_MAX).contains(&epochs) {
-        return Err(out_of_range("retain", epochs, format!("1 to {RETAIN_MAX}")));
-    }
+    let epochs = RetainCount::try_from(u64::from(epochs))
+        .map_err(|_| out_of_range("retain", epochs, format!("1 to {RETAIN_MAX}")))?;
     let bytes = asked.retain_bytes.unwrap_or(memory_bytes.max(RETAIN_BYTES_DEFAULT_MIN));
     if bytes < RETAIN_BYTES_MIN {
         return Err(out_of_range(
@@ -114,7 +117,7 @@ mod tests {
     #[test]
     fn rollback_keeps_six_epochs_in_as_much_as_the_guest_has() {
         let retain = checked(OnGuestPanic::Rollback, None, None, "local").expect("allowed");
-        assert_eq!(retain, Some(Retain { epochs: 6, bytes: MEMORY }));
+        assert_eq!(retain, Some(Retain { epochs: RetainCount::nearest(6), bytes: MEMORY }));
         assert_eq!(checked(OnGuestPanic::Stop, None, None, "none").expect("allowed"), None);
     }
 

@@ -99,14 +99,50 @@ pub enum OnBoundaryLate {
     HandOver,
 }
 
+/// The length of an epoch: 1 ms to 10 s. Too short: the guest's time goes into pauses. Too long: output waits, epochs are big.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EpochTime(Duration);
+
+impl EpochTime {
+    /// The shortest.
+    pub const MIN: Self = Self(Duration::from_millis(1));
+    /// The longest.
+    pub const MAX: Self = Self(Duration::from_secs(10));
+    /// What is used where nothing else is asked for.
+    pub const DEFAULT: Self = Self(Duration::from_millis(20));
+
+    /// The time.
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl TryFrom<Duration> for EpochTime {
+    type Error = String;
+
+    fn try_from(time: Duration) -> Result<Self, String> {
+        match (Self::MIN.0..=Self::MAX.0).contains(&time) {
+            true => Ok(Self(time)),
+            false => Err(format!("{}: must be 1ms to 10s", format_time(time))),
+        }
+    }
+}
+
 /// How long an epoch lasts at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum EpochLength {
     /// Always this long, unless output or an interrupt asks for a boundary earlier.
-    Fixed(Duration),
+    Fixed(EpochTime),
     /// Chosen from the measured cost of the last epochs.
     Auto,
+}
+
+impl EpochLength {
+    /// One that is fixed, at the nearest length that an epoch may have.
+    pub fn of_ms(ms: u64) -> Self {
+        Self::Fixed(EpochTime(Duration::from_millis(ms).clamp(EpochTime::MIN.0, EpochTime::MAX.0)))
+    }
 }
 
 impl FromStr for EpochLength {
@@ -115,7 +151,10 @@ impl FromStr for EpochLength {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "auto" => Ok(EpochLength::Auto),
-            _ => parse_time(text).map(EpochLength::Fixed).map_err(|error| format!("{error}, or auto")),
+            _ => {
+                let time = parse_time(text).map_err(|error| error.to_string()).and_then(EpochTime::try_from);
+                time.map(EpochLength::Fixed).map_err(|error| format!("{error}, or auto"))
+            }
         }
     }
 }
@@ -123,7 +162,7 @@ impl FromStr for EpochLength {
 impl fmt::Display for EpochLength {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            EpochLength::Fixed(time) => f.write_str(&format_time(*time)),
+            EpochLength::Fixed(time) => f.write_str(&format_time(time.get())),
             EpochLength::Auto => f.write_str("auto"),
         }
     }
@@ -230,9 +269,23 @@ mod tests {
 
     #[test]
     fn epoch_text_round_trips_and_errors_mention_auto() {
-        for text in ["auto", "500us", "20ms", "1s"] {
+        for text in ["auto", "1500us", "20ms", "1s"] {
             assert_eq!(text.parse::<EpochLength>().expect("well formed").to_string(), text);
         }
         assert!("20".parse::<EpochLength>().expect_err("no unit").ends_with("or auto"));
+    }
+
+    #[test]
+    fn epoch_out_of_its_range_is_refused_wherever_it_comes_from() {
+        // `PUT /ft` took any: of 2^64 s the pacer's arithmetic overflowed, and the guest ended.
+        for text in ["0us", "999us", "10000001us", "11s", "18446744073709551615s"] {
+            let error = text.parse::<EpochLength>().expect_err("out of range");
+            assert!(error.ends_with(": must be 1ms to 10s, or auto"), "{error}");
+            let body = format!(r#"{{"protect":"tcp:b:7000","epoch":"{text}"}}"#);
+            serde_json::from_str::<crate::api::ProtectRequest>(&body).expect_err("out of range");
+        }
+        for text in ["1ms", "10s"] {
+            text.parse::<EpochLength>().expect("in range");
+        }
     }
 }

@@ -21,7 +21,7 @@ mod units;
 mod vm;
 
 pub use backup::BackupConfig;
-pub use crash::{OnGuestPanic, Retain};
+pub use crash::{OnGuestPanic, Retain, RetainCount};
 pub use device::{Console, DiskConfig, MacAddr, MacError, NetConfig, NetOption};
 pub use error::ConfigError;
 pub use file::read_options;

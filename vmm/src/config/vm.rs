@@ -1,5 +1,7 @@
 //! [`VmConfig`]: one VM, checked.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,24 +10,22 @@ use serde::{Deserialize, Serialize};
 use super::crash::{self, OnGuestPanic, Retain};
 use super::device::{Console, DiskConfig, NetConfig};
 use super::error::ConfigError;
-use super::ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, OnBoundaryLate, Protect, Witness};
+use super::ft::{Capture, CommitDurability, Endpoint, EpochLength, EpochTime, Interrupts, OnBoundaryLate, Protect, Witness};
 use super::local::LocalConfig;
 use super::names::{api_socket, check_name, default_state_dir, out_of_range, resolve_nets, rooted};
 use super::options::{EventMonitor, LogFormat, RunOptions};
 use super::units::{ByteSize, format_size, format_time, time_text};
+use crate::memory::{RAM_BYTES_MAX, RamBytes};
 
 /// Bare guests run in as little.
 const MEMORY_BYTES_MIN: u64 = 2 << 20;
-/// More is not tested.
-const MEMORY_BYTES_MAX: u64 = 8 << 30;
-const PAGE_BYTES: u64 = 4096;
+/// More than any file of ours has that says what was configured.
+pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
 const CPUS_MAX: u8 = 8;
 /// As many as the machine has virtio-mmio slots for, less rng.
 const DEVICES_MAX: usize = 7;
 /// What the kernel takes on x86 (COMMAND_LINE_SIZE), less the terminating zero.
 const CMDLINE_BYTES_MAX: usize = 2047;
-const EPOCH_MIN: Duration = Duration::from_millis(1);
-const EPOCH_MAX: Duration = Duration::from_secs(10);
 const MIN_EPOCH_MIN: Duration = Duration::from_micros(100);
 const DETECT_MIN: Duration = Duration::from_millis(50);
 const DETECT_MAX: Duration = Duration::from_secs(60);
@@ -193,7 +193,7 @@ impl TryFrom<RunOptions> for VmConfig {
         let protect = check_protect(protect)?;
         let is_local = protect.contains(&Protect::Local);
         let local = LocalConfig::new(is_local, local_log, require_survives, on_degraded)?;
-        let epoch = epoch.unwrap_or(EpochLength::Fixed(Duration::from_millis(20)));
+        let epoch = epoch.unwrap_or(EpochLength::Fixed(EpochTime::DEFAULT));
         let (detect, heartbeat) = check_detection(detect.map(|t| t.0), heartbeat.map(|t| t.0))?;
         let memory_bytes = check_memory(memory.map_or(512 << 20, |ByteSize(bytes)| bytes))?;
         let is_protected = protect != [Protect::None];
@@ -249,7 +249,10 @@ impl VmConfig {
             (None, None) => return Err(ConfigError::Missing("state-dir")),
         };
         let path = dir.join("vm.json");
-        let text = std::fs::read(&path).map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+        let mut text = Vec::new();
+        File::open(&path)
+            .and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut text))
+            .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
         let bad = |reason: String| ConfigError::BadState { path: path.clone(), reason };
         let config: Self = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
         config.in_dir(dir).map_err(|error| bad(error.to_string()))
@@ -263,12 +266,27 @@ impl VmConfig {
         check_epoch(self.epoch, Some(self.min_epoch))?;
         check_detection(Some(self.detect), Some(self.heartbeat))?;
         check_devices(self.disks.len(), self.nets.clone())?;
+        let protect = check_protect(self.protect)?;
+        if let StartFrom::Kernel { cmdline, .. } = &self.start {
+            check_cmdline(cmdline.clone())?;
+        }
+        crash::check(
+            &crash::Asked {
+                policy: Some(self.on_guest_panic),
+                retain: self.retain.map(|retain| retain.epochs.get() as u8),
+                retain_bytes: self.retain.map(|retain| retain.bytes),
+            },
+            &self.start,
+            &protect,
+            &self.witness,
+            self.memory_bytes,
+        )?;
         // The directory may have been moved, or mounted elsewhere.
         let api_socket = match self.api_socket.parent() == Some(&self.state_dir) {
             true => api_socket(None, &dir)?,
             false => api_socket(Some(self.api_socket.clone()), &dir)?,
         };
-        Ok(Self { state_dir: rooted(dir), api_socket, ..self })
+        Ok(Self { state_dir: rooted(dir), api_socket, protect, ..self })
     }
 
     /// The backup, if there is to be one.
@@ -332,11 +350,11 @@ fn check_cpus(cpus: u8) -> Result<u8, ConfigError> {
 }
 
 fn check_memory(bytes: u64) -> Result<u64, ConfigError> {
-    let range = || format!("{} to {}", format_size(MEMORY_BYTES_MIN), format_size(MEMORY_BYTES_MAX));
-    if !(MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX).contains(&bytes) {
+    let range = || format!("{} to {}", format_size(MEMORY_BYTES_MIN), format_size(RAM_BYTES_MAX));
+    if !(MEMORY_BYTES_MIN..=RAM_BYTES_MAX).contains(&bytes) {
         return Err(out_of_range("memory", format_size(bytes), range()));
     }
-    if !bytes.is_multiple_of(PAGE_BYTES) {
+    if RamBytes::try_from(bytes).is_err() {
         return Err(out_of_range("memory", bytes, "a multiple of 4K"));
     }
     Ok(bytes)
@@ -380,11 +398,8 @@ fn check_protect(protect: Vec<Protect>) -> Result<Vec<Protect>, ConfigError> {
 /// The shortest epoch: what was typed, or 500 µs.
 fn check_epoch(epoch: EpochLength, min_epoch: Option<Duration>) -> Result<Duration, ConfigError> {
     let longest = match epoch {
-        EpochLength::Auto => EPOCH_MAX,
-        EpochLength::Fixed(length) if (EPOCH_MIN..=EPOCH_MAX).contains(&length) => length,
-        EpochLength::Fixed(length) => {
-            return Err(out_of_range("epoch", format_time(length), "1ms to 10s, or auto"));
-        }
+        EpochLength::Auto => EpochTime::MAX.get(),
+        EpochLength::Fixed(length) => length.get(),
     };
     let min_epoch = min_epoch.unwrap_or(Duration::from_micros(500));
     match (MIN_EPOCH_MIN..=longest).contains(&min_epoch) {

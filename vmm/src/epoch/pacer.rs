@@ -32,7 +32,7 @@ pub enum Length {
 impl From<EpochLength> for Length {
     fn from(length: EpochLength) -> Self {
         match length {
-            EpochLength::Fixed(length) => Self::Fixed(length),
+            EpochLength::Fixed(length) => Self::Fixed(length.get()),
             EpochLength::Auto => Self::Auto,
         }
     }
@@ -197,6 +197,11 @@ impl Pacer {
         self.lock().length = length;
         self.exits_per_epoch.store(length.exits(), Ordering::Relaxed);
         self.changed.notify_all();
+    }
+
+    /// The shortest epoch.
+    pub fn min_epoch(&self) -> Duration {
+        self.lock().min_epoch
     }
 
     /// The epoch length in force.

@@ -12,6 +12,8 @@ use super::{KvmError, call};
 
 /// Most registers accepted from a peer or a file.
 pub(super) const MSRS_MAX: usize = 1024;
+/// Most registers of one call: KVM refuses 256, and bindings panic beyond. A host may have more, and a file or a peer say so.
+const CALL_MAX: usize = 128;
 
 pub(super) const IA32_TSC: u32 = 0x10;
 const IA32_TSC_DEADLINE: u32 = 0x6e0;
@@ -62,20 +64,24 @@ impl MsrList {
     }
 
     pub(super) fn save(&self, vcpu: &VcpuFd) -> Result<Vec<Msr>, KvmError> {
-        let wanted: Vec<_> = self.indices.iter().map(|&index| (index, 0)).collect();
-        let mut msrs = msrs_of(&wanted);
-        let count = call("read the model-specific registers", vcpu.get_msrs(&mut msrs))?;
-        if count < wanted.len() {
-            return Err(KvmError::MsrRefused { index: self.indices[count] });
+        let mut saved = Vec::with_capacity(self.indices.len());
+        for indices in self.indices.chunks(CALL_MAX) {
+            let wanted: Vec<_> = indices.iter().map(|&index| (index, 0)).collect();
+            let mut msrs = msrs_of(&wanted);
+            let count = call("read the model-specific registers", vcpu.get_msrs(&mut msrs))?;
+            if count < wanted.len() {
+                return Err(KvmError::MsrRefused { index: indices[count] });
+            }
+            saved.extend(msrs.as_slice().iter().map(|m| Msr { index: m.index, value: m.data }));
         }
-        Ok(msrs.as_slice().iter().map(|m| Msr { index: m.index, value: m.data }).collect())
+        Ok(saved)
     }
 }
 
 fn msrs_of(pairs: &[(u32, u64)]) -> Msrs {
     let entries: Vec<_> =
         pairs.iter().map(|&(index, data)| kvm_msr_entry { index, data, ..Default::default() }).collect();
-    Msrs::from_entries(&entries).expect("the caller's list is below MSRS_MAX, far below KVM's limit")
+    Msrs::from_entries(&entries).expect("the caller gives CALL_MAX of them at most")
 }
 
 /// One register, `None` if the vCPU does not have it.
@@ -108,9 +114,11 @@ pub(super) fn restore(vcpu: &VcpuFd, saved: &[Msr]) -> Result<(), KvmError> {
     pairs.sort_by_key(|&(index, _)| rank(index));
     let mut rest = &pairs[..];
     while !rest.is_empty() {
-        let done = call("write the model-specific registers", vcpu.set_msrs(&msrs_of(rest)))?;
-        if done == rest.len() {
-            break;
+        let some = &rest[..rest.len().min(CALL_MAX)];
+        let done = call("write the model-specific registers", vcpu.set_msrs(&msrs_of(some)))?;
+        if done == some.len() {
+            rest = &rest[done..];
+            continue;
         }
         let (index, value) = rest[done];
         if !harmless_if_refused(index) && value != 0 {
@@ -131,6 +139,29 @@ mod tests {
         let mut order = [IA32_TSC_DEADLINE, 0x174, 0xc000_0080];
         order.sort_by_key(|&i| rank(i));
         assert_eq!(order, [0x174, 0xc000_0080, IA32_TSC_DEADLINE]);
+    }
+
+    #[test]
+    fn state_with_more_registers_than_one_call_takes_is_written_and_a_foreign_one_refused() {
+        let vm = match Vm::new() {
+            Err(KvmError::Open(error)) => {
+                crate::testing::say_skipped(&format!("/dev/kvm cannot be opened: {error}"));
+                return;
+            }
+            vm => vm.expect("this host's KVM has what is needed"),
+        };
+        let mut vcpu = vm.create_vcpu(0, 1, vm.host_cpuid()).expect("a vCPU can be made");
+        let star = |value| Msr { index: 0xc000_0081, value };
+        for count in [256, 257, 1023, MSRS_MAX as u64] {
+            let saved: Vec<Msr> = (1..=count).map(star).collect();
+            restore(vcpu.fd(), &saved).expect("every host has this register");
+            let mut read = msrs_of(&[(0xc000_0081, 0)]);
+            vcpu.fd().get_msrs(&mut read).expect("it can be read");
+            assert_eq!(read.as_slice()[0].data, count, "the last one counts");
+        }
+        let mut saved: Vec<Msr> = (1..=300).map(star).collect();
+        saved.push(Msr { index: 0x7fff_0000, value: 1 });
+        assert!(matches!(restore(vcpu.fd(), &saved), Err(KvmError::MsrRefused { index: 0x7fff_0000 })));
     }
 
     #[test]

@@ -152,9 +152,9 @@ pub fn read(dir: &Path, disks: &[OverlayDisk]) -> Result<(MachineState, Ram), Ch
     let checkpoint = Checkpoint::open(dir)?;
     compare_disks(&checkpoint.config()?, disks)?;
     let state = MachineState::decode(&checkpoint.state()?)?;
-    let ram = Ram::new(state.shape.memory_bytes).map_err(MachineError::from)?;
-    let wanted: Vec<_> = ram.regions().iter().map(|r| MemoryRegion { address: r.base, len: r.bytes }).collect();
-    checkpoint.check_layout(&wanted)?;
+    let layout = state.shape.memory_bytes.layout().into_iter();
+    checkpoint.check_layout(&layout.map(|(address, len)| MemoryRegion { address, len }).collect::<Vec<_>>())?;
+    let ram = Ram::new(state.shape.memory_bytes.get()).map_err(MachineError::from)?;
     checkpoint.load_memory(|address, bytes| {
         ram.memory().write_slice(bytes, GuestAddress(address)).map_err(std::io::Error::other)
     })?;

@@ -40,7 +40,7 @@ use crate::epoch::capture;
 use crate::epoch::pacer::{Length, Pacer};
 use crate::kvm::cpuid::compare::{self, FeatureMsr};
 use crate::kvm::{CpuidTable, KvmError, Vcpu, VcpuState, Vm};
-use crate::memory::{MemoryError, Ram};
+use crate::memory::{MemoryError, Ram, RamBytes};
 use crate::net::Tap;
 use crate::stats::Stats;
 use board::{Board, Delivery, Effects, GuestEnd};
@@ -251,7 +251,7 @@ impl Machine {
         parts: Parts,
         pace: Pace,
     ) -> Result<Self, MachineError> {
-        let shape = shape_of(vcpus, memory_bytes, &parts);
+        let shape = shape_of(vcpus, RamBytes::try_from(memory_bytes)?, &parts);
         let ram = Ram::new(memory_bytes)?;
         let registers = load_kernel(&ram, &shape, source)?;
         let machine = Self::assemble(shape, None, ram, parts, pace, EpochId(1))?;
@@ -269,7 +269,7 @@ impl Machine {
         running: EpochId,
     ) -> Result<Self, MachineError> {
         let MachineState { shape, cpuid, chips, vcpus, board, watchdog, slots, paused } = state;
-        let ours = shape_of(shape.vcpus, ram.bytes(), &parts);
+        let ours = shape_of(shape.vcpus, RamBytes::try_from(ram.bytes())?, &parts);
         ours.check(&shape)?;
         let mut machine = Self::assemble(shape, Some(cpuid), ram, parts, pace, running)?;
         let promised = vcpus.first().map(VcpuState::feature_msrs).unwrap_or_default();
@@ -614,7 +614,7 @@ pub(crate) fn spawn<T: Send + 'static>(name: String, body: impl FnOnce() -> T + 
     std::thread::Builder::new().name(name).spawn(body).expect("the host can start a thread")
 }
 
-fn shape_of(vcpus: u16, memory_bytes: u64, parts: &Parts) -> Shape {
+fn shape_of(vcpus: u16, memory_bytes: RamBytes, parts: &Parts) -> Shape {
     Shape { memory_bytes, vcpus, disks: parts.disks.len() as u16, nets: parts.nets.len() as u16 }
 }
 

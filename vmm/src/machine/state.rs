@@ -1,6 +1,7 @@
 //! The whole state of a stopped machine but for its memory and disks: sections, written and read.
 
 use devices::RestoreError;
+use devices::layout::VIRTIO_MMIO_MAX;
 use devices::watchdog::{Watchdog, WatchdogState};
 use serde::{Deserialize, Serialize};
 use snapshot::section::{Section, StateError, StateReader, StateWriter};
@@ -8,6 +9,7 @@ use snapshot::section::{Section, StateError, StateReader, StateWriter};
 use super::board::BoardState;
 use super::slot::SlotState;
 use crate::kvm::{ChipState, CpuidTable, KvmError, VcpuState};
+use crate::memory::RamBytes;
 
 /// Most vCPUs of a machine.
 pub const VCPUS_MAX: u16 = 8;
@@ -16,7 +18,7 @@ pub const VCPUS_MAX: u16 = 8;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
     /// Bytes of RAM.
-    pub memory_bytes: u64,
+    pub memory_bytes: RamBytes,
     /// vCPUs.
     pub vcpus: u16,
     /// Disks.
@@ -80,7 +82,7 @@ pub enum StateRefused {
 impl std::fmt::Display for Shape {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         let Self { memory_bytes, vcpus, disks, nets } = self;
-        write!(f, "{vcpus} vCPUs, {} MiB, {disks} disks, {nets} network cards", memory_bytes >> 20)
+        write!(f, "{vcpus} vCPUs, {} MiB, {disks} disks, {nets} network cards", memory_bytes.get() >> 20)
     }
 }
 
@@ -129,9 +131,7 @@ impl MachineState {
     pub fn decode(bytes: &[u8]) -> Result<Self, StateRefused> {
         let mut reader = StateReader::parse(bytes)?;
         let shape: Shape = reader.take(0)?;
-        if shape.vcpus == 0 || shape.vcpus > VCPUS_MAX {
-            return Err(StateRefused::Invalid(format!("{} vCPUs; from 1 to {VCPUS_MAX}", shape.vcpus)));
-        }
+        shape.validate().map_err(StateRefused::Invalid)?;
         let cpuid: CpuidTable = reader.take(0)?;
         cpuid.validate().map_err(StateRefused::Invalid)?;
         let chips = reader.take(0)?;
@@ -165,6 +165,22 @@ fn is_paused(reader: &mut StateReader<'_>) -> Result<bool, StateError> {
 }
 
 impl Shape {
+    /// Checks what a file or a peer says, beyond what the types do.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.vcpus == 0 || self.vcpus > VCPUS_MAX {
+            return Err(format!("{} vCPUs; from 1 to {VCPUS_MAX}", self.vcpus));
+        }
+        if self.slot_count() > VIRTIO_MMIO_MAX {
+            return Err(format!(
+                "{} disks and {} network cards; at most {} together",
+                self.disks,
+                self.nets,
+                VIRTIO_MMIO_MAX - 1
+            ));
+        }
+        Ok(())
+    }
+
     /// Virtio slots: disks, then network cards, then the source of entropy.
     pub fn slot_count(&self) -> usize {
         usize::from(self.disks) + usize::from(self.nets) + 1

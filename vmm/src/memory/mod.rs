@@ -13,6 +13,7 @@ pub mod uffd;
 use std::fs::File;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use marks::DirtyMarks;
@@ -37,6 +38,12 @@ const ALIGNMENT_TRIES: usize = 8;
 /// A fault of guest memory set-up: the world's, not the guest's.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
+    /// A size that no guest has.
+    #[error("{bytes} bytes are no size of guest memory: whole pages of {PAGE_SIZE}, at most {RAM_BYTES_MAX}")]
+    Size {
+        /// The size.
+        bytes: u64,
+    },
     /// A region could not be mapped.
     #[error(
         "cannot map {bytes} bytes of guest memory at guest address {base:#x}: {reason}; use a smaller --memory or free memory on this host"
@@ -82,6 +89,42 @@ impl Region {
     }
 }
 
+/// Largest guest, in bytes of RAM: more is not tested.
+pub const RAM_BYTES_MAX: u64 = 8 << 30;
+
+/// How much RAM a guest has: whole pages, at least one, at most [`RAM_BYTES_MAX`]. What a file, a peer or an operator says is
+/// made one by `try_from`, which is also how it is deserialized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
+pub struct RamBytes(u64);
+
+impl RamBytes {
+    /// The bytes.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The regions: (guest address, bytes), split around the device hole.
+    pub fn layout(self) -> Vec<(u64, u64)> {
+        layout(self.0)
+    }
+}
+
+impl TryFrom<u64> for RamBytes {
+    type Error = MemoryError;
+
+    fn try_from(bytes: u64) -> Result<Self, MemoryError> {
+        let is_one = (1..=RAM_BYTES_MAX).contains(&bytes) && bytes.is_multiple_of(PAGE_SIZE as u64);
+        if is_one { Ok(Self(bytes)) } else { Err(MemoryError::Size { bytes }) }
+    }
+}
+
+impl From<RamBytes> for u64 {
+    fn from(bytes: RamBytes) -> u64 {
+        bytes.0
+    }
+}
+
 /// All RAM of a guest.
 #[derive(Debug, Clone)]
 pub struct Ram {
@@ -99,18 +142,17 @@ pub fn layout(bytes: u64) -> Vec<(u64, u64)> {
 }
 
 impl Ram {
-    /// Reserves and maps `bytes` of zeroed RAM. `bytes` must be a positive multiple of the page size.
+    /// Reserves and maps `bytes` of zeroed RAM, a size as [`RamBytes`] takes it.
     pub fn new(bytes: u64) -> Result<Self, MemoryError> {
-        Self::of_regions(bytes, map_region)
+        Self::of_regions(bytes.try_into()?, map_region)
     }
 
     fn of_regions(
-        bytes: u64,
+        bytes: RamBytes,
         mut map: impl FnMut(u64, &DirtyMarks) -> Result<MmapRegion<DirtyMarks>, String>,
     ) -> Result<Self, MemoryError> {
-        assert!(bytes > 0 && bytes.is_multiple_of(PAGE_SIZE as u64), "the configuration checks the size");
         let mut regions = Vec::new();
-        for (slot, (base, len)) in layout(bytes).into_iter().enumerate() {
+        for (slot, (base, len)) in bytes.layout().into_iter().enumerate() {
             let marks = DirtyMarks::new(len as usize);
             let mapping = map(len, &marks).map_err(|reason| MemoryError::Map { base, bytes: len, reason })?;
             regions.push(Region { slot: slot as u32, base, bytes: len, marks, mapping: Arc::new(mapping) });
@@ -119,12 +161,12 @@ impl Ram {
             GuestRegionMmap::with_arc(Arc::clone(&r.mapping), GuestAddress(r.base)).expect("the region ends below 2^64")
         });
         let memory = GuestMemory::from_regions(mapped.collect()).expect("the layout has no overlap and is sorted");
-        Ok(Self { regions, memory, bytes })
+        Ok(Self { regions, memory, bytes: bytes.get() })
     }
 
     /// RAM with the content that `file` has from `offset` on (the regions one after the other, without the hole): mapped and
     /// not read. What is written here stays here; a page that was not written yet shows what the file has.
-    pub fn private_copy_of(file: &File, offset: u64, bytes: u64) -> Result<Self, MemoryError> {
+    pub fn private_copy_of(file: &File, offset: u64, bytes: RamBytes) -> Result<Self, MemoryError> {
         let mut at = offset;
         Self::of_regions(bytes, |len, marks| {
             let file = file.try_clone().map_err(|error| error.to_string())?;
@@ -265,6 +307,20 @@ mod tests {
     }
 
     #[test]
+    fn size_that_no_guest_has_is_an_error_and_nothing_is_mapped() {
+        // 2^60 bytes: the marks alone would be 2^45.
+        for bytes in [0, 1, 4095, 4097, RAM_BYTES_MAX + 4096, 1 << 60, u64::MAX, !4095] {
+            assert!(matches!(Ram::new(bytes), Err(MemoryError::Size { bytes: said }) if said == bytes), "{bytes}");
+            assert!(deserialized(bytes).is_err());
+        }
+        assert_eq!(deserialized(RAM_BYTES_MAX).expect("the largest").get(), RAM_BYTES_MAX);
+    }
+
+    fn deserialized(bytes: u64) -> Result<RamBytes, serde_json::Error> {
+        serde_json::from_value(bytes.into())
+    }
+
+    #[test]
     fn device_write_marks_its_page_and_is_read_back() {
         let ram = Ram::new(1 << 20).expect("1 MiB fits");
         ram.memory().write_slice(&[7; 5000], GuestAddress(4096 * 3 + 100)).expect("inside RAM");
@@ -282,7 +338,8 @@ mod tests {
         let file = tempfile::tempfile().expect("a file");
         file.set_len(4096 + (1 << 20)).expect("room");
         file.write_all_at(&[5; 4096], 4096 + 7 * 4096).expect("inside");
-        let ram = Ram::private_copy_of(&file, 4096, 1 << 20).expect("it fits");
+        let ram =
+            Ram::private_copy_of(&file, 4096, RamBytes::try_from(1 << 20).expect("whole pages")).expect("it fits");
         let mut page = [0; PAGE_SIZE];
         assert!(ram.read_page(7, &mut page));
         assert_eq!(page, [5; PAGE_SIZE]);

@@ -26,7 +26,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use replication::backup::{BackupState, DiscardReason};
-use replication::wire::{RefuseCode, WireError};
+use replication::wire::{MachineInfo, RefuseCode, WireError};
 use replication::{
     AssembledEpoch, Backup, BackupAction, BackupConfig, ClaimResult, EpochId, FrameDecoder, PageBatch, SessionId,
     TakeOver, VmId,
@@ -38,6 +38,7 @@ use snapshot::disk::OverlayDisk;
 use super::clock::Clock;
 use super::lease::Lease;
 use super::log::DiskLog;
+use super::preflight::Preflight;
 use super::socket;
 use crate::config::Endpoint;
 use crate::events::Events;
@@ -46,7 +47,7 @@ use crate::kvm::Vm;
 use crate::machine::{MachineError, spawn};
 use crate::memory::{PAGE_SIZE, Ram};
 use mailbox::Mailbox;
-use storage::{Done, Order, Storage};
+use storage::{Done, Order, Rehearsal, Storage};
 use vigil::Vigil;
 
 /// Bytes received and not applied at most, beyond the guest's memory.
@@ -59,8 +60,6 @@ const CLAIM_RETRY: Duration = Duration::from_millis(250);
 const FAILOVER_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long the loop sleeps at most.
 const LOOK_AROUND: Duration = Duration::from_millis(50);
-/// Largest machine that a backup accepts, in bytes of RAM.
-const RAM_BYTES_MAX: u64 = 8 << 30;
 
 /// How a backup behaves.
 #[derive(Debug, Clone)]
@@ -206,6 +205,10 @@ pub struct Standby {
     leaving: Option<Leaving>,
     ram: Option<Ram>,
     durable: bool,
+    /// The machine of the Hello that was accepted last.
+    greeted: Option<MachineInfo>,
+    /// A machine whose base could not run here, and why: it is not filled in again.
+    unfit: Option<(MachineInfo, String)>,
     host: Vm,
     last_heard: Instant,
     lost_at: Instant,
@@ -282,6 +285,8 @@ impl Standby {
             leaving: None,
             ram: None,
             durable: false,
+            greeted: None,
+            unfit: None,
             host,
             last_heard: now,
             lost_at: now,
@@ -510,6 +515,7 @@ impl Standby {
             Done::Differs { session, text } => self.differs(session, &text),
             Done::Written { .. } | Done::Discarded => {}
             Done::Durable { session, epoch } => self.core.handle_durable(self.clock.now(), session, epoch),
+            Done::BaseRefused { session, failure } => self.refuse_base(session, &failure),
             Done::Applied { session, epoch, base } => self.applied(session, epoch, base),
             Done::HandedOver { disks, log } => return Ok(self.left(disks, *log)),
             Done::Full { path } => self.note_full(&path),
@@ -541,8 +547,13 @@ impl Standby {
         if self.storage.is_idle() && !epoch.base && !is_logged {
             return self.core.handle_durable(self.clock.now(), epoch.session, epoch.epoch);
         }
-        let base_on = self.ram.clone().filter(|_| epoch.base);
-        self.storage.order(Order::Persist { epoch, durable: self.durable, base_on });
+        let rehearsal = if epoch.base { self.rehearsal() } else { None };
+        self.storage.order(Order::Persist { epoch, durable: self.durable, rehearsal });
+    }
+
+    fn rehearsal(&self) -> Option<Rehearsal> {
+        let machine = Preflight::of(self.greeted.as_ref()?).expect("it was looked at when it was greeted").shape;
+        Some(Rehearsal { ram: self.ram.clone()?, machine })
     }
 
     fn apply(&mut self, epoch: Arc<AssembledEpoch>) {

@@ -8,7 +8,7 @@ use crate::kvm::CpuidTable;
 use crate::kvm::cpuid::compare::FeatureMsr;
 use crate::machine::Machine;
 use crate::machine::state::Shape;
-use crate::memory;
+use crate::memory::{self, RamBytes};
 
 /// What the drivers say to each other in the Hello, beyond what the protocol knows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,12 +41,9 @@ pub(super) fn describe(machine: &Machine) -> MachineInfo {
 }
 
 /// The guest's memory as page ranges.
-pub(super) fn ram_ranges(bytes: u64) -> Vec<RamRange> {
+pub(super) fn ram_ranges(bytes: RamBytes) -> Vec<RamRange> {
     let pages = |n: u64| n / memory::PAGE_SIZE as u64;
-    memory::layout(bytes)
-        .into_iter()
-        .map(|(base, len)| RamRange { first: Gfn(pages(base)), pages: pages(len) })
-        .collect()
+    bytes.layout().into_iter().map(|(base, len)| RamRange { first: Gfn(pages(base)), pages: pages(len) }).collect()
 }
 
 impl Preflight {
@@ -54,8 +51,8 @@ impl Preflight {
     pub(super) fn of(info: &MachineInfo) -> Result<Self, String> {
         let preflight: Self = serde_json::from_slice(&info.config)
             .map_err(|e| format!("the primary's description is unreadable: {e}"))?;
-        let bytes = preflight.shape.memory_bytes;
-        if !bytes.is_multiple_of(memory::PAGE_SIZE as u64) || info.ram != ram_ranges(bytes) {
+        preflight.shape.validate()?;
+        if info.ram != ram_ranges(preflight.shape.memory_bytes) {
             return Err("the primary lays out guest memory differently; use the same version on both hosts".into());
         }
         preflight.cpuid.validate()?;
@@ -68,19 +65,25 @@ mod tests {
     use super::*;
 
     fn info(memory_bytes: u64) -> MachineInfo {
-        let shape = Shape { memory_bytes, vcpus: 1, disks: 0, nets: 0 };
+        let shape =
+            Shape { memory_bytes: RamBytes::try_from(1 << 20).expect("whole pages"), vcpus: 1, disks: 0, nets: 0 };
         let cpuid: CpuidTable = serde_json::from_value(serde_json::json!({
             "entries": [{ "function": 1, "index": 0, "flags": 0, "registers": [0, 0, 0, 0] }]
         }))
         .expect("a table of one entry");
-        let config = serde_json::to_vec(&Preflight { shape, cpuid, feature_msrs: vec![] }).expect("plain data");
-        MachineInfo { ram: ram_ranges(memory_bytes), vcpus: 1, disks: vec![], nets: 0, config }
+        let mut config = serde_json::to_value(Preflight { shape, cpuid, feature_msrs: vec![] }).expect("plain data");
+        config["shape"]["memory_bytes"] = memory_bytes.into();
+        // Rounded down, as a primary would that believes in parts of pages.
+        let ram = vec![RamRange { first: Gfn(0), pages: memory_bytes / memory::PAGE_SIZE as u64 }];
+        MachineInfo { ram, vcpus: 1, disks: vec![], nets: 0, config: config.to_string().into_bytes() }
     }
 
     #[test]
-    fn hello_with_a_part_of_a_page_is_refused() {
+    fn hello_with_a_size_of_memory_that_no_guest_has_is_refused() {
         // Rounded down, the ranges agreed; then the assertion of the allocation ended the backup.
         assert!(Preflight::of(&info(1 << 20)).is_ok());
-        assert!(Preflight::of(&info((1 << 20) + 1)).is_err());
+        for bytes in [0, (1 << 20) + 1, memory::RAM_BYTES_MAX + 4096, 1 << 60, u64::MAX] {
+            assert!(Preflight::of(&info(bytes)).is_err(), "{bytes}");
+        }
     }
 }

@@ -11,6 +11,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use replication::EpochId;
 use serde_json::json;
 
 use super::incident::{Incident, IncidentFile, Standing};
@@ -24,7 +25,7 @@ use crate::protect::local::{KeptEpoch, LocalStore};
 use crate::protect::{Afterwards, Life, Parted};
 
 /// Boots in one incident at most; then it is stopped.
-const RESETS_MAX: u32 = 5;
+const RESETS_MAX: u64 = 5;
 /// Where the snapshot of a crashed guest lies in the state directory.
 const EVIDENCE: &str = "crash";
 
@@ -70,8 +71,8 @@ impl OnCrash {
     /// one of `earlier`.
     pub(super) fn note(&self, end: &End, machine: &Machine, earlier: &[KeptEpoch], events: &Events) -> Afterwards {
         let Some(what) = end.crash() else { return Afterwards::Ends };
-        let epoch = machine.epochs().running().0;
-        tracing::error!(epoch, policy = ?self.policy, "the guest crashed: {what}");
+        let epoch = machine.epochs().running();
+        tracing::error!(epoch = epoch.0, policy = ?self.policy, "the guest crashed: {what}");
         let before = self.file.read().unwrap_or_else(|failure| {
             tracing::warn!(%failure, "what was tried before does not count");
             None
@@ -84,7 +85,7 @@ impl OnCrash {
         self.write(&incident);
         let begins_anew = match self.policy {
             OnGuestPanic::Stop => false,
-            OnGuestPanic::Reset => incident.crashes <= RESETS_MAX,
+            OnGuestPanic::Reset => incident.crashes.get() <= RESETS_MAX,
             OnGuestPanic::Rollback => {
                 self.is_kept() && rollback::choose(earlier, incident.epoch, incident.tried.last().copied()).is_some()
             }
@@ -118,8 +119,8 @@ impl OnCrash {
             }
             return super::exit_of(end).map(Next::End);
         };
-        let incident = self.file.read()?.unwrap_or_else(|| Incident::crashed(None, what, 0, Duration::ZERO));
-        let is_to_boot = self.policy == OnGuestPanic::Reset && incident.crashes <= RESETS_MAX;
+        let incident = self.file.read()?.unwrap_or_else(|| Incident::crashed(None, what, EpochId(0), Duration::ZERO));
+        let is_to_boot = self.policy == OnGuestPanic::Reset && incident.crashes.get() <= RESETS_MAX;
         if is_to_boot && parted == Parted::Alone {
             events.note("reset", json!({ "attempt": incident.crashes }));
             self.write(&Incident { standing: Standing::Tried, ..incident });
@@ -131,10 +132,10 @@ impl OnCrash {
         }
         self.write(&Incident { standing: Standing::Stopped, ..incident });
         let why = if is_to_boot { not_alone(parted) } else { "" };
-        Err(self.stopped(what, incident.crashes, why, machine))
+        Err(self.stopped(what, incident.crashes.get(), why, machine))
     }
 
-    fn stopped(&self, what: Crash, crashes: u32, why: &str, machine: &Machine) -> Failure {
+    fn stopped(&self, what: Crash, crashes: u64, why: &str, machine: &Machine) -> Failure {
         let times = if crashes > 1 { format!(" for the {crashes}th time in a row") } else { String::new() };
         let failure =
             Failure::new(Exit::GuestCrashed, format!("the guest crashed{times} and was stopped: {what}{why}"));

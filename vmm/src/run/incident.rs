@@ -8,16 +8,18 @@
 //!
 //! The file is written before the epoch in which the guest crashed is committed: whoever finds that epoch finds the file.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use replication::EpochId;
 use serde::{Deserialize, Serialize};
 
 use crate::durable;
 use crate::exit::{Exit, Failure};
 use crate::machine::crash::Crash;
+use crate::within::Within;
 
 const FILE: &str = "crash.json";
 
@@ -35,6 +37,15 @@ pub(super) enum Standing {
     Stopped,
 }
 
+/// Milliseconds since 1970, until the year 10000.
+pub(super) type UnixMs = Within<0, 253_402_300_800_000>;
+/// Milliseconds that an attempt went back: a hundred years at most.
+pub(super) type BackMs = Within<0, 3_155_760_000_000>;
+/// Crashes that are counted; more count as so many.
+pub(super) type Crashes = Within<0, 1_000_000>;
+/// A record is far smaller.
+const BYTES_MAX: u64 = 1 << 20;
+
 /// A crash, and the crashes that followed the attempts to avoid it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -42,38 +53,45 @@ pub(super) struct Incident {
     /// What happened last.
     pub(super) what: Crash,
     /// The epoch that ran then.
-    pub(super) epoch: u64,
+    pub(super) epoch: EpochId,
     /// When, in milliseconds since 1970.
-    pub(super) at_ms: u64,
+    pub(super) at_ms: UnixMs,
     /// How often it happened in this incident.
-    pub(super) crashes: u32,
+    pub(super) crashes: Crashes,
     /// Epochs that the guest was rolled back to in this incident, in this order.
-    pub(super) tried: Vec<u64>,
+    pub(super) tried: Vec<EpochId>,
     /// How far back the last attempt went, in milliseconds before the crash; of a boot, nothing.
-    pub(super) back_ms: u64,
+    pub(super) back_ms: BackMs,
     /// What is to be done, or was done.
     pub(super) standing: Standing,
 }
 
 impl Incident {
     /// The guest crashed. `before` is what was known; `ran` how long the guest has run since the last attempt.
-    pub(super) fn crashed(before: Option<Self>, what: Crash, epoch: u64, ran: Duration) -> Self {
-        let at_ms = unix_ms();
-        let fresh = Self { what, epoch, at_ms, crashes: 0, tried: Vec::new(), back_ms: 0, standing: Standing::Open };
+    pub(super) fn crashed(before: Option<Self>, what: Crash, epoch: EpochId, ran: Duration) -> Self {
+        let at_ms = UnixMs::nearest(unix_ms());
+        let (crashes, back_ms) = (Crashes::nearest(0), BackMs::nearest(0));
+        let fresh = Self { what, epoch, at_ms, crashes, tried: Vec::new(), back_ms, standing: Standing::Open };
         let again = before.filter(|before| before.standing == Standing::Tried && ran <= before.relapse());
         let before = again.unwrap_or(fresh);
-        Self { what, epoch, at_ms, crashes: before.crashes + 1, standing: Standing::Open, ..before }
+        let crashes = Crashes::nearest(before.crashes.get() + 1);
+        Self { what, epoch, at_ms, crashes, standing: Standing::Open, ..before }
     }
 
     /// A crash within this time after an attempt is the same one come back. It is due after `back_ms`, if it depends on
     /// nothing but what the guest does; what it depends on besides may delay it.
     pub(super) fn relapse(&self) -> Duration {
-        Duration::from_millis(2 * self.back_ms) + Duration::from_secs(60)
+        Duration::from_millis(2 * self.back_ms.get()) + Duration::from_secs(60)
     }
 }
 
 pub(super) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Reads what anybody may have written.
+fn decode(text: &[u8]) -> Result<Incident, serde_json::Error> {
+    serde_json::from_slice(text)
 }
 
 /// The incident of one state directory.
@@ -93,14 +111,15 @@ impl IncidentFile {
 
     /// What is known; `None` if nothing happened.
     pub(super) fn read(&self) -> Result<Option<Incident>, Failure> {
-        let text = match fs::read(&self.path) {
+        let mut text = Vec::new();
+        match File::open(&self.path).and_then(|file| file.take(BYTES_MAX).read_to_end(&mut text)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            text => text.map_err(|error| self.failed("read", &error))?,
+            read => read.map_err(|error| self.failed("read", &error))?,
         };
-        let incident = serde_json::from_slice(&text).map_err(|error| {
+        decode(&text).map(Some).map_err(|error| {
             Failure::new(Exit::Incompatible, format!("{} is not a record of a crash: {error}", self.path.display()))
-        });
-        incident.map(Some)
+                .with_hint("put it back as it was; without it the guest goes on as if it had not crashed")
+        })
     }
 
     /// Replaces it; after a crash of this program, or of its host, it is the old one or the new one.
@@ -122,30 +141,73 @@ impl IncidentFile {
     }
 }
 
+/// A record as it is written.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzzing_valid() -> Vec<u8> {
+    let incident = Incident::crashed(None, Crash::Panicked, EpochId(100), Duration::from_secs(5));
+    let incident =
+        Incident { standing: Standing::Tried, tried: vec![EpochId(80)], back_ms: BackMs::nearest(7), ..incident };
+    serde_json::to_vec_pretty(&incident).expect("an incident is plain data")
+}
+
+/// Reads any bytes as one, and counts the next crash on it.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzzing_read(file: &[u8]) {
+    let Ok(incident) = decode(file) else { return };
+    assert!(incident.relapse() >= Duration::from_secs(60));
+    let again = Incident::crashed(Some(incident), Crash::Panicked, EpochId(200), Duration::ZERO);
+    assert!(again.crashes.get() > 0);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn tried(back_ms: u64) -> Incident {
-        let first = Incident::crashed(None, Crash::Panicked, 100, Duration::from_secs(5));
-        Incident { standing: Standing::Tried, tried: vec![80], back_ms, ..first }
+        let first = Incident::crashed(None, Crash::Panicked, EpochId(100), Duration::from_secs(5));
+        Incident { standing: Standing::Tried, tried: vec![EpochId(80)], back_ms: BackMs::nearest(back_ms), ..first }
     }
 
     #[test]
     fn crash_soon_after_an_attempt_is_the_same_incident_and_much_later_another() {
-        let again = Incident::crashed(Some(tried(1000)), Crash::TripleFault, 200, Duration::from_secs(62));
-        assert_eq!((again.crashes, &again.tried[..], again.standing), (2, &[80][..], Standing::Open));
-        assert_eq!((again.what, again.epoch), (Crash::TripleFault, 200));
-        let later = Incident::crashed(Some(tried(1000)), Crash::Panicked, 200, Duration::from_millis(62_001));
-        assert_eq!((later.crashes, later.tried.len()), (1, 0));
+        let again = Incident::crashed(Some(tried(1000)), Crash::TripleFault, EpochId(200), Duration::from_secs(62));
+        assert_eq!((again.crashes.get(), &again.tried[..], again.standing), (2, &[EpochId(80)][..], Standing::Open));
+        assert_eq!((again.what, again.epoch), (Crash::TripleFault, EpochId(200)));
+        let later = Incident::crashed(Some(tried(1000)), Crash::Panicked, EpochId(200), Duration::from_millis(62_001));
+        assert_eq!((later.crashes.get(), later.tried.len()), (1, 0));
     }
 
     #[test]
     fn what_was_stopped_or_never_decided_is_not_counted_on() {
         for standing in [Standing::Open, Standing::Stopped, Standing::GoingBack] {
             let before = Incident { standing, ..tried(1000) };
-            assert_eq!(Incident::crashed(Some(before), Crash::Panicked, 200, Duration::ZERO).crashes, 1);
+            assert_eq!(Incident::crashed(Some(before), Crash::Panicked, EpochId(200), Duration::ZERO).crashes.get(), 1);
         }
+    }
+
+    #[test]
+    fn numbers_that_no_crash_has_are_refused_when_they_are_read() {
+        // They overflowed when the next crash was counted, or the time until it.
+        let whole = serde_json::to_value(tried(7)).expect("plain data");
+        for (field, value) in [
+            ("back_ms", u64::MAX),
+            ("back_ms", u64::MAX / 2),
+            ("crashes", u64::from(u32::MAX)),
+            ("epoch", u64::MAX),
+            ("at_ms", u64::MAX),
+        ] {
+            let mut altered = whole.clone();
+            altered[field] = value.into();
+            decode(altered.to_string().as_bytes()).expect_err(field);
+        }
+        let mut altered = whole.clone();
+        altered["tried"] = serde_json::json!([80, u64::MAX]);
+        decode(altered.to_string().as_bytes()).expect_err("tried");
+        let most = Incident { crashes: Crashes::nearest(u64::MAX), ..tried(u64::MAX) };
+        let again = decode(&serde_json::to_vec(&most).expect("plain data")).expect("the largest that is allowed");
+        let again = Incident::crashed(Some(again), Crash::Panicked, EpochId(200), Duration::from_secs(1));
+        assert_eq!(again.crashes, most.crashes);
+        assert!(again.relapse() > Duration::from_secs(60));
     }
 
     #[test]

@@ -93,7 +93,8 @@ pub(super) fn primary(name: &str, machine: &Machine, guardian: &Guardian, incide
     let protected = guardian.state() == replication::primary::PrimaryState::Protected;
     put(&mut text, name, "protected", "1 while a whole backup follows.", "gauge", "", f64::from(u8::from(protected)));
     put(&mut text, name, "role", "1 for the role of this process.", "gauge", "role=\"primary\"", 1.0);
-    let (crashes, rollbacks) = incident.map_or((0, 0), |incident| (incident.crashes as usize, incident.tried.len()));
+    let (crashes, rollbacks) =
+        incident.map_or((0, 0), |incident| (incident.crashes.get() as usize, incident.tried.len()));
     let (earlier, earlier_bytes) = guardian.earlier();
     let gauges = [
         ("incident_crashes", "Crashes of the guest in the last incident, this process's and earlier ones.", crashes),

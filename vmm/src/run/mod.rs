@@ -120,3 +120,6 @@ fn unwritable(state_dir: &Path, error: &std::io::Error) -> Failure {
 fn as_json(config: &impl Serialize) -> Value {
     serde_json::to_value(config).expect("a configuration is plain data")
 }
+
+#[cfg(feature = "fuzzing")]
+pub(crate) use incident::{fuzzing_read as read_incident, fuzzing_valid as valid_incident};

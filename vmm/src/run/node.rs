@@ -11,7 +11,7 @@ use super::files::Files;
 use super::incident::{Incident, IncidentFile};
 use super::{late, metrics};
 use crate::api::{ApiError, ApiHandler, Event, ProtectRequest, SnapshotRequest, TakeOverRequest};
-use crate::config::Protect;
+use crate::config::{EpochLength, Protect, TimeSpan};
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
 use crate::machine::gate::NotHeld;
@@ -222,6 +222,9 @@ impl ApiHandler for Arc<Node> {
             return Err(ApiError::conflict("this VM was started without --witness, and a backup needs one to be named")
                 .with_hint("stop it and start it with --witness file:DIR, or with --witness none if you accept that a network cut makes two guests"));
         }
+        if let Some(epoch) = epoch {
+            check_epoch(epoch, machine.pacer().min_epoch())?;
+        }
         let already = guardian.protect(target).map_err(Failure::from)?;
         // Only now: a request that is refused changes nothing.
         if let Some(epoch) = epoch {
@@ -254,6 +257,18 @@ impl ApiHandler for Arc<Node> {
 
     fn events(&self, since: u64) -> Vec<Event> {
         self.events.since(since)
+    }
+}
+
+/// Whether epochs may have this length in a VM whose shortest one is `min_epoch`.
+fn check_epoch(epoch: EpochLength, min_epoch: Duration) -> Result<(), ApiError> {
+    match epoch {
+        EpochLength::Fixed(length) if length.get() < min_epoch => Err(ApiError::bad_request(format!(
+            "epoch {epoch} is shorter than this VM's --min-epoch, {}",
+            TimeSpan(min_epoch)
+        ))
+        .with_hint("give a longer one, or auto")),
+        EpochLength::Fixed(_) | EpochLength::Auto => Ok(()),
     }
 }
 

@@ -6,7 +6,7 @@ use replication::EpochId;
 use serde_json::json;
 use snapshot::disk::OverlayDisk;
 
-use super::incident::{Incident, IncidentFile, Standing, unix_ms};
+use super::incident::{BackMs, Incident, IncidentFile, Standing, unix_ms};
 use crate::config::{OnGuestPanic, VmConfig};
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
@@ -14,7 +14,7 @@ use crate::protect::local::{KeptEpoch, Limits, LocalStore};
 
 /// What is kept of earlier epochs.
 pub(super) fn limits_of(config: &VmConfig) -> Option<Limits> {
-    config.retain.map(|retain| Limits { count: usize::from(retain.epochs), bytes: retain.bytes })
+    config.retain.map(|retain| Limits { count: retain.epochs, bytes: retain.bytes })
 }
 
 /// An epoch to go back to, and why.
@@ -36,8 +36,8 @@ pub(super) fn decide(
             store.rest_earlier(incident.relapse());
             Ok(None)
         }
-        (Standing::GoingBack, Some(&to)) if store.earlier().iter().any(|kept| kept.epoch == to) => {
-            Ok(Some(Back { incident, to: EpochId(to) }))
+        (Standing::GoingBack, Some(&to)) if store.earlier().iter().any(|kept| kept.epoch == to.0) => {
+            Ok(Some(Back { incident, to }))
         }
         (Standing::GoingBack, _) => Err(half_way(file, &incident)),
         (Standing::Open, last) if policy == OnGuestPanic::Rollback => {
@@ -57,14 +57,15 @@ pub(super) fn decide(
 /// The youngest from before the crash: the epoch that ended with it may be kept too. After an attempt, the youngest that is
 /// older than what was tried. What was kept after the attempt does not count: the crash that has come back was on its way
 /// then, for all that is known.
-pub(super) fn choose(kept: &[KeptEpoch], crashed: u64, tried: Option<u64>) -> Option<KeptEpoch> {
-    let is_before = |kept: &KeptEpoch| kept.epoch < crashed && tried.is_none_or(|tried| kept.epoch < tried);
+pub(super) fn choose(kept: &[KeptEpoch], crashed: EpochId, tried: Option<EpochId>) -> Option<KeptEpoch> {
+    let is_before = |kept: &KeptEpoch| kept.epoch < crashed.0 && tried.is_none_or(|tried| kept.epoch < tried.0);
     kept.iter().rev().find(|kept| is_before(kept)).cloned()
 }
 
 fn begin(file: &IncidentFile, mut incident: Incident, kept: &KeptEpoch) -> Result<Back, Failure> {
-    incident.back_ms = kept.age_ms.saturating_sub(unix_ms().saturating_sub(incident.at_ms));
-    incident.tried.push(kept.epoch);
+    let since_ms = unix_ms().saturating_sub(incident.at_ms.get());
+    incident.back_ms = BackMs::nearest(kept.age_ms.saturating_sub(since_ms));
+    incident.tried.push(EpochId(kept.epoch));
     incident.standing = Standing::GoingBack;
     file.write(&incident)?;
     Ok(Back { incident, to: EpochId(kept.epoch) })
@@ -74,10 +75,12 @@ fn stopped(file: &IncidentFile, incident: &Incident) -> Failure {
     let Incident { what, epoch, crashes, tried, .. } = incident;
     let mut message = format!("the guest crashed in epoch {epoch}: {what}");
     if !tried.is_empty() {
-        let tried: Vec<String> = tried.iter().map(u64::to_string).collect();
+        let tried: Vec<String> = tried.iter().map(EpochId::to_string).collect();
         let tried = tried.join(", ");
-        message =
-            format!("{message}; it crashed {crashes} times, was rolled back to {tried}, and no older epoch is kept");
+        message = format!(
+            "{message}; it crashed {} times, was rolled back to {tried}, and no older epoch is kept",
+            crashes.get()
+        );
     }
     Failure::new(Exit::GuestCrashed, message).with_hint(format!(
         "what it was is kept; to let it go on from there all the same, remove {} and use `outlast resume`; to give it up, remove the directory",
@@ -116,7 +119,7 @@ impl Back {
         tracing::warn!(
             epoch = to.0,
             attempt,
-            back_ms = incident.back_ms,
+            back_ms = incident.back_ms.get(),
             "the guest was rolled back; what it acknowledged since is lost"
         );
         events.note(
@@ -137,7 +140,7 @@ mod tests {
     #[test]
     fn youngest_is_chosen_and_after_an_attempt_an_older_one_until_none_is_left() {
         let kept: Vec<KeptEpoch> = [10, 20, 30].map(|epoch| KeptEpoch { epoch, age_ms: 1, bytes: 1 }).into();
-        let chosen = |tried| choose(&kept, 35, tried).map(|kept| kept.epoch);
+        let chosen = |tried: Option<u64>| choose(&kept, EpochId(35), tried.map(EpochId)).map(|kept| kept.epoch);
         assert_eq!(
             [None, Some(30), Some(20), Some(15), Some(10)].map(chosen),
             [Some(30), Some(20), Some(10), Some(10), None]
@@ -150,7 +153,7 @@ mod tests {
         // report, and stood still for ever.
         let kept: Vec<KeptEpoch> = [10, 20, 30].map(|epoch| KeptEpoch { epoch, age_ms: 1, bytes: 1 }).into();
         assert_eq!(
-            [31, 30, 10].map(|crashed| choose(&kept, crashed, None).map(|kept| kept.epoch)),
+            [31, 30, 10].map(|crashed| choose(&kept, EpochId(crashed), None).map(|kept| kept.epoch)),
             [Some(30), Some(20), None]
         );
     }

@@ -102,7 +102,7 @@ fn read(dir: &Path) -> (MachineState, Ram) {
     let checkpoint = Checkpoint::open(dir).expect("the checkpoint is whole");
     let state = checkpoint.state().expect("the checkpoint is whole");
     let state = MachineState::decode(&state).expect("the state is one of ours");
-    let ram = Ram::new(state.shape.memory_bytes).expect("the memory can be had");
+    let ram = Ram::new(state.shape.memory_bytes.get()).expect("the memory can be had");
     checkpoint.check_layout(&layout(&ram)).expect("memory lies as it lay");
     let load = |address: u64, bytes: &[u8]| {
         for (gfn, page) in (address / PAGE_SIZE as u64..).zip(bytes.as_chunks().0) {

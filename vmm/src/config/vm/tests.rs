@@ -30,7 +30,7 @@ fn vm_with_name_and_kernel_only_has_documented_defaults() {
     assert_eq!((vm.cpus, vm.memory_bytes), (1, 512 << 20));
     let cmdline = "console=ttyS0".to_string();
     assert_eq!(vm.start, StartFrom::Kernel { kernel: "/k".into(), initramfs: None, cmdline });
-    assert_eq!((vm.epoch, vm.min_epoch), (EpochLength::Fixed(Duration::from_millis(20)), Duration::from_micros(500)));
+    assert_eq!((vm.epoch, vm.min_epoch), (EpochLength::of_ms(20), Duration::from_micros(500)));
     assert_eq!((vm.detect, vm.heartbeat), (Duration::from_millis(500), Duration::from_millis(50)));
     assert_eq!((vm.protect.as_slice(), vm.interrupts), ([Protect::None].as_slice(), Interrupts::Boundary));
     assert_eq!(vm.api_socket, PathBuf::from("/dev/shm/outlast/vm0/api.sock"));
@@ -73,16 +73,6 @@ fn vm_cpus_edges() {
     for bad in [0, 9] {
         assert_eq!(message(|o| o.cpus = Some(bad)), format!("--cpus {bad}: must be 1 to 8"));
     }
-}
-
-#[test]
-fn vm_epoch_edges() {
-    let fixed = |micros| Some(EpochLength::Fixed(Duration::from_micros(micros)));
-    for good in [1000, 10_000_000] {
-        check(|o| o.epoch = fixed(good)).expect("in range");
-    }
-    assert_eq!(message(|o| o.epoch = fixed(999)), "--epoch 999us: must be 1ms to 10s, or auto");
-    assert!(message(|o| o.epoch = fixed(10_000_001)).contains("must be 1ms to 10s"));
 }
 
 #[test]
@@ -236,4 +226,42 @@ fn vm_json_of_before_these_options_is_read() {
     let mut json = serde_json::to_value(&vm).expect("plain data");
     json.as_object_mut().expect("an object").remove("local").expect("it was there");
     assert_eq!(serde_json::from_value::<VmConfig>(json).expect("an older one"), vm);
+}
+
+/// What `vm.json` of a directory says, with one field altered by somebody.
+fn altered(field: &str, value: serde_json::Value) -> Result<VmConfig, ConfigError> {
+    let vm = check(|o| {
+        o.protect = vec![Protect::Local];
+        o.on_guest_panic = Some(OnGuestPanic::Rollback);
+    })
+    .expect("allowed");
+    let mut text = serde_json::to_value(vm).expect("printable");
+    *text.pointer_mut(field).expect("it is there") = value;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    std::fs::write(dir.path().join("vm.json"), text.to_string()).expect("it can be written");
+    VmConfig::of_state_dir(None, Some(dir.path().to_owned()))
+}
+
+#[test]
+fn state_directory_is_checked_like_what_is_typed() {
+    altered("/retain/epochs", 16.into()).expect("in range");
+    // Of none the ring asserted, and of 255 the reach in milliseconds overflowed.
+    for (field, value) in [
+        ("/retain/epochs", serde_json::json!(0)),
+        ("/retain/epochs", 17.into()),
+        ("/retain/epochs", 255.into()),
+        ("/retain/bytes", 0.into()),
+        ("/epoch", "0us".into()),
+        ("/epoch", "18446744073709551615s".into()),
+        ("/min_epoch", "11s".into()),
+        ("/memory_bytes", 0.into()),
+        ("/memory_bytes", (1_u64 << 60).into()),
+        ("/memory_bytes", ((512_u64 << 20) + 1).into()),
+        ("/cpus", 9.into()),
+        ("/protect", serde_json::json!([])),
+        ("/protect", serde_json::json!(["none", "local"])),
+        ("/heartbeat", "18446744073709551615s".into()),
+    ] {
+        assert!(matches!(altered(field, value.clone()), Err(ConfigError::BadState { .. })), "{field} {value}");
+    }
 }

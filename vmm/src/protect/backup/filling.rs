@@ -7,12 +7,13 @@ use replication::wire::{DiskOffer, DiskWant, Hello, RefuseCode};
 use serde_json::json;
 use snapshot::disk::CHUNK_BYTES;
 
+use super::Standby;
 use super::storage::{DiskFacts, Done, Order};
-use super::{RAM_BYTES_MAX, Standby};
+use crate::exit::Failure;
 use crate::kvm::cpuid::compare;
 use crate::kvm::{Vm, fresh_feature_msrs};
 use crate::machine::MachineError;
-use crate::machine::state::MachineState;
+use crate::machine::state::{MachineState, Shape};
 use crate::memory::Ram;
 use crate::protect::lease::Introduction;
 use crate::protect::preflight::Preflight;
@@ -44,6 +45,7 @@ impl Standby {
         match met {
             Ok((ram, introduction)) => {
                 self.durable = hello.durable;
+                self.greeted = Some(hello.machine.clone());
                 self.epochs_applied = 0;
                 (self.trouble, self.discarded) = (None, None);
                 self.core.handle_accept(self.clock.now(), introduction.place, introduction.nonce);
@@ -61,15 +63,15 @@ impl Standby {
 
     /// Whether the machine of `hello` can run here; gives its bytes of RAM.
     fn check(&self, hello: &Hello) -> Result<u64, String> {
+        if let Some((_, why)) = self.unfit.as_ref().filter(|(machine, _)| *machine == hello.machine) {
+            return Err(why.clone());
+        }
         if let Some(path) = self.storage.full() {
             // What waits for room is of an earlier session; a new one would wait behind it, with the guest's output.
             return Err(format!("the backup has no room for {}: make some there", path.display()));
         }
         let preflight = Preflight::of(&hello.machine)?;
         let shape = &preflight.shape;
-        if shape.memory_bytes > RAM_BYTES_MAX {
-            return Err(format!("{} MiB of memory are more than a backup takes", shape.memory_bytes >> 20));
-        }
         if usize::from(shape.nets) != self.config.nets {
             return Err(format!(
                 "the guest has {} network cards and the backup {}; give it as many --net",
@@ -78,7 +80,7 @@ impl Standby {
         }
         self.check_disks(hello)?;
         self.check_cpu(&preflight)?;
-        Ok(shape.memory_bytes)
+        Ok(shape.memory_bytes.get())
     }
 
     fn check_cpu(&self, preflight: &Preflight) -> Result<(), String> {
@@ -130,6 +132,16 @@ impl Standby {
         }
     }
 
+    /// What is here of the session is worth nothing. The primary would fill this backup with the same guest again.
+    pub(super) fn refuse_base(&mut self, session: SessionId, failure: &Failure) {
+        let text = format!("the guest cannot run here: {}; mend that and start this backup again", failure.message);
+        if self.core.session_id() == Some(session) {
+            self.unfit = self.greeted.take().map(|machine| (machine, text.clone()));
+            self.note_trouble("refused", &text);
+        }
+        self.core.handle_base_refused(self.clock.now(), session, &text);
+    }
+
     pub(super) fn differs(&mut self, session: SessionId, text: &str) {
         if self.core.session_id() == Some(session) {
             self.note_trouble("refused", text);
@@ -138,11 +150,12 @@ impl Standby {
     }
 }
 
-/// Loads a state into a VM that never runs: what this host's KVM refuses (another rate of the time stamp counter, a
-/// register) is found before the base is acked, not when the primary is dead.
-pub(super) fn rehearse(state: &[u8], ram: &Ram) -> Result<(), MachineError> {
+/// Loads a state into a VM that never runs: what cannot be read, and what this host's KVM refuses (another rate of the time
+/// stamp counter, a register), is found before the base is acked, not when the primary is dead.
+pub(super) fn rehearse(state: &[u8], ram: &Ram, machine: &Shape) -> Result<(), MachineError> {
     let MachineState { shape, cpuid, chips, vcpus, board: _, watchdog: _, slots: _, paused: _ } =
         MachineState::decode(state)?;
+    machine.check(&shape)?;
     let vm = Vm::new()?;
     ram.regions().iter().try_for_each(|region| vm.set_region(region, false))?;
     let count = u32::from(shape.vcpus);

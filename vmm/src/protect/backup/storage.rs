@@ -31,6 +31,7 @@ use super::filling::{readonly_differs, rehearse};
 use super::mailbox::Postbox;
 use crate::exit::{Exit, Failure};
 use crate::machine::spawn;
+use crate::machine::state::Shape;
 use crate::memory::Ram;
 use crate::protect::lease::Introduction;
 use crate::protect::local::fault;
@@ -51,7 +52,7 @@ pub(super) enum Order {
     /// Put these bytes into the replica. Whether they are to be durable with the base.
     WriteChunk { chunk: ResyncDisk, durable: bool },
     /// Put an epoch's disk writes into the log, durably if that is asked for; a base is loaded into a VM first.
-    Persist { epoch: Arc<AssembledEpoch>, durable: bool, base_on: Option<Ram> },
+    Persist { epoch: Arc<AssembledEpoch>, durable: bool, rehearsal: Option<Rehearsal> },
     /// Put them into the images.
     Apply(Arc<AssembledEpoch>),
     /// What is in the log is void.
@@ -60,6 +61,15 @@ pub(super) enum Order {
     Keep { epoch: EpochId, holder: String },
     /// Sync the images, empty the log, give both back. Nothing comes after it.
     HandOver,
+}
+
+/// Where a base is to run, to see whether it can.
+#[derive(Debug)]
+pub(super) struct Rehearsal {
+    /// The guest's memory.
+    pub(super) ram: Ram,
+    /// The machine that the Hello told of.
+    pub(super) machine: Shape,
 }
 
 /// What was done, or has come up.
@@ -80,6 +90,11 @@ pub(super) enum Done {
     Durable {
         session: SessionId,
         epoch: EpochId,
+    },
+    /// A base cannot run here. It was not persisted.
+    BaseRefused {
+        session: SessionId,
+        failure: Failure,
     },
     Applied {
         session: SessionId,
@@ -200,6 +215,7 @@ impl Storage {
             Done::Compared { .. }
             | Done::Differs { .. }
             | Done::Durable { .. }
+            | Done::BaseRefused { .. }
             | Done::Applied { .. }
             | Done::Discarded
             | Done::Kept { .. }
@@ -312,9 +328,11 @@ impl Worker {
                 self.unsynced_bytes += if durable { bytes } else { 0 };
                 self.insist(|worker| worker.fill_in(usize::from(chunk.disk), &set).map(|()| Done::Written { bytes }))
             }
-            Order::Persist { epoch, durable, base_on } => {
-                if let Some(ram) = base_on {
-                    rehearse(&epoch.state, &ram)?;
+            Order::Persist { epoch, durable, rehearsal } => {
+                if let Some(Rehearsal { ram, machine }) = rehearsal
+                    && let Err(error) = rehearse(&epoch.state, &ram, &machine)
+                {
+                    return Ok(Some(Done::BaseRefused { session: epoch.session, failure: error.into() }));
                 }
                 self.insist(|worker| worker.persist(&epoch, durable))
             }

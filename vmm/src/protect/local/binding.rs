@@ -190,6 +190,20 @@ fn decode(text: &str) -> Option<Binding> {
     serde_json::from_str(json).ok()
 }
 
+/// A file as it is written.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzzing_valid() -> Vec<u8> {
+    encode(&Binding { life: LifeId([3; 16]), log: Some(LogId([1; 16])), boot: [2; 16], disks: Vec::new() }).into_bytes()
+}
+
+/// Reads any bytes as such a file.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzzing_read(dir: &Path, file: &[u8]) {
+    std::fs::write(dir.join(BINDING), file).expect("there is room");
+    let Ok(binding) = Binding::read(dir) else { return };
+    let _ = (binding.asks_of_log(), binding.check(&[], &Boot { id: [2; 16], began: 0 }));
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

@@ -133,7 +133,8 @@ impl LocalStore {
         let old = ring.record(to).map_err(&failed)?;
         let path = self.dir.join(DIR);
         let old = record::decode(&old).map_err(|source| LocalError::Record { path: path.clone(), source })?;
-        ring.blocks_of(to, |_, _| Ok::<(), std::io::Error>(())).map_err(&failed)?;
+        // Every block is looked at before one is put back.
+        ring.blocks_of(to, |place, _| self.check_place(place, disks)).map_err(|undo| undo.into_error(&failed))?;
 
         self.memory.begin()?;
         ring.blocks_of(to, |place, block| match place {
@@ -155,8 +156,20 @@ impl LocalStore {
         Ok(LastEpoch { epoch: anew, life: Some(self.life), state: old.state, outputs: Vec::new() })
     }
 
+    /// Whether this machine has the place of a block.
+    fn check_place(&self, place: Place, disks: &[OverlayDisk]) -> Result<(), Undo> {
+        let is_here = match place {
+            Place::Page(gfn) => self.place_of(gfn).is_some(),
+            Place::Disk(disk, index) => {
+                let begin = index.checked_mul(BLOCK as u64);
+                disks.get(usize::from(disk)).zip(begin).is_some_and(|(disk, begin)| begin < disk.len_bytes())
+            }
+        };
+        if is_here { Ok(()) } else { Err(Undo::NoSuchPlace(place)) }
+    }
+
     fn put_page(&mut self, gfn: u64, page: &[u8]) -> Result<(), Undo> {
-        let at = self.offset_of(gfn);
+        let at = self.place_of(gfn).ok_or(Undo::NoSuchPlace(Place::Page(gfn)))?;
         self.set(self.ram, at..at + PAGE_SIZE, page, true).map_err(Undo::Local)
     }
 }
@@ -188,7 +201,7 @@ fn keep_disk(ring: &mut Ring, number: u16, set: &WriteSet, disk: &SharedDisk, ep
 
 /// The last block of a disk may be shorter than others.
 fn put_block(disks: &[OverlayDisk], disk: u16, index: u64, block: &[u8]) -> Result<(), Undo> {
-    let disk = disks.get(usize::from(disk)).ok_or(Undo::NoSuchDisk)?;
+    let disk = disks.get(usize::from(disk)).ok_or(Undo::NoSuchPlace(Place::Disk(disk, index)))?;
     let at = index * BLOCK as u64;
     let held = disk.len_bytes().saturating_sub(at).min(BLOCK as u64) as usize;
     let mut set = WriteSet::new();
@@ -199,7 +212,7 @@ fn put_block(disks: &[OverlayDisk], disk: u16, index: u64, block: &[u8]) -> Resu
 enum Undo {
     Io(std::io::Error),
     Local(LocalError),
-    NoSuchDisk,
+    NoSuchPlace(Place),
 }
 
 impl From<std::io::Error> for Undo {
@@ -213,9 +226,9 @@ impl Undo {
         match self {
             Self::Io(error) => failed(error),
             Self::Local(error) => error,
-            Self::NoSuchDisk => failed(std::io::Error::new(
+            Self::NoSuchPlace(place) => failed(std::io::Error::new(
                 std::io::ErrorKind::InvalidData,
-                "it has blocks of a disk that this machine does not have",
+                format!("they hold {place}, which this machine does not have"),
             )),
         }
     }

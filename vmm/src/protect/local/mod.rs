@@ -22,6 +22,8 @@ mod binding;
 mod changed;
 mod earlier;
 pub(crate) mod fault;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 pub(crate) mod pairing;
 mod record;
 mod retained;
@@ -46,7 +48,7 @@ use snapshot::disklog::LifeId;
 use crate::epoch::SealedEpoch;
 use crate::epoch::capture::CapturedPages;
 use crate::exit::{Advice, Exit, Failure};
-use crate::memory::{self, MemoryError, PAGE_SIZE, Ram};
+use crate::memory::{MemoryError, PAGE_SIZE, Ram, RamBytes};
 
 /// Room for the machine's state and the output of one epoch; a guest that holds half of
 /// [`crate::machine::egress::HOLD_BYTES_MAX`] is stopped.
@@ -192,6 +194,7 @@ pub(crate) struct LocalStore {
     piece_used: usize,
     ram: RegionId,
     state: RegionId,
+    ram_bytes: RamBytes,
     layout: Vec<(u64, u64)>,
     /// Output of committed epochs that may not have left.
     held: VecDeque<(EpochId, Output)>,
@@ -234,7 +237,9 @@ impl LocalStore {
             };
         }
         let store = match Self::map(dir, ram_bytes, options) {
-            Err(LocalError::Memory(recoverable::Error::Length { found, .. })) => Self::map(dir, found, options)?,
+            Err(LocalError::Memory(recoverable::Error::Length { found, .. })) => {
+                Self::map(dir, RamBytes::try_from(found)?.get(), options)?
+            }
             result => result?,
         };
         let bytes = store.memory.bytes(store.state)?;
@@ -288,11 +293,12 @@ impl LocalStore {
     }
 
     fn map(dir: &Path, ram_bytes: u64, options: LocalOptions) -> Result<Self, LocalError> {
+        let size = RamBytes::try_from(ram_bytes)?;
         let Backing { mut memory, log, piece_bytes } = Backing::open(dir, ram_bytes, options.log)?;
         let ram = memory.map(&dir.join(RAM), ram_bytes as usize)?;
         let state = memory.map(&dir.join(STATE), STATE_BYTES)?;
         let kept = Kept { log, survives: memory.survives().min(options.images) };
-        let (dir, layout) = (dir.to_owned(), memory::layout(ram_bytes));
+        let dir = dir.to_owned();
         let (held, buffer) = (VecDeque::new(), Vec::new());
         let (ring, tidings_due, life) = (None, false, LifeId::default());
         Ok(Self {
@@ -303,7 +309,8 @@ impl LocalStore {
             piece_used: 0,
             ram,
             state,
-            layout,
+            ram_bytes: size,
+            layout: size.layout(),
             held,
             buffer,
             ring,
@@ -332,8 +339,7 @@ impl LocalStore {
     /// Guest memory as the last committed epoch left it: mapped, not read. What the guest writes there stays its own.
     pub(crate) fn map_ram(&self) -> Result<Ram, LocalError> {
         let (file, offset) = self.memory.file(self.ram)?;
-        let bytes = self.layout.iter().map(|(_, len)| len).sum();
-        Ok(Ram::private_copy_of(file, offset, bytes)?)
+        Ok(Ram::private_copy_of(file, offset, self.ram_bytes)?)
     }
 
     /// Commits an epoch; gives the pages that turned out unchanged. On an error the epoch before is still the last one.
@@ -447,17 +453,22 @@ impl LocalStore {
         Ok(())
     }
 
-    /// Where page `gfn` lies in `ram`: the regions one after the other, without the hole.
+    /// Where page `gfn` of a sealed epoch lies in `ram`.
     fn offset_of(&self, gfn: u64) -> usize {
-        let address = gfn * PAGE_SIZE as u64;
+        self.place_of(gfn).unwrap_or_else(|| panic!("page {gfn:#x} of a sealed epoch is not in RAM"))
+    }
+
+    /// Where page `gfn` lies in `ram`, if it is guest memory: the regions one after the other, without the hole.
+    fn place_of(&self, gfn: u64) -> Option<usize> {
+        let address = gfn.checked_mul(PAGE_SIZE as u64)?;
         let mut offset = 0;
         for (base, len) in &self.layout {
             if (*base..base + len).contains(&address) {
-                return (offset + address - base) as usize;
+                return Some((offset + address - base) as usize);
             }
             offset += len;
         }
-        panic!("page {gfn:#x} of a sealed epoch is not in RAM")
+        None
     }
 
     /// The guest has ended: nothing is to be resumed.

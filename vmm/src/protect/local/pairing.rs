@@ -156,6 +156,29 @@ fn session_of(text: &str) -> Option<SessionId> {
     Some(SessionId(number.to_be_bytes()))
 }
 
+/// A file as it is written.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzzing_valid() -> Vec<u8> {
+    encode(&Pairing {
+        witness: Witness::None,
+        store: Incarnation([9; 16]),
+        known: None,
+        term: 3,
+        session: Some(SessionId([7; 16]).to_string()),
+        unused_from: EpochId(77),
+        target: None,
+    })
+    .into_bytes()
+}
+
+/// Reads any bytes as such a file.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzzing_read(file: &[u8]) {
+    let Some(pairing) = std::str::from_utf8(file).ok().and_then(decode) else { return };
+    assert!(pairing.unused_from.next() > pairing.unused_from);
+    let _ = (pairing.session(), Term(pairing.term).next());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

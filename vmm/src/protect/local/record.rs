@@ -117,7 +117,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<LastEpoch, RecordError> {
         return Err(RecordError::Damaged("its checksum does not match"));
     }
     let outputs = decode_outputs(outputs).ok_or(RecordError::Damaged("an output is cut off"))?;
-    Ok(LastEpoch { epoch: EpochId(u64_at(8)), life, state: state.to_vec(), outputs })
+    let epoch = EpochId::try_from(u64_at(8)).map_err(|_| RecordError::Damaged("no epoch has its number"))?;
+    Ok(LastEpoch { epoch, life, state: state.to_vec(), outputs })
 }
 
 fn decode_outputs(mut bytes: &[u8]) -> Option<Vec<Output>> {
@@ -170,6 +171,20 @@ mod tests {
         bytes[SUMMED..HEAD].copy_from_slice(&sum.to_le_bytes());
         let last = decode(&bytes).expect("whole");
         assert_eq!((last.life, last.state, last.outputs), (None, b"the state".to_vec(), outputs()));
+    }
+
+    #[test]
+    fn epoch_near_the_end_of_the_numbers_is_refused() {
+        // Its checksum is right: the numbers after it overflowed.
+        let with = |epoch| {
+            let mut buffer = Vec::new();
+            encode(EpochId(epoch), LifeId([5; 16]), b"the state", outputs().iter(), &mut buffer);
+            decode(&buffer)
+        };
+        assert!(with(replication::id::EPOCH_MAX.0).is_ok());
+        for epoch in [replication::id::EPOCH_MAX.0 + 1, u64::MAX - 1, u64::MAX] {
+            assert_eq!(with(epoch), Err(RecordError::Damaged("no epoch has its number")));
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl Place {
     }
 
     fn persist(&mut self, epoch: &Arc<AssembledEpoch>, durable: bool) {
-        let done = self.obey(Order::Persist { epoch: Arc::clone(epoch), durable, base_on: None });
+        let done = self.obey(Order::Persist { epoch: Arc::clone(epoch), durable, rehearsal: None });
         assert!(matches!(done, Done::Durable { session: SESSION, epoch: of } if of == epoch.epoch), "{done:?}");
     }
 
@@ -154,4 +154,25 @@ fn disks_that_are_handed_over_are_synced_and_their_log_is_empty() {
     assert_eq!(trace::take(), [IMAGE_SYNC]);
     let Some(Done::HandedOver { disks, log }) = place._mailbox.take() else { panic!("they are given back") };
     assert_eq!((disks.len(), log.is_half_full()), (1, false));
+}
+
+#[test]
+fn base_that_cannot_be_read_is_refused_and_the_worker_goes_on() {
+    // It ended the backup: any primary could do that.
+    let mut place = Place::new();
+    let base = Arc::new(AssembledEpoch {
+        session: SESSION,
+        epoch: EpochId(7),
+        base: true,
+        state: Arc::new(b"no state".to_vec()),
+        ..AssembledEpoch::default()
+    });
+    let machine = Shape { memory_bytes: (1 << 20).try_into().expect("whole pages"), vcpus: 1, disks: 1, nets: 0 };
+    let rehearsal = Some(Rehearsal { ram: Ram::new(1 << 20).expect("it fits"), machine });
+    let done = place.obey(Order::Persist { epoch: base, durable: true, rehearsal });
+    assert!(
+        matches!(&done, Done::BaseRefused { session: SESSION, failure } if failure.message.contains("state")),
+        "{done:?}"
+    );
+    assert!(matches!(place.obey(Order::Discard), Done::Discarded));
 }

@@ -6,7 +6,7 @@ use recoverable::Survives;
 
 use super::super::backing::LocalOptions;
 use super::*;
-use crate::config::LocalLog;
+use crate::config::{LocalLog, RetainCount};
 use crate::epoch::capture;
 use crate::memory::Ram;
 use crate::stats::Stats;
@@ -16,7 +16,7 @@ const RAM_BYTES: u64 = 2 << 20;
 const PAGES: u64 = RAM_BYTES / PAGE_SIZE as u64;
 /// The second disk ends in the middle of a block.
 const DISKS: [usize; 2] = [256 << 10, (64 << 10) + 512];
-const LIMITS: Limits = Limits { count: 4, bytes: 1 << 30 };
+const LIMITS: Limits = Limits { count: RetainCount::nearest(4), bytes: 1 << 30 };
 
 /// What a guest would see.
 #[derive(Clone, PartialEq, Eq)]
@@ -202,4 +202,23 @@ fn what_is_kept_goes_with_the_guest_and_where_nothing_is_to_be_kept() {
     let dir = guest.dir.path().join("state");
     guest.store.remove().unwrap();
     assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0);
+}
+
+#[test]
+fn block_that_the_machine_does_not_have_is_found_before_anything_is_changed() {
+    // Its checksum is right: the page was looked for in memory, and the assertion that it is there ended the program.
+    let disk = |disk: u64, index: u64| (disk + 1) << 48 | index;
+    let beyond =
+        [PAGES, 1 << 47, (1 << 48) - 1, disk(0, 64), disk(1, 17), disk(2, 0), disk(0, (1 << 48) - 1), u64::MAX];
+    for id in beyond {
+        let (mut guest, random) = (Guest::new(LocalLog::Auto), &mut Random(3));
+        (0..20).for_each(|_| guest.run_an_epoch(random));
+        let copy = guest.copy();
+        let oldest = guest.store.earlier()[0].epoch;
+        retained::append_block(&copy.path().join("state").join(DIR), EpochId(oldest), id);
+        let (mut store, _, disks) = open(copy.path());
+        let error = store.go_back(EpochId(oldest), EpochId(100), &disks).unwrap_err();
+        assert!(error.to_string().contains("this machine does not have"), "{id:#x}: {error}");
+        assert!(seen_in(copy.path(), &store) == guest.seen, "{id:#x}");
+    }
 }

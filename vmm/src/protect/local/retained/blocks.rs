@@ -19,6 +19,15 @@ pub(in crate::protect::local) enum Place {
     Disk(u16, u64),
 }
 
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Page(gfn) => write!(f, "page {gfn:#x} of memory"),
+            Self::Disk(disk, index) => write!(f, "block {index} of disk {disk}"),
+        }
+    }
+}
+
 impl BlockId {
     pub(super) fn page(gfn: u64) -> Self {
         assert!(gfn >> INDEX_BITS == 0, "page {gfn:#x} is beyond what a processor addresses");

@@ -19,6 +19,7 @@ use snapshot::private;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::blocks::{BLOCK, BlockId};
+use crate::within::Within;
 
 const MAGIC: [u8; 4] = *b"OLRE";
 const BATCH_MAGIC: [u8; 4] = *b"OLRB";
@@ -31,11 +32,14 @@ pub(super) const BATCH_BLOCKS_MAX: usize = 256;
 /// More is not a record of ours.
 const RECORD_BYTES_MAX: u64 = 64 << 20;
 
+/// Milliseconds since 1970; a file says none later than the year 10000.
+pub(super) type UnixMs = Within<0, 253_402_300_800_000>;
+
 /// The head of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) epoch: EpochId,
-    pub(super) at_ms: u64,
+    pub(super) at_ms: UnixMs,
     record_bytes: u64,
 }
 
@@ -44,7 +48,7 @@ impl Head {
         let mut bytes = [0; HEAD];
         bytes[..4].copy_from_slice(&MAGIC);
         bytes[4..8].copy_from_slice(&VERSION.to_le_bytes());
-        for (at, word) in [(8, self.epoch.0), (16, self.at_ms), (24, self.record_bytes)] {
+        for (at, word) in [(8, self.epoch.0), (16, self.at_ms.get()), (24, self.record_bytes)] {
             bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
         }
         let mut sum = Xxh3::new();
@@ -64,7 +68,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// Makes the file of an epoch, without any block.
-pub(super) fn create(path: &Path, epoch: EpochId, at_ms: u64, record: &[u8]) -> io::Result<(File, u64)> {
+pub(super) fn create(path: &Path, epoch: EpochId, at_ms: UnixMs, record: &[u8]) -> io::Result<(File, u64)> {
     let head = Head { epoch, at_ms, record_bytes: record.len() as u64 };
     let mut file = private::create_anew(path)?;
     file.write_all(&head.encode(record))?;
@@ -80,7 +84,9 @@ pub(super) fn read_head(file: &mut File) -> io::Result<(Head, Vec<u8>)> {
     if bytes[..4] != MAGIC || bytes[4..8] != VERSION.to_le_bytes() {
         return Err(damaged("it is no earlier epoch of this version"));
     }
-    let head = Head { epoch: EpochId(u64_at(&bytes, 8)), at_ms: u64_at(&bytes, 16), record_bytes: u64_at(&bytes, 24) };
+    let epoch = EpochId::try_from(u64_at(&bytes, 8)).map_err(|error| damaged(&error.to_string()))?;
+    let at_ms = UnixMs::try_from(u64_at(&bytes, 16)).map_err(|error| damaged(&format!("its time, {error}")))?;
+    let head = Head { epoch, at_ms, record_bytes: u64_at(&bytes, 24) };
     let left = file.metadata()?.len().saturating_sub(HEAD as u64);
     if head.record_bytes > left.min(RECORD_BYTES_MAX) {
         return Err(damaged("its record is cut off"));

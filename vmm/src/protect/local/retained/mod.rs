@@ -36,9 +36,11 @@ use replication::EpochId;
 use serde::Serialize;
 use snapshot::private;
 
+use crate::config::RetainCount;
+
 pub(super) use blocks::{BLOCK, Place};
 use blocks::{BlockId, BlockSet};
-use delta::{Batch, Batches};
+use delta::{Batch, Batches, UnixMs};
 
 /// After room was missing, so long nothing is kept.
 const REST_MS: u64 = 10_000;
@@ -54,7 +56,7 @@ const BOOT: &str = "boot";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// Epochs.
-    pub(crate) count: usize,
+    pub(crate) count: RetainCount,
     /// Bytes of all their files.
     pub(crate) bytes: u64,
 }
@@ -137,7 +139,6 @@ pub(super) fn remove(dir: &Path) -> io::Result<()> {
 impl Ring {
     /// What is kept in `dir`, which is made. Files that cannot be used go, and what only they could lead back to.
     pub(super) fn open(dir: &Path, limits: Limits) -> io::Result<Self> {
-        assert!(limits.count > 0, "a ring of no epochs is none");
         match private::create_dir(dir) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && fs::symlink_metadata(dir)?.is_dir() => {}
             made => made?,
@@ -149,8 +150,12 @@ impl Ring {
             if name == BOOT {
                 continue;
             }
-            match name.to_str().and_then(|name| u64::from_str_radix(name, 16).ok()) {
-                Some(epoch) => found.push(EpochId(epoch)),
+            let number = name.to_str().and_then(|name| u64::from_str_radix(name, 16).ok());
+            match number
+                .and_then(|number| EpochId::try_from(number).ok())
+                .filter(|epoch| path_of(dir, *epoch) == dir.join(&name))
+            {
+                Some(epoch) => found.push(epoch),
                 None => fs::remove_file(dir.join(name))?,
             }
         }
@@ -195,7 +200,7 @@ impl Ring {
         }
         let mut batches = Batches::of(file, &head)?;
         while batches.next_ids()?.is_some() {}
-        Ok(Earlier { epoch, at_ms: head.at_ms, len: batches.at() })
+        Ok(Earlier { epoch, at_ms: head.at_ms.get(), len: batches.at() })
     }
 
     /// A file in the middle is of no use: nor are the older ones, which it would lead back to.
@@ -230,7 +235,7 @@ impl Ring {
     }
 
     fn now_ms(&self) -> u64 {
-        self.since.0 + self.since.1.elapsed().as_millis() as u64
+        UnixMs::nearest(self.since.0.saturating_add(self.since.1.elapsed().as_millis() as u64)).get()
     }
 
     /// What is kept, oldest first.
@@ -354,7 +359,7 @@ impl Ring {
 
     /// Keeps no epoch more for `time`.
     pub(super) fn rest(&mut self, time: Duration) {
-        self.not_before_ms = self.now_ms() + time.as_millis() as u64;
+        self.not_before_ms = self.now_ms().saturating_add(time.as_millis().try_into().unwrap_or(u64::MAX));
     }
 
     /// Whether it is time to keep another epoch.
@@ -392,21 +397,22 @@ impl Ring {
     /// Under another name first: a file with an epoch's name is whole.
     fn create(&self, epoch: EpochId, at_ms: u64, record: &[u8]) -> io::Result<u64> {
         let next = self.dir.join(NEXT);
-        let (_, len) = delta::create(&next, epoch, at_ms, record)?;
+        let (_, len) = delta::create(&next, epoch, UnixMs::nearest(at_ms), record)?;
         fs::rename(next, path_of(&self.dir, epoch))?;
         Ok(len)
     }
 
     /// Lets one epoch go if there are too many.
     fn thin(&mut self) -> io::Result<()> {
-        if self.epochs.len() > self.limits.count + SURPLUS_MAX {
+        let count = self.limits.count.get() as usize;
+        if self.epochs.len() > count + SURPLUS_MAX {
             self.end_merging(true)?;
         }
-        if self.epochs.len() <= self.limits.count || self.merging.is_some() {
+        if self.epochs.len() <= count || self.merging.is_some() {
             return Ok(());
         }
         let at_ms: Vec<u64> = self.epochs.iter().map(|earlier| earlier.at_ms).collect();
-        let index = spacing::victim(&at_ms, self.now_ms(), self.limits.count);
+        let index = spacing::victim(&at_ms, self.now_ms(), count);
         let Earlier { epoch: gone, len, .. } = self.epochs[index];
         if index == 0 || self.bytes() + len > self.limits.bytes {
             return self.remove_oldest();
@@ -475,6 +481,51 @@ impl Ring {
         self.epochs.last_mut().expect("the epoch is kept").len = len;
         self.open_newest()
     }
+}
+
+#[cfg(feature = "fuzzing")]
+impl Ring {
+    /// The file of an epoch with two blocks.
+    pub(super) fn fuzzing_file(dir: &Path, limits: Limits, epoch: EpochId, record: &[u8]) -> Vec<u8> {
+        let mut ring = Self::open(dir, limits).expect("there is a tmpfs");
+        ring.lose().expect("it is a tmpfs");
+        ring.not_before_ms = 0;
+        ring.retain(epoch, record).expect("there is room");
+        ring.keep_page(5, &[1; BLOCK]).expect("there is room");
+        ring.keep_block(0, 3, &[2; BLOCK]).expect("there is room");
+        ring.flush().expect("there is room");
+        fs::read(path_of(dir, epoch)).expect("it was written")
+    }
+
+    /// Opens a directory in which any bytes are the file of an epoch, and uses what can be used.
+    pub(super) fn fuzzing_open(dir: &Path, limits: Limits, epoch: EpochId, file: &[u8]) {
+        remove(dir).expect("it is a tmpfs");
+        fs::create_dir_all(dir).expect("there is a tmpfs");
+        fs::write(dir.join(BOOT), boot_id()).expect("there is room");
+        fs::write(path_of(dir, epoch), file).expect("there is room");
+        let mut ring = Self::open(dir, limits).expect("what cannot be used goes");
+        let _ = (ring.kept(), ring.is_due());
+        ring.rest(Duration::from_millis(u64::MAX));
+        let blocks = ring.epochs.first().map(|earlier| earlier.epoch);
+        if let Some(epoch) = blocks {
+            let _ = ring.blocks_of(epoch, |_, block| {
+                assert_eq!(block.len(), BLOCK);
+                Ok::<(), io::Error>(())
+            });
+            let _ = ring.wants_page(7);
+            ring.retain(epoch.next(), b"record").expect("there is room");
+        }
+    }
+}
+
+/// Puts a block with any number behind the others of an epoch, as somebody could who repairs checksums.
+#[cfg(test)]
+pub(super) fn append_block(dir: &Path, epoch: EpochId, id: u64) {
+    let mut batch = Batch::default();
+    batch.push(BlockId(id), &[0xee; BLOCK]);
+    let mut file = File::options().read(true).write(true).open(path_of(dir, epoch)).expect("it is kept");
+    let len = file.metadata().expect("it is open").len();
+    batch.write(&mut file, len).expect("there is room");
 }
 
 /// Appends to `into` what it lacks of `from`; gives its new length.

@@ -114,7 +114,7 @@ impl Model {
 fn every_kept_epoch_leads_back_to_what_was_whatever_happened_since() {
     for seed in 1..=12 {
         let random = &mut Random(seed * 0x9e37_79b9);
-        let mut model = Model::new(Limits { count: 1 + seed as usize % 5, bytes: u64::MAX });
+        let mut model = Model::new(Limits { count: RetainCount::nearest(1 + seed % 5), bytes: u64::MAX });
         for step in 0..400 {
             model.commit(random);
             model.ring.pass_ms(random.below(900));
@@ -126,7 +126,7 @@ fn every_kept_epoch_leads_back_to_what_was_whatever_happened_since() {
             }
         }
         model.check(&format!("seed {seed}"));
-        assert!(model.ring.kept().len() <= model.ring.limits.count + SURPLUS_MAX + 1);
+        assert!(model.ring.kept().len() <= model.ring.limits.count.get() as usize + SURPLUS_MAX + 1);
         assert_eq!(model.ring.take_news(), None);
     }
 }
@@ -135,7 +135,7 @@ fn every_kept_epoch_leads_back_to_what_was_whatever_happened_since() {
 fn bytes_are_bounded_the_oldest_go_first_and_it_is_told_once() {
     let random = &mut Random(7);
     let bytes = 100 * BLOCK as u64;
-    let mut model = Model::new(Limits { count: 4, bytes });
+    let mut model = Model::new(Limits { count: RetainCount::nearest(4), bytes });
     let mut told = 0;
     for _ in 0..200 {
         model.commit(random);
@@ -153,7 +153,7 @@ fn bytes_are_bounded_the_oldest_go_first_and_it_is_told_once() {
 #[test]
 fn epoch_that_changes_more_than_the_bound_leaves_none_and_a_rest_later_one_is_kept_again() {
     let random = &mut Random(7);
-    let mut model = Model::new(Limits { count: 4, bytes: 5 * BLOCK as u64 });
+    let mut model = Model::new(Limits { count: RetainCount::nearest(4), bytes: 5 * BLOCK as u64 });
     model.commit(random);
     assert_eq!(model.ring.kept().len(), 1);
     (0..BLOCKS).for_each(|gfn| {
@@ -176,7 +176,7 @@ fn epoch_that_changes_more_than_the_bound_leaves_none_and_a_rest_later_one_is_ke
 #[test]
 fn damaged_file_takes_the_older_ones_with_it_and_none_is_used() {
     let random = &mut Random(3);
-    let mut model = Model::new(Limits { count: 5, bytes: u64::MAX });
+    let mut model = Model::new(Limits { count: RetainCount::nearest(5), bytes: u64::MAX });
     while model.ring.kept().len() < 4 {
         model.commit(random);
         model.ring.pass_ms(400);
@@ -206,11 +206,39 @@ fn damaged_file_takes_the_older_ones_with_it_and_none_is_used() {
 #[test]
 fn files_of_another_run_of_the_host_are_not_used() {
     let random = &mut Random(3);
-    let mut model = Model::new(Limits { count: 5, bytes: u64::MAX });
+    let mut model = Model::new(Limits { count: RetainCount::nearest(5), bytes: u64::MAX });
     model.commit(random);
     assert_eq!(Ring::open(model.dir.path(), model.ring.limits).unwrap().kept().len(), 1);
     fs::write(model.dir.path().join(BOOT), "another").unwrap();
     let mut ring = Ring::open(model.dir.path(), model.ring.limits).unwrap();
     assert!(ring.kept().is_empty());
     assert!(ring.take_news().is_some_and(|news| news.why.contains("started anew")));
+}
+
+#[test]
+fn epoch_or_time_that_cannot_be_is_not_used_and_what_is_left_goes_on() {
+    // Their checksums are right: of a time near the end of the numbers the clock of the ring overflowed.
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { count: RetainCount::nearest(4), bytes: u64::MAX };
+    let write = |epoch: u64, at_ms: u64| {
+        let path = path_of(dir.path(), EpochId(epoch));
+        delta::create(&path, EpochId(epoch), UnixMs::nearest(0), b"record").unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[16..24].copy_from_slice(&at_ms.to_le_bytes());
+        let sum = xxhash_rust::xxh3::xxh3_64(&[&bytes[..32], b"record"].concat());
+        bytes[32..40].copy_from_slice(&sum.to_le_bytes());
+        fs::write(path, bytes).unwrap();
+        fs::write(dir.path().join(BOOT), boot_id()).unwrap();
+    };
+    for (epoch, at_ms) in [(7, u64::MAX), (7, u64::MAX - 999), (u64::MAX, 1), (1 << 63, 1)] {
+        write(epoch, at_ms);
+        let mut ring = Ring::open(dir.path(), limits).unwrap();
+        assert!(ring.kept().is_empty(), "{epoch} {at_ms}");
+        assert!(ring.is_due() && ring.now_ms() > 0);
+        ring.rest(Duration::MAX);
+        assert!(!ring.is_due());
+    }
+    write(7, 253_402_300_800_000);
+    let ring = Ring::open(dir.path(), limits).unwrap();
+    assert_eq!((ring.kept().len(), ring.is_due()), (1, false), "the latest that is allowed");
 }
