@@ -20,4 +20,14 @@ mod route;
 mod server;
 
 pub use handler::{ApiError, ApiHandler, Event, ProtectRequest, SnapshotRequest, TakeOverRequest};
+/// Answers a request that arrived whole; its status.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn answer_bytes(bytes: &[u8], handler: &dyn ApiHandler) -> Option<u16> {
+    let request = match http::parse_request(bytes) {
+        Ok(request) => request?,
+        Err(http::BadRequest { status, .. }) => return Some(status),
+    };
+    Some(route::answer(&request, handler).status)
+}
+
 pub use server::{ApiSocketError, Server, ServerHandle};

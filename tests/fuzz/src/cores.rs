@@ -1,0 +1,314 @@
+//! The protocol's cores: any frames from a peer, in any order; answers of the world, late, twice or about something else.
+//!
+//! What the driver owes a core by contract is kept: what is persisted and applied is so in order and once.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use replication::backup::BackupState;
+use replication::id::Gfn;
+use replication::primary::{GuestEnd, Meeting};
+use replication::wire::{
+    DiskInfo, DiskOffer, DiskWant, EpochBegin, EpochEnd, Goodbye, GoodbyeReason, Heartbeat, Hello, HelloAck,
+    MachineInfo, RamRange, Refuse, RefuseCode, ResyncDisk,
+};
+use replication::{
+    Backup, BackupAction, BackupConfig, ClaimResult, EpochId, EpochMeta, EpochWriter, FrameDecoder, Link, Message,
+    Output, Primary, PrimaryAction, PrimaryConfig, SessionId, Term, Time, VmId,
+};
+
+use crate::input::Input;
+
+const NAME: &str = "vm0";
+
+pub fn run(data: &[u8]) {
+    let mut input = Input::new(data);
+    if input.u8() & 1 == 0 { backup(&mut input) } else { primary(&mut input) }
+}
+
+fn machine() -> MachineInfo {
+    MachineInfo {
+        ram: vec![RamRange { first: Gfn(0), pages: 16 }],
+        vcpus: 1,
+        disks: vec![DiskInfo { len: 1 << 20, readonly: false }],
+        nets: 1,
+        config: Vec::new(),
+    }
+}
+
+fn session(input: &mut Input<'_>) -> SessionId {
+    SessionId([input.u8() % 4; 16])
+}
+
+fn text(input: &mut Input<'_>) -> String {
+    String::from_utf8_lossy(input.some(8)).into_owned()
+}
+
+fn claim(input: &mut Input<'_>) -> ClaimResult {
+    match input.u8() % 3 {
+        0 => ClaimResult::Granted,
+        1 => ClaimResult::Denied { holder: "b".into() },
+        _ => ClaimResult::Unreachable,
+    }
+}
+
+fn epoch(input: &mut Input<'_>) -> EpochId {
+    EpochId::try_from(input.edge()).unwrap_or(EpochId(1 << 62))
+}
+
+fn message(input: &mut Input<'_>) -> Message {
+    match input.u8() % 15 {
+        0 => Message::Hello(Hello {
+            register: None,
+            writer: text(input),
+            vm_name: NAME.into(),
+            durable: input.u8() & 1 == 0,
+            machine: machine(),
+        }),
+        1 => Message::HelloAck(HelloAck { writer: text(input), place: None, nonce: None }),
+        2 => Message::Refuse(Refuse { code: RefuseCode::Busy, text: text(input) }),
+        3 => Message::ResyncPages(input.some(200).to_vec()),
+        4 => Message::ResyncDisk(ResyncDisk { disk: input.u16(), offset: input.edge(), data: input.some(64).to_vec() }),
+        5 => Message::DiskOffer(DiskOffer {
+            disk: input.u16(),
+            first_chunk: input.edge(),
+            chunk_bytes: input.edge() as u32,
+            hashes: vec![[0; 16]; usize::from(input.u8() % 8)],
+        }),
+        6 => Message::DiskWant(DiskWant {
+            disk: input.u16(),
+            first_chunk: input.edge(),
+            wanted: vec![true; usize::from(input.u8() % 8)],
+        }),
+        7 => Message::EpochBegin(EpochBegin { base: input.u8() & 1 == 0, released: epoch(input) }),
+        8 => Message::Pages(input.some(200).to_vec()),
+        9 => Message::State(input.some(64).to_vec()),
+        10 => Message::EpochEnd(EpochEnd { pages: input.edge(), state_bytes: input.edge(), ..EpochEnd::default() }),
+        11 => Message::Ack { complete: epoch(input) },
+        12 => Message::Heartbeat(Heartbeat { released: epoch(input), complete: epoch(input) }),
+        13 => Message::Goodbye(Goodbye { reason: GoodbyeReason::GuestEnded, text: text(input) }),
+        _ => Message::Goodbye(Goodbye { reason: GoodbyeReason::Unprotected, text: text(input) }),
+    }
+}
+
+/// A whole epoch with something of everything, or one that is not ended.
+fn whole_epoch(link: Link, epoch: EpochId, base: bool, input: &mut Input<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    let released = if base { epoch.prev() } else { EpochId(epoch.0.saturating_sub(u64::from(input.u8() % 4))) };
+    let mut writer = EpochWriter::begin(link, epoch, EpochBegin { base, released }, &mut out);
+    writer.inputs(&[replication::Input { device: 1, bytes: vec![1] }], &mut out);
+    writer.state(&[7; 16], &mut out);
+    writer.disk_write(0, u64::from(input.u8()) * 512, &[1; 512], &mut out);
+    writer.outputs(&[Output { device: 1, kind: 0, bytes: vec![2] }], &mut out);
+    if input.u8() % 8 != 0 {
+        writer.end(&mut out);
+    }
+    out
+}
+
+fn backup(input: &mut Input<'_>) {
+    let mut core = Backup::new(BackupConfig {
+        vm_name: NAME.into(),
+        writer: "fuzz".into(),
+        heartbeat: Duration::from_millis(10),
+        detect: Duration::from_millis(50),
+        disconnect_grace: Duration::from_millis(5),
+        claim_retry: Duration::from_millis(20),
+        staged_bytes_beyond_ram: 1 << 16,
+        ack_bytes_max: 4096,
+    });
+    let vm = VmId::of_name(NAME);
+    let (mut now, mut is_connected) = (Time(0), false);
+    let (mut persist, mut apply) = (VecDeque::new(), VecDeque::new());
+    let mut next = EpochId(1);
+    for _ in 0..400 {
+        if !input.has_more() {
+            break;
+        }
+        match input.u8() % 16 {
+            0 if !is_connected => {
+                core.handle_connected(now);
+                is_connected = true;
+            }
+            0 | 1 if is_connected => {
+                core.handle_disconnected(now);
+                is_connected = false;
+            }
+            2 | 3 => {
+                let link = Link { vm, session: session(input), term: Term(input.edge() % 8) };
+                let bytes = message(input).to_frame(&link, epoch(input));
+                give(&mut core, now, &bytes);
+            }
+            4 => {
+                let link = Link { vm, session: core.session_id().unwrap_or(SessionId([1; 16])), term: Term(1) };
+                let hello = Hello {
+                    register: None,
+                    writer: String::new(),
+                    vm_name: NAME.into(),
+                    durable: true,
+                    machine: machine(),
+                };
+                give(&mut core, now, &Message::Hello(hello).to_frame(&link, EpochId(0)));
+            }
+            5 | 6 => {
+                let link = Link { vm, session: core.session_id().unwrap_or(SessionId([1; 16])), term: Term(1) };
+                let base = core.state() == BackupState::Syncing;
+                if base {
+                    next = EpochId(epoch(input).0.max(1));
+                }
+                let bytes = whole_epoch(link, next, base, input);
+                give(&mut core, now, &bytes);
+                next = next.next();
+            }
+            7 => now = now.after(Duration::from_millis(u64::from(input.u8()))),
+            8 => core.handle_timeout(now),
+            9 => core.handle_accept(now, None, None),
+            10 if input.u8() % 4 == 0 => core.handle_refuse(now, RefuseCode::Machine, "no"),
+            11 => {
+                if let Some((session, epoch, is_base)) = persist.pop_front() {
+                    if is_base && input.u8() % 4 == 0 {
+                        core.handle_base_refused(now, session, "no");
+                    } else {
+                        core.handle_durable(now, session, epoch);
+                    }
+                }
+            }
+            12 => {
+                if let Some((session, epoch)) = apply.pop_front() {
+                    core.handle_applied(now, session, epoch);
+                }
+            }
+            13 => core.handle_claim(now, core.session_id().unwrap_or_else(|| session(input)), claim(input)),
+            14 => match input.u8() % 4 {
+                0 => drop(core.handle_override()),
+                1 => drop(core.handle_stop(now, "stop")),
+                2 => core.handle_base_refused(now, session(input), "no"),
+                _ => core.handle_alive(now),
+            },
+            _ => core.handle_claim(now, session(input), claim(input)),
+        }
+        while let Some(action) = core.poll_action() {
+            match action {
+                BackupAction::Persist(epoch) => persist.push_back((epoch.session, epoch.epoch, epoch.base)),
+                BackupAction::Apply(epoch) => apply.push_back((epoch.session, epoch.epoch)),
+                BackupAction::Disconnect => is_connected = false,
+                BackupAction::TakeOver(over) => assert!(over.next_epoch > over.from),
+                _ => {}
+            }
+        }
+        while core.poll_transmit().is_some() {}
+        let _ = (core.poll_timeout(), core.pointers().to_string(), core.waiting_bytes(), core.needs_memory());
+    }
+}
+
+fn give(core: &mut Backup, now: Time, bytes: &[u8]) {
+    let mut decoder = FrameDecoder::new(VmId::of_name(NAME));
+    decoder.handle_bytes(bytes);
+    while let Ok(Some(frame)) = decoder.poll_frame() {
+        if core.handle_frame(now, frame).is_err() {
+            return;
+        }
+    }
+}
+
+fn primary(input: &mut Input<'_>) {
+    let flags = input.u8();
+    let config = PrimaryConfig {
+        vm_name: NAME.into(),
+        writer: "fuzz".into(),
+        machine: machine(),
+        term: Term(1),
+        heartbeat: Duration::from_millis(10),
+        detect: Duration::from_millis(50),
+        ack_wait: Duration::from_millis(500),
+        claim_retry: Duration::from_millis(20),
+        in_flight_epochs_max: 4,
+        in_flight_bytes_max: 1 << 16,
+        local_durable: flags & 1 != 0,
+        backup_durable: flags & 2 != 0,
+        begins_afresh: flags & 4 != 0,
+        is_witnessed: flags & 8 != 0,
+    };
+    let mut core = Primary::new(config, EpochId(epoch(input).0.max(1)));
+    let mut now = Time(0);
+    let mut release = None;
+    for _ in 0..400 {
+        if !input.has_more() {
+            break;
+        }
+        let asked = core.link().map_or_else(|| session(input), |link| link.session);
+        match input.u8() % 20 {
+            0 => core.handle_connected(now, session(input), None),
+            1 => core.handle_disconnected(now),
+            2 | 3 => {
+                let link = Link { vm: VmId::of_name(NAME), session: asked, term: Term(1) };
+                let bytes = message(input).to_frame(&link, epoch(input));
+                give_primary(&mut core, now, &bytes);
+            }
+            4 => now = now.after(Duration::from_millis(u64::from(input.u8()))),
+            5 => core.handle_timeout(now),
+            6 | 7 => {
+                let base = core.may_seal_base().then_some(asked);
+                // A base waits for all before it; anything else does not come while one is due.
+                if core.may_seal() {
+                    let meta = EpochMeta { epoch: core.pointers().running(), ship_bytes: u64::from(input.u16()), base };
+                    let _ = core.handle_sealed(meta);
+                }
+            }
+            8 => core.handle_shipping(now, asked, core.pointers().sealed()),
+            9 => core.handle_shipped(now, asked, core.pointers().sealed()),
+            10 => core.handle_local_durable(now, core.pointers().sealed()),
+            11 => {
+                if let Some(upto) = release.take() {
+                    core.handle_released(now, upto);
+                }
+            }
+            12 => match input.u8() % 3 {
+                0 => core.handle_met(now, asked, Meeting::Same),
+                1 => core.handle_met(now, asked, Meeting::Other),
+                _ => core.handle_met(now, asked, Meeting::NoAnswer),
+            },
+            13 => core.handle_filled(asked),
+            14 => core.handle_enlisted(now, asked, claim(input)),
+            15 => core.handle_claim(now, asked, claim(input)),
+            16 => match input.u8() % 8 {
+                0 => core.handle_deposed("b"),
+                1 => core.handle_looked(now, claim(input)),
+                2 => core.handle_delisted(now, session(input), claim(input)),
+                3 => core.handle_end_recorded(now, claim(input)),
+                4 => core.handle_unprotect(now, "operator"),
+                5 => core.handle_guest_ended(now, GuestEnd { text: "off".into(), begins_anew: input.u8() & 1 == 0 }),
+                6 => core.handle_broken_stream(now),
+                _ => core.handle_alive(now),
+            },
+            17 => core.handle_disk_offered(asked, input.u16(), input.edge(), usize::from(input.u8() % 8)),
+            18 => {
+                let link = Link { vm: VmId::of_name(NAME), session: asked, term: Term(1) };
+                let ack = Message::Ack { complete: core.pointers().sealed() };
+                give_primary(&mut core, now, &ack.to_frame(&link, EpochId(0)));
+            }
+            _ => {
+                let link = Link { vm: VmId::of_name(NAME), session: asked, term: Term(1) };
+                let ack = Message::HelloAck(HelloAck { writer: String::new(), place: None, nonce: None });
+                give_primary(&mut core, now, &ack.to_frame(&link, EpochId(0)));
+            }
+        }
+        while let Some(action) = core.poll_action() {
+            if let PrimaryAction::Release { upto } = action {
+                release = Some(upto);
+            }
+        }
+        while core.poll_transmit().is_some() {}
+        let _ = (core.poll_timeout(), core.pointers().to_string(), core.in_flight());
+    }
+}
+
+fn give_primary(core: &mut Primary, now: Time, bytes: &[u8]) {
+    let mut decoder = FrameDecoder::new(VmId::of_name(NAME));
+    decoder.handle_bytes(bytes);
+    while let Ok(Some(frame)) = decoder.poll_frame() {
+        if core.handle_frame(now, frame).is_err() {
+            return;
+        }
+    }
+}

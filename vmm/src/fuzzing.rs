@@ -1,0 +1,65 @@
+//! Entrances for the fuzz targets in `tests/fuzz`, to what is private otherwise. Not part of any program.
+
+use std::path::Path;
+
+use crate::api::ApiHandler;
+use crate::epoch::capture::Mode;
+use crate::epoch::pacer::Length;
+use crate::kvm::Vm;
+use crate::machine::board::Delivery;
+use crate::machine::state::MachineState;
+use crate::machine::{KernelSource, Machine, Pace, Parts};
+use crate::memory::Ram;
+use crate::protect::local;
+use crate::run;
+
+/// Files of a state directory, by number: the record of an epoch, an earlier epoch, the pairing, the binding, a crash.
+pub fn valid(which: u8) -> Vec<u8> {
+    if which == 4 { run::valid_incident() } else { local::fuzzing::valid(which) }
+}
+
+/// Makes the checksums of such a file right.
+pub fn repair(which: u8, file: &mut Vec<u8>) {
+    if which != 4 {
+        local::fuzzing::repair(which, file);
+    }
+}
+
+/// Reads it as the program does.
+pub fn read(which: u8, file: &[u8]) {
+    if which == 4 { run::read_incident(file) } else { local::fuzzing::read(which, file) }
+}
+
+/// Answers a request; the status, if it was whole.
+pub fn answer(bytes: &[u8], handler: &dyn ApiHandler) -> Option<u16> {
+    crate::api::answer_bytes(bytes, handler)
+}
+
+fn pace() -> Pace {
+    let time = std::time::Duration::from_millis(20);
+    Pace { length: Length::Fixed(time), min_epoch: time, capture: Mode::StopAndCopy, delivery: Delivery::Boundary }
+}
+
+fn parts() -> Parts {
+    Parts { disks: Vec::new(), nets: vec![([2; 6], None)], console: None }
+}
+
+/// The state of a machine with a network card that has not run; any kernel will do.
+///
+/// # Panics
+/// Where there is no KVM.
+pub fn machine_state(kernel: &Path) -> Vec<u8> {
+    let source = KernelSource { kernel: kernel.to_owned(), initramfs: None, cmdline: String::new() };
+    let machine = Machine::boot(2, 4 << 20, &source, parts(), pace()).expect("KVM is here, and the guest is one");
+    let board = machine.board();
+    machine.save_state(&board).expect("KVM gives it").encode()
+}
+
+/// Restores a machine that was decoded, and takes it down again.
+pub fn restore(state: MachineState) {
+    if state.shape.memory_bytes.get() > 64 << 20 || Vm::new().is_err() {
+        return;
+    }
+    let Ok(ram) = Ram::new(state.shape.memory_bytes.get()) else { return };
+    let _ = Machine::restore(state, ram, parts(), pace(), replication::EpochId(1));
+}
