@@ -150,7 +150,10 @@ impl Register {
             Judgement::Refused(refusal) => Some(Outcome::Refused(refusal)),
             Judgement::Append(record) => {
                 let slot = record.number;
-                assert!(self.in_doubt.is_none_or(|doubt| doubt == slot), "an append to another slot is in doubt");
+                if self.in_doubt.is_some_and(|doubt| doubt != slot) {
+                    // What stood before that slot was seen, and is not there any more.
+                    return Some(Outcome::Forgotten);
+                }
                 self.in_doubt = Some(slot);
                 self.ask = Some(Ask::Append { record, from: slot.saturating_sub(1).max(1) });
                 self.phase = Phase::Appending(wish, attempt);

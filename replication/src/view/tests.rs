@@ -261,6 +261,24 @@ fn witness_that_forgot_or_is_another_one_gets_no_append() {
 }
 
 #[test]
+fn witness_that_forgot_what_stood_before_an_append_in_doubt_gets_no_other_append() {
+    // It was an assertion, which ended the guest's process; found by the fuzz target `records`.
+    let mut witness = Witness::default();
+    let (mut a, _) = pair(&mut witness);
+    let two = witness.records.clone();
+    let mut twin = Register::new(a.me().clone(), a.known());
+    won(witness.wish(&mut twin, Wish::Remove(JOIN)));
+    a.handle_wish(enlist(5), Attempt([99; 16]));
+    assert!(matches!(a.poll_ask(), Some(Ask::From(_))));
+    assert_eq!(a.handle_found(witness.from(2)), None);
+    assert!(matches!(a.poll_ask(), Some(Ask::Append { .. })) && a.in_doubt() == Some(4));
+    assert_eq!(a.handle_found(Vec::new()), Some(Outcome::Forgotten));
+    let mut restored = Witness { records: two, attempts: 100 };
+    assert_eq!(restored.wish(&mut a, enlist(5)), Outcome::Forgotten);
+    assert_eq!(restored.records.len(), 2);
+}
+
+#[test]
 fn record_that_is_not_the_successor_of_what_is_known_is_not_believed() {
     let mut witness = Witness::default();
     let (mut a, _) = pair(&mut witness);

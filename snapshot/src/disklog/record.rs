@@ -80,7 +80,9 @@ impl Generation {
     pub(super) fn decode(table: &[u8]) -> Option<Self> {
         let id = |at: usize| table[at..at + 16].try_into().expect("sixteen bytes");
         let name = table[64..ENTRIES_AT].split(|byte| *byte == 0).next().unwrap_or_default();
-        let owner = Owner { name: String::from_utf8_lossy(name).into_owned(), life: LifeId(id(16)) };
+        // Decoded with replacements, a name would come out longer than what is written back.
+        let name = str::from_utf8(name).ok().filter(|name| name.len() <= OWNER_BYTES_MAX)?;
+        let owner = Owner { name: name.to_owned(), life: LifeId(id(16)) };
         let count = usize::from(u16::from_le_bytes([table[48], table[49]]));
         let entries = table[ENTRIES_AT..].as_chunks::<ENTRY_LEN>().0.get(..count)?;
         let disks = entries.iter().map(DiskIdentity::decode).collect::<Option<_>>()?;
