@@ -28,7 +28,7 @@ fn vista_options() -> VistaOptions {
 fn place() -> &'static Place {
     static PLACE: OnceLock<Place> = OnceLock::new();
     PLACE.get_or_init(|| {
-        let dir = tempfile::tempdir_in("/dev/shm").expect("there is a tmpfs");
+        let dir = tempfile::tempdir().expect("there is a tmpfs");
         let path = |name: &str| dir.path().join(name);
         let read = || FILES.map(|name| fs::read(path(name)).expect("it was written"));
         let mut vista = Vista::open(path("log"), vista_options()).expect("a new one");

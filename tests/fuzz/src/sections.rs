@@ -57,7 +57,7 @@ const FILES: [&str; 4] = ["config.json", "state.bin", "memory.bin", "MANIFEST"];
 fn directory() -> &'static Directory {
     static DIRECTORY: OnceLock<Directory> = OnceLock::new();
     DIRECTORY.get_or_init(|| {
-        let dir = tempfile::tempdir_in("/dev/shm").expect("there is a tmpfs");
+        let dir = tempfile::tempdir().expect("there is a tmpfs");
         let path = dir.path().join("snapshot");
         let state = StateWriter::new().finish();
         let contents = Contents { writer: "0.1.0", config: b"{}", state: &state };

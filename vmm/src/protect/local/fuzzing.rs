@@ -19,7 +19,7 @@ const EPOCH: EpochId = EpochId(7);
 fn dir() -> &'static Path {
     static DIR: OnceLock<std::path::PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
-        let dir = Path::new("/dev/shm").join(format!("outlast-fuzz-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("outlast-fuzz-{}", std::process::id()));
         fs::create_dir_all(&dir).expect("there is a tmpfs");
         dir
     })
