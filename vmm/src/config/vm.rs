@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::crash::{self, OnGuestPanic, Retain};
 use super::device::{Console, DiskConfig, NetConfig};
 use super::error::ConfigError;
-use super::ft::{Capture, CommitDurability, Endpoint, EpochLength, EpochTime, Interrupts, OnBoundaryLate, Protect, Witness};
+use super::ft::{
+    Capture, CommitDurability, Endpoint, EpochLength, EpochTime, Interrupts, OnBoundaryLate, Protect, Witness,
+};
 use super::local::LocalConfig;
 use super::names::{api_socket, check_name, default_state_dir, out_of_range, resolve_nets, rooted};
 use super::options::{EventMonitor, LogFormat, RunOptions};

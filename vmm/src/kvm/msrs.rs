@@ -143,14 +143,8 @@ mod tests {
 
     #[test]
     fn state_with_more_registers_than_one_call_takes_is_written_and_a_foreign_one_refused() {
-        let vm = match Vm::new() {
-            Err(KvmError::Open(error)) => {
-                crate::testing::say_skipped(&format!("/dev/kvm cannot be opened: {error}"));
-                return;
-            }
-            vm => vm.expect("this host's KVM has what is needed"),
-        };
-        let mut vcpu = vm.create_vcpu(0, 1, vm.host_cpuid()).expect("a vCPU can be made");
+        let Some(vm) = crate::kvm::vm_for_tests() else { return };
+        let mut vcpu = vm.create_vcpu(0, 1, &vm.host().cpuid_for_guests()).expect("a vCPU can be made");
         let star = |value| Msr { index: 0xc000_0081, value };
         for count in [256, 257, 1023, MSRS_MAX as u64] {
             let saved: Vec<Msr> = (1..=count).map(star).collect();
