@@ -6,9 +6,11 @@
 //! Its lock is taken at every boundary, so nobody holds it while storage works for him: the committer writes and syncs the
 //! image beside it. Only the guest's own reads and writes do, whose vCPU is not at the boundary before they are done; there are
 //! no more of them in a row than a turn has ([`super::turns`]). A guest's flush, which may take seconds, is the work of a thread
-//! of its own: the request stays in its ring until the image is synced, and its vCPU goes on.
+//! of its own: the request stays in its ring until the image is synced. Its vCPU waits a moment, since most storage is quick, and
+//! goes on.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
+use std::time::Duration;
 
 use devices::virtio::block::{BlockBackend, BlockError};
 use snapshot::disk::{DiskError, Image, OverlayDisk};
@@ -39,6 +41,10 @@ struct Syncs {
 #[derive(Debug, Default)]
 struct SyncState {
     is_asked: bool,
+    /// Asked for, and not synced yet.
+    is_pending: bool,
+    /// vCPU threads that wait for it. They try again by themselves.
+    waiters: u32,
     has_ended: bool,
 }
 
@@ -55,6 +61,26 @@ impl Syncs {
         let mut state = self.changed.wait_while(state, idle).expect("no holder of the syncs panics");
         state.is_asked = false;
         !state.has_ended
+    }
+
+    /// Waits until what was asked for is synced, at most for `time`.
+    fn wait_until_synced(&self, time: Duration) {
+        let pending = |state: &mut SyncState| state.is_pending && !state.has_ended;
+        let mut state = self.state.lock().expect("no holder of the syncs panics");
+        state.waiters += 1;
+        let waited = self.changed.wait_timeout_while(state, time, pending).expect("no holder of the syncs panics");
+        let (mut state, _) = waited;
+        state.waiters -= 1;
+    }
+
+    /// What was asked for is synced, or cannot be. Whether a vCPU thread waits for it.
+    fn note_synced(&self) -> bool {
+        let mut is_awaited = false;
+        self.set(|state| {
+            state.is_pending = false;
+            is_awaited = state.waiters > 0;
+        });
+        is_awaited
     }
 }
 
@@ -82,11 +108,22 @@ impl SharedDisk {
         while self.syncs.wait() {
             fault::lasts(fault::GUEST_SYNC);
             // An image that cannot be synced is poisoned: the flush fails when it is tried again.
-            if let Err(error) = self.image.sync() {
+            if self.image.needs_sync()
+                && let Err(error) = self.image.sync()
+            {
                 tracing::warn!(%error, "a flush of the guest failed");
             }
-            machine.retry_disks();
+            // In this order: who waits finds that it is to be tried again.
+            machine.troubles().ask_retry();
+            if !self.syncs.note_synced() {
+                machine.gate().kicker().kick_all();
+            }
         }
+    }
+
+    /// Waits for the flush that is on its way, if there is one, at most for `time`. Not with the board's lock.
+    pub(super) fn wait_for_flush(&self, time: Duration) {
+        self.syncs.wait_until_synced(time);
     }
 
     /// The machine has ended.
@@ -154,7 +191,8 @@ impl BlockBackend for SharedDisk {
     fn flush(&mut self) -> Result<(), BlockError> {
         let mut disk = self.lock();
         if disk.needs_sync() {
-            self.syncs.set(|state| state.is_asked = true);
+            self.syncs.set(|state| (state.is_asked, state.is_pending) = (true, true));
+            self.troubles.note_flush();
             return Err(BlockError::NotNow);
         }
         disk.flush().map_err(|error| self.refused(error))

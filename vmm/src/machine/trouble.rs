@@ -50,6 +50,8 @@ pub struct Troubles {
     retries: AtomicBool,
     /// A backup could go on with the guest.
     is_followed: AtomicBool,
+    /// A flush began to wait for its sync.
+    flushes: AtomicBool,
 }
 
 impl Troubles {
@@ -142,6 +144,16 @@ impl Troubles {
     /// From now on the next vCPU thread that looks tries again.
     pub(super) fn ask_retry(&self) {
         self.retries.store(true, Ordering::SeqCst);
+    }
+
+    /// A flush waits for its sync.
+    pub(super) fn note_flush(&self) {
+        self.flushes.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a flush began to wait since the last call.
+    pub(super) fn take_flush(&self) -> bool {
+        self.flushes.load(Ordering::SeqCst) && self.flushes.swap(false, Ordering::SeqCst)
     }
 
     /// Whether it is time to try again; asking takes it.

@@ -18,6 +18,9 @@ use crate::kvm::Vcpu;
 
 /// How long a vCPU that waits for the console waits before it looks at the gate again.
 const CONSOLE_WAIT: Duration = Duration::from_millis(1);
+/// How long one whose request is a flush waits for the image's sync. Mostly it is quick, and a vCPU that has to be kicked for it is
+/// slow; whoever closes the gate waits for no more than this.
+const FLUSH_WAIT: Duration = Duration::from_millis(1);
 
 /// Why a vCPU cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +96,9 @@ fn run_loop(machine: &Machine, id: u32) -> Result<(), VcpuError> {
             }
             vcpu = machine.vcpu(id);
             continue;
+        }
+        if machine.troubles().take_flush() {
+            machine.disks().iter().for_each(|disk| disk.wait_for_flush(FLUSH_WAIT));
         }
         serve_turn(machine)?;
         // With the gate open: boundaries go on meanwhile, and what else was produced leaves.
