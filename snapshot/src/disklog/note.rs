@@ -46,7 +46,7 @@ impl Note {
         assert!(modified.len() <= IDENTITIES_MAX, "a note on {} disks", modified.len());
         let mut bytes = [0; NOTE_LEN];
         bytes[..8].copy_from_slice(&MAGIC);
-        let flags = u64::from(*beside) * BESIDE | u64::from(*doubt) * DOUBT;
+        let flags = (u64::from(*beside) * BESIDE) | (u64::from(*doubt) * DOUBT);
         let words = [*generation, *applied, flags, modified.len() as u64];
         for (slot, word) in bytes[8..40].as_chunks_mut().0.iter_mut().zip(words) {
             *slot = word.to_le_bytes();
