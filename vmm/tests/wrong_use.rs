@@ -87,7 +87,7 @@ fn run_without_name_says_how_to_give_one() {
 fn run_values_out_of_range_name_the_range() {
     let place = Place::new();
     assert_refused(&place.run(&["--cpus", "99"]), 2, &["--cpus 99", "1 to 8", "hint:"]);
-    assert_refused(&place.run(&["--epoch", "1us"]), 2, &["--epoch 1us", "1ms to 10s"]);
+    assert_refused(&place.run(&["--epoch", "1us"]), 2, &["--epoch", "1us: must be 1ms to 10s"]);
     assert_refused(&place.run(&["--protect", "udp:b:1"]), 2, &["none, local or tcp:HOST:PORT"]);
 }
 

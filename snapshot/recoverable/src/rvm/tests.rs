@@ -60,8 +60,10 @@ fn recovered(dir: &Path) -> Result<[Vec<u8>; 2], Error> {
 
 fn copy(dir: &Path) -> TempDir {
     let to = tempfile::tempdir_in("/dev/shm").unwrap();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
+    // The log first: a truncation may be under way, and empties it when the segments have what it had.
+    let mut paths: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort_by_key(|path| !path.ends_with("log"));
+    for path in paths {
         fs::copy(&path, to.path().join(path.file_name().unwrap())).unwrap();
     }
     to
