@@ -15,7 +15,7 @@ from outlast_lab import journal_check, network
 from outlast_lab.flows import Options
 
 from . import checks
-from .failed import require
+from .failed import Failed, require
 from .pair import BUSYBOX, Pair, wait_protected
 from .stage import Stage
 from .traffic import Traffic
@@ -180,7 +180,10 @@ def primary_is_lost(site: Site, row: Row) -> str:
 
 def all_is_lost_but_nothing_acknowledged(site: Site, row: Row) -> str:
     """Both end and say why. With mended disks the guest boots where it ran last, and no acknowledged line is missing."""
+    # Paused, so that neither side meets its error before both have one: the other would rightly go on.
+    site.primary.ctl("pause")
     site.tell("fail", row)
+    _resume_what_ends(site.primary)
     told = [_ended_by_disk(side, row) for side in (site.primary, site.backup)]
     require(not site.backup.events("failover-finished"), "the guest ran on a disk that fails")
     site.traffic.kill()
@@ -280,6 +283,14 @@ def _run(stage: Stage, rows: list[Row], local: bool = False) -> str:
         print(f"     {row}: {told} ({time.monotonic() - begun:.1f} s)", flush=True)
     site.traffic.finish()
     return f"{len(rows)} rows; {checks.journal_kept(stage, site.primary, site.traffic, DISK)}"
+
+
+def _resume_what_ends(vmm: Vmm) -> None:
+    """Its guest may meet the disk before the answer is out."""
+    try:
+        vmm.ctl("resume")
+    except Failed as failed:
+        require(wait_for("its end", lambda: vmm.exit_code() is not None, NOTICE_SECONDS), str(failed))
 
 
 def _write(mib: int) -> bytes:
