@@ -678,6 +678,8 @@ impl Primary {
 
     fn lose_backup(&mut self, now: Time) {
         self.transmits.clear();
+        // It may have accepted, and its answer be on the way: for a while it is busy with that session.
+        self.was_accepted |= self.state == Greeting;
         self.ack_wanted = None;
         if self.state.waits_for_backup() {
             self.state = Arbitrating;

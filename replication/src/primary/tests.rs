@@ -737,3 +737,16 @@ fn ack_of_the_backup_does_not_stand_for_a_store_that_is_still_listed() {
     primary.handle_store_removed(Time(0));
     assert_eq!(primary.pointers().committed(), epoch);
 }
+
+#[test]
+fn backup_that_was_lost_before_its_answer_and_is_busy_with_that_is_no_conflict() {
+    // It was slow to look at the machine; the next Hello met the session of the first, and the guest was stopped.
+    let config = PrimaryConfig { is_witnessed: false, ..config() };
+    let mut primary = Primary::new(config, EpochId(1));
+    primary.handle_connected(Time(0), SESSION, None);
+    primary.handle_disconnected(Time(0));
+    primary.handle_connected(Time(0), SESSION, None);
+    let busy = Refuse { code: RefuseCode::Busy, text: "another primary is connected".into() };
+    primary.handle_frame(Time(0), frame(Message::Refuse(busy))).unwrap();
+    assert!(!asked(&mut primary).iter().any(|action| matches!(action, PrimaryAction::Conflict { .. })));
+}

@@ -12,7 +12,7 @@ mod xsave;
 
 pub use cpuid::CpuidTable;
 pub use vcpu::{Vcpu, VcpuState};
-pub use vm::{ChipState, Host, Vm, fresh_feature_msrs};
+pub use vm::{ChipState, Host, Vm};
 
 /// A refused KVM call.
 #[derive(Debug, thiserror::Error)]

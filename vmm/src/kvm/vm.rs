@@ -73,12 +73,6 @@ impl Host {
     }
 }
 
-/// The feature registers that a vCPU with this CPUID has on this host. Asked of a vCPU, as the guest asks: not every kernel
-/// lists for the host what its vCPUs have.
-pub fn fresh_feature_msrs(cpuid: &CpuidTable) -> Result<Vec<FeatureMsr>, KvmError> {
-    Ok(Vm::new()?.create_vcpu(0, 1, cpuid)?.feature_msrs())
-}
-
 /// A VM of this process, with its interrupt chips made.
 #[derive(Debug)]
 pub struct Vm {

@@ -209,7 +209,6 @@ pub struct Standby {
     greeted: Option<MachineInfo>,
     /// A machine whose base could not run here, and why: it is not filled in again.
     unfit: Option<(MachineInfo, String)>,
-    host: Vm,
     last_heard: Instant,
     lost_at: Instant,
     /// The witness has not answered yet.
@@ -253,7 +252,8 @@ impl Standby {
         lease: Arc<Lease>,
         events: Arc<Events>,
     ) -> Result<Self, Failure> {
-        let host = Vm::new().map_err(MachineError::from)?;
+        // A host without KVM is to be found now.
+        drop(Vm::new().map_err(MachineError::from)?);
         let done =
             Mailbox::new().map_err(|e| Failure::new(Exit::Error, format!("cannot make an event counter: {e}")))?;
         let listener = TcpListener::bind(config.listen.as_pair()).map_err(|e| listen_failure(&config.listen, &e))?;
@@ -287,7 +287,6 @@ impl Standby {
             durable: false,
             greeted: None,
             unfit: None,
-            host,
             last_heard: now,
             lost_at: now,
             is_asking: false,

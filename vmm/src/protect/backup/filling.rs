@@ -10,8 +10,8 @@ use snapshot::disk::CHUNK_BYTES;
 use super::Standby;
 use super::storage::{DiskFacts, Done, Order};
 use crate::exit::Failure;
+use crate::kvm::Vm;
 use crate::kvm::cpuid::compare;
-use crate::kvm::{Vm, fresh_feature_msrs};
 use crate::machine::MachineError;
 use crate::machine::state::{MachineState, Shape};
 use crate::memory::Ram;
@@ -20,27 +20,37 @@ use crate::protect::preflight::Preflight;
 
 impl Standby {
     pub(super) fn greet(&mut self, hello: Box<Hello>) {
-        if let Err(text) = self.check(&hello) {
-            return self.refuse(RefuseCode::Machine, &text);
-        }
+        let preflight = match self.check(&hello) {
+            Ok(preflight) => preflight,
+            Err(text) => return self.refuse(RefuseCode::Machine, &text),
+        };
         if self.is_asking {
             return self.refuse(RefuseCode::Witness, "the backup's witness has not answered about an earlier primary");
         }
         let session = self.core.session_id().expect("a backup that is greeted has a session");
         self.ask_witness(move |lease| {
-            let introduction = lease.introduce(hello.register.as_ref());
+            // Here, where nobody keeps time: KVM makes a virtual processor for it.
+            let introduction = check_cpu(&preflight)
+                .map_err(|text| (RefuseCode::Machine, text))
+                .and_then(|()| lease.introduce(hello.register.as_ref()).map_err(|text| (RefuseCode::Witness, text)));
             Done::Introduced { session, hello, introduction }
         });
     }
 
     /// The witness knows the primary, or does not. One that is gone meanwhile waits for no answer.
-    pub(super) fn introduced(&mut self, session: SessionId, hello: &Hello, introduction: Result<Introduction, String>) {
+    pub(super) fn introduced(
+        &mut self,
+        session: SessionId,
+        hello: &Hello,
+        introduction: Result<Introduction, (RefuseCode, String)>,
+    ) {
         if self.core.session_id() != Some(session) {
             return;
         }
         let met = introduction.and_then(|introduction| {
-            let bytes = self.check(hello)?;
-            Ok((Ram::new(bytes).map_err(|e| e.to_string())?, introduction))
+            let unfit = |text| (RefuseCode::Machine, text);
+            let bytes = self.check(hello).map_err(unfit)?.shape.memory_bytes.get();
+            Ok((Ram::new(bytes).map_err(|error| unfit(error.to_string()))?, introduction))
         });
         match met {
             Ok((ram, introduction)) => {
@@ -52,7 +62,7 @@ impl Standby {
                 self.ram = Some(ram);
                 self.events.note("resync-started", json!({ "primary": hello.writer }));
             }
-            Err(text) => self.refuse(RefuseCode::Witness, &text),
+            Err((code, text)) => self.refuse(code, &text),
         }
     }
 
@@ -61,8 +71,8 @@ impl Standby {
         self.core.handle_refuse(self.clock.now(), code, text);
     }
 
-    /// Whether the machine of `hello` can run here; gives its bytes of RAM.
-    fn check(&self, hello: &Hello) -> Result<u64, String> {
+    /// Whether the machine of `hello` can run here, but for its processor.
+    fn check(&self, hello: &Hello) -> Result<Preflight, String> {
         if let Some((_, why)) = self.unfit.as_ref().filter(|(machine, _)| *machine == hello.machine) {
             return Err(why.clone());
         }
@@ -79,19 +89,7 @@ impl Standby {
             ));
         }
         self.check_disks(hello)?;
-        self.check_cpu(&preflight)?;
-        Ok(shape.memory_bytes.get())
-    }
-
-    fn check_cpu(&self, preflight: &Preflight) -> Result<(), String> {
-        let Preflight { shape: _, cpuid, feature_msrs } = preflight;
-        let fresh = fresh_feature_msrs(cpuid).map_err(|error| error.to_string());
-        // What KVM itself refuses is named only where the comparison finds nothing.
-        let lacks = self.host.host().lacks(cpuid, feature_msrs, fresh.as_deref().unwrap_or(feature_msrs));
-        for lack in &lacks {
-            tracing::warn!(%lack, "this host cannot keep what the guest was promised");
-        }
-        compare::refusal(&lacks).map_or(fresh.map(drop), Err)
+        Ok(preflight)
     }
 
     fn check_disks(&self, hello: &Hello) -> Result<(), String> {
@@ -148,6 +146,18 @@ impl Standby {
             self.core.handle_refuse(self.clock.now(), RefuseCode::Machine, text);
         }
     }
+}
+
+/// Whether this host's processor and KVM can keep what the guest was promised.
+fn check_cpu(Preflight { shape: _, cpuid, feature_msrs }: &Preflight) -> Result<(), String> {
+    let vm = Vm::new().map_err(|error| error.to_string())?;
+    let fresh = vm.create_vcpu(0, 1, cpuid).map(|vcpu| vcpu.feature_msrs()).map_err(|error| error.to_string());
+    // What KVM itself refuses is named only where the comparison finds nothing.
+    let lacks = vm.host().lacks(cpuid, feature_msrs, fresh.as_deref().unwrap_or(feature_msrs));
+    for lack in &lacks {
+        tracing::warn!(%lack, "this host cannot keep what the guest was promised");
+    }
+    compare::refusal(&lacks).map_or(fresh.map(drop), Err)
 }
 
 /// Loads a state into a VM that never runs: what cannot be read, and what this host's KVM refuses (another rate of the time

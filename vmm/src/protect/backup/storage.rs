@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Thread;
 
-use replication::wire::{DiskOffer, DiskWant, Hello, ResyncDisk};
+use replication::wire::{DiskOffer, DiskWant, Hello, RefuseCode, ResyncDisk};
 use replication::{AssembledEpoch, ClaimResult, EpochId, SessionId};
 use snapshot::disk::{CHUNK_BYTES, OverlayDisk};
 use snapshot::writeset::WriteSet;
@@ -122,7 +122,7 @@ pub(super) enum Done {
     Introduced {
         session: SessionId,
         hello: Box<Hello>,
-        introduction: Result<Introduction, String>,
+        introduction: Result<Introduction, (RefuseCode, String)>,
     },
     /// The witness answered, or did not.
     Claimed {

@@ -10,7 +10,7 @@ use replication::{FrameDecoder, SessionId, VmId};
 use serde_json::json;
 
 use super::super::socket::{self, SendHalf};
-use super::{Guardian, LOOK_AROUND};
+use super::{Guardian, LOOK_AROUND, STALL_DETECTS};
 use crate::config::Endpoint;
 use crate::witness::random;
 
@@ -106,8 +106,8 @@ impl Guardian {
     fn read_frames(&self, mut reader: TcpStream) {
         let mut decoder = FrameDecoder::new(VmId::of_name(&self.config.vm_name));
         let mut bytes = vec![0; 64 * 1024];
-        let mut parting = None;
-        while !self.is_finished() && !self.is_left_hanging(&mut parting) {
+        let (mut parting, mut heard) = (None, Instant::now());
+        while !self.is_finished() && !self.is_left_hanging(&mut parting, heard) {
             let wait = self.clock.until(self.lock().core.poll_timeout(), LOOK_AROUND);
             if reader.set_read_timeout(Some(wait)).is_err() {
                 return;
@@ -115,6 +115,7 @@ impl Guardian {
             match reader.read(&mut bytes) {
                 Ok(0) => return,
                 Ok(count) => {
+                    heard = Instant::now();
                     if !self.take_bytes(&mut decoder, &bytes[..count]) {
                         return;
                     }
@@ -126,10 +127,14 @@ impl Guardian {
         }
     }
 
-    /// After the goodbye: whether the backup has had its time to close the connection.
-    fn is_left_hanging(&self, parting: &mut Option<Instant>) -> bool {
-        let parted = matches!(self.state(), PrimaryState::Solo | PrimaryState::Ended);
-        parted && parting.get_or_insert_with(Instant::now).elapsed() > self.config.detect
+    /// After the goodbye: whether the backup has had its time to close the connection. One that is heard is busy with what came
+    /// before the goodbye; were the connection closed here, the host could throw away what it has not sent yet.
+    fn is_left_hanging(&self, parting: &mut Option<Instant>, heard: Instant) -> bool {
+        if !matches!(self.state(), PrimaryState::Solo | PrimaryState::Ended) {
+            return false;
+        }
+        let (since, detect) = (*parting.get_or_insert_with(Instant::now), self.config.detect);
+        heard.max(since).elapsed() > detect || since.elapsed() > detect * STALL_DETECTS
     }
 
     fn take_bytes(&self, decoder: &mut FrameDecoder, bytes: &[u8]) -> bool {
