@@ -1,7 +1,7 @@
-//! A filling that does not get on: first it is told, then it is given up, and tried again on a new connection.
+//! A filling without progress: first it is reported, then it is given up, and tried again on a new connection.
 //!
 //! A primary that fills a backup is heard and hears, however the filling stands: heartbeats are another thread's. So neither
-//! side would ever find out that it does not get on. The driver says where it is and whenever it has done something
+//! side would ever find out that it makes no progress. The driver says where it is and whenever it has done something
 //! ([`Primary::handle_filling`]); what is decided from that is decided here.
 
 use std::fmt;
@@ -71,7 +71,7 @@ impl fmt::Display for FillPhase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Filling {
     phase: FillPhase,
-    /// When it got on last.
+    /// When it last made progress.
     since: Time,
     /// That it does not was told.
     is_told: bool,
@@ -100,7 +100,7 @@ impl Primary {
         }
     }
 
-    /// Where the filling is, and when it got on last; none: there is none.
+    /// Where the filling is, and when it last made progress; none: there is none.
     pub fn filling(&self) -> Option<(FillPhase, Time)> {
         (self.state == PrimaryState::Syncing).then_some((self.filling.phase, self.filling.since))
     }
@@ -109,7 +109,7 @@ impl Primary {
         (self.state == PrimaryState::Syncing).then(|| self.filling.due(&self.config))
     }
 
-    /// Tells of a filling that does not get on, or gives it up. What the driver still does for it ends with its session.
+    /// Reports a filling without progress, or gives it up. What the driver still does for it ends with its session.
     pub(super) fn check_filling(&mut self, now: Time) {
         if self.fill_deadline().is_none_or(|due| now < due) {
             return;
@@ -119,7 +119,7 @@ impl Primary {
             self.filling.is_told = true;
             return self.actions.push_back(PrimaryAction::FillingStalls { phase });
         }
-        // No goodbye: who would send it may be who does not get on. The backup finds the end of the connection.
+        // No goodbye: its sender may be the one that is stuck. The backup finds the end of the connection.
         self.actions.push_back(PrimaryAction::Disconnect);
         self.transmits.clear();
         self.go_solo(SoloReason::FillingStalled { session, phase });

@@ -14,7 +14,7 @@
 //!
 //! The invariants:
 //!
-//! - A filling that does not get on ends; nothing but time tells one that goes on from one that does not.
+//! - A filling without progress ends; only time tells a stuck one from a slow one.
 //! - Until the base is sealed no backup can take over: commit is sealed, and losing the backup needs no arbitration.
 //! - From the seal of the base on, an epoch commits when the backup has acked it, or when the witness has given the
 //!   session to this side. There is no third way.
@@ -208,7 +208,7 @@ pub enum SoloReason {
     OtherWitness,
     /// The witness did not say whether the backup sees it too.
     WitnessAway,
-    /// Filling the backup did not get on for `fill_wait`; it is tried again.
+    /// Filling the backup made no progress for `fill_wait`; it is tried again.
     FillingStalled {
         /// The session.
         session: SessionId,
@@ -291,7 +291,7 @@ pub struct Primary {
     claim_retry_at: Option<Time>,
     /// The offer of disk chunks that the backup has not answered.
     offered: Option<Offered>,
-    /// How the filling of this session gets on. Meaningless unless `Syncing`.
+    /// How far the filling of this session is. Meaningless unless `Syncing`.
     filling: Filling,
     /// Where the backup of this session is.
     place: Option<Box<Place>>,

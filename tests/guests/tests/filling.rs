@@ -1,4 +1,4 @@
-//! Backups whose filling does not get on, or does not begin: what is told of it, and that it is tried again.
+//! Backups whose filling makes no progress, or does not begin: what is reported, and that it is tried again.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -172,7 +172,7 @@ pub struct Env {
     pub slow_until: [u64; 2],
     /// Who acks nothing from the next ack on.
     pub mute: [bool; 2],
-    /// Whose next filling does not get on.
+    /// Whose next filling makes no progress.
     pub stuck: [bool; 2],
     /// Who finds that the next base cannot run there.
     pub unfit_base: [bool; 2],

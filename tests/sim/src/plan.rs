@@ -96,7 +96,7 @@ pub enum Break {
     PublishUnsynced,
     /// That a record was seen is not on stable storage.
     KnownUnsynced,
-    /// A filling that does not get on is not given up.
+    /// A filling without progress is not given up.
     FillWithoutEnd,
 }
 

@@ -572,7 +572,7 @@ impl PrimaryNode {
             }
             PrimaryAction::Resync { link } => self.start_resync(link, env),
             PrimaryAction::DiskWanted(_) if std::mem::take(&mut env.stuck[host]) => {
-                env.say(|| format!("host {host} does not get on with filling its backup"));
+                env.say(|| format!("host {host} makes no progress in filling its backup"));
                 Ok(())
             }
             PrimaryAction::FillingStalls { .. } => Ok(()),

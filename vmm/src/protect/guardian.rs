@@ -413,7 +413,7 @@ impl Guardian {
 
     fn went_solo(&self, reason: &SoloReason) {
         if let SoloReason::FillingStalled { session, phase } = reason {
-            self.note_fill_failed(*session, *phase, "it did not get on; it will be tried again");
+            self.note_fill_failed(*session, *phase, "it made no progress; it will be tried again");
         }
         let text = match reason {
             SoloReason::Refused { text, .. } => format!("the backup refused: {text}"),
@@ -422,7 +422,7 @@ impl Guardian {
             SoloReason::Unprotected => "protection was ended".into(),
             SoloReason::OtherWitness => "the backup does not see the same witness: give both the same".into(),
             SoloReason::WitnessAway => "the witness does not answer: no backup is filled meanwhile".into(),
-            SoloReason::FillingStalled { phase, .. } => format!("filling the backup did not get on: {phase}"),
+            SoloReason::FillingStalled { phase, .. } => format!("filling the backup made no progress: {phase}"),
             SoloReason::Mute => "the backup was there but confirmed nothing for too long: look at its disk".into(),
         };
         let before = self.lock().last_solo_reason.replace(text.clone());

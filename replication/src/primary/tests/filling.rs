@@ -1,4 +1,4 @@
-//! Fillings that get on, and those that do not.
+//! Fillings that make progress, and those that do not.
 
 use super::*;
 
