@@ -18,7 +18,8 @@ const SELF_FENCED: i32 = 160;
 
 #[track_caller]
 fn stop(vm: &mut Vm) {
-    assert_eq!(vm.ctl(&["stop"]).0, 0);
+    let (code, said) = vm.ctl(&["stop"]);
+    assert_eq!(code, 0, "{said}");
     assert_eq!(vm.wait(), 0, "{}", vm.log());
 }
 
@@ -127,7 +128,8 @@ fn both_sides_crashed_and_the_backups_restart_frees_the_primary() {
         fs::read_dir(place.witness()).expect("it is there").map_while(Result::ok).any(|file| is_it(&file)).then_some(())
     });
     let mut primary = place.primary("a", &guest, port).start();
-    primary.wait_event("protected");
+    // The events of the life before are in the same file.
+    primary.wait_event_again("protected", 2);
     stop(&mut primary);
 }
 
