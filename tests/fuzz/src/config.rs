@@ -110,11 +110,11 @@ impl ApiHandler for Nobody {
     fn snapshot_create(&self, _: SnapshotRequest) -> Result<Value, ApiError> {
         Ok(json!({}))
     }
-    fn protect(&self, request: ProtectRequest) -> Result<(), ApiError> {
+    fn protect(&self, request: ProtectRequest) -> Result<Option<Value>, ApiError> {
         if let Some(vmm::config::EpochLength::Fixed(length)) = request.epoch {
             assert!((1..=10_000).contains(&length.get().as_millis()));
         }
-        Ok(())
+        Ok(None)
     }
     fn unprotect(&self) -> Result<(), ApiError> {
         Ok(())

@@ -221,6 +221,8 @@ fn primary(input: &mut Input<'_>) {
         heartbeat: Duration::from_millis(10),
         detect: Duration::from_millis(50),
         ack_wait: Duration::from_millis(500),
+        fill_notice: Duration::from_millis(200),
+        fill_wait: Duration::from_millis(1000),
         claim_retry: Duration::from_millis(20),
         in_flight_epochs_max: 4,
         in_flight_bytes_max: 1 << 16,

@@ -5,6 +5,7 @@ use devices::virtio::block::{Block, BlockBackend, BlockConfig, BlockError};
 use devices::virtio::mmio::{F_VERSION_1, MmioTransport};
 use devices::virtio::net::Net;
 use devices::virtio::rng::Rng;
+use devices::virtio::turn::Turn;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::input::Input;
@@ -171,7 +172,14 @@ pub fn run(data: &[u8]) {
                     MmioTransport::new(block),
                     input,
                     memory,
-                    |device, queue| { device.handle_notify(queue, memory, &mut Disk { calls: 0, bytes: 0, fails }) },
+                    |device, queue| {
+                        device.handle_notify(
+                            queue,
+                            memory,
+                            &mut Disk { calls: 0, bytes: 0, fails },
+                            &mut Turn::new(&mut |_| false),
+                        )
+                    },
                     |device| device.handle_host_ready()
                 );
             }
@@ -180,11 +188,11 @@ pub fn run(data: &[u8]) {
                 input,
                 memory,
                 |device, queue| {
-                    device.handle_notify(queue, memory, &mut ());
+                    device.handle_notify(queue, memory, &mut (), &mut Turn::new(&mut |_| false));
                     while device.poll_output().is_some() {}
                 },
                 |device| {
-                    let _ = device.handle_frame(&[3; 200], memory);
+                    let _ = device.handle_frame(&[3; 200], memory, &mut Turn::new(&mut |_| false));
                 }
             ),
             _ => drive!(
@@ -193,11 +201,12 @@ pub fn run(data: &[u8]) {
                 memory,
                 |device, queue| {
                     let mut bytes = 0;
-                    device.handle_notify(queue, memory, &mut move |data: &mut [u8]| {
+                    let mut fill = move |data: &mut [u8]| {
                         bytes += data.len() as u64;
                         assert!(bytes < BYTES_MAX, "{bytes} bytes in one kick");
                         data.fill(4);
-                    });
+                    };
+                    device.handle_notify(queue, memory, &mut fill, &mut Turn::new(&mut |_| false));
                 },
                 |device| {
                     let _ = device.poll_interrupt();
