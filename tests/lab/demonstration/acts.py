@@ -35,7 +35,7 @@ class Demo(Stage):
     """The lab of the story, with what it knows so far in `facts`."""
 
     def __init__(self, options: Options, choice: Choice, screen: Screen, facts: Facts, pid: int):
-        super().__init__(options, choice.name == "debian")
+        super().__init__(options, choice.name == "debian", with_alpine=False)
         self.lab = Instance(f"demo-{pid}", nice=self.lab.nice)
         self.choice, self.screen, self.facts = choice, screen, facts
         self.pair = Pair(self, choice.guest, detect=DETECT_WHEN_BUSY if guests.machine_is_busy() else DETECT)
