@@ -21,7 +21,6 @@ use crate::epoch::capture::Mode;
 use crate::epoch::pacer::Length;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
-use crate::machine::board::Delivery;
 use crate::machine::{End, KernelSource, Machine, Pace, Parts, Threads, input};
 use crate::net::Tap;
 use crate::protect::local::LocalStore;
@@ -34,8 +33,6 @@ const VM_NAME: &str = "bench";
 const HEARTBEAT: Duration = Duration::from_millis(100);
 /// Long: on an overloaded machine a silence is no failure.
 const DETECT: Duration = Duration::from_secs(20);
-/// The product's default.
-const MIN_EPOCH: Duration = Duration::from_micros(500);
 const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x10];
 /// How long protecting a guest, or leaving it alone, may take.
 const CHANGE_MAX: Duration = Duration::from_secs(600);
@@ -134,12 +131,7 @@ impl Session {
             initramfs: spec.initramfs.clone(),
             cmdline: spec.cmdline.clone(),
         };
-        let pace = Pace {
-            length: Length::Auto,
-            min_epoch: MIN_EPOCH,
-            capture: Mode::StopAndCopy,
-            delivery: Delivery::Boundary,
-        };
+        let pace = Pace { length: Length::Auto, ..Pace::default() };
         let machine = Arc::new(Machine::boot(1, spec.memory_bytes, &source, parts, pace)?);
         let lease = Arc::new(Lease::open(VM_NAME, &Witness::None)?);
         let store = spec.state_dir.as_deref().map(|dir| local_store(dir, spec.memory_bytes)).transpose()?;

@@ -172,9 +172,9 @@ impl fmt::Display for EpochLength {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Interrupts {
-    /// At epoch boundaries, logged with the inputs that caused them.
+    /// At epoch boundaries, with the inputs that caused them.
     Boundary,
-    /// At once. Only to compare with.
+    /// At once, and so are inputs.
     Immediate,
 }
 

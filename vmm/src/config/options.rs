@@ -126,15 +126,16 @@ pub struct RunOptions {
     /// Long: replies wait longer, more pages per epoch [default: 20ms]
     #[arg(long, help_heading = "Protection", value_name = "TIME|auto")]
     pub epoch: Option<EpochLength>,
-    /// Shortest epoch, 100us up to --epoch, when output or an interrupt asks for a boundary. Too short lets a chatty
-    /// guest spend its time in pauses [default: 500us]
+    /// Shortest epoch, up to --epoch, when output asks for a boundary. Whatever this says, the guest gets at least as much
+    /// time as its epochs cost [default: 0us]
     #[arg(long, help_heading = "Protection", value_name = "TIME")]
     pub min_epoch: Option<TimeSpan>,
     /// When the pages of an epoch are copied: 'stop-and-copy' = in the pause, 'copy-on-write' = while the guest runs,
     /// which makes long pauses short and costs the guest work, 'auto' = by what both cost here [default: stop-and-copy]
     #[arg(long, help_heading = "Protection", value_enum)]
     pub capture: Option<Capture>,
-    /// When device interrupts reach the guest; 'immediate' is there to compare with [default: boundary]
+    /// When input and device interrupts reach the guest: 'immediate' = when they come, 'boundary' = at the end of the epoch,
+    /// which costs each request an epoch more; both are logged [default: immediate]
     #[arg(long, help_heading = "Protection", value_enum)]
     pub interrupts: Option<Interrupts>,
     /// What a commit waits for: 'disk' = both sides have the disk writes in a synced log, 'memory' = the backup has

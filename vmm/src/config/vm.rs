@@ -28,7 +28,6 @@ const CPUS_MAX: u8 = 8;
 const DEVICES_MAX: usize = 7;
 /// What the kernel takes on x86 (COMMAND_LINE_SIZE), less the terminating zero.
 const CMDLINE_BYTES_MAX: usize = 2047;
-const MIN_EPOCH_MIN: Duration = Duration::from_micros(100);
 const DETECT_MIN: Duration = Duration::from_millis(50);
 const DETECT_MAX: Duration = Duration::from_secs(60);
 const HEARTBEAT_MIN: Duration = Duration::from_millis(1);
@@ -223,7 +222,7 @@ impl TryFrom<RunOptions> for VmConfig {
             min_epoch: check_epoch(epoch, min_epoch.map(|t| t.0))?,
             epoch,
             capture: capture.unwrap_or(Capture::StopAndCopy),
-            interrupts: interrupts.unwrap_or(Interrupts::Boundary),
+            interrupts: interrupts.unwrap_or(Interrupts::Immediate),
             commit_durability: commit_durability.unwrap_or(CommitDurability::Disk),
             witness,
             unnamed_witness,
@@ -397,16 +396,16 @@ fn check_protect(protect: Vec<Protect>) -> Result<Vec<Protect>, ConfigError> {
     Ok(unique)
 }
 
-/// The shortest epoch: what was typed, or 500 µs.
+/// The shortest epoch: what was typed, or none; what epochs cost keeps them from being too short.
 fn check_epoch(epoch: EpochLength, min_epoch: Option<Duration>) -> Result<Duration, ConfigError> {
     let longest = match epoch {
         EpochLength::Auto => EpochTime::MAX.get(),
         EpochLength::Fixed(length) => length.get(),
     };
-    let min_epoch = min_epoch.unwrap_or(Duration::from_micros(500));
-    match (MIN_EPOCH_MIN..=longest).contains(&min_epoch) {
+    let min_epoch = min_epoch.unwrap_or_default();
+    match min_epoch <= longest {
         true => Ok(min_epoch),
-        false => Err(out_of_range("min-epoch", format_time(min_epoch), format!("100us to {}", format_time(longest)))),
+        false => Err(out_of_range("min-epoch", format_time(min_epoch), format!("0us to {}", format_time(longest)))),
     }
 }
 

@@ -27,6 +27,7 @@ use std::time::Instant;
 use replication::{EpochId, Input, Output};
 use snapshot::writeset::WriteSet;
 
+use crate::machine::egress::CONSOLE;
 use crate::machine::state::MachineState;
 use capture::CapturedPages;
 
@@ -58,6 +59,11 @@ impl SealedEpoch {
         let writes: usize = self.disk_writes.iter().map(|set| set.bytes()).sum();
         let outputs: usize = self.outputs.iter().map(|o| o.bytes.len()).sum();
         (pages + writes + outputs) as u64
+    }
+
+    /// Its outputs on the network: what somebody may be waiting for.
+    pub fn network_outputs(&self) -> usize {
+        self.outputs.iter().filter(|output| output.device != CONSOLE).count()
     }
 
     /// Whether it wrote to any disk.

@@ -1,13 +1,17 @@
 //! The pacer: when the next boundary comes.
 //!
-//! At the latest an epoch length after the last one; on demand (an interrupt, input or output waits) as soon as the
-//! minimum epoch has passed. It asks the gate; the vCPU threads do the work. Epochs may also be counted in exits: then
-//! they end where the guest is, not where the clock is.
+//! At the latest an epoch length after the last one; earlier on demand: output waits, or input and interrupts that are
+//! delivered at boundaries. It asks the gate; the vCPU threads do the work. Epochs may also be counted in exits: then they
+//! end where the guest is, not where the clock is.
 //!
 //! Where the host is slow an epoch lasts longer, up to [`STRETCH_MAX`] times its length:
 //! - while the one before is still being worked on (logged, committed, shipped): it would only wait behind that;
-//! - until the guest had at least as much time as epochs cost lately, so that a host that has one processor for both does not
-//!   spend all of it on them. Where something waits for the boundary, half of that.
+//! - until the guest had at least twice as much time as epochs cost lately, so that a host that has one processor for both
+//!   does not spend all of it on them. With a demand, as much as they cost.
+//!
+//! A demand is met at once when that time has passed and the guest says little at a time: a single answer waits for nothing
+//! else. A guest that says much at a time ([`Flow`]) is given longer, so that a burst is in few epochs: until it has been
+//! silent for as long as an epoch costs, at most [`BURST_MAX`] times what an epoch costs, and never beyond the epoch length.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -62,6 +66,8 @@ const AUTO_RATIO: u32 = 20;
 /// How many times its length an epoch lasts at most while the one before is being worked on, and how long that is at most.
 const STRETCH_MAX: u32 = 8;
 const STRETCHED_MAX: Duration = AUTO_MAX;
+/// How many times its cost an epoch lasts at most to collect a burst: what it costs is then a ninth of all time.
+const BURST_MAX: u32 = 8;
 /// The length, as far as time is concerned, of epochs that are counted in exits.
 const UNTIMED: Duration = Duration::from_secs(u32::MAX as u64);
 
@@ -76,6 +82,36 @@ impl AutoLength {
 
     fn length(&self) -> Duration {
         (self.smoothed_pause * AUTO_RATIO).clamp(AUTO_MIN, AUTO_MAX)
+    }
+}
+
+/// How much the guest says at a time: outputs of an epoch that had some, smoothed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Flow {
+    per_epoch: f64,
+}
+
+impl Flow {
+    /// Up to here each output is an answer of its own.
+    const SINGLE_MAX: f64 = 1.5;
+
+    fn new() -> Self {
+        Self { per_epoch: 1.0 }
+    }
+
+    fn note_epoch(&mut self, outputs: usize) {
+        if outputs > 0 {
+            self.per_epoch = (self.per_epoch * 3.0 + outputs as f64) / 4.0;
+        }
+    }
+
+    fn is_burst(self) -> bool {
+        self.per_epoch > Self::SINGLE_MAX
+    }
+
+    /// How long an epoch of this flow may last that costs `cost`.
+    fn window(self, cost: Duration) -> Duration {
+        cost.mul_f64(self.per_epoch.clamp(1.0, BURST_MAX.into()))
     }
 }
 
@@ -100,6 +136,7 @@ struct State {
     done: EpochId,
     /// What an epoch costs, smoothed: the guest's pause, and processor time of this host for what comes after it.
     cost: Duration,
+    flow: Flow,
     ended: bool,
 }
 
@@ -117,16 +154,23 @@ impl State {
         self.sealed > self.done
     }
 
-    /// When the next boundary is due.
-    fn due(&self, is_demanded: bool) -> Instant {
-        let length = self.length();
-        // The host's share comes out of the guest's where there is one processor: as much again is left to the guest.
-        let (wanted, fair) = if is_demanded { (self.min_epoch, self.cost) } else { (length, self.cost * 2) };
+    /// When the next boundary is due; `demanded`: when the last demand for it came, if there was one.
+    fn due(&self, demanded: Option<Instant>) -> Instant {
+        let (length, longest) = (self.length(), self.longest());
         if matches!(self.length, Length::Exits(_)) {
-            return self.last + wanted;
+            return self.last + if demanded.is_some() { self.min_epoch } else { length };
         }
-        let longest = self.longest();
-        self.last + if self.is_working() { longest } else { wanted.max(fair.min(longest)) }
+        if self.is_working() {
+            return self.last + longest;
+        }
+        // The host's share comes out of the guest's where there is one processor: as much again is left to the guest.
+        let Some(demanded) = demanded else { return self.last + length.max((self.cost * 2).min(longest)) };
+        let least = self.min_epoch.max(self.cost.min(longest));
+        if !self.flow.is_burst() {
+            return self.last + least;
+        }
+        let most = least.max(self.flow.window(self.cost).min(length));
+        (self.last + least).max((demanded + self.cost).min(self.last + most))
     }
 
     /// How long an epoch lasts at most.
@@ -142,6 +186,9 @@ pub struct Pacer {
     state: Mutex<State>,
     changed: Condvar,
     demanded: AtomicBool,
+    /// When the last demand came, in nanoseconds since `made`.
+    demanded_at: AtomicU64,
+    made: Instant,
     /// Exits of an epoch; zero if it is not counted in exits.
     exits_per_epoch: AtomicU64,
     exits: AtomicU64,
@@ -164,12 +211,15 @@ impl Pacer {
             sealed: EpochId(0),
             done: EpochId(0),
             cost: Duration::ZERO,
+            flow: Flow::new(),
             ended: false,
         };
         Self {
             state: Mutex::new(state),
             changed: Condvar::new(),
             demanded: AtomicBool::new(false),
+            demanded_at: AtomicU64::new(0),
+            made: Instant::now(),
             exits_per_epoch: AtomicU64::new(length.exits()),
             exits: AtomicU64::new(0),
         }
@@ -211,6 +261,7 @@ impl Pacer {
 
     /// Something waits for a boundary. True if one may come at once; otherwise it comes as soon as it may.
     pub fn demand(&self) -> bool {
+        self.demanded_at.store(self.made.elapsed().as_nanos() as u64, Ordering::Relaxed);
         if self.demanded.swap(true, Ordering::AcqRel) {
             return false;
         }
@@ -222,12 +273,18 @@ impl Pacer {
             // What waits came too late for it, or just in time; the epoch that begins then has its least length either way.
             return false;
         }
-        let due = state.due(true);
+        let due = state.due(self.demanded());
         if Instant::now() >= due {
             return true;
         }
         self.look_by(&state, due);
         false
+    }
+
+    /// When the last demand came that no boundary has met.
+    fn demanded(&self) -> Option<Instant> {
+        let at = || self.made + Duration::from_nanos(self.demanded_at.load(Ordering::Relaxed));
+        self.demanded.load(Ordering::Acquire).then(at)
     }
 
     /// Wakes the pacer's thread if it would look later than at `due`.
@@ -237,9 +294,11 @@ impl Pacer {
         }
     }
 
-    /// An epoch was sealed: until [`Pacer::note_done`] this host works on it.
-    pub fn note_sealed(&self, epoch: EpochId) {
-        self.lock().sealed = epoch;
+    /// An epoch was sealed in which the guest had `outputs` to say: until [`Pacer::note_done`] this host works on it.
+    pub fn note_sealed(&self, epoch: EpochId, outputs: usize) {
+        let mut state = self.lock();
+        state.sealed = epoch;
+        state.flow.note_epoch(outputs);
     }
 
     /// This host has nothing more to do for `epoch` and those before it, which took `worked` of a processor's time.
@@ -250,7 +309,7 @@ impl Pacer {
         let cost = (state.pause + worked).min(state.longest());
         state.cost = (state.cost * 7 + cost) / 8;
         if state.on && !state.is_working() {
-            let due = state.due(self.demanded.load(Ordering::Acquire));
+            let due = state.due(self.demanded());
             self.look_by(&state, due);
         }
     }
@@ -279,7 +338,7 @@ impl Pacer {
             state.takes = (state.takes * 7 + now.duration_since(asked_at)) / 8;
         }
         // A thread that will look in time anyway is not woken for this.
-        let due = if self.demanded.load(Ordering::Acquire) { state.due(true) } else { now + state.length() };
+        let due = self.demanded().map_or(now + state.length(), |at| state.due(Some(at)));
         self.look_by(&state, due);
     }
 
@@ -294,7 +353,7 @@ impl Pacer {
         let mut asked_after = None;
         let mut state = self.lock();
         while !state.ended {
-            let due = state.due(self.demanded.load(Ordering::Acquire));
+            let due = state.due(self.demanded());
             let now = Instant::now();
             // Once asked, the boundary is under way: it ends by moving `last`. Most likely it ends in time for the next
             // one, and then this thread need not be woken in between.
@@ -386,7 +445,7 @@ mod tests {
 
     fn lasts(pacer: &Pacer, is_demanded: bool) -> Duration {
         let state = pacer.lock();
-        state.due(is_demanded) - state.last
+        state.due(is_demanded.then_some(state.last)) - state.last
     }
 
     #[test]
@@ -394,7 +453,7 @@ mod tests {
         let ms = Duration::from_millis;
         let pacer = Pacer::new(Length::Fixed(ms(1)), Duration::from_micros(500));
         for epoch in 1..100 {
-            pacer.note_sealed(EpochId(epoch));
+            pacer.note_sealed(EpochId(epoch), 1);
             let _ = pacer.begin_boundary();
             pacer.end_boundary(ms(1));
             pacer.note_done(EpochId(epoch), ms(2));
@@ -408,11 +467,46 @@ mod tests {
     }
 
     #[test]
+    fn single_answer_waits_for_nothing_and_a_burst_is_collected() {
+        let us = Duration::from_micros;
+        let pacer = Pacer::new(Length::Fixed(us(20_000)), Duration::ZERO);
+        let after = |outputs: usize, demanded_after: Duration| {
+            for epoch in 1..100 {
+                pacer.note_sealed(EpochId(epoch), outputs);
+                pacer.end_boundary(us(100));
+                pacer.note_done(EpochId(epoch), us(100));
+            }
+            let state = pacer.lock();
+            (state.due(Some(state.last + demanded_after)) - state.last).as_micros()
+        };
+        let about = |micros: u128, wanted: u128| micros <= wanted && micros + 3 >= wanted;
+        assert!(about(after(1, us(0)), 200), "as long as an epoch costs");
+        assert!(about(after(1, us(700)), 200), "it was due before");
+        assert!(about(after(3, us(0)), 200), "silent since");
+        assert!(about(after(3, us(350)), 550), "silent for as long as an epoch costs");
+        assert!(about(after(3, us(5000)), 600), "three times what an epoch costs at most");
+        assert!(about(after(1000, us(5000)), 1600), "eight times that");
+        pacer.set_length(Length::Fixed(us(1000)));
+        assert!(about(after(1000, us(5000)), 1000), "not beyond the epoch's length");
+    }
+
+    #[test]
+    fn epochs_without_output_do_not_make_a_burst_of_the_next_answer() {
+        let mut flow = Flow::new();
+        (0..10).for_each(|_| flow.note_epoch(40));
+        assert!(flow.is_burst());
+        (0..10).for_each(|_| flow.note_epoch(0));
+        assert!(flow.is_burst(), "they say nothing about it");
+        (0..12).for_each(|_| flow.note_epoch(1));
+        assert!(!flow.is_burst());
+    }
+
+    #[test]
     fn epoch_goes_on_while_the_one_before_is_worked_on_and_not_for_ever() {
         let second = Duration::from_secs(1);
         let due = |length, is_demanded| {
             let pacer = Pacer::new(length, Duration::ZERO);
-            pacer.note_sealed(EpochId(7));
+            pacer.note_sealed(EpochId(7), 0);
             let working = lasts(&pacer, is_demanded);
             pacer.note_done(EpochId(7), Duration::ZERO);
             (working, lasts(&pacer, is_demanded))
@@ -441,13 +535,13 @@ mod tests {
     fn demand_while_the_epoch_before_is_worked_on_waits_for_the_end_of_that() {
         let pacer = Pacer::new(Length::Fixed(Duration::from_secs(3600)), Duration::ZERO);
         pacer.set_on(true);
-        pacer.note_sealed(EpochId(1));
-        pacer.note_sealed(EpochId(2));
+        pacer.note_sealed(EpochId(1), 0);
+        pacer.note_sealed(EpochId(2), 0);
         assert!(!pacer.demand());
         pacer.note_done(EpochId(1), Duration::ZERO);
         assert!(pacer.lock().is_working());
         pacer.note_done(EpochId(2), Duration::ZERO);
-        assert!(Instant::now() >= pacer.lock().due(pacer.demanded.load(Ordering::Acquire)));
+        assert!(Instant::now() >= pacer.lock().due(pacer.demanded()));
     }
 
     #[test]

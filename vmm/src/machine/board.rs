@@ -4,8 +4,9 @@
 //! owed and served by a vCPU thread too ([`super::turns`]). So at a boundary, with all vCPUs out, every device is quiet by
 //! construction.
 //!
-//! Interrupts of devices collect in a mask. With [`Delivery::Immediate`] they are raised at once; with
-//! [`Delivery::Boundary`] they, and input from the world, wait for the boundary, and the mask is part of the state.
+//! Interrupts of devices collect in a mask. With [`Delivery::Immediate`] they are raised at once, and input reaches the guest
+//! when it comes; with [`Delivery::Boundary`] both wait for the boundary, and the mask is part of the state. Either way the
+//! input is logged in the epoch in which the guest got it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,6 +36,11 @@ use crate::memory::GuestMemory;
 
 /// Console input that waits for the guest at most, in bytes.
 const CONSOLE_INPUT_BYTES_MAX: usize = 4096;
+
+/// An epoch whose guest got more input than this asks for its boundary, in bytes.
+const EPOCH_INPUT_BYTES: usize = 1 << 20;
+/// At this the guest gets no more frames before the boundary, in bytes: its log is held in memory and shipped.
+const EPOCH_INPUT_BYTES_MAX: usize = 4 << 20;
 
 /// When interrupts and input reach the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,8 +114,9 @@ pub struct Board {
     pending: u32,
     /// The guest has epochs: what it gets goes into their logs.
     logs_inputs: bool,
-    /// Inputs that the guest got since the last boundary.
+    /// Inputs that the guest got since the last boundary, and their bytes.
     consumed: Vec<Input>,
+    consumed_bytes: usize,
     /// Whose turn comes first, of the slots that owe work.
     next_slot: usize,
 }
@@ -141,6 +148,7 @@ impl Board {
             pending: 0,
             logs_inputs: false,
             consumed: Vec::new(),
+            consumed_bytes: 0,
             next_slot: 0,
         }
     }
@@ -158,7 +166,7 @@ impl Board {
     /// Whether what the guest gets is kept for its epochs' logs. A guest without epochs has none that would take it.
     pub fn set_logs_inputs(&mut self, on: bool) {
         self.logs_inputs = on;
-        self.consumed.clear();
+        self.take_consumed();
     }
 
     /// The guest reads a port. Ports of no device read as all ones, as on a PC.
@@ -275,7 +283,8 @@ impl Board {
             self.deliver_frames(index, &mut Turn::new(&mut nobody));
         }
         let mut effects = self.settle_slot(index);
-        effects.wants_boundary |= self.delivery == Delivery::Boundary && accepted;
+        let waits = self.delivery == Delivery::Boundary && accepted;
+        effects.wants_boundary |= waits || self.consumed_bytes > EPOCH_INPUT_BYTES;
         effects
     }
 
@@ -304,6 +313,7 @@ impl Board {
 
     /// The inputs that the guest got since the last call: the epoch's event log.
     pub fn take_consumed(&mut self) -> Vec<Input> {
+        self.consumed_bytes = 0;
         std::mem::take(&mut self.consumed)
     }
 
@@ -326,8 +336,11 @@ impl Board {
         let count = self.serial.handle_input(&self.console_input);
         if count > 0 {
             let bytes = self.console_input.drain(..count);
+            if !self.logs_inputs {
+                return drop(bytes);
+            }
+            self.consumed_bytes += count;
             match self.consumed.last_mut().filter(|input| input.device == CONSOLE) {
-                _ if !self.logs_inputs => drop(bytes),
                 Some(input) => input.bytes.extend(bytes),
                 None => {
                     let bytes = bytes.collect();
@@ -338,12 +351,17 @@ impl Board {
     }
 
     fn deliver_frames(&mut self, index: usize, turn: &mut Turn<'_>) {
-        let consumed = &mut self.consumed;
-        let log = self.logs_inputs && self.delivery == Delivery::Boundary;
+        if !self.logs_inputs {
+            return self.slots[index].deliver_frames(&self.memory, turn, |_| true);
+        }
+        if self.consumed_bytes >= EPOCH_INPUT_BYTES_MAX {
+            return;
+        }
+        let Self { consumed, consumed_bytes, .. } = self;
         self.slots[index].deliver_frames(&self.memory, turn, |frame| {
-            if log {
-                consumed.push(Input { device: FIRST_SLOT + index as u16, bytes: frame.to_vec() });
-            }
+            consumed.push(Input { device: FIRST_SLOT + index as u16, bytes: frame.to_vec() });
+            *consumed_bytes += frame.len();
+            *consumed_bytes < EPOCH_INPUT_BYTES_MAX
         });
     }
 
@@ -469,6 +487,7 @@ impl Board {
             pending,
             logs_inputs: _,
             consumed: _,
+            consumed_bytes: _,
             next_slot: _,
         } = self;
         let board = BoardState {
@@ -628,6 +647,16 @@ mod tests {
         let _ = board.deliver_inputs();
         board.set_logs_inputs(false);
         assert_eq!(board.take_consumed(), [], "its epochs have ended");
+    }
+
+    #[test]
+    fn guest_with_epochs_gets_input_at_once_if_asked_and_it_is_logged() {
+        let mut board = board();
+        board.set_delivery(Delivery::Immediate);
+        board.set_logs_inputs(true);
+        assert!(!board.handle_console(b"ls").1.wants_boundary, "it needs no boundary");
+        assert_eq!(read_all(&mut board), b"ls");
+        assert_eq!(board.take_consumed(), [input(CONSOLE, b"ls")]);
     }
 
     #[test]

@@ -139,6 +139,18 @@ pub struct Pace {
     pub delivery: Delivery,
 }
 
+/// How a machine runs its epochs if nobody says otherwise.
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            length: Length::Fixed(Duration::from_millis(20)),
+            min_epoch: Duration::ZERO,
+            capture: capture::Mode::StopAndCopy,
+            delivery: Delivery::Immediate,
+        }
+    }
+}
+
 /// A machine, shared by its threads.
 #[derive(Debug)]
 pub struct Machine {

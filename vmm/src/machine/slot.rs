@@ -175,13 +175,15 @@ impl Slot {
         }
     }
 
-    /// Gives waiting frames to the guest, as many as it has buffers for and `turn` lasts; `log` sees each one that it got.
-    pub fn deliver_frames(&mut self, memory: &GuestMemory, turn: &mut Turn<'_>, mut log: impl FnMut(&[u8])) {
+    /// Gives waiting frames to the guest, as many as it has buffers for and `turn` lasts. `log` sees each one that it got, and
+    /// says whether it may get another.
+    pub fn deliver_frames(&mut self, memory: &GuestMemory, turn: &mut Turn<'_>, mut log: impl FnMut(&[u8]) -> bool) {
         let Self::Net { device, ingress } = self else { return };
-        while let Some(frame) = ingress.front() {
+        let mut may_get_more = true;
+        while may_get_more && let Some(frame) = ingress.front() {
             match device.handle_frame(frame, memory, turn) {
                 RxResult::NoBuffers => return,
-                RxResult::Delivered => log(frame),
+                RxResult::Delivered => may_get_more = log(frame),
                 RxResult::Dropped => {}
             }
             ingress.pop_front();

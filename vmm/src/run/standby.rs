@@ -1,7 +1,7 @@
 //! `outlast backup`: waits for a primary, follows it, and runs its guest after a takeover.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use replication::view::Incarnation;
 use serde_json::json;
@@ -15,24 +15,13 @@ use super::primary::supervise;
 use super::signals::Signals;
 use super::{announce, as_json, bind_api, files, local, open_events, uses, write_config};
 use crate::config::{BackupConfig, CommitDurability, OnBoundaryLate, OnDegraded};
-use crate::epoch::capture::Mode;
-use crate::epoch::pacer::Length;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
-use crate::machine::board::Delivery;
 use crate::machine::state::MachineState;
 use crate::machine::{End, Machine, MachineError, Pace};
 use crate::protect::backup::{Outcome, Standby, StandbyConfig, Taken};
 use crate::protect::local::fault;
 use crate::protect::{Guardian, GuardianConfig, Lease};
-
-/// How a guest runs after a takeover, until somebody protects it anew.
-const PACE: Pace = Pace {
-    length: Length::Fixed(Duration::from_millis(20)),
-    min_epoch: Duration::from_micros(500),
-    capture: Mode::StopAndCopy,
-    delivery: Delivery::Boundary,
-};
 
 pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     let signals = Signals::take()?;
@@ -99,7 +88,7 @@ fn take_over(
     let state = MachineState::decode(&takeover.state).map_err(MachineError::from)?;
     opened.disks = disks;
     let (parts, inputs) = opened.split();
-    let machine = Arc::new(Machine::restore(state, ram, parts, PACE, takeover.next_epoch)?);
+    let machine = Arc::new(Machine::restore(state, ram, parts, Pace::default(), takeover.next_epoch)?);
     let (reemitted, redelivered) = (takeover.reemit.len(), takeover.redeliver.len());
     let crash = machine.board().forget_crash();
     if let Some(crash) = crash {

@@ -30,9 +30,9 @@ fn vm_with_name_and_kernel_only_has_documented_defaults() {
     assert_eq!((vm.cpus, vm.memory_bytes), (1, 512 << 20));
     let cmdline = "console=ttyS0".to_string();
     assert_eq!(vm.start, StartFrom::Kernel { kernel: "/k".into(), initramfs: None, cmdline });
-    assert_eq!((vm.epoch, vm.min_epoch), (EpochLength::of_ms(20), Duration::from_micros(500)));
+    assert_eq!((vm.epoch, vm.min_epoch), (EpochLength::of_ms(20), Duration::ZERO));
     assert_eq!((vm.detect, vm.heartbeat), (Duration::from_millis(500), Duration::from_millis(50)));
-    assert_eq!((vm.protect.as_slice(), vm.interrupts), ([Protect::None].as_slice(), Interrupts::Boundary));
+    assert_eq!((vm.protect.as_slice(), vm.interrupts), ([Protect::None].as_slice(), Interrupts::Immediate));
     assert_eq!(vm.api_socket, PathBuf::from("/dev/shm/outlast/vm0/api.sock"));
     assert!(vm.warnings().is_empty());
 }
@@ -78,9 +78,7 @@ fn vm_cpus_edges() {
 #[test]
 fn vm_min_epoch_is_at_most_the_epoch() {
     check(|o| o.min_epoch = ms(20)).expect("equal");
-    assert_eq!(message(|o| o.min_epoch = ms(21)), "--min-epoch 21ms: must be 100us to 20ms");
-    let short = Some(TimeSpan(Duration::from_micros(99)));
-    assert!(message(|o| o.min_epoch = short).starts_with("--min-epoch 99us"));
+    assert_eq!(message(|o| o.min_epoch = ms(21)), "--min-epoch 21ms: must be 0us to 20ms");
 }
 
 #[test]
@@ -180,7 +178,7 @@ fn vm_json_gives_the_same_configuration_back() {
     })
     .expect("allowed");
     let text = serde_json::to_string_pretty(&vm).expect("printable");
-    assert!(text.contains(r#""min_epoch": "500us""#), "{text}");
+    assert!(text.contains(r#""min_epoch": "0us""#), "{text}");
     assert_eq!(serde_json::from_str::<VmConfig>(&text).expect("readable"), vm);
 }
 
