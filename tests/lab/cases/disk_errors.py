@@ -37,7 +37,7 @@ DETECT_SECONDS = 4
 STILL_SECONDS = 2 * DETECT_SECONDS
 # ext4 commits its journal every five seconds, and finds then what no sync has asked for.
 NOTICE_SECONDS = 120
-ERROR = 1
+ERROR, REFUSED = 1, 6
 WORK_PORT = 7004
 WRITTEN_SECONDS = 300
 # The guest writes its file anew, longer by so much each time: its image never had all of the blocks before.
@@ -96,6 +96,24 @@ class Site:
         if told:
             self.primary.ctl("protect", self.pair.target(host))
         wait_protected(self.primary, self.backup)
+
+    def boot_where_it_ran_last(self) -> str:
+        """Boots the guest where the primary was; or, when it is refused there because the backup won the claim before its own
+        disk ended it, there. Gives the host."""
+        held, standby = self.primary.host, self.backup.host
+        self.backup = self.pair.restart_backup(standby)
+        self.primary = self.pair.restart_primary(held, standby)
+        began = lambda: self.primary.events("booting") or self.primary.exit_code() is not None
+        wait_for("the guest's boot, or why not", began, 60)
+        if self.primary.exit_code() is None:
+            return held
+        refused = self.primary.log()
+        require(self.primary.exit_code() == REFUSED and f"on host {standby}" in refused, f"not booted on host {held}: {refused[-800:]}")
+        self.backup.stop()
+        self.backup = self.pair.restart_backup(held)
+        self.primary = self.pair.restart_primary(standby, held)
+        self.primary.wait_event("booting", 60)
+        return standby
 
     def swap(self) -> None:
         """The backup has become the primary, and the other host gets a backup."""
@@ -188,10 +206,7 @@ def all_is_lost_but_nothing_acknowledged(site: Site, row: Row) -> str:
     require(not site.backup.events("failover-finished"), "the guest ran on a disk that fails")
     site.traffic.kill()
     site.tell("mend", row)
-    held, standby = site.primary.host, site.backup.host
-    site.backup = site.pair.restart_backup(standby)
-    site.primary = site.pair.restart_primary(held, standby)
-    site.primary.wait_event("booting", 60)
+    held = site.boot_where_it_ran_last()
     site.primary.ctl("pause")
     site.stage.run(held, f"cp {DISK} /lab/host/vmm/disk.img")
     image = site.stage.host(held).share / "vmm" / "disk.img"

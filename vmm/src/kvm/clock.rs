@@ -105,7 +105,7 @@ fn read_around(vm: &VmFd, first: &Vcpu, khz: u32) -> Result<Reading, KvmError> {
 fn read(vm: &VmFd, vcpus: &[&Vcpu], offsets: Option<&[u64]>, khz: u32) -> Result<Moment, KvmError> {
     let first = vcpus[0];
     if let Some(offsets) = offsets
-        && !first.is_scaled()?
+        && !first.is_scaled()
     {
         let clock = clock_of(vm)?;
         if clock.flags & KVM_CLOCK_HOST_TSC != 0 {

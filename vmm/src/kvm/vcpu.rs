@@ -3,11 +3,13 @@
 //! The order of restoring is fixed (see [`Vcpu::restore`]) and each step that depends on another says so. State may be
 //! saved only when the last exit was completed (the vCPU thread re-enters once with `immediate_exit`).
 
+use std::cell::Cell;
+
 use kvm_bindings::{
-    KVM_CAP_ENFORCE_PV_FEATURE_CPUID, kvm_debugregs, kvm_enable_cap, kvm_lapic_state, kvm_mp_state, kvm_regs,
-    kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+    KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_debugregs,
+    kvm_enable_cap, kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
-use kvm_ioctls::{VcpuFd, VmFd};
+use kvm_ioctls::{Cap, SyncReg, VcpuExit, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 use snapshot::section::Section;
 
@@ -111,7 +113,17 @@ pub struct Vcpu {
     save_area: SaveArea,
     /// Rate of its time stamp counter when it was made: the host's.
     host_khz: u32,
+    /// Its rate now. Only [`Vcpu::set_tsc_rate`] changes it.
+    khz: Cell<u32>,
+    /// `KVM_RUN` can hand over its registers, and nobody but itself changes them: it has no siblings that start or interrupt it.
+    can_sync: bool,
+    /// It has not run since `KVM_RUN` handed them over.
+    is_synced: bool,
 }
+
+/// What `KVM_RUN` hands over without a call of its own.
+const SYNCED: [SyncReg; 3] = [SyncReg::Register, SyncReg::SystemRegister, SyncReg::VcpuEvents];
+const SYNCED_BITS: u32 = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
 
 impl Vcpu {
     pub(super) fn new(vm: &VmFd, id: u32, count: u32, cpuid: &CpuidTable, mut msrs: MsrList) -> Result<Self, KvmError> {
@@ -121,7 +133,17 @@ impl Vcpu {
         msrs::set_boot_values(&fd)?;
         msrs.retain_readable(&fd);
         let host_khz = call("read the time stamp counter's rate", fd.get_tsc_khz())?;
-        Ok(Self { fd, id, msrs, save_area: SaveArea::of(vm), host_khz })
+        let offered = vm.check_extension_int(Cap::SyncRegs) as u32;
+        Ok(Self {
+            fd,
+            id,
+            msrs,
+            save_area: SaveArea::of(vm),
+            host_khz,
+            khz: Cell::new(host_khz),
+            can_sync: count == 1 && offered & SYNCED_BITS == SYNCED_BITS,
+            is_synced: false,
+        })
     }
 
     /// The same, to ask it.
@@ -139,8 +161,8 @@ impl Vcpu {
     }
 
     /// Whether its counter ticks at another rate than the host's.
-    pub(super) fn is_scaled(&self) -> Result<bool, KvmError> {
-        Ok(call("read the time stamp counter's rate", self.fd.get_tsc_khz())? != self.host_khz)
+    pub(super) fn is_scaled(&self) -> bool {
+        self.khz.get() != self.host_khz
     }
 
     /// The registers in which its guest reads what its processor can do.
@@ -149,9 +171,35 @@ impl Vcpu {
         compare::compared_msrs().filter_map(of).collect()
     }
 
-    /// The descriptor, to run it.
+    /// The descriptor, to prepare its next run.
     pub fn fd(&mut self) -> &mut VcpuFd {
         &mut self.fd
+    }
+
+    /// Enters the guest.
+    pub fn run(&mut self) -> Result<VcpuExit<'_>, kvm_ioctls::Error> {
+        self.is_synced = false;
+        self.fd.run()
+    }
+
+    /// Whether `KVM_RUN` with an immediate exit would hand over registers that [`Vcpu::save`] has to read one by one now.
+    pub fn wants_sync(&self) -> bool {
+        self.can_sync && !self.is_synced
+    }
+
+    /// The runs from here to [`Vcpu::end_sync`] hand over the registers.
+    pub fn begin_sync(&mut self) {
+        if self.can_sync {
+            SYNCED.into_iter().for_each(|registers| self.fd.set_sync_valid_reg(registers));
+        }
+    }
+
+    /// The last run was over at once, with nothing left to do.
+    pub fn end_sync(&mut self) {
+        if self.can_sync {
+            SYNCED.into_iter().for_each(|registers| self.fd.clear_sync_valid_reg(registers));
+            self.is_synced = true;
+        }
     }
 
     /// Number of the vCPU.
@@ -175,18 +223,28 @@ impl Vcpu {
         let fd = &self.fd;
         // The multiprocessor state first: reading it lets KVM settle pending INIT and SIPI, which change the rest.
         let mp_state = call("read the multiprocessor state", fd.get_mp_state())?;
+        let (regs, sregs, events) = self.registers()?;
         Ok(VcpuState {
-            tsc_khz: call("read the time stamp counter's rate", fd.get_tsc_khz())?,
-            regs: call("read the registers", fd.get_regs())?,
-            sregs: self.sregs()?,
+            tsc_khz: self.khz.get(),
+            regs,
+            sregs,
             xcrs: call("read the extended control registers", fd.get_xcrs())?,
             xsave: self.save_area.read(fd)?,
             debug_regs: call("read the debug registers", fd.get_debug_regs())?,
             lapic: call("read the local APIC", fd.get_lapic())?,
             msrs: self.msrs.save(fd)?,
-            events: call("read the pending events", fd.get_vcpu_events())?,
+            events,
             mp_state,
         })
+    }
+
+    fn registers(&self) -> Result<(kvm_regs, kvm_sregs, kvm_vcpu_events), KvmError> {
+        if self.is_synced {
+            let synced = self.fd.sync_regs();
+            return Ok((synced.regs, synced.sregs, synced.events));
+        }
+        let regs = call("read the registers", self.fd.get_regs())?;
+        Ok((regs, self.sregs()?, call("read the pending events", self.fd.get_vcpu_events())?))
     }
 
     /// Writes a saved state into a fresh vCPU.
@@ -213,14 +271,14 @@ impl Vcpu {
 
     /// Sets the rate only when it differs: a refused call would still change what KVM reports afterwards.
     pub(super) fn set_tsc_rate(&self, khz: u32) -> Result<(), KvmError> {
-        let ours = call("read the time stamp counter's rate", self.fd.get_tsc_khz())?;
+        let ours = self.khz.get();
         if close_enough(ours, khz) {
             return Ok(());
         }
-        call(
-            format!("run a guest whose time stamp counter ticks at {khz} kHz on a host of {ours} kHz"),
-            self.fd.set_tsc_khz(khz),
-        )
+        let what = format!("run a guest whose time stamp counter ticks at {khz} kHz on a host of {ours} kHz");
+        call(what, self.fd.set_tsc_khz(khz))?;
+        self.khz.set(call("read the time stamp counter's rate", self.fd.get_tsc_khz())?);
+        Ok(())
     }
 
     /// Tells KVM's paravirtual clock that the guest was stopped, so that its watchdogs do not fire. A guest without

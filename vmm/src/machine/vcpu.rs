@@ -84,7 +84,7 @@ fn run_loop(machine: &Machine, id: u32) -> Result<(), VcpuError> {
         // The kick's handler runs on this thread: only the compiler could reorder.
         compiler_fence(Ordering::SeqCst);
         if gate.is_closing() {
-            if completes {
+            if completes || vcpu.wants_sync() {
                 complete_exit(machine, &mut vcpu)?;
                 completes = false;
             }
@@ -139,13 +139,17 @@ fn serve_turn(machine: &Machine) -> Result<(), VcpuError> {
 /// A string instruction or a wide access may then exit again, for its next part. What that kicks is owed: such an instruction
 /// can kick a thousand times.
 fn complete_exit(machine: &Machine, vcpu: &mut MutexGuard<'_, Vcpu>) -> Result<(), VcpuError> {
+    vcpu.begin_sync();
     loop {
         vcpu.fd().set_kvm_immediate_exit(1);
         // It does not run meanwhile: what it stands still for lasts.
         match enter(machine, vcpu, &mut |_| true, |_| {})? {
             // The caller waits for the console, if it must, when the gate is open again.
             Exit::Completes { .. } => {}
-            Exit::Done => return Ok(()),
+            Exit::Done => {
+                vcpu.end_sync();
+                return Ok(());
+            }
             Exit::Ended(how) => {
                 machine.end(End::Guest(how));
                 return Ok(());
@@ -162,7 +166,7 @@ fn enter(
     out: impl FnOnce(Instant),
 ) -> Result<Exit, VcpuError> {
     let id = vcpu.id();
-    let exit = vcpu.fd().run();
+    let exit = vcpu.run();
     out(Instant::now());
     let effects = match exit {
         Ok(VcpuExit::IoOut(port, data)) => machine.board().handle_pio_write(port, data),
