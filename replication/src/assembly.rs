@@ -10,7 +10,7 @@ use crate::output::{Input, Output};
 use crate::page::PageBatch;
 use crate::peer::PeerError;
 use crate::ship::EpochDigest;
-use crate::wire::{DiskWrite, EpochBegin, EpochEnd, Frame, Kind, MachineInfo, Message};
+use crate::wire::{DiskWrite, EpochBegin, EpochEnd, Frame, Kind, MachineInfo, Message, StateDelta};
 
 /// What an item costs here besides its bytes, so that empty ones are bounded too.
 const ITEM_OVERHEAD: usize = 64;
@@ -62,6 +62,8 @@ pub(crate) struct Assembly {
     staged_bytes_max: usize,
     expected: Option<EpochId>,
     open: Option<OpenEpoch>,
+    /// At the end of the last epoch that was whole.
+    state: Arc<Vec<u8>>,
 }
 
 /// What a frame of an epoch led to.
@@ -77,7 +79,7 @@ pub(crate) enum Assembled {
 
 impl Assembly {
     pub(crate) fn new(session: SessionId, machine: MachineInfo, staged_bytes_max: usize) -> Self {
-        Assembly { session, machine, staged_bytes_max, expected: None, open: None }
+        Assembly { session, machine, staged_bytes_max, expected: None, open: None, state: Arc::default() }
     }
 
     pub(crate) fn machine(&self) -> &MachineInfo {
@@ -116,7 +118,7 @@ impl Assembly {
             return self.end(end);
         }
         open.digest.add(kind, body_checksum);
-        open.take(message, &self.machine)?;
+        open.take(message, &self.machine, &self.state)?;
         if open.staged_bytes + waiting > self.staged_bytes_max {
             return Err(PeerError::TooMuchStaged { limit: self.staged_bytes_max });
         }
@@ -147,7 +149,9 @@ impl Assembly {
             return Err(error);
         }
         self.expected = Some(open.epoch.next());
-        Ok(Assembled::Whole(Box::new(open.finish(self.session))))
+        let whole = open.finish(self.session);
+        self.state = Arc::clone(&whole.state);
+        Ok(Assembled::Whole(Box::new(whole)))
     }
 }
 
@@ -170,7 +174,8 @@ impl OpenEpoch {
         }
     }
 
-    fn take(&mut self, message: Message, machine: &MachineInfo) -> Result<(), PeerError> {
+    /// `before`: the state at the end of the epoch before, empty if there was none.
+    fn take(&mut self, message: Message, machine: &MachineInfo, before: &[u8]) -> Result<(), PeerError> {
         let kind = message.kind();
         if kind == Kind::EventLog && self.log_closed {
             return Err(PeerError::Unexpected { kind, state: "the epoch's log is closed" });
@@ -180,6 +185,7 @@ impl OpenEpoch {
             Message::EventLog(inputs) => self.take_inputs(inputs),
             Message::Pages(body) => self.take_pages(PageBatch::validate(body, machine, true)?),
             Message::State(part) => self.take_state(&part),
+            Message::StateDelta(delta) => return self.take_state_delta(&delta, before),
             Message::DiskWrites(writes) => return self.take_disk_writes(writes, machine),
             Message::Outputs(outputs) => self.take_outputs(outputs),
             _ => return Err(PeerError::Unexpected { kind, state: "an epoch is open" }),
@@ -203,6 +209,17 @@ impl OpenEpoch {
         self.arrived.state_bytes += part.len() as u64;
         self.staged_bytes += part.len();
         self.state.extend_from_slice(part);
+    }
+
+    fn take_state_delta(&mut self, delta: &StateDelta, before: &[u8]) -> Result<(), PeerError> {
+        let kind = Kind::StateDelta;
+        if !self.state.is_empty() {
+            return Err(PeerError::Unexpected { kind, state: "the epoch has a state" });
+        }
+        let state = "the state of the epoch before is another";
+        let whole = delta.apply(before).ok_or(PeerError::Unexpected { kind, state })?;
+        self.take_state(&whole);
+        Ok(())
     }
 
     fn take_disk_writes(&mut self, writes: Vec<DiskWrite>, machine: &MachineInfo) -> Result<(), PeerError> {

@@ -2,6 +2,7 @@ use super::*;
 use crate::id::{Gfn, Term, VmId};
 use crate::page::PageEncoder;
 use crate::ship::EpochWriter;
+use crate::state::ShippedState;
 use crate::wire::{DiskInfo, FrameDecoder, Link, RamRange};
 
 const SESSION: SessionId = SessionId([1; 16]);
@@ -68,6 +69,48 @@ fn epoch_written_comes_out_as_it_went_in() {
     );
     assert_eq!(epoch.outputs.len(), 1);
     assert!(epoch.staged_bytes > 600 << 10);
+}
+
+fn states(states: &[&[u8]]) -> Vec<u8> {
+    let (mut out, mut shipped) = (Vec::new(), ShippedState::default());
+    for (epoch, state) in (5..).zip(states) {
+        let begin = EpochBegin { base: epoch == 5, released: EpochId(epoch - 1) };
+        let mut writer = EpochWriter::begin(link(), EpochId(epoch), begin, &mut out);
+        writer.state_after(&mut shipped, state.to_vec(), &mut out);
+        writer.end(&mut out);
+    }
+    out
+}
+
+#[test]
+fn state_that_goes_as_a_difference_comes_out_whole() {
+    let (first, mut second) = (vec![7; 1000], vec![7; 1000]);
+    second[500] = 8;
+    let out = states(&[&first, &second, &[1, 2, 3], &[1, 2, 4]]);
+    let mut assembly = assembly(1 << 20);
+    let mut whole = Vec::new();
+    for frame in frames(&out) {
+        if let Assembled::Whole(epoch) = assembly.handle_frame(frame, 0).unwrap() {
+            whole.push(epoch.state.to_vec());
+        }
+    }
+    assert_eq!(whole, [first, second, vec![1, 2, 3], vec![1, 2, 4]]);
+    assert!(out.len() < 1000 + 4 * 400, "the second one is shipped in {} bytes with the others", out.len());
+}
+
+#[test]
+fn difference_to_a_state_that_is_not_there_is_refused() {
+    let (first, second) = (vec![7; 1000], vec![7; 1000]);
+    let mut later = frames(&states(&[&first, &second]));
+    // The base with the difference of the epoch behind it.
+    let at = later.iter().position(|frame| frame.kind == Kind::StateDelta).unwrap();
+    let delta = Frame { epoch: EpochId(5), ..later.remove(at) };
+    let base = later.remove(0);
+    let refused = feed(&mut assembly(1 << 20), vec![base.clone(), delta.clone()]);
+    assert!(matches!(refused, Err(PeerError::Unexpected { kind: Kind::StateDelta, .. })), "{refused:?}");
+    // And one of two states.
+    let refused = feed(&mut assembly(1 << 20), vec![base, later.remove(0), delta]);
+    assert!(matches!(refused, Err(PeerError::Unexpected { kind: Kind::StateDelta, .. })), "{refused:?}");
 }
 
 #[test]

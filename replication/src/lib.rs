@@ -41,6 +41,7 @@ pub mod peer;
 pub mod pointers;
 pub mod primary;
 pub mod ship;
+pub mod state;
 pub mod view;
 pub mod wire;
 
@@ -53,4 +54,5 @@ pub use peer::PeerError;
 pub use pointers::{BackupPointers, Pointers};
 pub use primary::{EpochMeta, Primary, PrimaryAction, PrimaryConfig};
 pub use ship::EpochWriter;
+pub use state::ShippedState;
 pub use wire::{Frame, FrameDecoder, Link, Message, WireError};

@@ -1,7 +1,7 @@
 //! Shipping: an epoch written as frames, in the one order the backup accepts.
 //!
 //! ```text
-//! EpochBegin  EventLog*  ( Pages | State | DiskWrites | Outputs )*  EpochEnd
+//! EpochBegin  EventLog*  ( Pages | State | StateDelta | DiskWrites | Outputs )*  EpochEnd
 //! ```
 //!
 //! The writer cuts what is long into frames, keeps the counts and the checksum over all frames, and ends with them.
@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::id::EpochId;
 use crate::output::{Input, Output};
+use crate::state::ShippedState;
 use crate::wire::{
     BODY_SOFT_MAX, BodyWriter, EpochBegin, EpochEnd, Kind, Link, Message, encode_frame, encode_inputs, encode_outputs,
 };
@@ -81,6 +82,19 @@ impl EpochWriter {
         for part in state.chunks(BODY_SOFT_MAX) {
             self.frame(Kind::State, part, out);
             self.end.state_bytes += part.len() as u64;
+        }
+    }
+
+    /// The same, as what it differs in from the state that `shipped` has of the epoch before in this session, where that is
+    /// less. Every epoch of a session is written so, or none.
+    pub fn state_after(&mut self, shipped: &mut ShippedState, state: Vec<u8>, out: &mut Vec<u8>) {
+        match shipped.replace(self.link.session, state) {
+            None => self.state(shipped.state(), out),
+            Some(delta) => {
+                self.end.state_bytes += u64::from(delta.len);
+                let checksum = Message::StateDelta(delta).encode(&self.link, self.epoch, out);
+                self.digest.add(Kind::StateDelta, checksum);
+            }
         }
     }
 

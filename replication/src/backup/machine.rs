@@ -336,6 +336,7 @@ impl Backup {
                 | Kind::EventLog
                 | Kind::Pages
                 | Kind::State
+                | Kind::StateDelta
                 | Kind::DiskWrites
                 | Kind::Outputs
                 | Kind::EpochEnd,

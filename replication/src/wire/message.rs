@@ -239,6 +239,33 @@ pub struct Goodbye {
     pub text: String,
 }
 
+/// The state at the end of an epoch: that of the epoch before, of the same session, with these runs over it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateDelta {
+    /// Length of both states, in bytes.
+    pub len: u32,
+    /// Offset in bytes, and what is there now.
+    pub runs: Vec<(u32, Vec<u8>)>,
+}
+
+impl StateDelta {
+    fn encode(&self, body: &mut BodyWriter) {
+        body.u32(self.len).count(self.runs.len());
+        for (offset, bytes) in &self.runs {
+            body.u32(*offset).bytes(bytes);
+        }
+    }
+
+    fn decode(body: &mut BodyReader<'_>) -> Result<StateDelta, BodyError> {
+        let len = body.u32("length of the state")?;
+        let count = body.count(8, "runs of the state")?;
+        let run =
+            |body: &mut BodyReader<'_>| Ok((body.u32("offset of a run")?, body.bytes("bytes of a run")?.to_vec()));
+        let runs = (0..count).map(|_| run(body)).collect::<Result<_, BodyError>>()?;
+        Ok(StateDelta { len, runs })
+    }
+}
+
 /// A frame with its body decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is described at its kind and its struct")]
@@ -260,6 +287,7 @@ pub enum Message {
     Ack { complete: EpochId },
     Heartbeat(Heartbeat),
     Goodbye(Goodbye),
+    StateDelta(StateDelta),
 }
 
 impl Message {
@@ -298,6 +326,7 @@ impl Message {
             Message::Ack { .. } => Kind::Ack,
             Message::Heartbeat(_) => Kind::Heartbeat,
             Message::Goodbye(_) => Kind::Goodbye,
+            Message::StateDelta(_) => Kind::StateDelta,
         }
     }
 
@@ -342,6 +371,7 @@ impl Message {
             Message::Ack { complete } => drop(body.u64(complete.0)),
             Message::Heartbeat(Heartbeat { released, complete }) => drop(body.u64(released.0).u64(complete.0)),
             Message::Goodbye(Goodbye { reason, text }) => drop(body.u8(*reason as u8).text(text)),
+            Message::StateDelta(delta) => delta.encode(body),
         }
     }
 }
@@ -372,6 +402,7 @@ fn decode_fields(kind: Kind, body: &mut BodyReader<'_>) -> Result<Message, BodyE
             complete: body.epoch("complete epoch")?,
         }),
         Kind::Goodbye => Message::Goodbye(Goodbye::decode(body)?),
+        Kind::StateDelta => Message::StateDelta(StateDelta::decode(body)?),
         Kind::ResyncPages | Kind::Pages | Kind::State => unreachable!("these own their bytes; see Message::decode"),
     })
 }

@@ -12,7 +12,7 @@ pub use body::{BodyError, BodyReader, BodyWriter, TEXT_MAX};
 pub use decoder::FrameDecoder;
 pub use message::{
     DiskInfo, DiskOffer, DiskWant, DiskWrite, EpochBegin, EpochEnd, Goodbye, GoodbyeReason, Heartbeat, Hello, HelloAck,
-    MachineInfo, Message, RamRange, Refuse, RefuseCode, ResyncDisk, encode_inputs, encode_outputs,
+    MachineInfo, Message, RamRange, Refuse, RefuseCode, ResyncDisk, StateDelta, encode_inputs, encode_outputs,
 };
 
 use thiserror::Error;
@@ -24,7 +24,7 @@ use crate::id::{EpochId, EpochTooLarge, SessionId, Term, VmId};
 pub const MAGIC: [u8; 4] = *b"OUTL";
 
 /// The protocol that this crate speaks. Any change of a byte's meaning counts it up.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 72;
@@ -73,11 +73,13 @@ pub enum Kind {
     Heartbeat = 16,
     /// A clean end. The backup must not take over.
     Goodbye = 17,
+    /// What the state at the epoch's end differs in from the one before.
+    StateDelta = 18,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 18] = [
         Kind::Hello,
         Kind::HelloAck,
         Kind::Refuse,
@@ -95,6 +97,7 @@ impl Kind {
         Kind::Ack,
         Kind::Heartbeat,
         Kind::Goodbye,
+        Kind::StateDelta,
     ];
 
     /// What a frame of our own is, from its header.

@@ -7,7 +7,7 @@ use replication::primary::{FillPhase, GuestEnd, PrimaryState};
 use replication::wire::{DiskOffer, DiskWant, EpochBegin, HEADER_LEN, Kind, Link, Message, ResyncDisk};
 use replication::{
     EpochId, EpochMeta, EpochWriter, FrameDecoder, Gfn, Input, Output, OutputQueue, Primary, PrimaryAction, SessionId,
-    TakeOver, Term, VmId,
+    ShippedState, TakeOver, Term, VmId,
 };
 
 use crate::disk::{CHUNK, Disk, SECTOR, SectorWrite};
@@ -82,6 +82,7 @@ pub struct PrimaryNode {
     shipped: Vec<Page>,
     dirty: u64,
     writer: Option<(SessionId, EpochWriter)>,
+    shipped_state: ShippedState,
     resync: Option<Resync>,
     /// The connection to the backup.
     pub stream: Option<Stream>,
@@ -219,6 +220,7 @@ impl PrimaryNode {
             shipped: Vec::new(),
             dirty: 0,
             writer: None,
+            shipped_state: ShippedState::default(),
             resync: None,
             stream: None,
             timer_at: None,
@@ -458,7 +460,7 @@ impl PrimaryNode {
             writer
         };
         self.encode_dirty(&mut writer, &mut out);
-        writer.state(&self.guest.save(), &mut out);
+        writer.state_after(&mut self.shipped_state, self.guest.save(), &mut out);
         let resync = if base { self.resync.take().map(|resync| resync.sectors) } else { None };
         for (sector, data) in resync.as_deref().unwrap_or(sectors) {
             writer.disk_write(0, (sector * SECTOR) as u64, data, &mut out);

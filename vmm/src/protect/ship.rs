@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use replication::primary::PrimaryState;
 use replication::wire::{EpochBegin, Kind, Link};
-use replication::{EpochId, EpochWriter, PageEncoder, SessionId};
+use replication::{EpochId, EpochWriter, PageEncoder, SessionId, ShippedState};
 use snapshot::disklog::LogError;
 use snapshot::writeset::WriteSet;
 
@@ -42,6 +42,7 @@ pub(super) fn run(guardian: &Arc<Guardian>, items: &Receiver<ToShip>, log: DiskL
         log,
         encoder: PageEncoder::new(),
         shadow: Shadow::default(),
+        shipped_state: ShippedState::default(),
         idle: guardian.machine.epochs().idle_pages(),
         local,
         lost: None,
@@ -79,6 +80,7 @@ pub(super) struct Shipper {
     pub(super) guardian: Arc<Guardian>,
     pub(super) encoder: PageEncoder,
     shadow: Shadow,
+    shipped_state: ShippedState,
     idle: IdlePages,
     /// The state directory, while epochs are committed to it.
     local: Option<LocalStore>,
@@ -480,7 +482,7 @@ impl Shipper {
             self.idle.report(*epoch, unchanged);
         }
         self.encoder.take_batch(|body, count| writer.pages(body, count, &mut outbox.buffer));
-        writer.state(&state.encode(), &mut outbox.buffer);
+        writer.state_after(&mut self.shipped_state, state.encode(), &mut outbox.buffer);
         let earlier = self.base_writes.take().filter(|(session, _)| *base && *session == link.session);
         let earlier = earlier.map_or_else(Vec::new, |(_, writes)| writes);
         let own = disk_writes.iter().map(|set| &**set).enumerate();
