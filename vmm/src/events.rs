@@ -70,7 +70,7 @@ impl Inner {
             Ok(()) if self.unread > 0 => {
                 tracing::warn!(
                     lost = self.unread,
-                    "the event monitor is read again; it lacks events, `ctl events` has the last ones"
+                    "the event monitor is read again; it has missed events, `outlast ctl events` shows the latest"
                 );
                 self.unread = 0;
             }
@@ -79,7 +79,7 @@ impl Inner {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 if self.unread == 0 {
                     tracing::warn!(
-                        "nobody reads the event monitor's pipe, which is full: it lacks events from here on"
+                        "nobody reads the event monitor's pipe, and it is full: it misses events from here on"
                     );
                 }
                 self.unread += 1;

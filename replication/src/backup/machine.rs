@@ -298,7 +298,7 @@ impl Backup {
         match self.state {
             TakingOver | TookOver => Some((RefuseCode::NotABackup, "the guest runs here")),
             Ended => Some((RefuseCode::Other, "the guest has ended, and this backup ends with it")),
-            Overriding => Some((RefuseCode::Busy, "an operator lets the guest go on here")),
+            Overriding => Some((RefuseCode::Busy, "an operator has the guest continue here")),
             _ if self.session.is_some() => Some((RefuseCode::Busy, "an earlier session is not settled yet")),
             _ if link.term < self.term_seen => Some((RefuseCode::StaleTerm, "a newer primary was here")),
             _ if self.settled == Some(link.session) => Some((RefuseCode::Other, "this session is over")),

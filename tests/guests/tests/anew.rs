@@ -189,7 +189,7 @@ fn guest_does_not_begin_anew_while_the_witness_does_not_answer() {
     fs::rename(place.witness(), &away).expect("the test's own directory");
     primary.type_in("c");
     assert_eq!(primary.wait(), CRASHED, "{}", primary.log());
-    assert!(primary.log().contains("the witness did not say"), "{}", primary.log());
+    assert!(primary.log().contains("the witness did not confirm"), "{}", primary.log());
     assert_eq!((primary.count("reset"), primary.count("booting")), (0, 1));
     assert_eq!(backup.count("failover-finished"), 0);
     // The backup asks until it is answered, and nobody else has the guest.

@@ -136,7 +136,7 @@ fn console_that_a_full_disk_refuses_is_told_and_so_is_its_gap() {
     wait::until("a guest that goes on", || (console_bytes(&vm) > before).then_some(()));
     small.free();
     vm.wait_event("console-back");
-    assert!(said("bytes of the console are lost"), "{}", vm.status());
+    assert!(said("bytes of console output are lost"), "{}", vm.status());
 }
 
 /// Reads a `c` only when it has read all that was typed before it, a byte a round.

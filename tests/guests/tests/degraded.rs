@@ -21,7 +21,7 @@ fn assert_unprotected(place: &Place, guest: &Guest, mut vm: Vm) {
     assert_eq!(vm.wait_event("degraded")["protection"], "local");
     wait_progress(&vm, guest, 40);
     assert!(vm.status()["local"].is_null(), "{}", vm.status());
-    assert!(vm.status()["warnings"].to_string().contains("was to protect the guest"), "{}", vm.status());
+    assert!(vm.status()["warnings"].to_string().contains("no longer protects the guest"), "{}", vm.status());
     for name in ["state", "ram", "undo"] {
         assert!(!place.path("a/state").join(name).exists(), "{name} is left");
     }

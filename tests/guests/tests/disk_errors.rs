@@ -51,7 +51,7 @@ fn error_that_a_request_of_the_guest_meets_is_left_to_the_backup() {
     wait_progress(&primary, &guest, 20);
     cut(&place.path("a.img"));
     assert_eq!(primary.wait(), ERROR, "{}", primary.log());
-    assert!(primary.log().contains("left to its backup") && primary.log().contains("a.img"), "{}", primary.log());
+    assert!(primary.log().contains("its backup can serve it") && primary.log().contains("a.img"), "{}", primary.log());
     assert_eq!(primary.count("disk-failed"), 0);
     backup.wait_event("failover-finished");
     wait_progress(&backup, &guest, 50);

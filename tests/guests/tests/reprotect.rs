@@ -138,7 +138,7 @@ fn backup_that_was_asked_for_and_is_not_there_is_a_warning() {
     stop(&mut gone);
     let primary = place.primary("a", &guest, port).start();
     primary.wait_event("backup-unreachable");
-    wait::until("a warning", || says(&primary, &format!("tcp:127.0.0.1:{port} was asked for and does not protect")));
+    wait::until("a warning", || says(&primary, &format!("backup tcp:127.0.0.1:{port} does not protect")));
     let mut backup = place.backup_on("b", &guest, port).start();
     primary.wait_event("protected");
     assert_eq!(primary.status()["warnings"], Value::from(Vec::<Value>::new()));

@@ -292,7 +292,7 @@ fn protect_by_the_backup_that_the_guest_has_already_is_no_error_and_says_what_is
     primary.wait_event("backup-unreachable");
     let (code, said) = protect(port);
     assert_eq!(code, 0, "{said}");
-    assert!(said.contains("tried again"), "{said}");
+    assert!(said.contains("already being retried"), "{said}");
     let backup = place.backup_on("b2", &guest, port).start();
     // At whatever moment of its filling.
     wait::until("the guest to be protected again", || {

@@ -197,7 +197,7 @@ impl Slow {
     /// Hands over a request of `client`; an answer comes back at once if too many wait.
     fn ask(&mut self, client: u64, request: Request) -> Option<Response> {
         if self.waiting == SLOW_MAX {
-            let error = ApiError::conflict(format!("{SLOW_MAX} requests that take long wait already"));
+            let error = ApiError::conflict(format!("{SLOW_MAX} slow requests wait already"));
             return Some(Response::error(error.http_status(), &error.with_hint("try again when they are answered")));
         }
         self.requests.send((client, request)).expect("its thread ends after this");

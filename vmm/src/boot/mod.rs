@@ -60,7 +60,7 @@ pub enum BootError {
         reason: String,
     },
     /// It does not fit.
-    #[error("{what} needs {needed} bytes and the guest has {available}; give it more with --memory")]
+    #[error("{what} needs {needed} bytes and the guest has {available}; raise --memory")]
     TooLarge {
         /// What was loaded.
         what: &'static str,

@@ -15,14 +15,15 @@ Replication is not encrypted: give --listen the address of a network that only t
 hosts reach, never all addresses.
 
 The replica of a disk must be exactly as long as the primary's: `truncate -s 10G replica.img`
-is enough, the content comes with the first synchronisation. A read-only disk is not
-replicated: copy it before. Start the backup first, then `outlast run … --protect tcp:HOST:PORT`.
+is enough, the primary fills in the content. A read-only disk is not replicated: copy it
+before. Start the backup first, then `outlast run … --protect tcp:HOST:PORT`.
 
-It ends with the guest, on either side, or with `outlast ctl stop`. It takes over only if the
-witness gives it the guest. If the primary went on, it discards what it has and waits for the
-next primary; while the witness does not answer it asks again, and the guest does not run here.";
+The backup ends when the guest ends, on either side, or with `outlast ctl stop`. It takes
+over only if the witness gives it the guest. While the witness does not answer, it asks again,
+and the guest does not run here. If the primary continues without it, the backup keeps its
+last complete epoch and waits until a primary fills it again.";
 
-/// Stand by for a VM that runs on another host, and take over when that host is gone
+/// Wait as the backup of a VM on another host, and take over when that host is lost
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct BackupArgs {

@@ -8,50 +8,50 @@ use super::{Commands, logging};
 use crate::config::{BenchConfig, BenchKind, DemoConfig, DemoGuest, Endpoint, EpochLength, LogFormat};
 use crate::exit::{Exit, Failure};
 
-/// Measure what protection costs: CSV, SVG and a page to look at
+/// Measure what protection costs; writes CSV, SVG and an HTML page
 #[derive(Args, Debug)]
 pub(super) struct BenchArgs {
-    /// The question
+    /// What to measure
     #[arg(value_enum)]
     kind: BenchKind,
-    /// Directory for the results; what an interrupted run left there is kept and continued
+    /// Directory for the results. Results of an interrupted run in it are kept, and the run continues
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     out: PathBuf,
-    /// Fewer points: under five minutes
+    /// Fewer points; takes under five minutes
     #[arg(long)]
     quick: bool,
-    /// Repetitions of each point; one alone shows no spread
+    /// Repetitions of each point; a single one shows no spread
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: Option<u32>,
-    /// Guest kernel; without it bare guests are measured
+    /// Guest kernel; without it, bare guests are measured
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     kernel: Option<PathBuf>,
-    /// Initial RAM file system of that kernel
+    /// Initial RAM file system for --kernel
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "kernel")]
     initramfs: Option<PathBuf>,
-    /// Command line of that kernel [default: console=ttyS0]
+    /// Command line for --kernel [default: console=ttyS0]
     #[arg(long, value_name = "TEXT", requires = "kernel")]
     cmdline: Option<String>,
-    /// That kernel's guest serves redis on port 6379: measure it too
+    /// The guest serves redis on port 6379: measure that too
     #[arg(long, requires = "kernel")]
     redis: bool,
-    /// Image with an ext4 file system for that kernel's guest; it is copied. Without it the disk is not measured
+    /// Image with an ext4 file system for the guest; it is copied. Without it the disk is not measured
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "kernel")]
     disk: Option<PathBuf>,
-    /// A running `outlast backup --name bench` to protect that kernel's guest, instead of one beside the bench
+    /// Protect the guest with this running `outlast backup --name bench`, instead of one that the bench starts
     #[arg(long, value_name = "tcp:HOST:PORT", requires = "kernel", requires = "tap")]
     backup: Option<Endpoint>,
-    /// Tap for that kernel's guest, instead of a network namespace of the bench's own; this host must reach 10.77.0.10
-    /// through it
+    /// Tap for the guest, instead of a network namespace that the bench makes. This host must reach 10.77.0.10 through
+    /// it
     #[arg(long, value_name = "NAME", requires = "backup")]
     tap: Option<String>,
     /// Directory of the bare guests [default: $OUTLAST_BARE, else beside the build of this program]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     guests: Option<PathBuf>,
-    /// Only epochs of this length in the sweep; repeatable
+    /// Sweep only epochs of this length; repeatable
     #[arg(long, value_name = "TIME|auto")]
     epoch: Vec<EpochLength>,
-    /// Only this workload in the sweep (cpu, memory, network, disk-write, disk-read, …); repeatable
+    /// Sweep only this workload (cpu, memory, network, disk-write, disk-read, …); repeatable
     #[arg(long, value_name = "NAME")]
     workload: Vec<String>,
 }
@@ -62,11 +62,11 @@ pub(super) struct DemoArgs {
     /// Directory for report.json, and for the logs if it fails
     #[arg(long, value_name = "DIR", default_value = "target/demo", value_hint = ValueHint::DirPath)]
     out: PathBuf,
-    /// Of the random moments; the summary tells which it was [default: a new one]
+    /// Seed of the random moments; the summary shows it [default: a new one]
     #[arg(long, value_name = "N")]
     seed: Option<u32>,
-    /// Root of the guest; the kernel is Debian's stock cloud kernel with each [default: debian, busybox on a busy
-    /// machine]
+    /// Root file system of the guest; the kernel is Debian's stock cloud kernel with either [default: debian, busybox
+    /// on a busy machine]
     #[arg(long, value_enum)]
     guest: Option<DemoGuest>,
 }

@@ -23,23 +23,24 @@ Examples:
   outlast ctl --name vm0 wait protected --timeout 300s
   outlast ctl --name vm0 events --since 12
 
-Exit codes: 0 done, 1 failed, 2 wrong request, 3 no such VM, 4 the VM's state forbids it, 5 no answer in time,
-6 refused to avoid split brain.";
+Exit codes:
+  0 done, 1 failed, 2 wrong request, 3 no such VM, 4 the VM's state forbids it,
+  5 no answer in time, 6 refused to avoid split brain.";
 
-/// Ask a running VM, or tell it what to do
+/// Query or control a running VM
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct CtlArgs {
     /// Control socket of the VM
     #[arg(long, alias = "api-sock", value_name = "PATH", value_hint = ValueHint::FilePath, global = true)]
     api_socket: Option<PathBuf>,
-    /// Name of the VM, for the socket in its default state directory
+    /// Name of the VM, if its state directory is at the default place
     #[arg(long, value_name = "NAME", conflicts_with = "api_socket", global = true)]
     name: Option<String>,
-    /// Form of the answer
+    /// Format of the answer
     #[arg(long, value_enum, default_value = "table", global = true)]
     output: Output,
-    /// How long to wait, for the answer or until `wait` may end; a snapshot of a large guest takes long
+    /// How long to wait for the answer, or for what `wait` waits for. A snapshot of a large guest takes long
     #[arg(long, value_name = "TIME", default_value = "60s", global = true)]
     timeout: TimeSpan,
     #[command(subcommand)]
@@ -57,45 +58,45 @@ pub(super) enum Output {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// What the VM is: name, state, configuration
+    /// Show what the VM is: name, state, configuration
     Info,
-    /// How it is protected: role, epochs, peer, warnings
+    /// Show how it is protected: role, epochs, peer, warnings
     Status,
-    /// Stop the guest until it is resumed; answered when that is committed
+    /// Stop the guest until `resume`; answered when the pause is committed
     Pause,
-    /// Let a paused guest run again
+    /// Let a paused guest run again; answered when that is committed
     Resume,
     /// End the VM cleanly
     Stop,
-    /// Snapshots of the running VM
+    /// Take snapshots of the running VM
     #[command(subcommand)]
     Snapshot(SnapshotVerb),
     /// Start replicating to a backup
     Protect(ProtectArgs),
     /// Stop replicating; the guest keeps running without protection
     Unprotect,
-    /// DANGEROUS: have a backup run the copy that it kept when another side won the guest. If a place that is named as dead
-    /// lives, two guests run until it learns of this; what it did since is given up
+    /// DANGEROUS: have a backup run the copy that it kept when another side won the guest. If a place named with --dead
+    /// is alive, two guests run until it finds out; what it did since is lost
     TakeOver {
         /// A place that the witness lists, by the id in the backup's message; repeatable
         #[arg(long, value_name = "ID", required = true)]
         dead: Vec<String>,
     },
-    /// Events so far, one JSON object per line
+    /// Print the events so far, one JSON object per line
     Events {
-        /// The first number wanted
+        /// Number of the first event to print
         #[arg(long, value_name = "N", default_value_t = 0)]
         since: u64,
     },
-    /// Prometheus text
+    /// Print metrics in Prometheus text format
     Metrics,
-    /// Wait until the VM has come to a state, at most for --timeout; then it fails with 5
+    /// Wait until the VM has reached a state. Fails with exit code 5 after --timeout
     Wait {
         /// What to wait for
         #[arg(value_enum)]
         goal: Goal,
     },
-    /// The VMs of this host that are alive and have their state directory at the default place. Takes no --name
+    /// List the VMs that run on this host with their state directory at the default place. Takes no --name
     List,
 }
 

@@ -8,15 +8,16 @@ use crate::doctor::{Check, Guests, Report, State, examine};
 use crate::exit::{Exit, Failure};
 
 const AFTER_HELP: &str = "\
-Each line begins with what follows from it:
+Each line begins with a verdict:
   ok    it is there
   note  guests run without it, slower or with fewer features
   bare  bare guests run without it, Linux guests do not
   MISS  no guest runs without it
 
-Bare guests are the small test programs of guest-images/bare; part 1 of docs/TUTORIAL.md runs on them.
+Bare guests are the small test programs of guest-images/bare. Part 1 of docs/TUTORIAL.md
+uses them.
 
-Exit codes: 0 guests of that kind run here, 1 they do not. Nothing is changed.";
+Exit codes: 0 guests of that kind run here, 1 they do not. `doctor` changes nothing.";
 
 /// The guests that a host is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -27,14 +28,14 @@ enum For {
     Linux,
 }
 
-/// Say what this host can do, what is missing, and how to get it
+/// Check what this host can do, what is missing, and how to get it
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct DoctorArgs {
-    /// Form of the answer
+    /// Format of the answer
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
-    /// The guests that the exit code is about
+    /// Which guests the exit code is about
     #[arg(long = "for", value_enum, value_name = "GUESTS", default_value = "bare")]
     wanted: For,
 }

@@ -83,7 +83,7 @@ Exit codes:
   6 refused to avoid split brain, 160 self-fenced,
   163 state incompatible, 164 the guest crashed.
 
-Begin with `outlast doctor`: it says what this host can do.";
+Start with `outlast doctor`: it shows what this host can do.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -11,42 +11,46 @@ use crate::exit::{Exit, Failure};
 use crate::protect::Life;
 
 const EXAMPLES: &str = "\
-The VM must have run with `--protect local`, and its VMM must be gone: killed, crashed, or lost with the host's kernel
-where the state directory survives that. Everything it was configured with is taken from `vm.json` there.
+The VM must have run with `--protect local`, and its VMM must be gone: killed, crashed, or
+lost with the host's kernel if the state directory survives that. The configuration is read
+from `vm.json` in the state directory.
 
-Of a VM that had a backup too, the witness is asked first, and at most one of the two sides goes on. If the backup did, nothing
-is run here, and the exit code is 6. The backup is connected to again, and filled.
+If the VM also had a backup, the witness decides, and at most one of the two sides continues
+the guest. If the backup has it, nothing is run here, and the exit code is 6. Otherwise this
+side connects to the backup and fills it again.
 
-What goes on is the last committed epoch: memory, devices and disks of one moment. All that anybody was shown had been
-committed before. Output of that epoch may be repeated. The guest's clock goes on from where it was.
+The guest continues from its last committed epoch: memory, devices and disks of one moment.
+Everything that clients had seen was committed before. Output of that epoch may be repeated.
+The guest's clock continues from where it was.
 
 Examples:
     outlast run … --name vm0 --protect local      # and later its VMM is killed
     outlast resume --name vm0
     outlast resume --state-dir /mnt/pmem/vm0
 
-Exit codes are those of `outlast run`; 3: there is nothing to resume, 4: it runs already, 5: the witness does not
-answer, 6: the backup went on or may have gone on, 163: what is there cannot be used.";
+Exit codes are those of `outlast run`, and:
+  3 there is nothing to resume, 4 it runs already, 5 the witness does not answer,
+  6 the backup continued the guest or may have, 163 the state directory cannot be used.";
 
-/// Go on with a VM whose VMM or host crashed, from its last committed epoch
+/// Continue a VM whose VMM or host crashed, from its last committed epoch
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES, group = ArgGroup::new("which").required(true))]
 pub(super) struct ResumeArgs {
-    /// The VM's name, when its state directory is the default one
+    /// Name of the VM, if its state directory is at the default place
     #[arg(long, group = "which")]
     name: Option<String>,
-    /// Its state directory
+    /// State directory of the VM
     #[arg(long, value_name = "DIR", group = "which", value_hint = ValueHint::DirPath)]
     state_dir: Option<PathBuf>,
-    /// DANGEROUS: with `--witness none` nobody can tell whether the VM's backup went on with the guest; this says that it
-    /// neither did nor will. If that is wrong, two guests run. A witness's answer is not overruled by it
+    /// DANGEROUS: declares that the VM's backup neither continued the guest nor will. Only for a VM with `--witness
+    /// none`, where nothing else can tell. If it is wrong, two guests run. It does not overrule a witness
     #[arg(long)]
     backup_is_gone: bool,
-    /// DANGEROUS: says that a place is dead which the witness lists, by the id in the message that refused; repeatable. If it
-    /// lives, two guests run until it learns of this; what it wrote since is given up
+    /// DANGEROUS: declares a place that the witness lists to be dead, by the id in the message of refusal; repeatable.
+    /// If it is alive, two guests run until it finds out; what it wrote since is lost
     #[arg(long, value_name = "ID")]
     dead: Vec<String>,
-    /// Boot it anew: how this program goes on after a crash of its guest
+    /// Boot it again: how this program continues after a crash of its guest
     #[arg(long, hide = true, requires = "term")]
     boot: bool,
     /// Of --boot: the primary's term

@@ -10,27 +10,29 @@ const EXAMPLES: &str = "\
 Sizes are whole numbers with K, M or G; times are whole numbers with us, ms or s.
 
 Examples:
-  A VM, nothing protected, console here:
-    outlast run --name vm0 --kernel vmlinuz --initramfs initrd.img --cmdline 'console=ttyS0 root=/dev/vda' \\
-      --memory 512M --disk path=root.img
+  A VM without protection, with its console in this terminal:
+    outlast run --name vm0 --kernel vmlinuz --initramfs initrd.img \\
+      --cmdline 'console=ttyS0 root=/dev/vda' --memory 512M --disk path=root.img
 
   The same with a network interface (once: ip tuntap add tap0 mode tap; ip link set tap0 up):
     outlast run … --net tap=tap0
 
-  Protected by a backup on another host, whose address for replication is 10.78.0.2. There, first:
+  Protected by a backup on another host, whose address for replication is 10.78.0.2.
+  First, on that host:
     outlast backup --listen tcp:10.78.0.2:7000 --name vm0 --disk path=replica.img --net tap=tap0 \\
       --witness file:/shared/witness
-  and here:
+  then here:
     outlast run … --protect tcp:10.78.0.2:7000 --witness file:/shared/witness
-  Replication is not encrypted: give --listen the address of a network that only the two hosts reach.
+  Replication is not encrypted: give --listen the address of a network that only the two
+  hosts reach.
 
-  A guest that crashes goes back to an earlier epoch, and what it acknowledged since then is lost:
+  A guest that goes back to an earlier epoch when it crashes, and loses what it acknowledged since:
     outlast run … --protect local --on-guest-panic rollback --retain 6
 
-  The same from a file, with another epoch length:
+  Options from a file, with another epoch length:
     outlast run --config vm0.toml --epoch 10ms
 
-  A vm0.toml:
+  where vm0.toml is, for example:
     name = \"vm0\"
     kernel = \"vmlinuz\"
     memory = \"512M\"
@@ -41,11 +43,11 @@ Examples:
     [[net]]
     tap = \"tap0\"
 
-  What it does meanwhile:
+  To see how the VM is doing:
     outlast ctl --name vm0 status
 
-The guest ends by power-off or reset (exit code 0), by `outlast ctl stop`, or with the VMM's own codes:
-160 self-fenced, 163 state incompatible, 164 the guest crashed.";
+Exit codes: 0 after a power-off or reset by the guest or `outlast ctl stop`; 160 self-fenced,
+163 state incompatible, 164 the guest crashed; others as in `outlast --help`.";
 
 /// Run a VM, alone or protected, until it ends
 #[derive(Args, Debug)]
@@ -53,8 +55,8 @@ The guest ends by power-off or reset (exit code 0), by `outlast ctl stop`, or wi
 pub(super) struct RunArgs {
     #[command(flatten)]
     options: RunOptions,
-    /// DANGEROUS: says that a place is dead which the witness lists, by the id in the message that refused; repeatable. If it
-    /// lives, two guests run until it learns of this; what it wrote since is given up
+    /// DANGEROUS: declares a place that the witness lists to be dead, by the id in the message of refusal; repeatable.
+    /// If it is alive, two guests run until it finds out; what it wrote since is lost
     #[arg(long, help_heading = "Protection", value_name = "ID")]
     dead: Vec<String>,
 }

@@ -22,9 +22,9 @@ const GONE_AFTER: Duration = Duration::from_secs(2);
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Goal {
-    /// The guest runs here: it was started, resumed, or taken over
+    /// The guest runs here: it was started, resumed or taken over
     Running,
-    /// Everything that was asked to protect the guest protects it
+    /// The guest is protected by everything that --protect and `ctl protect` asked for
     Protected,
     /// No VM answers here any more
     Ended,
@@ -101,7 +101,10 @@ fn protected(info: &Value, status: &Value) -> Seen {
     let asked = info["config"]["protect"].as_array().is_some_and(|places| places.contains(&"local".into()));
     let wants_local = status["role"] == "primary" && asked;
     match (wants_backup, wants_local && status["local"].is_null()) {
-        (false, _) if !wants_local => Seen::Never("nothing is asked to protect this guest: it was given no --protect"),
+        (false, _) if !wants_local => Seen::Never(
+            "this guest has no protection to wait for: it was started \
+         without --protect",
+        ),
         (_, true) => Seen::NotYet("the state directory takes no epochs".into()),
         (true, _) if state != "Protected" => match status["connect_error"].as_str() {
             Some(error) => Seen::NotYet(format!("its state is {state}: {error}")),

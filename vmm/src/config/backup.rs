@@ -97,8 +97,8 @@ impl BackupConfig {
     pub fn warnings(&self) -> Vec<String> {
         let unwitnessed = (self.witness == Witness::None).then(split_brain_warning);
         let open = self.listens_everywhere().then(|| {
-            "--listen names every address of this host, and replication is not encrypted: who reaches the port can read and \
-             alter the guest; name the address of the network between the two hosts"
+            "--listen names every address of this host, and replication is not encrypted: anybody who reaches the \
+             port can read and alter the guest; give it the address of the network between the two hosts"
                 .to_owned()
         });
         unwitnessed.into_iter().chain(open).collect()

@@ -22,12 +22,12 @@ const RETAIN_BYTES_DEFAULT_MIN: u64 = 64 << 20;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnGuestPanic {
-    /// It is stopped, and what it was then is kept. Nothing that it acknowledged is taken back.
+    /// The guest is stopped with exit code 164, and its state is kept. Nothing that it acknowledged is undone.
     #[default]
     Stop,
-    /// It is booted anew, with the disks as it left them.
+    /// The guest is rebooted, with the disks as it left them.
     Reset,
-    /// It goes back to an earlier epoch. What it acknowledged after that is lost.
+    /// The guest goes back to an earlier epoch (with --protect local). What it acknowledged since is LOST.
     Rollback,
 }
 
@@ -67,13 +67,13 @@ pub(super) fn check(
     }
     let has_backup = protect.iter().any(|one| matches!(one, Protect::Tcp(_)));
     if policy != OnGuestPanic::Stop && has_backup && *witness == Witness::None {
-        let why =
-            "a guest begins anew only when its backup cannot go on with what it was, which a witness alone can say";
+        let why = "the guest may start again only when its backup cannot continue the old one, and only a witness can \
+             make sure of that";
         return contradiction("on-guest-panic", "witness=none", why);
     }
     if policy != OnGuestPanic::Rollback {
         if asked.retain.is_some() || asked.retain_bytes.is_some() {
-            let why = "earlier epochs are kept only to go back to one: give --on-guest-panic rollback";
+            let why = "earlier epochs are kept only for a rollback: give --on-guest-panic rollback";
             return contradiction("retain", "on-guest-panic", why);
         }
         return Ok((policy, None));

@@ -48,7 +48,7 @@ pub enum ConfigError {
         reason: String,
     },
     /// What a state directory says of its VM is not what was written there.
-    #[error("{} does not say what its VM was made of: {reason}", path.display())]
+    #[error("{} is not the configuration of a VM: {reason}", path.display())]
     BadState {
         /// The file.
         path: PathBuf,
@@ -71,8 +71,8 @@ impl Advice for ConfigError {
                 Some("outlast run --help explains the option".into())
             }
             ConfigError::BadState { .. } => Some(
-                "it is written by `outlast run`, and replaced as a whole: put back a copy of it; where another command than \
-                 `run` wrote it, the directory is not that of a VM to resume"
+                "`outlast run` writes this file: put back a copy of it. If `outlast backup` wrote it, there is no \
+                 VM to resume here"
                     .into(),
             ),
             ConfigError::Unreadable { .. } => None,

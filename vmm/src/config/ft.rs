@@ -92,10 +92,11 @@ impl fmt::Display for Endpoint {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnBoundaryLate {
-    /// It waits; event `boundary-late` after 2 s.
+    /// The guest waits; event `boundary-late` after 2 s.
     #[default]
     Continue,
-    /// After 10 s its VMM ends as if it had crashed: the backup takes over, or the last epoch can be resumed.
+    /// After 10 s this program ends as if it had crashed: the backup takes over, or `outlast resume` continues the
+    /// guest.
     HandOver,
 }
 
@@ -172,9 +173,9 @@ impl fmt::Display for EpochLength {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Interrupts {
-    /// At epoch boundaries, with the inputs that caused them.
+    /// At epoch boundaries, with the inputs that caused them: a request and its answer take one epoch more.
     Boundary,
-    /// At once, and so are inputs.
+    /// When they come, inputs too. They are logged with the epoch.
     Immediate,
 }
 
@@ -182,11 +183,11 @@ pub enum Interrupts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Capture {
-    /// What makes the pause shortest by the measured costs, at each boundary anew.
+    /// Whichever was measured to give the shorter pause, chosen at each boundary.
     Auto,
     /// In the pause.
     StopAndCopy,
-    /// While the guest runs, each before it is overwritten.
+    /// While the guest runs, each page before it is overwritten. Long pauses become short; the guest does less work.
     CopyOnWrite,
 }
 
@@ -196,7 +197,8 @@ pub enum Capture {
 pub enum CommitDurability {
     /// Both sides have the epoch's disk writes in a synced log.
     Disk,
-    /// The backup has the epoch in its memory. A power cut of both hosts at once loses it.
+    /// The backup has the epoch in RAM. A power cut of both hosts loses it, and may leave images that mix writes of
+    /// several moments.
     Memory,
 }
 

@@ -9,10 +9,10 @@ use super::error::ConfigError;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnDegraded {
-    /// It goes on, without this protection; event `degraded`.
+    /// The guest keeps running without this protection; event `degraded`.
     #[default]
     Continue,
-    /// Its VMM ends before anything of the epoch is shown; the one before can be resumed.
+    /// This program ends before anything of the epoch leaves; `outlast resume` continues from the epoch before.
     Stop,
 }
 
@@ -23,9 +23,9 @@ pub enum LocalLog {
     /// Redo on an ordinary file system, undo elsewhere.
     #[default]
     Auto,
-    /// Before-images in memory that survives by itself; on an ordinary file system nothing is synced.
+    /// In place, with an undo log, for tmpfs and persistent memory. On an ordinary file system nothing is synced.
     Undo,
-    /// New content in a log that is synced at each commit.
+    /// A redo log that is synced at each commit, for ordinary disks.
     Redo,
 }
 
@@ -33,7 +33,7 @@ pub enum LocalLog {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Survival {
-    /// The end of the VMM.
+    /// The end of this program.
     #[default]
     Process,
     /// A crash of the host's kernel.
@@ -68,7 +68,7 @@ impl LocalConfig {
             ("on-degraded", on_degraded.is_some()),
         ];
         if let Some((first, _)) = typed.into_iter().find(|(_, given)| *given && !is_local) {
-            let why = "it is about epochs in the state directory, which takes --protect local".into();
+            let why = "it concerns epochs in the state directory: give --protect local".into();
             return Err(ConfigError::Contradiction { first, second: "protect", why });
         }
         Ok(Self {

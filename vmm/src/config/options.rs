@@ -61,7 +61,7 @@ as_text!(EventMonitor);
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct RunOptions {
-    /// Name of the VM: 1 to 63 letters, digits, '-', '_', '.'. The backup must be given the same
+    /// Name of the VM: 1 to 63 letters, digits, '-', '_', '.'. Give the backup the same name
     #[arg(long, help_heading = "Guest", value_name = "NAME")]
     pub name: Option<String>,
     /// Kernel: a bzImage (as in /boot) or an ELF with a PVH entry
@@ -70,14 +70,14 @@ pub struct RunOptions {
     /// Initial RAM file system
     #[arg(long, help_heading = "Guest", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub initramfs: Option<PathBuf>,
-    /// Go on from a snapshot (see `outlast ctl snapshot create`) instead of booting a kernel. CPUs and memory are the
-    /// snapshot's; give disks and interfaces as they were
+    /// Start from a snapshot (see `outlast ctl snapshot create`) instead of booting a kernel. CPUs and memory come from
+    /// the snapshot; give the same disks and network interfaces as then
     #[arg(long, help_heading = "Guest", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub restore: Option<PathBuf>,
-    /// Kernel command line, handed over as it is [default: console=ttyS0]
+    /// Kernel command line, passed to the guest unchanged [default: console=ttyS0]
     #[arg(long, help_heading = "Guest", value_name = "TEXT")]
     pub cmdline: Option<String>,
-    /// Virtual CPUs, 1 to 8. More than the host has makes every pause longer [default: 1]
+    /// Virtual CPUs, 1 to 8. More than the host's makes every pause longer [default: 1]
     #[arg(long, help_heading = "Guest", value_name = "N")]
     pub cpus: Option<u8>,
     /// Guest memory, 2M to 8G, in whole pages. Linux needs 128M [default: 512M]
@@ -86,100 +86,94 @@ pub struct RunOptions {
     /// Raw disk image, locked while the VM runs; repeatable: path=FILE[,readonly=on]
     #[arg(long, help_heading = "Devices", value_name = "path=FILE[,readonly=on]")]
     pub disk: Vec<DiskConfig>,
-    /// Network interface on a tap of this host; repeatable: tap=NAME[,mac=..]. Without mac one is made from the name
+    /// Network interface on a tap of this host; repeatable: tap=NAME[,mac=..]. The default MAC address is derived from
+    /// --name
     #[arg(long, help_heading = "Devices", value_name = "tap=NAME[,mac=MAC]")]
     pub net: Vec<NetOption>,
     /// Serial console: stdio, file=PATH (appended, output only) or off [default: stdio]
     #[arg(long, help_heading = "Devices", value_name = "stdio|file=PATH|off")]
     pub console: Option<Console>,
-    /// vm.json and the control socket; with --protect local also the last committed epoch, which takes twice the guest's
-    /// memory and 80 MiB: on tmpfs it outlives this program, on persistent memory with DAX or on a disk a loss of power
-    /// too. Logs of disk writes lie beside the images [default: /dev/shm/outlast/NAME]
+    /// Directory for vm.json and the control socket. With --protect local also for the last committed epoch, which
+    /// takes twice the guest's memory and 80 MiB. On tmpfs that survives the end of this program; on persistent memory
+    /// with DAX or on a disk it survives a loss of power. Logs of disk writes lie beside the images [default:
+    /// /dev/shm/outlast/NAME]
     #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub state_dir: Option<PathBuf>,
-    /// Directory for the log of disk writes, when not beside the first writable image (of a block device: in the state
-    /// directory). It should survive what the images survive [default: beside the image]
+    /// Directory for the log of disk writes. It should survive what the images survive [default: beside the first
+    /// writable image; for a block device: the state directory]
     #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub disk_log: Option<PathBuf>,
-    /// Where epochs are committed: none, local (the state directory: `outlast resume` goes on after a crash of this
-    /// program) or tcp:HOST:PORT (a backup); given twice, at both [default: none]
+    /// Where epochs are committed: none, local (the state directory: `outlast resume` continues the guest after a crash
+    /// of this program) or tcp:HOST:PORT (a backup). Give both local and tcp:HOST:PORT to commit to both [default:
+    /// none]
     #[arg(long, help_heading = "Protection", value_name = "none|local|tcp:HOST:PORT")]
     pub protect: Vec<Protect>,
-    /// How epochs get into the state directory (--protect local): 'undo' = in place, for tmpfs and persistent memory;
-    /// 'redo' = a log that is synced at each commit, for ordinary disks; 'auto' = by what it lies on [default: auto]
+    /// How epochs are written to the state directory (with --protect local) [default: auto]
     #[arg(long, help_heading = "Protection", value_enum)]
     pub local_log: Option<LocalLog>,
-    /// Refuse to start if epochs in the state directory, and the disk images, survive less than this: the end of this
-    /// program, a crash of the host's kernel, a loss of power (--protect local) [default: process]
+    /// Refuse to start if epochs in the state directory, or the disk images, survive less than this (with --protect
+    /// local) [default: process]
     #[arg(long, help_heading = "Protection", value_enum)]
     pub require_survives: Option<Survival>,
-    /// When the state directory takes no more epochs (--protect local): 'continue' = the guest goes on without, event
-    /// `degraded`; 'stop' = this program ends, and `outlast resume` goes on from the epoch before [default: continue]
+    /// What to do when the state directory takes no more epochs (with --protect local) [default: continue]
     #[arg(long, help_heading = "Protection", value_enum)]
     pub on_degraded: Option<OnDegraded>,
-    /// When a boundary is late because a virtual processor waits for this host's storage: 'continue' = the guest waits, event
-    /// `boundary-late` after 2 s; 'hand-over' = after 10 s this program ends and leaves the guest to its backup, or to
-    /// `outlast resume` [default: continue]
+    /// What to do when an epoch cannot end because a vCPU waits for this host's storage [default: continue]
     #[arg(long, help_heading = "Protection", value_enum)]
     pub on_boundary_late: Option<OnBoundaryLate>,
-    /// Longest epoch, 1ms to 10s, or auto. Short: less delay of output, more of the guest's time goes into pauses.
-    /// Long: replies wait longer, more pages per epoch [default: 20ms]
+    /// Longest epoch, 1ms to 10s, or auto. Short: output leaves sooner, but more of the guest's time goes into pauses.
+    /// Long: replies wait longer, and each epoch has more pages [default: 20ms]
     #[arg(long, help_heading = "Protection", value_name = "TIME|auto")]
     pub epoch: Option<EpochLength>,
-    /// Shortest epoch, up to --epoch, when output asks for a boundary. Whatever this says, the guest gets at least as much
-    /// time as its epochs cost [default: 0us]
+    /// Shortest epoch, up to --epoch, when output waits to leave. The guest always gets at least as much time as its
+    /// epochs cost [default: 0us]
     #[arg(long, help_heading = "Protection", value_name = "TIME")]
     pub min_epoch: Option<TimeSpan>,
-    /// When the pages of an epoch are copied: 'stop-and-copy' = in the pause, 'copy-on-write' = while the guest runs,
-    /// which makes long pauses short and costs the guest work, 'auto' = by what both cost here [default: stop-and-copy]
+    /// When the pages of an epoch are copied [default: stop-and-copy]
     #[arg(long, help_heading = "Protection", value_enum)]
     pub capture: Option<Capture>,
-    /// When input and device interrupts reach the guest: 'immediate' = when they come, 'boundary' = at the end of the epoch,
-    /// which costs each request an epoch more; both are logged [default: immediate]
+    /// When input and device interrupts reach the guest [default: immediate]
     #[arg(long, help_heading = "Protection", value_enum)]
     pub interrupts: Option<Interrupts>,
-    /// What a commit waits for: 'disk' = both sides have the disk writes in a synced log, 'memory' = the backup has
-    /// them in RAM, so that a power cut of both hosts loses them and may leave images that are of no one moment [default: disk]
+    /// What a commit waits for [default: disk]
     #[arg(long, help_heading = "Protection", value_enum)]
     pub commit_durability: Option<CommitDurability>,
-    /// Who decides which side runs after the two lost each other: file:DIR (a directory that both hosts share) or
-    /// none (after a network cut, or when a host hangs for longer than --detect and comes back, both may run the guest:
-    /// its disk and its clients then see two). With a backup it must be named
+    /// Who decides which side runs the guest when the two lose each other: file:DIR (a directory that both hosts share)
+    /// or none. With none both sides may run the guest after a network cut, or after a host hangs for longer than
+    /// --detect and comes back; its disks and clients then see two guests. Required with a backup
     #[arg(long, help_heading = "Protection", value_name = "file:DIR|none")]
     pub witness: Option<Witness>,
     /// Silence after which the peer counts as lost, 50ms to 60s, at least three heartbeats. Too short: a loaded host is
-    /// taken for dead; too long: the guest is away for as long [default: 500ms]
+    /// taken for dead. Too long: the guest is away that much longer [default: 500ms]
     #[arg(long, help_heading = "Protection", value_name = "TIME")]
     pub detect: Option<TimeSpan>,
-    /// Time between heartbeats, 1ms to 10s. Short ones wake both hosts more often [default: 50ms]
+    /// Time between heartbeats, 1ms to 10s. Shorter ones wake both hosts more often [default: 50ms]
     #[arg(long, help_heading = "Protection", value_name = "TIME")]
     pub heartbeat: Option<TimeSpan>,
-    /// A guest that crashes by itself (it reports a panic through pvpanic, a processor shuts down after a
-    /// triple fault, or the watchdog that it started runs out):
-    /// 'stop' = it ends with exit code 164 and what it was is kept, 'reset' = it is booted anew, 'rollback' = with --protect
-    /// local, it goes back to an earlier epoch, and what it acknowledged since then is LOST. With a backup the last two need
-    /// --witness: the backup discards what it has and is filled again [default: stop]
+    /// What to do when the guest crashes: it reports a panic through pvpanic, a vCPU shuts down after a triple fault,
+    /// or the watchdog that the guest started runs out. With a backup, reset and rollback need --witness: the backup
+    /// discards its copy and is filled again [default: stop]
     #[arg(long, help_heading = "Protection", value_enum)]
     pub on_guest_panic: Option<OnGuestPanic>,
-    /// Earlier epochs kept for 'rollback', 1 to 16: the youngest about 1 s old, each older one about twice as old. A crash
-    /// that comes back is met from an older one each time, then the guest is stopped [default: 6]
+    /// Earlier epochs to keep for --on-guest-panic rollback, 1 to 16: the youngest about 1 s old, each older one about
+    /// twice as old. A guest that crashes again goes back to an older one each time; then it is stopped [default: 6]
     #[arg(long, help_heading = "Protection", value_name = "N")]
     pub retain: Option<u8>,
-    /// Room for them in the state directory, at least 1M; where they need more, the oldest go [default: as much as the
-    /// guest's memory, at least 64M]
+    /// Room for earlier epochs in the state directory, at least 1M. If they need more, the oldest are dropped [default:
+    /// as much as the guest's memory, at least 64M]
     #[arg(long, help_heading = "Protection", value_name = "SIZE")]
     pub retain_bytes: Option<ByteSize>,
     /// Control socket, for `outlast ctl` [default: api.sock in the state directory]
     #[arg(long, alias = "api-sock", help_heading = "Control", value_name = "PATH")]
     pub api_socket: Option<PathBuf>,
-    /// Read these options from a TOML file; flags given here win
+    /// Read these options from a TOML file; flags on the command line override it
     #[arg(long, help_heading = "Control", value_name = "FILE.toml", value_hint = ValueHint::FilePath)]
     #[serde(skip)]
     pub config: Option<PathBuf>,
-    /// Form of the log on standard error; OUTLAST_LOG=debug shows more [default: text]
+    /// Format of the log on standard error; OUTLAST_LOG=debug shows more [default: text]
     #[arg(long, help_heading = "Control", value_enum)]
     pub log_format: Option<LogFormat>,
-    /// Append events as JSON lines to a file
+    /// Append events as JSON lines to a file or named pipe
     #[arg(long, help_heading = "Control", value_name = "path=FILE")]
     pub event_monitor: Option<EventMonitor>,
 }
@@ -188,30 +182,30 @@ pub struct RunOptions {
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct BackupOptions {
-    /// Where the primary connects to; port 0 takes a free one and prints it
+    /// Address that the primary connects to. Port 0 takes a free port and prints it
     #[arg(long, help_heading = "Guest", value_name = "tcp:HOST:PORT")]
     pub listen: Option<Endpoint>,
     /// Name of the VM, the same as the primary's
     #[arg(long, help_heading = "Guest", value_name = "NAME")]
     pub name: Option<String>,
-    /// Replica of each disk, in the primary's order and exactly as long; one that is readonly is not replicated and must
-    /// have the same content. Repeatable: path=FILE[,readonly=on]
+    /// Replica of each disk, in the primary's order and exactly as long. A read-only disk is not replicated: copy it
+    /// here before. Repeatable: path=FILE[,readonly=on]
     #[arg(long, help_heading = "Devices", value_name = "path=FILE[,readonly=on]")]
     pub disk: Vec<DiskConfig>,
-    /// Tap for each interface, in the primary's order; repeatable: tap=NAME[,mac=..]
+    /// Tap for each network interface, in the primary's order; repeatable: tap=NAME[,mac=..]
     #[arg(long, help_heading = "Devices", value_name = "tap=NAME[,mac=MAC]")]
     pub net: Vec<NetOption>,
     /// Serial console after a takeover: stdio, file=PATH or off [default: stdio]
     #[arg(long, help_heading = "Devices", value_name = "stdio|file=PATH|off")]
     pub console: Option<Console>,
-    /// Directory of this VM on this host: the control socket and vm.json [default: /dev/shm/outlast/NAME]
+    /// Directory of this VM on this host, for the control socket and vm.json [default: /dev/shm/outlast/NAME]
     #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub state_dir: Option<PathBuf>,
-    /// Directory for the log of disk writes, see run [default: beside the first writable replica]
+    /// Directory for the log of disk writes, see `outlast run --help` [default: beside the first writable replica]
     #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub disk_log: Option<PathBuf>,
-    /// Who decides which side runs after the two lost each other: file:DIR, the same directory as the primary's, or none
-    /// (dangerous, see run)
+    /// Who decides which side runs the guest when the two lose each other: file:DIR, the same directory as the
+    /// primary's, or none (dangerous, see `outlast run --help`)
     #[arg(long, help_heading = "Protection", value_name = "file:DIR|none")]
     pub witness: Option<Witness>,
     /// Silence after which the primary counts as lost, 50ms to 60s, at least three heartbeats [default: 500ms]
@@ -223,14 +217,14 @@ pub struct BackupOptions {
     /// Control socket, for `outlast ctl` [default: api.sock in the state directory]
     #[arg(long, alias = "api-sock", help_heading = "Control", value_name = "PATH")]
     pub api_socket: Option<PathBuf>,
-    /// Read these options from a TOML file; flags given here win
+    /// Read these options from a TOML file; flags on the command line override it
     #[arg(long, help_heading = "Control", value_name = "FILE.toml", value_hint = ValueHint::FilePath)]
     #[serde(skip)]
     pub config: Option<PathBuf>,
-    /// Form of the log on standard error; OUTLAST_LOG=debug shows more [default: text]
+    /// Format of the log on standard error; OUTLAST_LOG=debug shows more [default: text]
     #[arg(long, help_heading = "Control", value_enum)]
     pub log_format: Option<LogFormat>,
-    /// Append events as JSON lines to a file
+    /// Append events as JSON lines to a file or named pipe
     #[arg(long, help_heading = "Control", value_name = "path=FILE")]
     pub event_monitor: Option<EventMonitor>,
 }

@@ -11,13 +11,13 @@ use super::ft::{Endpoint, EpochLength};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum BenchKind {
-    /// Run time relative to the unprotected guest over the length of an epoch.
+    /// Run time relative to the unprotected guest, over the epoch length.
     EpochSweep,
-    /// Run time relative to the unprotected guest over the time between two local commits.
+    /// Run time relative to the unprotected guest, over the time between two local commits.
     LocalSweep,
-    /// Length of a pause over the number of dirty pages.
+    /// Length of a pause, over the number of dirty pages.
     Pause,
-    /// Transactions on recoverable memory, beside plain stores, LMDB and libpmemobj. Needs no guest.
+    /// Transactions on recoverable memory, compared with plain stores, LMDB and libpmemobj. Needs no guest.
     Recoverable,
 }
 
@@ -71,7 +71,7 @@ pub struct DemoConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum DemoGuest {
-    /// A root of a few programs: boots in seconds.
+    /// A root file system with a few programs; boots in seconds.
     Busybox,
     /// Debian 12 with systemd and redis-server.
     Debian,

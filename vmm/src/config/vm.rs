@@ -320,8 +320,8 @@ impl VmConfig {
 /// What goes wrong with a backup and no witness.
 pub(super) fn split_brain_warning() -> String {
     "no witness: if the network between the hosts is cut, or one of them hangs for longer than --detect and comes back, \
-     both may run the guest, and its clients and disks see two; give both sides --witness file:DIR on storage that they \
-     share"
+     both may run the guest, and its clients and disks see two guests; give both sides --witness file:DIR on \
+      storage that they share"
         .into()
 }
 
@@ -330,7 +330,7 @@ fn check_late(typed: Option<OnBoundaryLate>, is_protected: bool) -> Result<OnBou
         OnBoundaryLate::HandOver if !is_protected => Err(ConfigError::Contradiction {
             first: "on-boundary-late hand-over",
             second: "protect none",
-            why: "nobody has a copy of the guest that could go on".into(),
+            why: "nobody has a copy of the guest that could be continued".into(),
         }),
         policy => Ok(policy),
     }

@@ -480,7 +480,7 @@ impl Machine {
 
     /// Ends the machine because it cannot go on.
     pub fn fail(&self, why: String) {
-        tracing::error!(why, "the machine cannot go on");
+        tracing::error!(why, "the machine cannot continue");
         self.end(End::Failed(why));
     }
 

@@ -119,7 +119,7 @@ impl Failover {
             ClaimResult::Granted => Ok(()),
             ClaimResult::Denied { holder } => Err(Failure::new(
                 Exit::SplitBrain,
-                format!("the witness still lists {holder}, which was not named as dead"),
+                format!("the witness still lists {holder}, which was not named with --dead"),
             )
             .with_hint("name every place that the witness lists, with --dead, if each is gone for good")),
             ClaimResult::Unreachable => {
@@ -604,7 +604,7 @@ impl Standby {
 
     /// What was followed stays as it is, until a primary fills this backup anew.
     fn kept(&self, epoch: EpochId, holder: &str) {
-        tracing::warn!(epoch = epoch.0, holder, "another side has the guest; what is here is kept");
+        tracing::warn!(epoch = epoch.0, holder, "another side has the guest; the copy here is kept");
         self.events.note("kept", json!({ "epoch": epoch.0, "holder": holder }));
     }
 
@@ -645,9 +645,9 @@ impl Standby {
         let state = self.core.state();
         told.tell(Err(Failure::new(
             Exit::Conflict,
-            format!("there is no copy of the guest here that was denied; this backup is {state:?}"),
+            format!("this backup keeps no copy from a takeover that was denied; its state is {state:?}"),
         )
-        .with_hint("a backup that is Protected takes over by itself when its primary is lost")));
+        .with_hint("a Protected backup takes over without being asked when its primary is lost")));
     }
 
     /// The guest may be about to run here and nowhere else.

@@ -395,7 +395,7 @@ impl Guardian {
 
     fn claim(&self, session: SessionId) {
         if let Some(End::Failed(_)) = self.machine.ended() {
-            tracing::warn!("the guest cannot go on here: its session is left to the backup");
+            tracing::warn!("the guest cannot continue here: it is left to the backup");
             return;
         }
         let (is_news, is_parting) = {
@@ -417,7 +417,7 @@ impl Guardian {
         }
         let text = match reason {
             SoloReason::Refused { text, .. } => format!("the backup refused: {text}"),
-            SoloReason::LostBeforeBase => "the backup was lost before it was whole".into(),
+            SoloReason::LostBeforeBase => "the backup was lost before it had a complete copy".into(),
             SoloReason::ClaimGranted => "the backup was lost, and the witness gave the guest to this host".into(),
             SoloReason::Unprotected => "protection was ended".into(),
             SoloReason::OtherWitness => "the backup does not see the same witness: give both the same".into(),
@@ -428,7 +428,7 @@ impl Guardian {
         let before = self.lock().last_solo_reason.replace(text.clone());
         // A backup that says no at every attempt is news once.
         if before.as_ref() != Some(&text) {
-            tracing::warn!(reason = text, "the guest goes on with no backup");
+            tracing::warn!(reason = text, "the guest continues with no backup");
             self.note("solo", json!({ "reason": text }));
         }
         self.send(ToShip::GoSolo);
@@ -538,7 +538,7 @@ impl Guardian {
         let Tidings { kept, shortened } = tidings;
         self.lock().earlier = kept;
         if let Some(Shortened { left, why }) = shortened {
-            tracing::warn!(why, left, "earlier epochs were given up; the guest goes on");
+            tracing::warn!(why, left, "earlier epochs were dropped; the guest keeps running");
             self.note("earlier-given-up", json!({ "left": left, "reason": why }));
         }
     }
@@ -732,12 +732,9 @@ impl Guardian {
 /// For an operator: what waits, and for what.
 fn warnings(inner: &Inner) -> Vec<String> {
     let delisting = inner.core.is_removing_store().then(|| {
-        "the state directory took no epoch, and the witness was not told yet: output waits until it is".to_owned()
+        "the state directory took no epoch, and the witness has not recorded it: output waits until it has".to_owned()
     });
-    let local = inner
-        .local_lost
-        .as_ref()
-        .map(|why| format!("the state directory was to protect the guest and does so no more: {why}"));
+    let local = inner.local_lost.as_ref().map(|why| format!("the state directory no longer protects the guest: {why}"));
     inner.images.full().map(|path| no_room(path)).chain(delisting).chain(local).chain(no_backup(inner)).collect()
 }
 
@@ -748,7 +745,7 @@ fn no_backup(inner: &Inner) -> Option<String> {
         PrimaryState::Solo | PrimaryState::Greeting | PrimaryState::Meeting => {
             let why = inner.connect_error.as_ref().or(inner.last_solo_reason.as_ref());
             let why = why.map_or_else(|| "no connection yet".to_owned(), String::clone);
-            Some(format!("the backup {target} was asked for and does not protect the guest: {why}"))
+            Some(format!("the requested backup {target} does not protect the guest: {why}"))
         }
         PrimaryState::Arbitrating => Some(format!("the backup {target} is lost: output waits for the witness")),
         _ => None,

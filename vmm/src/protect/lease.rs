@@ -68,7 +68,7 @@ impl Lease {
                 Exit::Error,
                 format!("cannot take the lock of the state directory {}: {error}", state_dir.display()),
             )
-            .with_hint("the state directory and its files are to belong to the user who runs the VM"),
+            .with_hint("the state directory and its files must belong to the user who runs the VM"),
             _ => no_identity(&error),
         })?;
         Self::with_life(vm_name, config, life)
@@ -271,7 +271,7 @@ impl Lease {
     /// Nobody runs the guest, as before [`Self::begin`]: the start came to nothing.
     pub(crate) fn take_back(&self, begun: &Begun) {
         if begun.was_free && self.claim(Wish::End) != ClaimResult::Granted {
-            tracing::warn!("the witness still says that this VM runs here; it will believe the next start from here");
+            tracing::warn!("the witness still lists this VM as running here; the next start from here is accepted");
         }
     }
 
@@ -311,7 +311,7 @@ impl Lease {
         let free = listed.as_ref().map_or_else(Vec::new, |record| self.life.free_locks(record));
         for id in self.life.observer.deaths(listed.as_ref(), &Facts { free, ..Facts::default() }) {
             if let Err(error) = witness.state(&self.vm_name, Statement::Dead(id)) {
-                return tracing::debug!(%error, "the witness was not told that an earlier life of this VM is gone");
+                return tracing::debug!(%error, "the witness has no record yet that an earlier life of this VM is gone");
             }
         }
     }
@@ -418,16 +418,16 @@ impl Lease {
                     ))
             }
             Refusal::Primary { place } => {
-                Failure::new(Exit::SplitBrain, format!("{vm} was continued by {place}; what is here is older"))
+                Failure::new(Exit::SplitBrain, format!("{vm} was continued by {place}; the copy here is older"))
                     .with_hint(format!(
-                        "what others have seen of the guest since would be undone here. If that place is gone for good, say so: \
-                         --dead {}",
+                        "to continue it here would undo what clients have seen of it since. If that place is gone \
+                         for good, say so: --dead {}",
                         short(place.id)
                     ))
             }
             Refusal::Ended { place } => {
-                Failure::new(Exit::SplitBrain, format!("{vm} has ended since, at {place}; what is here is older"))
-                    .with_hint("start it afresh with `outlast run`, and remove what the state directory holds")
+                Failure::new(Exit::SplitBrain, format!("{vm} has ended since, at {place}; the copy here is older"))
+                    .with_hint("to start it afresh, remove what the state directory holds and use `outlast run`")
             }
             Refusal::Unknown => Failure::new(
                 Exit::SplitBrain,

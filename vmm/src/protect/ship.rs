@@ -162,7 +162,7 @@ impl Shipper {
     fn close(&mut self) {
         let store = self.local.take().filter(|_| !self.guardian.keeps_last_epoch()).or(self.lost.take());
         if let Some(Err(error)) = store.map(LocalStore::remove) {
-            tracing::warn!(%error, "what is left of the ended guest was not removed");
+            tracing::warn!(%error, "the files of the ended guest could not be removed");
         }
         if !self.guardian.wait_for_applied() || self.guardian.performed() < self.log.last() {
             return;
@@ -389,7 +389,7 @@ impl Shipper {
             // Nothing of the epoch was shown: the one before is in there, and the guest may go on from it.
             let text = format!("the state directory takes no more epochs: {failure}");
             return Err(Failure::new(Exit::Error, text)
-                .with_hint("repair the storage, then `outlast resume` goes on from the last committed epoch"));
+                .with_hint("repair the storage, then `outlast resume` continues from the last committed epoch"));
         }
         (self.lost, self.is_degraded) = (self.local.take(), self.guardian.state() == PrimaryState::Solo);
         self.guardian.note_local_lost(&failure.to_string());
@@ -410,8 +410,8 @@ impl Shipper {
             }
             Err(failure) => {
                 let failure = failure.while_doing("an old epoch could be resumed beside the guest").with_hint(
-                    "repair the storage, then `outlast resume` goes on from the last committed epoch; with a witness, which would \
-                     keep others from it, the guest goes on",
+                    "repair the storage, then `outlast resume` continues from the last committed epoch; with a witness, which \
+                     refuses that resume, the guest would have kept running",
                 );
                 return self.guardian.machine.fail(failure.to_string());
             }

@@ -27,13 +27,13 @@ pub(super) fn warnings(health: &Health) -> Vec<String> {
     let Health { stopped_for, waiting_bytes, lost_bytes, refusal } = health;
     let stopped = (*stopped_for >= STOPPED_MIN).then(|| {
         format!(
-            "nobody has read the console for {} s: {waiting_bytes} bytes wait, and the guest waits when it says more",
+            "nobody has read the console for {} s: {waiting_bytes} bytes wait, and the guest waits when it prints more",
             stopped_for.as_secs()
         )
     });
     let lost = lost_bytes.map(|bytes| match refusal {
-        Some(why) => format!("the console takes nothing ({why}): {bytes} bytes are lost, and the guest goes on"),
-        None => format!("{bytes} bytes of the console are lost: it did not take them for a while"),
+        Some(why) => format!("the console takes nothing ({why}): {bytes} bytes are lost, and the guest keeps running"),
+        None => format!("{bytes} bytes of console output are lost: the console refused them for a while"),
     });
     stopped.into_iter().chain(lost).collect()
 }
@@ -55,13 +55,13 @@ impl Told {
             tracing::warn!(
                 lost_bytes,
                 why,
-                "the console does not take what the guest says; that is lost, and the guest goes on"
+                "the console refuses the guest's output, which is lost; the guest keeps running"
             );
             events.note("console-lost", json!({ "lost_bytes": lost_bytes, "reason": why }));
             self.is_refusing = true;
         }
         if self.is_refusing && health.refusal.is_none() {
-            tracing::warn!(lost_bytes, "the console takes what the guest says again, behind a gap");
+            tracing::warn!(lost_bytes, "the console takes the guest's output again, after a gap");
             events.note("console-back", json!({ "lost_bytes": lost_bytes }));
             self.is_refusing = false;
         }

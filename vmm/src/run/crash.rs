@@ -141,14 +141,15 @@ impl OnCrash {
             Failure::new(Exit::GuestCrashed, format!("the guest crashed{times} and was stopped: {what}{why}"));
         if self.is_kept() {
             return failure.with_hint(format!(
-                "what it was is kept in {0}; to let it go on from there all the same, remove {1} and use `outlast resume`; to give it up, remove the directory",
+                "its last epoch is kept in {0}; to continue from there all the same, remove {1} and use `outlast \
+                 resume`; to give the guest up, remove the directory",
                 self.state_dir.display(),
                 self.file.path().display(),
             ));
         }
         match self.write_evidence(machine) {
-            Ok(dir) => failure.with_hint(format!("what it was is kept as a snapshot in {}", dir.display())),
-            Err(error) => failure.with_hint(format!("what it was could not be kept: {error}")),
+            Ok(dir) => failure.with_hint(format!("its state is kept as a snapshot in {}", dir.display())),
+            Err(error) => failure.with_hint(format!("its state could not be kept: {error}")),
         }
     }
 
@@ -171,12 +172,13 @@ impl OnCrash {
 fn not_alone(parted: Parted) -> &'static str {
     match parted {
         Parted::Alone => "",
-        Parted::TakenOver => "; it was not booted anew, because its backup had taken it over before",
+        Parted::TakenOver => "; it was not started again, because its backup had taken it over before",
         Parted::NoAnswer => {
-            "; it was not booted anew, because the witness did not say that its backup keeps away from it"
+            "; it was not started again, because the witness did not confirm that its backup leaves it alone"
         }
         Parted::OnlyTold => {
-            "; it was not booted anew, because without a witness nothing keeps its backup from going on with it: use --witness"
+            "; it was not started again, because without a witness nothing stops its backup from continuing it: \
+             use --witness"
         }
     }
 }
@@ -199,5 +201,5 @@ pub(super) fn start_over(config: &VmConfig, next: Next, life: &Life) -> Result<E
         Next::GoBack => {}
     }
     let error = command.exec();
-    Err(Failure::new(Exit::Error, format!("cannot start this program anew: {error}")).with_hint("is /proc mounted?"))
+    Err(Failure::new(Exit::Error, format!("cannot start this program again: {error}")).with_hint("is /proc mounted?"))
 }

@@ -118,7 +118,7 @@ impl IncidentFile {
         };
         decode(&text).map(Some).map_err(|error| {
             Failure::new(Exit::Incompatible, format!("{} is not a record of a crash: {error}", self.path.display()))
-                .with_hint("put it back as it was; without it the guest goes on as if it had not crashed")
+                .with_hint("put it back as it was; without it the guest continues as if it had not crashed")
         })
     }
 

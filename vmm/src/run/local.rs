@@ -70,8 +70,8 @@ pub(super) fn look_at_log(
 /// Memory that does not fit its disks cannot be mended: they are put back, or it is given up.
 fn with_remedy(failure: Failure, config: &VmConfig) -> Failure {
     failure.with_hint(format!(
-        "the guest's memory would go on with disks of another moment: put the image and its log back as they were when the \
-         guest crashed; or give the guest up by removing state, ram, undo, redo and disks in {}, and start it anew",
+        "the guest's memory would continue with disks of another moment: put the image and its log back as they were when the \
+         guest crashed; or give the guest up by removing state, ram, undo, redo and disks in {}, and start it again",
         config.state_dir.display()
     ))
 }

@@ -76,7 +76,7 @@ pub(super) fn primary(name: &str, machine: &Machine, guardian: &Guardian, incide
     let counters = [
         ("epochs_total", "Epochs sealed.", epochs),
         ("outputs_total", "Outputs let out.", outputs),
-        ("output_bytes_total", "Bytes of outputs let out.", output_bytes),
+        ("output_bytes_total", "Bytes of output released.", output_bytes),
         ("outputs_lost_total", "Outputs that the host's tap or console refused.", outputs_lost),
         ("replicated_bytes_total", "Bytes sent to a backup.", shipped_bytes),
         ("exits_total", "Exits of vCPUs to the VMM.", exits),
@@ -84,23 +84,31 @@ pub(super) fn primary(name: &str, machine: &Machine, guardian: &Guardian, incide
         ("epoch_pages_copied_in_pause_total", "Dirty pages copied in the pause.", pages_copied_in_pause),
         ("epoch_pages_armed_total", "Dirty pages protected in the pause and copied later.", pages_armed),
         ("epoch_pages_faulted_total", "Writes that came before the copy of their page.", capture_faults),
-        ("gate_rekicks_total", "vCPUs told once more to stop that had not.", machine.gate().kicked_again()),
+        ("gate_rekicks_total", "Repeated kicks of vCPUs that had not stopped.", machine.gate().kicked_again()),
     ];
     for (metric, help, value) in counters {
         put(&mut text, name, metric, help, "counter", "", value as f64);
     }
     put(&mut text, name, "held_bytes", "Output held.", "gauge", "", machine.egress().held_bytes() as f64);
     let protected = guardian.state() == replication::primary::PrimaryState::Protected;
-    put(&mut text, name, "protected", "1 while a whole backup follows.", "gauge", "", f64::from(u8::from(protected)));
+    put(
+        &mut text,
+        name,
+        "protected",
+        "1 while a complete backup follows.",
+        "gauge",
+        "",
+        f64::from(u8::from(protected)),
+    );
     put(&mut text, name, "role", "1 for the role of this process.", "gauge", "role=\"primary\"", 1.0);
     let (crashes, rollbacks) =
         incident.map_or((0, 0), |incident| (incident.crashes.get() as usize, incident.tried.len()));
     let (earlier, earlier_bytes) = guardian.earlier();
     let gauges = [
-        ("incident_crashes", "Crashes of the guest in the last incident, this process's and earlier ones.", crashes),
-        ("incident_rollbacks", "Rollbacks of the guest in it.", rollbacks),
+        ("incident_crashes", "Crashes of the guest in the last incident, in this process and earlier ones.", crashes),
+        ("incident_rollbacks", "Rollbacks of the guest in the last incident.", rollbacks),
         ("earlier_epochs", "Epochs that the guest can be rolled back to.", earlier),
-        ("earlier_bytes", "Bytes that they take.", earlier_bytes),
+        ("earlier_bytes", "Bytes of the epochs that the guest can be rolled back to.", earlier_bytes),
     ];
     for (metric, help, value) in gauges {
         put(&mut text, name, metric, help, "gauge", "", value as f64);

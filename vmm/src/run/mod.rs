@@ -73,14 +73,14 @@ fn exit_of(end: End) -> Result<Exit, Failure> {
         End::Guest(_) | End::Stopped => Ok(Exit::Ok),
         End::Fenced { holder } => Err(Failure::new(
             Exit::SelfFenced,
-            format!("the guest runs on {holder} now; this VMM lost its lease, released nothing more and stopped"),
+            format!("the guest runs on {holder} now; this VMM was fenced: it released nothing more and stopped"),
         )
         .with_hint("to protect the guest again, start `outlast backup` here and have the new primary connect to it")),
         End::Conflict { text } => Err(Failure::new(
             Exit::SplitBrain,
-            format!("the backup of this VM has a guest of it already: {text}; this one was stopped"),
+            format!("the backup of this VM already has a guest: {text}; this one was stopped"),
         )
-        .with_hint("look at the backup with `outlast ctl status`; to begin afresh, stop it there first")),
+        .with_hint("look at the backup with `outlast ctl status`; to start afresh, stop it there first")),
         End::Failed(why) => Err(Failure::new(Exit::Error, why)),
     }
 }

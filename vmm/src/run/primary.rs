@@ -298,10 +298,10 @@ pub(super) fn supervise(
     let parted = guardian.finish(&end, afterwards);
     let unwritten_bytes = machine.egress().drain_console(CONSOLE_END_WAIT);
     if unwritten_bytes > 0 {
-        tracing::warn!(unwritten_bytes, "nobody reads the console; the last of what the guest said is not shown");
+        tracing::warn!(unwritten_bytes, "nobody reads the console; the end of the guest's output is not shown");
     }
     if let Some(lost_bytes) = machine.egress().console_health().lost_bytes {
-        tracing::warn!(lost_bytes, "the console did not take all that the guest said");
+        tracing::warn!(lost_bytes, "the console did not take all of the guest's output");
     }
     let how = format!("{end:?}");
     let next = on_crash.next(end, parted, machine, events);
@@ -321,9 +321,12 @@ fn stuck(end: &End, node: &Arc<Node>) -> Failure {
     let why = exit_of(end.clone()).err().map_or_else(|| "the VM was to end".to_owned(), |failure| failure.message);
     Failure::new(
         Exit::Error,
-        format!("{why}, but a virtual processor waits in the host's kernel; it ended without the guest's last words"),
+        format!("{why}, but a vCPU waits in the host's kernel; it ended without the guest's last output"),
     )
-    .with_hint("look at the storage of its disks; a backup goes on with the guest, and `outlast resume` does where it was protected locally")
+    .with_hint(
+        "look at the storage of its disks; a backup continues the guest, and so does `outlast resume` if \
+     it was protected locally",
+    )
 }
 
 /// Starts the threads that read the world for the guest.

@@ -66,8 +66,8 @@ fn nobody_knows(config: &VmConfig) -> Failure {
     Failure::new(
         Exit::SplitBrain,
         format!(
-            "the backup of {} may have continued the guest, and there is no witness that could tell: resumed here too, \
-             its clients and disks would see two",
+            "the backup of {} may have continued the guest, and there is no witness that could tell: if it were \
+             resumed here too, its clients and disks would see two guests",
             config.name
         ),
     )

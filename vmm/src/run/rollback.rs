@@ -83,7 +83,8 @@ fn stopped(file: &IncidentFile, incident: &Incident) -> Failure {
         );
     }
     Failure::new(Exit::GuestCrashed, message).with_hint(format!(
-        "what it was is kept; to let it go on from there all the same, remove {} and use `outlast resume`; to give it up, remove the directory",
+        "its last epoch is kept; to continue from there all the same, remove {} and use `outlast resume`; to give \
+         the guest up, remove the directory",
         file.path().display()
     ))
 }
@@ -91,11 +92,11 @@ fn stopped(file: &IncidentFile, incident: &Incident) -> Failure {
 /// What it was to go back to survived the death of the process, and it was more that happened.
 fn half_way(file: &IncidentFile, incident: &Incident) -> Failure {
     let what = format!(
-        "the guest crashed in epoch {}, and was half way back to an earlier epoch that is not there any more",
+        "the guest crashed in epoch {}, and its rollback was half done when the earlier epoch went missing",
         incident.epoch
     );
     Failure::new(Exit::Incompatible, what).with_hint(format!(
-        "nothing of it can go on: memory and disks are of two moments; remove {} with its directory",
+        "it cannot continue: memory and disks are of two moments; remove {} with its directory",
         file.path().display()
     ))
 }

@@ -68,7 +68,7 @@ impl Signals {
             }
             match std::mem::replace(&mut *self.stage(), Stage::Stopping) {
                 Stage::Runs(node) => {
-                    tracing::info!(signal, "stopping; once more ends at once, without telling the backup");
+                    tracing::info!(signal, "stopping; a second signal ends at once, without telling the backup");
                     // What this waits for must not keep the next signal waiting.
                     spawn("stop".into(), move || {
                         if let Err(error) = node.stop() {

@@ -132,7 +132,7 @@ impl Standby {
 
     /// What is here of the session is worth nothing. The primary would fill this backup with the same guest again.
     pub(super) fn refuse_base(&mut self, session: SessionId, failure: &Failure) {
-        let text = format!("the guest cannot run here: {}; mend that and start this backup again", failure.message);
+        let text = format!("the guest cannot run here: {}; fix that and start this backup again", failure.message);
         if self.core.session_id() == Some(session) {
             self.unfit = self.greeted.take().map(|machine| (machine, text.clone()));
             self.note_trouble("refused", &text);

@@ -121,7 +121,7 @@ impl Guardian {
             let could_go_on = core.state().waits_for_backup();
             let claims = afterwards == Afterwards::BeginsAnew && (has_witness || !could_go_on);
             if claims {
-                core.handle_unprotect(now, "the guest crashed and begins anew");
+                core.handle_unprotect(now, "the guest crashed and starts again");
             }
             let begins_anew = afterwards == Afterwards::BeginsAnew;
             core.handle_guest_ended(now, GuestEnd { text: "the guest ended".into(), begins_anew });

@@ -249,7 +249,7 @@ impl Guardian {
     /// request waits; alone, the guest is told.
     fn leave_to_backup(&self, error: &str) {
         if matches!(self.state(), PrimaryState::Basing | PrimaryState::Protected) {
-            self.machine.fail(format!("a disk request of the guest failed, which is left to its backup: {error}"));
+            self.machine.fail(format!("a disk request of the guest failed; its backup can serve it: {error}"));
         }
     }
 

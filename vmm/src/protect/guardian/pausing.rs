@@ -80,7 +80,7 @@ impl From<GivenUp> for NotResumed {
 
 fn why(state: PrimaryState) -> &'static str {
     match state {
-        PrimaryState::Arbitrating => "the witness did not say whether the guest may go on here without its backup",
+        PrimaryState::Arbitrating => "the witness did not say whether the guest may continue here without its backup",
         PrimaryState::Basing | PrimaryState::Protected => "its backup did not confirm it",
         _ => "the state directory took no epoch",
     }

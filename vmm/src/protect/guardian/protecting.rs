@@ -17,7 +17,7 @@ pub struct NotProtected {
 fn why(state: PrimaryState, by: Option<&Endpoint>) -> String {
     match (state, by) {
         (PrimaryState::Arbitrating, _) => {
-            "the backup was lost, and the witness has not said yet which side has the guest".into()
+            "the backup was lost, and the witness has not decided yet which side has the guest".into()
         }
         (PrimaryState::Fenced, _) => "another host has the guest".into(),
         (PrimaryState::Ended, _) => "the guest has ended".into(),
@@ -49,7 +49,7 @@ impl Advice for NotProtected {
 pub(super) fn already(state: PrimaryState, target: &Endpoint, last_error: Option<&str>) -> Option<String> {
     Some(match (state, last_error) {
         (PrimaryState::Solo, Some(error)) => {
-            format!("{target} is tried again and again already; the last time: {error}")
+            format!("connecting to {target} is already being retried; the last attempt: {error}")
         }
         (PrimaryState::Solo, None) => format!("{target} is being connected to already"),
         (PrimaryState::Greeting | PrimaryState::Meeting, _) => {

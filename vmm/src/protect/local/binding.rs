@@ -74,7 +74,7 @@ pub(crate) enum BindingError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// Another number of disks.
-    #[error("the guest ran with {was} disks and is to go on with {now}")]
+    #[error("the guest ran with {was} disks and is to continue with {now}")]
     Count {
         /// Disks that it ran with.
         was: usize,

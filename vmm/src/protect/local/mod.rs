@@ -82,7 +82,7 @@ pub(crate) enum LocalError {
         source: RecordError,
     },
     /// An epoch's state and output do not fit.
-    #[error("state and output of an epoch take {bytes} bytes, more than the {STATE_BYTES} that are kept for them")]
+    #[error("state and output of an epoch take {bytes} bytes, more than the {STATE_BYTES} that are reserved for them")]
     TooMuchState {
         /// What they take.
         bytes: usize,
@@ -164,7 +164,7 @@ impl Advice for LocalError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Occupied { dir } => Some(format!(
-                "`outlast resume --state-dir {0}` lets it go on; to give it up, remove {STATE}, {RAM}, {UNDO}, {REDO} and \
+                "`outlast resume --state-dir {0}` continues it; to give it up, remove {STATE}, {RAM}, {UNDO}, {REDO} and \
                  {BINDING} in {0}: its disks keep what it had committed to them",
                 dir.display()
             )),

@@ -71,7 +71,7 @@ pub(crate) enum PairingError {
         source: io::Error,
     },
     /// It is not what was written.
-    #[error("{} is damaged: whether a backup goes on with this guest cannot be asked", path.display())]
+    #[error("{} is damaged: it may name a backup that continues this guest, and that can no longer be checked", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

@@ -41,7 +41,7 @@ pub(crate) struct LastEpoch {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum RecordError {
     /// No epoch was committed yet.
-    #[error("no epoch was committed yet: the guest had shown nothing to anybody, start it anew")]
+    #[error("no epoch was committed yet, and nobody has seen anything of the guest: start it again")]
     Empty,
     /// Of another program.
     #[error("it is of version {found}, this program reads {VERSION}: use the program that wrote it")]

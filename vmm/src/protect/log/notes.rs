@@ -26,7 +26,8 @@ impl Notes {
         if images.any(Image::is_poisoned)
             && let Some(Err(error)) = self.with(NoteWriter::note_doubt)
         {
-            tracing::warn!(%error, "the log does not say that its images' disk failed: before they are used again, start this host anew");
+            tracing::warn!(%error, "the log could not record that its images' disk failed: reboot this host \
+             before they are used again");
         }
     }
 }
