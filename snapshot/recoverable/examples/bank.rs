@@ -44,7 +44,7 @@ fn run(kind: &str, dir: &Path, count: u64) -> Result<(), Error> {
     for done in 1..=count {
         bank.transfer()?;
         if done % every == 0 {
-            bank.report("going on")?;
+            bank.report("running")?;
         }
     }
     bank.report("end")

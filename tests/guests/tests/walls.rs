@@ -103,7 +103,7 @@ fn walls_vmm_is_used_by_no_crate_but_tests() {
 
 #[test]
 fn walls_trees_never_hold_what_is_forbidden() {
-    let table = table("What may not come in by the back door");
+    let table = table("Indirect dependencies");
     assert_eq!(table.len(), NEVER.len());
     for (name, never) in NEVER {
         let never: BTreeSet<String> = never.iter().map(|n| (*n).to_owned()).collect();
@@ -131,7 +131,7 @@ fn walls_unsafe_code_is_forbidden_where_it_should_be() {
 
 #[test]
 fn walls_recoverable_is_unsafe_only_in_the_files_that_the_page_names() {
-    let row = &table("What may not be called")["recoverable"];
+    let row = &table("Forbidden calls")["recoverable"];
     let named: BTreeSet<String> = row[0].split('`').skip(1).step_by(2).map(str::to_owned).collect();
     let src = root().join("snapshot/recoverable/src");
     let is_unsafe = |path: &PathBuf| mentions(path, "expect(unsafe_code") || mentions(path, "allow(unsafe_code");
