@@ -1,4 +1,4 @@
-//! What a device counts about guest nonsense and refused work.
+//! Counters of a device for nonsense from the guest and refused work.
 
 /// Counters of one device. They are not guest state: a restored device starts from zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! pvpanic: a port by which a guest's kernel says that it panicked.
+//! pvpanic: a port through which a guest's kernel reports a panic.
 
 use serde::{Deserialize, Serialize};
 
@@ -66,7 +66,7 @@ impl Pvpanic {
         };
     }
 
-    /// What the guest said since the last call. That it panicked stays said: whoever goes on with its state finds it standing
+    /// What the guest said since the last call. The panic stays recorded: the side that continues its state finds it
     /// still.
     pub fn poll_event(&mut self) -> Option<PanicEvent> {
         self.event.take_if(|event| *event == PanicEvent::CrashLoaded).or(self.event)

@@ -6,9 +6,9 @@
 //!   8  current    what is left of it. Written, whatever: begins anew
 //! ```
 //!
-//! It has no clock: time is what [`Watchdog::handle_time`] is told, and only time in which the guest could have run is to
-//! be told. So a guest that was stopped, saved or moved has not come nearer to the end. When nothing is left it stops
-//! running and the caller hears of it once.
+//! It has no clock: [`Watchdog::handle_time`] gives it time, and the caller gives it only time in which the guest could
+//! have run. So a guest that was stopped, saved or moved has not come nearer to the end. When nothing is left it stops
+//! running and reports that to the caller once.
 //!
 //! Source: Microsoft, "Hardware Watchdog Timers Design Specification", 2006, which ACPI refers to.
 
@@ -77,7 +77,7 @@ impl Watchdog {
         &self.counters
     }
 
-    /// Whether it runs: whether it is to be told of time.
+    /// Whether it runs and needs to be given time.
     pub fn is_running(&self) -> bool {
         self.running
     }

@@ -1,4 +1,5 @@
-//! The WDAT table: how a guest works the watchdog by reading and writing its registers. Linux drives it with `wdat_wdt`.
+//! The WDAT table: how a guest operates the watchdog by reading and writing its registers. Linux drives it with
+//! `wdat_wdt`.
 
 use acpi_tables::Aml;
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};

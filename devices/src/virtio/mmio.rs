@@ -56,7 +56,7 @@ pub mod status {
     pub const DRIVER_OK: u32 = 4;
     /// Features are agreed.
     pub const FEATURES_OK: u32 = 8;
-    /// The device cannot go on without a reset.
+    /// The device cannot continue without a reset.
     pub const NEEDS_RESET: u32 = 64;
     /// The driver gave up.
     pub const FAILED: u32 = 128;

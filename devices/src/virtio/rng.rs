@@ -17,7 +17,7 @@ pub const ENTROPY_BYTES_MAX: usize = 4096;
 
 const QUEUE_SIZE: u16 = 64;
 
-/// Saved form of [`Rng`]: it has no fields of its own.
+/// Saved form of [`Rng`]: it has no fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RngState {}
 
