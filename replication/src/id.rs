@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 #[serde(try_from = "u64")]
 pub struct EpochId(pub u64);
 
-/// The distance between the numbers of two primaries of the same VM: a takeover goes on at a multiple of this.
+/// The distance between the numbers of two primaries of the same VM: a takeover continues at a multiple of this.
 pub const TAKEOVER_STRIDE: u64 = 1_000_000;
 
 /// Epochs a primary may have sealed above the last acked one. Fixed so that a backup can number past them.
@@ -81,7 +81,7 @@ impl fmt::Display for Term {
 
 /// One pairing of a primary with a backup, from Hello to the loss of the connection. Random, never reused.
 ///
-/// It is what the witness arbitrates about: who of the two goes on after the pairing broke.
+/// The witness arbitrates about it: which of the two sides continues the guest after the pairing broke.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SessionId(pub [u8; 16]);
 

@@ -8,8 +8,8 @@
 //!                            committed: it would survive us, its output may leave
 //! ```
 //!
-//! Every pointer names the last epoch for which the word is true; `running` names the one that is open. They move through
-//! the methods here and nowhere else; each move asserts the inequality, also in release builds.
+//! Every pointer names the last epoch for which the word is true; `running` names the one that is open. They move
+//! through the methods here and nowhere else; each move asserts the inequality, also in release builds.
 //!
 //! With no backup there is nobody to ship to: `shipped` then moves together with `sealed`.
 
@@ -131,7 +131,7 @@ impl BackupPointers {
         self.acked
     }
 
-    /// The last epoch that is wholly here and as durable as configured. A takeover goes on from here.
+    /// The last epoch that is complete here and as durable as configured. A takeover continues from here.
     pub fn complete(&self) -> EpochId {
         self.complete
     }
@@ -174,7 +174,7 @@ impl BackupPointers {
         *self = self.checked();
     }
 
-    /// The primary is told that all up to `upto` is complete.
+    /// The primary was sent an ack: everything up to `upto` is complete.
     pub(crate) fn ack(&mut self, upto: EpochId) {
         self.acked = self.acked.max(upto);
         *self = self.checked();

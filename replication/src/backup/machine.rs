@@ -76,8 +76,8 @@ impl Backup {
         }
     }
 
-    /// The machine of the Hello can run here, and the witness knows its primary. `place` and `nonce` are for the primary;
-    /// none: there is no witness. A copy that was kept goes: the primary is about to write over it.
+    /// The machine of the Hello can run here, and the witness knows its primary. `place` and `nonce` are for the
+    /// primary; none: there is no witness. A copy that was kept goes: the primary is about to write over it.
     pub fn handle_accept(&mut self, now: Time, place: Option<Place>, nonce: Option<Nonce>) {
         if self.state == Greeting {
             self.state = Syncing;
@@ -129,8 +129,8 @@ impl Backup {
         }
     }
 
-    /// The base of `session` cannot run here: loading it showed so. Nothing of it was acked, and nothing of it is taken over.
-    /// Comes instead of `handle_durable` for the base. Reports about a session that is gone are ignored.
+    /// The base of `session` cannot run here: loading it showed so. Nothing of it was acked, and nothing of it is taken
+    /// over. Comes instead of `handle_durable` for the base. Reports about a session that is gone are ignored.
     pub fn handle_base_refused(&mut self, now: Time, session: SessionId, text: &str) {
         let is_current = |current: &&Session| current.link.session == session && !current.has_base;
         if self.session.as_ref().filter(is_current).is_none() {
@@ -276,7 +276,8 @@ impl Backup {
     fn take_first_frame(&mut self, now: Time, frame: Frame) -> Result<(), PeerError> {
         let (kind, link) = (frame.kind, frame.link);
         if kind == Kind::Heartbeat {
-            // Of a primary that has nothing to say yet, or nothing more: it overtakes what waits to be sent. It proves nothing.
+            // Of a primary that has nothing to say yet, or nothing more: it overtakes what waits to be sent. It proves
+            // nothing.
             return Ok(());
         }
         let message = frame.into_message().map_err(|source| PeerError::Body { kind, source })?;
@@ -509,7 +510,7 @@ impl Backup {
         self.kept = Some(Kept { holder, over });
     }
 
-    /// Ends the session with all that a guest can go on from. Everything assembled was applied.
+    /// Ends the session with all that a guest can continue from. Everything assembled was applied.
     fn close_session(&mut self) -> TakeOver {
         let mut session = self.session.take().expect("the session is not settled");
         let from = self.pointers.applied();

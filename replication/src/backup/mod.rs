@@ -15,18 +15,19 @@
 //!
 //! The invariants:
 //!
-//! - An epoch is acked only when it is wholly here, verified, and as durable as the primary asked for.
+//! - An epoch is acked only when it is complete here, verified, and as durable as the primary asked for.
 //! - Once a claim was asked for, nothing is acked any more; what is taken over contains all that was ever acked.
-//! - The guest runs here only after the witness gave the session to this side. It is asked for only when the base was found
-//!   to run here.
-//! - A copy whose claim was denied is kept, whole, until a primary fills this backup anew. It runs only by an override.
-//! - A peer that breaks the protocol loses its connection. What was whole before stays whole.
+//! - The guest runs here only after the witness gave the session to this side. It is asked for only when the base was
+//!   found to run here.
+//! - A copy whose claim was denied is kept complete until a primary fills this backup again. It runs only by an
+//!   override.
+//! - A peer that breaks the protocol loses its connection. What was complete before stays complete.
 //!
 //! The driver's duties, in their order:
 //!
 //! 1. Actions are done in the order given, those about one session before those of the next.
-//! 2. Every [`BackupAction::Persist`] is answered by `handle_durable`, every [`BackupAction::Apply`] by `handle_applied`; that
-//!    of a base which cannot run here by `handle_base_refused`.
+//! 2. Every [`BackupAction::Persist`] is answered by `handle_durable`, every [`BackupAction::Apply`] by
+//!    `handle_applied`; that of a base which cannot run here by `handle_base_refused`.
 //!    A driver whose log or image fails stops: it must not answer, and so never acks nor takes over.
 //! 3. Every [`BackupAction::Claim`] is answered by one `handle_claim`; no answer in time is `Unreachable`.
 //! 4. One connection at a time; to others, send `refusal` and close them.
@@ -62,8 +63,8 @@ pub struct BackupConfig {
     pub disconnect_grace: Duration,
     /// Between two claims while the witness does not answer.
     pub claim_retry: Duration,
-    /// Bytes received and not yet applied or released, at most, beyond the guest's memory as the Hello tells it: an epoch
-    /// can touch every page. Larger than what is in flight.
+    /// Bytes received and not yet applied or released, at most, beyond the guest's memory as the Hello tells it: an
+    /// epoch can touch every page. Larger than what is in flight.
     pub staged_bytes_beyond_ram: usize,
     /// Acks wait while more than this is not yet applied: back-pressure on the primary.
     pub ack_bytes_max: usize,
@@ -108,8 +109,9 @@ pub enum BackupAction {
         /// Who has the guest.
         holder: String,
     },
-    /// What the session brought is worth nothing any more; wait for another primary. Logged epochs are void. The register
-    /// may list this place under it: state at the witness that it can never be whole, or nobody may start the VM.
+    /// What the session brought is worth nothing any more; wait for another primary. Logged epochs are void. The
+    /// register may list this place under it: state at the witness that it can never be whole, or nobody may start the
+    /// VM.
     Discard {
         /// The session, if the register may list this place under it.
         session: Option<SessionId>,
@@ -130,7 +132,7 @@ pub enum BackupAction {
 pub enum DiscardReason {
     /// The connection was lost before the base was whole.
     LostBeforeBase,
-    /// A primary fills this backup anew.
+    /// A primary fills this backup again.
     Superseded,
     /// The primary ended the session.
     Unprotected,
@@ -143,7 +145,7 @@ pub enum DiscardReason {
 pub struct TakeOver {
     /// The session that was claimed.
     pub session: SessionId,
-    /// The epoch whose end state the guest goes on from.
+    /// The epoch whose end state the guest continues from.
     pub from: EpochId,
     /// The number of the first epoch that runs here.
     pub next_epoch: EpochId,
@@ -189,7 +191,7 @@ pub struct Backup {
     vm: VmId,
     state: BackupState,
     pointers: BackupPointers,
-    /// From a Hello until it is settled who goes on.
+    /// From a Hello until it is settled who continues the guest.
     session: Option<Session>,
     /// A copy whose claim was denied.
     kept: Option<Kept>,

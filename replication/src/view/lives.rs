@@ -1,9 +1,9 @@
 //! What a lock file says. Its reading, writing and locking is the driver's; what it proves is decided in
 //! [`evidence`](super::evidence).
 //!
-//! A process takes the lock of its state directory for as long as it lives, and the kernel frees it at its end. So whoever
-//! has the lock of a file knows that every life that the *file* has had before is over. A copy of the file says the same words
-//! and has another lock: its lives may go on, so it proves nothing of them.
+//! A process takes the lock of its state directory for as long as it lives, and the kernel frees it at its end. So a
+//! process that has the lock of a file knows that every earlier life in the *file* is over. A copy of the file says the
+//! same words and has another lock: its lives may continue, so it proves nothing of them.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,8 @@ pub const EARLIER_MAX: usize = 64;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lives {
     now: Incarnation,
-    /// Whether `now` may stand in a record. Of a life that never asked for that, nobody wants to know whether it is gone.
+    /// Whether `now` may stand in a record. Of a life that never asked for that, nobody wants to know whether it is
+    /// gone.
     #[serde(default = "unknown")]
     is_public: bool,
     earlier: Vec<Incarnation>,
@@ -58,7 +59,7 @@ impl Home {
         &self.path
     }
 
-    /// Whether it is the same file, perhaps in another boot, where the kernel numbers its file systems anew.
+    /// Whether it is the same file, perhaps in another boot, where the kernel numbers its file systems differently.
     fn is(&self, other: &Home) -> bool {
         let is_same_boot = self.boot == other.boot;
         let is_same_host = is_same_boot || (!self.machine.is_empty() && self.machine == other.machine);
@@ -68,8 +69,8 @@ impl Home {
 }
 
 impl Lives {
-    /// What the lock file at `home`, which said `before`, says as soon as `now` has its lock. The lives in a copy are not
-    /// taken over; the newest record that was seen is, since more of that harms nobody.
+    /// What the lock file at `home`, which said `before`, says as soon as `now` has its lock. The lives in a copy are
+    /// not taken over; the newest record that was seen is, since more of that harms nobody.
     pub fn begin(now: Incarnation, home: Home, before: Option<&Lives>) -> Lives {
         let known = before.and_then(|lives| lives.known);
         let before = before.filter(|lives| lives.is_at(&home));
@@ -97,8 +98,8 @@ impl Lives {
         self.known
     }
 
-    /// Keeps the newest record for the lives after this one. True: it is the first of its register, and should be on stable
-    /// storage. After a loss of power nothing else tells an empty directory from a new witness.
+    /// Keeps the newest record for the lives after this one. True: it is the first of its register, and should be on
+    /// stable storage. After a loss of power nothing else tells an empty directory from a new witness.
     pub fn remember(&mut self, known: Known) -> bool {
         let before = self.known.replace(known);
         before.is_none_or(|before| before.register != known.register)
@@ -109,8 +110,8 @@ impl Lives {
         self.is_public
     }
 
-    /// From here on others may hear of this life. The file must say so, on stable storage, before they do: the lives after it
-    /// must be able to say that it is gone, also after a loss of power.
+    /// From now on others may know of this life. The file must record that, on stable storage, before they do: the
+    /// lives after it must be able to say that it is gone, also after a loss of power.
     pub fn publish(&mut self) {
         self.is_public = true;
     }

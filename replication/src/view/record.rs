@@ -90,7 +90,7 @@ mod join {
 pub enum Standing {
     /// It runs, or can be continued by a place that the record lists.
     Running,
-    /// It was stopped, or ended by itself. Anybody may start it afresh.
+    /// It was stopped, or it ended. Anybody may start it afresh.
     Ended,
 }
 

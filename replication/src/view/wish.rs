@@ -191,7 +191,7 @@ fn new_branch(entry: &Entry, asker: Asker<'_>, store: Option<Place>, fork: Optio
     }
 }
 
-/// A listed place whose state may go on, so that nobody else may: neither proved nor named dead.
+/// A listed place whose state may continue, so that nobody else may: neither proved nor named dead.
 fn alive(record: &Record, dead: impl Fn(Incarnation) -> bool) -> Option<&Place> {
     record.places().find(|place| !dead(place.id))
 }
@@ -203,7 +203,8 @@ struct Proofs<'a> {
     named_dead: &'a BTreeSet<Incarnation>,
 }
 
-/// A fresh start may follow one that ended. One that did not must be gone everywhere, and its disks be those of this start.
+/// A fresh start may follow one that ended. One that did not must be gone everywhere, and its disks be those of this
+/// start.
 fn begin(entry: &Entry, store: &Option<Place>, proofs: &Proofs<'_>, asker: Asker<'_>) -> Judgement {
     let record = &entry.record;
     let Proofs { dead, here, named_dead } = proofs;
@@ -225,8 +226,8 @@ fn begin(entry: &Entry, store: &Option<Place>, proofs: &Proofs<'_>, asker: Asker
     Judgement::Append(Box::new(next))
 }
 
-/// A listed store has every epoch that was committed. It may continue as soon as the one that commits to it is gone, which
-/// it does not ask as it would ask a backup for an acknowledgement.
+/// A listed store has every epoch that was committed. It may continue as soon as the one that commits to it is gone,
+/// which it does not ask as it would ask a backup for an acknowledgement.
 fn resume(
     entry: &Entry,
     store: &Place,
@@ -260,8 +261,8 @@ fn take_over(
     continuation(entry, next, is_listed, named_dead, asker)
 }
 
-/// The guest goes on at another place, by `next`: one that is listed, or one for which an operator named every listed place
-/// as dead.
+/// The guest continues at another place, by `next`: one that is listed, or one for which an operator named every listed
+/// place as dead.
 fn continuation(
     entry: &Entry,
     mut next: Record,

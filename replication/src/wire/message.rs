@@ -224,7 +224,7 @@ pub struct Heartbeat {
 pub enum GoodbyeReason {
     /// The guest powered off or was stopped: nobody runs it any more.
     GuestEnded = 1,
-    /// The primary goes on without this backup.
+    /// The primary continues without this backup.
     Unprotected = 2,
     /// The backup leaves.
     BackupStops = 3,
