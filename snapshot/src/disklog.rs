@@ -374,7 +374,7 @@ impl EpochLog {
         Ok(())
     }
 
-    /// For whoever applies the records of this generation to `images`: to say how far that has come.
+    /// For the code that applies the records of this generation to `images`: to note how far that has come.
     pub fn note_writer(&self, images: Vec<Arc<Image>>) -> Result<NoteWriter, LogError> {
         // The host tells of a failed write once for each time that a file was opened: a note must not hear of it in place of
         // the record that it befell.

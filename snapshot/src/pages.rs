@@ -34,7 +34,7 @@ impl PageBitmap {
     /// Puts one page into the set.
     ///
     /// # Panics
-    /// When `page` is outside the slot: whoever computed it has a bug.
+    /// If `page` is outside the slot: the code that computed it has a bug.
     pub fn set(&mut self, page: u64) {
         assert!(page < self.page_count, "page {page} is outside a slot of {} pages", self.page_count);
         self.words[(page / 64) as usize] |= 1 << (page % 64);

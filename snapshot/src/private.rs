@@ -3,8 +3,8 @@
 //! Here is decided how such files and their directories are made and used again:
 //!
 //! - a new file has mode 0600 and a new directory 0700, whatever the umask is; what older versions left open is closed;
-//! - a name that is a symbolic link is refused, and so are pipes and devices: somebody else could have put them there;
-//! - a file that is somebody else's is refused: its owner can read it;
+//! - a name that is a symbolic link is refused, and so are pipes and devices: another user could have put them there;
+//! - a file that belongs to another user is refused: its owner can read it;
 //! - a state directory lies where nobody else can make or exchange it ([`claim_dir`]).
 //!
 //! What was refused is an error whose text says why and what to do.
@@ -63,8 +63,8 @@ pub fn open_to_read(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|error| explained(path, error))
 }
 
-/// Opens a file that its user named, to append to it, or makes it: where a console or events go. It may be a pipe or a terminal,
-/// and a link that its user or the system made.
+/// Opens a file that its user named, to append to it, or makes it: where a console or events go. It may be a pipe or a
+/// terminal, and a link that its user or the system made.
 pub fn open_to_append(path: &Path) -> io::Result<File> {
     refuse_foreign_link(path)?;
     OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(path)
@@ -85,8 +85,8 @@ pub fn create_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(DIR_MODE).create(path)
 }
 
-/// Makes the directory at `path`, and those above it that are missing; or checks that the one that is there is ours and lies
-/// where nobody else can exchange it. True if it was made.
+/// Makes the directory at `path`, and those above it that are missing; or checks that the one that is there is ours and
+/// lies where nobody else can exchange it. True if it was made.
 pub fn claim_dir(path: &Path) -> io::Result<bool> {
     let path = std::path::absolute(path)?;
     let parent = path.parent().ok_or_else(|| refused("it is the root directory"))?;
@@ -126,8 +126,8 @@ fn options(flags: OFlags) -> OpenOptions {
     options
 }
 
-/// Checks that nobody else can make or exchange a name on the way to `path`. A directory that everybody can write to must be
-/// sticky, and what the way takes of it ours or the system's.
+/// Checks that nobody else can make or exchange a name on the way to `path`. A directory that everybody can write to
+/// must be sticky, and what the way takes of it ours or the system's.
 fn check_way(path: &Path) -> io::Result<()> {
     let steps: Vec<&Path> = path.ancestors().collect();
     for pair in steps.windows(2) {
@@ -161,8 +161,8 @@ fn exchanged(path: &Path, why: &str) -> io::Error {
     refused(&format!("{}: {why}; name a directory that is only yours", path.display()))
 }
 
-/// Checks that a file is as much ours as one that is made in `dir` now: on a file system that knows no users, or calls ours by
-/// another number (9p, NFS, FUSE), that is not to be seen from the number alone.
+/// Checks that a file is as much ours as one that is made in `dir` now: on a file system that knows no users, or calls
+/// ours by another number (9p, NFS, FUSE), that is not to be seen from the number alone.
 fn check_owner(found: &Metadata, dir: Option<&Path>) -> io::Result<()> {
     let us = rustix::process::geteuid().as_raw();
     if found.uid() == us || dir.and_then(owner_of_new).is_some_and(|owner| owner == found.uid()) {
@@ -187,7 +187,7 @@ fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == rustix::process::geteuid().as_raw()
 }
 
-/// Takes the rights of others away that an older version left. On a file system without modes of its own its mount decides.
+/// Removes rights of others that an older version left. On a file system without modes the mount decides.
 fn close_to_others(file: &File, metadata: &Metadata) -> io::Result<()> {
     if metadata.mode() & NOT_OWNER == 0 || metadata.file_type().is_block_device() {
         return Ok(());

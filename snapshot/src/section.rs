@@ -50,7 +50,8 @@ pub trait Section: Serialize + DeserializeOwned {
 
 /// Bytes inside a section, encoded as one block.
 ///
-/// A `Vec<u8>` has the same encoding but goes through serde byte by byte; use this for anything over a few hundred bytes.
+/// A `Vec<u8>` has the same encoding but goes through serde byte by byte; use this for anything over a few hundred
+/// bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bytes(pub Vec<u8>);
 
@@ -254,7 +255,7 @@ impl<'a> StateReader<'a> {
         self.sections.iter().any(|s| !s.taken && s.instance == instance && s.name == T::NAME)
     }
 
-    /// What is there: name and instance, version, body bytes, in the order written. For `describe` and error reports.
+    /// What it holds: name and instance, version, body bytes, in the order written. For `describe` and error reports.
     pub fn list(&self) -> impl Iterator<Item = (SectionId, u16, usize)> + '_ {
         self.sections.iter().map(|s| (s.id(), s.version, s.body.len()))
     }

@@ -5,8 +5,8 @@
 //!   ├ magic … ┼ check ┼ words of the kind … ┼ body                        ┤
 //! ```
 //!
-//! A file appears under its name only when it is whole, and it is locked for as long as it is open. It is made for its owner alone
-//! (mode 0600), and a name that is a symbolic link is not followed.
+//! A file appears under its name only when it is whole, and it is locked for as long as it is open. It is made for its
+//! owner alone (mode 0600), and a name that is a symbolic link is not followed.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
@@ -183,8 +183,8 @@ fn options() -> OpenOptions {
     options
 }
 
-/// The file that becomes the new one: made, or taken over from a process that died while it made it. What somebody else has put
-/// there is none of it: they could read what it will hold.
+/// The file that becomes the new one: made, or taken over from a process that died while it made it. What another
+/// program has put there is none of it: they could read what it will hold.
 fn draft(path: &Path) -> io::Result<File> {
     match options().create_new(true).open(path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
@@ -273,8 +273,8 @@ fn fill(file: &File, kind: Kind, body_len: u64) -> io::Result<()> {
 fn reserve(file: &File, len: u64, kind: Kind) -> io::Result<()> {
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
         Ok(()) if kind != Kind::RedoLog && !mapping::maps_sync(file, PAGE) => return Ok(()),
-        // A log on a disk is written with zeros, so that a later sync has no metadata to write. So is what is mapped with
-        // MAP_SYNC: there the first store to each page of reserved space waits for the file system's journal.
+        // A log on a disk is written with zeros, so that a later sync has no metadata to write. So is what is mapped
+        // with MAP_SYNC: there the first store to each page of reserved space waits for the file system's journal.
         Ok(()) | Err(Errno::OPNOTSUPP) => {}
         Err(error) => return Err(error.into()),
     }

@@ -117,7 +117,7 @@ pub enum Error {
         /// The files that are missing.
         missing: String,
     },
-    /// The log has no room for the transaction, which goes on and can be aborted.
+    /// The log has no room for the transaction, which stays open and can be aborted.
     #[error("{} is full: {needs} bytes are needed, {free} are free; abort, then use smaller transactions or a longer log", path.display())]
     LogFull {
         /// The log.

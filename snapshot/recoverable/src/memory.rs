@@ -13,7 +13,7 @@ use crate::medium::Survives;
 pub struct RegionId(pub(crate) u16);
 
 impl RegionId {
-    /// For those who make a recoverable memory of their own.
+    /// For implementations of recoverable memory.
     pub const fn new(number: u16) -> Self {
         Self(number)
     }
@@ -56,8 +56,8 @@ pub trait RecoverableMemory: Declare + Debug {
     /// What a committed transaction survives.
     fn survives(&self) -> Survives;
 
-    /// The file of a region, and where in it the region's bytes begin. Right after [`Self::map`] it has the last committed
-    /// content: a private mapping of it goes on from there.
+    /// The file of a region, and where in it the region's bytes begin. Right after [`Self::map`] it has the last
+    /// committed content: a private mapping of it starts from there.
     fn file(&self, region: RegionId) -> Result<(&File, u64), Error>;
 }
 

@@ -2,11 +2,11 @@
 //! waiting who want something from it.
 //!
 //! Invariants:
-//! - after a failed write or sync the image is poisoned: it goes on being read, nothing is written any more. A write that
-//!   finds no room has not failed: it is to be done again, and until then the image may have a part of it. A *sync* that
-//!   finds none has failed like any other: what the host had in memory may be gone;
-//! - nothing is written past the end that the file has now: an image that somebody cut stays cut, and is not filled up with a
-//!   hole that nobody wrote.
+//! - after a failed write or sync the image is poisoned: it is still read, nothing is written any more. A write that
+//!   finds no room has not failed: it is to be done again, and until then the image may have a part of it. A *sync*
+//!   that finds none has failed like any other: what the host had in memory may be gone;
+//! - nothing is written past the end that the file has now: an image that somebody cut stays cut, and is not filled up
+//!   with a hole that nobody wrote.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek};
@@ -33,11 +33,11 @@ pub struct Image {
     writes: AtomicU64,
     /// Counts those of them that ended.
     ended: AtomicU64,
-    /// What `writes` was, and one more, when the last sync began that ended well; 0: there was none. What the file had before it
-    /// was opened may not be durable either.
+    /// What `writes` was, and one more, when the last sync began that ended well; 0: there was none. What the file had
+    /// before it was opened may not be durable either.
     synced: AtomicU64,
-    /// Held while it is synced: the host tells of a failure once, and nobody may take the image for durable before that is
-    /// known to all.
+    /// Held while it is synced: the host tells of a failure once, and nobody may take the image for durable before that
+    /// is known to all.
     syncing: Mutex<()>,
 }
 
@@ -134,7 +134,8 @@ impl Image {
 
     /// Writes a committed set: a commit, a resync, a recovery. The image is not synced.
     ///
-    /// The whole set is checked against the image's length, and the one that it has now, before the first byte is written.
+    /// The whole set is checked against the image's length, and the one that it has now, before the first byte is
+    /// written.
     pub fn apply(&self, set: &WriteSet) -> Result<(), DiskError> {
         self.check_writable()?;
         if set.end() > self.len {
@@ -251,7 +252,8 @@ fn image_len(path: &Path, file: &File) -> Result<u64, DiskError> {
     Ok(len)
 }
 
-/// A block device has no length in its metadata; where seeking to the end leads holds for both. Nobody uses the position.
+/// A block device has no length in its metadata; where seeking to the end leads holds for both. Nobody uses the
+/// position.
 fn end_of(mut file: &File) -> io::Result<u64> {
     file.seek(io::SeekFrom::End(0))
 }

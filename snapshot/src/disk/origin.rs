@@ -1,4 +1,4 @@
-//! Which file or device an image is: not what it is called, and not what is in it.
+//! Which file or device an image is, whatever its name and content.
 //!
 //! A file is known again by its inode and the moment of its birth, since inode numbers are used again; on this host and in
 //! this boot by its file system's device number too, which another boot gives to others. A block device is known by what its

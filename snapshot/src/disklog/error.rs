@@ -107,7 +107,7 @@ pub enum LogError {
         /// What tells so.
         how: &'static str,
     },
-    /// The disks went on without the guest whose state is to go on.
+    /// The disks changed without the guest whose state is to continue.
     #[error("the disks went on without this guest: disk log {} was last begun by VM '{owner}'", path.display())]
     WentOn {
         /// The log.

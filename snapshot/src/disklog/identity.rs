@@ -1,8 +1,9 @@
 //! Whose a generation of the log is, and for which disks: records name disks by number, and a number is not a disk.
 //!
-//! A disk is known again by what it is ([`Origin`]), by its length, by the moment of its last change, and by its content in
-//! some places, all as they were when the generation began. Its name is kept for messages only: whoever restores an image, or
-//! copies it anew, gives the new one the old one's name. Formats 1 and 2 of the log knew nothing, or name, length and inode.
+//! A disk is known again by what it is ([`Origin`]), by its length, by the moment of its last change, and by its
+//! content in some places, all as they were when the generation began. Its name is kept for messages only: an image
+//! that is restored, or copied again, gets the old one's name. Formats 1 and 2 of the log knew nothing, or name, length
+//! and inode.
 
 use std::ffi::OsStr;
 use std::fmt;

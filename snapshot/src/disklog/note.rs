@@ -1,12 +1,12 @@
 //! The note: up to which epoch the images have what the log holds, and when they were written last.
 //!
-//! It is written in its place over the one before, and not synced: the kernel keeps it when the process ends, and after a loss
-//! of power nothing that it says of epochs would hold anyway. So that counts in the boot in which its generation began, and for
-//! that generation alone. Whoever writes an image after the last note was not us. That images are written past the log is
-//! noted durably, before.
+//! It is written in its place over the one before, and not synced: the kernel keeps it when the process ends, and after
+//! a loss of power nothing that it says of epochs would hold anyway. So that counts in the boot in which its generation
+//! began, and for that generation alone. A write to an image after the last note was not ours. That images are written
+//! past the log is noted durably, before.
 //!
-//! A disk that fails takes what the kernel had of an image in memory, as a loss of power does, and the host is not started anew:
-//! then a note that says so, durably, makes those before it void.
+//! A disk that fails takes what the kernel had of an image in memory, as a loss of power does, and the host is not
+//! rebooted: then a note that says so, durably, makes those before it void.
 
 use std::fs::File;
 use std::io;
@@ -75,7 +75,7 @@ fn sum_of(bytes: &[u8; NOTE_LEN]) -> u64 {
     xxh3_64(&[&bytes[..40], &bytes[MODIFIED_AT..]].concat())
 }
 
-/// Writes notes for one generation, for whoever applies its records.
+/// Writes notes for one generation, for the code that applies its records.
 #[derive(Debug)]
 pub struct NoteWriter {
     file: File,

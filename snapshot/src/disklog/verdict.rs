@@ -1,4 +1,4 @@
-//! What becomes of a log that was found beside disks: what was found and what is asked decide, and nothing else.
+//! What happens to a log that was found beside disks: what was found and what is asked decide, and nothing else.
 //!
 //! No I/O here. `docs/STATE.md` has the same table; each of its rows is a test below.
 //!
@@ -18,7 +18,8 @@ use super::identity::{DiskIdentity, LifeId, LogId, Owner};
 use super::note::Note;
 use crate::disk::Origin;
 
-/// For how long after the last byte of the log this program may have written to an image and died before it could note that.
+/// For how long after the last byte of the log this program may have written to an image and died before it could note
+/// that.
 const UNNOTED: i64 = 60_000_000_000;
 
 /// What is to be done with the disks.
@@ -26,11 +27,11 @@ const UNNOTED: i64 = 60_000_000_000;
 pub enum Asked {
     /// A machine is to run on them, or to follow one: whatever they hold is right if it is whole.
     Start,
-    /// A guest is to go on from a moment in the past: they must hold that moment, and its log must be theirs.
+    /// A guest is to continue from a moment in the past: they must hold that moment, and its log must be theirs.
     Resume {
         /// The log that the guest's state belongs to.
         log: LogId,
-        /// The life that goes on.
+        /// The life that continues.
         life: LifeId,
     },
 }
@@ -55,11 +56,11 @@ pub enum Likeness {
     Another,
     /// It, with another length.
     Resized,
-    /// It, and somebody else has written to it.
+    /// It, and another program has written to it.
     Changed(Evidence),
 }
 
-/// What tells that somebody else has written to a disk.
+/// What tells that another program has written to a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
     /// It was changed after this program's last write.
@@ -97,9 +98,9 @@ pub enum Refusal {
     NoLog,
     /// Another one is in its place.
     OtherLog,
-    /// The disks went on without the guest: with this owner.
+    /// The disks changed without the guest: with this owner.
     WentOn(Owner),
-    /// A disk is not the one that the records are for, or somebody else has written to it.
+    /// A disk is not the one that the records are for, or another program has written to it.
     Disk(u16, Likeness),
 }
 
@@ -130,7 +131,7 @@ pub fn decide(found: &Found, asked: Asked) -> Verdict {
 /// What is known of a log and its host when it is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Circumstances {
-    /// The host has not been started anew since the generation began.
+    /// The host has not been rebooted since the generation began.
     pub same_boot: bool,
     /// When this boot of the host began, in nanoseconds since 1970.
     pub boot_began: i64,

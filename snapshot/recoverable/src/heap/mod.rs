@@ -51,7 +51,7 @@ impl Pointer {
     }
 }
 
-/// A heap that fills one region. It has no state of its own: everything is in the region.
+/// A heap that fills one region. It keeps no state outside the region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heap {
     region: RegionId,

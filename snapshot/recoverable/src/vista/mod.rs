@@ -185,8 +185,8 @@ impl Vista {
         Ok(self.mapped(region)?.region.bytes())
     }
 
-    /// The file of a region, and where in it the region's bytes begin: for a mapping of one's own, such as a private one
-    /// that goes on from the committed content.
+    /// The file of a region, and where in it the region's bytes begin: for a mapping of the caller's, such as a private
+    /// one that starts from the committed content.
     pub fn file(&self, region: RegionId) -> Result<(&File, u64), Error> {
         let container = self.mapped(region)?.region.container();
         Ok((&container.file, container.granule as u64))

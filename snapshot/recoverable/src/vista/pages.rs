@@ -150,7 +150,7 @@ impl Tracked {
         if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Maps pages of the file anew, shared or as a private copy.
+    /// Maps pages of the file again, shared or as a private copy.
     fn map(&self, sharing: libc::c_int, access: libc::c_int, page: usize, count: usize) -> io::Result<()> {
         let address = (self.base + page * self.granule) as *mut libc::c_void;
         let offset = (self.granule + page * self.granule) as libc::off_t;
