@@ -5,7 +5,7 @@ use std::process::{self, ExitCode};
 
 fn main() -> ExitCode {
     // A panic is a bug of ours, in a thread that others rely on. Those that are left would tell the backup that all is
-    // well, and nobody would go on with the guest: the process ends, and the backup takes over.
+    // well, and nobody would continue the guest: the process ends, and the backup takes over.
     let report = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         report(info);

@@ -1,4 +1,4 @@
-//! Random bytes of the host's kernel, all that were asked for.
+//! Random bytes from the host's kernel: all that were requested, or an error.
 
 use rustix::io::Errno;
 use rustix::rand::GetRandomFlags;

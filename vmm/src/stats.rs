@@ -237,7 +237,7 @@ impl Stats {
         self.console_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Forgets all distributions, so that they tell of what comes from now on. Counters go on.
+    /// Forgets all distributions, so that they cover only what follows. Counters keep their values.
     pub fn reset_distributions(&self) {
         let Self {
             length,

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-/// Says that the running test could not run, past the capture of the test runner, for whoever counts.
+/// Reports that the running test could not run, past the capture of the test runner, so that it is counted.
 pub(crate) fn say_skipped(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     let line = format!("\nSKIPPED {test}: {why}\n");

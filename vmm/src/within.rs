@@ -1,7 +1,7 @@
 //! Numbers from files, peers and the API that have their bounds in their type.
 //!
-//! What is computed with such a number cannot overflow, and what is made of that size is not huge: nobody has to remember to
-//! look.
+//! Computing with such a number cannot overflow, and allocating that size is never huge: nobody has to remember to
+//! check.
 
 use serde::{Deserialize, Serialize};
 

@@ -87,7 +87,7 @@ impl Connection {
         self.deadline = now + WRITE_TIME_MAX;
     }
 
-    /// The deadline has passed: a slow request is told so, a slow reader is dropped.
+    /// The deadline has passed: a slow request gets an error, a slow reader is dropped.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         match self.state {
             State::Reading(_) => {

@@ -1,8 +1,8 @@
 //! The control interface of a running VM: HTTP/1.1 with JSON on a unix socket.
 //!
-//! Whatever stands behind it implements [`ApiHandler`]. [`Server`] asks it on one thread of its own, request after
-//! request, and waits for no client: connections are polled, bounded in number, size and time. What may take long, a pause
-//! or a snapshot, is asked on another thread, so that status and stop never wait for it.
+//! Whatever stands behind it implements [`ApiHandler`]. [`Server`] asks it on its own thread, request after
+//! request, and waits for no client: connections are polled, bounded in number, size and time. What may take long, a
+//! pause or a snapshot, is asked on another thread, so that status and stop never wait for it.
 //!
 //! ```text
 //! socket → Connection (bytes, limits, deadline) → http::Request → route → ApiHandler → http::Response → socket

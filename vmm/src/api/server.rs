@@ -121,7 +121,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Serves on a thread of its own.
+    /// Serves on its own thread.
     pub fn spawn(self, handler: impl ApiHandler) -> Result<ServerHandle, ApiSocketError> {
         let Server { listener, file } = self;
         let failed = |source: io::Error| ApiSocketError::Make { path: file.0.clone(), source };

@@ -4,7 +4,7 @@
 //!   unprotected guest │ the same work under local protection, every length │ unprotected again        for each workload
 //! ```
 //!
-//! A guest is committed locally from its start to its end, so each stretch has a guest of its own that boots anew.
+//! A guest is committed locally from its start to its end, so each stretch boots a new guest.
 
 use std::path::PathBuf;
 use std::time::Duration;

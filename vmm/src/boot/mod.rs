@@ -32,7 +32,7 @@ const EBDA_START: u64 = 0x9_fc00;
 
 /// Where firmware is entered in real mode: FFFF:0000.
 const FIRMWARE_ENTRY: u64 = 0xf_fff0;
-/// What is there: load the reset command, give it to the keyboard controller, halt for good. A kernel that is told of
+/// The code: load the reset command, give it to the keyboard controller, halt for good. A kernel that is told of
 /// reduced hardware reboots through EFI, which it finds missing, and then jumps to the firmware's entry.
 const FIRMWARE: [u8; 7] = [0xb0, i8042::RESET, 0xe6, I8042_COMMAND_PORT as u8, 0xf4, 0xeb, 0xfd];
 

@@ -11,7 +11,7 @@ pub(crate) fn print(text: &[u8]) -> Result<(), Failure> {
     judge(out.write_all(text).and_then(|()| out.flush()))
 }
 
-/// What the result of writing an answer means for the command. Whoever closed the pipe has read enough.
+/// What the result of writing an answer means for the command. A reader that closed the pipe has read enough.
 pub(super) fn judge(written: io::Result<()>) -> Result<(), Failure> {
     match written {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {

@@ -1,7 +1,8 @@
-//! `outlast ctl wait`: ends when the VM is what was asked for, so that a script or a page needs no "wait a moment".
+//! `outlast ctl wait`: ends when the VM has reached the requested state, so that a script or a page needs no "wait a
+//! moment".
 //!
-//! It asks again and again, and a VM that is not there yet may still come. It gives up at once where waiting cannot help,
-//! and otherwise when the time is over, with what it saw last.
+//! It asks again and again, and a VM that is not there yet may still come. It gives up at once where waiting cannot
+//! help, and otherwise when the time is over, with what it saw last.
 
 use std::path::Path;
 use std::thread;
@@ -16,7 +17,7 @@ use crate::exit::{Advice, Exit, Failure};
 
 /// Between two questions.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
-/// A VM that answered and does so no more has ended, unless its program starts anew after a crash of its guest.
+/// A VM that answered and no longer does has ended, unless its program starts again after a crash of its guest.
 const GONE_AFTER: Duration = Duration::from_secs(2);
 
 /// What is waited for.
@@ -33,11 +34,11 @@ pub(super) enum Goal {
 /// What one look shows.
 #[derive(Debug, PartialEq, Eq)]
 enum Seen {
-    /// It is so.
+    /// The state is reached.
     There,
-    /// It may come to be so.
+    /// The state may still be reached.
     NotYet(String),
-    /// It will not come by itself.
+    /// The state will not be reached without a command.
     Never(&'static str),
 }
 

@@ -1,4 +1,4 @@
-//! What becomes of a guest that crashed by itself.
+//! What happens to a guest that crashed.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};

@@ -88,7 +88,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// What becomes of a guest whose boundary does not come, because one of its vCPUs stays in the host's kernel.
+/// What happens to a guest whose boundary does not come, because one of its vCPUs stays in the host's kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnBoundaryLate {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ConfigError;
 
-/// What becomes of the guest when the state directory takes no more epochs.
+/// What happens to the guest when the state directory takes no more epochs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnDegraded {
@@ -50,7 +50,7 @@ pub struct LocalConfig {
     pub log: LocalLog,
     /// What they must survive, or nothing is started.
     pub require_survives: Survival,
-    /// What becomes of the guest when the state directory takes no more epochs.
+    /// What happens to the guest when the state directory takes no more epochs.
     pub on_degraded: OnDegraded,
 }
 

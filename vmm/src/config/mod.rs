@@ -4,7 +4,7 @@
 //! optional, a flag wins over the file. [`VmConfig`] and [`BackupConfig`] are what was meant: every field has a value,
 //! every value is within its range, and `vm.json` in the state directory is a printed `VmConfig`.
 //!
-//! Not here: whether the files, taps and hosts named exist. Whoever uses them looks, right before use.
+//! Not here: whether the files, taps and hosts named exist. Their users check that, right before use.
 
 mod backup;
 mod crash;

@@ -35,7 +35,7 @@ const HEARTBEAT_MAX: Duration = Duration::from_secs(10);
 /// Fewer, and one lost datagram or one busy moment looks like a dead host.
 const HEARTBEATS_PER_DETECT: u32 = 3;
 
-/// One VM: what it is made of and how it is protected. Every value is within its range.
+/// One VM: its parts and its protection. Every value is within its range.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VmConfig {
@@ -65,7 +65,7 @@ pub struct VmConfig {
     /// How epochs are committed to the state directory, where they are.
     #[serde(default)]
     pub local: LocalConfig,
-    /// What becomes of the guest when a boundary does not come.
+    /// What happens to the guest when a boundary does not come.
     #[serde(default)]
     pub on_boundary_late: OnBoundaryLate,
     /// 1 ms to 10 s, or chosen. Too short: the guest's time goes into pauses. Too long: output waits, epochs are big.

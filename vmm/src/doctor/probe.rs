@@ -1,6 +1,6 @@
 //! Runs a tiny guest and says how it ended, in bounded time.
 //!
-//! The guest runs on a thread of its own. When its time is up the thread is sent a signal, which takes it out of the
+//! The guest runs on its own thread. When its time is up the thread is sent a signal, which takes it out of the
 //! kernel; a KVM that ignores even that leaves the thread behind, and the process ends without it.
 
 use std::io;

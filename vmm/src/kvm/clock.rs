@@ -1,19 +1,19 @@
 //! The guest's two clocks at one moment: KVM's paravirtual clock, and the time stamp counters.
 //!
-//! A Linux guest compares the two. If one of them is saved, or set, later than the other, the guest finds that they have
-//! moved against each other by that much, and gives up its time stamp counter as unstable. So a saved state says what all
-//! counters showed *when* the clock showed what it says; and when they are set, the counters follow the clock.
+//! A Linux guest compares the two. If one of them is saved, or set, later than the other, the guest finds that they
+//! have moved against each other by that much, and gives up its time stamp counter as unstable. So a saved state says
+//! what all counters showed *when* the clock showed what it says; and when they are set, the counters follow the clock.
 //!
 //! ```text
 //!   save:     all vCPUs stopped ─ state of each ─ chips ─ clock and counters read together
 //!   restore:  clock set ─ clock and counters read together ─ counters moved by what they are off ─ the rest
 //! ```
 //!
-//! The clock goes on from its saved value: for a guest no time passes between its seal and its takeover.
+//! The clock continues from its saved value: for a guest no time passes between its seal and its takeover.
 //!
-//! *Together* is one call where KVM gives its clock with the host's counter (`KVM_CLOCK_HOST_TSC`, Linux 5.16, on a host
-//! whose own clock is the time stamp counter) and the guest's counter ticks at the host's rate. Elsewhere the counter is read
-//! before and after the clock, again if the two are far apart, and was in their middle.
+//! *Together* is one call where KVM gives its clock with the host's counter (`KVM_CLOCK_HOST_TSC`, Linux 5.16, on a
+//! host whose own clock is the time stamp counter) and the guest's counter ticks at the host's rate. Elsewhere the
+//! counter is read before and after the clock, again if the two are far apart, and was in their middle.
 
 use kvm_bindings::{KVM_CLOCK_HOST_TSC, kvm_clock_data};
 use kvm_ioctls::VmFd;
@@ -54,8 +54,8 @@ impl Moment {
         self.counters.iter().map(|counter| moved(*counter, passed)).collect()
     }
 
-    /// The offsets that make the counters of `now` what they must be. Counters that were equal get equal offsets, however
-    /// exactly `now` was read: KVM takes them for synchronized then, and so does the guest.
+    /// The offsets that make the counters of `now` what they must be. Counters that were equal get equal offsets,
+    /// however exactly `now` was read: KVM takes them for synchronized then, and so does the guest.
     fn offsets(&self, now: &Moment, offset_of_first: u64, khz: u32) -> Vec<u64> {
         let first = self.counters_at(now.clock_ns, khz)[0];
         let base = offset_of_first.wrapping_add(first.wrapping_sub(now.counters[0]));
@@ -150,7 +150,8 @@ pub(super) fn save(
     Ok(())
 }
 
-/// Sets both clocks to what was saved, before anything that is counted by them. A state without counters has only a clock.
+/// Sets both clocks to what was saved, before anything that is counted by them. A state without counters has only a
+/// clock.
 pub(super) fn restore(vm: &VmFd, vcpus: &[&Vcpu], chips: &ChipState, states: &[VcpuState]) -> Result<(), KvmError> {
     vcpus.iter().zip(states).try_for_each(|(vcpu, state)| vcpu.set_tsc_rate(state.tsc_khz()))?;
     // Only the value: the other fields tie it to the clocks of the host where it was saved.
@@ -170,8 +171,8 @@ pub(super) fn restore(vm: &VmFd, vcpus: &[&Vcpu], chips: &ChipState, states: &[V
     Ok(())
 }
 
-/// Without offsets: each counter by its value, right after a look at the clock. KVM takes values that were written shortly
-/// after each other for attempts to synchronize, and then gives the vCPUs the same offset.
+/// Without offsets: each counter by its value, right after a look at the clock. KVM takes values that were written
+/// shortly after each other for attempts to synchronize, and then gives the vCPUs the same offset.
 fn write_counters(vm: &VmFd, vcpus: &[&Vcpu], saved: &Moment, khz: u32) -> Result<(), KvmError> {
     for (id, vcpu) in vcpus.iter().enumerate() {
         vcpu.set_counter(saved.counters_at(clock_of(vm)?.clock, khz)[id])?;

@@ -56,7 +56,7 @@ pub(crate) fn call<T>(what: impl Into<String>, result: Result<T, kvm_ioctls::Err
     result.map_err(|source| KvmError::Call { what: what.into(), source })
 }
 
-/// A VM to test with; without `/dev/kvm` the test is skipped, and says so.
+/// A VM to test with; without `/dev/kvm` the test is counted as skipped.
 #[cfg(test)]
 pub(crate) fn vm_for_tests() -> Option<Vm> {
     match Vm::new() {

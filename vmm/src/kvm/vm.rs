@@ -61,13 +61,13 @@ impl Host {
         Ok(Self { cpuid: CpuidTable::of_host(&supported) })
     }
 
-    /// What a guest that boots here is told.
+    /// The CPUID of a guest that boots here.
     pub fn cpuid_for_guests(&self) -> CpuidTable {
         self.cpuid.without_unsaved()
     }
 
-    /// What is lacking here for a guest that was told `cpuid` and reads `msrs`, where a fresh vCPU of it reads `fresh`. What is
-    /// hidden from new guests is no lack: guests of an earlier version were told of it.
+    /// What is lacking here for a guest that was told `cpuid` and reads `msrs`, where a fresh vCPU of it reads `fresh`.
+    /// What is hidden from new guests is no lack: guests of an earlier version may have seen it.
     pub fn lacks(&self, cpuid: &CpuidTable, msrs: &[FeatureMsr], fresh: &[FeatureMsr]) -> Vec<Lack> {
         compare::lacks(Promise { cpuid, msrs }, Promise { cpuid: &self.cpuid, msrs: fresh })
     }

@@ -1,7 +1,7 @@
-//! The way to the console: a thread of its own writes, so that a reader who stopped stops nobody but the guest.
+//! The path to the console: a separate thread writes, so that a reader that stops holds up the guest and nothing else.
 //!
-//! A terminal that is held (Ctrl-S) or a pipe that nobody reads blocks whoever writes to it. Releases happen in the
-//! thread that hears the backup's acks: blocked there, heartbeats and frames would stop too, and the backup take over.
+//! A terminal that is held (Ctrl-S) or a pipe that nobody reads blocks its writer. Releases happen in the thread that
+//! hears the backup's acks: blocked there, heartbeats and frames would stop too, and the backup take over.
 //!
 //! ```text
 //!   emit ──▶ held for its epoch ──release──▶ buffer ──writer thread──▶ terminal, pipe, file
@@ -9,9 +9,9 @@
 //!     └── backlog: produced and not written ◀──────────────┘   at CONSOLE_BACKLOG_BYTES the guest waits
 //! ```
 //!
-//! Nothing is dropped, unless the sink itself refuses it; then [`Console::health`] says so. Bytes in the buffer of a process that dies are lost: so they count
-//! as left only when they are written ([`Console::written`]), and until then whoever goes on with the guest emits them
-//! again.
+//! Nothing is dropped, unless the sink itself refuses it; then [`Console::health`] says so. Bytes in the buffer of a
+//! process that dies are lost: so they count as left only when they are written ([`Console::written`]), and until then
+//! the side that continues the guest emits them again.
 
 use std::io::{self, ErrorKind, Write};
 use std::num::NonZeroU64;

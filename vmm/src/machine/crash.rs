@@ -1,4 +1,4 @@
-//! A guest that crashed by itself: by what that is known.
+//! How a crash of the guest is recognised.
 
 use serde::{Deserialize, Serialize};
 

@@ -37,8 +37,8 @@ impl Section for CpuidTable {
     const VERSION: u16 = 1;
 }
 
-/// Whether the guest's operator paused it. Written of every guest, so that a backup that does not know it refuses at the
-/// base, and not when the guest is paused and the primary dead.
+/// Whether the guest's operator paused it. Written of every guest, so that a backup that does not know it refuses at
+/// the base, and not when the guest is paused and the primary dead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct PauseState {
     paused: bool,
@@ -49,7 +49,7 @@ impl Section for PauseState {
     const VERSION: u16 = 1;
 }
 
-/// Why a saved machine cannot go on here.
+/// Why a saved machine cannot continue here.
 #[derive(Debug, thiserror::Error)]
 pub enum StateRefused {
     /// The bytes are damaged or of another version.
@@ -91,7 +91,7 @@ impl std::fmt::Display for Shape {
 pub struct MachineState {
     /// What it is made of.
     pub shape: Shape,
-    /// What its guest was told of the processor.
+    /// The CPUID of its guest.
     pub cpuid: CpuidTable,
     /// KVM's chips.
     pub chips: ChipState,
@@ -103,7 +103,7 @@ pub struct MachineState {
     pub watchdog: WatchdogState,
     /// The virtio devices, by slot.
     pub slots: Vec<SlotState>,
-    /// Its operator paused it: whoever goes on with it does not run it before it is resumed.
+    /// Its operator paused it: the side that continues it does not run it before it is resumed.
     pub paused: bool,
 }
 

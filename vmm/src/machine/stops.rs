@@ -7,7 +7,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A stop from which on the guest is told. Linux looks for skewed clocks twice a second, and for what hangs after seconds.
+/// A stop of this length or more is reported to the guest. Linux looks for skewed clocks twice a second, and for what
+/// hangs after seconds.
 pub(super) const NOTICED: Duration = Duration::from_millis(100);
 
 /// Stops of the whole program, counted by a thread that should have run in time.

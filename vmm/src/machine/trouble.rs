@@ -1,11 +1,11 @@
 //! What the guest's own disk requests find wrong with the host's storage, on its way to who tells the operator.
 //!
-//! A request that finds no room waits in the guest's ring, and is tried again until there is some: an I/O error would have
-//! the guest's file system go read-only for want of a few bytes. Whoever tries again is a vCPU thread, between two entries
-//! into the guest: so nothing is written to an image while the guest is held, paused or at a boundary.
+//! A request that finds no room waits in the guest's ring, and is retried until there is some. An I/O error would make
+//! the guest's file system read-only for want of a few bytes. A vCPU thread retries it between two entries into the
+//! guest, so nothing is written to an image while the guest is held, paused or at a boundary.
 //!
-//! A request that fails while a backup could go on with the guest waits too, unanswered. What this host's disk does to the
-//! guest is then no event of the guest's life: told of it, the guest would take it to the other host, whose disk is sound.
+//! A request that fails while a backup could continue the guest waits too, unanswered. If the guest saw the error of
+//! this host's disk, it would take it along to the other host, whose disk is sound.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ pub enum News {
     HasRoom(PathBuf),
     /// The guest was given an I/O error.
     Failed(String),
-    /// A request failed, and the guest was not told: a backup could go on with it.
+    /// A request failed, and the guest did not see the error: a backup could continue it.
     Withheld(String),
 }
 
@@ -34,7 +34,7 @@ struct State {
     waits: bool,
     /// An error was told. One for each disk request would be too many.
     has_failed: bool,
-    /// Why a request failed that waits because a backup could go on.
+    /// Why a request failed that waits because a backup could continue.
     withheld: Option<String>,
     ended: bool,
 }
@@ -48,7 +48,7 @@ pub struct Troubles {
     is_waiting: AtomicBool,
     /// It is time to try again.
     retries: AtomicBool,
-    /// A backup could go on with the guest.
+    /// A backup could continue the guest.
     is_followed: AtomicBool,
     /// A flush began to wait for its sync.
     flushes: AtomicBool,
@@ -86,7 +86,7 @@ impl Troubles {
         self.is_waiting.store(state.full.is_some() || state.waits, Ordering::Release);
     }
 
-    /// A backup could go on with the guest, or none could any more.
+    /// A backup could continue the guest, or none could any more.
     pub fn set_followed(&self, is_followed: bool) {
         self.is_followed.store(is_followed, Ordering::Release);
     }
@@ -96,7 +96,7 @@ impl Troubles {
         self.is_followed.load(Ordering::Acquire)
     }
 
-    /// A request failed, and waits until it is decided who goes on.
+    /// A request failed, and waits until it is decided who continues the guest.
     pub(super) fn note_withheld(&self, why: &str) {
         let mut state = self.lock();
         state.withheld = Some(why.to_owned());
@@ -127,8 +127,8 @@ impl Troubles {
         self.is_waiting.load(Ordering::Acquire)
     }
 
-    /// Waits for news, or for a request that waits; gives the news, and whether it is to be tried again soon. `None` when the
-    /// machine has ended.
+    /// Waits for news, or for a request that waits; gives the news, and whether it is to be tried again soon. `None`
+    /// when the machine has ended.
     pub fn wait(&self) -> Option<(Vec<News>, bool)> {
         let state = self.lock();
         let idle = |state: &mut State| state.news.is_empty() && !state.waits && !state.ended;

@@ -1,9 +1,9 @@
 //! Turns: what devices owe the guest is served between two entries into the guest, a turn at a time.
 //!
 //! A kick is served by the vCPU thread that kicked, with the board's lock in its hands, so it is served for one turn
-//! ([`devices::virtio::turn`]). What is left waits until the guest, the API and other vCPUs had theirs: a thread of its own has
-//! the vCPUs come out again, and the first that does serves the next turn. Until then kicks are only noted: others have the board
-//! for as long as the turn had it. While the gate is closed nothing is served.
+//! ([`devices::virtio::turn`]). What is left waits until the guest, the API and other vCPUs had theirs. Then a separate
+//! thread has the vCPUs come out again, and the first that does serves the next turn. Until then kicks are only noted:
+//! others have the board for as long as the turn had it. While the gate is closed nothing is served.
 //!
 //! ```text
 //!  kick ──▶ turn ──▶ guest runs for as long ──kicked out──▶ turn ──▶ …   until nothing is owed
@@ -94,8 +94,8 @@ pub(super) fn run(machine: &Machine) {
     }
 }
 
-/// Those who wait while a vCPU thread serves a turn: whoever closes the gate, at once; everybody else after [`TURN_MAX`], and, of a
-/// kick, from the beginning while a turn is owed.
+/// The waiters while a vCPU thread serves a turn: a thread that closes the gate, at once; everybody else after
+/// [`TURN_MAX`], and, of a kick, from the beginning while a turn is owed.
 #[derive(Debug)]
 pub(super) struct Waiting<'a> {
     gate: &'a Gate,

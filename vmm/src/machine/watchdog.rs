@@ -1,8 +1,9 @@
 //! Telling the guest's watchdog how long the guest could run.
 //!
-//! Time in which the guest stood still does not count: while it is held or paused, at boundaries, however long they wait for
-//! a commit, while its console takes nothing or a disk request waits for room, while this host did not run this program, between a seal and the takeover or
-//! the resume that goes on from it. So the watchdog finds a guest that hangs, and no host that is slow; it may be late.
+//! Time in which the guest stood still does not count: while it is held or paused, at boundaries, however long they
+//! wait for a commit, while its console takes nothing or a disk request waits for room, while this host did not run
+//! this program, between a seal and the takeover or the resume from it. So the watchdog finds a guest that hangs, and
+//! no host that is slow; it may be late.
 //!
 //! What it cannot tell from a guest that hangs: a guest whose virtual processors the host gives no time although this program
 //! gets some.

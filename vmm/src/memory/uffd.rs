@@ -118,7 +118,7 @@ impl Uffd {
         call(self.as_fd(), UFFDIO_REGISTER, &mut register)
     }
 
-    /// Undoes [`Uffd::register`]: nothing in there is protected any more, and all who wait go on.
+    /// Undoes [`Uffd::register`]: nothing in there is protected any more, and all waiting writers continue.
     pub fn unregister(&self, start: u64, len: u64) -> io::Result<()> {
         call(self.as_fd(), UFFDIO_UNREGISTER, &mut Range { start, len })
     }
@@ -128,7 +128,7 @@ impl Uffd {
         self.write_protect(start, len, WRITEPROTECT_MODE_WP)
     }
 
-    /// Writes to these bytes pass again, and those that wait go on.
+    /// Writes to these bytes pass again, and waiting ones continue.
     pub fn release(&self, start: u64, len: u64) -> io::Result<()> {
         self.write_protect(start, len, 0)
     }

@@ -1,7 +1,7 @@
 //! The ioctls of a tap: whether it is there, binding a descriptor of `/dev/net/tun` to it, and its carrier.
 //!
-//! Interfaces are asked for through a socket, which sees those of this process's network namespace. `/sys` may be the one of
-//! another namespace: it shows that of whoever mounted it.
+//! Interfaces are asked for through a socket, which sees those of this process's network namespace. `/sys` may be the
+//! one of another namespace: it shows the namespace of the process that mounted it.
 #![expect(unsafe_code, reason = "TUNSETIFF, TUNSETCARRIER, SIOCGIFINDEX and SIOCETHTOOL have no safe wrapper")]
 
 use std::fs::File;

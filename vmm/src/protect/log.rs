@@ -1,9 +1,9 @@
 //! The synced log of disk writes, on one side: what `--commit-durability disk` rests on.
 //!
-//! Where it lies is [`place`]'s matter. Records are dropped when the images they were applied to have been synced: a new
-//! generation of the log begins, bound to the disks as they are then. A generation that has no records yet begins anew when
-//! the images were written past the log meanwhile, as they are while a guest is alone or a backup is filled; so what it says of
-//! them is always what they were when its first record came.
+//! Where it lies is [`place`]'s matter. Records are dropped when the images they were applied to have been synced: a
+//! new generation of the log begins, bound to the disks as they are then. A generation that has no records yet begins
+//! again when the images were written past the log meanwhile, as they are while a guest is alone or a backup is filled;
+//! so what it says of them is always what they were when its first record came.
 
 mod notes;
 mod place;
@@ -155,7 +155,7 @@ impl DiskLog {
     /// Looks whether the log of `disks` may be applied to them up to epoch `upto`.
     ///
     /// # Errors
-    /// Where it belongs to other disks, or somebody else has written to them.
+    /// Where it belongs to other disks, or another program has written to them.
     pub(crate) fn look(disks: &[OverlayDisk], setup: Setup, upto: EpochId) -> Result<FoundLog, Failure> {
         let boot = boot::this_boot();
         let images: Vec<_> = disks.iter().map(|disk| Arc::clone(disk.image())).collect();
@@ -173,7 +173,7 @@ impl DiskLog {
 }
 
 impl FoundLog {
-    /// Applies it, and forgets what is past the epoch that was asked for: the guest goes on from the end of that one.
+    /// Applies it, and forgets what is past the epoch that was asked for: the guest continues from the end of that one.
     pub(crate) fn recover(self) -> Result<DiskLog, Failure> {
         let Self { log, images, boot, verdict, setup, upto } = self;
         let Setup { place, owner, asked: _, is_reserved } = setup;
@@ -208,9 +208,9 @@ fn reserve(log: &mut EpochLog, room: u64) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Another log that holds writes for one of these disks was written when the disks were called, or ordered, otherwise: left
-/// alone, its writes would be missing, and some later start would put them over newer ones. Looked for where it can be: in the
-/// directories of the images and of their log.
+/// Another log that holds writes for one of these disks was written when the disks were called, or ordered, otherwise:
+/// left alone, its writes would be missing, and some later start would put them over newer ones. Looked for where it
+/// can be: in the directories of the images and of their log.
 fn refuse_logs_elsewhere(disks: &[OverlayDisk], ours: &Path, boot: &Boot) -> Result<(), LogError> {
     let writable: Vec<&OverlayDisk> = disks.iter().filter(|disk| !disk.is_readonly()).collect();
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -354,8 +354,8 @@ impl DiskLog {
         Ok(())
     }
 
-    /// The images have the writes of all epochs up to `applied`. To be said when there is time for it: it costs little, and
-    /// nothing if nothing has happened.
+    /// The images have the writes of all epochs up to `applied`. To be said when there is time for it: it costs little,
+    /// and nothing if nothing has happened.
     pub(super) fn note_applied(&mut self, applied: EpochId) {
         let last = self.last;
         if let Some(Err(error)) = self.open.as_mut().map(|open| open.note(applied, last)) {
@@ -372,8 +372,8 @@ impl DiskLog {
             .map_err(|error| Failure::new(Exit::Error, format!("disk log {}: {error}", open.log.path().display())))
     }
 
-    /// Puts an empty log in the place of one that took no more. All that it had was applied to the images, which are synced
-    /// first: a start after this one must not put its older writes over them.
+    /// Puts an empty log in the place of one that took no more. All that it had was applied to the images, which are
+    /// synced first: a start after this one must not put its older writes over them.
     pub(super) fn begin_anew(&mut self, disks: &[SharedDisk]) -> Result<(), Failure> {
         let Some(OpenLog { log, owner, boot, images, room, notes, .. }) = self.open.take() else { return Ok(()) };
         for disk in disks {
@@ -400,7 +400,7 @@ impl DiskLog {
         })
     }
 
-    /// Whether it is time to sync the images and begin the log anew.
+    /// Whether it is time to sync the images and start a new generation of the log.
     pub(super) fn is_half_full(&self) -> bool {
         self.open.as_ref().is_some_and(|open| open.log.used_bytes() > open.room / 2)
     }

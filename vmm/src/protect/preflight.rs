@@ -1,4 +1,4 @@
-//! What two hosts compare before protection starts: a guest that could not go on over there is not protected.
+//! What two hosts compare before protection starts: a guest that could not continue on the other host is not protected.
 
 use replication::Gfn;
 use replication::wire::{DiskInfo, MachineInfo, RamRange};
@@ -15,7 +15,7 @@ use crate::memory::{self, RamBytes};
 pub(super) struct Preflight {
     /// What the machine is made of.
     pub(super) shape: Shape,
-    /// What its guest was told of the processor.
+    /// The CPUID of its guest.
     pub(super) cpuid: CpuidTable,
     /// In which registers its guest reads what its processor can do. An earlier version does not say.
     #[serde(default)]

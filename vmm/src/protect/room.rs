@@ -1,4 +1,4 @@
-//! A file system without room: what waits for it and what does not.
+//! A file system without room: what waits for room and what does not.
 //!
 //! A write that finds no room is tried again until there is some: whatever part of it was written is written over. A *sync*
 //! that fails is never tried again, whatever the reason: what the host had in memory may be gone.

@@ -86,7 +86,7 @@ pub(super) struct Shipper {
     local: Option<LocalStore>,
     /// The state directory after it took no epoch, until the register does not list it.
     lost: Option<LocalStore>,
-    /// The log took no record: it begins anew when nobody can resume from the state directory any more.
+    /// The log took no record: it begins again when nobody can resume from the state directory any more.
     renews_log: bool,
     /// What it was last told of backups, by this process.
     recorded: Option<Pairing>,
@@ -176,7 +176,7 @@ impl Shipper {
     fn settle(&mut self, items: &Receiver<ToShip>) {
         let guardian = Arc::clone(&self.guardian);
         if self.local.is_some() {
-            // Its epochs go on without a backup.
+            // Its epochs continue without a backup.
             return self.forget_session();
         }
         if self.lost.is_some() {
@@ -207,8 +207,8 @@ impl Shipper {
         self.is_degraded &= self.is_unsettled;
     }
 
-    /// Ends the running epoch of a guest that is about to be settled. Its disk writes go to the images behind the log, like
-    /// those of every other.
+    /// Ends the running epoch of a guest that is about to be settled. Its disk writes go to the images behind the log,
+    /// like those of every other.
     fn log_the_last(&mut self, held: &Held<'_>, items: &Receiver<ToShip>) -> Result<(), Failure> {
         let (epoch, writes) = self.guardian.seal_last(held);
         let sets: Vec<(u16, &WriteSet)> = writes.iter().enumerate().map(|(disk, set)| (disk as u16, &**set)).collect();
@@ -220,8 +220,8 @@ impl Shipper {
         Ok(())
     }
 
-    /// Writes into the state directory that the backup of `session` could go on with the guest, or that none could. Without
-    /// local protection nobody resumes.
+    /// Writes into the state directory that the backup of `session` could continue the guest, or that none could.
+    /// Without local protection nobody resumes.
     pub(super) fn record_session(&mut self, session: Option<SessionId>) -> Result<(), PairingError> {
         let Some(store) = &self.local else { return Ok(()) };
         let pairing = self.guardian.pairing(session);
@@ -322,8 +322,8 @@ impl Shipper {
         sealed.base && self.local.is_none() && self.guardian.is_durable()
     }
 
-    /// Puts an epoch's disk writes into the log. Where there is no room for them, and no policy says what to do then, they
-    /// wait for some: the backup hears of this side meanwhile, and what is to be said to it is said.
+    /// Puts an epoch's disk writes into the log. Where there is no room for them, and no policy says what to do then,
+    /// they wait for some: the backup hears of this side meanwhile, and what is to be said to it is said.
     fn append(&mut self, epoch: EpochId, sets: &[(u16, &WriteSet)], items: &Receiver<ToShip>) -> Result<(), LogError> {
         let mut waited = false;
         loop {
@@ -344,8 +344,8 @@ impl Shipper {
         }
     }
 
-    /// With local protection alone the state directory's policy says what becomes of a guest whose log is full; unless it
-    /// could not go on either way, because its images are.
+    /// With local protection alone the state directory's policy says what happens to a guest whose log is full; unless
+    /// it could not go on either way, because its images are.
     fn waits_for_room(&self) -> bool {
         if self.guardian.is_finished() || self.guardian.machine.ended().is_some() {
             return false;
@@ -382,11 +382,11 @@ impl Shipper {
         self.log.append(epoch, sets)
     }
 
-    /// The state directory took no epoch: the guest continues without it, or ends. Nothing of the epoch leaves before nobody
-    /// can resume from the one that is in there.
+    /// The state directory took no epoch: the guest continues without it, or ends. Nothing of the epoch leaves before
+    /// nobody can resume from the one that is in there.
     fn degrade(&mut self, failure: &Failure) -> Result<(), Failure> {
         if self.guardian.on_degraded() == OnDegraded::Stop {
-            // Nothing of the epoch was shown: the one before is in there, and the guest may go on from it.
+            // Nothing of the epoch was shown: the one before is in there, and the guest may continue from it.
             let text = format!("the state directory takes no more epochs: {failure}");
             return Err(Failure::new(Exit::Error, text)
                 .with_hint("repair the storage, then `outlast resume` continues from the last committed epoch"));
@@ -396,7 +396,8 @@ impl Shipper {
         Ok(())
     }
 
-    /// The register does not list the state directory any more. Without a witness its files alone keep others from resuming.
+    /// The register does not list the state directory any more. Without a witness its files alone keep others from
+    /// resuming.
     pub(super) fn remove_store(&mut self) {
         let removed = self.lost.take().map_or(Ok(()), LocalStore::remove).map_err(Failure::from);
         let renewed = if std::mem::take(&mut self.renews_log) {
@@ -432,8 +433,8 @@ impl Shipper {
     }
 
     /// The log of disk writes took no record. A guest with a backup is left to that one; one that is protected by its
-    /// state directory alone goes on without, with a log that is empty. One whose backup is being filled is alone: filled
-    /// from a guest without epochs it is begun anew.
+    /// state directory alone goes on without, with a log that is empty. One whose backup is being filled is alone:
+    /// filled from a guest without epochs it is begun again.
     fn degrade_without_log(&mut self, failure: Failure) -> Result<(), Failure> {
         if matches!(self.guardian.state(), PrimaryState::Greeting | PrimaryState::Syncing) {
             self.guardian.handle_broken();

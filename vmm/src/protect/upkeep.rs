@@ -1,10 +1,11 @@
-//! Images are synced every few seconds while epochs are put into them: so storage that fails is found out.
+//! Syncs images every few seconds while epochs are written to them, so that failing storage is discovered.
 //!
-//! A write to an image goes into the host's memory, and a file system whose disk is gone may take such writes without end;
-//! ext4 was seen to. Nothing is lost by that, because the log has them until a sync says otherwise. But a side that cannot go
-//! on with the guest must not be counted on, and its storage was asked for the first time when it took the guest over.
+//! A write to an image goes into the host's memory, and a file system whose disk is gone may take such writes without
+//! end; ext4 was seen to. Nothing is lost by that, because the log has them until a sync says otherwise. But nobody
+//! should rely on a side that cannot continue the guest, and without this its storage would be asked for the first time
+//! at the takeover.
 //!
-//! It has a thread of its own: the sync may take long, and nobody waits for it.
+//! It has its own thread: a sync may take long, and nobody waits for it.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Telling the network where a guest is after a takeover.
+//! Announces to the network where a guest is after a takeover.
 //!
 //! Switches learn from a frame with the guest's address as its source. The first goes out at once, others follow for a
 //! few seconds, because a frame may be lost and a port may still be coming up.

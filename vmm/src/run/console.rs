@@ -1,4 +1,4 @@
-//! What an operator is told of the console: that nobody reads it, and that what it shows has gaps.
+//! Warnings about the console: that nobody reads it, and that what it shows has gaps.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub(super) fn warnings(health: &Health) -> Vec<String> {
     stopped.into_iter().chain(lost).collect()
 }
 
-/// What was told of a console.
+/// What was reported of a console.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     lost_bytes: u64,

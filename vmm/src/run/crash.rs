@@ -1,9 +1,9 @@
 //! What comes after a crash of the guest: `--on-guest-panic`.
 //!
-//! *Stop*: the program ends with code 164, and what the guest was is kept: with `--protect local` its last epoch stays in
-//! the state directory, otherwise a snapshot is written there. *Reset*: the program starts anew in its own process, by
-//! `exec`, and boots what `vm.json` says: nothing of the crashed machine is left, no thread, no lock, no file. *Rollback*:
-//! the same, but it resumes, and `rollback.rs` has the guest go back first.
+//! *Stop*: the program ends with code 164, and the guest's state is kept: with `--protect local` its last epoch stays
+//! in the state directory, otherwise a snapshot is written there. *Reset*: the program starts again in its own process,
+//! by `exec`, and boots what `vm.json` says: nothing of the crashed machine is left, no thread, no lock, no file.
+//! *Rollback*: the same, but it resumes, and `rollback.rs` has the guest go back first.
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -34,7 +34,7 @@ const EVIDENCE: &str = "crash";
 pub(super) enum Next {
     /// It ends.
     End(Exit),
-    /// It boots the guest anew.
+    /// It reboots the guest.
     Boot,
     /// It resumes the guest, which goes back first.
     GoBack,
@@ -67,8 +67,8 @@ impl OnCrash {
         Self { policy, state_dir, keeps_epoch, file, since: Instant::now() }
     }
 
-    /// The machine has ended; nothing of its last epoch is committed yet. What becomes of the guest, which could go back to
-    /// one of `earlier`.
+    /// The machine has ended; nothing of its last epoch is committed yet. What happens to the guest, which could go
+    /// back to one of `earlier`.
     pub(super) fn note(&self, end: &End, machine: &Machine, earlier: &[KeptEpoch], events: &Events) -> Afterwards {
         let Some(what) = end.crash() else { return Afterwards::Ends };
         let epoch = machine.epochs().running();
@@ -168,7 +168,7 @@ impl OnCrash {
     }
 }
 
-/// Why a guest that was to be booted anew was not.
+/// Why a guest that was to be rebooted was not.
 fn not_alone(parted: Parted) -> &'static str {
     match parted {
         Parted::Alone => "",
@@ -183,8 +183,8 @@ fn not_alone(parted: Parted) -> &'static str {
     }
 }
 
-/// Starts this program anew in this process, for a life of the guest after the one that `life` tells of. Returns only if that
-/// was not possible.
+/// Starts this program again in this process, for the life of the guest after `life`. Returns only if that was not
+/// possible.
 pub(super) fn start_over(config: &VmConfig, next: Next, life: &Life) -> Result<Exit, Failure> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("outlast").arg("resume").arg("--state-dir").arg(&config.state_dir);

@@ -1,7 +1,7 @@
 //! `outlast demo`: hands over to the story's script in the source tree.
 //!
-//! The story needs hosts that may lose their power, so it is told by the lab (`tests/lab`), which is not part of this
-//! program. The script takes this process's place: its output, its exit code and its signals are the command's.
+//! The story needs hosts that can lose power, so the lab (`tests/lab`) tells it, which is not part of this program. The
+//! script takes this process's place: its output, its exit code and its signals are the command's.
 
 use std::convert::Infallible;
 use std::env;

@@ -6,7 +6,8 @@
 //!                          └──stop, or nothing left──▶ Stopped
 //! ```
 //!
-//! The file is written before the epoch in which the guest crashed is committed: whoever finds that epoch finds the file.
+//! The file is written before the epoch in which the guest crashed is committed: a process that finds that epoch finds
+//! the file.
 
 use std::fs::{self, File};
 use std::io::{self, Read};

@@ -1,5 +1,5 @@
-//! What a VM keeps on this host beside its images: the log of disk writes, and with `--protect local` its epochs in the state
-//! directory. Opened as configured, checked to belong together, and what it gives is said.
+//! What a VM keeps on this host beside its images: the log of disk writes, and with `--protect local` its epochs in the
+//! state directory. Opened as configured, checked to belong together; what it survives is reported.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,8 +32,8 @@ fn refuse_guest_in(state_dir: &Path, options: LocalOptions) -> Result<(), Failur
     Ok(LocalStore::refuse_guest(state_dir, options)?)
 }
 
-/// The log of a guest that is about to start, having looked whether what a crash left in it is for these disks. Nothing is
-/// changed.
+/// The log of a guest that is about to start, having looked whether what a crash left in it is for these disks. Nothing
+/// is changed.
 pub(super) fn look_to_start(config: &VmConfig, disks: &[OverlayDisk]) -> Result<(FoundLog, LifeId), Failure> {
     let life = new_life();
     let found = DiskLog::look(disks, setup(config, life, Asked::Start)?, EpochId(u64::MAX))?;
@@ -47,7 +47,8 @@ pub(super) fn open_log_of_backup(config: &BackupConfig, disks: &[OverlayDisk]) -
     DiskLog::open(disks, Setup { place, owner, asked: Asked::Start, is_reserved: true })
 }
 
-/// The log of a guest that is to go on from `last`, having looked whether it and the disks are the guest's. Nothing is changed.
+/// The log of a guest that is to continue from `last`, having looked whether it and the disks are the guest's. Nothing
+/// is changed.
 pub(super) fn look_at_log(
     config: &VmConfig,
     store: &LocalStore,
@@ -67,7 +68,7 @@ pub(super) fn look_at_log(
     Ok((found.map_err(|failure| with_remedy(failure, config))?, life))
 }
 
-/// Memory that does not fit its disks cannot be mended: they are put back, or it is given up.
+/// Memory that does not fit its disks cannot be repaired: they are put back, or it is given up.
 fn with_remedy(failure: Failure, config: &VmConfig) -> Failure {
     failure.with_hint(format!(
         "the guest's memory would continue with disks of another moment: put the image and its log back as they were when the \
@@ -99,7 +100,7 @@ pub(super) fn log_path(disks: &[DiskConfig], chosen: Option<&Path>, state_dir: &
     place_of(disks, chosen, state_dir, false).ok().flatten().map(|place| place.path)
 }
 
-/// The files of a VM with this log, which is told if it is weak and its `durability` rests on it.
+/// The files of a VM with this log. Warns if the log is weak and its `durability` rests on it.
 pub(super) fn files(log: &DiskLog, durability: CommitDurability, images: Vec<Arc<Image>>) -> Files {
     let log_warning = log.place().and_then(Place::warning).filter(|_| durability == CommitDurability::Disk);
     let disk_log = log.place().map_or(
@@ -122,7 +123,7 @@ pub(super) fn create(config: &VmConfig, ram_bytes: u64, binding: &Binding) -> Re
     Ok(store)
 }
 
-/// Of a guest that is to go on.
+/// Of a guest that is to continue.
 pub(super) fn open(config: &VmConfig) -> Result<(LocalStore, LastEpoch), Failure> {
     let (store, last) = LocalStore::open(&config.state_dir, config.memory_bytes, options(config)?)?;
     say(config, &store);

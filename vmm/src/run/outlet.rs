@@ -1,8 +1,9 @@
 //! Files that are appended to: the console's and the event monitor's.
 //!
-//! A named pipe is opened for both directions and without waiting: opening one to write waits for its reader, and a start must
-//! not. Nothing is lost when the reader comes later, or goes and comes back. What does not fit into the pipe meanwhile, its writer
-//! finds out: the console waits, and the guest with it; events are kept and counted, but not written to the pipe.
+//! A named pipe is opened for both directions and without waiting, because opening it only for writing would wait for a
+//! reader, and a start must not. Nothing is lost when the reader comes later, or goes and comes back. What does not fit
+//! into the pipe meanwhile, its writer finds out: the console waits, and the guest with it; events are kept and
+//! counted, but not written to the pipe.
 
 use std::fs::File;
 use std::io;

@@ -1,5 +1,5 @@
-//! `outlast run` and `outlast resume`: a machine from power-on, or from its last committed epoch, to its end; protected if
-//! it is asked for.
+//! `outlast run` and `outlast resume`: a machine from power-on, or from its last committed epoch, to its end; protected
+//! if it is asked for.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ use crate::witness::random;
 const CONSOLE_END_WAIT: Duration = Duration::from_secs(2);
 /// How long the end of a VM waits for what its virtual processors have asked storage for.
 const THREADS_END_WAIT: Duration = Duration::from_secs(30);
-/// The same of one that cannot go on.
+/// The same of one that cannot continue.
 const FAILED_END_WAIT: Duration = Duration::from_secs(1);
 /// The first epoch of a machine that no backup follows yet.
 const FIRST_EPOCH: EpochId = EpochId(1);
@@ -133,8 +133,8 @@ fn make(
     Ok(Made { machine, inputs, log, local })
 }
 
-/// A guest of this host that is not in any process any more is continued from its last committed epoch. `named`: what nothing
-/// proves, and the operator says.
+/// A guest of this host that is not in any process any more is continued from its last committed epoch. `named`: what
+/// nothing proves, and the operator says.
 pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> {
     let started = Instant::now();
     let signals = &Signals::take()?;
@@ -312,8 +312,8 @@ pub(super) fn supervise(
     next
 }
 
-/// A virtual processor is in the host's kernel and stays there: what the guest did last cannot be sealed, and whoever has its
-/// last committed epoch may go on with it.
+/// A virtual processor is in the host's kernel and stays there: what the guest did last cannot be sealed, and the side
+/// that has its last committed epoch may continue it.
 fn stuck(end: &End, node: &Arc<Node>) -> Failure {
     if let Some(guardian) = node.guardian() {
         guardian.leave();

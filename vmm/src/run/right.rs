@@ -1,4 +1,5 @@
-//! Who may resume a guest: the witness says, of the store that the state directory is; or, without one, the operator.
+//! Who may resume a guest: the witness decides, for the store that the state directory is; without a witness the
+//! operator does.
 
 use std::sync::Arc;
 

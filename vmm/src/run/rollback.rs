@@ -1,4 +1,5 @@
-//! What a resume does for a guest that crashed: it goes back to an earlier epoch first, or not on at all.
+//! What a resume does for a guest that crashed: it goes back to an earlier epoch first, or it does not continue the
+//! guest.
 
 use std::time::Instant;
 
@@ -24,7 +25,7 @@ pub(super) struct Back {
     to: EpochId,
 }
 
-/// Whether the guest goes on (`None`), goes back, or was stopped for good, which is the failure.
+/// Whether the guest continues (`None`), goes back, or was stopped for good, which is the failure.
 pub(super) fn decide(
     policy: OnGuestPanic,
     file: &IncidentFile,
@@ -54,9 +55,9 @@ pub(super) fn decide(
     }
 }
 
-/// The youngest from before the crash: the epoch that ended with it may be kept too. After an attempt, the youngest that is
-/// older than what was tried. What was kept after the attempt does not count: the crash that has come back was on its way
-/// then, for all that is known.
+/// The youngest from before the crash: the epoch that ended with it may be kept too. After an attempt, the youngest
+/// that is older than what was tried. What was kept after the attempt does not count: the crash that has come back was
+/// on its way then, for all that is known.
 pub(super) fn choose(kept: &[KeptEpoch], crashed: EpochId, tried: Option<EpochId>) -> Option<KeptEpoch> {
     let is_before = |kept: &KeptEpoch| kept.epoch < crashed.0 && tried.is_none_or(|tried| kept.epoch < tried.0);
     kept.iter().rev().find(|kept| is_before(kept)).cloned()

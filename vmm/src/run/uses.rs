@@ -1,5 +1,5 @@
-//! No file has two uses: a console that is appended to a disk image, or a log that a guest writes over, is damage that nobody
-//! sees before it is needed.
+//! No file has two uses. A console that is appended to a disk image, or a log that a guest overwrites, would be damage
+//! that nobody sees until the data is needed.
 //!
 //! Files are compared by what they are and not by their names, so links, mounts and other spellings do not hide one. A file
 //! that is not there yet is known by the directory that it will be made in and its name. Two uses that only read may share.

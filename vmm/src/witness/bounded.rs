@@ -1,8 +1,8 @@
 //! A call that ends in time, whatever the storage does.
 //!
-//! A file operation on a server that is away can hang for ever and cannot be interrupted. It runs on a thread of its
-//! own; when it does not answer in time the thread is left behind, and until it comes back nothing else is tried, so
-//! that there is one such thread at most. Callers wait for each other as long as one of them may take.
+//! A file operation on a server that does not answer can hang for ever and cannot be interrupted. So it runs on its own
+//! thread. If it does not answer in time the thread is left behind, and until it comes back nothing else is tried, so
+//! there is at most one such thread. Callers wait for each other as long as one of them may take.
 
 use std::io;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};

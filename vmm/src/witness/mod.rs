@@ -1,4 +1,4 @@
-//! The witness: which of two sides goes on after they lost each other, and whether a VM may be started.
+//! The witness: which of two sides continues the guest after they lost each other, and whether a VM may be started.
 //!
 //! [`FileWitness`] keeps the registers ([`replication::view`]) of VMs in a directory that their hosts share. What may be
 //! appended is decided there; here it is performed.

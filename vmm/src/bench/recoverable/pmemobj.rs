@@ -1,6 +1,7 @@
 //! PMDK's libpmemobj through its C interface (`libpmemobj/tx_base.h` of version 1.12).
 //!
-//! It is told that tmpfs is persistent memory that needs no flushes, for that is what a process's death asks for.
+//! It is configured to treat tmpfs as persistent memory that needs no flushes, which is enough for the death of a
+//! process.
 #![allow(unsafe_code, reason = "a C library that is opened at run time")]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};

@@ -75,7 +75,7 @@ const OSXSAVE: u32 = 1 << 27;
 const OSPKE: u32 = 1 << 4;
 const CMP_LEGACY: u32 = 1 << 1;
 const LEAF_KVM: u32 = 0x4000_0001;
-/// Leaves of AMX's tiles: of a guest that was told of them all is the same.
+/// Leaves of AMX's tiles: if a guest has them, all of it must be the same.
 const TILES: [u32; 2] = [0x1d, 0x1e];
 
 /// Feature registers: which bits must be there if the guest has them, which must not be there unless it has them, and which

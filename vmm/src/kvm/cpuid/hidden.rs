@@ -1,4 +1,4 @@
-//! What the guest is not told of, because a checkpoint does not hold it.
+//! What is hidden from the guest, because a checkpoint does not hold its state.
 //!
 //! A checkpoint holds the general, segment, debug and control registers, the extended save area of user states, the
 //! local APIC, and the model-specific registers that KVM lists. What keeps its state elsewhere is hidden: a guest that

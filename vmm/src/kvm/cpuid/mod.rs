@@ -1,4 +1,4 @@
-//! CPUID: what the guest is told of its processor.
+//! CPUID: what the guest learns of its processor.
 //!
 //! The table is made once, on the host where the guest boots, and travels with the guest: a backup sets the same table
 //! and refuses a guest that its own CPU or kernel cannot serve ([`compare`]).

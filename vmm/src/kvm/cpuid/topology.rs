@@ -1,4 +1,4 @@
-//! What a vCPU is told of its place: one socket, one core for each vCPU, one thread in each.
+//! What a vCPU learns of its place: one socket, one core for each vCPU, one thread in each.
 //!
 //! KVM's own answer describes no topology (one sub-leaf of zeros), or the host's. All leaves that a kernel may read say
 //! the same here; those that are missing and that the vendor's processors have are added.

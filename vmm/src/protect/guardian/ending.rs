@@ -1,9 +1,9 @@
 //! The end of a machine: its guest's last words leave, and the backup hears what comes of the guest.
 //!
-//! A guest that *ends* takes its backup with it. One that *begins anew* on this host, booted or rolled back after a crash,
-//! must not go on at the backup with what that one has: so the session is claimed first, as where an operator ends
-//! protection, and only who has it begins anew. The backup is told that it is not needed, waits, and the next life fills it
-//! again. Whatever becomes of that message: asked by the backup, the witness says no.
+//! A guest that *ends* takes its backup with it. One that *begins again* on this host, booted or rolled back after a
+//! crash, must not also continue at the backup. So this side claims the session first, as it does when an operator ends
+//! protection, and begins again only if it gets it. The backup learns that it is not needed, waits, and the next life
+//! fills it again. Even if that message is lost, the witness denies the backup the guest.
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
@@ -17,25 +17,25 @@ use crate::config::{Endpoint, Witness};
 use crate::machine::End;
 use crate::protect::local::KeptEpoch;
 
-/// What becomes of a guest whose machine has ended.
+/// What happens to a guest whose machine has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Afterwards {
     /// Nothing more: its backup ends with it.
     Ends,
-    /// It begins anew on this host.
+    /// It begins again on this host.
     BeginsAnew,
 }
 
 /// How a machine's end left its backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parted {
-    /// No backup goes on with the guest, now or later.
+    /// No backup continues the guest, now or later.
     Alone,
     /// A backup went on with it.
     TakenOver,
     /// The witness did not say in time.
     NoAnswer,
-    /// It was told that the guest ended; if that was lost, nothing keeps it from going on with the guest.
+    /// It was told that the guest ended; if that was lost, nothing keeps it from continuing the guest.
     OnlyTold,
 }
 
@@ -76,8 +76,8 @@ impl Guardian {
         parted
     }
 
-    /// The program is about to end, and a vCPU may still write to guest memory: nothing more is sealed, and the backup is left
-    /// to find that this side is gone.
+    /// The program is about to end, and a vCPU may still write to guest memory: nothing more is sealed, and the backup
+    /// is left to find that this side is gone.
     pub fn leave(&self) {
         self.finished.store(true, Ordering::Release);
         self.changed.notify_all();
@@ -113,7 +113,7 @@ impl Guardian {
         }
     }
 
-    /// Begins to part with the backup. Whether none can go on with the guest when the core has ended.
+    /// Begins to part with the backup. Whether none can continue the guest when the core has ended.
     fn part(&self, afterwards: Afterwards) -> bool {
         let (now, has_witness) = (self.clock.now(), *self.lease.witness() != Witness::None);
         // In one call: no connection may begin in between.

@@ -1,10 +1,11 @@
 //! What a release sets off: output leaves, disk writes reach the images, and the core hears when output has.
 //!
-//! Output leaves at once, on the thread that heard the backup's ack; nothing there waits. Images are written by a thread of
-//! their own, `ft-disk`, which is woken only for epochs that wrote to a disk. It may be as slow as its storage, or wait for
-//! room: the guest is stopped when too much lies beside the images ([`IMAGE_LAG_BYTES_MAX`]), and nobody else.
+//! Output leaves at once, on the thread that heard the backup's ack; nothing there waits. Images are written by a
+//! thread of their own, `ft-disk`, which is woken only for epochs that wrote to a disk. It may be as slow as its
+//! storage, or wait for room: the guest is stopped when too much lies beside the images ([`IMAGE_LAG_BYTES_MAX`]), and
+//! nobody else.
 //!
-//! An image gets no byte of an epoch before the log has all of it: whoever is killed in the middle finds it there.
+//! An image gets no byte of an epoch before the log has all of it: after a kill in the middle it is found there.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -165,7 +166,7 @@ impl Guardian {
         }
     }
 
-    /// This host's images cannot be trusted any more; the next start is told that.
+    /// This host's images cannot be trusted any more; that is recorded for the next start.
     fn fail_images(&self, failure: &Failure) {
         self.notes.doubt(self.machine.disks().iter().map(SharedDisk::image));
         self.machine.fail(failure.to_string());
@@ -223,8 +224,8 @@ impl Guardian {
         }
     }
 
-    /// Tells the operator what the guest's own requests find wrong with its disks, and has those that wait tried again. The
-    /// body of a thread.
+    /// Tells the operator what the guest's own requests find wrong with its disks, and has those that wait tried again.
+    /// The body of a thread.
     pub(super) fn tell_troubles(&self) {
         while let Some((news, waits)) = self.machine.troubles().wait() {
             for news in news {
@@ -244,9 +245,9 @@ impl Guardian {
         }
     }
 
-    /// The guest's own request met an error of this host's storage, and waits. A backup that follows has the same disk on
-    /// storage that may be sound: the guest goes on there, from before the request. While the witness is asked who goes on, the
-    /// request waits; alone, the guest is told.
+    /// The guest's own request met an error of this host's storage, and waits. A backup that follows has the same disk
+    /// on storage that may be sound: the guest continues there, from before the request. While the witness is asked who
+    /// continues the guest, the request waits; alone, the guest is told.
     fn leave_to_backup(&self, error: &str) {
         if matches!(self.state(), PrimaryState::Basing | PrimaryState::Protected) {
             self.machine.fail(format!("a disk request of the guest failed; its backup can serve it: {error}"));
@@ -294,8 +295,8 @@ impl Guardian {
     }
 
     /// Tells the core what has left. A console that is slow keeps the output of its epochs from counting, and what came
-    /// after it: whoever goes on with the guest must emit it again. One that is stuck does so for a while only, because
-    /// frames that were let out long ago would have to be kept with its bytes.
+    /// after it: the side that continues the guest must emit it again. One that is stuck does so for a while only,
+    /// because frames that were let out long ago would have to be kept with its bytes.
     pub(super) fn note_left(&self) {
         let written = self.machine.egress().console_written();
         let mut inner = self.lock();
@@ -336,7 +337,8 @@ mod tests {
 
     #[test]
     fn images_get_an_epoch_when_it_is_released_and_logged() {
-        // With durability memory a release may come before the log has the epoch: killed then, the image had a part of it.
+        // With durability memory a release may come before the log has the epoch: killed then, the image had a part of
+        // it.
         assert_eq!(images(&[5, 7], 4, 7).due(), None);
         assert_eq!(images(&[5, 7], 7, 4).due(), None);
         assert_eq!(images(&[5, 7], 7, 6).due(), Some(EpochId(6)));

@@ -1,4 +1,4 @@
-//! An operator's pause, which is state: it is answered when an epoch that says so is committed.
+//! An operator's pause, which is state: it is answered when an epoch that records it is committed.
 //!
 //! From then on nobody runs the guest before it is resumed, whichever side dies: a takeover and a resume restore what was
 //! committed last. A pause that cannot be committed in time is undone. Whether its epoch will be committed is then not known;
@@ -29,7 +29,7 @@ pub(crate) enum NotPaused {
     /// It was not stopped in time.
     #[error("the guest was not paused and runs on: within {} s it could not be stopped", COMMIT_TIME_MAX.as_secs())]
     NotStopped,
-    /// It was, and the epoch that says so was not committed in time.
+    /// It was, and the epoch that records it was not committed in time.
     #[error("the guest was not paused and runs on: within {} s {}", COMMIT_TIME_MAX.as_secs(), why(*.state))]
     NotCommitted {
         /// How the guest was protected in the end.
@@ -46,7 +46,7 @@ pub(crate) enum NotResumed {
     /// It has ended.
     #[error("the machine has ended")]
     Ended,
-    /// No epoch that says so was committed in time.
+    /// No epoch that records it was committed in time.
     #[error("the guest runs on, but stands still again if this host fails now: within {} s {}", COMMIT_TIME_MAX.as_secs(), why(*.state))]
     NotCommitted {
         /// How the guest was protected in the end.
@@ -131,7 +131,7 @@ impl Advice for NotResumed {
 }
 
 impl Guardian {
-    /// Runs a paused guest on. When this returns without an error, whoever goes on with it runs it too.
+    /// Runs a paused guest on. When this returns without an error, a side that continues the guest later runs it too.
     pub(crate) fn unpause(&self) -> Result<(), NotResumed> {
         self.machine.unpause();
         let (epoch, is_protected) = {

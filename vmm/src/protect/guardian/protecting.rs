@@ -1,4 +1,4 @@
-//! What an operator is told who asks for a backup while there is one, or nearly.
+//! The answer to an operator who asks for a backup while there is one, or nearly.
 
 use replication::primary::PrimaryState;
 

@@ -1,5 +1,5 @@
-//! Questions to the witness. They are put on a thread of their own: the storage may take as long as it likes, and whoever
-//! keeps time must not wait for it.
+//! Questions to the witness. They are asked on a separate thread, because the storage may take as long as it likes, and
+//! threads that keep time must not wait for it.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};

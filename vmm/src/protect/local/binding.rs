@@ -123,7 +123,8 @@ impl Binding {
         self.log.map_or(Asked::Start, |log| Asked::Resume { log, life: self.life })
     }
 
-    /// Whether `disks` are those that the guest ran with. What was written to those that it can write to is told by their log.
+    /// Whether `disks` are those that the guest ran with. For those that it can write to, their log shows what was
+    /// written.
     pub(crate) fn check(&self, disks: &[OverlayDisk], boot: &Boot) -> Result<(), BindingError> {
         if disks.len() != self.disks.len() {
             return Err(BindingError::Count { was: self.disks.len(), now: disks.len() });

@@ -7,15 +7,15 @@
 //!                                     or DIR/redo     what they become, on an ordinary file system ([`backing`])
 //! ```
 //!
-//! The running guest has its memory for itself: `ram` is a copy that only commits change. A commit writes what changed in
-//! the epoch ([`changed`]); so its cost grows with that and not with the size of memory. Resuming maps `ram` privately, and
-//! reads nothing.
+//! The running guest has its memory for itself: `ram` is a copy that only commits change. A commit writes what changed
+//! in the epoch ([`changed`]); so its cost grows with that and not with the size of memory. Resuming maps `ram`
+//! privately, and reads nothing.
 //!
-//! What it is not: the disks. Their writes go through their own log ([`super::log`]) before the transaction ends; a resume
-//! rolls both to the epoch that is named here.
+//! What it is not: the disks. Their writes go through their own log ([`super::log`]) before the transaction ends; a
+//! resume rolls both to the epoch that is named here.
 //!
-//! Invariant: between two commits the three files together hold exactly one committed epoch; in the middle of one they hold the
-//! epoch before it and how to get back there.
+//! Invariant: between two commits the three files together hold exactly one committed epoch; in the middle of one they
+//! hold the epoch before it and how to get back there.
 
 pub(crate) mod backing;
 mod binding;
@@ -61,7 +61,7 @@ const REDO: &str = "redo";
 /// Why local protection is not possible, or not any more.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LocalError {
-    /// There is a guest already that could go on.
+    /// There is a guest already that could continue.
     #[error("{} holds a guest that was running when its VMM ended", dir.display())]
     Occupied {
         /// The state directory.
@@ -99,7 +99,7 @@ pub(crate) enum LocalError {
         /// What was asked for.
         required: Survives,
     },
-    /// What a file lies on could not be found out.
+    /// What a file lies on could not be determined.
     #[error("cannot tell what {} lies on: {source}", path.display())]
     Examine {
         /// The file or directory.
@@ -225,8 +225,8 @@ impl LocalStore {
         }
     }
 
-    /// The guest that was running when its VMM ended, with `ram_bytes` of memory if it was not started from a snapshot that
-    /// has another size. A commit that had begun is undone.
+    /// The guest that was running when its VMM ended, with `ram_bytes` of memory if it was not started from a snapshot
+    /// that has another size. A commit that had begun is undone.
     pub(crate) fn open(dir: &Path, ram_bytes: u64, options: LocalOptions) -> Result<(Self, LastEpoch), LocalError> {
         if !dir.join(STATE).exists() {
             // Files are made in the order of `map`: without the last one nothing was committed.
@@ -249,8 +249,8 @@ impl LocalStore {
         Ok((Self { life, ..store }, last))
     }
 
-    /// Refuses if a guest that could go on is in `dir`, or one that runs: whatever else were started there would write over
-    /// what it was configured with, and go on with its disks.
+    /// Refuses if a guest that could continue is in `dir`, or one that runs: whatever else were started there would
+    /// overwrite its configuration, and change its disks.
     pub(crate) fn refuse_guest(dir: &Path, options: LocalOptions) -> Result<(), LocalError> {
         if !Self::is_in(dir) {
             return Ok(());
@@ -275,7 +275,7 @@ impl LocalStore {
         Ok(Some(binding))
     }
 
-    /// Binds the guest, durably: from the next epoch on its records say so.
+    /// Binds the guest, durably: from the next epoch on its records name the binding.
     pub(crate) fn bind(&mut self, binding: &Binding) -> Result<(), LocalError> {
         binding.write(&self.dir)?;
         self.life = binding.life;
@@ -344,8 +344,8 @@ impl LocalStore {
 
     /// Commits an epoch; gives the pages that turned out unchanged. On an error the epoch before is still the last one.
     ///
-    /// An epoch that wrote more than the log can undo is committed in pieces, with no epoch to go back to meanwhile; that is
-    /// said in the result.
+    /// An epoch that wrote more than the log can undo is committed in pieces, with no epoch to go back to meanwhile;
+    /// that is said in the result.
     ///
     /// Kept with it is the output of all epochs after `left`.
     pub(crate) fn commit(&mut self, sealed: &SealedEpoch, left: EpochId) -> Result<Committed, LocalError> {
@@ -492,8 +492,8 @@ fn empty(dir: &Path) -> LocalError {
     LocalError::Record { path: dir.join(STATE), source: RecordError::Empty }
 }
 
-/// In the order that leaves no half of a guest: without its state there is nothing to resume. Durably: after a loss of power
-/// it must not be there again, the guest may have gone on without.
+/// In the order that leaves no half of a guest: without its state there is nothing to resume. Durably: after a loss of
+/// power it must not be there again, the guest may have gone on without.
 fn remove(dir: &Path) -> Result<(), LocalError> {
     retained::remove(&dir.join(earlier::DIR)).map_err(|source| LocalError::Earlier { dir: dir.to_owned(), source })?;
     for name in [STATE, RAM, UNDO, REDO, BINDING, pairing::PAIRING] {

@@ -1,8 +1,8 @@
 //! What a state directory knows of the VM's register and of backups, kept beside the guest's memory.
 //!
-//! With a witness, whoever resumes asks it: this says which store the directory is there, and the newest record that was
-//! seen, so that a witness that has forgotten is noticed. Without one, it says whether a backup could have continued the
-//! guest, so that an operator is asked:
+//! With a witness, every resume asks it: this says which store the directory is there, and the newest record that was
+//! seen, so that a witness that has forgotten is noticed. Without one, it says whether a backup could have continued
+//! the guest, so that an operator is asked:
 //!
 //! ```text
 //!   before a base is sealed       session S recorded     from here on a backup could continue the guest
@@ -44,15 +44,17 @@ pub(crate) struct Pairing {
     pub(crate) known: Option<Known>,
     /// The term of the primary that wrote this.
     pub(crate) term: u64,
-    /// The session whose backup could go on with the guest, as 32 hex digits.
+    /// The session whose backup could continue the guest, as 32 hex digits.
     session: Option<String>,
-    /// Numbers of epochs below may have been used by the life of the guest that wrote this, even if it committed nothing.
+    /// Numbers of epochs below may have been used by the life of the guest that wrote this, even if it committed
+    /// nothing.
     pub(crate) unused_from: EpochId,
     /// The backup that it is to have.
     pub(crate) target: Option<Endpoint>,
 }
 
-/// The first number that was certainly not used when `epoch` was the last one committed here, or the first one that ran.
+/// The first number that was certainly not used when `epoch` was the last one committed here, or the first one that
+/// ran.
 pub(crate) fn unused_after(epoch: EpochId) -> EpochId {
     EpochId(epoch.0 + 1 + u64::from(IN_FLIGHT_EPOCHS_MAX))
 }
@@ -88,7 +90,8 @@ impl Advice for PairingError {
 }
 
 impl Pairing {
-    /// A record of a life of the guest that began with epoch `first`, of the directory that is `store`: it names no session.
+    /// A record of a life of the guest that began with epoch `first`, of the directory that is `store`: it names no
+    /// session.
     pub(crate) fn new(lease: &Lease, store: Incarnation, term: Term, first: EpochId, target: Option<Endpoint>) -> Self {
         Self {
             witness: lease.witness().clone(),
@@ -101,12 +104,12 @@ impl Pairing {
         }
     }
 
-    /// The same, with the session whose backup could go on.
+    /// The same, with the session whose backup could continue.
     pub(crate) fn with(self, session: Option<SessionId>) -> Self {
         Self { session: session.map(|session| session.to_string()), ..self }
     }
 
-    /// The session whose backup could go on with the guest.
+    /// The session whose backup could continue the guest.
     pub(crate) fn session(&self) -> Option<SessionId> {
         self.session.as_deref().and_then(session_of)
     }

@@ -7,8 +7,8 @@
 //!      length u32, bytes
 //! ```
 //!
-//! Little endian. The record lies in recoverable memory, so it is whole or of the epoch before; the checksum is for what
-//! befalls the file from outside.
+//! Little endian. The record lies in recoverable memory, so it is complete, or that of the epoch before; the checksum
+//! finds damage to the file from outside.
 
 use replication::EpochId;
 use replication::output::Output;

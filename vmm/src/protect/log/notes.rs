@@ -20,8 +20,9 @@ impl Notes {
         self.0.lock().expect("no holder panics").as_mut().map(write)
     }
 
-    /// Something failed at `images`. If it was their storage, what was written to them since they were synced last may be gone
-    /// when it works again, on a host that was not started anew: the next start must put all that the log has into them.
+    /// Something failed at `images`. If it was their storage, what was written to them since they were synced last may
+    /// be gone when it works again, on a host that was not started again: the next start must put all that the log has
+    /// into them.
     pub(crate) fn doubt<'a>(&self, mut images: impl Iterator<Item = &'a Image>) {
         if images.any(Image::is_poisoned)
             && let Some(Err(error)) = self.with(NoteWriter::note_doubt)

@@ -6,19 +6,19 @@
 //!                                            ▲ what a commit is about to change, once for each block and epoch
 //! ```
 //!
-//! An epoch is kept as its record and, from then on, as before-images: what each block of memory or disk held at its end
-//! that was changed until the next kept epoch. Going back to an epoch puts the before-images of all newer ones back, newest
-//! first, and then its own. To let an epoch go, its before-images go to the next older one, those that it lacks; the
-//! oldest just goes.
+//! An epoch is kept as its record and, from then on, as before-images: what each block of memory or disk held at its
+//! end that was changed until the next kept epoch. Going back to an epoch puts the before-images of all newer ones
+//! back, newest first, and then its own. To drop an epoch, those of its before-images that the next older one lacks go
+//! there; the oldest is just dropped.
 //!
-//! Bounds: `count` epochs, two more while one is let go; `bytes` of files, records included. Where they take more, or where
-//! the file system has no room, the oldest go first, and then all: the guest never waits for room.
+//! Bounds: `count` epochs, two more while one is dropped; `bytes` of files, records included. Where they take more, or
+//! where the file system has no room, the oldest go first, and then all: the guest never waits for room.
 //!
 //! They survive the death of the process, not of the host: nothing is synced, for that would be a wait in every commit. So
 //! files of another run of the host's kernel are not used.
 //!
-//! Invariant: before a commit counts, what it changed is in the newest file. Every file says only what is true, so going
-//! back may be broken off and begun again.
+//! Invariant: before a commit counts, what it changed is in the newest file. Every file says only what is true, so
+//! going back may be interrupted and started again.
 
 mod blocks;
 mod delta;

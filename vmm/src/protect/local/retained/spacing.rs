@@ -1,7 +1,7 @@
 //! Which earlier epochs are kept: the youngest is about a second old, and each older one about twice as old as the next.
 //!
-//! An epoch cannot be taken up again once it was let go. So what is kept now must do for later too: of three neighbours
-//! the middle one goes where the ages of the outer two have the smallest ratio.
+//! An epoch that was dropped cannot be kept again. So what is kept now must do for later too: of three neighbours the
+//! middle one goes where the ages of the outer two have the smallest ratio.
 
 /// Between two epochs that are kept, at least.
 pub(super) const STEP_MS: u64 = 1000;
