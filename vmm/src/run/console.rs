@@ -101,7 +101,7 @@ mod tests {
     fn gap_is_warned_of_for_good_and_a_reader_that_stopped_while_it_stands() {
         assert_eq!(warnings(&Health::default()), [""; 0]);
         assert!(warnings(&health(7, Some("No space left on device")))[0].contains("No space left on device"));
-        assert!(warnings(&health(7, None))[0].contains("7 bytes of the console are lost"));
+        assert!(warnings(&health(7, None))[0].contains("7 bytes of console output are lost"));
         let stopped = Health { stopped_for: Duration::from_secs(12), waiting_bytes: 65536, ..Health::default() };
         assert!(warnings(&stopped)[0].contains("for 12 s: 65536 bytes wait"));
         assert_eq!(status(&stopped)["stopped_ms"], 12_000);
