@@ -121,8 +121,8 @@ pub struct RunOptions {
     /// What to do when an epoch cannot end because a vCPU waits for this host's storage [default: continue]
     #[arg(long, help_heading = "Protection", value_enum)]
     pub on_boundary_late: Option<OnBoundaryLate>,
-    /// Longest epoch, 1ms to 10s, or auto. Short: output leaves sooner, but more of the guest's time goes into pauses.
-    /// Long: replies wait longer, and each epoch has more pages [default: 20ms]
+    /// Longest epoch, 1ms to 10s, or auto. Short: output leaves sooner, but more time goes into pauses. Long: replies
+    /// wait longer, and epochs have more pages [default: 20ms]
     #[arg(long, help_heading = "Protection", value_name = "TIME|auto")]
     pub epoch: Option<EpochLength>,
     /// Shortest epoch, up to --epoch, when output waits to leave. The guest always gets at least as much time as its
