@@ -11,7 +11,9 @@
 //! than one queue, topology.
 //!
 //! Bounds: a request carries at most [`REQUEST_BYTES_MAX`] bytes and is copied in pieces of [`COPY_BYTES`]; how many are
-//! served at a time is the caller's [`Turn`].
+//! served at a time is the caller's [`Turn`]. A turn may be over in the middle of a request: it stays in the ring, and goes on
+//! there in the next turn. How far it was is not saved: a restored device does it again from its beginning, which comes to the
+//! same, since the guest was told nothing.
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -76,7 +78,16 @@ enum Refusal {
     /// The guest is told this status.
     Status(u8),
     /// The guest is told nothing yet.
-    NotNow,
+    Unfinished(Served),
+}
+
+/// A request that moves data. In the guest's hands until it is answered: what it says is looked at anew each time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Transfer {
+    head: u16,
+    kind: u32,
+    sector: u64,
+    len: u64,
 }
 
 /// What the machine's owner chose for a disk.
@@ -102,6 +113,8 @@ pub struct BlockState {
 pub struct Block {
     config: BlockConfig,
     copy: Vec<u8>,
+    /// The request that was not finished, and how many of its bytes are done.
+    begun: Option<(Transfer, u64)>,
     counters: Counters,
 }
 
@@ -110,7 +123,7 @@ impl Block {
     #[must_use]
     pub fn new(config: BlockConfig) -> Self {
         assert!(config.id.len() <= ID_BYTES, "a disk id has at most {ID_BYTES} bytes");
-        Self { config, copy: Vec::new(), counters: Counters::default() }
+        Self { config, copy: Vec::new(), begun: None, counters: Counters::default() }
     }
 
     /// The disk as the guest sees it.
@@ -118,26 +131,27 @@ impl Block {
         &self.config
     }
 
-    /// Serves one request; gives the bytes written to the guest, or nothing if it is too early.
+    /// Serves one request as far as `turn` lasts; gives the bytes written to the guest, or what keeps it from its end.
     fn serve<M: GuestMemory>(
         &mut self,
         chain: &Chain,
         memory: &M,
         disk: &mut dyn BlockBackend,
-    ) -> Result<Option<u32>, QueueError> {
+        turn: &mut Turn<'_>,
+    ) -> Result<Result<u32, Served>, QueueError> {
         // A chain without a place for the status cannot be answered.
         let status_at = chain.writable_len().checked_sub(1).ok_or(QueueError::Chain)?;
-        let (status, data_len) = match self.request(chain, status_at, memory, disk) {
+        let (status, data_len) = match self.request(chain, status_at, memory, disk, turn) {
             Ok(len) => (STATUS_OK, len),
             Err(Refusal::Status(status)) => (status, 0),
-            Err(Refusal::NotNow) => return Ok(None),
+            Err(Refusal::Unfinished(served)) => return Ok(Err(served)),
         };
         if !chain.write(memory, status_at, &[status]) {
             return Err(QueueError::Buffer);
         }
         self.counters.completed += 1;
         // After an error nothing is promised about the data; only the status byte counts as written.
-        Ok(Some(u32::try_from(data_len).expect("bounded by REQUEST_BYTES_MAX") + 1))
+        Ok(Ok(u32::try_from(data_len).expect("bounded by REQUEST_BYTES_MAX") + 1))
     }
 
     /// Does one request; gives the bytes written to the guest.
@@ -147,6 +161,7 @@ impl Block {
         writable: u64,
         memory: &M,
         disk: &mut dyn BlockBackend,
+        turn: &mut Turn<'_>,
     ) -> Result<u64, Refusal> {
         let mut header = [0; HEADER_BYTES as usize];
         if !chain.read(memory, 0, &mut header) {
@@ -156,53 +171,65 @@ impl Block {
         let sector = u64::from_le_bytes(header[8..].try_into().expect("eight bytes"));
         let readable = chain.readable_len() - HEADER_BYTES;
         match kind {
-            wire::VIRTIO_BLK_T_IN => self.read(chain, sector, writable, memory, disk),
-            wire::VIRTIO_BLK_T_OUT => self.write(chain, sector, readable, memory, disk),
+            wire::VIRTIO_BLK_T_IN => {
+                let transfer = Transfer { head: chain.head, kind, sector, len: writable };
+                self.transfer(transfer, disk, turn, |disk, offset, at, piece| {
+                    disk.read_at(offset, piece)?;
+                    Ok(chain.write(memory, at, piece))
+                })
+            }
+            wire::VIRTIO_BLK_T_OUT => {
+                let transfer = Transfer { head: chain.head, kind, sector, len: readable };
+                let written = self.transfer(transfer, disk, turn, |disk, offset, at, piece| {
+                    Ok(chain.read(memory, HEADER_BYTES + at, piece) && disk.write_at(offset, piece).map(|()| true)?)
+                });
+                written.map(|_| 0)
+            }
             wire::VIRTIO_BLK_T_FLUSH => disk.flush().map(|()| 0).map_err(|error| self.refused(&error)),
             wire::VIRTIO_BLK_T_GET_ID => self.get_id(chain, writable, memory),
             _ => Err(self.bad(STATUS_UNSUPPORTED)),
         }
     }
 
-    fn read<M: GuestMemory>(
+    /// Moves the data of a request piece by piece, from where it was left; gives its length. `each` gets the offset on the disk
+    /// and in the data, and says whether the guest's buffers could be used.
+    fn transfer(
         &mut self,
-        chain: &Chain,
-        sector: u64,
-        len: u64,
-        memory: &M,
+        transfer: Transfer,
         disk: &mut dyn BlockBackend,
+        turn: &mut Turn<'_>,
+        mut each: impl FnMut(&mut dyn BlockBackend, u64, u64, &mut [u8]) -> Result<bool, BlockError>,
     ) -> Result<u64, Refusal> {
+        let begun = self.begun.take().filter(|(begun, _)| *begun == transfer);
+        let Transfer { kind, sector, len, .. } = transfer;
         let start = self.range(sector, len, disk)?;
-        let mut copy = std::mem::take(&mut self.copy);
-        let result = each_piece(len, &mut copy, |at, piece| {
-            disk.read_at(start + at, piece).map_err(|error| self.refused(&error))?;
-            if chain.write(memory, at, piece) { Ok(()) } else { Err(self.bad(STATUS_IOERR)) }
-        });
-        self.copy = copy;
-        result.map(|()| len)
-    }
-
-    fn write<M: GuestMemory>(
-        &mut self,
-        chain: &Chain,
-        sector: u64,
-        len: u64,
-        memory: &M,
-        disk: &mut dyn BlockBackend,
-    ) -> Result<u64, Refusal> {
-        let start = self.range(sector, len, disk)?;
-        if self.config.read_only {
+        if kind == wire::VIRTIO_BLK_T_OUT && self.config.read_only {
             return Err(self.bad(STATUS_IOERR));
         }
         let mut copy = std::mem::take(&mut self.copy);
-        let result = each_piece(len, &mut copy, |at, piece| {
-            if !chain.read(memory, HEADER_BYTES + at, piece) {
-                return Err(self.bad(STATUS_IOERR));
+        copy.resize(COPY_BYTES, 0);
+        let first = begun.map_or(0, |(_, done)| done);
+        let mut done = first;
+        let result = loop {
+            if done == len {
+                break Ok(len);
             }
-            disk.write_at(start + at, piece).map_err(|error| self.refused(&error))
-        });
+            if done > first && !turn.goes_on() {
+                break Err(Refusal::Unfinished(Served::InPart));
+            }
+            let size = (len - done).min(COPY_BYTES as u64);
+            match each(disk, start + done, done, &mut copy[..size as usize]) {
+                Ok(true) => done += size,
+                Ok(false) => break Err(self.bad(STATUS_IOERR)),
+                Err(error) => break Err(self.refused(&error)),
+            }
+            turn.spend(size);
+        };
         self.copy = copy;
-        result.map(|()| 0)
+        if let Err(Refusal::Unfinished(_)) = result {
+            self.begun = Some((transfer, done));
+        }
+        result
     }
 
     fn get_id<M: GuestMemory>(&mut self, chain: &Chain, writable: u64, memory: &M) -> Result<u64, Refusal> {
@@ -235,7 +262,7 @@ impl Block {
 
     fn refused(&mut self, error: &BlockError) -> Refusal {
         match error {
-            BlockError::NotNow => Refusal::NotNow,
+            BlockError::NotNow => Refusal::Unfinished(Served::NotNow),
             BlockError::Failed(_) => self.backend_failed(),
         }
     }
@@ -244,22 +271,6 @@ impl Block {
         self.counters.backend_errors += 1;
         Refusal::Status(STATUS_IOERR)
     }
-}
-
-/// Calls `each` with consecutive pieces of `len` bytes and their offsets.
-fn each_piece(
-    len: u64,
-    copy: &mut Vec<u8>,
-    mut each: impl FnMut(u64, &mut [u8]) -> Result<(), Refusal>,
-) -> Result<(), Refusal> {
-    copy.resize(COPY_BYTES, 0);
-    let mut at = 0;
-    while at < len {
-        let size = (len - at).min(COPY_BYTES as u64);
-        each(at, &mut copy[..size as usize])?;
-        at += size;
-    }
-    Ok(())
 }
 
 impl VirtioDevice for Block {
@@ -288,7 +299,8 @@ impl VirtioDevice for Block {
     fn activate(&mut self, _features: u64) {}
 
     fn reset(&mut self) {
-        let Self { config: _, copy: _, counters: _ } = self;
+        let Self { config: _, copy: _, begun, counters: _ } = self;
+        *begun = None;
     }
 
     fn handle_notify<M: GuestMemory>(
@@ -299,14 +311,14 @@ impl VirtioDevice for Block {
         host: &mut Self::Host,
         turn: &mut Turn<'_>,
     ) -> Result<(), QueueError> {
-        queues[index].serve_while(memory, turn, |queue, chain| {
-            let Some(len) = self.serve(&chain, memory, host)? else { return Ok(Served::NotNow) };
-            queue.add_used(memory, chain.head, len).map(|()| Served::Done)
+        queues[index].serve_while(memory, turn, |queue, chain, turn| match self.serve(&chain, memory, host, turn)? {
+            Ok(len) => queue.add_used(memory, chain.head, len).map(|()| Served::Done),
+            Err(served) => Ok(served),
         })
     }
 
     fn save(&self) -> BlockState {
-        let Self { config, copy: _, counters: _ } = self;
+        let Self { config, copy: _, begun: _, counters: _ } = self;
         BlockState { config: config.clone() }
     }
 

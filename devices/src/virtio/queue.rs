@@ -166,6 +166,8 @@ pub enum Served {
     Done,
     /// It is too early: the host cannot take what the chain brings.
     NotNow,
+    /// The turn was over in the middle of it.
+    InPart,
 }
 
 impl VirtQueue {
@@ -226,24 +228,29 @@ impl VirtQueue {
         turn: &mut Turn<'_>,
         mut each: impl FnMut(&mut Self, Chain) -> Result<(), QueueError>,
     ) -> Result<(), QueueError> {
-        self.serve_while(memory, turn, |queue, chain| each(queue, chain).map(|()| Served::Done))
+        self.serve_while(memory, turn, |queue, chain, turn| {
+            turn.spend(chain.readable_len() + chain.writable_len());
+            each(queue, chain).map(|()| Served::Done)
+        })
     }
 
     /// The same, but a chain for which it is too early goes back to where it was, and those behind it wait there too
-    /// ([`VirtQueue::take_waiting`]).
+    /// ([`VirtQueue::take_waiting`]); so does one that is done in part, as if the turn had been over before it. `each` spends of
+    /// the turn what it moves.
     pub fn serve_while<M: GuestMemory>(
         &mut self,
         memory: &M,
         turn: &mut Turn<'_>,
-        mut each: impl FnMut(&mut Self, Chain) -> Result<Served, QueueError>,
+        mut each: impl FnMut(&mut Self, Chain, &mut Turn<'_>) -> Result<Served, QueueError>,
     ) -> Result<(), QueueError> {
         while turn.begins() {
             match self.pop(memory)? {
                 Some(chain) => {
-                    turn.spend(chain.readable_len() + chain.writable_len());
-                    if each(self, chain)? == Served::NotNow {
+                    let served = each(self, chain, turn)?;
+                    if served != Served::Done {
                         self.undo_pop();
-                        self.waiting = true;
+                        self.waiting |= served == Served::NotNow;
+                        self.unfinished |= served == Served::InPart;
                         return Ok(());
                     }
                 }

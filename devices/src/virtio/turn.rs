@@ -8,13 +8,13 @@
 
 /// Most requests of one turn, requests without a buffer included: two rings of the longest queue.
 pub const REQUESTS_MAX: u32 = 512;
-/// Bytes after which no other request begins. One request more fits, of at most
-/// [`REQUEST_BYTES_MAX`](super::block::REQUEST_BYTES_MAX).
+/// Bytes after which nothing more is moved, but for what is moved at once: a frame, or a piece of a disk's request
+/// ([`COPY_BYTES`](super::block::COPY_BYTES)).
 pub const BYTES_MAX: u64 = 8 << 20;
 
 /// Those who want what the device's caller holds. The clock is theirs: the device has none.
 pub trait Others {
-    /// Whether they want it now, after so many requests of this turn. Asked before each request.
+    /// Whether they want it now, after so many requests of this turn. Asked before each request, and between the pieces of one.
     fn want_it(&mut self, requests: u32) -> bool;
 }
 
@@ -53,7 +53,15 @@ impl<'a> Turn<'a> {
         !self.is_over
     }
 
-    /// The request that began last has buffers of so many bytes.
+    /// Whether the request that began last may go on now that a piece of it is done. Once it may not, the turn is over, and the
+    /// request goes on in another one.
+    pub(crate) fn goes_on(&mut self) -> bool {
+        let before_it = self.requests.saturating_sub(1);
+        self.is_over = self.is_over || self.bytes >= BYTES_MAX || self.others.want_it(before_it);
+        !self.is_over
+    }
+
+    /// So many bytes are moved for the request that began last.
     pub(crate) fn spend(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
     }

@@ -1,8 +1,10 @@
 //! virtio-block against a disk in memory.
 
 use super::*;
-use crate::virtio::driver::{Driver, INDIRECT, NEXT, Part, WRITE, desc_table, kick, nobody, read};
+use crate::virtio::driver::{Driver, INDIRECT, NEXT, Part, WRITE, desc_table, kick, nobody, read, write};
 use crate::virtio::mmio::{F_INDIRECT_DESC, MmioTransport, status};
+use crate::virtio::turn::BYTES_MAX;
+use vm_memory::{Bytes, GuestAddress};
 
 /// A disk in memory that can be told to fail.
 #[derive(Clone)]
@@ -12,12 +14,14 @@ pub(crate) struct MemoryDisk {
     pub(crate) broken: bool,
     /// It takes no writes now.
     pub(crate) full: bool,
+    /// Bytes read and written.
+    moved: u64,
 }
 
 impl MemoryDisk {
     pub(crate) fn new(sectors: u64) -> Self {
         let bytes = (0..sectors * SECTOR).map(|at| (at / SECTOR) as u8).collect();
-        Self { bytes, flushes: 0, broken: false, full: false }
+        Self { bytes, flushes: 0, broken: false, full: false, moved: 0 }
     }
 
     fn answer(&self) -> Result<(), BlockError> {
@@ -31,6 +35,7 @@ impl BlockBackend for MemoryDisk {
     }
 
     fn read_at(&mut self, offset: u64, data: &mut [u8]) -> Result<(), BlockError> {
+        self.moved += data.len() as u64;
         let offset = offset as usize;
         data.copy_from_slice(&self.bytes[offset..offset + data.len()]);
         self.answer()
@@ -41,6 +46,7 @@ impl BlockBackend for MemoryDisk {
         if self.full {
             return Err(BlockError::NotNow);
         }
+        self.moved += data.len() as u64;
         let offset = offset as usize;
         self.bytes[offset..offset + data.len()].copy_from_slice(data);
         Ok(())
@@ -282,4 +288,117 @@ fn write_without_room_stays_in_the_ring_with_what_is_behind_it_and_is_done_when_
         assert!(device.poll_interrupt() && !device.is_waiting());
         assert_eq!((driver.read(write[2], 1), driver.read(read[1], 512)), (vec![0], vec![0xaa; 512]));
     }
+}
+
+/// The longest request that a driver may make, over buffers that overlap so that a small memory has room; and its status byte.
+struct Longest {
+    machine: Machine,
+    header_at: u64,
+}
+
+impl Longest {
+    const TABLE: u64 = 0x8000;
+    const STATUS_AT: u64 = 0x1_f000;
+    const BUFFER_AT: u64 = 0x2_0000;
+    const SEGMENTS: u16 = (REQUEST_BYTES_MAX / (COPY_BYTES as u64)) as u16 / 2;
+
+    fn new(kind: u32) -> Self {
+        let mut machine = Machine::new(false);
+        let sectors = 2 * REQUEST_BYTES_MAX / SECTOR;
+        let config = BlockConfig { sectors, read_only: false, id: Vec::new() };
+        machine.device = MmioTransport::new(Block::new(config));
+        machine.disk = MemoryDisk::new(sectors);
+        machine.driver.start(&mut machine.device, F_INDIRECT_DESC);
+        let header_at = machine.driver.add(0, &[header(kind, 0)])[0];
+        let direction = if kind == IN { WRITE } else { 0 };
+        machine.driver.descriptor(Self::TABLE, 0, header_at, 16, NEXT, 1);
+        for index in 1..=Self::SEGMENTS {
+            let len = 2 * COPY_BYTES as u32;
+            machine.driver.descriptor(Self::TABLE, index, Self::BUFFER_AT, len, direction | NEXT, index + 1);
+        }
+        machine.driver.descriptor(Self::TABLE, Self::SEGMENTS + 1, Self::STATUS_AT, 1, WRITE, 0);
+        let table_len = 16 * (u32::from(Self::SEGMENTS) + 2);
+        machine.driver.descriptor(desc_table(0), 0, Self::TABLE, table_len, INDIRECT, 0);
+        write(&mut machine.device, 0x50, 0);
+        machine.driver.memory.write_slice(&[0xff], GuestAddress(Self::STATUS_AT)).expect("in memory");
+        Self { machine, header_at }
+    }
+
+    /// One turn that others end after they were asked so often; gives the bytes that it moved.
+    fn turn(&mut self, asked_max: u32) -> u64 {
+        let Machine { device, driver, disk } = &mut self.machine;
+        let before = disk.moved;
+        let mut asked = 0;
+        let mut others = |_| {
+            asked += 1;
+            asked > asked_max
+        };
+        let queue = device.poll_notify().expect("it owes a kick");
+        device.handle_notify(queue, &driver.memory, disk, &mut Turn::new(&mut others));
+        disk.moved - before
+    }
+
+    fn status(&self) -> u8 {
+        self.machine.driver.read(Self::STATUS_AT, 1)[0]
+    }
+}
+
+#[test]
+fn longest_request_takes_the_turns_that_its_bytes_need_and_no_turn_moves_more_than_its_bound() {
+    // 16 MiB were moved at once, with the lock of all devices held.
+    for kind in [IN, OUT] {
+        let mut longest = Longest::new(kind);
+        let moved: Vec<u64> = (0..3).map(|_| longest.turn(u32::MAX)).collect();
+        assert_eq!(moved, [BYTES_MAX, BYTES_MAX, 0], "kind {kind}: the third finds the ring empty");
+        assert!(!longest.machine.device.owes_work());
+        assert_eq!((longest.status(), longest.machine.device.counters().completed), (0, 1));
+    }
+}
+
+#[test]
+fn request_goes_on_a_piece_at_least_a_turn_whatever_others_want() {
+    let mut longest = Longest::new(OUT);
+    // Asked before the request, and after its first piece.
+    for turn in 0..REQUEST_BYTES_MAX / COPY_BYTES as u64 {
+        assert_eq!((longest.status(), longest.turn(1)), (0xff, COPY_BYTES as u64), "turn {turn}");
+    }
+    // The ring is looked at once more, and is empty.
+    assert_eq!((longest.status(), longest.machine.driver.used(0).len()), (0, 1));
+    assert_eq!(longest.machine.disk.moved, REQUEST_BYTES_MAX);
+}
+
+#[test]
+fn request_that_the_guest_alters_meanwhile_begins_again_and_stays_in_its_bounds() {
+    let mut longest = Longest::new(IN);
+    longest.turn(3);
+    let sector = (REQUEST_BYTES_MAX / SECTOR).to_le_bytes();
+    longest.machine.driver.memory.write_slice(&sector, GuestAddress(longest.header_at + 8)).expect("in memory");
+    let first = longest.machine.disk.moved;
+    while longest.status() == 0xff {
+        longest.turn(9);
+    }
+    assert_eq!((longest.status(), longest.machine.disk.moved - first), (0, REQUEST_BYTES_MAX));
+    // One that is now beyond the disk is refused.
+    let mut longest = Longest::new(IN);
+    longest.turn(3);
+    longest.machine.driver.memory.write_slice(&[0xff; 4], GuestAddress(longest.header_at + 8)).expect("in memory");
+    longest.turn(9);
+    assert_eq!((longest.status(), longest.machine.device.counters().bad_requests), (1, 1));
+}
+
+#[test]
+fn request_in_part_is_done_from_its_beginning_by_a_restored_device_and_forgotten_by_a_reset() {
+    let mut longest = Longest::new(OUT);
+    assert_eq!(longest.turn(3), 3 * COPY_BYTES as u64);
+    longest.machine.device = MmioTransport::restore(longest.machine.device.save()).expect("it was saved");
+    longest.machine.disk.moved = 0;
+    while longest.status() == 0xff {
+        longest.turn(u32::MAX);
+    }
+    assert_eq!(longest.machine.disk.moved, REQUEST_BYTES_MAX);
+    let mut longest = Longest::new(OUT);
+    longest.turn(3);
+    assert!(longest.machine.device.device().begun.is_some());
+    write(&mut longest.machine.device, 0x70, 0);
+    assert!(longest.machine.device.device().begun.is_none());
 }
