@@ -13,7 +13,8 @@
 //!
 //! [`Record`] is the content; [`Wish`] says what a node wants and whether the newest record allows it; [`Register`] is one
 //! node's side of the conversation: what to read, what to append, and what an answer that did not come leaves in doubt.
-//! [`evidence`] says what proves that a place is gone, and [`Lives`] what a lock file says and when that counts.
+//! [`evidence`] says what proves that a place is gone, [`Lives`] what a lock file says and when that counts, and [`Voids`] what a
+//! backup states of joins that came to nothing.
 //!
 //! Invariants of [`Register`]:
 //!
@@ -29,6 +30,7 @@ mod record;
 mod register;
 #[cfg(test)]
 mod tests;
+mod voids;
 mod wish;
 
 pub use lives::{EARLIER_MAX, Home, Lives};
@@ -37,4 +39,5 @@ pub use record::{
     RegisterId, Standing,
 };
 pub use register::{Ask, Outcome, Register};
+pub use voids::{Tell, Voids};
 pub use wish::{Refusal, Wish};

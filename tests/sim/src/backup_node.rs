@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use replication::page::{PAGE_SIZE, Page};
-use replication::view::Greeting;
+use replication::view::{Greeting, Tell, Voids};
 use replication::wire::{DiskOffer, DiskWant, Kind, Message, RefuseCode};
 use replication::{AssembledEpoch, Backup, BackupAction, EpochId, Frame, PageBatch, SessionId, TakeOver};
 
@@ -32,6 +32,8 @@ pub struct BackupNode {
     pub over: Option<Box<TakeOver>>,
     /// The session in which it acks nothing any more.
     mute: Option<SessionId>,
+    /// What it has to tell the witness of joins that came to nothing.
+    voids: Voids,
     durable_at: u64,
     applied_at: u64,
     timer_at: Option<u64>,
@@ -49,6 +51,7 @@ impl BackupNode {
             has_ended: false,
             over: None,
             mute: None,
+            voids: Voids::new(env.witness.place(id.host).id),
             durable_at: 0,
             applied_at: 0,
             timer_at: None,
@@ -188,7 +191,8 @@ impl BackupNode {
             }
             BackupAction::Discard { session, reason } => {
                 if let Some(session) = session {
-                    env.after(0, Event::Void { by: self.id, session });
+                    self.voids.handle_void(session);
+                    env.after(0, Event::Void(self.id));
                 }
                 (self.durable_at, self.applied_at) = (env.now, env.now);
                 env.say(|| format!("host {}: discards the session: {reason:?}", self.id.host));
@@ -212,16 +216,46 @@ impl BackupNode {
     }
 
     /// The witness said whether the primary may be followed.
-    pub fn handle_introduced(&mut self, is_known: bool, env: &mut Env) -> Result<(), Crashed> {
+    pub fn handle_introduced(
+        &mut self,
+        greeting: Option<Greeting>,
+        is_known: bool,
+        env: &mut Env,
+    ) -> Result<(), Crashed> {
         match is_known {
-            true => self.core.handle_accept(
-                env.time(),
-                Some(env.witness.introduce(self.id.host)),
-                Some(env.witness.leave(self.id.host)),
-            ),
+            true => {
+                if let (Some(greeting), Some(session)) = (greeting, self.core.session_id()) {
+                    self.voids.handle_joined(session, greeting.primary);
+                }
+                self.core.handle_accept(
+                    env.time(),
+                    Some(env.witness.introduce(self.id.host)),
+                    Some(env.witness.leave(self.id.host)),
+                )
+            }
             false => self.core.handle_refuse(env.time(), RefuseCode::Witness, "another witness, or another primary"),
         }
         self.pump(env)
+    }
+
+    /// Looks at the newest record, and tells the witness what that asks for.
+    pub fn tell_voids(&mut self, env: &mut Env) {
+        let newest = env.witness.seen_right(self.id.host).filter(|_| env.net.witness_up[self.id.host]).cloned();
+        if let Some(newest) = newest {
+            for tell in self.voids.tell(&newest) {
+                env.say(|| format!("host {}: {tell:?}", self.id.host));
+                env.witness.tell(tell);
+                self.voids.handle_told(tell);
+            }
+            if env.plan.broken == Some(Break::VoidForgotten) && newest.backups.is_empty() {
+                // Broken: what is not listed now is taken for what will never be.
+                self.voids.joins().for_each(|join| env.witness.tell(Tell::Withdraw(join)));
+                self.voids = Voids::new(env.witness.place(self.id.host).id);
+            }
+        }
+        if self.voids.is_waiting() {
+            env.after(env.plan.claim_retry, Event::Void(self.id));
+        }
     }
 
     fn compare(&mut self, offer: &DiskOffer, env: &mut Env) {

@@ -83,11 +83,8 @@ pub enum Event {
         question: Question,
         answer: Answer,
     },
-    /// A backup tells the witness that it can never be whole under that pairing, until it is told.
-    Void {
-        by: HostId,
-        session: SessionId,
-    },
+    /// A backup looks whether it has to tell the witness of a join that came to nothing.
+    Void(HostId),
     /// The next piece of what a primary sends.
     Outgoing(HostId),
     Request {

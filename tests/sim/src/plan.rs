@@ -70,6 +70,8 @@ pub enum Break {
     ShipOn,
     /// A backup that lost its base says nobody that it can never be whole.
     VoidUntold,
+    /// A join that came to nothing is forgotten as soon as the newest record does not list it.
+    VoidForgotten,
     /// A process says nobody that those before it on its host are gone.
     DeathUntold,
     /// What a lost state directory does not have leaves though the register still lists that directory.
@@ -102,7 +104,7 @@ pub enum Break {
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 36] = [
+    pub const ALL: [Break; 37] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -125,6 +127,7 @@ impl Break {
         Break::TermStands,
         Break::ShipOn,
         Break::VoidUntold,
+        Break::VoidForgotten,
         Break::DeathUntold,
         Break::StoreUndelisted,
         Break::CopiedLock,
@@ -338,6 +341,11 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
         Some(Break::VoidUntold) => {
             let when = When::Step { host: 0, step: Step::Ship, nth: 1, after: false };
             vec![Fault { when, what: What::Crash { host: 0, power: true, restart: None } }]
+        }
+        Some(Break::VoidForgotten) => {
+            // The second question of a primary, after whether its backup sees the same witness: may it be listed?
+            let when = When::Step { host: 0, step: Step::Claim, nth: 2, after: true };
+            vec![Fault { when, what: What::Reset }]
         }
         Some(Break::DeathUntold) => {
             let crash = |host| at(What::Crash { host, power: true, restart: None });

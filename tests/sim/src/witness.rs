@@ -7,7 +7,7 @@ use replication::primary::Meeting;
 use replication::view::evidence::{self, Facts, Resume, Start, Statement};
 use replication::view::{
     Ask, Attempt, Entry, Greeting, Incarnation, Lives, Member, Nonce, Outcome, Place, PlaceKind, Record, RecordHash,
-    Refusal, Register, Wish,
+    Refusal, Register, Tell, Wish,
 };
 use replication::{ClaimResult, EpochId, SessionId};
 
@@ -94,6 +94,8 @@ pub struct Witness {
     /// Which one it sees when a fault ends.
     usual: [usize; 2],
     stated: BTreeSet<Statement>,
+    /// Joins that came to nothing, and that nobody states any more.
+    withdrawn: BTreeSet<SessionId>,
     /// The hosts of those who ask.
     pub machines: Machines,
     askers: [Asker; 2],
@@ -139,6 +141,7 @@ impl Witness {
             seen: usual,
             usual,
             stated: BTreeSet::new(),
+            withdrawn: BTreeSet::new(),
             machines,
             askers,
             attempts: 0,
@@ -218,9 +221,28 @@ impl Witness {
         self.stated.extend(deaths.into_iter().map(Statement::Dead));
     }
 
-    /// A backup states that it can never be whole under a pairing.
-    pub fn state_void(&mut self, session: SessionId) {
-        self.stated.insert(Statement::Void(session));
+    /// The newest record as seen by a host that sees the right directory.
+    pub fn seen_right(&self, host: usize) -> Option<&Record> {
+        self.newest().filter(|_| self.sees_right(host))
+    }
+
+    /// A backup tells of a join that came to nothing.
+    pub fn tell(&mut self, tell: Tell) {
+        match tell {
+            Tell::State(join) => {
+                self.stated.insert(Statement::Void(join));
+            }
+            Tell::Withdraw(join) => {
+                self.stated.remove(&Statement::Void(join));
+                self.withdrawn.insert(join);
+            }
+        }
+    }
+
+    /// A join that the newest record lists, of which its backup has withdrawn that it was never whole.
+    pub fn listed_again(&self) -> Option<SessionId> {
+        let listed = self.newest()?.backups.iter().map(|member| member.join);
+        listed.into_iter().find(|join| self.withdrawn.contains(join))
     }
 
     /// Others hear of a host's process: a backup tells its primary its place.

@@ -219,6 +219,9 @@ impl World {
                 Role::Starting(_) | Role::Down(_) => {}
             }
         }
+        if let Some(join) = self.env.witness.listed_again() {
+            oracle.fail(|| format!("the newest record lists {join}, which was void and is not stated any more"));
+        }
         for (primary, backup) in [(0, 1), (1, 0)] {
             if let (Role::Primary(primary), Role::Backup(backup)) =
                 (&self.hosts[primary].role, &self.hosts[backup].role)
@@ -242,6 +245,7 @@ impl World {
             Event::Boundary(id) | Event::Timer(id) | Event::Connect(id) | Event::GiveUp(id) | Event::Outgoing(id) => {
                 Some(id.host)
             }
+            Event::Void(id) => Some(id.host),
             Event::Piece { from, .. } => Some(1 - from),
             Event::LocalDurable { to, .. } | Event::Durable { to, .. } => Some(to.host),
             Event::BaseUnfit { to, .. } | Event::Apply { to, .. } => Some(to.host),
@@ -265,12 +269,7 @@ impl World {
             Event::StartBeside(number) => self.start_beside(number),
             Event::Ask { by, question } if self.is_current(by) => self.env.ask(by, question),
             Event::Ask { .. } => {}
-            Event::Void { .. } if self.env.plan.broken == Some(Break::VoidUntold) => {}
-            Event::Void { by, session } if self.env.net.witness_up[by.host] => self.env.witness.state_void(session),
-            Event::Void { by, session } if self.is_current(by) => {
-                self.env.after(self.env.plan.claim_retry, Event::Void { by, session });
-            }
-            Event::Void { .. } => {}
+            Event::Void(_) if self.env.plan.broken == Some(Break::VoidUntold) => {}
             Event::Response(said) => self.env.hear(said),
             Event::ClientRetry => {
                 self.env.request();
@@ -296,6 +295,10 @@ impl World {
                     Ok(())
                 })
             }
+            Event::Void(id) => self.backup(id, |node, env| {
+                node.tell_voids(env);
+                Ok(())
+            }),
             Event::Outgoing(id) => self.primary(id, |node, env| node.handle_outgoing(env)),
             Event::LocalDurable { to, epoch } => self.primary(to, |node, env| node.handle_local_durable(epoch, env)),
             Event::Durable { to, session, epoch } => {
@@ -357,9 +360,9 @@ impl World {
         let result = answer.claim();
         match question {
             Question::Begin { .. } | Question::Resume { .. } => self.learn_of_start(to, question, answer)?,
-            Question::Introduce(_) => {
+            Question::Introduce(greeting) => {
                 let is_known = result == ClaimResult::Granted;
-                self.backup(to, |node, env| node.handle_introduced(is_known, env))?;
+                self.backup(to, |node, env| node.handle_introduced(greeting, is_known, env))?;
             }
             Question::TakeOver { session, .. } => self.backup(to, |node, env| {
                 node.core.handle_claim(env.time(), session, result);

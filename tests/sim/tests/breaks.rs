@@ -46,6 +46,7 @@ caught! {
     term_that_stands_is_caught: TermStands,
     base_that_goes_on_after_its_session_is_caught: ShipOn,
     backup_that_hides_that_it_is_not_whole_is_caught: VoidUntold,
+    join_that_is_forgotten_before_it_can_be_listed_no_more_is_caught: VoidForgotten,
     death_that_nobody_states_is_caught: DeathUntold,
     output_beyond_a_listed_store_is_caught: StoreUndelisted,
     copy_of_a_lock_file_that_proves_deaths_is_caught: CopiedLock,

@@ -628,7 +628,7 @@ impl Standby {
 
     fn discard(&mut self, session: Option<SessionId>, reason: &DiscardReason) {
         if let Some(session) = session {
-            self.vigil.state_void(session);
+            self.vigil.handle_void(session);
         }
         if !self.core.needs_memory() {
             self.ram = None;

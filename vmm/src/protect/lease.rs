@@ -10,7 +10,7 @@ use replication::primary::Meeting;
 use replication::view::evidence::{self, Facts, Resume, Start, Statement};
 use replication::view::{
     Ask, Attempt, Entry, Greeting, Incarnation, Known, Member, Nonce, Outcome, Place, PlaceKind, Record, Refusal,
-    Register, Wish,
+    Register, Tell, Voids, Wish,
 };
 use replication::{ClaimResult, EpochId, SessionId, Term};
 
@@ -87,7 +87,7 @@ impl Lease {
             life,
             away_since: Mutex::default(),
         };
-        lease.state_deaths();
+        lease.state_deaths(lease.newest_record().as_ref());
         Ok(lease)
     }
 
@@ -296,20 +296,32 @@ impl Lease {
         matches!(stated, Some(Ok(true)))
     }
 
-    /// States that this backup was not whole in `session`, and can never be. False: the witness was not told.
-    pub(crate) fn state_void(&self, session: SessionId) -> bool {
+    /// The joins of this process as a backup, of which there were none yet.
+    pub(crate) fn voids(&self) -> Voids {
+        Voids::new(self.life.observer.place().id)
+    }
+
+    /// As a backup: tells the witness of a join that came to nothing. False: it was not told.
+    pub(crate) fn tell(&self, tell: Tell) -> bool {
         let Some(witness) = &self.witness else { return true };
-        let stated = witness.state(&self.vm_name, Statement::Void(session));
-        self.note_answer(stated.as_ref().err());
-        stated.is_ok()
+        let told = match tell {
+            Tell::State(join) => witness.state(&self.vm_name, Statement::Void(join)),
+            Tell::Withdraw(join) => witness.withdraw(&self.vm_name, Statement::Void(join)),
+        };
+        self.note_answer(told.as_ref().err());
+        told.is_ok()
+    }
+
+    /// Looks for the newest record, if the witness answers and has one.
+    pub(crate) fn newest_record(&self) -> Option<Record> {
+        self.newest().ok().flatten().map(|entry| entry.record)
     }
 
     /// States for other hosts what only this one can prove: that earlier lives of the VM on it are gone.
-    pub(crate) fn state_deaths(&self) {
+    pub(crate) fn state_deaths(&self, newest: Option<&Record>) {
         let Some(witness) = &self.witness else { return };
-        let listed = self.newest().ok().flatten().map(|entry| entry.record);
-        let free = listed.as_ref().map_or_else(Vec::new, |record| self.life.free_locks(record));
-        for id in self.life.observer.deaths(listed.as_ref(), &Facts { free, ..Facts::default() }) {
+        let free = newest.map_or_else(Vec::new, |record| self.life.free_locks(record));
+        for id in self.life.observer.deaths(newest, &Facts { free, ..Facts::default() }) {
             if let Err(error) = witness.state(&self.vm_name, Statement::Dead(id)) {
                 return tracing::debug!(%error, "the witness has no record yet that an earlier life of this VM is gone");
             }

@@ -6,7 +6,8 @@
 //! ```text
 //! DIR/NAME.view-1, -2, …    the records: written whole and synced under another name, then link(2)
 //! DIR/NAME.dead-ID          a later process on its host proved that this place is gone
-//! DIR/NAME.void-JOIN        the backup of this pairing was not whole, and can never be
+//! DIR/NAME.void-JOIN        the backup of this join, which a record lists, was not whole, and can never be. The backup
+//!                           removes it when no later record can list the join
 //! DIR/.NAME.met-NONCE       what one side leaves for the other to find, while they meet
 //! ```
 //!
@@ -126,6 +127,12 @@ impl FileWitness {
     pub fn state(&self, vm: &str, statement: Statement) -> io::Result<()> {
         let vm = vm.to_owned();
         self.call(move |records| records.state(&vm, statement))
+    }
+
+    /// Removes a statement that no later record can be about ([`replication::view::Voids`]).
+    pub fn withdraw(&self, vm: &str, statement: Statement) -> io::Result<()> {
+        let vm = vm.to_owned();
+        self.call(move |records| records.withdraw(&vm, statement))
     }
 
     /// Whether it was stated.

@@ -171,7 +171,7 @@ impl Records {
         self.remove_if_there(&meeting_name(vm, nonce))
     }
 
-    /// States something for others, for good.
+    /// States something for others.
     pub(super) fn state(&self, vm: &str, statement: Statement) -> io::Result<()> {
         self.check_same()?;
         match self.write_new(&statement_name(vm, statement), b"stated\n") {
@@ -179,6 +179,12 @@ impl Records {
             Err(error) => Err(error),
             Ok(()) => self.dir.sync_all(),
         }
+    }
+
+    /// Removes a statement that is about nothing any more.
+    pub(super) fn withdraw(&self, vm: &str, statement: Statement) -> io::Result<()> {
+        self.check_same()?;
+        self.remove_if_there(&statement_name(vm, statement))
     }
 
     /// Whether somebody stated it.

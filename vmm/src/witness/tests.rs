@@ -218,6 +218,19 @@ fn statement_is_made_once_and_for_one_thing() {
 }
 
 #[test]
+fn statement_that_is_withdrawn_stands_no_more_and_no_other_goes() {
+    let (_dir, witness) = witness();
+    let void = |id: u8| Statement::Void(SessionId([id; 16]));
+    witness.withdraw(VM, void(3)).expect("it was not there");
+    for id in [3, 4] {
+        witness.state(VM, void(id)).expect("written");
+    }
+    witness.withdraw(VM, void(3)).expect("removed");
+    assert!(!witness.is_stated(VM, void(3)).expect("it answers"));
+    assert!(witness.is_stated(VM, void(4)).expect("it answers"));
+}
+
+#[test]
 fn storage_that_is_gone_is_no_answer() {
     let (dir, witness) = witness();
     drop(dir);

@@ -58,6 +58,7 @@ impl Standby {
                 self.greeted = Some(hello.machine.clone());
                 self.epochs_applied = 0;
                 (self.trouble, self.discarded) = (None, None);
+                self.vigil.handle_joined(session, hello.register.as_ref());
                 self.core.handle_accept(self.clock.now(), introduction.place, introduction.nonce);
                 self.ram = Some(ram);
                 self.events.note("resync-started", json!({ "primary": hello.writer }));

@@ -2,10 +2,11 @@
 //! only this process can know. A thread of its own, since the storage may take as long as it likes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use replication::SessionId;
+use replication::view::{Greeting, Record, Voids};
 use serde_json::json;
 
 use super::Lease;
@@ -23,10 +24,16 @@ pub(super) struct Vigil(Arc<Shared>);
 struct Shared {
     lease: Arc<Lease>,
     events: Arc<Events>,
-    /// Sessions in which this backup was not whole, and the witness does not know yet.
-    void: Mutex<Vec<SessionId>>,
+    joins: Mutex<Joins>,
     changed: Condvar,
     is_over: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Joins {
+    voids: Voids,
+    /// One came to nothing since the last look.
+    is_news: bool,
 }
 
 impl Vigil {
@@ -35,7 +42,7 @@ impl Vigil {
         let shared = Arc::new(Shared {
             lease: Arc::clone(lease),
             events: Arc::clone(events),
-            void: Mutex::default(),
+            joins: Mutex::new(Joins { voids: lease.voids(), is_news: false }),
             changed: Condvar::new(),
             is_over: AtomicBool::new(false),
         });
@@ -46,9 +53,18 @@ impl Vigil {
         Self(shared)
     }
 
-    /// This backup was not whole in `session`, and can never be: the witness is told as soon as it answers.
-    pub(super) fn state_void(&self, session: SessionId) {
-        self.0.void.lock().expect("no holder panics").push(session);
+    /// This backup follows the primary that said `greeting`; without a witness there is none, and nothing to tell.
+    pub(super) fn handle_joined(&self, session: SessionId, greeting: Option<&Greeting>) {
+        if let Some(greeting) = greeting {
+            self.0.joins().voids.handle_joined(session, greeting.primary);
+        }
+    }
+
+    /// This backup was not whole in `session`, and can never be.
+    pub(super) fn handle_void(&self, session: SessionId) {
+        let mut joins = self.0.joins();
+        joins.voids.handle_void(session);
+        joins.is_news = true;
         self.0.changed.notify_one();
     }
 }
@@ -64,15 +80,30 @@ impl Shared {
     fn run(&self) {
         let mut was_away = false;
         while !self.is_over.load(Ordering::Acquire) {
-            let void = std::mem::take(&mut *self.void.lock().expect("no holder panics"));
-            let untold: Vec<SessionId> = void.into_iter().filter(|session| !self.lease.state_void(*session)).collect();
-            self.lease.state_deaths();
+            self.joins().is_news = false;
+            let newest = self.lease.newest_record();
+            if let Some(newest) = &newest {
+                self.tell(newest);
+            }
+            self.lease.state_deaths(newest.as_ref());
             self.note(&mut was_away);
-            let mut void = self.void.lock().expect("no holder panics");
-            let is_news = !void.is_empty();
-            void.extend(untold);
-            if !is_news && !self.is_over.load(Ordering::Acquire) {
-                drop(self.changed.wait_timeout(void, LOOK_EVERY).expect("no holder panics"));
+            let joins = self.joins();
+            if !joins.is_news && !self.is_over.load(Ordering::Acquire) {
+                drop(self.changed.wait_timeout(joins, LOOK_EVERY).expect("no holder panics"));
+            }
+        }
+    }
+
+    fn joins(&self) -> MutexGuard<'_, Joins> {
+        self.joins.lock().expect("no holder panics")
+    }
+
+    /// What `newest` asks for. What the witness does not take is tried at the next look.
+    fn tell(&self, newest: &Record) {
+        let tells = self.joins().voids.tell(newest);
+        for tell in tells {
+            if self.lease.tell(tell) {
+                self.joins().voids.handle_told(tell);
             }
         }
     }
