@@ -37,6 +37,8 @@ pub enum Exit {
     Incompatible = 163,
     /// The guest crashed by itself and the policy is to stop, or nothing is left to try.
     GuestCrashed = 164,
+    /// A file that is mapped lost its pages: its disk failed, or it was cut. The process ended there, as in a crash.
+    MappingLost = 165,
 }
 
 impl Exit {
@@ -201,6 +203,7 @@ mod tests {
             (Exit::SelfFenced, 160),
             (Exit::Incompatible, 163),
             (Exit::GuestCrashed, 164),
+            (Exit::MappingLost, 165),
         ];
         for (exit, number) in documented {
             assert_eq!(exit.code(), number, "{exit:?}");

@@ -22,6 +22,7 @@ compile_error!("the order in which stores reach memory is argued for x86-64 Linu
 mod container;
 mod error;
 mod heap;
+pub mod lost;
 mod mapping;
 mod medium;
 mod memory;

@@ -5,9 +5,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
+
+use crate::lost::Watch;
 
 /// Length of an ordinary page, in bytes.
 pub(crate) const PAGE: usize = 4096;
@@ -18,6 +20,8 @@ pub(crate) struct Mapping {
     len: usize,
     outer: NonNull<u8>,
     outer_len: usize,
+    /// Of one of a file.
+    watch: Option<Watch>,
 }
 
 // SAFETY: the memory is owned like that of a `Box<[u8]>`: shared references only read or use atomics.
@@ -29,13 +33,20 @@ impl Mapping {
     /// Maps `len` bytes of the file from `offset`, both multiples of `granule` (the page size of the file).
     pub(crate) fn file(file: &File, offset: u64, len: usize, granule: usize, is_sync: bool) -> io::Result<Self> {
         let flags = if is_sync { libc::MAP_SHARED_VALIDATE | libc::MAP_SYNC } else { libc::MAP_SHARED };
-        Self::map(len, granule, flags, file.as_raw_fd(), offset)
+        Ok(Self::map(len, granule, flags, file.as_raw_fd(), offset)?.watched(file))
     }
 
     /// Maps the same without ever changing the file: what is written is this process's own. The file must not change
     /// where this process has not written.
     pub(crate) fn private_file(file: &File, offset: u64, len: usize, granule: usize) -> io::Result<Self> {
-        Self::map(len, granule, libc::MAP_PRIVATE | libc::MAP_NORESERVE, file.as_raw_fd(), offset)
+        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+        Ok(Self::map(len, granule, flags, file.as_raw_fd(), offset)?.watched(file))
+    }
+
+    /// The same; should the file lose its pages, it is named.
+    fn watched(mut self, file: &File) -> Self {
+        self.watch = (self.len > 0).then(|| Watch::over(self.as_ptr(), self.len, file.as_fd())).flatten();
+        self
     }
 
     /// Zeros that belong to this process.
@@ -57,7 +68,7 @@ impl Mapping {
         let skip = (outer.as_ptr() as usize + granule).next_multiple_of(granule) - outer.as_ptr() as usize;
         // SAFETY: `skip` is at most two granules, so base and what is mapped at it lie within the reservation.
         let base = unsafe { outer.add(skip) };
-        let mut mapping = Self { base, len, outer, outer_len };
+        let mut mapping = Self { base, len, outer, outer_len, watch: None };
         if inner_len == 0 {
             return Ok(mapping);
         }
@@ -116,6 +127,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        self.watch = None;
         // SAFETY: the reservation is ours, and all references into it end before `self`.
         unsafe { libc::munmap(self.outer.as_ptr().cast(), self.outer_len) };
     }

@@ -10,6 +10,7 @@ use guests::{Guest, Launch, Pair, Place, console, needs};
 
 const ERROR: i32 = 1;
 const SPLIT_BRAIN: i32 = 6;
+const MAPPING_LOST: i32 = 165;
 const FAIL_AT: &str = "OUTLAST_FAIL_AT";
 /// Of an image that holds nothing of the guest's.
 const CUT_BYTES: u64 = 4096;
@@ -39,6 +40,29 @@ impl Drop for Pinned {
     fn drop(&mut self) {
         let unbound = Command::new("umount").arg("--lazy").arg(&self.0).status();
         assert!(unbound.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
+/// A state directory's disk that dies shows as SIGBUS at the next commit, of which nobody heard anything.
+#[test]
+fn mapped_file_that_loses_its_pages_is_named_and_the_backup_goes_on() {
+    needs!(Kvm);
+    for (file, log) in [("ram", "undo"), ("state", "undo"), ("ram", "redo")] {
+        let (place, guest) = (Place::in_memory(), Guest::dirty());
+        let local = |launch: Launch| launch.with("--protect", "local").with("--local-log", log);
+        let backup = place.backup("b", &guest).start();
+        let mut primary = local(place.primary("a", &guest, backup.port())).start();
+        primary.wait_event("protected");
+        backup.wait_event("protected");
+        wait_progress(&primary, &guest, 20);
+        let file = place.path("a").join("state").join(file);
+        cut(&file);
+        assert_eq!(primary.wait(), MAPPING_LOST, "{}", primary.log());
+        let named = format!("cannot go on without {}, which is mapped", file.display());
+        assert!(primary.log().contains(&named) && primary.log().contains("hint: "), "{}", primary.log());
+        backup.wait_event("failover-finished");
+        wait_progress(&backup, &guest, 50);
+        console::join(&guest, &primary.console(), &backup.console()).unwrap_or_else(|e| panic!("{e}"));
     }
 }
 

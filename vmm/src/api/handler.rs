@@ -50,7 +50,7 @@ impl ApiError {
             Exit::NotFound => 404,
             Exit::Conflict | Exit::SplitBrain | Exit::SelfFenced | Exit::Incompatible => 409,
             Exit::Timeout => 504,
-            Exit::Ok | Exit::Error | Exit::GuestCrashed => 500,
+            Exit::Ok | Exit::Error | Exit::GuestCrashed | Exit::MappingLost => 500,
         }
     }
 }

@@ -81,7 +81,7 @@ const AFTER_HELP: &str = "\
 Exit codes:
   0 ok, 1 error, 2 usage, 3 not found, 4 conflict, 5 timeout,
   6 refused to avoid split brain, 160 self-fenced,
-  163 state incompatible, 164 the guest crashed.
+  163 state incompatible, 164 the guest crashed, 165 a mapped file lost its pages.
 
 Start with `outlast doctor`: it shows what this host can do.";
 

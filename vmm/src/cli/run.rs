@@ -47,7 +47,7 @@ Examples:
     outlast ctl --name vm0 status
 
 Exit codes: 0 after a power-off or reset by the guest or `outlast ctl stop`; 160 self-fenced,
-163 state incompatible, 164 the guest crashed; others as in `outlast --help`.";
+163 state incompatible, 164 the guest crashed, 165 a mapped file lost its pages; others as in `outlast --help`.";
 
 /// Run a VM, alone or protected, until it ends
 #[derive(Args, Debug)]

@@ -11,8 +11,10 @@ pub mod marks;
 pub mod uffd;
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use recoverable::lost::Watch;
 use serde::{Deserialize, Serialize};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
@@ -69,6 +71,8 @@ pub struct Region {
     pub bytes: u64,
     /// Marks of the VMM's own writes.
     pub marks: DirtyMarks,
+    /// Of one whose content is a file's: should that lose its pages, it is named.
+    _watch: Option<Arc<Watch>>,
     mapping: Arc<MmapRegion<DirtyMarks>>,
 }
 
@@ -155,7 +159,10 @@ impl Ram {
         for (slot, (base, len)) in bytes.layout().into_iter().enumerate() {
             let marks = DirtyMarks::new(len as usize);
             let mapping = map(len, &marks).map_err(|reason| MemoryError::Map { base, bytes: len, reason })?;
-            regions.push(Region { slot: slot as u32, base, bytes: len, marks, mapping: Arc::new(mapping) });
+            let file = mapping.file_offset();
+            let watch = file.and_then(|file| Watch::over(mapping.as_ptr(), len as usize, file.file().as_fd()));
+            let (slot, mapping) = (slot as u32, Arc::new(mapping));
+            regions.push(Region { slot, base, bytes: len, marks, _watch: watch.map(Arc::new), mapping });
         }
         let mapped = regions.iter().map(|r| {
             GuestRegionMmap::with_arc(Arc::clone(&r.mapping), GuestAddress(r.base)).expect("the region ends below 2^64")

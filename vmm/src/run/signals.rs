@@ -8,6 +8,8 @@
 //!
 //! SIGHUP stops nothing: a VM outlives the terminal that it was started in, and whoever rotates logs may send it. SIGXFSZ would end
 //! the process at its limit of file size (`ulimit -f`): ignored, the write fails, and is treated as one that finds no room.
+//!
+//! SIGBUS is a mapped file that lost its pages: it is named, and the process ends as in a crash ([`recoverable::lost`]).
 
 #![expect(unsafe_code, reason = "waiting for signals of this process, and ignoring one")]
 
@@ -44,6 +46,8 @@ impl Signals {
         SIGNALS.into_iter().try_for_each(block)?;
         // SAFETY: changes the disposition of a signal, of which nothing here has a handler.
         unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+        recoverable::lost::end_on_loss(Exit::MappingLost.code())
+            .map_err(|error| Failure::new(Exit::Error, format!("cannot take over SIGBUS: {error}")))?;
         let signals = Self::default();
         let waiter = signals.clone();
         spawn("signals".into(), move || waiter.run());
