@@ -36,11 +36,15 @@ fn flush_that_takes_seconds_keeps_neither_the_guest_nor_its_pause() {
     assert!(!vm.log().contains("storage was slow"), "{}", vm.log());
 }
 
-fn pair(place: &Place, guest: &Guest, policy: &str, read: &str) -> (Vm, Vm) {
+/// A guest that is protected, and one of whose reads takes so long from here on.
+fn pair(place: &Place, guest: &Guest, policy: &str, lasts_ms: u32) -> (Vm, Vm) {
     let backup = place.backup("b", guest).start();
     let launch: Launch = place.primary("a", guest, backup.port()).with("--on-boundary-late", policy);
-    let primary = launch.environment(SLOW, read).start();
-    primary.wait_event("resync-started");
+    let from = place.path("slow-from");
+    let slow = launch.environment(SLOW, format!("GuestRead:1:{lasts_ms}"));
+    let primary = slow.environment("OUTLAST_SLOW_FROM", &from).start();
+    primary.wait_event("protected");
+    std::fs::write(from, "").expect("the test's own place");
     (primary, backup)
 }
 
@@ -48,7 +52,7 @@ fn pair(place: &Place, guest: &Guest, policy: &str, read: &str) -> (Vm, Vm) {
 fn boundary_that_is_late_is_told_and_a_guest_that_waits_goes_on() {
     needs!(Kvm);
     let (place, guest) = (Place::in_memory(), guest("disk=2"));
-    let (primary, _backup) = pair(&place, &guest, "continue", "GuestRead:3000:5000");
+    let (primary, _backup) = pair(&place, &guest, "continue", 5000);
     primary.wait_event("boundary-late");
     let status = assert_answers(&primary);
     let warnings = status["warnings"].to_string();
@@ -62,13 +66,34 @@ fn boundary_that_is_late_is_told_and_a_guest_that_waits_goes_on() {
 fn guest_whose_boundary_does_not_come_is_handed_over_where_that_was_chosen() {
     needs!(Kvm);
     let (place, guest) = (Place::in_memory(), guest("disk=2"));
-    let (mut primary, backup) = pair(&place, &guest, "hand-over", "GuestRead:3000:600000");
-    primary.wait_event("protected");
+    let (mut primary, backup) = pair(&place, &guest, "hand-over", 600000);
     let before = guests::console::latest(&guest, &primary.console()).unwrap_or(0);
     backup.wait_event("failover-finished");
     assert_eq!(primary.wait(), 1, "{}", primary.log());
     assert!(primary.log().contains("has not come out"), "{}", primary.log());
     wait_value(&backup, &guest, before + 1);
+}
+
+#[test]
+fn backup_of_a_guest_whose_boundary_does_not_come_is_let_go_where_that_was_chosen() {
+    needs!(Kvm);
+    let (place, guest) = (Place::in_memory(), guest("disk=2"));
+    let (primary, backup) = pair(&place, &guest, "unprotect", 16000);
+    primary.wait_event("boundary-late");
+    let before = primary.console();
+    primary.wait_event("unprotecting");
+    backup.wait_event("discarded");
+    assert_eq!(assert_answers(&primary)["state"], "Solo");
+    // The register has no backup any more, so that nobody could continue the guest but this host.
+    let record = (1..)
+        .map_while(|number| std::fs::read(place.witness().join(format!("{}.view-{number}", guests::place::NAME))).ok());
+    let record: serde_json::Value =
+        serde_json::from_slice(&record.last().expect("there is one")).expect("a record is JSON");
+    assert_eq!(record["backups"], serde_json::json!([]));
+    primary.wait_event("boundary-came");
+    wait_progress(&primary, &guest, 2);
+    assert!(primary.console().starts_with(&before), "what was said is not taken back");
+    assert_eq!((backup.count("failover-started"), primary.count("unprotecting")), (0, 1), "{}", backup.log());
 }
 
 #[test]

@@ -187,7 +187,7 @@ impl Session {
 
     /// Ends protection, and the backup with it.
     pub(super) fn unprotect(&mut self) -> Result<(), Failure> {
-        self.guardian.unprotect();
+        self.guardian.unprotect("the measurement is over");
         self.wait_until("the end of protection", |session| {
             session.guardian.state() == PrimaryState::Solo && !session.machine.epochs().is_protected()
         })?;

@@ -98,6 +98,8 @@ pub enum OnBoundaryLate {
     /// After 10 s this program ends as if it had crashed: the backup takes over, or `outlast resume` continues the
     /// guest.
     HandOver,
+    /// After 10 s its protection by a backup ends, as `outlast ctl unprotect` ends it; it waits here, for its own storage only.
+    Unprotect,
 }
 
 /// The length of an epoch: 1 ms to 10 s. Too short: the guest's time goes into pauses. Too long: output waits, epochs are big.

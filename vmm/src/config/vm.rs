@@ -218,7 +218,7 @@ impl TryFrom<RunOptions> for VmConfig {
             disk_log: disk_log.map(rooted),
             protect,
             local,
-            on_boundary_late: check_late(on_boundary_late, is_protected)?,
+            on_boundary_late: check_late(on_boundary_late, is_protected, has_backup)?,
             min_epoch: check_epoch(epoch, min_epoch.map(|t| t.0))?,
             epoch,
             capture: capture.unwrap_or(Capture::StopAndCopy),
@@ -325,12 +325,21 @@ pub(super) fn split_brain_warning() -> String {
         .into()
 }
 
-fn check_late(typed: Option<OnBoundaryLate>, is_protected: bool) -> Result<OnBoundaryLate, ConfigError> {
+fn check_late(
+    typed: Option<OnBoundaryLate>,
+    is_protected: bool,
+    has_backup: bool,
+) -> Result<OnBoundaryLate, ConfigError> {
     match typed.unwrap_or_default() {
         OnBoundaryLate::HandOver if !is_protected => Err(ConfigError::Contradiction {
             first: "on-boundary-late hand-over",
             second: "protect none",
             why: "nobody has a copy of the guest that could be continued".into(),
+        }),
+        OnBoundaryLate::Unprotect if !has_backup => Err(ConfigError::Contradiction {
+            first: "on-boundary-late unprotect",
+            second: "protect without a backup",
+            why: "there is nobody who could be let go".into(),
         }),
         policy => Ok(policy),
     }

@@ -651,12 +651,12 @@ impl Guardian {
         Ok(None)
     }
 
-    /// Ends protection; where the backup could take over, the witness is asked first.
-    pub fn unprotect(&self) {
+    /// Ends protection by a backup, for the reason `why`; where the backup could take over, the witness is asked first.
+    pub fn unprotect(&self, why: &str) {
         self.lock().target = None;
         let now = self.clock.now();
         let state = self.with_core(|core| {
-            core.handle_unprotect(now, "the operator ended protection");
+            core.handle_unprotect(now, why);
             core.state()
         });
         if state == PrimaryState::Solo {

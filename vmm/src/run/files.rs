@@ -86,8 +86,8 @@ pub(super) fn watch(node: Arc<Node>, policy: OnBoundaryLate) -> Sender<()> {
         let mut console_told = console::Told::default();
         while ended.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
             told.look(&files.images, events);
-            if let Some(machine) = node.machine() {
-                lateness.look(&machine, events);
+            if let Some((machine, guardian)) = node.guest() {
+                lateness.look(&machine, &guardian, events);
                 console_told.look(&machine.egress().console_health(), events);
             }
         }

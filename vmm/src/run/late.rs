@@ -1,7 +1,9 @@
 //! A boundary that does not come: a vCPU stays in the host's kernel, for storage that hangs, or in KVM.
 //!
 //! Nothing is committed meanwhile, nothing leaves, and the backup hears a primary that lives. So the operator is told, and may
-//! have chosen that the guest goes on elsewhere (`--on-boundary-late hand-over`): this program then ends as if it had crashed.
+//! have chosen that the guest goes on elsewhere (`--on-boundary-late hand-over`): this program then ends as if it had crashed. Or that
+//! its backup is let go (`unprotect`), by the same claim as when the operator says so: what was sealed is released once the
+//! register does not list the backup any more, and not before.
 
 use std::time::Duration;
 
@@ -11,10 +13,11 @@ use crate::config::OnBoundaryLate;
 use crate::events::Events;
 use crate::machine::Machine;
 use crate::machine::gate::Late;
+use crate::protect::Guardian;
 
 /// What is late.
 const LATE: Duration = Duration::from_secs(2);
-/// What is too late for a guest that is to be handed over.
+/// What is too late for the policy to wait.
 const TOO_LATE: Duration = Duration::from_secs(10);
 
 /// Tells of a gate that does not close, once, and that it closed after all.
@@ -22,26 +25,37 @@ const TOO_LATE: Duration = Duration::from_secs(10);
 pub(super) struct Lateness {
     policy: OnBoundaryLate,
     told: Option<Duration>,
+    /// The policy was carried out in this lateness.
+    is_done: bool,
 }
 
 impl Lateness {
     pub(super) fn with(policy: OnBoundaryLate) -> Self {
-        Self { policy, told: None }
+        Self { policy, ..Self::default() }
     }
 
     /// Looks at the gate of `machine`.
-    pub(super) fn look(&mut self, machine: &Machine, events: &Events) {
-        if self.is_too_late(machine.gate().late(), events) && machine.ended().is_none() {
-            machine.fail(format!(
-                "for {} s a virtual processor has not come out of the host's kernel: the guest is left to its backup, or to `outlast resume`",
-                TOO_LATE.as_secs()
-            ));
+    pub(super) fn look(&mut self, machine: &Machine, guardian: &Guardian, events: &Events) {
+        if !self.is_too_late(machine.gate().late(), events) || machine.ended().is_some() {
+            return;
+        }
+        let why = format!("for {} s a virtual processor has not come out of the host's kernel", TOO_LATE.as_secs());
+        match self.policy {
+            OnBoundaryLate::Continue => {}
+            OnBoundaryLate::HandOver => {
+                machine.fail(format!("{why}: the guest is left to its backup, or to `outlast resume`"));
+            }
+            OnBoundaryLate::Unprotect => {
+                tracing::warn!("{why}: its backup is let go, as --on-boundary-late says");
+                guardian.unprotect(&why);
+            }
         }
     }
 
-    /// Tells what there is to tell. Whether the guest is to be handed over.
+    /// Tells what there is to tell. Whether the policy is to be carried out, which is once in a lateness.
     fn is_too_late(&mut self, late: Option<Late>, events: &Events) -> bool {
         let Some(Late { time, vcpus }) = late.filter(|late| late.time >= LATE) else {
+            self.is_done = false;
             if let Some(time) = self.told.take() {
                 events.note("boundary-came", json!({ "late_ms": time.as_millis() as u64 }));
             }
@@ -51,7 +65,7 @@ impl Lateness {
             tracing::warn!(vcpus, "the guest cannot be stopped: look at the storage of its disks");
             events.note("boundary-late", json!({ "late_ms": time.as_millis() as u64, "vcpus": vcpus }));
         }
-        self.policy == OnBoundaryLate::HandOver && time >= TOO_LATE
+        self.policy != OnBoundaryLate::Continue && time >= TOO_LATE && !std::mem::replace(&mut self.is_done, true)
     }
 }
 
@@ -89,9 +103,15 @@ mod tests {
     }
 
     #[test]
-    fn guest_is_handed_over_only_where_that_was_chosen_and_when_it_is_too_late() {
-        let (mut lateness, events) = (Lateness::with(OnBoundaryLate::HandOver), Events::new(None));
-        assert!(!lateness.is_too_late(late(TOO_LATE - Duration::from_millis(1)), &events));
-        assert!(lateness.is_too_late(late(TOO_LATE), &events));
+    fn policy_is_carried_out_once_in_a_lateness_and_when_it_is_too_late() {
+        for policy in [OnBoundaryLate::HandOver, OnBoundaryLate::Unprotect] {
+            let (mut lateness, events) = (Lateness::with(policy), Events::new(None));
+            for _ in 0..2 {
+                assert!(!lateness.is_too_late(late(TOO_LATE - Duration::from_millis(1)), &events));
+                assert!(lateness.is_too_late(late(TOO_LATE), &events));
+                assert!(!lateness.is_too_late(late(2 * TOO_LATE), &events));
+                assert!(!lateness.is_too_late(None, &events));
+            }
+        }
     }
 }

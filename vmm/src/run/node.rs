@@ -118,6 +118,14 @@ impl Node {
         }
     }
 
+    /// The guest that runs here, and who protects it.
+    pub(super) fn guest(&self) -> Option<(Arc<Machine>, Arc<Guardian>)> {
+        match self.role() {
+            Role::Primary { machine, guardian, .. } => Some((machine, guardian)),
+            Role::Backup(_) => None,
+        }
+    }
+
     fn running(&self) -> Result<(Arc<Machine>, Arc<Guardian>), ApiError> {
         match self.role() {
             Role::Primary { machine, guardian, .. } => Ok((machine, guardian)),
@@ -234,7 +242,7 @@ impl ApiHandler for Arc<Node> {
     }
 
     fn unprotect(&self) -> Result<(), ApiError> {
-        self.running()?.1.unprotect();
+        self.running()?.1.unprotect("the operator ended protection");
         Ok(())
     }
 

@@ -8,10 +8,10 @@
 //! `ImageWrite:N`: the log or the images of either side, at the Nth epoch; `ImageSync:N`: an image that is looked after, the Nth time.
 //! `OUTLAST_SLOW_AT=LogSync:N:MS`: the Nth sync of the log of disk writes takes MS milliseconds, on either side; so do `LogAppend`,
 //! and `ImageSync` and `ImageWrite` of the images; `GuestRead` and `GuestSync` are a read of the guest's, and a sync for its flush,
-//! straight from its image. Not for production: it is how
+//! straight from its image; with `OUTLAST_SLOW_FROM=PATH` counted only once that file is there. Not for production: it is how
 //! the tests prove that a kill at any moment loses nothing, and a failing medium neither.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
@@ -24,6 +24,7 @@ use crate::exit::{Exit, Failure};
 const VARIABLE: &str = "OUTLAST_KILL_AT";
 const FAIL_VARIABLE: &str = "OUTLAST_FAIL_AT";
 const SLOW_VARIABLE: &str = "OUTLAST_SLOW_AT";
+const SLOW_FROM_VARIABLE: &str = "OUTLAST_SLOW_FROM";
 
 /// The epoch's disk writes are in the synced log, its memory is not committed.
 pub(crate) const DISK_LOGGED: &str = "DiskLogged";
@@ -93,7 +94,17 @@ struct Armed {
 
 static ARMED: OnceLock<Armed> = OnceLock::new();
 static FAILING: OnceLock<Armed> = OnceLock::new();
-static SLOW: OnceLock<(Armed, Duration)> = OnceLock::new();
+static SLOW: OnceLock<Slow> = OnceLock::new();
+
+/// A step that is going to take long.
+#[derive(Debug)]
+struct Slow {
+    armed: Armed,
+    time: Duration,
+    /// It counts once this file is there.
+    from: Option<PathBuf>,
+}
+
 /// A step's name on its way from the hook; the hook may run in any thread.
 static NAME: Mutex<String> = Mutex::new(String::new());
 
@@ -135,16 +146,17 @@ fn asked(variable: &str, known: &[String]) -> Result<Option<Armed>, Failure> {
 }
 
 /// What is to be slow, and for how long.
-fn asked_slow() -> Result<Option<(Armed, Duration)>, Failure> {
+fn asked_slow() -> Result<Option<Slow>, Failure> {
     let Ok(asked) = std::env::var(SLOW_VARIABLE) else { return Ok(None) };
     let parts: Vec<&str> = asked.split(':').collect();
-    let slow =
-        match parts[..] {
-            [step, nth, ms] if SLOW_STEPS.contains(&step) => nth.parse().ok().zip(ms.parse().ok()).map(|(nth, ms)| {
-                (Armed { step: step.to_owned(), left: AtomicU64::new(nth) }, Duration::from_millis(ms))
-            }),
-            _ => None,
-        };
+    let slow = match parts[..] {
+        [step, nth, ms] if SLOW_STEPS.contains(&step) => nth.parse().ok().zip(ms.parse().ok()).map(|(nth, ms)| {
+            let armed = Armed { step: step.to_owned(), left: AtomicU64::new(nth) };
+            let from = std::env::var_os(SLOW_FROM_VARIABLE).map(PathBuf::from);
+            Slow { armed, time: Duration::from_millis(ms), from }
+        }),
+        _ => None,
+    };
     slow.map(Some).ok_or_else(|| {
         Failure::new(Exit::Usage, format!("{SLOW_VARIABLE}={asked} names no step"))
             .with_hint(format!("it takes STEP:N:MS; steps are {}", SLOW_STEPS.join(", ")))
@@ -182,7 +194,8 @@ pub(crate) fn fails_image_sync(path: &Path) -> Result<(), DiskError> {
 pub(crate) fn lasts(name: &'static str) {
     #[cfg(test)]
     trace::STEPS.with_borrow_mut(|steps| steps.push(name));
-    if let Some((armed, time)) = SLOW.get()
+    if let Some(Slow { armed, time, from }) = SLOW.get()
+        && from.as_ref().is_none_or(|from| from.exists())
         && armed.is_due(name)
     {
         std::thread::sleep(*time);
