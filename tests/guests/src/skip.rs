@@ -18,6 +18,8 @@ pub enum Need {
     Network,
     /// A userfaultfd that sees the kernel's faults.
     Userfaultfd,
+    /// The program `strace`.
+    Strace,
 }
 
 impl Need {
@@ -33,6 +35,7 @@ impl Need {
             Self::Avx => (!is_x86_feature_detected!("avx")).then(|| "this processor has no AVX".into()),
             Self::Root => (!is_root()).then(|| "it takes root".into()),
             Self::Userfaultfd => vmm::memory::uffd::Uffd::open().err().map(|error| format!("no userfaultfd: {error}")),
+            Self::Strace => (!runs("strace")).then(|| "there is no `strace`".into()),
             Self::Network if !Path::new("/dev/net/tun").exists() => Some("there is no /dev/net/tun".into()),
             Self::Network => (!runs("ip")).then(|| "there is no `ip` (package iproute2)".into()),
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 use vmm::api::client::{Client, ClientError};
 
-use crate::{program, wait};
+use crate::{program, trace, wait};
 
 /// How an `outlast` is to be started.
 #[derive(Debug)]
@@ -22,6 +22,7 @@ pub struct Launch {
     stdout: Option<Stdio>,
     typed: bool,
     umask: Option<String>,
+    trace: Option<PathBuf>,
     variables: Vec<(OsString, OsString)>,
 }
 
@@ -51,6 +52,7 @@ impl Launch {
             stdout: None,
             typed: false,
             umask: None,
+            trace: None,
         }
     }
 
@@ -118,6 +120,13 @@ impl Launch {
         self
     }
 
+    /// Has strace(1) write to `file` which files it syncs, links and removes, in their order ([`crate::trace`]).
+    #[must_use]
+    pub fn traced(mut self, file: &Path) -> Self {
+        self.trace = Some(file.to_owned());
+        self
+    }
+
     /// Runs it in a network namespace.
     #[must_use]
     pub fn within(mut self, namespace: &str) -> Self {
@@ -127,6 +136,13 @@ impl Launch {
 
     fn command(&self) -> Command {
         match &self.namespace {
+            None if self.trace.is_some() => {
+                let mut command = Command::new("strace");
+                // The tracer is the grandchild: signals and the exit code are the program's own.
+                command.args(["-D", "-f", "-qq", "-y", "-s", "200", "-e", trace::CALLS, "-o"]);
+                command.args(&self.trace).arg(program::outlast());
+                command
+            }
             None if self.umask.is_some() => {
                 let mut command = Command::new("sh");
                 let mask = self.umask.as_deref().unwrap_or_default();
