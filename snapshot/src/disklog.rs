@@ -61,6 +61,9 @@ mod verdict;
 pub const BLOCK_BYTES: u64 = 4096;
 /// Smallest log, in bytes.
 pub const LOG_BYTES_MIN: u64 = 16 * BLOCK_BYTES;
+/// Longest file that is read as a log, in bytes: more than any version has written. A sparse file may be of any length, and a log is
+/// looked through to its end at every start.
+pub const LOG_LEN_MAX: u64 = 1 << 30;
 /// Most disks in one record.
 pub const DISK_COUNT_MAX: usize = 256;
 
@@ -465,7 +468,8 @@ impl EpochLog {
     }
 
     fn file_len(&self) -> Result<u64, LogError> {
-        Ok(self.file.metadata().map_err(|e| self.io_error("measuring", e))?.len())
+        let len = self.file.metadata().map_err(|e| self.io_error("measuring", e))?.len();
+        LogLen::try_from(len).map(|LogLen(len)| len).map_err(|len| LogError::TooLong { path: self.path.clone(), len })
     }
 
     fn check_room(&self, needs: u64) -> Result<(), LogError> {
@@ -493,6 +497,17 @@ impl EpochLog {
 
     fn io_error(&self, what: &'static str, source: io::Error) -> LogError {
         LogError::Io { what, path: self.path.clone(), source }
+    }
+}
+
+/// The length of a file that may be a log: at most [`LOG_LEN_MAX`].
+struct LogLen(u64);
+
+impl TryFrom<u64> for LogLen {
+    type Error = u64;
+
+    fn try_from(len: u64) -> Result<Self, u64> {
+        if len <= LOG_LEN_MAX { Ok(LogLen(len)) } else { Err(len) }
     }
 }
 

@@ -52,6 +52,14 @@ pub enum LogError {
         /// The number.
         generation: u64,
     },
+    /// The file is longer than any log.
+    #[error("{} has {len} bytes, a disk log at most {}: it is another file, or was made longer", path.display(), super::LOG_LEN_MAX)]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        len: u64,
+    },
     /// A record that had been synced is not whole any more.
     #[error(
         "disk log {} is damaged at byte {at}: a record that was durable cannot be read; \

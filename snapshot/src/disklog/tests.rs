@@ -746,6 +746,28 @@ fn log_of_an_older_format_is_emptied_before_its_records_are_overwritten() {
     }
 }
 
+/// A sparse file of any length: it was looked through block by block, for hours.
+#[test]
+fn file_longer_than_any_log_is_refused_before_it_is_looked_through_and_read_again_when_it_is_cut() {
+    let dir = scratch();
+    let whole = three_epochs(&dir);
+    let path = left(&dir, &whole);
+    let file = File::options().write(true).open(&path).unwrap();
+    let with = |len: u64| {
+        file.set_len(len).unwrap();
+        let log = EpochLog::open(&path, BYTES_MAX)?;
+        replayed(&log)
+    };
+    let expected = with(whole.len() as u64).unwrap();
+    for len in [LOG_LEN_MAX + 1, 1 << 40] {
+        let error = with(len).expect_err("no log is so long");
+        assert!(matches!(error, LogError::TooLong { len: said, .. } if said == len), "{error}");
+        assert!(EpochLog::peek(&path).is_none());
+    }
+    assert_eq!(with(LOG_LEN_MAX).unwrap(), expected);
+    assert_eq!(with(whole.len() as u64).unwrap(), expected);
+}
+
 #[test]
 fn generation_near_the_end_of_the_numbers_is_refused_and_the_last_one_is_an_end() {
     // Its checksum is right. The next generation had no number: the addition ended the program.

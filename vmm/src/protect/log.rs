@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use replication::EpochId;
 use snapshot::disk::{DiskError, Image, OverlayDisk};
 use snapshot::disklog::{
-    Asked, Boot, DiskIdentity, EpochLog, Generation, Holds, LifeId, LogError, LogId, NoteError, Owner, Verdict,
+    Asked, Boot, DiskIdentity, EpochLog, Generation, Holds, LOG_LEN_MAX, LifeId, LogError, LogId, NoteError, Owner,
+    Verdict,
 };
 use snapshot::writeset::WriteSet;
 
@@ -44,6 +45,8 @@ impl Advice for LogError {
             Self::Locked { .. } | Self::Elsewhere { .. } => Exit::Conflict,
             Self::NotALog { .. }
             | Self::Format { .. }
+            | Self::Generation { .. }
+            | Self::TooLong { .. }
             | Self::Damaged { .. }
             | Self::NoSuchDisk { .. }
             | Self::OtherDisk { .. }
@@ -67,6 +70,11 @@ impl Advice for LogError {
                     LOG_BYTES_MAX >> 20
                 ))
             }
+            Self::TooLong { path, .. } => Some(format!(
+                "if it is the log, cut it to {} bytes (`truncate -s`), which no log exceeds; if not, move {} away",
+                LOG_LEN_MAX,
+                path.display()
+            )),
             Self::NoSuchDisk { path, .. } | Self::OtherDisk { path, .. } => Some(format!(
                 "the log holds committed writes of the disk that it names: give the disks in the order that they had, or put \
                  that image back; to start on what is there now instead, remove {}",
