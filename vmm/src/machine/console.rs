@@ -323,9 +323,9 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_a_full_disk_refused_are_counted_also_when_there_is_room_again() {
-        /// Takes three bytes, refuses until it is told that there is room.
-        struct Full(usize, std::sync::mpsc::Receiver<()>);
+    fn bytes_that_a_disk_refused_are_counted_also_when_it_takes_some_again() {
+        /// Takes three bytes, refuses with this error until it is told to take more.
+        struct Full(usize, std::sync::mpsc::Receiver<()>, i32);
         impl Write for Full {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
                 if self.1.try_recv().is_ok() {
@@ -333,24 +333,26 @@ mod tests {
                 }
                 let count = bytes.len().min(self.0);
                 self.0 -= count;
-                if count == 0 { Err(ErrorKind::StorageFull.into()) } else { Ok(count) }
+                if count == 0 { Err(io::Error::from_raw_os_error(self.2)) } else { Ok(count) }
             }
 
             fn flush(&mut self) -> io::Result<()> {
                 Ok(())
             }
         }
-        let (room, waits) = std::sync::mpsc::channel();
-        let console = Console::new(Box::new(Full(3, waits)), Arc::default());
-        put(&console, b"count=1\n");
-        assert_eq!(console.drain(PATIENCE), 0);
-        let health = console.health();
-        assert_eq!((health.lost_bytes.map(NonZeroU64::get), health.refusal.is_some()), (Some(5), true));
-        room.send(()).expect("the writer lives");
-        put(&console, b"count=2\n");
-        assert_eq!(console.drain(PATIENCE), 0);
-        let health = console.health();
-        assert_eq!((health.lost_bytes.map(NonZeroU64::get), health.refusal), (Some(5), None));
+        for errno in [libc::ENOSPC, libc::EIO] {
+            let (room, waits) = std::sync::mpsc::channel();
+            let console = Console::new(Box::new(Full(3, waits, errno)), Arc::default());
+            put(&console, b"count=1\n");
+            assert_eq!(console.drain(PATIENCE), 0);
+            let health = console.health();
+            assert_eq!((health.lost_bytes.map(NonZeroU64::get), health.refusal.is_some()), (Some(5), true));
+            room.send(()).expect("the writer lives");
+            put(&console, b"count=2\n");
+            assert_eq!(console.drain(PATIENCE), 0);
+            let health = console.health();
+            assert_eq!((health.lost_bytes.map(NonZeroU64::get), health.refusal), (Some(5), None));
+        }
     }
 
     #[test]
