@@ -280,25 +280,33 @@ impl Machine {
         pace: Pace,
         running: EpochId,
     ) -> Result<Self, MachineError> {
-        let MachineState { shape, cpuid, chips, vcpus, board, watchdog, slots, paused } = state;
-        let ours = shape_of(shape.vcpus, RamBytes::try_from(ram.bytes())?, &parts);
-        ours.check(&shape)?;
-        let mut machine = Self::assemble(shape, Some(cpuid), ram, parts, pace, running)?;
-        let promised = vcpus.first().map(VcpuState::feature_msrs).unwrap_or_default();
-        let fresh = std::mem::replace(&mut machine.feature_msrs, promised);
-        if let Some(why) = compare::refusal(&machine.vm.host().lacks(&machine.cpuid, &machine.feature_msrs, &fresh)) {
-            return Err(StateRefused::OtherCpu(why).into());
-        }
-        machine.board().restore(board, slots).map_err(StateRefused::from)?;
-        machine.board().restore_watchdog(watchdog).map_err(StateRefused::from)?;
-        let guards = machine.all_vcpus();
-        machine.vm.restore(&references(&guards), &chips, &vcpus)?;
-        drop(guards);
+        let ours = shape_of(state.shape.vcpus, RamBytes::try_from(ram.bytes())?, &parts);
+        ours.check(&state.shape)?;
+        let mut machine = Self::assemble(ours, Some(state.cpuid.clone()), ram, parts, pace, running)?;
+        let paused = state.paused;
+        machine.load(state)?;
         if paused {
             machine.paused.store(true, Ordering::Release);
             machine.gate.keep_closed();
         }
         Ok(machine)
+    }
+
+    /// Loads a state of this machine's shape; its processors were made as that says.
+    pub(crate) fn load(&mut self, state: MachineState) -> Result<(), MachineError> {
+        let MachineState { shape, cpuid, chips, vcpus, board, watchdog, slots, paused: _ } = state;
+        self.shape.check(&shape)?;
+        self.cpuid = cpuid;
+        let promised = vcpus.first().map(VcpuState::feature_msrs).unwrap_or_default();
+        let fresh = std::mem::replace(&mut self.feature_msrs, promised);
+        if let Some(why) = compare::refusal(&self.vm.host().lacks(&self.cpuid, &self.feature_msrs, &fresh)) {
+            return Err(StateRefused::OtherCpu(why).into());
+        }
+        self.board().restore(board, slots).map_err(StateRefused::from)?;
+        self.board().restore_watchdog(watchdog).map_err(StateRefused::from)?;
+        let guards = self.all_vcpus();
+        self.vm.restore(&references(&guards), &chips, &vcpus)?;
+        Ok(())
     }
 
     /// Starts the threads. A restored machine first does what its boundary left to do: kicks and interrupts.
