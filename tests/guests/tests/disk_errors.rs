@@ -66,6 +66,28 @@ fn mapped_file_that_loses_its_pages_is_named_and_the_backup_goes_on() {
     }
 }
 
+/// A resumed guest's memory is read from the file when it is touched. KVM's error for that, or the crash that the guest takes it
+/// for, was told instead: a guest that crashed would be ended for its backup too.
+#[test]
+fn resumed_guest_whose_memory_file_loses_its_pages_has_not_crashed() {
+    needs!(Kvm);
+    let guest = Guest { cmdline: "pages=20000 span=200 us=1000".into(), memory_mib: 256, ..Guest::dirty() };
+    for _ in 0..3 {
+        let place = Place::in_memory();
+        let local = place.alone("a", &guest).with("--protect", "local").with("--local-log", "redo");
+        let mut vm = local.start();
+        wait_progress(&vm, &guest, 4);
+        vm.kill();
+        let mut resumed = Launch::resume(&place.path("a")).start();
+        resumed.wait_event("resumed");
+        let ram = place.path("a").join("state/ram");
+        cut(&ram);
+        assert_eq!(resumed.wait(), MAPPING_LOST, "{}", resumed.log());
+        assert!(resumed.log().contains(&format!("cannot go on without {}", ram.display())), "{}", resumed.log());
+        assert_eq!(resumed.count("guest-panic"), 0);
+    }
+}
+
 /// The guest's own request met the error before any commit did: told of it, the guest carried it to the other host.
 #[test]
 fn error_that_a_request_of_the_guest_meets_is_left_to_the_backup() {

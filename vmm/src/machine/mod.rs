@@ -473,6 +473,10 @@ impl Machine {
 
     /// Ends the machine; the first end counts.
     pub fn end(&self, how: End) {
+        if matches!(how, End::Guest(GuestEnd::Crashed(_))) {
+            // It may have read memory that its file does not give any more.
+            self.ram.touch_mapped();
+        }
         let mut ended = self.ended.lock().expect("no holder of the end panics");
         if ended.is_none() {
             *ended = Some(how);

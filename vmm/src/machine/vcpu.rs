@@ -66,6 +66,7 @@ enum Exit {
 /// Runs vCPU `id` until the machine ends. The body of its thread.
 pub(super) fn run(machine: &Machine, id: u32) {
     if let Err(error) = run_loop(machine, id) {
+        machine.ram().touch_mapped();
         machine.fail(error.to_string());
     }
     machine.gate().leave();

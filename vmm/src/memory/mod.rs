@@ -72,7 +72,7 @@ pub struct Region {
     /// Marks of the VMM's own writes.
     pub marks: DirtyMarks,
     /// Of one whose content is a file's: should that lose its pages, it is named.
-    _watch: Option<Arc<Watch>>,
+    watch: Option<Arc<Watch>>,
     mapping: Arc<MmapRegion<DirtyMarks>>,
 }
 
@@ -162,7 +162,7 @@ impl Ram {
             let file = mapping.file_offset();
             let watch = file.and_then(|file| Watch::over(mapping.as_ptr(), len as usize, file.file().as_fd()));
             let (slot, mapping) = (slot as u32, Arc::new(mapping));
-            regions.push(Region { slot, base, bytes: len, marks, _watch: watch.map(Arc::new), mapping });
+            regions.push(Region { slot, base, bytes: len, marks, watch: watch.map(Arc::new), mapping });
         }
         let mapped = regions.iter().map(|r| {
             GuestRegionMmap::with_arc(Arc::clone(&r.mapping), GuestAddress(r.base)).expect("the region ends below 2^64")
@@ -181,6 +181,17 @@ impl Ram {
             at += len;
             mapping
         })
+    }
+
+    /// Reads every page that a file may still have to give. If one is lost, the process ends here and names the file
+    /// ([`recoverable::lost`]): KVM does not tell a guest whose memory cannot be read from one that crashed.
+    pub fn touch_mapped(&self) {
+        for region in self.regions.iter().filter(|region| region.watch.is_some()) {
+            for at in (0..region.bytes as usize).step_by(PAGE_SIZE) {
+                // SAFETY: within the mapping, which lives as long as `self`; what is read is thrown away.
+                unsafe { region.mapping.as_ptr().add(at).read_volatile() };
+            }
+        }
     }
 
     /// The view for devices and loaders; writes through it mark pages dirty.
