@@ -18,7 +18,7 @@ use devices::virtio::turn::Others;
 use super::Machine;
 use super::gate::Gate;
 
-/// How long a turn lasts at most, but for the request that it is at.
+/// How long a turn lasts at most, but for what it moves at once: a frame, or a piece of a disk's request.
 const TURN_MAX: Duration = Duration::from_millis(2);
 /// How long the guest runs between two turns: as long as the turn lasted, within these bounds. A turn takes longer than
 /// [`TURN_MAX`] if storage does.
