@@ -79,6 +79,8 @@ impl Loader {
 
     /// Loads a state, if it is one of that shape.
     pub fn load(&mut self, state: MachineState) {
-        let _ = self.0.load(state);
+        if self.0.load(state).is_err() {
+            self.0.renew_board(parts()).expect("it has no files");
+        }
     }
 }

@@ -309,6 +309,14 @@ impl Machine {
         Ok(())
     }
 
+    /// Puts the devices of `parts` in the place of those that it has: a load that failed leaves them half done.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn renew_board(&mut self, parts: Parts) -> Result<(), MachineError> {
+        let (board, egress, disks) = board_of(&self.ram, parts, &self.stats, &self.troubles)?;
+        (self.board, self.egress, self.disks) = (Mutex::new(board), egress, disks);
+        Ok(())
+    }
+
     /// Starts the threads. A restored machine first does what its boundary left to do: kicks and interrupts.
     pub fn start(self: &Arc<Self>) -> Result<Threads, MachineError> {
         let mut effects = self.board().serve_kicks();
