@@ -54,8 +54,11 @@ pub(crate) struct Services {
 impl Services {
     /// Opens the ports; the first connections of a bulk service have windows of `window` bytes.
     pub(crate) fn open(sockets: &mut SocketSet<'_>, window: usize) -> Self {
-        let ports = [Service::Source, Service::Sink, Service::Answer]
-            .map(|service| Port { service, connections: Vec::with_capacity(128), window });
+        let ports = [Service::Source, Service::Sink, Service::Answer].map(|service| Port {
+            service,
+            connections: Vec::with_capacity(128),
+            window,
+        });
         let mut services = Self { ports, datagrams: Datagrams::open(sockets), totals: Totals::default() };
         services.ports.iter_mut().for_each(|port| port.keep_listening(sockets));
         services
@@ -76,6 +79,8 @@ impl Port {
         for (handle, connection) in &mut self.connections {
             let socket = sockets.get_mut::<tcp::Socket<'_>>(*handle);
             if !socket.is_open() {
+                // What was acknowledged before a reset counts.
+                connection.serve(self.service, socket, totals);
                 *connection = streams::Connection::default();
                 socket.listen(self.service.port()).expect("it was closed");
             }
@@ -90,8 +95,7 @@ impl Port {
     }
 
     fn keep_listening(&mut self, sockets: &mut SocketSet<'_>) {
-        let is_listening =
-            |(handle, _): &&(SocketHandle, _)| sockets.get::<tcp::Socket<'_>>(*handle).is_listening();
+        let is_listening = |(handle, _): &&(SocketHandle, _)| sockets.get::<tcp::Socket<'_>>(*handle).is_listening();
         for _ in self.connections.iter().filter(is_listening).count()..BACKLOG {
             let mut socket = self.socket();
             socket.listen(self.service.port()).expect("it is new");

@@ -162,10 +162,7 @@ impl Net {
         net.agree();
         net.set_queue(net.rx.index, net.rx.ring);
         net.set_queue(net.tx.index, net.tx.ring);
-        net.write(
-            register::STATUS,
-            status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK | status::DRIVER_OK,
-        );
+        net.write(register::STATUS, status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK | status::DRIVER_OK);
         for head in 0..QUEUE_SIZE as u16 {
             net.rx.offer(head, BUFFER as u32, DEVICE_WRITES);
         }
@@ -219,7 +216,11 @@ impl Net {
         store!((*ring).avail_flags, NO_INTERRUPT);
         // SAFETY: only the places are computed.
         let (desc, avail, used) = unsafe {
-            ((&raw const (*ring).descriptors) as u64, (&raw const (*ring).avail_flags) as u64, (&raw const (*ring).used_flags) as u64)
+            (
+                (&raw const (*ring).descriptors) as u64,
+                (&raw const (*ring).avail_flags) as u64,
+                (&raw const (*ring).used_flags) as u64,
+            )
         };
         for (register, address) in
             [(register::QUEUE_DESC, desc), (register::QUEUE_AVAIL, avail), (register::QUEUE_USED, used)]
@@ -313,9 +314,8 @@ impl RxToken for Received {
         // the other by one processor.
         let queue = unsafe { &mut *self.queue };
         // SAFETY: the device is done with this buffer until it is offered again below, and `len` was checked.
-        let frame = unsafe {
-            core::slice::from_raw_parts(queue.buffer(usize::from(self.head)).add(HEADER), self.len - HEADER)
-        };
+        let frame =
+            unsafe { core::slice::from_raw_parts(queue.buffer(usize::from(self.head)).add(HEADER), self.len - HEADER) };
         let result = f(frame);
         queue.offer(self.head, BUFFER as u32, DEVICE_WRITES);
         result

@@ -70,7 +70,7 @@ impl AgentWork {
 
     fn request(&mut self, session: &Session, line: &str) -> Result<String, Failure> {
         if self.connection.is_none() {
-            self.connection = Some(connect(session, self.ask.port())?);
+            self.connection = Some(BufReader::new(connect(session, self.ask.port())?));
         }
         let connection = self.connection.as_mut().expect("it was just made");
         let asked = connection.get_mut().write_all(format!("{line}\n").as_bytes());
@@ -167,7 +167,7 @@ fn scaled(units: u64, took: Duration, wanted: Duration) -> u64 {
 }
 
 /// Connects to the agent, once the guest has booted.
-fn connect(session: &Session, port: u16) -> Result<BufReader<TcpStream>, Failure> {
+pub(super) fn connect(session: &Session, port: u16) -> Result<TcpStream, Failure> {
     let address: SocketAddr = format!("{GUEST}:{port}").parse().expect("an address and a port");
     let begun = Instant::now();
     loop {
@@ -178,7 +178,7 @@ fn connect(session: &Session, port: u16) -> Result<BufReader<TcpStream>, Failure
                     .set_read_timeout(Some(LOOK_AROUND))
                     .and_then(|()| stream.set_nodelay(true))
                     .map_err(|error| failed("cannot connect to", &error))?;
-                return Ok(BufReader::new(stream));
+                return Ok(stream);
             }
             Err(error) if begun.elapsed() > BOOT_MAX => return Err(failed("cannot connect to", &error)),
             Err(_) => std::thread::sleep(CONNECT_AGAIN),

@@ -84,7 +84,7 @@ impl Load {
 
 /// How long the threads of this process's vCPUs have waited for a processor so far, in seconds; 0 where the kernel does
 /// not tell.
-fn vcpu_waited() -> f64 {
+pub(super) fn vcpu_waited() -> f64 {
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let waited = tasks.filter_map(|task| {
         let comm = std::fs::read_to_string(task.path().join("comm")).ok()?;

@@ -11,6 +11,9 @@
 mod agent;
 mod chart;
 mod echo;
+mod flow;
+mod flow_report;
+mod flows;
 mod load;
 mod local_report;
 mod local_sweep;
@@ -42,6 +45,12 @@ pub fn run(config: &BenchConfig) -> Result<Exit, Failure> {
             }
             sweep::run(config, if config.kind == BenchKind::LocalSweep { Question::Local } else { Question::Backup })?;
         }
+        BenchKind::Network => {
+            if config.tap.is_none() {
+                network::enter()?;
+            }
+            flows::run(config)?;
+        }
         BenchKind::Pause => pause::run(config)?,
         BenchKind::Recoverable => recoverable::run(config)?,
     }
@@ -69,7 +78,7 @@ fn bare_guest(config: &BenchConfig, name: &str) -> Result<PathBuf, Failure> {
         return Ok(path);
     }
     Err(Failure::new(Exit::NotFound, format!("there is no bare guest {}", path.display())).with_hint(format!(
-        "`guest-images/bare/build {}` makes them; --guests DIR or OUTLAST_BARE names another directory",
+        "`guest-images/bare/build {0}` and `guest-images/bulk/build {0}` make them; --guests DIR or OUTLAST_BARE names another directory",
         dir.display()
     )))
 }

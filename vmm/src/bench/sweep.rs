@@ -373,6 +373,18 @@ fn linux_plan(
     if config.redis {
         asks.push(("redis", Ask::Redis));
     }
+    let spec = linux_spec(config, kernel)?;
+    let workloads = asks.into_iter().map(|(name, ask)| Workload { name, load: Load::Agent(AgentWork::new(ask)) });
+    let guest = match (question, &config.backup) {
+        (Question::Local, _) => "linux-local",
+        (Question::Backup, Some(_)) => "linux-two-hosts",
+        (Question::Backup, None) => "linux",
+    };
+    Ok(Plan { guest: guest.into(), spec, workloads: workloads.collect(), lengths_together: usize::MAX })
+}
+
+/// A Linux guest that is reached through its network.
+pub(super) fn linux_spec(config: &BenchConfig, kernel: std::path::PathBuf) -> Result<GuestSpec, Failure> {
     if config.tap.is_none()
         && let Some(why) = network::missing()
     {
@@ -381,8 +393,7 @@ fn linux_plan(
             format!("a Linux guest is asked for work over its network, and there is none: {why}"),
         ));
     }
-    let workloads = asks.into_iter().map(|(name, ask)| Workload { name, load: Load::Agent(AgentWork::new(ask)) });
-    let spec = GuestSpec {
+    Ok(GuestSpec {
         kernel,
         initramfs: config.initramfs.clone(),
         cmdline: config.cmdline.clone().unwrap_or_else(|| "console=ttyS0".into()),
@@ -392,11 +403,5 @@ fn linux_plan(
         backup: config.backup.clone(),
         state_dir: None,
         durability: CommitDurability::Disk,
-    };
-    let guest = match (question, &config.backup) {
-        (Question::Local, _) => "linux-local",
-        (Question::Backup, Some(_)) => "linux-two-hosts",
-        (Question::Backup, None) => "linux",
-    };
-    Ok(Plan { guest: guest.into(), spec, workloads: workloads.collect(), lengths_together: usize::MAX })
+    })
 }

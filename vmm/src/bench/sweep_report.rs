@@ -35,7 +35,7 @@ pub(super) fn in_order<'a>(rows: &'a [Row], column: &str) -> Vec<String> {
 }
 
 /// Order of epoch lengths: by time, `auto` last.
-fn rank(epoch: &str) -> u64 {
+pub(super) fn rank(epoch: &str) -> u64 {
     crate::config::parse_time(epoch).map_or(u64::MAX, |time| time.as_micros() as u64)
 }
 

@@ -17,7 +17,7 @@ pub(super) struct BenchArgs {
     /// Directory for the results. Results of an interrupted run in it are kept, and the run continues
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     out: PathBuf,
-    /// Fewer points; takes under five minutes
+    /// Fewer points; takes under five minutes, `network` about a minute for each epoch length
     #[arg(long)]
     quick: bool,
     /// Repetitions of each point; a single one shows no spread
@@ -48,10 +48,11 @@ pub(super) struct BenchArgs {
     /// Directory of the bare guests [default: $OUTLAST_BARE, else beside the build of this program]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     guests: Option<PathBuf>,
-    /// Sweep only epochs of this length; repeatable
+    /// Measure only epochs of this length; repeatable
     #[arg(long, value_name = "TIME|auto")]
     epoch: Vec<EpochLength>,
-    /// Sweep only this workload (cpu, memory, network, disk-write, disk-read, …); repeatable
+    /// Measure only this workload of a sweep (cpu, memory, network, disk-write, disk-read, …), or this flow of `network`
+    /// (tcp-from-1, or tcp-from for all of its kind); repeatable
     #[arg(long, value_name = "NAME")]
     workload: Vec<String>,
 }

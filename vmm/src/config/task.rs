@@ -15,6 +15,8 @@ pub enum BenchKind {
     EpochSweep,
     /// Run time relative to the unprotected guest, over the time between two local commits.
     LocalSweep,
+    /// Throughput, request and answer, and lost datagrams over the network, relative to the unprotected guest.
+    Network,
     /// Length of a pause, over the number of dirty pages.
     Pause,
     /// Transactions on recoverable memory, compared with plain stores, LMDB and libpmemobj. Needs no guest.
@@ -28,7 +30,7 @@ pub struct BenchConfig {
     pub kind: BenchKind,
     /// Where CSV, SVG and the page go. What is there from an interrupted run is kept and continued.
     pub out: PathBuf,
-    /// Fewer lengths and repetitions: under five minutes.
+    /// Fewer lengths and repetitions: under five minutes; for the network, about a minute for each length.
     pub quick: bool,
     /// Repetitions of each point, at least 1; none means the bench's own choice. One alone shows no spread.
     pub repeat: Option<u32>,
@@ -50,9 +52,9 @@ pub struct BenchConfig {
     pub tap: Option<String>,
     /// Directory of the bare guests; none means `$OUTLAST_BARE`, or beside the build of this program.
     pub guests: Option<PathBuf>,
-    /// Epoch lengths of the epoch sweep; empty means the bench's own choice.
+    /// Epoch lengths of a sweep, or of the network's flows; empty means the bench's own choice.
     pub epochs: Vec<EpochLength>,
-    /// Workloads of the epoch sweep, by name; empty means all.
+    /// Workloads of a sweep, or flows of the network, by name; empty means all.
     pub workloads: Vec<String>,
 }
 

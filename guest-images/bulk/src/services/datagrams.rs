@@ -66,6 +66,10 @@ impl Datagrams {
                 kind::ASK => answer(socket, to, words[1], totals),
                 kind::SEND => {
                     let [_, token, bytes, count, gap_ns] = words;
+                    // A question that came twice is one.
+                    if count > 0 && self.train.as_ref().is_some_and(|train| train.token == token) {
+                        continue;
+                    }
                     let bytes = bytes.clamp(24, BYTES_MAX) as usize;
                     self.train = (count > 0).then_some(Train { to, token, bytes, count, sent: 0, gap_ns, begun: now });
                 }

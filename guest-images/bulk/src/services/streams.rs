@@ -89,7 +89,9 @@ fn begin(service: Service, socket: &mut Socket<'_>) -> Option<Begun> {
     if socket.recv_queue() < bytes.len() || socket.recv_slice(bytes).is_err() {
         return None;
     }
-    let word = |at: usize| bytes.get(at * 8..at * 8 + 8).map_or(0, |word| u64::from_le_bytes(word.try_into().expect("8 bytes")));
+    let word = |at: usize| {
+        bytes.get(at * 8..at * 8 + 8).map_or(0, |word| u64::from_le_bytes(word.try_into().expect("8 bytes")))
+    };
     let seed = word(0);
     let count = if word(1) == 0 { u64::MAX } else { word(1) };
     let (request, answer) = (word(1).clamp(1, MESSAGE_MAX), word(2).clamp(1, MESSAGE_MAX));
