@@ -31,6 +31,9 @@ static const struct service services[] = {
 	{ PORT_DOWNLOAD, serve_download },
 	{ PORT_JOURNAL, serve_journal },
 	{ PORT_WORK, serve_work },
+	{ PORT_SOURCE, serve_source },
+	{ PORT_SINK, serve_sink },
+	{ PORT_ANSWER, serve_answer },
 };
 enum { SERVICES = sizeof services / sizeof services[0] };
 
@@ -122,6 +125,9 @@ static _Noreturn void serve_all(void)
 		fds[i] = (struct pollfd){ listen_on(services[i].port), POLLIN, 0 };
 	signal(SIGCHLD, SIG_IGN);
 	signal(SIGPIPE, SIG_IGN);
+	open_flows();
+	if (fork() == 0)
+		serve_datagrams();
 	printf("agent: serving\n");
 	fflush(stdout);
 	for (;;) {

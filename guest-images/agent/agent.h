@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 enum { PORT_STREAM = 7001, PORT_DOWNLOAD = 7002, PORT_JOURNAL = 7003, PORT_WORK = 7004 };
+enum { PORT_SOURCE = 7010, PORT_SINK = 7011, PORT_ANSWER = 7012, PORT_DATAGRAMS = 7013 };
 enum { LINE_BYTES_MAX = 4096 };
 
 /* CRC-32 as in zlib: crc32(crc32(0, a), b) is the CRC of a followed by b. */
@@ -31,6 +32,14 @@ void serve_stream(int sock);
 void serve_download(int sock);
 void serve_journal(int sock);
 void serve_work(int sock);
+void serve_source(int sock);
+void serve_sink(int sock);
+void serve_answer(int sock);
+
+/* What flows count, shared by all processes; before any of them. */
+void open_flows(void);
+/* The datagrams of flows, for ever. */
+_Noreturn void serve_datagrams(void);
 
 /* Runs one workload line such as "mem 1024 50" and describes the result in one line; -1 if it is unknown. */
 int run_work(const char *line, char *result, size_t size);
