@@ -28,5 +28,5 @@ lint: ## formatting, clippy, dependency policy
 doc: ## the documentation of the code, private items too: target/doc
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --workspace --no-deps --document-private-items
 
-bench: ## what protection costs: pause and epoch sweep, with pages in target/bench
+bench: ## what protection costs: pause, epoch sweep, network, with pages in target/bench
 	@scripts/bench

@@ -95,9 +95,18 @@ impl Guest {
 }
 
 fn build() -> PathBuf {
+    build_by("guest-images/bare/build")
+}
+
+/// The directory of the bare guests, with net-bulk in it, which takes a compiler.
+pub fn with_net_bulk() -> PathBuf {
+    build_by("guest-images/bulk/build")
+}
+
+fn build_by(recipe: &str) -> PathBuf {
     let out = program::target().join("bare");
-    let recipe = program::root().join("guest-images/bare/build");
-    let status = Command::new(recipe).arg(&out).status().expect("the recipe of the bare guests starts");
-    assert!(status.success(), "the bare guests do not build");
+    let status =
+        Command::new(program::root().join(recipe)).arg(&out).status().expect("the recipe of the guests starts");
+    assert!(status.success(), "{recipe} fails");
     out
 }
