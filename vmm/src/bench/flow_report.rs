@@ -126,8 +126,8 @@ fn intro(results: &Results<'_>) -> Vec<String> {
     let loads = Spread::of(results.rows.iter().map(|row| row.get("load_1min")));
     vec![
         format!(
-            "One guest with one vCPU; each flow runs unprotected, protected, and unprotected again within seconds, {repeats} \
-             times for each point. A ratio is the protected rate over the mean of both unprotected ones. Points are medians, \
+            "One guest with one vCPU; each flow runs unprotected, protected, and unprotected again (repetitions of each \
+             point: {repeats}). A ratio is the protected rate over the mean of both unprotected ones. Points are medians, \
              whiskers reach from the smallest to the largest value. Where the backup and the clients are processes on the same \
              machine, the cost seen here holds their work too."
         ),
@@ -140,7 +140,10 @@ fn intro(results: &Results<'_>) -> Vec<String> {
 
 /// Ratio and rates of a point, as cells.
 fn rates(results: &Results<'_>, flow: &str, epoch: &str) -> Vec<String> {
-    let rate = |figure| format!("{} {}", results.median(flow, epoch, figure), unit(flow));
+    let rate = |figure| match (results.median(flow, epoch, figure), unit(flow)) {
+        (number, "B/s") if number.ends_with(['k', 'M']) => format!("{number}B/s"),
+        (number, unit) => format!("{number} {unit}"),
+    };
     vec![results.median(flow, epoch, "ratio"), rate("rate"), rate("base_rate")]
 }
 

@@ -165,11 +165,12 @@ impl Counted {
         if counted.is_some_and(|counted| (self.least..=self.most).contains(&counted)) {
             return Ok(());
         }
-        let (name, Self { least, most }) = (flow.name(), self);
         let (before, after) = (of(before), of(after));
-        let why = format!(
-            "{name}: the guest counted {before} before and {after} after; between {least} and {most} belong there"
-        );
+        let belongs = match self.most {
+            u64::MAX => format!("at least {}", self.least),
+            most => format!("between {} and {most}", self.least),
+        };
+        let why = format!("the guest counted {before} before and {after} after; {belongs} belong there");
         Err(Failure::new(Exit::Error, why))
     }
 }
