@@ -61,9 +61,9 @@ impl SealedEpoch {
         (pages + writes + outputs) as u64
     }
 
-    /// Its outputs on the network: what somebody may be waiting for.
-    pub fn network_outputs(&self) -> usize {
-        self.outputs.iter().filter(|output| output.device != CONSOLE).count()
+    /// What it sends to the network, in bytes.
+    pub fn network_bytes(&self) -> usize {
+        self.outputs.iter().filter(|output| output.device != CONSOLE).map(|output| output.bytes.len()).sum()
     }
 
     /// Whether it wrote to any disk.

@@ -9,9 +9,9 @@
 //! - until the guest had at least twice as much time as epochs cost lately, so that a host that has one processor for both
 //!   does not spend all of it on them. With a demand, as much as they cost.
 //!
-//! A demand is met at once when that time has passed and the guest says little at a time: a single answer waits for nothing
-//! else. A guest that says much at a time ([`Flow`]) is given longer, so that a burst is in few epochs: until it has been
-//! silent for as long as an epoch costs, at most [`BURST_MAX`] times what an epoch costs, and never beyond the epoch length.
+//! A demand is met at once when that time has passed and the guest says little at a time: an answer or an acknowledgement waits
+//! for nothing else. A guest that says much at a time ([`Flow`]) is given longer, so that a burst is in few epochs: until it has
+//! been silent for as long as a pause lasts, at most [`BURST_MAX`] times that, and never beyond the epoch length.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -66,7 +66,7 @@ const AUTO_RATIO: u32 = 20;
 /// How many times its length an epoch lasts at most while the one before is being worked on, and how long that is at most.
 const STRETCH_MAX: u32 = 8;
 const STRETCHED_MAX: Duration = AUTO_MAX;
-/// How many times its cost an epoch lasts at most to collect a burst: what it costs is then a ninth of all time.
+/// How many times its pause an epoch lasts at most to collect a burst: the guest then stands still for a ninth of all time.
 const BURST_MAX: u32 = 8;
 /// The length, as far as time is concerned, of epochs that are counted in exits.
 const UNTIMED: Duration = Duration::from_secs(u32::MAX as u64);
@@ -85,33 +85,33 @@ impl AutoLength {
     }
 }
 
-/// How much the guest says at a time: outputs of an epoch that had some, smoothed.
+/// How much the guest says at a time: bytes that an epoch sends to the network, of those that send some, smoothed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Flow {
-    per_epoch: f64,
+    bytes_per_epoch: f64,
 }
 
 impl Flow {
-    /// Up to here each output is an answer of its own.
-    const SINGLE_MAX: f64 = 1.5;
+    /// A frame's: what is said in less is an answer or an acknowledgement, and waits for no other.
+    const SINGLE_BYTES: f64 = 1500.0;
 
     fn new() -> Self {
-        Self { per_epoch: 1.0 }
+        Self { bytes_per_epoch: 0.0 }
     }
 
-    fn note_epoch(&mut self, outputs: usize) {
-        if outputs > 0 {
-            self.per_epoch = (self.per_epoch * 3.0 + outputs as f64) / 4.0;
+    fn note_epoch(&mut self, bytes: usize) {
+        if bytes > 0 {
+            self.bytes_per_epoch = (self.bytes_per_epoch * 3.0 + bytes as f64) / 4.0;
         }
     }
 
     fn is_burst(self) -> bool {
-        self.per_epoch > Self::SINGLE_MAX
+        self.bytes_per_epoch > Self::SINGLE_BYTES
     }
 
-    /// How long an epoch of this flow may last that costs `cost`.
-    fn window(self, cost: Duration) -> Duration {
-        cost.mul_f64(self.per_epoch.clamp(1.0, BURST_MAX.into()))
+    /// How long an epoch of this flow may last to save pauses of that length.
+    fn window(self, pause: Duration) -> Duration {
+        pause.mul_f64((self.bytes_per_epoch / Self::SINGLE_BYTES).clamp(1.0, BURST_MAX.into()))
     }
 }
 
@@ -122,8 +122,9 @@ struct State {
     auto: AutoLength,
     min_epoch: Duration,
     last: Instant,
-    /// How long the guest was stopped then.
+    /// How long the guest was stopped then, and smoothed.
     pause: Duration,
+    stopped: Duration,
     /// When the pacer's thread looks at all this next; none: when it is told to.
     looks_at: Option<Instant>,
     /// A boundary is under way.
@@ -169,8 +170,8 @@ impl State {
         if !self.flow.is_burst() {
             return self.last + least;
         }
-        let most = least.max(self.flow.window(self.cost).min(length));
-        (self.last + least).max((demanded + self.cost).min(self.last + most))
+        let most = least.max(self.flow.window(self.stopped).min(length));
+        (self.last + least).max((demanded + self.stopped).min(self.last + most))
     }
 
     /// How long an epoch lasts at most.
@@ -204,6 +205,7 @@ impl Pacer {
             min_epoch,
             last: Instant::now(),
             pause: Duration::ZERO,
+            stopped: Duration::ZERO,
             looks_at: None,
             is_boundary: false,
             asked_at: None,
@@ -294,11 +296,11 @@ impl Pacer {
         }
     }
 
-    /// An epoch was sealed in which the guest had `outputs` to say: until [`Pacer::note_done`] this host works on it.
-    pub fn note_sealed(&self, epoch: EpochId, outputs: usize) {
+    /// An epoch was sealed that sends `bytes` to the network: until [`Pacer::note_done`] this host works on it.
+    pub fn note_sealed(&self, epoch: EpochId, bytes: usize) {
         let mut state = self.lock();
         state.sealed = epoch;
-        state.flow.note_epoch(outputs);
+        state.flow.note_epoch(bytes);
     }
 
     /// This host has nothing more to do for `epoch` and those before it, which took `worked` of a processor's time.
@@ -334,6 +336,7 @@ impl Pacer {
         state.auto.note_pause(pause);
         let now = Instant::now();
         (state.last, state.pause, state.is_boundary) = (now, pause, false);
+        state.stopped = (state.stopped * 7 + pause) / 8;
         if let Some(asked_at) = state.asked_at.take() {
             state.takes = (state.takes * 7 + now.duration_since(asked_at)) / 8;
         }
@@ -470,34 +473,34 @@ mod tests {
     fn single_answer_waits_for_nothing_and_a_burst_is_collected() {
         let us = Duration::from_micros;
         let pacer = Pacer::new(Length::Fixed(us(20_000)), Duration::ZERO);
-        let after = |outputs: usize, demanded_after: Duration| {
+        let after = |bytes: usize, demanded_after: Duration| {
             for epoch in 1..100 {
-                pacer.note_sealed(EpochId(epoch), outputs);
+                pacer.note_sealed(EpochId(epoch), bytes);
                 pacer.end_boundary(us(100));
-                pacer.note_done(EpochId(epoch), us(100));
+                pacer.note_done(EpochId(epoch), us(50));
             }
             let state = pacer.lock();
             (state.due(Some(state.last + demanded_after)) - state.last).as_micros()
         };
-        let about = |micros: u128, wanted: u128| micros <= wanted && micros + 3 >= wanted;
-        assert!(about(after(1, us(0)), 200), "as long as an epoch costs");
-        assert!(about(after(1, us(700)), 200), "it was due before");
-        assert!(about(after(3, us(0)), 200), "silent since");
-        assert!(about(after(3, us(350)), 550), "silent for as long as an epoch costs");
-        assert!(about(after(3, us(5000)), 600), "three times what an epoch costs at most");
-        assert!(about(after(1000, us(5000)), 1600), "eight times that");
-        pacer.set_length(Length::Fixed(us(1000)));
-        assert!(about(after(1000, us(5000)), 1000), "not beyond the epoch's length");
+        let about = |micros: u128, wanted: u128| micros <= wanted && micros + 5 >= wanted;
+        assert!(about(after(60, us(0)), 150), "as long as an epoch costs");
+        assert!(about(after(1500, us(700)), 150), "it was due before");
+        assert!(about(after(4500, us(0)), 150), "silent since");
+        assert!(about(after(4500, us(150)), 250), "silent for as long as a pause lasts");
+        assert!(about(after(4500, us(5000)), 300), "three times a pause at most");
+        assert!(about(after(1_500_000, us(5000)), 800), "eight times that");
+        pacer.set_length(Length::Fixed(us(500)));
+        assert!(about(after(1_500_000, us(5000)), 500), "not beyond the epoch's length");
     }
 
     #[test]
     fn epochs_without_output_do_not_make_a_burst_of_the_next_answer() {
         let mut flow = Flow::new();
-        (0..10).for_each(|_| flow.note_epoch(40));
+        (0..10).for_each(|_| flow.note_epoch(60_000));
         assert!(flow.is_burst());
         (0..10).for_each(|_| flow.note_epoch(0));
         assert!(flow.is_burst(), "they say nothing about it");
-        (0..12).for_each(|_| flow.note_epoch(1));
+        (0..20).for_each(|_| flow.note_epoch(100));
         assert!(!flow.is_burst());
     }
 

@@ -772,7 +772,7 @@ impl EpochSink for Guardian {
         }
         let meta = EpochMeta { epoch: sealed.epoch, base, ship_bytes: sealed.ship_bytes() };
         let link = self.with_core(|core| core.handle_sealed(meta));
-        self.machine.pacer().note_sealed(sealed.epoch, sealed.network_outputs());
+        self.machine.pacer().note_sealed(sealed.epoch, sealed.network_bytes());
         self.send(ToShip::Epoch(Box::new(sealed), link));
     }
 }
