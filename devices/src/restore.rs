@@ -48,4 +48,12 @@ pub enum RestoreError {
         /// The field that is wrong.
         field: &'static str,
     },
+    /// The device has something that this host's side of it lacks.
+    #[error("{device}: the saved one has what this one lacks: {what}")]
+    NotHere {
+        /// Section name of the device.
+        device: &'static str,
+        /// What it has.
+        what: &'static str,
+    },
 }

@@ -15,7 +15,7 @@ use crate::serial::SerialState;
 use crate::virtio::VirtioDevice;
 use crate::virtio::block::{Block, BlockState};
 use crate::virtio::mmio::MmioState;
-use crate::virtio::net::{Net, NetState};
+use crate::virtio::net::{Net, NetState, NetStateV1};
 use crate::virtio::rng::{Rng, RngState};
 use crate::watchdog::WatchdogState;
 
@@ -35,5 +35,6 @@ section!(PowerState, "power", 1);
 section!(PvpanicState, "pvpanic", 1);
 section!(WatchdogState, "watchdog", 1);
 section!(MmioState<BlockState>, Block::NAME, 1);
-section!(MmioState<NetState>, Net::NAME, 1);
+section!(MmioState<NetState>, Net::NAME, 2);
+section!(MmioState<NetStateV1>, Net::NAME, 1);
 section!(MmioState<RngState>, Rng::NAME, 1);

@@ -250,6 +250,14 @@ impl<'a> StateReader<'a> {
         }
     }
 
+    /// The same for a section that may be of the older version `Old` instead.
+    pub fn take_or_older<T: Section + From<Old>, Old: Section>(&mut self, instance: u16) -> Result<T, StateError> {
+        const { assert!(Old::VERSION < T::VERSION) };
+        assert_eq!(Old::NAME, T::NAME, "two versions of one section");
+        let is_old = |s: &RawSection<'_>| s.instance == instance && s.name == Old::NAME && s.version == Old::VERSION;
+        if self.sections.iter().any(is_old) { self.take::<Old>(instance).map(T::from) } else { self.take(instance) }
+    }
+
     /// Whether a section of type `T` with this instance number waits to be taken, of whatever version.
     pub fn contains<T: Section>(&self, instance: u16) -> bool {
         self.sections.iter().any(|s| !s.taken && s.instance == instance && s.name == T::NAME)

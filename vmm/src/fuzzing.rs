@@ -7,7 +7,7 @@ use crate::epoch::capture::Mode;
 use crate::epoch::pacer::Length;
 use crate::machine::board::Delivery;
 use crate::machine::state::MachineState;
-use crate::machine::{KernelSource, Machine, Pace, Parts};
+use crate::machine::{Card, KernelSource, Machine, Pace, Parts};
 use crate::memory::Ram;
 use crate::protect::local;
 use crate::run;
@@ -40,7 +40,7 @@ fn pace() -> Pace {
 }
 
 fn parts() -> Parts {
-    Parts { disks: Vec::new(), nets: vec![([2; 6], None)], console: None }
+    Parts { disks: Vec::new(), nets: vec![Card { mac: [2; 6], has_offloads: true, tap: None }], console: None }
 }
 
 /// The state of a machine with a network card that has not run; any kernel will do.

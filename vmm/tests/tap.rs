@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use devices::virtio::net::{HEADER_BYTES, Offloads, PACKET_MAX, with_empty_header};
 use vmm::config::MacAddr;
 use vmm::exit::{Advice, Exit};
 use vmm::net::{Tap, TapError, rarp};
@@ -156,7 +157,7 @@ fn send_reaches_the_interface_and_is_lost_while_it_is_down() {
     in_namespace("send_reaches_the_interface_and_is_lost_while_it_is_down", || {
         make_tap();
         let tap = Tap::open("tap0").expect("free");
-        let frame = rarp(MacAddr::for_vm("vm0", 0));
+        let frame = with_empty_header(&rarp(MacAddr::for_vm("vm0", 0)));
         assert!(!tap.send(&frame).expect("no error"), "the tap is down");
         ip("link set tap0 up");
         assert!(tap.send(&frame).expect("no error"));
@@ -180,10 +181,144 @@ fn receive_gives_the_hosts_frames_whole_and_never_blocks() {
         loop {
             assert!(Instant::now() < deadline, "no ARP request came");
             match tap.receive(&mut frame).expect("no error") {
-                Some(length) if frame[12..14] == [0x08, 0x06] => break assert_eq!(length, 42),
+                Some(length) if frame[24..26] == [0x08, 0x06] => break assert_eq!(length, HEADER_BYTES + 42),
                 _ => std::thread::yield_now(),
             }
         }
+    });
+}
+
+/// Two taps on a bridge, up.
+fn bridged() -> [Tap; 2] {
+    ip("link add br0 type bridge");
+    ip("link set br0 up");
+    ["tap0", "tap1"].map(|name| {
+        ip(&format!("tuntap add {name} mode tap"));
+        // Room for whatever the namespace itself says on its new links.
+        ip(&format!("link set {name} master br0 up txqueuelen 2000"));
+        Tap::open(name).expect("free")
+    })
+}
+
+/// The network has to let a port pass frames first.
+fn wait_until_frames_pass([from, to]: &[Tap; 2]) {
+    let deadline = Instant::now() + PATIENCE;
+    let frame = with_empty_header(&rarp(MacAddr::for_vm("vm0", 0)));
+    while !received(to).iter().any(|packet| packet[HEADER_BYTES..] == frame[HEADER_BYTES..]) {
+        assert!(Instant::now() < deadline, "no frame passes the bridge");
+        from.send(&frame).expect("no error");
+    }
+    received(to);
+}
+
+/// All packets that wait at a tap.
+fn received(tap: &Tap) -> Vec<Vec<u8>> {
+    let mut buffer = vec![0; PACKET_MAX];
+    let mut next = || {
+        let len = tap.receive(&mut buffer).expect("no error")?;
+        Some(buffer[..len].to_vec())
+    };
+    std::iter::from_fn(&mut next).collect()
+}
+
+/// The sum of RFC 1071 over 16-bit words, not complemented.
+fn sum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)])));
+    let sum: u32 = words.sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    ((folded & 0xffff) + (folded >> 16)) as u16
+}
+
+/// The pseudo header, TCP's header and what follows of a frame that `segments` made.
+fn tcp_sum(frame: &[u8]) -> u16 {
+    let tcp = &frame[34..];
+    let pseudo = [&frame[26..34], &[0, 6], &(tcp.len() as u16).to_be_bytes()].concat();
+    sum(&[&pseudo, tcp].concat())
+}
+
+/// A packet of TCP over IPv4 with `len` bytes, to be cut into segments of 1448.
+fn segments(len: usize) -> Vec<u8> {
+    let total = 40 + len as u16;
+    let mut frame = [&[2, 0, 0, 0, 0, 9][..], &[2, 0, 0, 0, 0, 8], &[8, 0]].concat();
+    frame.extend([0x45, 0]);
+    frame.extend(total.to_be_bytes());
+    frame.extend([0, 1, 0x40, 0, 64, 6, 0, 0, 10, 9, 0, 8, 10, 9, 0, 9]);
+    let ip_sum = !sum(&frame[14..34]);
+    frame[24..26].copy_from_slice(&ip_sum.to_be_bytes());
+    frame.extend([0x1f, 0x90, 0x1f, 0x91, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
+    frame.extend((0..len).map(|at| (at % 251) as u8));
+    // Of the checksum, who leaves it to the other side makes the pseudo header's part.
+    let pseudo = [&frame[26..34], &[0, 6], &(20 + len as u16).to_be_bytes()].concat();
+    let partial = sum(&pseudo);
+    frame[50..52].copy_from_slice(&partial.to_be_bytes());
+    [&[1, 1, 54, 0, 0xa8, 5, 34, 0, 16, 0, 0, 0][..], &frame].concat()
+}
+
+/// Those that `segments` made, of all that came.
+fn of_ipv4(packets: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    packets.into_iter().filter(|packet| packet[24..26] == [8, 0]).collect()
+}
+
+#[test]
+fn large_frame_comes_whole_to_who_agreed_to_it_and_else_in_segments_with_checksums() {
+    in_namespace("large_frame_comes_whole_to_who_agreed_to_it_and_else_in_segments_with_checksums", || {
+        let taps = bridged();
+        wait_until_frames_pass(&taps);
+        let [from, to] = &taps;
+        let large = segments(3 * 1448 + 100);
+        assert!(from.send(&large).expect("no error"));
+        let cut = of_ipv4(received(to));
+        assert_eq!(
+            cut.iter().map(|packet| packet.len() - HEADER_BYTES - 54).collect::<Vec<_>>(),
+            [1448, 1448, 1448, 100]
+        );
+        for packet in &cut {
+            assert_eq!((packet[0] & 1, packet[1]), (0, 0), "nothing is left to do");
+            assert_eq!(tcp_sum(&packet[HEADER_BYTES..]), 0xffff);
+        }
+        let data: Vec<u8> = cut.iter().flat_map(|packet| packet[HEADER_BYTES + 54..].to_vec()).collect();
+        assert_eq!(data, large[HEADER_BYTES + 54..]);
+
+        to.set_offloads(Offloads { checksum: true, tcp4: true, tcp6: true, ecn: true });
+        assert!(from.send(&large).expect("no error"));
+        let whole = of_ipv4(received(to));
+        assert_eq!(whole.len(), 1);
+        assert_eq!(whole[0][..2], [1, 1]);
+        assert_eq!(whole[0][HEADER_BYTES..], large[HEADER_BYTES..]);
+        assert_eq!(whole[0][4..10], large[4..10], "segments of the same length, the checksum where it was");
+
+        to.set_offloads(Offloads::default());
+        assert!(from.send(&segments(60_000)).expect("no error"));
+        assert_eq!(of_ipv4(received(to)).len(), 60_000_usize.div_ceil(1448), "after a reset of the guest");
+    });
+}
+
+#[test]
+fn burst_of_a_thousand_frames_is_lost_nowhere_on_this_host() {
+    // A commit releases an epoch's frames at once. The kernel takes a frame on the thread that writes it and passes it on there: no
+    // queue lies between the tap and the other port's.
+    in_namespace("burst_of_a_thousand_frames_is_lost_nowhere_on_this_host", || {
+        let taps = bridged();
+        wait_until_frames_pass(&taps);
+        let [from, to] = &taps;
+        to.set_offloads(Offloads { checksum: true, tcp4: true, tcp6: true, ecn: true });
+        let mut small = segments(1000);
+        small[..12].fill(0);
+        for packet in [small, segments(60_000)] {
+            let taken = (0..1000).filter(|_| from.send(&packet).expect("no error")).count();
+            assert_eq!((taken, of_ipv4(received(to)).len()), (1000, 1000), "{} bytes each", packet.len());
+        }
+    });
+}
+
+#[test]
+fn header_that_points_out_of_its_frame_is_refused_by_the_kernel_too() {
+    in_namespace("header_that_points_out_of_its_frame_is_refused_by_the_kernel_too", || {
+        let taps = bridged();
+        let mut packet = segments(1000);
+        packet[7] = 0xff;
+        assert!(taps[0].send(&packet).is_err(), "what a hostile peer held for its guest is checked when it is emitted");
+        assert!(taps[0].send(&[0; 11]).is_err());
     });
 }
 
@@ -202,7 +337,7 @@ fn cut_passes_nothing_any_more_and_who_opens_it_next_has_a_carrier() {
         for _ in 0..2 {
             let tap = Tap::open("tap0").expect("free");
             assert!(has_carrier());
-            let frame = rarp(MacAddr::for_vm("vm0", 0));
+            let frame = with_empty_header(&rarp(MacAddr::for_vm("vm0", 0)));
             assert!(tap.send(&frame).expect("no error"));
             // A frame that waits to be read: somebody asks for the guest.
             let socket = UdpSocket::bind("10.9.0.1:0").expect("bound");

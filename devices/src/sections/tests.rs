@@ -5,6 +5,8 @@
 
 use std::fmt::Debug;
 
+use snapshot::section::Bytes;
+
 use super::*;
 use crate::cmos::{Cmos, DateTime};
 use crate::i8042::I8042;
@@ -117,15 +119,31 @@ fn virtio_block_version_1_golden() {
     assert_eq!(MmioTransport::<Block>::restore(state.clone()).unwrap().save(), state);
 }
 
+const NET_V1: &str = "0f010180808080120201010303800280010101b424b32480804080a04080c040800280010101b424b3248080800180a0800180c0800110100101b424b3248080c00180a0c00180c0c00102005e102030030103070707";
+
+fn net_queues() -> Vec<QueueState> {
+    vec![queue(256, 1), queue(256, 2), QueueState { size: 16, ..queue(16, 3) }]
+}
+
 #[test]
 fn virtio_net_version_1_golden() {
-    let device = NetState { mac: [2, 0, 0x5e, 0x10, 0x20, 0x30], status: 3, output: vec![vec![7; 3]] };
-    let control = QueueState { size: 16, ..queue(16, 3) };
-    let state = running(device, vec![queue(256, 1), queue(256, 2), control]);
-    assert_golden(
-        &state,
-        "0f010180808080120201010303800280010101b424b32480804080a04080c040800280010101b424b3248080800180a0800180c0800110100101b424b3248080c00180a0c00180c0c00102005e102030030103070707",
-    );
+    let mac = [2, 0, 0x5e, 0x10, 0x20, 0x30];
+    let state = running(NetStateV1 { mac, status: 3, output: vec![Bytes(vec![7; 3])] }, net_queues());
+    assert_golden(&state, NET_V1);
+    let now: MmioState<NetState> = state.with_device(NetState::from);
+    let output = vec![Bytes([&[0; 12][..], &[7; 3]].concat())];
+    assert_eq!(now.device, NetState { mac, status: 3, has_offloads: false, output });
+    assert_eq!(MmioTransport::<Net>::restore(now.clone()).unwrap().save(), now);
+}
+
+#[test]
+fn virtio_net_version_2_golden() {
+    let packet = Bytes([&[1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 0, 0][..], &[7; 14]].concat());
+    let device = NetState { mac: [2, 0, 0x5e, 0x10, 0x20, 0x30], status: 3, has_offloads: true, output: vec![packet] };
+    let state = running(device, net_queues());
+    let golden =
+        [&NET_V1[..NET_V1.len() - 10], "01", "01", "1a", "010000000000220006000000", &"07".repeat(14)].concat();
+    assert_golden(&state, &golden);
     assert_eq!(MmioTransport::<Net>::restore(state.clone()).unwrap().save(), state);
 }
 

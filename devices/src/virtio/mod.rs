@@ -48,7 +48,7 @@ pub trait VirtioDevice: Sized {
         self.counters_mut().bad_accesses += 1;
     }
 
-    /// The driver is ready and agreed to `features`.
+    /// The driver is ready and agreed to `features`. Told again after a restore: what follows from them is not saved.
     fn activate(&mut self, features: u64);
 
     /// Back to power-on. What was produced for the world before stays: it has happened.

@@ -6,10 +6,13 @@
 //!
 //! Invariant: between two `handle_*` calls of the transport no used entry waits for the decision whether to interrupt
 //! ([`VirtQueue::take_interrupt`] is called at the end of each). The ring's `num_added`, which its saved form lacks, is
-//! therefore zero whenever a state is saved, and nothing is lost by leaving it out.
+//! therefore of no account whenever a state is saved, and nothing is lost by leaving it out. This file counts them itself, because
+//! the ring cannot add several at once.
 
 #[cfg(test)]
 mod tests;
+
+use std::sync::atomic::{Ordering, fence};
 
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -151,8 +154,8 @@ pub struct QueueState {
 #[derive(Debug)]
 pub struct VirtQueue {
     ring: Queue,
-    /// Used entries were added since the last `take_interrupt`.
-    added: bool,
+    /// Used entries that were added since the last `take_interrupt`.
+    added: u16,
     /// A turn was over before the ring was empty; the queue must be served again without the driver's kick.
     unfinished: bool,
     /// `serve_while` stopped at a chain that is to be served later.
@@ -175,7 +178,7 @@ impl VirtQueue {
     #[must_use]
     pub fn new(max_size: u16) -> Self {
         let ring = Queue::new(max_size).expect("queue sizes are constants of the device");
-        Self { ring, added: false, unfinished: false, waiting: false }
+        Self { ring, added: 0, unfinished: false, waiting: false }
     }
 
     /// Takes the next chain that the driver made available.
@@ -191,20 +194,44 @@ impl VirtQueue {
         walk(head, chain, memory).map(Some)
     }
 
-    /// Puts back the chain that was popped last.
-    pub fn undo_pop(&mut self) {
-        self.ring.go_to_previous_position();
+    /// Puts back the `count` chains that were popped last.
+    pub fn undo_pops(&mut self, count: usize) {
+        (0..count).for_each(|_| self.ring.go_to_previous_position());
     }
 
     /// Gives a chain back to the driver, with the bytes that the device wrote.
     pub fn add_used<M: GuestMemory>(&mut self, memory: &M, head: u16, len: u32) -> Result<(), QueueError> {
-        if head >= self.ring.size() {
+        self.add_used_together(memory, &[(head, len)])
+    }
+
+    /// Gives chains back to the driver, each with the bytes that the device wrote. It sees all of them at once: of buffers that
+    /// belong together another vCPU must not find the first without the last.
+    pub fn add_used_together<M: GuestMemory>(&mut self, memory: &M, used: &[(u16, u32)]) -> Result<(), QueueError> {
+        let size = self.ring.size();
+        if used.iter().any(|(head, _)| *head >= size) {
             return Err(QueueError::Head);
         }
+        assert!(used.len() <= usize::from(size), "a driver has made no more available");
         self.check_rings(memory)?;
-        self.ring.add_used(memory, head, len).map_err(|_| QueueError::Ring)?;
-        self.added = true;
+        let Some(((head, len), before)) = used.split_last() else { return Ok(()) };
+        for (head, len) in before {
+            self.write_used(memory, *head, *len)?;
+            self.ring.set_next_used(self.ring.next_used().wrapping_add(1));
+        }
+        // Only this one moves the index that the driver reads.
+        self.ring.add_used(memory, *head, *len).map_err(|_| QueueError::Ring)?;
+        self.added += used.len() as u16;
         Ok(())
+    }
+
+    /// Writes the next entry of the used ring, where the driver does not look yet.
+    fn write_used<M: GuestMemory>(&self, memory: &M, head: u16, len: u32) -> Result<(), QueueError> {
+        let place = u64::from(self.ring.next_used() % self.ring.size());
+        let addr = GuestAddress(self.ring.used_ring() + 4 + 8 * place);
+        let mut entry = [0; 8];
+        entry[..4].copy_from_slice(&u32::from(head).to_le_bytes());
+        entry[4..].copy_from_slice(&len.to_le_bytes());
+        vm_memory::Bytes::write_slice(memory, &entry, addr).map_err(|_| QueueError::Ring)
     }
 
     /// Asks the driver to kick at the next buffer; true if one came in the meantime.
@@ -248,7 +275,7 @@ impl VirtQueue {
                 Some(chain) => {
                     let served = each(self, chain, turn)?;
                     if served != Served::Done {
-                        self.undo_pop();
+                        self.undo_pops(1);
                         self.waiting |= served == Served::NotNow;
                         self.unfinished |= served == Served::InPart;
                         return Ok(());
@@ -279,11 +306,19 @@ impl VirtQueue {
 
     /// Whether the driver wants an interrupt for the used entries added since the last call.
     pub fn take_interrupt<M: GuestMemory>(&mut self, memory: &M) -> Result<bool, QueueError> {
-        if !std::mem::take(&mut self.added) {
+        let added = std::mem::take(&mut self.added);
+        if added == 0 {
             return Ok(false);
         }
         self.check_rings(memory)?;
-        self.ring.needs_notification(memory).map_err(|_| QueueError::Ring)
+        if !self.ring.event_idx_enabled() {
+            return Ok(true);
+        }
+        // The driver writes which entry it wants to hear of, then looks at the index; here it is the other way about.
+        fence(Ordering::SeqCst);
+        let addr = GuestAddress(self.ring.avail_ring() + 4 + 2 * u64::from(self.ring.size()));
+        let wanted = vm_memory::Bytes::load::<u16>(memory, addr, Ordering::Relaxed).map_err(|_| QueueError::Ring)?;
+        Ok(self.ring.next_used().wrapping_sub(u16::from_le(wanted)).wrapping_sub(1) < added)
     }
 
     /// Descriptors that the driver chose.
@@ -341,7 +376,7 @@ impl VirtQueue {
     pub(crate) fn reset(&mut self) {
         let Self { ring, added, unfinished, waiting } = self;
         ring.reset();
-        (*added, *unfinished, *waiting) = (false, false, false);
+        (*added, *unfinished, *waiting) = (0, false, false);
     }
 
     /// The rings lie in guest memory. Checked before each use, as their addresses come from the guest.
@@ -360,7 +395,10 @@ impl VirtQueue {
     #[must_use]
     pub fn save(&self) -> QueueState {
         let Self { ring, added, unfinished: _, waiting: _ } = self;
-        assert!(!added, "a queue is saved between two handle_* calls, when every used entry has been decided upon");
+        assert!(
+            *added == 0,
+            "a queue is saved between two handle_* calls, when every used entry has been decided upon"
+        );
         let virtio_queue::QueueState {
             max_size,
             next_avail,
@@ -403,7 +441,7 @@ impl VirtQueue {
             used_ring,
         };
         let ring = Queue::try_from(raw).map_err(|_| "size or alignment")?;
-        Ok(Self { ring, added: false, unfinished: false, waiting: false })
+        Ok(Self { ring, added: 0, unfinished: false, waiting: false })
     }
 }
 

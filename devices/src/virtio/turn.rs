@@ -6,7 +6,8 @@
 //! ([`super::mmio::MmioTransport::owes_work`]): the caller lets others have theirs and comes back with a new one. What is owed
 //! is derived from the rings: a restore makes every queue of a running device owe a kick.
 
-/// Most requests of one turn, requests without a buffer included: two rings of the longest queue.
+/// Most requests of one turn, requests without a buffer included: two rings of the longest queue. A frame that needs several buffers of
+/// the guest counts as several, and begins only before this.
 pub const REQUESTS_MAX: u32 = 512;
 /// Bytes after which nothing more is moved, but for what is moved at once: a frame, or a piece of a disk's request
 /// ([`COPY_BYTES`](super::block::COPY_BYTES)).
@@ -59,6 +60,11 @@ impl<'a> Turn<'a> {
         let before_it = self.requests.saturating_sub(1);
         self.is_over = self.is_over || self.bytes >= BYTES_MAX || self.others.want_it(before_it);
         !self.is_over
+    }
+
+    /// The request that began last counts as one more.
+    pub(crate) fn counts_again(&mut self) {
+        self.requests += 1;
     }
 
     /// So many bytes are moved for the request that began last.

@@ -111,7 +111,7 @@ fn check_saved<D: VirtioDevice>(device: &MmioTransport<D>) {
 /// As a driver sets a device up: what only random registers do never gets that far.
 fn set_up<D: VirtioDevice>(device: &mut MmioTransport<D>, input: &mut Input<'_>) {
     let mut write = |offset: u64, value: u32| device.handle_write(offset, &value.to_le_bytes());
-    let features = F_VERSION_1 | u64::from(input.u8()) << 24 | u64::from(input.u8());
+    let features = F_VERSION_1 | u64::from(input.u8()) << 24 | u64::from(input.u16());
     write(0x70, 3);
     write(0x24, 0);
     write(0x20, features as u32);
@@ -184,7 +184,7 @@ pub fn run(data: &[u8]) {
                 );
             }
             1 => drive!(
-                MmioTransport::new(Net::new([2; 6])),
+                MmioTransport::new(Net::new([2; 6], input.u8() & 3 != 0)),
                 input,
                 memory,
                 |device, queue| {
@@ -192,7 +192,13 @@ pub fn run(data: &[u8]) {
                     while device.poll_output().is_some() {}
                 },
                 |device| {
-                    let _ = device.handle_frame(&[3; 200], memory, &mut Turn::new(&mut |_| false));
+                    let _ = device.poll_offloads();
+                    // Of a peer, or of a state: its header may say anything.
+                    let mut packet = vec![3; usize::from(input.u16())];
+                    let header = input.some(16);
+                    let len = header.len().min(packet.len());
+                    packet[..len].copy_from_slice(&header[..len]);
+                    let _ = device.handle_frame(&packet, memory, &mut Turn::new(&mut |_| false));
                 }
             ),
             _ => drive!(

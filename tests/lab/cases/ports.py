@@ -91,7 +91,7 @@ class Ports:
     def _read(self, one: socket.socket) -> None:
         try:
             while True:
-                data, ancillary, _, address = one.recvmsg(1 << 16, 256)
+                data, ancillary, _, address = one.recvmsg(1 << 17, 256)
                 if data[6:12] == _GUEST and address[2] != socket.PACKET_OUTGOING:
                     at = next(TIMESPEC.unpack(body) for _, kind, body in ancillary if kind == SO_TIMESTAMPNS)
                     digest = hashlib.blake2b(data, digest_size=12).digest()

@@ -12,7 +12,7 @@ from pathlib import Path
 from outlast_lab.errors import LabError
 from recipes.debian import RecipeError
 
-from . import both, debian, disk_errors, failing, flows, freeze, hop, kill, newer, outage, partition, plug, reboot, resume, resync, room, soak
+from . import both, debian, disk_errors, failing, flows, freeze, hop, kill, newer, offload, outage, partition, plug, reboot, resume, resync, room, soak
 from .failed import Failed, Skipped
 from .stage import Options, Stage
 from .steal import MUCH, Steal
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 CASES = [
     flows.flows_notice_lies,
     plug.plug_one_vcpu, plug.plug_two_vcpus, newer.plug_newer_kernel,
-    kill.kill_primary_vmm, kill.kill_backup_then_plug, kill.plug_of_backup, kill.chain_of_takeovers,
+    kill.kill_primary_vmm, kill.kill_backup_then_plug, kill.plug_of_backup, kill.chain_of_takeovers, offload.plug_under_bulk,
     resume.resume_after_kills, reboot.kernel_crash_then_resume, reboot.power_cut_then_resume,
     reboot.power_cut_then_resume_from_disk, both.both_plug_then_resume_is_refused, both.both_plugs_then_resume,
     partition.cut_link_backup_wins, partition.cut_link_primary_wins, partition.cut_link_who_wins, partition.cut_all_who_wins,

@@ -21,7 +21,7 @@ use crate::epoch::capture::Mode;
 use crate::epoch::pacer::Length;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
-use crate::machine::{End, KernelSource, Machine, Pace, Parts, Threads, input};
+use crate::machine::{Card, End, KernelSource, Machine, Pace, Parts, Threads, input};
 use crate::net::Tap;
 use crate::protect::local::LocalStore;
 use crate::protect::local::backing::LocalOptions;
@@ -123,7 +123,7 @@ impl Session {
         let console = File::create(&console_path).map_err(|error| cannot("make", &console_path, &error))?;
         let parts = Parts {
             disks,
-            nets: tap.iter().map(|tap| (MAC, Some(Arc::clone(tap)))).collect(),
+            nets: tap.iter().map(|tap| Card { mac: MAC, has_offloads: true, tap: Some(Arc::clone(tap)) }).collect(),
             console: Some(Box::new(console)),
         };
         let source = KernelSource {

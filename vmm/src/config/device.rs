@@ -45,13 +45,24 @@ pub struct NetOption {
     /// The guest's address on it.
     #[serde(default)]
     pub mac: Option<MacAddr>,
+    /// The guest is offered offloads.
+    #[serde(default = "on", skip_serializing_if = "is_on")]
+    pub offload: bool,
+}
+
+fn on() -> bool {
+    true
+}
+
+fn is_on(offload: &bool) -> bool {
+    *offload
 }
 
 impl FromStr for NetOption {
     type Err = GroupError;
 
     fn from_str(text: &str) -> Result<Self, GroupError> {
-        let group = Group::parse(text, &["tap", "mac"])?;
+        let group = Group::parse(text, &["tap", "mac", "offload"])?;
         let mac = match group.get("mac") {
             None => None,
             Some(value) => Some(value.parse().map_err(|error: MacError| GroupError::BadValue {
@@ -60,7 +71,8 @@ impl FromStr for NetOption {
                 reason: error.to_string(),
             })?),
         };
-        Ok(NetOption { tap: group.need("tap")?.into(), mac })
+        let offload = group.get("offload").is_none() || group.switch("offload")?;
+        Ok(NetOption { tap: group.need("tap")?.into(), mac, offload })
     }
 }
 
@@ -72,6 +84,9 @@ pub struct NetConfig {
     pub tap: String,
     /// The guest's address. It moves to the backup with the guest.
     pub mac: MacAddr,
+    /// The guest is offered checksum and segmentation offloads. What it was offered when it booted moves with it too.
+    #[serde(default = "on", skip_serializing_if = "is_on")]
+    pub offload: bool,
 }
 
 /// Where the guest's serial console goes.
@@ -184,6 +199,18 @@ mod tests {
     fn disk_group_gives_path_and_readonly() {
         let disk: DiskConfig = "path=/srv/a.img,readonly=on".parse().expect("well formed");
         assert_eq!(disk, DiskConfig { path: "/srv/a.img".into(), readonly: true });
+    }
+
+    #[test]
+    fn net_group_has_offloads_unless_they_are_off_and_older_files_do_not_know_them() {
+        let net = |text: &str| text.parse::<NetOption>().map(|net| net.offload);
+        assert_eq!(["tap=t", "tap=t,offload=on", "tap=t,offload=off"].map(net), [Ok(true), Ok(true), Ok(false)]);
+        assert_eq!(net("tap=t,offload=no").expect_err("no such value").to_string(), "offload=no: use on or off");
+        let mac = MacAddr([2, 0, 0, 0, 0, 1]);
+        let old = r#"{"tap":"t","mac":"02:00:00:00:00:01"}"#;
+        let config = NetConfig { tap: "t".into(), mac, offload: true };
+        assert_eq!(serde_json::from_str::<NetConfig>(old).expect("a config"), config);
+        assert_eq!(serde_json::to_string(&config).expect("a config"), old);
     }
 
     #[test]

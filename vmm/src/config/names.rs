@@ -61,10 +61,10 @@ pub(super) fn api_socket(typed: Option<PathBuf>, state_dir: &Path) -> Result<Pat
 pub(super) fn resolve_nets(name: &str, nets: Vec<NetOption>) -> Result<Vec<NetConfig>, ConfigError> {
     nets.into_iter()
         .enumerate()
-        .map(|(index, NetOption { tap, mac })| {
+        .map(|(index, NetOption { tap, mac, offload })| {
             let fits = (1..=TAP_BYTES_MAX).contains(&tap.len()) && !tap.contains(['/', ' ', '%']);
             match fits {
-                true => Ok(NetConfig { tap, mac: mac.unwrap_or_else(|| MacAddr::for_vm(name, index)) }),
+                true => Ok(NetConfig { tap, mac: mac.unwrap_or_else(|| MacAddr::for_vm(name, index)), offload }),
                 false => Err(out_of_range("net", format!("tap={tap}"), "an interface name of 1 to 15 bytes")),
             }
         })
@@ -107,11 +107,11 @@ mod tests {
     #[test]
     fn resolve_nets_fills_missing_mac_and_keeps_typed_one() {
         let typed = MacAddr([2, 0, 0, 0, 0, 9]);
-        let nets =
-            vec![NetOption { tap: "tap0".into(), mac: None }, NetOption { tap: "tap1".into(), mac: Some(typed) }];
+        let net = |tap: &str, mac| NetOption { tap: tap.into(), mac, offload: true };
+        let nets = vec![net("tap0", None), net("tap1", Some(typed))];
         let resolved = resolve_nets("vm0", nets).expect("good names");
         assert_eq!(resolved[0].mac, MacAddr::for_vm("vm0", 0));
         assert_eq!(resolved[1].mac, typed);
-        assert!(resolve_nets("vm0", vec![NetOption { tap: "a".repeat(16), mac: None }]).is_err());
+        assert!(resolve_nets("vm0", vec![net(&"a".repeat(16), None)]).is_err());
     }
 }

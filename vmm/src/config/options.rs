@@ -87,8 +87,8 @@ pub struct RunOptions {
     #[arg(long, help_heading = "Devices", value_name = "path=FILE[,readonly=on]")]
     pub disk: Vec<DiskConfig>,
     /// Network interface on a tap of this host; repeatable: tap=NAME[,mac=..]. The default MAC address is derived from
-    /// --name
-    #[arg(long, help_heading = "Devices", value_name = "tap=NAME[,mac=MAC]")]
+    /// --name. With offload=off the guest makes all checksums and segments itself, which is slower
+    #[arg(long, help_heading = "Devices", value_name = "tap=NAME[,mac=MAC][,offload=off]")]
     pub net: Vec<NetOption>,
     /// Serial console: stdio, file=PATH (appended, output only) or off [default: stdio]
     #[arg(long, help_heading = "Devices", value_name = "stdio|file=PATH|off")]
@@ -192,8 +192,9 @@ pub struct BackupOptions {
     /// here before. Repeatable: path=FILE[,readonly=on]
     #[arg(long, help_heading = "Devices", value_name = "path=FILE[,readonly=on]")]
     pub disk: Vec<DiskConfig>,
-    /// Tap for each network interface, in the primary's order; repeatable: tap=NAME[,mac=..]
-    #[arg(long, help_heading = "Devices", value_name = "tap=NAME[,mac=MAC]")]
+    /// Tap for each network interface, in the primary's order; repeatable: tap=NAME[,mac=..]. With offload=off a guest
+    /// that was booted with offloads is refused
+    #[arg(long, help_heading = "Devices", value_name = "tap=NAME[,mac=MAC][,offload=off]")]
     pub net: Vec<NetOption>,
     /// Serial console after a takeover: stdio, file=PATH or off [default: stdio]
     #[arg(long, help_heading = "Devices", value_name = "stdio|file=PATH|off")]

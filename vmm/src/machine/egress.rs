@@ -4,9 +4,11 @@
 //! replication core releases that epoch, never earlier. A device cannot bypass this: it has no handle on the world.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use devices::virtio::net::{OUTPUT_BYTES_MAX, OUTPUT_FRAMES_MAX, Offloads, with_empty_header};
 use replication::EpochId;
 use replication::output::{Output, OutputQueue};
 
@@ -14,13 +16,23 @@ use super::console;
 use crate::net::Tap;
 use crate::stats::Stats;
 
-/// Output held at most, in bytes. Half of it stops the guest; the rest is more than one exit can produce.
+/// Output held at most, in bytes. Half of it stops the guest, and no network card sends then (see [`Egress::is_pressed`]); the rest is
+/// more than one turn of a card can produce, or one exit of each vCPU to the console.
 pub const HOLD_BYTES_MAX: usize = 64 << 20;
+
+const _: () = assert!(OUTPUT_BYTES_MAX + OUTPUT_FRAMES_MAX * OutputQueue::OVERHEAD < HOLD_BYTES_MAX / 4);
 
 /// Device number of the serial console in outputs and inputs; virtio slot `n` is `FIRST_SLOT + n`.
 pub const CONSOLE: u16 = 0;
 /// Device number of the first virtio slot.
 pub const FIRST_SLOT: u16 = 1;
+/// Flag in the device number of an input: the frame is behind its header. One without it was logged by a version without headers.
+pub const WITH_HEADER: u16 = 1 << 15;
+
+/// Kind of an output that is bytes of the console, or a frame that a version without headers held.
+const BARE: u8 = 0;
+/// Kind of an output that is a frame behind its header.
+const PACKET: u8 = 1;
 
 /// Console bytes are joined into one output up to this length.
 const CONSOLE_OUTPUT_BYTES_MAX: usize = 4096;
@@ -59,6 +71,8 @@ pub struct Egress {
     console: console::Console,
     /// Of all slots. Not behind the lock: they are cut at once, whoever is sending.
     taps: Vec<Arc<Tap>>,
+    /// So much is held that the guest must stop. Not behind the lock: whoever serves the guest must not wait for frames that leave.
+    is_pressed: AtomicBool,
     stats: Arc<Stats>,
 }
 
@@ -76,7 +90,7 @@ impl Egress {
             first_held: Vec::new(),
             taps: slots,
         };
-        Self { inner: Mutex::new(inner), console, taps, stats }
+        Self { inner: Mutex::new(inner), console, taps, is_pressed: AtomicBool::new(false), stats }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -90,9 +104,10 @@ impl Egress {
             self.stats.console_written(bytes.len());
             self.console.note_produced(bytes.len());
         }
+        let kind = if device == CONSOLE { BARE } else { PACKET };
         let mut inner = self.lock();
         if inner.running.is_none() {
-            self.send(&inner, device, &bytes);
+            self.send(&inner, device, kind, &bytes);
             return false;
         }
         inner.note_held();
@@ -101,16 +116,22 @@ impl Egress {
             if inner.console.len() >= CONSOLE_OUTPUT_BYTES_MAX {
                 inner.flush_console();
             }
-            return false;
+        } else {
+            inner.flush_console();
+            inner.hold(Output { device, kind, bytes });
         }
-        inner.flush_console();
-        inner.hold(Output { device, kind: 0, bytes });
-        true
+        self.note_pressed(&inner);
+        device != CONSOLE
     }
 
-    /// Whether so much is held that the guest must stop until a commit.
+    /// Whether so much is held that the guest must stop until a commit. Until then nothing is taken from a network card's ring:
+    /// every vCPU may have one more exit, and each would produce a turn's bytes.
     pub fn is_pressed(&self) -> bool {
-        !self.lock().queue.has_room(HOLD_BYTES_MAX / 2)
+        self.is_pressed.load(Ordering::SeqCst)
+    }
+
+    fn note_pressed(&self, inner: &Inner) {
+        self.is_pressed.store(!inner.queue.has_room(HOLD_BYTES_MAX / 2), Ordering::SeqCst);
     }
 
     /// Whether the console has so much to write that whoever writes to it must wait.
@@ -147,8 +168,9 @@ impl Egress {
     pub fn release(&self, upto: EpochId) -> u64 {
         let mut inner = self.lock();
         let outputs: Vec<Output> = inner.queue.release(upto).collect();
+        self.note_pressed(&inner);
         for output in &outputs {
-            self.send(&inner, output.device, &output.bytes);
+            self.send(&inner, output.device, output.kind, &output.bytes);
         }
         let now = Instant::now();
         inner.first_held.retain(|(epoch, since)| {
@@ -193,13 +215,20 @@ impl Egress {
             if output.device == CONSOLE {
                 self.console.note_produced(output.bytes.len());
             }
-            self.send(&inner, output.device, &output.bytes);
+            self.send(&inner, output.device, output.kind, &output.bytes);
         }
     }
 
     /// Sends a frame of the host's own on every tap: the announcement of a guest that moved.
     pub fn announce(&self, slot: usize, frame: &[u8]) {
-        self.send(&self.lock(), FIRST_SLOT + slot as u16, frame);
+        self.send(&self.lock(), FIRST_SLOT + slot as u16, BARE, frame);
+    }
+
+    /// The guest finishes so much of the frames that come from the tap of `slot`.
+    pub fn set_offloads(&self, slot: usize, offloads: Offloads) {
+        if let Some(Some(tap)) = self.lock().taps.get(slot) {
+            tap.set_offloads(offloads);
+        }
     }
 
     /// Pulls the cables of all network cards, at once and for good: another host runs the guest.
@@ -213,13 +242,14 @@ impl Egress {
     }
 
     /// Sends one output: in the order of the calls, which the lock of `inner` makes the order of production.
-    fn send(&self, inner: &Inner, device: u16, bytes: &[u8]) {
+    fn send(&self, inner: &Inner, device: u16, kind: u8, bytes: &[u8]) {
         let result = match device.checked_sub(FIRST_SLOT) {
             None => {
                 self.console.hand_over(bytes);
                 Ok(())
             }
-            Some(slot) => inner.write_frame(slot, bytes),
+            Some(slot) if kind == PACKET => inner.write_packet(slot, bytes),
+            Some(slot) => inner.write_packet(slot, &with_empty_header(bytes)),
         };
         match result {
             Ok(()) => self.stats.output_sent(bytes.len()),
@@ -243,7 +273,7 @@ impl Inner {
     fn flush_console(&mut self) {
         if !self.console.is_empty() {
             let bytes = std::mem::take(&mut self.console);
-            self.hold(Output { device: CONSOLE, kind: 0, bytes });
+            self.hold(Output { device: CONSOLE, kind: BARE, bytes });
         }
     }
 
@@ -254,9 +284,9 @@ impl Inner {
             .expect("the guest is stopped at half of the limit, and one exit cannot fill the rest");
     }
 
-    fn write_frame(&self, slot: u16, frame: &[u8]) -> io::Result<()> {
+    fn write_packet(&self, slot: u16, packet: &[u8]) -> io::Result<()> {
         match self.taps.get(usize::from(slot)) {
-            Some(Some(tap)) => match tap.send(frame)? {
+            Some(Some(tap)) => match tap.send(packet)? {
                 true => Ok(()),
                 false => Err(io::Error::from(io::ErrorKind::WouldBlock)),
             },
@@ -268,6 +298,22 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn held_bytes_press_the_guest_from_half_of_the_limit_on_until_they_are_released() {
+        let egress = Egress::new(Sinks { console: None, taps: vec![None] }, Arc::default());
+        egress.begin(EpochId(1));
+        let mut held = 0;
+        while !egress.is_pressed() {
+            held += 1 << 20;
+            assert!(held <= HOLD_BYTES_MAX / 2 && egress.emit(FIRST_SLOT, vec![0; 1 << 20]));
+        }
+        assert_eq!(held, HOLD_BYTES_MAX / 2);
+        egress.seal(EpochId(2));
+        assert!(egress.is_pressed(), "a seal lets nothing out");
+        egress.release(EpochId(1));
+        assert!(!egress.is_pressed());
+    }
 
     #[test]
     fn console_that_goes_nowhere_holds_the_guest_back_like_any_other() {

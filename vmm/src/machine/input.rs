@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use devices::virtio::net::PACKET_MAX;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Machine, spawn};
@@ -20,9 +21,6 @@ const FULL_WAIT: Duration = Duration::from_millis(1);
 const DOWN_WAIT: Duration = Duration::from_millis(50);
 /// How long a reader sleeps at most before it looks whether the machine has ended.
 const END_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-/// Larger than any frame of a tap without offloads.
-const FRAME_BYTES_MAX: usize = 64 * 1024;
-
 /// Frames read from a tap before the guest gets them, at most. One lock of the board and one interrupt serve all of
 /// them; more would only make the first one wait.
 const BATCH_FRAMES_MAX: usize = 64;
@@ -30,7 +28,7 @@ const BATCH_FRAMES_MAX: usize = 64;
 /// Reads frames of virtio slot `slot` from its tap until the machine ends.
 pub fn read_tap(machine: Arc<Machine>, slot: usize, tap: Arc<Tap>) {
     spawn(format!("tap{slot}"), move || {
-        let mut frame = vec![0; FRAME_BYTES_MAX];
+        let mut frame = vec![0; PACKET_MAX];
         let mut batch = VecDeque::with_capacity(BATCH_FRAMES_MAX);
         while machine.ended().is_none() {
             if !readable(&*tap) {

@@ -15,6 +15,7 @@ pub mod crash;
 pub mod disk;
 pub mod egress;
 pub mod gate;
+pub mod ingress;
 pub mod input;
 pub mod kick;
 pub mod slot;
@@ -114,10 +115,21 @@ impl End {
 pub struct Parts {
     /// Disks, in the order of their slots.
     pub disks: Vec<snapshot::disk::OverlayDisk>,
-    /// Address and tap of each network card; without a tap its frames are lost.
-    pub nets: Vec<([u8; 6], Option<Arc<Tap>>)>,
+    /// The network cards, in the order of their slots.
+    pub nets: Vec<Card>,
     /// Where console output goes.
     pub console: Option<Box<dyn std::io::Write + Send>>,
+}
+
+/// A network card.
+#[derive(Debug)]
+pub struct Card {
+    /// Its address.
+    pub mac: [u8; 6],
+    /// It offers offloads to the guest.
+    pub has_offloads: bool,
+    /// What it is connected to; without a tap its frames are lost.
+    pub tap: Option<Arc<Tap>>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -201,8 +213,8 @@ fn board_of(
     let mut slots: Vec<Slot> =
         disks.iter().enumerate().map(|(i, disk)| Slot::block(disk.clone(), &format!("outlast-disk{i}"))).collect();
     let mut taps: Vec<_> = disks.iter().map(|_| None).collect();
-    for (mac, tap) in parts.nets {
-        slots.push(Slot::net(mac));
+    for Card { mac, has_offloads, tap } in parts.nets {
+        slots.push(Slot::net(mac, has_offloads));
         taps.push(tap);
     }
     slots.push(Slot::rng());

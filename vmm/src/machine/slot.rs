@@ -1,23 +1,19 @@
 //! A virtio-mmio slot: one device of any type, and what the host lends to it.
 
-use std::collections::VecDeque;
-
 use devices::RestoreError;
 use devices::virtio::VirtioDevice;
 use devices::virtio::block::{Block, BlockConfig, BlockState};
 use devices::virtio::mmio::{MmioState, MmioTransport};
-use devices::virtio::net::{Net, NetState, RxResult};
+use devices::virtio::net::{Net, NetState, NetStateV1, Offloads, RxResult, with_empty_header};
 use devices::virtio::rng::{Rng, RngState};
 use devices::virtio::turn::Turn;
 use serde::{Deserialize, Serialize};
-use snapshot::section::Section;
+use snapshot::section::{Bytes, Section};
 
 use super::disk::SharedDisk;
+use super::ingress::Ingress;
 use crate::memory::GuestMemory;
 use crate::random;
-
-/// Frames that wait for the guest at most; beyond that the tap is not read, and the kernel's queue fills.
-pub const INGRESS_FRAMES_MAX: usize = 256;
 
 /// What a slot holds.
 #[derive(Debug)]
@@ -33,8 +29,8 @@ pub enum Slot {
     Net {
         /// Registers and queues.
         device: Box<MmioTransport<Net>>,
-        /// Frames accepted from the tap that the guest has not got yet, oldest first.
-        ingress: VecDeque<Vec<u8>>,
+        /// Packets accepted from the tap that the guest has not got yet.
+        ingress: Ingress,
     },
     /// A source of entropy.
     Rng {
@@ -44,19 +40,45 @@ pub enum Slot {
 }
 
 /// Saved form of a slot.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum SlotState {
     /// A disk.
     Block(MmioState<BlockState>),
-    /// A network card, with the frames that wait for the guest.
-    Net(MmioState<NetState>, Vec<Vec<u8>>),
+    /// A network card, with the packets that wait for the guest.
+    Net(MmioState<NetState>, Vec<Bytes>),
     /// A source of entropy.
     Rng(MmioState<RngState>),
 }
 
 impl Section for SlotState {
     const NAME: &'static str = "virtio-slot";
+    const VERSION: u16 = 2;
+}
+
+/// Version 1 of [`SlotState`]: network cards without offloads, frames without headers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) enum SlotStateV1 {
+    Block(MmioState<BlockState>),
+    Net(MmioState<NetStateV1>, Vec<Bytes>),
+    Rng(MmioState<RngState>),
+}
+
+impl Section for SlotStateV1 {
+    const NAME: &'static str = SlotState::NAME;
     const VERSION: u16 = 1;
+}
+
+impl From<SlotStateV1> for SlotState {
+    fn from(old: SlotStateV1) -> Self {
+        match old {
+            SlotStateV1::Block(state) => Self::Block(state),
+            SlotStateV1::Net(state, frames) => {
+                let packets = frames.into_iter().map(|frame| Bytes(with_empty_header(&frame.0))).collect();
+                Self::Net(state.with_device(NetState::from), packets)
+            }
+            SlotStateV1::Rng(state) => Self::Rng(state),
+        }
+    }
 }
 
 /// Calls `$body` with the transport of whatever device the slot holds.
@@ -96,8 +118,9 @@ impl Slot {
     }
 
     /// A network card.
-    pub fn net(mac: [u8; 6]) -> Self {
-        Self::Net { device: Box::new(MmioTransport::new(Net::new(mac))), ingress: VecDeque::new() }
+    pub fn net(mac: [u8; 6], has_offloads: bool) -> Self {
+        let device = Box::new(MmioTransport::new(Net::new(mac, has_offloads)));
+        Self::Net { device, ingress: Ingress::default() }
     }
 
     /// A source of entropy.
@@ -110,10 +133,9 @@ impl Slot {
         with_transport!(self, device => device.handle_read(offset, data));
     }
 
-    /// The guest writes a register; what that kicks is served at once, as far as `turn` lasts.
-    pub fn handle_write(&mut self, offset: u64, data: &[u8], memory: &GuestMemory, turn: &mut Turn<'_>) {
+    /// The guest writes a register. What that kicks is for [`Slot::serve_kicks`].
+    pub fn handle_write(&mut self, offset: u64, data: &[u8]) {
         with_transport!(self, device => device.handle_write(offset, data));
-        self.serve_kicks(memory, turn);
     }
 
     /// Serves queues that were kicked or that an earlier turn left, as far as `turn` lasts.
@@ -142,7 +164,12 @@ impl Slot {
         with_transport!(self, device => device.poll_interrupt())
     }
 
-    /// The next frame that the guest sent.
+    /// Whether serving it may send to the world.
+    pub fn sends(&self) -> bool {
+        matches!(self, Self::Net { .. })
+    }
+
+    /// The next packet that the guest sent.
     pub fn poll_output(&mut self) -> Option<Vec<u8>> {
         match self {
             Self::Net { device, .. } => device.poll_output(),
@@ -150,14 +177,19 @@ impl Slot {
         }
     }
 
-    /// Takes a frame from the world; gives it back if too many wait already.
-    pub fn accept_frame(&mut self, frame: Vec<u8>) -> Result<(), Vec<u8>> {
+    /// What the guest finishes of its frames, if that may have changed.
+    pub fn poll_offloads(&mut self) -> Option<Offloads> {
         match self {
-            Self::Net { ingress, .. } if ingress.len() < INGRESS_FRAMES_MAX => {
-                ingress.push_back(frame);
-                Ok(())
-            }
-            _ => Err(frame),
+            Self::Net { device, .. } => device.poll_offloads(),
+            Self::Block { .. } | Self::Rng { .. } => None,
+        }
+    }
+
+    /// Takes a packet from the world; gives it back if too much waits already.
+    pub fn accept_frame(&mut self, packet: Vec<u8>) -> Result<(), Vec<u8>> {
+        match self {
+            Self::Net { ingress, .. } => ingress.push(packet),
+            Self::Block { .. } | Self::Rng { .. } => Err(packet),
         }
     }
 
@@ -165,11 +197,12 @@ impl Slot {
     /// by earlier calls.
     pub fn accept_frame_again(&mut self, frame: &[u8], done: &mut usize) {
         let Self::Net { ingress, .. } = self else { return };
-        match ingress.iter().skip(*done).position(|waiting| waiting == frame) {
+        let found = ingress.iter().skip(*done).position(|waiting| waiting == frame);
+        match found {
             Some(before) => *done += before + 1,
             None => {
                 // Beyond the room it is lost, as a frame on a wire is.
-                let _ = self.accept_frame(frame.to_vec());
+                let _ = ingress.push(frame.to_vec());
                 *done = usize::MAX;
             }
         }
@@ -186,7 +219,7 @@ impl Slot {
                 RxResult::Delivered => may_get_more = log(frame),
                 RxResult::Dropped => {}
             }
-            ingress.pop_front();
+            ingress.pop();
         }
     }
 
@@ -225,7 +258,7 @@ impl Slot {
     pub fn save(&self) -> SlotState {
         match self {
             Self::Block { device, disk: _ } => SlotState::Block(device.save()),
-            Self::Net { device, ingress } => SlotState::Net(device.save(), ingress.iter().cloned().collect()),
+            Self::Net { device, ingress } => SlotState::Net(device.save(), ingress.save()),
             Self::Rng { device } => SlotState::Rng(device.save()),
         }
     }
@@ -236,14 +269,57 @@ impl Slot {
             (Self::Block { device: _, disk }, SlotState::Block(state)) => {
                 Ok(Self::Block { device: Box::new(MmioTransport::restore(state)?), disk })
             }
-            (Self::Net { .. }, SlotState::Net(state, frames)) => {
-                let ingress = frames.into_iter().take(INGRESS_FRAMES_MAX).collect();
-                Ok(Self::Net { device: Box::new(MmioTransport::restore(state)?), ingress })
+            (Self::Net { device, .. }, SlotState::Net(state, packets)) => {
+                if state.device.has_offloads && !device.device().has_offloads() {
+                    return Err(RestoreError::NotHere {
+                        device: Net::NAME,
+                        what: "offloads (`offload=off` was given here)",
+                    });
+                }
+                Ok(Self::Net { device: Box::new(MmioTransport::restore(state)?), ingress: Ingress::restore(packets) })
             }
             (Self::Rng { .. }, SlotState::Rng(state)) => {
                 Ok(Self::Rng { device: Box::new(MmioTransport::restore(state)?) })
             }
             (ours, _) => Err(RestoreError::Register { device: ours.type_name(), register: "device type", value: 0 }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slot_that_version_1_wrote_is_a_card_without_offloads_and_its_frames_have_empty_headers() {
+        let mut writer = snapshot::section::StateWriter::new();
+        let mut old = match Slot::net([2; 6], false).save() {
+            SlotState::Net(state, _) => {
+                state.with_device(|NetState { mac, status, .. }| NetStateV1 { mac, status, output: Vec::new() })
+            }
+            other => panic!("{other:?}"),
+        };
+        old.device.output.push(Bytes(vec![7; 14]));
+        writer.put(0, &SlotStateV1::Net(old, vec![Bytes(vec![8; 60])]));
+        let bytes = writer.finish();
+        let mut reader = snapshot::section::StateReader::parse(&bytes).expect("ours");
+        let read: SlotState = reader.take_or_older::<_, SlotStateV1>(0).expect("version 1");
+        reader.finish().expect("nothing is left");
+        let SlotState::Net(state, waiting) = read.clone() else { panic!("{read:?}") };
+        assert!(!state.device.has_offloads);
+        assert_eq!(state.device.output, [Bytes(with_empty_header(&[7; 14]))]);
+        assert_eq!(waiting, [Bytes(with_empty_header(&[8; 60]))]);
+        for has_offloads in [false, true] {
+            let slot = Slot::net([3; 6], has_offloads).restore(read.clone()).expect("any host has this");
+            assert_eq!(slot.save(), read, "what a guest was booted with it keeps");
+        }
+    }
+
+    #[test]
+    fn card_with_offloads_is_refused_where_they_were_switched_off() {
+        let state = Slot::net([2; 6], true).save();
+        let error = Slot::net([2; 6], false).restore(state.clone()).expect_err("not here");
+        assert!(error.to_string().contains("offload=off"), "{error}");
+        assert!(Slot::net([2; 6], true).restore(state).is_ok());
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use snapshot::section::{Section, StateError, StateReader, StateWriter};
 
 use super::board::BoardState;
-use super::slot::SlotState;
+use super::slot::{SlotState, SlotStateV1};
 use crate::kvm::{ChipState, CpuidTable, KvmError, VcpuState};
 use crate::memory::RamBytes;
 
@@ -145,7 +145,8 @@ impl MachineState {
             vcpus.push(vcpu);
         }
         let slot_count = shape.slot_count();
-        let slots = (0..slot_count as u16).map(|id| reader.take(id)).collect::<Result<_, _>>()?;
+        let slots =
+            (0..slot_count as u16).map(|id| reader.take_or_older::<_, SlotStateV1>(id)).collect::<Result<_, _>>()?;
         reader.finish()?;
         Ok(Self { shape, cpuid, chips, vcpus, board, watchdog, slots, paused })
     }

@@ -1,6 +1,7 @@
 //! A tap device of this host: frames out of the guest go in, frames for the guest come out.
 //!
-//! One frame per read and per write, without a header in front. It never blocks. Taps are made by the administrator, not
+//! One frame per read and per write, behind the header of virtio-net: the kernel finishes what the guest left to it, and leaves to the
+//! guest what the guest agreed to ([`Tap::set_offloads`]). It never blocks. Taps are made by the administrator, not
 //! here: opening one that is missing would make it, so it is looked for first.
 
 use std::fs::{File, OpenOptions};
@@ -9,7 +10,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::tun_ioctl::{attach, cut_carrier, find};
+use devices::virtio::net::{HEADER_BYTES, Offloads};
+
+use super::tun_ioctl::{attach, cut_carrier, find, set_header, set_offloads};
 use crate::exit::{Advice, Exit};
 
 /// A tap that cannot be used.
@@ -35,6 +38,15 @@ pub enum TapError {
     /// We may not use it.
     #[error("no permission to use tap {0}")]
     Permission(String),
+    /// The kernel's taps lack what a network card of this version needs.
+    #[error("tap {tap} cannot have the headers and offloads of virtio-net")]
+    NoOffloads {
+        /// The tap.
+        tap: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Something else.
     #[error("cannot open tap {tap}")]
     Open {
@@ -60,6 +72,7 @@ impl Advice for TapError {
             TapError::Permission(tap) => {
                 format!("run as root, or make it for this user: `ip tuntap add {tap} mode tap user $USER`")
             }
+            TapError::NoOffloads { .. } => "use a host with Linux 5.0 or newer".into(),
             TapError::Open { .. } => "is the module tun loaded? `modprobe tun`".into(),
         })
     }
@@ -68,9 +81,11 @@ impl Advice for TapError {
         match self {
             TapError::NotThere(_) => Exit::NotFound,
             TapError::Busy { .. } => Exit::Conflict,
-            TapError::NotATap(_) | TapError::MultiQueue(_) | TapError::Permission(_) | TapError::Open { .. } => {
-                Exit::Error
-            }
+            TapError::NotATap(_)
+            | TapError::MultiQueue(_)
+            | TapError::Permission(_)
+            | TapError::NoOffloads { .. }
+            | TapError::Open { .. } => Exit::Error,
         }
     }
 }
@@ -103,6 +118,7 @@ impl Tap {
         if find(name).ok().flatten() != Some(there) {
             return Err(TapError::NotThere(name.into()));
         }
+        prepare(&file).map_err(|source| TapError::NoOffloads { tap: name.into(), source })?;
         Ok(Tap { file, name: name.into(), is_cut: AtomicBool::new(false) })
     }
 
@@ -120,21 +136,30 @@ impl Tap {
         }
     }
 
-    /// The next frame for the guest, into `frame`; `None` when there is none now. A longer frame is cut by the kernel.
-    pub fn receive(&self, frame: &mut [u8]) -> io::Result<Option<usize>> {
+    /// The reader finishes so much of the frames that come from now on. Those that wait already are as they are.
+    pub fn set_offloads(&self, offloads: Offloads) {
+        // The kernel has taken all of them when the tap was opened.
+        if let Err(error) = set_offloads(&self.file, bits(offloads)) {
+            tracing::warn!(tap = self.name, %error, "frames for the guest have other offloads than it agreed to, and may be dropped");
+        }
+    }
+
+    /// The next packet for the guest, header and frame, into `packet`; `None` when there is none now. A longer one is cut by the
+    /// kernel.
+    pub fn receive(&self, packet: &mut [u8]) -> io::Result<Option<usize>> {
         if self.is_cut() {
             return Ok(None);
         }
-        not_now((&self.file).read(frame))
+        not_now((&self.file).read(packet))
     }
 
-    /// Sends one frame. `false` when the tap takes none now (its queue is full), is down or was cut: the frame is lost, as on
+    /// Sends one packet, header and frame. `false` when the tap takes none now (its queue is full), is down or was cut: the frame is lost, as on
     /// a wire.
-    pub fn send(&self, frame: &[u8]) -> io::Result<bool> {
+    pub fn send(&self, packet: &[u8]) -> io::Result<bool> {
         if self.is_cut() {
             return Ok(false);
         }
-        match not_now((&self.file).write(frame)) {
+        match not_now((&self.file).write(packet)) {
             // A tap that is down.
             Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(false),
             other => Ok(other?.is_some()),
@@ -150,6 +175,22 @@ impl AsFd for Tap {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Headers, and no offloads: nobody has agreed to any. That the kernel has all of them is found here, and not when a guest agrees.
+fn prepare(file: &File) -> io::Result<()> {
+    set_header(file, HEADER_BYTES)?;
+    set_offloads(file, bits(Offloads { checksum: true, tcp4: true, tcp6: true, ecn: true }))?;
+    set_offloads(file, 0)
+}
+
+fn bits(offloads: Offloads) -> u32 {
+    let Offloads { checksum, tcp4, tcp6, ecn } = offloads;
+    let bit = |has, bit| if has { bit } else { 0 };
+    bit(checksum, libc::TUN_F_CSUM)
+        | bit(tcp4, libc::TUN_F_TSO4)
+        | bit(tcp6, libc::TUN_F_TSO6)
+        | bit(ecn, libc::TUN_F_TSO_ECN)
 }
 
 fn not_now(result: io::Result<usize>) -> io::Result<Option<usize>> {

@@ -1,8 +1,8 @@
-//! The ioctls of a tap: whether it is there, binding a descriptor of `/dev/net/tun` to it, and its carrier.
+//! The ioctls of a tap: whether it is there, binding a descriptor of `/dev/net/tun` to it, its headers, its offloads, its carrier.
 //!
 //! Interfaces are asked for through a socket, which sees those of this process's network namespace. `/sys` may be the
 //! one of another namespace: it shows the namespace of the process that mounted it.
-#![expect(unsafe_code, reason = "TUNSETIFF, TUNSETCARRIER, SIOCGIFINDEX and SIOCETHTOOL have no safe wrapper")]
+#![expect(unsafe_code, reason = "TUNSETIFF, its kin, SIOCGIFINDEX and SIOCETHTOOL have no safe wrapper")]
 
 use std::fs::File;
 use std::io;
@@ -11,6 +11,12 @@ use std::os::unix::net::UnixDatagram;
 
 /// `_IOW('T', 202, int)`, as linux/if_tun.h has it.
 const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
+/// `_IOW('T', 208, unsigned int)`.
+const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54d0;
+/// `_IOW('T', 216, int)`.
+const TUNSETVNETHDRSZ: libc::Ioctl = 0x4004_54d8;
+/// `_IOW('T', 220, int)`.
+const TUNSETVNETLE: libc::Ioctl = 0x4004_54dc;
 /// `_IOW('T', 226, int)`, since Linux 5.0; older kernels are not supported.
 const TUNSETCARRIER: libc::Ioctl = 0x4004_54e2;
 /// `ETHTOOL_GDRVINFO`, as linux/ethtool.h has it.
@@ -88,20 +94,37 @@ fn request_for(name: &str) -> io::Result<libc::ifreq> {
     Ok(request)
 }
 
-/// Binds `file` to the tap called `name`: whole frames, no header in front.
+/// Binds `file` to the tap called `name`: whole frames, each behind a header of virtio-net.
 pub(super) fn attach(file: &File, name: &str) -> io::Result<()> {
     let mut request = request_for(name)?;
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
     // SAFETY: the descriptor is open for as long as `file` is borrowed; `request` is a whole `ifreq` with a terminated
     // name, and the kernel writes only within it and only during the call.
     let rc = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &mut request) };
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The header before each frame has so many bytes, little-endian.
+pub(super) fn set_header(file: &File, bytes: usize) -> io::Result<()> {
+    set_by_address(file, TUNSETVNETHDRSZ, bytes as libc::c_int)?;
+    set_by_address(file, TUNSETVNETLE, 1)
+}
+
+/// What the reader of `file` finishes of the frames that it reads: `TUN_F_…` bits.
+pub(super) fn set_offloads(file: &File, bits: u32) -> io::Result<()> {
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; the argument is a number, not an address.
+    let rc = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETOFFLOAD, libc::c_ulong::from(bits)) };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Takes the carrier away that what is behind the tap of `file` sees.
 pub(super) fn cut_carrier(file: &File) -> io::Result<()> {
-    let carrier: libc::c_int = 0;
-    // SAFETY: the descriptor is open for as long as `file` is borrowed; the kernel only reads `carrier`, during the call.
-    let rc = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETCARRIER, &carrier) };
+    set_by_address(file, TUNSETCARRIER, 0)
+}
+
+/// A request whose argument is the address of an `int`.
+fn set_by_address(file: &File, request: libc::Ioctl, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; the kernel only reads `value`, during the call.
+    let rc = unsafe { libc::ioctl(file.as_raw_fd(), request, &value) };
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -10,13 +10,13 @@ use snapshot::disk::OverlayDisk;
 use super::outlet;
 use crate::config::{Console, DiskConfig, NetConfig};
 use crate::exit::{Exit, Failure};
-use crate::machine::Parts;
+use crate::machine::{Card, Parts};
 use crate::net::Tap;
 
 /// Everything opened; nothing connected yet.
 pub(super) struct Opened {
     pub(super) disks: Vec<OverlayDisk>,
-    nets: Vec<([u8; 6], Arc<Tap>)>,
+    nets: Vec<(NetConfig, Arc<Tap>)>,
     console: Option<Box<dyn Write + Send>>,
     stdin: bool,
 }
@@ -30,7 +30,7 @@ pub(super) struct Inputs {
 /// Opens disks, taps and the console, in this order; the first failure is the answer and nothing stays open.
 pub(super) fn open(disks: &[DiskConfig], nets: &[NetConfig], console: &Console) -> Result<Opened, Failure> {
     let disks = disks.iter().map(|d| Ok(OverlayDisk::open(&d.path, d.readonly)?)).collect::<Result<_, Failure>>()?;
-    let nets = nets.iter().map(|n| Ok((n.mac.0, Arc::new(Tap::open(&n.tap)?)))).collect::<Result<_, Failure>>()?;
+    let nets = nets.iter().map(|n| Ok((n.clone(), Arc::new(Tap::open(&n.tap)?)))).collect::<Result<_, Failure>>()?;
     let (console, stdin) = open_console(console)?;
     Ok(Opened { disks, nets, console, stdin })
 }
@@ -61,7 +61,9 @@ impl Opened {
     pub(super) fn split(self) -> (Parts, Inputs) {
         let Self { disks, nets, console, stdin } = self;
         let taps = nets.iter().enumerate().map(|(i, (_, tap))| (disks.len() + i, Arc::clone(tap))).collect();
-        let nets = nets.into_iter().map(|(mac, tap)| (mac, Some(tap))).collect();
+        let card =
+            |(NetConfig { tap: _, mac, offload }, tap)| Card { mac: mac.0, has_offloads: offload, tap: Some(tap) };
+        let nets = nets.into_iter().map(card).collect();
         (Parts { disks, nets, console }, Inputs { taps, stdin })
     }
 }

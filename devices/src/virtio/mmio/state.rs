@@ -32,6 +32,38 @@ pub struct MmioState<S> {
     pub device: S,
 }
 
+impl<S> MmioState<S> {
+    /// The same transport around another form of the device's fields.
+    #[must_use]
+    pub fn with_device<T>(self, change: impl FnOnce(S) -> T) -> MmioState<T> {
+        let Self {
+            status,
+            device_features_sel,
+            driver_features_sel,
+            driver_features,
+            queue_sel,
+            interrupt_status,
+            edge_due,
+            config_generation,
+            queues,
+            device,
+        } = self;
+        let device = change(device);
+        MmioState {
+            status,
+            device_features_sel,
+            driver_features_sel,
+            driver_features,
+            queue_sel,
+            interrupt_status,
+            edge_due,
+            config_generation,
+            queues,
+            device,
+        }
+    }
+}
+
 impl<D: VirtioDevice> MmioTransport<D> {
     /// The whole state as plain data.
     #[must_use]
@@ -98,6 +130,9 @@ impl<D: VirtioDevice> MmioTransport<D> {
             edge_after_restore: interrupt_status != 0,
         };
         restored.check_registers()?;
+        if restored.status & status::DRIVER_OK != 0 {
+            restored.device.activate(restored.driver_features);
+        }
         restored.owe_kicks();
         Ok(restored)
     }

@@ -1,7 +1,7 @@
 //! The queue on its own, over rings that the test driver made.
 
 use super::*;
-use crate::virtio::driver::{Driver, Part, desc_table, nobody};
+use crate::virtio::driver::{Driver, Part, SIZE, desc_table, nobody};
 use crate::virtio::mmio::MmioTransport;
 use crate::virtio::rng::Rng;
 use crate::virtio::turn::{BYTES_MAX, REQUESTS_MAX, Turn};
@@ -63,7 +63,7 @@ fn undo_pop_gives_the_same_chain_again() {
     let mut queue = queue(&mut driver);
     driver.add(0, &[Part::Out(vec![1, 2]), Part::In(4)]);
     let first = queue.pop(&driver.memory).unwrap().unwrap();
-    queue.undo_pop();
+    queue.undo_pops(1);
     assert_eq!(queue.pop(&driver.memory).unwrap().unwrap(), first);
     assert_eq!(queue.pop(&driver.memory), Ok(None));
 }
@@ -92,4 +92,28 @@ fn pop_empty_chain_of_an_indirect_table_is_refused() {
     driver.descriptor(desc_table(0), 0, 0x2_0000, 0, 4, 0);
     driver.publish(0, 0);
     assert_eq!(queue.pop(&driver.memory), Err(QueueError::Chain));
+}
+
+/// Another vCPU must not find the first of buffers that belong together without the last: the index moves once, past all.
+#[test]
+fn add_used_together_moves_the_index_once_and_around_the_end_of_the_ring() {
+    let mut driver = Driver::new();
+    let mut queue = queue(&mut driver);
+    for round in 0..7_u16 {
+        let heads: Vec<u16> = (0..3).map(|n| (3 * round + n) % SIZE).collect();
+        heads.iter().for_each(|head| {
+            driver.descriptor(desc_table(0), *head, 0x1_0000, 8, 2, 0);
+            driver.publish(0, *head);
+        });
+        let popped: Vec<u16> = heads.iter().map(|_| queue.pop(&driver.memory).unwrap().unwrap().head).collect();
+        assert_eq!(popped, heads);
+        let used: Vec<(u16, u32)> = heads.iter().map(|head| (*head, u32::from(*head) + 100)).collect();
+        assert_eq!(queue.add_used_together(&driver.memory, &used), Ok(()));
+        let seen: Vec<(u16, u32)> = driver.used(0).into_iter().map(|(head, len)| (head as u16, len)).collect();
+        assert_eq!(seen, used);
+        assert_eq!(queue.take_interrupt(&driver.memory), Ok(true));
+    }
+    assert_eq!(queue.add_used_together(&driver.memory, &[]), Ok(()));
+    assert_eq!(queue.take_interrupt(&driver.memory), Ok(false));
+    assert_eq!(queue.add_used_together(&driver.memory, &[(0, 0), (SIZE, 0)]), Err(QueueError::Head));
 }
