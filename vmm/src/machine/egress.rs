@@ -158,6 +158,7 @@ impl Egress {
     pub fn seal(&self, next: EpochId) -> Vec<Output> {
         let mut inner = self.lock();
         inner.flush_console();
+        self.note_pressed(&inner);
         let running = inner.running.replace(next).expect("an epoch is sealed only while output is held");
         inner.queue.of_epoch(running).cloned().collect()
     }
