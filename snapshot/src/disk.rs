@@ -46,7 +46,7 @@ pub enum Mode {
     /// Straight into the image, and `flush` makes them durable: for a guest without epochs, and for `solo`.
     Direct,
     /// Both: the image is right for this host alone, and the running set holds all that was written since the mode was
-    /// entered, for a replica that is being filled meanwhile.
+    /// entered, but what was taken of it, for a replica that is being filled meanwhile.
     Mirror,
 }
 
@@ -223,6 +223,12 @@ impl OverlayDisk {
             self.running.write(offset, data);
         }
         Ok(())
+    }
+
+    /// In [`Mode::Mirror`]: what was written since the mode was entered or this was last called. Whoever takes it sends it to the
+    /// replica before anything that is written later.
+    pub fn take_mirrored(&mut self) -> WriteSet {
+        if self.mode == Mode::Mirror { std::mem::take(&mut self.running) } else { WriteSet::new() }
     }
 
     /// Whether the running set lacks writes made in [`Mode::Mirror`], because there were more than allowed or they were

@@ -1,11 +1,16 @@
-//! A filling without progress: first it is reported, then it is given up, and tried again on a new connection.
+//! A filling, from its beginning to its base or its end.
 //!
 //! A primary that fills a backup is heard and hears, however the filling stands: heartbeats are another thread's. So neither
 //! side would ever find out that it makes no progress. The driver says where it is and whenever it has done something
-//! ([`Primary::handle_filling`]); what is decided from that is decided here.
+//! ([`Primary::handle_filling`]). A filling without progress is first reported, then given up. One that makes progress is
+//! given up when its rounds do not converge ([`super::rounds`]).
+//!
+//! What was given up is tried again on a new connection, after a rest that doubles with each failure in a row.
 
 use std::fmt;
+use std::time::Duration;
 
+use super::rounds::{FillFigures, Left, NextRound, Rounds, Verdict};
 use super::{Primary, PrimaryAction, PrimaryConfig, PrimaryState, SoloReason};
 use crate::id::{SessionId, Time};
 
@@ -68,23 +73,58 @@ impl fmt::Display for FillPhase {
 }
 
 /// Where a filling is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Filling {
     phase: FillPhase,
     /// When it last made progress.
     since: Time,
     /// That it does not was told.
     is_told: bool,
+    rounds: Rounds,
+}
+
+/// The rest after fillings that failed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct FillRest {
+    /// Failures in a row.
+    failures: u32,
+    /// No backup is connected to before.
+    until: Option<Time>,
+}
+
+impl FillRest {
+    pub(super) fn until(self) -> Option<Time> {
+        self.until
+    }
+
+    fn begin(&mut self, now: Time, config: &PrimaryConfig) {
+        let doubled = config.fill_rest.saturating_mul(1 << self.failures.min(16));
+        self.until = Some(now.after(doubled.min(config.fill_rest_max)));
+        self.failures += 1;
+    }
+
+    pub(super) fn check(&mut self, now: Time) {
+        self.until = self.until.filter(|until| now < *until);
+    }
 }
 
 impl Filling {
     pub(super) fn begun(now: Time) -> Self {
-        Self { phase: FillPhase::Begin, since: now, is_told: false }
+        Self { phase: FillPhase::Begin, since: now, is_told: false, rounds: Rounds::new() }
+    }
+
+    fn progressed(&mut self, now: Time, phase: FillPhase) {
+        (self.phase, self.since, self.is_told) = (phase, now, false);
     }
 
     /// This host stood still: that is no fault of the filling.
     pub(super) fn excuse(&mut self, now: Time) {
         self.since = self.since.max(now);
+    }
+
+    /// What is left goes with the base.
+    pub(super) fn is_sent(&self) -> bool {
+        self.rounds.figures().end.is_some()
     }
 
     fn due(&self, config: &PrimaryConfig) -> Time {
@@ -95,14 +135,78 @@ impl Filling {
 impl Primary {
     /// The filling of `session` has done something, and is in `phase` now.
     pub fn handle_filling(&mut self, now: Time, session: SessionId, phase: FillPhase) {
-        if self.state == PrimaryState::Syncing && self.session() == Some(session) {
-            self.filling = Filling { phase, ..Filling::begun(now) };
+        if self.is_filling(session) {
+            self.filling.progressed(now, phase);
         }
+    }
+
+    /// Of the disks `bytes` more are compared, which took `took`, what was sent of them included; `left_bytes` are not yet.
+    pub fn handle_disks_compared(&mut self, session: SessionId, bytes: u64, took: Duration, left_bytes: u64) {
+        if self.is_filling(session) {
+            self.filling.rounds.handle_compared(bytes, took, left_bytes);
+        }
+    }
+
+    /// `bytes` of memory or disks were sent, and `skipped_bytes` of what was left need not be.
+    pub fn handle_fill_sent(&mut self, session: SessionId, bytes: u64, skipped_bytes: u64) {
+        if self.is_filling(session) {
+            self.filling.rounds.handle_sent(bytes, skipped_bytes);
+        }
+    }
+
+    /// What `session` lacks before the first round, after each, and after whatever came between the last round and the base.
+    /// Gives what is done about it. What is left when [`NextRound::Seal`] is given goes with the base.
+    pub fn handle_fill_left(&mut self, now: Time, session: SessionId, left: Left) -> NextRound {
+        if !self.is_filling(session) {
+            return NextRound::Over;
+        }
+        self.filling.progressed(now, FillPhase::Memory);
+        let share = self.filling.rounds.share();
+        let verdict = self.filling.rounds.handle_left(now, left, &self.config.rounds);
+        if self.filling.rounds.share() != share {
+            let figures = self.filling.rounds.figures();
+            self.actions.push_back(PrimaryAction::FillingDiverges { figures });
+            self.actions.push_back(PrimaryAction::GuestShare { percent: figures.share });
+        }
+        match verdict {
+            Verdict::Send => NextRound::Send,
+            Verdict::Seal => NextRound::Seal,
+            Verdict::GiveUp(why) => {
+                self.give_up_filling(now, SoloReason::NotConverging { session, why });
+                NextRound::Over
+            }
+        }
+    }
+
+    /// The driver could not fill the backup of `session`, for a reason of its own.
+    pub fn handle_fill_failed(&mut self, now: Time, session: SessionId) {
+        if self.is_filling(session) {
+            self.give_up_filling(now, SoloReason::FillingFailed { session });
+        }
+    }
+
+    /// The operator asks for a backup: no rest of earlier fillings is kept.
+    pub fn handle_backup_wanted(&mut self) {
+        self.fill_rest = FillRest::default();
+    }
+
+    fn is_filling(&self, session: SessionId) -> bool {
+        self.state == PrimaryState::Syncing && self.session() == Some(session)
     }
 
     /// Where the filling is, and when it last made progress; none: there is none.
     pub fn filling(&self) -> Option<(FillPhase, Time)> {
         (self.state == PrimaryState::Syncing).then_some((self.filling.phase, self.filling.since))
+    }
+
+    /// The figures of the filling, or of the last one.
+    pub fn fill_figures(&self) -> FillFigures {
+        self.filling.rounds.figures()
+    }
+
+    /// When a backup is connected to again after fillings that failed; none: at once.
+    pub fn fill_rest_until(&self) -> Option<Time> {
+        self.fill_rest.until()
     }
 
     pub(super) fn fill_deadline(&self) -> Option<Time> {
@@ -119,10 +223,22 @@ impl Primary {
             self.filling.is_told = true;
             return self.actions.push_back(PrimaryAction::FillingStalls { phase });
         }
-        // No goodbye: its sender may be the one that is stuck. The backup finds the end of the connection.
+        self.give_up_filling(now, SoloReason::FillingStalled { session, phase });
+    }
+
+    /// No goodbye: its sender may be the one that is stuck. The backup finds the end of the connection.
+    fn give_up_filling(&mut self, now: Time, reason: SoloReason) {
+        self.fill_rest.begin(now, &self.config);
         self.actions.push_back(PrimaryAction::Disconnect);
         self.transmits.clear();
-        self.go_solo(SoloReason::FillingStalled { session, phase });
+        self.go_solo(reason);
         self.end_if_released(now);
+    }
+
+    /// The filling is over, one way or another: the guest has its processors again.
+    pub(super) fn end_filling(&mut self) {
+        if self.filling.rounds.end_slowing() {
+            self.actions.push_back(PrimaryAction::GuestShare { percent: 100 });
+        }
     }
 }

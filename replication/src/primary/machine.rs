@@ -41,6 +41,7 @@ impl Primary {
             claim_retry_at: None,
             offered: None,
             filling: Filling::begun(Time(0)),
+            fill_rest: Default::default(),
             place: None,
             enlisting: Enlisting::NotAsked,
             delisting: Default::default(),
@@ -124,6 +125,7 @@ impl Primary {
             assert!(self.may_seal_base(), "a base needs all before it committed; {}", self.pointers);
             self.acked = self.pointers.sealed();
             self.state = Basing;
+            self.end_filling();
         }
         self.pointers.seal(meta.epoch);
         self.in_flight.push_back((meta.epoch, meta.ship_bytes));
@@ -277,6 +279,7 @@ impl Primary {
     pub fn handle_timeout(&mut self, now: Time) {
         self.note_time(now);
         self.ask_again(now);
+        self.fill_rest.check(now);
         if self.state.is_connected() {
             if now >= self.last_heard.after(self.config.detect) {
                 self.actions.push_back(PrimaryAction::Disconnect);
@@ -358,7 +361,7 @@ impl Primary {
         let errands = [self.delist, self.recording_end, look, delist_store];
         let errands = errands.into_iter().filter_map(Errand::again_at).min();
         let enlist = self.enlisting.again_at();
-        let fill = self.fill_deadline();
+        let fill = self.fill_deadline().or(self.fill_rest.until());
         [lost, beat, fill, self.ack_deadline(), self.claim_retry_at, errands, enlist].into_iter().flatten().min()
     }
 
@@ -369,12 +372,16 @@ impl Primary {
             && self.in_flight_bytes < self.config.in_flight_bytes_max
     }
 
-    /// Whether the running epoch may be sealed as the base of `session`: syncing, and all before it committed.
+    /// Whether the running epoch may be sealed as the base of `session`: syncing, so little left that the base takes it, and all
+    /// before it committed.
     ///
     /// The register must list the backup, because it could take over as soon as it has the base.
     /// All before it must have been released because the backup gets the output of the base and later, and no other.
     pub fn may_seal_base(&self) -> bool {
-        self.is_enlisted() && self.guest_ended.is_none() && self.left == self.pointers.sealed()
+        self.is_enlisted()
+            && self.filling.is_sent()
+            && self.guest_ended.is_none()
+            && self.left == self.pointers.sealed()
     }
 
     /// Whether the register lists the backup that is being filled.
@@ -382,9 +389,9 @@ impl Primary {
         self.state == Syncing && self.enlisting == Enlisting::Listed
     }
 
-    /// Whether a connection to a backup would be used.
+    /// Whether a connection to a backup would be used. Not while it rests from fillings that failed.
     pub fn wants_connection(&self) -> bool {
-        self.state == Solo && self.guest_ended.is_none()
+        self.state == Solo && self.guest_ended.is_none() && self.fill_rest.until().is_none()
     }
 
     /// What this side's frames carry, from the connection until the session is settled.
@@ -529,6 +536,7 @@ impl Primary {
         }
         if self.state == Basing && is_new {
             self.state = Protected;
+            self.fill_rest = Default::default();
             let session = self.session().expect("a basing primary has a session");
             self.actions.push_back(PrimaryAction::Protected { session });
         }
@@ -584,6 +592,7 @@ impl Primary {
             self.part(now, GoodbyeReason::GuestEnded, &text);
         }
         self.state = Ended;
+        self.end_filling();
         self.forget_questions();
         self.link = None;
         self.actions.push_back(PrimaryAction::Ended);
@@ -730,6 +739,7 @@ impl Primary {
 
     pub(super) fn go_solo(&mut self, reason: SoloReason) {
         self.state = Solo;
+        self.end_filling();
         // From here on no base can be sealed for this session; that the register lists it may be mended later.
         let given_up = self.link.take().filter(|_| self.enlisting != Enlisting::NotAsked);
         self.enlisting = Enlisting::NotAsked;
@@ -745,6 +755,7 @@ impl Primary {
             return;
         }
         self.state = Fenced;
+        self.end_filling();
         (self.parting, self.guest_ended) = (None, None);
         self.forget_questions();
         self.actions.push_back(PrimaryAction::Disconnect);

@@ -14,7 +14,8 @@
 //!
 //! The invariants:
 //!
-//! - A filling without progress ends; only time tells a stuck one from a slow one.
+//! - A filling ends: one without progress after a time, one that does not converge after rounds. Only time tells a stuck one from
+//!   a slow one. A guest is slowed only while it is filled from.
 //! - Until the base is sealed no backup can take over: commit is sealed, and losing the backup needs no arbitration.
 //! - From the seal of the base on, an epoch commits when the backup has acked it, or when the witness has given the
 //!   session to this side. There is no third way.
@@ -39,12 +40,14 @@
 //!    that takes bytes and heartbeats but never acks would otherwise stop the guest for ever.
 //! 6. Before an offer of disk chunks goes out, `handle_disk_offered`; one offer at a time. While a backup is filled,
 //!    `handle_filling` whenever something was done for it. Whatever the driver waits for then, it stops when the session ends.
+//!    Before each round of memory, `handle_fill_left`, and no base before it says so: all that was left then goes with the base.
 //! 7. A permission to release that could not be used at once is given back: `handle_release_late`.
 //! 8. When a session ends, nothing more of its epochs goes out; what `poll_transmit` gave goes out at once.
 //! 9. After [`PrimaryAction::Disconnect`] the connection is gone for this core; its end is not reported any more.
 
 mod filling;
 mod machine;
+mod rounds;
 mod store;
 
 use std::collections::VecDeque;
@@ -55,7 +58,8 @@ use crate::pointers::Pointers;
 use crate::view::{Nonce, Place};
 use crate::wire::{DiskWant, Link, MachineInfo, RefuseCode};
 pub use filling::FillPhase;
-use filling::Filling;
+use filling::{FillRest, Filling};
+pub use rounds::{FillFigures, Left, NextRound, NotConverging, RoundsConfig, RoundsEnd};
 
 /// How a primary behaves. Times in the driver's clock.
 #[derive(Clone, Debug)]
@@ -79,6 +83,12 @@ pub struct PrimaryConfig {
     pub fill_notice: Duration,
     /// ... and given up after so long; it is tried again. More than `fill_notice`, and than storage may take for one step.
     pub fill_wait: Duration,
+    /// How rounds of memory are judged.
+    pub rounds: RoundsConfig,
+    /// How long no backup is connected to after a filling that failed; twice as long after each that follows, ...
+    pub fill_rest: Duration,
+    /// ... but no longer than this.
+    pub fill_rest_max: Duration,
     /// Between two claims while the witness does not answer.
     pub claim_retry: Duration,
     /// Epochs sealed and not acked, at most; then the guest waits. At most [`crate::id::IN_FLIGHT_EPOCHS_MAX`].
@@ -160,6 +170,16 @@ pub enum PrimaryAction {
         /// Where it stands.
         phase: FillPhase,
     },
+    /// The guest writes faster than it can be sent: it is slowed, or slowed more.
+    FillingDiverges {
+        /// How the filling stands.
+        figures: FillFigures,
+    },
+    /// The guest gets this share of its processors' time from now on.
+    GuestShare {
+        /// In percent; 100: all.
+        percent: u8,
+    },
     /// The base is acked: from now on the guest outlasts this host.
     Protected {
         /// The session.
@@ -214,6 +234,18 @@ pub enum SoloReason {
         session: SessionId,
         /// Where it stood.
         phase: FillPhase,
+    },
+    /// The guest wrote faster than the backup could be filled; it is tried again.
+    NotConverging {
+        /// The session.
+        session: SessionId,
+        /// In figures.
+        why: NotConverging,
+    },
+    /// Filling the backup failed for a reason that the driver knows; it is tried again.
+    FillingFailed {
+        /// The session.
+        session: SessionId,
     },
 }
 
@@ -293,6 +325,8 @@ pub struct Primary {
     offered: Option<Offered>,
     /// How far the filling of this session is. Meaningless unless `Syncing`.
     filling: Filling,
+    /// No backup is connected to for a while, because fillings failed.
+    fill_rest: FillRest,
     /// Where the backup of this session is.
     place: Option<Box<Place>>,
     /// How far the register is with listing it.

@@ -3,6 +3,7 @@ use crate::id::ClaimResult;
 use crate::wire::{Frame, FrameDecoder, Goodbye, GoodbyeReason, HelloAck, Kind, Message, Refuse};
 
 mod filling;
+mod rounds;
 
 const MS: u64 = 1_000_000;
 const SESSION: SessionId = SessionId([1; 16]);
@@ -18,6 +19,16 @@ fn config() -> PrimaryConfig {
         ack_wait: Duration::from_millis(200),
         fill_notice: Duration::from_millis(100),
         fill_wait: Duration::from_millis(300),
+        rounds: RoundsConfig {
+            pause: Duration::from_millis(10),
+            pause_max: Duration::from_millis(20),
+            base_writes_max: 1 << 20,
+            rounds_max: 12,
+            time_max: Duration::from_millis(1000),
+            share_min: 5,
+        },
+        fill_rest: Duration::from_millis(40),
+        fill_rest_max: Duration::from_millis(100),
         claim_retry: Duration::from_millis(20),
         in_flight_epochs_max: 3,
         in_flight_bytes_max: 1000,
@@ -91,17 +102,32 @@ fn sent(primary: &mut Primary) -> Vec<Kind> {
 }
 
 fn syncing() -> Primary {
-    let mut primary = solo();
+    syncing_with(config())
+}
+
+fn syncing_with(config: PrimaryConfig) -> Primary {
+    let mut primary = Primary::new(config, EpochId(1));
+    connect_again(&mut primary);
+    primary
+}
+
+fn connect_again(primary: &mut Primary) {
     primary.handle_connected(Time(0), SESSION, None);
     primary.handle_frame(Time(0), frame(hello_ack())).unwrap();
-    assert_eq!(sent(&mut primary), [Kind::Hello]);
-    assert!(matches!(actions(&mut primary)[..], [PrimaryAction::Resync { .. }]));
-    primary
+    assert_eq!(sent(primary), [Kind::Hello]);
+    assert!(matches!(actions(primary)[..], [.., PrimaryAction::Resync { .. }]));
+}
+
+/// Memory and disks are sent, and little is left.
+fn send_all(primary: &mut Primary) {
+    assert_eq!(primary.handle_fill_left(Time(0), SESSION, Left::default()), NextRound::Send);
+    assert_eq!(primary.handle_fill_left(Time(0), SESSION, Left::default()), NextRound::Seal);
+    primary.handle_filled(SESSION);
 }
 
 fn filled() -> Primary {
     let mut primary = syncing();
-    primary.handle_filled(SESSION);
+    send_all(&mut primary);
     assert_eq!(actions(&mut primary), []);
     primary
 }
@@ -174,7 +200,7 @@ fn base_waits_until_earlier_epochs_are_durable_and_have_left() {
     primary.handle_connected(Time(0), SESSION, None);
     primary.handle_frame(Time(0), frame(hello_ack())).unwrap();
     actions(&mut primary);
-    primary.handle_filled(SESSION);
+    send_all(&mut primary);
     actions(&mut primary);
     seal(&mut primary, None);
     assert!(!primary.may_seal_base());
@@ -529,7 +555,7 @@ fn backup_that_does_not_see_the_same_witness_is_not_filled() {
 fn base_is_not_sealed_before_the_register_lists_the_backup() {
     let mut primary = syncing();
     assert!(!primary.may_seal_base());
-    primary.handle_filled(SESSION);
+    send_all(&mut primary);
     assert_eq!(asked(&mut primary), [PrimaryAction::Enlist { session: SESSION, place: None }]);
     primary.handle_enlisted(Time(0), SESSION, ClaimResult::Unreachable);
     assert!(!primary.may_seal_base(), "it may be listed or not");
@@ -539,6 +565,17 @@ fn base_is_not_sealed_before_the_register_lists_the_backup() {
     primary.handle_timeout(Time(20 * MS));
     assert_eq!(asked(&mut primary), [PrimaryAction::Enlist { session: SESSION, place: None }]);
     primary.handle_enlisted(Time(21 * MS), SESSION, ClaimResult::Granted);
+    assert!(primary.may_seal_base());
+}
+
+#[test]
+fn base_is_not_sealed_while_more_is_left_than_it_may_take() {
+    let mut primary = filled();
+    assert!(primary.may_seal_base());
+    let much = Left { page_bytes: 1 << 40, write_bytes: 0 };
+    assert_eq!(primary.handle_fill_left(Time(0), SESSION, much), NextRound::Send);
+    assert!(!primary.may_seal_base(), "the guest wrote on while the register was asked");
+    assert_eq!(primary.handle_fill_left(Time(0), SESSION, Left::default()), NextRound::Seal);
     assert!(primary.may_seal_base());
 }
 

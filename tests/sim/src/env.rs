@@ -87,6 +87,13 @@ pub enum Event {
     Void(HostId),
     /// The next piece of what a primary sends.
     Outgoing(HostId),
+    /// A primary has sent a round of its filling.
+    Round {
+        /// The primary.
+        to: HostId,
+        /// Of which session.
+        session: SessionId,
+    },
     Request {
         host: usize,
         request: u64,

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use replication::primary::RoundsConfig;
 use replication::wire::{DiskInfo, MachineInfo, RamRange};
 use replication::{BackupConfig, Gfn, PrimaryConfig, Term};
 
@@ -100,11 +101,15 @@ pub enum Break {
     KnownUnsynced,
     /// A filling without progress is not given up.
     FillWithoutEnd,
+    /// Rounds of a filling go on although the guest writes faster than they send.
+    RoundsWithoutEnd,
+    /// What is left after the last round does not go with the base.
+    ForgetLeft,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 37] = [
+    pub const ALL: [Break; 40] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -142,6 +147,8 @@ impl Break {
         Break::PublishUnsynced,
         Break::KnownUnsynced,
         Break::FillWithoutEnd,
+        Break::RoundsWithoutEnd,
+        Break::ForgetLeft,
     ];
 }
 
@@ -178,6 +185,17 @@ impl FromStr for Break {
             Break::ALL.into_iter().find(|rule| format!("{rule:?}").eq_ignore_ascii_case(&name.replace('-', "")));
         found.ok_or_else(|| format!("no rule is called {name:?}; there are {}", names()))
     }
+}
+
+/// A guest that writes more than its few pages, and the link that this is sent over, as bytes that are only counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// What it writes again and again.
+    pub set: u64,
+    /// How fast, with all its time, in bytes a millisecond.
+    pub speed: u64,
+    /// What the link takes, in bytes a millisecond.
+    pub link: u64,
 }
 
 /// One run, decided. Times in nanoseconds.
@@ -219,6 +237,8 @@ pub struct Plan {
     pub has_same_boots: bool,
     /// There is no witness: everything is granted.
     pub unwitnessed: bool,
+    /// How much a filling has to send, beyond the pages of the toy guest.
+    pub load: Load,
     /// What goes wrong.
     pub faults: Vec<Fault>,
     /// When faults stop.
@@ -260,6 +280,11 @@ impl Plan {
                 [rng.percent(92) || has_same_boots, rng.percent(92) || has_same_boots]
             },
             has_same_boots,
+            load: Load {
+                set: rng.range(0, 4) * (1 << 20),
+                speed: if broken == Some(Break::RoundsWithoutEnd) { 8 << 20 } else { rng.range(0, 8) * (1 << 20) },
+                link: 1 << 20,
+            },
             faults: (0..count)
                 .map(|_| random_fault(&mut rng, heal_at, detect))
                 .chain(faults_of(broken, heal_at))
@@ -285,6 +310,9 @@ impl Plan {
             } else {
                 FILL_WAIT_DETECTS * self.detect
             }),
+            rounds: self.rounds_config(),
+            fill_rest: Duration::from_nanos(self.claim_retry),
+            fill_rest_max: Duration::from_nanos(4 * self.claim_retry),
             claim_retry: Duration::from_nanos(self.claim_retry),
             in_flight_epochs_max: self.in_flight_epochs_max,
             in_flight_bytes_max: 1 << 20,
@@ -292,6 +320,24 @@ impl Plan {
             backup_durable: true,
             begins_afresh: true,
             is_witnessed: true,
+        }
+    }
+
+    fn rounds_config(&self) -> RoundsConfig {
+        let rounds = RoundsConfig {
+            pause: Duration::from_millis(1),
+            pause_max: Duration::from_millis(2),
+            base_writes_max: 1 << 20,
+            rounds_max: 20,
+            time_max: Duration::from_millis(200),
+            share_min: 5,
+        };
+        match self.broken {
+            Some(Break::RoundsWithoutEnd) => {
+                let time_max = Duration::from_secs(1 << 30);
+                RoundsConfig { rounds_max: u32::MAX, time_max, share_min: 100, ..rounds }
+            }
+            _ => rounds,
         }
     }
 
@@ -363,6 +409,7 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
         Some(Break::FillWithoutEnd) => {
             (0..2).map(|host| Fault { when: When::At(0), what: What::StuckFilling(host) }).collect()
         }
+        Some(Break::ForgetLeft) => vec![at(What::Crash { host: 0, power: false, restart: None })],
         Some(rule) => faults_of_evidence(rule, heal_at),
         None => Vec::new(),
     }

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use replication::page::{Page, PageEncoder};
-use replication::primary::{FillPhase, GuestEnd, PrimaryState};
+use replication::page::{PAGE_SIZE, Page, PageEncoder};
+use replication::primary::{FillPhase, GuestEnd, Left, NextRound, PrimaryState};
 use replication::wire::{DiskOffer, DiskWant, EpochBegin, HEADER_LEN, Kind, Link, Message, ResyncDisk};
 use replication::{
     EpochId, EpochMeta, EpochWriter, FrameDecoder, Gfn, Input, Output, OutputQueue, Primary, PrimaryAction, SessionId,
@@ -37,8 +37,15 @@ impl Stream {
 /// What a resync still has to do.
 struct Resync {
     session: SessionId,
-    disk_wanted: bool,
-    /// Sectors written since it began; they go with the base.
+    /// Rounds are done, for now.
+    sent: bool,
+    /// That was so when the register listed the backup already.
+    looked: bool,
+    /// The first round was begun.
+    begun: bool,
+    /// Bytes that the guest wrote beside its pages and that are not sent.
+    load: u64,
+    /// Sectors written since it began, or since a round took them; the last go with the base.
     sectors: Vec<SectorWrite>,
 }
 
@@ -84,6 +91,8 @@ pub struct PrimaryNode {
     writer: Option<(SessionId, EpochWriter)>,
     shipped_state: ShippedState,
     resync: Option<Resync>,
+    /// The guest's share of its time, in percent.
+    share: u8,
     /// The connection to the backup.
     pub stream: Option<Stream>,
     timer_at: Option<u64>,
@@ -222,6 +231,7 @@ impl PrimaryNode {
             writer: None,
             shipped_state: ShippedState::default(),
             resync: None,
+            share: 100,
             stream: None,
             timer_at: None,
             encoder: PageEncoder::new(),
@@ -388,7 +398,8 @@ impl PrimaryNode {
         let epoch = self.core.pointers().running();
         self.dirty |= self.guest.take_dirty();
         env.oracle.sealed(host, self.generation, epoch, &self.guest);
-        let ready = self.resync.as_ref().filter(|resync| resync.disk_wanted).map(|resync| resync.session);
+        self.look_again(env)?;
+        let ready = self.resync.as_ref().filter(|resync| resync.looked).map(|resync| resync.session);
         let base = ready.filter(|_| self.core.may_seal_base());
         env.step(host, if base.is_some() { Step::Base } else { Step::Seal }, false)?;
         if env.plan.broken == Some(Break::BaseBeforeSeal) && base.is_some() {
@@ -577,9 +588,14 @@ impl PrimaryNode {
                 env.say(|| format!("host {host} makes no progress in filling its backup"));
                 Ok(())
             }
-            PrimaryAction::FillingStalls { .. } => Ok(()),
+            PrimaryAction::GuestShare { percent } => {
+                self.share = percent;
+                Ok(())
+            }
+            PrimaryAction::FillingStalls { .. } | PrimaryAction::FillingDiverges { .. } => Ok(()),
             PrimaryAction::DiskWanted(want) => {
                 self.send_chunks(&want, env);
+                self.round(env);
                 Ok(())
             }
             PrimaryAction::Claim { session } => self.claim(session, env),
@@ -655,29 +671,28 @@ impl PrimaryNode {
 
     fn start_resync(&mut self, link: Link, env: &mut Env) -> Result<(), Crashed> {
         env.step(self.id.host, Step::Resync, false)?;
-        self.guest.take_dirty();
-        self.dirty = 0;
-        self.shipped = self.guest.memory().to_vec();
         let mut out = Vec::new();
-        for (page, content) in self.shipped.iter().enumerate() {
-            self.encoder.push(Gfn(page as u64), content, None);
-        }
-        let pages = self.encoder.take_batch(|body, _| Message::ResyncPages(body.to_vec()));
-        pages.encode(&link, EpochId(0), &mut out);
         let view = self.disk.view();
         let hashes: Vec<_> = view.chunks(CHUNK).map(chunk_hash).collect();
         self.core.handle_filling(env.time(), link.session, FillPhase::Disks);
         self.core.handle_disk_offered(link.session, 0, 0, hashes.len());
         let offer = DiskOffer { disk: 0, first_chunk: 0, chunk_bytes: CHUNK as u32, hashes };
         Message::DiskOffer(offer).encode(&link, EpochId(0), &mut out);
-        self.resync = Some(Resync { session: link.session, disk_wanted: false, sectors: Vec::new() });
+        self.resync = Some(Resync {
+            session: link.session,
+            sent: false,
+            looked: false,
+            begun: false,
+            load: env.plan.load.set,
+            sectors: Vec::new(),
+        });
         self.queue(Some(link.session), Bytes::Frames(out), env);
         env.step(self.id.host, Step::Resync, true)
     }
 
     fn send_chunks(&mut self, want: &DiskWant, env: &mut Env) {
         let Some(link) = self.core.link() else { return };
-        self.core.handle_filling(env.time(), link.session, FillPhase::Enlist);
+        self.core.handle_filling(env.time(), link.session, FillPhase::Disks);
         let view = self.disk.view();
         let mut out = Vec::new();
         for (chunk, data) in view.chunks(CHUNK).enumerate() {
@@ -686,11 +701,74 @@ impl PrimaryNode {
                 Message::ResyncDisk(piece).encode(&link, EpochId(0), &mut out);
             }
         }
-        if let Some(resync) = &mut self.resync {
-            resync.disk_wanted = true;
-        }
         self.queue(Some(link.session), Bytes::Frames(out), env);
-        self.core.handle_filled(link.session);
+    }
+
+    /// A round is sent: what was written meanwhile is looked at.
+    pub fn handle_round(&mut self, session: SessionId, env: &mut Env) -> Result<(), Crashed> {
+        if self.resync.as_ref().is_some_and(|resync| resync.session == session) {
+            self.round(env);
+        }
+        self.pump(env)
+    }
+
+    /// The register may have been slow, and the guest have written much meanwhile.
+    fn look_again(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        if self.core.is_enlisted() && self.resync.as_ref().is_some_and(|resync| resync.sent && !resync.looked) {
+            self.round(env);
+            self.pump(env)?;
+        }
+        Ok(())
+    }
+
+    /// Asks the core what to do with what is left, and does it.
+    fn round(&mut self, env: &mut Env) {
+        let (Some(link), Some(resync)) = (self.core.link(), &mut self.resync) else { return };
+        self.dirty |= self.guest.take_dirty();
+        if !resync.begun {
+            (resync.begun, self.dirty) = (true, (1 << PAGES) - 1);
+            self.shipped = self.guest.memory().to_vec();
+        }
+        let page_bytes = u64::from(self.dirty.count_ones()) * PAGE_SIZE as u64 + resync.load;
+        let left = Left { page_bytes, write_bytes: (resync.sectors.len() * SECTOR) as u64 };
+        let (next, is_enlisted) = (self.core.handle_fill_left(env.time(), link.session, left), self.core.is_enlisted());
+        match next {
+            NextRound::Send => self.send_round(link, left, env),
+            NextRound::Seal => {
+                (resync.sent, resync.looked) = (true, is_enlisted);
+                if env.plan.broken == Some(Break::ForgetLeft) {
+                    self.dirty = 0;
+                }
+                self.core.handle_filling(env.time(), link.session, FillPhase::Enlist);
+                self.core.handle_filled(link.session);
+            }
+            NextRound::Over => {}
+        }
+    }
+
+    fn send_round(&mut self, link: Link, left: Left, env: &mut Env) {
+        let resync = self.resync.as_mut().expect("the caller has one");
+        (resync.sent, resync.looked) = (false, false);
+        let mut out = Vec::new();
+        for (sector, data) in std::mem::take(&mut resync.sectors) {
+            let piece = ResyncDisk { disk: 0, offset: (sector * SECTOR) as u64, data: data.to_vec() };
+            Message::ResyncDisk(piece).encode(&link, EpochId(0), &mut out);
+        }
+        let dirty = std::mem::take(&mut self.dirty);
+        for page in (0..PAGES).filter(|page| dirty >> page & 1 == 1) {
+            self.shipped[page] = self.guest.memory()[page];
+            self.encoder.push(Gfn(page as u64), &self.shipped[page], None);
+        }
+        if dirty != 0 {
+            let pages = self.encoder.take_batch(|body, _| Message::ResyncPages(body.to_vec()));
+            pages.encode(&link, EpochId(0), &mut out);
+        }
+        let (load, bytes) = (env.plan.load, left.page_bytes + left.write_bytes);
+        let took = bytes * MS / load.link;
+        resync.load = load.set.min(load.speed * u64::from(self.share) / 100 * took / MS);
+        self.queue(Some(link.session), Bytes::Frames(out), env);
+        self.core.handle_fill_sent(link.session, bytes, 0);
+        env.after(took, Event::Round { to: self.id, session: link.session });
     }
 }
 

@@ -247,7 +247,7 @@ impl World {
             }
             Event::Void(id) => Some(id.host),
             Event::Piece { from, .. } => Some(1 - from),
-            Event::LocalDurable { to, .. } | Event::Durable { to, .. } => Some(to.host),
+            Event::LocalDurable { to, .. } | Event::Durable { to, .. } | Event::Round { to, .. } => Some(to.host),
             Event::BaseUnfit { to, .. } | Event::Apply { to, .. } => Some(to.host),
             Event::AskAnswered { to, .. } | Event::Learn { to, .. } | Event::Ask { by: to, .. } => Some(to.host),
             Event::Request { host, .. } => Some(*host),
@@ -300,6 +300,7 @@ impl World {
                 Ok(())
             }),
             Event::Outgoing(id) => self.primary(id, |node, env| node.handle_outgoing(env)),
+            Event::Round { to, session } => self.primary(to, |node, env| node.handle_round(session, env)),
             Event::LocalDurable { to, epoch } => self.primary(to, |node, env| node.handle_local_durable(epoch, env)),
             Event::Durable { to, session, epoch } => {
                 self.backup(to, |node, env| node.handle_durable(session, epoch, env))

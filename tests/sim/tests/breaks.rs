@@ -61,6 +61,8 @@ caught! {
     life_that_a_loss_of_power_takes_from_its_lock_file_is_caught: PublishUnsynced,
     record_that_was_seen_and_forgotten_is_caught: KnownUnsynced,
     filling_without_an_end_is_caught: FillWithoutEnd,
+    rounds_without_an_end_are_caught: RoundsWithoutEnd,
+    forgotten_rest_of_the_rounds_is_caught: ForgetLeft,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

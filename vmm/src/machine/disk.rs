@@ -98,6 +98,16 @@ impl SharedDisk {
         self.disk.lock().expect("no holder of a disk panics")
     }
 
+    /// The disk, unless somebody works with it: a guest's request may wait for storage with it, and for who is in no hurry there will
+    /// be another time.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, OverlayDisk>> {
+        match self.disk.try_lock() {
+            Ok(disk) => Some(disk),
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Poisoned(_)) => unreachable!("no holder of a disk panics"),
+        }
+    }
+
     /// What is committed. To be read and synced while the guest goes on.
     pub fn image(&self) -> &Image {
         &self.image

@@ -21,6 +21,7 @@ pub mod kick;
 pub mod slot;
 pub mod state;
 pub mod stops;
+pub mod throttle;
 pub mod trouble;
 pub mod turns;
 pub mod vcpu;
@@ -54,6 +55,7 @@ use snapshot::disk::{Mode, PENDING_BYTES_MAX};
 use snapshot::writeset::WriteSet;
 use state::{MachineState, Shape, StateRefused};
 use stops::ProgramStops;
+use throttle::Throttle;
 use trouble::Troubles;
 use turns::Turns;
 
@@ -177,6 +179,7 @@ pub struct Machine {
     disks: Vec<SharedDisk>,
     troubles: Arc<Troubles>,
     turns: Turns,
+    throttle: Throttle,
     egress: Arc<Egress>,
     logs_dirty: AtomicBool,
     gate: Gate,
@@ -256,6 +259,7 @@ impl Machine {
             disks,
             troubles,
             turns: Turns::default(),
+            throttle: Throttle::default(),
             egress,
             logs_dirty: AtomicBool::new(false),
             pace,
@@ -355,6 +359,7 @@ impl Machine {
         start("pacer".into(), |machine, _| machine.pacer.run(&machine.gate), 0);
         start("watchdog".into(), |machine, _| watchdog::run(machine), 0);
         start("turns".into(), |machine, _| turns::run(machine), 0);
+        start("throttle".into(), |machine, _| throttle::run(machine), 0);
         let sync = |machine: &Self, disk: u32| machine.disks[disk as usize].sync_for(machine);
         (0..self.disks.len() as u32).for_each(|disk| start(format!("disk-sync{disk}"), sync, disk));
         Ok(Threads { handles: threads, running })
@@ -506,6 +511,7 @@ impl Machine {
         self.pacer.end();
         self.troubles.end();
         self.turns.end();
+        self.throttle.end();
         self.disks.iter().for_each(SharedDisk::end);
         self.ended_changed.notify_all();
     }
@@ -595,6 +601,11 @@ impl Machine {
     /// What its devices owe.
     fn turns(&self) -> &Turns {
         &self.turns
+    }
+
+    /// The share of their time that its vCPUs get.
+    pub fn throttle(&self) -> &Throttle {
+        &self.throttle
     }
 
     /// Has disk requests tried again that wait for the host.

@@ -11,6 +11,7 @@ use super::board::{Effects, GuestEnd};
 use super::crash::Crash;
 use super::gate::Arrival;
 use super::stops::Stops;
+use super::throttle::{self, Next, Share};
 use super::turns::Waiting;
 use super::{End, Machine};
 use crate::epoch::boundary;
@@ -80,6 +81,7 @@ fn run_loop(machine: &Machine, id: u32) -> Result<(), VcpuError> {
     let mut completes = false;
     let mut wants_console = false;
     let mut stops = Stops::since(Instant::now());
+    let mut share = Share::default();
     loop {
         vcpu.fd().set_kvm_immediate_exit(0);
         // The kick's handler runs on this thread: only the compiler could reorder.
@@ -106,6 +108,15 @@ fn run_loop(machine: &Machine, id: u32) -> Result<(), VcpuError> {
         if wants_console && machine.egress().is_console_full() {
             machine.egress().wait_for_console(CONSOLE_WAIT);
             continue;
+        }
+        // A rest is a stop that the guest's kernel must not take for a hanging processor.
+        match share.next(machine.throttle().percent(), Instant::now(), throttle::used) {
+            Next::Rest(piece) => {
+                std::thread::sleep(piece);
+                continue;
+            }
+            Next::EnterRested => vcpu.notify_stopped(),
+            Next::Enter => {}
         }
         if stops.is_noticed(Instant::now(), machine.program_stops()) {
             vcpu.notify_stopped();

@@ -36,6 +36,7 @@ use serde_json::{Value, json};
 use snapshot::disk::OverlayDisk;
 
 use super::clock::Clock;
+use super::courtesy::Courtesy;
 use super::lease::Lease;
 use super::log::DiskLog;
 use super::preflight::Preflight;
@@ -215,6 +216,8 @@ pub struct Standby {
     is_asking: bool,
     /// The operator was told that this backup does not stop while it takes over.
     is_stop_told: bool,
+    /// Until then what fills this backup is not read, because others want the processor.
+    rests_until: Option<Instant>,
     vigil: Vigil,
     epochs_applied: u64,
     /// Why the last peer was sent away.
@@ -291,6 +294,7 @@ impl Standby {
             lost_at: now,
             is_asking: false,
             is_stop_told: false,
+            rests_until: None,
             vigil,
             epochs_applied: 0,
             trouble: None,
@@ -306,6 +310,7 @@ impl Standby {
     /// Waits, follows, and at last takes over or ends.
     pub fn serve(mut self) -> Result<Outcome, Failure> {
         self.events.note("waiting", json!({ "listen": self.config.listen.to_string() }));
+        let mut courtesy = Courtesy::of_this_thread();
         loop {
             self.wait();
             self.accept();
@@ -325,7 +330,19 @@ impl Standby {
                 self.stop_waits();
             }
             self.publish();
+            // Time goes on meanwhile: heartbeats are sent, and the primary counts as heard.
+            let rest = courtesy.due().filter(|_| self.core.state() == BackupState::Syncing);
+            self.rests_until = rest.map(|rest| Instant::now() + rest).or(self.rests_until);
         }
+    }
+
+    /// How much longer what comes is not read for the sake of others.
+    fn rest_left(&self) -> Duration {
+        self.rests_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
+    }
+
+    fn reads(&self) -> bool {
+        self.storage.takes_more() && self.rest_left().is_zero()
     }
 
     fn step(&mut self, now: replication::Time) -> Result<Step, Failure> {
@@ -342,10 +359,11 @@ impl Standby {
     }
 
     fn wait(&self) {
-        let wait = self.clock.until(self.core.poll_timeout(), LOOK_AROUND);
+        let rest = Some(self.rest_left()).filter(|rest| !rest.is_zero()).unwrap_or(LOOK_AROUND);
+        let wait = self.clock.until(self.core.poll_timeout(), LOOK_AROUND.min(rest));
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
         let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&self.done, PollFlags::IN)];
-        if let Some(connection) = self.connection.as_ref().filter(|_| self.storage.takes_more()) {
+        if let Some(connection) = self.connection.as_ref().filter(|_| self.reads()) {
             fds.push(PollFd::new(&connection.stream, PollFlags::IN));
         }
         if let Err(error) = poll(&mut fds, Some(&timeout)) {
@@ -381,8 +399,9 @@ impl Standby {
 
     fn read(&mut self) {
         let now = self.clock.now();
+        let reads = self.reads();
         let Some(connection) = &mut self.connection else { return };
-        if !self.storage.takes_more() {
+        if !reads {
             // It is this side that does not listen. No takeover is possible while it is filled, so nobody waits for the
             // news that the primary is dead.
             return self.core.handle_alive(now);

@@ -23,7 +23,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use replication::primary::{PrimaryState, SoloReason};
+use replication::primary::{FillPhase, PrimaryState, RoundsConfig, SoloReason};
 use replication::view::Incarnation;
 use replication::wire::{DiskOffer, DiskWant, Kind, Link};
 use replication::{EpochId, EpochMeta, Primary, PrimaryAction, PrimaryConfig, SessionId, Term};
@@ -66,6 +66,20 @@ const STALL_DETECTS: u32 = 10;
 /// 32 MiB of chunks on their way into the backup's images, and for their sync. What was synced by then is not synced again.
 const FILL_NOTICE_DETECTS: u32 = 4;
 const FILL_WAIT_DETECTS: u32 = 20;
+/// How rounds of memory are judged. Whoever talks to the guest waits for what is left to the base: not noticeably longer than for the
+/// rest of a base (its state is loaded into a VM over there, and synced), and less than a second in all.
+const ROUNDS: RoundsConfig = RoundsConfig {
+    pause: Duration::from_millis(300),
+    pause_max: Duration::from_millis(600),
+    base_writes_max: 64 << 20,
+    rounds_max: 30,
+    time_max: Duration::from_secs(120),
+    // A processor that gets a twentieth of its time answers in a second what takes it 50 ms.
+    share_min: 5,
+};
+/// How long no backup is filled after one could not be; doubled with each failure in a row, up to the second.
+const FILL_REST: Duration = Duration::from_secs(1);
+const FILL_REST_MAX: Duration = Duration::from_secs(60);
 /// A console that takes nothing for so long is not waited for: at most its backlog is lost if this process dies then.
 const CONSOLE_LAG_MAX: Duration = Duration::from_secs(1);
 /// How long a wait lasts before the waiter looks around again.
@@ -128,6 +142,8 @@ struct Inner {
     basing: Option<SessionId>,
     /// The session whose filling failed last.
     fill_failed: Option<SessionId>,
+    /// Why the driver could not fill a backup, the last time.
+    fill_error: Option<String>,
     /// Since when the ship thread waits for the log's disk, if it does.
     logging_since: Option<Instant>,
     /// Sealed epochs that are not released, and when they were sealed.
@@ -186,6 +202,9 @@ fn core_config(config: &GuardianConfig, machine: &Machine, is_local: bool, is_wi
         ack_wait: config.detect * STALL_DETECTS,
         fill_notice: config.detect * FILL_NOTICE_DETECTS,
         fill_wait: config.detect * FILL_WAIT_DETECTS,
+        rounds: ROUNDS,
+        fill_rest: FILL_REST,
+        fill_rest_max: FILL_REST_MAX,
         claim_retry: CLAIM_RETRY,
         in_flight_epochs_max: IN_FLIGHT_EPOCHS_MAX,
         in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,
@@ -221,6 +240,7 @@ impl Guardian {
             target: config.target.clone(),
             basing: None,
             fill_failed: None,
+            fill_error: None,
             logging_since: None,
             unreleased: VecDeque::new(),
             images: Images::with_all(first.prev()),
@@ -357,6 +377,8 @@ impl Guardian {
                 self.send(ToShip::Resync(link));
             }
             PrimaryAction::FillingStalls { phase } => self.note_filling_stalls(phase),
+            PrimaryAction::FillingDiverges { figures } => self.note_filling_diverges(figures),
+            PrimaryAction::GuestShare { percent } => self.machine.throttle().set(percent),
             PrimaryAction::DiskWanted(want) => self.send(ToShip::DiskWanted(want)),
             PrimaryAction::Protected { .. } => self.note("protected", json!({})),
             PrimaryAction::Claim { session } => self.claim(session),
@@ -415,6 +437,9 @@ impl Guardian {
         if let SoloReason::FillingStalled { session, phase } = reason {
             self.note_fill_failed(*session, *phase, "it made no progress; it will be tried again");
         }
+        if let SoloReason::NotConverging { session, why } = reason {
+            self.note_fill_failed(*session, FillPhase::Memory, &filling::why_not_converging(why));
+        }
         let text = match reason {
             SoloReason::Refused { text, .. } => format!("the backup refused: {text}"),
             SoloReason::LostBeforeBase => "the backup was lost before it had a complete copy".into(),
@@ -423,6 +448,11 @@ impl Guardian {
             SoloReason::OtherWitness => "the backup does not see the same witness: give both the same".into(),
             SoloReason::WitnessAway => "the witness does not answer: no backup is filled meanwhile".into(),
             SoloReason::FillingStalled { phase, .. } => format!("filling the backup made no progress: {phase}"),
+            SoloReason::NotConverging { why, .. } => filling::why_not_converging(why),
+            SoloReason::FillingFailed { .. } => {
+                let why = self.lock().fill_error.take().unwrap_or_else(|| "its session ended".into());
+                format!("the backup could not be filled: {why}")
+            }
             SoloReason::Mute => "the backup was there but confirmed nothing for too long: look at its disk".into(),
         };
         let before = self.lock().last_solo_reason.replace(text.clone());
@@ -646,6 +676,7 @@ impl Guardian {
         }
         inner.target = Some(target);
         inner.connect_error = None;
+        inner.core.handle_backup_wanted();
         drop(inner);
         self.changed.notify_all();
         Ok(None)

@@ -12,6 +12,7 @@ pub mod backup;
 mod boot;
 pub mod clock;
 mod collected;
+mod courtesy;
 pub mod guardian;
 pub mod lease;
 pub(crate) mod local;

@@ -1,25 +1,31 @@
 //! Filling a new backup while the guest runs: disks that differ, then memory in rounds, then the base.
 //!
-//! Every round sends the pages written since the round before; the guest is stopped only for the base, which has the
-//! pages of the last round. Disk writes meanwhile are collected (see [`snapshot::disk::Mode::Mirror`]) and go with the
-//! base.
+//! Every round sends the pages written since the round before; whether another one follows, the core decides
+//! ([`replication::primary::Left`]). The guest is stopped only for the base, which has what was left then. Disk writes
+//! meanwhile are collected (see [`snapshot::disk::Mode::Mirror`]) and sent in the rounds, the last of them with the base.
+//!
+//! All of it is bulk: it leaves the guest its share of this host ([`super::courtesy`]), and looks between two slices at what
+//! else wants to go out.
 //!
 //! A guest that is protected by its state directory has epochs already. They go on, and are committed between two looks;
 //! what they wrote is what the rounds send ([`super::collected`]), and the base is sealed between two of them.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use replication::primary::FillPhase;
+use replication::primary::{FillFigures, FillPhase, Left, NextRound, RoundsEnd};
 use replication::wire::{DiskOffer, DiskWant, Link, Message, ResyncDisk};
 use replication::{EpochId, Gfn, PageEncoder, page};
 use serde_json::json;
-use snapshot::disk::{CHUNK_BYTES, DiskError, Image, Mode};
+use snapshot::disk::{CHUNK_BYTES, DiskError, Image, Mode, OverlayDisk, PENDING_BYTES_MAX};
 use snapshot::disklog::LogError;
+use snapshot::writeset::WriteSet;
 
 use super::collected::{Collected, all_pages};
+use super::courtesy::Courtesy;
 use super::guardian::{NoBase, ToShip};
 use super::local::fault;
 use super::local::pairing::PairingError;
@@ -30,20 +36,14 @@ use crate::exit::Failure;
 use crate::kvm::KvmError;
 use crate::memory::PAGE_SIZE;
 
-/// Rounds over memory at most: a guest that dirties faster than the wire takes is stopped for the rest.
-const ROUNDS_MAX: u32 = 12;
-/// A round this small is left to the base.
-const LAST_ROUND_PAGES: usize = 512;
 /// Hashes in one offer. The backup reads as many chunks of its replica before it hears or answers anything else: more
 /// than a slow disk reads within the shortest detection time would make each look dead to the other.
 const OFFER_CHUNKS_MAX: u64 = 8;
 /// Pages between two looks at what else wants to go out.
 const PAGES_BETWEEN_LOOKS: usize = 64;
-/// A register that answers within so long costs no further round.
-const ENLIST_QUICK: Duration = Duration::from_millis(50);
 /// Disk bytes in one frame.
 const DISK_FRAME_BYTES: u64 = 256 * 1024;
-/// Disk writes of epochs that are kept for the next round; beyond that they are sent at once.
+/// Disk writes that are kept for the next round; beyond that they are sent at once.
 const COLLECTED_BYTES_MAX: usize = 8 << 20;
 
 /// Why a backup could not be filled.
@@ -63,10 +63,14 @@ enum ResyncError {
     Pairing(#[from] PairingError),
     #[error("{}", Failure::of(.0).message)]
     Log(#[from] LogError),
-    #[error("the guest wrote to its disks faster than the backup was filled; it will be tried again")]
+    #[error(
+        "the guest wrote {} MiB to a disk in one step of the filling, faster than the backup took it; it will be tried again: let \
+         the guest write less meanwhile, or make the link between the hosts or the backup's disk faster",
+        PENDING_BYTES_MAX >> 20
+    )]
     TooManyWrites,
     #[error(
-        "while the backup was filled the guest wrote {} MiB to its disks, and the log holds {} MiB of a base; it will be \
+        "after the last round the guest wrote {} MiB to its disks, and the log holds {} MiB of a base; it will be \
          tried again: let the guest write less meanwhile, or make the link between the hosts faster",
         pending_bytes >> 20,
         max >> 20
@@ -84,19 +88,18 @@ pub(super) fn run(shipper: &mut Shipper, link: Link, items: &Receiver<ToShip>) {
     let has_epochs = shipper.guardian.machine.epochs().is_protected();
     let collected = has_epochs.then(Collected::default);
     let outbox = Outbox::new(&shipper.guardian, link.session, stream);
-    let mut resync = Resync { shipper, link, items, outbox, pages: 0, phase: FillPhase::Begin, collected };
+    let courtesy = Courtesy::of_this_thread();
+    let phase = FillPhase::Begin;
+    let mut resync =
+        Resync { shipper, link, items, outbox, courtesy, pages: 0, phase, collected, left: Vec::new(), begun: false };
     match resync.run() {
-        Ok(rounds) => {
-            let properties = json!({
-                "rounds": rounds, "pages": resync.pages, "bytes": resync.outbox.sent,
-                "ms": started.elapsed().as_millis() as u64,
-            });
-            resync.shipper.guardian.note("resync-finished", properties);
-        }
+        Ok(()) => resync.note_finished(started),
         Err(error) => {
             resync.shipper.guardian.note_fill_failed(link.session, resync.phase, &error.to_string());
-            if resync.shipper.guardian.is_current(link.session) {
-                resync.shipper.guardian.handle_broken();
+            match error {
+                _ if !resync.shipper.guardian.is_current(link.session) => {}
+                ResyncError::Connection(_) => resync.shipper.guardian.handle_broken(),
+                error => resync.shipper.guardian.handle_fill_failed(link.session, &error.to_string()),
             }
         }
     }
@@ -107,10 +110,15 @@ struct Resync<'a> {
     link: Link,
     items: &'a Receiver<ToShip>,
     outbox: Outbox,
+    courtesy: Courtesy,
     pages: u64,
     phase: FillPhase,
     /// What the epochs write that are sealed meanwhile; none: the guest has no epochs.
     collected: Option<Collected>,
+    /// Pages, ascending, that were written and not sent: they go in the next round, or with the base.
+    left: Vec<u64>,
+    /// The first round of memory was begun.
+    begun: bool,
 }
 
 impl From<NoBase> for ResyncError {
@@ -124,7 +132,7 @@ impl From<NoBase> for ResyncError {
 }
 
 impl Resync<'_> {
-    fn run(&mut self) -> Result<u32, ResyncError> {
+    fn run(&mut self) -> Result<(), ResyncError> {
         let machine = self.shipper.guardian.machine.clone();
         self.gets_on(FillPhase::Images);
         self.shipper.log.reserve()?;
@@ -137,23 +145,33 @@ impl Resync<'_> {
             // What earlier epochs wrote must be in the images that are compared: it is not collected here.
             return Err(ResyncError::SessionEnded);
         }
-        for index in 0..machine.disks().len() {
-            self.fill_disk(index as u16)?;
-        }
-        let mut rounds = self.fill_memory()?;
-        self.flush()?;
-        if self.sync_images()? + self.enlist()? > ENLIST_QUICK {
-            // The guest wrote on meanwhile; the pause for the base is to be short.
-            rounds += self.fill_memory_again()?;
-            self.flush()?;
-        }
+        self.fill_disks()?;
+        self.fill_memory()?;
+        self.sync_images()?;
+        self.enlist()?;
+        // The guest wrote on meanwhile; the pause for the base is to be short.
+        self.fill_memory()?;
         self.gets_on(FillPhase::Gate);
         machine.stats().record_resync(self.outbox.sent);
         match self.collected.take() {
-            None => self.shipper.guardian.seal_base(self.link.session)?,
+            None => self.shipper.guardian.seal_base(self.link.session, &self.left)?,
             Some(collected) => self.seal_base_between(collected)?,
         }
-        Ok(rounds)
+        Ok(())
+    }
+
+    fn note_finished(&self, started: Instant) {
+        let guardian = &self.shipper.guardian;
+        let FillFigures { round, left_bytes, rate, share, end, .. } = guardian.fill_figures();
+        let pause = rate.map(|rate| left_bytes * 1000 / rate.max(1));
+        guardian.note(
+            "resync-finished",
+            json!({
+                "rounds": round, "pages": self.pages, "bytes": self.outbox.sent,
+                "ms": started.elapsed().as_millis() as u64, "end": end.map(RoundsEnd::as_str),
+                "left_bytes": left_bytes, "estimated_pause_ms": pause, "guest_percent": share,
+            }),
+        );
     }
 
     /// Something was done: whoever decides how long a filling may do nothing is told.
@@ -169,21 +187,20 @@ impl Resync<'_> {
     }
 
     /// Makes durable what a guest without epochs wrote to its images: most of it here, while it runs and its output leaves;
-    /// the rest is synced before the base counts. Gives how long that took.
-    fn sync_images(&mut self) -> Result<Duration, ResyncError> {
-        let begun = Instant::now();
+    /// the rest is synced before the base counts.
+    fn sync_images(&mut self) -> Result<(), ResyncError> {
         if self.collected.is_none() && self.shipper.guardian.is_durable() {
             self.gets_on(FillPhase::Sync);
             self.shipper.guardian.sync_images()?;
             self.handle_waiting()?;
         }
-        Ok(begun.elapsed())
+        Ok(())
     }
 
     /// Waits until the register lists the backup, and does not list a state directory that took no epoch: until then nothing
-    /// leaves that a base may follow. Gives how long that took.
-    fn enlist(&mut self) -> Result<Duration, ResyncError> {
-        let (asked, session) = (Instant::now(), self.link.session);
+    /// leaves that a base may follow.
+    fn enlist(&mut self) -> Result<(), ResyncError> {
+        let session = self.link.session;
         self.gets_on(FillPhase::Enlist);
         self.shipper.guardian.handle_filled(session);
         while !self.shipper.guardian.is_enlisted(session).ok_or(ResyncError::SessionEnded)?
@@ -192,7 +209,7 @@ impl Resync<'_> {
             self.handle_waiting()?;
             self.shipper.guardian.wait_for_change();
         }
-        Ok(asked.elapsed())
+        Ok(())
     }
 
     /// Stops the guest, commits the epochs that were sealed, and seals the base behind them.
@@ -208,39 +225,62 @@ impl Resync<'_> {
         self.handle_waiting()?;
         let mut collected = self.collected.take().expect("it was put there above");
         guardian.wait_until_left();
-        let (pages, write_bytes) = (collected.take_pages(), collected.write_bytes());
+        let pages = merged(std::mem::take(&mut self.left), collected.take_pages());
+        let write_bytes = collected.write_bytes();
         // The base may be shipped only with them, and it is this thread that ships it.
         self.shipper.base_writes = Some((self.link.session, collected.take_writes()));
         Ok(guardian.seal_base_between(self.link.session, &held, &pages, write_bytes)?)
     }
 
-    /// The pages of the next round.
-    fn next_pages(&mut self, round: u32) -> Result<Vec<u64>, ResyncError> {
+    /// Adds what was written since to what is left.
+    fn harvest(&mut self) -> Result<(), ResyncError> {
         let machine = self.shipper.guardian.machine.clone();
         self.handle_waiting()?;
-        match &mut self.collected {
-            None => Ok(machine.epochs().harvest_running(&machine)?),
-            Some(_) if round == 1 => Ok(all_pages(machine.ram())),
+        let later = match &mut self.collected {
+            None => machine.epochs().harvest_running(&machine)?,
             Some(collected) => {
                 let pages = collected.take_pages();
-                self.send_collected_writes()?;
-                Ok(pages)
+                if self.begun { pages } else { all_pages(machine.ram()) }
             }
+        };
+        self.left = merged(std::mem::take(&mut self.left), later);
+        Ok(())
+    }
+
+    /// Bytes of disk writes that wait to be sent.
+    fn write_bytes(&self) -> usize {
+        match &self.collected {
+            Some(collected) => collected.write_bytes(),
+            None => self.free_disks(|disk| disk.pending_bytes()).into_iter().sum(),
         }
     }
 
-    /// What epochs wrote to the disks goes over whatever the backup has there; what was written after it comes later.
-    fn send_collected_writes(&mut self) -> Result<(), ResyncError> {
-        let writes = self.collected.as_mut().map(Collected::take_writes).unwrap_or_default();
+    /// Of each disk; of one that is being worked with nothing. Its turn comes later, with the base at the latest.
+    fn free_disks<T: Default>(&self, of: impl Fn(&mut OverlayDisk) -> T) -> Vec<T> {
+        let disks = self.shipper.guardian.machine.disks().iter();
+        disks.map(|disk| disk.try_lock().map_or_else(T::default, |mut disk| of(&mut disk))).collect()
+    }
+
+    /// What was written to the disks goes over whatever the backup has there; what was written after it comes later.
+    fn send_writes(&mut self) -> Result<(), ResyncError> {
+        let writes: Vec<WriteSet> = match &mut self.collected {
+            Some(collected) => collected.take_writes(),
+            None => self.free_disks(OverlayDisk::take_mirrored),
+        };
         for (disk, set) in writes.iter().enumerate() {
             for (start, bytes) in set.iter() {
                 for (index, data) in bytes.chunks(DISK_FRAME_BYTES as usize).enumerate() {
                     let offset = start + index as u64 * DISK_FRAME_BYTES;
-                    self.send(&Message::ResyncDisk(ResyncDisk { disk: disk as u16, offset, data: data.to_vec() }))?;
+                    self.send_disk(disk as u16, offset, data.to_vec())?;
                 }
             }
         }
         Ok(())
+    }
+
+    fn send_disk(&mut self, disk: u16, offset: u64, data: Vec<u8>) -> Result<(), ResyncError> {
+        self.shipper.guardian.handle_fill_sent(self.link.session, data.len() as u64, 0);
+        self.send(&Message::ResyncDisk(ResyncDisk { disk, offset, data }))
     }
 
     fn send(&mut self, message: &Message) -> Result<(), ResyncError> {
@@ -251,39 +291,55 @@ impl Resync<'_> {
         Ok(())
     }
 
-    fn fill_memory(&mut self) -> Result<u32, ResyncError> {
-        self.fill_rounds(1)
-    }
-
-    /// Sends what was written since.
-    fn fill_memory_again(&mut self) -> Result<u32, ResyncError> {
-        Ok(self.fill_rounds(2)? - 1)
-    }
-
-    fn fill_rounds(&mut self, first: u32) -> Result<u32, ResyncError> {
-        let machine = self.shipper.guardian.machine.clone();
-        let mut content = [0; PAGE_SIZE];
-        for round in first..=ROUNDS_MAX {
+    /// Sends memory in rounds, until the core leaves the rest to the base.
+    fn fill_memory(&mut self) -> Result<(), ResyncError> {
+        loop {
             self.gets_on(FillPhase::Memory);
-            let gfns = self.next_pages(round)?;
-            for (index, gfn) in gfns.iter().enumerate() {
-                if index % PAGES_BETWEEN_LOOKS == 0 {
-                    self.handle_waiting()?;
-                    self.gets_on(FillPhase::Memory);
-                }
-                assert!(machine.ram().read_page(*gfn, &mut content), "the dirty log names only pages of RAM");
-                // A session begins with zeroed memory over there: the first round needs no zero pages.
-                if round == 1 && page::is_zero(&content) {
-                    continue;
-                }
-                self.send_page(*gfn, &content)?;
-            }
-            self.flush_pages()?;
-            if gfns.len() <= LAST_ROUND_PAGES {
-                return Ok(round);
+            self.harvest()?;
+            let page_bytes = (self.left.len() * PAGE_SIZE) as u64;
+            let left = Left { page_bytes, write_bytes: self.write_bytes() as u64 };
+            match self.shipper.guardian.handle_fill_left(self.link.session, left) {
+                NextRound::Send => self.send_round()?,
+                NextRound::Seal => return Ok(()),
+                NextRound::Over => return Err(ResyncError::SessionEnded),
             }
         }
-        Ok(ROUNDS_MAX)
+    }
+
+    fn send_round(&mut self) -> Result<(), ResyncError> {
+        let machine = self.shipper.guardian.machine.clone();
+        // A session begins with zeroed memory over there: the first round needs no zero pages.
+        let is_first = !std::mem::replace(&mut self.begun, true);
+        let gfns = std::mem::take(&mut self.left);
+        self.send_writes()?;
+        let mut content = [0; PAGE_SIZE];
+        for slice in gfns.chunks(PAGES_BETWEEN_LOOKS) {
+            self.look_around()?;
+            self.gets_on(FillPhase::Memory);
+            let mut sent = 0;
+            for gfn in slice {
+                assert!(machine.ram().read_page(*gfn, &mut content), "the dirty log names only pages of RAM");
+                if is_first && page::is_zero(&content) {
+                    continue;
+                }
+                sent += 1;
+                self.send_page(*gfn, &content)?;
+            }
+            let (sent, all) = (sent * PAGE_SIZE as u64, (slice.len() * PAGE_SIZE) as u64);
+            self.shipper.guardian.handle_fill_sent(self.link.session, sent, all - sent);
+        }
+        self.flush_pages()?;
+        self.flush()
+    }
+
+    /// Between two slices of bulk: what else wants to go out does, and others have their share of this host.
+    fn look_around(&mut self) -> Result<(), ResyncError> {
+        self.handle_waiting()?;
+        if self.write_bytes() > COLLECTED_BYTES_MAX {
+            self.send_writes()?;
+        }
+        self.courtesy.rest();
+        Ok(())
     }
 
     fn send_page(&mut self, gfn: u64, content: &page::Page) -> Result<(), ResyncError> {
@@ -300,37 +356,56 @@ impl Resync<'_> {
         self.send(&Message::ResyncPages(body))
     }
 
+    fn fill_disks(&mut self) -> Result<(), ResyncError> {
+        let disks = self.shipper.guardian.machine.clone();
+        let mut left: u64 = disks.disks().iter().map(|disk| disk.image().len_bytes()).sum();
+        for index in 0..disks.disks().len() {
+            self.fill_disk(index as u16, &mut left)?;
+        }
+        Ok(())
+    }
+
     /// Offers hashes of the disk's chunks and sends those that the replica lacks. A disk that the guest cannot write is
-    /// not replicated, only compared: the backup refuses if its own differs.
+    /// not replicated, only compared: the backup refuses if its own differs. What of all disks is not compared is `left` bytes.
     ///
     /// The image is read while it is written to. What a chunk lacks then, or has in part, goes with the base or before it:
     /// whatever comes to the image from here on is mirrored or collected.
-    fn fill_disk(&mut self, index: u16) -> Result<(), ResyncError> {
+    fn fill_disk(&mut self, index: u16, left: &mut u64) -> Result<(), ResyncError> {
         let disk = self.shipper.guardian.machine.disks()[usize::from(index)].clone();
         let image = disk.image();
-        let (chunk_count, readonly) = (image.chunk_count(), image.is_readonly());
+        let chunk_count = image.chunk_count();
         let mut first_chunk = 0;
         while first_chunk < chunk_count {
-            let end = (first_chunk + OFFER_CHUNKS_MAX).min(chunk_count);
-            let mut hashes = Vec::new();
-            for chunk in first_chunk..end {
-                self.handle_waiting()?;
-                self.gets_on(FillPhase::Disks);
-                hashes.push(image.chunk_hash(chunk)?.to_le_bytes());
-            }
-            let offer = DiskOffer { disk: index, first_chunk, chunk_bytes: CHUNK_BYTES as u32, hashes };
-            self.shipper.guardian.handle_disk_offered(self.link.session, &offer);
-            self.send(&Message::DiskOffer(offer))?;
-            self.flush()?;
-            let want = self.wait_for_want(index, first_chunk)?;
-            self.gets_on(FillPhase::Disks);
-            if readonly && want.wanted.contains(&true) {
-                return Err(ResyncError::ReadonlyDiffers { disk: index });
-            }
-            for (offset, _) in want.wanted.iter().enumerate().filter(|(_, wanted)| **wanted) {
-                self.send_chunk(image, index, first_chunk + offset as u64)?;
-            }
+            let (begun, end) = (Instant::now(), (first_chunk + OFFER_CHUNKS_MAX).min(chunk_count));
+            self.fill_chunks(image, index, first_chunk..end)?;
+            let bytes = (end * CHUNK_BYTES).min(image.len_bytes()) - first_chunk * CHUNK_BYTES;
+            *left -= bytes;
+            self.shipper.guardian.handle_disks_compared(self.link.session, bytes, begun.elapsed(), *left);
             first_chunk = end;
+        }
+        Ok(())
+    }
+
+    fn fill_chunks(&mut self, image: &Image, index: u16, chunks: Range<u64>) -> Result<(), ResyncError> {
+        let first_chunk = chunks.start;
+        let mut hashes = Vec::new();
+        for chunk in chunks {
+            self.look_around()?;
+            self.gets_on(FillPhase::Disks);
+            hashes.push(image.chunk_hash(chunk)?.to_le_bytes());
+        }
+        let offer = DiskOffer { disk: index, first_chunk, chunk_bytes: CHUNK_BYTES as u32, hashes };
+        self.shipper.guardian.handle_disk_offered(self.link.session, &offer);
+        self.send(&Message::DiskOffer(offer))?;
+        self.flush()?;
+        let want = self.wait_for_want(index, first_chunk)?;
+        self.gets_on(FillPhase::Disks);
+        if image.is_readonly() && want.wanted.contains(&true) {
+            return Err(ResyncError::ReadonlyDiffers { disk: index });
+        }
+        for (offset, _) in want.wanted.iter().enumerate().filter(|(_, wanted)| **wanted) {
+            self.look_around()?;
+            self.send_chunk(image, index, first_chunk + offset as u64)?;
         }
         Ok(())
     }
@@ -343,7 +418,7 @@ impl Resync<'_> {
             let mut data = vec![0; DISK_FRAME_BYTES.min(end - offset) as usize];
             image.read_at(offset, &mut data)?;
             let len = data.len() as u64;
-            self.send(&Message::ResyncDisk(ResyncDisk { disk: index, offset, data }))?;
+            self.send_disk(index, offset, data)?;
             offset += len;
         }
         Ok(())
@@ -404,6 +479,17 @@ impl Resync<'_> {
         collected.note(&sealed);
         let is_much = collected.write_bytes() > COLLECTED_BYTES_MAX;
         self.shipper.handle_epoch(sealed, None, self.items);
-        if is_much { self.send_collected_writes() } else { Ok(()) }
+        if is_much { self.send_writes() } else { Ok(()) }
     }
+}
+
+/// Both, ascending, each page once.
+fn merged(mut pages: Vec<u64>, more: Vec<u64>) -> Vec<u64> {
+    if pages.is_empty() {
+        return more;
+    }
+    pages.extend(more);
+    pages.sort_unstable();
+    pages.dedup();
+    pages
 }

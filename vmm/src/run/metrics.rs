@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use replication::primary::{FillFigures, PrimaryState};
 use serde_json::{Value, json};
 
 use super::incident::Incident;
@@ -90,16 +91,8 @@ pub(super) fn primary(name: &str, machine: &Machine, guardian: &Guardian, incide
         put(&mut text, name, metric, help, "counter", "", value as f64);
     }
     put(&mut text, name, "held_bytes", "Output held.", "gauge", "", machine.egress().held_bytes() as f64);
-    let protected = guardian.state() == replication::primary::PrimaryState::Protected;
-    put(
-        &mut text,
-        name,
-        "protected",
-        "1 while a complete backup follows.",
-        "gauge",
-        "",
-        f64::from(u8::from(protected)),
-    );
+    let protected = guardian.state() == PrimaryState::Protected;
+    put(&mut text, name, "protected", "1 while a complete backup follows.", "gauge", "", f64::from(u8::from(protected)));
     put(&mut text, name, "role", "1 for the role of this process.", "gauge", "role=\"primary\"", 1.0);
     let (crashes, rollbacks) =
         incident.map_or((0, 0), |incident| (incident.crashes.get() as usize, incident.tried.len()));
@@ -113,10 +106,50 @@ pub(super) fn primary(name: &str, machine: &Machine, guardian: &Guardian, incide
     for (metric, help, value) in gauges {
         put(&mut text, name, metric, help, "gauge", "", value as f64);
     }
+    put_filling(&mut text, name, guardian);
     for (metric, help, divisor, summary) in summaries(machine.stats()) {
         put_summary(&mut text, name, metric, help, divisor, summary);
     }
     text
+}
+
+/// The filling that is under way, or the last one.
+fn put_filling(text: &mut String, name: &str, guardian: &Guardian) {
+    let FillFigures { round, sent_bytes, left_bytes, rate, dirty_rate, estimate, converges, share: _, end: _ } =
+        guardian.fill_figures();
+    let is_filling = guardian.state() == PrimaryState::Syncing;
+    let gauge = |text: &mut String, metric: &str, help: &str, value: f64| {
+        put(text, name, metric, help, "gauge", "", value);
+    };
+    gauge(
+        text,
+        "filling",
+        "1 while a backup is filled; the figures below are of this filling, or of the last.",
+        f64::from(u8::from(is_filling)),
+    );
+    gauge(text, "filling_round", "The round of memory.", f64::from(round));
+    gauge(text, "filling_sent_bytes", "Bytes sent of memory and disks.", sent_bytes as f64);
+    gauge(text, "filling_left_bytes", "Bytes to send in this round, or of disks to compare.", left_bytes as f64);
+    gauge(text, "filling_bytes_per_second", "How fast they are sent.", rate.unwrap_or(0) as f64);
+    gauge(
+        text,
+        "filling_dirty_bytes_per_second",
+        "How fast the guest wrote during the last round.",
+        dirty_rate.unwrap_or(0) as f64,
+    );
+    gauge(
+        text,
+        "filling_estimate_seconds",
+        "How long until the base; NaN: never, or not known.",
+        estimate.map_or(f64::NAN, |time| time.as_secs_f64()),
+    );
+    gauge(text, "filling_converges", "0 if rounds do not leave less and less.", f64::from(u8::from(converges)));
+    gauge(
+        text,
+        "guest_share_ratio",
+        "Processor time that the guest may use; less than 1 only while a backup is filled.",
+        f64::from(guardian.guest_percent()) / 100.0,
+    );
 }
 
 /// Prometheus text of a backup.

@@ -26,6 +26,8 @@ fn filling_that_does_not_get_on_is_told_then_given_up_and_begun_anew() {
     let reason = SoloReason::FillingStalled { session: SESSION, phase: FillPhase::Memory };
     assert_eq!(hear_until(&mut primary, 340, 350), [PrimaryAction::Disconnect, PrimaryAction::WentSolo { reason }]);
     assert_eq!((primary.state(), primary.filling(), primary.link()), (PrimaryState::Solo, None, None));
+    assert!(!primary.wants_connection(), "it rests");
+    primary.handle_timeout(Time(390 * MS));
     assert!(primary.wants_connection(), "it is tried again");
 }
 

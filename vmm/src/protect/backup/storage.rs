@@ -33,6 +33,7 @@ use crate::exit::{Exit, Failure};
 use crate::machine::spawn;
 use crate::machine::state::Shape;
 use crate::memory::Ram;
+use crate::protect::courtesy::Courtesy;
 use crate::protect::lease::Introduction;
 use crate::protect::local::fault;
 use crate::protect::log::{DiskLog, Notes};
@@ -300,12 +301,19 @@ impl Drop for Obituary {
 impl Worker {
     /// The body of its thread.
     fn run(mut self, orders: &Receiver<Order>) {
+        let mut courtesy = Courtesy::of_this_thread();
         while let Ok(order) = orders.recv() {
             if matches!(order, Order::HandOver) {
                 return self.hand_over();
             }
+            let is_bulk = matches!(order, Order::Compare { .. } | Order::WriteChunk { .. });
             match self.obey(order) {
-                Ok(Some(done)) => self.done.post(done),
+                Ok(Some(done)) => {
+                    self.done.post(done);
+                    if is_bulk {
+                        courtesy.rest();
+                    }
+                }
                 Ok(None) => return,
                 Err(failure) => return self.fail(failure),
             }

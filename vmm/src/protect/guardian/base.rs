@@ -33,8 +33,9 @@ impl Guardian {
         self.machine.gate().hold_unless(|| !self.is_current(session))
     }
 
-    /// Seals the base of `session` of a guest without epochs, and protects it from there on.
-    pub(in crate::protect) fn seal_base(self: &Arc<Self>, session: SessionId) -> Result<(), NoBase> {
+    /// Seals the base of `session` of a guest without epochs, and protects it from there on. Its pages are those written since the
+    /// last harvest and `left`, ascending.
+    pub(in crate::protect) fn seal_base(self: &Arc<Self>, session: SessionId, left: &[u64]) -> Result<(), NoBase> {
         let held = self.hold_for(session).ok_or(NoBase::SessionEnded)?;
         self.handle_filling(session, FillPhase::Base);
         if !self.lock().core.may_seal_base() {
@@ -50,7 +51,7 @@ impl Guardian {
         }
         self.machine.begin_epochs(&held);
         self.machine.epochs().set_sink(Arc::clone(self) as Arc<dyn EpochSink>);
-        self.seal_base_held(session, &held, &[])
+        self.seal_base_held(session, &held, left)
     }
 
     /// Seals the base of `session` between the epochs of a guest that has some already and is held: with the pages `also`,

@@ -1,7 +1,9 @@
 //! How the filling of a backup proceeds: for the core, for operators, for `status`.
 
+use std::time::Duration;
+
 use replication::SessionId;
-use replication::primary::FillPhase;
+use replication::primary::{FillFigures, FillPhase, Left, NextRound, NotConverging};
 use serde_json::{Value, json};
 
 use super::{Guardian, Inner};
@@ -11,6 +13,57 @@ impl Guardian {
     pub(in crate::protect) fn handle_filling(&self, session: SessionId, phase: FillPhase) {
         let now = self.clock.now();
         self.with_core(|core| core.handle_filling(now, session, phase));
+    }
+
+    /// Of the disks so much more is compared, and so much is not.
+    pub(in crate::protect) fn handle_disks_compared(&self, session: SessionId, bytes: u64, took: Duration, left: u64) {
+        self.with_core(|core| core.handle_disks_compared(session, bytes, took, left));
+    }
+
+    /// So much was sent, and so much need not be.
+    pub(in crate::protect) fn handle_fill_sent(&self, session: SessionId, bytes: u64, skipped_bytes: u64) {
+        self.with_core(|core| core.handle_fill_sent(session, bytes, skipped_bytes));
+    }
+
+    /// What the backup lacks now; gives what is done about it.
+    pub(in crate::protect) fn handle_fill_left(&self, session: SessionId, left: Left) -> NextRound {
+        let now = self.clock.now();
+        self.with_core(|core| core.handle_fill_left(now, session, left))
+    }
+
+    /// The backup could not be filled. It is tried again after a rest.
+    pub(in crate::protect) fn handle_fill_failed(&self, session: SessionId, why: &str) {
+        self.lock().fill_error = Some(why.to_owned());
+        let now = self.clock.now();
+        self.with_core(|core| core.handle_fill_failed(now, session));
+    }
+
+    /// The figures of the filling that is under way, or of the last one.
+    pub(crate) fn fill_figures(&self) -> FillFigures {
+        self.lock().core.fill_figures()
+    }
+
+    /// The guest's share of its processors' time now, in percent.
+    pub(crate) fn guest_percent(&self) -> u8 {
+        self.machine.throttle().percent()
+    }
+
+    pub(super) fn note_filling_diverges(&self, figures: FillFigures) {
+        let FillFigures { round, left_bytes, rate, dirty_rate, share, .. } = figures;
+        tracing::warn!(
+            round,
+            left_bytes,
+            rate,
+            dirty_rate,
+            "the guest writes faster than its backup is filled: it gets {share} % of its processors meanwhile"
+        );
+        self.note(
+            "resync-diverging",
+            json!({
+                "round": round, "left_bytes": left_bytes, "bytes_per_s": rate, "dirty_bytes_per_s": dirty_rate,
+                "guest_percent": share,
+            }),
+        );
     }
 
     pub(super) fn note_filling_stalls(&self, phase: FillPhase) {
@@ -28,10 +81,47 @@ impl Guardian {
         self.note("resync-failed", json!({ "phase": phase.as_str(), "error": error }));
     }
 
-    /// For `status`: where a filling is, and for how long it has done nothing.
+    /// For `status`: where a filling is, for how long it has done nothing, and whether and when it will be done.
     pub(super) fn filling_of(&self, inner: &Inner) -> Value {
-        inner.core.filling().map_or(Value::Null, |(phase, since)| {
-            json!({ "phase": phase.as_str(), "idle_ms": self.clock.now().since(since).as_millis() as u64 })
+        let Some((phase, since)) = inner.core.filling() else { return Value::Null };
+        let figures = inner.core.fill_figures();
+        let FillFigures { round, sent_bytes, left_bytes, rate, dirty_rate, estimate, converges, share, .. } = figures;
+        json!({
+            "phase": phase.as_str(),
+            "idle_ms": self.clock.now().since(since).as_millis() as u64,
+            "round": round,
+            "sent_bytes": sent_bytes,
+            "left_bytes": left_bytes,
+            "bytes_per_s": rate,
+            "dirty_bytes_per_s": dirty_rate,
+            "estimate_s": estimate.map(|estimate| (estimate.as_secs_f64() * 10.0).ceil() / 10.0),
+            "converges": converges,
+            "guest_percent": share,
+            "doing": doing(phase, &figures),
         })
     }
+}
+
+/// What is done, for people.
+fn doing(phase: FillPhase, figures: &FillFigures) -> String {
+    match (phase, figures.share) {
+        (FillPhase::Disks, _) => "comparing the disks and sending what differs".into(),
+        (FillPhase::Memory, 100) => "sending memory while the guest runs".into(),
+        (FillPhase::Memory, share) => {
+            format!("sending memory, throttling the guest to {share} % of its processors: it writes too fast")
+        }
+        (phase, _) => phase.to_string(),
+    }
+}
+
+/// Why the rounds were given up, for people.
+pub(super) fn why_not_converging(why: &NotConverging) -> String {
+    let NotConverging { rounds, left_bytes, rate, pause } = why;
+    format!(
+        "the guest writes memory or disks faster than they can be sent: after {rounds} rounds {} MiB were left, which take {:.1} s at \
+         {:.1} MiB/s; it will be tried again: let the guest write less meanwhile, or make the link between the hosts faster",
+        left_bytes >> 20,
+        pause.as_secs_f64(),
+        *rate as f64 / f64::from(1 << 20)
+    )
 }
