@@ -6,7 +6,8 @@
 # far answers with a count that was already given to another number.
 #
 # Parameters: ip= (default 10.77.0.10), port= (default 7000), mac= 48-bit number, used if the device has none
-# (default 0x020000000010), report= requests per serial line, 0 = none (default 0); where the device is: see
+# (default 0x020000000010), report= requests per serial line, 0 = none (default 0), write= MiB that it writes anew all the
+# time while it waits for requests, from 16 MiB on, with bytes that do not compress (default 0); where the device is: see
 # runtime/virtio.S.
 # Lines: `ready mac=HEX`; with report=, `count=HEX`.
 #
@@ -54,6 +55,8 @@
 
     .equ FRAME_MAX,    1514
 
+    .equ WRITE_START,  16 << 20
+
     .text
     .code64
     .globl guest_main
@@ -69,6 +72,7 @@ guest_main:
     call put_line
 serve:
     pause
+    call write_page
     leaq rx_queue(%rip), %rdi
     call virtio_take
     jnc serve
@@ -83,6 +87,29 @@ serve:
     movl %r14d, %eax
     call virtio_offer
     jmp serve
+
+# Writes the next page of those that are written all the time.
+write_page:
+    movq write_bytes, %rsi
+    testq %rsi, %rsi
+    jz 3f
+    movq write_at, %rdi
+    cmpq %rsi, %rdi
+    jb 1f
+    xorl %edi, %edi
+1:  leaq 0x1000(%rdi), %rax
+    movq %rax, write_at
+    movq write_word, %rax
+    movabsq $6364136223846793005, %rdx
+    movl $512, %ecx
+2:  imulq %rdx, %rax
+    addq %rdx, %rax
+    movq %rax, WRITE_START(%rdi)
+    addq $8, %rdi
+    decl %ecx
+    jnz 2b
+    movq %rax, write_word
+3:  ret
 
 open_net:
     movl $VIRTIO_ID_NET, %edi
@@ -129,6 +156,11 @@ read_params:
     call param
     movq %rax, report
     movq %rax, report_left
+    leaq key_write(%rip), %rdi
+    xorl %esi, %esi
+    call param
+    shlq $20, %rax
+    movq %rax, write_bytes
     ret
 
 # Descriptor n of either queue is buffer n for ever.
@@ -356,6 +388,7 @@ key_ip:     .asciz "ip="
 key_port:   .asciz "port="
 key_mac:    .asciz "mac="
 key_report: .asciz "report="
+key_write:  .asciz "write="
 text_ready: .asciz "ready mac="
 text_count: .asciz "count="
 
@@ -366,6 +399,9 @@ tx_queue:    .skip QUEUE_BYTES
 rx_buffers:  .skip QUEUE_SIZE * BUFFER
 tx_buffers:  .skip QUEUE_SIZE * BUFFER
 count:       .skip 8
+write_bytes: .skip 8
+write_at:    .skip 8
+write_word:  .skip 8
 mac:         .skip 8
 report:      .skip 8
 report_left: .skip 8

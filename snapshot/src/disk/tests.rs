@@ -323,6 +323,25 @@ fn seal_mirrored_keeps_nothing_that_a_commit_could_put_over_newer_writes() {
 }
 
 #[test]
+fn taken_mirrored_writes_are_taken_once_and_what_comes_later_stays_for_the_base() {
+    // A guest that wrote more than one base takes while its backup was filled was never protected: all of it waited for the base.
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = mirrored(&dir);
+    disk.set_pending_bytes_max(8 << 10);
+    for round in 0..8u8 {
+        disk.write_at(0, &[round; 4096]).unwrap();
+        let taken = disk.take_mirrored();
+        assert_eq!(taken.iter().map(|(at, bytes)| (at, bytes.to_vec())).collect::<Vec<_>>(), [(0, vec![round; 4096])]);
+        assert!(disk.take_mirrored().is_empty());
+    }
+    assert!(!disk.mirror_overflowed());
+    disk.write_at(512, &[9; 512]).unwrap();
+    disk.set_mode(Mode::Protected).unwrap();
+    assert!(disk.take_mirrored().is_empty(), "they are an epoch's now");
+    assert_eq!(disk.seal(1).iter().map(|(at, bytes)| (at, bytes.to_vec())).collect::<Vec<_>>(), [(512, vec![9; 512])]);
+}
+
+#[test]
 fn discard_mirrored_says_that_copies_lack() {
     let dir = tempfile::tempdir().unwrap();
     let mut disk = mirrored(&dir);

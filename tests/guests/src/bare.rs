@@ -68,6 +68,11 @@ impl Guest {
         Self::new("net-echo", "ready", "ip=10.77.0.10 port=7000")
     }
 
+    /// The same, and meanwhile writes `mib` MiB of its memory anew all the time.
+    pub fn busy_net_echo(mib: u32) -> Self {
+        Self { memory_mib: mib + 32, ..Self::net_echo() }.with(&format!("write={mib}"))
+    }
+
     /// Gives its devices as much work as they take, and more: `parameters` say which. Its lines count rounds.
     pub fn hostile(parameters: &str) -> Self {
         Self { memory_mib: 64, ..Self::new("hostile", "round", parameters) }

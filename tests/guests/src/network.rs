@@ -44,6 +44,14 @@ impl Network {
         ip(&[&["-n", &self.name], args].concat());
     }
 
+    /// Makes its loopback as slow as a link of `mbit`.
+    pub fn slow_down(&self, mbit: u32) {
+        let rate = format!("{mbit}mbit");
+        let tbf = ["qdisc", "add", "dev", "lo", "root", "tbf", "rate", &rate, "burst", "256kb", "latency", "200ms"];
+        let output = Command::new("tc").args(["-n", &self.name]).args(tbf).output().expect("`tc` comes with `ip`");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
     /// Its name, for `ip netns exec`.
     pub fn name(&self) -> &str {
         &self.name

@@ -3,8 +3,10 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use guests::echo::Client;
+use guests::network::Network;
 use guests::place::wait_progress;
-use guests::{Guest, Place, needs};
+use guests::{Guest, Place, Vm, needs};
 use replication::wire::{Hello, Kind, Link, MachineInfo, Message};
 use replication::{EpochId, FrameDecoder, SessionId, Term, VmId};
 
@@ -59,4 +61,53 @@ fn primary_that_is_refused_again_and_again_is_told_of_once() {
     assert!(refused > 2, "{refused} were: {}", backup.log());
     assert_eq!((backup.count("refused"), backup.count("discarded")), (1, 1), "{}", backup.log());
     assert_eq!(backup.status()["peer_errors"], 0);
+}
+
+/// Asks while the backup is filled; gives the statuses that were seen in rounds of memory, and how many requests were answered.
+fn ask_while_filled(primary: &Vm, client: &mut Client) -> (Vec<serde_json::Value>, u64) {
+    let (mut seen, mut answered) = (Vec::new(), 0);
+    while primary.count("resync-finished") == 0 {
+        client.ask(1);
+        answered += 1;
+        let filling = primary.status()["filling"].clone();
+        seen.extend(Some(filling).filter(|filling| filling["phase"] == "memory"));
+    }
+    (seen, answered)
+}
+
+#[test]
+fn guest_that_writes_faster_than_the_link_answers_meanwhile_and_is_protected_in_bounded_rounds() {
+    // Its rounds went on until there had been twelve, and all that it wrote in the last was left to the base; nobody could see
+    // how far it was.
+    needs!(Kvm, Root, Network);
+    let (place, network, guest) = (Place::in_memory(), Network::new(&["tap-a", "tap-b"]), Guest::busy_net_echo(64));
+    network.slow_down(400);
+    let on = |launch: guests::Launch, tap: &str| launch.with("--net", format!("tap={tap}")).within(network.name());
+    let backup = on(place.backup("b", &guest), "tap-b").start();
+    let mut primary = on(place.primary("a", &guest, backup.port()), "tap-a").start();
+    primary.wait_event("resync-started");
+    let mut client = Client::new(network.socket());
+    let (seen, answered) = ask_while_filled(&primary, &mut client);
+    assert!(answered > 0);
+    let is_whole = |filling: &serde_json::Value| {
+        ["round", "sent_bytes", "left_bytes", "bytes_per_s", "dirty_bytes_per_s"]
+            .iter()
+            .all(|key| filling[key].is_u64())
+    };
+    assert!(seen.iter().any(is_whole), "{seen:?}");
+    let throttled = |filling: &&serde_json::Value| filling["guest_percent"].as_u64() < Some(100);
+    let shown = seen.iter().find(throttled).unwrap_or_else(|| panic!("{seen:?}"));
+    assert!(shown["doing"].as_str().is_some_and(|doing| doing.contains("throttling the guest to")), "{shown}");
+    let diverging = primary.wait_event("resync-diverging");
+    assert!(diverging["guest_percent"].as_u64() < Some(100), "{diverging}");
+    let finished = primary.wait_event("resync-finished");
+    assert!(finished["end"] == "throttled" || finished["end"] == "long-pause", "{finished}");
+    assert!(finished["rounds"].as_u64() <= Some(30), "{finished}");
+    backup.wait_event("protected");
+    primary.wait_event("protected");
+    let metrics = String::from_utf8(primary.ask("GET", "/metrics", None).expect("it runs")).expect("it is text");
+    assert!(metrics.contains("outlast_guest_share_ratio{vm=\"guest\"} 1\n"), "the guest has its time again");
+    client.ask_again(5);
+    primary.kill();
+    client.ask_again(5);
 }

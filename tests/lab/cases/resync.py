@@ -1,15 +1,23 @@
-"""The plug is pulled while a new backup is being filled: it is not whole, so it must not run."""
+"""A new backup is filled: the plug is pulled meanwhile, when it is not whole and must not run; and the guest writes all the time."""
 
 import time
+from dataclasses import replace
+
+from outlast_lab import network
+from outlast_lab.flows import Options
 
 from . import checks
 from .failed import Failed, require
-from .pair import FLOWS, Pair, wait_protected
+from .pair import BUSYBOX, FLOWS, Pair, wait_protected
 from .stage import Stage
 
 # Longer than the backup needs to find the primary gone, had it anything to take over.
 QUIET_SECONDS = 4.0
 ATTEMPTS = 4
+WORK_PORT = 7004
+# A guest that rewrites 200 MB, and has some memory beside.
+BUSY_PAGES = 200 * 1024 * 1024 // 4096
+BUSY_MEMORY = "320M"
 
 
 def plug_during_resync(stage: Stage) -> str:
@@ -67,3 +75,35 @@ def backup_plug_during_resync(stage: Stage) -> str:
     journal = checks.journal_kept(stage, backup, traffic)
     when = "after" if whole else "before"
     return f"B dies {when} the base; solo, protected again, plug of A: {takeover}; {checks.gap_over(flows, fault_at)}; {journal}; {voice}"
+
+
+def filled_under_load(stage: Stage) -> str:
+    """The guest rewrites 200 MB while it is protected again: that ends by converging, clients are served, nothing is said to hang."""
+    pair = Pair(stage, replace(BUSYBOX, memory=BUSY_MEMORY))
+    primary = pair.start_primary("A", None)
+    traffic = stage.traffic("stream", "journal")
+    traffic.wait_more()
+    _rewrite_for_ever(stage)
+    traffic.wait_more()
+    backup = pair.start_backup("B")
+    primary.ctl("protect", pair.target("B"))
+    resync = wait_protected(primary, backup)
+    require(resync["end"] in ("converged", "throttled", "long-pause"), f"the rounds ended otherwise: {resync}")
+    failed = primary.events("resync-failed")
+    require(not failed, f"filling failed on the way: {failed}")
+    checks.goes_on(traffic)
+    plug_at = stage.plug("A")
+    takeover = checks.wait_takeover(backup, plug_at)
+    checks.goes_on(traffic)
+    flows = traffic.finish()
+    gaps = ", ".join(f"{name} {flow['longest_gap']['ms']:.0f} ms" for name, flow in flows.items())
+    percents = [event["properties"]["guest_percent"] for event in primary.events("resync-diverging")]
+    figures = f"{resync['rounds']} rounds, {resync['ms'] / 1000:.1f} s, {resync['bytes'] >> 20} MiB, {resync['left_bytes'] >> 10} KiB left"
+    return f"{resync['end']}: {figures}, guest at {percents or 100} %; {takeover}; longest silence: {gaps}"
+
+
+def _rewrite_for_ever(stage: Stage) -> None:
+    with network.tcp_socket(stage.lab) as sock:
+        sock.settimeout(30)
+        sock.connect((Options().address, WORK_PORT))
+        sock.sendall(f"mem 1000000 {BUSY_PAGES}\n".encode())

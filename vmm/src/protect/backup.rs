@@ -359,8 +359,9 @@ impl Standby {
     }
 
     fn wait(&self) {
-        let rest = Some(self.rest_left()).filter(|rest| !rest.is_zero()).unwrap_or(LOOK_AROUND);
-        let wait = self.clock.until(self.core.poll_timeout(), LOOK_AROUND.min(rest));
+        let wait = self.clock.until(self.core.poll_timeout(), LOOK_AROUND);
+        let rest = self.rest_left();
+        let wait = if rest.is_zero() { wait } else { wait.min(rest) };
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
         let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&self.done, PollFlags::IN)];
         if let Some(connection) = self.connection.as_ref().filter(|_| self.reads()) {
