@@ -22,8 +22,10 @@ pub struct RoundsConfig {
     pub pause: Duration,
     /// So long, if the guest has its smallest share already or no time is left. At least `pause`.
     pub pause_max: Duration,
-    /// Disk writes that one base takes, in bytes.
-    pub base_writes_max: u64,
+    /// And it has so many bytes at most, however fast they were sent: a base costs both sides more than a round does.
+    pub base_bytes: u64,
+    /// So many, where `pause_max` holds.
+    pub base_bytes_max: u64,
     /// Rounds at most.
     pub rounds_max: u32,
     /// How long the rounds after the first take at most; or twice as long as the first, if that is longer.
@@ -38,6 +40,9 @@ const LEAST_BYTES: u64 = 64 * 4096;
 const RATE_BYTES: u64 = 32 << 20;
 /// So many rounds in a row leave too much before the guest is slowed.
 const DIVERGING_ROUNDS: u32 = 2;
+
+/// So many rounds in a row at the smallest share leave about as much as they sent, until nothing more is expected of them.
+const STUCK_ROUNDS: u32 = 4;
 
 /// What the backup lacks, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -146,6 +151,7 @@ pub(super) struct Rounds {
     until: Option<Time>,
     dirty_rate: Option<u64>,
     diverging: u32,
+    stuck: u32,
     /// The guest's, in percent, and whether it is in force.
     share: u8,
     is_slowed: bool,
@@ -170,6 +176,7 @@ impl Rounds {
             until: None,
             dirty_rate: None,
             diverging: 0,
+            stuck: 0,
             share: 100,
             is_slowed: false,
             end: None,
@@ -246,6 +253,8 @@ impl Rounds {
         // Disk writes that came during the round were sent in it.
         let dirtied = left.bytes() + running.sent.saturating_sub(running.to_send);
         self.dirty_rate = per_second(dirtied, took);
+        let is_stuck = self.share <= config.share_min && self.share < 100 && dirtied >= running.sent / 8 * 7;
+        self.stuck = if is_stuck { self.stuck + 1 } else { 0 };
         if dirtied * 2 <= running.sent || left.bytes() <= LEAST_BYTES {
             self.diverging = 0;
             return;
@@ -259,23 +268,21 @@ impl Rounds {
 
     /// Whether what is left may be left to the base.
     fn is_enough(&self, now: Time, left: Left, config: &RoundsConfig) -> Option<RoundsEnd> {
-        if left.write_bytes > config.base_writes_max {
-            return None;
-        }
-        let pause = if left.bytes() <= LEAST_BYTES { Some(Duration::ZERO) } else { self.pause(left) }?;
+        let bytes = left.bytes();
+        let pause = if bytes <= LEAST_BYTES { Some(Duration::ZERO) } else { self.pause(left) }?;
         let is_slowest = self.diverging >= DIVERGING_ROUNDS && self.share <= config.share_min;
-        match pause {
-            pause if pause <= config.pause && self.share < 100 => Some(RoundsEnd::Throttled),
-            pause if pause <= config.pause => Some(RoundsEnd::Converged),
-            pause if pause <= config.pause_max && (is_slowest || self.is_over(now, config)) => {
-                Some(RoundsEnd::LongPause)
-            }
-            _ => None,
+        let is_little = pause <= config.pause && bytes <= config.base_bytes;
+        let is_bearable = pause <= config.pause_max && bytes <= config.base_bytes_max;
+        match is_little {
+            true if self.share < 100 => Some(RoundsEnd::Throttled),
+            true => Some(RoundsEnd::Converged),
+            false if is_bearable && (is_slowest || self.is_over(now, config)) => Some(RoundsEnd::LongPause),
+            false => None,
         }
     }
 
     fn is_over(&self, now: Time, config: &RoundsConfig) -> bool {
-        self.round >= config.rounds_max || self.until.is_some_and(|until| now >= until)
+        self.round >= config.rounds_max || self.stuck >= STUCK_ROUNDS || self.until.is_some_and(|until| now >= until)
     }
 
     /// How long sending `left` takes.

@@ -22,7 +22,8 @@ fn config() -> PrimaryConfig {
         rounds: RoundsConfig {
             pause: Duration::from_millis(10),
             pause_max: Duration::from_millis(20),
-            base_writes_max: 1 << 20,
+            base_bytes: 1 << 20,
+            base_bytes_max: 4 << 20,
             rounds_max: 12,
             time_max: Duration::from_millis(1000),
             share_min: 5,

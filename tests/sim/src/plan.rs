@@ -327,7 +327,8 @@ impl Plan {
         let rounds = RoundsConfig {
             pause: Duration::from_millis(1),
             pause_max: Duration::from_millis(2),
-            base_writes_max: 1 << 20,
+            base_bytes: 4 << 20,
+            base_bytes_max: 8 << 20,
             rounds_max: 20,
             time_max: Duration::from_millis(200),
             share_min: 5,

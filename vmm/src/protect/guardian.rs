@@ -71,11 +71,13 @@ const FILL_WAIT_DETECTS: u32 = 20;
 const ROUNDS: RoundsConfig = RoundsConfig {
     pause: Duration::from_millis(300),
     pause_max: Duration::from_millis(600),
-    base_writes_max: 64 << 20,
+    // Beyond the second no epoch is sealed before the base is acked, and the guest stands still.
+    base_bytes: IN_FLIGHT_BYTES_MAX / 4,
+    base_bytes_max: IN_FLIGHT_BYTES_MAX,
     rounds_max: 30,
     time_max: Duration::from_secs(120),
-    // A processor that gets a twentieth of its time answers in a second what takes it 50 ms.
-    share_min: 5,
+    // A processor that gets a fiftieth of its time answers in half a second what takes it 10 ms.
+    share_min: 2,
 };
 /// How long no backup is filled after one could not be; doubled with each failure in a row, up to the second.
 const FILL_REST: Duration = Duration::from_secs(1);
