@@ -55,7 +55,7 @@ pub struct Left {
 
 impl Left {
     fn bytes(self) -> u64 {
-        self.page_bytes + self.write_bytes
+        self.page_bytes.saturating_add(self.write_bytes)
     }
 }
 
@@ -185,10 +185,10 @@ impl Rounds {
 
     /// `bytes` were sent, and `skipped_bytes` of what was left need not be.
     pub(super) fn handle_sent(&mut self, bytes: u64, skipped_bytes: u64) {
-        self.sent_bytes += bytes;
+        self.sent_bytes = self.sent_bytes.saturating_add(bytes);
         self.left_bytes = self.left_bytes.saturating_sub(bytes.saturating_add(skipped_bytes));
         if let Some(running) = &mut self.running {
-            running.sent += bytes;
+            running.sent = running.sent.saturating_add(bytes);
         }
     }
 
@@ -249,13 +249,13 @@ impl Rounds {
     fn end_round(&mut self, now: Time, running: Running, left: Left, config: &RoundsConfig) {
         let took = now.since(running.since);
         self.note_rate(running.sent, took);
-        self.until.get_or_insert_with(|| now.after(config.time_max.max(took * 2)));
+        self.until.get_or_insert_with(|| now.after(config.time_max.max(took.saturating_mul(2))));
         // Disk writes that came during the round were sent in it.
-        let dirtied = left.bytes() + running.sent.saturating_sub(running.to_send);
+        let dirtied = left.bytes().saturating_add(running.sent.saturating_sub(running.to_send));
         self.dirty_rate = per_second(dirtied, took);
         let is_stuck = self.share <= config.share_min && self.share < 100 && dirtied >= running.sent / 8 * 7;
         self.stuck = if is_stuck { self.stuck + 1 } else { 0 };
-        if dirtied * 2 <= running.sent || left.bytes() <= LEAST_BYTES {
+        if dirtied <= running.sent / 2 || left.bytes() <= LEAST_BYTES {
             self.diverging = 0;
             return;
         }
@@ -296,18 +296,19 @@ impl Rounds {
 
     fn note_rate(&mut self, bytes: u64, took: Duration) {
         self.recent.push_back((bytes, took));
-        let mut sum: u64 = self.recent.iter().map(|(bytes, _)| bytes).sum();
-        while let Some((oldest, _)) = self.recent.front()
-            && sum - oldest >= RATE_BYTES
-        {
-            sum -= oldest;
+        let all = |recent: &VecDeque<(u64, Duration)>| {
+            recent.iter().skip(1).fold(0, |sum: u64, (bytes, _)| sum.saturating_add(*bytes))
+        };
+        while all(&self.recent) >= RATE_BYTES {
             self.recent.pop_front();
         }
     }
 
     fn rate(&self) -> Option<u64> {
-        let (bytes, took) =
-            self.recent.iter().fold((0, Duration::ZERO), |(bytes, took), (b, t)| (bytes + b, took + *t));
+        let (bytes, took) = self
+            .recent
+            .iter()
+            .fold((0u64, Duration::ZERO), |(bytes, took), (b, t)| (bytes.saturating_add(*b), took.saturating_add(*t)));
         per_second(bytes, took).filter(|rate| *rate > 0)
     }
 }

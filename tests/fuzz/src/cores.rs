@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use replication::backup::BackupState;
 use replication::id::Gfn;
-use replication::primary::{GuestEnd, Meeting};
+use replication::primary::{GuestEnd, Left, Meeting, RoundsConfig};
 use replication::wire::{
     DiskInfo, DiskOffer, DiskWant, EpochBegin, EpochEnd, Goodbye, GoodbyeReason, Heartbeat, Hello, HelloAck,
     MachineInfo, RamRange, Refuse, RefuseCode, ResyncDisk,
@@ -197,7 +197,13 @@ fn backup(input: &mut Input<'_>) {
             }
         }
         while core.poll_transmit().is_some() {}
-        let _ = (core.poll_timeout(), core.pointers().to_string(), core.waiting_bytes(), core.needs_memory());
+        let _ = (
+            core.fill_figures(),
+            core.poll_timeout(),
+            core.pointers().to_string(),
+            core.waiting_bytes(),
+            core.needs_memory(),
+        );
     }
 }
 
@@ -281,7 +287,15 @@ fn primary(input: &mut Input<'_>) {
                 1 => core.handle_met(now, asked, Meeting::Other),
                 _ => core.handle_met(now, asked, Meeting::NoAnswer),
             },
-            13 => core.handle_filled(asked),
+            13 => match input.u8() % 4 {
+                0 => core.handle_filled(asked),
+                1 => core.handle_fill_sent(asked, input.edge(), input.edge()),
+                2 => core.handle_fill_failed(now, asked),
+                _ => {
+                    let left = Left { page_bytes: input.edge(), write_bytes: u64::from(input.u16()) };
+                    let _ = core.handle_fill_left(now, asked, left);
+                }
+            },
             14 => core.handle_enlisted(now, asked, claim(input)),
             15 => core.handle_claim(now, asked, claim(input)),
             16 => match input.u8() % 8 {
@@ -312,7 +326,7 @@ fn primary(input: &mut Input<'_>) {
             }
         }
         while core.poll_transmit().is_some() {}
-        let _ = (core.poll_timeout(), core.pointers().to_string(), core.in_flight());
+        let _ = (core.fill_figures(), core.poll_timeout(), core.pointers().to_string(), core.in_flight());
     }
 }
 

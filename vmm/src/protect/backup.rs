@@ -331,8 +331,11 @@ impl Standby {
             }
             self.publish();
             // Time goes on meanwhile: heartbeats are sent, and the primary counts as heard.
-            let rest = courtesy.due().filter(|_| self.core.state() == BackupState::Syncing);
-            self.rests_until = rest.map(|rest| Instant::now() + rest).or(self.rests_until);
+            if self.core.state() == BackupState::Syncing
+                && let Some(rest) = courtesy.due()
+            {
+                self.rests_until = Some(Instant::now() + rest);
+            }
         }
     }
 

@@ -23,7 +23,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use replication::primary::{FillPhase, PrimaryState, RoundsConfig, SoloReason};
+use replication::primary::{FillPhase, PrimaryState, SoloReason};
 use replication::view::Incarnation;
 use replication::wire::{DiskOffer, DiskWant, Kind, Link};
 use replication::{EpochId, EpochMeta, Primary, PrimaryAction, PrimaryConfig, SessionId, Term};
@@ -66,22 +66,6 @@ const STALL_DETECTS: u32 = 10;
 /// 32 MiB of chunks on their way into the backup's images, and for their sync. What was synced by then is not synced again.
 const FILL_NOTICE_DETECTS: u32 = 4;
 const FILL_WAIT_DETECTS: u32 = 20;
-/// How rounds of memory are judged. Whoever talks to the guest waits for what is left to the base: not noticeably longer than for the
-/// rest of a base (its state is loaded into a VM over there, and synced), and less than a second in all.
-const ROUNDS: RoundsConfig = RoundsConfig {
-    pause: Duration::from_millis(300),
-    pause_max: Duration::from_millis(600),
-    // Beyond the second no epoch is sealed before the base is acked, and the guest stands still.
-    base_bytes: IN_FLIGHT_BYTES_MAX / 4,
-    base_bytes_max: IN_FLIGHT_BYTES_MAX,
-    rounds_max: 30,
-    time_max: Duration::from_secs(120),
-    // A processor that gets a fiftieth of its time answers in half a second what takes it 10 ms.
-    share_min: 2,
-};
-/// How long no backup is filled after one could not be; doubled with each failure in a row, up to the second.
-const FILL_REST: Duration = Duration::from_secs(1);
-const FILL_REST_MAX: Duration = Duration::from_secs(60);
 /// A console that takes nothing for so long is not waited for: at most its backlog is lost if this process dies then.
 const CONSOLE_LAG_MAX: Duration = Duration::from_secs(1);
 /// How long a wait lasts before the waiter looks around again.
@@ -204,9 +188,9 @@ fn core_config(config: &GuardianConfig, machine: &Machine, is_local: bool, is_wi
         ack_wait: config.detect * STALL_DETECTS,
         fill_notice: config.detect * FILL_NOTICE_DETECTS,
         fill_wait: config.detect * FILL_WAIT_DETECTS,
-        rounds: ROUNDS,
-        fill_rest: FILL_REST,
-        fill_rest_max: FILL_REST_MAX,
+        rounds: filling::ROUNDS,
+        fill_rest: filling::FILL_REST,
+        fill_rest_max: filling::FILL_REST_MAX,
         claim_retry: CLAIM_RETRY,
         in_flight_epochs_max: IN_FLIGHT_EPOCHS_MAX,
         in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,

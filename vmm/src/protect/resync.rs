@@ -206,7 +206,7 @@ impl Resync<'_> {
         while !self.shipper.guardian.is_enlisted(session).ok_or(ResyncError::SessionEnded)?
             || self.shipper.is_removing_store()
         {
-            self.handle_waiting()?;
+            self.look_around()?;
             self.shipper.guardian.wait_for_change();
         }
         Ok(())

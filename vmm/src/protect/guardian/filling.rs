@@ -3,10 +3,27 @@
 use std::time::Duration;
 
 use replication::SessionId;
-use replication::primary::{FillFigures, FillPhase, Left, NextRound, NotConverging};
+use replication::primary::{FillFigures, FillPhase, Left, NextRound, NotConverging, RoundsConfig};
 use serde_json::{Value, json};
 
-use super::{Guardian, Inner};
+use super::{Guardian, IN_FLIGHT_BYTES_MAX, Inner};
+
+/// How rounds of memory are judged. Whoever talks to the guest waits for what is left to the base: not noticeably longer than for the
+/// rest of a base (its state is loaded into a VM over there, and synced), and less than a second in all.
+pub(super) const ROUNDS: RoundsConfig = RoundsConfig {
+    pause: Duration::from_millis(300),
+    pause_max: Duration::from_millis(600),
+    // Beyond the second no epoch is sealed before the base is acked, and the guest stands still.
+    base_bytes: IN_FLIGHT_BYTES_MAX / 4,
+    base_bytes_max: IN_FLIGHT_BYTES_MAX,
+    rounds_max: 30,
+    time_max: Duration::from_secs(120),
+    // A processor that gets a fiftieth of its time answers in half a second what takes it 10 ms.
+    share_min: 2,
+};
+/// How long no backup is filled after one could not be; doubled with each failure in a row, up to the second.
+pub(super) const FILL_REST: Duration = Duration::from_secs(1);
+pub(super) const FILL_REST_MAX: Duration = Duration::from_secs(60);
 
 impl Guardian {
     /// The filling of `session` has done something, and is in `phase` now.
