@@ -197,13 +197,7 @@ fn backup(input: &mut Input<'_>) {
             }
         }
         while core.poll_transmit().is_some() {}
-        let _ = (
-            core.fill_figures(),
-            core.poll_timeout(),
-            core.pointers().to_string(),
-            core.waiting_bytes(),
-            core.needs_memory(),
-        );
+        let _ = (core.poll_timeout(), core.pointers().to_string(), core.waiting_bytes(), core.needs_memory());
     }
 }
 

@@ -86,7 +86,7 @@ mod tests {
     fn thread_that_others_waited_beside_rests_as_long_as_it_worked_and_one_alone_does_not() {
         let ms = Duration::from_millis;
         let before = Times { ran: ms(100), waited: ms(50) };
-        let after = |ran, waited| rest_after(before, Times { ran: ms(100 + ran), waited: ms(50 + waited) });
+        let after = |ran: u64, waited: u64| rest_after(before, Times { ran: ms(100 + ran), waited: ms(50 + waited) });
         assert_eq!(after(4, 0), None);
         assert_eq!(after(20, 1), None, "somebody woke up for a moment");
         assert_eq!(after(4, 4), Some(ms(4)));
