@@ -328,7 +328,7 @@ impl Type for Net {
 
     fn frame(device: &mut MmioTransport<Self>, frame: &[u8], driver: &Driver) -> Vec<u8> {
         // A hostile header is rarely believed.
-        let packet = if frame.len() % 4 == 0 { frame.to_vec() } else { with_empty_header(frame) };
+        let packet = if frame.len().is_multiple_of(4) { frame.to_vec() } else { with_empty_header(frame) };
         let result = device.handle_frame(&packet, &driver.memory, &mut Turn::new(&mut nobody));
         vec![match result {
             RxResult::Delivered => 0,

@@ -92,7 +92,15 @@ pub(super) fn primary(name: &str, machine: &Machine, guardian: &Guardian, incide
     }
     put(&mut text, name, "held_bytes", "Output held.", "gauge", "", machine.egress().held_bytes() as f64);
     let protected = guardian.state() == PrimaryState::Protected;
-    put(&mut text, name, "protected", "1 while a complete backup follows.", "gauge", "", f64::from(u8::from(protected)));
+    put(
+        &mut text,
+        name,
+        "protected",
+        "1 while a complete backup follows.",
+        "gauge",
+        "",
+        f64::from(u8::from(protected)),
+    );
     put(&mut text, name, "role", "1 for the role of this process.", "gauge", "role=\"primary\"", 1.0);
     let (crashes, rollbacks) =
         incident.map_or((0, 0), |incident| (incident.crashes.get() as usize, incident.tried.len()));
