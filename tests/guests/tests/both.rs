@@ -404,7 +404,7 @@ fn backup_states_one_join_at_a_time_and_removes_it_when_a_later_one_is_listed() 
     wait::until("what is about nothing any more to be removed", || (voids(&place) == 0).then_some(()));
     // Nor does an operator leave anything there, whose verbs come before the backup is listed or after.
     let target = format!("tcp:127.0.0.1:{}", backup.port());
-    for filling in fillings + 2..=fillings + 12 {
+    for filling in fillings + 2..=fillings + 5 {
         assert_eq!(vm.ctl(&["unprotect"]).0, 0);
         wait::until("the guest to be alone", || (vm.status()["state"] == "Solo").then_some(()));
         assert_eq!(vm.ctl(&["protect", &target]).0, 0);
