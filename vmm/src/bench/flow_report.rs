@@ -132,7 +132,7 @@ fn intro(results: &Results<'_>) -> Vec<String> {
              machine, the cost seen here holds their work too."
         ),
         machine(loads),
-        "Every byte of every stream, answer and echo was compared with what belongs there, and what the guest counted \
+        "Every byte of every stream, answer and echo was compared with what belongs there, and what a bare guest counted \
          with what came. Numbers: network.csv."
             .into(),
     ]

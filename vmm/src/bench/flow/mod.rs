@@ -86,8 +86,8 @@ impl Flow {
 
     /// Lets it flow for a stretch.
     pub(super) fn sample(self, session: &Session, stretch: Stretch<'_>) -> Result<Seen, Failure> {
-        let totals = |is_counted: bool| is_counted.then(|| Totals::ask(session)).transpose();
-        let before = totals(self.is_counted())?;
+        let totals = || (stretch.counts_exactly && self.is_counted()).then(|| Totals::ask(session)).transpose();
+        let before = totals()?;
         let mut client = self.connect(session)?;
         client.work(Instant::now() + stretch.settle)?;
         let units = client.begin()?;
@@ -97,11 +97,8 @@ impl Flow {
         let mut seen = meter.end(units);
         seen.lost = client.lost();
         seen.round_trip_us = client.round_trip_us();
-        let mut counted = client.end()?;
-        if !stretch.counts_exactly {
-            counted.least = 0;
-        }
-        if let (Some(before), Some(after)) = (before, totals(self.is_counted())?) {
+        let counted = client.end()?;
+        if let (Some(before), Some(after)) = (before, totals()?) {
             counted.compare(self, before, after)?;
         }
         Ok(seen)
@@ -117,8 +114,8 @@ pub(super) struct Stretch<'a> {
     pub(super) time: Duration,
     /// The guest's tap.
     pub(super) tap: &'a str,
-    /// The guest counts all that it has acknowledged. The kernel of a Linux guest acknowledges what its server has not
-    /// read yet, and may never read.
+    /// The guest counts all that it has acknowledged, and nothing after a reset. The kernel of a Linux guest acknowledges
+    /// what its server has not read yet: that may never be read, or be read and counted while the next flow runs.
     pub(super) counts_exactly: bool,
 }
 
