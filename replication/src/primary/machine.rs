@@ -308,7 +308,6 @@ impl Primary {
     }
 
     /// The guest ended: when all its epochs are committed and their output has left, the backup is told and the core ends.
-    /// A backup that is being let go anyway is told that, and only that.
     ///
     /// Seal the last epoch before; none may be sealed after. A backup whose base is still on its way is let go: what it
     /// has by then may be whole or not.
@@ -722,7 +721,10 @@ impl Primary {
         // Also if the guest has ended meanwhile: a backup that is told nothing takes over, if no witness keeps it.
         let reason = match self.parting.take() {
             Some(Parting::Unprotect { text }) => {
-                self.part(now, GoodbyeReason::Unprotected, &text);
+                // The record without the backup is there: told of the end it ends too, and nobody continues what it has.
+                let ends = self.guest_ended.as_ref().is_some_and(|end| !end.begins_anew);
+                let reason = if ends { GoodbyeReason::GuestEnded } else { GoodbyeReason::Unprotected };
+                self.part(now, reason, &text);
                 SoloReason::Unprotected
             }
             Some(Parting::Mute) => {

@@ -97,9 +97,21 @@ fn asked(primary: &mut Primary) -> Vec<PrimaryAction> {
 }
 
 fn sent(primary: &mut Primary) -> Vec<Kind> {
+    sent_frames(primary).iter().map(|frame| frame.kind).collect()
+}
+
+fn sent_frames(primary: &mut Primary) -> Vec<Frame> {
     let mut decoder = FrameDecoder::new(VmId::of_name("vm0"));
     std::iter::from_fn(|| primary.poll_transmit()).for_each(|bytes| decoder.handle_bytes(&bytes));
-    std::iter::from_fn(|| decoder.poll_frame().unwrap()).map(|frame| frame.kind).collect()
+    std::iter::from_fn(|| decoder.poll_frame().unwrap()).collect()
+}
+
+/// Why the backup is let go, which is all that it is told.
+fn goodbye(primary: &mut Primary) -> GoodbyeReason {
+    match sent_frames(primary).pop().expect("something was sent").into_message() {
+        Ok(Message::Goodbye(Goodbye { reason, .. })) => reason,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn syncing() -> Primary {
@@ -635,9 +647,19 @@ fn guest_that_ends_while_its_base_is_on_its_way_lets_the_backup_go_first() {
     primary.handle_guest_ended(Time(MS), end("stopped"));
     assert_eq!(asked(&mut primary), [PrimaryAction::Claim { session: SESSION }]);
     primary.handle_claim(Time(2 * MS), SESSION, ClaimResult::Granted);
-    assert_eq!(sent(&mut primary), [Kind::Goodbye]);
+    // It was told that the guest continues without it, and waited for ever for a primary that had been stopped.
+    assert_eq!(goodbye(&mut primary), GoodbyeReason::GuestEnded);
     assert_eq!(primary.link(), None, "nothing more of the base may go out");
     assert_eq!(actions(&mut primary).last(), Some(&PrimaryAction::Ended));
+}
+
+#[test]
+fn guest_that_begins_anew_while_its_base_is_on_its_way_keeps_its_backup_waiting() {
+    let mut primary = basing();
+    primary.handle_guest_ended(Time(MS), GuestEnd { begins_anew: true, ..end("crashed") });
+    assert_eq!(asked(&mut primary), [PrimaryAction::Claim { session: SESSION }]);
+    primary.handle_claim(Time(2 * MS), SESSION, ClaimResult::Granted);
+    assert_eq!(goodbye(&mut primary), GoodbyeReason::Unprotected);
 }
 
 #[test]
