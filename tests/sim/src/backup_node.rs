@@ -192,7 +192,7 @@ impl BackupNode {
             BackupAction::Discard { session, reason } => {
                 if let Some(session) = session {
                     self.voids.handle_void(session);
-                    env.after(0, Event::Void(self.id));
+                    env.after(0, Event::Look { by: self.id, again: false });
                 }
                 (self.durable_at, self.applied_at) = (env.now, env.now);
                 env.say(|| format!("host {}: discards the session: {reason:?}", self.id.host));
@@ -238,10 +238,10 @@ impl BackupNode {
         self.pump(env)
     }
 
-    /// Looks at the newest record, and tells the witness what that asks for.
-    pub fn tell_voids(&mut self, env: &mut Env) {
+    /// Looks at the newest record, and tells the witness what that asks for. The driver does so again and again.
+    pub fn look(&mut self, env: &mut Env) {
         let newest = env.witness.seen_right(self.id.host).filter(|_| env.net.witness_up[self.id.host]).cloned();
-        if let Some(newest) = newest {
+        if let Some(newest) = newest.filter(|_| env.plan.broken != Some(Break::VoidUntold)) {
             for tell in self.voids.tell(&newest) {
                 env.say(|| format!("host {}: {tell:?}", self.id.host));
                 env.witness.tell(tell);
@@ -253,8 +253,8 @@ impl BackupNode {
                 self.voids = Voids::new(env.witness.place(self.id.host).id);
             }
         }
-        if self.voids.is_waiting() {
-            env.after(env.plan.claim_retry, Event::Void(self.id));
+        if env.net.witness_up[self.id.host] {
+            env.witness.state_deaths_again(self.id.host);
         }
     }
 

@@ -83,8 +83,13 @@ pub enum Event {
         question: Question,
         answer: Answer,
     },
-    /// A backup looks whether it has to tell the witness of a join that came to nothing.
-    Void(HostId),
+    /// A backup looks whether it has to tell the witness of something: now, because a join came to nothing, or again and again.
+    Look {
+        /// Which one.
+        by: HostId,
+        /// Again and again.
+        again: bool,
+    },
     /// The next piece of what a primary sends.
     Outgoing(HostId),
     /// A primary has sent a round of its filling.

@@ -212,13 +212,23 @@ impl Witness {
     }
 
     fn state_deaths(&mut self, host: usize, process: &Process) {
+        let deaths = self.deaths(host, process);
+        self.stated.extend(deaths.into_iter().map(Statement::Dead));
+    }
+
+    /// A waiting backup looks at the newest record: it may list a life of its host that had ended before.
+    pub fn state_deaths_again(&mut self, host: usize) {
+        let deaths = self.deaths(host, &self.askers[host].process);
+        self.stated.extend(deaths.into_iter().map(Statement::Dead));
+    }
+
+    fn deaths(&self, host: usize, process: &Process) -> BTreeSet<Incarnation> {
         if self.broken == Some(Break::DeathUntold) {
-            return;
+            return BTreeSet::new();
         }
         let newest = self.dirs[self.seen[host]].last().map(|entry| &entry.record);
         let facts = newest.map_or_else(Facts::default, |record| self.machines.facts(host, process, record, |_| false));
-        let deaths = process.observer.deaths(newest, &facts);
-        self.stated.extend(deaths.into_iter().map(Statement::Dead));
+        process.observer.deaths(newest, &facts)
     }
 
     /// The newest record as seen by a host that sees the right directory.

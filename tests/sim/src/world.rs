@@ -25,6 +25,8 @@ mod truth;
 
 /// How long healing may take.
 const HEAL_MAX: u64 = 3_000 * MS;
+/// How often a backup looks at the newest record.
+const LOOK_EVERY: u64 = 50 * MS;
 /// Events of a run; more means that something turns in circles without time passing.
 const EVENTS_MAX: u32 = 200_000;
 /// An operator says what nothing proves so long after the faults stopped.
@@ -148,6 +150,7 @@ impl World {
 
     fn schedule_start(&mut self) {
         let env = &mut self.env;
+        env.after(LOOK_EVERY, Event::Look { by: HostId { host: 1, life: 0 }, again: true });
         for fault in env.plan.faults.clone() {
             env.say(|| format!("planned: {fault:?}"));
             if let When::At(time) = fault.when {
@@ -245,7 +248,7 @@ impl World {
             Event::Boundary(id) | Event::Timer(id) | Event::Connect(id) | Event::GiveUp(id) | Event::Outgoing(id) => {
                 Some(id.host)
             }
-            Event::Void(id) => Some(id.host),
+            Event::Look { by, .. } => Some(by.host),
             Event::Piece { from, .. } => Some(1 - from),
             Event::LocalDurable { to, .. } | Event::Durable { to, .. } | Event::Round { to, .. } => Some(to.host),
             Event::BaseUnfit { to, .. } | Event::Apply { to, .. } => Some(to.host),
@@ -269,7 +272,6 @@ impl World {
             Event::StartBeside(number) => self.start_beside(number),
             Event::Ask { by, question } if self.is_current(by) => self.env.ask(by, question),
             Event::Ask { .. } => {}
-            Event::Void(_) if self.env.plan.broken == Some(Break::VoidUntold) => {}
             Event::Response(said) => self.env.hear(said),
             Event::ClientRetry => {
                 self.env.request();
@@ -295,8 +297,11 @@ impl World {
                     Ok(())
                 })
             }
-            Event::Void(id) => self.backup(id, |node, env| {
-                node.tell_voids(env);
+            Event::Look { by, again } => self.backup(by, |node, env| {
+                node.look(env);
+                if again {
+                    env.after(LOOK_EVERY, Event::Look { by, again });
+                }
                 Ok(())
             }),
             Event::Outgoing(id) => self.primary(id, |node, env| node.handle_outgoing(env)),

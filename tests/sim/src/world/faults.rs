@@ -218,6 +218,7 @@ impl World {
         let id = HostId { life: self.hosts[id.host].life, ..id };
         self.env.witness.begin_life(id);
         self.hosts[id.host].role = Role::Backup(Box::new(BackupNode::new(id, remains.image, &self.env)));
+        self.env.after(LOOK_EVERY, Event::Look { by: id, again: true });
     }
 
     pub(super) fn heal(&mut self) {
