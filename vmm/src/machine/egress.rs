@@ -232,6 +232,12 @@ impl Egress {
         }
     }
 
+    /// The guest has ended, and finishes no frame any more. The interfaces stay with what was set last: who opens them next may not
+    /// know of offloads.
+    pub fn end_offloads(&self) {
+        self.taps.iter().for_each(|tap| tap.set_offloads(Offloads::default()));
+    }
+
     /// Pulls the cables of all network cards, at once and for good: another host runs the guest.
     pub fn cut(&self) {
         self.taps.iter().for_each(|tap| tap.cut());

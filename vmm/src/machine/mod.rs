@@ -511,6 +511,7 @@ impl Machine {
         self.pacer.end();
         self.troubles.end();
         self.turns.end();
+        self.egress.end_offloads();
         self.throttle.end();
         self.disks.iter().for_each(SharedDisk::end);
         self.ended_changed.notify_all();

@@ -171,13 +171,6 @@ impl Tap {
     }
 }
 
-impl Drop for Tap {
-    /// An interface that stays keeps them: who opens it next may not know of offloads.
-    fn drop(&mut self) {
-        let _ = set_offloads(&self.file, 0);
-    }
-}
-
 impl AsFd for Tap {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
