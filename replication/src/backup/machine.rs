@@ -151,19 +151,23 @@ impl Backup {
         }
     }
 
-    /// `epoch` of `session` is as durable as asked. In order. Reports about a session that is gone are ignored.
+    /// `epoch` of `session` is as durable as asked. In order. Reports about a session that is gone are ignored, also where a
+    /// peer uses its number again.
     pub fn handle_durable(&mut self, now: Time, session: SessionId, epoch: EpochId) {
         let Some(current) = self.session.as_mut().filter(|current| current.link.session == session) else { return };
+        let Some(assembled) = current.find(epoch).filter(|_| epoch == self.pointers.complete().next()) else { return };
         current.has_base = true;
-        let assembled = current.find(epoch);
         self.pointers.complete_one(epoch);
         self.actions.push_back(BackupAction::Apply(assembled));
         self.acknowledge(now);
     }
 
-    /// `epoch` of `session` was applied. In order. Reports about a session that is gone are ignored.
+    /// `epoch` of `session` was applied. In order. Reports about a session that is gone are ignored, as above.
     pub fn handle_applied(&mut self, now: Time, session: SessionId, epoch: EpochId) {
         let Some(current) = self.session.as_mut().filter(|current| current.link.session == session) else { return };
+        if epoch > self.pointers.complete() || !current.is_next(epoch) {
+            return;
+        }
         current.applied(epoch);
         self.pointers.apply_one(epoch);
         self.acknowledge(now);

@@ -65,9 +65,14 @@ impl Session {
         }
     }
 
-    pub(super) fn find(&self, epoch: EpochId) -> Arc<AssembledEpoch> {
-        let found = self.unapplied.iter().find(|waiting| waiting.epoch == epoch);
-        Arc::clone(found.expect("an epoch waits here from assembly until it is applied"))
+    /// An epoch waits here from assembly until it is applied.
+    pub(super) fn find(&self, epoch: EpochId) -> Option<Arc<AssembledEpoch>> {
+        self.unapplied.iter().find(|waiting| waiting.epoch == epoch).map(Arc::clone)
+    }
+
+    /// Whether it is the next to be applied.
+    pub(super) fn is_next(&self, epoch: EpochId) -> bool {
+        self.unapplied.front().is_some_and(|first| first.epoch == epoch)
     }
 
     pub(super) fn applied(&mut self, epoch: EpochId) {

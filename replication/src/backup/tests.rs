@@ -203,6 +203,25 @@ fn denied_claim_keeps_the_copy_and_waits_for_another_session() {
     assert!(matches!(sent(&mut backup)[..], [Message::Refuse(_)]), "a settled session never comes back");
 }
 
+/// A hostile primary that alternates between two sessions uses a number again while the storage is at the first one's base:
+/// the late report ended the process.
+#[test]
+fn report_about_an_epoch_that_is_not_here_is_ignored() {
+    let mut backup = syncing();
+    finish(&mut backup, 7);
+    give_epoch(&mut backup, 7, true, false);
+    finish(&mut backup, 7);
+    assert_eq!(backup.state(), BackupState::Syncing, "nothing of it is whole");
+    let mut backup = syncing();
+    give_epoch(&mut backup, 7, true, true);
+    backup.handle_applied(Time(0), SESSION, EpochId(7));
+    assert_eq!(backup.pointers().applied(), EpochId(6), "it is not durable");
+    backup.handle_durable(Time(0), SESSION, EpochId(8));
+    finish(&mut backup, 7);
+    finish(&mut backup, 7);
+    assert_eq!((backup.state(), backup.pointers().applied()), (BackupState::Protected, EpochId(7)));
+}
+
 #[test]
 fn hello_while_a_session_is_not_settled_is_refused_as_busy() {
     let mut backup = protected();
