@@ -309,8 +309,8 @@ impl Primary {
 
     /// The guest ended: when all its epochs are committed and their output has left, the backup is told and the core ends.
     ///
-    /// Seal the last epoch before; none may be sealed after. A backup whose base is still on its way is let go: what it
-    /// has by then may be whole or not.
+    /// Seal the last epoch before; none may be sealed after. A backup whose base is still on its way is let go first, and told of
+    /// the end when the register does not list it any more: what it has by then may be whole or not.
     pub fn handle_guest_ended(&mut self, now: Time, end: GuestEnd) {
         if matches!(self.state, Fenced | Ended) {
             return;

@@ -290,8 +290,7 @@ impl Board {
             self.deliver_frames(index, &mut Turn::new(&mut nobody));
         }
         let mut effects = self.settle_slot(index);
-        let waits = self.delivery == Delivery::Boundary && accepted;
-        effects.wants_boundary |= waits || self.consumed_bytes > EPOCH_INPUT_BYTES;
+        effects.wants_boundary |= self.delivery == Delivery::Boundary && accepted;
         effects
     }
 
@@ -437,7 +436,7 @@ impl Board {
             self.pending |= 1 << (VIRTIO_MMIO_GSI + index as u32);
         }
         let mut effects = self.settle_interrupts();
-        effects.wants_boundary |= sent;
+        effects.wants_boundary |= sent || self.consumed_bytes > EPOCH_INPUT_BYTES;
         effects.owes_work = self.slots[index].owes_work();
         effects
     }
@@ -728,6 +727,18 @@ mod tests {
         assert!(!board.serve_owed(&mut Turn::new(&mut nobody)).owes_work);
         let sent = board.egress.seal(replication::EpochId(3));
         assert_eq!(sent.iter().map(|output| output.bytes.len()).collect::<Vec<_>>(), [72]);
+    }
+
+    #[test]
+    fn epoch_with_much_input_asks_for_its_boundary_however_the_guest_got_it() {
+        // A guest that makes room in its ring gets what waits by that kick, and nobody asked for a boundary then.
+        let mut board = board();
+        board.set_logs_inputs(true);
+        assert!(!write(&mut board, 0x50, 0).wants_boundary);
+        board.consumed_bytes = EPOCH_INPUT_BYTES + 1;
+        assert!(write(&mut board, 0x50, 0).wants_boundary);
+        board.take_consumed();
+        assert!(!write(&mut board, 0x50, 0).wants_boundary);
     }
 
     #[test]
