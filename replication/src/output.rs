@@ -3,6 +3,7 @@
 //! The queue knows nothing of the network or of commits: the primary's `Release { upto }` is the only reason to drain it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -45,7 +46,8 @@ pub struct HoldFull {
 /// Order: release order equals production order, over all devices.
 #[derive(Debug)]
 pub struct OutputQueue {
-    held: VecDeque<(EpochId, Output)>,
+    /// Shared: an epoch is shipped while its output waits here, and neither copies it.
+    held: VecDeque<(EpochId, Arc<Output>)>,
     held_bytes: usize,
     hold_bytes_max: usize,
     released: Option<EpochId>,
@@ -75,24 +77,24 @@ impl OutputQueue {
             return Err(HoldFull { output, hold_bytes_max: self.hold_bytes_max });
         }
         self.held_bytes += cost;
-        self.held.push_back((epoch, output));
+        self.held.push_back((epoch, Arc::new(output)));
         Ok(())
     }
 
     /// Drains what epochs up to and including `upto` produced, in production order.
     ///
     /// What the caller does not take from the iterator is gone: finish it.
-    pub fn release(&mut self, upto: EpochId) -> impl Iterator<Item = Output> + use<> {
+    pub fn release(&mut self, upto: EpochId) -> impl Iterator<Item = Arc<Output>> + use<> {
         self.released = self.released.max(Some(upto));
         let count = self.held.partition_point(|(epoch, _)| *epoch <= upto);
-        let gone: Vec<Output> = self.held.drain(..count).map(|(_, output)| output).collect();
+        let gone: Vec<Arc<Output>> = self.held.drain(..count).map(|(_, output)| output).collect();
         self.held_bytes -= gone.iter().map(|output| output.bytes.len() + Self::OVERHEAD).sum::<usize>();
         assert!(self.held.is_empty() == (self.held_bytes == 0), "bytes and outputs held are counted together");
         gone.into_iter()
     }
 
     /// What `epoch` produced and is still held, in production order; for shipping it.
-    pub fn of_epoch(&self, epoch: EpochId) -> impl Iterator<Item = &Output> {
+    pub fn of_epoch(&self, epoch: EpochId) -> impl Iterator<Item = &Arc<Output>> {
         let first = self.held.partition_point(|(held, _)| *held < epoch);
         self.held.iter().skip(first).take_while(move |(held, _)| *held == epoch).map(|(_, output)| output)
     }

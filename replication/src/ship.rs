@@ -7,6 +7,8 @@
 //! The writer cuts what is long into frames, keeps the counts and the checksum over all frames, and ends with them.
 //! It appends to buffers that the caller sends; other frames of the session may go between them, other epochs may not.
 
+use std::borrow::Borrow;
+
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::id::EpochId;
@@ -14,6 +16,7 @@ use crate::output::{Input, Output};
 use crate::state::ShippedState;
 use crate::wire::{
     BODY_SOFT_MAX, BodyWriter, EpochBegin, EpochEnd, Kind, Link, Message, encode_frame, encode_inputs, encode_outputs,
+    write_frame,
 };
 
 /// The running checksum over the frames of one epoch. Both sides keep one.
@@ -62,9 +65,7 @@ impl EpochWriter {
     /// Logs inputs that the epoch consumes. Before anything else of the epoch, and in the order of consumption.
     pub fn inputs(&mut self, inputs: &[Input], out: &mut Vec<u8>) {
         for part in split(inputs, |input| input.bytes.len() + 6) {
-            let mut body = BodyWriter::new();
-            encode_inputs(part, &mut body);
-            self.frame(Kind::EventLog, &body.finish(), out);
+            self.write_frame(Kind::EventLog, out, |body| encode_inputs(part, body));
             self.end.inputs += part.len() as u64;
         }
     }
@@ -102,20 +103,18 @@ impl EpochWriter {
     pub fn disk_write(&mut self, disk: u16, offset: u64, data: &[u8], out: &mut Vec<u8>) {
         let mut offset = offset;
         for part in data.chunks(BODY_SOFT_MAX) {
-            let mut body = BodyWriter::new();
-            body.count(1).u16(disk).u64(offset).bytes(part);
-            self.frame(Kind::DiskWrites, &body.finish(), out);
+            self.write_frame(Kind::DiskWrites, out, |body| {
+                body.count(1).u16(disk).u64(offset).bytes(part);
+            });
             self.end.disk_writes += 1;
             offset += part.len() as u64;
         }
     }
 
     /// Appends what the epoch sent to the world, in production order.
-    pub fn outputs(&mut self, outputs: &[Output], out: &mut Vec<u8>) {
-        for part in split(outputs, |output| output.bytes.len() + 7) {
-            let mut body = BodyWriter::new();
-            encode_outputs(part, &mut body);
-            self.frame(Kind::Outputs, &body.finish(), out);
+    pub fn outputs(&mut self, outputs: &[impl Borrow<Output>], out: &mut Vec<u8>) {
+        for part in split(outputs, |output| output.borrow().bytes.len() + 7) {
+            self.write_frame(Kind::Outputs, out, |body| encode_outputs(part, body));
             self.end.outputs += part.len() as u64;
         }
     }
@@ -128,6 +127,11 @@ impl EpochWriter {
 
     fn frame(&mut self, kind: Kind, body: &[u8], out: &mut Vec<u8>) {
         let checksum = encode_frame(&self.link, kind, self.epoch, body, out);
+        self.digest.add(kind, checksum);
+    }
+
+    fn write_frame(&mut self, kind: Kind, out: &mut Vec<u8>, write: impl FnOnce(&mut BodyWriter)) {
+        let checksum = write_frame(&self.link, kind, self.epoch, out, write);
         self.digest.add(kind, checksum);
     }
 }

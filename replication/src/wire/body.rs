@@ -142,6 +142,11 @@ impl BodyWriter {
         BodyWriter::default()
     }
 
+    /// A body that is appended to `bytes`; [`BodyWriter::finish`] gives both.
+    pub(super) fn behind(bytes: Vec<u8>) -> Self {
+        BodyWriter { bytes }
+    }
+
     /// Appends bytes as they are.
     pub fn raw(&mut self, bytes: &[u8]) -> &mut Self {
         self.bytes.extend_from_slice(bytes);

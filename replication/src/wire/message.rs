@@ -1,5 +1,7 @@
 //! The bodies of the frames, decoded and checked.
 
+use std::borrow::Borrow;
+
 use super::body::{BodyError, BodyReader, BodyWriter};
 use super::{Frame, Kind, Link, encode_frame};
 use crate::id::{EpochId, Gfn};
@@ -661,9 +663,10 @@ fn decode_disk_writes(body: &mut BodyReader<'_>) -> Result<Vec<DiskWrite>, BodyE
 }
 
 /// Appends outputs as the body of an Outputs frame.
-pub fn encode_outputs(outputs: &[Output], body: &mut BodyWriter) {
+pub fn encode_outputs(outputs: &[impl Borrow<Output>], body: &mut BodyWriter) {
     body.count(outputs.len());
-    for Output { device, kind, bytes } in outputs {
+    for output in outputs {
+        let Output { device, kind, bytes } = output.borrow();
         body.u16(*device).u8(*kind).bytes(bytes);
     }
 }

@@ -209,6 +209,29 @@ pub fn encode_frame(link: &Link, kind: Kind, epoch: EpochId, body: &[u8], out: &
     body_checksum
 }
 
+/// Appends one frame whose body `write` appends; gives the checksum of that. Nothing is copied, unlike [`encode_frame`].
+///
+/// # Panics
+/// If the body is longer than [`BODY_MAX`]: the sender must split.
+pub fn write_frame(
+    link: &Link,
+    kind: Kind,
+    epoch: EpochId,
+    out: &mut Vec<u8>,
+    write: impl FnOnce(&mut BodyWriter),
+) -> u64 {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEADER_LEN]);
+    let mut body = BodyWriter::behind(std::mem::take(out));
+    write(&mut body);
+    *out = body.finish();
+    let (header, body) = out[start..].split_first_chunk_mut::<HEADER_LEN>().expect("its room was appended above");
+    assert!(body.len() <= BODY_MAX, "a {kind:?} body of {} bytes was not split", body.len());
+    let body_checksum = xxh3_64(body);
+    *header = encode_header(link, kind, epoch, body.len(), body_checksum);
+    body_checksum
+}
+
 fn encode_header(link: &Link, kind: Kind, epoch: EpochId, body_len: usize, body_checksum: u64) -> [u8; HEADER_LEN] {
     let body_len = u32::try_from(body_len).expect("bodies are at most BODY_MAX");
     let mut header = [0; HEADER_LEN];

@@ -254,7 +254,7 @@ impl PrimaryNode {
             env.step(self.id.host, Step::LocalCommit, false)?;
             let released = self.core.left();
             let epochs = (released.0 + 1..=epoch.0).map(EpochId);
-            let held = epochs.flat_map(|epoch| self.queue.of_epoch(epoch)).cloned().collect();
+            let held = epochs.flat_map(|epoch| self.queue.of_epoch(epoch)).map(|output| (**output).clone()).collect();
             store.commit(LocalEpoch { epoch, guest, image, held });
             env.step(self.id.host, Step::LocalCommit, true)?;
         }
@@ -476,7 +476,7 @@ impl PrimaryNode {
         for (sector, data) in resync.as_deref().unwrap_or(sectors) {
             writer.disk_write(0, (sector * SECTOR) as u64, data, &mut out);
         }
-        let outputs: Vec<Output> = self.queue.of_epoch(epoch).cloned().collect();
+        let outputs: Vec<_> = self.queue.of_epoch(epoch).cloned().collect();
         writer.outputs(&outputs, &mut out);
         writer.end(&mut out);
         // What is decided between the two halves stops the second.

@@ -45,7 +45,7 @@ pub struct SealedEpoch {
     /// Disk writes of each disk.
     pub disk_writes: Vec<Arc<WriteSet>>,
     /// What the guest sent.
-    pub outputs: Vec<Output>,
+    pub outputs: Vec<Arc<Output>>,
     /// What the guest got.
     pub inputs: Vec<Input>,
     /// When it was sealed.

@@ -60,18 +60,20 @@ struct Inner {
     console: Vec<u8>,
     /// When the oldest output of each held epoch was produced, for the hold time.
     first_held: Vec<(EpochId, Instant)>,
-    taps: Vec<Option<Arc<Tap>>>,
 }
 
 /// The way out.
 #[derive(Debug)]
 pub struct Egress {
     inner: Mutex<Inner>,
-    /// Not behind the lock: whoever waits for the console must not keep frames from leaving.
+    /// Held from the moment that outputs are taken to be sent until they are: so they leave in the order of production. Taken before
+    /// `inner`, never while that is held: the guest goes on producing while an epoch's frames leave.
+    leaving: Mutex<()>,
+    /// Not behind a lock: who waits for the console must not keep frames from leaving.
     console: console::Console,
-    /// Of all slots. Not behind the lock: they are cut at once, whoever is sending.
-    taps: Vec<Arc<Tap>>,
-    /// So much is held that the guest must stop. Not behind the lock: whoever serves the guest must not wait for frames that leave.
+    /// The tap of each slot. Not behind a lock: they are cut at once, even while frames are sent.
+    taps: Vec<Option<Arc<Tap>>>,
+    /// So much is held that the guest must stop.
     is_pressed: AtomicBool,
     stats: Arc<Stats>,
 }
@@ -79,8 +81,7 @@ pub struct Egress {
 impl Egress {
     /// A way out to `sinks`, direct at first.
     pub fn new(sinks: Sinks, stats: Arc<Stats>) -> Self {
-        let Sinks { console, taps: slots } = sinks;
-        let taps = slots.iter().flatten().map(Arc::clone).collect();
+        let Sinks { console, taps } = sinks;
         // One that goes nowhere holds the guest back like any other: its output is held for its commit all the same.
         let console = console::Console::new(console.unwrap_or_else(|| Box::new(io::sink())), Arc::clone(&stats));
         let inner = Inner {
@@ -88,9 +89,9 @@ impl Egress {
             queue: OutputQueue::new(HOLD_BYTES_MAX),
             console: Vec::new(),
             first_held: Vec::new(),
-            taps: slots,
         };
-        Self { inner: Mutex::new(inner), console, taps, is_pressed: AtomicBool::new(false), stats }
+        let is_pressed = AtomicBool::new(false);
+        Self { inner: Mutex::new(inner), leaving: Mutex::new(()), console, taps, is_pressed, stats }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -105,23 +106,42 @@ impl Egress {
             self.console.note_produced(bytes.len());
         }
         let kind = if device == CONSOLE { BARE } else { PACKET };
-        let mut inner = self.lock();
-        if inner.running.is_none() {
-            self.send(&inner, device, kind, &bytes);
-            return false;
+        let output = Output { device, kind, bytes };
+        if let Some(inner) = self.lock_holding() {
+            return self.hold(inner, output);
         }
+        // Behind what is leaving; holding may have begun when that has left.
+        let _leaving = self.lock_leaving();
+        if let Some(inner) = self.lock_holding() {
+            return self.hold(inner, output);
+        }
+        self.send(&output);
+        false
+    }
+
+    fn hold(&self, mut inner: MutexGuard<'_, Inner>, output: Output) -> bool {
+        let is_console = output.device == CONSOLE;
         inner.note_held();
-        if device == CONSOLE {
-            inner.console.extend_from_slice(&bytes);
+        if is_console {
+            inner.console.extend_from_slice(&output.bytes);
             if inner.console.len() >= CONSOLE_OUTPUT_BYTES_MAX {
                 inner.flush_console();
             }
         } else {
             inner.flush_console();
-            inner.hold(Output { device, kind, bytes });
+            inner.hold(output);
         }
         self.note_pressed(&inner);
-        device != CONSOLE
+        !is_console
+    }
+
+    /// What holds output, if it is held.
+    fn lock_holding(&self) -> Option<MutexGuard<'_, Inner>> {
+        Some(self.lock()).filter(|inner| inner.running.is_some())
+    }
+
+    fn lock_leaving(&self) -> MutexGuard<'_, ()> {
+        self.leaving.lock().expect("no holder of the way out panics")
     }
 
     /// Whether so much is held that the guest must stop until a commit. Until then nothing is taken from a network card's ring:
@@ -155,7 +175,7 @@ impl Egress {
     }
 
     /// The running epoch ends: gives its output for shipping; what comes now belongs to `next`.
-    pub fn seal(&self, next: EpochId) -> Vec<Output> {
+    pub fn seal(&self, next: EpochId) -> Vec<Arc<Output>> {
         let mut inner = self.lock();
         inner.flush_console();
         self.note_pressed(&inner);
@@ -167,24 +187,27 @@ impl Egress {
     /// console's bytes too unless the console is stuck: all has left when [`Egress::console_written`] is at least what is
     /// given here.
     pub fn release(&self, upto: EpochId) -> u64 {
-        let mut inner = self.lock();
-        let outputs: Vec<Output> = inner.queue.release(upto).collect();
-        self.note_pressed(&inner);
-        for output in &outputs {
-            self.send(&inner, output.device, output.kind, &output.bytes);
-        }
+        self.leave(self.lock_leaving(), upto)
+    }
+
+    /// The guest produces meanwhile: what leaves is not held any more, and as much again may be.
+    fn leave(&self, leaving: MutexGuard<'_, ()>, upto: EpochId) -> u64 {
+        let (outputs, held_since) = self.take_released(upto);
+        outputs.iter().for_each(|output| self.send(output));
+        drop(leaving);
         let now = Instant::now();
-        inner.first_held.retain(|(epoch, since)| {
-            if *epoch <= upto {
-                self.stats.record_hold(now.duration_since(*since));
-            }
-            *epoch > upto
-        });
-        drop(inner);
+        held_since.iter().for_each(|since| self.stats.record_hold(now.duration_since(*since)));
         if outputs.iter().any(|o| o.device == CONSOLE) {
             self.console.settle();
         }
         self.console.handed_over()
+    }
+
+    fn take_released(&self, upto: EpochId) -> (Vec<Arc<Output>>, Vec<Instant>) {
+        let mut inner = self.lock();
+        let released = inner.take_released(upto);
+        self.note_pressed(&inner);
+        released
     }
 
     /// Bytes of the console's that are written since the beginning.
@@ -199,35 +222,37 @@ impl Egress {
 
     /// Ends holding: lets out all that is held, the running epoch's too. Only for a guest that is alone by right.
     pub fn direct(&self) {
+        let leaving = self.lock_leaving();
         let running = {
             let mut inner = self.lock();
             inner.flush_console();
             inner.running.take()
         };
         if let Some(epoch) = running {
-            self.release(epoch);
+            self.leave(leaving, epoch);
         }
     }
 
     /// Emits what a failed primary may not have let out: the outputs that a backup held.
     pub fn emit_again(&self, outputs: &[Output]) {
-        let inner = self.lock();
+        let _leaving = self.lock_leaving();
         for output in outputs {
             if output.device == CONSOLE {
                 self.console.note_produced(output.bytes.len());
             }
-            self.send(&inner, output.device, output.kind, &output.bytes);
+            self.send(output);
         }
     }
 
     /// Sends a frame of the host's own on every tap: the announcement of a guest that moved.
     pub fn announce(&self, slot: usize, frame: &[u8]) {
-        self.send(&self.lock(), FIRST_SLOT + slot as u16, BARE, frame);
+        let _leaving = self.lock_leaving();
+        self.send(&Output { device: FIRST_SLOT + slot as u16, kind: BARE, bytes: frame.to_vec() });
     }
 
     /// The guest finishes so much of the frames that come from the tap of `slot`.
     pub fn set_offloads(&self, slot: usize, offloads: Offloads) {
-        if let Some(Some(tap)) = self.lock().taps.get(slot) {
+        if let Some(Some(tap)) = self.taps.get(slot) {
             tap.set_offloads(offloads);
         }
     }
@@ -235,12 +260,12 @@ impl Egress {
     /// The guest has ended, and finishes no frame any more. The interfaces stay with what was set last: who opens them next may not
     /// know of offloads.
     pub fn end_offloads(&self) {
-        self.taps.iter().for_each(|tap| tap.set_offloads(Offloads::default()));
+        self.taps.iter().flatten().for_each(|tap| tap.set_offloads(Offloads::default()));
     }
 
     /// Pulls the cables of all network cards, at once and for good: another host runs the guest.
     pub fn cut(&self) {
-        self.taps.iter().for_each(|tap| tap.cut());
+        self.taps.iter().flatten().for_each(|tap| tap.cut());
     }
 
     /// Bytes held.
@@ -248,15 +273,16 @@ impl Egress {
         self.lock().queue.held_bytes()
     }
 
-    /// Sends one output: in the order of the calls, which the lock of `inner` makes the order of production.
-    fn send(&self, inner: &Inner, device: u16, kind: u8, bytes: &[u8]) {
+    /// Sends one output. Called with `leaving` held: in the order of production.
+    fn send(&self, output: &Output) {
+        let Output { device, kind, bytes } = output;
         let result = match device.checked_sub(FIRST_SLOT) {
             None => {
                 self.console.hand_over(bytes);
                 Ok(())
             }
-            Some(slot) if kind == PACKET => inner.write_packet(slot, bytes),
-            Some(slot) => inner.write_packet(slot, &with_empty_header(bytes)),
+            Some(slot) if *kind == PACKET => self.write_packet(slot, bytes),
+            Some(slot) => self.write_packet(slot, &with_empty_header(bytes)),
         };
         match result {
             Ok(()) => self.stats.output_sent(bytes.len()),
@@ -267,9 +293,27 @@ impl Egress {
             }
         }
     }
+
+    fn write_packet(&self, slot: u16, packet: &[u8]) -> io::Result<()> {
+        match self.taps.get(usize::from(slot)) {
+            Some(Some(tap)) => match tap.send(packet)? {
+                true => Ok(()),
+                false => Err(io::Error::from(io::ErrorKind::WouldBlock)),
+            },
+            _ => Err(io::Error::from(io::ErrorKind::NotFound)),
+        }
+    }
 }
 
 impl Inner {
+    /// Takes what epochs up to and including `upto` produced, and since when the first output of each waited.
+    fn take_released(&mut self, upto: EpochId) -> (Vec<Arc<Output>>, Vec<Instant>) {
+        let outputs = self.queue.release(upto).collect();
+        let released = self.first_held.extract_if(.., |(epoch, _)| *epoch <= upto);
+        let held_since = released.map(|(_, since)| since).collect();
+        (outputs, held_since)
+    }
+
     fn note_held(&mut self) {
         let Some(running) = self.running else { return };
         if self.first_held.last().is_none_or(|(epoch, _)| *epoch < running) {
@@ -289,16 +333,6 @@ impl Inner {
         self.queue
             .hold(epoch, output)
             .expect("the guest is stopped at half of the limit, and one exit cannot fill the rest");
-    }
-
-    fn write_packet(&self, slot: u16, packet: &[u8]) -> io::Result<()> {
-        match self.taps.get(usize::from(slot)) {
-            Some(Some(tap)) => match tap.send(packet)? {
-                true => Ok(()),
-                false => Err(io::Error::from(io::ErrorKind::WouldBlock)),
-            },
-            _ => Err(io::Error::from(io::ErrorKind::NotFound)),
-        }
     }
 }
 

@@ -31,6 +31,7 @@ mod retained;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use recoverable::{RecoverableMemory, RegionId, Survives};
 
@@ -197,7 +198,7 @@ pub(crate) struct LocalStore {
     ram_bytes: RamBytes,
     layout: Vec<(u64, u64)>,
     /// Output of committed epochs that may not have left.
-    held: VecDeque<(EpochId, Output)>,
+    held: VecDeque<(EpochId, Arc<Output>)>,
     buffer: Vec<u8>,
     /// Earlier epochs, if they are kept.
     ring: Option<retained::Ring>,
@@ -350,13 +351,13 @@ impl LocalStore {
     /// Kept with it is the output of all epochs after `left`.
     pub(crate) fn commit(&mut self, sealed: &SealedEpoch, left: EpochId) -> Result<Committed, LocalError> {
         while self.held.pop_front_if(|(epoch, _)| *epoch <= left).is_some() {}
-        self.held.extend(sealed.outputs.iter().map(|output| (sealed.epoch, output.clone())));
+        self.held.extend(sealed.outputs.iter().map(|output| (sealed.epoch, Arc::clone(output))));
         let mut buffer = std::mem::take(&mut self.buffer);
         record::encode(
             sealed.epoch,
             self.life,
             &sealed.state.encode(),
-            self.held.iter().map(|(_, output)| output),
+            self.held.iter().map(|(_, output)| &**output),
             &mut buffer,
         );
         let result = self.commit_with(&sealed.pages, &buffer);
