@@ -22,6 +22,12 @@ pub type Page = [u8; PAGE_SIZE];
 const ENTRY_HEADER: usize = 8 + 1 + 2;
 /// A difference longer than this is worth less than compression.
 const DELTA_MAX: usize = 1024;
+/// Of the 512 words of a page: if more differ, their difference is not worth a look. One that is shorter than [`DELTA_MAX`] all the same has
+/// single bytes that differ, far apart, and a header for each.
+const DELTA_WORDS_MAX: usize = 256;
+/// After as many pages in a row that did not become shorter, only every such page is tried: what is encrypted, compressed or
+/// random mostly comes in large pieces.
+const DENSE_MAX: u32 = 8;
 /// Equal bytes inside a difference that are cheaper to send than a new run.
 const RUN_GAP_MIN: usize = 8;
 /// A batch must have room for one page in its worst encoding.
@@ -92,6 +98,8 @@ pub struct PageEncoder {
     batch: Vec<u8>,
     batch_pages: u64,
     scratch: Vec<u8>,
+    /// Pages in a row that compression did not make shorter, tried or not.
+    dense: u32,
     counters: PageCounters,
 }
 
@@ -108,6 +116,7 @@ impl PageEncoder {
             batch: Vec::with_capacity(BODY_SOFT_MAX),
             batch_pages: 0,
             scratch: vec![0; lz4_flex::block::get_maximum_output_size(PAGE_SIZE)],
+            dense: 0,
             counters: PageCounters::default(),
         }
     }
@@ -164,16 +173,20 @@ impl PageEncoder {
             self.counters.delta += 1;
             return (Encoding::Delta, len);
         }
-        match lz4_flex::block::compress_into(page, &mut self.scratch) {
-            Ok(len) if len < PAGE_SIZE => {
-                self.counters.lz4 += 1;
-                (Encoding::Lz4, len)
-            }
-            _ => {
-                self.counters.raw += 1;
-                (Encoding::Raw, PAGE_SIZE)
-            }
+        if let Some(len) = self.compress(page) {
+            self.counters.lz4 += 1;
+            return (Encoding::Lz4, len);
         }
+        self.counters.raw += 1;
+        (Encoding::Raw, PAGE_SIZE)
+    }
+
+    fn compress(&mut self, page: &Page) -> Option<usize> {
+        let is_tried = self.dense < DENSE_MAX || self.dense.is_multiple_of(DENSE_MAX);
+        let len = is_tried.then(|| lz4_flex::block::compress_into(page, &mut self.scratch));
+        let len = len.and_then(Result::ok).filter(|len| *len < PAGE_SIZE);
+        self.dense = if len.is_some() { 0 } else { self.dense.wrapping_add(1) };
+        len
     }
 }
 
@@ -184,6 +197,10 @@ pub fn is_zero(page: &Page) -> bool {
 
 /// Writes the runs that differ; `None` if they are longer than [`DELTA_MAX`].
 fn encode_delta(page: &Page, old: &Page, out: &mut [u8]) -> Option<usize> {
+    let words = page.as_chunks::<8>().0.iter().zip(old.as_chunks::<8>().0);
+    if words.filter(|(new, old)| u64::from_ne_bytes(**new) != u64::from_ne_bytes(**old)).count() > DELTA_WORDS_MAX {
+        return None;
+    }
     let mut len = 0;
     let mut at = next_difference(page, old, 0);
     while at < PAGE_SIZE {
@@ -302,7 +319,12 @@ impl<'a> PageRef<'a> {
         if self.encoding == Encoding::Delta && !delta {
             return Err(PageError::Encoding(Encoding::Delta as u8));
         }
-        self.decode(scratch).ok_or(PageError::Content { gfn: self.gfn.0, encoding: self.encoding })
+        let makes_a_page = match self.encoding {
+            Encoding::Raw => self.bytes.len() == PAGE_SIZE,
+            Encoding::Zero => self.bytes.is_empty(),
+            Encoding::Lz4 | Encoding::Delta => self.decode(scratch).is_some(),
+        };
+        makes_a_page.then_some(()).ok_or(PageError::Content { gfn: self.gfn.0, encoding: self.encoding })
     }
 
     /// Makes the new page out of the one that is there. Cannot fail: the batch was validated.

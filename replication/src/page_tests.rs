@@ -66,6 +66,15 @@ fn delta_that_would_be_long_is_compressed_instead() {
 }
 
 #[test]
+fn compression_is_tried_again_soon_after_pages_that_it_did_not_shorten() {
+    let mut encoder = PageEncoder::new();
+    (0..20).for_each(|_| encoder.push(Gfn(0), &noise(), None));
+    (0..DENSE_MAX).for_each(|_| encoder.push(Gfn(0), &[7; PAGE_SIZE], None));
+    let counters = encoder.counters();
+    assert_eq!((counters.raw, counters.lz4), (24, 4), "the 25th page is the first that is tried, and then each is");
+}
+
+#[test]
 fn full_batch_stays_under_the_soft_limit() {
     let mut encoder = PageEncoder::new();
     let mut pages = 0;
