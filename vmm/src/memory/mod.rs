@@ -313,6 +313,23 @@ fn advise_huge(mapping: &MmapRegion<DirtyMarks>) {
     unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), libc::MADV_HUGEPAGE) };
 }
 
+/// Memory that was freed and that the process keeps for what it allocates next, at most: about what an epoch in bulk takes.
+const HEAP_KEPT_BYTES: libc::c_int = 64 << 20;
+
+/// The largest buffer that stays; glibc takes no larger number.
+const HEAP_BUFFER_BYTES: libc::c_int = 32 << 20;
+
+/// From now on, buffers that are freed stay with this process, up to [`HEAP_KEPT_BYTES`] for each group of threads. By default glibc
+/// gives those of more than 128 KiB back at once, and the kernel clears each page again for the next epoch: a quarter of a
+/// backup's time in bulk traffic.
+pub fn keep_freed_heap() {
+    #[cfg(target_env = "gnu")]
+    for (setting, bytes) in [(libc::M_MMAP_THRESHOLD, HEAP_BUFFER_BYTES), (libc::M_TRIM_THRESHOLD, HEAP_KEPT_BYTES)] {
+        // SAFETY: a call that sets a number of the allocator. One that it does not take costs time only.
+        unsafe { libc::mallopt(setting, bytes) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

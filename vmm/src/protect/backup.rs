@@ -59,6 +59,8 @@ const ACK_BYTES_MAX: usize = 128 << 20;
 const CLAIM_RETRY: Duration = Duration::from_millis(250);
 /// How long an operator's failover may take: three questions to the witness.
 const FAILOVER_TIME_MAX: Duration = Duration::from_secs(10);
+/// Read from the primary at a time, at most.
+const READ_BYTES: usize = 256 << 10;
 /// How long the loop sleeps at most.
 const LOOK_AROUND: Duration = Duration::from_millis(50);
 
@@ -230,6 +232,8 @@ pub struct Standby {
 struct Connection {
     stream: TcpStream,
     decoder: FrameDecoder,
+    /// What was read last; one buffer for all reads.
+    bytes: Vec<u8>,
 }
 
 /// Why a backup is to end as such.
@@ -396,7 +400,7 @@ impl Standby {
         });
         if let Ok(stream) = prepared {
             let decoder = FrameDecoder::new(VmId::of_name(&self.config.vm_name));
-            self.connection = Some(Connection { stream, decoder });
+            self.connection = Some(Connection { stream, decoder, bytes: vec![0; READ_BYTES] });
             self.core.handle_connected(self.clock.now());
         }
     }
@@ -414,12 +418,11 @@ impl Standby {
         if !matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..)) {
             return;
         }
-        let mut bytes = vec![0; 256 * 1024];
-        match connection.stream.read(&mut bytes) {
+        match connection.stream.read(&mut connection.bytes) {
             Ok(0) => self.disconnected(),
             Ok(count) => {
                 self.last_heard = Instant::now();
-                connection.decoder.handle_bytes(&bytes[..count]);
+                connection.decoder.handle_bytes(&connection.bytes[..count]);
                 self.core.handle_alive(now);
             }
             Err(error) if socket::is_timeout(&error) => {}
