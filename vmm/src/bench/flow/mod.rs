@@ -28,6 +28,8 @@ const SINK_PORT: u16 = 7011;
 const ANSWER_PORT: u16 = 7012;
 const DATAGRAM_PORT: u16 = 7013;
 const REDIS_PORT: u16 = 6379;
+/// How the clients' TCP finds out how much may be under way.
+const CONGESTION: &str = "cubic";
 /// While nothing comes, the guest is looked after this often.
 const LOOK_AROUND: Duration = Duration::from_millis(100);
 /// How long nothing at all may come.
@@ -255,6 +257,9 @@ pub(super) const FRAME_FIGURES: [&str; 7] = [
 ];
 
 /// So many connections to a port of the guest, without delay and not blocking, after `header`.
+///
+/// They use the congestion control of most clients, whatever this host prefers: BBR, for one, limits what is under way to twice what
+/// fits into the shortest round trip that it saw, and that of a protected guest grows with what it has to do.
 fn connections(
     session: &Session,
     port: u16,
@@ -266,6 +271,7 @@ fn connections(
         let mut said = &stream;
         std::io::Write::write_all(&mut said, &header(index))
             .and_then(|()| stream.set_nonblocking(true))
+            .and_then(|()| Ok(rustix::net::sockopt::set_tcp_congestion(&stream, CONGESTION)?))
             // Its end is a reset: what waits to be sent must not run on beside what is measured next.
             .and_then(|()| Ok(rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?))
             .map_err(|error| failed(&error))?;
