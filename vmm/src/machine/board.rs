@@ -32,6 +32,7 @@ use snapshot::section::Section;
 
 use super::crash::Crash;
 use super::egress::{CONSOLE, Egress, FIRST_SLOT, WITH_HEADER};
+use super::ingress::{INGRESS_AT_ONCE_MAX, INGRESS_FRAMES_MAX};
 use super::slot::{Slot, SlotState};
 use crate::memory::GuestMemory;
 
@@ -64,6 +65,8 @@ pub struct Effects {
     pub console_full: bool,
     /// A turn was over before a device had served all: the rest is to be served soon.
     pub owes_work: bool,
+    /// There is room for frames that were refused.
+    pub has_room: bool,
     /// The guest asked for an end.
     pub end: Option<GuestEnd>,
 }
@@ -276,19 +279,27 @@ impl Board {
     }
 
     /// Takes frames from the world for slot `index`, oldest first, off the front of `frames`. What is left there was too
-    /// much; it is to be offered again after a boundary.
+    /// much; it is to be offered again when effects say that there is room.
     pub fn handle_frames(&mut self, index: usize, frames: &mut VecDeque<Vec<u8>>) -> Effects {
-        let mut accepted = false;
-        while let Some(frame) = frames.pop_front() {
-            if let Err(frame) = self.slots[index].accept_frame(frame) {
-                frames.push_front(frame);
+        let before = frames.len();
+        let (mut never, frames_max) = (nobody, self.frames_max());
+        let mut turn = Turn::new(&mut never);
+        loop {
+            let left = frames.len();
+            while let Some(frame) = frames.pop_front() {
+                if let Err(frame) = self.slots[index].accept_frame(frame, frames_max) {
+                    frames.push_front(frame);
+                    break;
+                }
+            }
+            if self.delivery == Delivery::Immediate {
+                self.deliver_frames(index, &mut turn);
+            }
+            if frames.is_empty() || frames.len() == left {
                 break;
             }
-            accepted = true;
         }
-        if self.delivery == Delivery::Immediate {
-            self.deliver_frames(index, &mut Turn::new(&mut nobody));
-        }
+        let accepted = frames.len() < before;
         let mut effects = self.settle_slot(index);
         effects.wants_boundary |= self.delivery == Delivery::Boundary && accepted;
         effects
@@ -364,9 +375,9 @@ impl Board {
             return;
         }
         let Self { consumed, consumed_bytes, .. } = self;
-        self.slots[index].deliver_frames(&self.memory, turn, |frame| {
-            consumed.push(Input { device: (FIRST_SLOT + index as u16) | WITH_HEADER, bytes: frame.to_vec() });
-            *consumed_bytes += frame.len();
+        self.slots[index].deliver_frames(&self.memory, turn, |bytes| {
+            *consumed_bytes += bytes.len();
+            consumed.push(Input { device: (FIRST_SLOT + index as u16) | WITH_HEADER, bytes });
             *consumed_bytes < EPOCH_INPUT_BYTES_MAX
         });
     }
@@ -438,7 +449,17 @@ impl Board {
         let mut effects = self.settle_interrupts();
         effects.wants_boundary |= sent || self.consumed_bytes > EPOCH_INPUT_BYTES;
         effects.owes_work = self.slots[index].owes_work();
+        let frames_max = self.frames_max();
+        effects.has_room = self.slots[index].take_room(frames_max);
         effects
+    }
+
+    /// How many frames wait for the guest at most.
+    fn frames_max(&self) -> usize {
+        match self.delivery {
+            Delivery::Immediate => INGRESS_AT_ONCE_MAX,
+            Delivery::Boundary => INGRESS_FRAMES_MAX,
+        }
     }
 
     fn settle_interrupts(&mut self) -> Effects {
@@ -557,6 +578,7 @@ impl Effects {
             wants_boundary: self.wants_boundary | other.wants_boundary,
             console_full: self.console_full | other.console_full,
             owes_work: self.owes_work | other.owes_work,
+            has_room: self.has_room | other.has_room,
             end: self.end.or(other.end),
         }
     }
@@ -568,7 +590,6 @@ mod tests {
 
     use super::*;
     use crate::machine::egress::Sinks;
-    use crate::machine::ingress::INGRESS_FRAMES_MAX;
     use crate::memory::Ram;
     use crate::stats::Stats;
 
@@ -695,18 +716,39 @@ mod tests {
         board.handle_mmio_write(VIRTIO_MMIO_BASE + offset, &value.to_le_bytes(), &mut Turn::new(&mut nobody))
     }
 
-    /// Starts the card's driver, with a frame of 60 bytes in the ring of its transmit queue that was not kicked yet.
+    /// Starts the card's driver, with no buffer to receive into, and with a frame of 60 bytes in the ring of its transmit queue that
+    /// was not kicked yet.
     fn start_card(board: &mut Board) {
         let (table, avail, used, buffer) = (0x1000, 0x2000, 0x3000, 0x4000_u32);
-        let writes = [(0x70, 3), (0x24, 1), (0x20, 1), (0x70, 11), (0x30, 1), (0x38, 16)];
-        let queue = [(0x80, table), (0x90, avail), (0xa0, used), (0x44, 1), (0x70, 15)];
-        for (offset, value) in writes.into_iter().chain(queue) {
+        let agree = [(0x70, 3), (0x24, 1), (0x20, 1), (0x70, 11)];
+        let queue =
+            |n, table, avail, used| [(0x30, n), (0x38, 16), (0x80, table), (0x90, avail), (0xa0, used), (0x44, 1)];
+        let queues = [queue(0, 0x5000, 0x6000, 0x7000), queue(1, table, avail, used)].concat();
+        for (offset, value) in agree.into_iter().chain(queues).chain([(0x70, 15)]) {
             let _ = write(board, offset, value);
         }
         let descriptor = [u64::from(buffer).to_le_bytes(), [72, 0, 0, 0, 0, 0, 0, 0]].concat();
         let put = |bytes: &[u8], at: u32| board.memory.write_slice(bytes, GuestAddress(at.into())).expect("in memory");
         put(&descriptor, table);
         put(&[0, 0, 1, 0, 0, 0], avail);
+    }
+
+    #[test]
+    fn few_frames_wait_for_a_guest_that_gets_them_at_once_and_the_others_hear_of_room() {
+        // What waits is part of each epoch's state: 256 frames were shipped again and again.
+        let mut board = board();
+        board.set_delivery(Delivery::Immediate);
+        start_card(&mut board);
+        let mut frames: VecDeque<Vec<u8>> = (0..64).map(|_| vec![0; 72]).collect();
+        assert!(!board.handle_frames(0, &mut frames).has_room, "it has no buffers");
+        assert_eq!((frames.len(), waiting(&board).1.len()), (64 - INGRESS_AT_ONCE_MAX, INGRESS_AT_ONCE_MAX));
+        let put = |bytes: &[u8], at: u64| board.memory.write_slice(bytes, GuestAddress(at)).expect("in memory");
+        put(&[0x8000_u64.to_le_bytes(), [0, 8, 0, 0, 2, 0, 0, 0]].concat(), 0x5000);
+        put(&[0, 0, 1, 0, 0, 0], 0x6000);
+        assert!(write(&mut board, 0x50, 0).has_room, "it took one of them");
+        assert!(!write(&mut board, 0x50, 0).has_room, "that was said");
+        let _ = board.handle_frames(0, &mut frames);
+        assert_eq!((frames.len(), waiting(&board).1.len()), (63 - INGRESS_AT_ONCE_MAX, INGRESS_AT_ONCE_MAX));
     }
 
     #[test]

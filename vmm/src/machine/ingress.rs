@@ -10,14 +10,32 @@ pub const INGRESS_FRAMES_MAX: usize = 256;
 /// them.
 pub const INGRESS_BYTES_MAX: usize = 4 << 20;
 
+/// Packets that wait at most where the guest gets them when they come. More would serve nobody, and what waits is part of each epoch's
+/// state; the others are left in the tap's queue.
+pub const INGRESS_AT_ONCE_MAX: usize = 16;
+
 /// The queue, bounded in packets and bytes.
 #[derive(Debug, Default)]
 pub struct Ingress {
     packets: VecDeque<Vec<u8>>,
     bytes: usize,
+    /// Somebody has packets that were not taken: is to hear when there is room.
+    has_refused: bool,
 }
 
 impl Ingress {
+    /// Takes a packet; gives it back if `packets_max` wait, or there is no room.
+    pub fn offer(&mut self, packet: Vec<u8>, packets_max: usize) -> Result<(), Vec<u8>> {
+        let result = if self.packets.len() < packets_max { self.push(packet) } else { Err(packet) };
+        self.has_refused |= result.is_err();
+        result
+    }
+
+    /// Whether there is room for what was refused by [`Ingress::offer`]; asking takes it.
+    pub fn take_room(&mut self, packets_max: usize) -> bool {
+        self.has_refused && self.packets.len() < packets_max && std::mem::take(&mut self.has_refused)
+    }
+
     /// Takes a packet; gives it back if there is no room.
     pub fn push(&mut self, packet: Vec<u8>) -> Result<(), Vec<u8>> {
         if self.packets.len() >= INGRESS_FRAMES_MAX || self.bytes + packet.len() > INGRESS_BYTES_MAX {
@@ -78,6 +96,18 @@ mod tests {
         (0..INGRESS_FRAMES_MAX).for_each(|n| ingress.push(vec![n as u8]).expect("room"));
         assert_eq!(ingress.push(Vec::new()), Err(Vec::new()));
         assert_eq!((ingress.front(), ingress.iter().count()), (Some(&[0][..]), INGRESS_FRAMES_MAX));
+    }
+
+    #[test]
+    fn refused_packet_is_asked_for_once_when_there_is_room() {
+        let mut ingress = Ingress::default();
+        assert_eq!(ingress.offer(vec![1], 2), Ok(()));
+        assert!(!ingress.take_room(2), "nobody was refused");
+        assert_eq!((ingress.offer(vec![2], 2), ingress.offer(vec![3], 2)), (Ok(()), Err(vec![3])));
+        assert!(!ingress.take_room(2));
+        ingress.pop();
+        assert!(ingress.take_room(2));
+        assert!(!ingress.take_room(2), "who was refused comes by himself now");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use devices::virtio::net::PACKET_MAX;
@@ -56,13 +56,42 @@ fn read_batch(tap: &Tap, frame: &mut [u8], batch: &mut VecDeque<Vec<u8>>) -> std
 
 fn hand_over_frames(machine: &Machine, slot: usize, batch: &mut VecDeque<Vec<u8>>) {
     while !batch.is_empty() && machine.ended().is_none() {
-        let before = batch.len();
+        let (before, news) = (batch.len(), machine.room().news());
         if let Err(error) = machine.input(|board| ((), board.handle_frames(slot, batch))) {
             machine.fail(error.to_string());
         }
         if batch.len() == before {
-            std::thread::sleep(FULL_WAIT);
+            machine.room().wait(news, FULL_WAIT);
         }
+    }
+}
+
+/// News that there is room, from those who make it to those who have frames for it.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// Counts the news.
+    news: Mutex<u64>,
+    changed: Condvar,
+}
+
+impl Room {
+    pub(super) fn announce(&self) {
+        *self.lock() += 1;
+        self.changed.notify_all();
+    }
+
+    /// How much news there was so far.
+    pub(super) fn news(&self) -> u64 {
+        *self.lock()
+    }
+
+    /// Until there is more news than `seen`, at most for `time`.
+    pub(super) fn wait(&self, seen: u64, time: Duration) {
+        drop(self.changed.wait_timeout_while(self.lock(), time, |news| *news == seen));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        self.news.lock().expect("no holder of the room panics")
     }
 }
 

@@ -50,6 +50,7 @@ use crash::Crash;
 use disk::SharedDisk;
 use egress::{Egress, Sinks};
 use gate::{Gate, Held, NotHeld};
+use input::Room;
 use slot::Slot;
 use snapshot::disk::{Mode, PENDING_BYTES_MAX};
 use snapshot::writeset::WriteSet;
@@ -179,6 +180,7 @@ pub struct Machine {
     disks: Vec<SharedDisk>,
     troubles: Arc<Troubles>,
     turns: Turns,
+    room: Room,
     throttle: Throttle,
     egress: Arc<Egress>,
     logs_dirty: AtomicBool,
@@ -259,6 +261,7 @@ impl Machine {
             disks,
             troubles,
             turns: Turns::default(),
+            room: Room::default(),
             throttle: Throttle::default(),
             egress,
             logs_dirty: AtomicBool::new(false),
@@ -459,6 +462,14 @@ impl Machine {
         if effects.owes_work {
             self.turns.note_owed();
         }
+        if effects.has_room {
+            self.room.announce();
+        }
+    }
+
+    /// Room for frames that were refused.
+    fn room(&self) -> &Room {
+        &self.room
     }
 
     /// Acts on what an access or an input set off.

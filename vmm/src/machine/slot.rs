@@ -185,11 +185,19 @@ impl Slot {
         }
     }
 
-    /// Takes a packet from the world; gives it back if too much waits already.
-    pub fn accept_frame(&mut self, packet: Vec<u8>) -> Result<(), Vec<u8>> {
+    /// Takes a packet from the world; gives it back if `packets_max` or too much wait already.
+    pub fn accept_frame(&mut self, packet: Vec<u8>, packets_max: usize) -> Result<(), Vec<u8>> {
         match self {
-            Self::Net { ingress, .. } => ingress.push(packet),
+            Self::Net { ingress, .. } => ingress.offer(packet, packets_max),
             Self::Block { .. } | Self::Rng { .. } => Err(packet),
+        }
+    }
+
+    /// Whether there is room for packets that were given back; asking takes it.
+    pub fn take_room(&mut self, packets_max: usize) -> bool {
+        match self {
+            Self::Net { ingress, .. } => ingress.take_room(packets_max),
+            Self::Block { .. } | Self::Rng { .. } => false,
         }
     }
 
@@ -208,18 +216,18 @@ impl Slot {
         }
     }
 
-    /// Gives waiting frames to the guest, as many as it has buffers for and `turn` lasts. `log` sees each one that it got, and
+    /// Gives waiting frames to the guest, as many as it has buffers for and `turn` lasts. `log` gets each one that it got, and
     /// says whether it may get another.
-    pub fn deliver_frames(&mut self, memory: &GuestMemory, turn: &mut Turn<'_>, mut log: impl FnMut(&[u8]) -> bool) {
+    pub fn deliver_frames(&mut self, memory: &GuestMemory, turn: &mut Turn<'_>, mut log: impl FnMut(Vec<u8>) -> bool) {
         let Self::Net { device, ingress } = self else { return };
         let mut may_get_more = true;
         while may_get_more && let Some(frame) = ingress.front() {
-            match device.handle_frame(frame, memory, turn) {
-                RxResult::NoBuffers => return,
-                RxResult::Delivered => may_get_more = log(frame),
-                RxResult::Dropped => {}
+            let result = device.handle_frame(frame, memory, turn);
+            if result == RxResult::NoBuffers {
+                return;
             }
-            ingress.pop();
+            let frame = ingress.pop().expect("it was seen above");
+            may_get_more = result == RxResult::Dropped || log(frame);
         }
     }
 
