@@ -218,7 +218,18 @@ fn encode_delta(page: &Page, old: &Page, out: &mut [u8]) -> Option<usize> {
     Some(len)
 }
 
+/// Whether the 64 bytes at `at`, a multiple of 64, are the same.
+fn is_same_line(page: &Page, old: &Page, at: usize) -> bool {
+    let line = |page: &Page| page.as_chunks::<64>().0[at / 64];
+    let (new, old) = (line(page), line(old));
+    let differences = new.as_chunks::<8>().0.iter().zip(old.as_chunks::<8>().0);
+    differences.fold(0, |any, (new, old)| any | (u64::from_ne_bytes(*new) ^ u64::from_ne_bytes(*old))) == 0
+}
+
 fn next_difference(page: &Page, old: &Page, mut at: usize) -> usize {
+    while at.is_multiple_of(64) && at < PAGE_SIZE && is_same_line(page, old, at) {
+        at += 64;
+    }
     while at.is_multiple_of(8) && at < PAGE_SIZE && page[at..at + 8] == old[at..at + 8] {
         at += 8;
     }
