@@ -140,6 +140,13 @@ impl SmallDisk {
         assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
     }
 
+    /// Gives it `size`, in which everything has room.
+    pub fn grow(&self, size: &str) {
+        let options = format!("remount,{size}");
+        let mount = Command::new("mount").args(["-o", &options]).arg(&self.0).status();
+        assert!(mount.expect("mount is there").success());
+    }
+
     /// Gives it back.
     pub fn free(&self) {
         fs::remove_file(self.0.join("ballast")).expect("it was filled");

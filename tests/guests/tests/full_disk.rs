@@ -152,16 +152,19 @@ fn full_image_of_the_primary_is_behind_until_there_is_room_and_parts_no_pair() {
 #[test]
 fn guest_that_writes_much_over_a_full_image_is_stopped_and_goes_on() {
     needs!(Kvm, Root);
-    let cmdline = "write=1 block=65536 span=64 report=64".to_owned();
+    // It writes a gigabyte in a second or two, and blocks that the image has need no room: it stands still until there is none.
+    let cmdline = "write=1 block=65536 span=1024 report=64".to_owned();
     let guest = Guest { name: "disk-load", cmdline, key: "ops", step: 64, ..journal() };
     let place = Place::new();
-    let disk = larger(&place, "small");
-    let backup = with_image(place.backup("b", &guest), &place, "b.img", 64 << 20).start();
-    let primary = with_image(place.primary("a", &guest, backup.port()), &place, SMALL, 64 << 20).start();
+    let disk = SmallDisk::mount_of(&place.path("small"), "size=1g");
+    let backup = with_image(place.backup("b", &guest), &place, "b.img", 1 << 30).start();
+    let primary = with_image(place.primary("a", &guest, backup.port()), &place, SMALL, 1 << 30).start();
     let pair = Pair { primary, backup };
+    wait::until("an API that answers", || (pair.primary.ctl(&["pause"]).0 == 0).then_some(()));
     pair.primary.wait_event("protected");
     give_room_to_log(&place.path(SMALL));
     disk.fill();
+    assert_eq!(pair.primary.ctl(&["resume"]).0, 0);
     wait_full(&pair.primary, "small.img");
     let sealed = || pair.primary.status()["sealed"].as_u64();
     wait::until("a guest that stands still", || {
@@ -169,7 +172,7 @@ fn guest_that_writes_much_over_a_full_image_is_stopped_and_goes_on() {
         wait::until_within(Duration::from_secs(1), || (sealed() != before).then_some(())).is_none().then_some(())
     });
     assert_eq!((pair.backup.count("failover-started"), pair.primary.count("peer-lost")), (0, 0));
-    disk.free();
+    disk.grow("size=2g");
     assert_has_room_again(&pair.primary);
     wait_progress(&pair.primary, &guest, 20);
     console::check(&guest, &pair.primary.console()).unwrap_or_else(|e| panic!("{e}"));
