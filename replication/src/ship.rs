@@ -51,12 +51,14 @@ pub struct EpochWriter {
     epoch: EpochId,
     end: EpochEnd,
     digest: EpochDigest,
+    frames: u64,
 }
 
 impl EpochWriter {
     /// Begins `epoch` on the wire. May be done as soon as the epoch runs, to log its inputs before they are consumed.
     pub fn begin(link: Link, epoch: EpochId, begin: EpochBegin, out: &mut Vec<u8>) -> Self {
-        let mut writer = EpochWriter { link, epoch, end: EpochEnd::default(), digest: EpochDigest::new(epoch) };
+        let mut writer =
+            EpochWriter { link, epoch, end: EpochEnd::default(), digest: EpochDigest::new(epoch), frames: 1 };
         let checksum = Message::EpochBegin(begin).encode(&link, epoch, out);
         writer.digest.add(Kind::EpochBegin, checksum);
         writer
@@ -95,6 +97,7 @@ impl EpochWriter {
                 self.end.state_bytes += u64::from(delta.len);
                 let checksum = Message::StateDelta(delta).encode(&self.link, self.epoch, out);
                 self.digest.add(Kind::StateDelta, checksum);
+                self.frames += 1;
             }
         }
     }
@@ -119,15 +122,17 @@ impl EpochWriter {
         }
     }
 
-    /// Ends the epoch.
-    pub fn end(self, out: &mut Vec<u8>) {
+    /// Ends the epoch; gives how many frames it is.
+    pub fn end(self, out: &mut Vec<u8>) -> u64 {
         let end = EpochEnd { checksum: self.digest.value(), ..self.end };
         Message::EpochEnd(end).encode(&self.link, self.epoch, out);
+        self.frames + 1
     }
 
     fn frame(&mut self, kind: Kind, body: &[u8], out: &mut Vec<u8>) {
         let checksum = encode_frame(&self.link, kind, self.epoch, body, out);
         self.digest.add(kind, checksum);
+        self.frames += 1;
     }
 
     fn write_frame(&mut self, kind: Kind, out: &mut Vec<u8>, write: impl FnOnce(&mut BodyWriter)) {

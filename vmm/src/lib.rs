@@ -1,5 +1,6 @@
 //! The virtual machine monitor: the only crate that knows KVM, sockets, taps, files of the host, threads and time.
 
+pub mod allocations;
 pub mod api;
 pub mod bench;
 pub mod boot;

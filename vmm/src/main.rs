@@ -3,6 +3,11 @@
 use std::panic;
 use std::process::{self, ExitCode};
 
+use vmm::allocations::Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
 fn main() -> ExitCode {
     vmm::memory::keep_freed_heap();
     // A panic is a bug of ours, in a thread that others rely on. Those that are left would tell the backup that all is

@@ -101,6 +101,28 @@ pub struct Stats {
     pages_copied: AtomicU64,
     pages_armed: AtomicU64,
     faults: AtomicU64,
+    work: [AtomicU64; Work::ALL.len()],
+}
+
+/// Work of an epoch that is counted and not timed: the same on every machine, so that a rise is a change of the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Heap allocations of vCPU threads, from the moment at which they see the gate close until they enter the guest again.
+    BoundaryAllocations,
+    /// Heap allocations of the ship thread for epochs.
+    ShipAllocations,
+    /// Heap allocations of the link thread for what it reads, acks above all, and what follows from that.
+    LinkAllocations,
+    /// Frames that an epoch is on the wire.
+    Frames,
+    /// Bytes of the dirty log that were read.
+    LogBytes,
+}
+
+impl Work {
+    /// All kinds.
+    pub const ALL: [Self; 5] =
+        [Self::BoundaryAllocations, Self::ShipAllocations, Self::LinkAllocations, Self::Frames, Self::LogBytes];
 }
 
 /// What [`Stats`] has counted.
@@ -235,6 +257,18 @@ impl Stats {
     /// The guest wrote to its console.
     pub fn console_written(&self, bytes: usize) {
         self.console_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts work; the threads that do it call this now and then.
+    pub fn count_work(&self, kind: Work, amount: u64) {
+        if amount > 0 {
+            self.work[kind as usize].fetch_add(amount, Ordering::Relaxed);
+        }
+    }
+
+    /// Work of this kind so far.
+    pub fn work(&self, kind: Work) -> u64 {
+        self.work[kind as usize].load(Ordering::Relaxed)
     }
 
     /// Forgets all distributions, so that they cover only what follows. Counters keep their values.

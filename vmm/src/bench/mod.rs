@@ -10,6 +10,7 @@
 
 mod agent;
 mod chart;
+mod counts;
 mod echo;
 mod flow;
 mod flow_report;
@@ -50,6 +51,12 @@ pub fn run(config: &BenchConfig) -> Result<Exit, Failure> {
                 network::enter()?;
             }
             flows::run(config)?;
+        }
+        BenchKind::Counts => {
+            if config.tap.is_none() {
+                network::enter()?;
+            }
+            return counts::run(config);
         }
         BenchKind::Pause => pause::run(config)?,
         BenchKind::Recoverable => recoverable::run(config)?,

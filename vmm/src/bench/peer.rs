@@ -82,6 +82,11 @@ impl Peer {
         }
     }
 
+    /// Its process.
+    pub(super) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where it listens.
     pub(super) fn endpoint(&self) -> Endpoint {
         self.endpoint.clone()

@@ -175,6 +175,11 @@ impl Session {
         Ok(endpoint)
     }
 
+    /// The process of a backup that this started.
+    pub(super) fn backup_process(&self) -> Option<u32> {
+        self.peer.as_ref().map(Peer::process)
+    }
+
     /// Changes the length of epochs.
     pub(super) fn set_length(&self, length: Length) {
         self.machine.pacer().set_length(length);

@@ -17,6 +17,9 @@ pub enum BenchKind {
     LocalSweep,
     /// Throughput, request and answer, and lost datagrams over the network, relative to the unprotected guest.
     Network,
+    /// System calls, heap allocations, wake-ups and bytes of an epoch; fails where one is above the most that is allowed.
+    /// Needs `strace`.
+    Counts,
     /// Length of a pause, over the number of dirty pages.
     Pause,
     /// Transactions on recoverable memory, compared with plain stores, LMDB and libpmemobj. Needs no guest.

@@ -15,7 +15,7 @@ use crate::kvm::KvmError;
 use crate::machine::Machine;
 use crate::machine::gate::Held;
 use crate::memory::Ram;
-use crate::stats::{BoundaryTimes, Stats};
+use crate::stats::{BoundaryTimes, Stats, Work};
 
 /// The epochs of a machine: which one runs, and where sealed ones go.
 pub struct Epochs {
@@ -165,6 +165,7 @@ impl Epochs {
             gfns.dedup();
         }
         let harvested = Instant::now();
+        self.stats.count_work(Work::LogBytes, self.harvest.log_bytes());
         let pages = self.capture.as_mut().expect("epochs are sealed for a sink").capture(machine.ram(), gfns);
         let copied = Instant::now();
         let (epoch, next) = (self.running, self.running.next());

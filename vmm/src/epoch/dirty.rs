@@ -30,6 +30,11 @@ impl DirtyHarvest {
         self.idle.clone()
     }
 
+    /// Bytes of the log that a harvest reads.
+    pub fn log_bytes(&self) -> u64 {
+        self.words.iter().map(|words| size_of_val(&words[..]) as u64).sum()
+    }
+
     /// Appends the numbers of all pages written since the last harvest to `gfns`, ascending, and protects them again.
     ///
     /// At the end of epoch `sealed`, with vCPUs stopped, this is exact, but for hot pages: they are in every harvest. With

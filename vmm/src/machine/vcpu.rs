@@ -14,8 +14,10 @@ use super::stops::Stops;
 use super::throttle::{self, Next, Share};
 use super::turns::Waiting;
 use super::{End, Machine};
+use crate::allocations;
 use crate::epoch::boundary;
 use crate::kvm::Vcpu;
+use crate::stats::Work;
 
 /// How long a vCPU that waits for the console waits before it looks at the gate again.
 const CONSOLE_WAIT: Duration = Duration::from_millis(1);
@@ -87,6 +89,7 @@ fn run_loop(machine: &Machine, id: u32) -> Result<(), VcpuError> {
         // The kick's handler runs on this thread: only the compiler could reorder.
         compiler_fence(Ordering::SeqCst);
         if gate.is_closing() {
+            let allocations = allocations::so_far();
             if completes || vcpu.wants_sync() {
                 complete_exit(machine, &mut vcpu)?;
                 completes = false;
@@ -98,6 +101,7 @@ fn run_loop(machine: &Machine, id: u32) -> Result<(), VcpuError> {
                 return Ok(());
             }
             vcpu = machine.vcpu(id);
+            machine.stats().count_work(Work::BoundaryAllocations, allocations::so_far() - allocations);
             continue;
         }
         if machine.troubles().take_flush() {

@@ -21,11 +21,13 @@ use super::resync;
 use super::room::ROOM_RETRY;
 use super::shadow::Shadow;
 use super::socket::SendHalf;
+use crate::allocations;
 use crate::config::OnDegraded;
 use crate::epoch::SealedEpoch;
 use crate::epoch::hot::IdlePages;
 use crate::exit::{Exit, Failure};
 use crate::machine::gate::Held;
+use crate::stats::Work;
 
 /// Why an outbox takes nothing more.
 const SESSION_IS_OVER: &str = "the session is over";
@@ -276,8 +278,9 @@ impl Shipper {
     }
 
     pub(super) fn handle_epoch(&mut self, sealed: SealedEpoch, link: Option<Link>, items: &Receiver<ToShip>) {
-        let (epoch, begun) = (sealed.epoch, processor_time());
+        let (epoch, begun, allocations) = (sealed.epoch, processor_time(), allocations::so_far());
         self.work_on(sealed, link, items);
+        self.guardian.machine.stats().count_work(Work::ShipAllocations, allocations::so_far() - allocations);
         self.guardian.machine.pacer().note_done(epoch, processor_time().saturating_sub(begun));
     }
 
@@ -494,7 +497,7 @@ impl Shipper {
             }
         }
         writer.outputs(outputs, &mut outbox.buffer);
-        writer.end(&mut outbox.buffer);
+        self.guardian.machine.stats().count_work(Work::Frames, writer.end(&mut outbox.buffer));
         outbox.flush()
     }
 

@@ -11,7 +11,9 @@ use serde_json::json;
 
 use super::super::socket::{self, SendHalf};
 use super::{Guardian, LOOK_AROUND, STALL_DETECTS};
+use crate::allocations;
 use crate::config::Endpoint;
+use crate::stats::Work;
 use crate::witness::random;
 
 /// Between two attempts to reach a backup.
@@ -116,7 +118,10 @@ impl Guardian {
                 Ok(0) => return,
                 Ok(count) => {
                     heard = Instant::now();
-                    if !self.take_bytes(&mut decoder, &bytes[..count]) {
+                    let allocations = allocations::so_far();
+                    let goes_on = self.take_bytes(&mut decoder, &bytes[..count]);
+                    self.machine.stats().count_work(Work::LinkAllocations, allocations::so_far() - allocations);
+                    if !goes_on {
                         return;
                     }
                 }
