@@ -244,6 +244,12 @@ impl Cmos {
     /// The whole state as plain data.
     #[must_use]
     pub fn save(&self) -> CmosState {
+        self.save_in(Vec::new())
+    }
+
+    /// The same, in the memory of an earlier state.
+    #[must_use]
+    pub fn save_in(&self, mut spare: Vec<u8>) -> CmosState {
         let Self { index, register_a, register_b, ahead_s, latch, memory, counters: _ } = self;
         CmosState {
             index: *index,
@@ -251,7 +257,11 @@ impl Cmos {
             register_b: *register_b,
             ahead_s: *ahead_s,
             latch: *latch,
-            memory: memory.to_vec(),
+            memory: {
+                spare.clear();
+                spare.extend_from_slice(memory);
+                spare
+            },
         }
     }
 

@@ -76,7 +76,7 @@ fn states(states: &[&[u8]]) -> Vec<u8> {
     for (epoch, state) in (5..).zip(states) {
         let begin = EpochBegin { base: epoch == 5, released: EpochId(epoch - 1) };
         let mut writer = EpochWriter::begin(link(), EpochId(epoch), begin, &mut out);
-        writer.state_after(&mut shipped, state.to_vec(), &mut out);
+        writer.state_after(&mut shipped, |_| state.to_vec(), &mut out);
         writer.end(&mut out);
     }
     out

@@ -15,8 +15,8 @@ use crate::id::EpochId;
 use crate::output::{Input, Output};
 use crate::state::ShippedState;
 use crate::wire::{
-    BODY_SOFT_MAX, BodyWriter, EpochBegin, EpochEnd, Kind, Link, Message, encode_frame, encode_inputs, encode_outputs,
-    write_frame,
+    BODY_SOFT_MAX, BodyWriter, EpochBegin, EpochEnd, Kind, Link, Message, StateDelta, encode_frame, encode_inputs,
+    encode_outputs, write_frame,
 };
 
 /// The running checksum over the frames of one epoch. Both sides keep one.
@@ -89,16 +89,19 @@ impl EpochWriter {
     }
 
     /// The same, as what it differs in from the state that `shipped` has of the epoch before in this session, where that is
-    /// less. Every epoch of a session is written so, or none.
-    pub fn state_after(&mut self, shipped: &mut ShippedState, state: Vec<u8>, out: &mut Vec<u8>) {
-        match shipped.replace(self.link.session, state) {
-            None => self.state(shipped.state(), out),
-            Some(delta) => {
-                self.end.state_bytes += u64::from(delta.len);
-                let checksum = Message::StateDelta(delta).encode(&self.link, self.epoch, out);
-                self.digest.add(Kind::StateDelta, checksum);
-                self.frames += 1;
+    /// less. Every epoch of a session is written so, or none. `state` gets memory that it may use, of any content.
+    pub fn state_after(
+        &mut self,
+        shipped: &mut ShippedState,
+        state: impl FnOnce(Vec<u8>) -> Vec<u8>,
+        out: &mut Vec<u8>,
+    ) {
+        match shipped.replace(self.link.session, state).filter(|difference| difference.is_less()) {
+            Some(difference) => {
+                self.end.state_bytes += difference.len() as u64;
+                self.write_frame(Kind::StateDelta, out, |body| StateDelta::encode_difference(difference, body));
             }
+            None => self.state(shipped.state(), out),
         }
     }
 
@@ -138,6 +141,7 @@ impl EpochWriter {
     fn write_frame(&mut self, kind: Kind, out: &mut Vec<u8>, write: impl FnOnce(&mut BodyWriter)) {
         let checksum = write_frame(&self.link, kind, self.epoch, out, write);
         self.digest.add(kind, checksum);
+        self.frames += 1;
     }
 }
 

@@ -14,14 +14,22 @@ const GAP_MAX: usize = 8;
 pub struct ShippedState {
     session: Option<SessionId>,
     state: Vec<u8>,
+    /// The state before, whose memory the next one takes.
+    before: Vec<u8>,
 }
 
 impl ShippedState {
-    /// `state` is shipped in `session`. Gives what it differs in from the one before; `None`: it goes whole.
-    pub(crate) fn replace(&mut self, session: SessionId, state: Vec<u8>) -> Option<StateDelta> {
-        let before = std::mem::replace(&mut self.state, state);
-        let is_same = self.session.replace(session) == Some(session) && before.len() == self.state.len();
-        is_same.then(|| StateDelta::between(&before, &self.state)).filter(|delta| delta.bytes() < before.len())
+    /// `state`, which may take the memory that it is given, is shipped in `session`. Gives what it differs in from the one
+    /// before, if there is one of that length in this session.
+    pub(crate) fn replace(
+        &mut self,
+        session: SessionId,
+        state: impl FnOnce(Vec<u8>) -> Vec<u8>,
+    ) -> Option<Difference<'_>> {
+        let spare = std::mem::take(&mut self.before);
+        self.before = std::mem::replace(&mut self.state, state(spare));
+        let is_same = self.session.replace(session) == Some(session) && self.before.len() == self.state.len();
+        is_same.then_some(Difference { before: &self.before, now: &self.state })
     }
 
     pub(crate) fn state(&self) -> &[u8] {
@@ -29,27 +37,49 @@ impl ShippedState {
     }
 }
 
-impl StateDelta {
-    /// What turns `before` into `now`, of the same length.
-    fn between(before: &[u8], now: &[u8]) -> Self {
-        let mut runs: Vec<(u32, Vec<u8>)> = Vec::new();
-        let mut end = 0;
-        let differ = before.iter().zip(now).enumerate().filter(|(_, (before, now))| before != now);
-        for (at, _) in differ {
-            match runs.last_mut() {
-                Some((_, bytes)) if at <= end + GAP_MAX => bytes.extend_from_slice(&now[end..=at]),
-                _ => runs.push((at as u32, vec![now[at]])),
+/// What turns one state into another of the same length.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Difference<'a> {
+    before: &'a [u8],
+    now: &'a [u8],
+}
+
+impl<'a> Difference<'a> {
+    /// Bytes of both states.
+    pub(crate) fn len(self) -> usize {
+        self.now.len()
+    }
+
+    /// Offsets, and what is there now.
+    pub(crate) fn runs(self) -> impl Iterator<Item = (u32, &'a [u8])> {
+        let Self { before, now } = self;
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let start = at + first_difference(&before[at..], &now[at..])?;
+            let mut end = start + 1;
+            while let Some(gap) = first_difference(&before[end..], &now[end..]).filter(|gap| *gap <= GAP_MAX) {
+                end += gap + 1;
             }
-            end = at + 1;
-        }
-        StateDelta { len: now.len() as u32, runs }
+            at = end;
+            Some((start as u32, &now[start..end]))
+        })
     }
 
-    /// What it takes in a frame, about.
-    fn bytes(&self) -> usize {
-        self.runs.iter().map(|(_, bytes)| bytes.len() + 8).sum()
+    /// Whether it takes less in a frame than the state itself.
+    pub(crate) fn is_less(self) -> bool {
+        self.runs().map(|(_, bytes)| bytes.len() + 8).sum::<usize>() < self.len()
     }
+}
 
+fn first_difference(before: &[u8], now: &[u8]) -> Option<usize> {
+    /// Compared at once; most of a state is equal.
+    const BLOCK: usize = 64;
+    let equal = before.chunks(BLOCK).zip(now.chunks(BLOCK)).take_while(|(before, now)| before == now).count() * BLOCK;
+    let (before, now) = (before.get(equal..)?, now.get(equal..)?);
+    before.iter().zip(now).position(|(before, now)| before != now).map(|at| equal + at)
+}
+
+impl StateDelta {
     /// The state after `before`; `None` if this does not belong to it.
     pub(crate) fn apply(&self, before: &[u8]) -> Option<Vec<u8>> {
         if self.len as usize != before.len() {
@@ -70,31 +100,60 @@ mod tests {
 
     const SESSION: SessionId = SessionId([1; 16]);
 
+    /// What the next state of a session differs in from the one before, if it is shipped so.
+    fn next(shipped: &mut ShippedState, session: SessionId, state: &[u8]) -> Option<StateDelta> {
+        let difference = shipped.replace(session, |_| state.to_vec()).filter(|difference| difference.is_less())?;
+        let runs = difference.runs().map(|(at, bytes)| (at, bytes.to_vec())).collect();
+        Some(StateDelta { len: difference.len() as u32, runs })
+    }
+
     #[test]
     fn state_after_state_is_the_one_that_was_shipped() {
         let mut shipped = ShippedState::default();
         let first: Vec<u8> = (0..200).collect();
-        assert_eq!(shipped.replace(SESSION, first.clone()), None, "the first one goes whole");
-        let mut next = first.clone();
-        (next[3], next[9], next[150], next[199]) = (0xff, 0xfe, 0xfd, 0xfc);
-        let delta = shipped.replace(SESSION, next.clone()).expect("it differs little");
+        assert_eq!(next(&mut shipped, SESSION, &first), None, "the first one goes whole");
+        let mut state = first.clone();
+        (state[3], state[9], state[150], state[199]) = (0xff, 0xfe, 0xfd, 0xfc);
+        let delta = next(&mut shipped, SESSION, &state).expect("it differs little");
         assert_eq!(
             delta.runs.iter().map(|(at, bytes)| (*at, bytes.len())).collect::<Vec<_>>(),
             [(3, 7), (150, 1), (199, 1)]
         );
-        assert_eq!(delta.apply(&first), Some(next.clone()));
-        let same = shipped.replace(SESSION, next.clone()).expect("it does not differ");
-        assert_eq!((same.runs.len(), same.apply(&next)), (0, Some(next)));
+        assert_eq!(delta.apply(&first), Some(state.clone()));
+        let same = next(&mut shipped, SESSION, &state).expect("it does not differ");
+        assert_eq!((same.runs.len(), same.apply(&state)), (0, Some(state)));
+    }
+
+    #[test]
+    fn differences_are_found_wherever_they_are() {
+        for len in [1, 63, 64, 65, 200] {
+            let before = vec![0; len];
+            for at in 0..len {
+                let mut now = before.clone();
+                now[at] = 1;
+                let runs: Vec<_> = Difference { before: &before, now: &now }.runs().collect();
+                assert_eq!(runs, [(at as u32, &[1][..])]);
+            }
+        }
+    }
+
+    #[test]
+    fn gap_of_a_few_equal_bytes_is_shipped_and_a_longer_one_ends_the_run() {
+        let before = [0; 40];
+        let mut now = before;
+        (now[0], now[GAP_MAX + 1], now[2 * GAP_MAX + 3]) = (1, 1, 1);
+        let lens: Vec<_> = Difference { before: &before, now: &now }.runs().map(|(at, run)| (at, run.len())).collect();
+        assert_eq!(lens, [(0, GAP_MAX + 2), (2 * GAP_MAX as u32 + 3, 1)]);
     }
 
     #[test]
     fn state_of_another_length_or_session_or_that_differs_much_goes_whole() {
         let mut shipped = ShippedState::default();
-        let _ = shipped.replace(SESSION, vec![0; 100]);
-        assert_eq!(shipped.replace(SESSION, vec![0; 101]), None);
-        assert_eq!(shipped.replace(SESSION, vec![1; 101]), None);
-        assert!(shipped.replace(SESSION, vec![1; 101]).is_some());
-        assert_eq!(shipped.replace(SessionId([2; 16]), vec![1; 101]), None);
+        let _ = next(&mut shipped, SESSION, &[0; 100]);
+        assert_eq!(next(&mut shipped, SESSION, &[0; 101]), None);
+        assert_eq!(next(&mut shipped, SESSION, &[1; 101]), None);
+        assert!(next(&mut shipped, SESSION, &[1; 101]).is_some());
+        assert_eq!(next(&mut shipped, SessionId([2; 16]), &[1; 101]), None);
     }
 
     #[test]

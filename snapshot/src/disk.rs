@@ -90,6 +90,8 @@ pub struct OverlayDisk {
     image: Arc<Image>,
     mode: Mode,
     running: WriteSet,
+    /// What an epoch without writes is sealed as.
+    empty: Arc<WriteSet>,
     sealed: VecDeque<(u64, Arc<WriteSet>)>,
     sealed_cost: usize,
     last_sealed: Option<u64>,
@@ -104,6 +106,7 @@ impl OverlayDisk {
             image: Arc::new(Image::open(path.as_ref(), readonly)?),
             mode: Mode::Direct,
             running: WriteSet::new(),
+            empty: Arc::default(),
             sealed: VecDeque::new(),
             sealed_cost: 0,
             last_sealed: None,
@@ -254,9 +257,12 @@ impl OverlayDisk {
     pub fn seal(&mut self, epoch: u64) -> Arc<WriteSet> {
         assert!(self.last_sealed.is_none_or(|last| last < epoch), "epoch {epoch} sealed after {:?}", self.last_sealed);
         self.last_sealed = Some(epoch);
+        if self.running.is_empty() {
+            return Arc::clone(&self.empty);
+        }
         let set = Arc::new(std::mem::take(&mut self.running));
         // What was mirrored is in the image; a later commit would put it over newer writes.
-        if !set.is_empty() && self.mode != Mode::Mirror {
+        if self.mode != Mode::Mirror {
             self.sealed_cost += set.cost_bytes();
             self.sealed.push_back((epoch, Arc::clone(&set)));
         }

@@ -121,7 +121,7 @@ impl postcard::ser_flavors::Flavor for Appender<'_> {
 #[derive(Debug)]
 pub struct StateWriter {
     buffer: Vec<u8>,
-    written: Vec<(&'static str, u16)>,
+    count: usize,
 }
 
 impl Default for StateWriter {
@@ -142,7 +142,7 @@ impl StateWriter {
         buffer.extend_from_slice(&STATE_MAGIC);
         buffer.extend_from_slice(&STATE_FORMAT.to_le_bytes());
         buffer.extend_from_slice(&0u16.to_le_bytes());
-        Self { buffer, written: Vec::with_capacity(32) }
+        Self { buffer, count: 0 }
     }
 
     /// Appends one section.
@@ -152,9 +152,9 @@ impl StateWriter {
     /// [`SECTION_BYTES_MAX`], or a struct that postcard cannot encode.
     pub fn put<T: Section>(&mut self, instance: u16, section: &T) {
         assert!(name_is_valid(T::NAME.as_bytes()), "section name {:?} is not a valid name", T::NAME);
-        assert!(!self.written.contains(&(T::NAME, instance)), "section {}/{instance} written twice", T::NAME);
-        assert!(self.written.len() < SECTION_COUNT_MAX, "over {SECTION_COUNT_MAX} sections");
-        self.written.push((T::NAME, instance));
+        assert!(!self.has(T::NAME, instance), "section {}/{instance} written twice", T::NAME);
+        assert!(self.count < SECTION_COUNT_MAX, "over {SECTION_COUNT_MAX} sections");
+        self.count += 1;
         let at = self.buffer.len();
         self.put_header(T::NAME, T::VERSION, instance);
         let body = self.buffer.len();
@@ -165,10 +165,25 @@ impl StateWriter {
 
     /// The byte string, complete.
     pub fn finish(mut self) -> Vec<u8> {
-        let count = u16::try_from(self.written.len()).expect("put bounds the count below 65536");
+        let count = u16::try_from(self.count).expect("put bounds the count below 65536");
         self.buffer[6..8].copy_from_slice(&count.to_le_bytes());
         assert!(self.buffer.len() <= STATE_BYTES_MAX, "state of {} bytes is over the limit", self.buffer.len());
         self.buffer
+    }
+
+    /// Whether a section was written: what would remember that is the buffer itself, which allocates nothing.
+    fn has(&self, name: &str, instance: u16) -> bool {
+        let mut rest = &self.buffer[PRELUDE_LEN..];
+        while !rest.is_empty() {
+            let name_len = usize::from(rest[8]);
+            let body_len = u32::from_le_bytes(rest[16..20].try_into().expect("four bytes")) as usize;
+            let (section, others) = rest.split_at(HEADER_LEN + name_len + body_len);
+            if section[12..14] == instance.to_le_bytes() && &section[HEADER_LEN..][..name_len] == name.as_bytes() {
+                return true;
+            }
+            rest = others;
+        }
+        false
     }
 
     fn put_header(&mut self, name: &str, version: u16, instance: u16) {

@@ -9,13 +9,19 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+/// Values up to this have room in a histogram from the beginning: a minute, in ns.
+const EXPECTED_MAX: u64 = 60_000_000_000;
+
 /// A histogram that threads share.
 #[derive(Debug)]
 pub struct Recorder(Mutex<Histogram<u64>>);
 
 impl Default for Recorder {
     fn default() -> Self {
-        Self(Mutex::new(Histogram::new(3).expect("three significant digits are valid")))
+        // With room for all that may be expected: a boundary that is longer than those before allocates nothing.
+        let mut histogram = Histogram::new_with_max(EXPECTED_MAX, 3).expect("three significant digits are valid");
+        histogram.auto(true);
+        Self(Mutex::new(histogram))
     }
 }
 

@@ -322,6 +322,13 @@ impl VirtioDevice for Block {
         BlockState { config: config.clone() }
     }
 
+    fn save_over(&self, state: &mut BlockState) {
+        // It never changes.
+        if state.config != self.config {
+            *state = self.save();
+        }
+    }
+
     fn restore(state: BlockState) -> Result<Self, RestoreError> {
         let BlockState { config } = state;
         let (len, max) = (config.id.len(), ID_BYTES);

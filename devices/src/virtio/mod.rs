@@ -69,6 +69,11 @@ pub trait VirtioDevice: Sized {
     /// The device's own fields.
     fn save(&self) -> Self::State;
 
+    /// The same, written over an earlier state, whose memory is used again where there is any.
+    fn save_over(&self, state: &mut Self::State) {
+        *state = self.save();
+    }
+
     /// A device from untrusted fields.
     fn restore(state: Self::State) -> Result<Self, RestoreError>;
 

@@ -130,6 +130,85 @@ impl<'a> BodyReader<'a> {
     }
 }
 
+/// Longest body that lies in its frame.
+const SHORT_MAX: usize = 56;
+
+/// The bytes of a frame's body. A short one, as most of those are that come for every epoch, allocates nothing.
+#[derive(Clone)]
+pub enum Body {
+    /// It lies here.
+    Short {
+        /// Its bytes, and what is behind them.
+        bytes: [u8; SHORT_MAX],
+        /// How many.
+        len: u8,
+    },
+    /// It lies on the heap.
+    Long(Vec<u8>),
+}
+
+impl Body {
+    /// An empty one, with room for `len` bytes.
+    pub(super) fn with_room(len: usize) -> Self {
+        if len > SHORT_MAX {
+            Body::Long(Vec::with_capacity(len))
+        } else {
+            Body::Short { bytes: [0; SHORT_MAX], len: 0 }
+        }
+    }
+
+    /// Appends bytes, for which there must be room.
+    pub(super) fn extend_from_slice(&mut self, more: &[u8]) {
+        match self {
+            Body::Short { bytes, len } => {
+                let begin = usize::from(*len);
+                bytes[begin..begin + more.len()].copy_from_slice(more);
+                *len += more.len() as u8;
+            }
+            Body::Long(bytes) => bytes.extend_from_slice(more),
+        }
+    }
+
+    /// The bytes, on the heap.
+    pub fn into_vec(self) -> Vec<u8> {
+        match self {
+            Body::Short { .. } => self.to_vec(),
+            Body::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl std::ops::Deref for Body {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Body::Short { bytes, len } => &bytes[..usize::from(*len)],
+            Body::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Body::Long(bytes)
+    }
+}
+
+impl PartialEq for Body {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Body {}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
 /// Appends fields to a body.
 #[derive(Debug, Default)]
 pub struct BodyWriter {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Frame, HEADER_LEN, Header, WireError};
+use super::{Body, Frame, HEADER_LEN, Header, WireError};
 use crate::id::VmId;
 
 /// Takes bytes in arbitrary pieces and gives whole, checked frames.
@@ -23,7 +23,7 @@ pub struct FrameDecoder {
 
 struct PartialBody {
     header: Header,
-    bytes: Vec<u8>,
+    bytes: Body,
 }
 
 impl std::fmt::Debug for PartialBody {
@@ -42,8 +42,16 @@ impl FrameDecoder {
     pub fn handle_bytes(&mut self, mut bytes: &[u8]) {
         while self.error.is_none() && !bytes.is_empty() {
             let taken = match &mut self.body {
-                None => take_into(&mut self.header, HEADER_LEN, bytes),
-                Some(partial) => take_into(&mut partial.bytes, partial.header.body_len, bytes),
+                None => {
+                    let part = part(HEADER_LEN - self.header.len(), bytes);
+                    self.header.extend_from_slice(part);
+                    part.len()
+                }
+                Some(partial) => {
+                    let part = part(partial.header.body_len - partial.bytes.len(), bytes);
+                    partial.bytes.extend_from_slice(part);
+                    part.len()
+                }
             };
             bytes = &bytes[taken..];
             if let Err(error) = self.advance() {
@@ -73,7 +81,7 @@ impl FrameDecoder {
         if self.body.is_none() {
             let header =
                 Header::decode(self.header.as_slice().try_into().expect("HEADER_LEN bytes are here"), self.vm)?;
-            let bytes = Vec::with_capacity(header.body_len);
+            let bytes = Body::with_room(header.body_len);
             self.header.clear();
             self.body = Some(PartialBody { header, bytes });
         }
@@ -102,8 +110,7 @@ fn check_start(start: &[u8]) -> Result<(), WireError> {
     }
 }
 
-fn take_into(buffer: &mut Vec<u8>, full: usize, bytes: &[u8]) -> usize {
-    let taken = bytes.len().min(full - buffer.len());
-    buffer.extend_from_slice(&bytes[..taken]);
-    taken
+/// The first `missing` of `bytes`, or all.
+fn part(missing: usize, bytes: &[u8]) -> &[u8] {
+    &bytes[..missing.min(bytes.len())]
 }

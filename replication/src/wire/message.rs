@@ -2,10 +2,11 @@
 
 use std::borrow::Borrow;
 
-use super::body::{BodyError, BodyReader, BodyWriter};
-use super::{Frame, Kind, Link, encode_frame};
+use super::body::{Body, BodyError, BodyReader, BodyWriter};
+use super::{Frame, Kind, Link, encode_frame, write_frame};
 use crate::id::{EpochId, Gfn};
 use crate::output::{Input, Output};
+use crate::state::Difference;
 use crate::view::{Greeting, Incarnation, Known, Location, Nonce, Place, PlaceKind, RecordHash, RegisterId};
 
 /// Longest opaque configuration in a Hello.
@@ -258,6 +259,14 @@ impl StateDelta {
         }
     }
 
+    /// The body of a difference that is nowhere but in the two states.
+    pub(crate) fn encode_difference(difference: Difference<'_>, body: &mut BodyWriter) {
+        body.u32(difference.len() as u32).count(difference.runs().count());
+        for (offset, bytes) in difference.runs() {
+            body.u32(offset).bytes(bytes);
+        }
+    }
+
     fn decode(body: &mut BodyReader<'_>) -> Result<StateDelta, BodyError> {
         let len = body.u32("length of the state")?;
         let count = body.count(8, "runs of the state")?;
@@ -294,12 +303,13 @@ pub enum Message {
 
 impl Message {
     /// Decodes a frame's body. Page batches stay bytes; [`crate::page::PageBatch::validate`] looks into them.
-    pub fn decode(kind: Kind, body: Vec<u8>) -> Result<Message, BodyError> {
+    pub fn decode(kind: Kind, body: impl Into<Body>) -> Result<Message, BodyError> {
+        let body = body.into();
         // These three own their bytes; the others are read field by field.
         match kind {
-            Kind::ResyncPages => return Ok(Message::ResyncPages(body)),
-            Kind::Pages => return Ok(Message::Pages(body)),
-            Kind::State => return Ok(Message::State(body)),
+            Kind::ResyncPages => return Ok(Message::ResyncPages(body.into_vec())),
+            Kind::Pages => return Ok(Message::Pages(body.into_vec())),
+            Kind::State => return Ok(Message::State(body.into_vec())),
             _ => {}
         }
         let mut reader = BodyReader::new(&body);
@@ -341,11 +351,7 @@ impl Message {
             Message::ResyncPages(body) | Message::Pages(body) | Message::State(body) => {
                 encode_frame(link, self.kind(), epoch, body, out)
             }
-            _ => {
-                let mut body = BodyWriter::new();
-                self.encode_fields(&mut body);
-                encode_frame(link, self.kind(), epoch, &body.finish(), out)
-            }
+            _ => write_frame(link, self.kind(), epoch, out, |body| self.encode_fields(body)),
         }
     }
 

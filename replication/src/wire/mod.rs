@@ -8,7 +8,7 @@ mod body;
 mod decoder;
 mod message;
 
-pub use body::{BodyError, BodyReader, BodyWriter, TEXT_MAX};
+pub use body::{Body, BodyError, BodyReader, BodyWriter, TEXT_MAX};
 pub use decoder::FrameDecoder;
 pub use message::{
     DiskInfo, DiskOffer, DiskWant, DiskWrite, EpochBegin, EpochEnd, Goodbye, GoodbyeReason, Heartbeat, Hello, HelloAck,
@@ -131,7 +131,7 @@ pub struct Frame {
     /// The epoch it belongs to; zero where none does.
     pub epoch: EpochId,
     /// The body.
-    pub body: Vec<u8>,
+    pub body: Body,
     /// The checksum of the body, as checked.
     pub body_checksum: u64,
 }

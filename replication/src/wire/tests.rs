@@ -109,7 +109,7 @@ fn every_message_cut_short_is_an_error() {
         }
         let short = frame.body[..frame.body.len() - 1].to_vec();
         assert!(Message::decode(frame.kind, short).is_err(), "{:?}", frame.kind);
-        let long = [frame.body, vec![0]].concat();
+        let long = [&frame.body[..], &[0]].concat();
         assert!(Message::decode(frame.kind, long).is_err(), "{:?}", frame.kind);
     }
 }
@@ -161,8 +161,8 @@ fn version_mismatch_is_seen_before_the_checksum() {
 fn frames_before_an_error_are_given_and_the_error_stays() {
     let mut decoder = FrameDecoder::new(VM);
     decoder.handle_bytes(&[frame(Kind::State, b"one"), frame(Kind::State, b""), b"garbage".to_vec()].concat());
-    assert_eq!(decoder.poll_frame().unwrap().unwrap().body, b"one");
-    assert_eq!(decoder.poll_frame().unwrap().unwrap().body, b"");
+    assert_eq!(decoder.poll_frame().unwrap().unwrap().body[..], b"one"[..]);
+    assert_eq!(decoder.poll_frame().unwrap().unwrap().body[..], b""[..]);
     assert!(decoder.poll_frame().is_err());
     decoder.handle_bytes(&frame(Kind::State, b"two"));
     assert!(decoder.poll_frame().is_err());
@@ -226,7 +226,7 @@ proptest! {
     fn any_body_never_panics_and_what_decodes_encodes_alike(kind in 0usize..17, body in prop::collection::vec(any::<u8>(), 0..300)) {
         if let Ok(message) = Message::decode(Kind::ALL[kind], body.clone()) {
             let again = decode(&message.to_frame(&link(), EpochId(1))).unwrap().remove(0);
-            prop_assert_eq!(again.body, body);
+            prop_assert_eq!(&again.body[..], &body[..]);
         }
     }
 }

@@ -471,7 +471,7 @@ impl PrimaryNode {
             writer
         };
         self.encode_dirty(&mut writer, &mut out);
-        writer.state_after(&mut self.shipped_state, self.guest.save(), &mut out);
+        writer.state_after(&mut self.shipped_state, |_| self.guest.save(), &mut out);
         let resync = if base { self.resync.take().map(|resync| resync.sectors) } else { None };
         for (sector, data) in resync.as_deref().unwrap_or(sectors) {
             writer.disk_write(0, (sector * SECTOR) as u64, data, &mut out);

@@ -279,6 +279,7 @@ fn bare_spec(config: &BenchConfig) -> Result<GuestSpec, Failure> {
         kernel: bare_guest(config, "net-bulk")?,
         initramfs: None,
         cmdline: String::new(),
+        vcpus: 1,
         memory_bytes: MEMORY_BYTES,
         disk: None,
         tap: Some(network::PRIMARY_TAP.into()),

@@ -104,6 +104,7 @@ impl Point {
             kernel: bare_guest(config, guest)?,
             initramfs: None,
             cmdline,
+            vcpus: 1,
             memory_bytes: self.memory_mib << 20,
             disk: None,
             tap: None,

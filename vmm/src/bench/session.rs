@@ -55,6 +55,7 @@ pub(super) struct GuestSpec {
     pub(super) kernel: PathBuf,
     pub(super) initramfs: Option<PathBuf>,
     pub(super) cmdline: String,
+    pub(super) vcpus: u16,
     pub(super) memory_bytes: u64,
     pub(super) disk: Option<Image>,
     /// Of its network card, if it has one.
@@ -132,7 +133,7 @@ impl Session {
             cmdline: spec.cmdline.clone(),
         };
         let pace = Pace { length: Length::Auto, ..Pace::default() };
-        let machine = Arc::new(Machine::boot(1, spec.memory_bytes, &source, parts, pace)?);
+        let machine = Arc::new(Machine::boot(spec.vcpus, spec.memory_bytes, &source, parts, pace)?);
         let lease = Arc::new(Lease::open(VM_NAME, &Witness::None)?);
         let store = spec.state_dir.as_deref().map(|dir| local_store(dir, spec.memory_bytes)).transpose()?;
         let config = guardian_config(spec.durability);

@@ -10,9 +10,10 @@ use snapshot::writeset::WriteSet;
 use super::capture::{self, Capture, CaptureStatus, Mode};
 use super::dirty::DirtyHarvest;
 use super::hot::IdlePages;
-use super::{EpochSink, SealedEpoch};
+use super::{EpochSink, SealedEpoch, SpentEpochs};
 use crate::kvm::KvmError;
 use crate::machine::Machine;
+use crate::machine::board::Board;
 use crate::machine::gate::Held;
 use crate::memory::Ram;
 use crate::stats::{BoundaryTimes, Stats, Work};
@@ -30,7 +31,8 @@ pub struct Epochs {
     refused: Option<String>,
     sink: Option<Arc<dyn EpochSink>>,
     /// Sealed and not handed over yet: that is done when the guest runs again.
-    sealed: VecDeque<SealedEpoch>,
+    sealed: VecDeque<Box<SealedEpoch>>,
+    spent: SpentEpochs,
 }
 
 impl std::fmt::Debug for Epochs {
@@ -52,6 +54,7 @@ impl Epochs {
             refused: None,
             sink: None,
             sealed: VecDeque::new(),
+            spent: SpentEpochs::default(),
         }
     }
 
@@ -126,6 +129,11 @@ impl Epochs {
         self.harvest.idle_pages()
     }
 
+    /// Where sealed epochs go that nobody needs any more.
+    pub fn spent(&self) -> SpentEpochs {
+        self.spent.clone()
+    }
+
     /// Empties KVM's dirty log, which reports every page at first, of a machine that never ran. The VMM's own marks stay.
     pub fn protect_all(&mut self, machine: &Machine) -> Result<(), KvmError> {
         self.harvest.protect_all(machine.vm(), machine.ram())
@@ -148,6 +156,14 @@ impl Epochs {
         }
     }
 
+    /// An epoch that has the machine's state and nothing else, in the memory of one that is over if there is one.
+    fn save(&self, machine: &Machine, board: &Board) -> Result<Box<SealedEpoch>, KvmError> {
+        match self.spent.take() {
+            Some(mut sealed) => machine.save_state_over(board, &mut sealed.state).map(|()| sealed),
+            None => machine.save_state(board).map(SealedEpoch::with_state).map(Box::new),
+        }
+    }
+
     /// As `base_with` pages, ascending, it is a base: it has them too, written in it or not.
     fn seal(&mut self, machine: &Machine, first_out: Instant, base_with: Option<&[u64]>) -> Result<Duration, KvmError> {
         let sealing = Instant::now();
@@ -155,7 +171,7 @@ impl Epochs {
         let delivered = board.deliver_inputs();
         machine.raise(delivered.raise)?;
         machine.note_owed(delivered);
-        let state = machine.save_state(&board)?;
+        let mut sealed = self.save(machine, &board)?;
         let saved = Instant::now();
         let mut gfns = Vec::new();
         self.harvest.take(machine.vm(), machine.ram(), Some(self.running), &mut gfns)?;
@@ -166,16 +182,15 @@ impl Epochs {
         }
         let harvested = Instant::now();
         self.stats.count_work(Work::LogBytes, self.harvest.log_bytes());
-        let pages = self.capture.as_mut().expect("epochs are sealed for a sink").capture(machine.ram(), gfns);
+        sealed.pages = self.capture.as_mut().expect("epochs are sealed for a sink").capture(machine.ram(), gfns);
         let copied = Instant::now();
         let (epoch, next) = (self.running, self.running.next());
-        let disk_writes = machine.disks().iter().map(|disk| disk.lock().seal(epoch.0)).collect();
-        let outputs = machine.egress().seal(next);
-        let inputs = board.take_consumed();
+        (sealed.epoch, sealed.base, sealed.sealed_at) = (epoch, base_with.is_some(), copied);
+        sealed.disk_writes.extend(machine.disks().iter().map(|disk| disk.lock().seal(epoch.0)));
+        sealed.outputs = machine.egress().seal(next);
+        sealed.inputs = board.take_consumed();
         self.running = next;
-        let page_count = pages.len();
-        let base = base_with.is_some();
-        let sealed = SealedEpoch { epoch, base, state, pages, disk_writes, outputs, inputs, sealed_at: copied };
+        let page_count = sealed.pages.len();
         self.sealed.push_back(sealed);
         let pending = board.take_pending();
         drop(board);

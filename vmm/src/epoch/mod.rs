@@ -21,7 +21,7 @@ pub mod dirty;
 pub mod hot;
 pub mod pacer;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use replication::{EpochId, Input, Output};
@@ -53,6 +53,20 @@ pub struct SealedEpoch {
 }
 
 impl SealedEpoch {
+    /// One that is about to be sealed: the rest is still to come.
+    fn with_state(state: MachineState) -> Self {
+        Self {
+            epoch: EpochId(0),
+            base: false,
+            state,
+            pages: CapturedPages::none(),
+            disk_writes: Vec::new(),
+            outputs: Vec::new(),
+            inputs: Vec::new(),
+            sealed_at: Instant::now(),
+        }
+    }
+
     /// About how many bytes it will take on the wire, before compression.
     pub fn ship_bytes(&self) -> u64 {
         let pages = self.pages.len() * crate::memory::PAGE_SIZE;
@@ -72,12 +86,38 @@ impl SealedEpoch {
     }
 }
 
+/// Epochs that were sealed and that nobody needs any more: the next ones take their memory, so that a boundary of a guest
+/// that did nothing allocates none.
+#[derive(Debug, Clone, Default)]
+pub struct SpentEpochs(Arc<Mutex<Vec<Box<SealedEpoch>>>>);
+
+/// Spent epochs kept at most: as many as are under way at once.
+const SPENT_MAX: usize = 4;
+
+impl SpentEpochs {
+    /// Nobody needs this one any more. Only its machine's state is kept.
+    pub fn give_back(&self, mut sealed: Box<SealedEpoch>) {
+        sealed.pages = CapturedPages::none();
+        sealed.disk_writes.clear();
+        (sealed.outputs, sealed.inputs) = (Vec::new(), Vec::new());
+        let mut spent = self.0.lock().expect("no holder of spent epochs panics");
+        if spent.len() < SPENT_MAX {
+            spent.push(sealed);
+        }
+    }
+
+    fn take(&self) -> Option<Box<SealedEpoch>> {
+        self.0.lock().expect("no holder of spent epochs panics").pop()
+    }
+}
+
 /// Where sealed epochs go.
 pub trait EpochSink: Send + Sync {
     /// Waits until the running epoch may be sealed; the guest is stopped meanwhile. False: it is not protected any
     /// more, and nothing is to be sealed.
     fn wait_for_room(&self) -> bool;
 
-    /// Takes a sealed epoch. Epochs come in order; the guest runs already.
-    fn submit(&self, sealed: SealedEpoch);
+    /// Takes a sealed epoch. Epochs come in order; the guest runs already. When nobody needs it any more it may be given to
+    /// [`SpentEpochs`].
+    fn submit(&self, sealed: Box<SealedEpoch>);
 }

@@ -21,6 +21,7 @@ use kvm_ioctls::VmFd;
 use super::vcpu::{Vcpu, VcpuState};
 use super::vm::ChipState;
 use super::{KvmError, call, tsc};
+use crate::machine::state::VCPUS_MAX;
 
 /// Readings at most until the clock and the counter are close enough.
 const READINGS_MAX: u32 = 5;
@@ -34,7 +35,33 @@ pub(super) struct Moment {
     /// KVM's clock.
     clock_ns: u64,
     /// The counter of each vCPU.
-    counters: Vec<u64>,
+    counters: PerVcpu,
+}
+
+/// A number for each vCPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PerVcpu {
+    values: [u64; VCPUS_MAX as usize],
+    count: usize,
+}
+
+impl std::ops::Deref for PerVcpu {
+    type Target = [u64];
+
+    fn deref(&self) -> &[u64] {
+        &self.values[..self.count]
+    }
+}
+
+impl FromIterator<u64> for PerVcpu {
+    fn from_iter<I: IntoIterator<Item = u64>>(numbers: I) -> Self {
+        let (mut values, mut count) = ([0; VCPUS_MAX as usize], 0);
+        for number in numbers {
+            values[count] = number;
+            count += 1;
+        }
+        Self { values, count }
+    }
 }
 
 /// Ticks of a counter of `khz` in a time.
@@ -49,14 +76,14 @@ fn moved(counter: u64, ticks: i128) -> u64 {
 
 impl Moment {
     /// What each counter must show when the clock shows `clock_ns`.
-    fn counters_at(&self, clock_ns: u64, khz: u32) -> Vec<u64> {
+    fn counters_at(&self, clock_ns: u64, khz: u32) -> PerVcpu {
         let passed = ticks(i128::from(clock_ns) - i128::from(self.clock_ns), khz);
         self.counters.iter().map(|counter| moved(*counter, passed)).collect()
     }
 
     /// The offsets that make the counters of `now` what they must be. Counters that were equal get equal offsets,
     /// however exactly `now` was read: KVM takes them for synchronized then, and so does the guest.
-    fn offsets(&self, now: &Moment, offset_of_first: u64, khz: u32) -> Vec<u64> {
+    fn offsets(&self, now: &Moment, offset_of_first: u64, khz: u32) -> PerVcpu {
         let first = self.counters_at(now.clock_ns, khz)[0];
         let base = offset_of_first.wrapping_add(first.wrapping_sub(now.counters[0]));
         self.counters.iter().map(|counter| base.wrapping_add(counter.wrapping_sub(self.counters[0]))).collect()
@@ -122,17 +149,16 @@ fn read(vm: &VmFd, vcpus: &[&Vcpu], offsets: Option<&[u64]>, khz: u32) -> Result
 }
 
 /// Without offsets: the other counters are read now, and were as much less as the first one was.
-fn counters_now(reading: &Reading, vcpus: &[&Vcpu]) -> Result<Vec<u64>, KvmError> {
-    let mut counters = vec![reading.middle()];
-    for other in &vcpus[1..] {
+fn counters_now(reading: &Reading, vcpus: &[&Vcpu]) -> Result<PerVcpu, KvmError> {
+    let others = vcpus[1..].iter().map(|other| {
         let (first, other) = (vcpus[0].counter()?, other.counter()?);
-        counters.push(other.wrapping_sub(first.wrapping_sub(reading.middle())));
-    }
-    Ok(counters)
+        Ok(other.wrapping_sub(first.wrapping_sub(reading.middle())))
+    });
+    std::iter::once(Ok(reading.middle())).chain(others).collect()
 }
 
 /// The offsets of all, or none.
-fn offsets_of(vcpus: &[&Vcpu]) -> Option<Vec<u64>> {
+fn offsets_of(vcpus: &[&Vcpu]) -> Option<PerVcpu> {
     vcpus.iter().map(|vcpu| tsc::offset(vcpu.descriptor())).collect()
 }
 
@@ -146,7 +172,7 @@ pub(super) fn save(
     let khz = states[0].tsc_khz();
     let moment = read(vm, vcpus, offsets_of(vcpus).as_deref(), khz)?;
     chips.set_clock_ns(moment.clock_ns);
-    states.iter_mut().zip(&moment.counters).for_each(|(state, counter)| state.set_counter(*counter));
+    states.iter_mut().zip(moment.counters.iter()).for_each(|(state, counter)| state.set_counter(*counter));
     Ok(())
 }
 
@@ -157,13 +183,13 @@ pub(super) fn restore(vm: &VmFd, vcpus: &[&Vcpu], chips: &ChipState, states: &[V
     // Only the value: the other fields tie it to the clocks of the host where it was saved.
     let clock = kvm_clock_data { clock: chips.clock_ns(), ..Default::default() };
     call("write the guest clock", vm.set_clock(&clock))?;
-    let Some(counters) = states.iter().map(VcpuState::counter).collect::<Option<Vec<u64>>>() else { return Ok(()) };
+    let Some(counters) = states.iter().map(VcpuState::counter).collect::<Option<PerVcpu>>() else { return Ok(()) };
     let saved = Moment { clock_ns: chips.clock_ns(), counters };
     let khz = states[0].tsc_khz();
     let Some(offsets) = offsets_of(vcpus) else { return write_counters(vm, vcpus, &saved, khz) };
     let now = read(vm, vcpus, Some(&offsets), khz)?;
     let wanted = saved.offsets(&now, offsets[0], khz);
-    vcpus.iter().zip(&wanted).try_for_each(|(vcpu, offset)| tsc::set_offset(vcpu.descriptor(), *offset))?;
+    vcpus.iter().zip(wanted.iter()).try_for_each(|(vcpu, offset)| tsc::set_offset(vcpu.descriptor(), *offset))?;
     if offsets_of(vcpus) != Some(wanted) {
         // One without hardware virtualization under it (kvm_pvm) takes an offset, and does nothing with it.
         tracing::warn!("this host's KVM gives guests its own time stamp counter: a guest may find its own unstable");

@@ -10,7 +10,7 @@ use kvm_ioctls::VmFd;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::{ioctl_iow_nr, ioctl_iowr_nr};
 
-use super::{KvmError, call};
+use super::{KvmError, call_with};
 
 ioctl_iow_nr!(KVM_GET_DIRTY_LOG, KVMIO, 0x42, kvm_dirty_log);
 ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
@@ -25,8 +25,8 @@ pub(super) fn read(vm: &VmFd, slot: u32, words: &mut [u64]) -> Result<(), KvmErr
     log.__bindgen_anon_1.dirty_bitmap = words.as_mut_ptr().cast();
     // SAFETY: the kernel writes one bit a page of the slot, rounded up to whole words; `words` covers the slot (the
     // caller sizes it from the region) and outlives the call.
-    call(
-        format!("read the dirty log of slot {slot}"),
+    call_with(
+        || format!("read the dirty log of slot {slot}"),
         checked(unsafe { ioctl_with_ref(vm, KVM_GET_DIRTY_LOG(), &log) }),
     )
 }
@@ -45,8 +45,8 @@ pub(super) fn clear(vm: &VmFd, slot: u32, page_count: u64, words: &mut [u64]) ->
     let mut log = kvm_clear_dirty_log { slot, num_pages: num_pages as u32, first_page, ..Default::default() };
     log.__bindgen_anon_1.dirty_bitmap = words.as_mut_ptr().cast();
     // SAFETY: the kernel reads `num_pages` bits rounded up to whole words, which are as many as `words` has.
-    call(
-        format!("clear the dirty log of slot {slot}"),
+    call_with(
+        || format!("clear the dirty log of slot {slot}"),
         checked(unsafe { ioctl_with_ref(vm, KVM_CLEAR_DIRTY_LOG(), &log) }),
     )
 }

@@ -56,6 +56,11 @@ pub(crate) fn call<T>(what: impl Into<String>, result: Result<T, kvm_ioctls::Err
     result.map_err(|source| KvmError::Call { what: what.into(), source })
 }
 
+/// The same for a call whose description is made only if it is refused.
+fn call_with<T>(what: impl FnOnce() -> String, result: Result<T, kvm_ioctls::Error>) -> Result<T, KvmError> {
+    result.map_err(|source| KvmError::Call { what: what(), source })
+}
+
 /// A VM to test with; without `/dev/kvm` the test is counted as skipped.
 #[cfg(test)]
 pub(crate) fn vm_for_tests() -> Option<Vm> {

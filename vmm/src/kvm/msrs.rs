@@ -4,6 +4,8 @@
 //! `KVM_SET_MSRS` stops at the first refused register; it is called again from the next one. A refused register of a
 //! saved guest is an error, unless it is one of the few that hosts may refuse without harm.
 
+use std::cell::RefCell;
+
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd};
 use serde::{Deserialize, Serialize};
@@ -63,18 +65,30 @@ impl MsrList {
         self.indices.retain(|&index| read(vcpu, index).is_some());
     }
 
-    pub(super) fn save(&self, vcpu: &VcpuFd) -> Result<Vec<Msr>, KvmError> {
-        let mut saved = Vec::with_capacity(self.indices.len());
-        for indices in self.indices.chunks(CALL_MAX) {
-            let wanted: Vec<_> = indices.iter().map(|&index| (index, 0)).collect();
-            let mut msrs = msrs_of(&wanted);
-            let count = call("read the model-specific registers", vcpu.get_msrs(&mut msrs))?;
-            if count < wanted.len() {
-                return Err(KvmError::MsrRefused { index: indices[count] });
+    /// The calls that read them.
+    pub(super) fn reads(&self) -> MsrReads {
+        let call_of = |indices: &[u32]| msrs_of(&indices.iter().map(|&index| (index, 0)).collect::<Vec<_>>());
+        MsrReads(RefCell::new(self.indices.chunks(CALL_MAX).map(call_of).collect()))
+    }
+}
+
+/// The calls by which one vCPU's registers are read: what they are given and give back, made once.
+#[derive(Debug)]
+pub(super) struct MsrReads(RefCell<Vec<Msrs>>);
+
+impl MsrReads {
+    /// Reads them over what `saved` has.
+    pub(super) fn save_over(&self, vcpu: &VcpuFd, saved: &mut Vec<Msr>) -> Result<(), KvmError> {
+        saved.clear();
+        for msrs in &mut *self.0.borrow_mut() {
+            let wanted = msrs.as_slice().len();
+            let count = call("read the model-specific registers", vcpu.get_msrs(msrs))?;
+            if count < wanted {
+                return Err(KvmError::MsrRefused { index: msrs.as_slice()[count].index });
             }
             saved.extend(msrs.as_slice().iter().map(|m| Msr { index: m.index, value: m.data }));
         }
-        Ok(saved)
+        Ok(())
     }
 }
 

@@ -14,12 +14,12 @@ use serde::{Deserialize, Serialize};
 use snapshot::section::Section;
 
 use super::cpuid::compare::{self, FeatureMsr};
-use super::msrs::{self, IA32_TSC, MSRS_MAX, Msr, MsrList};
+use super::msrs::{self, IA32_TSC, MSRS_MAX, Msr, MsrList, MsrReads};
 use super::xsave::{SaveArea, XSAVE_BYTES_MAX, XSAVE_BYTES_MIN};
 use super::{CpuidTable, KvmError, call};
 
 /// The state of one vCPU, as KVM gives it. Untrusted until [`VcpuState::validate`] has accepted it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct VcpuState {
     tsc_khz: u32,
     regs: kvm_regs,
@@ -109,7 +109,7 @@ impl VcpuState {
 pub struct Vcpu {
     fd: VcpuFd,
     id: u32,
-    msrs: MsrList,
+    msrs: MsrReads,
     save_area: SaveArea,
     /// Rate of its time stamp counter when it was made: the host's.
     host_khz: u32,
@@ -137,7 +137,7 @@ impl Vcpu {
         Ok(Self {
             fd,
             id,
-            msrs,
+            msrs: msrs.reads(),
             save_area: SaveArea::of(vm),
             host_khz,
             khz: Cell::new(host_khz),
@@ -219,23 +219,26 @@ impl Vcpu {
     }
 
     /// Reads the whole state. The last exit must have been completed.
+    #[cfg(test)]
     pub fn save(&self) -> Result<VcpuState, KvmError> {
+        let mut state = VcpuState::default();
+        self.save_over(&mut state)?;
+        Ok(state)
+    }
+
+    /// Reads the whole state over an earlier one, whose memory is used again. The last exit must have been completed.
+    pub fn save_over(&self, state: &mut VcpuState) -> Result<(), KvmError> {
+        let VcpuState { tsc_khz, regs, sregs, xcrs, xsave, debug_regs, lapic, msrs, events, mp_state } = state;
         let fd = &self.fd;
         // The multiprocessor state first: reading it lets KVM settle pending INIT and SIPI, which change the rest.
-        let mp_state = call("read the multiprocessor state", fd.get_mp_state())?;
-        let (regs, sregs, events) = self.registers()?;
-        Ok(VcpuState {
-            tsc_khz: self.khz.get(),
-            regs,
-            sregs,
-            xcrs: call("read the extended control registers", fd.get_xcrs())?,
-            xsave: self.save_area.read(fd)?,
-            debug_regs: call("read the debug registers", fd.get_debug_regs())?,
-            lapic: call("read the local APIC", fd.get_lapic())?,
-            msrs: self.msrs.save(fd)?,
-            events,
-            mp_state,
-        })
+        *mp_state = call("read the multiprocessor state", fd.get_mp_state())?;
+        (*regs, *sregs, *events) = self.registers()?;
+        *tsc_khz = self.khz.get();
+        *xcrs = call("read the extended control registers", fd.get_xcrs())?;
+        self.save_area.read(fd, xsave)?;
+        *debug_regs = call("read the debug registers", fd.get_debug_regs())?;
+        *lapic = call("read the local APIC", fd.get_lapic())?;
+        self.msrs.save_over(fd, msrs)
     }
 
     fn registers(&self) -> Result<(kvm_regs, kvm_sregs, kvm_vcpu_events), KvmError> {

@@ -16,7 +16,7 @@ use snapshot::section::Section;
 
 use super::cpuid::compare::{self, FeatureMsr, Lack, Promise};
 use super::msrs::MsrList;
-use super::{CpuidTable, KvmError, Vcpu, VcpuState, call, clock, dirty};
+use super::{CpuidTable, KvmError, Vcpu, VcpuState, call, call_with, clock, dirty};
 use crate::memory::Region;
 
 const API_VERSION: i32 = 12;
@@ -136,8 +136,8 @@ impl Vm {
     /// one already. Its driver would wait for the second for ever.
     pub fn pulse(&self, gsi: u32) -> Result<(), KvmError> {
         let _one = self.lines.lock().expect("no holder of the lines panics");
-        call(format!("raise interrupt line {gsi}"), self.fd.set_irq_line(gsi, true))?;
-        call(format!("lower interrupt line {gsi}"), self.fd.set_irq_line(gsi, false))
+        call_with(|| format!("raise interrupt line {gsi}"), self.fd.set_irq_line(gsi, true))?;
+        call_with(|| format!("lower interrupt line {gsi}"), self.fd.set_irq_line(gsi, false))
     }
 
     /// Reads the dirty log of `slot` into `words` (a bit a page).
@@ -151,11 +151,13 @@ impl Vm {
     }
 
     /// Reads all vCPUs, which must be stopped, the chips, and the clocks of all of them at one moment.
-    pub fn save(&self, vcpus: &[&Vcpu]) -> Result<(ChipState, Vec<VcpuState>), KvmError> {
-        let mut states = vcpus.iter().map(|vcpu| vcpu.save()).collect::<Result<Vec<_>, _>>()?;
+    /// The vCPUs' states are written over `states`, whose memory is used again.
+    pub fn save(&self, vcpus: &[&Vcpu], states: &mut Vec<VcpuState>) -> Result<ChipState, KvmError> {
+        states.resize_with(vcpus.len(), VcpuState::default);
+        vcpus.iter().zip(&mut *states).try_for_each(|(vcpu, state)| vcpu.save_over(state))?;
         let mut chips = self.save_chips()?;
-        clock::save(&self.fd, vcpus, &mut chips, &mut states)?;
-        Ok((chips, states))
+        clock::save(&self.fd, vcpus, &mut chips, states)?;
+        Ok(chips)
     }
 
     fn save_chips(&self) -> Result<ChipState, KvmError> {
@@ -173,7 +175,7 @@ impl Vm {
 
     fn chip(&self, chip_id: u32) -> Result<kvm_irqchip, KvmError> {
         let mut chip = kvm_irqchip { chip_id, ..Default::default() };
-        call(format!("read interrupt chip {chip_id}"), self.fd.get_irqchip(&mut chip))?;
+        call_with(|| format!("read interrupt chip {chip_id}"), self.fd.get_irqchip(&mut chip))?;
         Ok(chip)
     }
 

@@ -31,13 +31,14 @@ impl SaveArea {
         Self { bytes: XSAVE_BYTES_MIN.max(announced.max(0) as usize), has_xsave2: announced > 0 }
     }
 
-    pub(super) fn read(self, vcpu: &VcpuFd) -> Result<Vec<u8>, KvmError> {
-        let mut area = vec![0u8; self.bytes];
+    /// Over what `area` has, which is nothing or an earlier one.
+    pub(super) fn read(self, vcpu: &VcpuFd, area: &mut Vec<u8>) -> Result<(), KvmError> {
+        area.resize(self.bytes, 0);
         let request = if self.has_xsave2 { KVM_GET_XSAVE2() } else { KVM_GET_XSAVE() };
         // SAFETY: KVM_GET_XSAVE writes 4096 bytes and KVM_GET_XSAVE2 what KVM_CAP_XSAVE2 announced; `area` has the
         // larger of both.
         let ret = unsafe { ioctl_with_mut_ptr(vcpu, request, area.as_mut_ptr().cast::<kvm_xsave>()) };
-        let result = if ret < 0 { Err(kvm_ioctls::Error::last()) } else { Ok(area) };
+        let result = if ret < 0 { Err(kvm_ioctls::Error::last()) } else { Ok(()) };
         call("read the extended save area", result)
     }
 

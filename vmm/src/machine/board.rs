@@ -503,6 +503,18 @@ impl Board {
 
     /// Reads the chips' state. The slots are saved by [`Slot::save`].
     pub fn save(&self) -> (BoardState, Vec<SlotState>) {
+        (self.save_chips(Vec::new(), Vec::new()), self.slots.iter().map(Slot::save).collect())
+    }
+
+    /// The same, written over an earlier state of this board, whose memory is used again.
+    pub fn save_over(&self, board: &mut BoardState, slots: &mut [SlotState]) {
+        let (cmos, input) = (std::mem::take(&mut board.cmos.memory), std::mem::take(&mut board.console_input));
+        *board = self.save_chips(cmos, input);
+        assert_eq!(slots.len(), self.slots.len(), "a machine keeps its devices");
+        self.slots.iter().zip(slots).for_each(|(slot, state)| slot.save_over(state));
+    }
+
+    fn save_chips(&self, cmos_memory: Vec<u8>, mut waiting: Vec<u8>) -> BoardState {
         let Self {
             memory: _,
             egress: _,
@@ -513,7 +525,7 @@ impl Board {
             power,
             pvpanic,
             watchdog: _,
-            slots,
+            slots: _,
             console_input,
             pending,
             logs_inputs: _,
@@ -521,16 +533,16 @@ impl Board {
             consumed_bytes: _,
             next_slot: _,
         } = self;
-        let board = BoardState {
+        waiting.clone_from(console_input);
+        BoardState {
             serial: serial.save(),
-            cmos: cmos.save(),
+            cmos: cmos.save_in(cmos_memory),
             i8042: i8042.save(),
             power: power.save(),
             pvpanic: pvpanic.save(),
-            console_input: console_input.clone(),
+            console_input: waiting,
             pending: *pending,
-        };
-        (board, slots.iter().map(Slot::save).collect())
+        }
     }
 
     /// Replaces the devices' state by untrusted state; kicks that were pending are served.

@@ -42,6 +42,8 @@ struct State {
     /// vCPU threads that have not finished.
     running: usize,
     parked: usize,
+    /// Threads that wait for a change: telling nobody costs a system call, in every pause.
+    waiting: usize,
     /// A boundary was asked for while the gate could not close for it: it comes right after the opening.
     again: bool,
     /// Held: a guard lives.
@@ -111,6 +113,7 @@ impl Gate {
             mode: Mode::Open,
             running: vcpus,
             parked: 0,
+            waiting: 0,
             again: false,
             guarded: false,
             kept: false,
@@ -150,6 +153,13 @@ impl Gate {
         self.state.lock().expect("no holder of the gate panics while changing it")
     }
 
+    /// Tells those who wait that something has changed.
+    fn tell(&self, state: &State) {
+        if state.waiting > 0 {
+            self.changed.notify_all();
+        }
+    }
+
     fn close(&self, state: &mut State, mode: Mode) {
         state.close(mode);
         self.closing.store(true, Ordering::SeqCst);
@@ -168,7 +178,7 @@ impl Gate {
         // Counted anew for each closing: a thread that has not woken from this one yet must arrive again for the next.
         state.parked = 0;
         self.closing.store(false, Ordering::SeqCst);
-        self.changed.notify_all();
+        self.tell(state);
         if !self.is_hold_wanted() && std::mem::take(&mut state.again) {
             self.close(state, Mode::Boundary);
         }
@@ -218,9 +228,11 @@ impl Gate {
             after();
             state = self.lock();
         } else {
-            self.changed.notify_all();
+            self.tell(&state);
             while state.openings == opening && state.mode != Mode::Ended {
+                state.waiting += 1;
                 state = self.changed.wait(state).expect("no holder of the gate panics while changing it");
+                state.waiting -= 1;
             }
         }
         if state.mode == Mode::Ended { Arrival::Ended } else { Arrival::Go }
@@ -278,11 +290,13 @@ impl Gate {
     }
 
     /// Waits for a change, and kicks vCPUs again that do not come out.
-    fn wait_for_vcpus<'a>(&self, state: MutexGuard<'a, State>, deadline: Option<Instant>) -> MutexGuard<'a, State> {
+    fn wait_for_vcpus<'a>(&self, mut state: MutexGuard<'a, State>, deadline: Option<Instant>) -> MutexGuard<'a, State> {
         let step = Instant::now() + KICK_AGAIN;
         let left = deadline.map_or(step, |deadline| deadline.min(step)).saturating_duration_since(Instant::now());
         let no_panic = "no holder of the gate panics while changing it";
-        let state = self.changed.wait_timeout(state, left).expect(no_panic).0;
+        state.waiting += 1;
+        let mut state = self.changed.wait_timeout(state, left).expect(no_panic).0;
+        state.waiting -= 1;
         if Instant::now() >= step {
             self.kick_late(&state);
         }
@@ -341,14 +355,14 @@ impl Gate {
     pub fn end(&self) {
         let mut state = self.lock();
         self.close(&mut state, Mode::Ended);
-        self.changed.notify_all();
+        self.tell(&state);
     }
 
     /// A vCPU thread finishes and will not arrive again.
     pub fn leave(&self) {
         let mut state = self.lock();
         state.running -= 1;
-        self.changed.notify_all();
+        self.tell(&state);
     }
 }
 
@@ -370,7 +384,7 @@ impl Drop for Held<'_> {
         let mut state = self.gate.lock();
         state.guarded = false;
         if state.kept {
-            self.gate.changed.notify_all();
+            self.gate.tell(&state);
         } else {
             self.gate.open(&mut state);
         }

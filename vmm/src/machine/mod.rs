@@ -54,7 +54,7 @@ use input::Room;
 use slot::Slot;
 use snapshot::disk::{Mode, PENDING_BYTES_MAX};
 use snapshot::writeset::WriteSet;
-use state::{MachineState, Shape, StateRefused};
+use state::{MachineState, Shape, StateRefused, VCPUS_MAX};
 use stops::ProgramStops;
 use throttle::Throttle;
 use trouble::Troubles;
@@ -323,8 +323,7 @@ impl Machine {
         }
         self.board().restore(board, slots).map_err(StateRefused::from)?;
         self.board().restore_watchdog(watchdog).map_err(StateRefused::from)?;
-        let guards = self.all_vcpus();
-        self.vm.restore(&references(&guards), &chips, &vcpus)?;
+        self.with_vcpus(|ours| self.vm.restore(ours, &chips, &vcpus))?;
         Ok(())
     }
 
@@ -370,13 +369,23 @@ impl Machine {
 
     /// Reads the state of the stopped machine.
     pub fn save_state(&self, board: &Board) -> Result<MachineState, KvmError> {
-        let guards = self.all_vcpus();
-        let (chips, vcpus) = self.vm.save(&references(&guards))?;
-        drop(guards);
+        let mut vcpus = Vec::new();
+        let chips = self.with_vcpus(|ours| self.vm.save(ours, &mut vcpus))?;
         let watchdog = board.save_watchdog();
         let (board, slots) = board.save();
         let (shape, cpuid, paused) = (self.shape.clone(), self.cpuid.clone(), self.is_paused());
         Ok(MachineState { shape, cpuid, chips, vcpus, board, watchdog, slots, paused })
+    }
+
+    /// The same, written over an earlier state of this machine, whose memory is used again.
+    pub fn save_state_over(&self, board: &Board, state: &mut MachineState) -> Result<(), KvmError> {
+        // What the machine is made of and what its guest was promised do not change while it runs.
+        let MachineState { shape: _, cpuid: _, chips, vcpus, board: board_state, watchdog, slots, paused } = state;
+        *chips = self.with_vcpus(|ours| self.vm.save(ours, vcpus))?;
+        *watchdog = board.save_watchdog();
+        board.save_over(board_state, slots);
+        *paused = self.is_paused();
+        Ok(())
     }
 
     /// Stops the guest until [`Machine::unpause`], by its operator's will: what is saved of it from here on says so. It must
@@ -567,8 +576,13 @@ impl Machine {
         self.epochs.lock().expect("no holder of the epochs panics")
     }
 
-    fn all_vcpus(&self) -> Vec<MutexGuard<'_, Vcpu>> {
-        (0..self.vcpus.len() as u32).map(|id| self.vcpu(id)).collect()
+    /// Calls `act` with all vCPUs, which are stopped.
+    fn with_vcpus<R>(&self, act: impl FnOnce(&[&Vcpu]) -> R) -> R {
+        let count = self.vcpus.len();
+        let guards: [_; VCPUS_MAX as usize] = std::array::from_fn(|id| (id < count).then(|| self.vcpu(id as u32)));
+        let first = guards[0].as_deref().expect("a machine has a vCPU");
+        let vcpus: [&Vcpu; VCPUS_MAX as usize] = std::array::from_fn(|id| guards[id].as_deref().unwrap_or(first));
+        act(&vcpus[..count])
     }
 
     fn vcpu(&self, id: u32) -> MutexGuard<'_, Vcpu> {
@@ -671,10 +685,6 @@ impl Threads {
         self.join();
         true
     }
-}
-
-fn references<'a>(guards: &'a [MutexGuard<'_, Vcpu>]) -> Vec<&'a Vcpu> {
-    guards.iter().map(|guard| &**guard).collect()
 }
 
 pub(crate) fn spawn<T: Send + 'static>(name: String, body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {

@@ -110,8 +110,13 @@ pub struct MachineState {
 impl MachineState {
     /// Writes it as sections.
     pub fn encode(&self) -> Vec<u8> {
+        self.encode_in(Vec::new())
+    }
+
+    /// The same, in the memory of `spare`, whatever that has.
+    pub fn encode_in(&self, spare: Vec<u8>) -> Vec<u8> {
         let Self { shape, cpuid, chips, vcpus, board, watchdog, slots, paused } = self;
-        let mut writer = StateWriter::new();
+        let mut writer = StateWriter::with_buffer(spare);
         writer.put(0, shape);
         writer.put(0, cpuid);
         writer.put(0, chips);

@@ -19,7 +19,8 @@ mod register;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -45,7 +46,7 @@ pub(super) use leaving::Lacks;
 pub use protecting::NotProtected;
 use register::Question;
 
-use super::{preflight, ship};
+use super::{preflight, queue, ship};
 use crate::config::{CommitDurability, Endpoint, OnDegraded};
 use crate::epoch::{EpochSink, SealedEpoch};
 use crate::events::Events;
@@ -165,7 +166,7 @@ pub struct Guardian {
     changed: Condvar,
     /// The disk thread has something to do, or nothing more.
     disk_work: Condvar,
-    to_ship: Sender<ToShip>,
+    to_ship: queue::Sender<ToShip>,
     to_witness: Sender<Question>,
     finished: AtomicBool,
 }
@@ -214,8 +215,8 @@ impl Guardian {
     ) -> Result<Arc<Self>, MachineError> {
         // A state directory that survives its host needs a log that does.
         log.set_synced(config.durability == CommitDurability::Disk || local.is_some());
-        let (to_ship, shipping) = channel();
-        let (to_witness, questions) = channel();
+        let (to_ship, shipping) = queue::channel();
+        let (to_witness, questions) = mpsc::channel();
         let first = machine.epochs().running();
         let core = Primary::new(core_config(&config, &machine, local.is_some(), lease.is_witnessed()), first);
         let inner = Inner {
@@ -262,8 +263,8 @@ impl Guardian {
 
     fn spawn_threads(
         self: &Arc<Self>,
-        shipping: Receiver<ToShip>,
-        questions: Receiver<Question>,
+        shipping: queue::Receiver<ToShip>,
+        questions: mpsc::Receiver<Question>,
         log: DiskLog,
         local: Option<LocalStore>,
     ) {
@@ -300,9 +301,10 @@ impl Guardian {
     fn with_inner<R>(&self, call: impl FnOnce(&mut Inner) -> R) -> R {
         let mut inner = self.lock();
         let result = call(&mut inner);
-        let mut actions = Vec::new();
+        // Most often there is one or none, for which nothing is allocated.
+        let (first, mut others) = (inner.core.poll_action(), Vec::new());
         while let Some(action) = inner.core.poll_action() {
-            actions.push(action);
+            others.push(action);
         }
         let connection = inner.connections;
         let is_greeted = inner.core.state() != PrimaryState::Greeting;
@@ -329,7 +331,7 @@ impl Guardian {
         if is_awaited {
             self.changed.notify_all();
         }
-        for action in actions {
+        for action in first.into_iter().chain(others) {
             match action {
                 // What was just said is in the ship thread's queue, and the connection ends behind it.
                 PrimaryAction::Disconnect if spoke => self.send(ToShip::Part(connection)),
@@ -349,9 +351,7 @@ impl Guardian {
 
     fn send(&self, item: ToShip) {
         // The ship thread lives as long as this object; after its end there is nobody to tell.
-        if self.to_ship.send(item).is_err() {
-            tracing::debug!("the ship thread has ended");
-        }
+        self.to_ship.send(item);
     }
 
     fn perform(&self, action: PrimaryAction) {
@@ -781,7 +781,7 @@ impl EpochSink for Guardian {
         self.wait_for_images(gives_up) && self.wait_for_room_unless(gives_up)
     }
 
-    fn submit(&self, sealed: SealedEpoch) {
+    fn submit(&self, sealed: Box<SealedEpoch>) {
         let base = if sealed.base { self.lock().basing.take() } else { None };
         self.lock().unreleased.push_back((sealed.epoch, sealed.sealed_at));
         if sealed.has_disk_writes() {
@@ -790,6 +790,6 @@ impl EpochSink for Guardian {
         let meta = EpochMeta { epoch: sealed.epoch, base, ship_bytes: sealed.ship_bytes() };
         let link = self.with_core(|core| core.handle_sealed(meta));
         self.machine.pacer().note_sealed(sealed.epoch, sealed.network_bytes());
-        self.send(ToShip::Epoch(Box::new(sealed), link));
+        self.send(ToShip::Epoch(sealed, link));
     }
 }

@@ -18,6 +18,7 @@ pub mod lease;
 pub(crate) mod local;
 pub(crate) mod log;
 mod preflight;
+mod queue;
 mod resync;
 pub(crate) mod room;
 mod shadow;

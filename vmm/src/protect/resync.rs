@@ -13,7 +13,7 @@
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use replication::primary::{FillFigures, FillPhase, Left, NextRound, RoundsEnd};
@@ -30,6 +30,7 @@ use super::guardian::{NoBase, ToShip};
 use super::local::fault;
 use super::local::pairing::PairingError;
 use super::log;
+use super::queue::Receiver;
 use super::ship::{Outbox, Shipper};
 use crate::epoch::{SealedEpoch, boundary};
 use crate::exit::Failure;
@@ -464,7 +465,7 @@ impl Resync<'_> {
                 self.shipper.remove_store();
                 Ok(())
             }
-            ToShip::Epoch(sealed, None) if self.collected.is_some() => self.commit_between(*sealed),
+            ToShip::Epoch(sealed, None) if self.collected.is_some() => self.commit_between(sealed),
             // Only a session that is over brings these; they wait until this is left.
             item @ (ToShip::Part(_) | ToShip::GoSolo | ToShip::Resync(_) | ToShip::Epoch(..) | ToShip::Close(_)) => {
                 self.shipper.deferred.push_front(item);
@@ -474,7 +475,7 @@ impl Resync<'_> {
     }
 
     /// The guest is protected locally while its backup is filled: its epochs are committed as before.
-    fn commit_between(&mut self, sealed: SealedEpoch) -> Result<(), ResyncError> {
+    fn commit_between(&mut self, sealed: Box<SealedEpoch>) -> Result<(), ResyncError> {
         let collected = self.collected.as_mut().expect("the caller looked");
         collected.note(&sealed);
         let is_much = collected.write_bytes() > COLLECTED_BYTES_MAX;

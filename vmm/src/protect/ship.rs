@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use replication::primary::PrimaryState;
@@ -17,14 +17,15 @@ use super::guardian::{Guardian, Lacks, ToShip};
 use super::local::pairing::{Pairing, PairingError};
 use super::local::{Committed, LocalStore, fault};
 use super::log::DiskLog;
+use super::queue::Receiver;
 use super::resync;
 use super::room::ROOM_RETRY;
 use super::shadow::Shadow;
 use super::socket::SendHalf;
 use crate::allocations;
 use crate::config::OnDegraded;
-use crate::epoch::SealedEpoch;
 use crate::epoch::hot::IdlePages;
+use crate::epoch::{SealedEpoch, SpentEpochs};
 use crate::exit::{Exit, Failure};
 use crate::machine::gate::Held;
 use crate::stats::Work;
@@ -39,13 +40,19 @@ const LOOK_AROUND: Duration = Duration::from_millis(50);
 
 /// Does what comes until the guardian is finished. The body of the ship thread.
 pub(super) fn run(guardian: &Arc<Guardian>, items: &Receiver<ToShip>, log: DiskLog, local: Option<LocalStore>) {
+    let (idle, spent) = {
+        let epochs = guardian.machine.epochs();
+        (epochs.idle_pages(), epochs.spent())
+    };
     let mut shipper = Shipper {
         guardian: Arc::clone(guardian),
         log,
         encoder: PageEncoder::new(),
         shadow: Shadow::default(),
         shipped_state: ShippedState::default(),
-        idle: guardian.machine.epochs().idle_pages(),
+        idle,
+        spent,
+        frames: Vec::new(),
         local,
         lost: None,
         renews_log: false,
@@ -72,6 +79,10 @@ pub(super) fn run(guardian: &Arc<Guardian>, items: &Receiver<ToShip>, log: DiskL
     }
 }
 
+fn has_writes((_, set): &(u16, &WriteSet)) -> bool {
+    !set.is_empty()
+}
+
 /// Of this thread.
 fn processor_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
@@ -84,6 +95,9 @@ pub(super) struct Shipper {
     shadow: Shadow,
     shipped_state: ShippedState,
     idle: IdlePages,
+    spent: SpentEpochs,
+    /// The memory in which frames of an epoch are collected.
+    frames: Vec<u8>,
     /// The state directory, while epochs are committed to it.
     local: Option<LocalStore>,
     /// The state directory after it took no epoch, until the register does not list it.
@@ -114,7 +128,13 @@ pub(super) struct Outbox {
 
 impl Outbox {
     pub(super) fn new(guardian: &Arc<Guardian>, session: SessionId, stream: SendHalf) -> Self {
-        Self { guardian: Arc::clone(guardian), session, stream, buffer: Vec::with_capacity(2 * FLUSH_BYTES), sent: 0 }
+        Self::with_buffer(guardian, session, stream, Vec::with_capacity(2 * FLUSH_BYTES))
+    }
+
+    /// One that collects in `buffer`, whatever that has.
+    fn with_buffer(guardian: &Arc<Guardian>, session: SessionId, stream: SendHalf, mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        Self { guardian: Arc::clone(guardian), session, stream, buffer, sent: 0 }
     }
 
     /// Sends when enough has collected; whether it did.
@@ -142,7 +162,7 @@ impl Shipper {
     fn handle(&mut self, item: ToShip, items: &Receiver<ToShip>) {
         match item {
             ToShip::Frames(connection, frames) => self.send_frames(connection, &frames),
-            ToShip::Epoch(sealed, link) => self.handle_epoch(*sealed, link, items),
+            ToShip::Epoch(sealed, link) => self.handle_epoch(sealed, link, items),
             // A guest that cannot write its disks does not fill a backup; it will be asked for again.
             ToShip::Resync(_) if self.is_unsettled => self.guardian.handle_broken(),
             ToShip::Resync(link) => resync::run(self, link, items),
@@ -277,21 +297,25 @@ impl Shipper {
         }
     }
 
-    pub(super) fn handle_epoch(&mut self, sealed: SealedEpoch, link: Option<Link>, items: &Receiver<ToShip>) {
+    pub(super) fn handle_epoch(&mut self, sealed: Box<SealedEpoch>, link: Option<Link>, items: &Receiver<ToShip>) {
         let (epoch, begun, allocations) = (sealed.epoch, processor_time(), allocations::so_far());
-        self.work_on(sealed, link, items);
+        self.work_on(&sealed, link, items);
+        self.spent.give_back(sealed);
         self.guardian.machine.stats().count_work(Work::ShipAllocations, allocations::so_far() - allocations);
         self.guardian.machine.pacer().note_done(epoch, processor_time().saturating_sub(begun));
     }
 
-    fn work_on(&mut self, sealed: SealedEpoch, link: Option<Link>, items: &Receiver<ToShip>) {
+    fn work_on(&mut self, sealed: &SealedEpoch, link: Option<Link>, items: &Receiver<ToShip>) {
         let epoch = sealed.epoch;
         if let Some(link) = link
             && let Some(stream) = self.guardian.stream_of(link.session)
         {
-            let mut outbox = Outbox::new(&self.guardian, link.session, stream);
+            let mut outbox =
+                Outbox::with_buffer(&self.guardian, link.session, stream, std::mem::take(&mut self.frames));
             self.guardian.handle_shipping(link.session, epoch);
-            match self.ship(&sealed, link, &mut outbox) {
+            let shipped = self.ship(sealed, link, &mut outbox);
+            self.frames = outbox.buffer;
+            match shipped {
                 Ok(()) => {
                     self.guardian.machine.stats().record_shipped(outbox.sent);
                     self.guardian.handle_shipped(link.session, epoch);
@@ -302,12 +326,12 @@ impl Shipper {
             }
         }
         let sets: Vec<(u16, &WriteSet)> =
-            sealed.disk_writes.iter().enumerate().map(|(disk, set)| (disk as u16, &**set)).collect();
+            sealed.disk_writes.iter().enumerate().map(|(disk, set)| (disk as u16, &**set)).filter(has_writes).collect();
         self.make_room(&sets, items);
         let logged = if self.is_degraded { Ok(()) } else { self.append(epoch, &sets, items) };
         let kept = match logged {
-            Ok(()) if self.is_first_durable(&sealed) => self.guardian.sync_images().map_err(Failure::from),
-            Ok(()) => self.commit_locally(&sealed).or_else(|failure| self.degrade(&failure)),
+            Ok(()) if self.is_first_durable(sealed) => self.guardian.sync_images().map_err(Failure::from),
+            Ok(()) => self.commit_locally(sealed).or_else(|failure| self.degrade(&failure)),
             Err(error) => self.degrade_without_log(Failure::of(&error)),
         };
         if let Err(failure) = kept {
@@ -486,7 +510,7 @@ impl Shipper {
             self.idle.report(*epoch, unchanged);
         }
         self.encoder.take_batch(|body, count| writer.pages(body, count, &mut outbox.buffer));
-        writer.state_after(&mut self.shipped_state, state.encode(), &mut outbox.buffer);
+        writer.state_after(&mut self.shipped_state, |spare| state.encode_in(spare), &mut outbox.buffer);
         let earlier = self.base_writes.take().filter(|(session, _)| *base && *session == link.session);
         let earlier = earlier.map_or_else(Vec::new, |(_, writes)| writes);
         let own = disk_writes.iter().map(|set| &**set).enumerate();

@@ -98,6 +98,33 @@ impl<D: VirtioDevice> MmioTransport<D> {
         }
     }
 
+    /// The same, written over an earlier state, whose memory is used again.
+    pub fn save_over(&self, state: &mut MmioState<D::State>) {
+        let MmioState {
+            status,
+            device_features_sel,
+            driver_features_sel,
+            driver_features,
+            queue_sel,
+            interrupt_status,
+            edge_due,
+            config_generation,
+            queues,
+            device,
+        } = state;
+        *status = self.status;
+        *device_features_sel = self.device_features_sel;
+        *driver_features_sel = self.driver_features_sel;
+        *driver_features = self.driver_features;
+        *queue_sel = self.queue_sel;
+        *interrupt_status = self.interrupt_status;
+        *edge_due = self.edge_due;
+        *config_generation = self.config_generation;
+        queues.clear();
+        queues.extend(self.queues.iter().map(VirtQueue::save));
+        self.device.save_over(device);
+    }
+
     /// A device from an untrusted state. Nothing is emitted; see the module's text for what is due afterwards.
     pub fn restore(state: MmioState<D::State>) -> Result<Self, RestoreError> {
         let MmioState {

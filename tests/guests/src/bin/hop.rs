@@ -171,7 +171,7 @@ impl EpochSink for ToDirectory {
     }
 
     // The guest runs again meanwhile: what it does now dies with this process.
-    fn submit(&self, sealed: SealedEpoch) {
+    fn submit(&self, sealed: Box<SealedEpoch>) {
         if self.is_done.swap(true, Ordering::AcqRel) {
             return;
         }

@@ -169,29 +169,50 @@ impl Calls {
         threads.flat_map(|(_, calls)| calls).filter(|(call, _)| is_it(call)).map(|(_, count)| count).sum()
     }
 
+    /// Boundaries: each reads the local APIC of each vCPU once.
+    pub(super) fn epochs(&self) -> u64 {
+        self.count(|thread| thread.starts_with("vcpu"), |call| call == "KVM_GET_LAPIC") / self.vcpus()
+    }
+
+    fn vcpus(&self) -> u64 {
+        self.threads.keys().filter(|thread| thread.starts_with("vcpu")).count().max(1) as u64
+    }
+
     /// The figures that are counts of calls.
-    pub(super) fn figures(&self) -> [(&'static str, u64); 10] {
-        let primary = |is_it: fn(&str) -> bool| self.count(|thread| !thread.starts_with(BACKUP), is_it);
+    pub(super) fn figures(&self) -> [(&'static str, u64); 11] {
+        let primary = |is_it: &dyn Fn(&str) -> bool| self.count(|thread| !thread.starts_with(BACKUP), is_it);
         let is_kvm = |call: &str| call.starts_with("KVM_");
         let of_vcpus =
             self.count(|thread| thread.starts_with("vcpu"), |call| is_kvm(call) && !is_of_vm(call) && call != RUN);
-        let vcpus = self.threads.keys().filter(|thread| thread.starts_with("vcpu")).count().max(1) as u64;
+        let other = |call: &str| {
+            !is_kvm(call)
+                && !call.starts_with(FUTEX)
+                && ![KICK, SENDS, RECEIVES, SYNCS].iter().any(|calls| calls.contains(&call))
+        };
         [
-            ("kvm_per_vcpu", of_vcpus / vcpus),
-            ("kvm_of_vm", primary(is_of_vm)),
-            ("kvm_run", primary(|call| call == RUN) / vcpus),
-            ("wake_ups", primary(|call| matches!(call, "futex wake" | "tgkill"))),
-            ("sleeps", primary(|call| call == "futex wait")),
-            ("sends", primary(|call| matches!(call, "write" | "writev" | "sendto" | "sendmsg"))),
-            ("receives", primary(|call| matches!(call, "read" | "readv" | "recvfrom" | "recvmsg"))),
-            ("syncs", primary(|call| matches!(call, "fsync" | "fdatasync" | "msync" | "sync_file_range" | "pwritev2"))),
-            ("calls_primary", primary(|_| true)),
-            ("calls_backup", self.count(|thread| thread.starts_with(BACKUP), |_| true)),
+            ("kvm_per_vcpu", of_vcpus / self.vcpus()),
+            ("kvm_of_vm", primary(&is_of_vm)),
+            ("kvm_run", primary(&|call| call == RUN) / self.vcpus()),
+            ("wake_ups", primary(&|call| call == FUTEX_WAKE)),
+            ("sleeps", primary(&|call| call == FUTEX_WAIT)),
+            ("kicks", primary(&|call| KICK.contains(&call))),
+            ("sends", primary(&|call| SENDS.contains(&call))),
+            ("receives", primary(&|call| RECEIVES.contains(&call))),
+            ("syncs", primary(&|call| SYNCS.contains(&call))),
+            ("other_calls", primary(&other)),
+            ("backup_calls", self.count(|thread| thread.starts_with(BACKUP), |call| !call.starts_with(FUTEX))),
         ]
     }
 }
 
 const RUN: &str = "KVM_RUN";
+const FUTEX: &str = "futex";
+const FUTEX_WAKE: &str = "futex wake";
+const FUTEX_WAIT: &str = "futex wait";
+const KICK: &[&str] = &["tgkill"];
+const SENDS: &[&str] = &["write", "writev", "sendto", "sendmsg"];
+const RECEIVES: &[&str] = &["read", "readv", "recvfrom", "recvmsg"];
+const SYNCS: &[&str] = &["fsync", "fdatasync", "msync", "sync_file_range", "pwritev2"];
 
 /// Whether a KVM call is about the whole VM.
 fn is_of_vm(call: &str) -> bool {
@@ -221,8 +242,8 @@ fn call_of(line: &str) -> Option<String> {
             other if arguments.contains("0xae") => format!("KVM_{}", arguments.split(", ").nth(3).unwrap_or(other)),
             other => format!("ioctl {other}"),
         },
-        "futex" if second().contains("WAKE") => "futex wake".to_owned(),
-        "futex" => "futex wait".to_owned(),
+        "futex" if second().contains("WAKE") => FUTEX_WAKE.to_owned(),
+        "futex" => FUTEX_WAIT.to_owned(),
         _ => name.to_owned(),
     })
 }

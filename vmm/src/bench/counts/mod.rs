@@ -32,13 +32,12 @@ use super::table::{Columns, Row, Table};
 use super::{cannot, network};
 use crate::allocations;
 use crate::config::BenchConfig;
-use crate::epoch::pacer::Length;
 use crate::exit::{Exit, Failure};
 use crate::stats::{Stats, Work};
 
 const KEY: &[&str] = &["protection", "workload"];
 /// The figures of a row, each for one epoch.
-pub(super) const FIGURES: [&str; 17] = [
+pub(super) const FIGURES: [&str; 18] = [
     "kvm_per_vcpu",
     "kvm_of_vm",
     "kvm_run",
@@ -47,8 +46,9 @@ pub(super) const FIGURES: [&str; 17] = [
     "sends",
     "receives",
     "syncs",
-    "calls_primary",
-    "calls_backup",
+    "kicks",
+    "other_calls",
+    "backup_calls",
     "allocations_boundary",
     "allocations_ship",
     "allocations_link",
@@ -59,8 +59,6 @@ pub(super) const FIGURES: [&str; 17] = [
 ];
 const COLUMNS: Columns = Columns { key: KEY, figures: &[&["epochs"], &FIGURES] };
 
-/// Short: the more epochs there are, the less what is done now and then shows.
-const EPOCH: Duration = Duration::from_millis(10);
 /// Epochs before anything is counted: buffers get their size, pages get hot.
 const SETTLE_EPOCHS: u64 = 30;
 const SEEN_EPOCHS: u64 = 100;
@@ -90,7 +88,7 @@ pub(super) fn run(config: &BenchConfig) -> Result<Exit, Failure> {
         }
         progress.begin(&subject.to_string());
         let (row, detail) = count(config, subject)?;
-        progress.done(&subject.to_string(), &format!("{} calls in an epoch", row.get("calls_primary")));
+        progress.done(&subject.to_string(), &format!("{} epochs", row.get("epochs")));
         details.insert(subject.to_string(), detail);
         table.add(row)?;
     }
@@ -106,8 +104,8 @@ pub(super) fn run(config: &BenchConfig) -> Result<Exit, Failure> {
 fn count(config: &BenchConfig, subject: &Subject) -> Result<(Row, Value), Failure> {
     let mut session = Session::boot(subject.spec(config)?, &config.out.join("work"))?;
     match subject.protection {
-        Protection::Backup => session.protect(Length::Fixed(EPOCH))?,
-        Protection::Local => session.set_length(Length::Fixed(EPOCH)),
+        Protection::Backup => session.protect(subject.length())?,
+        Protection::Local => session.set_length(subject.length()),
     }
     let mut load = subject.needs_network().then_some(Load::Echo(None));
     epochs(&session, load.as_mut(), SETTLE_EPOCHS)?;
@@ -120,7 +118,7 @@ fn count(config: &BenchConfig, subject: &Subject) -> Result<(Row, Value), Failur
     let calls = tracer.finish()?;
     end?;
     let row = Row { key: subject.key(), figures: counted.figures(&calls, processes.get(1).is_some()) };
-    Ok((row, calls.detail(counted.epochs)))
+    Ok((row, calls.detail()))
 }
 
 /// Lets the guest run for this many epochs.
@@ -181,11 +179,12 @@ impl Counted {
             ("dirty_pages", each(self.dirty_pages)),
             ("log_bytes", work(Work::LogBytes)),
         ]);
-        figures.extend(calls.figures().into_iter().map(|(name, count)| (name, each(count))));
+        let traced = calls.epochs() as f64;
+        figures.extend(calls.figures().into_iter().map(|(name, count)| (name, count as f64 / traced)));
         if has_backup {
             figures.insert("allocations_link", work(Work::LinkAllocations));
         } else {
-            figures.remove("calls_backup");
+            figures.remove("backup_calls");
         }
         figures
     }
@@ -207,7 +206,8 @@ fn shown(rows: &[Row]) -> String {
 
 impl Calls {
     /// Calls of each thread in an epoch, for who wants to know where a rise comes from.
-    fn detail(&self, epochs: u64) -> Value {
+    fn detail(&self) -> Value {
+        let epochs = self.epochs();
         let of_thread = |calls: &std::collections::BTreeMap<String, u64>| {
             let each = |count: u64| (count as f64 / epochs as f64 * 100.0).round() / 100.0;
             calls.iter().map(|(call, count)| (call.clone(), json!(each(*count)))).collect::<serde_json::Map<_, _>>()

@@ -1,12 +1,19 @@
 //! The rows: guests that do one thing each, under each protection.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::super::session::{GuestSpec, Image};
 use super::super::{bare_guest, network};
 use crate::config::{BenchConfig, CommitDurability};
+use crate::epoch::pacer::Length;
 use crate::exit::{Exit, Failure};
 
+/// Short: the more epochs there are, the less what is done now and then shows.
+const EPOCH: Duration = Duration::from_millis(10);
+const EPOCH_LONG: Duration = Duration::from_secs(1);
+/// Of an epoch that ends by its guest's work.
+const EXITS: u64 = 40;
 const MEMORY_MIB: u64 = 256;
 const MEMORY_MIB_LARGE: u64 = 8192;
 const DISK_BYTES: u64 = 64 << 20;
@@ -28,6 +35,7 @@ pub(super) struct Subject {
     guest: &'static str,
     cmdline: &'static str,
     memory_mib: u64,
+    vcpus: u16,
 }
 
 impl fmt::Display for Subject {
@@ -38,14 +46,15 @@ impl fmt::Display for Subject {
 
 const NEVER: &str = "report=0x7fffffffffff";
 
-/// Name, guest, command line, MiB of memory.
-const WORKLOADS: [(&str, &str, &str, u64); 6] = [
-    ("cpu", "spin", NEVER, MEMORY_MIB),
-    ("cpu-8g", "spin", NEVER, MEMORY_MIB_LARGE),
-    ("idle", "hlt-timer", "us=1000000 report=0x7fffffff", MEMORY_MIB),
-    ("16-pages", "dirty", "pages=16 report=0x7fffffffffff", MEMORY_MIB),
-    ("ask", "net-echo", "", MEMORY_MIB),
-    ("disk-write", "disk-load", "write=1 report=0x7fffffffffff", MEMORY_MIB),
+/// Name, guest, command line, MiB of memory, vCPUs.
+const WORKLOADS: [(&str, &str, &str, u64, u16); 7] = [
+    ("cpu", "spin", NEVER, MEMORY_MIB, 1),
+    ("cpu-8g", "spin", NEVER, MEMORY_MIB_LARGE, 1),
+    ("idle", "hlt-timer", "us=1000000 report=0x7fffffff", MEMORY_MIB, 1),
+    ("16-pages", "dirty", "pages=16 report=0x7fffffffffff", MEMORY_MIB, 1),
+    ("ask", "net-echo", "", MEMORY_MIB, 1),
+    ("two-vcpus", "smp", "cpus=2 every=0x7fffffffffff", MEMORY_MIB, 2),
+    ("disk-write", "disk-load", "write=1 report=0x7fffffffffff", MEMORY_MIB, 1),
 ];
 
 /// What is asked for by `--workload`, else all.
@@ -58,12 +67,13 @@ pub(super) fn subjects(config: &BenchConfig) -> Result<Vec<Subject>, Failure> {
     let is_wanted = |name: &str| config.workloads.is_empty() || config.workloads.iter().any(|wanted| wanted == name);
     let of = |protection| {
         let wanted = WORKLOADS.into_iter().filter(move |(name, ..)| is_wanted(name));
-        wanted.map(move |(workload, guest, cmdline, memory_mib)| Subject {
+        wanted.map(move |(workload, guest, cmdline, memory_mib, vcpus)| Subject {
             protection,
             workload,
             guest,
             cmdline,
             memory_mib,
+            vcpus,
         })
     };
     Ok(of(Protection::Backup).chain(of(Protection::Local)).collect())
@@ -78,6 +88,16 @@ impl Subject {
         vec![protection.to_owned(), self.workload.to_owned()]
     }
 
+    /// What its epochs end by. Work that a guest does as fast as it can is the same in each only if that work ends them.
+    pub(super) fn length(&self) -> Length {
+        match self.guest {
+            "disk-load" => Length::Exits(EXITS),
+            // Its answers end them.
+            "net-echo" => Length::Fixed(EPOCH_LONG),
+            _ => Length::Fixed(EPOCH),
+        }
+    }
+
     pub(super) fn needs_network(&self) -> bool {
         self.guest == "net-echo"
     }
@@ -88,8 +108,9 @@ impl Subject {
             kernel: bare_guest(config, self.guest)?,
             initramfs: None,
             cmdline: self.cmdline.into(),
+            vcpus: self.vcpus,
             memory_bytes: self.memory_mib << 20,
-            disk: (self.guest == "disk-load").then_some(Image::Empty(DISK_BYTES)),
+            disk: matches!(self.guest, "disk-load" | "hlt-timer").then_some(Image::Empty(DISK_BYTES)),
             tap: self.needs_network().then(|| network::PRIMARY_TAP.into()),
             backup: None,
             state_dir: (self.protection == Protection::Local).then(|| state_dir.into()),

@@ -151,7 +151,13 @@ impl Capture for CopyOnWrite {
         let waited = began.elapsed();
         let last = self.last.take();
         self.chooser.learn_batch(last.as_deref(), if last.is_some() { waited } else { Duration::ZERO });
-        CapturedPages(self.seal(slot, ram, gfns))
+        if gfns.is_empty() {
+            drop(slot);
+            self.chooser.choose(&[]);
+            self.stats.record_capture(CaptureCounts { copied: 0, armed: 0 }, Duration::ZERO);
+            return CapturedPages::none();
+        }
+        CapturedPages(Some(self.seal(slot, ram, gfns)))
     }
 
     fn guest_runs(&mut self) {

@@ -70,14 +70,19 @@ pub trait Capture: Send {
     fn guest_runs(&mut self);
 }
 
-/// The pages of a sealed epoch: numbers and contents.
+/// The pages of a sealed epoch: numbers and contents. An epoch without any has no batch.
 #[derive(Debug)]
-pub struct CapturedPages(Arc<Batch>);
+pub struct CapturedPages(Option<Arc<Batch>>);
 
 impl CapturedPages {
+    /// Those of an epoch in which nothing was written.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
     /// How many pages.
     pub fn len(&self) -> usize {
-        self.0.gfns().len()
+        self.gfns().len()
     }
 
     /// No page was written.
@@ -87,12 +92,12 @@ impl CapturedPages {
 
     /// The pages' numbers, ascending.
     pub fn gfns(&self) -> &[u64] {
-        self.0.gfns()
+        self.0.as_ref().map_or(&[], |batch| batch.gfns())
     }
 
     /// Each page's number and content at the boundary. Waits for those that are still being copied.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Page)> {
-        self.0.iter()
+        self.0.iter().flat_map(|batch| batch.iter())
     }
 }
 

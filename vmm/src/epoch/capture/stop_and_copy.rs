@@ -23,7 +23,10 @@ impl StopAndCopy {
 impl Capture for StopAndCopy {
     fn capture(&mut self, ram: &Ram, gfns: Vec<u64>) -> CapturedPages {
         self.stats.record_capture(CaptureCounts { copied: gfns.len() as u64, armed: 0 }, Duration::ZERO);
-        CapturedPages(Arc::new(Batch::new(ram, &self.pool, gfns, Vec::new())))
+        if gfns.is_empty() {
+            return CapturedPages::none();
+        }
+        CapturedPages(Some(Arc::new(Batch::new(ram, &self.pool, gfns, Vec::new()))))
     }
 
     fn guest_runs(&mut self) {}

@@ -66,8 +66,8 @@ impl LocalStore {
 
     /// What was kept is where it must be before the change counts.
     pub(super) fn flush_earlier(&mut self) -> Result<(), LocalError> {
-        let failed = self.earlier_failed();
-        self.ring.as_mut().map_or(Ok(()), Ring::flush).map_err(failed)
+        let Some(ring) = &mut self.ring else { return Ok(()) };
+        ring.flush().map_err(|source| LocalError::Earlier { dir: self.dir.join(DIR), source })
     }
 
     /// The writes of `epoch` to each disk are about to be committed: keeps what they replace.
@@ -77,6 +77,9 @@ impl LocalStore {
         writes: &[Arc<WriteSet>],
         disks: &[SharedDisk],
     ) -> Result<(), LocalError> {
+        if self.ring.is_none() {
+            return Ok(());
+        }
         let failed = self.earlier_failed();
         let Some(ring) = &mut self.ring else { return Ok(()) };
         for (number, (disk, set)) in disks.iter().zip(writes).enumerate() {
@@ -100,14 +103,9 @@ impl LocalStore {
 
     /// `epoch` was committed with `record`: keeps it if it is time for that.
     pub(super) fn retain(&mut self, epoch: EpochId, record: &[u8]) -> Result<(), LocalError> {
-        let failed = self.earlier_failed();
-        match self.ring.as_mut().filter(|ring| ring.is_due()) {
-            Some(ring) => {
-                self.tidings_due = true;
-                ring.retain(epoch, record).map_err(failed)
-            }
-            None => Ok(()),
-        }
+        let Some(ring) = self.ring.as_mut().filter(|ring| ring.is_due()) else { return Ok(()) };
+        self.tidings_due = true;
+        ring.retain(epoch, record).map_err(|source| LocalError::Earlier { dir: self.dir.join(DIR), source })
     }
 
     /// What has changed since the last call.

@@ -200,6 +200,8 @@ pub(crate) struct LocalStore {
     /// Output of committed epochs that may not have left.
     held: VecDeque<(EpochId, Arc<Output>)>,
     buffer: Vec<u8>,
+    /// The memory in which the machine's state is written.
+    machine: Vec<u8>,
     /// Earlier epochs, if they are kept.
     ring: Option<retained::Ring>,
     tidings_due: bool,
@@ -314,6 +316,7 @@ impl LocalStore {
             layout: size.layout(),
             held,
             buffer,
+            machine: Vec::new(),
             ring,
             tidings_due,
             life,
@@ -352,14 +355,10 @@ impl LocalStore {
     pub(crate) fn commit(&mut self, sealed: &SealedEpoch, left: EpochId) -> Result<Committed, LocalError> {
         while self.held.pop_front_if(|(epoch, _)| *epoch <= left).is_some() {}
         self.held.extend(sealed.outputs.iter().map(|output| (sealed.epoch, Arc::clone(output))));
+        let state = sealed.state.encode_in(std::mem::take(&mut self.machine));
         let mut buffer = std::mem::take(&mut self.buffer);
-        record::encode(
-            sealed.epoch,
-            self.life,
-            &sealed.state.encode(),
-            self.held.iter().map(|(_, output)| &**output),
-            &mut buffer,
-        );
+        record::encode(sealed.epoch, self.life, &state, self.held.iter().map(|(_, output)| &**output), &mut buffer);
+        self.machine = state;
         let result = self.commit_with(&sealed.pages, &buffer);
         let result = result.and_then(|committed| self.retain(sealed.epoch, &buffer).map(|()| committed));
         self.buffer = buffer;
