@@ -11,6 +11,7 @@ use std::ptr;
 use std::sync::Mutex;
 use std::sync::Once;
 
+use rustix::thread::Pid;
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 thread_local! {
@@ -36,7 +37,8 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
 /// Sends kicks to the vCPU threads that registered.
 #[derive(Debug)]
 pub struct Kicker {
-    threads: Mutex<Vec<Option<libc::pthread_t>>>,
+    /// By their numbers in the kernel: the C library's way to signal a thread takes four system calls.
+    threads: Mutex<Vec<Option<Pid>>>,
 }
 
 impl Kicker {
@@ -49,7 +51,7 @@ impl Kicker {
         Self { threads: Mutex::new(vec![None; vcpus]) }
     }
 
-    fn threads(&self) -> std::sync::MutexGuard<'_, Vec<Option<libc::pthread_t>>> {
+    fn threads(&self) -> std::sync::MutexGuard<'_, Vec<Option<Pid>>> {
         self.threads.lock().expect("no holder of the list of threads panics")
     }
 
@@ -58,16 +60,17 @@ impl Kicker {
     /// The registration ends with the returned value, which must be dropped before the vCPU is.
     pub fn register(&self, id: u32, byte: *mut u8) -> Registration<'_> {
         IMMEDIATE_EXIT.with(|cell| cell.set(byte));
-        // SAFETY: always succeeds and returns the calling thread.
-        self.threads()[id as usize] = Some(unsafe { libc::pthread_self() });
+        self.threads()[id as usize] = Some(rustix::thread::gettid());
         Registration { kicker: self, id }
     }
 
     /// Kicks every registered thread.
     pub fn kick_all(&self) {
         for thread in self.threads().iter().flatten() {
-            // SAFETY: a registered thread has not finished: it unregisters under this lock before it does.
-            let result = unsafe { libc::pthread_kill(*thread, kick_signal()) };
+            let (process, thread) = (std::process::id() as i32, thread.as_raw_nonzero().get());
+            // SAFETY: only numbers are given. A registered thread has not finished, so its number is nobody else's: it
+            // unregisters under this lock before it does.
+            let result = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, kick_signal()) };
             debug_assert_eq!(result, 0);
         }
     }

@@ -247,3 +247,56 @@ fn call_of(line: &str) -> Option<String> {
         _ => name.to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As strace writes it: threads 7 (this one would be another), 8 and 9; 20 is the backup's.
+    const TRACE: &str = "\
+8 ioctl(9, KVM_RUN, 0) = -1 EINTR (Interrupted system call)
+7 write(3, \"outlast: counts begin\", 21) = 21
+8 ioctl(9, KVM_GET_LAPIC, 0x7f00) = 0
+8 ioctl(9, KVM_GET_XSAVE2 or KVM_OTHER, 0x7f00) = 0
+8 ioctl(9, _IOC(_IOC_WRITE, 0xae, 0xe2, 0x18), 0x7f00) = 0
+8 ioctl(5, KVM_GET_DIRTY_LOG, {slot=0, dirty_bitmap=0x7f} <unfinished ...>
+9 futex(0x55d0, FUTEX_WAIT_BITSET_PRIVATE|FUTEX_CLOCK_REALTIME, 2, NULL <unfinished ...>
+8 <... ioctl resumed>) = 0
+8 futex(0x55d0, FUTEX_WAKE_PRIVATE, 1) = 1
+9 <... futex resumed>) = 0
+9 sendto(4, \"OUTL\"..., 200, MSG_NOSIGNAL, NULL, 0) = 200
+20 recvfrom(4, \"x write(3, \\\"no call\\\")\", 200, 0, NULL, NULL) = 200
+8 ioctl(9, KVM_RUN, 0 <unfinished ...>
+8 --- SIGRT_2 {si_signo=SIGRT_2} ---
+9 +++ exited with 0 +++
+7 write(3, \"outlast: counts end\", 19) = 19
+9 fsync(3) = 0
+";
+
+    fn read(trace: &str) -> Option<Calls> {
+        let names =
+            |pairs: &[(&str, &str)]| pairs.iter().map(|(id, name)| (id.to_string(), name.to_string())).collect();
+        let primary = names(&[("7", "outlast"), ("8", "vcpu0"), ("9", "ft-ship")]);
+        Calls::read(trace, &[primary, names(&[("20", "outlast")])])
+    }
+
+    #[test]
+    fn calls_between_the_marks_are_counted_once_each_by_thread_and_kind() {
+        let calls = read(TRACE).expect("it has both marks");
+        let of = |thread: &str, call: &str| calls.threads[thread].get(call).copied().unwrap_or(0);
+        assert_eq!((of("vcpu0", "KVM_RUN"), of("vcpu0", "KVM_GET_LAPIC"), of("vcpu0", "KVM_GET_XSAVE2")), (1, 1, 1));
+        assert_eq!((of("vcpu0", "KVM_0xe2"), of("vcpu0", "KVM_GET_DIRTY_LOG")), (1, 1));
+        assert_eq!((of("vcpu0", FUTEX_WAKE), of("ft-ship", FUTEX_WAIT), of("ft-ship", "sendto")), (1, 1, 1));
+        assert_eq!((of("ft-ship", "fsync"), of("backup outlast", "recvfrom")), (0, 1));
+        let figures: BTreeMap<_, _> = calls.figures().into_iter().collect();
+        assert_eq!((figures["kvm_per_vcpu"], figures["kvm_of_vm"], figures["kvm_run"]), (3, 1, 1));
+        assert_eq!((figures["wake_ups"], figures["sends"], figures["backup_calls"]), (1, 1, 1));
+        assert_eq!(calls.epochs(), 1);
+    }
+
+    #[test]
+    fn trace_that_was_cut_is_none() {
+        assert!(read(&TRACE[..TRACE.len() - 80]).is_none());
+        assert!(read("").is_none());
+    }
+}

@@ -46,3 +46,42 @@ impl Maxima {
         FIGURES.iter().filter_map(rise).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(workload: &str, figures: &[(&'static str, f64)]) -> Row {
+        Row { key: vec!["backup".into(), workload.into()], figures: figures.iter().copied().collect() }
+    }
+
+    #[test]
+    fn every_row_that_is_counted_has_maxima() {
+        let Maxima(protections) = Maxima::checked_in();
+        for protection in ["backup", "local"] {
+            let workloads: Vec<&str> = protections[protection].keys().map(String::as_str).collect();
+            let mut known = super::super::rows::names();
+            known.sort_unstable();
+            assert_eq!(workloads, known);
+        }
+        let figures = protections.values().flat_map(BTreeMap::values).flat_map(BTreeMap::keys);
+        let unknown: Vec<_> = figures.filter(|figure| !FIGURES.contains(&figure.as_str())).collect();
+        assert_eq!(unknown, Vec::<&String>::new());
+    }
+
+    #[test]
+    fn rise_is_named_and_less_is_none() {
+        let maxima: Maxima = toml::from_str("[backup.cpu]\nkvm_per_vcpu = 7.3\nbytes = 400").expect("maxima");
+        assert!(maxima.check(&[row("cpu", &[("kvm_per_vcpu", 7.02), ("bytes", 400.0)])]).is_ok());
+        let failure = maxima.check(&[row("cpu", &[("kvm_per_vcpu", 8.0), ("bytes", 12.0)])]).expect_err("a rise");
+        let said = failure.to_string();
+        assert!(said.contains("backup cpu kvm_per_vcpu 8.00 (at most 7.3)") && !said.contains("bytes"), "{said}");
+    }
+
+    #[test]
+    fn figure_or_row_that_nothing_is_known_of_is_a_rise() {
+        let maxima: Maxima = toml::from_str("[backup.cpu]\nbytes = 400").expect("maxima");
+        assert!(maxima.check(&[row("cpu", &[("syncs", 0.0)])]).is_err());
+        assert!(maxima.check(&[row("other", &[("bytes", 0.0)])]).is_err());
+    }
+}

@@ -57,6 +57,12 @@ const WORKLOADS: [(&str, &str, &str, u64, u16); 7] = [
     ("disk-write", "disk-load", "write=1 report=0x7fffffffffff", MEMORY_MIB, 1),
 ];
 
+/// The workloads' names.
+#[cfg(test)]
+pub(super) fn names() -> Vec<&'static str> {
+    WORKLOADS.map(|(name, ..)| name).to_vec()
+}
+
 /// What is asked for by `--workload`, else all.
 pub(super) fn subjects(config: &BenchConfig) -> Result<Vec<Subject>, Failure> {
     let known = WORKLOADS.map(|(name, ..)| name);

@@ -108,12 +108,14 @@ impl Guardian {
     fn read_frames(&self, mut reader: TcpStream) {
         let mut decoder = FrameDecoder::new(VmId::of_name(&self.config.vm_name));
         let mut bytes = vec![0; 64 * 1024];
-        let (mut parting, mut heard) = (None, Instant::now());
+        let (mut parting, mut heard, mut waits) = (None, Instant::now(), None);
         while !self.is_finished() && !self.is_left_hanging(&mut parting, heard) {
             let wait = self.clock.until(self.lock().core.poll_timeout(), LOOK_AROUND);
-            if reader.set_read_timeout(Some(wait)).is_err() {
+            // Mostly it is the same as before, and every change is a system call.
+            if waits != Some(wait) && reader.set_read_timeout(Some(wait)).is_err() {
                 return;
             }
+            waits = Some(wait);
             match reader.read(&mut bytes) {
                 Ok(0) => return,
                 Ok(count) => {
