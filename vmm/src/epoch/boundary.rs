@@ -33,6 +33,8 @@ pub struct Epochs {
     /// Sealed and not handed over yet: that is done when the guest runs again.
     sealed: VecDeque<Box<SealedEpoch>>,
     spent: SpentEpochs,
+    /// Dirty pages of the last epoch.
+    page_count: usize,
 }
 
 impl std::fmt::Debug for Epochs {
@@ -55,6 +57,7 @@ impl Epochs {
             sink: None,
             sealed: VecDeque::new(),
             spent: SpentEpochs::default(),
+            page_count: 0,
         }
     }
 
@@ -173,7 +176,8 @@ impl Epochs {
         machine.note_owed(delivered);
         let mut sealed = self.save(machine, &board)?;
         let saved = Instant::now();
-        let mut gfns = Vec::new();
+        // Mostly an epoch writes about as much as the one before.
+        let mut gfns = Vec::with_capacity(self.page_count);
         self.harvest.take(machine.vm(), machine.ram(), Some(self.running), &mut gfns)?;
         if let Some(also) = base_with.filter(|also| !also.is_empty()) {
             gfns.extend(also);
@@ -190,7 +194,7 @@ impl Epochs {
         sealed.outputs = machine.egress().seal(next);
         sealed.inputs = board.take_consumed();
         self.running = next;
-        let page_count = sealed.pages.len();
+        self.page_count = sealed.pages.len();
         self.sealed.push_back(sealed);
         let pending = board.take_pending();
         drop(board);
@@ -198,7 +202,7 @@ impl Epochs {
         let pause = first_out.elapsed();
         let times =
             BoundaryTimes { pause, save: saved - sealing, harvest: harvested - saved, copy: copied - harvested };
-        machine.stats().record_boundary(times, page_count);
+        machine.stats().record_boundary(times, self.page_count);
         Ok(pause)
     }
 }

@@ -39,6 +39,8 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
 pub struct Kicker {
     /// By their numbers in the kernel: the C library's way to signal a thread takes four system calls.
     threads: Mutex<Vec<Option<Pid>>>,
+    /// This one: asking for it takes a system call.
+    process: i32,
 }
 
 impl Kicker {
@@ -48,7 +50,7 @@ impl Kicker {
             register_signal_handler(kick_signal(), on_kick)
                 .expect("a real-time signal of the C library's range is free");
         });
-        Self { threads: Mutex::new(vec![None; vcpus]) }
+        Self { threads: Mutex::new(vec![None; vcpus]), process: std::process::id() as i32 }
     }
 
     fn threads(&self) -> std::sync::MutexGuard<'_, Vec<Option<Pid>>> {
@@ -67,7 +69,7 @@ impl Kicker {
     /// Kicks every registered thread.
     pub fn kick_all(&self) {
         for thread in self.threads().iter().flatten() {
-            let (process, thread) = (std::process::id() as i32, thread.as_raw_nonzero().get());
+            let (process, thread) = (self.process, thread.as_raw_nonzero().get());
             // SAFETY: only numbers are given. A registered thread has not finished, so its number is nobody else's: it
             // unregisters under this lock before it does.
             let result = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, kick_signal()) };
