@@ -44,8 +44,8 @@ fn epoch_costs_no_more_system_calls_allocations_and_bytes_than_it_did() {
     for row in ["backup cpu", "backup cpu-8g", "backup idle", "local cpu", "local cpu-8g", "local idle"] {
         let figures = &rows[row];
         let allocations = ["boundary", "ship", "link"].map(|thread| figures.get(&format!("allocations_{thread}")));
-        // The guest that is idle wakes once a second and writes a page.
-        assert!(allocations.into_iter().flatten().all(|count| *count < 0.1), "{row}: {figures:?}");
+        // One or more for an epoch would be in every epoch. Some epochs of the idle guest are not empty: it wakes once a second.
+        assert!(allocations.into_iter().flatten().all(|count| *count < 0.5), "{row}: {figures:?}");
         assert!(figures["bytes"] <= 1024.0, "{row}: {figures:?}");
     }
     assert!(rows["backup cpu"]["bytes"] > 0.0 && rows["backup 16-pages"]["allocations_boundary"] > 0.0, "{rows:?}");

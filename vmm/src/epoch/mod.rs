@@ -89,6 +89,7 @@ impl SealedEpoch {
 /// Epochs that were sealed and that nobody needs any more: the next ones take their memory, so that a boundary of a guest
 /// that did nothing allocates none.
 #[derive(Debug, Clone, Default)]
+#[expect(clippy::vec_box, reason = "an epoch goes into the ship thread's queue in its box, and comes back in it")]
 pub struct SpentEpochs(Arc<Mutex<Vec<Box<SealedEpoch>>>>);
 
 /// Spent epochs kept at most: as many as are under way at once.
