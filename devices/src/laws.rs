@@ -5,7 +5,8 @@
 //! 3. after more operations a restore gives the old state back;
 //! 4. some operation changes the state (else the other laws would hold for a device that saves nothing);
 //! 5. continuation: the same inputs on a device and on its restored copy give the same reads, output, memory and line;
-//! 6. any bytes as a state give a device or an error, and the device then takes any operation.
+//! 6. any bytes as a state give a device or an error, and the device then takes any operation;
+//! 7. a save over an earlier state leaves nothing of that.
 //!
 //! Law 5 is failure transparency, one device at a time.
 
@@ -31,6 +32,10 @@ pub(crate) trait Subject: Sized {
     /// Does one operation; gives all that can be seen from outside the device.
     fn apply(&mut self, op: &Self::Op) -> Vec<u8>;
     fn save(&self) -> Self::State;
+    /// Saves over an earlier state, where the device can.
+    fn save_over(&self, state: &mut Self::State) {
+        *state = self.save();
+    }
     /// Puts a device restored from `state` into the same surroundings.
     fn restore(&mut self, state: Self::State) -> Result<(), RestoreError>;
     /// A copy: its surroundings copied, its device restored from a save.
@@ -80,6 +85,15 @@ pub(crate) fn restore_gives_the_old_state_back<S: Subject>(first: &[S::Op], then
     subject.run(then);
     subject.restore(old.clone()).expect("what a device saves it believes");
     assert_eq!(subject.save(), old);
+}
+
+pub(crate) fn save_over_an_earlier_state<S: Subject>(first: &[S::Op], then: &[S::Op]) {
+    let mut subject = S::new();
+    subject.run(first);
+    let mut state = subject.save();
+    subject.run(then);
+    subject.save_over(&mut state);
+    assert_eq!(state, subject.save());
 }
 
 pub(crate) fn continuation<S: Subject>(first: &[S::Op], then: &[S::Op]) {
@@ -160,6 +174,14 @@ macro_rules! device_laws {
                     then in laws::sequence::<$subject>(24),
                 ) {
                     laws::restore_gives_the_old_state_back::<$subject>(&first, &then);
+                }
+
+                #[test]
+                fn save_over_an_earlier_state_leaves_nothing_of_it(
+                    first in laws::sequence::<$subject>(24),
+                    then in laws::sequence::<$subject>(24),
+                ) {
+                    laws::save_over_an_earlier_state::<$subject>(&first, &then);
                 }
 
                 #[test]

@@ -190,6 +190,10 @@ impl<D: Type> Subject for VirtioSubject<D> {
         self.device.save()
     }
 
+    fn save_over(&self, state: &mut Self::State) {
+        self.device.save_over(state);
+    }
+
     fn restore(&mut self, state: Self::State) -> Result<(), RestoreError> {
         self.device = MmioTransport::restore(state)?;
         Ok(())
