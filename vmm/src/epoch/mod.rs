@@ -30,6 +30,7 @@ use snapshot::writeset::WriteSet;
 use crate::machine::egress::CONSOLE;
 use crate::machine::state::MachineState;
 use capture::CapturedPages;
+use pacer::Sent;
 
 /// An epoch after its boundary: everything that must survive.
 #[derive(Debug)]
@@ -75,9 +76,13 @@ impl SealedEpoch {
         (pages + writes + outputs) as u64
     }
 
-    /// What it sends to the network, in bytes.
-    pub fn network_bytes(&self) -> usize {
-        self.outputs.iter().filter(|output| output.device != CONSOLE).map(|output| output.bytes.len()).sum()
+    /// What it sends to the network.
+    pub fn sent(&self) -> Sent {
+        let frames = self.outputs.iter().filter(|output| output.device != CONSOLE);
+        frames.fold(Sent::default(), |Sent { frames, bytes }, output| Sent {
+            frames: frames + 1,
+            bytes: bytes + output.bytes.len(),
+        })
     }
 
     /// Whether it wrote to any disk.

@@ -7,12 +7,12 @@
 //! Where the host is slow an epoch lasts longer, up to [`STRETCH_MAX`] times its length:
 //! - while the one before is still being worked on (logged, committed, shipped): it would only wait behind that;
 //! - until the guest had at least twice as much time as epochs cost lately, so that a host that has one processor for both
-//!   does not spend all of it on them. With a demand, as much as it was stopped: what else an epoch costs grows with what it
-//!   ships, and is not saved by shipping that later.
+//!   does not spend all of it on them. With a demand, as much as one costs that ships little ([`Cost`]): what an epoch costs for
+//!   the bytes that it ships is not saved by shipping them later.
 //!
-//! A demand is met at once when that time has passed and the guest says little at a time: an answer or an acknowledgement waits
-//! for nothing else. A guest that says much at a time ([`Flow`]) is given longer, so that a burst is in few epochs: until it has
-//! been silent for as long as a pause lasts, at most [`BURST_MAX`] times that, and never beyond the epoch length.
+//! A demand is met at once when that time has passed and the guest says one thing at a time: an answer or an acknowledgement waits
+//! for nothing else. A guest that says more ([`Flow`]) has twice that time, and is given longer, so that a burst is in few epochs:
+//! until it has been silent for as long as a pause lasts, at most [`BURST_MAX`] times that, and never beyond the epoch length.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -86,33 +86,68 @@ impl AutoLength {
     }
 }
 
-/// How much the guest says at a time: bytes that an epoch sends to the network, of those that send some, smoothed.
+/// What an epoch sends to the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sent {
+    /// Frames.
+    pub frames: usize,
+    /// Their bytes.
+    pub bytes: usize,
+}
+
+/// How much the guest says at a time: what an epoch sends to the network, of those that send some, smoothed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Flow {
+    frames_per_epoch: f64,
     bytes_per_epoch: f64,
 }
 
 impl Flow {
     /// A frame's: what is said in less is an answer or an acknowledgement, and waits for no other.
     const SINGLE_BYTES: f64 = 1500.0;
+    /// So many frames are more than one at a time: some epochs send two. A guest that serves many would send more, if it had
+    /// the time.
+    const SINGLE_FRAMES: f64 = 1.1;
 
     fn new() -> Self {
-        Self { bytes_per_epoch: 0.0 }
+        Self { frames_per_epoch: 0.0, bytes_per_epoch: 0.0 }
     }
 
-    fn note_epoch(&mut self, bytes: usize) {
-        if bytes > 0 {
-            self.bytes_per_epoch = (self.bytes_per_epoch * 3.0 + bytes as f64) / 4.0;
+    fn note_epoch(&mut self, sent: Sent) {
+        if sent.frames > 0 {
+            self.bytes_per_epoch = (self.bytes_per_epoch * 3.0 + sent.bytes as f64) / 4.0;
+            self.frames_per_epoch = (self.frames_per_epoch * 15.0 + sent.frames as f64) / 16.0;
         }
     }
 
     fn is_burst(self) -> bool {
-        self.bytes_per_epoch > Self::SINGLE_BYTES
+        self.bytes_per_epoch > Self::SINGLE_BYTES || self.frames_per_epoch > Self::SINGLE_FRAMES
     }
 
     /// How long an epoch of this flow may last to save pauses of that length.
     fn window(self, pause: Duration) -> Duration {
         pause.mul_f64((self.bytes_per_epoch / Self::SINGLE_BYTES).clamp(1.0, BURST_MAX.into()))
+    }
+}
+
+/// What an epoch costs, smoothed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Cost {
+    /// The guest's pause, and processor time of this host for what comes after it.
+    all: Duration,
+    /// Of that, about what an epoch would cost that ships little.
+    fixed: Duration,
+}
+
+impl Cost {
+    /// An epoch that has no more to ship has little: 128 pages.
+    const LITTLE_BYTES: u64 = 512 << 10;
+
+    fn note_epoch(&mut self, pause: Duration, worked: Duration, shipped: u64, most: Duration) {
+        let share = Self::LITTLE_BYTES as f64 / shipped.max(Self::LITTLE_BYTES) as f64;
+        let smooth = |before: Duration, cost: Duration| (before * 7 + cost.min(most)) / 8;
+        self.all = smooth(self.all, pause + worked);
+        self.fixed = smooth(self.fixed, pause + worked.mul_f64(share));
     }
 }
 
@@ -136,8 +171,7 @@ struct State {
     /// The last epoch sealed, and the last one that this host has nothing more to do for.
     sealed: EpochId,
     done: EpochId,
-    /// What an epoch costs, smoothed: the guest's pause, and processor time of this host for what comes after it.
-    cost: Duration,
+    cost: Cost,
     flow: Flow,
     ended: bool,
 }
@@ -165,11 +199,12 @@ impl State {
         if self.is_working() {
             return self.last + longest;
         }
-        let Some(demanded) = demanded else { return self.last + length.max((self.cost * 2).min(longest)) };
-        let least = self.min_epoch.max(self.stopped.min(longest));
+        let Some(demanded) = demanded else { return self.last + length.max((self.cost.all * 2).min(longest)) };
+        let least = self.min_epoch.max(self.cost.fixed.min(longest));
         if !self.flow.is_burst() {
             return self.last + least;
         }
+        let least = least.max((self.cost.fixed * 2).min(length));
         let most = least.max(self.flow.window(self.stopped).min(length));
         (self.last + least).max((demanded + self.stopped).min(self.last + most))
     }
@@ -212,7 +247,7 @@ impl Pacer {
             takes: Duration::ZERO,
             sealed: EpochId(0),
             done: EpochId(0),
-            cost: Duration::ZERO,
+            cost: Cost::default(),
             flow: Flow::new(),
             ended: false,
         };
@@ -296,20 +331,21 @@ impl Pacer {
         }
     }
 
-    /// An epoch was sealed that sends `bytes` to the network: until [`Pacer::note_done`] this host works on it.
-    pub fn note_sealed(&self, epoch: EpochId, bytes: usize) {
+    /// An epoch was sealed that sends so much to the network: until [`Pacer::note_done`] this host works on it.
+    pub fn note_sealed(&self, epoch: EpochId, sent: Sent) {
         let mut state = self.lock();
         state.sealed = epoch;
-        state.flow.note_epoch(bytes);
+        state.flow.note_epoch(sent);
     }
 
-    /// This host has nothing more to do for `epoch` and those before it, which took `worked` of a processor's time.
-    pub fn note_done(&self, epoch: EpochId, worked: Duration) {
+    /// This host has nothing more to do for `epoch` and those before it, which took `worked` of a processor's time, for
+    /// `shipped` bytes before compression.
+    pub fn note_done(&self, epoch: EpochId, worked: Duration, shipped: u64) {
         let mut state = self.lock();
         state.done = epoch;
         // The base of a new backup costs more than any epoch may be stretched for.
-        let cost = (state.pause + worked).min(state.longest());
-        state.cost = (state.cost * 7 + cost) / 8;
+        let (pause, longest) = (state.pause, state.longest());
+        state.cost.note_epoch(pause, worked, shipped, longest);
         if state.on && !state.is_working() {
             let due = state.due(self.demanded());
             self.look_by(&state, due);
@@ -446,23 +482,27 @@ mod tests {
         assert!(!eager.demand(), "one demand is enough");
     }
 
+    fn frames(frames: usize, bytes: usize) -> Sent {
+        Sent { frames, bytes }
+    }
+
     fn lasts(pacer: &Pacer, is_demanded: bool) -> Duration {
         let state = pacer.lock();
         state.due(is_demanded.then_some(state.last)) - state.last
     }
 
     #[test]
-    fn epoch_lasts_twice_what_epochs_cost_and_with_a_demand_as_long_as_the_guest_was_stopped() {
+    fn epoch_lasts_twice_what_epochs_cost_and_with_a_demand_as_long_as_that() {
         let ms = Duration::from_millis;
         let pacer = Pacer::new(Length::Fixed(ms(1)), Duration::from_micros(500));
         for epoch in 1..100 {
-            pacer.note_sealed(EpochId(epoch), 1);
+            pacer.note_sealed(EpochId(epoch), frames(1, 1));
             let _ = pacer.begin_boundary();
             pacer.end_boundary(ms(1));
-            pacer.note_done(EpochId(epoch), ms(2));
+            pacer.note_done(EpochId(epoch), ms(2), 0);
         }
         let about = |time: Duration, wanted: Duration| time <= wanted && time > wanted * 9 / 10;
-        assert!(about(lasts(&pacer, false), ms(6)) && about(lasts(&pacer, true), ms(1)), "{:?}", pacer.lock().cost);
+        assert!(about(lasts(&pacer, false), ms(6)) && about(lasts(&pacer, true), ms(3)), "{:?}", pacer.lock().cost);
         pacer.set_length(Length::Fixed(ms(20)));
         assert_eq!(lasts(&pacer, false), ms(20), "it costs little");
         pacer.set_length(Length::Fixed(Duration::from_micros(500)));
@@ -475,32 +515,54 @@ mod tests {
         let pacer = Pacer::new(Length::Fixed(us(20_000)), Duration::ZERO);
         let after = |bytes: usize, demanded_after: Duration| {
             for epoch in 1..100 {
-                pacer.note_sealed(EpochId(epoch), bytes);
+                pacer.note_sealed(EpochId(epoch), frames(bytes.div_ceil(1500), bytes));
                 pacer.end_boundary(us(100));
-                pacer.note_done(EpochId(epoch), us(50));
+                pacer.note_done(EpochId(epoch), us(50), 0);
             }
             let state = pacer.lock();
             (state.due(Some(state.last + demanded_after)) - state.last).as_micros()
         };
         let about = |micros: u128, wanted: u128| micros <= wanted && micros + 5 >= wanted;
-        assert!(about(after(60, us(0)), 100), "as long as the guest was stopped");
-        assert!(about(after(1500, us(700)), 100), "it was due before");
-        assert!(about(after(4500, us(0)), 100), "silent since");
-        assert!(about(after(4500, us(150)), 250), "silent for as long as a pause lasts");
-        assert!(about(after(4500, us(5000)), 300), "three times a pause at most");
+        assert!(about(after(60, us(0)), 150), "as long as an epoch costs");
+        assert!(about(after(1500, us(700)), 150), "it was due before");
+        assert!(about(after(4500, us(0)), 300), "twice what an epoch costs; silent since");
+        assert!(about(after(9000, us(250)), 350), "silent for as long as a pause lasts");
+        assert!(about(after(9000, us(5000)), 600), "six times a pause at most");
         assert!(about(after(1_500_000, us(5000)), 800), "eight times that");
         pacer.set_length(Length::Fixed(us(500)));
         assert!(about(after(1_500_000, us(5000)), 500), "not beyond the epoch's length");
     }
 
     #[test]
+    fn what_an_epoch_costs_for_many_bytes_does_not_make_the_next_wait() {
+        let us = Duration::from_micros;
+        let pacer = Pacer::new(Length::Fixed(us(20_000)), Duration::ZERO);
+        for epoch in 1..100 {
+            pacer.note_sealed(EpochId(epoch), frames(1, 60));
+            pacer.end_boundary(us(100));
+            pacer.note_done(EpochId(epoch), us(8000), 16 * Cost::LITTLE_BYTES);
+        }
+        let lasts = lasts(&pacer, true);
+        assert!(lasts > us(590) && lasts <= us(600), "{lasts:?}");
+    }
+
+    #[test]
+    fn guest_that_sends_two_frames_now_and_then_serves_many() {
+        let mut flow = Flow::new();
+        (0..100).for_each(|n| flow.note_epoch(frames(1 + usize::from(n % 5 == 0), 100)));
+        assert!(flow.is_burst(), "{flow:?}");
+        (0..100).for_each(|_| flow.note_epoch(frames(1, 100)));
+        assert!(!flow.is_burst(), "{flow:?}");
+    }
+
+    #[test]
     fn epochs_without_output_do_not_make_a_burst_of_the_next_answer() {
         let mut flow = Flow::new();
-        (0..10).for_each(|_| flow.note_epoch(60_000));
+        (0..10).for_each(|_| flow.note_epoch(frames(40, 60_000)));
         assert!(flow.is_burst());
-        (0..10).for_each(|_| flow.note_epoch(0));
+        (0..10).for_each(|_| flow.note_epoch(Sent::default()));
         assert!(flow.is_burst(), "they say nothing about it");
-        (0..20).for_each(|_| flow.note_epoch(100));
+        (0..100).for_each(|_| flow.note_epoch(frames(1, 100)));
         assert!(!flow.is_burst());
     }
 
@@ -509,9 +571,9 @@ mod tests {
         let second = Duration::from_secs(1);
         let due = |length, is_demanded| {
             let pacer = Pacer::new(length, Duration::ZERO);
-            pacer.note_sealed(EpochId(7), 0);
+            pacer.note_sealed(EpochId(7), Sent::default());
             let working = lasts(&pacer, is_demanded);
-            pacer.note_done(EpochId(7), Duration::ZERO);
+            pacer.note_done(EpochId(7), Duration::ZERO, 0);
             (working, lasts(&pacer, is_demanded))
         };
         let ms = Duration::from_millis;
@@ -538,12 +600,12 @@ mod tests {
     fn demand_while_the_epoch_before_is_worked_on_waits_for_the_end_of_that() {
         let pacer = Pacer::new(Length::Fixed(Duration::from_secs(3600)), Duration::ZERO);
         pacer.set_on(true);
-        pacer.note_sealed(EpochId(1), 0);
-        pacer.note_sealed(EpochId(2), 0);
+        pacer.note_sealed(EpochId(1), Sent::default());
+        pacer.note_sealed(EpochId(2), Sent::default());
         assert!(!pacer.demand());
-        pacer.note_done(EpochId(1), Duration::ZERO);
+        pacer.note_done(EpochId(1), Duration::ZERO, 0);
         assert!(pacer.lock().is_working());
-        pacer.note_done(EpochId(2), Duration::ZERO);
+        pacer.note_done(EpochId(2), Duration::ZERO, 0);
         assert!(Instant::now() >= pacer.lock().due(pacer.demanded()));
     }
 

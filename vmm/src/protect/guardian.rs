@@ -789,7 +789,7 @@ impl EpochSink for Guardian {
         }
         let meta = EpochMeta { epoch: sealed.epoch, base, ship_bytes: sealed.ship_bytes() };
         let link = self.with_core(|core| core.handle_sealed(meta));
-        self.machine.pacer().note_sealed(sealed.epoch, sealed.network_bytes());
+        self.machine.pacer().note_sealed(sealed.epoch, sealed.sent());
         self.send(ToShip::Epoch(sealed, link));
     }
 }

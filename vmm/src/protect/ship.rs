@@ -298,11 +298,12 @@ impl Shipper {
     }
 
     pub(super) fn handle_epoch(&mut self, sealed: Box<SealedEpoch>, link: Option<Link>, items: &Receiver<ToShip>) {
-        let (epoch, begun, allocations) = (sealed.epoch, processor_time(), allocations::so_far());
+        let (epoch, bytes) = (sealed.epoch, sealed.ship_bytes());
+        let (begun, allocations) = (processor_time(), allocations::so_far());
         self.work_on(&sealed, link, items);
         self.spent.give_back(sealed);
         self.guardian.machine.stats().count_work(Work::ShipAllocations, allocations::so_far() - allocations);
-        self.guardian.machine.pacer().note_done(epoch, processor_time().saturating_sub(begun));
+        self.guardian.machine.pacer().note_done(epoch, processor_time().saturating_sub(begun), bytes);
     }
 
     fn work_on(&mut self, sealed: &SealedEpoch, link: Option<Link>, items: &Receiver<ToShip>) {
