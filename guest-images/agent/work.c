@@ -72,6 +72,33 @@ static uint64_t work_fsync(uint64_t a, uint64_t b)
 	return 1;
 }
 
+/* a: MiB of a new file, written b KiB at a time (1024 if 0) and then forced to the disk. Nothing in it can be compressed, and no
+ * two files are alike. */
+static uint64_t work_bulk(uint64_t a, uint64_t b)
+{
+	static uint64_t block[1024 * 1024 / 8], stamp;
+	size_t bytes = (b && b <= 1024 ? b : 1024) * 1024;
+	uint64_t x = 88172645463325252ull;
+	int bad, file = open("/data/bulk", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	if (block[0] == 0)
+		for (size_t i = 0; i < sizeof block / 8; i++) {
+			x ^= x << 13;
+			x ^= x >> 7;
+			block[i] = x ^= x << 17;
+		}
+	bad = file < 0;
+	for (uint64_t done = 0; done < a << 20 && !bad; done += bytes) {
+		stamp++;
+		for (size_t i = 0; i < bytes / 8; i += 64)
+			block[i] = stamp << 20 | i;
+		bad = write(file, block, bytes) != (ssize_t)bytes;
+	}
+	bad = bad || fsync(file) < 0;
+	if (file >= 0)
+		close(file);
+	return !bad;
+}
+
 /* a: blocks of 4 KiB read past the page cache at places spread over the first b MiB (16 if 0) of the disk. */
 static uint64_t work_dread(uint64_t a, uint64_t b)
 {
@@ -195,6 +222,7 @@ static const struct work works[] = {
 	{ "cpu", work_cpu },
 	{ "mem", work_mem },
 	{ "fsync", work_fsync },
+	{ "bulk", work_bulk },
 	{ "dread", work_dread },
 	{ "edit", work_edit },
 	{ "compile", work_compile },

@@ -100,6 +100,11 @@ impl AgentWork {
         }
     }
 
+    /// Has `units` of a workload done, and waits for the answer.
+    pub(super) fn once(&mut self, session: &Session, name: &str, units: u64, parameter: u64) -> Result<(), Failure> {
+        self.work(session, name, units, parameter).map(drop)
+    }
+
     /// Units that take an unprotected guest about `time`: found out once, so that all portions are the same.
     fn amount(&mut self, session: &Session, name: &str, parameter: u64, time: Duration) -> Result<u64, Failure> {
         match self.amount {

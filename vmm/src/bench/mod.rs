@@ -28,6 +28,8 @@ mod recoverable;
 mod session;
 mod sweep;
 mod sweep_report;
+mod synced;
+mod synced_report;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -60,6 +62,12 @@ pub fn run(config: &BenchConfig) -> Result<Exit, Failure> {
         }
         BenchKind::Pause => pause::run(config)?,
         BenchKind::Recoverable => recoverable::run(config)?,
+        BenchKind::SyncedWrites => {
+            if config.kernel.is_some() && config.tap.is_none() {
+                network::enter()?;
+            }
+            synced::run(config)?;
+        }
     }
     crate::cli::print(format!("{}\n", config.out.join("index.html").display()).as_bytes())?;
     Ok(Exit::Ok)

@@ -230,6 +230,16 @@ impl Session {
         String::from_utf8_lossy(&std::fs::read(console_path(&self.dir)).unwrap_or_default()).into_owned()
     }
 
+    /// Bytes that the guest's console showed so far.
+    pub(super) fn console_len(&self) -> u64 {
+        std::fs::metadata(console_path(&self.dir)).map_or(0, |data| data.len())
+    }
+
+    /// The process of the backup beside this one, while there is one.
+    pub(super) fn peer_id(&self) -> Option<u32> {
+        self.peer.as_ref().map(Peer::id)
+    }
+
     /// The machine's numbers.
     pub(super) fn stats(&self) -> &Stats {
         self.machine.stats()

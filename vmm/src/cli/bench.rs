@@ -51,8 +51,8 @@ pub(super) struct BenchArgs {
     /// Measure only epochs of this length; repeatable
     #[arg(long, value_name = "TIME|auto")]
     epoch: Vec<EpochLength>,
-    /// Measure only this workload of a sweep (cpu, memory, network, disk-write, disk-read, …), or this flow of `network`
-    /// (tcp-from-1, or tcp-from for all of its kind); repeatable
+    /// Measure only this workload of a sweep (cpu, memory, network, disk-write, disk-read, …), this flow of `network`
+    /// (tcp-from-1, or tcp-from for all of its kind), or these writes of `synced-writes` (small, bulk-300); repeatable
     #[arg(long, value_name = "NAME")]
     workload: Vec<String>,
 }

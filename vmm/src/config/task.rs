@@ -24,6 +24,8 @@ pub enum BenchKind {
     Pause,
     /// Transactions on recoverable memory, compared with plain stores, LMDB and libpmemobj. Needs no guest.
     Recoverable,
+    /// A large file written and then synced, and small writes each synced, relative to the unprotected guest.
+    SyncedWrites,
 }
 
 /// One measurement.
