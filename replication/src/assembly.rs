@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use crate::id::{EpochId, SessionId};
 use crate::output::{Input, Output};
-use crate::page::PageBatch;
+use crate::page::{PAGE_SIZE, PageBatch};
 use crate::peer::PeerError;
 use crate::ship::EpochDigest;
-use crate::wire::{DiskWrite, EpochBegin, EpochEnd, Frame, Kind, MachineInfo, Message, StateDelta};
+use crate::wire::{DiskCopy, DiskWrite, EpochBegin, EpochEnd, Frame, Kind, MachineInfo, Message, StateDelta};
 
 /// What an item costs here besides its bytes, so that empty ones are bounded too.
 const ITEM_OVERHEAD: usize = 64;
@@ -32,6 +32,9 @@ pub struct AssembledEpoch {
     pub state: Arc<Vec<u8>>,
     /// Disk writes, to be applied in order.
     pub disk_writes: Vec<DiskWrite>,
+    /// Disk writes whose bytes are in guest memory as it is after this epoch; [`crate::Backup::handle_memory`] makes disk writes
+    /// of them.
+    pub disk_copies: Vec<DiskCopy>,
     /// Its output, in production order.
     pub outputs: Arc<Vec<Output>>,
     /// What it occupies here, about.
@@ -48,6 +51,7 @@ struct OpenEpoch {
     pages: Vec<PageBatch>,
     state: Vec<u8>,
     disk_writes: Vec<DiskWrite>,
+    disk_copies: Vec<DiskCopy>,
     outputs: Vec<Output>,
     arrived: EpochEnd,
     digest: EpochDigest,
@@ -167,6 +171,7 @@ impl OpenEpoch {
             pages: Vec::new(),
             state: Vec::new(),
             disk_writes: Vec::new(),
+            disk_copies: Vec::new(),
             outputs: Vec::new(),
             arrived: EpochEnd::default(),
             digest,
@@ -187,6 +192,7 @@ impl OpenEpoch {
             Message::State(part) => self.take_state(&part),
             Message::StateDelta(delta) => return self.take_state_delta(&delta, before),
             Message::DiskWrites(writes) => return self.take_disk_writes(writes, machine),
+            Message::DiskCopies(copies) => return self.take_disk_copies(&copies, machine),
             Message::Outputs(outputs) => self.take_outputs(outputs),
             _ => return Err(PeerError::Unexpected { kind, state: "an epoch is open" }),
         }
@@ -232,6 +238,21 @@ impl OpenEpoch {
         Ok(())
     }
 
+    /// What they will take as disk writes counts now.
+    fn take_disk_copies(&mut self, copies: &[DiskCopy], machine: &MachineInfo) -> Result<(), PeerError> {
+        for DiskCopy { disk, offset, gfn, at, len } in copies {
+            check_disk_range(machine, *disk, *offset, usize::from(*len))?;
+            let is_in_page = *len > 0 && usize::from(*at) + usize::from(*len) <= PAGE_SIZE;
+            if !is_in_page || !machine.has_page(*gfn) {
+                return Err(PeerError::NoSuchCopy { gfn: *gfn, at: *at, len: *len });
+            }
+            self.staged_bytes += usize::from(*len) + ITEM_OVERHEAD;
+        }
+        self.arrived.disk_writes += copies.len() as u64;
+        self.disk_copies.extend(copies);
+        Ok(())
+    }
+
     fn take_outputs(&mut self, outputs: Vec<Output>) {
         self.arrived.outputs += outputs.len() as u64;
         self.staged_bytes += outputs.iter().map(|output| output.bytes.len() + ITEM_OVERHEAD).sum::<usize>();
@@ -256,7 +277,8 @@ impl OpenEpoch {
     }
 
     fn finish(self, session: SessionId) -> AssembledEpoch {
-        let OpenEpoch { epoch, begin, inputs, pages, state, disk_writes, outputs, staged_bytes, .. } = self;
+        let OpenEpoch { epoch, begin, inputs, pages, state, disk_writes, disk_copies, outputs, staged_bytes, .. } =
+            self;
         AssembledEpoch {
             session,
             epoch,
@@ -265,6 +287,7 @@ impl OpenEpoch {
             pages,
             state: Arc::new(state),
             disk_writes,
+            disk_copies,
             outputs: Arc::new(outputs),
             staged_bytes,
         }

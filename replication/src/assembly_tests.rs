@@ -193,3 +193,42 @@ fn disk_write_outside_or_to_a_read_only_disk_is_refused() {
         assert_eq!(feed(&mut assembly(1 << 20), frames(&out)).is_ok(), is_fine, "disk {disk} at {offset}");
     }
 }
+
+#[test]
+fn disk_copy_outside_disk_page_or_memory_is_refused() {
+    let refused = |copy: DiskCopy| {
+        let mut out = Vec::new();
+        let begin = EpochBegin { base: true, released: EpochId(4) };
+        let mut writer = EpochWriter::begin(link(), EpochId(5), begin, &mut out);
+        writer.disk_copies(&[copy], &mut out);
+        writer.end(&mut out);
+        feed(&mut assembly(1 << 20), frames(&out)).is_err()
+    };
+    let fine = DiskCopy { disk: 0, offset: (1 << 20) - 4096, gfn: Gfn(3), at: 0, len: 4096 };
+    assert!(!refused(fine));
+    assert!(!refused(DiskCopy { at: 4095, len: 1, ..fine }));
+    let wrong = [
+        DiskCopy { offset: (1 << 20) - 4095, ..fine },
+        DiskCopy { offset: u64::MAX - 100, ..fine },
+        DiskCopy { disk: 1, ..fine },
+        DiskCopy { disk: 2, ..fine },
+        DiskCopy { gfn: Gfn(4), ..fine },
+        DiskCopy { at: 1, ..fine },
+        DiskCopy { len: 0, ..fine },
+        DiskCopy { at: u16::MAX, len: u16::MAX, ..fine },
+    ];
+    wrong.into_iter().for_each(|copy| assert!(refused(copy), "{copy:?}"));
+}
+
+#[test]
+fn disk_copies_count_as_the_bytes_that_they_will_be() {
+    let mut out = Vec::new();
+    let begin = EpochBegin { base: true, released: EpochId(4) };
+    let mut writer = EpochWriter::begin(link(), EpochId(5), begin, &mut out);
+    let copy = |index: u64| DiskCopy { disk: 0, offset: index * 4096, gfn: Gfn(1), at: 0, len: 4096 };
+    writer.disk_copies(&(0..16).map(copy).collect::<Vec<_>>(), &mut out);
+    writer.end(&mut out);
+    assert_eq!(feed(&mut assembly(16 * 4096), frames(&out)), Err(PeerError::TooMuchStaged { limit: 16 * 4096 }));
+    let epoch = feed(&mut assembly(1 << 20), frames(&out)).unwrap().unwrap();
+    assert!(epoch.staged_bytes > 16 * 4096 && epoch.disk_copies.len() == 16);
+}

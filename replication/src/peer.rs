@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::id::{EpochId, SessionId, Term};
+use crate::id::{EpochId, Gfn, SessionId, Term};
 use crate::page::PageError;
 use crate::wire::{BodyError, Kind, WireError};
 
@@ -94,6 +94,16 @@ pub enum PeerError {
         offset: u64,
         /// The length in bytes.
         len: u64,
+    },
+    /// Bytes that no page of the machine has.
+    #[error("the peer means {len} bytes at {at} of page {:#x}, which the machine does not have", gfn.0)]
+    NoSuchCopy {
+        /// The page.
+        gfn: Gfn,
+        /// Where in the page.
+        at: u16,
+        /// The length in bytes.
+        len: u16,
     },
     /// An answer to an offer that was not made, or was answered already.
     #[error("the peer asks for chunks of disk {disk} from {first_chunk} on, which were not offered to it")]

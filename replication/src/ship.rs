@@ -1,7 +1,7 @@
 //! Shipping: an epoch written as frames, in the one order the backup accepts.
 //!
 //! ```text
-//! EpochBegin  EventLog*  ( Pages | State | StateDelta | DiskWrites | Outputs )*  EpochEnd
+//! EpochBegin  EventLog*  ( Pages | State | StateDelta | DiskWrites | DiskCopies | Outputs )*  EpochEnd
 //! ```
 //!
 //! The writer cuts what is long into frames, keeps the counts and the checksum over all frames, and ends with them.
@@ -15,8 +15,8 @@ use crate::id::EpochId;
 use crate::output::{Input, Output};
 use crate::state::ShippedState;
 use crate::wire::{
-    BODY_SOFT_MAX, BodyWriter, EpochBegin, EpochEnd, Kind, Link, Message, StateDelta, encode_frame, encode_inputs,
-    encode_outputs, write_frame,
+    BODY_SOFT_MAX, BodyWriter, DiskCopy, EpochBegin, EpochEnd, Kind, Link, Message, StateDelta, encode_frame,
+    encode_inputs, encode_outputs, write_frame,
 };
 
 /// The running checksum over the frames of one epoch. Both sides keep one.
@@ -114,6 +114,18 @@ impl EpochWriter {
             });
             self.end.disk_writes += 1;
             offset += part.len() as u64;
+        }
+    }
+
+    /// Appends writes to disks whose bytes the backup has: each is what the page is at the end of this epoch, for a receiver that
+    /// has applied all of it. They lie over what [`Self::disk_write`] was given.
+    pub fn disk_copies(&mut self, copies: &[DiskCopy], out: &mut Vec<u8>) {
+        for part in copies.chunks(BODY_SOFT_MAX / DiskCopy::WIRE_LEN) {
+            self.write_frame(Kind::DiskCopies, out, |body| {
+                body.count(part.len());
+                part.iter().for_each(|copy| copy.encode(body));
+            });
+            self.end.disk_writes += part.len() as u64;
         }
     }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{Backup, BackupAction, BackupConfig, BackupState, Connection, DiscardReason, Kept, Session, TakeOver};
 use crate::assembly::{Assembled, AssembledEpoch, check_disk_exists, check_disk_range};
-use crate::id::{ClaimResult, EpochId, SessionId, Term, Time, VmId};
-use crate::page::PageBatch;
+use crate::id::{ClaimResult, EpochId, Gfn, SessionId, Term, Time, VmId};
+use crate::page::{Page, PageBatch};
 use crate::peer::PeerError;
 use crate::pointers::BackupPointers;
 use crate::view::{Nonce, Place};
@@ -148,6 +148,16 @@ impl Backup {
             // The guest has ended on the primary: its base is not needed any more.
             Ended => self.finish_ended(),
             _ => {}
+        }
+    }
+
+    /// The answer to [`BackupAction::ReadMemory`]: `read` gives a page of the guest's memory as it is here now. What epochs before
+    /// this one, and it itself, have still to change there is put over it.
+    pub fn handle_memory(&mut self, session: SessionId, epoch: EpochId, read: impl FnMut(Gfn, &mut Page)) {
+        let Some(current) = self.session.as_mut().filter(|current| current.link.session == session) else { return };
+        if let Some(whole) = current.complete(epoch, read) {
+            // Before what was wanted of later epochs.
+            self.actions.push_front(BackupAction::Persist(whole));
         }
     }
 
@@ -343,6 +353,7 @@ impl Backup {
                 | Kind::State
                 | Kind::StateDelta
                 | Kind::DiskWrites
+                | Kind::DiskCopies
                 | Kind::Outputs
                 | Kind::EpochEnd,
             ) => self.take_epoch(frame),
@@ -461,8 +472,12 @@ impl Backup {
     fn finish_epoch(&mut self, epoch: Arc<AssembledEpoch>) {
         self.pointers.assemble(epoch.epoch);
         self.state = Protected;
-        self.session.as_mut().expect("an epoch was assembled in it").push(&epoch);
-        self.actions.push_back(BackupAction::Persist(epoch));
+        let session = self.session.as_mut().expect("an epoch was assembled in it");
+        session.push(&epoch);
+        self.actions.push_back(match epoch.disk_copies.is_empty() {
+            true => BackupAction::Persist(epoch),
+            false => BackupAction::ReadMemory { session: session.link.session, epoch: epoch.epoch },
+        });
     }
 
     /// Acks what is complete, unless the primary is lost or too much waits to be applied.

@@ -26,6 +26,7 @@
 //! The driver's duties, in their order:
 //!
 //! 1. Actions are done in the order given, those about one session before those of the next.
+//!    [`BackupAction::ReadMemory`] is answered by `handle_memory` before anything else is done or reported.
 //! 2. Every [`BackupAction::Persist`] is answered by `handle_durable`, every [`BackupAction::Apply`] by
 //!    `handle_applied`; that of a base which cannot run here by `handle_base_refused`.
 //!    A driver whose log or image fails stops: it must not answer, and so never acks nor takes over.
@@ -82,6 +83,13 @@ pub enum BackupAction {
     ResyncDisk(ResyncDisk),
     /// Compare with the replica image, then `handle_disk_compared`; of a read-only disk that differs, `handle_refuse`.
     DiskOffered(DiskOffer),
+    /// Disk writes of this epoch are in the guest's memory: call `handle_memory` at once.
+    ReadMemory {
+        /// The session.
+        session: SessionId,
+        /// The epoch.
+        epoch: EpochId,
+    },
     /// Write the disk writes into the synced log (or nothing, if durability is memory), then `handle_durable`.
     Persist(Arc<AssembledEpoch>),
     /// Apply pages to the shadow memory and disk writes to the images, then `handle_applied`.

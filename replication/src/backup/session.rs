@@ -1,12 +1,13 @@
 //! What a backup holds of one session: the epoch that arrives, epochs not yet applied, output not yet released.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::assembly::{AssembledEpoch, Assembly};
-use crate::id::EpochId;
+use crate::id::{EpochId, Gfn};
 use crate::output::Output;
-use crate::wire::{Hello, Link};
+use crate::page::{PAGE_SIZE, Page};
+use crate::wire::{BODY_SOFT_MAX, DiskCopy, DiskWrite, Hello, Link};
 
 /// One session of the backup.
 #[derive(Debug)]
@@ -70,6 +71,40 @@ impl Session {
         self.unapplied.iter().find(|waiting| waiting.epoch == epoch).map(Arc::clone)
     }
 
+    /// Makes disk writes of an epoch's copies; gives the epoch. `read` gives pages as they are here: with all epochs that were
+    /// applied, and perhaps some of those that wait. What these change is put over that, in order, once more or for the first
+    /// time: either gives the page as it is at the end of the epoch.
+    pub(super) fn complete(
+        &mut self,
+        epoch: EpochId,
+        mut read: impl FnMut(Gfn, &mut Page),
+    ) -> Option<Arc<AssembledEpoch>> {
+        let index = self.unapplied.iter().position(|waiting| waiting.epoch == epoch)?;
+        let whole = Arc::make_mut(&mut self.unapplied[index]);
+        let (copies, mut writes) = (std::mem::take(&mut whole.disk_copies), std::mem::take(&mut whole.disk_writes));
+        let mut pages: BTreeMap<u64, Box<Page>> = BTreeMap::new();
+        for copy in &copies {
+            pages.entry(copy.gfn.0).or_insert_with(|| {
+                let mut page = Box::new([0; PAGE_SIZE]);
+                read(copy.gfn, &mut page);
+                page
+            });
+        }
+        for batch in self.unapplied.range(..=index).flat_map(|waiting| &waiting.pages) {
+            for update in batch.pages() {
+                if let Some(page) = pages.get_mut(&update.gfn.0) {
+                    update.apply_to(page);
+                }
+            }
+        }
+        for DiskCopy { disk, offset, gfn, at, len } in copies {
+            let bytes = &pages[&gfn.0][usize::from(at)..][..usize::from(len)];
+            append(&mut writes, disk, offset, bytes);
+        }
+        Arc::make_mut(&mut self.unapplied[index]).disk_writes = writes;
+        self.find(epoch)
+    }
+
     /// Whether it is the next to be applied.
     pub(super) fn is_next(&self, epoch: EpochId) -> bool {
         self.unapplied.front().is_some_and(|first| first.epoch == epoch)
@@ -93,6 +128,17 @@ impl Session {
     pub(super) fn take_held(&mut self) -> Vec<Output> {
         self.held_bytes = 0;
         self.held.drain(..).flat_map(|(_, outputs)| Arc::unwrap_or_clone(outputs)).collect()
+    }
+}
+
+/// Adds a write behind the others; one that continues the last becomes part of it.
+fn append(writes: &mut Vec<DiskWrite>, disk: u16, offset: u64, bytes: &[u8]) {
+    let continues = |last: &&mut DiskWrite| {
+        last.disk == disk && last.offset + last.data.len() as u64 == offset && last.data.len() < BODY_SOFT_MAX
+    };
+    match writes.last_mut().filter(continues) {
+        Some(last) => last.data.extend_from_slice(bytes),
+        None => writes.push(DiskWrite { disk, offset, data: bytes.to_vec() }),
     }
 }
 

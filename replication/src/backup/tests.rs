@@ -1,10 +1,11 @@
 use super::*;
 use crate::PeerError;
 use crate::id::{ClaimResult, Gfn};
+use crate::page::{PAGE_SIZE, Page, PageEncoder};
 use crate::ship::EpochWriter;
 use crate::wire::{
-    DiskInfo, DiskOffer, EpochBegin, Frame, FrameDecoder, Goodbye, GoodbyeReason, Heartbeat, Kind, Link, MachineInfo,
-    Message, RamRange, RefuseCode, ResyncDisk,
+    DiskCopy, DiskInfo, DiskOffer, EpochBegin, Frame, FrameDecoder, Goodbye, GoodbyeReason, Heartbeat, Kind, Link,
+    MachineInfo, Message, RamRange, RefuseCode, ResyncDisk,
 };
 
 const MS: u64 = 1_000_000;
@@ -572,4 +573,80 @@ fn backup_that_asks_for_the_guest_or_has_it_does_not_stop() {
     assert!(!backup.handle_stop(Time(7 * MS), "the operator"));
     backup.handle_claim(Time(8 * MS), SESSION, ClaimResult::Granted);
     assert!(!backup.handle_stop(Time(8 * MS), "the operator"), "the guest runs here");
+}
+
+/// An epoch that changes a byte of page 1 from what `old` has there, and copies of the page to the disk.
+fn give_copies(backup: &mut Backup, epoch: u64, change: Option<(usize, &Page)>, copies: &[DiskCopy]) {
+    let mut out = Vec::new();
+    let begin = EpochBegin { base: epoch == 7, released: EpochId(if epoch == 7 { 6 } else { 0 }) };
+    let mut writer = EpochWriter::begin(link(SESSION), EpochId(epoch), begin, &mut out);
+    let mut encoder = PageEncoder::new();
+    if let Some((at, old)) = change {
+        let mut page = *old;
+        page[at] = epoch as u8;
+        encoder.push(Gfn(1), &page, Some(old));
+        encoder.take_batch(|body, pages| writer.pages(body, pages, &mut out));
+    }
+    writer.disk_write(0, 0, &[1; 512], &mut out);
+    writer.disk_copies(copies, &mut out);
+    writer.end(&mut out);
+    frames(&out).into_iter().for_each(|frame| backup.handle_frame(Time(0), frame).unwrap());
+}
+
+#[test]
+fn disk_copy_is_what_the_page_is_at_the_end_of_its_epoch_however_far_memory_is() {
+    let machine = MachineInfo {
+        ram: vec![RamRange { first: Gfn(0), pages: 4 }],
+        disks: vec![DiskInfo { len: 1 << 20, readonly: false }],
+        ..MachineInfo::default()
+    };
+    let (empty, mut after_8) = ([0; PAGE_SIZE], [0; PAGE_SIZE]);
+    after_8[10] = 8;
+    let mut after_9 = after_8;
+    after_9[20] = 9;
+    let copy = |offset: u64, at: u16| DiskCopy { disk: 0, offset, gfn: Gfn(1), at, len: 512 };
+    // The driver's memory has none of the two epochs, one, or both: what it reports as applied comes later.
+    for memory in [empty, after_8, after_9] {
+        let mut backup = Backup::new(config());
+        backup.handle_connected(Time(0));
+        let hello = Hello {
+            register: None,
+            writer: String::new(),
+            vm_name: "vm0".into(),
+            durable: true,
+            machine: machine.clone(),
+        };
+        give(&mut backup, Message::Hello(hello)).unwrap();
+        backup.handle_accept(Time(0), None, None);
+        give_copies(&mut backup, 7, None, &[]);
+        finish(&mut backup, 7);
+        actions(&mut backup);
+        give_copies(&mut backup, 8, Some((10, &empty)), &[]);
+        backup.handle_durable(Time(0), SESSION, EpochId(8));
+        actions(&mut backup);
+        give_copies(&mut backup, 9, Some((20, &after_8)), &[copy(4096, 0), copy(4608, 512), copy(0, 0)]);
+        let epoch = EpochId(9);
+        assert_eq!(actions(&mut backup), [BackupAction::ReadMemory { session: SESSION, epoch }]);
+        backup.handle_memory(SESSION, epoch, |gfn, page| {
+            assert_eq!(gfn, Gfn(1));
+            *page = memory;
+        });
+        let done = actions(&mut backup);
+        let [BackupAction::Persist(whole)] = &done[..] else { panic!("{done:?}") };
+        let [write, pair, over] = &whole.disk_writes[..] else { panic!("{:?}", whole.disk_writes) };
+        assert_eq!((write.offset, pair.offset, over.offset), (0, 4096, 0), "copies lie over writes");
+        assert_eq!((pair.data.len(), over.data.len()), (1024, 512), "what follows is one write");
+        assert_eq!((pair.data[10], pair.data[20], over.data[10]), (8, 9, 8));
+        assert!(whole.disk_copies.is_empty());
+        backup.handle_durable(Time(0), SESSION, epoch);
+        assert_eq!(actions(&mut backup), [BackupAction::Apply(Arc::clone(whole))], "the images get the same");
+    }
+}
+
+#[test]
+fn memory_of_a_session_that_is_over_is_not_looked_at() {
+    let mut backup = protected();
+    backup.handle_memory(SessionId([9; 16]), EpochId(7), |_, _| panic!("another session"));
+    backup.handle_memory(SESSION, EpochId(8), |_, _| panic!("an epoch that is not there"));
+    assert_eq!(actions(&mut backup), []);
 }

@@ -186,6 +186,35 @@ pub struct DiskWrite {
     pub data: Vec<u8>,
 }
 
+/// A write of the guest to a disk whose bytes are in its memory: as the page is at the end of the epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskCopy {
+    /// Which disk.
+    pub disk: u16,
+    /// Where, in bytes.
+    pub offset: u64,
+    /// Which page.
+    pub gfn: Gfn,
+    /// Where in the page.
+    pub at: u16,
+    /// How many bytes, at least one.
+    pub len: u16,
+}
+
+impl DiskCopy {
+    /// Bytes of one in a frame.
+    pub(crate) const WIRE_LEN: usize = 2 + 8 + 8 + 2 + 2;
+
+    pub(crate) fn encode(&self, body: &mut BodyWriter) {
+        body.u16(self.disk).u64(self.offset).u64(self.gfn.0).u16(self.at).u16(self.len);
+    }
+
+    fn decode(body: &mut BodyReader<'_>) -> Result<DiskCopy, BodyError> {
+        let (disk, offset, gfn) = (body.u16("disk number")?, body.u64("disk offset")?, Gfn(body.u64("gfn")?));
+        Ok(DiskCopy { disk, offset, gfn, at: body.u16("offset in the page")?, len: body.u16("length of the copy")? })
+    }
+}
+
 /// An epoch begins on the wire. It may be sent as soon as the epoch runs, so that its inputs are logged early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EpochBegin {
@@ -299,6 +328,7 @@ pub enum Message {
     Heartbeat(Heartbeat),
     Goodbye(Goodbye),
     StateDelta(StateDelta),
+    DiskCopies(Vec<DiskCopy>),
 }
 
 impl Message {
@@ -339,6 +369,7 @@ impl Message {
             Message::Heartbeat(_) => Kind::Heartbeat,
             Message::Goodbye(_) => Kind::Goodbye,
             Message::StateDelta(_) => Kind::StateDelta,
+            Message::DiskCopies(_) => Kind::DiskCopies,
         }
     }
 
@@ -380,6 +411,10 @@ impl Message {
             Message::Heartbeat(Heartbeat { released, complete }) => drop(body.u64(released.0).u64(complete.0)),
             Message::Goodbye(Goodbye { reason, text }) => drop(body.u8(*reason as u8).text(text)),
             Message::StateDelta(delta) => delta.encode(body),
+            Message::DiskCopies(copies) => {
+                body.count(copies.len());
+                copies.iter().for_each(|copy| copy.encode(body));
+            }
         }
     }
 }
@@ -411,6 +446,10 @@ fn decode_fields(kind: Kind, body: &mut BodyReader<'_>) -> Result<Message, BodyE
         }),
         Kind::Goodbye => Message::Goodbye(Goodbye::decode(body)?),
         Kind::StateDelta => Message::StateDelta(StateDelta::decode(body)?),
+        Kind::DiskCopies => {
+            let count = body.count(DiskCopy::WIRE_LEN, "count of disk copies")?;
+            Message::DiskCopies((0..count).map(|_| DiskCopy::decode(body)).collect::<Result<_, BodyError>>()?)
+        }
         Kind::ResyncPages | Kind::Pages | Kind::State => unreachable!("these own their bytes; see Message::decode"),
     })
 }

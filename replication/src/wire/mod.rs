@@ -11,8 +11,9 @@ mod message;
 pub use body::{Body, BodyError, BodyReader, BodyWriter, TEXT_MAX};
 pub use decoder::FrameDecoder;
 pub use message::{
-    DiskInfo, DiskOffer, DiskWant, DiskWrite, EpochBegin, EpochEnd, Goodbye, GoodbyeReason, Heartbeat, Hello, HelloAck,
-    MachineInfo, Message, RamRange, Refuse, RefuseCode, ResyncDisk, StateDelta, encode_inputs, encode_outputs,
+    DiskCopy, DiskInfo, DiskOffer, DiskWant, DiskWrite, EpochBegin, EpochEnd, Goodbye, GoodbyeReason, Heartbeat, Hello,
+    HelloAck, MachineInfo, Message, RamRange, Refuse, RefuseCode, ResyncDisk, StateDelta, encode_inputs,
+    encode_outputs,
 };
 
 use thiserror::Error;
@@ -24,7 +25,7 @@ use crate::id::{EpochId, EpochTooLarge, SessionId, Term, VmId};
 pub const MAGIC: [u8; 4] = *b"OUTL";
 
 /// The protocol that this crate speaks. Any change of a byte's meaning counts it up.
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;
 
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 72;
@@ -75,11 +76,13 @@ pub enum Kind {
     Goodbye = 17,
     /// What the state at the epoch's end differs in from the one before.
     StateDelta = 18,
+    /// Disk writes of the epoch whose bytes are in pages that the backup has.
+    DiskCopies = 19,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 19] = [
         Kind::Hello,
         Kind::HelloAck,
         Kind::Refuse,
@@ -98,6 +101,7 @@ impl Kind {
         Kind::Heartbeat,
         Kind::Goodbye,
         Kind::StateDelta,
+        Kind::DiskCopies,
     ];
 
     /// What a frame of our own is, from its header.

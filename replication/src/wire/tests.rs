@@ -75,6 +75,7 @@ fn messages() -> Vec<Message> {
         Message::Heartbeat(Heartbeat { released: EpochId(1), complete: EpochId(2) }),
         Message::Goodbye(Goodbye { reason: GoodbyeReason::GuestEnded, text: "powered off".into() }),
         Message::StateDelta(StateDelta { len: 100, runs: vec![(3, vec![1, 2]), (99, vec![4])] }),
+        Message::DiskCopies(vec![DiskCopy { disk: 1, offset: 8192, gfn: Gfn(3), at: 512, len: 3584 }]),
     ]
 }
 
@@ -118,7 +119,7 @@ fn every_message_cut_short_is_an_error() {
 fn header_bytes_are_as_documented() {
     let bytes = frame(Kind::Ack, &12u64.to_le_bytes());
     assert_eq!(bytes.len(), HEADER_LEN + 8);
-    assert_eq!(&bytes[..16], b"OUTL\x03\0\x0f\0\0\0\0\0\x08\0\0\0");
+    assert_eq!(&bytes[..16], b"OUTL\x04\0\x0f\0\0\0\0\0\x08\0\0\0");
     assert_eq!(bytes[16..24], 77u64.to_le_bytes());
     assert_eq!(bytes[24..40], [3; 16]);
     assert_eq!(bytes[40..48], 4u64.to_le_bytes());
@@ -141,7 +142,7 @@ fn header_fields_out_of_bounds_are_typed_errors() {
     let error = |at, bytes: &[u8]| decode(&with_header(at, bytes)).unwrap_err();
     assert_eq!(error(4, &[1, 0]), WireError::VersionMismatch { ours: PROTOCOL_VERSION, theirs: 1 });
     assert_eq!(error(6, &[0, 0]), WireError::UnknownKind { kind: 0 });
-    assert_eq!(error(6, &[19, 0]), WireError::UnknownKind { kind: 19 });
+    assert_eq!(error(6, &[20, 0]), WireError::UnknownKind { kind: 20 });
     assert_eq!(error(8, &[1, 0, 0, 0]), WireError::ReservedFlags { flags: 1 });
     let len = (BODY_MAX as u32 + 1).to_le_bytes();
     assert_eq!(error(12, &len), WireError::TooLong { len: BODY_MAX as u64 + 1, max: BODY_MAX as u64 });

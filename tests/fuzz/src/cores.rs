@@ -9,7 +9,7 @@ use replication::backup::BackupState;
 use replication::id::Gfn;
 use replication::primary::{GuestEnd, Left, Meeting, RoundsConfig};
 use replication::wire::{
-    DiskInfo, DiskOffer, DiskWant, EpochBegin, EpochEnd, Goodbye, GoodbyeReason, Heartbeat, Hello, HelloAck,
+    DiskCopy, DiskInfo, DiskOffer, DiskWant, EpochBegin, EpochEnd, Goodbye, GoodbyeReason, Heartbeat, Hello, HelloAck,
     MachineInfo, RamRange, Refuse, RefuseCode, ResyncDisk,
 };
 use replication::{
@@ -99,6 +99,10 @@ fn whole_epoch(link: Link, epoch: EpochId, base: bool, input: &mut Input<'_>) ->
     writer.inputs(&[replication::Input { device: 1, bytes: vec![1] }], &mut out);
     writer.state(&[7; 16], &mut out);
     writer.disk_write(0, u64::from(input.u8()) * 512, &[1; 512], &mut out);
+    if input.u8() % 2 == 0 {
+        let (gfn, at, len) = (Gfn(u64::from(input.u8())), u16::from(input.u8()) * 16, u16::from(input.u8()) * 17);
+        writer.disk_copies(&[DiskCopy { disk: 0, offset: u64::from(input.u8()) * 16, gfn, at, len }], &mut out);
+    }
     writer.outputs(&[Output { device: 1, kind: 0, bytes: vec![2] }], &mut out);
     if input.u8() % 8 != 0 {
         writer.end(&mut out);
@@ -189,6 +193,10 @@ fn backup(input: &mut Input<'_>) {
         }
         while let Some(action) = core.poll_action() {
             match action {
+                BackupAction::ReadMemory { session, epoch } => core.handle_memory(session, epoch, |gfn, page| {
+                    assert!(machine().has_page(gfn));
+                    page.fill(gfn.0 as u8);
+                }),
                 BackupAction::Persist(epoch) => persist.push_back((epoch.session, epoch.epoch, epoch.base)),
                 BackupAction::Apply(epoch) => apply.push_back((epoch.session, epoch.epoch)),
                 BackupAction::Disconnect => is_connected = false,

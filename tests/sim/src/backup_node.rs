@@ -148,6 +148,13 @@ impl BackupNode {
         }
     }
 
+    fn read_memory(&mut self, session: SessionId, epoch: EpochId, env: &Env) {
+        let is_blank = env.plan.broken == Some(Break::CopyOfOtherMemory);
+        self.core.handle_memory(session, epoch, |gfn, page| {
+            *page = if is_blank { [0; PAGE_SIZE] } else { self.memory[gfn.0 as usize] };
+        });
+    }
+
     fn apply_pages(&mut self, batch: &PageBatch) {
         for page in batch.pages() {
             page.apply_to(&mut self.memory[page.gfn.0 as usize]);
@@ -182,6 +189,7 @@ impl BackupNode {
                 self.image[piece.offset as usize..][..piece.data.len()].copy_from_slice(&piece.data);
             }
             BackupAction::DiskOffered(offer) => self.compare(&offer, env),
+            BackupAction::ReadMemory { session, epoch } => self.read_memory(session, epoch, env),
             BackupAction::Persist(epoch) => return self.persist(&epoch, env),
             BackupAction::Apply(epoch) => self.schedule_apply(epoch, env),
             BackupAction::Claim { session, fork } => return self.claim(session, fork, env),

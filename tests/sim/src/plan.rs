@@ -105,11 +105,13 @@ pub enum Break {
     RoundsWithoutEnd,
     /// What is left after the last round does not go with the base.
     ForgetLeft,
+    /// The backup takes what the disk gets out of memory from other memory than the guest's.
+    CopyOfOtherMemory,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 39] = [
+    pub const ALL: [Break; 40] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -149,6 +151,7 @@ impl Break {
         Break::FillWithoutEnd,
         Break::RoundsWithoutEnd,
         Break::ForgetLeft,
+        Break::CopyOfOtherMemory,
     ];
 }
 
@@ -410,7 +413,9 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
         Some(Break::FillWithoutEnd) => {
             (0..2).map(|host| Fault { when: When::At(0), what: What::StuckFilling(host) }).collect()
         }
-        Some(Break::ForgetLeft) => vec![at(What::Crash { host: 0, power: false, restart: None })],
+        Some(Break::ForgetLeft | Break::CopyOfOtherMemory) => {
+            vec![at(What::Crash { host: 0, power: false, restart: None })]
+        }
         Some(rule) => faults_of_evidence(rule, heal_at),
         None => Vec::new(),
     }

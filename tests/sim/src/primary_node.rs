@@ -4,16 +4,16 @@ use std::collections::VecDeque;
 
 use replication::page::{PAGE_SIZE, Page, PageEncoder};
 use replication::primary::{FillPhase, GuestEnd, Left, NextRound, PrimaryState};
-use replication::wire::{DiskOffer, DiskWant, EpochBegin, HEADER_LEN, Kind, Link, Message, ResyncDisk};
+use replication::wire::{DiskCopy, DiskOffer, DiskWant, EpochBegin, HEADER_LEN, Kind, Link, Message, ResyncDisk};
 use replication::{
     EpochId, EpochMeta, EpochWriter, FrameDecoder, Gfn, Input, Output, OutputQueue, Primary, PrimaryAction, SessionId,
     ShippedState, TakeOver, Term, VmId,
 };
 
-use crate::disk::{CHUNK, Disk, SECTOR, SectorWrite};
+use crate::disk::{CHUNK, Disk, SECTOR, SECTORS, SectorWrite};
 use crate::env::{Crashed, Env, Event, HostId};
 use crate::fault::Step;
-use crate::guest::{Guest, PAGES, Said, digest};
+use crate::guest::{Guest, PAGES, Said, digest, sector_of};
 use crate::machines::store_of;
 use crate::plan::{Break, MS};
 use crate::state_dir::{LocalEpoch, StateDir, Uncommitted};
@@ -473,9 +473,19 @@ impl PrimaryNode {
         self.encode_dirty(&mut writer, &mut out);
         writer.state_after(&mut self.shipped_state, |_| self.guest.save(), &mut out);
         let resync = if base { self.resync.take().map(|resync| resync.sectors) } else { None };
+        let mut copies = Vec::new();
         for (sector, data) in resync.as_deref().unwrap_or(sectors) {
-            writer.disk_write(0, (sector * SECTOR) as u64, data, &mut out);
+            match self.is_in_memory(*sector, data) && env.rng.percent(70) {
+                true => copies.extend(copies_of(*sector)),
+                false => writer.disk_write(0, (sector * SECTOR) as u64, data, &mut out),
+            }
         }
+        // What an epoch long ago put there may be said again.
+        let (again, view) = (env.rng.u64() as usize % SECTORS, self.disk.view());
+        if self.is_in_memory(again, &view[again * SECTOR..][..SECTOR]) {
+            copies.extend(copies_of(again));
+        }
+        writer.disk_copies(&copies, &mut out);
         let outputs: Vec<_> = self.queue.of_epoch(epoch).cloned().collect();
         writer.outputs(&outputs, &mut out);
         writer.end(&mut out);
@@ -484,6 +494,11 @@ impl PrimaryNode {
         self.queue(Some(link.session), Bytes::Frames(half), env);
         self.queue(Some(link.session), Bytes::Epoch(epoch, out), env);
         Ok(())
+    }
+
+    /// Whether the guest's table of its disk gives what is in a sector.
+    fn is_in_memory(&self, sector: usize, data: &[u8]) -> bool {
+        sector_of(self.guest.sector_chain(sector)) == data
     }
 
     fn encode_dirty(&mut self, writer: &mut EpochWriter, out: &mut Vec<u8>) {
@@ -795,4 +810,16 @@ fn input_of(request: &u64) -> Input {
 
 fn request_of(input: &Input) -> u64 {
     input.bytes.first_chunk().map_or(0, |word| u64::from_le_bytes(*word))
+}
+
+/// A sector as copies of its word in the guest's table, which is its content over and over.
+fn copies_of(sector: usize) -> impl Iterator<Item = DiskCopy> {
+    let copy = move |word: usize| DiskCopy {
+        disk: 0,
+        offset: (sector * SECTOR + word * 8) as u64,
+        gfn: Gfn(0),
+        at: (sector * 8) as u16,
+        len: 8,
+    };
+    (0..SECTOR / 8).map(copy)
 }

@@ -63,6 +63,7 @@ caught! {
     filling_without_an_end_is_caught: FillWithoutEnd,
     rounds_without_an_end_are_caught: RoundsWithoutEnd,
     forgotten_rest_of_the_rounds_is_caught: ForgetLeft,
+    disk_write_out_of_other_memory_is_caught: CopyOfOtherMemory,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

@@ -159,9 +159,8 @@ impl Synced<'_> {
 
     /// What is missing of this repetition. A Linux guest is booted once for all of it, a bare one for each kind of writes.
     fn measure(&mut self, all: &[Writes], repeat: u32) -> Result<(), Failure> {
-        let is_missing = |writes: &&Writes| {
-            self.lengths.iter().any(|&epoch| !self.table.has(&self.key(**writes, epoch, repeat)))
-        };
+        let is_missing =
+            |writes: &&Writes| self.lengths.iter().any(|&epoch| !self.table.has(&self.key(**writes, epoch, repeat)));
         let missing: Vec<Writes> = all.iter().filter(is_missing).copied().collect();
         match &self.config.kernel {
             _ if missing.is_empty() => Ok(()),
@@ -343,6 +342,8 @@ mod tests {
         for writes in [Writes::Bulk(1), Writes::Bulk(300), Writes::Small] {
             assert_eq!(Writes::parse(&writes.name()), Some(writes));
         }
-        assert!(["bulk", "bulk-", "bulk-0", "bulk-4097", "smaller", ""].iter().all(|name| Writes::parse(name).is_none()));
+        assert!(
+            ["bulk", "bulk-", "bulk-0", "bulk-4097", "smaller", ""].iter().all(|name| Writes::parse(name).is_none())
+        );
     }
 }

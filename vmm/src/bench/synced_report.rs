@@ -103,7 +103,8 @@ pub(super) fn write(config: &BenchConfig, rows: &[Row]) -> Result<(), Failure> {
         title: "How long does a synced write take?".into(),
         chart: Some(("synced-writes", results.chart())),
         seen: vec![
-            "What goes to file systems is counted by the kernel: pages that became dirty, log and image together.".into(),
+            "What goes to file systems is counted by the kernel: pages that became dirty, log and image together."
+                .into(),
         ],
         table: Some(results.table()),
     };

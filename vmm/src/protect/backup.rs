@@ -519,6 +519,12 @@ impl Standby {
             BackupAction::ResyncPages(batch) => apply_pages(self.ram.as_ref(), &batch),
             BackupAction::ResyncDisk(chunk) => self.storage.order(Order::WriteChunk { chunk, durable: self.durable }),
             BackupAction::DiskOffered(offer) => self.compare(offer),
+            BackupAction::ReadMemory { session, epoch } => {
+                let ram = self.ram.as_ref().expect("an epoch comes only after a session was accepted");
+                self.core.handle_memory(session, epoch, |gfn, page| {
+                    assert!(ram.read_page(gfn.0, page), "the core checked that every page is guest memory");
+                });
+            }
             BackupAction::Persist(epoch) => self.persist(epoch),
             BackupAction::Apply(epoch) => self.apply(epoch),
             BackupAction::Claim { session, fork } => self.claim(session, fork),

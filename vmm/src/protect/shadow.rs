@@ -4,6 +4,9 @@
 //! did change changed little. A page is known here from the first epoch that shipped it in this session; until then,
 //! and when the shadow is full, pages go whole.
 //!
+//! It is also looked through for what the guest writes to its disks: most of that lies in its memory (a page cache), and then
+//! travels once.
+//!
 //! Invariant: a page here is exactly what the backup has once it has applied everything shipped so far. It holds because
 //! pages are noted in the order in which they are shipped, and a session that breaks is forgotten.
 
@@ -15,6 +18,10 @@ use crate::memory::{PAGE_SIZE, Page};
 
 /// Pages kept at most: 256 MiB. Beyond that the oldest goes.
 const PAGES_MAX: usize = (256 << 20) / PAGE_SIZE;
+/// Places of pages by their content, a power of two. What finds none there travels twice.
+const PLACES: usize = 2 * PAGES_MAX;
+/// A page's content is told by a word of each such stretch of it, all at different offsets.
+const SAMPLE_BYTES: usize = 256;
 
 /// What the backup of one session has.
 #[derive(Debug, Default)]
@@ -22,6 +29,19 @@ pub(super) struct Shadow {
     session: Option<SessionId>,
     pages: HashMap<u64, Box<Page>>,
     order: VecDeque<u64>,
+    /// Which page may have the content of this sample; where none was there, no page has it. A page that has changed since is
+    /// found and does not fit.
+    places: Vec<u64>,
+}
+
+/// The place of a page with this content.
+fn place_of(page: &Page) -> usize {
+    let mut sum = 0u64;
+    for (index, stretch) in page.chunks_exact(SAMPLE_BYTES).enumerate() {
+        let word = stretch[8 * index..].first_chunk().expect("there are no more stretches than words in one");
+        sum = (sum ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    }
+    (sum >> 7) as usize % PLACES
 }
 
 impl Shadow {
@@ -35,18 +55,27 @@ impl Shadow {
     /// Encodes what page `gfn` needs to become `page` over there. False if it is that already.
     pub(super) fn encode(&mut self, gfn: u64, page: &Page, encoder: &mut PageEncoder) -> bool {
         match self.pages.get_mut(&gfn) {
-            Some(known) if **known == *page => false,
+            Some(known) if **known == *page => return false,
             Some(known) => {
                 encoder.push(Gfn(gfn), page, Some(known));
                 **known = *page;
-                true
             }
             None => {
                 encoder.push(Gfn(gfn), page, None);
                 self.learn(gfn, page);
-                true
             }
         }
+        if self.places.is_empty() {
+            self.places = vec![u64::MAX; PLACES];
+        }
+        self.places[place_of(page)] = gfn;
+        true
+    }
+
+    /// A page that has exactly these bytes over there once all that was encoded is applied.
+    pub(super) fn find(&self, bytes: &Page) -> Option<Gfn> {
+        let gfn = *self.places.get(place_of(bytes))?;
+        self.pages.get(&gfn).filter(|known| ***known == *bytes).map(|_| Gfn(gfn))
     }
 
     fn learn(&mut self, gfn: u64, page: &Page) {
@@ -94,6 +123,26 @@ mod tests {
         shadow.begin(SessionId([2; 16]));
         assert!(shadow.encode(7, &[1; PAGE_SIZE], &mut encoder));
         assert_eq!(encoder.counters().delta, 0);
+    }
+
+    #[test]
+    fn content_is_found_where_it_is_now_and_nowhere_else() {
+        let (mut shadow, mut encoder) = (Shadow::default(), PageEncoder::new());
+        shadow.begin(SESSION);
+        let page = |byte: u8| std::array::from_fn(|at| (at as u8).wrapping_mul(31) ^ byte);
+        assert_eq!(shadow.find(&page(1)), None, "nothing was shipped");
+        for gfn in 0..4 {
+            shadow.encode(gfn, &page(gfn as u8), &mut encoder);
+        }
+        assert_eq!([1, 3].map(|byte| shadow.find(&page(byte))), [Some(Gfn(1)), Some(Gfn(3))]);
+        shadow.encode(1, &page(9), &mut encoder);
+        assert_eq!([1, 9].map(|byte| shadow.find(&page(byte))), [None, Some(Gfn(1))], "it is another page now");
+        let mut alike = page(3);
+        alike[2 * SAMPLE_BYTES] ^= 1;
+        assert_eq!(place_of(&alike), place_of(&page(3)), "the sample does not tell them apart");
+        assert_eq!(shadow.find(&alike), None);
+        shadow.begin(SessionId([2; 16]));
+        assert_eq!(shadow.find(&page(3)), None, "another backup has nothing");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use replication::primary::PrimaryState;
-use replication::wire::{EpochBegin, Kind, Link};
+use replication::wire::{DiskCopy, EpochBegin, Kind, Link};
 use replication::{EpochId, EpochWriter, PageEncoder, SessionId, ShippedState};
 use snapshot::disklog::LogError;
 use snapshot::writeset::WriteSet;
@@ -28,6 +28,7 @@ use crate::epoch::hot::IdlePages;
 use crate::epoch::{SealedEpoch, SpentEpochs};
 use crate::exit::{Exit, Failure};
 use crate::machine::gate::Held;
+use crate::memory::PAGE_SIZE;
 use crate::stats::Work;
 
 /// Why an outbox takes nothing more.
@@ -516,10 +517,7 @@ impl Shipper {
         let earlier = earlier.map_or_else(Vec::new, |(_, writes)| writes);
         let own = disk_writes.iter().map(|set| &**set).enumerate();
         for (disk, set) in earlier.iter().enumerate().chain(own) {
-            for (offset, data) in set.iter() {
-                writer.disk_write(disk as u16, offset, data, &mut outbox.buffer);
-                outbox.flush_if_full()?;
-            }
+            ship_disk_writes(&self.shadow, disk as u16, set, &mut writer, outbox)?;
         }
         writer.outputs(outputs, &mut outbox.buffer);
         self.guardian.machine.stats().count_work(Work::Frames, writer.end(&mut outbox.buffer));
@@ -546,4 +544,33 @@ impl Shipper {
             }
         }
     }
+}
+
+/// Ships the writes of one disk: what the guest has in a page that the backup has too, as the number of that page. The epoch's
+/// pages were encoded before.
+fn ship_disk_writes(
+    shadow: &Shadow,
+    disk: u16,
+    set: &WriteSet,
+    writer: &mut EpochWriter,
+    outbox: &mut Outbox,
+) -> io::Result<()> {
+    let mut copies = Vec::new();
+    for (offset, data) in set.iter() {
+        // The first byte that is not shipped, and the block that is looked at.
+        let (mut rest, mut at) = (0, 0);
+        while let Some(block) = data[at..].first_chunk() {
+            if let Some(gfn) = shadow.find(block) {
+                writer.disk_write(disk, offset + rest as u64, &data[rest..at], &mut outbox.buffer);
+                let len = PAGE_SIZE as u16;
+                copies.push(DiskCopy { disk, offset: offset + at as u64, gfn, at: 0, len });
+                rest = at + PAGE_SIZE;
+            }
+            at += PAGE_SIZE;
+        }
+        writer.disk_write(disk, offset + rest as u64, &data[rest..], &mut outbox.buffer);
+        outbox.flush_if_full()?;
+    }
+    writer.disk_copies(&copies, &mut outbox.buffer);
+    Ok(())
 }
