@@ -811,3 +811,28 @@ fn owner_whose_name_cannot_be_written_back_is_no_owner() {
         assert!(matches!(error, LogError::NotALog { .. }), "{error}");
     }
 }
+
+/// Write calls of this thread and their bytes so far, as the kernel counts them.
+fn written() -> (u64, u64) {
+    let io = fs::read_to_string("/proc/thread-self/io").unwrap();
+    let count = |name: &str| io.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap();
+    (count("syscw:"), count("wchar:"))
+}
+
+#[test]
+fn epoch_is_written_to_the_log_once_and_in_one_piece() {
+    let dir = scratch();
+    let mut log = EpochLog::open(log_path(&dir), 64 << 20).unwrap();
+    let mut bulk = WriteSet::new();
+    (0..128).for_each(|piece| bulk.write(piece << 16, &[piece as u8; 1 << 16]));
+    let mut scattered = WriteSet::new();
+    (0..256).for_each(|block| scattered.write(block << 20, &[block as u8; 4096]));
+    for (epoch, set) in [(1, &bulk), (2, &scattered)] {
+        let before = written();
+        log.append(epoch, &[(0, set)]).unwrap();
+        log.sync().unwrap();
+        let (calls, bytes) = written();
+        assert_eq!(calls - before.0, 1, "epoch {epoch}");
+        assert!(bytes - before.1 <= (set.bytes() + set.bytes() / 100 + BLOCK) as u64, "{} bytes", bytes - before.1);
+    }
+}

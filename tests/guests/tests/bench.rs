@@ -70,3 +70,16 @@ fn bench_network_counts_an_answer_for_each_request() {
     assert!(answers <= frames + 8.0, "more answers than frames: {row:?}");
     assert!(row["holds"] > 0.0 && row["round_trip_p50_us"] <= row["round_trip_p99_us"], "{row:?}");
 }
+
+/// Everything that `disk-load` writes lies in its memory when it is written, and goes to the backup as that.
+#[test]
+fn bench_synced_writes_ships_once_what_the_guest_has_in_memory() {
+    needs!(Kvm);
+    let place = Place::new();
+    let kernel = Guest::counter().kernel();
+    let guests = kernel.parent().expect("a guest lies in a directory");
+    let row = only_row(&["synced-writes", "--workload", "bulk-32"], guests, &place.path("bench"), "synced-writes.csv");
+    assert!(row["epochs"] > 1.0 && row["mib"] >= 32.0, "nothing was written: {row:?}");
+    // Two without that; a page's header and what else is in an epoch come to little.
+    assert!(row["shipped_per_byte"] > 0.5 && row["shipped_per_byte"] < 1.5, "{row:?}");
+}

@@ -237,7 +237,7 @@ impl Session {
 
     /// The process of the backup beside this one, while there is one.
     pub(super) fn peer_id(&self) -> Option<u32> {
-        self.peer.as_ref().map(Peer::id)
+        self.peer.as_ref().map(Peer::process)
     }
 
     /// The machine's numbers.

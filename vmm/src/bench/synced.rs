@@ -325,6 +325,7 @@ fn bare_spec(config: &BenchConfig, writes: Writes) -> Result<GuestSpec, Failure>
         initramfs: None,
         cmdline: writes.cmdline(),
         memory_bytes: MEMORY_BYTES,
+        vcpus: 1,
         disk: Some(writes.image()),
         tap: None,
         backup: None,

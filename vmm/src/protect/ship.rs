@@ -93,12 +93,12 @@ fn processor_time() -> Duration {
 pub(super) struct Shipper {
     pub(super) guardian: Arc<Guardian>,
     pub(super) encoder: PageEncoder,
+    /// The buffer of the epochs' frames, between two epochs.
+    frames: Vec<u8>,
     shadow: Shadow,
     shipped_state: ShippedState,
     idle: IdlePages,
     spent: SpentEpochs,
-    /// The memory in which frames of an epoch are collected.
-    frames: Vec<u8>,
     /// The state directory, while epochs are committed to it.
     local: Option<LocalStore>,
     /// The state directory after it took no epoch, until the register does not list it.

@@ -251,8 +251,8 @@ impl Drop for Storage {
 struct Worker {
     disks: Vec<OverlayDisk>,
     log: DiskLog,
-    /// Epochs given here whose disk writes the images do not have, in order. If they are to be durable they are in the log.
-    logged: VecDeque<Arc<AssembledEpoch>>,
+    /// Disk writes of epochs given here that the images do not have, in order. If they are to be durable they are in the log.
+    logged: VecDeque<(EpochId, Vec<WriteSet>)>,
     /// Filled in since the images were synced.
     unsynced_bytes: usize,
     done: Postbox<Done>,
@@ -420,9 +420,9 @@ impl Worker {
         if durable && epoch.base {
             self.sync_images()?;
         }
+        let writes = write_sets(epoch, self.disks.len());
         if durable {
-            let sets = write_sets(epoch, self.disks.len());
-            let sets: Vec<(u16, &WriteSet)> = sets.iter().enumerate().map(|(disk, set)| (disk as u16, set)).collect();
+            let sets: Vec<(u16, &WriteSet)> = writes.iter().enumerate().map(|(disk, set)| (disk as u16, set)).collect();
             if !self.log.has_room(&sets) {
                 self.apply_logged(EpochId(u64::MAX))?;
                 self.checkpoint()?;
@@ -430,16 +430,16 @@ impl Worker {
             self.log.append(epoch.epoch, &sets)?;
         }
         if !epoch.disk_writes.is_empty() {
-            self.logged.push_back(Arc::clone(epoch));
+            self.logged.push_back((epoch.epoch, writes));
         }
         Ok(Done::Durable { session: epoch.session, epoch: epoch.epoch })
     }
 
     fn apply(&mut self, epoch: &Arc<AssembledEpoch>) -> Result<Done, Trouble> {
         // One that needs no log comes here first.
-        let at = self.logged.partition_point(|logged| logged.epoch < epoch.epoch);
-        if self.logged.get(at).is_none_or(|logged| logged.epoch != epoch.epoch) && !epoch.disk_writes.is_empty() {
-            self.logged.insert(at, Arc::clone(epoch));
+        let at = self.logged.partition_point(|(logged, _)| *logged < epoch.epoch);
+        if self.logged.get(at).is_none_or(|(logged, _)| *logged != epoch.epoch) && !epoch.disk_writes.is_empty() {
+            self.logged.insert(at, (epoch.epoch, write_sets(epoch, self.disks.len())));
         }
         self.apply_logged(epoch.epoch)?;
         if self.log.is_half_full() && self.logged.is_empty() {
@@ -451,12 +451,12 @@ impl Worker {
 
     /// Puts the epochs up to `upto` into the images. One that was put there in part is put there again.
     fn apply_logged(&mut self, upto: EpochId) -> Result<(), Trouble> {
-        while let Some(epoch) = self.logged.front().filter(|epoch| epoch.epoch <= upto) {
+        while let Some((_, sets)) = self.logged.front().filter(|(epoch, _)| *epoch <= upto) {
             fault::lasts(fault::IMAGE_WRITE);
-            for (disk, set) in self.disks.iter().zip(write_sets(epoch, self.disks.len())) {
+            for (disk, set) in self.disks.iter().zip(sets) {
                 if !set.is_empty() {
                     fault::fails_image(disk.path())?;
-                    disk.image().apply(&set)?;
+                    disk.image().apply(set)?;
                 }
             }
             self.logged.pop_front();
