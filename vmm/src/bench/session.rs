@@ -235,11 +235,6 @@ impl Session {
         std::fs::metadata(console_path(&self.dir)).map_or(0, |data| data.len())
     }
 
-    /// The process of the backup beside this one, while there is one.
-    pub(super) fn peer_id(&self) -> Option<u32> {
-        self.peer.as_ref().map(Peer::process)
-    }
-
     /// The machine's numbers.
     pub(super) fn stats(&self) -> &Stats {
         self.machine.stats()

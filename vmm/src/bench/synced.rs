@@ -294,7 +294,7 @@ impl Writer {
     }
 
     fn io(&self) -> [Option<f64>; 2] {
-        [Some("self".to_owned()), self.session.peer_id().map(|id| id.to_string())].map(|id| written_bytes(&id?))
+        [Some("self".to_owned()), self.session.backup_process().map(|id| id.to_string())].map(|id| written_bytes(&id?))
     }
 }
 
