@@ -182,7 +182,7 @@ impl Vcpu {
         self.fd.run()
     }
 
-    /// Whether `KVM_RUN` with an immediate exit would hand over registers that [`Vcpu::save`] has to read one by one now.
+    /// Whether `KVM_RUN` with an immediate exit would hand over registers that [`Vcpu::save_over`] has to read one by one now.
     pub fn wants_sync(&self) -> bool {
         self.can_sync && !self.is_synced
     }
