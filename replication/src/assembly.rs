@@ -229,6 +229,10 @@ impl OpenEpoch {
     }
 
     fn take_disk_writes(&mut self, writes: Vec<DiskWrite>, machine: &MachineInfo) -> Result<(), PeerError> {
+        if !self.disk_copies.is_empty() {
+            let state = "the epoch's copies, which lie over its disk writes, came before";
+            return Err(PeerError::Unexpected { kind: Kind::DiskWrites, state });
+        }
         for DiskWrite { disk, offset, data } in &writes {
             check_disk_range(machine, *disk, *offset, data.len())?;
         }

@@ -221,6 +221,30 @@ fn disk_copy_outside_disk_page_or_memory_is_refused() {
 }
 
 #[test]
+fn disk_write_behind_a_copy_is_refused() {
+    let copy = DiskCopy { disk: 0, offset: 0, gfn: Gfn(1), at: 0, len: 4096 };
+    let begin = EpochBegin { base: true, released: EpochId(4) };
+    let (mut out, mut other) = (Vec::new(), Vec::new());
+    let mut writer = EpochWriter::begin(link(), EpochId(5), begin, &mut out);
+    writer.disk_copies(&[copy], &mut out);
+    // A peer that does not know the rule: a write of another writer's, in the middle.
+    EpochWriter::begin(link(), EpochId(5), begin, &mut Vec::new()).disk_write(0, 4096, &[1; 512], &mut other);
+    out.append(&mut other);
+    let refused = feed(&mut assembly(1 << 20), frames(&out)).expect_err("the copy would lie over it");
+    assert!(matches!(refused, PeerError::Unexpected { kind: Kind::DiskWrites, .. }), "{refused:?}");
+}
+
+#[test]
+#[should_panic(expected = "behind the epoch's copies")]
+fn writer_takes_no_disk_write_behind_a_copy() {
+    let mut out = Vec::new();
+    let begin = EpochBegin { base: true, released: EpochId(4) };
+    let mut writer = EpochWriter::begin(link(), EpochId(5), begin, &mut out);
+    writer.disk_copies(&[DiskCopy { disk: 0, offset: 0, gfn: Gfn(1), at: 0, len: 4096 }], &mut out);
+    writer.disk_write(0, 0, &[1; 512], &mut out);
+}
+
+#[test]
 fn disk_copies_count_as_the_bytes_that_they_will_be() {
     let mut out = Vec::new();
     let begin = EpochBegin { base: true, released: EpochId(4) };

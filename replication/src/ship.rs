@@ -52,13 +52,20 @@ pub struct EpochWriter {
     end: EpochEnd,
     digest: EpochDigest,
     frames: u64,
+    has_copies: bool,
 }
 
 impl EpochWriter {
     /// Begins `epoch` on the wire. May be done as soon as the epoch runs, to log its inputs before they are consumed.
     pub fn begin(link: Link, epoch: EpochId, begin: EpochBegin, out: &mut Vec<u8>) -> Self {
-        let mut writer =
-            EpochWriter { link, epoch, end: EpochEnd::default(), digest: EpochDigest::new(epoch), frames: 1 };
+        let mut writer = EpochWriter {
+            link,
+            epoch,
+            end: EpochEnd::default(),
+            digest: EpochDigest::new(epoch),
+            frames: 1,
+            has_copies: false,
+        };
         let checksum = Message::EpochBegin(begin).encode(&link, epoch, out);
         writer.digest.add(Kind::EpochBegin, checksum);
         writer
@@ -106,7 +113,11 @@ impl EpochWriter {
     }
 
     /// Appends one write to a disk, cut if it is long. Order matters.
+    ///
+    /// # Panics
+    /// Behind [`Self::disk_copies`]: the copies would lie over it.
     pub fn disk_write(&mut self, disk: u16, offset: u64, data: &[u8], out: &mut Vec<u8>) {
+        assert!(!self.has_copies, "a disk write behind the epoch's copies");
         let mut offset = offset;
         for part in data.chunks(BODY_SOFT_MAX) {
             self.write_frame(Kind::DiskWrites, out, |body| {
@@ -120,6 +131,7 @@ impl EpochWriter {
     /// Appends writes to disks whose bytes the backup has: each is what the page is at the end of this epoch, for a receiver that
     /// has applied all of it. They lie over what [`Self::disk_write`] was given.
     pub fn disk_copies(&mut self, copies: &[DiskCopy], out: &mut Vec<u8>) {
+        self.has_copies |= !copies.is_empty();
         for part in copies.chunks(BODY_SOFT_MAX / DiskCopy::WIRE_LEN) {
             self.write_frame(Kind::DiskCopies, out, |body| {
                 body.count(part.len());

@@ -515,10 +515,18 @@ impl Shipper {
         writer.state_after(&mut self.shipped_state, |spare| state.encode_in(spare), &mut outbox.buffer);
         let earlier = self.base_writes.take().filter(|(session, _)| *base && *session == link.session);
         let earlier = earlier.map_or_else(Vec::new, |(_, writes)| writes);
-        let own = disk_writes.iter().map(|set| &**set).enumerate();
-        for (disk, set) in earlier.iter().enumerate().chain(own) {
-            ship_disk_writes(&self.shadow, disk as u16, set, &mut writer, outbox)?;
+        for (disk, set) in earlier.iter().enumerate() {
+            for (offset, data) in set.iter() {
+                writer.disk_write(disk as u16, offset, data, &mut outbox.buffer);
+                outbox.flush_if_full()?;
+            }
         }
+        // Copies lie over all writes of the epoch: what may be written once more in it is none.
+        let mut copies = Vec::new();
+        for (disk, set) in disk_writes.iter().enumerate() {
+            ship_disk_writes(&self.shadow, disk as u16, set, &mut writer, outbox, &mut copies)?;
+        }
+        writer.disk_copies(&copies, &mut outbox.buffer);
         writer.outputs(outputs, &mut outbox.buffer);
         self.guardian.machine.stats().count_work(Work::Frames, writer.end(&mut outbox.buffer));
         outbox.flush()
@@ -546,16 +554,16 @@ impl Shipper {
     }
 }
 
-/// Ships the writes of one disk: what the guest has in a page that the backup has too, as the number of that page. The epoch's
-/// pages were encoded before.
+/// Ships the writes of one disk, but for what the guest has in a page that the backup has too: those are added to `copies`. The
+/// epoch's pages were encoded before.
 fn ship_disk_writes(
     shadow: &Shadow,
     disk: u16,
     set: &WriteSet,
     writer: &mut EpochWriter,
     outbox: &mut Outbox,
+    copies: &mut Vec<DiskCopy>,
 ) -> io::Result<()> {
-    let mut copies = Vec::new();
     for (offset, data) in set.iter() {
         // The first byte that is not shipped, and the block that is looked at.
         let (mut rest, mut at) = (0, 0);
@@ -571,6 +579,5 @@ fn ship_disk_writes(
         writer.disk_write(disk, offset + rest as u64, &data[rest..], &mut outbox.buffer);
         outbox.flush_if_full()?;
     }
-    writer.disk_copies(&copies, &mut outbox.buffer);
     Ok(())
 }
