@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 /// A channel for one receiver. It ends with the thread that receives; what is sent after that goes nowhere.
 pub(super) fn channel<T>() -> (Sender<T>, Receiver<T>) {
-    let shared =
-        Arc::new(Shared { state: Mutex::new(State { items: VecDeque::new(), waits: false }), came: Condvar::new() });
+    let shared = Arc::new(Shared {
+        state: Mutex::new(State { items: VecDeque::new(), waits: false, has_ended: false }),
+        came: Condvar::new(),
+    });
     (Sender(Arc::clone(&shared)), Receiver(shared))
 }
 
@@ -23,6 +25,8 @@ struct State<T> {
     items: VecDeque<T>,
     /// The receiver sleeps: waking it costs a system call.
     waits: bool,
+    /// The receiver is gone.
+    has_ended: bool,
 }
 
 impl<T> Shared<T> {
@@ -36,9 +40,13 @@ impl<T> Shared<T> {
 pub(super) struct Sender<T>(Arc<Shared<T>>);
 
 impl<T> Sender<T> {
-    /// Puts an item behind the others.
+    /// Puts an item behind the others. Without a receiver it is dropped: who waits for an answer to it hears of that.
     pub(super) fn send(&self, item: T) {
         let mut state = self.0.lock();
+        if state.has_ended {
+            drop(state);
+            return drop(item);
+        }
         state.items.push_back(item);
         let waits = std::mem::take(&mut state.waits);
         drop(state);
@@ -78,6 +86,16 @@ impl<T> Receiver<T> {
     }
 }
 
+impl<T> Drop for Receiver<T> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.has_ended = true;
+        let left = std::mem::take(&mut state.items);
+        drop(state);
+        drop(left);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +109,17 @@ mod tests {
         }
         sent.join().expect("it sends and ends");
         assert_eq!(receiver.recv_timeout(Duration::from_millis(1)), Err(RecvTimeoutError::Timeout));
+    }
+
+    #[test]
+    fn items_without_a_receiver_are_dropped_before_and_after_it_ends() {
+        let (sender, receiver) = channel();
+        let answers: Vec<_> = (0..2).map(|_| std::sync::mpsc::channel::<()>()).collect();
+        let [(first, before), (second, after)] = <[_; 2]>::try_from(answers).expect("two");
+        sender.send(first);
+        drop(receiver);
+        sender.send(second);
+        assert!(before.recv().is_err() && after.recv().is_err(), "who waits for them waits no longer");
     }
 
     #[test]
