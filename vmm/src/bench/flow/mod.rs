@@ -268,10 +268,13 @@ fn connections(
 ) -> Result<Vec<TcpStream>, Failure> {
     let one = |index| {
         let stream = agent::connect(session, port)?;
+        rustix::net::sockopt::set_tcp_congestion(&stream, CONGESTION).map_err(|error| {
+            Failure::new(Exit::Error, format!("a client's TCP cannot use {CONGESTION}: {error}"))
+                .with_hint(format!("`modprobe tcp_{CONGESTION}` gives this host that congestion control"))
+        })?;
         let mut said = &stream;
         std::io::Write::write_all(&mut said, &header(index))
             .and_then(|()| stream.set_nonblocking(true))
-            .and_then(|()| Ok(rustix::net::sockopt::set_tcp_congestion(&stream, CONGESTION)?))
             // Its end is a reset: what waits to be sent must not run on beside what is measured next.
             .and_then(|()| Ok(rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?))
             .map_err(|error| failed(&error))?;
