@@ -38,6 +38,7 @@ pub mod id;
 pub mod output;
 pub mod page;
 pub mod peer;
+pub mod pipeline;
 pub mod pointers;
 pub mod primary;
 pub mod ship;

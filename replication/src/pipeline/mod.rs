@@ -1,0 +1,23 @@
+//! What a host does next, and in which order: the rules of the drivers, as cores that the simulator runs.
+//!
+//! A session core ([`crate::Primary`], [`crate::Backup`]) decides what is committed and who may run. A pipeline owns one and
+//! decides the rest of what a driver could get wrong: what is shipped, logged, synced, committed locally, applied, recorded,
+//! sealed as a base, settled, emptied, and what comes before what. Whoever performs its steps decides nothing: it does one
+//! thing, waits for it, and reports how it went.
+//!
+//! ```text
+//!   sealed, frames, time, wishes ──handle_*──▶ pipeline ──poll_step(lane)──▶ executor of that lane ──┐
+//!                                                 ▲                                                  │
+//!                                                 └──────────────── handle_done(lane, how) ◀─────────┘
+//! ```
+//!
+//! The grammar, beside that of the session cores:
+//!
+//! - A *lane* is one executor: a thread with the files or the socket that it owns. A lane has one step at a time. `poll_step`
+//!   gives none while the last one is not answered, and `handle_done` answers it exactly once.
+//! - A step names epochs, sessions and connections. Their content (pages, disk writes, frames of an epoch) stays with the
+//!   executor, which keeps a sealed or assembled epoch until the pipeline says that it is spent.
+//! - A step that finds no room is answered so, changes nothing, and is given again later: `poll_timeout` says when. Any other
+//!   failure of storage is answered as such; what follows from it is decided here.
+//! - What an operator should hear comes out of `poll_note`. Nothing depends on when it is polled.
+//! - What is permitted at one moment may be wrong at a later one. Such a step carries the time until which it may be begun.
