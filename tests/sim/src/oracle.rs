@@ -27,6 +27,8 @@ pub struct Oracle {
     seals: BTreeMap<EpochId, Seal>,
     /// What the client was told about each of its requests.
     answers: HashMap<u64, u64>,
+    /// How far each host's guest was when its epochs began.
+    direct: [u64; 2],
     /// The first rule that was broken.
     pub violation: Option<String>,
     /// Outputs the world got, with repetitions.
@@ -64,6 +66,7 @@ impl Oracle {
         self.emitted.clear();
         self.seals.clear();
         self.answers.clear();
+        self.direct = [0; 2];
     }
 
     /// A guest was stopped for good. The other host may have booted the next already: the register said so before this
@@ -176,9 +179,15 @@ impl Oracle {
         }
     }
 
+    /// The guest of `host` has epochs from here on: what it wrote before needs no commit.
+    pub fn epochs_begin(&mut self, host: usize, position: u64) {
+        self.direct[host] = position;
+    }
+
     /// The image of a primary holds nothing that a rollback would have to take back.
     pub fn check_committed_image(&mut self, host: usize, committed: EpochId, image: &[u8]) {
         let limit = self.seals.range(..=committed).next_back().map_or(0, |(_, seal)| seal.position);
+        let limit = limit.max(self.direct[host]);
         for sector in image.as_chunks::<SECTOR>().0 {
             let chain = u64::from_le_bytes(*sector.first_chunk().expect("a sector is longer than a word"));
             let position = if chain == 0 { 0 } else { self.parents.get(&chain).map_or(u64::MAX, |parent| parent.1) };

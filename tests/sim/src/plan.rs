@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use replication::pipeline::primary::PipelineConfig;
 use replication::primary::RoundsConfig;
 use replication::wire::{DiskInfo, MachineInfo, RamRange};
 use replication::{BackupConfig, Gfn, PrimaryConfig, Term};
@@ -246,6 +247,8 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// When faults stop.
     pub heal_at: u64,
+    /// Epochs in the log when it counts as half full.
+    pub log_epochs: usize,
     /// A rule to break.
     pub broken: Option<Break>,
 }
@@ -293,6 +296,7 @@ impl Plan {
                 .chain(faults_of(broken, heal_at))
                 .collect(),
             heal_at,
+            log_epochs: rng.range(1, 6) as usize,
             broken,
         }
     }
@@ -323,6 +327,19 @@ impl Plan {
             backup_durable: true,
             begins_afresh: true,
             is_witnessed: true,
+        }
+    }
+
+    /// How a primary's host is configured.
+    pub fn pipeline_config(&self, term: Term) -> PipelineConfig {
+        PipelineConfig {
+            primary: self.primary_config(term),
+            is_durable: true,
+            has_store: self.local,
+            stops_degraded: false,
+            room_retry: Duration::from_nanos(2 * MS),
+            console_wait: Duration::from_nanos(20 * MS),
+            image_lag_max: usize::MAX,
         }
     }
 
