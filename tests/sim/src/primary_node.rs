@@ -495,13 +495,7 @@ impl PrimaryNode {
     }
 
     /// The socket takes an epoch in two halves. What is decided between them stops the second.
-    fn ship(
-        &mut self,
-        link: Link,
-        epoch: EpochId,
-        left: EpochId,
-        env: &mut Env,
-    ) -> Result<Option<Outcome>, Crashed> {
+    fn ship(&mut self, link: Link, epoch: EpochId, left: EpochId, env: &mut Env) -> Result<Option<Outcome>, Crashed> {
         let host = self.id.host;
         if !self.is_current(link.session, env) {
             self.half = None;

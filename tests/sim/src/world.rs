@@ -205,7 +205,9 @@ impl World {
 
     fn describe(&self) -> String {
         let of = |host: &Host| match &host.role {
-            Role::Primary(node) => format!("primary {:?} ({}) {}", node.core().state(), node.core().pointers(), node.describe()),
+            Role::Primary(node) => {
+                format!("primary {:?} ({}) {}", node.core().state(), node.core().pointers(), node.describe())
+            }
             Role::Backup(node) => format!("backup {:?} ({})", node.core.state(), node.core.pointers()),
             Role::Starting(_) => "starting".to_owned(),
             Role::Down(_) => "down".to_owned(),
@@ -246,9 +248,12 @@ impl World {
     /// The host an event is for, if it is for one and not for its surroundings.
     fn addressee(event: &Event) -> Option<usize> {
         match event {
-            Event::Boundary(id) | Event::Timer(id) | Event::Connect(id) | Event::GiveUp(id) | Event::Lane(id) | Event::Images(id) => {
-                Some(id.host)
-            }
+            Event::Boundary(id)
+            | Event::Timer(id)
+            | Event::Connect(id)
+            | Event::GiveUp(id)
+            | Event::Lane(id)
+            | Event::Images(id) => Some(id.host),
             Event::Look { by, .. } => Some(by.host),
             Event::Piece { from, .. } => Some(1 - from),
             Event::Durable { to, .. } => Some(to.host),
