@@ -108,11 +108,27 @@ pub enum Break {
     ForgetLeft,
     /// The backup takes what the disk gets out of memory from other memory than the guest's.
     CopyOfOtherMemory,
+    /// What an epoch wrote reaches the image before the log has it.
+    ImageBeforeLog,
+    /// The log is emptied when it has an epoch.
+    LogEmptiedEarly,
+    /// A guest writes to its images again over a log that was not emptied.
+    LogKept,
+    /// The pipeline is told that the images have what they have not.
+    ImagesUnwritten,
+    /// What a guest with epochs writes while its backup is filled is not collected.
+    CollectForgotten,
+    /// What a guest without epochs writes to its disk while its backup is filled is not sent.
+    MirrorForgotten,
+    /// It is said that output has left before it does.
+    LeftBeforeOut,
+    /// The guest runs on while it is to stand still for a base.
+    HoldIgnored,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 40] = [
+    pub const ALL: [Break; 48] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -153,6 +169,14 @@ impl Break {
         Break::RoundsWithoutEnd,
         Break::ForgetLeft,
         Break::CopyOfOtherMemory,
+        Break::ImageBeforeLog,
+        Break::LogEmptiedEarly,
+        Break::LogKept,
+        Break::ImagesUnwritten,
+        Break::CollectForgotten,
+        Break::MirrorForgotten,
+        Break::LeftBeforeOut,
+        Break::HoldIgnored,
     ];
 }
 
@@ -169,6 +193,10 @@ impl Break {
                 | Break::BareMount
                 | Break::StoreDiesWithBoot
                 | Break::PublishUnsynced
+                | Break::ImageBeforeLog
+                | Break::LogEmptiedEarly
+                | Break::ImagesUnwritten
+                | Break::CollectForgotten
         )
     }
 }
@@ -430,7 +458,19 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
         Some(Break::FillWithoutEnd) => {
             (0..2).map(|host| Fault { when: When::At(0), what: What::StuckFilling(host) }).collect()
         }
-        Some(Break::ForgetLeft | Break::CopyOfOtherMemory) => {
+        Some(Break::LogKept) => vec![at(What::Unprotect)],
+        Some(Break::LeftBeforeOut) => {
+            let when = When::Step { host: 0, step: Step::Release, nth: 9, after: true };
+            vec![Fault { when, what: What::Crash { host: 0, power: false, restart: None } }]
+        }
+        Some(Break::ImageBeforeLog | Break::LogEmptiedEarly | Break::ImagesUnwritten) => {
+            let crash = |host, after| Fault {
+                when: When::At(heal_at / 2 + after),
+                what: What::Crash { host, power: false, restart: Some(MS) },
+            };
+            vec![crash(1, 0), crash(0, 30 * MS)]
+        }
+        Some(Break::ForgetLeft | Break::CopyOfOtherMemory | Break::CollectForgotten | Break::MirrorForgotten) => {
             vec![at(What::Crash { host: 0, power: false, restart: None })]
         }
         Some(rule) => faults_of_evidence(rule, heal_at),

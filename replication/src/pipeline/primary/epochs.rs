@@ -260,7 +260,8 @@ impl PrimaryPipeline {
     /// it could not go on either way, because its images are.
     fn waits_for_room(&self) -> bool {
         let is_alone = !self.core.state().waits_for_backup();
-        !self.has_ended && !(self.has_store() && is_alone && !self.images.is_full())
+        let has_policy = self.has_store() && is_alone && !self.images.is_full();
+        !self.has_ended && !has_policy
     }
 
     /// The log of disk writes took no record. A guest with a backup is left to that one; one that is protected by its
