@@ -418,4 +418,4 @@ struct Offered {
 use store::LostStore;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

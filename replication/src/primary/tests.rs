@@ -6,9 +6,9 @@ mod filling;
 mod rounds;
 
 const MS: u64 = 1_000_000;
-const SESSION: SessionId = SessionId([1; 16]);
+pub(crate) const SESSION: SessionId = SessionId([1; 16]);
 
-fn config() -> PrimaryConfig {
+pub(crate) fn config() -> PrimaryConfig {
     PrimaryConfig {
         vm_name: "vm0".into(),
         writer: "test".into(),
@@ -40,7 +40,7 @@ fn config() -> PrimaryConfig {
     }
 }
 
-fn hello_ack() -> Message {
+pub(crate) fn hello_ack() -> Message {
     Message::HelloAck(HelloAck { writer: String::new(), place: None, nonce: None })
 }
 
@@ -52,7 +52,7 @@ fn solo() -> Primary {
     Primary::new(config(), EpochId(1))
 }
 
-fn frame(message: Message) -> Frame {
+pub(crate) fn frame(message: Message) -> Frame {
     let link = Link { vm: VmId::of_name("vm0"), session: SESSION, term: Term(1) };
     let mut decoder = FrameDecoder::new(link.vm);
     decoder.handle_bytes(&message.to_frame(&link, EpochId(0)));
