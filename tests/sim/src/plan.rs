@@ -351,7 +351,8 @@ impl Plan {
             claim_retry: Duration::from_nanos(self.claim_retry),
             in_flight_epochs_max: self.in_flight_epochs_max,
             in_flight_bytes_max: 1 << 20,
-            local_durable: self.local_durable || self.local,
+            log_counts: self.local_durable || self.local,
+            has_store: self.local,
             backup_durable: true,
             begins_afresh: true,
             is_witnessed: true,
@@ -363,7 +364,6 @@ impl Plan {
         PipelineConfig {
             primary: self.primary_config(term),
             is_durable: true,
-            has_store: self.local,
             stops_degraded: false,
             room_retry: Duration::from_nanos(2 * MS),
             console_wait: Duration::from_nanos(20 * MS),

@@ -136,7 +136,8 @@ impl PrimaryNode {
 
     fn begin(id: HostId, beginning: Beginning, env: &Env) -> PrimaryNode {
         let Beginning { term, guest, image, running, inbox, store } = beginning;
-        let config = PipelineConfig { has_store: store.is_some(), ..env.plan.pipeline_config(term) };
+        let mut config: PipelineConfig = env.plan.pipeline_config(term);
+        config.primary.has_store = store.is_some();
         let mode = if store.is_some() { GuestMode::Epochs } else { GuestMode::Direct };
         PrimaryNode {
             id,

@@ -301,7 +301,14 @@ impl PrimaryPipeline {
         let Item { epoch, .. } = self.epochs.pop_front().expect("an epoch is worked on");
         (self.through, self.is_bulks_turn) = (epoch, true);
         self.images.handle_durable(epoch);
-        self.with(now, |core| core.handle_local_durable(now, epoch));
+        // One that the lost store does not have counts for the log alone.
+        let is_stored = self.has_store();
+        self.with(now, |core| {
+            core.handle_logged(now, epoch);
+            if is_stored {
+                core.handle_stored(now, epoch);
+            }
+        });
         self.wants_settling |= self.is_degraded && self.store == Store::Absent;
     }
 

@@ -21,12 +21,12 @@ struct Host {
 
 impl Host {
     fn new(has_store: bool) -> Host {
-        Host::with(PipelineConfig { has_store, ..pipeline_config() })
+        Host::with(has_store, pipeline_config())
     }
 
-    fn with(config: PipelineConfig) -> Host {
-        let config =
-            PipelineConfig { primary: PrimaryConfig { local_durable: true, ..config.primary.clone() }, ..config };
+    fn with(has_store: bool, config: PipelineConfig) -> Host {
+        let primary = PrimaryConfig { log_counts: true, has_store, ..config.primary.clone() };
+        let config = PipelineConfig { primary, ..config };
         Host {
             pipeline: PrimaryPipeline::new(config, EpochId(1)),
             now: Time(0),
@@ -166,7 +166,6 @@ fn pipeline_config() -> PipelineConfig {
     PipelineConfig {
         primary: config(),
         is_durable: true,
-        has_store: false,
         stops_degraded: false,
         room_retry: Duration::from_millis(10),
         console_wait: Duration::from_millis(5),
@@ -269,7 +268,7 @@ fn store_that_takes_no_epoch_leaves_the_register_before_anything_leaves_and_the_
 
 #[test]
 fn store_that_takes_no_epoch_ends_the_machine_where_that_is_the_policy() {
-    let mut host = Host::with(PipelineConfig { has_store: true, stops_degraded: true, ..pipeline_config() });
+    let mut host = Host::with(true, PipelineConfig { stops_degraded: true, ..pipeline_config() });
     host.seal(false);
     assert!(matches!(host.step(), Some(Step::CommitLocally { .. })), "there is nothing to log");
     host.done(failed());
@@ -288,8 +287,7 @@ fn epochs_end_only_when_the_images_have_what_was_sealed_last() {
     host.settle();
     let mut steps = Vec::new();
     host.lets_out = true;
-    loop {
-        let Some(step) = host.step() else { break };
+    while let Some(step) = host.step() {
         let outcome = match step {
             Step::SealLast => Outcome::SealedLast { epoch: base.next(), has_writes: true },
             Step::Log { .. } => Outcome::Logged { is_half_full: false },
