@@ -1,7 +1,7 @@
 use super::*;
 use crate::id::ClaimResult;
-use crate::primary::Meeting;
 use crate::primary::tests::{SESSION, config, frame, hello_ack};
+use crate::primary::{Left, Meeting};
 use crate::wire::{Kind, Message};
 
 const MS: u64 = 1_000_000;
