@@ -22,9 +22,11 @@ pub mod oracle;
 pub mod plan;
 pub mod primary_node;
 pub mod rng;
+pub mod shrink;
 pub mod state_dir;
 pub mod witness;
 pub mod world;
 
-pub use plan::{Break, Plan};
-pub use world::{Outcome, Summary, run_plan, run_seed, trace_seed};
+pub use oracle::{Rule, Violation};
+pub use plan::{Break, Case, Plan};
+pub use world::{Outcome, Summary, run_plan, run_seed, trace_plan, trace_seed};

@@ -1,7 +1,12 @@
 //! What a seed decides before the run: speeds, limits, faults.
 
+mod random;
+mod text;
+
 use std::str::FromStr;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use replication::primary::RoundsConfig;
 use replication::wire::{DiskInfo, MachineInfo, RamRange};
@@ -11,6 +16,9 @@ use crate::disk::{SECTOR, SECTORS};
 use crate::fault::{Dir, Fault, Step, What, When};
 use crate::guest::PAGES;
 use crate::rng::Rng;
+use random::random_fault;
+pub use text::{Case, nanos, nanos_or_none};
+pub(crate) use text::{time_of_text, time_text};
 
 /// A microsecond, in nanoseconds.
 pub const US: u64 = 1_000;
@@ -25,7 +33,7 @@ const FILL_NOTICE_DETECTS: u64 = 2;
 const FILL_WAIT_DETECTS: u64 = 8;
 
 /// A rule broken on purpose in the driver, to prove that the oracle sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Break {
     /// The primary lets output out when an epoch is sealed.
     ReleaseBeforeAck,
@@ -191,7 +199,8 @@ impl FromStr for Break {
 }
 
 /// A guest that writes more than its few pages, and the link that this is sent over, as bytes that are only counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Load {
     /// What it writes again and again.
     pub set: u64,
@@ -202,19 +211,25 @@ pub struct Load {
 }
 
 /// One run, decided. Times in nanoseconds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Plan {
     /// Length of an epoch.
+    #[serde(with = "nanos")]
     pub epoch: u64,
     /// Longest way of a piece of a stream.
+    #[serde(with = "nanos")]
     pub link_delay: u64,
     /// Longest way of a packet between a host and the client.
+    #[serde(with = "nanos")]
     pub client_delay: u64,
     /// Packets to and from the client that are lost, in percent.
     pub client_loss: u64,
     /// Longest time of a disk to sync.
+    #[serde(with = "nanos")]
     pub disk_delay: u64,
     /// Longest time to apply an epoch.
+    #[serde(with = "nanos")]
     pub apply_delay: u64,
     /// Commit needs the local log too.
     pub local_durable: bool,
@@ -223,10 +238,13 @@ pub struct Plan {
     /// What the state directory survives: the loss of power too.
     pub local_survives_power: bool,
     /// Nothing heard for so long: lost.
+    #[serde(with = "nanos")]
     pub detect: u64,
     /// The backup waits so long after a disconnect.
+    #[serde(with = "nanos")]
     pub grace: u64,
     /// Between two claims.
+    #[serde(with = "nanos")]
     pub claim_retry: u64,
     /// Epochs in flight.
     pub in_flight_epochs_max: u32,
@@ -245,9 +263,41 @@ pub struct Plan {
     /// What goes wrong.
     pub faults: Vec<Fault>,
     /// When faults stop.
+    #[serde(with = "nanos")]
     pub heal_at: u64,
     /// A rule to break.
     pub broken: Option<Break>,
+}
+
+impl Default for Plan {
+    /// The plan in which the least happens: what the text of a plan does not say is as here, and a plan that fails is made as
+    /// much like this one as it can be.
+    fn default() -> Plan {
+        Plan {
+            epoch: 3 * MS,
+            link_delay: 20 * US,
+            client_delay: 100 * US,
+            client_loss: 0,
+            disk_delay: 0,
+            apply_delay: 0,
+            local_durable: false,
+            local: false,
+            local_survives_power: false,
+            detect: 20 * MS,
+            grace: 0,
+            claim_retry: 3 * MS,
+            in_flight_epochs_max: 4,
+            ack_bytes_max: 1 << 20,
+            unwitnessed: false,
+            witness_is_copied: false,
+            has_machine_id: [true; 2],
+            has_same_boots: false,
+            load: Load { set: 0, speed: 0, link: 1 << 20 },
+            faults: Vec::new(),
+            heal_at: 70 * MS,
+            broken: None,
+        }
+    }
 }
 
 impl Plan {
@@ -295,6 +345,25 @@ impl Plan {
             heal_at,
             broken,
         }
+    }
+
+    /// Whether a run can be made of it: what is said of hosts that are there, and no limit so small that a rule must break.
+    pub fn check(&self) -> Result<(), String> {
+        let least = Plan::default();
+        let at_least = [
+            ("epoch", self.epoch, MS),
+            ("detect", self.detect, least.detect),
+            ("claim_retry", self.claim_retry, least.claim_retry),
+            ("heal_at", self.heal_at, least.heal_at),
+            ("in_flight_epochs_max", u64::from(self.in_flight_epochs_max), 1),
+            ("load.link", self.load.link, 1),
+        ];
+        let small = at_least.iter().find(|(_, value, least)| value < least);
+        if let Some((name, value, least)) = small {
+            return Err(format!("{name} is {value}, and not below {least} in any run"));
+        }
+        let stray = self.faults.iter().find(|fault| !fault.is_of_hosts());
+        stray.map_or(Ok(()), |fault| Err(format!("{fault:?} is of a host that is not there")))
     }
 
     /// How a primary is configured.
@@ -459,52 +528,5 @@ fn faults_of_evidence(rule: Break, heal_at: u64) -> Vec<Fault> {
             then(What::RunAgain(0), 2 * MS),
         ],
         _ => Vec::new(),
-    }
-}
-
-fn random_fault(rng: &mut Rng, heal_at: u64, detect: u64) -> Fault {
-    let when = if rng.percent(50) {
-        When::At(rng.range(0, heal_at))
-    } else {
-        let nth = *rng.pick(&[1, 1, 2, 5, 12]);
-        When::Step { host: rng.range(0, 1) as usize, step: *rng.pick(&Step::ALL), nth, after: rng.percent(50) }
-    };
-    Fault { when, what: random_what(rng, when, detect) }
-}
-
-fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
-    let long = rng.range(1, 3 * detect);
-    let host = match when {
-        When::Step { host, .. } if rng.percent(80) => host,
-        _ => rng.range(0, 1) as usize,
-    };
-    match rng.range(0, 29) {
-        0..=6 => {
-            let restart = rng.percent(60).then(|| rng.range(0, 2 * detect));
-            What::Crash { host, power: rng.percent(50), restart }
-        }
-        7 | 8 => What::Cut(long),
-        9 => What::WitnessCut(host, long),
-        10 => What::ClientCut(host, long),
-        11 => What::Pause(host, long),
-        12 => What::SlowDisk(host, long),
-        13 => What::Reset,
-        14 => What::Garble,
-        15 if long.is_multiple_of(2) => What::StuckFilling(host),
-        15 => What::Mute(host),
-        16 => What::GuestCrash(host),
-        17 | 18 => What::RunAgain(host),
-        19 => What::Stop(host),
-        20 => What::OtherWitness(host, long),
-        21 => What::StoreFails(host),
-        22..=24 => {
-            let dir = *rng.pick(&[Dir::Other, Dir::Bare, Dir::CopyOf(0), Dir::CopyOf(1)]);
-            What::Beside { host, dir, delay: long }
-        }
-        25 => What::LoseLock(host),
-        26 => What::RestoreLock(host),
-        27 => What::ReplaceDir(host),
-        28 => What::UnfitBase(host),
-        _ => What::Unprotect,
     }
 }

@@ -12,6 +12,7 @@ use crate::fault::{Step, What, When};
 use crate::guest::Guest;
 use crate::machines::{host_of, store_of};
 use crate::net::{Connection, Pipe};
+use crate::oracle::{Rule, Violation};
 use crate::plan::{Break, MS, Plan};
 use crate::primary_node::PrimaryNode;
 use crate::state_dir::StateDir;
@@ -40,7 +41,7 @@ pub enum Outcome {
     /// The guest runs, the client is answered, the guest is protected.
     Healed,
     /// A rule was broken.
-    Violation(String),
+    Violation(Violation),
 }
 
 /// A run, in numbers.
@@ -104,24 +105,25 @@ struct World {
 
 /// Runs a seed.
 pub fn run_seed(seed: u64, broken: Option<Break>) -> Summary {
-    run(seed, broken, false).0
+    run_plan(seed, Plan::of_seed(seed, broken))
 }
 
 /// Runs a plan with the chance of a seed.
 pub fn run_plan(seed: u64, plan: Plan) -> Summary {
-    run_planned(seed, plan, false).0
+    run(seed, plan, false).0
+}
+
+/// Runs a plan with the chance of a seed, and tells it.
+pub fn trace_plan(seed: u64, plan: Plan) -> (Summary, Vec<String>) {
+    run(seed, plan, true)
 }
 
 /// Runs a seed and tells it.
 pub fn trace_seed(seed: u64, broken: Option<Break>) -> (Summary, Vec<String>) {
-    run(seed, broken, true)
+    trace_plan(seed, Plan::of_seed(seed, broken))
 }
 
-fn run(seed: u64, broken: Option<Break>, trace: bool) -> (Summary, Vec<String>) {
-    run_planned(seed, Plan::of_seed(seed, broken), trace)
-}
-
-fn run_planned(seed: u64, plan: Plan, trace: bool) -> (Summary, Vec<String>) {
+fn run(seed: u64, plan: Plan, trace: bool) -> (Summary, Vec<String>) {
     let mut world = World::new(seed, plan, trace);
     let outcome = world.run();
     world.env.say(|| format!("the end: {outcome:?}"));
@@ -168,15 +170,16 @@ impl World {
             let Some(event) = self.env.next_event().filter(|_| self.env.now <= deadline) else { break };
             self.dispatch(event);
             self.check();
-            if let Some(text) = self.env.oracle.violation.take() {
-                return Outcome::Violation(text);
+            if let Some(violation) = self.env.oracle.violation.take() {
+                return Outcome::Violation(violation);
             }
             if self.env.healing && self.is_healed() {
                 return self.end_of_healed();
             }
         }
         let answered = self.env.client.answered - self.answered_before_heal;
-        Outcome::Violation(format!("did not heal: {answered} answers after the faults stopped; {}", self.describe()))
+        let text = format!("did not heal: {answered} answers after the faults stopped; {}", self.describe());
+        Outcome::Violation(Violation { rule: Rule::Heals, by: None, text })
     }
 
     fn end_of_healed(&mut self) -> Outcome {
@@ -223,7 +226,8 @@ impl World {
             }
         }
         if let Some(join) = self.env.witness.listed_again() {
-            oracle.fail(|| format!("the newest record lists {join}, which was void and is not stated any more"));
+            let text = || format!("the newest record lists {join}, which was void and is not stated any more");
+            oracle.fail(Rule::VoidStated, None, text);
         }
         for (primary, backup) in [(0, 1), (1, 0)] {
             if let (Role::Primary(primary), Role::Backup(backup)) =

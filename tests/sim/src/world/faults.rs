@@ -127,7 +127,8 @@ impl World {
         self.stop(host, power);
         // One fault is what a protected guest must survive.
         if was_protected && self.env.plan.faults.len() == 1 && !self.is_survived() {
-            self.env.oracle.fail(|| format!("a single fault, the crash of host {host}, killed a protected guest"));
+            let text = || format!("a single fault, the crash of host {host}, killed a protected guest");
+            self.env.oracle.fail(Rule::OneFault, host, text);
         }
     }
 
