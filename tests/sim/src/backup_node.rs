@@ -13,6 +13,7 @@ use crate::fault::Step;
 use crate::guest::PAGES;
 use crate::plan::{Break, machine};
 use crate::primary_node::{Stream, chunk_hash};
+use crate::story::words;
 use crate::witness::Question;
 
 /// A host that follows.
@@ -203,7 +204,7 @@ impl BackupNode {
                     env.after(0, Event::Look { by: self.id, again: false });
                 }
                 (self.durable_at, self.applied_at) = (env.now, env.now);
-                env.say(|| format!("host {}: discards the session: {reason:?}", self.id.host));
+                env.say(|| format!("host {} discards the session: {}", self.id.host, words::discard(&reason)));
             }
             BackupAction::Keep { epoch, .. } => {
                 (self.durable_at, self.applied_at) = (env.now, env.now);
@@ -251,7 +252,7 @@ impl BackupNode {
         let newest = env.witness.seen_right(self.id.host).filter(|_| env.net.witness_up[self.id.host]).cloned();
         if let Some(newest) = newest.filter(|_| env.plan.broken != Some(Break::VoidUntold)) {
             for tell in self.voids.tell(&newest) {
-                env.say(|| format!("host {}: {tell:?}", self.id.host));
+                env.say(|| format!("host {} {}", self.id.host, words::tell(tell)));
                 env.witness.tell(tell);
                 self.voids.handle_told(tell);
             }

@@ -13,6 +13,7 @@ use crate::net::Net;
 use crate::oracle::Oracle;
 use crate::plan::{MS, Plan};
 use crate::rng::Rng;
+use crate::story::{Line, words};
 use crate::witness::{Answer, Asked, Question, Witness};
 
 /// This host is gone; whatever was being done stays half done.
@@ -197,7 +198,9 @@ pub struct Env {
     pub resumes: u32,
     /// Guests booted anew so far.
     pub resets: u32,
-    trace: Option<Vec<String>>,
+    /// What each host is, for the reader of a replay.
+    pub roles: [&'static str; 2],
+    trace: Option<Vec<Line>>,
     armed: Vec<Fault>,
     events: BinaryHeap<Scheduled>,
     numbered: u64,
@@ -225,6 +228,7 @@ impl Env {
             begun: 0,
             resumes: 0,
             resets: 0,
+            roles: [""; 2],
             trace: trace.then(Vec::new),
             armed,
             events: BinaryHeap::new(),
@@ -255,15 +259,29 @@ impl Env {
         Some(event)
     }
 
-    /// A line for the reader of a replay.
+    /// A line for the reader of a replay. One that begins with "host N" is that host's.
     pub fn say(&mut self, line: impl FnOnce() -> String) {
+        self.note(true, line);
+    }
+
+    /// The same, of what comes again and again: it is read only where nothing is left out.
+    pub fn whisper(&mut self, line: impl FnOnce() -> String) {
+        self.note(false, line);
+    }
+
+    fn note(&mut self, matters: bool, line: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
-            trace.push(format!("{:>10.3} ms  {}", self.now as f64 / 1e6, line()));
+            trace.push(Line::of(self.now, matters, &self.roles, line()));
         }
     }
 
+    /// Whether somebody will read it.
+    pub fn is_told(&self) -> bool {
+        self.trace.is_some()
+    }
+
     /// The lines so far.
-    pub fn take_trace(&mut self) -> Vec<String> {
+    pub fn take_trace(&mut self) -> Vec<Line> {
         self.trace.take().unwrap_or_default()
     }
 
@@ -337,7 +355,7 @@ impl Env {
         if self.plan.unwitnessed {
             return self.learn_unasked(by, question);
         }
-        self.say(|| format!("host {} asks: {question:?}", by.host));
+        self.whisper(|| format!("host {} asks: {}", by.host, words::question(&question)));
         if let Some(asked) = self.witness.put(by, question) {
             self.send_ask(asked);
         }
@@ -378,6 +396,7 @@ impl Env {
 
     /// An output of `host` leaves for the world.
     pub fn emit(&mut self, host: usize, said: Said) {
+        self.whisper(|| format!("host {host} lets output {} out", said.position));
         self.oracle.emitted(host, &said);
         if self.net.client_up[host] && !self.rng.percent(self.plan.client_loss) {
             let delay = self.rng.range(0, self.plan.client_delay);
@@ -403,6 +422,7 @@ impl Env {
         }
         self.oracle.answered(said.request, said.value);
         if said.request == self.client.request {
+            self.whisper(|| format!("the client has the answer to request {}", said.request));
             self.client.request += 1;
             self.client.answered += 1;
             self.request();

@@ -19,11 +19,13 @@ pub mod guest;
 pub mod machines;
 pub mod net;
 pub mod oracle;
+mod panics;
 pub mod plan;
 pub mod primary_node;
 pub mod rng;
 pub mod shrink;
 pub mod state_dir;
+pub mod story;
 pub mod witness;
 pub mod world;
 

@@ -17,6 +17,7 @@ use crate::guest::{Guest, PAGES, Said, digest, sector_of};
 use crate::machines::store_of;
 use crate::plan::{Break, MS};
 use crate::state_dir::{LocalEpoch, StateDir, Uncommitted};
+use crate::story::words;
 use crate::witness::Question;
 
 /// A connection as a host sees it.
@@ -381,7 +382,7 @@ impl PrimaryNode {
         let before = self.guest.chain;
         let (said, (sector, data)) = self.guest.step(request, env.rng.u64());
         env.oracle.produced(before, &said);
-        env.say(|| format!("host {} epoch {epoch}: output {} for request {request}", self.id.host, said.position));
+        env.whisper(|| format!("host {} epoch {epoch}: output {} for request {request}", self.id.host, said.position));
         self.disk.write(sector, data);
         if env.plan.broken == Some(Break::DiskBeforeCommit) {
             self.disk.image[sector * SECTOR..][..SECTOR].copy_from_slice(&data);
@@ -448,7 +449,10 @@ impl PrimaryNode {
     ) -> Result<(), Crashed> {
         let host = self.id.host;
         self.write_epoch(link, epoch, base, sectors, env)?;
-        env.say(|| format!("host {host} ships epoch {epoch}{}", if base { ", the base" } else { "" }));
+        match base {
+            true => env.say(|| format!("host {host} ships epoch {epoch}, the base")),
+            false => env.whisper(|| format!("host {host} ships epoch {epoch}")),
+        }
         Ok(())
     }
 
@@ -586,7 +590,7 @@ impl PrimaryNode {
     fn act(&mut self, action: PrimaryAction, env: &mut Env) -> Result<(), Crashed> {
         let host = self.id.host;
         if !matches!(action, PrimaryAction::Release { .. }) {
-            env.say(|| format!("host {host}: {action:?}"));
+            env.say(|| format!("host {host} {}", words::of_primary(&action)));
         }
         match action {
             PrimaryAction::Release { upto } => {

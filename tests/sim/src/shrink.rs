@@ -4,15 +4,11 @@
 //! that, and what may be left out is. A change is kept if the run still breaks the same rule. Fields that are added to a plan
 //! are made small like the others, without a word here.
 
-use std::cell::RefCell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Once;
-
 use toml::{Table, Value};
 
 use crate::oracle::{Rule, Violation};
 use crate::plan::{Case, MS, Plan, US, time_of_text, time_text};
-use crate::world::{Outcome, Summary, run_plan};
+use crate::world::{Outcome, run_plan};
 
 /// Runs that a shrinking may take.
 pub const RUNS_MAX: u32 = 3_000;
@@ -34,40 +30,12 @@ pub struct Shrunk {
     pub runs: u32,
 }
 
-thread_local! {
-    /// What a panic said on this thread, while that is wanted.
-    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
-}
-
-/// Runs a case. A panic of the code under test is a violation.
-pub fn run_case(case: &Case) -> Result<Summary, Violation> {
-    listen_to_panics();
-    PANIC.set(Some(String::new()));
-    let ended = catch_unwind(AssertUnwindSafe(|| run_plan(case.seed, case.plan.clone())));
-    let said = PANIC.take();
-    ended.map_err(|_| Violation { rule: Rule::NoPanic, by: None, text: said.unwrap_or_default() })
-}
-
 /// What a case breaks, if it breaks something.
 pub fn violation_of(case: &Case) -> Option<Violation> {
-    match run_case(case).map(|summary| summary.outcome) {
-        Ok(Outcome::Healed) => None,
-        Ok(Outcome::Violation(violation)) | Err(violation) => Some(violation),
+    match run_plan(case.seed, case.plan.clone()).outcome {
+        Outcome::Healed => None,
+        Outcome::Violation(violation) => Some(violation),
     }
-}
-
-/// A panic while a case runs is kept; every other one is told as ever.
-fn listen_to_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let tell = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            let is_kept = PANIC.with_borrow_mut(|said| said.as_mut().map(|said| *said = info.to_string()).is_some());
-            if !is_kept {
-                tell(info);
-            }
-        }));
-    });
 }
 
 /// Makes a case small. `None`: it breaks nothing.

@@ -13,9 +13,11 @@ use crate::guest::Guest;
 use crate::machines::{host_of, store_of};
 use crate::net::{Connection, Pipe};
 use crate::oracle::{Rule, Violation};
+use crate::panics;
 use crate::plan::{Break, MS, Plan};
 use crate::primary_node::PrimaryNode;
 use crate::state_dir::StateDir;
+use crate::story::{Line, words};
 use crate::witness::{Answer, Question};
 use replication::primary::Meeting;
 
@@ -87,6 +89,17 @@ impl Remains {
     }
 }
 
+impl Role {
+    fn name(&self) -> &'static str {
+        match self {
+            Role::Primary(_) => "primary",
+            Role::Backup(_) => "backup",
+            Role::Starting(_) => "starting",
+            Role::Down(_) => "down",
+        }
+    }
+}
+
 struct Host {
     life: u32,
     role: Role,
@@ -114,19 +127,19 @@ pub fn run_plan(seed: u64, plan: Plan) -> Summary {
 }
 
 /// Runs a plan with the chance of a seed, and tells it.
-pub fn trace_plan(seed: u64, plan: Plan) -> (Summary, Vec<String>) {
+pub fn trace_plan(seed: u64, plan: Plan) -> (Summary, Vec<Line>) {
     run(seed, plan, true)
 }
 
 /// Runs a seed and tells it.
-pub fn trace_seed(seed: u64, broken: Option<Break>) -> (Summary, Vec<String>) {
+pub fn trace_seed(seed: u64, broken: Option<Break>) -> (Summary, Vec<Line>) {
     trace_plan(seed, Plan::of_seed(seed, broken))
 }
 
-fn run(seed: u64, plan: Plan, trace: bool) -> (Summary, Vec<String>) {
+fn run(seed: u64, plan: Plan, trace: bool) -> (Summary, Vec<Line>) {
     let mut world = World::new(seed, plan, trace);
-    let outcome = world.run();
-    world.env.say(|| format!("the end: {outcome:?}"));
+    let outcome = panics::catch(|| world.run());
+    let outcome = outcome.unwrap_or_else(|text| Outcome::Violation(Violation { rule: Rule::NoPanic, by: None, text }));
     let Env { oracle, client, takeovers, resumes, resets, begun, .. } = &world.env;
     let (takeovers, resumes, resets, begun) = (*takeovers, *resumes, *resets, *begun);
     let summary =
@@ -154,7 +167,6 @@ impl World {
         let env = &mut self.env;
         env.after(LOOK_EVERY, Event::Look { by: HostId { host: 1, life: 0 }, again: true });
         for fault in env.plan.faults.clone() {
-            env.say(|| format!("planned: {fault:?}"));
             if let When::At(time) = fault.when {
                 env.at(time, Event::Fault(fault.what));
             }
@@ -168,6 +180,9 @@ impl World {
         let deadline = self.env.plan.heal_at + HEAL_MAX;
         for _ in 0..EVENTS_MAX {
             let Some(event) = self.env.next_event().filter(|_| self.env.now <= deadline) else { break };
+            if self.env.is_told() {
+                self.env.roles = self.hosts.each_ref().map(|host| host.role.name());
+            }
             self.dispatch(event);
             self.check();
             if let Some(violation) = self.env.oracle.violation.take() {
@@ -365,7 +380,8 @@ impl World {
         if !self.is_current(to) {
             return Ok(());
         }
-        self.env.say(|| format!("host {} hears of {question:?}: {answer:?}", to.host));
+        let words = |question, answer| format!("asked: {} {}", words::question(question), words::answer(answer));
+        self.env.say(|| format!("host {} {}", to.host, words(&question, &answer)));
         self.env.step(to.host, Step::Answer, false)?;
         let result = answer.claim();
         match question {

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand};
-use sim::shrink::{Shrunk, run_case, shrink};
-use sim::{Break, Case, Outcome, Plan, Summary, trace_plan};
+use sim::shrink::{Shrunk, shrink};
+use sim::story::tell;
+use sim::{Break, Case, Outcome, Plan, Summary, run_seed, trace_plan};
 
 /// Simulates the replication protocol under faults. One seed is one exact run.
 #[derive(Parser)]
@@ -38,6 +39,9 @@ enum Command {
     Replay {
         #[command(flatten)]
         which: Which,
+        /// Tell everything.
+        #[arg(long)]
+        verbose: bool,
     },
     /// Take away from a run that breaks a rule all that the violation does not need, and print what is left.
     Shrink {
@@ -79,7 +83,7 @@ impl Which {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run { seeds, start, threads, broken } => Ok(run(start, seeds, threads.max(1), broken)),
-        Command::Replay { which } => which.case().map(|case| replay(&case)),
+        Command::Replay { which, verbose } => which.case().map(|case| replay(&case, verbose)),
         Command::Shrink { which } => which.case().map(|case| print_shrunk(&case)),
     };
     result.unwrap_or_else(|error| {
@@ -146,10 +150,7 @@ fn work(next: &AtomicU64, end: u64, broken: Option<Break>) -> Totals {
         if seed >= end {
             break;
         }
-        match run_case(&Case { seed, plan: Plan::of_seed(seed, broken) }) {
-            Ok(summary) => totals.add(seed, summary),
-            Err(violation) => totals.failed = Some((seed, violation.to_string())),
-        }
+        totals.add(seed, run_seed(seed, broken));
     }
     if totals.failed.is_some() {
         next.store(end, Ordering::Relaxed);
@@ -174,11 +175,9 @@ fn report(totals: &Totals, began: Instant, broken: Option<Break>) -> ExitCode {
     if failed.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn replay(case: &Case) -> ExitCode {
-    let Case { seed, plan } = case;
-    let (summary, lines) = trace_plan(*seed, plan.clone());
-    lines.iter().for_each(|line| println!("{line}"));
-    println!("seed {seed}: {summary:?}");
+fn replay(case: &Case, verbose: bool) -> ExitCode {
+    let (summary, lines) = trace_plan(case.seed, case.plan.clone());
+    tell(case, &lines, &summary, verbose).iter().for_each(|line| println!("{line}"));
     match summary.outcome {
         Outcome::Violation(_) => ExitCode::FAILURE,
         _ => ExitCode::SUCCESS,

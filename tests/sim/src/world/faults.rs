@@ -8,7 +8,7 @@ impl World {
         if env.healing {
             return;
         }
-        env.say(|| format!("FAULT {what:?}"));
+        env.say(|| format!("FAULT: {}", words::what(&what)));
         let relief = match what {
             What::Crash { host, power, restart } => {
                 self.crash(host, power);
@@ -77,6 +77,7 @@ impl World {
     }
 
     pub(super) fn relieve(&mut self, what: What) {
+        self.env.say(|| format!("it is over that {}", words::what(&what)));
         match what {
             What::Cut(_) => self.join(),
             What::WitnessCut(host, _) => self.env.net.witness_up[host] = true,
