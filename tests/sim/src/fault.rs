@@ -89,6 +89,29 @@ pub enum Dir {
     CopyOf(usize),
 }
 
+/// Somebody who connects to a backup and is not its primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stranger {
+    /// Says nothing.
+    Silent,
+    /// Says what is no frame.
+    Garbage,
+    /// The primary of another VM.
+    OtherVm,
+    /// A second primary of the same VM, of an old term or of one that is still to come, which sees the same witness or does not.
+    Primary {
+        /// Its term.
+        term: u64,
+        /// It sees the same witness.
+        is_met: bool,
+    },
+    /// Says again what was said on an earlier connection: the last one, or so many before it.
+    Replay {
+        /// How many.
+        back: usize,
+    },
+}
+
 /// What goes wrong. Times in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum What {
@@ -104,6 +127,18 @@ pub enum What {
     },
     /// The hosts do not reach each other.
     Cut(#[serde(with = "nanos")] u64),
+    /// What a host sends to the others arrives when this is over; what they send arrives.
+    CutOneWay(usize, #[serde(with = "nanos")] u64),
+    /// What a host sends to the others takes longer and longer.
+    LinkSlows(usize, #[serde(with = "nanos")] u64),
+    /// What a host sends on the connections that it has now arrives when this is over; a new connection is not concerned.
+    Lags(usize, #[serde(with = "nanos")] u64),
+    /// The connections between the hosts are reset, and this one never sees that.
+    HalfOpen(usize),
+    /// Somebody connects to a host.
+    Stranger(usize, Stranger),
+    /// The clock of a host jumps forward.
+    ClockJump(usize, #[serde(with = "nanos")] u64),
     /// A host does not reach the witness.
     WitnessCut(usize, #[serde(with = "nanos")] u64),
     /// A host does not reach the client.
@@ -175,12 +210,19 @@ impl Fault {
 }
 
 impl What {
+    /// Whether somebody says again what was said before.
+    pub fn is_replay(&self) -> bool {
+        matches!(self, What::Stranger(_, Stranger::Replay { .. }))
+    }
+
     /// The hosts that it names.
     fn hosts(&self) -> [Option<usize>; 2] {
         match *self {
             What::Crash { host, .. } | What::Mute(host) | What::StuckFilling(host) => [Some(host), None],
             What::WitnessCut(host, _) | What::ClientCut(host, _) | What::Pause(host, _) => [Some(host), None],
             What::SlowDisk(host, _) | What::OtherWitness(host, _) | What::StoreFails(host) => [Some(host), None],
+            What::CutOneWay(host, _) | What::LinkSlows(host, _) | What::ClockJump(host, _) => [Some(host), None],
+            What::Lags(host, _) | What::HalfOpen(host) | What::Stranger(host, _) => [Some(host), None],
             What::UnfitBase(host) | What::RunAgain(host) | What::Stop(host) => [Some(host), None],
             What::LoseLock(host) | What::RestoreLock(host) | What::ReplaceDir(host) => [Some(host), None],
             What::GuestCrash(host) => [Some(host), None],

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backup_node;
+pub mod clock;
 pub mod disk;
 pub mod env;
 pub mod fault;

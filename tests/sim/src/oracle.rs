@@ -44,6 +44,10 @@ pub enum Rule {
     VoidStated,
     /// A protected guest outlasts any single fault.
     OneFault,
+    /// A host that stood still looks who is primary before it lets anything out.
+    LooksAfterAStop,
+    /// Strangers change nothing: a protected guest stays protected.
+    StrangersChangeNothing,
     /// When faults stop, the guest runs, answers and is protected.
     Heals,
     /// The code under test does not panic.
@@ -69,6 +73,8 @@ impl Rule {
             Rule::NewestDisks => "a fresh start has the newest disks",
             Rule::VoidStated => "a void join is not listed once nobody states that any more",
             Rule::OneFault => "a protected guest outlasts any single fault",
+            Rule::LooksAfterAStop => "a host that stood still looks who is primary before it lets anything out",
+            Rule::StrangersChangeNothing => "strangers change nothing: a protected guest stays protected",
             Rule::Heals => "when faults stop, the guest runs, answers and is protected",
             Rule::NoPanic => "the code under test does not panic",
         }
@@ -156,9 +162,12 @@ impl Oracle {
         }
     }
 
-    /// The world got an output of `host`.
-    pub fn emitted(&mut self, host: usize, said: &Said) {
+    /// The world got an output of `host`, which let it out when the guest of that generation was the last to be booted.
+    pub fn emitted(&mut self, host: usize, said: &Said, generation: u32) {
         self.outputs_seen += 1;
+        if generation < self.generation {
+            return;
+        }
         if self.forgotten.contains(&said.chain) {
             let text = || format!("host {host} sent output {} of a guest that was booted anew since", said.position);
             return self.fail(Rule::OverIsOver, host, text);

@@ -13,7 +13,7 @@ use replication::wire::{DiskInfo, MachineInfo, RamRange};
 use replication::{BackupConfig, Gfn, PrimaryConfig, Term};
 
 use crate::disk::{SECTOR, SECTORS};
-use crate::fault::{Dir, Fault, Step, What, When};
+use crate::fault::{Dir, Fault, HOSTS, Step, Stranger, What, When};
 use crate::guest::PAGES;
 use crate::rng::Rng;
 use random::random_fault;
@@ -115,11 +115,19 @@ pub enum Break {
     ForgetLeft,
     /// The backup takes what the disk gets out of memory from other memory than the guest's.
     CopyOfOtherMemory,
+    /// Bytes of an earlier connection are taken for those of the present one, and their frames for its session's.
+    OldBytes,
+    /// A stranger that connects to a backup ends the connection of its primary.
+    StrangerWins,
+    /// Whoever greets is followed, whatever the witness says.
+    SecondPrimary,
+    /// The core does not see that its host stood still, or that its clock jumped.
+    StopUnnoticed,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 40] = [
+    pub const ALL: [Break; 44] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -160,6 +168,10 @@ impl Break {
         Break::RoundsWithoutEnd,
         Break::ForgetLeft,
         Break::CopyOfOtherMemory,
+        Break::OldBytes,
+        Break::StrangerWins,
+        Break::SecondPrimary,
+        Break::StopUnnoticed,
     ];
 }
 
@@ -258,6 +270,8 @@ pub struct Plan {
     pub has_same_boots: bool,
     /// There is no witness: everything is granted.
     pub unwitnessed: bool,
+    /// How much faster than the first host's clock each one's goes, in thousandths.
+    pub clock_fast: [u64; HOSTS],
     /// How much a filling has to send, beyond the pages of the toy guest.
     pub load: Load,
     /// What goes wrong.
@@ -292,6 +306,7 @@ impl Default for Plan {
             witness_is_copied: false,
             has_machine_id: [true; 2],
             has_same_boots: false,
+            clock_fast: [0; HOSTS],
             load: Load { set: 0, speed: 0, link: 1 << 20 },
             faults: Vec::new(),
             heal_at: 70 * MS,
@@ -306,9 +321,11 @@ impl Plan {
         let mut rng = Rng::new(seed);
         let detect = rng.range(20, 40) * MS;
         let heal_at = rng.range(70, 200) * MS;
-        let count = *rng.pick(&[0, 1, 1, 1, 2, 2, 3, 4]);
+        let count = *rng.pick(&[0, 1, 1, 1, 2, 2, 3, 4, 6, 9]);
         // Without a witness most faults make two guests: none but the one that a rule is broken for.
-        let count = if broken == Some(Break::ShipOn) { 0 } else { count };
+        // And where a rule is broken, other faults often hide what that does.
+        let count =
+            if broken.is_some() && (broken == Some(Break::ShipOn) || seed.is_multiple_of(2)) { 0 } else { count };
         let has_same_boots = rng.percent(5) || broken == Some(Break::BootIsHost);
         Plan {
             epoch: rng.range(1, 6) * MS,
@@ -333,6 +350,7 @@ impl Plan {
                 [rng.percent(92) || has_same_boots, rng.percent(92) || has_same_boots]
             },
             has_same_boots,
+            clock_fast: *rng.pick(&[[0, 0], [0, 0], [20, 0], [0, 20], [3, 0], [0, 1]]),
             load: Load {
                 set: rng.range(0, 4) * (1 << 20),
                 speed: if broken == Some(Break::RoundsWithoutEnd) { 8 << 20 } else { rng.range(0, 8) * (1 << 20) },
@@ -482,7 +500,31 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
         Some(Break::FillWithoutEnd) => {
             (0..2).map(|host| Fault { when: When::At(0), what: What::StuckFilling(host) }).collect()
         }
-        Some(Break::ForgetLeft | Break::CopyOfOtherMemory) => {
+        Some(Break::OldBytes) => {
+            // What lags is a filling, and comes when the next one is on its way.
+            let crash = What::Crash { host: 0, power: false, restart: None };
+            let lags = Fault { when: When::At(heal_at / 8), what: What::Lags(0, heal_at / 2) };
+            vec![lags, Fault { when: When::At(heal_at - MS), what: crash }]
+        }
+        Some(Break::StrangerWins) => vec![at(What::Stranger(1, Stranger::Silent))],
+        Some(Break::SecondPrimary) => {
+            let second = What::Stranger(1, Stranger::Primary { term: 1000, is_met: true });
+            vec![at(What::Reset), Fault { when: When::At(heal_at / 2 + 30 * MS), what: second }]
+        }
+        Some(Break::StopUnnoticed) => {
+            let when = When::Step { host: 0, step: Step::Ship, nth: 3, after: true };
+            vec![Fault { when, what: What::Pause(0, heal_at / 2 + 30 * MS) }]
+        }
+        Some(
+            Break::ReleaseBeforeAck
+            | Break::ForgetHeld
+            | Break::ForgetDiskWrites
+            | Break::ForgetPage
+            | Break::ReuseEpochs
+            | Break::NoHealing
+            | Break::ForgetLeft
+            | Break::CopyOfOtherMemory,
+        ) => {
             vec![at(What::Crash { host: 0, power: false, restart: None })]
         }
         Some(rule) => faults_of_evidence(rule, heal_at),
@@ -519,7 +561,11 @@ fn faults_of_evidence(rule: Break, heal_at: u64) -> Vec<Fault> {
             then(What::Beside { host: 0, dir: Dir::Bare, delay: 0 }, 5 * MS),
         ],
         Break::NamelessHosts | Break::ForeignBoot => vec![then(What::RunAgain(1), 0)],
-        Break::BootIsHost => vec![then(crash(0, false, Some(0)), 0), then(What::RunAgain(1), 3 * MS)],
+        Break::BootIsHost => {
+            // Before the other host is listed, whose disks are then as new.
+            let early = |what, time| Fault { when: When::At(time), what };
+            vec![early(crash(0, false, Some(0)), 6 * MS), early(What::RunAgain(1), 9 * MS)]
+        }
         Break::LifeUnpublished => vec![then(crash(1, false, None), 0), then(crash(0, false, None), 0)],
         Break::PublishUnsynced => vec![then(crash(1, true, None), 0), then(crash(0, true, None), 0)],
         Break::KnownUnsynced => vec![

@@ -579,7 +579,7 @@ impl PrimaryNode {
             self.send(frame, env);
             env.step(host, Step::Send, true)?;
         }
-        let wanted = self.core.poll_timeout().map(|time| time.0.max(env.now));
+        let wanted = self.core.poll_timeout().map(|time| env.when(time));
         if let Some(at) = wanted.filter(|at| self.timer_at.is_none_or(|armed| *at < armed)) {
             self.timer_at = Some(at);
             env.at(at, Event::Timer(self.id));

@@ -6,8 +6,8 @@ use std::collections::{BTreeSet, VecDeque};
 use replication::primary::Meeting;
 use replication::view::evidence::{self, Facts, Resume, Start, Statement};
 use replication::view::{
-    Ask, Attempt, Entry, Greeting, Incarnation, Lives, Member, Nonce, Outcome, Place, PlaceKind, Record, RecordHash,
-    Refusal, Register, Tell, Wish,
+    Ask, Attempt, Entry, Greeting, Incarnation, Known, Lives, Member, Nonce, Outcome, Place, PlaceKind, Record,
+    RecordHash, Refusal, Register, Tell, Wish,
 };
 use replication::{ClaimResult, EpochId, SessionId};
 
@@ -164,6 +164,11 @@ impl Witness {
     /// The place of a host's present process.
     pub fn place(&self, host: usize) -> &Place {
         self.askers[host].process.observer.place()
+    }
+
+    /// What who has seen the newest record knows.
+    pub fn known(&self) -> Option<Known> {
+        self.dirs[RIGHT].last().map(Known::of)
     }
 
     /// The newest record.

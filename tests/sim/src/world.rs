@@ -8,10 +8,9 @@ use replication::{ClaimResult, Term};
 use crate::backup_node::BackupNode;
 use crate::disk::Disk;
 use crate::env::{Crashed, Env, Event, HostId, Piece};
-use crate::fault::{Step, What, When};
+use crate::fault::{HOSTS, Step, What, When};
 use crate::guest::Guest;
 use crate::machines::{host_of, store_of};
-use crate::net::{Connection, Pipe};
 use crate::oracle::{Rule, Violation};
 use crate::panics;
 use crate::plan::{Break, MS, Plan};
@@ -23,6 +22,7 @@ use replication::primary::Meeting;
 
 mod beside;
 mod faults;
+mod links;
 mod starts;
 mod truth;
 
@@ -108,7 +108,11 @@ struct Host {
 /// A run in progress.
 struct World {
     env: Env,
-    hosts: [Host; 2],
+    hosts: [Host; HOSTS],
+    /// Nothing happens that a protected guest should notice, while faults strike.
+    is_calm: bool,
+    /// The host whose guest is protected.
+    protected: Option<usize>,
     answered_before_heal: u64,
     /// Starts beside.
     beside: Vec<beside::Beside>,
@@ -158,7 +162,16 @@ impl World {
         let backup = BackupNode::new(HostId { host: 1, life: 0 }, Disk::blank(), &env);
         let role = |role| Host { life: 0, role };
         let hosts = [role(Role::Primary(Box::new(primary))), role(Role::Backup(Box::new(backup)))];
-        let mut world = World { env, hosts, answered_before_heal: 0, beside: Vec::new(), replaced: [None, None] };
+        let is_calm = env.plan.faults.iter().all(|fault| matches!(fault.what, What::Stranger(..)));
+        let mut world = World {
+            env,
+            hosts,
+            is_calm,
+            protected: None,
+            answered_before_heal: 0,
+            beside: Vec::new(),
+            replaced: [None, None],
+        };
         world.schedule_start();
         world
     }
@@ -244,6 +257,15 @@ impl World {
             let text = || format!("the newest record lists {join}, which was void and is not stated any more");
             oracle.fail(Rule::VoidStated, None, text);
         }
+        let protected = self
+            .hosts
+            .iter()
+            .position(|host| matches!(&host.role, Role::Primary(node) if node.core.state() == PrimaryState::Protected));
+        if let Some(host) = self.protected.filter(|_| self.is_calm && protected != self.protected) {
+            let text = || format!("host {host} was protected, and is not any more, though only strangers came");
+            oracle.fail(Rule::StrangersChangeNothing, host, text);
+        }
+        self.protected = protected;
         for (primary, backup) in [(0, 1), (1, 0)] {
             if let (Role::Primary(primary), Role::Backup(backup)) =
                 (&self.hosts[primary].role, &self.hosts[backup].role)
@@ -262,13 +284,13 @@ impl World {
     }
 
     /// The host an event is for, if it is for one and not for its surroundings.
-    fn addressee(event: &Event) -> Option<usize> {
+    fn addressee(&self, event: &Event) -> Option<usize> {
         match event {
             Event::Boundary(id) | Event::Timer(id) | Event::Connect(id) | Event::GiveUp(id) | Event::Outgoing(id) => {
                 Some(id.host)
             }
             Event::Look { by, .. } => Some(by.host),
-            Event::Piece { from, .. } => Some(1 - from),
+            Event::Piece { connection, side, .. } => self.env.net.receiver(*connection, *side).flatten(),
             Event::LocalDurable { to, .. } | Event::Durable { to, .. } | Event::Round { to, .. } => Some(to.host),
             Event::BaseUnfit { to, .. } | Event::Apply { to, .. } => Some(to.host),
             Event::AskAnswered { to, .. } | Event::Learn { to, .. } | Event::Ask { by: to, .. } => Some(to.host),
@@ -278,7 +300,8 @@ impl World {
     }
 
     fn dispatch(&mut self, event: Event) {
-        if let Some(host) = World::addressee(&event).filter(|host| self.env.paused_until[*host] > self.env.now) {
+        self.env.do_late();
+        if let Some(host) = self.addressee(&event).filter(|host| self.env.is_paused(*host)) {
             return self.env.at(self.env.paused_until[host], event);
         }
         match event {
@@ -296,7 +319,7 @@ impl World {
                 self.env.request();
                 self.env.after(9 * MS, Event::ClientRetry);
             }
-            Event::Piece { connection, from, piece } => self.arrive(connection, from, piece),
+            Event::Piece { connection, side, piece } => self.arrive(connection, side, piece),
             Event::Connect(id) => self.connect(id),
             Event::GiveUp(id) => self.give_up(id),
             event => self.deliver(event),
@@ -305,7 +328,7 @@ impl World {
 
     /// Events for one host. A crash in the middle takes the host down.
     fn deliver(&mut self, event: Event) {
-        let host = World::addressee(&event).expect("the others were dispatched");
+        let host = self.addressee(&event).expect("the others were dispatched");
         let result = match event {
             Event::Boundary(id) => self.primary(id, |node, env| node.handle_boundary(env)),
             Event::Timer(id) => self.timer(id),
@@ -343,6 +366,7 @@ impl World {
         id: HostId,
         run: impl FnOnce(&mut PrimaryNode, &mut Env) -> Result<(), Crashed>,
     ) -> Result<(), Crashed> {
+        self.env.host = id.host;
         match &mut self.hosts[id.host] {
             Host { life, role: Role::Primary(node) } if *life == id.life => run(node, &mut self.env),
             _ => Ok(()),
@@ -354,6 +378,7 @@ impl World {
         id: HostId,
         run: impl FnOnce(&mut BackupNode, &mut Env) -> Result<(), Crashed>,
     ) -> Result<(), Crashed> {
+        self.env.host = id.host;
         match &mut self.hosts[id.host] {
             Host { life, role: Role::Backup(node) } if *life == id.life => run(node, &mut self.env),
             _ => Ok(()),
@@ -387,7 +412,7 @@ impl World {
         match question {
             Question::Begin { .. } | Question::Resume { .. } => self.learn_of_start(to, question, answer)?,
             Question::Introduce(greeting) => {
-                let is_known = result == ClaimResult::Granted;
+                let is_known = result == ClaimResult::Granted || self.env.plan.broken == Some(Break::SecondPrimary);
                 self.backup(to, |node, env| node.handle_introduced(greeting, is_known, env))?;
             }
             Question::TakeOver { session, .. } => self.backup(to, |node, env| {
@@ -463,6 +488,7 @@ impl World {
             unreachable!("only a backup takes over");
         };
         let env = &mut self.env;
+        env.host = host;
         env.takeovers += 1;
         env.say(|| format!("host {host} TAKES OVER from epoch {}, goes on with {}", over.from, over.next_epoch));
         let guest = Guest::restore(&over.state, node.memory.clone());
@@ -499,67 +525,6 @@ impl World {
             self.crash(host, false);
             let delay = self.env.rng.range(MS, 30 * MS);
             self.env.after(delay, Event::Restart(host));
-        }
-    }
-
-    fn connect(&mut self, id: HostId) {
-        if !self.is_current(id) {
-            return;
-        }
-        self.env.after(5 * MS, Event::Connect(id));
-        let (host, peer) = (id.host, 1 - id.host);
-        let Role::Primary(node) = &self.hosts[host].role else { return };
-        let Role::Backup(other) = &self.hosts[peer].role else { return };
-        let is_paused = self.env.paused_until[peer] > self.env.now;
-        let is_free = node.core.wants_connection() && node.stream.is_none() && other.stream.is_none();
-        if !is_free || is_paused || !self.env.net.link_up {
-            return;
-        }
-        let number = self.env.net.connection.id + 1;
-        self.env.net.connection = Connection { id: number, pipes: <[Pipe; 2]>::default() };
-        let to = HostId { host: peer, life: self.hosts[peer].life };
-        let result = self.backup(to, |node, env| node.handle_connected(number, env));
-        self.settle(peer, result);
-        let result = self.primary(id, |node, env| node.handle_connected(number, env));
-        self.settle(host, result);
-    }
-
-    /// A piece of a stream came to the end of its way. A cut keeps it there.
-    fn arrive(&mut self, connection: u64, from: usize, piece: Piece) {
-        if self.env.net.connection.id != connection {
-            return;
-        }
-        self.env.net.connection.pipes[from].stalled.push_back(piece);
-        self.flush(from);
-    }
-
-    fn flush(&mut self, from: usize) {
-        let to = 1 - from;
-        while self.env.net.link_up && self.env.paused_until[to] <= self.env.now {
-            let connection = self.env.net.connection.id;
-            let Some(piece) = self.env.net.connection.pipes[from].stalled.pop_front() else { return };
-            let id = HostId { host: to, life: self.hosts[to].life };
-            let result = self.take_piece(id, connection, &piece);
-            self.settle(to, result);
-        }
-    }
-
-    fn take_piece(&mut self, id: HostId, connection: u64, piece: &Piece) -> Result<(), Crashed> {
-        let is_open = match &self.hosts[id.host].role {
-            Role::Primary(node) => node.stream.as_ref().is_some_and(|stream| stream.connection == connection),
-            Role::Backup(node) => node.stream.as_ref().is_some_and(|stream| stream.connection == connection),
-            Role::Starting(_) | Role::Down(_) => false,
-        };
-        match piece {
-            _ if !is_open => Ok(()),
-            Piece::Bytes(bytes) => {
-                self.primary(id, |node, env| node.handle_bytes(bytes, env))?;
-                self.backup(id, |node, env| node.handle_bytes(bytes, env))
-            }
-            Piece::End => {
-                self.primary(id, |node, env| node.handle_disconnected(env))?;
-                self.backup(id, |node, env| node.handle_disconnected(env))
-            }
         }
     }
 }

@@ -63,6 +63,10 @@ caught! {
     rounds_without_an_end_are_caught: RoundsWithoutEnd,
     forgotten_rest_of_the_rounds_is_caught: ForgetLeft,
     disk_write_out_of_other_memory_is_caught: CopyOfOtherMemory,
+    bytes_of_an_old_connection_are_caught: OldBytes,
+    stranger_that_ends_a_session_is_caught: StrangerWins,
+    second_primary_that_is_followed_is_caught: SecondPrimary,
+    stop_that_nobody_noticed_is_caught: StopUnnoticed,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

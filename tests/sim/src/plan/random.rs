@@ -1,6 +1,6 @@
 //! Faults by chance.
 
-use crate::fault::{Dir, Fault, Step, What, When};
+use crate::fault::{Dir, Fault, Step, Stranger, What, When};
 use crate::rng::Rng;
 
 pub(super) fn random_fault(rng: &mut Rng, heal_at: u64, detect: u64) -> Fault {
@@ -19,7 +19,7 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         When::Step { host, .. } if rng.percent(80) => host,
         _ => rng.range(0, 1) as usize,
     };
-    match rng.range(0, 29) {
+    match rng.range(0, 40) {
         0..=6 => {
             let restart = rng.percent(60).then(|| rng.range(0, 2 * detect));
             What::Crash { host, power: rng.percent(50), restart }
@@ -46,6 +46,23 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         26 => What::RestoreLock(host),
         27 => What::ReplaceDir(host),
         28 => What::UnfitBase(host),
-        _ => What::Unprotect,
+        29 => What::Unprotect,
+        30 | 31 => What::CutOneWay(host, long),
+        32 => What::LinkSlows(host, long),
+        33 => What::Lags(host, long),
+        34 => What::HalfOpen(host),
+        35 | 36 => What::ClockJump(host, long),
+        37 => What::Pause(host, long),
+        _ => What::Stranger(host, random_stranger(rng)),
+    }
+}
+
+fn random_stranger(rng: &mut Rng) -> Stranger {
+    match rng.range(0, 7) {
+        0 => Stranger::Silent,
+        1 => Stranger::Garbage,
+        2 => Stranger::OtherVm,
+        3..=5 => Stranger::Primary { term: *rng.pick(&[0, 1, 2, 1000]), is_met: rng.percent(50) },
+        _ => Stranger::Replay { back: rng.range(0, 2) as usize },
     }
 }

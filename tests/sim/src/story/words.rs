@@ -5,7 +5,7 @@ use replication::primary::{Meeting, SoloReason};
 use replication::view::Tell;
 use replication::{ClaimResult, PrimaryAction};
 
-use crate::fault::{Dir, Step, What, When};
+use crate::fault::{Dir, Step, Stranger, What, When};
 use crate::witness::{Answer, Question};
 
 fn time(nanos: u64) -> String {
@@ -52,6 +52,12 @@ pub fn what(what: &What) -> String {
             format!("host {host} crashes{power}{}", back.unwrap_or_default())
         }
         What::Cut(long) => format!("the hosts do not reach each other for {}", time(*long)),
+        What::CutOneWay(host, long) => format!("what host {host} sends does not arrive for {}", time(*long)),
+        What::LinkSlows(host, long) => format!("what host {host} sends takes longer and longer, for {}", time(*long)),
+        What::Lags(host, long) => format!("what host {host} sends on its connections lags by {}", time(*long)),
+        What::HalfOpen(host) => format!("the connections are reset, and host {host} does not see it"),
+        What::Stranger(host, who) => format!("a stranger connects to host {host}: {}", stranger(*who)),
+        What::ClockJump(host, by) => format!("the clock of host {host} jumps by {}", time(*by)),
         What::WitnessCut(host, long) => format!("host {host} does not reach the witness for {}", time(*long)),
         What::ClientCut(host, long) => format!("host {host} does not reach the client for {}", time(*long)),
         What::Pause(host, long) => format!("host {host} stands still for {}", time(*long)),
@@ -73,6 +79,19 @@ pub fn what(what: &What) -> String {
         What::RestoreLock(host) => format!("the lock file of host {host} is restored from before"),
         What::ReplaceDir(host) => format!("a copy stands where the state directory of host {host} was"),
         What::GuestCrash(host) => format!("the guest of host {host} crashes"),
+    }
+}
+
+fn stranger(who: Stranger) -> String {
+    match who {
+        Stranger::Silent => "it says nothing".to_owned(),
+        Stranger::Garbage => "it says what is no frame".to_owned(),
+        Stranger::OtherVm => "a primary of another VM".to_owned(),
+        Stranger::Primary { term, is_met } => {
+            let witness = if is_met { "the same witness" } else { "another witness" };
+            format!("a second primary of this VM, of term {term}, with {witness}")
+        }
+        Stranger::Replay { back } => format!("it says again what the primary said {back} connections ago"),
     }
 }
 

@@ -16,9 +16,24 @@ impl World {
                 return restart.unwrap_or(());
             }
             What::Cut(time) => {
-                env.net.link_up = false;
+                (0..HOSTS).for_each(|host| env.net.set_up(host, false));
                 time
             }
+            What::CutOneWay(host, time) => {
+                env.net.set_up(host, false);
+                time
+            }
+            What::LinkSlows(host, time) => {
+                env.net.slows_since[host] = Some(env.now);
+                time
+            }
+            What::Lags(host, time) => {
+                env.net.lag(host, env.now + time);
+                time
+            }
+            What::HalfOpen(host) => return self.reset(|told| told != host),
+            What::Stranger(host, who) => return self.meet_stranger(host, who),
+            What::ClockJump(host, by) => return self.jump(host, by),
             What::WitnessCut(host, time) => {
                 env.net.witness_up[host] = false;
                 time
@@ -27,12 +42,7 @@ impl World {
                 env.net.client_up[host] = false;
                 time
             }
-            // A pause is neither ended nor made longer by another: what waits for its end would be overtaken.
-            What::Pause(host, _) if env.paused_until[host] > env.now => return,
-            What::Pause(host, time) => {
-                env.paused_until[host] = env.now + time;
-                time
-            }
+            What::Pause(..) => return env.stand_still(what),
             What::SlowDisk(host, time) => return env.slow_until[host] = env.now + time,
             What::Mute(host) => return env.mute[host] = true,
             What::StoreFails(host) => {
@@ -44,7 +54,7 @@ impl World {
             What::StuckFilling(host) => return env.stuck[host] = true,
             What::UnfitBase(host) => return env.unfit_base[host] = true,
             What::Garble => return env.net.garble_next = true,
-            What::Reset => return self.reset(),
+            What::Reset => return self.reset(|_| true),
             What::Unprotect => return self.unprotect(),
             What::RunAgain(host) => return self.run_again(host),
             What::Stop(host) => {
@@ -80,26 +90,30 @@ impl World {
         self.env.say(|| format!("it is over that {}", words::what(&what)));
         match what {
             What::Cut(_) => self.join(),
+            What::CutOneWay(host, _) => {
+                self.env.net.set_up(host, true);
+                self.flush_all();
+            }
+            What::LinkSlows(host, _) => self.env.net.slows_since[host] = None,
             What::WitnessCut(host, _) => self.env.net.witness_up[host] = true,
             What::ClientCut(host, _) => self.env.net.client_up[host] = true,
             What::OtherWitness(host, _) => self.env.witness.mount(host),
             // What came when the link was joined meanwhile.
-            What::Pause(host, _) => self.flush(1 - host),
+            What::Pause(..) | What::Lags(..) => self.flush_all(),
             _ => {}
         }
     }
 
     fn join(&mut self) {
-        self.env.net.link_up = true;
-        self.flush(0);
-        self.flush(1);
+        (0..HOSTS).for_each(|host| self.env.net.set_up(host, true));
+        self.flush_all();
     }
 
-    fn reset(&mut self) {
-        let connection = self.env.net.connection.id;
-        for host in 0..2 {
-            self.env.close(connection, host);
-        }
+    /// What a host waits for may be due at once.
+    fn jump(&mut self, host: usize, by: u64) {
+        self.env.jump(host, by);
+        let id = HostId { host, life: self.hosts[host].life };
+        self.env.after(0, Event::Timer(id));
     }
 
     fn unprotect(&mut self) {
@@ -173,7 +187,7 @@ impl World {
     pub(super) fn crashed(&mut self, host: usize, power: bool) {
         self.hosts[host].life += 1;
         self.env.witness.machines.end(host);
-        self.env.paused_until[host] = 0;
+        self.env.lose_host(host);
         self.env.say(|| format!("host {host} is down{}", if power { ", its power is gone" } else { "" }));
         if self.env.healing {
             self.env.after(MS, Event::Restart(host));
@@ -226,14 +240,17 @@ impl World {
     pub(super) fn heal(&mut self) {
         self.env.say(|| "faults stop; healing begins".to_owned());
         self.env.disarm();
-        self.env.net.witness_up = [true; 2];
+        self.is_calm = false;
+        self.env.net.witness_up = [true; HOSTS];
         self.env.witness.mend();
-        self.env.net.client_up = [true; 2];
+        self.env.net.client_up = [true; HOSTS];
         self.env.net.garble_next = false;
-        self.env.slow_until = [0; 2];
-        self.env.mute = [false; 2];
-        self.env.stuck = [false; 2];
-        self.env.unfit_base = [false; 2];
+        self.env.net.catch_up();
+        self.env.net.slows_since = [None; HOSTS];
+        self.env.slow_until = [0; HOSTS];
+        self.env.mute = [false; HOSTS];
+        self.env.stuck = [false; HOSTS];
+        self.env.unfit_base = [false; HOSTS];
         self.env.plan.client_loss = 0;
         self.answered_before_heal = self.env.client.answered;
         self.join();

@@ -1,0 +1,72 @@
+//! What surrounds the hosts does what it says: one plan each, and what its story must tell.
+
+use sim::{Case, Outcome, trace_plan};
+
+/// The lines of a run that must heal.
+fn story(plan: &str) -> Vec<String> {
+    let case: Case = plan.parse().expect("the text of a plan");
+    let (summary, lines) = trace_plan(case.seed, case.plan);
+    let told: Vec<String> = lines.into_iter().map(|line| line.text).collect();
+    assert_eq!(summary.outcome, Outcome::Healed, "{}", told.join("\n"));
+    told
+}
+
+#[track_caller]
+fn assert_in_order(story: &[String], texts: &[&str]) {
+    let mut rest = story.iter();
+    for text in texts {
+        assert!(rest.any(|line| line.contains(text)), "{text:?} is missing, or too early, in\n{}", story.join("\n"));
+    }
+}
+
+#[test]
+fn strangers_are_sent_away_and_the_guest_stays_protected() {
+    let who = [
+        "'Silent'",
+        "'Garbage'",
+        "'OtherVm'",
+        "{ Primary = { term = 1000, is_met = true } }",
+        "{ Replay = { back = 0 } }",
+    ];
+    for who in who {
+        let story = story(&format!("faults = [{{ when = {{ At = '50ms' }}, what = {{ Stranger = [1, {who}] }} }}]"));
+        assert_in_order(&story, &["is PROTECTED", "a stranger connects", "faults stop"]);
+        assert_eq!(story.iter().filter(|line| line.contains("is PROTECTED")).count(), 1, "{}", story.join("\n"));
+    }
+}
+
+#[test]
+fn second_primary_that_comes_first_is_told_no_and_the_first_one_follows() {
+    let second = "Stranger = [1, { Primary = { term = 1000, is_met = true } }]";
+    let story = story(&format!("faults = [{{ when = {{ At = '0ms' }}, what = {{ {second} }} }}]"));
+    assert_in_order(
+        &story,
+        &["a stranger connects", "the backup refused: another primary is connected", "is PROTECTED"],
+    );
+}
+
+#[test]
+fn one_way_cut_lets_the_backup_ask_and_fences_whom_it_does_not_hear() {
+    let story = story("faults = [{ when = { At = '50ms' }, what = { CutOneWay = [0, '60ms'] } }]");
+    assert_in_order(&story, &["what host 0 sends does not arrive", "TAKES OVER", "is FENCED", "starts as a backup"]);
+}
+
+#[test]
+fn half_open_connection_keeps_the_backup_busy_until_it_hears_nothing() {
+    let story = story("faults = [{ when = { At = '50ms' }, what = { HalfOpen = 1 } }]");
+    assert_in_order(&story, &["host 1 does not see it", "ALONE", "another primary is connected", "is PROTECTED"]);
+}
+
+#[test]
+fn what_was_decided_before_a_pause_happens_after_it() {
+    let when = "Step = { host = 0, step = 'Release', nth = 4, after = false }";
+    let story = story(&format!("faults = [{{ when = {{ {when} }}, what = {{ Pause = [0, '30ms'] }} }}]"));
+    assert_in_order(&story, &["host 0 stands still", "is over that host 0 stands still", "lets output"]);
+}
+
+#[test]
+fn clock_that_jumps_makes_its_host_ask_the_witness() {
+    let jump = |host| format!("faults = [{{ when = {{ At = '50ms' }}, what = {{ ClockJump = [{host}, '40ms'] }} }}]");
+    assert_in_order(&story(&jump(0)), &["the clock of host 0 jumps", "stood still, and looks who is primary"]);
+    assert_in_order(&story(&jump(1)), &["the clock of host 1 jumps", "claims session", "TAKES OVER"]);
+}
