@@ -397,3 +397,31 @@ fn wish_that_is_so_already_appends_nothing() {
     won(witness.wish(&mut a, Wish::Look));
     assert_eq!(witness.records.len(), 2);
 }
+
+/// The storage of a witness answered the append that lists the backup, and lost it with its power. The backup is whole, and may not
+/// take that for a no: when the records are there again, it is the only one that can continue the guest.
+#[test]
+fn backup_that_no_record_listed_since_it_was_greeted_takes_the_witness_for_one_that_forgot() {
+    let (mut witness, mut a, mut b) = (Witness::default(), node(1), node(2));
+    won(witness.wish(&mut a, begin()));
+    let known = a.known().expect("it won a record");
+    won(witness.wish(&mut b, Wish::Follow { known, primary: a.me().id }));
+    won(witness.wish(&mut a, enlist(2)));
+    let lost = witness.records.pop().expect("it was appended");
+    assert_eq!(witness.wish(&mut b, take_over()), Outcome::Forgotten);
+    assert_eq!(witness.records.len(), 1, "nothing is appended to it");
+    witness.records.push(lost);
+    assert_eq!(won(witness.wish(&mut b, take_over())).primary.id, b.me().id);
+}
+
+#[test]
+fn backup_that_was_listed_and_is_not_any_more_is_told_no() {
+    let (mut witness, mut a, mut b) = (Witness::default(), node(1), node(2));
+    won(witness.wish(&mut a, begin()));
+    let known = a.known().expect("it won a record");
+    won(witness.wish(&mut b, Wish::Follow { known, primary: a.me().id }));
+    won(witness.wish(&mut a, enlist(2)));
+    won(witness.wish(&mut a, Wish::Remove(JOIN)));
+    let refused = witness.wish(&mut b, take_over());
+    assert!(matches!(refused, Outcome::Refused(Refusal::Primary { .. })), "{refused:?}");
+}
