@@ -56,7 +56,7 @@ enum Listing {
 pub struct Register {
     me: Place,
     known: Option<Known>,
-    /// What was known before a peer said more, which may be wrong.
+    /// What was seen, whatever a peer said besides, which may be wrong.
     known_before: Option<Known>,
     newest: Option<Entry>,
     phase: Phase,
@@ -133,6 +133,8 @@ impl Register {
             self.known = Some(Known::of(last));
             self.newest = Some(last.clone());
         }
+        // Seen, and not only heard of: whatever comes of this wish, it stays known.
+        self.known_before = self.known;
         let now = self.known.map_or(0, |known| known.number);
         if is_back && now == before {
             // It was not refused, and it is not there either.

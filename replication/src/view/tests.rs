@@ -425,3 +425,19 @@ fn backup_that_was_listed_and_is_not_any_more_is_told_no() {
     let refused = witness.wish(&mut b, take_over());
     assert!(matches!(refused, Outcome::Refused(Refusal::Primary { .. })), "{refused:?}");
 }
+
+/// The witness is restored between the look and the append of one wish: what the look showed stays known.
+#[test]
+fn record_that_was_seen_by_a_wish_is_not_forgotten_with_that_wish() {
+    let mut witness = Witness::default();
+    let (_, mut b) = pair(&mut witness);
+    let seen = witness.records.clone();
+    b.handle_wish(take_over(), Attempt([9; 16]));
+    assert!(b.poll_ask().is_some());
+    assert_eq!(b.handle_found(seen.clone()), None, "there is a record to append");
+    assert!(matches!(b.poll_ask(), Some(Ask::Append { .. })));
+    witness.records.truncate(1);
+    assert_eq!(b.handle_found(witness.from(2)), Some(Outcome::Forgotten));
+    assert_eq!(b.known(), seen.last().map(Known::of));
+    assert_eq!(witness.wish(&mut b, take_over()), Outcome::Forgotten);
+}
