@@ -253,12 +253,15 @@ impl BackupNode {
         if let Some(newest) = newest.filter(|_| env.plan.broken != Some(Break::VoidUntold)) {
             for tell in self.voids.tell(&newest) {
                 env.say(|| format!("host {} {}", self.id.host, words::tell(tell)));
-                env.witness.tell(tell);
-                self.voids.handle_told(tell);
+                if env.witness.tell(tell) {
+                    self.voids.handle_told(tell);
+                }
             }
             if env.plan.broken == Some(Break::VoidForgotten) && newest.backups.is_empty() {
                 // Broken: what is not listed now is taken for what will never be.
-                self.voids.joins().for_each(|join| env.witness.tell(Tell::Withdraw(join)));
+                self.voids.joins().for_each(|join| {
+                    env.witness.tell(Tell::Withdraw(join));
+                });
                 self.voids = Voids::new(env.witness.place(self.id.host).id);
             }
         }

@@ -141,6 +141,14 @@ pub enum What {
     ClockJump(usize, #[serde(with = "nanos")] u64),
     /// A host does not reach the witness.
     WitnessCut(usize, #[serde(with = "nanos")] u64),
+    /// A host does not reach the witness any more.
+    WitnessGone(usize),
+    /// No append finds room at the witness; it is read as ever.
+    WitnessFull(#[serde(with = "nanos")] u64),
+    /// The witness is as it was so many records ago: somebody restored it from a backup.
+    WitnessRestored(usize),
+    /// The witness loses its power for a while; its storage loses the last record, though it had said that it has it.
+    WitnessLoses(#[serde(with = "nanos")] u64),
     /// A host does not reach the client.
     ClientCut(usize, #[serde(with = "nanos")] u64),
     /// A host does nothing at all for a while, and then goes on where it was.
@@ -222,12 +230,15 @@ impl What {
             What::WitnessCut(host, _) | What::ClientCut(host, _) | What::Pause(host, _) => [Some(host), None],
             What::SlowDisk(host, _) | What::OtherWitness(host, _) | What::StoreFails(host) => [Some(host), None],
             What::CutOneWay(host, _) | What::LinkSlows(host, _) | What::ClockJump(host, _) => [Some(host), None],
-            What::Lags(host, _) | What::HalfOpen(host) | What::Stranger(host, _) => [Some(host), None],
+            What::WitnessGone(host) | What::Lags(host, _) | What::HalfOpen(host) | What::Stranger(host, _) => {
+                [Some(host), None]
+            }
             What::UnfitBase(host) | What::RunAgain(host) | What::Stop(host) => [Some(host), None],
             What::LoseLock(host) | What::RestoreLock(host) | What::ReplaceDir(host) => [Some(host), None],
             What::GuestCrash(host) => [Some(host), None],
             What::Beside { host, dir: Dir::CopyOf(of), .. } => [Some(host), Some(of)],
             What::Beside { host, .. } => [Some(host), None],
+            What::WitnessFull(_) | What::WitnessRestored(_) | What::WitnessLoses(_) => [None; 2],
             What::Cut(_) | What::Reset | What::Garble | What::Unprotect => [None; 2],
         }
     }

@@ -46,6 +46,8 @@ pub enum Rule {
     OneFault,
     /// A host that stood still looks who is primary before it lets anything out.
     LooksAfterAStop,
+    /// A register that is older than what was seen of it gets no append.
+    OldRegister,
     /// Strangers change nothing: a protected guest stays protected.
     StrangersChangeNothing,
     /// When faults stop, the guest runs, answers and is protected.
@@ -74,6 +76,7 @@ impl Rule {
             Rule::VoidStated => "a void join is not listed once nobody states that any more",
             Rule::OneFault => "a protected guest outlasts any single fault",
             Rule::LooksAfterAStop => "a host that stood still looks who is primary before it lets anything out",
+            Rule::OldRegister => "a register that is older than what was seen of it gets no append",
             Rule::StrangersChangeNothing => "strangers change nothing: a protected guest stays protected",
             Rule::Heals => "when faults stop, the guest runs, answers and is protected",
             Rule::NoPanic => "the code under test does not panic",

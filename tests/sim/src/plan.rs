@@ -123,11 +123,15 @@ pub enum Break {
     SecondPrimary,
     /// The core does not see that its host stood still, or that its clock jumped.
     StopUnnoticed,
+    /// A record that found no room is taken for one that stands.
+    FullIsWon,
+    /// A register that is older than what was seen of it is believed.
+    RestoredBelieved,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 44] = [
+    pub const ALL: [Break; 46] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -172,6 +176,8 @@ impl Break {
         Break::StrangerWins,
         Break::SecondPrimary,
         Break::StopUnnoticed,
+        Break::FullIsWon,
+        Break::RestoredBelieved,
     ];
 }
 
@@ -511,6 +517,10 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
             let second = What::Stranger(1, Stranger::Primary { term: 1000, is_met: true });
             vec![at(What::Reset), Fault { when: When::At(heal_at / 2 + 30 * MS), what: second }]
         }
+        Some(Break::FullIsWon) => {
+            vec![at(What::WitnessFull(heal_at / 2)), at(What::Cut(heal_at / 2))]
+        }
+        Some(Break::RestoredBelieved) => vec![at(What::WitnessRestored(1)), at(What::Cut(heal_at / 2))],
         Some(Break::StopUnnoticed) => {
             let when = When::Step { host: 0, step: Step::Ship, nth: 3, after: true };
             vec![Fault { when, what: What::Pause(0, heal_at / 2 + 30 * MS) }]

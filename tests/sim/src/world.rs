@@ -17,7 +17,7 @@ use crate::plan::{Break, MS, Plan};
 use crate::primary_node::PrimaryNode;
 use crate::state_dir::StateDir;
 use crate::story::{Line, words};
-use crate::witness::{Answer, Question};
+use crate::witness::{Answer, Believed, Question};
 use replication::primary::Meeting;
 
 mod beside;
@@ -44,6 +44,8 @@ pub enum Outcome {
     Healed,
     /// A rule was broken.
     Violation(Violation),
+    /// The witness went back on what it had said, and a host believed it that could not know: no rule can hold from there on.
+    Betrayed,
 }
 
 /// A run, in numbers.
@@ -201,6 +203,10 @@ impl World {
             if let Some(violation) = self.env.oracle.violation.take() {
                 return Outcome::Violation(violation);
             }
+            if let Some(Believed::Unknowingly(host)) = self.env.witness.believed {
+                self.env.say(|| format!("host {host} believes the witness, which has forgotten what others were told"));
+                return Outcome::Betrayed;
+            }
             if self.env.healing && self.is_healed() {
                 return self.end_of_healed();
             }
@@ -252,6 +258,10 @@ impl World {
                 Role::Backup(node) => oracle.check_backup(host, node.core.pointers()),
                 Role::Starting(_) | Role::Down(_) => {}
             }
+        }
+        if let Some(Believed::Knowingly(host)) = self.env.witness.believed {
+            let text = || format!("host {host} appended to a register that is older than what it had seen there");
+            oracle.fail(Rule::OldRegister, host, text);
         }
         if let Some(join) = self.env.witness.listed_again() {
             let text = || format!("the newest record lists {join}, which was void and is not stated any more");

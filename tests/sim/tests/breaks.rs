@@ -67,6 +67,8 @@ caught! {
     stranger_that_ends_a_session_is_caught: StrangerWins,
     second_primary_that_is_followed_is_caught: SecondPrimary,
     stop_that_nobody_noticed_is_caught: StopUnnoticed,
+    append_without_room_that_is_taken_for_won_is_caught: FullIsWon,
+    restored_register_that_is_believed_is_caught: RestoredBelieved,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

@@ -70,3 +70,38 @@ fn clock_that_jumps_makes_its_host_ask_the_witness() {
     assert_in_order(&story(&jump(0)), &["the clock of host 0 jumps", "stood still, and looks who is primary"]);
     assert_in_order(&story(&jump(1)), &["the clock of host 1 jumps", "claims session", "TAKES OVER"]);
 }
+
+#[test]
+fn full_witness_is_read_and_a_lost_backup_is_left_out_when_there_is_room() {
+    let faults =
+        "{ when = { At = '40ms' }, what = { WitnessFull = '30ms' } }, { when = { At = '41ms' }, what = 'Reset' }";
+    let story = story(&format!("heal_at = '90ms'\nfaults = [{faults}]"));
+    assert_in_order(&story, &["no append finds room", "no answer", "it is over that no append", "yes, by record 3"]);
+}
+
+#[test]
+fn host_that_lost_the_witness_for_good_goes_on_protected() {
+    let story = story("faults = [{ when = { At = '40ms' }, what = { WitnessGone = 0 } }]");
+    assert_eq!(story.iter().filter(|line| line.contains("is PROTECTED")).count(), 1, "{}", story.join("\n"));
+}
+
+/// The record that lists the backup is answered, and lost with the power of the witness; then the primary dies.
+#[test]
+fn backup_whose_record_the_witness_lost_waits_until_it_is_there_again() {
+    let faults = "{ what = { WitnessLoses = '0ms' }, when = { At = '6ms' } },
+        { what = { Crash = { host = 0, power = false } }, when = { At = '9ms' } }";
+    let story = story(&format!("seed = 13\nfaults = [{faults}]"));
+    assert_in_order(&story, &["loses its last record", "is down", "no answer", "faults stop", "TAKES OVER"]);
+}
+
+/// A register is restored between the look of a claim and its append.
+#[test]
+fn backup_that_saw_a_record_does_not_believe_a_register_without_it() {
+    let faults = "{ what = 'Garble', when = { Step = { after = false, host = 0, nth = 1, step = 'Ship' } } },
+        { what = { WitnessRestored = 1 }, when = { At = '29ms' } },
+        { what = { Crash = { host = 0, power = false } }, when = { At = '29ms' } },
+        { what = { OtherWitness = [0, '9ms'] }, when = { Step = { after = false, host = 0, nth = 1, step = 'Ship' } } }";
+    let load = "load = { link = 1048576, set = 2097152, speed = 786432 }";
+    let story = story(&format!("seed = 44944\ngrace = '9ms'\n{load}\nfaults = [{faults}]"));
+    assert_in_order(&story, &["restored from a backup", "no answer", "faults stop", "TAKES OVER"]);
+}

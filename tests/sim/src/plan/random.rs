@@ -19,7 +19,7 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         When::Step { host, .. } if rng.percent(80) => host,
         _ => rng.range(0, 1) as usize,
     };
-    match rng.range(0, 40) {
+    match rng.range(0, 44) {
         0..=6 => {
             let restart = rng.percent(60).then(|| rng.range(0, 2 * detect));
             What::Crash { host, power: rng.percent(50), restart }
@@ -53,6 +53,10 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         34 => What::HalfOpen(host),
         35 | 36 => What::ClockJump(host, long),
         37 => What::Pause(host, long),
+        38 => What::WitnessGone(host),
+        39 | 40 => What::WitnessFull(long),
+        41 => What::WitnessRestored(rng.range(1, 3) as usize),
+        42 => What::WitnessLoses(long),
         _ => What::Stranger(host, random_stranger(rng)),
     }
 }

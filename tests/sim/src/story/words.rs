@@ -2,7 +2,7 @@
 
 use replication::backup::DiscardReason;
 use replication::primary::{Meeting, SoloReason};
-use replication::view::Tell;
+use replication::view::{Refusal, Tell};
 use replication::{ClaimResult, PrimaryAction};
 
 use crate::fault::{Dir, Step, Stranger, What, When};
@@ -59,6 +59,12 @@ pub fn what(what: &What) -> String {
         What::Stranger(host, who) => format!("a stranger connects to host {host}: {}", stranger(*who)),
         What::ClockJump(host, by) => format!("the clock of host {host} jumps by {}", time(*by)),
         What::WitnessCut(host, long) => format!("host {host} does not reach the witness for {}", time(*long)),
+        What::WitnessGone(host) => format!("host {host} does not reach the witness any more"),
+        What::WitnessFull(long) => format!("no append finds room at the witness for {}", time(*long)),
+        What::WitnessRestored(records) => format!("the witness is restored from a backup, {records} records ago"),
+        What::WitnessLoses(long) => {
+            format!("the witness is without power for {}, and loses its last record", time(*long))
+        }
         What::ClientCut(host, long) => format!("host {host} does not reach the client for {}", time(*long)),
         What::Pause(host, long) => format!("host {host} stands still for {}", time(*long)),
         What::SlowDisk(host, long) => format!("the disk of host {host} is slow for {}", time(*long)),
@@ -134,11 +140,22 @@ pub fn question(question: &Question) -> String {
 pub fn answer(answer: &Answer) -> String {
     match answer {
         Answer::Claim(ClaimResult::Granted) | Answer::Met(Meeting::Same) => "yes".to_owned(),
-        Answer::Claim(ClaimResult::Denied { .. }) => "no".to_owned(),
+        Answer::Claim(ClaimResult::Denied { holder }) => format!("no: {holder}"),
         Answer::Claim(ClaimResult::Unreachable) | Answer::Met(Meeting::NoAnswer) => "no answer".to_owned(),
         Answer::Met(Meeting::Other) => "no, another one".to_owned(),
         Answer::MayBeWhole => "no, another place may have the guest".to_owned(),
         Answer::Won(record) => format!("yes, by record {}", record.number),
+    }
+}
+
+/// Why the register says no.
+pub fn refusal(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Primary { place } => format!("{} is the primary", place.id),
+        Refusal::MayBeWhole { place } => format!("{} may have the guest", place.id),
+        Refusal::Elsewhere { place } => format!("the guest was last on the disks of {}", place.id),
+        Refusal::Ended { .. } => "the guest has ended".to_owned(),
+        Refusal::Unknown => "there is no record".to_owned(),
     }
 }
 

@@ -38,6 +38,17 @@ impl World {
                 env.net.witness_up[host] = false;
                 time
             }
+            What::WitnessGone(host) => return env.net.witness_up[host] = false,
+            What::WitnessFull(time) => {
+                env.witness.fill(true);
+                time
+            }
+            What::WitnessRestored(records) => return env.witness.restore(records),
+            What::WitnessLoses(time) => {
+                env.witness.restore(1);
+                env.net.witness_up = [false; HOSTS];
+                time
+            }
             What::ClientCut(host, time) => {
                 env.net.client_up[host] = false;
                 time
@@ -96,6 +107,8 @@ impl World {
             }
             What::LinkSlows(host, _) => self.env.net.slows_since[host] = None,
             What::WitnessCut(host, _) => self.env.net.witness_up[host] = true,
+            What::WitnessFull(_) => self.env.witness.fill(false),
+            What::WitnessLoses(_) => self.env.net.witness_up = [true; HOSTS],
             What::ClientCut(host, _) => self.env.net.client_up[host] = true,
             What::OtherWitness(host, _) => self.env.witness.mount(host),
             // What came when the link was joined meanwhile.
