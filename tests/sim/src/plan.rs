@@ -520,7 +520,11 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
         Some(Break::FullIsWon) => {
             vec![at(What::WitnessFull(heal_at / 2)), at(What::Cut(heal_at / 2))]
         }
-        Some(Break::RestoredBelieved) => vec![at(What::WitnessRestored(1)), at(What::Cut(heal_at / 2))],
+        Some(Break::RestoredBelieved) => {
+            // What is forgotten is the takeover, and who took over asks for the next thing.
+            let restored = Fault { when: When::At(heal_at / 2 + 20 * MS), what: What::WitnessRestored(1) };
+            vec![at(What::Crash { host: 0, power: false, restart: Some(0) }), restored]
+        }
         Some(Break::StopUnnoticed) => {
             let when = When::Step { host: 0, step: Step::Ship, nth: 3, after: true };
             vec![Fault { when, what: What::Pause(0, heal_at / 2 + 30 * MS) }]
