@@ -12,7 +12,8 @@ use crate::env::{Crashed, Env, Event, HostId};
 use crate::fault::Step;
 use crate::guest::PAGES;
 use crate::plan::{Break, machine};
-use crate::primary_node::{Stream, chunk_hash};
+use crate::primary_node::Stream;
+use crate::shipping::chunk_hash;
 use crate::story::words;
 use crate::witness::Question;
 

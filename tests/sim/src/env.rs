@@ -43,15 +43,6 @@ pub enum Event {
         side: usize,
         piece: Piece,
     },
-    Shipped {
-        to: HostId,
-        session: SessionId,
-        epoch: EpochId,
-    },
-    LocalDurable {
-        to: HostId,
-        epoch: EpochId,
-    },
     Durable {
         to: HostId,
         session: SessionId,
@@ -92,15 +83,10 @@ pub enum Event {
         /// Again and again.
         again: bool,
     },
-    /// The next piece of what a primary sends.
-    Outgoing(HostId),
-    /// A primary has sent a round of its filling.
-    Round {
-        /// The primary.
-        to: HostId,
-        /// Of which session.
-        session: SessionId,
-    },
+    /// A primary's lane Ship does what it was given.
+    Lane(HostId),
+    /// A primary's lane Images does.
+    Images(HostId),
     Request {
         host: usize,
         request: u64,

@@ -118,6 +118,8 @@ pub struct Oracle {
     seals: BTreeMap<EpochId, Seal>,
     /// What the client was told about each of its requests.
     answers: HashMap<u64, u64>,
+    /// How far each host's guest was when its epochs began.
+    direct: [u64; 2],
     /// The first rule that was broken.
     pub violation: Option<Violation>,
     /// Outputs the world got, with repetitions.
@@ -155,6 +157,7 @@ impl Oracle {
         self.emitted.clear();
         self.seals.clear();
         self.answers.clear();
+        self.direct = [0; 2];
     }
 
     /// A guest was stopped for good. The other host may have booted the next already: the register said so before this
@@ -277,9 +280,19 @@ impl Oracle {
         }
     }
 
-    /// The image of a primary holds nothing that a rollback would have to take back.
-    pub fn check_committed_image(&mut self, host: usize, committed: EpochId, image: &[u8]) {
+    /// The guest of `host` has epochs from here on: what it wrote before needs no commit.
+    pub fn epochs_begin(&mut self, host: usize, position: u64) {
+        self.direct[host] = position;
+    }
+
+    /// The image of a primary holds nothing that a rollback would have to take back. One of a guest that was booted before is
+    /// nobody's concern any more.
+    pub fn check_committed_image(&mut self, host: usize, generation: u32, committed: EpochId, image: &[u8]) {
+        if generation != self.generation {
+            return;
+        }
         let limit = self.seals.range(..=committed).next_back().map_or(0, |(_, seal)| seal.position);
+        let limit = limit.max(self.direct[host]);
         for sector in image.as_chunks::<SECTOR>().0 {
             let chain = u64::from_le_bytes(*sector.first_chunk().expect("a sector is longer than a word"));
             let position = if chain == 0 { 0 } else { self.parents.get(&chain).map_or(u64::MAX, |parent| parent.1) };

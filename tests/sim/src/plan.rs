@@ -6,11 +6,11 @@ mod text;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+use replication::pipeline::primary::PipelineConfig;
 use replication::primary::RoundsConfig;
 use replication::wire::{DiskInfo, MachineInfo, RamRange};
 use replication::{BackupConfig, Gfn, PrimaryConfig, Term};
+use serde::{Deserialize, Serialize};
 
 use crate::disk::{SECTOR, SECTORS};
 use crate::fault::{Dir, Fault, HOSTS, Step, Stranger, What, When};
@@ -285,6 +285,8 @@ pub struct Plan {
     /// When faults stop.
     #[serde(with = "nanos")]
     pub heal_at: u64,
+    /// Epochs in the log when it counts as half full.
+    pub log_epochs: usize,
     /// A rule to break.
     pub broken: Option<Break>,
 }
@@ -316,6 +318,7 @@ impl Default for Plan {
             load: Load { set: 0, speed: 0, link: 1 << 20 },
             faults: Vec::new(),
             heal_at: 70 * MS,
+            log_epochs: 4,
             broken: None,
         }
     }
@@ -367,6 +370,7 @@ impl Plan {
                 .chain(faults_of(broken, heal_at))
                 .collect(),
             heal_at,
+            log_epochs: rng.range(1, 6) as usize,
             broken,
         }
     }
@@ -416,6 +420,19 @@ impl Plan {
             backup_durable: true,
             begins_afresh: true,
             is_witnessed: true,
+        }
+    }
+
+    /// How a primary's host is configured.
+    pub fn pipeline_config(&self, term: Term) -> PipelineConfig {
+        PipelineConfig {
+            primary: self.primary_config(term),
+            is_durable: true,
+            has_store: self.local,
+            stops_degraded: false,
+            room_retry: Duration::from_nanos(2 * MS),
+            console_wait: Duration::from_nanos(20 * MS),
+            image_lag_max: usize::MAX,
         }
     }
 

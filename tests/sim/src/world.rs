@@ -6,7 +6,7 @@ use replication::view::{Entry, Record, Standing};
 use replication::{ClaimResult, Term};
 
 use crate::backup_node::BackupNode;
-use crate::disk::Disk;
+use crate::disk::{Disk, Log};
 use crate::env::{Crashed, Env, Event, HostId, Piece};
 use crate::fault::{HOSTS, Step, What, When};
 use crate::guest::Guest;
@@ -81,6 +81,7 @@ enum Role {
 #[derive(Default)]
 struct Remains {
     image: Vec<u8>,
+    log: Log,
     store: Option<StateDir>,
 }
 
@@ -219,8 +220,8 @@ impl World {
     fn end_of_healed(&mut self) -> Outcome {
         for host in 0..2 {
             if let Role::Primary(node) = &self.hosts[host].role {
-                self.env.oracle.check_history_of(host, &node.guest);
-                self.env.oracle.check_image(host, &node.guest, &node.disk.view());
+                self.env.oracle.check_history_of(host, &node.machine.guest);
+                self.env.oracle.check_image(host, &node.machine.guest, &node.machine.disk.view());
             }
         }
         self.env.oracle.check_nothing_lost();
@@ -232,7 +233,7 @@ impl World {
         let answered = self.env.client.answered - self.answered_before_heal;
         let is_pair = |primary: usize| match (&self.hosts[primary].role, &self.hosts[1 - primary].role) {
             (Role::Primary(primary), Role::Backup(backup)) => {
-                primary.core.state() == PrimaryState::Protected && backup.core.state() == BackupState::Protected
+                primary.core().state() == PrimaryState::Protected && backup.core.state() == BackupState::Protected
             }
             _ => false,
         };
@@ -241,7 +242,9 @@ impl World {
 
     fn describe(&self) -> String {
         let of = |host: &Host| match &host.role {
-            Role::Primary(node) => format!("primary {:?} ({})", node.core.state(), node.core.pointers()),
+            Role::Primary(node) => {
+                format!("primary {:?} ({}) {}", node.core().state(), node.core().pointers(), node.describe())
+            }
             Role::Backup(node) => format!("backup {:?} ({})", node.core.state(), node.core.pointers()),
             Role::Starting(_) => "starting".to_owned(),
             Role::Down(_) => "down".to_owned(),
@@ -254,7 +257,7 @@ impl World {
         let oracle = &mut self.env.oracle;
         for (host, Host { role, .. }) in self.hosts.iter().enumerate() {
             match role {
-                Role::Primary(node) => oracle.check_primary(host, node.core.pointers(), node.core.acked()),
+                Role::Primary(node) => oracle.check_primary(host, node.core().pointers(), node.core().acked()),
                 Role::Backup(node) => oracle.check_backup(host, node.core.pointers()),
                 Role::Starting(_) | Role::Down(_) => {}
             }
@@ -267,10 +270,9 @@ impl World {
             let text = || format!("the newest record lists {join}, which was void and is not stated any more");
             oracle.fail(Rule::VoidStated, None, text);
         }
-        let protected = self
-            .hosts
-            .iter()
-            .position(|host| matches!(&host.role, Role::Primary(node) if node.core.state() == PrimaryState::Protected));
+        let protected = self.hosts.iter().position(
+            |host| matches!(&host.role, Role::Primary(node) if node.core().state() == PrimaryState::Protected),
+        );
         if let Some(host) = self.protected.filter(|_| self.is_calm && protected != self.protected) {
             let text = || format!("host {host} was protected, and is not any more, though only strangers came");
             oracle.fail(Rule::StrangersChangeNothing, host, text);
@@ -280,10 +282,10 @@ impl World {
             if let (Role::Primary(primary), Role::Backup(backup)) =
                 (&self.hosts[primary].role, &self.hosts[backup].role)
             {
-                let is_one = primary.core.link().map(|link| link.session) == backup.core.session_id();
+                let is_one = primary.core().link().map(|link| link.session) == backup.core.session_id();
                 let is_following = backup.core.state() == BackupState::Protected;
-                if let Some(acked) = primary.core.acked().filter(|_| is_one && is_following) {
-                    oracle.check_across(primary.core.pointers(), acked, backup.core.pointers());
+                if let Some(acked) = primary.core().acked().filter(|_| is_one && is_following) {
+                    oracle.check_across(primary.core().pointers(), acked, backup.core.pointers());
                 }
             }
         }
@@ -296,12 +298,15 @@ impl World {
     /// The host an event is for, if it is for one and not for its surroundings.
     fn addressee(&self, event: &Event) -> Option<usize> {
         match event {
-            Event::Boundary(id) | Event::Timer(id) | Event::Connect(id) | Event::GiveUp(id) | Event::Outgoing(id) => {
-                Some(id.host)
-            }
+            Event::Boundary(id)
+            | Event::Timer(id)
+            | Event::Connect(id)
+            | Event::GiveUp(id)
+            | Event::Lane(id)
+            | Event::Images(id) => Some(id.host),
             Event::Look { by, .. } => Some(by.host),
             Event::Piece { connection, side, .. } => self.env.net.receiver(*connection, *side).flatten(),
-            Event::LocalDurable { to, .. } | Event::Durable { to, .. } | Event::Round { to, .. } => Some(to.host),
+            Event::Durable { to, .. } => Some(to.host),
             Event::BaseUnfit { to, .. } | Event::Apply { to, .. } => Some(to.host),
             Event::AskAnswered { to, .. } | Event::Learn { to, .. } | Event::Ask { by: to, .. } => Some(to.host),
             Event::Request { host, .. } => Some(*host),
@@ -345,7 +350,7 @@ impl World {
             Event::Request { host, request } => {
                 let id = HostId { host, life: self.hosts[host].life };
                 self.primary(id, |node, _| {
-                    node.handle_request(request);
+                    node.machine.handle_request(request);
                     Ok(())
                 })
             }
@@ -356,9 +361,8 @@ impl World {
                 }
                 Ok(())
             }),
-            Event::Outgoing(id) => self.primary(id, |node, env| node.handle_outgoing(env)),
-            Event::Round { to, session } => self.primary(to, |node, env| node.handle_round(session, env)),
-            Event::LocalDurable { to, epoch } => self.primary(to, |node, env| node.handle_local_durable(epoch, env)),
+            Event::Lane(id) => self.primary(id, |node, env| node.handle_lane(env)),
+            Event::Images(id) => self.primary(id, |node, env| node.handle_images(env)),
             Event::Durable { to, session, epoch } => {
                 self.backup(to, |node, env| node.handle_durable(session, epoch, env))
             }
@@ -431,21 +435,18 @@ impl World {
             })?,
             question => self.primary(to, |node, env| {
                 let now = env.time();
-                match (question, &answer) {
-                    (Question::DelistStore, _) => node.core.handle_store_delisted(now, result),
-                    (Question::Claim { session }, _) => node.core.handle_claim(now, session, result),
-                    (Question::Delist { session }, _) => node.core.handle_delisted(now, session, result),
-                    (Question::Enlist { session, .. }, _) => node.core.handle_enlisted(now, session, result),
-                    (Question::Look, _) => node.core.handle_looked(now, result),
-                    (Question::RecordEnd, _) => node.core.handle_end_recorded(now, result),
-                    (Question::Meet { session, .. }, Answer::Met(meeting)) => {
-                        node.core.handle_met(now, session, *meeting);
-                    }
+                node.tell(env, |core| match (question, &answer) {
+                    (Question::DelistStore, _) => core.handle_store_delisted(now, result),
+                    (Question::Claim { session }, _) => core.handle_claim(now, session, result),
+                    (Question::Delist { session }, _) => core.handle_delisted(now, session, result),
+                    (Question::Enlist { session, .. }, _) => core.handle_enlisted(now, session, result),
+                    (Question::Look, _) => core.handle_looked(now, result),
+                    (Question::RecordEnd, _) => core.handle_end_recorded(now, result),
+                    (Question::Meet { session, .. }, Answer::Met(meeting)) => core.handle_met(now, session, *meeting),
                     // A rule that is broken: nobody looked.
-                    (Question::Meet { session, .. }, _) => node.core.handle_met(now, session, Meeting::Same),
+                    (Question::Meet { session, .. }, _) => core.handle_met(now, session, Meeting::Same),
                     (question, _) => unreachable!("{question:?} is not a primary's"),
-                }
-                node.pump(env)
+                })
             })?,
         }
         self.env.step(to.host, Step::Answer, true)
@@ -471,11 +472,11 @@ impl World {
     fn note_end(&mut self, host: usize) {
         let Host { life, role } = &mut self.hosts[host];
         let Role::Primary(node) = role else { return };
-        if node.core.state() != PrimaryState::Ended {
+        if !node.is_closed() {
             return;
         }
         let (begins_anew, generation) = (node.begins_anew(), node.generation());
-        let image = std::mem::take(&mut node.disk.image);
+        let image = std::mem::take(&mut node.machine.disk.image);
         if let Some(stream) = &node.stream {
             self.env.close(stream.connection, host);
         }
@@ -527,7 +528,7 @@ impl World {
     /// A fenced primary stops, and a backup whose guest ended; a supervisor starts them again.
     fn stop_if_over(&mut self, host: usize) {
         let is_over = match &self.hosts[host].role {
-            Role::Primary(node) => node.core.state() == PrimaryState::Fenced,
+            Role::Primary(node) => node.core().state() == PrimaryState::Fenced,
             Role::Backup(node) => node.has_ended,
             Role::Starting(_) | Role::Down(_) => false,
         };

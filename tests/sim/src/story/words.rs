@@ -1,9 +1,10 @@
 //! Faults, questions, answers and what the cores want done, in words.
 
+use replication::ClaimResult;
 use replication::backup::DiscardReason;
+use replication::pipeline::primary::Note;
 use replication::primary::{Meeting, SoloReason};
 use replication::view::{Refusal, Tell};
-use replication::{ClaimResult, PrimaryAction};
 
 use crate::fault::{Dir, Step, Stranger, What, When};
 use crate::witness::{Answer, Question};
@@ -177,32 +178,20 @@ pub fn discard(reason: &DiscardReason) -> &'static str {
     }
 }
 
-/// What the core of a primary wants done.
-pub fn of_primary(action: &PrimaryAction) -> String {
-    match action {
-        PrimaryAction::Release { upto } => format!("may let out all up to epoch {upto}"),
-        PrimaryAction::Meet { session, .. } => {
-            format!("looks whether the backup of session {session} sees the same witness")
-        }
-        PrimaryAction::Enlist { session, .. } => format!("has the backup of session {session} listed"),
-        PrimaryAction::Delist { session } => format!("has the backup of session {session} taken off the list"),
-        PrimaryAction::DelistStore => "has its lost state directory taken off the list".to_owned(),
-        PrimaryAction::RemoveStore => "removes the files of its lost state directory".to_owned(),
-        PrimaryAction::Look => "stood still, and looks who is primary before anything more leaves".to_owned(),
-        PrimaryAction::RecordEnd => "has the guest's end recorded".to_owned(),
-        PrimaryAction::Conflict { text } => format!("was booted in error: {text}"),
-        PrimaryAction::Resync { link } => format!("fills its backup, session {}", link.session),
-        PrimaryAction::DiskWanted(want) => {
-            format!("is asked for {} chunks of disk {}", want.wanted.iter().filter(|is| **is).count(), want.disk)
-        }
-        PrimaryAction::FillingStalls { phase } => format!("makes no progress in filling: {}", phase.as_str()),
-        PrimaryAction::FillingDiverges { .. } => "cannot fill as fast as its guest writes, and slows that".to_owned(),
-        PrimaryAction::GuestShare { percent } => format!("gives its guest {percent} % of the time"),
-        PrimaryAction::Protected { session } => format!("is PROTECTED in session {session}"),
-        PrimaryAction::Claim { session } => format!("claims session {session}: its backup is lost"),
-        PrimaryAction::WentSolo { reason } => format!("goes on ALONE: {}", solo(reason)),
-        PrimaryAction::Fenced { .. } => "is FENCED: another is the primary".to_owned(),
-        PrimaryAction::Disconnect => "closes its connection".to_owned(),
+/// What a primary has an operator hear.
+pub fn note(note: &Note) -> String {
+    match note {
+        Note::FillingBegins { link } => format!("fills its backup, session {}", link.session),
+        Note::FillingStalls { phase } => format!("makes no progress in filling: {}", phase.as_str()),
+        Note::FillingDiverges { .. } => "cannot fill as fast as its guest writes, and slows that".to_owned(),
+        Note::FillingFailed { phase, text, .. } => format!("filling failed: {}: {text}", phase.as_str()),
+        Note::Filled => "sealed the base".to_owned(),
+        Note::Protected => "is PROTECTED".to_owned(),
+        Note::PeerLost => "has lost its backup, and claims the guest".to_owned(),
+        Note::Unprotecting => "is to have no backup, and claims the guest".to_owned(),
+        Note::Solo { reason } => format!("goes on ALONE: {}", solo(reason)),
+        Note::StoreLost { text } => format!("has lost its state directory: {text}"),
+        Note::StoreStays { text } => format!("leaves files in its lost state directory: {text}"),
         // Also what is added to the core and has no words here yet.
         other => format!("{other:?}"),
     }

@@ -84,6 +84,6 @@ impl World {
     /// What a process that ends leaves in its host's state directory.
     pub(super) fn left(&mut self, host: usize, image: Vec<u8>, store: Option<StateDir>) -> Box<Remains> {
         let store = self.replaced[host].take().unwrap_or(store);
-        Box::new(Remains { image, store })
+        Box::new(Remains { image, log: Log::new(), store })
     }
 }

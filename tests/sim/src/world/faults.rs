@@ -132,10 +132,7 @@ impl World {
     fn unprotect(&mut self) {
         for host in 0..2 {
             let id = HostId { host, life: self.hosts[host].life };
-            let result = self.primary(id, |node, env| {
-                node.core.handle_unprotect(env.time(), "the operator wants it");
-                node.pump(env)
-            });
+            let result = self.primary(id, |node, env| node.unprotect(env));
             self.settle(host, result);
         }
     }
@@ -151,7 +148,7 @@ impl World {
     /// The host stops here and now. What it sent is on its way; its image stays.
     pub(super) fn crash(&mut self, host: usize, power: bool) {
         let was_protected =
-            matches!(&self.hosts[host].role, Role::Primary(node) if node.core.state() == PrimaryState::Protected);
+            matches!(&self.hosts[host].role, Role::Primary(node) if node.core().state() == PrimaryState::Protected);
         self.stop(host, power);
         // One fault is what a protected guest must survive.
         if was_protected && self.env.plan.faults.len() == 1 && !self.is_survived() {
@@ -175,7 +172,11 @@ impl World {
             self.env.close(connection, host);
         }
         let mut remains = match std::mem::replace(&mut self.hosts[host].role, Role::Down(Box::default())) {
-            Role::Primary(node) => self.left(host, node.disk.image, node.store.or(node.lost_store)),
+            Role::Primary(mut node) => {
+                let log = node.take_log();
+                let remains = self.left(host, node.machine.disk.image, node.store.or(node.lost_store));
+                Box::new(Remains { log, ..*remains })
+            }
             Role::Backup(node) => self.left(host, node.image, None),
             Role::Starting(remains) | Role::Down(remains) => remains,
         };

@@ -50,8 +50,13 @@ impl World {
     }
 
     pub(super) fn resume(&mut self, id: HostId, term: Term) -> Result<(), Crashed> {
-        let store = self.remains_of_start(id).store.expect("only a host with a state directory resumes");
-        let last = store.last.as_ref().expect("only a host with an epoch resumes");
+        let Remains { image, log, store } = *self.remains_of_start(id);
+        let mut store = store.expect("only a host with a state directory resumes");
+        let is_copy = store.is_copy;
+        let last = store.last.as_mut().expect("only a host with an epoch resumes");
+        if !is_copy {
+            last.image = Disk::left(image, log).recovered(last.epoch);
+        }
         let env = &mut self.env;
         env.host = id.host;
         env.resumes += 1;

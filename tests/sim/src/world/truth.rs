@@ -8,7 +8,7 @@ impl World {
         let id = self.env.witness.place(host).id;
         match &self.hosts[host].role {
             Role::Primary(node) => {
-                let state = node.core.state();
+                let state = node.core().state();
                 record.primary.id == id && !matches!(state, PrimaryState::Fenced | PrimaryState::Ended)
             }
             Role::Backup(node) => {
