@@ -16,7 +16,7 @@ use crate::guest::{Guest, Said, sector_of};
 pub enum Rule {
     /// All that the world sees is of one history.
     OneHistory,
-    /// Nothing of a guest that was over comes after the next one began.
+    /// Nothing new of a guest that was over comes after the next one began.
     OverIsOver,
     /// A request is answered once, or the same again.
     OneAnswer,
@@ -61,7 +61,7 @@ impl Rule {
     pub fn words(self) -> &'static str {
         match self {
             Rule::OneHistory => "all that the world sees is of one history",
-            Rule::OverIsOver => "nothing of a guest that is over comes after the next one began",
+            Rule::OverIsOver => "nothing new of a guest that is over comes after the next one began",
             Rule::OneAnswer => "a request is answered once, or the same again",
             Rule::FreshEpochs => "an epoch number is used once",
             Rule::FromASeal => "whoever goes on does so from a sealed epoch, as it was sealed",
@@ -110,6 +110,8 @@ pub struct Oracle {
     pub generation: u32,
     /// The outputs of lives of the guest that were over when it was booted anew.
     forgotten: HashSet<u64>,
+    /// The outputs that the world got, of any guest. A deposed host that does not know it may repeat them, however late.
+    seen: HashSet<u64>,
     /// The history that the visible outputs imply, by position.
     history: Vec<u64>,
     /// Which of them the world really got, by position.
@@ -171,7 +173,8 @@ impl Oracle {
     /// The world got an output of `host`, which let it out when the guest of that generation was the last to be booted.
     pub fn emitted(&mut self, host: usize, said: &Said, generation: u32) {
         self.outputs_seen += 1;
-        if generation < self.generation {
+        let is_new = self.seen.insert(said.chain);
+        if generation < self.generation || (!is_new && self.forgotten.contains(&said.chain)) {
             return;
         }
         if self.forgotten.contains(&said.chain) {

@@ -6,15 +6,16 @@ mod text;
 use std::str::FromStr;
 use std::time::Duration;
 
+use replication::page::PAGE_SIZE;
 use replication::pipeline::primary::PipelineConfig;
 use replication::primary::RoundsConfig;
 use replication::wire::{DiskInfo, MachineInfo, RamRange};
-use replication::{BackupConfig, Gfn, PrimaryConfig, Term};
+use replication::{BackupConfig, Gfn, OutputQueue, PrimaryConfig, Term};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{SECTOR, SECTORS};
 use crate::fault::{Dir, Fault, HOSTS, Step, Stranger, What, When};
-use crate::guest::PAGES;
+use crate::guest::{PAGES, Said};
 use crate::rng::Rng;
 use random::random_fault;
 pub use text::{Case, nanos, nanos_or_none};
@@ -31,6 +32,20 @@ const ACK_WAIT_DETECTS: u64 = 4;
 /// A filling that does nothing is told of after so many times `detect`, and given up after so many.
 const FILL_NOTICE_DETECTS: u64 = 2;
 const FILL_WAIT_DETECTS: u64 = 8;
+
+/// What an epoch counts for of the bytes in flight.
+pub const EPOCH_BYTES: u64 = 1000;
+/// What an output counts for of the bytes held.
+const HELD_BYTES: usize = Said::BYTES + OutputQueue::OVERHEAD;
+/// What an epoch of the toy guest takes on a backup, at most: its memory, its disk, and what it says.
+const STAGED_BYTES: usize = PAGES * PAGE_SIZE + 2 * SECTOR * SECTORS + (8 << 10);
+
+/// Bytes that a backup must take beyond the guest's memory: of all epochs that are in flight, and of those that it acked
+/// before it applied them.
+fn staged_bytes_min(in_flight_epochs: u32, in_flight_bytes: u64, ack_bytes_max: usize) -> usize {
+    let epochs = u64::from(in_flight_epochs).min(in_flight_bytes.div_ceil(EPOCH_BYTES)) as usize;
+    (epochs + 1) * STAGED_BYTES + ack_bytes_max
+}
 
 /// A rule broken on purpose in the driver, to prove that the oracle sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -266,8 +281,14 @@ pub struct Plan {
     pub claim_retry: u64,
     /// Epochs in flight.
     pub in_flight_epochs_max: u32,
+    /// Bytes in flight, of which an epoch counts as [`EPOCH_BYTES`].
+    pub in_flight_bytes_max: u64,
+    /// Bytes of output that are held, before the guest waits.
+    pub hold_bytes_max: usize,
     /// Bytes that may wait unapplied before acks wait.
     pub ack_bytes_max: usize,
+    /// Bytes that a backup takes beyond the guest's memory. Enough for all that may be in flight or unapplied.
+    pub staged_bytes: usize,
     /// Host 1 sees a copy of the witness's directory until the faults stop.
     pub witness_is_copied: bool,
     /// Which host has a machine id.
@@ -309,7 +330,10 @@ impl Default for Plan {
             grace: 0,
             claim_retry: 3 * MS,
             in_flight_epochs_max: 4,
+            in_flight_bytes_max: 1 << 20,
+            hold_bytes_max: 1 << 20,
             ack_bytes_max: 1 << 20,
+            staged_bytes: 4 << 20,
             unwitnessed: false,
             witness_is_copied: false,
             has_machine_id: [true; 2],
@@ -335,6 +359,13 @@ impl Plan {
         // And where a rule is broken, other faults often hide what that does.
         let count =
             if broken.is_some() && (broken == Some(Break::ShipOn) || seed.is_multiple_of(2)) { 0 } else { count };
+        let in_flight_epochs_max = *rng.pick(&[1, 2, 4, 16]);
+        let in_flight_bytes_max = *rng.pick(&[1 << 20, 1 << 20, EPOCH_BYTES, 3 * EPOCH_BYTES]);
+        let ack_bytes_max = *rng.pick(&[0, 4096, 1 << 20]);
+        let staged_bytes = match rng.percent(30) {
+            true => staged_bytes_min(in_flight_epochs_max, in_flight_bytes_max, ack_bytes_max),
+            false => 4 << 20,
+        };
         let has_same_boots = rng.percent(5) || broken == Some(Break::BootIsHost);
         Plan {
             epoch: rng.range(1, 6) * MS,
@@ -349,8 +380,11 @@ impl Plan {
             detect,
             grace: rng.range(0, 10) * MS,
             claim_retry: rng.range(3, 15) * MS,
-            in_flight_epochs_max: *rng.pick(&[1, 2, 4, 16]),
-            ack_bytes_max: *rng.pick(&[0, 4096, 1 << 20]),
+            in_flight_epochs_max,
+            in_flight_bytes_max,
+            hold_bytes_max: *rng.pick(&[1 << 20, 1 << 20, 1, 4 * HELD_BYTES]),
+            ack_bytes_max,
+            staged_bytes,
             unwitnessed: broken == Some(Break::ShipOn),
             witness_is_copied: rng.percent(4) || broken == Some(Break::MeetUnasked),
             has_machine_id: if broken == Some(Break::NamelessHosts) {
@@ -384,8 +418,13 @@ impl Plan {
             ("claim_retry", self.claim_retry, least.claim_retry),
             ("heal_at", self.heal_at, least.heal_at),
             ("in_flight_epochs_max", u64::from(self.in_flight_epochs_max), 1),
+            ("in_flight_bytes_max", self.in_flight_bytes_max, 1),
             ("load.link", self.load.link, 1),
         ];
+        let staged = staged_bytes_min(self.in_flight_epochs_max, self.in_flight_bytes_max, self.ack_bytes_max);
+        if self.staged_bytes < staged.min(4 << 20) {
+            return Err(format!("staged_bytes is {}, and {staged} may have to wait", self.staged_bytes));
+        }
         let small = at_least.iter().find(|(_, value, least)| value < least);
         if let Some((name, value, least)) = small {
             return Err(format!("{name} is {value}, and not below {least} in any run"));
@@ -415,7 +454,7 @@ impl Plan {
             fill_rest_max: Duration::from_nanos(4 * self.claim_retry),
             claim_retry: Duration::from_nanos(self.claim_retry),
             in_flight_epochs_max: self.in_flight_epochs_max,
-            in_flight_bytes_max: 1 << 20,
+            in_flight_bytes_max: self.in_flight_bytes_max,
             local_durable: self.local_durable || self.local,
             backup_durable: true,
             begins_afresh: true,
@@ -464,7 +503,7 @@ impl Plan {
             detect: Duration::from_nanos(self.detect),
             disconnect_grace: Duration::from_nanos(self.grace),
             claim_retry: Duration::from_nanos(self.claim_retry),
-            staged_bytes_beyond_ram: 4 << 20,
+            staged_bytes_beyond_ram: self.staged_bytes,
             ack_bytes_max: self.ack_bytes_max,
         }
     }

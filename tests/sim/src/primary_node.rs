@@ -14,7 +14,7 @@ use crate::fault::Step;
 use crate::guest::{Guest, Said};
 use crate::machine::{Machine, request_of};
 use crate::machines::store_of;
-use crate::plan::{Break, MS};
+use crate::plan::{Break, EPOCH_BYTES, MS};
 use crate::shipping::Shipping;
 use crate::state_dir::{LocalEpoch, StateDir};
 use crate::story::words;
@@ -146,7 +146,7 @@ impl PrimaryNode {
             taken_over: false,
             generation: env.oracle.generation,
             pipeline: PrimaryPipeline::new(config, running),
-            machine: Machine::new(id.host, guest, image, mode, running, inbox),
+            machine: Machine::new(id.host, guest, image, mode, running, inbox, env.plan.hold_bytes_max),
             shipping: Shipping::default(),
             share: 100,
             stream: None,
@@ -330,7 +330,7 @@ impl PrimaryNode {
         let sealed = self.machine.seal(base, also);
         let (epoch, has_writes) = (sealed.epoch, !sealed.sectors.is_empty());
         env.oracle.sealed(host, self.generation, epoch, &sealed.guest);
-        self.pipeline.handle_sealed(env.time(), epoch, base, 1000, has_writes);
+        self.pipeline.handle_sealed(env.time(), epoch, base, EPOCH_BYTES, has_writes);
         match env.plan.broken {
             Some(Break::ReleaseBeforeAck) => self.machine.release(epoch, env),
             Some(Break::DiskBeforeCommit) => self.machine.disk.commit(epoch),
@@ -601,7 +601,7 @@ impl PrimaryNode {
         env.oracle.sealed(self.id.host, self.generation, epoch, &sealed.guest);
         let halves = self.shipping.epoch(link, self.machine.sealed(epoch), left, env);
         halves.into_iter().for_each(|half| self.send(self.number, half, env));
-        self.pipeline.handle_sealed(env.time(), epoch, false, 1000, has_writes);
+        self.pipeline.handle_sealed(env.time(), epoch, false, EPOCH_BYTES, has_writes);
         self.pump(env)?;
         Ok(Outcome::SessionOver)
     }

@@ -97,3 +97,13 @@ fn backup_whose_record_the_witness_lost_waits_until_it_is_there_again() {
     let story = story(&format!("faults = [{faults}]"));
     assert_in_order(&story, &["loses its last record", "is down", "no answer", "faults stop", "TAKES OVER"]);
 }
+
+#[test]
+fn guest_that_may_hold_one_output_and_have_one_epoch_in_flight_goes_on() {
+    let limits = "hold_bytes_max = 1\nin_flight_bytes_max = 1000\nack_bytes_max = 0\nstaged_bytes = 72704";
+    let story = story(&format!("disk_delay = '6ms'\napply_delay = '3ms'\nheal_at = '150ms'\n{limits}"));
+    let said = |line: &&String| line.contains("epoch") && line.contains(": output");
+    let count = story.iter().filter(said).count();
+    assert!((5..40).contains(&count), "{count} outputs in\n{}", story.join("\n"));
+    assert_eq!(story.iter().filter(|line| line.contains("is PROTECTED")).count(), 1, "{}", story.join("\n"));
+}

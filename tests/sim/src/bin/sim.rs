@@ -43,6 +43,11 @@ enum Command {
         #[arg(long)]
         verbose: bool,
     },
+    /// Print the plan of a seed.
+    Plan {
+        #[command(flatten)]
+        which: Which,
+    },
     /// Take away from a run that breaks a rule all that the violation does not need, and print what is left.
     Shrink {
         #[command(flatten)]
@@ -84,6 +89,10 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run { seeds, start, threads, broken } => Ok(run(start, seeds, threads.max(1), broken)),
         Command::Replay { which, verbose } => which.case().map(|case| replay(&case, verbose)),
+        Command::Plan { which } => which.case().map(|case| {
+            print!("{case}");
+            ExitCode::SUCCESS
+        }),
         Command::Shrink { which } => which.case().map(|case| print_shrunk(&case)),
     };
     result.unwrap_or_else(|error| {
