@@ -100,7 +100,7 @@ fn backup_whose_record_the_witness_lost_waits_until_it_is_there_again() {
 
 #[test]
 fn guest_that_may_hold_one_output_and_have_one_epoch_in_flight_goes_on() {
-    let limits = "hold_bytes_max = 1\nin_flight_bytes_max = 1000\nack_bytes_max = 0\nstaged_bytes = 72704";
+    let limits = "hold_bytes_max = 1\nin_flight_bytes_max = 1000\nack_bytes_max = 0\nstaged_bytes = 73728";
     let story = story(&format!("disk_delay = '6ms'\napply_delay = '3ms'\nheal_at = '150ms'\n{limits}"));
     let said = |line: &&String| line.contains("epoch") && line.contains(": output");
     let count = story.iter().filter(said).count();

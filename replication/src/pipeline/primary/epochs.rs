@@ -35,7 +35,10 @@ enum Stage {
     Log,
     /// The log failed; it may be done without when the images have all that is in it. Of one that lacks room for a file, if the
     /// images lack room as well, the end of that is waited for.
-    LogFailed { text: String, lacks: Option<String> },
+    LogFailed {
+        text: String,
+        lacks: Option<String>,
+    },
     Sync,
     Locally,
 }
@@ -99,7 +102,10 @@ pub(super) enum Store {
     Present,
     /// It took no epoch, and may still be resumed from. The log is to begin anew with its removal; the register does not list
     /// it any more.
-    Lost { renews_log: bool, is_delisted: bool },
+    Lost {
+        renews_log: bool,
+        is_delisted: bool,
+    },
 }
 
 impl Store {
@@ -229,8 +235,8 @@ impl PrimaryPipeline {
                 self.advance(Stage::Sync);
             }
             Outcome::LogFull => self.log.is_full = true,
-            Outcome::NoRoom { path } if self.waits_for_room() => self.wait_for_room(now, path),
-            Outcome::NoRoom { path } => self.log_failed(now, format!("there is no room for {path}"), Some(path)),
+            Outcome::NoRoom { path, .. } if self.waits_for_room() => self.wait_for_room(now, path),
+            Outcome::NoRoom { path, text } => self.log_failed(now, text, Some(path)),
             Outcome::Failed { text } => self.log_failed(now, text, None),
             other => unreachable!("{other:?} is no answer of the log"),
         }
@@ -335,4 +341,3 @@ impl PrimaryPipeline {
         matches!(self.store, Store::Lost { .. })
     }
 }
-

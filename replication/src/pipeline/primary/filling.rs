@@ -56,7 +56,9 @@ enum Stage {
     Record,
     Hold,
     /// All that was sealed has left, or is not waited for any longer.
-    Leave { until: Option<Time> },
+    Leave {
+        until: Option<Time>,
+    },
     BeginEpochs,
     Seal,
     Sealed,
@@ -87,7 +89,17 @@ pub(super) struct Filling {
 impl Filling {
     fn begin(link: Link) -> Self {
         let (stage, phase, mark) = (Stage::Settle, FillPhase::Begin, EpochId(0));
-        Self { link, has_epochs: false, mark, stage, phase, want: None, offer: (0, 0, 0), is_listed: false, holds: false }
+        Self {
+            link,
+            has_epochs: false,
+            mark,
+            stage,
+            phase,
+            want: None,
+            offer: (0, 0, 0),
+            is_listed: false,
+            holds: false,
+        }
     }
 
     /// Whether what is sealed is collected.
@@ -139,6 +151,14 @@ impl PrimaryPipeline {
         }
         self.filling = None;
         holds.then_some((Doing::LettingGo, Step::LetGo))
+    }
+
+    /// A filling that counts on the guest's epochs fails before they end; it will be begun again.
+    pub(super) fn end_filling_first(&mut self, now: Time) {
+        let is_begun = |filling: &Filling| !matches!(filling.stage, Stage::Settle | Stage::Sealed | Stage::Failed);
+        if self.filling.as_ref().is_some_and(is_begun) {
+            self.filling_failed(now, "the guest's epochs end".into());
+        }
     }
 
     pub(super) fn next_of_filling(&mut self, now: Time) -> Option<(Doing, Step)> {

@@ -46,8 +46,8 @@ use crate::primary::{
 use crate::view::{Greeting, Nonce, Place};
 use crate::wire::{DiskWant, Kind, Link};
 use epochs::{Item, Log, Store};
-use filling::Filling;
 pub use filling::FillStep;
+use filling::Filling;
 use images::Images;
 use leaving::Leaving;
 use settling::{Closing, Settling};
@@ -189,6 +189,8 @@ pub enum Outcome {
     NoRoom {
         /// For which file.
         path: String,
+        /// The same, for people.
+        text: String,
     },
     /// Writing to the connection failed.
     Broken,
@@ -718,7 +720,19 @@ impl PrimaryPipeline {
     }
 
     fn next_of_bulk(&mut self, now: Time) -> Option<(Doing, Step)> {
-        self.next_of_settling().or_else(|| self.next_of_filling(now))
+        self.next_of_settling(now).or_else(|| self.next_of_filling(now))
+    }
+
+    /// Whether the lane Ship may have something to do: worth a look, no promise.
+    pub fn has_work(&self) -> bool {
+        let has_bulk = self.wants_settling || self.settling.is_some() || self.filling.is_some();
+        let is_idle = self.outgoing.is_empty() && self.epochs.is_empty() && !has_bulk && self.closing.is_none();
+        self.doing.is_none() && !(is_idle && self.store.removal_due().is_none())
+    }
+
+    /// Whether the witness is to be asked something.
+    pub fn has_questions(&self) -> bool {
+        !self.questions.is_empty()
     }
 
     /// The lane's step is done.

@@ -19,7 +19,9 @@ use crate::primary::EpochMeta;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Settling {
     /// The images get what could leave when this began.
-    Applied { mark: EpochId },
+    Applied {
+        mark: EpochId,
+    },
     Sync,
     Hold,
     SealLast,
@@ -28,7 +30,9 @@ pub(super) enum Settling {
     EndEpochs,
     EmptyLog,
     WriteDirectly,
-    LetGo { is_over: bool },
+    LetGo {
+        is_over: bool,
+    },
 }
 
 /// How far the guest's end is.
@@ -47,7 +51,7 @@ impl Closing {
 }
 
 impl PrimaryPipeline {
-    pub(super) fn next_of_settling(&mut self) -> Option<(Doing, Step)> {
+    pub(super) fn next_of_settling(&mut self, now: Time) -> Option<(Doing, Step)> {
         if self.settling.is_none() && std::mem::take(&mut self.wants_settling) {
             match self.store {
                 // Its epochs continue without a backup.
@@ -57,7 +61,11 @@ impl PrimaryPipeline {
                 Store::Lost { .. } => {}
                 // A backup that was refused, or lost before anything was sent: there is no reason to stop the guest.
                 Store::Absent if self.mode == GuestMode::Direct => {}
-                Store::Absent => self.settling = Some(self.begin_settling()),
+                Store::Absent => {
+                    // What is settled has no epochs to fill a backup from.
+                    self.end_filling_first(now);
+                    self.settling = Some(self.begin_settling());
+                }
             }
         }
         let step = self.step_of_settling()?;
@@ -86,7 +94,9 @@ impl PrimaryPipeline {
                 _ if !self.epochs.is_empty() => return None,
                 Settling::SealLast if has_epochs => return Some(Step::SealLast),
                 Settling::SealLast => Settling::WriteDirectly,
-                Settling::AppliedHeld if self.images.performed() == self.core.pointers().sealed() => Settling::EndEpochs,
+                Settling::AppliedHeld if self.images.performed() == self.core.pointers().sealed() => {
+                    Settling::EndEpochs
+                }
                 Settling::AppliedHeld if self.images.is_full() => Settling::LetGo { is_over: false },
                 Settling::AppliedHeld => return None,
                 Settling::EndEpochs => return Some(Step::EndEpochs),
