@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::{nanos, nanos_or_none};
 
-/// The hosts of a run.
-pub const HOSTS: usize = 2;
+/// The hosts of a run: two that the VM is for, and a spare one.
+pub const HOSTS: usize = 3;
+/// The spare host. Nothing runs there until somebody starts it.
+pub const SPARE: usize = 2;
 
 /// A place in a driver at which a fault can strike, before or after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,6 +171,15 @@ pub enum What {
     Garble,
     /// An operator takes the backup away.
     Unprotect,
+    /// An operator has the guest of a host protected by another one from here on.
+    ProtectOther {
+        /// Where it runs, if it does.
+        host: usize,
+        /// Where its backup is to be.
+        to: usize,
+    },
+    /// An operator starts a backup on a host on which nothing runs.
+    StandBy(usize),
     /// A supervisor, or an operator, starts the VM here: whatever this host was before is gone at that moment.
     RunAgain(usize),
     /// An operator stops the VM.
@@ -230,6 +241,8 @@ impl What {
             What::WitnessCut(host, _) | What::ClientCut(host, _) | What::Pause(host, _) => [Some(host), None],
             What::SlowDisk(host, _) | What::OtherWitness(host, _) | What::StoreFails(host) => [Some(host), None],
             What::CutOneWay(host, _) | What::LinkSlows(host, _) | What::ClockJump(host, _) => [Some(host), None],
+            What::ProtectOther { host, to } => [Some(host), Some(to)],
+            What::StandBy(host) => [Some(host), None],
             What::WitnessGone(host) | What::Lags(host, _) | What::HalfOpen(host) | What::Stranger(host, _) => {
                 [Some(host), None]
             }

@@ -9,6 +9,7 @@ use std::fmt;
 use replication::{BackupPointers, EpochId, Pointers};
 
 use crate::disk::{SECTOR, SECTORS};
+use crate::fault::HOSTS;
 use crate::guest::{Guest, Said, sector_of};
 
 /// What must hold of every run.
@@ -121,7 +122,7 @@ pub struct Oracle {
     /// What the client was told about each of its requests.
     answers: HashMap<u64, u64>,
     /// How far each host's guest was when its epochs began.
-    direct: [u64; 2],
+    direct: [u64; HOSTS],
     /// The first rule that was broken.
     pub violation: Option<Violation>,
     /// Outputs the world got, with repetitions.
@@ -159,7 +160,7 @@ impl Oracle {
         self.emitted.clear();
         self.seals.clear();
         self.answers.clear();
-        self.direct = [0; 2];
+        self.direct = [0; HOSTS];
     }
 
     /// A guest was stopped for good. The other host may have booted the next already: the register said so before this

@@ -14,7 +14,7 @@ use replication::{BackupConfig, Gfn, OutputQueue, PrimaryConfig, Term};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{SECTOR, SECTORS};
-use crate::fault::{Dir, Fault, HOSTS, Step, Stranger, What, When};
+use crate::fault::{Dir, Fault, HOSTS, SPARE, Step, Stranger, What, When};
 use crate::guest::{PAGES, Said};
 use crate::rng::Rng;
 use random::random_fault;
@@ -142,11 +142,13 @@ pub enum Break {
     FullIsWon,
     /// A register that is older than what was seen of it is believed.
     RestoredBelieved,
+    /// A fresh start needs none of the disks on which the guest was.
+    AnyDisks,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 46] = [
+    pub const ALL: [Break; 47] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -193,6 +195,7 @@ impl Break {
         Break::StopUnnoticed,
         Break::FullIsWon,
         Break::RestoredBelieved,
+        Break::AnyDisks,
     ];
 }
 
@@ -292,7 +295,7 @@ pub struct Plan {
     /// Host 1 sees a copy of the witness's directory until the faults stop.
     pub witness_is_copied: bool,
     /// Which host has a machine id.
-    pub has_machine_id: [bool; 2],
+    pub has_machine_id: [bool; HOSTS],
     /// The boots of both hosts have the same texts, as those of copied virtual machines or of containers on one kernel.
     pub has_same_boots: bool,
     /// There is no witness: everything is granted.
@@ -336,7 +339,7 @@ impl Default for Plan {
             staged_bytes: 4 << 20,
             unwitnessed: false,
             witness_is_copied: false,
-            has_machine_id: [true; 2],
+            has_machine_id: [true; HOSTS],
             has_same_boots: false,
             clock_fast: [0; HOSTS],
             load: Load { set: 0, speed: 0, link: 1 << 20 },
@@ -366,6 +369,9 @@ impl Plan {
             true => staged_bytes_min(in_flight_epochs_max, in_flight_bytes_max, ack_bytes_max),
             false => 4 << 20,
         };
+        let has_spare = broken.is_none() && rng.percent(25);
+        let spare = has_spare.then(|| Fault { when: When::At(rng.range(0, heal_at / 2)), what: What::StandBy(SPARE) });
+        let hosts = if has_spare { HOSTS } else { SPARE };
         let has_same_boots = rng.percent(5) || broken == Some(Break::BootIsHost);
         Plan {
             epoch: rng.range(1, 6) * MS,
@@ -388,19 +394,20 @@ impl Plan {
             unwitnessed: broken == Some(Break::ShipOn),
             witness_is_copied: rng.percent(4) || broken == Some(Break::MeetUnasked),
             has_machine_id: if broken == Some(Break::NamelessHosts) {
-                [false; 2]
+                [false; HOSTS]
             } else {
-                [rng.percent(92) || has_same_boots, rng.percent(92) || has_same_boots]
+                [rng.percent(92) || has_same_boots, rng.percent(92) || has_same_boots, true]
             },
             has_same_boots,
-            clock_fast: *rng.pick(&[[0, 0], [0, 0], [20, 0], [0, 20], [3, 0], [0, 1]]),
+            clock_fast: *rng.pick(&[[0; HOSTS], [0; HOSTS], [20, 0, 0], [0, 20, 0], [3, 0, 20], [0, 1, 2]]),
             load: Load {
                 set: rng.range(0, 4) * (1 << 20),
                 speed: if broken == Some(Break::RoundsWithoutEnd) { 8 << 20 } else { rng.range(0, 8) * (1 << 20) },
                 link: 1 << 20,
             },
             faults: (0..count)
-                .map(|_| random_fault(&mut rng, heal_at, detect))
+                .map(|_| random_fault(&mut rng, hosts, heal_at, detect))
+                .chain(spare)
                 .chain(faults_of(broken, heal_at))
                 .collect(),
             heal_at,
@@ -631,10 +638,11 @@ fn faults_of_evidence(rule: Break, heal_at: u64) -> Vec<Fault> {
             then(What::Beside { host: 0, dir: Dir::Bare, delay: 0 }, 5 * MS),
         ],
         Break::NamelessHosts | Break::ForeignBoot => vec![then(What::RunAgain(1), 0)],
-        Break::BootIsHost => {
+        Break::BootIsHost | Break::AnyDisks => {
             // Before the other host is listed, whose disks are then as new.
             let early = |what, time| Fault { when: When::At(time), what };
-            vec![early(crash(0, false, Some(0)), 6 * MS), early(What::RunAgain(1), 9 * MS)]
+            let elsewhere = if rule == Break::AnyDisks { SPARE } else { 1 };
+            vec![early(crash(0, false, Some(0)), 6 * MS), early(What::RunAgain(elsewhere), 9 * MS)]
         }
         Break::LifeUnpublished => vec![then(crash(1, false, None), 0), then(crash(0, false, None), 0)],
         Break::PublishUnsynced => vec![then(crash(1, true, None), 0), then(crash(0, true, None), 0)],

@@ -12,11 +12,12 @@ use replication::view::{
 use replication::{ClaimResult, EpochId, SessionId};
 
 use crate::env::HostId;
+use crate::fault::{HOSTS, SPARE};
 use crate::machines::{Machines, Process, incarnation};
 use crate::plan::{Break, Plan};
 use crate::story::words;
 
-/// The directory that both hosts should see.
+/// The directory that all hosts should see.
 const RIGHT: usize = 0;
 /// A copy of it that is kept up to date, until somebody writes to the copy.
 const COPY: usize = 1;
@@ -102,15 +103,15 @@ pub struct Asker {
 pub struct Witness {
     dirs: [Vec<Entry>; 3],
     /// Which directory each host sees.
-    seen: [usize; 2],
+    seen: [usize; HOSTS],
     /// Which one it sees when a fault ends.
-    usual: [usize; 2],
+    usual: [usize; HOSTS],
     stated: BTreeSet<Statement>,
     /// Joins that came to nothing, and that nobody states any more.
     withdrawn: BTreeSet<SessionId>,
     /// The hosts of those who ask.
     pub machines: Machines,
-    askers: [Asker; 2],
+    askers: [Asker; HOSTS],
     attempts: u64,
     /// Somebody wrote to the copy.
     has_diverged: bool,
@@ -151,13 +152,14 @@ impl Asker {
 impl Witness {
     /// An empty witness, and the hosts that ask it.
     pub fn new(plan: &Plan) -> Witness {
-        let usual = [RIGHT, if plan.witness_is_copied { COPY } else { RIGHT }];
+        let usual = [RIGHT, if plan.witness_is_copied { COPY } else { RIGHT }, RIGHT];
         let mut machines = Machines::new(plan.has_machine_id, plan.has_same_boots, plan.broken);
         let mut asker = |host| {
             let id = HostId { host, life: 0 };
             Asker::new(id, machines.begin(id))
         };
-        let askers = [asker(0), asker(1)];
+        let askers = std::array::from_fn(&mut asker);
+        machines.end(SPARE);
         Witness {
             dirs: Default::default(),
             seen: usual,
@@ -254,7 +256,7 @@ impl Witness {
         if let Some(truth) = self.truth.take() {
             self.dirs[RIGHT] = truth;
         }
-        self.usual = [RIGHT; 2];
+        self.usual = [RIGHT; HOSTS];
         self.seen = self.usual;
     }
 
@@ -406,7 +408,12 @@ impl Witness {
         let listed = newest.into_iter().flat_map(Record::places).map(|place| place.id);
         let named_dead = listed.filter(|_| is_named).collect();
         let store = store.map(|id| process.observer.store(id));
-        self.deceived(process, newest).begin(newest, &facts, Start { store, has_epoch, named_dead })
+        let mut wish = self.deceived(process, newest).begin(newest, &facts, Start { store, has_epoch, named_dead });
+        if let (Some(Break::AnyDisks), Wish::Begin { dead, here, .. }) = (self.broken, &mut wish) {
+            // Broken: whatever is dead was here.
+            here.extend(dead.iter().copied());
+        }
+        wish
     }
 
     fn resume(&self, host: usize, process: &Process, (store, fork, is_named): (Incarnation, EpochId, bool)) -> Wish {

@@ -120,7 +120,9 @@ struct World {
     /// Starts beside.
     beside: Vec<beside::Beside>,
     /// What stands where the state directory of a host was, which lives on in that.
-    replaced: [Option<Option<StateDir>>; 2],
+    replaced: [Option<Option<StateDir>>; HOSTS],
+    /// Whom the primary on a host connects to.
+    targets: [usize; HOSTS],
 }
 
 /// Runs a seed.
@@ -164,7 +166,9 @@ impl World {
         begun.expect("a run begins with both hosts alive");
         let backup = BackupNode::new(HostId { host: 1, life: 0 }, Disk::blank(), &env);
         let role = |role| Host { life: 0, role };
-        let hosts = [role(Role::Primary(Box::new(primary))), role(Role::Backup(Box::new(backup)))];
+        let spare = Remains { image: Disk::blank(), ..Remains::default() };
+        let hosts = [Role::Primary(Box::new(primary)), Role::Backup(Box::new(backup)), Role::Down(Box::new(spare))];
+        let hosts = hosts.map(role);
         let is_calm = env.plan.faults.iter().all(|fault| matches!(fault.what, What::Stranger(..)));
         let mut world = World {
             env,
@@ -173,7 +177,8 @@ impl World {
             protected: None,
             answered_before_heal: 0,
             beside: Vec::new(),
-            replaced: [None, None],
+            replaced: Default::default(),
+            targets: [1, 0, 0],
         };
         world.schedule_start();
         world
@@ -218,7 +223,12 @@ impl World {
     }
 
     fn end_of_healed(&mut self) -> Outcome {
-        for host in 0..2 {
+        let by_right = self.env.witness.newest().map(|record| record.primary.id);
+        for host in 0..HOSTS {
+            // One that stands still may not know yet that it is deposed.
+            if by_right != Some(self.env.witness.place(host).id) {
+                continue;
+            }
             if let Role::Primary(node) = &self.hosts[host].role {
                 self.env.oracle.check_history_of(host, &node.machine.guest);
                 self.env.oracle.check_image(host, &node.machine.guest, &node.machine.disk.view());
@@ -231,13 +241,10 @@ impl World {
     /// One host runs the guest, the other one follows it, and the client is answered.
     fn is_healed(&self) -> bool {
         let answered = self.env.client.answered - self.answered_before_heal;
-        let is_pair = |primary: usize| match (&self.hosts[primary].role, &self.hosts[1 - primary].role) {
-            (Role::Primary(primary), Role::Backup(backup)) => {
-                primary.core().state() == PrimaryState::Protected && backup.core.state() == BackupState::Protected
-            }
-            _ => false,
-        };
-        answered >= HEAL_ANSWERS && (is_pair(0) || is_pair(1))
+        let is_protected = self.pairs().any(|(primary, backup)| {
+            primary.core().state() == PrimaryState::Protected && backup.core.state() == BackupState::Protected
+        });
+        answered >= HEAL_ANSWERS && is_protected
     }
 
     fn describe(&self) -> String {
@@ -249,7 +256,8 @@ impl World {
             Role::Starting(_) => "starting".to_owned(),
             Role::Down(_) => "down".to_owned(),
         };
-        format!("host 0: {}; host 1: {}", of(&self.hosts[0]), of(&self.hosts[1]))
+        let hosts = self.hosts.iter().enumerate().map(|(host, role)| format!("host {host}: {}", of(role)));
+        hosts.collect::<Vec<_>>().join("; ")
     }
 
     /// The oracle after every step.
@@ -278,17 +286,30 @@ impl World {
             oracle.fail(Rule::StrangersChangeNothing, host, text);
         }
         self.protected = protected;
-        for (primary, backup) in [(0, 1), (1, 0)] {
-            if let (Role::Primary(primary), Role::Backup(backup)) =
-                (&self.hosts[primary].role, &self.hosts[backup].role)
-            {
-                let is_one = primary.core().link().map(|link| link.session) == backup.core.session_id();
-                let is_following = backup.core.state() == BackupState::Protected;
-                if let Some(acked) = primary.core().acked().filter(|_| is_one && is_following) {
-                    oracle.check_across(primary.core().pointers(), acked, backup.core.pointers());
-                }
-            }
+        let across = self.pairs().filter(|(_, backup)| backup.core.state() == BackupState::Protected);
+        let across = across.filter_map(|(primary, backup)| {
+            Some((primary.core().pointers(), primary.core().acked()?, backup.core.pointers()))
+        });
+        for (primary, acked, backup) in across.collect::<Vec<_>>() {
+            self.env.oracle.check_across(primary, acked, backup);
         }
+    }
+
+    /// A primary and a backup that are of one session.
+    fn pairs(&self) -> impl Iterator<Item = (&PrimaryNode, &BackupNode)> {
+        let primaries = self.hosts.iter().filter_map(|host| match &host.role {
+            Role::Primary(node) => Some(node.as_ref()),
+            _ => None,
+        });
+        primaries.flat_map(|primary| {
+            let session = primary.core().link().map(|link| link.session);
+            let backups = self.hosts.iter().filter_map(|host| match &host.role {
+                Role::Backup(node) => Some(node.as_ref()),
+                _ => None,
+            });
+            let is_of_it = move |backup: &&BackupNode| session.is_some() && backup.core.session_id() == session;
+            backups.filter(is_of_it).map(move |backup| (primary, backup))
+        })
     }
 
     fn is_current(&self, id: HostId) -> bool {

@@ -69,6 +69,7 @@ caught! {
     stop_that_nobody_noticed_is_caught: StopUnnoticed,
     append_without_room_that_is_taken_for_won_is_caught: FullIsWon,
     restored_register_that_is_believed_is_caught: RestoredBelieved,
+    start_without_the_disks_is_caught: AnyDisks,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

@@ -76,6 +76,8 @@ pub fn what(what: &What) -> String {
         What::Reset => "the connection between the hosts is reset".to_owned(),
         What::Garble => "the next bytes between the hosts arrive altered".to_owned(),
         What::Unprotect => "an operator takes the backup away".to_owned(),
+        What::ProtectOther { host, to } => format!("an operator has host {host} protected by host {to}"),
+        What::StandBy(host) => format!("an operator starts a backup on host {host}"),
         What::RunAgain(host) => format!("the VM is run again on host {host}"),
         What::Stop(host) => format!("an operator stops the VM on host {host}"),
         What::OtherWitness(host, long) => format!("host {host} sees an empty witness for {}", time(*long)),

@@ -1,6 +1,7 @@
 //! What befalls the hosts of a run: faults, their end, and new lives.
 
 use super::*;
+use crate::fault::SPARE;
 
 impl World {
     pub(super) fn strike(&mut self, what: What) {
@@ -66,7 +67,9 @@ impl World {
             What::UnfitBase(host) => return env.unfit_base[host] = true,
             What::Garble => return env.net.garble_next = true,
             What::Reset => return self.reset(|_| true),
-            What::Unprotect => return self.unprotect(),
+            What::Unprotect => return (0..HOSTS).for_each(|host| self.unprotect(host)),
+            What::ProtectOther { host, to } => return self.protect_other(host, to),
+            What::StandBy(host) => return self.start(host, false),
             What::RunAgain(host) => return self.run_again(host),
             What::Stop(host) => {
                 let id = HostId { host, life: self.hosts[host].life };
@@ -129,11 +132,17 @@ impl World {
         self.env.after(0, Event::Timer(id));
     }
 
-    fn unprotect(&mut self) {
-        for host in 0..2 {
-            let id = HostId { host, life: self.hosts[host].life };
-            let result = self.primary(id, |node, env| node.unprotect(env));
-            self.settle(host, result);
+    fn unprotect(&mut self, host: usize) {
+        let id = HostId { host, life: self.hosts[host].life };
+        let result = self.primary(id, |node, env| node.unprotect(env));
+        self.settle(host, result);
+    }
+
+    /// Where the VM is, it gets a backup elsewhere.
+    fn protect_other(&mut self, host: usize, to: usize) {
+        if host != to && self.targets[host] != to {
+            self.targets[host] = to;
+            self.unprotect(host);
         }
     }
 
@@ -158,7 +167,7 @@ impl World {
     }
 
     pub(super) fn is_survived(&self) -> bool {
-        self.env.witness.newest().is_some_and(|record| (0..2).any(|host| self.could_continue(host, record)))
+        self.env.witness.newest().is_some_and(|record| (0..HOSTS).any(|host| self.could_continue(host, record)))
     }
 
     pub(super) fn stop(&mut self, host: usize, power: bool) {
@@ -268,16 +277,28 @@ impl World {
         self.env.plan.client_loss = 0;
         self.answered_before_heal = self.env.client.answered;
         self.join();
+        self.restart_all();
+        self.env.after(20 * MS, Event::Operate);
+    }
+
+    /// What is down is started, and a spare host if it was the VM's. A primary connects to where there is a backup.
+    fn restart_all(&mut self) {
         self.restart(0);
         self.restart(1);
-        self.env.after(20 * MS, Event::Operate);
+        if self.env.witness.newest().is_some_and(|record| record.places().any(|place| host_of(place) == SPARE)) {
+            self.restart(SPARE);
+        }
+        let is_backup = |host: usize| matches!(self.hosts[host].role, Role::Backup(_));
+        if let Some(backup) = (0..HOSTS).find(|host| is_backup(*host)) {
+            let aim = |target: usize| if is_backup(target) { target } else { backup };
+            self.targets = self.targets.map(aim);
+        }
     }
 
     /// An operator looks: what is down is started, and a VM that nobody runs or could continue where it ran last.
     pub(super) fn operate(&mut self) {
         self.env.after(20 * MS, Event::Operate);
-        self.restart(0);
-        self.restart(1);
+        self.restart_all();
         let is_run = self.hosts.iter().any(|host| matches!(host.role, Role::Primary(_) | Role::Starting(_)));
         if !is_run && !self.is_survived() {
             let host = self.env.witness.newest().map_or(0, |record| host_of(&record.primary));

@@ -15,7 +15,7 @@ impl World {
             return;
         }
         self.env.after(5 * MS, Event::Connect(id));
-        let (host, peer) = (id.host, 1 - id.host);
+        let (host, peer) = (id.host, self.targets[id.host]);
         let Role::Primary(node) = &self.hosts[host].role else { return };
         let Role::Backup(other) = &self.hosts[peer].role else { return };
         let is_reached = self.env.net.passes(Some(host), Some(peer)) && self.env.net.passes(Some(peer), Some(host));
