@@ -356,8 +356,10 @@ impl Plan {
     pub fn of_seed(seed: u64, broken: Option<Break>) -> Plan {
         let mut rng = Rng::new(seed);
         let detect = rng.range(20, 40) * MS;
-        let heal_at = rng.range(70, 200) * MS;
-        let count = *rng.pick(&[0, 1, 1, 1, 2, 2, 3, 4, 6, 9]);
+        // A few are storms: many faults, for long.
+        let is_storm = broken.is_none() && rng.percent(6);
+        let heal_at = rng.range(70, if is_storm { 500 } else { 200 }) * MS;
+        let count = *rng.pick(if is_storm { &[8, 12, 20][..] } else { &[0, 1, 1, 1, 2, 2, 3, 4, 6, 9][..] });
         // Without a witness most faults make two guests: none but the one that a rule is broken for.
         // And where a rule is broken, other faults often hide what that does.
         let count =
