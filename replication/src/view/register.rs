@@ -184,8 +184,8 @@ impl Register {
     fn note_listing(&mut self, wish: &Wish, found: &[Entry]) {
         let seen = self.known.map_or(0, |known| known.number);
         let new = found.iter().filter(|entry| entry.record.number > seen);
-        let ours = new.flat_map(|entry| &entry.record.backups).filter(|member| member.place.id == self.me.id);
-        let last = ours.last().map(|member| member.join);
+        let mut ours = new.flat_map(|entry| &entry.record.backups).filter(|member| member.place.id == self.me.id);
+        let last = ours.next_back().map(|member| member.join);
         match &mut self.listing {
             listing if matches!(wish, Wish::Follow { .. }) => *listing = Listing::Since(None),
             Listing::Since(listed) => *listed = last.or(*listed),

@@ -144,11 +144,27 @@ pub enum Break {
     RestoredBelieved,
     /// A fresh start needs none of the disks on which the guest was.
     AnyDisks,
+    /// What an epoch wrote reaches the image before the log has it.
+    ImageBeforeLog,
+    /// The log is emptied when it has an epoch.
+    LogEmptiedEarly,
+    /// A guest writes to its images again over a log that was not emptied.
+    LogKept,
+    /// The pipeline is told that the images have what they have not.
+    ImagesUnwritten,
+    /// What a guest with epochs writes while its backup is filled is not collected.
+    CollectForgotten,
+    /// What a guest without epochs writes to its disk while its backup is filled is not sent.
+    MirrorForgotten,
+    /// It is said that output has left before it does.
+    LeftBeforeOut,
+    /// The guest runs on while it is to stand still for a base.
+    HoldIgnored,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 47] = [
+    pub const ALL: [Break; 55] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -196,6 +212,14 @@ impl Break {
         Break::FullIsWon,
         Break::RestoredBelieved,
         Break::AnyDisks,
+        Break::ImageBeforeLog,
+        Break::LogEmptiedEarly,
+        Break::LogKept,
+        Break::ImagesUnwritten,
+        Break::CollectForgotten,
+        Break::MirrorForgotten,
+        Break::LeftBeforeOut,
+        Break::HoldIgnored,
     ];
 }
 
@@ -212,6 +236,10 @@ impl Break {
                 | Break::BareMount
                 | Break::StoreDiesWithBoot
                 | Break::PublishUnsynced
+                | Break::ImageBeforeLog
+                | Break::LogEmptiedEarly
+                | Break::ImagesUnwritten
+                | Break::CollectForgotten
         )
     }
 }
@@ -464,7 +492,8 @@ impl Plan {
             claim_retry: Duration::from_nanos(self.claim_retry),
             in_flight_epochs_max: self.in_flight_epochs_max,
             in_flight_bytes_max: self.in_flight_bytes_max,
-            local_durable: self.local_durable || self.local,
+            log_counts: self.local_durable || self.local,
+            has_store: self.local,
             backup_durable: true,
             begins_afresh: true,
             is_witnessed: true,
@@ -476,7 +505,6 @@ impl Plan {
         PipelineConfig {
             primary: self.primary_config(term),
             is_durable: true,
-            has_store: self.local,
             stops_degraded: false,
             room_retry: Duration::from_nanos(2 * MS),
             console_wait: Duration::from_nanos(20 * MS),
@@ -594,6 +622,18 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
             let when = When::Step { host: 0, step: Step::Ship, nth: 3, after: true };
             vec![Fault { when, what: What::Pause(0, heal_at / 2 + 30 * MS) }]
         }
+        Some(Break::LogKept) => vec![at(What::Unprotect)],
+        Some(Break::LeftBeforeOut) => {
+            let when = When::Step { host: 0, step: Step::Release, nth: 9, after: true };
+            vec![Fault { when, what: What::Crash { host: 0, power: false, restart: None } }]
+        }
+        Some(Break::ImageBeforeLog | Break::LogEmptiedEarly | Break::ImagesUnwritten) => {
+            let crash = |host, after| Fault {
+                when: When::At(heal_at / 2 + after),
+                what: What::Crash { host, power: false, restart: Some(MS) },
+            };
+            vec![crash(1, 0), crash(0, 30 * MS)]
+        }
         Some(
             Break::ReleaseBeforeAck
             | Break::ForgetHeld
@@ -602,7 +642,9 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
             | Break::ReuseEpochs
             | Break::NoHealing
             | Break::ForgetLeft
-            | Break::CopyOfOtherMemory,
+            | Break::CopyOfOtherMemory
+            | Break::CollectForgotten
+            | Break::MirrorForgotten,
         ) => {
             vec![at(What::Crash { host: 0, power: false, restart: None })]
         }

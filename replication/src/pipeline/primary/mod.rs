@@ -59,8 +59,6 @@ pub struct PipelineConfig {
     pub primary: PrimaryConfig,
     /// Commits are to survive this host: images are synced before a base counts.
     pub is_durable: bool,
-    /// Epochs are committed to a state directory from the first one on.
-    pub has_store: bool,
     /// A guest whose state directory takes no more epochs ends. If not, it continues without.
     pub stops_degraded: bool,
     /// Between two tries of what found no room.
@@ -523,10 +521,10 @@ impl PrimaryPipeline {
             epochs: VecDeque::new(),
             through: before,
             log: Log::default(),
-            store: if config.has_store { Store::Present } else { Store::Absent },
+            store: if config.primary.has_store { Store::Present } else { Store::Absent },
             images: Images::with_all(before),
             leaving: Leaving::default(),
-            mode: if config.has_store { GuestMode::Epochs } else { GuestMode::Direct },
+            mode: if config.primary.has_store { GuestMode::Epochs } else { GuestMode::Direct },
             is_held: false,
             wants_settling: false,
             settling: None,
