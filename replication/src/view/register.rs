@@ -2,6 +2,7 @@
 
 use super::record::{Attempt, Entry, Known, Place, Record};
 use super::wish::{Asker, Judgement, Refusal, Wish};
+use crate::id::SessionId;
 
 /// What the witness is asked to do. Answer each with [`Register::handle_found`] or [`Register::handle_no_answer`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +30,8 @@ pub enum Outcome {
     Refused(Refusal),
     /// Nobody knows. Wish again, or wish something else.
     NoAnswer,
-    /// The witness does not have what this node has seen there. It is not the same one, or has forgotten: nothing is
-    /// appended to it.
+    /// The witness does not have what this node has seen there, or what must have been there. It is not the same one, or has
+    /// forgotten: nothing is appended to it.
     Forgotten,
 }
 
@@ -43,24 +44,35 @@ enum Phase {
     Appending(Wish, Attempt),
 }
 
+/// What was seen of the records that list this node as a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listing {
+    /// No primary greeted it.
+    NotGreeted,
+    /// Under which pairing the last one does, of those that were not there when a primary greeted it last.
+    Since(Option<SessionId>),
+}
+
 /// What a node knows of its VM's register, and the wish that it is about.
 #[derive(Debug)]
 pub struct Register {
     me: Place,
     known: Option<Known>,
-    /// What was known before a peer said more, which may be wrong.
+    /// What was seen, whatever a peer said besides, which may be wrong.
     known_before: Option<Known>,
     newest: Option<Entry>,
     phase: Phase,
     /// An append to this number was not answered.
     in_doubt: Option<u64>,
+    listing: Listing,
     ask: Option<Ask>,
 }
 
 impl Register {
     /// The register as seen by `me`, which has seen `known` before.
     pub fn new(me: Place, known: Option<Known>) -> Self {
-        Register { me, known, known_before: known, newest: None, phase: Phase::Idle, in_doubt: None, ask: None }
+        let (phase, listing) = (Phase::Idle, Listing::NotGreeted);
+        Register { me, known, known_before: known, newest: None, phase, in_doubt: None, listing, ask: None }
     }
 
     /// Who asks.
@@ -110,7 +122,11 @@ impl Register {
             Phase::Looking(wish, attempt) => (wish, attempt, false),
             Phase::Appending(wish, attempt) => (wish, attempt, true),
         };
-        if !self.descends(&found) {
+        let descends = self.descends(&found);
+        if descends {
+            self.note_listing(&wish, &found);
+        }
+        if !descends || self.lacks_listing(&wish) {
             self.known = self.known_before;
             return Some(Outcome::Forgotten);
         }
@@ -119,6 +135,8 @@ impl Register {
             self.known = Some(Known::of(last));
             self.newest = Some(last.clone());
         }
+        // Seen, and not only heard of: whatever comes of this wish, it stays known.
+        self.known_before = self.known;
         let now = self.known.map_or(0, |known| known.number);
         if is_back && now == before {
             // It was not refused, and it is not there either.
@@ -159,6 +177,30 @@ impl Register {
                 self.phase = Phase::Appending(wish, attempt);
                 None
             }
+        }
+    }
+
+    /// Looks for records that list this node as a backup, among those that were not seen yet.
+    fn note_listing(&mut self, wish: &Wish, found: &[Entry]) {
+        let seen = self.known.map_or(0, |known| known.number);
+        let new = found.iter().filter(|entry| entry.record.number > seen);
+        let mut ours = new.flat_map(|entry| &entry.record.backups).filter(|member| member.place.id == self.me.id);
+        let last = ours.next_back().map(|member| member.join);
+        match &mut self.listing {
+            listing if matches!(wish, Wish::Follow { .. }) => *listing = Listing::Since(None),
+            Listing::Since(listed) => *listed = last.or(*listed),
+            Listing::NotGreeted => {}
+        }
+    }
+
+    /// Whether a backup asks for the guest under a pairing that no record listed since its primary greeted it. Its base was
+    /// sealed only after such a record stood, and all records since then were read: that one is gone.
+    fn lacks_listing(&self, wish: &Wish) -> bool {
+        match (wish, self.listing) {
+            (Wish::TakeOver { join, named_dead, .. }, Listing::Since(listed)) => {
+                named_dead.is_empty() && listed != Some(*join)
+            }
+            _ => false,
         }
     }
 

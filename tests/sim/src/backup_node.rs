@@ -14,6 +14,7 @@ use crate::guest::PAGES;
 use crate::plan::{Break, machine};
 use crate::primary_node::Stream;
 use crate::shipping::chunk_hash;
+use crate::story::words;
 use crate::witness::Question;
 
 /// A host that follows.
@@ -173,7 +174,7 @@ impl BackupNode {
             self.send(frame, env);
             env.step(host, Step::Send, true)?;
         }
-        let wanted = self.core.poll_timeout().map(|time| time.0.max(env.now));
+        let wanted = self.core.poll_timeout().map(|time| env.when(time));
         if let Some(at) = wanted.filter(|at| self.timer_at.is_none_or(|armed| *at < armed)) {
             self.timer_at = Some(at);
             env.at(at, Event::Timer(self.id));
@@ -204,7 +205,7 @@ impl BackupNode {
                     env.after(0, Event::Look { by: self.id, again: false });
                 }
                 (self.durable_at, self.applied_at) = (env.now, env.now);
-                env.say(|| format!("host {}: discards the session: {reason:?}", self.id.host));
+                env.say(|| format!("host {} discards the session: {}", self.id.host, words::discard(&reason)));
             }
             BackupAction::Keep { epoch, .. } => {
                 (self.durable_at, self.applied_at) = (env.now, env.now);
@@ -252,13 +253,16 @@ impl BackupNode {
         let newest = env.witness.seen_right(self.id.host).filter(|_| env.net.witness_up[self.id.host]).cloned();
         if let Some(newest) = newest.filter(|_| env.plan.broken != Some(Break::VoidUntold)) {
             for tell in self.voids.tell(&newest) {
-                env.say(|| format!("host {}: {tell:?}", self.id.host));
-                env.witness.tell(tell);
-                self.voids.handle_told(tell);
+                env.say(|| format!("host {} {}", self.id.host, words::tell(tell)));
+                if env.witness.tell(tell) {
+                    self.voids.handle_told(tell);
+                }
             }
             if env.plan.broken == Some(Break::VoidForgotten) && newest.backups.is_empty() {
                 // Broken: what is not listed now is taken for what will never be.
-                self.voids.joins().for_each(|join| env.witness.tell(Tell::Withdraw(join)));
+                self.voids.joins().for_each(|join| {
+                    env.witness.tell(Tell::Withdraw(join));
+                });
                 self.voids = Voids::new(env.witness.place(self.id.host).id);
             }
         }

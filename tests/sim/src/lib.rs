@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backup_node;
+pub mod clock;
 pub mod disk;
 pub mod env;
 pub mod fault;
@@ -20,13 +21,17 @@ pub mod machine;
 pub mod machines;
 pub mod net;
 pub mod oracle;
+mod panics;
 pub mod plan;
 pub mod primary_node;
 pub mod rng;
 pub mod shipping;
+pub mod shrink;
 pub mod state_dir;
+pub mod story;
 pub mod witness;
 pub mod world;
 
-pub use plan::{Break, Plan};
-pub use world::{Outcome, Summary, run_plan, run_seed, trace_seed};
+pub use oracle::{Rule, Violation};
+pub use plan::{Break, Case, Plan};
+pub use world::{Outcome, Summary, run_plan, run_seed, trace_plan, trace_seed};

@@ -53,7 +53,15 @@ pub struct Machine {
 
 impl Machine {
     /// A guest that is about to run epoch `running`, with what it is to get.
-    pub fn new(host: usize, guest: Guest, image: Vec<u8>, mode: GuestMode, running: EpochId, inbox: Vec<u64>) -> Self {
+    pub fn new(
+        host: usize,
+        guest: Guest,
+        image: Vec<u8>,
+        mode: GuestMode,
+        running: EpochId,
+        inbox: Vec<u64>,
+        hold_bytes_max: usize,
+    ) -> Self {
         Machine {
             host,
             guest,
@@ -64,7 +72,7 @@ impl Machine {
             mirrored: Vec::new(),
             inbox,
             consumed: Vec::new(),
-            queue: OutputQueue::new(1 << 20),
+            queue: OutputQueue::new(hold_bytes_max),
             sealed: VecDeque::new(),
         }
     }
@@ -76,15 +84,20 @@ impl Machine {
         }
     }
 
-    /// The guest gets what came, and runs.
+    /// The guest gets what came, and runs: as long as there is room for what it says.
     pub fn run(&mut self, env: &mut Env) {
-        for request in std::mem::take(&mut self.inbox) {
+        while self.has_room() && !self.inbox.is_empty() {
+            let request = self.inbox.remove(0);
             self.consumed.push(input_of(request));
             self.step(request, env);
         }
-        if env.rng.percent(30) {
+        if env.rng.percent(30) && self.has_room() {
             self.step(0, env);
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.mode != GuestMode::Epochs || self.queue.has_room(Said::BYTES)
     }
 
     fn step(&mut self, request: u64, env: &mut Env) {
@@ -92,11 +105,11 @@ impl Machine {
         let (said, (sector, data)) = self.guest.step(request, env.rng.u64());
         env.oracle.produced(before, &said);
         let (host, epoch) = (self.host, self.running);
-        env.say(|| format!("host {host} epoch {epoch}: output {} for request {request}", said.position));
+        env.whisper(|| format!("host {host} epoch {epoch}: output {} for request {request}", said.position));
         if self.mode == GuestMode::Epochs {
             self.disk.write(sector, data);
             let output = Output { device: 1, kind: 0, bytes: said.encode() };
-            return self.queue.hold(epoch, output).expect("the toy guest says little");
+            return self.queue.hold(epoch, output).expect("it does not run without room");
         }
         self.disk.write_directly(sector, data);
         if self.mode == GuestMode::Mirrored && env.plan.broken != Some(Break::MirrorForgotten) {

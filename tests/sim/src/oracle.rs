@@ -4,11 +4,103 @@
 //! come again. Since an output names its whole history, that means: all histories named by visible outputs are one.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 
 use replication::{BackupPointers, EpochId, Pointers};
 
 use crate::disk::{SECTOR, SECTORS};
+use crate::fault::HOSTS;
 use crate::guest::{Guest, Said, sector_of};
+
+/// What must hold of every run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// All that the world sees is of one history.
+    OneHistory,
+    /// Nothing new of a guest that was over comes after the next one began.
+    OverIsOver,
+    /// A request is answered once, or the same again.
+    OneAnswer,
+    /// An epoch number is used once.
+    FreshEpochs,
+    /// Whoever goes on does so from a sealed epoch, as it was sealed.
+    FromASeal,
+    /// Whoever goes on knows all that was seen.
+    NothingForgotten,
+    /// A disk is what its guest wrote.
+    RightDisk,
+    /// An image holds what is committed, and no more.
+    CommittedImage,
+    /// `released ≤ committed ≤ shipped ≤ sealed < running`, and its like on a backup.
+    Pointers,
+    /// `released ≤ committed ≤ acked ≤ complete` across both ends.
+    Across,
+    /// All output that is of the history came out.
+    NothingLost,
+    /// Nobody begins a guest that another has or could continue.
+    OneGuest,
+    /// A fresh start has the newest disks.
+    NewestDisks,
+    /// A join that is void is not listed when nobody states that any more.
+    VoidStated,
+    /// A protected guest outlasts any single fault.
+    OneFault,
+    /// A host that stood still looks who is primary before it lets anything out.
+    LooksAfterAStop,
+    /// A register that is older than what was seen of it gets no append.
+    OldRegister,
+    /// Strangers change nothing: a protected guest stays protected.
+    StrangersChangeNothing,
+    /// When faults stop, the guest runs, answers and is protected.
+    Heals,
+    /// The code under test does not panic.
+    NoPanic,
+}
+
+impl Rule {
+    /// In words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Rule::OneHistory => "all that the world sees is of one history",
+            Rule::OverIsOver => "nothing new of a guest that is over comes after the next one began",
+            Rule::OneAnswer => "a request is answered once, or the same again",
+            Rule::FreshEpochs => "an epoch number is used once",
+            Rule::FromASeal => "whoever goes on does so from a sealed epoch, as it was sealed",
+            Rule::NothingForgotten => "whoever goes on knows all that was seen",
+            Rule::RightDisk => "a disk is what its guest wrote",
+            Rule::CommittedImage => "an image holds what is committed, and no more",
+            Rule::Pointers => "released <= committed <= shipped <= sealed < running",
+            Rule::Across => "released <= committed <= acked <= complete across both ends",
+            Rule::NothingLost => "all output of the history comes out",
+            Rule::OneGuest => "nobody begins a guest that another has or could continue",
+            Rule::NewestDisks => "a fresh start has the newest disks",
+            Rule::VoidStated => "a void join is not listed once nobody states that any more",
+            Rule::OneFault => "a protected guest outlasts any single fault",
+            Rule::LooksAfterAStop => "a host that stood still looks who is primary before it lets anything out",
+            Rule::OldRegister => "a register that is older than what was seen of it gets no append",
+            Rule::StrangersChangeNothing => "strangers change nothing: a protected guest stays protected",
+            Rule::Heals => "when faults stop, the guest runs, answers and is protected",
+            Rule::NoPanic => "the code under test does not panic",
+        }
+    }
+}
+
+/// A rule that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which.
+    pub rule: Rule,
+    /// By whom, if one host did it.
+    pub by: Option<usize>,
+    /// What happened.
+    pub text: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.text.fmt(f)
+    }
+}
 
 /// What the oracle knows of one run.
 #[derive(Default)]
@@ -19,6 +111,8 @@ pub struct Oracle {
     pub generation: u32,
     /// The outputs of lives of the guest that were over when it was booted anew.
     forgotten: HashSet<u64>,
+    /// The outputs that the world got, of any guest. A deposed host that does not know it may repeat them, however late.
+    seen: HashSet<u64>,
     /// The history that the visible outputs imply, by position.
     history: Vec<u64>,
     /// Which of them the world really got, by position.
@@ -28,9 +122,9 @@ pub struct Oracle {
     /// What the client was told about each of its requests.
     answers: HashMap<u64, u64>,
     /// How far each host's guest was when its epochs began.
-    direct: [u64; 2],
+    direct: [u64; HOSTS],
     /// The first rule that was broken.
-    pub violation: Option<String>,
+    pub violation: Option<Violation>,
     /// Outputs the world got, with repetitions.
     pub outputs_seen: u64,
 }
@@ -43,9 +137,9 @@ struct Seal {
 
 impl Oracle {
     /// Notes a broken rule; the first one counts.
-    pub fn fail(&mut self, text: impl FnOnce() -> String) {
+    pub fn fail(&mut self, rule: Rule, by: impl Into<Option<usize>>, text: impl FnOnce() -> String) {
         if self.violation.is_none() {
-            self.violation = Some(text());
+            self.violation = Some(Violation { rule, by: by.into(), text: text() });
         }
     }
 
@@ -66,7 +160,7 @@ impl Oracle {
         self.emitted.clear();
         self.seals.clear();
         self.answers.clear();
-        self.direct = [0; 2];
+        self.direct = [0; HOSTS];
     }
 
     /// A guest was stopped for good. The other host may have booted the next already: the register said so before this
@@ -77,12 +171,16 @@ impl Oracle {
         }
     }
 
-    /// The world got an output of `host`.
-    pub fn emitted(&mut self, host: usize, said: &Said) {
+    /// The world got an output of `host`, which let it out when the guest of that generation was the last to be booted.
+    pub fn emitted(&mut self, host: usize, said: &Said, generation: u32) {
         self.outputs_seen += 1;
+        let is_new = self.seen.insert(said.chain);
+        if generation < self.generation || (!is_new && self.forgotten.contains(&said.chain)) {
+            return;
+        }
         if self.forgotten.contains(&said.chain) {
-            return self
-                .fail(|| format!("host {host} sent output {} of a guest that was booted anew since", said.position));
+            let text = || format!("host {host} sent output {} of a guest that was booted anew since", said.position);
+            return self.fail(Rule::OverIsOver, host, text);
         }
         let index = said.position as usize - 1;
         if self.emitted.len() <= index {
@@ -90,7 +188,7 @@ impl Oracle {
         }
         self.emitted[index] = true;
         if let Some((position, known)) = self.merge(said) {
-            self.fail(|| {
+            self.fail(Rule::OneHistory, host, || {
                 format!(
                     "host {host} sent output {} of a history that parts at position {position} from what was seen \
                      before ({known:016x})",
@@ -125,7 +223,9 @@ impl Oracle {
         }
         let first = *self.answers.entry(request).or_insert(value);
         if first != value {
-            self.fail(|| format!("request {request} was answered {first:016x} and then {value:016x}"));
+            self.fail(Rule::OneAnswer, None, || {
+                format!("request {request} was answered {first:016x} and then {value:016x}")
+            });
         }
     }
 
@@ -136,16 +236,20 @@ impl Oracle {
         }
         let seal = Seal { digest: guest.digest(), position: guest.position };
         if self.seals.insert(epoch, seal).is_some() {
-            self.fail(|| format!("host {host} used epoch number {epoch} again"));
+            self.fail(Rule::FreshEpochs, host, || format!("host {host} used epoch number {epoch} again"));
         }
     }
 
     /// `host` takes over, or resumes, with this guest, which should be that of the end of epoch `from`, and with this image.
     pub fn goes_on(&mut self, host: usize, from: EpochId, guest: &Guest, image: &[u8]) {
         match self.seals.get(&from) {
-            None => self.fail(|| format!("host {host} goes on from epoch {from}, which nobody sealed")),
+            None => {
+                let text = || format!("host {host} goes on from epoch {from}, which nobody sealed");
+                self.fail(Rule::FromASeal, host, text);
+            }
             Some(seal) if seal.digest != guest.digest() => {
-                self.fail(|| format!("host {host} goes on from epoch {from} with another memory than was sealed"));
+                let text = || format!("host {host} goes on from epoch {from} with another memory than was sealed");
+                self.fail(Rule::FromASeal, host, text);
             }
             Some(_) => {}
         }
@@ -162,7 +266,7 @@ impl Oracle {
         }
         let last_seen = self.history.last().copied().unwrap_or(0);
         if position < seen || (seen > 0 && chain != last_seen) {
-            self.fail(|| {
+            self.fail(Rule::NothingForgotten, host, || {
                 format!("the guest of host {host} at {} does not know output {seen}, which was seen", guest.position)
             });
         }
@@ -174,7 +278,8 @@ impl Oracle {
             let chain = guest.sector_chain(sector);
             let expected = if chain == 0 { [0; SECTOR] } else { sector_of(chain) };
             if image[sector * SECTOR..][..SECTOR] != expected {
-                self.fail(|| format!("sector {sector} of host {host}'s disk is not what its guest wrote"));
+                let text = || format!("sector {sector} of host {host}'s disk is not what its guest wrote");
+                self.fail(Rule::RightDisk, host, text);
             }
         }
     }
@@ -184,15 +289,20 @@ impl Oracle {
         self.direct[host] = position;
     }
 
-    /// The image of a primary holds nothing that a rollback would have to take back.
-    pub fn check_committed_image(&mut self, host: usize, committed: EpochId, image: &[u8]) {
+    /// The image of a primary holds nothing that a rollback would have to take back. One of a guest that was booted before is
+    /// nobody's concern any more.
+    pub fn check_committed_image(&mut self, host: usize, generation: u32, committed: EpochId, image: &[u8]) {
+        if generation != self.generation {
+            return;
+        }
         let limit = self.seals.range(..=committed).next_back().map_or(0, |(_, seal)| seal.position);
         let limit = limit.max(self.direct[host]);
         for sector in image.as_chunks::<SECTOR>().0 {
             let chain = u64::from_le_bytes(*sector.first_chunk().expect("a sector is longer than a word"));
             let position = if chain == 0 { 0 } else { self.parents.get(&chain).map_or(u64::MAX, |parent| parent.1) };
             if position > limit {
-                self.fail(|| format!("host {host}'s image holds a write of position {position}, committed is {limit}"));
+                let text = || format!("host {host}'s image holds a write of position {position}, committed is {limit}");
+                self.fail(Rule::CommittedImage, host, text);
             }
         }
     }
@@ -202,14 +312,14 @@ impl Oracle {
         let order = [pointers.released(), pointers.committed(), pointers.shipped(), pointers.sealed()];
         let is_protected_right = acked.is_none_or(|acked| pointers.committed() <= acked);
         if !order.is_sorted() || pointers.sealed() >= pointers.running() || !is_protected_right {
-            self.fail(|| format!("host {host}: {pointers}, acked {acked:?}"));
+            self.fail(Rule::Pointers, host, || format!("host {host}: {pointers}, acked {acked:?}"));
         }
     }
 
     /// The pointers of a backup.
     pub fn check_backup(&mut self, host: usize, pointers: BackupPointers) {
         if pointers.applied() > pointers.complete() || pointers.acked() > pointers.complete() {
-            self.fail(|| format!("host {host}: {pointers}"));
+            self.fail(Rule::Pointers, host, || format!("host {host}: {pointers}"));
         }
     }
 
@@ -217,7 +327,8 @@ impl Oracle {
     pub fn check_across(&mut self, primary: Pointers, acked: EpochId, backup: BackupPointers) {
         let order = [primary.released(), primary.committed(), acked, backup.acked(), backup.complete()];
         if !order.is_sorted() {
-            self.fail(|| format!("across: primary {primary}, acked {acked}; backup {backup}"));
+            let text = || format!("across: primary {primary}, acked {acked}; backup {backup}");
+            self.fail(Rule::Across, None, text);
         }
     }
 
@@ -225,7 +336,7 @@ impl Oracle {
     pub fn check_nothing_lost(&mut self) {
         if let Some(missing) = self.emitted.iter().position(|emitted| !emitted) {
             let last = self.emitted.len();
-            self.fail(|| format!("output {} was never sent, though {last} was", missing + 1));
+            self.fail(Rule::NothingLost, None, || format!("output {} was never sent, though {last} was", missing + 1));
         }
     }
 }

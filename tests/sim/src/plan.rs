@@ -1,17 +1,25 @@
 //! What a seed decides before the run: speeds, limits, faults.
 
+mod random;
+mod text;
+
 use std::str::FromStr;
 use std::time::Duration;
 
+use replication::page::PAGE_SIZE;
 use replication::pipeline::primary::PipelineConfig;
 use replication::primary::RoundsConfig;
 use replication::wire::{DiskInfo, MachineInfo, RamRange};
-use replication::{BackupConfig, Gfn, PrimaryConfig, Term};
+use replication::{BackupConfig, Gfn, OutputQueue, PrimaryConfig, Term};
+use serde::{Deserialize, Serialize};
 
 use crate::disk::{SECTOR, SECTORS};
-use crate::fault::{Dir, Fault, Step, What, When};
-use crate::guest::PAGES;
+use crate::fault::{Dir, Fault, HOSTS, SPARE, Step, Stranger, What, When};
+use crate::guest::{PAGES, Said};
 use crate::rng::Rng;
+use random::random_fault;
+pub use text::{Case, nanos, nanos_or_none};
+pub(crate) use text::{time_of_text, time_text};
 
 /// A microsecond, in nanoseconds.
 pub const US: u64 = 1_000;
@@ -25,8 +33,22 @@ const ACK_WAIT_DETECTS: u64 = 4;
 const FILL_NOTICE_DETECTS: u64 = 2;
 const FILL_WAIT_DETECTS: u64 = 8;
 
+/// What an epoch counts for of the bytes in flight.
+pub const EPOCH_BYTES: u64 = 1000;
+/// What an output counts for of the bytes held.
+const HELD_BYTES: usize = Said::BYTES + OutputQueue::OVERHEAD;
+/// What an epoch of the toy guest takes on a backup, at most: its memory, its disk, and what it says.
+const STAGED_BYTES: usize = PAGES * PAGE_SIZE + 2 * SECTOR * SECTORS + (8 << 10);
+
+/// Bytes that a backup must take beyond the guest's memory: of all epochs that are in flight, and of those that it acked
+/// before it applied them.
+fn staged_bytes_min(in_flight_epochs: u32, in_flight_bytes: u64, ack_bytes_max: usize) -> usize {
+    let epochs = u64::from(in_flight_epochs).min(in_flight_bytes.div_ceil(EPOCH_BYTES)) as usize;
+    (epochs + 1) * STAGED_BYTES + ack_bytes_max
+}
+
 /// A rule broken on purpose in the driver, to prove that the oracle sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Break {
     /// The primary lets output out when an epoch is sealed.
     ReleaseBeforeAck,
@@ -108,6 +130,20 @@ pub enum Break {
     ForgetLeft,
     /// The backup takes what the disk gets out of memory from other memory than the guest's.
     CopyOfOtherMemory,
+    /// Bytes of an earlier connection are taken for those of the present one, and their frames for its session's.
+    OldBytes,
+    /// A stranger that connects to a backup ends the connection of its primary.
+    StrangerWins,
+    /// Whoever greets is followed, whatever the witness says.
+    SecondPrimary,
+    /// The core does not see that its host stood still, or that its clock jumped.
+    StopUnnoticed,
+    /// A record that found no room is taken for one that stands.
+    FullIsWon,
+    /// A register that is older than what was seen of it is believed.
+    RestoredBelieved,
+    /// A fresh start needs none of the disks on which the guest was.
+    AnyDisks,
     /// What an epoch wrote reaches the image before the log has it.
     ImageBeforeLog,
     /// The log is emptied when it has an epoch.
@@ -128,7 +164,7 @@ pub enum Break {
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 48] = [
+    pub const ALL: [Break; 55] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -169,6 +205,13 @@ impl Break {
         Break::RoundsWithoutEnd,
         Break::ForgetLeft,
         Break::CopyOfOtherMemory,
+        Break::OldBytes,
+        Break::StrangerWins,
+        Break::SecondPrimary,
+        Break::StopUnnoticed,
+        Break::FullIsWon,
+        Break::RestoredBelieved,
+        Break::AnyDisks,
         Break::ImageBeforeLog,
         Break::LogEmptiedEarly,
         Break::LogKept,
@@ -220,7 +263,8 @@ impl FromStr for Break {
 }
 
 /// A guest that writes more than its few pages, and the link that this is sent over, as bytes that are only counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Load {
     /// What it writes again and again.
     pub set: u64,
@@ -231,19 +275,25 @@ pub struct Load {
 }
 
 /// One run, decided. Times in nanoseconds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Plan {
     /// Length of an epoch.
+    #[serde(with = "nanos")]
     pub epoch: u64,
     /// Longest way of a piece of a stream.
+    #[serde(with = "nanos")]
     pub link_delay: u64,
     /// Longest way of a packet between a host and the client.
+    #[serde(with = "nanos")]
     pub client_delay: u64,
     /// Packets to and from the client that are lost, in percent.
     pub client_loss: u64,
     /// Longest time of a disk to sync.
+    #[serde(with = "nanos")]
     pub disk_delay: u64,
     /// Longest time to apply an epoch.
+    #[serde(with = "nanos")]
     pub apply_delay: u64,
     /// Commit needs the local log too.
     pub local_durable: bool,
@@ -252,28 +302,40 @@ pub struct Plan {
     /// What the state directory survives: the loss of power too.
     pub local_survives_power: bool,
     /// Nothing heard for so long: lost.
+    #[serde(with = "nanos")]
     pub detect: u64,
     /// The backup waits so long after a disconnect.
+    #[serde(with = "nanos")]
     pub grace: u64,
     /// Between two claims.
+    #[serde(with = "nanos")]
     pub claim_retry: u64,
     /// Epochs in flight.
     pub in_flight_epochs_max: u32,
+    /// Bytes in flight, of which an epoch counts as [`EPOCH_BYTES`].
+    pub in_flight_bytes_max: u64,
+    /// Bytes of output that are held, before the guest waits.
+    pub hold_bytes_max: usize,
     /// Bytes that may wait unapplied before acks wait.
     pub ack_bytes_max: usize,
+    /// Bytes that a backup takes beyond the guest's memory. Enough for all that may be in flight or unapplied.
+    pub staged_bytes: usize,
     /// Host 1 sees a copy of the witness's directory until the faults stop.
     pub witness_is_copied: bool,
     /// Which host has a machine id.
-    pub has_machine_id: [bool; 2],
+    pub has_machine_id: [bool; HOSTS],
     /// The boots of both hosts have the same texts, as those of copied virtual machines or of containers on one kernel.
     pub has_same_boots: bool,
     /// There is no witness: everything is granted.
     pub unwitnessed: bool,
+    /// How much faster than the first host's clock each one's goes, in thousandths.
+    pub clock_fast: [u64; HOSTS],
     /// How much a filling has to send, beyond the pages of the toy guest.
     pub load: Load,
     /// What goes wrong.
     pub faults: Vec<Fault>,
     /// When faults stop.
+    #[serde(with = "nanos")]
     pub heal_at: u64,
     /// Epochs in the log when it counts as half full.
     pub log_epochs: usize,
@@ -281,15 +343,65 @@ pub struct Plan {
     pub broken: Option<Break>,
 }
 
+impl Default for Plan {
+    /// The plan in which the least happens: what the text of a plan does not say is as here, and a plan that fails is made as
+    /// much like this one as it can be.
+    fn default() -> Plan {
+        Plan {
+            epoch: 3 * MS,
+            link_delay: 20 * US,
+            client_delay: 100 * US,
+            client_loss: 0,
+            disk_delay: 0,
+            apply_delay: 0,
+            local_durable: false,
+            local: false,
+            local_survives_power: false,
+            detect: 20 * MS,
+            grace: 0,
+            claim_retry: 3 * MS,
+            in_flight_epochs_max: 4,
+            in_flight_bytes_max: 1 << 20,
+            hold_bytes_max: 1 << 20,
+            ack_bytes_max: 1 << 20,
+            staged_bytes: 4 << 20,
+            unwitnessed: false,
+            witness_is_copied: false,
+            has_machine_id: [true; HOSTS],
+            has_same_boots: false,
+            clock_fast: [0; HOSTS],
+            load: Load { set: 0, speed: 0, link: 1 << 20 },
+            faults: Vec::new(),
+            heal_at: 70 * MS,
+            log_epochs: 4,
+            broken: None,
+        }
+    }
+}
+
 impl Plan {
     /// The plan of a seed.
     pub fn of_seed(seed: u64, broken: Option<Break>) -> Plan {
         let mut rng = Rng::new(seed);
         let detect = rng.range(20, 40) * MS;
-        let heal_at = rng.range(70, 200) * MS;
-        let count = *rng.pick(&[0, 1, 1, 1, 2, 2, 3, 4]);
+        // A few are storms: many faults, for long.
+        let is_storm = broken.is_none() && rng.percent(6);
+        let heal_at = rng.range(70, if is_storm { 500 } else { 200 }) * MS;
+        let count = *rng.pick(if is_storm { &[8, 12, 20][..] } else { &[0, 1, 1, 1, 2, 2, 3, 4, 6, 9][..] });
         // Without a witness most faults make two guests: none but the one that a rule is broken for.
-        let count = if broken == Some(Break::ShipOn) { 0 } else { count };
+        // And where a rule is broken, other faults often hide what that does.
+        let count =
+            if broken.is_some() && (broken == Some(Break::ShipOn) || seed.is_multiple_of(2)) { 0 } else { count };
+        let in_flight_epochs_max = *rng.pick(&[1, 2, 4, 16]);
+        let in_flight_bytes_max = *rng.pick(&[1 << 20, 1 << 20, EPOCH_BYTES, 3 * EPOCH_BYTES]);
+        let ack_bytes_max = *rng.pick(&[0, 4096, 1 << 20]);
+        let staged_bytes = match rng.percent(30) {
+            true => staged_bytes_min(in_flight_epochs_max, in_flight_bytes_max, ack_bytes_max),
+            false => 4 << 20,
+        };
+        let has_spare = broken.is_none() && rng.percent(25);
+        let spare = has_spare.then(|| Fault { when: When::At(rng.range(0, heal_at / 2)), what: What::StandBy(SPARE) });
+        let hosts = if has_spare { HOSTS } else { SPARE };
         let has_same_boots = rng.percent(5) || broken == Some(Break::BootIsHost);
         Plan {
             epoch: rng.range(1, 6) * MS,
@@ -304,29 +416,58 @@ impl Plan {
             detect,
             grace: rng.range(0, 10) * MS,
             claim_retry: rng.range(3, 15) * MS,
-            in_flight_epochs_max: *rng.pick(&[1, 2, 4, 16]),
-            ack_bytes_max: *rng.pick(&[0, 4096, 1 << 20]),
+            in_flight_epochs_max,
+            in_flight_bytes_max,
+            hold_bytes_max: *rng.pick(&[1 << 20, 1 << 20, 1, 4 * HELD_BYTES]),
+            ack_bytes_max,
+            staged_bytes,
             unwitnessed: broken == Some(Break::ShipOn),
             witness_is_copied: rng.percent(4) || broken == Some(Break::MeetUnasked),
             has_machine_id: if broken == Some(Break::NamelessHosts) {
-                [false; 2]
+                [false; HOSTS]
             } else {
-                [rng.percent(92) || has_same_boots, rng.percent(92) || has_same_boots]
+                [rng.percent(92) || has_same_boots, rng.percent(92) || has_same_boots, true]
             },
             has_same_boots,
+            clock_fast: *rng.pick(&[[0; HOSTS], [0; HOSTS], [20, 0, 0], [0, 20, 0], [3, 0, 20], [0, 1, 2]]),
             load: Load {
                 set: rng.range(0, 4) * (1 << 20),
                 speed: if broken == Some(Break::RoundsWithoutEnd) { 8 << 20 } else { rng.range(0, 8) * (1 << 20) },
                 link: 1 << 20,
             },
             faults: (0..count)
-                .map(|_| random_fault(&mut rng, heal_at, detect))
+                .map(|_| random_fault(&mut rng, hosts, heal_at, detect))
+                .chain(spare)
                 .chain(faults_of(broken, heal_at))
                 .collect(),
             heal_at,
             log_epochs: rng.range(1, 6) as usize,
             broken,
         }
+    }
+
+    /// Whether a run can be made of it: what is said of hosts that are there, and no limit so small that a rule must break.
+    pub fn check(&self) -> Result<(), String> {
+        let least = Plan::default();
+        let at_least = [
+            ("epoch", self.epoch, MS),
+            ("detect", self.detect, least.detect),
+            ("claim_retry", self.claim_retry, least.claim_retry),
+            ("heal_at", self.heal_at, least.heal_at),
+            ("in_flight_epochs_max", u64::from(self.in_flight_epochs_max), 1),
+            ("in_flight_bytes_max", self.in_flight_bytes_max, 1),
+            ("load.link", self.load.link, 1),
+        ];
+        let staged = staged_bytes_min(self.in_flight_epochs_max, self.in_flight_bytes_max, self.ack_bytes_max);
+        if self.staged_bytes < staged.min(4 << 20) {
+            return Err(format!("staged_bytes is {}, and {staged} may have to wait", self.staged_bytes));
+        }
+        let small = at_least.iter().find(|(_, value, least)| value < least);
+        if let Some((name, value, least)) = small {
+            return Err(format!("{name} is {value}, and not below {least} in any run"));
+        }
+        let stray = self.faults.iter().find(|fault| !fault.is_of_hosts());
+        stray.map_or(Ok(()), |fault| Err(format!("{fault:?} is of a host that is not there")))
     }
 
     /// How a primary is configured.
@@ -350,7 +491,7 @@ impl Plan {
             fill_rest_max: Duration::from_nanos(4 * self.claim_retry),
             claim_retry: Duration::from_nanos(self.claim_retry),
             in_flight_epochs_max: self.in_flight_epochs_max,
-            in_flight_bytes_max: 1 << 20,
+            in_flight_bytes_max: self.in_flight_bytes_max,
             log_counts: self.local_durable || self.local,
             has_store: self.local,
             backup_durable: true,
@@ -399,7 +540,7 @@ impl Plan {
             detect: Duration::from_nanos(self.detect),
             disconnect_grace: Duration::from_nanos(self.grace),
             claim_retry: Duration::from_nanos(self.claim_retry),
-            staged_bytes_beyond_ram: 4 << 20,
+            staged_bytes_beyond_ram: self.staged_bytes,
             ack_bytes_max: self.ack_bytes_max,
         }
     }
@@ -458,6 +599,29 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
         Some(Break::FillWithoutEnd) => {
             (0..2).map(|host| Fault { when: When::At(0), what: What::StuckFilling(host) }).collect()
         }
+        Some(Break::OldBytes) => {
+            // What lags is a filling, and comes when the next one is on its way.
+            let crash = What::Crash { host: 0, power: false, restart: None };
+            let lags = Fault { when: When::At(heal_at / 8), what: What::Lags(0, heal_at / 2) };
+            vec![lags, Fault { when: When::At(heal_at - MS), what: crash }]
+        }
+        Some(Break::StrangerWins) => vec![at(What::Stranger(1, Stranger::Silent))],
+        Some(Break::SecondPrimary) => {
+            let second = What::Stranger(1, Stranger::Primary { term: 1000, is_met: true });
+            vec![at(What::Reset), Fault { when: When::At(heal_at / 2 + 30 * MS), what: second }]
+        }
+        Some(Break::FullIsWon) => {
+            vec![at(What::WitnessFull(heal_at / 2)), at(What::Cut(heal_at / 2))]
+        }
+        Some(Break::RestoredBelieved) => {
+            // What is forgotten is the takeover, and who took over asks for the next thing.
+            let restored = Fault { when: When::At(heal_at / 2 + 20 * MS), what: What::WitnessRestored(1) };
+            vec![at(What::Crash { host: 0, power: false, restart: Some(0) }), restored]
+        }
+        Some(Break::StopUnnoticed) => {
+            let when = When::Step { host: 0, step: Step::Ship, nth: 3, after: true };
+            vec![Fault { when, what: What::Pause(0, heal_at / 2 + 30 * MS) }]
+        }
         Some(Break::LogKept) => vec![at(What::Unprotect)],
         Some(Break::LeftBeforeOut) => {
             let when = When::Step { host: 0, step: Step::Release, nth: 9, after: true };
@@ -470,7 +634,18 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
             };
             vec![crash(1, 0), crash(0, 30 * MS)]
         }
-        Some(Break::ForgetLeft | Break::CopyOfOtherMemory | Break::CollectForgotten | Break::MirrorForgotten) => {
+        Some(
+            Break::ReleaseBeforeAck
+            | Break::ForgetHeld
+            | Break::ForgetDiskWrites
+            | Break::ForgetPage
+            | Break::ReuseEpochs
+            | Break::NoHealing
+            | Break::ForgetLeft
+            | Break::CopyOfOtherMemory
+            | Break::CollectForgotten
+            | Break::MirrorForgotten,
+        ) => {
             vec![at(What::Crash { host: 0, power: false, restart: None })]
         }
         Some(rule) => faults_of_evidence(rule, heal_at),
@@ -507,7 +682,12 @@ fn faults_of_evidence(rule: Break, heal_at: u64) -> Vec<Fault> {
             then(What::Beside { host: 0, dir: Dir::Bare, delay: 0 }, 5 * MS),
         ],
         Break::NamelessHosts | Break::ForeignBoot => vec![then(What::RunAgain(1), 0)],
-        Break::BootIsHost => vec![then(crash(0, false, Some(0)), 0), then(What::RunAgain(1), 3 * MS)],
+        Break::BootIsHost | Break::AnyDisks => {
+            // Before the other host is listed, whose disks are then as new.
+            let early = |what, time| Fault { when: When::At(time), what };
+            let elsewhere = if rule == Break::AnyDisks { SPARE } else { 1 };
+            vec![early(crash(0, false, Some(0)), 6 * MS), early(What::RunAgain(elsewhere), 9 * MS)]
+        }
         Break::LifeUnpublished => vec![then(crash(1, false, None), 0), then(crash(0, false, None), 0)],
         Break::PublishUnsynced => vec![then(crash(1, true, None), 0), then(crash(0, true, None), 0)],
         Break::KnownUnsynced => vec![
@@ -516,52 +696,5 @@ fn faults_of_evidence(rule: Break, heal_at: u64) -> Vec<Fault> {
             then(What::RunAgain(0), 2 * MS),
         ],
         _ => Vec::new(),
-    }
-}
-
-fn random_fault(rng: &mut Rng, heal_at: u64, detect: u64) -> Fault {
-    let when = if rng.percent(50) {
-        When::At(rng.range(0, heal_at))
-    } else {
-        let nth = *rng.pick(&[1, 1, 2, 5, 12]);
-        When::Step { host: rng.range(0, 1) as usize, step: *rng.pick(&Step::ALL), nth, after: rng.percent(50) }
-    };
-    Fault { when, what: random_what(rng, when, detect) }
-}
-
-fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
-    let long = rng.range(1, 3 * detect);
-    let host = match when {
-        When::Step { host, .. } if rng.percent(80) => host,
-        _ => rng.range(0, 1) as usize,
-    };
-    match rng.range(0, 29) {
-        0..=6 => {
-            let restart = rng.percent(60).then(|| rng.range(0, 2 * detect));
-            What::Crash { host, power: rng.percent(50), restart }
-        }
-        7 | 8 => What::Cut(long),
-        9 => What::WitnessCut(host, long),
-        10 => What::ClientCut(host, long),
-        11 => What::Pause(host, long),
-        12 => What::SlowDisk(host, long),
-        13 => What::Reset,
-        14 => What::Garble,
-        15 if long.is_multiple_of(2) => What::StuckFilling(host),
-        15 => What::Mute(host),
-        16 => What::GuestCrash(host),
-        17 | 18 => What::RunAgain(host),
-        19 => What::Stop(host),
-        20 => What::OtherWitness(host, long),
-        21 => What::StoreFails(host),
-        22..=24 => {
-            let dir = *rng.pick(&[Dir::Other, Dir::Bare, Dir::CopyOf(0), Dir::CopyOf(1)]);
-            What::Beside { host, dir, delay: long }
-        }
-        25 => What::LoseLock(host),
-        26 => What::RestoreLock(host),
-        27 => What::ReplaceDir(host),
-        28 => What::UnfitBase(host),
-        _ => What::Unprotect,
     }
 }

@@ -14,9 +14,10 @@ use crate::fault::Step;
 use crate::guest::{Guest, Said};
 use crate::machine::{Machine, request_of};
 use crate::machines::store_of;
-use crate::plan::{Break, MS};
+use crate::plan::{Break, EPOCH_BYTES, MS};
 use crate::shipping::Shipping;
 use crate::state_dir::{LocalEpoch, StateDir};
+use crate::story::words;
 use crate::witness::Question;
 
 /// A connection as a host sees it.
@@ -146,7 +147,7 @@ impl PrimaryNode {
             taken_over: false,
             generation: env.oracle.generation,
             pipeline: PrimaryPipeline::new(config, running),
-            machine: Machine::new(id.host, guest, image, mode, running, inbox),
+            machine: Machine::new(id.host, guest, image, mode, running, inbox, env.plan.hold_bytes_max),
             shipping: Shipping::default(),
             share: 100,
             stream: None,
@@ -330,7 +331,7 @@ impl PrimaryNode {
         let sealed = self.machine.seal(base, also);
         let (epoch, has_writes) = (sealed.epoch, !sealed.sectors.is_empty());
         env.oracle.sealed(host, self.generation, epoch, &sealed.guest);
-        self.pipeline.handle_sealed(env.time(), epoch, base, 1000, has_writes);
+        self.pipeline.handle_sealed(env.time(), epoch, base, EPOCH_BYTES, has_writes);
         match env.plan.broken {
             Some(Break::ReleaseBeforeAck) => self.machine.release(epoch, env),
             Some(Break::DiskBeforeCommit) => self.machine.disk.commit(epoch),
@@ -354,7 +355,7 @@ impl PrimaryNode {
         }
         self.machine.forget(self.pipeline.through());
         self.set_to_work(env);
-        let wanted = self.pipeline.poll_timeout().map(|time| time.0.max(env.now));
+        let wanted = self.pipeline.poll_timeout().map(|time| env.when(time));
         if let Some(at) = wanted.filter(|at| self.timer_at.is_none_or(|armed| *at < armed)) {
             self.timer_at = Some(at);
             env.at(at, Event::Timer(self.id));
@@ -403,7 +404,7 @@ impl PrimaryNode {
         }
         self.machine.disk.commit(upto);
         let committed = self.core().pointers().committed();
-        env.oracle.check_committed_image(self.id.host, committed, &self.machine.disk.image);
+        env.oracle.check_committed_image(self.id.host, self.generation, committed, &self.machine.disk.image);
         self.pipeline.handle_images_written(upto);
         self.pump(env)
     }
@@ -518,7 +519,7 @@ impl PrimaryNode {
             return Ok(Some(Outcome::Done));
         }
         let [first, second] = self.shipping.epoch(link, self.machine.sealed(epoch), left, env);
-        env.say(|| format!("host {host} ships epoch {epoch}"));
+        env.whisper(|| format!("host {host} ships epoch {epoch}"));
         self.send(self.number, first, env);
         self.half = Some(second);
         Ok(None)
@@ -610,7 +611,7 @@ impl PrimaryNode {
         env.oracle.sealed(self.id.host, self.generation, epoch, &sealed.guest);
         let halves = self.shipping.epoch(link, self.machine.sealed(epoch), left, env);
         halves.into_iter().for_each(|half| self.send(self.number, half, env));
-        self.pipeline.handle_sealed(env.time(), epoch, false, 1000, has_writes);
+        self.pipeline.handle_sealed(env.time(), epoch, false, EPOCH_BYTES, has_writes);
         self.pump(env)?;
         Ok(Outcome::SessionOver)
     }
@@ -638,8 +639,9 @@ impl PrimaryNode {
             Action::Close { connection } => self.close(connection, env),
             Action::GuestShare { percent } => self.share = percent,
             Action::Fail(failing) => env.say(|| format!("host {host} fails: {failing:?}")),
-            Action::Note(note) => env.say(|| format!("host {host}: {note:?}")),
-            Action::Fenced { .. } | Action::Conflict { .. } => {}
+            Action::Note(note) => env.say(|| format!("host {host} {}", words::note(&note))),
+            Action::Fenced { .. } => env.say(|| format!("host {host} is FENCED: another is the primary")),
+            Action::Conflict { .. } => {}
         }
         Ok(())
     }

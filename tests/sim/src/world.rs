@@ -8,18 +8,21 @@ use replication::{ClaimResult, Term};
 use crate::backup_node::BackupNode;
 use crate::disk::{Disk, Log};
 use crate::env::{Crashed, Env, Event, HostId, Piece};
-use crate::fault::{Step, What, When};
+use crate::fault::{HOSTS, Step, What, When};
 use crate::guest::Guest;
 use crate::machines::{host_of, store_of};
-use crate::net::{Connection, Pipe};
+use crate::oracle::{Rule, Violation};
+use crate::panics;
 use crate::plan::{Break, MS, Plan};
 use crate::primary_node::PrimaryNode;
 use crate::state_dir::StateDir;
-use crate::witness::{Answer, Question};
+use crate::story::{Line, words};
+use crate::witness::{Answer, Believed, Question};
 use replication::primary::Meeting;
 
 mod beside;
 mod faults;
+mod links;
 mod starts;
 mod truth;
 
@@ -40,7 +43,9 @@ pub enum Outcome {
     /// The guest runs, the client is answered, the guest is protected.
     Healed,
     /// A rule was broken.
-    Violation(String),
+    Violation(Violation),
+    /// The witness went back on what it had said, and a host believed it that could not know: no rule can hold from there on.
+    Betrayed,
 }
 
 /// A run, in numbers.
@@ -87,6 +92,17 @@ impl Remains {
     }
 }
 
+impl Role {
+    fn name(&self) -> &'static str {
+        match self {
+            Role::Primary(_) => "primary",
+            Role::Backup(_) => "backup",
+            Role::Starting(_) => "starting",
+            Role::Down(_) => "down",
+        }
+    }
+}
+
 struct Host {
     life: u32,
     role: Role,
@@ -95,37 +111,44 @@ struct Host {
 /// A run in progress.
 struct World {
     env: Env,
-    hosts: [Host; 2],
+    hosts: [Host; HOSTS],
+    /// Nothing happens that a protected guest should notice, while faults strike.
+    is_calm: bool,
+    /// The host whose guest is protected.
+    protected: Option<usize>,
     answered_before_heal: u64,
     /// Starts beside.
     beside: Vec<beside::Beside>,
     /// What stands where the state directory of a host was, which lives on in that.
-    replaced: [Option<Option<StateDir>>; 2],
+    replaced: [Option<Option<StateDir>>; HOSTS],
+    /// Whom the primary on a host connects to.
+    targets: [usize; HOSTS],
 }
 
 /// Runs a seed.
 pub fn run_seed(seed: u64, broken: Option<Break>) -> Summary {
-    run(seed, broken, false).0
+    run_plan(seed, Plan::of_seed(seed, broken))
 }
 
 /// Runs a plan with the chance of a seed.
 pub fn run_plan(seed: u64, plan: Plan) -> Summary {
-    run_planned(seed, plan, false).0
+    run(seed, plan, false).0
+}
+
+/// Runs a plan with the chance of a seed, and tells it.
+pub fn trace_plan(seed: u64, plan: Plan) -> (Summary, Vec<Line>) {
+    run(seed, plan, true)
 }
 
 /// Runs a seed and tells it.
-pub fn trace_seed(seed: u64, broken: Option<Break>) -> (Summary, Vec<String>) {
-    run(seed, broken, true)
+pub fn trace_seed(seed: u64, broken: Option<Break>) -> (Summary, Vec<Line>) {
+    trace_plan(seed, Plan::of_seed(seed, broken))
 }
 
-fn run(seed: u64, broken: Option<Break>, trace: bool) -> (Summary, Vec<String>) {
-    run_planned(seed, Plan::of_seed(seed, broken), trace)
-}
-
-fn run_planned(seed: u64, plan: Plan, trace: bool) -> (Summary, Vec<String>) {
+fn run(seed: u64, plan: Plan, trace: bool) -> (Summary, Vec<Line>) {
     let mut world = World::new(seed, plan, trace);
-    let outcome = world.run();
-    world.env.say(|| format!("the end: {outcome:?}"));
+    let outcome = panics::catch(|| world.run());
+    let outcome = outcome.unwrap_or_else(|text| Outcome::Violation(Violation { rule: Rule::NoPanic, by: None, text }));
     let Env { oracle, client, takeovers, resumes, resets, begun, .. } = &world.env;
     let (takeovers, resumes, resets, begun) = (*takeovers, *resumes, *resets, *begun);
     let summary =
@@ -143,8 +166,20 @@ impl World {
         begun.expect("a run begins with both hosts alive");
         let backup = BackupNode::new(HostId { host: 1, life: 0 }, Disk::blank(), &env);
         let role = |role| Host { life: 0, role };
-        let hosts = [role(Role::Primary(Box::new(primary))), role(Role::Backup(Box::new(backup)))];
-        let mut world = World { env, hosts, answered_before_heal: 0, beside: Vec::new(), replaced: [None, None] };
+        let spare = Remains { image: Disk::blank(), ..Remains::default() };
+        let hosts = [Role::Primary(Box::new(primary)), Role::Backup(Box::new(backup)), Role::Down(Box::new(spare))];
+        let hosts = hosts.map(role);
+        let is_calm = env.plan.faults.iter().all(|fault| matches!(fault.what, What::Stranger(..)));
+        let mut world = World {
+            env,
+            hosts,
+            is_calm,
+            protected: None,
+            answered_before_heal: 0,
+            beside: Vec::new(),
+            replaced: Default::default(),
+            targets: [1, 0, 0],
+        };
         world.schedule_start();
         world
     }
@@ -153,7 +188,6 @@ impl World {
         let env = &mut self.env;
         env.after(LOOK_EVERY, Event::Look { by: HostId { host: 1, life: 0 }, again: true });
         for fault in env.plan.faults.clone() {
-            env.say(|| format!("planned: {fault:?}"));
             if let When::At(time) = fault.when {
                 env.at(time, Event::Fault(fault.what));
             }
@@ -167,21 +201,34 @@ impl World {
         let deadline = self.env.plan.heal_at + HEAL_MAX;
         for _ in 0..EVENTS_MAX {
             let Some(event) = self.env.next_event().filter(|_| self.env.now <= deadline) else { break };
+            if self.env.is_told() {
+                self.env.roles = self.hosts.each_ref().map(|host| host.role.name());
+            }
             self.dispatch(event);
             self.check();
-            if let Some(text) = self.env.oracle.violation.take() {
-                return Outcome::Violation(text);
+            if let Some(violation) = self.env.oracle.violation.take() {
+                return Outcome::Violation(violation);
+            }
+            if let Some(Believed::Unknowingly(host)) = self.env.witness.believed {
+                self.env.say(|| format!("host {host} believes the witness, which has forgotten what others were told"));
+                return Outcome::Betrayed;
             }
             if self.env.healing && self.is_healed() {
                 return self.end_of_healed();
             }
         }
         let answered = self.env.client.answered - self.answered_before_heal;
-        Outcome::Violation(format!("did not heal: {answered} answers after the faults stopped; {}", self.describe()))
+        let text = format!("did not heal: {answered} answers after the faults stopped; {}", self.describe());
+        Outcome::Violation(Violation { rule: Rule::Heals, by: None, text })
     }
 
     fn end_of_healed(&mut self) -> Outcome {
-        for host in 0..2 {
+        let by_right = self.env.witness.newest().map(|record| record.primary.id);
+        for host in 0..HOSTS {
+            // One that stands still may not know yet that it is deposed.
+            if by_right != Some(self.env.witness.place(host).id) {
+                continue;
+            }
             if let Role::Primary(node) = &self.hosts[host].role {
                 self.env.oracle.check_history_of(host, &node.machine.guest);
                 self.env.oracle.check_image(host, &node.machine.guest, &node.machine.disk.view());
@@ -194,13 +241,10 @@ impl World {
     /// One host runs the guest, the other one follows it, and the client is answered.
     fn is_healed(&self) -> bool {
         let answered = self.env.client.answered - self.answered_before_heal;
-        let is_pair = |primary: usize| match (&self.hosts[primary].role, &self.hosts[1 - primary].role) {
-            (Role::Primary(primary), Role::Backup(backup)) => {
-                primary.core().state() == PrimaryState::Protected && backup.core.state() == BackupState::Protected
-            }
-            _ => false,
-        };
-        answered >= HEAL_ANSWERS && (is_pair(0) || is_pair(1))
+        let is_protected = self.pairs().any(|(primary, backup)| {
+            primary.core().state() == PrimaryState::Protected && backup.core.state() == BackupState::Protected
+        });
+        answered >= HEAL_ANSWERS && is_protected
     }
 
     fn describe(&self) -> String {
@@ -212,7 +256,8 @@ impl World {
             Role::Starting(_) => "starting".to_owned(),
             Role::Down(_) => "down".to_owned(),
         };
-        format!("host 0: {}; host 1: {}", of(&self.hosts[0]), of(&self.hosts[1]))
+        let hosts = self.hosts.iter().enumerate().map(|(host, role)| format!("host {host}: {}", of(role)));
+        hosts.collect::<Vec<_>>().join("; ")
     }
 
     /// The oracle after every step.
@@ -225,20 +270,46 @@ impl World {
                 Role::Starting(_) | Role::Down(_) => {}
             }
         }
+        if let Some(Believed::Knowingly(host)) = self.env.witness.believed {
+            let text = || format!("host {host} appended to a register that is older than what it had seen there");
+            oracle.fail(Rule::OldRegister, host, text);
+        }
         if let Some(join) = self.env.witness.listed_again() {
-            oracle.fail(|| format!("the newest record lists {join}, which was void and is not stated any more"));
+            let text = || format!("the newest record lists {join}, which was void and is not stated any more");
+            oracle.fail(Rule::VoidStated, None, text);
         }
-        for (primary, backup) in [(0, 1), (1, 0)] {
-            if let (Role::Primary(primary), Role::Backup(backup)) =
-                (&self.hosts[primary].role, &self.hosts[backup].role)
-            {
-                let is_one = primary.core().link().map(|link| link.session) == backup.core.session_id();
-                let is_following = backup.core.state() == BackupState::Protected;
-                if let Some(acked) = primary.core().acked().filter(|_| is_one && is_following) {
-                    oracle.check_across(primary.core().pointers(), acked, backup.core.pointers());
-                }
-            }
+        let protected = self.hosts.iter().position(
+            |host| matches!(&host.role, Role::Primary(node) if node.core().state() == PrimaryState::Protected),
+        );
+        if let Some(host) = self.protected.filter(|_| self.is_calm && protected != self.protected) {
+            let text = || format!("host {host} was protected, and is not any more, though only strangers came");
+            oracle.fail(Rule::StrangersChangeNothing, host, text);
         }
+        self.protected = protected;
+        let across = self.pairs().filter(|(_, backup)| backup.core.state() == BackupState::Protected);
+        let across = across.filter_map(|(primary, backup)| {
+            Some((primary.core().pointers(), primary.core().acked()?, backup.core.pointers()))
+        });
+        for (primary, acked, backup) in across.collect::<Vec<_>>() {
+            self.env.oracle.check_across(primary, acked, backup);
+        }
+    }
+
+    /// A primary and a backup that are of one session.
+    fn pairs(&self) -> impl Iterator<Item = (&PrimaryNode, &BackupNode)> {
+        let primaries = self.hosts.iter().filter_map(|host| match &host.role {
+            Role::Primary(node) => Some(node.as_ref()),
+            _ => None,
+        });
+        primaries.flat_map(|primary| {
+            let session = primary.core().link().map(|link| link.session);
+            let backups = self.hosts.iter().filter_map(|host| match &host.role {
+                Role::Backup(node) => Some(node.as_ref()),
+                _ => None,
+            });
+            let is_of_it = move |backup: &&BackupNode| session.is_some() && backup.core.session_id() == session;
+            backups.filter(is_of_it).map(move |backup| (primary, backup))
+        })
     }
 
     fn is_current(&self, id: HostId) -> bool {
@@ -246,7 +317,7 @@ impl World {
     }
 
     /// The host an event is for, if it is for one and not for its surroundings.
-    fn addressee(event: &Event) -> Option<usize> {
+    fn addressee(&self, event: &Event) -> Option<usize> {
         match event {
             Event::Boundary(id)
             | Event::Timer(id)
@@ -255,7 +326,7 @@ impl World {
             | Event::Lane(id)
             | Event::Images(id) => Some(id.host),
             Event::Look { by, .. } => Some(by.host),
-            Event::Piece { from, .. } => Some(1 - from),
+            Event::Piece { connection, side, .. } => self.env.net.receiver(*connection, *side).flatten(),
             Event::Durable { to, .. } => Some(to.host),
             Event::BaseUnfit { to, .. } | Event::Apply { to, .. } => Some(to.host),
             Event::AskAnswered { to, .. } | Event::Learn { to, .. } | Event::Ask { by: to, .. } => Some(to.host),
@@ -265,7 +336,8 @@ impl World {
     }
 
     fn dispatch(&mut self, event: Event) {
-        if let Some(host) = World::addressee(&event).filter(|host| self.env.paused_until[*host] > self.env.now) {
+        self.env.do_late();
+        if let Some(host) = self.addressee(&event).filter(|host| self.env.is_paused(*host)) {
             return self.env.at(self.env.paused_until[host], event);
         }
         match event {
@@ -283,7 +355,7 @@ impl World {
                 self.env.request();
                 self.env.after(9 * MS, Event::ClientRetry);
             }
-            Event::Piece { connection, from, piece } => self.arrive(connection, from, piece),
+            Event::Piece { connection, side, piece } => self.arrive(connection, side, piece),
             Event::Connect(id) => self.connect(id),
             Event::GiveUp(id) => self.give_up(id),
             event => self.deliver(event),
@@ -292,7 +364,7 @@ impl World {
 
     /// Events for one host. A crash in the middle takes the host down.
     fn deliver(&mut self, event: Event) {
-        let host = World::addressee(&event).expect("the others were dispatched");
+        let host = self.addressee(&event).expect("the others were dispatched");
         let result = match event {
             Event::Boundary(id) => self.primary(id, |node, env| node.handle_boundary(env)),
             Event::Timer(id) => self.timer(id),
@@ -329,6 +401,7 @@ impl World {
         id: HostId,
         run: impl FnOnce(&mut PrimaryNode, &mut Env) -> Result<(), Crashed>,
     ) -> Result<(), Crashed> {
+        self.env.host = id.host;
         match &mut self.hosts[id.host] {
             Host { life, role: Role::Primary(node) } if *life == id.life => run(node, &mut self.env),
             _ => Ok(()),
@@ -340,6 +413,7 @@ impl World {
         id: HostId,
         run: impl FnOnce(&mut BackupNode, &mut Env) -> Result<(), Crashed>,
     ) -> Result<(), Crashed> {
+        self.env.host = id.host;
         match &mut self.hosts[id.host] {
             Host { life, role: Role::Backup(node) } if *life == id.life => run(node, &mut self.env),
             _ => Ok(()),
@@ -366,13 +440,14 @@ impl World {
         if !self.is_current(to) {
             return Ok(());
         }
-        self.env.say(|| format!("host {} hears of {question:?}: {answer:?}", to.host));
+        let words = |question, answer| format!("asked: {} {}", words::question(question), words::answer(answer));
+        self.env.say(|| format!("host {} {}", to.host, words(&question, &answer)));
         self.env.step(to.host, Step::Answer, false)?;
         let result = answer.claim();
         match question {
             Question::Begin { .. } | Question::Resume { .. } => self.learn_of_start(to, question, answer)?,
             Question::Introduce(greeting) => {
-                let is_known = result == ClaimResult::Granted;
+                let is_known = result == ClaimResult::Granted || self.env.plan.broken == Some(Break::SecondPrimary);
                 self.backup(to, |node, env| node.handle_introduced(greeting, is_known, env))?;
             }
             Question::TakeOver { session, .. } => self.backup(to, |node, env| {
@@ -445,6 +520,7 @@ impl World {
             unreachable!("only a backup takes over");
         };
         let env = &mut self.env;
+        env.host = host;
         env.takeovers += 1;
         env.say(|| format!("host {host} TAKES OVER from epoch {}, goes on with {}", over.from, over.next_epoch));
         let guest = Guest::restore(&over.state, node.memory.clone());
@@ -481,67 +557,6 @@ impl World {
             self.crash(host, false);
             let delay = self.env.rng.range(MS, 30 * MS);
             self.env.after(delay, Event::Restart(host));
-        }
-    }
-
-    fn connect(&mut self, id: HostId) {
-        if !self.is_current(id) {
-            return;
-        }
-        self.env.after(5 * MS, Event::Connect(id));
-        let (host, peer) = (id.host, 1 - id.host);
-        let Role::Primary(node) = &self.hosts[host].role else { return };
-        let Role::Backup(other) = &self.hosts[peer].role else { return };
-        let is_paused = self.env.paused_until[peer] > self.env.now;
-        let is_free = node.core().wants_connection() && node.stream.is_none() && other.stream.is_none();
-        if !is_free || is_paused || !self.env.net.link_up {
-            return;
-        }
-        let number = self.env.net.connection.id + 1;
-        self.env.net.connection = Connection { id: number, pipes: <[Pipe; 2]>::default() };
-        let to = HostId { host: peer, life: self.hosts[peer].life };
-        let result = self.backup(to, |node, env| node.handle_connected(number, env));
-        self.settle(peer, result);
-        let result = self.primary(id, |node, env| node.handle_connected(number, env));
-        self.settle(host, result);
-    }
-
-    /// A piece of a stream came to the end of its way. A cut keeps it there.
-    fn arrive(&mut self, connection: u64, from: usize, piece: Piece) {
-        if self.env.net.connection.id != connection {
-            return;
-        }
-        self.env.net.connection.pipes[from].stalled.push_back(piece);
-        self.flush(from);
-    }
-
-    fn flush(&mut self, from: usize) {
-        let to = 1 - from;
-        while self.env.net.link_up && self.env.paused_until[to] <= self.env.now {
-            let connection = self.env.net.connection.id;
-            let Some(piece) = self.env.net.connection.pipes[from].stalled.pop_front() else { return };
-            let id = HostId { host: to, life: self.hosts[to].life };
-            let result = self.take_piece(id, connection, &piece);
-            self.settle(to, result);
-        }
-    }
-
-    fn take_piece(&mut self, id: HostId, connection: u64, piece: &Piece) -> Result<(), Crashed> {
-        let is_open = match &self.hosts[id.host].role {
-            Role::Primary(node) => node.stream.as_ref().is_some_and(|stream| stream.connection == connection),
-            Role::Backup(node) => node.stream.as_ref().is_some_and(|stream| stream.connection == connection),
-            Role::Starting(_) | Role::Down(_) => false,
-        };
-        match piece {
-            _ if !is_open => Ok(()),
-            Piece::Bytes(bytes) => {
-                self.primary(id, |node, env| node.handle_bytes(bytes, env))?;
-                self.backup(id, |node, env| node.handle_bytes(bytes, env))
-            }
-            Piece::End => {
-                self.primary(id, |node, env| node.handle_disconnected(env))?;
-                self.backup(id, |node, env| node.handle_disconnected(env))
-            }
         }
     }
 }

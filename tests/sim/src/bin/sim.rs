@@ -1,11 +1,14 @@
-//! `sim run` runs seeds, `sim replay` tells one.
+//! `sim run` runs seeds, `sim replay` tells one, `sim shrink` makes one small.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use clap::{Parser, Subcommand};
-use sim::{Break, Outcome, Summary, run_seed, trace_seed};
+use clap::{Args, Parser, Subcommand};
+use sim::shrink::{Shrunk, shrink};
+use sim::story::tell;
+use sim::{Break, Case, Outcome, Plan, Summary, run_seed, trace_plan};
 
 /// Simulates the replication protocol under faults. One seed is one exact run.
 #[derive(Parser)]
@@ -32,27 +35,76 @@ enum Command {
         #[arg(long = "break", hide = true)]
         broken: Option<Break>,
     },
-    /// Run one seed and print what happens.
+    /// Run one seed, or one plan, and print what happens.
     Replay {
-        /// Which one.
+        #[command(flatten)]
+        which: Which,
+        /// Tell everything.
         #[arg(long)]
-        seed: u64,
-        /// Break a rule on purpose.
-        #[arg(long = "break", hide = true)]
-        broken: Option<Break>,
+        verbose: bool,
+    },
+    /// Print the plan of a seed.
+    Plan {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Take away from a run that breaks a rule all that the violation does not need, and print what is left.
+    Shrink {
+        #[command(flatten)]
+        which: Which,
     },
 }
 
-fn main() -> ExitCode {
-    match Arguments::parse().command {
-        Command::Run { seeds, start, threads, broken } => run(start, seeds, threads.max(1), broken),
-        Command::Replay { seed, broken } => replay(seed, broken),
+/// A run.
+#[derive(Args)]
+#[group(id = "run", required = true, multiple = true)]
+struct Which {
+    /// The plan of a seed, with the chance of that.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// A plan: a file, or its text, as `shrink` prints it.
+    #[arg(long, conflicts_with = "seed")]
+    plan: Option<String>,
+    /// Break a rule on purpose.
+    #[arg(long = "break", hide = true, conflicts_with = "plan")]
+    broken: Option<Break>,
+}
+
+impl Which {
+    fn case(&self) -> Result<Case, String> {
+        let Some(plan) = &self.plan else {
+            let seed = self.seed.ok_or("say which run: --seed N or --plan FILE")?;
+            return Ok(Case { seed, plan: Plan::of_seed(seed, self.broken) });
+        };
+        let file = PathBuf::from(plan);
+        let text = match plan.contains('=') {
+            true => plan.clone(),
+            false => std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?,
+        };
+        text.parse()
     }
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run { seeds, start, threads, broken } => Ok(run(start, seeds, threads.max(1), broken)),
+        Command::Replay { which, verbose } => which.case().map(|case| replay(&case, verbose)),
+        Command::Plan { which } => which.case().map(|case| {
+            print!("{case}");
+            ExitCode::SUCCESS
+        }),
+        Command::Shrink { which } => which.case().map(|case| print_shrunk(&case)),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("sim: {error}");
+        ExitCode::from(2)
+    })
 }
 
 #[derive(Default)]
 struct Totals {
     healed: u64,
+    betrayed: u64,
     begun: u64,
     takeovers: u64,
     resumes: u64,
@@ -71,12 +123,14 @@ impl Totals {
         self.outputs += outputs;
         match outcome {
             Outcome::Healed => self.healed += 1,
-            Outcome::Violation(text) => self.failed = Some((seed, text)),
+            Outcome::Betrayed => self.betrayed += 1,
+            Outcome::Violation(violation) => self.failed = Some((seed, violation.to_string())),
         }
     }
 
     fn join(mut self, other: Totals) -> Totals {
         self.healed += other.healed;
+        self.betrayed += other.betrayed;
         self.begun += other.begun;
         self.takeovers += other.takeovers;
         self.resumes += other.resumes;
@@ -108,10 +162,7 @@ fn work(next: &AtomicU64, end: u64, broken: Option<Break>) -> Totals {
         if seed >= end {
             break;
         }
-        match std::panic::catch_unwind(|| run_seed(seed, broken)) {
-            Ok(summary) => totals.add(seed, summary),
-            Err(_) => totals.failed = Some((seed, "the code under test panicked".to_owned())),
-        }
+        totals.add(seed, run_seed(seed, broken));
     }
     if totals.failed.is_some() {
         next.store(end, Ordering::Relaxed);
@@ -120,27 +171,41 @@ fn work(next: &AtomicU64, end: u64, broken: Option<Break>) -> Totals {
 }
 
 fn report(totals: &Totals, began: Instant, broken: Option<Break>) -> ExitCode {
-    let Totals { healed, begun, takeovers, resumes, resets, outputs, failed } = totals;
+    let Totals { healed, betrayed, begun, takeovers, resumes, resets, outputs, failed } = totals;
     let seconds = began.elapsed().as_secs_f64();
     println!(
         "{healed} seeds healed in {seconds:.1} s: {takeovers} takeovers, {resumes} resumed, {begun} begun afresh after a stop or \
-         faults that no pair survives, {resets} of them after a crash of the guest, {outputs} outputs checked"
+         faults that no pair survives, {resets} of them after a crash of the guest, {outputs} outputs checked; {betrayed} seeds ended where a restored witness was believed by a \
+         host that could not know"
     );
     if let Some((seed, text)) = failed {
         let rule = broken.map(|rule| format!(" --break {rule:?}")).unwrap_or_default();
         println!("seed {seed}: {text}");
         println!("replay it: cargo run --release -p sim -- replay --seed {seed}{rule}");
+        println!("make it small: cargo run --release -p sim -- shrink --seed {seed}{rule}");
     }
-    println!("sim: {} passed, {} failed, 0 skipped", healed, u8::from(failed.is_some()));
+    println!("sim: {} passed, {} failed, 0 skipped", healed + betrayed, u8::from(failed.is_some()));
     if failed.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn replay(seed: u64, broken: Option<Break>) -> ExitCode {
-    let (summary, lines) = trace_seed(seed, broken);
-    lines.iter().for_each(|line| println!("{line}"));
-    println!("seed {seed}: {summary:?}");
+fn replay(case: &Case, verbose: bool) -> ExitCode {
+    let (summary, lines) = trace_plan(case.seed, case.plan.clone());
+    tell(case, &lines, &summary, verbose).iter().for_each(|line| println!("{line}"));
     match summary.outcome {
         Outcome::Violation(_) => ExitCode::FAILURE,
         _ => ExitCode::SUCCESS,
     }
+}
+
+/// The plan comes out alone, so that it can be put into a file; what is said of it are comments.
+fn print_shrunk(case: &Case) -> ExitCode {
+    let Some(Shrunk { case, violation, runs }) = shrink(case) else {
+        println!("# seed {} breaks no rule", case.seed);
+        return ExitCode::SUCCESS;
+    };
+    println!("# {violation}");
+    println!("# broken: {}; {} faults are left after {runs} runs", violation.rule.words(), case.plan.faults.len());
+    println!("# replay it: sim replay --plan FILE");
+    print!("{case}");
+    ExitCode::FAILURE
 }

@@ -47,7 +47,7 @@ impl World {
         if env.healing || !env.net.witness_up[host] || !env.witness.sees_right(host) {
             return;
         }
-        env.say(|| format!("the VM is started beside, on host {host} in {path}: {dir:?}"));
+        env.say(|| format!("the VM is started beside, on host {host} at {path}, in {}", words::dir_words(dir)));
         let fresh = env.plan.local.then(|| store_of(HostId { host, life: u32::MAX - number as u32 }));
         let resumable = store.as_ref().and_then(|store| Some((store.store, store.last.clone()?)));
         let mut questions = vec![Question::Begin { store: fresh, has_epoch: resumable.is_some(), is_named: false }];
@@ -59,7 +59,7 @@ impl World {
         let before = env.witness.newest().cloned();
         let lock = lock.clone();
         let won = env.witness.ask_beside(host, path, lock.as_ref(), &questions);
-        let Some((question, record)) = won else { return };
+        let Some((question, record)) = won.filter(|_| env.witness.believed.is_none()) else { return };
         let last = resumable.map(|(_, last)| last).filter(|_| matches!(question, Question::Resume { .. }));
         env.say(|| format!("it wins record {}, and is stopped", record.number));
         let before = before.filter(|before| before.standing == Standing::Running);

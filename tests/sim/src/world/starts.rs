@@ -58,6 +58,7 @@ impl World {
             last.image = Disk::left(image, log).recovered(last.epoch);
         }
         let env = &mut self.env;
+        env.host = id.host;
         env.resumes += 1;
         env.say(|| format!("host {} RESUMES from epoch {}", id.host, last.epoch));
         env.oracle.goes_on(id.host, last.epoch, &last.guest, &last.image);
@@ -80,6 +81,7 @@ impl World {
     pub(super) fn boot(&mut self, id: HostId, term: Term) -> Result<(), Crashed> {
         self.remains_of_start(id);
         let env = &mut self.env;
+        env.host = id.host;
         env.begun += 1;
         env.say(|| format!("host {} BEGINS the guest afresh, term {term}", id.host));
         env.oracle.begins_anew();

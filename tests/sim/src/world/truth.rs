@@ -28,12 +28,14 @@ impl World {
     /// A start on `host` won after `before`, by which the guest ran. Nobody else may have it or be able to continue it, and a
     /// fresh start must have the disks on which it was.
     pub(super) fn check_won(&mut self, host: usize, has_disks: bool, before: &Record, what: &str) {
-        if let Some(other) = (0..2).find(|other| self.could_continue(*other, before)) {
-            self.env.oracle.fail(|| format!("host {host} begins {what} although host {other} has the guest"));
+        if let Some(other) = (0..HOSTS).find(|other| self.could_continue(*other, before)) {
+            let text = || format!("host {host} begins {what} although host {other} has the guest");
+            self.env.oracle.fail(Rule::OneGuest, host, text);
         }
         let has_disks = has_disks && before.places().any(|place| host_of(place) == host);
         if !has_disks {
-            self.env.oracle.fail(|| format!("host {host} begins {what} with disks that are older"));
+            let text = || format!("host {host} begins {what} with disks that are older");
+            self.env.oracle.fail(Rule::NewestDisks, host, text);
         }
     }
 
