@@ -17,6 +17,7 @@ use super::sweep::{linux_spec, load_average};
 use super::table::{Columns, Row, Table};
 use super::{bare_guest, build_id, flow_report, network};
 use crate::config::{BenchConfig, CommitDurability, EpochLength};
+use crate::epoch::pace::Usage;
 use crate::exit::{Exit, Failure};
 
 /// What a row is about.
@@ -35,6 +36,10 @@ const RATES: &[&str] = &[
     "base_round_trip_p99_us",
     "waited_share",
     "base_waited_share",
+    "kernel_share",
+    "base_kernel_share",
+    "guest_share",
+    "base_guest_share",
     "seconds",
     "load_1min",
 ];
@@ -206,10 +211,24 @@ fn row(key: Vec<String>, before: &Seen, seen: Seen, after: &Seen) -> Row {
         ("base_round_trip_p99_us", some(mean(&|seen| Some(seen.round_trip_us?.1)))),
         ("waited_share", seen.waited / seen.seconds),
         ("base_waited_share", (before.waited + after.waited) / (before.seconds + after.seconds)),
+        ("kernel_share", kernel_share(seen.usage)),
+        ("base_kernel_share", kernel_share(before.usage).midpoint(kernel_share(after.usage))),
+        ("guest_share", guest_share(seen.usage)),
+        ("base_guest_share", guest_share(before.usage).midpoint(guest_share(after.usage))),
         ("seconds", seen.seconds),
         ("load_1min", load_average()),
     ]);
     Row { key, figures }
+}
+
+/// Of the time that was measured, that in which the host's kernel worked for a vCPU: its faults, exits and boundaries.
+fn kernel_share(usage: Usage) -> f64 {
+    usage.in_kernel.as_secs_f64() / usage.passed.as_secs_f64()
+}
+
+/// Of the time that was measured, that in which the guest itself ran.
+fn guest_share(usage: Usage) -> f64 {
+    usage.ran.saturating_sub(usage.in_kernel).as_secs_f64() / usage.passed.as_secs_f64()
 }
 
 /// All flows, from the simplest on. A question that is to be short leaves out what costs most and tells least.

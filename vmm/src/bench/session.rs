@@ -18,9 +18,10 @@ use super::network::BACKUP_TAP;
 use super::peer::{Peer, PeerSpec};
 use crate::config::{CommitDurability, Endpoint, LocalLog, OnDegraded, Witness};
 use crate::epoch::capture::Mode;
-use crate::epoch::pacer::Length;
+use crate::epoch::pace::Length;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
+use crate::machine::kick::Kicker;
 use crate::machine::{Card, End, KernelSource, Machine, Pace, Parts, Threads, input};
 use crate::net::Tap;
 use crate::protect::local::LocalStore;
@@ -238,6 +239,11 @@ impl Session {
     /// The machine's numbers.
     pub(super) fn stats(&self) -> &Stats {
         self.machine.stats()
+    }
+
+    /// Who knows the threads of its vCPUs.
+    pub(super) fn kicker(&self) -> &Kicker {
+        self.machine.gate().kicker()
     }
 
     /// What the epochs since the last [`Stats::reset_distributions`] were like.

@@ -20,6 +20,8 @@ use self::streams::{From, To};
 use super::agent;
 use super::load::vcpu_waited;
 use super::session::{Figures, Session};
+use crate::epoch::pace::Usage;
+use crate::epoch::usage;
 use crate::exit::{Exit, Failure};
 use crate::stats::Counts;
 
@@ -182,6 +184,8 @@ pub(super) struct Seen {
     pub(super) seconds: f64,
     /// Time in which the vCPU wanted a processor and had none, in seconds.
     pub(super) waited: f64,
+    /// What the vCPUs had of their processors; all zero where the kernel does not say.
+    pub(super) usage: Usage,
     /// Share of the datagrams that did not come.
     pub(super) lost: Option<f64>,
     /// Median and 99th percentile of a round trip.
@@ -204,6 +208,7 @@ struct Meter<'a> {
     counts: Counts,
     frames_in: (f64, f64),
     waited: f64,
+    usage: usage::Meter,
     begun: Instant,
 }
 
@@ -218,10 +223,12 @@ impl<'a> Meter<'a> {
     fn begin(session: &'a Session, tap: &'a str) -> Self {
         session.stats().reset_distributions();
         let counts = session.stats().counts();
-        Self { session, tap, counts, frames_in: frames_in(tap), waited: vcpu_waited(), begun: Instant::now() }
+        let mut usage = usage::Meter::default();
+        usage.read(session.kicker());
+        Self { session, tap, counts, frames_in: frames_in(tap), waited: vcpu_waited(), usage, begun: Instant::now() }
     }
 
-    fn end(self, units: u64) -> Seen {
+    fn end(mut self, units: u64) -> Seen {
         let seconds = self.begun.elapsed().as_secs_f64();
         let mut figures = self.session.figures();
         let now = self.session.stats().counts();
@@ -241,7 +248,8 @@ impl<'a> Meter<'a> {
             ("tap_dropped", dropped - self.frames_in.1),
         ]);
         let waited = vcpu_waited() - self.waited;
-        Seen { units, seconds, waited, lost: None, round_trip_us: None, figures }
+        let usage = self.usage.read(self.session.kicker());
+        Seen { units, seconds, waited, usage, lost: None, round_trip_us: None, figures }
     }
 }
 
