@@ -51,6 +51,7 @@ const LENGTHS_MS: [u64; 3] = [2, 5, 20];
 const MEMORY_BYTES: u64 = 256 << 20;
 const MESSAGES: [usize; 2] = [64, 16 << 10];
 const PING_BYTES: usize = 65_000;
+const PGBENCH_CLIENTS: usize = 8;
 /// A rate of datagrams that an unprotected guest takes without loss: natively, and in an emulated host.
 const DATAGRAMS_PER_SECOND: [u32; 2] = [20_000, 500];
 
@@ -244,8 +245,10 @@ fn flows(config: &BenchConfig) -> Vec<Flow> {
     let is_short = |flow: &Flow| matches!(flow, Flow::Ask { bytes: 16_384, connections: 8 });
     let asks = asks.filter(|flow| !config.quick || !is_short(flow));
     let redis = config.redis.then(|| [1, 50].map(|connections| Flow::Redis { connections }));
+    let pgbench = config.postgres.then_some(Flow::Pgbench { connections: PGBENCH_CLIENTS });
     let ping = [Flow::Ping { bytes: PING_BYTES }];
-    from.chain(to).chain(datagrams).chain(asks).chain(ping).chain(redis.into_iter().flatten()).collect()
+    let known = from.chain(to).chain(datagrams).chain(asks).chain(ping);
+    known.chain(redis.into_iter().flatten()).chain(pgbench).collect()
 }
 
 /// Of `flows`, those with these names, or whose names begin so.
