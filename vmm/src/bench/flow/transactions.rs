@@ -6,12 +6,13 @@
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use rustix::event::PollFlags;
 
 use super::{Client, Counted, POSTGRES_PORT, SILENCE_MAX, connections, failed, wait};
+use crate::bench::agent;
 use crate::bench::session::Session;
 use crate::exit::{Exit, Failure};
 
@@ -61,6 +62,45 @@ fn query(sql: &str) -> Vec<u8> {
 /// The only column of a row, as a number.
 fn number_of(row: &[u8]) -> Option<i64> {
     std::str::from_utf8(row.get(6..)?).ok()?.parse().ok()
+}
+
+/// What a server says that has begun and takes no connections yet.
+const STARTS: &[u8] = b"C57P03";
+/// How long one may take for that in a guest that has just booted, and how often it is asked.
+const START_MAX: Duration = Duration::from_secs(300);
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Waits until PostgreSQL takes connections.
+fn wait_until_served(session: &Session) -> Result<(), Failure> {
+    let deadline = Instant::now() + START_MAX;
+    loop {
+        let first = first_answer(session, deadline)?;
+        let starts = first.kind == b'E' && first.body.windows(STARTS.len()).any(|words| words == STARTS);
+        if !starts {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(Failure::new(Exit::Timeout, "PostgreSQL does not come up in the guest"));
+        }
+        std::thread::sleep(ASK_AGAIN);
+    }
+}
+
+fn first_answer(session: &Session, deadline: Instant) -> Result<Message, Failure> {
+    let mut stream = agent::connect(session, POSTGRES_PORT)?;
+    stream.write_all(&startup()).map_err(|error| failed(&error))?;
+    let (mut received, mut bytes) = (Vec::new(), [0; 4096]);
+    loop {
+        match stream.read(&mut bytes) {
+            Ok(0) => return Err(Failure::new(Exit::Error, "PostgreSQL ended a connection without a word")),
+            Ok(len) => received.extend_from_slice(&bytes[..len]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < deadline => session.check()?,
+            Err(error) => return Err(failed(&error)),
+        }
+        if let Some(message) = take_message(&mut received)? {
+            return Ok(message);
+        }
+    }
 }
 
 /// What one transaction is about.
@@ -193,6 +233,7 @@ pub(super) struct Transactions<'a> {
 
 impl<'a> Transactions<'a> {
     pub(super) fn connect(session: &'a Session, count: usize) -> Result<Self, Failure> {
+        wait_until_served(session)?;
         let streams = connections(session, POSTGRES_PORT, count, |_| startup())?;
         let ordering = streams.into_iter().zip(0..).map(|(stream, branch)| Ordering::new(stream, branch)).collect();
         let times = Histogram::new(3).expect("three significant digits are valid");
