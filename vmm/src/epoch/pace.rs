@@ -14,8 +14,8 @@
 //! for nothing else. A guest that says more ([`Flow`]) has twice that time, and is given longer, so that a burst is in few epochs:
 //! until it has been silent for as long as a pause lasts, at most [`BURST_MAX`] times that, and never beyond the epoch length.
 //!
-//! A guest that always has something to do, and that epochs take most of its processor from, gets longer ones ([`Starved`]): demands
-//! then wait until it had a third of the time, at most for the epoch length.
+//! Of these, a guest that always has something to do, and that epochs take most of its processor from, gets longer ones ([`Starved`]):
+//! demands then wait until it had a third of the time, at most for the epoch length.
 
 use std::time::{Duration, Instant};
 
@@ -280,11 +280,11 @@ impl Pace {
             return self.last + longest;
         }
         let Some(demanded) = demanded else { return self.last + length.max((self.cost.all * 2).min(longest)) };
-        let least = self.min_epoch.max(self.cost.fixed.min(longest)).max(self.starved.least.min(length));
+        let least = self.min_epoch.max(self.cost.fixed.min(longest));
         if !self.flow.is_burst() {
             return self.last + least;
         }
-        let least = least.max((self.cost.fixed * 2).min(length));
+        let least = least.max((self.cost.fixed * 2).max(self.starved.least).min(length));
         let most = least.max(self.flow.window(self.stopped).min(length));
         (self.last + least).max((demanded + self.stopped).min(self.last + most))
     }
@@ -443,18 +443,19 @@ mod tests {
         assert_eq!(auto.length(), AUTO_MAX);
     }
 
-    /// After epochs that each took so long, of whose time the vCPUs slept, waited and were in the kernel for so much, and the ship
-    /// thread worked.
-    fn least_of_starved(epoch: Duration, slept: f64, waited: f64, in_kernel: f64, worked: f64) -> Duration {
+    /// After epochs of `sent` that each took so long, of whose time the vCPUs slept, waited and were in the kernel for so much, and the
+    /// ship thread worked.
+    fn least_of(sent: Sent, epoch: Duration, slept: f64, waited: f64, in_kernel: f64, worked: f64) -> Duration {
         let mut pace = pace_of(Duration::from_millis(20));
         let passed = epoch * 50;
         let [slept, waited, in_kernel] = [slept, waited, in_kernel].map(|share| passed.mul_f64(share));
-        for _ in 0..10 {
-            for _ in 0..50 {
-                pace.handle_boundary(pace.last, Duration::ZERO);
-                pace.starved.worked += epoch.mul_f64(worked);
+        for number in 1..=500 {
+            pace.handle_sealed(EpochId(number), sent);
+            pace.handle_boundary(pace.last, Duration::ZERO);
+            pace.handle_done(EpochId(number), epoch.mul_f64(worked), 0);
+            if number % 50 == 0 {
+                pace.handle_usage(Usage { passed, ran: passed - slept - waited, in_kernel, waited });
             }
-            pace.handle_usage(Usage { passed, ran: passed - slept - waited, in_kernel, waited });
         }
         lasts(&pace, true)
     }
@@ -465,17 +466,25 @@ mod tests {
         // passed, and the guest's first writes cost more than all that was counted.
         let ms = Duration::from_millis;
         let about = |time: Duration, wanted: Duration| time <= wanted && time > wanted * 9 / 10;
-        assert!(about(least_of_starved(ms(5), 0.0, 0.5, 0.3, 0.25), ms(6)));
-        assert!(about(least_of_starved(ms(5), 0.0, 0.5, 0.3, 0.05), ms(3)), "not for epochs does it wait so long");
-        assert!(about(least_of_starved(ms(40), 0.0, 0.5, 0.5, 0.5), ms(20)), "for the epoch's length at most");
+        let some = frames(3, 200);
+        assert!(about(least_of(some, ms(5), 0.0, 0.5, 0.3, 0.25), ms(6)));
+        assert!(about(least_of(some, ms(5), 0.0, 0.5, 0.3, 0.05), ms(3)), "not for epochs does it wait so long");
+        assert!(about(least_of(some, ms(40), 0.0, 0.5, 0.5, 0.5), ms(20)), "for the epoch's length at most");
     }
 
     #[test]
-    fn guest_that_waits_for_its_client_or_has_its_processor_is_not_starved() {
-        let ms = Duration::from_millis;
-        assert_eq!(least_of_starved(ms(10), 0.25, 0.4, 0.2, 0.4), Duration::ZERO, "it sleeps until it is asked again");
-        let polls = least_of_starved(Duration::from_micros(250), 0.0, 0.3, 0.3, 0.15);
-        assert!(polls < Duration::from_micros(230), "{polls:?}: less than such an epoch lasts anyway");
+    fn guest_that_says_one_thing_at_a_time_or_sleeps_or_has_its_processor_is_not_starved() {
+        let (ms, us) = (Duration::from_millis, Duration::from_micros);
+        let costs = |time: Duration, epoch: Duration| time <= epoch;
+        assert!(costs(least_of(frames(1, 60), ms(5), 0.0, 0.5, 0.3, 0.25), ms(5) / 4), "one answer waits for nothing");
+        assert!(
+            costs(least_of(frames(3, 200), ms(10), 0.25, 0.4, 0.2, 0.1), ms(2)),
+            "it sleeps until it is asked again"
+        );
+        assert!(
+            costs(least_of(frames(3, 200), us(800), 0.0, 0.1, 0.2, 0.15), us(360)),
+            "it has two thirds of its time"
+        );
     }
 
     #[test]
