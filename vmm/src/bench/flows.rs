@@ -176,6 +176,7 @@ impl Flows<'_> {
             session.set_length(epoch.into());
             let how = format!("protected, epochs of {epoch}");
             seen.push(self.sample(session, flow, &how, self.plan.windows.protected)?);
+            session.check_protected()?;
         }
         session.unprotect()?;
         let after = self.bases(session, points)?;

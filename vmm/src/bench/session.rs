@@ -192,8 +192,13 @@ impl Session {
         self.machine.epochs().set_capture(mode);
     }
 
-    /// Ends protection, and the backup with it.
+    /// Ends protection, and the backup with it. Fails if the guest had lost it before.
     pub(super) fn unprotect(&mut self) -> Result<(), Failure> {
+        self.check_protected()?;
+        self.end_protection()
+    }
+
+    fn end_protection(&mut self) -> Result<(), Failure> {
         self.guardian.unprotect("the measurement is over");
         self.wait_until("the end of protection", |session| {
             session.guardian.state() == PrimaryState::Solo && !session.machine.epochs().is_protected()
@@ -222,6 +227,18 @@ impl Session {
                 let said = self.console();
                 let last = said.lines().rev().take(5).collect::<Vec<_>>();
                 Err(Failure::new(Exit::Error, format!("the guest ended ({how:?}); its last lines: {last:?}")))
+            }
+        }
+    }
+
+    /// Fails if the guest is not protected any more: what was measured is not what it was measured for.
+    pub(super) fn check_protected(&self) -> Result<(), Failure> {
+        match self.guardian.state() {
+            PrimaryState::Protected => Ok(()),
+            state => {
+                let why = format!("the guest lost its backup while it was measured (state {state:?})");
+                Err(Failure::new(Exit::Error, why)
+                    .with_hint("a host with more to do than it can loses its peer: measure on a quiet one"))
             }
         }
     }
@@ -258,7 +275,7 @@ impl Drop for Session {
         self.peer = None;
         if self.spec.backup.is_some()
             && self.guardian.state() != PrimaryState::Solo
-            && let Err(failure) = self.unprotect()
+            && let Err(failure) = self.end_protection()
         {
             tracing::error!(%failure, "the backup was not told that the measurement is over");
         }
