@@ -58,6 +58,9 @@ pub struct PrimaryNode {
     number: u64,
     /// What the lane Ship does.
     does: Option<Does>,
+    /// How its step went, which is not reported yet.
+    outcome: Option<Outcome>,
+    is_reported: bool,
     /// The second half of an epoch that is being shipped.
     half: Option<Vec<u8>>,
     /// Bytes of the round that is sent.
@@ -153,6 +156,8 @@ impl PrimaryNode {
             stream: None,
             number: 0,
             does: None,
+            outcome: None,
+            is_reported: false,
             half: None,
             sends: 0,
             stuck: false,
@@ -412,8 +417,21 @@ impl PrimaryNode {
     /// The lane Ship does what it was given.
     pub fn handle_lane(&mut self, env: &mut Env) -> Result<(), Crashed> {
         let Some(does) = self.does.take() else { return Ok(()) };
-        match self.perform(does.clone(), env)? {
-            Some(outcome) => self.pipeline.handle_done(env.time(), outcome),
+        let outcome = match self.outcome.take() {
+            Some(outcome) => Some(outcome),
+            None => self.perform(does.clone(), env)?,
+        };
+        match outcome {
+            // What it set off may be back before it is reported.
+            Some(outcome) if !self.is_reported && env.rng.percent(20) => {
+                (self.outcome, self.is_reported, self.does) = (Some(outcome), true, Some(does));
+                let delay = env.rng.range(0, 3 * MS);
+                env.after(delay, Event::Lane(self.id));
+            }
+            Some(outcome) => {
+                self.is_reported = false;
+                self.pipeline.handle_done(env.time(), outcome);
+            }
             None => {
                 self.does = Some(does);
                 let delay = env.rng.range(0, MS / 2);

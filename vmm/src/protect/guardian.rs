@@ -101,6 +101,8 @@ struct Inner {
     /// The ship thread sleeps; and something may have come for it.
     ship_sleeps: bool,
     ship_news: bool,
+    /// The disk thread sleeps, with nothing to do.
+    disk_sleeps: bool,
     /// The connection, and its number.
     stream: Option<(u64, SendHalf)>,
     target: Option<Endpoint>,
@@ -207,6 +209,7 @@ impl Guardian {
             waiters: 0,
             ship_sleeps: false,
             ship_news: false,
+            disk_sleeps: false,
             stream: None,
             target: config.target.clone(),
             sealed: VecDeque::new(),
@@ -308,7 +311,8 @@ impl Guardian {
         if inner.ship_news && std::mem::take(&mut inner.ship_sleeps) {
             self.ship_work.notify_one();
         }
-        if inner.pipeline.are_images_due() {
+        if inner.disk_sleeps && inner.pipeline.are_images_due() {
+            inner.disk_sleeps = false;
             self.disk_work.notify_one();
         }
         let (is_awaited, has_questions) = (inner.waiters > 0, inner.pipeline.has_questions());
@@ -434,11 +438,17 @@ impl Guardian {
         }
     }
 
-    /// A sealed epoch that the ship thread begins to work on.
+    /// A sealed epoch that the ship thread begins to work on. Those before it are through.
     pub(super) fn take_sealed(&self, epoch: EpochId) -> Box<SealedEpoch> {
-        let sealed = self.lock().sealed.pop_front().expect("the pipeline names epochs that were sealed");
-        assert_eq!(sealed.epoch, epoch, "sealed epochs are worked on in their order");
-        sealed
+        let mut inner = self.lock();
+        let at = inner.sealed.iter().position(|sealed| sealed.epoch == epoch);
+        let at = at.expect("the pipeline names epochs that were sealed and are not through");
+        inner.sealed.remove(at).expect("it was found there")
+    }
+
+    /// A sealed epoch of those up to `through` for which nothing had to be done.
+    pub(super) fn take_spent(&self, through: EpochId) -> Option<Box<SealedEpoch>> {
+        self.lock().sealed.pop_front_if(|sealed| sealed.epoch <= through)
     }
 
     /// The last epoch for which the ship thread has done everything.

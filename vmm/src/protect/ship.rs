@@ -130,14 +130,21 @@ impl<'g> Shipper<'g> {
 
     /// Nobody needs epochs up to `through` any more.
     fn forget(&mut self, through: EpochId) {
+        while let Some(sealed) = self.guardian.take_spent(through) {
+            self.give_back(sealed);
+        }
         if let Some(sealed) = self.current.take_if(|sealed| sealed.epoch <= through) {
-            let (epoch, bytes) = (sealed.epoch, sealed.ship_bytes());
-            self.spent.give_back(sealed);
-            let EpochWork { time, allocations } = std::mem::take(&mut self.work);
-            self.guardian.machine.stats().count_work(Work::ShipAllocations, allocations);
-            self.guardian.machine.pacer().note_done(epoch, time, bytes);
+            self.give_back(sealed);
         }
         self.last.take_if(|(epoch, _)| *epoch <= through);
+    }
+
+    fn give_back(&mut self, sealed: Box<SealedEpoch>) {
+        let (epoch, bytes) = (sealed.epoch, sealed.ship_bytes());
+        self.spent.give_back(sealed);
+        let EpochWork { time, allocations } = std::mem::take(&mut self.work);
+        self.guardian.machine.stats().count_work(Work::ShipAllocations, allocations);
+        self.guardian.machine.pacer().note_done(epoch, time, bytes);
     }
 
     fn perform(&mut self, step: Step) -> Outcome {
@@ -226,15 +233,18 @@ impl<'g> Shipper<'g> {
 
     /// Puts an epoch's disk writes into the log.
     fn append(&mut self, epoch: EpochId) -> Outcome {
-        let writes = match &self.last {
-            Some((last, writes)) if *last == epoch => writes.clone(),
-            _ => {
-                let sealed = self.take_current(epoch);
-                let writes = sealed.disk_writes.clone();
-                self.current = Some(sealed);
-                writes
-            }
-        };
+        if let Some((last, writes)) = self.last.take_if(|(last, _)| *last == epoch) {
+            let appended = self.append_sets(last, &writes);
+            self.last = Some((last, writes));
+            return appended;
+        }
+        let sealed = self.take_current(epoch);
+        let appended = self.append_sets(epoch, &sealed.disk_writes);
+        self.current = Some(sealed);
+        appended
+    }
+
+    fn append_sets(&mut self, epoch: EpochId, writes: &[Arc<WriteSet>]) -> Outcome {
         let sets = writes.iter().enumerate().map(|(disk, set)| (disk as u16, &**set));
         let sets: Vec<(u16, &WriteSet)> = sets.filter(|(_, set)| !set.is_empty()).collect();
         if !self.log.has_room(&sets) {

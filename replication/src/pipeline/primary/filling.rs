@@ -107,9 +107,10 @@ impl Filling {
         self.has_epochs && !matches!(self.stage, Stage::Seal | Stage::Sealed | Stage::Failed)
     }
 
+    /// The answer to the offer: it may come before the lane has said that the offer went out.
     pub(super) fn handle_want(&mut self, want: DiskWant) {
-        if self.stage == Stage::Want {
-            (self.want, self.stage) = (Some(want), Stage::Chunks);
+        if matches!(self.stage, Stage::Offer | Stage::Want) {
+            self.want = Some(want);
         }
     }
 
@@ -192,7 +193,8 @@ impl PrimaryPipeline {
                     self.with(now, |core| core.handle_disk_offered(session, disk, first_chunk, count));
                     return fill(FillStep::Offer);
                 }
-                Stage::Want => return None,
+                Stage::Want if filling.want.is_none() => return None,
+                Stage::Want => self.to(Stage::Chunks),
                 Stage::Chunks => {
                     let want = filling.want.take();
                     self.gets_on(now, FillPhase::Disks);

@@ -90,11 +90,14 @@ impl Guardian {
             if let Some(upto) = inner.pipeline.poll_images(self.clock.now()) {
                 return Some(upto);
             }
-            inner = match inner.pipeline.are_images_due() {
-                // They wait for room.
+            // What is due waits for room.
+            let waits_for_room = inner.pipeline.are_images_due();
+            inner.disk_sleeps = !waits_for_room;
+            inner = match waits_for_room {
                 true => self.disk_work.wait_timeout(inner, ROOM_RETRY).expect("no holder of the pipeline panics").0,
                 false => self.disk_work.wait(inner).expect("no holder of the pipeline panics"),
             };
+            inner.disk_sleeps = false;
         }
         None
     }
