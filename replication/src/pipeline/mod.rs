@@ -21,3 +21,5 @@
 //!   failure of storage is answered as such; what follows from it is decided here.
 //! - What an operator should hear comes out of `poll_note`. Nothing depends on when it is polled.
 //! - What is permitted at one moment may be wrong at a later one. Such a step carries the time until which it may be begun.
+
+pub mod backup;
