@@ -2,10 +2,9 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
-use std::sync::Arc;
 
 use replication::view::Entry;
-use replication::{AssembledEpoch, ClaimResult, EpochId, SessionId, Time};
+use replication::{ClaimResult, EpochId, SessionId, Time};
 
 use crate::fault::{Fault, Step, What, When};
 use crate::guest::Said;
@@ -51,18 +50,10 @@ pub enum Event {
         to: HostId,
         epoch: EpochId,
     },
-    Durable {
+    /// A lane of a backup has done its step.
+    Lane {
         to: HostId,
-        session: SessionId,
-        epoch: EpochId,
-    },
-    BaseUnfit {
-        to: HostId,
-        session: SessionId,
-    },
-    Apply {
-        to: HostId,
-        epoch: Arc<AssembledEpoch>,
+        lane: Lane,
     },
     /// A host puts a question to the witness, again.
     Ask {
@@ -115,6 +106,17 @@ pub enum Event {
     Restart(usize),
     Heal,
     Operate,
+}
+
+/// What does one thing at a time on a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// It has the memory and the connection.
+    Loop,
+    /// It has the image and its log.
+    Storage,
+    /// It syncs the image beside all else.
+    Upkeep,
 }
 
 /// A piece of a stream.
@@ -180,6 +182,12 @@ pub struct Env {
     pub witness: Witness,
     /// Until when a host's disk is slow, and until when a host does nothing.
     pub slow_until: [u64; 2],
+    /// A host that crashes in the middle of a step loses its power.
+    pub loses_power: [bool; 2],
+    /// Until when a host's disk has no room.
+    pub full_until: [u64; 2],
+    /// Whose disk fails at the next thing asked of it.
+    pub disk_fails: [bool; 2],
     /// Who acks nothing from the next ack on.
     pub mute: [bool; 2],
     /// Whose next filling makes no progress.
@@ -219,6 +227,9 @@ impl Env {
             oracle: Oracle::default(),
             client: Client { request: 1, answered: 0 },
             slow_until: [0; 2],
+            loses_power: [false; 2],
+            full_until: [0; 2],
+            disk_fails: [false; 2],
             mute: [false; 2],
             stuck: [false; 2],
             unfit_base: [false; 2],
@@ -300,7 +311,10 @@ impl Env {
                 let what = *what;
                 self.armed.remove(index);
                 self.after(0, Event::Fault(what));
-                if matches!(what, What::Crash { host: crashed, .. } if crashed == host) {
+                if let What::Crash { host: crashed, power, .. } = what
+                    && crashed == host
+                {
+                    self.loses_power[host] = power;
                     return Err(Crashed);
                 }
             }

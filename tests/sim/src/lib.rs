@@ -25,6 +25,7 @@ pub mod primary_node;
 pub mod rng;
 pub mod shrink;
 pub mod state_dir;
+pub mod storage;
 pub mod story;
 pub mod witness;
 pub mod world;

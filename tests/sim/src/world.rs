@@ -213,7 +213,7 @@ impl World {
         let answered = self.env.client.answered - self.answered_before_heal;
         let is_pair = |primary: usize| match (&self.hosts[primary].role, &self.hosts[1 - primary].role) {
             (Role::Primary(primary), Role::Backup(backup)) => {
-                primary.core.state() == PrimaryState::Protected && backup.core.state() == BackupState::Protected
+                primary.core.state() == PrimaryState::Protected && backup.core().state() == BackupState::Protected
             }
             _ => false,
         };
@@ -223,7 +223,7 @@ impl World {
     fn describe(&self) -> String {
         let of = |host: &Host| match &host.role {
             Role::Primary(node) => format!("primary {:?} ({})", node.core.state(), node.core.pointers()),
-            Role::Backup(node) => format!("backup {:?} ({})", node.core.state(), node.core.pointers()),
+            Role::Backup(node) => format!("backup {:?} ({})", node.core().state(), node.core().pointers()),
             Role::Starting(_) => "starting".to_owned(),
             Role::Down(_) => "down".to_owned(),
         };
@@ -236,7 +236,7 @@ impl World {
         for (host, Host { role, .. }) in self.hosts.iter().enumerate() {
             match role {
                 Role::Primary(node) => oracle.check_primary(host, node.core.pointers(), node.core.acked()),
-                Role::Backup(node) => oracle.check_backup(host, node.core.pointers()),
+                Role::Backup(node) => oracle.check_backup(host, node.core().pointers()),
                 Role::Starting(_) | Role::Down(_) => {}
             }
         }
@@ -248,10 +248,10 @@ impl World {
             if let (Role::Primary(primary), Role::Backup(backup)) =
                 (&self.hosts[primary].role, &self.hosts[backup].role)
             {
-                let is_one = primary.core.link().map(|link| link.session) == backup.core.session_id();
-                let is_following = backup.core.state() == BackupState::Protected;
+                let is_one = primary.core.link().map(|link| link.session) == backup.core().session_id();
+                let is_following = backup.core().state() == BackupState::Protected;
                 if let Some(acked) = primary.core.acked().filter(|_| is_one && is_following) {
-                    oracle.check_across(primary.core.pointers(), acked, backup.core.pointers());
+                    oracle.check_across(primary.core.pointers(), acked, backup.core().pointers());
                 }
             }
         }
@@ -269,8 +269,7 @@ impl World {
             }
             Event::Look { by, .. } => Some(by.host),
             Event::Piece { from, .. } => Some(1 - from),
-            Event::LocalDurable { to, .. } | Event::Durable { to, .. } | Event::Round { to, .. } => Some(to.host),
-            Event::BaseUnfit { to, .. } | Event::Apply { to, .. } => Some(to.host),
+            Event::LocalDurable { to, .. } | Event::Lane { to, .. } | Event::Round { to, .. } => Some(to.host),
             Event::AskAnswered { to, .. } | Event::Learn { to, .. } | Event::Ask { by: to, .. } => Some(to.host),
             Event::Request { host, .. } => Some(*host),
             _ => None,
@@ -326,11 +325,7 @@ impl World {
             Event::Outgoing(id) => self.primary(id, |node, env| node.handle_outgoing(env)),
             Event::Round { to, session } => self.primary(to, |node, env| node.handle_round(session, env)),
             Event::LocalDurable { to, epoch } => self.primary(to, |node, env| node.handle_local_durable(epoch, env)),
-            Event::Durable { to, session, epoch } => {
-                self.backup(to, |node, env| node.handle_durable(session, epoch, env))
-            }
-            Event::BaseUnfit { to, session } => self.backup(to, |node, env| node.handle_unfit_base(session, env)),
-            Event::Apply { to, epoch } => self.backup(to, |node, env| node.handle_apply(&epoch, env)),
+            Event::Lane { to, lane } => self.backup(to, |node, env| node.handle_lane(lane, env)),
             Event::AskAnswered { to, found } => self.hear(to, found),
             Event::Learn { to, question, answer } => self.learn(to, question, answer),
             other => unreachable!("{other:?} is dispatched elsewhere"),
@@ -386,14 +381,11 @@ impl World {
         let result = answer.claim();
         match question {
             Question::Begin { .. } | Question::Resume { .. } => self.learn_of_start(to, question, answer)?,
-            Question::Introduce(greeting) => {
+            Question::Introduce(_) => {
                 let is_known = result == ClaimResult::Granted;
-                self.backup(to, |node, env| node.handle_introduced(greeting, is_known, env))?;
+                self.backup(to, |node, env| node.handle_introduced(is_known, env))?;
             }
-            Question::TakeOver { session, .. } => self.backup(to, |node, env| {
-                node.core.handle_claim(env.time(), session, result);
-                node.pump(env)
-            })?,
+            Question::TakeOver { .. } => self.backup(to, |node, env| node.handle_claimed(result, env))?,
             question => self.primary(to, |node, env| {
                 let now = env.time();
                 match (question, &answer) {
@@ -419,7 +411,8 @@ impl World {
     /// After a host did something: it may be gone, or may be about to take over.
     fn settle(&mut self, host: usize, result: Result<(), Crashed>) {
         if result.is_err() {
-            return self.crash(host, false);
+            let power = std::mem::take(&mut self.env.loses_power[host]);
+            return self.crash(host, power);
         }
         let over = match &mut self.hosts[host].role {
             Role::Backup(node) => node.over.take(),
@@ -466,9 +459,9 @@ impl World {
         env.takeovers += 1;
         env.say(|| format!("host {host} TAKES OVER from epoch {}, goes on with {}", over.from, over.next_epoch));
         let guest = Guest::restore(&over.state, node.memory.clone());
-        env.oracle.goes_on(host, over.from, &guest, &node.image);
+        env.oracle.goes_on(host, over.from, &guest, &node.image());
         let id = HostId { host, life: self.hosts[host].life };
-        let image = node.into_disk().image;
+        let image = node.image();
         if env.plan.broken == Some(Break::NoHealing) {
             self.hosts[host].role = Role::Starting(Box::default());
             return;
@@ -550,16 +543,13 @@ impl World {
             Role::Backup(node) => node.stream.as_ref().is_some_and(|stream| stream.connection == connection),
             Role::Starting(_) | Role::Down(_) => false,
         };
-        match piece {
-            _ if !is_open => Ok(()),
-            Piece::Bytes(bytes) => {
-                self.primary(id, |node, env| node.handle_bytes(bytes, env))?;
-                self.backup(id, |node, env| node.handle_bytes(bytes, env))
-            }
-            Piece::End => {
-                self.primary(id, |node, env| node.handle_disconnected(env))?;
-                self.backup(id, |node, env| node.handle_disconnected(env))
-            }
+        if !is_open {
+            return Ok(());
         }
+        match piece {
+            Piece::Bytes(bytes) => self.primary(id, |node, env| node.handle_bytes(bytes, env))?,
+            Piece::End => self.primary(id, |node, env| node.handle_disconnected(env))?,
+        }
+        self.backup(id, |node, env| node.handle_piece(piece, env))
     }
 }

@@ -63,6 +63,15 @@ caught! {
     rounds_without_an_end_are_caught: RoundsWithoutEnd,
     forgotten_rest_of_the_rounds_is_caught: ForgetLeft,
     disk_write_out_of_other_memory_is_caught: CopyOfOtherMemory,
+    image_that_has_an_epoch_before_the_log_is_caught: ImageBeforeLog,
+    ack_of_a_record_that_is_not_synced_is_caught: AppendUnsynced,
+    log_that_is_emptied_before_the_image_is_synced_is_caught: TruncateUnsynced,
+    base_that_counts_before_its_filling_is_synced_is_caught: BaseUnsynced,
+    record_of_a_session_that_is_over_is_caught: DiscardedLogged,
+    guest_that_runs_beside_records_in_its_log_is_caught: HandOverLogged,
+    copy_that_is_kept_with_records_in_its_log_is_caught: KeepLogged,
+    epoch_that_is_applied_after_the_next_is_caught: ApplyOutOfOrder,
+    ack_of_what_has_no_room_is_caught: AckWithoutRoom,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

@@ -256,11 +256,11 @@ impl Standby {
     /// Gives the pipeline what other lanes have done and every frame that is whole, does what it says, and keeps its time.
     fn turn(&mut self, now: Time) -> Result<Option<Outcome>, Failure> {
         self.take_messages();
-        if let Some(outcome) = self.act()? {
-            return Ok(Some(outcome));
-        }
-        while let Some(connection) = &mut self.connection {
-            match connection.poll_frame() {
+        loop {
+            if let Some(outcome) = self.act()? {
+                return Ok(Some(outcome));
+            }
+            match self.connection.as_mut().map_or(Ok(None), Connection::poll_frame) {
                 Ok(Some(frame)) => self.pipeline.handle_frame(now, frame),
                 Ok(None) => break,
                 Err(error) => self.pipeline.handle_broken_stream(now, &error),
@@ -268,9 +268,7 @@ impl Standby {
             if let Some(outcome) = self.act()? {
                 return Ok(Some(outcome));
             }
-            if self.connection.is_some() {
-                self.keep_time();
-            }
+            self.keep_time();
         }
         self.pipeline.handle_timeout(now);
         self.act()

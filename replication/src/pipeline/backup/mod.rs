@@ -348,9 +348,9 @@ impl BackupPipeline {
 
     /// Whether the images are to be synced beside all else now.
     pub fn poll_upkeep(&mut self, now: Time) -> bool {
-        let is_due = !self.upkeep.is_given && self.upkeep.at.is_some_and(|at| at <= now);
-        self.upkeep.is_given |= is_due && !self.storage.has_failed();
-        is_due && !self.storage.has_failed()
+        let is_due = self.upkeep_at().is_some_and(|at| at <= now);
+        self.upkeep.is_given |= is_due;
+        is_due
     }
 
     /// The next bytes to send.
@@ -365,8 +365,12 @@ impl BackupPipeline {
 
     /// When `handle_timeout` wants to be called, and the lanes polled.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let upkeep = self.upkeep.at.filter(|_| !self.upkeep.is_given);
-        [self.core.poll_timeout(), self.storage.retry_at(), self.rests_until, upkeep].into_iter().flatten().min()
+        let times = [self.core.poll_timeout(), self.storage.retry_at(), self.rests_until, self.upkeep_at()];
+        times.into_iter().flatten().min()
+    }
+
+    fn upkeep_at(&self) -> Option<Time> {
+        self.upkeep.at.filter(|_| !self.upkeep.is_given && !self.storage.has_failed())
     }
 
     /// Whether what comes is to be read now.

@@ -167,7 +167,7 @@ impl Storage {
 
     /// When a step is to be tried again.
     pub(super) fn retry_at(&self) -> Option<Time> {
-        self.retry_at
+        self.retry_at.filter(|_| !self.has_failed)
     }
 
     /// A step failed: none comes any more.

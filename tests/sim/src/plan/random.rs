@@ -19,7 +19,7 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         When::Step { host, .. } if rng.percent(80) => host,
         _ => rng.range(0, 1) as usize,
     };
-    match rng.range(0, 29) {
+    match rng.range(0, 33) {
         0..=6 => {
             let restart = rng.percent(60).then(|| rng.range(0, 2 * detect));
             What::Crash { host, power: rng.percent(50), restart }
@@ -46,6 +46,8 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         26 => What::RestoreLock(host),
         27 => What::ReplaceDir(host),
         28 => What::UnfitBase(host),
-        _ => What::Unprotect,
+        29 => What::Unprotect,
+        30 | 31 => What::DiskFull(host, long),
+        _ => What::DiskFails(host),
     }
 }

@@ -34,6 +34,8 @@ impl World {
                 time
             }
             What::SlowDisk(host, time) => return env.slow_until[host] = env.now + time,
+            What::DiskFull(host, time) => return env.full_until[host] = env.now + time,
+            What::DiskFails(host) => return env.disk_fails[host] = true,
             What::Mute(host) => return env.mute[host] = true,
             What::StoreFails(host) => {
                 if let Role::Primary(node) = &mut self.hosts[host].role {
@@ -149,7 +151,10 @@ impl World {
         }
         let mut remains = match std::mem::replace(&mut self.hosts[host].role, Role::Down(Box::default())) {
             Role::Primary(node) => self.left(host, node.disk.image, node.store.or(node.lost_store)),
-            Role::Backup(node) => self.left(host, node.image, None),
+            Role::Backup(node) => {
+                let image = node.into_image_after(power, &mut self.env);
+                self.left(host, image, None)
+            }
             Role::Starting(remains) | Role::Down(remains) => remains,
         };
         if power {
@@ -231,6 +236,8 @@ impl World {
         self.env.net.client_up = [true; 2];
         self.env.net.garble_next = false;
         self.env.slow_until = [0; 2];
+        self.env.full_until = [0; 2];
+        self.env.disk_fails = [false; 2];
         self.env.mute = [false; 2];
         self.env.stuck = [false; 2];
         self.env.unfit_base = [false; 2];
@@ -245,6 +252,11 @@ impl World {
     /// An operator looks: what is down is started, and a VM that nobody runs or could continue where it ran last.
     pub(super) fn operate(&mut self) {
         self.env.after(20 * MS, Event::Operate);
+        for host in 0..2 {
+            if matches!(&self.hosts[host].role, Role::Backup(node) if node.is_unfit) {
+                self.stop(host, false);
+            }
+        }
         self.restart(0);
         self.restart(1);
         let is_run = self.hosts.iter().any(|host| matches!(host.role, Role::Primary(_) | Role::Starting(_)));
