@@ -73,6 +73,8 @@ struct Progress {
     is_log_full: bool,
     is_truncated: bool,
     is_handed_over: bool,
+    /// Its session is over.
+    is_void: bool,
     /// It is over before its steps are.
     answer: Option<StorageDone>,
 }
@@ -133,14 +135,33 @@ impl Storage {
 
     /// Puts a job behind the others.
     pub(super) fn push(&mut self, job: Job) {
-        if matches!((&job, self.jobs.back()), (Job::Discard, Some(Job::Discard))) {
-            // A primary that is refused comes again and again.
-            return;
+        if matches!(job, Job::Discard) {
+            self.drop_void();
+            if matches!(self.jobs.back(), Some(Job::Discard)) {
+                // A primary that is refused comes again and again.
+                return;
+            }
         }
         if let Job::WriteChunk { chunk, .. } = &job {
             self.filling_bytes += chunk.data.len();
         }
         self.jobs.push_back(job);
+    }
+
+    /// The session is over: what it brought is not begun any more, and what was begun ends with its step. A step that waits for
+    /// room is waited for, so that the next primary is told.
+    fn drop_void(&mut self) {
+        let waits = self.retry_at.is_some();
+        let has_begun = waits || self.given.is_some() || self.progress.has_begun();
+        self.progress.is_void |= has_begun && !waits && self.jobs.front().is_some_and(Job::is_of_session);
+        let mut at = usize::from(has_begun);
+        while at < self.jobs.len() {
+            match self.jobs[at].is_of_session().then(|| self.jobs.remove(at)).flatten() {
+                Some(Job::WriteChunk { chunk, .. }) => self.filling_bytes -= chunk.data.len(),
+                Some(_) => {}
+                None => at += 1,
+            }
+        }
     }
 
     /// Nothing is to be done: what needs no storage comes in its order without a step.
@@ -257,8 +278,8 @@ impl Storage {
     pub(super) fn poll_finished(&mut self) -> Option<Finished> {
         while !self.has_failed && self.given.is_none() && !self.jobs.is_empty() && self.next_step().is_none() {
             let job = self.jobs.pop_front().expect("there is one");
-            let Progress { answer, .. } = std::mem::take(&mut self.progress);
-            let finished = self.finish(job, answer);
+            let Progress { answer, is_void, .. } = std::mem::take(&mut self.progress);
+            let finished = if is_void { None } else { self.finish(job, answer) };
             if finished.is_some() {
                 return finished;
             }
@@ -290,7 +311,7 @@ impl Storage {
     /// What the first job needs next.
     fn next_step(&self) -> Option<StorageStep> {
         let progress = &self.progress;
-        if progress.answer.is_some() {
+        if progress.answer.is_some() || progress.is_void {
             return None;
         }
         match self.jobs.front()? {
@@ -331,6 +352,20 @@ impl Storage {
             None if !self.is_synced => StorageStep::SyncImages,
             None => StorageStep::TruncateLog,
         })
+    }
+}
+
+impl Progress {
+    /// A step of the job was done.
+    fn has_begun(&self) -> bool {
+        self.is_rehearsed || self.is_written || self.is_appended || self.is_log_full || self.is_truncated
+    }
+}
+
+impl Job {
+    /// It is about what one session brought.
+    fn is_of_session(&self) -> bool {
+        matches!(self, Job::Compare { .. } | Job::WriteChunk { .. } | Job::Persist { .. } | Job::Apply(_))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use replication::backup::BackupState;
 use replication::pipeline::backup::{StorageDone, StorageStep};
 use replication::wire::{DiskOffer, DiskWant};
-use replication::{AssembledEpoch, Backup, EpochId};
+use replication::{AssembledEpoch, Backup, EpochId, SessionId};
 
 use crate::disk::CHUNK;
 use crate::env::{Crashed, Env};
@@ -26,8 +26,8 @@ pub(super) struct Files {
     is_base_next: bool,
     /// A sync beside all else lasts until then: the image takes no write meanwhile.
     syncs_until: u64,
-    /// The base of the session, and of which life of the guest it is.
-    base: Option<(EpochId, u32)>,
+    /// The last base: of which session, and of which life of the guest.
+    base: Option<(SessionId, EpochId, u32)>,
     /// Broken: a session was forgotten, and its log is not.
     is_forgotten: bool,
     /// Broken: an epoch that was to be applied before the next one.
@@ -67,7 +67,9 @@ impl Files {
         let place = place_of(&step);
         let delay = match &step {
             StorageStep::Append(_) | StorageStep::SyncImages | StorageStep::TruncateLog => env.disk_delay(host),
-            StorageStep::Apply(_) | StorageStep::WriteChunk(_) => env.rng.range(0, env.plan.apply_delay),
+            StorageStep::Apply(_) => env.rng.range(0, env.plan.apply_delay),
+            // As fast as a link brings them.
+            StorageStep::WriteChunk(_) => env.rng.range(0, env.plan.apply_delay / 8),
             StorageStep::Compare(_) | StorageStep::Rehearse(_) | StorageStep::HandOver => 0,
         };
         let writes_image = matches!(step, StorageStep::Apply(_) | StorageStep::WriteChunk(_) | StorageStep::SyncImages);
@@ -134,7 +136,8 @@ impl Files {
                 if std::mem::take(&mut env.unfit_base[host]) {
                     return StorageDone::Unfit("the simulator says so".to_owned());
                 }
-                self.base = env.oracle.generation_of(epoch.epoch, &epoch.state).map(|life| (epoch.epoch, life));
+                let life = env.oracle.generation_of(epoch.epoch, &epoch.state);
+                self.base = life.map(|life| (epoch.session, epoch.epoch, life));
             }
             StorageStep::Append(epoch) => return self.append(&epoch, env),
             StorageStep::Apply(epoch) => self.apply(epoch, env),
@@ -236,10 +239,9 @@ impl Files {
     /// What was acked as durable is here after the crash: the disks are as they were at the end of an epoch, the last one that
     /// was acked or a later one.
     pub(super) fn check_survivor(&self, host: usize, core: &Backup, image: &[u8], env: &mut Env) {
-        let Some((base, life)) = self.base.filter(|_| env.plan.backup_durable) else { return };
+        let Some((session, base, life)) = self.base.filter(|_| env.plan.backup_durable) else { return };
         let pointers = core.pointers();
-        let is_following = core.session_id().is_some() && core.state() != BackupState::Syncing;
-        if is_following && pointers.acked() >= base {
+        if core.session_id() == Some(session) && pointers.acked() >= base {
             env.oracle.check_survivor(host, life, (pointers.acked(), pointers.assembled()), image);
         }
         if let Some((epoch, _)) = core.kept().filter(|_| core.state() == BackupState::Waiting) {

@@ -103,6 +103,29 @@ fn nothing_of_a_discarded_session_stays_in_the_log_or_comes_to_the_images() {
 }
 
 #[test]
+fn what_a_session_brought_is_not_begun_when_it_is_over() {
+    // The next primary waited behind it, for as long as a slow disk took.
+    let mut host = Host::syncing(true);
+    (0..3).for_each(|_| host.chunk(500));
+    assert_eq!(host.step().as_deref(), Some("chunk"));
+    host.give(&Message::Goodbye(Goodbye { reason: GoodbyeReason::Unprotected, text: String::new() }));
+    host.greet(OTHER, true);
+    host.answer(Answer::Introduced(Ok(Introduction::default())));
+    host.offer();
+    host.done(StorageDone::Done);
+    assert_eq!((host.step().as_deref(), host.pipeline.wants_bytes(host.now)), (Some("truncate"), true));
+    host.done(StorageDone::Done);
+    assert_eq!(host.step().as_deref(), Some("compare"));
+    // One that is over between two of its steps ends there.
+    let mut host = Host::syncing(true);
+    host.epoch(7, BASE);
+    assert_eq!(host.step().as_deref(), Some("rehearse 7"));
+    host.pipeline.handle_storage_done(host.now, StorageDone::Done);
+    host.give(&Message::Goodbye(Goodbye { reason: GoodbyeReason::Unprotected, text: String::new() }));
+    assert_eq!(host.store(), ["truncate"]);
+}
+
+#[test]
 fn kept_copy_is_on_the_medium_and_the_log_empty_before_that_is_said() {
     let mut host = Host::protected(true);
     host.lose(ClaimResult::Denied { holder: "a".into() });
