@@ -401,7 +401,7 @@ impl Plan {
             ..Plan::default()
         };
         plan.backup_durable = rng.percent(80) || broken.is_some_and(Break::is_of_durable_backups);
-        plan.log_room = *rng.pick(&[0, 200, 600, 4096]);
+        plan.log_room = *rng.pick(&[0, 300, 1000, 4096]);
         plan.filling_bytes_max = *rng.pick(&[1, 600, 4096]);
         if broken == Some(Break::DiscardedLogged) {
             // A record that nobody counts on fills a small log: the pipeline sees that.

@@ -66,6 +66,8 @@ impl Files {
     ) -> Result<u64, Crashed> {
         let place = place_of(&step);
         let delay = match &step {
+            // It is seen before anything is written.
+            StorageStep::Append(epoch) if !self.log.has_room(&record_of(epoch)) => 0,
             StorageStep::Append(_) | StorageStep::SyncImages | StorageStep::TruncateLog => env.disk_delay(host),
             StorageStep::Apply(_) => env.rng.range(0, env.plan.apply_delay),
             // As fast as a link brings them.

@@ -1,6 +1,7 @@
 //! What befalls the hosts of a run: faults, their end, and new lives.
 
 use super::*;
+use crate::fault::Fault;
 
 impl World {
     pub(super) fn strike(&mut self, what: What) {
@@ -128,8 +129,9 @@ impl World {
         let was_protected =
             matches!(&self.hosts[host].role, Role::Primary(node) if node.core.state() == PrimaryState::Protected);
         self.stop(host, power);
-        // One fault is what a protected guest must survive.
-        if was_protected && self.env.plan.faults.len() == 1 && !self.is_survived() {
+        // One fault is what a protected guest must survive. That an operator wants its end is none.
+        let is_one = matches!(&self.env.plan.faults[..], [Fault { what, .. }] if !matches!(what, What::Stop(_)));
+        if was_protected && is_one && !self.is_survived() {
             let text = || format!("a single fault, the crash of host {host}, killed a protected guest");
             self.env.oracle.fail(Rule::OneFault, host, text);
         }

@@ -65,9 +65,8 @@ impl Standby {
         }
     }
 
-    /// Keeps time while the loop is at work: the primary hears of this side, and no lane waits.
+    /// Keeps time while the loop is at work: the primary hears of this side.
     pub(super) fn keep_time(&mut self) {
-        self.take_messages();
         self.pipeline.handle_working(self.clock.now());
         self.transmit();
         self.give();
@@ -104,7 +103,11 @@ impl Standby {
     }
 
     fn apply_epoch(&mut self, epoch: &AssembledEpoch) -> LoopDone {
-        for batch in &epoch.pages {
+        for (index, batch) in epoch.pages.iter().enumerate() {
+            if index > 0 {
+                // A large one: no lane waits for the end of it.
+                self.take_messages();
+            }
             self.apply_pages(batch);
             self.keep_time();
         }
