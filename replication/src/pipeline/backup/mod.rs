@@ -17,7 +17,7 @@
 //!
 //! - The core's actions begin in its order: none while the loop has a step.
 //! - An epoch that asks nothing of storage is complete at once while storage has nothing to do, and in its turn else.
-//! - Memory has an epoch only when it is complete here; the images get it after that.
+//! - Memory has an epoch only when it is complete here and known to be committed; the images get it after that.
 //! - The witness is asked one question at a time. A primary that greets while one waits is refused.
 //! - A machine whose base could not run here is not filled in again.
 //! - While this side does not read, its primary is not lost.
@@ -410,6 +410,7 @@ impl BackupPipeline {
     /// Goes on as far as that takes no step.
     fn advance(&mut self, now: Time) {
         loop {
+            self.storage.handle_committed(self.core.pointers().committed());
             if let Some(finished) = self.storage.poll_finished() {
                 self.finish(now, finished);
                 continue;

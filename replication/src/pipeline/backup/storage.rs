@@ -5,6 +5,8 @@
 //! ```
 //!
 //! - An epoch is in the log before any image has a byte of it.
+//! - The images get an epoch only when it is known to be committed: what is above stays apart in the log, and a log without
+//!   room for it waits.
 //! - The log is emptied only when the images have all that is in it, and are synced; or when nothing in it counts.
 //! - A base is complete only when the chunks that were filled in before it are on their medium.
 //! - What was not durable is not logged. It goes to the images when it is applied, and is synced when it is kept or handed over.
@@ -79,6 +81,15 @@ struct Progress {
     answer: Option<StorageDone>,
 }
 
+/// What the first job needs.
+#[derive(Debug)]
+enum Next {
+    Step(StorageStep),
+    /// Until more is known to be committed.
+    Wait,
+    Finished,
+}
+
 /// A step that is being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Given {
@@ -112,6 +123,8 @@ pub(super) struct Storage {
     full: Option<PathBuf>,
     retry_at: Option<Time>,
     has_failed: bool,
+    /// Known to be committed: the images get no epoch above.
+    committed: EpochId,
 }
 
 impl Storage {
@@ -130,6 +143,7 @@ impl Storage {
             full: None,
             retry_at: None,
             has_failed: false,
+            committed: EpochId(0),
         }
     }
 
@@ -201,12 +215,17 @@ impl Storage {
         self.has_failed = true;
     }
 
+    /// Every epoch up to `upto` is known to be committed.
+    pub(super) fn handle_committed(&mut self, upto: EpochId) {
+        self.committed = upto;
+    }
+
     /// The next step, if the last one is answered.
     pub(super) fn poll_step(&mut self, now: Time) -> Option<StorageStep> {
         if self.has_failed || self.given.is_some() || self.retry_at.is_some_and(|at| now < at) {
             return None;
         }
-        let step = self.next_step()?;
+        let Next::Step(step) = self.next_step() else { return None };
         let given = Given::of(&step);
         // Also of a write that fails half-way.
         self.is_synced &= !matches!(given, Given::WriteChunk | Given::Apply);
@@ -276,7 +295,12 @@ impl Storage {
 
     /// The first job, if it needs no step any more.
     pub(super) fn poll_finished(&mut self) -> Option<Finished> {
-        while !self.has_failed && self.given.is_none() && !self.jobs.is_empty() && self.next_step().is_none() {
+        while !self.has_failed && self.given.is_none() && !self.jobs.is_empty() {
+            match self.next_step() {
+                Next::Finished => {}
+                Next::Wait => return self.applied_behind(),
+                Next::Step(_) => return None,
+            }
             let job = self.jobs.pop_front().expect("there is one");
             let Progress { answer, is_void, .. } = std::mem::take(&mut self.progress);
             let finished = if is_void { None } else { self.finish(job, answer) };
@@ -285,6 +309,18 @@ impl Storage {
             }
         }
         None
+    }
+
+    /// Behind what waits for a commit: what the images were given to make room counts as applied, or nothing more would be
+    /// acked, and nothing committed.
+    fn applied_behind(&mut self) -> Option<Finished> {
+        let at = self.jobs.iter().position(|job| matches!(job, Job::Apply(_)))?;
+        let Some(Job::Apply(epoch)) = self.jobs.get(at) else { return None };
+        if self.pending.front().is_some_and(|first| first.epoch <= epoch.epoch) {
+            return None;
+        }
+        let Some(Job::Apply(epoch)) = self.jobs.remove(at) else { return None };
+        Some(Finished::Applied(epoch))
     }
 
     fn finish(&mut self, job: Job, answer: Option<StorageDone>) -> Option<Finished> {
@@ -309,12 +345,12 @@ impl Storage {
     }
 
     /// What the first job needs next.
-    fn next_step(&self) -> Option<StorageStep> {
+    fn next_step(&self) -> Next {
         let progress = &self.progress;
-        if progress.answer.is_some() || progress.is_void {
-            return None;
-        }
-        match self.jobs.front()? {
+        let Some(job) = self.jobs.front().filter(|_| progress.answer.is_none() && !progress.is_void) else {
+            return Next::Finished;
+        };
+        let step = match job {
             Job::Compare { offer, .. } => Some(StorageStep::Compare(Arc::clone(offer))),
             Job::WriteChunk { chunk, .. } if !progress.is_written => Some(StorageStep::WriteChunk(Arc::clone(chunk))),
             Job::WriteChunk { .. } => {
@@ -326,28 +362,29 @@ impl Storage {
                 match () {
                     () if is_base_new => Some(StorageStep::Rehearse(Arc::clone(epoch))),
                     () if epoch.base && *durable && !self.is_synced => Some(StorageStep::SyncImages),
-                    () if is_logged && progress.is_log_full => self.emptying(),
+                    () if is_logged && progress.is_log_full => return self.emptying(),
                     () if is_logged => Some(StorageStep::Append(Arc::clone(epoch))),
                     () => None,
                 }
             }
-            Job::Apply(epoch) => {
-                let first = self.pending.front().filter(|first| first.epoch <= epoch.epoch);
-                let apply = first.map(|first| StorageStep::Apply(Arc::clone(first)));
-                apply.or_else(|| (self.is_log_half_full && self.pending.is_empty()).then(|| self.emptying()).flatten())
-            }
+            Job::Apply(epoch) => match self.pending.front().filter(|first| first.epoch <= epoch.epoch) {
+                Some(_) => return self.emptying(),
+                None if self.is_log_half_full && self.pending.is_empty() => return self.emptying(),
+                None => None,
+            },
             // Nothing in the log counts, so nothing comes before this.
             Job::Discard => (!progress.is_truncated).then_some(StorageStep::TruncateLog),
-            Job::Keep { .. } if !progress.is_truncated => self.emptying(),
-            Job::HandOver if !progress.is_truncated => self.emptying(),
-            Job::HandOver if !progress.is_handed_over => Some(StorageStep::HandOver),
-            Job::Keep { .. } | Job::HandOver => None,
-        }
+            Job::Keep { .. } | Job::HandOver if !progress.is_truncated => return self.emptying(),
+            Job::HandOver => (!progress.is_handed_over).then_some(StorageStep::HandOver),
+            Job::Keep { .. } => None,
+        };
+        step.map_or(Next::Finished, Next::Step)
     }
 
     /// The next step until the log is empty.
-    fn emptying(&self) -> Option<StorageStep> {
-        Some(match self.pending.front() {
+    fn emptying(&self) -> Next {
+        Next::Step(match self.pending.front() {
+            Some(first) if first.epoch > self.committed => return Next::Wait,
             Some(first) => StorageStep::Apply(Arc::clone(first)),
             None if !self.is_synced => StorageStep::SyncImages,
             None => StorageStep::TruncateLog,

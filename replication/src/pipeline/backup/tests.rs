@@ -8,7 +8,8 @@ use crate::id::{ClaimResult, Gfn, Term, VmId};
 use crate::page::{PAGE_SIZE, PageEncoder};
 use crate::ship::EpochWriter;
 use crate::wire::{
-    DiskInfo, DiskOffer, EpochBegin, Frame, FrameDecoder, Goodbye, GoodbyeReason, Link, Message, RamRange, ResyncDisk,
+    DiskInfo, DiskOffer, EpochBegin, Frame, FrameDecoder, Goodbye, GoodbyeReason, Heartbeat, Link, Message, RamRange,
+    ResyncDisk,
 };
 
 mod loop_lane;
@@ -125,6 +126,13 @@ impl Host {
         }
     }
 
+    /// The same, and the loop does not begin what follows.
+    fn commit_while_busy(&mut self, upto: u64) {
+        let beat = Message::Heartbeat(Heartbeat { released: EpochId(upto), complete: EpochId(upto) });
+        let frame = frames(&beat.to_frame(&self.link(), EpochId(0))).remove(0);
+        self.pipeline.handle_frame(self.now, frame);
+    }
+
     fn chunk(&mut self, bytes: usize) {
         self.give(&Message::ResyncDisk(ResyncDisk { disk: 0, offset: 0, data: vec![1; bytes] }));
     }
@@ -199,20 +207,31 @@ impl Host {
         self.run_loop();
     }
 
-    /// Storage does all that there is to do; gives the steps.
+    /// Storage does all that there is to do, and the primary commits what is acked; gives the steps.
     fn store(&mut self) -> Vec<String> {
         self.store_in(false)
+    }
+
+    /// The primary says that it is committed.
+    fn commit(&mut self, upto: u64) {
+        self.give(&Message::Heartbeat(Heartbeat { released: EpochId(upto), complete: EpochId(upto) }));
     }
 
     /// The same with a log that is half full after each append.
     fn store_in(&mut self, is_half_full: bool) -> Vec<String> {
         let mut steps = Vec::new();
-        while let Some(step) = self.step() {
-            let is_append = step.starts_with("append");
-            steps.push(step);
-            self.done(if is_append { StorageDone::Appended { is_half_full } } else { StorageDone::Done });
+        loop {
+            while let Some(step) = self.step() {
+                let is_append = step.starts_with("append");
+                steps.push(step);
+                self.done(if is_append { StorageDone::Appended { is_half_full } } else { StorageDone::Done });
+            }
+            let acked = self.acked();
+            if self.state() != BackupState::Protected || self.pipeline.core().pointers().committed().0 >= acked {
+                return steps;
+            }
+            self.commit(acked);
         }
-        steps
     }
 
     fn answer(&mut self, answer: Answer) {

@@ -10,7 +10,9 @@ fn strings(texts: &[&str]) -> Vec<String> {
 fn epoch_that_asks_nothing_of_storage_is_acked_without_a_step_while_storage_has_nothing_to_do() {
     let mut host = Host::protected(true);
     host.epoch(8, NOTHING);
-    assert_eq!((host.acked(), host.applied(), host.step()), (8, 8, None));
+    assert_eq!((host.acked(), host.applied(), host.step()), (8, 7, None));
+    host.commit(8);
+    assert_eq!((host.applied(), host.step()), (8, None));
     assert_eq!(host.take_did(), [] as [&str; 0]);
     host.epoch(9, DISK);
     assert_eq!(host.step().as_deref(), Some("append 9"));
@@ -21,11 +23,13 @@ fn epoch_that_asks_nothing_of_storage_is_acked_without_a_step_while_storage_has_
 }
 
 #[test]
-fn memory_has_an_epoch_when_it_is_complete_and_the_images_get_it_after_that() {
+fn memory_has_an_epoch_when_it_is_committed_and_the_images_get_it_after_that() {
     let mut host = Host::protected(true);
     host.epoch(8, Brings { page: true, ..DISK });
     assert_eq!((host.step().as_deref(), host.take_did()), (Some("append 8"), vec![]));
-    host.pipeline.handle_storage_done(host.now, StorageDone::Appended { is_half_full: false });
+    host.done(StorageDone::Appended { is_half_full: false });
+    assert_eq!((host.step(), host.take_did()), (None, vec![]), "it is not known to be committed");
+    host.commit_while_busy(8);
     assert_eq!(host.step(), None, "the loop has it");
     host.run_loop();
     assert_eq!((host.take_did(), host.step().as_deref()), (strings(&["pages 8"]), Some("apply 8")));
@@ -39,7 +43,8 @@ fn loop_that_works_for_long_keeps_its_primary_and_does_one_thing_at_a_time() {
     assert_eq!(host.step().as_deref(), Some("append 8"));
     host.done(StorageDone::Appended { is_half_full: false });
     assert_eq!(host.step().as_deref(), Some("append 9"));
-    host.pipeline.handle_storage_done(host.now, StorageDone::Appended { is_half_full: false });
+    host.done(StorageDone::Appended { is_half_full: false });
+    host.commit_while_busy(9);
     assert!(matches!(host.pipeline.poll_loop_step(), Some(LoopStep::ApplyPages(_))));
     for _ in 0..20 {
         host.now = host.now.after(Duration::from_millis(10));

@@ -9,7 +9,9 @@ fn epoch_is_in_the_log_before_the_images_and_acked_in_between() {
     assert_eq!((host.step().as_deref(), host.acked()), (Some("append 8"), 7));
     assert_eq!(host.step(), None, "one step at a time");
     host.done(StorageDone::Appended { is_half_full: false });
-    assert_eq!((host.step().as_deref(), host.acked(), host.applied()), (Some("apply 8"), 8, 7));
+    assert_eq!((host.step(), host.acked()), (None, 8), "it is not known to be committed");
+    host.commit(8);
+    assert_eq!((host.step().as_deref(), host.applied()), (Some("apply 8"), 7));
     host.done(StorageDone::Done);
     assert_eq!((host.step(), host.applied()), (None, 8));
 }
@@ -66,6 +68,26 @@ fn full_log_is_emptied_when_the_images_have_all_of_it_and_are_synced() {
         (9, strings(&["apply 8", "apply 9", "sync", "truncate", "append 10", "apply 10"]))
     );
     assert_eq!((host.acked(), host.applied()), (10, 10));
+}
+
+#[test]
+fn log_without_room_waits_until_what_it_has_is_committed_and_does_not_keep_that_from_being_acked() {
+    let mut host = Host::protected(true);
+    (8..=10).for_each(|number| host.epoch(number, DISK));
+    for step in ["append 8", "append 9"] {
+        assert_eq!(host.step().as_deref(), Some(step));
+        host.done(StorageDone::Appended { is_half_full: false });
+    }
+    assert_eq!(host.step().as_deref(), Some("append 10"));
+    host.done(StorageDone::LogFull);
+    assert_eq!(host.step(), None);
+    host.commit(8);
+    assert_eq!(host.step().as_deref(), Some("apply 8"));
+    host.done(StorageDone::Done);
+    assert_eq!((host.step(), host.applied()), (None, 8), "it counts, though it stood behind what waits");
+    host.commit(9);
+    assert_eq!(host.store(), ["apply 9", "sync", "truncate", "append 10", "apply 10"]);
+    assert_eq!(host.applied(), 10);
 }
 
 #[test]
@@ -176,6 +198,7 @@ fn epoch_that_was_put_into_the_images_in_part_is_put_there_again() {
     host.epoch(8, DISK);
     assert_eq!(host.step().as_deref(), Some("append 8"));
     host.done(StorageDone::Appended { is_half_full: true });
+    host.commit(8);
     assert_eq!(host.step().as_deref(), Some("apply 8"));
     host.done(StorageDone::NoRoom("image".into()));
     host.wait(3);
