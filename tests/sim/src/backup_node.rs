@@ -76,6 +76,11 @@ impl BackupNode {
         self.pipeline.core()
     }
 
+    /// Its image, if an epoch of that life of the guest was written to it since this was asked last.
+    pub fn written_image(&self, life: u32) -> Option<Vec<u8>> {
+        self.files.written(self.core(), life)
+    }
+
     /// A connection stands.
     pub fn handle_connected(&mut self, connection: u64, env: &mut Env) -> Result<(), Crashed> {
         self.stream = Some(Stream::new(connection));

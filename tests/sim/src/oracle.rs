@@ -324,7 +324,7 @@ impl Oracle {
     /// Both ends of one session: `released ≤ committed ≤ acked ≤ complete`.
     pub fn check_across(&mut self, primary: Pointers, acked: EpochId, backup: BackupPointers) {
         let order = [primary.released(), primary.committed(), acked, backup.acked(), backup.complete()];
-        if !order.is_sorted() {
+        if !order.is_sorted() || backup.committed() > primary.committed() {
             let text = || format!("across: primary {primary}, acked {acked}; backup {backup}");
             self.fail(Rule::Across, None, text);
         }

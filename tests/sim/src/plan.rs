@@ -133,11 +133,13 @@ pub enum Break {
     ApplyOutOfOrder,
     /// The backup acks an epoch for which its log has no room.
     AckWithoutRoom,
+    /// The backup puts an epoch into its image when it is complete, before it is known to be committed.
+    ApplyUncommitted,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 49] = [
+    pub const ALL: [Break; 50] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -187,6 +189,7 @@ impl Break {
         Break::KeepLogged,
         Break::ApplyOutOfOrder,
         Break::AckWithoutRoom,
+        Break::ApplyUncommitted,
     ];
 }
 
@@ -228,6 +231,7 @@ impl Break {
                 | Break::KeepLogged
                 | Break::ApplyOutOfOrder
                 | Break::AckWithoutRoom
+                | Break::ApplyUncommitted
         )
     }
 }
@@ -403,8 +407,8 @@ impl Plan {
         plan.backup_durable = rng.percent(80) || broken.is_some_and(Break::is_of_durable_backups);
         plan.log_room = *rng.pick(&[0, 300, 1000, 4096]);
         plan.filling_bytes_max = *rng.pick(&[1, 600, 4096]);
-        if broken == Some(Break::DiscardedLogged) {
-            // A record that nobody counts on fills a small log: the pipeline sees that.
+        if matches!(broken, Some(Break::DiscardedLogged | Break::KeepLogged)) {
+            // A record that nobody counts on fills a small log: the pipeline sees that. And a small one is often empty.
             plan.log_room = 4096;
         }
         plan.leave_time_to_ack();

@@ -244,14 +244,16 @@ impl World {
             let text = || format!("the newest record lists {join}, which was void and is not stated any more");
             oracle.fail(Rule::VoidStated, None, text);
         }
-        for (primary, backup) in [(0, 1), (1, 0)] {
-            if let (Role::Primary(primary), Role::Backup(backup)) =
-                (&self.hosts[primary].role, &self.hosts[backup].role)
+        for (primary, host) in [(0, 1), (1, 0)] {
+            if let (Role::Primary(primary), Role::Backup(backup)) = (&self.hosts[primary].role, &self.hosts[host].role)
             {
                 let is_one = primary.core.link().map(|link| link.session) == backup.core().session_id();
                 let is_following = backup.core().state() == BackupState::Protected;
                 if let Some(acked) = primary.core.acked().filter(|_| is_one && is_following) {
                     oracle.check_across(primary.core.pointers(), acked, backup.core().pointers());
+                    if let Some(image) = backup.written_image(oracle.generation) {
+                        oracle.check_committed_image(host, primary.core.pointers().committed(), &image);
+                    }
                 }
             }
         }

@@ -72,6 +72,7 @@ caught! {
     copy_that_is_kept_with_records_in_its_log_is_caught: KeepLogged,
     epoch_that_is_applied_after_the_next_is_caught: ApplyOutOfOrder,
     ack_of_what_has_no_room_is_caught: AckWithoutRoom,
+    epoch_that_is_applied_before_it_is_committed_is_caught: ApplyUncommitted,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

@@ -1,5 +1,6 @@
 //! The backup's storage: steps on images and log, that take their time, find no room, fail, or are cut short.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ pub(super) struct Files {
     syncs_until: u64,
     /// The last base: of which session, and of which life of the guest.
     base: Option<(SessionId, EpochId, u32)>,
+    /// An epoch was written to the image since the oracle looked.
+    is_written: Cell<bool>,
     /// Broken: a session was forgotten, and its log is not.
     is_forgotten: bool,
     /// Broken: an epoch that was to be applied before the next one.
@@ -43,6 +46,7 @@ impl Files {
             is_base_next: false,
             syncs_until: 0,
             base: None,
+            is_written: Cell::new(false),
             is_forgotten: false,
             late: None,
         }
@@ -180,10 +184,15 @@ impl Files {
         if env.plan.broken != Some(Break::AppendUnsynced) {
             self.log.sync();
         }
+        if env.plan.broken == Some(Break::ApplyUncommitted) {
+            write(&mut self.image, epoch);
+            self.is_written.set(true);
+        }
         StorageDone::Appended { is_half_full: self.log.is_half_full() }
     }
 
     fn apply(&mut self, epoch: Arc<AssembledEpoch>, env: &Env) {
+        self.is_written.set(true);
         match env.plan.broken {
             Some(Break::ForgetDiskWrites) if !epoch.base => {}
             Some(Break::ApplyOutOfOrder) if self.late.is_none() && !epoch.base => self.late = Some(epoch),
@@ -194,6 +203,13 @@ impl Files {
                 }
             }
         }
+    }
+
+    /// The image, if an epoch was written to it since this was asked last and all that a filling brought is committed.
+    pub(super) fn written(&self, core: &Backup, life: u32) -> Option<Vec<u8>> {
+        let is_of =
+            |(session, base, of)| core.session_id() == Some(session) && core.pointers().applied() >= base && of == life;
+        (self.base.is_some_and(is_of) && self.is_written.take()).then(|| self.image.bytes())
     }
 
     /// The image is synced beside all else from now on; until when.
