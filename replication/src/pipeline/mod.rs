@@ -23,3 +23,4 @@
 //! - What is permitted at one moment may be wrong at a later one. Such a step carries the time until which it may be begun.
 
 pub mod backup;
+pub mod primary;

@@ -29,8 +29,8 @@ pub enum Outcome {
     Refused(Refusal),
     /// Nobody knows. Wish again, or wish something else.
     NoAnswer,
-    /// The witness does not have what this node has seen there. It is not the same one, or has forgotten: nothing is
-    /// appended to it.
+    /// The witness does not have what this node has seen there, or what must have been there. It is not the same one, or has
+    /// forgotten: nothing is appended to it.
     Forgotten,
 }
 
@@ -43,24 +43,34 @@ enum Phase {
     Appending(Wish, Attempt),
 }
 
+/// Whether a record was seen that lists this node as the backup of the primary that greeted it last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listing {
+    NotGreeted,
+    Awaited,
+    Seen,
+}
+
 /// What a node knows of its VM's register, and the wish that it is about.
 #[derive(Debug)]
 pub struct Register {
     me: Place,
     known: Option<Known>,
-    /// What was known before a peer said more, which may be wrong.
+    /// What was seen, whatever a peer said besides, which may be wrong.
     known_before: Option<Known>,
     newest: Option<Entry>,
     phase: Phase,
     /// An append to this number was not answered.
     in_doubt: Option<u64>,
+    listing: Listing,
     ask: Option<Ask>,
 }
 
 impl Register {
     /// The register as seen by `me`, which has seen `known` before.
     pub fn new(me: Place, known: Option<Known>) -> Self {
-        Register { me, known, known_before: known, newest: None, phase: Phase::Idle, in_doubt: None, ask: None }
+        let (phase, listing) = (Phase::Idle, Listing::NotGreeted);
+        Register { me, known, known_before: known, newest: None, phase, in_doubt: None, listing, ask: None }
     }
 
     /// Who asks.
@@ -110,7 +120,11 @@ impl Register {
             Phase::Looking(wish, attempt) => (wish, attempt, false),
             Phase::Appending(wish, attempt) => (wish, attempt, true),
         };
-        if !self.descends(&found) {
+        let descends = self.descends(&found);
+        if descends {
+            self.note_listing(&wish, &found);
+        }
+        if !descends || self.lacks_listing(&wish) {
             self.known = self.known_before;
             return Some(Outcome::Forgotten);
         }
@@ -119,6 +133,8 @@ impl Register {
             self.known = Some(Known::of(last));
             self.newest = Some(last.clone());
         }
+        // Seen, and not only heard of: whatever comes of this wish, it stays known.
+        self.known_before = self.known;
         let now = self.known.map_or(0, |known| known.number);
         if is_back && now == before {
             // It was not refused, and it is not there either.
@@ -160,6 +176,25 @@ impl Register {
                 None
             }
         }
+    }
+
+    /// Looks for the record that lists this node as a backup, among those that were not seen yet.
+    fn note_listing(&mut self, wish: &Wish, found: &[Entry]) {
+        let seen = self.known.map_or(0, |known| known.number);
+        let new = found.iter().filter(|entry| entry.record.number > seen);
+        let is_listed = new.flat_map(|entry| &entry.record.backups).any(|member| member.place.id == self.me.id);
+        match self.listing {
+            _ if matches!(wish, Wish::Follow { .. }) => self.listing = Listing::Awaited,
+            Listing::Awaited if is_listed => self.listing = Listing::Seen,
+            _ => {}
+        }
+    }
+
+    /// Whether a backup asks for the guest though no record listed it since its primary greeted it. Its base was sealed only
+    /// after such a record stood, and all records since then were read: that one is gone.
+    fn lacks_listing(&self, wish: &Wish) -> bool {
+        let is_claim = matches!(wish, Wish::TakeOver { named_dead, .. } if named_dead.is_empty());
+        is_claim && self.listing == Listing::Awaited
     }
 
     /// Whether `found` begins with what is known, and each record is the successor of the one before.

@@ -397,3 +397,47 @@ fn wish_that_is_so_already_appends_nothing() {
     won(witness.wish(&mut a, Wish::Look));
     assert_eq!(witness.records.len(), 2);
 }
+
+/// The storage of a witness answered the append that lists the backup, and lost it with its power. The backup is whole, and may not
+/// take that for a no: when the records are there again, it is the only one that can continue the guest.
+#[test]
+fn backup_that_no_record_listed_since_it_was_greeted_takes_the_witness_for_one_that_forgot() {
+    let (mut witness, mut a, mut b) = (Witness::default(), node(1), node(2));
+    won(witness.wish(&mut a, begin()));
+    let known = a.known().expect("it won a record");
+    won(witness.wish(&mut b, Wish::Follow { known, primary: a.me().id }));
+    won(witness.wish(&mut a, enlist(2)));
+    let lost = witness.records.pop().expect("it was appended");
+    assert_eq!(witness.wish(&mut b, take_over()), Outcome::Forgotten);
+    assert_eq!(witness.records.len(), 1, "nothing is appended to it");
+    witness.records.push(lost);
+    assert_eq!(won(witness.wish(&mut b, take_over())).primary.id, b.me().id);
+}
+
+#[test]
+fn backup_that_was_listed_and_is_not_any_more_is_told_no() {
+    let (mut witness, mut a, mut b) = (Witness::default(), node(1), node(2));
+    won(witness.wish(&mut a, begin()));
+    let known = a.known().expect("it won a record");
+    won(witness.wish(&mut b, Wish::Follow { known, primary: a.me().id }));
+    won(witness.wish(&mut a, enlist(2)));
+    won(witness.wish(&mut a, Wish::Remove(JOIN)));
+    let refused = witness.wish(&mut b, take_over());
+    assert!(matches!(refused, Outcome::Refused(Refusal::Primary { .. })), "{refused:?}");
+}
+
+/// The witness is restored between the look and the append of one wish: what the look showed stays known.
+#[test]
+fn record_that_was_seen_by_a_wish_is_not_forgotten_with_that_wish() {
+    let mut witness = Witness::default();
+    let (_, mut b) = pair(&mut witness);
+    let seen = witness.records.clone();
+    b.handle_wish(take_over(), Attempt([9; 16]));
+    assert!(b.poll_ask().is_some());
+    assert_eq!(b.handle_found(seen.clone()), None, "there is a record to append");
+    assert!(matches!(b.poll_ask(), Some(Ask::Append { .. })));
+    witness.records.truncate(1);
+    assert_eq!(b.handle_found(witness.from(2)), Some(Outcome::Forgotten));
+    assert_eq!(b.known(), seen.last().map(Known::of));
+    assert_eq!(witness.wish(&mut b, take_over()), Outcome::Forgotten);
+}

@@ -16,7 +16,7 @@ use replication::view::{Tell, Voids};
 use replication::wire::{Hello, Kind, Message, RefuseCode};
 use replication::{AssembledEpoch, Backup, ClaimResult, EpochId, Frame, PageBatch, SessionId, TakeOver};
 
-use crate::env::{Crashed, Env, Event, HostId, Lane, Piece};
+use crate::env::{BackupLane, Crashed, Env, Event, HostId, Piece};
 use crate::fault::Step;
 use crate::guest::PAGES;
 use crate::plan::{Break, MS, Plan, machine};
@@ -81,10 +81,23 @@ impl BackupNode {
         self.files.written(self.core(), life)
     }
 
+    /// Which host it is.
+    pub fn host(&self) -> usize {
+        self.id.host
+    }
+
     /// A connection stands.
     pub fn handle_connected(&mut self, connection: u64, env: &mut Env) -> Result<(), Crashed> {
         self.stream = Some(Stream::new(connection));
         self.pipeline.handle_connected(env.time());
+        self.pump(env)
+    }
+
+    /// The connection ended, and nobody says so.
+    pub fn handle_disconnected(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        self.stream = None;
+        self.unread.clear();
+        self.pipeline.handle_disconnected(env.time());
         self.pump(env)
     }
 
@@ -145,15 +158,15 @@ impl BackupNode {
     }
 
     /// A lane has done its step.
-    pub fn handle_lane(&mut self, lane: Lane, env: &mut Env) -> Result<(), Crashed> {
+    pub fn handle_lane(&mut self, lane: BackupLane, env: &mut Env) -> Result<(), Crashed> {
         match lane {
-            Lane::Loop => self.finish_applying(env)?,
-            Lane::Storage => {
+            BackupLane::Loop => self.finish_applying(env)?,
+            BackupLane::Storage => {
                 let done = self.files.finish(self.id.host, env)?;
                 self.is_unfit |= matches!(done, StorageDone::Unfit(_));
                 self.pipeline.handle_storage_done(env.time(), done);
             }
-            Lane::Upkeep => {
+            BackupLane::Upkeep => {
                 let is_done = self.files.finish_upkeep(self.id.host, env);
                 self.pipeline.handle_upkeep_done(env.time(), is_done);
             }
@@ -187,7 +200,7 @@ impl BackupNode {
             let Some(step) = self.pipeline.poll_loop_step() else { break };
             self.perform(step, env)?;
         }
-        let wanted = self.pipeline.poll_timeout().map(|time| time.0.max(env.now));
+        let wanted = self.pipeline.poll_timeout().map(|time| env.when(time));
         if let Some(at) = wanted.filter(|at| self.timer_at.is_none_or(|armed| *at < armed)) {
             self.timer_at = Some(at);
             env.at(at, Event::Timer(self.id));
@@ -207,11 +220,11 @@ impl BackupNode {
     fn give(&mut self, env: &mut Env) -> Result<(), Crashed> {
         if let Some(step) = self.pipeline.poll_storage_step(env.time()) {
             let at = self.files.begin(self.id.host, step, self.pipeline.core(), env)?;
-            env.at(at, Event::Lane { to: self.id, lane: Lane::Storage });
+            env.at(at, Event::BackupLane { to: self.id, lane: BackupLane::Storage });
         }
         if self.pipeline.poll_upkeep(env.time()) {
             let at = self.files.begin_upkeep(self.id.host, env);
-            env.at(at, Event::Lane { to: self.id, lane: Lane::Upkeep });
+            env.at(at, Event::BackupLane { to: self.id, lane: BackupLane::Upkeep });
         }
         match self.pipeline.poll_question() {
             Some(question) => self.ask(question, env),
@@ -273,11 +286,11 @@ impl BackupNode {
         env.step(self.id.host, Step::Apply, false)?;
         self.applying = Some(epoch);
         let delay = env.rng.range(0, env.plan.apply_delay);
-        env.after(delay, Event::Lane { to: self.id, lane: Lane::Loop });
+        env.after(delay, Event::BackupLane { to: self.id, lane: BackupLane::Loop });
         Ok(())
     }
 
-    fn read_memory(&mut self, session: SessionId, epoch: EpochId, env: &Env) {
+    fn read_memory(&mut self, session: SessionId, epoch: EpochId, env: &mut Env) {
         let is_blank = env.plan.broken == Some(Break::CopyOfOtherMemory);
         self.pipeline.handle_memory(env.time(), session, epoch, |gfn, page| {
             *page = if is_blank { [0; PAGE_SIZE] } else { self.memory[gfn.0 as usize] };
@@ -333,12 +346,15 @@ impl BackupNode {
         if let Some(newest) = newest.filter(|_| env.plan.broken != Some(Break::VoidUntold)) {
             for tell in self.voids.tell(&newest) {
                 env.say(|| format!("host {} {}", self.id.host, words::tell(tell)));
-                env.witness.tell(tell);
-                self.voids.handle_told(tell);
+                if env.witness.tell(tell) {
+                    self.voids.handle_told(tell);
+                }
             }
             if env.plan.broken == Some(Break::VoidForgotten) && newest.backups.is_empty() {
                 // Broken: what is not listed now is taken for what will never be.
-                self.voids.joins().for_each(|join| env.witness.tell(Tell::Withdraw(join)));
+                self.voids.joins().for_each(|join| {
+                    env.witness.tell(Tell::Withdraw(join));
+                });
                 self.voids = Voids::new(env.witness.place(self.id.host).id);
             }
         }

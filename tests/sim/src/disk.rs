@@ -1,4 +1,4 @@
-//! A disk: an image, and writes of epochs that are not committed yet.
+//! A primary's disk: an image, a log, and writes of epochs that are in neither.
 
 use std::collections::VecDeque;
 
@@ -16,19 +16,35 @@ pub const CHUNK: usize = SECTOR * CHUNK_SECTORS;
 /// A sector that the guest writes: which, and what.
 pub type SectorWrite = (usize, [u8; SECTOR]);
 
-/// A disk of a host. The image survives a crash, the rest does not.
-#[derive(Clone)]
+/// Disk writes of epochs, in order.
+pub type Log = VecDeque<(EpochId, Vec<SectorWrite>)>;
+
+/// A disk of a host. Image and log survive a crash, the rest does not.
+#[derive(Clone, Default)]
 pub struct Disk {
     /// The image.
     pub image: Vec<u8>,
+    /// The log.
+    pub log: Log,
     running: Vec<SectorWrite>,
-    sealed: VecDeque<(EpochId, Vec<SectorWrite>)>,
+    sealed: Log,
+}
+
+fn put(image: &mut [u8], writes: &[SectorWrite]) {
+    for (sector, data) in writes {
+        image[sector * SECTOR..][..SECTOR].copy_from_slice(data);
+    }
 }
 
 impl Disk {
     /// A disk over an image, with nothing uncommitted.
     pub fn new(image: Vec<u8>) -> Self {
-        Disk { image, running: Vec::new(), sealed: VecDeque::new() }
+        Disk { image, ..Disk::default() }
+    }
+
+    /// What a crash left.
+    pub fn left(image: Vec<u8>, log: Log) -> Self {
+        Disk { image, log, ..Disk::default() }
     }
 
     /// An image of zeroes.
@@ -41,29 +57,47 @@ impl Disk {
         self.running.push((sector, data));
     }
 
+    /// The guest, which has no epochs, writes a sector to the image.
+    pub fn write_directly(&mut self, sector: usize, data: [u8; SECTOR]) {
+        assert!(self.running.is_empty() && self.sealed.is_empty(), "an older write would be put over this one");
+        assert!(self.log.is_empty(), "the next start would put the log's older writes over this one");
+        put(&mut self.image, &[(sector, data)]);
+    }
+
     /// The running epoch is sealed; gives its writes.
-    pub fn seal(&mut self, epoch: EpochId) -> &[SectorWrite] {
+    pub fn seal(&mut self, epoch: EpochId) -> Vec<SectorWrite> {
         let writes = std::mem::take(&mut self.running);
-        self.sealed.push_back((epoch, writes));
-        &self.sealed.back().expect("pushed one line above").1
+        if !writes.is_empty() {
+            self.sealed.push_back((epoch, writes.clone()));
+        }
+        writes
+    }
+
+    /// What `epoch` wrote goes into the log.
+    pub fn log(&mut self, epoch: EpochId) {
+        let sealed = self.sealed.iter().find(|(sealed, _)| *sealed == epoch);
+        self.log.push_back(sealed.expect("an epoch is logged before its writes reach the image").clone());
     }
 
     /// All epochs up to `upto` go to the image.
     pub fn commit(&mut self, upto: EpochId) {
         while let Some((_, writes)) = self.sealed.pop_front_if(|(epoch, _)| *epoch <= upto) {
-            for (sector, data) in writes {
-                self.image[sector * SECTOR..][..SECTOR].copy_from_slice(&data);
-            }
+            put(&mut self.image, &writes);
         }
+    }
+
+    /// What a start finds that applies the log up to epoch `upto`.
+    pub fn recovered(&self, upto: EpochId) -> Vec<u8> {
+        let mut image = self.image.clone();
+        self.log.iter().filter(|(epoch, _)| *epoch <= upto).for_each(|(_, writes)| put(&mut image, writes));
+        image
     }
 
     /// What the guest sees: the image and all writes over it.
     pub fn view(&self) -> Vec<u8> {
         let mut view = self.image.clone();
-        let sealed = self.sealed.iter().flat_map(|(_, writes)| writes);
-        for (sector, data) in sealed.chain(&self.running) {
-            view[sector * SECTOR..][..SECTOR].copy_from_slice(data);
-        }
+        self.sealed.iter().for_each(|(_, writes)| put(&mut view, writes));
+        put(&mut view, &self.running);
         view
     }
 }

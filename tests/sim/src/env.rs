@@ -1,16 +1,17 @@
 //! What surrounds the hosts: time, chance, links, the witness, the client, the faults that are armed.
 
 use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 
 use replication::view::Entry;
-use replication::{ClaimResult, EpochId, SessionId, Time};
+use replication::{ClaimResult, Time};
 
-use crate::fault::{Fault, Step, What, When};
+use crate::clock::Clock;
+use crate::fault::{Fault, HOSTS, Step, What, When};
 use crate::guest::Said;
-use crate::net::Net;
-use crate::oracle::Oracle;
-use crate::plan::{MS, Plan};
+use crate::net::{Net, Party};
+use crate::oracle::{Oracle, Rule};
+use crate::plan::{Break, MS, Plan};
 use crate::rng::Rng;
 use crate::story::{Line, words};
 use crate::witness::{Answer, Asked, Question, Witness};
@@ -35,25 +36,16 @@ pub enum Event {
     Boundary(HostId),
     Timer(HostId),
     Connect(HostId),
-    /// The next piece of the stream that `from` sends on that connection.
+    /// The next piece of what the end `side` sends on that connection.
     Piece {
         connection: u64,
-        from: usize,
+        side: usize,
         piece: Piece,
     },
-    Shipped {
-        to: HostId,
-        session: SessionId,
-        epoch: EpochId,
-    },
-    LocalDurable {
-        to: HostId,
-        epoch: EpochId,
-    },
     /// A lane of a backup has done its step.
-    Lane {
+    BackupLane {
         to: HostId,
-        lane: Lane,
+        lane: BackupLane,
     },
     /// A host puts a question to the witness, again.
     Ask {
@@ -82,15 +74,10 @@ pub enum Event {
         /// Again and again.
         again: bool,
     },
-    /// The next piece of what a primary sends.
-    Outgoing(HostId),
-    /// A primary has sent a round of its filling.
-    Round {
-        /// The primary.
-        to: HostId,
-        /// Of which session.
-        session: SessionId,
-    },
+    /// A primary's lane Ship does what it was given.
+    Lane(HostId),
+    /// A primary's lane Images does.
+    Images(HostId),
     Request {
         host: usize,
         request: u64,
@@ -110,7 +97,7 @@ pub enum Event {
 
 /// What does one thing at a time on a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lane {
+pub enum BackupLane {
     /// It has the memory and the connection.
     Loop,
     /// It has the image and its log.
@@ -155,6 +142,15 @@ impl Ord for Scheduled {
     }
 }
 
+/// What a host does to its surroundings.
+#[derive(Clone, Debug)]
+enum Effect {
+    Send { connection: u64, bytes: Vec<u8> },
+    Close { connection: u64 },
+    Emit { said: Said, generation: u32 },
+    Ask(Asked),
+}
+
 /// The client: asks one request after the other, again and again until it is answered.
 #[derive(Default)]
 pub struct Client {
@@ -180,22 +176,35 @@ pub struct Env {
     pub client: Client,
     /// The witness.
     pub witness: Witness,
-    /// Until when a host's disk is slow, and until when a host does nothing.
-    pub slow_until: [u64; 2],
+    /// Until when a host's disk is slow.
+    pub slow_until: [u64; HOSTS],
     /// A host that crashes in the middle of a step loses its power.
-    pub loses_power: [bool; 2],
+    pub loses_power: [bool; HOSTS],
     /// Until when a host's disk has no room.
-    pub full_until: [u64; 2],
+    pub full_until: [u64; HOSTS],
     /// Whose disk fails at the next thing asked of it.
-    pub disk_fails: [bool; 2],
+    pub disk_fails: [bool; HOSTS],
     /// Who acks nothing from the next ack on.
-    pub mute: [bool; 2],
+    pub mute: [bool; HOSTS],
     /// Whose next filling makes no progress.
-    pub stuck: [bool; 2],
+    pub stuck: [bool; HOSTS],
     /// Who finds that the next base cannot run there.
-    pub unfit_base: [bool; 2],
+    pub unfit_base: [bool; HOSTS],
     /// Until when a host does nothing.
-    pub paused_until: [u64; 2],
+    pub paused_until: [u64; HOSTS],
+    /// What a host that stands still had decided to do at once, in order.
+    late: [VecDeque<Effect>; HOSTS],
+    /// When a host last stood still for so long that another may have taken over meanwhile.
+    stops: [Option<(u64, u64)>; HOSTS],
+    /// When each record was appended.
+    appended: Vec<u64>,
+    /// Each host's clock.
+    clocks: [Clock; HOSTS],
+    /// What is hidden of a clock, if a rule is broken.
+    hidden: [u64; HOSTS],
+    last_shown: [u64; HOSTS],
+    /// Whose time is asked for.
+    pub host: usize,
     /// Faults stopped.
     pub healing: bool,
     /// Takeovers so far.
@@ -207,7 +216,7 @@ pub struct Env {
     /// Guests booted anew so far.
     pub resets: u32,
     /// What each host is, for the reader of a replay.
-    pub roles: [&'static str; 2],
+    pub roles: [&'static str; HOSTS],
     trace: Option<Vec<Line>>,
     armed: Vec<Fault>,
     events: BinaryHeap<Scheduled>,
@@ -217,29 +226,37 @@ pub struct Env {
 impl Env {
     /// The surroundings of a run.
     pub fn new(seed: u64, plan: Plan, trace: bool) -> Env {
+        let net = Net::new(plan.faults.iter().any(|fault| fault.what.is_replay()));
         let armed = plan.faults.iter().filter(|fault| matches!(fault.when, When::Step { .. })).copied().collect();
         Env {
             witness: Witness::new(&plan),
             now: 0,
             rng: Rng::new(!seed),
+            clocks: plan.clock_fast.map(Clock::new),
             plan,
-            net: Net::default(),
+            net,
             oracle: Oracle::default(),
             client: Client { request: 1, answered: 0 },
-            slow_until: [0; 2],
-            loses_power: [false; 2],
-            full_until: [0; 2],
-            disk_fails: [false; 2],
-            mute: [false; 2],
-            stuck: [false; 2],
-            unfit_base: [false; 2],
-            paused_until: [0; 2],
+            slow_until: [0; HOSTS],
+            loses_power: [false; HOSTS],
+            full_until: [0; HOSTS],
+            disk_fails: [false; HOSTS],
+            mute: [false; HOSTS],
+            stuck: [false; HOSTS],
+            unfit_base: [false; HOSTS],
+            paused_until: [0; HOSTS],
+            late: Default::default(),
+            stops: [None; HOSTS],
+            appended: Vec::new(),
+            hidden: [0; HOSTS],
+            last_shown: [0; HOSTS],
+            host: 0,
             healing: false,
             takeovers: 0,
             begun: 0,
             resumes: 0,
             resets: 0,
-            roles: [""; 2],
+            roles: [""; HOSTS],
             trace: trace.then(Vec::new),
             armed,
             events: BinaryHeap::new(),
@@ -247,9 +264,76 @@ impl Env {
         }
     }
 
-    /// The time as the cores want it.
-    pub fn time(&self) -> Time {
-        Time(self.now)
+    /// The time as the cores want it: what the clock of the host shows that is at work.
+    pub fn time(&mut self) -> Time {
+        let host = self.host;
+        let shown = self.clocks[host].shows(self.now);
+        if self.plan.broken == Some(Break::StopUnnoticed) {
+            // Broken: a clock that jumped, or that was not looked at for long, seems to go on where it was.
+            let gap = shown - self.last_shown[host];
+            self.hidden[host] += if gap > self.plan.detect / 2 { gap } else { 0 };
+        }
+        self.last_shown[host] = shown;
+        Time(shown - self.hidden[host])
+    }
+
+    /// When the clock of the host that is at work shows that; now at the earliest.
+    pub fn when(&self, time: Time) -> u64 {
+        self.clocks[self.host].when(time.0 + self.hidden[self.host]).max(self.now)
+    }
+
+    /// The clock of a host jumps forward.
+    pub fn jump(&mut self, host: usize, by: u64) {
+        let now = self.now;
+        self.clocks[host].jump(now, by);
+    }
+
+    /// A host stands still from now on. What it has just decided to do is done afterwards.
+    pub fn pause(&mut self, host: usize, time: u64) {
+        self.paused_until[host] = self.now + time;
+        if time > self.plan.detect + self.plan.detect / 10 {
+            self.stops[host] = Some((self.now, self.now + time));
+        }
+        self.after(time, Event::Relief(What::Pause(host, time)));
+    }
+
+    /// Whether a host stands still.
+    pub fn is_paused(&self, host: usize) -> bool {
+        self.paused_until[host] > self.now
+    }
+
+    /// A host is gone, with what it had decided to do.
+    pub fn lose_host(&mut self, host: usize) {
+        (self.paused_until[host], self.stops[host]) = (0, None);
+        self.late[host].clear();
+    }
+
+    /// Hosts that stood still do what they had decided to, before anything else.
+    pub fn do_late(&mut self) {
+        for host in 0..HOSTS {
+            while !self.is_paused(host)
+                && let Some(effect) = self.late[host].pop_front()
+            {
+                self.perform(host, effect);
+            }
+        }
+    }
+
+    fn effect(&mut self, host: usize, effect: Effect) {
+        if self.is_paused(host) {
+            self.late[host].push_back(effect);
+        } else {
+            self.perform(host, effect);
+        }
+    }
+
+    fn perform(&mut self, host: usize, effect: Effect) {
+        match effect {
+            Effect::Send { connection, bytes } => self.carry(connection, Some(host), bytes),
+            Effect::Close { connection } => self.carry_end(connection, Some(host)),
+            Effect::Emit { said, generation } => self.let_out(host, said, generation),
+            Effect::Ask(asked) => self.carry_ask(asked),
+        }
     }
 
     /// `event` happens `delay` from now.
@@ -310,6 +394,12 @@ impl Env {
             if *nth == 0 {
                 let what = *what;
                 self.armed.remove(index);
+                if matches!(what, What::Pause(paused, _) if paused == host) && !self.healing {
+                    // In the middle of what it does, and not when it has done it.
+                    self.say(|| format!("FAULT: {}", words::what(&what)));
+                    self.stand_still(what);
+                    continue;
+                }
                 self.after(0, Event::Fault(what));
                 if let What::Crash { host: crashed, power, .. } = what
                     && crashed == host
@@ -320,6 +410,15 @@ impl Env {
             }
         }
         Ok(())
+    }
+
+    /// A pause is neither ended nor made longer by another: what waits for its end would be overtaken.
+    pub fn stand_still(&mut self, what: What) {
+        if let What::Pause(host, time) = what
+            && !self.is_paused(host)
+        {
+            self.pause(host, time);
+        }
     }
 
     /// Faults stop.
@@ -334,34 +433,52 @@ impl Env {
         slow + self.rng.range(0, self.plan.disk_delay)
     }
 
-    /// `from` sends bytes to the other host.
-    pub fn send(&mut self, connection: u64, from: usize, mut bytes: Vec<u8>) {
+    /// `from` sends bytes to the other end.
+    pub fn send(&mut self, connection: u64, from: usize, bytes: Vec<u8>) {
+        self.effect(from, Effect::Send { connection, bytes });
+    }
+
+    /// `from` closes the connection.
+    pub fn close(&mut self, connection: u64, from: usize) {
+        self.effect(from, Effect::Close { connection });
+    }
+
+    /// Bytes are on their way.
+    pub fn carry(&mut self, connection: u64, from: Party, mut bytes: Vec<u8>) {
+        let Some(side) = self.net.side_of(connection, from) else { return };
+        self.net.record(connection, side, &bytes);
         if std::mem::take(&mut self.net.garble_next) && !bytes.is_empty() {
             let at = self.rng.range(0, bytes.len() as u64 - 1) as usize;
             bytes[at] ^= 1 << self.rng.range(0, 7);
         }
         if bytes.len() > 1 && self.rng.percent(20) {
             let rest = bytes.split_off(self.rng.range(1, bytes.len() as u64 - 1) as usize);
-            self.send_piece(connection, from, Piece::Bytes(bytes));
+            self.carry_piece(connection, side, Piece::Bytes(bytes));
             bytes = rest;
         }
-        self.send_piece(connection, from, Piece::Bytes(bytes));
+        self.carry_piece(connection, side, Piece::Bytes(bytes));
     }
 
-    /// `from` closes the connection.
-    pub fn close(&mut self, connection: u64, from: usize) {
-        self.send_piece(connection, from, Piece::End);
-    }
-
-    fn send_piece(&mut self, connection: u64, from: usize, piece: Piece) {
-        if self.net.connection.id != connection {
-            return;
+    /// The end of a connection is on its way.
+    pub fn carry_end(&mut self, connection: u64, from: Party) {
+        if let Some(side) = self.net.side_of(connection, from) {
+            self.carry_piece(connection, side, Piece::End);
         }
-        let arrives = self.now + self.rng.range(self.plan.link_delay / 4, self.plan.link_delay);
-        let pipe = &mut self.net.connection.pipes[from];
+    }
+
+    /// A link that slows takes half of the time for which it does in addition.
+    fn carry_piece(&mut self, connection: u64, side: usize, piece: Piece) {
+        let delay = self.rng.range(self.plan.link_delay / 4, self.plan.link_delay);
+        let Some(Some(from)) = self.net.receiver(connection, 1 - side) else {
+            return self.after(delay, Event::Piece { connection, side, piece });
+        };
+        let slows = self.net.slows_since[from].map_or(0, |since| (self.now - since) / 2);
+        let arrives = self.now + delay + slows;
+        let Some(connected) = self.net.connection(connection) else { return };
+        let pipe = &mut connected.pipes[side];
         pipe.arrives = pipe.arrives.max(arrives);
         let at = pipe.arrives;
-        self.at(at, Event::Piece { connection, from, piece });
+        self.at(at, Event::Piece { connection, side, piece });
     }
 
     /// A host asks the witness.
@@ -382,6 +499,10 @@ impl Env {
 
     /// A question is on its way: it may arrive when its asker is long gone, or its answer be lost.
     pub fn send_ask(&mut self, asked: Asked) {
+        self.effect(asked.by.host, Effect::Ask(asked));
+    }
+
+    fn carry_ask(&mut self, asked: Asked) {
         let to = asked.by;
         let is_late = !self.healing && self.rng.percent(4);
         if is_late || !self.net.witness_up[to.host] {
@@ -399,6 +520,8 @@ impl Env {
     /// The question is there.
     pub fn ask_arrives(&mut self, asked: &Asked, is_late: bool) {
         let found = self.witness.perform(asked);
+        let count = self.witness.newest().map_or(0, |record| record.number as usize);
+        self.appended.resize(count, self.now);
         if is_late {
             return;
         }
@@ -410,18 +533,39 @@ impl Env {
 
     /// An output of `host` leaves for the world.
     pub fn emit(&mut self, host: usize, said: Said) {
+        self.check_look(host);
+        let generation = self.oracle.generation;
+        self.effect(host, Effect::Emit { said, generation });
+    }
+
+    /// What was decided before a guest was booted anew may come after that, as a packet may that was long on its way.
+    fn let_out(&mut self, host: usize, said: Said, generation: u32) {
         self.whisper(|| format!("host {host} lets output {} out", said.position));
-        self.oracle.emitted(host, &said);
+        self.oracle.emitted(host, &said, generation);
         if self.net.client_up[host] && !self.rng.percent(self.plan.client_loss) {
             let delay = self.rng.range(0, self.plan.client_delay);
             self.after(delay, Event::Response(said));
         }
     }
 
+    /// A host that stood still looks who is primary before it decides to let anything out.
+    fn check_look(&mut self, host: usize) {
+        let Some((from, to)) = self.stops[host].filter(|_| !self.is_paused(host)) else { return };
+        let Some(record) = self.witness.newest() else { return };
+        let appended = self.appended.get(record.number as usize - 1).copied().unwrap_or(0);
+        if record.primary.id != self.witness.place(host).id && (from..=to).contains(&appended) {
+            let number = record.number;
+            let text = || {
+                format!("host {host} stood still while record {number} made another the primary, and lets output out")
+            };
+            self.oracle.fail(Rule::LooksAfterAStop, host, text);
+        }
+    }
+
     /// The client sends its request, to whoever listens.
     pub fn request(&mut self) {
         let request = self.client.request;
-        for host in 0..2 {
+        for host in 0..HOSTS {
             if self.net.client_up[host] && !self.rng.percent(self.plan.client_loss) {
                 let delay = self.rng.range(0, self.plan.client_delay);
                 self.after(delay, Event::Request { host, request });

@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::{nanos, nanos_or_none};
 
-/// The hosts of a run.
-pub const HOSTS: usize = 2;
+/// The hosts of a run: two that the VM is for, and a spare one.
+pub const HOSTS: usize = 3;
+/// The spare host. Nothing runs there until somebody starts it.
+pub const SPARE: usize = 2;
 
 /// A place in a driver at which a fault can strike, before or after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +100,29 @@ pub enum Dir {
     CopyOf(usize),
 }
 
+/// Somebody who connects to a backup and is not its primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stranger {
+    /// Says nothing.
+    Silent,
+    /// Says what is no frame.
+    Garbage,
+    /// The primary of another VM.
+    OtherVm,
+    /// A second primary of the same VM, of an old term or of one that is still to come, which sees the same witness or does not.
+    Primary {
+        /// Its term.
+        term: u64,
+        /// It sees the same witness.
+        is_met: bool,
+    },
+    /// Says again what was said on an earlier connection: the last one, or so many before it.
+    Replay {
+        /// How many.
+        back: usize,
+    },
+}
+
 /// What goes wrong. Times in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum What {
@@ -113,8 +138,28 @@ pub enum What {
     },
     /// The hosts do not reach each other.
     Cut(#[serde(with = "nanos")] u64),
+    /// What a host sends to the others arrives when this is over; what they send arrives.
+    CutOneWay(usize, #[serde(with = "nanos")] u64),
+    /// What a host sends to the others takes longer and longer.
+    LinkSlows(usize, #[serde(with = "nanos")] u64),
+    /// What a host sends on the connections that it has now arrives when this is over; a new connection is not concerned.
+    Lags(usize, #[serde(with = "nanos")] u64),
+    /// The connections between the hosts are reset, and this one never sees that.
+    HalfOpen(usize),
+    /// Somebody connects to a host.
+    Stranger(usize, Stranger),
+    /// The clock of a host jumps forward.
+    ClockJump(usize, #[serde(with = "nanos")] u64),
     /// A host does not reach the witness.
     WitnessCut(usize, #[serde(with = "nanos")] u64),
+    /// A host does not reach the witness any more.
+    WitnessGone(usize),
+    /// No append finds room at the witness; it is read as ever.
+    WitnessFull(#[serde(with = "nanos")] u64),
+    /// The witness is as it was so many records ago: somebody restored it from a backup.
+    WitnessRestored(usize),
+    /// The witness loses its power for a while; its storage loses the last record, though it had said that it has it.
+    WitnessLoses(#[serde(with = "nanos")] u64),
     /// A host does not reach the client.
     ClientCut(usize, #[serde(with = "nanos")] u64),
     /// A host does nothing at all for a while, and then goes on where it was.
@@ -139,6 +184,15 @@ pub enum What {
     Garble,
     /// An operator takes the backup away.
     Unprotect,
+    /// An operator has the guest of a host protected by another one from here on.
+    ProtectOther {
+        /// Where it runs, if it does.
+        host: usize,
+        /// Where its backup is to be.
+        to: usize,
+    },
+    /// An operator starts a backup on a host on which nothing runs.
+    StandBy(usize),
     /// A supervisor, or an operator, starts the VM here: whatever this host was before is gone at that moment.
     RunAgain(usize),
     /// An operator stops the VM.
@@ -188,6 +242,11 @@ impl Fault {
 }
 
 impl What {
+    /// Whether somebody says again what was said before.
+    pub fn is_replay(&self) -> bool {
+        matches!(self, What::Stranger(_, Stranger::Replay { .. }))
+    }
+
     /// The hosts that it names.
     fn hosts(&self) -> [Option<usize>; 2] {
         match *self {
@@ -195,11 +254,18 @@ impl What {
             What::WitnessCut(host, _) | What::ClientCut(host, _) | What::Pause(host, _) => [Some(host), None],
             What::SlowDisk(host, _) | What::DiskFull(host, _) | What::DiskFails(host) => [Some(host), None],
             What::OtherWitness(host, _) | What::StoreFails(host) => [Some(host), None],
+            What::CutOneWay(host, _) | What::LinkSlows(host, _) | What::ClockJump(host, _) => [Some(host), None],
+            What::ProtectOther { host, to } => [Some(host), Some(to)],
+            What::StandBy(host) => [Some(host), None],
+            What::WitnessGone(host) | What::Lags(host, _) | What::HalfOpen(host) | What::Stranger(host, _) => {
+                [Some(host), None]
+            }
             What::UnfitBase(host) | What::RunAgain(host) | What::Stop(host) => [Some(host), None],
             What::LoseLock(host) | What::RestoreLock(host) | What::ReplaceDir(host) => [Some(host), None],
             What::GuestCrash(host) => [Some(host), None],
             What::Beside { host, dir: Dir::CopyOf(of), .. } => [Some(host), Some(of)],
             What::Beside { host, .. } => [Some(host), None],
+            What::WitnessFull(_) | What::WitnessRestored(_) | What::WitnessLoses(_) => [None; 2],
             What::Cut(_) | What::Reset | What::Garble | What::Unprotect => [None; 2],
         }
     }

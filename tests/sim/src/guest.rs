@@ -25,6 +25,9 @@ pub struct Said {
 }
 
 impl Said {
+    /// Bytes of an output.
+    pub const BYTES: usize = 32;
+
     /// As bytes of an output.
     pub fn encode(&self) -> Vec<u8> {
         [self.position, self.chain, self.request, self.value].iter().flat_map(|word| word.to_le_bytes()).collect()

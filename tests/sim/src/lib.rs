@@ -12,10 +12,12 @@
 #![forbid(unsafe_code)]
 
 pub mod backup_node;
+pub mod clock;
 pub mod disk;
 pub mod env;
 pub mod fault;
 pub mod guest;
+pub mod machine;
 pub mod machines;
 pub mod net;
 pub mod oracle;
@@ -23,6 +25,7 @@ mod panics;
 pub mod plan;
 pub mod primary_node;
 pub mod rng;
+pub mod shipping;
 pub mod shrink;
 pub mod state_dir;
 pub mod storage;

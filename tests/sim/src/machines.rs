@@ -5,6 +5,7 @@ use replication::view::evidence::{Facts, FreeLock, Observer, Statement};
 use replication::view::{Home, Incarnation, Known, Lives, Location, Place, Record};
 
 use crate::env::HostId;
+use crate::fault::HOSTS;
 use crate::plan::Break;
 
 /// The state directory has the same path on both hosts.
@@ -66,7 +67,7 @@ struct Machine {
 
 /// Both hosts.
 pub struct Machines {
-    machines: [Machine; 2],
+    machines: [Machine; HOSTS],
     has_same_boots: bool,
     broken: Option<Break>,
     /// Something is gone that would have proved a death: an operator may have to say it.
@@ -75,7 +76,7 @@ pub struct Machines {
 
 impl Machines {
     /// Hosts with a machine id or without one; with `has_same_boots` both hosts' boots have one text.
-    pub fn new(has_machine_id: [bool; 2], has_same_boots: bool, broken: Option<Break>) -> Machines {
+    pub fn new(has_machine_id: [bool; HOSTS], has_same_boots: bool, broken: Option<Break>) -> Machines {
         let machine = |host: usize| {
             let name = match broken {
                 // Broken: another boot is taken for one of this machine.
@@ -87,7 +88,7 @@ impl Machines {
             };
             Machine { name, boot: 0, own: None, locked: None, files: 0, before: None }
         };
-        Machines { machines: [machine(0), machine(1)], has_same_boots, broken, lost_evidence: false }
+        Machines { machines: std::array::from_fn(machine), has_same_boots, broken, lost_evidence: false }
     }
 
     fn location(&self, host: usize, path: &str) -> Location {

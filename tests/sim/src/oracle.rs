@@ -9,6 +9,7 @@ use std::fmt;
 use replication::{BackupPointers, EpochId, Pointers};
 
 use crate::disk::{SECTOR, SECTORS};
+use crate::fault::HOSTS;
 use crate::guest::{Guest, Said, sector_of};
 
 /// What must hold of every run.
@@ -16,7 +17,7 @@ use crate::guest::{Guest, Said, sector_of};
 pub enum Rule {
     /// All that the world sees is of one history.
     OneHistory,
-    /// Nothing of a guest that was over comes after the next one began.
+    /// Nothing new of a guest that was over comes after the next one began.
     OverIsOver,
     /// A request is answered once, or the same again.
     OneAnswer,
@@ -46,6 +47,12 @@ pub enum Rule {
     VoidStated,
     /// A protected guest outlasts any single fault.
     OneFault,
+    /// A host that stood still looks who is primary before it lets anything out.
+    LooksAfterAStop,
+    /// A register that is older than what was seen of it gets no append.
+    OldRegister,
+    /// Strangers change nothing: a protected guest stays protected.
+    StrangersChangeNothing,
     /// When faults stop, the guest runs, answers and is protected.
     Heals,
     /// The code under test does not panic.
@@ -57,7 +64,7 @@ impl Rule {
     pub fn words(self) -> &'static str {
         match self {
             Rule::OneHistory => "all that the world sees is of one history",
-            Rule::OverIsOver => "nothing of a guest that is over comes after the next one began",
+            Rule::OverIsOver => "nothing new of a guest that is over comes after the next one began",
             Rule::OneAnswer => "a request is answered once, or the same again",
             Rule::FreshEpochs => "an epoch number is used once",
             Rule::FromASeal => "whoever goes on does so from a sealed epoch, as it was sealed",
@@ -72,6 +79,9 @@ impl Rule {
             Rule::NewestDisks => "a fresh start has the newest disks",
             Rule::VoidStated => "a void join is not listed once nobody states that any more",
             Rule::OneFault => "a protected guest outlasts any single fault",
+            Rule::LooksAfterAStop => "a host that stood still looks who is primary before it lets anything out",
+            Rule::OldRegister => "a register that is older than what was seen of it gets no append",
+            Rule::StrangersChangeNothing => "strangers change nothing: a protected guest stays protected",
             Rule::Heals => "when faults stop, the guest runs, answers and is protected",
             Rule::NoPanic => "the code under test does not panic",
         }
@@ -104,6 +114,8 @@ pub struct Oracle {
     pub generation: u32,
     /// The outputs of lives of the guest that were over when it was booted anew.
     forgotten: HashSet<u64>,
+    /// The outputs that the world got, of any guest. A deposed host that does not know it may repeat them, however late.
+    seen: HashSet<u64>,
     /// The history that the visible outputs imply, by position.
     history: Vec<u64>,
     /// Which of them the world really got, by position.
@@ -112,6 +124,8 @@ pub struct Oracle {
     seals: BTreeMap<EpochId, Seal>,
     /// What the client was told about each of its requests.
     answers: HashMap<u64, u64>,
+    /// How far each host's guest was when its epochs began.
+    direct: [u64; HOSTS],
     /// The first rule that was broken.
     pub violation: Option<Violation>,
     /// Outputs the world got, with repetitions.
@@ -152,6 +166,7 @@ impl Oracle {
         self.emitted.clear();
         self.seals.clear();
         self.answers.clear();
+        self.direct = [0; HOSTS];
     }
 
     /// A guest was stopped for good. The other host may have booted the next already: the register said so before this
@@ -162,9 +177,13 @@ impl Oracle {
         }
     }
 
-    /// The world got an output of `host`.
-    pub fn emitted(&mut self, host: usize, said: &Said) {
+    /// The world got an output of `host`, which let it out when the guest of that generation was the last to be booted.
+    pub fn emitted(&mut self, host: usize, said: &Said, generation: u32) {
         self.outputs_seen += 1;
+        let is_new = self.seen.insert(said.chain);
+        if generation < self.generation || (!is_new && self.forgotten.contains(&said.chain)) {
+            return;
+        }
         if self.forgotten.contains(&said.chain) {
             let text = || format!("host {host} sent output {} of a guest that was booted anew since", said.position);
             return self.fail(Rule::OverIsOver, host, text);
@@ -292,9 +311,19 @@ impl Oracle {
         }
     }
 
-    /// The image of a primary holds nothing that a rollback would have to take back.
-    pub fn check_committed_image(&mut self, host: usize, committed: EpochId, image: &[u8]) {
+    /// The guest of `host` has epochs from here on: what it wrote before needs no commit.
+    pub fn epochs_begin(&mut self, host: usize, position: u64) {
+        self.direct[host] = position;
+    }
+
+    /// The image of a primary holds nothing that a rollback would have to take back. One of a guest that was booted before is
+    /// nobody's concern any more.
+    pub fn check_committed_image(&mut self, host: usize, generation: u32, committed: EpochId, image: &[u8]) {
+        if generation != self.generation {
+            return;
+        }
         let limit = self.seals.range(..=committed).next_back().map_or(0, |(_, seal)| seal.position);
+        let limit = limit.max(self.direct[host]);
         for sector in image.as_chunks::<SECTOR>().0 {
             let chain = u64::from_le_bytes(*sector.first_chunk().expect("a sector is longer than a word"));
             let position = if chain == 0 { 0 } else { self.parents.get(&chain).map_or(u64::MAX, |parent| parent.1) };

@@ -6,15 +6,16 @@ mod text;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+use replication::page::PAGE_SIZE;
+use replication::pipeline::primary::PipelineConfig;
 use replication::primary::RoundsConfig;
 use replication::wire::{DiskInfo, MachineInfo, RamRange};
-use replication::{BackupConfig, Gfn, PrimaryConfig, Term};
+use replication::{BackupConfig, Gfn, OutputQueue, PrimaryConfig, Term};
+use serde::{Deserialize, Serialize};
 
 use crate::disk::{SECTOR, SECTORS};
-use crate::fault::{Dir, Fault, Step, What, When};
-use crate::guest::PAGES;
+use crate::fault::{Dir, Fault, HOSTS, SPARE, Step, Stranger, What, When};
+use crate::guest::{PAGES, Said};
 use crate::rng::Rng;
 use random::random_fault;
 pub use text::{Case, nanos, nanos_or_none};
@@ -31,6 +32,20 @@ const ACK_WAIT_DETECTS: u64 = 4;
 /// A filling that does nothing is told of after so many times `detect`, and given up after so many.
 const FILL_NOTICE_DETECTS: u64 = 2;
 const FILL_WAIT_DETECTS: u64 = 8;
+
+/// What an epoch counts for of the bytes in flight.
+pub const EPOCH_BYTES: u64 = 1000;
+/// What an output counts for of the bytes held.
+const HELD_BYTES: usize = Said::BYTES + OutputQueue::OVERHEAD;
+/// What an epoch of the toy guest takes on a backup, at most: its memory, its disk, and what it says.
+const STAGED_BYTES: usize = PAGES * PAGE_SIZE + 2 * SECTOR * SECTORS + (8 << 10);
+
+/// Bytes that a backup must take beyond the guest's memory: of all epochs that are in flight, and of those that it acked
+/// before it applied them.
+fn staged_bytes_min(in_flight_epochs: u32, in_flight_bytes: u64, ack_bytes_max: usize) -> usize {
+    let epochs = u64::from(in_flight_epochs).min(in_flight_bytes.div_ceil(EPOCH_BYTES)) as usize;
+    (epochs + 1) * STAGED_BYTES + ack_bytes_max
+}
 
 /// A rule broken on purpose in the driver, to prove that the oracle sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,11 +150,25 @@ pub enum Break {
     AckWithoutRoom,
     /// The backup puts an epoch into its image when it is complete, before it is known to be committed.
     ApplyUncommitted,
+    /// Bytes of an earlier connection are taken for those of the present one, and their frames for its session's.
+    OldBytes,
+    /// A stranger that connects to a backup ends the connection of its primary.
+    StrangerWins,
+    /// Whoever greets is followed, whatever the witness says.
+    SecondPrimary,
+    /// The core does not see that its host stood still, or that its clock jumped.
+    StopUnnoticed,
+    /// A record that found no room is taken for one that stands.
+    FullIsWon,
+    /// A register that is older than what was seen of it is believed.
+    RestoredBelieved,
+    /// A fresh start needs none of the disks on which the guest was.
+    AnyDisks,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 50] = [
+    pub const ALL: [Break; 57] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -190,6 +219,13 @@ impl Break {
         Break::ApplyOutOfOrder,
         Break::AckWithoutRoom,
         Break::ApplyUncommitted,
+        Break::OldBytes,
+        Break::StrangerWins,
+        Break::SecondPrimary,
+        Break::StopUnnoticed,
+        Break::FullIsWon,
+        Break::RestoredBelieved,
+        Break::AnyDisks,
     ];
 }
 
@@ -303,16 +339,24 @@ pub struct Plan {
     pub claim_retry: u64,
     /// Epochs in flight.
     pub in_flight_epochs_max: u32,
+    /// Bytes in flight, of which an epoch counts as [`EPOCH_BYTES`].
+    pub in_flight_bytes_max: u64,
+    /// Bytes of output that are held, before the guest waits.
+    pub hold_bytes_max: usize,
     /// Bytes that may wait unapplied before acks wait.
     pub ack_bytes_max: usize,
+    /// Bytes that a backup takes beyond the guest's memory. Enough for all that may be in flight or unapplied.
+    pub staged_bytes: usize,
     /// Host 1 sees a copy of the witness's directory until the faults stop.
     pub witness_is_copied: bool,
     /// Which host has a machine id.
-    pub has_machine_id: [bool; 2],
+    pub has_machine_id: [bool; HOSTS],
     /// The boots of both hosts have the same texts, as those of copied virtual machines or of containers on one kernel.
     pub has_same_boots: bool,
     /// There is no witness: everything is granted.
     pub unwitnessed: bool,
+    /// How much faster than the first host's clock each one's goes, in thousandths.
+    pub clock_fast: [u64; HOSTS],
     /// How much a filling has to send, beyond the pages of the toy guest.
     pub load: Load,
     /// What goes wrong.
@@ -320,6 +364,8 @@ pub struct Plan {
     /// When faults stop.
     #[serde(with = "nanos")]
     pub heal_at: u64,
+    /// Epochs in the log when it counts as half full.
+    pub log_epochs: usize,
     /// A rule to break.
     pub broken: Option<Break>,
 }
@@ -345,14 +391,19 @@ impl Default for Plan {
             grace: 0,
             claim_retry: 3 * MS,
             in_flight_epochs_max: 4,
+            in_flight_bytes_max: 1 << 20,
+            hold_bytes_max: 1 << 20,
             ack_bytes_max: 1 << 20,
+            staged_bytes: 4 << 20,
             unwitnessed: false,
             witness_is_copied: false,
-            has_machine_id: [true; 2],
+            has_machine_id: [true; HOSTS],
             has_same_boots: false,
+            clock_fast: [0; HOSTS],
             load: Load { set: 0, speed: 0, link: 1 << 20 },
             faults: Vec::new(),
             heal_at: 70 * MS,
+            log_epochs: 4,
             broken: None,
         }
     }
@@ -364,9 +415,21 @@ impl Plan {
         let mut rng = Rng::new(seed);
         let detect = rng.range(20, 40) * MS;
         let heal_at = rng.range(70, 200) * MS;
-        let count = *rng.pick(&[0, 1, 1, 1, 2, 2, 3, 4]);
+        let count = *rng.pick(&[0, 1, 1, 1, 2, 2, 3, 4, 6, 9]);
         // Without a witness most faults make two guests: none but the one that a rule is broken for.
-        let count = if broken == Some(Break::ShipOn) { 0 } else { count };
+        // And where a rule is broken, other faults often hide what that does.
+        let count =
+            if broken.is_some() && (broken == Some(Break::ShipOn) || seed.is_multiple_of(2)) { 0 } else { count };
+        let in_flight_epochs_max = *rng.pick(&[1, 2, 4, 16]);
+        let in_flight_bytes_max = *rng.pick(&[1 << 20, 1 << 20, EPOCH_BYTES, 3 * EPOCH_BYTES]);
+        let ack_bytes_max = *rng.pick(&[0, 4096, 1 << 20]);
+        let staged_bytes = match rng.percent(30) {
+            true => staged_bytes_min(in_flight_epochs_max, in_flight_bytes_max, ack_bytes_max),
+            false => 4 << 20,
+        };
+        let has_spare = broken.is_none() && rng.percent(25);
+        let spare = has_spare.then(|| Fault { when: When::At(rng.range(0, heal_at / 2)), what: What::StandBy(SPARE) });
+        let hosts = if has_spare { HOSTS } else { SPARE };
         let has_same_boots = rng.percent(5) || broken == Some(Break::BootIsHost);
         let mut plan = Plan {
             epoch: rng.range(1, 6) * MS,
@@ -381,26 +444,32 @@ impl Plan {
             detect,
             grace: rng.range(0, 10) * MS,
             claim_retry: rng.range(3, 15) * MS,
-            in_flight_epochs_max: *rng.pick(&[1, 2, 4, 16]),
-            ack_bytes_max: *rng.pick(&[0, 4096, 1 << 20]),
+            in_flight_epochs_max,
+            in_flight_bytes_max,
+            hold_bytes_max: *rng.pick(&[1 << 20, 1 << 20, 1, 4 * HELD_BYTES]),
+            ack_bytes_max,
+            staged_bytes,
             unwitnessed: broken == Some(Break::ShipOn),
             witness_is_copied: rng.percent(4) || broken == Some(Break::MeetUnasked),
             has_machine_id: if broken == Some(Break::NamelessHosts) {
-                [false; 2]
+                [false; HOSTS]
             } else {
-                [rng.percent(92) || has_same_boots, rng.percent(92) || has_same_boots]
+                [rng.percent(92) || has_same_boots, rng.percent(92) || has_same_boots, true]
             },
             has_same_boots,
+            clock_fast: *rng.pick(&[[0; HOSTS], [0; HOSTS], [20, 0, 0], [0, 20, 0], [3, 0, 20], [0, 1, 2]]),
             load: Load {
                 set: rng.range(0, 4) * (1 << 20),
                 speed: if broken == Some(Break::RoundsWithoutEnd) { 8 << 20 } else { rng.range(0, 8) * (1 << 20) },
                 link: 1 << 20,
             },
             faults: (0..count)
-                .map(|_| random_fault(&mut rng, heal_at, detect))
+                .map(|_| random_fault(&mut rng, hosts, heal_at, detect))
+                .chain(spare)
                 .chain(faults_of(broken, heal_at))
                 .collect(),
             heal_at,
+            log_epochs: rng.range(1, 6) as usize,
             broken,
             ..Plan::default()
         };
@@ -421,6 +490,8 @@ impl Plan {
         let in_order = 5 * self.disk_delay + 2 * self.apply_delay;
         if u64::from(self.in_flight_epochs_max) * in_order > ACK_WAIT_DETECTS / 2 * self.detect {
             self.ack_bytes_max = 1 << 20;
+            self.staged_bytes = 4 << 20;
+            self.log_room = self.log_room.max(1000);
         }
     }
 
@@ -433,8 +504,13 @@ impl Plan {
             ("claim_retry", self.claim_retry, least.claim_retry),
             ("heal_at", self.heal_at, least.heal_at),
             ("in_flight_epochs_max", u64::from(self.in_flight_epochs_max), 1),
+            ("in_flight_bytes_max", self.in_flight_bytes_max, 1),
             ("load.link", self.load.link, 1),
         ];
+        let staged = staged_bytes_min(self.in_flight_epochs_max, self.in_flight_bytes_max, self.ack_bytes_max);
+        if self.staged_bytes < staged.min(4 << 20) {
+            return Err(format!("staged_bytes is {}, and {staged} may have to wait", self.staged_bytes));
+        }
         let small = at_least.iter().find(|(_, value, least)| value < least);
         if let Some((name, value, least)) = small {
             return Err(format!("{name} is {value}, and not below {least} in any run"));
@@ -464,11 +540,24 @@ impl Plan {
             fill_rest_max: Duration::from_nanos(4 * self.claim_retry),
             claim_retry: Duration::from_nanos(self.claim_retry),
             in_flight_epochs_max: self.in_flight_epochs_max,
-            in_flight_bytes_max: 1 << 20,
+            in_flight_bytes_max: self.in_flight_bytes_max,
             local_durable: self.local_durable || self.local,
             backup_durable: self.backup_durable,
             begins_afresh: true,
             is_witnessed: true,
+        }
+    }
+
+    /// How a primary's host is configured.
+    pub fn pipeline_config(&self, term: Term) -> PipelineConfig {
+        PipelineConfig {
+            primary: self.primary_config(term),
+            is_durable: true,
+            has_store: self.local,
+            stops_degraded: false,
+            room_retry: Duration::from_nanos(2 * MS),
+            console_wait: Duration::from_nanos(20 * MS),
+            image_lag_max: usize::MAX,
         }
     }
 
@@ -500,7 +589,7 @@ impl Plan {
             detect: Duration::from_nanos(self.detect),
             disconnect_grace: Duration::from_nanos(self.grace),
             claim_retry: Duration::from_nanos(self.claim_retry),
-            staged_bytes_beyond_ram: 4 << 20,
+            staged_bytes_beyond_ram: self.staged_bytes,
             ack_bytes_max: self.ack_bytes_max,
         }
     }
@@ -559,7 +648,43 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
         Some(Break::FillWithoutEnd) => {
             (0..2).map(|host| Fault { when: When::At(0), what: What::StuckFilling(host) }).collect()
         }
-        Some(Break::ForgetLeft | Break::CopyOfOtherMemory) => {
+        Some(Break::CommitBeforeLocal) => {
+            let crash = |host, restart| at(What::Crash { host, power: false, restart });
+            vec![crash(1, None), crash(0, Some(0))]
+        }
+        Some(Break::OldBytes) => {
+            // What lags is a filling, and comes when the next one is on its way.
+            let crash = What::Crash { host: 0, power: false, restart: None };
+            let lags = Fault { when: When::At(heal_at / 8), what: What::Lags(0, heal_at / 2) };
+            vec![lags, Fault { when: When::At(heal_at - MS), what: crash }]
+        }
+        Some(Break::StrangerWins) => vec![at(What::Stranger(1, Stranger::Silent))],
+        Some(Break::SecondPrimary) => {
+            let second = What::Stranger(1, Stranger::Primary { term: 1000, is_met: true });
+            vec![at(What::Reset), Fault { when: When::At(heal_at / 2 + 30 * MS), what: second }]
+        }
+        Some(Break::FullIsWon) => {
+            vec![at(What::WitnessFull(heal_at / 2)), at(What::Cut(heal_at / 2))]
+        }
+        Some(Break::RestoredBelieved) => {
+            // What is forgotten is the takeover, and who took over asks for the next thing.
+            let restored = Fault { when: When::At(heal_at / 2 + 20 * MS), what: What::WitnessRestored(1) };
+            vec![at(What::Crash { host: 0, power: false, restart: Some(0) }), restored]
+        }
+        Some(Break::StopUnnoticed) => {
+            let when = When::Step { host: 0, step: Step::Ship, nth: 3, after: true };
+            vec![Fault { when, what: What::Pause(0, heal_at / 2 + 30 * MS) }]
+        }
+        Some(
+            Break::ReleaseBeforeAck
+            | Break::ForgetHeld
+            | Break::ForgetDiskWrites
+            | Break::ForgetPage
+            | Break::ReuseEpochs
+            | Break::NoHealing
+            | Break::ForgetLeft
+            | Break::CopyOfOtherMemory,
+        ) => {
             vec![at(What::Crash { host: 0, power: false, restart: None })]
         }
         Some(rule) if rule.is_of_durable_backups() => faults_of_files(rule, heal_at),
@@ -620,7 +745,12 @@ fn faults_of_evidence(rule: Break, heal_at: u64) -> Vec<Fault> {
             then(What::Beside { host: 0, dir: Dir::Bare, delay: 0 }, 5 * MS),
         ],
         Break::NamelessHosts | Break::ForeignBoot => vec![then(What::RunAgain(1), 0)],
-        Break::BootIsHost => vec![then(crash(0, false, Some(0)), 0), then(What::RunAgain(1), 3 * MS)],
+        Break::BootIsHost | Break::AnyDisks => {
+            // Before the other host is listed, whose disks are then as new.
+            let early = |what, time| Fault { when: When::At(time), what };
+            let elsewhere = if rule == Break::AnyDisks { SPARE } else { 1 };
+            vec![early(crash(0, false, Some(0)), 6 * MS), early(What::RunAgain(elsewhere), 9 * MS)]
+        }
         Break::LifeUnpublished => vec![then(crash(1, false, None), 0), then(crash(0, false, None), 0)],
         Break::PublishUnsynced => vec![then(crash(1, true, None), 0), then(crash(0, true, None), 0)],
         Break::KnownUnsynced => vec![

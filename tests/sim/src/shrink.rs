@@ -33,7 +33,7 @@ pub struct Shrunk {
 /// What a case breaks, if it breaks something.
 pub fn violation_of(case: &Case) -> Option<Violation> {
     match run_plan(case.seed, case.plan.clone()).outcome {
-        Outcome::Healed => None,
+        Outcome::Healed | Outcome::Betrayed => None,
         Outcome::Violation(violation) => Some(violation),
     }
 }

@@ -1,7 +1,5 @@
 //! The state directory of a host whose guest is protected locally: what survives the death of its VMM.
 
-use std::collections::VecDeque;
-
 use replication::view::Incarnation;
 use replication::{EpochId, Output};
 
@@ -31,12 +29,14 @@ pub struct StateDir {
     pub unused_from: EpochId,
     /// The last committed epoch.
     pub last: Option<LocalEpoch>,
+    /// One that is said to be committed and is not, where that rule is broken.
+    pub delayed: Option<LocalEpoch>,
 }
 
 impl StateDir {
     /// For a guest that is about to start.
     pub fn new(store: Incarnation) -> StateDir {
-        StateDir { store, is_copy: false, unused_from: EpochId(1), last: None }
+        StateDir { store, is_copy: false, unused_from: EpochId(1), last: None, delayed: None }
     }
 
     /// A copy, as it is now.
@@ -58,25 +58,5 @@ impl StateDir {
         if self.last.as_ref().is_none_or(|last| last.epoch < epoch.epoch) {
             self.last = Some(epoch);
         }
-    }
-}
-
-/// Epochs that were sealed and are not committed locally yet: guest and disk.
-#[derive(Default)]
-pub struct Uncommitted(VecDeque<(EpochId, Guest, Vec<u8>)>);
-
-impl Uncommitted {
-    /// An epoch was sealed.
-    pub fn push(&mut self, epoch: EpochId, guest: &Guest, view: Vec<u8>) {
-        self.0.push_back((epoch, guest.clone(), view));
-    }
-
-    /// Takes `epoch` out, and all before it.
-    pub fn take(&mut self, upto: EpochId) -> Option<(Guest, Vec<u8>)> {
-        let mut found = None;
-        while let Some((epoch, guest, view)) = self.0.pop_front_if(|(epoch, ..)| *epoch <= upto) {
-            found = (epoch == upto).then_some((guest, view));
-        }
-        found
     }
 }

@@ -66,7 +66,7 @@ pub fn tell(case: &Case, lines: &[Line], summary: &Summary, verbose: bool) -> Ve
     let mut told_of: Vec<String> = lines.iter().filter(is_told).map(|(_, text)| text.clone()).collect();
     let Outcome::Violation(violation) = &summary.outcome else {
         told.append(&mut told_of);
-        told.extend([String::new(), healed(summary)]);
+        told.extend([String::new(), well(summary)]);
         return told;
     };
     let matter: Vec<&String> = lines.iter().filter(|(matters, _)| *matters).map(|(_, text)| text).collect();
@@ -100,8 +100,12 @@ fn head(case: &Case) -> Vec<String> {
     told
 }
 
-fn healed(summary: &Summary) -> String {
-    let Summary { takeovers, resumes, resets, begun, outputs, answers, outcome: _ } = summary;
+fn well(summary: &Summary) -> String {
+    let Summary { takeovers, resumes, resets, begun, outputs, answers, outcome } = summary;
+    if *outcome == Outcome::Betrayed {
+        return "the witness was restored and believed by a host that could not know: no rule can hold from here on"
+            .to_owned();
+    }
     format!(
         "it healed: {answers} requests answered, {outputs} outputs seen, {takeovers} takeovers, {resumes} resumes, {begun} fresh \
          starts, {resets} of them after a crash of the guest"

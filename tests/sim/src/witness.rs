@@ -6,16 +6,18 @@ use std::collections::{BTreeSet, VecDeque};
 use replication::primary::Meeting;
 use replication::view::evidence::{self, Facts, Resume, Start, Statement};
 use replication::view::{
-    Ask, Attempt, Entry, Greeting, Incarnation, Lives, Member, Nonce, Outcome, Place, PlaceKind, Record, RecordHash,
-    Refusal, Register, Tell, Wish,
+    Ask, Attempt, Entry, Greeting, Incarnation, Known, Lives, Member, Nonce, Outcome, Place, PlaceKind, Record,
+    RecordHash, Refusal, Register, Tell, Wish,
 };
 use replication::{ClaimResult, EpochId, SessionId};
 
 use crate::env::HostId;
+use crate::fault::{HOSTS, SPARE};
 use crate::machines::{Machines, Process, incarnation};
 use crate::plan::{Break, Plan};
+use crate::story::words;
 
-/// The directory that both hosts should see.
+/// The directory that all hosts should see.
 const RIGHT: usize = 0;
 /// A copy of it that is kept up to date, until somebody writes to the copy.
 const COPY: usize = 1;
@@ -77,6 +79,15 @@ pub enum Answer {
     Met(Meeting),
 }
 
+/// What an append did to a register that had been restored from a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Believed {
+    /// It came from a host that had seen records which are not there any more.
+    Knowingly(usize),
+    /// Whoever appended could not know. Nothing is safe from here on.
+    Unknowingly(usize),
+}
+
 /// One host's side.
 pub struct Asker {
     id: HostId,
@@ -84,24 +95,32 @@ pub struct Asker {
     register: Register,
     waiting: VecDeque<Question>,
     asked: Option<Question>,
+    /// The newest record that it was shown.
+    shown: u64,
 }
 
 /// Everything about the witness.
 pub struct Witness {
     dirs: [Vec<Entry>; 3],
     /// Which directory each host sees.
-    seen: [usize; 2],
+    seen: [usize; HOSTS],
     /// Which one it sees when a fault ends.
-    usual: [usize; 2],
+    usual: [usize; HOSTS],
     stated: BTreeSet<Statement>,
     /// Joins that came to nothing, and that nobody states any more.
     withdrawn: BTreeSet<SessionId>,
     /// The hosts of those who ask.
     pub machines: Machines,
-    askers: [Asker; 2],
+    askers: [Asker; HOSTS],
     attempts: u64,
     /// Somebody wrote to the copy.
     has_diverged: bool,
+    /// No append finds room.
+    is_full: bool,
+    /// All records that ever counted, while the directory shows an older state of itself.
+    truth: Option<Vec<Entry>>,
+    /// Somebody appended to that.
+    pub believed: Option<Believed>,
     /// Broken on purpose: appends always succeed.
     pub forgets: bool,
     broken: Option<Break>,
@@ -117,25 +136,30 @@ pub struct Asked {
     pub ask: Ask,
     /// In which directory.
     dir: usize,
+    /// The newest record that its asker had been shown.
+    shown: u64,
 }
 
 impl Asker {
     fn new(id: HostId, process: Process) -> Asker {
-        let register = Register::new(process.observer.place().clone(), process.lives.known());
-        Asker { id, process, register, waiting: VecDeque::new(), asked: None }
+        let known = process.lives.known();
+        let register = Register::new(process.observer.place().clone(), known);
+        let shown = known.map_or(0, |known| known.number);
+        Asker { id, process, register, waiting: VecDeque::new(), asked: None, shown }
     }
 }
 
 impl Witness {
     /// An empty witness, and the hosts that ask it.
     pub fn new(plan: &Plan) -> Witness {
-        let usual = [RIGHT, if plan.witness_is_copied { COPY } else { RIGHT }];
+        let usual = [RIGHT, if plan.witness_is_copied { COPY } else { RIGHT }, RIGHT];
         let mut machines = Machines::new(plan.has_machine_id, plan.has_same_boots, plan.broken);
         let mut asker = |host| {
             let id = HostId { host, life: 0 };
             Asker::new(id, machines.begin(id))
         };
-        let askers = [asker(0), asker(1)];
+        let askers = std::array::from_fn(&mut asker);
+        machines.end(SPARE);
         Witness {
             dirs: Default::default(),
             seen: usual,
@@ -146,6 +170,9 @@ impl Witness {
             askers,
             attempts: 0,
             has_diverged: false,
+            is_full: false,
+            truth: None,
+            believed: None,
             forgets: plan.broken == Some(Break::WitnessForgets),
             broken: plan.broken,
             beside: 0,
@@ -155,8 +182,8 @@ impl Witness {
     /// The first primary's record, before anything can go wrong.
     pub fn begin_first(&mut self, id: HostId, store: Option<Incarnation>) {
         let mut asked = self.put(id, Question::Begin { store, has_epoch: false, is_named: false });
-        while let Some(Asked { by, ask, dir }) = asked.take() {
-            let found = self.perform(&Asked { by, ask, dir });
+        while let Some(question) = asked.take() {
+            let found = self.perform(&question);
             asked = self.hear(id, Some(found)).expect("nobody else asks").1;
         }
     }
@@ -166,14 +193,24 @@ impl Witness {
         self.askers[host].process.observer.place()
     }
 
+    /// What who has seen the newest record knows.
+    pub fn known(&self) -> Option<Known> {
+        self.dirs[RIGHT].last().map(Known::of)
+    }
+
+    /// The records that count, whatever is shown.
+    fn counting(&self) -> &[Entry] {
+        self.truth.as_ref().unwrap_or(&self.dirs[RIGHT])
+    }
+
     /// The newest record.
     pub fn newest(&self) -> Option<&Record> {
-        self.dirs[RIGHT].last().map(|entry| &entry.record)
+        self.counting().last().map(|entry| &entry.record)
     }
 
     /// The record of that number.
     pub fn record(&self, number: u64) -> Option<&Record> {
-        self.dirs[RIGHT].get(number.checked_sub(1)? as usize).map(|entry| &entry.record)
+        self.counting().get(number.checked_sub(1)? as usize).map(|entry| &entry.record)
     }
 
     /// Whether the guest may be begun afresh by anybody.
@@ -198,9 +235,28 @@ impl Witness {
         self.seen[host] = self.usual[host];
     }
 
-    /// Both hosts see the right one from now on.
+    /// No append finds room, or does again.
+    pub fn fill(&mut self, is_full: bool) {
+        self.is_full = is_full;
+    }
+
+    /// The directory is as it was so many records ago, but never empty: that could be told from a new one by nobody.
+    pub fn restore(&mut self, records: usize) {
+        let dir = &mut self.dirs[RIGHT];
+        let left = dir.len().saturating_sub(records).max(1);
+        if left < dir.len() && self.truth.is_none() {
+            self.truth = Some(dir.clone());
+            dir.truncate(left);
+        }
+    }
+
+    /// Both hosts see the right one from now on, with all its records.
     pub fn mend(&mut self) {
-        self.usual = [RIGHT; 2];
+        self.is_full = false;
+        if let Some(truth) = self.truth.take() {
+            self.dirs[RIGHT] = truth;
+        }
+        self.usual = [RIGHT; HOSTS];
         self.seen = self.usual;
     }
 
@@ -213,13 +269,21 @@ impl Witness {
 
     fn state_deaths(&mut self, host: usize, process: &Process) {
         let deaths = self.deaths(host, process);
-        self.stated.extend(deaths.into_iter().map(Statement::Dead));
+        self.state_all(deaths);
     }
 
     /// A waiting backup looks at the newest record: it may list a life of its host that had ended before.
     pub fn state_deaths_again(&mut self, host: usize) {
         let deaths = self.deaths(host, &self.askers[host].process);
-        self.stated.extend(deaths.into_iter().map(Statement::Dead));
+        self.state_all(deaths);
+    }
+
+    /// What finds no room is stated at the next look, or by nobody: then an operator may have to say it.
+    fn state_all(&mut self, deaths: BTreeSet<Incarnation>) {
+        match self.is_full {
+            true => self.machines.lost_evidence |= !deaths.is_empty(),
+            false => self.stated.extend(deaths.into_iter().map(Statement::Dead)),
+        }
     }
 
     fn deaths(&self, host: usize, process: &Process) -> BTreeSet<Incarnation> {
@@ -231,14 +295,17 @@ impl Witness {
         process.observer.deaths(newest, &facts)
     }
 
-    /// The newest record as seen by a host that sees the right directory.
+    /// The newest record as seen by a host that sees the right directory, and does not know of newer ones.
     pub fn seen_right(&self, host: usize) -> Option<&Record> {
-        self.newest().filter(|_| self.sees_right(host))
+        let shown = self.dirs[RIGHT].last().map(|entry| &entry.record).filter(|_| self.sees_right(host))?;
+        let known = self.askers[host].register.known().map_or(0, |known| known.number);
+        (known <= shown.number).then_some(shown)
     }
 
-    /// A backup tells of a join that came to nothing.
-    pub fn tell(&mut self, tell: Tell) {
+    /// A backup tells of a join that came to nothing. False: there is no room.
+    pub fn tell(&mut self, tell: Tell) -> bool {
         match tell {
+            Tell::State(_) if self.is_full => return false,
             Tell::State(join) => {
                 self.stated.insert(Statement::Void(join));
             }
@@ -247,6 +314,7 @@ impl Witness {
                 self.withdrawn.insert(join);
             }
         }
+        true
     }
 
     /// A join that the newest record lists, of which its backup has withdrawn that it was never whole.
@@ -307,7 +375,7 @@ impl Witness {
         if matches!(ask, Ask::Append { .. }) {
             self.machines.publish(host, &mut asker.process);
         }
-        Some(Asked { by: asker.id, ask, dir })
+        Some(Asked { by: asker.id, ask, dir, shown: asker.shown })
     }
 
     fn wish(&self, host: usize, question: &Question) -> Wish {
@@ -340,7 +408,12 @@ impl Witness {
         let listed = newest.into_iter().flat_map(Record::places).map(|place| place.id);
         let named_dead = listed.filter(|_| is_named).collect();
         let store = store.map(|id| process.observer.store(id));
-        self.deceived(process, newest).begin(newest, &facts, Start { store, has_epoch, named_dead })
+        let mut wish = self.deceived(process, newest).begin(newest, &facts, Start { store, has_epoch, named_dead });
+        if let (Some(Break::AnyDisks), Wish::Begin { dead, here, .. }) = (self.broken, &mut wish) {
+            // Broken: whatever is dead was here.
+            here.extend(dead.iter().copied());
+        }
+        wish
     }
 
     fn resume(&self, host: usize, process: &Process, (store, fork, is_named): (Incarnation, EpochId, bool)) -> Wish {
@@ -398,7 +471,8 @@ impl Witness {
         let id = HostId { host, life: u32::MAX - self.beside };
         let mut process = self.machines.begin_beside(id, path, before);
         self.state_deaths(host, &process);
-        let mut register = Register::new(process.observer.place().clone(), process.lives.known());
+        let known = process.lives.known();
+        let mut register = Register::new(process.observer.place().clone(), known);
         for question in questions {
             let wish = match question.clone() {
                 Question::Begin { store, has_epoch, is_named } => {
@@ -421,7 +495,8 @@ impl Witness {
         self.attempts += 1;
         register.handle_wish(wish, Attempt(u128::from(self.attempts).to_be_bytes()));
         loop {
-            let asked = Asked { by, ask: register.poll_ask()?, dir: self.seen[by.host] };
+            let shown = register.known().map_or(0, |known| known.number);
+            let asked = Asked { by, ask: register.poll_ask()?, dir: self.seen[by.host], shown };
             if let Some(outcome) = register.handle_found(self.perform(&asked)) {
                 return Some(outcome);
             }
@@ -434,7 +509,7 @@ impl Witness {
     }
 
     /// The question arrives at its directory.
-    pub fn perform(&mut self, Asked { ask, dir, .. }: &Asked) -> Vec<Entry> {
+    pub fn perform(&mut self, Asked { by, ask, dir, shown }: &Asked) -> Vec<Entry> {
         let records = &mut self.dirs[*dir];
         let from = match ask {
             Ask::Newest => return records.last().cloned().into_iter().collect(),
@@ -442,6 +517,17 @@ impl Witness {
             Ask::Append { record, from } => {
                 let hash = RecordHash::of(format!("{record:?}").as_bytes());
                 let entry = Entry { record: (**record).clone(), hash };
+                if self.is_full && *dir == RIGHT {
+                    // What is there is read back all the same. Broken: what was to be written is taken for that.
+                    let is_taken_for_won = self.broken == Some(Break::FullIsWon);
+                    let there = records.get(*from as usize - 1..).unwrap_or_default().iter().cloned();
+                    return there.chain(Some(entry).filter(|_| is_taken_for_won)).collect();
+                }
+                if self.truth.is_some() && *dir == RIGHT && record.number == records.len() as u64 + 1 {
+                    let has_seen_more = *shown > records.len() as u64;
+                    let believed = if has_seen_more { Believed::Knowingly } else { Believed::Unknowingly };
+                    self.believed = Some(believed(by.host));
+                }
                 if record.number == records.len() as u64 + 1 {
                     records.push(entry);
                     self.note_append(*dir);
@@ -474,9 +560,21 @@ impl Witness {
             return None;
         }
         let outcome = match found {
-            Some(found) => self.askers[host].register.handle_found(found),
+            Some(found) => {
+                let asker = &mut self.askers[host];
+                let newest = found.last().map_or(0, |entry| entry.record.number);
+                asker.shown = asker.shown.max(newest);
+                asker.register.handle_found(found)
+            }
             None => self.askers[host].register.handle_no_answer(),
         };
+        if self.broken == Some(Break::RestoredBelieved) && outcome == Some(Outcome::Forgotten) {
+            // Broken: what was seen is forgotten with the witness, and the same is asked again.
+            let asker = &mut self.askers[host];
+            asker.register = Register::new(asker.process.observer.place().clone(), None);
+            asker.waiting.extend(asker.asked.take());
+            return Some((None, self.next(host)));
+        }
         let Some(outcome) = outcome else { return Some((None, self.asked(host))) };
         let asker = &mut self.askers[host];
         if let (Outcome::Won(_), Some(known)) = (&outcome, asker.register.known()) {
@@ -504,7 +602,7 @@ impl Witness {
             Outcome::Won(entry) => Answer::Won(Box::new(entry.record)),
             Outcome::Refused(Refusal::MayBeWhole { .. }) => Answer::MayBeWhole,
             Outcome::Refused(Refusal::Unknown) => Answer::Claim(ClaimResult::Unreachable),
-            Outcome::Refused(refusal) => Answer::Claim(ClaimResult::Denied { holder: format!("{refusal:?}") }),
+            Outcome::Refused(refusal) => Answer::Claim(ClaimResult::Denied { holder: words::refusal(&refusal) }),
             Outcome::NoAnswer | Outcome::Forgotten => Answer::Claim(ClaimResult::Unreachable),
         }
     }

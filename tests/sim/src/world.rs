@@ -6,23 +6,23 @@ use replication::view::{Entry, Record, Standing};
 use replication::{ClaimResult, Term};
 
 use crate::backup_node::BackupNode;
-use crate::disk::Disk;
+use crate::disk::{Disk, Log};
 use crate::env::{Crashed, Env, Event, HostId, Piece};
-use crate::fault::{Step, What, When};
+use crate::fault::{HOSTS, Step, What, When};
 use crate::guest::Guest;
 use crate::machines::{host_of, store_of};
-use crate::net::{Connection, Pipe};
 use crate::oracle::{Rule, Violation};
 use crate::panics;
 use crate::plan::{Break, MS, Plan};
 use crate::primary_node::PrimaryNode;
 use crate::state_dir::StateDir;
 use crate::story::{Line, words};
-use crate::witness::{Answer, Question};
+use crate::witness::{Answer, Believed, Question};
 use replication::primary::Meeting;
 
 mod beside;
 mod faults;
+mod links;
 mod starts;
 mod truth;
 
@@ -44,6 +44,8 @@ pub enum Outcome {
     Healed,
     /// A rule was broken.
     Violation(Violation),
+    /// The witness went back on what it had said, and a host believed it that could not know: no rule can hold from there on.
+    Betrayed,
 }
 
 /// A run, in numbers.
@@ -79,6 +81,7 @@ enum Role {
 #[derive(Default)]
 struct Remains {
     image: Vec<u8>,
+    log: Log,
     store: Option<StateDir>,
 }
 
@@ -108,12 +111,18 @@ struct Host {
 /// A run in progress.
 struct World {
     env: Env,
-    hosts: [Host; 2],
+    hosts: [Host; HOSTS],
+    /// Nothing happens that a protected guest should notice, while faults strike.
+    is_calm: bool,
+    /// The host whose guest is protected.
+    protected: Option<usize>,
     answered_before_heal: u64,
     /// Starts beside.
     beside: Vec<beside::Beside>,
     /// What stands where the state directory of a host was, which lives on in that.
-    replaced: [Option<Option<StateDir>>; 2],
+    replaced: [Option<Option<StateDir>>; HOSTS],
+    /// Whom the primary on a host connects to.
+    targets: [usize; HOSTS],
 }
 
 /// Runs a seed.
@@ -157,8 +166,20 @@ impl World {
         begun.expect("a run begins with both hosts alive");
         let backup = BackupNode::new(HostId { host: 1, life: 0 }, Disk::blank(), &env);
         let role = |role| Host { life: 0, role };
-        let hosts = [role(Role::Primary(Box::new(primary))), role(Role::Backup(Box::new(backup)))];
-        let mut world = World { env, hosts, answered_before_heal: 0, beside: Vec::new(), replaced: [None, None] };
+        let spare = Remains { image: Disk::blank(), ..Remains::default() };
+        let hosts = [Role::Primary(Box::new(primary)), Role::Backup(Box::new(backup)), Role::Down(Box::new(spare))];
+        let hosts = hosts.map(role);
+        let is_calm = env.plan.faults.iter().all(|fault| matches!(fault.what, What::Stranger(..)));
+        let mut world = World {
+            env,
+            hosts,
+            is_calm,
+            protected: None,
+            answered_before_heal: 0,
+            beside: Vec::new(),
+            replaced: Default::default(),
+            targets: [1, 0, 0],
+        };
         world.schedule_start();
         world
     }
@@ -188,6 +209,10 @@ impl World {
             if let Some(violation) = self.env.oracle.violation.take() {
                 return Outcome::Violation(violation);
             }
+            if let Some(Believed::Unknowingly(host)) = self.env.witness.believed {
+                self.env.say(|| format!("host {host} believes the witness, which has forgotten what others were told"));
+                return Outcome::Betrayed;
+            }
             if self.env.healing && self.is_healed() {
                 return self.end_of_healed();
             }
@@ -198,10 +223,15 @@ impl World {
     }
 
     fn end_of_healed(&mut self) -> Outcome {
-        for host in 0..2 {
+        let by_right = self.env.witness.newest().map(|record| record.primary.id);
+        for host in 0..HOSTS {
+            // One that stands still may not know yet that it is deposed.
+            if by_right != Some(self.env.witness.place(host).id) {
+                continue;
+            }
             if let Role::Primary(node) = &self.hosts[host].role {
-                self.env.oracle.check_history_of(host, &node.guest);
-                self.env.oracle.check_image(host, &node.guest, &node.disk.view());
+                self.env.oracle.check_history_of(host, &node.machine.guest);
+                self.env.oracle.check_image(host, &node.machine.guest, &node.machine.disk.view());
             }
         }
         self.env.oracle.check_nothing_lost();
@@ -211,23 +241,23 @@ impl World {
     /// One host runs the guest, the other one follows it, and the client is answered.
     fn is_healed(&self) -> bool {
         let answered = self.env.client.answered - self.answered_before_heal;
-        let is_pair = |primary: usize| match (&self.hosts[primary].role, &self.hosts[1 - primary].role) {
-            (Role::Primary(primary), Role::Backup(backup)) => {
-                primary.core.state() == PrimaryState::Protected && backup.core().state() == BackupState::Protected
-            }
-            _ => false,
-        };
-        answered >= HEAL_ANSWERS && (is_pair(0) || is_pair(1))
+        let is_protected = self.pairs().any(|(primary, backup)| {
+            primary.core().state() == PrimaryState::Protected && backup.core().state() == BackupState::Protected
+        });
+        answered >= HEAL_ANSWERS && is_protected
     }
 
     fn describe(&self) -> String {
         let of = |host: &Host| match &host.role {
-            Role::Primary(node) => format!("primary {:?} ({})", node.core.state(), node.core.pointers()),
+            Role::Primary(node) => {
+                format!("primary {:?} ({}) {}", node.core().state(), node.core().pointers(), node.describe())
+            }
             Role::Backup(node) => format!("backup {:?} ({})", node.core().state(), node.core().pointers()),
             Role::Starting(_) => "starting".to_owned(),
             Role::Down(_) => "down".to_owned(),
         };
-        format!("host 0: {}; host 1: {}", of(&self.hosts[0]), of(&self.hosts[1]))
+        let hosts = self.hosts.iter().enumerate().map(|(host, role)| format!("host {host}: {}", of(role)));
+        hosts.collect::<Vec<_>>().join("; ")
     }
 
     /// The oracle after every step.
@@ -235,28 +265,56 @@ impl World {
         let oracle = &mut self.env.oracle;
         for (host, Host { role, .. }) in self.hosts.iter().enumerate() {
             match role {
-                Role::Primary(node) => oracle.check_primary(host, node.core.pointers(), node.core.acked()),
+                Role::Primary(node) => oracle.check_primary(host, node.core().pointers(), node.core().acked()),
                 Role::Backup(node) => oracle.check_backup(host, node.core().pointers()),
                 Role::Starting(_) | Role::Down(_) => {}
             }
+        }
+        if let Some(Believed::Knowingly(host)) = self.env.witness.believed {
+            let text = || format!("host {host} appended to a register that is older than what it had seen there");
+            oracle.fail(Rule::OldRegister, host, text);
         }
         if let Some(join) = self.env.witness.listed_again() {
             let text = || format!("the newest record lists {join}, which was void and is not stated any more");
             oracle.fail(Rule::VoidStated, None, text);
         }
-        for (primary, host) in [(0, 1), (1, 0)] {
-            if let (Role::Primary(primary), Role::Backup(backup)) = (&self.hosts[primary].role, &self.hosts[host].role)
-            {
-                let is_one = primary.core.link().map(|link| link.session) == backup.core().session_id();
-                let is_following = backup.core().state() == BackupState::Protected;
-                if let Some(acked) = primary.core.acked().filter(|_| is_one && is_following) {
-                    oracle.check_across(primary.core.pointers(), acked, backup.core().pointers());
-                    if let Some(image) = backup.written_image(oracle.generation) {
-                        oracle.check_committed_image(host, primary.core.pointers().committed(), &image);
-                    }
-                }
+        let protected = self.hosts.iter().position(
+            |host| matches!(&host.role, Role::Primary(node) if node.core().state() == PrimaryState::Protected),
+        );
+        if let Some(host) = self.protected.filter(|_| self.is_calm && protected != self.protected) {
+            let text = || format!("host {host} was protected, and is not any more, though only strangers came");
+            oracle.fail(Rule::StrangersChangeNothing, host, text);
+        }
+        self.protected = protected;
+        let life = self.env.oracle.generation;
+        let across = self.pairs().filter(|(_, backup)| backup.core().state() == BackupState::Protected);
+        let across = across.filter_map(|(primary, backup)| {
+            let image = backup.written_image(life).map(|image| (backup.host(), image));
+            Some((primary.core().pointers(), primary.core().acked()?, backup.core().pointers(), image))
+        });
+        for (primary, acked, backup, image) in across.collect::<Vec<_>>() {
+            self.env.oracle.check_across(primary, acked, backup);
+            if let Some((host, image)) = image {
+                self.env.oracle.check_committed_image(host, life, primary.committed(), &image);
             }
         }
+    }
+
+    /// A primary and a backup that are of one session.
+    fn pairs(&self) -> impl Iterator<Item = (&PrimaryNode, &BackupNode)> {
+        let primaries = self.hosts.iter().filter_map(|host| match &host.role {
+            Role::Primary(node) => Some(node.as_ref()),
+            _ => None,
+        });
+        primaries.flat_map(|primary| {
+            let session = primary.core().link().map(|link| link.session);
+            let backups = self.hosts.iter().filter_map(|host| match &host.role {
+                Role::Backup(node) => Some(node.as_ref()),
+                _ => None,
+            });
+            let is_of_it = move |backup: &&BackupNode| session.is_some() && backup.core().session_id() == session;
+            backups.filter(is_of_it).map(move |backup| (primary, backup))
+        })
     }
 
     fn is_current(&self, id: HostId) -> bool {
@@ -264,14 +322,17 @@ impl World {
     }
 
     /// The host an event is for, if it is for one and not for its surroundings.
-    fn addressee(event: &Event) -> Option<usize> {
+    fn addressee(&self, event: &Event) -> Option<usize> {
         match event {
-            Event::Boundary(id) | Event::Timer(id) | Event::Connect(id) | Event::GiveUp(id) | Event::Outgoing(id) => {
-                Some(id.host)
-            }
+            Event::Boundary(id)
+            | Event::Timer(id)
+            | Event::Connect(id)
+            | Event::GiveUp(id)
+            | Event::Lane(id)
+            | Event::Images(id) => Some(id.host),
             Event::Look { by, .. } => Some(by.host),
-            Event::Piece { from, .. } => Some(1 - from),
-            Event::LocalDurable { to, .. } | Event::Lane { to, .. } | Event::Round { to, .. } => Some(to.host),
+            Event::Piece { connection, side, .. } => self.env.net.receiver(*connection, *side).flatten(),
+            Event::BackupLane { to, .. } => Some(to.host),
             Event::AskAnswered { to, .. } | Event::Learn { to, .. } | Event::Ask { by: to, .. } => Some(to.host),
             Event::Request { host, .. } => Some(*host),
             _ => None,
@@ -279,7 +340,8 @@ impl World {
     }
 
     fn dispatch(&mut self, event: Event) {
-        if let Some(host) = World::addressee(&event).filter(|host| self.env.paused_until[*host] > self.env.now) {
+        self.env.do_late();
+        if let Some(host) = self.addressee(&event).filter(|host| self.env.is_paused(*host)) {
             return self.env.at(self.env.paused_until[host], event);
         }
         match event {
@@ -297,7 +359,7 @@ impl World {
                 self.env.request();
                 self.env.after(9 * MS, Event::ClientRetry);
             }
-            Event::Piece { connection, from, piece } => self.arrive(connection, from, piece),
+            Event::Piece { connection, side, piece } => self.arrive(connection, side, piece),
             Event::Connect(id) => self.connect(id),
             Event::GiveUp(id) => self.give_up(id),
             event => self.deliver(event),
@@ -306,14 +368,14 @@ impl World {
 
     /// Events for one host. A crash in the middle takes the host down.
     fn deliver(&mut self, event: Event) {
-        let host = World::addressee(&event).expect("the others were dispatched");
+        let host = self.addressee(&event).expect("the others were dispatched");
         let result = match event {
             Event::Boundary(id) => self.primary(id, |node, env| node.handle_boundary(env)),
             Event::Timer(id) => self.timer(id),
             Event::Request { host, request } => {
                 let id = HostId { host, life: self.hosts[host].life };
                 self.primary(id, |node, _| {
-                    node.handle_request(request);
+                    node.machine.handle_request(request);
                     Ok(())
                 })
             }
@@ -324,10 +386,9 @@ impl World {
                 }
                 Ok(())
             }),
-            Event::Outgoing(id) => self.primary(id, |node, env| node.handle_outgoing(env)),
-            Event::Round { to, session } => self.primary(to, |node, env| node.handle_round(session, env)),
-            Event::LocalDurable { to, epoch } => self.primary(to, |node, env| node.handle_local_durable(epoch, env)),
-            Event::Lane { to, lane } => self.backup(to, |node, env| node.handle_lane(lane, env)),
+            Event::Lane(id) => self.primary(id, |node, env| node.handle_lane(env)),
+            Event::Images(id) => self.primary(id, |node, env| node.handle_images(env)),
+            Event::BackupLane { to, lane } => self.backup(to, |node, env| node.handle_lane(lane, env)),
             Event::AskAnswered { to, found } => self.hear(to, found),
             Event::Learn { to, question, answer } => self.learn(to, question, answer),
             other => unreachable!("{other:?} is dispatched elsewhere"),
@@ -340,6 +401,7 @@ impl World {
         id: HostId,
         run: impl FnOnce(&mut PrimaryNode, &mut Env) -> Result<(), Crashed>,
     ) -> Result<(), Crashed> {
+        self.env.host = id.host;
         match &mut self.hosts[id.host] {
             Host { life, role: Role::Primary(node) } if *life == id.life => run(node, &mut self.env),
             _ => Ok(()),
@@ -351,6 +413,7 @@ impl World {
         id: HostId,
         run: impl FnOnce(&mut BackupNode, &mut Env) -> Result<(), Crashed>,
     ) -> Result<(), Crashed> {
+        self.env.host = id.host;
         match &mut self.hosts[id.host] {
             Host { life, role: Role::Backup(node) } if *life == id.life => run(node, &mut self.env),
             _ => Ok(()),
@@ -384,27 +447,24 @@ impl World {
         match question {
             Question::Begin { .. } | Question::Resume { .. } => self.learn_of_start(to, question, answer)?,
             Question::Introduce(_) => {
-                let is_known = result == ClaimResult::Granted;
+                let is_known = result == ClaimResult::Granted || self.env.plan.broken == Some(Break::SecondPrimary);
                 self.backup(to, |node, env| node.handle_introduced(is_known, env))?;
             }
             Question::TakeOver { .. } => self.backup(to, |node, env| node.handle_claimed(result, env))?,
             question => self.primary(to, |node, env| {
                 let now = env.time();
-                match (question, &answer) {
-                    (Question::DelistStore, _) => node.core.handle_store_delisted(now, result),
-                    (Question::Claim { session }, _) => node.core.handle_claim(now, session, result),
-                    (Question::Delist { session }, _) => node.core.handle_delisted(now, session, result),
-                    (Question::Enlist { session, .. }, _) => node.core.handle_enlisted(now, session, result),
-                    (Question::Look, _) => node.core.handle_looked(now, result),
-                    (Question::RecordEnd, _) => node.core.handle_end_recorded(now, result),
-                    (Question::Meet { session, .. }, Answer::Met(meeting)) => {
-                        node.core.handle_met(now, session, *meeting);
-                    }
+                node.tell(env, |core| match (question, &answer) {
+                    (Question::DelistStore, _) => core.handle_store_delisted(now, result),
+                    (Question::Claim { session }, _) => core.handle_claim(now, session, result),
+                    (Question::Delist { session }, _) => core.handle_delisted(now, session, result),
+                    (Question::Enlist { session, .. }, _) => core.handle_enlisted(now, session, result),
+                    (Question::Look, _) => core.handle_looked(now, result),
+                    (Question::RecordEnd, _) => core.handle_end_recorded(now, result),
+                    (Question::Meet { session, .. }, Answer::Met(meeting)) => core.handle_met(now, session, *meeting),
                     // A rule that is broken: nobody looked.
-                    (Question::Meet { session, .. }, _) => node.core.handle_met(now, session, Meeting::Same),
+                    (Question::Meet { session, .. }, _) => core.handle_met(now, session, Meeting::Same),
                     (question, _) => unreachable!("{question:?} is not a primary's"),
-                }
-                node.pump(env)
+                })
             })?,
         }
         self.env.step(to.host, Step::Answer, true)
@@ -431,11 +491,11 @@ impl World {
     fn note_end(&mut self, host: usize) {
         let Host { life, role } = &mut self.hosts[host];
         let Role::Primary(node) = role else { return };
-        if node.core.state() != PrimaryState::Ended {
+        if !node.is_closed() {
             return;
         }
         let (begins_anew, generation) = (node.begins_anew(), node.generation());
-        let image = std::mem::take(&mut node.disk.image);
+        let image = std::mem::take(&mut node.machine.disk.image);
         if let Some(stream) = &node.stream {
             self.env.close(stream.connection, host);
         }
@@ -458,6 +518,7 @@ impl World {
             unreachable!("only a backup takes over");
         };
         let env = &mut self.env;
+        env.host = host;
         env.takeovers += 1;
         env.say(|| format!("host {host} TAKES OVER from epoch {}, goes on with {}", over.from, over.next_epoch));
         let guest = Guest::restore(&over.state, node.memory.clone());
@@ -486,7 +547,7 @@ impl World {
     /// A fenced primary stops, and a backup whose guest ended; a supervisor starts them again.
     fn stop_if_over(&mut self, host: usize) {
         let is_over = match &self.hosts[host].role {
-            Role::Primary(node) => node.core.state() == PrimaryState::Fenced,
+            Role::Primary(node) => node.core().state() == PrimaryState::Fenced,
             Role::Backup(node) => node.has_ended,
             Role::Starting(_) | Role::Down(_) => false,
         };
@@ -495,63 +556,5 @@ impl World {
             let delay = self.env.rng.range(MS, 30 * MS);
             self.env.after(delay, Event::Restart(host));
         }
-    }
-
-    fn connect(&mut self, id: HostId) {
-        if !self.is_current(id) {
-            return;
-        }
-        self.env.after(5 * MS, Event::Connect(id));
-        let (host, peer) = (id.host, 1 - id.host);
-        let Role::Primary(node) = &self.hosts[host].role else { return };
-        let Role::Backup(other) = &self.hosts[peer].role else { return };
-        let is_paused = self.env.paused_until[peer] > self.env.now;
-        let is_free = node.core.wants_connection() && node.stream.is_none() && other.stream.is_none();
-        if !is_free || is_paused || !self.env.net.link_up {
-            return;
-        }
-        let number = self.env.net.connection.id + 1;
-        self.env.net.connection = Connection { id: number, pipes: <[Pipe; 2]>::default() };
-        let to = HostId { host: peer, life: self.hosts[peer].life };
-        let result = self.backup(to, |node, env| node.handle_connected(number, env));
-        self.settle(peer, result);
-        let result = self.primary(id, |node, env| node.handle_connected(number, env));
-        self.settle(host, result);
-    }
-
-    /// A piece of a stream came to the end of its way. A cut keeps it there.
-    fn arrive(&mut self, connection: u64, from: usize, piece: Piece) {
-        if self.env.net.connection.id != connection {
-            return;
-        }
-        self.env.net.connection.pipes[from].stalled.push_back(piece);
-        self.flush(from);
-    }
-
-    fn flush(&mut self, from: usize) {
-        let to = 1 - from;
-        while self.env.net.link_up && self.env.paused_until[to] <= self.env.now {
-            let connection = self.env.net.connection.id;
-            let Some(piece) = self.env.net.connection.pipes[from].stalled.pop_front() else { return };
-            let id = HostId { host: to, life: self.hosts[to].life };
-            let result = self.take_piece(id, connection, &piece);
-            self.settle(to, result);
-        }
-    }
-
-    fn take_piece(&mut self, id: HostId, connection: u64, piece: &Piece) -> Result<(), Crashed> {
-        let is_open = match &self.hosts[id.host].role {
-            Role::Primary(node) => node.stream.as_ref().is_some_and(|stream| stream.connection == connection),
-            Role::Backup(node) => node.stream.as_ref().is_some_and(|stream| stream.connection == connection),
-            Role::Starting(_) | Role::Down(_) => false,
-        };
-        if !is_open {
-            return Ok(());
-        }
-        match piece {
-            Piece::Bytes(bytes) => self.primary(id, |node, env| node.handle_bytes(bytes, env))?,
-            Piece::End => self.primary(id, |node, env| node.handle_disconnected(env))?,
-        }
-        self.backup(id, |node, env| node.handle_piece(piece, env))
     }
 }

@@ -73,6 +73,13 @@ caught! {
     epoch_that_is_applied_after_the_next_is_caught: ApplyOutOfOrder,
     ack_of_what_has_no_room_is_caught: AckWithoutRoom,
     epoch_that_is_applied_before_it_is_committed_is_caught: ApplyUncommitted,
+    bytes_of_an_old_connection_are_caught: OldBytes,
+    stranger_that_ends_a_session_is_caught: StrangerWins,
+    second_primary_that_is_followed_is_caught: SecondPrimary,
+    stop_that_nobody_noticed_is_caught: StopUnnoticed,
+    append_without_room_that_is_taken_for_won_is_caught: FullIsWon,
+    restored_register_that_is_believed_is_caught: RestoredBelieved,
+    start_without_the_disks_is_caught: AnyDisks,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

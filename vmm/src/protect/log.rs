@@ -413,11 +413,6 @@ impl DiskLog {
         self.open.as_ref().is_some_and(|open| open.log.used_bytes() > open.room / 2)
     }
 
-    /// The last epoch logged that is still in it.
-    pub(super) fn last(&self) -> EpochId {
-        self.last
-    }
-
     /// Forgets everything logged: it is void, or the images have it and were synced.
     pub(super) fn truncate(&mut self) -> Result<(), LogError> {
         self.last = EpochId(0);

@@ -1,87 +1,70 @@
-//! The ship thread: writes epochs and control frames to the backup and to the local log, in order.
+//! The ship thread: performs the steps of the primary's lane Ship ([`replication::pipeline::primary`]), one after the other. It
+//! owns the redo log, the state directory and all that is written to the socket but heartbeats.
 
-use std::collections::VecDeque;
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::RecvTimeoutError;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use replication::pipeline::primary::{Outcome, Step};
 use replication::primary::PrimaryState;
 use replication::wire::{DiskCopy, EpochBegin, Kind, Link};
 use replication::{EpochId, EpochWriter, PageEncoder, SessionId, ShippedState};
+use snapshot::disk::Mode;
 use snapshot::disklog::LogError;
 use snapshot::writeset::WriteSet;
 
-use super::guardian::{Guardian, Lacks, ToShip};
-use super::local::pairing::{Pairing, PairingError};
+use super::filling::{FillError, Filler};
+use super::guardian::Guardian;
+use super::local::pairing::Pairing;
 use super::local::{Committed, LocalStore, fault};
-use super::log::DiskLog;
-use super::queue::Receiver;
-use super::resync;
-use super::room::ROOM_RETRY;
+use super::log::{self, DiskLog};
+use super::outbox::{Outbox, OutboxError};
 use super::shadow::Shadow;
-use super::socket::SendHalf;
 use crate::allocations;
-use crate::config::OnDegraded;
 use crate::epoch::hot::IdlePages;
-use crate::epoch::{SealedEpoch, SpentEpochs};
-use crate::exit::{Exit, Failure};
+use crate::epoch::{EpochSink, SealedEpoch, SpentEpochs, boundary};
+use crate::exit::Failure;
 use crate::machine::gate::Held;
 use crate::memory::PAGE_SIZE;
 use crate::stats::Work;
 
-/// Why an outbox takes nothing more.
-const SESSION_IS_OVER: &str = "the session is over";
-/// Frames are given to the socket in pieces of about this size.
-const FLUSH_BYTES: usize = 256 * 1024;
+/// How long the thread sleeps before it looks around.
+const LOOK_AROUND: Duration = Duration::from_millis(100);
 
-/// How long a wait lasts before the waiter looks around again.
-const LOOK_AROUND: Duration = Duration::from_millis(50);
-
-/// Does what comes until the guardian is finished. The body of the ship thread.
-pub(super) fn run(guardian: &Arc<Guardian>, items: &Receiver<ToShip>, log: DiskLog, local: Option<LocalStore>) {
+/// Performs steps until the guardian is finished. The body of the ship thread.
+pub(super) fn run(guardian: &Arc<Guardian>, log: DiskLog, local: Option<LocalStore>) {
     let (idle, spent) = {
         let epochs = guardian.machine.epochs();
         (epochs.idle_pages(), epochs.spent())
     };
     let mut shipper = Shipper {
-        guardian: Arc::clone(guardian),
+        guardian,
         log,
+        local,
+        recorded: None,
         encoder: PageEncoder::new(),
+        frames: Vec::new(),
         shadow: Shadow::default(),
         shipped_state: ShippedState::default(),
+        filler: None,
+        base_writes: None,
+        held: None,
+        current: None,
+        last: None,
+        work: EpochWork::default(),
         idle,
         spent,
-        frames: Vec::new(),
-        local,
-        lost: None,
-        renews_log: false,
-        is_degraded: false,
-        is_unsettled: false,
-        recorded: None,
-        base_writes: None,
-        deferred: VecDeque::new(),
     };
-    loop {
-        shipper.log.note_applied(guardian.performed());
-        if let Some(item) = shipper.deferred.pop_front() {
-            shipper.handle(item, items);
-            continue;
-        }
-        if shipper.is_unsettled && !guardian.is_image_full() {
-            shipper.settle(items);
-        }
-        match items.recv_timeout(Duration::from_millis(100)) {
-            Ok(item) => shipper.handle(item, items),
-            Err(RecvTimeoutError::Timeout) if !guardian.is_finished() => {}
-            Err(_) => return,
+    let mut step = shipper.wait();
+    while let Some(doing) = step.take() {
+        let (begun, allocations) = (processor_time(), allocations::so_far());
+        let outcome = shipper.perform(doing);
+        shipper.work.add(processor_time().saturating_sub(begun), allocations::so_far() - allocations);
+        step = guardian.step_done(outcome);
+        shipper.forget(guardian.through());
+        if step.is_none() {
+            step = shipper.wait();
         }
     }
-}
-
-fn has_writes((_, set): &(u16, &WriteSet)) -> bool {
-    !set.is_empty()
 }
 
 /// Of this thread.
@@ -90,398 +73,207 @@ fn processor_time() -> Duration {
     Duration::try_from(time).expect("a clock of processor time begins at zero")
 }
 
-pub(super) struct Shipper {
-    pub(super) guardian: Arc<Guardian>,
-    pub(super) encoder: PageEncoder,
+/// What the epoch that is being worked on has cost so far.
+#[derive(Default)]
+struct EpochWork {
+    time: Duration,
+    allocations: u64,
+}
+
+impl EpochWork {
+    fn add(&mut self, time: Duration, allocations: u64) {
+        self.time += time;
+        self.allocations += allocations;
+    }
+}
+
+struct Shipper<'g> {
+    guardian: &'g Arc<Guardian>,
+    log: DiskLog,
+    /// The state directory, while it has something of the guest.
+    local: Option<LocalStore>,
+    /// What it was last told of backups, by this process.
+    recorded: Option<Pairing>,
+    encoder: PageEncoder,
     /// The buffer of the epochs' frames, between two epochs.
     frames: Vec<u8>,
     shadow: Shadow,
     shipped_state: ShippedState,
+    filler: Option<Filler>,
+    /// Disk writes that the backup of this session gets with the base, before the base's own: of each disk.
+    base_writes: Option<(SessionId, Vec<WriteSet>)>,
+    /// The guest is stopped for this thread.
+    held: Option<Held<'g>>,
+    /// The epoch that is being worked on.
+    current: Option<Box<SealedEpoch>>,
+    /// The disk writes of an epoch that was ended without being captured.
+    last: Option<(EpochId, Vec<Arc<WriteSet>>)>,
+    work: EpochWork,
     idle: IdlePages,
     spent: SpentEpochs,
-    /// The state directory, while epochs are committed to it.
-    local: Option<LocalStore>,
-    /// The state directory after it took no epoch, until the register does not list it.
-    lost: Option<LocalStore>,
-    /// The log took no record: it begins again when nobody can resume from the state directory any more.
-    renews_log: bool,
-    /// What it was last told of backups, by this process.
-    recorded: Option<Pairing>,
-    pub(super) log: DiskLog,
-    /// The guest is about to be settled: its disk writes go to the images without a log.
-    is_degraded: bool,
-    /// The guest is to be settled, and there was no room in its images.
-    is_unsettled: bool,
-    /// Disk writes that the backup of this session gets with the base, before the base's own: of each disk.
-    pub(super) base_writes: Option<(SessionId, Vec<WriteSet>)>,
-    /// What came while a backup was being filled, and waits until that is over.
-    pub(super) deferred: VecDeque<ToShip>,
 }
 
-/// Frames on their way to the socket, counted.
-pub(super) struct Outbox {
-    guardian: Arc<Guardian>,
-    session: SessionId,
-    stream: SendHalf,
-    pub(super) buffer: Vec<u8>,
-    pub(super) sent: u64,
-}
-
-impl Outbox {
-    pub(super) fn new(guardian: &Arc<Guardian>, session: SessionId, stream: SendHalf) -> Self {
-        Self::with_buffer(guardian, session, stream, Vec::with_capacity(2 * FLUSH_BYTES))
-    }
-
-    /// One that collects in `buffer`, whatever that has.
-    fn with_buffer(guardian: &Arc<Guardian>, session: SessionId, stream: SendHalf, mut buffer: Vec<u8>) -> Self {
-        buffer.clear();
-        Self { guardian: Arc::clone(guardian), session, stream, buffer, sent: 0 }
-    }
-
-    /// Sends when enough has collected; whether it did.
-    pub(super) fn flush_if_full(&mut self) -> io::Result<bool> {
-        if self.buffer.len() < FLUSH_BYTES {
-            return Ok(false);
-        }
-        self.flush().map(|()| true)
-    }
-
-    /// What was decided meanwhile stops what is under way: of a session that is over nothing more goes out.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
-        if !self.guardian.is_current(self.session) {
-            self.buffer.clear();
-            return Err(io::Error::new(io::ErrorKind::Interrupted, SESSION_IS_OVER));
-        }
-        self.stream.send(&self.buffer)?;
-        self.sent += self.buffer.len() as u64;
-        self.buffer.clear();
-        Ok(())
-    }
-}
-
-impl Shipper {
-    fn handle(&mut self, item: ToShip, items: &Receiver<ToShip>) {
-        match item {
-            ToShip::Frames(connection, frames) => self.send_frames(connection, &frames),
-            ToShip::Epoch(sealed, link) => self.handle_epoch(sealed, link, items),
-            // A guest that cannot write its disks does not fill a backup; it will be asked for again.
-            ToShip::Resync(_) if self.is_unsettled => self.guardian.handle_broken(),
-            ToShip::Resync(link) => resync::run(self, link, items),
-            ToShip::Part(connection) => self.part(connection),
-            // Nobody waits for it any more.
-            ToShip::DiskWanted(_) => {}
-            ToShip::GoSolo => self.settle(items),
-            ToShip::RemoveStore => self.remove_store(),
-            ToShip::Close(done) => {
-                self.close();
-                // Whoever asked may have given up waiting.
-                let _ = done.send(());
+impl<'g> Shipper<'g> {
+    /// The next step, when there is one; none when the guardian is finished.
+    fn wait(&mut self) -> Option<Step> {
+        loop {
+            self.log.note_applied(self.guardian.performed());
+            if let Some(step) = self.guardian.next_step(LOOK_AROUND) {
+                return Some(step);
+            }
+            self.forget(self.guardian.through());
+            if self.guardian.is_finished() {
+                return None;
             }
         }
     }
 
-    /// Empties the log, if all that is in it went to the images: an image that another program changes before the next
-    /// start must not get old writes.
-    fn close(&mut self) {
-        let store = self.local.take().filter(|_| !self.guardian.keeps_last_epoch()).or(self.lost.take());
-        if let Some(Err(error)) = store.map(LocalStore::remove) {
-            tracing::warn!(%error, "the files of the ended guest could not be removed");
+    /// Nobody needs epochs up to `through` any more.
+    fn forget(&mut self, through: EpochId) {
+        if let Some(sealed) = self.current.take_if(|sealed| sealed.epoch <= through) {
+            let (epoch, bytes) = (sealed.epoch, sealed.ship_bytes());
+            self.spent.give_back(sealed);
+            let EpochWork { time, allocations } = std::mem::take(&mut self.work);
+            self.guardian.machine.stats().count_work(Work::ShipAllocations, allocations);
+            self.guardian.machine.pacer().note_done(epoch, time, bytes);
         }
-        if !self.guardian.wait_for_applied() || self.guardian.performed() < self.log.last() {
-            return;
-        }
-        if let Err(failure) = self.log.checkpoint() {
-            tracing::warn!(%failure, "the log of disk writes was not emptied; the next start applies it again");
+        self.last.take_if(|(epoch, _)| *epoch <= through);
+    }
+
+    fn perform(&mut self, step: Step) -> Outcome {
+        match step {
+            Step::Send { connection, frames } => self.send(connection, &frames),
+            Step::Part { connection } => {
+                if let Some(stream) = self.guardian.stream_of_connection(connection) {
+                    stream.close_write();
+                }
+                Outcome::Done
+            }
+            Step::Collect { epoch } => {
+                let sealed = self.take_current(epoch);
+                if let Some(filler) = &mut self.filler {
+                    filler.collect(&sealed);
+                }
+                self.current = Some(sealed);
+                Outcome::Done
+            }
+            Step::Ship { link, epoch, left } => self.ship(link, epoch, left),
+            Step::Log { epoch } => self.append(epoch),
+            Step::SyncImages => outcome(self.guardian.sync_images()),
+            Step::CommitLocally { epoch, left } => outcome(self.commit_locally(epoch, left)),
+            Step::Record { session } => self.record(session),
+            Step::RemoveStore { renew_log } => self.remove_store(renew_log),
+            Step::EmptyLog => outcome(self.log.checkpoint()),
+            Step::BeginFilling { link, has_epochs } => self.begin_filling(link, has_epochs),
+            Step::Mirror => self.mirror().map_or_else(Outcome::from, |()| Outcome::Done),
+            Step::Fill { link, step } => match self.filler.as_mut().filter(|filler| filler.link == link) {
+                Some(filler) => filler.perform(step, &mut self.encoder).unwrap_or_else(Outcome::from),
+                None => Outcome::SessionOver,
+            },
+            Step::Hold { session } => self.hold(session),
+            Step::LetGo => {
+                (self.held, self.filler) = (None, None);
+                Outcome::Done
+            }
+            Step::BeginEpochs => self.begin_epochs().map_or_else(Outcome::from, |()| Outcome::Done),
+            Step::SealBase { session } => self.seal_base(session).unwrap_or_else(Outcome::from),
+            Step::SealLast => {
+                let held = self.held.as_ref().expect("the guest is held to be settled");
+                let (epoch, writes) = self.guardian.machine.settle_epoch(held);
+                let has_writes = writes.iter().any(|set| !set.is_empty());
+                self.last = Some((epoch, writes));
+                Outcome::SealedLast { epoch, has_writes }
+            }
+            Step::EndEpochs => {
+                let held = self.held.as_ref().expect("the guest is held to be settled");
+                self.guardian.machine.end_epochs(held).map_or_else(failed, |()| Outcome::Done)
+            }
+            Step::WriteDirectly => self.write_directly(),
+            Step::RemoveEnded => self.remove_ended(),
         }
     }
 
-    /// The guest is alone by right: ends its epochs.
-    fn settle(&mut self, items: &Receiver<ToShip>) {
-        let guardian = Arc::clone(&self.guardian);
-        if self.local.is_some() {
-            // Its epochs continue without a backup.
-            return self.forget_session();
-        }
-        if self.lost.is_some() {
-            // What was sealed since may not leave yet. This is asked for again when it may.
-            return;
-        }
-        if guardian.is_settled() {
-            // A backup that was refused, or lost before anything was sent: there is no reason to stop the guest.
-            return;
-        }
-        self.is_unsettled = !guardian.wait_for_applied() && guardian.machine.ended().is_none();
-        if self.is_unsettled {
-            return;
-        }
-        // Most of the images' dirty data goes out while the guest runs; the rest below, while it is stopped.
-        if let Err(error) = guardian.sync_images() {
-            tracing::warn!(%error, "an image could not be synced");
-        }
-        let Some(held) = guardian.machine.gate().hold() else { return };
-        crate::epoch::boundary::after(&guardian.machine);
-        self.log_what_was_sealed(items);
-        if guardian.machine.epochs().is_protected()
-            && let Err(failure) = self.log_the_last(&held, items)
-        {
-            return guardian.machine.fail(failure.to_string());
-        }
-        self.is_unsettled = !guardian.settle(&held, &mut self.log);
-        self.is_degraded &= self.is_unsettled;
+    /// The sealed epoch that is worked on, out of where boundaries put it.
+    fn take_current(&mut self, epoch: EpochId) -> Box<SealedEpoch> {
+        let current = self.current.take().filter(|sealed| sealed.epoch == epoch);
+        current.unwrap_or_else(|| self.guardian.take_sealed(epoch))
     }
 
-    /// Ends the running epoch of a guest that is about to be settled. Its disk writes go to the images behind the log,
-    /// like those of every other.
-    fn log_the_last(&mut self, held: &Held<'_>, items: &Receiver<ToShip>) -> Result<(), Failure> {
-        let (epoch, writes) = self.guardian.seal_last(held);
-        let sets: Vec<(u16, &WriteSet)> = writes.iter().enumerate().map(|(disk, set)| (disk as u16, &**set)).collect();
-        self.make_room(&sets, items);
-        if !self.is_degraded {
-            self.append(epoch, &sets, items)?;
+    fn send(&mut self, connection: u64, frames: &[u8]) -> Outcome {
+        let Some(stream) = self.guardian.stream_of_connection(connection) else { return Outcome::Done };
+        if Kind::of_frame(frames) == Some(Kind::Goodbye) {
+            fault::reached(fault::GOODBYE);
         }
-        self.guardian.handle_local_durable(epoch);
-        Ok(())
+        if stream.send(frames).is_ok() { Outcome::Done } else { Outcome::Broken }
     }
 
     /// Writes into the state directory that the backup of `session` could continue the guest, or that none could.
     /// Without local protection nobody resumes.
-    pub(super) fn record_session(&mut self, session: Option<SessionId>) -> Result<(), PairingError> {
-        let Some(store) = &self.local else { return Ok(()) };
+    fn record(&mut self, session: Option<SessionId>) -> Outcome {
+        let Some(store) = &self.local else { return Outcome::Done };
         let pairing = self.guardian.pairing(session);
-        if self.recorded.as_ref() == Some(&pairing) {
-            return Ok(());
-        }
-        // Whether a write that failed took place is not known.
-        self.recorded = None;
-        pairing.write(store.dir())?;
-        self.recorded = Some(pairing);
-        Ok(())
-    }
-
-    fn forget_session(&mut self) {
-        // A thread that was late with the news of one session must not spoil the next.
-        if self.guardian.state().waits_for_backup() {
-            return;
-        }
-        match self.record_session(None) {
-            Ok(()) => fault::reached(fault::SESSION_FORGOTTEN),
-            // Whoever resumes asks the witness in vain, or is told what this side was told.
-            Err(error) => tracing::warn!(%error, "the state directory still names a session that is over"),
-        }
-    }
-
-    /// Logs the epochs that were sealed after this thread was told to go solo. A record that came into the log behind
-    /// the settling would be put over what the guest writes to the images from then on.
-    fn log_what_was_sealed(&mut self, items: &Receiver<ToShip>) {
-        let later: Vec<ToShip> = self.deferred.drain(..).chain(items.try_iter()).collect();
-        let (epochs, others) = later.into_iter().partition::<Vec<_>, _>(|item| matches!(item, ToShip::Epoch(..)));
-        self.deferred.extend(others);
-        for item in epochs {
-            self.handle(item, items);
-        }
-    }
-
-    pub(super) fn send_frames(&self, connection: u64, frames: &[u8]) {
-        let Some(stream) = self.guardian.stream_of_connection(connection) else { return };
-        if Kind::of_frame(frames) == Some(Kind::Goodbye) {
-            fault::reached(fault::GOODBYE);
-        }
-        if stream.send(frames).is_err() {
-            self.guardian.handle_broken();
-        }
-    }
-
-    /// Ends our half of a connection; the backup ends the other when it has read everything.
-    pub(super) fn part(&self, connection: u64) {
-        if let Some(stream) = self.guardian.stream_of_connection(connection) {
-            stream.close_write();
-        }
-    }
-
-    pub(super) fn handle_epoch(&mut self, sealed: Box<SealedEpoch>, link: Option<Link>, items: &Receiver<ToShip>) {
-        let (epoch, bytes) = (sealed.epoch, sealed.ship_bytes());
-        let (begun, allocations) = (processor_time(), allocations::so_far());
-        self.work_on(&sealed, link, items);
-        self.spent.give_back(sealed);
-        self.guardian.machine.stats().count_work(Work::ShipAllocations, allocations::so_far() - allocations);
-        self.guardian.machine.pacer().note_done(epoch, processor_time().saturating_sub(begun), bytes);
-    }
-
-    fn work_on(&mut self, sealed: &SealedEpoch, link: Option<Link>, items: &Receiver<ToShip>) {
-        let epoch = sealed.epoch;
-        if let Some(link) = link
-            && let Some(stream) = self.guardian.stream_of(link.session)
-        {
-            let mut outbox =
-                Outbox::with_buffer(&self.guardian, link.session, stream, std::mem::take(&mut self.frames));
-            self.guardian.handle_shipping(link.session, epoch);
-            let shipped = self.ship(sealed, link, &mut outbox);
-            self.frames = outbox.buffer;
-            match shipped {
-                Ok(()) => {
-                    self.guardian.machine.stats().record_shipped(outbox.sent);
-                    self.guardian.handle_shipped(link.session, epoch);
-                }
-                // Its end, and what is said of it, are behind this in the queue.
-                Err(_) if !self.guardian.is_current(link.session) => {}
-                Err(_) => self.guardian.handle_broken(),
+        if self.recorded.as_ref() != Some(&pairing) {
+            // Whether a write that failed took place is not known.
+            self.recorded = None;
+            if let Err(error) = pairing.write(store.dir()) {
+                return Outcome::Failed { text: error.to_string() };
             }
+            self.recorded = Some(pairing);
         }
-        let sets: Vec<(u16, &WriteSet)> =
-            sealed.disk_writes.iter().enumerate().map(|(disk, set)| (disk as u16, &**set)).filter(has_writes).collect();
-        self.make_room(&sets, items);
-        let logged = if self.is_degraded { Ok(()) } else { self.append(epoch, &sets, items) };
-        let kept = match logged {
-            Ok(()) if self.is_first_durable(sealed) => self.guardian.sync_images().map_err(Failure::from),
-            Ok(()) => self.commit_locally(sealed).or_else(|failure| self.degrade(&failure)),
-            Err(error) => self.degrade_without_log(Failure::of(&error)),
+        fault::reached(if session.is_some() { fault::SESSION_RECORDED } else { fault::SESSION_FORGOTTEN });
+        Outcome::Done
+    }
+
+    /// Puts an epoch's disk writes into the log.
+    fn append(&mut self, epoch: EpochId) -> Outcome {
+        let writes = match &self.last {
+            Some((last, writes)) if *last == epoch => writes.clone(),
+            _ => {
+                let sealed = self.take_current(epoch);
+                let writes = sealed.disk_writes.clone();
+                self.current = Some(sealed);
+                writes
+            }
         };
-        if let Err(failure) = kept {
-            return self.guardian.machine.fail(failure.to_string());
+        let sets = writes.iter().enumerate().map(|(disk, set)| (disk as u16, &**set));
+        let sets: Vec<(u16, &WriteSet)> = sets.filter(|(_, set)| !set.is_empty()).collect();
+        if !self.log.has_room(&sets) {
+            return Outcome::LogFull;
         }
-        self.guardian.handle_local_durable(epoch);
-        if self.is_degraded && self.lost.is_none() {
-            self.deferred.push_back(ToShip::GoSolo);
-        }
-    }
-
-    /// Whether it is the base of a guest that had no epochs: what it wrote to its images before is in the host's memory
-    /// only, and counts as durable with this one.
-    fn is_first_durable(&self, sealed: &SealedEpoch) -> bool {
-        sealed.base && self.local.is_none() && self.guardian.is_durable()
-    }
-
-    /// Puts an epoch's disk writes into the log. Where there is no room for them, and no policy says what to do then,
-    /// they wait for some: the backup hears of this side meanwhile, and what is to be said to it is said.
-    fn append(&mut self, epoch: EpochId, sets: &[(u16, &WriteSet)], items: &Receiver<ToShip>) -> Result<(), LogError> {
-        let mut waited = false;
-        loop {
-            self.guardian.note_logging(Some(Instant::now()));
-            let logged = self.try_append(epoch, sets);
-            self.guardian.note_logging(None);
-            match logged.as_ref().err().and_then(LogError::full) {
-                Some(path) if self.waits_for_room() => self.guardian.note_full(Lacks::Log, path.to_owned()),
-                _ => {
-                    if waited {
-                        self.guardian.note_room(Lacks::Log);
-                    }
-                    return logged;
+        match self.try_append(epoch, &sets) {
+            Ok(()) => Outcome::Logged { is_half_full: self.log.is_half_full() },
+            Err(error) => {
+                let text = Failure::of(&error).to_string();
+                match error.full() {
+                    Some(path) => Outcome::NoRoom { path: path.display().to_string(), text },
+                    None => Outcome::Failed { text },
                 }
             }
-            waited = true;
-            self.say_meanwhile(items);
         }
-    }
-
-    /// With local protection alone the state directory's policy says what happens to a guest whose log is full; unless
-    /// it could not go on either way, because its images are.
-    fn waits_for_room(&self) -> bool {
-        if self.guardian.is_finished() || self.guardian.machine.ended().is_some() {
-            return false;
-        }
-        let is_alone =
-            matches!(self.guardian.state(), PrimaryState::Solo | PrimaryState::Greeting | PrimaryState::Syncing);
-        let has_policy = self.local.is_some() && is_alone;
-        !has_policy || !self.guardian.wait_for_applied()
-    }
-
-    /// Until the log is tried again, sends what only has to be sent. The rest stays in its order.
-    fn say_meanwhile(&mut self, items: &Receiver<ToShip>) {
-        let until = Instant::now() + ROOM_RETRY;
-        let mut waiting = std::mem::take(&mut self.deferred);
-        while Instant::now() < until && self.guardian.machine.ended().is_none() {
-            match waiting.pop_front().map_or_else(|| items.recv_timeout(LOOK_AROUND), Ok) {
-                Ok(ToShip::Frames(connection, frames)) => self.send_frames(connection, &frames),
-                Ok(ToShip::Part(connection)) => self.part(connection),
-                Ok(ToShip::RemoveStore) => self.remove_store(),
-                Ok(item) => self.deferred.push_back(item),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-        }
-        self.deferred.append(&mut waiting);
     }
 
     fn try_append(&mut self, epoch: EpochId, sets: &[(u16, &WriteSet)]) -> Result<(), LogError> {
         if self.guardian.state() == PrimaryState::Syncing
             && let Err(source) = fault::fails(fault::FILLING_DISK_LOG)
         {
-            return Err(LogError::Io { what: "writing", path: PathBuf::from(fault::FILLING_DISK_LOG), source });
+            return Err(LogError::Io { what: "writing", path: fault::FILLING_DISK_LOG.into(), source });
         }
         self.log.append(epoch, sets)
     }
 
-    /// The state directory took no epoch: the guest continues without it, or ends. Nothing of the epoch leaves before
-    /// nobody can resume from the one that is in there.
-    fn degrade(&mut self, failure: &Failure) -> Result<(), Failure> {
-        if self.guardian.on_degraded() == OnDegraded::Stop {
-            // Nothing of the epoch was shown: the one before is in there, and the guest may continue from it.
-            let text = format!("the state directory takes no more epochs: {failure}");
-            return Err(Failure::new(Exit::Error, text)
-                .with_hint("repair the storage, then `outlast resume` continues from the last committed epoch"));
-        }
-        (self.lost, self.is_degraded) = (self.local.take(), self.guardian.state() == PrimaryState::Solo);
-        self.guardian.note_local_lost(&failure.to_string());
-        Ok(())
-    }
-
-    /// The register does not list the state directory any more. Without a witness its files alone keep others from
-    /// resuming.
-    pub(super) fn remove_store(&mut self) {
-        let removed = self.lost.take().map_or(Ok(()), LocalStore::remove).map_err(Failure::from);
-        let renewed = if std::mem::take(&mut self.renews_log) {
-            self.log.begin_anew(self.guardian.machine.disks())
-        } else {
-            Ok(())
-        };
-        match removed {
-            Err(failure) if self.guardian.is_witnessed() => {
-                tracing::warn!(%failure, "what the state directory has of the guest was not removed; it is not resumed");
-            }
-            Err(failure) => {
-                let failure = failure.while_doing("an old epoch could be resumed beside the guest").with_hint(
-                    "repair the storage, then `outlast resume` continues from the last committed epoch; with a witness, which \
-                     refuses that resume, the guest would have kept running",
-                );
-                return self.guardian.machine.fail(failure.to_string());
-            }
-            Ok(()) => {}
-        }
-        if let Err(failure) = renewed {
-            return self.guardian.machine.fail(failure.to_string());
-        }
-        self.guardian.handle_store_removed();
-        if self.guardian.state() == PrimaryState::Solo {
-            self.deferred.push_back(ToShip::GoSolo);
-        }
-    }
-
-    /// Whether the state directory took no epoch and may still be resumed from.
-    pub(super) fn is_removing_store(&self) -> bool {
-        self.lost.is_some()
-    }
-
-    /// The log of disk writes took no record. A guest with a backup is left to that one; one that is protected by its
-    /// state directory alone goes on without, with a log that is empty. One whose backup is being filled is alone:
-    /// filled from a guest without epochs it is begun again.
-    fn degrade_without_log(&mut self, failure: Failure) -> Result<(), Failure> {
-        if matches!(self.guardian.state(), PrimaryState::Greeting | PrimaryState::Syncing) {
-            self.guardian.handle_broken();
-        }
-        let is_applied = self.guardian.wait_for_applied() && self.guardian.performed() >= self.log.last();
-        if self.local.is_none() || !is_applied || self.guardian.state() != PrimaryState::Solo {
-            return Err(failure);
-        }
-        self.renews_log = true;
-        self.degrade(&failure)
-    }
-
     /// Commits an epoch to the state directory, whose disk writes are in the log already.
-    fn commit_locally(&mut self, sealed: &SealedEpoch) -> Result<(), Failure> {
-        let Some(store) = &mut self.local else { return Ok(()) };
+    fn commit_locally(&mut self, epoch: EpochId, left: EpochId) -> Result<(), Failure> {
+        let sealed = self.take_current(epoch);
+        let committed = self.commit(&sealed, left);
+        self.current = Some(sealed);
+        committed
+    }
+
+    fn commit(&mut self, sealed: &SealedEpoch, left: EpochId) -> Result<(), Failure> {
+        let store = self.local.as_mut().expect("epochs are committed only to a state directory that there is");
         fault::reached(fault::DISK_LOGGED);
         store.keep_disks(sealed.epoch, &sealed.disk_writes, self.guardian.machine.disks())?;
-        let Committed { unchanged, in_pieces } = store.commit(sealed, self.guardian.left())?;
+        let Committed { unchanged, in_pieces } = store.commit(sealed, left)?;
         fault::reached(fault::LOCALLY_COMMITTED);
         store.take_tidings().into_iter().for_each(|tidings| self.guardian.note_earlier(tidings));
         self.idle.report(sealed.epoch, unchanged);
@@ -492,9 +284,127 @@ impl Shipper {
         Ok(())
     }
 
-    fn ship(&mut self, sealed: &SealedEpoch, link: Link, outbox: &mut Outbox) -> io::Result<()> {
+    fn remove_store(&mut self, renew_log: bool) -> Outcome {
+        let removed = self.local.take().map_or(Ok(()), LocalStore::remove).map_err(Failure::from);
+        let renewed = if renew_log { self.log.begin_anew(self.guardian.machine.disks()) } else { Ok(()) };
+        let why = |result: Result<(), Failure>| result.err().map(|failure| failure.to_string());
+        Outcome::StoreRemoved { kept: why(removed), not_renewed: why(renewed) }
+    }
+
+    fn remove_ended(&mut self) -> Outcome {
+        if let Some(Err(error)) = self.local.take().map(LocalStore::remove) {
+            tracing::warn!(%error, "the files of the ended guest could not be removed");
+        }
+        Outcome::Done
+    }
+
+    fn begin_filling(&mut self, link: Link, has_epochs: bool) -> Outcome {
+        // An attempt that broke off may have left pages that are not sent yet; of this session they are not.
+        self.encoder = PageEncoder::new();
+        self.base_writes = None;
+        let Some(outbox) = Outbox::of(self.guardian, link.session, Vec::new()) else { return Outcome::SessionOver };
+        self.filler = Some(Filler::begin(self.guardian, link, outbox, has_epochs));
+        outcome(self.log.reserve())
+    }
+
+    fn mirror(&self) -> Result<(), FillError> {
+        for disk in self.guardian.machine.disks() {
+            disk.lock().set_mode(Mode::Mirror)?;
+        }
+        Ok(self.guardian.machine.log_dirty(true)?)
+    }
+
+    /// A guest that does not stop is not waited for longer than its session lasts.
+    fn hold(&mut self, session: Option<SessionId>) -> Outcome {
+        let guardian = self.guardian;
+        let gives_up = || session.is_some_and(|session| !guardian.is_current(session));
+        let Some(held) = guardian.machine.gate().hold_unless(gives_up) else { return Outcome::NotHeld };
+        boundary::after(&guardian.machine);
+        self.held = Some(held);
+        Outcome::Done
+    }
+
+    fn begin_epochs(&mut self) -> Result<(), FillError> {
+        let machine = &self.guardian.machine;
+        if machine.disks().iter().any(|disk| disk.lock().mirror_overflowed()) {
+            return Err(FillError::TooManyWrites);
+        }
+        self.check_base(0)?;
+        for disk in machine.disks() {
+            disk.lock().set_mode(Mode::Protected).expect("only leaving for direct mode can be refused");
+        }
+        machine.begin_epochs(self.held.as_ref().expect("the guest is held for its base"));
+        machine.epochs().set_sink(Arc::clone(self.guardian) as Arc<dyn EpochSink>);
+        Ok(())
+    }
+
+    /// The base's disk writes, of all disks together, are one record of the log.
+    fn check_base(&self, more: usize) -> Result<(), FillError> {
+        let pending: usize = self.guardian.machine.disks().iter().map(|disk| disk.lock().pending_bytes()).sum();
+        let pending_bytes = pending + more;
+        if pending_bytes <= log::BASE_BYTES_MAX { Ok(()) } else { Err(FillError::BaseTooLarge { pending_bytes }) }
+    }
+
+    fn seal_base(&mut self, session: SessionId) -> Result<Outcome, FillError> {
+        let filler = self.filler.as_mut().filter(|filler| filler.link.session == session);
+        let filler = filler.ok_or(FillError::SessionOver)?;
+        let (pages, writes) = filler.take_rest();
+        let (sent_pages, sent, begun) = (filler.pages, filler.outbox.sent, filler.begun);
+        self.check_base(writes.iter().filter(|set| !set.is_empty()).map(WriteSet::cost_bytes).sum())?;
+        // The base may be shipped only with them, and it is this thread that ships it.
+        self.base_writes = Some((session, writes));
+        let machine = &self.guardian.machine;
+        machine.stats().record_resync(sent);
+        self.guardian.note_filled(sent_pages, sent, begun);
+        let held = self.held.as_ref().expect("the guest is held for its base");
+        match boundary::seal_base(machine, held, &pages, || self.guardian.may_seal_base()) {
+            Ok(true) => Ok(Outcome::Done),
+            Ok(false) => Ok(Outcome::SessionOver),
+            Err(error) => {
+                machine.fail(format!("the base could not be sealed: {error}"));
+                Ok(Outcome::SessionOver)
+            }
+        }
+    }
+
+    fn write_directly(&self) -> Outcome {
+        let machine = &self.guardian.machine;
+        for disk in machine.disks() {
+            disk.lock().set_mode(Mode::Direct).expect("everything sealed is in the images");
+        }
+        if let Err(error) = machine.log_dirty(false) {
+            tracing::warn!(%error, "the dirty log stays on");
+        }
+        Outcome::Done
+    }
+
+    fn ship(&mut self, link: Link, epoch: EpochId, left: EpochId) -> Outcome {
+        let Some(mut outbox) = Outbox::of(self.guardian, link.session, std::mem::take(&mut self.frames)) else {
+            return Outcome::SessionOver;
+        };
+        let sealed = self.take_current(epoch);
+        let shipped = self.write_epoch(&sealed, link, left, &mut outbox);
+        self.current = Some(sealed);
+        self.frames = outbox.buffer;
+        match shipped {
+            Ok(()) => {
+                self.guardian.machine.stats().record_shipped(outbox.sent);
+                Outcome::Done
+            }
+            Err(OutboxError::SessionOver) => Outcome::SessionOver,
+            Err(OutboxError::Broken(_)) => Outcome::Broken,
+        }
+    }
+
+    fn write_epoch(
+        &mut self,
+        sealed: &SealedEpoch,
+        link: Link,
+        left: EpochId,
+        outbox: &mut Outbox,
+    ) -> Result<(), OutboxError> {
         let SealedEpoch { epoch, base, state, pages, disk_writes, outputs, inputs, sealed_at: _ } = sealed;
-        let begin = EpochBegin { base: *base, released: self.guardian.left() };
+        let begin = EpochBegin { base: *base, released: left };
         let mut writer = EpochWriter::begin(link, *epoch, begin, &mut outbox.buffer);
         writer.inputs(inputs, &mut outbox.buffer);
         self.shadow.begin(link.session);
@@ -531,26 +441,16 @@ impl Shipper {
         self.guardian.machine.stats().count_work(Work::Frames, writer.end(&mut outbox.buffer));
         outbox.flush()
     }
+}
 
-    /// Empties the log when it is half full and everything in it is committed; waits for that if it has to.
-    fn make_room(&mut self, sets: &[(u16, &WriteSet)], items: &Receiver<ToShip>) {
-        while !self.is_degraded && (!self.log.has_room(sets) || self.log.is_half_full()) {
-            if self.guardian.performed() >= self.log.last() {
-                if let Err(failure) = self.log.checkpoint() {
-                    self.guardian.machine.fail(failure.to_string());
-                }
-                return;
-            }
-            if self.log.has_room(sets) || self.guardian.is_finished() || self.guardian.machine.ended().is_some() {
-                return;
-            }
-            if self.guardian.is_image_full() || self.lost.is_some() {
-                // That may last: what is to be said to the backup is said.
-                self.say_meanwhile(items);
-            } else {
-                self.guardian.wait_for_change();
-            }
-        }
+fn failed(error: impl std::fmt::Display) -> Outcome {
+    Outcome::Failed { text: error.to_string() }
+}
+
+fn outcome<E: Into<Failure>>(result: Result<(), E>) -> Outcome {
+    match result.map_err(Into::into) {
+        Ok(()) => Outcome::Done,
+        Err(failure) => Outcome::Failed { text: failure.to_string() },
     }
 }
 
@@ -563,7 +463,7 @@ fn ship_disk_writes(
     writer: &mut EpochWriter,
     outbox: &mut Outbox,
     copies: &mut Vec<DiskCopy>,
-) -> io::Result<()> {
+) -> Result<(), OutboxError> {
     for (offset, data) in set.iter() {
         // The first byte that is not shipped, and the block that is looked at.
         let (mut rest, mut at) = (0, 0);

@@ -22,7 +22,7 @@ use crate::exit::{Exit, Failure};
 use crate::machine::crash::Crash;
 use crate::machine::{End, Machine};
 use crate::protect::local::{KeptEpoch, LocalStore};
-use crate::protect::{Afterwards, Life, Parted};
+use crate::protect::{Afterwards, Life, Parting};
 
 /// Boots in one incident at most; then it is stopped.
 const RESETS_MAX: u64 = 5;
@@ -109,7 +109,7 @@ impl OnCrash {
     pub(super) fn next(
         &self,
         end: End,
-        parted: Parted,
+        parted: Parting,
         machine: &Arc<Machine>,
         events: &Events,
     ) -> Result<Next, Failure> {
@@ -121,7 +121,7 @@ impl OnCrash {
         };
         let incident = self.file.read()?.unwrap_or_else(|| Incident::crashed(None, what, EpochId(0), Duration::ZERO));
         let is_to_boot = self.policy == OnGuestPanic::Reset && incident.crashes.get() <= RESETS_MAX;
-        if is_to_boot && parted == Parted::Alone {
+        if is_to_boot && parted == Parting::Alone {
             events.note("reset", json!({ "attempt": incident.crashes }));
             self.write(&Incident { standing: Standing::Tried, ..incident });
             return Ok(Next::Boot);
@@ -169,14 +169,14 @@ impl OnCrash {
 }
 
 /// Why a guest that was to be rebooted was not.
-fn not_alone(parted: Parted) -> &'static str {
+fn not_alone(parted: Parting) -> &'static str {
     match parted {
-        Parted::Alone => "",
-        Parted::TakenOver => "; it was not started again, because its backup had taken it over before",
-        Parted::NoAnswer => {
+        Parting::Alone => "",
+        Parting::TakenOver => "; it was not started again, because its backup had taken it over before",
+        Parting::NoAnswer => {
             "; it was not started again, because the witness did not confirm that its backup leaves it alone"
         }
-        Parted::OnlyTold => {
+        Parting::OnlyTold => {
             "; it was not started again, because without a witness nothing stops its backup from continuing it: \
              use --witness"
         }

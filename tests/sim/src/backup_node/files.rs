@@ -14,7 +14,7 @@ use crate::env::{Crashed, Env};
 use crate::fault::Step;
 use crate::oracle::Rule;
 use crate::plan::Break;
-use crate::primary_node::chunk_hash;
+use crate::shipping::chunk_hash;
 use crate::storage::{Image, Log, Record};
 
 /// Image and log of a backup.

@@ -1,25 +1,30 @@
 //! Faults by chance.
 
-use crate::fault::{Dir, Fault, Step, What, When};
+use crate::fault::{Dir, Fault, SPARE, Step, Stranger, What, When};
 use crate::rng::Rng;
 
-pub(super) fn random_fault(rng: &mut Rng, heal_at: u64, detect: u64) -> Fault {
+/// A fault on one of so many hosts.
+pub(super) fn random_fault(rng: &mut Rng, hosts: usize, heal_at: u64, detect: u64) -> Fault {
     let when = if rng.percent(50) {
         When::At(rng.range(0, heal_at))
     } else {
         let nth = *rng.pick(&[1, 1, 2, 5, 12]);
-        When::Step { host: rng.range(0, 1) as usize, step: *rng.pick(&Step::ALL), nth, after: rng.percent(50) }
+        When::Step { host: random_host(rng, hosts), step: *rng.pick(&Step::ALL), nth, after: rng.percent(50) }
     };
-    Fault { when, what: random_what(rng, when, detect) }
+    Fault { when, what: random_what(rng, hosts, when, detect) }
 }
 
-fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
+fn random_host(rng: &mut Rng, hosts: usize) -> usize {
+    rng.range(0, hosts as u64 - 1) as usize
+}
+
+fn random_what(rng: &mut Rng, hosts: usize, when: When, detect: u64) -> What {
     let long = rng.range(1, 3 * detect);
     let host = match when {
         When::Step { host, .. } if rng.percent(80) => host,
-        _ => rng.range(0, 1) as usize,
+        _ => random_host(rng, hosts),
     };
-    match rng.range(0, 33) {
+    match rng.range(0, if hosts > SPARE { 57 } else { 47 }) {
         0..=6 => {
             let restart = rng.percent(60).then(|| rng.range(0, 2 * detect));
             What::Crash { host, power: rng.percent(50), restart }
@@ -47,7 +52,31 @@ fn random_what(rng: &mut Rng, when: When, detect: u64) -> What {
         27 => What::ReplaceDir(host),
         28 => What::UnfitBase(host),
         29 => What::Unprotect,
-        30 | 31 => What::DiskFull(host, long),
-        _ => What::DiskFails(host),
+        30 | 31 => What::CutOneWay(host, long),
+        32 => What::LinkSlows(host, long),
+        33 => What::Lags(host, long),
+        34 => What::HalfOpen(host),
+        35 | 36 => What::ClockJump(host, long),
+        37 => What::Pause(host, long),
+        38 => What::WitnessGone(host),
+        39 | 40 => What::WitnessFull(long),
+        41 => What::WitnessRestored(rng.range(1, 3) as usize),
+        42 => What::WitnessLoses(long),
+        43 | 44 => What::Stranger(host, random_stranger(rng)),
+        45 | 46 => What::DiskFull(host, long),
+        47 => What::DiskFails(host),
+        48..=54 => What::ProtectOther { host, to: random_host(rng, hosts) },
+        55 => What::RunAgain(SPARE),
+        _ => What::StandBy(host),
+    }
+}
+
+fn random_stranger(rng: &mut Rng) -> Stranger {
+    match rng.range(0, 7) {
+        0 => Stranger::Silent,
+        1 => Stranger::Garbage,
+        2 => Stranger::OtherVm,
+        3..=5 => Stranger::Primary { term: *rng.pick(&[0, 1, 2, 1000]), is_met: rng.percent(50) },
+        _ => Stranger::Replay { back: rng.range(0, 2) as usize },
     }
 }

@@ -1,11 +1,12 @@
 //! Faults, questions, answers and what the cores want done, in words.
 
+use replication::ClaimResult;
 use replication::backup::DiscardReason;
+use replication::pipeline::primary::Note;
 use replication::primary::{Meeting, SoloReason};
-use replication::view::Tell;
-use replication::{ClaimResult, PrimaryAction};
+use replication::view::{Refusal, Tell};
 
-use crate::fault::{Dir, Step, What, When};
+use crate::fault::{Dir, Step, Stranger, What, When};
 use crate::witness::{Answer, Question};
 
 fn time(nanos: u64) -> String {
@@ -55,7 +56,19 @@ pub fn what(what: &What) -> String {
             format!("host {host} crashes{power}{}", back.unwrap_or_default())
         }
         What::Cut(long) => format!("the hosts do not reach each other for {}", time(*long)),
+        What::CutOneWay(host, long) => format!("what host {host} sends does not arrive for {}", time(*long)),
+        What::LinkSlows(host, long) => format!("what host {host} sends takes longer and longer, for {}", time(*long)),
+        What::Lags(host, long) => format!("what host {host} sends on its connections lags by {}", time(*long)),
+        What::HalfOpen(host) => format!("the connections are reset, and host {host} does not see it"),
+        What::Stranger(host, who) => format!("a stranger connects to host {host}: {}", stranger(*who)),
+        What::ClockJump(host, by) => format!("the clock of host {host} jumps by {}", time(*by)),
         What::WitnessCut(host, long) => format!("host {host} does not reach the witness for {}", time(*long)),
+        What::WitnessGone(host) => format!("host {host} does not reach the witness any more"),
+        What::WitnessFull(long) => format!("no append finds room at the witness for {}", time(*long)),
+        What::WitnessRestored(records) => format!("the witness is restored from a backup, {records} records ago"),
+        What::WitnessLoses(long) => {
+            format!("the witness is without power for {}, and loses its last record", time(*long))
+        }
         What::ClientCut(host, long) => format!("host {host} does not reach the client for {}", time(*long)),
         What::Pause(host, long) => format!("host {host} stands still for {}", time(*long)),
         What::SlowDisk(host, long) => format!("the disk of host {host} is slow for {}", time(*long)),
@@ -68,6 +81,8 @@ pub fn what(what: &What) -> String {
         What::Reset => "the connection between the hosts is reset".to_owned(),
         What::Garble => "the next bytes between the hosts arrive altered".to_owned(),
         What::Unprotect => "an operator takes the backup away".to_owned(),
+        What::ProtectOther { host, to } => format!("an operator has host {host} protected by host {to}"),
+        What::StandBy(host) => format!("an operator starts a backup on host {host}"),
         What::RunAgain(host) => format!("the VM is run again on host {host}"),
         What::Stop(host) => format!("an operator stops the VM on host {host}"),
         What::OtherWitness(host, long) => format!("host {host} sees an empty witness for {}", time(*long)),
@@ -78,6 +93,19 @@ pub fn what(what: &What) -> String {
         What::RestoreLock(host) => format!("the lock file of host {host} is restored from before"),
         What::ReplaceDir(host) => format!("a copy stands where the state directory of host {host} was"),
         What::GuestCrash(host) => format!("the guest of host {host} crashes"),
+    }
+}
+
+fn stranger(who: Stranger) -> String {
+    match who {
+        Stranger::Silent => "it says nothing".to_owned(),
+        Stranger::Garbage => "it says what is no frame".to_owned(),
+        Stranger::OtherVm => "a primary of another VM".to_owned(),
+        Stranger::Primary { term, is_met } => {
+            let witness = if is_met { "the same witness" } else { "another witness" };
+            format!("a second primary of this VM, of term {term}, with {witness}")
+        }
+        Stranger::Replay { back } => format!("it says again what the primary said {back} connections ago"),
     }
 }
 
@@ -120,11 +148,22 @@ pub fn question(question: &Question) -> String {
 pub fn answer(answer: &Answer) -> String {
     match answer {
         Answer::Claim(ClaimResult::Granted) | Answer::Met(Meeting::Same) => "yes".to_owned(),
-        Answer::Claim(ClaimResult::Denied { .. }) => "no".to_owned(),
+        Answer::Claim(ClaimResult::Denied { holder }) => format!("no: {holder}"),
         Answer::Claim(ClaimResult::Unreachable) | Answer::Met(Meeting::NoAnswer) => "no answer".to_owned(),
         Answer::Met(Meeting::Other) => "no, another one".to_owned(),
         Answer::MayBeWhole => "no, another place may have the guest".to_owned(),
         Answer::Won(record) => format!("yes, by record {}", record.number),
+    }
+}
+
+/// Why the register says no.
+pub fn refusal(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Primary { place } => format!("{} is the primary", place.id),
+        Refusal::MayBeWhole { place } => format!("{} may have the guest", place.id),
+        Refusal::Elsewhere { place } => format!("the guest was last on the disks of {}", place.id),
+        Refusal::Ended { .. } => "the guest has ended".to_owned(),
+        Refusal::Unknown => "there is no record".to_owned(),
     }
 }
 
@@ -146,32 +185,20 @@ pub fn discard(reason: &DiscardReason) -> &'static str {
     }
 }
 
-/// What the core of a primary wants done.
-pub fn of_primary(action: &PrimaryAction) -> String {
-    match action {
-        PrimaryAction::Release { upto } => format!("may let out all up to epoch {upto}"),
-        PrimaryAction::Meet { session, .. } => {
-            format!("looks whether the backup of session {session} sees the same witness")
-        }
-        PrimaryAction::Enlist { session, .. } => format!("has the backup of session {session} listed"),
-        PrimaryAction::Delist { session } => format!("has the backup of session {session} taken off the list"),
-        PrimaryAction::DelistStore => "has its lost state directory taken off the list".to_owned(),
-        PrimaryAction::RemoveStore => "removes the files of its lost state directory".to_owned(),
-        PrimaryAction::Look => "stood still, and looks who is primary before anything more leaves".to_owned(),
-        PrimaryAction::RecordEnd => "has the guest's end recorded".to_owned(),
-        PrimaryAction::Conflict { text } => format!("was booted in error: {text}"),
-        PrimaryAction::Resync { link } => format!("fills its backup, session {}", link.session),
-        PrimaryAction::DiskWanted(want) => {
-            format!("is asked for {} chunks of disk {}", want.wanted.iter().filter(|is| **is).count(), want.disk)
-        }
-        PrimaryAction::FillingStalls { phase } => format!("makes no progress in filling: {}", phase.as_str()),
-        PrimaryAction::FillingDiverges { .. } => "cannot fill as fast as its guest writes, and slows that".to_owned(),
-        PrimaryAction::GuestShare { percent } => format!("gives its guest {percent} % of the time"),
-        PrimaryAction::Protected { session } => format!("is PROTECTED in session {session}"),
-        PrimaryAction::Claim { session } => format!("claims session {session}: its backup is lost"),
-        PrimaryAction::WentSolo { reason } => format!("goes on ALONE: {}", solo(reason)),
-        PrimaryAction::Fenced { .. } => "is FENCED: another is the primary".to_owned(),
-        PrimaryAction::Disconnect => "closes its connection".to_owned(),
+/// What a primary has an operator hear.
+pub fn note(note: &Note) -> String {
+    match note {
+        Note::FillingBegins { link } => format!("fills its backup, session {}", link.session),
+        Note::FillingStalls { phase } => format!("makes no progress in filling: {}", phase.as_str()),
+        Note::FillingDiverges { .. } => "cannot fill as fast as its guest writes, and slows that".to_owned(),
+        Note::FillingFailed { phase, text, .. } => format!("filling failed: {}: {text}", phase.as_str()),
+        Note::Filled => "sealed the base".to_owned(),
+        Note::Protected => "is PROTECTED".to_owned(),
+        Note::PeerLost => "has lost its backup, and claims the guest".to_owned(),
+        Note::Unprotecting => "is to have no backup, and claims the guest".to_owned(),
+        Note::Solo { reason } => format!("goes on ALONE: {}", solo(reason)),
+        Note::StoreLost { text } => format!("has lost its state directory: {text}"),
+        Note::StoreStays { text } => format!("leaves files in its lost state directory: {text}"),
         // Also what is added to the core and has no words here yet.
         other => format!("{other:?}"),
     }

@@ -59,7 +59,7 @@ impl World {
         let before = env.witness.newest().cloned();
         let lock = lock.clone();
         let won = env.witness.ask_beside(host, path, lock.as_ref(), &questions);
-        let Some((question, record)) = won else { return };
+        let Some((question, record)) = won.filter(|_| env.witness.believed.is_none()) else { return };
         let last = resumable.map(|(_, last)| last).filter(|_| matches!(question, Question::Resume { .. }));
         env.say(|| format!("it wins record {}, and is stopped", record.number));
         let before = before.filter(|before| before.standing == Standing::Running);
@@ -84,6 +84,6 @@ impl World {
     /// What a process that ends leaves in its host's state directory.
     pub(super) fn left(&mut self, host: usize, image: Vec<u8>, store: Option<StateDir>) -> Box<Remains> {
         let store = self.replaced[host].take().unwrap_or(store);
-        Box::new(Remains { image, store })
+        Box::new(Remains { image, log: Log::new(), store })
     }
 }

@@ -1,7 +1,7 @@
 //! What befalls the hosts of a run: faults, their end, and new lives.
 
 use super::*;
-use crate::fault::Fault;
+use crate::fault::{Fault, SPARE};
 
 impl World {
     pub(super) fn strike(&mut self, what: What) {
@@ -17,23 +17,44 @@ impl World {
                 return restart.unwrap_or(());
             }
             What::Cut(time) => {
-                env.net.link_up = false;
+                (0..HOSTS).for_each(|host| env.net.set_up(host, false));
                 time
             }
+            What::CutOneWay(host, time) => {
+                env.net.set_up(host, false);
+                time
+            }
+            What::LinkSlows(host, time) => {
+                env.net.slows_since[host] = Some(env.now);
+                time
+            }
+            What::Lags(host, time) => {
+                env.net.lag(host, env.now + time);
+                time
+            }
+            What::HalfOpen(host) => return self.reset(|told| told != host),
+            What::Stranger(host, who) => return self.meet_stranger(host, who),
+            What::ClockJump(host, by) => return self.jump(host, by),
             What::WitnessCut(host, time) => {
                 env.net.witness_up[host] = false;
+                time
+            }
+            What::WitnessGone(host) => return env.net.witness_up[host] = false,
+            What::WitnessFull(time) => {
+                env.witness.fill(true);
+                time
+            }
+            What::WitnessRestored(records) => return env.witness.restore(records),
+            What::WitnessLoses(time) => {
+                env.witness.restore(1);
+                env.net.witness_up = [false; HOSTS];
                 time
             }
             What::ClientCut(host, time) => {
                 env.net.client_up[host] = false;
                 time
             }
-            // A pause is neither ended nor made longer by another: what waits for its end would be overtaken.
-            What::Pause(host, _) if env.paused_until[host] > env.now => return,
-            What::Pause(host, time) => {
-                env.paused_until[host] = env.now + time;
-                time
-            }
+            What::Pause(..) => return env.stand_still(what),
             What::SlowDisk(host, time) => return env.slow_until[host] = env.now + time,
             What::DiskFull(host, time) => return env.full_until[host] = env.now + time,
             What::DiskFails(host) => return env.disk_fails[host] = true,
@@ -47,8 +68,10 @@ impl World {
             What::StuckFilling(host) => return env.stuck[host] = true,
             What::UnfitBase(host) => return env.unfit_base[host] = true,
             What::Garble => return env.net.garble_next = true,
-            What::Reset => return self.reset(),
-            What::Unprotect => return self.unprotect(),
+            What::Reset => return self.reset(|_| true),
+            What::Unprotect => return (0..HOSTS).for_each(|host| self.unprotect(host)),
+            What::ProtectOther { host, to } => return self.protect_other(host, to),
+            What::StandBy(host) => return self.start(host, false),
             What::RunAgain(host) => return self.run_again(host),
             What::Stop(host) => {
                 let id = HostId { host, life: self.hosts[host].life };
@@ -83,36 +106,45 @@ impl World {
         self.env.say(|| format!("it is over that {}", words::what(&what)));
         match what {
             What::Cut(_) => self.join(),
+            What::CutOneWay(host, _) => {
+                self.env.net.set_up(host, true);
+                self.flush_all();
+            }
+            What::LinkSlows(host, _) => self.env.net.slows_since[host] = None,
             What::WitnessCut(host, _) => self.env.net.witness_up[host] = true,
+            What::WitnessFull(_) => self.env.witness.fill(false),
+            What::WitnessLoses(_) => self.env.net.witness_up = [true; HOSTS],
             What::ClientCut(host, _) => self.env.net.client_up[host] = true,
             What::OtherWitness(host, _) => self.env.witness.mount(host),
             // What came when the link was joined meanwhile.
-            What::Pause(host, _) => self.flush(1 - host),
+            What::Pause(..) | What::Lags(..) => self.flush_all(),
             _ => {}
         }
     }
 
     fn join(&mut self) {
-        self.env.net.link_up = true;
-        self.flush(0);
-        self.flush(1);
+        (0..HOSTS).for_each(|host| self.env.net.set_up(host, true));
+        self.flush_all();
     }
 
-    fn reset(&mut self) {
-        let connection = self.env.net.connection.id;
-        for host in 0..2 {
-            self.env.close(connection, host);
-        }
+    /// What a host waits for may be due at once.
+    fn jump(&mut self, host: usize, by: u64) {
+        self.env.jump(host, by);
+        let id = HostId { host, life: self.hosts[host].life };
+        self.env.after(0, Event::Timer(id));
     }
 
-    fn unprotect(&mut self) {
-        for host in 0..2 {
-            let id = HostId { host, life: self.hosts[host].life };
-            let result = self.primary(id, |node, env| {
-                node.core.handle_unprotect(env.time(), "the operator wants it");
-                node.pump(env)
-            });
-            self.settle(host, result);
+    fn unprotect(&mut self, host: usize) {
+        let id = HostId { host, life: self.hosts[host].life };
+        let result = self.primary(id, |node, env| node.unprotect(env));
+        self.settle(host, result);
+    }
+
+    /// Where the VM is, it gets a backup elsewhere.
+    fn protect_other(&mut self, host: usize, to: usize) {
+        if host != to && self.targets[host] != to {
+            self.targets[host] = to;
+            self.unprotect(host);
         }
     }
 
@@ -127,7 +159,7 @@ impl World {
     /// The host stops here and now. What it sent is on its way; its image stays.
     pub(super) fn crash(&mut self, host: usize, power: bool) {
         let was_protected =
-            matches!(&self.hosts[host].role, Role::Primary(node) if node.core.state() == PrimaryState::Protected);
+            matches!(&self.hosts[host].role, Role::Primary(node) if node.core().state() == PrimaryState::Protected);
         self.stop(host, power);
         // One fault is what a protected guest must survive. That an operator wants its end is none.
         let is_one = matches!(&self.env.plan.faults[..], [Fault { what, .. }] if !matches!(what, What::Stop(_)));
@@ -138,7 +170,7 @@ impl World {
     }
 
     pub(super) fn is_survived(&self) -> bool {
-        self.env.witness.newest().is_some_and(|record| (0..2).any(|host| self.could_continue(host, record)))
+        self.env.witness.newest().is_some_and(|record| (0..HOSTS).any(|host| self.could_continue(host, record)))
     }
 
     pub(super) fn stop(&mut self, host: usize, power: bool) {
@@ -152,7 +184,11 @@ impl World {
             self.env.close(connection, host);
         }
         let mut remains = match std::mem::replace(&mut self.hosts[host].role, Role::Down(Box::default())) {
-            Role::Primary(node) => self.left(host, node.disk.image, node.store.or(node.lost_store)),
+            Role::Primary(mut node) => {
+                let log = node.take_log();
+                let remains = self.left(host, node.machine.disk.image, node.store.or(node.lost_store));
+                Box::new(Remains { log, ..*remains })
+            }
             Role::Backup(node) => {
                 let image = node.into_image_after(power, &mut self.env);
                 self.left(host, image, None)
@@ -180,7 +216,7 @@ impl World {
     pub(super) fn crashed(&mut self, host: usize, power: bool) {
         self.hosts[host].life += 1;
         self.env.witness.machines.end(host);
-        self.env.paused_until[host] = 0;
+        self.env.lose_host(host);
         self.env.say(|| format!("host {host} is down{}", if power { ", its power is gone" } else { "" }));
         if self.env.healing {
             self.env.after(MS, Event::Restart(host));
@@ -233,34 +269,49 @@ impl World {
     pub(super) fn heal(&mut self) {
         self.env.say(|| "faults stop; healing begins".to_owned());
         self.env.disarm();
-        self.env.net.witness_up = [true; 2];
+        self.is_calm = false;
+        self.env.net.witness_up = [true; HOSTS];
         self.env.witness.mend();
-        self.env.net.client_up = [true; 2];
+        self.env.net.client_up = [true; HOSTS];
         self.env.net.garble_next = false;
-        self.env.slow_until = [0; 2];
-        self.env.full_until = [0; 2];
-        self.env.disk_fails = [false; 2];
-        self.env.mute = [false; 2];
-        self.env.stuck = [false; 2];
-        self.env.unfit_base = [false; 2];
+        self.env.net.catch_up();
+        self.env.net.slows_since = [None; HOSTS];
+        self.env.slow_until = [0; HOSTS];
+        self.env.full_until = [0; HOSTS];
+        self.env.disk_fails = [false; HOSTS];
+        self.env.mute = [false; HOSTS];
+        self.env.stuck = [false; HOSTS];
+        self.env.unfit_base = [false; HOSTS];
         self.env.plan.client_loss = 0;
         self.answered_before_heal = self.env.client.answered;
         self.join();
+        self.restart_all();
+        self.env.after(20 * MS, Event::Operate);
+    }
+
+    /// What is down is started, and a spare host if it was the VM's. A primary connects to where there is a backup.
+    fn restart_all(&mut self) {
         self.restart(0);
         self.restart(1);
-        self.env.after(20 * MS, Event::Operate);
+        if self.env.witness.newest().is_some_and(|record| record.places().any(|place| host_of(place) == SPARE)) {
+            self.restart(SPARE);
+        }
+        let is_backup = |host: usize| matches!(self.hosts[host].role, Role::Backup(_));
+        if let Some(backup) = (0..HOSTS).find(|host| is_backup(*host)) {
+            let aim = |target: usize| if is_backup(target) { target } else { backup };
+            self.targets = self.targets.map(aim);
+        }
     }
 
     /// An operator looks: what is down is started, and a VM that nobody runs or could continue where it ran last.
     pub(super) fn operate(&mut self) {
         self.env.after(20 * MS, Event::Operate);
-        for host in 0..2 {
+        for host in 0..HOSTS {
             if matches!(&self.hosts[host].role, Role::Backup(node) if node.is_unfit) {
                 self.stop(host, false);
             }
         }
-        self.restart(0);
-        self.restart(1);
+        self.restart_all();
         let is_run = self.hosts.iter().any(|host| matches!(host.role, Role::Primary(_) | Role::Starting(_)));
         if !is_run && !self.is_survived() {
             let host = self.env.witness.newest().map_or(0, |record| host_of(&record.primary));

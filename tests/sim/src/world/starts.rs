@@ -50,9 +50,15 @@ impl World {
     }
 
     pub(super) fn resume(&mut self, id: HostId, term: Term) -> Result<(), Crashed> {
-        let store = self.remains_of_start(id).store.expect("only a host with a state directory resumes");
-        let last = store.last.as_ref().expect("only a host with an epoch resumes");
+        let Remains { image, log, store } = *self.remains_of_start(id);
+        let mut store = store.expect("only a host with a state directory resumes");
+        let is_copy = store.is_copy;
+        let last = store.last.as_mut().expect("only a host with an epoch resumes");
+        if !is_copy {
+            last.image = Disk::left(image, log).recovered(last.epoch);
+        }
         let env = &mut self.env;
+        env.host = id.host;
         env.resumes += 1;
         env.say(|| format!("host {} RESUMES from epoch {}", id.host, last.epoch));
         env.oracle.goes_on(id.host, last.epoch, &last.guest, &last.image);
@@ -75,6 +81,7 @@ impl World {
     pub(super) fn boot(&mut self, id: HostId, term: Term) -> Result<(), Crashed> {
         self.remains_of_start(id);
         let env = &mut self.env;
+        env.host = id.host;
         env.begun += 1;
         env.say(|| format!("host {} BEGINS the guest afresh, term {term}", id.host));
         env.oracle.begins_anew();

@@ -8,7 +8,7 @@ impl World {
         let id = self.env.witness.place(host).id;
         match &self.hosts[host].role {
             Role::Primary(node) => {
-                let state = node.core.state();
+                let state = node.core().state();
                 record.primary.id == id && !matches!(state, PrimaryState::Fenced | PrimaryState::Ended)
             }
             Role::Backup(node) => {
@@ -28,7 +28,7 @@ impl World {
     /// A start on `host` won after `before`, by which the guest ran. Nobody else may have it or be able to continue it, and a
     /// fresh start must have the disks on which it was.
     pub(super) fn check_won(&mut self, host: usize, has_disks: bool, before: &Record, what: &str) {
-        if let Some(other) = (0..2).find(|other| self.could_continue(*other, before)) {
+        if let Some(other) = (0..HOSTS).find(|other| self.could_continue(*other, before)) {
             let text = || format!("host {host} begins {what} although host {other} has the guest");
             self.env.oracle.fail(Rule::OneGuest, host, text);
         }

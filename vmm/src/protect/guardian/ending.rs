@@ -6,14 +6,13 @@
 //! fills it again. Even if that message is lost, the witness denies the backup the guest.
 
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use replication::Term;
-use replication::primary::{GuestEnd, PrimaryState};
+use replication::primary::PrimaryState;
 
-use super::{Guardian, ToShip};
-use crate::config::{Endpoint, Witness};
+use super::{Guardian, Parting};
+use crate::config::Endpoint;
 use crate::machine::End;
 use crate::protect::local::KeptEpoch;
 
@@ -24,19 +23,6 @@ pub enum Afterwards {
     Ends,
     /// It begins again on this host.
     BeginsAnew,
-}
-
-/// How a machine's end left its backup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Parted {
-    /// No backup continues the guest, now or later.
-    Alone,
-    /// A backup went on with it.
-    TakenOver,
-    /// The witness did not say in time.
-    NoAnswer,
-    /// It was told that the guest ended; if that was lost, nothing keeps it from continuing the guest.
-    OnlyTold,
 }
 
 /// What the next life of a guest on this host must know of the one before.
@@ -62,8 +48,9 @@ impl Guardian {
 
     /// After the machine's end: commits what the guest did last, tells the backup, stops the threads. The guest's last
     /// words leave before this returns, or not at all if neither the backup nor the witness answers.
-    pub fn finish(&self, end: &End, afterwards: Afterwards) -> Parted {
-        let mut parted = Parted::NoAnswer;
+    pub fn finish(&self, end: &End, afterwards: Afterwards) -> Parting {
+        self.note_machine();
+        let mut parted = Parting::NoAnswer;
         if matches!(end, End::Guest(_) | End::Stopped) {
             parted = self.finish_cleanly(afterwards);
         }
@@ -72,7 +59,9 @@ impl Guardian {
         // It looks again under this lock before it waits.
         drop(self.lock());
         self.disk_work.notify_all();
-        self.disconnect();
+        self.ship_work.notify_all();
+        self.questions.notify_all();
+        self.disconnect_all();
         parted
     }
 
@@ -81,10 +70,15 @@ impl Guardian {
     pub fn leave(&self) {
         self.finished.store(true, Ordering::Release);
         self.changed.notify_all();
-        self.disconnect();
+        self.disconnect_all();
     }
 
-    fn finish_cleanly(&self, afterwards: Afterwards) -> Parted {
+    fn disconnect_all(&self) {
+        let connection = self.lock().pipeline.connection();
+        self.disconnect(connection);
+    }
+
+    fn finish_cleanly(&self, afterwards: Afterwards) -> Parting {
         let deadline = Instant::now() + self.config.detect * 3 + Duration::from_secs(2);
         if self.machine.epochs().is_protected()
             && self.wait_for_room_unless(|| Instant::now() >= deadline)
@@ -92,7 +86,8 @@ impl Guardian {
         {
             tracing::error!(%error, "the last epoch could not be sealed");
         }
-        let is_settled = self.part(afterwards);
+        let begins_anew = afterwards == Afterwards::BeginsAnew;
+        self.with_pipeline(|pipeline, now| pipeline.handle_guest_ended(now, begins_anew));
         while Instant::now() < deadline && !matches!(self.state(), PrimaryState::Ended | PrimaryState::Fenced) {
             self.wait_for_change();
         }
@@ -100,32 +95,15 @@ impl Guardian {
         while Instant::now() < deadline && self.lock().stream.is_some() {
             self.wait_for_change();
         }
-        let (done, closed) = channel();
-        self.send(ToShip::Close(done));
-        if closed.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
+        let keeps_store = self.keeps_last_epoch();
+        self.with_pipeline(|pipeline, _| pipeline.handle_close(keeps_store));
+        while Instant::now() < deadline && !self.lock().pipeline.is_closed() {
+            self.wait_for_change();
+        }
+        let inner = self.lock();
+        if !inner.pipeline.is_closed() {
             tracing::warn!("the log of disk writes was not emptied; the next start applies it again");
         }
-        match self.state() {
-            PrimaryState::Ended if is_settled => Parted::Alone,
-            PrimaryState::Ended => Parted::OnlyTold,
-            PrimaryState::Fenced => Parted::TakenOver,
-            _ => Parted::NoAnswer,
-        }
-    }
-
-    /// Begins to part with the backup. Whether none can continue the guest when the core has ended.
-    fn part(&self, afterwards: Afterwards) -> bool {
-        let (now, has_witness) = (self.clock.now(), *self.lease.witness() != Witness::None);
-        // In one call: no connection may begin in between.
-        self.with_core(|core| {
-            let could_go_on = core.state().waits_for_backup();
-            let claims = afterwards == Afterwards::BeginsAnew && (has_witness || !could_go_on);
-            if claims {
-                core.handle_unprotect(now, "the guest crashed and starts again");
-            }
-            let begins_anew = afterwards == Afterwards::BeginsAnew;
-            core.handle_guest_ended(now, GuestEnd { text: "the guest ended".into(), begins_anew });
-            claims || !could_go_on
-        })
+        inner.pipeline.parting()
     }
 }

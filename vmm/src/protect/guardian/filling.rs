@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use replication::SessionId;
-use replication::primary::{FillFigures, FillPhase, Left, NextRound, NotConverging, RoundsConfig};
+use replication::primary::{FillFigures, FillPhase, NotConverging, RoundsConfig};
 use serde_json::{Value, json};
 
 use super::{Guardian, IN_FLIGHT_BYTES_MAX, Inner};
@@ -26,38 +25,9 @@ pub(super) const FILL_REST: Duration = Duration::from_secs(1);
 pub(super) const FILL_REST_MAX: Duration = Duration::from_secs(60);
 
 impl Guardian {
-    /// The filling of `session` has done something, and is in `phase` now.
-    pub(in crate::protect) fn handle_filling(&self, session: SessionId, phase: FillPhase) {
-        let now = self.clock.now();
-        self.with_core(|core| core.handle_filling(now, session, phase));
-    }
-
-    /// Of the disks so much more is compared, and so much is not.
-    pub(in crate::protect) fn handle_disks_compared(&self, session: SessionId, bytes: u64, took: Duration, left: u64) {
-        self.with_core(|core| core.handle_disks_compared(session, bytes, took, left));
-    }
-
-    /// So much was sent, and so much need not be.
-    pub(in crate::protect) fn handle_fill_sent(&self, session: SessionId, bytes: u64, skipped_bytes: u64) {
-        self.with_core(|core| core.handle_fill_sent(session, bytes, skipped_bytes));
-    }
-
-    /// What the backup lacks now; gives what is done about it.
-    pub(in crate::protect) fn handle_fill_left(&self, session: SessionId, left: Left) -> NextRound {
-        let now = self.clock.now();
-        self.with_core(|core| core.handle_fill_left(now, session, left))
-    }
-
-    /// The backup could not be filled. It is tried again after a rest.
-    pub(in crate::protect) fn handle_fill_failed(&self, session: SessionId, why: &str) {
-        self.lock().fill_error = Some(why.to_owned());
-        let now = self.clock.now();
-        self.with_core(|core| core.handle_fill_failed(now, session));
-    }
-
     /// The figures of the filling that is under way, or of the last one.
     pub(crate) fn fill_figures(&self) -> FillFigures {
-        self.lock().core.fill_figures()
+        self.lock().pipeline.core().fill_figures()
     }
 
     /// The guest's share of its processors' time now, in percent.
@@ -65,43 +35,10 @@ impl Guardian {
         self.machine.throttle().percent()
     }
 
-    pub(super) fn note_filling_diverges(&self, figures: FillFigures) {
-        let FillFigures { round, left_bytes, rate, dirty_rate, share, .. } = figures;
-        tracing::warn!(
-            round,
-            left_bytes,
-            rate,
-            dirty_rate,
-            "the guest writes faster than its backup is filled: it gets {share} % of its processors meanwhile"
-        );
-        self.note(
-            "resync-diverging",
-            json!({
-                "round": round, "left_bytes": left_bytes, "bytes_per_s": rate, "dirty_bytes_per_s": dirty_rate,
-                "guest_percent": share,
-            }),
-        );
-    }
-
-    pub(super) fn note_filling_stalls(&self, phase: FillPhase) {
-        let ms = (self.config.detect * super::FILL_NOTICE_DETECTS).as_millis() as u64;
-        tracing::warn!(%phase, ms, "filling the backup makes no progress");
-        self.note("resync-stalled", json!({ "phase": phase.as_str(), "ms": ms }));
-    }
-
-    /// One event for each filling: it may be given up by who keeps time, and then fail where it is done.
-    pub(in crate::protect) fn note_fill_failed(&self, session: SessionId, phase: FillPhase, error: &str) {
-        if self.lock().fill_failed.replace(session) == Some(session) {
-            return;
-        }
-        tracing::warn!(%phase, error, "the backup could not be filled");
-        self.note("resync-failed", json!({ "phase": phase.as_str(), "error": error }));
-    }
-
     /// For `status`: where a filling is, for how long it has done nothing, and whether and when it will be done.
     pub(super) fn filling_of(&self, inner: &Inner) -> Value {
-        let Some((phase, since)) = inner.core.filling() else { return Value::Null };
-        let figures = inner.core.fill_figures();
+        let Some((phase, since)) = inner.pipeline.core().filling() else { return Value::Null };
+        let figures = inner.pipeline.core().fill_figures();
         let FillFigures { round, sent_bytes, left_bytes, rate, dirty_rate, estimate, converges, share, .. } = figures;
         json!({
             "phase": phase.as_str(),

@@ -36,15 +36,19 @@ impl Guardian {
     /// The backup to connect to now, if one is wanted.
     fn target(&self) -> Option<Endpoint> {
         let inner = self.lock();
-        if inner.core.wants_connection() && self.machine.ended().is_none() { inner.target.clone() } else { None }
+        if inner.pipeline.core().wants_connection() && self.machine.ended().is_none() {
+            inner.target.clone()
+        } else {
+            None
+        }
     }
 
     fn tick(&self) {
         self.note_left();
-        let now = self.clock.now();
-        self.with_core(|core| {
-            if core.poll_timeout().is_some_and(|at| at <= now) {
-                core.handle_timeout(now);
+        self.note_machine();
+        self.with_pipeline(|pipeline, now| {
+            if pipeline.poll_timeout().is_some_and(|at| at <= now) {
+                pipeline.handle_timeout(now);
             }
         });
     }
@@ -85,24 +89,19 @@ impl Guardian {
             Ok(greeting) => greeting,
             Err(error) => return self.note_trouble("witness-away", &error.to_string()),
         };
-        let now = self.clock.now();
-        let is_wanted = self.with_inner(|inner| {
+        let connection = self.with_inner(|inner, now| {
             // The operator may have said otherwise while the connection was being made.
-            if inner.target.as_ref() != Some(target) || !inner.core.wants_connection() {
-                return false;
+            if inner.target.as_ref() != Some(target) {
+                return None;
             }
-            inner.stream = Some(SendHalf::new(stream));
-            inner.connections += 1;
-            inner.core.handle_connected(now, session, greeting);
-            true
+            let connection = inner.pipeline.handle_connected(now, session, greeting)?;
+            inner.stream = Some((connection, SendHalf::new(stream)));
+            Some(connection)
         });
-        if !is_wanted {
-            return;
-        }
+        let Some(connection) = connection else { return };
         self.read_frames(reader);
-        self.disconnect();
-        let now = self.clock.now();
-        self.with_core(|core| core.handle_disconnected(now));
+        self.disconnect(connection);
+        self.with_core(|core, now| core.handle_disconnected(now));
     }
 
     fn read_frames(&self, mut reader: TcpStream) {
@@ -110,7 +109,7 @@ impl Guardian {
         let mut bytes = vec![0; 64 * 1024];
         let (mut parting, mut heard, mut waits) = (None, Instant::now(), None);
         while !self.is_finished() && !self.is_left_hanging(&mut parting, heard) {
-            let wait = self.clock.until(self.lock().core.poll_timeout(), LOOK_AROUND);
+            let wait = self.clock.until(self.lock().pipeline.poll_timeout(), LOOK_AROUND);
             // Mostly it is the same as before, and every change is a system call.
             if waits != Some(wait) && reader.set_read_timeout(Some(wait)).is_err() {
                 return;
@@ -146,12 +145,11 @@ impl Guardian {
 
     fn take_bytes(&self, decoder: &mut FrameDecoder, bytes: &[u8]) -> bool {
         decoder.handle_bytes(bytes);
-        let now = self.clock.now();
-        self.with_core(|core| core.handle_alive(now));
+        self.with_core(|core, now| core.handle_alive(now));
         loop {
             match decoder.poll_frame() {
                 Ok(Some(frame)) => {
-                    if let Err(error) = self.with_core(|core| core.handle_frame(now, frame)) {
+                    if let Err(error) = self.with_core(|core, now| core.handle_frame(now, frame)) {
                         self.note_trouble("peer-error", &error.to_string());
                         return false;
                     }
@@ -159,7 +157,7 @@ impl Guardian {
                 Ok(None) => return true,
                 Err(error) => {
                     self.note_trouble("peer-error", &error.to_string());
-                    self.with_core(|core| core.handle_broken_stream(now));
+                    self.with_core(|core, now| core.handle_broken_stream(now));
                     return false;
                 }
             }

@@ -177,7 +177,7 @@ impl Guardian {
             if !self.machine.epochs().is_protected() {
                 return Ok(None);
             }
-            if has_room && self.lock().core.may_seal() {
+            if has_room && self.lock().pipeline.core().may_seal() {
                 return Ok(Some(boundary::seal_held(&self.machine, &held)?));
             }
             drop(held);

@@ -1,11 +1,10 @@
 //! Questions to the witness. They are asked on a separate thread, because the storage may take as long as it likes, and
 //! threads that keep time must not wait for it.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use replication::view::{Nonce, Place};
-use replication::{ClaimResult, SessionId};
+use replication::ClaimResult;
+use replication::pipeline::primary::Question;
 use serde_json::json;
 
 use super::Guardian;
@@ -15,51 +14,51 @@ use crate::machine::End;
 /// Between two looks at the register of a VM about which nothing is asked: a witness that is away, or another primary,
 /// shows that long after at most.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-
-/// What the core, or the ship thread, wants to know of the witness.
-#[derive(Debug)]
-pub(super) enum Question {
-    /// Does the backup, which left this there, see the same one?
-    Meet { session: SessionId, nonce: Option<Nonce> },
-    /// Is the backup listed?
-    Enlist { session: SessionId, place: Option<Box<Place>> },
-    /// Is the backup, which never was whole, not listed?
-    Delist { session: SessionId },
-    /// Is the backup, which could take over, out?
-    Claim { session: SessionId },
-    /// Is the state directory, which takes no more epochs, not listed?
-    DelistStore,
-    /// Is this still the primary?
-    Look,
-    /// Is it known that the guest has ended?
-    RecordEnd,
-}
+/// How long the thread sleeps before it looks around.
+const LOOK_AROUND: Duration = Duration::from_millis(100);
 
 impl Guardian {
-    /// Has a question answered: at once if there is no witness, else by the thread for it.
-    pub(super) fn ask(&self, question: Question) {
-        if !self.lease.is_witnessed() {
+    /// Has the questions answered: at once if there is no witness, else by the thread for it.
+    pub(super) fn ask(&self) {
+        if self.lease.is_witnessed() {
+            return self.questions.notify_one();
+        }
+        while let Some(question) = self.next_question() {
             self.answer(question);
-        } else if self.to_witness.send(question).is_err() {
-            tracing::debug!("the witness is not asked any more");
         }
     }
 
+    /// The next question, as things are now.
+    fn next_question(&self) -> Option<Question> {
+        let has_failed = matches!(self.machine.ended(), Some(End::Failed(_)));
+        let pipeline = &mut self.lock().pipeline;
+        if has_failed {
+            pipeline.handle_machine_ended(true);
+        }
+        pipeline.poll_question()
+    }
+
     /// The body of the witness thread.
-    pub(super) fn run_witness(&self, questions: &Receiver<Question>) {
+    pub(super) fn run_witness(&self) {
         let mut was_away = false;
         let mut looked = Instant::now();
         while !self.is_finished() {
-            match questions.recv_timeout(Duration::from_millis(100)) {
-                Ok(question) => self.answer(question),
-                Err(RecvTimeoutError::Timeout) if looked.elapsed() < LOOK_EVERY => {}
-                Err(RecvTimeoutError::Timeout) => {
-                    self.look_by_itself();
-                    looked = Instant::now();
-                }
-                Err(RecvTimeoutError::Disconnected) => return,
+            if let Some(question) = self.next_question() {
+                self.answer(question);
+            } else if looked.elapsed() >= LOOK_EVERY {
+                self.look_by_itself();
+                looked = Instant::now();
+            } else {
+                self.wait_for_question();
             }
             self.note_witness(&mut was_away);
+        }
+    }
+
+    fn wait_for_question(&self) {
+        let inner = self.lock();
+        if !inner.pipeline.has_questions() {
+            drop(self.questions.wait_timeout(inner, LOOK_AROUND).expect("no holder of the pipeline panics"));
         }
     }
 
@@ -67,7 +66,7 @@ impl Guardian {
         if let ClaimResult::Denied { holder } = self.lease.look()
             && self.machine.ended().is_none()
         {
-            self.with_core(|core| core.handle_deposed(&holder));
+            self.with_core(|core, _| core.handle_deposed(&holder));
         }
     }
 
@@ -83,48 +82,36 @@ impl Guardian {
         match question {
             Question::Meet { session, nonce } => {
                 let meeting = self.lease.meet(nonce);
-                let now = self.clock.now();
-                self.with_core(|core| core.handle_met(now, session, meeting));
+                self.with_core(|core, now| core.handle_met(now, session, meeting));
             }
             Question::Enlist { session, place } => {
                 let result = self.lease.enlist(session, place.map(|place| *place));
-                let now = self.clock.now();
-                self.with_core(|core| core.handle_enlisted(now, session, result));
+                self.with_core(|core, now| core.handle_enlisted(now, session, result));
             }
             Question::Delist { session } => {
                 let result = self.lease.remove(session);
-                let now = self.clock.now();
-                self.with_core(|core| core.handle_delisted(now, session, result));
+                self.with_core(|core, now| core.handle_delisted(now, session, result));
             }
-            Question::Claim { session } => self.answer_claim(session),
+            Question::Claim { session } => {
+                let result = self.lease.remove(session);
+                if let ClaimResult::Denied { holder } = &result {
+                    tracing::error!(holder, "the witness gave the guest to the other side");
+                }
+                self.with_core(|core, now| core.handle_claim(now, session, result));
+            }
             Question::DelistStore => {
                 let result = self.lease.remove_store();
-                let now = self.clock.now();
-                self.with_core(|core| core.handle_store_delisted(now, result));
+                self.with_core(|core, now| core.handle_store_delisted(now, result));
             }
             Question::Look => {
                 let result = self.lease.look();
-                let now = self.clock.now();
-                self.with_core(|core| core.handle_looked(now, result));
+                self.with_core(|core, now| core.handle_looked(now, result));
             }
             Question::RecordEnd => {
                 fault::reached(fault::END_UNRECORDED);
                 let result = self.lease.end(self.keeps_last_epoch());
-                let now = self.clock.now();
-                self.with_core(|core| core.handle_end_recorded(now, result));
+                self.with_core(|core, now| core.handle_end_recorded(now, result));
             }
         }
-    }
-
-    fn answer_claim(&self, session: SessionId) {
-        if let Some(End::Failed(_)) = self.machine.ended() {
-            return;
-        }
-        let result = self.lease.remove(session);
-        if let ClaimResult::Denied { holder } = &result {
-            tracing::error!(holder, "the witness gave the guest to the other side");
-        }
-        let now = self.clock.now();
-        self.with_core(|core| core.handle_claim(now, session, result));
     }
 }

@@ -1,0 +1,343 @@
+//! Sealed epochs, from the seal until they are durable here; the log that they go through; the state directory.
+//!
+//! ```text
+//!   collect ─▶ ship ─▶ log ─────────────▶ sync ─▶ locally ─▶ durable here
+//!                       │ no room: waits    │        │ failed: the directory is lost
+//!                       │ failed ───────────┴────────┴─▶ the machine fails, or continues without the directory
+//! ```
+//!
+//! A log without room makes its epoch wait, and the guest with it: with a backup, because that has the epoch and waits for its
+//! commit as well; alone, because there is nothing better to do. Only where a state directory's policy says what happens to a guest
+//! that cannot be committed, and nothing else holds it up, that policy decides.
+
+use super::{Doing, Failing, Note, Outcome, PrimaryPipeline, Step};
+use crate::id::{EpochId, SessionId, Time};
+use crate::primary::{Primary, PrimaryState};
+use crate::wire::Link;
+
+/// A sealed epoch that is not durable here.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) epoch: EpochId,
+    is_base: bool,
+    /// What its frames carry; none: it is not shipped.
+    link: Option<Link>,
+    pub(super) has_writes: bool,
+    /// It was captured: its memory and state can be committed.
+    is_captured: bool,
+    stage: Stage,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Stage {
+    Collect,
+    Ship,
+    Log,
+    /// The log failed; it may be done without when the images have all that is in it. Of one that lacks room for a file, if the
+    /// images lack room as well, the end of that is waited for.
+    LogFailed {
+        text: String,
+        lacks: Option<String>,
+    },
+    Sync,
+    Locally,
+}
+
+impl Item {
+    pub(super) fn sealed(epoch: EpochId, is_base: bool, link: Option<Link>, has_writes: bool) -> Self {
+        Self { epoch, is_base, link, has_writes, is_captured: true, stage: Stage::Collect }
+    }
+
+    /// The last one of a guest that is settled: it has disk writes only.
+    pub(super) fn last(epoch: EpochId, has_writes: bool) -> Self {
+        Self { epoch, is_base: false, link: None, has_writes, is_captured: false, stage: Stage::Log }
+    }
+
+    /// Whether a filling that begins now can still collect it.
+    pub(super) fn can_be_collected(&self) -> bool {
+        self.stage == Stage::Collect
+    }
+}
+
+/// The local redo log, as far as order is concerned.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    /// The last epoch that is in it.
+    last: EpochId,
+    is_half_full: bool,
+    /// It takes nothing before it is emptied.
+    is_full: bool,
+    /// Its file system has no room: for which file, and when it is tried again.
+    no_room: Option<(String, Time)>,
+    /// Since when the lane works on it.
+    since: Option<Time>,
+}
+
+impl Log {
+    pub(super) fn retry_at(&self) -> Option<Time> {
+        self.no_room.as_ref().map(|(_, at)| *at)
+    }
+
+    pub(super) fn full(&self) -> Option<&str> {
+        self.no_room.as_ref().map(|(path, _)| path.as_str())
+    }
+
+    pub(super) fn is_stuck(&self, now: Time, time_max: std::time::Duration) -> bool {
+        self.since.is_some_and(|since| now >= since.after(time_max))
+    }
+
+    pub(super) fn last(&self) -> EpochId {
+        self.last
+    }
+
+    pub(super) fn handle_emptied(&mut self) {
+        (self.last, self.is_half_full, self.is_full) = (EpochId(0), false, false);
+    }
+}
+
+/// The state directory to which epochs are committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Store {
+    Absent,
+    Present,
+    /// It took no epoch, and may still be resumed from. The log is to begin anew with its removal; the register does not list
+    /// it any more.
+    Lost {
+        renews_log: bool,
+        is_delisted: bool,
+    },
+}
+
+impl Store {
+    /// Whether its files are to be removed now; with whether the log begins anew then.
+    pub(super) fn removal_due(self) -> Option<bool> {
+        match self {
+            Store::Lost { renews_log, is_delisted: true } => Some(renews_log),
+            _ => None,
+        }
+    }
+
+    pub(super) fn handle_delisted(&mut self) {
+        if let Store::Lost { is_delisted, .. } = self {
+            *is_delisted = true;
+        }
+    }
+}
+
+impl PrimaryPipeline {
+    /// What is done next for the oldest sealed epoch; none: it waits, or there is none any more.
+    pub(super) fn next_of_epoch(&mut self, now: Time) -> Option<(Doing, Step)> {
+        loop {
+            let item = self.epochs.front()?;
+            let (epoch, has_writes) = (item.epoch, item.has_writes);
+            match item.stage {
+                Stage::Collect if self.collects() => return Some((Doing::Epoch, Step::Collect { epoch })),
+                Stage::Collect => self.advance(Stage::Ship),
+                Stage::Ship => match item.link.filter(|link| self.is_current(link.session)) {
+                    Some(link) => {
+                        let left = self.core.left();
+                        self.with(now, |core| core.handle_shipping(now, link.session, epoch));
+                        return Some((Doing::Epoch, Step::Ship { link, epoch, left }));
+                    }
+                    None => self.advance(Stage::Log),
+                },
+                Stage::Log if self.is_degraded || !has_writes => self.advance(Stage::Sync),
+                Stage::Log => return self.next_of_log(now, epoch),
+                Stage::LogFailed { .. } if !self.are_images_up() && !self.images.is_full() => return None,
+                Stage::LogFailed { ref text, ref lacks } => {
+                    let (text, lacks) = (text.clone(), lacks.clone());
+                    match lacks.filter(|_| self.images.is_full()) {
+                        Some(path) => self.wait_for_room(now, path),
+                        None => self.continue_without_log(now, text),
+                    }
+                    if self.has_failed {
+                        return None;
+                    }
+                }
+                Stage::Sync if self.is_first_durable() => return Some((Doing::Epoch, Step::SyncImages)),
+                Stage::Sync => self.advance(Stage::Locally),
+                Stage::Locally if item.is_captured && self.has_store() => {
+                    let left = self.core.left();
+                    return Some((Doing::Epoch, Step::CommitLocally { epoch, left }));
+                }
+                Stage::Locally => self.finish_epoch(now),
+            }
+        }
+    }
+
+    fn advance(&mut self, stage: Stage) {
+        self.epochs.front_mut().expect("an epoch is worked on").stage = stage;
+    }
+
+    fn next_of_log(&mut self, now: Time, epoch: EpochId) -> Option<(Doing, Step)> {
+        if self.log.retry_at().is_some_and(|at| now < at) {
+            return None;
+        }
+        let is_applied = self.images.performed() >= self.log.last;
+        if (self.log.is_full || self.log.is_half_full) && is_applied {
+            return Some((Doing::Emptying, Step::EmptyLog));
+        }
+        if self.log.is_full {
+            return None;
+        }
+        self.log.since = Some(now);
+        Some((Doing::Epoch, Step::Log { epoch }))
+    }
+
+    /// Whether it is the base of a guest that had no epochs: what it wrote to its images before is in the host's memory
+    /// only, and counts as durable with this one.
+    fn is_first_durable(&self) -> bool {
+        let is_base = self.epochs.front().is_some_and(|item| item.is_base);
+        is_base && !self.has_store() && self.config.is_durable
+    }
+
+    pub(super) fn epoch_done(&mut self, now: Time, outcome: Outcome) {
+        let item = self.epochs.front().expect("an epoch is worked on");
+        let (epoch, link) = (item.epoch, item.link);
+        match item.stage.clone() {
+            Stage::Collect => self.advance(Stage::Ship),
+            Stage::Ship => {
+                self.advance(Stage::Log);
+                let link = link.expect("only an epoch of a session is shipped");
+                self.shipped(now, link.session, epoch, &outcome);
+            }
+            Stage::Log => self.logged(now, epoch, outcome),
+            Stage::Sync => match outcome {
+                Outcome::Failed { text } => self.fail(Failing::Storage { text }),
+                _ => self.advance(Stage::Locally),
+            },
+            Stage::Locally => match outcome {
+                Outcome::Failed { text } => {
+                    self.lose_store(now, text, false);
+                    self.advance(Stage::Sync);
+                }
+                _ => self.finish_epoch(now),
+            },
+            Stage::LogFailed { .. } => unreachable!("nothing is done in this stage but waiting"),
+        }
+    }
+
+    fn shipped(&mut self, now: Time, session: SessionId, epoch: EpochId, outcome: &Outcome) {
+        match outcome {
+            Outcome::Done => self.with(now, |core| core.handle_shipped(now, session, epoch)),
+            // Its end, and what is said of it, are on their way.
+            _ if !self.is_current(session) => {}
+            _ => self.break_connection(now),
+        }
+    }
+
+    fn logged(&mut self, now: Time, epoch: EpochId, outcome: Outcome) {
+        self.log.since = None;
+        match outcome {
+            Outcome::Logged { is_half_full } => {
+                (self.log.last, self.log.is_half_full) = (epoch, is_half_full);
+                self.log_has_room();
+                self.advance(Stage::Sync);
+            }
+            Outcome::LogFull => self.log.is_full = true,
+            Outcome::NoRoom { path, .. } if self.waits_for_room() => self.wait_for_room(now, path),
+            Outcome::NoRoom { path, text } => self.log_failed(now, text, Some(path)),
+            Outcome::Failed { text } => self.log_failed(now, text, None),
+            other => unreachable!("{other:?} is no answer of the log"),
+        }
+    }
+
+    fn wait_for_room(&mut self, now: Time, path: String) {
+        self.advance(Stage::Log);
+        let retry_at = now.after(self.config.room_retry);
+        if self.log.no_room.replace((path.clone(), retry_at)).is_none() {
+            self.note(Note::Full { path });
+        }
+    }
+
+    fn log_has_room(&mut self) {
+        if let Some((path, _)) = self.log.no_room.take() {
+            self.note(Note::HasRoom { path });
+        }
+    }
+
+    /// With local protection alone the state directory's policy says what happens to a guest whose log is full; unless
+    /// it could not go on either way, because its images are.
+    fn waits_for_room(&self) -> bool {
+        let is_alone = !self.core.state().waits_for_backup();
+        !self.has_ended && !(self.has_store() && is_alone && !self.images.is_full())
+    }
+
+    /// The log of disk writes took no record. A guest with a backup is left to that one; one that is protected by its
+    /// state directory alone goes on without, with a log that is empty. One whose backup is being filled is alone:
+    /// filled from a guest without epochs it is begun again.
+    fn log_failed(&mut self, now: Time, text: String, lacks: Option<String>) {
+        self.log_has_room();
+        if matches!(self.core.state(), PrimaryState::Greeting | PrimaryState::Meeting | PrimaryState::Syncing) {
+            self.break_connection(now);
+        }
+        self.advance(Stage::LogFailed { text, lacks });
+    }
+
+    fn continue_without_log(&mut self, now: Time, text: String) {
+        let is_applied = self.are_images_up() && self.images.performed() >= self.log.last;
+        if !self.has_store() || !is_applied || self.core.state() != PrimaryState::Solo {
+            return self.fail(Failing::Storage { text });
+        }
+        self.lose_store(now, text, true);
+        self.advance(Stage::Sync);
+    }
+
+    /// The state directory took no epoch: the guest continues without it, or ends. Nothing of the epoch leaves before
+    /// nobody can resume from the one that is in there.
+    fn lose_store(&mut self, now: Time, text: String, renews_log: bool) {
+        if self.config.stops_degraded {
+            // Nothing of the epoch was shown: the one before is in there, and the guest may continue from it.
+            return self.fail(Failing::Store { text });
+        }
+        self.store = Store::Lost { renews_log, is_delisted: false };
+        self.is_degraded = self.core.state() == PrimaryState::Solo;
+        self.note(Note::StoreLost { text });
+        self.with(now, Primary::handle_store_lost);
+    }
+
+    fn finish_epoch(&mut self, now: Time) {
+        let Item { epoch, .. } = self.epochs.pop_front().expect("an epoch is worked on");
+        (self.through, self.is_bulks_turn) = (epoch, true);
+        self.images.handle_durable(epoch);
+        self.with(now, |core| core.handle_local_durable(now, epoch));
+        self.wants_settling |= self.is_degraded && self.store == Store::Absent;
+    }
+
+    pub(super) fn log_emptied(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Failed { text } => self.fail(Failing::Storage { text }),
+            _ => self.log.handle_emptied(),
+        }
+    }
+
+    /// The register does not list the state directory any more. Without a witness its files alone keep others from
+    /// resuming.
+    pub(super) fn store_removed(&mut self, now: Time, outcome: Outcome) {
+        let Outcome::StoreRemoved { kept, not_renewed } = outcome else {
+            unreachable!("{outcome:?} is no answer to the removal of a store")
+        };
+        match (kept, not_renewed) {
+            (Some(text), _) if !self.config.primary.is_witnessed => return self.fail(Failing::StoreStays { text }),
+            (_, Some(text)) => return self.fail(Failing::Storage { text }),
+            (Some(text), None) => self.note(Note::StoreStays { text }),
+            (None, None) => {}
+        }
+        if self.store.removal_due() == Some(true) {
+            self.log.handle_emptied();
+        }
+        self.store = Store::Absent;
+        self.with(now, |core| core.handle_store_removed(now));
+        self.wants_settling |= self.core.state() == PrimaryState::Solo;
+    }
+
+    /// Whether what is sealed is collected for a filling.
+    fn collects(&self) -> bool {
+        self.filling.as_ref().is_some_and(|filling| filling.collects() && self.is_current(filling.link.session))
+    }
+
+    /// Whether a lost state directory may still be resumed from.
+    pub(super) fn is_removing_store(&self) -> bool {
+        matches!(self.store, Store::Lost { .. })
+    }
+}

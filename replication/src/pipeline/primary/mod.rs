@@ -1,0 +1,963 @@
+//! What a primary's host does next.
+//!
+//! ```text
+//!                 ┌────────────── lane Ship: one thread, with the socket, the log, the state directory, the gate ──────────┐
+//!   sealed ─▶ epochs: collect ─▶ ship ─▶ log ─▶ sync (first base) ─▶ commit locally ─▶ durable here                         │
+//!   solo ───▶ settling: images applied ─▶ sync ─▶ hold ─▶ seal last ─▶ applied ─▶ end epochs ─▶ empty log ─▶ write directly  │
+//!   accepted ▶ filling: reserve ─▶ mirror ─▶ disks ─▶ rounds ─▶ sync ─▶ enlist ─▶ rounds ─▶ record ─▶ hold ─▶ base           │
+//!   ended ──▶ closing: remove store ─▶ images applied ─▶ empty log                                                           │
+//!                 └──────────────────────────────────────────────────────────────────────────────────────────────────────────┘
+//!   released ─▶ lane Images: write what is released and logged to the images
+//!   questions ▶ lane Witness
+//! ```
+//!
+//! The lane Ship takes what it has to do in this order: what is to be said to the backup; what ends a filling whose session is
+//! over; the removal of a lost state directory; sealed epochs, oldest first; settling; filling; closing. After each epoch settling
+//! and filling have a turn. So a control frame waits for one step at most, and a filling for one epoch, however fast they come.
+//!
+//! The invariants, beside those of [`crate::primary`]:
+//!
+//! - An epoch goes through its stages in order, and epochs one after the other. It is durable here when the log has its disk
+//!   writes and the state directory has all of it.
+//! - An image gets nothing of an epoch before that is released and durable here.
+//! - The log is emptied only when the images have, and keep, all that is in it.
+//! - A guest is settled (its epochs end, and it writes to its images past the log) only when all that was sealed is in the
+//!   images and the log is empty.
+//! - What a guest with epochs writes while a backup is filled is collected, from the first epoch on that the compared images
+//!   may lack.
+//! - The state directory says that a backup could continue the guest before the base of its session is sealed.
+//! - Of a session that is over nothing more goes out.
+//! - A permission to release is used within the detection time or given back.
+//! - A guest whose machine failed here is left to its backup: the witness is not asked for it.
+
+mod epochs;
+mod filling;
+mod images;
+mod leaving;
+mod settling;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::id::{EpochId, SessionId, Time};
+use crate::primary::{
+    EpochMeta, FillFigures, FillPhase, GuestEnd, Left, Primary, PrimaryAction, PrimaryConfig, PrimaryState, SoloReason,
+};
+use crate::view::{Greeting, Nonce, Place};
+use crate::wire::{DiskWant, Kind, Link};
+use epochs::{Item, Log, Store};
+pub use filling::FillStep;
+use filling::Filling;
+use images::Images;
+use leaving::Leaving;
+use settling::{Closing, Settling};
+
+/// How a primary's host behaves.
+#[derive(Clone, Debug)]
+pub struct PipelineConfig {
+    /// The session core's.
+    pub primary: PrimaryConfig,
+    /// Commits are to survive this host: images are synced before a base counts.
+    pub is_durable: bool,
+    /// Epochs are committed to a state directory from the first one on.
+    pub has_store: bool,
+    /// A guest whose state directory takes no more epochs ends. If not, it continues without.
+    pub stops_degraded: bool,
+    /// Between two tries of what found no room.
+    pub room_retry: Duration,
+    /// A console that takes nothing for so long is not waited for: what it has not written is lost if this process dies then.
+    pub console_wait: Duration,
+    /// Disk writes of released epochs that the images lack, in bytes: beyond that the guest waits.
+    pub image_lag_max: usize,
+}
+
+/// What the lane Ship does next. It is answered by [`PrimaryPipeline::handle_done`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Write these frames to that connection, if it stands. Answers: `Done`, `Broken`.
+    Send {
+        /// The connection.
+        connection: u64,
+        /// The frames.
+        frames: Vec<u8>,
+    },
+    /// End our half of that connection. Answer: `Done`.
+    Part {
+        /// The connection.
+        connection: u64,
+    },
+    /// Keep what this epoch wrote for the rounds of the filling. Answer: `Done`.
+    Collect {
+        /// The epoch.
+        epoch: EpochId,
+    },
+    /// Write the epoch to the connection of `link`, as long as [`PrimaryPipeline::is_current`]. Answers: `Done`, `Broken`,
+    /// `SessionOver`.
+    Ship {
+        /// What its frames carry.
+        link: Link,
+        /// The epoch.
+        epoch: EpochId,
+        /// The last epoch of which all output has left.
+        left: EpochId,
+    },
+    /// Put the epoch's disk writes into the log, as durably as is configured. Answers: `Logged`, `LogFull`, `NoRoom`, `Failed`.
+    Log {
+        /// The epoch.
+        epoch: EpochId,
+    },
+    /// Sync the images. Answers: `Done`, `Failed`.
+    SyncImages,
+    /// Commit the epoch to the state directory. Answers: `Done`, `Failed`.
+    CommitLocally {
+        /// The epoch.
+        epoch: EpochId,
+        /// The last epoch of which all output has left.
+        left: EpochId,
+    },
+    /// Write into the state directory that the backup of this session could continue the guest, or that none could.
+    /// Answers: `Done`, `Failed`.
+    Record {
+        /// The session.
+        session: Option<SessionId>,
+    },
+    /// Remove what the lost state directory has; then, if that is asked for, put an empty log in the place of one that took no
+    /// more. Answer: `StoreRemoved`.
+    RemoveStore {
+        /// The log begins anew.
+        renew_log: bool,
+    },
+    /// Sync the images and empty the log. Answers: `Done`, `Failed`.
+    EmptyLog,
+    /// A filling begins: set room aside for the log, and forget what an earlier filling left. If the guest has epochs, `Collect`
+    /// comes for each from here on. Answers: `Done`, `Failed`.
+    BeginFilling {
+        /// The session.
+        link: Link,
+        /// The guest has epochs.
+        has_epochs: bool,
+    },
+    /// From now on disk writes go to the images and are collected, and written pages are noted. Answers: `Done`, `Failed`.
+    Mirror,
+    /// A piece of a filling. Answers: those that [`FillStep`] names, `Broken`, `SessionOver`, `Failed`.
+    Fill {
+        /// The session.
+        link: Link,
+        /// What.
+        step: FillStep,
+    },
+    /// Stop the guest; of a session only as long as it is current. What was sealed before is handed over before this is
+    /// answered. Answers: `Done`, `NotHeld`.
+    Hold {
+        /// For the base of this session.
+        session: Option<SessionId>,
+    },
+    /// Let the guest run. Answer: `Done`.
+    LetGo,
+    /// The held guest's epochs begin. Answers: `Done`, `Failed`.
+    BeginEpochs,
+    /// Seal the base of this session while the guest is held, unless [`PrimaryPipeline::may_seal_base`] says no at the last
+    /// moment. Answers: `Done`, `SessionOver`, `Failed`.
+    SealBase {
+        /// The session.
+        session: SessionId,
+    },
+    /// End the running epoch of the held guest without capturing it; its disk writes are logged like those of every other.
+    /// Answer: `SealedLast`.
+    SealLast,
+    /// The held guest has no epochs any more: its output leaves at once. Answers: `Done`, `Failed`.
+    EndEpochs,
+    /// The held guest writes to its images directly. Answer: `Done`.
+    WriteDirectly,
+    /// The guest has ended: remove what the state directory has of it. Answer: `Done`.
+    RemoveEnded,
+}
+
+/// How a step of the lane Ship went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As it should.
+    Done,
+    /// The log has the epoch, and is half full now or not.
+    Logged {
+        /// It is.
+        is_half_full: bool,
+    },
+    /// The log holds too much to take it. Nothing was written.
+    LogFull,
+    /// A file system has no room. Nothing was changed.
+    NoRoom {
+        /// For which file.
+        path: String,
+        /// The same, for people.
+        text: String,
+    },
+    /// Writing to the connection failed.
+    Broken,
+    /// The session ended meanwhile; nothing more of it went out.
+    SessionOver,
+    /// The machine has ended, or the session.
+    NotHeld,
+    /// It failed.
+    Failed {
+        /// Why.
+        text: String,
+    },
+    /// The lost state directory's files are removed, and the log begun anew, or not.
+    StoreRemoved {
+        /// Why the files were not removed.
+        kept: Option<String>,
+        /// Why the log was not begun anew.
+        not_renewed: Option<String>,
+    },
+    /// The running epoch was ended.
+    SealedLast {
+        /// Which.
+        epoch: EpochId,
+        /// It has disk writes.
+        has_writes: bool,
+    },
+    /// A piece of the filling is done, and more of the same is left.
+    More,
+    /// Chunks were compared: their hashes are to be offered.
+    Offer {
+        /// The disk.
+        disk: u16,
+        /// The first chunk.
+        first_chunk: u64,
+        /// How many.
+        count: usize,
+    },
+    /// What the backup lacks.
+    Left(Left),
+}
+
+/// What whoever called the pipeline performs at once, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Let the output of all epochs up to `upto` out, and say so with [`PrimaryPipeline::handle_let_out`]; after `until`, give the
+    /// permission back with [`PrimaryPipeline::handle_release_late`].
+    Release {
+        /// The last such epoch.
+        upto: EpochId,
+        /// The last moment at which this may be begun.
+        until: Time,
+    },
+    /// Send this frame without waiting for anything, if nothing else is being sent.
+    Beat {
+        /// The connection.
+        connection: u64,
+        /// The frame.
+        frame: Vec<u8>,
+    },
+    /// Close that connection.
+    Close {
+        /// The connection.
+        connection: u64,
+    },
+    /// The guest gets this share of its processors' time.
+    GuestShare {
+        /// In percent.
+        percent: u8,
+    },
+    /// End the machine: it cannot continue the guest.
+    Fail(Failing),
+    /// End the machine: another side has the guest.
+    Fenced {
+        /// Who.
+        holder: String,
+    },
+    /// End the machine: its guest was booted in error.
+    Conflict {
+        /// In the backup's words.
+        text: String,
+    },
+    /// For an operator.
+    Note(Note),
+}
+
+/// Why a machine cannot continue its guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failing {
+    /// The log, or an image, takes no more.
+    Storage {
+        /// Why.
+        text: String,
+    },
+    /// Committed disk writes were not written to an image, which cannot be trusted any more.
+    Images {
+        /// Why.
+        text: String,
+    },
+    /// The state directory takes no more epochs, and the policy is to end then.
+    Store {
+        /// Why.
+        text: String,
+    },
+    /// What a lost state directory has could not be removed, and nothing else keeps others from resuming it.
+    StoreStays {
+        /// Why.
+        text: String,
+    },
+    /// The gate or KVM.
+    Machine {
+        /// Why.
+        text: String,
+    },
+}
+
+/// What an operator should hear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A backup is being filled.
+    FillingBegins {
+        /// Its session.
+        link: Link,
+    },
+    /// The filling does nothing.
+    FillingStalls {
+        /// Where it stands.
+        phase: FillPhase,
+    },
+    /// The guest is slowed.
+    FillingDiverges {
+        /// How the filling stands.
+        figures: FillFigures,
+    },
+    /// A filling failed.
+    FillingFailed {
+        /// Of this session.
+        session: SessionId,
+        /// Where it was.
+        phase: FillPhase,
+        /// Why.
+        text: String,
+    },
+    /// The base is sealed.
+    Filled,
+    /// The base is acked.
+    Protected,
+    /// The backup is lost, and the witness is asked.
+    PeerLost,
+    /// The operator wants no backup, and the witness is asked.
+    Unprotecting,
+    /// The guest is alone.
+    Solo {
+        /// Why.
+        reason: SoloReason,
+    },
+    /// The state directory does not protect the guest any more.
+    StoreLost {
+        /// Why.
+        text: String,
+    },
+    /// What a lost state directory has was not removed; the register keeps others from resuming it.
+    StoreStays {
+        /// Why.
+        text: String,
+    },
+    /// Something that does not stop anything failed.
+    Warning {
+        /// What was done.
+        doing: &'static str,
+        /// Why.
+        text: String,
+    },
+    /// Disk writes wait for room for this file.
+    Full {
+        /// The file.
+        path: String,
+    },
+    /// They do not any more.
+    HasRoom {
+        /// The file.
+        path: String,
+    },
+}
+
+/// A question to the witness. It is answered by the method of the session core that its doc names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Does the backup, which left this there, see the same one? `handle_met`.
+    Meet {
+        /// The session.
+        session: SessionId,
+        /// What it left.
+        nonce: Option<Nonce>,
+    },
+    /// Is the backup listed? `handle_enlisted`.
+    Enlist {
+        /// The session.
+        session: SessionId,
+        /// Where it is.
+        place: Option<Box<Place>>,
+    },
+    /// Is the backup, which never was whole, not listed? `handle_delisted`.
+    Delist {
+        /// The session.
+        session: SessionId,
+    },
+    /// Is the backup, which could take over, out? `handle_claim`.
+    Claim {
+        /// The session.
+        session: SessionId,
+    },
+    /// Is the state directory, which takes no more epochs, not listed? `handle_store_delisted`.
+    DelistStore,
+    /// Is this still the primary? `handle_looked`.
+    Look,
+    /// Is it known that the guest has ended? `handle_end_recorded`.
+    RecordEnd,
+}
+
+/// How the guest writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestMode {
+    /// Without epochs, to its images.
+    Direct,
+    /// Without epochs, to its images, and what it writes is noted for a filling.
+    Mirrored,
+    /// In epochs.
+    Epochs,
+}
+
+/// How a guest's end left its backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parting {
+    /// No backup continues the guest, now or later.
+    Alone,
+    /// A backup has it.
+    TakenOver,
+    /// The witness has not said.
+    NoAnswer,
+    /// The backup was told that the guest ended; if that was lost, nothing keeps it from continuing the guest.
+    OnlyTold,
+}
+
+enum Outgoing {
+    Frames(u64, Vec<u8>),
+    End(u64),
+}
+
+/// What the lane Ship does, without the content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doing {
+    Send(u64),
+    Part,
+    Epoch,
+    Emptying,
+    Recording,
+    RemovingStore,
+    Settling,
+    Filling,
+    LettingGo,
+    Closing,
+}
+
+/// A primary's session core, and what its host does.
+pub struct PrimaryPipeline {
+    config: PipelineConfig,
+    core: Primary,
+    doing: Option<Doing>,
+    /// Counts connections, so that a frame of one never goes out on another.
+    connection: u64,
+    outgoing: VecDeque<Outgoing>,
+    epochs: VecDeque<Item>,
+    /// The last epoch that is durable here.
+    through: EpochId,
+    log: Log,
+    store: Store,
+    images: Images,
+    leaving: Leaving,
+    mode: GuestMode,
+    /// The guest stands still to be settled.
+    is_held: bool,
+    /// The guest is alone by right, and is to be settled.
+    wants_settling: bool,
+    settling: Option<Settling>,
+    filling: Option<Filling>,
+    closing: Option<Closing>,
+    /// An epoch is through: settling and filling have a turn before the next one, which may be there already, again and again.
+    is_bulks_turn: bool,
+    /// The guest is about to be settled: its disk writes go to the images without the log.
+    is_degraded: bool,
+    /// When the guest ended: no backup could have continued it then, or the session was claimed first.
+    parts_alone: bool,
+    /// The session about which it was said that the witness is asked.
+    claim_noted: Option<SessionId>,
+    /// The machine cannot continue the guest.
+    has_failed: bool,
+    /// The machine has ended, one way or another.
+    has_ended: bool,
+    actions: VecDeque<Action>,
+    questions: VecDeque<Question>,
+}
+
+impl std::fmt::Debug for PrimaryPipeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PrimaryPipeline")
+            .field("doing", &self.doing)
+            .field("epoch", &self.epochs.front())
+            .field("log", &self.log)
+            .field("store", &self.store)
+            .field("mode", &self.mode)
+            .field("is_held", &self.is_held)
+            .field("wants_settling", &self.wants_settling)
+            .field("settling", &self.settling)
+            .field("filling", &self.filling)
+            .field("closing", &self.closing)
+            .field("has_failed", &self.has_failed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PrimaryPipeline {
+    /// A guest that is about to run epoch `running`, with no backup.
+    pub fn new(config: PipelineConfig, running: EpochId) -> Self {
+        let before = running.prev();
+        Self {
+            core: Primary::new(config.primary.clone(), running),
+            doing: None,
+            connection: 0,
+            outgoing: VecDeque::new(),
+            epochs: VecDeque::new(),
+            through: before,
+            log: Log::default(),
+            store: if config.has_store { Store::Present } else { Store::Absent },
+            images: Images::with_all(before),
+            leaving: Leaving::default(),
+            mode: if config.has_store { GuestMode::Epochs } else { GuestMode::Direct },
+            is_held: false,
+            wants_settling: false,
+            settling: None,
+            filling: None,
+            closing: None,
+            is_bulks_turn: false,
+            is_degraded: false,
+            parts_alone: true,
+            claim_noted: None,
+            has_failed: false,
+            has_ended: false,
+            actions: VecDeque::new(),
+            questions: VecDeque::new(),
+            config,
+        }
+    }
+
+    /// The session core, to read.
+    pub fn core(&self) -> &Primary {
+        &self.core
+    }
+
+    /// Lets `call` tell the session core something, and takes what comes of it. For frames, disconnects, time, answers of the
+    /// witness and wishes of the operator; what lanes report has methods of its own here.
+    pub fn with<R>(&mut self, now: Time, call: impl FnOnce(&mut Primary) -> R) -> R {
+        let result = call(&mut self.core);
+        self.absorb(now);
+        result
+    }
+
+    /// A connection stands, if one is wanted; its number. `session` is fresh and random.
+    pub fn handle_connected(&mut self, now: Time, session: SessionId, greeting: Option<Greeting>) -> Option<u64> {
+        if !self.core.wants_connection() {
+            return None;
+        }
+        self.connection += 1;
+        self.with(now, |core| core.handle_connected(now, session, greeting));
+        Some(self.connection)
+    }
+
+    /// The operator wants no backup any more.
+    pub fn handle_unprotect(&mut self, now: Time, text: &str) {
+        self.with(now, |core| core.handle_unprotect(now, text));
+        // The state directory is to know that none is wanted, also where there was none.
+        self.wants_settling |= self.core.state() == PrimaryState::Solo;
+    }
+
+    /// The running epoch was sealed. `is_base`: by [`Step::SealBase`].
+    pub fn handle_sealed(&mut self, now: Time, epoch: EpochId, is_base: bool, ship_bytes: u64, has_writes: bool) {
+        let base = self.filling.as_ref().filter(|_| is_base).map(|filling| filling.link.session);
+        let link = self.with(now, |core| core.handle_sealed(EpochMeta { epoch, base, ship_bytes }));
+        self.queue(Item::sealed(epoch, is_base, link, has_writes));
+    }
+
+    fn queue(&mut self, item: Item) {
+        if item.has_writes {
+            self.images.handle_sealed(item.epoch);
+        }
+        self.epochs.push_back(item);
+    }
+
+    /// Time passed, or something may have moved.
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.handle_left(now, None);
+        if self.core.poll_timeout().is_some_and(|at| at <= now) {
+            self.with(now, |core| core.handle_timeout(now));
+        }
+    }
+
+    /// What [`Action::Release`] let go is out of the egress. `console_mark`: how many bytes the console must have written for that,
+    /// of which it has `written`.
+    pub fn handle_let_out(&mut self, now: Time, upto: EpochId, console_mark: u64, written: u64) {
+        self.images.handle_released(upto);
+        self.leaving.handle_let_out(now, upto, console_mark);
+        self.handle_left(now, Some(written));
+    }
+
+    /// The console has written so many bytes in all.
+    pub fn handle_console(&mut self, now: Time, written: u64) {
+        self.handle_left(now, Some(written));
+    }
+
+    fn handle_left(&mut self, now: Time, written: Option<u64>) {
+        if let Some(epoch) = self.leaving.poll_left(now, written, self.config.console_wait) {
+            self.with(now, |core| core.handle_released(now, epoch));
+        }
+    }
+
+    /// [`Action::Release`] came so late that it was not done.
+    pub fn handle_release_late(&mut self, now: Time, upto: EpochId) {
+        self.with(now, |core| core.handle_release_late(upto));
+    }
+
+    /// The machine has ended. `has_failed`: it cannot continue its guest, which is left to the backup.
+    pub fn handle_machine_ended(&mut self, has_failed: bool) {
+        self.has_ended = true;
+        self.has_failed |= has_failed;
+    }
+
+    /// The guest has ended, and its last epoch was sealed, if it has epochs. One that begins anew must not also continue at the
+    /// backup: so its session is claimed first, where there is a witness.
+    pub fn handle_guest_ended(&mut self, now: Time, begins_anew: bool) {
+        let (is_witnessed, could_go_on) = (self.config.primary.is_witnessed, self.core.state().waits_for_backup());
+        let claims = begins_anew && (is_witnessed || !could_go_on);
+        self.parts_alone = claims || !could_go_on;
+        self.with(now, |core| {
+            if claims {
+                core.handle_unprotect(now, "the guest crashed and starts again");
+            }
+            core.handle_guest_ended(now, GuestEnd { text: "the guest ended".into(), begins_anew });
+        });
+    }
+
+    /// How the guest's end has left its backup by now.
+    pub fn parting(&self) -> Parting {
+        match self.core.state() {
+            PrimaryState::Ended if self.parts_alone => Parting::Alone,
+            PrimaryState::Ended => Parting::OnlyTold,
+            PrimaryState::Fenced => Parting::TakenOver,
+            _ => Parting::NoAnswer,
+        }
+    }
+
+    /// Nothing more is sealed: nothing of the guest is to be left here, but its last epoch if `keeps_store`.
+    pub fn handle_close(&mut self, keeps_store: bool) {
+        self.closing = Some(Closing::begin(keeps_store));
+    }
+
+    /// Whether [`PrimaryPipeline::handle_close`] was called.
+    pub fn is_closing(&self) -> bool {
+        self.closing.is_some()
+    }
+
+    /// Whether that is done, or as much of it as can be.
+    pub fn is_closed(&self) -> bool {
+        self.closing == Some(Closing::Closed)
+    }
+
+    /// What is to be performed at once.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// What the witness is asked next. A guest that cannot continue here is not asked for.
+    pub fn poll_question(&mut self) -> Option<Question> {
+        let question = self.questions.pop_front()?;
+        match question {
+            Question::Claim { .. } if self.has_failed => self.poll_question(),
+            question => Some(question),
+        }
+    }
+
+    /// What the lane Ship does next.
+    pub fn poll_step(&mut self, now: Time) -> Option<Step> {
+        if self.doing.is_some() {
+            return None;
+        }
+        let (doing, step) = self.next_step(now)?;
+        self.doing = Some(doing);
+        Some(step)
+    }
+
+    fn next_step(&mut self, now: Time) -> Option<(Doing, Step)> {
+        match self.outgoing.pop_front() {
+            Some(Outgoing::Frames(connection, frames)) => {
+                return Some((Doing::Send(connection), Step::Send { connection, frames }));
+            }
+            Some(Outgoing::End(connection)) => return Some((Doing::Part, Step::Part { connection })),
+            None => {}
+        }
+        if let Some(step) = self.next_of_abort() {
+            return Some(step);
+        }
+        if self.has_failed {
+            return None;
+        }
+        if let Some(renew_log) = self.store.removal_due() {
+            return Some((Doing::RemovingStore, Step::RemoveStore { renew_log }));
+        }
+        if std::mem::take(&mut self.is_bulks_turn) {
+            let step = self.next_of_bulk(now);
+            if step.is_some() {
+                return step;
+            }
+        }
+        let step = self.next_of_epoch(now);
+        if step.is_some() || !self.epochs.is_empty() {
+            return step;
+        }
+        self.next_of_bulk(now).or_else(|| self.next_of_closing())
+    }
+
+    fn next_of_bulk(&mut self, now: Time) -> Option<(Doing, Step)> {
+        self.next_of_settling(now).or_else(|| self.next_of_filling(now))
+    }
+
+    /// Whether the lane Ship may have something to do: worth a look, no promise.
+    pub fn has_work(&self) -> bool {
+        let has_bulk = self.wants_settling || self.settling.is_some() || self.filling.is_some();
+        let is_idle = self.outgoing.is_empty() && self.epochs.is_empty() && !has_bulk && self.closing.is_none();
+        self.doing.is_none() && !(is_idle && self.store.removal_due().is_none())
+    }
+
+    /// Whether the witness is to be asked something.
+    pub fn has_questions(&self) -> bool {
+        !self.questions.is_empty()
+    }
+
+    /// The lane's step is done.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn handle_done(&mut self, now: Time, outcome: Outcome) {
+        let doing = self.doing.take().expect("the lane answers the step that it has");
+        match doing {
+            Doing::Send(connection) => {
+                if outcome == Outcome::Broken && connection == self.connection {
+                    self.break_connection(now);
+                }
+            }
+            Doing::Part => {}
+            Doing::Epoch => self.epoch_done(now, outcome),
+            Doing::Emptying => self.log_emptied(outcome),
+            Doing::Recording => self.recorded(outcome),
+            Doing::RemovingStore => self.store_removed(now, outcome),
+            Doing::Settling => self.settling_done(now, outcome),
+            Doing::Filling => self.filling_done(now, outcome),
+            Doing::LettingGo => {}
+            Doing::Closing => self.closing_done(outcome),
+        }
+    }
+
+    /// Up to where the images are to be written now.
+    pub fn poll_images(&mut self, now: Time) -> Option<EpochId> {
+        if self.has_failed { None } else { self.images.poll(now) }
+    }
+
+    /// They were, up to there.
+    pub fn handle_images_written(&mut self, upto: EpochId) {
+        if let Some(path) = self.images.handle_written(upto) {
+            self.note(Note::HasRoom { path });
+        }
+    }
+
+    /// They were not, for lack of room.
+    pub fn handle_images_full(&mut self, now: Time, path: String) {
+        if self.images.handle_full(now.after(self.config.room_retry), path.clone()) {
+            self.note(Note::Full { path });
+        }
+    }
+
+    /// They were not, and cannot be trusted any more.
+    pub fn handle_images_failed(&mut self, text: String) {
+        self.fail(Failing::Images { text });
+    }
+
+    /// When something here wants `handle_timeout`, or to be polled again.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let filling = self.filling.as_ref().and_then(Filling::timeout);
+        let room = self.log.retry_at().or(self.images.retry_at());
+        let leaving = self.leaving.timeout(self.config.console_wait);
+        [self.core.poll_timeout(), filling, room, self.images.retry_at(), leaving].into_iter().flatten().min()
+    }
+
+    /// Whether the running epoch may be sealed now, with so many bytes of sealed disk writes beside the images; if not, the guest
+    /// waits at the boundary.
+    pub fn may_seal(&self, image_lag: usize) -> bool {
+        let is_behind = self.images.due().is_some() && image_lag > self.config.image_lag_max;
+        self.core.may_seal() && (!is_behind || self.has_failed)
+    }
+
+    /// Whether the base of the filling may be sealed. Asked when no other epoch can come before it.
+    pub fn may_seal_base(&self) -> bool {
+        self.core.may_seal_base() && self.epochs.is_empty()
+    }
+
+    /// Whether what belongs to `session` may still go out.
+    pub fn is_current(&self, session: SessionId) -> bool {
+        self.core.link().is_some_and(|link| link.session == session)
+    }
+
+    /// The number of the connection that stands or stood last.
+    pub fn connection(&self) -> u64 {
+        self.connection
+    }
+
+    /// The last epoch for which the lane Ship has done everything.
+    pub fn through(&self) -> EpochId {
+        self.through
+    }
+
+    /// The last epoch whose output has left and whose disk writes are in the images.
+    pub fn performed(&self) -> EpochId {
+        self.images.performed()
+    }
+
+    /// Whether released and logged disk writes are on their way to the images, or wait for room there.
+    pub fn are_images_due(&self) -> bool {
+        self.images.due().is_some()
+    }
+
+    /// Files without room that something waits for.
+    pub fn full(&self) -> impl Iterator<Item = &str> {
+        self.images.full().into_iter().chain(self.log.full())
+    }
+
+    /// Whether the images have all that may leave. That it is on its way out may not have been reported yet.
+    fn are_images_up(&self) -> bool {
+        self.images.performed() >= self.core.pointers().released()
+    }
+
+    /// How the guest writes.
+    pub fn mode(&self) -> GuestMode {
+        self.mode
+    }
+
+    /// Whether epochs are committed to a state directory.
+    pub fn has_store(&self) -> bool {
+        self.store == Store::Present
+    }
+
+    /// Whether all that was sealed has left.
+    pub fn has_all_left(&self) -> bool {
+        self.core.left() == self.core.pointers().sealed()
+    }
+
+    fn note(&mut self, note: Note) {
+        self.actions.push_back(Action::Note(note));
+    }
+
+    fn fail(&mut self, failing: Failing) {
+        if !self.has_failed {
+            (self.has_failed, self.has_ended) = (true, true);
+            self.actions.push_back(Action::Fail(failing));
+        }
+    }
+
+    /// The connection is no good any more.
+    fn break_connection(&mut self, now: Time) {
+        self.actions.push_back(Action::Close { connection: self.connection });
+        self.with(now, |core| core.handle_disconnected(now));
+    }
+
+    /// Takes what the session core wants.
+    fn absorb(&mut self, now: Time) {
+        // What is said in one go with the end of a connection is said before it.
+        while let Some(frames) = self.core.poll_transmit() {
+            self.say(now, frames);
+        }
+        while let Some(action) = self.core.poll_action() {
+            self.take(now, action);
+        }
+        while let Some(frames) = self.core.poll_transmit() {
+            self.say(now, frames);
+        }
+    }
+
+    fn say(&mut self, now: Time, frames: Vec<u8>) {
+        let connection = self.connection;
+        // The lane may be waiting for a disk; the backup must hear from a primary that lives, but not before its Hello.
+        let is_beat = Kind::of_frame(&frames) == Some(Kind::Heartbeat);
+        if is_beat && self.core.state() != PrimaryState::Greeting {
+            // A log that is stuck for as long as a mute backup is waited for makes a dead primary.
+            if !self.log.is_stuck(now, self.config.primary.ack_wait) {
+                self.actions.push_back(Action::Beat { connection, frame: frames });
+            }
+            return;
+        }
+        self.outgoing.push_back(Outgoing::Frames(connection, frames));
+    }
+
+    fn take(&mut self, now: Time, action: PrimaryAction) {
+        match action {
+            PrimaryAction::Release { upto } => {
+                let until = now.after(self.config.primary.detect);
+                self.actions.push_back(Action::Release { upto, until });
+            }
+            PrimaryAction::Resync { link } => self.begin_filling(now, link),
+            PrimaryAction::DiskWanted(want) => self.take_want(want),
+            PrimaryAction::FillingStalls { phase } => self.note(Note::FillingStalls { phase }),
+            PrimaryAction::FillingDiverges { figures } => self.note(Note::FillingDiverges { figures }),
+            PrimaryAction::GuestShare { percent } => self.actions.push_back(Action::GuestShare { percent }),
+            PrimaryAction::Protected { .. } => self.note(Note::Protected),
+            PrimaryAction::Claim { session } => self.ask_claim(session),
+            PrimaryAction::Meet { session, nonce } => self.questions.push_back(Question::Meet { session, nonce }),
+            PrimaryAction::Enlist { session, place } => self.questions.push_back(Question::Enlist { session, place }),
+            PrimaryAction::Delist { session } => self.questions.push_back(Question::Delist { session }),
+            PrimaryAction::DelistStore => self.questions.push_back(Question::DelistStore),
+            PrimaryAction::Look => self.questions.push_back(Question::Look),
+            PrimaryAction::RecordEnd => self.questions.push_back(Question::RecordEnd),
+            PrimaryAction::RemoveStore => self.store.handle_delisted(),
+            PrimaryAction::Conflict { text } => self.actions.push_back(Action::Conflict { text }),
+            PrimaryAction::Fenced { holder } => self.actions.push_back(Action::Fenced { holder }),
+            PrimaryAction::WentSolo { reason } => {
+                self.wants_settling = true;
+                self.note(Note::Solo { reason });
+            }
+            PrimaryAction::Disconnect => self.disconnect(),
+            PrimaryAction::Ended => {}
+        }
+    }
+
+    fn ask_claim(&mut self, session: SessionId) {
+        // A witness that does not answer is asked again, and that is no news.
+        if self.claim_noted.replace(session) != Some(session) && !self.has_failed {
+            self.note(if self.core.is_parting() { Note::Unprotecting } else { Note::PeerLost });
+        }
+        self.questions.push_back(Question::Claim { session });
+    }
+
+    /// Behind what is still to be said, if anything is.
+    fn disconnect(&mut self) {
+        let connection = self.connection;
+        let says = |outgoing: &Outgoing| matches!(outgoing, Outgoing::Frames(to, _) if *to == connection);
+        let ends = |outgoing: &Outgoing| matches!(outgoing, Outgoing::End(to) if *to == connection);
+        if self.outgoing.iter().any(ends) {
+            // It was said before.
+        } else if self.outgoing.iter().any(says) || self.doing == Some(Doing::Send(connection)) {
+            self.outgoing.push_back(Outgoing::End(connection));
+        } else {
+            self.actions.push_back(Action::Close { connection });
+        }
+    }
+
+    fn take_want(&mut self, want: DiskWant) {
+        // Of a session that is over nobody waits for it any more.
+        if let Some(filling) = &mut self.filling {
+            filling.handle_want(want);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! What surrounds the hosts does what it says: one plan each, with the chance of several seeds, and what a story of it must tell.
+
+use sim::{Case, Outcome, trace_plan};
+
+/// Chance decides who asks the witness first, and more.
+const SEEDS: u64 = 8;
+
+/// The lines of runs that must heal, one for each seed.
+fn stories(plan: &str) -> Vec<Vec<String>> {
+    let told = |seed| {
+        let case: Case = plan.parse().expect("the text of a plan");
+        let (summary, lines) = trace_plan(seed, case.plan);
+        let told: Vec<String> = lines.into_iter().map(|line| line.text).collect();
+        assert_eq!(summary.outcome, Outcome::Healed, "seed {seed}\n{}", told.join("\n"));
+        told
+    };
+    (0..SEEDS).map(told).collect()
+}
+
+fn is_in_order(story: &[String], texts: &[&str]) -> bool {
+    let mut rest = story.iter();
+    texts.iter().all(|text| rest.any(|line| line.contains(text)))
+}
+
+/// The story of at least one seed tells this, in this order.
+#[track_caller]
+fn assert_told(plan: &str, texts: &[&str]) -> Vec<Vec<String>> {
+    let stories = stories(plan);
+    let is_told = stories.iter().any(|story| is_in_order(story, texts));
+    assert!(is_told, "{texts:?} is in no story; the first is\n{}", stories[0].join("\n"));
+    stories
+}
+
+fn count(story: &[String], text: &str) -> usize {
+    story.iter().filter(|line| line.contains(text)).count()
+}
+
+/// No fault ends a session once the guest is protected.
+#[track_caller]
+fn assert_stays_protected(stories: &[Vec<String>]) {
+    for story in stories {
+        assert_eq!(count(story, "is PROTECTED"), 1, "{}", story.join("\n"));
+    }
+}
+
+fn one_fault(at: &str, what: &str) -> String {
+    format!("faults = [{{ when = {{ At = '{at}' }}, what = {what} }}]")
+}
+
+#[test]
+fn strangers_are_sent_away_and_the_guest_stays_protected() {
+    let second = "{ Primary = { term = 1000, is_met = true } }";
+    for who in ["'Silent'", "'Garbage'", "'OtherVm'", second, "{ Replay = { back = 0 } }"] {
+        let fault = one_fault("50ms", &format!("{{ Stranger = [1, {who}] }}"));
+        assert_stays_protected(&assert_told(&fault, &["is PROTECTED", "a stranger connects", "faults stop"]));
+    }
+}
+
+#[test]
+fn second_primary_that_comes_first_is_told_no_and_the_first_one_follows() {
+    let second = "{ Stranger = [1, { Primary = { term = 1000, is_met = true } }] }";
+    let refused = "the backup refused: another primary is connected";
+    assert_told(&one_fault("0ms", second), &["a stranger connects", refused, "is PROTECTED"]);
+}
+
+#[test]
+fn one_way_cut_lets_the_backup_ask_and_fences_whom_it_does_not_hear() {
+    let fault = one_fault("50ms", "{ CutOneWay = [0, '60ms'] }");
+    assert_told(&fault, &["what host 0 sends does not arrive", "TAKES OVER", "is FENCED", "starts as a backup"]);
+}
+
+#[test]
+fn half_open_connection_keeps_the_backup_busy_until_it_hears_nothing() {
+    let fault = one_fault("50ms", "{ HalfOpen = 1 }");
+    assert_told(&fault, &["host 1 does not see it", "ALONE", "another primary is connected", "is PROTECTED"]);
+}
+
+#[test]
+fn what_was_decided_before_a_pause_happens_after_it() {
+    let when = "Step = { host = 0, step = 'Release', nth = 1, after = false }";
+    let fault = format!("faults = [{{ when = {{ {when} }}, what = {{ Pause = [0, '30ms'] }} }}]");
+    assert_told(
+        &fault,
+        &["is PROTECTED", "FAULT: host 0 stands still", "lets output", "is over that host 0 stands still"],
+    );
+    for story in stories(&fault) {
+        let from = story.iter().position(|line| line.contains("FAULT")).expect("it strikes");
+        let next = story[from + 1..].iter().find(|line| line.contains("lets output") || line.contains("is over"));
+        assert!(next.is_some_and(|line| line.contains("lets output")), "{}", story.join("\n"));
+    }
+}
+
+#[test]
+fn clock_that_jumps_makes_its_host_ask_the_witness() {
+    let jump = |host| one_fault("50ms", &format!("{{ ClockJump = [{host}, '40ms'] }}"));
+    assert_told(&jump(0), &["the clock of host 0 jumps", "asked: is this side still the primary? yes"]);
+    assert_told(&jump(1), &["the clock of host 1 jumps", "claims session", "TAKES OVER"]);
+}
+
+#[test]
+fn full_witness_is_read_and_a_lost_backup_is_left_out_when_there_is_room() {
+    let full = "{ when = { At = '40ms' }, what = { WitnessFull = '30ms' } }";
+    let plan = format!("heal_at = '90ms'\nfaults = [{full}, {{ when = {{ At = '41ms' }}, what = 'Reset' }}]");
+    assert_told(&plan, &["no append finds room", "no answer", "it is over that no append", "yes, by record 3"]);
+}
+
+#[test]
+fn host_that_lost_the_witness_for_good_goes_on_protected() {
+    let fault = one_fault("60ms", "{ WitnessGone = 0 }");
+    assert_stays_protected(&assert_told(&fault, &["is PROTECTED", "does not reach the witness any more"]));
+}
+
+/// The record that lists the backup is answered, and lost with the power of the witness; then the primary dies.
+#[test]
+fn backup_whose_record_the_witness_lost_waits_until_it_is_there_again() {
+    let base = "Step = { host = 0, step = 'Base', nth = 1, after = false }";
+    let whole = "Step = { host = 1, step = 'Durable', nth = 1, after = true }";
+    let loses = format!("{{ what = {{ WitnessLoses = '0ms' }}, when = {{ {base} }} }}");
+    let dies = format!("{{ what = {{ Crash = {{ host = 0, power = false }} }}, when = {{ {whole} }} }}");
+    let plan = format!("faults = [{loses}, {dies}]");
+    assert_told(&plan, &["loses its last record", "is down", "no answer", "faults stop", "TAKES OVER"]);
+}
+
+#[test]
+fn guest_that_may_hold_one_output_and_have_one_epoch_in_flight_goes_on() {
+    let limits = "hold_bytes_max = 1\nin_flight_bytes_max = 1000\nack_bytes_max = 0\nstaged_bytes = 73728";
+    let stories = stories(&format!("disk_delay = '6ms'\napply_delay = '3ms'\nheal_at = '150ms'\n{limits}"));
+    assert_stays_protected(&stories);
+    for story in stories {
+        let outputs = count(&story, ": output");
+        assert!((5..60).contains(&outputs), "{outputs} outputs in\n{}", story.join("\n"));
+    }
+}
+
+#[test]
+fn guest_that_gets_another_backup_goes_on_there_when_its_host_dies() {
+    let faults = "{ when = { At = '5ms' }, what = { StandBy = 2 } },
+        { when = { At = '40ms' }, what = { ProtectOther = { host = 0, to = 2 } } },
+        { when = { At = '100ms' }, what = { Crash = { host = 0, power = true } } }";
+    let told = ["is PROTECTED", "protected by host 2", "ALONE", "is PROTECTED", "its power is gone", "TAKES OVER"];
+    assert_told(&format!("heal_at = '150ms'\nfaults = [{faults}]"), &told);
+}
+
+#[test]
+fn vm_that_is_run_on_a_third_host_by_mistake_is_refused_there() {
+    let fault = one_fault("60ms", "{ RunAgain = 2 }");
+    let told = ["run again on host 2", "no, another place may have the guest", "starts as a backup"];
+    assert_stays_protected(&assert_told(&fault, &told));
+}
