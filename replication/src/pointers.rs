@@ -201,6 +201,12 @@ impl BackupPointers {
         *self = self.checked();
     }
 
+    /// The primary says that it committed all up to `upto`. Going back is not a move.
+    pub(crate) fn committed_by_peer(&mut self, upto: EpochId) {
+        self.committed = self.committed.max(upto);
+        *self = self.checked();
+    }
+
     /// It is settled who goes on: nothing that is whole here is dropped any more.
     pub(crate) fn commit_all(&mut self) {
         self.committed = self.assembled;

@@ -234,7 +234,8 @@ impl Backup {
         }
         if self.connection == Connection::Primary && now >= self.last_sent.after(self.config.heartbeat) {
             let (released, complete) = (self.pointers.released(), self.pointers.complete());
-            self.send(now, &Message::Heartbeat(Heartbeat { released, complete }));
+            let committed = self.pointers.committed();
+            self.send(now, &Message::Heartbeat(Heartbeat { released, complete, committed }));
         }
         if self.lost_at().is_some_and(|at| now >= at) {
             self.state = Claiming;
@@ -394,7 +395,10 @@ impl Backup {
     fn take_anytime(&mut self, now: Time, frame: Frame) -> Result<(), PeerError> {
         let kind = frame.kind;
         match frame.into_message().map_err(|source| PeerError::Body { kind, source })? {
-            Message::Heartbeat(beat) if self.state == Protected => self.take_released(beat.released),
+            Message::Heartbeat(beat) if self.state == Protected => {
+                self.take_released(beat.released)?;
+                self.take_committed(beat.committed)
+            }
             Message::Heartbeat(_) => Ok(()),
             Message::Goodbye(goodbye) => {
                 self.take_goodbye(now, goodbye);
@@ -402,6 +406,16 @@ impl Backup {
             }
             _ => unreachable!("the caller passes heartbeats and goodbyes"),
         }
+    }
+
+    fn take_committed(&mut self, upto: EpochId) -> Result<(), PeerError> {
+        let limit = self.pointers.acked();
+        if upto > limit {
+            return Err(PeerError::Impossible { what: "committed", theirs: upto, limit });
+        }
+        self.pointers.committed_by_peer(upto);
+        self.apply_committed();
+        Ok(())
     }
 
     fn take_released(&mut self, upto: EpochId) -> Result<(), PeerError> {

@@ -100,7 +100,15 @@ fn finish(backup: &mut Backup, epoch: u64) {
 /// The primary says that it is committed, if it is there.
 fn commit(backup: &mut Backup, epoch: u64) {
     if backup.connection == Connection::Primary && backup.pointers().acked() >= EpochId(epoch) {
-        give(backup, Message::Heartbeat(Heartbeat { released: EpochId(epoch), complete: EpochId(epoch) })).unwrap();
+        give(
+            backup,
+            Message::Heartbeat(Heartbeat {
+                released: EpochId(epoch),
+                complete: EpochId(epoch),
+                committed: EpochId(epoch),
+            }),
+        )
+        .unwrap();
     }
 }
 
@@ -143,11 +151,22 @@ fn epoch_is_applied_only_when_it_is_known_to_be_committed() {
     backup.handle_applied(Time(0), SESSION, EpochId(8));
     backup.handle_applied(Time(0), SESSION, EpochId(9));
     assert_eq!((backup.pointers().applied(), backup.pointers().committed()), (EpochId(8), EpochId(8)));
+    // It may be committed long before its output leaves.
+    give_epoch(&mut backup, 10, false, true);
+    backup.handle_durable(Time(0), SESSION, EpochId(10));
+    let beat = Heartbeat { released: EpochId(8), complete: EpochId(10), committed: EpochId(9) };
+    give(&mut backup, Message::Heartbeat(beat)).unwrap();
+    assert_eq!((backup.pointers().released(), backup.pointers().committed()), (EpochId(8), EpochId(9)));
+    let done = actions(&mut backup);
+    assert!(matches!(done.last(), Some(BackupAction::Apply(epoch)) if epoch.epoch == EpochId(9)), "{done:?}");
+    backup.handle_applied(Time(0), SESSION, EpochId(9));
+    let beat = Heartbeat { committed: EpochId(11), ..beat };
+    assert!(matches!(give(&mut backup, Message::Heartbeat(beat)), Err(PeerError::Impossible { .. })));
     // When it is settled who goes on, all that is whole counts.
     lose(&mut backup);
     backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Granted);
     let done = actions(&mut backup);
-    assert!(matches!(&done[..], [BackupAction::Apply(epoch)] if epoch.epoch == EpochId(9)), "{done:?}");
+    assert!(matches!(&done[..], [BackupAction::Apply(epoch)] if epoch.epoch == EpochId(10)), "{done:?}");
 }
 
 #[test]
@@ -169,7 +188,11 @@ fn ack_waits_while_too_much_is_not_applied() {
 #[test]
 fn takeover_resumes_from_the_last_whole_epoch_and_gives_output_and_input_again() {
     let mut backup = protected();
-    give(&mut backup, Message::Heartbeat(Heartbeat { released: EpochId(7), complete: EpochId(7) })).unwrap();
+    give(
+        &mut backup,
+        Message::Heartbeat(Heartbeat { released: EpochId(7), complete: EpochId(7), committed: EpochId(7) }),
+    )
+    .unwrap();
     give_epoch(&mut backup, 8, false, true);
     backup.handle_durable(Time(0), SESSION, EpochId(8));
     give_epoch(&mut backup, 9, false, false);
@@ -302,7 +325,7 @@ fn peer_that_breaks_the_protocol_loses_its_connection_and_nothing_else() {
         || Message::Ack { complete: EpochId(1) },
         || Message::State(vec![1]),
         || Message::ResyncPages(vec![]),
-        || Message::Heartbeat(Heartbeat { released: EpochId(8), complete: EpochId(8) }),
+        || Message::Heartbeat(Heartbeat { released: EpochId(8), complete: EpochId(8), committed: EpochId(8) }),
     ];
     for message in nonsense {
         let mut backup = protected();
@@ -378,7 +401,7 @@ fn heartbeat_goes_out_to_the_primary() {
     let mut backup = protected();
     backup.handle_timeout(Time(10 * MS));
     let (released, complete) = (EpochId(7), EpochId(7));
-    assert_eq!(sent(&mut backup), [Message::Heartbeat(Heartbeat { released, complete })]);
+    assert_eq!(sent(&mut backup), [Message::Heartbeat(Heartbeat { released, complete, committed: released })]);
     assert!(matches!(frames(&backup.refusal(RefuseCode::Busy, "no"))[..], [Frame { kind: Kind::Refuse, .. }]));
 }
 

@@ -37,6 +37,7 @@ impl Primary {
             in_flight_bytes: 0,
             last_heard: Time(0),
             last_sent: Time(0),
+            told_at: Time(0),
             ack_wanted: None,
             claim_retry_at: None,
             offered: None,
@@ -150,6 +151,9 @@ impl Primary {
         assert!(epoch <= self.pointers.sealed(), "epoch {epoch} was shipped before it was sealed; {}", self.pointers);
         self.last_sent = now;
         self.pointers.ship(epoch);
+        if self.left == self.pointers.committed() {
+            self.told_at = now;
+        }
     }
 
     /// Disk writes of all epochs up to `epoch` are in the local synced log.
@@ -441,7 +445,10 @@ impl Primary {
     /// its witness first hears of this side in time.
     fn beat_at(&self) -> Time {
         let interval = if self.state == Greeting { self.config.detect / 2 } else { self.config.heartbeat };
-        self.last_sent.after(interval)
+        let silent = self.last_sent.after(interval);
+        // Output may wait long to leave, and epochs without any be committed meanwhile: the backup keeps them until it is told.
+        let lags = matches!(self.state, Basing | Protected) && self.left < self.pointers.committed();
+        if lags { silent.min(self.told_at.after(interval)) } else { silent }
     }
 
     fn ack_deadline(&self) -> Option<Time> {
@@ -765,8 +772,9 @@ impl Primary {
     }
 
     fn send_heartbeat(&mut self, now: Time) {
-        let (released, complete) = (self.left, self.acked);
-        self.send(now, &Message::Heartbeat(Heartbeat { released, complete }));
+        let (released, complete, committed) = (self.left, self.acked, self.pointers.committed().min(self.acked));
+        self.told_at = now;
+        self.send(now, &Message::Heartbeat(Heartbeat { released, complete, committed }));
     }
 
     fn send(&mut self, now: Time, message: &Message) {

@@ -313,6 +313,8 @@ pub struct Primary {
     local_durable: EpochId,
     /// The last epoch whose output the driver has let out; it follows the pointer `released`, which permits it.
     left: EpochId,
+    /// Since then the backup may not know what is committed: what it is told with each epoch is what has left.
+    told_at: Time,
     /// Epochs sealed and not committed, with the bytes to ship for them.
     in_flight: VecDeque<(EpochId, u64)>,
     in_flight_bytes: u64,

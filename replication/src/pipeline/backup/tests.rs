@@ -128,7 +128,11 @@ impl Host {
 
     /// The same, and the loop does not begin what follows.
     fn commit_while_busy(&mut self, upto: u64) {
-        let beat = Message::Heartbeat(Heartbeat { released: EpochId(upto), complete: EpochId(upto) });
+        let beat = Message::Heartbeat(Heartbeat {
+            released: EpochId(upto),
+            complete: EpochId(upto),
+            committed: EpochId(upto),
+        });
         let frame = frames(&beat.to_frame(&self.link(), EpochId(0))).remove(0);
         self.pipeline.handle_frame(self.now, frame);
     }
@@ -214,7 +218,11 @@ impl Host {
 
     /// The primary says that it is committed.
     fn commit(&mut self, upto: u64) {
-        self.give(&Message::Heartbeat(Heartbeat { released: EpochId(upto), complete: EpochId(upto) }));
+        self.give(&Message::Heartbeat(Heartbeat {
+            released: EpochId(upto),
+            complete: EpochId(upto),
+            committed: EpochId(upto),
+        }));
     }
 
     /// The same with a log that is half full after each append.
