@@ -1,4 +1,4 @@
-"""The Debian guest: a stock Debian 12 root with systemd and redis, and Debian's own initramfs."""
+"""The Debian guest: a stock Debian 12 root with systemd, redis and PostgreSQL, and Debian's own initramfs."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ IMAGES = Path(__file__).resolve().parents[1]
 RECIPE = IMAGES / "debian"
 PACKAGES = [
     "systemd-sysv", "udev", "dbus", "kmod", "e2fsprogs", "iproute2", "procps", "login", "passwd",
-    "initramfs-tools", "redis-server",
+    "initramfs-tools", "redis-server", "postgresql-15",
 ]  # fmt: skip
 IMAGE_BYTES = 1 << 30
 

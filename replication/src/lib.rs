@@ -34,6 +34,7 @@
 
 pub mod assembly;
 pub mod backup;
+pub mod commit;
 pub mod id;
 pub mod output;
 pub mod page;

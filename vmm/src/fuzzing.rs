@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::api::ApiHandler;
 use crate::epoch::capture::Mode;
-use crate::epoch::pacer::Length;
+use crate::epoch::pace::Length;
 use crate::machine::board::Delivery;
 use crate::machine::state::MachineState;
 use crate::machine::{Card, KernelSource, Machine, Pace, Parts};

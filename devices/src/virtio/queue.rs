@@ -23,6 +23,9 @@ use super::turn::Turn;
 /// Most descriptors in one chain, indirect ones included.
 pub const CHAIN_LEN_MAX: usize = 256;
 
+/// Flag of the available ring: the driver looks by itself. Without VIRTIO_F_RING_EVENT_IDX.
+const NO_INTERRUPT: u16 = 1;
+
 /// A ring or chain that cannot be believed; the device needs a reset. Guest nonsense, never ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueError {
@@ -311,11 +314,13 @@ impl VirtQueue {
             return Ok(false);
         }
         self.check_rings(memory)?;
-        if !self.ring.event_idx_enabled() {
-            return Ok(true);
-        }
-        // The driver writes which entry it wants to hear of, then looks at the index; here it is the other way about.
+        // The driver writes what it wants to hear of, then looks at the index; here it is the other way about.
         fence(Ordering::SeqCst);
+        if !self.ring.event_idx_enabled() {
+            let addr = GuestAddress(self.ring.avail_ring());
+            let flags = vm_memory::Bytes::load::<u16>(memory, addr, Ordering::Relaxed).map_err(|_| QueueError::Ring)?;
+            return Ok(u16::from_le(flags) & NO_INTERRUPT == 0);
+        }
         let addr = GuestAddress(self.ring.avail_ring() + 4 + 2 * u64::from(self.ring.size()));
         let wanted = vm_memory::Bytes::load::<u16>(memory, addr, Ordering::Relaxed).map_err(|_| QueueError::Ring)?;
         Ok(self.ring.next_used().wrapping_sub(u16::from_le(wanted)).wrapping_sub(1) < added)

@@ -4,6 +4,7 @@ use super::{
     Doubt, Enlisting, EpochMeta, Errand, Filling, GuestEnd, Meeting, Offered, Parting, Primary, PrimaryAction,
     PrimaryConfig, PrimaryState, SoloReason,
 };
+use crate::commit::{Commit, CommitPlace, InFlightMax};
 use crate::id::{ClaimResult, EpochId, IN_FLIGHT_EPOCHS_MAX, SessionId, Time, VmId};
 use crate::peer::PeerError;
 use crate::pointers::Pointers;
@@ -23,18 +24,17 @@ impl Primary {
         let limit = config.in_flight_epochs_max;
         assert!((1..=IN_FLIGHT_EPOCHS_MAX).contains(&limit), "in_flight_epochs_max is {limit}");
         assert!(config.in_flight_bytes_max > 0, "in_flight_bytes_max is 0: no epoch could ever be sealed");
-        let pointers = Pointers::new(running);
+        let max = InFlightMax { epochs: limit, bytes: config.in_flight_bytes_max };
+        let places = [(CommitPlace::Log, config.log_counts), (CommitPlace::Store, config.has_store)];
+        let counted = places.into_iter().filter(|(_, counts)| *counts).map(|(place, _)| place);
+        let commit = Commit::new(running, max, counted);
         Primary {
             vm: VmId::of_name(&config.vm_name),
             config,
             state: Solo,
-            pointers,
+            left: commit.pointers().sealed(),
+            commit,
             link: None,
-            acked: pointers.sealed(),
-            local_durable: pointers.sealed(),
-            left: pointers.sealed(),
-            in_flight: Default::default(),
-            in_flight_bytes: 0,
             last_heard: Time(0),
             last_sent: Time(0),
             told_at: Time(0),
@@ -120,24 +120,25 @@ impl Primary {
         if matches!(self.state, Fenced | Ended) {
             return None;
         }
-        assert!(self.in_flight.len() < IN_FLIGHT_EPOCHS_MAX as usize, "sealed although may_seal is false");
+        assert!(self.in_flight().0 < IN_FLIGHT_EPOCHS_MAX as usize, "sealed although may_seal is false");
         let is_base = self.state == Syncing && meta.base.is_some() && meta.base == self.session();
         if is_base {
-            assert!(self.may_seal_base(), "a base needs all before it committed; {}", self.pointers);
-            self.acked = self.pointers.sealed();
+            assert!(self.may_seal_base(), "a base needs all before it committed; {}", self.pointers());
+            self.commit.join(self.peer());
             self.state = Basing;
             self.end_filling();
         }
-        self.pointers.seal(meta.epoch);
-        self.in_flight.push_back((meta.epoch, meta.ship_bytes));
-        self.in_flight_bytes += meta.ship_bytes;
+        self.commit.seal(meta.epoch, meta.ship_bytes);
         self.advance();
         self.link.filter(|_| matches!(self.state, Basing | Protected))
     }
 
     /// The first byte of `epoch` is about to be given to the socket of `session`.
     pub fn handle_shipping(&mut self, now: Time, session: SessionId, epoch: EpochId) {
-        if self.session() == Some(session) && matches!(self.state, Basing | Protected) && epoch > self.acked {
+        if self.session() == Some(session)
+            && matches!(self.state, Basing | Protected)
+            && self.acked().is_some_and(|acked| epoch > acked)
+        {
             let since = self.ack_wanted.map_or(now, |(_, since)| since);
             self.ack_wanted = Some((epoch, since));
         }
@@ -148,29 +149,41 @@ impl Primary {
         if self.session() != Some(session) || !matches!(self.state, Basing | Protected) {
             return;
         }
-        assert!(epoch <= self.pointers.sealed(), "epoch {epoch} was shipped before it was sealed; {}", self.pointers);
+        assert!(
+            epoch <= self.pointers().sealed(),
+            "epoch {epoch} was shipped before it was sealed; {}",
+            self.pointers()
+        );
         self.last_sent = now;
-        self.pointers.ship(epoch);
-        if self.left == self.pointers.committed() {
+        self.commit.ship(epoch);
+        if self.left == self.pointers().committed() {
             self.told_at = now;
         }
     }
 
-    /// Disk writes of all epochs up to `epoch` are in the local synced log.
-    pub fn handle_local_durable(&mut self, now: Time, epoch: EpochId) {
+    /// Disk writes of all epochs up to `epoch` are in the local log, as durably as was asked for.
+    pub fn handle_logged(&mut self, now: Time, epoch: EpochId) {
+        self.handle_here(now, CommitPlace::Log, epoch);
+    }
+
+    /// The local store has all epochs up to `epoch`.
+    pub fn handle_stored(&mut self, now: Time, epoch: EpochId) {
+        self.handle_here(now, CommitPlace::Store, epoch);
+    }
+
+    fn handle_here(&mut self, now: Time, place: CommitPlace, epoch: EpochId) {
         if matches!(self.state, Fenced | Ended) {
             return;
         }
-        assert!(epoch <= self.pointers.sealed(), "epoch {epoch} is durable before it was sealed; {}", self.pointers);
         self.note_time(now);
-        self.local_durable = self.local_durable.max(epoch);
+        self.commit.handle_has(place, epoch);
         self.advance();
         self.end_if_released(now);
     }
 
     /// The output that [`PrimaryAction::Release`] let go has left up to `epoch`. The images may follow: the log has the writes.
     pub fn handle_released(&mut self, now: Time, epoch: EpochId) {
-        assert!(epoch <= self.pointers.released(), "epoch {epoch} left before it was released; {}", self.pointers);
+        assert!(epoch <= self.pointers().released(), "epoch {epoch} left before it was released; {}", self.pointers());
         self.left = self.left.max(epoch);
         self.end_if_released(now);
     }
@@ -370,9 +383,7 @@ impl Primary {
 
     /// Whether the running epoch may be sealed now; if not, the guest waits at the boundary.
     pub fn may_seal(&self) -> bool {
-        !matches!(self.state, Fenced | Ended)
-            && self.in_flight.len() < self.config.in_flight_epochs_max as usize
-            && self.in_flight_bytes < self.config.in_flight_bytes_max
+        !matches!(self.state, Fenced | Ended) && self.commit.may_seal()
     }
 
     /// Whether the running epoch may be sealed as the base of `session`: syncing, so little left that the base takes it, and all
@@ -384,7 +395,7 @@ impl Primary {
         self.is_enlisted()
             && self.filling.is_sent()
             && self.guest_ended.is_none()
-            && self.left == self.pointers.sealed()
+            && self.left == self.pointers().sealed()
     }
 
     /// Whether the register lists the backup that is being filled.
@@ -409,7 +420,7 @@ impl Primary {
 
     /// The pointers.
     pub fn pointers(&self) -> Pointers {
-        self.pointers
+        self.commit.pointers()
     }
 
     /// The last epoch whose output has left, as `handle_released` was told.
@@ -419,12 +430,12 @@ impl Primary {
 
     /// The last epoch the backup acked in this session.
     pub fn acked(&self) -> Option<EpochId> {
-        self.state.waits_for_backup().then_some(self.acked)
+        self.link.and_then(|link| self.commit.has(CommitPlace::Peer(link.session)))
     }
 
     /// Epochs and bytes that are sealed and not committed.
     pub fn in_flight(&self) -> (usize, u64) {
-        (self.in_flight.len(), self.in_flight_bytes)
+        self.commit.in_flight()
     }
 
     /// Whether it parts from a backup by its own will: the witness is asked, and nothing was lost.
@@ -437,6 +448,11 @@ impl Primary {
         self.peer_errors
     }
 
+    /// The backup of this session, as a place.
+    fn peer(&self) -> CommitPlace {
+        CommitPlace::Peer(self.session().expect("there is a session to count"))
+    }
+
     pub(super) fn session(&self) -> Option<SessionId> {
         self.link.map(|link| link.session)
     }
@@ -447,7 +463,7 @@ impl Primary {
         let interval = if self.state == Greeting { self.config.detect / 2 } else { self.config.heartbeat };
         let silent = self.last_sent.after(interval);
         // Output may wait long to leave, and epochs without any be committed meanwhile: the backup keeps them until it is told.
-        let lags = matches!(self.state, Basing | Protected) && self.left < self.pointers.committed();
+        let lags = matches!(self.state, Basing | Protected) && self.left < self.pointers().committed();
         if lags { silent.min(self.told_at.after(interval)) } else { silent }
     }
 
@@ -525,16 +541,17 @@ impl Primary {
     }
 
     fn take_ack(&mut self, now: Time, complete: EpochId) -> Result<(), PeerError> {
-        let limit = self.pointers.sealed();
+        let limit = self.pointers().sealed();
         if complete > limit {
             return Err(PeerError::Impossible { what: "complete", theirs: complete, limit });
         }
+        let before = self.acked().expect("a backup that acks counts");
         // The ack may overtake the report that the last byte was given to the socket.
-        self.pointers.ship(complete);
-        let is_new = complete > self.acked;
-        self.acked = self.acked.max(complete);
+        self.commit.ship(complete);
+        self.commit.handle_has(self.peer(), complete);
+        let (is_new, acked) = (complete > before, complete.max(before));
         if is_new {
-            let (acked, wanted) = (self.acked, self.ack_wanted);
+            let wanted = self.ack_wanted;
             self.ack_wanted = wanted.filter(|(epoch, _)| *epoch > acked).map(|(epoch, _)| (epoch, now));
         }
         if self.doubt.is_some_and(|doubt| complete > doubt.sealed) {
@@ -553,33 +570,18 @@ impl Primary {
 
     /// Moves `committed` and `released` as far as the rules allow.
     pub(super) fn advance(&mut self) {
-        if matches!(self.state, Arbitrating | Fenced | Ended) {
-            return;
-        }
-        let sealed = self.pointers.sealed();
-        if !self.state.waits_for_backup() {
-            self.pointers.ship(sealed);
-        }
-        let survives = if self.state.waits_for_backup() { self.acked } else { sealed };
-        self.commit(survives.min(self.durable_here()));
-    }
-
-    fn commit(&mut self, upto: EpochId) {
-        self.pointers.commit(upto);
-        while let Some((_, bytes)) = self.in_flight.pop_front_if(|(epoch, _)| *epoch <= upto) {
-            self.in_flight_bytes -= bytes;
-        }
-        if self.doubt.is_none() && self.pointers.released() < self.pointers.committed() {
-            self.pointers.release(upto);
+        self.commit.freeze(matches!(self.state, Arbitrating | Fenced | Ended));
+        let upto = self.commit.advance();
+        let is_frozen = matches!(self.state, Arbitrating | Fenced | Ended);
+        if self.doubt.is_none() && !is_frozen && self.pointers().released() < upto {
+            self.commit.release(upto);
             self.actions.push_back(PrimaryAction::Release { upto });
         }
-        let acked_first = !self.state.waits_for_backup() || self.pointers.committed() <= self.acked;
-        assert!(acked_first, "committed above acked {}; {}", self.acked, self.pointers);
     }
 
     pub(super) fn end_if_released(&mut self, now: Time) {
         let Some(GuestEnd { begins_anew, .. }) = self.guest_ended else { return };
-        if self.state == Arbitrating || self.left != self.pointers.sealed() {
+        if self.state == Arbitrating || self.left != self.pointers().sealed() {
             return;
         }
         if begins_anew {
@@ -626,7 +628,7 @@ impl Primary {
     }
 
     fn begin_doubt(&mut self, late: Option<EpochId>) {
-        let sealed = self.pointers.sealed();
+        let sealed = self.pointers().sealed();
         match &mut self.doubt {
             Some(doubt) => doubt.late = doubt.late.max(late),
             None => {
@@ -709,7 +711,7 @@ impl Primary {
     /// unprotected; unless it does not even read.
     fn give_up_mute_backup(&mut self, now: Time) {
         self.peer_errors += 1;
-        let reads = self.ack_wanted.take().is_some_and(|(epoch, _)| epoch <= self.pointers.shipped());
+        let reads = self.ack_wanted.take().is_some_and(|(epoch, _)| epoch <= self.pointers().shipped());
         if !reads {
             self.actions.push_back(PrimaryAction::Disconnect);
             return self.lose_backup(now);
@@ -750,6 +752,9 @@ impl Primary {
         self.state = Solo;
         self.end_filling();
         // From here on no base can be sealed for this session; that the register lists it may be mended later.
+        if let Some(session) = self.session() {
+            self.commit.leave(CommitPlace::Peer(session));
+        }
         let given_up = self.link.take().filter(|_| self.enlisting != Enlisting::NotAsked);
         self.enlisting = Enlisting::NotAsked;
         self.delisting.extend(given_up.map(|link| link.session));
@@ -772,7 +777,8 @@ impl Primary {
     }
 
     fn send_heartbeat(&mut self, now: Time) {
-        let (released, complete, committed) = (self.left, self.acked, self.pointers.committed().min(self.acked));
+        let complete = self.acked().unwrap_or(self.pointers().sealed());
+        let (released, committed) = (self.left, self.pointers().committed().min(complete));
         self.told_at = now;
         self.send(now, &Message::Heartbeat(Heartbeat { released, complete, committed }));
     }

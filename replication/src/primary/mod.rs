@@ -32,7 +32,7 @@
 //!    byte of a base goes out before: a base that the backup has and this core does not know of makes two primaries.
 //! 2. Output leaves, and disk writes reach the images, only by [`PrimaryAction::Release`]. When the output has left, and not
 //!    before, `handle_released`: the backup forgets what it is told has left. An image gets nothing of an epoch that the
-//!    local log does not have, whether or not `local_durable` makes commits wait for it.
+//!    local log does not have, whether or not `log_counts` makes commits wait for it.
 //! 3. While `may_seal` is false the guest waits at the boundary.
 //! 4. Every question to the witness ([`PrimaryAction::Claim`], `Enlist`, `Delist`, `DelistStore`, `Look`, `RecordEnd`) is answered once;
 //!    no answer in time is `Unreachable`. None is asked on a thread that keeps time.
@@ -53,8 +53,8 @@ mod store;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::commit::Commit;
 use crate::id::{EpochId, SessionId, Term, Time, VmId};
-use crate::pointers::Pointers;
 use crate::view::{Nonce, Place};
 use crate::wire::{DiskWant, Link, MachineInfo, RefuseCode};
 pub use filling::FillPhase;
@@ -95,8 +95,10 @@ pub struct PrimaryConfig {
     pub in_flight_epochs_max: u32,
     /// Bytes sealed and not acked; at or above it the guest waits.
     pub in_flight_bytes_max: u64,
-    /// An epoch commits only when its disk writes are in the local synced log too (`handle_local_durable`).
-    pub local_durable: bool,
+    /// An epoch commits only when its disk writes are in the local log too (`handle_logged`).
+    pub log_counts: bool,
+    /// ... and when the local store has it (`handle_stored`).
+    pub has_store: bool,
     /// The backup acks only what is in its synced log.
     pub backup_durable: bool,
     /// The guest was booted by this process. Then a backup that has another one is not its own.
@@ -305,19 +307,14 @@ pub struct Primary {
     config: PrimaryConfig,
     vm: VmId,
     state: PrimaryState,
-    pointers: Pointers,
+    /// The commit rule: over which places an epoch must be.
+    commit: Commit,
     /// The pairing: from `Greeting` until it is settled who goes on.
     link: Option<Link>,
-    /// The last epoch the backup acked in this session; the one before the base at first.
-    acked: EpochId,
-    local_durable: EpochId,
     /// The last epoch whose output the driver has let out; it follows the pointer `released`, which permits it.
     left: EpochId,
     /// Since then the backup may not know what is committed: what it is told with each epoch is what has left.
     told_at: Time,
-    /// Epochs sealed and not committed, with the bytes to ship for them.
-    in_flight: VecDeque<(EpochId, u64)>,
-    in_flight_bytes: u64,
     last_heard: Time,
     last_sent: Time,
     /// The last epoch that began to go out and is not acked, and since when no ack came.
@@ -420,4 +417,4 @@ struct Offered {
 use store::LostStore;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

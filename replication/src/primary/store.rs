@@ -11,32 +11,29 @@
 //! alone say that nobody may go back.
 
 use super::{Errand, Primary, PrimaryAction, PrimaryState};
-use crate::id::{ClaimResult, EpochId, Time};
+use crate::commit::CommitPlace;
+use crate::id::{ClaimResult, Time};
 
 /// A local store that takes no more epochs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LostStore {
-    /// The last epoch that it has, or an earlier one.
-    pub(super) has: EpochId,
     /// The question to the register; idle when that is settled and the files are being removed.
     pub(super) errand: Errand,
 }
 
 impl Primary {
-    /// The local store takes no more epochs. It has all for which `handle_local_durable` was called.
-    ///
-    /// From then on `handle_local_durable` stands for the log alone.
+    /// The local store takes no more epochs. Until it is removed nothing commits beyond what it has.
     pub fn handle_store_lost(&mut self) {
         if matches!(self.state, PrimaryState::Fenced | PrimaryState::Ended) || self.lost_store.is_some() {
             return;
         }
-        self.lost_store = Some(LostStore { has: self.local_durable, errand: Errand::Asked });
+        self.lost_store = Some(LostStore { errand: Errand::Asked });
         self.actions.push_back(PrimaryAction::DelistStore);
     }
 
     /// The answer to [`PrimaryAction::DelistStore`].
     pub fn handle_store_delisted(&mut self, now: Time, result: ClaimResult) {
-        let Some(LostStore { errand: errand @ Errand::Asked, .. }) = &mut self.lost_store else { return };
+        let Some(LostStore { errand: errand @ Errand::Asked }) = &mut self.lost_store else { return };
         match result {
             ClaimResult::Granted => {
                 *errand = Errand::Idle;
@@ -50,6 +47,7 @@ impl Primary {
     /// [`PrimaryAction::RemoveStore`] is done: nobody resumes from there.
     pub fn handle_store_removed(&mut self, now: Time) {
         if self.lost_store.take_if(|lost| lost.errand == Errand::Idle).is_some() {
+            self.commit.leave(CommitPlace::Store);
             self.advance();
             self.end_if_released(now);
         }
@@ -58,11 +56,5 @@ impl Primary {
     /// Whether the store is lost and may still be resumed from: commits wait.
     pub fn is_removing_store(&self) -> bool {
         self.lost_store.is_some()
-    }
-
-    /// How far commits may go as far as this host's disks are concerned.
-    pub(super) fn durable_here(&self) -> EpochId {
-        let durable = if self.config.local_durable { self.local_durable } else { self.pointers.sealed() };
-        self.lost_store.map_or(durable, |lost| durable.min(lost.has))
     }
 }

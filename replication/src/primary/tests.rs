@@ -6,9 +6,9 @@ mod filling;
 mod rounds;
 
 const MS: u64 = 1_000_000;
-const SESSION: SessionId = SessionId([1; 16]);
+pub(crate) const SESSION: SessionId = SessionId([1; 16]);
 
-fn config() -> PrimaryConfig {
+pub(crate) fn config() -> PrimaryConfig {
     PrimaryConfig {
         vm_name: "vm0".into(),
         writer: "test".into(),
@@ -33,14 +33,15 @@ fn config() -> PrimaryConfig {
         claim_retry: Duration::from_millis(20),
         in_flight_epochs_max: 3,
         in_flight_bytes_max: 1000,
-        local_durable: false,
+        log_counts: false,
+        has_store: false,
         backup_durable: true,
         begins_afresh: true,
         is_witnessed: true,
     }
 }
 
-fn hello_ack() -> Message {
+pub(crate) fn hello_ack() -> Message {
     Message::HelloAck(HelloAck { writer: String::new(), place: None, nonce: None })
 }
 
@@ -52,7 +53,7 @@ fn solo() -> Primary {
     Primary::new(config(), EpochId(1))
 }
 
-fn frame(message: Message) -> Frame {
+pub(crate) fn frame(message: Message) -> Frame {
     let link = Link { vm: VmId::of_name("vm0"), session: SESSION, term: Term(1) };
     let mut decoder = FrameDecoder::new(link.vm);
     decoder.handle_bytes(&message.to_frame(&link, EpochId(0)));
@@ -210,11 +211,11 @@ fn heartbeat_tells_what_is_committed_while_its_output_waits_to_leave_and_epochs_
 
 #[test]
 fn solo_with_local_log_releases_only_what_is_durable() {
-    let mut primary = Primary::new(PrimaryConfig { local_durable: true, ..config() }, EpochId(1));
+    let mut primary = Primary::new(PrimaryConfig { log_counts: true, ..config() }, EpochId(1));
     seal(&mut primary, None);
     seal(&mut primary, None);
     assert_eq!(actions(&mut primary), []);
-    primary.handle_local_durable(Time(0), EpochId(1));
+    primary.handle_logged(Time(0), EpochId(1));
     assert_eq!(actions(&mut primary), [PrimaryAction::Release { upto: EpochId(1) }]);
 }
 
@@ -228,7 +229,7 @@ fn syncing_epochs_release_at_once_and_are_not_shipped() {
 
 #[test]
 fn base_waits_until_earlier_epochs_are_durable_and_have_left() {
-    let mut primary = Primary::new(PrimaryConfig { local_durable: true, ..config() }, EpochId(1));
+    let mut primary = Primary::new(PrimaryConfig { log_counts: true, ..config() }, EpochId(1));
     primary.handle_connected(Time(0), SESSION, None);
     primary.handle_frame(Time(0), frame(hello_ack())).unwrap();
     actions(&mut primary);
@@ -236,7 +237,7 @@ fn base_waits_until_earlier_epochs_are_durable_and_have_left() {
     actions(&mut primary);
     seal(&mut primary, None);
     assert!(!primary.may_seal_base());
-    primary.handle_local_durable(Time(0), EpochId(1));
+    primary.handle_logged(Time(0), EpochId(1));
     assert!(!primary.may_seal_base(), "its output has not left");
     assert!(actions(&mut primary).contains(&PrimaryAction::Release { upto: EpochId(1) }));
     assert!(primary.may_seal_base());
@@ -305,7 +306,7 @@ fn denied_claim_fences_for_ever() {
     assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::Fenced { holder: "b".into() }]);
     primary.handle_claim(Time(MS), SESSION, ClaimResult::Granted);
     seal(&mut primary, None);
-    primary.handle_local_durable(Time(MS), EpochId(2));
+    primary.handle_logged(Time(MS), EpochId(2));
     assert_eq!(actions(&mut primary), []);
     assert!(!primary.may_seal() && !primary.wants_connection());
 }
@@ -763,12 +764,13 @@ fn backup_that_had_accepted_this_guest_and_is_busy_with_its_last_session_is_no_c
 
 /// Protected locally, with epoch 1 in its store, and epoch 2 sealed that the store did not take.
 fn without_its_store() -> Primary {
-    let mut primary = Primary::new(PrimaryConfig { local_durable: true, ..config() }, EpochId(1));
+    let mut primary = Primary::new(PrimaryConfig { log_counts: true, has_store: true, ..config() }, EpochId(1));
     seal(&mut primary, None);
-    primary.handle_local_durable(Time(0), EpochId(1));
+    primary.handle_logged(Time(0), EpochId(1));
+    primary.handle_stored(Time(0), EpochId(1));
     seal(&mut primary, None);
     primary.handle_store_lost();
-    primary.handle_local_durable(Time(0), EpochId(2));
+    primary.handle_logged(Time(0), EpochId(2));
     assert_eq!(asked(&mut primary), [PrimaryAction::Release { upto: EpochId(1) }, PrimaryAction::DelistStore]);
     primary
 }
@@ -784,7 +786,7 @@ fn nothing_leaves_that_a_lost_store_does_not_have_before_the_register_and_its_fi
     primary.handle_store_removed(Time(0));
     assert_eq!(asked(&mut primary), [PrimaryAction::Release { upto: EpochId(2) }]);
     seal(&mut primary, None);
-    primary.handle_local_durable(Time(0), EpochId(3));
+    primary.handle_logged(Time(0), EpochId(3));
     assert_eq!(asked(&mut primary), [PrimaryAction::Release { upto: EpochId(3) }]);
 }
 
@@ -803,13 +805,16 @@ fn lost_store_is_taken_off_the_list_as_soon_as_the_witness_answers() {
 
 #[test]
 fn ack_of_the_backup_does_not_stand_for_a_store_that_is_still_listed() {
-    let mut primary = protected();
-    primary.config.local_durable = true;
-    primary.handle_local_durable(Time(0), primary.pointers().sealed());
+    let mut primary = syncing_with(PrimaryConfig { has_store: true, ..config() });
+    send_all(&mut primary);
+    actions(&mut primary);
+    seal(&mut primary, Some(SESSION));
+    primary.handle_stored(Time(0), EpochId(1));
+    ack(&mut primary, 1).unwrap();
     primary.handle_store_lost();
     seal(&mut primary, None);
     let epoch = primary.pointers().sealed();
-    primary.handle_local_durable(Time(0), epoch);
+    primary.handle_logged(Time(0), epoch);
     ack(&mut primary, epoch.0).unwrap();
     assert!(primary.pointers().committed() < epoch);
     primary.handle_store_delisted(Time(0), ClaimResult::Granted);

@@ -2,6 +2,7 @@
 
 use super::record::{Attempt, Entry, Known, Place, Record};
 use super::wish::{Asker, Judgement, Refusal, Wish};
+use crate::id::SessionId;
 
 /// What the witness is asked to do. Answer each with [`Register::handle_found`] or [`Register::handle_no_answer`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,12 +44,13 @@ enum Phase {
     Appending(Wish, Attempt),
 }
 
-/// Whether a record was seen that lists this node as the backup of the primary that greeted it last.
+/// What was seen of the records that list this node as a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Listing {
+    /// No primary greeted it.
     NotGreeted,
-    Awaited,
-    Seen,
+    /// Under which pairing the last one does, of those that were not there when a primary greeted it last.
+    Since(Option<SessionId>),
 }
 
 /// What a node knows of its VM's register, and the wish that it is about.
@@ -178,23 +180,28 @@ impl Register {
         }
     }
 
-    /// Looks for the record that lists this node as a backup, among those that were not seen yet.
+    /// Looks for records that list this node as a backup, among those that were not seen yet.
     fn note_listing(&mut self, wish: &Wish, found: &[Entry]) {
         let seen = self.known.map_or(0, |known| known.number);
         let new = found.iter().filter(|entry| entry.record.number > seen);
-        let is_listed = new.flat_map(|entry| &entry.record.backups).any(|member| member.place.id == self.me.id);
-        match self.listing {
-            _ if matches!(wish, Wish::Follow { .. }) => self.listing = Listing::Awaited,
-            Listing::Awaited if is_listed => self.listing = Listing::Seen,
-            _ => {}
+        let mut ours = new.flat_map(|entry| &entry.record.backups).filter(|member| member.place.id == self.me.id);
+        let last = ours.next_back().map(|member| member.join);
+        match &mut self.listing {
+            listing if matches!(wish, Wish::Follow { .. }) => *listing = Listing::Since(None),
+            Listing::Since(listed) => *listed = last.or(*listed),
+            Listing::NotGreeted => {}
         }
     }
 
-    /// Whether a backup asks for the guest though no record listed it since its primary greeted it. Its base was sealed only
-    /// after such a record stood, and all records since then were read: that one is gone.
+    /// Whether a backup asks for the guest under a pairing that no record listed since its primary greeted it. Its base was
+    /// sealed only after such a record stood, and all records since then were read: that one is gone.
     fn lacks_listing(&self, wish: &Wish) -> bool {
-        let is_claim = matches!(wish, Wish::TakeOver { named_dead, .. } if named_dead.is_empty());
-        is_claim && self.listing == Listing::Awaited
+        match (wish, self.listing) {
+            (Wish::TakeOver { join, named_dead, .. }, Listing::Since(listed)) => {
+                named_dead.is_empty() && listed != Some(*join)
+            }
+            _ => false,
+        }
     }
 
     /// Whether `found` begins with what is known, and each record is the successor of the one before.

@@ -414,6 +414,22 @@ fn backup_that_no_record_listed_since_it_was_greeted_takes_the_witness_for_one_t
     assert_eq!(won(witness.wish(&mut b, take_over())).primary.id, b.me().id);
 }
 
+/// An earlier pairing of the same backup was listed late, after the primary greeted it for the next one: that is not the record.
+#[test]
+fn record_that_lists_another_pairing_does_not_stand_for_the_one_that_is_gone() {
+    let (mut witness, mut a, mut b) = (Witness::default(), node(1), node(2));
+    won(witness.wish(&mut a, begin()));
+    let known = a.known().expect("it won a record");
+    won(witness.wish(&mut b, Wish::Follow { known, primary: a.me().id }));
+    won(witness.wish(&mut a, Wish::Enlist(Member { place: place(2), join: SessionId([6; 16]) })));
+    won(witness.wish(&mut a, Wish::Remove(SessionId([6; 16]))));
+    won(witness.wish(&mut a, enlist(2)));
+    let lost = witness.records.pop().expect("it was appended");
+    assert_eq!(witness.wish(&mut b, take_over()), Outcome::Forgotten);
+    witness.records.push(lost);
+    assert_eq!(won(witness.wish(&mut b, take_over())).primary.id, b.me().id);
+}
+
 #[test]
 fn backup_that_was_listed_and_is_not_any_more_is_told_no() {
     let (mut witness, mut a, mut b) = (Witness::default(), node(1), node(2));

@@ -245,7 +245,8 @@ fn primary(input: &mut Input<'_>) {
         claim_retry: Duration::from_millis(20),
         in_flight_epochs_max: 4,
         in_flight_bytes_max: 1 << 16,
-        local_durable: flags & 1 != 0,
+        log_counts: flags & 1 != 0,
+        has_store: flags & 1 != 0,
         backup_durable: flags & 2 != 0,
         begins_afresh: flags & 4 != 0,
         is_witnessed: flags & 8 != 0,
@@ -278,7 +279,7 @@ fn primary(input: &mut Input<'_>) {
             }
             8 => core.handle_shipping(now, asked, core.pointers().sealed()),
             9 => core.handle_shipped(now, asked, core.pointers().sealed()),
-            10 => core.handle_local_durable(now, core.pointers().sealed()),
+            10 => core.handle_logged(now, core.pointers().sealed()),
             11 => {
                 if let Some(upto) = release.take() {
                     core.handle_released(now, upto);

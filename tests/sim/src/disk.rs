@@ -86,6 +86,17 @@ impl Disk {
         }
     }
 
+    /// What `epoch` wrote goes to the image although nothing says that it may.
+    pub fn put_early(&mut self, epoch: EpochId) {
+        let sealed = self.sealed.iter().filter(|(sealed, _)| *sealed == epoch);
+        sealed.for_each(|(_, writes)| put(&mut self.image, writes));
+    }
+
+    /// What epochs up to `upto` wrote is lost on its way to the image.
+    pub fn forget(&mut self, upto: EpochId) {
+        self.sealed.retain(|(epoch, _)| *epoch > upto);
+    }
+
     /// What a start finds that applies the log up to epoch `upto`.
     pub fn recovered(&self, upto: EpochId) -> Vec<u8> {
         let mut image = self.image.clone();

@@ -1,4 +1,4 @@
-//! Simulation of the replication protocol: two hosts, a witness, a client, one seed, one exact run.
+//! Simulation of the replication protocol: two hosts and a spare one, a witness, a client; one seed, one exact run.
 //!
 //! The cores under test are those of the `replication` crate, unchanged, driven through their real bytes. Everything
 //! around them is made up here: time, links, disks, crashes, a toy guest whose every output depends on its whole history

@@ -10,6 +10,7 @@ use replication::{EpochId, Input, Output, OutputQueue};
 use crate::disk::{Disk, SectorWrite};
 use crate::env::Env;
 use crate::guest::{Guest, Said};
+use crate::plan::Break;
 
 /// Epochs of a machine that were sealed, until nobody needs them.
 pub struct Sealed {
@@ -111,7 +112,7 @@ impl Machine {
             return self.queue.hold(epoch, output).expect("it does not run without room");
         }
         self.disk.write_directly(sector, data);
-        if self.mode == GuestMode::Mirrored {
+        if self.mode == GuestMode::Mirrored && env.plan.broken != Some(Break::MirrorForgotten) {
             self.mirrored.push((sector, data));
         }
         env.emit(host, said);

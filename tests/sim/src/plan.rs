@@ -131,7 +131,7 @@ pub enum Break {
     /// The backup takes what the disk gets out of memory from other memory than the guest's.
     CopyOfOtherMemory,
     /// The backup writes an epoch to its image before the log has it.
-    ImageBeforeLog,
+    BackupImageBeforeLog,
     /// The backup acks what its log has in the host's memory only.
     AppendUnsynced,
     /// The backup empties its log while its image is in the host's memory only.
@@ -164,11 +164,27 @@ pub enum Break {
     RestoredBelieved,
     /// A fresh start needs none of the disks on which the guest was.
     AnyDisks,
+    /// What an epoch wrote reaches the image before the log has it.
+    ImageBeforeLog,
+    /// The log is emptied when it has an epoch.
+    LogEmptiedEarly,
+    /// A guest writes to its images again over a log that was not emptied.
+    LogKept,
+    /// The pipeline is told that the images have what they have not.
+    ImagesUnwritten,
+    /// What a guest with epochs writes while its backup is filled is not collected.
+    CollectForgotten,
+    /// What a guest without epochs writes to its disk while its backup is filled is not sent.
+    MirrorForgotten,
+    /// It is said that output has left before it does.
+    LeftBeforeOut,
+    /// The guest runs on while it is to stand still for a base.
+    HoldIgnored,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 57] = [
+    pub const ALL: [Break; 65] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -209,7 +225,7 @@ impl Break {
         Break::RoundsWithoutEnd,
         Break::ForgetLeft,
         Break::CopyOfOtherMemory,
-        Break::ImageBeforeLog,
+        Break::BackupImageBeforeLog,
         Break::AppendUnsynced,
         Break::TruncateUnsynced,
         Break::BaseUnsynced,
@@ -226,6 +242,14 @@ impl Break {
         Break::FullIsWon,
         Break::RestoredBelieved,
         Break::AnyDisks,
+        Break::ImageBeforeLog,
+        Break::LogEmptiedEarly,
+        Break::LogKept,
+        Break::ImagesUnwritten,
+        Break::CollectForgotten,
+        Break::MirrorForgotten,
+        Break::LeftBeforeOut,
+        Break::HoldIgnored,
     ];
 }
 
@@ -242,6 +266,10 @@ impl Break {
                 | Break::BareMount
                 | Break::StoreDiesWithBoot
                 | Break::PublishUnsynced
+                | Break::ImageBeforeLog
+                | Break::LogEmptiedEarly
+                | Break::ImagesUnwritten
+                | Break::CollectForgotten
         )
     }
 }
@@ -258,7 +286,7 @@ impl Break {
     fn is_of_durable_backups(self) -> bool {
         matches!(
             self,
-            Break::ImageBeforeLog
+            Break::BackupImageBeforeLog
                 | Break::AppendUnsynced
                 | Break::TruncateUnsynced
                 | Break::BaseUnsynced
@@ -414,8 +442,10 @@ impl Plan {
     pub fn of_seed(seed: u64, broken: Option<Break>) -> Plan {
         let mut rng = Rng::new(seed);
         let detect = rng.range(20, 40) * MS;
-        let heal_at = rng.range(70, 200) * MS;
-        let count = *rng.pick(&[0, 1, 1, 1, 2, 2, 3, 4, 6, 9]);
+        // A few are storms: many faults, for long.
+        let is_storm = broken.is_none() && rng.percent(6);
+        let heal_at = rng.range(70, if is_storm { 500 } else { 200 }) * MS;
+        let count = *rng.pick(if is_storm { &[8, 12, 20][..] } else { &[0, 1, 1, 1, 2, 2, 3, 4, 6, 9][..] });
         // Without a witness most faults make two guests: none but the one that a rule is broken for.
         // And where a rule is broken, other faults often hide what that does.
         let count =
@@ -541,7 +571,8 @@ impl Plan {
             claim_retry: Duration::from_nanos(self.claim_retry),
             in_flight_epochs_max: self.in_flight_epochs_max,
             in_flight_bytes_max: self.in_flight_bytes_max,
-            local_durable: self.local_durable || self.local,
+            log_counts: self.local_durable || self.local,
+            has_store: self.local,
             backup_durable: self.backup_durable,
             begins_afresh: true,
             is_witnessed: true,
@@ -553,7 +584,6 @@ impl Plan {
         PipelineConfig {
             primary: self.primary_config(term),
             is_durable: true,
-            has_store: self.local,
             stops_degraded: false,
             room_retry: Duration::from_nanos(2 * MS),
             console_wait: Duration::from_nanos(20 * MS),
@@ -675,6 +705,18 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
             let when = When::Step { host: 0, step: Step::Ship, nth: 3, after: true };
             vec![Fault { when, what: What::Pause(0, heal_at / 2 + 30 * MS) }]
         }
+        Some(Break::LogKept) => vec![at(What::Unprotect)],
+        Some(Break::LeftBeforeOut) => {
+            let when = When::Step { host: 0, step: Step::Release, nth: 9, after: true };
+            vec![Fault { when, what: What::Crash { host: 0, power: false, restart: None } }]
+        }
+        Some(Break::ImageBeforeLog | Break::LogEmptiedEarly | Break::ImagesUnwritten) => {
+            let crash = |host, after| Fault {
+                when: When::At(heal_at / 2 + after),
+                what: What::Crash { host, power: false, restart: Some(MS) },
+            };
+            vec![crash(1, 0), crash(0, 30 * MS)]
+        }
         Some(
             Break::ReleaseBeforeAck
             | Break::ForgetHeld
@@ -683,7 +725,9 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
             | Break::ReuseEpochs
             | Break::NoHealing
             | Break::ForgetLeft
-            | Break::CopyOfOtherMemory,
+            | Break::CopyOfOtherMemory
+            | Break::CollectForgotten
+            | Break::MirrorForgotten,
         ) => {
             vec![at(What::Crash { host: 0, power: false, restart: None })]
         }
@@ -699,7 +743,7 @@ fn faults_of_files(rule: Break, heal_at: u64) -> Vec<Fault> {
     let cut = What::Crash { host: 1, power: true, restart: Some(MS) };
     let amid = |step, nth| When::Step { host: 1, step, nth, after: false };
     match rule {
-        Break::ImageBeforeLog => vec![Fault { when: amid(Step::Persist, 5), what: cut }],
+        Break::BackupImageBeforeLog => vec![Fault { when: amid(Step::Persist, 5), what: cut }],
         Break::AppendUnsynced => vec![at(cut)],
         Break::TruncateUnsynced => vec![Fault { when: amid(Step::LogTruncate, 3), what: cut }],
         // The first epoch in the log is the base.

@@ -137,7 +137,8 @@ impl PrimaryNode {
 
     fn begin(id: HostId, beginning: Beginning, env: &Env) -> PrimaryNode {
         let Beginning { term, guest, image, running, inbox, store } = beginning;
-        let config = PipelineConfig { has_store: store.is_some(), ..env.plan.pipeline_config(term) };
+        let mut config: PipelineConfig = env.plan.pipeline_config(term);
+        config.primary.has_store = store.is_some();
         let mode = if store.is_some() { GuestMode::Epochs } else { GuestMode::Direct };
         PrimaryNode {
             id,
@@ -334,6 +335,7 @@ impl PrimaryNode {
         match env.plan.broken {
             Some(Break::ReleaseBeforeAck) => self.machine.release(epoch, env),
             Some(Break::DiskBeforeCommit) => self.machine.disk.commit(epoch),
+            Some(Break::ImageBeforeLog) => self.machine.disk.put_early(epoch),
             _ => {}
         }
         env.step(host, step, true)?;
@@ -397,6 +399,9 @@ impl PrimaryNode {
     /// The lane Images has written.
     pub fn handle_images(&mut self, env: &mut Env) -> Result<(), Crashed> {
         let Some(upto) = self.writes.take() else { return Ok(()) };
+        if env.plan.broken == Some(Break::ImagesUnwritten) {
+            self.machine.disk.forget(upto);
+        }
         self.machine.disk.commit(upto);
         let committed = self.core().pointers().committed();
         env.oracle.check_committed_image(self.id.host, self.generation, committed, &self.machine.disk.image);
@@ -432,6 +437,7 @@ impl PrimaryNode {
                 self.close(connection, env);
                 Outcome::Done
             }
+            Does::Collect { .. } if env.plan.broken == Some(Break::CollectForgotten) => Outcome::Done,
             Does::Collect { epoch } => {
                 self.shipping.collect(self.machine.sealed(epoch));
                 Outcome::Done
@@ -439,10 +445,14 @@ impl PrimaryNode {
             Does::Ship { link, epoch, left } => return self.ship(link, epoch, left, env),
             Does::Log { epoch } => {
                 self.machine.disk.log(epoch);
+                if env.plan.broken == Some(Break::LogEmptiedEarly) {
+                    self.machine.disk.log.clear();
+                }
                 Outcome::Logged { is_half_full: self.machine.disk.log.len() >= env.plan.log_epochs }
             }
             Does::CommitLocally { epoch, left } => return self.commit_locally(epoch, left, env).map(Some),
             Does::RemoveStore { .. } => self.remove_store(env),
+            Does::EmptyLog if env.plan.broken == Some(Break::LogKept) => Outcome::Done,
             Does::EmptyLog => {
                 self.machine.disk.log.clear();
                 Outcome::Done
@@ -452,7 +462,7 @@ impl PrimaryNode {
                 Outcome::Done
             }
             Does::Fill { link, step } => return self.fill(link, step, env),
-            Does::Hold { session } => self.hold(session),
+            Does::Hold { session } => self.hold(session, env),
             Does::LetGo => {
                 self.machine.is_held = false;
                 Outcome::Done
@@ -572,11 +582,11 @@ impl PrimaryNode {
         Ok(Some(outcome))
     }
 
-    fn hold(&mut self, session: Option<SessionId>) -> Outcome {
+    fn hold(&mut self, session: Option<SessionId>, env: &Env) -> Outcome {
         if self.is_over() || session.is_some_and(|session| !self.pipeline.is_current(session)) {
             return Outcome::NotHeld;
         }
-        self.machine.is_held = true;
+        self.machine.is_held = env.plan.broken != Some(Break::HoldIgnored);
         Outcome::Done
     }
 
@@ -614,7 +624,10 @@ impl PrimaryNode {
             }
             Action::Release { upto, .. } => {
                 env.step(host, Step::Release, false)?;
-                self.machine.release(upto, env);
+                match env.plan.broken {
+                    Some(Break::LeftBeforeOut) => self.machine.release(EpochId(upto.0.saturating_sub(3)), env),
+                    _ => self.machine.release(upto, env),
+                }
                 self.pipeline.handle_let_out(env.time(), upto, 0, 0);
                 env.step(host, Step::Release, true)?;
             }

@@ -11,6 +11,10 @@ use replication::view::{
 };
 use replication::{ClaimResult, EpochId, SessionId};
 
+mod question;
+
+pub use question::{Answer, Question};
+
 use crate::env::HostId;
 use crate::fault::{HOSTS, SPARE};
 use crate::machines::{Machines, Process, incarnation};
@@ -23,61 +27,6 @@ const RIGHT: usize = 0;
 const COPY: usize = 1;
 /// An empty one, as under a mount that went away.
 const EMPTY: usize = 2;
-
-/// Something that a host wants to know of the witness.
-#[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "the same words as in the register's wishes")]
-pub enum Question {
-    /// May a fresh guest be booted here? `has_epoch`: the state directory could be resumed from. `is_named`: an operator
-    /// names every listed place as dead.
-    Begin {
-        store: Option<Incarnation>,
-        has_epoch: bool,
-        is_named: bool,
-    },
-    /// `is_named`: an operator names the listed primary as dead.
-    Resume {
-        store: Incarnation,
-        fork: EpochId,
-        is_named: bool,
-    },
-    TakeOver {
-        session: SessionId,
-        fork: EpochId,
-    },
-    Claim {
-        session: SessionId,
-    },
-    Delist {
-        session: SessionId,
-    },
-    Enlist {
-        session: SessionId,
-        place: Option<Box<Place>>,
-    },
-    Look,
-    DelistStore,
-    RecordEnd,
-    /// Does the peer see the same witness?
-    Meet {
-        session: SessionId,
-        nonce: Option<Nonce>,
-    },
-    /// May this primary be followed?
-    Introduce(Option<Greeting>),
-}
-
-/// What a host learns.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum Answer {
-    Claim(ClaimResult),
-    /// By right of the record of this number.
-    Won(Box<Record>),
-    /// A listed place may have the guest.
-    MayBeWhole,
-    Met(Meeting),
-}
 
 /// What an append did to a register that had been restored from a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -604,18 +553,6 @@ impl Witness {
             Outcome::Refused(Refusal::Unknown) => Answer::Claim(ClaimResult::Unreachable),
             Outcome::Refused(refusal) => Answer::Claim(ClaimResult::Denied { holder: words::refusal(&refusal) }),
             Outcome::NoAnswer | Outcome::Forgotten => Answer::Claim(ClaimResult::Unreachable),
-        }
-    }
-}
-
-impl Answer {
-    /// As an answer to a claim.
-    pub fn claim(&self) -> ClaimResult {
-        match self {
-            Answer::Claim(result) => result.clone(),
-            Answer::Won(_) => ClaimResult::Granted,
-            Answer::MayBeWhole => ClaimResult::Denied { holder: "a place that may be whole".to_owned() },
-            Answer::Met(_) => ClaimResult::Unreachable,
         }
     }
 }

@@ -63,7 +63,7 @@ caught! {
     rounds_without_an_end_are_caught: RoundsWithoutEnd,
     forgotten_rest_of_the_rounds_is_caught: ForgetLeft,
     disk_write_out_of_other_memory_is_caught: CopyOfOtherMemory,
-    image_that_has_an_epoch_before_the_log_is_caught: ImageBeforeLog,
+    image_of_a_backup_that_has_an_epoch_before_the_log_is_caught: BackupImageBeforeLog,
     ack_of_a_record_that_is_not_synced_is_caught: AppendUnsynced,
     log_that_is_emptied_before_the_image_is_synced_is_caught: TruncateUnsynced,
     base_that_counts_before_its_filling_is_synced_is_caught: BaseUnsynced,
@@ -80,6 +80,14 @@ caught! {
     append_without_room_that_is_taken_for_won_is_caught: FullIsWon,
     restored_register_that_is_believed_is_caught: RestoredBelieved,
     start_without_the_disks_is_caught: AnyDisks,
+    image_before_its_log_is_caught: ImageBeforeLog,
+    log_emptied_before_the_images_have_it_is_caught: LogEmptiedEarly,
+    log_kept_under_a_guest_that_writes_directly_is_caught: LogKept,
+    images_that_were_not_written_are_caught: ImagesUnwritten,
+    epochs_forgotten_by_a_filling_are_caught: CollectForgotten,
+    disk_writes_forgotten_by_a_filling_are_caught: MirrorForgotten,
+    output_that_is_said_to_have_left_is_caught: LeftBeforeOut,
+    guest_that_runs_on_at_its_base_is_caught: HoldIgnored,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

@@ -46,6 +46,7 @@ fn name(flow: &str) -> String {
         ["udp", way, rate] => format!("UDP {way} the guest, {rate} a second offered"),
         ["ask", bytes, count] => format!("request and answer of {bytes} B, {count} connection{}", plural(count)),
         ["redis", count] => format!("redis SET, {count} client{}", plural(count)),
+        ["pgbench", count] => format!("PostgreSQL transaction, {count} clients"),
         ["ping", bytes] => format!("ping of {bytes} B"),
         _ => flow.to_owned(),
     }
@@ -188,7 +189,7 @@ fn datagrams(results: &Results<'_>) -> Section {
 }
 
 fn answers(results: &Results<'_>) -> Section {
-    let flows = results.of_kinds(&["ask", "redis", "ping"]);
+    let flows = results.of_kinds(&["ask", "redis", "pgbench", "ping"]);
     let title = "A request and its answer, median, relative to unprotected";
     let chart = results.chart(title, "times the unprotected round trip", "round_trip_ratio", &flows, Scale::Log);
     let us = |flow: &str, epoch: &str, kind: &str| {

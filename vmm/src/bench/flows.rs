@@ -17,6 +17,7 @@ use super::sweep::{linux_spec, load_average};
 use super::table::{Columns, Row, Table};
 use super::{bare_guest, build_id, flow_report, network};
 use crate::config::{BenchConfig, CommitDurability, EpochLength};
+use crate::epoch::pace::Usage;
 use crate::exit::{Exit, Failure};
 
 /// What a row is about.
@@ -35,6 +36,10 @@ const RATES: &[&str] = &[
     "base_round_trip_p99_us",
     "waited_share",
     "base_waited_share",
+    "kernel_share",
+    "base_kernel_share",
+    "guest_share",
+    "base_guest_share",
     "seconds",
     "load_1min",
 ];
@@ -46,6 +51,7 @@ const LENGTHS_MS: [u64; 3] = [2, 5, 20];
 const MEMORY_BYTES: u64 = 256 << 20;
 const MESSAGES: [usize; 2] = [64, 16 << 10];
 const PING_BYTES: usize = 65_000;
+const PGBENCH_CLIENTS: usize = 8;
 /// A rate of datagrams that an unprotected guest takes without loss: natively, and in an emulated host.
 const DATAGRAMS_PER_SECOND: [u32; 2] = [20_000, 500];
 
@@ -170,6 +176,7 @@ impl Flows<'_> {
             session.set_length(epoch.into());
             let how = format!("protected, epochs of {epoch}");
             seen.push(self.sample(session, flow, &how, self.plan.windows.protected)?);
+            session.check_protected()?;
         }
         session.unprotect()?;
         let after = self.bases(session, points)?;
@@ -206,10 +213,24 @@ fn row(key: Vec<String>, before: &Seen, seen: Seen, after: &Seen) -> Row {
         ("base_round_trip_p99_us", some(mean(&|seen| Some(seen.round_trip_us?.1)))),
         ("waited_share", seen.waited / seen.seconds),
         ("base_waited_share", (before.waited + after.waited) / (before.seconds + after.seconds)),
+        ("kernel_share", kernel_share(seen.usage)),
+        ("base_kernel_share", kernel_share(before.usage).midpoint(kernel_share(after.usage))),
+        ("guest_share", guest_share(seen.usage)),
+        ("base_guest_share", guest_share(before.usage).midpoint(guest_share(after.usage))),
         ("seconds", seen.seconds),
         ("load_1min", load_average()),
     ]);
     Row { key, figures }
+}
+
+/// Of the time that was measured, that in which the host's kernel worked for a vCPU: its faults, exits and boundaries.
+fn kernel_share(usage: Usage) -> f64 {
+    usage.in_kernel.as_secs_f64() / usage.passed.as_secs_f64()
+}
+
+/// Of the time that was measured, that in which the guest itself ran.
+fn guest_share(usage: Usage) -> f64 {
+    usage.ran.saturating_sub(usage.in_kernel).as_secs_f64() / usage.passed.as_secs_f64()
 }
 
 /// All flows, from the simplest on. A question that is to be short leaves out what costs most and tells least.
@@ -225,8 +246,10 @@ fn flows(config: &BenchConfig) -> Vec<Flow> {
     let is_short = |flow: &Flow| matches!(flow, Flow::Ask { bytes: 16_384, connections: 8 });
     let asks = asks.filter(|flow| !config.quick || !is_short(flow));
     let redis = config.redis.then(|| [1, 50].map(|connections| Flow::Redis { connections }));
+    let pgbench = config.postgres.then_some(Flow::Pgbench { connections: PGBENCH_CLIENTS });
     let ping = [Flow::Ping { bytes: PING_BYTES }];
-    from.chain(to).chain(datagrams).chain(asks).chain(ping).chain(redis.into_iter().flatten()).collect()
+    let known = from.chain(to).chain(datagrams).chain(asks).chain(ping);
+    known.chain(redis.into_iter().flatten()).chain(pgbench).collect()
 }
 
 /// Of `flows`, those with these names, or whose names begin so.

@@ -13,7 +13,7 @@ use super::load::Sample;
 use super::session::{GuestSpec, Session};
 use super::sweep::{Plan, Sweep, row};
 use crate::config::EpochLength;
-use crate::epoch::pacer::Length;
+use crate::epoch::pace::Length;
 use crate::exit::Failure;
 
 /// While the guest boots.

@@ -10,7 +10,7 @@ use super::table::{Columns, Row, Table};
 use super::{bare_guest, build_id, pause_report};
 use crate::config::{BenchConfig, CommitDurability, format_time};
 use crate::epoch::capture::Mode;
-use crate::epoch::pacer::Length;
+use crate::epoch::pace::Length;
 use crate::exit::{Exit, Failure};
 use crate::stats::Counts;
 

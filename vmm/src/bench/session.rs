@@ -18,9 +18,10 @@ use super::network::BACKUP_TAP;
 use super::peer::{Peer, PeerSpec};
 use crate::config::{CommitDurability, Endpoint, LocalLog, OnDegraded, Witness};
 use crate::epoch::capture::Mode;
-use crate::epoch::pacer::Length;
+use crate::epoch::pace::Length;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
+use crate::machine::kick::Kicker;
 use crate::machine::{Card, End, KernelSource, Machine, Pace, Parts, Threads, input};
 use crate::net::Tap;
 use crate::protect::local::LocalStore;
@@ -191,8 +192,13 @@ impl Session {
         self.machine.epochs().set_capture(mode);
     }
 
-    /// Ends protection, and the backup with it.
+    /// Ends protection, and the backup with it. Fails if the guest had lost it before.
     pub(super) fn unprotect(&mut self) -> Result<(), Failure> {
+        self.check_protected()?;
+        self.end_protection()
+    }
+
+    fn end_protection(&mut self) -> Result<(), Failure> {
         self.guardian.unprotect("the measurement is over");
         self.wait_until("the end of protection", |session| {
             session.guardian.state() == PrimaryState::Solo && !session.machine.epochs().is_protected()
@@ -225,6 +231,18 @@ impl Session {
         }
     }
 
+    /// Fails if the guest is not protected any more: what was measured is not what it was measured for.
+    pub(super) fn check_protected(&self) -> Result<(), Failure> {
+        match self.guardian.state() {
+            PrimaryState::Protected => Ok(()),
+            state => {
+                let why = format!("the guest lost its backup while it was measured (state {state:?})");
+                Err(Failure::new(Exit::Error, why)
+                    .with_hint("a host with more to do than it can loses its peer: measure on a quiet one"))
+            }
+        }
+    }
+
     /// What the guest's console showed.
     pub(super) fn console(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(console_path(&self.dir)).unwrap_or_default()).into_owned()
@@ -240,6 +258,11 @@ impl Session {
         self.machine.stats()
     }
 
+    /// Who knows the threads of its vCPUs.
+    pub(super) fn kicker(&self) -> &Kicker {
+        self.machine.gate().kicker()
+    }
+
     /// What the epochs since the last [`Stats::reset_distributions`] were like.
     pub(super) fn figures(&self) -> Figures {
         figures_of(self.stats())
@@ -252,7 +275,7 @@ impl Drop for Session {
         self.peer = None;
         if self.spec.backup.is_some()
             && self.guardian.state() != PrimaryState::Solo
-            && let Err(failure) = self.unprotect()
+            && let Err(failure) = self.end_protection()
         {
             tracing::error!(%failure, "the backup was not told that the measurement is over");
         }

@@ -35,6 +35,9 @@ pub(super) struct BenchArgs {
     /// The guest serves redis on port 6379: measure that too
     #[arg(long, requires = "kernel")]
     redis: bool,
+    /// The guest serves PostgreSQL on port 5432, with the tables of `pgbench`: measure that too
+    #[arg(long, requires = "kernel")]
+    postgres: bool,
     /// Image with an ext4 file system for the guest; it is copied. Without it the disk is not measured
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "kernel")]
     disk: Option<PathBuf>,
@@ -84,6 +87,7 @@ pub(super) fn execute(args: BenchArgs, commands: &dyn Commands) -> Result<Exit, 
         initramfs: args.initramfs,
         cmdline: args.cmdline,
         redis: args.redis,
+        postgres: args.postgres,
         disk: args.disk,
         backup: args.backup,
         tap: args.tap,

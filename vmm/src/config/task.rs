@@ -47,6 +47,8 @@ pub struct BenchConfig {
     pub cmdline: Option<String>,
     /// The guest serves redis on its usual port: measure that too.
     pub redis: bool,
+    /// The guest serves PostgreSQL on its usual port, with the tables of `pgbench`: measure that too.
+    pub postgres: bool,
     /// Image with an ext4 file system for that kernel's guest; copied, not written.
     pub disk: Option<PathBuf>,
     /// A running backup named `bench`, on another host, to protect the guest of that kernel; none means one that the bench

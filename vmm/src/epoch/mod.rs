@@ -19,7 +19,9 @@ pub mod boundary;
 pub mod capture;
 pub mod dirty;
 pub mod hot;
+pub mod pace;
 pub mod pacer;
+pub(crate) mod usage;
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -30,7 +32,7 @@ use snapshot::writeset::WriteSet;
 use crate::machine::egress::CONSOLE;
 use crate::machine::state::MachineState;
 use capture::CapturedPages;
-use pacer::Sent;
+use pace::Sent;
 
 /// An epoch after its boundary: everything that must survive.
 #[derive(Debug)]

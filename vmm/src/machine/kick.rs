@@ -66,6 +66,11 @@ impl Kicker {
         Registration { kicker: self, id }
     }
 
+    /// The numbers of the registered threads in the kernel.
+    pub(crate) fn thread_numbers(&self) -> Vec<i32> {
+        self.threads().iter().flatten().map(|thread| thread.as_raw_nonzero().get()).collect()
+    }
+
     /// Kicks every registered thread.
     pub fn kick_all(&self) {
         for thread in self.threads().iter().flatten() {

@@ -117,3 +117,20 @@ fn add_used_together_moves_the_index_once_and_around_the_end_of_the_ring() {
     assert_eq!(queue.take_interrupt(&driver.memory), Ok(false));
     assert_eq!(queue.add_used_together(&driver.memory, &[(0, 0), (SIZE, 0)]), Err(QueueError::Head));
 }
+
+#[test]
+fn driver_that_looks_by_itself_is_not_interrupted_until_it_asks() {
+    // Each batch of frames for a guest that polls cost two calls into KVM, and a processor of the guest was woken for nothing.
+    let mut driver = Driver::new();
+    let mut queue = queue(&mut driver);
+    let set_flags = |flags: u16| {
+        let at = GuestAddress(crate::virtio::driver::avail_ring(0));
+        vm_memory::Bytes::write_slice(&driver.memory, &flags.to_le_bytes(), at).expect("in memory");
+    };
+    for (flags, interrupts) in [(NO_INTERRUPT, false), (0, true), (NO_INTERRUPT | 6, false), (6, true)] {
+        set_flags(flags);
+        queue.add_used(&driver.memory, 0, 0).expect("a head");
+        assert_eq!(queue.take_interrupt(&driver.memory), Ok(interrupts), "{flags}");
+        assert_eq!(queue.take_interrupt(&driver.memory), Ok(false), "nothing was used since");
+    }
+}

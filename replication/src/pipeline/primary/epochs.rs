@@ -260,7 +260,8 @@ impl PrimaryPipeline {
     /// it could not go on either way, because its images are.
     fn waits_for_room(&self) -> bool {
         let is_alone = !self.core.state().waits_for_backup();
-        !self.has_ended && !(self.has_store() && is_alone && !self.images.is_full())
+        let has_policy = self.has_store() && is_alone && !self.images.is_full();
+        !self.has_ended && !has_policy
     }
 
     /// The log of disk writes took no record. A guest with a backup is left to that one; one that is protected by its
@@ -300,7 +301,14 @@ impl PrimaryPipeline {
         let Item { epoch, .. } = self.epochs.pop_front().expect("an epoch is worked on");
         (self.through, self.is_bulks_turn) = (epoch, true);
         self.images.handle_durable(epoch);
-        self.with(now, |core| core.handle_local_durable(now, epoch));
+        // One that the lost store does not have counts for the log alone.
+        let is_stored = self.has_store();
+        self.with(now, |core| {
+            core.handle_logged(now, epoch);
+            if is_stored {
+                core.handle_stored(now, epoch);
+            }
+        });
         self.wants_settling |= self.is_degraded && self.store == Store::Absent;
     }
 

@@ -30,27 +30,27 @@
 //! - A permission to release is used within the detection time or given back.
 //! - A guest whose machine failed here is left to its backup: the witness is not asked for it.
 
+mod absorb;
 mod epochs;
 mod filling;
 mod images;
 mod leaving;
 mod settling;
+mod step;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::id::{EpochId, SessionId, Time};
-use crate::primary::{
-    EpochMeta, FillFigures, FillPhase, GuestEnd, Left, Primary, PrimaryAction, PrimaryConfig, PrimaryState, SoloReason,
-};
-use crate::view::{Greeting, Nonce, Place};
-use crate::wire::{DiskWant, Kind, Link};
+use crate::primary::{EpochMeta, GuestEnd, Primary, PrimaryConfig, PrimaryState};
+use crate::view::Greeting;
 use epochs::{Item, Log, Store};
 pub use filling::FillStep;
 use filling::Filling;
 use images::Images;
 use leaving::Leaving;
 use settling::{Closing, Settling};
+pub use step::{Action, Failing, Note, Outcome, Question, Step};
 
 /// How a primary's host behaves.
 #[derive(Clone, Debug)]
@@ -59,8 +59,6 @@ pub struct PipelineConfig {
     pub primary: PrimaryConfig,
     /// Commits are to survive this host: images are synced before a base counts.
     pub is_durable: bool,
-    /// Epochs are committed to a state directory from the first one on.
-    pub has_store: bool,
     /// A guest whose state directory takes no more epochs ends. If not, it continues without.
     pub stops_degraded: bool,
     /// Between two tries of what found no room.
@@ -69,345 +67,6 @@ pub struct PipelineConfig {
     pub console_wait: Duration,
     /// Disk writes of released epochs that the images lack, in bytes: beyond that the guest waits.
     pub image_lag_max: usize,
-}
-
-/// What the lane Ship does next. It is answered by [`PrimaryPipeline::handle_done`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Write these frames to that connection, if it stands. Answers: `Done`, `Broken`.
-    Send {
-        /// The connection.
-        connection: u64,
-        /// The frames.
-        frames: Vec<u8>,
-    },
-    /// End our half of that connection. Answer: `Done`.
-    Part {
-        /// The connection.
-        connection: u64,
-    },
-    /// Keep what this epoch wrote for the rounds of the filling. Answer: `Done`.
-    Collect {
-        /// The epoch.
-        epoch: EpochId,
-    },
-    /// Write the epoch to the connection of `link`, as long as [`PrimaryPipeline::is_current`]. Answers: `Done`, `Broken`,
-    /// `SessionOver`.
-    Ship {
-        /// What its frames carry.
-        link: Link,
-        /// The epoch.
-        epoch: EpochId,
-        /// The last epoch of which all output has left.
-        left: EpochId,
-    },
-    /// Put the epoch's disk writes into the log, as durably as is configured. Answers: `Logged`, `LogFull`, `NoRoom`, `Failed`.
-    Log {
-        /// The epoch.
-        epoch: EpochId,
-    },
-    /// Sync the images. Answers: `Done`, `Failed`.
-    SyncImages,
-    /// Commit the epoch to the state directory. Answers: `Done`, `Failed`.
-    CommitLocally {
-        /// The epoch.
-        epoch: EpochId,
-        /// The last epoch of which all output has left.
-        left: EpochId,
-    },
-    /// Write into the state directory that the backup of this session could continue the guest, or that none could.
-    /// Answers: `Done`, `Failed`.
-    Record {
-        /// The session.
-        session: Option<SessionId>,
-    },
-    /// Remove what the lost state directory has; then, if that is asked for, put an empty log in the place of one that took no
-    /// more. Answer: `StoreRemoved`.
-    RemoveStore {
-        /// The log begins anew.
-        renew_log: bool,
-    },
-    /// Sync the images and empty the log. Answers: `Done`, `Failed`.
-    EmptyLog,
-    /// A filling begins: set room aside for the log, and forget what an earlier filling left. If the guest has epochs, `Collect`
-    /// comes for each from here on. Answers: `Done`, `Failed`.
-    BeginFilling {
-        /// The session.
-        link: Link,
-        /// The guest has epochs.
-        has_epochs: bool,
-    },
-    /// From now on disk writes go to the images and are collected, and written pages are noted. Answers: `Done`, `Failed`.
-    Mirror,
-    /// A piece of a filling. Answers: those that [`FillStep`] names, `Broken`, `SessionOver`, `Failed`.
-    Fill {
-        /// The session.
-        link: Link,
-        /// What.
-        step: FillStep,
-    },
-    /// Stop the guest; of a session only as long as it is current. What was sealed before is handed over before this is
-    /// answered. Answers: `Done`, `NotHeld`.
-    Hold {
-        /// For the base of this session.
-        session: Option<SessionId>,
-    },
-    /// Let the guest run. Answer: `Done`.
-    LetGo,
-    /// The held guest's epochs begin. Answers: `Done`, `Failed`.
-    BeginEpochs,
-    /// Seal the base of this session while the guest is held, unless [`PrimaryPipeline::may_seal_base`] says no at the last
-    /// moment. Answers: `Done`, `SessionOver`, `Failed`.
-    SealBase {
-        /// The session.
-        session: SessionId,
-    },
-    /// End the running epoch of the held guest without capturing it; its disk writes are logged like those of every other.
-    /// Answer: `SealedLast`.
-    SealLast,
-    /// The held guest has no epochs any more: its output leaves at once. Answers: `Done`, `Failed`.
-    EndEpochs,
-    /// The held guest writes to its images directly. Answer: `Done`.
-    WriteDirectly,
-    /// The guest has ended: remove what the state directory has of it. Answer: `Done`.
-    RemoveEnded,
-}
-
-/// How a step of the lane Ship went.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// As it should.
-    Done,
-    /// The log has the epoch, and is half full now or not.
-    Logged {
-        /// It is.
-        is_half_full: bool,
-    },
-    /// The log holds too much to take it. Nothing was written.
-    LogFull,
-    /// A file system has no room. Nothing was changed.
-    NoRoom {
-        /// For which file.
-        path: String,
-        /// The same, for people.
-        text: String,
-    },
-    /// Writing to the connection failed.
-    Broken,
-    /// The session ended meanwhile; nothing more of it went out.
-    SessionOver,
-    /// The machine has ended, or the session.
-    NotHeld,
-    /// It failed.
-    Failed {
-        /// Why.
-        text: String,
-    },
-    /// The lost state directory's files are removed, and the log begun anew, or not.
-    StoreRemoved {
-        /// Why the files were not removed.
-        kept: Option<String>,
-        /// Why the log was not begun anew.
-        not_renewed: Option<String>,
-    },
-    /// The running epoch was ended.
-    SealedLast {
-        /// Which.
-        epoch: EpochId,
-        /// It has disk writes.
-        has_writes: bool,
-    },
-    /// A piece of the filling is done, and more of the same is left.
-    More,
-    /// Chunks were compared: their hashes are to be offered.
-    Offer {
-        /// The disk.
-        disk: u16,
-        /// The first chunk.
-        first_chunk: u64,
-        /// How many.
-        count: usize,
-    },
-    /// What the backup lacks.
-    Left(Left),
-}
-
-/// What whoever called the pipeline performs at once, in this order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Let the output of all epochs up to `upto` out, and say so with [`PrimaryPipeline::handle_let_out`]; after `until`, give the
-    /// permission back with [`PrimaryPipeline::handle_release_late`].
-    Release {
-        /// The last such epoch.
-        upto: EpochId,
-        /// The last moment at which this may be begun.
-        until: Time,
-    },
-    /// Send this frame without waiting for anything, if nothing else is being sent.
-    Beat {
-        /// The connection.
-        connection: u64,
-        /// The frame.
-        frame: Vec<u8>,
-    },
-    /// Close that connection.
-    Close {
-        /// The connection.
-        connection: u64,
-    },
-    /// The guest gets this share of its processors' time.
-    GuestShare {
-        /// In percent.
-        percent: u8,
-    },
-    /// End the machine: it cannot continue the guest.
-    Fail(Failing),
-    /// End the machine: another side has the guest.
-    Fenced {
-        /// Who.
-        holder: String,
-    },
-    /// End the machine: its guest was booted in error.
-    Conflict {
-        /// In the backup's words.
-        text: String,
-    },
-    /// For an operator.
-    Note(Note),
-}
-
-/// Why a machine cannot continue its guest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failing {
-    /// The log, or an image, takes no more.
-    Storage {
-        /// Why.
-        text: String,
-    },
-    /// Committed disk writes were not written to an image, which cannot be trusted any more.
-    Images {
-        /// Why.
-        text: String,
-    },
-    /// The state directory takes no more epochs, and the policy is to end then.
-    Store {
-        /// Why.
-        text: String,
-    },
-    /// What a lost state directory has could not be removed, and nothing else keeps others from resuming it.
-    StoreStays {
-        /// Why.
-        text: String,
-    },
-    /// The gate or KVM.
-    Machine {
-        /// Why.
-        text: String,
-    },
-}
-
-/// What an operator should hear.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// A backup is being filled.
-    FillingBegins {
-        /// Its session.
-        link: Link,
-    },
-    /// The filling does nothing.
-    FillingStalls {
-        /// Where it stands.
-        phase: FillPhase,
-    },
-    /// The guest is slowed.
-    FillingDiverges {
-        /// How the filling stands.
-        figures: FillFigures,
-    },
-    /// A filling failed.
-    FillingFailed {
-        /// Of this session.
-        session: SessionId,
-        /// Where it was.
-        phase: FillPhase,
-        /// Why.
-        text: String,
-    },
-    /// The base is sealed.
-    Filled,
-    /// The base is acked.
-    Protected,
-    /// The backup is lost, and the witness is asked.
-    PeerLost,
-    /// The operator wants no backup, and the witness is asked.
-    Unprotecting,
-    /// The guest is alone.
-    Solo {
-        /// Why.
-        reason: SoloReason,
-    },
-    /// The state directory does not protect the guest any more.
-    StoreLost {
-        /// Why.
-        text: String,
-    },
-    /// What a lost state directory has was not removed; the register keeps others from resuming it.
-    StoreStays {
-        /// Why.
-        text: String,
-    },
-    /// Something that does not stop anything failed.
-    Warning {
-        /// What was done.
-        doing: &'static str,
-        /// Why.
-        text: String,
-    },
-    /// Disk writes wait for room for this file.
-    Full {
-        /// The file.
-        path: String,
-    },
-    /// They do not any more.
-    HasRoom {
-        /// The file.
-        path: String,
-    },
-}
-
-/// A question to the witness. It is answered by the method of the session core that its doc names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Question {
-    /// Does the backup, which left this there, see the same one? `handle_met`.
-    Meet {
-        /// The session.
-        session: SessionId,
-        /// What it left.
-        nonce: Option<Nonce>,
-    },
-    /// Is the backup listed? `handle_enlisted`.
-    Enlist {
-        /// The session.
-        session: SessionId,
-        /// Where it is.
-        place: Option<Box<Place>>,
-    },
-    /// Is the backup, which never was whole, not listed? `handle_delisted`.
-    Delist {
-        /// The session.
-        session: SessionId,
-    },
-    /// Is the backup, which could take over, out? `handle_claim`.
-    Claim {
-        /// The session.
-        session: SessionId,
-    },
-    /// Is the state directory, which takes no more epochs, not listed? `handle_store_delisted`.
-    DelistStore,
-    /// Is this still the primary? `handle_looked`.
-    Look,
-    /// Is it known that the guest has ended? `handle_end_recorded`.
-    RecordEnd,
 }
 
 /// How the guest writes.
@@ -523,10 +182,10 @@ impl PrimaryPipeline {
             epochs: VecDeque::new(),
             through: before,
             log: Log::default(),
-            store: if config.has_store { Store::Present } else { Store::Absent },
+            store: if config.primary.has_store { Store::Present } else { Store::Absent },
             images: Images::with_all(before),
             leaving: Leaving::default(),
-            mode: if config.has_store { GuestMode::Epochs } else { GuestMode::Direct },
+            mode: if config.primary.has_store { GuestMode::Epochs } else { GuestMode::Direct },
             is_held: false,
             wants_settling: false,
             settling: None,
@@ -861,100 +520,6 @@ impl PrimaryPipeline {
         if !self.has_failed {
             (self.has_failed, self.has_ended) = (true, true);
             self.actions.push_back(Action::Fail(failing));
-        }
-    }
-
-    /// The connection is no good any more.
-    fn break_connection(&mut self, now: Time) {
-        self.actions.push_back(Action::Close { connection: self.connection });
-        self.with(now, |core| core.handle_disconnected(now));
-    }
-
-    /// Takes what the session core wants.
-    fn absorb(&mut self, now: Time) {
-        // What is said in one go with the end of a connection is said before it.
-        while let Some(frames) = self.core.poll_transmit() {
-            self.say(now, frames);
-        }
-        while let Some(action) = self.core.poll_action() {
-            self.take(now, action);
-        }
-        while let Some(frames) = self.core.poll_transmit() {
-            self.say(now, frames);
-        }
-    }
-
-    fn say(&mut self, now: Time, frames: Vec<u8>) {
-        let connection = self.connection;
-        // The lane may be waiting for a disk; the backup must hear from a primary that lives, but not before its Hello.
-        let is_beat = Kind::of_frame(&frames) == Some(Kind::Heartbeat);
-        if is_beat && self.core.state() != PrimaryState::Greeting {
-            // A log that is stuck for as long as a mute backup is waited for makes a dead primary.
-            if !self.log.is_stuck(now, self.config.primary.ack_wait) {
-                self.actions.push_back(Action::Beat { connection, frame: frames });
-            }
-            return;
-        }
-        self.outgoing.push_back(Outgoing::Frames(connection, frames));
-    }
-
-    fn take(&mut self, now: Time, action: PrimaryAction) {
-        match action {
-            PrimaryAction::Release { upto } => {
-                let until = now.after(self.config.primary.detect);
-                self.actions.push_back(Action::Release { upto, until });
-            }
-            PrimaryAction::Resync { link } => self.begin_filling(now, link),
-            PrimaryAction::DiskWanted(want) => self.take_want(want),
-            PrimaryAction::FillingStalls { phase } => self.note(Note::FillingStalls { phase }),
-            PrimaryAction::FillingDiverges { figures } => self.note(Note::FillingDiverges { figures }),
-            PrimaryAction::GuestShare { percent } => self.actions.push_back(Action::GuestShare { percent }),
-            PrimaryAction::Protected { .. } => self.note(Note::Protected),
-            PrimaryAction::Claim { session } => self.ask_claim(session),
-            PrimaryAction::Meet { session, nonce } => self.questions.push_back(Question::Meet { session, nonce }),
-            PrimaryAction::Enlist { session, place } => self.questions.push_back(Question::Enlist { session, place }),
-            PrimaryAction::Delist { session } => self.questions.push_back(Question::Delist { session }),
-            PrimaryAction::DelistStore => self.questions.push_back(Question::DelistStore),
-            PrimaryAction::Look => self.questions.push_back(Question::Look),
-            PrimaryAction::RecordEnd => self.questions.push_back(Question::RecordEnd),
-            PrimaryAction::RemoveStore => self.store.handle_delisted(),
-            PrimaryAction::Conflict { text } => self.actions.push_back(Action::Conflict { text }),
-            PrimaryAction::Fenced { holder } => self.actions.push_back(Action::Fenced { holder }),
-            PrimaryAction::WentSolo { reason } => {
-                self.wants_settling = true;
-                self.note(Note::Solo { reason });
-            }
-            PrimaryAction::Disconnect => self.disconnect(),
-            PrimaryAction::Ended => {}
-        }
-    }
-
-    fn ask_claim(&mut self, session: SessionId) {
-        // A witness that does not answer is asked again, and that is no news.
-        if self.claim_noted.replace(session) != Some(session) && !self.has_failed {
-            self.note(if self.core.is_parting() { Note::Unprotecting } else { Note::PeerLost });
-        }
-        self.questions.push_back(Question::Claim { session });
-    }
-
-    /// Behind what is still to be said, if anything is.
-    fn disconnect(&mut self) {
-        let connection = self.connection;
-        let says = |outgoing: &Outgoing| matches!(outgoing, Outgoing::Frames(to, _) if *to == connection);
-        let ends = |outgoing: &Outgoing| matches!(outgoing, Outgoing::End(to) if *to == connection);
-        if self.outgoing.iter().any(ends) {
-            // It was said before.
-        } else if self.outgoing.iter().any(says) || self.doing == Some(Doing::Send(connection)) {
-            self.outgoing.push_back(Outgoing::End(connection));
-        } else {
-            self.actions.push_back(Action::Close { connection });
-        }
-    }
-
-    fn take_want(&mut self, want: DiskWant) {
-        // Of a session that is over nobody waits for it any more.
-        if let Some(filling) = &mut self.filling {
-            filling.handle_want(want);
         }
     }
 }

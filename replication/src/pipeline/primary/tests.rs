@@ -1,1 +1,487 @@
+use super::*;
+use crate::id::ClaimResult;
+use crate::primary::tests::{SESSION, config, frame, hello_ack};
+use crate::primary::{Left, Meeting};
+use crate::wire::{Kind, Message};
 
+const MS: u64 = 1_000_000;
+
+/// A pipeline whose every action and question is performed at once, with what it asked for.
+struct Host {
+    pipeline: PrimaryPipeline,
+    now: Time,
+    notes: Vec<Note>,
+    actions: Vec<Action>,
+    questions: Vec<Question>,
+    /// The register answers.
+    is_answered: bool,
+    /// Output leaves as soon as it may.
+    lets_out: bool,
+}
+
+impl Host {
+    fn new(has_store: bool) -> Host {
+        Host::with(has_store, pipeline_config())
+    }
+
+    fn with(has_store: bool, config: PipelineConfig) -> Host {
+        let primary = PrimaryConfig { log_counts: true, has_store, ..config.primary.clone() };
+        let config = PipelineConfig { primary, ..config };
+        Host {
+            pipeline: PrimaryPipeline::new(config, EpochId(1)),
+            now: Time(0),
+            notes: Vec::new(),
+            actions: Vec::new(),
+            questions: Vec::new(),
+            is_answered: true,
+            lets_out: true,
+        }
+    }
+
+    /// Whether there was anything to perform.
+    fn settle(&mut self) -> bool {
+        let mut performed = false;
+        loop {
+            if let Some(action) = self.pipeline.poll_action() {
+                match action {
+                    Action::Release { upto, .. } if self.lets_out => {
+                        self.pipeline.handle_let_out(self.now, upto, 0, 0);
+                        self.actions.push(action);
+                    }
+                    Action::Note(note) => self.notes.push(note),
+                    action => self.actions.push(action),
+                }
+            } else if let Some(question) = self.pipeline.poll_question() {
+                if self.is_answered {
+                    self.answer(&question);
+                }
+                self.questions.push(question);
+            } else {
+                return performed;
+            }
+            performed = true;
+        }
+    }
+
+    fn answer(&mut self, question: &Question) {
+        let (now, granted) = (self.now, ClaimResult::Granted);
+        self.pipeline.with(now, |core| match question {
+            Question::Meet { session, .. } => core.handle_met(now, *session, Meeting::Same),
+            Question::Enlist { session, .. } => core.handle_enlisted(now, *session, granted),
+            Question::Delist { session } => core.handle_delisted(now, *session, granted),
+            Question::Claim { session } => core.handle_claim(now, *session, granted),
+            Question::DelistStore => core.handle_store_delisted(now, granted),
+            Question::Look => core.handle_looked(now, granted),
+            Question::RecordEnd => core.handle_end_recorded(now, granted),
+        });
+    }
+
+    fn step(&mut self) -> Option<Step> {
+        self.settle();
+        loop {
+            let step = self.pipeline.poll_step(self.now);
+            if !self.settle() || step.is_some() {
+                return step;
+            }
+        }
+    }
+
+    fn done(&mut self, outcome: Outcome) {
+        self.pipeline.handle_done(self.now, outcome);
+        self.settle();
+    }
+
+    /// Performs steps, well, until there is none; gives them.
+    fn run(&mut self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        loop {
+            let written = self.pipeline.poll_images(self.now);
+            written.into_iter().for_each(|upto| self.pipeline.handle_images_written(upto));
+            let Some(step) = self.step() else {
+                if self.pipeline.are_images_due() {
+                    continue;
+                }
+                return steps;
+            };
+            let outcome = match &step {
+                Step::Log { .. } => Outcome::Logged { is_half_full: false },
+                Step::SealLast => {
+                    let epoch = self.pipeline.core().pointers().running();
+                    Outcome::SealedLast { epoch, has_writes: true }
+                }
+                Step::RemoveStore { .. } => Outcome::StoreRemoved { kept: None, not_renewed: None },
+                Step::SealBase { .. } => {
+                    assert!(self.pipeline.may_seal_base());
+                    self.seal_as(true, true);
+                    Outcome::Done
+                }
+                Step::Fill { step: FillStep::Harvest, .. } => Outcome::Left(Left::default()),
+                _ => Outcome::Done,
+            };
+            steps.push(step);
+            self.done(outcome);
+        }
+    }
+
+    fn seal(&mut self, has_writes: bool) -> EpochId {
+        self.seal_as(false, has_writes)
+    }
+
+    fn seal_as(&mut self, is_base: bool, has_writes: bool) -> EpochId {
+        let epoch = self.pipeline.core().pointers().running();
+        self.pipeline.handle_sealed(self.now, epoch, is_base, 10, has_writes);
+        self.settle();
+        epoch
+    }
+
+    fn hear(&mut self, message: Message) {
+        let now = self.now;
+        self.pipeline.with(now, |core| core.handle_frame(now, frame(message))).expect("the peer says what it may");
+        self.settle();
+    }
+
+    /// A backup greets back: it is about to be filled.
+    fn connect(&mut self) {
+        self.pipeline.handle_connected(self.now, SESSION, None).expect("a connection is wanted");
+        self.settle();
+        assert!(matches!(self.step(), Some(Step::Send { .. })), "the Hello");
+        self.done(Outcome::Done);
+        self.hear(hello_ack());
+    }
+
+    fn released(&self) -> Option<EpochId> {
+        let released = |action: &Action| match action {
+            Action::Release { upto, .. } => Some(*upto),
+            _ => None,
+        };
+        self.actions.iter().rev().find_map(released)
+    }
+
+    fn noted(&self, wanted: impl Fn(&Note) -> bool) -> usize {
+        self.notes.iter().filter(|note| wanted(note)).count()
+    }
+}
+
+fn pipeline_config() -> PipelineConfig {
+    PipelineConfig {
+        primary: config(),
+        is_durable: true,
+        stops_degraded: false,
+        room_retry: Duration::from_millis(10),
+        console_wait: Duration::from_millis(5),
+        image_lag_max: 1000,
+    }
+}
+
+fn full() -> Outcome {
+    Outcome::NoRoom { path: "log".into(), text: "no room".into() }
+}
+
+fn failed() -> Outcome {
+    Outcome::Failed { text: "broken".into() }
+}
+
+#[test]
+fn epoch_is_logged_then_committed_locally_and_leaves_only_then() {
+    let mut host = Host::new(true);
+    let epoch = host.seal(true);
+    assert_eq!(host.step(), Some(Step::Log { epoch }));
+    assert_eq!(host.step(), None, "a lane has one step at a time");
+    host.done(Outcome::Logged { is_half_full: false });
+    assert_eq!(host.step(), Some(Step::CommitLocally { epoch, left: EpochId(0) }));
+    assert_eq!((host.released(), host.pipeline.poll_images(host.now)), (None, None));
+    host.done(Outcome::Done);
+    assert_eq!(host.step(), None);
+    assert_eq!((host.released(), host.pipeline.through()), (Some(epoch), epoch));
+    assert_eq!(host.pipeline.poll_images(host.now), Some(epoch));
+}
+
+#[test]
+fn full_log_is_emptied_when_the_images_have_all_that_is_in_it() {
+    let mut host = Host::new(true);
+    let first = host.seal(true);
+    for _ in 0..2 {
+        host.step().expect("it is logged, and committed");
+        host.done(Outcome::Logged { is_half_full: false });
+    }
+    let second = host.seal(true);
+    assert_eq!(host.step(), Some(Step::Log { epoch: second }));
+    host.done(Outcome::LogFull);
+    assert_eq!(host.step(), None, "the image lacks the first");
+    assert_eq!(host.pipeline.poll_images(host.now), Some(first));
+    host.pipeline.handle_images_written(first);
+    assert_eq!(host.step(), Some(Step::EmptyLog));
+    host.done(Outcome::Done);
+    assert_eq!(host.step(), Some(Step::Log { epoch: second }));
+}
+
+#[test]
+fn log_without_room_is_tried_again_later_and_told_once() {
+    let mut host = Host::new(false);
+    host.connect();
+    assert!(host.run().contains(&Step::Fill { link: host.pipeline.core().link().unwrap(), step: FillStep::Compare }));
+    let base = host.pipeline.core().pointers().sealed();
+    host.hear(Message::Ack { complete: base });
+    let epoch = host.seal(true);
+    assert!(matches!(host.step(), Some(Step::Ship { .. })));
+    host.done(Outcome::Done);
+    for _ in 0..3 {
+        assert_eq!(host.step(), Some(Step::Log { epoch }));
+        host.done(full());
+        assert_eq!(host.step(), None);
+        host.now = host.now.after(Duration::from_millis(10));
+    }
+    assert_eq!(host.noted(|note| matches!(note, Note::Full { .. })), 1);
+    assert_eq!(host.step(), Some(Step::Log { epoch }));
+    host.done(Outcome::Logged { is_half_full: false });
+    assert_eq!(host.noted(|note| matches!(note, Note::HasRoom { .. })), 1);
+}
+
+#[test]
+fn store_that_takes_no_epoch_leaves_the_register_before_anything_leaves_and_the_guest_is_settled() {
+    let mut host = Host::new(true);
+    host.is_answered = false;
+    let epoch = host.seal(true);
+    host.step().expect("it is logged");
+    host.done(Outcome::Logged { is_half_full: false });
+    host.step().expect("it is committed");
+    host.done(failed());
+    assert_eq!((host.run(), host.released()), (Vec::new(), None));
+    assert_eq!(host.questions, [Question::DelistStore]);
+    let now = host.now;
+    host.pipeline.with(now, |core| core.handle_store_delisted(now, ClaimResult::Granted));
+    let steps = host.run();
+    assert_eq!(host.released(), Some(EpochId(2)), "what was sealed to be settled leaves too");
+    let expected = [
+        Step::RemoveStore { renew_log: false },
+        Step::SyncImages,
+        Step::Hold { session: None },
+        Step::SealLast,
+        Step::EndEpochs,
+        Step::EmptyLog,
+        Step::WriteDirectly,
+        Step::LetGo,
+    ];
+    assert_eq!((steps, epoch), (expected.to_vec(), EpochId(1)));
+    assert_eq!(host.pipeline.mode(), GuestMode::Direct);
+}
+
+#[test]
+fn store_that_takes_no_epoch_ends_the_machine_where_that_is_the_policy() {
+    let mut host = Host::with(true, PipelineConfig { stops_degraded: true, ..pipeline_config() });
+    host.seal(false);
+    assert!(matches!(host.step(), Some(Step::CommitLocally { .. })), "there is nothing to log");
+    host.done(failed());
+    assert_eq!(host.actions, [Action::Fail(Failing::Store { text: "broken".into() })]);
+    assert_eq!((host.step(), host.released()), (None, None));
+}
+
+#[test]
+fn epochs_end_only_when_the_images_have_what_was_sealed_last() {
+    let mut host = Host::new(false);
+    host.connect();
+    host.run();
+    let base = host.pipeline.core().pointers().sealed();
+    host.hear(Message::Ack { complete: base });
+    host.pipeline.handle_unprotect(host.now, "enough");
+    host.settle();
+    let mut steps = Vec::new();
+    host.lets_out = true;
+    while let Some(step) = host.step() {
+        let outcome = match step {
+            Step::SealLast => Outcome::SealedLast { epoch: base.next(), has_writes: true },
+            Step::Log { .. } => Outcome::Logged { is_half_full: false },
+            _ => Outcome::Done,
+        };
+        steps.push(step);
+        host.done(outcome);
+        if let Some(upto) = host.pipeline.poll_images(host.now).filter(|upto| *upto == base) {
+            host.pipeline.handle_images_written(upto);
+        }
+    }
+    assert_eq!(steps.last(), Some(&Step::Log { epoch: base.next() }), "the lane Images has not written it");
+    host.pipeline.handle_images_written(base.next());
+    assert_eq!(host.run(), [Step::EndEpochs, Step::EmptyLog, Step::WriteDirectly, Step::LetGo]);
+}
+
+#[test]
+fn control_frames_go_before_epochs_and_beats_pass_a_lane_that_waits_for_a_disk() {
+    let mut host = Host::new(true);
+    host.seal(true);
+    let number = host.pipeline.handle_connected(host.now, SESSION, None).expect("it is wanted");
+    host.settle();
+    assert!(matches!(host.step(), Some(Step::Send { connection, .. }) if connection == number));
+    host.done(Outcome::Done);
+    assert!(matches!(host.step(), Some(Step::Log { .. })));
+    host.hear(hello_ack());
+    host.now = Time(30 * MS);
+    host.pipeline.handle_timeout(host.now);
+    host.settle();
+    let beats = |host: &Host| host.actions.iter().filter(|action| matches!(action, Action::Beat { .. })).count();
+    assert!(beats(&host) > 0, "{:?}", host.actions);
+    let before = beats(&host);
+    host.now = Time(1000 * MS);
+    host.pipeline.with(host.now, |core| core.handle_alive(Time(1000 * MS)));
+    host.pipeline.handle_timeout(host.now);
+    host.settle();
+    assert_eq!(beats(&host), before, "a log that is stuck makes a dead primary");
+}
+
+#[test]
+fn guest_of_a_failed_machine_is_not_asked_for() {
+    let mut host = Host::new(false);
+    host.connect();
+    host.run();
+    let base = host.pipeline.core().pointers().sealed();
+    host.hear(Message::Ack { complete: base });
+    host.questions.clear();
+    host.pipeline.handle_machine_ended(true);
+    let now = host.now;
+    host.pipeline.with(now, |core| core.handle_disconnected(now));
+    host.settle();
+    assert_eq!((host.pipeline.core().state(), &host.questions[..]), (PrimaryState::Arbitrating, &[][..]));
+}
+
+#[test]
+fn filling_of_a_guest_with_epochs_compares_images_that_have_what_is_not_collected() {
+    let mut host = Host::new(true);
+    host.lets_out = false;
+    let before = host.seal(true);
+    for _ in 0..2 {
+        host.step().expect("it is logged and committed");
+        host.done(Outcome::Logged { is_half_full: false });
+    }
+    host.connect();
+    let link = host.pipeline.core().link().expect("there is a session");
+    assert_eq!(host.step(), Some(Step::BeginFilling { link, has_epochs: true }));
+    host.done(Outcome::Done);
+    assert_eq!(host.step(), None, "its disk writes are on their way to the images");
+    host.pipeline.handle_let_out(host.now, before, 0, 0);
+    let upto = host.pipeline.poll_images(host.now).expect("they may go there");
+    host.pipeline.handle_images_written(upto);
+    let compare = Step::Fill { link, step: FillStep::Compare };
+    assert_eq!(host.step(), Some(compare));
+    let later = host.seal(true);
+    host.done(Outcome::More);
+    assert_eq!(host.step(), Some(Step::Collect { epoch: later }), "it is collected before anything else");
+}
+
+#[test]
+fn filling_has_its_turn_although_epochs_come_without_end() {
+    let mut host = Host::new(true);
+    host.connect();
+    let link = host.pipeline.core().link().expect("there is a session");
+    let mut pieces = 0;
+    host.seal(false);
+    for _ in 0..40 {
+        let Some(step) = host.step() else { continue };
+        if matches!(step, Step::CommitLocally { .. }) {
+            // The next one is there before this one is through.
+            host.seal(false);
+        }
+        pieces += usize::from(matches!(step, Step::Fill { link: of, .. } if of == link));
+        host.done(if matches!(step, Step::Fill { .. }) { Outcome::More } else { Outcome::Done });
+    }
+    assert!(pieces >= 5, "{pieces} pieces");
+}
+
+#[test]
+fn base_is_recorded_held_for_and_sealed_when_all_before_it_has_left() {
+    let mut host = Host::new(true);
+    host.connect();
+    let steps = host.run();
+    let order: Vec<_> = steps.iter().filter(|step| !matches!(step, Step::Fill { .. })).cloned().collect();
+    let link = host.pipeline.core().link().expect("there is a session");
+    let base = EpochId(1);
+    let expected = [
+        Step::BeginFilling { link, has_epochs: true },
+        Step::Record { session: Some(SESSION) },
+        Step::Hold { session: Some(SESSION) },
+        Step::SealBase { session: SESSION },
+        Step::LetGo,
+        Step::Ship { link, epoch: base, left: EpochId(0) },
+        Step::Log { epoch: base },
+        Step::CommitLocally { epoch: base, left: EpochId(0) },
+    ];
+    assert_eq!(order, expected);
+}
+
+#[test]
+fn guest_that_is_held_for_a_base_runs_on_when_the_session_is_over() {
+    let mut host = Host::new(true);
+    host.connect();
+    loop {
+        let step = host.step().expect("the filling gets to its base");
+        let outcome = match &step {
+            Step::Fill { step: FillStep::Harvest, .. } => Outcome::Left(Left::default()),
+            _ => Outcome::Done,
+        };
+        host.done(outcome);
+        if matches!(step, Step::Hold { .. }) {
+            break;
+        }
+    }
+    let now = host.now;
+    host.pipeline.with(now, |core| core.handle_disconnected(now));
+    assert_eq!(host.step(), Some(Step::LetGo));
+    host.done(Outcome::Done);
+    assert_eq!(host.step(), Some(Step::Record { session: None }), "nobody need ask any more");
+    assert_eq!(host.noted(|note| matches!(note, Note::FillingFailed { .. })), 1);
+}
+
+#[test]
+fn connection_ends_behind_what_is_still_to_be_said() {
+    let mut host = Host::new(false);
+    host.connect();
+    host.pipeline.handle_unprotect(host.now, "enough");
+    host.settle();
+    let goodbye = |frames: &[u8]| Kind::of_frame(frames) == Some(Kind::Goodbye);
+    assert!(matches!(host.step(), Some(Step::Send { frames, .. }) if goodbye(&frames)));
+    host.done(Outcome::Done);
+    let connection = host.pipeline.connection();
+    assert_eq!(host.step(), Some(Step::Part { connection }));
+    assert!(!host.actions.contains(&Action::Close { connection }));
+}
+
+#[test]
+fn ended_guest_leaves_nothing_but_an_epoch_that_is_kept() {
+    let closed = |keeps_store: bool| {
+        let mut host = Host::new(true);
+        host.seal(true);
+        host.run();
+        host.pipeline.handle_machine_ended(false);
+        host.pipeline.handle_guest_ended(host.now, false);
+        host.run();
+        assert_eq!(host.pipeline.parting(), Parting::Alone);
+        host.pipeline.handle_close(keeps_store);
+        let steps = host.run();
+        assert!(host.pipeline.is_closed());
+        steps
+    };
+    assert_eq!(closed(false), [Step::RemoveEnded, Step::EmptyLog]);
+    assert_eq!(closed(true), [Step::EmptyLog]);
+}
+
+#[test]
+fn guest_waits_at_its_boundary_while_the_images_are_far_behind() {
+    let mut host = Host::new(true);
+    host.seal(true);
+    for _ in 0..2 {
+        host.step().expect("it is logged and committed");
+        host.done(Outcome::Logged { is_half_full: false });
+    }
+    host.step();
+    assert!(host.pipeline.may_seal(1000) && !host.pipeline.may_seal(1001));
+    let upto = host.pipeline.poll_images(host.now).expect("it may go there");
+    host.pipeline.handle_images_written(upto);
+    assert!(host.pipeline.may_seal(1001));
+}
+
+#[test]
+fn images_that_failed_end_the_machine_and_nothing_more_is_done() {
+    let mut host = Host::new(true);
+    host.pipeline.handle_images_failed("gone".into());
+    host.seal(true);
+    assert_eq!(host.actions, [Action::Fail(Failing::Images { text: "gone".into() })]);
+    assert_eq!((host.step(), host.pipeline.poll_images(host.now)), (None, None));
+}

@@ -19,7 +19,7 @@ use replication::EpochId;
 use snapshot::checkpoint::{self, Checkpoint, Contents, MemoryRegion};
 use snapshot::disk::{Mode, OverlayDisk};
 use vmm::epoch::capture;
-use vmm::epoch::pacer::Length;
+use vmm::epoch::pace::Length;
 use vmm::epoch::{EpochSink, SealedEpoch};
 use vmm::machine::board::Delivery;
 use vmm::machine::state::MachineState;

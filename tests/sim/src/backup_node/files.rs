@@ -80,7 +80,7 @@ impl Files {
         };
         let writes_image = matches!(step, StorageStep::Apply(_) | StorageStep::WriteChunk(_) | StorageStep::SyncImages);
         let from = if writes_image { self.syncs_until.max(env.now) } else { env.now };
-        if let (Some(Break::ImageBeforeLog), StorageStep::Append(epoch)) = (env.plan.broken, &step) {
+        if let (Some(Break::BackupImageBeforeLog), StorageStep::Append(epoch)) = (env.plan.broken, &step) {
             write(&mut self.image, epoch);
         }
         if let (StorageStep::TruncateLog, true) = (&step, is_unchecked(env, core)) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::session::{GuestSpec, Image};
 use super::super::{bare_guest, network};
 use crate::config::{BenchConfig, CommitDurability};
-use crate::epoch::pacer::Length;
+use crate::epoch::pace::Length;
 use crate::exit::{Exit, Failure};
 
 /// Short: the more epochs there are, the less what is done now and then shows.

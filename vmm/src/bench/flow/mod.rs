@@ -6,6 +6,7 @@ mod datagrams;
 mod pattern;
 mod ping;
 mod streams;
+mod transactions;
 
 use std::net::TcpStream;
 use std::os::fd::AsFd;
@@ -17,9 +18,12 @@ use self::asks::{Asks, Talk};
 use self::datagrams::{Arriving, Leaving, Totals};
 use self::ping::Ping;
 use self::streams::{From, To};
+use self::transactions::Transactions;
 use super::agent;
 use super::load::vcpu_waited;
 use super::session::{Figures, Session};
+use crate::epoch::pace::Usage;
+use crate::epoch::usage;
 use crate::exit::{Exit, Failure};
 use crate::stats::Counts;
 
@@ -28,6 +32,7 @@ const SINK_PORT: u16 = 7011;
 const ANSWER_PORT: u16 = 7012;
 const DATAGRAM_PORT: u16 = 7013;
 const REDIS_PORT: u16 = 6379;
+const POSTGRES_PORT: u16 = 5432;
 /// How the clients' TCP finds out how much may be under way.
 const CONGESTION: &str = "cubic";
 /// While nothing comes, the guest is looked after this often.
@@ -50,6 +55,8 @@ pub(super) enum Flow {
     Ask { bytes: usize, connections: usize },
     /// SETs, acknowledged by the guest's redis, one at a time on each connection.
     Redis { connections: usize },
+    /// Transactions as `pgbench` makes them, one at a time on each connection.
+    Pgbench { connections: usize },
     /// An ICMP echo request with so many bytes, and its answer.
     Ping { bytes: usize },
 }
@@ -65,6 +72,7 @@ impl Flow {
             Self::DatagramsTo { per_second: Some(rate) } => format!("udp-to-{rate}"),
             Self::Ask { bytes, connections } => format!("ask-{bytes}-{connections}"),
             Self::Redis { connections } => format!("redis-{connections}"),
+            Self::Pgbench { connections } => format!("pgbench-{connections}"),
             Self::Ping { bytes } => format!("ping-{bytes}"),
         }
     }
@@ -77,13 +85,14 @@ impl Flow {
             Self::DatagramsTo { per_second } => Box::new(Arriving::connect(session, per_second)?),
             Self::Ask { bytes, connections } => Box::new(Asks::connect(session, Talk::Pattern(bytes), connections)?),
             Self::Redis { connections } => Box::new(Asks::connect(session, Talk::Redis, connections)?),
+            Self::Pgbench { connections } => Box::new(Transactions::connect(session, connections)?),
             Self::Ping { bytes } => Box::new(Ping::connect(session, bytes)?),
         })
     }
 
     /// Whether the guest counts what it did for this flow.
     fn is_counted(self) -> bool {
-        !matches!(self, Self::Redis { .. } | Self::Ping { .. })
+        !matches!(self, Self::Redis { .. } | Self::Pgbench { .. } | Self::Ping { .. })
     }
 
     /// Lets it flow for a stretch.
@@ -158,7 +167,7 @@ impl Counted {
             Flow::DatagramsFrom => totals.datagrams_sent,
             Flow::DatagramsTo { .. } => totals.datagrams_received,
             Flow::Ask { .. } => totals.answered,
-            Flow::Redis { .. } | Flow::Ping { .. } => 0,
+            Flow::Redis { .. } | Flow::Pgbench { .. } | Flow::Ping { .. } => 0,
         };
         let counted = of(after).checked_sub(of(before));
         if counted.is_some_and(|counted| (self.least..=self.most).contains(&counted)) {
@@ -182,6 +191,8 @@ pub(super) struct Seen {
     pub(super) seconds: f64,
     /// Time in which the vCPU wanted a processor and had none, in seconds.
     pub(super) waited: f64,
+    /// What the vCPUs had of their processors; all zero where the kernel does not say.
+    pub(super) usage: Usage,
     /// Share of the datagrams that did not come.
     pub(super) lost: Option<f64>,
     /// Median and 99th percentile of a round trip.
@@ -204,6 +215,7 @@ struct Meter<'a> {
     counts: Counts,
     frames_in: (f64, f64),
     waited: f64,
+    usage: usage::Meter,
     begun: Instant,
 }
 
@@ -218,10 +230,12 @@ impl<'a> Meter<'a> {
     fn begin(session: &'a Session, tap: &'a str) -> Self {
         session.stats().reset_distributions();
         let counts = session.stats().counts();
-        Self { session, tap, counts, frames_in: frames_in(tap), waited: vcpu_waited(), begun: Instant::now() }
+        let mut usage = usage::Meter::default();
+        usage.read(session.kicker());
+        Self { session, tap, counts, frames_in: frames_in(tap), waited: vcpu_waited(), usage, begun: Instant::now() }
     }
 
-    fn end(self, units: u64) -> Seen {
+    fn end(mut self, units: u64) -> Seen {
         let seconds = self.begun.elapsed().as_secs_f64();
         let mut figures = self.session.figures();
         let now = self.session.stats().counts();
@@ -241,7 +255,8 @@ impl<'a> Meter<'a> {
             ("tap_dropped", dropped - self.frames_in.1),
         ]);
         let waited = vcpu_waited() - self.waited;
-        Seen { units, seconds, waited, lost: None, round_trip_us: None, figures }
+        let usage = self.usage.read(self.session.kicker());
+        Seen { units, seconds, waited, usage, lost: None, round_trip_us: None, figures }
     }
 }
 

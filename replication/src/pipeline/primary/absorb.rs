@@ -1,0 +1,102 @@
+//! What the session core wants: some of it is performed at once, the rest becomes work of a lane.
+
+use super::{Action, Doing, Note, Outgoing, PrimaryPipeline, Question};
+use crate::id::{SessionId, Time};
+use crate::primary::{PrimaryAction, PrimaryState};
+use crate::wire::{DiskWant, Kind};
+
+impl PrimaryPipeline {
+    /// The connection is no good any more.
+    pub(super) fn break_connection(&mut self, now: Time) {
+        self.actions.push_back(Action::Close { connection: self.connection });
+        self.with(now, |core| core.handle_disconnected(now));
+    }
+
+    /// Takes what the session core wants.
+    pub(super) fn absorb(&mut self, now: Time) {
+        // What is said in one go with the end of a connection is said before it.
+        while let Some(frames) = self.core.poll_transmit() {
+            self.say(now, frames);
+        }
+        while let Some(action) = self.core.poll_action() {
+            self.take(now, action);
+        }
+        while let Some(frames) = self.core.poll_transmit() {
+            self.say(now, frames);
+        }
+    }
+
+    fn say(&mut self, now: Time, frames: Vec<u8>) {
+        let connection = self.connection;
+        // The lane may be waiting for a disk; the backup must hear from a primary that lives, but not before its Hello.
+        let is_beat = Kind::of_frame(&frames) == Some(Kind::Heartbeat);
+        if is_beat && self.core.state() != PrimaryState::Greeting {
+            // A log that is stuck for as long as a mute backup is waited for makes a dead primary.
+            if !self.log.is_stuck(now, self.config.primary.ack_wait) {
+                self.actions.push_back(Action::Beat { connection, frame: frames });
+            }
+            return;
+        }
+        self.outgoing.push_back(Outgoing::Frames(connection, frames));
+    }
+
+    fn take(&mut self, now: Time, action: PrimaryAction) {
+        match action {
+            PrimaryAction::Release { upto } => {
+                let until = now.after(self.config.primary.detect);
+                self.actions.push_back(Action::Release { upto, until });
+            }
+            PrimaryAction::Resync { link } => self.begin_filling(now, link),
+            PrimaryAction::DiskWanted(want) => self.take_want(want),
+            PrimaryAction::FillingStalls { phase } => self.note(Note::FillingStalls { phase }),
+            PrimaryAction::FillingDiverges { figures } => self.note(Note::FillingDiverges { figures }),
+            PrimaryAction::GuestShare { percent } => self.actions.push_back(Action::GuestShare { percent }),
+            PrimaryAction::Protected { .. } => self.note(Note::Protected),
+            PrimaryAction::Claim { session } => self.ask_claim(session),
+            PrimaryAction::Meet { session, nonce } => self.questions.push_back(Question::Meet { session, nonce }),
+            PrimaryAction::Enlist { session, place } => self.questions.push_back(Question::Enlist { session, place }),
+            PrimaryAction::Delist { session } => self.questions.push_back(Question::Delist { session }),
+            PrimaryAction::DelistStore => self.questions.push_back(Question::DelistStore),
+            PrimaryAction::Look => self.questions.push_back(Question::Look),
+            PrimaryAction::RecordEnd => self.questions.push_back(Question::RecordEnd),
+            PrimaryAction::RemoveStore => self.store.handle_delisted(),
+            PrimaryAction::Conflict { text } => self.actions.push_back(Action::Conflict { text }),
+            PrimaryAction::Fenced { holder } => self.actions.push_back(Action::Fenced { holder }),
+            PrimaryAction::WentSolo { reason } => {
+                self.wants_settling = true;
+                self.note(Note::Solo { reason });
+            }
+            PrimaryAction::Disconnect => self.disconnect(),
+            PrimaryAction::Ended => {}
+        }
+    }
+
+    fn ask_claim(&mut self, session: SessionId) {
+        // A witness that does not answer is asked again, and that is no news.
+        if self.claim_noted.replace(session) != Some(session) && !self.has_failed {
+            self.note(if self.core.is_parting() { Note::Unprotecting } else { Note::PeerLost });
+        }
+        self.questions.push_back(Question::Claim { session });
+    }
+
+    /// Behind what is still to be said, if anything is.
+    fn disconnect(&mut self) {
+        let connection = self.connection;
+        let says = |outgoing: &Outgoing| matches!(outgoing, Outgoing::Frames(to, _) if *to == connection);
+        let ends = |outgoing: &Outgoing| matches!(outgoing, Outgoing::End(to) if *to == connection);
+        if self.outgoing.iter().any(ends) {
+            // It was said before.
+        } else if self.outgoing.iter().any(says) || self.doing == Some(Doing::Send(connection)) {
+            self.outgoing.push_back(Outgoing::End(connection));
+        } else {
+            self.actions.push_back(Action::Close { connection });
+        }
+    }
+
+    fn take_want(&mut self, want: DiskWant) {
+        // Of a session that is over nobody waits for it any more.
+        if let Some(filling) = &mut self.filling {
+            filling.handle_want(want);
+        }
+    }
+}
