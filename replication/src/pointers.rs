@@ -110,7 +110,8 @@ impl fmt::Display for Pointers {
     }
 }
 
-/// The backup's pointers: `applied ≤ complete`, `acked ≤ complete`, `complete ≤ assembled`.
+/// The backup's pointers: `applied ≤ committed`, `applied ≤ complete`, `released ≤ acked ≤ complete ≤ assembled`,
+/// `released ≤ committed ≤ assembled`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct BackupPointers {
     applied: EpochId,
@@ -118,6 +119,7 @@ pub struct BackupPointers {
     complete: EpochId,
     assembled: EpochId,
     released: EpochId,
+    committed: EpochId,
 }
 
 impl BackupPointers {
@@ -146,11 +148,22 @@ impl BackupPointers {
         self.released
     }
 
+    /// The last epoch that is known here to be committed. What is above it could be dropped from the end.
+    pub fn committed(&self) -> EpochId {
+        self.committed
+    }
+
     /// Starts a session whose base epoch is `base`: the primary released all before it, none of it is here.
     pub(crate) fn rebase(&mut self, base: EpochId) {
         let before = base.prev();
-        *self =
-            BackupPointers { applied: before, acked: before, complete: before, assembled: before, released: before };
+        *self = BackupPointers {
+            applied: before,
+            acked: before,
+            complete: before,
+            assembled: before,
+            released: before,
+            committed: before,
+        };
     }
 
     /// `epoch` was received whole.
@@ -183,6 +196,20 @@ impl BackupPointers {
     /// The primary says that it released all up to `upto`. Going back is not a move.
     pub(crate) fn released_by_peer(&mut self, upto: EpochId) {
         self.released = self.released.max(upto);
+        // What was released was committed before.
+        self.committed = self.committed.max(upto);
+        *self = self.checked();
+    }
+
+    /// The primary says that it committed all up to `upto`. Going back is not a move.
+    pub(crate) fn committed_by_peer(&mut self, upto: EpochId) {
+        self.committed = self.committed.max(upto);
+        *self = self.checked();
+    }
+
+    /// It is settled who goes on: nothing that is whole here is dropped any more.
+    pub(crate) fn commit_all(&mut self) {
+        self.committed = self.assembled;
         *self = self.checked();
     }
 
@@ -191,16 +218,20 @@ impl BackupPointers {
         assert!(self.acked <= self.complete, "acked above complete; {self}");
         assert!(self.complete <= self.assembled, "complete above assembled; {self}");
         assert!(self.released <= self.acked, "released above acked; {self}");
+        assert!(self.applied <= self.committed, "applied above committed; {self}");
+        assert!(self.released <= self.committed, "released above committed; {self}");
+        assert!(self.committed <= self.assembled, "committed above assembled; {self}");
         self
     }
 }
 
 impl fmt::Display for BackupPointers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let BackupPointers { applied, acked, complete, assembled, released } = self;
+        let BackupPointers { applied, acked, complete, assembled, released, committed } = self;
         write!(
             f,
-            "released {released} ≤ acked {acked} ≤ complete {complete} ≤ assembled {assembled}, applied {applied} ≤ complete"
+            "released {released} ≤ acked {acked} ≤ complete {complete} ≤ assembled {assembled}, applied {applied} ≤ committed \
+             {committed}"
         )
     }
 }
@@ -256,6 +287,16 @@ mod tests {
         pointers.rebase(EpochId(5));
         pointers.assemble(EpochId(5));
         pointers.ack(EpochId(5));
+    }
+
+    #[test]
+    #[should_panic(expected = "applied above committed")]
+    fn apply_of_what_is_not_known_to_be_committed_panics() {
+        let mut pointers = BackupPointers::default();
+        pointers.rebase(EpochId(5));
+        pointers.assemble(EpochId(5));
+        pointers.complete_one(EpochId(5));
+        pointers.apply_one(EpochId(5));
     }
 
     #[test]

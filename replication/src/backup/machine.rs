@@ -165,17 +165,36 @@ impl Backup {
     /// peer uses its number again.
     pub fn handle_durable(&mut self, now: Time, session: SessionId, epoch: EpochId) {
         let Some(current) = self.session.as_mut().filter(|current| current.link.session == session) else { return };
-        let Some(assembled) = current.find(epoch).filter(|_| epoch == self.pointers.complete().next()) else { return };
+        if current.find(epoch).is_none() || epoch != self.pointers.complete().next() {
+            return;
+        }
         current.has_base = true;
         self.pointers.complete_one(epoch);
-        self.actions.push_back(BackupAction::Apply(assembled));
+        self.apply_committed();
         self.acknowledge(now);
+    }
+
+    /// Has every epoch applied that is complete and known to be committed. What is above could be dropped from the end, and
+    /// stays apart.
+    fn apply_committed(&mut self) {
+        let upto = self.pointers.complete().min(self.pointers.committed());
+        let Some(session) = &mut self.session else { return };
+        while let Some(epoch) = session.next_to_apply(upto) {
+            self.actions.push_back(BackupAction::Apply(epoch));
+        }
+    }
+
+    /// It is settled who goes on with the guest: all that is whole here counts.
+    fn commit_all(&mut self) {
+        self.pointers.commit_all();
+        self.apply_committed();
+        self.settle();
     }
 
     /// `epoch` of `session` was applied. In order. Reports about a session that is gone are ignored, as above.
     pub fn handle_applied(&mut self, now: Time, session: SessionId, epoch: EpochId) {
         let Some(current) = self.session.as_mut().filter(|current| current.link.session == session) else { return };
-        if epoch > self.pointers.complete() || !current.is_next(epoch) {
+        if epoch > current.applying || !current.is_next(epoch) {
             return;
         }
         current.applied(epoch);
@@ -197,12 +216,12 @@ impl Backup {
         match result {
             ClaimResult::Granted => {
                 self.state = TakingOver;
-                self.settle();
+                self.commit_all();
             }
             ClaimResult::Denied { holder } => {
                 self.state = Keeping;
                 self.session.as_mut().expect("a claiming backup has a session").holder = Some(holder);
-                self.settle();
+                self.commit_all();
             }
             ClaimResult::Unreachable => self.claim_retry_at = Some(now.after(self.config.claim_retry)),
         }
@@ -215,7 +234,8 @@ impl Backup {
         }
         if self.connection == Connection::Primary && now >= self.last_sent.after(self.config.heartbeat) {
             let (released, complete) = (self.pointers.released(), self.pointers.complete());
-            self.send(now, &Message::Heartbeat(Heartbeat { released, complete }));
+            let committed = self.pointers.committed();
+            self.send(now, &Message::Heartbeat(Heartbeat { released, complete, committed }));
         }
         if self.lost_at().is_some_and(|at| now >= at) {
             self.state = Claiming;
@@ -375,7 +395,10 @@ impl Backup {
     fn take_anytime(&mut self, now: Time, frame: Frame) -> Result<(), PeerError> {
         let kind = frame.kind;
         match frame.into_message().map_err(|source| PeerError::Body { kind, source })? {
-            Message::Heartbeat(beat) if self.state == Protected => self.take_released(beat.released),
+            Message::Heartbeat(beat) if self.state == Protected => {
+                self.take_released(beat.released)?;
+                self.take_committed(beat.committed)
+            }
             Message::Heartbeat(_) => Ok(()),
             Message::Goodbye(goodbye) => {
                 self.take_goodbye(now, goodbye);
@@ -385,6 +408,16 @@ impl Backup {
         }
     }
 
+    fn take_committed(&mut self, upto: EpochId) -> Result<(), PeerError> {
+        let limit = self.pointers.acked();
+        if upto > limit {
+            return Err(PeerError::Impossible { what: "committed", theirs: upto, limit });
+        }
+        self.pointers.committed_by_peer(upto);
+        self.apply_committed();
+        Ok(())
+    }
+
     fn take_released(&mut self, upto: EpochId) -> Result<(), PeerError> {
         let limit = self.pointers.acked();
         if upto > limit {
@@ -392,6 +425,7 @@ impl Backup {
         }
         self.pointers.released_by_peer(upto);
         self.session.as_mut().expect("a protected backup has a session").released(upto);
+        self.apply_committed();
         Ok(())
     }
 
@@ -402,7 +436,7 @@ impl Backup {
                 self.actions.push_back(BackupAction::Disconnect);
                 self.close(now);
                 self.session.as_mut().expect("a protected backup has a session").end_text = Some(text);
-                self.settle();
+                self.commit_all();
             }
             GoodbyeReason::GuestEnded => {
                 self.discard(DiscardReason::LostBeforeBase);
@@ -482,7 +516,8 @@ impl Backup {
 
     /// Acks what is complete, unless the primary is lost or too much waits to be applied.
     fn acknowledge(&mut self, now: Time) {
-        let waiting = self.session.as_ref().map_or(0, Session::unapplied_bytes);
+        let committed = self.pointers.committed();
+        let waiting = self.session.as_ref().map_or(0, |session| session.unapplied_bytes(committed));
         let complete = self.pointers.complete();
         let is_due = complete > self.pointers.acked() && waiting <= self.config.ack_bytes_max;
         if self.state == Protected && self.connection == Connection::Primary && is_due {

@@ -16,6 +16,8 @@
 //! The invariants:
 //!
 //! - An epoch is acked only when it is complete here, verified, and as durable as the primary asked for.
+//! - An epoch is applied only when it is known to be committed, or when it is settled who goes on with the guest: what was
+//!   applied last is overwritten by nothing that could be dropped.
 //! - Once a claim was asked for, nothing is acked any more; what is taken over contains all that was ever acked.
 //! - The guest runs here only after the witness gave the session to this side. It is asked for only when the base was
 //!   found to run here.
@@ -67,7 +69,7 @@ pub struct BackupConfig {
     /// Bytes received and not yet applied or released, at most, beyond the guest's memory as the Hello tells it: an
     /// epoch can touch every page. Larger than what is in flight.
     pub staged_bytes_beyond_ram: usize,
-    /// Acks wait while more than this is not yet applied: back-pressure on the primary.
+    /// Acks wait while more than this could be applied and is not: back-pressure on the primary.
     pub ack_bytes_max: usize,
 }
 

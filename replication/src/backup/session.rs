@@ -14,6 +14,8 @@ use crate::wire::{BODY_SOFT_MAX, DiskCopy, DiskWrite, Hello, Link};
 pub(super) struct Session {
     pub(super) link: Link,
     pub(super) assembly: Assembly,
+    /// The last of them that is being applied.
+    pub(super) applying: EpochId,
     /// Assembled and not yet applied, in order.
     unapplied: VecDeque<Arc<AssembledEpoch>>,
     unapplied_bytes: usize,
@@ -37,6 +39,7 @@ impl Session {
         Session {
             link,
             assembly: Assembly::new(link.session, hello.machine.clone(), staged_bytes_max),
+            applying: EpochId(0),
             unapplied: VecDeque::new(),
             unapplied_bytes: 0,
             held: VecDeque::new(),
@@ -53,8 +56,20 @@ impl Session {
         self.unapplied_bytes + self.held_bytes
     }
 
-    pub(super) fn unapplied_bytes(&self) -> usize {
-        self.unapplied_bytes
+    /// Bytes that could be applied, and are not.
+    pub(super) fn unapplied_bytes(&self, committed: EpochId) -> usize {
+        let could = self.unapplied.iter().take_while(|waiting| waiting.epoch <= committed);
+        could.map(|waiting| waiting.staged_bytes).sum()
+    }
+
+    /// The next epoch to apply up to `upto`.
+    pub(super) fn next_to_apply(&mut self, upto: EpochId) -> Option<Arc<AssembledEpoch>> {
+        let next = self.unapplied.iter().find(|waiting| waiting.epoch > self.applying)?;
+        if next.epoch > upto {
+            return None;
+        }
+        self.applying = next.epoch;
+        Some(Arc::clone(next))
     }
 
     pub(super) fn push(&mut self, epoch: &Arc<AssembledEpoch>) {

@@ -93,7 +93,23 @@ fn protected() -> Backup {
 
 fn finish(backup: &mut Backup, epoch: u64) {
     backup.handle_durable(Time(0), SESSION, EpochId(epoch));
+    commit(backup, epoch);
     backup.handle_applied(Time(0), SESSION, EpochId(epoch));
+}
+
+/// The primary says that it is committed, if it is there.
+fn commit(backup: &mut Backup, epoch: u64) {
+    if backup.connection == Connection::Primary && backup.pointers().acked() >= EpochId(epoch) {
+        give(
+            backup,
+            Message::Heartbeat(Heartbeat {
+                released: EpochId(epoch),
+                complete: EpochId(epoch),
+                committed: EpochId(epoch),
+            }),
+        )
+        .unwrap();
+    }
 }
 
 fn lose(backup: &mut Backup) {
@@ -118,29 +134,71 @@ fn epoch_is_acked_only_when_durable() {
     assert_eq!(sent(&mut backup), []);
     backup.handle_durable(Time(0), SESSION, EpochId(7));
     assert_eq!(sent(&mut backup), [Message::Ack { complete: EpochId(7) }]);
-    assert!(matches!(actions(&mut backup)[..], [BackupAction::Apply(_)]));
+}
+
+#[test]
+fn epoch_is_applied_only_when_it_is_known_to_be_committed() {
+    let mut backup = protected();
+    for epoch in [8, 9] {
+        give_epoch(&mut backup, epoch, false, true);
+        backup.handle_durable(Time(0), SESSION, EpochId(epoch));
+    }
+    assert!(!actions(&mut backup).iter().any(|action| matches!(action, BackupAction::Apply(_))));
+    commit(&mut backup, 8);
+    let done = actions(&mut backup);
+    assert!(matches!(&done[..], [BackupAction::Apply(epoch)] if epoch.epoch == EpochId(8)), "{done:?}");
+    // A report about one that was not to be applied is ignored.
+    backup.handle_applied(Time(0), SESSION, EpochId(8));
+    backup.handle_applied(Time(0), SESSION, EpochId(9));
+    assert_eq!((backup.pointers().applied(), backup.pointers().committed()), (EpochId(8), EpochId(8)));
+    // It may be committed long before its output leaves.
+    give_epoch(&mut backup, 10, false, true);
+    backup.handle_durable(Time(0), SESSION, EpochId(10));
+    let beat = Heartbeat { released: EpochId(8), complete: EpochId(10), committed: EpochId(9) };
+    give(&mut backup, Message::Heartbeat(beat)).unwrap();
+    assert_eq!((backup.pointers().released(), backup.pointers().committed()), (EpochId(8), EpochId(9)));
+    let done = actions(&mut backup);
+    assert!(matches!(done.last(), Some(BackupAction::Apply(epoch)) if epoch.epoch == EpochId(9)), "{done:?}");
+    backup.handle_applied(Time(0), SESSION, EpochId(9));
+    let beat = Heartbeat { committed: EpochId(11), ..beat };
+    assert!(matches!(give(&mut backup, Message::Heartbeat(beat)), Err(PeerError::Impossible { .. })));
+    // When it is settled who goes on, all that is whole counts.
+    lose(&mut backup);
+    backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Granted);
+    let done = actions(&mut backup);
+    assert!(matches!(&done[..], [BackupAction::Apply(epoch)] if epoch.epoch == EpochId(10)), "{done:?}");
 }
 
 #[test]
 fn ack_waits_while_too_much_is_not_applied() {
     let mut backup = protected();
     backup.config.ack_bytes_max = 0;
+    // One that is not committed could not be applied: to wait for that would be for ever.
     give_epoch(&mut backup, 8, false, true);
     backup.handle_durable(Time(0), SESSION, EpochId(8));
+    assert_eq!(sent(&mut backup), [Message::Ack { complete: EpochId(8) }]);
+    commit(&mut backup, 8);
+    give_epoch(&mut backup, 9, false, true);
+    backup.handle_durable(Time(0), SESSION, EpochId(9));
     assert_eq!(sent(&mut backup), []);
     backup.handle_applied(Time(0), SESSION, EpochId(8));
-    assert_eq!(sent(&mut backup), [Message::Ack { complete: EpochId(8) }]);
+    assert_eq!(sent(&mut backup), [Message::Ack { complete: EpochId(9) }]);
 }
 
 #[test]
 fn takeover_resumes_from_the_last_whole_epoch_and_gives_output_and_input_again() {
     let mut backup = protected();
-    give(&mut backup, Message::Heartbeat(Heartbeat { released: EpochId(7), complete: EpochId(7) })).unwrap();
+    give(
+        &mut backup,
+        Message::Heartbeat(Heartbeat { released: EpochId(7), complete: EpochId(7), committed: EpochId(7) }),
+    )
+    .unwrap();
     give_epoch(&mut backup, 8, false, true);
-    finish(&mut backup, 8);
+    backup.handle_durable(Time(0), SESSION, EpochId(8));
     give_epoch(&mut backup, 9, false, false);
     lose(&mut backup);
     backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Granted);
+    backup.handle_applied(Time(7 * MS), SESSION, EpochId(8));
     let over = over(&mut backup);
     assert_eq!((over.from, over.next_epoch, over.term), (EpochId(8), EpochId(1_000_000), Term(5)));
     assert_eq!(over.reemit.iter().map(|output| output.bytes[0]).collect::<Vec<_>>(), [8]);
@@ -267,7 +325,7 @@ fn peer_that_breaks_the_protocol_loses_its_connection_and_nothing_else() {
         || Message::Ack { complete: EpochId(1) },
         || Message::State(vec![1]),
         || Message::ResyncPages(vec![]),
-        || Message::Heartbeat(Heartbeat { released: EpochId(8), complete: EpochId(8) }),
+        || Message::Heartbeat(Heartbeat { released: EpochId(8), complete: EpochId(8), committed: EpochId(8) }),
     ];
     for message in nonsense {
         let mut backup = protected();
@@ -342,8 +400,8 @@ fn stranger_that_says_nothing_is_closed() {
 fn heartbeat_goes_out_to_the_primary() {
     let mut backup = protected();
     backup.handle_timeout(Time(10 * MS));
-    let (released, complete) = (EpochId(6), EpochId(7));
-    assert_eq!(sent(&mut backup), [Message::Heartbeat(Heartbeat { released, complete })]);
+    let (released, complete) = (EpochId(7), EpochId(7));
+    assert_eq!(sent(&mut backup), [Message::Heartbeat(Heartbeat { released, complete, committed: released })]);
     assert!(matches!(frames(&backup.refusal(RefuseCode::Busy, "no"))[..], [Frame { kind: Kind::Refuse, .. }]));
 }
 
@@ -453,7 +511,7 @@ fn second_answer_to_a_claim_leaves_nothing_to_ask() {
     backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Granted);
     assert_eq!((backup.state(), backup.poll_timeout()), (BackupState::TakingOver, None));
     backup.handle_timeout(Time(1000 * MS));
-    assert_eq!(actions(&mut backup), []);
+    assert!(matches!(actions(&mut backup)[..], [BackupAction::Apply(_)]));
 }
 
 #[test]
@@ -639,7 +697,9 @@ fn disk_copy_is_what_the_page_is_at_the_end_of_its_epoch_however_far_memory_is()
         assert_eq!((pair.data[10], pair.data[20], over.data[10]), (8, 9, 8));
         assert!(whole.disk_copies.is_empty());
         backup.handle_durable(Time(0), SESSION, epoch);
-        assert_eq!(actions(&mut backup), [BackupAction::Apply(Arc::clone(whole))], "the images get the same");
+        commit(&mut backup, 9);
+        let applied = actions(&mut backup).pop();
+        assert_eq!(applied, Some(BackupAction::Apply(Arc::clone(whole))), "the images get the same");
     }
 }
 

@@ -22,4 +22,5 @@
 //! - What an operator should hear comes out of `poll_note`. Nothing depends on when it is polled.
 //! - What is permitted at one moment may be wrong at a later one. Such a step carries the time until which it may be begun.
 
+pub mod backup;
 pub mod primary;

@@ -37,6 +37,7 @@ impl Primary {
             link: None,
             last_heard: Time(0),
             last_sent: Time(0),
+            told_at: Time(0),
             ack_wanted: None,
             claim_retry_at: None,
             offered: None,
@@ -155,6 +156,9 @@ impl Primary {
         );
         self.last_sent = now;
         self.commit.ship(epoch);
+        if self.left == self.pointers().committed() {
+            self.told_at = now;
+        }
     }
 
     /// Disk writes of all epochs up to `epoch` are in the local log, as durably as was asked for.
@@ -457,7 +461,10 @@ impl Primary {
     /// its witness first hears of this side in time.
     fn beat_at(&self) -> Time {
         let interval = if self.state == Greeting { self.config.detect / 2 } else { self.config.heartbeat };
-        self.last_sent.after(interval)
+        let silent = self.last_sent.after(interval);
+        // Output may wait long to leave, and epochs without any be committed meanwhile: the backup keeps them until it is told.
+        let lags = matches!(self.state, Basing | Protected) && self.left < self.pointers().committed();
+        if lags { silent.min(self.told_at.after(interval)) } else { silent }
     }
 
     fn ack_deadline(&self) -> Option<Time> {
@@ -771,8 +778,9 @@ impl Primary {
 
     fn send_heartbeat(&mut self, now: Time) {
         let complete = self.acked().unwrap_or(self.pointers().sealed());
-        let released = self.left;
-        self.send(now, &Message::Heartbeat(Heartbeat { released, complete }));
+        let (released, committed) = (self.left, self.pointers().committed().min(complete));
+        self.told_at = now;
+        self.send(now, &Message::Heartbeat(Heartbeat { released, complete, committed }));
     }
 
     fn send(&mut self, now: Time, message: &Message) {

@@ -313,6 +313,8 @@ pub struct Primary {
     link: Option<Link>,
     /// The last epoch whose output the driver has let out; it follows the pointer `released`, which permits it.
     left: EpochId,
+    /// Since then the backup may not know what is committed: what it is told with each epoch is what has left.
+    told_at: Time,
     last_heard: Time,
     last_sent: Time,
     /// The last epoch that began to go out and is not acked, and since when no ack came.

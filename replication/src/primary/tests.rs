@@ -1,6 +1,6 @@
 use super::*;
 use crate::id::ClaimResult;
-use crate::wire::{Frame, FrameDecoder, Goodbye, GoodbyeReason, HelloAck, Kind, Message, Refuse};
+use crate::wire::{Frame, FrameDecoder, Goodbye, GoodbyeReason, Heartbeat, HelloAck, Kind, Message, Refuse};
 
 mod filling;
 mod rounds;
@@ -188,6 +188,25 @@ fn heartbeat_between_release_and_its_output_says_nothing_of_it() {
     assert_eq!(told(&mut primary, 20 * MS), EpochId(1));
     assert_eq!(actions(&mut primary), [PrimaryAction::Release { upto: EpochId(2) }]);
     assert_eq!(told(&mut primary, 40 * MS), EpochId(2));
+}
+
+#[test]
+fn heartbeat_tells_what_is_committed_while_its_output_waits_to_leave_and_epochs_follow() {
+    // Each epoch tells what has left. A backup that hears of nothing else keeps all epochs after that apart.
+    let mut primary = protected();
+    for epoch in 2..=4 {
+        seal(&mut primary, None);
+        primary.handle_shipped(Time(epoch * 4 * MS), SESSION, EpochId(epoch));
+        ack(&mut primary, epoch).unwrap();
+    }
+    primary.handle_timeout(Time(17 * MS));
+    assert_eq!(sent(&mut primary), []);
+    primary.handle_timeout(Time(18 * MS));
+    let beats = sent_frames(&mut primary).into_iter().map(|frame| frame.into_message().unwrap());
+    let beat = Heartbeat { released: EpochId(1), complete: EpochId(4), committed: EpochId(4) };
+    assert_eq!(beats.collect::<Vec<_>>(), [Message::Heartbeat(beat)]);
+    primary.handle_timeout(Time(19 * MS));
+    assert_eq!(sent(&mut primary), [], "once in an interval");
 }
 
 #[test]

@@ -248,6 +248,8 @@ pub struct Heartbeat {
     pub released: EpochId,
     /// The last epoch the sender knows to be complete on the backup.
     pub complete: EpochId,
+    /// The last epoch the sender knows to be committed. Its output may not have left yet.
+    pub committed: EpochId,
 }
 
 /// Why a session ends cleanly.
@@ -408,7 +410,9 @@ impl Message {
             Message::Outputs(outputs) => encode_outputs(outputs, body),
             Message::EpochEnd(end) => end.encode(body),
             Message::Ack { complete } => drop(body.u64(complete.0)),
-            Message::Heartbeat(Heartbeat { released, complete }) => drop(body.u64(released.0).u64(complete.0)),
+            Message::Heartbeat(Heartbeat { released, complete, committed }) => {
+                body.u64(released.0).u64(complete.0).u64(committed.0);
+            }
             Message::Goodbye(Goodbye { reason, text }) => drop(body.u8(*reason as u8).text(text)),
             Message::StateDelta(delta) => delta.encode(body),
             Message::DiskCopies(copies) => {
@@ -443,6 +447,7 @@ fn decode_fields(kind: Kind, body: &mut BodyReader<'_>) -> Result<Message, BodyE
         Kind::Heartbeat => Message::Heartbeat(Heartbeat {
             released: body.epoch("released epoch")?,
             complete: body.epoch("complete epoch")?,
+            committed: body.epoch("committed epoch")?,
         }),
         Kind::Goodbye => Message::Goodbye(Goodbye::decode(body)?),
         Kind::StateDelta => Message::StateDelta(StateDelta::decode(body)?),

@@ -72,7 +72,7 @@ fn messages() -> Vec<Message> {
         Message::Outputs(vec![Output { device: 1, kind: 2, bytes: vec![3; 64] }]),
         Message::EpochEnd(EpochEnd { inputs: 1, pages: 2, state_bytes: 3, disk_writes: 4, outputs: 5, checksum: 6 }),
         Message::Ack { complete: EpochId(12) },
-        Message::Heartbeat(Heartbeat { released: EpochId(1), complete: EpochId(2) }),
+        Message::Heartbeat(Heartbeat { released: EpochId(1), complete: EpochId(3), committed: EpochId(2) }),
         Message::Goodbye(Goodbye { reason: GoodbyeReason::GuestEnded, text: "powered off".into() }),
         Message::StateDelta(StateDelta { len: 100, runs: vec![(3, vec![1, 2]), (99, vec![4])] }),
         Message::DiskCopies(vec![DiskCopy { disk: 1, offset: 8192, gfn: Gfn(3), at: 512, len: 3584 }]),
@@ -119,7 +119,7 @@ fn every_message_cut_short_is_an_error() {
 fn header_bytes_are_as_documented() {
     let bytes = frame(Kind::Ack, &12u64.to_le_bytes());
     assert_eq!(bytes.len(), HEADER_LEN + 8);
-    assert_eq!(&bytes[..16], b"OUTL\x04\0\x0f\0\0\0\0\0\x08\0\0\0");
+    assert_eq!(&bytes[..16], b"OUTL\x05\0\x0f\0\0\0\0\0\x08\0\0\0");
     assert_eq!(bytes[16..24], 77u64.to_le_bytes());
     assert_eq!(bytes[24..40], [3; 16]);
     assert_eq!(bytes[40..48], 4u64.to_le_bytes());

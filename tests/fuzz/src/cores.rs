@@ -85,7 +85,7 @@ fn message(input: &mut Input<'_>) -> Message {
         9 => Message::State(input.some(64).to_vec()),
         10 => Message::EpochEnd(EpochEnd { pages: input.edge(), state_bytes: input.edge(), ..EpochEnd::default() }),
         11 => Message::Ack { complete: epoch(input) },
-        12 => Message::Heartbeat(Heartbeat { released: epoch(input), complete: epoch(input) }),
+        12 => Message::Heartbeat(Heartbeat { released: epoch(input), complete: epoch(input), committed: epoch(input) }),
         13 => Message::Goodbye(Goodbye { reason: GoodbyeReason::GuestEnded, text: text(input) }),
         _ => Message::Goodbye(Goodbye { reason: GoodbyeReason::Unprotected, text: text(input) }),
     }

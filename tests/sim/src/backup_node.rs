@@ -1,43 +1,53 @@
-//! The driver of a backup: shadow memory, replica image, persistence. What a real one does, in small.
+//! A host that follows: memory, files and a connection, and a pipeline that decides what is done with them.
+//!
+//! There is no rule here. Steps are performed against models of what a real host has, take their time, and are answered.
 
-use std::sync::Arc;
+mod files;
+
+use std::collections::VecDeque;
+use std::time::Duration;
 
 use replication::page::{PAGE_SIZE, Page};
-use replication::view::{Greeting, Tell, Voids};
-use replication::wire::{DiskOffer, DiskWant, Kind, Message, RefuseCode};
-use replication::{AssembledEpoch, Backup, BackupAction, EpochId, Frame, PageBatch, SessionId, TakeOver};
+use replication::pipeline::backup::{
+    Answer, BackupPipeline, Introduction, Leaving, LoopDone, LoopStep, Note, PipelineConfig, Question as Asked,
+    StorageDone, StorageLimits,
+};
+use replication::view::{Tell, Voids};
+use replication::wire::{Hello, Kind, Message, RefuseCode};
+use replication::{AssembledEpoch, Backup, ClaimResult, EpochId, Frame, PageBatch, SessionId, TakeOver};
 
-use crate::disk::{CHUNK, Disk};
-use crate::env::{Crashed, Env, Event, HostId};
+use crate::env::{BackupLane, Crashed, Env, Event, HostId, Piece};
 use crate::fault::Step;
 use crate::guest::PAGES;
-use crate::plan::{Break, machine};
+use crate::plan::{Break, MS, Plan, machine};
 use crate::primary_node::Stream;
-use crate::shipping::chunk_hash;
 use crate::story::words;
 use crate::witness::Question;
+use files::Files;
 
 /// A host that follows.
 pub struct BackupNode {
     id: HostId,
-    /// The core under test.
-    pub core: Backup,
+    pipeline: BackupPipeline,
     /// The shadow memory.
     pub memory: Vec<Page>,
-    /// The replica image.
-    pub image: Vec<u8>,
+    files: Files,
     /// The connection to the primary.
     pub stream: Option<Stream>,
-    /// The guest ended, and this backup with it.
+    /// What came on it and is not read.
+    unread: VecDeque<Piece>,
+    /// The epoch whose pages the loop applies.
+    applying: Option<std::sync::Arc<AssembledEpoch>>,
+    /// A base could not run here: it refuses that machine until somebody mends that and starts it again.
+    pub is_unfit: bool,
+    /// The guest ended, or storage failed, and this backup ends with it.
     pub has_ended: bool,
-    /// What the core wants run.
+    /// What is to run here.
     pub over: Option<Box<TakeOver>>,
     /// The session in which it acks nothing any more.
     mute: Option<SessionId>,
     /// What it has to tell the witness of joins that came to nothing.
     voids: Voids,
-    durable_at: u64,
-    applied_at: u64,
     timer_at: Option<u64>,
 }
 
@@ -46,47 +56,81 @@ impl BackupNode {
     pub fn new(id: HostId, image: Vec<u8>, env: &Env) -> BackupNode {
         BackupNode {
             id,
-            core: Backup::new(env.plan.backup_config()),
+            pipeline: BackupPipeline::new(pipeline_config(&env.plan)),
             memory: vec![[0; PAGE_SIZE]; PAGES],
-            image,
+            files: Files::new(image, env.plan.log_room),
             stream: None,
+            unread: VecDeque::new(),
+            applying: None,
+            is_unfit: false,
             has_ended: false,
             over: None,
             mute: None,
             voids: Voids::new(env.witness.place(id.host).id),
-            durable_at: 0,
-            applied_at: 0,
             timer_at: None,
         }
+    }
+
+    /// The core under test.
+    pub fn core(&self) -> &Backup {
+        self.pipeline.core()
+    }
+
+    /// Its image, if an epoch of that life of the guest was written to it since this was asked last.
+    pub fn written_image(&self, life: u32) -> Option<Vec<u8>> {
+        self.files.written(self.core(), life)
+    }
+
+    /// Which host it is.
+    pub fn host(&self) -> usize {
+        self.id.host
     }
 
     /// A connection stands.
     pub fn handle_connected(&mut self, connection: u64, env: &mut Env) -> Result<(), Crashed> {
         self.stream = Some(Stream::new(connection));
-        self.core.handle_connected(env.time());
+        self.pipeline.handle_connected(env.time());
         self.pump(env)
     }
 
-    /// The connection ended.
+    /// The connection ended, and nobody says so.
     pub fn handle_disconnected(&mut self, env: &mut Env) -> Result<(), Crashed> {
         self.stream = None;
-        self.core.handle_disconnected(env.time());
+        self.unread.clear();
+        self.pipeline.handle_disconnected(env.time());
         self.pump(env)
     }
 
-    /// Bytes arrived.
-    pub fn handle_bytes(&mut self, bytes: &[u8], env: &mut Env) -> Result<(), Crashed> {
-        self.core.handle_alive(env.time());
-        if let Some(stream) = &mut self.stream {
-            stream.decoder.handle_bytes(bytes);
-        }
-        while let Some(stream) = &mut self.stream {
+    /// Something arrived.
+    pub fn handle_piece(&mut self, piece: &Piece, env: &mut Env) -> Result<(), Crashed> {
+        self.unread.push_back(piece.clone());
+        self.read(env)
+    }
+
+    /// Gives the pipeline what arrived, while the loop is free and it is to be read.
+    fn read(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        while self.applying.is_none() {
+            let Some(stream) = &mut self.stream else {
+                self.unread.clear();
+                return Ok(());
+            };
             match stream.decoder.poll_frame() {
-                Ok(None) => break,
                 Ok(Some(frame)) => self.take_frame(frame, env),
+                Ok(None) if !self.pipeline.wants_bytes(env.time()) => return Ok(()),
+                Ok(None) => match self.unread.pop_front() {
+                    Some(Piece::Bytes(bytes)) => {
+                        stream.decoder.handle_bytes(&bytes);
+                        self.pipeline.handle_alive(env.time());
+                    }
+                    Some(Piece::End) => {
+                        self.stream = None;
+                        self.pipeline.handle_disconnected(env.time());
+                    }
+                    None => return Ok(()),
+                },
                 Err(error) => {
                     env.say(|| format!("host {}: {error}", self.id.host));
-                    self.core.handle_broken_stream(env.time());
+                    self.pipeline.handle_broken_stream(env.time(), &error);
                 }
             }
             self.pump(env)?;
@@ -99,62 +143,46 @@ impl BackupNode {
             let ack = Message::Ack { complete: frame.epoch }.to_frame(&frame.link, EpochId(0));
             self.send(ack, env);
         }
-        if let Err(error) = self.core.handle_frame(env.time(), frame) {
-            env.say(|| format!("host {}: {error}", self.id.host));
-        }
+        self.pipeline.handle_frame(env.time(), frame);
     }
 
     /// A timer fired.
     pub fn handle_timer(&mut self, env: &mut Env) -> Result<(), Crashed> {
         self.timer_at = None;
-        self.core.handle_timeout(env.time());
-        self.pump(env)
-    }
-
-    /// The log has the epoch.
-    pub fn handle_durable(&mut self, session: SessionId, epoch: EpochId, env: &mut Env) -> Result<(), Crashed> {
-        env.step(self.id.host, Step::Durable, false)?;
-        self.core.handle_durable(env.time(), session, epoch);
-        env.step(self.id.host, Step::Durable, true)?;
-        self.pump(env)
-    }
-
-    /// The base was looked at and cannot run here.
-    pub fn handle_unfit_base(&mut self, session: SessionId, env: &mut Env) -> Result<(), Crashed> {
-        env.say(|| format!("host {}: the base cannot run here", self.id.host));
-        self.core.handle_base_refused(env.time(), session, "the base cannot run here");
-        self.pump(env)
-    }
-
-    /// The time to apply an epoch came. Not if its session is gone meanwhile.
-    pub fn handle_apply(&mut self, epoch: &AssembledEpoch, env: &mut Env) -> Result<(), Crashed> {
-        if self.core.session_id() != Some(epoch.session) {
-            return Ok(());
+        match self.applying {
+            Some(_) => self.pipeline.handle_working(env.time()),
+            None => self.pipeline.handle_timeout(env.time()),
         }
-        env.step(self.id.host, Step::Apply, false)?;
-        self.apply(epoch, env);
-        self.core.handle_applied(env.time(), epoch.session, epoch.epoch);
-        env.step(self.id.host, Step::Apply, true)?;
-        self.pump(env)
+        self.pump(env)?;
+        self.read(env)
     }
 
-    fn apply(&mut self, epoch: &AssembledEpoch, env: &mut Env) {
+    /// A lane has done its step.
+    pub fn handle_lane(&mut self, lane: BackupLane, env: &mut Env) -> Result<(), Crashed> {
+        match lane {
+            BackupLane::Loop => self.finish_applying(env)?,
+            BackupLane::Storage => {
+                let done = self.files.finish(self.id.host, env)?;
+                self.is_unfit |= matches!(done, StorageDone::Unfit(_));
+                self.pipeline.handle_storage_done(env.time(), done);
+            }
+            BackupLane::Upkeep => {
+                let is_done = self.files.finish_upkeep(self.id.host, env);
+                self.pipeline.handle_upkeep_done(env.time(), is_done);
+            }
+        }
+        self.pump(env)?;
+        self.read(env)
+    }
+
+    fn finish_applying(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        let epoch = self.applying.take().expect("the loop was at work");
         let is_forgetful = env.plan.broken == Some(Break::ForgetPage) && epoch.epoch.0.is_multiple_of(4);
         for batch in epoch.pages.iter().skip(usize::from(is_forgetful)) {
             self.apply_pages(batch);
         }
-        if env.plan.broken != Some(Break::ForgetDiskWrites) || epoch.base {
-            for write in &epoch.disk_writes {
-                self.image[write.offset as usize..][..write.data.len()].copy_from_slice(&write.data);
-            }
-        }
-    }
-
-    fn read_memory(&mut self, session: SessionId, epoch: EpochId, env: &Env) {
-        let is_blank = env.plan.broken == Some(Break::CopyOfOtherMemory);
-        self.core.handle_memory(session, epoch, |gfn, page| {
-            *page = if is_blank { [0; PAGE_SIZE] } else { self.memory[gfn.0 as usize] };
-        });
+        self.pipeline.handle_loop_done(env.time(), LoopDone::Done);
+        env.step(self.id.host, Step::Apply, true)
     }
 
     fn apply_pages(&mut self, batch: &PageBatch) {
@@ -163,18 +191,16 @@ impl BackupNode {
         }
     }
 
-    /// Does all that the core wants done.
-    pub fn pump(&mut self, env: &mut Env) -> Result<(), Crashed> {
-        let host = self.id.host;
-        while let Some(action) = self.core.poll_action() {
-            self.act(action, env)?;
+    /// Does all that the pipeline wants done now.
+    fn pump(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        loop {
+            self.transmit(env)?;
+            self.give(env)?;
+            self.tell(env);
+            let Some(step) = self.pipeline.poll_loop_step() else { break };
+            self.perform(step, env)?;
         }
-        while let Some(frame) = self.core.poll_transmit() {
-            env.step(host, Step::Send, false)?;
-            self.send(frame, env);
-            env.step(host, Step::Send, true)?;
-        }
-        let wanted = self.core.poll_timeout().map(|time| env.when(time));
+        let wanted = self.pipeline.poll_timeout().map(|time| env.when(time));
         if let Some(at) = wanted.filter(|at| self.timer_at.is_none_or(|armed| *at < armed)) {
             self.timer_at = Some(at);
             env.at(at, Event::Timer(self.id));
@@ -182,70 +208,136 @@ impl BackupNode {
         Ok(())
     }
 
-    fn act(&mut self, action: BackupAction, env: &mut Env) -> Result<(), Crashed> {
-        match action {
-            BackupAction::Greeted(hello) if hello.machine == machine() => self.meet(hello.register, env),
-            BackupAction::Greeted(_) => self.core.handle_refuse(env.time(), RefuseCode::Machine, "another machine"),
-            BackupAction::ResyncPages(batch) => self.apply_pages(&batch),
-            BackupAction::ResyncDisk(piece) => {
-                self.image[piece.offset as usize..][..piece.data.len()].copy_from_slice(&piece.data);
-            }
-            BackupAction::DiskOffered(offer) => self.compare(&offer, env),
-            BackupAction::ReadMemory { session, epoch } => self.read_memory(session, epoch, env),
-            BackupAction::Persist(epoch) => return self.persist(&epoch, env),
-            BackupAction::Apply(epoch) => self.schedule_apply(epoch, env),
-            BackupAction::Claim { session, fork } => return self.claim(session, fork, env),
-            BackupAction::TakeOver(over) => {
-                env.step(self.id.host, Step::TakeOver, false)?;
-                self.over = Some(over);
-            }
-            BackupAction::Discard { session, reason } => {
-                if let Some(session) = session {
-                    self.voids.handle_void(session);
-                    env.after(0, Event::Look { by: self.id, again: false });
-                }
-                (self.durable_at, self.applied_at) = (env.now, env.now);
-                env.say(|| format!("host {} discards the session: {}", self.id.host, words::discard(&reason)));
-            }
-            BackupAction::Keep { epoch, .. } => {
-                (self.durable_at, self.applied_at) = (env.now, env.now);
-                env.say(|| format!("host {}: keeps epoch {epoch}", self.id.host));
-            }
-            BackupAction::Override { .. } => unreachable!("no operator here overrides"),
-            BackupAction::Ended { .. } => self.has_ended = true,
-            BackupAction::Disconnect => self.close(env),
+    fn transmit(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        while let Some(frame) = self.pipeline.poll_transmit() {
+            env.step(self.id.host, Step::Send, false)?;
+            self.send(frame, env);
+            env.step(self.id.host, Step::Send, true)?;
         }
         Ok(())
     }
 
-    fn meet(&mut self, greeting: Option<Greeting>, env: &mut Env) {
-        match env.plan.broken {
-            Some(Break::MeetUnasked) => env.learn_unasked(self.id, Question::Introduce(greeting)),
-            _ => env.ask(self.id, Question::Introduce(greeting)),
+    fn give(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        if let Some(step) = self.pipeline.poll_storage_step(env.time()) {
+            let at = self.files.begin(self.id.host, step, self.pipeline.core(), env)?;
+            env.at(at, Event::BackupLane { to: self.id, lane: BackupLane::Storage });
+        }
+        if self.pipeline.poll_upkeep(env.time()) {
+            let at = self.files.begin_upkeep(self.id.host, env);
+            env.at(at, Event::BackupLane { to: self.id, lane: BackupLane::Upkeep });
+        }
+        match self.pipeline.poll_question() {
+            Some(question) => self.ask(question, env),
+            None => Ok(()),
+        }
+    }
+
+    fn perform(&mut self, step: LoopStep, env: &mut Env) -> Result<(), Crashed> {
+        let done = match step {
+            LoopStep::Examine(hello) if hello.machine == machine() => LoopDone::Examined(Ok(())),
+            LoopStep::Examine(_) => LoopDone::Examined(Err("another machine".into())),
+            LoopStep::MakeMemory { session, hello } => self.make_memory(session, &hello),
+            LoopStep::ApplyBatch(batch) => {
+                self.apply_pages(&batch);
+                LoopDone::Done
+            }
+            LoopStep::ReadMemory { session, epoch } => {
+                self.read_memory(session, epoch, env);
+                return Ok(());
+            }
+            LoopStep::ApplyPages(epoch) => return self.begin_applying(epoch, env),
+            LoopStep::Forget { void, .. } => {
+                if let Some(session) = void {
+                    self.voids.handle_void(session);
+                    env.after(0, Event::Look { by: self.id, again: false });
+                }
+                self.files.note_forgotten();
+                LoopDone::Done
+            }
+            LoopStep::Disconnect => {
+                self.unread.clear();
+                if let Some(stream) = self.stream.take() {
+                    env.close(stream.connection, self.id.host);
+                }
+                LoopDone::Done
+            }
+            LoopStep::Leave(Leaving::TakeOver { over, .. }) => {
+                env.step(self.id.host, Step::TakeOver, false)?;
+                self.over = Some(over);
+                LoopDone::Done
+            }
+            LoopStep::Leave(Leaving::Ended(_) | Leaving::Failed) => {
+                self.has_ended = true;
+                LoopDone::Done
+            }
+        };
+        self.pipeline.handle_loop_done(env.time(), done);
+        Ok(())
+    }
+
+    fn make_memory(&mut self, session: SessionId, hello: &Hello) -> LoopDone {
+        if let Some(greeting) = hello.register {
+            self.voids.handle_joined(session, greeting.primary);
+        }
+        LoopDone::MadeMemory(Ok(()))
+    }
+
+    fn begin_applying(&mut self, epoch: std::sync::Arc<AssembledEpoch>, env: &mut Env) -> Result<(), Crashed> {
+        env.step(self.id.host, Step::Apply, false)?;
+        self.applying = Some(epoch);
+        let delay = env.rng.range(0, env.plan.apply_delay);
+        env.after(delay, Event::BackupLane { to: self.id, lane: BackupLane::Loop });
+        Ok(())
+    }
+
+    fn read_memory(&mut self, session: SessionId, epoch: EpochId, env: &mut Env) {
+        let is_blank = env.plan.broken == Some(Break::CopyOfOtherMemory);
+        self.pipeline.handle_memory(env.time(), session, epoch, |gfn, page| {
+            *page = if is_blank { [0; PAGE_SIZE] } else { self.memory[gfn.0 as usize] };
+        });
+    }
+
+    fn ask(&mut self, question: Asked, env: &mut Env) -> Result<(), Crashed> {
+        let host = self.id.host;
+        match question {
+            Asked::Introduce { hello, .. } => {
+                match env.plan.broken {
+                    Some(Break::MeetUnasked) => env.learn_unasked(self.id, Question::Introduce(hello.register)),
+                    _ => env.ask(self.id, Question::Introduce(hello.register)),
+                }
+                Ok(())
+            }
+            Asked::TakeOver { session, fork } => {
+                env.say(|| format!("host {host} claims session {session}; {}", self.pipeline.core().pointers()));
+                env.step(host, Step::Claim, false)?;
+                if env.plan.broken == Some(Break::RunWithoutClaim) {
+                    env.learn_unasked(self.id, Question::TakeOver { session, fork });
+                } else {
+                    env.ask(self.id, Question::TakeOver { session, fork });
+                }
+                env.step(host, Step::Claim, true)
+            }
+            Asked::Override { .. } => unreachable!("no operator here overrides"),
         }
     }
 
     /// The witness said whether the primary may be followed.
-    pub fn handle_introduced(
-        &mut self,
-        greeting: Option<Greeting>,
-        is_known: bool,
-        env: &mut Env,
-    ) -> Result<(), Crashed> {
-        match is_known {
-            true => {
-                if let (Some(greeting), Some(session)) = (greeting, self.core.session_id()) {
-                    self.voids.handle_joined(session, greeting.primary);
-                }
-                self.core.handle_accept(
-                    env.time(),
-                    Some(env.witness.introduce(self.id.host)),
-                    Some(env.witness.leave(self.id.host)),
-                )
-            }
-            false => self.core.handle_refuse(env.time(), RefuseCode::Witness, "another witness, or another primary"),
-        }
-        self.pump(env)
+    pub fn handle_introduced(&mut self, is_known: bool, env: &mut Env) -> Result<(), Crashed> {
+        let host = self.id.host;
+        let introduction = match is_known {
+            true => Ok(Introduction { place: Some(env.witness.introduce(host)), nonce: Some(env.witness.leave(host)) }),
+            false => Err((RefuseCode::Witness, "another witness, or another primary".to_owned())),
+        };
+        self.pipeline.handle_answer(env.time(), Answer::Introduced(introduction));
+        self.pump(env)?;
+        self.read(env)
+    }
+
+    /// The witness said whether the guest may run here.
+    pub fn handle_claimed(&mut self, result: ClaimResult, env: &mut Env) -> Result<(), Crashed> {
+        self.pipeline.handle_answer(env.time(), Answer::Claimed(result));
+        self.pump(env)?;
+        self.read(env)
     }
 
     /// Looks at the newest record, and tells the witness what that asks for. The driver does so again and again.
@@ -271,49 +363,32 @@ impl BackupNode {
         }
     }
 
-    fn compare(&mut self, offer: &DiskOffer, env: &mut Env) {
-        let DiskOffer { disk, first_chunk, ref hashes, .. } = *offer;
-        let chunks = self.image.chunks(CHUNK).zip(hashes);
-        let wanted = chunks.map(|(chunk, hash)| chunk_hash(chunk) != *hash).collect();
-        self.core.handle_disk_compared(env.time(), DiskWant { disk, first_chunk, wanted });
-    }
-
-    fn persist(&mut self, epoch: &AssembledEpoch, env: &mut Env) -> Result<(), Crashed> {
-        env.step(self.id.host, Step::Persist, false)?;
-        self.durable_at = self.durable_at.max(env.now + env.disk_delay(self.id.host));
-        let (to, session, epoch, is_base) = (self.id, epoch.session, epoch.epoch, epoch.base);
-        if is_base && std::mem::take(&mut env.unfit_base[self.id.host]) {
-            env.at(self.durable_at, Event::BaseUnfit { to, session });
-        } else {
-            env.at(self.durable_at, Event::Durable { to, session, epoch });
-        }
-        env.step(self.id.host, Step::Persist, true)
-    }
-
-    fn schedule_apply(&mut self, epoch: Arc<AssembledEpoch>, env: &mut Env) {
-        let delay = env.rng.range(0, env.plan.apply_delay);
-        self.applied_at = self.applied_at.max(env.now + delay);
-        env.at(self.applied_at, Event::Apply { to: self.id, epoch });
-    }
-
-    fn claim(&mut self, session: SessionId, fork: EpochId, env: &mut Env) -> Result<(), Crashed> {
+    fn tell(&mut self, env: &mut Env) {
         let host = self.id.host;
-        env.say(|| format!("host {host} claims session {session}; {}", self.core.pointers()));
-        env.step(host, Step::Claim, false)?;
-        if env.plan.broken == Some(Break::RunWithoutClaim) {
-            env.learn_unasked(self.id, Question::TakeOver { session, fork });
-        } else {
-            env.ask(self.id, Question::TakeOver { session, fork });
+        while let Some(note) = self.pipeline.poll_note() {
+            match note {
+                Note::Discarded(reason) => {
+                    env.say(|| format!("host {host} discards the session: {}", words::discard(&reason)));
+                }
+                Note::Kept { epoch, .. } => {
+                    env.say(|| format!("host {host} keeps epoch {epoch}"));
+                    self.files.check_at_rest(host, "keeps its copy", env);
+                }
+                Note::Refused(text) | Note::PeerError(text) => env.say(|| format!("host {host}: {text}")),
+                Note::Full(path) => env.say(|| format!("host {host} has no room for its {}", path.display())),
+                Note::HasRoom(path) => env.say(|| format!("host {host} has room for its {}", path.display())),
+                Note::ResyncStarted { .. } | Note::Protected(_) | Note::FailoverStarted { .. } => {}
+                Note::StopDeferred(_) => unreachable!("no operator here stops a backup"),
+            }
         }
-        env.step(host, Step::Claim, true)
     }
 
     fn send(&mut self, bytes: Vec<u8>, env: &mut Env) {
         if Kind::of_frame(&bytes) == Some(Kind::Ack) {
             if std::mem::take(&mut env.mute[self.id.host]) {
-                self.mute = self.core.session_id();
+                self.mute = self.core().session_id();
             }
-            if self.mute.is_some() && self.mute == self.core.session_id() {
+            if self.mute.is_some() && self.mute == self.core().session_id() {
                 return;
             }
         }
@@ -322,17 +397,28 @@ impl BackupNode {
         }
     }
 
-    fn close(&mut self, env: &mut Env) {
-        while let Some(frame) = self.core.poll_transmit() {
-            self.send(frame, env);
-        }
-        if let Some(stream) = self.stream.take() {
-            env.close(stream.connection, self.id.host);
-        }
+    /// This process is gone. What its host finds when it starts again, after it looked into the log.
+    pub fn into_image_after(mut self, power: bool, env: &mut Env) -> Vec<u8> {
+        self.files.crash(power, env);
+        let image = self.files.recover();
+        self.files.check_survivor(self.id.host, self.pipeline.core(), &image, env);
+        image
     }
 
-    /// The disk, for the guest that runs here from now on.
-    pub fn into_disk(self) -> Disk {
-        Disk::new(self.image)
+    /// The image, for the guest that runs here from now on.
+    pub fn image(&self) -> Vec<u8> {
+        self.files.image()
+    }
+}
+
+fn pipeline_config(plan: &Plan) -> PipelineConfig {
+    PipelineConfig {
+        core: plan.backup_config(),
+        storage: StorageLimits {
+            room_retry: Duration::from_nanos(2 * MS),
+            unsynced_bytes_max: 600,
+            filling_bytes_max: plan.filling_bytes_max,
+        },
+        upkeep: Duration::from_nanos(9 * MS),
     }
 }

@@ -2,10 +2,9 @@
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
-use std::sync::Arc;
 
 use replication::view::Entry;
-use replication::{AssembledEpoch, ClaimResult, EpochId, SessionId, Time};
+use replication::{ClaimResult, Time};
 
 use crate::clock::Clock;
 use crate::fault::{Fault, HOSTS, Step, What, When};
@@ -43,18 +42,10 @@ pub enum Event {
         side: usize,
         piece: Piece,
     },
-    Durable {
+    /// A lane of a backup has done its step.
+    BackupLane {
         to: HostId,
-        session: SessionId,
-        epoch: EpochId,
-    },
-    BaseUnfit {
-        to: HostId,
-        session: SessionId,
-    },
-    Apply {
-        to: HostId,
-        epoch: Arc<AssembledEpoch>,
+        lane: BackupLane,
     },
     /// A host puts a question to the witness, again.
     Ask {
@@ -102,6 +93,17 @@ pub enum Event {
     Restart(usize),
     Heal,
     Operate,
+}
+
+/// What does one thing at a time on a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackupLane {
+    /// It has the memory and the connection.
+    Loop,
+    /// It has the image and its log.
+    Storage,
+    /// It syncs the image beside all else.
+    Upkeep,
 }
 
 /// A piece of a stream.
@@ -176,6 +178,12 @@ pub struct Env {
     pub witness: Witness,
     /// Until when a host's disk is slow.
     pub slow_until: [u64; HOSTS],
+    /// A host that crashes in the middle of a step loses its power.
+    pub loses_power: [bool; HOSTS],
+    /// Until when a host's disk has no room.
+    pub full_until: [u64; HOSTS],
+    /// Whose disk fails at the next thing asked of it.
+    pub disk_fails: [bool; HOSTS],
     /// Who acks nothing from the next ack on.
     pub mute: [bool; HOSTS],
     /// Whose next filling makes no progress.
@@ -230,6 +238,9 @@ impl Env {
             oracle: Oracle::default(),
             client: Client { request: 1, answered: 0 },
             slow_until: [0; HOSTS],
+            loses_power: [false; HOSTS],
+            full_until: [0; HOSTS],
+            disk_fails: [false; HOSTS],
             mute: [false; HOSTS],
             stuck: [false; HOSTS],
             unfit_base: [false; HOSTS],
@@ -390,7 +401,10 @@ impl Env {
                     continue;
                 }
                 self.after(0, Event::Fault(what));
-                if matches!(what, What::Crash { host: crashed, .. } if crashed == host) {
+                if let What::Crash { host: crashed, power, .. } = what
+                    && crashed == host
+                {
+                    self.loses_power[host] = power;
                     return Err(Crashed);
                 }
             }

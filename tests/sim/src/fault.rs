@@ -22,10 +22,16 @@ pub enum Step {
     Release,
     /// A primary begins a resync.
     Resync,
-    /// A backup asks its disk to persist an epoch.
+    /// A backup puts an epoch into its log.
     Persist,
-    /// A backup hears that an epoch is durable.
-    Durable,
+    /// A backup writes to its image.
+    ImageWrite,
+    /// A backup syncs its image.
+    ImageSync,
+    /// A backup empties its log.
+    LogTruncate,
+    /// A backup looks whether a base can run there, compares chunks, or gives its files back.
+    Rehearse,
     /// A backup applies an epoch.
     Apply,
     /// Either sends a control frame: Hello, ack, heartbeat.
@@ -44,14 +50,17 @@ pub enum Step {
 
 impl Step {
     /// All of them.
-    pub const ALL: [Step; 14] = [
+    pub const ALL: [Step; 17] = [
         Step::Seal,
         Step::Base,
         Step::Ship,
         Step::Release,
         Step::Resync,
         Step::Persist,
-        Step::Durable,
+        Step::ImageWrite,
+        Step::ImageSync,
+        Step::LogTruncate,
+        Step::Rehearse,
         Step::Apply,
         Step::Send,
         Step::Claim,
@@ -157,6 +166,10 @@ pub enum What {
     Pause(usize, #[serde(with = "nanos")] u64),
     /// A host's disk is slow.
     SlowDisk(usize, #[serde(with = "nanos")] u64),
+    /// The disk of a backup has no room.
+    DiskFull(usize, #[serde(with = "nanos")] u64),
+    /// The disk of a backup fails at the next thing asked of it.
+    DiskFails(usize),
     /// The state directory of a primary takes no more epochs.
     StoreFails(usize),
     /// A backup is heard, and acks nothing any more in this session.
@@ -239,7 +252,8 @@ impl What {
         match *self {
             What::Crash { host, .. } | What::Mute(host) | What::StuckFilling(host) => [Some(host), None],
             What::WitnessCut(host, _) | What::ClientCut(host, _) | What::Pause(host, _) => [Some(host), None],
-            What::SlowDisk(host, _) | What::OtherWitness(host, _) | What::StoreFails(host) => [Some(host), None],
+            What::SlowDisk(host, _) | What::DiskFull(host, _) | What::DiskFails(host) => [Some(host), None],
+            What::OtherWitness(host, _) | What::StoreFails(host) => [Some(host), None],
             What::CutOneWay(host, _) | What::LinkSlows(host, _) | What::ClockJump(host, _) => [Some(host), None],
             What::ProtectOther { host, to } => [Some(host), Some(to)],
             What::StandBy(host) => [Some(host), None],

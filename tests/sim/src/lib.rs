@@ -28,6 +28,7 @@ pub mod rng;
 pub mod shipping;
 pub mod shrink;
 pub mod state_dir;
+pub mod storage;
 pub mod story;
 pub mod witness;
 pub mod world;

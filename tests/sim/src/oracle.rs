@@ -31,6 +31,8 @@ pub enum Rule {
     RightDisk,
     /// An image holds what is committed, and no more.
     CommittedImage,
+    /// What a backup acked as durable is there after any crash, and what it gives away or keeps is on its medium.
+    SurvivesHere,
     /// `released ≤ committed ≤ shipped ≤ sealed < running`, and its like on a backup.
     Pointers,
     /// `released ≤ committed ≤ acked ≤ complete` across both ends.
@@ -69,6 +71,7 @@ impl Rule {
             Rule::NothingForgotten => "whoever goes on knows all that was seen",
             Rule::RightDisk => "a disk is what its guest wrote",
             Rule::CommittedImage => "an image holds what is committed, and no more",
+            Rule::SurvivesHere => "what a backup acked as durable survives it",
             Rule::Pointers => "released <= committed <= shipped <= sealed < running",
             Rule::Across => "released <= committed <= acked <= complete across both ends",
             Rule::NothingLost => "all output of the history comes out",
@@ -129,10 +132,13 @@ pub struct Oracle {
     pub outputs_seen: u64,
 }
 
-#[derive(Clone, Copy)]
 struct Seal {
     digest: u64,
     position: u64,
+    /// The value of the last output.
+    chain: u64,
+    /// What each sector holds.
+    sectors: Vec<u64>,
 }
 
 impl Oracle {
@@ -234,7 +240,8 @@ impl Oracle {
         if generation != self.generation {
             return;
         }
-        let seal = Seal { digest: guest.digest(), position: guest.position };
+        let sectors = (0..SECTORS).map(|sector| guest.sector_chain(sector)).collect();
+        let seal = Seal { digest: guest.digest(), position: guest.position, chain: guest.chain, sectors };
         if self.seals.insert(epoch, seal).is_some() {
             self.fail(Rule::FreshEpochs, host, || format!("host {host} used epoch number {epoch} again"));
         }
@@ -275,12 +282,32 @@ impl Oracle {
     /// The image is what the guest's memory says it wrote.
     pub fn check_image(&mut self, host: usize, guest: &Guest, image: &[u8]) {
         for sector in 0..SECTORS {
-            let chain = guest.sector_chain(sector);
-            let expected = if chain == 0 { [0; SECTOR] } else { sector_of(chain) };
-            if image[sector * SECTOR..][..SECTOR] != expected {
+            if !holds(image, sector, guest.sector_chain(sector)) {
                 let text = || format!("sector {sector} of host {host}'s disk is not what its guest wrote");
                 self.fail(Rule::RightDisk, host, text);
             }
+        }
+    }
+
+    /// The life of the guest to which an epoch with that state belongs, if it is the present one.
+    pub fn generation_of(&self, epoch: EpochId, state: &[u8]) -> Option<u32> {
+        let seal = self.seals.get(&epoch)?;
+        (seal.chain == Said::decode(state).chain).then_some(self.generation)
+    }
+
+    /// The image is as it was at the end of an epoch from `first` to `last`, of that life of the guest.
+    pub fn check_survivor(&mut self, host: usize, life: u32, (first, last): (EpochId, EpochId), image: &[u8]) {
+        if life != self.generation || !self.seals.contains_key(&first) {
+            return;
+        }
+        let is_of = |seal: &Seal| seal.sectors.iter().enumerate().all(|(sector, chain)| holds(image, sector, *chain));
+        if !self.seals.range(first..=last).any(|(_, seal)| is_of(seal)) {
+            let text = || {
+                format!(
+                    "host {host} acked up to {first}, and after its crash its disk is of no epoch from there to {last}"
+                )
+            };
+            self.fail(Rule::SurvivesHere, host, text);
         }
     }
 
@@ -326,7 +353,7 @@ impl Oracle {
     /// Both ends of one session: `released ≤ committed ≤ acked ≤ complete`.
     pub fn check_across(&mut self, primary: Pointers, acked: EpochId, backup: BackupPointers) {
         let order = [primary.released(), primary.committed(), acked, backup.acked(), backup.complete()];
-        if !order.is_sorted() {
+        if !order.is_sorted() || backup.committed() > primary.committed() {
             let text = || format!("across: primary {primary}, acked {acked}; backup {backup}");
             self.fail(Rule::Across, None, text);
         }
@@ -339,4 +366,9 @@ impl Oracle {
             self.fail(Rule::NothingLost, None, || format!("output {} was never sent, though {last} was", missing + 1));
         }
     }
+}
+
+fn holds(image: &[u8], sector: usize, chain: u64) -> bool {
+    let expected = if chain == 0 { [0; SECTOR] } else { sector_of(chain) };
+    image[sector * SECTOR..][..SECTOR] == expected
 }

@@ -130,6 +130,26 @@ pub enum Break {
     ForgetLeft,
     /// The backup takes what the disk gets out of memory from other memory than the guest's.
     CopyOfOtherMemory,
+    /// The backup writes an epoch to its image before the log has it.
+    BackupImageBeforeLog,
+    /// The backup acks what its log has in the host's memory only.
+    AppendUnsynced,
+    /// The backup empties its log while its image is in the host's memory only.
+    TruncateUnsynced,
+    /// The backup acks a base while what was filled in before it is in the host's memory only.
+    BaseUnsynced,
+    /// The backup leaves records of a session that is over in its log.
+    DiscardedLogged,
+    /// The guest runs on images whose log has records.
+    HandOverLogged,
+    /// A copy is kept with records in its log.
+    KeepLogged,
+    /// The backup puts an epoch into its image after the next one.
+    ApplyOutOfOrder,
+    /// The backup acks an epoch for which its log has no room.
+    AckWithoutRoom,
+    /// The backup puts an epoch into its image when it is complete, before it is known to be committed.
+    ApplyUncommitted,
     /// Bytes of an earlier connection are taken for those of the present one, and their frames for its session's.
     OldBytes,
     /// A stranger that connects to a backup ends the connection of its primary.
@@ -164,7 +184,7 @@ pub enum Break {
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 55] = [
+    pub const ALL: [Break; 65] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -205,6 +225,16 @@ impl Break {
         Break::RoundsWithoutEnd,
         Break::ForgetLeft,
         Break::CopyOfOtherMemory,
+        Break::BackupImageBeforeLog,
+        Break::AppendUnsynced,
+        Break::TruncateUnsynced,
+        Break::BaseUnsynced,
+        Break::DiscardedLogged,
+        Break::HandOverLogged,
+        Break::KeepLogged,
+        Break::ApplyOutOfOrder,
+        Break::AckWithoutRoom,
+        Break::ApplyUncommitted,
         Break::OldBytes,
         Break::StrangerWins,
         Break::SecondPrimary,
@@ -248,6 +278,25 @@ impl Break {
     /// It breaks nothing where a loss of power takes the lock file.
     fn needs_files_after_power(self) -> bool {
         matches!(self, Break::StoreDiesWithBoot | Break::PublishUnsynced | Break::KnownUnsynced)
+    }
+}
+
+impl Break {
+    /// It breaks nothing where a backup acks what is in its memory.
+    fn is_of_durable_backups(self) -> bool {
+        matches!(
+            self,
+            Break::BackupImageBeforeLog
+                | Break::AppendUnsynced
+                | Break::TruncateUnsynced
+                | Break::BaseUnsynced
+                | Break::DiscardedLogged
+                | Break::HandOverLogged
+                | Break::KeepLogged
+                | Break::ApplyOutOfOrder
+                | Break::AckWithoutRoom
+                | Break::ApplyUncommitted
+        )
     }
 }
 
@@ -295,6 +344,12 @@ pub struct Plan {
     /// Longest time to apply an epoch.
     #[serde(with = "nanos")]
     pub apply_delay: u64,
+    /// What a backup acks survives its host.
+    pub backup_durable: bool,
+    /// Bytes after which its log is emptied.
+    pub log_room: usize,
+    /// Bytes of a filling that wait for its disk, at most.
+    pub filling_bytes_max: usize,
     /// Commit needs the local log too.
     pub local_durable: bool,
     /// Commit needs the state directory too, and a primary that died is resumed from it.
@@ -354,6 +409,9 @@ impl Default for Plan {
             client_loss: 0,
             disk_delay: 0,
             apply_delay: 0,
+            backup_durable: true,
+            log_room: 4096,
+            filling_bytes_max: 4096,
             local_durable: false,
             local: false,
             local_survives_power: false,
@@ -403,7 +461,7 @@ impl Plan {
         let spare = has_spare.then(|| Fault { when: When::At(rng.range(0, heal_at / 2)), what: What::StandBy(SPARE) });
         let hosts = if has_spare { HOSTS } else { SPARE };
         let has_same_boots = rng.percent(5) || broken == Some(Break::BootIsHost);
-        Plan {
+        let mut plan = Plan {
             epoch: rng.range(1, 6) * MS,
             link_delay: *rng.pick(&[20 * US, 200 * US, MS, 4 * MS]),
             client_delay: *rng.pick(&[100 * US, MS, 20 * MS]),
@@ -443,6 +501,27 @@ impl Plan {
             heal_at,
             log_epochs: rng.range(1, 6) as usize,
             broken,
+            ..Plan::default()
+        };
+        plan.backup_durable = rng.percent(80) || broken.is_some_and(Break::is_of_durable_backups);
+        plan.log_room = *rng.pick(&[0, 300, 1000, 4096]);
+        plan.filling_bytes_max = *rng.pick(&[1, 600, 4096]);
+        if matches!(broken, Some(Break::DiscardedLogged | Break::KeepLogged)) {
+            // A record that nobody counts on fills a small log: the pipeline sees that. And a small one is often empty.
+            plan.log_room = 4096;
+        }
+        plan.leave_time_to_ack();
+        plan
+    }
+
+    /// Where acks wait until nearly all is applied, all that is in flight must be applied in less time than a primary waits.
+    fn leave_time_to_ack(&mut self) {
+        // Into the log, out of it, the image synced, the log emptied, and the record put there again.
+        let in_order = 5 * self.disk_delay + 2 * self.apply_delay;
+        if u64::from(self.in_flight_epochs_max) * in_order > ACK_WAIT_DETECTS / 2 * self.detect {
+            self.ack_bytes_max = 1 << 20;
+            self.staged_bytes = 4 << 20;
+            self.log_room = self.log_room.max(1000);
         }
     }
 
@@ -494,7 +573,7 @@ impl Plan {
             in_flight_bytes_max: self.in_flight_bytes_max,
             log_counts: self.local_durable || self.local,
             has_store: self.local,
-            backup_durable: true,
+            backup_durable: self.backup_durable,
             begins_afresh: true,
             is_witnessed: true,
         }
@@ -599,6 +678,10 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
         Some(Break::FillWithoutEnd) => {
             (0..2).map(|host| Fault { when: When::At(0), what: What::StuckFilling(host) }).collect()
         }
+        Some(Break::CommitBeforeLocal) => {
+            let crash = |host, restart| at(What::Crash { host, power: false, restart });
+            vec![crash(1, None), crash(0, Some(0))]
+        }
         Some(Break::OldBytes) => {
             // What lags is a filling, and comes when the next one is on its way.
             let crash = What::Crash { host: 0, power: false, restart: None };
@@ -648,8 +731,32 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
         ) => {
             vec![at(What::Crash { host: 0, power: false, restart: None })]
         }
+        Some(rule) if rule.is_of_durable_backups() => faults_of_files(rule, heal_at),
         Some(rule) => faults_of_evidence(rule, heal_at),
         None => Vec::new(),
+    }
+}
+
+/// The same for rules about a backup's files.
+fn faults_of_files(rule: Break, heal_at: u64) -> Vec<Fault> {
+    let at = |what| Fault { when: When::At(heal_at / 2), what };
+    let cut = What::Crash { host: 1, power: true, restart: Some(MS) };
+    let amid = |step, nth| When::Step { host: 1, step, nth, after: false };
+    match rule {
+        Break::BackupImageBeforeLog => vec![Fault { when: amid(Step::Persist, 5), what: cut }],
+        Break::AppendUnsynced => vec![at(cut)],
+        Break::TruncateUnsynced => vec![Fault { when: amid(Step::LogTruncate, 3), what: cut }],
+        // The first epoch in the log is the base.
+        Break::BaseUnsynced => vec![Fault { when: amid(Step::Persist, 2), what: cut }],
+        Break::DiscardedLogged => vec![at(What::Unprotect), Fault { when: When::At(heal_at / 4 * 3), what: cut }],
+        Break::HandOverLogged => vec![at(What::Crash { host: 0, power: false, restart: Some(MS) })],
+        Break::KeepLogged => vec![at(What::Cut(heal_at / 3))],
+        Break::ApplyOutOfOrder => vec![at(cut)],
+        Break::AckWithoutRoom => {
+            let crash = What::Crash { host: 1, power: false, restart: Some(MS) };
+            vec![at(What::DiskFull(1, heal_at / 3)), Fault { when: When::At(heal_at / 4 * 3), what: crash }]
+        }
+        _ => Vec::new(),
     }
 }
 

@@ -242,7 +242,7 @@ impl World {
     fn is_healed(&self) -> bool {
         let answered = self.env.client.answered - self.answered_before_heal;
         let is_protected = self.pairs().any(|(primary, backup)| {
-            primary.core().state() == PrimaryState::Protected && backup.core.state() == BackupState::Protected
+            primary.core().state() == PrimaryState::Protected && backup.core().state() == BackupState::Protected
         });
         answered >= HEAL_ANSWERS && is_protected
     }
@@ -252,7 +252,7 @@ impl World {
             Role::Primary(node) => {
                 format!("primary {:?} ({}) {}", node.core().state(), node.core().pointers(), node.describe())
             }
-            Role::Backup(node) => format!("backup {:?} ({})", node.core.state(), node.core.pointers()),
+            Role::Backup(node) => format!("backup {:?} ({})", node.core().state(), node.core().pointers()),
             Role::Starting(_) => "starting".to_owned(),
             Role::Down(_) => "down".to_owned(),
         };
@@ -266,7 +266,7 @@ impl World {
         for (host, Host { role, .. }) in self.hosts.iter().enumerate() {
             match role {
                 Role::Primary(node) => oracle.check_primary(host, node.core().pointers(), node.core().acked()),
-                Role::Backup(node) => oracle.check_backup(host, node.core.pointers()),
+                Role::Backup(node) => oracle.check_backup(host, node.core().pointers()),
                 Role::Starting(_) | Role::Down(_) => {}
             }
         }
@@ -286,12 +286,17 @@ impl World {
             oracle.fail(Rule::StrangersChangeNothing, host, text);
         }
         self.protected = protected;
-        let across = self.pairs().filter(|(_, backup)| backup.core.state() == BackupState::Protected);
+        let life = self.env.oracle.generation;
+        let across = self.pairs().filter(|(_, backup)| backup.core().state() == BackupState::Protected);
         let across = across.filter_map(|(primary, backup)| {
-            Some((primary.core().pointers(), primary.core().acked()?, backup.core.pointers()))
+            let image = backup.written_image(life).map(|image| (backup.host(), image));
+            Some((primary.core().pointers(), primary.core().acked()?, backup.core().pointers(), image))
         });
-        for (primary, acked, backup) in across.collect::<Vec<_>>() {
+        for (primary, acked, backup, image) in across.collect::<Vec<_>>() {
             self.env.oracle.check_across(primary, acked, backup);
+            if let Some((host, image)) = image {
+                self.env.oracle.check_committed_image(host, life, primary.committed(), &image);
+            }
         }
     }
 
@@ -307,7 +312,7 @@ impl World {
                 Role::Backup(node) => Some(node.as_ref()),
                 _ => None,
             });
-            let is_of_it = move |backup: &&BackupNode| session.is_some() && backup.core.session_id() == session;
+            let is_of_it = move |backup: &&BackupNode| session.is_some() && backup.core().session_id() == session;
             backups.filter(is_of_it).map(move |backup| (primary, backup))
         })
     }
@@ -327,8 +332,7 @@ impl World {
             | Event::Images(id) => Some(id.host),
             Event::Look { by, .. } => Some(by.host),
             Event::Piece { connection, side, .. } => self.env.net.receiver(*connection, *side).flatten(),
-            Event::Durable { to, .. } => Some(to.host),
-            Event::BaseUnfit { to, .. } | Event::Apply { to, .. } => Some(to.host),
+            Event::BackupLane { to, .. } => Some(to.host),
             Event::AskAnswered { to, .. } | Event::Learn { to, .. } | Event::Ask { by: to, .. } => Some(to.host),
             Event::Request { host, .. } => Some(*host),
             _ => None,
@@ -384,11 +388,7 @@ impl World {
             }),
             Event::Lane(id) => self.primary(id, |node, env| node.handle_lane(env)),
             Event::Images(id) => self.primary(id, |node, env| node.handle_images(env)),
-            Event::Durable { to, session, epoch } => {
-                self.backup(to, |node, env| node.handle_durable(session, epoch, env))
-            }
-            Event::BaseUnfit { to, session } => self.backup(to, |node, env| node.handle_unfit_base(session, env)),
-            Event::Apply { to, epoch } => self.backup(to, |node, env| node.handle_apply(&epoch, env)),
+            Event::BackupLane { to, lane } => self.backup(to, |node, env| node.handle_lane(lane, env)),
             Event::AskAnswered { to, found } => self.hear(to, found),
             Event::Learn { to, question, answer } => self.learn(to, question, answer),
             other => unreachable!("{other:?} is dispatched elsewhere"),
@@ -446,14 +446,11 @@ impl World {
         let result = answer.claim();
         match question {
             Question::Begin { .. } | Question::Resume { .. } => self.learn_of_start(to, question, answer)?,
-            Question::Introduce(greeting) => {
+            Question::Introduce(_) => {
                 let is_known = result == ClaimResult::Granted || self.env.plan.broken == Some(Break::SecondPrimary);
-                self.backup(to, |node, env| node.handle_introduced(greeting, is_known, env))?;
+                self.backup(to, |node, env| node.handle_introduced(is_known, env))?;
             }
-            Question::TakeOver { session, .. } => self.backup(to, |node, env| {
-                node.core.handle_claim(env.time(), session, result);
-                node.pump(env)
-            })?,
+            Question::TakeOver { .. } => self.backup(to, |node, env| node.handle_claimed(result, env))?,
             question => self.primary(to, |node, env| {
                 let now = env.time();
                 node.tell(env, |core| match (question, &answer) {
@@ -476,7 +473,8 @@ impl World {
     /// After a host did something: it may be gone, or may be about to take over.
     fn settle(&mut self, host: usize, result: Result<(), Crashed>) {
         if result.is_err() {
-            return self.crash(host, false);
+            let power = std::mem::take(&mut self.env.loses_power[host]);
+            return self.crash(host, power);
         }
         let over = match &mut self.hosts[host].role {
             Role::Backup(node) => node.over.take(),
@@ -524,9 +522,9 @@ impl World {
         env.takeovers += 1;
         env.say(|| format!("host {host} TAKES OVER from epoch {}, goes on with {}", over.from, over.next_epoch));
         let guest = Guest::restore(&over.state, node.memory.clone());
-        env.oracle.goes_on(host, over.from, &guest, &node.image);
+        env.oracle.goes_on(host, over.from, &guest, &node.image());
         let id = HostId { host, life: self.hosts[host].life };
-        let image = node.into_disk().image;
+        let image = node.image();
         if env.plan.broken == Some(Break::NoHealing) {
             self.hosts[host].role = Role::Starting(Box::default());
             return;

@@ -77,7 +77,7 @@ fn half_open_connection_keeps_the_backup_busy_until_it_hears_nothing() {
 
 #[test]
 fn what_was_decided_before_a_pause_happens_after_it() {
-    let when = "Step = { host = 0, step = 'Release', nth = 1, after = false }";
+    let when = "Step = { host = 0, step = 'Release', nth = 2, after = false }";
     let fault = format!("faults = [{{ when = {{ {when} }}, what = {{ Pause = [0, '30ms'] }} }}]");
     assert_told(
         &fault,
@@ -114,7 +114,7 @@ fn host_that_lost_the_witness_for_good_goes_on_protected() {
 #[test]
 fn backup_whose_record_the_witness_lost_waits_until_it_is_there_again() {
     let base = "Step = { host = 0, step = 'Base', nth = 1, after = false }";
-    let whole = "Step = { host = 1, step = 'Durable', nth = 1, after = true }";
+    let whole = "Step = { host = 1, step = 'Persist', nth = 2, after = true }";
     let loses = format!("{{ what = {{ WitnessLoses = '0ms' }}, when = {{ {base} }} }}");
     let dies = format!("{{ what = {{ Crash = {{ host = 0, power = false }} }}, when = {{ {whole} }} }}");
     let plan = format!("faults = [{loses}, {dies}]");

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
+use replication::pipeline::backup::Introduction;
 use replication::primary::Meeting;
 use replication::view::evidence::{self, Facts, Resume, Start, Statement};
 use replication::view::{
@@ -38,15 +39,6 @@ pub struct Begun {
     pub term: Term,
     /// Nobody ran the guest before: if this start comes to nothing, nobody has to be kept from the next one.
     was_free: bool,
-}
-
-/// What a backup says to a primary that it may follow.
-#[derive(Debug, Default)]
-pub struct Introduction {
-    /// Where it is.
-    pub place: Option<Place>,
-    /// What it left at the witness.
-    pub nonce: Option<Nonce>,
 }
 
 impl Lease {

@@ -24,7 +24,7 @@ fn random_what(rng: &mut Rng, hosts: usize, when: When, detect: u64) -> What {
         When::Step { host, .. } if rng.percent(80) => host,
         _ => random_host(rng, hosts),
     };
-    match rng.range(0, if hosts > SPARE { 54 } else { 44 }) {
+    match rng.range(0, if hosts > SPARE { 57 } else { 47 }) {
         0..=6 => {
             let restart = rng.percent(60).then(|| rng.range(0, 2 * detect));
             What::Crash { host, power: rng.percent(50), restart }
@@ -63,8 +63,10 @@ fn random_what(rng: &mut Rng, hosts: usize, when: When, detect: u64) -> What {
         41 => What::WitnessRestored(rng.range(1, 3) as usize),
         42 => What::WitnessLoses(long),
         43 | 44 => What::Stranger(host, random_stranger(rng)),
-        45..=51 => What::ProtectOther { host, to: random_host(rng, hosts) },
-        52 => What::RunAgain(SPARE),
+        45 | 46 => What::DiskFull(host, long),
+        47 => What::DiskFails(host),
+        48..=54 => What::ProtectOther { host, to: random_host(rng, hosts) },
+        55 => What::RunAgain(SPARE),
         _ => What::StandBy(host),
     }
 }

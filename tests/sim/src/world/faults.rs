@@ -1,7 +1,7 @@
 //! What befalls the hosts of a run: faults, their end, and new lives.
 
 use super::*;
-use crate::fault::SPARE;
+use crate::fault::{Fault, SPARE};
 
 impl World {
     pub(super) fn strike(&mut self, what: What) {
@@ -56,6 +56,8 @@ impl World {
             }
             What::Pause(..) => return env.stand_still(what),
             What::SlowDisk(host, time) => return env.slow_until[host] = env.now + time,
+            What::DiskFull(host, time) => return env.full_until[host] = env.now + time,
+            What::DiskFails(host) => return env.disk_fails[host] = true,
             What::Mute(host) => return env.mute[host] = true,
             What::StoreFails(host) => {
                 if let Role::Primary(node) = &mut self.hosts[host].role {
@@ -159,8 +161,9 @@ impl World {
         let was_protected =
             matches!(&self.hosts[host].role, Role::Primary(node) if node.core().state() == PrimaryState::Protected);
         self.stop(host, power);
-        // One fault is what a protected guest must survive.
-        if was_protected && self.env.plan.faults.len() == 1 && !self.is_survived() {
+        // One fault is what a protected guest must survive. That an operator wants its end is none.
+        let is_one = matches!(&self.env.plan.faults[..], [Fault { what, .. }] if !matches!(what, What::Stop(_)));
+        if was_protected && is_one && !self.is_survived() {
             let text = || format!("a single fault, the crash of host {host}, killed a protected guest");
             self.env.oracle.fail(Rule::OneFault, host, text);
         }
@@ -186,7 +189,10 @@ impl World {
                 let remains = self.left(host, node.machine.disk.image, node.store.or(node.lost_store));
                 Box::new(Remains { log, ..*remains })
             }
-            Role::Backup(node) => self.left(host, node.image, None),
+            Role::Backup(node) => {
+                let image = node.into_image_after(power, &mut self.env);
+                self.left(host, image, None)
+            }
             Role::Starting(remains) | Role::Down(remains) => remains,
         };
         if power {
@@ -271,6 +277,8 @@ impl World {
         self.env.net.catch_up();
         self.env.net.slows_since = [None; HOSTS];
         self.env.slow_until = [0; HOSTS];
+        self.env.full_until = [0; HOSTS];
+        self.env.disk_fails = [false; HOSTS];
         self.env.mute = [false; HOSTS];
         self.env.stuck = [false; HOSTS];
         self.env.unfit_base = [false; HOSTS];
@@ -298,6 +306,11 @@ impl World {
     /// An operator looks: what is down is started, and a VM that nobody runs or could continue where it ran last.
     pub(super) fn operate(&mut self) {
         self.env.after(20 * MS, Event::Operate);
+        for host in 0..HOSTS {
+            if matches!(&self.hosts[host].role, Role::Backup(node) if node.is_unfit) {
+                self.stop(host, false);
+            }
+        }
         self.restart_all();
         let is_run = self.hosts.iter().any(|host| matches!(host.role, Role::Primary(_) | Role::Starting(_)));
         if !is_run && !self.is_survived() {

@@ -35,7 +35,7 @@ impl World {
     /// A backup has one connection at a time.
     fn refuse(&mut self, host: usize, connection: u64) {
         let Role::Backup(node) = &self.hosts[host].role else { return };
-        let refusal = node.core.refusal(RefuseCode::Busy, "another primary is connected");
+        let refusal = node.core().refusal(RefuseCode::Busy, "another primary is connected");
         self.env.send(connection, host, refusal);
         self.env.close(connection, host);
     }
@@ -93,16 +93,16 @@ impl World {
             Piece::Bytes(bytes) if is_old && self.env.plan.broken == Some(Break::OldBytes) => {
                 let bytes = self.as_of_now(bytes);
                 self.primary(id, |node, env| node.handle_bytes(&bytes, env))?;
-                self.backup(id, |node, env| node.handle_bytes(&bytes, env))
+                self.backup(id, |node, env| node.handle_piece(&Piece::Bytes(bytes), env))
             }
             _ if !is_open => Ok(()),
             Piece::Bytes(bytes) => {
                 self.primary(id, |node, env| node.handle_bytes(bytes, env))?;
-                self.backup(id, |node, env| node.handle_bytes(bytes, env))
+                self.backup(id, |node, env| node.handle_piece(piece, env))
             }
             Piece::End => {
                 self.primary(id, |node, env| node.handle_disconnected(env))?;
-                self.backup(id, |node, env| node.handle_disconnected(env))
+                self.backup(id, |node, env| node.handle_piece(piece, env))
             }
         }
     }

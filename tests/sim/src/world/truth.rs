@@ -13,10 +13,10 @@ impl World {
             }
             Role::Backup(node) => {
                 let is_whole = matches!(
-                    node.core.state(),
+                    node.core().state(),
                     BackupState::Protected | BackupState::Claiming | BackupState::TakingOver
                 );
-                is_whole && record.backups.iter().any(|member| Some(member.join) == node.core.session_id())
+                is_whole && record.backups.iter().any(|member| Some(member.join) == node.core().session_id())
             }
             Role::Starting(remains) | Role::Down(remains) => {
                 let ours = remains.resumable().filter(|store| !store.is_copy).map(|store| store.store);

@@ -1,71 +1,45 @@
-//! The backup's disk worker: a thread that owns the disks and their log and does what it is told, in order.
+//! The backup's disk worker: a thread that owns the disks and their log, does one step at a time and says how it went.
 //!
 //! ```text
-//!   loop ──Order──▶ worker: log, images ──Done──▶ mailbox ──▶ loop
+//!   pipeline ──Order──▶ worker: log, images ──Done──▶ mailbox ──▶ pipeline
 //! ```
 //!
-//! The loop hears the primary, answers it and keeps time; it never waits for storage. What an order costs, the worker
-//! waits for: a sync, a full file system. Each order is answered by one [`Done`], in the order of the orders.
-//!
-//! - An epoch is in the log before any image has a byte of it.
-//! - The log is emptied only when the images have all that is in it, and are synced.
-//! - A base counts only when the chunks that were filled in before it are durable, if epochs are to be.
-//! - When there is no room the order waits, and is tried again until there is. Any other error ends the worker.
-//!
-//! A second thread, `standby-sync`, syncs the images now and then ([`super::super::upkeep`]): a backup whose images' disk is gone
-//! ends while the primary still has the guest, and not when it takes over.
+//! It decides nothing: what comes before what is a rule of [`replication::pipeline::backup`]. The loop never waits for
+//! storage. What a step costs, the worker waits for: a sync, a slow disk. A second thread, `standby-sync`, syncs the images
+//! beside it when the pipeline says so.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::Thread;
 
-use replication::wire::{DiskOffer, DiskWant, Hello, RefuseCode, ResyncDisk};
-use replication::{AssembledEpoch, ClaimResult, EpochId, SessionId};
+use replication::pipeline::backup::{Answer, StorageDone, StorageStep};
+use replication::wire::{DiskOffer, DiskWant};
+use replication::{AssembledEpoch, EpochId, SessionId};
 use snapshot::disk::{CHUNK_BYTES, OverlayDisk};
 use snapshot::writeset::WriteSet;
 
-use super::filling::{readonly_differs, rehearse};
+use super::fitness::{DiskFacts, readonly_differs, rehearse};
 use super::mailbox::Postbox;
 use crate::exit::{Exit, Failure};
 use crate::machine::spawn;
 use crate::machine::state::Shape;
 use crate::memory::Ram;
 use crate::protect::courtesy::Courtesy;
-use crate::protect::lease::Introduction;
 use crate::protect::local::fault;
 use crate::protect::log::{DiskLog, Notes};
-use crate::protect::room::{ROOM_RETRY, Trouble};
-use crate::protect::upkeep::{self, Upkeep};
-
-/// Filled chunks are synced whenever so many bytes came: the base, which the primary's guest waits for, syncs the rest.
-const UNSYNCED_BYTES_MAX: usize = 16 << 20;
-/// Filled bytes that wait for the worker at most; beyond that the primary is not read.
-const FILLING_BYTES_MAX: usize = 32 << 20;
+use crate::protect::room::Trouble;
+use crate::protect::upkeep::Upkeep;
 
 /// What the worker is to do.
 #[derive(Debug)]
-pub(super) enum Order {
-    /// Say which of these chunks the replica lacks.
-    Compare { session: SessionId, offer: DiskOffer },
-    /// Put these bytes into the replica. Whether they are to be durable with the base.
-    WriteChunk { chunk: ResyncDisk, durable: bool },
-    /// Put an epoch's disk writes into the log, durably if that is asked for; a base is loaded into a VM first.
-    Persist { epoch: Arc<AssembledEpoch>, durable: bool, rehearsal: Option<Rehearsal> },
-    /// Put them into the images.
-    Apply(Arc<AssembledEpoch>),
-    /// What is in the log is void.
-    Discard,
-    /// Sync the images and empty the log: what is here is kept, up to `epoch`.
-    Keep { epoch: EpochId, holder: String },
-    /// Sync the images, empty the log, give both back. Nothing comes after it.
-    HandOver,
+pub(super) struct Order {
+    pub(super) step: StorageStep,
+    /// Where a base is to run, to see whether it can. None: the session's memory is gone, and nobody waits for the answer.
+    pub(super) rehearsal: Option<Rehearsal>,
 }
 
-/// Where a base is to run, to see whether it can.
-#[derive(Debug)]
+/// Where a base is to run.
+#[derive(Debug, Clone)]
 pub(super) struct Rehearsal {
     /// The guest's memory.
     pub(super) ram: Ram,
@@ -76,89 +50,28 @@ pub(super) struct Rehearsal {
 /// What was done, or has come up.
 #[derive(Debug)]
 pub(super) enum Done {
-    Compared {
-        session: SessionId,
-        want: DiskWant,
-    },
-    /// A read-only disk of the session is another one.
-    Differs {
-        session: SessionId,
-        text: String,
-    },
-    Written {
-        bytes: usize,
-    },
-    Durable {
-        session: SessionId,
-        epoch: EpochId,
-    },
-    /// A base cannot run here. It was not persisted.
-    BaseRefused {
-        session: SessionId,
-        failure: Failure,
-    },
-    Applied {
-        session: SessionId,
-        epoch: EpochId,
-        base: bool,
-    },
-    Discarded,
-    Kept {
-        epoch: EpochId,
-        holder: String,
-    },
-    HandedOver {
-        disks: Vec<OverlayDisk>,
-        log: Box<DiskLog>,
-    },
-    /// Answers no order: what is written to has no room; the order waits.
-    Full {
-        path: PathBuf,
-    },
-    /// Answers no order: the order that waited is done.
-    HasRoom {
-        path: PathBuf,
-    },
-    /// The witness said whether the primary that greeted may be followed.
-    Introduced {
-        session: SessionId,
-        hello: Box<Hello>,
-        introduction: Result<Introduction, (RefuseCode, String)>,
-    },
-    /// The witness answered, or did not.
-    Claimed {
-        session: SessionId,
-        result: ClaimResult,
-    },
-    /// The worker has ended.
+    /// A step.
+    Storage(StorageDone),
+    /// The last one.
+    HandedOver { disks: Vec<OverlayDisk>, log: Box<DiskLog> },
+    /// A step of the worker failed.
     Failed(Failure),
+    /// The images were synced beside it, or could not be.
+    Upkeep(Result<(), Failure>),
+    /// The witness answered, or did not.
+    Answered(Answer),
 }
 
-/// What the loop must know of a disk.
-#[derive(Debug, Clone)]
-pub(super) struct DiskFacts {
-    pub(super) path: PathBuf,
-    pub(super) len: u64,
-    pub(super) readonly: bool,
-}
-
-/// The loop's side of the worker.
+/// The loop's side of both threads. They end when it is dropped.
 #[derive(Debug)]
 pub(super) struct Storage {
     orders: Sender<Order>,
+    upkeep: Sender<()>,
     disks: Vec<DiskFacts>,
-    /// Orders that are not answered.
-    outstanding: usize,
-    filling_bytes: usize,
-    full: Option<PathBuf>,
-    stop: Arc<AtomicBool>,
-    /// Epochs are to survive the host: what is in the images is to be on their media.
-    is_durable: Arc<AtomicBool>,
-    threads: [Thread; 2],
 }
 
 impl Storage {
-    /// Starts the worker, which posts to `done`.
+    /// Starts the threads, which post to `done`.
     pub(super) fn start(disks: Vec<OverlayDisk>, log: DiskLog, done: Postbox<Done>) -> Self {
         let facts = disks.iter().map(|disk| DiskFacts {
             path: disk.path().to_owned(),
@@ -166,97 +79,45 @@ impl Storage {
             readonly: disk.is_readonly(),
         });
         let facts = facts.collect();
-        let (orders, received) = channel();
-        let (stop, is_durable) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let keeper = Keeper {
-            upkeep: Upkeep::of(disks.iter().map(|disk| Arc::clone(disk.image()))),
-            notes: log.notes(),
-            done: done.clone(),
-            stop: Arc::clone(&stop),
-            is_durable: Arc::clone(&is_durable),
-        };
-        let keeper = spawn("standby-sync".into(), move || keeper.run()).thread().clone();
-        let worker = Worker { disks, log, logged: VecDeque::new(), unsynced_bytes: 0, done, stop: Arc::clone(&stop) };
-        let thread = spawn("standby-disk".into(), move || {
+        let (orders, ordered) = channel();
+        let (upkeep, due) = channel();
+        let images = disks.iter().map(|disk| Arc::clone(disk.image()));
+        let keeper = Keeper { upkeep: Upkeep::of(images), notes: log.notes(), done: done.clone() };
+        spawn("standby-sync".into(), move || keeper.run(&due));
+        let worker = Worker { disks, log, sets: VecDeque::new(), done };
+        spawn("standby-disk".into(), move || {
             let _obituary = Obituary(worker.done.clone());
-            worker.run(&received);
+            worker.run(&ordered);
         });
-        let threads = [thread.thread().clone(), keeper];
-        Self { orders, disks: facts, outstanding: 0, filling_bytes: 0, full: None, stop, is_durable, threads }
+        Self { orders, upkeep, disks: facts }
     }
 
     pub(super) fn disks(&self) -> &[DiskFacts] {
         &self.disks
     }
 
-    /// Gives it an order.
-    pub(super) fn order(&mut self, order: Order) {
-        self.outstanding += 1;
-        match &order {
-            Order::WriteChunk { chunk, .. } => self.filling_bytes += chunk.data.len(),
-            Order::Persist { durable, .. } => self.is_durable.store(*durable, Ordering::Release),
-            _ => {}
-        }
+    /// Gives the worker a step.
+    pub(super) fn order(&self, order: Order) {
         // A worker that has ended said why, in a message that is on its way.
         if self.orders.send(order).is_err() {
             tracing::debug!("the disk worker has ended");
         }
     }
 
-    /// A message of the worker was taken.
-    pub(super) fn note(&mut self, done: &Done) {
-        match done {
-            Done::Full { path } => self.full = Some(path.clone()),
-            Done::HasRoom { .. } => self.full = None,
-            Done::Introduced { .. } | Done::Claimed { .. } | Done::Failed(_) => {}
-            Done::Written { bytes } => {
-                self.filling_bytes -= bytes;
-                self.outstanding -= 1;
-            }
-            Done::Compared { .. }
-            | Done::Differs { .. }
-            | Done::Durable { .. }
-            | Done::BaseRefused { .. }
-            | Done::Applied { .. }
-            | Done::Discarded
-            | Done::Kept { .. }
-            | Done::HandedOver { .. } => self.outstanding -= 1,
+    /// Has the images synced beside the worker.
+    pub(super) fn sync_beside(&self) {
+        if self.upkeep.send(()).is_err() {
+            tracing::debug!("the thread that syncs images has ended");
         }
-    }
-
-    /// Whether all orders are answered: what needs no storage then comes in its order without the worker.
-    pub(super) fn is_idle(&self) -> bool {
-        self.outstanding == 0
-    }
-
-    /// Whether more of what fills the backup may be read.
-    pub(super) fn takes_more(&self) -> bool {
-        self.filling_bytes < FILLING_BYTES_MAX
-    }
-
-    /// What has no room, if an order waits for it.
-    pub(super) fn full(&self) -> Option<&PathBuf> {
-        self.full.as_ref()
-    }
-}
-
-impl Drop for Storage {
-    /// The worker ends with its orders; one that waits for room gives up.
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        self.threads.iter().for_each(Thread::unpark);
     }
 }
 
 struct Worker {
     disks: Vec<OverlayDisk>,
     log: DiskLog,
-    /// Disk writes of epochs given here that the images do not have, in order. If they are to be durable they are in the log.
-    logged: VecDeque<(EpochId, Vec<WriteSet>)>,
-    /// Filled in since the images were synced.
-    unsynced_bytes: usize,
+    /// What was made of epochs for the log, for the images.
+    sets: VecDeque<(SessionId, EpochId, Vec<WriteSet>)>,
     done: Postbox<Done>,
-    stop: Arc<AtomicBool>,
 }
 
 /// Looks after the images beside the worker.
@@ -264,25 +125,17 @@ struct Keeper {
     upkeep: Upkeep,
     notes: Notes,
     done: Postbox<Done>,
-    stop: Arc<AtomicBool>,
-    is_durable: Arc<AtomicBool>,
 }
 
 impl Keeper {
     /// The body of its thread.
-    fn run(mut self) {
-        loop {
-            std::thread::park_timeout(upkeep::PERIOD);
-            if self.stop.load(Ordering::Acquire) {
-                return;
-            }
-            if self.is_durable.load(Ordering::Acquire)
-                && let Err(error) = self.upkeep.sync()
-            {
+    fn run(mut self, due: &Receiver<()>) {
+        while due.recv().is_ok() {
+            let synced = self.upkeep.sync().map_err(|error| {
                 self.notes.doubt(self.upkeep.images());
-                let failure = Failure::of(&error).while_doing("disk writes that were logged are not on their disk");
-                return self.done.post(Done::Failed(failure));
-            }
+                Failure::of(&error).while_doing("disk writes that were logged are not on their disk")
+            });
+            self.done.post(Done::Upkeep(synced));
         }
     }
 }
@@ -303,19 +156,18 @@ impl Worker {
     fn run(mut self, orders: &Receiver<Order>) {
         let mut courtesy = Courtesy::of_this_thread();
         while let Ok(order) = orders.recv() {
-            if matches!(order, Order::HandOver) {
-                return self.hand_over();
+            if order.step == StorageStep::HandOver {
+                let Self { disks, log, sets: _, done } = self;
+                return done.post(Done::HandedOver { disks, log: Box::new(log) });
             }
-            let is_bulk = matches!(order, Order::Compare { .. } | Order::WriteChunk { .. });
-            match self.obey(order) {
-                Ok(Some(done)) => {
-                    self.done.post(done);
-                    if is_bulk {
-                        courtesy.rest();
-                    }
-                }
-                Ok(None) => return,
-                Err(failure) => return self.fail(failure),
+            let is_bulk = matches!(order.step, StorageStep::Compare(_) | StorageStep::WriteChunk(_));
+            match self.perform(&order) {
+                Ok(done) => self.done.post(Done::Storage(done)),
+                Err(Trouble::Full { path }) => self.done.post(Done::Storage(StorageDone::NoRoom(path))),
+                Err(Trouble::Other(failure)) => return self.fail(failure),
+            }
+            if is_bulk {
+                courtesy.rest();
             }
         }
     }
@@ -325,75 +177,35 @@ impl Worker {
         self.done.post(Done::Failed(failure));
     }
 
-    /// Does one thing; gives what was done, or nothing if the loop is gone.
-    fn obey(&mut self, order: Order) -> Result<Option<Done>, Failure> {
-        match order {
-            Order::Compare { session, offer } => self.insist(|worker| worker.compare(session, &offer)),
-            Order::WriteChunk { chunk, durable } => {
+    /// Does one thing.
+    fn perform(&mut self, Order { step, rehearsal }: &Order) -> Result<StorageDone, Trouble> {
+        match step {
+            StorageStep::Compare(offer) => return self.compare(offer),
+            StorageStep::WriteChunk(chunk) => {
                 let mut set = WriteSet::new();
                 set.write(chunk.offset, &chunk.data);
-                let bytes = chunk.data.len();
-                self.unsynced_bytes += if durable { bytes } else { 0 };
-                self.insist(|worker| worker.fill_in(usize::from(chunk.disk), &set).map(|()| Done::Written { bytes }))
+                self.disks[usize::from(chunk.disk)].image().apply(&set)?;
             }
-            Order::Persist { epoch, durable, rehearsal } => {
+            StorageStep::Rehearse(epoch) => {
                 if let Some(Rehearsal { ram, machine }) = rehearsal
-                    && let Err(error) = rehearse(&epoch.state, &ram, &machine)
+                    && let Err(error) = rehearse(&epoch.state, ram, machine)
                 {
-                    return Ok(Some(Done::BaseRefused { session: epoch.session, failure: error.into() }));
+                    return Ok(StorageDone::Unfit(Failure::from(error).message));
                 }
-                self.insist(|worker| worker.persist(&epoch, durable))
             }
-            Order::Apply(epoch) => self.insist(|worker| worker.apply(&epoch)),
-            Order::Discard => {
-                self.logged.clear();
-                self.unsynced_bytes = 0;
-                self.insist(|worker| Ok(worker.log.truncate().map(|()| Done::Discarded)?))
+            StorageStep::Append(epoch) => return self.append(epoch),
+            StorageStep::Apply(epoch) => self.apply(epoch)?,
+            StorageStep::SyncImages => self.sync_images()?,
+            StorageStep::TruncateLog => {
+                self.sets.clear();
+                self.log.truncate()?;
             }
-            Order::Keep { epoch, holder } => {
-                self.insist(|worker| worker.checkpoint().map(|()| Done::Kept { epoch, holder: holder.clone() }))
-            }
-            Order::HandOver => unreachable!("the caller took it"),
+            StorageStep::HandOver => unreachable!("the caller took it"),
         }
+        Ok(StorageDone::Done)
     }
 
-    fn hand_over(mut self) {
-        match self.insist(Self::checkpoint) {
-            Ok(Some(())) => {
-                let Self { disks, log, logged: _, unsynced_bytes: _, done, stop: _ } = self;
-                done.post(Done::HandedOver { disks, log: Box::new(log) });
-            }
-            Ok(None) => {}
-            Err(failure) => self.fail(failure),
-        }
-    }
-
-    /// Tries until there is room. Nothing comes back if the loop ends meanwhile.
-    fn insist<T>(&mut self, mut attempt: impl FnMut(&mut Self) -> Result<T, Trouble>) -> Result<Option<T>, Failure> {
-        let mut full = None;
-        loop {
-            match attempt(self) {
-                Ok(result) => {
-                    if let Some(path) = full {
-                        self.done.post(Done::HasRoom { path });
-                    }
-                    return Ok(Some(result));
-                }
-                Err(Trouble::Full { path }) if full.is_none() => {
-                    full = Some(path.clone());
-                    self.done.post(Done::Full { path });
-                }
-                Err(Trouble::Full { .. }) => {}
-                Err(Trouble::Other(failure)) => return Err(failure),
-            }
-            std::thread::park_timeout(ROOM_RETRY);
-            if self.stop.load(Ordering::Acquire) {
-                return Ok(None);
-            }
-        }
-    }
-
-    fn compare(&mut self, session: SessionId, offer: &DiskOffer) -> Result<Done, Trouble> {
+    fn compare(&mut self, offer: &DiskOffer) -> Result<StorageDone, Trouble> {
         let disk = &self.disks[usize::from(offer.disk)];
         let mut wanted = Vec::with_capacity(offer.hashes.len());
         for (i, theirs) in offer.hashes.iter().enumerate() {
@@ -401,80 +213,52 @@ impl Worker {
             let same =
                 u64::from(offer.chunk_bytes) == CHUNK_BYTES && disk.image().chunk_hash(chunk)?.to_le_bytes() == *theirs;
             if !same && disk.is_readonly() {
-                return Ok(Done::Differs { session, text: readonly_differs(offer.disk, disk.path(), chunk) });
+                return Ok(StorageDone::Differs(readonly_differs(offer.disk, disk.path(), chunk)));
             }
             wanted.push(!same);
         }
-        Ok(Done::Compared { session, want: DiskWant { disk: offer.disk, first_chunk: offer.first_chunk, wanted } })
+        Ok(StorageDone::Compared(DiskWant { disk: offer.disk, first_chunk: offer.first_chunk, wanted }))
     }
 
-    fn fill_in(&mut self, disk: usize, set: &WriteSet) -> Result<(), Trouble> {
-        self.disks[disk].image().apply(set)?;
-        if self.unsynced_bytes > UNSYNCED_BYTES_MAX {
-            self.sync_images()?;
-        }
-        Ok(())
+    fn append(&mut self, epoch: &AssembledEpoch) -> Result<StorageDone, Trouble> {
+        let writes = self.take_sets(epoch);
+        let sets: Vec<(u16, &WriteSet)> = writes.iter().enumerate().map(|(disk, set)| (disk as u16, set)).collect();
+        let has_room = self.log.has_room(&sets);
+        let appended = if has_room { self.log.append(epoch.epoch, &sets) } else { Ok(()) };
+        self.sets.push_back((epoch.session, epoch.epoch, writes));
+        appended?;
+        Ok(match has_room {
+            true => StorageDone::Appended { is_half_full: self.log.is_half_full() },
+            false => StorageDone::LogFull,
+        })
     }
 
-    fn persist(&mut self, epoch: &Arc<AssembledEpoch>, durable: bool) -> Result<Done, Trouble> {
-        if durable && epoch.base {
-            self.sync_images()?;
+    fn apply(&mut self, epoch: &AssembledEpoch) -> Result<(), Trouble> {
+        fault::lasts(fault::IMAGE_WRITE);
+        let sets = self.take_sets(epoch);
+        let applied = self.disks.iter().zip(&sets).filter(|(_, set)| !set.is_empty()).try_for_each(|(disk, set)| {
+            fault::fails_image(disk.path())?;
+            disk.image().apply(set)
+        });
+        if applied.is_err() {
+            self.sets.push_back((epoch.session, epoch.epoch, sets));
         }
-        let writes = write_sets(epoch, self.disks.len());
-        if durable {
-            let sets: Vec<(u16, &WriteSet)> = writes.iter().enumerate().map(|(disk, set)| (disk as u16, set)).collect();
-            if !self.log.has_room(&sets) {
-                self.apply_logged(EpochId(u64::MAX))?;
-                self.checkpoint()?;
-            }
-            self.log.append(epoch.epoch, &sets)?;
-        }
-        if !epoch.disk_writes.is_empty() {
-            self.logged.push_back((epoch.epoch, writes));
-        }
-        Ok(Done::Durable { session: epoch.session, epoch: epoch.epoch })
-    }
-
-    fn apply(&mut self, epoch: &Arc<AssembledEpoch>) -> Result<Done, Trouble> {
-        // One that needs no log comes here first.
-        let at = self.logged.partition_point(|(logged, _)| *logged < epoch.epoch);
-        if self.logged.get(at).is_none_or(|(logged, _)| *logged != epoch.epoch) && !epoch.disk_writes.is_empty() {
-            self.logged.insert(at, (epoch.epoch, write_sets(epoch, self.disks.len())));
-        }
-        self.apply_logged(epoch.epoch)?;
-        if self.log.is_half_full() && self.logged.is_empty() {
-            self.checkpoint()?;
-        }
+        applied?;
         self.log.note_applied(epoch.epoch);
-        Ok(Done::Applied { session: epoch.session, epoch: epoch.epoch, base: epoch.base })
-    }
-
-    /// Puts the epochs up to `upto` into the images. One that was put there in part is put there again.
-    fn apply_logged(&mut self, upto: EpochId) -> Result<(), Trouble> {
-        while let Some((_, sets)) = self.logged.front().filter(|(epoch, _)| *epoch <= upto) {
-            fault::lasts(fault::IMAGE_WRITE);
-            for (disk, set) in self.disks.iter().zip(sets) {
-                if !set.is_empty() {
-                    fault::fails_image(disk.path())?;
-                    disk.image().apply(set)?;
-                }
-            }
-            self.logged.pop_front();
-        }
         Ok(())
     }
 
-    fn checkpoint(&mut self) -> Result<(), Trouble> {
-        assert!(self.logged.is_empty(), "the images do not have what is in the log");
-        self.sync_images()?;
-        Ok(self.log.truncate()?)
+    /// What was made of the epoch's disk writes, or what is made of them now.
+    fn take_sets(&mut self, epoch: &AssembledEpoch) -> Vec<WriteSet> {
+        let is_of =
+            |(session, number, _): &(SessionId, EpochId, _)| (*session, *number) == (epoch.session, epoch.epoch);
+        let known = self.sets.iter().position(is_of).and_then(|at| self.sets.remove(at));
+        known.map_or_else(|| write_sets(epoch, self.disks.len()), |(_, _, sets)| sets)
     }
 
     fn sync_images(&mut self) -> Result<(), Trouble> {
         fault::lasts(fault::IMAGE_SYNC);
-        self.disks.iter().try_for_each(|disk| disk.image().sync())?;
-        self.unsynced_bytes = 0;
-        Ok(())
+        Ok(self.disks.iter().try_for_each(|disk| disk.image().sync())?)
     }
 }
 

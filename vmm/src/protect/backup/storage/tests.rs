@@ -1,8 +1,8 @@
-//! The worker without its thread: what it does, and in which order.
+//! The worker without its thread: each step does what it says, and no more.
 
 use std::path::Path;
 
-use replication::wire::DiskWrite;
+use replication::wire::{DiskWrite, ResyncDisk};
 
 use snapshot::disklog::{Asked, Owner};
 
@@ -17,7 +17,7 @@ struct Place {
     dir: tempfile::TempDir,
     worker: Worker,
     /// Kept, so that the worker has somebody to tell.
-    _mailbox: Mailbox<Done>,
+    mailbox: Mailbox<Done>,
 }
 
 impl Place {
@@ -27,7 +27,7 @@ impl Place {
         let mailbox = Mailbox::new().unwrap();
         let worker = Self::worker(dir.path(), &mailbox);
         trace::take();
-        Self { dir, worker, _mailbox: mailbox }
+        Self { dir, worker, mailbox }
     }
 
     fn worker(dir: &Path, mailbox: &Mailbox<Done>) -> Worker {
@@ -36,21 +36,19 @@ impl Place {
         let place = log::Place::of([&*dir.join("b.img")].into_iter(), wanted).unwrap();
         let owner = Owner { name: "vm0".into(), life: log::new_life() };
         let log = DiskLog::open(&disks, Setup { place, owner, asked: Asked::Start, is_reserved: false }).unwrap();
-        Worker { disks, log, logged: VecDeque::new(), unsynced_bytes: 0, done: mailbox.postbox(), stop: Arc::default() }
+        Worker { disks, log, sets: VecDeque::new(), done: mailbox.postbox() }
     }
 
-    fn obey(&mut self, order: Order) -> Done {
-        self.worker.obey(order).expect("nothing fails").expect("nobody ended it")
+    /// The process is killed, and another one starts.
+    fn restart(self) -> Self {
+        let Self { dir, worker, mailbox } = self;
+        drop(worker);
+        let worker = Self::worker(dir.path(), &mailbox);
+        Self { dir, worker, mailbox }
     }
 
-    fn persist(&mut self, epoch: &Arc<AssembledEpoch>, durable: bool) {
-        let done = self.obey(Order::Persist { epoch: Arc::clone(epoch), durable, rehearsal: None });
-        assert!(matches!(done, Done::Durable { session: SESSION, epoch: of } if of == epoch.epoch), "{done:?}");
-    }
-
-    fn apply(&mut self, epoch: &Arc<AssembledEpoch>) {
-        let done = self.obey(Order::Apply(Arc::clone(epoch)));
-        assert!(matches!(done, Done::Applied { epoch: of, .. } if of == epoch.epoch), "{done:?}");
+    fn perform(&mut self, step: StorageStep) -> StorageDone {
+        self.worker.perform(&Order { step, rehearsal: None }).expect("nothing fails")
     }
 
     fn first_bytes(&self) -> [u8; 3] {
@@ -60,119 +58,87 @@ impl Place {
 }
 
 /// Epoch `number`, which writes its number to sector `sector`.
-fn epoch(number: u64, sector: u64, base: bool) -> Arc<AssembledEpoch> {
+fn epoch(number: u64, sector: u64) -> Arc<AssembledEpoch> {
     let disk_writes = vec![DiskWrite { disk: 0, offset: sector * 512, data: vec![number as u8; 512] }];
-    Arc::new(AssembledEpoch {
-        session: SESSION,
-        epoch: EpochId(number),
-        base,
-        disk_writes,
-        ..AssembledEpoch::default()
-    })
-}
-
-fn chunk(byte: u8) -> ResyncDisk {
-    ResyncDisk { disk: 0, offset: 0, data: vec![byte; 64 << 10] }
+    Arc::new(AssembledEpoch { session: SESSION, epoch: EpochId(number), disk_writes, ..AssembledEpoch::default() })
 }
 
 #[test]
-fn base_counts_when_what_was_filled_in_before_it_is_synced() {
-    // It was acked while the chunks were in the host's memory only: a power cut of both hosts left neither image whole.
+fn append_is_synced_and_leaves_the_images_alone() {
     let mut place = Place::new();
-    place.obey(Order::WriteChunk { chunk: chunk(9), durable: true });
-    let base = epoch(7, 1, true);
-    place.persist(&base, true);
-    assert_eq!(trace::take(), [IMAGE_SYNC, LOG_APPEND, LOG_SYNC]);
-    place.apply(&base);
-    place.persist(&epoch(8, 2, false), true);
-    assert_eq!(trace::take(), [IMAGE_WRITE, LOG_APPEND, LOG_SYNC]);
-    assert_eq!(place.first_bytes(), [9, 7, 9]);
+    assert_eq!(place.perform(StorageStep::Append(epoch(7, 0))), StorageDone::Appended { is_half_full: false });
+    assert_eq!((trace::take(), place.first_bytes()), (vec![LOG_APPEND, LOG_SYNC], [0, 0, 0]));
+    assert_eq!(place.restart().first_bytes(), [7, 0, 0]);
 }
 
 #[test]
-fn chunks_are_synced_while_they_come_so_that_the_base_waits_for_few() {
+fn apply_asks_nothing_of_log_and_medium() {
     let mut place = Place::new();
-    let per_sync = UNSYNCED_BYTES_MAX / (64 << 10);
-    for n in 0..=per_sync {
-        assert_eq!(trace::take(), [] as [&str; 0], "{n}");
-        place.obey(Order::WriteChunk { chunk: chunk(1), durable: true });
+    place.perform(StorageStep::WriteChunk(Arc::new(ResyncDisk { disk: 0, offset: 0, data: vec![5; 64 << 10] })));
+    for (number, sector) in [(7, 0), (8, 1)] {
+        assert_eq!(place.perform(StorageStep::Apply(epoch(number, sector))), StorageDone::Done);
     }
-    assert_eq!((trace::take(), place.worker.unsynced_bytes), (vec![IMAGE_SYNC], 0));
+    assert_eq!((trace::take(), place.first_bytes()), (vec![IMAGE_WRITE, IMAGE_WRITE], [7, 8, 5]));
+    place.perform(StorageStep::SyncImages);
+    assert_eq!(trace::take(), [IMAGE_SYNC]);
 }
 
 #[test]
-fn durability_memory_asks_nothing_of_log_and_medium() {
-    let mut place = Place::new();
-    place.obey(Order::WriteChunk { chunk: chunk(5), durable: false });
-    let epochs = [epoch(7, 0, true), epoch(8, 1, false)];
-    epochs.iter().for_each(|epoch| place.persist(epoch, false));
-    epochs.iter().for_each(|epoch| place.apply(epoch));
-    assert_eq!(trace::take(), [IMAGE_WRITE, IMAGE_WRITE]);
-    // One that was durable as it was.
-    place.apply(&epoch(9, 2, false));
-    assert_eq!(place.first_bytes(), [7, 8, 9]);
-    assert_eq!(trace::take(), [IMAGE_WRITE]);
-}
-
-#[test]
-fn epochs_persisted_ahead_are_in_the_log_until_the_images_have_them() {
+fn records_are_in_the_log_until_it_is_truncated() {
     // With a worker of its own the log runs ahead of the images: emptied in between it would lose what was acked.
     let mut place = Place::new();
-    let epochs = [epoch(7, 0, true), epoch(8, 1, false), epoch(9, 2, false)];
-    epochs.iter().for_each(|epoch| place.persist(epoch, true));
-    place.apply(&epochs[0]);
+    let epochs = [epoch(7, 0), epoch(8, 1), epoch(9, 2)];
+    for epoch in &epochs {
+        place.perform(StorageStep::Append(Arc::clone(epoch)));
+    }
+    place.perform(StorageStep::Apply(Arc::clone(&epochs[0])));
     assert_eq!(place.first_bytes(), [7, 0, 0]);
-    // The process is killed here; the next one finds all three.
-    let Place { dir, worker, _mailbox: mailbox } = place;
-    drop(worker);
-    let worker = Place::worker(dir.path(), &mailbox);
-    let place = Place { dir, worker, _mailbox: mailbox };
+    let mut place = place.restart();
     assert_eq!(place.first_bytes(), [7, 8, 9]);
+    place.perform(StorageStep::Append(epoch(10, 0)));
+    place.perform(StorageStep::TruncateLog);
+    assert!(place.worker.sets.is_empty());
+    assert_eq!(place.restart().first_bytes(), [7, 8, 9]);
 }
 
 #[test]
-fn nothing_of_a_discarded_session_is_applied_or_recovered() {
+fn log_with_records_refuses_one_too_many_and_changes_nothing() {
     let mut place = Place::new();
-    place.persist(&epoch(7, 0, true), true);
-    place.persist(&epoch(8, 1, false), true);
-    assert!(matches!(place.obey(Order::Discard), Done::Discarded));
-    assert!(place.worker.logged.is_empty());
-    let Place { dir, worker, _mailbox: mailbox } = place;
-    drop(worker);
-    let worker = Place::worker(dir.path(), &mailbox);
-    assert_eq!(Place { dir, worker, _mailbox: mailbox }.first_bytes(), [0, 0, 0]);
+    let large = |number: u64| {
+        let disk_writes = vec![DiskWrite { disk: 0, offset: 0, data: vec![number as u8; 33 << 20] }];
+        Arc::new(AssembledEpoch { session: SESSION, epoch: EpochId(number), disk_writes, ..AssembledEpoch::default() })
+    };
+    let first = place.perform(StorageStep::Append(large(7)));
+    assert_eq!(first, StorageDone::Appended { is_half_full: true }, "an empty log takes any");
+    assert_eq!(place.perform(StorageStep::Append(large(8))), StorageDone::LogFull);
+    assert_eq!(place.worker.log.last(), EpochId(7));
+    place.perform(StorageStep::TruncateLog);
+    assert_eq!(place.perform(StorageStep::Append(large(8))), StorageDone::Appended { is_half_full: true });
 }
 
 #[test]
-fn disks_that_are_handed_over_are_synced_and_their_log_is_empty() {
-    let mut place = Place::new();
-    let base = epoch(7, 0, true);
-    place.persist(&base, true);
-    place.apply(&base);
-    trace::take();
-    place.worker.hand_over();
-    assert_eq!(trace::take(), [IMAGE_SYNC]);
-    let Some(Done::HandedOver { disks, log }) = place._mailbox.take() else { panic!("they are given back") };
+fn disks_and_log_are_handed_over_as_they_are() {
+    let place = Place::new();
+    let Place { dir: _dir, worker, mailbox } = place;
+    let (orders, ordered) = channel();
+    orders.send(Order { step: StorageStep::HandOver, rehearsal: None }).unwrap();
+    worker.run(&ordered);
+    assert_eq!(trace::take(), [] as [&str; 0]);
+    let Some(Done::HandedOver { disks, log }) = mailbox.take() else { panic!("they are given back") };
     assert_eq!((disks.len(), log.is_half_full()), (1, false));
 }
 
 #[test]
-fn base_that_cannot_be_read_is_refused_and_the_worker_goes_on() {
+fn base_that_cannot_be_read_is_unfit_and_the_worker_goes_on() {
     // It ended the backup: any primary could do that.
     let mut place = Place::new();
-    let base = Arc::new(AssembledEpoch {
-        session: SESSION,
-        epoch: EpochId(7),
-        base: true,
-        state: Arc::new(b"no state".to_vec()),
-        ..AssembledEpoch::default()
-    });
+    let state = Arc::new(b"no state".to_vec());
+    let base =
+        Arc::new(AssembledEpoch { session: SESSION, epoch: EpochId(7), base: true, state, ..Default::default() });
     let machine = Shape { memory_bytes: (1 << 20).try_into().expect("whole pages"), vcpus: 1, disks: 1, nets: 0 };
     let rehearsal = Some(Rehearsal { ram: Ram::new(1 << 20).expect("it fits"), machine });
-    let done = place.obey(Order::Persist { epoch: base, durable: true, rehearsal });
-    assert!(
-        matches!(&done, Done::BaseRefused { session: SESSION, failure } if failure.message.contains("state")),
-        "{done:?}"
-    );
-    assert!(matches!(place.obey(Order::Discard), Done::Discarded));
+    let order = Order { step: StorageStep::Rehearse(base), rehearsal };
+    let done = place.worker.perform(&order).expect("nothing fails");
+    assert!(matches!(&done, StorageDone::Unfit(text) if text.contains("state")), "{done:?}");
+    assert_eq!(place.perform(StorageStep::TruncateLog), StorageDone::Done);
 }

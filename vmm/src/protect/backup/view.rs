@@ -1,0 +1,117 @@
+//! What others see of a backup, and what an operator wants of it.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
+
+use replication::backup::BackupState;
+use replication::{ClaimResult, EpochId, SessionId};
+use serde_json::Value;
+
+use crate::exit::{Exit, Failure};
+use crate::protect::lease::Lease;
+
+/// How long an operator's failover may take: three questions to the witness.
+const FAILOVER_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// What others see of a backup, and how they stop it.
+#[derive(Debug, Default)]
+pub struct StandbyView {
+    status: Mutex<Value>,
+    stop: AtomicBool,
+    failover: Mutex<Option<Failover>>,
+}
+
+/// An operator's wish that the kept copy runs, against the witness's newest record.
+#[derive(Debug)]
+pub(super) struct Failover {
+    /// The places that are dead, by the beginnings of their ids.
+    pub(super) dead: Vec<String>,
+    told: Told,
+}
+
+/// Who waits for the answer.
+#[derive(Debug)]
+struct Told(SyncSender<Result<(), Failure>>);
+
+impl Told {
+    fn tell(self, answer: Result<(), Failure>) {
+        // Whoever asked may have given up.
+        let _ = self.0.try_send(answer);
+    }
+}
+
+impl Failover {
+    /// Puts it to the witness, and tells who asked.
+    pub(super) fn perform(self, lease: &Lease, session: SessionId, fork: EpochId) -> ClaimResult {
+        let Self { dead, told } = self;
+        let named = match lease.named(&dead) {
+            Ok(named) => named,
+            Err(failure) => {
+                told.tell(Err(failure));
+                return ClaimResult::Unreachable;
+            }
+        };
+        let result = lease.take_over(session, fork, named);
+        told.tell(match &result {
+            ClaimResult::Granted => Ok(()),
+            ClaimResult::Denied { holder } => Err(Failure::new(
+                Exit::SplitBrain,
+                format!("the witness still lists {holder}, which was not named with --dead"),
+            )
+            .with_hint("name every place that the witness lists, with --dead, if each is gone for good")),
+            ClaimResult::Unreachable => {
+                Err(Failure::new(Exit::Timeout, "the witness does not answer").with_hint("try again when it does"))
+            }
+        });
+        result
+    }
+
+    /// Tells who asked that there is nothing to run.
+    pub(super) fn refuse(self, state: BackupState) {
+        self.told.tell(Err(Failure::new(
+            Exit::Conflict,
+            format!("this backup keeps no copy from a takeover that was denied; its state is {state:?}"),
+        )
+        .with_hint("a Protected backup takes over without being asked when its primary is lost")));
+    }
+}
+
+impl StandbyView {
+    /// For `status`.
+    pub fn status(&self) -> Value {
+        self.status.lock().expect("no holder of the status panics").clone()
+    }
+
+    pub(super) fn publish(&self, status: Value) {
+        *self.status.lock().expect("no holder of the status panics") = status;
+    }
+
+    /// Has the kept copy run although another side won the guest. `dead`: every place that the witness lists, by the
+    /// beginnings of their ids.
+    pub fn fail_over(&self, dead: Vec<String>) -> Result<(), Failure> {
+        let (told, answer) = sync_channel(1);
+        *self.failover.lock().expect("no holder panics") = Some(Failover { dead, told: Told(told) });
+        answer.recv_timeout(FAILOVER_TIME_MAX).unwrap_or_else(|_| {
+            Err(Failure::new(Exit::Timeout, "the backup did not answer in time").with_hint("look at its status"))
+        })
+    }
+
+    pub(super) fn wants_failover(&self) -> bool {
+        self.failover.lock().expect("no holder panics").is_some()
+    }
+
+    pub(super) fn take_failover(&self) -> Option<Failover> {
+        self.failover.lock().expect("no holder panics").take()
+    }
+
+    /// Asks the backup to leave.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+}
