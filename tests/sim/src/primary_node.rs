@@ -494,7 +494,8 @@ impl PrimaryNode {
             Does::SealLast => {
                 let (epoch, has_writes) = self.machine.settle();
                 env.oracle.sealed(host, self.generation, epoch, &self.machine.guest);
-                Outcome::SealedLast { epoch, has_writes }
+                self.pipeline.handle_sealed_last(env.time(), epoch, has_writes);
+                Outcome::Done
             }
             Does::EndEpochs => {
                 let last = self.machine.running.prev();

@@ -54,7 +54,6 @@ use gate::{Gate, Held, NotHeld};
 use input::Room;
 use slot::Slot;
 use snapshot::disk::{Mode, PENDING_BYTES_MAX};
-use snapshot::writeset::WriteSet;
 use state::{MachineState, Shape, StateRefused, VCPUS_MAX};
 use stops::ProgramStops;
 use throttle::Throttle;
@@ -445,11 +444,6 @@ impl Machine {
         self.epochs().protect_all(self)?;
         self.begin_holding();
         Ok(())
-    }
-
-    /// Ends the running epoch without capturing it; gives its number and its disk writes.
-    pub fn settle_epoch(&self, _held: &Held<'_>) -> (EpochId, Vec<Arc<WriteSet>>) {
-        self.epochs().settle(self)
     }
 
     /// Lets all output out and seals nothing more. The machine must be held, and alone by right.

@@ -466,6 +466,11 @@ impl Guardian {
         self.lock().pipeline.core().left()
     }
 
+    /// The running epoch of a guest that is being settled was ended.
+    pub(super) fn handle_sealed_last(&self, epoch: EpochId, has_writes: bool) {
+        self.with_pipeline(|pipeline, now| pipeline.handle_sealed_last(now, epoch, has_writes));
+    }
+
     /// A base is about to be sealed behind so many pages and bytes.
     pub(super) fn note_filled(&self, pages: u64, bytes: u64, begun: Instant) {
         self.lock().filled = Some((pages, bytes, begun));

@@ -119,7 +119,7 @@ pub(crate) fn new_life() -> LifeId {
 #[derive(Debug, Default)]
 pub(crate) struct DiskLog {
     open: Option<OpenLog>,
-    last: EpochId,
+    pub(super) last: EpochId,
     place: Option<Place>,
     /// Records need to survive this process only, not its host.
     unsynced: bool,

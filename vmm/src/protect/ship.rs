@@ -185,11 +185,13 @@ impl<'g> Shipper<'g> {
             Step::BeginEpochs => self.begin_epochs().map_or_else(Outcome::from, |()| Outcome::Done),
             Step::SealBase { session } => self.seal_base(session).unwrap_or_else(Outcome::from),
             Step::SealLast => {
-                let held = self.held.as_ref().expect("the guest is held to be settled");
-                let (epoch, writes) = self.guardian.machine.settle_epoch(held);
-                let has_writes = writes.iter().any(|set| !set.is_empty());
+                // The pipeline knows of it before anything else can be sealed: a machine may end at any moment.
+                let machine = &self.guardian.machine;
+                let mut epochs = machine.epochs();
+                let (epoch, writes) = epochs.settle(machine);
+                self.guardian.handle_sealed_last(epoch, writes.iter().any(|set| !set.is_empty()));
                 self.last = Some((epoch, writes));
-                Outcome::SealedLast { epoch, has_writes }
+                Outcome::Done
             }
             Step::EndEpochs => {
                 let held = self.held.as_ref().expect("the guest is held to be settled");

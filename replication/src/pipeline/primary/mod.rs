@@ -240,6 +240,12 @@ impl PrimaryPipeline {
         self.queue(Item::sealed(epoch, is_base, link, has_writes));
     }
 
+    /// The running epoch of a guest that is being settled was ended ([`Step::SealLast`]), without being captured.
+    pub fn handle_sealed_last(&mut self, now: Time, epoch: EpochId, has_writes: bool) {
+        self.with(now, |core| core.handle_sealed(EpochMeta { epoch, base: None, ship_bytes: 0 }));
+        self.queue(Item::last(epoch, has_writes));
+    }
+
     fn queue(&mut self, item: Item) {
         if item.has_writes {
             self.images.handle_sealed(item.epoch);
@@ -411,7 +417,7 @@ impl PrimaryPipeline {
             Doing::Emptying => self.log_emptied(outcome),
             Doing::Recording => self.recorded(outcome),
             Doing::RemovingStore => self.store_removed(now, outcome),
-            Doing::Settling => self.settling_done(now, outcome),
+            Doing::Settling => self.settling_done(outcome),
             Doing::Filling => self.filling_done(now, outcome),
             Doing::LettingGo => {}
             Doing::Closing => self.closing_done(outcome),

@@ -10,10 +10,9 @@
 //! record that came into the log behind that would be put over what the guest writes to the images from then on: so the last
 //! epochs go through the log before it is emptied, and none comes after.
 
-use super::epochs::{Item, Store};
+use super::epochs::Store;
 use super::{Doing, Failing, GuestMode, Note, Outcome, PrimaryPipeline, Step};
 use crate::id::{EpochId, Time};
-use crate::primary::EpochMeta;
 
 /// How far the end of the epochs is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +106,7 @@ impl PrimaryPipeline {
         }
     }
 
-    pub(super) fn settling_done(&mut self, now: Time, outcome: Outcome) {
+    pub(super) fn settling_done(&mut self, outcome: Outcome) {
         let Some(settling) = self.settling else { return };
         let next = match (settling, outcome) {
             (Settling::Sync, outcome) => {
@@ -121,11 +120,7 @@ impl PrimaryPipeline {
                 self.is_held = true;
                 Some(Settling::SealLast)
             }
-            (Settling::SealLast, Outcome::SealedLast { epoch, has_writes }) => {
-                self.with(now, |core| core.handle_sealed(EpochMeta { epoch, base: None, ship_bytes: 0 }));
-                self.queue(Item::last(epoch, has_writes));
-                Some(Settling::AppliedHeld)
-            }
+            (Settling::SealLast, _) => Some(Settling::AppliedHeld),
             (Settling::LetGo { is_over }, _) => {
                 self.is_held = false;
                 (!is_over).then(|| self.begin_settling())

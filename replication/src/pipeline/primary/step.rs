@@ -98,8 +98,9 @@ pub enum Step {
         /// The session.
         session: SessionId,
     },
-    /// End the running epoch of the held guest without capturing it; its disk writes are logged like those of every other.
-    /// Answer: `SealedLast`.
+    /// End the running epoch of the held guest without capturing it, and say so with
+    /// [`super::PrimaryPipeline::handle_sealed_last`] before anything else can be sealed; its disk writes are logged like those of
+    /// every other. Answer: `Done`.
     SealLast,
     /// The held guest has no epochs any more: its output leaves at once. Answers: `Done`, `Failed`.
     EndEpochs,
@@ -145,13 +146,6 @@ pub enum Outcome {
         kept: Option<String>,
         /// Why the log was not begun anew.
         not_renewed: Option<String>,
-    },
-    /// The running epoch was ended.
-    SealedLast {
-        /// Which.
-        epoch: EpochId,
-        /// It has disk writes.
-        has_writes: bool,
     },
     /// A piece of the filling is done, and more of the same is left.
     More,

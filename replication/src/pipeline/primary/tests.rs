@@ -107,7 +107,8 @@ impl Host {
                 Step::Log { .. } => Outcome::Logged { is_half_full: false },
                 Step::SealLast => {
                     let epoch = self.pipeline.core().pointers().running();
-                    Outcome::SealedLast { epoch, has_writes: true }
+                    self.pipeline.handle_sealed_last(self.now, epoch, true);
+                    Outcome::Done
                 }
                 Step::RemoveStore { .. } => Outcome::StoreRemoved { kept: None, not_renewed: None },
                 Step::SealBase { .. } => {
@@ -289,7 +290,10 @@ fn epochs_end_only_when_the_images_have_what_was_sealed_last() {
     host.lets_out = true;
     while let Some(step) = host.step() {
         let outcome = match step {
-            Step::SealLast => Outcome::SealedLast { epoch: base.next(), has_writes: true },
+            Step::SealLast => {
+                host.pipeline.handle_sealed_last(host.now, base.next(), true);
+                Outcome::Done
+            }
             Step::Log { .. } => Outcome::Logged { is_half_full: false },
             _ => Outcome::Done,
         };
