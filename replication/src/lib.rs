@@ -25,7 +25,7 @@
 //!
 //! ```text
 //! released ≤ committed ≤ shipped ≤ sealed < running        on the primary
-//! applied ≤ complete,  acked ≤ complete                    on the backup
+//! applied ≤ committed ≤ assembled,  acked ≤ complete       on the backup, of what it knows
 //! released ≤ committed ≤ acked ≤ complete                  across both, while protected
 //! ```
 //!
