@@ -2,10 +2,10 @@
 //! nothing.
 
 use replication::pipeline::primary::{
-    Action, FillStep, GuestMode, Outcome, Parting, PipelineConfig, PrimaryPipeline, Question as Wants, Step as Does,
+    Action, GuestMode, Outcome, Parting, PipelineConfig, PrimaryPipeline, Question as Wants, Step as Does,
 };
 use replication::primary::PrimaryState;
-use replication::wire::{Kind, Link};
+use replication::wire::Kind;
 use replication::{EpochId, FrameDecoder, Primary, SessionId, TakeOver, Term, VmId};
 
 use crate::disk::Log;
@@ -19,6 +19,8 @@ use crate::shipping::Shipping;
 use crate::state_dir::{LocalEpoch, StateDir};
 use crate::story::words;
 use crate::witness::Question;
+
+mod perform;
 
 /// A connection as a host sees it.
 pub struct Stream {
@@ -382,25 +384,6 @@ impl PrimaryNode {
         }
     }
 
-    /// How long a step takes.
-    fn time_of(&mut self, does: &Does, env: &mut Env) -> u64 {
-        match does {
-            Does::Fill { step: FillStep::Round, .. } => {
-                let took = self.shipping.bytes_of_round() * MS / env.plan.load.link;
-                self.sends = self.shipping.bytes_of_round();
-                self.shipping.write_beside(env.plan.load, self.share, took);
-                took
-            }
-            Does::Log { .. } | Does::SyncImages | Does::CommitLocally { .. } | Does::EmptyLog => {
-                env.disk_delay(self.id.host)
-            }
-            Does::Send { .. } | Does::Part { .. } | Does::Ship { .. } | Does::Fill { .. } | Does::Hold { .. } => {
-                env.rng.range(0, MS / 2)
-            }
-            _ => 0,
-        }
-    }
-
     /// The lane Images has written.
     pub fn handle_images(&mut self, env: &mut Env) -> Result<(), Crashed> {
         let Some(upto) = self.writes.take() else { return Ok(()) };
@@ -439,200 +422,6 @@ impl PrimaryNode {
             }
         }
         self.pump(env)
-    }
-
-    /// Does a step; none: the second half of it follows.
-    fn perform(&mut self, does: Does, env: &mut Env) -> Result<Option<Outcome>, Crashed> {
-        let host = self.id.host;
-        let outcome = match does {
-            Does::Send { connection, frames } => {
-                env.step(host, Step::Send, false)?;
-                self.send(connection, frames, env);
-                env.step(host, Step::Send, true)?;
-                Outcome::Done
-            }
-            Does::Part { connection } => {
-                self.close(connection, env);
-                Outcome::Done
-            }
-            Does::Collect { .. } if env.plan.broken == Some(Break::CollectForgotten) => Outcome::Done,
-            Does::Collect { epoch } => {
-                self.shipping.collect(self.machine.sealed(epoch));
-                Outcome::Done
-            }
-            Does::Ship { link, epoch, left } => return self.ship(link, epoch, left, env),
-            Does::Log { epoch } => {
-                self.machine.disk.log(epoch);
-                if env.plan.broken == Some(Break::LogEmptiedEarly) {
-                    self.machine.disk.log.clear();
-                }
-                Outcome::Logged { is_half_full: self.machine.disk.log.len() >= env.plan.log_epochs }
-            }
-            Does::CommitLocally { epoch, left } => return self.commit_locally(epoch, left, env).map(Some),
-            Does::RemoveStore { .. } => self.remove_store(env),
-            Does::EmptyLog if env.plan.broken == Some(Break::LogKept) => Outcome::Done,
-            Does::EmptyLog => {
-                self.machine.disk.log.clear();
-                Outcome::Done
-            }
-            Does::Mirror => {
-                self.machine.mode = GuestMode::Mirrored;
-                Outcome::Done
-            }
-            Does::Fill { link, step } => return self.fill(link, step, env),
-            Does::Hold { session } => self.hold(session, env),
-            Does::LetGo => {
-                self.machine.is_held = false;
-                Outcome::Done
-            }
-            Does::BeginEpochs => {
-                self.machine.mode = GuestMode::Epochs;
-                env.oracle.epochs_begin(host, self.machine.guest.position);
-                Outcome::Done
-            }
-            Does::SealBase { session } => return self.seal_base(session, env).map(Some),
-            Does::SealLast => {
-                let (epoch, has_writes) = self.machine.settle();
-                env.oracle.sealed(host, self.generation, epoch, &self.machine.guest);
-                self.pipeline.handle_sealed_last(env.time(), epoch, has_writes);
-                Outcome::Done
-            }
-            Does::EndEpochs => {
-                let last = self.machine.running.prev();
-                self.machine.release(last, env);
-                Outcome::Done
-            }
-            Does::WriteDirectly => {
-                self.machine.mode = GuestMode::Direct;
-                self.machine.mirrored.clear();
-                Outcome::Done
-            }
-            Does::RemoveEnded => {
-                (self.store, self.lost_store) = (None, None);
-                Outcome::Done
-            }
-            Does::BeginFilling { link, has_epochs } => {
-                self.shipping.begin(link, has_epochs, env.plan.load);
-                Outcome::Done
-            }
-            Does::SyncImages | Does::Record { .. } => Outcome::Done,
-        };
-        Ok(Some(outcome))
-    }
-
-    fn is_current(&self, session: SessionId, env: &Env) -> bool {
-        self.pipeline.is_current(session) || env.plan.broken == Some(Break::ShipOn)
-    }
-
-    /// The socket takes an epoch in two halves. What is decided between them stops the second.
-    fn ship(&mut self, link: Link, epoch: EpochId, left: EpochId, env: &mut Env) -> Result<Option<Outcome>, Crashed> {
-        let host = self.id.host;
-        if !self.is_current(link.session, env) {
-            self.half = None;
-            return Ok(Some(Outcome::SessionOver));
-        }
-        if let Some(second) = self.half.take() {
-            env.step(host, Step::Ship, false)?;
-            self.send(self.number, second, env);
-            env.step(host, Step::Ship, true)?;
-            return Ok(Some(Outcome::Done));
-        }
-        let [first, second] = self.shipping.epoch(link, self.machine.sealed(epoch), left, env);
-        env.whisper(|| format!("host {host} ships epoch {epoch}"));
-        self.send(self.number, first, env);
-        self.half = Some(second);
-        Ok(None)
-    }
-
-    fn commit_locally(&mut self, epoch: EpochId, left: EpochId, env: &mut Env) -> Result<Outcome, Crashed> {
-        if self.store_fails {
-            self.lost_store = self.store.take();
-            return Ok(Outcome::Failed { text: "the medium takes nothing".into() });
-        }
-        env.step(self.id.host, Step::LocalCommit, false)?;
-        let (guest, held) = (self.machine.sealed(epoch).guest.clone(), self.machine.held(left, epoch));
-        let image = self.machine.disk.recovered(epoch);
-        let store = self.store.as_mut().expect("the pipeline knows whether there is one");
-        if env.plan.broken == Some(Break::CommitBeforeLocal) {
-            // Told now, done when the next one comes.
-            if let Some(earlier) = store.delayed.replace(LocalEpoch { epoch, guest, image, held }) {
-                store.commit(earlier);
-            }
-        } else {
-            store.commit(LocalEpoch { epoch, guest, image, held });
-        }
-        env.step(self.id.host, Step::LocalCommit, true)?;
-        Ok(Outcome::Done)
-    }
-
-    /// The files of the lost state directory are removed, or its medium does not let them be.
-    fn remove_store(&mut self, env: &mut Env) -> Outcome {
-        let kept = if env.rng.percent(50) { None } else { Some("the medium takes nothing".to_owned()) };
-        if kept.is_none() {
-            self.lost_store = None;
-        }
-        Outcome::StoreRemoved { kept, not_renewed: None }
-    }
-
-    fn fill(&mut self, link: Link, step: FillStep, env: &mut Env) -> Result<Option<Outcome>, Crashed> {
-        let host = self.id.host;
-        if self.is_over() || !self.is_current(link.session, env) {
-            self.stuck = false;
-            return Ok(Some(Outcome::SessionOver));
-        }
-        if matches!(step, FillStep::Chunks { want: Some(_) }) && std::mem::take(&mut env.stuck[host]) {
-            env.say(|| format!("host {host} makes no progress in filling its backup"));
-            self.stuck = true;
-        }
-        if self.stuck {
-            return Ok(None);
-        }
-        env.step(host, Step::Resync, false)?;
-        let is_round = step == FillStep::Round;
-        let (frames, outcome) = self.shipping.fill(link, step, &mut self.machine);
-        if is_round {
-            let (now, bytes) = (env.time(), self.sends);
-            self.pipeline.with(now, |core| core.handle_fill_sent(link.session, bytes, 0));
-        }
-        if !frames.is_empty() {
-            self.send(self.number, frames, env);
-        }
-        env.step(host, Step::Resync, true)?;
-        Ok(Some(outcome))
-    }
-
-    fn hold(&mut self, session: Option<SessionId>, env: &Env) -> Outcome {
-        if self.is_over() || session.is_some_and(|session| !self.pipeline.is_current(session)) {
-            return Outcome::NotHeld;
-        }
-        self.machine.is_held = env.plan.broken != Some(Break::HoldIgnored);
-        Outcome::Done
-    }
-
-    fn seal_base(&mut self, session: SessionId, env: &mut Env) -> Result<Outcome, Crashed> {
-        if !self.pipeline.is_current(session) || !self.pipeline.may_seal_base() {
-            return Ok(Outcome::SessionOver);
-        }
-        let rest = self.shipping.take_rest(&mut self.machine);
-        let rest = if env.plan.broken == Some(Break::ForgetLeft) { 0 } else { rest };
-        if env.plan.broken == Some(Break::BaseBeforeSeal) {
-            return self.ship_base_before_seal(rest, env);
-        }
-        self.seal(true, rest, env)?;
-        Ok(Outcome::Done)
-    }
-
-    /// What a careless driver would do: the base leaves, and the core hears of an epoch like any other.
-    fn ship_base_before_seal(&mut self, rest: u64, env: &mut Env) -> Result<Outcome, Crashed> {
-        let (link, left) = (self.core().link().expect("there is a session to base"), self.core().left());
-        let sealed = self.machine.seal(true, rest);
-        let (epoch, has_writes) = (sealed.epoch, !sealed.sectors.is_empty());
-        env.oracle.sealed(self.id.host, self.generation, epoch, &sealed.guest);
-        let halves = self.shipping.epoch(link, self.machine.sealed(epoch), left, env);
-        halves.into_iter().for_each(|half| self.send(self.number, half, env));
-        self.pipeline.handle_sealed(env.time(), epoch, false, EPOCH_BYTES, has_writes);
-        self.pump(env)?;
-        Ok(Outcome::SessionOver)
     }
 
     fn act(&mut self, action: Action, env: &mut Env) -> Result<(), Crashed> {
