@@ -9,7 +9,7 @@
 //! ]
 //! ```
 //!
-//! It is TOML. Text and run are one: [`Case::run`] depends on nothing else.
+//! It is TOML. Text and run are one: [`crate::run_plan`] depends on nothing else.
 
 use std::fmt;
 use std::str::FromStr;
