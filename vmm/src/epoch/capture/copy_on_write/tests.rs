@@ -121,13 +121,24 @@ fn hammer(ram: &Ram, capture: &mut CopyOnWrite, rounds: usize) {
     });
 }
 
+/// Faults that a test of theirs must have met.
+const FAULTS_MIN: u64 = 100;
+/// How often it tries to.
+const ATTEMPTS: usize = 20;
+
 fn hammered(kernel: Kernel, mode: Mode) {
     let ram = Ram::new(12 << 20).expect("it fits");
     let Some((mut capture, stats)) = start(kernel, mode, &ram) else { return };
-    hammer(&ram, &mut capture, 1000);
+    // How often writers meet armed pages is the scheduler's affair, and where the way is chosen few are armed.
+    for _ in 0..ATTEMPTS {
+        hammer(&ram, &mut capture, 1000);
+        if stats.counts().capture_faults > FAULTS_MIN {
+            break;
+        }
+    }
     let counts = stats.counts();
     assert!(counts.pages_armed > 0, "{counts:?}");
-    assert!(counts.capture_faults > 100, "the writers met armed pages: {counts:?}");
+    assert!(counts.capture_faults > FAULTS_MIN, "the writers met armed pages: {counts:?}");
 }
 
 #[test]
