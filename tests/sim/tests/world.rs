@@ -144,3 +144,13 @@ fn vm_that_is_run_on_a_third_host_by_mistake_is_refused_there() {
     let told = ["run again on host 2", "no, another place may have the guest", "starts as a backup"];
     assert_stays_protected(&assert_told(&fault, &told));
 }
+
+/// Its session was over when it found no room: the backup counted it as waiting for ever, and read no Hello any more.
+#[test]
+fn backup_whose_chunk_found_no_room_after_its_session_reads_the_next_primary() {
+    let garbled = "{ what = 'Garble', when = { Step = { after = false, host = 1, nth = 5, step = 'Send' } } }";
+    let full = "{ what = { DiskFull = [1, '2ms'] }, when = { At = '38ms' } }";
+    let load = "load = { link = 1048576, set = 4194304, speed = 1048576 }";
+    let limits = "client_delay = '99us'\ndetect = '38ms'\nfilling_bytes_max = 1";
+    stories(&format!("{limits}\n{load}\nfaults = [{garbled}, {full}]"));
+}

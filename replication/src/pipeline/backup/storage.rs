@@ -288,7 +288,6 @@ impl Storage {
         let Some(Job::WriteChunk { chunk, durable }) = self.jobs.front() else {
             unreachable!("the first job gave the step")
         };
-        self.filling_bytes -= chunk.data.len();
         self.unsynced_bytes += if *durable { chunk.data.len() } else { 0 };
         self.progress.is_written = true;
     }
@@ -302,6 +301,10 @@ impl Storage {
                 Next::Step(_) => return None,
             }
             let job = self.jobs.pop_front().expect("there is one");
+            // Also one that is void, and was never written.
+            if let Job::WriteChunk { chunk, .. } = &job {
+                self.filling_bytes -= chunk.data.len();
+            }
             let Progress { answer, is_void, .. } = std::mem::take(&mut self.progress);
             let finished = if is_void { None } else { self.finish(job, answer) };
             if finished.is_some() {
