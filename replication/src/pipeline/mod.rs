@@ -13,13 +13,15 @@
 //!
 //! The grammar, beside that of the session cores:
 //!
-//! - A *lane* is one executor: a thread with the files or the socket that it owns. A lane has one step at a time. `poll_step`
-//!   gives none while the last one is not answered, and `handle_done` answers it exactly once.
+//! - A *lane* is one executor: a thread with the files or the socket that it owns. Each lane has a pair of methods that give a step and take
+//!   its answer (`poll_step` and `handle_done`, `poll_images` and `handle_images_written`, `poll_storage_step` and
+//!   `handle_storage_done`). A lane has one step at a time: none is given while the last one is not answered, and it is answered exactly
+//!   once.
 //! - A step names epochs, sessions and connections. Their content (pages, disk writes, frames of an epoch) stays with the
 //!   executor, which keeps a sealed or assembled epoch until the pipeline says that it is spent.
 //! - A step that finds no room is answered so, changes nothing, and is given again later: `poll_timeout` says when. Any other
 //!   failure of storage is answered as such; what follows from it is decided here.
-//! - What an operator should hear comes out of `poll_note`. Nothing depends on when it is polled.
+//! - What an operator should hear comes out as a note, of a primary among its actions. Nothing depends on when it is told.
 //! - What is permitted at one moment may be wrong at a later one. Such a step carries the time until which it may be begun.
 
 pub mod backup;

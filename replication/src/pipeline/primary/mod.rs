@@ -451,9 +451,9 @@ impl PrimaryPipeline {
     /// When something here wants `handle_timeout`, or to be polled again.
     pub fn poll_timeout(&self) -> Option<Time> {
         let filling = self.filling.as_ref().and_then(Filling::timeout);
-        let room = self.log.retry_at().or(self.images.retry_at());
         let leaving = self.leaving.timeout(self.config.console_wait);
-        [self.core.poll_timeout(), filling, room, self.images.retry_at(), leaving].into_iter().flatten().min()
+        let room = [self.log.retry_at(), self.images.retry_at()];
+        [self.core.poll_timeout(), filling, leaving].into_iter().chain(room).flatten().min()
     }
 
     /// Whether the running epoch may be sealed now, with so many bytes of sealed disk writes beside the images; if not, the guest
