@@ -10,6 +10,7 @@
 //! | the life was in another boot of this machine | that process is gone; a state directory outlasts it |
 //! | a statement at the witness | what it says |
 //! | this state directory holds no epoch, and its lock file names the primary that committed to it | that store is gone |
+//! | this state directory holds an epoch, and its lock file names the primary that committed to it | it is the store, and no copy |
 //!
 //! Nothing else proves anything: no process number, no silence, no age; no copy of a lock file; no path alone, since the file
 //! system that belongs there may not be mounted; no equality of texts that are empty.
@@ -171,9 +172,11 @@ impl Observer {
     /// committed to, and to no copy of that, which may lack what was committed since.
     pub fn resume(&self, newest: Option<&Record>, resume: Resume) -> Wish {
         let Resume { store, fork, named_dead } = resume;
-        let is_ours = |record: &&Record| record.store.as_ref().is_some_and(|listed| self.is_store_of(listed, record));
-        let dead = newest.into_iter().filter(is_ours).map(|record| record.primary.id).collect();
-        Wish::Resume { store, fork, dead, named_dead }
+        let listed = newest.and_then(|record| record.store.as_ref().map(|listed| (record, listed)));
+        let is_ours = |(record, listed): &(&Record, &Place)| self.is_store_of(listed, record);
+        let dead = listed.filter(is_ours).map(|(record, _)| record.primary.id);
+        let is_original = dead.is_some() || listed.is_none_or(|(_, listed)| listed.id != store.id);
+        Wish::Resume { store, fork, is_original, dead: dead.into_iter().collect(), named_dead }
     }
 
     /// Whether the store `place` is the state directory of this process, which then knows what is in there. Its lock file

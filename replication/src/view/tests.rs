@@ -322,8 +322,13 @@ fn listed_store_resumes_and_then_the_backup_is_out() {
     let known = a.known().expect("it began");
     won(witness.wish(&mut b, Wish::Follow { known, primary: place(1).id }));
     won(witness.wish(&mut a, enlist(2)));
-    let resume =
-        |id, dead: &[u8]| Wish::Resume { store: store(id), fork: EpochId(4), dead: ids(dead), named_dead: ids(&[]) };
+    let resume = |id, dead: &[u8]| Wish::Resume {
+        store: store(id),
+        fork: EpochId(4),
+        is_original: true,
+        dead: ids(dead),
+        named_dead: ids(&[]),
+    };
     assert_eq!(refusal(witness.wish(&mut node(3), resume(12, &[1]))), primary(1));
     assert_eq!(refusal(witness.wish(&mut node(3), resume(11, &[]))), may_be_whole(1), "a copy of a directory in use");
     let record = won(witness.wish(&mut node(3), resume(11, &[1])));
@@ -336,11 +341,40 @@ fn store_of_a_guest_that_was_taken_over_is_refused_unless_every_listed_place_is_
     let mut witness = Witness::default();
     let (_, mut b) = pair(&mut witness);
     won(witness.wish(&mut b, take_over()));
-    let resume =
-        |named: &[u8]| Wish::Resume { store: store(11), fork: EpochId(4), dead: ids(&[1]), named_dead: ids(named) };
+    let resume = |named: &[u8]| Wish::Resume {
+        store: store(11),
+        fork: EpochId(4),
+        is_original: true,
+        dead: ids(&[1]),
+        named_dead: ids(named),
+    };
     assert_eq!(refusal(witness.wish(&mut node(3), resume(&[]))), primary(2));
     assert_eq!(refusal(witness.wish(&mut node(3), resume(&[1]))), may_be_whole(2));
     assert_eq!(won(witness.wish(&mut node(3), resume(&[2]))).named_dead, [place(2).id]);
+}
+
+#[test]
+fn copy_of_a_store_resumes_only_when_the_original_and_every_other_place_is_named() {
+    let mut witness = Witness::default();
+    let (mut a, mut b) = (node(1), node(2));
+    won(witness
+        .wish(&mut a, Wish::Begin { store: Some(store(11)), dead: ids(&[]), here: ids(&[]), named_dead: ids(&[]) }));
+    let known = a.known().expect("it began");
+    won(witness.wish(&mut b, Wish::Follow { known, primary: place(1).id }));
+    won(witness.wish(&mut a, enlist(2)));
+    let resume = |named: &[u8]| Wish::Resume {
+        store: store(11),
+        fork: EpochId(4),
+        is_original: false,
+        dead: ids(&[]),
+        named_dead: ids(named),
+    };
+    assert_eq!(refusal(witness.wish(&mut node(3), resume(&[]))), may_be_whole(1), "its primary may run");
+    let original = Refusal::MayBeWhole { place: Box::new(store(11)) };
+    assert_eq!(refusal(witness.wish(&mut node(3), resume(&[1]))), original, "the original may have more");
+    assert_eq!(refusal(witness.wish(&mut node(3), resume(&[1, 11]))), may_be_whole(2), "the backup may have more");
+    let record = won(witness.wish(&mut node(3), resume(&[1, 11, 2])));
+    assert_eq!((record.primary.id, record.named_dead.len()), (place(3).id, 3));
 }
 
 #[test]

@@ -25,9 +25,12 @@ pub enum Wish {
         store: Place,
         /// The last epoch that is committed there.
         fork: EpochId,
+        /// It is the directory that the primary of the newest record committed to, or one that the record does not
+        /// list. False: it may be a copy of the listed one, and lack what was committed since.
+        is_original: bool,
         /// Places that are proved dead. A copy of a state directory is no proof that its owner is gone.
         dead: BTreeSet<Incarnation>,
-        /// Places that the operator says are dead.
+        /// Places that the operator says are dead. To resume a copy, these are all listed places: the original too.
         named_dead: BTreeSet<Incarnation>,
     },
     /// To continue the guest that this backup followed.
@@ -116,8 +119,8 @@ impl Wish {
             (Wish::Begin { store, dead, here, named_dead }, Some(entry)) => {
                 begin(entry, store, &Proofs { dead, here, named_dead }, asker)
             }
-            (Wish::Resume { store, fork, dead, named_dead }, Some(entry)) => {
-                resume(entry, store, *fork, (dead, named_dead), asker)
+            (Wish::Resume { store, fork, is_original, dead, named_dead }, Some(entry)) => {
+                resume(entry, (store, *is_original), *fork, (dead, named_dead), asker)
             }
             (Wish::TakeOver { join, fork, named_dead }, Some(entry)) => {
                 take_over(entry, *join, *fork, named_dead, asker)
@@ -227,19 +230,24 @@ fn begin(entry: &Entry, store: &Option<Place>, proofs: &Proofs<'_>, asker: Asker
 }
 
 /// A listed store has every epoch that was committed. It may continue as soon as the one that commits to it is gone,
-/// which it does not ask as it would ask a backup for an acknowledgement.
+/// which it does not ask as it would ask a backup for an acknowledgement. A copy of it has its id and is no listed place:
+/// the original, and each backup, may have more.
 fn resume(
     entry: &Entry,
-    store: &Place,
+    (store, is_original): (&Place, bool),
     fork: EpochId,
     (dead, named_dead): (&BTreeSet<Incarnation>, &BTreeSet<Incarnation>),
     asker: Asker<'_>,
 ) -> Judgement {
     let record = &entry.record;
-    let is_listed = record.store.as_ref().is_some_and(|listed| listed.id == store.id);
-    let is_mine = |id| id == asker.me.id || dead.contains(&id) || named_dead.contains(&id);
-    if is_listed && record.standing == Standing::Running && !is_mine(record.primary.id) {
-        return Judgement::Refused(Refusal::MayBeWhole { place: Box::new(record.primary.clone()) });
+    let has_id = record.store.as_ref().is_some_and(|listed| listed.id == store.id);
+    let is_listed = has_id && is_original;
+    let is_gone = |id| id == asker.me.id || dead.contains(&id) || named_dead.contains(&id);
+    if has_id && record.standing == Standing::Running {
+        let must_be_gone = record.places().take(if is_listed { 1 } else { usize::MAX });
+        if let Some(place) = must_be_gone.into_iter().find(|place| !is_gone(place.id)) {
+            return Judgement::Refused(Refusal::MayBeWhole { place: Box::new(place.clone()) });
+        }
     }
     continuation(entry, new_branch(entry, asker, Some(store.clone()), Some(fork)), is_listed, named_dead, asker)
 }

@@ -40,6 +40,12 @@ fn id_in(message: &str) -> String {
     after.chars().take_while(char::is_ascii_hexdigit).collect()
 }
 
+/// All that a message says may be named.
+fn ids_in(message: &str) -> Vec<&str> {
+    let hint = message.lines().filter(|line| line.contains("--dead")).next_back().unwrap_or_default();
+    hint.split("--dead ").skip(1).map(|after| &after[..8]).collect()
+}
+
 /// The newest record at the witness.
 fn newest(place: &Place) -> Value {
     let path = |number: u32| place.witness().join(format!("{}.view-{number}", guests::place::NAME));
@@ -360,15 +366,39 @@ fn copy_of_a_state_directory_is_resumed_neither_while_the_original_lives_nor_aft
     let copied = Command::new("cp").arg("-a").args([place.path("a"), place.path("copy")]).status().expect("cp runs");
     assert!(copied.success());
     let said = refused(Launch::resume(&place.path("copy")), SPLIT_BRAIN);
-    assert!(said.contains("runs or may be continued elsewhere"), "{said}");
+    assert!(said.contains("was copied or moved"), "{said}");
+    let [primary, store] = ids_in(&said)[..] else { panic!("a primary and its state directory are listed: {said}") };
     vm.unhang();
     wait_value(&vm, &guest, before + 20);
     vm.kill();
     // That the original's process is gone proves nothing for the copy: it lacks what was committed since.
-    let said = refused(Launch::resume(&place.path("copy")), SPLIT_BRAIN);
-    assert!(said.contains("runs or may be continued elsewhere"), "{said}");
+    refused(Launch::resume(&place.path("copy")), SPLIT_BRAIN);
+    // Nor does an operator's word about the process.
+    let said = refused(Launch::resume(&place.path("copy")).with("--dead", primary), SPLIT_BRAIN);
+    assert!(said.contains(&format!("--dead {primary} --dead {store}")), "{said}");
     let mut again = Launch::resume(&place.path("a")).start();
     wait_value(&again, &guest, before + 40);
+    stop(&mut again);
+}
+
+#[test]
+fn moved_state_directory_is_resumed_when_the_operator_says_that_no_original_is_left() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut vm =
+        place.alone("a", &guest).with("--protect", "local").with("--witness", place.witness_option().as_str()).start();
+    let before = wait_progress(&vm, &guest, 20);
+    vm.kill();
+    // To another inode, as to another file system.
+    let copied = Command::new("cp").arg("-a").args([place.path("a"), place.path("moved")]).status().expect("cp runs");
+    assert!(copied.success());
+    fs::remove_dir_all(place.path("a").join("state")).expect("removed");
+    let said = refused(Launch::resume(&place.path("moved")), SPLIT_BRAIN);
+    let resumed =
+        ids_in(&said).into_iter().fold(Launch::resume(&place.path("moved")), |launch, id| launch.with("--dead", id));
+    let mut again = resumed.start();
+    // The console's file is where it was.
+    wait_value(&vm, &guest, before + 20);
     stop(&mut again);
 }
 

@@ -515,6 +515,11 @@ fn faults_of_evidence(rule: Break, heal_at: u64) -> Vec<Fault> {
             then(crash(1, false, None), 0),
             then(crash(0, false, None), 29 * MS),
         ],
+        Break::CopyForOriginal => {
+            // The guest crashes so late that an operator is asked when the copy is found.
+            let late = Fault { when: When::At(heal_at.saturating_sub(MS)), what: What::GuestCrash(0) };
+            vec![then(What::ReplaceDir(0), 0), then(crash(1, false, None), 0), late]
+        }
         Break::BareMount => vec![
             then(crash(1, true, Some(0)), 0),
             then(crash(0, true, None), 0),

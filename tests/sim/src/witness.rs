@@ -13,7 +13,7 @@ use replication::{ClaimResult, EpochId, SessionId};
 
 mod question;
 
-pub use question::{Answer, Question};
+pub use question::{Answer, Named, Question};
 
 use crate::env::HostId;
 use crate::fault::{HOSTS, SPARE};
@@ -331,7 +331,7 @@ impl Witness {
         let process = &self.askers[host].process;
         match question.clone() {
             Question::Begin { store, has_epoch, is_named } => self.begin(host, process, (store, has_epoch, is_named)),
-            Question::Resume { store, fork, is_named } => self.resume(host, process, (store, fork, is_named)),
+            Question::Resume { store, fork, named } => self.resume(host, process, (store, fork, named)),
             Question::TakeOver { session, fork } => Wish::TakeOver { join: session, fork, named_dead: BTreeSet::new() },
             Question::Claim { session } | Question::Delist { session } => Wish::Remove(session),
             Question::Enlist { session, place } => {
@@ -365,9 +365,14 @@ impl Witness {
         wish
     }
 
-    fn resume(&self, host: usize, process: &Process, (store, fork, is_named): (Incarnation, EpochId, bool)) -> Wish {
+    fn resume(&self, host: usize, process: &Process, (store, fork, named): (Incarnation, EpochId, Named)) -> Wish {
         let newest = self.dirs[self.seen[host]].last().map(|entry| &entry.record);
-        let named_dead = newest.iter().map(|record| record.primary.id).filter(|_| is_named).collect();
+        let is_named = |place: &&Place| match named {
+            Named::Nobody => false,
+            Named::Primary => place.kind == PlaceKind::Process && newest.is_some_and(|r| r.primary.id == place.id),
+            Named::Everybody => true,
+        };
+        let named_dead = newest.into_iter().flat_map(Record::places).filter(is_named).map(|place| place.id).collect();
         let store = process.observer.store(store);
         if self.broken == Some(Break::CopiedStore)
             && let Some(record) = newest
@@ -376,9 +381,14 @@ impl Witness {
             let facts = self.facts(host, process, record);
             let is_dead = |place: &&Place| process.observer.proves_dead(place, &facts);
             let dead = [&record.primary].into_iter().filter(is_dead).map(|place| place.id).collect();
-            return Wish::Resume { store, fork, dead, named_dead };
+            return Wish::Resume { store, fork, is_original: true, dead, named_dead };
         }
-        process.observer.resume(newest, Resume { store, fork, named_dead })
+        let mut wish = process.observer.resume(newest, Resume { store, fork, named_dead });
+        if let (Some(Break::CopyForOriginal), Wish::Resume { is_original, .. }) = (self.broken, &mut wish) {
+            // Broken: a word about the primary is enough, whichever copy of its store this is.
+            *is_original = true;
+        }
+        wish
     }
 
     fn facts(&self, host: usize, process: &Process, record: &Record) -> Facts {
@@ -427,7 +437,7 @@ impl Witness {
                 Question::Begin { store, has_epoch, is_named } => {
                     self.begin(host, &process, (store, has_epoch, is_named))
                 }
-                Question::Resume { store, fork, is_named } => self.resume(host, &process, (store, fork, is_named)),
+                Question::Resume { store, fork, named } => self.resume(host, &process, (store, fork, named)),
                 other => unreachable!("{other:?} is not a start's"),
             };
             if let Some(Outcome::Won(entry)) = self.decide(&mut register, wish, id) {

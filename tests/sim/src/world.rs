@@ -2,7 +2,7 @@
 
 use replication::backup::BackupState;
 use replication::primary::PrimaryState;
-use replication::view::{Entry, Record, Standing};
+use replication::view::{Entry, Incarnation, Record, Standing};
 use replication::{ClaimResult, Term};
 
 use crate::backup_node::BackupNode;
@@ -17,7 +17,7 @@ use crate::plan::{Break, MS, Plan};
 use crate::primary_node::PrimaryNode;
 use crate::state_dir::StateDir;
 use crate::story::{Line, words};
-use crate::witness::{Answer, Believed, Question};
+use crate::witness::{Answer, Believed, Named, Question};
 use replication::primary::Meeting;
 
 mod beside;

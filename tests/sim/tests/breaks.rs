@@ -50,6 +50,7 @@ caught! {
     output_beyond_a_listed_store_is_caught: StoreUndelisted,
     copy_of_a_lock_file_that_proves_deaths_is_caught: CopiedLock,
     resume_of_a_copy_is_caught: CopiedStore,
+    resume_of_a_copy_whose_primary_is_named_is_caught: CopyForOriginal,
     held_lock_that_proves_a_death_is_caught: HeldLock,
     store_without_epoch_at_an_empty_mount_point_is_caught: BareMount,
     store_that_dies_with_its_boot_is_caught: StoreDiesWithBoot,

@@ -243,7 +243,33 @@ impl Lease {
         let newest = self.newest()?;
         let newest = newest.as_ref().map(|entry| &entry.record);
         let resume = Resume { store, fork, named_dead: named(newest, names_dead)? };
-        self.win(self.life.observer.resume(newest, resume))
+        let wish = self.life.observer.resume(newest, resume);
+        let is_copy = matches!(wish, Wish::Resume { is_original: false, .. });
+        match self.wish(wish).expect("there is a witness") {
+            Outcome::Refused(Refusal::MayBeWhole { .. }) if is_copy => {
+                Err(newest.map_or_else(|| self.no_answer(), |record| self.only_a_copy(record)))
+            }
+            outcome => self.term_of(outcome),
+        }
+    }
+
+    /// Why a copy of a state directory is not resumed just so.
+    fn only_a_copy(&self, record: &Record) -> Failure {
+        let dead: Vec<String> = record.places().map(|place| format!("--dead {}", short(place.id))).collect();
+        let places: Vec<String> = record.places().map(|place| format!("{} ({place})", short(place.id))).collect();
+        Failure::new(
+            Exit::SplitBrain,
+            format!(
+                "this state directory of {} was copied or moved: it may lack what was committed to the original since, \
+                 and what clients have seen",
+                self.vm_name
+            ),
+        )
+        .with_hint(format!(
+            "resume where the guest ran last. Listed are {}. If none of them is left, say so: {}",
+            places.join(", "),
+            dead.join(" ")
+        ))
     }
 
     /// The places that the newest record lists and that `names` names; for an override.
@@ -252,7 +278,11 @@ impl Lease {
     }
 
     fn win(&self, wish: Wish) -> Result<Term, Failure> {
-        match self.wish(wish).expect("there is a witness") {
+        self.term_of(self.wish(wish).expect("there is a witness"))
+    }
+
+    fn term_of(&self, outcome: Outcome) -> Result<Term, Failure> {
+        match outcome {
             Outcome::Won(entry) => Ok(Term(entry.record.branch)),
             Outcome::NoAnswer => Err(self.no_answer()),
             Outcome::Forgotten => Err(self.forgotten()),

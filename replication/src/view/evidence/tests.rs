@@ -179,17 +179,18 @@ fn resume_counts_a_death_for_the_store_that_the_primary_committed_to_and_for_no_
     let here = at(MACHINE, "b", "/a");
     let store = Place { kind: PlaceKind::Store, ..process(5, here.clone()) };
     let record = record(process(1, here.clone()), Some(store.clone()), None);
-    let dead = |us: &Observer| {
-        let resume = Resume { store: us.store(id(5)), fork: EpochId(3), named_dead: BTreeSet::new() };
-        dead_and_here(us.resume(Some(&record), resume)).0
+    let resume = |us: &Observer, store: u8| {
+        let resume = Resume { store: us.store(id(store)), fork: EpochId(3), named_dead: BTreeSet::new() };
+        match us.resume(Some(&record), resume) {
+            Wish::Resume { dead, is_original, .. } => (dead, is_original),
+            other => panic!("{other:?} is no resume"),
+        }
     };
-    assert_eq!(dead(&observer(here.clone(), &[9, 1])), [id(1)].into());
-    assert_eq!(
-        dead(&observer(at(MACHINE, "later", "/a"), &[9])),
-        [].into(),
-        "a copy put there: its lock file is another"
-    );
-    assert_eq!(dead(&observer(at(MACHINE, "later", "/copy"), &[9])), [].into());
+    assert_eq!(resume(&observer(here.clone(), &[9, 1]), 5), ([id(1)].into(), true));
+    let put_there = observer(at(MACHINE, "later", "/a"), &[9]);
+    assert_eq!(resume(&put_there, 5), ([].into(), false), "a copy put there: its lock file is another");
+    assert_eq!(resume(&observer(at(MACHINE, "later", "/copy"), &[9]), 5), ([].into(), false));
+    assert_eq!(resume(&observer(at(MACHINE, "later", "/copy"), &[9]), 6), ([].into(), true), "it is not listed at all");
 }
 
 #[test]

@@ -61,6 +61,8 @@ pub enum Break {
     CopiedLock,
     /// That the primary is gone allows a resume to every copy of its state directory.
     CopiedStore,
+    /// That an operator names the primary as dead allows a resume to every copy of its state directory.
+    CopyForOriginal,
     /// A lock file that a process holds is read as if nobody did.
     HeldLock,
     /// A state directory's path is enough to know what was in it.
@@ -141,7 +143,7 @@ pub enum Break {
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 65] = [
+    pub const ALL: [Break; 66] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -169,6 +171,7 @@ impl Break {
         Break::StoreUndelisted,
         Break::CopiedLock,
         Break::CopiedStore,
+        Break::CopyForOriginal,
         Break::HeldLock,
         Break::BareMount,
         Break::StoreDiesWithBoot,
@@ -220,6 +223,7 @@ impl Break {
                 | Break::TermStands
                 | Break::StoreUndelisted
                 | Break::CopiedStore
+                | Break::CopyForOriginal
                 | Break::BareMount
                 | Break::StoreDiesWithBoot
                 | Break::PublishUnsynced

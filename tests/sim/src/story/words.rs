@@ -7,7 +7,7 @@ use replication::primary::{Meeting, SoloReason};
 use replication::view::{Refusal, Tell};
 
 use crate::fault::{Dir, Step, Stranger, What, When};
-use crate::witness::{Answer, Question};
+use crate::witness::{Answer, Named, Question};
 
 fn time(nanos: u64) -> String {
     format!("{:.3} ms", nanos as f64 / 1e6)
@@ -125,8 +125,12 @@ pub fn question(question: &Question) -> String {
             let named = if *is_named { ", every listed place named as dead" } else { "" };
             format!("may the VM be begun here{named}?")
         }
-        Question::Resume { fork, is_named, .. } => {
-            let named = if *is_named { ", its primary named as dead" } else { "" };
+        Question::Resume { fork, named, .. } => {
+            let named = match named {
+                Named::Nobody => "",
+                Named::Primary => ", its primary named as dead",
+                Named::Everybody => ", every listed place named as dead",
+            };
             format!("may the guest be resumed here from epoch {fork}{named}?")
         }
         Question::TakeOver { session, fork } => format!("is session {session} ours, from epoch {fork} on?"),

@@ -4,6 +4,17 @@ use replication::primary::Meeting;
 use replication::view::{Greeting, Incarnation, Nonce, Place, Record};
 use replication::{ClaimResult, EpochId, SessionId};
 
+/// Which of the listed places an operator names as dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// None.
+    Nobody,
+    /// The primary, as it is. That the original of a copy is gone too, nobody says: the copy may lack what was seen.
+    Primary,
+    /// All, by who knows that this is the original and nobody else could continue the guest.
+    Everybody,
+}
+
 /// Something that a host wants to know of the witness.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the same words as in the register's wishes")]
@@ -15,11 +26,10 @@ pub enum Question {
         has_epoch: bool,
         is_named: bool,
     },
-    /// `is_named`: an operator names the listed primary as dead.
     Resume {
         store: Incarnation,
         fork: EpochId,
-        is_named: bool,
+        named: Named,
     },
     TakeOver {
         session: SessionId,

@@ -54,7 +54,7 @@ impl World {
         questions.extend(resumable.as_ref().map(|(store, last)| Question::Resume {
             store: *store,
             fork: last.epoch,
-            is_named: false,
+            named: Named::Nobody,
         }));
         let before = env.witness.newest().cloned();
         let lock = lock.clone();

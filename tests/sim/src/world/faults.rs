@@ -237,8 +237,7 @@ impl World {
         if let Some((store, Some(fork))) = resumable {
             self.hosts[host].role = Role::Starting(remains);
             self.env.witness.begin_life(id);
-            let is_named = self.is_operator_asked() && !self.is_primary_alive();
-            let question = Question::Resume { store, fork, is_named };
+            let question = Question::Resume { store, fork, named: self.named_for_resume(host, store) };
             return match self.env.plan.broken {
                 Some(Break::ResumeWithoutClaim) => self.env.learn_unasked(id, question),
                 _ => self.env.ask(id, question),

@@ -25,8 +25,10 @@ impl World {
             _ => {
                 // What an operator said then may not be so any more.
                 let mut question = question;
-                if let Question::Begin { is_named, .. } | Question::Resume { is_named, .. } = &mut question {
-                    *is_named = false;
+                match &mut question {
+                    Question::Begin { is_named, .. } => *is_named = false,
+                    Question::Resume { named, .. } => *named = Named::Nobody,
+                    _ => {}
                 }
                 self.env.after(self.env.plan.claim_retry, Event::Ask { by: id, question });
                 Ok(())

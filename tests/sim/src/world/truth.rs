@@ -48,6 +48,21 @@ impl World {
         })
     }
 
+    /// What an operator says so that the guest is resumed on `host`, from `store`. One who is told that the register does
+    /// not list it, so that it is older than what was seen, says nothing.
+    pub(super) fn named_for_resume(&self, host: usize, store: Incarnation) -> Named {
+        let newest = self.env.witness.newest();
+        let is_listed = newest.and_then(|record| record.store.as_ref()).is_some_and(|listed| listed.id == store);
+        let others = (0..HOSTS).filter(|other| *other != host);
+        let is_elsewhere =
+            newest.is_some_and(|record| others.into_iter().any(|host| self.could_continue(host, record)));
+        match (self.is_operator_asked() && !self.is_primary_alive(), self.has_original(host) && !is_elsewhere) {
+            (true, true) => Named::Everybody,
+            (true, false) if is_listed => Named::Primary,
+            _ => Named::Nobody,
+        }
+    }
+
     /// Whether an operator is there who says what nothing proves. Not while something might.
     pub(super) fn is_operator_asked(&self) -> bool {
         self.env.healing
