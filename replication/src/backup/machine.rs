@@ -175,13 +175,27 @@ impl Backup {
     }
 
     /// Has every epoch applied that is complete and known to be committed. What is above could be dropped from the end, and
-    /// stays apart.
+    /// stays apart. While the next epoch arrives they wait, unless they are many: its ack, for which output waits, comes first.
     fn apply_committed(&mut self) {
         let upto = self.pointers.complete().min(self.pointers.committed());
+        if self.is_receiving() && self.unapplied_bytes() <= self.config.ack_bytes_max {
+            return;
+        }
         let Some(session) = &mut self.session else { return };
         while let Some(epoch) = session.next_to_apply(upto) {
             self.actions.push_back(BackupAction::Apply(epoch));
         }
+    }
+
+    /// The primary is there, and an epoch of it is not whole yet.
+    fn is_receiving(&self) -> bool {
+        let is_open = self.session.as_ref().is_some_and(|session| session.assembly.is_open());
+        is_open && self.state == Protected && self.connection == Connection::Primary
+    }
+
+    /// Bytes that could be applied and are not.
+    fn unapplied_bytes(&self) -> usize {
+        self.session.as_ref().map_or(0, |session| session.unapplied_bytes(self.pointers.committed()))
     }
 
     /// It is settled who goes on with the guest: all that is whole here counts.
@@ -512,14 +526,13 @@ impl Backup {
             true => BackupAction::Persist(epoch),
             false => BackupAction::ReadMemory { session: session.link.session, epoch: epoch.epoch },
         });
+        self.apply_committed();
     }
 
     /// Acks what is complete, unless the primary is lost or too much waits to be applied.
     fn acknowledge(&mut self, now: Time) {
-        let committed = self.pointers.committed();
-        let waiting = self.session.as_ref().map_or(0, |session| session.unapplied_bytes(committed));
         let complete = self.pointers.complete();
-        let is_due = complete > self.pointers.acked() && waiting <= self.config.ack_bytes_max;
+        let is_due = complete > self.pointers.acked() && self.unapplied_bytes() <= self.config.ack_bytes_max;
         if self.state == Protected && self.connection == Connection::Primary && is_due {
             self.pointers.ack(complete);
             self.send(now, &Message::Ack { complete });

@@ -50,6 +50,11 @@ fn hello(name: &str) -> Message {
 }
 
 fn give_epoch(backup: &mut Backup, epoch: u64, base: bool, is_whole: bool) {
+    let frames = epoch_frames(epoch, base, is_whole);
+    frames.into_iter().for_each(|frame| backup.handle_frame(Time(0), frame).unwrap());
+}
+
+fn epoch_frames(epoch: u64, base: bool, is_whole: bool) -> Vec<Frame> {
     let mut out = Vec::new();
     let begin = EpochBegin { base, released: EpochId(if base { epoch - 1 } else { 0 }) };
     let mut writer = EpochWriter::begin(link(SESSION), EpochId(epoch), begin, &mut out);
@@ -59,7 +64,7 @@ fn give_epoch(backup: &mut Backup, epoch: u64, base: bool, is_whole: bool) {
     if is_whole {
         writer.end(&mut out);
     }
-    frames(&out).into_iter().for_each(|frame| backup.handle_frame(Time(0), frame).unwrap());
+    frames(&out)
 }
 
 fn actions(backup: &mut Backup) -> Vec<BackupAction> {
@@ -167,6 +172,42 @@ fn epoch_is_applied_only_when_it_is_known_to_be_committed() {
     backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Granted);
     let done = actions(&mut backup);
     assert!(matches!(&done[..], [BackupAction::Apply(epoch)] if epoch.epoch == EpochId(10)), "{done:?}");
+}
+
+#[test]
+fn ack_of_an_epoch_that_arrives_comes_before_the_one_before_it_is_applied() {
+    let is_apply = |action: &BackupAction| matches!(action, BackupAction::Apply(_));
+    let mut backup = protected();
+    give_epoch(&mut backup, 8, false, true);
+    backup.handle_durable(Time(0), SESSION, EpochId(8));
+    (actions(&mut backup), sent(&mut backup));
+    let mut frames = epoch_frames(9, false, true);
+    let end = frames.pop().expect("an epoch ends with a frame");
+    frames.into_iter().for_each(|frame| backup.handle_frame(Time(0), frame).unwrap());
+    commit(&mut backup, 8);
+    assert_eq!(actions(&mut backup), [], "epoch 9 is not whole");
+    backup.handle_frame(Time(0), end).unwrap();
+    let done = actions(&mut backup);
+    assert!(matches!(&done[..], [BackupAction::Persist(_), apply] if is_apply(apply)), "{done:?}");
+    // A primary that is lost in the middle of one does not keep the others from being applied.
+    backup.handle_durable(Time(0), SESSION, EpochId(9));
+    backup.handle_applied(Time(0), SESSION, EpochId(8));
+    give_epoch(&mut backup, 10, false, false);
+    lose(&mut backup);
+    backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Granted);
+    let done = actions(&mut backup);
+    assert!(matches!(&done[..], [apply] if is_apply(apply)), "{done:?}");
+}
+
+#[test]
+fn many_epochs_are_applied_also_while_another_arrives() {
+    let mut backup = protected();
+    backup.config.ack_bytes_max = 0;
+    give_epoch(&mut backup, 8, false, true);
+    backup.handle_durable(Time(0), SESSION, EpochId(8));
+    give_epoch(&mut backup, 9, false, false);
+    commit(&mut backup, 8);
+    assert!(matches!(actions(&mut backup).last(), Some(BackupAction::Apply(_))));
 }
 
 #[test]
