@@ -180,7 +180,8 @@ fn ack_of_an_epoch_that_arrives_comes_before_the_one_before_it_is_applied() {
     let mut backup = protected();
     give_epoch(&mut backup, 8, false, true);
     backup.handle_durable(Time(0), SESSION, EpochId(8));
-    (actions(&mut backup), sent(&mut backup));
+    actions(&mut backup);
+    sent(&mut backup);
     let mut frames = epoch_frames(9, false, true);
     let end = frames.pop().expect("an epoch ends with a frame");
     frames.into_iter().for_each(|frame| backup.handle_frame(Time(0), frame).unwrap());

@@ -29,7 +29,10 @@ fn wish(input: &mut Input<'_>, newest: Option<&Entry>) -> Wish {
             here: set(input),
             named_dead: set(input),
         },
-        2 => Wish::Resume { store: place(input), fork, dead: set(input), named_dead: set(input) },
+        2 => {
+            let is_original = input.u8() & 1 == 0;
+            Wish::Resume { store: place(input), fork, is_original, dead: set(input), named_dead: set(input) }
+        }
         3 => Wish::TakeOver { join, fork, named_dead: set(input) },
         4 => Wish::Enlist(Member { place: place(input), join }),
         5 => Wish::Remove(join),

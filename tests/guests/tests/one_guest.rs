@@ -42,7 +42,7 @@ fn id_in(message: &str) -> String {
 
 /// All that a message says may be named.
 fn ids_in(message: &str) -> Vec<&str> {
-    let hint = message.lines().filter(|line| line.contains("--dead")).next_back().unwrap_or_default();
+    let hint = message.lines().rfind(|line| line.contains("--dead")).unwrap_or_default();
     hint.split("--dead ").skip(1).map(|after| &after[..8]).collect()
 }
 
