@@ -5,9 +5,10 @@ use std::path::Path;
 use crate::api::ApiHandler;
 use crate::epoch::capture::Mode;
 use crate::epoch::pace::Length;
+use crate::epoch::{EpochMachine, Pace};
 use crate::machine::board::Delivery;
 use crate::machine::state::MachineState;
-use crate::machine::{Card, KernelSource, Machine, Pace, Parts};
+use crate::machine::{Card, KernelSource, Parts};
 use crate::memory::Ram;
 use crate::protect::local;
 use crate::run;
@@ -49,7 +50,7 @@ fn parts() -> Parts {
 /// Where there is no KVM.
 pub fn machine_state(kernel: &Path) -> Vec<u8> {
     let source = KernelSource { kernel: kernel.to_owned(), initramfs: None, cmdline: String::new() };
-    let machine = Machine::boot(2, 4 << 20, &source, parts(), pace()).expect("KVM is here, and the guest is one");
+    let machine = EpochMachine::boot(2, 4 << 20, &source, parts(), pace()).expect("KVM is here, and the guest is one");
     let board = machine.board();
     machine.save_state(&board).expect("KVM gives it").encode()
 }
@@ -60,7 +61,7 @@ pub fn restore(state: MachineState) {
         return;
     }
     let Ok(ram) = Ram::new(state.shape.memory_bytes.get()) else { return };
-    let _ = Machine::restore(state, ram, parts(), pace(), replication::EpochId(1));
+    let _ = EpochMachine::restore(state, ram, parts(), pace(), replication::EpochId(1));
 }
 
 /// A machine that states are loaded into, one after the other; it never runs.
@@ -73,7 +74,7 @@ impl Loader {
     /// Where there is no KVM.
     pub fn new(valid: MachineState) -> Self {
         let ram = Ram::new(valid.shape.memory_bytes.get()).expect("there is room");
-        let machine = Machine::restore(valid, ram, parts(), pace(), replication::EpochId(1));
+        let machine = EpochMachine::restore(valid, ram, parts(), pace(), replication::EpochId(1));
         Self(machine.expect("KVM is here, and the state was its own"))
     }
 

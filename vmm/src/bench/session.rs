@@ -19,10 +19,11 @@ use super::peer::{Peer, PeerSpec};
 use crate::config::{CommitDurability, Endpoint, LocalLog, OnDegraded, Witness};
 use crate::epoch::capture::Mode;
 use crate::epoch::pace::Length;
+use crate::epoch::{EpochMachine, Pace};
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
 use crate::machine::kick::Kicker;
-use crate::machine::{Card, End, KernelSource, Machine, Pace, Parts, Threads, input};
+use crate::machine::{Card, End, KernelSource, Parts, Threads, input};
 use crate::net::Tap;
 use crate::protect::local::LocalStore;
 use crate::protect::local::backing::LocalOptions;
@@ -73,7 +74,7 @@ pub(super) struct GuestSpec {
 pub(super) struct Session {
     spec: GuestSpec,
     dir: PathBuf,
-    machine: Arc<Machine>,
+    machine: EpochMachine,
     guardian: Arc<Guardian>,
     threads: Option<Threads>,
     peer: Option<Peer>,
@@ -134,15 +135,15 @@ impl Session {
             cmdline: spec.cmdline.clone(),
         };
         let pace = Pace { length: Length::Auto, ..Pace::default() };
-        let machine = Arc::new(Machine::boot(spec.vcpus, spec.memory_bytes, &source, parts, pace)?);
+        let machine = EpochMachine::boot(spec.vcpus, spec.memory_bytes, &source, parts, pace)?;
         let lease = Arc::new(Lease::open(VM_NAME, &Witness::None)?);
         let store = spec.state_dir.as_deref().map(|dir| local_store(dir, spec.memory_bytes)).transpose()?;
         let config = guardian_config(spec.durability);
-        let guardian = Guardian::start(Arc::clone(&machine), config, log, lease, Arc::new(Events::new(None)), store)?;
+        let guardian = Guardian::start(machine.clone(), config, log, lease, Arc::new(Events::new(None)), store)?;
         let threads = Some(machine.start()?);
         let tap_freed = TapFreed(tap.as_ref().map(Arc::downgrade).unwrap_or_default());
         if let Some(tap) = tap {
-            input::read_tap(Arc::clone(&machine), slot, tap);
+            input::read_tap(machine.shared(), slot, tap);
         }
         Ok(Self { spec, dir: dir.to_owned(), machine, guardian, threads, peer: None, _tap_freed: tap_freed })
     }

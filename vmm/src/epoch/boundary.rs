@@ -1,4 +1,4 @@
-//! What happens at a boundary, with all vCPUs stopped.
+//! What happens to the epoch that ends at a boundary, with all vCPUs stopped.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,7 +14,6 @@ use super::{EpochSink, SealedEpoch, SpentEpochs};
 use crate::kvm::KvmError;
 use crate::machine::Machine;
 use crate::machine::board::Board;
-use crate::machine::gate::Held;
 use crate::memory::Ram;
 use crate::stats::{BoundaryTimes, Stats, Work};
 
@@ -150,7 +149,7 @@ impl Epochs {
     }
 
     /// Gives what was sealed to the sink, in order.
-    fn hand_over(&mut self) {
+    pub(super) fn hand_over(&mut self) {
         if let Some(capture) = &mut self.capture {
             capture.guest_runs();
         }
@@ -168,7 +167,12 @@ impl Epochs {
     }
 
     /// As `base_with` pages, ascending, it is a base: it has them too, written in it or not.
-    fn seal(&mut self, machine: &Machine, first_out: Instant, base_with: Option<&[u64]>) -> Result<Duration, KvmError> {
+    pub(super) fn seal(
+        &mut self,
+        machine: &Machine,
+        first_out: Instant,
+        base_with: Option<&[u64]>,
+    ) -> Result<Duration, KvmError> {
         let sealing = Instant::now();
         let mut board = machine.board();
         let delivered = board.deliver_inputs();
@@ -205,73 +209,4 @@ impl Epochs {
         machine.stats().record_boundary(times, self.page_count);
         Ok(pause)
     }
-}
-
-/// Seals the running epoch of a machine that somebody holds, as the base of a session: with the pages `also`, ascending,
-/// beside those that were written in it. `still` is asked when no other epoch can come before; if it says no, nothing is
-/// sealed, and false comes back.
-pub fn seal_base(
-    machine: &Machine,
-    _held: &Held<'_>,
-    also: &[u64],
-    still: impl FnOnce() -> bool,
-) -> Result<bool, KvmError> {
-    let mut epochs = machine.epochs();
-    if !still() {
-        return Ok(false);
-    }
-    let pause = epochs.seal(machine, Instant::now(), Some(also))?;
-    epochs.hand_over();
-    machine.pacer().end_boundary(pause);
-    Ok(true)
-}
-
-/// Seals the running epoch of a machine that somebody holds, between those that its boundaries seal; gives its number. There
-/// must be room for it, and somewhere for it to go.
-pub fn seal_held(machine: &Machine, _held: &Held<'_>) -> Result<EpochId, KvmError> {
-    let mut epochs = machine.epochs();
-    let epoch = epochs.running();
-    let pause = epochs.seal(machine, Instant::now(), None)?;
-    epochs.hand_over();
-    machine.pacer().end_boundary(pause);
-    Ok(epoch)
-}
-
-/// Seals the running epoch of a machine that has ended, for its last output.
-pub fn seal_ended(machine: &Machine) -> Result<(), KvmError> {
-    assert!(machine.ended().is_some(), "vCPUs of this machine may run");
-    let mut epochs = machine.epochs();
-    epochs.seal(machine, Instant::now(), None)?;
-    epochs.hand_over();
-    Ok(())
-}
-
-/// The work of a boundary: the last vCPU thread that comes out does it.
-pub fn lead(machine: &Machine, first_out: Instant) {
-    let length = machine.pacer().begin_boundary();
-    let sink = {
-        let mut epochs = machine.epochs();
-        // Whether there is room depends on what was sealed before.
-        epochs.hand_over();
-        epochs.sink()
-    };
-    let waited = Instant::now();
-    let protected = sink.is_some_and(|sink| sink.wait_for_room());
-    let stall = waited.elapsed();
-    if !protected {
-        machine.pacer().end_boundary(Duration::ZERO);
-        return;
-    }
-    machine.stats().record_length(length);
-    machine.stats().record_stall(stall);
-    // The sink is still there: only a holder of the gate takes it away, and a holder waits for this boundary.
-    match machine.epochs().seal(machine, first_out + stall, None) {
-        Ok(pause) => machine.pacer().end_boundary(pause),
-        Err(error) => machine.fail(format!("a boundary failed: {error}")),
-    }
-}
-
-/// What is left of a boundary when the guest runs again: waking the ship thread is not part of the pause.
-pub fn after(machine: &Machine) {
-    machine.epochs().hand_over();
 }

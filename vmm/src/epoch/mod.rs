@@ -19,6 +19,7 @@ pub mod boundary;
 pub mod capture;
 pub mod dirty;
 pub mod hot;
+mod machine;
 pub mod pace;
 pub mod pacer;
 pub(crate) mod usage;
@@ -32,6 +33,7 @@ use snapshot::writeset::WriteSet;
 use crate::machine::egress::CONSOLE;
 use crate::machine::state::MachineState;
 use capture::CapturedPages;
+pub use machine::{EpochMachine, Pace};
 use pace::Sent;
 
 /// An epoch after its boundary: everything that must survive.

@@ -118,7 +118,7 @@ impl Machine {
     }
 
     fn check_idle_disks(&self) -> Result<(), CheckpointFailure> {
-        if self.epochs().is_protected() && self.disks().iter().any(|disk| !disk.lock().is_readonly()) {
+        if self.leader().is_protected() && self.disks().iter().any(|disk| !disk.lock().is_readonly()) {
             return Err(CheckpointFailure::Busy);
         }
         Ok(())

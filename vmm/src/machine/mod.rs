@@ -6,7 +6,7 @@
 //!      gate ◀── pacer       └──────────── input ◀──────────────────┘
 //! ```
 //!
-//! What it is not: it does not know where sealed epochs go ([`crate::epoch::EpochSink`]) nor who asked it to stop.
+//! What it is not: it does not know what is done at its boundaries ([`leader::BoundaryLeader`]) nor who asked it to stop.
 
 pub mod board;
 pub mod checkpoint;
@@ -18,6 +18,7 @@ pub mod gate;
 pub mod ingress;
 pub mod input;
 pub mod kick;
+pub mod leader;
 pub mod slot;
 pub mod state;
 pub mod stops;
@@ -33,14 +34,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use devices::layout::{self, VIRTIO_MMIO_MAX};
-use replication::EpochId;
-
 use crate::boot::{self, BootError, BootRegisters, BootSource};
-use crate::epoch::boundary::Epochs;
-use crate::epoch::capture;
-use crate::epoch::pace::Length;
-use crate::epoch::pacer::Pacer;
 use crate::kvm::cpuid::compare::{self, FeatureMsr};
 use crate::kvm::{CpuidTable, KvmError, Vcpu, VcpuState, Vm};
 use crate::memory::{MemoryError, Ram, RamBytes};
@@ -48,10 +42,12 @@ use crate::net::Tap;
 use crate::stats::Stats;
 use board::{Board, Delivery, Effects, GuestEnd};
 use crash::Crash;
+use devices::layout::{self, VIRTIO_MMIO_MAX};
 use disk::SharedDisk;
 use egress::{Egress, Sinks};
-use gate::{Gate, Held, NotHeld};
+use gate::{Gate, NotHeld};
 use input::Room;
+use leader::BoundaryLeader;
 use slot::Slot;
 use snapshot::disk::{Mode, PENDING_BYTES_MAX};
 use state::{MachineState, Shape, StateRefused, VCPUS_MAX};
@@ -141,30 +137,8 @@ impl std::fmt::Debug for Parts {
     }
 }
 
-/// How a machine runs its epochs.
-#[derive(Debug, Clone, Copy)]
-pub struct Pace {
-    /// Epoch length.
-    pub length: Length,
-    /// Shortest time between two boundaries.
-    pub min_epoch: Duration,
-    /// How pages are captured.
-    pub capture: capture::Mode,
-    /// When interrupts and input are delivered while protected.
-    pub delivery: Delivery,
-}
-
-/// How a machine runs its epochs if nobody says otherwise.
-impl Default for Pace {
-    fn default() -> Self {
-        Self {
-            length: Length::Fixed(Duration::from_millis(20)),
-            min_epoch: Duration::ZERO,
-            capture: capture::Mode::StopAndCopy,
-            delivery: Delivery::Immediate,
-        }
-    }
-}
+/// Makes who leads the boundaries of a machine with this memory, whose numbers are counted there.
+pub type Leading<'a> = &'a mut dyn FnMut(&Ram, &Arc<Stats>) -> Arc<dyn BoundaryLeader>;
 
 /// A machine, shared by its threads.
 #[derive(Debug)]
@@ -185,9 +159,7 @@ pub struct Machine {
     egress: Arc<Egress>,
     logs_dirty: AtomicBool,
     gate: Gate,
-    pacer: Pacer,
-    pace: Pace,
-    epochs: Mutex<Epochs>,
+    leader: Arc<dyn BoundaryLeader>,
     stats: Arc<Stats>,
     program_stops: ProgramStops,
     /// By its operator. Changed only while the gate is held or kept closed, so that what is sealed says what the guest does.
@@ -233,8 +205,7 @@ impl Machine {
         cpuid: Option<CpuidTable>,
         ram: Ram,
         parts: Parts,
-        pace: Pace,
-        running: EpochId,
+        leading: Leading<'_>,
     ) -> Result<Self, MachineError> {
         let vm = Vm::new()?;
         let cpuid = cpuid.unwrap_or_else(|| vm.host().cpuid_for_guests());
@@ -249,8 +220,7 @@ impl Machine {
         let (board, egress, disks) = board_of(&ram, parts, &stats, &troubles)?;
         Ok(Self {
             gate: Gate::new(vcpus.len()),
-            pacer: Pacer::new(pace.length, pace.min_epoch),
-            epochs: Mutex::new(Epochs::new(&ram, running, pace.capture, &stats)),
+            leader: leading(&ram, &stats),
             vcpus: vcpus.into_iter().map(Mutex::new).collect(),
             vm,
             board: Mutex::new(board),
@@ -265,7 +235,6 @@ impl Machine {
             throttle: Throttle::default(),
             egress,
             logs_dirty: AtomicBool::new(false),
-            pace,
             stats,
             program_stops: ProgramStops::default(),
             paused: AtomicBool::new(false),
@@ -280,28 +249,21 @@ impl Machine {
         memory_bytes: u64,
         source: &KernelSource,
         parts: Parts,
-        pace: Pace,
+        leading: Leading<'_>,
     ) -> Result<Self, MachineError> {
         let shape = shape_of(vcpus, RamBytes::try_from(memory_bytes)?, &parts);
         let ram = Ram::new(memory_bytes)?;
         let registers = load_kernel(&ram, &shape, source)?;
-        let machine = Self::assemble(shape, None, ram, parts, pace, EpochId(1))?;
+        let machine = Self::assemble(shape, None, ram, parts, leading)?;
         registers.apply(&machine.vcpu(0))?;
         Ok(machine)
     }
 
-    /// A machine that goes on from `state` with the memory in `ram`; epoch `running` is the next to run. One that was paused
-    /// stands still until [`Machine::unpause`].
-    pub fn restore(
-        state: MachineState,
-        ram: Ram,
-        parts: Parts,
-        pace: Pace,
-        running: EpochId,
-    ) -> Result<Self, MachineError> {
+    /// A machine that goes on from `state` with the memory in `ram`. One that was paused stands still until [`Machine::unpause`].
+    pub fn restore(state: MachineState, ram: Ram, parts: Parts, leading: Leading<'_>) -> Result<Self, MachineError> {
         let ours = shape_of(state.shape.vcpus, RamBytes::try_from(ram.bytes())?, &parts);
         ours.check(&state.shape)?;
-        let mut machine = Self::assemble(ours, Some(state.cpuid.clone()), ram, parts, pace, running)?;
+        let mut machine = Self::assemble(ours, Some(state.cpuid.clone()), ram, parts, leading)?;
         let paused = state.paused;
         machine.load(state)?;
         if paused {
@@ -338,7 +300,7 @@ impl Machine {
     /// Starts the threads. A restored machine first does what its boundary left to do: kicks and interrupts.
     pub fn start(self: &Arc<Self>) -> Result<Threads, MachineError> {
         let mut effects = self.board().serve_kicks();
-        if !self.epochs().is_protected() {
+        if !self.leader.is_protected() {
             // What waited for a boundary when its state was sealed: there will be none.
             effects = effects.and(self.board().deliver_inputs());
         }
@@ -358,7 +320,7 @@ impl Machine {
             }));
         };
         (0..self.vcpus.len() as u32).for_each(|id| start(format!("vcpu{id}"), vcpu::run, id));
-        start("pacer".into(), |machine, _| machine.pacer.run(&machine.gate), 0);
+        start("pacer".into(), |machine, _| machine.leader.run(&machine.gate), 0);
         start("watchdog".into(), |machine, _| watchdog::run(machine), 0);
         start("turns".into(), |machine, _| turns::run(machine), 0);
         start("throttle".into(), |machine, _| throttle::run(machine), 0);
@@ -424,33 +386,15 @@ impl Machine {
         self.logs_dirty.load(Ordering::Acquire)
     }
 
-    /// Holds output and seals epochs from now on. The machine must be held.
-    pub fn begin_epochs(&self, _held: &Held<'_>) {
-        self.begin_holding();
-    }
-
-    fn begin_holding(&self) {
+    /// From now on the board logs what it is given, and gives it to the guest as `delivery` says.
+    pub fn begin_logging(&self, delivery: Delivery) {
         let mut board = self.board();
-        board.set_delivery(self.pace.delivery);
+        board.set_delivery(delivery);
         board.set_logs_inputs(true);
-        drop(board);
-        self.egress.begin(self.epochs().running());
-        self.pacer.set_on(true);
     }
 
-    /// The same for a machine that was not started yet: its first epoch holds what was loaded, and needs no base.
-    pub fn begin_epochs_before_start(&self) -> Result<(), KvmError> {
-        self.log_dirty(true)?;
-        self.epochs().protect_all(self)?;
-        self.begin_holding();
-        Ok(())
-    }
-
-    /// Lets all output out and seals nothing more. The machine must be held, and alone by right.
-    pub fn end_epochs(&self, _held: &Held<'_>) -> Result<(), KvmError> {
-        self.pacer.set_on(false);
-        self.epochs().clear_sink();
-        self.egress.direct();
+    /// Input goes to the guest at once, what waits for a boundary too, and is not logged.
+    pub fn end_logging(&self) -> Result<(), KvmError> {
         let mut board = self.board();
         board.set_delivery(Delivery::Immediate);
         board.set_logs_inputs(false);
@@ -482,7 +426,7 @@ impl Machine {
         self.note_owed(effects);
         // With interrupts at once no interrupt waits for a boundary; what was written may have to.
         let is_news = effects.wants_boundary || effects.raise != 0;
-        if is_news && self.pacer.is_on() && ((effects.wants_boundary && self.pacer.demand()) || self.is_pressed()) {
+        if is_news && self.leader.is_on() && ((effects.wants_boundary && self.leader.demand()) || self.is_pressed()) {
             self.gate.request_boundary();
         }
         Ok(())
@@ -523,7 +467,7 @@ impl Machine {
         }
         drop(ended);
         self.gate.end();
-        self.pacer.end();
+        self.leader.end();
         self.troubles.end();
         self.turns.end();
         self.egress.end_offloads();
@@ -564,11 +508,6 @@ impl Machine {
     /// The board, for as long as the guard lives.
     pub fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().expect("no holder of the board panics")
-    }
-
-    /// The epochs' bookkeeping.
-    pub fn epochs(&self) -> MutexGuard<'_, Epochs> {
-        self.epochs.lock().expect("no holder of the epochs panics")
     }
 
     /// Calls `act` with all vCPUs, which are stopped.
@@ -645,9 +584,9 @@ impl Machine {
         &self.gate
     }
 
-    /// Its pacer.
-    pub fn pacer(&self) -> &Pacer {
-        &self.pacer
+    /// Who leads its boundaries.
+    pub(crate) fn leader(&self) -> &dyn BoundaryLeader {
+        &*self.leader
     }
 
     /// Stops of this whole program, which its vCPUs do not see.

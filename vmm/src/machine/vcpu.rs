@@ -15,7 +15,6 @@ use super::throttle::{self, Next, Share};
 use super::turns::Waiting;
 use super::{End, Machine};
 use crate::allocations;
-use crate::epoch::boundary;
 use crate::kvm::Vcpu;
 use crate::stats::Work;
 
@@ -95,9 +94,8 @@ fn run_loop(machine: &Machine, id: u32) -> Result<(), VcpuError> {
                 completes = false;
             }
             drop(vcpu);
-            if gate.arrive(|first_out| boundary::lead(machine, first_out), || boundary::after(machine))
-                == Arrival::Ended
-            {
+            let leader = machine.leader();
+            if gate.arrive(|first_out| leader.lead(machine, first_out), || leader.after(machine)) == Arrival::Ended {
                 return Ok(());
             }
             vcpu = machine.vcpu(id);
@@ -202,7 +200,7 @@ fn enter(
         Err(source) => return Err(VcpuError::Run { id, rip: rip(vcpu), source }),
     };
     machine.stats().count_exit();
-    if machine.pacer().count_exit() {
+    if machine.leader().count_exit() {
         machine.gate().request_boundary();
     }
     apply(machine, effects)

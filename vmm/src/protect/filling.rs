@@ -183,7 +183,7 @@ impl Filler {
     /// Hashes a chunk. The image is read while it is written to: what a chunk lacks then, or has in part, goes with the base or
     /// before it, because whatever comes to the image from here on is mirrored or collected.
     fn compare(&mut self) -> Result<Outcome, FillError> {
-        let machine = Arc::clone(&self.guardian.machine);
+        let machine = self.guardian.machine.clone();
         let Comparison { disk, first_chunk, hashes, begun, .. } = &mut self.comparison;
         let Some(shared) = machine.disks().get(*disk) else { return Ok(Outcome::Done) };
         let chunk_count = shared.image().chunk_count();
@@ -212,7 +212,7 @@ impl Filler {
     /// Sends a chunk that the replica lacks. A disk that the guest cannot write is not replicated, only compared: the backup
     /// refuses if its own differs.
     fn send_chunks(&mut self, want: Option<DiskWant>) -> Result<Outcome, FillError> {
-        let machine = Arc::clone(&self.guardian.machine);
+        let machine = self.guardian.machine.clone();
         let image = machine.disks()[self.comparison.disk].image();
         if let Some(want) = want {
             if image.is_readonly() && want.wanted.contains(&true) {
@@ -251,7 +251,7 @@ impl Filler {
 
     /// Adds what was written since to what is left.
     fn harvest(&mut self) -> Result<Left, FillError> {
-        let machine = Arc::clone(&self.guardian.machine);
+        let machine = self.guardian.machine.clone();
         let later = match &mut self.collected {
             None => machine.epochs().harvest_running(&machine)?,
             Some(collected) => {
@@ -332,7 +332,7 @@ impl Filler {
         skips_zero: bool,
         encoder: &mut PageEncoder,
     ) -> Result<(), FillError> {
-        let machine = Arc::clone(&self.guardian.machine);
+        let machine = self.guardian.machine.clone();
         let all = piece.len();
         let mut content = [0; PAGE_SIZE];
         let mut sent = 0;

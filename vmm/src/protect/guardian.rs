@@ -43,7 +43,7 @@ pub use replication::pipeline::primary::Parting;
 
 use super::{preflight, ship};
 use crate::config::{CommitDurability, Endpoint, OnDegraded};
-use crate::epoch::{EpochSink, SealedEpoch};
+use crate::epoch::{EpochMachine, EpochSink, SealedEpoch};
 use crate::events::Events;
 use crate::kvm::KvmError;
 use crate::machine::{End, Machine, MachineError, spawn};
@@ -130,7 +130,7 @@ struct Inner {
 
 /// Protects one machine.
 pub struct Guardian {
-    pub(super) machine: Arc<Machine>,
+    pub(super) machine: EpochMachine,
     pub(super) events: Arc<Events>,
     pub(super) clock: Clock,
     config: GuardianConfig,
@@ -193,7 +193,7 @@ impl Guardian {
     /// Protects `machine` from now on: starts its threads, which connect to the target as soon as there is one. With
     /// `local` its epochs begin before that; it must not have been started yet.
     pub(crate) fn start(
-        machine: Arc<Machine>,
+        machine: EpochMachine,
         config: GuardianConfig,
         mut log: DiskLog,
         lease: Arc<Lease>,

@@ -21,7 +21,7 @@ use super::outbox::{Outbox, OutboxError};
 use super::shadow::Shadow;
 use crate::allocations;
 use crate::epoch::hot::IdlePages;
-use crate::epoch::{EpochSink, SealedEpoch, SpentEpochs, boundary};
+use crate::epoch::{EpochSink, SealedEpoch, SpentEpochs};
 use crate::exit::Failure;
 use crate::machine::gate::Held;
 use crate::memory::PAGE_SIZE;
@@ -331,7 +331,7 @@ impl<'g> Shipper<'g> {
         let guardian = self.guardian;
         let gives_up = || session.is_some_and(|session| !guardian.is_current(session));
         let Some(held) = guardian.machine.gate().hold_unless(gives_up) else { return Outcome::NotHeld };
-        boundary::after(&guardian.machine);
+        guardian.machine.hand_over();
         self.held = Some(held);
         Outcome::Done
     }
@@ -369,7 +369,7 @@ impl<'g> Shipper<'g> {
         machine.stats().record_resync(sent);
         self.guardian.note_filled(sent_pages, sent, begun);
         let held = self.held.as_ref().expect("the guest is held for its base");
-        match boundary::seal_base(machine, held, &pages, || self.guardian.may_seal_base()) {
+        match machine.seal_base(held, &pages, || self.guardian.may_seal_base()) {
             Ok(true) => Ok(Outcome::Done),
             Ok(false) => Ok(Outcome::SessionOver),
             Err(error) => {

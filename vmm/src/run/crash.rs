@@ -8,7 +8,6 @@
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use replication::EpochId;
@@ -17,10 +16,11 @@ use serde_json::json;
 use super::incident::{Incident, IncidentFile, Standing};
 use super::rollback;
 use crate::config::{OnGuestPanic, VmConfig};
+use crate::epoch::EpochMachine;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
+use crate::machine::End;
 use crate::machine::crash::Crash;
-use crate::machine::{End, Machine};
 use crate::protect::local::{KeptEpoch, LocalStore};
 use crate::protect::{Afterwards, Life, Parting};
 
@@ -69,7 +69,7 @@ impl OnCrash {
 
     /// The machine has ended; nothing of its last epoch is committed yet. What happens to the guest, which could go
     /// back to one of `earlier`.
-    pub(super) fn note(&self, end: &End, machine: &Machine, earlier: &[KeptEpoch], events: &Events) -> Afterwards {
+    pub(super) fn note(&self, end: &End, machine: &EpochMachine, earlier: &[KeptEpoch], events: &Events) -> Afterwards {
         let Some(what) = end.crash() else { return Afterwards::Ends };
         let epoch = machine.epochs().running();
         tracing::error!(epoch = epoch.0, policy = ?self.policy, "the guest crashed: {what}");
@@ -110,7 +110,7 @@ impl OnCrash {
         &self,
         end: End,
         parted: Parting,
-        machine: &Arc<Machine>,
+        machine: &EpochMachine,
         events: &Events,
     ) -> Result<Next, Failure> {
         let Some(what) = end.crash() else {
@@ -135,7 +135,7 @@ impl OnCrash {
         Err(self.stopped(what, incident.crashes.get(), why, machine))
     }
 
-    fn stopped(&self, what: Crash, crashes: u64, why: &str, machine: &Machine) -> Failure {
+    fn stopped(&self, what: Crash, crashes: u64, why: &str, machine: &EpochMachine) -> Failure {
         let times = if crashes > 1 { format!(" for the {crashes}th time in a row") } else { String::new() };
         let failure =
             Failure::new(Exit::GuestCrashed, format!("the guest crashed{times} and was stopped: {what}{why}"));
@@ -154,7 +154,7 @@ impl OnCrash {
     }
 
     /// One snapshot, of the last crash: they must not fill the state directory.
-    fn write_evidence(&self, machine: &Machine) -> Result<PathBuf, Failure> {
+    fn write_evidence(&self, machine: &EpochMachine) -> Result<PathBuf, Failure> {
         let dir = self.state_dir.join(EVIDENCE);
         if dir.exists() {
             std::fs::remove_dir_all(&dir).map_err(|error| {

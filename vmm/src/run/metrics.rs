@@ -6,7 +6,7 @@ use replication::primary::{FillFigures, PrimaryState};
 use serde_json::{Value, json};
 
 use super::incident::Incident;
-use crate::machine::Machine;
+use crate::epoch::EpochMachine;
 use crate::protect::Guardian;
 use crate::stats::{Counts, Stats, Summary};
 
@@ -31,7 +31,7 @@ fn summaries(stats: &Stats) -> [(&'static str, &'static str, f64, Summary); 13] 
 }
 
 /// The distributions as JSON, in nanoseconds, pages and bytes.
-pub(super) fn epochs(machine: &Machine) -> Value {
+pub(super) fn epochs(machine: &EpochMachine) -> Value {
     let stats = machine.stats();
     let (running, capture) = {
         let epochs = machine.epochs();
@@ -60,7 +60,7 @@ pub(super) fn epochs(machine: &Machine) -> Value {
 }
 
 /// Prometheus text of a primary.
-pub(super) fn primary(name: &str, machine: &Machine, guardian: &Guardian, incident: Option<&Incident>) -> String {
+pub(super) fn primary(name: &str, machine: &EpochMachine, guardian: &Guardian, incident: Option<&Incident>) -> String {
     let mut text = String::new();
     let Counts {
         epochs,

@@ -12,6 +12,7 @@ use super::incident::{Incident, IncidentFile};
 use super::{late, metrics};
 use crate::api::{ApiError, ApiHandler, Event, ProtectRequest, SnapshotRequest, TakeOverRequest};
 use crate::config::{EpochLength, Protect, TimeSpan};
+use crate::epoch::EpochMachine;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
 use crate::machine::gate::NotHeld;
@@ -25,7 +26,7 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 enum Role {
     Backup(Arc<StandbyView>),
-    Primary { machine: Arc<Machine>, guardian: Arc<Guardian> },
+    Primary { machine: EpochMachine, guardian: Arc<Guardian> },
 }
 
 /// This process, for the control interface.
@@ -58,7 +59,7 @@ pub(super) struct Described {
 impl Node {
     pub(super) fn primary(
         described: Described,
-        machine: Arc<Machine>,
+        machine: EpochMachine,
         guardian: Arc<Guardian>,
         events: Arc<Events>,
     ) -> Arc<Self> {
@@ -74,7 +75,7 @@ impl Node {
     }
 
     /// The backup took over.
-    pub(super) fn promote(&self, machine: Arc<Machine>, guardian: Arc<Guardian>) {
+    pub(super) fn promote(&self, machine: EpochMachine, guardian: Arc<Guardian>) {
         *self.role.lock().expect("no holder of the role panics") = Role::Primary { machine, guardian };
     }
 
@@ -87,7 +88,7 @@ impl Node {
     }
 
     /// The machine, if one runs here.
-    pub(super) fn machine(&self) -> Option<Arc<Machine>> {
+    pub(super) fn machine(&self) -> Option<EpochMachine> {
         match self.role() {
             Role::Primary { machine, .. } => Some(machine),
             Role::Backup(_) => None,
@@ -119,14 +120,14 @@ impl Node {
     }
 
     /// The guest that runs here, and who protects it.
-    pub(super) fn guest(&self) -> Option<(Arc<Machine>, Arc<Guardian>)> {
+    pub(super) fn guest(&self) -> Option<(EpochMachine, Arc<Guardian>)> {
         match self.role() {
             Role::Primary { machine, guardian, .. } => Some((machine, guardian)),
             Role::Backup(_) => None,
         }
     }
 
-    fn running(&self) -> Result<(Arc<Machine>, Arc<Guardian>), ApiError> {
+    fn running(&self) -> Result<(EpochMachine, Arc<Guardian>), ApiError> {
         match self.role() {
             Role::Primary { machine, guardian, .. } => Ok((machine, guardian)),
             Role::Backup(_) => {

@@ -24,11 +24,12 @@ use crate::api::Server;
 use crate::cli::Named;
 use crate::config::{Capture, Interrupts, OnGuestPanic, Protect, StartFrom, VmConfig};
 use crate::epoch::capture::Mode;
+use crate::epoch::{EpochMachine, Pace};
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
 use crate::machine::board::Delivery;
 use crate::machine::state::MachineState;
-use crate::machine::{End, KernelSource, Machine, MachineError, Pace, Parts, Threads, checkpoint, input};
+use crate::machine::{End, KernelSource, Machine, MachineError, Parts, Threads, checkpoint, input};
 use crate::protect::local::pairing::{Pairing, unused_after};
 use crate::protect::local::{LocalStore, fault};
 use crate::protect::log::{DiskLog, FoundLog};
@@ -109,7 +110,7 @@ fn boot(
 
 /// A machine that is about to be switched on.
 struct Made {
-    machine: Arc<Machine>,
+    machine: EpochMachine,
     inputs: Inputs,
     log: DiskLog,
     local: Option<LocalStore>,
@@ -124,7 +125,7 @@ fn make(
     let log = found.recover()?;
     let binding = config.is_local().then(|| local::binding(&log, life, &opened.disks)).transpose()?;
     let (parts, inputs) = opened.split();
-    let machine = Arc::new(make_machine(config, parts)?);
+    let machine = make_machine(config, parts)?;
     let ram_bytes = machine.ram().bytes();
     fault::arm()?;
     let mut local = binding.map(|binding| local::create(config, ram_bytes, &binding)).transpose()?;
@@ -175,7 +176,7 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
         running = unused_after(last.epoch);
     }
     let (parts, inputs) = opened.split();
-    let machine = Arc::new(Machine::restore(state, ram, parts, pace_of(config), running)?);
+    let machine = EpochMachine::restore(state, ram, parts, pace_of(config), running)?;
     machine.egress().emit_again(&last.outputs);
     // From the next commit on they are not kept any more.
     machine.egress().drain_console(CONSOLE_END_WAIT);
@@ -201,7 +202,7 @@ struct Served<'a> {
     api: Server,
     events: Arc<Events>,
     lease: Arc<Lease>,
-    machine: Arc<Machine>,
+    machine: EpochMachine,
     inputs: Inputs,
     log: DiskLog,
     images: Vec<Arc<Image>>,
@@ -216,7 +217,7 @@ fn serve(served: Served<'_>) -> Result<Exit, Failure> {
     if config.protect != [Protect::None] {
         files.warn();
     }
-    let guardian = Guardian::start(Arc::clone(&machine), protection, log, lease, Arc::clone(&events), local)?;
+    let guardian = Guardian::start(machine.clone(), protection, log, lease, Arc::clone(&events), local)?;
     let watcher = Arc::clone(&guardian);
     let node = Node::primary(
         Described {
@@ -227,7 +228,7 @@ fn serve(served: Served<'_>) -> Result<Exit, Failure> {
             lacks_witness: config.unnamed_witness,
             files,
         },
-        Arc::clone(&machine),
+        machine.clone(),
         guardian,
         Arc::clone(&events),
     );
@@ -243,16 +244,16 @@ fn serve(served: Served<'_>) -> Result<Exit, Failure> {
     crash::start_over(config, result?, &watcher.next_life())
 }
 
-fn make_machine(config: &VmConfig, parts: Parts) -> Result<Machine, Failure> {
+fn make_machine(config: &VmConfig, parts: Parts) -> Result<EpochMachine, Failure> {
     match &config.start {
         StartFrom::Kernel { kernel, initramfs, cmdline } => {
             let source =
                 KernelSource { kernel: kernel.clone(), initramfs: initramfs.clone(), cmdline: cmdline.clone() };
-            Ok(Machine::boot(u16::from(config.cpus), config.memory_bytes, &source, parts, pace_of(config))?)
+            Ok(EpochMachine::boot(u16::from(config.cpus), config.memory_bytes, &source, parts, pace_of(config))?)
         }
         StartFrom::Snapshot(dir) => {
             let (state, ram) = checkpoint::read(dir, &parts.disks)?;
-            Ok(Machine::restore(state, ram, parts, pace_of(config), FIRST_EPOCH)?)
+            Ok(EpochMachine::restore(state, ram, parts, pace_of(config), FIRST_EPOCH)?)
         }
     }
 }
@@ -274,7 +275,7 @@ fn guardian_config(config: &VmConfig) -> GuardianConfig {
 
 /// From a started machine to its end, and what comes after it.
 pub(super) fn supervise(
-    machine: &Arc<Machine>,
+    machine: &EpochMachine,
     threads: Threads,
     inputs: Inputs,
     node: &Arc<Node>,
@@ -284,7 +285,7 @@ pub(super) fn supervise(
     let terminal = inputs.stdin.then(Terminal::take);
     attach(inputs, machine);
     if let Some(terminal) = &terminal {
-        input::read_console(Arc::clone(machine), terminal.input(Arc::clone(node)));
+        input::read_console(machine.shared(), terminal.input(Arc::clone(node)));
     }
     let end = machine.wait();
     // A machine that failed has no last words, and whoever has a copy of its guest waits for this program's end.
@@ -330,8 +331,8 @@ fn stuck(end: &End, node: &Arc<Node>) -> Failure {
 }
 
 /// Starts the threads that read the world for the guest.
-fn attach(inputs: Inputs, machine: &Arc<Machine>) {
+fn attach(inputs: Inputs, machine: &EpochMachine) {
     for (slot, tap) in inputs.taps {
-        input::read_tap(Arc::clone(machine), slot, tap);
+        input::read_tap(machine.shared(), slot, tap);
     }
 }

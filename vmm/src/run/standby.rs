@@ -15,10 +15,11 @@ use super::primary::supervise;
 use super::signals::Signals;
 use super::{announce, as_json, bind_api, files, local, open_events, uses, write_config};
 use crate::config::{BackupConfig, CommitDurability, OnBoundaryLate, OnDegraded};
+use crate::epoch::{EpochMachine, Pace};
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
 use crate::machine::state::MachineState;
-use crate::machine::{End, Machine, MachineError, Pace};
+use crate::machine::{End, MachineError};
 use crate::protect::backup::{Outcome, Standby, StandbyConfig, Taken};
 use crate::protect::local::fault;
 use crate::protect::{Guardian, GuardianConfig, Lease};
@@ -88,7 +89,7 @@ fn take_over(
     let state = MachineState::decode(&takeover.state).map_err(MachineError::from)?;
     opened.disks = disks;
     let (parts, inputs) = opened.split();
-    let machine = Arc::new(Machine::restore(state, ram, parts, Pace::default(), takeover.next_epoch)?);
+    let machine = EpochMachine::restore(state, ram, parts, Pace::default(), takeover.next_epoch)?;
     let (reemitted, redelivered) = (takeover.reemit.len(), takeover.redeliver.len());
     let crash = machine.board().forget_crash();
     if let Some(crash) = crash {
@@ -111,12 +112,11 @@ fn take_over(
         keeps_crashed: false,
         on_degraded: OnDegraded::default(),
     };
-    let guardian =
-        Guardian::start(Arc::clone(&machine), guardian_config, log, Arc::clone(lease), Arc::clone(events), None)?;
-    node.promote(Arc::clone(&machine), guardian);
+    let guardian = Guardian::start(machine.clone(), guardian_config, log, Arc::clone(lease), Arc::clone(events), None)?;
+    node.promote(machine.clone(), guardian);
     // Whoever stopped the backup did not mean the guest.
     signals.stop(node);
-    announce::start(&machine);
+    announce::start(&machine.shared());
     let (restore, takeover_time) = (started.elapsed(), lost_at.elapsed());
     events.note(
         "failover-finished",

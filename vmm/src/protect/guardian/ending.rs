@@ -82,7 +82,7 @@ impl Guardian {
         let deadline = Instant::now() + self.config.detect * 3 + Duration::from_secs(2);
         if self.machine.epochs().is_protected()
             && self.wait_for_room_unless(|| Instant::now() >= deadline)
-            && let Err(error) = crate::epoch::boundary::seal_ended(&self.machine)
+            && let Err(error) = self.machine.seal_ended()
         {
             tracing::error!(%error, "the last epoch could not be sealed");
         }

@@ -11,7 +11,6 @@ use replication::EpochId;
 use replication::primary::PrimaryState;
 
 use super::{CONSOLE_LAG_MAX, Guardian};
-use crate::epoch::boundary;
 use crate::exit::{Advice, Exit};
 use crate::kvm::KvmError;
 use crate::machine::gate::NotHeld;
@@ -173,12 +172,12 @@ impl Guardian {
             let has_room = self.wait_for_room_unless(gives_up);
             let held = self.machine.gate().hold_until(deadline)?;
             // Whether there is room depends on what was sealed before.
-            boundary::after(&self.machine);
+            self.machine.hand_over();
             if !self.machine.epochs().is_protected() {
                 return Ok(None);
             }
             if has_room && self.lock().pipeline.core().may_seal() {
-                return Ok(Some(boundary::seal_held(&self.machine, &held)?));
+                return Ok(Some(self.machine.seal_held(&held)?));
             }
             drop(held);
             self.check_wait(deadline)?;
