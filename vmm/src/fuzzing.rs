@@ -65,7 +65,7 @@ pub fn restore(state: MachineState) {
 }
 
 /// A machine that states are loaded into, one after the other; it never runs.
-pub struct Loader(Machine);
+pub struct Loader(EpochMachine);
 
 impl Loader {
     /// One of the shape of `valid`, a state that was not altered.
@@ -80,8 +80,9 @@ impl Loader {
 
     /// Loads a state, if it is one of that shape.
     pub fn load(&mut self, state: MachineState) {
-        if self.0.load(state).is_err() {
-            self.0.renew_board(parts()).expect("it has no files");
+        let machine = self.0.only();
+        if machine.load(state).is_err() {
+            machine.renew_board(parts()).expect("it has no files");
         }
     }
 }

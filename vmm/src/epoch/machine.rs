@@ -173,6 +173,12 @@ impl EpochMachine {
         Arc::clone(&self.machine)
     }
 
+    /// The machine, of which there is no clone and no thread.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn only(&mut self) -> &mut Machine {
+        Arc::get_mut(&mut self.machine).expect("nobody else has it")
+    }
+
     /// Starts the threads; see [`Machine::start`].
     pub fn start(&self) -> Result<Threads, MachineError> {
         self.machine.start()

@@ -29,7 +29,7 @@ use crate::events::Events;
 use crate::exit::{Exit, Failure};
 use crate::machine::board::Delivery;
 use crate::machine::state::MachineState;
-use crate::machine::{End, KernelSource, Machine, MachineError, Parts, Threads, checkpoint, input};
+use crate::machine::{End, KernelSource, MachineError, Parts, Threads, checkpoint, input};
 use crate::protect::local::pairing::{Pairing, unused_after};
 use crate::protect::local::{LocalStore, fault};
 use crate::protect::log::{DiskLog, FoundLog};
