@@ -7,9 +7,10 @@
 //! Not here: bugs of ours, which panic, and guest or peer nonsense, which is counted and never ends a command.
 
 use std::error::Error;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::process::ExitCode;
 
+use machine::causes::with_causes;
 use serde::{Deserialize, Serialize};
 
 /// The exit codes of `outlast`. Scripts depend on the numbers; they never change.
@@ -126,21 +127,6 @@ impl<E: Advice> From<E> for Failure {
     fn from(error: E) -> Self {
         Failure::of(&error)
     }
-}
-
-/// The message of `error` and of each cause below it, outermost first, on one line. A cause that the message already
-/// repeats is left out.
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let said = inner.to_string();
-        if !text.contains(&said) {
-            write!(text, ": {said}").expect("writing to a String cannot fail");
-        }
-        cause = inner.source();
-    }
-    text
 }
 
 /// Prints a failure to standard error and gives the code to end with.

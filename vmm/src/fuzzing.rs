@@ -6,12 +6,12 @@ use crate::api::ApiHandler;
 use crate::epoch::capture::Mode;
 use crate::epoch::pace::Length;
 use crate::epoch::{EpochMachine, Pace};
-use crate::machine::board::Delivery;
-use crate::machine::state::MachineState;
-use crate::machine::{Card, KernelSource, Parts};
-use crate::memory::Ram;
 use crate::protect::local;
 use crate::run;
+use machine::board::Delivery;
+use machine::memory::Ram;
+use machine::state::MachineState;
+use machine::{Card, KernelSource, Parts};
 
 /// Files of a state directory, by number: the record of an epoch, an earlier epoch, the pairing, the binding, a crash.
 pub fn valid(which: u8) -> Vec<u8> {

@@ -1,9 +1,7 @@
-//! The virtual machine monitor: the only crate that knows KVM, sockets, taps, files of the host, threads and time.
+//! The virtual machine monitor: epochs, protection, the command line and the API, over [`machine`].
 
-pub mod allocations;
 pub mod api;
 pub mod bench;
-pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod doctor;
@@ -13,15 +11,7 @@ pub mod events;
 pub mod exit;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
-pub mod kvm;
-pub mod machine;
-pub mod memory;
-pub mod net;
 pub mod protect;
-mod random;
 pub mod run;
-pub mod stats;
-#[cfg(test)]
-mod testing;
 pub mod within;
 pub mod witness;

@@ -3,13 +3,13 @@
 use std::panic;
 use std::process::{self, ExitCode};
 
-use vmm::allocations::Counting;
+use machine::allocations::Counting;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 fn main() -> ExitCode {
-    vmm::memory::keep_freed_heap();
+    machine::memory::keep_freed_heap();
     // A panic is a bug of ours, in a thread that others rely on. Those that are left would tell the backup that all is
     // well, and nobody would continue the guest: the process ends, and the backup takes over.
     let report = panic::take_hook();

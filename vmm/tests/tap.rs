@@ -10,10 +10,10 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use devices::virtio::net::{HEADER_BYTES, Offloads, PACKET_MAX, with_empty_header};
-use vmm::config::MacAddr;
+use machine::net::{Tap, TapError, rarp};
 use vmm::exit::{Advice, Exit};
-use vmm::net::{Tap, TapError, rarp};
 
+const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
 const INSIDE: &str = "OUTLAST_TEST_NETNS";
 /// Set for the process that only holds a tap, in a namespace that is not the test's.
 const HOLDER: &str = "OUTLAST_TEST_HOLDS_TAP";
@@ -157,7 +157,7 @@ fn send_reaches_the_interface_and_is_lost_while_it_is_down() {
     in_namespace("send_reaches_the_interface_and_is_lost_while_it_is_down", || {
         make_tap();
         let tap = Tap::open("tap0").expect("free");
-        let frame = with_empty_header(&rarp(MacAddr::for_vm("vm0", 0)));
+        let frame = with_empty_header(&rarp(MAC));
         assert!(!tap.send(&frame).expect("no error"), "the tap is down");
         ip("link set tap0 up");
         assert!(tap.send(&frame).expect("no error"));
@@ -203,7 +203,7 @@ fn bridged() -> [Tap; 2] {
 /// The network has to let a port pass frames first.
 fn wait_until_frames_pass([from, to]: &[Tap; 2]) {
     let deadline = Instant::now() + PATIENCE;
-    let frame = with_empty_header(&rarp(MacAddr::for_vm("vm0", 0)));
+    let frame = with_empty_header(&rarp(MAC));
     while !received(to).iter().any(|packet| packet[HEADER_BYTES..] == frame[HEADER_BYTES..]) {
         assert!(Instant::now() < deadline, "no frame passes the bridge");
         from.send(&frame).expect("no error");
@@ -341,7 +341,7 @@ fn cut_passes_nothing_any_more_and_who_opens_it_next_has_a_carrier() {
         for _ in 0..2 {
             let tap = Tap::open("tap0").expect("free");
             assert!(has_carrier());
-            let frame = with_empty_header(&rarp(MacAddr::for_vm("vm0", 0)));
+            let frame = with_empty_header(&rarp(MAC));
             assert!(tap.send(&frame).expect("no error"));
             // A frame that waits to be read: somebody asks for the guest.
             let socket = UdpSocket::bind("10.9.0.1:0").expect("bound");

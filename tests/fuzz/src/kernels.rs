@@ -3,8 +3,8 @@
 use std::fs;
 use std::sync::OnceLock;
 
-use vmm::boot::{BootSource, load};
-use vmm::memory::Ram;
+use machine::boot::{BootSource, load};
+use machine::memory::Ram;
 
 use crate::input::Input;
 use crate::patch;

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::OnceLock;
 
 use vmm::fuzzing::Loader;
-use vmm::machine::state::MachineState;
+use machine::state::MachineState;
 
 use crate::input::Input;
 use crate::{kernels, patch, sections};

@@ -34,7 +34,9 @@ impl Need {
                 .map(|error| format!("/dev/kvm cannot be opened: {error}")),
             Self::Avx => (!is_x86_feature_detected!("avx")).then(|| "this processor has no AVX".into()),
             Self::Root => (!is_root()).then(|| "it takes root".into()),
-            Self::Userfaultfd => vmm::memory::uffd::Uffd::open().err().map(|error| format!("no userfaultfd: {error}")),
+            Self::Userfaultfd => {
+                machine::memory::uffd::Uffd::open().err().map(|error| format!("no userfaultfd: {error}"))
+            }
             Self::Strace => (!runs("strace")).then(|| "there is no `strace`".into()),
             Self::Network if !Path::new("/dev/net/tun").exists() => Some("there is no /dev/net/tun".into()),
             Self::Network => (!runs("ip")).then(|| "there is no `ip` (package iproute2)".into()),

@@ -11,9 +11,9 @@ use std::thread;
 
 use guests::place::wait_progress;
 use guests::{Guest, Place, console, needs};
+use machine::state::MachineState;
 use replication::wire::{EpochBegin, Frame, Hello, Message};
 use replication::{EpochWriter, FrameDecoder, VmId};
-use vmm::machine::state::MachineState;
 
 /// The leaf that says how wide addresses are. KVM knows 48 and 57 bits of virtual address.
 const ADDRESS_WIDTHS: u64 = 0x8000_0008;

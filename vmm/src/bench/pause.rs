@@ -12,7 +12,7 @@ use crate::config::{BenchConfig, CommitDurability, format_time};
 use crate::epoch::capture::Mode;
 use crate::epoch::pace::Length;
 use crate::exit::{Exit, Failure};
-use crate::stats::Counts;
+use machine::stats::Counts;
 
 const KEY: &[&str] = &["build", "pages", "words", "memory_mib", "capture", "epoch", "repeat"];
 /// What is known of this bench only. Rates are rounds of the guest's output, so they are compared and not read.

@@ -22,14 +22,14 @@ use crate::epoch::pace::Length;
 use crate::epoch::{EpochMachine, Pace};
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
-use crate::machine::kick::Kicker;
-use crate::machine::{Card, End, KernelSource, Parts, Threads, input};
-use crate::net::Tap;
 use crate::protect::local::LocalStore;
 use crate::protect::local::backing::LocalOptions;
 use crate::protect::log::{DiskLog, Place, Setup, Wanted, new_life};
 use crate::protect::{Afterwards, Guardian, GuardianConfig, Lease};
-use crate::stats::{Stats, Summary};
+use machine::kick::Kicker;
+use machine::net::Tap;
+use machine::stats::{Stats, Summary};
+use machine::{Card, End, KernelSource, Parts, Threads, input};
 
 const VM_NAME: &str = "bench";
 const HEARTBEAT: Duration = Duration::from_millis(100);

@@ -17,7 +17,7 @@ use super::local::LocalConfig;
 use super::names::{api_socket, check_name, default_state_dir, out_of_range, resolve_nets, rooted};
 use super::options::{EventMonitor, LogFormat, RunOptions};
 use super::units::{ByteSize, format_size, format_time, time_text};
-use crate::memory::{RAM_BYTES_MAX, RamBytes};
+use machine::memory::{RAM_BYTES_MAX, RamBytes};
 
 /// Bare guests run in as little.
 const MEMORY_BYTES_MIN: u64 = 2 << 20;

@@ -8,7 +8,7 @@ use rustix::fs::statvfs;
 
 use super::{Check, State};
 use crate::config::format_size;
-use crate::memory::uffd::Uffd;
+use machine::memory::uffd::Uffd;
 
 /// The default guest, and room for its logs.
 const MEMORY_WANTED_BYTES: u64 = 768 << 20;

@@ -107,7 +107,7 @@ mod tests {
     fn has_kvm() -> bool {
         let there = Kvm::new().is_ok();
         if !there {
-            crate::testing::say_skipped("/dev/kvm cannot be used");
+            machine::testing::say_skipped("/dev/kvm cannot be used");
         }
         there
     }

@@ -11,11 +11,11 @@ use super::capture::{self, Capture, CaptureStatus, Mode};
 use super::dirty::DirtyHarvest;
 use super::hot::IdlePages;
 use super::{EpochSink, SealedEpoch, SpentEpochs};
-use crate::kvm::KvmError;
-use crate::machine::Machine;
-use crate::machine::board::Board;
-use crate::memory::Ram;
-use crate::stats::{BoundaryTimes, Stats, Work};
+use machine::Machine;
+use machine::board::Board;
+use machine::kvm::KvmError;
+use machine::memory::Ram;
+use machine::stats::{BoundaryTimes, Stats, Work};
 
 /// The epochs of a machine: which one runs, and where sealed ones go.
 pub struct Epochs {

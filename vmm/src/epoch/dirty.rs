@@ -4,9 +4,9 @@
 use replication::EpochId;
 
 use super::hot::{HotPages, IdlePages};
-use crate::kvm::{KvmError, Vm};
-use crate::memory::Ram;
-use crate::memory::marks::set_bits;
+use machine::kvm::{KvmError, Vm};
+use machine::memory::Ram;
+use machine::memory::marks::set_bits;
 
 /// Harvests dirty pages, on buffers that are kept from epoch to epoch.
 #[derive(Debug)]

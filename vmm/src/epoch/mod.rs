@@ -18,8 +18,8 @@
 pub mod boundary;
 pub mod capture;
 pub mod dirty;
+mod epoch_machine;
 pub mod hot;
-mod machine;
 pub mod pace;
 pub mod pacer;
 pub(crate) mod usage;
@@ -30,10 +30,10 @@ use std::time::Instant;
 use replication::{EpochId, Input, Output};
 use snapshot::writeset::WriteSet;
 
-use crate::machine::egress::CONSOLE;
-use crate::machine::state::MachineState;
 use capture::CapturedPages;
-pub use machine::{EpochMachine, Pace};
+pub use epoch_machine::{EpochMachine, Pace};
+use machine::egress::CONSOLE;
+use machine::state::MachineState;
 use pace::Sent;
 
 /// An epoch after its boundary: everything that must survive.
@@ -74,7 +74,7 @@ impl SealedEpoch {
 
     /// About how many bytes it will take on the wire, before compression.
     pub fn ship_bytes(&self) -> u64 {
-        let pages = self.pages.len() * crate::memory::PAGE_SIZE;
+        let pages = self.pages.len() * machine::memory::PAGE_SIZE;
         let writes: usize = self.disk_writes.iter().map(|set| set.bytes()).sum();
         let outputs: usize = self.outputs.iter().map(|o| o.bytes.len()).sum();
         (pages + writes + outputs) as u64

@@ -11,7 +11,7 @@ use replication::EpochId;
 
 use super::pace::{Length, Pace, Sent, Usage};
 use super::usage::Meter;
-use crate::machine::gate::{Gate, KICK_AGAIN};
+use machine::gate::{Gate, KICK_AGAIN};
 
 /// How often it looks, while demands end epochs, what the vCPUs have of their processors. The kernel's clocks for that are coarse.
 const LOOK_AT_USAGE: Duration = Duration::from_millis(250);

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use super::pace::Usage;
-use crate::machine::kick::Kicker;
+use machine::kick::Kicker;
 
 /// Longer than either file.
 const LINE_MAX: usize = 1024;

@@ -4,7 +4,7 @@ use std::fs;
 
 use snapshot::disklog::Boot;
 
-pub(crate) use crate::random::id as random;
+pub(crate) use machine::random::id as random;
 
 const ID: &str = "/proc/sys/kernel/random/boot_id";
 const STATISTICS: &str = "/proc/stat";

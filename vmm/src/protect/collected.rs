@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use snapshot::writeset::WriteSet;
 
 use crate::epoch::SealedEpoch;
-use crate::memory::Ram;
+use machine::memory::Ram;
 
 /// Written since it was last taken, and not sent to the backup.
 #[derive(Debug, Default)]

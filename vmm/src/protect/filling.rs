@@ -28,8 +28,8 @@ use super::guardian::Guardian;
 use super::log;
 use super::outbox::{Outbox, OutboxError};
 use crate::epoch::SealedEpoch;
-use crate::kvm::KvmError;
-use crate::memory::PAGE_SIZE;
+use machine::kvm::KvmError;
+use machine::memory::PAGE_SIZE;
 
 /// Hashes in one offer. The backup reads as many chunks of its replica before it answers.
 const OFFER_CHUNKS_MAX: usize = 8;

@@ -45,8 +45,8 @@ use super::{preflight, ship};
 use crate::config::{CommitDurability, Endpoint, OnDegraded};
 use crate::epoch::{EpochMachine, EpochSink, SealedEpoch};
 use crate::events::Events;
-use crate::kvm::KvmError;
-use crate::machine::{End, Machine, MachineError, spawn};
+use machine::kvm::KvmError;
+use machine::{End, Machine, MachineError, spawn};
 
 /// Disk writes of released epochs that the images lack, at most: beyond that the guest waits at its next boundary.
 const IMAGE_LAG_BYTES_MAX: usize = 64 << 20;

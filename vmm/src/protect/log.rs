@@ -24,7 +24,7 @@ use snapshot::writeset::WriteSet;
 use super::boot;
 use super::local::fault;
 use crate::exit::{Advice, Exit, Failure};
-use crate::machine::disk::SharedDisk;
+use machine::disk::SharedDisk;
 pub(crate) use notes::Notes;
 pub(crate) use place::{Place, Wanted};
 

@@ -4,11 +4,11 @@ use replication::Gfn;
 use replication::wire::{DiskInfo, MachineInfo, RamRange};
 use serde::{Deserialize, Serialize};
 
-use crate::kvm::CpuidTable;
-use crate::kvm::cpuid::compare::FeatureMsr;
-use crate::machine::Machine;
-use crate::machine::state::Shape;
-use crate::memory::{self, RamBytes};
+use machine::Machine;
+use machine::kvm::CpuidTable;
+use machine::kvm::cpuid::compare::FeatureMsr;
+use machine::memory::{self, RamBytes};
+use machine::state::Shape;
 
 /// What the drivers say to each other in the Hello, beyond what the protocol knows.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 
 use replication::{Gfn, PageEncoder, SessionId};
 
-use crate::memory::{PAGE_SIZE, Page};
+use machine::memory::{PAGE_SIZE, Page};
 
 /// Pages kept at most: 256 MiB. Beyond that the oldest goes.
 const PAGES_MAX: usize = (256 << 20) / PAGE_SIZE;

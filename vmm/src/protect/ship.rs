@@ -19,13 +19,13 @@ use super::local::{Committed, LocalStore, fault};
 use super::log::{self, DiskLog};
 use super::outbox::{Outbox, OutboxError};
 use super::shadow::Shadow;
-use crate::allocations;
 use crate::epoch::hot::IdlePages;
 use crate::epoch::{EpochSink, SealedEpoch, SpentEpochs};
 use crate::exit::Failure;
-use crate::machine::gate::Held;
-use crate::memory::PAGE_SIZE;
-use crate::stats::Work;
+use machine::allocations;
+use machine::gate::Held;
+use machine::memory::PAGE_SIZE;
+use machine::stats::Work;
 
 /// How long the thread sleeps before it looks around.
 const LOOK_AROUND: Duration = Duration::from_millis(100);

@@ -6,12 +6,13 @@ use std::path::Path;
 use snapshot::checkpoint::CheckpointError;
 use snapshot::disk::DiskError;
 
-use crate::boot::BootError;
 use crate::exit::{Advice, Exit};
-use crate::kvm::KvmError;
-use crate::machine::MachineError;
-use crate::machine::checkpoint::CheckpointFailure;
-use crate::machine::state::StateRefused;
+use machine::MachineError;
+use machine::boot::BootError;
+use machine::checkpoint::CheckpointFailure;
+use machine::kvm::KvmError;
+use machine::net::TapError;
+use machine::state::StateRefused;
 
 impl Advice for MachineError {
     fn exit(&self) -> Exit {
@@ -90,4 +91,48 @@ fn storage_hint(what: &str, path: &Path, kind: ErrorKind) -> Option<String> {
         ErrorKind::PermissionDenied => format!("the user who runs the VM needs access to {}", dir.display()),
         _ => return None,
     })
+}
+
+impl Advice for TapError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            TapError::NotThere(tap) => format!("`ip tuntap add {tap} mode tap && ip link set {tap} up` makes it"),
+            TapError::NotATap(tap) => format!("`ip -d link show {tap}` shows what it is; make another with mode tap"),
+            TapError::MultiQueue(tap) => format!(
+                "make it anew without: `ip tuntap del {tap} mode tap multi_queue && ip tuntap add {tap} mode tap`"
+            ),
+            TapError::Busy { tap, .. } => {
+                format!("one VM per tap; make another: `ip tuntap add {tap}b mode tap`")
+            }
+            TapError::Permission(tap) => {
+                format!("run as root, or make it for this user: `ip tuntap add {tap} mode tap user $USER`")
+            }
+            TapError::NoOffloads { .. } => "use a host with Linux 5.0 or newer".into(),
+            TapError::Open { .. } => "is the module tun loaded? `modprobe tun`".into(),
+        })
+    }
+
+    fn exit(&self) -> Exit {
+        match self {
+            TapError::NotThere(_) => Exit::NotFound,
+            TapError::Busy { .. } => Exit::Conflict,
+            TapError::NotATap(_)
+            | TapError::MultiQueue(_)
+            | TapError::Permission(_)
+            | TapError::NoOffloads { .. }
+            | TapError::Open { .. } => Exit::Error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_tap_is_not_found_and_the_hint_makes_it() {
+        let error = TapError::NotThere("ol-none0".into());
+        assert_eq!(error.exit(), Exit::NotFound);
+        assert!(error.hint().expect("a hint").contains("ip tuntap add ol-none0 mode tap"));
+    }
 }

@@ -6,9 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::MacAddr;
-use crate::machine::{Machine, spawn};
-use crate::net::rarp;
+use machine::net::rarp;
+use machine::{Machine, spawn};
 
 /// Waits between announcements.
 const SCHEDULE: [Duration; 8] = [
@@ -40,10 +39,10 @@ pub(super) fn start(machine: &Arc<Machine>) {
 }
 
 fn announce(machine: &Machine) {
-    let macs: Vec<_> = machine.board().slots().iter().map(crate::machine::slot::Slot::mac).collect();
+    let macs: Vec<_> = machine.board().slots().iter().map(machine::slot::Slot::mac).collect();
     for (slot, mac) in macs.into_iter().enumerate() {
         if let Some(mac) = mac {
-            machine.egress().announce(slot, &rarp(MacAddr(mac)));
+            machine.egress().announce(slot, &rarp(mac));
         }
     }
 }

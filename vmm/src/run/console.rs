@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::events::Events;
-use crate::machine::console::Health;
+use machine::console::Health;
 
 /// A console that takes nothing for so long has a reader that stopped.
 const STOPPED_MIN: Duration = Duration::from_secs(2);

@@ -19,10 +19,10 @@ use crate::config::{OnGuestPanic, VmConfig};
 use crate::epoch::EpochMachine;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
-use crate::machine::End;
-use crate::machine::crash::Crash;
 use crate::protect::local::{KeptEpoch, LocalStore};
 use crate::protect::{Afterwards, Life, Parting};
+use machine::End;
+use machine::crash::Crash;
 
 /// Boots in one incident at most; then it is stopped.
 const RESETS_MAX: u64 = 5;

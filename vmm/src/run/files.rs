@@ -13,7 +13,7 @@ use super::late::Lateness;
 use super::node::Node;
 use crate::config::OnBoundaryLate;
 use crate::events::Events;
-use crate::machine::spawn;
+use machine::spawn;
 
 /// Between two looks.
 const PERIOD: Duration = Duration::from_secs(1);

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable;
 use crate::exit::{Exit, Failure};
-use crate::machine::crash::Crash;
 use crate::within::Within;
+use machine::crash::Crash;
 
 const FILE: &str = "crash.json";
 

@@ -11,9 +11,9 @@ use serde_json::json;
 
 use crate::config::OnBoundaryLate;
 use crate::events::Events;
-use crate::machine::Machine;
-use crate::machine::gate::Late;
 use crate::protect::Guardian;
+use machine::Machine;
+use machine::gate::Late;
 
 /// What is late.
 const LATE: Duration = Duration::from_secs(2);

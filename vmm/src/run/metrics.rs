@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::incident::Incident;
 use crate::epoch::EpochMachine;
 use crate::protect::Guardian;
-use crate::stats::{Counts, Stats, Summary};
+use machine::stats::{Counts, Stats, Summary};
 
 /// The distributions of a machine: name, help, unit divisor to base units, summary.
 fn summaries(stats: &Stats) -> [(&'static str, &'static str, f64, Summary); 13] {

@@ -34,8 +34,8 @@ use crate::config::{BackupConfig, BenchConfig, DemoConfig, EventMonitor, VmConfi
 use crate::durable;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
-use crate::machine::End;
 use crate::protect::Life;
+use machine::End;
 
 /// What the command line hands over to: this program.
 #[derive(Debug)]

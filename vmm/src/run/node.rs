@@ -15,10 +15,10 @@ use crate::config::{EpochLength, Protect, TimeSpan};
 use crate::epoch::EpochMachine;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
-use crate::machine::gate::NotHeld;
-use crate::machine::{End, Machine};
 use crate::protect::Guardian;
 use crate::protect::backup::StandbyView;
+use machine::gate::NotHeld;
+use machine::{End, Machine};
 
 /// How long a snapshot waits for the guest to stop: shorter than `outlast ctl` waits for its answer.
 const STOP_TIME_MAX: Duration = Duration::from_secs(30);

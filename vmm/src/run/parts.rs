@@ -10,8 +10,8 @@ use snapshot::disk::OverlayDisk;
 use super::outlet;
 use crate::config::{Console, DiskConfig, NetConfig};
 use crate::exit::{Exit, Failure};
-use crate::machine::{Card, Parts};
-use crate::net::Tap;
+use machine::net::Tap;
+use machine::{Card, Parts};
 
 /// Everything opened; nothing connected yet.
 pub(super) struct Opened {

@@ -27,14 +27,14 @@ use crate::epoch::capture::Mode;
 use crate::epoch::{EpochMachine, Pace};
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
-use crate::machine::board::Delivery;
-use crate::machine::state::MachineState;
-use crate::machine::{End, KernelSource, MachineError, Parts, Threads, checkpoint, input};
 use crate::protect::local::pairing::{Pairing, unused_after};
 use crate::protect::local::{LocalStore, fault};
 use crate::protect::log::{DiskLog, FoundLog};
 use crate::protect::{Afterwards, Guardian, GuardianConfig, Lease, Life};
 use crate::witness::random;
+use machine::board::Delivery;
+use machine::state::MachineState;
+use machine::{End, KernelSource, MachineError, Parts, Threads, checkpoint, input};
 
 /// How long the end of a VM waits for a console that does not take what the guest said.
 const CONSOLE_END_WAIT: Duration = Duration::from_secs(2);

@@ -20,7 +20,7 @@ use vmm_sys_util::signal::{Error as SignalError, block_signal};
 use super::node::Node;
 use crate::api::ApiHandler;
 use crate::exit::{Exit, Failure};
-use crate::machine::spawn;
+use machine::spawn;
 
 const SIGNALS: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 

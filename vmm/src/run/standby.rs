@@ -18,11 +18,11 @@ use crate::config::{BackupConfig, CommitDurability, OnBoundaryLate, OnDegraded};
 use crate::epoch::{EpochMachine, Pace};
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
-use crate::machine::state::MachineState;
-use crate::machine::{End, MachineError};
 use crate::protect::backup::{Outcome, Standby, StandbyConfig, Taken};
 use crate::protect::local::fault;
 use crate::protect::{Guardian, GuardianConfig, Lease};
+use machine::state::MachineState;
+use machine::{End, MachineError};
 
 pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     let signals = Signals::take()?;

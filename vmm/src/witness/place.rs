@@ -11,7 +11,7 @@ use replication::view::evidence::{FreeLock, Observer};
 use replication::view::{Home, Incarnation, Known, Lives, Location, Record};
 use snapshot::private;
 
-pub(crate) use crate::random::id as random;
+pub(crate) use machine::random::id as random;
 
 /// The lock file's name in the state directory.
 const LOCK: &str = "lock";

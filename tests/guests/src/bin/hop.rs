@@ -15,16 +15,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use machine::board::Delivery;
+use machine::memory::{PAGE_SIZE, Page, Ram};
+use machine::state::MachineState;
+use machine::{End, KernelSource, Machine, Parts};
 use replication::EpochId;
 use snapshot::checkpoint::{self, Checkpoint, Contents, MemoryRegion};
 use snapshot::disk::{Mode, OverlayDisk};
 use vmm::epoch::capture;
 use vmm::epoch::pace::Length;
-use vmm::epoch::{EpochSink, SealedEpoch};
-use vmm::machine::board::Delivery;
-use vmm::machine::state::MachineState;
-use vmm::machine::{End, KernelSource, Machine, Pace, Parts};
-use vmm::memory::{PAGE_SIZE, Page, Ram};
+use vmm::epoch::{EpochMachine, EpochSink, Pace, SealedEpoch};
 
 /// Longer than any test: boundaries come by exits only.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -76,19 +76,19 @@ impl Options {
         }
     }
 
-    fn machine(&self) -> Machine {
+    fn machine(&self) -> EpochMachine {
         let (parts, pace) = (self.parts(), self.pace());
         match self.path("from") {
             Some(dir) => {
                 let (state, ram) = read(&dir);
-                Machine::restore(state, ram, parts, pace, EpochId(1)).expect("the state is of this machine")
+                EpochMachine::restore(state, ram, parts, pace, EpochId(1)).expect("the state is of this machine")
             }
             None => {
                 let kernel = self.path("kernel").expect("kernel=FILE");
                 let cmdline = self.get("cmdline").unwrap_or_default().to_owned();
                 let source = KernelSource { kernel, initramfs: None, cmdline };
                 let (cpus, memory) = (self.number("cpus") as u16, self.number("memory") << 20);
-                Machine::boot(cpus, memory, &source, parts, pace).expect("the guest boots")
+                EpochMachine::boot(cpus, memory, &source, parts, pace).expect("the guest boots")
             }
         }
     }
@@ -146,9 +146,14 @@ struct ToDirectory {
 }
 
 impl ToDirectory {
-    fn new(machine: &Arc<Machine>, dir: &Path) -> Self {
+    fn new(machine: &EpochMachine, dir: &Path) -> Self {
         let memory = Mutex::new(Pages::of(machine.ram()));
-        Self { machine: Arc::downgrade(machine), dir: dir.to_owned(), memory, is_done: AtomicBool::new(false) }
+        Self {
+            machine: Arc::downgrade(&machine.shared()),
+            dir: dir.to_owned(),
+            memory,
+            is_done: AtomicBool::new(false),
+        }
     }
 
     fn write(&self, ram: &Ram, sealed: &SealedEpoch) {
@@ -186,7 +191,7 @@ impl EpochSink for ToDirectory {
 }
 
 /// Holds the machine before its first instruction and begins epochs that go to `dir`.
-fn commit_to(machine: &Arc<Machine>, dir: &Path) -> vmm::machine::Threads {
+fn commit_to(machine: &EpochMachine, dir: &Path) -> machine::Threads {
     let sink = Arc::new(ToDirectory::new(machine, dir));
     machine.log_dirty(true).expect("KVM logs dirty pages");
     machine.epochs().harvest_running(machine).expect("KVM gives its log");
@@ -218,7 +223,7 @@ fn end_on_panic() {
 fn main() -> ExitCode {
     end_on_panic();
     let options = Options::read();
-    let machine = Arc::new(options.machine());
+    let machine = options.machine();
     let threads = match options.path("to") {
         Some(dir) => commit_to(&machine, &dir),
         None => machine.start().expect("the machine starts"),

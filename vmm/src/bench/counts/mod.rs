@@ -8,8 +8,8 @@
 //! | figure | by |
 //! |---|---|
 //! | system calls, wake-ups, syncs | strace(1), attached to the bench and its backup for the measured epochs |
-//! | heap allocations | the program's allocator, by thread ([`crate::allocations`]) |
-//! | bytes and frames to the backup, dirty pages, bytes of the dirty log | counters of the product where it does this ([`crate::stats`]) |
+//! | heap allocations | the program's allocator, by thread ([`machine::allocations`]) |
+//! | bytes and frames to the backup, dirty pages, bytes of the dirty log | counters of the product where it does this ([`machine::stats`]) |
 //!
 //! All are means over the measured epochs. What is done now and then and not for each epoch (heartbeats, looks around)
 //! is in the system calls, and therefore fractions are.
@@ -30,10 +30,10 @@ use super::progress::Progress;
 use super::session::Session;
 use super::table::{Columns, Row, Table};
 use super::{cannot, network};
-use crate::allocations;
 use crate::config::BenchConfig;
 use crate::exit::{Exit, Failure};
-use crate::stats::{Stats, Work};
+use machine::allocations;
+use machine::stats::{Stats, Work};
 
 const KEY: &[&str] = &["protection", "workload"];
 /// The figures of a row, each for one epoch.

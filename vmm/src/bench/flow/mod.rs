@@ -25,7 +25,7 @@ use super::session::{Figures, Session};
 use crate::epoch::pace::Usage;
 use crate::epoch::usage;
 use crate::exit::{Exit, Failure};
-use crate::stats::Counts;
+use machine::stats::Counts;
 
 const SOURCE_PORT: u16 = 7010;
 const SINK_PORT: u16 = 7011;

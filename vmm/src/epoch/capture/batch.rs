@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use super::BLOCK_PAGES;
-use crate::memory::{Page, Ram};
+use machine::memory::{Page, Ram};
 
 /// Staging pages, of any content at first.
 pub(super) struct Staging(Box<[UnsafeCell<Page>]>);
@@ -271,7 +271,7 @@ impl Drop for Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::PAGE_SIZE;
+    use machine::memory::PAGE_SIZE;
 
     #[test]
     fn captured_pages_keep_the_content_of_the_boundary() {

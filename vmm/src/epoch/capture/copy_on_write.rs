@@ -22,9 +22,9 @@ use super::batch::{Armed, Batch, DirtyBlock, Pool};
 use super::chooser::{Choice, Chooser};
 use super::worker::{self, Shared, Slot};
 use super::{BLOCK_PAGES, Capture, CapturedPages, Mode};
-use crate::memory::uffd::{Uffd, are_populated};
-use crate::memory::{PAGE_SIZE, Ram};
-use crate::stats::{CaptureCounts, Stats};
+use machine::memory::uffd::{Uffd, are_populated};
+use machine::memory::{PAGE_SIZE, Ram};
+use machine::stats::{CaptureCounts, Stats};
 
 /// See the module's description.
 pub(super) struct CopyOnWrite {
@@ -49,7 +49,7 @@ impl CopyOnWrite {
         let shared = Arc::new(Shared::new(uffd, ram.clone(), Arc::clone(stats))?);
         let worker = {
             let shared = Arc::clone(&shared);
-            crate::machine::spawn("ft-copy".into(), move || worker::run(&shared))
+            machine::spawn("ft-copy".into(), move || worker::run(&shared))
         };
         let gfn_end = ram.regions().last().map_or(0, |region| region.first_gfn() + region.page_count());
         Ok(Self {

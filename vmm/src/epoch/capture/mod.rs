@@ -16,11 +16,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::memory::uffd::Uffd;
-use crate::memory::{Page, Ram};
-use crate::stats::Stats;
 use batch::Batch;
 use copy_on_write::CopyOnWrite;
+use machine::memory::uffd::Uffd;
+use machine::memory::{Page, Ram};
+use machine::stats::Stats;
 use stop_and_copy::StopAndCopy;
 
 /// Pages of a block: what a huge page of the host has.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::batch::{Batch, Pool};
 use super::{Capture, CapturedPages};
-use crate::memory::Ram;
-use crate::stats::{CaptureCounts, Stats};
+use machine::memory::Ram;
+use machine::stats::{CaptureCounts, Stats};
 
 /// See the module's description.
 pub(super) struct StopAndCopy {

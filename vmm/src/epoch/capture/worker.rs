@@ -19,9 +19,9 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::BLOCK_PAGES;
 use super::batch::{Armed, Batch};
-use crate::memory::uffd::Uffd;
-use crate::memory::{PAGE_SIZE, Ram};
-use crate::stats::Stats;
+use machine::memory::uffd::Uffd;
+use machine::memory::{PAGE_SIZE, Ram};
+use machine::stats::Stats;
 
 /// What the worker and the boundary share.
 pub(super) struct Shared {
@@ -127,7 +127,7 @@ impl Shared {
 
     /// The number of the block of an address of this process.
     fn block_at(&self, address: u64) -> Option<u64> {
-        let inside = |r: &&crate::memory::Region| (r.host_address()..r.host_address() + r.bytes).contains(&address);
+        let inside = |r: &&machine::memory::Region| (r.host_address()..r.host_address() + r.bytes).contains(&address);
         let region = self.ram.regions().iter().find(inside)?;
         Some((region.first_gfn() + (address - region.host_address()) / PAGE_SIZE as u64) / BLOCK_PAGES)
     }

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use replication::wire::{Hello, MachineInfo};
 use snapshot::disk::CHUNK_BYTES;
 
-use crate::kvm::Vm;
-use crate::kvm::cpuid::compare;
-use crate::machine::MachineError;
-use crate::machine::state::{MachineState, Shape};
-use crate::memory::Ram;
 use crate::protect::preflight::Preflight;
+use machine::MachineError;
+use machine::kvm::Vm;
+use machine::kvm::cpuid::compare;
+use machine::memory::Ram;
+use machine::state::{MachineState, Shape};
 
 /// What the loop must know of a disk.
 #[derive(Debug, Clone)]

@@ -16,9 +16,9 @@ use super::fitness::{check_cpu, check_machine, make_memory};
 use super::storage::{Done, Order, Rehearsal};
 use super::{Outcome, Standby, Taken};
 use crate::exit::Failure;
-use crate::machine::spawn;
-use crate::memory::{PAGE_SIZE, Ram};
 use crate::protect::lease::Lease;
+use machine::memory::{PAGE_SIZE, Ram};
+use machine::spawn;
 
 impl Standby {
     /// Does what there is to do, in its order.

@@ -21,14 +21,14 @@ use snapshot::writeset::WriteSet;
 use super::fitness::{DiskFacts, readonly_differs, rehearse};
 use super::mailbox::Postbox;
 use crate::exit::{Exit, Failure};
-use crate::machine::spawn;
-use crate::machine::state::Shape;
-use crate::memory::Ram;
 use crate::protect::courtesy::Courtesy;
 use crate::protect::local::fault;
 use crate::protect::log::{DiskLog, Notes};
 use crate::protect::room::Trouble;
 use crate::protect::upkeep::Upkeep;
+use machine::memory::Ram;
+use machine::spawn;
+use machine::state::Shape;
 
 /// What the worker is to do.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::Lease;
 use crate::events::Events;
-use crate::machine::spawn;
+use machine::spawn;
 
 /// Between two looks. A witness that is away is told that long after at most.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

@@ -13,8 +13,8 @@ use replication::primary::PrimaryState;
 
 use super::{Guardian, Parting};
 use crate::config::Endpoint;
-use crate::machine::End;
 use crate::protect::local::KeptEpoch;
+use machine::End;
 
 /// What happens to a guest whose machine has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,10 +13,10 @@ use serde_json::json;
 
 use super::Guardian;
 use crate::exit::Failure;
-use crate::machine::trouble::News;
 use crate::protect::local::fault;
 use crate::protect::room::{ROOM_RETRY, Trouble};
 use crate::protect::upkeep::{self, Upkeep};
+use machine::trouble::News;
 
 /// Before a request of the guest is tried again that waits for room or for a commit.
 const REQUEST_RETRY: Duration = Duration::from_millis(100);

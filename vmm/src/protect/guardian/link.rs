@@ -11,10 +11,10 @@ use serde_json::json;
 
 use super::super::socket::{self, SendHalf};
 use super::{Guardian, LOOK_AROUND, STALL_DETECTS};
-use crate::allocations;
 use crate::config::Endpoint;
-use crate::stats::Work;
 use crate::witness::random;
+use machine::allocations;
+use machine::stats::Work;
 
 /// Between two attempts to reach a backup.
 const CONNECT_RETRY: Duration = Duration::from_millis(500);

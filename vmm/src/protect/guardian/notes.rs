@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{Guardian, Inner, filling};
 use crate::exit::{Exit, Failure};
-use crate::machine::disk::SharedDisk;
+use machine::disk::SharedDisk;
 
 impl Guardian {
     pub(super) fn tell(&self, note: Note) {

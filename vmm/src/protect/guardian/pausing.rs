@@ -12,8 +12,8 @@ use replication::primary::PrimaryState;
 
 use super::{CONSOLE_LAG_MAX, Guardian};
 use crate::exit::{Advice, Exit};
-use crate::kvm::KvmError;
-use crate::machine::gate::NotHeld;
+use machine::gate::NotHeld;
+use machine::kvm::KvmError;
 
 /// How long a pause or its end waits for its commit: longer than it takes to find a peer dead and to ask the witness, and shorter than
 /// `outlast ctl` waits for its answer.

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::Guardian;
 use super::fault;
-use crate::machine::End;
+use machine::End;
 
 /// Between two looks at the register of a VM about which nothing is asked: a witness that is away, or another primary,
 /// shows that long after at most.

@@ -15,7 +15,7 @@ use recoverable::{Medium, RecoverableMemory, Rvm, RvmOptions, Survives, Vista, V
 
 use super::{LocalError, REDO, STATE_BYTES, UNDO};
 use crate::config::{LocalLog, Survival};
-use crate::memory::PAGE_SIZE;
+use machine::memory::PAGE_SIZE;
 
 /// Before-images of one epoch at most, beside those of the state.
 const UNDO_BYTES_MAX: u64 = 1 << 30;

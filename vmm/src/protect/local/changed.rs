@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use crate::memory::PAGE_SIZE;
+use machine::memory::PAGE_SIZE;
 
 /// Granularity in bytes: shorter runs save copying and cost a record of the log each.
 const BLOCK: usize = 512;
@@ -26,7 +26,7 @@ pub(super) fn runs<'a>(old: &'a [u8], new: &'a [u8]) -> impl Iterator<Item = Ran
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Random;
+    use machine::testing::Random;
 
     #[test]
     fn runs_are_the_blocks_that_differ() {

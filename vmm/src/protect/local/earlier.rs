@@ -10,8 +10,8 @@ use super::fault;
 use super::record;
 use super::retained::{self, BLOCK, KeptEpoch, Limits, Place, Ring, Shortened};
 use super::{LastEpoch, LocalError, LocalStore};
-use crate::machine::disk::SharedDisk;
-use crate::memory::PAGE_SIZE;
+use machine::disk::SharedDisk;
+use machine::memory::PAGE_SIZE;
 
 /// In the state directory.
 pub(super) const DIR: &str = "earlier";

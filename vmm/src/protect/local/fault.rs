@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
+use machine::step;
 use recoverable::Step;
 use snapshot::disk::DiskError;
 
@@ -80,9 +81,9 @@ pub(crate) const IMAGE_SYNC: &str = "ImageSync";
 pub(crate) const IMAGE_WRITE: &str = "ImageWrite";
 
 /// A read of the guest's.
-pub(crate) const GUEST_READ: &str = "GuestRead";
+const GUEST_READ: &str = "GuestRead";
 /// Syncing an image for a flush of the guest's.
-pub(crate) const GUEST_SYNC: &str = "GuestSync";
+const GUEST_SYNC: &str = "GuestSync";
 
 const SLOW_STEPS: [&str; 6] = [LOG_APPEND, LOG_SYNC, IMAGE_SYNC, IMAGE_WRITE, GUEST_READ, GUEST_SYNC];
 
@@ -130,6 +131,12 @@ pub(crate) fn arm_storage() -> Result<(), Failure> {
     if let Some(slow) = asked_slow()? {
         tracing::warn!(?slow, "storage is going to be slow");
         SLOW.get_or_init(|| slow);
+        step::set_hook(|step| {
+            lasts(match step {
+                machine::step::Step::GuestRead => GUEST_READ,
+                machine::step::Step::GuestSync => GUEST_SYNC,
+            });
+        });
     }
     Ok(())
 }

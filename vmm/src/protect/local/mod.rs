@@ -49,10 +49,10 @@ use snapshot::disklog::LifeId;
 use crate::epoch::SealedEpoch;
 use crate::epoch::capture::CapturedPages;
 use crate::exit::{Advice, Exit, Failure};
-use crate::memory::{MemoryError, PAGE_SIZE, Ram, RamBytes};
+use machine::memory::{MemoryError, PAGE_SIZE, Ram, RamBytes};
 
 /// Room for the machine's state and the output of one epoch; a guest that holds half of
-/// [`crate::machine::egress::HOLD_BYTES_MAX`] is stopped.
+/// [`machine::egress::HOLD_BYTES_MAX`] is stopped.
 const STATE_BYTES: usize = 40 << 20;
 const RAM: &str = "ram";
 const STATE: &str = "state";

@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::LocalLog;
 use crate::epoch::capture;
-use crate::stats::Stats;
+use machine::stats::Stats;
 use recoverable::{Rvm, Vista, VistaOptions};
 use replication::EpochId;
 

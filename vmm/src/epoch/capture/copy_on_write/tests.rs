@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::memory::Page;
-use crate::testing;
+use machine::memory::Page;
+use machine::testing;
 
 /// How the kernel's userfaultfd is used.
 #[derive(Clone, Copy, PartialEq)]

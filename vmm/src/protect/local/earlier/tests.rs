@@ -8,9 +8,9 @@ use super::super::backing::LocalOptions;
 use super::*;
 use crate::config::{LocalLog, RetainCount};
 use crate::epoch::capture;
-use crate::memory::Ram;
-use crate::stats::Stats;
-use crate::testing::Random;
+use machine::memory::Ram;
+use machine::stats::Stats;
+use machine::testing::Random;
 
 const RAM_BYTES: u64 = 2 << 20;
 const PAGES: u64 = RAM_BYTES / PAGE_SIZE as u64;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::memory::PAGE_SIZE;
+use machine::memory::PAGE_SIZE;
 
 /// Bytes of a block.
 pub(in crate::protect::local) const BLOCK: usize = PAGE_SIZE;

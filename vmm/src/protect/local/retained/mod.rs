@@ -418,7 +418,7 @@ impl Ring {
             return self.remove_oldest();
         }
         let (from, into) = (path_of(&self.dir, gone), path_of(&self.dir, self.epochs[index - 1].epoch));
-        let thread = crate::machine::spawn("ft-retain".into(), move || merge(&from, &into));
+        let thread = machine::spawn("ft-retain".into(), move || merge(&from, &into));
         self.merging = Some(Merging { gone, thread });
         Ok(())
     }

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::testing::Random;
+use machine::testing::Random;
 
 const BLOCKS: u64 = 300;
 

@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use devices::virtio::net::{HEADER_BYTES, Offloads};
 
 use super::tun_ioctl::{attach, cut_carrier, find, set_header, set_offloads};
-use crate::exit::{Advice, Exit};
 
 /// A tap that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -56,38 +55,6 @@ pub enum TapError {
         #[source]
         source: io::Error,
     },
-}
-
-impl Advice for TapError {
-    fn hint(&self) -> Option<String> {
-        Some(match self {
-            TapError::NotThere(tap) => format!("`ip tuntap add {tap} mode tap && ip link set {tap} up` makes it"),
-            TapError::NotATap(tap) => format!("`ip -d link show {tap}` shows what it is; make another with mode tap"),
-            TapError::MultiQueue(tap) => format!(
-                "make it anew without: `ip tuntap del {tap} mode tap multi_queue && ip tuntap add {tap} mode tap`"
-            ),
-            TapError::Busy { tap, .. } => {
-                format!("one VM per tap; make another: `ip tuntap add {tap}b mode tap`")
-            }
-            TapError::Permission(tap) => {
-                format!("run as root, or make it for this user: `ip tuntap add {tap} mode tap user $USER`")
-            }
-            TapError::NoOffloads { .. } => "use a host with Linux 5.0 or newer".into(),
-            TapError::Open { .. } => "is the module tun loaded? `modprobe tun`".into(),
-        })
-    }
-
-    fn exit(&self) -> Exit {
-        match self {
-            TapError::NotThere(_) => Exit::NotFound,
-            TapError::Busy { .. } => Exit::Conflict,
-            TapError::NotATap(_)
-            | TapError::MultiQueue(_)
-            | TapError::Permission(_)
-            | TapError::NoOffloads { .. }
-            | TapError::Open { .. } => Exit::Error,
-        }
-    }
 }
 
 /// An open tap. It is ours until it is dropped.
@@ -242,8 +209,6 @@ mod tests {
     fn open_missing_tap_is_not_found_and_is_not_made() {
         let error = Tap::open("ol-none0").expect_err("missing");
         assert!(matches!(error, TapError::NotThere(_)));
-        assert_eq!(error.exit(), Exit::NotFound);
-        assert!(error.hint().expect("a hint").contains("ip tuntap add ol-none0 mode tap"));
         assert_eq!(find("ol-none0").expect("asked"), None);
     }
 

@@ -67,7 +67,7 @@ impl Kicker {
     }
 
     /// The numbers of the registered threads in the kernel.
-    pub(crate) fn thread_numbers(&self) -> Vec<i32> {
+    pub fn thread_numbers(&self) -> Vec<i32> {
         self.threads().iter().flatten().map(|thread| thread.as_raw_nonzero().get()).collect()
     }
 

@@ -1,32 +1,4 @@
-//! The machine: a VM with its memory, vCPUs and board, and the threads that run it.
-//!
-//! ```text
-//!  vCPU threads ──exit──▶ board ──output──▶ egress ──released──▶ tap, console
-//!       ▲                   ▲                                      │
-//!      gate ◀── pacer       └──────────── input ◀──────────────────┘
-//! ```
-//!
-//! What it is not: it does not know what is done at its boundaries ([`leader::BoundaryLeader`]) nor who asked it to stop.
-
-pub mod board;
-pub mod checkpoint;
-pub mod console;
-pub mod crash;
-pub mod disk;
-pub mod egress;
-pub mod gate;
-pub mod ingress;
-pub mod input;
-pub mod kick;
-pub mod leader;
-pub mod slot;
-pub mod state;
-pub mod stops;
-pub mod throttle;
-pub mod trouble;
-pub mod turns;
-pub mod vcpu;
-mod watchdog;
+//! The machine itself: what its threads share, from its boot or restore to its end.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -34,27 +6,28 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::board::{Board, Delivery, Effects, GuestEnd};
 use crate::boot::{self, BootError, BootRegisters, BootSource};
+use crate::crash::Crash;
+use crate::disk::SharedDisk;
+use crate::egress::{Egress, Sinks};
+use crate::gate::{Gate, NotHeld};
+use crate::input::Room;
 use crate::kvm::cpuid::compare::{self, FeatureMsr};
 use crate::kvm::{CpuidTable, KvmError, Vcpu, VcpuState, Vm};
+use crate::leader::BoundaryLeader;
 use crate::memory::{MemoryError, Ram, RamBytes};
 use crate::net::Tap;
+use crate::slot::Slot;
+use crate::state::{MachineState, Shape, StateRefused, VCPUS_MAX};
 use crate::stats::Stats;
-use board::{Board, Delivery, Effects, GuestEnd};
-use crash::Crash;
+use crate::stops::ProgramStops;
+use crate::throttle::Throttle;
+use crate::trouble::Troubles;
+use crate::turns::Turns;
+use crate::{throttle, turns, vcpu, watchdog};
 use devices::layout::{self, VIRTIO_MMIO_MAX};
-use disk::SharedDisk;
-use egress::{Egress, Sinks};
-use gate::{Gate, NotHeld};
-use input::Room;
-use leader::BoundaryLeader;
-use slot::Slot;
 use snapshot::disk::{Mode, PENDING_BYTES_MAX};
-use state::{MachineState, Shape, StateRefused, VCPUS_MAX};
-use stops::ProgramStops;
-use throttle::Throttle;
-use trouble::Troubles;
-use turns::Turns;
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -274,7 +247,7 @@ impl Machine {
     }
 
     /// Loads a state of this machine's shape; its processors were made as that says.
-    pub(crate) fn load(&mut self, state: MachineState) -> Result<(), MachineError> {
+    pub fn load(&mut self, state: MachineState) -> Result<(), MachineError> {
         let MachineState { shape, cpuid, chips, vcpus, board, watchdog, slots, paused: _ } = state;
         self.shape.check(&shape)?;
         self.cpuid = cpuid;
@@ -291,7 +264,7 @@ impl Machine {
 
     /// Puts the devices of `parts` in the place of those that it has: a load that failed leaves them half done.
     #[cfg(feature = "fuzzing")]
-    pub(crate) fn renew_board(&mut self, parts: Parts) -> Result<(), MachineError> {
+    pub fn renew_board(&mut self, parts: Parts) -> Result<(), MachineError> {
         let (board, egress, disks) = board_of(&self.ram, parts, &self.stats, &self.troubles)?;
         (self.board, self.egress, self.disks) = (Mutex::new(board), egress, disks);
         Ok(())
@@ -406,7 +379,7 @@ impl Machine {
     }
 
     /// What devices owe after `effects` is served soon.
-    pub(crate) fn note_owed(&self, effects: Effects) {
+    pub fn note_owed(&self, effects: Effects) {
         if effects.owes_work {
             self.turns.note_owed();
         }
@@ -416,7 +389,7 @@ impl Machine {
     }
 
     /// Room for frames that were refused.
-    fn room(&self) -> &Room {
+    pub(crate) fn room(&self) -> &Room {
         &self.room
     }
 
@@ -499,7 +472,7 @@ impl Machine {
     }
 
     /// Waits for the end for `time` at most. Whether it has come.
-    pub(crate) fn ends_within(&self, time: Duration) -> bool {
+    pub fn ends_within(&self, time: Duration) -> bool {
         let ended = self.ended.lock().expect("no holder of the end panics");
         let waited = self.ended_changed.wait_timeout_while(ended, time, |ended| ended.is_none());
         waited.expect("no holder of the end panics").0.is_some()
@@ -519,7 +492,7 @@ impl Machine {
         act(&vcpus[..count])
     }
 
-    fn vcpu(&self, id: u32) -> MutexGuard<'_, Vcpu> {
+    pub(crate) fn vcpu(&self, id: u32) -> MutexGuard<'_, Vcpu> {
         self.vcpus[id as usize].lock().expect("no vCPU thread panics")
     }
 
@@ -559,7 +532,7 @@ impl Machine {
     }
 
     /// What its devices owe.
-    fn turns(&self) -> &Turns {
+    pub(crate) fn turns(&self) -> &Turns {
         &self.turns
     }
 
@@ -585,12 +558,12 @@ impl Machine {
     }
 
     /// Who leads its boundaries.
-    pub(crate) fn leader(&self) -> &dyn BoundaryLeader {
+    pub fn leader(&self) -> &dyn BoundaryLeader {
         &*self.leader
     }
 
     /// Stops of this whole program, which its vCPUs do not see.
-    pub(crate) fn program_stops(&self) -> &ProgramStops {
+    pub fn program_stops(&self) -> &ProgramStops {
         &self.program_stops
     }
 
@@ -621,7 +594,8 @@ impl Threads {
     }
 }
 
-pub(crate) fn spawn<T: Send + 'static>(name: String, body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+/// Starts a thread.
+pub fn spawn<T: Send + 'static>(name: String, body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     std::thread::Builder::new().name(name).spawn(body).expect("the host can start a thread")
 }
 

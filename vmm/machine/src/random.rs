@@ -5,13 +5,13 @@ use rustix::rand::GetRandomFlags;
 
 /// Fills `bytes`. The kernel may give fewer than were asked for, and a signal, of which a vCPU thread gets many, interrupts
 /// it: only the whole is an answer.
-pub(crate) fn fill(bytes: &mut [u8]) {
+pub fn fill(bytes: &mut [u8]) {
     #[expect(clippy::disallowed_methods, reason = "the one place: fewer bytes and interruptions are dealt with")]
     fill_by(bytes, |rest| rustix::rand::getrandom(rest, GetRandomFlags::empty()));
 }
 
 /// Sixteen bytes that nobody else has.
-pub(crate) fn id() -> [u8; 16] {
+pub fn id() -> [u8; 16] {
     let mut bytes = [0; 16];
     fill(&mut bytes);
     bytes

@@ -1,6 +1,6 @@
 //! Where guest memory lies. One test in a process of its own: a thread that maps something meanwhile may take the place.
 
-use vmm::memory::{DEVICE_HOLE_START, Ram};
+use machine::memory::{DEVICE_HOLE_START, Ram};
 
 const HUGE_PAGE_SIZE: u64 = 2 << 20;
 

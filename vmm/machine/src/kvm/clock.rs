@@ -21,7 +21,7 @@ use kvm_ioctls::VmFd;
 use super::vcpu::{Vcpu, VcpuState};
 use super::vm::ChipState;
 use super::{KvmError, call, tsc};
-use crate::machine::state::VCPUS_MAX;
+use crate::state::VCPUS_MAX;
 
 /// Readings at most until the clock and the counter are close enough.
 const READINGS_MAX: u32 = 5;

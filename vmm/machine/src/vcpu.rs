@@ -26,7 +26,7 @@ const FLUSH_WAIT: Duration = Duration::from_millis(1);
 
 /// Why a vCPU cannot go on.
 #[derive(Debug, thiserror::Error)]
-pub enum VcpuError {
+pub(crate) enum VcpuError {
     /// `KVM_RUN` failed.
     #[error("KVM could not run vCPU {id} (instruction pointer {rip:#x}): {source}")]
     Run {

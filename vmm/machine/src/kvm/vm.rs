@@ -110,7 +110,7 @@ impl Vm {
 
     /// Gives the guest a region of RAM; `log_dirty` turns the dirty log on.
     ///
-    /// The region must stay mapped as long as this VM exists: [`crate::machine::Machine`] owns both and drops the VM
+    /// The region must stay mapped as long as this VM exists: [`crate::Machine`] owns both and drops the VM
     /// first.
     pub fn set_region(&self, region: &Region, log_dirty: bool) -> Result<(), KvmError> {
         let slot = kvm_userspace_memory_region {

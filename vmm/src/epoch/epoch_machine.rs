@@ -10,13 +10,13 @@ use super::boundary::Epochs;
 use super::capture;
 use super::pace::Length;
 use super::pacer::Pacer;
-use crate::kvm::KvmError;
-use crate::machine::board::Delivery;
-use crate::machine::gate::{Gate, Held};
-use crate::machine::leader::BoundaryLeader;
-use crate::machine::state::MachineState;
-use crate::machine::{KernelSource, Leading, Machine, MachineError, Parts, Threads};
-use crate::memory::Ram;
+use machine::board::Delivery;
+use machine::gate::{Gate, Held};
+use machine::kvm::KvmError;
+use machine::leader::BoundaryLeader;
+use machine::memory::Ram;
+use machine::state::MachineState;
+use machine::{KernelSource, Leading, Machine, MachineError, Parts, Threads};
 
 /// How a machine runs its epochs.
 #[derive(Debug, Clone, Copy)]

@@ -601,7 +601,7 @@ mod tests {
     use vm_memory::{Bytes, GuestAddress};
 
     use super::*;
-    use crate::machine::egress::Sinks;
+    use crate::egress::Sinks;
     use crate::memory::Ram;
     use crate::stats::Stats;
 

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use super::kick::Kicker;
 
 /// Whoever waits for a vCPU to come out kicks it again this often.
-pub(crate) const KICK_AGAIN: Duration = Duration::from_millis(50);
+pub const KICK_AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -305,7 +305,7 @@ impl Gate {
 
     /// Kicks vCPUs again that were kicked and have not come out: the kernel may have had no room for a signal. For who sees
     /// that a boundary it asked for takes longer than [`KICK_AGAIN`].
-    pub(crate) fn kick_again(&self) {
+    pub fn kick_again(&self) {
         self.kick_late(&self.lock());
     }
 

@@ -6,8 +6,6 @@
 
 use std::net::Ipv4Addr;
 
-use crate::config::MacAddr;
-
 /// Without the padding to 60 bytes and the checksum, which the interface adds.
 pub const ANNOUNCE_BYTES: usize = 42;
 
@@ -18,18 +16,18 @@ const ARP_REQUEST: u16 = 1;
 const RARP_REQUEST: u16 = 3;
 
 /// A reverse ARP request (RFC 903) in which the guest asks about itself.
-pub fn rarp(mac: MacAddr) -> [u8; ANNOUNCE_BYTES] {
+pub fn rarp(mac: [u8; 6]) -> [u8; ANNOUNCE_BYTES] {
     let unknown = Ipv4Addr::UNSPECIFIED;
-    frame(ETHERTYPE_RARP, RARP_REQUEST, mac, unknown, mac.0)
+    frame(ETHERTYPE_RARP, RARP_REQUEST, mac, unknown, mac)
 }
 
 /// A gratuitous ARP request (RFC 5227 calls it an announcement): sender and target are the same address.
-pub fn gratuitous_arp(mac: MacAddr, address: Ipv4Addr) -> [u8; ANNOUNCE_BYTES] {
+pub fn gratuitous_arp(mac: [u8; 6], address: Ipv4Addr) -> [u8; ANNOUNCE_BYTES] {
     frame(ETHERTYPE_ARP, ARP_REQUEST, mac, address, [0; 6])
 }
 
 /// The layout of RFC 826 for Ethernet and IPv4, which reverse ARP shares.
-fn frame(ethertype: u16, operation: u16, from: MacAddr, ip: Ipv4Addr, target: [u8; 6]) -> [u8; ANNOUNCE_BYTES] {
+fn frame(ethertype: u16, operation: u16, from: [u8; 6], ip: Ipv4Addr, target: [u8; 6]) -> [u8; ANNOUNCE_BYTES] {
     let mut bytes = [0; ANNOUNCE_BYTES];
     let mut at = 0;
     let mut put = |part: &[u8]| {
@@ -37,13 +35,13 @@ fn frame(ethertype: u16, operation: u16, from: MacAddr, ip: Ipv4Addr, target: [u
         at += part.len();
     };
     put(&BROADCAST);
-    put(&from.0);
+    put(&from);
     put(&ethertype.to_be_bytes());
     put(&1_u16.to_be_bytes()); // hardware: Ethernet
     put(&0x0800_u16.to_be_bytes()); // protocol: IPv4
     put(&[6, 4]); // lengths of the two
     put(&operation.to_be_bytes());
-    put(&from.0);
+    put(&from);
     put(&ip.octets());
     put(&target);
     put(&ip.octets());
@@ -55,7 +53,7 @@ fn frame(ethertype: u16, operation: u16, from: MacAddr, ip: Ipv4Addr, target: [u
 mod tests {
     use super::*;
 
-    const MAC: MacAddr = MacAddr([0x02, 1, 2, 3, 4, 5]);
+    const MAC: [u8; 6] = [0x02, 1, 2, 3, 4, 5];
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()

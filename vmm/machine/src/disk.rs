@@ -17,8 +17,8 @@ use snapshot::disk::{DiskError, Image, OverlayDisk};
 
 use super::Machine;
 use super::trouble::Troubles;
-use crate::exit::Failure;
-use crate::protect::local::fault;
+use crate::causes::with_causes;
+use crate::step::{self, Step};
 
 /// A handle on a disk; clones share it.
 #[derive(Debug, Clone)]
@@ -116,7 +116,7 @@ impl SharedDisk {
     /// Syncs the image for the guest's flushes until [`SharedDisk::end`]. The body of a thread of `machine`.
     pub(super) fn sync_for(&self, machine: &Machine) {
         while self.syncs.wait() {
-            fault::lasts(fault::GUEST_SYNC);
+            step::begin(Step::GuestSync);
             // An image that cannot be synced is poisoned: the flush fails when it is tried again.
             if self.image.needs_sync()
                 && let Err(error) = self.image.sync()
@@ -162,10 +162,10 @@ impl SharedDisk {
         match error {
             DiskError::NoRoom { path, .. } => self.troubles.note_waiting(Some(path)),
             DiskError::OverlayFull { .. } => self.troubles.note_waiting(None),
-            error if self.troubles.is_followed() => self.troubles.note_withheld(&Failure::of(&error).message),
+            error if self.troubles.is_followed() => self.troubles.note_withheld(&with_causes(&error)),
             error => {
                 tracing::warn!(%error, "a disk request of the guest failed");
-                self.troubles.note_failed(&Failure::of(&error).message);
+                self.troubles.note_failed(&with_causes(&error));
                 return BlockError::Failed(Box::new(error));
             }
         }
@@ -179,7 +179,7 @@ impl BlockBackend for SharedDisk {
     }
 
     fn read_at(&mut self, offset: u64, data: &mut [u8]) -> Result<(), BlockError> {
-        fault::lasts(fault::GUEST_READ);
+        step::begin(Step::GuestRead);
         self.lock().read_at(offset, data).map_err(|error| self.refused(error))
     }
 
