@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::spawn;
 use crate::stats::Stats;
+use crate::thread::spawn;
 
 /// Console bytes produced and not written yet at which the guest waits: held ones and buffered ones together. More only
 /// by what one exit of each vCPU produces, and by what a takeover emits again.

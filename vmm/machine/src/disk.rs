@@ -15,7 +15,6 @@ use std::time::Duration;
 use devices::virtio::block::{BlockBackend, BlockError};
 use snapshot::disk::{DiskError, Image, OverlayDisk};
 
-use super::Machine;
 use super::trouble::Troubles;
 use crate::causes::with_causes;
 use crate::step::{self, Step};
@@ -113,8 +112,8 @@ impl SharedDisk {
         &self.image
     }
 
-    /// Syncs the image for the guest's flushes until [`SharedDisk::end`]. The body of a thread of `machine`.
-    pub(super) fn sync_for(&self, machine: &Machine) {
+    /// Syncs the image for the guest's flushes until [`SharedDisk::end`]; `kick` has a vCPU try the request again.
+    pub(crate) fn sync_for_guest(&self, kick: impl Fn()) {
         while self.syncs.wait() {
             step::begin(Step::GuestSync);
             // An image that cannot be synced is poisoned: the flush fails when it is tried again.
@@ -124,9 +123,9 @@ impl SharedDisk {
                 tracing::warn!(%error, "a flush of the guest failed");
             }
             // In this order: who waits finds that it is to be tried again.
-            machine.troubles().ask_retry();
+            self.troubles.ask_retry();
             if !self.syncs.note_synced() {
-                machine.gate().kicker().kick_all();
+                kick();
             }
         }
     }

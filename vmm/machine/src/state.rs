@@ -8,11 +8,9 @@ use snapshot::section::{Section, StateError, StateReader, StateWriter};
 
 use super::board::BoardState;
 use super::slot::{SlotState, SlotStateV1};
+pub use crate::kvm::VCPUS_MAX;
 use crate::kvm::{ChipState, CpuidTable, KvmError, VcpuState};
 use crate::memory::RamBytes;
-
-/// Most vCPUs of a machine.
-pub const VCPUS_MAX: u16 = 8;
 
 /// What a machine is made of: the part of its configuration that its state depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,10 +8,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use super::Machine;
-
 /// How often vCPUs come out to be looked at.
-const LOOK: Duration = Duration::from_millis(2);
+pub(crate) const LOOK: Duration = Duration::from_millis(2);
 /// Less processor time than this is not answered by a rest.
 const SLICE_MIN: Duration = Duration::from_millis(1);
 /// A rest at most: who talks to the guest waits for its end.
@@ -60,18 +58,11 @@ impl Throttle {
     }
 
     /// Waits until vCPUs are to be looked at. False when the machine has ended.
-    fn wait(&self) -> bool {
+    pub(crate) fn wait(&self) -> bool {
         let idle = |state: &mut State| !state.has_ended && self.percent() == ALL;
         let state = self.state.lock().expect("no holder of the throttle panics");
         let state = self.changed.wait_while(state, idle).expect("no holder of the throttle panics");
         !state.has_ended
-    }
-}
-
-/// Has vCPUs come out while they are throttled, until the machine ends. The body of its thread.
-pub(super) fn run(machine: &Machine) {
-    while machine.throttle().wait() && !machine.ends_within(LOOK) {
-        machine.gate().kicker().kick_all();
     }
 }
 

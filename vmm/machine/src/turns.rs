@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use devices::virtio::turn::Others;
 
-use super::Machine;
 use super::gate::Gate;
 
 /// How long a turn lasts at most, but for what it moves at once: a frame, or a piece of a disk's request.
@@ -67,7 +66,7 @@ impl Turns {
         is_due
     }
 
-    fn rest(&self) -> Duration {
+    pub(crate) fn rest(&self) -> Duration {
         Duration::from_nanos(self.lasted_ns.load(Ordering::SeqCst)).clamp(REST_MIN, REST_MAX)
     }
 
@@ -78,19 +77,16 @@ impl Turns {
     }
 
     /// Waits until a turn is owed. False when the machine has ended.
-    fn wait(&self) -> bool {
+    pub(crate) fn wait(&self) -> bool {
         let idle = |state: &mut State| !state.is_owed && !state.has_ended;
         let mut state = self.changed.wait_while(self.lock(), idle).expect("no holder of the turns panics");
         state.is_owed = false;
         !state.has_ended
     }
-}
 
-/// Has turns served that are owed, until the machine ends. The body of its thread.
-pub(super) fn run(machine: &Machine) {
-    while machine.turns().wait() && !machine.ends_within(machine.turns().rest()) {
-        machine.turns().is_due.store(true, Ordering::SeqCst);
-        machine.gate().kicker().kick_all();
+    /// The next vCPU that comes out serves what is owed.
+    pub(crate) fn note_due(&self) {
+        self.is_due.store(true, Ordering::SeqCst);
     }
 }
 

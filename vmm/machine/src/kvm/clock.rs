@@ -18,10 +18,10 @@
 use kvm_bindings::{KVM_CLOCK_HOST_TSC, kvm_clock_data};
 use kvm_ioctls::VmFd;
 
+use super::VCPUS_MAX;
 use super::vcpu::{Vcpu, VcpuState};
 use super::vm::ChipState;
 use super::{KvmError, call, tsc};
-use crate::state::VCPUS_MAX;
 
 /// Readings at most until the clock and the counter are close enough.
 const READINGS_MAX: u32 = 5;

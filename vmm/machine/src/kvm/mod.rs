@@ -14,6 +14,9 @@ pub use cpuid::CpuidTable;
 pub use vcpu::{Vcpu, VcpuState};
 pub use vm::{ChipState, Host, Vm};
 
+/// Most vCPUs of a machine.
+pub const VCPUS_MAX: u16 = 8;
+
 /// A refused KVM call.
 #[derive(Debug, thiserror::Error)]
 pub enum KvmError {

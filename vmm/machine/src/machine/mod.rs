@@ -1,4 +1,11 @@
-//! The machine itself: what its threads share, from its boot or restore to its end.
+//! The machine itself: what its threads share, from its boot or restore to its end; and those threads.
+
+pub mod checkpoint;
+pub mod input;
+pub mod leader;
+mod threads;
+mod vcpu;
+mod watchdog;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -12,21 +19,21 @@ use crate::crash::Crash;
 use crate::disk::SharedDisk;
 use crate::egress::{Egress, Sinks};
 use crate::gate::{Gate, NotHeld};
-use crate::input::Room;
 use crate::kvm::cpuid::compare::{self, FeatureMsr};
 use crate::kvm::{CpuidTable, KvmError, Vcpu, VcpuState, Vm};
-use crate::leader::BoundaryLeader;
 use crate::memory::{MemoryError, Ram, RamBytes};
 use crate::net::Tap;
 use crate::slot::Slot;
 use crate::state::{MachineState, Shape, StateRefused, VCPUS_MAX};
 use crate::stats::Stats;
 use crate::stops::ProgramStops;
+use crate::thread::spawn;
 use crate::throttle::Throttle;
 use crate::trouble::Troubles;
 use crate::turns::Turns;
-use crate::{throttle, turns, vcpu, watchdog};
 use devices::layout::{self, VIRTIO_MMIO_MAX};
+use input::Room;
+use leader::BoundaryLeader;
 use snapshot::disk::{Mode, PENDING_BYTES_MAX};
 
 /// Why a machine could not be built.
@@ -295,10 +302,9 @@ impl Machine {
         (0..self.vcpus.len() as u32).for_each(|id| start(format!("vcpu{id}"), vcpu::run, id));
         start("pacer".into(), |machine, _| machine.leader.run(&machine.gate), 0);
         start("watchdog".into(), |machine, _| watchdog::run(machine), 0);
-        start("turns".into(), |machine, _| turns::run(machine), 0);
-        start("throttle".into(), |machine, _| throttle::run(machine), 0);
-        let sync = |machine: &Self, disk: u32| machine.disks[disk as usize].sync_for(machine);
-        (0..self.disks.len() as u32).for_each(|disk| start(format!("disk-sync{disk}"), sync, disk));
+        start("turns".into(), |machine, _| threads::serve_turns(machine), 0);
+        start("throttle".into(), |machine, _| threads::enforce_shares(machine), 0);
+        (0..self.disks.len() as u32).for_each(|disk| start(format!("disk-sync{disk}"), threads::sync_disk, disk));
         Ok(Threads { handles: threads, running })
     }
 
@@ -592,11 +598,6 @@ impl Threads {
         self.join();
         true
     }
-}
-
-/// Starts a thread.
-pub fn spawn<T: Send + 'static>(name: String, body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-    std::thread::Builder::new().name(name).spawn(body).expect("the host can start a thread")
 }
 
 fn shape_of(vcpus: u16, memory_bytes: RamBytes, parts: &Parts) -> Shape {

@@ -12,8 +12,9 @@ use std::time::Duration;
 use devices::virtio::net::PACKET_MAX;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Machine, spawn};
+use super::Machine;
 use crate::net::Tap;
+use crate::thread::spawn;
 
 /// How long a source that is not read waits before it looks again.
 const FULL_WAIT: Duration = Duration::from_millis(1);

@@ -12,10 +12,10 @@ use snapshot::checkpoint::{self, Checkpoint, CheckpointError, Contents, MemoryRe
 use snapshot::disk::{DiskError, OverlayDisk};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::state::{MachineState, Shape, StateRefused};
 use super::{Machine, MachineError};
 use crate::kvm::KvmError;
 use crate::memory::Ram;
+use crate::state::{MachineState, Shape, StateRefused};
 
 /// Why a checkpoint could not be written or read.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use std::time::Instant;
 
 use super::Machine;
-use super::gate::Gate;
+use crate::gate::Gate;
 
 /// Leads boundaries, and says when they are due. Shared by the threads of a machine.
 pub trait BoundaryLeader: Debug + Send + Sync {

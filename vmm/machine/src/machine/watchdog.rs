@@ -10,9 +10,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::board::GuestEnd;
-use super::crash::Crash;
 use super::{End, Machine};
+use crate::board::GuestEnd;
+use crate::crash::Crash;
 
 /// Between two looks while it runs, which is its own period; and while it does not.
 const PERIOD: Duration = Duration::from_millis(devices::watchdog::PERIOD_MS as u64);

@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 use devices::virtio::turn::{Others, Turn};
 use kvm_ioctls::VcpuExit;
 
-use super::board::{Effects, GuestEnd};
-use super::crash::Crash;
-use super::gate::Arrival;
-use super::stops::Stops;
-use super::throttle::{self, Next, Share};
-use super::turns::Waiting;
 use super::{End, Machine};
 use crate::allocations;
+use crate::board::{Effects, GuestEnd};
+use crate::crash::Crash;
+use crate::gate::Arrival;
 use crate::kvm::Vcpu;
 use crate::stats::Work;
+use crate::stops::Stops;
+use crate::throttle::{self, Next, Share};
+use crate::turns::Waiting;
 
 /// How long a vCPU that waits for the console waits before it looks at the gate again.
 const CONSOLE_WAIT: Duration = Duration::from_millis(1);
