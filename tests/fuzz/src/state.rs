@@ -7,8 +7,8 @@ use std::cell::RefCell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::OnceLock;
 
-use vmm::fuzzing::Loader;
 use machine::state::MachineState;
+use vmm::fuzzing::Loader;
 
 use crate::input::Input;
 use crate::{kernels, patch, sections};

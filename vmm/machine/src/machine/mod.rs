@@ -395,7 +395,7 @@ impl Machine {
     }
 
     /// Room for frames that were refused.
-    pub(crate) fn room(&self) -> &Room {
+    fn room(&self) -> &Room {
         &self.room
     }
 
