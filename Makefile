@@ -17,7 +17,7 @@ soak: ## what takes longer than make test, for SOAK_MINUTES (default 60)
 
 build: ## the binary, target/release/outlast
 	@scripts/setup
-	cargo build --release -p vmm
+	cargo build --release -p vmm -p bench
 
 fmt: ## format the sources
 	cargo fmt --all

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use crate::exit::{Exit, Failure};
 
 /// Writes `text` to standard output.
-pub(crate) fn print(text: &[u8]) -> Result<(), Failure> {
+pub fn print(text: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout();
     // The buffer is emptied here: at the end of the process nobody would hear of an error.
     judge(out.write_all(text).and_then(|()| out.flush()))

@@ -20,7 +20,7 @@ pub(super) fn start(format: LogFormat) {
 }
 
 /// The same with another level where `OUTLAST_LOG` names none.
-pub(super) fn start_at(format: LogFormat, level: &str) {
+pub fn start_at(format: LogFormat, level: &str) {
     let filter = EnvFilter::try_from_env("OUTLAST_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let colours = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

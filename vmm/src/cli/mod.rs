@@ -6,9 +6,10 @@ mod answer;
 mod backup;
 mod bench;
 mod ctl;
+mod demo;
 mod doctor;
 mod list;
-mod logging;
+pub mod logging;
 mod resume;
 mod run;
 mod table;
@@ -20,9 +21,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub(crate) use answer::print;
+pub use answer::print;
 
-use crate::config::{BackupConfig, BenchConfig, DemoConfig, VmConfig};
+use crate::config::{BackupConfig, DemoConfig, VmConfig};
 use crate::exit::{Exit, Failure, report};
 use crate::protect::Life;
 
@@ -46,11 +47,6 @@ pub trait Commands {
     /// Waits as the backup of a VM, and runs it after a takeover until it ends.
     fn backup(&self, _config: BackupConfig) -> Result<Exit, Failure> {
         Err(Failure::not_in_this_version("outlast backup"))
-    }
-
-    /// Measures.
-    fn bench(&self, _config: BenchConfig) -> Result<Exit, Failure> {
-        Err(Failure::not_in_this_version("outlast bench"))
     }
 
     /// Shows the whole story.
@@ -92,7 +88,7 @@ enum Command {
     Ctl(ctl::CtlArgs),
     Doctor(doctor::DoctorArgs),
     Bench(bench::BenchArgs),
-    Demo(bench::DemoArgs),
+    Demo(demo::DemoArgs),
     Resume(resume::ResumeArgs),
 }
 
@@ -100,14 +96,17 @@ enum Command {
 pub fn main(commands: &dyn Commands) -> ExitCode {
     match Cli::try_parse_from(std::env::args_os()) {
         Ok(cli) => report(dispatch(cli.command, commands)),
-        Err(error) => {
-            // Help and version go to standard output and are no error.
-            let printed = error.print().and_then(|()| std::io::stdout().flush());
-            match answer::judge(printed) {
-                Err(failure) if !error.use_stderr() => report(Err(failure)),
-                _ => ExitCode::from(error.exit_code() as u8),
-            }
-        }
+        Err(error) => refuse(&error),
+    }
+}
+
+/// Says what is wrong with a command line, or what it asks to be told, and gives the code to end with.
+pub fn refuse(error: &clap::Error) -> ExitCode {
+    // Help and version go to standard output and are no error.
+    let printed = error.print().and_then(|()| std::io::stdout().flush());
+    match answer::judge(printed) {
+        Err(failure) if !error.use_stderr() => report(Err(failure)),
+        _ => ExitCode::from(error.exit_code() as u8),
     }
 }
 
@@ -117,8 +116,8 @@ fn dispatch(command: Command, commands: &dyn Commands) -> Result<Exit, Failure> 
         Command::Backup(args) => backup::execute(*args, commands),
         Command::Ctl(args) => ctl::execute(args),
         Command::Doctor(args) => doctor::execute(args),
-        Command::Bench(args) => bench::execute(args, commands),
-        Command::Demo(args) => bench::execute_demo(args, commands),
+        Command::Bench(args) => bench::execute(args),
+        Command::Demo(args) => demo::execute(args, commands),
         Command::Resume(args) => resume::execute(args, commands),
     }
 }

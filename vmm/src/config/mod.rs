@@ -31,6 +31,6 @@ pub use local::{LocalConfig, LocalLog, OnDegraded, Survival};
 pub(crate) use names::STATE_ROOT;
 pub use names::control_socket;
 pub use options::{BackupOptions, EventMonitor, LogFormat, RunOptions};
-pub use task::{BenchConfig, BenchKind, DemoConfig, DemoGuest};
+pub use task::{DemoConfig, DemoGuest};
 pub use units::{ByteSize, TimeSpan, UnitError, format_size, format_time, parse_size, parse_time};
 pub use vm::{StartFrom, VmConfig};

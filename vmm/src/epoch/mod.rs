@@ -22,7 +22,7 @@ mod epoch_machine;
 pub mod hot;
 pub mod pace;
 pub mod pacer;
-pub(crate) mod usage;
+pub mod usage;
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;

@@ -153,15 +153,16 @@ impl Cost {
 
 /// What the vCPUs did for a stretch of time, and what kept them from their guest: the mean of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Usage {
+pub struct Usage {
     /// The time that passed.
-    pub(crate) passed: Duration,
+    pub passed: Duration,
     /// Processor time, and the part of it in which this host's kernel worked for them: faults on pages that are
     /// written first in an epoch, boundaries, exits.
-    pub(crate) ran: Duration,
-    pub(crate) in_kernel: Duration,
+    pub ran: Duration,
+    /// See above.
+    pub in_kernel: Duration,
     /// They wanted a processor and had none.
-    pub(crate) waited: Duration,
+    pub waited: Duration,
 }
 
 /// How long an epoch lasts at least so that its guest gets a share of a processor that it always wants.

@@ -34,14 +34,14 @@ struct Sums {
 
 /// Reads what vCPUs used between one look and the next.
 #[derive(Debug, Default)]
-pub(crate) struct Meter {
+pub struct Meter {
     threads: Vec<Thread>,
     before: Option<(Instant, Sums)>,
 }
 
 impl Meter {
     /// What the vCPUs of `kicker` did since the last call; nothing at the first one, or where the kernel does not say.
-    pub(crate) fn read(&mut self, kicker: &Kicker) -> Usage {
+    pub fn read(&mut self, kicker: &Kicker) -> Usage {
         if self.threads.is_empty() {
             self.threads = kicker.thread_numbers().into_iter().filter_map(|number| Thread::open(number).ok()).collect();
         }

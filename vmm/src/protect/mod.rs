@@ -24,9 +24,11 @@ pub(crate) mod room;
 mod shadow;
 mod ship;
 mod socket;
+mod unwitnessed;
 mod upkeep;
 
 pub(crate) use boot::this_boot;
 pub(crate) use guardian::IN_FLIGHT_EPOCHS_MAX;
 pub use guardian::{Afterwards, Guardian, GuardianConfig, Life, Parting};
 pub use lease::{Begun, Lease};
+pub use unwitnessed::Unwitnessed;

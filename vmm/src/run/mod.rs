@@ -30,7 +30,7 @@ use snapshot::private;
 
 use crate::api::Server;
 use crate::cli::{Commands, Named};
-use crate::config::{BackupConfig, BenchConfig, DemoConfig, EventMonitor, VmConfig};
+use crate::config::{BackupConfig, DemoConfig, EventMonitor, VmConfig};
 use crate::durable;
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
@@ -60,10 +60,6 @@ impl Commands for Outlast {
 
     fn demo(&self, config: DemoConfig) -> Result<Exit, Failure> {
         match demo::demo(&config)? {}
-    }
-
-    fn bench(&self, config: BenchConfig) -> Result<Exit, Failure> {
-        crate::bench::run(&config)
     }
 }
 

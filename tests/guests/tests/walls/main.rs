@@ -81,7 +81,7 @@ fn walls_table_has_every_crate() {
 
     assert_eq!(
         table.keys().collect::<Vec<_>>(),
-        ["devices", "machine", "recoverable", "replication", "snapshot", "vmm"]
+        ["bench", "devices", "machine", "recoverable", "replication", "snapshot", "vmm"]
     );
 }
 
@@ -192,6 +192,7 @@ fn walls_every_crate_takes_the_lints_of_the_workspace() {
         "replication",
         "vmm",
         "vmm/machine",
+        "vmm/bench",
         "tests/sim",
         "tests/guests",
     ] {
