@@ -37,7 +37,6 @@ pub mod pvpanic;
 mod restore;
 mod sections;
 pub mod serial;
-pub mod table;
 pub mod virtio;
 pub mod watchdog;
 

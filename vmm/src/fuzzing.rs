@@ -3,12 +3,10 @@
 use std::path::Path;
 
 use crate::api::ApiHandler;
-use crate::epoch::capture::Mode;
 use crate::epoch::pace::Length;
 use crate::epoch::{EpochMachine, Pace};
 use crate::protect::local;
 use crate::run;
-use machine::board::Delivery;
 use machine::memory::Ram;
 use machine::state::MachineState;
 use machine::{Card, KernelSource, Parts};
@@ -37,7 +35,7 @@ pub fn answer(bytes: &[u8], handler: &dyn ApiHandler) -> Option<u16> {
 
 fn pace() -> Pace {
     let time = std::time::Duration::from_millis(20);
-    Pace { length: Length::Fixed(time), min_epoch: time, capture: Mode::StopAndCopy, delivery: Delivery::Boundary }
+    Pace { length: Length::Fixed(time), min_epoch: time, inputs_wait: true, ..Pace::default() }
 }
 
 fn parts() -> Parts {

@@ -4,9 +4,8 @@
 //! owed and served by a vCPU thread too ([`super::turns`]). So at a boundary, with all vCPUs out, every device is quiet by
 //! construction.
 //!
-//! Interrupts of devices collect in a mask. With [`Delivery::Immediate`] they are raised at once, and input reaches the guest
-//! when it comes; with [`Delivery::Boundary`] both wait for the boundary, and the mask is part of the state. Either way the
-//! input is logged in the epoch in which the guest got it.
+//! What becomes of output, input and interrupts the rules in force say ([`replication::protocol`]). Interrupts of devices collect
+//! in a mask: they are raised at once, or wait for the boundary, and then the mask is part of the state.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,6 +26,7 @@ use devices::virtio::net::with_empty_header;
 use devices::virtio::turn::Turn;
 use devices::watchdog::{Watchdog, WatchdogState};
 use replication::Input;
+use replication::protocol::{Demand, Event, Measures, Rules};
 use serde::{Deserialize, Serialize};
 use snapshot::section::Section;
 
@@ -44,13 +44,26 @@ const EPOCH_INPUT_BYTES: usize = 1 << 20;
 /// At this the guest gets no more frames before the boundary, in bytes: its log is held in memory and shipped.
 const EPOCH_INPUT_BYTES_MAX: usize = 4 << 20;
 
-/// When interrupts and input reach the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivery {
-    /// At once.
-    Immediate,
-    /// At the next boundary.
-    Boundary,
+/// What the rules in force say about the events of a board.
+#[derive(Debug, Clone, Copy, Default)]
+struct InForce {
+    console_output: Measures,
+    console_input: Measures,
+    frame_output: Measures,
+    frame_input: Measures,
+    interrupt: Measures,
+}
+
+impl InForce {
+    fn of(rules: Rules) -> Self {
+        Self {
+            console_output: rules.measures(Event::ConsoleOutput),
+            console_input: rules.measures(Event::ConsoleInput),
+            frame_output: rules.measures(Event::FrameOutput),
+            frame_input: rules.measures(Event::FrameInput),
+            interrupt: rules.measures(Event::Interrupt),
+        }
+    }
 }
 
 /// What an access set off, for the vCPU thread to act on.
@@ -59,8 +72,8 @@ pub enum Delivery {
 pub struct Effects {
     /// Interrupt lines to raise now, a bit each.
     pub raise: u32,
-    /// Something waits for a boundary.
-    pub wants_boundary: bool,
+    /// Whether something that waits is worth a boundary.
+    pub demand: Demand,
     /// The access wrote to the console, which has more to write than it takes: the vCPU waits.
     pub console_full: bool,
     /// A turn was over before a device had served all: the rest is to be served soon.
@@ -106,7 +119,7 @@ impl Section for BoardState {
 pub struct Board {
     memory: GuestMemory,
     egress: Arc<Egress>,
-    delivery: Delivery,
+    rules: InForce,
     serial: Serial,
     cmos: Cmos,
     i8042: I8042,
@@ -116,8 +129,6 @@ pub struct Board {
     slots: Vec<Slot>,
     console_input: Vec<u8>,
     pending: u32,
-    /// The guest has epochs: what it gets goes into their logs.
-    logs_inputs: bool,
     /// Inputs that the guest got since the last boundary, and their bytes.
     consumed: Vec<Input>,
     consumed_bytes: usize,
@@ -140,7 +151,7 @@ impl Board {
         Self {
             memory,
             egress,
-            delivery: Delivery::Immediate,
+            rules: InForce::default(),
             serial: Serial::new(),
             cmos: Cmos::new(),
             i8042: I8042::new(),
@@ -150,7 +161,6 @@ impl Board {
             slots,
             console_input: Vec::new(),
             pending: 0,
-            logs_inputs: false,
             consumed: Vec::new(),
             consumed_bytes: 0,
             next_slot: 0,
@@ -162,14 +172,9 @@ impl Board {
         &self.slots
     }
 
-    /// Sets when interrupts and input reach the guest.
-    pub fn set_delivery(&mut self, delivery: Delivery) {
-        self.delivery = delivery;
-    }
-
-    /// Whether what the guest gets is kept for its epochs' logs. A guest without epochs has none that would take it.
-    pub fn set_logs_inputs(&mut self, on: bool) {
-        self.logs_inputs = on;
+    /// From now on these rules are in force.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = InForce::of(rules);
         self.take_consumed();
     }
 
@@ -250,7 +255,7 @@ impl Board {
         if !(slot.sends() && self.egress.is_pressed()) {
             slot.serve_kicks(&self.memory, turn);
         }
-        if self.delivery == Delivery::Immediate {
+        if !self.rules.frame_input.waits {
             self.deliver_frames(index, turn);
         }
     }
@@ -292,7 +297,7 @@ impl Board {
                     break;
                 }
             }
-            if self.delivery == Delivery::Immediate {
+            if !self.rules.frame_input.waits {
                 self.deliver_frames(index, &mut turn);
             }
             if frames.is_empty() || frames.len() == left {
@@ -301,7 +306,9 @@ impl Board {
         }
         let accepted = frames.len() < before;
         let mut effects = self.settle_slot(index);
-        effects.wants_boundary |= self.delivery == Delivery::Boundary && accepted;
+        if accepted {
+            effects.demand = effects.demand.max(self.rules.frame_input.demand);
+        }
         effects
     }
 
@@ -309,11 +316,13 @@ impl Board {
     pub fn handle_console(&mut self, bytes: &[u8]) -> (usize, Effects) {
         let count = bytes.len().min(CONSOLE_INPUT_BYTES_MAX.saturating_sub(self.console_input.len()));
         self.console_input.extend_from_slice(&bytes[..count]);
-        if self.delivery == Delivery::Immediate {
+        if !self.rules.console_input.waits {
             self.deliver_console();
         }
         let mut effects = self.settle_chips();
-        effects.wants_boundary |= self.delivery == Delivery::Boundary && count > 0;
+        if count > 0 {
+            effects.demand = effects.demand.max(self.rules.console_input.demand);
+        }
         (count, effects)
     }
 
@@ -341,7 +350,7 @@ impl Board {
 
     /// The guest made room in its receiver: what waits goes there, unless it is for the boundary to deliver.
     fn refill_console(&mut self) {
-        if self.delivery == Delivery::Immediate {
+        if !self.rules.console_input.waits {
             self.deliver_console();
         }
     }
@@ -353,7 +362,7 @@ impl Board {
         let count = self.serial.handle_input(&self.console_input);
         if count > 0 {
             let bytes = self.console_input.drain(..count);
-            if !self.logs_inputs {
+            if !self.rules.console_input.is_logged {
                 return drop(bytes);
             }
             self.consumed_bytes += count;
@@ -368,7 +377,7 @@ impl Board {
     }
 
     fn deliver_frames(&mut self, index: usize, turn: &mut Turn<'_>) {
-        if !self.logs_inputs {
+        if !self.rules.frame_input.is_logged {
             return self.slots[index].deliver_frames(&self.memory, turn, |_| true);
         }
         if self.consumed_bytes >= EPOCH_INPUT_BYTES_MAX {
@@ -402,15 +411,18 @@ impl Board {
     }
 
     fn settle_chips(&mut self) -> Effects {
-        let mut wrote = false;
+        let (mut wrote, mut is_held) = (false, false);
         while let Some(bytes) = self.serial.poll_output() {
-            self.egress.emit(CONSOLE, bytes);
+            is_held |= self.egress.emit(CONSOLE, bytes);
             wrote = true;
         }
         if self.serial.poll_interrupt() {
             self.pending |= 1 << COM1_GSI;
         }
         let mut effects = self.settle_interrupts();
+        if is_held {
+            effects.demand = effects.demand.max(self.rules.console_output.demand);
+        }
         effects.console_full = wrote && self.egress.is_console_full();
         effects.end = match self.power.poll_power() {
             Some(PowerEvent::PowerOff) => Some(GuestEnd::PowerOff),
@@ -436,9 +448,9 @@ impl Board {
     }
 
     fn settle_slot(&mut self, index: usize) -> Effects {
-        let mut sent = false;
+        let mut is_held = false;
         while let Some(frame) = self.slots[index].poll_output() {
-            sent |= self.egress.emit(FIRST_SLOT + index as u16, frame);
+            is_held |= self.egress.emit(FIRST_SLOT + index as u16, frame);
         }
         if let Some(offloads) = self.slots[index].poll_offloads() {
             self.egress.set_offloads(index, offloads);
@@ -447,7 +459,12 @@ impl Board {
             self.pending |= 1 << (VIRTIO_MMIO_GSI + index as u32);
         }
         let mut effects = self.settle_interrupts();
-        effects.wants_boundary |= sent || self.consumed_bytes > EPOCH_INPUT_BYTES;
+        if is_held {
+            effects.demand = effects.demand.max(self.rules.frame_output.demand);
+        }
+        if self.consumed_bytes > EPOCH_INPUT_BYTES {
+            effects.demand = effects.demand.max(Demand::Soon);
+        }
         effects.owes_work = self.slots[index].owes_work();
         let frames_max = self.frames_max();
         effects.has_room = self.slots[index].take_room(frames_max);
@@ -456,17 +473,15 @@ impl Board {
 
     /// How many frames wait for the guest at most.
     fn frames_max(&self) -> usize {
-        match self.delivery {
-            Delivery::Immediate => INGRESS_AT_ONCE_MAX,
-            Delivery::Boundary => INGRESS_FRAMES_MAX,
-        }
+        if self.rules.frame_input.waits { INGRESS_FRAMES_MAX } else { INGRESS_AT_ONCE_MAX }
     }
 
     fn settle_interrupts(&mut self) -> Effects {
-        match self.delivery {
-            Delivery::Immediate => Effects { raise: self.take_pending(), ..Effects::default() },
-            Delivery::Boundary => Effects { wants_boundary: self.pending != 0, ..Effects::default() },
+        if !self.rules.interrupt.waits {
+            return Effects { raise: self.take_pending(), ..Effects::default() };
         }
+        let demand = if self.pending == 0 { Demand::No } else { self.rules.interrupt.demand };
+        Effects { demand, ..Effects::default() }
     }
 
     /// Asks every network card's driver to announce its address.
@@ -518,7 +533,7 @@ impl Board {
         let Self {
             memory: _,
             egress: _,
-            delivery: _,
+            rules: _,
             serial,
             cmos,
             i8042,
@@ -528,7 +543,6 @@ impl Board {
             slots: _,
             console_input,
             pending,
-            logs_inputs: _,
             consumed: _,
             consumed_bytes: _,
             next_slot: _,
@@ -587,7 +601,7 @@ impl Effects {
     pub fn and(self, other: Self) -> Self {
         Self {
             raise: self.raise | other.raise,
-            wants_boundary: self.wants_boundary | other.wants_boundary,
+            demand: self.demand.max(other.demand),
             console_full: self.console_full | other.console_full,
             owes_work: self.owes_work | other.owes_work,
             has_room: self.has_room | other.has_room,
@@ -604,12 +618,17 @@ mod tests {
     use crate::egress::Sinks;
     use crate::memory::Ram;
     use crate::stats::Stats;
+    use replication::Protocol;
+
+    fn protected(inputs_wait: bool) -> Rules {
+        Rules::Protected { protocol: Protocol::Epoch, inputs_wait }
+    }
 
     fn board() -> Board {
         let egress = Egress::new(Sinks { console: None, taps: vec![None] }, Arc::new(Stats::default()));
         let ram = Ram::new(1 << 20).expect("1 MiB fits");
         let mut board = Board::new(ram.memory().clone(), vec![Slot::net([2; 6], true)], Arc::new(egress));
-        board.set_delivery(Delivery::Boundary);
+        board.set_rules(protected(true));
         board
     }
 
@@ -657,7 +676,7 @@ mod tests {
         // What did not fit into the receiver came only with the next key; and all of it was kept for ever for a log that a
         // guest without epochs does not have.
         let mut board = board();
-        board.set_delivery(Delivery::Immediate);
+        board.set_rules(Rules::Unprotected);
         let line: Vec<u8> = (0..140).map(|n| b'a' + n % 26).collect();
         assert_eq!(board.handle_console(&line).0, 140);
         assert_eq!(read_all(&mut board), line);
@@ -671,7 +690,7 @@ mod tests {
         let _ = before.handle_console(&line);
         let (state, slots) = before.save();
         let mut board = board();
-        board.set_delivery(Delivery::Immediate);
+        board.set_rules(Rules::Unprotected);
         board.restore(state, slots).expect("ours");
         let _ = board.deliver_inputs();
         assert_eq!(read_all(&mut board), line);
@@ -680,7 +699,7 @@ mod tests {
     #[test]
     fn guest_with_epochs_gets_input_at_boundaries_only_and_it_is_logged() {
         let mut board = board();
-        board.set_logs_inputs(true);
+        board.set_rules(protected(true));
         let _ = board.handle_console(&[b'x'; 140]);
         assert_eq!(read_all(&mut board), b"");
         let mut read = Vec::new();
@@ -692,16 +711,15 @@ mod tests {
         assert_eq!(board.take_consumed(), [input(CONSOLE, &[b'x'; 140])]);
         let _ = board.handle_console(b"y");
         let _ = board.deliver_inputs();
-        board.set_logs_inputs(false);
+        board.set_rules(Rules::Unprotected);
         assert_eq!(board.take_consumed(), [], "its epochs have ended");
     }
 
     #[test]
     fn guest_with_epochs_gets_input_at_once_if_asked_and_it_is_logged() {
         let mut board = board();
-        board.set_delivery(Delivery::Immediate);
-        board.set_logs_inputs(true);
-        assert!(!board.handle_console(b"ls").1.wants_boundary, "it needs no boundary");
+        board.set_rules(protected(false));
+        assert!(board.handle_console(b"ls").1.demand == Demand::No, "it needs no boundary");
         assert_eq!(read_all(&mut board), b"ls");
         assert_eq!(board.take_consumed(), [input(CONSOLE, b"ls")]);
     }
@@ -710,9 +728,9 @@ mod tests {
     fn frames_beyond_the_room_stay_with_the_caller_in_their_order() {
         let mut board = board();
         let mut frames: VecDeque<Vec<u8>> = (0..INGRESS_FRAMES_MAX + 2).map(|n| vec![n as u8; 60]).collect();
-        assert!(board.handle_frames(0, &mut frames).wants_boundary);
+        assert!(board.handle_frames(0, &mut frames).demand != Demand::No);
         assert_eq!(frames, [vec![0; 60], vec![1; 60]]);
-        assert!(!board.handle_frames(0, &mut frames).wants_boundary, "nothing came in");
+        assert!(board.handle_frames(0, &mut frames).demand == Demand::No, "nothing came in");
         let waiting = waiting(&board).1;
         assert_eq!((waiting.len(), waiting[0][0], waiting[255][0]), (INGRESS_FRAMES_MAX, 0, 255));
     }
@@ -749,7 +767,7 @@ mod tests {
     fn few_frames_wait_for_a_guest_that_gets_them_at_once_and_the_others_hear_of_room() {
         // What waits is part of each epoch's state: 256 frames were shipped again and again.
         let mut board = board();
-        board.set_delivery(Delivery::Immediate);
+        board.set_rules(Rules::Unprotected);
         start_card(&mut board);
         let mut frames: VecDeque<Vec<u8>> = (0..64).map(|_| vec![0; 72]).collect();
         assert!(!board.handle_frames(0, &mut frames).has_room, "it has no buffers");
@@ -787,12 +805,12 @@ mod tests {
     fn epoch_with_much_input_asks_for_its_boundary_however_the_guest_got_it() {
         // A guest that makes room in its ring gets what waits by that kick, and nobody asked for a boundary then.
         let mut board = board();
-        board.set_logs_inputs(true);
-        assert!(!write(&mut board, 0x50, 0).wants_boundary);
+        board.set_rules(protected(false));
+        assert!(write(&mut board, 0x50, 0).demand == Demand::No);
         board.consumed_bytes = EPOCH_INPUT_BYTES + 1;
-        assert!(write(&mut board, 0x50, 0).wants_boundary);
+        assert!(write(&mut board, 0x50, 0).demand != Demand::No);
         board.take_consumed();
-        assert!(!write(&mut board, 0x50, 0).wants_boundary);
+        assert!(write(&mut board, 0x50, 0).demand == Demand::No);
     }
 
     #[test]

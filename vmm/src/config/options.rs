@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::crash::OnGuestPanic;
 use super::device::{Console, DiskConfig, NetOption};
+use replication::Protocol;
+
 use super::ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, OnBoundaryLate, Protect, Witness};
 use super::group::{Group, GroupError};
 use super::local::{LocalLog, OnDegraded, Survival};
@@ -132,6 +134,10 @@ pub struct RunOptions {
     /// When the pages of an epoch are copied [default: stop-and-copy]
     #[arg(long, help_heading = "Protection", value_enum)]
     pub capture: Option<Capture>,
+    /// Recovery protocol, which says when an epoch ends: epoch (after --epoch, or when a frame waits and that is worth its
+    /// cost) or cpvs (whenever output waits, at once; without output after a second) [default: epoch]
+    #[arg(long, help_heading = "Protection", value_name = "epoch|cpvs")]
+    pub protocol: Option<Protocol>,
     /// When input and device interrupts reach the guest [default: immediate]
     #[arg(long, help_heading = "Protection", value_enum)]
     pub interrupts: Option<Interrupts>,
@@ -250,7 +256,7 @@ macro_rules! over {
 
 over!(RunOptions:
     one { name, kernel, initramfs, restore, cmdline, cpus, memory, console, state_dir, disk_log, epoch, min_epoch, capture,
-          interrupts, commit_durability, witness, detect, heartbeat, on_guest_panic, retain, retain_bytes,
+          protocol, interrupts, commit_durability, witness, detect, heartbeat, on_guest_panic, retain, retain_bytes,
           api_socket, config, log_format, event_monitor, local_log, require_survives, on_degraded, on_boundary_late }
     many { disk, net, protect });
 over!(BackupOptions:

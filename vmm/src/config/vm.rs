@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use replication::Protocol;
+
 use super::crash::{self, OnGuestPanic, Retain};
 use super::device::{Console, DiskConfig, NetConfig};
 use super::error::ConfigError;
@@ -75,6 +77,9 @@ pub struct VmConfig {
     pub min_epoch: Duration,
     /// When the pages of an epoch are copied.
     pub capture: Capture,
+    /// When an epoch ends.
+    #[serde(default)]
+    pub protocol: Protocol,
     /// When device interrupts reach the guest.
     pub interrupts: Interrupts,
     /// What a commit waits for.
@@ -157,6 +162,7 @@ impl TryFrom<RunOptions> for VmConfig {
             epoch,
             min_epoch,
             capture,
+            protocol,
             interrupts,
             commit_durability,
             witness,
@@ -194,6 +200,7 @@ impl TryFrom<RunOptions> for VmConfig {
         let protect = check_protect(protect)?;
         let is_local = protect.contains(&Protect::Local);
         let local = LocalConfig::new(is_local, local_log, require_survives, on_degraded)?;
+        let protocol = check_protocol(protocol, epoch.is_some())?;
         let epoch = epoch.unwrap_or(EpochLength::Fixed(EpochTime::DEFAULT));
         let (detect, heartbeat) = check_detection(detect.map(|t| t.0), heartbeat.map(|t| t.0))?;
         let memory_bytes = check_memory(memory.map_or(512 << 20, |ByteSize(bytes)| bytes))?;
@@ -222,6 +229,7 @@ impl TryFrom<RunOptions> for VmConfig {
             min_epoch: check_epoch(epoch, min_epoch.map(|t| t.0))?,
             epoch,
             capture: capture.unwrap_or(Capture::StopAndCopy),
+            protocol,
             interrupts: interrupts.unwrap_or(Interrupts::Immediate),
             commit_durability: commit_durability.unwrap_or(CommitDurability::Disk),
             witness,
@@ -323,6 +331,18 @@ pub(super) fn split_brain_warning() -> String {
      both may run the guest, and its clients and disks see two guests; give both sides --witness file:DIR on \
       storage that they share"
         .into()
+}
+
+/// An epoch that ends when output waits has no length of its own.
+fn check_protocol(typed: Option<Protocol>, has_length: bool) -> Result<Protocol, ConfigError> {
+    match typed.unwrap_or_default() {
+        Protocol::Cpvs if has_length => Err(ConfigError::Contradiction {
+            first: "protocol cpvs",
+            second: "epoch",
+            why: "its epochs end when output waits; --min-epoch is the shortest".into(),
+        }),
+        protocol => Ok(protocol),
+    }
 }
 
 fn check_late(

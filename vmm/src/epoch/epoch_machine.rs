@@ -4,13 +4,13 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use replication::EpochId;
+use replication::protocol::{Demand, Rules};
+use replication::{EpochId, Protocol};
 
 use super::boundary::Epochs;
 use super::capture;
 use super::pace::Length;
 use super::pacer::Pacer;
-use machine::board::Delivery;
 use machine::gate::{Gate, Held};
 use machine::kvm::KvmError;
 use machine::leader::BoundaryLeader;
@@ -27,8 +27,10 @@ pub struct Pace {
     pub min_epoch: Duration,
     /// How pages are captured.
     pub capture: capture::Mode,
-    /// When interrupts and input are delivered while protected.
-    pub delivery: Delivery,
+    /// The recovery protocol.
+    pub protocol: Protocol,
+    /// Input and interrupts of devices wait for the boundary while protected.
+    pub inputs_wait: bool,
 }
 
 /// How a machine runs its epochs if nobody says otherwise.
@@ -38,7 +40,8 @@ impl Default for Pace {
             length: Length::Fixed(Duration::from_millis(20)),
             min_epoch: Duration::ZERO,
             capture: capture::Mode::StopAndCopy,
-            delivery: Delivery::Immediate,
+            protocol: Protocol::default(),
+            inputs_wait: false,
         }
     }
 }
@@ -48,7 +51,7 @@ impl Default for Pace {
 struct EpochLeader {
     pacer: Pacer,
     epochs: Mutex<Epochs>,
-    delivery: Delivery,
+    rules: Rules,
 }
 
 impl EpochLeader {
@@ -95,8 +98,8 @@ impl BoundaryLeader for EpochLeader {
         self.epochs().is_protected()
     }
 
-    fn demand(&self) -> bool {
-        self.pacer.demand()
+    fn demand(&self, demand: Demand) -> bool {
+        self.pacer.demand(demand)
     }
 
     fn count_exit(&self) -> bool {
@@ -159,8 +162,9 @@ impl EpochMachine {
         let mut leader = None;
         let machine = make(&mut |ram, stats| {
             let epochs = Mutex::new(Epochs::new(ram, running, pace.capture, stats));
-            let pacer = Pacer::new(pace.length, pace.min_epoch);
-            let made = Arc::new(EpochLeader { pacer, epochs, delivery: pace.delivery });
+            let pacer = Pacer::new(pace.length, pace.min_epoch, pace.protocol.cadence());
+            let rules = Rules::Protected { protocol: pace.protocol, inputs_wait: pace.inputs_wait };
+            let made = Arc::new(EpochLeader { pacer, epochs, rules });
             leader = Some(Arc::clone(&made));
             made
         })?;
@@ -200,7 +204,7 @@ impl EpochMachine {
     }
 
     fn begin_holding(&self) {
-        self.begin_logging(self.leader.delivery);
+        self.set_rules(self.leader.rules);
         self.egress().begin(self.epochs().running());
         self.pacer().set_on(true);
     }
@@ -218,7 +222,7 @@ impl EpochMachine {
         self.pacer().set_on(false);
         self.epochs().clear_sink();
         self.egress().direct();
-        self.end_logging()
+        self.end_rules()
     }
 
     /// Seals the running epoch of a machine that somebody holds, as the base of a session: with the pages `also`, ascending,

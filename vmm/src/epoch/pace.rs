@@ -20,6 +20,7 @@
 use std::time::{Duration, Instant};
 
 use replication::EpochId;
+use replication::protocol::{Cadence, Demand};
 
 use crate::config::EpochLength;
 
@@ -205,6 +206,7 @@ impl Starved {
 /// What the rules look at.
 #[derive(Debug)]
 pub(super) struct Pace {
+    cadence: Cadence,
     length: Length,
     auto: AutoLength,
     min_epoch: Duration,
@@ -223,8 +225,9 @@ pub(super) struct Pace {
 
 impl Pace {
     /// The guest runs from `now` on.
-    pub(super) fn new(length: Length, min_epoch: Duration, now: Instant) -> Self {
+    pub(super) fn new(length: Length, min_epoch: Duration, cadence: Cadence, now: Instant) -> Self {
         Self {
+            cadence,
             length,
             auto: AutoLength::new(),
             min_epoch,
@@ -257,12 +260,13 @@ impl Pace {
         self.last
     }
 
-    /// The epoch length in force.
+    /// How long an epoch lasts at most that nothing asks to end, and that nothing stretches.
     pub(super) fn length(&self) -> Duration {
-        match self.length {
-            Length::Fixed(length) => length,
-            Length::Auto => self.auto.length(),
-            Length::Exits(_) => UNTIMED,
+        match (self.length, self.cadence) {
+            (Length::Exits(_), _) => UNTIMED,
+            (_, Cadence::OnDemand(most)) => most,
+            (Length::Fixed(length), Cadence::Timed) => length,
+            (Length::Auto, Cadence::Timed) => self.auto.length(),
         }
     }
 
@@ -271,9 +275,14 @@ impl Pace {
         self.sealed > self.done
     }
 
-    /// When the next boundary is due; `demanded`: when the last demand for it came, if there was one.
-    pub(super) fn due(&self, demanded: Option<Instant>) -> Instant {
+    /// When the next boundary is due; `demanded`: when the last demand for it came, if there was one, and whether it is worth one
+    /// at once.
+    pub(super) fn due(&self, demanded: Option<(Demand, Instant)>) -> Instant {
         let (length, longest) = (self.length(), self.longest());
+        if matches!(demanded, Some((Demand::Now, _))) {
+            return self.last + self.min_epoch;
+        }
+        let demanded = demanded.map(|(_, at)| at);
         if matches!(self.length, Length::Exits(_)) {
             return self.last + if demanded.is_some() { self.min_epoch } else { length };
         }
@@ -331,7 +340,7 @@ mod tests {
     use super::*;
 
     fn pace_of(length: Duration) -> Pace {
-        Pace::new(Length::Fixed(length), Duration::ZERO, Instant::now())
+        Pace::new(Length::Fixed(length), Duration::ZERO, Cadence::Timed, Instant::now())
     }
 
     fn frames(frames: usize, bytes: usize) -> Sent {
@@ -339,13 +348,13 @@ mod tests {
     }
 
     fn lasts(pace: &Pace, is_demanded: bool) -> Duration {
-        pace.due(is_demanded.then_some(pace.last)) - pace.last
+        pace.due(is_demanded.then_some((Demand::Soon, pace.last))) - pace.last
     }
 
     #[test]
     fn epoch_lasts_twice_what_epochs_cost_and_with_a_demand_as_long_as_that() {
         let ms = Duration::from_millis;
-        let mut pace = Pace::new(Length::Fixed(ms(1)), Duration::from_micros(500), Instant::now());
+        let mut pace = Pace::new(Length::Fixed(ms(1)), Duration::from_micros(500), Cadence::Timed, Instant::now());
         for epoch in 1..100 {
             pace.handle_sealed(EpochId(epoch), frames(1, 1));
             pace.handle_boundary(pace.last, ms(1));
@@ -369,7 +378,7 @@ mod tests {
                 pace.handle_boundary(pace.last, us(100));
                 pace.handle_done(EpochId(epoch), us(50), 0);
             }
-            (pace.due(Some(pace.last + demanded_after)) - pace.last).as_micros()
+            (pace.due(Some((Demand::Soon, pace.last + demanded_after))) - pace.last).as_micros()
         };
         let about = |micros: u128, wanted: u128| micros <= wanted && micros + 5 >= wanted;
         assert!(about(after(&mut pace, 60, us(0)), 150), "as long as an epoch costs");
@@ -419,7 +428,7 @@ mod tests {
     fn epoch_goes_on_while_the_one_before_is_worked_on_and_not_for_ever() {
         let second = Duration::from_secs(1);
         let due = |length, is_demanded| {
-            let mut pace = Pace::new(length, Duration::ZERO, Instant::now());
+            let mut pace = Pace::new(length, Duration::ZERO, Cadence::Timed, Instant::now());
             pace.handle_sealed(EpochId(7), Sent::default());
             let working = lasts(&pace, is_demanded);
             pace.handle_done(EpochId(7), Duration::ZERO, 0);
@@ -506,5 +515,20 @@ mod tests {
         let second = Duration::from_secs(1);
         pace.handle_usage(Usage { passed: second, ran: second, in_kernel: second / 2, waited: Duration::ZERO });
         assert_eq!(pace.starved, Starved::default());
+    }
+
+    #[test]
+    fn demand_for_a_boundary_at_once_waits_for_the_least_time_only_and_a_guest_that_says_nothing_for_long() {
+        let (ms, most) = (Duration::from_millis, Duration::from_secs(1));
+        let mut pace = Pace::new(Length::Fixed(ms(20)), ms(2), Cadence::OnDemand(most), Instant::now());
+        for epoch in 1..100 {
+            pace.handle_sealed(EpochId(epoch), frames(40, 60_000));
+            pace.handle_boundary(pace.last, ms(1));
+            pace.handle_done(EpochId(epoch), ms(8), 0);
+        }
+        let due = |demand| pace.due(Some((demand, pace.last))) - pace.last;
+        assert_eq!(due(Demand::Now), ms(2));
+        assert!(due(Demand::Soon) > ms(2), "what an epoch costs counts for that");
+        assert_eq!(lasts(&pace, false), most);
     }
 }

@@ -3,11 +3,12 @@
 //! It asks the gate; the vCPU threads do the work. Whoever needs a boundary demands one here: one that is due then is asked for by
 //! that thread, others by the pacer's. That thread also looks now and then what the vCPUs have of their processors.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use replication::EpochId;
+use replication::protocol::{Cadence, Demand};
 
 use super::pace::{Length, Pace, Sent, Usage};
 use super::usage::Meter;
@@ -39,7 +40,8 @@ struct State {
 pub struct Pacer {
     state: Mutex<State>,
     changed: Condvar,
-    demanded: AtomicBool,
+    /// The strongest [`Demand`] that no boundary has met.
+    demanded: AtomicU8,
     /// When the last demand came, in nanoseconds since `made`.
     demanded_at: AtomicU64,
     made: Instant,
@@ -50,11 +52,11 @@ pub struct Pacer {
 
 impl Pacer {
     /// A pacer that asks for nothing until [`Pacer::set_on`].
-    pub fn new(length: Length, min_epoch: Duration) -> Self {
+    pub fn new(length: Length, min_epoch: Duration, cadence: Cadence) -> Self {
         let now = Instant::now();
         let state = State {
             on: false,
-            pace: Pace::new(length, min_epoch, now),
+            pace: Pace::new(length, min_epoch, cadence, now),
             looks_at: None,
             is_boundary: false,
             asked_at: None,
@@ -66,7 +68,7 @@ impl Pacer {
         Self {
             state: Mutex::new(state),
             changed: Condvar::new(),
-            demanded: AtomicBool::new(false),
+            demanded: AtomicU8::new(Demand::No as u8),
             demanded_at: AtomicU64::new(0),
             made: now,
             exits_per_epoch: AtomicU64::new(length.exits()),
@@ -110,9 +112,9 @@ impl Pacer {
     }
 
     /// Something waits for a boundary. True if one may come at once; otherwise it comes as soon as it may.
-    pub fn demand(&self) -> bool {
+    pub fn demand(&self, demand: Demand) -> bool {
         self.demanded_at.store(self.made.elapsed().as_nanos() as u64, Ordering::Relaxed);
-        if self.demanded.swap(true, Ordering::AcqRel) {
+        if self.demanded.fetch_max(demand as u8, Ordering::AcqRel) >= demand as u8 {
             return false;
         }
         let state = self.lock();
@@ -132,9 +134,13 @@ impl Pacer {
     }
 
     /// When the last demand came that no boundary has met.
-    fn demanded(&self) -> Option<Instant> {
-        let at = || self.made + Duration::from_nanos(self.demanded_at.load(Ordering::Relaxed));
-        self.demanded.load(Ordering::Acquire).then(at)
+    fn demanded(&self) -> Option<(Demand, Instant)> {
+        let demand = match self.demanded.load(Ordering::Acquire) {
+            level if level == Demand::No as u8 => return None,
+            level if level == Demand::Soon as u8 => Demand::Soon,
+            _ => Demand::Now,
+        };
+        Some((demand, self.made + Duration::from_nanos(self.demanded_at.load(Ordering::Relaxed))))
     }
 
     /// Wakes the pacer's thread if it would look later than at `due`.
@@ -168,7 +174,7 @@ impl Pacer {
 
     /// A boundary begins: what was demanded before is served by it. Gives how long the epoch was.
     pub fn begin_boundary(&self) -> Duration {
-        let was_demanded = self.demanded.swap(false, Ordering::AcqRel);
+        let was_demanded = self.demanded.swap(Demand::No as u8, Ordering::AcqRel) != Demand::No as u8;
         let mut state = self.lock();
         state.is_boundary = true;
         state.has_met_demand |= was_demanded;
@@ -185,7 +191,7 @@ impl Pacer {
             state.takes = (state.takes * 7 + now.duration_since(asked_at)) / 8;
         }
         // A thread that will look in time anyway is not woken for this.
-        let due = self.demanded().map_or(now + state.pace.length(), |at| state.pace.due(Some(at)));
+        let due = self.demanded().map_or(now + state.pace.length(), |demand| state.pace.due(Some(demand)));
         self.look_by(&state, due);
     }
 
@@ -267,7 +273,7 @@ mod tests {
         use std::sync::atomic::AtomicU8;
         use std::thread;
         let gate = Gate::new(1);
-        let pacer = Pacer::new(Length::Fixed(Duration::from_millis(1)), Duration::ZERO);
+        let pacer = Pacer::new(Length::Fixed(Duration::from_millis(1)), Duration::ZERO, Cadence::Timed);
         pacer.set_on(true);
         let begun = Instant::now();
         thread::scope(|scope| {
@@ -290,35 +296,35 @@ mod tests {
 
     #[test]
     fn demand_before_the_minimum_waits_and_after_it_does_not() {
-        let pacer = Pacer::new(Length::Fixed(Duration::from_secs(3600)), Duration::from_secs(3600));
+        let pacer = Pacer::new(Length::Fixed(Duration::from_secs(3600)), Duration::from_secs(3600), Cadence::Timed);
         pacer.set_on(true);
-        assert!(!pacer.demand());
+        assert!(!pacer.demand(Demand::Soon));
         let _ = pacer.begin_boundary();
-        let eager = Pacer::new(Length::Fixed(Duration::from_secs(3600)), Duration::ZERO);
+        let eager = Pacer::new(Length::Fixed(Duration::from_secs(3600)), Duration::ZERO, Cadence::Timed);
         eager.set_on(true);
-        assert!(eager.demand());
-        assert!(!eager.demand(), "one demand is enough");
+        assert!(eager.demand(Demand::Soon));
+        assert!(!eager.demand(Demand::Soon), "one demand is enough");
     }
 
     #[test]
     fn demand_during_a_boundary_is_met_by_the_next_and_not_at_once() {
         let long = Duration::from_secs(3600);
-        let pacer = Pacer::new(Length::Fixed(long), Duration::from_millis(1));
+        let pacer = Pacer::new(Length::Fixed(long), Duration::from_millis(1), Cadence::Timed);
         pacer.set_on(true);
         std::thread::sleep(Duration::from_millis(2));
         let _ = pacer.begin_boundary();
-        assert!(!pacer.demand());
+        assert!(!pacer.demand(Demand::Soon));
         pacer.end_boundary(Duration::ZERO);
-        assert!(pacer.demanded.load(Ordering::Acquire), "it is not forgotten");
+        assert!(pacer.demanded().is_some(), "it is not forgotten");
     }
 
     #[test]
     fn demand_while_the_epoch_before_is_worked_on_waits_for_the_end_of_that() {
-        let pacer = Pacer::new(Length::Fixed(Duration::from_secs(3600)), Duration::ZERO);
+        let pacer = Pacer::new(Length::Fixed(Duration::from_secs(3600)), Duration::ZERO, Cadence::Timed);
         pacer.set_on(true);
         pacer.note_sealed(EpochId(1), Sent::default());
         pacer.note_sealed(EpochId(2), Sent::default());
-        assert!(!pacer.demand());
+        assert!(!pacer.demand(Demand::Soon));
         pacer.note_done(EpochId(1), Duration::ZERO, 0);
         assert!(pacer.lock().pace.is_working());
         pacer.note_done(EpochId(2), Duration::ZERO, 0);
@@ -327,7 +333,7 @@ mod tests {
 
     #[test]
     fn counted_exits_end_an_epoch_and_are_not_counted_otherwise() {
-        let pacer = Pacer::new(Length::Exits(3), Duration::ZERO);
+        let pacer = Pacer::new(Length::Exits(3), Duration::ZERO, Cadence::Timed);
         let ends: Vec<bool> = (0..7).map(|_| pacer.count_exit()).collect();
         assert_eq!(ends, [false, false, true, false, false, true, false]);
         pacer.set_length(Length::Auto);

@@ -32,7 +32,6 @@ use crate::protect::local::{LocalStore, fault};
 use crate::protect::log::{DiskLog, FoundLog};
 use crate::protect::{Afterwards, Guardian, GuardianConfig, Lease, Life};
 use crate::witness::random;
-use machine::board::Delivery;
 use machine::state::MachineState;
 use machine::{End, KernelSource, MachineError, Parts, Threads, checkpoint, input};
 
@@ -54,10 +53,8 @@ fn pace_of(config: &VmConfig) -> Pace {
             Capture::StopAndCopy => Mode::StopAndCopy,
             Capture::CopyOnWrite => Mode::CopyOnWrite,
         },
-        delivery: match config.interrupts {
-            Interrupts::Boundary => Delivery::Boundary,
-            Interrupts::Immediate => Delivery::Immediate,
-        },
+        protocol: config.protocol,
+        inputs_wait: config.interrupts == Interrupts::Boundary,
     }
 }
 

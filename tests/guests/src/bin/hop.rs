@@ -15,11 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use machine::board::Delivery;
 use machine::memory::{PAGE_SIZE, Page, Ram};
 use machine::state::MachineState;
 use machine::{End, KernelSource, Machine, Parts};
-use replication::EpochId;
+use replication::{EpochId, Protocol};
 use snapshot::checkpoint::{self, Checkpoint, Contents, MemoryRegion};
 use snapshot::disk::{Mode, OverlayDisk};
 use vmm::epoch::capture;
@@ -72,7 +71,8 @@ impl Options {
             length: Length::Exits(exits),
             min_epoch: NEVER,
             capture: capture::Mode::default(),
-            delivery: Delivery::Boundary,
+            protocol: Protocol::Epoch,
+            inputs_wait: true,
         }
     }
 

@@ -6,6 +6,8 @@
 use std::fmt::Debug;
 use std::time::Instant;
 
+use replication::protocol::Demand;
+
 use super::Machine;
 use crate::gate::Gate;
 
@@ -24,7 +26,7 @@ pub trait BoundaryLeader: Debug + Send + Sync {
     fn is_protected(&self) -> bool;
 
     /// Something waits for a boundary. True if one may come at once; otherwise it comes as soon as it may.
-    fn demand(&self) -> bool;
+    fn demand(&self, demand: Demand) -> bool;
 
     /// A vCPU served an exit. True if a boundary is due after that many.
     fn count_exit(&self) -> bool;

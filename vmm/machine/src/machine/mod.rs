@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::board::{Board, Delivery, Effects, GuestEnd};
+use crate::board::{Board, Effects, GuestEnd};
 use crate::boot::{self, BootError, BootRegisters, BootSource};
 use crate::crash::Crash;
 use crate::disk::SharedDisk;
@@ -34,6 +34,7 @@ use crate::turns::Turns;
 use devices::layout::{self, VIRTIO_MMIO_MAX};
 use input::Room;
 use leader::BoundaryLeader;
+use replication::protocol::{Demand, Rules};
 use snapshot::disk::{Mode, PENDING_BYTES_MAX};
 
 /// Why a machine could not be built.
@@ -365,18 +366,15 @@ impl Machine {
         self.logs_dirty.load(Ordering::Acquire)
     }
 
-    /// From now on the board logs what it is given, and gives it to the guest as `delivery` says.
-    pub fn begin_logging(&self, delivery: Delivery) {
-        let mut board = self.board();
-        board.set_delivery(delivery);
-        board.set_logs_inputs(true);
+    /// From now on the guest is protected by these rules.
+    pub fn set_rules(&self, rules: Rules) {
+        self.board().set_rules(rules);
     }
 
-    /// Input goes to the guest at once, what waits for a boundary too, and is not logged.
-    pub fn end_logging(&self) -> Result<(), KvmError> {
+    /// From now on it is not: input goes to the guest at once, what waits for a boundary too.
+    pub fn end_rules(&self) -> Result<(), KvmError> {
         let mut board = self.board();
-        board.set_delivery(Delivery::Immediate);
-        board.set_logs_inputs(false);
+        board.set_rules(Rules::Unprotected);
         let effects = board.deliver_inputs();
         let pending = board.take_pending();
         drop(board);
@@ -404,8 +402,9 @@ impl Machine {
         self.raise(effects.raise)?;
         self.note_owed(effects);
         // With interrupts at once no interrupt waits for a boundary; what was written may have to.
-        let is_news = effects.wants_boundary || effects.raise != 0;
-        if is_news && self.leader.is_on() && ((effects.wants_boundary && self.leader.demand()) || self.is_pressed()) {
+        let is_demand = effects.demand != Demand::No;
+        let is_news = is_demand || effects.raise != 0;
+        if is_news && self.leader.is_on() && ((is_demand && self.leader.demand(effects.demand)) || self.is_pressed()) {
             self.gate.request_boundary();
         }
         Ok(())
