@@ -4,7 +4,6 @@
 //! the epoch before, if that is less.
 
 use crate::id::SessionId;
-use crate::wire::StateDelta;
 
 /// Equal bytes between two runs that cost less than another run.
 const GAP_MAX: usize = 8;
@@ -77,6 +76,15 @@ fn first_difference(before: &[u8], now: &[u8]) -> Option<usize> {
     let equal = before.chunks(BLOCK).zip(now.chunks(BLOCK)).take_while(|(before, now)| before == now).count() * BLOCK;
     let (before, now) = (before.get(equal..)?, now.get(equal..)?);
     before.iter().zip(now).position(|(before, now)| before != now).map(|at| equal + at)
+}
+
+/// The state at the end of an epoch: that of the epoch before, of the same session, with these runs over it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateDelta {
+    /// Length of both states, in bytes.
+    pub len: u32,
+    /// Offset in bytes, and what is there now.
+    pub runs: Vec<(u32, Vec<u8>)>,
 }
 
 impl StateDelta {

@@ -6,7 +6,7 @@ use super::body::{Body, BodyError, BodyReader, BodyWriter};
 use super::{Frame, Kind, Link, encode_frame, write_frame};
 use crate::id::{EpochId, Gfn};
 use crate::output::{Input, Output};
-use crate::state::Difference;
+use crate::state::{Difference, StateDelta};
 use crate::view::{Greeting, Incarnation, Known, Location, Nonce, Place, PlaceKind, RecordHash, RegisterId};
 
 /// Longest opaque configuration in a Hello.
@@ -271,15 +271,6 @@ pub struct Goodbye {
     pub reason: GoodbyeReason,
     /// Why, for people.
     pub text: String,
-}
-
-/// The state at the end of an epoch: that of the epoch before, of the same session, with these runs over it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StateDelta {
-    /// Length of both states, in bytes.
-    pub len: u32,
-    /// Offset in bytes, and what is there now.
-    pub runs: Vec<(u32, Vec<u8>)>,
 }
 
 impl StateDelta {

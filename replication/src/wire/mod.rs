@@ -8,12 +8,12 @@ mod body;
 mod decoder;
 mod message;
 
+pub use crate::state::StateDelta;
 pub use body::{Body, BodyError, BodyReader, BodyWriter, TEXT_MAX};
 pub use decoder::FrameDecoder;
 pub use message::{
     DiskCopy, DiskInfo, DiskOffer, DiskWant, DiskWrite, EpochBegin, EpochEnd, Goodbye, GoodbyeReason, Heartbeat, Hello,
-    HelloAck, MachineInfo, Message, RamRange, Refuse, RefuseCode, ResyncDisk, StateDelta, encode_inputs,
-    encode_outputs,
+    HelloAck, MachineInfo, Message, RamRange, Refuse, RefuseCode, ResyncDisk, encode_inputs, encode_outputs,
 };
 
 use thiserror::Error;

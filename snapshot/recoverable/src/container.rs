@@ -17,11 +17,15 @@ use rustix::fs::{AtFlags, CWD, FallocateFlags, OFlags, RenameFlags};
 use rustix::io::Errno;
 use xxhash_rust::xxh3::xxh3_64;
 
+use std::sync::atomic::Ordering;
+
 use crate::error::Error;
+use crate::head;
 use crate::mapping::{self, PAGE};
 use crate::medium::{Medium, Survives};
 use crate::persist::Persist;
 use crate::step::{Step, reached};
+use crate::word::seal;
 
 /// Version of all formats.
 pub(crate) const FORMAT: u32 = 1;
@@ -262,11 +266,23 @@ fn fill(file: &File, kind: Kind, body_len: u64) -> io::Result<()> {
     let check = xxh3_64(&head[..32]);
     head[32..].copy_from_slice(&check.to_le_bytes());
     let mut page = mapping::Mapping::file(file, 0, granule as usize, granule as usize, false)?;
-    crate::region::write_fresh_words(&mut page, kind);
+    write_fresh_words(&mut page, kind);
     page.bytes_mut()[..FIXED].copy_from_slice(&head);
     page.msync(0, PAGE)?;
     drop(page);
     file.sync_all()
+}
+
+/// The sealed words of a file that is new.
+fn write_fresh_words(page: &mut mapping::Mapping, kind: Kind) {
+    let words: &[usize] = match kind {
+        Kind::Region => &[head::TOUCHED_AT, head::OVER_AT],
+        Kind::UndoLog => &[head::NUMBER_AT, head::TAIL_AT],
+        Kind::RedoLog => &[],
+    };
+    for &at in words {
+        page.word(at).store(seal(0), Ordering::Relaxed);
+    }
 }
 
 /// Has the file system set the space aside, so that a later store cannot fail for want of it.

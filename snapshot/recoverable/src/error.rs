@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::medium::Survives;
-use crate::memory::RegionId;
+use crate::region_id::RegionId;
 
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]

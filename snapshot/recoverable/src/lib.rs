@@ -21,6 +21,7 @@ compile_error!("the order in which stores reach memory is argued for x86-64 Linu
 
 mod container;
 mod error;
+mod head;
 mod heap;
 pub mod lost;
 mod mapping;
@@ -28,6 +29,7 @@ mod medium;
 mod memory;
 mod persist;
 mod region;
+mod region_id;
 mod rvm;
 mod step;
 #[cfg(test)]
@@ -38,8 +40,9 @@ mod word;
 pub use error::Error;
 pub use heap::{Heap, Pointer};
 pub use medium::{Medium, Survives};
-pub use memory::{Declare, RecoverableMemory, RegionId};
+pub use memory::{Declare, RecoverableMemory};
 pub use region::PersistentRegion;
+pub use region_id::RegionId;
 pub use rvm::{CommitMode, Flusher, RestoreMode, Rvm, RvmOptions, RvmQuery, RvmTransaction};
 pub use step::{Step, set_hook};
 pub use vista::{Transaction, Vista, VistaOptions};

@@ -7,26 +7,7 @@ use std::path::Path;
 
 use crate::error::Error;
 use crate::medium::Survives;
-
-/// A mapped region of one recoverable memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RegionId(pub(crate) u16);
-
-impl RegionId {
-    /// For implementations of recoverable memory.
-    pub const fn new(number: u16) -> Self {
-        Self(number)
-    }
-
-    /// Its number.
-    pub const fn number(self) -> u16 {
-        self.0
-    }
-
-    pub(crate) fn slot(self) -> usize {
-        usize::from(self.0)
-    }
-}
+use crate::region_id::RegionId;
 
 /// Memory in which changes are declared: a running transaction, or the memory while one runs.
 pub trait Declare {

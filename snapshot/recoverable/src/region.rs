@@ -15,26 +15,11 @@ use std::sync::atomic::Ordering;
 
 use crate::container::{Container, Kind};
 use crate::error::Error;
+use crate::head::{LOG_AT, OVER_AT, TOUCHED_AT};
 use crate::mapping::Mapping;
 use crate::medium::{Medium, Survives};
 use crate::persist::Persist;
 use crate::word::{seal, unseal};
-
-pub(crate) const LOG_AT: usize = 64;
-pub(crate) const TOUCHED_AT: usize = 72;
-pub(crate) const OVER_AT: usize = 80;
-
-/// The sealed words of a file that is new.
-pub(crate) fn write_fresh_words(head: &mut Mapping, kind: Kind) {
-    let words: &[usize] = match kind {
-        Kind::Region => &[TOUCHED_AT, OVER_AT],
-        Kind::UndoLog => &crate::vista::FRESH_WORDS,
-        Kind::RedoLog => &[],
-    };
-    for &at in words {
-        head.word(at).store(seal(0), Ordering::Relaxed);
-    }
-}
 
 /// Memory that is a file: on tmpfs, hugetlbfs, persistent memory with DAX, or an ordinary file system.
 ///

@@ -15,7 +15,8 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 
 use crate::error::Error;
-use crate::memory::{Declare, RegionId};
+use crate::memory::Declare;
+use crate::region_id::RegionId;
 use crate::step::{Step, reached};
 use crate::word::{seal, unseal};
 

@@ -6,9 +6,9 @@ use std::path::Path;
 use super::record::Row;
 use crate::container::{Container, Kind};
 use crate::error::Error;
+use crate::head::{LOG_AT, OVER_AT, TOUCHED_AT};
 use crate::mapping::Mapping;
 use crate::medium::Survives;
-use crate::region::{LOG_AT, OVER_AT, TOUCHED_AT};
 use crate::word::{seal, unseal};
 
 #[derive(Debug)]

@@ -23,14 +23,13 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::container::{Container, Kind};
 use crate::error::Error;
+use crate::head::{NUMBER_AT, TAIL_AT};
 use crate::mapping::Mapping;
 use crate::medium::Survives;
 use crate::persist::Persist;
 use crate::step::{Step, reached};
 use crate::word::{VALUE_MAX, seal, unseal};
 
-pub(super) const NUMBER_AT: usize = 128;
-pub(super) const TAIL_AT: usize = 192;
 const TABLE_AT: usize = 1024;
 const ROW: usize = 128;
 /// Most regions of one log.

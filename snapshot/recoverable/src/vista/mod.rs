@@ -26,8 +26,9 @@ use std::path::Path;
 
 use crate::error::Error;
 use crate::medium::Survives;
-use crate::memory::{RegionId, check_range};
+use crate::memory::check_range;
 use crate::region::PersistentRegion;
+use crate::region_id::RegionId;
 use crate::step::{Step, reached};
 use log::{ROWS, Record, Refusal, UndoLog};
 use pages::Tracking;
@@ -39,8 +40,6 @@ mod tests;
 mod transaction;
 
 pub use transaction::Transaction;
-
-pub(crate) const FRESH_WORDS: [usize; 2] = [log::NUMBER_AT, log::TAIL_AT];
 
 /// How a log is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use std::path::Path;
 use super::Vista;
 use crate::error::Error;
 use crate::medium::Survives;
-use crate::memory::{Declare, RecoverableMemory, RegionId};
+use crate::memory::{Declare, RecoverableMemory};
+use crate::region_id::RegionId;
 
 /// A running transaction of a [`Vista`]; aborted when it is dropped.
 #[derive(Debug)]
