@@ -28,24 +28,24 @@ const COLOURS: [RGBColor; 7] = [
 
 /// How a quantity is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scale {
+pub(crate) enum Scale {
     Linear,
     Log,
 }
 
 /// One line of a chart.
 #[derive(Debug, Clone)]
-pub(super) struct Series {
-    pub(super) name: String,
+pub(crate) struct Series {
+    pub(crate) name: String,
     /// Position across (see [`Chart::ticks`]), and what was seen there.
-    pub(super) points: Vec<(f64, Spread)>,
+    pub(crate) points: Vec<(f64, Spread)>,
     /// Dashed and without whiskers: something to compare with.
-    pub(super) is_reference: bool,
+    pub(crate) is_reference: bool,
 }
 
 impl Series {
     /// A measured line.
-    pub(super) fn new(name: impl Into<String>, points: Vec<(f64, Spread)>) -> Self {
+    pub(crate) fn new(name: impl Into<String>, points: Vec<(f64, Spread)>) -> Self {
         Self { name: name.into(), points, is_reference: false }
     }
 }
@@ -77,21 +77,21 @@ impl Ranged for Axis {
 
 /// A chart.
 #[derive(Debug, Clone)]
-pub(super) struct Chart {
-    pub(super) title: String,
-    pub(super) x_label: String,
-    pub(super) y_label: String,
+pub(crate) struct Chart {
+    pub(crate) title: String,
+    pub(crate) x_label: String,
+    pub(crate) y_label: String,
     /// Positions across that have a name, in order: these and no others are labelled.
-    pub(super) ticks: Vec<(f64, String)>,
-    pub(super) y_scale: Scale,
+    pub(crate) ticks: Vec<(f64, String)>,
+    pub(crate) y_scale: Scale,
     /// A horizontal line with a name: an aim, or the unprotected guest.
-    pub(super) mark: Option<(f64, String)>,
-    pub(super) series: Vec<Series>,
+    pub(crate) mark: Option<(f64, String)>,
+    pub(crate) series: Vec<Series>,
 }
 
 impl Chart {
     /// Draws it into `path`. Nothing is drawn if there are no points.
-    pub(super) fn draw(&self, path: &Path) -> Result<bool, Failure> {
+    pub(crate) fn draw(&self, path: &Path) -> Result<bool, Failure> {
         if self.series.iter().all(|series| series.points.is_empty()) || self.ticks.is_empty() {
             return Ok(false);
         }
@@ -276,7 +276,7 @@ fn log_ticks(low: f64, high: f64) -> Vec<f64> {
 }
 
 /// A number in as few characters as an axis or a sentence needs.
-pub(super) fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     let magnitude = value.abs();
     match magnitude {
         _ if !value.is_finite() => "–".into(),

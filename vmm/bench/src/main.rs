@@ -8,29 +8,21 @@
 //! Unless a backup on another host is given, both sides share this machine's processors and its loopback: then the cost
 //! that is seen holds the backup's work too.
 
-mod agent;
 mod chart;
 mod config;
 mod counts;
-mod echo;
 mod flow;
-mod flow_report;
 mod flows;
 mod load;
-mod local_report;
-mod local_sweep;
 mod network;
 mod page;
 mod pause;
-mod pause_report;
 mod peer;
 mod progress;
 mod recoverable;
 mod session;
 mod sweep;
-mod sweep_report;
 mod synced;
-mod synced_report;
 mod table;
 
 use std::path::{Path, PathBuf};

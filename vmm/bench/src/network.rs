@@ -7,19 +7,19 @@ use std::process::Command;
 use vmm::exit::{Exit, Failure};
 
 /// The measured guest's tap.
-pub(super) const PRIMARY_TAP: &str = "bench0";
+pub(crate) const PRIMARY_TAP: &str = "bench0";
 /// The tap of the backup, where the guest never runs.
-pub(super) const BACKUP_TAP: &str = "bench1";
+pub(crate) const BACKUP_TAP: &str = "bench1";
 /// Our address on the guest's network.
 const ADDRESS: &str = "10.77.0.1/24";
 /// Address of the guest.
-pub(super) const GUEST: &str = "10.77.0.10";
+pub(crate) const GUEST: &str = "10.77.0.10";
 
 /// Says, in the environment of the process that went into the namespace, `ready` or why there is no network.
 const STATE: &str = "OUTLAST_BENCH_NETWORK";
 
 /// Goes on in a namespace of its own, as the same process: returns only where that is done or cannot be done.
-pub(super) fn enter() -> Result<(), Failure> {
+pub(crate) fn enter() -> Result<(), Failure> {
     if std::env::var_os(STATE).is_some() || !can_enter() {
         return Ok(());
     }
@@ -55,7 +55,7 @@ fn can_enter() -> bool {
 }
 
 /// Why there is no network for a guest; `None` if there is one.
-pub(super) fn missing() -> Option<String> {
+pub(crate) fn missing() -> Option<String> {
     match std::env::var(STATE) {
         Ok(state) if state == "ready" => None,
         Ok(why) => Some(why),

@@ -10,22 +10,22 @@ use crate::table::Spread;
 use vmm::exit::Failure;
 
 /// A question with its answer.
-pub(super) struct Section {
+pub(crate) struct Section {
     /// The question.
-    pub(super) title: String,
+    pub(crate) title: String,
     /// File name of its chart, without `.svg`, and the chart.
-    pub(super) chart: Option<(&'static str, Chart)>,
+    pub(crate) chart: Option<(&'static str, Chart)>,
     /// What is seen, in words; each a paragraph.
-    pub(super) seen: Vec<String>,
+    pub(crate) seen: Vec<String>,
     /// Column heads and rows.
-    pub(super) table: Option<(Vec<String>, Vec<Vec<String>>)>,
+    pub(crate) table: Option<(Vec<String>, Vec<Vec<String>>)>,
 }
 
 /// A page.
-pub(super) struct Page {
-    pub(super) title: String,
-    pub(super) intro: Vec<String>,
-    pub(super) sections: Vec<Section>,
+pub(crate) struct Page {
+    pub(crate) title: String,
+    pub(crate) intro: Vec<String>,
+    pub(crate) sections: Vec<Section>,
 }
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;color:#1c1c1c;background:#fff;max-width:62rem;\
@@ -40,7 +40,7 @@ fn escape(text: &str) -> String {
 
 impl Page {
     /// Draws the charts into the directory of `config` and writes `index.html` beside them.
-    pub(super) fn write(&self, config: &BenchConfig) -> Result<(), Failure> {
+    pub(crate) fn write(&self, config: &BenchConfig) -> Result<(), Failure> {
         let mut html = format!(
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
              <meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n",
@@ -84,7 +84,7 @@ fn table(html: &mut String, heads: &[String], rows: &[Vec<String>]) {
 }
 
 /// This machine and how busy it was, in a sentence.
-pub(super) fn machine(loads: Option<Spread>) -> String {
+pub(crate) fn machine(loads: Option<Spread>) -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let model =
@@ -106,7 +106,7 @@ pub(super) fn machine(loads: Option<Spread>) -> String {
 }
 
 /// Writes a CSV file whose fields hold no commas.
-pub(super) fn write_csv(path: &Path, heads: &[String], rows: &[Vec<String>]) -> Result<(), Failure> {
+pub(crate) fn write_csv(path: &Path, heads: &[String], rows: &[Vec<String>]) -> Result<(), Failure> {
     let lines = std::iter::once(heads).chain(rows.iter().map(Vec::as_slice)).map(|fields| fields.join(",") + "\n");
     std::fs::write(path, lines.collect::<String>()).map_err(|error| cannot("write", path, &error))
 }

@@ -15,29 +15,29 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// A running `outlast backup`. It ends with this value.
 #[derive(Debug)]
-pub(super) struct Peer {
+pub(crate) struct Peer {
     child: Child,
     endpoint: Endpoint,
 }
 
 /// What a backup needs to be like its primary.
 #[derive(Debug)]
-pub(super) struct PeerSpec<'a> {
+pub(crate) struct PeerSpec<'a> {
     /// Where its files go.
-    pub(super) dir: &'a Path,
+    pub(crate) dir: &'a Path,
     /// Name of the VM.
-    pub(super) vm_name: &'a str,
+    pub(crate) vm_name: &'a str,
     /// Its image of the guest's disk.
-    pub(super) disk: Option<&'a Path>,
+    pub(crate) disk: Option<&'a Path>,
     /// Its tap for the guest's network card.
-    pub(super) tap: Option<&'a str>,
+    pub(crate) tap: Option<&'a str>,
     /// Silence until it would take over: long, because a measured machine may be overloaded.
-    pub(super) detect: Duration,
+    pub(crate) detect: Duration,
 }
 
 impl Peer {
     /// Starts one and waits until it listens.
-    pub(super) fn start(spec: &PeerSpec<'_>) -> Result<Self, Failure> {
+    pub(crate) fn start(spec: &PeerSpec<'_>) -> Result<Self, Failure> {
         let events = spec.dir.join("backup.events");
         match std::fs::remove_file(&events) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -83,12 +83,12 @@ impl Peer {
     }
 
     /// Its process.
-    pub(super) fn process(&self) -> u32 {
+    pub(crate) fn process(&self) -> u32 {
         self.child.id()
     }
 
     /// Where it listens.
-    pub(super) fn endpoint(&self) -> Endpoint {
+    pub(crate) fn endpoint(&self) -> Endpoint {
         self.endpoint.clone()
     }
 }

@@ -6,14 +6,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 /// Counts points.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
     lines: bool,
 }
 
 impl Progress {
     /// Of `points`, `done` are there already.
-    pub(super) fn new(points: usize, done: usize) -> Self {
+    pub(crate) fn new(points: usize, done: usize) -> Self {
         let bar = ProgressBar::new(points as u64).with_position(done as u64);
         let style = ProgressStyle::with_template("{bar:32} {pos}/{len}  {msg}  {eta} left");
         bar.set_style(style.expect("the template is well formed"));
@@ -22,12 +22,12 @@ impl Progress {
     }
 
     /// A point is being measured.
-    pub(super) fn begin(&self, what: &str) {
+    pub(crate) fn begin(&self, what: &str) {
         self.bar.set_message(what.to_owned());
     }
 
     /// It is done; `result` in a few words.
-    pub(super) fn done(&self, what: &str, result: &str) {
+    pub(crate) fn done(&self, what: &str, result: &str) {
         self.bar.inc(1);
         if self.lines {
             let (at, of) = (self.bar.position(), self.bar.length().unwrap_or(0));
@@ -36,7 +36,7 @@ impl Progress {
     }
 
     /// Something to tell that is no point.
-    pub(super) fn note(&self, text: &str) {
+    pub(crate) fn note(&self, text: &str) {
         self.bar.suspend(|| eprintln!("{text}"));
     }
 }

@@ -38,7 +38,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// The guest's disk.
 #[derive(Debug, Clone)]
-pub(super) enum Image {
+pub(crate) enum Image {
     /// Empty, of this many bytes.
     Empty(u64),
     /// A copy of a file.
@@ -47,25 +47,25 @@ pub(super) enum Image {
 
 /// A guest to measure.
 #[derive(Debug, Clone)]
-pub(super) struct GuestSpec {
-    pub(super) kernel: PathBuf,
-    pub(super) initramfs: Option<PathBuf>,
-    pub(super) cmdline: String,
-    pub(super) vcpus: u16,
-    pub(super) memory_bytes: u64,
-    pub(super) disk: Option<Image>,
+pub(crate) struct GuestSpec {
+    pub(crate) kernel: PathBuf,
+    pub(crate) initramfs: Option<PathBuf>,
+    pub(crate) cmdline: String,
+    pub(crate) vcpus: u16,
+    pub(crate) memory_bytes: u64,
+    pub(crate) disk: Option<Image>,
     /// Of its network card, if it has one.
-    pub(super) tap: Option<String>,
+    pub(crate) tap: Option<String>,
     /// A running backup; without it one is started.
-    pub(super) backup: Option<Endpoint>,
+    pub(crate) backup: Option<Endpoint>,
     /// Commit its epochs to this directory, from its start to its end; the directory is made and removed.
-    pub(super) state_dir: Option<PathBuf>,
-    pub(super) durability: CommitDurability,
+    pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) durability: CommitDurability,
 }
 
 /// A running guest. It ends with this value.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(crate) struct Session {
     spec: GuestSpec,
     dir: PathBuf,
     machine: EpochMachine,
@@ -91,11 +91,11 @@ impl Drop for TapFreed {
 }
 
 /// Figures of a protected stretch of time, by name.
-pub(super) type Figures = BTreeMap<&'static str, f64>;
+pub(crate) type Figures = BTreeMap<&'static str, f64>;
 
 impl Session {
     /// Boots the guest with its files in `dir`.
-    pub(super) fn boot(spec: GuestSpec, dir: &Path) -> Result<Self, Failure> {
+    pub(crate) fn boot(spec: GuestSpec, dir: &Path) -> Result<Self, Failure> {
         // What an interrupted run left there belongs to nobody.
         match std::fs::remove_dir_all(dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(cannot("empty", dir, &error)),
@@ -137,7 +137,7 @@ impl Session {
     }
 
     /// Starts a backup and waits until the guest is protected by it.
-    pub(super) fn protect(&mut self, length: Length) -> Result<(), Failure> {
+    pub(crate) fn protect(&mut self, length: Length) -> Result<(), Failure> {
         let target = match &self.spec.backup {
             Some(running) => running.clone(),
             None => self.start_peer()?,
@@ -167,22 +167,22 @@ impl Session {
     }
 
     /// The process of a backup that this started.
-    pub(super) fn backup_process(&self) -> Option<u32> {
+    pub(crate) fn backup_process(&self) -> Option<u32> {
         self.peer.as_ref().map(Peer::process)
     }
 
     /// Changes the length of epochs.
-    pub(super) fn set_length(&self, length: Length) {
+    pub(crate) fn set_length(&self, length: Length) {
         self.machine.pacer().set_length(length);
     }
 
     /// Changes how pages are captured.
-    pub(super) fn set_capture(&self, mode: Mode) {
+    pub(crate) fn set_capture(&self, mode: Mode) {
         self.machine.epochs().set_capture(mode);
     }
 
     /// Ends protection, and the backup with it. Fails if the guest had lost it before.
-    pub(super) fn unprotect(&mut self) -> Result<(), Failure> {
+    pub(crate) fn unprotect(&mut self) -> Result<(), Failure> {
         self.check_protected()?;
         self.end_protection()
     }
@@ -209,7 +209,7 @@ impl Session {
     }
 
     /// Fails if the guest has ended.
-    pub(super) fn check(&self) -> Result<(), Failure> {
+    pub(crate) fn check(&self) -> Result<(), Failure> {
         match self.machine.ended() {
             None => Ok(()),
             Some(how) => {
@@ -221,7 +221,7 @@ impl Session {
     }
 
     /// Fails if the guest is not protected any more: what was measured is not what it was measured for.
-    pub(super) fn check_protected(&self) -> Result<(), Failure> {
+    pub(crate) fn check_protected(&self) -> Result<(), Failure> {
         match self.guardian.state() {
             PrimaryState::Protected => Ok(()),
             state => {
@@ -233,27 +233,27 @@ impl Session {
     }
 
     /// What the guest's console showed.
-    pub(super) fn console(&self) -> String {
+    pub(crate) fn console(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(console_path(&self.dir)).unwrap_or_default()).into_owned()
     }
 
     /// Bytes that the guest's console showed so far.
-    pub(super) fn console_len(&self) -> u64 {
+    pub(crate) fn console_len(&self) -> u64 {
         std::fs::metadata(console_path(&self.dir)).map_or(0, |data| data.len())
     }
 
     /// The machine's numbers.
-    pub(super) fn stats(&self) -> &Stats {
+    pub(crate) fn stats(&self) -> &Stats {
         self.machine.stats()
     }
 
     /// Who knows the threads of its vCPUs.
-    pub(super) fn kicker(&self) -> &Kicker {
+    pub(crate) fn kicker(&self) -> &Kicker {
         self.machine.gate().kicker()
     }
 
     /// What the epochs since the last [`Stats::reset_distributions`] were like.
-    pub(super) fn figures(&self) -> Figures {
+    pub(crate) fn figures(&self) -> Figures {
         figures_of(self.stats())
     }
 }
@@ -317,7 +317,7 @@ fn guardian_config(durability: CommitDurability) -> GuardianConfig {
 }
 
 /// The names of the figures of [`Session::figures`], in the order of the columns.
-pub(super) const FIGURES: [&str; 25] = [
+pub(crate) const FIGURES: [&str; 25] = [
     "epochs",
     "pause_p50_us",
     "pause_p99_us",

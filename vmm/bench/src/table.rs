@@ -13,25 +13,25 @@ use vmm::exit::Failure;
 
 /// One measured point.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Row {
+pub(crate) struct Row {
     /// What was measured, in the order of the key columns.
-    pub(super) key: Vec<String>,
+    pub(crate) key: Vec<String>,
     /// What was seen.
-    pub(super) figures: BTreeMap<&'static str, f64>,
+    pub(crate) figures: BTreeMap<&'static str, f64>,
 }
 
 impl Row {
     /// A figure; not a number if it was not measured.
-    pub(super) fn get(&self, name: &str) -> f64 {
+    pub(crate) fn get(&self, name: &str) -> f64 {
         self.figures.get(name).copied().unwrap_or(f64::NAN)
     }
 }
 
 /// The columns of a table.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Columns {
-    pub(super) key: &'static [&'static str],
-    pub(super) figures: &'static [&'static [&'static str]],
+pub(crate) struct Columns {
+    pub(crate) key: &'static [&'static str],
+    pub(crate) figures: &'static [&'static [&'static str]],
 }
 
 impl Columns {
@@ -65,7 +65,7 @@ impl Columns {
 
 /// A CSV file and what is in it.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(crate) struct Table {
     path: PathBuf,
     file: File,
     columns: Columns,
@@ -74,7 +74,7 @@ pub(super) struct Table {
 
 impl Table {
     /// Opens or makes the file. A last line that was cut off by a crash is dropped.
-    pub(super) fn open(path: &Path, columns: Columns) -> Result<Self, Failure> {
+    pub(crate) fn open(path: &Path, columns: Columns) -> Result<Self, Failure> {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         let mut lines = whole.lines();
@@ -92,12 +92,12 @@ impl Table {
     }
 
     /// Whether a point with this key is there.
-    pub(super) fn has(&self, key: &[String]) -> bool {
+    pub(crate) fn has(&self, key: &[String]) -> bool {
         self.rows.iter().any(|row| row.key == key)
     }
 
     /// Adds a point.
-    pub(super) fn add(&mut self, row: Row) -> Result<(), Failure> {
+    pub(crate) fn add(&mut self, row: Row) -> Result<(), Failure> {
         debug_assert_eq!(row.key.len(), self.columns.key.len());
         let line = self.columns.line(&row) + "\n";
         self.file.write_all(line.as_bytes()).map_err(|error| cannot("append to", &self.path, &error))?;
@@ -106,22 +106,22 @@ impl Table {
     }
 
     /// All points, of all builds.
-    pub(super) fn rows(&self) -> &[Row] {
+    pub(crate) fn rows(&self) -> &[Row] {
         &self.rows
     }
 }
 
 /// Median, smallest and largest of some values; values that are not numbers do not count.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Spread {
-    pub(super) median: f64,
-    pub(super) min: f64,
-    pub(super) max: f64,
-    pub(super) count: usize,
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+    pub(crate) count: usize,
 }
 
 impl Spread {
-    pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
         values.sort_by(f64::total_cmp);
         let (&min, &max) = (values.first()?, values.last()?);

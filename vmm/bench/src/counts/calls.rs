@@ -21,7 +21,7 @@ const END: &str = "outlast: counts end";
 
 /// A running strace. It ends with this value.
 #[derive(Debug)]
-pub(super) struct Tracer {
+pub(crate) struct Tracer {
     child: Child,
     processes: Vec<u32>,
     path: PathBuf,
@@ -30,7 +30,7 @@ pub(super) struct Tracer {
 
 impl Tracer {
     /// Attaches one to all threads of `processes`, of which the first is this one; it writes to `path`.
-    pub(super) fn attach(processes: &[u32], path: &Path) -> Result<Self, Failure> {
+    pub(crate) fn attach(processes: &[u32], path: &Path) -> Result<Self, Failure> {
         // A host may let only those trace a process that it allows to. One that does not know this allows it anyway.
         if let Err(error) = set_ptracer(PTracer::Any) {
             tracing::debug!(%error, "this host does not restrict who traces whom");
@@ -64,11 +64,11 @@ impl Tracer {
         Ok(())
     }
 
-    pub(super) fn begin(&self) -> Result<(), Failure> {
+    pub(crate) fn begin(&self) -> Result<(), Failure> {
         self.mark(BEGIN)
     }
 
-    pub(super) fn end(&self) -> Result<(), Failure> {
+    pub(crate) fn end(&self) -> Result<(), Failure> {
         self.mark(END)
     }
 
@@ -77,7 +77,7 @@ impl Tracer {
     }
 
     /// Detaches; gives the calls between the marks.
-    pub(super) fn finish(mut self) -> Result<Calls, Failure> {
+    pub(crate) fn finish(mut self) -> Result<Calls, Failure> {
         let names = self.processes.iter().map(|process| thread_names(*process)).collect::<Vec<_>>();
         self.stop();
         let trace = std::fs::read(&self.path).map_err(|error| cannot("read", &self.path, &error))?;
@@ -130,7 +130,7 @@ fn thread_names(process: u32) -> BTreeMap<String, String> {
 
 /// The measured system calls of each thread, by name.
 #[derive(Debug, Default)]
-pub(super) struct Calls {
+pub(crate) struct Calls {
     /// Of the primary, then of the backup.
     threads: BTreeMap<String, BTreeMap<String, u64>>,
 }
@@ -160,7 +160,7 @@ impl Calls {
         Some(calls)
     }
 
-    pub(super) fn threads(&self) -> impl Iterator<Item = (&String, &BTreeMap<String, u64>)> {
+    pub(crate) fn threads(&self) -> impl Iterator<Item = (&String, &BTreeMap<String, u64>)> {
         self.threads.iter().filter(|(thread, _)| *thread != BENCH)
     }
 
@@ -170,7 +170,7 @@ impl Calls {
     }
 
     /// Boundaries: each reads the local APIC of each vCPU once.
-    pub(super) fn epochs(&self) -> u64 {
+    pub(crate) fn epochs(&self) -> u64 {
         self.count(|thread| thread.starts_with("vcpu"), |call| call == "KVM_GET_LAPIC") / self.vcpus()
     }
 
@@ -179,7 +179,7 @@ impl Calls {
     }
 
     /// The figures that are counts of calls.
-    pub(super) fn figures(&self) -> [(&'static str, u64); 11] {
+    pub(crate) fn figures(&self) -> [(&'static str, u64); 11] {
         let primary = |is_it: &dyn Fn(&str) -> bool| self.count(|thread| !thread.starts_with(BACKUP), is_it);
         let is_kvm = |call: &str| call.starts_with("KVM_");
         let of_vcpus =

@@ -12,16 +12,16 @@ const CHECKED_IN: &str = include_str!("maxima.toml");
 
 /// Of each protection, each workload, each figure.
 #[derive(Debug, Deserialize)]
-pub(super) struct Maxima(BTreeMap<String, BTreeMap<String, BTreeMap<String, f64>>>);
+pub(crate) struct Maxima(BTreeMap<String, BTreeMap<String, BTreeMap<String, f64>>>);
 
 impl Maxima {
     /// Those that belong to this program.
-    pub(super) fn checked_in() -> Self {
+    pub(crate) fn checked_in() -> Self {
         toml::from_str(CHECKED_IN).expect("a test reads it")
     }
 
     /// Fails with the first row and figure that is above its most. A figure that has none is above it.
-    pub(super) fn check(&self, rows: &[Row]) -> Result<(), Failure> {
+    pub(crate) fn check(&self, rows: &[Row]) -> Result<(), Failure> {
         let rises: Vec<String> = rows.iter().flat_map(|row| self.rises(row)).collect();
         if rises.is_empty() {
             return Ok(());

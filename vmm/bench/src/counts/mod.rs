@@ -37,7 +37,7 @@ use vmm::exit::{Exit, Failure};
 
 const KEY: &[&str] = &["protection", "workload"];
 /// The figures of a row, each for one epoch.
-pub(super) const FIGURES: [&str; 18] = [
+pub(crate) const FIGURES: [&str; 18] = [
     "kvm_per_vcpu",
     "kvm_of_vm",
     "kvm_run",
@@ -67,7 +67,7 @@ const EPOCHS_MAX: Duration = Duration::from_secs(120);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Counts, shows, compares.
-pub(super) fn run(config: &BenchConfig) -> Result<Exit, Failure> {
+pub(crate) fn run(config: &BenchConfig) -> Result<Exit, Failure> {
     if !allocations::are_counted() {
         return Err(Failure::new(Exit::Error, "this program does not count its heap allocations"));
     }

@@ -21,7 +21,7 @@ const DISK_BYTES: u64 = 64 << 20;
 
 /// How the guest is protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Protection {
+pub(crate) enum Protection {
     /// By a backup on this machine's loopback.
     Backup,
     /// By epochs in a state directory, in memory.
@@ -30,8 +30,8 @@ pub(super) enum Protection {
 
 /// A guest that is counted.
 #[derive(Debug)]
-pub(super) struct Subject {
-    pub(super) protection: Protection,
+pub(crate) struct Subject {
+    pub(crate) protection: Protection,
     workload: &'static str,
     guest: &'static str,
     cmdline: &'static str,
@@ -60,12 +60,12 @@ const WORKLOADS: [(&str, &str, &str, u64, u16); 7] = [
 
 /// The workloads' names.
 #[cfg(test)]
-pub(super) fn names() -> Vec<&'static str> {
+pub(crate) fn names() -> Vec<&'static str> {
     WORKLOADS.map(|(name, ..)| name).to_vec()
 }
 
 /// What is asked for by `--workload`, else all.
-pub(super) fn subjects(config: &BenchConfig) -> Result<Vec<Subject>, Failure> {
+pub(crate) fn subjects(config: &BenchConfig) -> Result<Vec<Subject>, Failure> {
     let known = WORKLOADS.map(|(name, ..)| name);
     if let Some(name) = config.workloads.iter().find(|name| !known.contains(&name.as_str())) {
         let failure = Failure::new(Exit::Usage, format!("no workload is called {name}"));
@@ -87,7 +87,7 @@ pub(super) fn subjects(config: &BenchConfig) -> Result<Vec<Subject>, Failure> {
 }
 
 impl Subject {
-    pub(super) fn key(&self) -> Vec<String> {
+    pub(crate) fn key(&self) -> Vec<String> {
         let protection = match self.protection {
             Protection::Backup => "backup",
             Protection::Local => "local",
@@ -96,7 +96,7 @@ impl Subject {
     }
 
     /// What its epochs end by. Work that a guest does as fast as it can is the same in each only if that work ends them.
-    pub(super) fn length(&self) -> Length {
+    pub(crate) fn length(&self) -> Length {
         match self.guest {
             "disk-load" => Length::Exits(EXITS),
             // Its answers end them.
@@ -105,11 +105,11 @@ impl Subject {
         }
     }
 
-    pub(super) fn needs_network(&self) -> bool {
+    pub(crate) fn needs_network(&self) -> bool {
         self.guest == "net-echo"
     }
 
-    pub(super) fn spec(&self, config: &BenchConfig) -> Result<GuestSpec, Failure> {
+    pub(crate) fn spec(&self, config: &BenchConfig) -> Result<GuestSpec, Failure> {
         let state_dir = format!("/dev/shm/outlast-bench-{}", std::process::id());
         Ok(GuestSpec {
             kernel: bare_guest(config, self.guest)?,

@@ -17,7 +17,7 @@ const DONE: &[u8] = b"+OK\r\n";
 
 /// What is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Talk {
+pub(crate) enum Talk {
     /// So many bytes, answered by as many.
     Pattern(usize),
     /// A SET of redis.
@@ -103,7 +103,7 @@ impl Asking {
 }
 
 /// Clients that ask.
-pub(super) struct Asks<'a> {
+pub(crate) struct Asks<'a> {
     session: &'a Session,
     talk: Talk,
     asking: Vec<Asking>,
@@ -113,7 +113,7 @@ pub(super) struct Asks<'a> {
 }
 
 impl<'a> Asks<'a> {
-    pub(super) fn connect(session: &'a Session, talk: Talk, count: usize) -> Result<Self, Failure> {
+    pub(crate) fn connect(session: &'a Session, talk: Talk, count: usize) -> Result<Self, Failure> {
         let seed = |index: usize| 0x5eed_0000_0000 + index as u64;
         let streams = match talk {
             Talk::Pattern(bytes) => {

@@ -79,17 +79,17 @@ fn token() -> u64 {
 
 /// What the guest counted since its start.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Totals {
-    pub(super) sent: u64,
-    pub(super) received: u64,
-    pub(super) answered: u64,
-    pub(super) datagrams_sent: u64,
-    pub(super) datagrams_received: u64,
+pub(crate) struct Totals {
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) answered: u64,
+    pub(crate) datagrams_sent: u64,
+    pub(crate) datagrams_received: u64,
 }
 
 impl Totals {
     /// Asks the guest, until it answers.
-    pub(super) fn ask(session: &Session) -> Result<Self, Failure> {
+    pub(crate) fn ask(session: &Session) -> Result<Self, Failure> {
         let (socket, token, begun) = (socket()?, token(), Instant::now());
         loop {
             send(&socket, &[ASK, token], &mut [0; 16])?;
@@ -108,7 +108,7 @@ impl Totals {
 }
 
 /// A train from the guest.
-pub(super) struct Leaving<'a> {
+pub(crate) struct Leaving<'a> {
     session: &'a Session,
     socket: UdpSocket,
     token: u64,
@@ -119,7 +119,7 @@ pub(super) struct Leaving<'a> {
 }
 
 impl<'a> Leaving<'a> {
-    pub(super) fn connect(session: &'a Session) -> Result<Self, Failure> {
+    pub(crate) fn connect(session: &'a Session) -> Result<Self, Failure> {
         let mut train = Self { session, socket: socket()?, token: token(), arrived: 0, last: None, begun: (0, None) };
         let begun = Instant::now();
         while train.last.is_none() {
@@ -193,7 +193,7 @@ impl Client for Leaving<'_> {
 }
 
 /// Datagrams to the guest; what it counted is what arrived.
-pub(super) struct Arriving<'a> {
+pub(crate) struct Arriving<'a> {
     session: &'a Session,
     socket: UdpSocket,
     per_second: Option<u32>,
@@ -210,7 +210,7 @@ pub(super) struct Arriving<'a> {
 const BURST_MAX: u64 = 32;
 
 impl<'a> Arriving<'a> {
-    pub(super) fn connect(session: &'a Session, per_second: Option<u32>) -> Result<Self, Failure> {
+    pub(crate) fn connect(session: &'a Session, per_second: Option<u32>) -> Result<Self, Failure> {
         let before = Totals::ask(session)?.datagrams_received;
         let (socket, token) = (socket()?, token());
         Ok(Self { session, socket, per_second, token, sent: 0, before, arrived: 0, begun: (0, 0) })

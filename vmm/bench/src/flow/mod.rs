@@ -19,9 +19,9 @@ use self::datagrams::{Arriving, Leaving, Totals};
 use self::ping::Ping;
 use self::streams::{From, To};
 use self::transactions::Transactions;
-use super::agent;
-use super::load::vcpu_waited;
-use super::session::{Figures, Session};
+use crate::load::agent;
+use crate::load::vcpu_waited;
+use crate::session::{Figures, Session};
 use machine::stats::Counts;
 use vmm::epoch::pace::Usage;
 use vmm::epoch::usage;
@@ -42,7 +42,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// One question about the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flow {
+pub(crate) enum Flow {
     /// Streams from the guest.
     From { connections: usize },
     /// Streams to the guest.
@@ -63,7 +63,7 @@ pub(super) enum Flow {
 
 impl Flow {
     /// Its name, for tables and the command line.
-    pub(super) fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         match self {
             Self::From { connections } => format!("tcp-from-{connections}"),
             Self::To { connections } => format!("tcp-to-{connections}"),
@@ -96,7 +96,7 @@ impl Flow {
     }
 
     /// Lets it flow for a stretch.
-    pub(super) fn sample(self, session: &Session, stretch: Stretch<'_>) -> Result<Seen, Failure> {
+    pub(crate) fn sample(self, session: &Session, stretch: Stretch<'_>) -> Result<Seen, Failure> {
         let totals = || (stretch.counts_exactly && self.is_counted()).then(|| Totals::ask(session)).transpose();
         let before = totals()?;
         let mut client = self.connect(session)?;
@@ -118,16 +118,16 @@ impl Flow {
 
 /// How long a flow is watched, and where.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stretch<'a> {
+pub(crate) struct Stretch<'a> {
     /// Before it is measured.
-    pub(super) settle: Duration,
+    pub(crate) settle: Duration,
     /// While it is measured.
-    pub(super) time: Duration,
+    pub(crate) time: Duration,
     /// The guest's tap.
-    pub(super) tap: &'a str,
+    pub(crate) tap: &'a str,
     /// The guest counts all that it has acknowledged, and nothing after a reset. The kernel of a Linux guest acknowledges
     /// what its server has not read yet: that may never be read, or be read and counted while the next flow runs.
-    pub(super) counts_exactly: bool,
+    pub(crate) counts_exactly: bool,
 }
 
 /// The other end of a flow.
@@ -185,25 +185,25 @@ impl Counted {
 
 /// What was seen of a flow.
 #[derive(Debug, Clone)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// Bytes, answers or datagrams.
-    pub(super) units: u64,
-    pub(super) seconds: f64,
+    pub(crate) units: u64,
+    pub(crate) seconds: f64,
     /// Time in which the vCPU wanted a processor and had none, in seconds.
-    pub(super) waited: f64,
+    pub(crate) waited: f64,
     /// What the vCPUs had of their processors; all zero where the kernel does not say.
-    pub(super) usage: Usage,
+    pub(crate) usage: Usage,
     /// Share of the datagrams that did not come.
-    pub(super) lost: Option<f64>,
+    pub(crate) lost: Option<f64>,
     /// Median and 99th percentile of a round trip.
-    pub(super) round_trip_us: Option<(f64, f64)>,
+    pub(crate) round_trip_us: Option<(f64, f64)>,
     /// What the epochs were like.
-    pub(super) figures: Figures,
+    pub(crate) figures: Figures,
 }
 
 impl Seen {
     /// Units a second.
-    pub(super) fn rate(&self) -> f64 {
+    pub(crate) fn rate(&self) -> f64 {
         self.units as f64 / self.seconds
     }
 }
@@ -261,7 +261,7 @@ impl<'a> Meter<'a> {
 }
 
 /// What [`Meter`] adds to the figures of the epochs.
-pub(super) const FRAME_FIGURES: [&str; 7] = [
+pub(crate) const FRAME_FIGURES: [&str; 7] = [
     "epochs_per_s",
     "frames_out_per_s",
     "frames_in_per_s",

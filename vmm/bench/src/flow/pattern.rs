@@ -5,7 +5,7 @@ const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// A stream, and how far it has come.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pattern {
+pub(crate) struct Pattern {
     seed: u64,
     /// Bytes so far.
     at: u64,
@@ -13,12 +13,12 @@ pub(super) struct Pattern {
 
 impl Pattern {
     /// The beginning of the stream of `seed`.
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self { seed, at: 0 }
     }
 
     /// Bytes so far.
-    pub(super) fn at(&self) -> u64 {
+    pub(crate) fn at(&self) -> u64 {
         self.at
     }
 
@@ -39,7 +39,7 @@ impl Pattern {
     }
 
     /// Writes the next bytes.
-    pub(super) fn fill(&mut self, data: &mut [u8]) {
+    pub(crate) fn fill(&mut self, data: &mut [u8]) {
         let (head, rest) = data.split_at_mut(self.head(data.len()));
         head.iter_mut().for_each(|byte| *byte = self.byte());
         let (words, tail) = rest.as_chunks_mut();
@@ -51,7 +51,7 @@ impl Pattern {
     }
 
     /// Whether these are the next bytes.
-    pub(super) fn fits(&mut self, data: &[u8]) -> bool {
+    pub(crate) fn fits(&mut self, data: &[u8]) -> bool {
         let (head, rest) = data.split_at(self.head(data.len()));
         let mut fits = head.iter().fold(true, |fits, byte| (*byte == self.byte()) & fits);
         let (words, tail) = rest.as_chunks();

@@ -25,7 +25,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 const LOST_MAX: u32 = 12;
 
 /// A client that pings.
-pub(super) struct Ping<'a> {
+pub(crate) struct Ping<'a> {
     session: &'a Session,
     socket: OwnedFd,
     bytes: usize,
@@ -38,7 +38,7 @@ pub(super) struct Ping<'a> {
 }
 
 impl<'a> Ping<'a> {
-    pub(super) fn connect(session: &'a Session, bytes: usize) -> Result<Self, Failure> {
+    pub(crate) fn connect(session: &'a Session, bytes: usize) -> Result<Self, Failure> {
         let open = || {
             let socket = socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::ICMP))?;
             sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(ANSWER_MAX))?;

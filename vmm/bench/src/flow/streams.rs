@@ -14,7 +14,7 @@ use vmm::exit::{Exit, Failure};
 const BUFFER: usize = 256 << 10;
 
 /// Streams from the guest.
-pub(super) struct From<'a> {
+pub(crate) struct From<'a> {
     session: &'a Session,
     streams: Vec<(TcpStream, Pattern)>,
     buffer: Vec<u8>,
@@ -26,7 +26,7 @@ fn seed(index: usize) -> u64 {
 }
 
 impl<'a> From<'a> {
-    pub(super) fn connect(session: &'a Session, count: usize) -> Result<Self, Failure> {
+    pub(crate) fn connect(session: &'a Session, count: usize) -> Result<Self, Failure> {
         let without_end = 0;
         let streams = connections(session, SOURCE_PORT, count, |index| words(&[seed(index), without_end]))?;
         let with_pattern = |(index, stream)| (stream, Pattern::new(!seed(index)));
@@ -100,13 +100,13 @@ impl Outgoing {
 }
 
 /// Streams to the guest. What counts is what its TCP has acknowledged.
-pub(super) struct To<'a> {
+pub(crate) struct To<'a> {
     session: &'a Session,
     streams: Vec<Outgoing>,
 }
 
 impl<'a> To<'a> {
-    pub(super) fn connect(session: &'a Session, count: usize) -> Result<Self, Failure> {
+    pub(crate) fn connect(session: &'a Session, count: usize) -> Result<Self, Failure> {
         let streams = connections(session, SINK_PORT, count, |index| words(&[seed(index)]))?;
         let outgoing = |(index, stream)| Outgoing {
             stream,

@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use rustix::event::PollFlags;
 
 use super::{Client, Counted, POSTGRES_PORT, SILENCE_MAX, connections, failed, wait};
-use crate::agent;
+use crate::load::agent;
 use crate::session::Session;
 use vmm::exit::{Exit, Failure};
 
@@ -223,7 +223,7 @@ impl Ordering {
 }
 
 /// Clients that order transactions.
-pub(super) struct Transactions<'a> {
+pub(crate) struct Transactions<'a> {
     session: &'a Session,
     ordering: Vec<Ordering>,
     times: Histogram<u64>,
@@ -232,7 +232,7 @@ pub(super) struct Transactions<'a> {
 }
 
 impl<'a> Transactions<'a> {
-    pub(super) fn connect(session: &'a Session, count: usize) -> Result<Self, Failure> {
+    pub(crate) fn connect(session: &'a Session, count: usize) -> Result<Self, Failure> {
         wait_until_served(session)?;
         let streams = connections(session, POSTGRES_PORT, count, |_| startup())?;
         let ordering = streams.into_iter().zip(0..).map(|(stream, branch)| Ordering::new(stream, branch)).collect();

@@ -12,7 +12,7 @@ use super::workload::{Change, Table};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Engine {
+pub(crate) enum Engine {
     /// Stores to the same kind of memory, without transactions: what the others are compared with.
     Plain,
     Vista,
@@ -25,7 +25,7 @@ pub(super) enum Engine {
 
 /// Where the files are, and what a commit survives there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Claim {
+pub(crate) enum Claim {
     /// On tmpfs: the process may die.
     ProcessDeath,
     /// On a disk, synced at each commit: the power may go.
@@ -33,7 +33,7 @@ pub(super) enum Claim {
 }
 
 impl Claim {
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::ProcessDeath => "process death",
             Self::PowerLoss => "power loss",
@@ -49,15 +49,15 @@ impl Claim {
 }
 
 /// An engine with its tables.
-pub(super) trait Database {
+pub(crate) trait Database {
     /// Does all changes as one transaction.
     fn transact(&mut self, changes: &[Change]) -> Result<(), String>;
 }
 
 impl Engine {
-    pub(super) const ALL: [Self; 5] = [Self::Plain, Self::Vista, Self::Rvm, Self::Lmdb, Self::PmemObj];
+    pub(crate) const ALL: [Self; 5] = [Self::Plain, Self::Vista, Self::Rvm, Self::Lmdb, Self::PmemObj];
 
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain stores",
             Self::Vista => "Vista",
@@ -68,7 +68,7 @@ impl Engine {
     }
 
     /// Whether it has a mode with this claim.
-    pub(super) fn claims(self, claim: Claim) -> bool {
+    pub(crate) fn claims(self, claim: Claim) -> bool {
         match self {
             Self::Vista | Self::Rvm | Self::Lmdb => true,
             // Plain stores survive nothing by themselves; they stand beside what is on the same medium.
@@ -78,12 +78,12 @@ impl Engine {
     }
 
     /// Whether rows are found by a key, instead of by where they lie.
-    pub(super) fn is_indexed(self) -> bool {
+    pub(crate) fn is_indexed(self) -> bool {
         self == Self::Lmdb
     }
 
     /// Opens a new database in `dir`.
-    pub(super) fn open(self, claim: Claim, dir: &Path, tables: &[Table]) -> Result<Box<dyn Database>, String> {
+    pub(crate) fn open(self, claim: Claim, dir: &Path, tables: &[Table]) -> Result<Box<dyn Database>, String> {
         let layout = Layout::of(tables);
         Ok(match self {
             Self::Plain => Box::new(Plain::open(dir, layout)?),
@@ -97,9 +97,9 @@ impl Engine {
 
 /// Tables one after the other in one region.
 #[derive(Clone, Debug)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     tables: Vec<(usize, usize)>,
-    pub(super) len: usize,
+    pub(crate) len: usize,
 }
 
 impl Layout {
@@ -116,7 +116,7 @@ impl Layout {
 
     /// Where a change goes, and how many bytes it has.
     #[inline]
-    pub(super) fn range(&self, change: &Change) -> (usize, usize) {
+    pub(crate) fn range(&self, change: &Change) -> (usize, usize) {
         match *change {
             Change::Add { table, row, .. } => (self.tables[table].0 + row as usize * self.tables[table].1, 8),
             Change::Write { table, row, .. } => {
@@ -129,7 +129,7 @@ impl Layout {
 
 /// Does a change to its bytes.
 #[inline]
-pub(super) fn change_bytes(bytes: &mut [u8], change: &Change) {
+pub(crate) fn change_bytes(bytes: &mut [u8], change: &Change) {
     match *change {
         Change::Add { amount, .. } => {
             let Some(number) = bytes.first_chunk_mut::<8>() else { return };
@@ -238,7 +238,7 @@ fn touch_all(path: &Path, len: usize) -> Result<(), String> {
 }
 
 /// An error with its reason.
-pub(super) fn text(error: recoverable::Error) -> String {
+pub(crate) fn text(error: recoverable::Error) -> String {
     match std::error::Error::source(&error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),

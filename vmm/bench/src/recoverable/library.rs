@@ -5,11 +5,11 @@ use std::ffi::{CStr, CString, c_void};
 
 /// An open library; it stays open until the program ends.
 #[derive(Clone, Copy)]
-pub(super) struct Library(*mut c_void);
+pub(crate) struct Library(*mut c_void);
 
 impl Library {
     /// Opens `soname`, which the Debian package `package` has.
-    pub(super) fn open(soname: &str, package: &str) -> Result<Self, String> {
+    pub(crate) fn open(soname: &str, package: &str) -> Result<Self, String> {
         let name = CString::new(soname).map_err(|error| error.to_string())?;
         // SAFETY: a string that ends with 0; the libraries named here do nothing harmful when they are loaded.
         let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
@@ -22,7 +22,7 @@ impl Library {
     }
 
     /// The address of a function.
-    pub(super) fn symbol(self, name: &str) -> Result<*mut c_void, String> {
+    pub(crate) fn symbol(self, name: &str) -> Result<*mut c_void, String> {
         let text = CString::new(name).map_err(|error| error.to_string())?;
         // SAFETY: the handle is open, the string ends with 0.
         let symbol = unsafe { libc::dlsym(self.0, text.as_ptr()) };
@@ -49,4 +49,4 @@ macro_rules! functions {
         }
     };
 }
-pub(super) use functions;
+pub(crate) use functions;

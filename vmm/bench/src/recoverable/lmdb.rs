@@ -43,7 +43,7 @@ functions! {
 }
 
 /// A database file; its rows are found by table and number.
-pub(super) struct Lmdb {
+pub(crate) struct Lmdb {
     functions: Functions,
     env: Env,
     dbi: c_uint,
@@ -62,7 +62,7 @@ fn key(table: usize, row: u64) -> [u8; 9] {
 impl Lmdb {
     /// A new database with rows of zeros. On tmpfs nothing is synced, and the map is written directly: its fastest mode
     /// that outlasts a process. On a disk each commit is synced, as is its default.
-    pub(super) fn open(claim: Claim, dir: &Path, tables: &[Table]) -> Result<Self, String> {
+    pub(crate) fn open(claim: Claim, dir: &Path, tables: &[Table]) -> Result<Self, String> {
         let functions = Functions::load(Library::open("liblmdb.so.0", "liblmdb0")?)?;
         let flags = match claim {
             Claim::ProcessDeath => NOSUBDIR | NOSYNC | WRITEMAP,

@@ -67,7 +67,7 @@ fn points(quick: bool) -> Vec<Point> {
 }
 
 /// Measures and reports.
-pub(super) fn run(config: &BenchConfig) -> Result<(), Failure> {
+pub(crate) fn run(config: &BenchConfig) -> Result<(), Failure> {
     pmemobj::tell_about_tmpfs();
     let build = build_id()?;
     let mut table = Table::open(&config.out.join("recoverable.csv"), COLUMNS)?;

@@ -38,7 +38,7 @@ functions! {
 }
 
 /// Tells the library, before it is loaded, that every file is persistent memory that needs no flushes.
-pub(super) fn tell_about_tmpfs() {
+pub(crate) fn tell_about_tmpfs() {
     for name in [c"PMEM_IS_PMEM_FORCE", c"PMEM_NO_FLUSH"] {
         // SAFETY: called at the beginning of the bench, when it has one thread.
         unsafe { libc::setenv(name.as_ptr(), c"1".as_ptr(), 1) };
@@ -46,7 +46,7 @@ pub(super) fn tell_about_tmpfs() {
 }
 
 /// A pool whose root is the database.
-pub(super) struct PmemObj {
+pub(crate) struct PmemObj {
     functions: Functions,
     pool: Pool,
     base: *mut u8,
@@ -54,7 +54,7 @@ pub(super) struct PmemObj {
 }
 
 impl PmemObj {
-    pub(super) fn open(dir: &Path, layout: Layout) -> Result<Self, String> {
+    pub(crate) fn open(dir: &Path, layout: Layout) -> Result<Self, String> {
         let functions = Functions::load(Library::open("libpmemobj.so.1", "libpmemobj1")?)?;
         let path = CString::new(dir.join("pool").as_os_str().as_encoded_bytes()).map_err(|error| error.to_string())?;
         let pool = (functions.pmemobj_create)(path.as_ptr(), c"outlast".as_ptr(), layout.len + (64 << 20), 0o600);

@@ -41,7 +41,7 @@ impl Results<'_> {
 }
 
 /// Writes everything that is to be seen.
-pub(super) fn write(config: &BenchConfig, rows: &[Row], absent: &[(Engine, Claim, String)]) -> Result<(), Failure> {
+pub(crate) fn write(config: &BenchConfig, rows: &[Row], absent: &[(Engine, Claim, String)]) -> Result<(), Failure> {
     let results = Results(rows);
     summary(config, &results)?;
     let mut intro = vec![

@@ -1,13 +1,13 @@
 //! What the transactions do: tables of rows, and changes to them, the same for every engine.
 
 /// Bytes of the database.
-pub(super) const DATABASE_BYTES: usize = 50 << 20;
+pub(crate) const DATABASE_BYTES: usize = 50 << 20;
 /// Most rows of the table of single stores: what an index has to hold for small rows.
 const STORE_ROWS_MAX: u64 = 400_000;
 
 /// A question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Work {
+pub(crate) enum Work {
     /// One range of so many bytes, anywhere in the database.
     Store(usize),
     /// An account, a teller and a branch get an amount, and the history a line (after TPC-B).
@@ -18,14 +18,14 @@ pub(super) enum Work {
 
 /// A table of rows of one length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Table {
-    pub(super) rows: u64,
-    pub(super) row_bytes: usize,
+pub(crate) struct Table {
+    pub(crate) rows: u64,
+    pub(crate) row_bytes: usize,
 }
 
 /// One change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(crate) enum Change {
     /// Adds to the number at the beginning of a row.
     Add { table: usize, row: u64, amount: u64 },
     /// Writes a whole row.
@@ -35,7 +35,7 @@ pub(super) enum Change {
 const LINES: u64 = 10;
 
 impl Work {
-    pub(super) fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         match self {
             Self::Store(bytes) => format!("store-{bytes}"),
             Self::DebitCredit => "debit-credit".into(),
@@ -44,7 +44,7 @@ impl Work {
     }
 
     /// The tables, some 50 MB together. An engine without an index sees the whole database at every length of a row.
-    pub(super) fn tables(self, is_indexed: bool) -> Vec<Table> {
+    pub(crate) fn tables(self, is_indexed: bool) -> Vec<Table> {
         let table = |rows, row_bytes| Table { rows, row_bytes };
         match self {
             Self::Store(bytes) => {
@@ -57,7 +57,7 @@ impl Work {
     }
 
     /// The changes of transaction `n`, into `changes`.
-    pub(super) fn changes(self, n: u64, tables: &[Table], changes: &mut Vec<Change>) {
+    pub(crate) fn changes(self, n: u64, tables: &[Table], changes: &mut Vec<Change>) {
         changes.clear();
         let random = mix(n);
         let byte = n as u8 | 1;

@@ -8,6 +8,8 @@
 //! The ratio of a flow is its protected rate over the mean of the unprotected rates before and after it. A Linux guest takes
 //! long to fill a backup with: some flows and all lengths are measured between two changes of protection.
 
+mod report;
+
 use std::time::Duration;
 
 use crate::config::BenchConfig;
@@ -16,7 +18,7 @@ use crate::progress::Progress;
 use crate::session::{FIGURES, GuestSpec, Session};
 use crate::sweep::{linux_spec, load_average};
 use crate::table::{Columns, Row, Table};
-use crate::{bare_guest, build_id, flow_report, network};
+use crate::{bare_guest, build_id, network};
 use vmm::config::{CommitDurability, EpochLength};
 use vmm::epoch::pace::Usage;
 use vmm::exit::{Exit, Failure};
@@ -60,7 +62,7 @@ const DATAGRAMS_PER_SECOND: [u32; 2] = [20_000, 500];
 const LINUX_FLOWS_TOGETHER: usize = 5;
 
 /// Position of a key column.
-pub(super) fn key_column(name: &str) -> usize {
+pub(crate) fn key_column(name: &str) -> usize {
     KEY.iter().position(|column| *column == name).expect("the name of a column")
 }
 
@@ -82,7 +84,7 @@ struct Plan {
 }
 
 /// Measures and reports.
-pub(super) fn run(config: &BenchConfig) -> Result<(), Failure> {
+pub(crate) fn run(config: &BenchConfig) -> Result<(), Failure> {
     let plan = plan(config)?;
     let auto = std::iter::once(EpochLength::Auto);
     let lengths = match (config.epochs.is_empty(), config.quick) {
@@ -102,7 +104,7 @@ pub(super) fn run(config: &BenchConfig) -> Result<(), Failure> {
     let Flows { table, build, plan, .. } = flows;
     let is_ours = |row: &&Row| row.key[key_column("build")] == build && row.key[key_column("guest")] == plan.guest;
     let rows: Vec<Row> = table.rows().iter().filter(is_ours).cloned().collect();
-    flow_report::write(config, &rows)
+    report::write(config, &rows)
 }
 
 struct Flows<'a> {

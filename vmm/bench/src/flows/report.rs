@@ -4,7 +4,7 @@ use crate::chart::{Chart, Scale, Series, short};
 use crate::config::BenchConfig;
 use crate::flows::key_column;
 use crate::page::{Page, Section, machine};
-use crate::sweep_report::rank;
+use crate::sweep::report::rank;
 use crate::table::{Row, Spread};
 use vmm::exit::Failure;
 
@@ -111,7 +111,7 @@ impl<'a> Results<'a> {
 }
 
 /// Writes everything that is to be seen.
-pub(super) fn write(config: &BenchConfig, rows: &[Row]) -> Result<(), Failure> {
+pub(crate) fn write(config: &BenchConfig, rows: &[Row]) -> Result<(), Failure> {
     let results = Results::new(rows);
     let guest = if config.kernel.is_some() { "a Linux guest" } else { "a bare guest" };
     let page = Page {

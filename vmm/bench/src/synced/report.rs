@@ -3,7 +3,7 @@
 use crate::chart::{Chart, Scale, Series, short};
 use crate::config::BenchConfig;
 use crate::page::{Page, Section, machine};
-use crate::sweep_report::rank;
+use crate::sweep::report::rank;
 use crate::synced::key_column;
 use crate::table::{Row, Spread};
 use vmm::exit::Failure;
@@ -83,7 +83,7 @@ impl Results<'_> {
 }
 
 /// Writes everything that is to be seen.
-pub(super) fn write(config: &BenchConfig, rows: &[Row]) -> Result<(), Failure> {
+pub(crate) fn write(config: &BenchConfig, rows: &[Row]) -> Result<(), Failure> {
     let mut epochs = in_order(rows, "epoch");
     epochs.sort_by_key(|epoch| rank(epoch));
     let results = Results { rows, epochs, writes: in_order(rows, "writes") };

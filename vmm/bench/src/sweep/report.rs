@@ -17,13 +17,13 @@ const AIM_EPOCH: &str = "20ms";
 const BUSY: [&str; 3] = ["cpu", "memory", "disk-read"];
 
 /// Measured rows of one build, asked by workload and epoch length.
-pub(super) struct Results<'a> {
+pub(crate) struct Results<'a> {
     rows: &'a [Row],
-    pub(super) epochs: Vec<String>,
-    pub(super) workloads: Vec<String>,
+    pub(crate) epochs: Vec<String>,
+    pub(crate) workloads: Vec<String>,
 }
 
-pub(super) fn in_order<'a>(rows: &'a [Row], column: &str) -> Vec<String> {
+pub(crate) fn in_order<'a>(rows: &'a [Row], column: &str) -> Vec<String> {
     let mut seen: Vec<&'a str> = Vec::new();
     for row in rows {
         let value = row.key[key_column(column)].as_str();
@@ -35,12 +35,12 @@ pub(super) fn in_order<'a>(rows: &'a [Row], column: &str) -> Vec<String> {
 }
 
 /// Order of epoch lengths: by time, `auto` last.
-pub(super) fn rank(epoch: &str) -> u64 {
+pub(crate) fn rank(epoch: &str) -> u64 {
     vmm::config::parse_time(epoch).map_or(u64::MAX, |time| time.as_micros() as u64)
 }
 
 impl<'a> Results<'a> {
-    pub(super) fn new(rows: &'a [Row]) -> Self {
+    pub(crate) fn new(rows: &'a [Row]) -> Self {
         let mut epochs = in_order(rows, "epoch");
         epochs.sort_by_key(|epoch| rank(epoch));
         Self { rows, epochs, workloads: in_order(rows, "workload") }
@@ -53,7 +53,7 @@ impl<'a> Results<'a> {
             .filter(move |row| row.key[key_column("workload")] == workload && row.key[key_column("epoch")] == epoch)
     }
 
-    pub(super) fn spread(&self, workload: &str, epoch: &str, figure: &str) -> Option<Spread> {
+    pub(crate) fn spread(&self, workload: &str, epoch: &str, figure: &str) -> Option<Spread> {
         Spread::of(self.of(workload, epoch).map(|row| row.get(figure)))
     }
 
@@ -63,7 +63,7 @@ impl<'a> Results<'a> {
     }
 
     /// A chart of `figure` with a line for each workload that has it above zero somewhere.
-    pub(super) fn chart(&self, title: &str, y_label: &str, figure: &str, y_scale: Scale) -> Chart {
+    pub(crate) fn chart(&self, title: &str, y_label: &str, figure: &str, y_scale: Scale) -> Chart {
         let lines = self.workloads.iter().map(|workload| Series::new(name(workload), self.series(workload, figure)));
         let has_some = |series: &Series| series.points.iter().any(|(_, spread)| spread.max > 0.0);
         Chart {
@@ -85,7 +85,7 @@ impl<'a> Results<'a> {
 }
 
 /// A workload as people say it.
-pub(super) fn name(workload: &str) -> String {
+pub(crate) fn name(workload: &str) -> String {
     match workload {
         "cpu" => "CPU".into(),
         "disk-write" => "disk write + flush".into(),
@@ -100,7 +100,7 @@ pub(super) fn name(workload: &str) -> String {
 }
 
 /// Writes everything that is to be seen.
-pub(super) fn write(config: &BenchConfig, rows: &[Row], skipped: &[String]) -> Result<(), Failure> {
+pub(crate) fn write(config: &BenchConfig, rows: &[Row], skipped: &[String]) -> Result<(), Failure> {
     let results = Results::new(rows);
     summary(config, &results, Question::Backup)?;
     let guest = match config.kernel {
@@ -140,7 +140,7 @@ fn intro(results: &Results<'_>, skipped: &[String]) -> Vec<String> {
     texts
 }
 
-pub(super) fn with_spread(spread: Spread) -> String {
+pub(crate) fn with_spread(spread: Spread) -> String {
     match spread.count {
         1 => format!("{:.2} (one repetition)", spread.median),
         count => format!("{:.2} ({:.2} to {:.2} in {count} repetitions)", spread.median, spread.min, spread.max),
@@ -160,7 +160,7 @@ fn relative(results: &Results<'_>) -> Section {
 }
 
 /// The first question of a sweep: its chart, what is seen there, and all numbers.
-pub(super) fn relative_section(results: &Results<'_>, mut chart: Chart, seen: Vec<String>) -> Section {
+pub(crate) fn relative_section(results: &Results<'_>, mut chart: Chart, seen: Vec<String>) -> Section {
     chart.mark = Some((1.0, "unprotected".into()));
     Section {
         title: "How much longer does work take?".into(),
@@ -249,7 +249,7 @@ fn why_writes_are_faster(results: &Results<'_>) -> Option<String> {
 }
 
 /// Says where repetitions differ most.
-pub(super) fn widest(results: &Results<'_>) -> Option<String> {
+pub(crate) fn widest(results: &Results<'_>) -> Option<String> {
     let points =
         results.workloads.iter().flat_map(|workload| results.epochs.iter().map(move |epoch| (workload, epoch)));
     let spreads = points.filter_map(|(workload, epoch)| {
@@ -375,7 +375,7 @@ fn bytes(results: &Results<'_>) -> Section {
     }
 }
 
-pub(super) fn summary(config: &BenchConfig, results: &Results<'_>, question: Question) -> Result<(), Failure> {
+pub(crate) fn summary(config: &BenchConfig, results: &Results<'_>, question: Question) -> Result<(), Failure> {
     let figures: BTreeSet<&'static str> = results.rows.iter().flat_map(|row| row.figures.keys().copied()).collect();
     let heads = ["workload", "epoch", "figure", "median", "min", "max", "repetitions"].map(str::to_owned);
     let mut rows = Vec::new();

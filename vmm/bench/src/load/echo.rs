@@ -19,7 +19,7 @@ const FIRST_ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// A client.
 #[derive(Debug)]
-pub(super) struct Echo {
+pub(crate) struct Echo {
     socket: UdpSocket,
     sequence: u64,
     /// How many requests the guest says it has answered.
@@ -32,7 +32,7 @@ fn failed(error: &std::io::Error) -> Failure {
 
 impl Echo {
     /// A client of the guest of `session`, once that answers.
-    pub(super) fn connect(session: &Session) -> Result<Self, Failure> {
+    pub(crate) fn connect(session: &Session) -> Result<Self, Failure> {
         let connect = || {
             let socket = UdpSocket::bind("0.0.0.0:0")?;
             socket.connect((GUEST, PORT))?;
@@ -87,7 +87,7 @@ impl Echo {
     }
 
     /// Asks for `time`, one request after the other.
-    pub(super) fn sample(&mut self, session: &Session, time: Duration) -> Result<Sample, Failure> {
+    pub(crate) fn sample(&mut self, session: &Session, time: Duration) -> Result<Sample, Failure> {
         let mut times = Histogram::<u64>::new(3).expect("three significant digits are valid");
         let begun = Instant::now();
         while begun.elapsed() < time || times.is_empty() {

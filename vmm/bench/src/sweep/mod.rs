@@ -8,20 +8,24 @@
 //! Run time relative to unprotected = mean of the unprotected rates before and after / rate while protected. A Linux
 //! guest takes long to fill a backup with: it is protected once for all lengths, between two unprotected stretches.
 
+mod local_report;
+mod local_sweep;
+pub(crate) mod report;
+
 use std::time::Duration;
 
-use crate::agent::{AgentWork, Ask};
 use crate::config::BenchConfig;
+use crate::load::agent::{AgentWork, Ask};
 use crate::load::{Load, Sample};
 use crate::progress::Progress;
 use crate::session::{FIGURES, Figures, GuestSpec, Image, Session};
 use crate::table::{Columns, Row, Table};
-use crate::{bare_guest, build_id, local_report, network, sweep_report};
+use crate::{bare_guest, build_id, network};
 use vmm::config::{CommitDurability, EpochLength};
 use vmm::exit::{Exit, Failure};
 
 /// The epoch lengths of the question, in ms.
-pub(super) const LENGTHS_MS: [u64; 8] = [1, 2, 5, 10, 20, 50, 100, 200];
+pub(crate) const LENGTHS_MS: [u64; 8] = [1, 2, 5, 10, 20, 50, 100, 200];
 /// Fewer, for an emulated host.
 const LENGTHS_MS_FEW: [u64; 4] = [5, 10, 20, 50];
 /// Between the commits of a guest that has only its own host.
@@ -29,7 +33,7 @@ const LENGTHS_MS_LOCAL: [u64; 4] = [1, 10, 100, 1000];
 
 /// What is compared with the unprotected guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Question {
+pub(crate) enum Question {
     /// The guest under a backup.
     Backup,
     /// The guest whose epochs are committed on its own host.
@@ -38,7 +42,7 @@ pub(super) enum Question {
 
 impl Question {
     /// What the names of its files begin with.
-    pub(super) fn file(self) -> &'static str {
+    pub(crate) fn file(self) -> &'static str {
         match self {
             Self::Backup => "epoch-sweep",
             Self::Local => "local-sweep",
@@ -74,37 +78,37 @@ const RATES: &[&str] = &[
 const COLUMNS: Columns = Columns { key: KEY, figures: &[RATES, &FIGURES] };
 
 /// Position of a key column.
-pub(super) fn key_column(name: &str) -> usize {
+pub(crate) fn key_column(name: &str) -> usize {
     KEY.iter().position(|column| *column == name).expect("the name of a column")
 }
 
 /// How long things are measured.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Windows {
-    pub(super) base: Duration,
-    pub(super) protected: Duration,
-    pub(super) settle: Duration,
+pub(crate) struct Windows {
+    pub(crate) base: Duration,
+    pub(crate) protected: Duration,
+    pub(crate) settle: Duration,
 }
 
 /// One workload of a guest.
 #[derive(Debug)]
-pub(super) struct Workload {
-    pub(super) name: &'static str,
-    pub(super) load: Load,
+pub(crate) struct Workload {
+    pub(crate) name: &'static str,
+    pub(crate) load: Load,
 }
 
 /// A guest, and what it does; or why it cannot be measured here.
 #[derive(Debug)]
-pub(super) struct Plan {
-    pub(super) guest: String,
-    pub(super) spec: GuestSpec,
-    pub(super) workloads: Vec<Workload>,
+pub(crate) struct Plan {
+    pub(crate) guest: String,
+    pub(crate) spec: GuestSpec,
+    pub(crate) workloads: Vec<Workload>,
     /// Epoch lengths measured between two unprotected stretches.
     lengths_together: usize,
 }
 
 /// Measures and reports.
-pub(super) fn run(config: &BenchConfig, question: Question) -> Result<(), Failure> {
+pub(crate) fn run(config: &BenchConfig, question: Question) -> Result<(), Failure> {
     let mut sweep = Sweep::new(config, question)?;
     let mut plans = only(&config.workloads, plans(config, question, &mut sweep.skipped)?)?;
     sweep.progress = Progress::new(sweep.points(&plans), sweep.points_done(&plans));
@@ -122,20 +126,20 @@ pub(super) fn run(config: &BenchConfig, question: Question) -> Result<(), Failur
     let Sweep { table, build, skipped, .. } = sweep;
     let rows: Vec<Row> = table.rows().iter().filter(|row| row.key[key_column("build")] == build).cloned().collect();
     match question {
-        Question::Backup => sweep_report::write(config, &rows, &skipped),
+        Question::Backup => report::write(config, &rows, &skipped),
         Question::Local => local_report::write(config, &rows, &skipped),
     }
 }
 
-pub(super) struct Sweep<'a> {
-    pub(super) config: &'a BenchConfig,
+pub(crate) struct Sweep<'a> {
+    pub(crate) config: &'a BenchConfig,
     build: String,
-    pub(super) table: Table,
-    pub(super) windows: Windows,
-    pub(super) lengths: Vec<EpochLength>,
+    pub(crate) table: Table,
+    pub(crate) windows: Windows,
+    pub(crate) lengths: Vec<EpochLength>,
     repeats: u32,
     skipped: Vec<String>,
-    pub(super) progress: Progress,
+    pub(crate) progress: Progress,
 }
 
 impl<'a> Sweep<'a> {
@@ -163,7 +167,7 @@ impl<'a> Sweep<'a> {
         })
     }
 
-    pub(super) fn key(&self, plan: &Plan, workload: &str, epoch: EpochLength, repeat: u32) -> Vec<String> {
+    pub(crate) fn key(&self, plan: &Plan, workload: &str, epoch: EpochLength, repeat: u32) -> Vec<String> {
         let durability = match plan.spec.durability {
             CommitDurability::Disk => "disk",
             CommitDurability::Memory => "memory",
@@ -186,7 +190,7 @@ impl<'a> Sweep<'a> {
             .sum()
     }
 
-    pub(super) fn missing(&self, plan: &Plan, workload: &str, repeat: u32) -> Vec<EpochLength> {
+    pub(crate) fn missing(&self, plan: &Plan, workload: &str, repeat: u32) -> Vec<EpochLength> {
         let is_missing = |epoch: &EpochLength| !self.table.has(&self.key(plan, workload, *epoch, repeat));
         self.lengths.iter().copied().filter(is_missing).collect()
     }
@@ -245,7 +249,7 @@ impl<'a> Sweep<'a> {
     }
 }
 
-pub(super) fn row(key: Vec<String>, before: Sample, sample: Sample, after: Sample, mut figures: Figures) -> Row {
+pub(crate) fn row(key: Vec<String>, before: Sample, sample: Sample, after: Sample, mut figures: Figures) -> Row {
     let base_rate = (before.rate() + after.rate()) / 2.0;
     figures.entry("stopped_share").and_modify(|nanos| *nanos /= sample.seconds * 1e9);
     figures.extend([
@@ -270,7 +274,7 @@ pub(super) fn row(key: Vec<String>, before: Sample, sample: Sample, after: Sampl
 }
 
 /// How many processes wanted to run on this machine, on average over the last minute.
-pub(super) fn load_average() -> f64 {
+pub(crate) fn load_average() -> f64 {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(f64::NAN)
 }
@@ -386,7 +390,7 @@ fn linux_plan(
 }
 
 /// A Linux guest that is reached through its network.
-pub(super) fn linux_spec(config: &BenchConfig, kernel: std::path::PathBuf) -> Result<GuestSpec, Failure> {
+pub(crate) fn linux_spec(config: &BenchConfig, kernel: std::path::PathBuf) -> Result<GuestSpec, Failure> {
     if config.tap.is_none()
         && let Some(why) = network::missing()
     {

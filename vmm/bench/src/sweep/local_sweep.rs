@@ -26,7 +26,7 @@ fn state_dir() -> PathBuf {
 
 impl Sweep<'_> {
     /// Measures what is missing of a repetition, one workload after the other: what is done is kept.
-    pub(super) fn measure_sessions(&mut self, plan: &mut Plan, repeat: u32) -> Result<(), Failure> {
+    pub(crate) fn measure_sessions(&mut self, plan: &mut Plan, repeat: u32) -> Result<(), Failure> {
         for index in 0..plan.workloads.len() {
             let missing = self.missing(plan, plan.workloads[index].name, repeat);
             if !missing.is_empty() {

@@ -1,9 +1,12 @@
 //! Work that a guest does, and how fast it does it.
 
+pub(crate) mod agent;
+mod echo;
+
 use std::time::{Duration, Instant};
 
-use crate::agent::AgentWork;
-use crate::echo::Echo;
+use crate::load::agent::AgentWork;
+use crate::load::echo::Echo;
 use crate::session::Session;
 use vmm::exit::{Exit, Failure};
 
@@ -13,32 +16,32 @@ const LOOK_AGAIN: Duration = Duration::from_micros(100);
 
 /// A stretch of work.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Sample {
+pub(crate) struct Sample {
     /// Work done, in units of the load's own.
-    pub(super) units: f64,
+    pub(crate) units: f64,
     /// Time that it took.
-    pub(super) seconds: f64,
+    pub(crate) seconds: f64,
     /// Part of it in which the vCPU's thread could have run and had no processor.
-    pub(super) waited: f64,
+    pub(crate) waited: f64,
     /// Median and 99th percentile of a request's round trip, in µs, where there are requests.
-    pub(super) round_trip_us: Option<(f64, f64)>,
+    pub(crate) round_trip_us: Option<(f64, f64)>,
 }
 
 impl Sample {
     /// Units a second.
-    pub(super) fn rate(&self) -> f64 {
+    pub(crate) fn rate(&self) -> f64 {
         self.units / self.seconds
     }
 
     /// Units a second of the time in which no other thread had the vCPU's processor.
-    pub(super) fn rate_unhindered(&self) -> f64 {
+    pub(crate) fn rate_unhindered(&self) -> f64 {
         self.units / (self.seconds - self.waited).max(self.seconds * 1e-3)
     }
 }
 
 /// Work of a running guest.
 #[derive(Debug)]
-pub(super) enum Load {
+pub(crate) enum Load {
     /// The guest works by itself and prints a line for every so much.
     Lines {
         /// Bytes of its line, the newline included.
@@ -52,7 +55,7 @@ pub(super) enum Load {
 
 impl Load {
     /// Lets the guest work for about `time`.
-    pub(super) fn sample(&mut self, session: &Session, time: Duration) -> Result<Sample, Failure> {
+    pub(crate) fn sample(&mut self, session: &Session, time: Duration) -> Result<Sample, Failure> {
         let before = vcpu_waited();
         let mut sample = self.sample_only(session, time)?;
         sample.waited = vcpu_waited() - before;
@@ -73,7 +76,7 @@ impl Load {
     }
 
     /// Forgets its connections: the guest that they went to is gone.
-    pub(super) fn disconnect(&mut self) {
+    pub(crate) fn disconnect(&mut self) {
         match self {
             Self::Lines { .. } => {}
             Self::Echo(echo) => *echo = None,
@@ -84,7 +87,7 @@ impl Load {
 
 /// How long the threads of this process's vCPUs have waited for a processor so far, in seconds; 0 where the kernel does
 /// not tell.
-pub(super) fn vcpu_waited() -> f64 {
+pub(crate) fn vcpu_waited() -> f64 {
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let waited = tasks.filter_map(|task| {
         let comm = std::fs::read_to_string(task.path().join("comm")).ok()?;

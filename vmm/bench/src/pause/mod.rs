@@ -1,5 +1,7 @@
 //! How long an epoch's boundary stops the guest: over the number of dirty pages, and over the size of RAM.
 
+mod report;
+
 use std::time::{Duration, Instant};
 
 use crate::config::BenchConfig;
@@ -8,7 +10,7 @@ use crate::progress::Progress;
 use crate::session::{FIGURES, Figures, GuestSpec, Session};
 use crate::sweep::load_average;
 use crate::table::{Columns, Row, Table};
-use crate::{bare_guest, build_id, pause_report};
+use crate::{bare_guest, build_id};
 use machine::stats::Counts;
 use vmm::config::{CommitDurability, format_time};
 use vmm::epoch::capture::Mode;
@@ -33,27 +35,27 @@ const EPOCHS_MAX: Duration = Duration::from_secs(300);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Dirty pages of an epoch over which the pause is shown.
-pub(super) const PAGES: [u64; 7] = [0, 16, 256, 1024, 4096, 16384, 65536];
+pub(crate) const PAGES: [u64; 7] = [0, 16, 256, 1024, 4096, 16384, 65536];
 /// Sizes of RAM over which the pause is shown, in MiB.
-pub(super) const MEMORY_MIB: [u64; 4] = [256, 1024, 4096, 8192];
+pub(crate) const MEMORY_MIB: [u64; 4] = [256, 1024, 4096, 8192];
 /// Dirty pages of the epochs that are shown over the size of RAM.
-pub(super) const PAGES_OVER_MEMORY: [u64; 2] = [0, 4096];
+pub(crate) const PAGES_OVER_MEMORY: [u64; 2] = [0, 4096];
 /// Ways of capturing that are compared.
-pub(super) const CAPTURES: [Mode; 3] = [Mode::StopAndCopy, Mode::CopyOnWrite, Mode::Auto];
+pub(crate) const CAPTURES: [Mode; 3] = [Mode::StopAndCopy, Mode::CopyOnWrite, Mode::Auto];
 /// Words written in each page, of 512 that it has: over what a page costs on the wire.
-pub(super) const WORDS: [u64; 3] = [1, 64, 512];
+pub(crate) const WORDS: [u64; 3] = [1, 64, 512];
 /// The usual page of the other questions.
-pub(super) const WORDS_USUAL: u64 = 1;
+pub(crate) const WORDS_USUAL: u64 = 1;
 /// Pages of the epochs that are shown over what a page costs.
-pub(super) const PAGES_OVER_WORDS: u64 = 1024;
+pub(crate) const PAGES_OVER_WORDS: u64 = 1024;
 
 /// One point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Point {
-    pub(super) pages: u64,
-    pub(super) words: u64,
-    pub(super) memory_mib: u64,
-    pub(super) capture: Mode,
+pub(crate) struct Point {
+    pub(crate) pages: u64,
+    pub(crate) words: u64,
+    pub(crate) memory_mib: u64,
+    pub(crate) capture: Mode,
 }
 
 impl Point {
@@ -77,7 +79,7 @@ impl Point {
     }
 
     /// The point of a row.
-    pub(super) fn of(row: &Row) -> Option<Self> {
+    pub(crate) fn of(row: &Row) -> Option<Self> {
         let number = |column: usize| row.key[column].parse().ok();
         let capture = CAPTURES.into_iter().find(|capture| capture.as_str() == row.key[4])?;
         Some(Self { pages: number(1)?, words: number(2)?, memory_mib: number(3)?, capture })
@@ -135,7 +137,7 @@ fn points(quick: bool) -> Vec<Point> {
 }
 
 /// Measures and reports.
-pub(super) fn run(config: &BenchConfig) -> Result<(), Failure> {
+pub(crate) fn run(config: &BenchConfig) -> Result<(), Failure> {
     let build = build_id()?;
     let mut table = Table::open(&config.out.join("pause.csv"), COLUMNS)?;
     let repeats = config.repeat.unwrap_or(if config.quick { 2 } else { 5 });
@@ -154,7 +156,7 @@ pub(super) fn run(config: &BenchConfig) -> Result<(), Failure> {
     }
     drop(progress);
     let rows: Vec<Row> = table.rows().iter().filter(|row| row.key[0] == build).cloned().collect();
-    pause_report::write(config, &rows)
+    report::write(config, &rows)
 }
 
 /// One guest that is measured with each way of capturing in turn.

@@ -4,7 +4,7 @@ use crate::chart::{Chart, Scale};
 use crate::config::BenchConfig;
 use crate::page::{Page, Section, machine};
 use crate::sweep::Question;
-use crate::sweep_report::{Results, in_order, name, relative_section, summary, widest, with_spread};
+use crate::sweep::report::{Results, in_order, name, relative_section, summary, widest, with_spread};
 use crate::table::{Row, Spread};
 use vmm::exit::Failure;
 
@@ -19,7 +19,7 @@ const AIMS: [(&str, &str, f64); 6] = [
 ];
 
 /// Writes everything that is to be seen.
-pub(super) fn write(config: &BenchConfig, rows: &[Row], skipped: &[String]) -> Result<(), Failure> {
+pub(crate) fn write(config: &BenchConfig, rows: &[Row], skipped: &[String]) -> Result<(), Failure> {
     let results = Results::new(rows);
     summary(config, &results, Question::Local)?;
     let charts = [

@@ -37,7 +37,7 @@ impl Results<'_> {
 }
 
 /// Writes everything that is to be seen.
-pub(super) fn write(config: &BenchConfig, rows: &[Row]) -> Result<(), Failure> {
+pub(crate) fn write(config: &BenchConfig, rows: &[Row]) -> Result<(), Failure> {
     let results = Results(rows);
     let repeats =
         rows.iter().map(|row| &row.key[6]).max().and_then(|last| last.parse::<u32>().ok()).map_or(0, |n| n + 1);

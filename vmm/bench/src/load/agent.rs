@@ -26,7 +26,7 @@ const CONNECT_AGAIN: Duration = Duration::from_millis(200);
 
 /// What the agent is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ask {
+pub(crate) enum Ask {
     /// A workload: its name, and its second parameter.
     Work(&'static str, u64),
     /// A line, answered by its count and checksum.
@@ -47,7 +47,7 @@ impl Ask {
 
 /// One kind of work, and the connection to ask for it.
 #[derive(Debug)]
-pub(super) struct AgentWork {
+pub(crate) struct AgentWork {
     ask: Ask,
     /// Units that take about as long as a sample, once that is known.
     amount: Option<(Duration, u64)>,
@@ -60,11 +60,11 @@ fn failed(what: &str, error: &std::io::Error) -> Failure {
 }
 
 impl AgentWork {
-    pub(super) fn new(ask: Ask) -> Self {
+    pub(crate) fn new(ask: Ask) -> Self {
         Self { ask, amount: None, connection: None }
     }
 
-    pub(super) fn disconnect(&mut self) {
+    pub(crate) fn disconnect(&mut self) {
         self.connection = None;
     }
 
@@ -84,7 +84,7 @@ impl AgentWork {
     }
 
     /// Works for about `time`.
-    pub(super) fn sample(&mut self, session: &Session, time: Duration) -> Result<Sample, Failure> {
+    pub(crate) fn sample(&mut self, session: &Session, time: Duration) -> Result<Sample, Failure> {
         match self.ask {
             Ask::Stream => self.sample_requests(session, time, "a line of a client"),
             Ask::Redis => self.sample_requests(session, time, "SET outlast 0123456789abcdef"),
@@ -101,7 +101,7 @@ impl AgentWork {
     }
 
     /// Has `units` of a workload done, and waits for the answer.
-    pub(super) fn once(&mut self, session: &Session, name: &str, units: u64, parameter: u64) -> Result<(), Failure> {
+    pub(crate) fn once(&mut self, session: &Session, name: &str, units: u64, parameter: u64) -> Result<(), Failure> {
         self.work(session, name, units, parameter).map(drop)
     }
 
@@ -172,7 +172,7 @@ fn scaled(units: u64, took: Duration, wanted: Duration) -> u64 {
 }
 
 /// Connects to the agent, once the guest has booted.
-pub(super) fn connect(session: &Session, port: u16) -> Result<TcpStream, Failure> {
+pub(crate) fn connect(session: &Session, port: u16) -> Result<TcpStream, Failure> {
     let address: SocketAddr = format!("{GUEST}:{port}").parse().expect("an address and a port");
     let begun = Instant::now();
     loop {

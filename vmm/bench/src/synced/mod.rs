@@ -8,16 +8,18 @@
 //! which while protected is when its epoch is committed. The ratio is the protected time over the mean of both unprotected
 //! ones. Beside it is what the processes here gave to their file systems for each byte that the guest wrote.
 
+mod report;
+
 use std::time::{Duration, Instant};
 
-use crate::agent::{AgentWork, Ask};
 use crate::config::BenchConfig;
+use crate::load::agent::{AgentWork, Ask};
 use crate::load::vcpu_waited;
 use crate::progress::Progress;
 use crate::session::{FIGURES, Figures, GuestSpec, Image, Session};
 use crate::sweep::{linux_spec, load_average};
 use crate::table::{Columns, Row, Table};
-use crate::{bare_guest, build_id, synced_report};
+use crate::{bare_guest, build_id};
 use vmm::config::{CommitDurability, EpochLength};
 use vmm::exit::{Exit, Failure};
 
@@ -59,7 +61,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(300);
 const LOOK_AGAIN: Duration = Duration::from_micros(200);
 
 /// Position of a key column.
-pub(super) fn key_column(name: &str) -> usize {
+pub(crate) fn key_column(name: &str) -> usize {
     KEY.iter().position(|column| *column == name).expect("the name of a column")
 }
 
@@ -114,7 +116,7 @@ impl Writes {
 }
 
 /// Measures and reports.
-pub(super) fn run(config: &BenchConfig) -> Result<(), Failure> {
+pub(crate) fn run(config: &BenchConfig) -> Result<(), Failure> {
     let of_ours = [Writes::Bulk(BULK_MIB[usize::from(config.quick)]), Writes::Small];
     let asked = config.workloads.iter().map(|name| {
         let unknown = || Failure::new(Exit::Usage, format!("no writes are called {name}"));
@@ -141,7 +143,7 @@ pub(super) fn run(config: &BenchConfig) -> Result<(), Failure> {
     let Synced { build, table, .. } = synced;
     let is_ours = |row: &&Row| row.key[key_column("build")] == build && row.key[key_column("guest")] == guest;
     let rows: Vec<Row> = table.rows().iter().filter(is_ours).cloned().collect();
-    synced_report::write(config, &rows)
+    report::write(config, &rows)
 }
 
 struct Synced<'a> {
