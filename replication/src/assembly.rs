@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use crate::id::{EpochId, SessionId};
+use crate::id::{EpochId, SessionId, Term};
+use crate::lineage::{ChainHash, EpochMark, StateDigest};
 use crate::output::{Input, Output};
 use crate::page::{PAGE_SIZE, PageBatch};
 use crate::peer::PeerError;
@@ -22,6 +23,10 @@ pub struct AssembledEpoch {
     pub session: SessionId,
     /// Its number.
     pub epoch: EpochId,
+    /// Its branch.
+    pub branch: Term,
+    /// The hash over it and all before it.
+    pub chain: ChainHash,
     /// The base of the session.
     pub base: bool,
     /// Inputs it consumed, in order.
@@ -39,6 +44,13 @@ pub struct AssembledEpoch {
     pub outputs: Arc<Vec<Output>>,
     /// What it occupies here, about.
     pub staged_bytes: usize,
+}
+
+impl AssembledEpoch {
+    /// Its identity.
+    pub fn mark(&self) -> EpochMark {
+        EpochMark { branch: self.branch, count: self.epoch, chain: self.chain }
+    }
 }
 
 /// The epoch whose frames are arriving.
@@ -62,9 +74,11 @@ struct OpenEpoch {
 #[derive(Debug)]
 pub(crate) struct Assembly {
     session: SessionId,
+    branch: Term,
     machine: MachineInfo,
     staged_bytes_max: usize,
-    expected: Option<EpochId>,
+    /// The last epoch that was whole, or what the primary says of the one before its base.
+    last: Option<EpochMark>,
     open: Option<OpenEpoch>,
     /// At the end of the last epoch that was whole.
     state: Arc<Vec<u8>>,
@@ -82,8 +96,8 @@ pub(crate) enum Assembled {
 }
 
 impl Assembly {
-    pub(crate) fn new(session: SessionId, machine: MachineInfo, staged_bytes_max: usize) -> Self {
-        Assembly { session, machine, staged_bytes_max, expected: None, open: None, state: Arc::default() }
+    pub(crate) fn new(session: SessionId, branch: Term, machine: MachineInfo, staged_bytes_max: usize) -> Self {
+        Assembly { session, branch, machine, staged_bytes_max, last: None, open: None, state: Arc::default() }
     }
 
     pub(crate) fn machine(&self) -> &MachineInfo {
@@ -134,10 +148,12 @@ impl Assembly {
         if self.open.is_some() {
             return Err(PeerError::Unexpected { kind, state: "another epoch is open" });
         }
-        if begin.base != self.expected.is_none() || epoch == EpochId(0) {
+        if begin.base.is_some() != self.last.is_none() || epoch == EpochId(0) {
             return Err(PeerError::Unexpected { kind, state: "a base is the first epoch of a session, and only that" });
         }
-        let expected = self.expected.unwrap_or(epoch);
+        let before = |chain| EpochMark { branch: self.branch, count: epoch.prev(), chain };
+        self.last = self.last.or(begin.base.map(before));
+        let expected = self.last.map_or(epoch, |last| last.count.next());
         if epoch != expected {
             return Err(PeerError::WrongEpoch { kind, expected, theirs: epoch });
         }
@@ -147,13 +163,17 @@ impl Assembly {
 
     fn end(&mut self, end: EpochEnd) -> Result<Assembled, PeerError> {
         let open = self.open.take().expect("the caller looked");
-        if let Err(error) = open.check_end(end) {
-            // Its inputs were logged; they stay for a takeover.
-            self.open = Some(open);
-            return Err(error);
-        }
-        self.expected = Some(open.epoch.next());
-        let whole = open.finish(self.session);
+        let last = self.last.expect("an open epoch is a base or continues another");
+        let mark = match open.check_end(end).and_then(|()| open.identify(last, end.chain)) {
+            Ok(mark) => mark,
+            Err(error) => {
+                // Its inputs were logged; they stay for a takeover.
+                self.open = Some(open);
+                return Err(error);
+            }
+        };
+        self.last = Some(mark);
+        let whole = open.finish(self.session, mark);
         self.state = Arc::clone(&whole.state);
         Ok(Assembled::Whole(Box::new(whole)))
     }
@@ -264,7 +284,7 @@ impl OpenEpoch {
     }
 
     fn check_end(&self, end: EpochEnd) -> Result<(), PeerError> {
-        let EpochEnd { inputs, pages, state_bytes, disk_writes, outputs, checksum } = self.arrived;
+        let EpochEnd { inputs, pages, state_bytes, disk_writes, outputs, checksum, chain: _ } = self.arrived;
         assert_eq!(checksum, 0, "the checksum of what arrived is in the digest");
         let sums = [
             ("the count of inputs", end.inputs, inputs),
@@ -280,13 +300,25 @@ impl OpenEpoch {
         }
     }
 
-    fn finish(self, session: SessionId) -> AssembledEpoch {
+    /// Its identity behind `last`, if the primary says the same.
+    fn identify(&self, last: EpochMark, theirs: ChainHash) -> Result<EpochMark, PeerError> {
+        let mark = last.next(self.epoch, Some(StateDigest::of(&self.state)));
+        if mark.chain == theirs {
+            Ok(mark)
+        } else {
+            Err(PeerError::OtherLine { epoch: self.epoch, ours: mark.chain, theirs })
+        }
+    }
+
+    fn finish(self, session: SessionId, mark: EpochMark) -> AssembledEpoch {
         let OpenEpoch { epoch, begin, inputs, pages, state, disk_writes, disk_copies, outputs, staged_bytes, .. } =
             self;
         AssembledEpoch {
             session,
             epoch,
-            base: begin.base,
+            branch: mark.branch,
+            chain: mark.chain,
+            base: begin.base.is_some(),
             inputs,
             pages,
             state: Arc::new(state),

@@ -1,5 +1,6 @@
 use super::*;
 use crate::id::{Gfn, Term, VmId};
+use crate::lineage::tests::line_of;
 use crate::page::PageEncoder;
 use crate::ship::EpochWriter;
 use crate::state::ShippedState;
@@ -17,7 +18,7 @@ fn assembly(staged_bytes_max: usize) -> Assembly {
         disks: vec![DiskInfo { len: 1 << 20, readonly: false }, DiskInfo { len: 1 << 20, readonly: true }],
         ..MachineInfo::default()
     };
-    Assembly::new(SESSION, machine, staged_bytes_max)
+    Assembly::new(SESSION, Term(1), machine, staged_bytes_max)
 }
 
 fn frames(bytes: &[u8]) -> Vec<Frame> {
@@ -30,9 +31,22 @@ fn input(tag: u8) -> Input {
     Input { device: 1, bytes: vec![tag] }
 }
 
+/// The epoch before `epoch`, where all have this state.
+fn before(epoch: u64, state: &[u8]) -> EpochMark {
+    line_of(Term(1), epoch - 1, |_| state.to_vec())
+}
+
+fn base(epoch: u64) -> EpochBegin {
+    EpochBegin { base: Some(before(epoch, &[]).chain), released: EpochId(epoch - 1) }
+}
+
+fn end_of_base(writer: EpochWriter, out: &mut Vec<u8>) {
+    writer.end(before(6, &[]).chain, out);
+}
+
 fn epoch_frames(epoch: u64, base: bool) -> Vec<Frame> {
     let mut out = Vec::new();
-    let begin = EpochBegin { base, released: EpochId(epoch - 1) };
+    let begin = EpochBegin { base: base.then(|| before(epoch, b"registers").chain), released: EpochId(epoch - 1) };
     let mut writer = EpochWriter::begin(link(), EpochId(epoch), begin, &mut out);
     writer.inputs(&[input(1), input(2)], &mut out);
     let mut encoder = PageEncoder::new();
@@ -41,7 +55,7 @@ fn epoch_frames(epoch: u64, base: bool) -> Vec<Frame> {
     writer.state(b"registers", &mut out);
     writer.disk_write(0, 512, &[3; 600 << 10], &mut out);
     writer.outputs(&[Output { device: 1, kind: 0, bytes: vec![5; 60] }], &mut out);
-    writer.end(&mut out);
+    writer.end(before(epoch + 1, b"registers").chain, &mut out);
     frames(&out)
 }
 
@@ -73,11 +87,14 @@ fn epoch_written_comes_out_as_it_went_in() {
 
 fn states(states: &[&[u8]]) -> Vec<u8> {
     let (mut out, mut shipped) = (Vec::new(), ShippedState::default());
+    let mut last = before(5, &[]);
     for (epoch, state) in (5..).zip(states) {
-        let begin = EpochBegin { base: epoch == 5, released: EpochId(epoch - 1) };
+        let base = (epoch == 5).then_some(last.chain);
+        let begin = EpochBegin { base, released: EpochId(epoch - 1) };
+        last = last.next(EpochId(epoch), Some(StateDigest::of(state)));
         let mut writer = EpochWriter::begin(link(), EpochId(epoch), begin, &mut out);
         writer.state_after(&mut shipped, |_| state.to_vec(), &mut out);
-        writer.end(&mut out);
+        writer.end(last.chain, &mut out);
     }
     out
 }
@@ -134,6 +151,42 @@ fn epoch_with_two_frames_exchanged_does_not_complete() {
 }
 
 #[test]
+fn epoch_of_another_line_or_with_another_state_is_refused() {
+    let written = |before: EpochMark, says: EpochMark, begins: Option<ChainHash>| {
+        let (epoch, mut out) = (before.count.next(), Vec::new());
+        let begin = EpochBegin { base: begins, released: before.count };
+        let mut writer = EpochWriter::begin(link(), epoch, begin, &mut out);
+        writer.state(b"state", &mut out);
+        writer.end(says.chain, &mut out);
+        frames(&out)
+    };
+    let digest = Some(StateDigest::of(b"state"));
+    let fourth = before(5, b"state");
+    let (fifth, other) = (fourth.next(EpochId(5), digest), before(5, b"other").next(EpochId(5), digest));
+    let mut follower = assembly(1 << 20);
+    let whole = feed(&mut follower, written(fourth, fifth, Some(fourth.chain))).unwrap().unwrap();
+    assert_eq!(whole.mark(), fifth);
+    let sixth = fifth.next(EpochId(6), digest);
+    let wrong = [
+        ("of another history", other.next(EpochId(6), digest)),
+        ("of another state", fifth.next(EpochId(6), Some(StateDigest::of(b"stale")))),
+        ("without a state", fifth.next(EpochId(6), None)),
+        ("of another branch", EpochMark { branch: Term(2), ..fifth }.next(EpochId(6), digest)),
+    ];
+    for (how, says) in wrong {
+        let mut follower = assembly(1 << 20);
+        feed(&mut follower, written(fourth, fifth, Some(fourth.chain))).unwrap();
+        let refused = feed(&mut follower, written(fifth, says, None));
+        let error = PeerError::OtherLine { epoch: EpochId(6), ours: sixth.chain, theirs: says.chain };
+        assert_eq!(refused, Err(error), "{how}");
+    }
+    // A base is checked from the epoch before it on.
+    let refused = feed(&mut assembly(1 << 20), written(fourth, fifth, Some(other.chain)));
+    assert!(matches!(refused, Err(PeerError::OtherLine { .. })), "{refused:?}");
+    assert_eq!(feed(&mut follower, written(fifth, sixth, None)).unwrap().unwrap().mark(), sixth);
+}
+
+#[test]
 fn first_epoch_must_be_a_base_and_no_later_one() {
     assert!(feed(&mut assembly(1 << 20), epoch_frames(5, false)).is_err());
     let mut follower = assembly(1 << 20);
@@ -186,10 +239,9 @@ fn disk_write_outside_or_to_a_read_only_disk_is_refused() {
         [(0, (1 << 20) - 4, true), (0, (1 << 20) - 3, false), (0, u64::MAX - 4, false), (1, 0, false), (2, 0, false)]
     {
         let mut out = Vec::new();
-        let begin = EpochBegin { base: true, released: EpochId(4) };
-        let mut writer = EpochWriter::begin(link(), EpochId(5), begin, &mut out);
+        let mut writer = EpochWriter::begin(link(), EpochId(5), base(5), &mut out);
         writer.disk_write(disk, offset, &[0; 4], &mut out);
-        writer.end(&mut out);
+        end_of_base(writer, &mut out);
         assert_eq!(feed(&mut assembly(1 << 20), frames(&out)).is_ok(), is_fine, "disk {disk} at {offset}");
     }
 }
@@ -198,10 +250,9 @@ fn disk_write_outside_or_to_a_read_only_disk_is_refused() {
 fn disk_copy_outside_disk_page_or_memory_is_refused() {
     let refused = |copy: DiskCopy| {
         let mut out = Vec::new();
-        let begin = EpochBegin { base: true, released: EpochId(4) };
-        let mut writer = EpochWriter::begin(link(), EpochId(5), begin, &mut out);
+        let mut writer = EpochWriter::begin(link(), EpochId(5), base(5), &mut out);
         writer.disk_copies(&[copy], &mut out);
-        writer.end(&mut out);
+        end_of_base(writer, &mut out);
         feed(&mut assembly(1 << 20), frames(&out)).is_err()
     };
     let fine = DiskCopy { disk: 0, offset: (1 << 20) - 4096, gfn: Gfn(3), at: 0, len: 4096 };
@@ -223,7 +274,7 @@ fn disk_copy_outside_disk_page_or_memory_is_refused() {
 #[test]
 fn disk_write_behind_a_copy_is_refused() {
     let copy = DiskCopy { disk: 0, offset: 0, gfn: Gfn(1), at: 0, len: 4096 };
-    let begin = EpochBegin { base: true, released: EpochId(4) };
+    let begin = base(5);
     let (mut out, mut other) = (Vec::new(), Vec::new());
     let mut writer = EpochWriter::begin(link(), EpochId(5), begin, &mut out);
     writer.disk_copies(&[copy], &mut out);
@@ -238,8 +289,7 @@ fn disk_write_behind_a_copy_is_refused() {
 #[should_panic(expected = "behind the epoch's copies")]
 fn writer_takes_no_disk_write_behind_a_copy() {
     let mut out = Vec::new();
-    let begin = EpochBegin { base: true, released: EpochId(4) };
-    let mut writer = EpochWriter::begin(link(), EpochId(5), begin, &mut out);
+    let mut writer = EpochWriter::begin(link(), EpochId(5), base(5), &mut out);
     writer.disk_copies(&[DiskCopy { disk: 0, offset: 0, gfn: Gfn(1), at: 0, len: 4096 }], &mut out);
     writer.disk_write(0, 0, &[1; 512], &mut out);
 }
@@ -247,11 +297,10 @@ fn writer_takes_no_disk_write_behind_a_copy() {
 #[test]
 fn disk_copies_count_as_the_bytes_that_they_will_be() {
     let mut out = Vec::new();
-    let begin = EpochBegin { base: true, released: EpochId(4) };
-    let mut writer = EpochWriter::begin(link(), EpochId(5), begin, &mut out);
+    let mut writer = EpochWriter::begin(link(), EpochId(5), base(5), &mut out);
     let copy = |index: u64| DiskCopy { disk: 0, offset: index * 4096, gfn: Gfn(1), at: 0, len: 4096 };
     writer.disk_copies(&(0..16).map(copy).collect::<Vec<_>>(), &mut out);
-    writer.end(&mut out);
+    end_of_base(writer, &mut out);
     assert_eq!(feed(&mut assembly(16 * 4096), frames(&out)), Err(PeerError::TooMuchStaged { limit: 16 * 4096 }));
     let epoch = feed(&mut assembly(1 << 20), frames(&out)).unwrap().unwrap();
     assert!(epoch.staged_bytes > 16 * 4096 && epoch.disk_copies.len() == 16);

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::id::{EpochId, Gfn, SessionId, Term};
+use crate::lineage::ChainHash;
 use crate::page::PageError;
 use crate::wire::{BodyError, Kind, WireError};
 
@@ -68,6 +69,19 @@ pub enum PeerError {
         theirs: u64,
         /// What arrived.
         ours: u64,
+    },
+    /// An epoch of another line of history, or with another machine.
+    #[error(
+        "the peer's epoch {epoch} is not ours: its chain hash is {theirs}, and {ours} here; the two sides have other histories, or \
+         other machines"
+    )]
+    OtherLine {
+        /// The epoch.
+        epoch: EpochId,
+        /// Our chain hash.
+        ours: ChainHash,
+        /// The peer's.
+        theirs: ChainHash,
     },
     /// An acknowledgement or release of what cannot have been.
     #[error("the peer claims {what} up to epoch {theirs}; {limit} is the most that can be")]

@@ -12,6 +12,7 @@ use std::borrow::Borrow;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::id::EpochId;
+use crate::lineage::ChainHash;
 use crate::output::{Input, Output};
 use crate::state::ShippedState;
 use crate::wire::{
@@ -149,9 +150,9 @@ impl EpochWriter {
         }
     }
 
-    /// Ends the epoch; gives how many frames it is.
-    pub fn end(self, out: &mut Vec<u8>) -> u64 {
-        let end = EpochEnd { checksum: self.digest.value(), ..self.end };
+    /// Ends the epoch, whose chain hash is `chain`; gives how many frames it is.
+    pub fn end(self, chain: ChainHash, out: &mut Vec<u8>) -> u64 {
+        let end = EpochEnd { checksum: self.digest.value(), chain, ..self.end };
         Message::EpochEnd(end).encode(&self.link, self.epoch, out);
         self.frames + 1
     }

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use snapshot::disk::{Mode, OverlayDisk, WriteSet};
-use snapshot::disklog::EpochLog;
+use snapshot::disklog::{Chain, EpochLog};
 use snapshot::pages::PageBitmap;
 use snapshot::section::{Bytes, Section, StateReader, StateWriter};
 
@@ -115,7 +115,7 @@ fn log(dir: &std::path::Path) {
         for pass in ["a fresh log", "a log written before"] {
             measure(&format!("log: append and sync {what}, {pass}"), 100, || {
                 epoch += 1;
-                log.append(epoch, &[(0, &set)]).and_then(|()| log.sync()).expect("storage works");
+                log.append(epoch, Chain([1; 16]), &[(0, &set)]).and_then(|()| log.sync()).expect("storage works");
             });
             log.truncate().expect("storage works");
         }

@@ -41,11 +41,11 @@ use crate::disk::{Image, OverlayDisk, WriteSet, is_full};
 use crate::{lock, private};
 pub use error::LogError;
 pub use identity::{
-    Boot, DiskIdentity, LifeId, LogId, NamedDisk, OWNER_BYTES_MAX, Owner, SAMPLE_COUNT, sample_offsets,
+    Boot, Chain, DiskIdentity, LifeId, Line, LogId, NamedDisk, OWNER_BYTES_MAX, Owner, SAMPLE_COUNT, sample_offsets,
 };
 pub use note::{Note, NoteError, NoteWriter};
 pub use record::{Generation, IDENTITIES_MAX};
-use record::{Head, NOTE_AT, NoHead, RECORDS_AT, Record, RecordHeader, TABLE_LEN, Table};
+use record::{Head, NOTE_AT, NoHead, RECORDS_AT, Record, RecordHeader, RecordLayout, TABLE_LEN, Table};
 pub use verdict::{
     Asked, Circumstances, Evidence, Found, Holds, Likeness, Present, Refusal, Verdict, decide, likeness,
 };
@@ -74,6 +74,8 @@ pub struct Recovery {
     pub records: u64,
     /// Epoch of the last one applied.
     pub last_epoch: Option<u64>,
+    /// Where in the guest's history that leaves the disks.
+    pub line: Line,
     /// Complete records not applied because they were past the asked-for epoch.
     pub beyond: u64,
     /// Whether the log ended in a record that is not whole: a crash before its sync.
@@ -98,6 +100,10 @@ pub struct EpochLog {
     unrecovered: bool,
     /// Whose the records are, and for which disks.
     table: Table,
+    layout: RecordLayout,
+    /// Where in the guest's history the last record is, and the last one before `synced`.
+    line: Line,
+    synced_line: Line,
     poison: Option<String>,
     buffer: Vec<u8>,
     /// What the next sync ends with.
@@ -125,7 +131,7 @@ impl EpochLog {
         if is_new {
             log.create()?
         } else {
-            Head { generation: log.generation, table: log.table } = log.read_head()?;
+            Head { generation: log.generation, table: log.table, layout: log.layout } = log.read_head()?;
             (log.tail, log.synced) = (log.table.records_at(), log.table.records_at());
         }
         Ok(log)
@@ -148,8 +154,7 @@ impl EpochLog {
     pub fn peek(path: &Path) -> Option<Self> {
         let file = private::open_to_read(path).ok()?;
         let mut log = Self::of(path.to_owned(), file, LOG_BYTES_MIN, true);
-        let Head { generation, table } = log.read_head().ok()?;
-        (log.generation, log.table) = (generation, table);
+        Head { generation: log.generation, table: log.table, layout: log.layout } = log.read_head().ok()?;
         Some(log)
     }
 
@@ -165,6 +170,9 @@ impl EpochLog {
             synced_epoch: None,
             unrecovered,
             table: Table::Bound(Generation::default()),
+            layout: RecordLayout::Chained,
+            line: Line::Unknown,
+            synced_line: Line::Unknown,
             poison: None,
             buffer: Vec::new(),
             #[cfg(test)]
@@ -216,12 +224,17 @@ impl EpochLog {
         self.last_epoch
     }
 
-    /// Appends an epoch's writes as one record; not durable before [`Self::sync`]. An epoch without writes adds nothing.
+    /// Where in the guest's history the log is: at its last record, or where its generation began.
+    pub fn line(&self) -> Line {
+        self.line
+    }
+
+    /// Appends the writes of an epoch, whose chain hash is `chain`, as one record; not durable before [`Self::sync`]. An epoch without writes adds nothing.
     ///
     /// # Panics
     /// When the log waits to be recovered, `epoch` is not after the last one of this generation ([`Self::last_epoch`]), or a
     /// disk is there twice.
-    pub fn append(&mut self, epoch: u64, sets: &[(u16, &WriteSet)]) -> Result<(), LogError> {
+    pub fn append(&mut self, epoch: u64, chain: Chain, sets: &[(u16, &WriteSet)]) -> Result<(), LogError> {
         self.check_poison()?;
         assert!(!self.unrecovered, "append to a log that waits to be recovered");
         assert!(self.last_epoch.is_none_or(|last| last < epoch), "epoch {epoch} appended after {:?}", self.last_epoch);
@@ -230,7 +243,7 @@ impl EpochLog {
             return Ok(());
         }
         self.check_room(needs)?;
-        let header = RecordHeader { generation: self.generation, epoch, synced: self.synced };
+        let header = RecordHeader { generation: self.generation, epoch, synced: self.synced, chain: Some(chain) };
         record::encode(&header, sets, &mut self.buffer);
         debug_assert_eq!(self.buffer.len() as u64, needs);
         match self.file.write_all_at(&self.buffer, self.tail) {
@@ -239,7 +252,7 @@ impl EpochLog {
             result => self.poison_on_error("appending to", result)?,
         }
         self.tail += needs;
-        self.last_epoch = Some(epoch);
+        (self.last_epoch, self.line) = (Some(epoch), Line::At(chain));
         Ok(())
     }
 
@@ -255,12 +268,12 @@ impl EpochLog {
         }
         match self.sync_data() {
             Err(source) if is_full(&source) => {
-                (self.tail, self.last_epoch) = (self.synced, self.synced_epoch);
+                (self.tail, self.last_epoch, self.line) = (self.synced, self.synced_epoch, self.synced_line);
                 return Err(LogError::NoRoom { path: self.path.clone(), source });
             }
             result => self.poison_on_error("syncing", result)?,
         }
-        (self.synced, self.synced_epoch) = (self.tail, self.last_epoch);
+        (self.synced, self.synced_epoch, self.synced_line) = (self.tail, self.last_epoch, self.line);
         Ok(())
     }
 
@@ -281,6 +294,7 @@ impl EpochLog {
     pub fn recover(&mut self, disks: &[OverlayDisk], upto: u64) -> Result<Recovery, LogError> {
         let images: Vec<_> = disks.iter().map(|disk| Arc::clone(disk.image())).collect();
         let recovery = self.apply(&images, upto)?;
+        self.line = recovery.line;
         self.truncate()?;
         Ok(recovery)
     }
@@ -305,7 +319,8 @@ impl EpochLog {
     ) -> Result<Recovery, LogError> {
         self.check_poison()?;
         let end = self.check_not_damaged()?;
-        let mut recovery = Recovery { torn_tail: end.torn, ..Recovery::default() };
+        let line = self.generation().map_or(Line::Unknown, |generation| generation.line);
+        let mut recovery = Recovery { torn_tail: end.torn, line, ..Recovery::default() };
         let mut at = self.table.records_at();
         while at < end.at {
             let record = self.read_record(at)?.ok_or(LogError::Damaged { path: self.path.clone(), at })?;
@@ -315,6 +330,7 @@ impl EpochLog {
                 }
                 recovery.records += 1;
                 recovery.last_epoch = Some(record.header.epoch);
+                recovery.line = record.header.chain.map_or(Line::Unknown, Line::At);
             } else {
                 recovery.beyond += 1;
             }
@@ -342,7 +358,7 @@ impl EpochLog {
     /// Truncate before a disk goes to [`crate::disk::Mode::Direct`]: a recovery would put the log's older writes over
     /// those made directly.
     pub fn truncate(&mut self) -> Result<(), LogError> {
-        self.begin(self.generation().cloned().unwrap_or_default())
+        self.begin(Generation { line: self.line, ..self.generation().cloned().unwrap_or_default() })
     }
 
     /// The same, with what the new generation says of itself. The disks must be as it says.
@@ -363,14 +379,15 @@ impl EpochLog {
             return Err(LogError::Generation { path: self.path.clone(), generation: number });
         }
         let table = generation.encode();
-        let head = record::encode_head(number, record::checksum(&table));
+        let head = record::encode_head(number, record::checksum(&table), generation.line);
         let write = |bytes: &[u8], at| self.file.write_all_at(bytes, at);
         let result = write(&table, record::table_at(number)).and_then(|()| write(&head, record::head_at(number)));
         self.poison_on_error("truncating", result)?;
         let result = self.file.sync_data();
         self.poison_on_error("truncating", result)?;
         self.generation = number;
-        self.table = Table::Bound(generation);
+        (self.line, self.synced_line) = (generation.line, generation.line);
+        (self.table, self.layout) = (Table::Bound(generation), RecordLayout::Chained);
         (self.tail, self.synced) = (RECORDS_AT, RECORDS_AT);
         (self.last_epoch, self.synced_epoch) = (None, None);
         self.unrecovered = false;
@@ -425,7 +442,7 @@ impl EpochLog {
         let file_end = self.file_len()?;
         let mut at = end;
         while at < file_end {
-            if let Some(header) = RecordHeader::decode(&self.read_block(at)?, self.generation) {
+            if let Some(header) = RecordHeader::decode(&self.read_block(at)?, self.generation, self.layout) {
                 torn = true;
                 if header.0.synced > end {
                     return Err(LogError::Damaged { path: self.path.clone(), at: end });
@@ -442,10 +459,11 @@ impl EpochLog {
         if at >= file_end {
             return Ok(None);
         }
-        let Some((header, body_len)) = RecordHeader::decode(&self.read_block(at)?, self.generation) else {
+        let header = RecordHeader::decode(&self.read_block(at)?, self.generation, self.layout);
+        let Some((header, body_len)) = header else {
             return Ok(None);
         };
-        let len = body_len.saturating_add(record::HEADER_LEN as u64);
+        let len = body_len.saturating_add(self.layout.header_len() as u64);
         // The bound comes before the allocation: a body is never longer than what the file holds of it.
         if len > file_end - at {
             return Ok(None);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use serde::{Deserialize, Serialize};
 use snapshot::checkpoint::Checkpoint;
 use snapshot::disk::WriteSet;
-use snapshot::disklog::EpochLog;
+use snapshot::disklog::{Chain, EpochLog};
 use snapshot::section::{Section, StateReader, StateWriter};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -70,7 +70,7 @@ fn hostile_log(path: &std::path::Path) {
     let mut log = EpochLog::open(path, 1 << 20).unwrap();
     let mut set = WriteSet::new();
     set.write(0, b"x");
-    log.append(1, &[(0, &set)]).unwrap();
+    log.append(1, Chain([1; 16]), &[(0, &set)]).unwrap();
     drop(log);
     let mut bytes = fs::read(path).unwrap();
     let header = &mut bytes[32768..32768 + 64];

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use snapshot::checkpoint::{self, Checkpoint, Contents};
 use snapshot::disk::{Kind, Origin, OverlayDisk, WriteSet};
-use snapshot::disklog::{Asked, Boot, DiskIdentity, EpochLog, Generation, LifeId, LogError, LogId, Owner, Verdict};
+use snapshot::disklog::{
+    Asked, Boot, Chain, DiskIdentity, EpochLog, Generation, LifeId, Line, LogError, LogId, Owner, Verdict,
+};
 use snapshot::section::{Bytes, Section, StateReader, StateWriter};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -169,8 +171,12 @@ fn golden_disk_log_v2_is_read_and_its_disks_are_known_by_name() {
 
 const BOOT: Boot = Boot { id: [7; 16], began: 0 };
 
+fn chain(epoch: u8) -> Chain {
+    Chain([epoch; 16])
+}
+
 /// What a generation says of two disks that no machine has.
-fn golden_generation() -> Generation {
+fn golden_generation(line: Line) -> Generation {
     let disk = |number: u8, kind, name: &str| DiskIdentity {
         name: name.into(),
         origin: Origin { kind, device: 0x801, inode: 7, birth: 1_700_000_000_123_456_789, hardware: [number; 16] },
@@ -183,26 +189,47 @@ fn golden_generation() -> Generation {
         owner: Owner { name: "golden-vm".into(), life: LifeId([0xb2; 16]) },
         boot: BOOT.id,
         disks: vec![disk(1, Kind::File, "root.img"), disk(2, Kind::Device, "sdb")],
+        line,
     }
 }
 
 #[test]
-fn golden_disk_log_v3_is_read_and_written_alike() {
+fn golden_disk_log_v3_is_read_and_says_nothing_of_its_guest_s_history() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = from_text(&fs::read_to_string(golden("disk-log-v3.txt")).unwrap());
+
+    let mut log = read_golden_log(&dir.path().join("log"), bytes);
+
+    assert_eq!(log.generation(), Some(&golden_generation(Line::Unknown)));
+    assert_eq!(log.replay(u64::MAX, |_, _, _| Ok(())).unwrap().line, Line::Unknown);
+    // It is continued as one of today's format.
+    assert_eq!(log.recover(&golden_disks(dir.path()), u64::MAX).unwrap().records, 2);
+    log.append(1, chain(1), &[(0, &write_set())]).unwrap();
+    drop(log);
+    let log = EpochLog::open(dir.path().join("log"), 1 << 20).unwrap();
+    assert_eq!(log.replay(u64::MAX, |_, _, _| Ok(())).unwrap().line, Line::At(chain(1)));
+}
+
+#[test]
+fn golden_disk_log_v4_is_read_and_written_alike() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("written");
     let mut log = EpochLog::open(&path, 1 << 20).unwrap();
-    log.begin(golden_generation()).unwrap();
-    log.append(41, &[(0, &write_set()), (1, &WriteSet::new())]).unwrap();
+    let line = Line::At(chain(40));
+    log.begin(golden_generation(line)).unwrap();
+    log.append(41, chain(41), &[(0, &write_set()), (1, &WriteSet::new())]).unwrap();
     log.sync().unwrap();
-    log.append(43, &[(1, &write_set())]).unwrap();
+    log.append(43, chain(43), &[(1, &write_set())]).unwrap();
     log.sync().unwrap();
     log.note_writer(Vec::new()).unwrap().note_applied(41).unwrap();
     drop(log);
 
-    let bytes = compared("disk-log-v3.txt", &fs::read(&path).unwrap());
+    let bytes = compared("disk-log-v4.txt", &fs::read(&path).unwrap());
 
     let log = read_golden_log(&path, bytes);
-    assert_eq!(log.generation(), Some(&golden_generation()));
+    assert_eq!(log.generation(), Some(&golden_generation(line)));
+    let line_upto = |upto| log.replay(upto, |_, _, _| Ok(())).unwrap().line;
+    assert_eq!([40, 41, 42, 43].map(line_upto), [line, Line::At(chain(41)), Line::At(chain(41)), Line::At(chain(43))]);
 }
 
 #[test]

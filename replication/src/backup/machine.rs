@@ -5,12 +5,13 @@ use std::sync::Arc;
 use super::{Backup, BackupAction, BackupConfig, BackupState, Connection, DiscardReason, Kept, Session, TakeOver};
 use crate::assembly::{Assembled, AssembledEpoch, check_disk_exists, check_disk_range};
 use crate::id::{ClaimResult, EpochId, Gfn, SessionId, Term, Time, VmId};
+use crate::lineage::EpochMark;
 use crate::page::{Page, PageBatch};
 use crate::peer::PeerError;
 use crate::pointers::BackupPointers;
 use crate::view::{Nonce, Place};
 use crate::wire::{
-    DiskWant, EpochBegin, Frame, Goodbye, GoodbyeReason, Heartbeat, Hello, HelloAck, Kind, Link, Message, Refuse,
+    Ack, DiskWant, EpochBegin, Frame, Goodbye, GoodbyeReason, Heartbeat, Hello, HelloAck, Kind, Link, Message, Refuse,
     RefuseCode, ResyncDisk,
 };
 
@@ -83,12 +84,13 @@ impl Backup {
             self.state = Syncing;
             // Only now: what a primary that is refused says of its term is not believed.
             self.term_seen = self.session.as_ref().map_or(self.term_seen, |session| session.link.term);
-            if self.kept.take().is_some() {
+            let kept = self.kept.take();
+            if kept.is_some() {
                 let reason = DiscardReason::Superseded;
                 self.actions.push_back(BackupAction::Discard { session: None, reason });
             }
-            let writer = self.config.writer.clone();
-            self.send(now, &Message::HelloAck(HelloAck { writer, place, nonce }));
+            let (writer, holds) = (self.config.writer.clone(), kept.map(|kept| kept.over.fork));
+            self.send(now, &Message::HelloAck(HelloAck { writer, place, nonce, holds }));
         }
     }
 
@@ -97,7 +99,7 @@ impl Backup {
         match &self.kept {
             Some(Kept { over, .. }) if self.state == Waiting => {
                 self.state = Overriding;
-                self.actions.push_back(BackupAction::Override { session: over.session, fork: over.from });
+                self.actions.push_back(BackupAction::Override { session: over.session, fork: over.fork });
                 true
             }
             _ => false,
@@ -111,7 +113,7 @@ impl Backup {
 
     /// The epoch that is kept, and who has the guest instead.
     pub fn kept(&self) -> Option<(EpochId, &str)> {
-        self.kept.as_ref().map(|kept| (kept.over.from, kept.holder.as_str()))
+        self.kept.as_ref().map(|kept| (kept.over.fork.count, kept.holder.as_str()))
     }
 
     /// The machine of the Hello cannot run here: found at once, or while its disks were compared.
@@ -165,10 +167,8 @@ impl Backup {
     /// peer uses its number again.
     pub fn handle_durable(&mut self, now: Time, session: SessionId, epoch: EpochId) {
         let Some(current) = self.session.as_mut().filter(|current| current.link.session == session) else { return };
-        if current.find(epoch).is_none() || epoch != self.pointers.complete().next() {
-            return;
-        }
-        current.has_base = true;
+        let Some(waiting) = current.find(epoch).filter(|_| epoch == self.pointers.complete().next()) else { return };
+        (current.has_base, current.complete) = (true, Some(waiting.mark()));
         self.pointers.complete_one(epoch);
         self.apply_committed();
         self.acknowledge(now);
@@ -506,7 +506,7 @@ impl Backup {
     }
 
     fn begin_epoch(&mut self, epoch: EpochId, EpochBegin { base, released }: EpochBegin) -> Result<(), PeerError> {
-        if !base {
+        if base.is_none() {
             return self.take_released(released);
         }
         // Output before the base is nowhere but on the primary; it must have left.
@@ -533,9 +533,15 @@ impl Backup {
     fn acknowledge(&mut self, now: Time) {
         let complete = self.pointers.complete();
         let is_due = complete > self.pointers.acked() && self.unapplied_bytes() <= self.config.ack_bytes_max;
-        if self.state == Protected && self.connection == Connection::Primary && is_due {
+        let mark = self.session.as_ref().and_then(|session| session.complete);
+        if let Some(EpochMark { count, chain, .. }) = mark
+            && self.state == Protected
+            && self.connection == Connection::Primary
+            && is_due
+        {
+            assert_eq!(count, complete, "what is complete has a mark");
             self.pointers.ack(complete);
-            self.send(now, &Message::Ack { complete });
+            self.send(now, &Message::Ack(Ack { complete, chain }));
         }
     }
 
@@ -563,7 +569,7 @@ impl Backup {
         let holder = self.session.as_mut().and_then(|session| session.holder.take()).unwrap_or_default();
         let over = self.close_session();
         self.state = Waiting;
-        self.actions.push_back(BackupAction::Keep { epoch: over.from, holder: holder.clone() });
+        self.actions.push_back(BackupAction::Keep { epoch: over.fork.count, holder: holder.clone() });
         self.kept = Some(Kept { holder, over });
     }
 
@@ -580,13 +586,14 @@ impl Backup {
     /// Ends the session with all that a guest can continue from. Everything assembled was applied.
     fn close_session(&mut self) -> TakeOver {
         let mut session = self.session.take().expect("the session is not settled");
-        let from = self.pointers.applied();
-        let highest = session.assembly.open_epoch().unwrap_or(from).max(from);
+        let fork = session.applied.expect("a session that is settled so has a whole base");
+        assert_eq!(fork.count, self.pointers.applied(), "what is applied has a mark");
+        let highest = session.assembly.open_epoch().unwrap_or(fork.count).max(fork.count);
         self.settled = Some(session.link.session);
         self.claim_retry_at = None;
         TakeOver {
             session: session.link.session,
-            from,
+            fork,
             next_epoch: highest.after_takeover(),
             term: session.link.term.next(),
             reemit: session.take_held(),
@@ -654,9 +661,11 @@ impl Backup {
     }
 
     fn ask_claim(&mut self) {
-        let session = self.session_id().expect("a claiming backup has a session");
+        let session = self.session.as_ref().expect("a claiming backup has a session");
+        let fork = session.assembled.expect("a claiming backup has a whole base");
+        assert_eq!(fork.count, self.pointers.assembled(), "what is assembled has a mark");
         self.claim_retry_at = None;
-        self.actions.push_back(BackupAction::Claim { session, fork: self.pointers.assembled() });
+        self.actions.push_back(BackupAction::Claim { session: session.link.session, fork });
     }
 
     fn send(&mut self, now: Time, message: &Message) {

@@ -45,6 +45,7 @@ use std::time::Duration;
 
 use crate::assembly::AssembledEpoch;
 use crate::id::{EpochId, SessionId, Term, Time, VmId};
+use crate::lineage::EpochMark;
 use crate::output::{Input, Output};
 use crate::page::PageBatch;
 use crate::pointers::BackupPointers;
@@ -101,14 +102,14 @@ pub enum BackupAction {
         /// The session.
         session: SessionId,
         /// The last epoch that is whole here.
-        fork: EpochId,
+        fork: EpochMark,
     },
     /// Ask the witness for the session against its newest record: the operator named every place there as dead.
     Override {
         /// The session.
         session: SessionId,
         /// The last epoch that is whole here.
-        fork: EpochId,
+        fork: EpochMark,
     },
     /// Run the guest.
     TakeOver(Box<TakeOver>),
@@ -150,22 +151,22 @@ pub enum DiscardReason {
     Refused,
 }
 
-/// Everything that a takeover starts from. All epochs up to `from` were applied before this is given.
+/// Everything that a takeover starts from. All epochs up to `fork` were applied before this is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TakeOver {
     /// The session that was claimed.
     pub session: SessionId,
     /// The epoch whose end state the guest continues from.
-    pub from: EpochId,
+    pub fork: EpochMark,
     /// The number of the first epoch that runs here.
     pub next_epoch: EpochId,
     /// The term of the new primary.
     pub term: Term,
-    /// The state of the machine at the end of `from`.
+    /// The state of the machine at the end of `fork`.
     pub state: Arc<Vec<u8>>,
-    /// Output to send again, in order: all that the old primary is not known to have released, up to `from`.
+    /// Output to send again, in order: all that the old primary is not known to have released, up to `fork`.
     pub reemit: Vec<Output>,
-    /// Input to deliver again, in order: what epochs after `from` were known to consume.
+    /// Input to deliver again, in order: what epochs after `fork` were known to consume.
     pub redeliver: Vec<Input>,
 }
 

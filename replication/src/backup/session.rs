@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::assembly::{AssembledEpoch, Assembly};
 use crate::id::{EpochId, Gfn};
+use crate::lineage::EpochMark;
 use crate::output::Output;
 use crate::page::{PAGE_SIZE, Page};
 use crate::wire::{BODY_SOFT_MAX, DiskCopy, DiskWrite, Hello, Link};
@@ -24,6 +25,10 @@ pub(super) struct Session {
     held_bytes: usize,
     /// The base is durable, and was found to run here.
     pub(super) has_base: bool,
+    /// The last epoch that is whole, that is as durable as asked, and that is applied.
+    pub(super) assembled: Option<EpochMark>,
+    pub(super) complete: Option<EpochMark>,
+    pub(super) applied: Option<EpochMark>,
     /// State of the machine at the end of the last applied epoch.
     pub(super) state: Arc<Vec<u8>>,
     /// What the primary said when the guest ended.
@@ -38,13 +43,16 @@ impl Session {
         let staged_bytes_max = staged_bytes_beyond_ram.saturating_add(ram_bytes);
         Session {
             link,
-            assembly: Assembly::new(link.session, hello.machine.clone(), staged_bytes_max),
+            assembly: Assembly::new(link.session, link.term, hello.machine.clone(), staged_bytes_max),
             applying: EpochId(0),
             unapplied: VecDeque::new(),
             unapplied_bytes: 0,
             held: VecDeque::new(),
             held_bytes: 0,
             has_base: false,
+            assembled: None,
+            complete: None,
+            applied: None,
             state: Arc::default(),
             end_text: None,
             holder: None,
@@ -74,6 +82,7 @@ impl Session {
 
     pub(super) fn push(&mut self, epoch: &Arc<AssembledEpoch>) {
         self.unapplied_bytes += epoch.staged_bytes;
+        self.assembled = Some(epoch.mark());
         self.unapplied.push_back(Arc::clone(epoch));
         if !epoch.outputs.is_empty() {
             self.held_bytes += output_bytes(&epoch.outputs);
@@ -129,6 +138,7 @@ impl Session {
         let first = self.unapplied.pop_front().expect("an epoch waits here until it is applied");
         assert_eq!(first.epoch, epoch, "epochs are applied in order");
         self.unapplied_bytes -= first.staged_bytes;
+        self.applied = Some(first.mark());
         self.state = Arc::clone(&first.state);
     }
 

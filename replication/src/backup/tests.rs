@@ -1,10 +1,12 @@
 use super::*;
 use crate::PeerError;
 use crate::id::{ClaimResult, Gfn};
+use crate::lineage::tests::line_of;
+use crate::lineage::{ChainHash, StateDigest};
 use crate::page::{PAGE_SIZE, Page, PageEncoder};
 use crate::ship::EpochWriter;
 use crate::wire::{
-    DiskCopy, DiskInfo, DiskOffer, EpochBegin, Frame, FrameDecoder, Goodbye, GoodbyeReason, Heartbeat, Kind, Link,
+    Ack, DiskCopy, DiskInfo, DiskOffer, EpochBegin, Frame, FrameDecoder, Goodbye, GoodbyeReason, Heartbeat, Kind, Link,
     MachineInfo, Message, RamRange, RefuseCode, ResyncDisk,
 };
 
@@ -49,6 +51,15 @@ fn hello(name: &str) -> Message {
     })
 }
 
+/// Each epoch's state is one byte, its number.
+fn mark(epoch: u64) -> EpochMark {
+    line_of(Term(4), epoch, |epoch| vec![epoch as u8])
+}
+
+fn ack(epoch: u64) -> Message {
+    Message::Ack(Ack { complete: EpochId(epoch), chain: mark(epoch).chain })
+}
+
 fn give_epoch(backup: &mut Backup, epoch: u64, base: bool, is_whole: bool) {
     let frames = epoch_frames(epoch, base, is_whole);
     frames.into_iter().for_each(|frame| backup.handle_frame(Time(0), frame).unwrap());
@@ -56,13 +67,14 @@ fn give_epoch(backup: &mut Backup, epoch: u64, base: bool, is_whole: bool) {
 
 fn epoch_frames(epoch: u64, base: bool, is_whole: bool) -> Vec<Frame> {
     let mut out = Vec::new();
-    let begin = EpochBegin { base, released: EpochId(if base { epoch - 1 } else { 0 }) };
+    let base = base.then(|| mark(epoch - 1).chain);
+    let begin = EpochBegin { base, released: EpochId(if base.is_some() { epoch - 1 } else { 0 }) };
     let mut writer = EpochWriter::begin(link(SESSION), EpochId(epoch), begin, &mut out);
     writer.inputs(&[Input { device: 1, bytes: vec![epoch as u8] }], &mut out);
     writer.state(&[epoch as u8], &mut out);
     writer.outputs(&[Output { device: 1, kind: 0, bytes: vec![epoch as u8] }], &mut out);
     if is_whole {
-        writer.end(&mut out);
+        writer.end(mark(epoch).chain, &mut out);
     }
     frames(&out)
 }
@@ -92,7 +104,7 @@ fn protected() -> Backup {
     give_epoch(&mut backup, 7, true, true);
     finish(&mut backup, 7);
     actions(&mut backup);
-    assert_eq!(sent(&mut backup), [Message::Ack { complete: EpochId(7) }]);
+    assert_eq!(sent(&mut backup), [ack(7)]);
     backup
 }
 
@@ -121,7 +133,7 @@ fn lose(backup: &mut Backup) {
     backup.handle_disconnected(Time(MS));
     backup.handle_timeout(Time(6 * MS));
     assert_eq!(backup.state(), BackupState::Claiming);
-    let fork = backup.pointers().assembled();
+    let fork = mark(backup.pointers().assembled().0);
     assert!(actions(backup).contains(&BackupAction::Claim { session: SESSION, fork }));
 }
 
@@ -138,7 +150,7 @@ fn epoch_is_acked_only_when_durable() {
     assert!(matches!(actions(&mut backup)[..], [BackupAction::Persist(_)]));
     assert_eq!(sent(&mut backup), []);
     backup.handle_durable(Time(0), SESSION, EpochId(7));
-    assert_eq!(sent(&mut backup), [Message::Ack { complete: EpochId(7) }]);
+    assert_eq!(sent(&mut backup), [ack(7)]);
 }
 
 #[test]
@@ -218,13 +230,13 @@ fn ack_waits_while_too_much_is_not_applied() {
     // One that is not committed could not be applied: to wait for that would be for ever.
     give_epoch(&mut backup, 8, false, true);
     backup.handle_durable(Time(0), SESSION, EpochId(8));
-    assert_eq!(sent(&mut backup), [Message::Ack { complete: EpochId(8) }]);
+    assert_eq!(sent(&mut backup), [ack(8)]);
     commit(&mut backup, 8);
     give_epoch(&mut backup, 9, false, true);
     backup.handle_durable(Time(0), SESSION, EpochId(9));
     assert_eq!(sent(&mut backup), []);
     backup.handle_applied(Time(0), SESSION, EpochId(8));
-    assert_eq!(sent(&mut backup), [Message::Ack { complete: EpochId(9) }]);
+    assert_eq!(sent(&mut backup), [ack(9)]);
 }
 
 #[test]
@@ -242,7 +254,7 @@ fn takeover_resumes_from_the_last_whole_epoch_and_gives_output_and_input_again()
     backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Granted);
     backup.handle_applied(Time(7 * MS), SESSION, EpochId(8));
     let over = over(&mut backup);
-    assert_eq!((over.from, over.next_epoch, over.term), (EpochId(8), EpochId(1_000_000), Term(5)));
+    assert_eq!((over.fork, over.next_epoch, over.term), (mark(8), EpochId(1_000_000), Term(5)));
     assert_eq!(over.reemit.iter().map(|output| output.bytes[0]).collect::<Vec<_>>(), [8]);
     assert_eq!(over.redeliver.iter().map(|input| input.bytes[0]).collect::<Vec<_>>(), [9]);
     assert_eq!(*over.state, [8]);
@@ -259,7 +271,7 @@ fn takeover_waits_until_what_was_assembled_is_durable_and_applied_and_acks_nothi
     backup.handle_durable(Time(8 * MS), SESSION, EpochId(8));
     assert!(matches!(actions(&mut backup)[..], [BackupAction::Apply(_)]));
     backup.handle_applied(Time(9 * MS), SESSION, EpochId(8));
-    assert_eq!(over(&mut backup).from, EpochId(8));
+    assert_eq!(over(&mut backup).fork, mark(8));
     assert_eq!(sent(&mut backup), []);
 }
 
@@ -286,7 +298,7 @@ fn disconnect_leads_to_a_claim_after_the_grace_and_silence_after_detect() {
     backup.handle_timeout(Time(60 * MS));
     assert_eq!(
         actions(&mut backup),
-        [BackupAction::Disconnect, BackupAction::Claim { session: SESSION, fork: EpochId(7) }]
+        [BackupAction::Disconnect, BackupAction::Claim { session: SESSION, fork: mark(7) }]
     );
 }
 
@@ -364,7 +376,7 @@ fn peer_that_breaks_the_protocol_loses_its_connection_and_nothing_else() {
     type Nonsense = fn() -> Message;
     let nonsense: [Nonsense; 5] = [
         || hello("vm0"),
-        || Message::Ack { complete: EpochId(1) },
+        || ack(1),
         || Message::State(vec![1]),
         || Message::ResyncPages(vec![]),
         || Message::Heartbeat(Heartbeat { released: EpochId(8), complete: EpochId(8), committed: EpochId(8) }),
@@ -377,7 +389,7 @@ fn peer_that_breaks_the_protocol_loses_its_connection_and_nothing_else() {
         assert_eq!(backup.peer_errors(), 1);
         backup.handle_timeout(Time(5 * MS));
         backup.handle_claim(Time(6 * MS), SESSION, ClaimResult::Granted);
-        assert_eq!(over(&mut backup).from, EpochId(7));
+        assert_eq!(over(&mut backup).fork, mark(7));
     }
 }
 
@@ -396,7 +408,7 @@ fn frame_of_another_session_or_name_is_an_error() {
 #[test]
 fn base_with_unreleased_output_before_it_is_refused() {
     let mut backup = syncing();
-    let begin = EpochBegin { base: true, released: EpochId(5) };
+    let begin = EpochBegin { base: Some(ChainHash::default()), released: EpochId(5) };
     let frame = frames(&Message::EpochBegin(begin).to_frame(&link(SESSION), EpochId(7))).remove(0);
     let error = backup.handle_frame(Time(0), frame).unwrap_err();
     assert_eq!(error, PeerError::Impossible { what: "released", theirs: EpochId(5), limit: EpochId(6) });
@@ -562,11 +574,12 @@ fn staged_bytes_are_bounded_by_the_memory_of_the_hello() {
     const PAGES: u64 = 1024;
     let write = |backup: &mut Backup, disk_bytes: usize| {
         let mut out = Vec::new();
-        let begin = EpochBegin { base: true, released: EpochId(6) };
+        let before = EpochMark { branch: Term(4), count: EpochId(6), chain: ChainHash::default() };
+        let begin = EpochBegin { base: Some(before.chain), released: EpochId(6) };
         let mut writer = EpochWriter::begin(link(SESSION), EpochId(7), begin, &mut out);
         let piece = vec![1; 64 << 10];
         (0..disk_bytes / piece.len()).for_each(|_| writer.disk_write(0, 0, &piece, &mut out));
-        writer.end(&mut out);
+        writer.end(before.next(EpochId(7), Some(StateDigest::of(&[]))).chain, &mut out);
         frames(&out).into_iter().try_for_each(|frame| backup.handle_frame(Time(0), frame))
     };
     for (ram_pages, is_too_much) in [(0, true), (PAGES, false)] {
@@ -585,6 +598,19 @@ fn staged_bytes_are_bounded_by_the_memory_of_the_hello() {
 }
 
 #[test]
+fn kept_copy_is_told_to_the_primary_that_writes_over_it() {
+    let mut backup = protected();
+    lose(&mut backup);
+    backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Denied { holder: "a".into() });
+    let other = link(SessionId([2; 16]));
+    backup.handle_connected(Time(8 * MS));
+    backup.handle_frame(Time(8 * MS), frames(&hello("vm0").to_frame(&other, EpochId(0))).remove(0)).unwrap();
+    backup.handle_accept(Time(8 * MS), None, None);
+    let said = sent(&mut backup);
+    assert!(matches!(&said[..], [Message::HelloAck(ack)] if ack.holds == Some(mark(7))), "{said:?}");
+}
+
+#[test]
 fn kept_copy_runs_by_an_override_that_is_granted_and_stays_if_it_is_not() {
     let mut backup = protected();
     assert!(!backup.handle_override(), "nothing is kept");
@@ -593,14 +619,14 @@ fn kept_copy_runs_by_an_override_that_is_granted_and_stays_if_it_is_not() {
     actions(&mut backup);
     for result in [ClaimResult::Denied { holder: "c".into() }, ClaimResult::Unreachable] {
         assert!(backup.handle_override());
-        assert_eq!(actions(&mut backup), [BackupAction::Override { session: SESSION, fork: EpochId(7) }]);
+        assert_eq!(actions(&mut backup), [BackupAction::Override { session: SESSION, fork: mark(7) }]);
         backup.handle_claim(Time(8 * MS), SESSION, result);
         assert_eq!((backup.state(), backup.kept()), (BackupState::Waiting, Some((EpochId(7), "a"))));
     }
     assert!(backup.handle_override());
     actions(&mut backup);
     backup.handle_claim(Time(8 * MS), SESSION, ClaimResult::Granted);
-    assert!(matches!(&actions(&mut backup)[..], [BackupAction::TakeOver(over)] if over.from == EpochId(7)));
+    assert!(matches!(&actions(&mut backup)[..], [BackupAction::TakeOver(over)] if over.fork == mark(7)));
     assert_eq!(backup.state(), BackupState::TookOver);
 }
 
@@ -678,7 +704,9 @@ fn backup_that_asks_for_the_guest_or_has_it_does_not_stop() {
 /// An epoch that changes a byte of page 1 from what `old` has there, and copies of the page to the disk.
 fn give_copies(backup: &mut Backup, epoch: u64, change: Option<(usize, &Page)>, copies: &[DiskCopy]) {
     let mut out = Vec::new();
-    let begin = EpochBegin { base: epoch == 7, released: EpochId(if epoch == 7 { 6 } else { 0 }) };
+    let chain_of = |epoch| line_of(Term(4), epoch, |_| Vec::new()).chain;
+    let base = (epoch == 7).then(|| chain_of(6));
+    let begin = EpochBegin { base, released: EpochId(if epoch == 7 { 6 } else { 0 }) };
     let mut writer = EpochWriter::begin(link(SESSION), EpochId(epoch), begin, &mut out);
     let mut encoder = PageEncoder::new();
     if let Some((at, old)) = change {
@@ -689,7 +717,7 @@ fn give_copies(backup: &mut Backup, epoch: u64, change: Option<(usize, &Page)>, 
     }
     writer.disk_write(0, 0, &[1; 512], &mut out);
     writer.disk_copies(copies, &mut out);
-    writer.end(&mut out);
+    writer.end(chain_of(epoch), &mut out);
     frames(&out).into_iter().for_each(|frame| backup.handle_frame(Time(0), frame).unwrap());
 }
 

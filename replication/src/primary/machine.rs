@@ -6,11 +6,12 @@ use super::{
 };
 use crate::commit::{Commit, CommitPlace, InFlightMax};
 use crate::id::{ClaimResult, EpochId, IN_FLIGHT_EPOCHS_MAX, SessionId, Time, VmId};
+use crate::lineage::{EpochMark, Lineage, Linked, StateDigest};
 use crate::peer::PeerError;
 use crate::pointers::Pointers;
 use crate::view::Greeting as RegisterGreeting;
 use crate::wire::{
-    DiskWant, Frame, Goodbye, GoodbyeReason, Heartbeat, Hello, HelloAck, Kind, Link, Message, Refuse, RefuseCode,
+    Ack, DiskWant, Frame, Goodbye, GoodbyeReason, Heartbeat, Hello, HelloAck, Kind, Link, Message, Refuse, RefuseCode,
 };
 
 use PrimaryState::{Arbitrating, Basing, Ended, Fenced, Greeting, Meeting as Met, Protected, Solo, Syncing};
@@ -30,10 +31,11 @@ impl Primary {
         let commit = Commit::new(running, max, counted);
         Primary {
             vm: VmId::of_name(&config.vm_name),
-            config,
             state: Solo,
             left: commit.pointers().sealed(),
             commit,
+            lineage: Lineage::new(config.term, running, config.origin),
+            config,
             link: None,
             last_heard: Time(0),
             last_sent: Time(0),
@@ -44,6 +46,7 @@ impl Primary {
             filling: Filling::begun(Time(0)),
             fill_rest: Default::default(),
             place: None,
+            peer_held: None,
             enlisting: Enlisting::NotAsked,
             delisting: Default::default(),
             delist: Errand::Idle,
@@ -131,6 +134,15 @@ impl Primary {
         self.commit.seal(meta.epoch, meta.ship_bytes);
         self.advance();
         self.link.filter(|_| matches!(self.state, Basing | Protected))
+    }
+
+    /// `epoch` is the next one that was sealed, with this state; none: it was ended and not captured. Gives its identity.
+    ///
+    /// # Panics
+    /// If it is not the next one, or was not sealed.
+    pub fn handle_identified(&mut self, epoch: EpochId, digest: Option<StateDigest>) -> Linked {
+        // Without a backup nobody acks it.
+        self.lineage.extend(epoch, digest, self.acked().unwrap_or(epoch))
     }
 
     /// The first byte of `epoch` is about to be given to the socket of `session`.
@@ -433,6 +445,16 @@ impl Primary {
         self.link.and_then(|link| self.commit.has(CommitPlace::Peer(link.session)))
     }
 
+    /// The last epoch that was identified, or where the branch began.
+    pub fn last_mark(&self) -> EpochMark {
+        self.lineage.last()
+    }
+
+    /// The last epoch of the copy that the backup of this session had when it was accepted. It was written over since.
+    pub fn peer_held(&self) -> Option<EpochMark> {
+        self.peer_held
+    }
+
     /// Epochs and bytes that are sealed and not committed.
     pub fn in_flight(&self) -> (usize, u64) {
         self.commit.in_flight()
@@ -495,7 +517,7 @@ impl Primary {
             // While syncing: what only the comparison of the disks shows.
             (Greeting | Met | Syncing, Message::Refuse(refuse)) => self.take_refusal(now, refuse),
             (Syncing, Message::DiskWant(want)) => return self.take_want(want),
-            (Basing | Protected, Message::Ack { complete }) => return self.take_ack(now, complete),
+            (Basing | Protected, Message::Ack(ack)) => return self.take_ack(now, ack),
             (Greeting | Met | Syncing | Basing | Protected, Message::Heartbeat(_)) => {}
             (Greeting | Met | Syncing | Basing | Protected, Message::Goodbye(_)) => {
                 self.actions.push_back(PrimaryAction::Disconnect);
@@ -506,9 +528,9 @@ impl Primary {
         Ok(())
     }
 
-    fn meet(&mut self, link: Link, HelloAck { writer: _, place, nonce }: HelloAck) {
+    fn meet(&mut self, link: Link, HelloAck { writer: _, place, nonce, holds }: HelloAck) {
         (self.state, self.was_accepted) = (Met, true);
-        self.place = place.map(Box::new);
+        (self.place, self.peer_held) = (place.map(Box::new), holds);
         self.actions.push_back(PrimaryAction::Meet { session: link.session, nonce });
     }
 
@@ -540,10 +562,13 @@ impl Primary {
         Ok(())
     }
 
-    fn take_ack(&mut self, now: Time, complete: EpochId) -> Result<(), PeerError> {
-        let limit = self.pointers().sealed();
+    fn take_ack(&mut self, now: Time, Ack { complete, chain }: Ack) -> Result<(), PeerError> {
+        let limit = self.last_mark().count;
         if complete > limit {
             return Err(PeerError::Impossible { what: "complete", theirs: complete, limit });
+        }
+        if let Some(mark) = self.lineage.awaited(complete).filter(|mark| mark.chain != chain) {
+            return Err(PeerError::OtherLine { epoch: complete, ours: mark.chain, theirs: chain });
         }
         let before = self.acked().expect("a backup that acks counts");
         // The ack may overtake the report that the last byte was given to the socket.

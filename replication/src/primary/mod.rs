@@ -30,6 +30,7 @@
 //!
 //! 1. Call `handle_sealed` at the boundary. Only if it gives a [`Link`], ship the epoch, with that link. In particular no
 //!    byte of a base goes out before: a base that the backup has and this core does not know of makes two primaries.
+//!    Before any of its bytes go out, `handle_identified`, for every epoch and in order.
 //! 2. Output leaves, and disk writes reach the images, only by [`PrimaryAction::Release`]. When the output has left, and not
 //!    before, `handle_released`: the backup forgets what it is told has left. An image gets nothing of an epoch that the
 //!    local log does not have, whether or not `log_counts` makes commits wait for it.
@@ -55,6 +56,7 @@ use std::time::Duration;
 
 use crate::commit::Commit;
 use crate::id::{EpochId, SessionId, Term, Time, VmId};
+use crate::lineage::{EpochMark, Lineage, Origin};
 use crate::view::{Nonce, Place};
 use crate::wire::{DiskWant, Link, MachineInfo, RefuseCode};
 pub use filling::FillPhase;
@@ -70,8 +72,10 @@ pub struct PrimaryConfig {
     pub writer: String,
     /// The machine, for the backup to check.
     pub machine: MachineInfo,
-    /// This primary's term: 1 for a fresh VM, what [`crate::TakeOver`] says after a takeover.
+    /// This primary's term: 1 for a fresh VM, what [`crate::TakeOver`] says after a takeover. It is the branch of its epochs.
     pub term: Term,
+    /// What that branch begins with.
+    pub origin: Origin,
     /// A heartbeat goes out when nothing else was sent for so long. A fraction of the backup's `detect`.
     pub heartbeat: Duration,
     /// Nothing heard for so long: the peer is lost.
@@ -309,6 +313,8 @@ pub struct Primary {
     state: PrimaryState,
     /// The commit rule: over which places an epoch must be.
     commit: Commit,
+    /// The identity of its epochs.
+    lineage: Lineage,
     /// The pairing: from `Greeting` until it is settled who goes on.
     link: Option<Link>,
     /// The last epoch whose output the driver has let out; it follows the pointer `released`, which permits it.
@@ -328,6 +334,8 @@ pub struct Primary {
     fill_rest: FillRest,
     /// Where the backup of this session is.
     place: Option<Box<Place>>,
+    /// The copy of the guest that it said it has.
+    peer_held: Option<EpochMark>,
     /// How far the register is with listing it.
     enlisting: Enlisting,
     /// Sessions that were given up before their base and may be listed: the register is to be told, in order.

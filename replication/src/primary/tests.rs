@@ -1,6 +1,7 @@
 use super::*;
 use crate::id::ClaimResult;
-use crate::wire::{Frame, FrameDecoder, Goodbye, GoodbyeReason, Heartbeat, HelloAck, Kind, Message, Refuse};
+use crate::lineage::{BranchSeed, ChainHash, StateDigest};
+use crate::wire::{Ack, Frame, FrameDecoder, Goodbye, GoodbyeReason, Heartbeat, HelloAck, Kind, Message, Refuse};
 
 mod filling;
 mod rounds;
@@ -14,6 +15,7 @@ pub(crate) fn config() -> PrimaryConfig {
         writer: "test".into(),
         machine: MachineInfo::default(),
         term: Term(1),
+        origin: Origin { fork: None, seed: BranchSeed([7; 16]) },
         heartbeat: Duration::from_millis(10),
         detect: Duration::from_millis(50),
         ack_wait: Duration::from_millis(200),
@@ -42,7 +44,7 @@ pub(crate) fn config() -> PrimaryConfig {
 }
 
 pub(crate) fn hello_ack() -> Message {
-    Message::HelloAck(HelloAck { writer: String::new(), place: None, nonce: None })
+    Message::HelloAck(HelloAck { writer: String::new(), place: None, nonce: None, holds: None })
 }
 
 fn end(text: &str) -> GuestEnd {
@@ -60,13 +62,32 @@ pub(crate) fn frame(message: Message) -> Frame {
     decoder.poll_frame().unwrap().unwrap()
 }
 
+/// As a backup acks it that has the same epoch.
+fn ack_of(primary: &Primary, epoch: u64) -> Frame {
+    frame(Message::Ack(true_ack(primary, EpochId(epoch))))
+}
+
+/// Of an epoch whose ack does not count any more the hash is not looked at.
+pub(crate) fn true_ack(primary: &Primary, complete: EpochId) -> Ack {
+    let chain = primary.lineage.awaited(complete).map_or(ChainHash::default(), |mark| mark.chain);
+    Ack { complete, chain }
+}
+
 fn ack(primary: &mut Primary, epoch: u64) -> Result<(), crate::PeerError> {
-    primary.handle_frame(Time(MS), frame(Message::Ack { complete: EpochId(epoch) }))
+    primary.handle_frame(Time(MS), ack_of(primary, epoch))
 }
 
 fn seal(primary: &mut Primary, base: Option<SessionId>) -> Option<Link> {
     let epoch = primary.pointers().running();
-    primary.handle_sealed(EpochMeta { epoch, base, ship_bytes: 10 })
+    seal_of(primary, EpochMeta { epoch, base, ship_bytes: 10 })
+}
+
+fn seal_of(primary: &mut Primary, meta: EpochMeta) -> Option<Link> {
+    let link = primary.handle_sealed(meta);
+    if primary.pointers().sealed() == meta.epoch {
+        primary.handle_identified(meta.epoch, Some(StateDigest::of(b"state")));
+    }
+    link
 }
 
 /// What the core asks for, done at once. A witness that grants all but claims is not worth a word.
@@ -381,7 +402,7 @@ fn ack_wait_begins_anew_with_each_ack_and_ends_when_nothing_waits() {
     }
     primary.handle_alive(Time(900 * MS));
     let acked_at = |primary: &mut Primary, epoch, time| {
-        primary.handle_frame(Time(time * MS), frame(Message::Ack { complete: EpochId(epoch) })).unwrap();
+        primary.handle_frame(Time(time * MS), ack_of(primary, epoch)).unwrap();
     };
     acked_at(&mut primary, 2, 150);
     primary.handle_alive(Time(900 * MS));
@@ -403,6 +424,33 @@ fn heartbeat_goes_out_when_nothing_else_did() {
 }
 
 #[test]
+fn ack_of_an_epoch_of_another_line_or_of_one_that_was_not_identified_loses_the_backup() {
+    let mut primary = protected();
+    seal(&mut primary, None);
+    let ours = true_ack(&primary, EpochId(2));
+    let theirs = ChainHash([1; 16]);
+    let error = primary.handle_frame(Time(MS), frame(Message::Ack(Ack { chain: theirs, ..ours }))).unwrap_err();
+    assert_eq!(error, crate::PeerError::OtherLine { epoch: EpochId(2), ours: ours.chain, theirs });
+    assert_eq!(primary.state(), PrimaryState::Arbitrating);
+    let mut primary = protected();
+    let epoch = primary.pointers().running();
+    primary.handle_sealed(EpochMeta { epoch, base: None, ship_bytes: 10 });
+    let ack = Ack { complete: epoch, chain: ChainHash::default() };
+    let error = primary.handle_frame(Time(MS), frame(Message::Ack(ack))).unwrap_err();
+    assert_eq!(error, crate::PeerError::Impossible { what: "complete", theirs: epoch, limit: epoch.prev() });
+}
+
+#[test]
+fn copy_that_a_backup_says_it_has_is_known() {
+    let mut primary = solo();
+    primary.handle_connected(Time(0), SESSION, None);
+    let held = EpochMark { branch: Term(1), count: EpochId(9), chain: ChainHash([3; 16]) };
+    let ack = HelloAck { writer: String::new(), place: None, nonce: None, holds: Some(held) };
+    primary.handle_frame(Time(0), frame(Message::HelloAck(ack))).unwrap();
+    assert_eq!(primary.peer_held(), Some(held));
+}
+
+#[test]
 fn in_flight_limits_stop_the_guest_until_an_ack() {
     let mut primary = protected();
     for _ in 0..3 {
@@ -413,7 +461,7 @@ fn in_flight_limits_stop_the_guest_until_an_ack() {
     ack(&mut primary, 2).unwrap();
     assert!(primary.may_seal());
     let epoch = primary.pointers().running();
-    primary.handle_sealed(EpochMeta { epoch, base: None, ship_bytes: 1000 });
+    seal_of(&mut primary, EpochMeta { epoch, base: None, ship_bytes: 1000 });
     ack(&mut primary, 4).unwrap();
     assert_eq!(primary.in_flight(), (1, 1000));
     assert!(!primary.may_seal(), "bytes are limited too");

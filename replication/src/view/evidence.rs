@@ -20,7 +20,8 @@ use std::collections::BTreeSet;
 use super::lives::{Home, Lives};
 use super::record::{Incarnation, Location, Place, PlaceKind, Record, Standing};
 use super::wish::Wish;
-use crate::id::{EpochId, SessionId};
+use crate::id::SessionId;
+use crate::lineage::Fork;
 
 #[cfg(test)]
 mod tests;
@@ -81,7 +82,7 @@ pub struct Resume {
     /// The state directory.
     pub store: Place,
     /// The last epoch that is committed there.
-    pub fork: EpochId,
+    pub fork: Fork,
     /// What the operator says is dead.
     pub named_dead: BTreeSet<Incarnation>,
 }

@@ -5,53 +5,26 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::id::{EpochId, SessionId};
+use crate::id::{SessionId, bytes_of_hex, hex_id};
+use crate::lineage::Fork;
 
-/// A random number of 128 bits, shown and stored as 32 hexadecimal digits.
-macro_rules! random_id {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(pub [u8; 16]);
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-            }
-        }
-
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                bytes_of_hex(&text).map($name).ok_or_else(|| serde::de::Error::custom("not 32 hexadecimal digits"))
-            }
-        }
-    };
-}
-
-random_id! {
+hex_id! {
     /// Tells this register from every other one.
     RegisterId
 }
-random_id! {
+hex_id! {
     /// One life of a place: a process, or a store from its making to its removal.
     Incarnation
 }
-random_id! {
+hex_id! {
     /// One try to append: whose record it is that stands there.
     Attempt
 }
-random_id! {
+hex_id! {
     /// The digest of a record as the witness stores it.
     RecordHash
 }
-random_id! {
+hex_id! {
     /// A fresh random value that one side leaves at the witness for the other to find.
     Nonce
 }
@@ -61,12 +34,6 @@ impl RecordHash {
     pub fn of(bytes: &[u8]) -> RecordHash {
         RecordHash(xxh3_128(bytes).to_be_bytes())
     }
-}
-
-fn bytes_of_hex(text: &str) -> Option<[u8; 16]> {
-    let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let number = is_hex.then(|| u128::from_str_radix(text, 16).ok())??;
-    Some(number.to_be_bytes())
 }
 
 mod join {
@@ -176,7 +143,7 @@ pub struct Record {
     /// The line that it left, if it continues one.
     pub parent: Option<u64>,
     /// The last epoch that it keeps of its parent.
-    pub fork: Option<EpochId>,
+    pub fork: Option<Fork>,
     /// Places that an operator named as dead, so that this record could be appended.
     pub named_dead: Vec<Incarnation>,
 }

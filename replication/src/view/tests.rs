@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::id::{EpochId, SessionId};
+use crate::id::{EpochId, SessionId, Term};
+use crate::lineage::{ChainHash, EpochMark, Fork};
 
 /// The witness: records that are never changed, and what goes wrong on the way to it.
 #[derive(Default)]
@@ -93,12 +94,16 @@ fn enlist(id: u8) -> Wish {
     Wish::Enlist(Member { place: place(id), join: JOIN })
 }
 
+fn fork() -> EpochMark {
+    EpochMark { branch: Term(1), count: EpochId(5), chain: ChainHash([5; 16]) }
+}
+
 fn take_over() -> Wish {
-    Wish::TakeOver { join: JOIN, fork: EpochId(5), named_dead: ids(&[]) }
+    Wish::TakeOver { join: JOIN, fork: fork(), named_dead: ids(&[]) }
 }
 
 fn take_over_after(named: &[u8]) -> Wish {
-    Wish::TakeOver { join: JOIN, fork: EpochId(5), named_dead: ids(named) }
+    Wish::TakeOver { join: JOIN, fork: fork(), named_dead: ids(named) }
 }
 
 fn won(outcome: Outcome) -> Record {
@@ -189,7 +194,7 @@ fn primary_and_backup_that_lost_each_other_only_one_goes_on() {
         let (mut a, mut b) = pair(&mut witness);
         if backup_first {
             let record = won(witness.wish(&mut b, take_over()));
-            assert_eq!((record.branch, record.parent, record.fork), (3, Some(1), Some(EpochId(5))));
+            assert_eq!((record.branch, record.parent, record.fork), (3, Some(1), Some(Fork::Mark(fork()))));
             assert_eq!(refusal(witness.wish(&mut a, Wish::Remove(JOIN))), primary(2));
         } else {
             won(witness.wish(&mut a, Wish::Remove(JOIN)));
@@ -324,7 +329,7 @@ fn listed_store_resumes_and_then_the_backup_is_out() {
     won(witness.wish(&mut a, enlist(2)));
     let resume = |id, dead: &[u8]| Wish::Resume {
         store: store(id),
-        fork: EpochId(4),
+        fork: Fork::Number(EpochId(4)),
         is_original: true,
         dead: ids(dead),
         named_dead: ids(&[]),
@@ -343,7 +348,7 @@ fn store_of_a_guest_that_was_taken_over_is_refused_unless_every_listed_place_is_
     won(witness.wish(&mut b, take_over()));
     let resume = |named: &[u8]| Wish::Resume {
         store: store(11),
-        fork: EpochId(4),
+        fork: Fork::Number(EpochId(4)),
         is_original: true,
         dead: ids(&[1]),
         named_dead: ids(named),
@@ -364,7 +369,7 @@ fn copy_of_a_store_resumes_only_when_the_original_and_every_other_place_is_named
     won(witness.wish(&mut a, enlist(2)));
     let resume = |named: &[u8]| Wish::Resume {
         store: store(11),
-        fork: EpochId(4),
+        fork: Fork::Number(EpochId(4)),
         is_original: false,
         dead: ids(&[]),
         named_dead: ids(named),

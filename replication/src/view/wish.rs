@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::record::{Attempt, Entry, Incarnation, Known, Member, Place, Record, RecordHash, RegisterId, Standing};
-use crate::id::{EpochId, SessionId};
+use crate::id::SessionId;
+use crate::lineage::{EpochMark, Fork};
 
 /// What a node wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub enum Wish {
         /// That directory.
         store: Place,
         /// The last epoch that is committed there.
-        fork: EpochId,
+        fork: Fork,
         /// It is the directory that the primary of the newest record committed to, or one that the record does not
         /// list. False: it may be a copy of the listed one, and lack what was committed since.
         is_original: bool,
@@ -38,7 +39,7 @@ pub enum Wish {
         /// The pairing.
         join: SessionId,
         /// The last epoch that is whole here.
-        fork: EpochId,
+        fork: EpochMark,
         /// Places that the operator says are dead. Empty: only a listed backup may.
         named_dead: BTreeSet<Incarnation>,
     },
@@ -180,7 +181,7 @@ fn successor(entry: &Entry, asker: Asker<'_>) -> Record {
 }
 
 /// A view in which the asker runs the guest on a line of history of its own.
-fn new_branch(entry: &Entry, asker: Asker<'_>, store: Option<Place>, fork: Option<EpochId>) -> Record {
+fn new_branch(entry: &Entry, asker: Asker<'_>, store: Option<Place>, fork: Option<Fork>) -> Record {
     let next = successor(entry, asker);
     Record {
         standing: Standing::Running,
@@ -188,7 +189,7 @@ fn new_branch(entry: &Entry, asker: Asker<'_>, store: Option<Place>, fork: Optio
         store,
         backups: Vec::new(),
         branch: next.number,
-        parent: fork.map(|_| entry.record.branch),
+        parent: fork.map(|fork| fork.branch().map_or(entry.record.branch, |branch| branch.0)),
         fork,
         ..next
     }
@@ -235,7 +236,7 @@ fn begin(entry: &Entry, store: &Option<Place>, proofs: &Proofs<'_>, asker: Asker
 fn resume(
     entry: &Entry,
     (store, is_original): (&Place, bool),
-    fork: EpochId,
+    fork: Fork,
     (dead, named_dead): (&BTreeSet<Incarnation>, &BTreeSet<Incarnation>),
     asker: Asker<'_>,
 ) -> Judgement {
@@ -256,11 +257,11 @@ fn resume(
 fn take_over(
     entry: &Entry,
     join: SessionId,
-    fork: EpochId,
+    fork: EpochMark,
     named_dead: &BTreeSet<Incarnation>,
     asker: Asker<'_>,
 ) -> Judgement {
-    let (record, mut next) = (&entry.record, new_branch(entry, asker, None, Some(fork)));
+    let (record, mut next) = (&entry.record, new_branch(entry, asker, None, Some(Fork::Mark(fork))));
     let is_listed = record.backups.iter().any(|member| member.join == join && member.place.id == asker.me.id);
     if is_listed {
         // Every other backup stays listed: it may be whole too.

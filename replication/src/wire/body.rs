@@ -130,8 +130,8 @@ impl<'a> BodyReader<'a> {
     }
 }
 
-/// Longest body that lies in its frame.
-const SHORT_MAX: usize = 56;
+/// Longest body that lies in its frame: that of the end of an epoch.
+const SHORT_MAX: usize = 64;
 
 /// The bytes of a frame's body. A short one, as most of those are that come for every epoch, allocates nothing.
 #[derive(Clone)]

@@ -4,7 +4,8 @@ use std::borrow::Borrow;
 
 use super::body::{Body, BodyError, BodyReader, BodyWriter};
 use super::{Frame, Kind, Link, encode_frame, write_frame};
-use crate::id::{EpochId, Gfn};
+use crate::id::{EpochId, Gfn, Term};
+use crate::lineage::{ChainHash, EpochMark};
 use crate::output::{Input, Output};
 use crate::state::{Difference, StateDelta};
 use crate::view::{Greeting, Incarnation, Known, Location, Nonce, Place, PlaceKind, RecordHash, RegisterId};
@@ -96,6 +97,8 @@ pub struct HelloAck {
     pub place: Option<Place>,
     /// What the backup left at the witness for the primary to find.
     pub nonce: Option<Nonce>,
+    /// The last epoch of a whole copy of the guest that it has kept, and that this session will be written over.
+    pub holds: Option<EpochMark>,
 }
 
 /// Why a Hello is refused.
@@ -218,8 +221,8 @@ impl DiskCopy {
 /// An epoch begins on the wire. It may be sent as soon as the epoch runs, so that its inputs are logged early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EpochBegin {
-    /// The base: with what the resync brought, this epoch makes the backup whole.
-    pub base: bool,
+    /// The base: with what the resync brought, this epoch makes the backup whole. The chain hash of the epoch before it.
+    pub base: Option<ChainHash>,
     /// The primary's `released` pointer.
     pub released: EpochId,
 }
@@ -239,6 +242,17 @@ pub struct EpochEnd {
     pub outputs: u64,
     /// Over the kinds and body checksums of all frames of the epoch, in order.
     pub checksum: u64,
+    /// The hash over the epoch and all before it.
+    pub chain: ChainHash,
+}
+
+/// All up to here is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// The last such epoch.
+    pub complete: EpochId,
+    /// The hash over it and all before it.
+    pub chain: ChainHash,
 }
 
 /// Alive.
@@ -317,7 +331,7 @@ pub enum Message {
     DiskWrites(Vec<DiskWrite>),
     Outputs(Vec<Output>),
     EpochEnd(EpochEnd),
-    Ack { complete: EpochId },
+    Ack(Ack),
     Heartbeat(Heartbeat),
     Goodbye(Goodbye),
     StateDelta(StateDelta),
@@ -358,7 +372,7 @@ impl Message {
             Message::DiskWrites(_) => Kind::DiskWrites,
             Message::Outputs(_) => Kind::Outputs,
             Message::EpochEnd(_) => Kind::EpochEnd,
-            Message::Ack { .. } => Kind::Ack,
+            Message::Ack(_) => Kind::Ack,
             Message::Heartbeat(_) => Kind::Heartbeat,
             Message::Goodbye(_) => Kind::Goodbye,
             Message::StateDelta(_) => Kind::StateDelta,
@@ -395,12 +409,12 @@ impl Message {
             Message::ResyncDisk(ResyncDisk { disk, offset, data }) => drop(body.u16(*disk).u64(*offset).raw(data)),
             Message::DiskOffer(offer) => offer.encode(body),
             Message::DiskWant(want) => want.encode(body),
-            Message::EpochBegin(EpochBegin { base, released }) => drop(body.u8(u8::from(*base)).u64(released.0)),
+            Message::EpochBegin(begin) => begin.encode(body),
             Message::EventLog(inputs) => encode_inputs(inputs, body),
             Message::DiskWrites(writes) => encode_disk_writes(writes, body),
             Message::Outputs(outputs) => encode_outputs(outputs, body),
             Message::EpochEnd(end) => end.encode(body),
-            Message::Ack { complete } => drop(body.u64(complete.0)),
+            Message::Ack(Ack { complete, chain }) => drop(body.u64(complete.0).raw(&chain.0)),
             Message::Heartbeat(Heartbeat { released, complete, committed }) => {
                 body.u64(released.0).u64(complete.0).u64(committed.0);
             }
@@ -434,7 +448,9 @@ fn decode_fields(kind: Kind, body: &mut BodyReader<'_>) -> Result<Message, BodyE
         Kind::DiskWrites => Message::DiskWrites(decode_disk_writes(body)?),
         Kind::Outputs => Message::Outputs(decode_outputs(body)?),
         Kind::EpochEnd => Message::EpochEnd(EpochEnd::decode(body)?),
-        Kind::Ack => Message::Ack { complete: body.epoch("acked epoch")? },
+        Kind::Ack => {
+            Message::Ack(Ack { complete: body.epoch("acked epoch")?, chain: ChainHash(body.hash("chain hash")?) })
+        }
         Kind::Heartbeat => Message::Heartbeat(Heartbeat {
             released: body.epoch("released epoch")?,
             complete: body.epoch("complete epoch")?,
@@ -501,7 +517,7 @@ fn decode_greeting(body: &mut BodyReader<'_>) -> Result<Option<Greeting>, BodyEr
 
 impl HelloAck {
     fn encode(&self, body: &mut BodyWriter) {
-        let HelloAck { writer, place, nonce } = self;
+        let HelloAck { writer, place, nonce, holds } = self;
         body.text(writer).u8(u8::from(place.is_some()));
         if let Some(Place { id, kind: _, location: Location { host, machine, boot, lock } }) = place {
             body.raw(&id.0).text(host).text(machine).text(boot).text(lock);
@@ -510,14 +526,24 @@ impl HelloAck {
         if let Some(Nonce(nonce)) = nonce {
             body.raw(nonce);
         }
+        body.u8(u8::from(holds.is_some()));
+        if let Some(EpochMark { branch, count, chain }) = holds {
+            body.u64(branch.0).u64(count.0).raw(&chain.0);
+        }
     }
 
     fn decode(body: &mut BodyReader<'_>) -> Result<HelloAck, BodyError> {
         let writer = body.text("writer")?;
         let place = if flag(body, "place")? { Some(decode_place(body)?) } else { None };
         let nonce = if flag(body, "nonce")? { Some(Nonce(body.hash("nonce")?)) } else { None };
-        Ok(HelloAck { writer, place, nonce })
+        let holds = if flag(body, "copy")? { Some(decode_mark(body)?) } else { None };
+        Ok(HelloAck { writer, place, nonce, holds })
     }
+}
+
+fn decode_mark(body: &mut BodyReader<'_>) -> Result<EpochMark, BodyError> {
+    let (branch, count) = (Term(body.u64("branch")?), body.epoch("epoch")?);
+    Ok(EpochMark { branch, count, chain: ChainHash(body.hash("chain hash")?) })
 }
 
 /// A backup is a process.
@@ -638,15 +664,26 @@ impl DiskWant {
 }
 
 impl EpochBegin {
+    fn encode(&self, body: &mut BodyWriter) {
+        let EpochBegin { base, released } = self;
+        body.u64(released.0).u8(u8::from(base.is_some()));
+        if let Some(ChainHash(chain)) = base {
+            body.raw(chain);
+        }
+    }
+
     fn decode(body: &mut BodyReader<'_>) -> Result<EpochBegin, BodyError> {
-        Ok(EpochBegin { base: flag(body, "base flag")?, released: body.epoch("released epoch")? })
+        let released = body.epoch("released epoch")?;
+        let base = if flag(body, "base flag")? { Some(ChainHash(body.hash("chain hash")?)) } else { None };
+        Ok(EpochBegin { base, released })
     }
 }
 
 impl EpochEnd {
     fn encode(&self, body: &mut BodyWriter) {
-        let EpochEnd { inputs, pages, state_bytes, disk_writes, outputs, checksum } = self;
+        let EpochEnd { inputs, pages, state_bytes, disk_writes, outputs, checksum, chain } = self;
         body.u64(*inputs).u64(*pages).u64(*state_bytes).u64(*disk_writes).u64(*outputs).u64(*checksum);
+        body.raw(&chain.0);
     }
 
     fn decode(body: &mut BodyReader<'_>) -> Result<EpochEnd, BodyError> {
@@ -657,6 +694,7 @@ impl EpochEnd {
             disk_writes: body.u64("disk write count")?,
             outputs: body.u64("output count")?,
             checksum: body.u64("epoch checksum")?,
+            chain: ChainHash(body.hash("chain hash")?),
         })
     }
 }

@@ -12,8 +12,8 @@ pub use crate::state::StateDelta;
 pub use body::{Body, BodyError, BodyReader, BodyWriter, TEXT_MAX};
 pub use decoder::FrameDecoder;
 pub use message::{
-    DiskCopy, DiskInfo, DiskOffer, DiskWant, DiskWrite, EpochBegin, EpochEnd, Goodbye, GoodbyeReason, Heartbeat, Hello,
-    HelloAck, MachineInfo, Message, RamRange, Refuse, RefuseCode, ResyncDisk, encode_inputs, encode_outputs,
+    Ack, DiskCopy, DiskInfo, DiskOffer, DiskWant, DiskWrite, EpochBegin, EpochEnd, Goodbye, GoodbyeReason, Heartbeat,
+    Hello, HelloAck, MachineInfo, Message, RamRange, Refuse, RefuseCode, ResyncDisk, encode_inputs, encode_outputs,
 };
 
 use thiserror::Error;
@@ -25,7 +25,7 @@ use crate::id::{EpochId, EpochTooLarge, SessionId, Term, VmId};
 pub const MAGIC: [u8; 4] = *b"OUTL";
 
 /// The protocol that this crate speaks. Any change of a byte's meaning counts it up.
-pub const PROTOCOL_VERSION: u16 = 5;
+pub const PROTOCOL_VERSION: u16 = 6;
 
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 72;

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::id::Gfn;
+use crate::lineage::{ChainHash, EpochMark};
 use crate::output::{Input, Output};
 use crate::view::{Greeting, Incarnation, Known, Location, Nonce, Place, PlaceKind, RecordHash, RegisterId};
 
@@ -42,6 +43,10 @@ fn place() -> Place {
     Place { id: Incarnation([5; 16]), kind: PlaceKind::Process, location }
 }
 
+fn mark() -> EpochMark {
+    EpochMark { branch: Term(3), count: EpochId(11), chain: ChainHash([7; 16]) }
+}
+
 fn messages() -> Vec<Message> {
     let machine = MachineInfo {
         ram: vec![RamRange { first: Gfn(0), pages: 16 }, RamRange { first: Gfn(1 << 20), pages: 4 }],
@@ -58,20 +63,33 @@ fn messages() -> Vec<Message> {
             durable: true,
             machine,
         }),
-        Message::HelloAck(HelloAck { writer: "outlast 0.1".into(), place: Some(place()), nonce: Some(Nonce([6; 16])) }),
+        Message::HelloAck(HelloAck {
+            writer: "outlast 0.1".into(),
+            place: Some(place()),
+            nonce: Some(Nonce([6; 16])),
+            holds: Some(mark()),
+        }),
         Message::Refuse(Refuse { code: RefuseCode::Busy, text: "später".into() }),
         Message::ResyncPages(vec![1, 2, 3]),
         Message::ResyncDisk(ResyncDisk { disk: 1, offset: 512, data: vec![7; 600] }),
         Message::DiskOffer(DiskOffer { disk: 0, first_chunk: 3, chunk_bytes: 1 << 20, hashes: vec![[1; 16], [2; 16]] }),
         Message::DiskWant(DiskWant { disk: 0, first_chunk: 3, wanted: vec![true, false] }),
-        Message::EpochBegin(EpochBegin { base: true, released: EpochId(8) }),
+        Message::EpochBegin(EpochBegin { base: Some(ChainHash([7; 16])), released: EpochId(8) }),
         Message::EventLog(vec![Input { device: 1, bytes: vec![1; 60] }, Input { device: 2, bytes: vec![] }]),
         Message::Pages(vec![9; 11]),
         Message::State(vec![5; 100]),
         Message::DiskWrites(vec![DiskWrite { disk: 0, offset: 4096, data: vec![1; 512] }]),
         Message::Outputs(vec![Output { device: 1, kind: 2, bytes: vec![3; 64] }]),
-        Message::EpochEnd(EpochEnd { inputs: 1, pages: 2, state_bytes: 3, disk_writes: 4, outputs: 5, checksum: 6 }),
-        Message::Ack { complete: EpochId(12) },
+        Message::EpochEnd(EpochEnd {
+            inputs: 1,
+            pages: 2,
+            state_bytes: 3,
+            disk_writes: 4,
+            outputs: 5,
+            checksum: 6,
+            chain: ChainHash([7; 16]),
+        }),
+        Message::Ack(Ack { complete: EpochId(12), chain: ChainHash([7; 16]) }),
         Message::Heartbeat(Heartbeat { released: EpochId(1), complete: EpochId(3), committed: EpochId(2) }),
         Message::Goodbye(Goodbye { reason: GoodbyeReason::GuestEnded, text: "powered off".into() }),
         Message::StateDelta(StateDelta { len: 100, runs: vec![(3, vec![1, 2]), (99, vec![4])] }),
@@ -119,7 +137,7 @@ fn every_message_cut_short_is_an_error() {
 fn header_bytes_are_as_documented() {
     let bytes = frame(Kind::Ack, &12u64.to_le_bytes());
     assert_eq!(bytes.len(), HEADER_LEN + 8);
-    assert_eq!(&bytes[..16], b"OUTL\x05\0\x0f\0\0\0\0\0\x08\0\0\0");
+    assert_eq!(&bytes[..16], b"OUTL\x06\0\x0f\0\0\0\0\0\x08\0\0\0");
     assert_eq!(bytes[16..24], 77u64.to_le_bytes());
     assert_eq!(bytes[24..40], [3; 16]);
     assert_eq!(bytes[40..48], 4u64.to_le_bytes());
@@ -140,7 +158,10 @@ fn stranger_is_told_apart_by_its_first_four_bytes() {
 #[test]
 fn header_fields_out_of_bounds_are_typed_errors() {
     let error = |at, bytes: &[u8]| decode(&with_header(at, bytes)).unwrap_err();
-    assert_eq!(error(4, &[1, 0]), WireError::VersionMismatch { ours: PROTOCOL_VERSION, theirs: 1 });
+    for theirs in 1..PROTOCOL_VERSION {
+        let mismatch = WireError::VersionMismatch { ours: PROTOCOL_VERSION, theirs };
+        assert_eq!(error(4, &theirs.to_le_bytes()), mismatch, "versions do not pair");
+    }
     assert_eq!(error(6, &[0, 0]), WireError::UnknownKind { kind: 0 });
     assert_eq!(error(6, &[20, 0]), WireError::UnknownKind { kind: 20 });
     assert_eq!(error(8, &[1, 0, 0, 0]), WireError::ReservedFlags { flags: 1 });

@@ -129,6 +129,21 @@ pub enum LogError {
         /// The log.
         path: PathBuf,
     },
+    /// The log is not where the guest's state left it in its history.
+    #[error(
+        "disk log {} holds another history than the guest's state: at the guest's last epoch the two have other chain hashes; one \
+         of them was put back, or copied, from another moment", path.display()
+    )]
+    OtherLine {
+        /// The log.
+        path: PathBuf,
+    },
+    /// The guest's state is of an earlier epoch than the disks.
+    #[error("the disks have epochs after the guest's last one, which disk log {} holds: its state is of an earlier moment", path.display())]
+    Ahead {
+        /// The log.
+        path: PathBuf,
+    },
     /// The log that the guest's state belongs to is not there.
     #[error("disk log {}, which the guest's state belongs to, is not there", path.display())]
     Missing {

@@ -78,6 +78,8 @@ impl EpochLog {
         let path = self.path.clone();
         let (disk, likeness) = match refusal {
             Refusal::NoLog | Refusal::OtherLog => return LogError::OtherLog { path },
+            Refusal::OtherLine => return LogError::OtherLine { path },
+            Refusal::Ahead => return LogError::Ahead { path },
             Refusal::WentOn(owner) => return LogError::WentOn { path, owner: owner.name.clone() },
             Refusal::Disk(disk, likeness) => (*disk, *likeness),
         };
@@ -123,7 +125,9 @@ impl EpochLog {
             }
         }
         let log = Some((generation.log, generation.owner.clone()));
-        Ok(Found { log, holds: seen.holds(), disks })
+        // Whatever the kernel still had of it when the power failed: what was written may be there.
+        let is_ahead = recovery.beyond > 0 && seen.note.as_ref().is_some_and(|note| note.applied > upto);
+        Ok(Found { log, holds: seen.holds(), line: recovery.line, is_ahead, disks })
     }
 
     fn circumstances(

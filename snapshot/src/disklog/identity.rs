@@ -38,6 +38,29 @@ pub struct LogId(pub [u8; 16]);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct LifeId(pub [u8; 16]);
 
+/// The hash over an epoch and all before it, as the program that writes the log knows it. Here it is compared and no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Chain(pub [u8; 16]);
+
+/// Where in its guest's history a log is: at the last epoch that had disk writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Line {
+    /// Nobody knows: a version wrote it that kept no chain hashes.
+    #[default]
+    Unknown,
+    /// At its begin: no epoch of the guest had disk writes.
+    Nothing,
+    /// At the epoch of this chain hash.
+    At(Chain),
+}
+
+impl Line {
+    /// Whether a guest that was `here` when its epoch was committed was at the same point of the same history.
+    pub fn is(self, here: Line) -> bool {
+        self == here || [self, here].contains(&Line::Unknown)
+    }
+}
+
 /// Whose writes a generation holds.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Owner {

@@ -2,15 +2,19 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::identity::{DiskIdentity, ENTRY_LEN, LifeId, LogId, NAMED_LEN, NamedDisk, OWNER_BYTES_MAX, Owner};
+use super::identity::{
+    Chain, DiskIdentity, ENTRY_LEN, LifeId, Line, LogId, NAMED_LEN, NamedDisk, OWNER_BYTES_MAX, Owner,
+};
 use super::{BLOCK_BYTES, DISK_COUNT_MAX};
 use crate::disk::WriteSet;
 
-/// Version of the log's layout. Formats 1 and 2 are read too: the heads of the first do not say which disks the records are
-/// for, those of the second name them.
-pub(super) const LOG_FORMAT: u16 = 3;
+/// Version of the log's layout. Those before are read too: the heads of the first do not say which disks the records are
+/// for, those of the second name them; in the third records and heads have no chain hashes.
+pub(super) const LOG_FORMAT: u16 = 4;
 /// Length of a record's header.
-pub(super) const HEADER_LEN: usize = 64;
+pub(super) const HEADER_LEN: usize = 80;
+/// The same before format 4.
+const HEADER_LEN_UNCHAINED: usize = 64;
 /// Where the first table is; the second follows it.
 pub(super) const TABLES_AT: u64 = 2 * BLOCK_BYTES;
 /// Bytes of a table.
@@ -33,6 +37,13 @@ const NAMED_AT: usize = 40;
 const ENTRIES_AT: usize = 128;
 const FORMAT_WITHOUT_TABLE: u16 = 1;
 const FORMAT_WITH_NAMES: u16 = 2;
+const FORMAT_WITHOUT_CHAIN: u16 = 3;
+/// Where a head says at which point of the guest's history its generation began, from format 4 on: a kind, a chain hash, a
+/// checksum.
+const LINE_AT: usize = 40;
+const LINE_NOWHERE: u64 = 0;
+const LINE_NOTHING: u64 = 1;
+const LINE_AT_EPOCH: u64 = 2;
 
 /// The largest number of a generation. A log that says more was not counted there by us.
 pub(super) const GENERATION_MAX: u64 = 1 << 62;
@@ -57,11 +68,13 @@ pub struct Generation {
     pub boot: [u8; 16],
     /// The disks of its records, by number, as they were when it began: they held all earlier writes durably.
     pub disks: Vec<DiskIdentity>,
+    /// Where in the guest's history that was.
+    pub line: Line,
 }
 
 impl Generation {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let Self { log, owner: Owner { name, life }, boot, disks } = self;
+        let Self { log, owner: Owner { name, life }, boot, disks, line: _ } = self;
         assert!(disks.len() <= IDENTITIES_MAX, "{} disks are more than a generation names", disks.len());
         assert!(name.len() <= OWNER_BYTES_MAX, "an owner's name of {} bytes", name.len());
         let mut table = vec![0; TABLE_LEN];
@@ -76,8 +89,8 @@ impl Generation {
         table
     }
 
-    /// The generation that a table of `TABLE_LEN` bytes tells of; its checksum was looked at.
-    pub(super) fn decode(table: &[u8]) -> Option<Self> {
+    /// The generation that a table of `TABLE_LEN` bytes tells of, which began at `line`; its checksum was looked at.
+    pub(super) fn decode(table: &[u8], line: Line) -> Option<Self> {
         let id = |at: usize| table[at..at + 16].try_into().expect("sixteen bytes");
         let name = table[64..ENTRIES_AT].split(|byte| *byte == 0).next().unwrap_or_default();
         // Decoded with replacements, a name would come out longer than what is written back.
@@ -86,7 +99,7 @@ impl Generation {
         let count = usize::from(u16::from_le_bytes([table[48], table[49]]));
         let entries = table[ENTRIES_AT..].as_chunks::<ENTRY_LEN>().0.get(..count)?;
         let disks = entries.iter().map(DiskIdentity::decode).collect::<Option<_>>()?;
-        Some(Self { log: LogId(id(0)), owner, boot: id(32), disks })
+        Some(Self { log: LogId(id(0)), owner, boot: id(32), disks, line })
     }
 }
 
@@ -115,6 +128,7 @@ impl Table {
 pub(super) struct Head {
     pub(super) generation: u64,
     pub(super) table: Table,
+    pub(super) layout: RecordLayout,
 }
 
 /// Where the head of `generation` is written.
@@ -127,9 +141,33 @@ pub(super) fn table_at(generation: u64) -> u64 {
     TABLES_AT + (generation % 2) * TABLE_LEN as u64
 }
 
-/// The head of a generation whose table has the checksum `of_table`.
-pub(super) fn encode_head(generation: u64, of_table: u64) -> [u8; BLOCK] {
-    head(LOG_FORMAT, generation, of_table)
+/// The head of a generation that begins at `line` and whose table has the checksum `of_table`.
+pub(super) fn encode_head(generation: u64, of_table: u64, line: Line) -> [u8; BLOCK] {
+    let mut block = head(LOG_FORMAT, generation, of_table);
+    let (kind, Chain(chain)) = match line {
+        Line::Unknown => (LINE_NOWHERE, Chain::default()),
+        Line::Nothing => (LINE_NOTHING, Chain::default()),
+        Line::At(chain) => (LINE_AT_EPOCH, chain),
+    };
+    block[LINE_AT..LINE_AT + 8].copy_from_slice(&kind.to_le_bytes());
+    block[LINE_AT + 8..LINE_AT + 24].copy_from_slice(&chain);
+    let sum = xxh3_64(&block[..LINE_AT + 24]);
+    block[LINE_AT + 24..LINE_AT + 32].copy_from_slice(&sum.to_le_bytes());
+    block
+}
+
+/// Where the generation of that head began; none: it is not whole.
+fn line_of(block: &[u8; BLOCK]) -> Option<Line> {
+    if xxh3_64(&block[..LINE_AT + 24]) != u64_at(block, LINE_AT + 24) {
+        return None;
+    }
+    let chain = Chain(block[LINE_AT + 8..LINE_AT + 24].try_into().expect("sixteen bytes"));
+    match u64_at(block, LINE_AT) {
+        LINE_NOWHERE => Some(Line::Unknown),
+        LINE_NOTHING => Some(Line::Nothing),
+        LINE_AT_EPOCH => Some(Line::At(chain)),
+        _ => None,
+    }
 }
 
 /// The head of an empty generation in the oldest format: a log of such a format is emptied by it before tables overwrite its
@@ -161,20 +199,48 @@ impl Head {
         if block[..8] != HEAD_MAGIC || xxh3_64(&block[..24]) != u64_at(block, 24) {
             return Ok(None);
         }
-        let table = match u16::from_le_bytes([block[8], block[9]]) {
-            LOG_FORMAT if checksum(table) == u64_at(block, 32) => Generation::decode(table).map(Table::Bound),
+        let format = u16::from_le_bytes([block[8], block[9]]);
+        let table = match format {
+            LOG_FORMAT if checksum(table) == u64_at(block, 32) => {
+                line_of(block).and_then(|line| Generation::decode(table, line)).map(Table::Bound)
+            }
+            FORMAT_WITHOUT_CHAIN if checksum(table) == u64_at(block, 32) => {
+                Generation::decode(table, Line::Unknown).map(Table::Bound)
+            }
             FORMAT_WITH_NAMES if xxh3_64(&block[NAMED_AT..]) == u64_at(block, 32) => {
                 let count = usize::from(u16::from_le_bytes([block[10], block[11]]));
                 let entries = block[NAMED_AT..].as_chunks::<NAMED_LEN>().0.iter().take(count);
                 Some(Table::Named(entries.map(NamedDisk::decode).collect()))
             }
-            LOG_FORMAT | FORMAT_WITH_NAMES => None,
+            LOG_FORMAT | FORMAT_WITHOUT_CHAIN | FORMAT_WITH_NAMES => None,
             FORMAT_WITHOUT_TABLE => Some(Table::Unknown),
             format => return Err(NoHead::Format(format)),
         };
         match u64_at(block, 16) {
             generation if generation > GENERATION_MAX => Err(NoHead::Generation(generation)),
-            generation => Ok(table.map(|table| Self { generation, table })),
+            generation => {
+                let layout = if format == LOG_FORMAT { RecordLayout::Chained } else { RecordLayout::Unchained };
+                Ok(table.map(|table| Self { generation, table, layout }))
+            }
+        }
+    }
+}
+
+/// How the records of a generation are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RecordLayout {
+    /// With the chain hash of their epoch.
+    Chained,
+    /// Before format 4, without.
+    Unchained,
+}
+
+impl RecordLayout {
+    /// Length of a record's header.
+    pub(super) fn header_len(self) -> usize {
+        match self {
+            Self::Chained => HEADER_LEN,
+            Self::Unchained => HEADER_LEN_UNCHAINED,
         }
     }
 }
@@ -186,15 +252,22 @@ pub(super) struct RecordHeader {
     pub(super) epoch: u64,
     /// Everything in the log before this offset was durable when the record was written.
     pub(super) synced: u64,
+    /// The chain hash of its epoch; none: it was written before those.
+    pub(super) chain: Option<Chain>,
 }
 
 impl RecordHeader {
     /// The header at the start of a block and the body's length, if it is whole and of `generation`.
-    pub(super) fn decode(block: &[u8; BLOCK], generation: u64) -> Option<(Self, u64)> {
-        if block[..8] != RECORD_MAGIC || xxh3_64(&block[..56]) != u64_at(block, 56) {
+    pub(super) fn decode(block: &[u8; BLOCK], generation: u64, layout: RecordLayout) -> Option<(Self, u64)> {
+        let sum_at = layout.header_len() - 8;
+        if block[..8] != RECORD_MAGIC || xxh3_64(&block[..sum_at]) != u64_at(block, sum_at) {
             return None;
         }
-        let header = Self { generation: u64_at(block, 8), epoch: u64_at(block, 16), synced: u64_at(block, 24) };
+        let chain = match layout {
+            RecordLayout::Chained => Some(Chain(block[56..72].try_into().expect("sixteen bytes"))),
+            RecordLayout::Unchained => None,
+        };
+        let header = Self { generation: u64_at(block, 8), epoch: u64_at(block, 16), synced: u64_at(block, 24), chain };
         (header.generation == generation).then_some((header, u64_at(block, 32)))
     }
 
@@ -205,8 +278,10 @@ impl RecordHeader {
         for (slot, field) in bytes[8..48].as_chunks_mut::<8>().0.iter_mut().zip(fields) {
             *slot = field.to_le_bytes();
         }
-        let checksum = xxh3_64(&bytes[..56]);
-        bytes[56..].copy_from_slice(&checksum.to_le_bytes());
+        let Chain(chain) = self.chain.expect("records are written with the chain hash of their epoch");
+        bytes[56..72].copy_from_slice(&chain);
+        let checksum = xxh3_64(&bytes[..72]);
+        bytes[72..].copy_from_slice(&checksum.to_le_bytes());
         bytes
     }
 }
@@ -242,7 +317,8 @@ pub(super) fn encode(header: &RecordHeader, sets: &[(u16, &WriteSet)], out: &mut
 
 /// The record in `bytes` (header and body), if the body is whole.
 pub(super) fn decode(header: RecordHeader, bytes: &[u8]) -> Option<Record> {
-    let (head, mut body) = bytes.split_at_checked(HEADER_LEN)?;
+    let len = if header.chain.is_some() { HEADER_LEN } else { HEADER_LEN_UNCHAINED };
+    let (head, mut body) = bytes.split_at_checked(len)?;
     if xxh3_64(body) != u64_at(head, 40) {
         return None;
     }

@@ -9,6 +9,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::disk::Mode;
 
+mod line;
+
 const BYTES_MAX: u64 = 64 * BLOCK_BYTES;
 const BLOCK: usize = BLOCK_BYTES as usize;
 /// Block at which records begin.
@@ -23,6 +25,13 @@ fn set(offset: u64, data: &[u8]) -> WriteSet {
     let mut set = WriteSet::new();
     set.write(offset, data);
     set
+}
+
+/// The chain hash of an epoch, any.
+fn chain(epoch: u64) -> Chain {
+    let mut chain = [0xc4; 16];
+    chain[..8].copy_from_slice(&epoch.to_le_bytes());
+    Chain(chain)
 }
 
 fn log_path(dir: &TempDir) -> PathBuf {
@@ -55,11 +64,11 @@ fn reopen(path: &Path) -> Result<Vec<(u64, u16, u8)>, LogError> {
 /// Three epochs, the first two synced one by one; the second takes two blocks.
 fn three_epochs(dir: &TempDir) -> Vec<u8> {
     let mut log = EpochLog::open(log_path(dir), BYTES_MAX).unwrap();
-    log.append(5, &[(0, &set(0, &[5; 100]))]).unwrap();
+    log.append(5, chain(5), &[(0, &set(0, &[5; 100]))]).unwrap();
     log.sync().unwrap();
-    log.append(7, &[(0, &set(0, &[7; 3000])), (1, &set(512, &[7; 3000]))]).unwrap();
+    log.append(7, chain(7), &[(0, &set(0, &[7; 3000])), (1, &set(512, &[7; 3000]))]).unwrap();
     log.sync().unwrap();
-    log.append(8, &[(1, &set(0, &[8; 10]))]).unwrap();
+    log.append(8, chain(8), &[(1, &set(0, &[8; 10]))]).unwrap();
     drop(log);
     fs::read(log_path(dir)).unwrap()
 }
@@ -83,7 +92,10 @@ fn replay_upto_an_epoch_counts_what_is_beyond() {
     let log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
     let recovery = log.replay(7, |_, _, _| Ok(())).unwrap();
 
-    assert_eq!(recovery, Recovery { records: 2, last_epoch: Some(7), beyond: 1, torn_tail: false });
+    assert_eq!(
+        recovery,
+        Recovery { records: 2, last_epoch: Some(7), line: Line::At(chain(7)), beyond: 1, torn_tail: false }
+    );
 }
 
 #[test]
@@ -91,8 +103,8 @@ fn append_of_an_epoch_without_writes_costs_nothing() {
     let dir = scratch();
     let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
 
-    log.append(1, &[(0, &WriteSet::new())]).unwrap();
-    log.append(2, &[]).unwrap();
+    log.append(1, chain(1), &[(0, &WriteSet::new())]).unwrap();
+    log.append(2, chain(2), &[]).unwrap();
     log.sync().unwrap();
 
     assert_eq!(log.used_bytes(), 0);
@@ -103,13 +115,13 @@ fn append_beyond_the_bound_is_full_until_truncated() {
     let dir = scratch();
     let mut log = EpochLog::open(log_path(&dir), LOG_BYTES_MIN).unwrap();
     let big = set(0, &[1; 5 * BLOCK]);
-    log.append(1, &[(0, &big)]).unwrap();
+    log.append(1, chain(1), &[(0, &big)]).unwrap();
 
-    assert!(matches!(log.append(2, &[(0, &big)]), Err(LogError::Full { .. })));
-    assert!(matches!(log.append(2, &[(0, &set(0, &[1; 8 * BLOCK]))]), Err(LogError::RecordTooLong { .. })));
+    assert!(matches!(log.append(2, chain(2), &[(0, &big)]), Err(LogError::Full { .. })));
+    assert!(matches!(log.append(2, chain(2), &[(0, &set(0, &[1; 8 * BLOCK]))]), Err(LogError::RecordTooLong { .. })));
 
     log.truncate().unwrap();
-    log.append(2, &[(0, &big)]).unwrap();
+    log.append(2, chain(2), &[(0, &big)]).unwrap();
     log.sync().unwrap();
     assert!(fs::metadata(log.path()).unwrap().len() <= LOG_BYTES_MIN);
 }
@@ -118,10 +130,10 @@ fn append_beyond_the_bound_is_full_until_truncated() {
 fn preallocate_fills_to_the_bound_and_changes_no_record() {
     let dir = scratch();
     let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
-    log.append(1, &[(0, &set(0, &[1; 50]))]).unwrap();
+    log.append(1, chain(1), &[(0, &set(0, &[1; 50]))]).unwrap();
 
     log.preallocate().unwrap();
-    log.append(2, &[(0, &set(0, &[2; 50]))]).unwrap();
+    log.append(2, chain(2), &[(0, &set(0, &[2; 50]))]).unwrap();
     log.sync().unwrap();
 
     assert_eq!(fs::metadata(log.path()).unwrap().len(), BYTES_MAX);
@@ -134,7 +146,7 @@ fn append_before_recovery_panics() {
     let dir = scratch();
     three_epochs(&dir);
 
-    let _ = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap().append(9, &[(0, &set(0, &[9]))]);
+    let _ = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap().append(9, chain(9), &[(0, &set(0, &[9]))]);
 }
 
 #[test]
@@ -178,7 +190,7 @@ fn open_of_another_format_names_both() {
     let checksum = xxhash_rust::xxh3::xxh3_64(&head[..24]);
     head[24..32].copy_from_slice(&checksum.to_le_bytes());
 
-    assert!(matches!(reopen(&left(&dir, &bytes)), Err(LogError::Format { found: 9, reads: 3, .. })));
+    assert!(matches!(reopen(&left(&dir, &bytes)), Err(LogError::Format { found: 9, reads: 4, .. })));
 }
 
 #[test]
@@ -251,14 +263,14 @@ fn log_with_any_blocks_of_unsynced_records_lost_keeps_the_synced_ones() {
     let dir = scratch();
     // An older generation lies beneath, so that what is lost is stale records and not zeros.
     let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
-    (1..=6).for_each(|epoch| log.append(epoch, &[(0, &set(0, &[0xee; 100]))]).unwrap());
+    (1..=6).for_each(|epoch| log.append(epoch, chain(epoch), &[(0, &set(0, &[0xee; 100]))]).unwrap());
     log.sync().unwrap();
     log.truncate().unwrap();
-    log.append(10, &[(0, &set(0, &[10; 100]))]).unwrap();
+    log.append(10, chain(10), &[(0, &set(0, &[10; 100]))]).unwrap();
     log.sync().unwrap();
     let before = fs::read(log.path()).unwrap();
-    log.append(11, &[(0, &set(0, &[11; 6000]))]).unwrap();
-    log.append(12, &[(0, &set(0, &[12; 6000]))]).unwrap();
+    log.append(11, chain(11), &[(0, &set(0, &[11; 6000]))]).unwrap();
+    log.append(12, chain(12), &[(0, &set(0, &[12; 6000]))]).unwrap();
     drop(log);
     let after = fs::read(log_path(&dir)).unwrap();
     let first = FIRST + 1;
@@ -302,7 +314,7 @@ fn truncate_torn_at_every_byte_is_before_or_after() {
         bytes[..len].copy_from_slice(&after[..len]);
         let seen = reopen(&left(&dir, &bytes)).unwrap();
         assert!(seen == THREE || seen.is_empty(), "torn after {len} bytes: {seen:?}");
-        assert_eq!(seen.is_empty(), len >= 40, "torn after {len} bytes");
+        assert_eq!(seen.is_empty(), len >= 72, "torn after {len} bytes");
     }
 }
 
@@ -310,8 +322,8 @@ fn truncate_torn_at_every_byte_is_before_or_after() {
 fn records_left_by_a_crash_never_follow_new_ones() {
     let dir = scratch();
     let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
-    log.append(1, &[(0, &set(0, &[1; 50]))]).unwrap();
-    log.append(2, &[(0, &set(0, &[2; 50]))]).unwrap();
+    log.append(1, chain(1), &[(0, &set(0, &[1; 50]))]).unwrap();
+    log.append(2, chain(2), &[(0, &set(0, &[2; 50]))]).unwrap();
     drop(log);
     // The crash lost the first record and kept the second.
     let mut bytes = fs::read(log_path(&dir)).unwrap();
@@ -320,7 +332,7 @@ fn records_left_by_a_crash_never_follow_new_ones() {
     let recovery = log.recover(&[], u64::MAX).unwrap();
     assert_eq!(recovery, Recovery { torn_tail: true, ..Recovery::default() });
 
-    log.append(1, &[(0, &set(0, &[9; 50]))]).unwrap();
+    log.append(1, chain(1), &[(0, &set(0, &[9; 50]))]).unwrap();
     log.sync().unwrap();
     drop(log);
 
@@ -332,7 +344,7 @@ fn replay_ends_where_epochs_do_not_ascend() {
     let dir = scratch();
     let mut bytes = three_epochs(&dir);
     let mut stray = Vec::new();
-    let header = RecordHeader { generation: 1, epoch: 8, synced: 0 };
+    let header = RecordHeader { generation: 1, epoch: 8, synced: 0, chain: Some(chain(8)) };
     record::encode(&header, &[(0, &set(0, &[0xee; 10]))], &mut stray);
     bytes.extend_from_slice(&stray);
 
@@ -362,7 +374,10 @@ fn recover_applies_to_images_whatever_of_it_they_hold() {
     let mut disks = [disk(&dir, "a"), disk(&dir, "b")];
     let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
     let recovery = log.recover(&disks, u64::MAX).unwrap();
-    assert_eq!(recovery, Recovery { records: 3, last_epoch: Some(8), beyond: 0, torn_tail: false });
+    assert_eq!(
+        recovery,
+        Recovery { records: 3, last_epoch: Some(8), line: Line::At(chain(8)), beyond: 0, torn_tail: false }
+    );
     let expected = [content(&disks[0]), content(&disks[1])];
     assert_eq!((expected[0][0], expected[1][0], expected[1][512]), (7, 8, 7));
 
@@ -388,9 +403,9 @@ fn recover_twice_applies_nothing_the_second_time() {
     let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
     log.recover(&disks, u64::MAX).unwrap();
 
-    assert_eq!(log.recover(&disks, u64::MAX).unwrap(), Recovery::default());
+    assert_eq!(log.recover(&disks, u64::MAX).unwrap(), Recovery { line: Line::At(chain(8)), ..Recovery::default() });
 
-    log.append(9, &[(0, &set(0, &[9]))]).unwrap();
+    log.append(9, chain(9), &[(0, &set(0, &[9]))]).unwrap();
 }
 
 #[test]
@@ -415,9 +430,9 @@ fn append_after_a_storage_error_is_poisoned() {
     log.truncate().unwrap();
     fcntl_add_seals(&memory, SealFlags::WRITE).unwrap();
 
-    assert!(matches!(log.append(9, &[(0, &set(0, &[9]))]), Err(LogError::Io { what: "appending to", .. })));
+    assert!(matches!(log.append(9, chain(9), &[(0, &set(0, &[9]))]), Err(LogError::Io { what: "appending to", .. })));
 
-    for result in [log.append(10, &[(0, &set(0, &[9]))]), log.sync(), log.truncate()] {
+    for result in [log.append(10, chain(10), &[(0, &set(0, &[9]))]), log.sync(), log.truncate()] {
         assert!(matches!(result, Err(LogError::Poisoned { .. })), "{result:?}");
     }
 }
@@ -427,17 +442,17 @@ fn sync_that_finds_no_room_takes_back_what_it_was_to_make_durable() {
     for errno in [Errno::NOSPC, Errno::DQUOT] {
         let dir = scratch();
         let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
-        log.append(5, &[(0, &set(0, &[5; 100]))]).unwrap();
+        log.append(5, chain(5), &[(0, &set(0, &[5; 100]))]).unwrap();
         log.sync().unwrap();
-        log.append(6, &[(0, &set(0, &[6; 5000]))]).unwrap();
-        log.append(7, &[(0, &set(0, &[7]))]).unwrap();
+        log.append(6, chain(6), &[(0, &set(0, &[6; 5000]))]).unwrap();
+        log.append(7, chain(7), &[(0, &set(0, &[7]))]).unwrap();
         log.refuses = Some(errno);
 
         assert!(log.sync().unwrap_err().full().is_some());
 
         assert_eq!((log.last_epoch(), log.used_bytes()), (Some(5), BLOCK_BYTES));
         // All of it is written again: what the host dropped from its memory is there once more.
-        log.append(6, &[(0, &set(0, &[8]))]).unwrap();
+        log.append(6, chain(6), &[(0, &set(0, &[8]))]).unwrap();
         log.sync().unwrap();
         drop(log);
         assert_eq!(reopen(&log_path(&dir)).unwrap(), [(5, 0, 5), (6, 0, 8)]);
@@ -448,7 +463,7 @@ fn sync_that_finds_no_room_takes_back_what_it_was_to_make_durable() {
 fn sync_that_fails_otherwise_poisons() {
     let dir = scratch();
     let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
-    log.append(5, &[(0, &set(0, &[5]))]).unwrap();
+    log.append(5, chain(5), &[(0, &set(0, &[5]))]).unwrap();
     log.refuses = Some(Errno::IO);
     assert!(matches!(log.sync(), Err(LogError::Io { what: "syncing", .. })));
     assert!(matches!(log.sync(), Err(LogError::Poisoned { .. })));
@@ -472,7 +487,7 @@ proptest! {
 
     #[test]
     fn record_with_a_forged_body_is_a_value_or_nothing(body in proptest::collection::vec(any::<u8>(), 0..80)) {
-        let header = RecordHeader { generation: 1, epoch: 1, synced: 0 };
+        let header = RecordHeader { generation: 1, epoch: 1, synced: 0, chain: Some(chain(1)) };
         let mut bytes = vec![0; record::HEADER_LEN];
         bytes.extend_from_slice(&body);
         let checksum = xxhash_rust::xxh3::xxh3_64(&body);
@@ -524,6 +539,7 @@ fn generation(disks: &[OverlayDisk], life: u8) -> Generation {
         owner: Owner { name: format!("vm{life}"), life: LifeId([life; 16]) },
         boot: BOOT.id,
         disks: images(disks).iter().map(|image| DiskIdentity::of(image).unwrap()).collect(),
+        line: Line::Nothing,
     }
 }
 
@@ -531,7 +547,7 @@ fn generation(disks: &[OverlayDisk], life: u8) -> Generation {
 fn bound(dir: &TempDir, disks: &[OverlayDisk]) -> EpochLog {
     let mut log = EpochLog::open(log_path(dir), BYTES_MAX).unwrap();
     log.begin(generation(disks, 1)).unwrap();
-    log.append(5, &[(0, &set(0, &[5; 100])), (1, &set(512, &[6; 100]))]).unwrap();
+    log.append(5, chain(5), &[(0, &set(0, &[5; 100])), (1, &set(512, &[6; 100]))]).unwrap();
     log.sync().unwrap();
     log
 }
@@ -541,7 +557,12 @@ fn start(log: &EpochLog, disks: &[OverlayDisk]) -> Result<Verdict, LogError> {
 }
 
 fn resume(log: &EpochLog, disks: &[OverlayDisk], life: u8) -> Result<Verdict, LogError> {
-    log.examine(disks, &BOOT, Asked::Resume { log: LogId([9; 16]), life: LifeId([life; 16]) }, u64::MAX)
+    log.examine(
+        disks,
+        &BOOT,
+        Asked::Resume { log: LogId([9; 16]), life: LifeId([life; 16]), line: Line::Unknown },
+        u64::MAX,
+    )
 }
 
 #[test]
@@ -549,10 +570,10 @@ fn epochs_begin_anywhere_in_a_new_generation() {
     // A backup whose disk lived through two lives of a guest ended itself at the second one's first write.
     let dir = scratch();
     let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
-    log.append(700, &[(0, &set(0, &[1]))]).unwrap();
+    log.append(700, chain(700), &[(0, &set(0, &[1]))]).unwrap();
     log.truncate().unwrap();
     assert_eq!(log.last_epoch(), None);
-    log.append(3, &[(0, &set(0, &[3]))]).unwrap();
+    log.append(3, chain(3), &[(0, &set(0, &[3]))]).unwrap();
     log.sync().unwrap();
     drop(log);
     assert_eq!(reopen(&log_path(&dir)).unwrap(), [(3, 0, 3)]);
@@ -563,8 +584,8 @@ fn epochs_begin_anywhere_in_a_new_generation() {
 fn epoch_that_goes_back_within_a_generation_panics() {
     let dir = scratch();
     let mut log = EpochLog::open(log_path(&dir), BYTES_MAX).unwrap();
-    log.append(700, &[(0, &set(0, &[1]))]).unwrap();
-    let _ = log.append(3, &[(0, &set(0, &[3]))]);
+    log.append(700, chain(700), &[(0, &set(0, &[1]))]).unwrap();
+    let _ = log.append(3, chain(3), &[(0, &set(0, &[3]))]);
 }
 
 #[test]
@@ -623,7 +644,7 @@ fn image_written_over_in_place_is_told_by_its_content() {
     assert_eq!(start(&log, &disks).unwrap(), Verdict::Apply, "nothing is noted yet");
     // Of two records the first is noted: the image must hold it, and may hold the second.
     let mut log = log;
-    log.append(6, &[(0, &set(50, &[7; 100]))]).unwrap();
+    log.append(6, chain(6), &[(0, &set(50, &[7; 100]))]).unwrap();
     log.note_writer(images.clone()).unwrap().note_applied(5).unwrap();
     assert_eq!(start(&log, &disks).unwrap(), Verdict::Apply);
     images[0].apply(&set(50, &[7; 30])).unwrap();
@@ -777,7 +798,7 @@ fn generation_near_the_end_of_the_numbers_is_refused_and_the_last_one_is_an_end(
         let mut bytes = whole.clone();
         let at = record::head_at(generation) as usize;
         let table = record::table_at(generation) as usize;
-        let head = record::encode_head(generation, record::checksum(&bytes[table..table + TABLE_LEN]));
+        let head = record::encode_head(generation, record::checksum(&bytes[table..table + TABLE_LEN]), Line::Nothing);
         bytes[at..at + BLOCK].copy_from_slice(&head);
         let other = record::head_at(generation + 1) as usize;
         bytes[other..other + BLOCK].fill(0);
@@ -804,7 +825,7 @@ fn owner_whose_name_cannot_be_written_back_is_no_owner() {
         let mut bytes = three_epochs(&dir);
         let table = record::table_at(1) as usize;
         bytes[table + 64..table + 64 + name.len()].copy_from_slice(name);
-        let head = record::encode_head(1, record::checksum(&bytes[table..table + TABLE_LEN]));
+        let head = record::encode_head(1, record::checksum(&bytes[table..table + TABLE_LEN]), Line::Nothing);
         let at = record::head_at(1) as usize;
         bytes[at..at + BLOCK].copy_from_slice(&head);
         let error = EpochLog::open(left(&dir, &bytes), BYTES_MAX).expect_err("nobody has this name");
@@ -829,7 +850,7 @@ fn epoch_is_written_to_the_log_once_and_in_one_piece() {
     (0..256).for_each(|block| scattered.write(block << 20, &[block as u8; 4096]));
     for (epoch, set) in [(1, &bulk), (2, &scattered)] {
         let before = written();
-        log.append(epoch, &[(0, set)]).unwrap();
+        log.append(epoch, chain(epoch), &[(0, set)]).unwrap();
         log.sync().unwrap();
         let (calls, bytes) = written();
         assert_eq!(calls - before.0, 1, "epoch {epoch}");

@@ -12,9 +12,10 @@
 //!   pending records   as they were                  apply                    apply
 //!   pending records   another, resized, changed     refuse                   refuse
 //!   (no log, another log, another life's)           as above                 refuse
+//!   (another history, or disks further in it)       as above                 refuse
 //! ```
 
-use super::identity::{DiskIdentity, LifeId, LogId, Owner};
+use super::identity::{DiskIdentity, LifeId, Line, LogId, Owner};
 use super::note::Note;
 use crate::disk::Origin;
 
@@ -33,6 +34,8 @@ pub enum Asked {
         log: LogId,
         /// The life that continues.
         life: LifeId,
+        /// Where in its history the log was when the guest's last epoch was committed.
+        line: Line,
     },
 }
 
@@ -76,6 +79,10 @@ pub struct Found {
     pub log: Option<(LogId, Owner)>,
     /// What it holds.
     pub holds: Holds,
+    /// Where in the guest's history the records leave the disks that are to be applied.
+    pub line: Line,
+    /// The images were given records that are not to be applied.
+    pub is_ahead: bool,
     /// The disks that its records are for, or may come to be for: number and likeness.
     pub disks: Vec<(u16, Likeness)>,
 }
@@ -98,6 +105,10 @@ pub enum Refusal {
     NoLog,
     /// Another one is in its place.
     OtherLog,
+    /// It holds another history than the guest's.
+    OtherLine,
+    /// The disks have what came after the guest's last epoch.
+    Ahead,
     /// The disks changed without the guest: with this owner.
     WentOn(Owner),
     /// A disk is not the one that the records are for, or another program has written to it.
@@ -106,11 +117,13 @@ pub enum Refusal {
 
 /// Decides.
 pub fn decide(found: &Found, asked: Asked) -> Verdict {
-    if let Asked::Resume { log, life } = asked {
+    if let Asked::Resume { log, life, line } = asked {
         match &found.log {
             None => return Verdict::Refuse(Refusal::NoLog),
             Some((id, _)) if *id != log => return Verdict::Refuse(Refusal::OtherLog),
             Some((_, owner)) if owner.life != life => return Verdict::Refuse(Refusal::WentOn(owner.clone())),
+            Some(_) if !found.line.is(line) => return Verdict::Refuse(Refusal::OtherLine),
+            Some(_) if found.is_ahead => return Verdict::Refuse(Refusal::Ahead),
             Some(_) => {}
         }
     }

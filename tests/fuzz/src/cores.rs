@@ -9,12 +9,13 @@ use replication::backup::BackupState;
 use replication::id::Gfn;
 use replication::primary::{GuestEnd, Left, Meeting, RoundsConfig};
 use replication::wire::{
-    DiskCopy, DiskInfo, DiskOffer, DiskWant, EpochBegin, EpochEnd, Goodbye, GoodbyeReason, Heartbeat, Hello, HelloAck,
-    MachineInfo, RamRange, Refuse, RefuseCode, ResyncDisk,
+    Ack, DiskCopy, DiskInfo, DiskOffer, DiskWant, EpochBegin, EpochEnd, Goodbye, GoodbyeReason, Heartbeat, Hello,
+    HelloAck, MachineInfo, RamRange, Refuse, RefuseCode, ResyncDisk,
 };
 use replication::{
-    Backup, BackupAction, BackupConfig, ClaimResult, EpochId, EpochMeta, EpochWriter, FrameDecoder, Link, Message,
-    Output, Primary, PrimaryAction, PrimaryConfig, SessionId, Term, Time, VmId,
+    Backup, BackupAction, BackupConfig, BranchSeed, ChainHash, ClaimResult, EpochId, EpochMark, EpochMeta, EpochWriter,
+    FrameDecoder, Link, Message, Origin, Output, Primary, PrimaryAction, PrimaryConfig, SessionId, StateDigest, Term,
+    Time, VmId,
 };
 
 use crate::input::Input;
@@ -65,7 +66,12 @@ fn message(input: &mut Input<'_>) -> Message {
             durable: input.u8() & 1 == 0,
             machine: machine(),
         }),
-        1 => Message::HelloAck(HelloAck { writer: text(input), place: None, nonce: None }),
+        1 => Message::HelloAck(HelloAck {
+            writer: text(input),
+            place: None,
+            nonce: None,
+            holds: Some(EpochMark::default()),
+        }),
         2 => Message::Refuse(Refuse { code: RefuseCode::Busy, text: text(input) }),
         3 => Message::ResyncPages(input.some(200).to_vec()),
         4 => Message::ResyncDisk(ResyncDisk { disk: input.u16(), offset: input.edge(), data: input.some(64).to_vec() }),
@@ -80,11 +86,14 @@ fn message(input: &mut Input<'_>) -> Message {
             first_chunk: input.edge(),
             wanted: vec![true; usize::from(input.u8() % 8)],
         }),
-        7 => Message::EpochBegin(EpochBegin { base: input.u8() & 1 == 0, released: epoch(input) }),
+        7 => Message::EpochBegin(EpochBegin {
+            base: (input.u8() & 1 == 0).then(ChainHash::default),
+            released: epoch(input),
+        }),
         8 => Message::Pages(input.some(200).to_vec()),
         9 => Message::State(input.some(64).to_vec()),
         10 => Message::EpochEnd(EpochEnd { pages: input.edge(), state_bytes: input.edge(), ..EpochEnd::default() }),
-        11 => Message::Ack { complete: epoch(input) },
+        11 => Message::Ack(Ack { complete: epoch(input), chain: ChainHash::default() }),
         12 => Message::Heartbeat(Heartbeat { released: epoch(input), complete: epoch(input), committed: epoch(input) }),
         13 => Message::Goodbye(Goodbye { reason: GoodbyeReason::GuestEnded, text: text(input) }),
         _ => Message::Goodbye(Goodbye { reason: GoodbyeReason::Unprotected, text: text(input) }),
@@ -92,12 +101,16 @@ fn message(input: &mut Input<'_>) -> Message {
 }
 
 /// A whole epoch with something of everything, or one that is not ended.
-fn whole_epoch(link: Link, epoch: EpochId, base: bool, input: &mut Input<'_>) -> Vec<u8> {
-    let mut out = Vec::new();
+fn whole_epoch(link: Link, last: &mut EpochMark, base: bool, input: &mut Input<'_>) -> Vec<u8> {
+    let (mut out, epoch, before) = (Vec::new(), last.count.next(), last.chain);
+    // Now and then of another line.
+    let state = [7; 16];
+    let digest = (input.u8() % 16 != 0).then(|| StateDigest::of(&state));
+    *last = last.next(epoch, digest);
     let released = if base { epoch.prev() } else { EpochId(epoch.0.saturating_sub(u64::from(input.u8() % 4))) };
-    let mut writer = EpochWriter::begin(link, epoch, EpochBegin { base, released }, &mut out);
+    let mut writer = EpochWriter::begin(link, epoch, EpochBegin { base: base.then_some(before), released }, &mut out);
     writer.inputs(&[replication::Input { device: 1, bytes: vec![1] }], &mut out);
-    writer.state(&[7; 16], &mut out);
+    writer.state(&state, &mut out);
     writer.disk_write(0, u64::from(input.u8()) * 512, &[1; 512], &mut out);
     if input.u8() % 2 == 0 {
         let (gfn, at, len) = (Gfn(u64::from(input.u8())), u16::from(input.u8()) * 16, u16::from(input.u8()) * 17);
@@ -105,7 +118,7 @@ fn whole_epoch(link: Link, epoch: EpochId, base: bool, input: &mut Input<'_>) ->
     }
     writer.outputs(&[Output { device: 1, kind: 0, bytes: vec![2] }], &mut out);
     if input.u8() % 8 != 0 {
-        writer.end(&mut out);
+        writer.end(last.chain, &mut out);
     }
     out
 }
@@ -124,7 +137,7 @@ fn backup(input: &mut Input<'_>) {
     let vm = VmId::of_name(NAME);
     let (mut now, mut is_connected) = (Time(0), false);
     let (mut persist, mut apply) = (VecDeque::new(), VecDeque::new());
-    let mut next = EpochId(1);
+    let mut last = EpochMark { branch: Term(1), ..EpochMark::default() };
     for _ in 0..400 {
         if !input.has_more() {
             break;
@@ -158,11 +171,10 @@ fn backup(input: &mut Input<'_>) {
                 let link = Link { vm, session: core.session_id().unwrap_or(SessionId([1; 16])), term: Term(1) };
                 let base = core.state() == BackupState::Syncing;
                 if base {
-                    next = EpochId(epoch(input).0.max(1));
+                    last.count = EpochId(epoch(input).0.max(1)).prev();
                 }
-                let bytes = whole_epoch(link, next, base, input);
+                let bytes = whole_epoch(link, &mut last, base, input);
                 give(&mut core, now, &bytes);
-                next = next.next();
             }
             7 => now = now.after(Duration::from_millis(u64::from(input.u8()))),
             8 => core.handle_timeout(now),
@@ -200,7 +212,7 @@ fn backup(input: &mut Input<'_>) {
                 BackupAction::Persist(epoch) => persist.push_back((epoch.session, epoch.epoch, epoch.base)),
                 BackupAction::Apply(epoch) => apply.push_back((epoch.session, epoch.epoch)),
                 BackupAction::Disconnect => is_connected = false,
-                BackupAction::TakeOver(over) => assert!(over.next_epoch > over.from),
+                BackupAction::TakeOver(over) => assert!(over.next_epoch > over.fork.count),
                 _ => {}
             }
         }
@@ -226,6 +238,7 @@ fn primary(input: &mut Input<'_>) {
         writer: "fuzz".into(),
         machine: machine(),
         term: Term(1),
+        origin: Origin { fork: None, seed: BranchSeed([1; 16]) },
         heartbeat: Duration::from_millis(10),
         detect: Duration::from_millis(50),
         ack_wait: Duration::from_millis(500),
@@ -275,6 +288,9 @@ fn primary(input: &mut Input<'_>) {
                 if core.may_seal() {
                     let meta = EpochMeta { epoch: core.pointers().running(), ship_bytes: u64::from(input.u16()), base };
                     let _ = core.handle_sealed(meta);
+                    if core.pointers().sealed() == meta.epoch {
+                        core.handle_identified(meta.epoch, Some(StateDigest::default()));
+                    }
                 }
             }
             8 => core.handle_shipping(now, asked, core.pointers().sealed()),
@@ -314,12 +330,13 @@ fn primary(input: &mut Input<'_>) {
             17 => core.handle_disk_offered(asked, input.u16(), input.edge(), usize::from(input.u8() % 8)),
             18 => {
                 let link = Link { vm: VmId::of_name(NAME), session: asked, term: Term(1) };
-                let ack = Message::Ack { complete: core.pointers().sealed() };
+                let ack = Ack { complete: core.pointers().sealed(), chain: core.last_mark().chain };
+                let ack = Message::Ack(ack);
                 give_primary(&mut core, now, &ack.to_frame(&link, EpochId(0)));
             }
             _ => {
                 let link = Link { vm: VmId::of_name(NAME), session: asked, term: Term(1) };
-                let ack = Message::HelloAck(HelloAck { writer: String::new(), place: None, nonce: None });
+                let ack = Message::HelloAck(HelloAck { writer: String::new(), place: None, nonce: None, holds: None });
                 give_primary(&mut core, now, &ack.to_frame(&link, EpochId(0)));
             }
         }

@@ -4,13 +4,15 @@ use std::fs;
 use std::sync::OnceLock;
 
 use snapshot::disk::OverlayDisk;
-use snapshot::disklog::{Asked, Boot, EpochLog, Generation, LifeId, LogId, Owner};
+use snapshot::disklog::{Asked, Boot, Chain, EpochLog, Generation, LifeId, Line, LogId, Owner};
 use snapshot::writeset::WriteSet;
 
 use crate::input::Input;
 use crate::patch;
 
 const BYTES_MAX: u64 = 64 << 12;
+/// Of a record.
+const HEADER: usize = 80;
 const BLOCK: usize = 4096;
 
 struct Place {
@@ -31,10 +33,11 @@ fn place() -> &'static Place {
         fs::write(dir.path().join("a.img"), vec![0; 64 << 10]).expect("there is room");
         let mut log = EpochLog::open(dir.path().join("log"), BYTES_MAX).expect("a new one");
         let owner = Owner { name: "vm0".into(), life: LifeId([3; 16]) };
-        log.begin(Generation { log: LogId([1; 16]), owner, boot: [2; 16], disks: Vec::new() }).expect("there is room");
-        log.append(5, &[(0, &set(0, &[5; 512]))]).expect("there is room");
+        log.begin(Generation { log: LogId([1; 16]), owner, boot: [2; 16], disks: Vec::new(), line: Line::Nothing })
+            .expect("there is room");
+        log.append(5, Chain([5; 16]), &[(0, &set(0, &[5; 512]))]).expect("there is room");
         log.sync().expect("it is a tmpfs");
-        log.append(7, &[(0, &set(4096, &[7; 5000]))]).expect("there is room");
+        log.append(7, Chain([7; 16]), &[(0, &set(4096, &[7; 5000]))]).expect("there is room");
         drop(log);
         let log = fs::read(dir.path().join("log")).expect("it was written");
         Place { dir, log }
@@ -73,13 +76,16 @@ pub fn run(data: &[u8]) {
     let disk = OverlayDisk::open(place.dir.path().join("a.img"), false).expect("an image");
     let disks = [disk];
     let boot = Boot { id: [2; 16], began: 0 };
-    let asked =
-        if input.u8() & 1 == 0 { Asked::Start } else { Asked::Resume { log: LogId([1; 16]), life: LifeId([3; 16]) } };
+    let asked = if input.u8() & 1 == 0 {
+        Asked::Start
+    } else {
+        Asked::Resume { log: LogId([1; 16]), life: LifeId([3; 16]), line: Line::At(Chain([5; 16])) }
+    };
     let upto = input.edge();
     let _ = log.examine(&disks, &boot, asked, upto);
     if log.recover(&disks, upto).is_ok() {
         let epoch = input.edge();
-        log.append(epoch, &[(0, &set(0, &[9; 512]))]).expect("it is empty");
+        log.append(epoch, Chain([9; 16]), &[(0, &set(0, &[9; 512]))]).expect("it is empty");
         log.sync().expect("it is a tmpfs");
         if log.truncate().is_ok() {
             assert_eq!(log.last_epoch(), None);
@@ -92,14 +98,15 @@ fn repair(log: &mut [u8]) {
         let (head, table) = (slot * BLOCK, (2 + 2 * slot) * BLOCK);
         patch::sum(log, head..head + 24, head + 24);
         patch::sum(log, table..table + 2 * BLOCK, head + 32);
+        patch::sum(log, head..head + 64, head + 64);
     }
-    for at in (8 * BLOCK..log.len().saturating_sub(64)).step_by(BLOCK) {
+    for at in (8 * BLOCK..log.len().saturating_sub(HEADER)).step_by(BLOCK) {
         if log[at..at + 8] == *b"OLDLOGR\0" {
             let len = patch::u64_at(log, at + 32);
-            if let Some(end) = usize::try_from(len).ok().and_then(|len| (at + 64).checked_add(len)) {
-                patch::sum(log, at + 64..end, at + 40);
+            if let Some(end) = usize::try_from(len).ok().and_then(|len| (at + HEADER).checked_add(len)) {
+                patch::sum(log, at + HEADER..end, at + 40);
             }
-            patch::sum(log, at..at + 56, at + 56);
+            patch::sum(log, at..at + HEADER - 8, at + HEADER - 8);
         }
     }
 }

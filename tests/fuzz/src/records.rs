@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use replication::view::{
     Attempt, Entry, Incarnation, Known, Location, Member, Place, PlaceKind, Record, RecordHash, Register, Wish,
 };
-use replication::{EpochId, SessionId};
+use replication::{EpochId, EpochMark, Fork, SessionId, Term};
 
 use crate::input::Input;
 use crate::patch;
@@ -20,7 +20,9 @@ fn set(input: &mut Input<'_>) -> BTreeSet<Incarnation> {
 }
 
 fn wish(input: &mut Input<'_>, newest: Option<&Entry>) -> Wish {
-    let fork = EpochId::try_from(input.edge()).unwrap_or_default();
+    let count = EpochId::try_from(input.edge()).unwrap_or_default();
+    let mark = EpochMark { branch: Term(u64::from(input.u8() % 4)), count, ..EpochMark::default() };
+    let fork = if input.u8() & 1 == 0 { Fork::Number(count) } else { Fork::Mark(mark) };
     let join = SessionId([input.u8() % 4; 16]);
     match input.u8() % 10 {
         0 | 1 => Wish::Begin {
@@ -33,7 +35,7 @@ fn wish(input: &mut Input<'_>, newest: Option<&Entry>) -> Wish {
             let is_original = input.u8() & 1 == 0;
             Wish::Resume { store: place(input), fork, is_original, dead: set(input), named_dead: set(input) }
         }
-        3 => Wish::TakeOver { join, fork, named_dead: set(input) },
+        3 => Wish::TakeOver { join, fork: mark, named_dead: set(input) },
         4 => Wish::Enlist(Member { place: place(input), join }),
         5 => Wish::Remove(join),
         6 => Wish::RemoveStore,

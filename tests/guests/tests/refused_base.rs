@@ -3,7 +3,7 @@
 //!
 //! Hosts whose CPUs or KVMs differ cannot be had here. So what the primary says is altered on its way. In its Hello the guest
 //! was promised something of KVM that no kernel has. In its base one entry of the CPUID table becomes one that no KVM takes,
-//! and the epoch's counts and checksum are made right again.
+//! and the epoch's counts, checksum and chain hash are made right again.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use guests::place::wait_progress;
 use guests::{Guest, Place, console, needs};
 use machine::state::MachineState;
 use replication::wire::{EpochBegin, Frame, Hello, Message};
-use replication::{EpochWriter, FrameDecoder, VmId};
+use replication::{EpochMark, EpochWriter, FrameDecoder, StateDigest, VmId};
 
 /// The leaf that says how wide addresses are. KVM knows 48 and 57 bits of virtual address.
 const ADDRESS_WIDTHS: u64 = 0x8000_0008;
@@ -76,8 +76,11 @@ fn altered(frames: Vec<Frame>) -> Vec<u8> {
             other => panic!("a guest without disks sends no {:?}", other.kind()),
         }
     }
-    writer.state(&with_impossible_addresses(&state), &mut out);
-    writer.end(&mut out);
+    let state = with_impossible_addresses(&state);
+    writer.state(&state, &mut out);
+    let chain = begin.base.expect("it is a base");
+    let before = EpochMark { branch: link.term, count: epoch.prev(), chain };
+    writer.end(before.next(epoch, Some(StateDigest::of(&state))).chain, &mut out);
     out
 }
 
@@ -94,7 +97,8 @@ fn pass_altered(mut primary: TcpStream, mut backup: TcpStream, what: Altered) {
                 Message::Hello(hello) if what == Altered::Hello => Message::Hello(with_an_unknown_feature(hello)),
                 other => other,
             };
-            let begins = what == Altered::Base && matches!(message, Message::EpochBegin(EpochBegin { base: true, .. }));
+            let begins =
+                what == Altered::Base && matches!(message, Message::EpochBegin(EpochBegin { base: Some(_), .. }));
             let belongs = begins || (!base.is_empty() && !matches!(message, Message::Heartbeat(_)));
             let ends = belongs && matches!(message, Message::EpochEnd(_));
             if belongs {

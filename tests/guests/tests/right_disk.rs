@@ -3,8 +3,9 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 use guests::place::{SmallDisk, disk, wait_progress};
 use guests::{Guest, Launch, Place, Vm, console, needs};
@@ -99,6 +100,72 @@ fn guest_is_not_resumed_on_a_copy_or_on_a_disk_of_another_length_or_without_its_
     let mut other = second(&place, &image);
     assert_eq!(other.wait(), 0, "{}", other.log());
     assert_refused(resume(&place), INCOMPATIBLE, &["is not the disk log that the guest's state belongs to"]);
+}
+
+/// Files as they were: what is put back has the inode and the time of change that it had.
+struct Kept(Vec<(PathBuf, Vec<u8>, SystemTime)>);
+
+impl Kept {
+    fn of(place: &Place, names: &[&str]) -> Kept {
+        let there = names.iter().map(|name| place.path(name)).filter(|path| path.exists());
+        Kept(there.map(|path| (path.clone(), fs::read(&path).expect("ours"), modified(&path))).collect())
+    }
+
+    fn put_back(&self) {
+        for (path, bytes, at) in &self.0 {
+            fs::write(path, bytes).expect("room");
+            File::options().write(true).open(path).and_then(|file| file.set_modified(*at)).expect("ours");
+        }
+    }
+}
+
+fn modified(path: &Path) -> SystemTime {
+    fs::metadata(path).and_then(|of| of.modified()).expect("it is there")
+}
+
+/// What the guest's memory is of, at its last epoch.
+const STATE: [&str; 4] = ["a/state/ram", "a/state/state", "a/state/undo", "a/state/redo"];
+const DISK: [&str; 2] = ["a.img", "a.img.epochs"];
+
+/// It continues from its last epoch, and is killed again.
+fn live_on(place: &Place, guest: &Guest) {
+    let mut vm = resume(place);
+    wait_progress(&vm, guest, 20);
+    vm.kill();
+}
+
+#[test]
+fn guest_is_not_resumed_from_an_earlier_epoch_than_its_disks_are_of() {
+    needs!(Kvm);
+    let place = Place::in_memory();
+    let guest = crashed(&place);
+    let earlier = Kept::of(&place, &STATE);
+    live_on(&place, &guest);
+    let last = Kept::of(&place, &STATE);
+    earlier.put_back();
+    assert_refused(resume(&place), INCOMPATIBLE, &["a.img.epochs", "of an earlier moment", "hint:"]);
+    last.put_back();
+    live_on(&place, &guest);
+}
+
+/// A guest that was continued twice from one epoch has two histories with the same numbers, and both in the name of one log and one
+/// life. With numbers alone the memory of one went on with the disk of the other.
+#[test]
+fn guest_is_not_resumed_with_the_disk_of_another_history_that_began_as_its_own() {
+    needs!(Kvm);
+    let place = Place::in_memory();
+    let guest = crashed(&place);
+    let (state, disk) = (Kept::of(&place, &STATE), Kept::of(&place, &DISK));
+    live_on(&place, &guest);
+    let first = Kept::of(&place, &STATE);
+    disk.put_back();
+    state.put_back();
+    live_on(&place, &guest);
+    let second = Kept::of(&place, &STATE);
+    first.put_back();
+    assert_refused(resume(&place), INCOMPATIBLE, &["a.img.epochs", "another history", "hint:"]);
+    second.put_back();
+    live_on(&place, &guest);
 }
 
 #[test]

@@ -180,7 +180,7 @@ fn backup_that_sends_garbage_harms_no_guest_and_a_proper_one_follows() {
     let (guest, place) = (Guest::counter(), Place::new());
     let fake = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let primary = place.primary("a", &guest, fake.local_addr().expect("bound").port()).start();
-    let mut half = Message::HelloAck(HelloAck { writer: "half".into(), place: None, nonce: None })
+    let mut half = Message::HelloAck(HelloAck { writer: "half".into(), place: None, nonce: None, holds: None })
         .to_frame(&link(guests::place::NAME), EpochId(0));
     half.truncate(90);
     let answers = [

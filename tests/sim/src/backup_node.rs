@@ -13,8 +13,8 @@ use replication::pipeline::backup::{
     StorageDone, StorageLimits,
 };
 use replication::view::{Tell, Voids};
-use replication::wire::{Hello, Kind, Message, RefuseCode};
-use replication::{AssembledEpoch, Backup, ClaimResult, EpochId, Frame, PageBatch, SessionId, TakeOver};
+use replication::wire::{Ack, Hello, Kind, Message, RefuseCode};
+use replication::{AssembledEpoch, Backup, ChainHash, ClaimResult, EpochId, Frame, PageBatch, SessionId, TakeOver};
 
 use crate::env::{BackupLane, Crashed, Env, Event, HostId, Piece};
 use crate::fault::Step;
@@ -139,9 +139,11 @@ impl BackupNode {
     }
 
     fn take_frame(&mut self, frame: Frame, env: &mut Env) {
-        if env.plan.broken == Some(Break::AckBeforeComplete) && frame.kind == Kind::State {
-            let ack = Message::Ack { complete: frame.epoch }.to_frame(&frame.link, EpochId(0));
-            self.send(ack, env);
+        if env.plan.broken == Some(Break::AckBeforeComplete)
+            && let Ok(Message::EpochEnd(end)) = frame.clone().into_message()
+        {
+            let ack = Message::Ack(Ack { complete: frame.epoch, chain: end.chain });
+            self.send(ack.to_frame(&frame.link, EpochId(0)), env);
         }
         self.pipeline.handle_frame(env.time(), frame);
     }
@@ -383,13 +385,16 @@ impl BackupNode {
         }
     }
 
-    fn send(&mut self, bytes: Vec<u8>, env: &mut Env) {
+    fn send(&mut self, mut bytes: Vec<u8>, env: &mut Env) {
         if Kind::of_frame(&bytes) == Some(Kind::Ack) {
             if std::mem::take(&mut env.mute[self.id.host]) {
                 self.mute = self.core().session_id();
             }
             if self.mute.is_some() && self.mute == self.core().session_id() {
                 return;
+            }
+            if env.plan.broken == Some(Break::AckOfOtherLine) {
+                bytes = of_other_line(&bytes);
             }
         }
         if let Some(stream) = &self.stream {
@@ -409,6 +414,15 @@ impl BackupNode {
     pub fn image(&self) -> Vec<u8> {
         self.files.image()
     }
+}
+
+/// An ack with another chain hash.
+fn of_other_line(ack: &[u8]) -> Vec<u8> {
+    let mut decoder = Stream::new(0).decoder;
+    decoder.handle_bytes(ack);
+    let frame = decoder.poll_frame().ok().flatten().expect("a frame of our own is one");
+    let (link, Ok(Message::Ack(ack))) = (frame.link, frame.into_message()) else { unreachable!("it is an ack") };
+    Message::Ack(Ack { chain: ChainHash::default(), ..ack }).to_frame(&link, EpochId(0))
 }
 
 fn pipeline_config(plan: &Plan) -> PipelineConfig {

@@ -6,11 +6,15 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
-use replication::{BackupPointers, EpochId, Pointers};
+use replication::{BackupPointers, EpochId, Fork, Pointers};
 
 use crate::disk::{SECTOR, SECTORS};
 use crate::fault::HOSTS;
 use crate::guest::{Guest, Said, sector_of};
+
+mod lines;
+
+use lines::Lines;
 
 /// What must hold of every run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,6 +59,10 @@ pub enum Rule {
     StrangersChangeNothing,
     /// When faults stop, the guest runs, answers and is protected.
     Heals,
+    /// An epoch has one identity, and an identity is of one epoch.
+    OneIdentity,
+    /// The chain hash of a branch continues that of the epoch from which its guest goes on.
+    RightLine,
     /// The code under test does not panic.
     NoPanic,
 }
@@ -83,6 +91,8 @@ impl Rule {
             Rule::OldRegister => "a register that is older than what was seen of it gets no append",
             Rule::StrangersChangeNothing => "strangers change nothing: a protected guest stays protected",
             Rule::Heals => "when faults stop, the guest runs, answers and is protected",
+            Rule::OneIdentity => "an epoch has one identity, and an identity is of one epoch",
+            Rule::RightLine => "the chain hash of a branch continues that of the epoch from which its guest goes on",
             Rule::NoPanic => "the code under test does not panic",
         }
     }
@@ -122,6 +132,8 @@ pub struct Oracle {
     emitted: Vec<bool>,
     /// Who sealed an epoch, and the digest, position and value at its end.
     seals: BTreeMap<EpochId, Seal>,
+    /// The identities of epochs.
+    lines: Lines,
     /// What the client was told about each of its requests.
     answers: HashMap<u64, u64>,
     /// How far each host's guest was when its epochs began.
@@ -248,7 +260,9 @@ impl Oracle {
     }
 
     /// `host` takes over, or resumes, with this guest, which should be that of the end of epoch `from`, and with this image.
-    pub fn goes_on(&mut self, host: usize, from: EpochId, guest: &Guest, image: &[u8]) {
+    pub fn goes_on(&mut self, host: usize, from: Fork, guest: &Guest, image: &[u8]) {
+        self.check_fork(host, from, guest);
+        let from = from.count();
         match self.seals.get(&from) {
             None => {
                 let text = || format!("host {host} goes on from epoch {from}, which nobody sealed");

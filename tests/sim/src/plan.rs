@@ -10,7 +10,7 @@ use replication::page::PAGE_SIZE;
 use replication::pipeline::primary::PipelineConfig;
 use replication::primary::RoundsConfig;
 use replication::wire::{DiskInfo, MachineInfo, RamRange};
-use replication::{BackupConfig, Gfn, OutputQueue, PrimaryConfig, Term};
+use replication::{BackupConfig, Gfn, Origin, OutputQueue, PrimaryConfig, Term};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{SECTOR, SECTORS};
@@ -287,12 +287,13 @@ impl Plan {
     }
 
     /// How a primary is configured.
-    pub fn primary_config(&self, term: Term) -> PrimaryConfig {
+    pub fn primary_config(&self, term: Term, origin: Origin) -> PrimaryConfig {
         PrimaryConfig {
             vm_name: "toy".into(),
             writer: "sim".into(),
             machine: machine(),
             term,
+            origin,
             heartbeat: Duration::from_nanos(self.detect / 4),
             detect: Duration::from_nanos(self.detect),
             ack_wait: Duration::from_nanos(ACK_WAIT_DETECTS * self.detect),
@@ -317,9 +318,9 @@ impl Plan {
     }
 
     /// How a primary's host is configured.
-    pub fn pipeline_config(&self, term: Term) -> PipelineConfig {
+    pub fn pipeline_config(&self, term: Term, origin: Origin) -> PipelineConfig {
         PipelineConfig {
-            primary: self.primary_config(term),
+            primary: self.primary_config(term, origin),
             is_durable: true,
             stops_degraded: false,
             room_retry: Duration::from_nanos(2 * MS),

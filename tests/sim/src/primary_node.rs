@@ -6,14 +6,14 @@ use replication::pipeline::primary::{
 };
 use replication::primary::PrimaryState;
 use replication::wire::Kind;
-use replication::{EpochId, FrameDecoder, Primary, SessionId, TakeOver, Term, VmId};
+use replication::{BranchSeed, EpochId, Fork, FrameDecoder, Origin, Primary, SessionId, TakeOver, Term, VmId};
 
 use crate::disk::Log;
 use crate::env::{Crashed, Env, Event, HostId};
 use crate::fault::Step;
 use crate::guest::{Guest, Said};
 use crate::machine::{Machine, request_of};
-use crate::machines::store_of;
+use crate::machines::{incarnation, store_of};
 use crate::plan::{Break, EPOCH_BYTES, MS};
 use crate::shipping::Shipping;
 use crate::state_dir::{LocalEpoch, StateDir};
@@ -65,6 +65,8 @@ pub struct PrimaryNode {
     is_reported: bool,
     /// The second half of an epoch that is being shipped.
     half: Option<Vec<u8>>,
+    /// The state that was digested last.
+    digested: Vec<u8>,
     /// Bytes of the round that is sent.
     sends: u64,
     /// A filling that waits for something that never comes.
@@ -83,6 +85,7 @@ pub struct PrimaryNode {
 /// What a primary begins with.
 struct Beginning {
     term: Term,
+    fork: Option<Fork>,
     guest: Guest,
     image: Vec<u8>,
     running: EpochId,
@@ -96,7 +99,8 @@ impl PrimaryNode {
         let term = if env.plan.broken == Some(Break::TermStands) { Term(1) } else { term };
         let store = env.plan.local.then(|| StateDir::new(store_of(id)));
         let (guest, image, running, inbox) = (Guest::new(), crate::disk::Disk::blank(), EpochId(1), Vec::new());
-        let mut node = PrimaryNode::begin(id, Beginning { term, guest, image, running, inbox, store }, env);
+        let beginning = Beginning { term, fork: None, guest, image, running, inbox, store };
+        let mut node = PrimaryNode::begin(id, beginning, env);
         let begun = node.tick(env);
         (node, begun)
     }
@@ -107,9 +111,10 @@ impl PrimaryNode {
     /// If no epoch was committed there.
     pub fn resume(id: HostId, term: Term, mut store: StateDir, env: &mut Env) -> (PrimaryNode, Result<(), Crashed>) {
         let LocalEpoch { epoch, guest, image, held } = store.last.clone().expect("there is an epoch to resume from");
-        let running = store.next_life(epoch, env.plan.in_flight_epochs_max);
+        let running = store.next_life(epoch.count(), env.plan.in_flight_epochs_max);
         let (inbox, store) = (Vec::new(), Some(store));
-        let mut node = PrimaryNode::begin(id, Beginning { term, guest, image, running, inbox, store }, env);
+        let beginning = Beginning { term, fork: Some(epoch), guest, image, running, inbox, store };
+        let mut node = PrimaryNode::begin(id, beginning, env);
         for output in &held {
             env.emit(id.host, Said::decode(&output.bytes));
         }
@@ -127,9 +132,11 @@ impl PrimaryNode {
         env: &mut Env,
     ) -> Result<PrimaryNode, Crashed> {
         let reuse = env.plan.broken == Some(Break::ReuseEpochs);
-        let running = if reuse { over.from.next() } else { over.next_epoch };
+        let running = if reuse { over.fork.count.next() } else { over.next_epoch };
         let inbox = over.redeliver.iter().map(request_of).collect();
-        let mut node = PrimaryNode::begin(id, Beginning { term, guest, image, running, inbox, store: None }, env);
+        let fork = Some(Fork::Mark(over.fork)).filter(|_| env.plan.broken != Some(Break::ForkForgotten));
+        let beginning = Beginning { term, fork, guest, image, running, inbox, store: None };
+        let mut node = PrimaryNode::begin(id, beginning, env);
         if env.plan.broken != Some(Break::ForgetHeld) {
             for output in &over.reemit {
                 env.emit(id.host, Said::decode(&output.bytes));
@@ -140,18 +147,22 @@ impl PrimaryNode {
         Ok(node)
     }
 
-    fn begin(id: HostId, beginning: Beginning, env: &Env) -> PrimaryNode {
-        let Beginning { term, guest, image, running, inbox, store } = beginning;
-        let mut config: PipelineConfig = env.plan.pipeline_config(term);
+    fn begin(id: HostId, beginning: Beginning, env: &mut Env) -> PrimaryNode {
+        let Beginning { term, fork, guest, image, running, inbox, store } = beginning;
+        // No other node has its id.
+        let origin = Origin { fork, seed: BranchSeed(incarnation(id).0) };
+        let mut config: PipelineConfig = env.plan.pipeline_config(term, origin);
         config.primary.has_store = store.is_some();
         let mode = if store.is_some() { GuestMode::Epochs } else { GuestMode::Direct };
+        let pipeline = PrimaryPipeline::new(config, running);
+        env.oracle.branch_begins(id.host, (pipeline.core().last_mark(), running), origin.seed, &guest);
         PrimaryNode {
             id,
             crashed: false,
             stopped: false,
             taken_over: false,
             generation: env.oracle.generation,
-            pipeline: PrimaryPipeline::new(config, running),
+            pipeline,
             machine: Machine::new(id.host, guest, image, mode, running, inbox, env.plan.hold_bytes_max),
             shipping: Shipping::default(),
             share: 100,
@@ -161,6 +172,7 @@ impl PrimaryNode {
             outcome: None,
             is_reported: false,
             half: None,
+            digested: Vec::new(),
             sends: 0,
             stuck: false,
             writes: None,
@@ -413,7 +425,12 @@ impl PrimaryNode {
             }
             Some(outcome) => {
                 self.is_reported = false;
+                let digested = matches!(outcome, Outcome::Digested(_));
                 self.pipeline.handle_done(env.time(), outcome);
+                if digested {
+                    let mark = self.core().last_mark();
+                    env.oracle.identified(self.id.host, mark, &self.machine.sealed(mark.count).guest);
+                }
             }
             None => {
                 self.does = Some(does);

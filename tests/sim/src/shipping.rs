@@ -4,7 +4,7 @@ use replication::page::{PAGE_SIZE, Page, PageEncoder};
 use replication::pipeline::primary::{FillStep, Outcome};
 use replication::primary::Left;
 use replication::wire::{DiskCopy, DiskOffer, DiskWant, EpochBegin, HEADER_LEN, Link, Message, ResyncDisk};
-use replication::{EpochId, EpochWriter, Gfn, SessionId, ShippedState};
+use replication::{EpochId, EpochWriter, Gfn, Linked, SessionId, ShippedState};
 
 use crate::disk::{CHUNK, Disk, SECTOR, SECTORS, SectorWrite};
 use crate::env::Env;
@@ -168,10 +168,16 @@ impl Shipping {
     }
 
     /// An epoch as frames, in two halves: between them others may go out.
-    pub fn epoch(&mut self, link: Link, sealed: &Sealed, left: EpochId, env: &mut Env) -> [Vec<u8>; 2] {
+    pub fn epoch(
+        &mut self,
+        link: Link,
+        (sealed, linked): (&Sealed, Linked),
+        left: EpochId,
+        env: &mut Env,
+    ) -> [Vec<u8>; 2] {
         let Sealed { epoch, base, guest, pages, sectors, inputs, outputs } = sealed;
         let mut out = Vec::new();
-        let begin = EpochBegin { base: *base, released: left };
+        let begin = EpochBegin { base: base.then_some(linked.before), released: left };
         let mut writer = EpochWriter::begin(link, *epoch, begin, &mut out);
         writer.inputs(inputs, &mut out);
         for page in (0..PAGES).filter(|page| pages >> page & 1 == 1) {
@@ -189,7 +195,7 @@ impl Shipping {
         let copies = disk_writes(guest, sectors, &mut writer, &mut out, env);
         writer.disk_copies(&copies, &mut out);
         writer.outputs(outputs, &mut out);
-        writer.end(&mut out);
+        writer.end(linked.mark.chain, &mut out);
         let second = out.split_off(half_of(&out));
         [out, second]
     }

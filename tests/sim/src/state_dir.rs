@@ -1,15 +1,15 @@
 //! The state directory of a host whose guest is protected locally: what survives the death of its VMM.
 
 use replication::view::Incarnation;
-use replication::{EpochId, Output};
+use replication::{EpochId, Fork, Output};
 
 use crate::guest::Guest;
 
 /// A guest as it was at the end of an epoch.
 #[derive(Clone)]
 pub struct LocalEpoch {
-    /// The epoch.
-    pub epoch: EpochId,
+    /// The epoch, as much as is kept of its identity.
+    pub epoch: Fork,
     /// The guest.
     pub guest: Guest,
     /// Its disk: the image, with the log applied up to this epoch.
@@ -55,7 +55,7 @@ impl StateDir {
 
     /// Commits an epoch. One that was committed already, or is older, changes nothing.
     pub fn commit(&mut self, epoch: LocalEpoch) {
-        if self.last.as_ref().is_none_or(|last| last.epoch < epoch.epoch) {
+        if self.last.as_ref().is_none_or(|last| last.epoch.count() < epoch.epoch.count()) {
             self.last = Some(epoch);
         }
     }

@@ -9,7 +9,7 @@ use replication::view::{
     Ask, Attempt, Entry, Greeting, Incarnation, Known, Lives, Member, Nonce, Outcome, Place, PlaceKind, Record,
     RecordHash, Refusal, Register, Tell, Wish,
 };
-use replication::{ClaimResult, EpochId, SessionId};
+use replication::{ClaimResult, Fork, SessionId};
 
 mod question;
 
@@ -365,7 +365,7 @@ impl Witness {
         wish
     }
 
-    fn resume(&self, host: usize, process: &Process, (store, fork, named): (Incarnation, EpochId, Named)) -> Wish {
+    fn resume(&self, host: usize, process: &Process, (store, fork, named): (Incarnation, Fork, Named)) -> Wish {
         let newest = self.dirs[self.seen[host]].last().map(|entry| &entry.record);
         let is_named = |place: &&Place| match named {
             Named::Nobody => false,

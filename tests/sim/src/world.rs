@@ -3,7 +3,7 @@
 use replication::backup::BackupState;
 use replication::primary::PrimaryState;
 use replication::view::{Entry, Incarnation, Record, Standing};
-use replication::{ClaimResult, Term};
+use replication::{ClaimResult, Fork, Term};
 
 use crate::backup_node::BackupNode;
 use crate::disk::{Disk, Log};
@@ -520,9 +520,9 @@ impl World {
         let env = &mut self.env;
         env.host = host;
         env.takeovers += 1;
-        env.say(|| format!("host {host} TAKES OVER from epoch {}, goes on with {}", over.from, over.next_epoch));
+        env.say(|| format!("host {host} TAKES OVER from epoch {}, goes on with {}", over.fork, over.next_epoch));
         let guest = Guest::restore(&over.state, node.memory.clone());
-        env.oracle.goes_on(host, over.from, &guest, &node.image());
+        env.oracle.goes_on(host, Fork::Mark(over.fork), &guest, &node.image());
         let id = HostId { host, life: self.hosts[host].life };
         let image = node.image();
         if env.plan.broken == Some(Break::NoHealing) {
@@ -530,6 +530,9 @@ impl World {
             return;
         }
         let term = env.witness.newest().filter(|record| record.primary.id == env.witness.place(host).id);
+        if let Some(record) = term {
+            env.oracle.check_recorded_fork(host, record.fork, over.fork);
+        }
         let term = term.map_or(over.term, |record| Term(record.branch));
         let started = PrimaryNode::take_over(id, term, guest, image.clone(), over, env);
         let Ok(node) = started else {

@@ -89,6 +89,10 @@ caught! {
     disk_writes_forgotten_by_a_filling_are_caught: MirrorForgotten,
     output_that_is_said_to_have_left_is_caught: LeftBeforeOut,
     guest_that_runs_on_at_its_base_is_caught: HoldIgnored,
+    branch_that_does_not_continue_its_fork_is_caught: ForkForgotten,
+    resume_that_does_not_know_its_fork_is_caught: ChainForgotten,
+    digest_of_the_state_before_is_caught: StaleDigest,
+    ack_of_another_line_is_caught: AckOfOtherLine,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

@@ -309,6 +309,7 @@ fn guardian_config(durability: CommitDurability) -> GuardianConfig {
         detect: DETECT,
         heartbeat: HEARTBEAT,
         term: Term(1),
+        fork: None,
         begins_afresh: true,
         store: Incarnation::default(),
         keeps_crashed: false,

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use replication::pipeline::primary::{Action, Outcome, PipelineConfig, PrimaryPipeline, Step};
 use replication::primary::PrimaryState;
 use replication::view::Incarnation;
-use replication::{EpochId, Primary, PrimaryConfig, SessionId, Term, Time};
+use replication::{BranchSeed, EpochId, Fork, Origin, Primary, PrimaryConfig, SessionId, Term, Time};
 use serde_json::{Value, json};
 use snapshot::disk::{DiskError, Mode};
 
@@ -45,6 +45,7 @@ use super::{preflight, ship};
 use crate::config::{CommitDurability, Endpoint, OnDegraded};
 use crate::epoch::{EpochMachine, EpochSink, SealedEpoch};
 use crate::events::Events;
+use crate::witness::random;
 use machine::kvm::KvmError;
 use machine::{End, Machine, MachineError, spawn};
 
@@ -82,8 +83,10 @@ pub struct GuardianConfig {
     pub detect: Duration,
     /// Between heartbeats.
     pub heartbeat: Duration,
-    /// This primary's term.
+    /// This primary's term, which is the branch of its epochs.
     pub term: Term,
+    /// The epoch that the guest continues from, if it does.
+    pub fork: Option<Fork>,
     /// The guest was booted by this process.
     pub begins_afresh: bool,
     /// Which store its state directory is in the register, if epochs are committed to it.
@@ -162,6 +165,7 @@ fn pipeline_config(config: &GuardianConfig, machine: &Machine, has_store: bool, 
         writer: format!("outlast {}", env!("CARGO_PKG_VERSION")),
         machine: preflight::describe(machine),
         term: config.term,
+        origin: Origin { fork: config.fork, seed: BranchSeed(random()) },
         heartbeat: config.heartbeat,
         detect: config.detect,
         ack_wait: config.detect * STALL_DETECTS,

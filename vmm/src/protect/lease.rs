@@ -13,7 +13,7 @@ use replication::view::{
     Ask, Attempt, Entry, Greeting, Incarnation, Known, Member, Nonce, Outcome, Place, PlaceKind, Record, Refusal,
     Register, Tell, Voids, Wish,
 };
-use replication::{ClaimResult, EpochId, SessionId, Term};
+use replication::{ClaimResult, EpochMark, Fork, SessionId, Term};
 
 use crate::config::Witness;
 use crate::exit::{Exit, Failure};
@@ -208,7 +208,7 @@ impl Lease {
     pub(crate) fn take_over(
         &self,
         session: SessionId,
-        fork: EpochId,
+        fork: EpochMark,
         named_dead: BTreeSet<Incarnation>,
     ) -> ClaimResult {
         self.claim(Wish::TakeOver { join: session, fork, named_dead })
@@ -236,7 +236,7 @@ impl Lease {
     }
 
     /// Wins the right to continue the guest of this state directory, the store `store`, from the end of `fork`.
-    pub(crate) fn resume(&self, store: Place, fork: EpochId, names_dead: &[String]) -> Result<Term, Failure> {
+    pub(crate) fn resume(&self, store: Place, fork: Fork, names_dead: &[String]) -> Result<Term, Failure> {
         if self.witness.is_none() {
             return Ok(Term(unwitnessed_term()));
         }

@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use replication::EpochId;
+use replication::{EpochId, EpochMark};
 use snapshot::disk::{DiskError, Image, OverlayDisk};
 use snapshot::disklog::{
-    Asked, Boot, DiskIdentity, EpochLog, Generation, Holds, LOG_LEN_MAX, LifeId, LogError, LogId, NoteError, Owner,
-    Verdict,
+    Asked, Boot, Chain, DiskIdentity, EpochLog, Generation, Holds, LOG_LEN_MAX, LifeId, Line, LogError, LogId,
+    NoteError, Owner, Verdict,
 };
 use snapshot::writeset::WriteSet;
 
@@ -54,6 +54,8 @@ impl Advice for LogError {
             | Self::Changed { .. }
             | Self::WentOn { .. }
             | Self::OtherLog { .. }
+            | Self::OtherLine { .. }
+            | Self::Ahead { .. }
             | Self::Missing { .. } => Exit::Incompatible,
             _ => Exit::Error,
         }
@@ -184,8 +186,13 @@ impl FoundLog {
     /// Applies it, and forgets what is past the epoch that was asked for: the guest continues from the end of that one.
     pub(crate) fn recover(self) -> Result<DiskLog, Failure> {
         let Self { log, images, boot, verdict, setup, upto } = self;
-        let Setup { place, owner, asked: _, is_reserved } = setup;
+        let Setup { place, owner, asked, is_reserved } = setup;
         let Some(mut log) = log else { return Ok(DiskLog { open: None, last: EpochId(0), place, unsynced: false }) };
+        // A guest that begins has no line yet; one that continues has the one that its state names, and that was found.
+        let line = match asked {
+            Asked::Start => Line::Nothing,
+            Asked::Resume { line, .. } => line,
+        };
         if verdict == Verdict::Apply {
             let recovery = log.apply(&images, upto.0)?;
             if recovery.records > 0 {
@@ -199,7 +206,7 @@ impl FoundLog {
         }
         let known = log.generation().map(|generation| generation.log).filter(|id| *id != LogId::default());
         let id = known.unwrap_or_else(|| LogId(boot::random()));
-        let open = OpenLog::begin(log, id, owner, boot, images, room)?;
+        let open = OpenLog::begin(log, (id, line), owner, boot, images, room)?;
         Ok(DiskLog { open: Some(open), last: EpochId(0), place, unsynced: false })
     }
 }
@@ -245,13 +252,13 @@ fn refuse_logs_elsewhere(disks: &[OverlayDisk], ours: &Path, boot: &Boot) -> Res
 impl OpenLog {
     fn begin(
         mut log: EpochLog,
-        id: LogId,
+        (id, line): (LogId, Line),
         owner: Owner,
         boot: Boot,
         images: Vec<Arc<Image>>,
         room: u64,
     ) -> Result<Self, LogError> {
-        let written = begin(&mut log, id, &owner, &boot, &images)?;
+        let written = begin(&mut log, (id, line), &owner, &boot, &images)?;
         let notes = Notes::default();
         notes.begin(log.note_writer(images.clone())?);
         let (noted, noted_at, is_stale) = (EpochId(0), None, false);
@@ -260,7 +267,8 @@ impl OpenLog {
 
     /// Empties the log. The images have what was in it, durably unless `is_stale`.
     fn begin_anew(&mut self, is_stale: bool) -> Result<(), LogError> {
-        self.written = begin(&mut self.log, self.id, &self.owner, &self.boot, &self.images)?;
+        let line = self.log.line();
+        self.written = begin(&mut self.log, (self.id, line), &self.owner, &self.boot, &self.images)?;
         self.notes.begin(self.log.note_writer(self.images.clone())?);
         (self.noted, self.is_stale) = (EpochId(0), is_stale);
         Ok(())
@@ -301,7 +309,7 @@ impl OpenLog {
 /// Begins a generation for `images` as they are; gives how often each had been written before.
 fn begin(
     log: &mut EpochLog,
-    id: LogId,
+    (id, line): (LogId, Line),
     owner: &Owner,
     boot: &Boot,
     images: &[Arc<Image>],
@@ -310,7 +318,7 @@ fn begin(
     let path = log.path().to_owned();
     let disks = images.iter().map(|image| DiskIdentity::of(image)).collect::<Result<_, DiskError>>();
     let disks = disks.map_err(|source| LogError::Disk { path, source })?;
-    log.begin(Generation { log: id, owner: owner.clone(), boot: boot.id, disks })?;
+    log.begin(Generation { log: id, owner: owner.clone(), boot: boot.id, disks, line })?;
     Ok(written)
 }
 
@@ -318,6 +326,11 @@ impl DiskLog {
     /// Where it is noted what the images have.
     pub(super) fn notes(&self) -> Notes {
         self.open.as_ref().map(|open| open.notes.clone()).unwrap_or_default()
+    }
+
+    /// Where in the guest's history it is: at the last epoch that had disk writes. Without a log nowhere.
+    pub(crate) fn line(&self) -> Line {
+        self.open.as_ref().map_or(Line::Nothing, |open| open.log.line())
     }
 
     /// Which log it is.
@@ -340,8 +353,9 @@ impl DiskLog {
         self.open.as_mut().map_or(Ok(()), |open| reserve(&mut open.log, open.room))
     }
 
-    /// Puts the writes of `epoch` into the log and syncs it, if that is asked for. Nothing to do if there are none.
-    pub(super) fn append(&mut self, epoch: EpochId, sets: &[(u16, &WriteSet)]) -> Result<(), LogError> {
+    /// Puts the writes of an epoch into the log and syncs it, if that is asked for. Nothing to do if there are none.
+    pub(super) fn append(&mut self, mark: EpochMark, sets: &[(u16, &WriteSet)]) -> Result<(), LogError> {
+        let epoch = mark.count;
         let Some(open) = &mut self.open else { return Ok(()) };
         if sets.iter().all(|(_, set)| set.is_empty()) {
             return Ok(());
@@ -353,7 +367,7 @@ impl DiskLog {
         fault::lasts(fault::LOG_APPEND);
         let failed = |source| LogError::Io { what: "appending to", path: open.log.path().to_owned(), source };
         fault::fails(fault::LOG_APPEND).map_err(failed)?;
-        open.log.append(epoch.0, sets)?;
+        open.log.append(epoch.0, Chain(mark.chain.0), sets)?;
         if !self.unsynced {
             fault::lasts(fault::LOG_SYNC);
             open.log.sync()?;
@@ -390,10 +404,11 @@ impl DiskLog {
         let path = log.path().to_owned();
         let failed = |source| LogError::Io { what: "removing", path: path.clone(), source };
         std::fs::remove_file(&path).map_err(failed)?;
+        let line = log.line();
         drop(log);
         // Making it syncs the directory, so that the old one does not come back after a loss of power.
         let log = EpochLog::open(&path, LOG_BYTES_MAX)?;
-        let open = OpenLog::begin(log, LogId(boot::random()), owner, boot, images, room)?;
+        let open = OpenLog::begin(log, (LogId(boot::random()), line), owner, boot, images, room)?;
         notes.begin(open.log.note_writer(open.images.clone())?);
         self.open = Some(OpenLog { notes, ..open });
         self.last = EpochId(0);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use replication::pipeline::primary::{Outcome, Step};
 use replication::primary::PrimaryState;
 use replication::wire::{DiskCopy, EpochBegin, Kind, Link};
-use replication::{EpochId, EpochWriter, PageEncoder, SessionId, ShippedState};
+use replication::{EpochId, EpochMark, EpochWriter, Linked, PageEncoder, SessionId, ShippedState, StateDigest};
 use snapshot::disk::Mode;
 use snapshot::disklog::LogError;
 use snapshot::writeset::WriteSet;
@@ -15,7 +15,7 @@ use snapshot::writeset::WriteSet;
 use super::filling::{FillError, Filler};
 use super::guardian::Guardian;
 use super::local::pairing::Pairing;
-use super::local::{Committed, LocalStore, fault};
+use super::local::{Commit, Committed, LocalStore, fault};
 use super::log::{self, DiskLog};
 use super::outbox::{Outbox, OutboxError};
 use super::shadow::Shadow;
@@ -45,6 +45,7 @@ pub(super) fn run(guardian: &Arc<Guardian>, log: DiskLog, local: Option<LocalSto
         frames: Vec::new(),
         shadow: Shadow::default(),
         shipped_state: ShippedState::default(),
+        state: (EpochId(0), Vec::new()),
         filler: None,
         base_writes: None,
         held: None,
@@ -56,12 +57,14 @@ pub(super) fn run(guardian: &Arc<Guardian>, log: DiskLog, local: Option<LocalSto
     };
     let mut step = shipper.wait();
     while let Some(doing) = step.take() {
-        let (begun, allocations) = (processor_time(), allocations::so_far());
+        shipper.work.begin();
+        let allocations = allocations::so_far();
         let outcome = shipper.perform(doing);
-        shipper.work.add(processor_time().saturating_sub(begun), allocations::so_far() - allocations);
+        shipper.work.allocations += allocations::so_far() - allocations;
         step = guardian.step_done(outcome);
         shipper.forget(guardian.through());
         if step.is_none() {
+            shipper.work.pause();
             step = shipper.wait();
         }
     }
@@ -73,17 +76,42 @@ fn processor_time() -> Duration {
     Duration::try_from(time).expect("a clock of processor time begins at zero")
 }
 
-/// What the epoch that is being worked on has cost so far.
+/// What the epoch that is being worked on has cost so far: allocations of its steps, and time with what they set off. The clock is
+/// read where work on an epoch begins and ends, and not for each of its steps: that is a system call.
 #[derive(Default)]
 struct EpochWork {
+    /// What this thread had used when the clock was read last; none: it waits.
+    since: Option<Duration>,
+    /// A step was done since then.
+    has_worked: bool,
     time: Duration,
     allocations: u64,
 }
 
 impl EpochWork {
-    fn add(&mut self, time: Duration, allocations: u64) {
-        self.time += time;
-        self.allocations += allocations;
+    /// A step begins.
+    fn begin(&mut self) {
+        self.since.get_or_insert_with(processor_time);
+        self.has_worked = true;
+    }
+
+    /// The thread is about to wait.
+    fn pause(&mut self) {
+        self.read();
+        self.since = None;
+    }
+
+    /// What an epoch has cost that nobody needs any more.
+    fn take(&mut self) -> (Duration, u64) {
+        self.read();
+        (std::mem::take(&mut self.time), std::mem::take(&mut self.allocations))
+    }
+
+    fn read(&mut self) {
+        let Some(since) = self.since.filter(|_| self.has_worked) else { return };
+        let now = processor_time();
+        self.time += now.saturating_sub(since);
+        (self.since, self.has_worked) = (Some(now), false);
     }
 }
 
@@ -99,6 +127,8 @@ struct Shipper<'g> {
     frames: Vec<u8>,
     shadow: Shadow,
     shipped_state: ShippedState,
+    /// The machine's state at the end of this epoch, as it is digested, shipped and committed.
+    state: (EpochId, Vec<u8>),
     filler: Option<Filler>,
     /// Disk writes that the backup of this session gets with the base, before the base's own: of each disk.
     base_writes: Option<(SessionId, Vec<WriteSet>)>,
@@ -142,7 +172,7 @@ impl<'g> Shipper<'g> {
     fn give_back(&mut self, sealed: Box<SealedEpoch>) {
         let (epoch, bytes) = (sealed.epoch, sealed.ship_bytes());
         self.spent.give_back(sealed);
-        let EpochWork { time, allocations } = std::mem::take(&mut self.work);
+        let (time, allocations) = self.work.take();
         self.guardian.machine.stats().count_work(Work::ShipAllocations, allocations);
         self.guardian.machine.pacer().note_done(epoch, time, bytes);
     }
@@ -156,6 +186,7 @@ impl<'g> Shipper<'g> {
                 }
                 Outcome::Done
             }
+            Step::Digest { epoch } => Outcome::Digested(self.digest(epoch)),
             Step::Collect { epoch } => {
                 let sealed = self.take_current(epoch);
                 if let Some(filler) = &mut self.filler {
@@ -164,10 +195,10 @@ impl<'g> Shipper<'g> {
                 self.current = Some(sealed);
                 Outcome::Done
             }
-            Step::Ship { link, epoch, left } => self.ship(link, epoch, left),
-            Step::Log { epoch } => self.append(epoch),
+            Step::Ship { link, linked, left } => self.ship(link, linked, left),
+            Step::Log { mark } => self.append(mark),
             Step::SyncImages => outcome(self.guardian.sync_images()),
-            Step::CommitLocally { epoch, left } => outcome(self.commit_locally(epoch, left)),
+            Step::CommitLocally { mark, left } => outcome(self.commit_locally(mark, left)),
             Step::Record { session } => self.record(session),
             Step::RemoveStore { renew_log } => self.remove_store(renew_log),
             Step::EmptyLog => outcome(self.log.checkpoint()),
@@ -208,6 +239,14 @@ impl<'g> Shipper<'g> {
         current.unwrap_or_else(|| self.guardian.take_sealed(epoch))
     }
 
+    fn digest(&mut self, epoch: EpochId) -> StateDigest {
+        let sealed = self.take_current(epoch);
+        let (_, spare) = std::mem::take(&mut self.state);
+        self.state = (epoch, sealed.state.encode_in(spare));
+        self.current = Some(sealed);
+        StateDigest::of(&self.state.1)
+    }
+
     fn send(&mut self, connection: u64, frames: &[u8]) -> Outcome {
         let Some(stream) = self.guardian.stream_of_connection(connection) else { return Outcome::Done };
         if Kind::of_frame(frames) == Some(Kind::Goodbye) {
@@ -234,25 +273,25 @@ impl<'g> Shipper<'g> {
     }
 
     /// Puts an epoch's disk writes into the log.
-    fn append(&mut self, epoch: EpochId) -> Outcome {
-        if let Some((last, writes)) = self.last.take_if(|(last, _)| *last == epoch) {
-            let appended = self.append_sets(last, &writes);
+    fn append(&mut self, mark: EpochMark) -> Outcome {
+        if let Some((last, writes)) = self.last.take_if(|(last, _)| *last == mark.count) {
+            let appended = self.append_sets(mark, &writes);
             self.last = Some((last, writes));
             return appended;
         }
-        let sealed = self.take_current(epoch);
-        let appended = self.append_sets(epoch, &sealed.disk_writes);
+        let sealed = self.take_current(mark.count);
+        let appended = self.append_sets(mark, &sealed.disk_writes);
         self.current = Some(sealed);
         appended
     }
 
-    fn append_sets(&mut self, epoch: EpochId, writes: &[Arc<WriteSet>]) -> Outcome {
+    fn append_sets(&mut self, mark: EpochMark, writes: &[Arc<WriteSet>]) -> Outcome {
         let sets = writes.iter().enumerate().map(|(disk, set)| (disk as u16, &**set));
         let sets: Vec<(u16, &WriteSet)> = sets.filter(|(_, set)| !set.is_empty()).collect();
         if !self.log.has_room(&sets) {
             return Outcome::LogFull;
         }
-        match self.try_append(epoch, &sets) {
+        match self.try_append(mark, &sets) {
             Ok(()) => Outcome::Logged { is_half_full: self.log.is_half_full() },
             Err(error) => {
                 let text = Failure::of(&error).to_string();
@@ -264,28 +303,32 @@ impl<'g> Shipper<'g> {
         }
     }
 
-    fn try_append(&mut self, epoch: EpochId, sets: &[(u16, &WriteSet)]) -> Result<(), LogError> {
+    fn try_append(&mut self, mark: EpochMark, sets: &[(u16, &WriteSet)]) -> Result<(), LogError> {
         if self.guardian.state() == PrimaryState::Syncing
             && let Err(source) = fault::fails(fault::FILLING_DISK_LOG)
         {
             return Err(LogError::Io { what: "writing", path: fault::FILLING_DISK_LOG.into(), source });
         }
-        self.log.append(epoch, sets)
+        self.log.append(mark, sets)
     }
 
     /// Commits an epoch to the state directory, whose disk writes are in the log already.
-    fn commit_locally(&mut self, epoch: EpochId, left: EpochId) -> Result<(), Failure> {
-        let sealed = self.take_current(epoch);
-        let committed = self.commit(&sealed, left);
+    fn commit_locally(&mut self, mark: EpochMark, left: EpochId) -> Result<(), Failure> {
+        let sealed = self.take_current(mark.count);
+        let committed = self.commit(&sealed, mark, left);
         self.current = Some(sealed);
         committed
     }
 
-    fn commit(&mut self, sealed: &SealedEpoch, left: EpochId) -> Result<(), Failure> {
+    fn commit(&mut self, sealed: &SealedEpoch, mark: EpochMark, left: EpochId) -> Result<(), Failure> {
+        let line = self.log.line();
         let store = self.local.as_mut().expect("epochs are committed only to a state directory that there is");
         fault::reached(fault::DISK_LOGGED);
         store.keep_disks(sealed.epoch, &sealed.disk_writes, self.guardian.machine.disks())?;
-        let Committed { unchanged, in_pieces } = store.commit(sealed, left)?;
+        let (of, state) = &self.state;
+        assert_eq!(*of, mark.count, "an epoch is digested before anything else is done with it");
+        let commit = Commit { mark, line, state, left };
+        let Committed { unchanged, in_pieces } = store.commit(sealed, &commit)?;
         fault::reached(fault::LOCALLY_COMMITTED);
         store.take_tidings().into_iter().for_each(|tidings| self.guardian.note_earlier(tidings));
         self.idle.report(sealed.epoch, unchanged);
@@ -390,12 +433,12 @@ impl<'g> Shipper<'g> {
         Outcome::Done
     }
 
-    fn ship(&mut self, link: Link, epoch: EpochId, left: EpochId) -> Outcome {
+    fn ship(&mut self, link: Link, linked: Linked, left: EpochId) -> Outcome {
         let Some(mut outbox) = Outbox::of(self.guardian, link.session, std::mem::take(&mut self.frames)) else {
             return Outcome::SessionOver;
         };
-        let sealed = self.take_current(epoch);
-        let shipped = self.write_epoch(&sealed, link, left, &mut outbox);
+        let sealed = self.take_current(linked.mark.count);
+        let shipped = self.write_epoch(&sealed, (link, linked, left), &mut outbox);
         self.current = Some(sealed);
         self.frames = outbox.buffer;
         match shipped {
@@ -411,12 +454,11 @@ impl<'g> Shipper<'g> {
     fn write_epoch(
         &mut self,
         sealed: &SealedEpoch,
-        link: Link,
-        left: EpochId,
+        (link, Linked { before, mark }, left): (Link, Linked, EpochId),
         outbox: &mut Outbox,
     ) -> Result<(), OutboxError> {
-        let SealedEpoch { epoch, base, state, pages, disk_writes, outputs, inputs, sealed_at: _ } = sealed;
-        let begin = EpochBegin { base: *base, released: left };
+        let SealedEpoch { epoch, base, state: _, pages, disk_writes, outputs, inputs, sealed_at: _ } = sealed;
+        let begin = EpochBegin { base: base.then_some(before), released: left };
         let mut writer = EpochWriter::begin(link, *epoch, begin, &mut outbox.buffer);
         writer.inputs(inputs, &mut outbox.buffer);
         self.shadow.begin(link.session);
@@ -434,7 +476,14 @@ impl<'g> Shipper<'g> {
             self.idle.report(*epoch, unchanged);
         }
         self.encoder.take_batch(|body, count| writer.pages(body, count, &mut outbox.buffer));
-        writer.state_after(&mut self.shipped_state, |spare| state.encode_in(spare), &mut outbox.buffer);
+        let (of, state) = &self.state;
+        assert_eq!(of, epoch, "an epoch is digested before anything else is done with it");
+        let copied = |mut spare: Vec<u8>| {
+            spare.clear();
+            spare.extend_from_slice(state);
+            spare
+        };
+        writer.state_after(&mut self.shipped_state, copied, &mut outbox.buffer);
         let earlier = self.base_writes.take().filter(|(session, _)| *base && *session == link.session);
         let earlier = earlier.map_or_else(Vec::new, |(_, writes)| writes);
         for (disk, set) in earlier.iter().enumerate() {
@@ -450,7 +499,7 @@ impl<'g> Shipper<'g> {
         }
         writer.disk_copies(&copies, &mut outbox.buffer);
         writer.outputs(outputs, &mut outbox.buffer);
-        self.guardian.machine.stats().count_work(Work::Frames, writer.end(&mut outbox.buffer));
+        self.guardian.machine.stats().count_work(Work::Frames, writer.end(mark.chain, &mut outbox.buffer));
         outbox.flush()
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn look_at_log(
     config: &VmConfig,
     store: &LocalStore,
     disks: &[OverlayDisk],
-    last: EpochId,
+    last: &LastEpoch,
 ) -> Result<(FoundLog, LifeId), Failure> {
     let binding = store.binding()?;
     if let Some(binding) = &binding {
@@ -61,10 +61,10 @@ pub(super) fn look_at_log(
     }
     // A guest from before disks were bound is bound from here on.
     let (life, asked) = match &binding {
-        Some(binding) => (binding.life, binding.asks_of_log()),
+        Some(binding) => (binding.life, binding.asks_of_log(last.line)),
         None => (new_life(), Asked::Start),
     };
-    let found = DiskLog::look(disks, setup(config, life, asked)?, last);
+    let found = DiskLog::look(disks, setup(config, life, asked)?, last.epoch());
     Ok((found.map_err(|failure| with_remedy(failure, config))?, life))
 }
 

@@ -4,9 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use replication::EpochId;
-use replication::Term;
 use replication::view::Incarnation;
+use replication::{BranchSeed, EpochId, Term};
 use snapshot::disk::Image;
 use snapshot::disklog::LifeId;
 
@@ -28,7 +27,7 @@ use crate::epoch::{EpochMachine, Pace};
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
 use crate::protect::local::pairing::{Pairing, unused_after};
-use crate::protect::local::{LocalStore, fault};
+use crate::protect::local::{Anew, LocalStore, fault};
 use crate::protect::log::{DiskLog, FoundLog};
 use crate::protect::{Afterwards, Guardian, GuardianConfig, Lease, Life};
 use crate::witness::random;
@@ -145,14 +144,14 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
     let back = rollback::decide(config.on_guest_panic, &incident, &mut store)?;
     let right = Right::open(config)?;
     let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
-    let (found, life) = local::look_at_log(config, &store, &opened.disks, last.epoch)?;
+    let (found, life) = local::look_at_log(config, &store, &opened.disks, &last)?;
     let images = images_of(&opened.disks);
     let described = as_json(config);
     let api = bind_api(&config.api_socket, &config.state_dir)?;
     let events = open_events(config.event_monitor.as_ref())?;
     let mut state = MachineState::decode(&last.state).map_err(MachineError::from)?;
     let mut ram = store.map_ram()?;
-    let Resumed { lease, term, mut running, target, store: id } = right.win(config, last.epoch, named)?;
+    let Resumed { lease, term, mut running, target, store: id } = right.win(config, last.fork, named)?;
     write_config(&config.state_dir, &described)?;
     let log = found.recover()?;
     store.bind_if_new(|| local::binding(&log, life, &opened.disks))?;
@@ -160,7 +159,8 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
     if let Some(back) = back {
         log.note_beside()?;
         drop(ram);
-        back.perform(&incident, store, running, &mut opened.disks, &events)?;
+        let anew = Anew { branch: term, count: running, seed: BranchSeed(random()), line: log.line() };
+        back.perform(&incident, store, anew, &mut opened.disks, &events)?;
         // Its files have the earlier epoch when they are opened anew.
         (store, last) = local::open(config)?;
         store.keep_earlier(limits_of(config))?;
@@ -170,7 +170,7 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
         // The guest ran when it crashed: a pause of before was over.
         state.paused = false;
         ram = store.map_ram()?;
-        running = unused_after(last.epoch);
+        running = unused_after(last.epoch());
     }
     let (parts, inputs) = opened.split();
     let machine = EpochMachine::restore(state, ram, parts, pace_of(config), running)?;
@@ -181,11 +181,12 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
     events.note(
         "resumed",
         serde_json::json!({
-            "name": config.name, "epoch": last.epoch.0, "reemitted": last.outputs.len(),
+            "name": config.name, "epoch": last.epoch().0, "reemitted": last.outputs.len(),
             "restore_ms": started.elapsed().as_secs_f64() * 1e3,
         }),
     );
-    let protection = GuardianConfig { term, target, begins_afresh: false, store: id, ..guardian_config(config) };
+    let fork = Some(last.fork);
+    let protection = GuardianConfig { term, fork, target, begins_afresh: false, store: id, ..guardian_config(config) };
     let local = Some(store);
     serve(Served { config, signals, protection, described, api, events, lease, machine, inputs, log, images, local })
 }
@@ -263,6 +264,7 @@ fn guardian_config(config: &VmConfig) -> GuardianConfig {
         detect: config.detect,
         heartbeat: config.heartbeat,
         term: Term(0),
+        fork: None,
         begins_afresh: true,
         store: Incarnation::default(),
         keeps_crashed: config.on_guest_panic != OnGuestPanic::Reset,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use replication::view::Incarnation;
-use replication::{EpochId, Term};
+use replication::{EpochId, Fork, Term};
 
 use crate::cli::Named;
 use crate::config::{Endpoint, VmConfig, Witness};
@@ -44,9 +44,10 @@ impl Right {
 
     /// Wins the next view, and remembers that: `last` is the last committed epoch. From here on no backup continues the
     /// guest; so what can fail without that comes before.
-    pub(super) fn win(self, config: &VmConfig, last: EpochId, named: &Named) -> Result<Resumed, Failure> {
+    pub(super) fn win(self, config: &VmConfig, last: Fork, named: &Named) -> Result<Resumed, Failure> {
         let Self { lease, pairing } = self;
-        let running = unused_after(last).max(pairing.as_ref().map_or(EpochId(0), |pairing| pairing.unused_from));
+        let running =
+            unused_after(last.count()).max(pairing.as_ref().map_or(EpochId(0), |pairing| pairing.unused_from));
         let target = pairing.as_ref().map_or_else(|| config.backup().cloned(), |pairing| pairing.target.clone());
         let store = pairing.as_ref().map_or_else(|| Incarnation(random()), |pairing| pairing.store);
         if let Some(pairing) = &pairing

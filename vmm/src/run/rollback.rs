@@ -11,7 +11,7 @@ use super::incident::{BackMs, Incident, IncidentFile, Standing, unix_ms};
 use crate::config::{OnGuestPanic, VmConfig};
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
-use crate::protect::local::{KeptEpoch, Limits, LocalStore};
+use crate::protect::local::{Anew, KeptEpoch, Limits, LocalStore};
 
 /// What is kept of earlier epochs.
 pub(super) fn limits_of(config: &VmConfig) -> Option<Limits> {
@@ -108,13 +108,14 @@ impl Back {
         self,
         file: &IncidentFile,
         mut store: LocalStore,
-        anew: EpochId,
+        anew: Anew,
         disks: &mut [OverlayDisk],
         events: &Events,
     ) -> Result<(), Failure> {
         let started = Instant::now();
         let Self { mut incident, to } = self;
         store.go_back(to, anew, disks)?;
+        let anew = anew.count;
         incident.standing = Standing::Tried;
         file.write(&incident)?;
         let attempt = incident.tried.len();

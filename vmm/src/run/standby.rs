@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use replication::Fork;
 use replication::view::Incarnation;
 use serde_json::json;
 
@@ -107,6 +108,7 @@ fn take_over(
         detect: config.detect,
         heartbeat: config.heartbeat,
         term,
+        fork: Some(Fork::Mark(takeover.fork)),
         begins_afresh: false,
         store: Incarnation::default(),
         keeps_crashed: false,
@@ -121,7 +123,7 @@ fn take_over(
     events.note(
         "failover-finished",
         json!({
-            "epoch": takeover.from.0, "term": term.0, "reemitted": reemitted, "redelivered": redelivered,
+            "epoch": takeover.fork.count.0, "term": term.0, "reemitted": reemitted, "redelivered": redelivered,
             "restore_ms": restore.as_secs_f64() * 1e3, "takeover_ms": takeover_time.as_secs_f64() * 1e3,
         }),
     );

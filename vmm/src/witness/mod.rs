@@ -153,4 +153,6 @@ impl Drop for FileWitness {
 }
 
 #[cfg(test)]
+mod fork_tests;
+#[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::assembly::AssembledEpoch;
 use crate::backup::{BackupState, DiscardReason, TakeOver};
 use crate::id::{ClaimResult, EpochId, SessionId};
+use crate::lineage::EpochMark;
 use crate::page::PageBatch;
 use crate::view::{Nonce, Place};
 use crate::wire::{DiskOffer, DiskWant, Hello, RefuseCode, ResyncDisk};
@@ -137,14 +138,14 @@ pub enum Question {
         /// The session.
         session: SessionId,
         /// The last epoch that is whole here.
-        fork: EpochId,
+        fork: EpochMark,
     },
     /// The same against the newest record: an operator named every place there as dead.
     Override {
         /// The session.
         session: SessionId,
         /// The last epoch that is whole here.
-        fork: EpochId,
+        fork: EpochMark,
     },
 }
 

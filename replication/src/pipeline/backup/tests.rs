@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::backup::BackupState;
 use crate::id::{ClaimResult, Gfn, Term, VmId};
+use crate::lineage::tests::line_of;
 use crate::page::{PAGE_SIZE, PageEncoder};
 use crate::ship::EpochWriter;
 use crate::wire::{
@@ -148,7 +149,11 @@ impl Host {
 
     fn epoch(&mut self, number: u64, Brings { base, disk, page }: Brings) {
         let mut out = Vec::new();
-        let begin = EpochBegin { base, released: EpochId(if base { number - 1 } else { 0 }) };
+        let chain_of = |number| line_of(self.link().term, number, |number| vec![number as u8]).chain;
+        let begin = EpochBegin {
+            base: base.then(|| chain_of(number - 1)),
+            released: EpochId(if base { number - 1 } else { 0 }),
+        };
         let mut writer = EpochWriter::begin(self.link(), EpochId(number), begin, &mut out);
         writer.inputs(&[], &mut out);
         writer.state(&[number as u8], &mut out);
@@ -160,7 +165,7 @@ impl Host {
         if disk {
             writer.disk_write(0, number * 512, &[number as u8; 512], &mut out);
         }
-        writer.end(&mut out);
+        writer.end(chain_of(number), &mut out);
         self.frames(&out);
     }
 
@@ -175,7 +180,7 @@ impl Host {
                 LoopStep::ApplyPages(epoch) => format!("pages {}", epoch.epoch),
                 LoopStep::Forget { void, .. } => format!("forget {}", void.is_some()),
                 LoopStep::Disconnect => "disconnect".into(),
-                LoopStep::Leave(Leaving::TakeOver { over, .. }) => format!("run {}", over.from),
+                LoopStep::Leave(Leaving::TakeOver { over, .. }) => format!("run {}", over.fork.count),
                 LoopStep::Leave(Leaving::Ended(_)) => "end".into(),
                 LoopStep::Leave(Leaving::Failed) => "fail".into(),
             });

@@ -1,9 +1,9 @@
 //! Sealed epochs, from the seal until they are durable here; the log that they go through; the state directory.
 //!
 //! ```text
-//!   collect ─▶ ship ─▶ log ─────────────▶ sync ─▶ locally ─▶ durable here
-//!                       │ no room: waits    │        │ failed: the directory is lost
-//!                       │ failed ───────────┴────────┴─▶ the machine fails, or continues without the directory
+//!   identify ─▶ collect ─▶ ship ─▶ log ─────────────▶ sync ─▶ locally ─▶ durable here
+//!                                   │ no room: waits    │        │ failed: the directory is lost
+//!                                   │ failed ───────────┴────────┴─▶ the machine fails, or continues without the directory
 //! ```
 //!
 //! A log without room makes its epoch wait, and the guest with it: with a backup, because that has the epoch and waits for its
@@ -12,6 +12,7 @@
 
 use super::{Doing, Failing, Note, Outcome, PrimaryPipeline, Step};
 use crate::id::{EpochId, SessionId, Time};
+use crate::lineage::{EpochMark, Linked, StateDigest};
 use crate::primary::{Primary, PrimaryState};
 use crate::wire::Link;
 
@@ -25,11 +26,14 @@ pub(super) struct Item {
     pub(super) has_writes: bool,
     /// It was captured: its memory and state can be committed.
     is_captured: bool,
+    /// Its identity, once that is known.
+    linked: Option<Linked>,
     stage: Stage,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Stage {
+    Identify,
     Collect,
     Ship,
     Log,
@@ -45,17 +49,17 @@ enum Stage {
 
 impl Item {
     pub(super) fn sealed(epoch: EpochId, is_base: bool, link: Option<Link>, has_writes: bool) -> Self {
-        Self { epoch, is_base, link, has_writes, is_captured: true, stage: Stage::Collect }
+        Self { epoch, is_base, link, has_writes, is_captured: true, linked: None, stage: Stage::Identify }
     }
 
     /// The last one of a guest that is settled: it has disk writes only.
     pub(super) fn last(epoch: EpochId, has_writes: bool) -> Self {
-        Self { epoch, is_base: false, link: None, has_writes, is_captured: false, stage: Stage::Log }
+        Self { epoch, is_base: false, link: None, has_writes, is_captured: false, linked: None, stage: Stage::Identify }
     }
 
     /// Whether a filling that begins now can still collect it.
     pub(super) fn can_be_collected(&self) -> bool {
-        self.stage == Stage::Collect
+        self.is_captured && matches!(self.stage, Stage::Identify | Stage::Collect)
     }
 }
 
@@ -130,19 +134,25 @@ impl PrimaryPipeline {
         loop {
             let item = self.epochs.front()?;
             let (epoch, has_writes) = (item.epoch, item.has_writes);
+            let linked = || item.linked.expect("an epoch is identified before anything else");
             match item.stage {
+                Stage::Identify if item.is_captured => return Some((Doing::Epoch, Step::Digest { epoch })),
+                Stage::Identify => self.identify(None),
                 Stage::Collect if self.collects() => return Some((Doing::Epoch, Step::Collect { epoch })),
                 Stage::Collect => self.advance(Stage::Ship),
                 Stage::Ship => match item.link.filter(|link| self.is_current(link.session)) {
                     Some(link) => {
-                        let left = self.core.left();
+                        let (linked, left) = (linked(), self.core.left());
                         self.with(now, |core| core.handle_shipping(now, link.session, epoch));
-                        return Some((Doing::Epoch, Step::Ship { link, epoch, left }));
+                        return Some((Doing::Epoch, Step::Ship { link, linked, left }));
                     }
                     None => self.advance(Stage::Log),
                 },
                 Stage::Log if self.is_degraded || !has_writes => self.advance(Stage::Sync),
-                Stage::Log => return self.next_of_log(now, epoch),
+                Stage::Log => {
+                    let mark = linked().mark;
+                    return self.next_of_log(now, mark);
+                }
                 Stage::LogFailed { .. } if !self.are_images_up() && !self.images.is_full() => return None,
                 Stage::LogFailed { ref text, ref lacks } => {
                     let (text, lacks) = (text.clone(), lacks.clone());
@@ -157,8 +167,8 @@ impl PrimaryPipeline {
                 Stage::Sync if self.is_first_durable() => return Some((Doing::Epoch, Step::SyncImages)),
                 Stage::Sync => self.advance(Stage::Locally),
                 Stage::Locally if item.is_captured && self.has_store() => {
-                    let left = self.core.left();
-                    return Some((Doing::Epoch, Step::CommitLocally { epoch, left }));
+                    let (mark, left) = (linked().mark, self.core.left());
+                    return Some((Doing::Epoch, Step::CommitLocally { mark, left }));
                 }
                 Stage::Locally => self.finish_epoch(now),
             }
@@ -169,7 +179,14 @@ impl PrimaryPipeline {
         self.epochs.front_mut().expect("an epoch is worked on").stage = stage;
     }
 
-    fn next_of_log(&mut self, now: Time, epoch: EpochId) -> Option<(Doing, Step)> {
+    /// The oldest sealed epoch is the next one of its branch.
+    fn identify(&mut self, digest: Option<StateDigest>) {
+        let item = self.epochs.front_mut().expect("an epoch is worked on");
+        item.linked = Some(self.core.handle_identified(item.epoch, digest));
+        item.stage = if item.is_captured { Stage::Collect } else { Stage::Log };
+    }
+
+    fn next_of_log(&mut self, now: Time, mark: EpochMark) -> Option<(Doing, Step)> {
         if self.log.retry_at().is_some_and(|at| now < at) {
             return None;
         }
@@ -181,7 +198,7 @@ impl PrimaryPipeline {
             return None;
         }
         self.log.since = Some(now);
-        Some((Doing::Epoch, Step::Log { epoch }))
+        Some((Doing::Epoch, Step::Log { mark }))
     }
 
     /// Whether it is the base of a guest that had no epochs: what it wrote to its images before is in the host's memory
@@ -195,6 +212,10 @@ impl PrimaryPipeline {
         let item = self.epochs.front().expect("an epoch is worked on");
         let (epoch, link) = (item.epoch, item.link);
         match item.stage.clone() {
+            Stage::Identify => match outcome {
+                Outcome::Digested(digest) => self.identify(Some(digest)),
+                other => unreachable!("{other:?} is no digest"),
+            },
             Stage::Collect => self.advance(Stage::Ship),
             Stage::Ship => {
                 self.advance(Stage::Log);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!                 ┌────────────── lane Ship: one thread, with the socket, the log, the state directory, the gate ──────────┐
-//!   sealed ─▶ epochs: collect ─▶ ship ─▶ log ─▶ sync (first base) ─▶ commit locally ─▶ durable here                         │
+//!   sealed ─▶ epochs: identify ─▶ collect ─▶ ship ─▶ log ─▶ sync (first base) ─▶ commit locally ─▶ durable here            │
 //!   solo ───▶ settling: images applied ─▶ sync ─▶ hold ─▶ seal last ─▶ applied ─▶ end epochs ─▶ empty log ─▶ write directly  │
 //!   accepted ▶ filling: reserve ─▶ mirror ─▶ disks ─▶ rounds ─▶ sync ─▶ enlist ─▶ rounds ─▶ record ─▶ hold ─▶ base           │
 //!   ended ──▶ closing: remove store ─▶ images applied ─▶ empty log                                                           │

@@ -1,6 +1,7 @@
 //! What a primary's pipeline asks of its executors, and how they answer.
 
 use crate::id::{EpochId, SessionId, Time};
+use crate::lineage::{EpochMark, Linked, StateDigest};
 use crate::primary::{FillFigures, FillPhase, Left, SoloReason};
 use crate::view::{Nonce, Place};
 use crate::wire::Link;
@@ -22,6 +23,11 @@ pub enum Step {
         /// The connection.
         connection: u64,
     },
+    /// Digest the machine's state at the end of this epoch. Answer: `Digested`.
+    Digest {
+        /// The epoch.
+        epoch: EpochId,
+    },
     /// Keep what this epoch wrote for the rounds of the filling. Answer: `Done`.
     Collect {
         /// The epoch.
@@ -32,22 +38,22 @@ pub enum Step {
     Ship {
         /// What its frames carry.
         link: Link,
-        /// The epoch.
-        epoch: EpochId,
+        /// The epoch, and what it continues.
+        linked: Linked,
         /// The last epoch of which all output has left.
         left: EpochId,
     },
     /// Put the epoch's disk writes into the log, as durably as is configured. Answers: `Logged`, `LogFull`, `NoRoom`, `Failed`.
     Log {
         /// The epoch.
-        epoch: EpochId,
+        mark: EpochMark,
     },
     /// Sync the images. Answers: `Done`, `Failed`.
     SyncImages,
     /// Commit the epoch to the state directory. Answers: `Done`, `Failed`.
     CommitLocally {
         /// The epoch.
-        epoch: EpochId,
+        mark: EpochMark,
         /// The last epoch of which all output has left.
         left: EpochId,
     },
@@ -115,6 +121,8 @@ pub enum Step {
 pub enum Outcome {
     /// As it should.
     Done,
+    /// The digest of the state.
+    Digested(StateDigest),
     /// The log has the epoch, and is half full now or not.
     Logged {
         /// It is.

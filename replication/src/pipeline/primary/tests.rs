@@ -1,6 +1,7 @@
 use super::*;
-use crate::id::ClaimResult;
-use crate::primary::tests::{SESSION, config, frame, hello_ack};
+use crate::id::{ClaimResult, Term};
+use crate::lineage::{EpochMark, Linked, StateDigest};
+use crate::primary::tests::{SESSION, config, frame, hello_ack, true_ack};
 use crate::primary::{Left, Meeting};
 use crate::wire::{Kind, Message};
 
@@ -76,7 +77,17 @@ impl Host {
         });
     }
 
+    /// The next step but digests, which are done at once.
     fn step(&mut self) -> Option<Step> {
+        loop {
+            match self.any_step() {
+                Some(Step::Digest { epoch }) => self.done(digest_of(epoch)),
+                step => return step,
+            }
+        }
+    }
+
+    fn any_step(&mut self) -> Option<Step> {
         self.settle();
         loop {
             let step = self.pipeline.poll_step(self.now);
@@ -135,6 +146,11 @@ impl Host {
         epoch
     }
 
+    /// As a backup acks it that has the same epoch.
+    fn ack(&self, complete: EpochId) -> Message {
+        Message::Ack(true_ack(self.pipeline.core(), complete))
+    }
+
     fn hear(&mut self, message: Message) {
         let now = self.now;
         self.pipeline.with(now, |core| core.handle_frame(now, frame(message))).expect("the peer says what it may");
@@ -174,6 +190,17 @@ fn pipeline_config() -> PipelineConfig {
     }
 }
 
+fn digest_of(epoch: EpochId) -> Outcome {
+    Outcome::Digested(StateDigest::of(&epoch.0.to_le_bytes()))
+}
+
+/// The identity of an epoch of a guest that was booted and captured at each of its epochs' ends.
+fn mark(epoch: EpochId) -> EpochMark {
+    let root = EpochMark::root(Term(1), EpochId(1), config().origin);
+    let digest = |count: EpochId| Some(StateDigest::of(&count.0.to_le_bytes()));
+    (1..=epoch.0).map(EpochId).fold(root, |mark, count| mark.next(count, digest(count)))
+}
+
 fn full() -> Outcome {
     Outcome::NoRoom { path: "log".into(), text: "no room".into() }
 }
@@ -186,10 +213,10 @@ fn failed() -> Outcome {
 fn epoch_is_logged_then_committed_locally_and_leaves_only_then() {
     let mut host = Host::new(true);
     let epoch = host.seal(true);
-    assert_eq!(host.step(), Some(Step::Log { epoch }));
+    assert_eq!(host.step(), Some(Step::Log { mark: mark(epoch) }));
     assert_eq!(host.step(), None, "a lane has one step at a time");
     host.done(Outcome::Logged { is_half_full: false });
-    assert_eq!(host.step(), Some(Step::CommitLocally { epoch, left: EpochId(0) }));
+    assert_eq!(host.step(), Some(Step::CommitLocally { mark: mark(epoch), left: EpochId(0) }));
     assert_eq!((host.released(), host.pipeline.poll_images(host.now)), (None, None));
     host.done(Outcome::Done);
     assert_eq!(host.step(), None);
@@ -206,14 +233,14 @@ fn full_log_is_emptied_when_the_images_have_all_that_is_in_it() {
         host.done(Outcome::Logged { is_half_full: false });
     }
     let second = host.seal(true);
-    assert_eq!(host.step(), Some(Step::Log { epoch: second }));
+    assert_eq!(host.step(), Some(Step::Log { mark: mark(second) }));
     host.done(Outcome::LogFull);
     assert_eq!(host.step(), None, "the image lacks the first");
     assert_eq!(host.pipeline.poll_images(host.now), Some(first));
     host.pipeline.handle_images_written(first);
     assert_eq!(host.step(), Some(Step::EmptyLog));
     host.done(Outcome::Done);
-    assert_eq!(host.step(), Some(Step::Log { epoch: second }));
+    assert_eq!(host.step(), Some(Step::Log { mark: mark(second) }));
 }
 
 #[test]
@@ -222,18 +249,19 @@ fn log_without_room_is_tried_again_later_and_told_once() {
     host.connect();
     assert!(host.run().contains(&Step::Fill { link: host.pipeline.core().link().unwrap(), step: FillStep::Compare }));
     let base = host.pipeline.core().pointers().sealed();
-    host.hear(Message::Ack { complete: base });
+    let ack = host.ack(base);
+    host.hear(ack);
     let epoch = host.seal(true);
     assert!(matches!(host.step(), Some(Step::Ship { .. })));
     host.done(Outcome::Done);
     for _ in 0..3 {
-        assert_eq!(host.step(), Some(Step::Log { epoch }));
+        assert_eq!(host.step(), Some(Step::Log { mark: mark(epoch) }));
         host.done(full());
         assert_eq!(host.step(), None);
         host.now = host.now.after(Duration::from_millis(10));
     }
     assert_eq!(host.noted(|note| matches!(note, Note::Full { .. })), 1);
-    assert_eq!(host.step(), Some(Step::Log { epoch }));
+    assert_eq!(host.step(), Some(Step::Log { mark: mark(epoch) }));
     host.done(Outcome::Logged { is_half_full: false });
     assert_eq!(host.noted(|note| matches!(note, Note::HasRoom { .. })), 1);
 }
@@ -283,7 +311,8 @@ fn epochs_end_only_when_the_images_have_what_was_sealed_last() {
     host.connect();
     host.run();
     let base = host.pipeline.core().pointers().sealed();
-    host.hear(Message::Ack { complete: base });
+    let ack = host.ack(base);
+    host.hear(ack);
     host.pipeline.handle_unprotect(host.now, "enough");
     host.settle();
     let mut steps = Vec::new();
@@ -303,7 +332,11 @@ fn epochs_end_only_when_the_images_have_what_was_sealed_last() {
             host.pipeline.handle_images_written(upto);
         }
     }
-    assert_eq!(steps.last(), Some(&Step::Log { epoch: base.next() }), "the lane Images has not written it");
+    assert_eq!(
+        steps.last(),
+        Some(&Step::Log { mark: mark(base).next(base.next(), None) }),
+        "the lane Images has not written it"
+    );
     host.pipeline.handle_images_written(base.next());
     assert_eq!(host.run(), [Step::EndEpochs, Step::EmptyLog, Step::WriteDirectly, Step::LetGo]);
 }
@@ -337,7 +370,8 @@ fn guest_of_a_failed_machine_is_not_asked_for() {
     host.connect();
     host.run();
     let base = host.pipeline.core().pointers().sealed();
-    host.hear(Message::Ack { complete: base });
+    let ack = host.ack(base);
+    host.hear(ack);
     host.questions.clear();
     host.pipeline.handle_machine_ended(true);
     let now = host.now;
@@ -403,9 +437,9 @@ fn base_is_recorded_held_for_and_sealed_when_all_before_it_has_left() {
         Step::Hold { session: Some(SESSION) },
         Step::SealBase { session: SESSION },
         Step::LetGo,
-        Step::Ship { link, epoch: base, left: EpochId(0) },
-        Step::Log { epoch: base },
-        Step::CommitLocally { epoch: base, left: EpochId(0) },
+        Step::Ship { link, linked: Linked { before: mark(base.prev()).chain, mark: mark(base) }, left: EpochId(0) },
+        Step::Log { mark: mark(base) },
+        Step::CommitLocally { mark: mark(base), left: EpochId(0) },
     ];
     assert_eq!(order, expected);
 }

@@ -1,6 +1,7 @@
 //! Every proof, and what looks like one.
 
 use super::*;
+use crate::id::EpochId;
 use crate::view::{Attempt, Member, RecordHash, RegisterId};
 
 const MACHINE: &str = "m1";
@@ -180,7 +181,7 @@ fn resume_counts_a_death_for_the_store_that_the_primary_committed_to_and_for_no_
     let store = Place { kind: PlaceKind::Store, ..process(5, here.clone()) };
     let record = record(process(1, here.clone()), Some(store.clone()), None);
     let resume = |us: &Observer, store: u8| {
-        let resume = Resume { store: us.store(id(store)), fork: EpochId(3), named_dead: BTreeSet::new() };
+        let resume = Resume { store: us.store(id(store)), fork: Fork::Number(EpochId(3)), named_dead: BTreeSet::new() };
         match us.resume(Some(&record), resume) {
             Wish::Resume { dead, is_original, .. } => (dead, is_original),
             other => panic!("{other:?} is no resume"),

@@ -2,18 +2,19 @@
 
 use super::*;
 use crate::disk::Kind;
-use crate::disklog::SAMPLE_COUNT;
+use crate::disklog::{Chain, SAMPLE_COUNT};
 
 const LOG: LogId = LogId([1; 16]);
 const LIFE: LifeId = LifeId([2; 16]);
-const RESUME: Asked = Asked::Resume { log: LOG, life: LIFE };
+const HERE: Line = Line::At(Chain([3; 16]));
+const RESUME: Asked = Asked::Resume { log: LOG, life: LIFE, line: HERE };
 const LATER: Likeness = Likeness::Changed(Evidence::Later);
 const CONTENT: Likeness = Likeness::Changed(Evidence::Content);
 
 fn found(holds: Holds, disks: &[Likeness]) -> Found {
     let owner = Owner { name: "vm0".into(), life: LIFE };
     let disks = disks.iter().enumerate().map(|(number, likeness)| (number as u16, *likeness)).collect();
-    Found { log: Some((LOG, owner)), holds, disks }
+    Found { log: Some((LOG, owner)), holds, line: HERE, is_ahead: false, disks }
 }
 
 fn refuses(disk: u16, likeness: Likeness) -> Verdict {
@@ -50,6 +51,32 @@ fn records_that_an_image_may_lack_are_applied_to_that_image_only() {
         for likeness in [Likeness::Another, Likeness::Resized, LATER, CONTENT] {
             assert_eq!(decide(&found(Holds::Pending, &[Likeness::Same, likeness]), asked), refuses(1, likeness));
         }
+    }
+}
+
+/// A number is not compared: that of the log's last record may be the right one.
+#[test]
+fn guest_is_resumed_with_a_log_of_its_own_history_only() {
+    for holds in [Holds::Nothing, Holds::Applied, Holds::Pending] {
+        let ours = found(holds, &[Likeness::Same]);
+        for line in [Line::At(Chain([4; 16])), Line::Nothing] {
+            let other = Found { line, ..ours.clone() };
+            assert_eq!(decide(&other, RESUME), Verdict::Refuse(Refusal::OtherLine));
+            assert_ne!(decide(&other, Asked::Start), Verdict::Refuse(Refusal::OtherLine));
+        }
+        // A log or a state of a version before says nothing of it.
+        let resumed = decide(&ours, RESUME);
+        assert_eq!(decide(&Found { line: Line::Unknown, ..ours.clone() }, RESUME), resumed);
+        assert_eq!(decide(&ours, Asked::Resume { log: LOG, life: LIFE, line: Line::Unknown }), resumed);
+    }
+}
+
+#[test]
+fn guest_is_not_resumed_on_disks_that_have_what_came_after_it() {
+    for holds in [Holds::Nothing, Holds::Applied, Holds::Pending] {
+        let ahead = Found { is_ahead: true, ..found(holds, &[Likeness::Same]) };
+        assert_eq!(decide(&ahead, RESUME), Verdict::Refuse(Refusal::Ahead));
+        assert_ne!(decide(&ahead, Asked::Start), Verdict::Refuse(Refusal::Ahead));
     }
 }
 

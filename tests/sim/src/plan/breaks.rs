@@ -13,7 +13,7 @@ pub enum Break {
     RunWithoutClaim,
     /// The primary goes on without asking the witness.
     SoloWithoutClaim,
-    /// The backup acks an epoch when its first frame arrives.
+    /// The backup acks an epoch when its last frame arrives.
     AckBeforeComplete,
     /// A takeover does not send held output again.
     ForgetHeld,
@@ -139,11 +139,19 @@ pub enum Break {
     LeftBeforeOut,
     /// The guest runs on while it is to stand still for a base.
     HoldIgnored,
+    /// A takeover begins its branch as if the guest had been booted.
+    ForkForgotten,
+    /// The state directory keeps the number of its epoch without its chain hash.
+    ChainForgotten,
+    /// What is digested of an epoch is the state of the one before.
+    StaleDigest,
+    /// An ack names the right number with the chain hash of another line.
+    AckOfOtherLine,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 66] = [
+    pub const ALL: [Break; 70] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -210,6 +218,10 @@ impl Break {
         Break::MirrorForgotten,
         Break::LeftBeforeOut,
         Break::HoldIgnored,
+        Break::ForkForgotten,
+        Break::ChainForgotten,
+        Break::StaleDigest,
+        Break::AckOfOtherLine,
     ];
 }
 
@@ -231,6 +243,7 @@ impl Break {
                 | Break::LogEmptiedEarly
                 | Break::ImagesUnwritten
                 | Break::CollectForgotten
+                | Break::ChainForgotten
         )
     }
 }

@@ -2,7 +2,7 @@
 
 use replication::pipeline::primary::{FillStep, GuestMode, Outcome, Step as Does};
 use replication::wire::Link;
-use replication::{EpochId, SessionId};
+use replication::{EpochId, EpochMark, Fork, Linked, SessionId, StateDigest};
 
 use super::PrimaryNode;
 use crate::env::{Crashed, Env};
@@ -44,20 +44,21 @@ impl PrimaryNode {
                 self.close(connection, env);
                 Outcome::Done
             }
+            Does::Digest { epoch } => Outcome::Digested(self.digest(epoch, env)),
             Does::Collect { .. } if env.plan.broken == Some(Break::CollectForgotten) => Outcome::Done,
             Does::Collect { epoch } => {
                 self.shipping.collect(self.machine.sealed(epoch));
                 Outcome::Done
             }
-            Does::Ship { link, epoch, left } => return self.ship(link, epoch, left, env),
-            Does::Log { epoch } => {
-                self.machine.disk.log(epoch);
+            Does::Ship { link, linked, left } => return self.ship(link, linked, left, env),
+            Does::Log { mark } => {
+                self.machine.disk.log(mark.count);
                 if env.plan.broken == Some(Break::LogEmptiedEarly) {
                     self.machine.disk.log.clear();
                 }
                 Outcome::Logged { is_half_full: self.machine.disk.log.len() >= env.plan.log_epochs }
             }
-            Does::CommitLocally { epoch, left } => return self.commit_locally(epoch, left, env).map(Some),
+            Does::CommitLocally { mark, left } => return self.commit_locally(mark, left, env).map(Some),
             Does::RemoveStore { .. } => self.remove_store(env),
             Does::EmptyLog if env.plan.broken == Some(Break::LogKept) => Outcome::Done,
             Does::EmptyLog => {
@@ -113,8 +114,14 @@ impl PrimaryNode {
         self.pipeline.is_current(session) || env.plan.broken == Some(Break::ShipOn)
     }
 
+    fn digest(&mut self, epoch: EpochId, env: &Env) -> StateDigest {
+        let before = std::mem::replace(&mut self.digested, self.machine.sealed(epoch).guest.save());
+        let is_stale = env.plan.broken == Some(Break::StaleDigest);
+        StateDigest::of(if is_stale { &before } else { &self.digested })
+    }
+
     /// The socket takes an epoch in two halves. What is decided between them stops the second.
-    fn ship(&mut self, link: Link, epoch: EpochId, left: EpochId, env: &mut Env) -> Result<Option<Outcome>, Crashed> {
+    fn ship(&mut self, link: Link, linked: Linked, left: EpochId, env: &mut Env) -> Result<Option<Outcome>, Crashed> {
         let host = self.id.host;
         if !self.is_current(link.session, env) {
             self.half = None;
@@ -126,21 +133,24 @@ impl PrimaryNode {
             env.step(host, Step::Ship, true)?;
             return Ok(Some(Outcome::Done));
         }
-        let [first, second] = self.shipping.epoch(link, self.machine.sealed(epoch), left, env);
-        env.whisper(|| format!("host {host} ships epoch {epoch}"));
+        let [first, second] = self.shipping.epoch(link, (self.machine.sealed(linked.mark.count), linked), left, env);
+        env.whisper(|| format!("host {host} ships epoch {}", linked.mark));
         self.send(self.number, first, env);
         self.half = Some(second);
         Ok(None)
     }
 
-    fn commit_locally(&mut self, epoch: EpochId, left: EpochId, env: &mut Env) -> Result<Outcome, Crashed> {
+    fn commit_locally(&mut self, mark: EpochMark, left: EpochId, env: &mut Env) -> Result<Outcome, Crashed> {
         if self.store_fails {
             self.lost_store = self.store.take();
             return Ok(Outcome::Failed { text: "the medium takes nothing".into() });
         }
         env.step(self.id.host, Step::LocalCommit, false)?;
-        let (guest, held) = (self.machine.sealed(epoch).guest.clone(), self.machine.held(left, epoch));
-        let image = self.machine.disk.recovered(epoch);
+        let count = mark.count;
+        let (guest, held) = (self.machine.sealed(count).guest.clone(), self.machine.held(left, count));
+        let image = self.machine.disk.recovered(count);
+        let is_forgetful = env.plan.broken == Some(Break::ChainForgotten);
+        let epoch = if is_forgetful { Fork::Number(count) } else { Fork::Mark(mark) };
         let store = self.store.as_mut().expect("the pipeline knows whether there is one");
         if env.plan.broken == Some(Break::CommitBeforeLocal) {
             // Told now, done when the next one comes.
@@ -217,7 +227,10 @@ impl PrimaryNode {
         let sealed = self.machine.seal(true, rest);
         let (epoch, has_writes) = (sealed.epoch, !sealed.sectors.is_empty());
         env.oracle.sealed(self.id.host, self.generation, epoch, &sealed.guest);
-        let halves = self.shipping.epoch(link, self.machine.sealed(epoch), left, env);
+        let (last, sealed) = (self.core().last_mark(), self.machine.sealed(epoch));
+        let digest = StateDigest::of(&sealed.guest.save());
+        let linked = Linked { before: last.chain, mark: last.next(epoch, Some(digest)) };
+        let halves = self.shipping.epoch(link, (sealed, linked), left, env);
         halves.into_iter().for_each(|half| self.send(self.number, half, env));
         self.pipeline.handle_sealed(env.time(), epoch, false, EPOCH_BYTES, has_writes);
         self.pump(env)?;

@@ -2,7 +2,7 @@
 
 use replication::primary::Meeting;
 use replication::view::{Greeting, Incarnation, Nonce, Place, Record};
-use replication::{ClaimResult, EpochId, SessionId};
+use replication::{ClaimResult, EpochMark, Fork, SessionId};
 
 /// Which of the listed places an operator names as dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,12 +28,12 @@ pub enum Question {
     },
     Resume {
         store: Incarnation,
-        fork: EpochId,
+        fork: Fork,
         named: Named,
     },
     TakeOver {
         session: SessionId,
-        fork: EpochId,
+        fork: EpochMark,
     },
     Claim {
         session: SessionId,

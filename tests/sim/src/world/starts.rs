@@ -57,7 +57,7 @@ impl World {
         let is_copy = store.is_copy;
         let last = store.last.as_mut().expect("only a host with an epoch resumes");
         if !is_copy {
-            last.image = Disk::left(image, log).recovered(last.epoch);
+            last.image = Disk::left(image, log).recovered(last.epoch.count());
         }
         let env = &mut self.env;
         env.host = id.host;

@@ -224,7 +224,7 @@ impl Worker {
         let writes = self.take_sets(epoch);
         let sets: Vec<(u16, &WriteSet)> = writes.iter().enumerate().map(|(disk, set)| (disk as u16, set)).collect();
         let has_room = self.log.has_room(&sets);
-        let appended = if has_room { self.log.append(epoch.epoch, &sets) } else { Ok(()) };
+        let appended = if has_room { self.log.append(epoch.mark(), &sets) } else { Ok(()) };
         self.sets.push_back((epoch.session, epoch.epoch, writes));
         appended?;
         Ok(match has_room {

@@ -6,7 +6,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use replication::backup::BackupState;
-use replication::{ClaimResult, EpochId, SessionId};
+use replication::{ClaimResult, EpochMark, SessionId};
 use serde_json::Value;
 
 use crate::exit::{Exit, Failure};
@@ -44,7 +44,7 @@ impl Told {
 
 impl Failover {
     /// Puts it to the witness, and tells who asked.
-    pub(super) fn perform(self, lease: &Lease, session: SessionId, fork: EpochId) -> ClaimResult {
+    pub(super) fn perform(self, lease: &Lease, session: SessionId, fork: EpochMark) -> ClaimResult {
         let Self { dead, told } = self;
         let named = match lease.named(&dead) {
             Ok(named) => named,

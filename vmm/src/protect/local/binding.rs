@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use snapshot::disk::{DiskError, OverlayDisk};
-use snapshot::disklog::{Asked, Boot, DiskIdentity, LifeId, LogId};
+use snapshot::disklog::{Asked, Boot, DiskIdentity, LifeId, Line, LogId};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::durable;
@@ -118,9 +118,9 @@ impl Binding {
         Ok(Self { life, log, boot: boot.id, disks })
     }
 
-    /// What is asked of the log of the guest's disk writes.
-    pub(crate) fn asks_of_log(&self) -> Asked {
-        self.log.map_or(Asked::Start, |log| Asked::Resume { log, life: self.life })
+    /// What is asked of the log of the guest's disk writes, which was at `line` at its last epoch.
+    pub(crate) fn asks_of_log(&self, line: Line) -> Asked {
+        self.log.map_or(Asked::Start, |log| Asked::Resume { log, life: self.life, line })
     }
 
     /// Whether `disks` are those that the guest ran with. For those that it can write to, their log shows what was
@@ -202,7 +202,7 @@ pub(super) fn fuzzing_valid() -> Vec<u8> {
 pub(super) fn fuzzing_read(dir: &Path, file: &[u8]) {
     std::fs::write(dir.join(BINDING), file).expect("there is room");
     let Ok(binding) = Binding::read(dir) else { return };
-    let _ = (binding.asks_of_log(), binding.check(&[], &Boot { id: [2; 16], began: 0 }));
+    let _ = (binding.asks_of_log(Line::Unknown), binding.check(&[], &Boot { id: [2; 16], began: 0 }));
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use replication::EpochId;
+use replication::{BranchSeed, EpochId, EpochMark, Fork, Origin, StateDigest, Term};
 use snapshot::disk::{DiskError, Mode, OverlayDisk, WriteSet};
+use snapshot::disklog::Line;
 
 use super::fault;
-use super::record;
+use super::record::{self, Identity};
 use super::retained::{self, BLOCK, KeptEpoch, Limits, Place, Ring, Shortened};
 use super::{LastEpoch, LocalError, LocalStore};
 use machine::disk::SharedDisk;
@@ -21,6 +22,19 @@ pub(super) const DIR: &str = "earlier";
 pub(crate) struct Tidings {
     pub(crate) kept: Vec<KeptEpoch>,
     pub(crate) shortened: Option<Shortened>,
+}
+
+/// The epoch as which a guest that went back is committed: the first of a branch that continues the earlier one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Anew {
+    /// The branch.
+    pub(crate) branch: Term,
+    /// The epoch's number, which was not used before.
+    pub(crate) count: EpochId,
+    /// What the branch begins with.
+    pub(crate) seed: BranchSeed,
+    /// Where the log of disk writes is.
+    pub(crate) line: Line,
 }
 
 impl LocalStore {
@@ -120,12 +134,7 @@ impl LocalStore {
     ///
     /// Broken off at any moment, it can be done again, and must be: until it is done nothing here is of one moment. It looks
     /// at every checksum before it changes anything.
-    pub(crate) fn go_back(
-        &mut self,
-        to: EpochId,
-        anew: EpochId,
-        disks: &[OverlayDisk],
-    ) -> Result<LastEpoch, LocalError> {
+    pub(crate) fn go_back(&mut self, to: EpochId, anew: Anew, disks: &[OverlayDisk]) -> Result<LastEpoch, LocalError> {
         let failed = self.earlier_failed();
         let mut ring = self.ring.take().expect("earlier epochs are kept where one is gone back to");
         let old = ring.record(to).map_err(&failed)?;
@@ -145,13 +154,16 @@ impl LocalStore {
             disk.image().sync()?;
         }
         let mut buffer = Vec::new();
-        record::encode(anew, self.life, &old.state, [].iter(), &mut buffer);
+        let Anew { branch, count, seed, line } = anew;
+        let root = EpochMark::root(branch, count, Origin { fork: Some(old.fork), seed });
+        let mark = root.next(count, Some(StateDigest::of(&old.state)));
+        record::encode(&Identity { mark, life: self.life, line }, &old.state, [].iter(), &mut buffer);
         self.set(self.state, 0..buffer.len(), &buffer, true)?;
         self.memory.end()?;
         fault::reached(fault::WENT_BACK);
         ring.went_back_to(to).map_err(&failed)?;
         self.ring = Some(ring);
-        Ok(LastEpoch { epoch: anew, life: Some(self.life), state: old.state, outputs: Vec::new() })
+        Ok(LastEpoch { fork: Fork::Mark(mark), life: Some(self.life), line, state: old.state, outputs: Vec::new() })
     }
 
     /// Whether this machine has the place of a block.

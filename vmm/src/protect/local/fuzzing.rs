@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use replication::EpochId;
 use replication::output::Output;
-use snapshot::disklog::LifeId;
+use replication::{ChainHash, EpochId, EpochMark, Term};
+use snapshot::disklog::{Chain, LifeId, Line};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::retained::{Limits, Ring};
@@ -28,7 +28,9 @@ fn dir() -> &'static Path {
 fn record_file() -> Vec<u8> {
     let mut buffer = Vec::new();
     let outputs = [Output { device: 1, kind: 0, bytes: vec![5; 40] }];
-    record::encode(EPOCH, LifeId([3; 16]), &[9; 100], outputs.iter(), &mut buffer);
+    let mark = EpochMark { branch: Term(2), count: EPOCH, chain: ChainHash([4; 16]) };
+    let identity = record::Identity { mark, life: LifeId([3; 16]), line: Line::At(Chain([6; 16])) };
+    record::encode(&identity, &[9; 100], outputs.iter(), &mut buffer);
     buffer
 }
 
@@ -52,8 +54,8 @@ pub(crate) fn repair(which: u8, file: &mut Vec<u8>) {
         file.get(at..at + 8).map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")))
     };
     match which {
-        0 if file.len() > 56 => {
-            let len = u64_at(file, 16).saturating_add(u64_at(file, 24)).saturating_add(56).min(file.len() as u64);
+        0 if file.len() > 104 => {
+            let len = u64_at(file, 16).saturating_add(u64_at(file, 24)).saturating_add(104).min(file.len() as u64);
             let sum = xxh3_64(&[&file[..32], &file[40..(len as usize).max(40)]].concat());
             put(file, 32, sum);
         }
@@ -86,7 +88,8 @@ pub(crate) fn repair(which: u8, file: &mut Vec<u8>) {
 pub(crate) fn read(which: u8, file: &[u8]) {
     match which {
         0 => {
-            if let Ok(LastEpoch { epoch, .. }) = record::decode(file) {
+            if let Ok(LastEpoch { fork, .. }) = record::decode(file) {
+                let epoch = fork.count();
                 assert!(pairing::unused_after(epoch) > epoch && epoch.after_takeover() > epoch);
             }
         }

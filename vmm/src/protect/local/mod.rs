@@ -38,13 +38,13 @@ use recoverable::{RecoverableMemory, RegionId, Survives};
 use backing::{Backing, Kept, LocalOptions, REMEDY};
 use binding::BINDING;
 pub(crate) use binding::{Binding, BindingError};
-pub(crate) use earlier::Tidings;
+pub(crate) use earlier::{Anew, Tidings};
 pub(crate) use record::LastEpoch;
-use record::RecordError;
-use replication::EpochId;
+use record::{Identity, RecordError};
 use replication::output::Output;
+use replication::{EpochId, EpochMark};
 pub(crate) use retained::{KeptEpoch, Limits, Shortened};
-use snapshot::disklog::LifeId;
+use snapshot::disklog::{LifeId, Line};
 
 use crate::epoch::SealedEpoch;
 use crate::epoch::capture::CapturedPages;
@@ -200,8 +200,6 @@ pub(crate) struct LocalStore {
     /// Output of committed epochs that may not have left.
     held: VecDeque<(EpochId, Arc<Output>)>,
     buffer: Vec<u8>,
-    /// The memory in which the machine's state is written.
-    machine: Vec<u8>,
     /// Earlier epochs, if they are kept.
     ring: Option<retained::Ring>,
     tidings_due: bool,
@@ -316,7 +314,6 @@ impl LocalStore {
             layout: size.layout(),
             held,
             buffer,
-            machine: Vec::new(),
             ring,
             tidings_due,
             life,
@@ -352,13 +349,13 @@ impl LocalStore {
     /// that is said in the result.
     ///
     /// Kept with it is the output of all epochs after `left`.
-    pub(crate) fn commit(&mut self, sealed: &SealedEpoch, left: EpochId) -> Result<Committed, LocalError> {
+    pub(crate) fn commit(&mut self, sealed: &SealedEpoch, commit: &Commit<'_>) -> Result<Committed, LocalError> {
+        let Commit { mark, line, state, left } = *commit;
         while self.held.pop_front_if(|(epoch, _)| *epoch <= left).is_some() {}
         self.held.extend(sealed.outputs.iter().map(|output| (sealed.epoch, Arc::clone(output))));
-        let state = sealed.state.encode_in(std::mem::take(&mut self.machine));
         let mut buffer = std::mem::take(&mut self.buffer);
-        record::encode(sealed.epoch, self.life, &state, self.held.iter().map(|(_, output)| &**output), &mut buffer);
-        self.machine = state;
+        let identity = Identity { mark, life: self.life, line };
+        record::encode(&identity, state, self.held.iter().map(|(_, output)| &**output), &mut buffer);
         let result = self.commit_with(&sealed.pages, &buffer);
         let result = result.and_then(|committed| self.retain(sealed.epoch, &buffer).map(|()| committed));
         self.buffer = buffer;
@@ -477,6 +474,19 @@ impl LocalStore {
         drop(self);
         remove(&dir)
     }
+}
+
+/// What is committed of an epoch beside what was sealed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Commit<'a> {
+    /// The epoch.
+    pub(crate) mark: EpochMark,
+    /// Where the log of its disk writes is.
+    pub(crate) line: Line,
+    /// The machine's state.
+    pub(crate) state: &'a [u8],
+    /// The last epoch of which all output has left.
+    pub(crate) left: EpochId,
 }
 
 /// What a commit did.

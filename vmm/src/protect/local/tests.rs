@@ -3,7 +3,7 @@ use crate::config::LocalLog;
 use crate::epoch::capture;
 use machine::stats::Stats;
 use recoverable::{Rvm, Vista, VistaOptions};
-use replication::EpochId;
+use replication::{ChainHash, EpochId, Term};
 
 const RAM_BYTES: u64 = 2 << 20;
 
@@ -41,13 +41,18 @@ impl Place {
     }
 }
 
+pub(super) fn identity(count: u64) -> Identity {
+    let mark = EpochMark { branch: Term(1), count: EpochId(count), chain: ChainHash([count as u8; 16]) };
+    Identity { mark, life: LifeId::default(), line: Line::Nothing }
+}
+
 /// Commits an epoch in which pages `gfns` became `fill`.
 fn commit(store: &mut LocalStore, epoch: u64, gfns: &[u64], fill: u8) -> Committed {
     let ram = Ram::new(RAM_BYTES).unwrap();
     gfns.iter().for_each(|gfn| assert!(ram.write_page(*gfn, &[fill; PAGE_SIZE])));
     let pages = capture::stop_and_copy(&std::sync::Arc::new(Stats::default())).capture(&ram, gfns.to_vec());
     let mut record = Vec::new();
-    record::encode(EpochId(epoch), LifeId::default(), format!("state {epoch}").as_bytes(), [].iter(), &mut record);
+    record::encode(&identity(epoch), format!("state {epoch}").as_bytes(), [].iter(), &mut record);
     store.commit_with(&pages, &record).unwrap()
 }
 
@@ -80,7 +85,7 @@ fn committed_epoch_is_there_again_and_its_directory_is_taken() {
         drop(store);
         assert_eq!(place.create().unwrap_err().exit(), Exit::Conflict);
         let (store, last) = place.open().unwrap();
-        assert_eq!((last.epoch, last.state), (EpochId(2), b"state 2".to_vec()));
+        assert_eq!((last.epoch(), last.state), (EpochId(2), b"state 2".to_vec()));
         assert_eq!([0, 3, 4, 511].map(|gfn| page_of(&store, gfn)), [0, 7, 7, 7]);
     }
 }
@@ -146,7 +151,7 @@ fn transaction_that_was_not_ended_is_not_there_again() {
             std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
         }
         let (store, last) = copy.open().unwrap();
-        assert_eq!(last.epoch, EpochId(1));
+        assert_eq!(last.epoch(), EpochId(1));
         assert_eq!([0, 3].map(|gfn| page_of(&store, gfn)), [0, 7]);
     }
 }
@@ -161,7 +166,7 @@ fn in_pieces(place: &Place) {
     assert!(!commit(&mut store, 3, &[5], 9).in_pieces);
     drop(store);
     let (store, last) = place.open().unwrap();
-    assert_eq!(last.epoch, EpochId(3));
+    assert_eq!(last.epoch(), EpochId(3));
     assert_eq!([0, 5, 399, 400].map(|gfn| page_of(&store, gfn)), [8, 9, 8, 0]);
 }
 
@@ -237,7 +242,7 @@ fn weaker_storage_than_required_is_refused_and_leaves_nothing() {
     place.options.required = Survives::PowerLoss;
     assert!(matches!(place.open().unwrap_err(), LocalError::TooWeak { .. }));
     place.options.required = Survives::ProcessDeath;
-    assert_eq!(place.open().unwrap().1.epoch, EpochId(1));
+    assert_eq!(place.open().unwrap().1.epoch(), EpochId(1));
 }
 
 #[test]

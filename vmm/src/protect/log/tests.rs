@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use replication::{ChainHash, Term};
+
 use super::*;
 
 struct Bench {
@@ -41,8 +43,12 @@ fn set(at: u64, byte: u8) -> WriteSet {
     set
 }
 
+fn mark(epoch: u64) -> EpochMark {
+    EpochMark { branch: Term(1), count: EpochId(epoch), chain: ChainHash([epoch as u8; 16]) }
+}
+
 fn append(log: &mut DiskLog, epoch: u64, set: &WriteSet) {
-    log.append(EpochId(epoch), &[(0, set)]).expect("there is room");
+    log.append(mark(epoch), &[(0, set)]).expect("there is room");
 }
 
 #[test]
@@ -51,7 +57,7 @@ fn second_life_of_a_guest_may_begin_with_any_epoch_and_one_that_goes_back_is_an_
     let disks = bench.disks();
     let mut log = bench.open(&disks).expect("nothing is there");
     append(&mut log, 700, &set(0, 1));
-    let error = log.append(EpochId(3), &[(0, &set(0, 1))]).expect_err("of a peer");
+    let error = log.append(mark(3), &[(0, &set(0, 1))]).expect_err("of a peer");
     assert!(matches!(error, LogError::OutOfOrder { epoch: 3, last: 700, .. }));
     assert_eq!(log.last, EpochId(700));
     log.truncate().expect("room");

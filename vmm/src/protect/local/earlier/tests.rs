@@ -1,16 +1,20 @@
-use snapshot::disklog::LifeId;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use recoverable::Survives;
 
 use super::super::backing::LocalOptions;
+use super::super::tests::identity;
 use super::*;
 use crate::config::{LocalLog, RetainCount};
 use crate::epoch::capture;
 use machine::memory::Ram;
 use machine::stats::Stats;
 use machine::testing::Random;
+
+fn anew(count: u64) -> Anew {
+    Anew { branch: Term(2), count: EpochId(count), seed: BranchSeed([8; 16]), line: Line::Nothing }
+}
 
 const RAM_BYTES: u64 = 2 << 20;
 const PAGES: u64 = RAM_BYTES / PAGE_SIZE as u64;
@@ -45,7 +49,7 @@ fn options(log: LocalLog) -> LocalOptions {
 
 fn record_of(epoch: u64) -> Vec<u8> {
     let mut record = Vec::new();
-    record::encode(EpochId(epoch), LifeId::default(), format!("state {epoch}").as_bytes(), [].iter(), &mut record);
+    record::encode(&identity(epoch), format!("state {epoch}").as_bytes(), [].iter(), &mut record);
     record
 }
 
@@ -155,14 +159,23 @@ fn memory_and_disks_go_back_together_to_every_kept_epoch() {
         for to in kept.iter().map(|kept| kept.epoch) {
             let copy = guest.copy();
             let (mut store, last, disks) = open(copy.path());
-            assert_eq!(last.epoch, EpochId(60));
-            let anew = EpochId(100);
-            let last = store.go_back(EpochId(to), anew, &disks).unwrap();
-            assert_eq!(last.state, format!("state {to}").into_bytes());
+            assert_eq!(last.epoch(), EpochId(60));
+            let anew = anew(100);
+            let went_back = store.go_back(EpochId(to), anew, &disks).unwrap();
+            let fork = Some(Fork::Mark(identity(to).mark));
+            let root = EpochMark::root(anew.branch, anew.count, Origin { fork, seed: anew.seed });
+            let digest = StateDigest::of(&went_back.state);
+            assert_eq!(
+                went_back.fork,
+                Fork::Mark(root.next(anew.count, Some(digest))),
+                "it continues the earlier epoch"
+            );
+            assert_eq!(went_back.state, format!("state {to}").into_bytes());
             assert_eq!(store.earlier().last().map(|kept| kept.epoch), Some(to));
             drop((store, disks));
             let (mut store, last, disks) = open(copy.path());
-            assert_eq!((last.epoch, last.state), (anew, format!("state {to}").into_bytes()));
+            assert_eq!((last.fork, last.line), (went_back.fork, Line::Nothing));
+            assert_eq!((last.epoch(), last.state), (anew.count, format!("state {to}").into_bytes()));
             assert!(seen_in(copy.path(), &store) == guest.was[&to], "seed {seed}: epoch {to} is not what it was");
             // Once more, from a start that was broken off: nothing changes.
             store.go_back(EpochId(to), anew, &disks).unwrap();
@@ -184,7 +197,7 @@ fn damaged_block_is_found_before_anything_is_changed() {
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let (mut store, _, disks) = open(copy.path());
-    let error = store.go_back(EpochId(oldest), EpochId(100), &disks).unwrap_err();
+    let error = store.go_back(EpochId(oldest), anew(100), &disks).unwrap_err();
     assert!(matches!(error, LocalError::Earlier { .. }), "{error}");
     assert!(seen_in(copy.path(), &store) == guest.seen);
 }
@@ -217,7 +230,7 @@ fn block_that_the_machine_does_not_have_is_found_before_anything_is_changed() {
         let oldest = guest.store.earlier()[0].epoch;
         retained::append_block(&copy.path().join("state").join(DIR), EpochId(oldest), id);
         let (mut store, _, disks) = open(copy.path());
-        let error = store.go_back(EpochId(oldest), EpochId(100), &disks).unwrap_err();
+        let error = store.go_back(EpochId(oldest), anew(100), &disks).unwrap_err();
         assert!(error.to_string().contains("this machine does not have"), "{id:#x}: {error}");
         assert!(seen_in(copy.path(), &store) == guest.seen, "{id:#x}");
     }

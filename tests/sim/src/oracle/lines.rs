@@ -1,0 +1,74 @@
+//! What the judge knows of identities: which epoch each chain hash is of, by what its guest was.
+
+use std::collections::HashMap;
+
+use replication::{BranchSeed, ChainHash, EpochId, EpochMark, Fork, Origin, Term};
+
+use super::{Oracle, Rule};
+use crate::guest::Guest;
+
+/// The identities of all epochs of a run, of all lives of its guest.
+#[derive(Default)]
+pub(super) struct Lines {
+    /// Of each chain hash: the epoch, and the digest of its guest.
+    contents: HashMap<ChainHash, (EpochMark, u64)>,
+    chains: HashMap<(Term, EpochId), ChainHash>,
+    /// Of each guest that was sealed: which epochs ended so. One that did nothing ends several.
+    ends: HashMap<u64, Vec<EpochMark>>,
+}
+
+impl Oracle {
+    /// `host` says that this is an epoch that ended with that guest.
+    pub fn identified(&mut self, host: usize, mark: EpochMark, guest: &Guest) {
+        let digest = guest.digest();
+        let (of, content) = *self.lines.contents.entry(mark.chain).or_insert((mark, digest));
+        if (of, content) != (mark, digest) {
+            let text = || format!("host {host}'s epoch {mark} has the chain hash of {of}, with {content:016x} in it");
+            self.fail(Rule::OneIdentity, host, text);
+        }
+        let chain = *self.lines.chains.entry((mark.branch, mark.count)).or_insert(mark.chain);
+        if chain != mark.chain {
+            let text = || format!("host {host}'s epoch {mark} has another chain hash than before, {chain}");
+            self.fail(Rule::OneIdentity, host, text);
+        }
+        let ends = self.lines.ends.entry(digest).or_default();
+        if !ends.contains(&mark) {
+            ends.push(mark);
+        }
+    }
+
+    /// `host` begins a branch with that guest: one that was booted, or that goes on from an epoch which ended so.
+    pub fn branch_begins(
+        &mut self,
+        host: usize,
+        (root, running): (EpochMark, EpochId),
+        seed: BranchSeed,
+        guest: &Guest,
+    ) {
+        let root_of = |fork| EpochMark::root(root.branch, running, Origin { fork, seed });
+        let is_booted = guest.position == 0 && running == EpochId(1);
+        let ends = self.lines.ends.get(&guest.digest()).into_iter().flatten();
+        let mut forks = ends.map(|mark| Some(Fork::Mark(*mark))).chain(is_booted.then_some(None));
+        if !forks.any(|fork| root_of(fork) == root) {
+            let text = || format!("host {host}'s branch {root} does not continue the epoch of its guest");
+            self.fail(Rule::RightLine, host, text);
+        }
+    }
+
+    /// The record by which `host` goes on names the epoch from which it does.
+    pub fn check_recorded_fork(&mut self, host: usize, recorded: Option<Fork>, fork: EpochMark) {
+        if recorded != Some(Fork::Mark(fork)) {
+            let text = || format!("host {host} goes on from {fork}, and its record's fork is {recorded:?}");
+            self.fail(Rule::RightLine, host, text);
+        }
+    }
+
+    /// The epoch from which `host` goes on ended with this guest.
+    pub(super) fn check_fork(&mut self, host: usize, from: Fork, guest: &Guest) {
+        let Fork::Mark(mark) = from else { return };
+        if self.lines.contents.get(&mark.chain) != Some(&(mark, guest.digest())) {
+            let text = || format!("host {host} goes on from {mark}, which did not end with its guest");
+            self.fail(Rule::OneIdentity, host, text);
+        }
+    }
+}
