@@ -11,8 +11,11 @@ use std::fmt;
 use std::time::Duration;
 
 use super::rounds::{FillFigures, Left, NextRound, Rounds, Verdict};
-use super::{Primary, PrimaryAction, PrimaryConfig, PrimaryState, SoloReason};
+use super::session::Phase;
+use super::{Primary, PrimaryAction, PrimaryConfig, SoloReason};
 use crate::id::{SessionId, Time};
+use crate::peer::PeerError;
+use crate::wire::DiskWant;
 
 /// What a filling is about, in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,6 +84,16 @@ pub(super) struct Filling {
     /// That it does not was told.
     is_told: bool,
     rounds: Rounds,
+    /// The offer of disk chunks that the backup has not answered.
+    offered: Option<Offered>,
+}
+
+/// Chunks of a disk whose hashes went out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Offered {
+    disk: u16,
+    first_chunk: u64,
+    count: usize,
 }
 
 /// The rest after fillings that failed.
@@ -110,7 +123,7 @@ impl FillRest {
 
 impl Filling {
     pub(super) fn begun(now: Time) -> Self {
-        Self { phase: FillPhase::Begin, since: now, is_told: false, rounds: Rounds::new() }
+        Self { phase: FillPhase::Begin, since: now, is_told: false, rounds: Rounds::new(), offered: None }
     }
 
     fn progressed(&mut self, now: Time, phase: FillPhase) {
@@ -138,6 +151,24 @@ impl Primary {
         if self.is_filling(session) {
             self.filling.progressed(now, phase);
         }
+    }
+
+    /// An offer of `count` chunks of `disk`, from `first_chunk` on, is about to go out in `session`. The backup may answer
+    /// it once; an answer to anything else loses it.
+    pub fn handle_disk_offered(&mut self, session: SessionId, disk: u16, first_chunk: u64, count: usize) {
+        if self.is_filling(session) {
+            self.filling.offered = Some(Offered { disk, first_chunk, count });
+        }
+    }
+
+    /// One answer for each offer: what is handed to the driver waits there without a bound.
+    pub(super) fn take_want(&mut self, want: DiskWant) -> Result<(), PeerError> {
+        let answered = Offered { disk: want.disk, first_chunk: want.first_chunk, count: want.wanted.len() };
+        if self.filling.offered.take_if(|offered| *offered == answered).is_none() {
+            return Err(PeerError::NotOffered { disk: want.disk, first_chunk: want.first_chunk });
+        }
+        self.actions.push_back(PrimaryAction::DiskWanted(want));
+        Ok(())
     }
 
     /// Of the disks `bytes` more are compared, which took `took`, what was sent of them included; `left_bytes` are not yet.
@@ -191,12 +222,12 @@ impl Primary {
     }
 
     fn is_filling(&self, session: SessionId) -> bool {
-        self.state == PrimaryState::Syncing && self.session() == Some(session)
+        self.phase() == Some(Phase::Syncing) && self.session_id() == Some(session)
     }
 
     /// Where the filling is, and when it last made progress; none: there is none.
     pub fn filling(&self) -> Option<(FillPhase, Time)> {
-        (self.state == PrimaryState::Syncing).then_some((self.filling.phase, self.filling.since))
+        (self.phase() == Some(Phase::Syncing)).then_some((self.filling.phase, self.filling.since))
     }
 
     /// The figures of the filling, or of the last one.
@@ -210,7 +241,7 @@ impl Primary {
     }
 
     pub(super) fn fill_deadline(&self) -> Option<Time> {
-        (self.state == PrimaryState::Syncing).then(|| self.filling.due(&self.config))
+        (self.phase() == Some(Phase::Syncing)).then(|| self.filling.due(&self.config))
     }
 
     /// Reports a filling without progress, or gives it up. What the driver still does for it ends with its session.
@@ -218,7 +249,7 @@ impl Primary {
         if self.fill_deadline().is_none_or(|due| now < due) {
             return;
         }
-        let (phase, session) = (self.filling.phase, self.session().expect("a syncing primary has a session"));
+        let (phase, session) = (self.filling.phase, self.session_id().expect("a syncing primary has a session"));
         if !self.filling.is_told {
             self.filling.is_told = true;
             return self.actions.push_back(PrimaryAction::FillingStalls { phase });

@@ -35,8 +35,8 @@
 //!    before, `handle_released`: the backup forgets what it is told has left. An image gets nothing of an epoch that the
 //!    local log does not have, whether or not `log_counts` makes commits wait for it.
 //! 3. While `may_seal` is false the guest waits at the boundary.
-//! 4. Every question to the witness ([`PrimaryAction::Claim`], `Enlist`, `Delist`, `DelistStore`, `Look`, `RecordEnd`) is answered once;
-//!    no answer in time is `Unreachable`. None is asked on a thread that keeps time.
+//! 4. Every question to the witness ([`PrimaryAction::Ask`]) is answered once; no answer in time is `Unreachable`. None is asked
+//!    on a thread that keeps time.
 //! 5. `handle_shipping` before the first byte of an epoch goes to the socket, `handle_shipped` after the last: a backup
 //!    that takes bytes and heartbeats but never acks would otherwise stop the guest for ever.
 //! 6. Before an offer of disk chunks goes out, `handle_disk_offered`; one offer at a time. While a backup is filled,
@@ -46,9 +46,13 @@
 //! 8. When a session ends, nothing more of its epochs goes out; what `poll_transmit` gave goes out at once.
 //! 9. After [`PrimaryAction::Disconnect`] the connection is gone for this core; its end is not reported any more.
 
+mod errands;
 mod filling;
+mod frames;
 mod machine;
+mod register;
 mod rounds;
+mod session;
 mod store;
 
 use std::collections::VecDeque;
@@ -56,12 +60,14 @@ use std::time::Duration;
 
 use crate::commit::Commit;
 use crate::id::{EpochId, SessionId, Term, Time, VmId};
-use crate::lineage::{EpochMark, Lineage, Origin};
-use crate::view::{Nonce, Place};
+use crate::lineage::{Lineage, Origin};
 use crate::wire::{DiskWant, Link, MachineInfo, RefuseCode};
+use errands::Errands;
+pub use errands::Question;
 pub use filling::FillPhase;
 use filling::{FillRest, Filling};
 pub use rounds::{FillFigures, Left, NextRound, NotConverging, RoundsConfig, RoundsEnd};
+use session::Session;
 
 /// How a primary behaves. Times in the driver's clock.
 #[derive(Clone, Debug)]
@@ -130,35 +136,11 @@ pub enum PrimaryAction {
         /// The last such epoch.
         upto: EpochId,
     },
-    /// The backup says where it is, and what it left at the witness: look whether that is there, and answer with
-    /// `handle_met`.
-    Meet {
-        /// The session.
-        session: SessionId,
-        /// The value to find; none: the backup has no witness.
-        nonce: Option<Nonce>,
-    },
-    /// Have the register list the backup, and answer with `handle_enlisted`.
-    Enlist {
-        /// The session, its join id.
-        session: SessionId,
-        /// Where it is; none: it has no witness.
-        place: Option<Box<Place>>,
-    },
-    /// Have the register not list a backup that never was whole; answer with `handle_delisted`.
-    Delist {
-        /// The session.
-        session: SessionId,
-    },
-    /// Have the register not list the local store, which takes no more epochs; answer with `handle_store_delisted`.
-    DelistStore,
+    /// Put this question to the witness.
+    Ask(Question),
     /// Remove the files of the local store, then `handle_store_removed`. If they cannot be removed, that may be called all
     /// the same where there is a witness.
     RemoveStore,
-    /// Look at the register, and answer with `handle_looked`.
-    Look,
-    /// Have the register say that the guest has ended; answer with `handle_end_recorded`.
-    RecordEnd,
     /// The backup of this VM has another guest of it, or will. This one was booted in error: stop it.
     Conflict {
         /// In the backup's words.
@@ -188,11 +170,6 @@ pub enum PrimaryAction {
     },
     /// The base is acked: from now on the guest outlasts this host.
     Protected {
-        /// The session.
-        session: SessionId,
-    },
-    /// Ask the witness for the session; answer with `handle_claim`, whatever happens.
-    Claim {
         /// The session.
         session: SessionId,
     },
@@ -310,44 +287,25 @@ impl PrimaryState {
 pub struct Primary {
     config: PrimaryConfig,
     vm: VmId,
-    state: PrimaryState,
+    standing: Standing,
     /// The commit rule: over which places an epoch must be.
     commit: Commit,
     /// The identity of its epochs.
     lineage: Lineage,
-    /// The pairing: from `Greeting` until it is settled who goes on.
-    link: Option<Link>,
+    /// The backup, from the connection until it is settled who goes on.
+    session: Option<Session>,
     /// The last epoch whose output the driver has let out; it follows the pointer `released`, which permits it.
     left: EpochId,
-    /// Since then the backup may not know what is committed: what it is told with each epoch is what has left.
-    told_at: Time,
-    last_heard: Time,
-    last_sent: Time,
-    /// The last epoch that began to go out and is not acked, and since when no ack came.
-    ack_wanted: Option<(EpochId, Time)>,
-    claim_retry_at: Option<Time>,
-    /// The offer of disk chunks that the backup has not answered.
-    offered: Option<Offered>,
-    /// How far the filling of this session is. Meaningless unless `Syncing`.
+    /// The filling of this session, or the last one.
     filling: Filling,
     /// No backup is connected to for a while, because fillings failed.
     fill_rest: FillRest,
-    /// Where the backup of this session is.
-    place: Option<Box<Place>>,
-    /// The copy of the guest that it said it has.
-    peer_held: Option<EpochMark>,
-    /// How far the register is with listing it.
-    enlisting: Enlisting,
-    /// Sessions that were given up before their base and may be listed: the register is to be told, in order.
-    delisting: VecDeque<SessionId>,
-    /// One of them is being asked about, or is to be asked about again then.
-    delist: Errand,
+    /// What the witness is asked.
+    errands: Errands,
     /// Time jumped, and whether another side took over meanwhile is not known.
     doubt: Option<Doubt>,
     /// The last time that this core was told.
     last_told: Option<Time>,
-    /// The register is told of the guest's end.
-    recording_end: Errand,
     /// The local store takes no more epochs, and the register or its files still say that it does.
     lost_store: Option<LostStore>,
     /// A backup accepted this life of the guest.
@@ -380,27 +338,17 @@ enum Parting {
     Mute,
 }
 
-/// Whether the backup of a session may be given its base.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Enlisting {
-    /// It is not filled yet.
-    #[default]
-    NotAsked,
-    /// The register was asked, or will be again then.
-    Asked { again_at: Option<Time> },
-    /// The register lists it.
-    Listed,
-}
-
-/// One question to the witness that is asked until it is answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Errand {
-    #[default]
-    Idle,
-    Asked,
-    Again {
-        at: Time,
-    },
+/// Whether the guest may go on here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// It runs, with whatever backup the session says.
+    Running,
+    /// The backup is lost, or is to be let go; the witness decides. There is a session.
+    Arbitrating,
+    /// The backup took over.
+    Fenced,
+    /// The guest ended.
+    Ended,
 }
 
 /// What is held back until it is known that nobody took over.
@@ -410,16 +358,6 @@ struct Doubt {
     sealed: EpochId,
     /// A permission that was given before, and not used.
     late: Option<EpochId>,
-    /// The look at the register.
-    look: Errand,
-}
-
-/// Chunks of a disk whose hashes went out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Offered {
-    disk: u16,
-    first_chunk: u64,
-    count: usize,
 }
 
 use store::LostStore;

@@ -10,43 +10,39 @@
 //! The record comes first, since a store that it lists may be resumed. Its files come next: where there is no witness, they
 //! alone say that nobody may go back.
 
-use super::{Errand, Primary, PrimaryAction, PrimaryState};
+use super::{Primary, PrimaryAction, Question};
 use crate::commit::CommitPlace;
 use crate::id::{ClaimResult, Time};
 
 /// A local store that takes no more epochs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LostStore {
-    /// The question to the register; idle when that is settled and the files are being removed.
-    pub(super) errand: Errand,
+pub(super) enum LostStore {
+    /// The register lists it, or may.
+    Listed,
+    /// Its files are being removed.
+    Removing,
 }
 
 impl Primary {
     /// The local store takes no more epochs. Until it is removed nothing commits beyond what it has.
     pub fn handle_store_lost(&mut self) {
-        if matches!(self.state, PrimaryState::Fenced | PrimaryState::Ended) || self.lost_store.is_some() {
-            return;
+        if !self.is_over() && self.lost_store.is_none() {
+            self.lost_store = Some(LostStore::Listed);
+            self.ask(Question::DelistStore);
         }
-        self.lost_store = Some(LostStore { errand: Errand::Asked });
-        self.actions.push_back(PrimaryAction::DelistStore);
     }
 
-    /// The answer to [`PrimaryAction::DelistStore`].
+    /// The answer to [`Question::DelistStore`].
     pub fn handle_store_delisted(&mut self, now: Time, result: ClaimResult) {
-        let Some(LostStore { errand: errand @ Errand::Asked }) = &mut self.lost_store else { return };
-        match result {
-            ClaimResult::Granted => {
-                *errand = Errand::Idle;
-                self.actions.push_back(PrimaryAction::RemoveStore);
-            }
-            ClaimResult::Unreachable => *errand = Errand::Again { at: now.after(self.config.claim_retry) },
-            ClaimResult::Denied { holder } => self.fence(holder),
+        if self.is_granted(now, &Question::DelistStore, result) {
+            self.lost_store = Some(LostStore::Removing);
+            self.actions.push_back(PrimaryAction::RemoveStore);
         }
     }
 
     /// [`PrimaryAction::RemoveStore`] is done: nobody resumes from there.
     pub fn handle_store_removed(&mut self, now: Time) {
-        if self.lost_store.take_if(|lost| lost.errand == Errand::Idle).is_some() {
+        if self.lost_store.take_if(|lost| *lost == LostStore::Removing).is_some() {
             self.commit.leave(CommitPlace::Store);
             self.advance();
             self.end_if_released(now);

@@ -1,6 +1,6 @@
 use super::*;
 use crate::id::ClaimResult;
-use crate::lineage::{BranchSeed, ChainHash, StateDigest};
+use crate::lineage::{BranchSeed, ChainHash, EpochMark, StateDigest};
 use crate::wire::{Ack, Frame, FrameDecoder, Goodbye, GoodbyeReason, Heartbeat, HelloAck, Kind, Message, Refuse};
 
 mod filling;
@@ -96,17 +96,20 @@ fn actions(primary: &mut Primary) -> Vec<PrimaryAction> {
     while let Some(action) = primary.poll_action() {
         match action {
             PrimaryAction::Release { upto } => primary.handle_released(Time(MS), upto),
-            PrimaryAction::Meet { session, .. } => primary.handle_met(Time(0), session, Meeting::Same),
-            PrimaryAction::Enlist { session, .. } => {
+            PrimaryAction::Ask(Question::Meet { session, .. }) => primary.handle_met(Time(0), session, Meeting::Same),
+            PrimaryAction::Ask(Question::Enlist { session, .. }) => {
                 primary.handle_enlisted(Time(MS), session, ClaimResult::Granted);
             }
-            PrimaryAction::RecordEnd => primary.handle_end_recorded(Time(MS), ClaimResult::Granted),
-            PrimaryAction::Look => primary.handle_looked(Time(MS), ClaimResult::Granted),
+            PrimaryAction::Ask(Question::RecordEnd) => primary.handle_end_recorded(Time(MS), ClaimResult::Granted),
+            PrimaryAction::Ask(Question::Look) => primary.handle_looked(Time(MS), ClaimResult::Granted),
             _ => {}
         }
         let asks = matches!(
             action,
-            PrimaryAction::Meet { .. } | PrimaryAction::Enlist { .. } | PrimaryAction::RecordEnd | PrimaryAction::Look
+            PrimaryAction::Ask(Question::Meet { .. })
+                | PrimaryAction::Ask(Question::Enlist { .. })
+                | PrimaryAction::Ask(Question::RecordEnd)
+                | PrimaryAction::Ask(Question::Look)
         );
         all.extend(Some(action).filter(|_| !asks));
     }
@@ -289,7 +292,10 @@ fn base_of_a_lost_session_is_an_ordinary_epoch() {
 fn ack_above_sealed_loses_the_peer() {
     let mut primary = protected();
     assert!(ack(&mut primary, 2).is_err());
-    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::Claim { session: SESSION }]);
+    assert_eq!(
+        actions(&mut primary),
+        [PrimaryAction::Disconnect, PrimaryAction::Ask(Question::Claim { session: SESSION })]
+    );
     assert_eq!((primary.state(), primary.peer_errors()), (PrimaryState::Arbitrating, 1));
 }
 
@@ -305,7 +311,7 @@ fn lost_after_the_base_releases_nothing_until_the_claim_is_granted() {
     for mut primary in [basing(), protected()] {
         seal(&mut primary, None);
         primary.handle_disconnected(Time(MS));
-        assert_eq!(actions(&mut primary), [PrimaryAction::Claim { session: SESSION }]);
+        assert_eq!(actions(&mut primary), [PrimaryAction::Ask(Question::Claim { session: SESSION })]);
         assert_eq!(seal(&mut primary, None), None);
         assert_eq!(actions(&mut primary), []);
         primary.handle_claim(Time(MS), SESSION, ClaimResult::Granted);
@@ -342,7 +348,7 @@ fn unreachable_witness_is_asked_again_after_the_retry_time() {
     primary.handle_timeout(Time(20 * MS - 1));
     assert_eq!(actions(&mut primary), []);
     primary.handle_timeout(Time(20 * MS));
-    assert_eq!(actions(&mut primary), [PrimaryAction::Claim { session: SESSION }]);
+    assert_eq!(actions(&mut primary), [PrimaryAction::Ask(Question::Claim { session: SESSION })]);
 }
 
 #[test]
@@ -352,7 +358,10 @@ fn silence_for_detect_loses_the_peer_and_not_earlier() {
     primary.handle_timeout(Time(60 * MS - 1));
     assert_eq!(primary.state(), PrimaryState::Protected);
     primary.handle_timeout(Time(60 * MS));
-    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::Claim { session: SESSION }]);
+    assert_eq!(
+        actions(&mut primary),
+        [PrimaryAction::Disconnect, PrimaryAction::Ask(Question::Claim { session: SESSION })]
+    );
 }
 
 /// A backup that was heard and never acked stopped the guest for ever.
@@ -364,7 +373,7 @@ fn backup_that_reads_and_never_acks_is_claimed_and_told_after_the_ack_wait() {
     primary.handle_shipped(Time(3 * MS), SESSION, EpochId(2));
     primary.handle_alive(Time(200 * MS));
     primary.handle_timeout(Time(202 * MS));
-    assert_eq!(actions(&mut primary), [PrimaryAction::Claim { session: SESSION }]);
+    assert_eq!(actions(&mut primary), [PrimaryAction::Ask(Question::Claim { session: SESSION })]);
     sent(&mut primary);
     primary.handle_claim(Time(202 * MS), SESSION, ClaimResult::Granted);
     assert_eq!(sent(&mut primary), [Kind::Goodbye]);
@@ -390,7 +399,10 @@ fn backup_that_does_not_even_read_is_cut_off_after_the_ack_wait() {
     assert_eq!(primary.state(), PrimaryState::Protected);
     assert!(primary.poll_timeout().is_some_and(|at| at <= Time(202 * MS)), "somebody must look then");
     primary.handle_timeout(Time(202 * MS));
-    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::Claim { session: SESSION }]);
+    assert_eq!(
+        actions(&mut primary),
+        [PrimaryAction::Disconnect, PrimaryAction::Ask(Question::Claim { session: SESSION })]
+    );
 }
 
 #[test]
@@ -497,7 +509,7 @@ fn guest_end_is_told_only_when_all_is_committed_and_has_left() {
 fn unprotect_claims_before_it_says_goodbye() {
     let mut primary = protected();
     primary.handle_unprotect(Time(MS), "maintenance");
-    assert_eq!(actions(&mut primary), [PrimaryAction::Claim { session: SESSION }]);
+    assert_eq!(actions(&mut primary), [PrimaryAction::Ask(Question::Claim { session: SESSION })]);
     assert_eq!(sent(&mut primary), []);
     primary.handle_claim(Time(MS), SESSION, ClaimResult::Granted);
     assert_eq!(sent(&mut primary), [Kind::Goodbye]);
@@ -510,7 +522,10 @@ fn backup_that_stops_must_still_be_claimed() {
     let mut primary = protected();
     let goodbye = Goodbye { reason: GoodbyeReason::BackupStops, text: String::new() };
     primary.handle_frame(Time(MS), frame(Message::Goodbye(goodbye))).unwrap();
-    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::Claim { session: SESSION }]);
+    assert_eq!(
+        actions(&mut primary),
+        [PrimaryAction::Disconnect, PrimaryAction::Ask(Question::Claim { session: SESSION })]
+    );
 }
 
 /// While a session ends by our own will its connection stays open. A stream that broke then gave no `Disconnect`, and a
@@ -555,7 +570,7 @@ fn unprotect_after_the_guest_ended_does_not_forget_the_end() {
     seal(&mut primary, None);
     primary.handle_guest_ended(Time(MS), end("powered off"));
     primary.handle_unprotect(Time(MS), "maintenance");
-    assert_eq!(actions(&mut primary), [PrimaryAction::Claim { session: SESSION }]);
+    assert_eq!(actions(&mut primary), [PrimaryAction::Ask(Question::Claim { session: SESSION })]);
     primary.handle_claim(Time(MS), SESSION, ClaimResult::Granted);
     assert_eq!(sent(&mut primary), [Kind::Goodbye]);
     assert_eq!(actions(&mut primary).last(), Some(&PrimaryAction::Ended));
@@ -624,7 +639,7 @@ fn backup_that_does_not_see_the_same_witness_is_not_filled() {
         let mut primary = solo();
         primary.handle_connected(Time(0), SESSION, None);
         primary.handle_frame(Time(0), frame(hello_ack())).unwrap();
-        assert_eq!(asked(&mut primary), [PrimaryAction::Meet { session: SESSION, nonce: None }]);
+        assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::Meet { session: SESSION, nonce: None })]);
         sent(&mut primary);
         primary.handle_met(Time(0), SESSION, meeting);
         assert_eq!(asked(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::WentSolo { reason }]);
@@ -637,14 +652,14 @@ fn base_is_not_sealed_before_the_register_lists_the_backup() {
     let mut primary = syncing();
     assert!(!primary.may_seal_base());
     send_all(&mut primary);
-    assert_eq!(asked(&mut primary), [PrimaryAction::Enlist { session: SESSION, place: None }]);
+    assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::Enlist { session: SESSION, place: None })]);
     primary.handle_enlisted(Time(0), SESSION, ClaimResult::Unreachable);
     assert!(!primary.may_seal_base(), "it may be listed or not");
     seal(&mut primary, None);
     assert_eq!(actions(&mut primary), [PrimaryAction::Release { upto: EpochId(1) }], "output leaves meanwhile");
     primary.handle_alive(Time(20 * MS));
     primary.handle_timeout(Time(20 * MS));
-    assert_eq!(asked(&mut primary), [PrimaryAction::Enlist { session: SESSION, place: None }]);
+    assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::Enlist { session: SESSION, place: None })]);
     primary.handle_enlisted(Time(21 * MS), SESSION, ClaimResult::Granted);
     assert!(primary.may_seal_base());
 }
@@ -665,7 +680,7 @@ fn backup_that_is_lost_before_its_base_is_taken_off_the_list_until_the_witness_s
     let mut primary = filled();
     primary.handle_disconnected(Time(MS));
     let reason = SoloReason::LostBeforeBase;
-    let delist = PrimaryAction::Delist { session: SESSION };
+    let delist = PrimaryAction::Ask(Question::Delist { session: SESSION });
     assert_eq!(asked(&mut primary), [PrimaryAction::WentSolo { reason }, delist.clone()]);
     assert!(!primary.may_seal_base());
     primary.handle_delisted(Time(2 * MS), SESSION, ClaimResult::Unreachable);
@@ -682,18 +697,18 @@ fn answer_to_enlist_that_comes_after_the_backup_was_lost_opens_no_base() {
     primary.handle_disconnected(Time(MS));
     primary.handle_enlisted(Time(2 * MS), SESSION, ClaimResult::Granted);
     assert!(!primary.may_seal_base());
-    assert!(asked(&mut primary).contains(&PrimaryAction::Delist { session: SESSION }));
+    assert!(asked(&mut primary).contains(&PrimaryAction::Ask(Question::Delist { session: SESSION })));
 }
 
 #[test]
 fn end_of_the_guest_is_told_only_after_the_register_says_so() {
     let mut primary = protected();
     primary.handle_guest_ended(Time(MS), end("powered off"));
-    assert_eq!(asked(&mut primary), [PrimaryAction::RecordEnd]);
+    assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::RecordEnd)]);
     assert_eq!(sent(&mut primary), []);
     primary.handle_end_recorded(Time(2 * MS), ClaimResult::Unreachable);
     primary.handle_timeout(Time(22 * MS));
-    assert_eq!(asked(&mut primary), [PrimaryAction::RecordEnd]);
+    assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::RecordEnd)]);
     sent(&mut primary);
     primary.handle_end_recorded(Time(23 * MS), ClaimResult::Granted);
     assert_eq!((sent(&mut primary), primary.state()), (vec![Kind::Goodbye], PrimaryState::Ended));
@@ -713,7 +728,7 @@ fn guest_that_ends_while_its_base_is_on_its_way_lets_the_backup_go_first() {
     // a goodbye, and the backup, which had the base whole, took over a VM that had been stopped.
     let mut primary = basing();
     primary.handle_guest_ended(Time(MS), end("stopped"));
-    assert_eq!(asked(&mut primary), [PrimaryAction::Claim { session: SESSION }]);
+    assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::Claim { session: SESSION })]);
     primary.handle_claim(Time(2 * MS), SESSION, ClaimResult::Granted);
     // It was told that the guest continues without it, and waited for ever for a primary that had been stopped.
     assert_eq!(goodbye(&mut primary), GoodbyeReason::GuestEnded);
@@ -725,7 +740,7 @@ fn guest_that_ends_while_its_base_is_on_its_way_lets_the_backup_go_first() {
 fn guest_that_begins_anew_while_its_base_is_on_its_way_keeps_its_backup_waiting() {
     let mut primary = basing();
     primary.handle_guest_ended(Time(MS), GuestEnd { begins_anew: true, ..end("crashed") });
-    assert_eq!(asked(&mut primary), [PrimaryAction::Claim { session: SESSION }]);
+    assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::Claim { session: SESSION })]);
     primary.handle_claim(Time(2 * MS), SESSION, ClaimResult::Granted);
     assert_eq!(goodbye(&mut primary), GoodbyeReason::Unprotected);
 }
@@ -737,12 +752,12 @@ fn host_that_stood_still_releases_nothing_before_it_knows_that_nobody_took_over(
     seal(&mut primary, None);
     primary.handle_alive(Time(500 * MS));
     ack(&mut primary, 2).unwrap();
-    assert_eq!(asked(&mut primary), [PrimaryAction::Look]);
+    assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::Look)]);
     primary.handle_looked(Time(501 * MS), ClaimResult::Unreachable);
     assert_eq!(asked(&mut primary), []);
     primary.handle_alive(Time(521 * MS));
     primary.handle_timeout(Time(521 * MS));
-    assert_eq!(asked(&mut primary), [PrimaryAction::Look]);
+    assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::Look)]);
     primary.handle_looked(Time(522 * MS), ClaimResult::Granted);
     assert_eq!(actions(&mut primary), [PrimaryAction::Release { upto: EpochId(2) }]);
 }
@@ -754,7 +769,7 @@ fn ack_of_something_sealed_after_the_pause_is_proof_too() {
     primary.handle_alive(Time(500 * MS));
     ack(&mut primary, 2).unwrap();
     seal(&mut primary, None);
-    assert_eq!(asked(&mut primary), [PrimaryAction::Look]);
+    assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::Look)]);
     ack(&mut primary, 3).unwrap();
     assert_eq!(actions(&mut primary), [PrimaryAction::Release { upto: EpochId(3) }]);
 }
@@ -773,7 +788,7 @@ fn permission_that_was_used_too_late_is_given_again_or_never() {
         ack(&mut primary, 2).unwrap();
         assert_eq!(asked(&mut primary), [PrimaryAction::Release { upto: EpochId(2) }]);
         primary.handle_release_late(EpochId(2));
-        assert_eq!(asked(&mut primary), [PrimaryAction::Look]);
+        assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::Look)]);
         primary.handle_looked(Time(5 * MS), result);
         assert_eq!(asked(&mut primary), expected);
     }
@@ -819,7 +834,10 @@ fn without_its_store() -> Primary {
     seal(&mut primary, None);
     primary.handle_store_lost();
     primary.handle_logged(Time(0), EpochId(2));
-    assert_eq!(asked(&mut primary), [PrimaryAction::Release { upto: EpochId(1) }, PrimaryAction::DelistStore]);
+    assert_eq!(
+        asked(&mut primary),
+        [PrimaryAction::Release { upto: EpochId(1) }, PrimaryAction::Ask(Question::DelistStore)]
+    );
     primary
 }
 
@@ -844,7 +862,7 @@ fn lost_store_is_taken_off_the_list_as_soon_as_the_witness_answers() {
     primary.handle_store_delisted(Time(0), ClaimResult::Unreachable);
     assert_eq!(primary.poll_timeout(), Some(Time(20 * MS)));
     primary.handle_timeout(Time(20 * MS));
-    assert_eq!(asked(&mut primary), [PrimaryAction::DelistStore]);
+    assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::DelistStore)]);
     assert!(primary.is_removing_store());
     primary.handle_store_delisted(Time(0), ClaimResult::Denied { holder: "b".into() });
     assert_eq!(primary.state(), PrimaryState::Fenced);

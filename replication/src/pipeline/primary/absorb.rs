@@ -1,7 +1,7 @@
 //! What the session core wants: some of it is performed at once, the rest becomes work of a lane.
 
 use super::{Action, Doing, Note, Outgoing, PrimaryPipeline, Question};
-use crate::id::{SessionId, Time};
+use crate::id::Time;
 use crate::primary::{PrimaryAction, PrimaryState};
 use crate::wire::{DiskWant, Kind};
 
@@ -52,13 +52,7 @@ impl PrimaryPipeline {
             PrimaryAction::FillingDiverges { figures } => self.note(Note::FillingDiverges { figures }),
             PrimaryAction::GuestShare { percent } => self.actions.push_back(Action::GuestShare { percent }),
             PrimaryAction::Protected { .. } => self.note(Note::Protected),
-            PrimaryAction::Claim { session } => self.ask_claim(session),
-            PrimaryAction::Meet { session, nonce } => self.questions.push_back(Question::Meet { session, nonce }),
-            PrimaryAction::Enlist { session, place } => self.questions.push_back(Question::Enlist { session, place }),
-            PrimaryAction::Delist { session } => self.questions.push_back(Question::Delist { session }),
-            PrimaryAction::DelistStore => self.questions.push_back(Question::DelistStore),
-            PrimaryAction::Look => self.questions.push_back(Question::Look),
-            PrimaryAction::RecordEnd => self.questions.push_back(Question::RecordEnd),
+            PrimaryAction::Ask(question) => self.ask(question),
             PrimaryAction::RemoveStore => self.store.handle_delisted(),
             PrimaryAction::Conflict { text } => self.actions.push_back(Action::Conflict { text }),
             PrimaryAction::Fenced { holder } => self.actions.push_back(Action::Fenced { holder }),
@@ -71,12 +65,15 @@ impl PrimaryPipeline {
         }
     }
 
-    fn ask_claim(&mut self, session: SessionId) {
+    fn ask(&mut self, question: Question) {
         // A witness that does not answer is asked again, and that is no news.
-        if self.claim_noted.replace(session) != Some(session) && !self.has_failed {
+        if let Question::Claim { session } = question
+            && self.claim_noted.replace(session) != Some(session)
+            && !self.has_failed
+        {
             self.note(if self.core.is_parting() { Note::Unprotecting } else { Note::PeerLost });
         }
-        self.questions.push_back(Question::Claim { session });
+        self.questions.push_back(question);
     }
 
     /// Behind what is still to be said, if anything is.

@@ -42,6 +42,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::id::{EpochId, SessionId, Time};
+pub use crate::primary::Question;
 use crate::primary::{EpochMeta, GuestEnd, Primary, PrimaryConfig, PrimaryState};
 use crate::view::Greeting;
 use epochs::{Item, Log, Store};
@@ -50,7 +51,7 @@ use filling::Filling;
 use images::Images;
 use leaving::Leaving;
 use settling::{Closing, Settling};
-pub use step::{Action, Failing, Note, Outcome, Question, Step};
+pub use step::{Action, Failing, Note, Outcome, Step};
 
 /// How a primary's host behaves.
 #[derive(Clone, Debug)]

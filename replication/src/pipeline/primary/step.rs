@@ -3,7 +3,6 @@
 use crate::id::{EpochId, SessionId, Time};
 use crate::lineage::{EpochMark, Linked, StateDigest};
 use crate::primary::{FillFigures, FillPhase, Left, SoloReason};
-use crate::view::{Nonce, Place};
 use crate::wire::Link;
 
 use super::filling::FillStep;
@@ -311,39 +310,4 @@ pub enum Note {
         /// The file.
         path: String,
     },
-}
-
-/// A question to the witness. It is answered by the method of the session core that its doc names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Question {
-    /// Does the backup, which left this there, see the same one? `handle_met`.
-    Meet {
-        /// The session.
-        session: SessionId,
-        /// What it left.
-        nonce: Option<Nonce>,
-    },
-    /// Is the backup listed? `handle_enlisted`.
-    Enlist {
-        /// The session.
-        session: SessionId,
-        /// Where it is.
-        place: Option<Box<Place>>,
-    },
-    /// Is the backup, which never was whole, not listed? `handle_delisted`.
-    Delist {
-        /// The session.
-        session: SessionId,
-    },
-    /// Is the backup, which could take over, out? `handle_claim`.
-    Claim {
-        /// The session.
-        session: SessionId,
-    },
-    /// Is the state directory, which takes no more epochs, not listed? `handle_store_delisted`.
-    DelistStore,
-    /// Is this still the primary? `handle_looked`.
-    Look,
-    /// Is it known that the guest has ended? `handle_end_recorded`.
-    RecordEnd,
 }

@@ -55,10 +55,10 @@ fn filling_is_not_blamed_for_the_time_in_which_this_host_stood_still() {
 fn session_whose_filling_was_given_up_is_taken_off_the_register() {
     let mut primary = syncing();
     primary.handle_filled(SESSION);
-    assert!(matches!(asked(&mut primary)[..], [PrimaryAction::Enlist { .. }]));
+    assert!(matches!(asked(&mut primary)[..], [PrimaryAction::Ask(Question::Enlist { .. })]));
     primary.handle_filling(Time(0), SESSION, FillPhase::Enlist);
     let last = hear_until(&mut primary, 0, 300).pop();
-    assert_eq!(last, Some(PrimaryAction::Delist { session: SESSION }), "the answer may have been lost");
+    assert_eq!(last, Some(PrimaryAction::Ask(Question::Delist { session: SESSION })), "the answer may have been lost");
     primary.handle_enlisted(Time(301 * MS), SESSION, ClaimResult::Granted);
     assert!(!primary.may_seal_base());
 }

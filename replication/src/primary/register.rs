@@ -1,0 +1,262 @@
+//! What the witness says, and what becomes of the guest with it.
+
+use super::session::{Listing, Phase};
+use super::{
+    Doubt, GuestEnd, Meeting, Parting, Primary, PrimaryAction, Question, SoloReason, Standing, session::Session,
+};
+use crate::commit::CommitPlace;
+use crate::id::{ClaimResult, EpochId, SessionId, Time};
+use crate::wire::GoodbyeReason;
+
+impl Primary {
+    /// The answer to [`Question::Look`].
+    pub fn handle_looked(&mut self, now: Time, result: ClaimResult) {
+        if let ClaimResult::Denied { holder } = result {
+            return self.fence(holder);
+        }
+        if !self.errands.is_asked(&Question::Look) {
+            return;
+        }
+        // Where no backup could have taken over, no answer is as good as one.
+        if result == ClaimResult::Granted || !self.state().waits_for_backup() {
+            return self.end_doubt();
+        }
+        self.errands.put_again(&Question::Look, now.after(self.config.claim_retry));
+    }
+
+    /// The register names another primary: this one stops, whatever it was about.
+    pub fn handle_deposed(&mut self, holder: &str) {
+        self.fence(holder.to_owned());
+    }
+
+    /// The answer to [`Question::Meet`].
+    pub fn handle_met(&mut self, now: Time, session: SessionId, meeting: Meeting) {
+        if self.phase() != Some(Phase::Meeting) || self.session_id() != Some(session) {
+            return;
+        }
+        let (reason, text) = match meeting {
+            Meeting::Same => return self.begin_filling(now),
+            Meeting::Other => (SoloReason::OtherWitness, "the two sides do not see the same witness"),
+            Meeting::NoAnswer => (SoloReason::WitnessAway, "the primary's witness does not answer"),
+        };
+        self.part(now, GoodbyeReason::Unprotected, text);
+        self.go_solo(reason);
+        self.end_if_released(now);
+    }
+
+    /// The backup of `session` has all but the base.
+    pub fn handle_filled(&mut self, session: SessionId) {
+        let Some(current) = self.session.as_mut().filter(|current| current.id() == session) else { return };
+        if current.phase == Phase::Syncing && current.listing == Listing::NotAsked {
+            current.listing = Listing::Asked;
+            let place = current.place().cloned().map(Box::new);
+            self.ask(Question::Enlist { session, place });
+        }
+    }
+
+    /// The answer to [`Question::Enlist`]. One about a session that was given up is settled by delisting it.
+    pub fn handle_enlisted(&mut self, now: Time, session: SessionId, result: ClaimResult) {
+        if let ClaimResult::Denied { holder } = result {
+            return self.fence(holder);
+        }
+        if self.is_granted(now, &Question::Enlist { session, place: None }, result)
+            && let Some(current) = &mut self.session
+        {
+            current.listing = Listing::Listed;
+        }
+    }
+
+    /// The answer to [`Question::Delist`].
+    pub fn handle_delisted(&mut self, now: Time, session: SessionId, result: ClaimResult) {
+        self.is_granted(now, &Question::Delist { session }, result);
+    }
+
+    /// The answer to [`Question::RecordEnd`].
+    pub fn handle_end_recorded(&mut self, now: Time, result: ClaimResult) {
+        if self.is_granted(now, &Question::RecordEnd, result) {
+            self.finish_end(now);
+        }
+    }
+
+    /// The answer to [`Question::Claim`]. Answers about another session or a settled one are ignored.
+    pub fn handle_claim(&mut self, now: Time, session: SessionId, result: ClaimResult) {
+        if self.standing != Standing::Arbitrating || self.session_id() != Some(session) {
+            return;
+        }
+        // An answer may come twice: what was to be asked again after the first is answered by the second.
+        match result {
+            ClaimResult::Granted => self.win_claim(now),
+            ClaimResult::Denied { holder } => self.fence(holder),
+            ClaimResult::Unreachable => {
+                self.errands.put_again(&Question::Claim { session }, now.after(self.config.claim_retry));
+            }
+        }
+    }
+
+    /// Whether the answer to `question` settles it as wished. No answer: it is put again later. One that nobody waits for is
+    /// ignored.
+    pub(super) fn is_granted(&mut self, now: Time, question: &Question, result: ClaimResult) -> bool {
+        if !self.errands.is_asked(question) {
+            return false;
+        }
+        match result {
+            ClaimResult::Granted => {
+                self.errands.settle(question);
+                true
+            }
+            ClaimResult::Unreachable => {
+                self.errands.put_again(question, now.after(self.config.claim_retry));
+                false
+            }
+            ClaimResult::Denied { holder } => {
+                self.fence(holder);
+                false
+            }
+        }
+    }
+
+    /// Puts a question that is asked until it is settled.
+    pub(super) fn ask(&mut self, question: Question) {
+        self.errands.open(question.clone());
+        self.actions.push_back(PrimaryAction::Ask(question));
+    }
+
+    /// Puts again what the witness did not answer, when it is time to.
+    pub(super) fn ask_again(&mut self, now: Time) {
+        while let Some(question) = self.errands.poll_due(now) {
+            self.actions.push_back(PrimaryAction::Ask(question));
+        }
+    }
+
+    /// Output waits until the witness says who goes on with the guest.
+    pub(super) fn arbitrate(&mut self) {
+        let session = self.session_id().expect("there is a backup to arbitrate about");
+        self.standing = Standing::Arbitrating;
+        self.ask(Question::Claim { session });
+    }
+
+    fn win_claim(&mut self, now: Time) {
+        // Also if the guest has ended meanwhile: a backup that is told nothing takes over, if no witness keeps it.
+        let reason = match self.parting.take() {
+            Some(Parting::Unprotect { text }) => {
+                // The record without the backup is there: told of the end it ends too, and nobody continues what it has.
+                let ends = self.guest_ended.as_ref().is_some_and(|end| !end.begins_anew);
+                let reason = if ends { GoodbyeReason::GuestEnded } else { GoodbyeReason::Unprotected };
+                self.part(now, reason, &text);
+                SoloReason::Unprotected
+            }
+            Some(Parting::Mute) => {
+                self.part(now, GoodbyeReason::Unprotected, "the backup acked nothing for too long");
+                SoloReason::Mute
+            }
+            None => SoloReason::ClaimGranted,
+        };
+        if let Some(session) = &mut self.session {
+            // The register does not list it any more.
+            session.listing = Listing::NotAsked;
+        }
+        self.go_solo(reason);
+        self.end_if_released(now);
+    }
+
+    /// The guest goes on with no backup. No base can be sealed for the session any more; that the register may list it is
+    /// mended later.
+    pub(super) fn go_solo(&mut self, reason: SoloReason) {
+        self.standing = Standing::Running;
+        self.end_filling();
+        let session = self.session.take();
+        if let Some(session) = &session {
+            self.commit.leave(CommitPlace::Peer(session.id()));
+            self.forget_session(session);
+        }
+        self.actions.push_back(PrimaryAction::WentSolo { reason });
+        if let Some(session) = session.filter(|session| session.listing != Listing::NotAsked) {
+            self.ask(Question::Delist { session: session.id() });
+        }
+        self.end_doubt();
+    }
+
+    fn forget_session(&mut self, session: &Session) {
+        let session = session.id();
+        self.errands.settle(&Question::Enlist { session, place: None });
+        self.errands.settle(&Question::Claim { session });
+    }
+
+    /// Another side has the guest. Nothing leaves any more.
+    pub(super) fn fence(&mut self, holder: String) {
+        if self.is_over() {
+            return;
+        }
+        self.standing = Standing::Fenced;
+        self.end_filling();
+        (self.parting, self.guest_ended) = (None, None);
+        self.forget_questions();
+        self.actions.push_back(PrimaryAction::Disconnect);
+        self.actions.push_back(PrimaryAction::Fenced { holder });
+    }
+
+    pub(super) fn end_if_released(&mut self, now: Time) {
+        let Some(GuestEnd { begins_anew, .. }) = self.guest_ended else { return };
+        if self.standing == Standing::Arbitrating || self.left != self.pointers().sealed() {
+            return;
+        }
+        if begins_anew {
+            return self.finish_end(now);
+        }
+        if !self.errands.is_open(&Question::RecordEnd) {
+            self.ask(Question::RecordEnd);
+        }
+    }
+
+    /// The register knows of the end, or goes on with the guest: the backup may be told.
+    fn finish_end(&mut self, now: Time) {
+        let Some(GuestEnd { text, .. }) = self.guest_ended.take() else { return };
+        if self.state().is_connected() {
+            self.part(now, GoodbyeReason::GuestEnded, &text);
+        }
+        self.standing = Standing::Ended;
+        self.end_filling();
+        self.forget_questions();
+        self.session = None;
+        self.actions.push_back(PrimaryAction::Ended);
+    }
+
+    /// Nothing is asked any more: it is settled what becomes of the guest here.
+    fn forget_questions(&mut self) {
+        (self.doubt, self.lost_store) = (None, None);
+        self.errands.clear();
+    }
+
+    /// Looks whether this host stood still for so long that its backup may have taken over. The timers of a connection
+    /// that is in use never leave this core without news for so long.
+    pub(super) fn note_time(&mut self, now: Time) {
+        let last = self.last_told.map_or(now, |last| last.max(now));
+        let stood_still = self.last_told.is_some_and(|last| now.since(last) >= self.config.detect);
+        self.last_told = Some(last);
+        if stood_still {
+            self.filling.excuse(now);
+        }
+        if stood_still && self.ships().is_some() {
+            self.begin_doubt(None);
+        }
+    }
+
+    pub(super) fn begin_doubt(&mut self, late: Option<EpochId>) {
+        let sealed = self.pointers().sealed();
+        match &mut self.doubt {
+            Some(doubt) => doubt.late = doubt.late.max(late),
+            None => {
+                self.doubt = Some(Doubt { sealed, late });
+                self.ask(Question::Look);
+            }
+        }
+    }
+
+    pub(super) fn end_doubt(&mut self) {
+        self.errands.settle(&Question::Look);
+        if let Some(Doubt { late: Some(upto), .. }) = self.doubt.take() {
+            self.actions.push_back(PrimaryAction::Release { upto });
+        }
+        self.advance();
+    }
+}
