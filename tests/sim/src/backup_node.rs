@@ -21,9 +21,10 @@ use crate::fault::Step;
 use crate::guest::PAGES;
 use crate::plan::{Break, MS, Plan, machine};
 use crate::primary_node::Stream;
+use crate::storage::Files;
 use crate::story::words;
 use crate::witness::Question;
-use files::Files;
+use files::Storage;
 
 /// A host that follows.
 pub struct BackupNode {
@@ -31,7 +32,7 @@ pub struct BackupNode {
     pipeline: BackupPipeline,
     /// The shadow memory.
     pub memory: Vec<Page>,
-    files: Files,
+    storage: Storage,
     /// The connection to the primary.
     pub stream: Option<Stream>,
     /// What came on it and is not read.
@@ -52,13 +53,14 @@ pub struct BackupNode {
 }
 
 impl BackupNode {
-    /// A host with an image left from whatever it did before.
-    pub fn new(id: HostId, image: Vec<u8>, env: &Env) -> BackupNode {
+    /// A host with files left from whatever it did before.
+    pub fn new(id: HostId, mut files: Files, env: &Env) -> BackupNode {
+        files.recover(EpochId(u64::MAX));
         BackupNode {
             id,
             pipeline: BackupPipeline::new(pipeline_config(&env.plan)),
             memory: vec![[0; PAGE_SIZE]; PAGES],
-            files: Files::new(image, env.plan.log_room),
+            storage: Storage::new(files),
             stream: None,
             unread: VecDeque::new(),
             applying: None,
@@ -78,7 +80,7 @@ impl BackupNode {
 
     /// Its image, if an epoch of that life of the guest was written to it since this was asked last.
     pub fn written_image(&self, life: u32) -> Option<Vec<u8>> {
-        self.files.written(self.core(), life)
+        self.storage.written(self.core(), life)
     }
 
     /// Which host it is.
@@ -162,12 +164,12 @@ impl BackupNode {
         match lane {
             BackupLane::Loop => self.finish_applying(env)?,
             BackupLane::Storage => {
-                let done = self.files.finish(self.id.host, env)?;
+                let done = self.storage.finish(self.id.host, env)?;
                 self.is_unfit |= matches!(done, StorageDone::Unfit(_));
                 self.pipeline.handle_storage_done(env.time(), done);
             }
             BackupLane::Upkeep => {
-                let is_done = self.files.finish_upkeep(self.id.host, env);
+                let is_done = self.storage.finish_upkeep(self.id.host, env)?;
                 self.pipeline.handle_upkeep_done(env.time(), is_done);
             }
         }
@@ -219,11 +221,11 @@ impl BackupNode {
 
     fn give(&mut self, env: &mut Env) -> Result<(), Crashed> {
         if let Some(step) = self.pipeline.poll_storage_step(env.time()) {
-            let at = self.files.begin(self.id.host, step, self.pipeline.core(), env)?;
+            let at = self.storage.begin(self.id.host, step, self.pipeline.core(), env)?;
             env.at(at, Event::BackupLane { to: self.id, lane: BackupLane::Storage });
         }
         if self.pipeline.poll_upkeep(env.time()) {
-            let at = self.files.begin_upkeep(self.id.host, env);
+            let at = self.storage.begin_upkeep(self.id.host, env)?;
             env.at(at, Event::BackupLane { to: self.id, lane: BackupLane::Upkeep });
         }
         match self.pipeline.poll_question() {
@@ -251,7 +253,7 @@ impl BackupNode {
                     self.voids.handle_void(session);
                     env.after(0, Event::Look { by: self.id, again: false });
                 }
-                self.files.note_forgotten();
+                self.storage.note_forgotten();
                 LoopDone::Done
             }
             LoopStep::Disconnect => {
@@ -372,7 +374,7 @@ impl BackupNode {
                 }
                 Note::Kept { epoch, .. } => {
                     env.say(|| format!("host {host} keeps epoch {epoch}"));
-                    self.files.check_at_rest(host, "keeps its copy", env);
+                    self.storage.check_at_rest(host, "keeps its copy", env);
                 }
                 Note::Refused(text) | Note::PeerError(text) => env.say(|| format!("host {host}: {text}")),
                 Note::Full(path) => env.say(|| format!("host {host} has no room for its {}", path.display())),
@@ -397,17 +399,16 @@ impl BackupNode {
         }
     }
 
-    /// This process is gone. What its host finds when it starts again, after it looked into the log.
-    pub fn into_image_after(mut self, power: bool, env: &mut Env) -> Vec<u8> {
-        self.files.crash(power, env);
-        let image = self.files.recover();
-        self.files.check_survivor(self.id.host, self.pipeline.core(), &image, env);
-        image
+    /// This process is gone. What its host finds when it starts again.
+    pub fn into_files_after(mut self, power: bool, env: &mut Env) -> Files {
+        self.storage.files.crash(power, &mut env.rng);
+        self.storage.check_survivor(self.id.host, self.pipeline.core(), env);
+        self.storage.files
     }
 
-    /// The image, for the guest that runs here from now on.
-    pub fn image(&self) -> Vec<u8> {
-        self.files.image()
+    /// The files, for the guest that runs here from now on.
+    pub fn into_files(self) -> Files {
+        self.storage.files
     }
 }
 

@@ -427,6 +427,11 @@ impl Env {
         self.healing = true;
     }
 
+    /// Whether a host's disk has no room.
+    pub fn is_full(&self, host: usize) -> bool {
+        self.full_until[host] > self.now
+    }
+
     /// How long a disk of `host` takes for a sync.
     pub fn disk_delay(&mut self, host: usize) -> u64 {
         let slow = self.slow_until[host].saturating_sub(self.now);

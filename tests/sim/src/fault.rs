@@ -22,13 +22,13 @@ pub enum Step {
     Release,
     /// A primary begins a resync.
     Resync,
-    /// A backup puts an epoch into its log.
+    /// A host puts an epoch into its log.
     Persist,
-    /// A backup writes to its image.
+    /// A host writes to its image, where that is not the guest itself.
     ImageWrite,
-    /// A backup syncs its image.
+    /// A host syncs its image.
     ImageSync,
-    /// A backup empties its log.
+    /// A host empties its log.
     LogTruncate,
     /// A backup looks whether a base can run there, compares chunks, or gives its files back.
     Rehearse,
@@ -166,9 +166,9 @@ pub enum What {
     Pause(usize, #[serde(with = "nanos")] u64),
     /// A host's disk is slow.
     SlowDisk(usize, #[serde(with = "nanos")] u64),
-    /// The disk of a backup has no room.
+    /// A host's disk has no room.
     DiskFull(usize, #[serde(with = "nanos")] u64),
-    /// The disk of a backup fails at the next thing asked of it.
+    /// A host's disk fails at the next thing asked of it.
     DiskFails(usize),
     /// The state directory of a primary takes no more epochs.
     StoreFails(usize),

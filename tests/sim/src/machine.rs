@@ -11,6 +11,7 @@ use crate::disk::{Disk, SectorWrite};
 use crate::env::Env;
 use crate::guest::{Guest, Said};
 use crate::plan::Break;
+use crate::storage::Files;
 
 /// Epochs of a machine that were sealed, until nobody needs them.
 pub struct Sealed {
@@ -56,7 +57,7 @@ impl Machine {
     pub fn new(
         host: usize,
         guest: Guest,
-        image: Vec<u8>,
+        files: Files,
         mode: GuestMode,
         running: EpochId,
         inbox: Vec<u64>,
@@ -65,7 +66,7 @@ impl Machine {
         Machine {
             host,
             guest,
-            disk: Disk::new(image),
+            disk: Disk::new(files),
             mode,
             running,
             is_held: false,
@@ -84,8 +85,11 @@ impl Machine {
         }
     }
 
-    /// The guest gets what came, and runs: as long as there is room for what it says.
+    /// The guest gets what came, and runs: as long as there is room for what it says, and its image takes writes.
     pub fn run(&mut self, env: &mut Env) {
+        if self.mode != GuestMode::Epochs && (self.disk.files.is_syncing(env.now) || env.is_full(self.host)) {
+            return;
+        }
         while self.has_room() && !self.inbox.is_empty() {
             let request = self.inbox.remove(0);
             self.consumed.push(input_of(request));

@@ -31,7 +31,7 @@ pub enum Rule {
     RightDisk,
     /// An image holds what is committed, and no more.
     CommittedImage,
-    /// What a backup acked as durable is there after any crash, and what it gives away or keeps is on its medium.
+    /// What was committed, or acked, as durable is there after any crash, and what is given away or kept is on its medium.
     SurvivesHere,
     /// `released ≤ committed ≤ shipped ≤ sealed < running`, and its like on a backup.
     Pointers,
@@ -71,7 +71,7 @@ impl Rule {
             Rule::NothingForgotten => "whoever goes on knows all that was seen",
             Rule::RightDisk => "a disk is what its guest wrote",
             Rule::CommittedImage => "an image holds what is committed, and no more",
-            Rule::SurvivesHere => "what a backup acked as durable survives it",
+            Rule::SurvivesHere => "what was committed or acked as durable survives its host",
             Rule::Pointers => "released <= committed <= shipped <= sealed < running",
             Rule::Across => "released <= committed <= acked <= complete across both ends",
             Rule::NothingLost => "all output of the history comes out",
@@ -126,6 +126,8 @@ pub struct Oracle {
     answers: HashMap<u64, u64>,
     /// How far each host's guest was when its epochs began.
     direct: [u64; HOSTS],
+    /// What of each host's disk is on its medium whatever comes: of which life of the guest, how far it was, what each sector had.
+    safe: [(u32, u64, Vec<u64>); HOSTS],
     /// The first rule that was broken.
     pub violation: Option<Violation>,
     /// Outputs the world got, with repetitions.
@@ -240,7 +242,7 @@ impl Oracle {
         if generation != self.generation {
             return;
         }
-        let sectors = (0..SECTORS).map(|sector| guest.sector_chain(sector)).collect();
+        let sectors = sectors_of(guest);
         let seal = Seal { digest: guest.digest(), position: guest.position, chain: guest.chain, sectors };
         if self.seals.insert(epoch, seal).is_some() {
             self.fail(Rule::FreshEpochs, host, || format!("host {host} used epoch number {epoch} again"));
@@ -304,9 +306,32 @@ impl Oracle {
         if !self.seals.range(first..=last).any(|(_, seal)| is_of(seal)) {
             let text = || {
                 format!(
-                    "host {host} acked up to {first}, and after its crash its disk is of no epoch from there to {last}"
+                    "host {host} had epoch {first}, and after its crash its disk is of no epoch from there to {last}"
                 )
             };
+            self.fail(Rule::SurvivesHere, host, text);
+        }
+    }
+
+    /// All that the guest of `host` wrote until now is on the medium of its disk.
+    pub fn disk_is_safe(&mut self, host: usize, life: u32, guest: &Guest) {
+        self.safe[host] = (life, guest.position, sectors_of(guest));
+    }
+
+    /// No sector of that host's disk is older than what was on its medium.
+    pub fn check_not_older(&mut self, host: usize, life: u32, image: &[u8]) {
+        let (safe_life, safe_position, safe) = &self.safe[host];
+        if life != self.generation || *safe_life != life {
+            return;
+        }
+        let is_later = |chain: u64| self.parents.get(&chain).is_some_and(|parent| parent.1 > *safe_position);
+        let is_old = |sector: &usize| {
+            let chain = chain_in(image, *sector);
+            !holds(image, *sector, chain) || !(chain == safe[*sector] || is_later(chain))
+        };
+        if let Some(sector) = (0..SECTORS).find(is_old) {
+            let text =
+                || format!("sector {sector} of host {host}'s disk is older after its crash than it was on its medium");
             self.fail(Rule::SurvivesHere, host, text);
         }
     }
@@ -366,6 +391,14 @@ impl Oracle {
             self.fail(Rule::NothingLost, None, || format!("output {} was never sent, though {last} was", missing + 1));
         }
     }
+}
+
+fn sectors_of(guest: &Guest) -> Vec<u64> {
+    (0..SECTORS).map(|sector| guest.sector_chain(sector)).collect()
+}
+
+fn chain_in(image: &[u8], sector: usize) -> u64 {
+    u64::from_le_bytes(*image[sector * SECTOR..].first_chunk().expect("a sector is longer than a word"))
 }
 
 fn holds(image: &[u8], sector: usize, chain: u64) -> bool {

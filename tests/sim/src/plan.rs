@@ -81,14 +81,12 @@ pub struct Plan {
     /// Longest time to apply an epoch.
     #[serde(with = "nanos")]
     pub apply_delay: u64,
-    /// What a backup acks survives its host.
-    pub backup_durable: bool,
-    /// Bytes after which its log is emptied.
+    /// What is committed survives its hosts: both sync it first.
+    pub durable: bool,
+    /// Bytes after which a log is emptied.
     pub log_room: usize,
     /// Bytes of a filling that wait for its disk, at most.
     pub filling_bytes_max: usize,
-    /// Commit needs the local log too.
-    pub local_durable: bool,
     /// Commit needs the state directory too, and a primary that died is resumed from it.
     pub local: bool,
     /// What the state directory survives: the loss of power too.
@@ -129,8 +127,6 @@ pub struct Plan {
     /// When faults stop.
     #[serde(with = "nanos")]
     pub heal_at: u64,
-    /// Epochs in the log when it counts as half full.
-    pub log_epochs: usize,
     /// A rule to break.
     pub broken: Option<Break>,
 }
@@ -146,10 +142,9 @@ impl Default for Plan {
             client_loss: 0,
             disk_delay: 0,
             apply_delay: 0,
-            backup_durable: true,
+            durable: true,
             log_room: 4096,
             filling_bytes_max: 4096,
-            local_durable: false,
             local: false,
             local_survives_power: false,
             detect: 20 * MS,
@@ -168,7 +163,6 @@ impl Default for Plan {
             load: Load { set: 0, speed: 0, link: 1 << 20 },
             faults: Vec::new(),
             heal_at: 70 * MS,
-            log_epochs: 4,
             broken: None,
         }
     }
@@ -205,7 +199,6 @@ impl Plan {
             client_loss: *rng.pick(&[0, 0, 5, 30]),
             disk_delay: *rng.pick(&[0, 100 * US, 2 * MS, 6 * MS]),
             apply_delay: *rng.pick(&[0, 100 * US, 3 * MS]),
-            local_durable: rng.percent(50),
             local: rng.percent(50) || broken.is_some_and(Break::is_of_local_protection),
             local_survives_power: rng.percent(50) || broken.is_some_and(Break::needs_files_after_power),
             detect,
@@ -236,11 +229,10 @@ impl Plan {
                 .chain(faults_of(broken, heal_at))
                 .collect(),
             heal_at,
-            log_epochs: rng.range(1, 6) as usize,
             broken,
             ..Plan::default()
         };
-        plan.backup_durable = rng.percent(80) || broken.is_some_and(Break::is_of_durable_backups);
+        plan.durable = rng.percent(80) || broken.is_some_and(Break::is_of_durable_backups);
         plan.log_room = *rng.pick(&[0, 300, 1000, 4096]);
         plan.filling_bytes_max = *rng.pick(&[1, 600, 4096]);
         if matches!(broken, Some(Break::DiscardedLogged | Break::KeepLogged)) {
@@ -287,7 +279,7 @@ impl Plan {
     }
 
     /// How a primary is configured.
-    pub fn primary_config(&self, term: Term) -> PrimaryConfig {
+    pub fn primary_config(&self, term: Term, has_store: bool) -> PrimaryConfig {
         PrimaryConfig {
             vm_name: "toy".into(),
             writer: "sim".into(),
@@ -308,19 +300,19 @@ impl Plan {
             claim_retry: Duration::from_nanos(self.claim_retry),
             in_flight_epochs_max: self.in_flight_epochs_max,
             in_flight_bytes_max: self.in_flight_bytes_max,
-            log_counts: self.local_durable || self.local,
-            has_store: self.local,
-            backup_durable: self.backup_durable,
+            log_counts: self.durable || has_store,
+            has_store,
+            backup_durable: self.durable,
             begins_afresh: true,
             is_witnessed: true,
         }
     }
 
     /// How a primary's host is configured.
-    pub fn pipeline_config(&self, term: Term) -> PipelineConfig {
+    pub fn pipeline_config(&self, term: Term, has_store: bool) -> PipelineConfig {
         PipelineConfig {
-            primary: self.primary_config(term),
-            is_durable: true,
+            primary: self.primary_config(term, has_store),
+            is_durable: self.durable,
             stops_degraded: false,
             room_retry: Duration::from_nanos(2 * MS),
             console_wait: Duration::from_nanos(20 * MS),

@@ -2,13 +2,13 @@
 //! nothing.
 
 use replication::pipeline::primary::{
-    Action, GuestMode, Outcome, Parting, PipelineConfig, PrimaryPipeline, Question as Wants, Step as Does,
+    Action, GuestMode, Outcome, Parting, PrimaryPipeline, Question as Wants, Step as Does,
 };
 use replication::primary::PrimaryState;
 use replication::wire::Kind;
 use replication::{EpochId, FrameDecoder, Primary, SessionId, TakeOver, Term, VmId};
 
-use crate::disk::Log;
+use crate::disk::Disk;
 use crate::env::{Crashed, Env, Event, HostId};
 use crate::fault::Step;
 use crate::guest::{Guest, Said};
@@ -17,6 +17,7 @@ use crate::machines::store_of;
 use crate::plan::{Break, EPOCH_BYTES, MS};
 use crate::shipping::Shipping;
 use crate::state_dir::{LocalEpoch, StateDir};
+use crate::storage::{Done, Files, Op, Worker};
 use crate::story::words;
 use crate::witness::Question;
 
@@ -46,6 +47,8 @@ pub struct PrimaryNode {
     stopped: bool,
     /// Its guest ran elsewhere before: there, what was acked may still leave, however late.
     taken_over: bool,
+    /// It cannot continue its guest, which is left to its backup.
+    has_failed: bool,
     /// Which boot of the guest it runs.
     generation: u32,
     /// The cores under test.
@@ -72,6 +75,10 @@ pub struct PrimaryNode {
     /// What the lane Images does.
     writes: Option<EpochId>,
     timer_at: Option<u64>,
+    /// What is logged is synced.
+    syncs_log: bool,
+    /// The first epoch since its guest has any.
+    first_epoch: EpochId,
     /// What outlives this node, if it is protected locally.
     pub store: Option<StateDir>,
     /// The state directory takes no more epochs.
@@ -84,7 +91,7 @@ pub struct PrimaryNode {
 struct Beginning {
     term: Term,
     guest: Guest,
-    image: Vec<u8>,
+    files: Files,
     running: EpochId,
     inbox: Vec<u64>,
     store: Option<StateDir>,
@@ -95,8 +102,9 @@ impl PrimaryNode {
     pub fn boot(id: HostId, term: Term, env: &mut Env) -> (PrimaryNode, Result<(), Crashed>) {
         let term = if env.plan.broken == Some(Break::TermStands) { Term(1) } else { term };
         let store = env.plan.local.then(|| StateDir::new(store_of(id)));
-        let (guest, image, running, inbox) = (Guest::new(), crate::disk::Disk::blank(), EpochId(1), Vec::new());
-        let mut node = PrimaryNode::begin(id, Beginning { term, guest, image, running, inbox, store }, env);
+        let files = Files::new(Disk::blank(), env.plan.log_room);
+        let (guest, running, inbox) = (Guest::new(), EpochId(1), Vec::new());
+        let mut node = PrimaryNode::begin(id, Beginning { term, guest, files, running, inbox, store }, env);
         let begun = node.tick(env);
         (node, begun)
     }
@@ -105,11 +113,17 @@ impl PrimaryNode {
     ///
     /// # Panics
     /// If no epoch was committed there.
-    pub fn resume(id: HostId, term: Term, mut store: StateDir, env: &mut Env) -> (PrimaryNode, Result<(), Crashed>) {
-        let LocalEpoch { epoch, guest, image, held } = store.last.clone().expect("there is an epoch to resume from");
+    pub fn resume(
+        id: HostId,
+        term: Term,
+        files: Files,
+        mut store: StateDir,
+        env: &mut Env,
+    ) -> (PrimaryNode, Result<(), Crashed>) {
+        let LocalEpoch { epoch, guest, held } = store.last.clone().expect("there is an epoch to resume from");
         let running = store.next_life(epoch, env.plan.in_flight_epochs_max);
         let (inbox, store) = (Vec::new(), Some(store));
-        let mut node = PrimaryNode::begin(id, Beginning { term, guest, image, running, inbox, store }, env);
+        let mut node = PrimaryNode::begin(id, Beginning { term, guest, files, running, inbox, store }, env);
         for output in &held {
             env.emit(id.host, Said::decode(&output.bytes));
         }
@@ -122,37 +136,41 @@ impl PrimaryNode {
         id: HostId,
         term: Term,
         guest: Guest,
-        image: Vec<u8>,
+        files: Files,
         over: TakeOver,
         env: &mut Env,
-    ) -> Result<PrimaryNode, Crashed> {
+    ) -> (PrimaryNode, Result<(), Crashed>) {
         let reuse = env.plan.broken == Some(Break::ReuseEpochs);
         let running = if reuse { over.from.next() } else { over.next_epoch };
         let inbox = over.redeliver.iter().map(request_of).collect();
-        let mut node = PrimaryNode::begin(id, Beginning { term, guest, image, running, inbox, store: None }, env);
+        let mut node = PrimaryNode::begin(id, Beginning { term, guest, files, running, inbox, store: None }, env);
         if env.plan.broken != Some(Break::ForgetHeld) {
             for output in &over.reemit {
                 env.emit(id.host, Said::decode(&output.bytes));
             }
         }
         node.taken_over = true;
-        node.tick(env)?;
-        Ok(node)
+        let begun = node.tick(env);
+        (node, begun)
     }
 
-    fn begin(id: HostId, beginning: Beginning, env: &Env) -> PrimaryNode {
-        let Beginning { term, guest, image, running, inbox, store } = beginning;
-        let mut config: PipelineConfig = env.plan.pipeline_config(term);
-        config.primary.has_store = store.is_some();
+    fn begin(id: HostId, beginning: Beginning, env: &mut Env) -> PrimaryNode {
+        let Beginning { term, guest, files, running, inbox, store } = beginning;
+        let config = env.plan.pipeline_config(term, store.is_some());
+        let generation = env.oracle.generation;
+        env.oracle.disk_is_safe(id.host, generation, &guest);
         let mode = if store.is_some() { GuestMode::Epochs } else { GuestMode::Direct };
         PrimaryNode {
             id,
             crashed: false,
             stopped: false,
             taken_over: false,
-            generation: env.oracle.generation,
+            has_failed: false,
+            generation,
+            syncs_log: config.is_durable || store.is_some(),
+            first_epoch: running,
             pipeline: PrimaryPipeline::new(config, running),
-            machine: Machine::new(id.host, guest, image, mode, running, inbox, env.plan.hold_bytes_max),
+            machine: Machine::new(id.host, guest, files, mode, running, inbox, env.plan.hold_bytes_max),
             shipping: Shipping::default(),
             share: 100,
             stream: None,
@@ -243,9 +261,36 @@ impl PrimaryNode {
         self.store_fails = true;
     }
 
-    /// What a crash leaves of its disk's log.
-    pub fn take_log(&mut self) -> Log {
-        std::mem::take(&mut self.machine.disk.log)
+    /// Whether it cannot continue its guest, and ends.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    /// This process is gone. What its host finds when it starts again.
+    pub fn into_files_after(mut self, power: bool, env: &mut Env) -> (Files, Option<StateDir>) {
+        // What is not synced is lost with the power, and with a disk that fails.
+        let is_lost = power || self.machine.disk.files.has_image_failed();
+        self.machine.disk.files.crash(power, &mut env.rng);
+        self.check_survivor(power, is_lost, env);
+        (self.machine.disk.files, self.store.or(self.lost_store))
+    }
+
+    /// What was committed as durable is here after the crash.
+    fn check_survivor(&self, power: bool, is_lost: bool, env: &mut Env) {
+        let (host, life, pointers) = (self.id.host, self.generation, self.core().pointers());
+        let found = self.machine.disk.files.recovered(EpochId(u64::MAX));
+        let is_kept = !power || env.plan.local_survives_power;
+        if let Some(last) = self.store.as_ref().and_then(|store| store.last.as_ref()).filter(|_| is_kept) {
+            let found = self.machine.disk.files.recovered(last.epoch);
+            env.oracle.check_survivor(host, life, (last.epoch, last.epoch), &found);
+        }
+        let has_committed = self.machine.mode == GuestMode::Epochs && pointers.committed() >= self.first_epoch;
+        if has_committed && (!is_lost || env.plan.durable || self.store.is_some()) {
+            let committed = pointers.committed().min(self.pipeline.through());
+            env.oracle.check_survivor(host, life, (committed, pointers.sealed()), &found);
+        } else if env.plan.durable || !is_lost {
+            env.oracle.check_not_older(host, life, &found);
+        }
     }
 
     /// The connection stands.
@@ -326,6 +371,9 @@ impl PrimaryNode {
 
     /// The guest runs on, until the next boundary.
     fn tick(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        if self.machine.mode != GuestMode::Epochs && self.machine.disk.files.has_image_failed() {
+            return self.end_guest(!self.taken_over, env);
+        }
         self.machine.run(env);
         let (id, length) = (self.id, env.plan.epoch);
         env.after(length, Event::Boundary(id));
@@ -341,7 +389,10 @@ impl PrimaryNode {
         self.pipeline.handle_sealed(env.time(), epoch, base, EPOCH_BYTES, has_writes);
         match env.plan.broken {
             Some(Break::ReleaseBeforeAck) => self.machine.release(epoch, env),
-            Some(Break::DiskBeforeCommit) => self.machine.disk.commit(epoch),
+            Some(Break::DiskBeforeCommit) => {
+                self.machine.disk.put_early(epoch);
+                self.machine.disk.drop_written(epoch);
+            }
             Some(Break::ImageBeforeLog) => self.machine.disk.put_early(epoch),
             _ => {}
         }
@@ -361,7 +412,7 @@ impl PrimaryNode {
             self.ask(question, env)?;
         }
         self.machine.forget(self.pipeline.through());
-        self.set_to_work(env);
+        self.set_to_work(env)?;
         let wanted = self.pipeline.poll_timeout().map(|time| env.when(time));
         if let Some(at) = wanted.filter(|at| self.timer_at.is_none_or(|armed| *at < armed)) {
             self.timer_at = Some(at);
@@ -370,30 +421,37 @@ impl PrimaryNode {
         Ok(())
     }
 
-    fn set_to_work(&mut self, env: &mut Env) {
+    fn set_to_work(&mut self, env: &mut Env) -> Result<(), Crashed> {
         let (id, now) = (self.id, env.time());
         if let Some(does) = self.pipeline.poll_step(now) {
-            let time = self.time_of(&does, env);
-            self.does = Some(does);
-            env.after(time, Event::Lane(id));
+            self.does = Some(does.clone());
+            let at = self.begin_step(&does, env)?;
+            env.at(at, Event::Lane(id));
         }
         if let Some(upto) = self.pipeline.poll_images(now) {
             self.writes = Some(upto);
-            let time = env.disk_delay(id.host);
-            env.after(time, Event::Images(id));
+            let is_left_out = env.plan.broken == Some(Break::ImagesUnwritten);
+            let writes = if is_left_out { Vec::new() } else { self.machine.disk.due(upto) };
+            let op = Op::Write { writes, time_max: env.plan.disk_delay };
+            let at = self.machine.disk.files.begin(id.host, Worker::Images, op, env)?;
+            env.at(at, Event::Images(id));
         }
+        Ok(())
     }
 
     /// The lane Images has written.
     pub fn handle_images(&mut self, env: &mut Env) -> Result<(), Crashed> {
         let Some(upto) = self.writes.take() else { return Ok(()) };
-        if env.plan.broken == Some(Break::ImagesUnwritten) {
-            self.machine.disk.forget(upto);
+        match self.machine.disk.files.finish(self.id.host, Worker::Images, env)? {
+            Done::NoRoom(path) => self.pipeline.handle_images_full(env.time(), path.to_owned()),
+            Done::Failed => self.pipeline.handle_images_failed("the disk failed".to_owned()),
+            Done::Done | Done::LogFull => {
+                self.machine.disk.drop_written(upto);
+                self.pipeline.handle_images_written(upto);
+            }
         }
-        self.machine.disk.commit(upto);
-        let committed = self.core().pointers().committed();
-        env.oracle.check_committed_image(self.id.host, self.generation, committed, &self.machine.disk.image);
-        self.pipeline.handle_images_written(upto);
+        let (committed, image) = (self.core().pointers().committed(), self.machine.disk.files.image.bytes());
+        env.oracle.check_committed_image(self.id.host, self.generation, committed, &image);
         self.pump(env)
     }
 
@@ -446,7 +504,10 @@ impl PrimaryNode {
             }
             Action::Close { connection } => self.close(connection, env),
             Action::GuestShare { percent } => self.share = percent,
-            Action::Fail(failing) => env.say(|| format!("host {host} fails: {failing:?}")),
+            Action::Fail(failing) => {
+                env.say(|| format!("host {host} FAILS: {failing:?}"));
+                self.has_failed = true;
+            }
             Action::Note(note) => env.say(|| format!("host {host} {}", words::note(&note))),
             Action::Fenced { .. } => env.say(|| format!("host {host} is FENCED: another is the primary")),
             Action::Conflict { .. } => {}

@@ -6,7 +6,7 @@ use replication::view::{Entry, Incarnation, Record, Standing};
 use replication::{ClaimResult, Term};
 
 use crate::backup_node::BackupNode;
-use crate::disk::{Disk, Log};
+use crate::disk::Disk;
 use crate::env::{Crashed, Env, Event, HostId, Piece};
 use crate::fault::{HOSTS, Step, What, When};
 use crate::guest::Guest;
@@ -16,6 +16,7 @@ use crate::panics;
 use crate::plan::{Break, MS, Plan};
 use crate::primary_node::PrimaryNode;
 use crate::state_dir::StateDir;
+use crate::storage::Files;
 use crate::story::{Line, words};
 use crate::witness::{Answer, Believed, Named, Question};
 use replication::primary::Meeting;
@@ -78,11 +79,15 @@ enum Role {
 }
 
 /// What a host that crashed has.
-#[derive(Default)]
 struct Remains {
-    image: Vec<u8>,
-    log: Log,
+    files: Files,
     store: Option<StateDir>,
+}
+
+impl Default for Remains {
+    fn default() -> Remains {
+        Remains { files: Files::new(Disk::blank(), 0), store: None }
+    }
 }
 
 impl Remains {
@@ -164,9 +169,10 @@ impl World {
         env.witness.begin_first(first, place);
         let (primary, begun) = PrimaryNode::boot(first, Term(1), &mut env);
         begun.expect("a run begins with both hosts alive");
-        let backup = BackupNode::new(HostId { host: 1, life: 0 }, Disk::blank(), &env);
+        let blank = || Files::new(Disk::blank(), env.plan.log_room);
+        let backup = BackupNode::new(HostId { host: 1, life: 0 }, blank(), &env);
         let role = |role| Host { life: 0, role };
-        let spare = Remains { image: Disk::blank(), ..Remains::default() };
+        let spare = Remains { files: blank(), store: None };
         let hosts = [Role::Primary(Box::new(primary)), Role::Backup(Box::new(backup)), Role::Down(Box::new(spare))];
         let hosts = hosts.map(role);
         let is_calm = env.plan.faults.iter().all(|fault| matches!(fault.what, What::Stranger(..)));
@@ -495,7 +501,7 @@ impl World {
             return;
         }
         let (begins_anew, generation) = (node.begins_anew(), node.generation());
-        let image = std::mem::take(&mut node.machine.disk.image);
+        let files = node.machine.disk.files.clone();
         if let Some(stream) = &node.stream {
             self.env.close(stream.connection, host);
         }
@@ -503,13 +509,13 @@ impl World {
         let id = HostId { host, life: *life };
         if begins_anew {
             self.env.resets += 1;
-            let remains = self.left(host, image, None);
+            let remains = self.left(host, files, None);
             self.start_fresh(id, *remains);
         } else {
             self.env.say(|| format!("host {host} has ENDED its guest"));
             self.env.oracle.ended(generation);
             self.env.witness.machines.end(host);
-            self.hosts[host].role = Role::Down(self.left(host, image, None));
+            self.hosts[host].role = Role::Down(self.left(host, files, None));
         }
     }
 
@@ -522,32 +528,28 @@ impl World {
         env.takeovers += 1;
         env.say(|| format!("host {host} TAKES OVER from epoch {}, goes on with {}", over.from, over.next_epoch));
         let guest = Guest::restore(&over.state, node.memory.clone());
-        env.oracle.goes_on(host, over.from, &guest, &node.image());
+        let files = node.into_files();
+        env.oracle.goes_on(host, over.from, &guest, &files.image.bytes());
         let id = HostId { host, life: self.hosts[host].life };
-        let image = node.image();
         if env.plan.broken == Some(Break::NoHealing) {
             self.hosts[host].role = Role::Starting(Box::default());
             return;
         }
         let term = env.witness.newest().filter(|record| record.primary.id == env.witness.place(host).id);
         let term = term.map_or(over.term, |record| Term(record.branch));
-        let started = PrimaryNode::take_over(id, term, guest, image.clone(), over, env);
-        let Ok(node) = started else {
-            self.hosts[host].role = Role::Down(self.left(host, image, None));
-            return self.crashed(host, false);
-        };
+        let (node, begun) = PrimaryNode::take_over(id, term, guest, files, over, env);
         self.hosts[host].role = Role::Primary(Box::new(node));
         self.env.after(MS, Event::Connect(id));
-        let result = self.env.step(host, Step::TakeOver, true);
-        if result.is_err() {
-            self.crash(host, false);
+        if begun.and_then(|()| self.env.step(host, Step::TakeOver, true)).is_err() {
+            let power = std::mem::take(&mut self.env.loses_power[host]);
+            self.crash(host, power);
         }
     }
 
     /// A fenced primary stops, and a backup whose guest ended; a supervisor starts them again.
     fn stop_if_over(&mut self, host: usize) {
         let is_over = match &self.hosts[host].role {
-            Role::Primary(node) => node.core().state() == PrimaryState::Fenced,
+            Role::Primary(node) => node.core().state() == PrimaryState::Fenced || node.has_failed(),
             Role::Backup(node) => node.has_ended,
             Role::Starting(_) | Role::Down(_) => false,
         };

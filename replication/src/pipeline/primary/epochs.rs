@@ -78,6 +78,11 @@ impl Log {
         self.no_room.as_ref().map(|(_, at)| *at)
     }
 
+    /// It takes nothing before it is emptied, whatever room there is.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full
+    }
+
     pub(super) fn full(&self) -> Option<&str> {
         self.no_room.as_ref().map(|(path, _)| path.as_str())
     }
@@ -117,6 +122,11 @@ impl Store {
         }
     }
 
+    /// Whether the log takes nothing before these files are removed.
+    fn is_log_renewed_later(self) -> bool {
+        matches!(self, Store::Lost { renews_log: true, .. })
+    }
+
     pub(super) fn handle_delisted(&mut self) {
         if let Store::Lost { is_delisted, .. } = self {
             *is_delisted = true;
@@ -141,9 +151,11 @@ impl PrimaryPipeline {
                     }
                     None => self.advance(Stage::Log),
                 },
-                Stage::Log if self.is_degraded || !has_writes => self.advance(Stage::Sync),
+                Stage::Log if !has_writes => self.advance(Stage::Sync),
+                // There is none that takes it before.
+                Stage::Log if self.store.is_log_renewed_later() => return None,
                 Stage::Log => return self.next_of_log(now, epoch),
-                Stage::LogFailed { .. } if !self.are_images_up() && !self.images.is_full() => return None,
+                Stage::LogFailed { .. } if self.waits_for_images() => return None,
                 Stage::LogFailed { ref text, ref lacks } => {
                     let (text, lacks) = (text.clone(), lacks.clone());
                     match lacks.filter(|_| self.images.is_full()) {
@@ -275,13 +287,19 @@ impl PrimaryPipeline {
         self.advance(Stage::LogFailed { text, lacks });
     }
 
+    /// Whether the images get more of what was logged. What was let out without the log they never get.
+    fn waits_for_images(&self) -> bool {
+        let upto = self.core.pointers().released().min(self.through);
+        self.images.performed() < upto && !self.images.is_full()
+    }
+
     fn continue_without_log(&mut self, now: Time, text: String) {
         let is_applied = self.are_images_up() && self.images.performed() >= self.log.last;
         if !self.has_store() || !is_applied || self.core.state() != PrimaryState::Solo {
             return self.fail(Failing::Storage { text });
         }
         self.lose_store(now, text, true);
-        self.advance(Stage::Sync);
+        self.advance(Stage::Log);
     }
 
     /// The state directory took no epoch: the guest continues without it, or ends. Nothing of the epoch leaves before
@@ -292,7 +310,6 @@ impl PrimaryPipeline {
             return self.fail(Failing::Store { text });
         }
         self.store = Store::Lost { renews_log, is_delisted: false };
-        self.is_degraded = self.core.state() == PrimaryState::Solo;
         self.note(Note::StoreLost { text });
         self.with(now, Primary::handle_store_lost);
     }
@@ -309,7 +326,6 @@ impl PrimaryPipeline {
                 core.handle_stored(now, epoch);
             }
         });
-        self.wants_settling |= self.is_degraded && self.store == Store::Absent;
     }
 
     pub(super) fn log_emptied(&mut self, outcome: Outcome) {

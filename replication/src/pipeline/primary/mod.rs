@@ -138,8 +138,6 @@ pub struct PrimaryPipeline {
     closing: Option<Closing>,
     /// An epoch is through: settling and filling have a turn before the next one, which may be there already, again and again.
     is_bulks_turn: bool,
-    /// The guest is about to be settled: its disk writes go to the images without the log.
-    is_degraded: bool,
     /// When the guest ended: no backup could have continued it then, or the session was claimed first.
     parts_alone: bool,
     /// The session about which it was said that the witness is asked.
@@ -192,7 +190,6 @@ impl PrimaryPipeline {
             filling: None,
             closing: None,
             is_bulks_turn: false,
-            is_degraded: false,
             parts_alone: true,
             claim_noted: None,
             has_failed: false,
@@ -448,12 +445,15 @@ impl PrimaryPipeline {
         self.fail(Failing::Images { text });
     }
 
-    /// When something here wants `handle_timeout`, or to be polled again.
+    /// When something here wants `handle_timeout`, or to be polled again. What a lane that is at work will be told to do next is
+    /// no reason: it answers by itself.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let filling = self.filling.as_ref().and_then(Filling::timeout);
+        let is_free = self.doing.is_none() && !self.has_failed;
+        let filling = self.filling.as_ref().and_then(Filling::timeout).filter(|_| is_free && self.epochs.is_empty());
+        let log = self.log.retry_at().filter(|_| is_free && !self.log.is_full());
+        let images = self.images.retry_at().filter(|_| !self.has_failed);
         let leaving = self.leaving.timeout(self.config.console_wait);
-        let room = [self.log.retry_at(), self.images.retry_at()];
-        [self.core.poll_timeout(), filling, leaving].into_iter().chain(room).flatten().min()
+        [self.core.poll_timeout(), filling, log, images, leaving].into_iter().flatten().min()
     }
 
     /// Whether the running epoch may be sealed now, with so many bytes of sealed disk writes beside the images; if not, the guest

@@ -25,7 +25,8 @@ impl Host {
     }
 
     fn with(has_store: bool, config: PipelineConfig) -> Host {
-        let primary = PrimaryConfig { log_counts: true, has_store, ..config.primary.clone() };
+        let log_counts = config.is_durable || has_store;
+        let primary = PrimaryConfig { log_counts, has_store, ..config.primary.clone() };
         let config = PipelineConfig { primary, ..config };
         Host {
             pipeline: PrimaryPipeline::new(config, EpochId(1)),
@@ -150,6 +151,14 @@ impl Host {
         self.hear(hello_ack());
     }
 
+    /// A backup is filled, and has the base.
+    fn protect(&mut self) {
+        self.connect();
+        self.run();
+        let base = self.pipeline.core().pointers().sealed();
+        self.hear(Message::Ack { complete: base });
+    }
+
     fn released(&self) -> Option<EpochId> {
         let released = |action: &Action| match action {
             Action::Release { upto, .. } => Some(*upto),
@@ -258,6 +267,7 @@ fn store_that_takes_no_epoch_leaves_the_register_before_anything_leaves_and_the_
         Step::SyncImages,
         Step::Hold { session: None },
         Step::SealLast,
+        Step::Log { epoch: EpochId(2) },
         Step::EndEpochs,
         Step::EmptyLog,
         Step::WriteDirectly,
@@ -275,6 +285,38 @@ fn store_that_takes_no_epoch_ends_the_machine_where_that_is_the_policy() {
     host.done(failed());
     assert_eq!(host.actions, [Action::Fail(Failing::Store { text: "broken".into() })]);
     assert_eq!((host.step(), host.released()), (None, None));
+}
+
+/// An epoch that is in neither log nor image is lost with this process, whatever it said has left.
+#[test]
+fn epoch_whose_log_failed_with_a_state_directory_goes_into_the_log_that_takes_its_place() {
+    let mut host = Host::new(true);
+    let epoch = host.seal(true);
+    assert_eq!(host.step(), Some(Step::Log { epoch }));
+    host.done(failed());
+    assert_eq!(host.step(), Some(Step::RemoveStore { renew_log: true }), "the register does not list it");
+    host.done(Outcome::StoreRemoved { kept: None, not_renewed: None });
+    assert_eq!((host.step(), host.released()), (Some(Step::Log { epoch }), None));
+    host.done(failed());
+    assert_eq!(host.step(), None);
+    assert_eq!(host.actions, [Action::Fail(Failing::Storage { text: "broken".into() })], "it cannot be done without");
+}
+
+#[test]
+fn log_that_fails_behind_what_has_left_without_it_ends_the_machine() {
+    let mut host = Host::with(false, PipelineConfig { is_durable: false, ..pipeline_config() });
+    host.protect();
+    let epoch = host.seal(true);
+    assert!(matches!(host.step(), Some(Step::Ship { .. })));
+    host.done(Outcome::Done);
+    assert_eq!(host.step(), Some(Step::Log { epoch }));
+    host.hear(Message::Ack { complete: epoch });
+    assert_eq!(host.released(), Some(epoch), "the log does not count");
+    host.done(failed());
+    assert_eq!(host.step(), None, "the image lacks the base");
+    host.pipeline.handle_images_written(epoch.prev());
+    assert_eq!(host.step(), None);
+    assert_eq!(host.actions.last(), Some(&Action::Fail(Failing::Storage { text: "broken".into() })));
 }
 
 #[test]

@@ -9,10 +9,37 @@ use crate::env::{Crashed, Env};
 use crate::fault::Step;
 use crate::plan::{Break, EPOCH_BYTES, MS};
 use crate::state_dir::LocalEpoch;
+use crate::storage::{Done, Op, Worker};
 
 impl PrimaryNode {
+    /// A step begins; when it is done.
+    pub(super) fn begin_step(&mut self, does: &Does, env: &mut Env) -> Result<u64, Crashed> {
+        match self.op_of(does, env) {
+            Some(op) => self.machine.disk.files.begin(self.id.host, Worker::Log, op, env),
+            None => Ok(env.now + self.time_of(does, env)),
+        }
+    }
+
+    /// What of the files a step needs; none: nothing, or a rule is broken.
+    fn op_of(&mut self, does: &Does, env: &Env) -> Option<Op> {
+        match does {
+            Does::Log { epoch } => {
+                let record = self.machine.disk.record(*epoch);
+                Some(Op::Append { record, is_synced: self.syncs_log })
+            }
+            Does::SyncImages => Some(Op::Sync),
+            Does::EmptyLog if env.plan.broken == Some(Break::LogKept) => None,
+            Does::EmptyLog => Some(Op::Truncate { syncs: true }),
+            Does::RemoveStore { renew_log: true } => {
+                self.machine.disk.files.forget_log_failure();
+                Some(Op::Truncate { syncs: true })
+            }
+            _ => None,
+        }
+    }
+
     /// How long a step takes.
-    pub(super) fn time_of(&mut self, does: &Does, env: &mut Env) -> u64 {
+    fn time_of(&mut self, does: &Does, env: &mut Env) -> u64 {
         match does {
             Does::Fill { step: FillStep::Round, .. } => {
                 let took = self.shipping.bytes_of_round() * MS / env.plan.load.link;
@@ -20,9 +47,7 @@ impl PrimaryNode {
                 self.shipping.write_beside(env.plan.load, self.share, took);
                 took
             }
-            Does::Log { .. } | Does::SyncImages | Does::CommitLocally { .. } | Does::EmptyLog => {
-                env.disk_delay(self.id.host)
-            }
+            Does::CommitLocally { .. } => env.disk_delay(self.id.host),
             Does::Send { .. } | Does::Part { .. } | Does::Ship { .. } | Does::Fill { .. } | Does::Hold { .. } => {
                 env.rng.range(0, MS / 2)
             }
@@ -33,6 +58,7 @@ impl PrimaryNode {
     /// Does a step; none: the second half of it follows.
     pub(super) fn perform(&mut self, does: Does, env: &mut Env) -> Result<Option<Outcome>, Crashed> {
         let host = self.id.host;
+        let done = self.machine.disk.files.finish(host, Worker::Log, env)?;
         let outcome = match does {
             Does::Send { connection, frames } => {
                 env.step(host, Step::Send, false)?;
@@ -50,20 +76,15 @@ impl PrimaryNode {
                 Outcome::Done
             }
             Does::Ship { link, epoch, left } => return self.ship(link, epoch, left, env),
-            Does::Log { epoch } => {
-                self.machine.disk.log(epoch);
+            Does::Log { .. } => {
                 if env.plan.broken == Some(Break::LogEmptiedEarly) {
-                    self.machine.disk.log.clear();
+                    self.machine.disk.files.log.truncate();
                 }
-                Outcome::Logged { is_half_full: self.machine.disk.log.len() >= env.plan.log_epochs }
+                self.outcome_of(done, true)
             }
             Does::CommitLocally { epoch, left } => return self.commit_locally(epoch, left, env).map(Some),
-            Does::RemoveStore { .. } => self.remove_store(env),
-            Does::EmptyLog if env.plan.broken == Some(Break::LogKept) => Outcome::Done,
-            Does::EmptyLog => {
-                self.machine.disk.log.clear();
-                Outcome::Done
-            }
+            Does::RemoveStore { .. } => self.remove_store(done, env),
+            Does::SyncImages | Does::EmptyLog => self.outcome_of(done, false),
             Does::Mirror => {
                 self.machine.mode = GuestMode::Mirrored;
                 Outcome::Done
@@ -75,7 +96,7 @@ impl PrimaryNode {
                 Outcome::Done
             }
             Does::BeginEpochs => {
-                self.machine.mode = GuestMode::Epochs;
+                (self.machine.mode, self.first_epoch) = (GuestMode::Epochs, self.machine.running);
                 env.oracle.epochs_begin(host, self.machine.guest.position);
                 Outcome::Done
             }
@@ -92,19 +113,24 @@ impl PrimaryNode {
                 Outcome::Done
             }
             Does::WriteDirectly => {
-                self.machine.mode = GuestMode::Direct;
+                let before = std::mem::replace(&mut self.machine.mode, GuestMode::Direct);
                 self.machine.mirrored.clear();
+                if before == GuestMode::Epochs {
+                    env.oracle.disk_is_safe(host, self.generation, &self.machine.guest);
+                }
                 Outcome::Done
             }
             Does::RemoveEnded => {
                 (self.store, self.lost_store) = (None, None);
                 Outcome::Done
             }
+            // Room for the log is set aside.
+            Does::BeginFilling { .. } if env.is_full(host) => Outcome::Failed { text: "no room".into() },
             Does::BeginFilling { link, has_epochs } => {
                 self.shipping.begin(link, has_epochs, env.plan.load);
                 Outcome::Done
             }
-            Does::SyncImages | Does::Record { .. } => Outcome::Done,
+            Does::Record { .. } => Outcome::Done,
         };
         Ok(Some(outcome))
     }
@@ -133,6 +159,16 @@ impl PrimaryNode {
         Ok(None)
     }
 
+    fn outcome_of(&self, done: Done, is_log: bool) -> Outcome {
+        match done {
+            Done::Done if is_log => Outcome::Logged { is_half_full: self.machine.disk.files.log.is_half_full() },
+            Done::Done => Outcome::Done,
+            Done::LogFull => Outcome::LogFull,
+            Done::NoRoom(path) => Outcome::NoRoom { path: path.to_owned(), text: "no room".to_owned() },
+            Done::Failed => Outcome::Failed { text: "the disk failed".to_owned() },
+        }
+    }
+
     fn commit_locally(&mut self, epoch: EpochId, left: EpochId, env: &mut Env) -> Result<Outcome, Crashed> {
         if self.store_fails {
             self.lost_store = self.store.take();
@@ -140,27 +176,26 @@ impl PrimaryNode {
         }
         env.step(self.id.host, Step::LocalCommit, false)?;
         let (guest, held) = (self.machine.sealed(epoch).guest.clone(), self.machine.held(left, epoch));
-        let image = self.machine.disk.recovered(epoch);
         let store = self.store.as_mut().expect("the pipeline knows whether there is one");
         if env.plan.broken == Some(Break::CommitBeforeLocal) {
             // Told now, done when the next one comes.
-            if let Some(earlier) = store.delayed.replace(LocalEpoch { epoch, guest, image, held }) {
+            if let Some(earlier) = store.delayed.replace(LocalEpoch { epoch, guest, held }) {
                 store.commit(earlier);
             }
         } else {
-            store.commit(LocalEpoch { epoch, guest, image, held });
+            store.commit(LocalEpoch { epoch, guest, held });
         }
         env.step(self.id.host, Step::LocalCommit, true)?;
         Ok(Outcome::Done)
     }
 
     /// The files of the lost state directory are removed, or its medium does not let them be.
-    fn remove_store(&mut self, env: &mut Env) -> Outcome {
+    fn remove_store(&mut self, renewed: Done, env: &mut Env) -> Outcome {
         let kept = if env.rng.percent(50) { None } else { Some("the medium takes nothing".to_owned()) };
-        if kept.is_none() {
-            self.lost_store = None;
-        }
-        Outcome::StoreRemoved { kept, not_renewed: None }
+        let lost = self.store.take().or(self.lost_store.take());
+        self.lost_store = lost.filter(|_| kept.is_some());
+        let not_renewed = (renewed != Done::Done).then(|| "the disk failed".to_owned());
+        Outcome::StoreRemoved { kept, not_renewed }
     }
 
     fn fill(&mut self, link: Link, step: FillStep, env: &mut Env) -> Result<Option<Outcome>, Crashed> {

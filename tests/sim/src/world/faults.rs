@@ -184,16 +184,18 @@ impl World {
             self.env.close(connection, host);
         }
         let mut remains = match std::mem::replace(&mut self.hosts[host].role, Role::Down(Box::default())) {
-            Role::Primary(mut node) => {
-                let log = node.take_log();
-                let remains = self.left(host, node.machine.disk.image, node.store.or(node.lost_store));
-                Box::new(Remains { log, ..*remains })
+            Role::Primary(node) => {
+                let (files, store) = node.into_files_after(power, &mut self.env);
+                self.left(host, files, store)
             }
             Role::Backup(node) => {
-                let image = node.into_image_after(power, &mut self.env);
-                self.left(host, image, None)
+                let files = node.into_files_after(power, &mut self.env);
+                self.left(host, files, None)
             }
-            Role::Starting(remains) | Role::Down(remains) => remains,
+            Role::Starting(mut remains) | Role::Down(mut remains) => {
+                remains.files.crash(power, &mut self.env.rng);
+                remains
+            }
         };
         if power {
             self.lose_power(host, &mut remains);
@@ -261,7 +263,7 @@ impl World {
         self.hosts[id.host].life += 1;
         let id = HostId { life: self.hosts[id.host].life, ..id };
         self.env.witness.begin_life(id);
-        self.hosts[id.host].role = Role::Backup(Box::new(BackupNode::new(id, remains.image, &self.env)));
+        self.hosts[id.host].role = Role::Backup(Box::new(BackupNode::new(id, remains.files, &self.env)));
         self.env.after(LOOK_EVERY, Event::Look { by: id, again: true });
     }
 

@@ -19,7 +19,7 @@ impl World {
                 is_whole && record.backups.iter().any(|member| Some(member.join) == node.core().session_id())
             }
             Role::Starting(remains) | Role::Down(remains) => {
-                let ours = remains.resumable().filter(|store| !store.is_copy).map(|store| store.store);
+                let ours = remains.resumable().filter(|store| !store.is_copy()).map(|store| store.store);
                 ours.is_some() && ours == record.store.as_ref().map(|store| store.id)
             }
         }
