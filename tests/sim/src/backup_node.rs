@@ -16,10 +16,10 @@ use replication::view::{Tell, Voids};
 use replication::wire::{Hello, Kind, Message, RefuseCode};
 use replication::{AssembledEpoch, Backup, ClaimResult, EpochId, Frame, PageBatch, SessionId, TakeOver};
 
-use crate::env::{BackupLane, Crashed, Env, Event, HostId, Piece};
+use crate::env::{Crashed, Env, Event, HostId, Lane, Piece};
 use crate::fault::Step;
 use crate::guest::PAGES;
-use crate::plan::{Break, MS, Plan, machine};
+use crate::plan::{Break, MS, Plan, UPKEEP, machine};
 use crate::primary_node::Stream;
 use crate::storage::Files;
 use crate::story::words;
@@ -160,15 +160,16 @@ impl BackupNode {
     }
 
     /// A lane has done its step.
-    pub fn handle_lane(&mut self, lane: BackupLane, env: &mut Env) -> Result<(), Crashed> {
+    pub fn handle_lane(&mut self, lane: Lane, env: &mut Env) -> Result<(), Crashed> {
         match lane {
-            BackupLane::Loop => self.finish_applying(env)?,
-            BackupLane::Storage => {
+            Lane::Loop => self.finish_applying(env)?,
+            Lane::Storage => {
                 let done = self.storage.finish(self.id.host, env)?;
                 self.is_unfit |= matches!(done, StorageDone::Unfit(_));
                 self.pipeline.handle_storage_done(env.time(), done);
             }
-            BackupLane::Upkeep => {
+            Lane::Ship | Lane::Images => unreachable!("they are a primary's"),
+            Lane::Upkeep => {
                 let is_done = self.storage.finish_upkeep(self.id.host, env)?;
                 self.pipeline.handle_upkeep_done(env.time(), is_done);
             }
@@ -222,11 +223,11 @@ impl BackupNode {
     fn give(&mut self, env: &mut Env) -> Result<(), Crashed> {
         if let Some(step) = self.pipeline.poll_storage_step(env.time()) {
             let at = self.storage.begin(self.id.host, step, self.pipeline.core(), env)?;
-            env.at(at, Event::BackupLane { to: self.id, lane: BackupLane::Storage });
+            env.at(at, Event::Lane { to: self.id, lane: Lane::Storage });
         }
         if self.pipeline.poll_upkeep(env.time()) {
             let at = self.storage.begin_upkeep(self.id.host, env)?;
-            env.at(at, Event::BackupLane { to: self.id, lane: BackupLane::Upkeep });
+            env.at(at, Event::Lane { to: self.id, lane: Lane::Upkeep });
         }
         match self.pipeline.poll_question() {
             Some(question) => self.ask(question, env),
@@ -288,7 +289,7 @@ impl BackupNode {
         env.step(self.id.host, Step::Apply, false)?;
         self.applying = Some(epoch);
         let delay = env.rng.range(0, env.plan.apply_delay);
-        env.after(delay, Event::BackupLane { to: self.id, lane: BackupLane::Loop });
+        env.after(delay, Event::Lane { to: self.id, lane: Lane::Loop });
         Ok(())
     }
 
@@ -407,7 +408,8 @@ impl BackupNode {
     }
 
     /// The files, for the guest that runs here from now on.
-    pub fn into_files(self) -> Files {
+    pub fn into_files(mut self) -> Files {
+        self.storage.files.hand_over();
         self.storage.files
     }
 }
@@ -420,6 +422,6 @@ fn pipeline_config(plan: &Plan) -> PipelineConfig {
             unsynced_bytes_max: 600,
             filling_bytes_max: plan.filling_bytes_max,
         },
-        upkeep: Duration::from_nanos(9 * MS),
+        upkeep: Duration::from_nanos(UPKEEP),
     }
 }

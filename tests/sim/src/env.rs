@@ -42,10 +42,10 @@ pub enum Event {
         side: usize,
         piece: Piece,
     },
-    /// A lane of a backup has done its step.
-    BackupLane {
+    /// A lane has done its step, or a part of it.
+    Lane {
         to: HostId,
-        lane: BackupLane,
+        lane: Lane,
     },
     /// A host puts a question to the witness, again.
     Ask {
@@ -74,10 +74,6 @@ pub enum Event {
         /// Again and again.
         again: bool,
     },
-    /// A primary's lane Ship does what it was given.
-    Lane(HostId),
-    /// A primary's lane Images does.
-    Images(HostId),
     Request {
         host: usize,
         request: u64,
@@ -95,12 +91,16 @@ pub enum Event {
     Operate,
 }
 
-/// What does one thing at a time on a backup.
+/// What does one thing at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BackupLane {
-    /// It has the memory and the connection.
+pub enum Lane {
+    /// On a primary: it has the socket and the log.
+    Ship,
+    /// On a primary: it writes epochs to the image.
+    Images,
+    /// On a backup: it has the memory and the connection.
     Loop,
-    /// It has the image and its log.
+    /// On a backup: it has the image and its log.
     Storage,
     /// It syncs the image beside all else.
     Upkeep,

@@ -27,6 +27,9 @@ pub const US: u64 = 1_000;
 /// A millisecond, in nanoseconds.
 pub const MS: u64 = 1_000_000;
 
+/// Between two syncs of an image beside all else.
+pub const UPKEEP: u64 = 9 * MS;
+
 /// A primary waits so many times `detect` for an ack.
 const ACK_WAIT_DETECTS: u64 = 4;
 
@@ -317,6 +320,7 @@ impl Plan {
             room_retry: Duration::from_nanos(2 * MS),
             console_wait: Duration::from_nanos(20 * MS),
             image_lag_max: usize::MAX,
+            upkeep: Duration::from_nanos(UPKEEP),
         }
     }
 

@@ -9,7 +9,7 @@ use replication::wire::Kind;
 use replication::{EpochId, FrameDecoder, Primary, SessionId, TakeOver, Term, VmId};
 
 use crate::disk::Disk;
-use crate::env::{Crashed, Env, Event, HostId};
+use crate::env::{Crashed, Env, Event, HostId, Lane};
 use crate::fault::Step;
 use crate::guest::{Guest, Said};
 use crate::machine::{Machine, request_of};
@@ -413,7 +413,8 @@ impl PrimaryNode {
         }
         self.machine.forget(self.pipeline.through());
         self.set_to_work(env)?;
-        let wanted = self.pipeline.poll_timeout().map(|time| env.when(time));
+        let wanted = [self.pipeline.poll_timeout(), self.pipeline.upkeep_at()].into_iter().flatten().min();
+        let wanted = wanted.map(|time| env.when(time));
         if let Some(at) = wanted.filter(|at| self.timer_at.is_none_or(|armed| *at < armed)) {
             self.timer_at = Some(at);
             env.at(at, Event::Timer(self.id));
@@ -426,7 +427,7 @@ impl PrimaryNode {
         if let Some(does) = self.pipeline.poll_step(now) {
             self.does = Some(does.clone());
             let at = self.begin_step(&does, env)?;
-            env.at(at, Event::Lane(id));
+            env.at(at, Event::Lane { to: id, lane: Lane::Ship });
         }
         if let Some(upto) = self.pipeline.poll_images(now) {
             self.writes = Some(upto);
@@ -434,13 +435,34 @@ impl PrimaryNode {
             let writes = if is_left_out { Vec::new() } else { self.machine.disk.due(upto) };
             let op = Op::Write { writes, time_max: env.plan.disk_delay };
             let at = self.machine.disk.files.begin(id.host, Worker::Images, op, env)?;
-            env.at(at, Event::Images(id));
+            env.at(at, Event::Lane { to: id, lane: Lane::Images });
+        }
+        if self.pipeline.poll_upkeep(now) {
+            let at = self.machine.disk.files.begin(id.host, Worker::Upkeep, Op::Sync, env)?;
+            env.at(at, Event::Lane { to: id, lane: Lane::Upkeep });
         }
         Ok(())
     }
 
+    /// A lane has done its step, or a part of it.
+    pub fn handle_lane(&mut self, lane: Lane, env: &mut Env) -> Result<(), Crashed> {
+        match lane {
+            Lane::Ship => self.handle_ship(env),
+            Lane::Images => self.handle_images(env),
+            Lane::Upkeep if self.machine.disk.files.is_idle(Worker::Upkeep) => Ok(()),
+            Lane::Upkeep => {
+                let done = self.machine.disk.files.finish(self.id.host, Worker::Upkeep, env)?;
+                let done = if done == Done::Done { Ok(()) } else { Err("the disk failed".to_owned()) };
+                self.pipeline.handle_upkeep_done(env.time(), done);
+                self.pump(env)
+            }
+            // It was a backup when they began.
+            Lane::Loop | Lane::Storage => Ok(()),
+        }
+    }
+
     /// The lane Images has written.
-    pub fn handle_images(&mut self, env: &mut Env) -> Result<(), Crashed> {
+    fn handle_images(&mut self, env: &mut Env) -> Result<(), Crashed> {
         let Some(upto) = self.writes.take() else { return Ok(()) };
         match self.machine.disk.files.finish(self.id.host, Worker::Images, env)? {
             Done::NoRoom(path) => self.pipeline.handle_images_full(env.time(), path.to_owned()),
@@ -456,7 +478,7 @@ impl PrimaryNode {
     }
 
     /// The lane Ship does what it was given.
-    pub fn handle_lane(&mut self, env: &mut Env) -> Result<(), Crashed> {
+    fn handle_ship(&mut self, env: &mut Env) -> Result<(), Crashed> {
         let Some(does) = self.does.take() else { return Ok(()) };
         let outcome = match self.outcome.take() {
             Some(outcome) => Some(outcome),
@@ -467,7 +489,7 @@ impl PrimaryNode {
             Some(outcome) if !self.is_reported && env.rng.percent(20) => {
                 (self.outcome, self.is_reported, self.does) = (Some(outcome), true, Some(does));
                 let delay = env.rng.range(0, 3 * MS);
-                env.after(delay, Event::Lane(self.id));
+                env.after(delay, Event::Lane { to: self.id, lane: Lane::Ship });
             }
             Some(outcome) => {
                 self.is_reported = false;
@@ -476,7 +498,7 @@ impl PrimaryNode {
             None => {
                 self.does = Some(does);
                 let delay = env.rng.range(0, MS / 2);
-                env.after(delay, Event::Lane(self.id));
+                env.after(delay, Event::Lane { to: self.id, lane: Lane::Ship });
             }
         }
         self.pump(env)

@@ -7,7 +7,7 @@ use replication::{ClaimResult, Term};
 
 use crate::backup_node::BackupNode;
 use crate::disk::Disk;
-use crate::env::{Crashed, Env, Event, HostId, Piece};
+use crate::env::{Crashed, Env, Event, HostId, Lane, Piece};
 use crate::fault::{HOSTS, Step, What, When};
 use crate::guest::Guest;
 use crate::machines::{host_of, store_of};
@@ -330,15 +330,10 @@ impl World {
     /// The host an event is for, if it is for one and not for its surroundings.
     fn addressee(&self, event: &Event) -> Option<usize> {
         match event {
-            Event::Boundary(id)
-            | Event::Timer(id)
-            | Event::Connect(id)
-            | Event::GiveUp(id)
-            | Event::Lane(id)
-            | Event::Images(id) => Some(id.host),
+            Event::Boundary(id) | Event::Timer(id) | Event::Connect(id) | Event::GiveUp(id) => Some(id.host),
             Event::Look { by, .. } => Some(by.host),
             Event::Piece { connection, side, .. } => self.env.net.receiver(*connection, *side).flatten(),
-            Event::BackupLane { to, .. } => Some(to.host),
+            Event::Lane { to, .. } => Some(to.host),
             Event::AskAnswered { to, .. } | Event::Learn { to, .. } | Event::Ask { by: to, .. } => Some(to.host),
             Event::Request { host, .. } => Some(*host),
             _ => None,
@@ -392,9 +387,7 @@ impl World {
                 }
                 Ok(())
             }),
-            Event::Lane(id) => self.primary(id, |node, env| node.handle_lane(env)),
-            Event::Images(id) => self.primary(id, |node, env| node.handle_images(env)),
-            Event::BackupLane { to, lane } => self.backup(to, |node, env| node.handle_lane(lane, env)),
+            Event::Lane { to, lane } => self.lane(to, lane),
             Event::AskAnswered { to, found } => self.hear(to, found),
             Event::Learn { to, question, answer } => self.learn(to, question, answer),
             other => unreachable!("{other:?} is dispatched elsewhere"),
@@ -429,6 +422,11 @@ impl World {
     fn timer(&mut self, id: HostId) -> Result<(), Crashed> {
         self.primary(id, |node, env| node.handle_timer(env))?;
         self.backup(id, |node, env| node.handle_timer(env))
+    }
+
+    fn lane(&mut self, to: HostId, lane: Lane) -> Result<(), Crashed> {
+        self.primary(to, |node, env| node.handle_lane(lane, env))?;
+        self.backup(to, |node, env| node.handle_lane(lane, env))
     }
 
     fn hear(&mut self, to: HostId, found: Option<Vec<Entry>>) -> Result<(), Crashed> {

@@ -41,7 +41,7 @@ pub use ending::{Afterwards, Life};
 pub use protecting::NotProtected;
 pub use replication::pipeline::primary::Parting;
 
-use super::{preflight, ship};
+use super::{preflight, ship, upkeep};
 use crate::config::{CommitDurability, Endpoint, OnDegraded};
 use crate::epoch::{EpochMachine, EpochSink, SealedEpoch};
 use crate::events::Events;
@@ -186,6 +186,7 @@ fn pipeline_config(config: &GuardianConfig, machine: &Machine, has_store: bool, 
         room_retry: ROOM_RETRY,
         console_wait: CONSOLE_LAG_MAX,
         image_lag_max: IMAGE_LAG_BYTES_MAX,
+        upkeep: upkeep::PERIOD,
     }
 }
 
@@ -609,11 +610,6 @@ impl Guardian {
             "disk_full": inner.full().next(),
             "warnings": notes::warnings(&inner),
         })
-    }
-
-    /// Whether commits are to survive the host.
-    pub(super) fn is_durable(&self) -> bool {
-        self.config.durability == CommitDurability::Disk
     }
 
     /// Whether a backup follows, or is being asked about.

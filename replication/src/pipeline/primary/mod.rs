@@ -8,6 +8,7 @@
 //!   ended ──▶ closing: remove store ─▶ images applied ─▶ empty log                                                           │
 //!                 └──────────────────────────────────────────────────────────────────────────────────────────────────────────┘
 //!   released ─▶ lane Images: write what is released and logged to the images
+//!   now and then ▶ lane Upkeep: sync the images beside all else
 //!   questions ▶ lane Witness
 //! ```
 //!
@@ -29,6 +30,8 @@
 //! - Of a session that is over nothing more goes out.
 //! - A permission to release is used within the detection time or given back.
 //! - A guest whose machine failed here is left to its backup: the witness is not asked for it.
+//! - While epochs that are to be durable are written to the images, these are synced again and again: nobody should rely on a host
+//!   whose disk is gone. A guest without epochs has its own flushes, and is told itself.
 
 mod absorb;
 mod epochs;
@@ -67,6 +70,8 @@ pub struct PipelineConfig {
     pub console_wait: Duration,
     /// Disk writes of released epochs that the images lack, in bytes: beyond that the guest waits.
     pub image_lag_max: usize,
+    /// Between two syncs of images that epochs are written to.
+    pub upkeep: Duration,
 }
 
 /// How the guest writes.
@@ -113,6 +118,15 @@ enum Doing {
     Closing,
 }
 
+/// The syncs of the images beside all else.
+#[derive(Clone, Copy, Debug)]
+struct Upkeep {
+    /// When the next one is due.
+    at: Time,
+    /// The lane syncs.
+    is_given: bool,
+}
+
 /// A primary's session core, and what its host does.
 pub struct PrimaryPipeline {
     config: PipelineConfig,
@@ -127,6 +141,7 @@ pub struct PrimaryPipeline {
     log: Log,
     store: Store,
     images: Images,
+    upkeep: Upkeep,
     leaving: Leaving,
     mode: GuestMode,
     /// The guest stands still to be settled.
@@ -182,6 +197,7 @@ impl PrimaryPipeline {
             log: Log::default(),
             store: if config.primary.has_store { Store::Present } else { Store::Absent },
             images: Images::with_all(before),
+            upkeep: Upkeep { at: Time(0).after(config.upkeep), is_given: false },
             leaving: Leaving::default(),
             mode: if config.primary.has_store { GuestMode::Epochs } else { GuestMode::Direct },
             is_held: false,
@@ -443,6 +459,33 @@ impl PrimaryPipeline {
     /// They were not, and cannot be trusted any more.
     pub fn handle_images_failed(&mut self, text: String) {
         self.fail(Failing::Images { text });
+    }
+
+    /// When the images are to be synced beside all else, if they are.
+    pub fn upkeep_at(&self) -> Option<Time> {
+        let is_wanted = self.config.is_durable && self.mode == GuestMode::Epochs && !self.has_ended;
+        (is_wanted && !self.upkeep.is_given).then_some(self.upkeep.at)
+    }
+
+    /// Whether that is to be done now.
+    pub fn poll_upkeep(&mut self, now: Time) -> bool {
+        let is_due = self.upkeep_at().is_some_and(|at| at <= now);
+        self.upkeep.is_given |= is_due;
+        is_due
+    }
+
+    /// It was done, or why not.
+    ///
+    /// # Panics
+    /// If it was not to be done.
+    pub fn handle_upkeep_done(&mut self, now: Time, done: Result<(), String>) {
+        assert!(self.upkeep.is_given, "the lane answers what it was given");
+        self.upkeep = Upkeep { at: now.after(self.config.upkeep), is_given: false };
+        if let Err(text) = done
+            && self.mode == GuestMode::Epochs
+        {
+            self.fail(Failing::Images { text });
+        }
     }
 
     /// When something here wants `handle_timeout`, or to be polled again. What a lane that is at work will be told to do next is

@@ -180,6 +180,7 @@ fn pipeline_config() -> PipelineConfig {
         room_retry: Duration::from_millis(10),
         console_wait: Duration::from_millis(5),
         image_lag_max: 1000,
+        upkeep: Duration::from_millis(40),
     }
 }
 
@@ -275,6 +276,20 @@ fn store_that_takes_no_epoch_leaves_the_register_before_anything_leaves_and_the_
     ];
     assert_eq!((steps, epoch), (expected.to_vec(), EpochId(1)));
     assert_eq!(host.pipeline.mode(), GuestMode::Direct);
+}
+
+#[test]
+fn images_are_synced_now_and_then_while_epochs_are_written_to_them_and_one_that_fails_ends_the_machine() {
+    let mut host = Host::new(false);
+    assert!(!host.pipeline.poll_upkeep(Time(1000 * MS)), "the guest has its own flushes");
+    host.protect();
+    assert!(!host.pipeline.poll_upkeep(Time(39 * MS)) && host.pipeline.poll_upkeep(Time(40 * MS)));
+    assert!(!host.pipeline.poll_upkeep(Time(90 * MS)), "one at a time");
+    host.pipeline.handle_upkeep_done(Time(90 * MS), Ok(()));
+    assert!(!host.pipeline.poll_upkeep(Time(129 * MS)) && host.pipeline.poll_upkeep(Time(130 * MS)));
+    host.pipeline.handle_upkeep_done(Time(131 * MS), Err("broken".into()));
+    assert_eq!((host.step(), host.pipeline.upkeep_at()), (None, None));
+    assert_eq!(host.actions.last(), Some(&Action::Fail(Failing::Images { text: "broken".into() })));
 }
 
 #[test]

@@ -138,6 +138,16 @@ impl Files {
         Ok(done)
     }
 
+    /// Whether a worker does nothing.
+    pub fn is_idle(&self, worker: Worker) -> bool {
+        self.under_way[worker as usize].is_none()
+    }
+
+    /// Others work on the files from now on.
+    pub fn hand_over(&mut self) {
+        self.under_way = Default::default();
+    }
+
     /// Broken: what a worker has begun is not done.
     pub fn leave_out(&mut self, worker: Worker) {
         self.under_way[worker as usize] = None;
@@ -197,6 +207,8 @@ impl Files {
     /// A part of it was done.
     fn interrupt(&mut self, op: &Op, rng: &mut Rng) {
         match op {
+            // One sync after the other, and none behind one that failed.
+            op if op.syncs_image() && self.is_image_poisoned => {}
             Op::Append { record, .. } if self.log.has_room(record) && rng.percent(50) => {
                 self.log.append(record.clone())
             }
