@@ -136,6 +136,8 @@ pub enum What {
         #[serde(default, with = "nanos_or_none", skip_serializing_if = "Option::is_none")]
         restart: Option<u64>,
     },
+    /// All hosts lose their power at the same moment, and come back.
+    Blackout(#[serde(with = "nanos")] u64),
     /// The hosts do not reach each other.
     Cut(#[serde(with = "nanos")] u64),
     /// What a host sends to the others arrives when this is over; what they send arrives.
@@ -266,7 +268,7 @@ impl What {
             What::Beside { host, dir: Dir::CopyOf(of), .. } => [Some(host), Some(of)],
             What::Beside { host, .. } => [Some(host), None],
             What::WitnessFull(_) | What::WitnessRestored(_) | What::WitnessLoses(_) => [None; 2],
-            What::Cut(_) | What::Reset | What::Garble | What::Unprotect => [None; 2],
+            What::Blackout(_) | What::Cut(_) | What::Reset | What::Garble | What::Unprotect => [None; 2],
         }
     }
 }

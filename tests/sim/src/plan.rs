@@ -92,6 +92,8 @@ pub struct Plan {
     pub filling_bytes_max: usize,
     /// Commit needs the state directory too, and a primary that died is resumed from it.
     pub local: bool,
+    /// A guest whose state directory takes no more epochs ends; it is resumed from there.
+    pub stops_degraded: bool,
     /// What the state directory survives: the loss of power too.
     pub local_survives_power: bool,
     /// Nothing heard for so long: lost.
@@ -149,6 +151,7 @@ impl Default for Plan {
             log_room: 4096,
             filling_bytes_max: 4096,
             local: false,
+            stops_degraded: false,
             local_survives_power: false,
             detect: 20 * MS,
             grace: 0,
@@ -235,7 +238,8 @@ impl Plan {
             broken,
             ..Plan::default()
         };
-        plan.durable = rng.percent(80) || broken.is_some_and(Break::is_of_durable_backups);
+        plan.durable = rng.percent(80) || broken.is_some_and(Break::is_of_durable_files);
+        plan.stops_degraded = rng.percent(20);
         plan.log_room = *rng.pick(&[0, 300, 1000, 4096]);
         plan.filling_bytes_max = *rng.pick(&[1, 600, 4096]);
         if matches!(broken, Some(Break::DiscardedLogged | Break::KeepLogged)) {
@@ -316,7 +320,7 @@ impl Plan {
         PipelineConfig {
             primary: self.primary_config(term, has_store),
             is_durable: self.durable,
-            stops_degraded: false,
+            stops_degraded: self.stops_degraded,
             room_retry: Duration::from_nanos(2 * MS),
             console_wait: Duration::from_nanos(20 * MS),
             image_lag_max: usize::MAX,
@@ -403,6 +407,20 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
             let crash = What::Crash { host: 0, power: false, restart: Some(MS) };
             vec![at(What::StoreFails(0)), Fault { when: When::At(heal_at / 4 * 3), what: crash }]
         }
+        Some(Break::DegradedUnlogged) => {
+            let crash = What::Crash { host: 0, power: false, restart: Some(MS) };
+            let full = Fault { when: When::At(heal_at / 2 + MS), what: What::DiskFull(0, heal_at / 2) };
+            vec![at(What::StoreFails(0)), full, Fault { when: When::At(heal_at / 2 + 20 * MS), what: crash }]
+        }
+        Some(Break::LogUnrecovered) => {
+            let crash = |host, power, restart| at(What::Crash { host, power, restart });
+            vec![crash(1, false, None), crash(0, true, Some(0))]
+        }
+        Some(Break::LogRecoveredBeyond) => {
+            let when = When::Step { host: 0, step: Step::LocalCommit, nth: 5, after: false };
+            let crash = |host, restart| What::Crash { host, power: false, restart };
+            vec![Fault { when: When::At(0), what: crash(1, None) }, Fault { when, what: crash(0, Some(MS)) }]
+        }
         Some(Break::TermStands) => {
             // The backup lives through a guest that was resumed, of a higher term, and meets the next one.
             let when = When::At(heal_at / 2 + 30 * MS);
@@ -464,7 +482,7 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
         ) => {
             vec![at(What::Crash { host: 0, power: false, restart: None })]
         }
-        Some(rule) if rule.is_of_durable_backups() => faults_of_files(rule, heal_at),
+        Some(rule) if rule.is_of_durable_files() => faults_of_files(rule, heal_at),
         Some(rule) => faults_of_evidence(rule, heal_at),
         None => Vec::new(),
     }
@@ -474,6 +492,7 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
 fn faults_of_files(rule: Break, heal_at: u64) -> Vec<Fault> {
     let at = |what| Fault { when: When::At(heal_at / 2), what };
     let cut = What::Crash { host: 1, power: true, restart: Some(MS) };
+    let cut_here = What::Crash { host: 0, power: true, restart: Some(MS) };
     let amid = |step, nth| When::Step { host: 1, step, nth, after: false };
     match rule {
         Break::BackupImageBeforeLog => vec![Fault { when: amid(Step::Persist, 5), what: cut }],
@@ -485,6 +504,20 @@ fn faults_of_files(rule: Break, heal_at: u64) -> Vec<Fault> {
         Break::HandOverLogged => vec![at(What::Crash { host: 0, power: false, restart: Some(MS) })],
         Break::KeepLogged => vec![at(What::Cut(heal_at / 3))],
         Break::ApplyOutOfOrder => vec![at(cut)],
+        Break::LogUnsynced => vec![at(cut_here)],
+        Break::LogEmptiedUnsynced => {
+            let when = When::Step { host: 0, step: Step::LogTruncate, nth: 2, after: true };
+            vec![Fault { when, what: cut_here }]
+        }
+        Break::BaseUnsyncedHere => {
+            // The first epoch in the log is the base.
+            let when = When::Step { host: 0, step: Step::Persist, nth: 2, after: false };
+            vec![Fault { when, what: cut_here }]
+        }
+        Break::FullIsLogged => {
+            let crash = What::Crash { host: 0, power: false, restart: Some(MS) };
+            vec![at(What::DiskFull(0, heal_at / 3)), Fault { when: When::At(heal_at / 4 * 3), what: crash }]
+        }
         Break::AckWithoutRoom => {
             let crash = What::Crash { host: 1, power: false, restart: Some(MS) };
             vec![at(What::DiskFull(1, heal_at / 3)), Fault { when: When::At(heal_at / 4 * 3), what: crash }]

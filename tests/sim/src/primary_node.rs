@@ -74,6 +74,8 @@ pub struct PrimaryNode {
     stuck: bool,
     /// What the lane Images does.
     writes: Option<EpochId>,
+    /// The lane Upkeep syncs.
+    is_syncing: bool,
     timer_at: Option<u64>,
     /// What is logged is synced.
     syncs_log: bool,
@@ -182,6 +184,7 @@ impl PrimaryNode {
             sends: 0,
             stuck: false,
             writes: None,
+            is_syncing: false,
             timer_at: None,
             store,
             store_fails: false,
@@ -438,7 +441,11 @@ impl PrimaryNode {
             env.at(at, Event::Lane { to: id, lane: Lane::Images });
         }
         if self.pipeline.poll_upkeep(now) {
-            let at = self.machine.disk.files.begin(id.host, Worker::Upkeep, Op::Sync, env)?;
+            self.is_syncing = true;
+            let at = match env.plan.broken {
+                Some(Break::BaseUnsyncedHere | Break::LogEmptiedUnsynced) => env.now,
+                _ => self.machine.disk.files.begin(id.host, Worker::Upkeep, Op::Sync, env)?,
+            };
             env.at(at, Event::Lane { to: id, lane: Lane::Upkeep });
         }
         Ok(())
@@ -449,7 +456,8 @@ impl PrimaryNode {
         match lane {
             Lane::Ship => self.handle_ship(env),
             Lane::Images => self.handle_images(env),
-            Lane::Upkeep if self.machine.disk.files.is_idle(Worker::Upkeep) => Ok(()),
+            // It was a backup when that began.
+            Lane::Upkeep if !std::mem::take(&mut self.is_syncing) => Ok(()),
             Lane::Upkeep => {
                 let done = self.machine.disk.files.finish(self.id.host, Worker::Upkeep, env)?;
                 let done = if done == Done::Done { Ok(()) } else { Err("the disk failed".to_owned()) };

@@ -3,7 +3,7 @@
 use replication::backup::BackupState;
 use replication::primary::PrimaryState;
 use replication::view::{Entry, Incarnation, Record, Standing};
-use replication::{ClaimResult, Term};
+use replication::{ClaimResult, EpochId, Term};
 
 use crate::backup_node::BackupNode;
 use crate::disk::Disk;

@@ -89,6 +89,13 @@ caught! {
     disk_writes_forgotten_by_a_filling_are_caught: MirrorForgotten,
     output_that_is_said_to_have_left_is_caught: LeftBeforeOut,
     guest_that_runs_on_at_its_base_is_caught: HoldIgnored,
+    log_of_a_primary_that_is_not_synced_is_caught: LogUnsynced,
+    log_of_a_primary_that_is_emptied_before_its_image_is_synced_is_caught: LogEmptiedUnsynced,
+    base_that_counts_before_the_primarys_image_is_synced_is_caught: BaseUnsyncedHere,
+    epoch_that_found_no_room_and_is_taken_for_logged_is_caught: FullIsLogged,
+    epochs_past_the_log_after_a_lost_store_are_caught: DegradedUnlogged,
+    resume_without_the_log_is_caught: LogUnrecovered,
+    resume_with_more_of_the_log_than_its_epoch_is_caught: LogRecoveredBeyond,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

@@ -139,11 +139,25 @@ pub enum Break {
     LeftBeforeOut,
     /// The guest runs on while it is to stand still for a base.
     HoldIgnored,
+    /// The primary takes what its log has in the host's memory only for logged.
+    LogUnsynced,
+    /// The primary empties its log while its image is in the host's memory only.
+    LogEmptiedUnsynced,
+    /// A base counts while what the guest wrote before it is in the primary's memory only.
+    BaseUnsyncedHere,
+    /// The primary takes an epoch for which its log has no room for logged.
+    FullIsLogged,
+    /// Epochs after the loss of a state directory go to the image without the log.
+    DegradedUnlogged,
+    /// A guest is resumed on its image without what the log has.
+    LogUnrecovered,
+    /// A guest is resumed on an image that has more than its last epoch.
+    LogRecoveredBeyond,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 66] = [
+    pub const ALL: [Break; 73] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -210,6 +224,13 @@ impl Break {
         Break::MirrorForgotten,
         Break::LeftBeforeOut,
         Break::HoldIgnored,
+        Break::LogUnsynced,
+        Break::LogEmptiedUnsynced,
+        Break::BaseUnsyncedHere,
+        Break::FullIsLogged,
+        Break::DegradedUnlogged,
+        Break::LogUnrecovered,
+        Break::LogRecoveredBeyond,
     ];
 }
 
@@ -231,6 +252,9 @@ impl Break {
                 | Break::LogEmptiedEarly
                 | Break::ImagesUnwritten
                 | Break::CollectForgotten
+                | Break::DegradedUnlogged
+                | Break::LogUnrecovered
+                | Break::LogRecoveredBeyond
         )
     }
 }
@@ -238,13 +262,13 @@ impl Break {
 impl Break {
     /// It breaks nothing where a loss of power takes the lock file.
     pub(super) fn needs_files_after_power(self) -> bool {
-        matches!(self, Break::StoreDiesWithBoot | Break::PublishUnsynced | Break::KnownUnsynced)
+        matches!(self, Break::StoreDiesWithBoot | Break::PublishUnsynced | Break::KnownUnsynced | Break::LogUnrecovered)
     }
 }
 
 impl Break {
-    /// It breaks nothing where a backup acks what is in its memory.
-    pub(super) fn is_of_durable_backups(self) -> bool {
+    /// It breaks nothing where what is in a host's memory counts.
+    pub(super) fn is_of_durable_files(self) -> bool {
         matches!(
             self,
             Break::BackupImageBeforeLog
@@ -257,6 +281,10 @@ impl Break {
                 | Break::ApplyOutOfOrder
                 | Break::AckWithoutRoom
                 | Break::ApplyUncommitted
+                | Break::LogUnsynced
+                | Break::LogEmptiedUnsynced
+                | Break::BaseUnsyncedHere
+                | Break::FullIsLogged
         )
     }
 }

@@ -29,7 +29,9 @@ fn random_what(rng: &mut Rng, hosts: usize, when: When, detect: u64) -> What {
             let restart = rng.percent(60).then(|| rng.range(0, 2 * detect));
             What::Crash { host, power: rng.percent(50), restart }
         }
-        7 | 8 => What::Cut(long),
+        7 => What::Cut(long),
+        8 if long.is_multiple_of(2) => What::Blackout(long / 4),
+        8 => What::Cut(long),
         9 => What::WitnessCut(host, long),
         10 => What::ClientCut(host, long),
         11 => What::Pause(host, long),

@@ -22,14 +22,17 @@ impl PrimaryNode {
 
     /// What of the files a step needs; none: nothing, or a rule is broken.
     fn op_of(&mut self, does: &Does, env: &Env) -> Option<Op> {
+        let broken = env.plan.broken;
         match does {
+            Does::Log { .. } if broken == Some(Break::DegradedUnlogged) && !self.pipeline.has_store() => None,
             Does::Log { epoch } => {
                 let record = self.machine.disk.record(*epoch);
-                Some(Op::Append { record, is_synced: self.syncs_log })
+                Some(Op::Append { record, is_synced: self.syncs_log && broken != Some(Break::LogUnsynced) })
             }
+            Does::SyncImages if broken == Some(Break::BaseUnsyncedHere) => None,
             Does::SyncImages => Some(Op::Sync),
-            Does::EmptyLog if env.plan.broken == Some(Break::LogKept) => None,
-            Does::EmptyLog => Some(Op::Truncate { syncs: true }),
+            Does::EmptyLog if broken == Some(Break::LogKept) => None,
+            Does::EmptyLog => Some(Op::Truncate { syncs: broken != Some(Break::LogEmptiedUnsynced) }),
             Does::RemoveStore { renew_log: true } => {
                 self.machine.disk.files.forget_log_failure();
                 Some(Op::Truncate { syncs: true })
@@ -80,7 +83,8 @@ impl PrimaryNode {
                 if env.plan.broken == Some(Break::LogEmptiedEarly) {
                     self.machine.disk.files.log.truncate();
                 }
-                self.outcome_of(done, true)
+                let is_unheard = matches!(done, Done::NoRoom(_)) && env.plan.broken == Some(Break::FullIsLogged);
+                self.outcome_of(if is_unheard { Done::Done } else { done }, true)
             }
             Does::CommitLocally { epoch, left } => return self.commit_locally(epoch, left, env).map(Some),
             Does::RemoveStore { .. } => self.remove_store(done, env),

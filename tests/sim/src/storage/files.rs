@@ -138,11 +138,6 @@ impl Files {
         Ok(done)
     }
 
-    /// Whether a worker does nothing.
-    pub fn is_idle(&self, worker: Worker) -> bool {
-        self.under_way[worker as usize].is_none()
-    }
-
     /// Others work on the files from now on.
     pub fn hand_over(&mut self) {
         self.under_way = Default::default();

@@ -55,6 +55,7 @@ pub fn what(what: &What) -> String {
             let back = restart.map(|delay| format!(", and comes back after {}", time(delay)));
             format!("host {host} crashes{power}{}", back.unwrap_or_default())
         }
+        What::Blackout(long) => format!("all hosts are without power for {}", time(*long)),
         What::Cut(long) => format!("the hosts do not reach each other for {}", time(*long)),
         What::CutOneWay(host, long) => format!("what host {host} sends does not arrive for {}", time(*long)),
         What::LinkSlows(host, long) => format!("what host {host} sends takes longer and longer, for {}", time(*long)),

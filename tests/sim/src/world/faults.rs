@@ -16,6 +16,7 @@ impl World {
                 let restart = restart.map(|delay| self.env.after(delay, Event::Restart(host)));
                 return restart.unwrap_or(());
             }
+            What::Blackout(time) => return self.black_out(time),
             What::Cut(time) => {
                 (0..HOSTS).for_each(|host| env.net.set_up(host, false));
                 time
@@ -125,6 +126,17 @@ impl World {
     fn join(&mut self) {
         (0..HOSTS).for_each(|host| self.env.net.set_up(host, true));
         self.flush_all();
+    }
+
+    /// A spare host stays down.
+    fn black_out(&mut self, time: u64) {
+        for host in 0..HOSTS {
+            self.crash(host, true);
+            if host != SPARE {
+                let delay = time + self.env.rng.range(0, 5 * MS);
+                self.env.after(delay, Event::Restart(host));
+            }
+        }
     }
 
     /// What a host waits for may be due at once.

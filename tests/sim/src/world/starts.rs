@@ -57,6 +57,8 @@ impl World {
         let last = store.last.clone().expect("only a host with an epoch resumes");
         match store.copied.take() {
             Some(disk) => files = Files::new(disk, self.env.plan.log_room),
+            None if self.env.plan.broken == Some(Break::LogUnrecovered) => files.log.truncate(),
+            None if self.env.plan.broken == Some(Break::LogRecoveredBeyond) => files.recover(EpochId(u64::MAX)),
             None => files.recover(last.epoch),
         }
         let env = &mut self.env;
