@@ -199,6 +199,12 @@ pub enum What {
     RunAgain(usize),
     /// An operator stops the VM.
     Stop(usize),
+    /// An operator pauses the guest.
+    PauseGuest(usize),
+    /// An operator has a paused guest run again.
+    RunGuest(usize),
+    /// An operator takes a snapshot of the guest, which stands still for so long.
+    Snapshot(usize, #[serde(with = "nanos")] u64),
     /// A host sees an empty directory where the witness was.
     OtherWitness(usize, #[serde(with = "nanos")] u64),
     /// The VM is started once more on a host, in another directory than its own, while whatever lives there lives on. What is
@@ -265,6 +271,7 @@ impl What {
             What::UnfitBase(host) | What::RunAgain(host) | What::Stop(host) => [Some(host), None],
             What::LoseLock(host) | What::RestoreLock(host) | What::ReplaceDir(host) => [Some(host), None],
             What::GuestCrash(host) => [Some(host), None],
+            What::PauseGuest(host) | What::RunGuest(host) | What::Snapshot(host, _) => [Some(host), None],
             What::Beside { host, dir: Dir::CopyOf(of), .. } => [Some(host), Some(of)],
             What::Beside { host, .. } => [Some(host), None],
             What::WitnessFull(_) | What::WitnessRestored(_) | What::WitnessLoses(_) => [None; 2],

@@ -44,6 +44,8 @@ pub struct Machine {
     pub running: EpochId,
     /// It stands still.
     pub is_held: bool,
+    /// A snapshot keeps it stopped until then.
+    pub snapshot_until: u64,
     /// Sectors written past the log while a filling notes them.
     pub mirrored: Vec<SectorWrite>,
     inbox: Vec<u64>,
@@ -70,12 +72,18 @@ impl Machine {
             mode,
             running,
             is_held: false,
+            snapshot_until: 0,
             mirrored: Vec::new(),
             inbox,
             consumed: Vec::new(),
             queue: OutputQueue::new(hold_bytes_max),
             sealed: VecDeque::new(),
         }
+    }
+
+    /// Whether somebody else has stopped it: who wants to must wait.
+    pub fn is_busy(&self, now: u64) -> bool {
+        self.is_held || self.snapshot_until > now
     }
 
     /// A request came.
@@ -87,6 +95,9 @@ impl Machine {
 
     /// The guest gets what came, and runs: as long as there is room for what it says, and its image takes writes.
     pub fn run(&mut self, env: &mut Env) {
+        if self.guest.is_paused {
+            return;
+        }
         if self.mode != GuestMode::Epochs && (self.disk.files.is_syncing(env.now) || env.is_full(self.host)) {
             return;
         }
@@ -123,7 +134,7 @@ impl Machine {
     }
 
     /// Ends the running epoch; its pages are those written in it and `also`.
-    pub fn seal(&mut self, base: bool, also: u64) -> &Sealed {
+    pub fn seal(&mut self, base: bool, also: u64) -> &mut Sealed {
         let epoch = self.running;
         let pages = self.guest.take_dirty() | also;
         let sectors = self.disk.seal(epoch);
@@ -131,7 +142,7 @@ impl Machine {
         let inputs = std::mem::take(&mut self.consumed);
         self.sealed.push_back(Sealed { epoch, base, guest: self.guest.clone(), pages, sectors, inputs, outputs });
         self.running = epoch.next();
-        self.sealed.back().expect("pushed two lines above")
+        self.sealed.back_mut().expect("pushed two lines above")
     }
 
     /// Ends the running epoch without keeping it; whether it wrote to the disk.

@@ -51,6 +51,8 @@ pub enum Rule {
     LooksAfterAStop,
     /// A register that is older than what was seen of it gets no append.
     OldRegister,
+    /// A guest stands still, or runs, as its operator was told, whoever continues it.
+    PausedStays,
     /// Strangers change nothing: a protected guest stays protected.
     StrangersChangeNothing,
     /// When faults stop, the guest runs, answers and is protected.
@@ -81,6 +83,7 @@ impl Rule {
             Rule::OneFault => "a protected guest outlasts any single fault",
             Rule::LooksAfterAStop => "a host that stood still looks who is primary before it lets anything out",
             Rule::OldRegister => "a register that is older than what was seen of it gets no append",
+            Rule::PausedStays => "a guest stands still, or runs, as its operator was told",
             Rule::StrangersChangeNothing => "strangers change nothing: a protected guest stays protected",
             Rule::Heals => "when faults stop, the guest runs, answers and is protected",
             Rule::NoPanic => "the code under test does not panic",
@@ -114,6 +117,11 @@ pub struct Oracle {
     pub generation: u32,
     /// The outputs of lives of the guest that were over when it was booted anew.
     forgotten: HashSet<u64>,
+    /// The last output of the epoch from which somebody won the right to continue the guest.
+    fork: Option<u64>,
+    /// Outputs of lives that are over, up to their last fork: their commit needed no more, and who let them go may not know that
+    /// it was deposed. They come like packets that were long on their way.
+    late: HashSet<u64>,
     /// The outputs that the world got, of any guest. A deposed host that does not know it may repeat them, however late.
     seen: HashSet<u64>,
     /// The history that the visible outputs imply, by position.
@@ -124,6 +132,8 @@ pub struct Oracle {
     seals: BTreeMap<EpochId, Seal>,
     /// What the client was told about each of its requests.
     answers: HashMap<u64, u64>,
+    /// What an operator was told of the guest: it runs, or it stands still from that position on. None: nothing, or it was asked since.
+    told: Option<Told>,
     /// How far each host's guest was when its epochs began.
     direct: [u64; HOSTS],
     /// What of each host's disk is on its medium whatever comes: of which life of the guest, how far it was, what each sector had.
@@ -132,6 +142,11 @@ pub struct Oracle {
     pub violation: Option<Violation>,
     /// Outputs the world got, with repetitions.
     pub outputs_seen: u64,
+}
+
+struct Told {
+    runs: bool,
+    position: u64,
 }
 
 struct Seal {
@@ -164,11 +179,21 @@ impl Oracle {
     pub fn begins_anew(&mut self) {
         self.generation += 1;
         self.forgotten.extend(self.parents.keys());
+        let mut chain = self.fork.take().unwrap_or(0);
+        while let Some((before, _)) = self.parents.get(&chain).filter(|_| self.late.insert(chain)) {
+            chain = *before;
+        }
         self.history.clear();
         self.emitted.clear();
         self.seals.clear();
         self.answers.clear();
+        self.told = None;
         self.direct = [0; HOSTS];
+    }
+
+    /// Somebody won the right to continue the guest from the end of that epoch.
+    pub fn forked(&mut self, fork: EpochId) {
+        self.fork = self.seals.get(&fork).map(|seal| seal.chain).or(self.fork);
     }
 
     /// A guest was stopped for good. The other host may have booted the next already: the register said so before this
@@ -186,6 +211,9 @@ impl Oracle {
         if generation < self.generation || (!is_new && self.forgotten.contains(&said.chain)) {
             return;
         }
+        if self.forgotten.contains(&said.chain) && self.late.contains(&said.chain) {
+            return;
+        }
         if self.forgotten.contains(&said.chain) {
             let text = || format!("host {host} sent output {} of a guest that was booted anew since", said.position);
             return self.fail(Rule::OverIsOver, host, text);
@@ -195,6 +223,10 @@ impl Oracle {
             self.emitted.resize(index + 1, false);
         }
         self.emitted[index] = true;
+        if is_new && self.told.as_ref().is_some_and(|told| !told.runs && said.position > told.position) {
+            let text = || format!("host {host} sent output {} of a guest that its operator paused", said.position);
+            return self.fail(Rule::PausedStays, host, text);
+        }
         if let Some((position, known)) = self.merge(said) {
             self.fail(Rule::OneHistory, host, || {
                 format!(
@@ -262,8 +294,25 @@ impl Oracle {
             }
             Some(_) => {}
         }
+        if self.told.as_ref().is_some_and(|told| told.runs == guest.is_paused) {
+            let is = if guest.is_paused { "stands still" } else { "runs" };
+            let text = || {
+                format!("host {host} goes on from epoch {from}, and the guest {is}: its operator was told otherwise")
+            };
+            self.fail(Rule::PausedStays, host, text);
+        }
         self.check_history_of(host, guest);
         self.check_image(host, guest, image);
+    }
+
+    /// An operator asks for the guest to stand still, or to run: until that is answered it may be either.
+    pub fn asked_to_run(&mut self) {
+        self.told = None;
+    }
+
+    /// An operator is told that it does, where it is at `position`.
+    pub fn answered_to_run(&mut self, generation: u32, runs: bool, position: u64) {
+        self.told = (generation == self.generation).then_some(Told { runs, position });
     }
 
     /// The guest's own history contains all that the world saw: no answer that was given is forgotten.

@@ -37,6 +37,9 @@ const ACK_WAIT_DETECTS: u64 = 4;
 const FILL_NOTICE_DETECTS: u64 = 2;
 const FILL_WAIT_DETECTS: u64 = 8;
 
+/// An operator waits so many times `detect` for a pause, or its end.
+pub const PAUSE_DETECTS: u64 = 8;
+
 /// What an epoch counts for of the bytes in flight.
 pub const EPOCH_BYTES: u64 = 1000;
 /// What an output counts for of the bytes held.
@@ -406,6 +409,19 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
         Some(Break::StoreUndelisted) => {
             let crash = What::Crash { host: 0, power: false, restart: Some(MS) };
             vec![at(What::StoreFails(0)), Fault { when: When::At(heal_at / 4 * 3), what: crash }]
+        }
+        Some(Break::PauseUnrecorded | Break::PauseForgotten) => {
+            let crash = What::Crash { host: 0, power: false, restart: None };
+            vec![at(What::PauseGuest(0)), Fault { when: When::At(heal_at - MS), what: crash }]
+        }
+        Some(Break::PauseUncommitted) => {
+            let crash = What::Crash { host: 0, power: false, restart: None };
+            vec![at(What::PauseGuest(0)), Fault { when: When::At(heal_at / 2), what: crash }]
+        }
+        Some(Break::RunUncommitted) => {
+            let crash = What::Crash { host: 0, power: false, restart: None };
+            let runs = Fault { when: When::At(heal_at - MS), what: What::RunGuest(0) };
+            vec![at(What::PauseGuest(0)), runs, Fault { when: When::At(heal_at - MS), what: crash }]
         }
         Some(Break::DegradedUnlogged) => {
             let crash = What::Crash { host: 0, power: false, restart: Some(MS) };

@@ -1,8 +1,10 @@
 //! A primary: the executors of its pipeline, over a toy machine and models of its socket, disk and state directory. It decides
 //! nothing.
 
+use std::time::Duration;
+
 use replication::pipeline::primary::{
-    Action, GuestMode, Outcome, Parting, PrimaryPipeline, Question as Wants, Step as Does,
+    Action, GuestMode, Outcome, Parting, PauseStep, PrimaryPipeline, Question as Wants, Step as Does,
 };
 use replication::primary::PrimaryState;
 use replication::wire::Kind;
@@ -14,7 +16,7 @@ use crate::fault::Step;
 use crate::guest::{Guest, Said};
 use crate::machine::{Machine, request_of};
 use crate::machines::store_of;
-use crate::plan::{Break, EPOCH_BYTES, MS};
+use crate::plan::{Break, EPOCH_BYTES, MS, PAUSE_DETECTS};
 use crate::shipping::Shipping;
 use crate::state_dir::{LocalEpoch, StateDir};
 use crate::storage::{Done, Files, Op, Worker};
@@ -145,6 +147,8 @@ impl PrimaryNode {
         let reuse = env.plan.broken == Some(Break::ReuseEpochs);
         let running = if reuse { over.from.next() } else { over.next_epoch };
         let inbox = over.redeliver.iter().map(request_of).collect();
+        let mut guest = guest;
+        guest.is_paused &= env.plan.broken != Some(Break::PauseForgotten);
         let mut node = PrimaryNode::begin(id, Beginning { term, guest, files, running, inbox, store: None }, env);
         if env.plan.broken != Some(Break::ForgetHeld) {
             for output in &over.reemit {
@@ -204,7 +208,7 @@ impl PrimaryNode {
 
     /// The guest crashes, unless it was taken over: such a one would be stopped, which is no law of the protocol.
     pub fn crash_guest(&mut self, env: &mut Env) -> Result<(), Crashed> {
-        if self.taken_over {
+        if self.taken_over || self.machine.guest.is_paused {
             return Ok(());
         }
         self.end_guest(true, env)
@@ -237,6 +241,65 @@ impl PrimaryNode {
     pub fn unprotect(&mut self, env: &mut Env) -> Result<(), Crashed> {
         self.pipeline.handle_unprotect(env.time(), "the operator wants it");
         self.pump(env)
+    }
+
+    /// The operator pauses the guest. One who is told no, or waits already, does not come again.
+    pub fn pause(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        if self.is_over() || self.machine.guest.is_paused || self.pipeline.pause_until().is_some() {
+            return Ok(());
+        }
+        if self.machine.is_busy(env.now) {
+            return Ok(());
+        }
+        self.machine.guest.is_paused = true;
+        env.oracle.asked_to_run();
+        let until = env.time().after(Duration::from_nanos(PAUSE_DETECTS * env.plan.detect));
+        self.pipeline.handle_paused(until);
+        self.pump(env)
+    }
+
+    /// The operator has a paused guest run.
+    pub fn unpause(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        if self.is_over() || !self.machine.guest.is_paused || self.pipeline.pause_until().is_some() {
+            return Ok(());
+        }
+        self.machine.guest.is_paused = false;
+        env.oracle.asked_to_run();
+        let until = env.time().after(Duration::from_nanos(PAUSE_DETECTS * env.plan.detect));
+        self.pipeline.handle_unpaused(self.machine.running, until);
+        if env.plan.broken == Some(Break::RunUncommitted) {
+            self.tell_operator(env);
+        }
+        self.pump(env)
+    }
+
+    fn tell_operator(&self, env: &mut Env) {
+        let (host, is_paused) = (self.id.host, self.machine.guest.is_paused);
+        env.say(|| format!("host {host} answers: the guest {}", if is_paused { "is PAUSED" } else { "RUNS" }));
+        env.oracle.answered_to_run(self.generation, !is_paused, self.machine.guest.position);
+    }
+
+    /// Does what the operator's wish needs.
+    fn answer_operator(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        let host = self.id.host;
+        match self.pipeline.poll_pause(env.time()) {
+            Some(PauseStep::Seal) if self.machine.is_busy(env.now) => {}
+            Some(PauseStep::Seal) => {
+                let epoch = self.machine.running;
+                self.pipeline.handle_pause_sealed(epoch);
+                self.seal(false, 0, env)?;
+                if env.plan.broken == Some(Break::PauseUncommitted) {
+                    self.tell_operator(env);
+                }
+            }
+            Some(PauseStep::Answer) => self.tell_operator(env),
+            Some(PauseStep::GiveUp) => {
+                env.say(|| format!("host {host} could not have it committed that the guest stands still, or runs"));
+                self.machine.guest.is_paused = false;
+            }
+            None => {}
+        }
+        Ok(())
     }
 
     /// Whether its guest has crashed, or was stopped: it is not run here any more.
@@ -358,12 +421,13 @@ impl PrimaryNode {
         if self.is_over() {
             return Ok(());
         }
-        if waits || self.machine.is_held {
+        if waits || self.machine.is_busy(env.now) {
             let id = self.id;
             env.after(MS / 2, Event::Boundary(id));
             return Ok(());
         }
-        if self.machine.mode == GuestMode::Epochs {
+        // A paused guest has no boundaries.
+        if self.machine.mode == GuestMode::Epochs && !self.machine.guest.is_paused {
             self.seal(false, 0, env)?;
         }
         if self.core().state() == PrimaryState::Fenced {
@@ -387,6 +451,9 @@ impl PrimaryNode {
         let (host, step) = (self.id.host, if base { Step::Base } else { Step::Seal });
         env.step(host, step, false)?;
         let sealed = self.machine.seal(base, also);
+        if env.plan.broken == Some(Break::PauseUnrecorded) {
+            sealed.guest.is_paused = false;
+        }
         let (epoch, has_writes) = (sealed.epoch, !sealed.sectors.is_empty());
         env.oracle.sealed(host, self.generation, epoch, &sealed.guest);
         self.pipeline.handle_sealed(env.time(), epoch, base, EPOCH_BYTES, has_writes);
@@ -414,9 +481,11 @@ impl PrimaryNode {
         while let Some(question) = self.pipeline.poll_question() {
             self.ask(question, env)?;
         }
+        self.answer_operator(env)?;
         self.machine.forget(self.pipeline.through());
         self.set_to_work(env)?;
-        let wanted = [self.pipeline.poll_timeout(), self.pipeline.upkeep_at()].into_iter().flatten().min();
+        let wanted = [self.pipeline.poll_timeout(), self.pipeline.upkeep_at(), self.pipeline.pause_until()];
+        let wanted = wanted.into_iter().flatten().min();
         let wanted = wanted.map(|time| env.when(time));
         if let Some(at) = wanted.filter(|at| self.timer_at.is_none_or(|armed| *at < armed)) {
             self.timer_at = Some(at);

@@ -454,7 +454,12 @@ impl World {
                 let is_known = result == ClaimResult::Granted || self.env.plan.broken == Some(Break::SecondPrimary);
                 self.backup(to, |node, env| node.handle_introduced(is_known, env))?;
             }
-            Question::TakeOver { .. } => self.backup(to, |node, env| node.handle_claimed(result, env))?,
+            Question::TakeOver { fork, .. } => {
+                if result == ClaimResult::Granted {
+                    self.env.oracle.forked(fork);
+                }
+                self.backup(to, |node, env| node.handle_claimed(result, env))?;
+            }
             question => self.primary(to, |node, env| {
                 let now = env.time();
                 node.tell(env, |core| match (question, &answer) {

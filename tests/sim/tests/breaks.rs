@@ -96,6 +96,10 @@ caught! {
     epochs_past_the_log_after_a_lost_store_are_caught: DegradedUnlogged,
     resume_without_the_log_is_caught: LogUnrecovered,
     resume_with_more_of_the_log_than_its_epoch_is_caught: LogRecoveredBeyond,
+    pause_that_no_epoch_records_is_caught: PauseUnrecorded,
+    pause_that_is_answered_before_its_commit_is_caught: PauseUncommitted,
+    takeover_that_runs_a_paused_guest_is_caught: PauseForgotten,
+    end_of_a_pause_that_is_answered_before_its_commit_is_caught: RunUncommitted,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

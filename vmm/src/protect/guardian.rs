@@ -462,11 +462,6 @@ impl Guardian {
         self.lock().pipeline.performed()
     }
 
-    /// The last epoch of which all output has left.
-    fn left(&self) -> EpochId {
-        self.lock().pipeline.core().left()
-    }
-
     /// The running epoch of a guest that is being settled was ended.
     pub(super) fn handle_sealed_last(&self, epoch: EpochId, has_writes: bool) {
         self.with_pipeline(|pipeline, now| pipeline.handle_sealed_last(now, epoch, has_writes));

@@ -38,6 +38,7 @@ mod epochs;
 mod filling;
 mod images;
 mod leaving;
+mod pausing;
 mod settling;
 mod step;
 
@@ -52,6 +53,8 @@ pub use filling::FillStep;
 use filling::Filling;
 use images::Images;
 use leaving::Leaving;
+pub use pausing::PauseStep;
+use pausing::Pausing;
 use settling::{Closing, Settling};
 pub use step::{Action, Failing, Note, Outcome, Question, Step};
 
@@ -143,6 +146,7 @@ pub struct PrimaryPipeline {
     images: Images,
     upkeep: Upkeep,
     leaving: Leaving,
+    pausing: Option<Pausing>,
     mode: GuestMode,
     /// The guest stands still to be settled.
     is_held: bool,
@@ -199,6 +203,7 @@ impl PrimaryPipeline {
             images: Images::with_all(before),
             upkeep: Upkeep { at: Time(0).after(config.upkeep), is_given: false },
             leaving: Leaving::default(),
+            pausing: None,
             mode: if config.primary.has_store { GuestMode::Epochs } else { GuestMode::Direct },
             is_held: false,
             wants_settling: false,

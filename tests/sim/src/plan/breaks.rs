@@ -153,11 +153,19 @@ pub enum Break {
     LogUnrecovered,
     /// A guest is resumed on an image that has more than its last epoch.
     LogRecoveredBeyond,
+    /// A pause is answered by an epoch that does not say it.
+    PauseUnrecorded,
+    /// A pause is answered when its epoch is sealed.
+    PauseUncommitted,
+    /// A takeover runs a guest that was paused.
+    PauseForgotten,
+    /// That a paused guest runs is answered before an epoch says so.
+    RunUncommitted,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 73] = [
+    pub const ALL: [Break; 77] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -231,6 +239,10 @@ impl Break {
         Break::DegradedUnlogged,
         Break::LogUnrecovered,
         Break::LogRecoveredBeyond,
+        Break::PauseUnrecorded,
+        Break::PauseUncommitted,
+        Break::PauseForgotten,
+        Break::RunUncommitted,
     ];
 }
 

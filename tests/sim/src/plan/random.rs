@@ -24,6 +24,13 @@ fn random_what(rng: &mut Rng, hosts: usize, when: When, detect: u64) -> What {
         When::Step { host, .. } if rng.percent(80) => host,
         _ => random_host(rng, hosts),
     };
+    if rng.percent(8) {
+        return match rng.range(0, 4) {
+            0 | 1 => What::PauseGuest(host),
+            2 | 3 => What::RunGuest(host),
+            _ => What::Snapshot(host, long / 4),
+        };
+    }
     match rng.range(0, if hosts > SPARE { 57 } else { 47 }) {
         0..=6 => {
             let restart = rng.percent(60).then(|| rng.range(0, 2 * detect));

@@ -94,6 +94,8 @@ impl PrimaryNode {
                 Outcome::Done
             }
             Does::Fill { link, step } => return self.fill(link, step, env),
+            // Somebody else has stopped the guest.
+            Does::Hold { .. } if self.machine.is_busy(env.now) && !self.is_over() => return Ok(None),
             Does::Hold { session } => self.hold(session, env),
             Does::LetGo => {
                 self.machine.is_held = false;

@@ -86,6 +86,9 @@ pub fn what(what: &What) -> String {
         What::StandBy(host) => format!("an operator starts a backup on host {host}"),
         What::RunAgain(host) => format!("the VM is run again on host {host}"),
         What::Stop(host) => format!("an operator stops the VM on host {host}"),
+        What::PauseGuest(host) => format!("an operator pauses the guest on host {host}"),
+        What::RunGuest(host) => format!("an operator has the guest on host {host} run again"),
+        What::Snapshot(host, long) => format!("a snapshot of the guest on host {host} takes {}", time(*long)),
         What::OtherWitness(host, long) => format!("host {host} sees an empty witness for {}", time(*long)),
         What::Beside { host, dir, delay } => {
             format!("the VM is started beside, on host {host}, in {}, after {}", dir_words(*dir), time(*delay))

@@ -74,10 +74,14 @@ impl World {
             What::ProtectOther { host, to } => return self.protect_other(host, to),
             What::StandBy(host) => return self.start(host, false),
             What::RunAgain(host) => return self.run_again(host),
-            What::Stop(host) => {
-                let id = HostId { host, life: self.hosts[host].life };
-                let result = self.primary(id, |node, env| node.stop(env));
-                return self.settle(host, result);
+            What::Stop(host) => return self.ask_primary(host, |node, env| node.stop(env)),
+            What::PauseGuest(host) => return self.ask_primary(host, |node, env| node.pause(env)),
+            What::RunGuest(host) => return self.ask_primary(host, |node, env| node.unpause(env)),
+            What::Snapshot(host, time) => {
+                return self.ask_primary(host, |node, env| {
+                    node.machine.snapshot_until = env.now + time;
+                    Ok(())
+                });
             }
             What::Beside { host, dir, delay } => return self.prepare_beside(host, dir, delay),
             What::LoseLock(host) => {
@@ -94,11 +98,7 @@ impl World {
                 env.witness.lose_mount(host);
                 time
             }
-            What::GuestCrash(host) => {
-                let id = HostId { host, life: self.hosts[host].life };
-                let result = self.primary(id, |node, env| node.crash_guest(env));
-                return self.settle(host, result);
-            }
+            What::GuestCrash(host) => return self.ask_primary(host, |node, env| node.crash_guest(env)),
         };
         env.after(relief, Event::Relief(what));
     }
@@ -146,10 +146,15 @@ impl World {
         self.env.after(0, Event::Timer(id));
     }
 
-    fn unprotect(&mut self, host: usize) {
+    /// Asks something of whoever runs the guest on a host.
+    fn ask_primary(&mut self, host: usize, ask: impl FnOnce(&mut PrimaryNode, &mut Env) -> Result<(), Crashed>) {
         let id = HostId { host, life: self.hosts[host].life };
-        let result = self.primary(id, |node, env| node.unprotect(env));
+        let result = self.primary(id, ask);
         self.settle(host, result);
+    }
+
+    fn unprotect(&mut self, host: usize) {
+        self.ask_primary(host, |node, env| node.unprotect(env));
     }
 
     /// Where the VM is, it gets a backup elsewhere.
@@ -325,6 +330,7 @@ impl World {
             }
         }
         self.restart_all();
+        (0..HOSTS).for_each(|host| self.ask_primary(host, |node, env| node.unpause(env)));
         let is_run = self.hosts.iter().any(|host| matches!(host.role, Role::Primary(_) | Role::Starting(_)));
         if !is_run && !self.is_survived() {
             let host = self.env.witness.newest().map_or(0, |record| host_of(&record.primary));
