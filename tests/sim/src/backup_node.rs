@@ -3,24 +3,25 @@
 //! There is no rule here. Steps are performed against models of what a real host has, take their time, and are answered.
 
 mod files;
+mod memory;
+mod register;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use replication::page::{PAGE_SIZE, Page};
 use replication::pipeline::backup::{
-    Answer, BackupPipeline, Introduction, Leaving, LoopDone, LoopStep, Note, PipelineConfig, Question as Asked,
-    StorageDone, StorageLimits,
+    BackupPipeline, Note, PipelineConfig, Question as Asked, StorageDone, StorageLimits,
 };
-use replication::view::{Tell, Voids};
-use replication::wire::{Hello, Kind, Message, RefuseCode};
-use replication::{AssembledEpoch, Backup, ClaimResult, EpochId, Frame, PageBatch, SessionId, TakeOver};
+use replication::view::Voids;
+use replication::wire::{Kind, Message};
+use replication::{AssembledEpoch, Backup, EpochId, Frame, SessionId, TakeOver};
 
 use crate::env::{Crashed, Env, Event, HostId, Lane, Piece};
 use crate::fault::Step;
 use crate::guest::PAGES;
-use crate::plan::{Break, MS, Plan, UPKEEP, machine};
-use crate::primary_node::Stream;
+use crate::net::Stream;
+use crate::plan::{Break, MS, Plan, UPKEEP};
 use crate::storage::Files;
 use crate::story::words;
 use crate::witness::Question;
@@ -178,22 +179,6 @@ impl BackupNode {
         self.read(env)
     }
 
-    fn finish_applying(&mut self, env: &mut Env) -> Result<(), Crashed> {
-        let epoch = self.applying.take().expect("the loop was at work");
-        let is_forgetful = env.plan.broken == Some(Break::ForgetPage) && epoch.epoch.0.is_multiple_of(4);
-        for batch in epoch.pages.iter().skip(usize::from(is_forgetful)) {
-            self.apply_pages(batch);
-        }
-        self.pipeline.handle_loop_done(env.time(), LoopDone::Done);
-        env.step(self.id.host, Step::Apply, true)
-    }
-
-    fn apply_pages(&mut self, batch: &PageBatch) {
-        for page in batch.pages() {
-            page.apply_to(&mut self.memory[page.gfn.0 as usize]);
-        }
-    }
-
     /// Does all that the pipeline wants done now.
     fn pump(&mut self, env: &mut Env) -> Result<(), Crashed> {
         loop {
@@ -203,11 +188,7 @@ impl BackupNode {
             let Some(step) = self.pipeline.poll_loop_step() else { break };
             self.perform(step, env)?;
         }
-        let wanted = self.pipeline.poll_timeout().map(|time| env.when(time));
-        if let Some(at) = wanted.filter(|at| self.timer_at.is_none_or(|armed| *at < armed)) {
-            self.timer_at = Some(at);
-            env.at(at, Event::Timer(self.id));
-        }
+        env.wake(self.id, &mut self.timer_at, [self.pipeline.poll_timeout()]);
         Ok(())
     }
 
@@ -230,139 +211,15 @@ impl BackupNode {
             env.at(at, Event::Lane { to: self.id, lane: Lane::Upkeep });
         }
         match self.pipeline.poll_question() {
-            Some(question) => self.ask(question, env),
+            Some(question) => {
+                if let Asked::TakeOver { session, .. } = &question {
+                    env.say(|| {
+                        format!("host {} claims session {session}; {}", self.id.host, self.pipeline.core().pointers())
+                    });
+                }
+                env.put(self.id, Question::from(question), false)
+            }
             None => Ok(()),
-        }
-    }
-
-    fn perform(&mut self, step: LoopStep, env: &mut Env) -> Result<(), Crashed> {
-        let done = match step {
-            LoopStep::Examine(hello) if hello.machine == machine() => LoopDone::Examined(Ok(())),
-            LoopStep::Examine(_) => LoopDone::Examined(Err("another machine".into())),
-            LoopStep::MakeMemory { session, hello } => self.make_memory(session, &hello),
-            LoopStep::ApplyBatch(batch) => {
-                self.apply_pages(&batch);
-                LoopDone::Done
-            }
-            LoopStep::ReadMemory { session, epoch } => {
-                self.read_memory(session, epoch, env);
-                return Ok(());
-            }
-            LoopStep::ApplyPages(epoch) => return self.begin_applying(epoch, env),
-            LoopStep::Forget { void, .. } => {
-                if let Some(session) = void {
-                    self.voids.handle_void(session);
-                    env.after(0, Event::Look { by: self.id, again: false });
-                }
-                self.storage.note_forgotten();
-                LoopDone::Done
-            }
-            LoopStep::Disconnect => {
-                self.unread.clear();
-                if let Some(stream) = self.stream.take() {
-                    env.close(stream.connection, self.id.host);
-                }
-                LoopDone::Done
-            }
-            LoopStep::Leave(Leaving::TakeOver { over, .. }) => {
-                env.step(self.id.host, Step::TakeOver, false)?;
-                self.over = Some(over);
-                LoopDone::Done
-            }
-            LoopStep::Leave(Leaving::Ended(_) | Leaving::Failed) => {
-                self.has_ended = true;
-                LoopDone::Done
-            }
-        };
-        self.pipeline.handle_loop_done(env.time(), done);
-        Ok(())
-    }
-
-    fn make_memory(&mut self, session: SessionId, hello: &Hello) -> LoopDone {
-        if let Some(greeting) = hello.register {
-            self.voids.handle_joined(session, greeting.primary);
-        }
-        LoopDone::MadeMemory(Ok(()))
-    }
-
-    fn begin_applying(&mut self, epoch: std::sync::Arc<AssembledEpoch>, env: &mut Env) -> Result<(), Crashed> {
-        env.step(self.id.host, Step::Apply, false)?;
-        self.applying = Some(epoch);
-        let delay = env.rng.range(0, env.plan.apply_delay);
-        env.after(delay, Event::Lane { to: self.id, lane: Lane::Loop });
-        Ok(())
-    }
-
-    fn read_memory(&mut self, session: SessionId, epoch: EpochId, env: &mut Env) {
-        let is_blank = env.plan.broken == Some(Break::CopyOfOtherMemory);
-        self.pipeline.handle_memory(env.time(), session, epoch, |gfn, page| {
-            *page = if is_blank { [0; PAGE_SIZE] } else { self.memory[gfn.0 as usize] };
-        });
-    }
-
-    fn ask(&mut self, question: Asked, env: &mut Env) -> Result<(), Crashed> {
-        let host = self.id.host;
-        match question {
-            Asked::Introduce { hello, .. } => {
-                match env.plan.broken {
-                    Some(Break::MeetUnasked) => env.learn_unasked(self.id, Question::Introduce(hello.register)),
-                    _ => env.ask(self.id, Question::Introduce(hello.register)),
-                }
-                Ok(())
-            }
-            Asked::TakeOver { session, fork } => {
-                env.say(|| format!("host {host} claims session {session}; {}", self.pipeline.core().pointers()));
-                env.step(host, Step::Claim, false)?;
-                if env.plan.broken == Some(Break::RunWithoutClaim) {
-                    env.learn_unasked(self.id, Question::TakeOver { session, fork });
-                } else {
-                    env.ask(self.id, Question::TakeOver { session, fork });
-                }
-                env.step(host, Step::Claim, true)
-            }
-            Asked::Override { .. } => unreachable!("no operator here overrides"),
-        }
-    }
-
-    /// The witness said whether the primary may be followed.
-    pub fn handle_introduced(&mut self, is_known: bool, env: &mut Env) -> Result<(), Crashed> {
-        let host = self.id.host;
-        let introduction = match is_known {
-            true => Ok(Introduction { place: Some(env.witness.introduce(host)), nonce: Some(env.witness.leave(host)) }),
-            false => Err((RefuseCode::Witness, "another witness, or another primary".to_owned())),
-        };
-        self.pipeline.handle_answer(env.time(), Answer::Introduced(introduction));
-        self.pump(env)?;
-        self.read(env)
-    }
-
-    /// The witness said whether the guest may run here.
-    pub fn handle_claimed(&mut self, result: ClaimResult, env: &mut Env) -> Result<(), Crashed> {
-        self.pipeline.handle_answer(env.time(), Answer::Claimed(result));
-        self.pump(env)?;
-        self.read(env)
-    }
-
-    /// Looks at the newest record, and tells the witness what that asks for. The driver does so again and again.
-    pub fn look(&mut self, env: &mut Env) {
-        let newest = env.witness.seen_right(self.id.host).filter(|_| env.net.witness_up[self.id.host]).cloned();
-        if let Some(newest) = newest.filter(|_| env.plan.broken != Some(Break::VoidUntold)) {
-            for tell in self.voids.tell(&newest) {
-                env.say(|| format!("host {} {}", self.id.host, words::tell(tell)));
-                if env.witness.tell(tell) {
-                    self.voids.handle_told(tell);
-                }
-            }
-            if env.plan.broken == Some(Break::VoidForgotten) && newest.backups.is_empty() {
-                // Broken: what is not listed now is taken for what will never be.
-                self.voids.joins().for_each(|join| {
-                    env.witness.tell(Tell::Withdraw(join));
-                });
-                self.voids = Voids::new(env.witness.place(self.id.host).id);
-            }
-        }
-        if env.net.witness_up[self.id.host] {
-            env.witness.state_deaths_again(self.id.host);
         }
     }
 

@@ -336,6 +336,15 @@ impl Env {
         }
     }
 
+    /// A host is woken at the first of these times, if that is before what `armed` says.
+    pub fn wake(&mut self, id: HostId, armed: &mut Option<u64>, wanted: impl IntoIterator<Item = Option<Time>>) {
+        let at = wanted.into_iter().flatten().min().map(|time| self.when(time));
+        if let Some(at) = at.filter(|at| armed.is_none_or(|armed| *at < armed)) {
+            *armed = Some(at);
+            self.at(at, Event::Timer(id));
+        }
+    }
+
     /// `event` happens `delay` from now.
     pub fn after(&mut self, delay: u64, event: Event) {
         self.at(self.now + delay, event);

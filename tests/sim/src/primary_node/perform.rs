@@ -7,57 +7,11 @@ use replication::{EpochId, SessionId};
 use super::PrimaryNode;
 use crate::env::{Crashed, Env};
 use crate::fault::Step;
-use crate::plan::{Break, EPOCH_BYTES, MS};
+use crate::plan::Break;
 use crate::state_dir::LocalEpoch;
-use crate::storage::{Done, Op, Worker};
+use crate::storage::{Done, Worker};
 
 impl PrimaryNode {
-    /// A step begins; when it is done.
-    pub(super) fn begin_step(&mut self, does: &Does, env: &mut Env) -> Result<u64, Crashed> {
-        match self.op_of(does, env) {
-            Some(op) => self.machine.disk.files.begin(self.id.host, Worker::Log, op, env),
-            None => Ok(env.now + self.time_of(does, env)),
-        }
-    }
-
-    /// What of the files a step needs; none: nothing, or a rule is broken.
-    fn op_of(&mut self, does: &Does, env: &Env) -> Option<Op> {
-        let broken = env.plan.broken;
-        match does {
-            Does::Log { .. } if broken == Some(Break::DegradedUnlogged) && !self.pipeline.has_store() => None,
-            Does::Log { epoch } => {
-                let record = self.machine.disk.record(*epoch);
-                Some(Op::Append { record, is_synced: self.syncs_log && broken != Some(Break::LogUnsynced) })
-            }
-            Does::SyncImages if broken == Some(Break::BaseUnsyncedHere) => None,
-            Does::SyncImages => Some(Op::Sync),
-            Does::EmptyLog if broken == Some(Break::LogKept) => None,
-            Does::EmptyLog => Some(Op::Truncate { syncs: broken != Some(Break::LogEmptiedUnsynced) }),
-            Does::RemoveStore { renew_log: true } => {
-                self.machine.disk.files.forget_log_failure();
-                Some(Op::Truncate { syncs: true })
-            }
-            _ => None,
-        }
-    }
-
-    /// How long a step takes.
-    fn time_of(&mut self, does: &Does, env: &mut Env) -> u64 {
-        match does {
-            Does::Fill { step: FillStep::Round, .. } => {
-                let took = self.shipping.bytes_of_round() * MS / env.plan.load.link;
-                self.sends = self.shipping.bytes_of_round();
-                self.shipping.write_beside(env.plan.load, self.share, took);
-                took
-            }
-            Does::CommitLocally { .. } => env.disk_delay(self.id.host),
-            Does::Send { .. } | Does::Part { .. } | Does::Ship { .. } | Does::Fill { .. } | Does::Hold { .. } => {
-                env.rng.range(0, MS / 2)
-            }
-            _ => 0,
-        }
-    }
-
     /// Does a step; none: the second half of it follows.
     pub(super) fn perform(&mut self, does: Does, env: &mut Env) -> Result<Option<Outcome>, Crashed> {
         let host = self.id.host;
@@ -250,18 +204,5 @@ impl PrimaryNode {
         }
         self.seal(true, rest, env)?;
         Ok(Outcome::Done)
-    }
-
-    /// What a careless driver would do: the base leaves, and the core hears of an epoch like any other.
-    fn ship_base_before_seal(&mut self, rest: u64, env: &mut Env) -> Result<Outcome, Crashed> {
-        let (link, left) = (self.core().link().expect("there is a session to base"), self.core().left());
-        let sealed = self.machine.seal(true, rest);
-        let (epoch, has_writes) = (sealed.epoch, !sealed.sectors.is_empty());
-        env.oracle.sealed(self.id.host, self.generation, epoch, &sealed.guest);
-        let halves = self.shipping.epoch(link, self.machine.sealed(epoch), left, env);
-        halves.into_iter().for_each(|half| self.send(self.number, half, env));
-        self.pipeline.handle_sealed(env.time(), epoch, false, EPOCH_BYTES, has_writes);
-        self.pump(env)?;
-        Ok(Outcome::SessionOver)
     }
 }
