@@ -441,10 +441,14 @@ impl Env {
         self.full_until[host] > self.now
     }
 
+    /// For how long a host's disk is slow yet.
+    pub fn slowness(&self, host: usize) -> u64 {
+        self.slow_until[host].saturating_sub(self.now)
+    }
+
     /// How long a disk of `host` takes for a sync.
     pub fn disk_delay(&mut self, host: usize) -> u64 {
-        let slow = self.slow_until[host].saturating_sub(self.now);
-        slow + self.rng.range(0, self.plan.disk_delay)
+        self.slowness(host) + self.rng.range(0, self.plan.disk_delay)
     }
 
     /// `from` sends bytes to the other end.

@@ -46,3 +46,15 @@ fn epoch_without_a_state_directory_is_logged_before_it_is_committed() {
 fn log_that_fails_behind_what_has_left_leaves_the_guest_to_its_backup() {
     assert_holds("seed = 1379\ndurable = false\nfaults = [{ what = { DiskFails = 0 }, when = { At = '0ms' } }]");
 }
+
+/// A session was lost while its base was about to be sealed, and the next one accepted before the lane had seen that: its filling
+/// took the place of the one for which the guest was stopped, and nobody let it run again.
+#[test]
+fn guest_that_was_stopped_for_a_lost_session_runs_again_when_the_next_one_comes_at_once() {
+    let limits =
+        "client_loss = 30\ndetect = '23ms'\ndisk_delay = '6ms'\nepoch = '1ms'\nheal_at = '160ms'\nhold_bytes_max = 384
+        in_flight_epochs_max = 16\nlink_delay = '200us'\nlocal = true\nlog_room = 1000
+        load = { link = 1048576, set = 3145728, speed = 4194304 }";
+    let jump = "{ what = { ClockJump = [0, '24ms'] }, when = { Step = { after = false, host = 0, nth = 5, step = 'Persist' } } }";
+    assert_holds(&format!("seed = 65396\n{limits}\nfaults = [{jump}]"));
+}

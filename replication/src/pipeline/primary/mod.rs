@@ -48,6 +48,7 @@ use std::time::Duration;
 use crate::id::{EpochId, SessionId, Time};
 use crate::primary::{EpochMeta, GuestEnd, Primary, PrimaryConfig, PrimaryState};
 use crate::view::Greeting;
+use crate::wire::Link;
 use epochs::{Item, Log, Store};
 pub use filling::FillStep;
 use filling::Filling;
@@ -154,6 +155,8 @@ pub struct PrimaryPipeline {
     wants_settling: bool,
     settling: Option<Settling>,
     filling: Option<Filling>,
+    /// The session whose backup is filled when that filling has ended.
+    next_filling: Option<Link>,
     closing: Option<Closing>,
     /// An epoch is through: settling and filling have a turn before the next one, which may be there already, again and again.
     is_bulks_turn: bool,
@@ -209,6 +212,7 @@ impl PrimaryPipeline {
             wants_settling: false,
             settling: None,
             filling: None,
+            next_filling: None,
             closing: None,
             is_bulks_turn: false,
             parts_alone: true,

@@ -321,6 +321,39 @@ fn pause_that_is_not_committed_in_time_is_given_up_and_so_is_that_the_guest_runs
     assert_eq!(alone.pipeline.poll_pause(Time(0)), Some(PauseStep::Answer), "nobody else has it");
 }
 
+/// The next session's backup accepts while the lane is at work for the one before, whose base the guest stands still for.
+#[test]
+fn guest_that_stands_still_for_a_session_that_is_over_runs_before_the_next_is_filled() {
+    let mut host = Host::new(false);
+    host.connect();
+    loop {
+        let step = host.step().expect("the filling gets on");
+        let outcome = match &step {
+            Step::Fill { step: FillStep::Harvest, .. } => Outcome::Left(Left::default()),
+            Step::BeginEpochs => break,
+            _ => Outcome::Done,
+        };
+        host.done(outcome);
+    }
+    let (now, other) = (host.now, SessionId([2; 16]));
+    host.pipeline.with(now, |core| core.handle_disconnected(now));
+    host.pipeline.handle_connected(now, other, None).expect("a connection is wanted");
+    host.done(Outcome::Done);
+    assert!(matches!(host.step(), Some(Step::Send { .. })), "the Hello");
+    let link = Link { session: other, ..host.pipeline.core().link().expect("it was greeted") };
+    let mut decoder = crate::FrameDecoder::new(link.vm);
+    decoder.handle_bytes(&hello_ack().to_frame(&link, EpochId(0)));
+    let frame = decoder.poll_frame().expect("a frame").expect("a whole one");
+    host.pipeline.with(now, |core| core.handle_frame(now, frame)).expect("the peer says what it may");
+    host.settle();
+    host.done(Outcome::Done);
+    assert_eq!(host.step(), Some(Step::LetGo));
+    host.done(Outcome::Done);
+    let has_begun = |step: Option<Step>| matches!(step, Some(Step::BeginFilling { link, .. }) if link.session == other);
+    let settled = host.run().into_iter().any(|step| has_begun(Some(step)));
+    assert!(settled, "{:?}", host.pipeline);
+}
+
 #[test]
 fn images_are_synced_now_and_then_while_epochs_are_written_to_them_and_one_that_fails_ends_the_machine() {
     let mut host = Host::new(false);

@@ -134,6 +134,8 @@ impl PrimaryNode {
                 self.shipping.write_beside(env.plan.load, self.share, took);
                 took
             }
+            // It reads what is there.
+            Does::Fill { step: FillStep::Compare, .. } => env.rng.range(0, MS / 2) + env.slowness(self.id.host),
             Does::CommitLocally { .. } => env.disk_delay(self.id.host),
             Does::Send { .. } | Does::Part { .. } | Does::Ship { .. } | Does::Fill { .. } | Does::Hold { .. } => {
                 env.rng.range(0, MS / 2)

@@ -160,7 +160,9 @@ impl PrimaryNode {
 
     fn fill(&mut self, link: Link, step: FillStep, env: &mut Env) -> Result<Option<Outcome>, Crashed> {
         let host = self.id.host;
-        if self.is_over() || !self.is_current(link.session, env) {
+        // What says nothing to the backup sees nothing of that.
+        let says = !matches!(step, FillStep::Compare | FillStep::Harvest);
+        if self.is_over() || (says && !self.is_current(link.session, env)) {
             self.stuck = false;
             return Ok(Some(Outcome::SessionOver));
         }
