@@ -184,6 +184,8 @@ pub struct Env {
     pub full_until: [u64; HOSTS],
     /// Whose disk fails at the next thing asked of it.
     pub disk_fails: [bool; HOSTS],
+    /// Whose disk never answers.
+    pub disk_hangs: [bool; HOSTS],
     /// Who acks nothing from the next ack on.
     pub mute: [bool; HOSTS],
     /// Whose next filling makes no progress.
@@ -241,6 +243,7 @@ impl Env {
             loses_power: [false; HOSTS],
             full_until: [0; HOSTS],
             disk_fails: [false; HOSTS],
+            disk_hangs: [false; HOSTS],
             mute: [false; HOSTS],
             stuck: [false; HOSTS],
             unfit_base: [false; HOSTS],

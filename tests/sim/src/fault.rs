@@ -172,6 +172,8 @@ pub enum What {
     DiskFull(usize, #[serde(with = "nanos")] u64),
     /// A host's disk fails at the next thing asked of it.
     DiskFails(usize),
+    /// What is asked of a host's disk from now on has no end, until its process is gone.
+    DiskHangs(usize),
     /// The state directory of a primary takes no more epochs.
     StoreFails(usize),
     /// A backup is heard, and acks nothing any more in this session.
@@ -270,7 +272,7 @@ impl What {
             }
             What::UnfitBase(host) | What::RunAgain(host) | What::Stop(host) => [Some(host), None],
             What::LoseLock(host) | What::RestoreLock(host) | What::ReplaceDir(host) => [Some(host), None],
-            What::GuestCrash(host) => [Some(host), None],
+            What::GuestCrash(host) | What::DiskHangs(host) => [Some(host), None],
             What::PauseGuest(host) | What::RunGuest(host) | What::Snapshot(host, _) => [Some(host), None],
             What::Beside { host, dir: Dir::CopyOf(of), .. } => [Some(host), Some(of)],
             What::Beside { host, .. } => [Some(host), None],

@@ -58,3 +58,14 @@ fn guest_that_was_stopped_for_a_lost_session_runs_again_when_the_next_one_comes_
     let jump = "{ what = { ClockJump = [0, '24ms'] }, when = { Step = { after = false, host = 0, nth = 5, step = 'Persist' } } }";
     assert_holds(&format!("seed = 65396\n{limits}\nfaults = [{jump}]"));
 }
+
+/// An image hung, and the log waited for it to be emptied: the primary went on to beat, the guest stood still for ever, and the
+/// backup never took over. Only an append to the log that hung made a dead primary.
+#[test]
+fn primary_whose_image_hangs_leaves_its_guest_to_the_backup() {
+    let load = "load = { link = 1048576, set = 4194304, speed = 8388608 }";
+    for log_room in [0, 300, 1000] {
+        let hangs = "{ what = { DiskHangs = 0 }, when = { At = '53ms' } }";
+        assert_holds(&format!("seed = 2210\n{load}\nlog_room = {log_room}\nfaults = [{hangs}]"));
+    }
+}

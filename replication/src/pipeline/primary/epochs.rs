@@ -69,8 +69,6 @@ pub(super) struct Log {
     is_full: bool,
     /// Its file system has no room: for which file, and when it is tried again.
     no_room: Option<(String, Time)>,
-    /// Since when the lane works on it.
-    since: Option<Time>,
 }
 
 impl Log {
@@ -85,10 +83,6 @@ impl Log {
 
     pub(super) fn full(&self) -> Option<&str> {
         self.no_room.as_ref().map(|(path, _)| path.as_str())
-    }
-
-    pub(super) fn is_stuck(&self, now: Time, time_max: std::time::Duration) -> bool {
-        self.since.is_some_and(|since| now >= since.after(time_max))
     }
 
     pub(super) fn last(&self) -> EpochId {
@@ -140,6 +134,9 @@ impl PrimaryPipeline {
         loop {
             let item = self.epochs.front()?;
             let (epoch, has_writes) = (item.epoch, item.has_writes);
+            if !matches!(item.stage, Stage::Collect | Stage::Ship) {
+                self.stands_since.get_or_insert(now);
+            }
             match item.stage {
                 Stage::Collect if self.collects() => return Some((Doing::Epoch, Step::Collect { epoch })),
                 Stage::Collect => self.advance(Stage::Ship),
@@ -177,7 +174,14 @@ impl PrimaryPipeline {
         }
     }
 
+    /// Whether nothing has come of the oldest sealed epoch for so long that this host's storage is as good as dead: of the log, of
+    /// the state directory, or of an image that the log waits for. What waits for room is tried again and again, which is something.
+    pub(super) fn is_stuck(&self, now: Time) -> bool {
+        self.stands_since.is_some_and(|since| now >= since.after(self.config.primary.ack_wait))
+    }
+
     fn advance(&mut self, stage: Stage) {
+        self.stands_since = None;
         self.epochs.front_mut().expect("an epoch is worked on").stage = stage;
     }
 
@@ -192,7 +196,6 @@ impl PrimaryPipeline {
         if self.log.is_full {
             return None;
         }
-        self.log.since = Some(now);
         Some((Doing::Epoch, Step::Log { epoch }))
     }
 
@@ -239,7 +242,6 @@ impl PrimaryPipeline {
     }
 
     fn logged(&mut self, now: Time, epoch: EpochId, outcome: Outcome) {
-        self.log.since = None;
         match outcome {
             Outcome::Logged { is_half_full } => {
                 (self.log.last, self.log.is_half_full) = (epoch, is_half_full);
@@ -316,6 +318,7 @@ impl PrimaryPipeline {
 
     fn finish_epoch(&mut self, now: Time) {
         let Item { epoch, .. } = self.epochs.pop_front().expect("an epoch is worked on");
+        self.stands_since = None;
         (self.through, self.is_bulks_turn) = (epoch, true);
         self.images.handle_durable(epoch);
         // One that the lost store does not have counts for the log alone.

@@ -29,6 +29,7 @@
 //! - The state directory says that a backup could continue the guest before the base of its session is sealed.
 //! - Of a session that is over nothing more goes out.
 //! - A permission to release is used within the detection time or given back.
+//! - A host whose storage stands still beats no more for a backup that could continue the guest.
 //! - A guest whose machine failed here is left to its backup: the witness is not asked for it.
 //! - While epochs that are to be durable are written to the images, these are synced again and again: nobody should rely on a host
 //!   whose disk is gone. A guest without epochs has its own flushes, and is told itself.
@@ -140,6 +141,8 @@ pub struct PrimaryPipeline {
     connection: u64,
     outgoing: VecDeque<Outgoing>,
     epochs: VecDeque<Item>,
+    /// Since when nothing has come of the oldest of them, which waits for storage.
+    stands_since: Option<Time>,
     /// The last epoch that is durable here.
     through: EpochId,
     log: Log,
@@ -200,6 +203,7 @@ impl PrimaryPipeline {
             connection: 0,
             outgoing: VecDeque::new(),
             epochs: VecDeque::new(),
+            stands_since: None,
             through: before,
             log: Log::default(),
             store: if config.primary.has_store { Store::Present } else { Store::Absent },
@@ -435,8 +439,14 @@ impl PrimaryPipeline {
                 }
             }
             Doing::Part => {}
-            Doing::Epoch => self.epoch_done(now, outcome),
-            Doing::Emptying => self.log_emptied(outcome),
+            Doing::Epoch => {
+                self.stands_since = None;
+                self.epoch_done(now, outcome);
+            }
+            Doing::Emptying => {
+                self.stands_since = None;
+                self.log_emptied(outcome);
+            }
             Doing::Recording => self.recorded(outcome),
             Doing::RemovingStore => self.store_removed(now, outcome),
             Doing::Settling => self.settling_done(outcome),
@@ -451,8 +461,16 @@ impl PrimaryPipeline {
         if self.has_failed { None } else { self.images.poll(now) }
     }
 
+    /// What waits for the images gets on, and what the lane Ship is at work for does not.
+    fn images_move(&mut self) {
+        if self.doing.is_none() {
+            self.stands_since = None;
+        }
+    }
+
     /// They were, up to there.
     pub fn handle_images_written(&mut self, upto: EpochId) {
+        self.images_move();
         if let Some(path) = self.images.handle_written(upto) {
             self.note(Note::HasRoom { path });
         }
@@ -460,6 +478,7 @@ impl PrimaryPipeline {
 
     /// They were not, for lack of room.
     pub fn handle_images_full(&mut self, now: Time, path: String) {
+        self.images_move();
         if self.images.handle_full(now.after(self.config.room_retry), path.clone()) {
             self.note(Note::Full { path });
         }

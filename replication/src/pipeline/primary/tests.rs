@@ -321,6 +321,37 @@ fn pause_that_is_not_committed_in_time_is_given_up_and_so_is_that_the_guest_runs
     assert_eq!(alone.pipeline.poll_pause(Time(0)), Some(PauseStep::Answer), "nobody else has it");
 }
 
+#[test]
+fn primary_whose_image_or_emptied_log_is_stuck_beats_no_more_for_its_backup() {
+    let beats = |host: &Host| host.actions.iter().filter(|action| matches!(action, Action::Beat { .. })).count();
+    for is_image in [true, false] {
+        let mut host = Host::new(false);
+        host.protect();
+        let epoch = host.seal(true);
+        assert!(matches!(host.step(), Some(Step::Ship { .. })));
+        host.done(Outcome::Done);
+        assert_eq!(host.step(), Some(Step::Log { epoch }));
+        host.done(Outcome::LogFull);
+        if is_image {
+            // The base is on its way to the image, for ever.
+            assert_eq!((host.step(), host.pipeline.poll_images(host.now)), (None, Some(epoch.prev())));
+        } else {
+            host.pipeline.handle_images_written(epoch.prev());
+            assert_eq!(host.step(), Some(Step::EmptyLog));
+        }
+        host.now = host.now.after(Duration::from_millis(40));
+        host.pipeline.handle_timeout(host.now);
+        host.settle();
+        let before = beats(&host);
+        assert!(before > 0, "it may be slow");
+        host.now = host.now.after(host.pipeline.config.primary.ack_wait);
+        host.pipeline.with(host.now, |core| core.handle_alive(Time(u64::MAX / 2)));
+        host.pipeline.handle_timeout(host.now);
+        host.settle();
+        assert_eq!(beats(&host), before, "image: {is_image}");
+    }
+}
+
 /// The next session's backup accepts while the lane is at work for the one before, whose base the guest stands still for.
 #[test]
 fn guest_that_stands_still_for_a_session_that_is_over_runs_before_the_next_is_filled() {

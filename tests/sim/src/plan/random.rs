@@ -42,6 +42,7 @@ fn random_what(rng: &mut Rng, hosts: usize, when: When, detect: u64) -> What {
         9 => What::WitnessCut(host, long),
         10 => What::ClientCut(host, long),
         11 => What::Pause(host, long),
+        12 if long.is_multiple_of(4) => What::DiskHangs(host),
         12 => What::SlowDisk(host, long),
         13 => What::Reset,
         14 => What::Garble,

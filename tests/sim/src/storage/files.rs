@@ -6,6 +6,9 @@ use crate::fault::Step;
 use crate::rng::Rng;
 use replication::EpochId;
 
+/// Beyond the end of any run.
+const HANGS: u64 = 1 << 50;
+
 /// Who works on the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Worker {
@@ -116,6 +119,7 @@ impl Files {
             Op::Write { time_max, .. } => env.rng.range(0, *time_max),
             Op::Append { .. } | Op::Sync | Op::Truncate { .. } => env.disk_delay(host),
         };
+        let delay = if env.disk_hangs[host] { HANGS } else { delay };
         let from = if op.is_of_image() { self.syncs_until.max(env.now) } else { env.now };
         if op.syncs_image() {
             self.syncs_until = from + delay;

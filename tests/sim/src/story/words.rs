@@ -75,6 +75,7 @@ pub fn what(what: &What) -> String {
         What::SlowDisk(host, long) => format!("the disk of host {host} is slow for {}", time(*long)),
         What::DiskFull(host, long) => format!("the disk of host {host} has no room for {}", time(*long)),
         What::DiskFails(host) => format!("the disk of host {host} fails"),
+        What::DiskHangs(host) => format!("the disk of host {host} hangs"),
         What::StoreFails(host) => format!("the state directory of host {host} takes no more epochs"),
         What::Mute(host) => format!("host {host} acks nothing any more in its session"),
         What::StuckFilling(host) => format!("host {host} stops filling its backup in the next session"),

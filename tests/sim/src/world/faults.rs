@@ -59,6 +59,7 @@ impl World {
             What::SlowDisk(host, time) => return env.slow_until[host] = env.now + time,
             What::DiskFull(host, time) => return env.full_until[host] = env.now + time,
             What::DiskFails(host) => return env.disk_fails[host] = true,
+            What::DiskHangs(host) => return env.disk_hangs[host] = true,
             What::Mute(host) => return env.mute[host] = true,
             What::StoreFails(host) => {
                 if let Role::Primary(node) = &mut self.hosts[host].role {
@@ -236,6 +237,7 @@ impl World {
         self.hosts[host].life += 1;
         self.env.witness.machines.end(host);
         self.env.lose_host(host);
+        self.env.disk_hangs[host] = false;
         self.env.say(|| format!("host {host} is down{}", if power { ", its power is gone" } else { "" }));
         if self.env.healing {
             self.env.after(MS, Event::Restart(host));
@@ -321,6 +323,19 @@ impl World {
         }
     }
 
+    /// An operator resets a host whose disk hangs; but one whose guest its backup can continue, that has to.
+    fn reset_hung(&mut self) {
+        let is_followed = |node: &PrimaryNode| node.core().state() == PrimaryState::Protected;
+        for host in 0..HOSTS {
+            if self.env.disk_hangs[host] && !matches!(&self.hosts[host].role, Role::Primary(node) if is_followed(node))
+            {
+                self.env.say(|| format!("an operator resets host {host}, whose disk hangs"));
+                self.stop(host, true);
+                self.env.disk_hangs[host] = false;
+            }
+        }
+    }
+
     /// An operator looks: what is down is started, and a VM that nobody runs or could continue where it ran last.
     pub(super) fn operate(&mut self) {
         self.env.after(20 * MS, Event::Operate);
@@ -329,6 +344,7 @@ impl World {
                 self.stop(host, false);
             }
         }
+        self.reset_hung();
         self.restart_all();
         (0..HOSTS).for_each(|host| self.ask_primary(host, |node, env| node.unpause(env)));
         let is_run = self.hosts.iter().any(|host| matches!(host.role, Role::Primary(_) | Role::Starting(_)));

@@ -16,7 +16,9 @@ impl World {
                     node.core().state(),
                     BackupState::Protected | BackupState::Claiming | BackupState::TakingOver
                 );
-                is_whole && record.backups.iter().any(|member| Some(member.join) == node.core().session_id())
+                // It may have won, and not have heard of it.
+                let is_listed = record.backups.iter().any(|member| Some(member.join) == node.core().session_id());
+                is_whole && (is_listed || record.primary.id == id)
             }
             Role::Starting(remains) | Role::Down(remains) => {
                 let ours = remains.resumable().filter(|store| !store.is_copy()).map(|store| store.store);
