@@ -42,6 +42,7 @@ mod leaving;
 mod pausing;
 mod settling;
 mod step;
+mod upkeep;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -59,6 +60,7 @@ pub use pausing::PauseStep;
 use pausing::Pausing;
 use settling::{Closing, Settling};
 pub use step::{Action, Failing, Note, Outcome, Question, Step};
+use upkeep::Upkeep;
 
 /// How a primary's host behaves.
 #[derive(Clone, Debug)]
@@ -121,15 +123,6 @@ enum Doing {
     Filling,
     LettingGo,
     Closing,
-}
-
-/// The syncs of the images beside all else.
-#[derive(Clone, Copy, Debug)]
-struct Upkeep {
-    /// When the next one is due.
-    at: Time,
-    /// The lane syncs.
-    is_given: bool,
 }
 
 /// A primary's session core, and what its host does.
@@ -208,7 +201,7 @@ impl PrimaryPipeline {
             log: Log::default(),
             store: if config.primary.has_store { Store::Present } else { Store::Absent },
             images: Images::with_all(before),
-            upkeep: Upkeep { at: Time(0).after(config.upkeep), is_given: false },
+            upkeep: Upkeep::begin(Time(0), config.upkeep),
             leaving: Leaving::default(),
             pausing: None,
             mode: if config.primary.has_store { GuestMode::Epochs } else { GuestMode::Direct },
@@ -487,33 +480,6 @@ impl PrimaryPipeline {
     /// They were not, and cannot be trusted any more.
     pub fn handle_images_failed(&mut self, text: String) {
         self.fail(Failing::Images { text });
-    }
-
-    /// When the images are to be synced beside all else, if they are.
-    pub fn upkeep_at(&self) -> Option<Time> {
-        let is_wanted = self.config.is_durable && self.mode == GuestMode::Epochs && !self.has_ended;
-        (is_wanted && !self.upkeep.is_given).then_some(self.upkeep.at)
-    }
-
-    /// Whether that is to be done now.
-    pub fn poll_upkeep(&mut self, now: Time) -> bool {
-        let is_due = self.upkeep_at().is_some_and(|at| at <= now);
-        self.upkeep.is_given |= is_due;
-        is_due
-    }
-
-    /// It was done, or why not.
-    ///
-    /// # Panics
-    /// If it was not to be done.
-    pub fn handle_upkeep_done(&mut self, now: Time, done: Result<(), String>) {
-        assert!(self.upkeep.is_given, "the lane answers what it was given");
-        self.upkeep = Upkeep { at: now.after(self.config.upkeep), is_given: false };
-        if let Err(text) = done
-            && self.mode == GuestMode::Epochs
-        {
-            self.fail(Failing::Images { text });
-        }
     }
 
     /// When something here wants `handle_timeout`, or to be polled again. What a lane that is at work will be told to do next is

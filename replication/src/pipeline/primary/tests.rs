@@ -4,6 +4,9 @@ use crate::primary::tests::{SESSION, config, frame, hello_ack};
 use crate::primary::{Left, Meeting};
 use crate::wire::{Kind, Message};
 
+mod pausing;
+mod storage;
+
 const MS: u64 = 1_000_000;
 
 /// A pipeline whose every action and question is performed at once, with what it asked for.
@@ -278,80 +281,6 @@ fn store_that_takes_no_epoch_leaves_the_register_before_anything_leaves_and_the_
     assert_eq!(host.pipeline.mode(), GuestMode::Direct);
 }
 
-#[test]
-fn pause_is_answered_when_the_epoch_that_says_so_is_committed_and_has_left() {
-    let mut host = Host::new(true);
-    while host.pipeline.may_seal(0) {
-        host.seal(false);
-    }
-    host.pipeline.handle_paused(Time(100));
-    assert_eq!(host.pipeline.poll_pause(Time(0)), None, "there is no room for it");
-    assert!(matches!(host.step(), Some(Step::CommitLocally { .. })));
-    host.done(Outcome::Done);
-    assert_eq!(host.pipeline.poll_pause(Time(0)), Some(PauseStep::Seal));
-    let epoch = host.seal(false);
-    host.pipeline.handle_pause_sealed(epoch);
-    host.lets_out = false;
-    host.run();
-    assert_eq!((host.pipeline.poll_pause(Time(99)), host.released()), (None, Some(epoch)), "it is committed");
-    host.pipeline.handle_let_out(Time(99), epoch, 0, 0);
-    assert_eq!(host.pipeline.poll_pause(Time(99)), Some(PauseStep::Answer));
-    assert_eq!(host.pipeline.poll_pause(Time(99)), None, "once");
-}
-
-#[test]
-fn pause_that_is_not_committed_in_time_is_given_up_and_so_is_that_the_guest_runs() {
-    let mut host = Host::new(true);
-    host.pipeline.handle_paused(Time(100));
-    let epoch = host.seal(false);
-    host.pipeline.handle_pause_sealed(epoch);
-    assert_eq!(host.pipeline.poll_pause(Time(99)), None);
-    assert_eq!(host.pipeline.poll_pause(Time(100)), Some(PauseStep::GiveUp));
-    host.pipeline.handle_unpaused(epoch.next(), Time(200));
-    host.run();
-    assert_eq!(host.pipeline.poll_pause(Time(100)), None, "what left says that it stands still");
-    host.seal(false);
-    host.run();
-    assert_eq!(host.pipeline.poll_pause(Time(100)), Some(PauseStep::Answer));
-    host.pipeline.handle_paused(Time(300));
-    host.pipeline.handle_machine_ended(false);
-    assert_eq!(host.pipeline.poll_pause(Time(100)), Some(PauseStep::GiveUp));
-    let mut alone = Host::new(false);
-    alone.pipeline.handle_paused(Time(100));
-    assert_eq!(alone.pipeline.poll_pause(Time(0)), Some(PauseStep::Answer), "nobody else has it");
-}
-
-#[test]
-fn primary_whose_image_or_emptied_log_is_stuck_beats_no_more_for_its_backup() {
-    let beats = |host: &Host| host.actions.iter().filter(|action| matches!(action, Action::Beat { .. })).count();
-    for is_image in [true, false] {
-        let mut host = Host::new(false);
-        host.protect();
-        let epoch = host.seal(true);
-        assert!(matches!(host.step(), Some(Step::Ship { .. })));
-        host.done(Outcome::Done);
-        assert_eq!(host.step(), Some(Step::Log { epoch }));
-        host.done(Outcome::LogFull);
-        if is_image {
-            // The base is on its way to the image, for ever.
-            assert_eq!((host.step(), host.pipeline.poll_images(host.now)), (None, Some(epoch.prev())));
-        } else {
-            host.pipeline.handle_images_written(epoch.prev());
-            assert_eq!(host.step(), Some(Step::EmptyLog));
-        }
-        host.now = host.now.after(Duration::from_millis(40));
-        host.pipeline.handle_timeout(host.now);
-        host.settle();
-        let before = beats(&host);
-        assert!(before > 0, "it may be slow");
-        host.now = host.now.after(host.pipeline.config.primary.ack_wait);
-        host.pipeline.with(host.now, |core| core.handle_alive(Time(u64::MAX / 2)));
-        host.pipeline.handle_timeout(host.now);
-        host.settle();
-        assert_eq!(beats(&host), before, "image: {is_image}");
-    }
-}
-
 /// The next session's backup accepts while the lane is at work for the one before, whose base the guest stands still for.
 #[test]
 fn guest_that_stands_still_for_a_session_that_is_over_runs_before_the_next_is_filled() {
@@ -386,20 +315,6 @@ fn guest_that_stands_still_for_a_session_that_is_over_runs_before_the_next_is_fi
 }
 
 #[test]
-fn images_are_synced_now_and_then_while_epochs_are_written_to_them_and_one_that_fails_ends_the_machine() {
-    let mut host = Host::new(false);
-    assert!(!host.pipeline.poll_upkeep(Time(1000 * MS)), "the guest has its own flushes");
-    host.protect();
-    assert!(!host.pipeline.poll_upkeep(Time(39 * MS)) && host.pipeline.poll_upkeep(Time(40 * MS)));
-    assert!(!host.pipeline.poll_upkeep(Time(90 * MS)), "one at a time");
-    host.pipeline.handle_upkeep_done(Time(90 * MS), Ok(()));
-    assert!(!host.pipeline.poll_upkeep(Time(129 * MS)) && host.pipeline.poll_upkeep(Time(130 * MS)));
-    host.pipeline.handle_upkeep_done(Time(131 * MS), Err("broken".into()));
-    assert_eq!((host.step(), host.pipeline.upkeep_at()), (None, None));
-    assert_eq!(host.actions.last(), Some(&Action::Fail(Failing::Images { text: "broken".into() })));
-}
-
-#[test]
 fn store_that_takes_no_epoch_ends_the_machine_where_that_is_the_policy() {
     let mut host = Host::with(true, PipelineConfig { stops_degraded: true, ..pipeline_config() });
     host.seal(false);
@@ -407,38 +322,6 @@ fn store_that_takes_no_epoch_ends_the_machine_where_that_is_the_policy() {
     host.done(failed());
     assert_eq!(host.actions, [Action::Fail(Failing::Store { text: "broken".into() })]);
     assert_eq!((host.step(), host.released()), (None, None));
-}
-
-/// An epoch that is in neither log nor image is lost with this process, whatever it said has left.
-#[test]
-fn epoch_whose_log_failed_with_a_state_directory_goes_into_the_log_that_takes_its_place() {
-    let mut host = Host::new(true);
-    let epoch = host.seal(true);
-    assert_eq!(host.step(), Some(Step::Log { epoch }));
-    host.done(failed());
-    assert_eq!(host.step(), Some(Step::RemoveStore { renew_log: true }), "the register does not list it");
-    host.done(Outcome::StoreRemoved { kept: None, not_renewed: None });
-    assert_eq!((host.step(), host.released()), (Some(Step::Log { epoch }), None));
-    host.done(failed());
-    assert_eq!(host.step(), None);
-    assert_eq!(host.actions, [Action::Fail(Failing::Storage { text: "broken".into() })], "it cannot be done without");
-}
-
-#[test]
-fn log_that_fails_behind_what_has_left_without_it_ends_the_machine() {
-    let mut host = Host::with(false, PipelineConfig { is_durable: false, ..pipeline_config() });
-    host.protect();
-    let epoch = host.seal(true);
-    assert!(matches!(host.step(), Some(Step::Ship { .. })));
-    host.done(Outcome::Done);
-    assert_eq!(host.step(), Some(Step::Log { epoch }));
-    host.hear(Message::Ack { complete: epoch });
-    assert_eq!(host.released(), Some(epoch), "the log does not count");
-    host.done(failed());
-    assert_eq!(host.step(), None, "the image lacks the base");
-    host.pipeline.handle_images_written(epoch.prev());
-    assert_eq!(host.step(), None);
-    assert_eq!(host.actions.last(), Some(&Action::Fail(Failing::Storage { text: "broken".into() })));
 }
 
 #[test]

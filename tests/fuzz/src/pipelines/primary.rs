@@ -287,6 +287,14 @@ impl Host {
                 }
                 outcome
             }
+            step => self.gate_done(&step, how, input),
+        };
+        self.pipeline.handle_done(self.now, outcome);
+    }
+
+    /// What is done while the guest stands still, and what needs nothing.
+    fn gate_done(&mut self, step: &Step, how: u8, input: &mut Input<'_>) -> Outcome {
+        match step {
             Step::Hold { session } => {
                 let is_over = self.is_over || session.is_some_and(|session| !self.pipeline.is_current(session));
                 self.is_held |= !is_over;
@@ -297,7 +305,7 @@ impl Host {
                 Outcome::Done
             }
             Step::SealBase { session } => {
-                let may = !self.is_over && self.pipeline.is_current(session) && self.pipeline.may_seal_base();
+                let may = !self.is_over && self.pipeline.is_current(*session) && self.pipeline.may_seal_base();
                 match may && self.seal(true, input).is_some() {
                     true => Outcome::Done,
                     false => Outcome::SessionOver,
@@ -314,8 +322,7 @@ impl Host {
                 Outcome::Done
             }
             _ => Outcome::Done,
-        };
-        self.pipeline.handle_done(self.now, outcome);
+        }
     }
 
     fn log_done(&mut self, how: u8) -> Outcome {
