@@ -15,7 +15,7 @@
 //!
 //! - A *lane* is one executor: a thread with the files or the socket that it owns. Each lane has a pair of methods that give a step and take
 //!   its answer (`poll_step` and `handle_done`, `poll_images` and `handle_images_written`, `poll_storage_step` and
-//!   `handle_storage_done`). A lane has one step at a time: none is given while the last one is not answered, and it is answered exactly
+//!   `handle_storage_done`, `poll_upkeep` and `handle_upkeep_done`). A lane has one step at a time: none is given while the last one is not answered, and it is answered exactly
 //!   once.
 //! - A step names epochs, sessions and connections. Their content (pages, disk writes, frames of an epoch) stays with the
 //!   executor, which keeps a sealed or assembled epoch until the pipeline says that it is spent.

@@ -20,14 +20,14 @@ use replication::{
 
 use crate::input::Input;
 
-const NAME: &str = "vm0";
+pub const NAME: &str = "vm0";
 
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     if input.u8() & 1 == 0 { backup(&mut input) } else { primary(&mut input) }
 }
 
-fn machine() -> MachineInfo {
+pub fn machine() -> MachineInfo {
     MachineInfo {
         ram: vec![RamRange { first: Gfn(0), pages: 16 }],
         vcpus: 1,
@@ -37,7 +37,7 @@ fn machine() -> MachineInfo {
     }
 }
 
-fn session(input: &mut Input<'_>) -> SessionId {
+pub fn session(input: &mut Input<'_>) -> SessionId {
     SessionId([input.u8() % 4; 16])
 }
 
@@ -45,7 +45,7 @@ fn text(input: &mut Input<'_>) -> String {
     String::from_utf8_lossy(input.some(8)).into_owned()
 }
 
-fn claim(input: &mut Input<'_>) -> ClaimResult {
+pub fn claim(input: &mut Input<'_>) -> ClaimResult {
     match input.u8() % 3 {
         0 => ClaimResult::Granted,
         1 => ClaimResult::Denied { holder: "b".into() },
@@ -53,11 +53,11 @@ fn claim(input: &mut Input<'_>) -> ClaimResult {
     }
 }
 
-fn epoch(input: &mut Input<'_>) -> EpochId {
+pub fn epoch(input: &mut Input<'_>) -> EpochId {
     EpochId::try_from(input.edge()).unwrap_or(EpochId(1 << 62))
 }
 
-fn message(input: &mut Input<'_>) -> Message {
+pub fn message(input: &mut Input<'_>) -> Message {
     match input.u8() % 15 {
         0 => Message::Hello(Hello {
             register: None,
@@ -101,7 +101,7 @@ fn message(input: &mut Input<'_>) -> Message {
 }
 
 /// A whole epoch with something of everything, or one that is not ended.
-fn whole_epoch(link: Link, last: &mut EpochMark, base: bool, input: &mut Input<'_>) -> Vec<u8> {
+pub fn whole_epoch(link: Link, last: &mut EpochMark, base: bool, input: &mut Input<'_>) -> Vec<u8> {
     let (mut out, epoch, before) = (Vec::new(), last.count.next(), last.chain);
     // Now and then of another line.
     let state = [7; 16];
@@ -123,8 +123,8 @@ fn whole_epoch(link: Link, last: &mut EpochMark, base: bool, input: &mut Input<'
     out
 }
 
-fn backup(input: &mut Input<'_>) {
-    let mut core = Backup::new(BackupConfig {
+pub fn backup_config() -> BackupConfig {
+    BackupConfig {
         vm_name: NAME.into(),
         writer: "fuzz".into(),
         heartbeat: Duration::from_millis(10),
@@ -133,7 +133,11 @@ fn backup(input: &mut Input<'_>) {
         claim_retry: Duration::from_millis(20),
         staged_bytes_beyond_ram: 1 << 16,
         ack_bytes_max: 4096,
-    });
+    }
+}
+
+fn backup(input: &mut Input<'_>) {
+    let mut core = Backup::new(backup_config());
     let vm = VmId::of_name(NAME);
     let (mut now, mut is_connected) = (Time(0), false);
     let (mut persist, mut apply) = (VecDeque::new(), VecDeque::new());
@@ -231,9 +235,8 @@ fn give(core: &mut Backup, now: Time, bytes: &[u8]) {
     }
 }
 
-fn primary(input: &mut Input<'_>) {
-    let flags = input.u8();
-    let config = PrimaryConfig {
+pub fn primary_config(flags: u8) -> PrimaryConfig {
+    PrimaryConfig {
         vm_name: NAME.into(),
         writer: "fuzz".into(),
         machine: machine(),
@@ -263,7 +266,11 @@ fn primary(input: &mut Input<'_>) {
         backup_durable: flags & 2 != 0,
         begins_afresh: flags & 4 != 0,
         is_witnessed: flags & 8 != 0,
-    };
+    }
+}
+
+fn primary(input: &mut Input<'_>) {
+    let config = primary_config(input.u8());
     let mut core = Primary::new(config, EpochId(epoch(input).0.max(1)));
     let mut now = Time(0);
     let mut release = None;

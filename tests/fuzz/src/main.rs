@@ -14,6 +14,7 @@ mod input;
 mod kernels;
 mod local;
 mod patch;
+mod pipelines;
 mod records;
 mod sections;
 mod state;
@@ -26,9 +27,10 @@ use libfuzzer_sys::fuzz_target;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 13] = [
+const TARGETS: [(&str, Target); 14] = [
     ("wire", wire::run),
     ("cores", cores::run),
+    ("pipelines", pipelines::run),
     ("sections", sections::run),
     ("checkpoints", sections::run_checkpoint),
     ("logs", disk_log::run),

@@ -3,27 +3,29 @@
 //! There is no rule here. Steps are performed against models of what a real host has, take their time, and are answered.
 
 mod files;
+mod memory;
+mod register;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use replication::page::{PAGE_SIZE, Page};
 use replication::pipeline::backup::{
-    Answer, BackupPipeline, Introduction, Leaving, LoopDone, LoopStep, Note, PipelineConfig, Question as Asked,
-    StorageDone, StorageLimits,
+    BackupPipeline, Note, PipelineConfig, Question as Asked, StorageDone, StorageLimits,
 };
-use replication::view::{Tell, Voids};
-use replication::wire::{Ack, Hello, Kind, Message, RefuseCode};
-use replication::{AssembledEpoch, Backup, ChainHash, ClaimResult, EpochId, Frame, PageBatch, SessionId, TakeOver};
+use replication::view::Voids;
+use replication::wire::{Ack, Kind, Message};
+use replication::{AssembledEpoch, Backup, ChainHash, EpochId, Frame, SessionId, TakeOver};
 
-use crate::env::{BackupLane, Crashed, Env, Event, HostId, Piece};
+use crate::env::{Crashed, Env, Event, HostId, Lane, Piece};
 use crate::fault::Step;
 use crate::guest::PAGES;
-use crate::plan::{Break, MS, Plan, machine};
-use crate::primary_node::Stream;
+use crate::net::Stream;
+use crate::plan::{Break, MS, Plan, UPKEEP};
+use crate::storage::Files;
 use crate::story::words;
 use crate::witness::Question;
-use files::Files;
+use files::Storage;
 
 /// A host that follows.
 pub struct BackupNode {
@@ -31,7 +33,7 @@ pub struct BackupNode {
     pipeline: BackupPipeline,
     /// The shadow memory.
     pub memory: Vec<Page>,
-    files: Files,
+    storage: Storage,
     /// The connection to the primary.
     pub stream: Option<Stream>,
     /// What came on it and is not read.
@@ -52,13 +54,14 @@ pub struct BackupNode {
 }
 
 impl BackupNode {
-    /// A host with an image left from whatever it did before.
-    pub fn new(id: HostId, image: Vec<u8>, env: &Env) -> BackupNode {
+    /// A host with files left from whatever it did before.
+    pub fn new(id: HostId, mut files: Files, env: &Env) -> BackupNode {
+        files.recover(EpochId(u64::MAX));
         BackupNode {
             id,
             pipeline: BackupPipeline::new(pipeline_config(&env.plan)),
             memory: vec![[0; PAGE_SIZE]; PAGES],
-            files: Files::new(image, env.plan.log_room),
+            storage: Storage::new(files),
             stream: None,
             unread: VecDeque::new(),
             applying: None,
@@ -78,7 +81,7 @@ impl BackupNode {
 
     /// Its image, if an epoch of that life of the guest was written to it since this was asked last.
     pub fn written_image(&self, life: u32) -> Option<Vec<u8>> {
-        self.files.written(self.core(), life)
+        self.storage.written(self.core(), life)
     }
 
     /// Which host it is.
@@ -160,37 +163,22 @@ impl BackupNode {
     }
 
     /// A lane has done its step.
-    pub fn handle_lane(&mut self, lane: BackupLane, env: &mut Env) -> Result<(), Crashed> {
+    pub fn handle_lane(&mut self, lane: Lane, env: &mut Env) -> Result<(), Crashed> {
         match lane {
-            BackupLane::Loop => self.finish_applying(env)?,
-            BackupLane::Storage => {
-                let done = self.files.finish(self.id.host, env)?;
+            Lane::Loop => self.finish_applying(env)?,
+            Lane::Storage => {
+                let done = self.storage.finish(self.id.host, env)?;
                 self.is_unfit |= matches!(done, StorageDone::Unfit(_));
                 self.pipeline.handle_storage_done(env.time(), done);
             }
-            BackupLane::Upkeep => {
-                let is_done = self.files.finish_upkeep(self.id.host, env);
+            Lane::Ship | Lane::Images => unreachable!("they are a primary's"),
+            Lane::Upkeep => {
+                let is_done = self.storage.finish_upkeep(self.id.host, env)?;
                 self.pipeline.handle_upkeep_done(env.time(), is_done);
             }
         }
         self.pump(env)?;
         self.read(env)
-    }
-
-    fn finish_applying(&mut self, env: &mut Env) -> Result<(), Crashed> {
-        let epoch = self.applying.take().expect("the loop was at work");
-        let is_forgetful = env.plan.broken == Some(Break::ForgetPage) && epoch.epoch.0.is_multiple_of(4);
-        for batch in epoch.pages.iter().skip(usize::from(is_forgetful)) {
-            self.apply_pages(batch);
-        }
-        self.pipeline.handle_loop_done(env.time(), LoopDone::Done);
-        env.step(self.id.host, Step::Apply, true)
-    }
-
-    fn apply_pages(&mut self, batch: &PageBatch) {
-        for page in batch.pages() {
-            page.apply_to(&mut self.memory[page.gfn.0 as usize]);
-        }
     }
 
     /// Does all that the pipeline wants done now.
@@ -202,11 +190,7 @@ impl BackupNode {
             let Some(step) = self.pipeline.poll_loop_step() else { break };
             self.perform(step, env)?;
         }
-        let wanted = self.pipeline.poll_timeout().map(|time| env.when(time));
-        if let Some(at) = wanted.filter(|at| self.timer_at.is_none_or(|armed| *at < armed)) {
-            self.timer_at = Some(at);
-            env.at(at, Event::Timer(self.id));
-        }
+        env.wake(self.id, &mut self.timer_at, [self.pipeline.poll_timeout()]);
         Ok(())
     }
 
@@ -221,147 +205,23 @@ impl BackupNode {
 
     fn give(&mut self, env: &mut Env) -> Result<(), Crashed> {
         if let Some(step) = self.pipeline.poll_storage_step(env.time()) {
-            let at = self.files.begin(self.id.host, step, self.pipeline.core(), env)?;
-            env.at(at, Event::BackupLane { to: self.id, lane: BackupLane::Storage });
+            let at = self.storage.begin(self.id.host, step, self.pipeline.core(), env)?;
+            env.at(at, Event::Lane { to: self.id, lane: Lane::Storage });
         }
         if self.pipeline.poll_upkeep(env.time()) {
-            let at = self.files.begin_upkeep(self.id.host, env);
-            env.at(at, Event::BackupLane { to: self.id, lane: BackupLane::Upkeep });
+            let at = self.storage.begin_upkeep(self.id.host, env)?;
+            env.at(at, Event::Lane { to: self.id, lane: Lane::Upkeep });
         }
         match self.pipeline.poll_question() {
-            Some(question) => self.ask(question, env),
+            Some(question) => {
+                if let Asked::TakeOver { session, .. } = &question {
+                    env.say(|| {
+                        format!("host {} claims session {session}; {}", self.id.host, self.pipeline.core().pointers())
+                    });
+                }
+                env.put(self.id, Question::from(question), false)
+            }
             None => Ok(()),
-        }
-    }
-
-    fn perform(&mut self, step: LoopStep, env: &mut Env) -> Result<(), Crashed> {
-        let done = match step {
-            LoopStep::Examine(hello) if hello.machine == machine() => LoopDone::Examined(Ok(())),
-            LoopStep::Examine(_) => LoopDone::Examined(Err("another machine".into())),
-            LoopStep::MakeMemory { session, hello } => self.make_memory(session, &hello),
-            LoopStep::ApplyBatch(batch) => {
-                self.apply_pages(&batch);
-                LoopDone::Done
-            }
-            LoopStep::ReadMemory { session, epoch } => {
-                self.read_memory(session, epoch, env);
-                return Ok(());
-            }
-            LoopStep::ApplyPages(epoch) => return self.begin_applying(epoch, env),
-            LoopStep::Forget { void, .. } => {
-                if let Some(session) = void {
-                    self.voids.handle_void(session);
-                    env.after(0, Event::Look { by: self.id, again: false });
-                }
-                self.files.note_forgotten();
-                LoopDone::Done
-            }
-            LoopStep::Disconnect => {
-                self.unread.clear();
-                if let Some(stream) = self.stream.take() {
-                    env.close(stream.connection, self.id.host);
-                }
-                LoopDone::Done
-            }
-            LoopStep::Leave(Leaving::TakeOver { over, .. }) => {
-                env.step(self.id.host, Step::TakeOver, false)?;
-                self.over = Some(over);
-                LoopDone::Done
-            }
-            LoopStep::Leave(Leaving::Ended(_) | Leaving::Failed) => {
-                self.has_ended = true;
-                LoopDone::Done
-            }
-        };
-        self.pipeline.handle_loop_done(env.time(), done);
-        Ok(())
-    }
-
-    fn make_memory(&mut self, session: SessionId, hello: &Hello) -> LoopDone {
-        if let Some(greeting) = hello.register {
-            self.voids.handle_joined(session, greeting.primary);
-        }
-        LoopDone::MadeMemory(Ok(()))
-    }
-
-    fn begin_applying(&mut self, epoch: std::sync::Arc<AssembledEpoch>, env: &mut Env) -> Result<(), Crashed> {
-        env.step(self.id.host, Step::Apply, false)?;
-        self.applying = Some(epoch);
-        let delay = env.rng.range(0, env.plan.apply_delay);
-        env.after(delay, Event::BackupLane { to: self.id, lane: BackupLane::Loop });
-        Ok(())
-    }
-
-    fn read_memory(&mut self, session: SessionId, epoch: EpochId, env: &mut Env) {
-        let is_blank = env.plan.broken == Some(Break::CopyOfOtherMemory);
-        self.pipeline.handle_memory(env.time(), session, epoch, |gfn, page| {
-            *page = if is_blank { [0; PAGE_SIZE] } else { self.memory[gfn.0 as usize] };
-        });
-    }
-
-    fn ask(&mut self, question: Asked, env: &mut Env) -> Result<(), Crashed> {
-        let host = self.id.host;
-        match question {
-            Asked::Introduce { hello, .. } => {
-                match env.plan.broken {
-                    Some(Break::MeetUnasked) => env.learn_unasked(self.id, Question::Introduce(hello.register)),
-                    _ => env.ask(self.id, Question::Introduce(hello.register)),
-                }
-                Ok(())
-            }
-            Asked::TakeOver { session, fork } => {
-                env.say(|| format!("host {host} claims session {session}; {}", self.pipeline.core().pointers()));
-                env.step(host, Step::Claim, false)?;
-                if env.plan.broken == Some(Break::RunWithoutClaim) {
-                    env.learn_unasked(self.id, Question::TakeOver { session, fork });
-                } else {
-                    env.ask(self.id, Question::TakeOver { session, fork });
-                }
-                env.step(host, Step::Claim, true)
-            }
-            Asked::Override { .. } => unreachable!("no operator here overrides"),
-        }
-    }
-
-    /// The witness said whether the primary may be followed.
-    pub fn handle_introduced(&mut self, is_known: bool, env: &mut Env) -> Result<(), Crashed> {
-        let host = self.id.host;
-        let introduction = match is_known {
-            true => Ok(Introduction { place: Some(env.witness.introduce(host)), nonce: Some(env.witness.leave(host)) }),
-            false => Err((RefuseCode::Witness, "another witness, or another primary".to_owned())),
-        };
-        self.pipeline.handle_answer(env.time(), Answer::Introduced(introduction));
-        self.pump(env)?;
-        self.read(env)
-    }
-
-    /// The witness said whether the guest may run here.
-    pub fn handle_claimed(&mut self, result: ClaimResult, env: &mut Env) -> Result<(), Crashed> {
-        self.pipeline.handle_answer(env.time(), Answer::Claimed(result));
-        self.pump(env)?;
-        self.read(env)
-    }
-
-    /// Looks at the newest record, and tells the witness what that asks for. The driver does so again and again.
-    pub fn look(&mut self, env: &mut Env) {
-        let newest = env.witness.seen_right(self.id.host).filter(|_| env.net.witness_up[self.id.host]).cloned();
-        if let Some(newest) = newest.filter(|_| env.plan.broken != Some(Break::VoidUntold)) {
-            for tell in self.voids.tell(&newest) {
-                env.say(|| format!("host {} {}", self.id.host, words::tell(tell)));
-                if env.witness.tell(tell) {
-                    self.voids.handle_told(tell);
-                }
-            }
-            if env.plan.broken == Some(Break::VoidForgotten) && newest.backups.is_empty() {
-                // Broken: what is not listed now is taken for what will never be.
-                self.voids.joins().for_each(|join| {
-                    env.witness.tell(Tell::Withdraw(join));
-                });
-                self.voids = Voids::new(env.witness.place(self.id.host).id);
-            }
-        }
-        if env.net.witness_up[self.id.host] {
-            env.witness.state_deaths_again(self.id.host);
         }
     }
 
@@ -374,7 +234,7 @@ impl BackupNode {
                 }
                 Note::Kept { epoch, .. } => {
                     env.say(|| format!("host {host} keeps epoch {epoch}"));
-                    self.files.check_at_rest(host, "keeps its copy", env);
+                    self.storage.check_at_rest(host, "keeps its copy", env);
                 }
                 Note::Refused(text) | Note::PeerError(text) => env.say(|| format!("host {host}: {text}")),
                 Note::Full(path) => env.say(|| format!("host {host} has no room for its {}", path.display())),
@@ -402,17 +262,17 @@ impl BackupNode {
         }
     }
 
-    /// This process is gone. What its host finds when it starts again, after it looked into the log.
-    pub fn into_image_after(mut self, power: bool, env: &mut Env) -> Vec<u8> {
-        self.files.crash(power, env);
-        let image = self.files.recover();
-        self.files.check_survivor(self.id.host, self.pipeline.core(), &image, env);
-        image
+    /// This process is gone. What its host finds when it starts again.
+    pub fn into_files_after(mut self, power: bool, env: &mut Env) -> Files {
+        self.storage.files.crash(power, &mut env.rng);
+        self.storage.check_survivor(self.id.host, self.pipeline.core(), env);
+        self.storage.files
     }
 
-    /// The image, for the guest that runs here from now on.
-    pub fn image(&self) -> Vec<u8> {
-        self.files.image()
+    /// The files, for the guest that runs here from now on.
+    pub fn into_files(mut self) -> Files {
+        self.storage.files.hand_over();
+        self.storage.files
     }
 }
 
@@ -433,6 +293,6 @@ fn pipeline_config(plan: &Plan) -> PipelineConfig {
             unsynced_bytes_max: 600,
             filling_bytes_max: plan.filling_bytes_max,
         },
-        upkeep: Duration::from_nanos(9 * MS),
+        upkeep: Duration::from_nanos(UPKEEP),
     }
 }

@@ -1,8 +1,10 @@
-//! A primary's disk: an image, a log, and writes of epochs that are in neither.
+//! A primary's disk: its files, and writes of epochs that are not in the image.
 
 use std::collections::VecDeque;
 
 use replication::EpochId;
+
+use crate::storage::{Files, Record};
 
 /// Bytes of a sector.
 pub const SECTOR: usize = 64;
@@ -16,18 +18,13 @@ pub const CHUNK: usize = SECTOR * CHUNK_SECTORS;
 /// A sector that the guest writes: which, and what.
 pub type SectorWrite = (usize, [u8; SECTOR]);
 
-/// Disk writes of epochs, in order.
-pub type Log = VecDeque<(EpochId, Vec<SectorWrite>)>;
-
-/// A disk of a host. Image and log survive a crash, the rest does not.
-#[derive(Clone, Default)]
+/// A disk of a host. The files survive a crash, the rest does not.
+#[derive(Clone)]
 pub struct Disk {
-    /// The image.
-    pub image: Vec<u8>,
-    /// The log.
-    pub log: Log,
+    /// Image and log.
+    pub files: Files,
     running: Vec<SectorWrite>,
-    sealed: Log,
+    sealed: VecDeque<(EpochId, Vec<SectorWrite>)>,
 }
 
 fn put(image: &mut [u8], writes: &[SectorWrite]) {
@@ -36,15 +33,14 @@ fn put(image: &mut [u8], writes: &[SectorWrite]) {
     }
 }
 
-impl Disk {
-    /// A disk over an image, with nothing uncommitted.
-    pub fn new(image: Vec<u8>) -> Self {
-        Disk { image, ..Disk::default() }
-    }
+fn bytes_of(writes: &[SectorWrite]) -> impl Iterator<Item = (usize, Vec<u8>)> {
+    writes.iter().map(|(sector, data)| (sector * SECTOR, data.to_vec()))
+}
 
-    /// What a crash left.
-    pub fn left(image: Vec<u8>, log: Log) -> Self {
-        Disk { image, log, ..Disk::default() }
+impl Disk {
+    /// A disk over files, with nothing uncommitted.
+    pub fn new(files: Files) -> Self {
+        Disk { files, running: Vec::new(), sealed: VecDeque::new() }
     }
 
     /// An image of zeroes.
@@ -60,8 +56,8 @@ impl Disk {
     /// The guest, which has no epochs, writes a sector to the image.
     pub fn write_directly(&mut self, sector: usize, data: [u8; SECTOR]) {
         assert!(self.running.is_empty() && self.sealed.is_empty(), "an older write would be put over this one");
-        assert!(self.log.is_empty(), "the next start would put the log's older writes over this one");
-        put(&mut self.image, &[(sector, data)]);
+        assert!(self.files.log.is_empty(), "the next start would put the log's older writes over this one");
+        self.files.image.write(sector * SECTOR, &data);
     }
 
     /// The running epoch is sealed; gives its writes.
@@ -73,40 +69,34 @@ impl Disk {
         writes
     }
 
-    /// What `epoch` wrote goes into the log.
-    pub fn log(&mut self, epoch: EpochId) {
+    /// What of `epoch` goes into the log.
+    pub fn record(&self, epoch: EpochId) -> Record {
         let sealed = self.sealed.iter().find(|(sealed, _)| *sealed == epoch);
-        self.log.push_back(sealed.expect("an epoch is logged before its writes reach the image").clone());
+        let (_, writes) = sealed.expect("an epoch is logged before its writes reach the image");
+        Record { epoch, writes: bytes_of(writes).collect() }
     }
 
-    /// All epochs up to `upto` go to the image.
-    pub fn commit(&mut self, upto: EpochId) {
-        while let Some((_, writes)) = self.sealed.pop_front_if(|(epoch, _)| *epoch <= upto) {
-            put(&mut self.image, &writes);
-        }
+    /// What all epochs up to `upto` write to the image.
+    pub fn due(&self, upto: EpochId) -> Vec<(usize, Vec<u8>)> {
+        let due = self.sealed.iter().take_while(|(epoch, _)| *epoch <= upto);
+        due.flat_map(|(_, writes)| bytes_of(writes)).collect()
+    }
+
+    /// The image has all epochs up to `upto`.
+    pub fn drop_written(&mut self, upto: EpochId) {
+        self.sealed.retain(|(epoch, _)| *epoch > upto);
     }
 
     /// What `epoch` wrote goes to the image although nothing says that it may.
     pub fn put_early(&mut self, epoch: EpochId) {
-        let sealed = self.sealed.iter().filter(|(sealed, _)| *sealed == epoch);
-        sealed.for_each(|(_, writes)| put(&mut self.image, writes));
-    }
-
-    /// What epochs up to `upto` wrote is lost on its way to the image.
-    pub fn forget(&mut self, upto: EpochId) {
-        self.sealed.retain(|(epoch, _)| *epoch > upto);
-    }
-
-    /// What a start finds that applies the log up to epoch `upto`.
-    pub fn recovered(&self, upto: EpochId) -> Vec<u8> {
-        let mut image = self.image.clone();
-        self.log.iter().filter(|(epoch, _)| *epoch <= upto).for_each(|(_, writes)| put(&mut image, writes));
-        image
+        for (offset, data) in self.due(epoch) {
+            self.files.image.write(offset, &data);
+        }
     }
 
     /// What the guest sees: the image and all writes over it.
     pub fn view(&self) -> Vec<u8> {
-        let mut view = self.image.clone();
+        let mut view = self.files.image.bytes();
         self.sealed.iter().for_each(|(_, writes)| put(&mut view, writes));
         put(&mut view, &self.running);
         view

@@ -3,7 +3,6 @@
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
 
-use replication::view::Entry;
 use replication::{ClaimResult, Time};
 
 use crate::clock::Clock;
@@ -16,6 +15,10 @@ use crate::rng::Rng;
 use crate::story::{Line, words};
 use crate::witness::{Answer, Asked, Question, Witness};
 
+mod event;
+
+pub use event::{Event, Lane, Piece};
+
 /// This host is gone; whatever was being done stays half done.
 #[derive(Debug)]
 pub struct Crashed;
@@ -27,92 +30,6 @@ pub struct HostId {
     pub host: usize,
     /// Counts its starts.
     pub life: u32,
-}
-
-/// Something that happens at its time.
-#[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "the names say it; each is handled in one place, in world.rs")]
-pub enum Event {
-    Boundary(HostId),
-    Timer(HostId),
-    Connect(HostId),
-    /// The next piece of what the end `side` sends on that connection.
-    Piece {
-        connection: u64,
-        side: usize,
-        piece: Piece,
-    },
-    /// A lane of a backup has done its step.
-    BackupLane {
-        to: HostId,
-        lane: BackupLane,
-    },
-    /// A host puts a question to the witness, again.
-    Ask {
-        by: HostId,
-        question: Question,
-    },
-    /// A question arrives there. One that was given up long ago is not answered.
-    AskArrives {
-        asked: Asked,
-        is_late: bool,
-    },
-    AskAnswered {
-        to: HostId,
-        found: Option<Vec<Entry>>,
-    },
-    /// A host learns what it asked.
-    Learn {
-        to: HostId,
-        question: Question,
-        answer: Answer,
-    },
-    /// A backup looks whether it has to tell the witness of something: now, because a join came to nothing, or again and again.
-    Look {
-        /// Which one.
-        by: HostId,
-        /// Again and again.
-        again: bool,
-    },
-    /// A primary's lane Ship does what it was given.
-    Lane(HostId),
-    /// A primary's lane Images does.
-    Images(HostId),
-    Request {
-        host: usize,
-        request: u64,
-    },
-    /// A guest that was to begin anew does not, unless it has.
-    GiveUp(HostId),
-    /// The VM is started beside, by that number.
-    StartBeside(usize),
-    Response(Said),
-    ClientRetry,
-    Fault(What),
-    Relief(What),
-    Restart(usize),
-    Heal,
-    Operate,
-}
-
-/// What does one thing at a time on a backup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BackupLane {
-    /// It has the memory and the connection.
-    Loop,
-    /// It has the image and its log.
-    Storage,
-    /// It syncs the image beside all else.
-    Upkeep,
-}
-
-/// A piece of a stream.
-#[derive(Clone, Debug)]
-pub enum Piece {
-    /// Bytes.
-    Bytes(Vec<u8>),
-    /// The sender closed.
-    End,
 }
 
 struct Scheduled {
@@ -184,6 +101,8 @@ pub struct Env {
     pub full_until: [u64; HOSTS],
     /// Whose disk fails at the next thing asked of it.
     pub disk_fails: [bool; HOSTS],
+    /// Whose disk never answers.
+    pub disk_hangs: [bool; HOSTS],
     /// Who acks nothing from the next ack on.
     pub mute: [bool; HOSTS],
     /// Whose next filling makes no progress.
@@ -241,6 +160,7 @@ impl Env {
             loses_power: [false; HOSTS],
             full_until: [0; HOSTS],
             disk_fails: [false; HOSTS],
+            disk_hangs: [false; HOSTS],
             mute: [false; HOSTS],
             stuck: [false; HOSTS],
             unfit_base: [false; HOSTS],
@@ -336,6 +256,15 @@ impl Env {
         }
     }
 
+    /// A host is woken at the first of these times, if that is before what `armed` says.
+    pub fn wake(&mut self, id: HostId, armed: &mut Option<u64>, wanted: impl IntoIterator<Item = Option<Time>>) {
+        let at = wanted.into_iter().flatten().min().map(|time| self.when(time));
+        if let Some(at) = at.filter(|at| armed.is_none_or(|armed| *at < armed)) {
+            *armed = Some(at);
+            self.at(at, Event::Timer(id));
+        }
+    }
+
     /// `event` happens `delay` from now.
     pub fn after(&mut self, delay: u64, event: Event) {
         self.at(self.now + delay, event);
@@ -427,10 +356,19 @@ impl Env {
         self.healing = true;
     }
 
+    /// Whether a host's disk has no room.
+    pub fn is_full(&self, host: usize) -> bool {
+        self.full_until[host] > self.now
+    }
+
+    /// For how long a host's disk is slow yet.
+    pub fn slowness(&self, host: usize) -> u64 {
+        self.slow_until[host].saturating_sub(self.now)
+    }
+
     /// How long a disk of `host` takes for a sync.
     pub fn disk_delay(&mut self, host: usize) -> u64 {
-        let slow = self.slow_until[host].saturating_sub(self.now);
-        slow + self.rng.range(0, self.plan.disk_delay)
+        self.slowness(host) + self.rng.range(0, self.plan.disk_delay)
     }
 
     /// `from` sends bytes to the other end.

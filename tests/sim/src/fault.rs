@@ -22,13 +22,13 @@ pub enum Step {
     Release,
     /// A primary begins a resync.
     Resync,
-    /// A backup puts an epoch into its log.
+    /// A host puts an epoch into its log.
     Persist,
-    /// A backup writes to its image.
+    /// A host writes to its image, where that is not the guest itself.
     ImageWrite,
-    /// A backup syncs its image.
+    /// A host syncs its image.
     ImageSync,
-    /// A backup empties its log.
+    /// A host empties its log.
     LogTruncate,
     /// A backup looks whether a base can run there, compares chunks, or gives its files back.
     Rehearse,
@@ -136,6 +136,8 @@ pub enum What {
         #[serde(default, with = "nanos_or_none", skip_serializing_if = "Option::is_none")]
         restart: Option<u64>,
     },
+    /// All hosts lose their power at the same moment, and come back.
+    Blackout(#[serde(with = "nanos")] u64),
     /// The hosts do not reach each other.
     Cut(#[serde(with = "nanos")] u64),
     /// What a host sends to the others arrives when this is over; what they send arrives.
@@ -166,10 +168,12 @@ pub enum What {
     Pause(usize, #[serde(with = "nanos")] u64),
     /// A host's disk is slow.
     SlowDisk(usize, #[serde(with = "nanos")] u64),
-    /// The disk of a backup has no room.
+    /// A host's disk has no room.
     DiskFull(usize, #[serde(with = "nanos")] u64),
-    /// The disk of a backup fails at the next thing asked of it.
+    /// A host's disk fails at the next thing asked of it.
     DiskFails(usize),
+    /// What is asked of a host's disk from now on has no end, until its process is gone.
+    DiskHangs(usize),
     /// The state directory of a primary takes no more epochs.
     StoreFails(usize),
     /// A backup is heard, and acks nothing any more in this session.
@@ -197,6 +201,12 @@ pub enum What {
     RunAgain(usize),
     /// An operator stops the VM.
     Stop(usize),
+    /// An operator pauses the guest.
+    PauseGuest(usize),
+    /// An operator has a paused guest run again.
+    RunGuest(usize),
+    /// An operator takes a snapshot of the guest, which stands still for so long.
+    Snapshot(usize, #[serde(with = "nanos")] u64),
     /// A host sees an empty directory where the witness was.
     OtherWitness(usize, #[serde(with = "nanos")] u64),
     /// The VM is started once more on a host, in another directory than its own, while whatever lives there lives on. What is
@@ -262,11 +272,12 @@ impl What {
             }
             What::UnfitBase(host) | What::RunAgain(host) | What::Stop(host) => [Some(host), None],
             What::LoseLock(host) | What::RestoreLock(host) | What::ReplaceDir(host) => [Some(host), None],
-            What::GuestCrash(host) => [Some(host), None],
+            What::GuestCrash(host) | What::DiskHangs(host) => [Some(host), None],
+            What::PauseGuest(host) | What::RunGuest(host) | What::Snapshot(host, _) => [Some(host), None],
             What::Beside { host, dir: Dir::CopyOf(of), .. } => [Some(host), Some(of)],
             What::Beside { host, .. } => [Some(host), None],
             What::WitnessFull(_) | What::WitnessRestored(_) | What::WitnessLoses(_) => [None; 2],
-            What::Cut(_) | What::Reset | What::Garble | What::Unprotect => [None; 2],
+            What::Blackout(_) | What::Cut(_) | What::Reset | What::Garble | What::Unprotect => [None; 2],
         }
     }
 }

@@ -47,6 +47,8 @@ pub struct Guest {
     pub position: u64,
     /// The value of the last one.
     pub chain: u64,
+    /// Its operator paused it.
+    pub is_paused: bool,
     last_request: u64,
     last_value: u64,
     memory: Vec<Page>,
@@ -63,7 +65,7 @@ impl Default for Guest {
 impl Guest {
     /// A guest that has not run.
     pub fn new() -> Self {
-        Guest::restore(&[0; 32], vec![[0; PAGE_SIZE]; PAGES])
+        Guest::restore(&[0; Said::BYTES], vec![[0; PAGE_SIZE]; PAGES])
     }
 
     /// A guest out of saved registers and memory.
@@ -72,6 +74,7 @@ impl Guest {
         let mut guest = Guest {
             position: said.position,
             chain: said.chain,
+            is_paused: state.get(Said::BYTES) == Some(&1),
             last_request: said.request,
             last_value: said.value,
             memory,
@@ -86,8 +89,10 @@ impl Guest {
 
     /// The registers.
     pub fn save(&self) -> Vec<u8> {
-        let Guest { position, chain, last_request, last_value, .. } = *self;
-        Said { position, chain, request: last_request, value: last_value }.encode()
+        let Guest { position, chain, is_paused, last_request, last_value, .. } = *self;
+        let mut state = Said { position, chain, request: last_request, value: last_value }.encode();
+        state.push(u8::from(is_paused));
+        state
     }
 
     /// Executes a request of the client (zero: none, a timer fired). `nonce` is what the clock or chance gave.
@@ -135,7 +140,8 @@ impl Guest {
 
     /// A digest of registers and memory; of all writes up to the last `take_dirty`.
     pub fn digest(&self) -> u64 {
-        let start = mix(self.chain ^ mix(self.position ^ mix(self.last_request ^ self.last_value)));
+        let registers = self.last_request ^ self.last_value ^ u64::from(self.is_paused);
+        let start = mix(self.chain ^ mix(self.position ^ mix(registers)));
         self.page_digests.iter().fold(start, |sum, page| mix(sum ^ page))
     }
 

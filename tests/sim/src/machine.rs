@@ -11,6 +11,7 @@ use crate::disk::{Disk, SectorWrite};
 use crate::env::Env;
 use crate::guest::{Guest, Said};
 use crate::plan::Break;
+use crate::storage::Files;
 
 /// Epochs of a machine that were sealed, until nobody needs them.
 pub struct Sealed {
@@ -43,6 +44,8 @@ pub struct Machine {
     pub running: EpochId,
     /// It stands still.
     pub is_held: bool,
+    /// A snapshot keeps it stopped until then.
+    pub snapshot_until: u64,
     /// Sectors written past the log while a filling notes them.
     pub mirrored: Vec<SectorWrite>,
     inbox: Vec<u64>,
@@ -56,7 +59,7 @@ impl Machine {
     pub fn new(
         host: usize,
         guest: Guest,
-        image: Vec<u8>,
+        files: Files,
         mode: GuestMode,
         running: EpochId,
         inbox: Vec<u64>,
@@ -65,16 +68,22 @@ impl Machine {
         Machine {
             host,
             guest,
-            disk: Disk::new(image),
+            disk: Disk::new(files),
             mode,
             running,
             is_held: false,
+            snapshot_until: 0,
             mirrored: Vec::new(),
             inbox,
             consumed: Vec::new(),
             queue: OutputQueue::new(hold_bytes_max),
             sealed: VecDeque::new(),
         }
+    }
+
+    /// Whether somebody else has stopped it: who wants to must wait.
+    pub fn is_busy(&self, now: u64) -> bool {
+        self.is_held || self.snapshot_until > now
     }
 
     /// A request came.
@@ -84,8 +93,14 @@ impl Machine {
         }
     }
 
-    /// The guest gets what came, and runs: as long as there is room for what it says.
+    /// The guest gets what came, and runs: as long as there is room for what it says, and its image takes writes.
     pub fn run(&mut self, env: &mut Env) {
+        if self.guest.is_paused {
+            return;
+        }
+        if self.mode != GuestMode::Epochs && (self.disk.files.is_syncing(env.now) || env.is_full(self.host)) {
+            return;
+        }
         while self.has_room() && !self.inbox.is_empty() {
             let request = self.inbox.remove(0);
             self.consumed.push(input_of(request));
@@ -119,7 +134,7 @@ impl Machine {
     }
 
     /// Ends the running epoch; its pages are those written in it and `also`.
-    pub fn seal(&mut self, base: bool, also: u64) -> &Sealed {
+    pub fn seal(&mut self, base: bool, also: u64) -> &mut Sealed {
         let epoch = self.running;
         let pages = self.guest.take_dirty() | also;
         let sectors = self.disk.seal(epoch);
@@ -127,7 +142,7 @@ impl Machine {
         let inputs = std::mem::take(&mut self.consumed);
         self.sealed.push_back(Sealed { epoch, base, guest: self.guest.clone(), pages, sectors, inputs, outputs });
         self.running = epoch.next();
-        self.sealed.back().expect("pushed two lines above")
+        self.sealed.back_mut().expect("pushed two lines above")
     }
 
     /// Ends the running epoch without keeping it; whether it wrote to the disk.

@@ -7,6 +7,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use replication::{FrameDecoder, VmId};
+
 use crate::env::Piece;
 use crate::fault::HOSTS;
 
@@ -147,5 +149,19 @@ impl Net {
             .filter(|sent| !sent.is_empty())
             .nth(back)
             .unwrap_or_default()
+    }
+}
+/// A connection as a host sees it.
+pub struct Stream {
+    /// Its number.
+    pub connection: u64,
+    /// What cuts its bytes into frames.
+    pub decoder: FrameDecoder,
+}
+
+impl Stream {
+    /// A fresh one.
+    pub fn new(connection: u64) -> Stream {
+        Stream { connection, decoder: FrameDecoder::new(VmId::of_name("toy")) }
     }
 }

@@ -35,7 +35,7 @@ pub enum Rule {
     RightDisk,
     /// An image holds what is committed, and no more.
     CommittedImage,
-    /// What a backup acked as durable is there after any crash, and what it gives away or keeps is on its medium.
+    /// What was committed, or acked, as durable is there after any crash, and what is given away or kept is on its medium.
     SurvivesHere,
     /// `released ≤ committed ≤ shipped ≤ sealed < running`, and its like on a backup.
     Pointers,
@@ -55,6 +55,8 @@ pub enum Rule {
     LooksAfterAStop,
     /// A register that is older than what was seen of it gets no append.
     OldRegister,
+    /// A guest stands still, or runs, as its operator was told, whoever continues it.
+    PausedStays,
     /// Strangers change nothing: a protected guest stays protected.
     StrangersChangeNothing,
     /// When faults stop, the guest runs, answers and is protected.
@@ -79,7 +81,7 @@ impl Rule {
             Rule::NothingForgotten => "whoever goes on knows all that was seen",
             Rule::RightDisk => "a disk is what its guest wrote",
             Rule::CommittedImage => "an image holds what is committed, and no more",
-            Rule::SurvivesHere => "what a backup acked as durable survives it",
+            Rule::SurvivesHere => "what was committed or acked as durable survives its host",
             Rule::Pointers => "released <= committed <= shipped <= sealed < running",
             Rule::Across => "released <= committed <= acked <= complete across both ends",
             Rule::NothingLost => "all output of the history comes out",
@@ -89,6 +91,7 @@ impl Rule {
             Rule::OneFault => "a protected guest outlasts any single fault",
             Rule::LooksAfterAStop => "a host that stood still looks who is primary before it lets anything out",
             Rule::OldRegister => "a register that is older than what was seen of it gets no append",
+            Rule::PausedStays => "a guest stands still, or runs, as its operator was told",
             Rule::StrangersChangeNothing => "strangers change nothing: a protected guest stays protected",
             Rule::Heals => "when faults stop, the guest runs, answers and is protected",
             Rule::OneIdentity => "an epoch has one identity, and an identity is of one epoch",
@@ -124,6 +127,11 @@ pub struct Oracle {
     pub generation: u32,
     /// The outputs of lives of the guest that were over when it was booted anew.
     forgotten: HashSet<u64>,
+    /// The last output of the epoch from which somebody won the right to continue the guest.
+    fork: Option<u64>,
+    /// Outputs of lives that are over, up to their last fork: their commit needed no more, and who let them go may not know that
+    /// it was deposed. They come like packets that were long on their way.
+    late: HashSet<u64>,
     /// The outputs that the world got, of any guest. A deposed host that does not know it may repeat them, however late.
     seen: HashSet<u64>,
     /// The history that the visible outputs imply, by position.
@@ -136,12 +144,21 @@ pub struct Oracle {
     lines: Lines,
     /// What the client was told about each of its requests.
     answers: HashMap<u64, u64>,
+    /// What an operator was told of the guest: it runs, or it stands still from that position on. None: nothing, or it was asked since.
+    told: Option<Told>,
     /// How far each host's guest was when its epochs began.
     direct: [u64; HOSTS],
+    /// What of each host's disk is on its medium whatever comes: of which life of the guest, how far it was, what each sector had.
+    safe: [(u32, u64, Vec<u64>); HOSTS],
     /// The first rule that was broken.
     pub violation: Option<Violation>,
     /// Outputs the world got, with repetitions.
     pub outputs_seen: u64,
+}
+
+struct Told {
+    runs: bool,
+    position: u64,
 }
 
 struct Seal {
@@ -174,11 +191,21 @@ impl Oracle {
     pub fn begins_anew(&mut self) {
         self.generation += 1;
         self.forgotten.extend(self.parents.keys());
+        let mut chain = self.fork.take().unwrap_or(0);
+        while let Some((before, _)) = self.parents.get(&chain).filter(|_| self.late.insert(chain)) {
+            chain = *before;
+        }
         self.history.clear();
         self.emitted.clear();
         self.seals.clear();
         self.answers.clear();
+        self.told = None;
         self.direct = [0; HOSTS];
+    }
+
+    /// Somebody won the right to continue the guest from the end of that epoch.
+    pub fn forked(&mut self, fork: EpochId) {
+        self.fork = self.seals.get(&fork).map(|seal| seal.chain).or(self.fork);
     }
 
     /// A guest was stopped for good. The other host may have booted the next already: the register said so before this
@@ -196,6 +223,9 @@ impl Oracle {
         if generation < self.generation || (!is_new && self.forgotten.contains(&said.chain)) {
             return;
         }
+        if self.forgotten.contains(&said.chain) && self.late.contains(&said.chain) {
+            return;
+        }
         if self.forgotten.contains(&said.chain) {
             let text = || format!("host {host} sent output {} of a guest that was booted anew since", said.position);
             return self.fail(Rule::OverIsOver, host, text);
@@ -205,6 +235,10 @@ impl Oracle {
             self.emitted.resize(index + 1, false);
         }
         self.emitted[index] = true;
+        if is_new && self.told.as_ref().is_some_and(|told| !told.runs && said.position > told.position) {
+            let text = || format!("host {host} sent output {} of a guest that its operator paused", said.position);
+            return self.fail(Rule::PausedStays, host, text);
+        }
         if let Some((position, known)) = self.merge(said) {
             self.fail(Rule::OneHistory, host, || {
                 format!(
@@ -252,7 +286,7 @@ impl Oracle {
         if generation != self.generation {
             return;
         }
-        let sectors = (0..SECTORS).map(|sector| guest.sector_chain(sector)).collect();
+        let sectors = sectors_of(guest);
         let seal = Seal { digest: guest.digest(), position: guest.position, chain: guest.chain, sectors };
         if self.seals.insert(epoch, seal).is_some() {
             self.fail(Rule::FreshEpochs, host, || format!("host {host} used epoch number {epoch} again"));
@@ -274,8 +308,25 @@ impl Oracle {
             }
             Some(_) => {}
         }
+        if self.told.as_ref().is_some_and(|told| told.runs == guest.is_paused) {
+            let is = if guest.is_paused { "stands still" } else { "runs" };
+            let text = || {
+                format!("host {host} goes on from epoch {from}, and the guest {is}: its operator was told otherwise")
+            };
+            self.fail(Rule::PausedStays, host, text);
+        }
         self.check_history_of(host, guest);
         self.check_image(host, guest, image);
+    }
+
+    /// An operator asks for the guest to stand still, or to run: until that is answered it may be either.
+    pub fn asked_to_run(&mut self) {
+        self.told = None;
+    }
+
+    /// An operator is told that it does, where it is at `position`.
+    pub fn answered_to_run(&mut self, generation: u32, runs: bool, position: u64) {
+        self.told = (generation == self.generation).then_some(Told { runs, position });
     }
 
     /// The guest's own history contains all that the world saw: no answer that was given is forgotten.
@@ -318,9 +369,32 @@ impl Oracle {
         if !self.seals.range(first..=last).any(|(_, seal)| is_of(seal)) {
             let text = || {
                 format!(
-                    "host {host} acked up to {first}, and after its crash its disk is of no epoch from there to {last}"
+                    "host {host} had epoch {first}, and after its crash its disk is of no epoch from there to {last}"
                 )
             };
+            self.fail(Rule::SurvivesHere, host, text);
+        }
+    }
+
+    /// All that the guest of `host` wrote until now is on the medium of its disk.
+    pub fn disk_is_safe(&mut self, host: usize, life: u32, guest: &Guest) {
+        self.safe[host] = (life, guest.position, sectors_of(guest));
+    }
+
+    /// No sector of that host's disk is older than what was on its medium.
+    pub fn check_not_older(&mut self, host: usize, life: u32, image: &[u8]) {
+        let (safe_life, safe_position, safe) = &self.safe[host];
+        if life != self.generation || *safe_life != life {
+            return;
+        }
+        let is_later = |chain: u64| self.parents.get(&chain).is_some_and(|parent| parent.1 > *safe_position);
+        let is_old = |sector: &usize| {
+            let chain = chain_in(image, *sector);
+            !holds(image, *sector, chain) || !(chain == safe[*sector] || is_later(chain))
+        };
+        if let Some(sector) = (0..SECTORS).find(is_old) {
+            let text =
+                || format!("sector {sector} of host {host}'s disk is older after its crash than it was on its medium");
             self.fail(Rule::SurvivesHere, host, text);
         }
     }
@@ -380,6 +454,14 @@ impl Oracle {
             self.fail(Rule::NothingLost, None, || format!("output {} was never sent, though {last} was", missing + 1));
         }
     }
+}
+
+fn sectors_of(guest: &Guest) -> Vec<u64> {
+    (0..SECTORS).map(|sector| guest.sector_chain(sector)).collect()
+}
+
+fn chain_in(image: &[u8], sector: usize) -> u64 {
+    u64::from_le_bytes(*image[sector * SECTOR..].first_chunk().expect("a sector is longer than a word"))
 }
 
 fn holds(image: &[u8], sector: usize, chain: u64) -> bool {

@@ -27,12 +27,18 @@ pub const US: u64 = 1_000;
 /// A millisecond, in nanoseconds.
 pub const MS: u64 = 1_000_000;
 
+/// Between two syncs of an image beside all else.
+pub const UPKEEP: u64 = 9 * MS;
+
 /// A primary waits so many times `detect` for an ack.
 const ACK_WAIT_DETECTS: u64 = 4;
 
 /// A filling that does nothing is told of after so many times `detect`, and given up after so many.
 const FILL_NOTICE_DETECTS: u64 = 2;
 const FILL_WAIT_DETECTS: u64 = 8;
+
+/// An operator waits so many times `detect` for a pause, or its end.
+pub const PAUSE_DETECTS: u64 = 8;
 
 /// What an epoch counts for of the bytes in flight.
 pub const EPOCH_BYTES: u64 = 1000;
@@ -81,16 +87,16 @@ pub struct Plan {
     /// Longest time to apply an epoch.
     #[serde(with = "nanos")]
     pub apply_delay: u64,
-    /// What a backup acks survives its host.
-    pub backup_durable: bool,
-    /// Bytes after which its log is emptied.
+    /// What is committed survives its hosts: both sync it first.
+    pub durable: bool,
+    /// Bytes after which a log is emptied.
     pub log_room: usize,
     /// Bytes of a filling that wait for its disk, at most.
     pub filling_bytes_max: usize,
-    /// Commit needs the local log too.
-    pub local_durable: bool,
     /// Commit needs the state directory too, and a primary that died is resumed from it.
     pub local: bool,
+    /// A guest whose state directory takes no more epochs ends; it is resumed from there.
+    pub stops_degraded: bool,
     /// What the state directory survives: the loss of power too.
     pub local_survives_power: bool,
     /// Nothing heard for so long: lost.
@@ -129,8 +135,6 @@ pub struct Plan {
     /// When faults stop.
     #[serde(with = "nanos")]
     pub heal_at: u64,
-    /// Epochs in the log when it counts as half full.
-    pub log_epochs: usize,
     /// A rule to break.
     pub broken: Option<Break>,
 }
@@ -146,11 +150,11 @@ impl Default for Plan {
             client_loss: 0,
             disk_delay: 0,
             apply_delay: 0,
-            backup_durable: true,
+            durable: true,
             log_room: 4096,
             filling_bytes_max: 4096,
-            local_durable: false,
             local: false,
+            stops_degraded: false,
             local_survives_power: false,
             detect: 20 * MS,
             grace: 0,
@@ -168,7 +172,6 @@ impl Default for Plan {
             load: Load { set: 0, speed: 0, link: 1 << 20 },
             faults: Vec::new(),
             heal_at: 70 * MS,
-            log_epochs: 4,
             broken: None,
         }
     }
@@ -205,7 +208,6 @@ impl Plan {
             client_loss: *rng.pick(&[0, 0, 5, 30]),
             disk_delay: *rng.pick(&[0, 100 * US, 2 * MS, 6 * MS]),
             apply_delay: *rng.pick(&[0, 100 * US, 3 * MS]),
-            local_durable: rng.percent(50),
             local: rng.percent(50) || broken.is_some_and(Break::is_of_local_protection),
             local_survives_power: rng.percent(50) || broken.is_some_and(Break::needs_files_after_power),
             detect,
@@ -236,11 +238,11 @@ impl Plan {
                 .chain(faults_of(broken, heal_at))
                 .collect(),
             heal_at,
-            log_epochs: rng.range(1, 6) as usize,
             broken,
             ..Plan::default()
         };
-        plan.backup_durable = rng.percent(80) || broken.is_some_and(Break::is_of_durable_backups);
+        plan.durable = rng.percent(80) || broken.is_some_and(Break::is_of_durable_files);
+        plan.stops_degraded = rng.percent(20);
         plan.log_room = *rng.pick(&[0, 300, 1000, 4096]);
         plan.filling_bytes_max = *rng.pick(&[1, 600, 4096]);
         if matches!(broken, Some(Break::DiscardedLogged | Break::KeepLogged)) {
@@ -287,7 +289,7 @@ impl Plan {
     }
 
     /// How a primary is configured.
-    pub fn primary_config(&self, term: Term, origin: Origin) -> PrimaryConfig {
+    pub fn primary_config(&self, term: Term, origin: Origin, has_store: bool) -> PrimaryConfig {
         PrimaryConfig {
             vm_name: "toy".into(),
             writer: "sim".into(),
@@ -309,23 +311,24 @@ impl Plan {
             claim_retry: Duration::from_nanos(self.claim_retry),
             in_flight_epochs_max: self.in_flight_epochs_max,
             in_flight_bytes_max: self.in_flight_bytes_max,
-            log_counts: self.local_durable || self.local,
-            has_store: self.local,
-            backup_durable: self.backup_durable,
+            log_counts: self.durable || has_store,
+            has_store,
+            backup_durable: self.durable,
             begins_afresh: true,
             is_witnessed: true,
         }
     }
 
     /// How a primary's host is configured.
-    pub fn pipeline_config(&self, term: Term, origin: Origin) -> PipelineConfig {
+    pub fn pipeline_config(&self, term: Term, origin: Origin, has_store: bool) -> PipelineConfig {
         PipelineConfig {
-            primary: self.primary_config(term, origin),
-            is_durable: true,
-            stops_degraded: false,
+            primary: self.primary_config(term, origin, has_store),
+            is_durable: self.durable,
+            stops_degraded: self.stops_degraded,
             room_retry: Duration::from_nanos(2 * MS),
             console_wait: Duration::from_nanos(20 * MS),
             image_lag_max: usize::MAX,
+            upkeep: Duration::from_nanos(UPKEEP),
         }
     }
 
@@ -408,6 +411,33 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
             let crash = What::Crash { host: 0, power: false, restart: Some(MS) };
             vec![at(What::StoreFails(0)), Fault { when: When::At(heal_at / 4 * 3), what: crash }]
         }
+        Some(Break::PauseUnrecorded | Break::PauseForgotten) => {
+            let crash = What::Crash { host: 0, power: false, restart: None };
+            vec![at(What::PauseGuest(0)), Fault { when: When::At(heal_at - MS), what: crash }]
+        }
+        Some(Break::PauseUncommitted) => {
+            let crash = What::Crash { host: 0, power: false, restart: None };
+            vec![at(What::PauseGuest(0)), Fault { when: When::At(heal_at / 2), what: crash }]
+        }
+        Some(Break::RunUncommitted) => {
+            let crash = What::Crash { host: 0, power: false, restart: None };
+            let runs = Fault { when: When::At(heal_at - MS), what: What::RunGuest(0) };
+            vec![at(What::PauseGuest(0)), runs, Fault { when: When::At(heal_at - MS), what: crash }]
+        }
+        Some(Break::DegradedUnlogged) => {
+            let crash = What::Crash { host: 0, power: false, restart: Some(MS) };
+            let full = Fault { when: When::At(heal_at / 2 + MS), what: What::DiskFull(0, heal_at / 2) };
+            vec![at(What::StoreFails(0)), full, Fault { when: When::At(heal_at / 2 + 20 * MS), what: crash }]
+        }
+        Some(Break::LogUnrecovered) => {
+            let crash = |host, power, restart| at(What::Crash { host, power, restart });
+            vec![crash(1, false, None), crash(0, true, Some(0))]
+        }
+        Some(Break::LogRecoveredBeyond) => {
+            let when = When::Step { host: 0, step: Step::LocalCommit, nth: 5, after: false };
+            let crash = |host, restart| What::Crash { host, power: false, restart };
+            vec![Fault { when: When::At(0), what: crash(1, None) }, Fault { when, what: crash(0, Some(MS)) }]
+        }
         Some(Break::TermStands) => {
             // The backup lives through a guest that was resumed, of a higher term, and meets the next one.
             let when = When::At(heal_at / 2 + 30 * MS);
@@ -469,7 +499,7 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
         ) => {
             vec![at(What::Crash { host: 0, power: false, restart: None })]
         }
-        Some(rule) if rule.is_of_durable_backups() => faults_of_files(rule, heal_at),
+        Some(rule) if rule.is_of_durable_files() => faults_of_files(rule, heal_at),
         Some(rule) => faults_of_evidence(rule, heal_at),
         None => Vec::new(),
     }
@@ -479,6 +509,7 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
 fn faults_of_files(rule: Break, heal_at: u64) -> Vec<Fault> {
     let at = |what| Fault { when: When::At(heal_at / 2), what };
     let cut = What::Crash { host: 1, power: true, restart: Some(MS) };
+    let cut_here = What::Crash { host: 0, power: true, restart: Some(MS) };
     let amid = |step, nth| When::Step { host: 1, step, nth, after: false };
     match rule {
         Break::BackupImageBeforeLog => vec![Fault { when: amid(Step::Persist, 5), what: cut }],
@@ -490,6 +521,20 @@ fn faults_of_files(rule: Break, heal_at: u64) -> Vec<Fault> {
         Break::HandOverLogged => vec![at(What::Crash { host: 0, power: false, restart: Some(MS) })],
         Break::KeepLogged => vec![at(What::Cut(heal_at / 3))],
         Break::ApplyOutOfOrder => vec![at(cut)],
+        Break::LogUnsynced => vec![at(cut_here)],
+        Break::LogEmptiedUnsynced => {
+            let when = When::Step { host: 0, step: Step::LogTruncate, nth: 2, after: true };
+            vec![Fault { when, what: cut_here }]
+        }
+        Break::BaseUnsyncedHere => {
+            // The first epoch in the log is the base.
+            let when = When::Step { host: 0, step: Step::Persist, nth: 2, after: false };
+            vec![Fault { when, what: cut_here }]
+        }
+        Break::FullIsLogged => {
+            let crash = What::Crash { host: 0, power: false, restart: Some(MS) };
+            vec![at(What::DiskFull(0, heal_at / 3)), Fault { when: When::At(heal_at / 4 * 3), what: crash }]
+        }
         Break::AckWithoutRoom => {
             let crash = What::Crash { host: 1, power: false, restart: Some(MS) };
             vec![at(What::DiskFull(1, heal_at / 3)), Fault { when: When::At(heal_at / 4 * 3), what: crash }]

@@ -1,41 +1,27 @@
 //! A primary: the executors of its pipeline, over a toy machine and models of its socket, disk and state directory. It decides
 //! nothing.
 
-use replication::pipeline::primary::{
-    Action, GuestMode, Outcome, Parting, PipelineConfig, PrimaryPipeline, Question as Wants, Step as Does,
-};
+use replication::pipeline::primary::{Action, GuestMode, Outcome, Parting, PrimaryPipeline, Step as Does};
 use replication::primary::PrimaryState;
 use replication::wire::Kind;
-use replication::{BranchSeed, EpochId, Fork, FrameDecoder, Origin, Primary, SessionId, TakeOver, Term, VmId};
+use replication::{EpochId, Primary, SessionId};
 
-use crate::disk::Log;
 use crate::env::{Crashed, Env, Event, HostId};
 use crate::fault::Step;
-use crate::guest::{Guest, Said};
-use crate::machine::{Machine, request_of};
-use crate::machines::{incarnation, store_of};
+use crate::machine::Machine;
+use crate::net::Stream;
 use crate::plan::{Break, EPOCH_BYTES, MS};
 use crate::shipping::Shipping;
-use crate::state_dir::{LocalEpoch, StateDir};
+use crate::state_dir::StateDir;
 use crate::story::words;
 use crate::witness::Question;
 
+mod beginning;
+mod breaking;
+mod lanes;
+mod operator;
 mod perform;
-
-/// A connection as a host sees it.
-pub struct Stream {
-    /// Its number.
-    pub connection: u64,
-    /// What cuts its bytes into frames.
-    pub decoder: FrameDecoder,
-}
-
-impl Stream {
-    /// A fresh one.
-    pub fn new(connection: u64) -> Stream {
-        Stream { connection, decoder: FrameDecoder::new(VmId::of_name("toy")) }
-    }
-}
+mod remains;
 
 /// A host that runs the guest.
 pub struct PrimaryNode {
@@ -46,6 +32,8 @@ pub struct PrimaryNode {
     stopped: bool,
     /// Its guest ran elsewhere before: there, what was acked may still leave, however late.
     taken_over: bool,
+    /// It cannot continue its guest, which is left to its backup.
+    has_failed: bool,
     /// Which boot of the guest it runs.
     generation: u32,
     /// The cores under test.
@@ -73,7 +61,13 @@ pub struct PrimaryNode {
     stuck: bool,
     /// What the lane Images does.
     writes: Option<EpochId>,
+    /// The lane Upkeep syncs.
+    is_syncing: bool,
     timer_at: Option<u64>,
+    /// What is logged is synced.
+    syncs_log: bool,
+    /// The first epoch since its guest has any.
+    first_epoch: EpochId,
     /// What outlives this node, if it is protected locally.
     pub store: Option<StateDir>,
     /// The state directory takes no more epochs.
@@ -82,107 +76,7 @@ pub struct PrimaryNode {
     pub lost_store: Option<StateDir>,
 }
 
-/// What a primary begins with.
-struct Beginning {
-    term: Term,
-    fork: Option<Fork>,
-    guest: Guest,
-    image: Vec<u8>,
-    running: EpochId,
-    inbox: Vec<u64>,
-    store: Option<StateDir>,
-}
-
 impl PrimaryNode {
-    /// A fresh VM, by right of the record of number `term`, on a disk that it makes anew.
-    pub fn boot(id: HostId, term: Term, env: &mut Env) -> (PrimaryNode, Result<(), Crashed>) {
-        let term = if env.plan.broken == Some(Break::TermStands) { Term(1) } else { term };
-        let store = env.plan.local.then(|| StateDir::new(store_of(id)));
-        let (guest, image, running, inbox) = (Guest::new(), crate::disk::Disk::blank(), EpochId(1), Vec::new());
-        let beginning = Beginning { term, fork: None, guest, image, running, inbox, store };
-        let mut node = PrimaryNode::begin(id, beginning, env);
-        let begun = node.tick(env);
-        (node, begun)
-    }
-
-    /// A VM that goes on from its state directory, by right, with the disk that is left.
-    ///
-    /// # Panics
-    /// If no epoch was committed there.
-    pub fn resume(id: HostId, term: Term, mut store: StateDir, env: &mut Env) -> (PrimaryNode, Result<(), Crashed>) {
-        let LocalEpoch { epoch, guest, image, held } = store.last.clone().expect("there is an epoch to resume from");
-        let running = store.next_life(epoch.count(), env.plan.in_flight_epochs_max);
-        let (inbox, store) = (Vec::new(), Some(store));
-        let beginning = Beginning { term, fork: Some(epoch), guest, image, running, inbox, store };
-        let mut node = PrimaryNode::begin(id, beginning, env);
-        for output in &held {
-            env.emit(id.host, Said::decode(&output.bytes));
-        }
-        let begun = node.tick(env);
-        (node, begun)
-    }
-
-    /// A VM that a backup takes over.
-    pub fn take_over(
-        id: HostId,
-        term: Term,
-        guest: Guest,
-        image: Vec<u8>,
-        over: TakeOver,
-        env: &mut Env,
-    ) -> Result<PrimaryNode, Crashed> {
-        let reuse = env.plan.broken == Some(Break::ReuseEpochs);
-        let running = if reuse { over.fork.count.next() } else { over.next_epoch };
-        let inbox = over.redeliver.iter().map(request_of).collect();
-        let fork = Some(Fork::Mark(over.fork)).filter(|_| env.plan.broken != Some(Break::ForkForgotten));
-        let beginning = Beginning { term, fork, guest, image, running, inbox, store: None };
-        let mut node = PrimaryNode::begin(id, beginning, env);
-        if env.plan.broken != Some(Break::ForgetHeld) {
-            for output in &over.reemit {
-                env.emit(id.host, Said::decode(&output.bytes));
-            }
-        }
-        node.taken_over = true;
-        node.tick(env)?;
-        Ok(node)
-    }
-
-    fn begin(id: HostId, beginning: Beginning, env: &mut Env) -> PrimaryNode {
-        let Beginning { term, fork, guest, image, running, inbox, store } = beginning;
-        // No other node has its id.
-        let origin = Origin { fork, seed: BranchSeed(incarnation(id).0) };
-        let mut config: PipelineConfig = env.plan.pipeline_config(term, origin);
-        config.primary.has_store = store.is_some();
-        let mode = if store.is_some() { GuestMode::Epochs } else { GuestMode::Direct };
-        let pipeline = PrimaryPipeline::new(config, running);
-        env.oracle.branch_begins(id.host, (pipeline.core().last_mark(), running), origin.seed, &guest);
-        PrimaryNode {
-            id,
-            crashed: false,
-            stopped: false,
-            taken_over: false,
-            generation: env.oracle.generation,
-            pipeline,
-            machine: Machine::new(id.host, guest, image, mode, running, inbox, env.plan.hold_bytes_max),
-            shipping: Shipping::default(),
-            share: 100,
-            stream: None,
-            number: 0,
-            does: None,
-            outcome: None,
-            is_reported: false,
-            half: None,
-            digested: Vec::new(),
-            sends: 0,
-            stuck: false,
-            writes: None,
-            timer_at: None,
-            store,
-            store_fails: false,
-            lost_store: None,
-        }
-    }
-
     /// Where it is, for the reader of a run that did not heal.
     pub fn describe(&self) -> String {
         format!("{:?}, does {:?}", self.pipeline, self.does)
@@ -191,48 +85,6 @@ impl PrimaryNode {
     /// The session core.
     pub fn core(&self) -> &Primary {
         self.pipeline.core()
-    }
-
-    /// The guest crashes, unless it was taken over: such a one would be stopped, which is no law of the protocol.
-    pub fn crash_guest(&mut self, env: &mut Env) -> Result<(), Crashed> {
-        if self.taken_over {
-            return Ok(());
-        }
-        self.end_guest(true, env)
-    }
-
-    /// The operator stops the VM.
-    pub fn stop(&mut self, env: &mut Env) -> Result<(), Crashed> {
-        self.end_guest(false, env)
-    }
-
-    fn end_guest(&mut self, crashes: bool, env: &mut Env) -> Result<(), Crashed> {
-        let has_ended = matches!(self.core().state(), PrimaryState::Fenced | PrimaryState::Ended);
-        if self.is_over() || has_ended {
-            return Ok(());
-        }
-        let host = self.id.host;
-        env.say(|| format!("the guest of host {host} {}", if crashes { "CRASHES" } else { "is STOPPED" }));
-        (self.crashed, self.stopped) = (crashes, !crashes);
-        self.pipeline.handle_machine_ended(false);
-        if self.machine.mode == GuestMode::Epochs && self.pipeline.may_seal(0) {
-            self.seal(false, 0, env)?;
-        }
-        self.pipeline.handle_guest_ended(env.time(), crashes);
-        let (id, patience) = (self.id, 3 * env.plan.detect);
-        env.after(patience, Event::GiveUp(id));
-        self.pump(env)
-    }
-
-    /// The operator wants no backup.
-    pub fn unprotect(&mut self, env: &mut Env) -> Result<(), Crashed> {
-        self.pipeline.handle_unprotect(env.time(), "the operator wants it");
-        self.pump(env)
-    }
-
-    /// Whether its guest has crashed, or was stopped: it is not run here any more.
-    pub fn is_over(&self) -> bool {
-        self.crashed || self.stopped
     }
 
     /// Whether all of its guest is gone from here.
@@ -255,9 +107,9 @@ impl PrimaryNode {
         self.store_fails = true;
     }
 
-    /// What a crash leaves of its disk's log.
-    pub fn take_log(&mut self) -> Log {
-        std::mem::take(&mut self.machine.disk.log)
+    /// Whether it cannot continue its guest, and ends.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed
     }
 
     /// The connection stands.
@@ -322,12 +174,13 @@ impl PrimaryNode {
         if self.is_over() {
             return Ok(());
         }
-        if waits || self.machine.is_held {
+        if waits || self.machine.is_busy(env.now) {
             let id = self.id;
             env.after(MS / 2, Event::Boundary(id));
             return Ok(());
         }
-        if self.machine.mode == GuestMode::Epochs {
+        // A paused guest has no boundaries.
+        if self.machine.mode == GuestMode::Epochs && !self.machine.guest.is_paused {
             self.seal(false, 0, env)?;
         }
         if self.core().state() == PrimaryState::Fenced {
@@ -338,6 +191,9 @@ impl PrimaryNode {
 
     /// The guest runs on, until the next boundary.
     fn tick(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        if self.machine.mode != GuestMode::Epochs && self.machine.disk.files.has_image_failed() {
+            return self.end_guest(!self.taken_over, env);
+        }
         self.machine.run(env);
         let (id, length) = (self.id, env.plan.epoch);
         env.after(length, Event::Boundary(id));
@@ -348,15 +204,13 @@ impl PrimaryNode {
         let (host, step) = (self.id.host, if base { Step::Base } else { Step::Seal });
         env.step(host, step, false)?;
         let sealed = self.machine.seal(base, also);
+        if env.plan.broken == Some(Break::PauseUnrecorded) {
+            sealed.guest.is_paused = false;
+        }
         let (epoch, has_writes) = (sealed.epoch, !sealed.sectors.is_empty());
         env.oracle.sealed(host, self.generation, epoch, &sealed.guest);
         self.pipeline.handle_sealed(env.time(), epoch, base, EPOCH_BYTES, has_writes);
-        match env.plan.broken {
-            Some(Break::ReleaseBeforeAck) => self.machine.release(epoch, env),
-            Some(Break::DiskBeforeCommit) => self.machine.disk.commit(epoch),
-            Some(Break::ImageBeforeLog) => self.machine.disk.put_early(epoch),
-            _ => {}
-        }
+        self.break_at_seal(epoch, env);
         env.step(host, step, true)?;
         self.pump(env)
     }
@@ -370,75 +224,14 @@ impl PrimaryNode {
             self.act(action, env)?;
         }
         while let Some(question) = self.pipeline.poll_question() {
-            self.ask(question, env)?;
+            env.put(self.id, Question::from(question), self.crashed)?;
         }
+        self.answer_operator(env)?;
         self.machine.forget(self.pipeline.through());
-        self.set_to_work(env);
-        let wanted = self.pipeline.poll_timeout().map(|time| env.when(time));
-        if let Some(at) = wanted.filter(|at| self.timer_at.is_none_or(|armed| *at < armed)) {
-            self.timer_at = Some(at);
-            env.at(at, Event::Timer(self.id));
-        }
+        self.set_to_work(env)?;
+        let wanted = [self.pipeline.poll_timeout(), self.pipeline.upkeep_at(), self.pipeline.pause_until()];
+        env.wake(self.id, &mut self.timer_at, wanted);
         Ok(())
-    }
-
-    fn set_to_work(&mut self, env: &mut Env) {
-        let (id, now) = (self.id, env.time());
-        if let Some(does) = self.pipeline.poll_step(now) {
-            let time = self.time_of(&does, env);
-            self.does = Some(does);
-            env.after(time, Event::Lane(id));
-        }
-        if let Some(upto) = self.pipeline.poll_images(now) {
-            self.writes = Some(upto);
-            let time = env.disk_delay(id.host);
-            env.after(time, Event::Images(id));
-        }
-    }
-
-    /// The lane Images has written.
-    pub fn handle_images(&mut self, env: &mut Env) -> Result<(), Crashed> {
-        let Some(upto) = self.writes.take() else { return Ok(()) };
-        if env.plan.broken == Some(Break::ImagesUnwritten) {
-            self.machine.disk.forget(upto);
-        }
-        self.machine.disk.commit(upto);
-        let committed = self.core().pointers().committed();
-        env.oracle.check_committed_image(self.id.host, self.generation, committed, &self.machine.disk.image);
-        self.pipeline.handle_images_written(upto);
-        self.pump(env)
-    }
-
-    /// The lane Ship does what it was given.
-    pub fn handle_lane(&mut self, env: &mut Env) -> Result<(), Crashed> {
-        let Some(does) = self.does.take() else { return Ok(()) };
-        let outcome = match self.outcome.take() {
-            Some(outcome) => Some(outcome),
-            None => self.perform(does.clone(), env)?,
-        };
-        match outcome {
-            // What it set off may be back before it is reported.
-            Some(outcome) if !self.is_reported && env.rng.percent(20) => {
-                (self.outcome, self.is_reported, self.does) = (Some(outcome), true, Some(does));
-                let delay = env.rng.range(0, 3 * MS);
-                env.after(delay, Event::Lane(self.id));
-            }
-            Some(outcome) => {
-                self.is_reported = false;
-                let digested = matches!(outcome, Outcome::Digested(_));
-                self.pipeline.handle_done(env.time(), outcome);
-                if digested {
-                    let mark = self.core().last_mark();
-                    env.oracle.identified(self.id.host, mark, &self.machine.sealed(mark.count).guest);
-                }
-            }
-            None => {
-                self.does = Some(does);
-                let delay = env.rng.range(0, MS / 2);
-                env.after(delay, Event::Lane(self.id));
-            }
-        }
-        self.pump(env)
     }
 
     fn act(&mut self, action: Action, env: &mut Env) -> Result<(), Crashed> {
@@ -463,7 +256,10 @@ impl PrimaryNode {
             }
             Action::Close { connection } => self.close(connection, env),
             Action::GuestShare { percent } => self.share = percent,
-            Action::Fail(failing) => env.say(|| format!("host {host} fails: {failing:?}")),
+            Action::Fail(failing) => {
+                env.say(|| format!("host {host} FAILS: {failing:?}"));
+                self.has_failed = true;
+            }
             Action::Note(note) => env.say(|| format!("host {host} {}", words::note(&note))),
             Action::Fenced { .. } => env.say(|| format!("host {host} is FENCED: another is the primary")),
             Action::Conflict { .. } => {}
@@ -484,29 +280,5 @@ impl PrimaryNode {
         if let Some(stream) = self.stream.take_if(|_| self.number == connection) {
             env.close(stream.connection, self.id.host);
         }
-    }
-
-    /// Asks, unless a rule is broken.
-    fn ask(&mut self, wants: Wants, env: &mut Env) -> Result<(), Crashed> {
-        let (question, unasked) = match wants {
-            Wants::Meet { session, nonce } => (Question::Meet { session, nonce }, Some(Break::MeetUnasked)),
-            Wants::Enlist { session, place } => (Question::Enlist { session, place }, Some(Break::EnlistUnasked)),
-            Wants::Delist { session } => (Question::Delist { session }, None),
-            Wants::Claim { session } if self.crashed => (Question::Claim { session }, Some(Break::AnewWithoutClaim)),
-            Wants::Claim { session } => (Question::Claim { session }, Some(Break::SoloWithoutClaim)),
-            Wants::DelistStore => (Question::DelistStore, Some(Break::StoreUndelisted)),
-            Wants::Look => (Question::Look, None),
-            Wants::RecordEnd => (Question::RecordEnd, Some(Break::EndUnrecorded)),
-        };
-        if unasked.is_none() {
-            env.ask(self.id, question);
-            return Ok(());
-        }
-        env.step(self.id.host, Step::Claim, false)?;
-        match unasked == env.plan.broken {
-            true => env.learn_unasked(self.id, question),
-            false => env.ask(self.id, question),
-        }
-        env.step(self.id.host, Step::Claim, true)
     }
 }

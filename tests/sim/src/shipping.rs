@@ -107,7 +107,7 @@ impl Shipping {
             filler.wanted = (0..want.wanted.len()).rev().filter(|chunk| want.wanted[*chunk]).collect();
         }
         let Some(chunk) = filler.wanted.pop() else { return Outcome::Done };
-        let data = disk.image[chunk * CHUNK..][..CHUNK].to_vec();
+        let data = disk.files.image.bytes()[chunk * CHUNK..][..CHUNK].to_vec();
         let piece = ResyncDisk { disk: 0, offset: (chunk * CHUNK) as u64, data };
         Message::ResyncDisk(piece).encode(&link, EpochId(0), out);
         Outcome::More
@@ -202,7 +202,7 @@ impl Shipping {
 }
 
 fn offer(link: Link, disk: &Disk, out: &mut Vec<u8>) -> Outcome {
-    let hashes = disk.image.chunks(CHUNK).map(chunk_hash).collect();
+    let hashes = disk.files.image.bytes().chunks(CHUNK).map(chunk_hash).collect();
     let offer = DiskOffer { disk: 0, first_chunk: 0, chunk_bytes: CHUNK as u32, hashes };
     Message::DiskOffer(offer).encode(&link, EpochId(0), out);
     Outcome::Done

@@ -10,10 +10,8 @@ use crate::guest::Guest;
 pub struct LocalEpoch {
     /// The epoch, as much as is kept of its identity.
     pub epoch: Fork,
-    /// The guest.
+    /// The guest. Its disk is the image, with the log applied up to this epoch.
     pub guest: Guest,
-    /// Its disk: the image, with the log applied up to this epoch.
-    pub image: Vec<u8>,
     /// Output that may not have left.
     pub held: Vec<Output>,
 }
@@ -23,8 +21,8 @@ pub struct LocalEpoch {
 pub struct StateDir {
     /// Which store it is in the register.
     pub store: Incarnation,
-    /// It is a copy, and what was committed since is elsewhere.
-    pub is_copy: bool,
+    /// Of a copy, the disk as it was; what was committed since is elsewhere.
+    pub copied: Option<Vec<u8>>,
     /// Epochs below were perhaps used in a life of the guest of which nothing was committed.
     pub unused_from: EpochId,
     /// The last committed epoch.
@@ -36,12 +34,22 @@ pub struct StateDir {
 impl StateDir {
     /// For a guest that is about to start.
     pub fn new(store: Incarnation) -> StateDir {
-        StateDir { store, is_copy: false, unused_from: EpochId(1), last: None, delayed: None }
+        StateDir { store, copied: None, unused_from: EpochId(1), last: None, delayed: None }
     }
 
-    /// A copy, as it is now.
-    pub fn copy(&self) -> StateDir {
-        StateDir { is_copy: true, ..self.clone() }
+    /// A copy, as it is now, with that disk.
+    pub fn copy(&self, disk: Vec<u8>) -> StateDir {
+        StateDir { copied: Some(disk), ..self.clone() }
+    }
+
+    /// Whether it is one.
+    pub fn is_copy(&self) -> bool {
+        self.copied.is_some()
+    }
+
+    /// The last epoch that is in it; before the first one, none.
+    pub fn last_epoch(&self) -> EpochId {
+        self.last.as_ref().map_or(EpochId(0), |last| last.epoch.count())
     }
 
     /// The epoch from which the next life goes on, which has up to `in_flight` epochs sealed and not committed; those are not

@@ -3,11 +3,11 @@
 use replication::backup::BackupState;
 use replication::primary::PrimaryState;
 use replication::view::{Entry, Incarnation, Record, Standing};
-use replication::{ClaimResult, Fork, Term};
+use replication::{ClaimResult, EpochId, Fork, Term};
 
 use crate::backup_node::BackupNode;
-use crate::disk::{Disk, Log};
-use crate::env::{Crashed, Env, Event, HostId, Piece};
+use crate::disk::Disk;
+use crate::env::{Crashed, Env, Event, HostId, Lane, Piece};
 use crate::fault::{HOSTS, Step, What, When};
 use crate::guest::Guest;
 use crate::machines::{host_of, store_of};
@@ -16,6 +16,7 @@ use crate::panics;
 use crate::plan::{Break, MS, Plan};
 use crate::primary_node::PrimaryNode;
 use crate::state_dir::StateDir;
+use crate::storage::Files;
 use crate::story::{Line, words};
 use crate::witness::{Answer, Believed, Named, Question};
 use replication::primary::Meeting;
@@ -78,11 +79,15 @@ enum Role {
 }
 
 /// What a host that crashed has.
-#[derive(Default)]
 struct Remains {
-    image: Vec<u8>,
-    log: Log,
+    files: Files,
     store: Option<StateDir>,
+}
+
+impl Default for Remains {
+    fn default() -> Remains {
+        Remains { files: Files::new(Disk::blank(), 0), store: None }
+    }
 }
 
 impl Remains {
@@ -164,9 +169,10 @@ impl World {
         env.witness.begin_first(first, place);
         let (primary, begun) = PrimaryNode::boot(first, Term(1), &mut env);
         begun.expect("a run begins with both hosts alive");
-        let backup = BackupNode::new(HostId { host: 1, life: 0 }, Disk::blank(), &env);
+        let blank = || Files::new(Disk::blank(), env.plan.log_room);
+        let backup = BackupNode::new(HostId { host: 1, life: 0 }, blank(), &env);
         let role = |role| Host { life: 0, role };
-        let spare = Remains { image: Disk::blank(), ..Remains::default() };
+        let spare = Remains { files: blank(), store: None };
         let hosts = [Role::Primary(Box::new(primary)), Role::Backup(Box::new(backup)), Role::Down(Box::new(spare))];
         let hosts = hosts.map(role);
         let is_calm = env.plan.faults.iter().all(|fault| matches!(fault.what, What::Stranger(..)));
@@ -324,15 +330,10 @@ impl World {
     /// The host an event is for, if it is for one and not for its surroundings.
     fn addressee(&self, event: &Event) -> Option<usize> {
         match event {
-            Event::Boundary(id)
-            | Event::Timer(id)
-            | Event::Connect(id)
-            | Event::GiveUp(id)
-            | Event::Lane(id)
-            | Event::Images(id) => Some(id.host),
+            Event::Boundary(id) | Event::Timer(id) | Event::Connect(id) | Event::GiveUp(id) => Some(id.host),
             Event::Look { by, .. } => Some(by.host),
             Event::Piece { connection, side, .. } => self.env.net.receiver(*connection, *side).flatten(),
-            Event::BackupLane { to, .. } => Some(to.host),
+            Event::Lane { to, .. } => Some(to.host),
             Event::AskAnswered { to, .. } | Event::Learn { to, .. } | Event::Ask { by: to, .. } => Some(to.host),
             Event::Request { host, .. } => Some(*host),
             _ => None,
@@ -386,9 +387,7 @@ impl World {
                 }
                 Ok(())
             }),
-            Event::Lane(id) => self.primary(id, |node, env| node.handle_lane(env)),
-            Event::Images(id) => self.primary(id, |node, env| node.handle_images(env)),
-            Event::BackupLane { to, lane } => self.backup(to, |node, env| node.handle_lane(lane, env)),
+            Event::Lane { to, lane } => self.lane(to, lane),
             Event::AskAnswered { to, found } => self.hear(to, found),
             Event::Learn { to, question, answer } => self.learn(to, question, answer),
             other => unreachable!("{other:?} is dispatched elsewhere"),
@@ -425,6 +424,11 @@ impl World {
         self.backup(id, |node, env| node.handle_timer(env))
     }
 
+    fn lane(&mut self, to: HostId, lane: Lane) -> Result<(), Crashed> {
+        self.primary(to, |node, env| node.handle_lane(lane, env))?;
+        self.backup(to, |node, env| node.handle_lane(lane, env))
+    }
+
     fn hear(&mut self, to: HostId, found: Option<Vec<Entry>>) -> Result<(), Crashed> {
         let Some((learned, next)) = self.env.witness.hear(to, found) else { return Ok(()) };
         if let Some(asked) = next {
@@ -450,7 +454,12 @@ impl World {
                 let is_known = result == ClaimResult::Granted || self.env.plan.broken == Some(Break::SecondPrimary);
                 self.backup(to, |node, env| node.handle_introduced(is_known, env))?;
             }
-            Question::TakeOver { .. } => self.backup(to, |node, env| node.handle_claimed(result, env))?,
+            Question::TakeOver { fork, .. } => {
+                if result == ClaimResult::Granted {
+                    self.env.oracle.forked(fork.count);
+                }
+                self.backup(to, |node, env| node.handle_claimed(result, env))?;
+            }
             question => self.primary(to, |node, env| {
                 let now = env.time();
                 node.tell(env, |core| match (question, &answer) {
@@ -495,7 +504,7 @@ impl World {
             return;
         }
         let (begins_anew, generation) = (node.begins_anew(), node.generation());
-        let image = std::mem::take(&mut node.machine.disk.image);
+        let files = node.machine.disk.files.clone();
         if let Some(stream) = &node.stream {
             self.env.close(stream.connection, host);
         }
@@ -503,13 +512,13 @@ impl World {
         let id = HostId { host, life: *life };
         if begins_anew {
             self.env.resets += 1;
-            let remains = self.left(host, image, None);
+            let remains = self.left(host, files, None);
             self.start_fresh(id, *remains);
         } else {
             self.env.say(|| format!("host {host} has ENDED its guest"));
             self.env.oracle.ended(generation);
             self.env.witness.machines.end(host);
-            self.hosts[host].role = Role::Down(self.left(host, image, None));
+            self.hosts[host].role = Role::Down(self.left(host, files, None));
         }
     }
 
@@ -522,9 +531,9 @@ impl World {
         env.takeovers += 1;
         env.say(|| format!("host {host} TAKES OVER from epoch {}, goes on with {}", over.fork, over.next_epoch));
         let guest = Guest::restore(&over.state, node.memory.clone());
-        env.oracle.goes_on(host, Fork::Mark(over.fork), &guest, &node.image());
+        let files = node.into_files();
+        env.oracle.goes_on(host, Fork::Mark(over.fork), &guest, &files.image.bytes());
         let id = HostId { host, life: self.hosts[host].life };
-        let image = node.image();
         if env.plan.broken == Some(Break::NoHealing) {
             self.hosts[host].role = Role::Starting(Box::default());
             return;
@@ -534,23 +543,19 @@ impl World {
             env.oracle.check_recorded_fork(host, record.fork, over.fork);
         }
         let term = term.map_or(over.term, |record| Term(record.branch));
-        let started = PrimaryNode::take_over(id, term, guest, image.clone(), over, env);
-        let Ok(node) = started else {
-            self.hosts[host].role = Role::Down(self.left(host, image, None));
-            return self.crashed(host, false);
-        };
+        let (node, begun) = PrimaryNode::take_over(id, term, guest, files, over, env);
         self.hosts[host].role = Role::Primary(Box::new(node));
         self.env.after(MS, Event::Connect(id));
-        let result = self.env.step(host, Step::TakeOver, true);
-        if result.is_err() {
-            self.crash(host, false);
+        if begun.and_then(|()| self.env.step(host, Step::TakeOver, true)).is_err() {
+            let power = std::mem::take(&mut self.env.loses_power[host]);
+            self.crash(host, power);
         }
     }
 
     /// A fenced primary stops, and a backup whose guest ended; a supervisor starts them again.
     fn stop_if_over(&mut self, host: usize) {
         let is_over = match &self.hosts[host].role {
-            Role::Primary(node) => node.core().state() == PrimaryState::Fenced,
+            Role::Primary(node) => node.core().state() == PrimaryState::Fenced || node.has_failed(),
             Role::Backup(node) => node.has_ended,
             Role::Starting(_) | Role::Down(_) => false,
         };

@@ -93,6 +93,17 @@ caught! {
     resume_that_does_not_know_its_fork_is_caught: ChainForgotten,
     digest_of_the_state_before_is_caught: StaleDigest,
     ack_of_another_line_is_caught: AckOfOtherLine,
+    log_of_a_primary_that_is_not_synced_is_caught: LogUnsynced,
+    log_of_a_primary_that_is_emptied_before_its_image_is_synced_is_caught: LogEmptiedUnsynced,
+    base_that_counts_before_the_primarys_image_is_synced_is_caught: BaseUnsyncedHere,
+    epoch_that_found_no_room_and_is_taken_for_logged_is_caught: FullIsLogged,
+    epochs_past_the_log_after_a_lost_store_are_caught: DegradedUnlogged,
+    resume_without_the_log_is_caught: LogUnrecovered,
+    resume_with_more_of_the_log_than_its_epoch_is_caught: LogRecoveredBeyond,
+    pause_that_no_epoch_records_is_caught: PauseUnrecorded,
+    pause_that_is_answered_before_its_commit_is_caught: PauseUncommitted,
+    takeover_that_runs_a_paused_guest_is_caught: PauseForgotten,
+    end_of_a_pause_that_is_answered_before_its_commit_is_caught: RunUncommitted,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

@@ -154,3 +154,17 @@ fn backup_whose_chunk_found_no_room_after_its_session_reads_the_next_primary() {
     let limits = "client_delay = '99us'\ndetect = '38ms'\nfilling_bytes_max = 1";
     stories(&format!("{limits}\n{load}\nfaults = [{garbled}, {full}]"));
 }
+
+#[test]
+fn paused_guest_that_is_taken_over_stands_still_until_its_operator_has_it_run() {
+    let pause = "{ when = { At = '50ms' }, what = { PauseGuest = 0 } }";
+    let dies = "{ when = { At = '70ms' }, what = { Crash = { host = 0, power = true } } }";
+    let told = ["is PROTECTED", "is PAUSED", "its power is gone", "TAKES OVER", "faults stop", "RUNS"];
+    for story in assert_told(&format!("heal_at = '150ms'\nfaults = [{pause}, {dies}]"), &told) {
+        let still = story
+            .iter()
+            .skip_while(|line| !line.contains("is PAUSED"))
+            .take_while(|line| !line.contains("faults stop"));
+        assert!(still.filter(|line| line.contains(": output")).count() == 0, "{}", story.join("\n"));
+    }
+}

@@ -41,7 +41,7 @@ pub use ending::{Afterwards, Life};
 pub use protecting::NotProtected;
 pub use replication::pipeline::primary::Parting;
 
-use super::{preflight, ship};
+use super::{preflight, ship, upkeep};
 use crate::config::{CommitDurability, Endpoint, OnDegraded};
 use crate::epoch::{EpochMachine, EpochSink, SealedEpoch};
 use crate::events::Events;
@@ -190,6 +190,7 @@ fn pipeline_config(config: &GuardianConfig, machine: &Machine, has_store: bool, 
         room_retry: ROOM_RETRY,
         console_wait: CONSOLE_LAG_MAX,
         image_lag_max: IMAGE_LAG_BYTES_MAX,
+        upkeep: upkeep::PERIOD,
     }
 }
 
@@ -465,11 +466,6 @@ impl Guardian {
         self.lock().pipeline.performed()
     }
 
-    /// The last epoch of which all output has left.
-    fn left(&self) -> EpochId {
-        self.lock().pipeline.core().left()
-    }
-
     /// The running epoch of a guest that is being settled was ended.
     pub(super) fn handle_sealed_last(&self, epoch: EpochId, has_writes: bool) {
         self.with_pipeline(|pipeline, now| pipeline.handle_sealed_last(now, epoch, has_writes));
@@ -613,11 +609,6 @@ impl Guardian {
             "disk_full": inner.full().next(),
             "warnings": notes::warnings(&inner),
         })
-    }
-
-    /// Whether commits are to survive the host.
-    pub(super) fn is_durable(&self) -> bool {
-        self.config.durability == CommitDurability::Disk
     }
 
     /// Whether a backup follows, or is being asked about.

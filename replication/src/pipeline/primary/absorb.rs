@@ -31,8 +31,8 @@ impl PrimaryPipeline {
         // The lane may be waiting for a disk; the backup must hear from a primary that lives, but not before its Hello.
         let is_beat = Kind::of_frame(&frames) == Some(Kind::Heartbeat);
         if is_beat && self.core.state() != PrimaryState::Greeting {
-            // A log that is stuck for as long as a mute backup is waited for makes a dead primary.
-            if !self.log.is_stuck(now, self.config.primary.ack_wait) {
+            // Storage that is stuck for as long as a mute backup is waited for makes a dead primary.
+            if !self.is_stuck(now) {
                 self.actions.push_back(Action::Beat { connection, frame: frames });
             }
             return;

@@ -73,8 +73,6 @@ pub(super) struct Log {
     is_full: bool,
     /// Its file system has no room: for which file, and when it is tried again.
     no_room: Option<(String, Time)>,
-    /// Since when the lane works on it.
-    since: Option<Time>,
 }
 
 impl Log {
@@ -82,12 +80,13 @@ impl Log {
         self.no_room.as_ref().map(|(_, at)| *at)
     }
 
-    pub(super) fn full(&self) -> Option<&str> {
-        self.no_room.as_ref().map(|(path, _)| path.as_str())
+    /// It takes nothing before it is emptied, whatever room there is.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full
     }
 
-    pub(super) fn is_stuck(&self, now: Time, time_max: std::time::Duration) -> bool {
-        self.since.is_some_and(|since| now >= since.after(time_max))
+    pub(super) fn full(&self) -> Option<&str> {
+        self.no_room.as_ref().map(|(path, _)| path.as_str())
     }
 
     pub(super) fn last(&self) -> EpochId {
@@ -121,6 +120,11 @@ impl Store {
         }
     }
 
+    /// Whether the log takes nothing before these files are removed.
+    fn is_log_renewed_later(self) -> bool {
+        matches!(self, Store::Lost { renews_log: true, .. })
+    }
+
     pub(super) fn handle_delisted(&mut self) {
         if let Store::Lost { is_delisted, .. } = self {
             *is_delisted = true;
@@ -135,6 +139,9 @@ impl PrimaryPipeline {
             let item = self.epochs.front()?;
             let (epoch, has_writes) = (item.epoch, item.has_writes);
             let linked = || item.linked.expect("an epoch is identified before anything else");
+            if !matches!(item.stage, Stage::Collect | Stage::Ship) {
+                self.stands_since.get_or_insert(now);
+            }
             match item.stage {
                 Stage::Identify if item.is_captured => return Some((Doing::Epoch, Step::Digest { epoch })),
                 Stage::Identify => self.identify(None),
@@ -148,12 +155,14 @@ impl PrimaryPipeline {
                     }
                     None => self.advance(Stage::Log),
                 },
-                Stage::Log if self.is_degraded || !has_writes => self.advance(Stage::Sync),
+                Stage::Log if !has_writes => self.advance(Stage::Sync),
+                // There is none that takes it before.
+                Stage::Log if self.store.is_log_renewed_later() => return None,
                 Stage::Log => {
                     let mark = linked().mark;
                     return self.next_of_log(now, mark);
                 }
-                Stage::LogFailed { .. } if !self.are_images_up() && !self.images.is_full() => return None,
+                Stage::LogFailed { .. } if self.waits_for_images() => return None,
                 Stage::LogFailed { ref text, ref lacks } => {
                     let (text, lacks) = (text.clone(), lacks.clone());
                     match lacks.filter(|_| self.images.is_full()) {
@@ -175,7 +184,14 @@ impl PrimaryPipeline {
         }
     }
 
+    /// Whether nothing has come of the oldest sealed epoch for so long that this host's storage is as good as dead: of the log, of
+    /// the state directory, or of an image that the log waits for. What waits for room is tried again and again, which is something.
+    pub(super) fn is_stuck(&self, now: Time) -> bool {
+        self.stands_since.is_some_and(|since| now >= since.after(self.config.primary.ack_wait))
+    }
+
     fn advance(&mut self, stage: Stage) {
+        self.stands_since = None;
         self.epochs.front_mut().expect("an epoch is worked on").stage = stage;
     }
 
@@ -197,7 +213,6 @@ impl PrimaryPipeline {
         if self.log.is_full {
             return None;
         }
-        self.log.since = Some(now);
         Some((Doing::Epoch, Step::Log { mark }))
     }
 
@@ -248,7 +263,6 @@ impl PrimaryPipeline {
     }
 
     fn logged(&mut self, now: Time, epoch: EpochId, outcome: Outcome) {
-        self.log.since = None;
         match outcome {
             Outcome::Logged { is_half_full } => {
                 (self.log.last, self.log.is_half_full) = (epoch, is_half_full);
@@ -296,13 +310,19 @@ impl PrimaryPipeline {
         self.advance(Stage::LogFailed { text, lacks });
     }
 
+    /// Whether the images get more of what was logged. What was let out without the log they never get.
+    fn waits_for_images(&self) -> bool {
+        let upto = self.core.pointers().released().min(self.through);
+        self.images.performed() < upto && !self.images.is_full()
+    }
+
     fn continue_without_log(&mut self, now: Time, text: String) {
         let is_applied = self.are_images_up() && self.images.performed() >= self.log.last;
         if !self.has_store() || !is_applied || self.core.state() != PrimaryState::Solo {
             return self.fail(Failing::Storage { text });
         }
         self.lose_store(now, text, true);
-        self.advance(Stage::Sync);
+        self.advance(Stage::Log);
     }
 
     /// The state directory took no epoch: the guest continues without it, or ends. Nothing of the epoch leaves before
@@ -313,13 +333,13 @@ impl PrimaryPipeline {
             return self.fail(Failing::Store { text });
         }
         self.store = Store::Lost { renews_log, is_delisted: false };
-        self.is_degraded = self.core.state() == PrimaryState::Solo;
         self.note(Note::StoreLost { text });
         self.with(now, Primary::handle_store_lost);
     }
 
     fn finish_epoch(&mut self, now: Time) {
         let Item { epoch, .. } = self.epochs.pop_front().expect("an epoch is worked on");
+        self.stands_since = None;
         (self.through, self.is_bulks_turn) = (epoch, true);
         self.images.handle_durable(epoch);
         // One that the lost store does not have counts for the log alone.
@@ -330,7 +350,6 @@ impl PrimaryPipeline {
                 core.handle_stored(now, epoch);
             }
         });
-        self.wants_settling |= self.is_degraded && self.store == Store::Absent;
     }
 
     pub(super) fn log_emptied(&mut self, outcome: Outcome) {

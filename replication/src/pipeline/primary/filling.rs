@@ -128,8 +128,19 @@ impl PrimaryPipeline {
             // A guest that cannot write its disks does not fill a backup; it will be asked for again.
             return self.break_connection(now);
         }
-        self.filling = Some(Filling::begin(link));
-        self.note(Note::FillingBegins { link });
+        self.next_filling = Some(link);
+        self.begin_next_filling();
+    }
+
+    /// The lane may be at work for the filling before, or the guest stand still for it: that one is ended first.
+    fn begin_next_filling(&mut self) {
+        if self.filling.is_some() {
+            return;
+        }
+        if let Some(link) = self.next_filling.take().filter(|link| self.is_current(link.session)) {
+            self.filling = Some(Filling::begin(link));
+            self.note(Note::FillingBegins { link });
+        }
     }
 
     /// From here on what is sealed is collected, if the guest has epochs; what was sealed before must be in the images.
@@ -151,6 +162,7 @@ impl PrimaryPipeline {
             _ => self.note(Note::FillingFailed { session, phase, text: "the session ended".into() }),
         }
         self.filling = None;
+        self.begin_next_filling();
         holds.then_some((Doing::LettingGo, Step::LetGo))
     }
 
@@ -266,10 +278,7 @@ impl PrimaryPipeline {
     }
 
     pub(super) fn filling_done(&mut self, now: Time, outcome: Outcome) {
-        let Some(filling) = &mut self.filling else {
-            // Its session ended while the guest was being stopped, or let go.
-            return;
-        };
+        let filling = self.filling.as_mut().expect("a filling is not ended while the lane is at work for it");
         let (stage, session, has_epochs) = (filling.stage, filling.link.session, filling.has_epochs);
         match (stage, outcome) {
             (Stage::Hold, Outcome::Done) => {
@@ -280,6 +289,7 @@ impl PrimaryPipeline {
             (Stage::Sealed, _) => {
                 self.note(Note::Filled);
                 self.filling = None;
+                self.begin_next_filling();
             }
             (_, Outcome::Failed { text }) => self.filling_failed(now, text),
             (_, Outcome::Broken) => self.filling_broken(now),
@@ -310,6 +320,7 @@ impl PrimaryPipeline {
             (Stage::Record, _) => self.to(Stage::Hold),
             (Stage::BeginEpochs, _) => {
                 self.mode = GuestMode::Epochs;
+                self.upkeep.begin_epochs(now, self.config.upkeep);
                 self.to(Stage::Seal);
             }
             (Stage::Seal, _) => self.to(Stage::Sealed),

@@ -61,8 +61,9 @@ impl Images {
         self.full.as_ref().map(|(path, _)| path.as_str())
     }
 
+    /// When the lane, which does nothing, tries again.
     pub(super) fn retry_at(&self) -> Option<Time> {
-        self.full.as_ref().map(|(_, at)| *at)
+        self.full.as_ref().filter(|_| !self.is_writing).map(|(_, at)| *at)
     }
 
     /// What the lane does next.
@@ -130,6 +131,7 @@ mod tests {
         assert!(images.handle_full(Time(10), "disk.img".into()));
         assert_eq!(images.poll(Time(9)), None);
         assert_eq!(images.poll(Time(10)), Some(EpochId(5)));
+        assert_eq!(images.retry_at(), None, "it is being tried");
         assert!(!images.handle_full(Time(20), "disk.img".into()));
         assert_eq!(images.poll(Time(20)), Some(EpochId(5)));
         assert_eq!(images.handle_written(EpochId(5)).as_deref(), Some("disk.img"));

@@ -8,6 +8,7 @@
 //!   ended ──▶ closing: remove store ─▶ images applied ─▶ empty log                                                           │
 //!                 └──────────────────────────────────────────────────────────────────────────────────────────────────────────┘
 //!   released ─▶ lane Images: write what is released and logged to the images
+//!   now and then ▶ lane Upkeep: sync the images beside all else
 //!   questions ▶ lane Witness
 //! ```
 //!
@@ -28,15 +29,20 @@
 //! - The state directory says that a backup could continue the guest before the base of its session is sealed.
 //! - Of a session that is over nothing more goes out.
 //! - A permission to release is used within the detection time or given back.
+//! - A host whose storage stands still beats no more for a backup that could continue the guest.
 //! - A guest whose machine failed here is left to its backup: the witness is not asked for it.
+//! - While epochs that are to be durable are written to the images, these are synced again and again: nobody should rely on a host
+//!   whose disk is gone. A guest without epochs has its own flushes, and is told itself.
 
 mod absorb;
 mod epochs;
 mod filling;
 mod images;
 mod leaving;
+mod pausing;
 mod settling;
 mod step;
+mod upkeep;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -45,13 +51,17 @@ use crate::id::{EpochId, SessionId, Time};
 pub use crate::primary::Question;
 use crate::primary::{EpochMeta, GuestEnd, Primary, PrimaryConfig, PrimaryState};
 use crate::view::Greeting;
+use crate::wire::Link;
 use epochs::{Item, Log, Store};
 pub use filling::FillStep;
 use filling::Filling;
 use images::Images;
 use leaving::Leaving;
+pub use pausing::PauseStep;
+use pausing::Pausing;
 use settling::{Closing, Settling};
 pub use step::{Action, Failing, Note, Outcome, Step};
+use upkeep::Upkeep;
 
 /// How a primary's host behaves.
 #[derive(Clone, Debug)]
@@ -68,6 +78,8 @@ pub struct PipelineConfig {
     pub console_wait: Duration,
     /// Disk writes of released epochs that the images lack, in bytes: beyond that the guest waits.
     pub image_lag_max: usize,
+    /// Between two syncs of images that epochs are written to.
+    pub upkeep: Duration,
 }
 
 /// How the guest writes.
@@ -123,12 +135,16 @@ pub struct PrimaryPipeline {
     connection: u64,
     outgoing: VecDeque<Outgoing>,
     epochs: VecDeque<Item>,
+    /// Since when nothing has come of the oldest of them, which waits for storage.
+    stands_since: Option<Time>,
     /// The last epoch that is durable here.
     through: EpochId,
     log: Log,
     store: Store,
     images: Images,
+    upkeep: Upkeep,
     leaving: Leaving,
+    pausing: Option<Pausing>,
     mode: GuestMode,
     /// The guest stands still to be settled.
     is_held: bool,
@@ -136,11 +152,11 @@ pub struct PrimaryPipeline {
     wants_settling: bool,
     settling: Option<Settling>,
     filling: Option<Filling>,
+    /// The session whose backup is filled when that filling has ended.
+    next_filling: Option<Link>,
     closing: Option<Closing>,
     /// An epoch is through: settling and filling have a turn before the next one, which may be there already, again and again.
     is_bulks_turn: bool,
-    /// The guest is about to be settled: its disk writes go to the images without the log.
-    is_degraded: bool,
     /// When the guest ended: no backup could have continued it then, or the session was claimed first.
     parts_alone: bool,
     /// The session about which it was said that the witness is asked.
@@ -181,19 +197,22 @@ impl PrimaryPipeline {
             connection: 0,
             outgoing: VecDeque::new(),
             epochs: VecDeque::new(),
+            stands_since: None,
             through: before,
             log: Log::default(),
             store: if config.primary.has_store { Store::Present } else { Store::Absent },
             images: Images::with_all(before),
+            upkeep: Upkeep::begin(Time(0), config.upkeep),
             leaving: Leaving::default(),
+            pausing: None,
             mode: if config.primary.has_store { GuestMode::Epochs } else { GuestMode::Direct },
             is_held: false,
             wants_settling: false,
             settling: None,
             filling: None,
+            next_filling: None,
             closing: None,
             is_bulks_turn: false,
-            is_degraded: false,
             parts_alone: true,
             claim_noted: None,
             has_failed: false,
@@ -414,8 +433,14 @@ impl PrimaryPipeline {
                 }
             }
             Doing::Part => {}
-            Doing::Epoch => self.epoch_done(now, outcome),
-            Doing::Emptying => self.log_emptied(outcome),
+            Doing::Epoch => {
+                self.stands_since = None;
+                self.epoch_done(now, outcome);
+            }
+            Doing::Emptying => {
+                self.stands_since = None;
+                self.log_emptied(outcome);
+            }
             Doing::Recording => self.recorded(outcome),
             Doing::RemovingStore => self.store_removed(now, outcome),
             Doing::Settling => self.settling_done(outcome),
@@ -430,8 +455,16 @@ impl PrimaryPipeline {
         if self.has_failed { None } else { self.images.poll(now) }
     }
 
+    /// What waits for the images gets on, and what the lane Ship is at work for does not.
+    fn images_move(&mut self) {
+        if self.doing.is_none() {
+            self.stands_since = None;
+        }
+    }
+
     /// They were, up to there.
     pub fn handle_images_written(&mut self, upto: EpochId) {
+        self.images_move();
         if let Some(path) = self.images.handle_written(upto) {
             self.note(Note::HasRoom { path });
         }
@@ -439,6 +472,7 @@ impl PrimaryPipeline {
 
     /// They were not, for lack of room.
     pub fn handle_images_full(&mut self, now: Time, path: String) {
+        self.images_move();
         if self.images.handle_full(now.after(self.config.room_retry), path.clone()) {
             self.note(Note::Full { path });
         }
@@ -449,12 +483,15 @@ impl PrimaryPipeline {
         self.fail(Failing::Images { text });
     }
 
-    /// When something here wants `handle_timeout`, or to be polled again.
+    /// When something here wants `handle_timeout`, or to be polled again. What a lane that is at work will be told to do next is
+    /// no reason: it answers by itself.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let filling = self.filling.as_ref().and_then(Filling::timeout);
+        let is_free = self.doing.is_none() && !self.has_failed;
+        let filling = self.filling.as_ref().and_then(Filling::timeout).filter(|_| is_free && self.epochs.is_empty());
+        let log = self.log.retry_at().filter(|_| is_free && !self.log.is_full());
+        let images = self.images.retry_at().filter(|_| !self.has_failed);
         let leaving = self.leaving.timeout(self.config.console_wait);
-        let room = [self.log.retry_at(), self.images.retry_at()];
-        [self.core.poll_timeout(), filling, leaving].into_iter().chain(room).flatten().min()
+        [self.core.poll_timeout(), filling, log, images, leaving].into_iter().flatten().min()
     }
 
     /// Whether the running epoch may be sealed now, with so many bytes of sealed disk writes beside the images; if not, the guest

@@ -135,7 +135,7 @@ impl PrimaryPipeline {
                 Some(Settling::WriteDirectly)
             }
             (Settling::WriteDirectly, _) => {
-                (self.mode, self.is_degraded) = (GuestMode::Direct, false);
+                self.mode = GuestMode::Direct;
                 Some(Settling::LetGo { is_over: true })
             }
             (stage, other) => unreachable!("{other:?} is no answer in {stage:?}"),

@@ -5,6 +5,9 @@ use crate::primary::tests::{SESSION, config, frame, hello_ack, true_ack};
 use crate::primary::{Left, Meeting};
 use crate::wire::{Kind, Message};
 
+mod pausing;
+mod storage;
+
 const MS: u64 = 1_000_000;
 
 /// A pipeline whose every action and question is performed at once, with what it asked for.
@@ -26,7 +29,8 @@ impl Host {
     }
 
     fn with(has_store: bool, config: PipelineConfig) -> Host {
-        let primary = PrimaryConfig { log_counts: true, has_store, ..config.primary.clone() };
+        let log_counts = config.is_durable || has_store;
+        let primary = PrimaryConfig { log_counts, has_store, ..config.primary.clone() };
         let config = PipelineConfig { primary, ..config };
         Host {
             pipeline: PrimaryPipeline::new(config, EpochId(1)),
@@ -166,6 +170,15 @@ impl Host {
         self.hear(hello_ack());
     }
 
+    /// A backup is filled, and has the base.
+    fn protect(&mut self) {
+        self.connect();
+        self.run();
+        let base = self.pipeline.core().pointers().sealed();
+        let ack = self.ack(base);
+        self.hear(ack);
+    }
+
     fn released(&self) -> Option<EpochId> {
         let released = |action: &Action| match action {
             Action::Release { upto, .. } => Some(*upto),
@@ -187,6 +200,7 @@ fn pipeline_config() -> PipelineConfig {
         room_retry: Duration::from_millis(10),
         console_wait: Duration::from_millis(5),
         image_lag_max: 1000,
+        upkeep: Duration::from_millis(40),
     }
 }
 
@@ -286,6 +300,7 @@ fn store_that_takes_no_epoch_leaves_the_register_before_anything_leaves_and_the_
         Step::SyncImages,
         Step::Hold { session: None },
         Step::SealLast,
+        Step::Log { mark: mark(EpochId(1)).next(EpochId(2), None) },
         Step::EndEpochs,
         Step::EmptyLog,
         Step::WriteDirectly,
@@ -293,6 +308,39 @@ fn store_that_takes_no_epoch_leaves_the_register_before_anything_leaves_and_the_
     ];
     assert_eq!((steps, epoch), (expected.to_vec(), EpochId(1)));
     assert_eq!(host.pipeline.mode(), GuestMode::Direct);
+}
+
+/// The next session's backup accepts while the lane is at work for the one before, whose base the guest stands still for.
+#[test]
+fn guest_that_stands_still_for_a_session_that_is_over_runs_before_the_next_is_filled() {
+    let mut host = Host::new(false);
+    host.connect();
+    loop {
+        let step = host.step().expect("the filling gets on");
+        let outcome = match &step {
+            Step::Fill { step: FillStep::Harvest, .. } => Outcome::Left(Left::default()),
+            Step::BeginEpochs => break,
+            _ => Outcome::Done,
+        };
+        host.done(outcome);
+    }
+    let (now, other) = (host.now, SessionId([2; 16]));
+    host.pipeline.with(now, |core| core.handle_disconnected(now));
+    host.pipeline.handle_connected(now, other, None).expect("a connection is wanted");
+    host.done(Outcome::Done);
+    assert!(matches!(host.step(), Some(Step::Send { .. })), "the Hello");
+    let link = Link { session: other, ..host.pipeline.core().link().expect("it was greeted") };
+    let mut decoder = crate::FrameDecoder::new(link.vm);
+    decoder.handle_bytes(&hello_ack().to_frame(&link, EpochId(0)));
+    let frame = decoder.poll_frame().expect("a frame").expect("a whole one");
+    host.pipeline.with(now, |core| core.handle_frame(now, frame)).expect("the peer says what it may");
+    host.settle();
+    host.done(Outcome::Done);
+    assert_eq!(host.step(), Some(Step::LetGo));
+    host.done(Outcome::Done);
+    let has_begun = |step: Option<Step>| matches!(step, Some(Step::BeginFilling { link, .. }) if link.session == other);
+    let settled = host.run().into_iter().any(|step| has_begun(Some(step)));
+    assert!(settled, "{:?}", host.pipeline);
 }
 
 #[test]

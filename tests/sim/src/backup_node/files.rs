@@ -1,4 +1,4 @@
-//! The backup's storage: steps on images and log, that take their time, find no room, fail, or are cut short.
+//! The executor of a backup's lane Storage: performs its steps on the models of image and log.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -15,52 +15,41 @@ use crate::fault::Step;
 use crate::oracle::Rule;
 use crate::plan::Break;
 use crate::shipping::chunk_hash;
-use crate::storage::{Image, Log, Record};
+use crate::storage::{Done, Files, Op, Record, Worker};
 
 /// Image and log of a backup.
-pub(super) struct Files {
-    image: Image,
-    log: Log,
+pub(super) struct Storage {
+    pub(super) files: Files,
     /// The step that is being done.
     step: Option<StorageStep>,
-    /// The one before it was the rehearsal of a base.
-    is_base_next: bool,
-    /// A sync beside all else lasts until then: the image takes no write meanwhile.
-    syncs_until: u64,
     /// The last base: of which session, and of which life of the guest.
     base: Option<(SessionId, EpochId, u32)>,
     /// An epoch was written to the image since the oracle looked.
     is_written: Cell<bool>,
-    /// Broken: a session was forgotten, and its log is not.
+    breaking: Breaking,
+}
+
+/// What broken rules have to remember.
+#[derive(Default)]
+struct Breaking {
+    /// The step before was the rehearsal of a base.
+    is_base_next: bool,
+    /// A session was forgotten, and its log is not.
     is_forgotten: bool,
-    /// Broken: an epoch that was to be applied before the next one.
+    /// An epoch that was to be applied before the next one.
     late: Option<Arc<AssembledEpoch>>,
 }
 
-impl Files {
-    pub(super) fn new(image: Vec<u8>, log_room: usize) -> Self {
-        Files {
-            image: Image::new(image),
-            log: Log::new(log_room),
-            step: None,
-            is_base_next: false,
-            syncs_until: 0,
-            base: None,
-            is_written: Cell::new(false),
-            is_forgotten: false,
-            late: None,
-        }
-    }
-
-    pub(super) fn image(&self) -> Vec<u8> {
-        self.image.bytes()
+impl Storage {
+    pub(super) fn new(files: Files) -> Self {
+        Storage { files, step: None, base: None, is_written: Cell::new(false), breaking: Breaking::default() }
     }
 
     pub(super) fn note_forgotten(&mut self) {
-        self.is_forgotten = true;
+        self.breaking.is_forgotten = true;
     }
 
-    /// A step begins; when it is done. What strikes before it is done strikes in the middle of it.
+    /// A step begins; when it is done.
     pub(super) fn begin(
         &mut self,
         host: usize,
@@ -68,76 +57,98 @@ impl Files {
         core: &Backup,
         env: &mut Env,
     ) -> Result<u64, Crashed> {
-        let place = place_of(&step);
-        let delay = match &step {
-            // It is seen before anything is written.
-            StorageStep::Append(epoch) if !self.log.has_room(&record_of(epoch)) => 0,
-            StorageStep::Append(_) | StorageStep::SyncImages | StorageStep::TruncateLog => env.disk_delay(host),
-            StorageStep::Apply(_) => env.rng.range(0, env.plan.apply_delay),
-            // As fast as a link brings them.
-            StorageStep::WriteChunk(_) => env.rng.range(0, env.plan.apply_delay / 8),
-            StorageStep::Compare(_) | StorageStep::Rehearse(_) | StorageStep::HandOver => 0,
-        };
-        let writes_image = matches!(step, StorageStep::Apply(_) | StorageStep::WriteChunk(_) | StorageStep::SyncImages);
-        let from = if writes_image { self.syncs_until.max(env.now) } else { env.now };
-        if let (Some(Break::BackupImageBeforeLog), StorageStep::Append(epoch)) = (env.plan.broken, &step) {
-            write(&mut self.image, epoch);
-        }
-        if let (StorageStep::TruncateLog, true) = (&step, is_unchecked(env, core)) {
-            // Broken: it is left out.
-            return Ok(from);
-        }
+        let op = self.op_of(&step, core, env);
         self.step = Some(step);
-        env.step(host, place, false)?;
-        Ok(from + delay)
+        match op {
+            Some(op) => self.files.begin(host, Worker::Log, op, env),
+            None => env.step(host, Step::Rehearse, false).map(|()| env.now),
+        }
+    }
+
+    /// What of the files a step needs; none: nothing, or a rule is broken.
+    fn op_of(&mut self, step: &StorageStep, core: &Backup, env: &Env) -> Option<Op> {
+        let broken = env.plan.broken;
+        let is_base_next = std::mem::replace(&mut self.breaking.is_base_next, matches!(step, StorageStep::Rehearse(_)));
+        match step {
+            StorageStep::Append(epoch) => {
+                if broken == Some(Break::BackupImageBeforeLog) {
+                    self.write(epoch);
+                }
+                Some(Op::Append { record: record_of(epoch), is_synced: broken != Some(Break::AppendUnsynced) })
+            }
+            StorageStep::Apply(epoch) => {
+                let writes = self.writes_of(epoch, broken);
+                Some(Op::Write { writes, time_max: env.plan.apply_delay })
+            }
+            // As fast as a link brings them.
+            StorageStep::WriteChunk(chunk) => {
+                let writes = vec![(chunk.offset as usize, chunk.data.clone())];
+                Some(Op::Write { writes, time_max: env.plan.apply_delay / 8 })
+            }
+            StorageStep::SyncImages => match broken {
+                Some(Break::BaseUnsynced) if is_base_next => None,
+                Some(Break::TruncateUnsynced) if !is_base_next => None,
+                _ => Some(Op::Sync),
+            },
+            StorageStep::TruncateLog => {
+                let is_kept = match broken {
+                    Some(Break::HandOverLogged) => core.state() == BackupState::TookOver,
+                    Some(Break::KeepLogged) => core.kept().is_some() && core.state() == BackupState::Waiting,
+                    _ => false,
+                };
+                (!is_kept).then_some(Op::Truncate { syncs: false })
+            }
+            StorageStep::Compare(_) | StorageStep::Rehearse(_) | StorageStep::HandOver => None,
+        }
+    }
+
+    fn writes_of(&mut self, epoch: &Arc<AssembledEpoch>, broken: Option<Break>) -> Vec<(usize, Vec<u8>)> {
+        match broken {
+            Some(Break::ForgetDiskWrites) if !epoch.base => Vec::new(),
+            Some(Break::ApplyOutOfOrder) if self.breaking.late.is_none() && !epoch.base => {
+                self.breaking.late = Some(Arc::clone(epoch));
+                Vec::new()
+            }
+            _ => {
+                let mut writes = record_of(epoch).writes;
+                writes.extend(self.breaking.late.take().into_iter().flat_map(|late| record_of(&late).writes));
+                writes
+            }
+        }
+    }
+
+    fn write(&mut self, epoch: &AssembledEpoch) {
+        for write in &epoch.disk_writes {
+            self.files.image.write(write.offset as usize, &write.data);
+        }
     }
 
     /// It is done; how it went.
     pub(super) fn finish(&mut self, host: usize, env: &mut Env) -> Result<StorageDone, Crashed> {
         let Some(step) = self.step.take() else { return Ok(StorageDone::Done) };
-        let is_base_next = std::mem::replace(&mut self.is_base_next, matches!(step, StorageStep::Rehearse(_)));
         env.whisper(|| format!("host {host} has done {}", words_of(&step)));
-        let place = place_of(&step);
-        let done = match self.trouble(host, &step, env) {
-            Some(done) => done,
-            None => self.perform(host, step, is_base_next, env),
+        let is_forgotten = step == StorageStep::TruncateLog && std::mem::take(&mut self.breaking.is_forgotten);
+        if is_forgotten && env.plan.broken == Some(Break::DiscardedLogged) {
+            self.files.leave_out(Worker::Log);
+        }
+        let done = match (self.files.finish(host, Worker::Log, env)?, &step) {
+            (Done::Done, _) => self.done(host, &step, env),
+            (Done::LogFull, _) => StorageDone::LogFull,
+            (Done::Failed, _) => StorageDone::Failed,
+            (Done::NoRoom(_), StorageStep::Append(_)) if env.plan.broken == Some(Break::AckWithoutRoom) => {
+                StorageDone::Appended { is_half_full: false }
+            }
+            (Done::NoRoom(file), _) => StorageDone::NoRoom(PathBuf::from(file)),
         };
-        env.step(host, place, true)?;
+        if matches!(step, StorageStep::Compare(_) | StorageStep::Rehearse(_) | StorageStep::HandOver) {
+            env.step(host, Step::Rehearse, true)?;
+        }
         Ok(done)
     }
 
-    /// Why a step is not done, or in part.
-    fn trouble(&mut self, host: usize, step: &StorageStep, env: &mut Env) -> Option<StorageDone> {
-        let writes = matches!(
-            step,
-            StorageStep::Append(_) | StorageStep::Apply(_) | StorageStep::WriteChunk(_) | StorageStep::TruncateLog
-        );
-        let touches = writes || *step == StorageStep::SyncImages;
-        if touches && std::mem::take(&mut env.disk_fails[host]) {
-            env.say(|| format!("the disk of host {host} fails"));
-            match step {
-                StorageStep::SyncImages => self.image.fail_sync(&mut env.rng),
-                step => interrupt(&mut self.image, &mut self.log, step, env),
-            }
-            return Some(StorageDone::Failed);
-        }
-        if writes && env.full_until[host] > env.now {
-            let is_log = matches!(step, StorageStep::Append(_) | StorageStep::TruncateLog);
-            if !is_log {
-                interrupt(&mut self.image, &mut self.log, step, env);
-            }
-            return Some(match (env.plan.broken, step) {
-                (Some(Break::AckWithoutRoom), StorageStep::Append(_)) => StorageDone::Appended { is_half_full: false },
-                _ => StorageDone::NoRoom(PathBuf::from(if is_log { "log" } else { "image" })),
-            });
-        }
-        None
-    }
-
-    fn perform(&mut self, host: usize, step: StorageStep, is_base_next: bool, env: &mut Env) -> StorageDone {
+    fn done(&mut self, host: usize, step: &StorageStep, env: &mut Env) -> StorageDone {
         match step {
-            StorageStep::Compare(offer) => return StorageDone::Compared(self.compare(&offer)),
-            StorageStep::WriteChunk(chunk) => self.image.write(chunk.offset as usize, &chunk.data),
+            StorageStep::Compare(offer) => return StorageDone::Compared(self.compare(offer)),
             StorageStep::Rehearse(epoch) => {
                 if std::mem::take(&mut env.unfit_base[host]) {
                     return StorageDone::Unfit("the simulator says so".to_owned());
@@ -145,145 +156,71 @@ impl Files {
                 let life = env.oracle.generation_of(epoch.epoch, &epoch.state);
                 self.base = life.map(|life| (epoch.session, epoch.epoch, life));
             }
-            StorageStep::Append(epoch) => return self.append(&epoch, env),
-            StorageStep::Apply(epoch) => self.apply(epoch, env),
-            StorageStep::SyncImages => match env.plan.broken {
-                Some(Break::BaseUnsynced) if is_base_next => {}
-                Some(Break::TruncateUnsynced) if !is_base_next => {}
-                _ => self.image.sync(),
-            },
-            StorageStep::TruncateLog => {
-                let is_kept = std::mem::take(&mut self.is_forgotten) && env.plan.broken == Some(Break::DiscardedLogged);
-                if !is_kept {
-                    self.log.truncate();
+            StorageStep::Append(epoch) => {
+                if env.plan.broken == Some(Break::ApplyUncommitted) {
+                    self.write(epoch);
+                    self.is_written.set(true);
                 }
+                return StorageDone::Appended { is_half_full: self.files.log.is_half_full() };
             }
+            StorageStep::Apply(_) => self.is_written.set(true),
             StorageStep::HandOver => {
-                if let Some(late) = self.late.take() {
-                    write(&mut self.image, &late);
+                if let Some(late) = self.breaking.late.take() {
+                    self.write(&late);
                 }
                 self.check_at_rest(host, "gives its files to the guest", env);
             }
+            StorageStep::WriteChunk(_) | StorageStep::SyncImages | StorageStep::TruncateLog => {}
         }
         StorageDone::Done
     }
 
     fn compare(&self, offer: &DiskOffer) -> DiskWant {
         let DiskOffer { disk, first_chunk, ref hashes, .. } = *offer;
-        let image = self.image.bytes();
+        let image = self.files.image.bytes();
         let wanted = image.chunks(CHUNK).zip(hashes).map(|(chunk, hash)| chunk_hash(chunk) != *hash).collect();
         DiskWant { disk, first_chunk, wanted }
-    }
-
-    fn append(&mut self, epoch: &AssembledEpoch, env: &Env) -> StorageDone {
-        let record = record_of(epoch);
-        if !self.log.has_room(&record) {
-            return StorageDone::LogFull;
-        }
-        self.log.append(record);
-        if env.plan.broken != Some(Break::AppendUnsynced) {
-            self.log.sync();
-        }
-        if env.plan.broken == Some(Break::ApplyUncommitted) {
-            write(&mut self.image, epoch);
-            self.is_written.set(true);
-        }
-        StorageDone::Appended { is_half_full: self.log.is_half_full() }
-    }
-
-    fn apply(&mut self, epoch: Arc<AssembledEpoch>, env: &Env) {
-        self.is_written.set(true);
-        match env.plan.broken {
-            Some(Break::ForgetDiskWrites) if !epoch.base => {}
-            Some(Break::ApplyOutOfOrder) if self.late.is_none() && !epoch.base => self.late = Some(epoch),
-            _ => {
-                write(&mut self.image, &epoch);
-                if let Some(late) = self.late.take() {
-                    write(&mut self.image, &late);
-                }
-            }
-        }
     }
 
     /// The image, if an epoch was written to it since this was asked last and all that a filling brought is committed.
     pub(super) fn written(&self, core: &Backup, life: u32) -> Option<Vec<u8>> {
         let is_of =
             |(session, base, of)| core.session_id() == Some(session) && core.pointers().applied() >= base && of == life;
-        (self.base.is_some_and(is_of) && self.is_written.take()).then(|| self.image.bytes())
+        (self.base.is_some_and(is_of) && self.is_written.take()).then(|| self.files.image.bytes())
     }
 
     /// The image is synced beside all else from now on; until when.
-    pub(super) fn begin_upkeep(&mut self, host: usize, env: &mut Env) -> u64 {
-        self.syncs_until = env.now + env.disk_delay(host);
-        self.syncs_until
+    pub(super) fn begin_upkeep(&mut self, host: usize, env: &mut Env) -> Result<u64, Crashed> {
+        match env.plan.broken {
+            Some(Break::TruncateUnsynced | Break::BaseUnsynced) => Ok(env.now),
+            _ => self.files.begin(host, Worker::Upkeep, Op::Sync, env),
+        }
     }
 
     /// Whether that went well.
-    pub(super) fn finish_upkeep(&mut self, host: usize, env: &mut Env) -> bool {
-        let fails = std::mem::take(&mut env.disk_fails[host]);
-        match fails {
-            true => self.image.fail_sync(&mut env.rng),
-            false if matches!(env.plan.broken, Some(Break::TruncateUnsynced | Break::BaseUnsynced)) => {}
-            false => self.image.sync(),
-        }
-        !fails
-    }
-
-    /// The process is gone, in the middle of what it did; with the power, all that was not synced is in doubt.
-    pub(super) fn crash(&mut self, power: bool, env: &mut Env) {
-        if let Some(step) = self.step.take() {
-            interrupt(&mut self.image, &mut self.log, &step, env);
-        }
-        if power {
-            self.image.cut(&mut env.rng);
-            self.log.cut(&mut env.rng);
-        }
-    }
-
-    /// The host starts again.
-    pub(super) fn recover(&mut self) -> Vec<u8> {
-        self.log.recover(&mut self.image);
-        self.image.bytes()
+    pub(super) fn finish_upkeep(&mut self, host: usize, env: &mut Env) -> Result<bool, Crashed> {
+        Ok(self.files.finish(host, Worker::Upkeep, env)? == Done::Done)
     }
 
     /// Whoever has the files next relies on them as they are.
     pub(super) fn check_at_rest(&self, host: usize, what: &str, env: &mut Env) {
         let text = || format!("host {host} {what} with records in its log, or an image that is not on its medium");
-        if !self.log.is_empty() || !self.image.is_synced() {
+        if !self.files.is_at_rest() {
             env.oracle.fail(Rule::SurvivesHere, host, text);
         }
     }
 
     /// What was acked as durable is here after the crash: the disks are as they were at the end of an epoch, the last one that
     /// was acked or a later one.
-    pub(super) fn check_survivor(&self, host: usize, core: &Backup, image: &[u8], env: &mut Env) {
-        let Some((session, base, life)) = self.base.filter(|_| env.plan.backup_durable) else { return };
-        let pointers = core.pointers();
+    pub(super) fn check_survivor(&self, host: usize, core: &Backup, env: &mut Env) {
+        let Some((session, base, life)) = self.base.filter(|_| env.plan.durable) else { return };
+        let (pointers, image) = (core.pointers(), self.files.recovered(EpochId(u64::MAX)));
         if core.session_id() == Some(session) && pointers.acked() >= base {
-            env.oracle.check_survivor(host, life, (pointers.acked(), pointers.assembled()), image);
+            env.oracle.check_survivor(host, life, (pointers.acked(), pointers.assembled()), &image);
         }
         if let Some((epoch, _)) = core.kept().filter(|_| core.state() == BackupState::Waiting) {
-            env.oracle.check_survivor(host, life, (epoch, epoch), image);
+            env.oracle.check_survivor(host, life, (epoch, epoch), &image);
         }
-    }
-}
-
-/// Broken: the log is not emptied before somebody relies on that.
-fn is_unchecked(env: &Env, core: &Backup) -> bool {
-    match env.plan.broken {
-        Some(Break::HandOverLogged) => core.state() == BackupState::TookOver,
-        Some(Break::KeepLogged) => core.kept().is_some() && core.state() == BackupState::Waiting,
-        _ => false,
-    }
-}
-
-fn place_of(step: &StorageStep) -> Step {
-    match step {
-        StorageStep::Append(_) => Step::Persist,
-        StorageStep::Apply(_) | StorageStep::WriteChunk(_) => Step::ImageWrite,
-        StorageStep::SyncImages => Step::ImageSync,
-        StorageStep::TruncateLog => Step::LogTruncate,
-        StorageStep::Compare(_) | StorageStep::Rehearse(_) | StorageStep::HandOver => Step::Rehearse,
     }
 }
 
@@ -303,32 +240,4 @@ fn words_of(step: &StorageStep) -> String {
 fn record_of(epoch: &AssembledEpoch) -> Record {
     let writes = epoch.disk_writes.iter().map(|write| (write.offset as usize, write.data.clone())).collect();
     Record { epoch: epoch.epoch, writes }
-}
-
-fn write(image: &mut Image, epoch: &AssembledEpoch) {
-    for write in &epoch.disk_writes {
-        image.write(write.offset as usize, &write.data);
-    }
-}
-
-/// Part of a step was done.
-fn interrupt(image: &mut Image, log: &mut Log, step: &StorageStep, env: &mut Env) {
-    match step {
-        StorageStep::Append(epoch) => {
-            let record = record_of(epoch);
-            if log.has_room(&record) && env.rng.percent(50) {
-                log.append(record);
-            }
-        }
-        StorageStep::Apply(epoch) => {
-            let count = env.rng.range(0, epoch.disk_writes.len() as u64) as usize;
-            for write in &epoch.disk_writes[..count] {
-                image.write(write.offset as usize, &write.data);
-            }
-        }
-        StorageStep::WriteChunk(chunk) if env.rng.percent(50) => image.write(chunk.offset as usize, &chunk.data),
-        StorageStep::SyncImages if env.rng.percent(50) => image.sync(),
-        StorageStep::TruncateLog if env.rng.percent(50) => log.truncate(),
-        _ => {}
-    }
 }

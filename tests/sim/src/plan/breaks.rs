@@ -147,11 +147,33 @@ pub enum Break {
     StaleDigest,
     /// An ack names the right number with the chain hash of another line.
     AckOfOtherLine,
+    /// The primary takes what its log has in the host's memory only for logged.
+    LogUnsynced,
+    /// The primary empties its log while its image is in the host's memory only.
+    LogEmptiedUnsynced,
+    /// A base counts while what the guest wrote before it is in the primary's memory only.
+    BaseUnsyncedHere,
+    /// The primary takes an epoch for which its log has no room for logged.
+    FullIsLogged,
+    /// Epochs after the loss of a state directory go to the image without the log.
+    DegradedUnlogged,
+    /// A guest is resumed on its image without what the log has.
+    LogUnrecovered,
+    /// A guest is resumed on an image that has more than its last epoch.
+    LogRecoveredBeyond,
+    /// A pause is answered by an epoch that does not say it.
+    PauseUnrecorded,
+    /// A pause is answered when its epoch is sealed.
+    PauseUncommitted,
+    /// A takeover runs a guest that was paused.
+    PauseForgotten,
+    /// That a paused guest runs is answered before an epoch says so.
+    RunUncommitted,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 70] = [
+    pub const ALL: [Break; 81] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -222,6 +244,17 @@ impl Break {
         Break::ChainForgotten,
         Break::StaleDigest,
         Break::AckOfOtherLine,
+        Break::LogUnsynced,
+        Break::LogEmptiedUnsynced,
+        Break::BaseUnsyncedHere,
+        Break::FullIsLogged,
+        Break::DegradedUnlogged,
+        Break::LogUnrecovered,
+        Break::LogRecoveredBeyond,
+        Break::PauseUnrecorded,
+        Break::PauseUncommitted,
+        Break::PauseForgotten,
+        Break::RunUncommitted,
     ];
 }
 
@@ -244,6 +277,9 @@ impl Break {
                 | Break::ImagesUnwritten
                 | Break::CollectForgotten
                 | Break::ChainForgotten
+                | Break::DegradedUnlogged
+                | Break::LogUnrecovered
+                | Break::LogRecoveredBeyond
         )
     }
 }
@@ -251,13 +287,13 @@ impl Break {
 impl Break {
     /// It breaks nothing where a loss of power takes the lock file.
     pub(super) fn needs_files_after_power(self) -> bool {
-        matches!(self, Break::StoreDiesWithBoot | Break::PublishUnsynced | Break::KnownUnsynced)
+        matches!(self, Break::StoreDiesWithBoot | Break::PublishUnsynced | Break::KnownUnsynced | Break::LogUnrecovered)
     }
 }
 
 impl Break {
-    /// It breaks nothing where a backup acks what is in its memory.
-    pub(super) fn is_of_durable_backups(self) -> bool {
+    /// It breaks nothing where what is in a host's memory counts.
+    pub(super) fn is_of_durable_files(self) -> bool {
         matches!(
             self,
             Break::BackupImageBeforeLog
@@ -270,6 +306,10 @@ impl Break {
                 | Break::ApplyOutOfOrder
                 | Break::AckWithoutRoom
                 | Break::ApplyUncommitted
+                | Break::LogUnsynced
+                | Break::LogEmptiedUnsynced
+                | Break::BaseUnsyncedHere
+                | Break::FullIsLogged
         )
     }
 }

@@ -24,15 +24,25 @@ fn random_what(rng: &mut Rng, hosts: usize, when: When, detect: u64) -> What {
         When::Step { host, .. } if rng.percent(80) => host,
         _ => random_host(rng, hosts),
     };
+    if rng.percent(8) {
+        return match rng.range(0, 4) {
+            0 | 1 => What::PauseGuest(host),
+            2 | 3 => What::RunGuest(host),
+            _ => What::Snapshot(host, long / 4),
+        };
+    }
     match rng.range(0, if hosts > SPARE { 57 } else { 47 }) {
         0..=6 => {
             let restart = rng.percent(60).then(|| rng.range(0, 2 * detect));
             What::Crash { host, power: rng.percent(50), restart }
         }
-        7 | 8 => What::Cut(long),
+        7 => What::Cut(long),
+        8 if long.is_multiple_of(2) => What::Blackout(long / 4),
+        8 => What::Cut(long),
         9 => What::WitnessCut(host, long),
         10 => What::ClientCut(host, long),
         11 => What::Pause(host, long),
+        12 if long.is_multiple_of(4) => What::DiskHangs(host),
         12 => What::SlowDisk(host, long),
         13 => What::Reset,
         14 => What::Garble,

@@ -7,32 +7,15 @@ use replication::{EpochId, EpochMark, Fork, Linked, SessionId, StateDigest};
 use super::PrimaryNode;
 use crate::env::{Crashed, Env};
 use crate::fault::Step;
-use crate::plan::{Break, EPOCH_BYTES, MS};
+use crate::plan::Break;
 use crate::state_dir::LocalEpoch;
+use crate::storage::{Done, Worker};
 
 impl PrimaryNode {
-    /// How long a step takes.
-    pub(super) fn time_of(&mut self, does: &Does, env: &mut Env) -> u64 {
-        match does {
-            Does::Fill { step: FillStep::Round, .. } => {
-                let took = self.shipping.bytes_of_round() * MS / env.plan.load.link;
-                self.sends = self.shipping.bytes_of_round();
-                self.shipping.write_beside(env.plan.load, self.share, took);
-                took
-            }
-            Does::Log { .. } | Does::SyncImages | Does::CommitLocally { .. } | Does::EmptyLog => {
-                env.disk_delay(self.id.host)
-            }
-            Does::Send { .. } | Does::Part { .. } | Does::Ship { .. } | Does::Fill { .. } | Does::Hold { .. } => {
-                env.rng.range(0, MS / 2)
-            }
-            _ => 0,
-        }
-    }
-
     /// Does a step; none: the second half of it follows.
     pub(super) fn perform(&mut self, does: Does, env: &mut Env) -> Result<Option<Outcome>, Crashed> {
         let host = self.id.host;
+        let done = self.machine.disk.files.finish(host, Worker::Log, env)?;
         let outcome = match does {
             Does::Send { connection, frames } => {
                 env.step(host, Step::Send, false)?;
@@ -51,32 +34,30 @@ impl PrimaryNode {
                 Outcome::Done
             }
             Does::Ship { link, linked, left } => return self.ship(link, linked, left, env),
-            Does::Log { mark } => {
-                self.machine.disk.log(mark.count);
+            Does::Log { .. } => {
                 if env.plan.broken == Some(Break::LogEmptiedEarly) {
-                    self.machine.disk.log.clear();
+                    self.machine.disk.files.log.truncate();
                 }
-                Outcome::Logged { is_half_full: self.machine.disk.log.len() >= env.plan.log_epochs }
+                let is_unheard = matches!(done, Done::NoRoom(_)) && env.plan.broken == Some(Break::FullIsLogged);
+                self.outcome_of(if is_unheard { Done::Done } else { done }, true)
             }
             Does::CommitLocally { mark, left } => return self.commit_locally(mark, left, env).map(Some),
-            Does::RemoveStore { .. } => self.remove_store(env),
-            Does::EmptyLog if env.plan.broken == Some(Break::LogKept) => Outcome::Done,
-            Does::EmptyLog => {
-                self.machine.disk.log.clear();
-                Outcome::Done
-            }
+            Does::RemoveStore { .. } => self.remove_store(done, env),
+            Does::SyncImages | Does::EmptyLog => self.outcome_of(done, false),
             Does::Mirror => {
                 self.machine.mode = GuestMode::Mirrored;
                 Outcome::Done
             }
             Does::Fill { link, step } => return self.fill(link, step, env),
+            // Somebody else has stopped the guest.
+            Does::Hold { .. } if self.machine.is_busy(env.now) && !self.is_over() => return Ok(None),
             Does::Hold { session } => self.hold(session, env),
             Does::LetGo => {
                 self.machine.is_held = false;
                 Outcome::Done
             }
             Does::BeginEpochs => {
-                self.machine.mode = GuestMode::Epochs;
+                (self.machine.mode, self.first_epoch) = (GuestMode::Epochs, self.machine.running);
                 env.oracle.epochs_begin(host, self.machine.guest.position);
                 Outcome::Done
             }
@@ -93,19 +74,24 @@ impl PrimaryNode {
                 Outcome::Done
             }
             Does::WriteDirectly => {
-                self.machine.mode = GuestMode::Direct;
+                let before = std::mem::replace(&mut self.machine.mode, GuestMode::Direct);
                 self.machine.mirrored.clear();
+                if before == GuestMode::Epochs {
+                    env.oracle.disk_is_safe(host, self.generation, &self.machine.guest);
+                }
                 Outcome::Done
             }
             Does::RemoveEnded => {
                 (self.store, self.lost_store) = (None, None);
                 Outcome::Done
             }
+            // Room for the log is set aside.
+            Does::BeginFilling { .. } if env.is_full(host) => Outcome::Failed { text: "no room".into() },
             Does::BeginFilling { link, has_epochs } => {
                 self.shipping.begin(link, has_epochs, env.plan.load);
                 Outcome::Done
             }
-            Does::SyncImages | Does::Record { .. } => Outcome::Done,
+            Does::Record { .. } => Outcome::Done,
         };
         Ok(Some(outcome))
     }
@@ -140,6 +126,16 @@ impl PrimaryNode {
         Ok(None)
     }
 
+    fn outcome_of(&self, done: Done, is_log: bool) -> Outcome {
+        match done {
+            Done::Done if is_log => Outcome::Logged { is_half_full: self.machine.disk.files.log.is_half_full() },
+            Done::Done => Outcome::Done,
+            Done::LogFull => Outcome::LogFull,
+            Done::NoRoom(path) => Outcome::NoRoom { path: path.to_owned(), text: "no room".to_owned() },
+            Done::Failed => Outcome::Failed { text: "the disk failed".to_owned() },
+        }
+    }
+
     fn commit_locally(&mut self, mark: EpochMark, left: EpochId, env: &mut Env) -> Result<Outcome, Crashed> {
         if self.store_fails {
             self.lost_store = self.store.take();
@@ -148,34 +144,35 @@ impl PrimaryNode {
         env.step(self.id.host, Step::LocalCommit, false)?;
         let count = mark.count;
         let (guest, held) = (self.machine.sealed(count).guest.clone(), self.machine.held(left, count));
-        let image = self.machine.disk.recovered(count);
         let is_forgetful = env.plan.broken == Some(Break::ChainForgotten);
         let epoch = if is_forgetful { Fork::Number(count) } else { Fork::Mark(mark) };
         let store = self.store.as_mut().expect("the pipeline knows whether there is one");
         if env.plan.broken == Some(Break::CommitBeforeLocal) {
             // Told now, done when the next one comes.
-            if let Some(earlier) = store.delayed.replace(LocalEpoch { epoch, guest, image, held }) {
+            if let Some(earlier) = store.delayed.replace(LocalEpoch { epoch, guest, held }) {
                 store.commit(earlier);
             }
         } else {
-            store.commit(LocalEpoch { epoch, guest, image, held });
+            store.commit(LocalEpoch { epoch, guest, held });
         }
         env.step(self.id.host, Step::LocalCommit, true)?;
         Ok(Outcome::Done)
     }
 
     /// The files of the lost state directory are removed, or its medium does not let them be.
-    fn remove_store(&mut self, env: &mut Env) -> Outcome {
+    fn remove_store(&mut self, renewed: Done, env: &mut Env) -> Outcome {
         let kept = if env.rng.percent(50) { None } else { Some("the medium takes nothing".to_owned()) };
-        if kept.is_none() {
-            self.lost_store = None;
-        }
-        Outcome::StoreRemoved { kept, not_renewed: None }
+        let lost = self.store.take().or(self.lost_store.take());
+        self.lost_store = lost.filter(|_| kept.is_some());
+        let not_renewed = (renewed != Done::Done).then(|| "the disk failed".to_owned());
+        Outcome::StoreRemoved { kept, not_renewed }
     }
 
     fn fill(&mut self, link: Link, step: FillStep, env: &mut Env) -> Result<Option<Outcome>, Crashed> {
         let host = self.id.host;
-        if self.is_over() || !self.is_current(link.session, env) {
+        // What says nothing to the backup sees nothing of that.
+        let says = !matches!(step, FillStep::Compare | FillStep::Harvest);
+        if self.is_over() || (says && !self.is_current(link.session, env)) {
             self.stuck = false;
             return Ok(Some(Outcome::SessionOver));
         }
@@ -219,21 +216,5 @@ impl PrimaryNode {
         }
         self.seal(true, rest, env)?;
         Ok(Outcome::Done)
-    }
-
-    /// What a careless driver would do: the base leaves, and the core hears of an epoch like any other.
-    fn ship_base_before_seal(&mut self, rest: u64, env: &mut Env) -> Result<Outcome, Crashed> {
-        let (link, left) = (self.core().link().expect("there is a session to base"), self.core().left());
-        let sealed = self.machine.seal(true, rest);
-        let (epoch, has_writes) = (sealed.epoch, !sealed.sectors.is_empty());
-        env.oracle.sealed(self.id.host, self.generation, epoch, &sealed.guest);
-        let (last, sealed) = (self.core().last_mark(), self.machine.sealed(epoch));
-        let digest = StateDigest::of(&sealed.guest.save());
-        let linked = Linked { before: last.chain, mark: last.next(epoch, Some(digest)) };
-        let halves = self.shipping.epoch(link, (sealed, linked), left, env);
-        halves.into_iter().for_each(|half| self.send(self.number, half, env));
-        self.pipeline.handle_sealed(env.time(), epoch, false, EPOCH_BYTES, has_writes);
-        self.pump(env)?;
-        Ok(Outcome::SessionOver)
     }
 }

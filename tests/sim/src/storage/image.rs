@@ -72,6 +72,11 @@ impl Image {
         self.dirty.is_empty() && self.lost.is_empty()
     }
 
+    /// The host reads its medium again.
+    pub fn forget_lost(&mut self) {
+        self.lost.clear();
+    }
+
     /// The power failed: each sector is as it was at some moment since it was synced.
     pub fn cut(&mut self, rng: &mut Rng) {
         self.lost.clear();

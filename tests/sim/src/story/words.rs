@@ -55,6 +55,7 @@ pub fn what(what: &What) -> String {
             let back = restart.map(|delay| format!(", and comes back after {}", time(delay)));
             format!("host {host} crashes{power}{}", back.unwrap_or_default())
         }
+        What::Blackout(long) => format!("all hosts are without power for {}", time(*long)),
         What::Cut(long) => format!("the hosts do not reach each other for {}", time(*long)),
         What::CutOneWay(host, long) => format!("what host {host} sends does not arrive for {}", time(*long)),
         What::LinkSlows(host, long) => format!("what host {host} sends takes longer and longer, for {}", time(*long)),
@@ -74,6 +75,7 @@ pub fn what(what: &What) -> String {
         What::SlowDisk(host, long) => format!("the disk of host {host} is slow for {}", time(*long)),
         What::DiskFull(host, long) => format!("the disk of host {host} has no room for {}", time(*long)),
         What::DiskFails(host) => format!("the disk of host {host} fails"),
+        What::DiskHangs(host) => format!("the disk of host {host} hangs"),
         What::StoreFails(host) => format!("the state directory of host {host} takes no more epochs"),
         What::Mute(host) => format!("host {host} acks nothing any more in its session"),
         What::StuckFilling(host) => format!("host {host} stops filling its backup in the next session"),
@@ -85,6 +87,9 @@ pub fn what(what: &What) -> String {
         What::StandBy(host) => format!("an operator starts a backup on host {host}"),
         What::RunAgain(host) => format!("the VM is run again on host {host}"),
         What::Stop(host) => format!("an operator stops the VM on host {host}"),
+        What::PauseGuest(host) => format!("an operator pauses the guest on host {host}"),
+        What::RunGuest(host) => format!("an operator has the guest on host {host} run again"),
+        What::Snapshot(host, long) => format!("a snapshot of the guest on host {host} takes {}", time(*long)),
         What::OtherWitness(host, long) => format!("host {host} sees an empty witness for {}", time(*long)),
         What::Beside { host, dir, delay } => {
             format!("the VM is started beside, on host {host}, in {}, after {}", dir_words(*dir), time(*delay))

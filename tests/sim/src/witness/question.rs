@@ -1,8 +1,13 @@
 //! What hosts ask of the witness, and what they learn.
 
+use replication::pipeline::{backup, primary};
 use replication::primary::Meeting;
 use replication::view::{Greeting, Incarnation, Nonce, Place, Record};
 use replication::{ClaimResult, EpochMark, Fork, SessionId};
+
+use crate::env::{Crashed, Env, HostId};
+use crate::fault::Step;
+use crate::plan::Break;
 
 /// Which of the listed places an operator names as dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +60,63 @@ pub enum Question {
     },
     /// May this primary be followed?
     Introduce(Option<Greeting>),
+}
+
+impl From<primary::Question> for Question {
+    fn from(wants: primary::Question) -> Question {
+        match wants {
+            primary::Question::Meet { session, nonce } => Question::Meet { session, nonce },
+            primary::Question::Enlist { session, place } => Question::Enlist { session, place },
+            primary::Question::Delist { session } => Question::Delist { session },
+            primary::Question::Claim { session } => Question::Claim { session },
+            primary::Question::DelistStore => Question::DelistStore,
+            primary::Question::Look => Question::Look,
+            primary::Question::RecordEnd => Question::RecordEnd,
+        }
+    }
+}
+
+impl From<backup::Question> for Question {
+    fn from(wants: backup::Question) -> Question {
+        match wants {
+            backup::Question::Introduce { hello, .. } => Question::Introduce(hello.register),
+            backup::Question::TakeOver { session, fork } => Question::TakeOver { session, fork },
+            backup::Question::Override { .. } => unreachable!("no operator here overrides"),
+        }
+    }
+}
+
+impl Question {
+    /// The rule that is broken if it is not asked. `is_anew`: of a guest that crashed, and is to begin anew.
+    fn unasked(&self, is_anew: bool) -> Option<Break> {
+        match self {
+            Question::Meet { .. } | Question::Introduce(_) => Some(Break::MeetUnasked),
+            Question::Enlist { .. } => Some(Break::EnlistUnasked),
+            Question::Claim { .. } if is_anew => Some(Break::AnewWithoutClaim),
+            Question::Claim { .. } => Some(Break::SoloWithoutClaim),
+            Question::DelistStore => Some(Break::StoreUndelisted),
+            Question::RecordEnd => Some(Break::EndUnrecorded),
+            Question::TakeOver { .. } => Some(Break::RunWithoutClaim),
+            Question::Resume { .. } => Some(Break::ResumeWithoutClaim),
+            Question::Begin { .. } => Some(Break::BeginUnasked),
+            Question::Delist { .. } | Question::Look => None,
+        }
+    }
+}
+
+impl Env {
+    /// A host that runs the guest, or follows, asks; unless that rule is broken.
+    pub fn put(&mut self, by: HostId, question: Question, is_anew: bool) -> Result<(), Crashed> {
+        let is_step = !matches!(question, Question::Introduce(_) | Question::Delist { .. } | Question::Look);
+        if is_step {
+            self.step(by.host, Step::Claim, false)?;
+        }
+        match self.plan.broken {
+            Some(broken) if question.unasked(is_anew) == Some(broken) => self.learn_unasked(by, question),
+            _ => self.ask(by, question),
+        }
+        if is_step { self.step(by.host, Step::Claim, true) } else { Ok(()) }
+    }
 }
 
 /// What a host learns.

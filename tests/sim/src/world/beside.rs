@@ -32,12 +32,12 @@ impl World {
 
     /// The state directory of a host, as it is now.
     fn copy_of_store(&self, host: usize) -> Option<StateDir> {
-        let store = match &self.hosts[host].role {
-            Role::Primary(node) => node.store.as_ref().or(node.lost_store.as_ref()),
-            Role::Backup(_) => None,
-            Role::Starting(remains) | Role::Down(remains) => remains.store.as_ref(),
+        let (store, files) = match &self.hosts[host].role {
+            Role::Primary(node) => (node.store.as_ref().or(node.lost_store.as_ref()), &node.machine.disk.files),
+            Role::Backup(_) => return None,
+            Role::Starting(remains) | Role::Down(remains) => (remains.store.as_ref(), &remains.files),
         };
-        store.map(StateDir::copy)
+        store.map(|store| store.copy(files.recovered(store.last_epoch())))
     }
 
     /// The start, all of it at once. Whatever comes of it, it must not be given what somebody has or could continue.
@@ -49,9 +49,10 @@ impl World {
         }
         env.say(|| format!("the VM is started beside, on host {host} at {path}, in {}", words::dir_words(dir)));
         let fresh = env.plan.local.then(|| store_of(HostId { host, life: u32::MAX - number as u32 }));
-        let resumable = store.as_ref().and_then(|store| Some((store.store, store.last.clone()?)));
+        let resumable =
+            store.as_ref().and_then(|store| Some((store.store, store.last.clone()?, store.copied.clone()?)));
         let mut questions = vec![Question::Begin { store: fresh, has_epoch: resumable.is_some(), is_named: false }];
-        questions.extend(resumable.as_ref().map(|(store, last)| Question::Resume {
+        questions.extend(resumable.as_ref().map(|(store, last, _)| Question::Resume {
             store: *store,
             fork: last.epoch,
             named: Named::Nobody,
@@ -60,14 +61,14 @@ impl World {
         let lock = lock.clone();
         let won = env.witness.ask_beside(host, path, lock.as_ref(), &questions);
         let Some((question, record)) = won.filter(|_| env.witness.believed.is_none()) else { return };
-        let last = resumable.map(|(_, last)| last).filter(|_| matches!(question, Question::Resume { .. }));
+        let last = resumable.filter(|_| matches!(question, Question::Resume { .. }));
         env.say(|| format!("it wins record {}, and is stopped", record.number));
         let before = before.filter(|before| before.standing == Standing::Running);
         if let Some(before) = &before {
             self.check_won(host, path == OWN, before, "beside");
         }
-        if let Some(last) = last {
-            self.env.oracle.goes_on(host, last.epoch, &last.guest, &last.image);
+        if let Some((_, last, disk)) = last {
+            self.env.oracle.goes_on(host, last.epoch, &last.guest, &disk);
         }
         self.env.oracle.begins_anew();
     }
@@ -82,8 +83,8 @@ impl World {
     }
 
     /// What a process that ends leaves in its host's state directory.
-    pub(super) fn left(&mut self, host: usize, image: Vec<u8>, store: Option<StateDir>) -> Box<Remains> {
+    pub(super) fn left(&mut self, host: usize, files: Files, store: Option<StateDir>) -> Box<Remains> {
         let store = self.replaced[host].take().unwrap_or(store);
-        Box::new(Remains { image, log: Log::new(), store })
+        Box::new(Remains { files, store })
     }
 }

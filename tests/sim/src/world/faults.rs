@@ -16,6 +16,7 @@ impl World {
                 let restart = restart.map(|delay| self.env.after(delay, Event::Restart(host)));
                 return restart.unwrap_or(());
             }
+            What::Blackout(time) => return self.black_out(time),
             What::Cut(time) => {
                 (0..HOSTS).for_each(|host| env.net.set_up(host, false));
                 time
@@ -58,6 +59,7 @@ impl World {
             What::SlowDisk(host, time) => return env.slow_until[host] = env.now + time,
             What::DiskFull(host, time) => return env.full_until[host] = env.now + time,
             What::DiskFails(host) => return env.disk_fails[host] = true,
+            What::DiskHangs(host) => return env.disk_hangs[host] = true,
             What::Mute(host) => return env.mute[host] = true,
             What::StoreFails(host) => {
                 if let Role::Primary(node) = &mut self.hosts[host].role {
@@ -73,10 +75,14 @@ impl World {
             What::ProtectOther { host, to } => return self.protect_other(host, to),
             What::StandBy(host) => return self.start(host, false),
             What::RunAgain(host) => return self.run_again(host),
-            What::Stop(host) => {
-                let id = HostId { host, life: self.hosts[host].life };
-                let result = self.primary(id, |node, env| node.stop(env));
-                return self.settle(host, result);
+            What::Stop(host) => return self.ask_primary(host, |node, env| node.stop(env)),
+            What::PauseGuest(host) => return self.ask_primary(host, |node, env| node.pause(env)),
+            What::RunGuest(host) => return self.ask_primary(host, |node, env| node.unpause(env)),
+            What::Snapshot(host, time) => {
+                return self.ask_primary(host, |node, env| {
+                    node.machine.snapshot_until = env.now + time;
+                    Ok(())
+                });
             }
             What::Beside { host, dir, delay } => return self.prepare_beside(host, dir, delay),
             What::LoseLock(host) => {
@@ -93,11 +99,7 @@ impl World {
                 env.witness.lose_mount(host);
                 time
             }
-            What::GuestCrash(host) => {
-                let id = HostId { host, life: self.hosts[host].life };
-                let result = self.primary(id, |node, env| node.crash_guest(env));
-                return self.settle(host, result);
-            }
+            What::GuestCrash(host) => return self.ask_primary(host, |node, env| node.crash_guest(env)),
         };
         env.after(relief, Event::Relief(what));
     }
@@ -127,6 +129,17 @@ impl World {
         self.flush_all();
     }
 
+    /// A spare host stays down.
+    fn black_out(&mut self, time: u64) {
+        for host in 0..HOSTS {
+            self.crash(host, true);
+            if host != SPARE {
+                let delay = time + self.env.rng.range(0, 5 * MS);
+                self.env.after(delay, Event::Restart(host));
+            }
+        }
+    }
+
     /// What a host waits for may be due at once.
     fn jump(&mut self, host: usize, by: u64) {
         self.env.jump(host, by);
@@ -134,10 +147,15 @@ impl World {
         self.env.after(0, Event::Timer(id));
     }
 
-    fn unprotect(&mut self, host: usize) {
+    /// Asks something of whoever runs the guest on a host.
+    fn ask_primary(&mut self, host: usize, ask: impl FnOnce(&mut PrimaryNode, &mut Env) -> Result<(), Crashed>) {
         let id = HostId { host, life: self.hosts[host].life };
-        let result = self.primary(id, |node, env| node.unprotect(env));
+        let result = self.primary(id, ask);
         self.settle(host, result);
+    }
+
+    fn unprotect(&mut self, host: usize) {
+        self.ask_primary(host, |node, env| node.unprotect(env));
     }
 
     /// Where the VM is, it gets a backup elsewhere.
@@ -184,16 +202,18 @@ impl World {
             self.env.close(connection, host);
         }
         let mut remains = match std::mem::replace(&mut self.hosts[host].role, Role::Down(Box::default())) {
-            Role::Primary(mut node) => {
-                let log = node.take_log();
-                let remains = self.left(host, node.machine.disk.image, node.store.or(node.lost_store));
-                Box::new(Remains { log, ..*remains })
+            Role::Primary(node) => {
+                let (files, store) = node.into_files_after(power, &mut self.env);
+                self.left(host, files, store)
             }
             Role::Backup(node) => {
-                let image = node.into_image_after(power, &mut self.env);
-                self.left(host, image, None)
+                let files = node.into_files_after(power, &mut self.env);
+                self.left(host, files, None)
             }
-            Role::Starting(remains) | Role::Down(remains) => remains,
+            Role::Starting(mut remains) | Role::Down(mut remains) => {
+                remains.files.crash(power, &mut self.env.rng);
+                remains
+            }
         };
         if power {
             self.lose_power(host, &mut remains);
@@ -217,6 +237,7 @@ impl World {
         self.hosts[host].life += 1;
         self.env.witness.machines.end(host);
         self.env.lose_host(host);
+        self.env.disk_hangs[host] = false;
         self.env.say(|| format!("host {host} is down{}", if power { ", its power is gone" } else { "" }));
         if self.env.healing {
             self.env.after(MS, Event::Restart(host));
@@ -261,7 +282,7 @@ impl World {
         self.hosts[id.host].life += 1;
         let id = HostId { life: self.hosts[id.host].life, ..id };
         self.env.witness.begin_life(id);
-        self.hosts[id.host].role = Role::Backup(Box::new(BackupNode::new(id, remains.image, &self.env)));
+        self.hosts[id.host].role = Role::Backup(Box::new(BackupNode::new(id, remains.files, &self.env)));
         self.env.after(LOOK_EVERY, Event::Look { by: id, again: true });
     }
 
@@ -302,6 +323,19 @@ impl World {
         }
     }
 
+    /// An operator resets a host whose disk hangs; but one whose guest its backup can continue, that has to.
+    fn reset_hung(&mut self) {
+        let is_followed = |node: &PrimaryNode| node.core().state() == PrimaryState::Protected;
+        for host in 0..HOSTS {
+            if self.env.disk_hangs[host] && !matches!(&self.hosts[host].role, Role::Primary(node) if is_followed(node))
+            {
+                self.env.say(|| format!("an operator resets host {host}, whose disk hangs"));
+                self.stop(host, true);
+                self.env.disk_hangs[host] = false;
+            }
+        }
+    }
+
     /// An operator looks: what is down is started, and a VM that nobody runs or could continue where it ran last.
     pub(super) fn operate(&mut self) {
         self.env.after(20 * MS, Event::Operate);
@@ -310,7 +344,9 @@ impl World {
                 self.stop(host, false);
             }
         }
+        self.reset_hung();
         self.restart_all();
+        (0..HOSTS).for_each(|host| self.ask_primary(host, |node, env| node.unpause(env)));
         let is_run = self.hosts.iter().any(|host| matches!(host.role, Role::Primary(_) | Role::Starting(_)));
         if !is_run && !self.is_survived() {
             let host = self.env.witness.newest().map_or(0, |record| host_of(&record.primary));

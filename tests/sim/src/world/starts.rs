@@ -39,7 +39,7 @@ impl World {
     /// Whether a host that starts has the last epoch, and no copy of an earlier one.
     pub(super) fn has_original(&self, host: usize) -> bool {
         match &self.hosts[host].role {
-            Role::Starting(remains) => remains.resumable().is_some_and(|store| !store.is_copy),
+            Role::Starting(remains) => remains.resumable().is_some_and(|store| !store.is_copy()),
             _ => false,
         }
     }
@@ -52,19 +52,21 @@ impl World {
     }
 
     pub(super) fn resume(&mut self, id: HostId, term: Term) -> Result<(), Crashed> {
-        let Remains { image, log, store } = *self.remains_of_start(id);
+        let Remains { mut files, store } = *self.remains_of_start(id);
         let mut store = store.expect("only a host with a state directory resumes");
-        let is_copy = store.is_copy;
-        let last = store.last.as_mut().expect("only a host with an epoch resumes");
-        if !is_copy {
-            last.image = Disk::left(image, log).recovered(last.epoch.count());
+        let last = store.last.clone().expect("only a host with an epoch resumes");
+        match store.copied.take() {
+            Some(disk) => files = Files::new(disk, self.env.plan.log_room),
+            None if self.env.plan.broken == Some(Break::LogUnrecovered) => files.log.truncate(),
+            None if self.env.plan.broken == Some(Break::LogRecoveredBeyond) => files.recover(EpochId(u64::MAX)),
+            None => files.recover(last.epoch.count()),
         }
         let env = &mut self.env;
         env.host = id.host;
         env.resumes += 1;
         env.say(|| format!("host {} RESUMES from epoch {}", id.host, last.epoch));
-        env.oracle.goes_on(id.host, last.epoch, &last.guest, &last.image);
-        let (node, begun) = PrimaryNode::resume(id, term, store, env);
+        env.oracle.goes_on(id.host, last.epoch, &last.guest, &files.image.bytes());
+        let (node, begun) = PrimaryNode::resume(id, term, files, store, env);
         self.hosts[id.host].role = Role::Primary(Box::new(node));
         self.env.after(MS, Event::Connect(id));
         begun?;

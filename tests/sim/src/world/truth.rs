@@ -16,10 +16,12 @@ impl World {
                     node.core().state(),
                     BackupState::Protected | BackupState::Claiming | BackupState::TakingOver
                 );
-                is_whole && record.backups.iter().any(|member| Some(member.join) == node.core().session_id())
+                // It may have won, and not have heard of it.
+                let is_listed = record.backups.iter().any(|member| Some(member.join) == node.core().session_id());
+                is_whole && (is_listed || record.primary.id == id)
             }
             Role::Starting(remains) | Role::Down(remains) => {
-                let ours = remains.resumable().filter(|store| !store.is_copy).map(|store| store.store);
+                let ours = remains.resumable().filter(|store| !store.is_copy()).map(|store| store.store);
                 ours.is_some() && ours == record.store.as_ref().map(|store| store.id)
             }
         }

@@ -65,17 +65,18 @@ impl Guardian {
     pub(super) fn keep_images(&self) {
         let images = self.machine.disks().iter().map(|disk| Arc::clone(disk.lock().image()));
         let mut upkeep = Upkeep::of(images.collect::<Vec<_>>());
-        while !self.machine.ends_within(upkeep::PERIOD) && !self.is_finished() {
-            // Written directly the guest has its own flushes, and is told itself.
-            if !(self.is_durable() && self.machine.epochs().is_protected()) {
+        loop {
+            let wait = self.clock.until(self.lock().pipeline.upkeep_at(), upkeep::PERIOD);
+            if self.machine.ends_within(wait) || self.is_finished() {
+                return;
+            }
+            if !self.with_pipeline(|pipeline, now| pipeline.poll_upkeep(now)) {
                 continue;
             }
-            if let Err(error) = upkeep.sync()
-                && self.machine.epochs().is_protected()
-            {
-                return self
-                    .fail_images(&Failure::of(&error).while_doing("committed disk writes are not on their disk"));
-            }
+            let synced = upkeep.sync().map_err(|error| {
+                Failure::of(&error).while_doing("committed disk writes are not on their disk").to_string()
+            });
+            self.with_pipeline(|pipeline, now| pipeline.handle_upkeep_done(now, synced));
         }
     }
 

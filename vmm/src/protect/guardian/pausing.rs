@@ -1,13 +1,9 @@
-//! An operator's pause, which is state: it is answered when an epoch that records it is committed.
-//!
-//! From then on nobody runs the guest before it is resumed, whichever side dies: a takeover and a resume restore what was
-//! committed last. A pause that cannot be committed in time is undone. Whether its epoch will be committed is then not known;
-//! the next one says again that the guest runs. That a guest was resumed is answered when it is committed too: otherwise it
-//! would stand still after a failure although its operator was told that it runs.
+//! An operator's pause: the guest is stopped, and what follows is performed as the pipeline says
+//! ([`replication::pipeline::primary::PauseStep`]). It is answered when an epoch that records it is committed.
 
 use std::time::{Duration, Instant};
 
-use replication::EpochId;
+use replication::pipeline::primary::PauseStep;
 use replication::primary::PrimaryState;
 
 use super::{CONSOLE_LAG_MAX, Guardian};
@@ -51,30 +47,6 @@ pub(crate) enum NotResumed {
         /// How the guest was protected in the end.
         state: PrimaryState,
     },
-}
-
-/// Why a commit is not waited for any longer.
-enum GivenUp {
-    Ended,
-    TooLate(PrimaryState),
-}
-
-impl From<GivenUp> for NotPaused {
-    fn from(given: GivenUp) -> Self {
-        match given {
-            GivenUp::Ended => Self::Ended,
-            GivenUp::TooLate(state) => Self::NotCommitted { state },
-        }
-    }
-}
-
-impl From<GivenUp> for NotResumed {
-    fn from(given: GivenUp) -> Self {
-        match given {
-            GivenUp::Ended => Self::Ended,
-            GivenUp::TooLate(state) => Self::NotCommitted { state },
-        }
-    }
 }
 
 fn why(state: PrimaryState) -> &'static str {
@@ -133,15 +105,14 @@ impl Guardian {
     /// Runs a paused guest on. When this returns without an error, a side that continues the guest later runs it too.
     pub(crate) fn unpause(&self) -> Result<(), NotResumed> {
         self.machine.unpause();
-        let (epoch, is_protected) = {
-            let epochs = self.machine.epochs();
-            (epochs.running(), epochs.is_protected())
-        };
-        if is_protected {
-            self.machine.gate().request_boundary();
-            self.wait_for_commit(epoch, Instant::now() + COMMIT_TIME_MAX)?;
+        let running = self.machine.epochs().running();
+        self.with_pipeline(|pipeline, now| pipeline.handle_unpaused(running, now.after(COMMIT_TIME_MAX)));
+        self.machine.gate().request_boundary();
+        match self.wait_for_pause() {
+            PauseStep::Answer => Ok(()),
+            _ if self.machine.ended().is_some() => Err(NotResumed::Ended),
+            _ => Err(NotResumed::NotCommitted { state: self.state() }),
         }
-        Ok(())
     }
 
     /// Pauses the guest. When this returns without an error, no epoch is committed, here or at the backup, that would run it
@@ -158,50 +129,45 @@ impl Guardian {
     }
 
     fn commit_pause(&self, deadline: Instant) -> Result<(), NotPaused> {
-        match self.seal_pause(deadline)? {
-            Some(epoch) => Ok(self.wait_for_commit(epoch, deadline)?),
-            None => Ok(()),
-        }
-    }
-
-    /// Seals an epoch that says that the guest is paused; none if it has no epochs.
-    fn seal_pause(&self, deadline: Instant) -> Result<Option<EpochId>, NotPaused> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.with_pipeline(|pipeline, now| pipeline.handle_paused(now.after(left)));
         loop {
-            // Not while this thread holds the gate: who makes room may have to.
-            let gives_up = || Instant::now() >= deadline || self.machine.ended().is_some();
-            let has_room = self.wait_for_room_unless(gives_up);
-            let held = self.machine.gate().hold_until(deadline)?;
-            // Whether there is room depends on what was sealed before.
-            self.machine.hand_over();
-            if !self.machine.epochs().is_protected() {
-                return Ok(None);
+            match self.wait_for_pause() {
+                PauseStep::Seal => self.seal_pause(deadline)?,
+                PauseStep::Answer => return Ok(()),
+                PauseStep::GiveUp if self.machine.ended().is_some() => return Err(NotPaused::Ended),
+                PauseStep::GiveUp => return Err(NotPaused::NotCommitted { state: self.state() }),
             }
-            if has_room && self.lock().pipeline.core().may_seal() {
-                return Ok(Some(self.machine.seal_held(&held)?));
-            }
-            drop(held);
-            self.check_wait(deadline)?;
         }
     }
 
-    /// Waits until all that epochs up to `epoch` said has left, which comes after their commit.
-    fn wait_for_commit(&self, epoch: EpochId, deadline: Instant) -> Result<(), GivenUp> {
-        while self.left() < epoch {
-            self.check_wait(deadline)?;
+    /// Seals the epoch that says that the guest is paused, unless what was sealed before leaves no room for it.
+    fn seal_pause(&self, deadline: Instant) -> Result<(), NotPaused> {
+        let held = self.machine.gate().hold_until(deadline)?;
+        self.machine.hand_over();
+        let is_protected = self.machine.epochs().is_protected();
+        let is_due = is_protected && self.lock().pipeline.may_seal_pause();
+        if !is_due {
+            drop(held);
+            self.wait_for_change();
+            return Ok(());
+        }
+        let epoch = self.machine.seal_held(&held)?;
+        self.with_pipeline(|pipeline, _| pipeline.handle_pause_sealed(epoch));
+        Ok(())
+    }
+
+    /// Waits until the pipeline wants something done about the operator's wish.
+    fn wait_for_pause(&self) -> PauseStep {
+        loop {
+            if self.machine.ended().is_some() {
+                self.note_machine();
+            }
+            if let Some(step) = self.with_pipeline(|pipeline, now| pipeline.poll_pause(now)) {
+                return step;
+            }
             self.wait_for_change();
             self.note_left();
         }
-        Ok(())
-    }
-
-    /// Whether a commit may still be waited for.
-    fn check_wait(&self, deadline: Instant) -> Result<(), GivenUp> {
-        if self.machine.ended().is_some() {
-            return Err(GivenUp::Ended);
-        }
-        if Instant::now() >= deadline {
-            return Err(GivenUp::TooLate(self.state()));
-        }
-        Ok(())
     }
 }

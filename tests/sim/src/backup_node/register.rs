@@ -1,0 +1,55 @@
+//! A backup and the witness: what it hears, and what it has to tell.
+
+use replication::ClaimResult;
+use replication::pipeline::backup::{Answer, Introduction};
+use replication::view::{Tell, Voids};
+use replication::wire::RefuseCode;
+
+use super::BackupNode;
+use crate::env::{Crashed, Env};
+use crate::plan::Break;
+use crate::story::words;
+
+impl BackupNode {
+    /// The witness said whether the primary may be followed.
+    pub fn handle_introduced(&mut self, is_known: bool, env: &mut Env) -> Result<(), Crashed> {
+        let host = self.id.host;
+        let introduction = match is_known {
+            true => Ok(Introduction { place: Some(env.witness.introduce(host)), nonce: Some(env.witness.leave(host)) }),
+            false => Err((RefuseCode::Witness, "another witness, or another primary".to_owned())),
+        };
+        self.pipeline.handle_answer(env.time(), Answer::Introduced(introduction));
+        self.pump(env)?;
+        self.read(env)
+    }
+
+    /// The witness said whether the guest may run here.
+    pub fn handle_claimed(&mut self, result: ClaimResult, env: &mut Env) -> Result<(), Crashed> {
+        self.pipeline.handle_answer(env.time(), Answer::Claimed(result));
+        self.pump(env)?;
+        self.read(env)
+    }
+
+    /// Looks at the newest record, and tells the witness what that asks for. The driver does so again and again.
+    pub fn look(&mut self, env: &mut Env) {
+        let newest = env.witness.seen_right(self.id.host).filter(|_| env.net.witness_up[self.id.host]).cloned();
+        if let Some(newest) = newest.filter(|_| env.plan.broken != Some(Break::VoidUntold)) {
+            for tell in self.voids.tell(&newest) {
+                env.say(|| format!("host {} {}", self.id.host, words::tell(tell)));
+                if env.witness.tell(tell) {
+                    self.voids.handle_told(tell);
+                }
+            }
+            if env.plan.broken == Some(Break::VoidForgotten) && newest.backups.is_empty() {
+                // Broken: what is not listed now is taken for what will never be.
+                self.voids.joins().for_each(|join| {
+                    env.witness.tell(Tell::Withdraw(join));
+                });
+                self.voids = Voids::new(env.witness.place(self.id.host).id);
+            }
+        }
+        if env.net.witness_up[self.id.host] {
+            env.witness.state_deaths_again(self.id.host);
+        }
+    }
+}

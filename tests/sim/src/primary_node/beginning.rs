@@ -1,0 +1,132 @@
+//! How a primary begins: booted, resumed from its state directory, or in the place of a backup.
+
+use replication::pipeline::primary::{GuestMode, PrimaryPipeline};
+use replication::{BranchSeed, EpochId, Fork, Origin, TakeOver, Term};
+
+use super::PrimaryNode;
+use crate::disk::Disk;
+use crate::env::{Crashed, Env, HostId};
+use crate::guest::{Guest, Said};
+use crate::machine::{Machine, request_of};
+use crate::machines::{incarnation, store_of};
+use crate::plan::Break;
+use crate::shipping::Shipping;
+use crate::state_dir::{LocalEpoch, StateDir};
+use crate::storage::Files;
+
+/// What a primary begins with.
+struct Beginning {
+    term: Term,
+    fork: Option<Fork>,
+    guest: Guest,
+    files: Files,
+    running: EpochId,
+    inbox: Vec<u64>,
+    store: Option<StateDir>,
+}
+
+impl PrimaryNode {
+    /// A fresh VM, by right of the record of number `term`, on a disk that it makes anew.
+    pub fn boot(id: HostId, term: Term, env: &mut Env) -> (PrimaryNode, Result<(), Crashed>) {
+        let term = if env.plan.broken == Some(Break::TermStands) { Term(1) } else { term };
+        let store = env.plan.local.then(|| StateDir::new(store_of(id)));
+        let files = Files::new(Disk::blank(), env.plan.log_room);
+        let (guest, running, inbox) = (Guest::new(), EpochId(1), Vec::new());
+        let beginning = Beginning { term, fork: None, guest, files, running, inbox, store };
+        let mut node = PrimaryNode::begin(id, beginning, env);
+        let begun = node.tick(env);
+        (node, begun)
+    }
+
+    /// A VM that goes on from its state directory, by right, with the disk that is left.
+    ///
+    /// # Panics
+    /// If no epoch was committed there.
+    pub fn resume(
+        id: HostId,
+        term: Term,
+        files: Files,
+        mut store: StateDir,
+        env: &mut Env,
+    ) -> (PrimaryNode, Result<(), Crashed>) {
+        let LocalEpoch { epoch, guest, held } = store.last.clone().expect("there is an epoch to resume from");
+        let running = store.next_life(epoch.count(), env.plan.in_flight_epochs_max);
+        let (inbox, store) = (Vec::new(), Some(store));
+        let beginning = Beginning { term, fork: Some(epoch), guest, files, running, inbox, store };
+        let mut node = PrimaryNode::begin(id, beginning, env);
+        for output in &held {
+            env.emit(id.host, Said::decode(&output.bytes));
+        }
+        let begun = node.tick(env);
+        (node, begun)
+    }
+
+    /// A VM that a backup takes over.
+    pub fn take_over(
+        id: HostId,
+        term: Term,
+        guest: Guest,
+        files: Files,
+        over: TakeOver,
+        env: &mut Env,
+    ) -> (PrimaryNode, Result<(), Crashed>) {
+        let reuse = env.plan.broken == Some(Break::ReuseEpochs);
+        let running = if reuse { over.fork.count.next() } else { over.next_epoch };
+        let inbox = over.redeliver.iter().map(request_of).collect();
+        let mut guest = guest;
+        guest.is_paused &= env.plan.broken != Some(Break::PauseForgotten);
+        let fork = Some(Fork::Mark(over.fork)).filter(|_| env.plan.broken != Some(Break::ForkForgotten));
+        let beginning = Beginning { term, fork, guest, files, running, inbox, store: None };
+        let mut node = PrimaryNode::begin(id, beginning, env);
+        if env.plan.broken != Some(Break::ForgetHeld) {
+            for output in &over.reemit {
+                env.emit(id.host, Said::decode(&output.bytes));
+            }
+        }
+        node.taken_over = true;
+        let begun = node.tick(env);
+        (node, begun)
+    }
+
+    fn begin(id: HostId, beginning: Beginning, env: &mut Env) -> PrimaryNode {
+        let Beginning { term, fork, guest, files, running, inbox, store } = beginning;
+        // No other node has its id.
+        let origin = Origin { fork, seed: BranchSeed(incarnation(id).0) };
+        let config = env.plan.pipeline_config(term, origin, store.is_some());
+        let generation = env.oracle.generation;
+        env.oracle.disk_is_safe(id.host, generation, &guest);
+        let syncs_log = config.is_durable || store.is_some();
+        let pipeline = PrimaryPipeline::new(config, running);
+        env.oracle.branch_begins(id.host, (pipeline.core().last_mark(), running), origin.seed, &guest);
+        let mode = if store.is_some() { GuestMode::Epochs } else { GuestMode::Direct };
+        PrimaryNode {
+            id,
+            crashed: false,
+            stopped: false,
+            taken_over: false,
+            has_failed: false,
+            generation,
+            syncs_log,
+            first_epoch: running,
+            pipeline,
+            machine: Machine::new(id.host, guest, files, mode, running, inbox, env.plan.hold_bytes_max),
+            shipping: Shipping::default(),
+            share: 100,
+            stream: None,
+            number: 0,
+            does: None,
+            outcome: None,
+            is_reported: false,
+            half: None,
+            digested: Vec::new(),
+            sends: 0,
+            stuck: false,
+            writes: None,
+            is_syncing: false,
+            timer_at: None,
+            store,
+            store_fails: false,
+            lost_store: None,
+        }
+    }
+}

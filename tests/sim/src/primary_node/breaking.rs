@@ -1,0 +1,39 @@
+//! Rules that are broken on purpose where an epoch is sealed.
+
+use replication::pipeline::primary::Outcome;
+use replication::{EpochId, Linked, StateDigest};
+
+use super::PrimaryNode;
+use crate::env::{Crashed, Env};
+use crate::plan::{Break, EPOCH_BYTES};
+
+impl PrimaryNode {
+    /// Does at a seal what nothing says that it may.
+    pub(super) fn break_at_seal(&mut self, epoch: EpochId, env: &mut Env) {
+        match env.plan.broken {
+            Some(Break::ReleaseBeforeAck) => self.machine.release(epoch, env),
+            Some(Break::DiskBeforeCommit) => {
+                self.machine.disk.put_early(epoch);
+                self.machine.disk.drop_written(epoch);
+            }
+            Some(Break::ImageBeforeLog) => self.machine.disk.put_early(epoch),
+            _ => {}
+        }
+    }
+
+    /// What a careless driver would do: the base leaves, and the core hears of an epoch like any other.
+    pub(super) fn ship_base_before_seal(&mut self, rest: u64, env: &mut Env) -> Result<Outcome, Crashed> {
+        let (link, left) = (self.core().link().expect("there is a session to base"), self.core().left());
+        let sealed = self.machine.seal(true, rest);
+        let (epoch, has_writes) = (sealed.epoch, !sealed.sectors.is_empty());
+        env.oracle.sealed(self.id.host, self.generation, epoch, &sealed.guest);
+        let (last, sealed) = (self.core().last_mark(), self.machine.sealed(epoch));
+        let digest = StateDigest::of(&sealed.guest.save());
+        let linked = Linked { before: last.chain, mark: last.next(epoch, Some(digest)) };
+        let halves = self.shipping.epoch(link, (sealed, linked), left, env);
+        halves.into_iter().for_each(|half| self.send(self.number, half, env));
+        self.pipeline.handle_sealed(env.time(), epoch, false, EPOCH_BYTES, has_writes);
+        self.pump(env)?;
+        Ok(Outcome::SessionOver)
+    }
+}

@@ -1,0 +1,113 @@
+//! What an operator wants of a guest, and how a guest ends.
+
+use std::time::Duration;
+
+use replication::pipeline::primary::{GuestMode, PauseStep};
+use replication::primary::PrimaryState;
+
+use super::PrimaryNode;
+use crate::env::{Crashed, Env, Event};
+use crate::plan::{Break, PAUSE_DETECTS};
+
+impl PrimaryNode {
+    /// The guest crashes, unless it was taken over: such a one would be stopped, which is no law of the protocol.
+    pub fn crash_guest(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        if self.taken_over || self.machine.guest.is_paused {
+            return Ok(());
+        }
+        self.end_guest(true, env)
+    }
+
+    /// The operator stops the VM.
+    pub fn stop(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        self.end_guest(false, env)
+    }
+
+    pub(super) fn end_guest(&mut self, crashes: bool, env: &mut Env) -> Result<(), Crashed> {
+        let has_ended = matches!(self.core().state(), PrimaryState::Fenced | PrimaryState::Ended);
+        if self.is_over() || has_ended {
+            return Ok(());
+        }
+        let host = self.id.host;
+        env.say(|| format!("the guest of host {host} {}", if crashes { "CRASHES" } else { "is STOPPED" }));
+        (self.crashed, self.stopped) = (crashes, !crashes);
+        self.pipeline.handle_machine_ended(false);
+        if self.machine.mode == GuestMode::Epochs && self.pipeline.may_seal(0) {
+            self.seal(false, 0, env)?;
+        }
+        self.pipeline.handle_guest_ended(env.time(), crashes);
+        let (id, patience) = (self.id, 3 * env.plan.detect);
+        env.after(patience, Event::GiveUp(id));
+        self.pump(env)
+    }
+
+    /// The operator wants no backup.
+    pub fn unprotect(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        self.pipeline.handle_unprotect(env.time(), "the operator wants it");
+        self.pump(env)
+    }
+
+    /// The operator pauses the guest. One who is told no, or waits already, does not come again.
+    pub fn pause(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        if self.is_over() || self.machine.guest.is_paused || self.pipeline.pause_until().is_some() {
+            return Ok(());
+        }
+        if self.machine.is_busy(env.now) {
+            return Ok(());
+        }
+        self.machine.guest.is_paused = true;
+        env.oracle.asked_to_run();
+        let until = env.time().after(Duration::from_nanos(PAUSE_DETECTS * env.plan.detect));
+        self.pipeline.handle_paused(until);
+        self.pump(env)
+    }
+
+    /// The operator has a paused guest run.
+    pub fn unpause(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        if self.is_over() || !self.machine.guest.is_paused || self.pipeline.pause_until().is_some() {
+            return Ok(());
+        }
+        self.machine.guest.is_paused = false;
+        env.oracle.asked_to_run();
+        let until = env.time().after(Duration::from_nanos(PAUSE_DETECTS * env.plan.detect));
+        self.pipeline.handle_unpaused(self.machine.running, until);
+        if env.plan.broken == Some(Break::RunUncommitted) {
+            self.tell_operator(env);
+        }
+        self.pump(env)
+    }
+
+    fn tell_operator(&self, env: &mut Env) {
+        let (host, is_paused) = (self.id.host, self.machine.guest.is_paused);
+        env.say(|| format!("host {host} answers: the guest {}", if is_paused { "is PAUSED" } else { "RUNS" }));
+        env.oracle.answered_to_run(self.generation, !is_paused, self.machine.guest.position);
+    }
+
+    /// Does what the operator's wish needs.
+    pub(super) fn answer_operator(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        let host = self.id.host;
+        match self.pipeline.poll_pause(env.time()) {
+            Some(PauseStep::Seal) if self.machine.is_busy(env.now) => {}
+            Some(PauseStep::Seal) => {
+                let epoch = self.machine.running;
+                self.pipeline.handle_pause_sealed(epoch);
+                self.seal(false, 0, env)?;
+                if env.plan.broken == Some(Break::PauseUncommitted) {
+                    self.tell_operator(env);
+                }
+            }
+            Some(PauseStep::Answer) => self.tell_operator(env),
+            Some(PauseStep::GiveUp) => {
+                env.say(|| format!("host {host} could not have it committed that the guest stands still, or runs"));
+                self.machine.guest.is_paused = false;
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Whether its guest has crashed, or was stopped: it is not run here any more.
+    pub fn is_over(&self) -> bool {
+        self.crashed || self.stopped
+    }
+}
