@@ -14,7 +14,7 @@ impl World {
             Role::Backup(node) => {
                 let is_whole = matches!(
                     node.core().state(),
-                    BackupState::Protected | BackupState::Claiming | BackupState::TakingOver
+                    BackupState::Protected | BackupState::Claiming | BackupState::TakingOver | BackupState::TookOver
                 );
                 // It may have won, and not have heard of it.
                 let is_listed = record.backups.iter().any(|member| Some(member.join) == node.core().session_id());
