@@ -88,20 +88,25 @@ fn resumed_guest_whose_memory_file_loses_its_pages_has_not_crashed() {
     }
 }
 
-/// The guest's own request met the error before any commit did: told of it, the guest carried it to the other host.
+/// The guest's own request met the error before any commit did: told of it, the guest carried it to the other host. Which of
+/// the two meets it is chance; whichever it is, the guest does not hear of it.
 #[test]
 fn error_that_a_request_of_the_guest_meets_is_left_to_the_backup() {
     needs!(Kvm);
-    let (place, guest) = (Place::in_memory(), Guest::disk_journal());
-    let Pair { mut primary, backup } = Pair::start(&place, &guest);
-    wait_progress(&primary, &guest, 20);
-    cut(&place.path("a.img"));
-    assert_eq!(primary.wait(), ERROR, "{}", primary.log());
-    assert!(primary.log().contains("its backup can serve it") && primary.log().contains("a.img"), "{}", primary.log());
-    assert_eq!(primary.count("disk-failed"), 0);
-    backup.wait_event("failover-finished");
-    wait_progress(&backup, &guest, 50);
-    console::join(&guest, &primary.console(), &backup.console()).unwrap_or_else(|e| panic!("{e}"));
+    let was_request = || {
+        let (place, guest) = (Place::in_memory(), Guest::disk_journal());
+        let Pair { mut primary, backup } = Pair::start(&place, &guest);
+        wait_progress(&primary, &guest, 20);
+        cut(&place.path("a.img"));
+        assert_eq!(primary.wait(), ERROR, "{}", primary.log());
+        assert!(primary.log().contains("a.img"), "{}", primary.log());
+        assert_eq!(primary.count("disk-failed"), 0);
+        backup.wait_event("failover-finished");
+        wait_progress(&backup, &guest, 50);
+        console::join(&guest, &primary.console(), &backup.console()).unwrap_or_else(|e| panic!("{e}"));
+        primary.log().contains("its backup can serve it")
+    };
+    assert!((0..10).any(|_| was_request()), "a commit met the error each time");
 }
 
 #[test]
