@@ -397,6 +397,7 @@ class BenchStarts(unittest.TestCase):
             "guest-images/busybox/build": "#!/bin/sh\n",
             "guest-images/debian/build": "#!/bin/sh\necho /made/debian.img\n",
             "target/release/outlast": "",
+            "target/release/outlast-bench": "",
         }.items():
             path = tree / name
             path.parent.mkdir(parents=True, exist_ok=True)
