@@ -109,6 +109,10 @@ impl PrimaryPipeline {
     pub(super) fn settling_done(&mut self, outcome: Outcome) {
         let Some(settling) = self.settling else { return };
         let next = match (settling, outcome) {
+            // The log alone has for sure what the images may have lost: it must not be emptied, and the guest cannot go past it.
+            (Settling::Sync, Outcome::Failed { text }) if self.log.last() > EpochId(0) => {
+                return self.fail(Failing::Storage { text });
+            }
             (Settling::Sync, outcome) => {
                 if let Outcome::Failed { text } = outcome {
                     self.note(Note::Warning { doing: "an image could not be synced", text });

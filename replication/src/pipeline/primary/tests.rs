@@ -389,6 +389,39 @@ fn epochs_end_only_when_the_images_have_what_was_sealed_last() {
     assert_eq!(host.run(), [Step::EndEpochs, Step::EmptyLog, Step::WriteDirectly, Step::LetGo]);
 }
 
+/// That was told as a warning, and the log emptied all the same.
+#[test]
+fn log_is_not_emptied_behind_images_that_could_not_be_synced() {
+    let mut host = Host::new(false);
+    host.connect();
+    host.run();
+    let base = host.pipeline.core().pointers().sealed();
+    let ack = host.ack(base);
+    host.hear(ack);
+    let epoch = host.seal(true);
+    host.run();
+    let ack = host.ack(epoch);
+    host.hear(ack);
+    host.pipeline.handle_unprotect(host.now, "enough");
+    host.settle();
+    host.lets_out = true;
+    let mut steps = Vec::new();
+    loop {
+        let written = host.pipeline.poll_images(host.now);
+        written.into_iter().for_each(|upto| host.pipeline.handle_images_written(upto));
+        let Some(step) = host.step() else { break };
+        let outcome = match step {
+            Step::Log { .. } => Outcome::Logged { is_half_full: false },
+            Step::SyncImages => failed(),
+            _ => Outcome::Done,
+        };
+        steps.push(step);
+        host.done(outcome);
+    }
+    assert!(steps.contains(&Step::SyncImages) && !steps.contains(&Step::EmptyLog), "{steps:?}");
+    assert!(host.actions.contains(&Action::Fail(Failing::Storage { text: "broken".into() })), "{:?}", host.actions);
+}
+
 #[test]
 fn control_frames_go_before_epochs_and_beats_pass_a_lane_that_waits_for_a_disk() {
     let mut host = Host::new(true);
