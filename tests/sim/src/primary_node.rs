@@ -68,6 +68,9 @@ pub struct PrimaryNode {
     syncs_log: bool,
     /// The first epoch since its guest has any.
     first_epoch: EpochId,
+    /// A base of these epochs was committed, for which the images were synced: no failure of the disk takes back what was
+    /// committed from then on.
+    has_base: bool,
     /// What outlives this node, if it is protected locally.
     pub store: Option<StateDir>,
     /// The state directory takes no more epochs.
@@ -227,6 +230,7 @@ impl PrimaryNode {
             env.put(self.id, Question::from(question), self.crashed)?;
         }
         self.answer_operator(env)?;
+        self.has_base |= self.core().state() == PrimaryState::Protected;
         self.machine.forget(self.pipeline.through());
         self.set_to_work(env)?;
         let wanted = [self.pipeline.poll_timeout(), self.pipeline.upkeep_at(), self.pipeline.pause_until()];

@@ -69,3 +69,15 @@ fn primary_whose_image_hangs_leaves_its_guest_to_the_backup() {
         assert_holds(&format!("seed = 2210\n{load}\nlog_room = {log_room}\nfaults = [{hangs}]"));
     }
 }
+
+/// The oracle was wrong here: a guest whose backup was lost before its base is alone, and what it wrote directly was never synced.
+/// Nobody promised that it survives a disk that fails.
+#[test]
+fn guest_alone_that_never_had_a_base_is_promised_no_epoch_on_a_disk_that_fails() {
+    let limits =
+        "apply_delay = '3ms'\nclaim_retry = '7ms'\nclient_delay = '1ms'\ndetect = '22ms'\nepoch = '2ms'\nlink_delay = '200us'
+        load = { link = 1048576, set = 2097152, speed = 7340032 }";
+    let fails = "{ what = { DiskFails = 0 }, when = { At = '26ms' } }";
+    let stands = "{ what = { Pause = [0, '20ms'] }, when = { At = '31ms' } }";
+    assert_holds(&format!("seed = 254335\n{limits}\nfaults = [{fails}, {stands}]"));
+}

@@ -108,6 +108,7 @@ impl PrimaryNode {
             generation,
             syncs_log,
             first_epoch: running,
+            has_base: store.is_some(),
             pipeline,
             machine: Machine::new(id.host, guest, files, mode, running, inbox, env.plan.hold_bytes_max),
             shipping: Shipping::default(),

@@ -58,6 +58,7 @@ impl PrimaryNode {
             }
             Does::BeginEpochs => {
                 (self.machine.mode, self.first_epoch) = (GuestMode::Epochs, self.machine.running);
+                self.has_base = false;
                 env.oracle.epochs_begin(host, self.machine.guest.position);
                 Outcome::Done
             }

@@ -28,7 +28,9 @@ impl PrimaryNode {
             env.oracle.check_survivor(host, life, (last.epoch.count(), last.epoch.count()), &found);
         }
         let has_committed = self.machine.mode == GuestMode::Epochs && pointers.committed() >= self.first_epoch;
-        if has_committed && (!is_lost || env.plan.durable || self.store.is_some()) {
+        // Before a base, nobody said that what the guest wrote directly is on the medium, and the log alone is not enough.
+        let is_durable = self.has_base && (env.plan.durable || self.store.is_some());
+        if has_committed && (!is_lost || is_durable) {
             let committed = pointers.committed().min(self.pipeline.through());
             env.oracle.check_survivor(host, life, (committed, pointers.sealed()), &found);
         } else if env.plan.durable || !is_lost {
