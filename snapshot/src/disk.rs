@@ -27,7 +27,7 @@ pub use crate::writeset::{WriteSet, WriteSetError};
 pub use error::DiskError;
 pub(crate) use error::is_full;
 pub use image::Image;
-pub use origin::{Kind, Origin};
+pub use origin::{Kind, Origin, birth_of};
 
 mod error;
 mod image;

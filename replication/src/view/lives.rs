@@ -34,6 +34,17 @@ fn unknown() -> bool {
     true
 }
 
+/// How a kernel knows a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId {
+    /// The file system.
+    pub device: u64,
+    /// The file's number there. That of a file that was removed is given to another.
+    pub inode: u64,
+    /// When the file was made, in nanoseconds since 1970; zero: the file system does not say.
+    pub birth: i64,
+}
+
 /// One file of one host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Home {
@@ -43,15 +54,19 @@ pub struct Home {
     /// earlier version did not say.
     #[serde(default)]
     device: u64,
+    /// When the file was made: a copy was made later, whatever number it got. Zero: an earlier version did not say, or
+    /// the file system does not.
+    #[serde(default)]
+    birth: i64,
     machine: String,
     boot: String,
 }
 
 impl Home {
-    /// The file at the lock path of `location`, which the kernel knows by these numbers.
-    pub fn of(location: &Location, device: u64, inode: u64) -> Home {
+    /// The file at the lock path of `location`.
+    pub fn of(location: &Location, FileId { device, inode, birth }: FileId) -> Home {
         let Location { machine, boot, lock, host: _ } = location.clone();
-        Home { path: lock, inode, device, machine, boot }
+        Home { path: lock, inode, device, birth, machine, boot }
     }
 
     /// Where it is.
@@ -64,7 +79,9 @@ impl Home {
         let is_same_boot = self.boot == other.boot;
         let is_same_host = is_same_boot || (!self.machine.is_empty() && self.machine == other.machine);
         let is_same_device = !is_same_boot || self.device == other.device || self.device == 0 || other.device == 0;
-        is_same_host && is_same_device && (&self.path, self.inode) == (&other.path, other.inode)
+        let is_same_birth = self.birth == other.birth || self.birth == 0 || other.birth == 0;
+        let is_same_file = is_same_device && is_same_birth && self.inode == other.inode;
+        is_same_host && is_same_file && self.path == other.path
     }
 }
 

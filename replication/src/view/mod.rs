@@ -33,7 +33,7 @@ mod tests;
 mod voids;
 mod wish;
 
-pub use lives::{EARLIER_MAX, Home, Lives};
+pub use lives::{EARLIER_MAX, FileId, Home, Lives};
 pub use record::{
     Attempt, Entry, Greeting, Incarnation, Known, Location, Member, Nonce, Place, PlaceKind, Record, RecordHash,
     RegisterId, Standing,

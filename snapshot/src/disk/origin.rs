@@ -87,7 +87,11 @@ pub(super) fn modified(file: &File) -> io::Result<i64> {
     Ok(nanoseconds(metadata.mtime(), metadata.mtime_nsec() as u32))
 }
 
-fn birth_of(file: &File) -> io::Result<i64> {
+/// When `file` was made, in nanoseconds since 1970; zero: its file system does not say.
+///
+/// # Errors
+/// What the kernel says.
+pub fn birth_of(file: &File) -> io::Result<i64> {
     let found = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME)?;
     let is_told = found.stx_mask & StatxFlags::BTIME.bits() != 0;
     Ok(if is_told { nanoseconds(found.stx_btime.tv_sec, found.stx_btime.tv_nsec) } else { 0 })

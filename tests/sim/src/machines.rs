@@ -2,7 +2,7 @@
 //! file and what it proves are the register's core; here files are lost, copied and put back, and kernels stop.
 
 use replication::view::evidence::{Facts, FreeLock, Observer, Statement};
-use replication::view::{Home, Incarnation, Known, Lives, Location, Place, Record};
+use replication::view::{FileId, Home, Incarnation, Known, Lives, Location, Place, Record};
 
 use crate::env::HostId;
 use crate::fault::HOSTS;
@@ -37,7 +37,7 @@ pub fn host_of(place: &Place) -> usize {
 /// A lock file.
 #[derive(Clone, Debug)]
 pub struct LockFile {
-    home: (u64, u64),
+    id: FileId,
     lives: Option<Lives>,
     /// What a loss of power leaves of it, at least.
     synced: Option<Lives>,
@@ -50,7 +50,7 @@ pub struct Process {
     pub observer: Observer,
     /// What its lock file says, unless somebody else wrote to that.
     pub lives: Lives,
-    file: (u64, u64),
+    file: FileId,
 }
 
 struct Machine {
@@ -59,7 +59,7 @@ struct Machine {
     /// The lock file of its own state directory.
     own: Option<LockFile>,
     /// The file that a living process has locked; its name may be gone.
-    locked: Option<(u64, u64)>,
+    locked: Option<FileId>,
     files: u64,
     /// What the lock file said before the last process began.
     before: Option<Lives>,
@@ -97,13 +97,17 @@ impl Machines {
         Location { host: host.to_string(), machine: name.clone(), boot, lock: path.to_owned() }
     }
 
-    fn new_file(&mut self, host: usize) -> (u64, u64) {
-        self.machines[host].files += 1;
-        (1, self.machines[host].files)
+    fn new_file(&mut self, host: usize) -> FileId {
+        let inode = self.machines[host].files + 1;
+        self.machines[host].files = inode;
+        // Files of two hosts are alike in all but the moment at which they were made.
+        let birth =
+            if self.broken == Some(Break::BirthUnread) { 0 } else { (inode * HOSTS as u64) as i64 + host as i64 };
+        FileId { device: 1, inode, birth }
     }
 
-    fn lives(&self, id: HostId, location: &Location, file: (u64, u64), before: Option<&Lives>) -> Lives {
-        let mut home = Home::of(location, file.0, file.1);
+    fn lives(&self, id: HostId, location: &Location, file: FileId, before: Option<&Lives>) -> Lives {
+        let mut home = Home::of(location, file);
         if self.broken == Some(Break::CopiedLock)
             && let Some(before) = before
         {
@@ -118,12 +122,12 @@ impl Machines {
         let location = self.location(id.host, OWN);
         let found = self.machines[id.host].own.take();
         let (file, before, synced) = match found {
-            Some(LockFile { home, lives, synced }) => (home, lives, synced),
+            Some(LockFile { id, lives, synced }) => (id, lives, synced),
             None => (self.new_file(id.host), None, None),
         };
         let lives = self.lives(id, &location, file, before.as_ref());
         let machine = &mut self.machines[id.host];
-        machine.own = Some(LockFile { home: file, lives: Some(lives.clone()), synced });
+        machine.own = Some(LockFile { id: file, lives: Some(lives.clone()), synced });
         (machine.locked, machine.before) = (Some(file), before);
         Process { observer: Observer::new(location, &lives), lives, file }
     }
@@ -155,7 +159,7 @@ impl Machines {
 
     /// Writes what a process knows into its lock file, if that still has its name.
     fn write(&mut self, host: usize, process: &Process, is_synced: bool) {
-        let Some(own) = self.machines[host].own.as_mut().filter(|own| own.home == process.file) else { return };
+        let Some(own) = self.machines[host].own.as_mut().filter(|own| own.id == process.file) else { return };
         own.lives = Some(process.lives.clone());
         if is_synced {
             own.synced = own.lives.clone();
@@ -200,9 +204,9 @@ impl Machines {
     /// The state directory is moved away, and a copy of it stands in its place.
     pub fn replace_by_copy(&mut self, host: usize) {
         self.lost_evidence = true;
-        let home = self.new_file(host);
+        let file = self.new_file(host);
         if let Some(own) = &mut self.machines[host].own {
-            own.home = home;
+            own.id = file;
         }
     }
 
@@ -223,11 +227,11 @@ impl Machines {
     fn look(&self, host: usize, process: &Process, path: &str) -> Option<FreeLock> {
         let is_mine = path == process.observer.place().location.lock;
         let own = self.machines[host].own.as_ref().filter(|_| path == OWN && !is_mine)?;
-        let is_held = self.machines[host].locked == Some(own.home) && self.broken != Some(Break::HeldLock);
+        let is_held = self.machines[host].locked == Some(own.id) && self.broken != Some(Break::HeldLock);
         let lives = own.lives.clone().filter(|_| !is_held)?;
         let home = match self.broken {
             Some(Break::CopiedLock) => lives.home().clone(),
-            _ => Home::of(&self.location(host, OWN), own.home.0, own.home.1),
+            _ => Home::of(&self.location(host, OWN), own.id),
         };
         Some(FreeLock { home, lives })
     }

@@ -200,7 +200,7 @@ impl Plan {
         let has_spare = broken.is_none() && rng.percent(25);
         let spare = has_spare.then(|| Fault { when: When::At(rng.range(0, heal_at / 2)), what: What::StandBy(SPARE) });
         let hosts = if has_spare { HOSTS } else { SPARE };
-        let has_same_boots = rng.percent(5) || broken == Some(Break::BootIsHost);
+        let has_same_boots = rng.percent(5) || matches!(broken, Some(Break::BootIsHost | Break::BirthUnread));
         let mut plan = Plan {
             epoch: rng.range(1, 6) * MS,
             link_delay: *rng.pick(&[20 * US, 200 * US, MS, 4 * MS]),
@@ -552,6 +552,11 @@ fn faults_of_evidence(rule: Break, heal_at: u64) -> Vec<Fault> {
             then(What::ReplaceDir(0), 0),
             then(What::Beside { host: 0, dir: Dir::Other, delay: 0 }, MS),
             then(What::RunAgain(1), 2 * MS),
+        ],
+        Break::BirthUnread => vec![
+            Fault { when: When::At(0), what: crash(1, true, Some(0)) },
+            then(crash(0, true, None), 0),
+            then(What::Beside { host: 0, dir: Dir::CopyOf(1), delay: 0 }, MS),
         ],
         Break::HeldLock => {
             vec![then(What::Beside { host: 0, dir: Dir::Other, delay: 0 }, 0), then(What::RunAgain(1), MS)]

@@ -49,6 +49,7 @@ caught! {
     death_that_nobody_states_is_caught: DeathUntold,
     output_beyond_a_listed_store_is_caught: StoreUndelisted,
     copy_of_a_lock_file_that_proves_deaths_is_caught: CopiedLock,
+    copy_of_a_lock_file_with_the_numbers_of_the_original_is_caught: BirthUnread,
     resume_of_a_copy_is_caught: CopiedStore,
     resume_of_a_copy_whose_primary_is_named_is_caught: CopyForOriginal,
     held_lock_that_proves_a_death_is_caught: HeldLock,

@@ -81,3 +81,13 @@ fn guest_alone_that_never_had_a_base_is_promised_no_epoch_on_a_disk_that_fails()
     let stands = "{ what = { Pause = [0, '20ms'] }, when = { At = '31ms' } }";
     assert_holds(&format!("seed = 254335\n{limits}\nfaults = [{fails}, {stands}]"));
 }
+
+/// Two hosts had one boot id, and a backup's state directory was copied to the other: the copy of its lock file had the path and the
+/// numbers of the original. Its lives counted as over, and a guest was begun beside the backup that could continue it.
+#[test]
+fn copy_of_a_lock_file_on_a_host_with_the_same_boot_id_proves_nothing() {
+    let comes_back = "{ what = { Crash = { host = 1, power = true, restart = '0ms' } }, when = { At = '0ms' } }";
+    let stays_away = "{ what = { Crash = { host = 0, power = true } }, when = { At = '20ms' } }";
+    let copy = "{ what = { Beside = { delay = '0ms', dir = { CopyOf = 1 }, host = 0 } }, when = { At = '23ms' } }";
+    assert_holds(&format!("seed = 0\nhas_same_boots = true\nfaults = [{stays_away}, {copy}, {comes_back}]"));
+}

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum, ValueHint};
 use serde::Serialize;
-use vmm::config::{Endpoint, EpochLength};
+use vmm::config::{Endpoint, EpochLength, TimeSpan};
 
 /// A question that `outlast bench` answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -74,6 +74,9 @@ pub(crate) struct BenchConfig {
     /// Measure only epochs of this length; repeatable
     #[arg(long = "epoch", value_name = "TIME|auto")]
     pub(crate) epochs: Vec<EpochLength>,
+    /// Shortest epoch of `network`, however much waits for a boundary, as `outlast run --min-epoch`
+    #[arg(long, value_name = "TIME")]
+    pub(crate) min_epoch: Option<TimeSpan>,
     /// Measure only this workload of a sweep (cpu, memory, network, disk-write, disk-read, …), this flow of `network`
     /// (tcp-from-1, or tcp-from for all of its kind), or these writes of `synced-writes` (small, bulk-300); repeatable
     #[arg(long = "workload", value_name = "NAME")]
@@ -88,6 +91,7 @@ impl BenchConfig {
         match () {
             () if !takes_workloads && !self.workloads.is_empty() => Some("--workload"),
             () if !takes_epochs && !self.epochs.is_empty() => Some("--epoch"),
+            () if self.kind != BenchKind::Network && self.min_epoch.is_some() => Some("--min-epoch"),
             () => None,
         }
     }
@@ -101,6 +105,8 @@ mod tests {
     fn options_of_another_question_are_named() {
         let stray = |line: &str| BenchConfig::try_parse_from(line.split(' ')).expect("it is a question").stray_option();
         assert_eq!(stray("b network --out o --epoch 20ms --workload ask-64-1"), None);
+        assert_eq!(stray("b network --out o --min-epoch 20ms"), None);
+        assert_eq!(stray("b epoch-sweep --out o --min-epoch 20ms"), Some("--min-epoch"));
         assert_eq!(stray("b counts --out o --workload idle"), None);
         assert_eq!(stray("b counts --out o --epoch 20ms"), Some("--epoch"));
         assert_eq!(stray("b pause --out o --workload nope"), Some("--workload"));

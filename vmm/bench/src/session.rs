@@ -61,6 +61,8 @@ pub(crate) struct GuestSpec {
     /// Commit its epochs to this directory, from its start to its end; the directory is made and removed.
     pub(crate) state_dir: Option<PathBuf>,
     pub(crate) durability: CommitDurability,
+    /// Shortest epoch.
+    pub(crate) min_epoch: Duration,
 }
 
 /// A running guest. It ends with this value.
@@ -121,7 +123,7 @@ impl Session {
             initramfs: spec.initramfs.clone(),
             cmdline: spec.cmdline.clone(),
         };
-        let pace = Pace { length: Length::Auto, ..Pace::default() };
+        let pace = Pace { length: Length::Auto, min_epoch: spec.min_epoch, ..Pace::default() };
         let machine = EpochMachine::boot(spec.vcpus, spec.memory_bytes, &source, parts, pace)?;
         if let Some(dir) = &spec.state_dir {
             std::fs::create_dir_all(dir).map_err(|error| cannot("make the directory", dir, &error))?;

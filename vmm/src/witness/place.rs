@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use replication::view::evidence::{FreeLock, Observer};
-use replication::view::{Home, Incarnation, Known, Lives, Location, Record};
+use replication::view::{FileId, Home, Incarnation, Known, Lives, Location, Record};
+use snapshot::disk::birth_of;
 use snapshot::private;
 
 pub(crate) use machine::random::id as random;
@@ -121,7 +122,8 @@ impl Life {
 
 fn home_of(file: &File, location: &Location) -> io::Result<Home> {
     let kernels = file.metadata()?;
-    Ok(Home::of(location, kernels.dev(), kernels.ino()))
+    let id = FileId { device: kernels.dev(), inode: kernels.ino(), birth: birth_of(file)? };
+    Ok(Home::of(location, id))
 }
 
 fn read_lives(file: &mut File) -> Option<Lives> {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::id::EpochId;
-use crate::view::{Attempt, Member, RecordHash, RegisterId};
+use crate::view::{Attempt, FileId, Member, RecordHash, RegisterId};
 
 const MACHINE: &str = "m1";
 
@@ -18,8 +18,12 @@ fn process(life: u8, location: Location) -> Place {
     Place { id: id(life), kind: PlaceKind::Process, location }
 }
 
+fn file(device: u64, inode: u64) -> FileId {
+    FileId { device, inode, birth: 100 }
+}
+
 fn home(location: &Location) -> Home {
-    Home::of(location, 1, 7)
+    Home::of(location, file(1, 7))
 }
 
 /// What a file says after these lives, of which others have heard, the last of them first.
@@ -84,13 +88,15 @@ fn lives_are_taken_over_from_the_same_file_and_from_no_copy() {
     let earlier = |home: Home| Lives::begin(id(2), home, Some(&before)).earlier().to_vec();
     assert_eq!(earlier(home(&here)), [id(1)]);
     assert_eq!(
-        earlier(Home::of(&at(MACHINE, "b2", "/a"), 99, 7)),
+        earlier(Home::of(&at(MACHINE, "b2", "/a"), file(99, 7))),
         [id(1)],
         "devices are numbered anew in another boot"
     );
     let copies = [
-        Home::of(&here, 1, 8),
-        Home::of(&here, 2, 7),
+        Home::of(&here, file(1, 8)),
+        Home::of(&here, file(2, 7)),
+        Home::of(&here, FileId { birth: 101, ..file(1, 7) }),
+        Home::of(&at("m2", "b1", "/a"), FileId { birth: 101, ..file(1, 7) }),
         home(&at(MACHINE, "b1", "/b")),
         home(&at("m2", "b2", "/a")),
         home(&at("", "b2", "/a")),
@@ -101,10 +107,12 @@ fn lives_are_taken_over_from_the_same_file_and_from_no_copy() {
 }
 
 #[test]
-fn file_of_another_of_no_home_names_nobody_and_one_of_no_device_still_does() {
+fn file_of_another_of_no_home_names_nobody_and_one_of_no_device_or_birth_still_does() {
     let here = at(MACHINE, "b1", "/a");
     assert!(!lives(&Home::default(), &[1]).is_at(&home(&here)));
-    assert!(lives(&Home::of(&here, 0, 7), &[1]).is_at(&home(&here)));
+    for said in [file(0, 7), FileId { birth: 0, ..file(1, 7) }] {
+        assert!(lives(&Home::of(&here, said), &[1]).is_at(&home(&here)), "{said:?}");
+    }
 }
 
 #[test]
@@ -126,7 +134,7 @@ fn lock_that_nobody_holds_proves_the_deaths_of_its_own_file_only() {
     };
     assert!(proves(home(&there), lives(&home(&there), &[2, 1])));
     assert!(!proves(home(&there), lives(&home(&there), &[2])), "it does not name that life");
-    assert!(!proves(Home::of(&there, 1, 8), lives(&home(&there), &[1])), "it is a copy at the same path");
+    assert!(!proves(Home::of(&there, file(1, 8)), lives(&home(&there), &[1])), "it is a copy at the same path");
     let elsewhere = home(&at(MACHINE, "b", "/c"));
     assert!(!proves(elsewhere.clone(), lives(&elsewhere, &[1])), "it is not where that life was");
     let record = record(place.clone(), None, Some(process(2, at(MACHINE, "other", "/b"))));

@@ -59,6 +59,8 @@ pub enum Break {
     StoreUndelisted,
     /// Where a lock file says that it is, is not compared with where it was found.
     CopiedLock,
+    /// When a lock file was made does not count: a copy on another host is the file itself, if all else is alike.
+    BirthUnread,
     /// That the primary is gone allows a resume to every copy of its state directory.
     CopiedStore,
     /// That an operator names the primary as dead allows a resume to every copy of its state directory.
@@ -173,7 +175,7 @@ pub enum Break {
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 81] = [
+    pub const ALL: [Break; 82] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -200,6 +202,7 @@ impl Break {
         Break::DeathUntold,
         Break::StoreUndelisted,
         Break::CopiedLock,
+        Break::BirthUnread,
         Break::CopiedStore,
         Break::CopyForOriginal,
         Break::HeldLock,

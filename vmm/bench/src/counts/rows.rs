@@ -122,6 +122,7 @@ impl Subject {
             backup: None,
             state_dir: (self.protection == Protection::Local).then(|| state_dir.into()),
             durability: CommitDurability::Disk,
+            min_epoch: Duration::ZERO,
         })
     }
 }

@@ -19,12 +19,12 @@ use crate::session::{FIGURES, GuestSpec, Session};
 use crate::sweep::{linux_spec, load_average};
 use crate::table::{Columns, Row, Table};
 use crate::{bare_guest, build_id, network};
-use vmm::config::{CommitDurability, EpochLength};
+use vmm::config::{CommitDurability, EpochLength, format_time};
 use vmm::epoch::pace::Usage;
 use vmm::exit::{Exit, Failure};
 
 /// What a row is about.
-const KEY: &[&str] = &["build", "guest", "flow", "window_ms", "epoch", "repeat"];
+const KEY: &[&str] = &["build", "guest", "flow", "window_ms", "epoch", "min_epoch", "repeat"];
 /// What is measured besides the epochs' figures.
 const RATES: &[&str] = &[
     "ratio",
@@ -102,7 +102,9 @@ pub(crate) fn run(config: &BenchConfig) -> Result<(), Failure> {
         flows.measure(repeat)?;
     }
     let Flows { table, build, plan, .. } = flows;
-    let is_ours = |row: &&Row| row.key[key_column("build")] == build && row.key[key_column("guest")] == plan.guest;
+    let min_epoch = format_time(plan.spec.min_epoch);
+    let ours = [("build", build.as_str()), ("guest", plan.guest), ("min_epoch", &min_epoch)];
+    let is_ours = |row: &&Row| ours.iter().all(|(column, value)| row.key[key_column(column)] == *value);
     let rows: Vec<Row> = table.rows().iter().filter(is_ours).cloned().collect();
     report::write(config, &rows)
 }
@@ -120,7 +122,8 @@ impl Flows<'_> {
     fn key(&self, flow: Flow, epoch: EpochLength, repeat: u32) -> Vec<String> {
         let window = self.plan.windows.protected.as_millis().to_string();
         let (flow, epoch, repeat) = (flow.name(), epoch.to_string(), repeat.to_string());
-        vec![self.build.clone(), self.plan.guest.to_owned(), flow, window, epoch, repeat]
+        let min_epoch = format_time(self.plan.spec.min_epoch);
+        vec![self.build.clone(), self.plan.guest.to_owned(), flow, window, epoch, min_epoch, repeat]
     }
 
     fn missing(&self, flow: Flow, repeat: u32) -> Vec<EpochLength> {
@@ -279,7 +282,7 @@ fn plan(config: &BenchConfig) -> Result<Plan, Failure> {
         return Err(Failure::new(Exit::Error, format!("there is no network to measure: {why}")));
     }
     let ms = Duration::from_millis;
-    let (guest, spec, windows) = match &config.kernel {
+    let (guest, mut spec, windows) = match &config.kernel {
         None => {
             let windows = match config.quick {
                 true => Windows { settle: ms(150), base: ms(400), protected: ms(700) },
@@ -296,6 +299,7 @@ fn plan(config: &BenchConfig) -> Result<Plan, Failure> {
             (guest, linux_spec(config, kernel.clone())?, windows)
         }
     };
+    spec.min_epoch = config.min_epoch.map_or(Duration::ZERO, |least| least.0);
     let tap = config.tap.clone().unwrap_or_else(|| network::PRIMARY_TAP.into());
     Ok(Plan { guest, spec, flows, tap, windows, is_linux: config.kernel.is_some() })
 }
@@ -312,6 +316,7 @@ fn bare_spec(config: &BenchConfig) -> Result<GuestSpec, Failure> {
         backup: None,
         state_dir: None,
         durability: CommitDurability::Disk,
+        min_epoch: Duration::ZERO,
     })
 }
 

@@ -114,6 +114,7 @@ impl Point {
             backup: None,
             state_dir: None,
             durability: CommitDurability::Disk,
+            min_epoch: Duration::ZERO,
         })
     }
 }

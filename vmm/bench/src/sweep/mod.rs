@@ -351,6 +351,7 @@ fn bare_plan(
         backup: None,
         state_dir: None,
         durability,
+        min_epoch: Duration::ZERO,
     };
     Ok(Plan { guest: "bare".into(), spec, workloads: vec![workload], lengths_together: 1 })
 }
@@ -410,5 +411,6 @@ pub(crate) fn linux_spec(config: &BenchConfig, kernel: std::path::PathBuf) -> Re
         backup: config.backup.clone(),
         state_dir: None,
         durability: CommitDurability::Disk,
+        min_epoch: Duration::ZERO,
     })
 }

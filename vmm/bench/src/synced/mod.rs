@@ -334,6 +334,7 @@ fn bare_spec(config: &BenchConfig, writes: Writes) -> Result<GuestSpec, Failure>
         backup: None,
         state_dir: None,
         durability: CommitDurability::Disk,
+        min_epoch: Duration::ZERO,
     })
 }
 
