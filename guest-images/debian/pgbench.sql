@@ -12,5 +12,7 @@ INSERT INTO pgbench_tellers SELECT n, (n - 1) / 10 + 1, 0, NULL FROM generate_se
 
 INSERT INTO pgbench_accounts SELECT n, (n - 1) / 10000 + 1, 0, '' FROM generate_series(1, 80000) AS n;
 
+VACUUM ANALYZE;
+
 CHECKPOINT;
 

@@ -10,7 +10,7 @@
 
 mod report;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::BenchConfig;
 use crate::flow::{FRAME_FIGURES, Flow, Seen, Stretch};
@@ -21,6 +21,7 @@ use crate::table::{Columns, Row, Table};
 use crate::{bare_guest, build_id, network};
 use vmm::config::{CommitDurability, EpochLength, format_time};
 use vmm::epoch::pace::Usage;
+use vmm::epoch::usage::Meter;
 use vmm::exit::{Exit, Failure};
 
 /// What a row is about.
@@ -65,6 +66,13 @@ const LINUX_FLOWS_TOGETHER: usize = 5;
 pub(crate) fn key_column(name: &str) -> usize {
     KEY.iter().position(|column| *column == name).expect("the name of a column")
 }
+
+/// A guest that has booted rests when its vCPUs wanted a processor for at most this share of the time, in so many looks in turn; and how
+/// long that may take.
+const REST_SHARE: f64 = 0.2;
+const REST_LOOKS: u32 = 3;
+const REST_LOOK: Duration = Duration::from_secs(1);
+const REST_MAX: Duration = Duration::from_secs(300);
 
 /// How long things are measured.
 #[derive(Debug, Clone, Copy)]
@@ -142,6 +150,10 @@ impl Flows<'_> {
         }
         self.progress.begin("boot");
         let mut session = Session::boot(self.plan.spec.clone(), &self.config.out.join("work"))?;
+        if self.plan.is_linux {
+            self.progress.begin("waiting for the guest to rest");
+            wait_until_rested(&session)?;
+        }
         let points = |flow: &Flow| self.missing(*flow, repeat).into_iter().map(|epoch| (*flow, epoch)).collect();
         let mut missing: Vec<Vec<(Flow, EpochLength)>> = self.plan.flows.iter().map(points).collect();
         missing.retain(|points| !points.is_empty());
@@ -196,6 +208,28 @@ impl Flows<'_> {
         }
         Ok(())
     }
+}
+
+/// Waits until a guest that has just booted does nothing for a while: what it does on its own would be measured as if it were work for
+/// its clients, and is not the same before, during and after protection.
+fn wait_until_rested(session: &Session) -> Result<(), Failure> {
+    let deadline = Instant::now() + REST_MAX;
+    let mut meter = Meter::default();
+    let mut rested = 0;
+    meter.read(session.kicker());
+    while rested < REST_LOOKS {
+        std::thread::sleep(REST_LOOK);
+        session.check()?;
+        let usage = meter.read(session.kicker());
+        let rests = usage.ran + usage.waited <= usage.passed.mul_f64(REST_SHARE);
+        rested = if rests { rested + 1 } else { 0 };
+        if Instant::now() > deadline {
+            let why = format!("the guest has worked on its own for {} s since it booted", REST_MAX.as_secs());
+            return Err(Failure::new(Exit::Timeout, why)
+                .with_hint("what it does would be measured too: stop that in the guest"));
+        }
+    }
+    Ok(())
 }
 
 fn row(key: Vec<String>, before: &Seen, seen: Seen, after: &Seen) -> Row {
