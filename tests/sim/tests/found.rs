@@ -91,3 +91,13 @@ fn copy_of_a_lock_file_on_a_host_with_the_same_boot_id_proves_nothing() {
     let copy = "{ what = { Beside = { delay = '0ms', dir = { CopyOf = 1 }, host = 0 } }, when = { At = '23ms' } }";
     assert_holds(&format!("seed = 0\nhas_same_boots = true\nfaults = [{stays_away}, {copy}, {comes_back}]"));
 }
+
+/// A log with room for one epoch waited for the acks of a slow backup, epoch after epoch. The primary counted that as storage that does
+/// nothing, beat no more, and lost its backup though nothing had failed.
+#[test]
+fn primary_whose_log_waits_for_a_slow_backup_keeps_it() {
+    let limits = "client_delay = '1ms'\ndetect = '21ms'\ndisk_delay = '100us'\nepoch = '2ms'\nheal_at = '195ms'
+        hold_bytes_max = 384\nin_flight_epochs_max = 15\nlink_delay = '4ms'\nlog_room = 0
+        load = { link = 1048576, set = 3145728, speed = 0 }";
+    assert_holds(&format!("seed = 889745\n{limits}"));
+}

@@ -139,8 +139,10 @@ impl PrimaryPipeline {
             let item = self.epochs.front()?;
             let (epoch, has_writes) = (item.epoch, item.has_writes);
             let linked = || item.linked.expect("an epoch is identified before anything else");
-            if !matches!(item.stage, Stage::Collect | Stage::Ship) {
-                self.stands_since.get_or_insert(now);
+            match item.stage {
+                Stage::Collect | Stage::Ship => {}
+                Stage::Log if self.log_waits_for_release() => self.stands_since = None,
+                _ => drop(self.stands_since.get_or_insert(now)),
             }
             match item.stage {
                 Stage::Identify if item.is_captured => return Some((Doing::Epoch, Step::Digest { epoch })),
@@ -214,6 +216,12 @@ impl PrimaryPipeline {
             return None;
         }
         Some((Doing::Epoch, Step::Log { mark }))
+    }
+
+    /// Whether the log can only be emptied when more has been let out: the images have all that may be in them. Then this host's
+    /// storage has nothing to do, however long that takes.
+    fn log_waits_for_release(&self) -> bool {
+        self.log.is_full && self.images.performed() < self.log.last && self.images.due().is_none()
     }
 
     /// Whether it is the base of a guest that had no epochs: what it wrote to its images before is in the host's memory

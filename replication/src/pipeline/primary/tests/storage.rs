@@ -79,3 +79,33 @@ fn primary_whose_image_or_emptied_log_is_stuck_beats_no_more_for_its_backup() {
         assert_eq!(beats(&host), before, "image: {is_image}");
     }
 }
+
+/// The backup acked one epoch after the other, slowly; none of those had writes, so the images stood still. The primary took that for its
+/// own storage and went silent: its backup took over from a host that was well.
+#[test]
+fn primary_whose_full_log_waits_for_its_backup_beats_on() {
+    let beats = |host: &Host| host.actions.iter().filter(|action| matches!(action, Action::Beat { .. })).count();
+    let mut host = Host::new(false);
+    host.protect();
+    host.run();
+    let slow: Vec<_> = (0..3).map(|_| host.seal(false)).collect();
+    let logged = host.seal(true);
+    host.run();
+    let waits = host.seal(true);
+    assert!(matches!(host.step(), Some(Step::Ship { .. })));
+    host.done(Outcome::Done);
+    assert_eq!(host.step(), Some(Step::Log { mark: mark(waits) }));
+    host.done(Outcome::LogFull);
+    let ack_wait = host.pipeline.config.primary.ack_wait;
+    for epoch in slow {
+        assert_eq!((host.step(), host.pipeline.poll_images(host.now)), (None, None), "it waits for epoch {logged}");
+        host.now = host.now.after(ack_wait * 3 / 4);
+        let before = beats(&host);
+        host.pipeline.with(host.now, |core| core.handle_alive(Time(u64::MAX / 2)));
+        host.pipeline.handle_timeout(host.now);
+        host.settle();
+        assert!(beats(&host) > before, "epoch {epoch} is awaited");
+        let ack = host.ack(epoch);
+        host.hear(ack);
+    }
+}
