@@ -54,9 +54,8 @@ pub struct BackupNode {
 }
 
 impl BackupNode {
-    /// A host with files left from whatever it did before.
-    pub fn new(id: HostId, mut files: Files, env: &Env) -> BackupNode {
-        files.recover(EpochId(u64::MAX));
+    /// A host with files left from whatever it did before, which it has opened.
+    pub fn new(id: HostId, files: Files, env: &Env) -> BackupNode {
         BackupNode {
             id,
             pipeline: BackupPipeline::new(pipeline_config(&env.plan)),

@@ -531,6 +531,11 @@ fn faults_of_files(rule: Break, heal_at: u64) -> Vec<Fault> {
             let when = When::Step { host: 0, step: Step::Persist, nth: 2, after: false };
             vec![Fault { when, what: cut_here }]
         }
+        Break::CacheBelieved => {
+            // What the first filling brought: it is compared by the next one, which sends what differs.
+            let fails = Fault { when: amid(Step::ImageSync, 1), what: What::DiskFails(1) };
+            vec![fails, Fault { when: When::At(heal_at - MS), what: cut }]
+        }
         Break::FullIsLogged => {
             let crash = What::Crash { host: 0, power: false, restart: Some(MS) };
             vec![at(What::DiskFull(0, heal_at / 3)), Fault { when: When::At(heal_at / 4 * 3), what: crash }]

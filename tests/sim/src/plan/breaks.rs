@@ -169,11 +169,13 @@ pub enum Break {
     PauseForgotten,
     /// That a paused guest runs is answered before an epoch says so.
     RunUncommitted,
+    /// What a host has in memory of an image is taken for what is on its medium, by a process that did not write it.
+    CacheBelieved,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 81] = [
+    pub const ALL: [Break; 82] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -255,6 +257,7 @@ impl Break {
         Break::PauseUncommitted,
         Break::PauseForgotten,
         Break::RunUncommitted,
+        Break::CacheBelieved,
     ];
 }
 
@@ -310,6 +313,7 @@ impl Break {
                 | Break::LogEmptiedUnsynced
                 | Break::BaseUnsyncedHere
                 | Break::FullIsLogged
+                | Break::CacheBelieved
         )
     }
 }
