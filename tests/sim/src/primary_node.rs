@@ -90,9 +90,14 @@ impl PrimaryNode {
         self.pipeline.core()
     }
 
-    /// Whether all of its guest is gone from here.
+    /// Whether all of its guest is gone from here, which nobody else has.
     pub fn is_closed(&self) -> bool {
         self.core().state() == PrimaryState::Ended && self.pipeline.is_closed()
+    }
+
+    /// Whether its process ends without having heard what becomes of its guest.
+    pub fn is_given_up(&self) -> bool {
+        self.pipeline.is_given_up() && self.pipeline.is_closed()
     }
 
     /// Which of the guests that were booted one after the other it runs.
@@ -220,9 +225,6 @@ impl PrimaryNode {
 
     /// Has the lanes do all that the pipeline wants done.
     pub fn pump(&mut self, env: &mut Env) -> Result<(), Crashed> {
-        if self.core().state() == PrimaryState::Ended && !self.pipeline.is_closing() {
-            self.pipeline.handle_close(false);
-        }
         while let Some(action) = self.pipeline.poll_action() {
             self.act(action, env)?;
         }

@@ -358,13 +358,6 @@ impl Guardian {
         }
     }
 
-    /// Whether the guest crashed and its last epoch is to be kept, where there is one.
-    pub(super) fn keeps_last_epoch(&self) -> bool {
-        self.config.keeps_crashed
-            && self.lock().pipeline.has_store()
-            && self.machine.ended().is_some_and(|end| end.crash().is_some())
-    }
-
     pub(super) fn note(&self, event: &str, properties: Value) {
         self.events.note(event, properties);
     }

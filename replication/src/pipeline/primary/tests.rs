@@ -569,16 +569,37 @@ fn ended_guest_leaves_nothing_but_an_epoch_that_is_kept() {
         host.seal(true);
         host.run();
         host.pipeline.handle_machine_ended(false);
-        host.pipeline.handle_guest_ended(host.now, false);
-        host.run();
-        assert_eq!(host.pipeline.parting(), Parting::Alone);
-        host.pipeline.handle_close(keeps_store);
+        host.pipeline.handle_guest_ended(host.now, false, keeps_store);
         let steps = host.run();
+        assert_eq!(host.pipeline.parting(), Parting::Alone);
         assert!(host.pipeline.is_closed());
         steps
     };
     assert_eq!(closed(false), [Step::RemoveEnded, Step::EmptyLog]);
     assert_eq!(closed(true), [Step::EmptyLog]);
+}
+
+/// Nobody has it, here or there, before the witness says so; unless nobody waits for that.
+#[test]
+fn ended_guest_whose_backup_is_not_parted_from_stays_until_it_is_given_up() {
+    let mut host = Host::new(true);
+    host.connect();
+    host.run();
+    let base = host.pipeline.core().pointers().sealed();
+    let ack = host.ack(base);
+    host.hear(ack);
+    host.run();
+    host.is_answered = false;
+    let now = host.now;
+    host.pipeline.with(now, |core| core.handle_disconnected(now));
+    host.pipeline.handle_machine_ended(false);
+    host.pipeline.handle_guest_ended(host.now, false, false);
+    let is_of_closing = |step: &Step| matches!(step, Step::RemoveEnded | Step::EmptyLog);
+    assert!(!host.run().iter().any(is_of_closing) && !host.pipeline.is_closed());
+    assert_eq!(host.pipeline.parting(), Parting::NoAnswer);
+    host.pipeline.handle_given_up();
+    assert_eq!(host.run().into_iter().find(is_of_closing), Some(Step::RemoveEnded));
+    assert!(host.pipeline.is_closed());
 }
 
 #[test]

@@ -138,9 +138,9 @@ impl Host {
                     let keeps = input.u8() & 1 == 0;
                     self.is_over = true;
                     self.pipeline.handle_machine_ended(false);
-                    self.pipeline.handle_guest_ended(now, input.u8() & 1 == 0);
-                    self.pipeline.handle_close(keeps);
+                    self.pipeline.handle_guest_ended(now, input.u8() & 1 == 0, keeps);
                 }
+                4 => self.pipeline.handle_given_up(),
                 2 => self.pipeline.with(now, |core| core.handle_broken_stream(now)),
                 3 => self.pipeline.with(now, |core| core.handle_backup_wanted()),
                 _ => self.step_done(input),

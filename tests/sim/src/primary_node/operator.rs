@@ -35,10 +35,20 @@ impl PrimaryNode {
         if self.machine.mode == GuestMode::Epochs && self.pipeline.may_seal(0) {
             self.seal(false, 0, env)?;
         }
-        self.pipeline.handle_guest_ended(env.time(), crashes);
+        self.pipeline.handle_guest_ended(env.time(), crashes, false);
         let (id, patience) = (self.id, 3 * env.plan.detect);
         env.after(patience, Event::GiveUp(id));
         self.pump(env)
+    }
+
+    /// Its operator waits no longer. Whether that was said before.
+    pub fn give_up(&mut self, env: &mut Env) -> Result<bool, Crashed> {
+        if self.pipeline.is_given_up() {
+            return Ok(true);
+        }
+        self.pipeline.handle_given_up();
+        self.pump(env)?;
+        Ok(false)
     }
 
     /// The operator wants no backup.

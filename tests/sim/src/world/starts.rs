@@ -129,15 +129,24 @@ impl World {
         }
     }
 
-    /// The witness has not said in time what becomes of a guest that crashed or was stopped: it is not run here any more.
+    /// The witness has not said in time what becomes of a guest that crashed or was stopped: it is not run here any more, and
+    /// what is left of it is removed, for which there is time as well.
     pub(super) fn give_up(&mut self, id: HostId) {
-        let Host { life, role: Role::Primary(node) } = &mut self.hosts[id.host] else { return };
-        if *life != id.life || !node.is_over() {
-            return;
+        let patience = 3 * self.env.plan.detect;
+        let result = self.primary(id, |node, env| {
+            if !node.is_over() {
+                return Ok(());
+            }
+            if node.give_up(env)? {
+                return Err(Crashed);
+            }
+            env.after(patience, Event::GiveUp(id));
+            Ok(())
+        });
+        if result.is_err() && !self.env.healing {
+            let delay = self.env.rng.range(MS, 30 * MS);
+            self.env.after(delay, Event::Restart(id.host));
         }
-        (node.store, node.lost_store) = (None, None);
-        self.crash(id.host, false);
-        let delay = self.env.rng.range(MS, 30 * MS);
-        self.env.after(delay, Event::Restart(id.host));
+        self.settle(id.host, result);
     }
 }

@@ -109,7 +109,7 @@ impl Guardian {
             }
             Question::RecordEnd => {
                 fault::reached(fault::END_UNRECORDED);
-                let result = self.lease.end(self.keeps_last_epoch());
+                let result = self.lease.end(self.lock().pipeline.keeps_last());
                 self.with_core(|core, now| core.handle_end_recorded(now, result));
             }
         }
