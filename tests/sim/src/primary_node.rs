@@ -1,7 +1,7 @@
 //! A primary: the executors of its pipeline, over a toy machine and models of its socket, disk and state directory. It decides
 //! nothing.
 
-use replication::pipeline::primary::{Action, GuestMode, Outcome, Parting, PrimaryPipeline, Step as Does};
+use replication::pipeline::primary::{Action, Boundary, GuestMode, Outcome, Parting, PrimaryPipeline, Step as Does};
 use replication::primary::PrimaryState;
 use replication::wire::Kind;
 use replication::{EpochId, Primary, SessionId};
@@ -178,20 +178,20 @@ impl PrimaryNode {
 
     /// The running epoch is long enough.
     pub fn handle_boundary(&mut self, env: &mut Env) -> Result<(), Crashed> {
-        let waits = self.machine.mode == GuestMode::Epochs && !self.pipeline.may_seal(0);
         if self.is_over() {
             return Ok(());
         }
-        if waits || self.machine.is_busy(env.now) {
+        let (has_epochs, boundary) = (self.machine.mode == GuestMode::Epochs, self.pipeline.boundary(0));
+        if (has_epochs && boundary == Boundary::Wait) || self.machine.is_busy(env.now) {
             let id = self.id;
             env.after(MS / 2, Event::Boundary(id));
             return Ok(());
         }
         // A paused guest has no boundaries.
-        if self.machine.mode == GuestMode::Epochs && !self.machine.guest.is_paused {
+        if has_epochs && boundary == Boundary::Seal && !self.machine.guest.is_paused {
             self.seal(false, 0, env)?;
         }
-        if self.core().state() == PrimaryState::Fenced {
+        if self.pipeline.boundary(0) == Boundary::Over {
             return Ok(());
         }
         self.tick(env)

@@ -93,6 +93,17 @@ pub enum GuestMode {
     Epochs,
 }
 
+/// What becomes of a running epoch at a boundary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Boundary {
+    /// It is sealed.
+    Seal,
+    /// The guest waits until there is room for it.
+    Wait,
+    /// Nothing is sealed here any more.
+    Over,
+}
+
 /// How a guest's end left its backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parting {
@@ -489,6 +500,15 @@ impl PrimaryPipeline {
         }
     }
 
+    /// The guest's own request met an error of this host's storage, and waits. A backup that has the guest has the same disk on
+    /// storage that may be sound: it continues from before the request. While the witness is asked who continues, the request waits;
+    /// a guest that is alone is told.
+    pub fn handle_request_failed(&mut self, text: String) {
+        if matches!(self.core.state(), PrimaryState::Basing | PrimaryState::Protected) {
+            self.fail(Failing::Request { text });
+        }
+    }
+
     /// They were not, and cannot be trusted any more.
     pub fn handle_images_failed(&mut self, text: String) {
         self.fail(Failing::Images { text });
@@ -505,16 +525,19 @@ impl PrimaryPipeline {
         [self.core.poll_timeout(), filling, log, images, leaving].into_iter().flatten().min()
     }
 
-    /// Whether the running epoch may be sealed now, with so many bytes of sealed disk writes beside the images; if not, the guest
-    /// waits at the boundary.
-    pub fn may_seal(&self, image_lag: usize) -> bool {
+    /// What becomes of the running epoch of a guest at its boundary, with so many bytes of sealed disk writes beside the images.
+    pub fn boundary(&self, image_lag: usize) -> Boundary {
         let is_behind = self.images.due().is_some() && image_lag > self.config.image_lag_max;
-        self.core.may_seal() && (!is_behind || self.has_failed)
+        match self.core.state() {
+            PrimaryState::Fenced | PrimaryState::Ended => Boundary::Over,
+            _ if self.core.may_seal() && (!is_behind || self.has_failed) => Boundary::Seal,
+            _ => Boundary::Wait,
+        }
     }
 
-    /// Whether the base of the filling may be sealed. Asked when no other epoch can come before it.
-    pub fn may_seal_base(&self) -> bool {
-        self.core.may_seal_base() && self.epochs.is_empty()
+    /// Whether the base of `session` may be sealed. Asked when no other epoch can come before it.
+    pub fn may_seal_base(&self, session: SessionId) -> bool {
+        self.is_current(session) && self.core.may_seal_base() && self.epochs.is_empty()
     }
 
     /// Whether what belongs to `session` may still go out.

@@ -126,8 +126,8 @@ impl Host {
                     Outcome::Done
                 }
                 Step::RemoveStore { .. } => Outcome::StoreRemoved { kept: None, not_renewed: None },
-                Step::SealBase { .. } => {
-                    assert!(self.pipeline.may_seal_base());
+                Step::SealBase { session } => {
+                    assert!(self.pipeline.may_seal_base(*session));
                     self.seal_as(true, true);
                     Outcome::Done
                 }
@@ -611,10 +611,29 @@ fn guest_waits_at_its_boundary_while_the_images_are_far_behind() {
         host.done(Outcome::Logged { is_half_full: false });
     }
     host.step();
-    assert!(host.pipeline.may_seal(1000) && !host.pipeline.may_seal(1001));
+    let boundaries = |host: &Host| [1000, 1001].map(|lag| host.pipeline.boundary(lag));
+    assert_eq!(boundaries(&host), [Boundary::Seal, Boundary::Wait]);
     let upto = host.pipeline.poll_images(host.now).expect("it may go there");
     host.pipeline.handle_images_written(upto);
-    assert!(host.pipeline.may_seal(1001));
+    assert_eq!(boundaries(&host), [Boundary::Seal; 2]);
+}
+
+#[test]
+fn request_that_fails_here_leaves_the_guest_to_a_backup_that_has_it_and_is_told_to_one_alone() {
+    let fails = |host: &mut Host| {
+        host.pipeline.handle_request_failed("gone".into());
+        host.settle();
+        host.actions.contains(&Action::Fail(Failing::Request { text: "gone".into() }))
+    };
+    let mut host = Host::new(false);
+    assert!(!fails(&mut host), "it is alone");
+    host.connect();
+    assert!(!fails(&mut host), "its backup has not got it");
+    host.run();
+    let base = host.pipeline.core().pointers().sealed();
+    let ack = host.ack(base);
+    host.hear(ack);
+    assert!(fails(&mut host));
 }
 
 #[test]

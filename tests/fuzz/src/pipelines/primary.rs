@@ -176,7 +176,7 @@ impl Host {
     }
 
     fn seal(&mut self, is_base: bool, input: &mut Input<'_>) -> Option<EpochId> {
-        let may = is_base || (self.pipeline.mode() == GuestMode::Epochs && !self.is_held && self.pipeline.may_seal(0));
+        let may = is_base || (self.pipeline.mode() == GuestMode::Epochs && !self.is_held && self.pipeline.boundary(0) == Boundary::Seal);
         if self.is_over || !may {
             return None;
         }
@@ -307,7 +307,7 @@ impl Host {
                 Outcome::Done
             }
             Step::SealBase { session } => {
-                let may = !self.is_over && self.pipeline.is_current(*session) && self.pipeline.may_seal_base();
+                let may = !self.is_over && self.pipeline.may_seal_base(*session);
                 match may && self.seal(true, input).is_some() {
                     true => Outcome::Done,
                     false => Outcome::SessionOver,

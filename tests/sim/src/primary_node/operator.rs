@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use replication::pipeline::primary::{GuestMode, PauseStep};
+use replication::pipeline::primary::{Boundary, GuestMode, PauseStep};
 use replication::primary::PrimaryState;
 
 use super::PrimaryNode;
@@ -32,7 +32,7 @@ impl PrimaryNode {
         env.say(|| format!("the guest of host {host} {}", if crashes { "CRASHES" } else { "is STOPPED" }));
         (self.crashed, self.stopped) = (crashes, !crashes);
         self.pipeline.handle_machine_ended(false);
-        if self.machine.mode == GuestMode::Epochs && self.pipeline.may_seal(0) {
+        if self.machine.mode == GuestMode::Epochs && self.pipeline.boundary(0) == Boundary::Seal {
             self.seal(false, 0, env)?;
         }
         self.pipeline.handle_guest_ended(env.time(), crashes, false);

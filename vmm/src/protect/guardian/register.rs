@@ -63,9 +63,7 @@ impl Guardian {
     }
 
     fn look_by_itself(&self) {
-        if let ClaimResult::Denied { holder } = self.lease.look()
-            && self.machine.ended().is_none()
-        {
+        if let ClaimResult::Denied { holder } = self.lease.look() {
             self.with_core(|core, _| core.handle_deposed(&holder));
         }
     }
