@@ -320,7 +320,7 @@ impl PrimaryPipeline {
             (Stage::Record, _) => self.to(Stage::Hold),
             (Stage::BeginEpochs, _) => {
                 self.mode = GuestMode::Epochs;
-                self.upkeep.begin_epochs(now, self.config.upkeep);
+                self.upkeep.put_off(now);
                 self.to(Stage::Seal);
             }
             (Stage::Seal, _) => self.to(Stage::Sealed),

@@ -214,7 +214,7 @@ impl PrimaryPipeline {
             log: Log::default(),
             store: if config.primary.has_store { Store::Present } else { Store::Absent },
             images: Images::with_all(before),
-            upkeep: Upkeep::begin(Time(0), config.upkeep),
+            upkeep: Upkeep::every(config.upkeep),
             leaving: Leaving::default(),
             pausing: None,
             mode: if config.primary.has_store { GuestMode::Epochs } else { GuestMode::Direct },

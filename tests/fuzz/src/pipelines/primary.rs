@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use replication::pipeline::primary::{
-    Action, FillStep, GuestMode, Outcome, PauseStep, PipelineConfig, PrimaryPipeline, Question, Step,
+    Action, Boundary, FillStep, GuestMode, Outcome, PauseStep, PipelineConfig, PrimaryPipeline, Question, Step,
 };
 use replication::primary::{Left, Meeting, PrimaryState};
 use replication::wire::{Ack, DiskWant};
@@ -176,7 +176,10 @@ impl Host {
     }
 
     fn seal(&mut self, is_base: bool, input: &mut Input<'_>) -> Option<EpochId> {
-        let may = is_base || (self.pipeline.mode() == GuestMode::Epochs && !self.is_held && self.pipeline.boundary(0) == Boundary::Seal);
+        let may = is_base
+            || (self.pipeline.mode() == GuestMode::Epochs
+                && !self.is_held
+                && self.pipeline.boundary(0) == Boundary::Seal);
         if self.is_over || !may {
             return None;
         }
