@@ -21,12 +21,8 @@ const ITEM_OVERHEAD: usize = 64;
 pub struct AssembledEpoch {
     /// The session that brought it.
     pub session: SessionId,
-    /// Its number.
-    pub epoch: EpochId,
-    /// Its branch.
-    pub branch: Term,
-    /// The hash over it and all before it.
-    pub chain: ChainHash,
+    /// Which it is.
+    pub mark: EpochMark,
     /// The base of the session.
     pub base: bool,
     /// Inputs it consumed, in order.
@@ -44,13 +40,6 @@ pub struct AssembledEpoch {
     pub outputs: Arc<Vec<Output>>,
     /// What it occupies here, about.
     pub staged_bytes: usize,
-}
-
-impl AssembledEpoch {
-    /// Its identity.
-    pub fn mark(&self) -> EpochMark {
-        EpochMark { branch: self.branch, count: self.epoch, chain: self.chain }
-    }
 }
 
 /// The epoch whose frames are arriving.
@@ -311,13 +300,12 @@ impl OpenEpoch {
     }
 
     fn finish(self, session: SessionId, mark: EpochMark) -> AssembledEpoch {
-        let OpenEpoch { epoch, begin, inputs, pages, state, disk_writes, disk_copies, outputs, staged_bytes, .. } =
-            self;
+        let OpenEpoch {
+            epoch: _, begin, inputs, pages, state, disk_writes, disk_copies, outputs, staged_bytes, ..
+        } = self;
         AssembledEpoch {
             session,
-            epoch,
-            branch: mark.branch,
-            chain: mark.chain,
+            mark,
             base: begin.base.is_some(),
             inputs,
             pages,

@@ -72,7 +72,7 @@ fn feed(assembly: &mut Assembly, frames: Vec<Frame>) -> Result<Option<AssembledE
 #[test]
 fn epoch_written_comes_out_as_it_went_in() {
     let epoch = feed(&mut assembly(1 << 20), epoch_frames(5, true)).unwrap().unwrap();
-    assert_eq!((epoch.epoch, epoch.base, epoch.session), (EpochId(5), true, SESSION));
+    assert_eq!((epoch.mark.count, epoch.base, epoch.session), (EpochId(5), true, SESSION));
     assert_eq!(epoch.inputs, [input(1), input(2)]);
     assert_eq!(epoch.pages.iter().map(PageBatch::page_count).sum::<u64>(), 1);
     assert_eq!(*epoch.state, b"registers");
@@ -165,7 +165,7 @@ fn epoch_of_another_line_or_with_another_state_is_refused() {
     let (fifth, other) = (fourth.next(EpochId(5), digest), before(5, b"other").next(EpochId(5), digest));
     let mut follower = assembly(1 << 20);
     let whole = feed(&mut follower, written(fourth, fifth, Some(fourth.chain))).unwrap().unwrap();
-    assert_eq!(whole.mark(), fifth);
+    assert_eq!(whole.mark, fifth);
     let sixth = fifth.next(EpochId(6), digest);
     let wrong = [
         ("of another history", other.next(EpochId(6), digest)),
@@ -183,7 +183,7 @@ fn epoch_of_another_line_or_with_another_state_is_refused() {
     // A base is checked from the epoch before it on.
     let refused = feed(&mut assembly(1 << 20), written(fourth, fifth, Some(other.chain)));
     assert!(matches!(refused, Err(PeerError::OtherLine { .. })), "{refused:?}");
-    assert_eq!(feed(&mut follower, written(fifth, sixth, None)).unwrap().unwrap().mark(), sixth);
+    assert_eq!(feed(&mut follower, written(fifth, sixth, None)).unwrap().unwrap().mark, sixth);
 }
 
 #[test]

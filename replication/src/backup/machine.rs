@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::{Backup, BackupAction, BackupConfig, BackupState, Connection, DiscardReason, Kept, Session, TakeOver};
 use crate::assembly::{Assembled, AssembledEpoch, check_disk_exists, check_disk_range};
 use crate::id::{ClaimResult, EpochId, Gfn, SessionId, Term, Time, VmId};
-use crate::lineage::EpochMark;
 use crate::page::{Page, PageBatch};
 use crate::peer::PeerError;
 use crate::pointers::BackupPointers;
@@ -167,8 +166,10 @@ impl Backup {
     /// peer uses its number again.
     pub fn handle_durable(&mut self, now: Time, session: SessionId, epoch: EpochId) {
         let Some(current) = self.session.as_mut().filter(|current| current.link.session == session) else { return };
-        let Some(waiting) = current.find(epoch).filter(|_| epoch == self.pointers.complete().next()) else { return };
-        (current.has_base, current.complete) = (true, Some(waiting.mark()));
+        if current.mark_of(epoch).is_none() || epoch != self.pointers.complete().next() {
+            return;
+        }
+        current.has_base = true;
         self.pointers.complete_one(epoch);
         self.apply_committed();
         self.acknowledge(now);
@@ -518,13 +519,13 @@ impl Backup {
     }
 
     fn finish_epoch(&mut self, epoch: Arc<AssembledEpoch>) {
-        self.pointers.assemble(epoch.epoch);
+        self.pointers.assemble(epoch.mark.count);
         self.state = Protected;
         let session = self.session.as_mut().expect("an epoch was assembled in it");
         session.push(&epoch);
         self.actions.push_back(match epoch.disk_copies.is_empty() {
             true => BackupAction::Persist(epoch),
-            false => BackupAction::ReadMemory { session: session.link.session, epoch: epoch.epoch },
+            false => BackupAction::ReadMemory { session: session.link.session, epoch: epoch.mark.count },
         });
         self.apply_committed();
     }
@@ -533,13 +534,9 @@ impl Backup {
     fn acknowledge(&mut self, now: Time) {
         let complete = self.pointers.complete();
         let is_due = complete > self.pointers.acked() && self.unapplied_bytes() <= self.config.ack_bytes_max;
-        let mark = self.session.as_ref().and_then(|session| session.complete);
-        if let Some(EpochMark { count, chain, .. }) = mark
-            && self.state == Protected
-            && self.connection == Connection::Primary
-            && is_due
-        {
-            assert_eq!(count, complete, "what is complete has a mark");
+        if self.state == Protected && self.connection == Connection::Primary && is_due {
+            let mark = self.session.as_ref().and_then(|session| session.mark_of(complete));
+            let chain = mark.expect("what is complete waits here, or was applied last").chain;
             self.pointers.ack(complete);
             self.send(now, &Message::Ack(Ack { complete, chain }));
         }
@@ -586,8 +583,7 @@ impl Backup {
     /// Ends the session with all that a guest can continue from. Everything assembled was applied.
     fn close_session(&mut self) -> TakeOver {
         let mut session = self.session.take().expect("the session is not settled");
-        let fork = session.applied.expect("a session that is settled so has a whole base");
-        assert_eq!(fork.count, self.pointers.applied(), "what is applied has a mark");
+        let fork = session.mark_of(self.pointers.applied()).expect("a session that is settled so has a whole base");
         let highest = session.assembly.open_epoch().unwrap_or(fork.count).max(fork.count);
         self.settled = Some(session.link.session);
         self.claim_retry_at = None;
@@ -662,8 +658,7 @@ impl Backup {
 
     fn ask_claim(&mut self) {
         let session = self.session.as_ref().expect("a claiming backup has a session");
-        let fork = session.assembled.expect("a claiming backup has a whole base");
-        assert_eq!(fork.count, self.pointers.assembled(), "what is assembled has a mark");
+        let fork = session.mark_of(self.pointers.assembled()).expect("a claiming backup has a whole base");
         self.claim_retry_at = None;
         self.actions.push_back(BackupAction::Claim { session: session.link.session, fork });
     }

@@ -25,10 +25,8 @@ pub(super) struct Session {
     held_bytes: usize,
     /// The base is durable, and was found to run here.
     pub(super) has_base: bool,
-    /// The last epoch that is whole, that is as durable as asked, and that is applied.
-    pub(super) assembled: Option<EpochMark>,
-    pub(super) complete: Option<EpochMark>,
-    pub(super) applied: Option<EpochMark>,
+    /// The last epoch that was applied: the others that are whole wait.
+    applied: Option<EpochMark>,
     /// State of the machine at the end of the last applied epoch.
     pub(super) state: Arc<Vec<u8>>,
     /// What the primary said when the guest ended.
@@ -50,8 +48,6 @@ impl Session {
             held: VecDeque::new(),
             held_bytes: 0,
             has_base: false,
-            assembled: None,
-            complete: None,
             applied: None,
             state: Arc::default(),
             end_text: None,
@@ -66,33 +62,38 @@ impl Session {
 
     /// Bytes that could be applied, and are not.
     pub(super) fn unapplied_bytes(&self, committed: EpochId) -> usize {
-        let could = self.unapplied.iter().take_while(|waiting| waiting.epoch <= committed);
+        let could = self.unapplied.iter().take_while(|waiting| waiting.mark.count <= committed);
         could.map(|waiting| waiting.staged_bytes).sum()
     }
 
     /// The next epoch to apply up to `upto`.
     pub(super) fn next_to_apply(&mut self, upto: EpochId) -> Option<Arc<AssembledEpoch>> {
-        let next = self.unapplied.iter().find(|waiting| waiting.epoch > self.applying)?;
-        if next.epoch > upto {
+        let next = self.unapplied.iter().find(|waiting| waiting.mark.count > self.applying)?;
+        if next.mark.count > upto {
             return None;
         }
-        self.applying = next.epoch;
+        self.applying = next.mark.count;
         Some(Arc::clone(next))
     }
 
     pub(super) fn push(&mut self, epoch: &Arc<AssembledEpoch>) {
         self.unapplied_bytes += epoch.staged_bytes;
-        self.assembled = Some(epoch.mark());
         self.unapplied.push_back(Arc::clone(epoch));
         if !epoch.outputs.is_empty() {
             self.held_bytes += output_bytes(&epoch.outputs);
-            self.held.push_back((epoch.epoch, Arc::clone(&epoch.outputs)));
+            self.held.push_back((epoch.mark.count, Arc::clone(&epoch.outputs)));
         }
+    }
+
+    /// Which epoch of that number is whole here, if it waits or was applied last.
+    pub(super) fn mark_of(&self, epoch: EpochId) -> Option<EpochMark> {
+        let waiting = self.unapplied.iter().map(|waiting| waiting.mark);
+        self.applied.into_iter().chain(waiting).find(|mark| mark.count == epoch)
     }
 
     /// An epoch waits here from assembly until it is applied.
     pub(super) fn find(&self, epoch: EpochId) -> Option<Arc<AssembledEpoch>> {
-        self.unapplied.iter().find(|waiting| waiting.epoch == epoch).map(Arc::clone)
+        self.unapplied.iter().find(|waiting| waiting.mark.count == epoch).map(Arc::clone)
     }
 
     /// Makes disk writes of an epoch's copies; gives the epoch. `read` gives pages as they are here: with all epochs that were
@@ -103,7 +104,7 @@ impl Session {
         epoch: EpochId,
         mut read: impl FnMut(Gfn, &mut Page),
     ) -> Option<Arc<AssembledEpoch>> {
-        let index = self.unapplied.iter().position(|waiting| waiting.epoch == epoch)?;
+        let index = self.unapplied.iter().position(|waiting| waiting.mark.count == epoch)?;
         let whole = Arc::make_mut(&mut self.unapplied[index]);
         let (copies, mut writes) = (std::mem::take(&mut whole.disk_copies), std::mem::take(&mut whole.disk_writes));
         let mut pages: BTreeMap<u64, Box<Page>> = BTreeMap::new();
@@ -131,14 +132,14 @@ impl Session {
 
     /// Whether it is the next to be applied.
     pub(super) fn is_next(&self, epoch: EpochId) -> bool {
-        self.unapplied.front().is_some_and(|first| first.epoch == epoch)
+        self.unapplied.front().is_some_and(|first| first.mark.count == epoch)
     }
 
     pub(super) fn applied(&mut self, epoch: EpochId) {
         let first = self.unapplied.pop_front().expect("an epoch waits here until it is applied");
-        assert_eq!(first.epoch, epoch, "epochs are applied in order");
+        assert_eq!(first.mark.count, epoch, "epochs are applied in order");
         self.unapplied_bytes -= first.staged_bytes;
-        self.applied = Some(first.mark());
+        self.applied = Some(first.mark);
         self.state = Arc::clone(&first.state);
     }
 

@@ -163,7 +163,7 @@ fn epoch_is_applied_only_when_it_is_known_to_be_committed() {
     assert!(!actions(&mut backup).iter().any(|action| matches!(action, BackupAction::Apply(_))));
     commit(&mut backup, 8);
     let done = actions(&mut backup);
-    assert!(matches!(&done[..], [BackupAction::Apply(epoch)] if epoch.epoch == EpochId(8)), "{done:?}");
+    assert!(matches!(&done[..], [BackupAction::Apply(epoch)] if epoch.mark.count == EpochId(8)), "{done:?}");
     // A report about one that was not to be applied is ignored.
     backup.handle_applied(Time(0), SESSION, EpochId(8));
     backup.handle_applied(Time(0), SESSION, EpochId(9));
@@ -175,7 +175,7 @@ fn epoch_is_applied_only_when_it_is_known_to_be_committed() {
     give(&mut backup, Message::Heartbeat(beat)).unwrap();
     assert_eq!((backup.pointers().released(), backup.pointers().committed()), (EpochId(8), EpochId(9)));
     let done = actions(&mut backup);
-    assert!(matches!(done.last(), Some(BackupAction::Apply(epoch)) if epoch.epoch == EpochId(9)), "{done:?}");
+    assert!(matches!(done.last(), Some(BackupAction::Apply(epoch)) if epoch.mark.count == EpochId(9)), "{done:?}");
     backup.handle_applied(Time(0), SESSION, EpochId(9));
     let beat = Heartbeat { committed: EpochId(11), ..beat };
     assert!(matches!(give(&mut backup, Message::Heartbeat(beat)), Err(PeerError::Impossible { .. })));
@@ -183,7 +183,7 @@ fn epoch_is_applied_only_when_it_is_known_to_be_committed() {
     lose(&mut backup);
     backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Granted);
     let done = actions(&mut backup);
-    assert!(matches!(&done[..], [BackupAction::Apply(epoch)] if epoch.epoch == EpochId(10)), "{done:?}");
+    assert!(matches!(&done[..], [BackupAction::Apply(epoch)] if epoch.mark.count == EpochId(10)), "{done:?}");
 }
 
 #[test]

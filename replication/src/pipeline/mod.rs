@@ -11,6 +11,8 @@
 //!                                                 └──────────────── handle_done(lane, how) ◀─────────┘
 //! ```
 //!
+//! [`opening`] is what both do first: how a host comes to trust its images.
+//!
 //! The grammar, beside that of the session cores:
 //!
 //! - A *lane* is one executor: a thread with the files or the socket that it owns. Each lane has a pair of methods that give a step and take
@@ -25,4 +27,5 @@
 //! - What is permitted at one moment may be wrong at a later one. Such a step carries the time until which it may be begun.
 
 pub mod backup;
+pub mod opening;
 pub mod primary;

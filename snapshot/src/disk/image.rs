@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
+use rustix::fs::{Advice, fadvise};
+
 use super::error::is_full;
 use super::origin::{self, Origin};
 use super::{DiskError, SECTOR_BYTES, WriteSet};
@@ -161,6 +163,17 @@ impl Image {
             self.synced.fetch_max(begun + 1, Ordering::SeqCst);
         }
         Ok(())
+    }
+
+    /// Has the host forget what it holds of the image in memory, so that it is read from its medium. To be called behind
+    /// [`Self::sync`]: the host keeps what is not written yet, and what a program has mapped. An image that is only read
+    /// stays as it is.
+    pub fn read_afresh(&self) -> Result<(), DiskError> {
+        if self.readonly {
+            return Ok(());
+        }
+        let forgotten = fadvise(&self.file, 0, None, Advice::DontNeed);
+        forgotten.map_err(|errno| self.io_error("dropping from the host's memory", errno.into()))
     }
 
     /// Whether [`Self::sync`] has something to do: it has not ended well since the last write.

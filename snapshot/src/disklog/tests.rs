@@ -675,7 +675,7 @@ fn image_that_has_everything_and_was_written_since_lacks_nothing_and_cannot_be_r
     log.apply(&images, u64::MAX).unwrap();
     let notes = log.note_writer(images.clone()).unwrap();
     notes.note_applied(5).unwrap();
-    assert_eq!((start(&log, &disks).unwrap(), resume(&log, &disks, 1).unwrap()), (Verdict::Begin, Verdict::Apply));
+    assert_eq!((start(&log, &disks).unwrap(), resume(&log, &disks, 1).unwrap()), (Verdict::Apply, Verdict::Apply));
     // As another program would, at another time.
     let file = File::options().write(true).open(dir.path().join("b.img")).unwrap();
     file.write_all_at(&[1], 9 * BLOCK_BYTES).unwrap();

@@ -6,7 +6,7 @@
 //!   the log holds     the disks                     start                    resume
 //!   nothing           as they were                  begin                    begin
 //!   nothing           another, resized, changed     begin                    refuse
-//!   applied records   as they were                  begin                    apply (which changes nothing)
+//!   applied records   as they were                  apply                    apply
 //!   applied records   resized, changed              begin: they lack nothing refuse
 //!   applied records   another                       refuse                   refuse
 //!   pending records   as they were                  apply                    apply
@@ -135,10 +135,9 @@ pub fn decide(found: &Found, asked: Asked) -> Verdict {
     if let Some((disk, likeness)) = found.disks.iter().find(|(_, likeness)| is_wrong(*likeness)) {
         return Verdict::Refuse(Refusal::Disk(*disk, *likeness));
     }
-    match (asked, found.holds) {
-        (_, Holds::Nothing) | (Asked::Start, Holds::Applied) => Verdict::Begin,
-        (Asked::Resume { .. }, Holds::Applied) | (_, Holds::Pending) => Verdict::Apply,
-    }
+    // Where nobody else wrote, records that the images have change nothing, and what the kernel lost without a word comes back.
+    let is_others = found.disks.iter().any(|(_, likeness)| *likeness != Likeness::Same);
+    if found.holds == Holds::Nothing || is_others { Verdict::Begin } else { Verdict::Apply }
 }
 
 /// What is known of a log and its host when it is found.

@@ -213,8 +213,8 @@ fn backup(input: &mut Input<'_>) {
                     assert!(machine().has_page(gfn));
                     page.fill(gfn.0 as u8);
                 }),
-                BackupAction::Persist(epoch) => persist.push_back((epoch.session, epoch.epoch, epoch.base)),
-                BackupAction::Apply(epoch) => apply.push_back((epoch.session, epoch.epoch)),
+                BackupAction::Persist(epoch) => persist.push_back((epoch.session, epoch.mark.count, epoch.base)),
+                BackupAction::Apply(epoch) => apply.push_back((epoch.session, epoch.mark.count)),
                 BackupAction::Disconnect => is_connected = false,
                 BackupAction::TakeOver(over) => assert!(over.next_epoch > over.fork.count),
                 _ => {}

@@ -6,6 +6,7 @@ what the host has written survives the end of the emulator.
 """
 
 import os
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -14,6 +15,25 @@ from .errors import LabError, NotFound
 from .instance import Host
 
 MIB = 1 << 20
+# What the cases write to a host's disk beside its seed, with room for the logs of the host and its emulator.
+WORK_MIB = 2048
+
+
+def require_room(directory: Path, hosts: int, data_mib: int, nvdimm_mib: int, seed: list[Path]) -> None:
+    """Refuses a lab whose disks, which are sparse, would fill the file system that `directory` is to be on.
+
+    A host whose disk finds no room there sees I/O errors that no case has made, and so does everything else on that file
+    system.
+    """
+    seeded = sum(path.stat().st_blocks * 512 for path in seed if path.is_file()) // MIB
+    needed = hosts * (min(seeded + WORK_MIB, data_mib) + nvdimm_mib)
+    place = next(path for path in [directory, *directory.parents] if path.exists())
+    free = shutil.disk_usage(place).free // MIB
+    if free < needed:
+        raise LabError(
+            f"{place} has {free} MiB free, and {hosts} hosts of the lab may write {needed} MiB there",
+            "make room on its file system, or put the lab on another: OUTLAST_LAB_DIR=DIR",
+        )
 
 
 def make(host: Host, size_mib: int, seed: list[Path]) -> None:

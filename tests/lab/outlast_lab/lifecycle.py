@@ -23,6 +23,7 @@ LAB = Path(__file__).resolve().parents[1] / "lab"
 def up(instance: Instance, seed: list[Path], tie_to_pid: int | None) -> None:
     """Makes the lab and returns when every host can be used."""
     _require_root()
+    disk.require_room(instances.base(), len(instance.all_hosts()), instance.data_mib, instance.nvdimm_mib, seed)
     hostimage.get()
     _claim(instance)
     guard = _start_reaper(instance, os.getpid())

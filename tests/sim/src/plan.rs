@@ -242,7 +242,7 @@ impl Plan {
             ..Plan::default()
         };
         plan.durable = rng.percent(80) || broken.is_some_and(Break::is_of_durable_files);
-        plan.stops_degraded = rng.percent(20);
+        plan.stops_degraded = rng.percent(20) || broken == Some(Break::CopyForOriginal);
         plan.log_room = *rng.pick(&[0, 300, 1000, 4096]);
         plan.filling_bytes_max = *rng.pick(&[1, 600, 4096]);
         if matches!(broken, Some(Break::DiscardedLogged | Break::KeepLogged)) {
@@ -531,6 +531,11 @@ fn faults_of_files(rule: Break, heal_at: u64) -> Vec<Fault> {
             let when = When::Step { host: 0, step: Step::Persist, nth: 2, after: false };
             vec![Fault { when, what: cut_here }]
         }
+        Break::CacheBelieved => {
+            // What the first filling brought: it is compared by the next one, which sends what differs.
+            let fails = Fault { when: amid(Step::ImageSync, 1), what: What::DiskFails(1) };
+            vec![fails, Fault { when: When::At(heal_at - MS), what: cut }]
+        }
         Break::FullIsLogged => {
             let crash = What::Crash { host: 0, power: false, restart: Some(MS) };
             vec![at(What::DiskFull(0, heal_at / 3)), Fault { when: When::At(heal_at / 4 * 3), what: crash }]
@@ -567,9 +572,10 @@ fn faults_of_evidence(rule: Break, heal_at: u64) -> Vec<Fault> {
             then(crash(0, false, None), 29 * MS),
         ],
         Break::CopyForOriginal => {
-            // The guest crashes so late that an operator is asked when the copy is found.
-            let late = Fault { when: When::At(heal_at.saturating_sub(MS)), what: What::GuestCrash(0) };
-            vec![then(What::ReplaceDir(0), 0), then(crash(1, false, None), 0), late]
+            // The guest's host fails so late that an operator is asked when the copy is found.
+            let late = |what| Fault { when: When::At(heal_at - MS), what };
+            let fails = [late(What::StoreFails(0)), late(What::Pause(0, 110 * MS))];
+            [then(What::ReplaceDir(0), 0), then(crash(1, false, None), 0)].into_iter().chain(fails).collect()
         }
         Break::BareMount => vec![
             then(crash(1, true, Some(0)), 0),

@@ -1,16 +1,15 @@
 //! A primary: the executors of its pipeline, over a toy machine and models of its socket, disk and state directory. It decides
 //! nothing.
 
-use replication::pipeline::primary::{Action, GuestMode, Outcome, Parting, PrimaryPipeline, Step as Does};
+use replication::pipeline::primary::{Action, Boundary, GuestMode, Outcome, Parting, PrimaryPipeline, Step as Does};
 use replication::primary::PrimaryState;
-use replication::wire::Kind;
-use replication::{EpochId, Primary, SessionId};
+use replication::{EpochId, Primary};
 
 use crate::env::{Crashed, Env, Event, HostId};
 use crate::fault::Step;
 use crate::machine::Machine;
 use crate::net::Stream;
-use crate::plan::{Break, EPOCH_BYTES, MS};
+use crate::plan::{EPOCH_BYTES, MS};
 use crate::shipping::Shipping;
 use crate::state_dir::StateDir;
 use crate::story::words;
@@ -19,9 +18,12 @@ use crate::witness::Question;
 mod beginning;
 mod breaking;
 mod lanes;
+mod link;
 mod operator;
 mod perform;
 mod remains;
+
+use breaking::{break_sealed, let_out};
 
 /// A host that runs the guest.
 pub struct PrimaryNode {
@@ -90,9 +92,14 @@ impl PrimaryNode {
         self.pipeline.core()
     }
 
-    /// Whether all of its guest is gone from here.
+    /// Whether all of its guest is gone from here, which nobody else has.
     pub fn is_closed(&self) -> bool {
         self.core().state() == PrimaryState::Ended && self.pipeline.is_closed()
+    }
+
+    /// Whether its process ends without having heard what becomes of its guest.
+    pub fn is_given_up(&self) -> bool {
+        self.pipeline.is_given_up() && self.pipeline.is_closed()
     }
 
     /// Which of the guests that were booted one after the other it runs.
@@ -115,49 +122,6 @@ impl PrimaryNode {
         self.has_failed
     }
 
-    /// The connection stands.
-    pub fn handle_connected(&mut self, connection: u64, env: &mut Env) -> Result<(), Crashed> {
-        let mut session = [0; 16];
-        session[..8].copy_from_slice(&env.rng.u64().to_le_bytes());
-        env.say(|| format!("host {} connects, session {}", self.id.host, SessionId(session)));
-        let greeting = env.witness.greeting(self.id);
-        match self.pipeline.handle_connected(env.time(), SessionId(session), greeting) {
-            Some(number) => (self.stream, self.number) = (Some(Stream::new(connection)), number),
-            None => env.close(connection, self.id.host),
-        }
-        self.pump(env)
-    }
-
-    /// The connection ended.
-    pub fn handle_disconnected(&mut self, env: &mut Env) -> Result<(), Crashed> {
-        self.stream = None;
-        let now = env.time();
-        self.pipeline.with(now, |core| core.handle_disconnected(now));
-        self.pump(env)
-    }
-
-    /// Bytes arrived.
-    pub fn handle_bytes(&mut self, bytes: &[u8], env: &mut Env) -> Result<(), Crashed> {
-        let now = env.time();
-        self.pipeline.with(now, |core| core.handle_alive(now));
-        if let Some(stream) = &mut self.stream {
-            stream.decoder.handle_bytes(bytes);
-        }
-        while let Some(stream) = &mut self.stream {
-            match stream.decoder.poll_frame() {
-                Ok(None) => break,
-                Ok(Some(frame)) => drop(self.pipeline.with(now, |core| core.handle_frame(now, frame))),
-                Err(error) => {
-                    env.say(|| format!("host {}: {error}", self.id.host));
-                    self.pipeline.with(now, |core| core.handle_broken_stream(now));
-                    return self.pump(env);
-                }
-            }
-            self.pump(env)?;
-        }
-        Ok(())
-    }
-
     /// A timer fired.
     pub fn handle_timer(&mut self, env: &mut Env) -> Result<(), Crashed> {
         self.timer_at = None;
@@ -173,20 +137,20 @@ impl PrimaryNode {
 
     /// The running epoch is long enough.
     pub fn handle_boundary(&mut self, env: &mut Env) -> Result<(), Crashed> {
-        let waits = self.machine.mode == GuestMode::Epochs && !self.pipeline.may_seal(0);
         if self.is_over() {
             return Ok(());
         }
-        if waits || self.machine.is_busy(env.now) {
+        let (has_epochs, boundary) = (self.machine.mode == GuestMode::Epochs, self.pipeline.boundary(0));
+        if (has_epochs && boundary == Boundary::Wait) || self.machine.is_busy(env.now) {
             let id = self.id;
             env.after(MS / 2, Event::Boundary(id));
             return Ok(());
         }
         // A paused guest has no boundaries.
-        if self.machine.mode == GuestMode::Epochs && !self.machine.guest.is_paused {
+        if has_epochs && boundary == Boundary::Seal && !self.machine.guest.is_paused {
             self.seal(false, 0, env)?;
         }
-        if self.core().state() == PrimaryState::Fenced {
+        if self.pipeline.boundary(0) == Boundary::Over {
             return Ok(());
         }
         self.tick(env)
@@ -207,9 +171,7 @@ impl PrimaryNode {
         let (host, step) = (self.id.host, if base { Step::Base } else { Step::Seal });
         env.step(host, step, false)?;
         let sealed = self.machine.seal(base, also);
-        if env.plan.broken == Some(Break::PauseUnrecorded) {
-            sealed.guest.is_paused = false;
-        }
+        break_sealed(sealed, env);
         let (epoch, has_writes) = (sealed.epoch, !sealed.sectors.is_empty());
         env.oracle.sealed(host, self.generation, epoch, &sealed.guest);
         self.pipeline.handle_sealed(env.time(), epoch, base, EPOCH_BYTES, has_writes);
@@ -220,9 +182,6 @@ impl PrimaryNode {
 
     /// Has the lanes do all that the pipeline wants done.
     pub fn pump(&mut self, env: &mut Env) -> Result<(), Crashed> {
-        if self.core().state() == PrimaryState::Ended && !self.pipeline.is_closing() {
-            self.pipeline.handle_close(false);
-        }
         while let Some(action) = self.pipeline.poll_action() {
             self.act(action, env)?;
         }
@@ -246,10 +205,7 @@ impl PrimaryNode {
             }
             Action::Release { upto, .. } => {
                 env.step(host, Step::Release, false)?;
-                match env.plan.broken {
-                    Some(Break::LeftBeforeOut) => self.machine.release(EpochId(upto.0.saturating_sub(3)), env),
-                    _ => self.machine.release(upto, env),
-                }
+                self.machine.release(let_out(upto, env), env);
                 self.pipeline.handle_let_out(env.time(), upto, 0, 0);
                 env.step(host, Step::Release, true)?;
             }
@@ -269,20 +225,5 @@ impl PrimaryNode {
             Action::Conflict { .. } => {}
         }
         Ok(())
-    }
-
-    fn send(&mut self, connection: u64, frames: Vec<u8>, env: &mut Env) {
-        if Kind::of_frame(&frames) == Some(Kind::Goodbye) && env.plan.broken == Some(Break::ShipOn) {
-            return;
-        }
-        if let Some(stream) = self.stream.as_ref().filter(|_| self.number == connection) {
-            env.send(stream.connection, self.id.host, frames);
-        }
-    }
-
-    fn close(&mut self, connection: u64, env: &mut Env) {
-        if let Some(stream) = self.stream.take_if(|_| self.number == connection) {
-            env.close(stream.connection, self.id.host);
-        }
     }
 }

@@ -555,7 +555,10 @@ impl World {
     /// A fenced primary stops, and a backup whose guest ended; a supervisor starts them again.
     fn stop_if_over(&mut self, host: usize) {
         let is_over = match &self.hosts[host].role {
-            Role::Primary(node) => node.core().state() == PrimaryState::Fenced || node.has_failed(),
+            Role::Primary(node) => {
+                let is_decided = matches!(node.core().state(), PrimaryState::Fenced | PrimaryState::Ended);
+                node.core().state() == PrimaryState::Fenced || node.has_failed() || (node.is_given_up() && !is_decided)
+            }
             Role::Backup(node) => node.has_ended,
             Role::Starting(_) | Role::Down(_) => false,
         };

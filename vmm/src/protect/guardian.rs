@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use replication::pipeline::primary::{Action, Outcome, PipelineConfig, PrimaryPipeline, Step};
+use replication::pipeline::primary::{Action, Boundary, Outcome, PipelineConfig, PrimaryPipeline, Step};
 use replication::primary::PrimaryState;
 use replication::view::Incarnation;
 use replication::{BranchSeed, EpochId, Fork, Origin, Primary, PrimaryConfig, SessionId, Term, Time};
@@ -358,13 +358,6 @@ impl Guardian {
         }
     }
 
-    /// Whether the guest crashed and its last epoch is to be kept, where there is one.
-    pub(super) fn keeps_last_epoch(&self) -> bool {
-        self.config.keeps_crashed
-            && self.lock().pipeline.has_store()
-            && self.machine.ended().is_some_and(|end| end.crash().is_some())
-    }
-
     pub(super) fn note(&self, event: &str, properties: Value) {
         self.events.note(event, properties);
     }
@@ -404,8 +397,8 @@ impl Guardian {
     }
 
     /// Whether the base may be sealed, now that no other epoch can come before it.
-    pub(super) fn may_seal_base(&self) -> bool {
-        self.lock().pipeline.may_seal_base()
+    pub(super) fn may_seal_base(&self, session: SessionId) -> bool {
+        self.lock().pipeline.may_seal_base(session)
     }
 
     /// How the lane's step went; the next one, if there is one already.
@@ -561,15 +554,12 @@ impl Guardian {
         loop {
             let (gives_up, lag) = (give_up(), self.image_lag());
             let inner = self.lock();
-            let has_ended = matches!(inner.pipeline.core().state(), PrimaryState::Fenced | PrimaryState::Ended);
-            if has_ended || self.is_finished() {
-                return false;
-            }
-            if inner.pipeline.may_seal(lag) {
-                return true;
-            }
-            if gives_up {
-                return false;
+            match inner.pipeline.boundary(lag) {
+                _ if self.is_finished() => return false,
+                Boundary::Over => return false,
+                Boundary::Seal => return true,
+                Boundary::Wait if gives_up => return false,
+                Boundary::Wait => {}
             }
             drop(self.wait_with(inner));
         }

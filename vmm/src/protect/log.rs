@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use replication::pipeline::opening::{Opening, OpeningStep};
 use replication::{EpochId, EpochMark};
 use snapshot::disk::{DiskError, Image, OverlayDisk};
 use snapshot::disklog::{
@@ -148,6 +149,7 @@ struct OpenLog {
 /// A log that was looked at, with disks that it fits. Nothing was changed.
 #[derive(Debug)]
 pub(crate) struct FoundLog {
+    opening: Opening,
     log: Option<EpochLog>,
     images: Vec<Arc<Image>>,
     boot: Boot,
@@ -162,52 +164,100 @@ impl DiskLog {
         Self::look(disks, setup, EpochId(u64::MAX))?.recover()
     }
 
-    /// Looks whether the log of `disks` may be applied to them up to epoch `upto`.
+    /// Looks whether the log of `disks` may be applied to them up to epoch `upto`. They are read from their media from here on.
     ///
     /// # Errors
-    /// Where it belongs to other disks, or another program has written to them.
+    /// Where it belongs to other disks, or another program has written to them, or their storage fails.
     pub(crate) fn look(disks: &[OverlayDisk], setup: Setup, upto: EpochId) -> Result<FoundLog, Failure> {
         let boot = boot::this_boot();
-        let images: Vec<_> = disks.iter().map(|disk| Arc::clone(disk.image())).collect();
-        let Some(place) = &setup.place else {
-            return Ok(FoundLog { log: None, images, boot, verdict: Verdict::Begin, setup, upto });
-        };
-        if matches!(setup.asked, Asked::Resume { .. }) && !place.path.exists() {
+        let images = disks.iter().map(|disk| Arc::clone(disk.image())).collect();
+        let (opening, verdict) = (Opening::default(), Verdict::Begin);
+        let mut found = FoundLog { opening, log: None, images, boot, verdict, setup, upto };
+        let Some(place) = &found.setup.place else { return Ok(found) };
+        if matches!(found.setup.asked, Asked::Resume { .. }) && !place.path.exists() {
             return Err(LogError::Missing { path: place.path.clone() }.into());
         }
-        refuse_logs_elsewhere(disks, &place.path, &boot)?;
-        let log = EpochLog::open(&place.path, LOG_BYTES_MAX)?;
-        let verdict = log.examine(disks, &boot, setup.asked, upto.0)?;
-        Ok(FoundLog { log: Some(log), images, boot, verdict, setup, upto })
+        refuse_logs_elsewhere(disks, &place.path, &found.boot)?;
+        found.log = Some(EpochLog::open(&place.path, LOG_BYTES_MAX)?);
+        found.examine(disks)?;
+        Ok(found)
     }
 }
 
 impl FoundLog {
+    /// Opens them up to where nothing is changed yet.
+    fn examine(&mut self, disks: &[OverlayDisk]) -> Result<(), Failure> {
+        let log = self.log.as_ref().expect("there is one to look at");
+        while let Some(step) = self.opening.poll_step() {
+            match step {
+                OpeningStep::Sync => self.sync()?,
+                OpeningStep::ReadAfresh => self.images.iter().try_for_each(|image| image.read_afresh())?,
+                OpeningStep::Examine => {
+                    self.verdict = log.examine(disks, &self.boot, self.setup.asked, self.upto.0)?;
+                    return Ok(());
+                }
+                OpeningStep::Apply | OpeningStep::BeginLog => unreachable!("it is looked at before it is changed"),
+            }
+        }
+        unreachable!("it is looked at")
+    }
+
     /// Applies it, and forgets what is past the epoch that was asked for: the guest continues from the end of that one.
-    pub(crate) fn recover(self) -> Result<DiskLog, Failure> {
-        let Self { log, images, boot, verdict, setup, upto } = self;
-        let Setup { place, owner, asked, is_reserved } = setup;
-        let Some(mut log) = log else { return Ok(DiskLog { open: None, last: EpochId(0), place, unsynced: false }) };
-        // A guest that begins has no line yet; one that continues has the one that its state names, and that was found.
-        let line = match asked {
-            Asked::Start => Line::Nothing,
-            Asked::Resume { line, .. } => line,
-        };
-        if verdict == Verdict::Apply {
-            let recovery = log.apply(&images, upto.0)?;
+    pub(crate) fn recover(mut self) -> Result<DiskLog, Failure> {
+        let mut open = None;
+        if self.log.is_some() {
+            while let Some(step) = self.opening.poll_step() {
+                match step {
+                    OpeningStep::Apply => self.apply().inspect_err(|_| self.doubt())?,
+                    OpeningStep::Sync => self.sync()?,
+                    OpeningStep::BeginLog => open = self.log.take().map(|log| self.begin_log(log)).transpose()?,
+                    OpeningStep::ReadAfresh | OpeningStep::Examine => unreachable!("it was looked at"),
+                }
+            }
+        }
+        Ok(DiskLog { open, last: EpochId(0), place: self.setup.place, unsynced: false })
+    }
+
+    fn sync(&self) -> Result<(), Failure> {
+        Ok(self.images.iter().try_for_each(|image| image.sync()).inspect_err(|_| self.doubt())?)
+    }
+
+    /// If it is the images' storage that failed, what was noted as applied may not be there at the next start.
+    fn doubt(&self) {
+        let Some(log) = self.log.as_ref().filter(|log| log.generation().is_some()) else { return };
+        let notes = Notes::default();
+        match log.note_writer(self.images.clone()) {
+            Ok(writer) => notes.begin(writer),
+            Err(error) => return tracing::warn!(%error, "what failed could not be recorded"),
+        }
+        notes.doubt(self.images.iter().map(|image| &**image));
+    }
+
+    fn apply(&self) -> Result<(), Failure> {
+        let log = self.log.as_ref().expect("there is one to apply");
+        if self.verdict == Verdict::Apply {
+            let recovery = log.apply(&self.images, self.upto.0)?;
             if recovery.records > 0 {
                 tracing::info!(log = %log.path().display(), epochs = recovery.records, "disk writes of committed epochs were recovered");
             }
         }
-        images.iter().try_for_each(|image| image.sync())?;
-        let room = room_for(&images);
-        if is_reserved {
+        Ok(())
+    }
+
+    fn begin_log(&self, mut log: EpochLog) -> Result<OpenLog, Failure> {
+        // A guest that begins has no line yet; one that continues has the one that its state names, and that was found.
+        let line = match self.setup.asked {
+            Asked::Start => Line::Nothing,
+            Asked::Resume { line, .. } => line,
+        };
+        let room = room_for(&self.images);
+        if self.setup.is_reserved {
             reserve(&mut log, room)?;
         }
         let known = log.generation().map(|generation| generation.log).filter(|id| *id != LogId::default());
         let id = known.unwrap_or_else(|| LogId(boot::random()));
-        let open = OpenLog::begin(log, (id, line), owner, boot, images, room)?;
-        Ok(DiskLog { open: Some(open), last: EpochId(0), place, unsynced: false })
+        let (owner, boot, images) = (self.setup.owner.clone(), self.boot, self.images.clone());
+        Ok(OpenLog::begin(log, (id, line), owner, boot, images, room)?)
     }
 }
 

@@ -412,7 +412,7 @@ impl<'g> Shipper<'g> {
         machine.stats().record_resync(sent);
         self.guardian.note_filled(sent_pages, sent, begun);
         let held = self.held.as_ref().expect("the guest is held for its base");
-        match machine.seal_base(held, &pages, || self.guardian.may_seal_base()) {
+        match machine.seal_base(held, &pages, || self.guardian.may_seal_base(session)) {
             Ok(true) => Ok(Outcome::Done),
             Ok(false) => Ok(Outcome::SessionOver),
             Err(error) => {

@@ -487,7 +487,7 @@ impl BackupPipeline {
         }
         if self.storage.is_idle() && !epoch.base && !is_logged {
             self.storage.handle_unlogged(&epoch);
-            return self.core.handle_durable(now, epoch.session, epoch.epoch);
+            return self.core.handle_durable(now, epoch.session, epoch.mark.count);
         }
         self.storage.push(Job::Persist { epoch, durable: self.is_durable });
     }
@@ -502,9 +502,9 @@ impl BackupPipeline {
     fn applied(&mut self, now: Time, epoch: &AssembledEpoch) {
         self.epochs_applied += 1;
         if epoch.base {
-            self.notes.push_back(Note::Protected(epoch.epoch));
+            self.notes.push_back(Note::Protected(epoch.mark.count));
         }
-        self.core.handle_applied(now, epoch.session, epoch.epoch);
+        self.core.handle_applied(now, epoch.session, epoch.mark.count);
     }
 
     fn finish(&mut self, now: Time, finished: Finished) {
@@ -515,7 +515,7 @@ impl BackupPipeline {
                 }
             }
             Finished::Differs { session, text } => self.differs(now, session, &text),
-            Finished::Durable(epoch) => self.core.handle_durable(now, epoch.session, epoch.epoch),
+            Finished::Durable(epoch) => self.core.handle_durable(now, epoch.session, epoch.mark.count),
             Finished::Unfit { session, text } => self.refuse_base(now, session, &text),
             Finished::Applied(epoch) => self.applied(now, &epoch),
             Finished::Kept { epoch, holder } => self.notes.push_back(Note::Kept { epoch, holder }),

@@ -319,7 +319,7 @@ impl Storage {
     fn applied_behind(&mut self) -> Option<Finished> {
         let at = self.jobs.iter().position(|job| matches!(job, Job::Apply(_)))?;
         let Some(Job::Apply(epoch)) = self.jobs.get(at) else { return None };
-        if self.pending.front().is_some_and(|first| first.epoch <= epoch.epoch) {
+        if self.pending.front().is_some_and(|first| first.mark.count <= epoch.mark.count) {
             return None;
         }
         let Some(Job::Apply(epoch)) = self.jobs.remove(at) else { return None };
@@ -370,7 +370,7 @@ impl Storage {
                     () => None,
                 }
             }
-            Job::Apply(epoch) => match self.pending.front().filter(|first| first.epoch <= epoch.epoch) {
+            Job::Apply(epoch) => match self.pending.front().filter(|first| first.mark.count <= epoch.mark.count) {
                 Some(_) => return self.emptying(),
                 None if self.is_log_half_full && self.pending.is_empty() => return self.emptying(),
                 None => None,
@@ -387,7 +387,7 @@ impl Storage {
     /// The next step until the log is empty.
     fn emptying(&self) -> Next {
         Next::Step(match self.pending.front() {
-            Some(first) if first.epoch > self.committed => return Next::Wait,
+            Some(first) if first.mark.count > self.committed => return Next::Wait,
             Some(first) => StorageStep::Apply(Arc::clone(first)),
             None if !self.is_synced => StorageStep::SyncImages,
             None => StorageStep::TruncateLog,

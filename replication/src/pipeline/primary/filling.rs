@@ -246,7 +246,7 @@ impl PrimaryPipeline {
                     self.to(Stage::Leave { until });
                 }
                 Stage::Leave { until: Some(until) } if !self.has_all_left() && now < until => return None,
-                Stage::Leave { .. } if !self.may_seal_base() => {
+                Stage::Leave { .. } if !self.may_seal_base(session) => {
                     self.filling_failed(now, "not all that the guest said before the base has left".into());
                     return None;
                 }
@@ -320,7 +320,7 @@ impl PrimaryPipeline {
             (Stage::Record, _) => self.to(Stage::Hold),
             (Stage::BeginEpochs, _) => {
                 self.mode = GuestMode::Epochs;
-                self.upkeep.begin_epochs(now, self.config.upkeep);
+                self.upkeep.put_off(now);
                 self.to(Stage::Seal);
             }
             (Stage::Seal, _) => self.to(Stage::Sealed),

@@ -59,7 +59,7 @@ use images::Images;
 use leaving::Leaving;
 pub use pausing::PauseStep;
 use pausing::Pausing;
-use settling::{Closing, Settling};
+use settling::{Closing, Ending, Settling};
 pub use step::{Action, Failing, Note, Outcome, Step};
 use upkeep::Upkeep;
 
@@ -91,6 +91,17 @@ pub enum GuestMode {
     Mirrored,
     /// In epochs.
     Epochs,
+}
+
+/// What becomes of a running epoch at a boundary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Boundary {
+    /// It is sealed.
+    Seal,
+    /// The guest waits until there is room for it.
+    Wait,
+    /// Nothing is sealed here any more.
+    Over,
 }
 
 /// How a guest's end left its backup.
@@ -154,6 +165,7 @@ pub struct PrimaryPipeline {
     filling: Option<Filling>,
     /// The session whose backup is filled when that filling has ended.
     next_filling: Option<Link>,
+    ending: Option<Ending>,
     closing: Option<Closing>,
     /// An epoch is through: settling and filling have a turn before the next one, which may be there already, again and again.
     is_bulks_turn: bool,
@@ -202,7 +214,7 @@ impl PrimaryPipeline {
             log: Log::default(),
             store: if config.primary.has_store { Store::Present } else { Store::Absent },
             images: Images::with_all(before),
-            upkeep: Upkeep::begin(Time(0), config.upkeep),
+            upkeep: Upkeep::every(config.upkeep),
             leaving: Leaving::default(),
             pausing: None,
             mode: if config.primary.has_store { GuestMode::Epochs } else { GuestMode::Direct },
@@ -211,6 +223,7 @@ impl PrimaryPipeline {
             settling: None,
             filling: None,
             next_filling: None,
+            ending: None,
             closing: None,
             is_bulks_turn: false,
             parts_alone: true,
@@ -312,8 +325,10 @@ impl PrimaryPipeline {
     }
 
     /// The guest has ended, and its last epoch was sealed, if it has epochs. One that begins anew must not also continue at the
-    /// backup: so its session is claimed first, where there is a witness.
-    pub fn handle_guest_ended(&mut self, now: Time, begins_anew: bool) {
+    /// backup: so its session is claimed first, where there is a witness. `keeps_last`: its last epoch stays in the state directory,
+    /// if there is one. When its backup is parted from, the rest of it is removed here ([`PrimaryPipeline::is_closed`]).
+    pub fn handle_guest_ended(&mut self, now: Time, begins_anew: bool, keeps_last: bool) {
+        self.ending = Some(Ending { keeps_last, is_given_up: false });
         let (is_witnessed, could_go_on) = (self.config.primary.is_witnessed, self.core.state().waits_for_backup());
         let claims = begins_anew && (is_witnessed || !could_go_on);
         self.parts_alone = claims || !could_go_on;
@@ -335,17 +350,24 @@ impl PrimaryPipeline {
         }
     }
 
-    /// Nothing more is sealed: nothing of the guest is to be left here, but its last epoch if `keeps_store`.
-    pub fn handle_close(&mut self, keeps_store: bool) {
-        self.closing = Some(Closing::begin(keeps_store));
+    /// Nobody waits any longer for what the end of the guest leaves of its backup: what can be removed here is.
+    pub fn handle_given_up(&mut self) {
+        if let Some(ending) = &mut self.ending {
+            ending.is_given_up = true;
+        }
     }
 
-    /// Whether [`PrimaryPipeline::handle_close`] was called.
-    pub fn is_closing(&self) -> bool {
-        self.closing.is_some()
+    /// Whether [`PrimaryPipeline::handle_given_up`] was called.
+    pub fn is_given_up(&self) -> bool {
+        self.ending.is_some_and(|ending| ending.is_given_up)
     }
 
-    /// Whether that is done, or as much of it as can be.
+    /// Whether the last epoch of a guest that has ended stays in the state directory.
+    pub fn keeps_last(&self) -> bool {
+        self.has_store() && self.ending.is_some_and(|ending| ending.keeps_last)
+    }
+
+    /// Whether nothing of an ended guest is left here that can be removed.
     pub fn is_closed(&self) -> bool {
         self.closing == Some(Closing::Closed)
     }
@@ -411,7 +433,7 @@ impl PrimaryPipeline {
     /// Whether the lane Ship may have something to do: worth a look, no promise.
     pub fn has_work(&self) -> bool {
         let has_bulk = self.wants_settling || self.settling.is_some() || self.filling.is_some();
-        let is_idle = self.outgoing.is_empty() && self.epochs.is_empty() && !has_bulk && self.closing.is_none();
+        let is_idle = self.outgoing.is_empty() && self.epochs.is_empty() && !has_bulk && self.ending.is_none();
         self.doing.is_none() && !(is_idle && self.store.removal_due().is_none())
     }
 
@@ -478,6 +500,15 @@ impl PrimaryPipeline {
         }
     }
 
+    /// The guest's own request met an error of this host's storage, and waits. A backup that has the guest has the same disk on
+    /// storage that may be sound: it continues from before the request. While the witness is asked who continues, the request waits;
+    /// a guest that is alone is told.
+    pub fn handle_request_failed(&mut self, text: String) {
+        if matches!(self.core.state(), PrimaryState::Basing | PrimaryState::Protected) {
+            self.fail(Failing::Request { text });
+        }
+    }
+
     /// They were not, and cannot be trusted any more.
     pub fn handle_images_failed(&mut self, text: String) {
         self.fail(Failing::Images { text });
@@ -494,16 +525,19 @@ impl PrimaryPipeline {
         [self.core.poll_timeout(), filling, log, images, leaving].into_iter().flatten().min()
     }
 
-    /// Whether the running epoch may be sealed now, with so many bytes of sealed disk writes beside the images; if not, the guest
-    /// waits at the boundary.
-    pub fn may_seal(&self, image_lag: usize) -> bool {
+    /// What becomes of the running epoch of a guest at its boundary, with so many bytes of sealed disk writes beside the images.
+    pub fn boundary(&self, image_lag: usize) -> Boundary {
         let is_behind = self.images.due().is_some() && image_lag > self.config.image_lag_max;
-        self.core.may_seal() && (!is_behind || self.has_failed)
+        match self.core.state() {
+            PrimaryState::Fenced | PrimaryState::Ended => Boundary::Over,
+            _ if self.core.may_seal() && (!is_behind || self.has_failed) => Boundary::Seal,
+            _ => Boundary::Wait,
+        }
     }
 
-    /// Whether the base of the filling may be sealed. Asked when no other epoch can come before it.
-    pub fn may_seal_base(&self) -> bool {
-        self.core.may_seal_base() && self.epochs.is_empty()
+    /// Whether the base of `session` may be sealed. Asked when no other epoch can come before it.
+    pub fn may_seal_base(&self, session: SessionId) -> bool {
+        self.is_current(session) && self.core.may_seal_base() && self.epochs.is_empty()
     }
 
     /// Whether what belongs to `session` may still go out.

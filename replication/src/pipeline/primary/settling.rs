@@ -13,6 +13,7 @@
 use super::epochs::Store;
 use super::{Doing, Failing, GuestMode, Note, Outcome, PrimaryPipeline, Step};
 use crate::id::{EpochId, Time};
+use crate::primary::PrimaryState;
 
 /// How far the end of the epochs is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,19 +35,21 @@ pub(super) enum Settling {
     },
 }
 
-/// How far the guest's end is.
+/// The guest has ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ending {
+    pub(super) keeps_last: bool,
+    /// Nobody waits any longer for the parting from its backup.
+    pub(super) is_given_up: bool,
+}
+
+/// How far the removal of what is left of it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Closing {
     Remove,
     Applied,
     EmptyLog,
     Closed,
-}
-
-impl Closing {
-    pub(super) fn begin(keeps_store: bool) -> Self {
-        if keeps_store { Closing::Applied } else { Closing::Remove }
-    }
 }
 
 impl PrimaryPipeline {
@@ -159,9 +162,18 @@ impl PrimaryPipeline {
         }
     }
 
+    /// Whether an ended guest needs nothing any more of what is here.
+    fn is_parted(&self) -> bool {
+        let is_decided = matches!(self.core.state(), PrimaryState::Ended | PrimaryState::Fenced);
+        self.ending.is_some_and(|ending| is_decided || ending.is_given_up)
+    }
+
     /// An image that another program changes before the next start must not get old writes: the log is emptied, if all that is in
     /// it went to the images.
     pub(super) fn next_of_closing(&mut self) -> Option<(Doing, Step)> {
+        if self.closing.is_none() && self.is_parted() {
+            self.closing = Some(if self.keeps_last() { Closing::Applied } else { Closing::Remove });
+        }
         loop {
             let next = match self.closing? {
                 Closing::Remove if self.store != Store::Absent => return Some((Doing::Closing, Step::RemoveEnded)),

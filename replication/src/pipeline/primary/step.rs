@@ -226,6 +226,11 @@ pub enum Failing {
         /// Why.
         text: String,
     },
+    /// A request of the guest failed here, and its backup can serve it.
+    Request {
+        /// Why.
+        text: String,
+    },
     /// The state directory takes no more epochs, and the policy is to end then.
     Store {
         /// Why.

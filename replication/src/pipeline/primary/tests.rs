@@ -126,8 +126,8 @@ impl Host {
                     Outcome::Done
                 }
                 Step::RemoveStore { .. } => Outcome::StoreRemoved { kept: None, not_renewed: None },
-                Step::SealBase { .. } => {
-                    assert!(self.pipeline.may_seal_base());
+                Step::SealBase { session } => {
+                    assert!(self.pipeline.may_seal_base(*session));
                     self.seal_as(true, true);
                     Outcome::Done
                 }
@@ -569,16 +569,37 @@ fn ended_guest_leaves_nothing_but_an_epoch_that_is_kept() {
         host.seal(true);
         host.run();
         host.pipeline.handle_machine_ended(false);
-        host.pipeline.handle_guest_ended(host.now, false);
-        host.run();
-        assert_eq!(host.pipeline.parting(), Parting::Alone);
-        host.pipeline.handle_close(keeps_store);
+        host.pipeline.handle_guest_ended(host.now, false, keeps_store);
         let steps = host.run();
+        assert_eq!(host.pipeline.parting(), Parting::Alone);
         assert!(host.pipeline.is_closed());
         steps
     };
     assert_eq!(closed(false), [Step::RemoveEnded, Step::EmptyLog]);
     assert_eq!(closed(true), [Step::EmptyLog]);
+}
+
+/// Nobody has it, here or there, before the witness says so; unless nobody waits for that.
+#[test]
+fn ended_guest_whose_backup_is_not_parted_from_stays_until_it_is_given_up() {
+    let mut host = Host::new(true);
+    host.connect();
+    host.run();
+    let base = host.pipeline.core().pointers().sealed();
+    let ack = host.ack(base);
+    host.hear(ack);
+    host.run();
+    host.is_answered = false;
+    let now = host.now;
+    host.pipeline.with(now, |core| core.handle_disconnected(now));
+    host.pipeline.handle_machine_ended(false);
+    host.pipeline.handle_guest_ended(host.now, false, false);
+    let is_of_closing = |step: &Step| matches!(step, Step::RemoveEnded | Step::EmptyLog);
+    assert!(!host.run().iter().any(is_of_closing) && !host.pipeline.is_closed());
+    assert_eq!(host.pipeline.parting(), Parting::NoAnswer);
+    host.pipeline.handle_given_up();
+    assert_eq!(host.run().into_iter().find(is_of_closing), Some(Step::RemoveEnded));
+    assert!(host.pipeline.is_closed());
 }
 
 #[test]
@@ -590,10 +611,29 @@ fn guest_waits_at_its_boundary_while_the_images_are_far_behind() {
         host.done(Outcome::Logged { is_half_full: false });
     }
     host.step();
-    assert!(host.pipeline.may_seal(1000) && !host.pipeline.may_seal(1001));
+    let boundaries = |host: &Host| [1000, 1001].map(|lag| host.pipeline.boundary(lag));
+    assert_eq!(boundaries(&host), [Boundary::Seal, Boundary::Wait]);
     let upto = host.pipeline.poll_images(host.now).expect("it may go there");
     host.pipeline.handle_images_written(upto);
-    assert!(host.pipeline.may_seal(1001));
+    assert_eq!(boundaries(&host), [Boundary::Seal; 2]);
+}
+
+#[test]
+fn request_that_fails_here_leaves_the_guest_to_a_backup_that_has_it_and_is_told_to_one_alone() {
+    let fails = |host: &mut Host| {
+        host.pipeline.handle_request_failed("gone".into());
+        host.settle();
+        host.actions.contains(&Action::Fail(Failing::Request { text: "gone".into() }))
+    };
+    let mut host = Host::new(false);
+    assert!(!fails(&mut host), "it is alone");
+    host.connect();
+    assert!(!fails(&mut host), "its backup has not got it");
+    host.run();
+    let base = host.pipeline.core().pointers().sealed();
+    let ack = host.ack(base);
+    host.hear(ack);
+    assert!(fails(&mut host));
 }
 
 #[test]

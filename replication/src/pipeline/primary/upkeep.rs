@@ -8,6 +8,7 @@ use crate::id::Time;
 /// The syncs of the images beside all else.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Upkeep {
+    period: Duration,
     /// When the next one is due.
     at: Time,
     /// The lane syncs.
@@ -15,13 +16,13 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
-    pub(super) fn begin(now: Time, period: Duration) -> Self {
-        Self { at: now.after(period), is_given: false }
+    pub(super) fn every(period: Duration) -> Self {
+        Self { period, at: Time(0).after(period), is_given: false }
     }
 
-    /// What the guest wrote before was synced for its base.
-    pub(super) fn begin_epochs(&mut self, now: Time, period: Duration) {
-        self.at = now.after(period);
+    /// They were synced, for this or another reason.
+    pub(super) fn put_off(&mut self, now: Time) {
+        self.at = now.after(self.period);
     }
 }
 
@@ -45,7 +46,8 @@ impl PrimaryPipeline {
     /// If it was not to be done.
     pub fn handle_upkeep_done(&mut self, now: Time, done: Result<(), String>) {
         assert!(self.upkeep.is_given, "the lane answers what it was given");
-        self.upkeep = Upkeep::begin(now, self.config.upkeep);
+        self.upkeep.is_given = false;
+        self.upkeep.put_off(now);
         if let Err(text) = done
             && self.mode == GuestMode::Epochs
         {

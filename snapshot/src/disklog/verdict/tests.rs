@@ -33,8 +33,6 @@ fn log_without_records_keeps_nobody_from_starting_and_anybody_else_s_disk_from_b
 
 #[test]
 fn records_that_the_image_has_are_not_put_over_what_others_wrote_since() {
-    assert_eq!(decide(&found(Holds::Applied, &[Likeness::Same]), Asked::Start), Verdict::Begin);
-    assert_eq!(decide(&found(Holds::Applied, &[Likeness::Same]), RESUME), Verdict::Apply);
     for likeness in [Likeness::Resized, LATER, CONTENT] {
         assert_eq!(decide(&found(Holds::Applied, &[likeness]), Asked::Start), Verdict::Begin);
         assert_eq!(decide(&found(Holds::Applied, &[likeness]), RESUME), refuses(0, likeness));
@@ -42,6 +40,15 @@ fn records_that_the_image_has_are_not_put_over_what_others_wrote_since() {
     for asked in [Asked::Start, RESUME] {
         assert_eq!(decide(&found(Holds::Applied, &[Likeness::Another]), asked), refuses(0, Likeness::Another));
     }
+}
+
+/// That the images have them is what a kernel told that may have lost them since.
+#[test]
+fn records_that_the_image_has_are_put_there_again_where_nobody_else_wrote() {
+    for asked in [Asked::Start, RESUME] {
+        assert_eq!(decide(&found(Holds::Applied, &[Likeness::Same; 2]), asked), Verdict::Apply);
+    }
+    assert_eq!(decide(&found(Holds::Applied, &[Likeness::Same, LATER]), Asked::Start), Verdict::Begin);
 }
 
 #[test]

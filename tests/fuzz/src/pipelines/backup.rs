@@ -220,7 +220,7 @@ impl Host {
                 self.logged.push_back(epoch);
                 return StorageDone::Appended { is_half_full: how & 4 == 0 };
             }
-            StorageStep::Apply(epoch) => self.applied = Some((epoch.session, epoch.epoch)),
+            StorageStep::Apply(epoch) => self.applied = Some((epoch.session, epoch.mark.count)),
             StorageStep::SyncImages => self.is_synced = true,
             StorageStep::TruncateLog => self.logged.clear(),
             StorageStep::WriteChunk(_) | StorageStep::Rehearse(_) => {}
@@ -284,13 +284,17 @@ impl Host {
             StorageStep::Apply(epoch) => {
                 let committed = core.pointers().committed();
                 let is_of_it = core.session_id() == Some(epoch.session) && has_session;
-                assert!(!is_of_it || epoch.epoch <= committed, "{} is applied, committed is {committed}", epoch.epoch);
-                let is_later = self.applied.is_none_or(|(of, last)| of != epoch.session || last <= epoch.epoch);
-                assert!(is_later, "{} is applied behind {:?}", epoch.epoch, self.applied);
+                assert!(
+                    !is_of_it || epoch.mark.count <= committed,
+                    "{} is applied, committed is {committed}",
+                    epoch.mark.count
+                );
+                let is_later = self.applied.is_none_or(|(of, last)| of != epoch.session || last <= epoch.mark.count);
+                assert!(is_later, "{} is applied behind {:?}", epoch.mark.count, self.applied);
             }
             StorageStep::TruncateLog if has_session => {
                 let is_there = |epoch: &Arc<AssembledEpoch>| {
-                    Some(epoch.session) != core.session_id() || self.applied >= Some((epoch.session, epoch.epoch))
+                    Some(epoch.session) != core.session_id() || self.applied >= Some((epoch.session, epoch.mark.count))
                 };
                 assert!(self.is_synced && self.logged.iter().all(is_there), "records that count are emptied");
             }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use replication::pipeline::primary::{
-    Action, FillStep, GuestMode, Outcome, PauseStep, PipelineConfig, PrimaryPipeline, Question, Step,
+    Action, Boundary, FillStep, GuestMode, Outcome, PauseStep, PipelineConfig, PrimaryPipeline, Question, Step,
 };
 use replication::primary::{Left, Meeting, PrimaryState};
 use replication::wire::{Ack, DiskWant};
@@ -138,9 +138,9 @@ impl Host {
                     let keeps = input.u8() & 1 == 0;
                     self.is_over = true;
                     self.pipeline.handle_machine_ended(false);
-                    self.pipeline.handle_guest_ended(now, input.u8() & 1 == 0);
-                    self.pipeline.handle_close(keeps);
+                    self.pipeline.handle_guest_ended(now, input.u8() & 1 == 0, keeps);
                 }
+                4 => self.pipeline.handle_given_up(),
                 2 => self.pipeline.with(now, |core| core.handle_broken_stream(now)),
                 3 => self.pipeline.with(now, |core| core.handle_backup_wanted()),
                 _ => self.step_done(input),
@@ -176,7 +176,10 @@ impl Host {
     }
 
     fn seal(&mut self, is_base: bool, input: &mut Input<'_>) -> Option<EpochId> {
-        let may = is_base || (self.pipeline.mode() == GuestMode::Epochs && !self.is_held && self.pipeline.may_seal(0));
+        let may = is_base
+            || (self.pipeline.mode() == GuestMode::Epochs
+                && !self.is_held
+                && self.pipeline.boundary(0) == Boundary::Seal);
         if self.is_over || !may {
             return None;
         }
@@ -307,7 +310,7 @@ impl Host {
                 Outcome::Done
             }
             Step::SealBase { session } => {
-                let may = !self.is_over && self.pipeline.is_current(*session) && self.pipeline.may_seal_base();
+                let may = !self.is_over && self.pipeline.may_seal_base(*session);
                 match may && self.seal(true, input).is_some() {
                     true => Outcome::Done,
                     false => Outcome::SessionOver,

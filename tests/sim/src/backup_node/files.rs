@@ -153,8 +153,8 @@ impl Storage {
                 if std::mem::take(&mut env.unfit_base[host]) {
                     return StorageDone::Unfit("the simulator says so".to_owned());
                 }
-                let life = env.oracle.generation_of(epoch.epoch, &epoch.state);
-                self.base = life.map(|life| (epoch.session, epoch.epoch, life));
+                let life = env.oracle.generation_of(epoch.mark.count, &epoch.state);
+                self.base = life.map(|life| (epoch.session, epoch.mark.count, life));
             }
             StorageStep::Append(epoch) => {
                 if env.plan.broken == Some(Break::ApplyUncommitted) {
@@ -228,9 +228,9 @@ fn words_of(step: &StorageStep) -> String {
     match step {
         StorageStep::Compare(_) => "a comparison of chunks".to_owned(),
         StorageStep::WriteChunk(_) => "the write of a chunk".to_owned(),
-        StorageStep::Rehearse(epoch) => format!("the rehearsal of base {}", epoch.epoch),
-        StorageStep::Append(epoch) => format!("the record of epoch {}", epoch.epoch),
-        StorageStep::Apply(epoch) => format!("epoch {}'s writes to its image", epoch.epoch),
+        StorageStep::Rehearse(epoch) => format!("the rehearsal of base {}", epoch.mark.count),
+        StorageStep::Append(epoch) => format!("the record of epoch {}", epoch.mark.count),
+        StorageStep::Apply(epoch) => format!("epoch {}'s writes to its image", epoch.mark.count),
         StorageStep::SyncImages => "a sync of its image".to_owned(),
         StorageStep::TruncateLog => "the truncation of its log".to_owned(),
         StorageStep::HandOver => "its part: image and log are given back".to_owned(),
@@ -239,5 +239,5 @@ fn words_of(step: &StorageStep) -> String {
 
 fn record_of(epoch: &AssembledEpoch) -> Record {
     let writes = epoch.disk_writes.iter().map(|write| (write.offset as usize, write.data.clone())).collect();
-    Record { epoch: epoch.epoch, writes }
+    Record { epoch: epoch.mark.count, writes }
 }

@@ -16,7 +16,7 @@ impl BackupNode {
     /// The pages of an epoch are in the memory.
     pub(super) fn finish_applying(&mut self, env: &mut Env) -> Result<(), Crashed> {
         let epoch = self.applying.take().expect("the loop was at work");
-        let is_forgetful = env.plan.broken == Some(Break::ForgetPage) && epoch.epoch.0.is_multiple_of(4);
+        let is_forgetful = env.plan.broken == Some(Break::ForgetPage) && epoch.mark.count.0.is_multiple_of(4);
         for batch in epoch.pages.iter().skip(usize::from(is_forgetful)) {
             self.apply_pages(batch);
         }

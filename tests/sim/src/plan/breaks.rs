@@ -171,6 +171,8 @@ pub enum Break {
     PauseForgotten,
     /// That a paused guest runs is answered before an epoch says so.
     RunUncommitted,
+    /// What a host has in memory of an image is taken for what is on its medium, by a process that did not write it.
+    CacheBelieved,
 }
 
 impl Break {
@@ -258,6 +260,7 @@ impl Break {
         Break::PauseUncommitted,
         Break::PauseForgotten,
         Break::RunUncommitted,
+        Break::CacheBelieved,
     ];
 }
 
@@ -313,6 +316,7 @@ impl Break {
                 | Break::LogEmptiedUnsynced
                 | Break::BaseUnsyncedHere
                 | Break::FullIsLogged
+                | Break::CacheBelieved
         )
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use replication::pipeline::primary::{GuestMode, PauseStep};
+use replication::pipeline::primary::{Boundary, GuestMode, PauseStep};
 use replication::primary::PrimaryState;
 
 use super::PrimaryNode;
@@ -32,13 +32,23 @@ impl PrimaryNode {
         env.say(|| format!("the guest of host {host} {}", if crashes { "CRASHES" } else { "is STOPPED" }));
         (self.crashed, self.stopped) = (crashes, !crashes);
         self.pipeline.handle_machine_ended(false);
-        if self.machine.mode == GuestMode::Epochs && self.pipeline.may_seal(0) {
+        if self.machine.mode == GuestMode::Epochs && self.pipeline.boundary(0) == Boundary::Seal {
             self.seal(false, 0, env)?;
         }
-        self.pipeline.handle_guest_ended(env.time(), crashes);
+        self.pipeline.handle_guest_ended(env.time(), crashes, false);
         let (id, patience) = (self.id, 3 * env.plan.detect);
         env.after(patience, Event::GiveUp(id));
         self.pump(env)
+    }
+
+    /// Its operator waits no longer. Whether that was said before.
+    pub fn give_up(&mut self, env: &mut Env) -> Result<bool, Crashed> {
+        if self.pipeline.is_given_up() {
+            return Ok(true);
+        }
+        self.pipeline.handle_given_up();
+        self.pump(env)?;
+        Ok(false)
     }
 
     /// The operator wants no backup.

@@ -207,7 +207,7 @@ impl PrimaryNode {
     }
 
     fn seal_base(&mut self, session: SessionId, env: &mut Env) -> Result<Outcome, Crashed> {
-        if !self.pipeline.is_current(session) || !self.pipeline.may_seal_base() {
+        if !self.pipeline.may_seal_base(session) {
             return Ok(Outcome::SessionOver);
         }
         let rest = self.shipping.take_rest(&mut self.machine);

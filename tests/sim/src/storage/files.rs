@@ -3,8 +3,10 @@
 use super::{Image, Log, Record};
 use crate::env::{Crashed, Env};
 use crate::fault::Step;
+use crate::plan::Break;
 use crate::rng::Rng;
 use replication::EpochId;
+use replication::pipeline::opening::{Opening, OpeningStep};
 
 /// Beyond the end of any run.
 const HANGS: u64 = 1 << 50;
@@ -245,14 +247,13 @@ impl Files {
         self.is_image_poisoned
     }
 
-    /// The process is gone, in the middle of what it did; with the power, all that was not synced is in doubt. Before the next one
-    /// starts, an operator has a host whose disk failed read what is on the medium: until then it takes for written what is not.
+    /// The process is gone, in the middle of what it did; with the power, all that was not synced is in doubt. What its host takes for
+    /// written it goes on taking for written.
     pub fn crash(&mut self, power: bool, rng: &mut Rng) {
         for op in std::mem::take(&mut self.under_way).into_iter().flatten() {
             self.interrupt(&op, rng);
         }
         (self.syncs_until, self.is_image_poisoned, self.is_log_poisoned) = (0, false, false);
-        self.image.forget_lost();
         if power {
             self.image.cut(rng);
             self.log.cut(rng);
@@ -261,21 +262,43 @@ impl Files {
 
     /// What a start finds that applies the log up to epoch `upto`.
     pub fn recovered(&self, upto: EpochId) -> Vec<u8> {
-        let mut bytes = self.image.bytes();
+        self.with_log(self.image.afresh(), upto)
+    }
+
+    /// What a start of a copy finds, which is made now: whoever copies reads what the host has in memory.
+    pub fn copied(&self, upto: EpochId) -> Vec<u8> {
+        self.with_log(self.image.bytes(), upto)
+    }
+
+    fn with_log(&self, mut bytes: Vec<u8>, upto: EpochId) -> Vec<u8> {
         for (offset, data) in self.log.writes(upto) {
             bytes[*offset..][..data.len()].copy_from_slice(data);
         }
         bytes
     }
 
-    /// The host starts again, from epoch `upto` at most: what is whole in the log goes to the image, which is synced; the log is
-    /// empty after that.
-    pub fn recover(&mut self, upto: EpochId) {
-        for (offset, data) in self.log.writes(upto) {
-            self.image.write(*offset, data);
+    /// A process opens them, whose guest continues from epoch `upto` at most. Whether it could.
+    pub fn open(&mut self, host: usize, upto: EpochId, env: &mut Env) -> bool {
+        let mut opening = Opening::default();
+        std::iter::from_fn(|| opening.poll_step()).all(|step| self.perform_opening(step, (host, upto), env))
+    }
+
+    fn perform_opening(&mut self, step: OpeningStep, (host, upto): (usize, EpochId), env: &mut Env) -> bool {
+        match step {
+            OpeningStep::Sync if std::mem::take(&mut env.disk_fails[host]) => {
+                env.say(|| format!("the disk of host {host} fails when its image is opened"));
+                self.image.fail_sync(&mut env.rng);
+                return false;
+            }
+            OpeningStep::Sync => self.image.sync(),
+            OpeningStep::ReadAfresh if env.plan.broken == Some(Break::CacheBelieved) => {}
+            OpeningStep::ReadAfresh => self.image.forget_lost(),
+            // What is here is what was left here.
+            OpeningStep::Examine => {}
+            OpeningStep::Apply => self.log.writes(upto).for_each(|(offset, data)| self.image.write(*offset, data)),
+            OpeningStep::BeginLog => self.log.truncate(),
         }
-        self.image.sync();
-        self.log.truncate();
+        true
     }
 
     /// Whether the image alone has everything, on its medium.

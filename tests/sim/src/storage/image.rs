@@ -31,6 +31,15 @@ impl Image {
         for (sector, data) in &self.lost {
             bytes[sector * SECTOR..][..SECTOR].copy_from_slice(data);
         }
+        self.overlay_dirty(bytes)
+    }
+
+    /// What its host reads when it has forgotten what it takes for written.
+    pub fn afresh(&self) -> Vec<u8> {
+        self.overlay_dirty(self.medium.clone())
+    }
+
+    fn overlay_dirty(&self, mut bytes: Vec<u8>) -> Vec<u8> {
         for (sector, versions) in &self.dirty {
             let last = versions.last().expect("a dirty sector was written");
             bytes[sector * SECTOR..][..SECTOR].copy_from_slice(last);
@@ -72,7 +81,7 @@ impl Image {
         self.dirty.is_empty() && self.lost.is_empty()
     }
 
-    /// The host reads its medium again.
+    /// The host forgets what it takes for written. What is dirty it keeps.
     pub fn forget_lost(&mut self) {
         self.lost.clear();
     }
@@ -136,7 +145,9 @@ mod tests {
         }
         image.sync();
         assert_eq!((first_bytes(&image), image.is_synced()), ([last; 2], false));
-        image.cut(&mut rng);
+        let afresh = image.afresh();
+        image.forget_lost();
         assert_ne!(first_bytes(&image), [last; 2]);
+        assert_eq!((image.bytes(), image.is_synced()), (afresh, true));
     }
 }

@@ -37,7 +37,7 @@ impl World {
             Role::Backup(_) => return None,
             Role::Starting(remains) | Role::Down(remains) => (remains.store.as_ref(), &remains.files),
         };
-        store.map(|store| store.copy(files.recovered(store.last_epoch())))
+        store.map(|store| store.copy(files.copied(store.last_epoch())))
     }
 
     /// The start, all of it at once. Whatever comes of it, it must not be given what somebody has or could continue.

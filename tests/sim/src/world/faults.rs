@@ -275,9 +275,12 @@ impl World {
     /// What a host had of a guest that went on elsewhere is given up.
     pub(super) fn start_backup(&mut self, id: HostId) {
         let role = &mut self.hosts[id.host].role;
-        let Role::Starting(remains) = std::mem::replace(role, Role::Down(Box::default())) else {
+        let Role::Starting(mut remains) = std::mem::replace(role, Role::Down(Box::default())) else {
             unreachable!("only a host that was started becomes a backup");
         };
+        if !remains.files.open(id.host, EpochId(u64::MAX), &mut self.env) {
+            return self.fail_start(id.host, remains);
+        }
         self.env.say(|| format!("host {} starts as a backup", id.host));
         self.hosts[id.host].life += 1;
         let id = HostId { life: self.hosts[id.host].life, ..id };

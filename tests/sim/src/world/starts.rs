@@ -52,15 +52,23 @@ impl World {
     }
 
     pub(super) fn resume(&mut self, id: HostId, term: Term) -> Result<(), Crashed> {
-        let Remains { mut files, store } = *self.remains_of_start(id);
-        let mut store = store.expect("only a host with a state directory resumes");
+        let mut remains = self.remains_of_start(id);
+        let store = remains.store.as_mut().expect("only a host with a state directory resumes");
         let last = store.last.clone().expect("only a host with an epoch resumes");
-        match store.copied.take() {
-            Some(disk) => files = Files::new(disk, self.env.plan.log_room),
-            None if self.env.plan.broken == Some(Break::LogUnrecovered) => files.log.truncate(),
-            None if self.env.plan.broken == Some(Break::LogRecoveredBeyond) => files.recover(EpochId(u64::MAX)),
-            None => files.recover(last.epoch.count()),
+        if let Some(disk) = store.copied.take() {
+            remains.files = Files::new(disk, self.env.plan.log_room);
         }
+        if self.env.plan.broken == Some(Break::LogUnrecovered) {
+            remains.files.log.truncate();
+        }
+        let is_beyond = self.env.plan.broken == Some(Break::LogRecoveredBeyond);
+        let upto = if is_beyond { EpochId(u64::MAX) } else { last.epoch.count() };
+        if !remains.files.open(id.host, upto, &mut self.env) {
+            self.fail_start(id.host, remains);
+            return Ok(());
+        }
+        let Remains { files, store } = *remains;
+        let store = store.expect("it was there");
         let env = &mut self.env;
         env.host = id.host;
         env.resumes += 1;
@@ -71,6 +79,17 @@ impl World {
         self.env.after(MS, Event::Connect(id));
         begun?;
         self.env.step(id.host, Step::Resume, true)
+    }
+
+    /// The files of a host that starts could not be opened: it is started again.
+    pub(super) fn fail_start(&mut self, host: usize, mut remains: Box<Remains>) {
+        remains.files.crash(false, &mut self.env.rng);
+        self.hosts[host].role = Role::Down(remains);
+        self.crashed(host, false);
+        if !self.env.healing {
+            let delay = self.env.rng.range(MS, 30 * MS);
+            self.env.after(delay, Event::Restart(host));
+        }
     }
 
     /// The register gave the VM to a fresh start. That must not have been while somebody could continue the guest.
@@ -110,15 +129,24 @@ impl World {
         }
     }
 
-    /// The witness has not said in time what becomes of a guest that crashed or was stopped: it is not run here any more.
+    /// The witness has not said in time what becomes of a guest that crashed or was stopped: it is not run here any more, and
+    /// what is left of it is removed, for which there is time as well.
     pub(super) fn give_up(&mut self, id: HostId) {
-        let Host { life, role: Role::Primary(node) } = &mut self.hosts[id.host] else { return };
-        if *life != id.life || !node.is_over() {
-            return;
+        let patience = 3 * self.env.plan.detect;
+        let result = self.primary(id, |node, env| {
+            if !node.is_over() {
+                return Ok(());
+            }
+            if node.give_up(env)? {
+                return Err(Crashed);
+            }
+            env.after(patience, Event::GiveUp(id));
+            Ok(())
+        });
+        if result.is_err() && !self.env.healing {
+            let delay = self.env.rng.range(MS, 30 * MS);
+            self.env.after(delay, Event::Restart(id.host));
         }
-        (node.store, node.lost_store) = (None, None);
-        self.crash(id.host, false);
-        let delay = self.env.rng.range(MS, 30 * MS);
-        self.env.after(delay, Event::Restart(id.host));
+        self.settle(id.host, result);
     }
 }

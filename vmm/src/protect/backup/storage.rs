@@ -224,8 +224,8 @@ impl Worker {
         let writes = self.take_sets(epoch);
         let sets: Vec<(u16, &WriteSet)> = writes.iter().enumerate().map(|(disk, set)| (disk as u16, set)).collect();
         let has_room = self.log.has_room(&sets);
-        let appended = if has_room { self.log.append(epoch.mark(), &sets) } else { Ok(()) };
-        self.sets.push_back((epoch.session, epoch.epoch, writes));
+        let appended = if has_room { self.log.append(epoch.mark, &sets) } else { Ok(()) };
+        self.sets.push_back((epoch.session, epoch.mark.count, writes));
         appended?;
         Ok(match has_room {
             true => StorageDone::Appended { is_half_full: self.log.is_half_full() },
@@ -241,17 +241,17 @@ impl Worker {
             disk.image().apply(set)
         });
         if applied.is_err() {
-            self.sets.push_back((epoch.session, epoch.epoch, sets));
+            self.sets.push_back((epoch.session, epoch.mark.count, sets));
         }
         applied?;
-        self.log.note_applied(epoch.epoch);
+        self.log.note_applied(epoch.mark.count);
         Ok(())
     }
 
     /// What was made of the epoch's disk writes, or what is made of them now.
     fn take_sets(&mut self, epoch: &AssembledEpoch) -> Vec<WriteSet> {
         let is_of =
-            |(session, number, _): &(SessionId, EpochId, _)| (*session, *number) == (epoch.session, epoch.epoch);
+            |(session, number, _): &(SessionId, EpochId, _)| (*session, *number) == (epoch.session, epoch.mark.count);
         let known = self.sets.iter().position(is_of).and_then(|at| self.sets.remove(at));
         known.map_or_else(|| write_sets(epoch, self.disks.len()), |(_, _, sets)| sets)
     }

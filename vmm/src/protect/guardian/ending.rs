@@ -16,6 +16,9 @@ use crate::config::Endpoint;
 use crate::protect::local::KeptEpoch;
 use machine::End;
 
+/// How long is waited for the removal of what is left of a guest.
+const CLOSING_TIME_MAX: Duration = Duration::from_secs(2);
+
 /// What happens to a guest whose machine has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Afterwards {
@@ -87,7 +90,8 @@ impl Guardian {
             tracing::error!(%error, "the last epoch could not be sealed");
         }
         let begins_anew = afterwards == Afterwards::BeginsAnew;
-        self.with_pipeline(|pipeline, now| pipeline.handle_guest_ended(now, begins_anew));
+        let keeps_last = self.config.keeps_crashed && self.machine.ended().is_some_and(|end| end.crash().is_some());
+        self.with_pipeline(|pipeline, now| pipeline.handle_guest_ended(now, begins_anew, keeps_last));
         while Instant::now() < deadline && !matches!(self.state(), PrimaryState::Ended | PrimaryState::Fenced) {
             self.wait_for_change();
         }
@@ -95,8 +99,10 @@ impl Guardian {
         while Instant::now() < deadline && self.lock().stream.is_some() {
             self.wait_for_change();
         }
-        let keeps_store = self.keeps_last_epoch();
-        self.with_pipeline(|pipeline, _| pipeline.handle_close(keeps_store));
+        if Instant::now() >= deadline {
+            self.with_pipeline(|pipeline, _| pipeline.handle_given_up());
+        }
+        let deadline = deadline + CLOSING_TIME_MAX;
         while Instant::now() < deadline && !self.lock().pipeline.is_closed() {
             self.wait_for_change();
         }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use replication::EpochId;
-use replication::primary::PrimaryState;
 use serde_json::json;
 
 use super::Guardian;
@@ -122,7 +121,7 @@ impl Guardian {
                     News::Full(path) => self.note_guest_full(path),
                     News::HasRoom(_) => self.note_guest_room(),
                     News::Failed(error) => self.note("disk-failed", json!({ "error": error })),
-                    News::Withheld(error) => self.leave_to_backup(&error),
+                    News::Withheld(error) => self.with_pipeline(|pipeline, _| pipeline.handle_request_failed(error)),
                 }
             }
             if waits {
@@ -147,15 +146,6 @@ impl Guardian {
         let full = self.lock().guest_full.take();
         if let Some(path) = full {
             self.note("disk-has-room", json!({ "path": path }));
-        }
-    }
-
-    /// The guest's own request met an error of this host's storage, and waits. A backup that follows has the same disk
-    /// on storage that may be sound: the guest continues there, from before the request. While the witness is asked who
-    /// continues the guest, the request waits; alone, the guest is told.
-    fn leave_to_backup(&self, error: &str) {
-        if matches!(self.state(), PrimaryState::Basing | PrimaryState::Protected) {
-            self.machine.fail(format!("a disk request of the guest failed; its backup can serve it: {error}"));
         }
     }
 }

@@ -51,6 +51,9 @@ impl Guardian {
                 self.notes.doubt(self.machine.disks().iter().map(SharedDisk::image));
                 text
             }
+            Failing::Request { text } => {
+                format!("a disk request of the guest failed; its backup can serve it: {text}")
+            }
             Failing::Store { text } => {
                 Failure::new(Exit::Error, format!("the state directory takes no more epochs: {text}"))
                     .with_hint("repair the storage, then `outlast resume` continues from the last committed epoch")

@@ -63,9 +63,7 @@ impl Guardian {
     }
 
     fn look_by_itself(&self) {
-        if let ClaimResult::Denied { holder } = self.lease.look()
-            && self.machine.ended().is_none()
-        {
+        if let ClaimResult::Denied { holder } = self.lease.look() {
             self.with_core(|core, _| core.handle_deposed(&holder));
         }
     }
@@ -109,7 +107,7 @@ impl Guardian {
             }
             Question::RecordEnd => {
                 fault::reached(fault::END_UNRECORDED);
-                let result = self.lease.end(self.keeps_last_epoch());
+                let result = self.lease.end(self.lock().pipeline.keeps_last());
                 self.with_core(|core, now| core.handle_end_recorded(now, result));
             }
         }

@@ -138,6 +138,23 @@ fn what_was_noted_as_applied_is_not_put_over_newer_content() {
     assert_eq!(fs::read(bench.image()).expect("there"), content);
 }
 
+/// A kernel that could not write to the image and took it for written, then read it from its medium again.
+#[test]
+fn what_was_noted_as_applied_and_is_lost_comes_out_of_the_log() {
+    let bench = Bench::new();
+    let disks = bench.disks();
+    let mut log = bench.open(&disks).expect("nothing is there");
+    append(&mut log, 9, &set(0, 1));
+    disks[0].image().apply(&set(0, 1)).expect("room");
+    log.note_applied(EpochId(9));
+    let written = fs::metadata(bench.image()).and_then(|metadata| metadata.modified()).expect("there");
+    drop((log, disks));
+    fs::write(bench.image(), [0; 64 << 10]).expect("room");
+    fs::File::options().write(true).open(bench.image()).and_then(|file| file.set_modified(written)).expect("ours");
+    bench.open(&bench.disks()).expect("nobody else wrote to it");
+    assert_eq!(fs::read(bench.image()).expect("there")[..512], [1; 512]);
+}
+
 #[test]
 fn notes_are_few_however_many_epochs_there_are() {
     let bench = Bench::new();

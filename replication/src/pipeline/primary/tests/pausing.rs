@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn pause_is_answered_when_the_epoch_that_says_so_is_committed_and_has_left() {
     let mut host = Host::new(true);
-    while host.pipeline.may_seal(0) {
+    while host.pipeline.boundary(0) == Boundary::Seal {
         host.seal(false);
     }
     host.pipeline.handle_paused(Time(100));

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use replication::EpochMark;
 use replication::wire::{DiskWrite, ResyncDisk};
 
 use snapshot::disklog::{Asked, Owner};
@@ -58,9 +59,13 @@ impl Place {
 }
 
 /// Epoch `number`, which writes its number to sector `sector`.
+fn mark(number: u64) -> EpochMark {
+    EpochMark { count: EpochId(number), ..EpochMark::default() }
+}
+
 fn epoch(number: u64, sector: u64) -> Arc<AssembledEpoch> {
     let disk_writes = vec![DiskWrite { disk: 0, offset: sector * 512, data: vec![number as u8; 512] }];
-    Arc::new(AssembledEpoch { session: SESSION, epoch: EpochId(number), disk_writes, ..AssembledEpoch::default() })
+    Arc::new(AssembledEpoch { session: SESSION, mark: mark(number), disk_writes, ..AssembledEpoch::default() })
 }
 
 #[test]
@@ -106,7 +111,7 @@ fn log_with_records_refuses_one_too_many_and_changes_nothing() {
     let mut place = Place::new();
     let large = |number: u64| {
         let disk_writes = vec![DiskWrite { disk: 0, offset: 0, data: vec![number as u8; 33 << 20] }];
-        Arc::new(AssembledEpoch { session: SESSION, epoch: EpochId(number), disk_writes, ..AssembledEpoch::default() })
+        Arc::new(AssembledEpoch { session: SESSION, mark: mark(number), disk_writes, ..AssembledEpoch::default() })
     };
     let first = place.perform(StorageStep::Append(large(7)));
     assert_eq!(first, StorageDone::Appended { is_half_full: true }, "an empty log takes any");
@@ -133,8 +138,7 @@ fn base_that_cannot_be_read_is_unfit_and_the_worker_goes_on() {
     // It ended the backup: any primary could do that.
     let mut place = Place::new();
     let state = Arc::new(b"no state".to_vec());
-    let base =
-        Arc::new(AssembledEpoch { session: SESSION, epoch: EpochId(7), base: true, state, ..Default::default() });
+    let base = Arc::new(AssembledEpoch { session: SESSION, mark: mark(7), base: true, state, ..Default::default() });
     let machine = Shape { memory_bytes: (1 << 20).try_into().expect("whole pages"), vcpus: 1, disks: 1, nets: 0 };
     let rehearsal = Some(Rehearsal { ram: Ram::new(1 << 20).expect("it fits"), machine });
     let order = Order { step: StorageStep::Rehearse(base), rehearsal };
