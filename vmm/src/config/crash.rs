@@ -2,13 +2,13 @@
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use snapshot::within::Within;
 
 use super::error::ConfigError;
 use super::ft::{Protect, Witness};
 use super::names::out_of_range;
 use super::units::format_size;
 use super::vm::StartFrom;
-use crate::within::Within;
 
 /// More would reach back for longer than a day.
 const RETAIN_MAX: u64 = 16;

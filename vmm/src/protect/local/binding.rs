@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use snapshot::disk::{DiskError, OverlayDisk};
 use snapshot::disklog::{Asked, Boot, DiskIdentity, LifeId, Line, LogId};
+use snapshot::durable;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::durable;
 use crate::exit::{Advice, Exit};
 
 /// Its name in the state directory.

@@ -20,10 +20,10 @@ use std::path::{Path, PathBuf};
 use replication::view::{Incarnation, Known};
 use replication::{EpochId, SessionId, Term};
 use serde::{Deserialize, Serialize};
+use snapshot::durable;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::{Endpoint, Witness};
-use crate::durable;
 use crate::exit::{Advice, Exit};
 use crate::protect::{IN_FLIGHT_EPOCHS_MAX, Lease};
 

@@ -16,10 +16,10 @@ use std::path::Path;
 
 use replication::EpochId;
 use snapshot::private;
+use snapshot::within::Within;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::blocks::{BLOCK, BlockId};
-use crate::within::Within;
 
 const MAGIC: [u8; 4] = *b"OLRE";
 const BATCH_MAGIC: [u8; 4] = *b"OLRB";
