@@ -314,6 +314,7 @@ fn guardian_config(durability: CommitDurability) -> GuardianConfig {
         store: Incarnation::default(),
         keeps_crashed: false,
         on_degraded: OnDegraded::default(),
+        words: vmm::exit::words,
     }
 }
 

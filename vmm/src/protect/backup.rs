@@ -18,7 +18,7 @@ mod storage;
 mod view;
 mod vigil;
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,13 +33,13 @@ use snapshot::disk::OverlayDisk;
 
 use super::clock::Clock;
 use super::courtesy::Courtesy;
+use super::error::ProtectError;
 use super::lease::Lease;
 use super::log::DiskLog;
 use super::room::ROOM_RETRY;
 use super::{socket, upkeep};
 use crate::config::Endpoint;
 use crate::events::Events;
-use crate::exit::{Exit, Failure};
 use connection::{Arrived, Connection, is_readable};
 use machine::MachineError;
 use machine::kvm::Vm;
@@ -47,7 +47,7 @@ use machine::memory::Ram;
 use mailbox::Mailbox;
 use perform::no_room;
 use storage::{Done, Rehearsal, Storage};
-pub use view::StandbyView;
+pub use view::{FailoverError, StandbyView};
 use vigil::Vigil;
 
 /// Bytes received and not applied at most, beyond the guest's memory.
@@ -99,7 +99,7 @@ pub struct Taken {
     /// Its disks, with everything committed applied.
     pub disks: Vec<OverlayDisk>,
     /// The log of its disks.
-    pub(crate) log: DiskLog,
+    pub log: DiskLog,
     /// Whether commits were durable.
     pub durable: bool,
     /// When the primary was found lost.
@@ -124,27 +124,27 @@ pub struct Standby {
     /// What storage gave back.
     given_back: Option<(Vec<OverlayDisk>, Box<DiskLog>)>,
     /// How storage failed.
-    failure: Option<Failure>,
+    failure: Option<ProtectError>,
     lost_at: Instant,
     vigil: Vigil,
 }
 
 impl Standby {
     /// Checks KVM, and listens. What a crash left in `log` was applied to `disks`.
-    pub(crate) fn open(
+    pub fn open(
         mut config: StandbyConfig,
         disks: Vec<OverlayDisk>,
         log: DiskLog,
         lease: Arc<Lease>,
         events: Arc<Events>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, ProtectError> {
         // A host without KVM is to be found now.
         drop(Vm::new().map_err(MachineError::from)?);
-        let done =
-            Mailbox::new().map_err(|e| Failure::new(Exit::Error, format!("cannot make an event counter: {e}")))?;
-        let listener = TcpListener::bind(config.listen.as_pair()).map_err(|e| listen_failure(&config.listen, &e))?;
+        let done = Mailbox::new().map_err(ProtectError::EventCounter)?;
+        let failed = |listen: &Endpoint, source| ProtectError::Listen { listen: listen.clone(), source };
+        let listener = TcpListener::bind(config.listen.as_pair()).map_err(|error| failed(&config.listen, error))?;
         // Of port 0 the host made a free one.
-        config.listen.port = listener.local_addr().map_err(|e| listen_failure(&config.listen, &e))?.port();
+        config.listen.port = listener.local_addr().map_err(|error| failed(&config.listen, error))?.port();
         let vigil = Vigil::begin(&lease, &events);
         Ok(Self {
             pipeline: BackupPipeline::new(pipeline_config(&config)),
@@ -171,7 +171,7 @@ impl Standby {
     }
 
     /// Waits, follows, and at last takes over or ends.
-    pub fn serve(mut self) -> Result<Outcome, Failure> {
+    pub fn serve(mut self) -> Result<Outcome, ProtectError> {
         self.events.note("waiting", json!({ "listen": self.config.listen.to_string() }));
         let mut courtesy = Courtesy::of_this_thread();
         loop {
@@ -254,7 +254,7 @@ impl Standby {
     }
 
     /// Gives the pipeline what other lanes have done and every frame that is whole, does what it says, and keeps its time.
-    fn turn(&mut self, now: Time) -> Result<Option<Outcome>, Failure> {
+    fn turn(&mut self, now: Time) -> Result<Option<Outcome>, ProtectError> {
         self.take_messages();
         loop {
             if let Some(outcome) = self.act()? {
@@ -319,10 +319,4 @@ fn pipeline_config(config: &StandbyConfig) -> PipelineConfig {
         },
         upkeep: upkeep::PERIOD,
     }
-}
-
-fn listen_failure(listen: &Endpoint, error: &io::Error) -> Failure {
-    let exit = if error.kind() == io::ErrorKind::AddrInUse { Exit::Conflict } else { Exit::Error };
-    Failure::new(exit, format!("cannot listen on {listen}: {error}"))
-        .with_hint("give --listen an address of this host and a free port")
 }

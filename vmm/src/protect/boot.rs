@@ -10,7 +10,7 @@ const ID: &str = "/proc/sys/kernel/random/boot_id";
 const STATISTICS: &str = "/proc/stat";
 
 /// This boot. Where the kernel does not tell, it is like no other.
-pub(crate) fn this_boot() -> Boot {
+pub fn this_boot() -> Boot {
     let id = fs::read_to_string(ID).ok().and_then(|text| id_of(&text)).unwrap_or_else(random);
     let began = fs::read_to_string(STATISTICS).ok().and_then(|text| began_of(&text));
     Boot { id, began: began.unwrap_or(i64::MAX) }

@@ -30,6 +30,7 @@ use serde_json::{Value, json};
 use snapshot::disk::{DiskError, Mode};
 
 use super::clock::Clock;
+use super::error::{ProtectError, Words};
 use super::lease::Lease;
 use super::local::backing::Kept;
 use super::local::pairing::Pairing;
@@ -38,6 +39,7 @@ use super::log::{DiskLog, Notes};
 use super::room::ROOM_RETRY;
 use super::socket::SendHalf;
 pub use ending::{Afterwards, Life};
+pub use pausing::{NotPaused, NotResumed};
 pub use protecting::NotProtected;
 pub use replication::pipeline::primary::Parting;
 
@@ -95,6 +97,8 @@ pub struct GuardianConfig {
     pub keeps_crashed: bool,
     /// What becomes of the guest when its state directory takes no more epochs.
     pub on_degraded: OnDegraded,
+    /// How its operator is told of what failed.
+    pub words: Words,
 }
 
 struct Inner {
@@ -363,6 +367,11 @@ impl Guardian {
         self.config.keeps_crashed
             && self.lock().pipeline.has_store()
             && self.machine.ended().is_some_and(|end| end.crash().is_some())
+    }
+
+    /// A failure as the front would have it told.
+    pub(super) fn words(&self, error: &ProtectError) -> String {
+        (self.config.words)(error)
     }
 
     pub(super) fn note(&self, event: &str, properties: Value) {

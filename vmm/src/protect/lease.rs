@@ -2,7 +2,8 @@
 //! is decided in [`replication::view`]; here is looked and asked, and answers are put into words.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -16,8 +17,7 @@ use replication::view::{
 use replication::{ClaimResult, EpochMark, Fork, SessionId, Term};
 
 use crate::config::Witness;
-use crate::exit::{Exit, Failure};
-use crate::witness::{FileWitness, Life, random};
+use crate::witness::{FileWitness, Life, WitnessError, random};
 
 /// The place of this process at the VM's register.
 #[derive(Debug)]
@@ -41,32 +41,99 @@ pub struct Begun {
     was_free: bool,
 }
 
+/// Why there is no right to run the guest here. Nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// Another process runs the VM of this state directory.
+    #[error("the state directory {} is in use by another process", dir.display())]
+    InUse {
+        /// The state directory.
+        dir: PathBuf,
+    },
+    /// The lock of the state directory is somebody else's file.
+    #[error("cannot take the lock of the state directory {}: {source}", dir.display())]
+    Denied {
+        /// The state directory.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Which process on which host this is could not be determined.
+    #[error("cannot take the state directory's lock or read this host's identity: {0}")]
+    NoIdentity(#[source] io::Error),
+    /// The witness cannot be used.
+    #[error(transparent)]
+    Witness(#[from] WitnessError),
+    /// The witness does not answer.
+    #[error("the witness {witness} does not answer: whether {vm} runs elsewhere is not known")]
+    NoAnswer {
+        /// The witness.
+        witness: Witness,
+        /// The VM.
+        vm: String,
+    },
+    /// The witness has lost records, or is another one.
+    #[error("the witness {witness} does not have what was seen there before: it is another one, or was restored")]
+    Forgotten {
+        /// The witness.
+        witness: Witness,
+    },
+    /// The state directory is not where the guest ran last.
+    #[error(
+        "this state directory of {vm} was copied or moved: it may lack what was committed to the original since, and what clients \
+         have seen"
+    )]
+    Copy {
+        /// The VM.
+        vm: String,
+        /// What the newest record lists.
+        listed: Vec<Place>,
+    },
+    /// The newest record has no place of that name.
+    #[error("the newest record at the witness has no place {name}")]
+    Unlisted {
+        /// What was named.
+        name: String,
+        /// What the newest record lists.
+        listed: Vec<Place>,
+    },
+    /// The last epoch of the guest is in this state directory: it is to be resumed, not booted.
+    #[error("the last epoch of {vm} is in this state directory")]
+    LastEpochHere {
+        /// The VM.
+        vm: String,
+    },
+    /// The rules of the register refuse it.
+    #[error("{}", why(vm, witness, refusal))]
+    Refused {
+        /// The VM.
+        vm: String,
+        /// The witness.
+        witness: Witness,
+        /// By which rule.
+        refusal: Refusal,
+    },
+}
+
 impl Lease {
     /// Opens the witness of `config`. Nobody can prove this process's death on its own host: for one that lasts as long as
     /// the call, or has no witness.
-    pub fn open(vm_name: &str, config: &Witness) -> Result<Self, Failure> {
-        Self::with_life(vm_name, config, Life::without_lock().map_err(|error| no_identity(&error))?)
+    pub fn open(vm_name: &str, config: &Witness) -> Result<Self, LeaseError> {
+        Self::with_life(vm_name, config, Life::without_lock().map_err(LeaseError::NoIdentity)?)
     }
 
     /// Opens the witness of `config`, and takes the lock of `state_dir`, which must exist.
-    pub(crate) fn open_in(vm_name: &str, config: &Witness, state_dir: &Path) -> Result<Self, Failure> {
-        let life = Life::begin(state_dir).map_err(|error| match error.kind() {
-            std::io::ErrorKind::WouldBlock => Failure::new(
-                Exit::Conflict,
-                format!("the state directory {} is in use by another process", state_dir.display()),
-            )
-            .with_hint("stop that one, or give this VM another --state-dir"),
-            std::io::ErrorKind::PermissionDenied => Failure::new(
-                Exit::Error,
-                format!("cannot take the lock of the state directory {}: {error}", state_dir.display()),
-            )
-            .with_hint("the state directory and its files must belong to the user who runs the VM"),
-            _ => no_identity(&error),
+    pub fn open_in(vm_name: &str, config: &Witness, state_dir: &Path) -> Result<Self, LeaseError> {
+        let dir = state_dir.to_owned();
+        let life = Life::begin(state_dir).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => LeaseError::InUse { dir },
+            io::ErrorKind::PermissionDenied => LeaseError::Denied { dir, source },
+            _ => LeaseError::NoIdentity(source),
         })?;
         Self::with_life(vm_name, config, life)
     }
 
-    fn with_life(vm_name: &str, config: &Witness, life: Life) -> Result<Self, Failure> {
+    fn with_life(vm_name: &str, config: &Witness, life: Life) -> Result<Self, LeaseError> {
         let witness = match config {
             Witness::None => None,
             Witness::File(dir) => Some(FileWitness::open(dir)?),
@@ -84,27 +151,27 @@ impl Lease {
     }
 
     /// The witness that it asks.
-    pub(crate) fn witness(&self) -> &Witness {
+    pub fn witness(&self) -> &Witness {
         &self.configured
     }
 
     /// Whether there is one.
-    pub(crate) fn is_witnessed(&self) -> bool {
+    pub fn is_witnessed(&self) -> bool {
         self.witness.is_some()
     }
 
     /// A place for the state directory of this process.
-    pub(crate) fn store(&self, id: Incarnation) -> Place {
+    pub fn store(&self, id: Incarnation) -> Place {
         self.life.observer.store(id)
     }
 
     /// The newest record that this process has seen.
-    pub(crate) fn known(&self) -> Option<Known> {
+    pub fn known(&self) -> Option<Known> {
         self.lock().known()
     }
 
     /// An earlier life of this side has seen `known`: a witness that has not is not the one.
-    pub(crate) fn remember(&self, known: Option<Known>) {
+    pub fn remember(&self, known: Option<Known>) {
         let mut register = self.lock();
         let is_newer = |known: &Known| register.known().is_none_or(|ours| ours.number < known.number);
         if known.as_ref().is_some_and(is_newer) {
@@ -113,7 +180,7 @@ impl Lease {
     }
 
     /// For how long the witness has not answered.
-    pub(crate) fn away_since(&self) -> Option<Instant> {
+    pub fn away_since(&self) -> Option<Instant> {
         *self.away_since.lock().expect("no holder panics")
     }
 
@@ -150,11 +217,11 @@ impl Lease {
     }
 
     /// A record that names this process must find its death provable.
-    fn make_public(&self, ask: &Ask) -> std::io::Result<()> {
+    fn make_public(&self, ask: &Ask) -> io::Result<()> {
         if matches!(ask, Ask::Append { .. }) { self.life.publish() } else { Ok(()) }
     }
 
-    fn note_answer(&self, error: Option<&std::io::Error>) {
+    fn note_answer(&self, error: Option<&io::Error>) {
         let mut away = self.away_since.lock().expect("no holder panics");
         match error {
             None => *away = None,
@@ -176,12 +243,12 @@ impl Lease {
     }
 
     /// As the primary: the backup of `session` is out.
-    pub(crate) fn remove(&self, session: SessionId) -> ClaimResult {
+    pub fn remove(&self, session: SessionId) -> ClaimResult {
         self.claim(Wish::Remove(session))
     }
 
     /// As the primary: from here on the backup of `session` could take over.
-    pub(crate) fn enlist(&self, session: SessionId, place: Option<Place>) -> ClaimResult {
+    pub fn enlist(&self, session: SessionId, place: Option<Place>) -> ClaimResult {
         match place {
             Some(place) => self.claim(Wish::Enlist(Member { place, join: session })),
             None => ClaimResult::Granted,
@@ -189,33 +256,28 @@ impl Lease {
     }
 
     /// As the primary: nothing is committed to the state directory any more.
-    pub(crate) fn remove_store(&self) -> ClaimResult {
+    pub fn remove_store(&self) -> ClaimResult {
         self.claim(Wish::RemoveStore)
     }
 
     /// As the primary: the guest has ended; or, if its state directory keeps it for the operator, it has stopped.
-    pub(crate) fn end(&self, is_kept: bool) -> ClaimResult {
+    pub fn end(&self, is_kept: bool) -> ClaimResult {
         self.claim(if is_kept { Wish::Keep } else { Wish::End })
     }
 
     /// As the primary: is it still?
-    pub(crate) fn look(&self) -> ClaimResult {
+    pub fn look(&self) -> ClaimResult {
         self.claim(Wish::Look)
     }
 
     /// As the backup of `session`: the guest is to go on here, from the end of `fork`. With `named_dead`, against the newest
     /// record.
-    pub(crate) fn take_over(
-        &self,
-        session: SessionId,
-        fork: EpochMark,
-        named_dead: BTreeSet<Incarnation>,
-    ) -> ClaimResult {
+    pub fn take_over(&self, session: SessionId, fork: EpochMark, named_dead: BTreeSet<Incarnation>) -> ClaimResult {
         self.claim(Wish::TakeOver { join: session, fork, named_dead })
     }
 
     /// The number of the record that began this process's line of history, if it has a right by the register.
-    pub(crate) fn term(&self) -> Option<Term> {
+    pub fn term(&self) -> Option<Term> {
         let register = self.lock();
         let record = &register.newest()?.record;
         (record.primary.id == register.me().id).then_some(Term(record.branch))
@@ -223,7 +285,7 @@ impl Lease {
 
     /// Wins the right to boot the guest afresh, or says who may have it. `names_dead`: what the operator says is dead, as
     /// the beginnings of ids.
-    pub(crate) fn begin(&self, store: Option<Place>, has_epoch: bool, names_dead: &[String]) -> Result<Begun, Failure> {
+    pub fn begin(&self, store: Option<Place>, has_epoch: bool, names_dead: &[String]) -> Result<Begun, LeaseError> {
         if self.witness.is_none() {
             return Ok(Begun { term: Term(unwitnessed_term()), was_free: false });
         }
@@ -236,7 +298,7 @@ impl Lease {
     }
 
     /// Wins the right to continue the guest of this state directory, the store `store`, from the end of `fork`.
-    pub(crate) fn resume(&self, store: Place, fork: Fork, names_dead: &[String]) -> Result<Term, Failure> {
+    pub fn resume(&self, store: Place, fork: Fork, names_dead: &[String]) -> Result<Term, LeaseError> {
         if self.witness.is_none() {
             return Ok(Term(unwitnessed_term()));
         }
@@ -246,58 +308,40 @@ impl Lease {
         let wish = self.life.observer.resume(newest, resume);
         let is_copy = matches!(wish, Wish::Resume { is_original: false, .. });
         match self.wish(wish).expect("there is a witness") {
-            Outcome::Refused(Refusal::MayBeWhole { .. }) if is_copy => {
-                Err(newest.map_or_else(|| self.no_answer(), |record| self.only_a_copy(record)))
-            }
+            Outcome::Refused(Refusal::MayBeWhole { .. }) if is_copy => Err(newest.map_or_else(
+                || self.no_answer(),
+                |record| LeaseError::Copy { vm: self.vm_name.clone(), listed: listed(record) },
+            )),
             outcome => self.term_of(outcome),
         }
     }
 
-    /// Why a copy of a state directory is not resumed just so.
-    fn only_a_copy(&self, record: &Record) -> Failure {
-        let dead: Vec<String> = record.places().map(|place| format!("--dead {}", short(place.id))).collect();
-        let places: Vec<String> = record.places().map(|place| format!("{} ({place})", short(place.id))).collect();
-        Failure::new(
-            Exit::SplitBrain,
-            format!(
-                "this state directory of {} was copied or moved: it may lack what was committed to the original since, \
-                 and what clients have seen",
-                self.vm_name
-            ),
-        )
-        .with_hint(format!(
-            "resume where the guest ran last. Listed are {}. If none of them is left, say so: {}",
-            places.join(", "),
-            dead.join(" ")
-        ))
-    }
-
     /// The places that the newest record lists and that `names` names; for an override.
-    pub(crate) fn named(&self, names: &[String]) -> Result<BTreeSet<Incarnation>, Failure> {
+    pub fn named(&self, names: &[String]) -> Result<BTreeSet<Incarnation>, LeaseError> {
         named(self.newest()?.as_ref().map(|entry| &entry.record), names)
     }
 
-    fn win(&self, wish: Wish) -> Result<Term, Failure> {
+    fn win(&self, wish: Wish) -> Result<Term, LeaseError> {
         self.term_of(self.wish(wish).expect("there is a witness"))
     }
 
-    fn term_of(&self, outcome: Outcome) -> Result<Term, Failure> {
+    fn term_of(&self, outcome: Outcome) -> Result<Term, LeaseError> {
         match outcome {
             Outcome::Won(entry) => Ok(Term(entry.record.branch)),
             Outcome::NoAnswer => Err(self.no_answer()),
             Outcome::Forgotten => Err(self.forgotten()),
-            Outcome::Refused(refusal) => Err(self.refused(&refusal)),
+            Outcome::Refused(refusal) => Err(self.refused(refusal)),
         }
     }
 
     /// Nobody runs the guest, as before [`Self::begin`]: the start came to nothing.
-    pub(crate) fn take_back(&self, begun: &Begun) {
+    pub fn take_back(&self, begun: &Begun) {
         if begun.was_free && self.claim(Wish::End) != ClaimResult::Granted {
             tracing::warn!("the witness still lists this VM as running here; the next start from here is accepted");
         }
     }
 
-    fn newest(&self) -> Result<Option<Entry>, Failure> {
+    fn newest(&self) -> Result<Option<Entry>, LeaseError> {
         // A look needs no right. It says what is there, or that nothing is.
         match self.wish(Wish::Look) {
             Some(Outcome::NoAnswer) => Err(self.no_answer()),
@@ -319,12 +363,12 @@ impl Lease {
     }
 
     /// The joins of this process as a backup, of which there were none yet.
-    pub(crate) fn voids(&self) -> Voids {
+    pub fn voids(&self) -> Voids {
         Voids::new(self.life.observer.place().id)
     }
 
     /// As a backup: tells the witness of a join that came to nothing. False: it was not told.
-    pub(crate) fn tell(&self, tell: Tell) -> bool {
+    pub fn tell(&self, tell: Tell) -> bool {
         let Some(witness) = &self.witness else { return true };
         let told = match tell {
             Tell::State(join) => witness.state(&self.vm_name, Statement::Void(join)),
@@ -335,12 +379,12 @@ impl Lease {
     }
 
     /// Looks for the newest record, if the witness answers and has one.
-    pub(crate) fn newest_record(&self) -> Option<Record> {
+    pub fn newest_record(&self) -> Option<Record> {
         self.newest().ok().flatten().map(|entry| entry.record)
     }
 
     /// States for other hosts what only this one can prove: that earlier lives of the VM on it are gone.
-    pub(crate) fn state_deaths(&self, newest: Option<&Record>) {
+    pub fn state_deaths(&self, newest: Option<&Record>) {
         let Some(witness) = &self.witness else { return };
         let free = newest.map_or_else(Vec::new, |record| self.life.free_locks(record));
         for id in self.life.observer.deaths(newest, &Facts { free, ..Facts::default() }) {
@@ -351,7 +395,7 @@ impl Lease {
     }
 
     /// What the primary says of the register in its Hello, with something for the backup to find at the witness.
-    pub(crate) fn greeting(&self) -> Result<Option<Greeting>, std::io::Error> {
+    pub fn greeting(&self) -> Result<Option<Greeting>, io::Error> {
         let Some(witness) = &self.witness else { return Ok(None) };
         let left = witness.leave(&self.vm_name);
         self.note_answer(left.as_ref().err());
@@ -361,7 +405,7 @@ impl Lease {
     }
 
     /// As the primary: whether the backup, which left `nonce`, sees the same witness.
-    pub(crate) fn meet(&self, nonce: Option<Nonce>) -> Meeting {
+    pub fn meet(&self, nonce: Option<Nonce>) -> Meeting {
         let (witness, nonce) = match (&self.witness, nonce) {
             (None, None) => return Meeting::Same,
             (Some(witness), Some(nonce)) => (witness, nonce),
@@ -377,7 +421,7 @@ impl Lease {
     }
 
     /// As a backup: whether a primary that says this may be followed; if so, what to tell it.
-    pub(crate) fn introduce(&self, greeting: Option<&Greeting>) -> Result<Introduction, String> {
+    pub fn introduce(&self, greeting: Option<&Greeting>) -> Result<Introduction, String> {
         let (witness, greeting) = match (&self.witness, greeting) {
             (None, None) => return Ok(Introduction::default()),
             (None, Some(_)) => {
@@ -388,7 +432,7 @@ impl Lease {
             }
             (Some(witness), Some(greeting)) => (witness, greeting),
         };
-        let no_answer = |error: std::io::Error| format!("the backup's witness does not answer: {error}");
+        let no_answer = |error: io::Error| format!("the backup's witness does not answer: {error}");
         let found = witness.finds(&self.vm_name, greeting.nonce);
         self.note_answer(found.as_ref().err());
         if !found.map_err(no_answer)? {
@@ -407,84 +451,44 @@ impl Lease {
         Ok(Introduction { place: Some(self.life.observer.place().clone()), nonce: Some(nonce) })
     }
 
-    fn no_answer(&self) -> Failure {
-        Failure::new(
-            Exit::Timeout,
-            format!(
-                "the witness {} does not answer: whether {} runs elsewhere is not known",
-                self.configured, self.vm_name
-            ),
-        )
-        .with_hint("is the shared storage mounted and reachable? Try again when it is")
+    fn no_answer(&self) -> LeaseError {
+        LeaseError::NoAnswer { witness: self.configured.clone(), vm: self.vm_name.clone() }
     }
 
-    fn forgotten(&self) -> Failure {
-        Failure::new(
-            Exit::SplitBrain,
-            format!(
-                "the witness {} does not have what was seen there before: it is another one, or was restored",
-                self.configured
-            ),
-        )
-        .with_hint("mount the right one; a witness that lost records cannot tell where the guest runs")
+    fn forgotten(&self) -> LeaseError {
+        LeaseError::Forgotten { witness: self.configured.clone() }
     }
 
-    fn refused(&self, refusal: &Refusal) -> Failure {
-        let vm = &self.vm_name;
+    fn refused(&self, refusal: Refusal) -> LeaseError {
+        let vm = self.vm_name.clone();
         match refusal {
-            Refusal::MayBeWhole { place } if place.kind == PlaceKind::Store && self.life.observer.is_here(place) => {
-                Failure::new(Exit::SplitBrain, format!("the last epoch of {vm} is in this state directory"))
-                    .with_hint("`outlast resume` continues from it")
+            Refusal::MayBeWhole { place } if place.kind == PlaceKind::Store && self.life.observer.is_here(&place) => {
+                LeaseError::LastEpochHere { vm }
             }
-            Refusal::MayBeWhole { place } => {
-                Failure::new(Exit::SplitBrain, format!("{vm} runs or may be continued elsewhere, by {place}"))
-                    .with_hint(format!(
-                        "look there: `outlast ctl status`, and `outlast ctl stop` to end it. If that host is gone for good, say so: \
-                         --dead {}",
-                        short(place.id)
-                    ))
-            }
-            Refusal::Elsewhere { place } => {
-                Failure::new(Exit::SplitBrain, format!("{vm} ran last at another place, {place}: its newest disks are there"))
-                    .with_hint(format!(
-                        "start it there, with the same --state-dir; or, to give up what it wrote there, say --dead {}",
-                        short(place.id)
-                    ))
-            }
-            Refusal::Primary { place } => {
-                Failure::new(Exit::SplitBrain, format!("{vm} was continued by {place}; the copy here is older"))
-                    .with_hint(format!(
-                        "to continue it here would undo what clients have seen of it since. If that place is gone \
-                         for good, say so: --dead {}",
-                        short(place.id)
-                    ))
-            }
-            Refusal::Ended { place } => {
-                Failure::new(Exit::SplitBrain, format!("{vm} has ended since, at {place}; the copy here is older"))
-                    .with_hint("to start it afresh, remove what the state directory holds and use `outlast run`")
-            }
-            Refusal::Unknown => Failure::new(
-                Exit::SplitBrain,
-                format!("the witness {} does not know {vm}, which was started with it", self.configured),
-            )
-            .with_hint("is it the same directory as before?"),
+            refusal => LeaseError::Refused { vm, witness: self.configured.clone(), refusal },
         }
     }
 }
 
-/// Enough of an id for people to tell places apart.
-fn short(id: Incarnation) -> String {
-    id.to_string()[..8].to_owned()
+fn why(vm: &str, witness: &Witness, refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::MayBeWhole { place } => format!("{vm} runs or may be continued elsewhere, by {place}"),
+        Refusal::Elsewhere { place } => format!("{vm} ran last at another place, {place}: its newest disks are there"),
+        Refusal::Primary { place } => format!("{vm} was continued by {place}; the copy here is older"),
+        Refusal::Ended { place } => format!("{vm} has ended since, at {place}; the copy here is older"),
+        Refusal::Unknown => format!("the witness {witness} does not know {vm}, which was started with it"),
+    }
+}
+
+fn listed(record: &Record) -> Vec<Place> {
+    record.places().cloned().collect()
 }
 
 /// The listed places that the operator means.
-fn named(newest: Option<&Record>, names: &[String]) -> Result<BTreeSet<Incarnation>, Failure> {
-    evidence::named(newest, names).map_err(|evidence::Unlisted { name }| {
-        let listed = newest.into_iter().flat_map(Record::places);
-        let listed: Vec<String> = listed.map(|place| format!("{} ({place})", short(place.id))).collect();
-        let listed = if listed.is_empty() { "none".to_owned() } else { listed.join(", ") };
-        Failure::new(Exit::NotFound, format!("the newest record at the witness has no place {name}"))
-            .with_hint(format!("it lists: {listed}"))
+fn named(newest: Option<&Record>, names: &[String]) -> Result<BTreeSet<Incarnation>, LeaseError> {
+    evidence::named(newest, names).map_err(|evidence::Unlisted { name }| LeaseError::Unlisted {
+        name,
+        listed: newest.map_or_else(Vec::new, listed),
     })
 }
 
@@ -500,9 +504,4 @@ fn holder_of(refusal: &Refusal) -> String {
 fn unwitnessed_term() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn no_identity(error: &std::io::Error) -> Failure {
-    Failure::new(Exit::Error, format!("cannot take the state directory's lock or read this host's identity: {error}"))
-        .with_hint("is /proc mounted, and the state directory writable?")
 }

@@ -8,7 +8,6 @@
 mod notes;
 mod place;
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,20 +15,19 @@ use std::time::{Duration, Instant};
 use replication::{EpochId, EpochMark};
 use snapshot::disk::{DiskError, Image, OverlayDisk};
 use snapshot::disklog::{
-    Asked, Boot, Chain, DiskIdentity, EpochLog, Generation, Holds, LOG_LEN_MAX, LifeId, Line, LogError, LogId,
-    NoteError, Owner, Verdict,
+    Asked, Boot, Chain, DiskIdentity, EpochLog, Generation, Holds, LifeId, Line, LogError, LogId, NoteError, Owner,
+    Verdict,
 };
 use snapshot::writeset::WriteSet;
 
 use super::boot;
 use super::local::fault;
-use crate::exit::{Advice, Exit, Failure};
 use machine::disk::SharedDisk;
-pub(crate) use notes::Notes;
-pub(crate) use place::{Place, Wanted};
+pub(super) use notes::Notes;
+pub use place::{Place, PlaceError, Wanted};
 
 /// Largest log, in bytes. Full, it waits for the images to be synced.
-const LOG_BYTES_MAX: u64 = 256 << 20;
+pub const LOG_BYTES_MAX: u64 = 256 << 20;
 /// Room that no log takes less of, unless an epoch needs more.
 const ROOM_BYTES_MIN: u64 = 32 << 20;
 /// Room for one log, in lengths of all images together: an epoch holds each byte of them once at most.
@@ -39,87 +37,46 @@ pub(super) const BASE_BYTES_MAX: usize = (LOG_BYTES_MAX - (1 << 20)) as usize;
 /// Between two notes of what the images have.
 const BETWEEN_NOTES: Duration = Duration::from_millis(100);
 
-impl Advice for LogError {
-    fn exit(&self) -> Exit {
-        match self {
-            Self::Locked { .. } | Self::Elsewhere { .. } => Exit::Conflict,
-            Self::NotALog { .. }
-            | Self::Format { .. }
-            | Self::Generation { .. }
-            | Self::TooLong { .. }
-            | Self::Damaged { .. }
-            | Self::NoSuchDisk { .. }
-            | Self::OtherDisk { .. }
-            | Self::Resized { .. }
-            | Self::Changed { .. }
-            | Self::WentOn { .. }
-            | Self::OtherLog { .. }
-            | Self::OtherLine { .. }
-            | Self::Ahead { .. }
-            | Self::Missing { .. } => Exit::Incompatible,
-            _ => Exit::Error,
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::NoRoom { path, source } | Self::Io { path, source, .. }
-                if source.kind() == ErrorKind::StorageFull =>
-            {
-                Some(format!(
-                    "make room on the file system of {} (a log takes up to {} MiB), or move the image to a larger one",
-                    path.display(),
-                    LOG_BYTES_MAX >> 20
-                ))
-            }
-            Self::TooLong { path, .. } => Some(format!(
-                "if it is the log, cut it to {} bytes (`truncate -s`), which no log exceeds; if not, move {} away",
-                LOG_LEN_MAX,
-                path.display()
-            )),
-            Self::NoSuchDisk { path, .. } | Self::OtherDisk { path, .. } => Some(format!(
-                "the log holds committed writes of the disk that it names: give the disks in the order that they had, or put \
-                 that image back; to start on what is there now instead, remove {}",
-                path.display()
-            )),
-            Self::Resized { path, image, .. } | Self::Changed { path, image, .. } => Some(format!(
-                "put over {} now, the log's older writes would damage it: to keep the image as it is, remove {}; or put the image \
-                 back as it was when its VM crashed",
-                image.display(),
-                path.display()
-            )),
-            Self::Elsewhere { path, expected, .. } => Some(format!(
-                "start the disks as that VM had them, and in the order that they had; or, if the image was renamed, rename {0} to \
-                 {1}; to give those writes up, remove {0}",
-                path.display(),
-                expected.display()
-            )),
-            _ => None,
-        }
-    }
+/// What is wrong with the log of disk writes, or with the disks that it is about.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskLogError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// It could not be noted that the images are written past the log.
+    #[error("disk log {}: {error}", path.display())]
+    Note {
+        /// The log.
+        path: PathBuf,
+        /// Why.
+        error: NoteError,
+    },
 }
 
 /// Whose log it is to be, and what for.
 #[derive(Debug)]
-pub(crate) struct Setup {
+pub struct Setup {
     /// Where; none for a machine without writable disks.
-    pub(crate) place: Option<Place>,
+    pub place: Option<Place>,
     /// The VM, and which life of its guest.
-    pub(crate) owner: Owner,
+    pub owner: Owner,
     /// What is to be done with the disks.
-    pub(crate) asked: Asked,
+    pub asked: Asked,
     /// Whether room for it is set aside.
-    pub(crate) is_reserved: bool,
+    pub is_reserved: bool,
 }
 
 /// A life of a guest that nobody has had yet.
-pub(crate) fn new_life() -> LifeId {
+pub fn new_life() -> LifeId {
     LifeId(boot::random())
 }
 
 /// Disk writes of epochs that the images may not have yet. Without a writable disk there is nothing to log.
 #[derive(Debug, Default)]
-pub(crate) struct DiskLog {
+pub struct DiskLog {
     open: Option<OpenLog>,
     pub(super) last: EpochId,
     place: Option<Place>,
@@ -147,7 +104,7 @@ struct OpenLog {
 
 /// A log that was looked at, with disks that it fits. Nothing was changed.
 #[derive(Debug)]
-pub(crate) struct FoundLog {
+pub struct FoundLog {
     log: Option<EpochLog>,
     images: Vec<Arc<Image>>,
     boot: Boot,
@@ -158,7 +115,7 @@ pub(crate) struct FoundLog {
 
 impl DiskLog {
     /// Opens the log of `disks`, and applies what a crash left in it to the images.
-    pub(crate) fn open(disks: &[OverlayDisk], setup: Setup) -> Result<Self, Failure> {
+    pub fn open(disks: &[OverlayDisk], setup: Setup) -> Result<Self, DiskLogError> {
         Self::look(disks, setup, EpochId(u64::MAX))?.recover()
     }
 
@@ -166,14 +123,14 @@ impl DiskLog {
     ///
     /// # Errors
     /// Where it belongs to other disks, or another program has written to them.
-    pub(crate) fn look(disks: &[OverlayDisk], setup: Setup, upto: EpochId) -> Result<FoundLog, Failure> {
+    pub fn look(disks: &[OverlayDisk], setup: Setup, upto: EpochId) -> Result<FoundLog, LogError> {
         let boot = boot::this_boot();
         let images: Vec<_> = disks.iter().map(|disk| Arc::clone(disk.image())).collect();
         let Some(place) = &setup.place else {
             return Ok(FoundLog { log: None, images, boot, verdict: Verdict::Begin, setup, upto });
         };
         if matches!(setup.asked, Asked::Resume { .. }) && !place.path.exists() {
-            return Err(LogError::Missing { path: place.path.clone() }.into());
+            return Err(LogError::Missing { path: place.path.clone() });
         }
         refuse_logs_elsewhere(disks, &place.path, &boot)?;
         let log = EpochLog::open(&place.path, LOG_BYTES_MAX)?;
@@ -184,7 +141,7 @@ impl DiskLog {
 
 impl FoundLog {
     /// Applies it, and forgets what is past the epoch that was asked for: the guest continues from the end of that one.
-    pub(crate) fn recover(self) -> Result<DiskLog, Failure> {
+    pub fn recover(self) -> Result<DiskLog, DiskLogError> {
         let Self { log, images, boot, verdict, setup, upto } = self;
         let Setup { place, owner, asked, is_reserved } = setup;
         let Some(mut log) = log else { return Ok(DiskLog { open: None, last: EpochId(0), place, unsynced: false }) };
@@ -329,17 +286,17 @@ impl DiskLog {
     }
 
     /// Where in the guest's history it is: at the last epoch that had disk writes. Without a log nowhere.
-    pub(crate) fn line(&self) -> Line {
+    pub fn line(&self) -> Line {
         self.open.as_ref().map_or(Line::Nothing, |open| open.log.line())
     }
 
     /// Which log it is.
-    pub(crate) fn id(&self) -> Option<LogId> {
+    pub fn id(&self) -> Option<LogId> {
         self.open.as_ref().map(|open| open.id)
     }
 
     /// Where it lies.
-    pub(crate) fn place(&self) -> Option<&Place> {
+    pub fn place(&self) -> Option<&Place> {
         self.place.as_ref()
     }
 
@@ -386,17 +343,15 @@ impl DiskLog {
     }
 
     /// The images are about to be written past the log, with what does not come from the guest that runs.
-    pub(crate) fn note_beside(&self) -> Result<(), Failure> {
+    pub fn note_beside(&self) -> Result<(), DiskLogError> {
         let Some(open) = &self.open else { return Ok(()) };
-        open.notes
-            .with(|notes| notes.note_beside())
-            .unwrap_or(Ok(()))
-            .map_err(|error| Failure::new(Exit::Error, format!("disk log {}: {error}", open.log.path().display())))
+        let noted = open.notes.with(|notes| notes.note_beside()).unwrap_or(Ok(()));
+        noted.map_err(|error| DiskLogError::Note { path: open.log.path().to_owned(), error })
     }
 
     /// Puts an empty log in the place of one that took no more. All that it had was applied to the images, which are
     /// synced first: a start after this one must not put its older writes over them.
-    pub(super) fn begin_anew(&mut self, disks: &[SharedDisk]) -> Result<(), Failure> {
+    pub(super) fn begin_anew(&mut self, disks: &[SharedDisk]) -> Result<(), DiskLogError> {
         let Some(OpenLog { log, owner, boot, images, room, notes, .. }) = self.open.take() else { return Ok(()) };
         for disk in disks {
             disk.image().sync()?;
@@ -435,7 +390,7 @@ impl DiskLog {
     }
 
     /// Syncs the images, to which everything logged was applied, and empties the log.
-    pub(super) fn checkpoint(&mut self) -> Result<(), Failure> {
+    pub(super) fn checkpoint(&mut self) -> Result<(), DiskLogError> {
         let Some(open) = &mut self.open else { return Ok(()) };
         open.sync()?;
         self.last = EpochId(0);

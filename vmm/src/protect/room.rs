@@ -9,28 +9,28 @@ use std::time::Duration;
 use snapshot::disk::DiskError;
 use snapshot::disklog::LogError;
 
-use crate::exit::Failure;
+use super::error::ProtectError;
 
 /// Before a write that found no room is tried again.
-pub(crate) const ROOM_RETRY: Duration = Duration::from_secs(1);
+pub(super) const ROOM_RETRY: Duration = Duration::from_secs(1);
 
 /// Why a disk or a log did not do what it was asked for.
 #[derive(Debug)]
-pub(crate) enum Trouble {
+pub(super) enum Trouble {
     /// There is no room where this file lies; the same may be tried again.
     Full {
         /// The file.
         path: PathBuf,
     },
     /// Anything else.
-    Other(Failure),
+    Other(ProtectError),
 }
 
 impl From<DiskError> for Trouble {
     fn from(error: DiskError) -> Self {
         match error.full() {
             Some(path) => Self::Full { path: path.to_owned() },
-            None => Self::Other(Failure::of(&error)),
+            None => Self::Other(error.into()),
         }
     }
 }
@@ -39,7 +39,7 @@ impl From<LogError> for Trouble {
     fn from(error: LogError) -> Self {
         match error.full() {
             Some(path) => Self::Full { path: path.to_owned() },
-            None => Self::Other(Failure::of(&error)),
+            None => Self::Other(error.into()),
         }
     }
 }

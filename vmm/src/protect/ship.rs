@@ -12,16 +12,16 @@ use snapshot::disk::Mode;
 use snapshot::disklog::LogError;
 use snapshot::writeset::WriteSet;
 
+use super::error::ProtectError;
 use super::filling::{FillError, Filler};
 use super::guardian::Guardian;
 use super::local::pairing::Pairing;
-use super::local::{Commit, Committed, LocalStore, fault};
+use super::local::{Commit, Committed, LocalError, LocalStore, fault};
 use super::log::{self, DiskLog};
 use super::outbox::{Outbox, OutboxError};
 use super::shadow::Shadow;
 use crate::epoch::hot::IdlePages;
 use crate::epoch::{EpochSink, SealedEpoch, SpentEpochs};
-use crate::exit::Failure;
 use machine::allocations;
 use machine::gate::Held;
 use machine::memory::PAGE_SIZE;
@@ -197,11 +197,11 @@ impl<'g> Shipper<'g> {
             }
             Step::Ship { link, linked, left } => self.ship(link, linked, left),
             Step::Log { mark } => self.append(mark),
-            Step::SyncImages => outcome(self.guardian.sync_images()),
-            Step::CommitLocally { mark, left } => outcome(self.commit_locally(mark, left)),
+            Step::SyncImages => outcome(self.guardian, self.guardian.sync_images()),
+            Step::CommitLocally { mark, left } => outcome(self.guardian, self.commit_locally(mark, left)),
             Step::Record { session } => self.record(session),
             Step::RemoveStore { renew_log } => self.remove_store(renew_log),
-            Step::EmptyLog => outcome(self.log.checkpoint()),
+            Step::EmptyLog => outcome(self.guardian, self.log.checkpoint()),
             Step::BeginFilling { link, has_epochs } => self.begin_filling(link, has_epochs),
             Step::Mirror => self.mirror().map_or_else(Outcome::from, |()| Outcome::Done),
             Step::Fill { link, step } => match self.filler.as_mut().filter(|filler| filler.link == link) {
@@ -294,9 +294,10 @@ impl<'g> Shipper<'g> {
         match self.try_append(mark, &sets) {
             Ok(()) => Outcome::Logged { is_half_full: self.log.is_half_full() },
             Err(error) => {
-                let text = Failure::of(&error).to_string();
-                match error.full() {
-                    Some(path) => Outcome::NoRoom { path: path.display().to_string(), text },
+                let full = error.full().map(|path| path.display().to_string());
+                let text = self.guardian.words(&error.into());
+                match full {
+                    Some(path) => Outcome::NoRoom { path, text },
                     None => Outcome::Failed { text },
                 }
             }
@@ -313,14 +314,14 @@ impl<'g> Shipper<'g> {
     }
 
     /// Commits an epoch to the state directory, whose disk writes are in the log already.
-    fn commit_locally(&mut self, mark: EpochMark, left: EpochId) -> Result<(), Failure> {
+    fn commit_locally(&mut self, mark: EpochMark, left: EpochId) -> Result<(), LocalError> {
         let sealed = self.take_current(mark.count);
         let committed = self.commit(&sealed, mark, left);
         self.current = Some(sealed);
         committed
     }
 
-    fn commit(&mut self, sealed: &SealedEpoch, mark: EpochMark, left: EpochId) -> Result<(), Failure> {
+    fn commit(&mut self, sealed: &SealedEpoch, mark: EpochMark, left: EpochId) -> Result<(), LocalError> {
         let line = self.log.line();
         let store = self.local.as_mut().expect("epochs are committed only to a state directory that there is");
         fault::reached(fault::DISK_LOGGED);
@@ -340,10 +341,10 @@ impl<'g> Shipper<'g> {
     }
 
     fn remove_store(&mut self, renew_log: bool) -> Outcome {
-        let removed = self.local.take().map_or(Ok(()), LocalStore::remove).map_err(Failure::from);
+        let removed = self.local.take().map_or(Ok(()), LocalStore::remove).map_err(ProtectError::from);
         let renewed = if renew_log { self.log.begin_anew(self.guardian.machine.disks()) } else { Ok(()) };
-        let why = |result: Result<(), Failure>| result.err().map(|failure| failure.to_string());
-        Outcome::StoreRemoved { kept: why(removed), not_renewed: why(renewed) }
+        let why = |result: Result<(), ProtectError>| result.err().map(|error| self.guardian.words(&error));
+        Outcome::StoreRemoved { kept: why(removed), not_renewed: why(renewed.map_err(ProtectError::from)) }
     }
 
     fn remove_ended(&mut self) -> Outcome {
@@ -359,7 +360,7 @@ impl<'g> Shipper<'g> {
         self.base_writes = None;
         let Some(outbox) = Outbox::of(self.guardian, link.session, Vec::new()) else { return Outcome::SessionOver };
         self.filler = Some(Filler::begin(self.guardian, link, outbox, has_epochs));
-        outcome(self.log.reserve())
+        outcome(self.guardian, self.log.reserve())
     }
 
     fn mirror(&self) -> Result<(), FillError> {
@@ -508,10 +509,10 @@ fn failed(error: impl std::fmt::Display) -> Outcome {
     Outcome::Failed { text: error.to_string() }
 }
 
-fn outcome<E: Into<Failure>>(result: Result<(), E>) -> Outcome {
-    match result.map_err(Into::into) {
+fn outcome<E: Into<ProtectError>>(guardian: &Guardian, result: Result<(), E>) -> Outcome {
+    match result {
         Ok(()) => Outcome::Done,
-        Err(failure) => Outcome::Failed { text: failure.to_string() },
+        Err(error) => Outcome::Failed { text: guardian.words(&error.into()) },
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use snapshot::disk::OverlayDisk;
 use snapshot::disklog::{Asked, Owner};
 
+use super::error::ProtectError;
 use super::guardian::{Guardian, GuardianConfig};
 use super::lease::Lease;
 use super::local::LocalStore;
@@ -14,7 +15,6 @@ use super::log::{DiskLog, Place, Setup, Wanted, new_life};
 use crate::config::{LocalLog, Witness};
 use crate::epoch::EpochMachine;
 use crate::events::Events;
-use crate::exit::Failure;
 use recoverable::Survives;
 
 /// What protection needs before its machine takes the disks.
@@ -26,7 +26,7 @@ pub struct Unwitnessed {
 
 impl Unwitnessed {
     /// For the VM `vm_name` with these disks, whose files are in `dir`.
-    pub fn prepare(vm_name: &str, disks: &[OverlayDisk], dir: &Path) -> Result<Self, Failure> {
+    pub fn prepare(vm_name: &str, disks: &[OverlayDisk], dir: &Path) -> Result<Self, ProtectError> {
         let wanted = Wanted { chosen: None, state_dir: dir, must_survive_power: false };
         let place = Place::of(disks.iter().map(OverlayDisk::path), wanted)?;
         let owner = Owner { name: vm_name.into(), life: new_life() };
@@ -40,7 +40,7 @@ impl Unwitnessed {
         machine: EpochMachine,
         config: GuardianConfig,
         state_dir: Option<&Path>,
-    ) -> Result<Arc<Guardian>, Failure> {
+    ) -> Result<Arc<Guardian>, ProtectError> {
         let lease = Arc::new(Lease::open(&self.vm_name, &Witness::None)?);
         // The product's default: what the medium asks for, and no promise.
         let options =

@@ -252,7 +252,7 @@ impl ApiHandler for Arc<Node> {
             Role::Backup(view) => view,
             Role::Primary { .. } => return Err(ApiError::conflict("the guest runs here already")),
         };
-        Ok(view.fail_over(request.dead)?)
+        Ok(view.fail_over(request.dead).map_err(Failure::from)?)
     }
 
     fn metrics(&self) -> String {

@@ -269,6 +269,7 @@ fn guardian_config(config: &VmConfig) -> GuardianConfig {
         store: Incarnation::default(),
         keeps_crashed: config.on_guest_panic != OnGuestPanic::Reset,
         on_degraded: config.local.on_degraded,
+        words: crate::exit::words,
     }
 }
 

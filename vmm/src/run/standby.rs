@@ -113,6 +113,7 @@ fn take_over(
         store: Incarnation::default(),
         keeps_crashed: false,
         on_degraded: OnDegraded::default(),
+        words: crate::exit::words,
     };
     let guardian = Guardian::start(machine.clone(), guardian_config, log, Arc::clone(lease), Arc::clone(events), None)?;
     node.promote(machine.clone(), guardian);

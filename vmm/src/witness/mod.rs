@@ -29,7 +29,6 @@ use std::time::Duration;
 use replication::view::evidence::Statement;
 use replication::view::{Ask, Entry, Nonce};
 
-use crate::exit::{Advice, Exit};
 use bounded::Bounded;
 pub(crate) use place::{Life, random};
 use records::Records;
@@ -49,18 +48,6 @@ pub enum WitnessError {
         #[source]
         source: io::Error,
     },
-}
-
-impl Advice for WitnessError {
-    fn hint(&self) -> Option<String> {
-        let Self::Open { dir, .. } = self;
-        Some(format!("it must exist, be writable, and be the same storage on both hosts: `mkdir {}`", dir.display()))
-    }
-
-    fn exit(&self) -> Exit {
-        let Self::Open { source, .. } = self;
-        if source.kind() == io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Error }
-    }
 }
 
 /// A witness in a directory that both hosts share.

@@ -242,6 +242,7 @@ fn open_missing_directory_is_not_found_and_is_not_made() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let missing = dir.path().join("mount");
     let error = FileWitness::open(&missing).expect_err("missing");
-    assert_eq!(error.exit(), Exit::NotFound);
+    let WitnessError::Open { dir: named, source } = error;
+    assert_eq!((&named, source.kind()), (&missing, io::ErrorKind::NotFound));
     assert!(!missing.exists());
 }

@@ -15,14 +15,14 @@ use serde_json::json;
 use super::fitness::{check_cpu, check_machine, make_memory};
 use super::storage::{Done, Order, Rehearsal};
 use super::{Outcome, Standby, Taken};
-use crate::exit::Failure;
+use crate::protect::error::ProtectError;
 use crate::protect::lease::Lease;
 use machine::memory::{PAGE_SIZE, Ram};
 use machine::spawn;
 
 impl Standby {
     /// Does what there is to do, in its order.
-    pub(super) fn act(&mut self) -> Result<Option<Outcome>, Failure> {
+    pub(super) fn act(&mut self) -> Result<Option<Outcome>, ProtectError> {
         loop {
             self.transmit();
             self.give();
@@ -198,7 +198,7 @@ impl Standby {
         }
     }
 
-    fn leave(&mut self, leaving: Leaving) -> Result<Outcome, Failure> {
+    fn leave(&mut self, leaving: Leaving) -> Result<Outcome, ProtectError> {
         match leaving {
             Leaving::Ended(text) => Ok(Outcome::Ended(text)),
             Leaving::Failed => Err(self.failure.take().expect("a failure of storage comes with its reason")),

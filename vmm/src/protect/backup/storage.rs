@@ -20,12 +20,13 @@ use snapshot::writeset::WriteSet;
 
 use super::fitness::{DiskFacts, readonly_differs, rehearse};
 use super::mailbox::Postbox;
-use crate::exit::{Exit, Failure};
 use crate::protect::courtesy::Courtesy;
+use crate::protect::error::ProtectError;
 use crate::protect::local::fault;
 use crate::protect::log::{DiskLog, Notes};
 use crate::protect::room::Trouble;
 use crate::protect::upkeep::Upkeep;
+use machine::causes::with_causes;
 use machine::memory::Ram;
 use machine::spawn;
 use machine::state::Shape;
@@ -55,9 +56,9 @@ pub(super) enum Done {
     /// The last one.
     HandedOver { disks: Vec<OverlayDisk>, log: Box<DiskLog> },
     /// A step of the worker failed.
-    Failed(Failure),
+    Failed(ProtectError),
     /// The images were synced beside it, or could not be.
-    Upkeep(Result<(), Failure>),
+    Upkeep(Result<(), ProtectError>),
     /// The witness answered, or did not.
     Answered(Answer),
 }
@@ -133,7 +134,7 @@ impl Keeper {
         while due.recv().is_ok() {
             let synced = self.upkeep.sync().map_err(|error| {
                 self.notes.doubt(self.upkeep.images());
-                Failure::of(&error).while_doing("disk writes that were logged are not on their disk")
+                ProtectError::from(error).during("disk writes that were logged are not on their disk")
             });
             self.done.post(Done::Upkeep(synced));
         }
@@ -146,7 +147,7 @@ struct Obituary(Postbox<Done>);
 impl Drop for Obituary {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.post(Done::Failed(Failure::new(Exit::Error, "the disk worker failed: a bug of this program")));
+            self.0.post(Done::Failed(ProtectError::DiskWorker));
         }
     }
 }
@@ -164,7 +165,7 @@ impl Worker {
             match self.perform(&order) {
                 Ok(done) => self.done.post(Done::Storage(done)),
                 Err(Trouble::Full { path }) => self.done.post(Done::Storage(StorageDone::NoRoom(path))),
-                Err(Trouble::Other(failure)) => return self.fail(failure),
+                Err(Trouble::Other(error)) => return self.fail(error),
             }
             if is_bulk {
                 courtesy.rest();
@@ -172,9 +173,9 @@ impl Worker {
         }
     }
 
-    fn fail(&self, failure: Failure) {
+    fn fail(&self, error: ProtectError) {
         self.log.notes().doubt(self.disks.iter().map(|disk| &**disk.image()));
-        self.done.post(Done::Failed(failure));
+        self.done.post(Done::Failed(error));
     }
 
     /// Does one thing.
@@ -190,7 +191,7 @@ impl Worker {
                 if let Some(Rehearsal { ram, machine }) = rehearsal
                     && let Err(error) = rehearse(&epoch.state, ram, machine)
                 {
-                    return Ok(StorageDone::Unfit(Failure::from(error).message));
+                    return Ok(StorageDone::Unfit(with_causes(&error)));
                 }
             }
             StorageStep::Append(epoch) => return self.append(epoch),

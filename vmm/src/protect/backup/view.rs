@@ -9,11 +9,36 @@ use replication::backup::BackupState;
 use replication::{ClaimResult, EpochMark, SessionId};
 use serde_json::Value;
 
-use crate::exit::{Exit, Failure};
-use crate::protect::lease::Lease;
+use crate::protect::lease::{Lease, LeaseError};
 
 /// How long an operator's failover may take: three questions to the witness.
 const FAILOVER_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Why a kept copy was not run.
+#[derive(Debug, thiserror::Error)]
+pub enum FailoverError {
+    /// Those that were named dead are not known, or the witness was not there to ask.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// Somebody else may have the guest.
+    #[error("the witness still lists {holder}, which was not named with --dead")]
+    Listed {
+        /// Who.
+        holder: String,
+    },
+    /// The witness does not answer.
+    #[error("the witness does not answer")]
+    NoAnswer,
+    /// There is nothing to run.
+    #[error("this backup keeps no copy from a takeover that was denied; its state is {state:?}")]
+    NothingKept {
+        /// How the backup is.
+        state: BackupState,
+    },
+    /// The backup did not say in time what came of it.
+    #[error("the backup did not answer in time")]
+    Late,
+}
 
 /// What others see of a backup, and how they stop it.
 #[derive(Debug, Default)]
@@ -33,10 +58,10 @@ pub(super) struct Failover {
 
 /// Who waits for the answer.
 #[derive(Debug)]
-struct Told(SyncSender<Result<(), Failure>>);
+struct Told(SyncSender<Result<(), FailoverError>>);
 
 impl Told {
-    fn tell(self, answer: Result<(), Failure>) {
+    fn tell(self, answer: Result<(), FailoverError>) {
         // Whoever asked may have given up.
         let _ = self.0.try_send(answer);
     }
@@ -48,33 +73,23 @@ impl Failover {
         let Self { dead, told } = self;
         let named = match lease.named(&dead) {
             Ok(named) => named,
-            Err(failure) => {
-                told.tell(Err(failure));
+            Err(error) => {
+                told.tell(Err(error.into()));
                 return ClaimResult::Unreachable;
             }
         };
         let result = lease.take_over(session, fork, named);
         told.tell(match &result {
             ClaimResult::Granted => Ok(()),
-            ClaimResult::Denied { holder } => Err(Failure::new(
-                Exit::SplitBrain,
-                format!("the witness still lists {holder}, which was not named with --dead"),
-            )
-            .with_hint("name every place that the witness lists, with --dead, if each is gone for good")),
-            ClaimResult::Unreachable => {
-                Err(Failure::new(Exit::Timeout, "the witness does not answer").with_hint("try again when it does"))
-            }
+            ClaimResult::Denied { holder } => Err(FailoverError::Listed { holder: holder.clone() }),
+            ClaimResult::Unreachable => Err(FailoverError::NoAnswer),
         });
         result
     }
 
     /// Tells who asked that there is nothing to run.
     pub(super) fn refuse(self, state: BackupState) {
-        self.told.tell(Err(Failure::new(
-            Exit::Conflict,
-            format!("this backup keeps no copy from a takeover that was denied; its state is {state:?}"),
-        )
-        .with_hint("a Protected backup takes over without being asked when its primary is lost")));
+        self.told.tell(Err(FailoverError::NothingKept { state }));
     }
 }
 
@@ -90,12 +105,10 @@ impl StandbyView {
 
     /// Has the kept copy run although another side won the guest. `dead`: every place that the witness lists, by the
     /// beginnings of their ids.
-    pub fn fail_over(&self, dead: Vec<String>) -> Result<(), Failure> {
+    pub fn fail_over(&self, dead: Vec<String>) -> Result<(), FailoverError> {
         let (told, answer) = sync_channel(1);
         *self.failover.lock().expect("no holder panics") = Some(Failover { dead, told: Told(told) });
-        answer.recv_timeout(FAILOVER_TIME_MAX).unwrap_or_else(|_| {
-            Err(Failure::new(Exit::Timeout, "the backup did not answer in time").with_hint("look at its status"))
-        })
+        answer.recv_timeout(FAILOVER_TIME_MAX).unwrap_or(Err(FailoverError::Late))
     }
 
     pub(super) fn wants_failover(&self) -> bool {

@@ -12,7 +12,7 @@ use replication::primary::PrimaryState;
 use serde_json::json;
 
 use super::Guardian;
-use crate::exit::Failure;
+use crate::protect::error::ProtectError;
 use crate::protect::local::fault;
 use crate::protect::room::{ROOM_RETRY, Trouble};
 use crate::protect::upkeep::{self, Upkeep};
@@ -54,8 +54,8 @@ impl Guardian {
                     self.with_pipeline(|pipeline, now| pipeline.handle_images_full(now, path));
                 }
                 // The log and the backup have the writes; this host's image cannot be trusted any more.
-                Err(Trouble::Other(failure)) => {
-                    return self.fail_images(&failure.while_doing("committed disk writes could not be applied"));
+                Err(Trouble::Other(error)) => {
+                    return self.fail_images(error.during("committed disk writes could not be applied"));
                 }
             }
         }
@@ -74,14 +74,14 @@ impl Guardian {
                 continue;
             }
             let synced = upkeep.sync().map_err(|error| {
-                Failure::of(&error).while_doing("committed disk writes are not on their disk").to_string()
+                self.words(&ProtectError::from(error).during("committed disk writes are not on their disk"))
             });
             self.with_pipeline(|pipeline, now| pipeline.handle_upkeep_done(now, synced));
         }
     }
 
-    fn fail_images(&self, failure: &Failure) {
-        let text = failure.to_string();
+    fn fail_images(&self, error: ProtectError) {
+        let text = self.words(&error);
         self.with_pipeline(|pipeline, _| pipeline.handle_images_failed(text));
     }
 

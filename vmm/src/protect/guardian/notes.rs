@@ -8,7 +8,7 @@ use replication::primary::{FillFigures, FillPhase, PrimaryState, RoundsEnd, Solo
 use serde_json::json;
 
 use super::{Guardian, Inner, filling};
-use crate::exit::{Exit, Failure};
+use crate::protect::error::ProtectError;
 use machine::disk::SharedDisk;
 
 impl Guardian {
@@ -51,20 +51,8 @@ impl Guardian {
                 self.notes.doubt(self.machine.disks().iter().map(SharedDisk::image));
                 text
             }
-            Failing::Store { text } => {
-                Failure::new(Exit::Error, format!("the state directory takes no more epochs: {text}"))
-                    .with_hint("repair the storage, then `outlast resume` continues from the last committed epoch")
-                    .to_string()
-            }
-            Failing::StoreStays { text } => Failure::new(
-                Exit::Error,
-                format!("an old epoch could be resumed beside the guest: {text}"),
-            )
-            .with_hint(
-                "repair the storage, then `outlast resume` continues from the last committed epoch; with a witness, \
-                         which refuses that resume, the guest would have kept running",
-            )
-            .to_string(),
+            Failing::Store { text } => self.words(&ProtectError::StoreFailed { text }),
+            Failing::StoreStays { text } => self.words(&ProtectError::StoreStays { text }),
         };
         self.machine.fail(text);
     }

@@ -7,7 +7,6 @@ use replication::pipeline::primary::PauseStep;
 use replication::primary::PrimaryState;
 
 use super::{CONSOLE_LAG_MAX, Guardian};
-use crate::exit::{Advice, Exit};
 use machine::gate::NotHeld;
 use machine::kvm::KvmError;
 
@@ -17,7 +16,7 @@ const COMMIT_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// Why a guest was not paused. It runs on, unless its machine has ended.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NotPaused {
+pub enum NotPaused {
     /// There is nothing to pause.
     #[error("the machine has ended")]
     Ended,
@@ -37,7 +36,7 @@ pub(crate) enum NotPaused {
 
 /// What is missing about a guest that was resumed, and runs.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NotResumed {
+pub enum NotResumed {
     /// It has ended.
     #[error("the machine has ended")]
     Ended,
@@ -63,41 +62,6 @@ impl From<NotHeld> for NotPaused {
             NotHeld::Ended => Self::Ended,
             NotHeld::TooLate => Self::NotStopped,
         }
-    }
-}
-
-impl Advice for NotPaused {
-    fn exit(&self) -> Exit {
-        match self {
-            Self::Ended => Exit::Conflict,
-            Self::NotStopped | Self::NotCommitted { .. } => Exit::Timeout,
-            Self::Kvm(_) => Exit::Error,
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        let remedy = match self {
-            Self::Ended | Self::Kvm(_) => return None,
-            Self::NotStopped => "look at the storage of its disks",
-            Self::NotCommitted { state: PrimaryState::Arbitrating } => {
-                "look at the directory of the witness, then pause again"
-            }
-            Self::NotCommitted { .. } => "`outlast ctl status` shows how it is protected; then pause again",
-        };
-        Some(remedy.into())
-    }
-}
-
-impl Advice for NotResumed {
-    fn exit(&self) -> Exit {
-        match self {
-            Self::Ended => Exit::Conflict,
-            Self::NotCommitted { .. } => Exit::Timeout,
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        matches!(self, Self::NotCommitted { .. }).then(|| "`outlast ctl status` shows how it is protected".into())
     }
 }
 

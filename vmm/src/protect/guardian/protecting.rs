@@ -3,15 +3,15 @@
 use replication::primary::PrimaryState;
 
 use crate::config::Endpoint;
-use crate::exit::{Advice, Exit};
 
 /// Why a guest was not given another backup. Nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", why(*.state, .by.as_ref()))]
 pub struct NotProtected {
-    pub(super) state: PrimaryState,
+    /// How it is protected.
+    pub state: PrimaryState,
     /// The backup that it has, if one is wanted.
-    pub(super) by: Option<Endpoint>,
+    pub by: Option<Endpoint>,
 }
 
 fn why(state: PrimaryState, by: Option<&Endpoint>) -> String {
@@ -24,24 +24,6 @@ fn why(state: PrimaryState, by: Option<&Endpoint>) -> String {
         (PrimaryState::Protected, Some(by)) => format!("the guest is protected by {by}"),
         (_, Some(by)) => format!("the guest is being copied to {by}"),
         (_, None) => "its protection is being ended".into(),
-    }
-}
-
-impl Advice for NotProtected {
-    fn exit(&self) -> Exit {
-        Exit::Conflict
-    }
-
-    fn hint(&self) -> Option<String> {
-        let remedy = match (self.state, &self.by) {
-            (PrimaryState::Fenced | PrimaryState::Ended, _) => return None,
-            (PrimaryState::Arbitrating, _) => {
-                "look at the witness's directory; ask again when `outlast ctl status` says Solo"
-            }
-            (_, Some(_)) => "a guest has one backup at a time: `outlast ctl unprotect` first",
-            (_, None) => "ask again when `outlast ctl status` says Solo",
-        };
-        Some(remedy.into())
     }
 }
 
@@ -82,12 +64,11 @@ mod tests {
     }
 
     #[test]
-    fn refusal_names_the_backup_that_the_guest_has_and_what_to_do() {
+    fn refusal_names_the_backup_that_the_guest_has() {
         let by = Some(Endpoint { host: "b".into(), port: 7000 });
         let refusal = NotProtected { state: PrimaryState::Syncing, by };
         assert_eq!(refusal.to_string(), "the guest is being copied to tcp:b:7000");
-        assert!(refusal.hint().expect("a hint").contains("unprotect"));
         let ending = NotProtected { state: PrimaryState::Protected, by: None };
-        assert!(ending.to_string().contains("being ended") && ending.hint().is_some());
+        assert!(ending.to_string().contains("being ended"), "{ending}");
     }
 }

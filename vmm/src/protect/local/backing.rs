@@ -31,13 +31,13 @@ const REDO_BYTES_MIN: u64 = 2 * STATE_BYTES as u64 + (8 << 20);
 
 /// What is asked of a state directory.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct LocalOptions {
+pub struct LocalOptions {
     /// Which log; of a guest that is resumed, the one that is there.
-    pub(crate) log: LocalLog,
+    pub log: LocalLog,
     /// What epochs must survive.
-    pub(crate) required: Survives,
+    pub required: Survives,
     /// What the images of the guest's disks, and the log of their writes, survive.
-    pub(crate) images: Survives,
+    pub images: Survives,
 }
 
 impl Default for LocalOptions {
@@ -49,16 +49,16 @@ impl Default for LocalOptions {
 
 /// How epochs are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Kept {
+pub struct Kept {
     /// By which log.
-    pub(crate) log: LogKind,
+    pub log: LogKind,
     /// What they survive, memory and disks together.
-    pub(crate) survives: Survives,
+    pub survives: Survives,
 }
 
 /// A kind of recoverable memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LogKind {
+pub enum LogKind {
     /// Before-images, discarded by the commit.
     Undo,
     /// New content, written by the commit.
@@ -67,7 +67,7 @@ pub(crate) enum LogKind {
 
 impl LogKind {
     /// Its name, as `--local-log` takes it.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Undo => "undo",
             Self::Redo => "redo",
@@ -147,7 +147,7 @@ fn of_directory(dir: &Path) -> Result<Medium, LocalError> {
 }
 
 /// What these images survive. Where the log of their writes lies is looked at for itself.
-pub(crate) fn survival_of_images<'a>(images: impl Iterator<Item = &'a Path>) -> Result<Survives, LocalError> {
+pub fn survival_of_images<'a>(images: impl Iterator<Item = &'a Path>) -> Result<Survives, LocalError> {
     images.map(survival_of_image).try_fold(Survives::PowerLoss, |least, image| Ok(least.min(image?)))
 }
 
@@ -178,7 +178,3 @@ fn survival_of_device(device: u64, path: &Path) -> Result<Survives, LocalError> 
     });
     Ok(if is_memory { Survives::ProcessDeath } else { Survives::PowerLoss })
 }
-
-/// Which storage gives what: for those whose storage gives less.
-pub(super) const REMEDY: &str = "what survives a crash of the kernel and a loss of power: a state directory on persistent memory mounted with DAX, or on \
-     ext4, XFS, Btrfs, F2FS or ZFS with `--local-log redo` (each commit then waits for the disk), and disk images on one of these";

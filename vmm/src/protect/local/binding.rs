@@ -16,8 +16,6 @@ use snapshot::disklog::{Asked, Boot, DiskIdentity, LifeId, Line, LogId};
 use snapshot::durable;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::exit::{Advice, Exit};
-
 /// Its name in the state directory.
 pub(super) const BINDING: &str = "disks";
 /// A binding is far smaller.
@@ -26,9 +24,9 @@ const BYTES_MAX: u64 = 1 << 20;
 /// What a guest is bound to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Binding {
+pub struct Binding {
     /// The guest, from its boot on.
-    pub(crate) life: LifeId,
+    pub life: LifeId,
     /// The log of its disk writes; none if it has no disk that it can write to.
     log: Option<LogId>,
     /// The boot of the host in which this was written.
@@ -51,7 +49,7 @@ struct BoundDisk {
 
 /// Why a guest's disks are not those that it is bound to.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BindingError {
+pub enum BindingError {
     /// The file could not be read or replaced.
     #[error("cannot {what} {}: {source}", path.display())]
     Io {
@@ -93,23 +91,9 @@ pub(crate) enum BindingError {
     },
 }
 
-impl Advice for BindingError {
-    fn exit(&self) -> Exit {
-        match self {
-            Self::Io { .. } | Self::Disk(_) => Exit::Error,
-            Self::Damaged { .. } | Self::Count { .. } | Self::OtherDisk { .. } => Exit::Incompatible,
-        }
-    }
-}
-
 impl Binding {
     /// Of a guest that is about to start on `disks`, whose writes go through `log`.
-    pub(crate) fn new(
-        life: LifeId,
-        log: Option<LogId>,
-        boot: &Boot,
-        disks: &[OverlayDisk],
-    ) -> Result<Self, BindingError> {
+    pub fn new(life: LifeId, log: Option<LogId>, boot: &Boot, disks: &[OverlayDisk]) -> Result<Self, BindingError> {
         let bound = |disk: &OverlayDisk| {
             let identity = DiskIdentity::of(disk.image())?;
             Ok(BoundDisk { path: disk.path().to_owned(), readonly: disk.is_readonly(), identity })
@@ -119,13 +103,13 @@ impl Binding {
     }
 
     /// What is asked of the log of the guest's disk writes, which was at `line` at its last epoch.
-    pub(crate) fn asks_of_log(&self, line: Line) -> Asked {
+    pub fn asks_of_log(&self, line: Line) -> Asked {
         self.log.map_or(Asked::Start, |log| Asked::Resume { log, life: self.life, line })
     }
 
     /// Whether `disks` are those that the guest ran with. For those that it can write to, their log shows what was
     /// written.
-    pub(crate) fn check(&self, disks: &[OverlayDisk], boot: &Boot) -> Result<(), BindingError> {
+    pub fn check(&self, disks: &[OverlayDisk], boot: &Boot) -> Result<(), BindingError> {
         if disks.len() != self.disks.len() {
             return Err(BindingError::Count { was: self.disks.len(), now: disks.len() });
         }
@@ -236,12 +220,13 @@ mod tests {
             for bytes in [&flipped[..], &whole[..at]] {
                 fs::write(dir.path().join(BINDING), bytes).expect("room");
                 let error = Binding::read(dir.path()).expect_err("damaged");
-                assert_eq!(error.exit(), Exit::Incompatible, "byte {at}: {error}");
+                assert!(matches!(error, BindingError::Damaged { .. }), "byte {at}: {error}");
             }
         }
         fs::remove_file(dir.path().join(BINDING)).expect("it was there");
         let error = Binding::read(dir.path()).expect_err("missing");
-        assert!(error.exit() == Exit::Incompatible && error.to_string().contains("disks is missing"), "{error}");
+        assert!(matches!(error, BindingError::Damaged { what: "is missing", .. }), "{error}");
+        assert!(error.to_string().contains("disks is missing"), "{error}");
     }
 
     #[test]

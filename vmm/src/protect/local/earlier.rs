@@ -19,28 +19,30 @@ pub(super) const DIR: &str = "earlier";
 
 /// What there is to tell of earlier epochs.
 #[derive(Debug)]
-pub(crate) struct Tidings {
-    pub(crate) kept: Vec<KeptEpoch>,
-    pub(crate) shortened: Option<Shortened>,
+pub struct Tidings {
+    /// All that are kept, oldest first.
+    pub kept: Vec<KeptEpoch>,
+    /// Fewer than were asked for.
+    pub shortened: Option<Shortened>,
 }
 
 /// The epoch as which a guest that went back is committed: the first of a branch that continues the earlier one.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Anew {
+pub struct Anew {
     /// The branch.
-    pub(crate) branch: Term,
+    pub branch: Term,
     /// The epoch's number, which was not used before.
-    pub(crate) count: EpochId,
+    pub count: EpochId,
     /// What the branch begins with.
-    pub(crate) seed: BranchSeed,
+    pub seed: BranchSeed,
     /// Where the log of disk writes is.
-    pub(crate) line: Line,
+    pub line: Line,
 }
 
 impl LocalStore {
     /// Keeps earlier epochs from now on, and finds those that were kept. Without limits, none: those that are there go, for
     /// what changes is not followed.
-    pub(crate) fn keep_earlier(&mut self, limits: Option<Limits>) -> Result<(), LocalError> {
+    pub fn keep_earlier(&mut self, limits: Option<Limits>) -> Result<(), LocalError> {
         let dir = self.dir.join(DIR);
         let failed = |source| LocalError::Earlier { dir: dir.clone(), source };
         self.ring = match limits {
@@ -59,14 +61,14 @@ impl LocalStore {
     }
 
     /// Keeps no epoch more for `time`.
-    pub(crate) fn rest_earlier(&mut self, time: Duration) {
+    pub fn rest_earlier(&mut self, time: Duration) {
         if let Some(ring) = &mut self.ring {
             ring.rest(time);
         }
     }
 
     /// The epochs that are kept, oldest first.
-    pub(crate) fn earlier(&self) -> Vec<KeptEpoch> {
+    pub fn earlier(&self) -> Vec<KeptEpoch> {
         self.ring.as_ref().map_or_else(Vec::new, Ring::kept)
     }
 
@@ -85,7 +87,7 @@ impl LocalStore {
     }
 
     /// The writes of `epoch` to each disk are about to be committed: keeps what they replace.
-    pub(crate) fn keep_disks(
+    pub fn keep_disks(
         &mut self,
         epoch: EpochId,
         writes: &[Arc<WriteSet>],
@@ -123,7 +125,7 @@ impl LocalStore {
     }
 
     /// What has changed since the last call.
-    pub(crate) fn take_tidings(&mut self) -> Option<Tidings> {
+    pub fn take_tidings(&mut self) -> Option<Tidings> {
         let shortened = self.ring.as_mut().and_then(Ring::take_news);
         let is_due = std::mem::take(&mut self.tidings_due) || shortened.is_some();
         is_due.then(|| Tidings { kept: self.earlier(), shortened })
@@ -134,7 +136,7 @@ impl LocalStore {
     ///
     /// Broken off at any moment, it can be done again, and must be: until it is done nothing here is of one moment. It looks
     /// at every checksum before it changes anything.
-    pub(crate) fn go_back(&mut self, to: EpochId, anew: Anew, disks: &[OverlayDisk]) -> Result<LastEpoch, LocalError> {
+    pub fn go_back(&mut self, to: EpochId, anew: Anew, disks: &[OverlayDisk]) -> Result<LastEpoch, LocalError> {
         let failed = self.earlier_failed();
         let mut ring = self.ring.take().expect("earlier epochs are kept where one is gone back to");
         let old = ring.record(to).map_err(&failed)?;

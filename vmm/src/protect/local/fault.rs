@@ -20,8 +20,6 @@ use machine::step;
 use recoverable::Step;
 use snapshot::disk::DiskError;
 
-use crate::exit::{Exit, Failure};
-
 const VARIABLE: &str = "OUTLAST_KILL_AT";
 const FAIL_VARIABLE: &str = "OUTLAST_FAIL_AT";
 const SLOW_VARIABLE: &str = "OUTLAST_SLOW_AT";
@@ -87,6 +85,16 @@ const GUEST_SYNC: &str = "GuestSync";
 
 const SLOW_STEPS: [&str; 6] = [LOG_APPEND, LOG_SYNC, IMAGE_SYNC, IMAGE_WRITE, GUEST_READ, GUEST_SYNC];
 
+/// What the environment asks for is nothing that can be made to happen.
+#[derive(Debug, thiserror::Error)]
+#[error("{variable}={asked} names no step")]
+pub struct FaultError {
+    variable: &'static str,
+    asked: String,
+    /// What it takes.
+    pub takes: String,
+}
+
 #[derive(Debug)]
 struct Armed {
     step: String,
@@ -110,7 +118,7 @@ struct Slow {
 static NAME: Mutex<String> = Mutex::new(String::new());
 
 /// Takes what the environment asks for.
-pub(crate) fn arm() -> Result<(), Failure> {
+pub(crate) fn arm() -> Result<(), FaultError> {
     let steps = || OWN.iter().map(ToString::to_string).chain(Step::ALL.iter().map(|step| format!("{step:?}")));
     if let Some(armed) = asked(VARIABLE, &steps().collect::<Vec<_>>())? {
         tracing::warn!(?armed, "this process is going to kill itself");
@@ -122,7 +130,7 @@ pub(crate) fn arm() -> Result<(), Failure> {
 }
 
 /// The same, of storage alone: what `outlast backup` takes.
-pub(crate) fn arm_storage() -> Result<(), Failure> {
+pub(crate) fn arm_storage() -> Result<(), FaultError> {
     let failing = [LOCAL_COMMIT, FILLING_DISK_LOG, LOG_APPEND, IMAGE_WRITE, IMAGE_SYNC];
     if let Some(armed) = asked(FAIL_VARIABLE, &failing.map(str::to_owned))? {
         tracing::warn!(?armed, "a commit is going to fail");
@@ -141,19 +149,17 @@ pub(crate) fn arm_storage() -> Result<(), Failure> {
     Ok(())
 }
 
-fn asked(variable: &str, known: &[String]) -> Result<Option<Armed>, Failure> {
+fn asked(variable: &'static str, known: &[String]) -> Result<Option<Armed>, FaultError> {
     let Ok(asked) = std::env::var(variable) else { return Ok(None) };
     let (step, count) = asked.split_once(':').unwrap_or((&asked, "1"));
     let count = count.parse().ok().filter(|count| *count > 0 && known.iter().any(|known| known == step));
     let armed = count.map(|count| Armed { step: step.to_owned(), left: AtomicU64::new(count) });
-    armed.map(Some).ok_or_else(|| {
-        Failure::new(Exit::Usage, format!("{variable}={asked} names no step"))
-            .with_hint(format!("it takes STEP or STEP:N; steps are {}", known.join(", ")))
-    })
+    let takes = || format!("it takes STEP or STEP:N; steps are {}", known.join(", "));
+    armed.map(Some).ok_or_else(|| FaultError { variable, asked: asked.clone(), takes: takes() })
 }
 
 /// What is to be slow, and for how long.
-fn asked_slow() -> Result<Option<Slow>, Failure> {
+fn asked_slow() -> Result<Option<Slow>, FaultError> {
     let Ok(asked) = std::env::var(SLOW_VARIABLE) else { return Ok(None) };
     let parts: Vec<&str> = asked.split(':').collect();
     let slow = match parts[..] {
@@ -164,10 +170,8 @@ fn asked_slow() -> Result<Option<Slow>, Failure> {
         }),
         _ => None,
     };
-    slow.map(Some).ok_or_else(|| {
-        Failure::new(Exit::Usage, format!("{SLOW_VARIABLE}={asked} names no step"))
-            .with_hint(format!("it takes STEP:N:MS; steps are {}", SLOW_STEPS.join(", ")))
-    })
+    let takes = || format!("it takes STEP:N:MS; steps are {}", SLOW_STEPS.join(", "));
+    slow.map(Some).ok_or_else(|| FaultError { variable: SLOW_VARIABLE, asked: asked.clone(), takes: takes() })
 }
 
 impl Armed {

@@ -17,14 +17,14 @@
 //! Invariant: between two commits the three files together hold exactly one committed epoch; in the middle of one they
 //! hold the epoch before it and how to get back there.
 
-pub(crate) mod backing;
+pub mod backing;
 mod binding;
 mod changed;
 mod earlier;
-pub(crate) mod fault;
+pub mod fault;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
-pub(crate) mod pairing;
+pub mod pairing;
 mod record;
 mod retained;
 
@@ -35,20 +35,20 @@ use std::sync::Arc;
 
 use recoverable::{RecoverableMemory, RegionId, Survives};
 
-use backing::{Backing, Kept, LocalOptions, REMEDY};
+use backing::{Backing, Kept, LocalOptions};
 use binding::BINDING;
-pub(crate) use binding::{Binding, BindingError};
-pub(crate) use earlier::{Anew, Tidings};
-pub(crate) use record::LastEpoch;
-use record::{Identity, RecordError};
+pub use binding::{Binding, BindingError};
+pub use earlier::{Anew, Tidings};
+use record::Identity;
+pub use record::LastEpoch;
+pub use record::RecordError;
 use replication::output::Output;
 use replication::{EpochId, EpochMark};
-pub(crate) use retained::{KeptEpoch, Limits, Shortened};
+pub use retained::{KeptEpoch, Limits, Shortened};
 use snapshot::disklog::{LifeId, Line};
 
 use crate::epoch::SealedEpoch;
 use crate::epoch::capture::CapturedPages;
-use crate::exit::{Advice, Exit, Failure};
 use machine::memory::{MemoryError, PAGE_SIZE, Ram, RamBytes};
 
 /// Room for the machine's state and the output of one epoch; a guest that holds half of
@@ -58,10 +58,12 @@ const RAM: &str = "ram";
 const STATE: &str = "state";
 const UNDO: &str = "undo";
 const REDO: &str = "redo";
+/// Without these files in its state directory a guest is given up: its disks keep what it had committed to them.
+pub const FILES: [&str; 5] = [STATE, RAM, UNDO, REDO, BINDING];
 
 /// Why local protection is not possible, or not any more.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LocalError {
+pub enum LocalError {
     /// There is a guest already that could continue.
     #[error("{} holds a guest that was running when its VMM ended", dir.display())]
     Occupied {
@@ -138,55 +140,9 @@ pub(crate) enum LocalError {
     },
 }
 
-impl Advice for LocalError {
-    fn exit(&self) -> Exit {
-        match self {
-            Self::Occupied { .. } => Exit::Conflict,
-            Self::Memory(recoverable::Error::Locked { .. }) => Exit::Conflict,
-            Self::Nothing { .. } => Exit::NotFound,
-            Self::Examine { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Exit::NotFound,
-            Self::Record { .. } => Exit::Incompatible,
-            Self::Memory(
-                recoverable::Error::Foreign { .. }
-                | recoverable::Error::Newer { .. }
-                | recoverable::Error::Truncated { .. }
-                | recoverable::Error::Length { .. }
-                | recoverable::Error::Damaged { .. }
-                | recoverable::Error::Stale { .. }
-                | recoverable::Error::OtherLog { .. }
-                | recoverable::Error::Bound { .. }
-                | recoverable::Error::Waiting { .. },
-            ) => Exit::Incompatible,
-            Self::Binding(error) => error.exit(),
-            _ => Exit::Error,
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Occupied { dir } => Some(format!(
-                "`outlast resume --state-dir {0}` continues it; to give it up, remove {STATE}, {RAM}, {UNDO}, {REDO} and \
-                 {BINDING} in {0}: its disks keep what it had committed to them",
-                dir.display()
-            )),
-            Self::Nothing { .. } => {
-                Some("only a guest that ran with `--protect local` and did not end can be resumed".into())
-            }
-            Self::Memory(recoverable::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::StorageFull => {
-                Some(
-                    "the state directory takes up to three times the guest's memory: give --state-dir a larger one"
-                        .into(),
-                )
-            }
-            Self::TooWeak { .. } => Some(REMEDY.into()),
-            _ => None,
-        }
-    }
-}
-
 /// The last committed epoch of one machine.
 #[derive(Debug)]
-pub(crate) struct LocalStore {
+pub struct LocalStore {
     dir: PathBuf,
     memory: Box<dyn RecoverableMemory + Send>,
     kept: Kept,
@@ -209,7 +165,7 @@ pub(crate) struct LocalStore {
 
 impl LocalStore {
     /// Files for a guest of `ram_bytes` that is about to start, all zero; room for them is reserved.
-    pub(crate) fn create(dir: &Path, ram_bytes: u64, options: LocalOptions) -> Result<Self, LocalError> {
+    pub fn create(dir: &Path, ram_bytes: u64, options: LocalOptions) -> Result<Self, LocalError> {
         match Self::open(dir, ram_bytes, options) {
             // What never committed anything is nobody's guest.
             Err(LocalError::Record { source: RecordError::Empty, .. } | LocalError::Nothing { .. }) => remove(dir)?,
@@ -228,7 +184,7 @@ impl LocalStore {
 
     /// The guest that was running when its VMM ended, with `ram_bytes` of memory if it was not started from a snapshot
     /// that has another size. A commit that had begun is undone.
-    pub(crate) fn open(dir: &Path, ram_bytes: u64, options: LocalOptions) -> Result<(Self, LastEpoch), LocalError> {
+    pub fn open(dir: &Path, ram_bytes: u64, options: LocalOptions) -> Result<(Self, LastEpoch), LocalError> {
         if !dir.join(STATE).exists() {
             // Files are made in the order of `map`: without the last one nothing was committed.
             return if dir.join(RAM).exists() {
@@ -252,7 +208,7 @@ impl LocalStore {
 
     /// Refuses if a guest that could continue is in `dir`, or one that runs: whatever else were started there would
     /// overwrite its configuration, and change its disks.
-    pub(crate) fn refuse_guest(dir: &Path, options: LocalOptions) -> Result<(), LocalError> {
+    pub fn refuse_guest(dir: &Path, options: LocalOptions) -> Result<(), LocalError> {
         if !Self::is_in(dir) {
             return Ok(());
         }
@@ -264,7 +220,7 @@ impl LocalStore {
     }
 
     /// What the guest of this directory is bound to; none: it is from before that was kept.
-    pub(crate) fn binding(&self) -> Result<Option<Binding>, LocalError> {
+    pub fn binding(&self) -> Result<Option<Binding>, LocalError> {
         if self.life == LifeId::default() {
             return Ok(None);
         }
@@ -277,19 +233,19 @@ impl LocalStore {
     }
 
     /// Binds the guest, durably: from the next epoch on its records name the binding.
-    pub(crate) fn bind(&mut self, binding: &Binding) -> Result<(), LocalError> {
+    pub fn bind(&mut self, binding: &Binding) -> Result<(), LocalError> {
         binding.write(&self.dir)?;
         self.life = binding.life;
         Ok(())
     }
 
     /// Binds a guest that is from before that was done.
-    pub(crate) fn bind_if_new(&mut self, binding: impl FnOnce() -> Result<Binding, Failure>) -> Result<(), Failure> {
-        if self.life == LifeId::default() { Ok(self.bind(&binding()?)?) } else { Ok(()) }
+    pub fn bind_if_new(&mut self, binding: impl FnOnce() -> Result<Binding, BindingError>) -> Result<(), LocalError> {
+        if self.life == LifeId::default() { self.bind(&binding()?) } else { Ok(()) }
     }
 
     /// Whether a guest may be in `dir`.
-    pub(crate) fn is_in(dir: &Path) -> bool {
+    pub fn is_in(dir: &Path) -> bool {
         dir.join(STATE).exists()
     }
 
@@ -321,7 +277,7 @@ impl LocalStore {
     }
 
     /// The state directory.
-    pub(crate) fn dir(&self) -> &Path {
+    pub fn dir(&self) -> &Path {
         &self.dir
     }
 
@@ -333,12 +289,12 @@ impl LocalStore {
     }
 
     /// How a committed epoch is kept.
-    pub(crate) fn kept(&self) -> Kept {
+    pub fn kept(&self) -> Kept {
         self.kept
     }
 
     /// Guest memory as the last committed epoch left it: mapped, not read. What the guest writes there stays its own.
-    pub(crate) fn map_ram(&self) -> Result<Ram, LocalError> {
+    pub fn map_ram(&self) -> Result<Ram, LocalError> {
         let (file, offset) = self.memory.file(self.ram)?;
         Ok(Ram::private_copy_of(file, offset, self.ram_bytes)?)
     }
@@ -349,7 +305,7 @@ impl LocalStore {
     /// that is said in the result.
     ///
     /// Kept with it is the output of all epochs after `left`.
-    pub(crate) fn commit(&mut self, sealed: &SealedEpoch, commit: &Commit<'_>) -> Result<Committed, LocalError> {
+    pub fn commit(&mut self, sealed: &SealedEpoch, commit: &Commit<'_>) -> Result<Committed, LocalError> {
         let Commit { mark, line, state, left } = *commit;
         while self.held.pop_front_if(|(epoch, _)| *epoch <= left).is_some() {}
         self.held.extend(sealed.outputs.iter().map(|output| (sealed.epoch, Arc::clone(output))));
@@ -469,7 +425,7 @@ impl LocalStore {
     }
 
     /// The guest has ended: nothing is to be resumed.
-    pub(crate) fn remove(self) -> Result<(), LocalError> {
+    pub fn remove(self) -> Result<(), LocalError> {
         let dir = self.dir.clone();
         drop(self);
         remove(&dir)
@@ -478,24 +434,24 @@ impl LocalStore {
 
 /// What is committed of an epoch beside what was sealed.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Commit<'a> {
+pub struct Commit<'a> {
     /// The epoch.
-    pub(crate) mark: EpochMark,
+    pub mark: EpochMark,
     /// Where the log of its disk writes is.
-    pub(crate) line: Line,
+    pub line: Line,
     /// The machine's state.
-    pub(crate) state: &'a [u8],
+    pub state: &'a [u8],
     /// The last epoch of which all output has left.
-    pub(crate) left: EpochId,
+    pub left: EpochId,
 }
 
 /// What a commit did.
 #[derive(Debug)]
-pub(crate) struct Committed {
+pub struct Committed {
     /// Pages that had been what they are.
-    pub(crate) unchanged: Vec<u64>,
+    pub unchanged: Vec<u64>,
     /// For a moment there was no epoch to go back to.
-    pub(crate) in_pieces: bool,
+    pub in_pieces: bool,
 }
 
 fn empty(dir: &Path) -> LocalError {

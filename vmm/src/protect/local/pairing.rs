@@ -24,7 +24,6 @@ use snapshot::durable;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::{Endpoint, Witness};
-use crate::exit::{Advice, Exit};
 use crate::protect::{IN_FLIGHT_EPOCHS_MAX, Lease};
 
 /// Its name in the state directory.
@@ -35,33 +34,33 @@ const BYTES_MAX: u64 = 64 << 10;
 /// What a state directory knows of backups.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Pairing {
+pub struct Pairing {
     /// The witness.
-    pub(crate) witness: Witness,
+    pub witness: Witness,
     /// Which store this directory is in the VM's register.
-    pub(crate) store: Incarnation,
+    pub store: Incarnation,
     /// The newest record of the register that this side has seen.
-    pub(crate) known: Option<Known>,
+    pub known: Option<Known>,
     /// The term of the primary that wrote this.
-    pub(crate) term: u64,
+    pub term: u64,
     /// The session whose backup could continue the guest, as 32 hex digits.
     session: Option<String>,
     /// Numbers of epochs below may have been used by the life of the guest that wrote this, even if it committed
     /// nothing.
-    pub(crate) unused_from: EpochId,
+    pub unused_from: EpochId,
     /// The backup that it is to have.
-    pub(crate) target: Option<Endpoint>,
+    pub target: Option<Endpoint>,
 }
 
 /// The first number that was certainly not used when `epoch` was the last one committed here, or the first one that
 /// ran.
-pub(crate) fn unused_after(epoch: EpochId) -> EpochId {
+pub fn unused_after(epoch: EpochId) -> EpochId {
     EpochId(epoch.0 + 1 + u64::from(IN_FLIGHT_EPOCHS_MAX))
 }
 
 /// Why nothing is known of backups.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum PairingError {
+pub enum PairingError {
     /// The file could not be read or replaced.
     #[error("cannot {what} {}: {source}", path.display())]
     Io {
@@ -80,19 +79,10 @@ pub(crate) enum PairingError {
     },
 }
 
-impl Advice for PairingError {
-    fn exit(&self) -> Exit {
-        match self {
-            Self::Io { .. } => Exit::Error,
-            Self::Damaged { .. } => Exit::Incompatible,
-        }
-    }
-}
-
 impl Pairing {
     /// A record of a life of the guest that began with epoch `first`, of the directory that is `store`: it names no
     /// session.
-    pub(crate) fn new(lease: &Lease, store: Incarnation, term: Term, first: EpochId, target: Option<Endpoint>) -> Self {
+    pub fn new(lease: &Lease, store: Incarnation, term: Term, first: EpochId, target: Option<Endpoint>) -> Self {
         Self {
             witness: lease.witness().clone(),
             store,
@@ -105,17 +95,17 @@ impl Pairing {
     }
 
     /// The same, with the session whose backup could continue.
-    pub(crate) fn with(self, session: Option<SessionId>) -> Self {
+    pub fn with(self, session: Option<SessionId>) -> Self {
         Self { session: session.map(|session| session.to_string()), ..self }
     }
 
     /// The session whose backup could continue the guest.
-    pub(crate) fn session(&self) -> Option<SessionId> {
+    pub fn session(&self) -> Option<SessionId> {
         self.session.as_deref().and_then(session_of)
     }
 
     /// The record in `dir`. None: the guest never had a backup that was whole.
-    pub(crate) fn read(dir: &Path) -> Result<Option<Self>, PairingError> {
+    pub fn read(dir: &Path) -> Result<Option<Self>, PairingError> {
         let path = dir.join(PAIRING);
         let text = match File::open(&path).and_then(|file| io::read_to_string(io::Read::take(file, BYTES_MAX))) {
             Ok(text) => text,
@@ -127,7 +117,7 @@ impl Pairing {
     }
 
     /// Replaces the record in `dir`; it is durable when this returns.
-    pub(crate) fn write(&self, dir: &Path) -> Result<(), PairingError> {
+    pub fn write(&self, dir: &Path) -> Result<(), PairingError> {
         let path = dir.join(PAIRING);
         durable::replace(&path, encode(self).as_bytes()).map_err(|source| PairingError::Io {
             what: "write",
@@ -218,7 +208,7 @@ mod tests {
             for bytes in [&flipped[..], &whole[..at]] {
                 std::fs::write(&path, bytes).expect("room");
                 let error = Pairing::read(dir.path()).expect_err("damaged");
-                assert_eq!(error.exit(), Exit::Incompatible, "byte {at}: {error}");
+                assert!(matches!(error, PairingError::Damaged { .. }), "byte {at}: {error}");
             }
         }
     }

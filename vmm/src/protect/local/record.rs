@@ -44,29 +44,29 @@ pub(super) struct Identity {
 
 /// An epoch that was committed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct LastEpoch {
+pub struct LastEpoch {
     /// Its identity; its number only, where it was written before there were chain hashes.
-    pub(crate) fork: Fork,
+    pub fork: Fork,
     /// Which guest's; none: it was written before lives were told apart.
-    pub(crate) life: Option<LifeId>,
+    pub life: Option<LifeId>,
     /// Where the log of its disk writes was.
-    pub(crate) line: Line,
+    pub line: Line,
     /// Sections of the machine's state.
-    pub(crate) state: Vec<u8>,
+    pub state: Vec<u8>,
     /// What it held; some or all of it may have left.
-    pub(crate) outputs: Vec<Output>,
+    pub outputs: Vec<Output>,
 }
 
 impl LastEpoch {
     /// Its number.
-    pub(crate) fn epoch(&self) -> EpochId {
+    pub fn epoch(&self) -> EpochId {
         self.fork.count()
     }
 }
 
 /// Why a record cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(crate) enum RecordError {
+pub enum RecordError {
     /// No epoch was committed yet.
     #[error("no epoch was committed yet, and nobody has seen anything of the guest: start it again")]
     Empty,

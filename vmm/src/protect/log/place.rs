@@ -9,45 +9,66 @@
 //! The log should survive what the images survive. Where it does not, a commit that waits for it promises too much: that is
 //! refused for block devices, whose content stays when the log goes, and told for files, which go with it.
 
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use recoverable::{Medium, Survives};
-
-use crate::exit::{Exit, Failure};
 
 const EXTENSION: &str = "epochs";
 
 /// Where a log lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub struct Place {
     /// The file.
-    pub(crate) path: PathBuf,
+    pub path: PathBuf,
     /// What it survives.
-    pub(crate) survives: Survives,
+    pub survives: Survives,
     /// What it lies on, for people.
-    pub(crate) medium: String,
+    pub medium: String,
 }
 
 /// What is asked of a place.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wanted<'a> {
+pub struct Wanted<'a> {
     /// The directory that was chosen by hand.
-    pub(crate) chosen: Option<&'a Path>,
+    pub chosen: Option<&'a Path>,
     /// The VM's state directory.
-    pub(crate) state_dir: &'a Path,
+    pub state_dir: &'a Path,
     /// Commits are to survive a loss of power.
-    pub(crate) must_survive_power: bool,
+    pub must_survive_power: bool,
+}
+
+/// Why a log cannot lie where it would.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// A commit would not survive what it is to survive.
+    #[error("the log of {}'s writes would lie in {} ({medium}), which a loss of power takes although the device stays", device.display(), dir.display())]
+    TooWeak {
+        /// The device.
+        device: PathBuf,
+        /// Where the log would lie.
+        dir: PathBuf,
+        /// What that lies on.
+        medium: String,
+    },
+    /// What a directory lies on could not be determined.
+    #[error("cannot tell what {} lies on, where the log of disk writes is to be: {source}", dir.display())]
+    Examine {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 impl Place {
     /// Where the log of a machine lies whose writable images these are; none without a writable image.
-    pub(crate) fn of<'a>(
+    pub fn of<'a>(
         mut writable: impl Iterator<Item = &'a Path>,
         wanted: Wanted<'_>,
-    ) -> Result<Option<Self>, Failure> {
+    ) -> Result<Option<Self>, PlaceError> {
         let Some(image) = writable.next() else { return Ok(None) };
         // What is not there is named when it is opened.
         let image = image.canonicalize().unwrap_or_else(|_| image.to_owned());
@@ -57,52 +78,19 @@ impl Place {
             None if is_device => wanted.state_dir,
             None => image.parent().unwrap_or(&image),
         };
-        let medium = Medium::of_directory(dir).map_err(|error| examined(dir, &error))?;
+        let medium = Medium::of_directory(dir).map_err(|source| PlaceError::Examine { dir: dir.to_owned(), source })?;
         let name = name_of(&image, is_device || wanted.chosen.is_some());
         let place = Self { path: dir.join(name), survives: medium.survives(), medium: medium.to_string() };
         if is_device && wanted.must_survive_power && place.survives < Survives::PowerLoss {
-            return Err(place.too_weak_for(&image));
+            return Err(place.too_weak_for(image));
         }
         Ok(Some(place))
     }
 
-    fn too_weak_for(&self, device: &Path) -> Failure {
-        let dir = self.path.parent().unwrap_or(&self.path);
-        Failure::new(
-            Exit::Usage,
-            format!(
-                "the log of {}'s writes would lie in {} ({}), which a loss of power takes although the device stays",
-                device.display(),
-                dir.display(),
-                self.medium
-            ),
-        )
-        .with_hint(
-            "give --disk-log a directory on a disk, or --state-dir; or --commit-durability memory, which promises less",
-        )
+    fn too_weak_for(self, device: PathBuf) -> PlaceError {
+        let dir = self.path.parent().unwrap_or(&self.path).to_owned();
+        PlaceError::TooWeak { device, dir, medium: self.medium }
     }
-
-    /// What a commit that waits for this log does not survive, as a warning.
-    pub(crate) fn warning(&self) -> Option<String> {
-        (self.survives < Survives::PowerLoss).then(|| {
-            format!(
-                "the log of disk writes, {}, lies on {} and survives {} only: what `--commit-durability disk` promises \
-                 does not hold here for a loss of power; put the images on a disk, or give --disk-log a directory on one",
-                self.path.display(),
-                self.medium,
-                self.survives
-            )
-        })
-    }
-}
-
-fn examined(dir: &Path, error: &std::io::Error) -> Failure {
-    let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Error };
-    Failure::new(
-        exit,
-        format!("cannot tell what {} lies on, where the log of disk writes is to be: {error}", dir.display()),
-    )
-    .with_hint("the directory of an image, and that of --disk-log, must be there and readable")
 }
 
 /// Its own name beside an image; elsewhere one that no other image's log has.
@@ -151,7 +139,7 @@ mod tests {
         for name in [&image, &link] {
             assert_eq!(place_of(name, wanted(None, &dir)).path, dir.join("root.img.epochs"));
         }
-        assert_eq!(Place::of(std::iter::empty(), wanted(None, &dir)), Ok(None));
+        assert_eq!(Place::of(std::iter::empty(), wanted(None, &dir)).expect("nothing is needed"), None);
     }
 
     #[test]
@@ -172,23 +160,12 @@ mod tests {
     }
 
     #[test]
-    fn log_in_memory_is_told_and_one_on_a_disk_is_not() {
-        let place = |survives| Place { path: "/x.epochs".into(), survives, medium: "tmpfs".into() };
-        let warning = place(Survives::ProcessDeath).warning().expect("it is weak");
-        assert!(
-            warning.contains("tmpfs") && warning.contains("/x.epochs") && warning.contains("--disk-log"),
-            "{warning}"
-        );
-        assert_eq!(place(Survives::PowerLoss).warning(), None);
-    }
-
-    #[test]
     fn missing_directory_is_not_found_and_named() {
         let dir = tempfile::tempdir().expect("a directory");
         let missing = dir.path().join("none");
         let error =
             Place::of([Path::new("/dev/null")].into_iter(), wanted(Some(&missing), dir.path())).expect_err("none");
-        assert_eq!(error.exit, Exit::NotFound);
-        assert!(error.message.contains("none"), "{error}");
+        let PlaceError::Examine { dir, source } = error else { panic!("{error}") };
+        assert_eq!((dir, source.kind()), (missing, io::ErrorKind::NotFound));
     }
 }

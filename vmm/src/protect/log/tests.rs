@@ -32,7 +32,7 @@ impl Bench {
         Setup { place, owner: Owner { name: name.into(), life: new_life() }, asked: Asked::Start, is_reserved: true }
     }
 
-    fn open(&self, disks: &[OverlayDisk]) -> Result<DiskLog, Failure> {
+    fn open(&self, disks: &[OverlayDisk]) -> Result<DiskLog, DiskLogError> {
         DiskLog::open(disks, self.setup("vm0"))
     }
 }
@@ -94,9 +94,8 @@ fn image_that_another_program_wrote_is_refused_while_it_may_lack_writes() {
     content[20 << 10] = 1;
     fs::write(bench.image(), &content).expect("room");
     let error = bench.open(&bench.disks()).expect_err("it holds something else");
-    assert_eq!(error.exit, Exit::Incompatible);
-    let hint = error.hint.as_deref().unwrap_or_default();
-    assert!(error.message.contains("a.img.epochs") && hint.contains("remove"), "{error}");
+    let DiskLogError::Log(LogError::Changed { path, image, .. }) = &error else { panic!("{error}") };
+    assert_eq!((path.file_name(), image), (Some("a.img.epochs".as_ref()), &bench.image()));
     assert_eq!(fs::read(bench.image()).expect("there"), content);
 }
 
@@ -116,8 +115,9 @@ fn renamed_image_is_not_used_without_the_log_that_stayed_behind() {
         DiskLog::open(&disks, setup)
     };
     let error = open().expect_err("its writes would be missing");
-    assert_eq!(error.exit, Exit::Conflict);
-    assert!(error.message.contains("a.img.epochs") && error.message.contains("'vm0'"), "{error}");
+    assert!(matches!(error, DiskLogError::Log(LogError::Elsewhere { .. })), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("a.img.epochs") && text.contains("'vm0'"), "{text}");
     fs::rename(bench.dir.path().join("a.img.epochs"), bench.dir.path().join("b.img.epochs")).expect("as it says");
     open().expect("they belong together");
     assert_eq!(fs::read(&renamed).expect("there")[..512], [1; 512]);

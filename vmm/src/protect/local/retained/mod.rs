@@ -54,30 +54,31 @@ const BOOT: &str = "boot";
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// Epochs.
-    pub(crate) count: RetainCount,
+    pub count: RetainCount,
     /// Bytes of all their files.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
 }
 
 /// Something that an operator should hear of: fewer epochs are kept than were asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Shortened {
+pub struct Shortened {
     /// Epochs that are left.
-    pub(crate) left: usize,
+    pub left: usize,
     /// Why the others went.
-    pub(crate) why: String,
+    pub why: String,
 }
 
 /// One kept epoch, for `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct KeptEpoch {
-    pub(crate) epoch: u64,
+pub struct KeptEpoch {
+    /// Its number.
+    pub epoch: u64,
     /// Since its end, in milliseconds.
-    pub(crate) age_ms: u64,
+    pub age_ms: u64,
     /// Of its file.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
 }
 
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! Exit codes of what can go wrong on the way to a machine. The messages say what to do themselves.
+//! What can go wrong on the way to a machine, and with its disks and snapshots.
 
 use std::io::ErrorKind;
 use std::path::Path;
