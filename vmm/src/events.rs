@@ -6,12 +6,25 @@ use std::io::{ErrorKind, Write};
 use std::sync::Mutex;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-
-use crate::api::Event;
 
 /// Events kept for readers that come later.
 const KEPT: usize = 1024;
+
+/// Something that an operator should hear of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number, from 0, without gaps.
+    pub seq: u64,
+    /// Microseconds since the program started.
+    pub time_us: u64,
+    /// What happened: `protected`, `peer-lost`, `solo`, …
+    pub event: String,
+    /// What there is to say about it.
+    #[serde(default)]
+    pub properties: Map<String, Value>,
+}
 
 /// The events of this process.
 #[derive(Debug)]

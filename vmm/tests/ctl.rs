@@ -7,7 +7,8 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use vmm::api::{ApiError, ApiHandler, Event, ProtectRequest, Server, ServerHandle, SnapshotRequest, TakeOverRequest};
+use vmm::api::{ApiError, ApiHandler, ProtectRequest, Server, ServerHandle, SnapshotRequest, TakeOverRequest};
+use vmm::events::Event;
 use vmm::exit::{Exit, Failure};
 
 /// Remembers what it was asked; refuses to pause.

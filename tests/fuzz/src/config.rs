@@ -4,8 +4,9 @@ use std::fs;
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};
-use vmm::api::{ApiError, ApiHandler, Event, ProtectRequest, SnapshotRequest, TakeOverRequest};
+use vmm::api::{ApiError, ApiHandler, ProtectRequest, SnapshotRequest, TakeOverRequest};
 use vmm::config::{BackupConfig, BackupOptions, RunOptions, VmConfig};
+use vmm::events::Event;
 
 use crate::input::Input;
 use crate::patch;

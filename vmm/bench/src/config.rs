@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum, ValueHint};
 use serde::Serialize;
-use vmm::config::{Endpoint, EpochLength};
+use vmm::config::EpochLength;
+use vmm::protect::transport::Endpoint;
 
 /// A question that `outlast bench` answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]

@@ -18,12 +18,12 @@ use machine::kick::Kicker;
 use machine::net::Tap;
 use machine::stats::{Stats, Summary};
 use machine::{Card, End, KernelSource, Parts, Threads, input};
-use vmm::config::{CommitDurability, Endpoint, OnDegraded};
 use vmm::epoch::capture::Mode;
 use vmm::epoch::pace::Length;
 use vmm::epoch::{EpochMachine, Pace};
 use vmm::exit::{Exit, Failure};
-use vmm::protect::{Afterwards, Guardian, GuardianConfig, Unwitnessed};
+use vmm::protect::transport::Endpoint;
+use vmm::protect::{Afterwards, CommitDurability, Guardian, GuardianConfig, OnDegraded, Unwitnessed};
 
 const VM_NAME: &str = "bench";
 const HEARTBEAT: Duration = Duration::from_millis(100);

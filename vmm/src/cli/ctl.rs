@@ -11,8 +11,9 @@ use super::wait::{self, Goal};
 use super::{list, table};
 use crate::api::ProtectRequest;
 use crate::api::client::Client;
-use crate::config::{Endpoint, EpochLength, Protect, TimeSpan, control_socket};
+use crate::config::{EpochLength, Protect, TimeSpan, control_socket};
 use crate::exit::{Exit, Failure};
+use crate::protect::transport::Endpoint;
 
 const EXAMPLES: &str = "\
 Examples:

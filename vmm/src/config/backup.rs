@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::device::{Console, DiskConfig, NetConfig};
 use super::error::ConfigError;
-use super::ft::{Endpoint, Witness};
-use super::names::{api_socket, check_name, default_state_dir, resolve_nets, rooted};
+use super::names::{api_socket, check_name, default_state_dir, resolve_nets, rooted, rooted_witness};
 use super::options::{BackupOptions, EventMonitor, LogFormat};
 use super::units::time_text;
 use super::vm::{check_detection, split_brain_warning};
+use crate::protect::transport::Endpoint;
+use crate::witness::Witness;
 
 /// The backup of one VM. CPUs, memory and kernel are the primary's; they come over the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +81,7 @@ impl TryFrom<BackupOptions> for BackupConfig {
             nets: resolve_nets(&name, net)?,
             console: console.unwrap_or(Console::Stdio).rooted(),
             disk_log: disk_log.map(rooted),
-            witness: witness.ok_or(ConfigError::Missing("witness"))?.rooted(),
+            witness: rooted_witness(witness.ok_or(ConfigError::Missing("witness"))?),
             detect,
             heartbeat,
             api_socket: api_socket(typed_socket, &typed_state_dir)?,

@@ -2,16 +2,15 @@
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use snapshot::within::Within;
 
 use super::error::ConfigError;
-use super::ft::{Protect, Witness};
+use super::ft::Protect;
 use super::names::out_of_range;
 use super::units::format_size;
 use super::vm::StartFrom;
+use crate::protect::local::{RETAIN_MAX, RetainCount};
+use crate::witness::Witness;
 
-/// More would reach back for longer than a day.
-const RETAIN_MAX: u64 = 16;
 const RETAIN_BYTES_MIN: u64 = 1 << 20;
 /// Reaches back about half a minute: as far as a guest's own watchdog needs to notice that it stands still.
 const RETAIN_DEFAULT: u8 = 6;
@@ -30,9 +29,6 @@ pub enum OnGuestPanic {
     /// The guest goes back to an earlier epoch (with --protect local). What it acknowledged since is LOST.
     Rollback,
 }
-
-/// How many earlier epochs are kept.
-pub type RetainCount = Within<1, RETAIN_MAX>;
 
 /// Earlier epochs that are kept to go back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

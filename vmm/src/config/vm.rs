@@ -12,13 +12,16 @@ use replication::Protocol;
 use super::crash::{self, OnGuestPanic, Retain};
 use super::device::{Console, DiskConfig, NetConfig};
 use super::error::ConfigError;
-use super::ft::{
-    Capture, CommitDurability, Endpoint, EpochLength, EpochTime, Interrupts, OnBoundaryLate, Protect, Witness,
-};
+use super::ft::{EpochLength, Interrupts, OnBoundaryLate, Protect};
 use super::local::LocalConfig;
-use super::names::{api_socket, check_name, default_state_dir, out_of_range, resolve_nets, rooted};
+use super::names::{api_socket, check_name, default_state_dir, out_of_range, resolve_nets, rooted, rooted_witness};
 use super::options::{EventMonitor, LogFormat, RunOptions};
 use super::units::{ByteSize, format_size, format_time, time_text};
+use crate::epoch::capture::Mode;
+use crate::epoch::pace::EpochTime;
+use crate::protect::CommitDurability;
+use crate::protect::transport::Endpoint;
+use crate::witness::Witness;
 use machine::memory::{RAM_BYTES_MAX, RamBytes};
 
 /// Bare guests run in as little.
@@ -76,7 +79,7 @@ pub struct VmConfig {
     #[serde(with = "time_text")]
     pub min_epoch: Duration,
     /// When the pages of an epoch are copied.
-    pub capture: Capture,
+    pub capture: Mode,
     /// When an epoch ends.
     #[serde(default)]
     pub protocol: Protocol,
@@ -210,7 +213,7 @@ impl TryFrom<RunOptions> for VmConfig {
         if has_backup && unnamed_witness {
             return Err(ConfigError::Missing("witness"));
         }
-        let witness = witness.unwrap_or(Witness::None).rooted();
+        let witness = rooted_witness(witness.unwrap_or(Witness::None));
         let asked = crash::Asked { policy: on_guest_panic, retain, retain_bytes: retain_bytes.map(|bytes| bytes.0) };
         let (on_guest_panic, retain) = crash::check(&asked, &start, &protect, &witness, memory_bytes)?;
         Ok(VmConfig {
@@ -228,7 +231,7 @@ impl TryFrom<RunOptions> for VmConfig {
             on_boundary_late: check_late(on_boundary_late, is_protected, has_backup)?,
             min_epoch: check_epoch(epoch, min_epoch.map(|t| t.0))?,
             epoch,
-            capture: capture.unwrap_or(Capture::StopAndCopy),
+            capture: capture.unwrap_or_default(),
             protocol,
             interrupts: interrupts.unwrap_or(Interrupts::Immediate),
             commit_durability: commit_durability.unwrap_or(CommitDurability::Disk),

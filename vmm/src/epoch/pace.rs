@@ -22,7 +22,44 @@ use std::time::{Duration, Instant};
 use replication::EpochId;
 use replication::protocol::{Cadence, Demand};
 
-use crate::config::EpochLength;
+/// The length of an epoch: 1 ms to 10 s. Too short: the guest's time goes into pauses. Too long: output waits, epochs are big.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EpochTime(Duration);
+
+/// A time that no epoch may last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an epoch lasts from {:?} to {:?}, not {time:?}", EpochTime::MIN.0, EpochTime::MAX.0)]
+pub struct NoEpochTime {
+    /// What was asked for.
+    pub time: Duration,
+}
+
+impl EpochTime {
+    /// The shortest.
+    pub const MIN: Self = Self(Duration::from_millis(1));
+    /// The longest.
+    pub const MAX: Self = Self(Duration::from_secs(10));
+    /// What is used where nothing else is asked for.
+    pub const DEFAULT: Self = Self(Duration::from_millis(20));
+
+    /// The length that is nearest to `time`.
+    pub fn nearest(time: Duration) -> Self {
+        Self(time.clamp(Self::MIN.0, Self::MAX.0))
+    }
+
+    /// The time.
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl TryFrom<Duration> for EpochTime {
+    type Error = NoEpochTime;
+
+    fn try_from(time: Duration) -> Result<Self, NoEpochTime> {
+        if (Self::MIN.0..=Self::MAX.0).contains(&time) { Ok(Self(time)) } else { Err(NoEpochTime { time }) }
+    }
+}
 
 /// How the epoch length is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,15 +70,6 @@ pub enum Length {
     Auto,
     /// This many exits of all vCPUs together, at least one; never by time.
     Exits(u64),
-}
-
-impl From<EpochLength> for Length {
-    fn from(length: EpochLength) -> Self {
-        match length {
-            EpochLength::Fixed(length) => Self::Fixed(length.get()),
-            EpochLength::Auto => Self::Auto,
-        }
-    }
 }
 
 impl Length {

@@ -37,9 +37,10 @@ use super::error::ProtectError;
 use super::lease::Lease;
 use super::log::DiskLog;
 use super::room::ROOM_RETRY;
-use super::{socket, upkeep};
-use crate::config::Endpoint;
+use super::transport::tcp;
+use super::upkeep;
 use crate::events::Events;
+use crate::protect::transport::Endpoint;
 use connection::{Arrived, Connection, is_readable};
 use machine::MachineError;
 use machine::kvm::Vm;
@@ -227,7 +228,7 @@ impl Standby {
             return;
         }
         tracing::debug!(%peer, "a peer connected");
-        let prepared = socket::prepare(stream).and_then(|stream| {
+        let prepared = tcp::prepare(stream).and_then(|stream| {
             stream.set_write_timeout(Some(self.config.detect))?;
             Ok(stream)
         });

@@ -12,7 +12,7 @@ use snapshot::disklog::LogError;
 use super::lease::LeaseError;
 use super::local::LocalError;
 use super::log::{DiskLogError, PlaceError};
-use crate::config::Endpoint;
+use super::transport::Endpoint;
 
 /// Why a guest is not protected, or not any more.
 #[derive(Debug, thiserror::Error)]

@@ -13,6 +13,7 @@ mod leaving;
 mod link;
 mod notes;
 mod pausing;
+mod promise;
 mod protecting;
 mod register;
 
@@ -37,14 +38,15 @@ use super::local::pairing::Pairing;
 use super::local::{KeptEpoch, LocalStore, Shortened, Tidings, fault};
 use super::log::{DiskLog, Notes};
 use super::room::ROOM_RETRY;
-use super::socket::SendHalf;
+use super::transport::tcp::SendHalf;
 pub use ending::{Afterwards, Life};
 pub use pausing::{NotPaused, NotResumed};
+pub use promise::{CommitDurability, OnDegraded};
 pub use protecting::NotProtected;
 pub use replication::pipeline::primary::Parting;
 
+use super::transport::Endpoint;
 use super::{preflight, ship, upkeep};
-use crate::config::{CommitDurability, Endpoint, OnDegraded};
 use crate::epoch::{EpochMachine, EpochSink, SealedEpoch};
 use crate::events::Events;
 use crate::witness::random;

@@ -16,8 +16,7 @@ use replication::view::{
 };
 use replication::{ClaimResult, EpochMark, Fork, SessionId, Term};
 
-use crate::config::Witness;
-use crate::witness::{FileWitness, Life, WitnessError, random};
+use crate::witness::{FileWitness, Life, Witness, WitnessError, random};
 
 /// The place of this process at the VM's register.
 #[derive(Debug)]

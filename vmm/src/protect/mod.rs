@@ -24,13 +24,16 @@ mod preflight;
 mod room;
 mod shadow;
 mod ship;
-mod socket;
+pub mod transport;
 mod unwitnessed;
 mod upkeep;
 
 pub use boot::this_boot;
 pub use error::{ProtectError, Words};
 pub(crate) use guardian::IN_FLIGHT_EPOCHS_MAX;
-pub use guardian::{Afterwards, Guardian, GuardianConfig, Life, NotPaused, NotProtected, NotResumed, Parting};
+pub use guardian::{
+    Afterwards, CommitDurability, Guardian, GuardianConfig, Life, NotPaused, NotProtected, NotResumed, OnDegraded,
+    Parting,
+};
 pub use lease::{Begun, Lease, LeaseError};
 pub use unwitnessed::Unwitnessed;

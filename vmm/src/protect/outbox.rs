@@ -6,7 +6,7 @@ use std::sync::Arc;
 use replication::SessionId;
 
 use super::guardian::Guardian;
-use super::socket::SendHalf;
+use super::transport::tcp::SendHalf;
 
 /// Frames are given to the socket in pieces of about this size.
 const FLUSH_BYTES: usize = 256 * 1024;

@@ -10,11 +10,11 @@ use super::error::ProtectError;
 use super::guardian::{Guardian, GuardianConfig};
 use super::lease::Lease;
 use super::local::LocalStore;
-use super::local::backing::LocalOptions;
+use super::local::backing::{LocalLog, LocalOptions};
 use super::log::{DiskLog, Place, Setup, Wanted, new_life};
-use crate::config::{LocalLog, Witness};
 use crate::epoch::EpochMachine;
 use crate::events::Events;
+use crate::witness::Witness;
 use recoverable::Survives;
 
 /// What protection needs before its machine takes the disks.

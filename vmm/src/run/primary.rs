@@ -21,8 +21,7 @@ use super::terminal::Terminal;
 use super::{as_json, bind_api, exit_of, files, local, open_events, uses, write_config};
 use crate::api::Server;
 use crate::cli::Named;
-use crate::config::{Capture, Interrupts, OnGuestPanic, Protect, StartFrom, VmConfig};
-use crate::epoch::capture::Mode;
+use crate::config::{Interrupts, OnGuestPanic, Protect, StartFrom, VmConfig};
 use crate::epoch::{EpochMachine, Pace};
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
@@ -47,11 +46,7 @@ fn pace_of(config: &VmConfig) -> Pace {
     Pace {
         length: config.epoch.into(),
         min_epoch: config.min_epoch,
-        capture: match config.capture {
-            Capture::Auto => Mode::Auto,
-            Capture::StopAndCopy => Mode::StopAndCopy,
-            Capture::CopyOnWrite => Mode::CopyOnWrite,
-        },
+        capture: config.capture,
         protocol: config.protocol,
         inputs_wait: config.interrupts == Interrupts::Boundary,
     }

@@ -15,13 +15,13 @@ use super::parts::{self, Opened};
 use super::primary::supervise;
 use super::signals::Signals;
 use super::{announce, as_json, bind_api, files, local, open_events, uses, write_config};
-use crate::config::{BackupConfig, CommitDurability, OnBoundaryLate, OnDegraded};
+use crate::config::{BackupConfig, OnBoundaryLate};
 use crate::epoch::{EpochMachine, Pace};
 use crate::events::Events;
 use crate::exit::{Exit, Failure};
 use crate::protect::backup::{Outcome, Standby, StandbyConfig, Taken};
 use crate::protect::local::fault;
-use crate::protect::{Guardian, GuardianConfig, Lease};
+use crate::protect::{CommitDurability, Guardian, GuardianConfig, Lease, OnDegraded};
 use machine::state::MachineState;
 use machine::{End, MachineError};
 

@@ -18,6 +18,7 @@
 //! does not. Not here: leases and time.
 
 mod bounded;
+mod choice;
 mod place;
 mod records;
 
@@ -30,6 +31,7 @@ use replication::view::evidence::Statement;
 use replication::view::{Ask, Entry, Nonce};
 
 use bounded::Bounded;
+pub use choice::Witness;
 pub(crate) use place::{Life, random};
 use records::Records;
 

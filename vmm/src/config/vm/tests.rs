@@ -1,8 +1,10 @@
 //! Every range of [`VmConfig`], at its edges.
 
 use super::*;
-use crate::config::{BackupConfig, BackupOptions, LocalLog, OnDegraded, Survival, TimeSpan};
+use crate::config::{BackupConfig, BackupOptions, TimeSpan};
 use crate::exit::{Advice, Exit};
+use crate::protect::OnDegraded;
+use crate::protect::local::backing::{LocalLog, Survival};
 
 fn typed() -> RunOptions {
     RunOptions { name: Some("vm0".into()), kernel: Some("/k".into()), ..RunOptions::default() }

@@ -14,7 +14,7 @@ mod worker;
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use batch::Batch;
 use copy_on_write::CopyOnWrite;
@@ -26,15 +26,16 @@ use stop_and_copy::StopAndCopy;
 /// Pages of a block: what a huge page of the host has.
 const BLOCK_PAGES: u64 = 512;
 
-/// How pages are captured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// When the pages that an epoch wrote are copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// What costs least, chosen at each boundary.
+    /// Whichever was measured to give the shorter pause, chosen at each boundary.
     Auto,
-    /// All in the pause.
+    /// In the pause.
     #[default]
     StopAndCopy,
-    /// All after the pause.
+    /// While the guest runs, each page before it is overwritten. Long pauses become short; the guest does less work.
     CopyOnWrite,
 }
 

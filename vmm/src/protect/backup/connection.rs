@@ -8,7 +8,7 @@ use replication::wire::WireError;
 use replication::{Frame, FrameDecoder, VmId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::protect::socket;
+use crate::protect::transport::tcp;
 
 /// Read from the primary at a time, at most.
 const READ_BYTES: usize = 256 << 10;
@@ -44,7 +44,7 @@ impl Connection {
                 self.decoder.handle_bytes(&self.bytes[..count]);
                 Arrived::Bytes
             }
-            Err(error) if socket::is_timeout(&error) => Arrived::Nothing,
+            Err(error) if tcp::is_timeout(&error) => Arrived::Nothing,
             Err(_) => Arrived::End,
         }
     }
@@ -60,7 +60,7 @@ impl Connection {
     }
 
     pub(super) fn close(self) {
-        socket::close(&self.stream);
+        tcp::close(&self.stream);
     }
 }
 

@@ -12,8 +12,8 @@ use replication::Term;
 use replication::primary::PrimaryState;
 
 use super::{Guardian, Parting};
-use crate::config::Endpoint;
 use crate::protect::local::KeptEpoch;
+use crate::protect::transport::Endpoint;
 use machine::End;
 
 /// What happens to a guest whose machine has ended.

@@ -9,9 +9,9 @@ use replication::primary::PrimaryState;
 use replication::{FrameDecoder, SessionId, VmId};
 use serde_json::json;
 
-use super::super::socket::{self, SendHalf};
+use super::super::transport::tcp::{self, SendHalf};
 use super::{Guardian, LOOK_AROUND, STALL_DETECTS};
-use crate::config::Endpoint;
+use crate::protect::transport::Endpoint;
 use crate::witness::random;
 use machine::allocations;
 use machine::stats::Work;
@@ -54,7 +54,7 @@ impl Guardian {
     }
 
     fn serve_target(self: &Arc<Self>, target: &Endpoint) {
-        match socket::connect(target) {
+        match tcp::connect(target) {
             Ok(stream) => self.serve(stream, target),
             Err(error) => self.note_trouble("backup-unreachable", &error.to_string()),
         }
@@ -126,7 +126,7 @@ impl Guardian {
                         return;
                     }
                 }
-                Err(error) if socket::is_timeout(&error) => {}
+                Err(error) if tcp::is_timeout(&error) => {}
                 Err(_) => return,
             }
             self.tick();

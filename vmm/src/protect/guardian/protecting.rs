@@ -2,7 +2,7 @@
 
 use replication::primary::PrimaryState;
 
-use crate::config::Endpoint;
+use crate::protect::transport::Endpoint;
 
 /// Why a guest was not given another backup. Nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -12,9 +12,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use recoverable::{Medium, RecoverableMemory, Rvm, RvmOptions, Survives, Vista, VistaOptions};
+use serde::{Deserialize, Serialize};
 
 use super::{LocalError, REDO, STATE_BYTES, UNDO};
-use crate::config::{LocalLog, Survival};
 use machine::memory::PAGE_SIZE;
 
 /// Before-images of one epoch at most, beside those of the state.
@@ -28,6 +28,32 @@ const REDO_BYTES_MAX: u64 = 128 << 20;
 /// Room beside it; and no log is smaller than two of the largest states.
 const REDO_BYTES_BESIDE: u64 = 48 << 20;
 const REDO_BYTES_MIN: u64 = 2 * STATE_BYTES as u64 + (8 << 20);
+
+/// By which log epochs are committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LocalLog {
+    /// Redo on an ordinary file system, undo elsewhere.
+    #[default]
+    Auto,
+    /// In place, with an undo log, for tmpfs and persistent memory. On an ordinary file system nothing is synced.
+    Undo,
+    /// A redo log that is synced at each commit, for ordinary disks.
+    Redo,
+}
+
+/// What a committed epoch survives at least, each including those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Survival {
+    /// The end of this program.
+    #[default]
+    Process,
+    /// A crash of the host's kernel.
+    Kernel,
+    /// A loss of power.
+    Power,
+}
 
 /// What is asked of a state directory.
 #[derive(Clone, Copy, Debug)]

@@ -9,9 +9,8 @@ use replication::{ChainHash, EpochId, EpochMark, Term};
 use snapshot::disklog::{Chain, LifeId, Line};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::retained::{Limits, Ring};
+use super::retained::{Limits, RetainCount, Ring};
 use super::{LastEpoch, binding, pairing, record};
-use crate::config::RetainCount;
 
 const LIMITS: Limits = Limits { count: RetainCount::nearest(4), bytes: 1 << 20 };
 const EPOCH: EpochId = EpochId(7);

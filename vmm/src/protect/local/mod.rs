@@ -44,7 +44,7 @@ pub use record::LastEpoch;
 pub use record::RecordError;
 use replication::output::Output;
 use replication::{EpochId, EpochMark};
-pub use retained::{KeptEpoch, Limits, Shortened};
+pub use retained::{KeptEpoch, Limits, RETAIN_MAX, RetainCount, Shortened};
 use snapshot::disklog::{LifeId, Line};
 
 use crate::epoch::SealedEpoch;

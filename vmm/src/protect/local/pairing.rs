@@ -23,8 +23,9 @@ use serde::{Deserialize, Serialize};
 use snapshot::durable;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::config::{Endpoint, Witness};
+use crate::protect::transport::Endpoint;
 use crate::protect::{IN_FLIGHT_EPOCHS_MAX, Lease};
+use crate::witness::Witness;
 
 /// Its name in the state directory.
 pub(super) const PAIRING: &str = "pairing";

@@ -1,5 +1,5 @@
+use super::backing::LocalLog;
 use super::*;
-use crate::config::LocalLog;
 use crate::epoch::capture;
 use machine::stats::Stats;
 use recoverable::{Rvm, Vista, VistaOptions};

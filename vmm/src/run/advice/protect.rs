@@ -452,7 +452,7 @@ mod tests {
     #[test]
     fn refusal_of_the_witness_names_the_place_that_would_have_to_be_dead() {
         let place = Place { id: Incarnation([0xab; 16]), kind: PlaceKind::Process, location: Location::default() };
-        let (vm, witness) = ("vm0".to_owned(), crate::config::Witness::None);
+        let (vm, witness) = ("vm0".to_owned(), crate::witness::Witness::None);
         let refusal = Refusal::MayBeWhole { place: Box::new(place.clone()) };
         let error = LeaseError::Refused { vm: vm.clone(), witness, refusal };
         assert_eq!(error.exit(), Exit::SplitBrain);

@@ -35,8 +35,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use replication::EpochId;
 use serde::Serialize;
 use snapshot::private;
-
-use crate::config::RetainCount;
+use snapshot::within::Within;
 
 pub(super) use blocks::{BLOCK, Place};
 use blocks::{BlockId, BlockSet};
@@ -51,6 +50,12 @@ const SURPLUS_MAX: usize = 2;
 const NEXT: &str = "next";
 /// Holds the identity of the host's run in which the files were written.
 const BOOT: &str = "boot";
+
+/// More would reach back for longer than a day.
+pub const RETAIN_MAX: u64 = 16;
+
+/// How many earlier epochs are kept.
+pub type RetainCount = Within<1, RETAIN_MAX>;
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

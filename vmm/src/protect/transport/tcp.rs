@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::net::{SendFlags, sockopt};
 
-use crate::config::Endpoint;
+use super::Endpoint;
 
 /// How long a connection attempt may take.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
@@ -15,7 +15,7 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 const BUFFER_BYTES: usize = 4 << 20;
 
 /// Connects to `endpoint`, trying each of its addresses.
-pub(super) fn connect(endpoint: &Endpoint) -> io::Result<TcpStream> {
+pub(in crate::protect) fn connect(endpoint: &Endpoint) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in endpoint.as_pair().to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT_TIME_MAX) {
@@ -27,7 +27,7 @@ pub(super) fn connect(endpoint: &Endpoint) -> io::Result<TcpStream> {
 }
 
 /// Sets the options of a fresh connection.
-pub(super) fn prepare(stream: TcpStream) -> io::Result<TcpStream> {
+pub(in crate::protect) fn prepare(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     // Smaller buffers than asked for only cost speed.
     if let Err(error) = sockopt::set_socket_send_buffer_size(&stream, BUFFER_BYTES) {
@@ -42,19 +42,19 @@ pub(super) fn prepare(stream: TcpStream) -> io::Result<TcpStream> {
 /// The sending half of a connection. Threads share it by clones: what one of them sends goes out whole before what
 /// another sends.
 #[derive(Debug, Clone)]
-pub(super) struct SendHalf {
+pub(in crate::protect) struct SendHalf {
     stream: Arc<TcpStream>,
     /// What [`SendHalf::send_now`] could not get rid of; it goes before everything else.
     rest: Arc<Mutex<Vec<u8>>>,
 }
 
 impl SendHalf {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(in crate::protect) fn new(stream: TcpStream) -> Self {
         Self { stream: Arc::new(stream), rest: Arc::default() }
     }
 
     /// Sends whole frames; waits until the host has taken them.
-    pub(super) fn send(&self, frames: &[u8]) -> io::Result<()> {
+    pub(in crate::protect) fn send(&self, frames: &[u8]) -> io::Result<()> {
         let mut rest = self.rest.lock().expect("no sender panics");
         (&*self.stream).write_all(&rest)?;
         rest.clear();
@@ -63,7 +63,7 @@ impl SendHalf {
 
     /// Sends a frame without waiting. Nothing is sent while other bytes are on their way: they say as well that this
     /// side lives. What is wrong with the connection is found by its reader.
-    pub(super) fn send_now(&self, frame: &[u8]) {
+    pub(in crate::protect) fn send_now(&self, frame: &[u8]) {
         let Ok(mut rest) = self.rest.try_lock() else { return };
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         if !rest.is_empty() {
@@ -81,12 +81,12 @@ impl SendHalf {
     }
 
     /// See [`close`].
-    pub(super) fn close(&self) {
+    pub(in crate::protect) fn close(&self) {
         close(&self.stream);
     }
 
     /// Ends our half of the connection: the peer reads what was written, then the end.
-    pub(super) fn close_write(&self) {
+    pub(in crate::protect) fn close_write(&self) {
         if let Err(error) = self.stream.shutdown(Shutdown::Write) {
             tracing::debug!(%error, "the connection was closed already");
         }
@@ -94,14 +94,14 @@ impl SendHalf {
 }
 
 /// Ends a connection for all its users: reads and writes in other threads return.
-pub(super) fn close(stream: &TcpStream) {
+pub(in crate::protect) fn close(stream: &TcpStream) {
     if let Err(error) = stream.shutdown(Shutdown::Both) {
         tracing::debug!(%error, "the connection was closed already");
     }
 }
 
 /// Whether a failed read only means that nothing came in time.
-pub(super) fn is_timeout(error: &io::Error) -> bool {
+pub(in crate::protect) fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
 
