@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 use vmm::api::{ApiError, ApiHandler, ProtectRequest, SnapshotRequest, TakeOverRequest};
 use vmm::config::{BackupConfig, BackupOptions, RunOptions, VmConfig};
-use vmm::events::Event;
+use protect::events::Event;
 
 use crate::input::Input;
 use crate::patch;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::cannot;
+use protect::transport::Endpoint;
 use vmm::exit::{Exit, Failure};
-use vmm::protect::transport::Endpoint;
 
 const START_MAX: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);

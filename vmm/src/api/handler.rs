@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::{EpochLength, Protect};
-use crate::events::Event;
 use crate::exit::{Exit, Failure};
+use protect::events::Event;
 
 /// Why the machine did not do what it was asked. It is in the state that it was in before.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -126,7 +126,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::api::handler::{ProtectRequest, SnapshotRequest, TakeOverRequest};
-    use crate::events::Event;
+    use protect::events::Event;
 
     /// A machine that remembers what it was asked.
     #[derive(Clone, Default)]

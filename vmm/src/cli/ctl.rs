@@ -13,7 +13,7 @@ use crate::api::ProtectRequest;
 use crate::api::client::Client;
 use crate::config::{EpochLength, Protect, TimeSpan, control_socket};
 use crate::exit::{Exit, Failure};
-use crate::protect::transport::Endpoint;
+use protect::transport::Endpoint;
 
 const EXAMPLES: &str = "\
 Examples:

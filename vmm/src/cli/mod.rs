@@ -25,7 +25,7 @@ pub use answer::print;
 
 use crate::config::{BackupConfig, DemoConfig, VmConfig};
 use crate::exit::{Exit, Failure, report};
-use crate::protect::Life;
+use protect::Life;
 
 /// What the command line hands over to, with everything checked that can be checked without the machine.
 pub trait Commands {

@@ -8,8 +8,8 @@ use replication::Term;
 use super::{Commands, Named, logging};
 use crate::config::VmConfig;
 use crate::exit::{Exit, Failure};
-use crate::protect::Life;
-use crate::protect::transport::Endpoint;
+use protect::Life;
+use protect::transport::Endpoint;
 
 const EXAMPLES: &str = "\
 The VM must have run with `--protect local`, and its VMM must be gone: killed, crashed, or

@@ -12,8 +12,8 @@ use super::names::{api_socket, check_name, default_state_dir, resolve_nets, root
 use super::options::{BackupOptions, EventMonitor, LogFormat};
 use super::units::time_text;
 use super::vm::{check_detection, split_brain_warning};
-use crate::protect::transport::Endpoint;
-use crate::witness::Witness;
+use protect::transport::Endpoint;
+use protect::witness::Witness;
 
 /// The backup of one VM. CPUs, memory and kernel are the primary's; they come over the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,9 +2,9 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser, ValueParser};
 
-use crate::epoch::capture::Mode;
-use crate::protect::local::backing::{LocalLog, Survival};
-use crate::protect::{CommitDurability, OnDegraded};
+use protect::epoch::capture::Mode;
+use protect::local::backing::{LocalLog, Survival};
+use protect::{CommitDurability, OnDegraded};
 
 /// A type of which one value is typed.
 pub(super) trait Choice: Copy + Send + Sync + 'static {

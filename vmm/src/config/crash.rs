@@ -8,8 +8,8 @@ use super::ft::Protect;
 use super::names::out_of_range;
 use super::units::format_size;
 use super::vm::StartFrom;
-use crate::protect::local::{RETAIN_MAX, RetainCount};
-use crate::witness::Witness;
+use protect::local::{RETAIN_MAX, RetainCount};
+use protect::witness::Witness;
 
 const RETAIN_BYTES_MIN: u64 = 1 << 20;
 /// Reaches back about half a minute: as far as a guest's own watchdog needs to notice that it stands still.

@@ -8,8 +8,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::units::{as_text, format_time, parse_time};
-use crate::epoch::pace::{EpochTime, Length};
-use crate::protect::transport::Endpoint;
+use protect::epoch::pace::{EpochTime, Length};
+use protect::transport::Endpoint;
 
 /// Where the epochs of a VM are committed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::error::ConfigError;
-use crate::protect::OnDegraded;
-use crate::protect::local::backing::{LocalLog, Survival};
+use protect::OnDegraded;
+use protect::local::backing::{LocalLog, Survival};
 
 /// What is chosen for `--protect local`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::device::{MacAddr, NetConfig, NetOption};
 use super::error::ConfigError;
-use crate::witness::Witness;
+use protect::witness::Witness;
 
 /// Where the state directories of VMs are kept when none is named.
 pub(crate) const STATE_ROOT: &str = "/dev/shm/outlast";

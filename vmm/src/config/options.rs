@@ -17,11 +17,11 @@ use super::ft::{EpochLength, Interrupts, OnBoundaryLate, Protect};
 use super::group::{Group, GroupError};
 use super::names::rooted;
 use super::units::{ByteSize, TimeSpan, as_text};
-use crate::epoch::capture::Mode;
-use crate::protect::local::backing::{LocalLog, Survival};
-use crate::protect::transport::Endpoint;
-use crate::protect::{CommitDurability, OnDegraded};
-use crate::witness::Witness;
+use protect::epoch::capture::Mode;
+use protect::local::backing::{LocalLog, Survival};
+use protect::transport::Endpoint;
+use protect::witness::Witness;
+use protect::{CommitDurability, OnDegraded};
 
 /// The form of the log on standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]

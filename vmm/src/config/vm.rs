@@ -17,12 +17,12 @@ use super::local::LocalConfig;
 use super::names::{api_socket, check_name, default_state_dir, out_of_range, resolve_nets, rooted, rooted_witness};
 use super::options::{EventMonitor, LogFormat, RunOptions};
 use super::units::{ByteSize, format_size, format_time, time_text};
-use crate::epoch::capture::Mode;
-use crate::epoch::pace::EpochTime;
-use crate::protect::CommitDurability;
-use crate::protect::transport::Endpoint;
-use crate::witness::Witness;
 use machine::memory::{RAM_BYTES_MAX, RamBytes};
+use protect::CommitDurability;
+use protect::epoch::capture::Mode;
+use protect::epoch::pace::EpochTime;
+use protect::transport::Endpoint;
+use protect::witness::Witness;
 
 /// Bare guests run in as little.
 const MEMORY_BYTES_MIN: u64 = 2 << 20;

@@ -13,10 +13,10 @@ use snapshot::disklog::{Asked, LifeId, Owner};
 use super::files::Files;
 use crate::config::{BackupConfig, DiskConfig, LocalConfig, Protect, VmConfig};
 use crate::exit::Failure;
-use crate::protect::local::backing::{Kept, LocalOptions, survival_of_images};
-use crate::protect::local::{Binding, BindingError, FILES, LastEpoch, LocalStore};
-use crate::protect::log::{DiskLog, FoundLog, Place, Setup, Wanted, new_life};
-use crate::protect::{CommitDurability, this_boot};
+use protect::local::backing::{Kept, LocalOptions, survival_of_images};
+use protect::local::{Binding, BindingError, FILES, LastEpoch, LocalStore};
+use protect::log::{DiskLog, FoundLog, Place, Setup, Wanted, new_life};
+use protect::{CommitDurability, this_boot};
 
 /// Refuses if the state directory has a guest that another start would write over.
 pub(super) fn refuse_guest(config: &VmConfig) -> Result<(), Failure> {

@@ -31,10 +31,10 @@ use snapshot::{durable, private};
 use crate::api::Server;
 use crate::cli::{Commands, Named};
 use crate::config::{BackupConfig, DemoConfig, EventMonitor, VmConfig};
-use crate::events::Events;
 use crate::exit::{Exit, Failure};
-use crate::protect::Life;
 use machine::End;
+use protect::Life;
+use protect::events::Events;
 
 /// What the command line hands over to: this program.
 #[derive(Debug)]

@@ -12,13 +12,13 @@ use super::incident::{Incident, IncidentFile};
 use super::{late, metrics};
 use crate::api::{ApiError, ApiHandler, ProtectRequest, SnapshotRequest, TakeOverRequest};
 use crate::config::{EpochLength, Protect, TimeSpan};
-use crate::epoch::EpochMachine;
-use crate::events::{Event, Events};
 use crate::exit::{Exit, Failure};
-use crate::protect::Guardian;
-use crate::protect::backup::StandbyView;
 use machine::gate::NotHeld;
 use machine::{End, Machine};
+use protect::Guardian;
+use protect::backup::StandbyView;
+use protect::epoch::EpochMachine;
+use protect::events::{Event, Events};
 
 /// How long a snapshot waits for the guest to stop: shorter than `outlast ctl` waits for its answer.
 const STOP_TIME_MAX: Duration = Duration::from_secs(30);

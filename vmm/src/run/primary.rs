@@ -22,16 +22,17 @@ use super::{as_json, bind_api, exit_of, files, local, open_events, uses, write_c
 use crate::api::Server;
 use crate::cli::Named;
 use crate::config::{Interrupts, OnGuestPanic, Protect, StartFrom, VmConfig};
-use crate::epoch::{EpochMachine, Pace};
-use crate::events::Events;
 use crate::exit::{Exit, Failure};
-use crate::protect::local::pairing::{Pairing, unused_after};
-use crate::protect::local::{Anew, LocalStore, fault};
-use crate::protect::log::{DiskLog, FoundLog};
-use crate::protect::{Afterwards, Guardian, GuardianConfig, Lease, Life};
-use crate::witness::random;
+use machine::random::id as random;
 use machine::state::MachineState;
 use machine::{End, KernelSource, MachineError, Parts, Threads, checkpoint, input};
+use protect::epoch::{EpochMachine, Pace};
+use protect::events::Events;
+use protect::fault;
+use protect::local::pairing::{Pairing, unused_after};
+use protect::local::{Anew, LocalStore};
+use protect::log::{DiskLog, FoundLog};
+use protect::{Afterwards, Guardian, GuardianConfig, Lease, Life};
 
 /// How long the end of a VM waits for a console that does not take what the guest said.
 const CONSOLE_END_WAIT: Duration = Duration::from_secs(2);

@@ -16,14 +16,14 @@ use super::primary::supervise;
 use super::signals::Signals;
 use super::{announce, as_json, bind_api, files, local, open_events, uses, write_config};
 use crate::config::{BackupConfig, OnBoundaryLate};
-use crate::epoch::{EpochMachine, Pace};
-use crate::events::Events;
 use crate::exit::{Exit, Failure};
-use crate::protect::backup::{Outcome, Standby, StandbyConfig, Taken};
-use crate::protect::local::fault;
-use crate::protect::{CommitDurability, Guardian, GuardianConfig, Lease, OnDegraded};
 use machine::state::MachineState;
 use machine::{End, MachineError};
+use protect::backup::{Outcome, Standby, StandbyConfig, Taken};
+use protect::epoch::{EpochMachine, Pace};
+use protect::events::Events;
+use protect::fault;
+use protect::{CommitDurability, Guardian, GuardianConfig, Lease, OnDegraded};
 
 pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     let signals = Signals::take()?;

@@ -19,10 +19,10 @@ use crate::session::{FIGURES, GuestSpec, Session};
 use crate::sweep::{linux_spec, load_average};
 use crate::table::{Columns, Row, Table};
 use crate::{bare_guest, build_id, network};
+use protect::CommitDurability;
+use protect::epoch::pace::Usage;
 use vmm::config::EpochLength;
-use vmm::epoch::pace::Usage;
 use vmm::exit::{Exit, Failure};
-use vmm::protect::CommitDurability;
 
 /// What a row is about.
 const KEY: &[&str] = &["build", "guest", "flow", "window_ms", "epoch", "repeat"];

@@ -12,11 +12,11 @@ use crate::sweep::load_average;
 use crate::table::{Columns, Row, Table};
 use crate::{bare_guest, build_id};
 use machine::stats::Counts;
+use protect::CommitDurability;
+use protect::epoch::capture::Mode;
+use protect::epoch::pace::Length;
 use vmm::config::format_time;
-use vmm::epoch::capture::Mode;
-use vmm::epoch::pace::Length;
 use vmm::exit::{Exit, Failure};
-use vmm::protect::CommitDurability;
 
 const KEY: &[&str] = &["build", "pages", "words", "memory_mib", "capture", "epoch", "repeat"];
 /// What is known of this bench only. Rates are rounds of the guest's output, so they are compared and not read.

@@ -21,9 +21,9 @@ use crate::progress::Progress;
 use crate::session::{FIGURES, Figures, GuestSpec, Image, Session};
 use crate::table::{Columns, Row, Table};
 use crate::{bare_guest, build_id, network};
+use protect::CommitDurability;
 use vmm::config::EpochLength;
 use vmm::exit::{Exit, Failure};
-use vmm::protect::CommitDurability;
 
 /// The epoch lengths of the question, in ms.
 pub(crate) const LENGTHS_MS: [u64; 8] = [1, 2, 5, 10, 20, 50, 100, 200];

@@ -20,9 +20,9 @@ use crate::session::{FIGURES, Figures, GuestSpec, Image, Session};
 use crate::sweep::{linux_spec, load_average};
 use crate::table::{Columns, Row, Table};
 use crate::{bare_guest, build_id};
+use protect::CommitDurability;
 use vmm::config::EpochLength;
 use vmm::exit::{Exit, Failure};
-use vmm::protect::CommitDurability;
 
 /// What a row is about.
 const KEY: &[&str] = &["build", "guest", "writes", "epoch", "repeat"];

@@ -3,8 +3,8 @@
 use super::*;
 use crate::config::{BackupConfig, BackupOptions, TimeSpan};
 use crate::exit::{Advice, Exit};
-use crate::protect::OnDegraded;
-use crate::protect::local::backing::{LocalLog, Survival};
+use protect::OnDegraded;
+use protect::local::backing::{LocalLog, Survival};
 
 fn typed() -> RunOptions {
     RunOptions { name: Some("vm0".into()), kernel: Some("/k".into()), ..RunOptions::default() }

@@ -7,13 +7,13 @@ use replication::view::{Place, Refusal};
 use snapshot::disklog::{LOG_LEN_MAX, LogError};
 
 use crate::exit::{Advice, Exit};
-use crate::protect::backup::FailoverError;
-use crate::protect::local::fault::FaultError;
-use crate::protect::local::pairing::PairingError;
-use crate::protect::local::{BindingError, FILES, LocalError};
-use crate::protect::log::{DiskLogError, LOG_BYTES_MAX, PlaceError};
-use crate::protect::{LeaseError, NotPaused, NotProtected, NotResumed, ProtectError};
-use crate::witness::WitnessError;
+use protect::backup::FailoverError;
+use protect::fault::FaultError;
+use protect::local::pairing::PairingError;
+use protect::local::{BindingError, FILES, LocalError};
+use protect::log::{DiskLogError, LOG_BYTES_MAX, PlaceError};
+use protect::witness::WitnessError;
+use protect::{LeaseError, NotPaused, NotProtected, NotResumed, ProtectError};
 
 impl Advice for ProtectError {
     fn exit(&self) -> Exit {
@@ -404,8 +404,8 @@ mod tests {
 
     use super::*;
     use crate::exit::{Failure, words};
-    use crate::protect::local::RecordError;
-    use crate::protect::local::backing::{Kept, LogKind};
+    use protect::local::RecordError;
+    use protect::local::backing::{Kept, LogKind};
 
     fn not_found() -> io::Error {
         io::ErrorKind::NotFound.into()
@@ -452,7 +452,7 @@ mod tests {
     #[test]
     fn refusal_of_the_witness_names_the_place_that_would_have_to_be_dead() {
         let place = Place { id: Incarnation([0xab; 16]), kind: PlaceKind::Process, location: Location::default() };
-        let (vm, witness) = ("vm0".to_owned(), crate::witness::Witness::None);
+        let (vm, witness) = ("vm0".to_owned(), protect::witness::Witness::None);
         let refusal = Refusal::MayBeWhole { place: Box::new(place.clone()) };
         let error = LeaseError::Refused { vm: vm.clone(), witness, refusal };
         assert_eq!(error.exit(), Exit::SplitBrain);
