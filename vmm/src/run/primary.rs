@@ -119,6 +119,7 @@ fn make(
     let (parts, inputs) = opened.split();
     let machine = make_machine(config, parts)?;
     let ram_bytes = machine.ram().bytes();
+    #[cfg(feature = "faults")]
     fault::arm()?;
     let mut local = binding.map(|binding| local::create(config, ram_bytes, &binding)).transpose()?;
     local.as_mut().map_or(Ok(()), |store| store.keep_earlier(limits_of(config)))?;
@@ -131,6 +132,7 @@ fn make(
 pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> {
     let started = Instant::now();
     let signals = &Signals::take()?;
+    #[cfg(feature = "faults")]
     fault::arm()?;
     uses::check(config)?;
     // First: nobody else can use the directory from here on.

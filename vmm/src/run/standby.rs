@@ -22,12 +22,12 @@ use machine::{End, MachineError};
 use protect::backup::{Outcome, Standby, StandbyConfig, Taken};
 use protect::epoch::{EpochMachine, Pace};
 use protect::events::Events;
-use protect::fault;
 use protect::{CommitDurability, Guardian, GuardianConfig, Lease, OnDegraded};
 
 pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     let signals = Signals::take()?;
-    fault::arm_storage()?;
+    #[cfg(feature = "faults")]
+    protect::fault::arm_storage()?;
     uses::check_backup(config)?;
     local::refuse_guest_of_backup(config)?;
     let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;

@@ -8,7 +8,6 @@ use snapshot::disklog::{LOG_LEN_MAX, LogError};
 
 use crate::exit::{Advice, Exit};
 use protect::backup::FailoverError;
-use protect::fault::FaultError;
 use protect::local::pairing::PairingError;
 use protect::local::{BindingError, FILES, LocalError};
 use protect::log::{DiskLogError, LOG_BYTES_MAX, PlaceError};
@@ -383,7 +382,8 @@ impl Advice for NotProtected {
     }
 }
 
-impl Advice for FaultError {
+#[cfg(feature = "faults")]
+impl Advice for protect::fault::FaultError {
     fn exit(&self) -> Exit {
         Exit::Usage
     }
