@@ -18,8 +18,6 @@ mod storage;
 mod view;
 mod vigil;
 
-use std::io::Write;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,10 +36,10 @@ use crate::events::Events;
 use crate::lease::Lease;
 use crate::log::DiskLog;
 use crate::room::ROOM_RETRY;
-use crate::transport::Endpoint;
-use crate::transport::tcp;
+use crate::transport::Arrived;
+use crate::transport::{Endpoint, Listener};
 use crate::upkeep;
-use connection::{Arrived, Connection, is_readable};
+use connection::Connection;
 use machine::MachineError;
 use machine::kvm::Vm;
 use machine::memory::Ram;
@@ -116,7 +114,7 @@ pub struct Standby {
     lease: Arc<Lease>,
     events: Arc<Events>,
     view: Arc<StandbyView>,
-    listener: TcpListener,
+    listener: Box<dyn Listener>,
     connection: Option<Connection>,
     storage: Storage,
     done: Mailbox<Done>,
@@ -143,9 +141,8 @@ impl Standby {
         drop(Vm::new().map_err(MachineError::from)?);
         let done = Mailbox::new().map_err(ProtectError::EventCounter)?;
         let failed = |listen: &Endpoint, source| ProtectError::Listen { listen: listen.clone(), source };
-        let listener = TcpListener::bind(config.listen.as_pair()).map_err(|error| failed(&config.listen, error))?;
-        // Of port 0 the host made a free one.
-        config.listen.port = listener.local_addr().map_err(|error| failed(&config.listen, error))?.port();
+        let listener = config.listen.transport().listen().map_err(|error| failed(&config.listen, error))?;
+        config.listen = listener.endpoint().map_err(|error| failed(&config.listen, error))?;
         let vigil = Vigil::begin(&lease, &events);
         Ok(Self {
             pipeline: BackupPipeline::new(pipeline_config(&config)),
@@ -214,26 +211,19 @@ impl Standby {
         }
     }
 
+    /// Takes in a peer that has come; one that this backup has no use for is told so, and not waited for.
     fn accept(&mut self) {
-        if !is_readable(&self.listener) {
-            return;
-        }
-        let Ok((stream, peer)) = self.listener.accept() else { return };
+        let Ok(mut arrived) = self.listener.accept() else { return };
         if self.connection.is_some() {
             let refusal = self.pipeline.refusal(RefuseCode::Busy, "another primary is connected");
-            let mut stream = stream;
-            if let Err(error) = stream.write_all(&refusal) {
+            if let Err(error) = arrived.writer.write_now(&refusal) {
                 tracing::debug!(%error, "a refused peer did not listen");
             }
             return;
         }
-        tracing::debug!(%peer, "a peer connected");
-        let prepared = tcp::prepare(stream).and_then(|stream| {
-            stream.set_write_timeout(Some(self.config.detect))?;
-            Ok(stream)
-        });
-        if let Ok(stream) = prepared {
-            self.connection = Some(Connection::new(stream, VmId::of_name(&self.config.vm_name)));
+        tracing::debug!("a peer connected");
+        if arrived.writer.set_patience(self.config.detect).is_ok() {
+            self.connection = Some(Connection::new(arrived, VmId::of_name(&self.config.vm_name)));
             self.pipeline.handle_connected(self.clock.now());
         }
     }
@@ -244,7 +234,7 @@ impl Standby {
         }
         match self.connection.as_mut().map_or(Arrived::Nothing, Connection::read) {
             Arrived::Nothing => {}
-            Arrived::Bytes => self.pipeline.handle_alive(now),
+            Arrived::Bytes(_) => self.pipeline.handle_alive(now),
             Arrived::End => self.disconnected(),
         }
     }

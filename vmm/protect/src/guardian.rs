@@ -44,7 +44,6 @@ use crate::local::pairing::Pairing;
 use crate::local::{KeptEpoch, LocalStore, Shortened, Tidings};
 use crate::log::{DiskLog, Notes};
 use crate::room::ROOM_RETRY;
-use crate::transport::tcp::SendHalf;
 pub use ending::{Afterwards, Life};
 pub use pausing::{NotPaused, NotResumed};
 pub use promise::{CommitDurability, OnDegraded};
@@ -53,7 +52,7 @@ pub use replication::pipeline::primary::Parting;
 
 use crate::epoch::{EpochMachine, EpochSink, IN_FLIGHT_EPOCHS_MAX, SealedEpoch};
 use crate::events::Events;
-use crate::transport::Endpoint;
+use crate::transport::{Endpoint, Sender};
 use crate::witness::random;
 use crate::{preflight, upkeep};
 use machine::kvm::KvmError;
@@ -117,7 +116,7 @@ struct Inner {
     /// The disk thread sleeps, with nothing to do.
     disk_sleeps: bool,
     /// The connection, and its number.
-    stream: Option<(u64, SendHalf)>,
+    stream: Option<(u64, Sender)>,
     target: Option<Endpoint>,
     /// Sealed epochs that the ship thread has not begun with.
     sealed: VecDeque<Box<SealedEpoch>>,
@@ -401,14 +400,14 @@ impl Guardian {
     }
 
     /// The connection to write frames of `session` to, while there is one.
-    fn stream_of(&self, session: SessionId) -> Option<SendHalf> {
+    fn stream_of(&self, session: SessionId) -> Option<Sender> {
         let inner = self.lock();
         let ours = inner.pipeline.is_current(session);
         inner.stream.as_ref().filter(|_| ours).map(|(_, stream)| stream.clone())
     }
 
     /// The connection of number `connection`, to write control frames to.
-    fn stream_of_connection(&self, connection: u64) -> Option<SendHalf> {
+    fn stream_of_connection(&self, connection: u64) -> Option<Sender> {
         let inner = self.lock();
         inner.stream.as_ref().filter(|(number, _)| *number == connection).map(|(_, stream)| stream.clone())
     }

@@ -114,7 +114,7 @@ enum SnapshotVerb {
 #[derive(Args, Debug)]
 struct ProtectArgs {
     /// The backup
-    #[arg(value_name = "tcp:HOST:PORT")]
+    #[arg(value_name = "tcp:HOST:PORT|unix:PATH")]
     target: Endpoint,
     /// New epoch length
     #[arg(long, value_name = "TIME|auto")]
@@ -188,7 +188,8 @@ fn absolute(dir: PathBuf) -> Result<PathBuf, Failure> {
 
 fn protect_body(args: ProtectArgs) -> Value {
     let ProtectArgs { target, epoch } = args;
-    let request = ProtectRequest { protect: Protect::Tcp(target), epoch };
+    // The program that it is for may have another working directory.
+    let request = ProtectRequest { protect: Protect::Backup(target).rooted(), epoch };
     serde_json::to_value(request).expect("the request has string keys only")
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::device::{Console, DiskConfig, NetConfig};
 use super::error::ConfigError;
-use super::names::{api_socket, check_name, default_state_dir, resolve_nets, rooted, rooted_witness};
+use super::names::{api_socket, check_name, default_state_dir, resolve_nets, rooted, rooted_endpoint, rooted_witness};
 use super::options::{BackupOptions, EventMonitor, LogFormat};
 use super::units::time_text;
 use super::vm::{check_detection, split_brain_warning};
@@ -76,7 +76,7 @@ impl TryFrom<BackupOptions> for BackupConfig {
         let typed_state_dir = state_dir.unwrap_or_else(|| default_state_dir(&name));
         let (detect, heartbeat) = check_detection(detect.map(|t| t.0), heartbeat.map(|t| t.0))?;
         Ok(BackupConfig {
-            listen: listen.ok_or(ConfigError::Missing("listen"))?,
+            listen: rooted_endpoint(listen.ok_or(ConfigError::Missing("listen"))?),
             disks: disk.into_iter().map(DiskConfig::rooted).collect(),
             nets: resolve_nets(&name, net)?,
             console: console.unwrap_or(Console::Stdio).rooted(),
@@ -106,6 +106,9 @@ impl BackupConfig {
     }
 
     fn listens_everywhere(&self) -> bool {
-        self.listen.host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
+        match &self.listen {
+            Endpoint::Tcp { host, .. } => host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()),
+            Endpoint::Unix(_) => false,
+        }
     }
 }

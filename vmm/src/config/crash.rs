@@ -61,7 +61,7 @@ pub(super) fn check(
         let why = "a snapshot can be started only with the disks of its moment, and there is no kernel to boot";
         return contradiction("on-guest-panic=reset", "restore", why);
     }
-    let has_backup = protect.iter().any(|one| matches!(one, Protect::Tcp(_)));
+    let has_backup = protect.iter().any(|one| matches!(one, Protect::Backup(_)));
     if policy != OnGuestPanic::Stop && has_backup && *witness == Witness::None {
         let why = "the guest may start again only when its backup cannot continue the old one, and only a witness can \
              make sure of that";

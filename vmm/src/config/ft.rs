@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::names::rooted_endpoint;
 use super::units::{as_text, format_time, parse_time};
 use protect::epoch::pace::{EpochTime, Length};
 use protect::transport::Endpoint;
@@ -19,8 +20,18 @@ pub enum Protect {
     None,
     /// Persistent memory of this host. Survives the VMM and the kernel, not the loss of the host.
     Local,
-    /// A backup on another host.
-    Tcp(Endpoint),
+    /// A backup.
+    Backup(Endpoint),
+}
+
+impl Protect {
+    /// The same, whatever directory it is read in.
+    pub fn rooted(self) -> Self {
+        match self {
+            Self::Backup(endpoint) => Self::Backup(rooted_endpoint(endpoint)),
+            Self::None | Self::Local => self,
+        }
+    }
 }
 
 impl FromStr for Protect {
@@ -30,8 +41,8 @@ impl FromStr for Protect {
         match text {
             "none" => Ok(Protect::None),
             "local" => Ok(Protect::Local),
-            _ if text.starts_with("tcp:") => text.parse().map(Protect::Tcp),
-            _ => Err("use none, local or tcp:HOST:PORT".into()),
+            _ if text.starts_with("tcp:") || text.starts_with("unix:") => text.parse().map(Protect::Backup),
+            _ => Err("use none, local or tcp:HOST:PORT; or unix:PATH for a backup on this host".into()),
         }
     }
 }
@@ -41,7 +52,7 @@ impl fmt::Display for Protect {
         match self {
             Protect::None => f.write_str("none"),
             Protect::Local => f.write_str("local"),
-            Protect::Tcp(endpoint) => endpoint.fmt(f),
+            Protect::Backup(endpoint) => endpoint.fmt(f),
         }
     }
 }
@@ -129,7 +140,7 @@ mod tests {
 
     #[test]
     fn protect_text_round_trips() {
-        for text in ["none", "local", "tcp:b.example:7000", "tcp:10.0.0.2:1", "tcp:[fe80::1]:7000"] {
+        for text in ["none", "local", "tcp:b.example:7000", "unix:/run/vm0.sock"] {
             assert_eq!(text.parse::<Protect>().expect("well formed").to_string(), text);
         }
     }

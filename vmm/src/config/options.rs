@@ -111,9 +111,9 @@ pub struct RunOptions {
     #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub disk_log: Option<PathBuf>,
     /// Where epochs are committed: none, local (the state directory: `outlast resume` continues the guest after a crash
-    /// of this program) or tcp:HOST:PORT (a backup). Give both local and tcp:HOST:PORT to commit to both [default:
+    /// of this program) or tcp:HOST:PORT (a backup; unix:PATH for one on this host). Give local and a backup to commit to both [default:
     /// none]
-    #[arg(long, help_heading = "Protection", value_name = "none|local|tcp:HOST:PORT")]
+    #[arg(long, help_heading = "Protection", value_name = "none|local|tcp:HOST:PORT|unix:PATH")]
     pub protect: Vec<Protect>,
     /// How epochs are written to the state directory (with --protect local) [default: auto]
     #[arg(long, help_heading = "Protection", value_parser = choice::<LocalLog>())]
@@ -193,8 +193,9 @@ pub struct RunOptions {
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct BackupOptions {
-    /// Address that the primary connects to. Port 0 takes a free port and prints it
-    #[arg(long, help_heading = "Guest", value_name = "tcp:HOST:PORT")]
+    /// Address that the primary connects to. Port 0 takes a free port and prints it. A socket unix:PATH is for a primary of
+    /// the same user on this host
+    #[arg(long, help_heading = "Guest", value_name = "tcp:HOST:PORT|unix:PATH")]
     pub listen: Option<Endpoint>,
     /// Name of the VM, the same as the primary's
     #[arg(long, help_heading = "Guest", value_name = "NAME")]

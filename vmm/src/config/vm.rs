@@ -65,7 +65,7 @@ pub struct VmConfig {
     /// Directory for the log of disk writes; `None`: where it is by default.
     #[serde(default)]
     pub disk_log: Option<PathBuf>,
-    /// Where epochs are committed: never empty, `None` only alone, at most one `Tcp`.
+    /// Where epochs are committed: never empty, `None` only alone, at most one `Backup`.
     pub protect: Vec<Protect>,
     /// How epochs are committed to the state directory, where they are.
     #[serde(default)]
@@ -200,7 +200,7 @@ impl TryFrom<RunOptions> for VmConfig {
         };
         check_name(&name)?;
         let typed_state_dir = state_dir.unwrap_or_else(|| default_state_dir(&name));
-        let protect = check_protect(protect)?;
+        let protect = check_protect(protect.into_iter().map(Protect::rooted).collect())?;
         let is_local = protect.contains(&Protect::Local);
         let local = LocalConfig::new(is_local, local_log, require_survives, on_degraded)?;
         let protocol = check_protocol(protocol, epoch.is_some())?;
@@ -208,7 +208,7 @@ impl TryFrom<RunOptions> for VmConfig {
         let (detect, heartbeat) = check_detection(detect.map(|t| t.0), heartbeat.map(|t| t.0))?;
         let memory_bytes = check_memory(memory.map_or(512 << 20, |ByteSize(bytes)| bytes))?;
         let is_protected = protect != [Protect::None];
-        let has_backup = protect.iter().any(|target| matches!(target, Protect::Tcp(_)));
+        let has_backup = protect.iter().any(|target| matches!(target, Protect::Backup(_)));
         let unnamed_witness = witness.is_none();
         if has_backup && unnamed_witness {
             return Err(ConfigError::Missing("witness"));
@@ -304,7 +304,7 @@ impl VmConfig {
     /// The backup, if there is to be one.
     pub fn backup(&self) -> Option<&Endpoint> {
         self.protect.iter().find_map(|target| match target {
-            Protect::Tcp(endpoint) => Some(endpoint),
+            Protect::Backup(endpoint) => Some(endpoint),
             Protect::None | Protect::Local => None,
         })
     }
@@ -411,9 +411,13 @@ fn check_protect(protect: Vec<Protect>) -> Result<Vec<Protect>, ConfigError> {
     if protect.is_empty() {
         return Ok(vec![Protect::None]);
     }
-    let backups = protect.iter().filter(|target| matches!(target, Protect::Tcp(_))).count();
+    let backups = protect.iter().filter(|target| matches!(target, Protect::Backup(_))).count();
     if backups > 1 {
-        return Err(out_of_range("protect", format!("with {backups} backups"), "at most one tcp:HOST:PORT"));
+        return Err(out_of_range(
+            "protect",
+            format!("with {backups} backups"),
+            "at most one tcp:HOST:PORT or unix:PATH",
+        ));
     }
     if protect.len() > 1 && protect.contains(&Protect::None) {
         let why = "none excludes every other".into();

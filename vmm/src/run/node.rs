@@ -224,8 +224,10 @@ impl ApiHandler for Arc<Node> {
     fn protect(&self, request: ProtectRequest) -> Result<Option<Value>, ApiError> {
         let (machine, guardian) = self.running()?;
         let ProtectRequest { protect, epoch } = request;
-        let Protect::Tcp(target) = protect else {
-            return Err(ApiError::not_in_this_version("protecting a running VM other than by tcp:HOST:PORT"));
+        let Protect::Backup(target) = protect else {
+            return Err(ApiError::not_in_this_version(
+                "protecting a running VM other than by tcp:HOST:PORT or unix:PATH",
+            ));
         };
         if self.described.lacks_witness {
             return Err(ApiError::conflict("this VM was started without --witness, and a backup needs one to be named")

@@ -1,52 +1,35 @@
 //! The connection from the primary: bytes, and whole frames of them.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use replication::wire::WireError;
 use replication::{Frame, FrameDecoder, VmId};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::transport::tcp;
+use crate::transport::{self, Arrived};
 
 /// Read from the primary at a time, at most.
 const READ_BYTES: usize = 256 << 10;
 
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: TcpStream,
+    halves: transport::Connection,
     decoder: FrameDecoder,
     /// What was read last; one buffer for all reads.
     bytes: Vec<u8>,
 }
 
-/// What a read gave.
-pub(super) enum Arrived {
-    Nothing,
-    Bytes,
-    End,
-}
-
 impl Connection {
-    pub(super) fn new(stream: TcpStream, vm: VmId) -> Self {
-        Self { stream, decoder: FrameDecoder::new(vm), bytes: vec![0; READ_BYTES] }
+    pub(super) fn new(halves: transport::Connection, vm: VmId) -> Self {
+        Self { halves, decoder: FrameDecoder::new(vm), bytes: vec![0; READ_BYTES] }
     }
 
     /// Reads once, if there is something.
     pub(super) fn read(&mut self) -> Arrived {
-        if !is_readable(&self.stream) {
-            return Arrived::Nothing;
+        let arrived = self.halves.reader.read_now(&mut self.bytes).unwrap_or(Arrived::End);
+        if let Arrived::Bytes(count) = arrived {
+            self.decoder.handle_bytes(&self.bytes[..count]);
         }
-        match self.stream.read(&mut self.bytes) {
-            Ok(0) => Arrived::End,
-            Ok(count) => {
-                self.decoder.handle_bytes(&self.bytes[..count]);
-                Arrived::Bytes
-            }
-            Err(error) if tcp::is_timeout(&error) => Arrived::Nothing,
-            Err(_) => Arrived::End,
-        }
+        arrived
     }
 
     /// The next frame that is whole.
@@ -56,22 +39,16 @@ impl Connection {
 
     /// Whether the other end takes these bytes.
     pub(super) fn write(&mut self, bytes: &[u8]) -> bool {
-        self.stream.write_all(bytes).is_ok()
+        self.halves.writer.write_all(bytes).is_ok()
     }
 
     pub(super) fn close(self) {
-        tcp::close(&self.stream);
+        self.halves.line.end();
     }
 }
 
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        self.halves.reader.as_fd()
     }
-}
-
-/// Whether there is something to read, or to accept, without waiting.
-pub(super) fn is_readable(fd: &impl AsFd) -> bool {
-    let mut fds = [PollFd::new(fd, PollFlags::IN)];
-    matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))
 }

@@ -1,7 +1,5 @@
 //! The link thread: finds the backup, reads what it says, and keeps the core's time.
 
-use std::io::Read;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,8 +8,7 @@ use replication::{FrameDecoder, SessionId, VmId};
 use serde_json::json;
 
 use super::{Guardian, LOOK_AROUND, STALL_DETECTS};
-use crate::transport::Endpoint;
-use crate::transport::tcp::{self, SendHalf};
+use crate::transport::{Arrived, Connection, Endpoint, ReadHalf, Sender};
 use crate::witness::random;
 use machine::allocations;
 use machine::stats::Work;
@@ -54,8 +51,8 @@ impl Guardian {
     }
 
     fn serve_target(self: &Arc<Self>, target: &Endpoint) {
-        match tcp::connect(target) {
-            Ok(stream) => self.serve(stream, target),
+        match target.transport().connect() {
+            Ok(connection) => self.serve(connection, target),
             Err(error) => self.note_trouble("backup-unreachable", &error.to_string()),
         }
         self.rest();
@@ -82,8 +79,7 @@ impl Guardian {
         self.note(event, json!({ "target": target, "error": error }));
     }
 
-    fn serve(self: &Arc<Self>, stream: TcpStream, target: &Endpoint) {
-        let Ok(reader) = stream.try_clone() else { return };
+    fn serve(self: &Arc<Self>, Connection { reader, writer, line }: Connection, target: &Endpoint) {
         let session = SessionId(random());
         let greeting = match self.lease.greeting() {
             Ok(greeting) => greeting,
@@ -95,7 +91,7 @@ impl Guardian {
                 return None;
             }
             let connection = inner.pipeline.handle_connected(now, session, greeting)?;
-            inner.stream = Some((connection, SendHalf::new(stream)));
+            inner.stream = Some((connection, Sender::new(writer, line)));
             Some(connection)
         });
         let Some(connection) = connection else { return };
@@ -104,20 +100,14 @@ impl Guardian {
         self.with_core(|core, now| core.handle_disconnected(now));
     }
 
-    fn read_frames(&self, mut reader: TcpStream) {
+    fn read_frames(&self, mut reader: Box<dyn ReadHalf>) {
         let mut decoder = FrameDecoder::new(VmId::of_name(&self.config.vm_name));
         let mut bytes = vec![0; 64 * 1024];
-        let (mut parting, mut heard, mut waits) = (None, Instant::now(), None);
+        let (mut parting, mut heard) = (None, Instant::now());
         while !self.is_finished() && !self.is_left_hanging(&mut parting, heard) {
             let wait = self.clock.until(self.lock().pipeline.poll_timeout(), LOOK_AROUND);
-            // Mostly it is the same as before, and every change is a system call.
-            if waits != Some(wait) && reader.set_read_timeout(Some(wait)).is_err() {
-                return;
-            }
-            waits = Some(wait);
-            match reader.read(&mut bytes) {
-                Ok(0) => return,
-                Ok(count) => {
+            match reader.read_within(&mut bytes, wait) {
+                Ok(Arrived::Bytes(count)) => {
                     heard = Instant::now();
                     let allocations = allocations::so_far();
                     let goes_on = self.take_bytes(&mut decoder, &bytes[..count]);
@@ -126,8 +116,8 @@ impl Guardian {
                         return;
                     }
                 }
-                Err(error) if tcp::is_timeout(&error) => {}
-                Err(_) => return,
+                Ok(Arrived::Nothing) => {}
+                Ok(Arrived::End) | Err(_) => return,
             }
             self.tick();
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use replication::SessionId;
 
 use super::Guardian;
-use crate::transport::tcp::SendHalf;
+use crate::transport::Sender;
 
 /// Frames are given to the socket in pieces of about this size.
 const FLUSH_BYTES: usize = 256 * 1024;
@@ -24,7 +24,7 @@ pub(super) enum OutboxError {
 pub(super) struct Outbox {
     guardian: Arc<Guardian>,
     session: SessionId,
-    stream: SendHalf,
+    stream: Sender,
     pub(super) buffer: Vec<u8>,
     pub(super) sent: u64,
 }

@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn backup_that_was_asked_for_before_is_no_error_while_the_guest_can_have_it() {
-        let target = Endpoint { host: "b".into(), port: 7000 };
+        let target = Endpoint::Tcp { host: "b".into(), port: 7000 };
         for (state, says) in [
             (PrimaryState::Solo, "being connected"),
             (PrimaryState::Meeting, "connected already"),
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn refusal_names_the_backup_that_the_guest_has() {
-        let by = Some(Endpoint { host: "b".into(), port: 7000 });
+        let by = Some(Endpoint::Tcp { host: "b".into(), port: 7000 });
         let refusal = NotProtected { state: PrimaryState::Syncing, by };
         assert_eq!(refusal.to_string(), "the guest is being copied to tcp:b:7000");
         let ending = NotProtected { state: PrimaryState::Protected, by: None };

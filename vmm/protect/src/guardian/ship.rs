@@ -183,7 +183,7 @@ impl<'g> Shipper<'g> {
             Step::Send { connection, frames } => self.send(connection, &frames),
             Step::Part { connection } => {
                 if let Some(stream) = self.guardian.stream_of_connection(connection) {
-                    stream.close_write();
+                    stream.finish();
                 }
                 Outcome::Done
             }

@@ -11,6 +11,7 @@ use protect::backup::FailoverError;
 use protect::local::pairing::PairingError;
 use protect::local::{BindingError, FILES, LocalError};
 use protect::log::{DiskLogError, LOG_BYTES_MAX, PlaceError};
+use protect::transport::Endpoint;
 use protect::witness::WitnessError;
 use protect::{LeaseError, NotPaused, NotProtected, NotResumed, ProtectError};
 
@@ -42,7 +43,12 @@ impl Advice for ProtectError {
             Self::Lease(error) => error.hint(),
             Self::Machine(error) => error.hint(),
             Self::During { source, .. } => source.hint(),
-            Self::Listen { .. } => Some("give --listen an address of this host and a free port".into()),
+            Self::Listen { listen: Endpoint::Tcp { .. }, .. } => {
+                Some("give --listen an address of this host and a free port".into())
+            }
+            Self::Listen { listen: Endpoint::Unix(_), .. } => Some(
+                "give --listen a path in a directory that this user can write, where no other backup listens and no file is".into(),
+            ),
             Self::StoreFailed { .. } => {
                 Some("repair the storage, then `outlast resume` continues from the last committed epoch".into())
             }
