@@ -3,10 +3,10 @@
 use std::fs;
 use std::sync::OnceLock;
 
+use protect::events::Event;
 use serde_json::{Value, json};
 use vmm::api::{ApiError, ApiHandler, ProtectRequest, SnapshotRequest, TakeOverRequest};
 use vmm::config::{BackupConfig, BackupOptions, RunOptions, VmConfig};
-use protect::events::Event;
 
 use crate::input::Input;
 use crate::patch;

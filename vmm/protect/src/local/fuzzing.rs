@@ -33,6 +33,7 @@ fn record_file() -> Vec<u8> {
     buffer
 }
 
+/// A file of a state directory, by number: the record of an epoch, an earlier epoch, the pairing, the binding.
 pub fn valid(which: u8) -> Vec<u8> {
     match which {
         0 => record_file(),
@@ -48,6 +49,7 @@ fn put(file: &mut [u8], at: usize, sum: u64) {
     }
 }
 
+/// Makes the checksums of such a file right.
 pub fn repair(which: u8, file: &mut Vec<u8>) {
     let u64_at = |file: &[u8], at: usize| {
         file.get(at..at + 8).map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")))
@@ -84,6 +86,7 @@ pub fn repair(which: u8, file: &mut Vec<u8>) {
     }
 }
 
+/// Reads it as the program does.
 pub fn read(which: u8, file: &[u8]) {
     match which {
         0 => {
