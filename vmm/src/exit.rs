@@ -129,6 +129,11 @@ impl<E: Advice> From<E> for Failure {
     }
 }
 
+/// What is told of an error that ends no command: what failed, and what to do about it.
+pub fn words<E: Advice>(error: &E) -> String {
+    Failure::of(error).to_string()
+}
+
 /// Prints a failure to standard error and gives the code to end with.
 pub fn report(result: Result<Exit, Failure>) -> ExitCode {
     match result {

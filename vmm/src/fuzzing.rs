@@ -1,86 +1,27 @@
 //! Entrances for the fuzz targets in `tests/fuzz`, to what is private otherwise. Not part of any program.
 
-use std::path::Path;
-
 use crate::api::ApiHandler;
-use crate::epoch::pace::Length;
-use crate::epoch::{EpochMachine, Pace};
-use crate::protect::local;
 use crate::run;
-use machine::memory::Ram;
-use machine::state::MachineState;
-use machine::{Card, KernelSource, Parts};
+use protect::fuzzing as below;
 
 /// Files of a state directory, by number: the record of an epoch, an earlier epoch, the pairing, the binding, a crash.
 pub fn valid(which: u8) -> Vec<u8> {
-    if which == 4 { run::valid_incident() } else { local::fuzzing::valid(which) }
+    if which == 4 { run::valid_incident() } else { below::valid(which) }
 }
 
 /// Makes the checksums of such a file right.
 pub fn repair(which: u8, file: &mut Vec<u8>) {
     if which != 4 {
-        local::fuzzing::repair(which, file);
+        below::repair(which, file);
     }
 }
 
 /// Reads it as the program does.
 pub fn read(which: u8, file: &[u8]) {
-    if which == 4 { run::read_incident(file) } else { local::fuzzing::read(which, file) }
+    if which == 4 { run::read_incident(file) } else { below::read(which, file) }
 }
 
 /// Answers a request; the status, if it was whole.
 pub fn answer(bytes: &[u8], handler: &dyn ApiHandler) -> Option<u16> {
     crate::api::answer_bytes(bytes, handler)
-}
-
-fn pace() -> Pace {
-    let time = std::time::Duration::from_millis(20);
-    Pace { length: Length::Fixed(time), min_epoch: time, inputs_wait: true, ..Pace::default() }
-}
-
-fn parts() -> Parts {
-    Parts { disks: Vec::new(), nets: vec![Card { mac: [2; 6], has_offloads: true, tap: None }], console: None }
-}
-
-/// The state of a machine with a network card that has not run; any kernel will do.
-///
-/// # Panics
-/// Where there is no KVM.
-pub fn machine_state(kernel: &Path) -> Vec<u8> {
-    let source = KernelSource { kernel: kernel.to_owned(), initramfs: None, cmdline: String::new() };
-    let machine = EpochMachine::boot(2, 4 << 20, &source, parts(), pace()).expect("KVM is here, and the guest is one");
-    let board = machine.board();
-    machine.save_state(&board).expect("KVM gives it").encode()
-}
-
-/// Restores a machine that was decoded, and takes it down again. KVM takes tens of milliseconds for that.
-pub fn restore(state: MachineState) {
-    if state.shape.memory_bytes.get() > 64 << 20 {
-        return;
-    }
-    let Ok(ram) = Ram::new(state.shape.memory_bytes.get()) else { return };
-    let _ = EpochMachine::restore(state, ram, parts(), pace(), replication::EpochId(1));
-}
-
-/// A machine that states are loaded into, one after the other; it never runs.
-pub struct Loader(EpochMachine);
-
-impl Loader {
-    /// One of the shape of `valid`, a state that was not altered.
-    ///
-    /// # Panics
-    /// Where there is no KVM.
-    pub fn new(valid: MachineState) -> Self {
-        let ram = Ram::new(valid.shape.memory_bytes.get()).expect("there is room");
-        let machine = EpochMachine::restore(valid, ram, parts(), pace(), replication::EpochId(1));
-        Self(machine.expect("KVM is here, and the state was its own"))
-    }
-
-    /// Loads a state, if it is one of that shape.
-    pub fn load(&mut self, state: MachineState) {
-        let machine = self.0.only();
-        if machine.load(state).is_err() {
-            machine.renew_board(parts()).expect("it has no files");
-        }
-    }
 }

@@ -1,17 +1,12 @@
-//! The virtual machine monitor: epochs, protection, the command line and the API, over [`machine`].
+//! The virtual machine monitor: the command line, the configuration, the API, and the programs that they start, over [`machine`] and
+//! [`protect`].
 
 pub mod api;
 pub mod cli;
 pub mod config;
 pub mod doctor;
-mod durable;
-pub mod epoch;
-pub mod events;
 pub mod exit;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod process;
-pub mod protect;
 pub mod run;
-pub mod within;
-pub mod witness;

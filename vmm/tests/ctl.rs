@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
+use protect::events::Event;
 use serde_json::{Value, json};
-use vmm::api::{ApiError, ApiHandler, Event, ProtectRequest, Server, ServerHandle, SnapshotRequest, TakeOverRequest};
+use vmm::api::{ApiError, ApiHandler, ProtectRequest, Server, ServerHandle, SnapshotRequest, TakeOverRequest};
 use vmm::exit::{Exit, Failure};
 
 /// Remembers what it was asked; refuses to pause.

@@ -3,8 +3,9 @@
 use std::fs;
 use std::sync::OnceLock;
 
+use protect::events::Event;
 use serde_json::{Value, json};
-use vmm::api::{ApiError, ApiHandler, Event, ProtectRequest, SnapshotRequest, TakeOverRequest};
+use vmm::api::{ApiError, ApiHandler, ProtectRequest, SnapshotRequest, TakeOverRequest};
 use vmm::config::{BackupConfig, BackupOptions, RunOptions, VmConfig};
 
 use crate::input::Input;

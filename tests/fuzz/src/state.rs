@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::OnceLock;
 
 use machine::state::MachineState;
-use vmm::fuzzing::Loader;
+use protect::fuzzing::Loader;
 
 use crate::input::Input;
 use crate::{kernels, patch, sections};
@@ -25,7 +25,7 @@ pub fn run(data: &[u8]) {
     let valid = VALID.get_or_init(|| {
         let kernel = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(kernel.path(), kernels::elf()).expect("there is room");
-        vmm::fuzzing::machine_state(kernel.path())
+        protect::fuzzing::machine_state(kernel.path())
     });
     let mut input = Input::new(data);
     let mut state = valid.clone();
@@ -40,7 +40,7 @@ pub fn run(data: &[u8]) {
     let mut hasher = DefaultHasher::new();
     data.hash(&mut hasher);
     if hasher.finish().is_multiple_of(WHOLE_EVERY) {
-        return vmm::fuzzing::restore(decoded);
+        return protect::fuzzing::restore(decoded);
     }
     LOADER.with_borrow_mut(|loader| {
         let valid = || Loader::new(MachineState::decode(valid).expect("KVM gave it"));

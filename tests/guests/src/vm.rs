@@ -135,24 +135,25 @@ impl Launch {
     }
 
     fn command(&self) -> Command {
+        let program = program::for_environment(self.variables.iter().map(|(name, _)| &**name));
         match &self.namespace {
             None if self.trace.is_some() => {
                 let mut command = Command::new("strace");
                 // The tracer is the grandchild: signals and the exit code are the program's own.
                 command.args(["-D", "-f", "-qq", "-y", "-s", "200", "-e", trace::CALLS, "-o"]);
-                command.args(&self.trace).arg(program::outlast());
+                command.args(&self.trace).arg(program);
                 command
             }
             None if self.umask.is_some() => {
                 let mut command = Command::new("sh");
                 let mask = self.umask.as_deref().unwrap_or_default();
-                command.arg("-c").arg(format!("umask {mask}; exec \"$0\" \"$@\"")).arg(program::outlast());
+                command.arg("-c").arg(format!("umask {mask}; exec \"$0\" \"$@\"")).arg(program);
                 command
             }
-            None => Command::new(program::outlast()),
+            None => Command::new(program),
             Some(namespace) => {
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace]).arg(program::outlast());
+                command.args(["netns", "exec", namespace]).arg(program);
                 command
             }
         }

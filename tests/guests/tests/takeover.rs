@@ -9,7 +9,10 @@ use guests::{Guest, Pair, Place, Seed, console, needs, wait};
 /// Kills the primary of `guest` at a random moment and compares both consoles with what the guest has to say.
 fn survives_kill_of_primary(guest: &Guest, seed: &mut Seed) {
     let place = Place::new();
-    let mut pair = Pair::start(&place, guest);
+    survives_kill_of(Pair::start(&place, guest), guest, seed);
+}
+
+fn survives_kill_of(mut pair: Pair, guest: &Guest, seed: &mut Seed) {
     wait_progress(&pair.primary, guest, 1 + seed.below(40));
     seed.pass(Duration::from_millis(40));
     pair.primary.kill();
@@ -32,6 +35,32 @@ fn survives_kills_of_primary(guest: &Guest, times: u32) {
 fn kill_primary_counter_goes_on_without_a_seam() {
     needs!(Kvm);
     survives_kills_of_primary(&Guest::counter(), 5);
+}
+
+#[test]
+fn kill_primary_that_a_unix_socket_connects_goes_on_without_a_seam() {
+    needs!(Kvm);
+    let (place, guest, mut seed) = (Place::new(), Guest::counter(), Seed::new());
+    let socket = place.path("pair.sock");
+    let endpoint = format!("unix:{}", socket.display());
+    let backup = place.backup("b", &guest).instead("--listen", &endpoint).start();
+    assert_eq!(backup.wait_event("waiting")["listen"], *endpoint);
+    let primary = place.primary("a", &guest, 0).instead("--protect", &endpoint).start();
+    let pair = Pair { primary, backup };
+    pair.primary.wait_event("protected");
+    pair.backup.wait_event("protected");
+    assert_eq!(pair.primary.status()["target"], *endpoint);
+    // One that comes to a backup that has its primary is sent away, and harms neither.
+    let third = place
+        .alone("c", &guest)
+        .instead("--name", "third")
+        .with("--witness", "none")
+        .with("--protect", &endpoint)
+        .start();
+    third.wait_event("solo");
+    assert_eq!(third.ctl(&["stop"]).0, 0);
+    survives_kill_of(pair, &guest, &mut seed);
+    assert!(!socket.exists(), "the backup took its socket with it");
 }
 
 #[test]

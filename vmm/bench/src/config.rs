@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum, ValueHint};
+use protect::transport::Endpoint;
 use serde::Serialize;
-use vmm::config::{Endpoint, EpochLength, TimeSpan};
+use vmm::config::{EpochLength, TimeSpan};
 
 /// A question that `outlast bench` answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::cannot;
-use vmm::config::Endpoint;
+use protect::transport::Endpoint;
 use vmm::exit::{Exit, Failure};
 
 const START_MAX: Duration = Duration::from_secs(30);
@@ -17,7 +17,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub(crate) struct Peer {
     child: Child,
-    endpoint: Endpoint,
+    port: u16,
 }
 
 /// What a backup needs to be like its primary.
@@ -62,8 +62,8 @@ impl Peer {
         }
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         let child = child.map_err(|error| Failure::new(Exit::Error, format!("cannot start a backup: {error}")))?;
-        let mut peer = Self { child, endpoint: Endpoint { host: "127.0.0.1".into(), port: 0 } };
-        peer.endpoint.port = peer.wait_for_port(&events, &log_path)?;
+        let mut peer = Self { child, port: 0 };
+        peer.port = peer.wait_for_port(&events, &log_path)?;
         Ok(peer)
     }
 
@@ -89,7 +89,7 @@ impl Peer {
 
     /// Where it listens.
     pub(crate) fn endpoint(&self) -> Endpoint {
-        self.endpoint.clone()
+        Endpoint::Tcp { host: "127.0.0.1".into(), port: self.port }
     }
 }
 

@@ -18,12 +18,12 @@ use machine::kick::Kicker;
 use machine::net::Tap;
 use machine::stats::{Stats, Summary};
 use machine::{Card, End, KernelSource, Parts, Threads, input};
-use vmm::config::{CommitDurability, Endpoint, OnDegraded};
-use vmm::epoch::capture::Mode;
-use vmm::epoch::pace::Length;
-use vmm::epoch::{EpochMachine, Pace};
+use protect::epoch::capture::Mode;
+use protect::epoch::pace::Length;
+use protect::epoch::{EpochMachine, Pace};
+use protect::transport::Endpoint;
+use protect::{Afterwards, CommitDurability, Guardian, GuardianConfig, OnDegraded, Unwitnessed};
 use vmm::exit::{Exit, Failure};
-use vmm::protect::{Afterwards, Guardian, GuardianConfig, Unwitnessed};
 
 const VM_NAME: &str = "bench";
 const HEARTBEAT: Duration = Duration::from_millis(100);
@@ -316,6 +316,7 @@ fn guardian_config(durability: CommitDurability) -> GuardianConfig {
         store: Incarnation::default(),
         keeps_crashed: false,
         on_degraded: OnDegraded::default(),
+        words: vmm::exit::words,
     }
 }
 

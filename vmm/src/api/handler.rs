@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::config::{EpochLength, Protect};
 use crate::exit::{Exit, Failure};
+use protect::events::Event;
 
 /// Why the machine did not do what it was asked. It is in the state that it was in before.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -86,20 +87,6 @@ pub struct TakeOverRequest {
 pub struct SnapshotRequest {
     /// The directory to make; it must not exist.
     pub snapshot_path: PathBuf,
-}
-
-/// One line of `GET /events`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
-    /// Its number, from 0, without gaps.
-    pub seq: u64,
-    /// Time since the VMM started.
-    pub time_us: u64,
-    /// What happened: `protected`, `peer-lost`, `solo`, …
-    pub event: String,
-    /// What there is to say about it.
-    #[serde(default)]
-    pub properties: serde_json::Map<String, Value>,
 }
 
 /// The machine, as the control interface sees it.

@@ -19,7 +19,7 @@ mod http;
 mod route;
 mod server;
 
-pub use handler::{ApiError, ApiHandler, Event, ProtectRequest, SnapshotRequest, TakeOverRequest};
+pub use handler::{ApiError, ApiHandler, ProtectRequest, SnapshotRequest, TakeOverRequest};
 /// Answers a request that arrived whole; its status.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn answer_bytes(bytes: &[u8], handler: &dyn ApiHandler) -> Option<u16> {

@@ -125,7 +125,8 @@ pub(super) mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::api::handler::{Event, ProtectRequest, SnapshotRequest, TakeOverRequest};
+    use crate::api::handler::{ProtectRequest, SnapshotRequest, TakeOverRequest};
+    use protect::events::Event;
 
     /// A machine that remembers what it was asked.
     #[derive(Clone, Default)]

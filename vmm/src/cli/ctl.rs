@@ -11,8 +11,9 @@ use super::wait::{self, Goal};
 use super::{list, table};
 use crate::api::ProtectRequest;
 use crate::api::client::Client;
-use crate::config::{Endpoint, EpochLength, Protect, TimeSpan, control_socket};
+use crate::config::{EpochLength, Protect, TimeSpan, control_socket};
 use crate::exit::{Exit, Failure};
+use protect::transport::Endpoint;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -113,7 +114,7 @@ enum SnapshotVerb {
 #[derive(Args, Debug)]
 struct ProtectArgs {
     /// The backup
-    #[arg(value_name = "tcp:HOST:PORT")]
+    #[arg(value_name = "tcp:HOST:PORT|unix:PATH")]
     target: Endpoint,
     /// New epoch length
     #[arg(long, value_name = "TIME|auto")]
@@ -187,7 +188,8 @@ fn absolute(dir: PathBuf) -> Result<PathBuf, Failure> {
 
 fn protect_body(args: ProtectArgs) -> Value {
     let ProtectArgs { target, epoch } = args;
-    let request = ProtectRequest { protect: Protect::Tcp(target), epoch };
+    // The program that it is for may have another working directory.
+    let request = ProtectRequest { protect: Protect::Backup(target).rooted(), epoch };
     serde_json::to_value(request).expect("the request has string keys only")
 }
 

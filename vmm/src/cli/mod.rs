@@ -25,7 +25,7 @@ pub use answer::print;
 
 use crate::config::{BackupConfig, DemoConfig, VmConfig};
 use crate::exit::{Exit, Failure, report};
-use crate::protect::Life;
+use protect::Life;
 
 /// What the command line hands over to, with everything checked that can be checked without the machine.
 pub trait Commands {
@@ -66,7 +66,7 @@ pub struct Named {
 
 /// A virtual machine monitor whose guests outlast the machine they run on
 #[derive(Debug, Parser)]
-#[command(name = "outlast", version, about, after_help = AFTER_HELP, max_term_width = 110)]
+#[command(name = "outlast", bin_name = "outlast", version, about, after_help = AFTER_HELP, max_term_width = 110)]
 #[command(subcommand_required = true, arg_required_else_help = true, propagate_version = true)]
 struct Cli {
     #[command(subcommand)]

@@ -6,9 +6,10 @@ use clap::{ArgGroup, Args, ValueHint};
 use replication::Term;
 
 use super::{Commands, Named, logging};
-use crate::config::{Endpoint, VmConfig};
+use crate::config::VmConfig;
 use crate::exit::{Exit, Failure};
-use crate::protect::Life;
+use protect::Life;
+use protect::transport::Endpoint;
 
 const EXAMPLES: &str = "\
 The VM must have run with `--protect local`, and its VMM must be gone: killed, crashed, or

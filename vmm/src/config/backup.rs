@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::device::{Console, DiskConfig, NetConfig};
 use super::error::ConfigError;
-use super::ft::{Endpoint, Witness};
-use super::names::{api_socket, check_name, default_state_dir, resolve_nets, rooted};
+use super::names::{api_socket, check_name, default_state_dir, resolve_nets, rooted, rooted_endpoint, rooted_witness};
 use super::options::{BackupOptions, EventMonitor, LogFormat};
 use super::units::time_text;
 use super::vm::{check_detection, split_brain_warning};
+use protect::transport::Endpoint;
+use protect::witness::Witness;
 
 /// The backup of one VM. CPUs, memory and kernel are the primary's; they come over the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,12 +76,12 @@ impl TryFrom<BackupOptions> for BackupConfig {
         let typed_state_dir = state_dir.unwrap_or_else(|| default_state_dir(&name));
         let (detect, heartbeat) = check_detection(detect.map(|t| t.0), heartbeat.map(|t| t.0))?;
         Ok(BackupConfig {
-            listen: listen.ok_or(ConfigError::Missing("listen"))?,
+            listen: rooted_endpoint(listen.ok_or(ConfigError::Missing("listen"))?),
             disks: disk.into_iter().map(DiskConfig::rooted).collect(),
             nets: resolve_nets(&name, net)?,
             console: console.unwrap_or(Console::Stdio).rooted(),
             disk_log: disk_log.map(rooted),
-            witness: witness.ok_or(ConfigError::Missing("witness"))?.rooted(),
+            witness: rooted_witness(witness.ok_or(ConfigError::Missing("witness"))?),
             detect,
             heartbeat,
             api_socket: api_socket(typed_socket, &typed_state_dir)?,
@@ -105,6 +106,9 @@ impl BackupConfig {
     }
 
     fn listens_everywhere(&self) -> bool {
-        self.listen.host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
+        match &self.listen {
+            Endpoint::Tcp { host, .. } => host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()),
+            Endpoint::Unix(_) => false,
+        }
     }
 }

@@ -4,14 +4,13 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::error::ConfigError;
-use super::ft::{Protect, Witness};
+use super::ft::Protect;
 use super::names::out_of_range;
 use super::units::format_size;
 use super::vm::StartFrom;
-use crate::within::Within;
+use protect::local::{RETAIN_MAX, RetainCount};
+use protect::witness::Witness;
 
-/// More would reach back for longer than a day.
-const RETAIN_MAX: u64 = 16;
 const RETAIN_BYTES_MIN: u64 = 1 << 20;
 /// Reaches back about half a minute: as far as a guest's own watchdog needs to notice that it stands still.
 const RETAIN_DEFAULT: u8 = 6;
@@ -30,9 +29,6 @@ pub enum OnGuestPanic {
     /// The guest goes back to an earlier epoch (with --protect local). What it acknowledged since is LOST.
     Rollback,
 }
-
-/// How many earlier epochs are kept.
-pub type RetainCount = Within<1, RETAIN_MAX>;
 
 /// Earlier epochs that are kept to go back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +61,7 @@ pub(super) fn check(
         let why = "a snapshot can be started only with the disks of its moment, and there is no kernel to boot";
         return contradiction("on-guest-panic=reset", "restore", why);
     }
-    let has_backup = protect.iter().any(|one| matches!(one, Protect::Tcp(_)));
+    let has_backup = protect.iter().any(|one| matches!(one, Protect::Backup(_)));
     if policy != OnGuestPanic::Stop && has_backup && *witness == Witness::None {
         let why = "the guest may start again only when its backup cannot continue the old one, and only a witness can \
              make sure of that";

@@ -1,15 +1,16 @@
-//! How a VM is protected: where its epochs go, how long they are, who proves that the other side is fenced.
+//! How a VM is protected: where its epochs go, and how long they are.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::names::rooted;
+use super::names::rooted_endpoint;
 use super::units::{as_text, format_time, parse_time};
+use protect::epoch::pace::{EpochTime, Length};
+use protect::transport::Endpoint;
 
 /// Where the epochs of a VM are committed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,8 +20,18 @@ pub enum Protect {
     None,
     /// Persistent memory of this host. Survives the VMM and the kernel, not the loss of the host.
     Local,
-    /// A backup on another host.
-    Tcp(Endpoint),
+    /// A backup.
+    Backup(Endpoint),
+}
+
+impl Protect {
+    /// The same, whatever directory it is read in.
+    pub fn rooted(self) -> Self {
+        match self {
+            Self::Backup(endpoint) => Self::Backup(rooted_endpoint(endpoint)),
+            Self::None | Self::Local => self,
+        }
+    }
 }
 
 impl FromStr for Protect {
@@ -30,8 +41,8 @@ impl FromStr for Protect {
         match text {
             "none" => Ok(Protect::None),
             "local" => Ok(Protect::Local),
-            _ if text.starts_with("tcp:") => text.parse().map(Protect::Tcp),
-            _ => Err("use none, local or tcp:HOST:PORT".into()),
+            _ if text.starts_with("tcp:") || text.starts_with("unix:") => text.parse().map(Protect::Backup),
+            _ => Err("use none, local or tcp:HOST:PORT; or unix:PATH for a backup on this host".into()),
         }
     }
 }
@@ -41,49 +52,7 @@ impl fmt::Display for Protect {
         match self {
             Protect::None => f.write_str("none"),
             Protect::Local => f.write_str("local"),
-            Protect::Tcp(endpoint) => endpoint.fmt(f),
-        }
-    }
-}
-
-/// A host and a TCP port, written `tcp:HOST:PORT`; an IPv6 address stands in brackets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Endpoint {
-    /// A name or an address, without brackets.
-    pub host: String,
-    /// The TCP port.
-    pub port: u16,
-}
-
-impl Endpoint {
-    /// The pair that the standard library resolves and connects to.
-    pub fn as_pair(&self) -> (&str, u16) {
-        (&self.host, self.port)
-    }
-}
-
-impl FromStr for Endpoint {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("'{text}' is not tcp:HOST:PORT");
-        let (host, port) = text.strip_prefix("tcp:").and_then(|rest| rest.rsplit_once(':')).ok_or_else(wrong)?;
-        let bare = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
-        let bracketed = bare.len() != host.len();
-        if bare.is_empty() || (bare.contains(':') && !bracketed) {
-            return Err(wrong());
-        }
-        let port = port.parse().map_err(|_| format!("'{port}' is not a port; use 0 to 65535"))?;
-        Ok(Endpoint { host: bare.into(), port })
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "tcp:[{}]:{}", self.host, self.port),
-            false => write!(f, "tcp:{}:{}", self.host, self.port),
+            Protect::Backup(endpoint) => endpoint.fmt(f),
         }
     }
 }
@@ -102,36 +71,7 @@ pub enum OnBoundaryLate {
     Unprotect,
 }
 
-/// The length of an epoch: 1 ms to 10 s. Too short: the guest's time goes into pauses. Too long: output waits, epochs are big.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct EpochTime(Duration);
-
-impl EpochTime {
-    /// The shortest.
-    pub const MIN: Self = Self(Duration::from_millis(1));
-    /// The longest.
-    pub const MAX: Self = Self(Duration::from_secs(10));
-    /// What is used where nothing else is asked for.
-    pub const DEFAULT: Self = Self(Duration::from_millis(20));
-
-    /// The time.
-    pub const fn get(self) -> Duration {
-        self.0
-    }
-}
-
-impl TryFrom<Duration> for EpochTime {
-    type Error = String;
-
-    fn try_from(time: Duration) -> Result<Self, String> {
-        match (Self::MIN.0..=Self::MAX.0).contains(&time) {
-            true => Ok(Self(time)),
-            false => Err(format!("{}: must be 1ms to 10s", format_time(time))),
-        }
-    }
-}
-
-/// How long an epoch lasts at most.
+/// How long an epoch lasts at most, as it is typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum EpochLength {
@@ -144,7 +84,16 @@ pub enum EpochLength {
 impl EpochLength {
     /// One that is fixed, at the nearest length that an epoch may have.
     pub fn of_ms(ms: u64) -> Self {
-        Self::Fixed(EpochTime(Duration::from_millis(ms).clamp(EpochTime::MIN.0, EpochTime::MAX.0)))
+        Self::Fixed(EpochTime::nearest(Duration::from_millis(ms)))
+    }
+}
+
+impl From<EpochLength> for Length {
+    fn from(length: EpochLength) -> Self {
+        match length {
+            EpochLength::Fixed(length) => Self::Fixed(length.get()),
+            EpochLength::Auto => Self::Auto,
+        }
     }
 }
 
@@ -155,7 +104,9 @@ impl FromStr for EpochLength {
         match text {
             "auto" => Ok(EpochLength::Auto),
             _ => {
-                let time = parse_time(text).map_err(|error| error.to_string()).and_then(EpochTime::try_from);
+                let time = parse_time(text).map_err(|error| error.to_string()).and_then(|time| {
+                    EpochTime::try_from(time).map_err(|_| format!("{}: must be 1ms to 10s", format_time(time)))
+                });
                 time.map(EpochLength::Fixed).map_err(|error| format!("{error}, or auto"))
             }
         }
@@ -181,71 +132,7 @@ pub enum Interrupts {
     Immediate,
 }
 
-/// When the pages that an epoch wrote are copied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Capture {
-    /// Whichever was measured to give the shorter pause, chosen at each boundary.
-    Auto,
-    /// In the pause.
-    StopAndCopy,
-    /// While the guest runs, each page before it is overwritten. Long pauses become short; the guest does less work.
-    CopyOnWrite,
-}
-
-/// What a commit waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum CommitDurability {
-    /// Both sides have the epoch's disk writes in a synced log.
-    Disk,
-    /// The backup has the epoch in RAM. A power cut of both hosts loses it, and may leave images that mix writes of
-    /// several moments.
-    Memory,
-}
-
-/// The third party that decides which side may run after the two lost each other.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Witness {
-    /// Nobody. After a cut of the network both sides may run the guest.
-    None,
-    /// An atomic test-and-set in a directory that both hosts share.
-    File(PathBuf),
-}
-
-impl Witness {
-    pub(super) fn rooted(self) -> Self {
-        match self {
-            Self::File(dir) => Self::File(rooted(dir)),
-            Self::None => self,
-        }
-    }
-}
-
-impl FromStr for Witness {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            None if text == "none" => Ok(Witness::None),
-            Some(("file", dir)) if !dir.is_empty() => Ok(Witness::File(dir.into())),
-            Some(("etcd", _)) => Err("an etcd witness is not in this version; use file:DIR".into()),
-            _ => Err("use file:DIR or none".into()),
-        }
-    }
-}
-
-impl fmt::Display for Witness {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Witness::None => f.write_str("none"),
-            Witness::File(dir) => write!(f, "file:{}", dir.display()),
-        }
-    }
-}
-
-as_text!(Protect, Endpoint, EpochLength, Witness);
+as_text!(Protect, EpochLength);
 
 #[cfg(test)]
 mod tests {
@@ -253,22 +140,9 @@ mod tests {
 
     #[test]
     fn protect_text_round_trips() {
-        for text in ["none", "local", "tcp:b.example:7000", "tcp:10.0.0.2:1", "tcp:[fe80::1]:7000"] {
+        for text in ["none", "local", "tcp:b.example:7000", "unix:/run/vm0.sock"] {
             assert_eq!(text.parse::<Protect>().expect("well formed").to_string(), text);
         }
-    }
-
-    #[test]
-    fn endpoint_odd_shapes_are_refused() {
-        for text in ["tcp:", "tcp::1", "tcp:host", "tcp:host:", "tcp:host:70000", "tcp:fe80::1:7000", "udp:h:1"] {
-            assert!(text.parse::<Endpoint>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn witness_etcd_is_refused_as_not_in_this_version() {
-        let error = "etcd:http://e:2379".parse::<Witness>().expect_err("not built");
-        assert!(error.contains("not in this version"), "{error}");
     }
 
     #[test]

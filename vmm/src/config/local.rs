@@ -1,46 +1,10 @@
 //! How epochs are committed to the state directory (`--protect local`), and what comes when that fails.
 
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::error::ConfigError;
-
-/// What happens to the guest when the state directory takes no more epochs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnDegraded {
-    /// The guest keeps running without this protection; event `degraded`.
-    #[default]
-    Continue,
-    /// This program ends before anything of the epoch leaves; `outlast resume` continues from the epoch before.
-    Stop,
-}
-
-/// By which log epochs are committed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum LocalLog {
-    /// Redo on an ordinary file system, undo elsewhere.
-    #[default]
-    Auto,
-    /// In place, with an undo log, for tmpfs and persistent memory. On an ordinary file system nothing is synced.
-    Undo,
-    /// A redo log that is synced at each commit, for ordinary disks.
-    Redo,
-}
-
-/// What a committed epoch survives at least, each including those before it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Survival {
-    /// The end of this program.
-    #[default]
-    Process,
-    /// A crash of the host's kernel.
-    Kernel,
-    /// A loss of power.
-    Power,
-}
+use protect::OnDegraded;
+use protect::local::backing::{LocalLog, Survival};
 
 /// What is chosen for `--protect local`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

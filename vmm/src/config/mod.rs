@@ -7,6 +7,7 @@
 //! Not here: whether the files, taps and hosts named exist. Their users check that, right before use.
 
 mod backup;
+mod choice;
 mod crash;
 mod device;
 mod error;
@@ -21,13 +22,13 @@ mod units;
 mod vm;
 
 pub use backup::BackupConfig;
-pub use crash::{OnGuestPanic, Retain, RetainCount};
+pub use crash::{OnGuestPanic, Retain};
 pub use device::{Console, DiskConfig, MacAddr, MacError, NetConfig, NetOption};
 pub use error::ConfigError;
 pub use file::read_options;
-pub use ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, OnBoundaryLate, Protect, Witness};
+pub use ft::{EpochLength, Interrupts, OnBoundaryLate, Protect};
 pub use group::GroupError;
-pub use local::{LocalConfig, LocalLog, OnDegraded, Survival};
+pub use local::LocalConfig;
 pub(crate) use names::STATE_ROOT;
 pub use names::control_socket;
 pub use options::{BackupOptions, EventMonitor, LogFormat, RunOptions};

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::device::{MacAddr, NetConfig, NetOption};
 use super::error::ConfigError;
+use protect::transport::Endpoint;
+use protect::witness::Witness;
 
 /// Where the state directories of VMs are kept when none is named.
 pub(crate) const STATE_ROOT: &str = "/dev/shm/outlast";
@@ -31,6 +33,22 @@ pub(super) fn check_name(name: &str) -> Result<(), ConfigError> {
 pub(super) fn rooted(path: PathBuf) -> PathBuf {
     // It fails for an empty path and where there is no working directory; then opening it will say more.
     std::path::absolute(&path).unwrap_or(path)
+}
+
+/// The same of where a peer is reached.
+pub(super) fn rooted_endpoint(endpoint: Endpoint) -> Endpoint {
+    match endpoint {
+        Endpoint::Unix(path) => Endpoint::Unix(rooted(path)),
+        Endpoint::Tcp { .. } => endpoint,
+    }
+}
+
+/// The same of a witness.
+pub(super) fn rooted_witness(witness: Witness) -> Witness {
+    match witness {
+        Witness::File(dir) => Witness::File(rooted(dir)),
+        Witness::None => Witness::None,
+    }
 }
 
 pub(super) fn default_state_dir(name: &str) -> PathBuf {

@@ -12,11 +12,16 @@ use super::crash::OnGuestPanic;
 use super::device::{Console, DiskConfig, NetOption};
 use replication::Protocol;
 
-use super::ft::{Capture, CommitDurability, Endpoint, EpochLength, Interrupts, OnBoundaryLate, Protect, Witness};
+use super::choice::choice;
+use super::ft::{EpochLength, Interrupts, OnBoundaryLate, Protect};
 use super::group::{Group, GroupError};
-use super::local::{LocalLog, OnDegraded, Survival};
 use super::names::rooted;
 use super::units::{ByteSize, TimeSpan, as_text};
+use protect::epoch::capture::Mode;
+use protect::local::backing::{LocalLog, Survival};
+use protect::transport::Endpoint;
+use protect::witness::Witness;
+use protect::{CommitDurability, OnDegraded};
 
 /// The form of the log on standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -106,19 +111,19 @@ pub struct RunOptions {
     #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub disk_log: Option<PathBuf>,
     /// Where epochs are committed: none, local (the state directory: `outlast resume` continues the guest after a crash
-    /// of this program) or tcp:HOST:PORT (a backup). Give both local and tcp:HOST:PORT to commit to both [default:
+    /// of this program) or tcp:HOST:PORT (a backup; unix:PATH for one on this host). Give local and a backup to commit to both [default:
     /// none]
-    #[arg(long, help_heading = "Protection", value_name = "none|local|tcp:HOST:PORT")]
+    #[arg(long, help_heading = "Protection", value_name = "none|local|tcp:HOST:PORT|unix:PATH")]
     pub protect: Vec<Protect>,
     /// How epochs are written to the state directory (with --protect local) [default: auto]
-    #[arg(long, help_heading = "Protection", value_enum)]
+    #[arg(long, help_heading = "Protection", value_parser = choice::<LocalLog>())]
     pub local_log: Option<LocalLog>,
     /// Refuse to start if epochs in the state directory, or the disk images, survive less than this (with --protect
     /// local) [default: process]
-    #[arg(long, help_heading = "Protection", value_enum)]
+    #[arg(long, help_heading = "Protection", value_parser = choice::<Survival>())]
     pub require_survives: Option<Survival>,
     /// What to do when the state directory takes no more epochs (with --protect local) [default: continue]
-    #[arg(long, help_heading = "Protection", value_enum)]
+    #[arg(long, help_heading = "Protection", value_parser = choice::<OnDegraded>())]
     pub on_degraded: Option<OnDegraded>,
     /// What to do when an epoch cannot end because a vCPU waits for this host's storage [default: continue]
     #[arg(long, help_heading = "Protection", value_enum)]
@@ -132,8 +137,8 @@ pub struct RunOptions {
     #[arg(long, help_heading = "Protection", value_name = "TIME")]
     pub min_epoch: Option<TimeSpan>,
     /// When the pages of an epoch are copied [default: stop-and-copy]
-    #[arg(long, help_heading = "Protection", value_enum)]
-    pub capture: Option<Capture>,
+    #[arg(long, help_heading = "Protection", value_parser = choice::<Mode>())]
+    pub capture: Option<Mode>,
     /// Recovery protocol, which says when an epoch ends: epoch (after --epoch, or when a frame waits and that is worth its
     /// cost) or cpvs (whenever output waits, at once; without output after a second) [default: epoch]
     #[arg(long, help_heading = "Protection", value_name = "epoch|cpvs")]
@@ -142,7 +147,7 @@ pub struct RunOptions {
     #[arg(long, help_heading = "Protection", value_enum)]
     pub interrupts: Option<Interrupts>,
     /// What a commit waits for [default: disk]
-    #[arg(long, help_heading = "Protection", value_enum)]
+    #[arg(long, help_heading = "Protection", value_parser = choice::<CommitDurability>())]
     pub commit_durability: Option<CommitDurability>,
     /// Who decides which side runs the guest when the two lose each other: file:DIR (a directory that both hosts share)
     /// or none. With none both sides may run the guest after a network cut, or after a host hangs for longer than
@@ -188,8 +193,9 @@ pub struct RunOptions {
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct BackupOptions {
-    /// Address that the primary connects to. Port 0 takes a free port and prints it
-    #[arg(long, help_heading = "Guest", value_name = "tcp:HOST:PORT")]
+    /// Address that the primary connects to. Port 0 takes a free port and prints it. A socket unix:PATH is for a primary of
+    /// the same user on this host
+    #[arg(long, help_heading = "Guest", value_name = "tcp:HOST:PORT|unix:PATH")]
     pub listen: Option<Endpoint>,
     /// Name of the VM, the same as the primary's
     #[arg(long, help_heading = "Guest", value_name = "NAME")]

@@ -12,14 +12,17 @@ use replication::Protocol;
 use super::crash::{self, OnGuestPanic, Retain};
 use super::device::{Console, DiskConfig, NetConfig};
 use super::error::ConfigError;
-use super::ft::{
-    Capture, CommitDurability, Endpoint, EpochLength, EpochTime, Interrupts, OnBoundaryLate, Protect, Witness,
-};
+use super::ft::{EpochLength, Interrupts, OnBoundaryLate, Protect};
 use super::local::LocalConfig;
-use super::names::{api_socket, check_name, default_state_dir, out_of_range, resolve_nets, rooted};
+use super::names::{api_socket, check_name, default_state_dir, out_of_range, resolve_nets, rooted, rooted_witness};
 use super::options::{EventMonitor, LogFormat, RunOptions};
 use super::units::{ByteSize, format_size, format_time, time_text};
 use machine::memory::{RAM_BYTES_MAX, RamBytes};
+use protect::CommitDurability;
+use protect::epoch::capture::Mode;
+use protect::epoch::pace::EpochTime;
+use protect::transport::Endpoint;
+use protect::witness::Witness;
 
 /// Bare guests run in as little.
 const MEMORY_BYTES_MIN: u64 = 2 << 20;
@@ -62,7 +65,7 @@ pub struct VmConfig {
     /// Directory for the log of disk writes; `None`: where it is by default.
     #[serde(default)]
     pub disk_log: Option<PathBuf>,
-    /// Where epochs are committed: never empty, `None` only alone, at most one `Tcp`.
+    /// Where epochs are committed: never empty, `None` only alone, at most one `Backup`.
     pub protect: Vec<Protect>,
     /// How epochs are committed to the state directory, where they are.
     #[serde(default)]
@@ -76,7 +79,7 @@ pub struct VmConfig {
     #[serde(with = "time_text")]
     pub min_epoch: Duration,
     /// When the pages of an epoch are copied.
-    pub capture: Capture,
+    pub capture: Mode,
     /// When an epoch ends.
     #[serde(default)]
     pub protocol: Protocol,
@@ -197,7 +200,7 @@ impl TryFrom<RunOptions> for VmConfig {
         };
         check_name(&name)?;
         let typed_state_dir = state_dir.unwrap_or_else(|| default_state_dir(&name));
-        let protect = check_protect(protect)?;
+        let protect = check_protect(protect.into_iter().map(Protect::rooted).collect())?;
         let is_local = protect.contains(&Protect::Local);
         let local = LocalConfig::new(is_local, local_log, require_survives, on_degraded)?;
         let protocol = check_protocol(protocol, epoch.is_some())?;
@@ -205,12 +208,12 @@ impl TryFrom<RunOptions> for VmConfig {
         let (detect, heartbeat) = check_detection(detect.map(|t| t.0), heartbeat.map(|t| t.0))?;
         let memory_bytes = check_memory(memory.map_or(512 << 20, |ByteSize(bytes)| bytes))?;
         let is_protected = protect != [Protect::None];
-        let has_backup = protect.iter().any(|target| matches!(target, Protect::Tcp(_)));
+        let has_backup = protect.iter().any(|target| matches!(target, Protect::Backup(_)));
         let unnamed_witness = witness.is_none();
         if has_backup && unnamed_witness {
             return Err(ConfigError::Missing("witness"));
         }
-        let witness = witness.unwrap_or(Witness::None).rooted();
+        let witness = rooted_witness(witness.unwrap_or(Witness::None));
         let asked = crash::Asked { policy: on_guest_panic, retain, retain_bytes: retain_bytes.map(|bytes| bytes.0) };
         let (on_guest_panic, retain) = crash::check(&asked, &start, &protect, &witness, memory_bytes)?;
         Ok(VmConfig {
@@ -228,7 +231,7 @@ impl TryFrom<RunOptions> for VmConfig {
             on_boundary_late: check_late(on_boundary_late, is_protected, has_backup)?,
             min_epoch: check_epoch(epoch, min_epoch.map(|t| t.0))?,
             epoch,
-            capture: capture.unwrap_or(Capture::StopAndCopy),
+            capture: capture.unwrap_or_default(),
             protocol,
             interrupts: interrupts.unwrap_or(Interrupts::Immediate),
             commit_durability: commit_durability.unwrap_or(CommitDurability::Disk),
@@ -301,7 +304,7 @@ impl VmConfig {
     /// The backup, if there is to be one.
     pub fn backup(&self) -> Option<&Endpoint> {
         self.protect.iter().find_map(|target| match target {
-            Protect::Tcp(endpoint) => Some(endpoint),
+            Protect::Backup(endpoint) => Some(endpoint),
             Protect::None | Protect::Local => None,
         })
     }
@@ -408,9 +411,13 @@ fn check_protect(protect: Vec<Protect>) -> Result<Vec<Protect>, ConfigError> {
     if protect.is_empty() {
         return Ok(vec![Protect::None]);
     }
-    let backups = protect.iter().filter(|target| matches!(target, Protect::Tcp(_))).count();
+    let backups = protect.iter().filter(|target| matches!(target, Protect::Backup(_))).count();
     if backups > 1 {
-        return Err(out_of_range("protect", format!("with {backups} backups"), "at most one tcp:HOST:PORT"));
+        return Err(out_of_range(
+            "protect",
+            format!("with {backups} backups"),
+            "at most one tcp:HOST:PORT or unix:PATH",
+        ));
     }
     if protect.len() > 1 && protect.contains(&Protect::None) {
         let why = "none excludes every other".into();

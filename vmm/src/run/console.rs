@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::events::Events;
 use machine::console::Health;
+use protect::events::Events;
 
 /// A console that takes nothing for so long has a reader that stopped.
 const STOPPED_MIN: Duration = Duration::from_secs(2);

@@ -16,13 +16,13 @@ use serde_json::json;
 use super::incident::{Incident, IncidentFile, Standing};
 use super::rollback;
 use crate::config::{OnGuestPanic, VmConfig};
-use crate::epoch::EpochMachine;
-use crate::events::Events;
 use crate::exit::{Exit, Failure};
-use crate::protect::local::{KeptEpoch, LocalStore};
-use crate::protect::{Afterwards, Life, Parting};
 use machine::End;
 use machine::crash::Crash;
+use protect::epoch::EpochMachine;
+use protect::events::Events;
+use protect::local::{KeptEpoch, LocalStore};
+use protect::{Afterwards, Life, Parting};
 
 /// Boots in one incident at most; then it is stopped.
 const RESETS_MAX: u64 = 5;

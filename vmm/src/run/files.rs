@@ -12,8 +12,8 @@ use super::console;
 use super::late::Lateness;
 use super::node::Node;
 use crate::config::OnBoundaryLate;
-use crate::events::Events;
 use machine::spawn;
+use protect::events::Events;
 
 /// Between two looks.
 const PERIOD: Duration = Duration::from_secs(1);

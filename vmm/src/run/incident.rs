@@ -16,10 +16,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use replication::EpochId;
 use serde::{Deserialize, Serialize};
+use snapshot::durable;
+use snapshot::within::Within;
 
-use crate::durable;
 use crate::exit::{Exit, Failure};
-use crate::within::Within;
 use machine::crash::Crash;
 
 const FILE: &str = "crash.json";

@@ -10,10 +10,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::config::OnBoundaryLate;
-use crate::events::Events;
-use crate::protect::Guardian;
 use machine::Machine;
 use machine::gate::Late;
+use protect::Guardian;
+use protect::events::Events;
 
 /// What is late.
 const LATE: Duration = Duration::from_secs(2);

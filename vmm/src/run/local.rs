@@ -4,18 +4,19 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use recoverable::Survives;
 use replication::EpochId;
 use serde_json::{Value, json};
 use snapshot::disk::{Image, OverlayDisk};
 use snapshot::disklog::{Asked, LifeId, Owner};
 
 use super::files::Files;
-use crate::config::{BackupConfig, CommitDurability, DiskConfig, LocalConfig, Protect, VmConfig};
+use crate::config::{BackupConfig, DiskConfig, LocalConfig, Protect, VmConfig};
 use crate::exit::Failure;
-use crate::protect::local::backing::{Kept, LocalOptions, survival_of_images};
-use crate::protect::local::{Binding, LastEpoch, LocalStore};
-use crate::protect::log::{DiskLog, FoundLog, Place, Setup, Wanted, new_life};
-use crate::protect::this_boot;
+use protect::local::backing::{Kept, LocalOptions, survival_of_images};
+use protect::local::{Binding, BindingError, FILES, LastEpoch, LocalStore};
+use protect::log::{DiskLog, FoundLog, Place, Setup, Wanted, new_life};
+use protect::{CommitDurability, this_boot};
 
 /// Refuses if the state directory has a guest that another start would write over.
 pub(super) fn refuse_guest(config: &VmConfig) -> Result<(), Failure> {
@@ -44,7 +45,7 @@ pub(super) fn look_to_start(config: &VmConfig, disks: &[OverlayDisk]) -> Result<
 pub(super) fn open_log_of_backup(config: &BackupConfig, disks: &[OverlayDisk]) -> Result<DiskLog, Failure> {
     let place = place_of(&config.disks, config.disk_log.as_deref(), &config.state_dir, true)?;
     let owner = Owner { name: config.name.clone(), life: new_life() };
-    DiskLog::open(disks, Setup { place, owner, asked: Asked::Start, is_reserved: true })
+    Ok(DiskLog::open(disks, Setup { place, owner, asked: Asked::Start, is_reserved: true })?)
 }
 
 /// The log of a guest that is to continue from `last`, having looked whether it and the disks are the guest's. Nothing
@@ -65,14 +66,15 @@ pub(super) fn look_at_log(
         None => (new_life(), Asked::Start),
     };
     let found = DiskLog::look(disks, setup(config, life, asked)?, last.epoch());
-    Ok((found.map_err(|failure| with_remedy(failure, config))?, life))
+    Ok((found.map_err(|error| with_remedy(error.into(), config))?, life))
 }
 
 /// Memory that does not fit its disks cannot be repaired: they are put back, or it is given up.
 fn with_remedy(failure: Failure, config: &VmConfig) -> Failure {
+    let [state, ram, undo, redo, disks] = FILES;
     failure.with_hint(format!(
         "the guest's memory would continue with disks of another moment: put the image and its log back as they were when the \
-         guest crashed; or give the guest up by removing state, ram, undo, redo and disks in {}, and start it again",
+         guest crashed; or give the guest up by removing {state}, {ram}, {undo}, {redo} and {disks} in {}, and start it again",
         config.state_dir.display()
     ))
 }
@@ -92,7 +94,7 @@ fn place_of(
     must_survive_power: bool,
 ) -> Result<Option<Place>, Failure> {
     let writable = disks.iter().filter(|disk| !disk.readonly).map(|disk| &*disk.path);
-    Place::of(writable, Wanted { chosen, state_dir, must_survive_power })
+    Ok(Place::of(writable, Wanted { chosen, state_dir, must_survive_power })?)
 }
 
 /// Where the log of these disks lies, as far as that can be told before anything is opened.
@@ -102,7 +104,7 @@ pub(super) fn log_path(disks: &[DiskConfig], chosen: Option<&Path>, state_dir: &
 
 /// The files of a VM with this log. Warns if the log is weak and its `durability` rests on it.
 pub(super) fn files(log: &DiskLog, durability: CommitDurability, images: Vec<Arc<Image>>) -> Files {
-    let log_warning = log.place().and_then(Place::warning).filter(|_| durability == CommitDurability::Disk);
+    let log_warning = log.place().and_then(weakness_of).filter(|_| durability == CommitDurability::Disk);
     let disk_log = log.place().map_or(
         Value::Null,
         |place| json!({ "path": place.path, "on": place.medium, "survives": place.survives.to_string() }),
@@ -110,9 +112,21 @@ pub(super) fn files(log: &DiskLog, durability: CommitDurability, images: Vec<Arc
     Files { disk_log, log_warning, images }
 }
 
+/// What a commit that waits for the log at `place` does not survive, as a warning.
+fn weakness_of(place: &Place) -> Option<String> {
+    let Place { path, survives, medium } = place;
+    (*survives < Survives::PowerLoss).then(|| {
+        format!(
+            "the log of disk writes, {}, lies on {medium} and survives {survives} only: what `--commit-durability disk` promises \
+             does not hold here for a loss of power; put the images on a disk, or give --disk-log a directory on one",
+            path.display(),
+        )
+    })
+}
+
 /// What a guest of these disks is bound to.
-pub(super) fn binding(log: &DiskLog, life: LifeId, disks: &[OverlayDisk]) -> Result<Binding, Failure> {
-    Ok(Binding::new(life, log.id(), &this_boot(), disks)?)
+pub(super) fn binding(log: &DiskLog, life: LifeId, disks: &[OverlayDisk]) -> Result<Binding, BindingError> {
+    Binding::new(life, log.id(), &this_boot(), disks)
 }
 
 /// For a guest that is about to start.
@@ -143,4 +157,20 @@ fn say(config: &VmConfig, store: &LocalStore) {
     let Kept { log, survives } = store.kept();
     let (dir, log, survives) = (config.state_dir.display(), log.name(), survives.to_string());
     tracing::info!(%dir, log, survives, "epochs are committed to the state directory");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_in_memory_is_told_and_one_on_a_disk_is_not() {
+        let place = |survives| Place { path: "/x.epochs".into(), survives, medium: "tmpfs".into() };
+        let warning = weakness_of(&place(Survives::ProcessDeath)).expect("it is weak");
+        assert!(
+            warning.contains("tmpfs") && warning.contains("/x.epochs") && warning.contains("--disk-log"),
+            "{warning}"
+        );
+        assert_eq!(weakness_of(&place(Survives::PowerLoss)), None);
+    }
 }

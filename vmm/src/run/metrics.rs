@@ -6,9 +6,9 @@ use replication::primary::{FillFigures, PrimaryState};
 use serde_json::{Value, json};
 
 use super::incident::Incident;
-use crate::epoch::EpochMachine;
-use crate::protect::Guardian;
 use machine::stats::{Counts, Stats, Summary};
+use protect::Guardian;
+use protect::epoch::EpochMachine;
 
 /// The distributions of a machine: name, help, unit divisor to base units, summary.
 fn summaries(stats: &Stats) -> [(&'static str, &'static str, f64, Summary); 13] {

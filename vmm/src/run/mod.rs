@@ -26,16 +26,15 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
-use snapshot::private;
+use snapshot::{durable, private};
 
 use crate::api::Server;
 use crate::cli::{Commands, Named};
 use crate::config::{BackupConfig, DemoConfig, EventMonitor, VmConfig};
-use crate::durable;
-use crate::events::Events;
 use crate::exit::{Exit, Failure};
-use crate::protect::Life;
 use machine::End;
+use protect::Life;
+use protect::events::Events;
 
 /// What the command line hands over to: this program.
 #[derive(Debug)]

@@ -10,15 +10,15 @@ use super::console;
 use super::files::Files;
 use super::incident::{Incident, IncidentFile};
 use super::{late, metrics};
-use crate::api::{ApiError, ApiHandler, Event, ProtectRequest, SnapshotRequest, TakeOverRequest};
+use crate::api::{ApiError, ApiHandler, ProtectRequest, SnapshotRequest, TakeOverRequest};
 use crate::config::{EpochLength, Protect, TimeSpan};
-use crate::epoch::EpochMachine;
-use crate::events::Events;
 use crate::exit::{Exit, Failure};
-use crate::protect::Guardian;
-use crate::protect::backup::StandbyView;
 use machine::gate::NotHeld;
 use machine::{End, Machine};
+use protect::Guardian;
+use protect::backup::StandbyView;
+use protect::epoch::EpochMachine;
+use protect::events::{Event, Events};
 
 /// How long a snapshot waits for the guest to stop: shorter than `outlast ctl` waits for its answer.
 const STOP_TIME_MAX: Duration = Duration::from_secs(30);
@@ -224,8 +224,10 @@ impl ApiHandler for Arc<Node> {
     fn protect(&self, request: ProtectRequest) -> Result<Option<Value>, ApiError> {
         let (machine, guardian) = self.running()?;
         let ProtectRequest { protect, epoch } = request;
-        let Protect::Tcp(target) = protect else {
-            return Err(ApiError::not_in_this_version("protecting a running VM other than by tcp:HOST:PORT"));
+        let Protect::Backup(target) = protect else {
+            return Err(ApiError::not_in_this_version(
+                "protecting a running VM other than by tcp:HOST:PORT or unix:PATH",
+            ));
         };
         if self.described.lacks_witness {
             return Err(ApiError::conflict("this VM was started without --witness, and a backup needs one to be named")
@@ -252,7 +254,7 @@ impl ApiHandler for Arc<Node> {
             Role::Backup(view) => view,
             Role::Primary { .. } => return Err(ApiError::conflict("the guest runs here already")),
         };
-        Ok(view.fail_over(request.dead)?)
+        Ok(view.fail_over(request.dead).map_err(Failure::from)?)
     }
 
     fn metrics(&self) -> String {

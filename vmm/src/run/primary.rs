@@ -21,18 +21,18 @@ use super::terminal::Terminal;
 use super::{as_json, bind_api, exit_of, files, local, open_events, uses, write_config};
 use crate::api::Server;
 use crate::cli::Named;
-use crate::config::{Capture, Interrupts, OnGuestPanic, Protect, StartFrom, VmConfig};
-use crate::epoch::capture::Mode;
-use crate::epoch::{EpochMachine, Pace};
-use crate::events::Events;
+use crate::config::{Interrupts, OnGuestPanic, Protect, StartFrom, VmConfig};
 use crate::exit::{Exit, Failure};
-use crate::protect::local::pairing::{Pairing, unused_after};
-use crate::protect::local::{Anew, LocalStore, fault};
-use crate::protect::log::{DiskLog, FoundLog};
-use crate::protect::{Afterwards, Guardian, GuardianConfig, Lease, Life};
-use crate::witness::random;
+use machine::random::id as random;
 use machine::state::MachineState;
 use machine::{End, KernelSource, MachineError, Parts, Threads, checkpoint, input};
+use protect::epoch::{EpochMachine, Pace};
+use protect::events::Events;
+use protect::fault;
+use protect::local::pairing::{Pairing, unused_after};
+use protect::local::{Anew, LocalStore};
+use protect::log::{DiskLog, FoundLog};
+use protect::{Afterwards, Guardian, GuardianConfig, Lease, Life};
 
 /// How long the end of a VM waits for a console that does not take what the guest said.
 const CONSOLE_END_WAIT: Duration = Duration::from_secs(2);
@@ -47,11 +47,7 @@ fn pace_of(config: &VmConfig) -> Pace {
     Pace {
         length: config.epoch.into(),
         min_epoch: config.min_epoch,
-        capture: match config.capture {
-            Capture::Auto => Mode::Auto,
-            Capture::StopAndCopy => Mode::StopAndCopy,
-            Capture::CopyOnWrite => Mode::CopyOnWrite,
-        },
+        capture: config.capture,
         protocol: config.protocol,
         inputs_wait: config.interrupts == Interrupts::Boundary,
     }
@@ -123,6 +119,7 @@ fn make(
     let (parts, inputs) = opened.split();
     let machine = make_machine(config, parts)?;
     let ram_bytes = machine.ram().bytes();
+    #[cfg(feature = "faults")]
     fault::arm()?;
     let mut local = binding.map(|binding| local::create(config, ram_bytes, &binding)).transpose()?;
     local.as_mut().map_or(Ok(()), |store| store.keep_earlier(limits_of(config)))?;
@@ -135,6 +132,7 @@ fn make(
 pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> {
     let started = Instant::now();
     let signals = &Signals::take()?;
+    #[cfg(feature = "faults")]
     fault::arm()?;
     uses::check(config)?;
     // First: nobody else can use the directory from here on.
@@ -269,6 +267,7 @@ fn guardian_config(config: &VmConfig) -> GuardianConfig {
         store: Incarnation::default(),
         keeps_crashed: config.on_guest_panic != OnGuestPanic::Reset,
         on_degraded: config.local.on_degraded,
+        words: crate::exit::words,
     }
 }
 

@@ -7,12 +7,14 @@ use replication::view::Incarnation;
 use replication::{EpochId, Fork, Term};
 
 use crate::cli::Named;
-use crate::config::{Endpoint, VmConfig, Witness};
+use crate::config::VmConfig;
 use crate::exit::{Exit, Failure};
-use crate::protect::Lease;
-use crate::protect::local::fault;
-use crate::protect::local::pairing::{Pairing, unused_after};
-use crate::witness::random;
+use machine::random::id as random;
+use protect::Lease;
+use protect::fault;
+use protect::local::pairing::{Pairing, unused_after};
+use protect::transport::Endpoint;
+use protect::witness::Witness;
 
 /// The right to resume a guest, not exercised yet. The state directory is in use by nobody else.
 pub(super) struct Right {

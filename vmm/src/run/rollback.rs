@@ -9,9 +9,9 @@ use snapshot::disk::OverlayDisk;
 
 use super::incident::{BackMs, Incident, IncidentFile, Standing, unix_ms};
 use crate::config::{OnGuestPanic, VmConfig};
-use crate::events::Events;
 use crate::exit::{Exit, Failure};
-use crate::protect::local::{Anew, KeptEpoch, Limits, LocalStore};
+use protect::events::Events;
+use protect::local::{Anew, KeptEpoch, Limits, LocalStore};
 
 /// What is kept of earlier epochs.
 pub(super) fn limits_of(config: &VmConfig) -> Option<Limits> {

@@ -15,19 +15,19 @@ use super::parts::{self, Opened};
 use super::primary::supervise;
 use super::signals::Signals;
 use super::{announce, as_json, bind_api, files, local, open_events, uses, write_config};
-use crate::config::{BackupConfig, CommitDurability, OnBoundaryLate, OnDegraded};
-use crate::epoch::{EpochMachine, Pace};
-use crate::events::Events;
+use crate::config::{BackupConfig, OnBoundaryLate};
 use crate::exit::{Exit, Failure};
-use crate::protect::backup::{Outcome, Standby, StandbyConfig, Taken};
-use crate::protect::local::fault;
-use crate::protect::{Guardian, GuardianConfig, Lease};
 use machine::state::MachineState;
 use machine::{End, MachineError};
+use protect::backup::{Outcome, Standby, StandbyConfig, Taken};
+use protect::epoch::{EpochMachine, Pace};
+use protect::events::Events;
+use protect::{CommitDurability, Guardian, GuardianConfig, Lease, OnDegraded};
 
 pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     let signals = Signals::take()?;
-    fault::arm_storage()?;
+    #[cfg(feature = "faults")]
+    protect::fault::arm_storage()?;
     uses::check_backup(config)?;
     local::refuse_guest_of_backup(config)?;
     let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
@@ -113,6 +113,7 @@ fn take_over(
         store: Incarnation::default(),
         keeps_crashed: false,
         on_degraded: OnDegraded::default(),
+        words: crate::exit::words,
     };
     let guardian = Guardian::start(machine.clone(), guardian_config, log, Arc::clone(lease), Arc::clone(events), None)?;
     node.promote(machine.clone(), guardian);

@@ -18,12 +18,12 @@ use std::time::Duration;
 use machine::memory::{PAGE_SIZE, Page, Ram};
 use machine::state::MachineState;
 use machine::{End, KernelSource, Machine, Parts};
+use protect::epoch::capture;
+use protect::epoch::pace::Length;
+use protect::epoch::{EpochMachine, EpochSink, Pace, SealedEpoch};
 use replication::{EpochId, Protocol};
 use snapshot::checkpoint::{self, Checkpoint, Contents, MemoryRegion};
 use snapshot::disk::{Mode, OverlayDisk};
-use vmm::epoch::capture;
-use vmm::epoch::pace::Length;
-use vmm::epoch::{EpochMachine, EpochSink, Pace, SealedEpoch};
 
 /// Longer than any test: boundaries come by exits only.
 const NEVER: Duration = Duration::from_secs(3600);

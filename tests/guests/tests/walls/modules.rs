@@ -11,12 +11,13 @@ use super::{root, sources, table};
 
 type Uses = BTreeMap<String, BTreeSet<String>>;
 
-const CRATES: [(&str, &str); 7] = [
+const CRATES: [(&str, &str); 8] = [
     ("snapshot", "snapshot/src"),
     ("recoverable", "snapshot/recoverable/src"),
     ("devices", "devices/src"),
     ("replication", "replication/src"),
     ("machine", "vmm/machine/src"),
+    ("protect", "vmm/protect/src"),
     ("vmm", "vmm/src"),
     ("bench", "vmm/bench/src"),
 ];

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::super::session::{GuestSpec, Image};
 use super::super::{bare_guest, network};
 use crate::config::BenchConfig;
-use vmm::config::CommitDurability;
-use vmm::epoch::pace::Length;
+use protect::CommitDurability;
+use protect::epoch::pace::Length;
 use vmm::exit::{Exit, Failure};
 
 /// Short: the more epochs there are, the less what is done now and then shows.

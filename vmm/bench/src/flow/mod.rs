@@ -23,8 +23,8 @@ use crate::load::agent;
 use crate::load::vcpu_waited;
 use crate::session::{Figures, Session};
 use machine::stats::Counts;
-use vmm::epoch::pace::Usage;
-use vmm::epoch::usage;
+use protect::epoch::pace::Usage;
+use protect::epoch::usage;
 use vmm::exit::{Exit, Failure};
 
 const SOURCE_PORT: u16 = 7010;

@@ -19,9 +19,10 @@ use crate::session::{FIGURES, GuestSpec, Session};
 use crate::sweep::{linux_spec, load_average};
 use crate::table::{Columns, Row, Table};
 use crate::{bare_guest, build_id, network};
-use vmm::config::{CommitDurability, EpochLength, format_time};
-use vmm::epoch::pace::Usage;
-use vmm::epoch::usage::Meter;
+use protect::CommitDurability;
+use protect::epoch::pace::Usage;
+use protect::epoch::usage::Meter;
+use vmm::config::{EpochLength, format_time};
 use vmm::exit::{Exit, Failure};
 
 /// What a row is about.

@@ -12,9 +12,10 @@ use crate::sweep::load_average;
 use crate::table::{Columns, Row, Table};
 use crate::{bare_guest, build_id};
 use machine::stats::Counts;
-use vmm::config::{CommitDurability, format_time};
-use vmm::epoch::capture::Mode;
-use vmm::epoch::pace::Length;
+use protect::CommitDurability;
+use protect::epoch::capture::Mode;
+use protect::epoch::pace::Length;
+use vmm::config::format_time;
 use vmm::exit::{Exit, Failure};
 
 const KEY: &[&str] = &["build", "pages", "words", "memory_mib", "capture", "epoch", "repeat"];

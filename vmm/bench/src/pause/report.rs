@@ -5,7 +5,7 @@ use crate::config::BenchConfig;
 use crate::page::{Page, Section, machine, write_csv};
 use crate::pause::{CAPTURES, MEMORY_MIB, PAGES, PAGES_OVER_MEMORY, PAGES_OVER_WORDS, Point, WORDS, WORDS_USUAL};
 use crate::table::{Row, Spread};
-use vmm::epoch::capture::Mode;
+use protect::epoch::capture::Mode;
 use vmm::exit::Failure;
 
 /// Pages, and the pause in µs that is aimed at for them.

@@ -12,8 +12,8 @@ use std::time::Duration;
 use crate::load::Sample;
 use crate::session::{GuestSpec, Session};
 use crate::sweep::{Plan, Sweep, row};
+use protect::epoch::pace::Length;
 use vmm::config::EpochLength;
-use vmm::epoch::pace::Length;
 use vmm::exit::Failure;
 
 /// While the guest boots.

@@ -21,7 +21,8 @@ use crate::progress::Progress;
 use crate::session::{FIGURES, Figures, GuestSpec, Image, Session};
 use crate::table::{Columns, Row, Table};
 use crate::{bare_guest, build_id, network};
-use vmm::config::{CommitDurability, EpochLength};
+use protect::CommitDurability;
+use vmm::config::EpochLength;
 use vmm::exit::{Exit, Failure};
 
 /// The epoch lengths of the question, in ms.

@@ -20,7 +20,8 @@ use crate::session::{FIGURES, Figures, GuestSpec, Image, Session};
 use crate::sweep::{linux_spec, load_average};
 use crate::table::{Columns, Row, Table};
 use crate::{bare_guest, build_id};
-use vmm::config::{CommitDurability, EpochLength};
+use protect::CommitDurability;
+use vmm::config::EpochLength;
 use vmm::exit::{Exit, Failure};
 
 /// What a row is about.

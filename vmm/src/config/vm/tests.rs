@@ -1,8 +1,10 @@
 //! Every range of [`VmConfig`], at its edges.
 
 use super::*;
-use crate::config::{BackupConfig, BackupOptions, LocalLog, OnDegraded, Survival, TimeSpan};
+use crate::config::{BackupConfig, BackupOptions, TimeSpan};
 use crate::exit::{Advice, Exit};
+use protect::OnDegraded;
+use protect::local::backing::{LocalLog, Survival};
 
 fn typed() -> RunOptions {
     RunOptions { name: Some("vm0".into()), kernel: Some("/k".into()), ..RunOptions::default() }
@@ -149,8 +151,10 @@ fn vm_paths_are_whole_so_that_a_resume_from_elsewhere_means_the_same() {
         o.console = Some(Console::File("c".into()));
         o.event_monitor = Some("path=e".parse().expect("well formed"));
         o.witness = Some("file:w".parse().expect("well formed"));
+        o.protect = vec!["unix:b.sock".parse().expect("well formed")];
     })
     .expect("allowed");
+    assert_eq!(vm.backup().map(ToString::to_string), Some(format!("unix:{}", here.join("b.sock").display())));
     let start = StartFrom::Kernel {
         kernel: here.join("boot/k"),
         initramfs: Some(here.join("i")),
@@ -191,11 +195,14 @@ fn backup_needs_listen_and_name_and_warns_without_witness() {
         ..BackupOptions::default()
     };
     let backup = BackupConfig::try_from(typed()).expect("enough");
-    assert_eq!(backup.listen.as_pair(), ("0.0.0.0", 7000));
+    assert_eq!(backup.listen.to_string(), "tcp:0.0.0.0:7000");
     assert_eq!(backup.warnings().len(), 2, "no witness, and every address");
     let listen = Some("tcp:10.78.0.2:7000".parse().expect("well formed"));
     let backup = BackupConfig::try_from(BackupOptions { listen, ..typed() }).expect("enough");
     assert_eq!(backup.warnings().len(), 1);
+    let listen = Some("unix:/run/vm0.sock".parse().expect("well formed"));
+    let backup = BackupConfig::try_from(BackupOptions { listen, ..typed() }).expect("enough");
+    assert_eq!(backup.warnings().len(), 1, "nobody else can open it");
     let error = BackupConfig::try_from(BackupOptions { listen: None, ..typed() }).expect_err("no listen");
     assert_eq!(error.to_string(), "--listen is missing");
     let error = BackupConfig::try_from(BackupOptions { witness: None, ..typed() }).expect_err("no witness");

@@ -1,0 +1,313 @@
+//! The backup: listens, keeps the shadow of a guest, and takes over when the witness grants it.
+//!
+//! ```text
+//!   socket ──frames──▶ loop: pipeline, memory ──steps──▶ standby-disk: log, images
+//!          ◀──acks───   ▲                                       │
+//!                       └──────────── mailbox ◀──done───────────┴── standby-witness, standby-sync
+//! ```
+//!
+//! Bytes come in, the pipeline ([`BackupPipeline`]) says what to do, it is done, and the pipeline hears how it went. No rule
+//! about order, durability or the right to run is here. The loop keeps time, so it waits for nothing but the next thing to
+//! happen: what storage and witness cost is waited for by others ([`storage`]).
+
+mod connection;
+mod fitness;
+mod mailbox;
+mod perform;
+mod storage;
+mod view;
+mod vigil;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use replication::backup::BackupState;
+use replication::pipeline::backup::{BackupPipeline, PipelineConfig, StorageLimits};
+use replication::wire::RefuseCode;
+use replication::{BackupConfig, TakeOver, Time, VmId};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::json;
+use snapshot::disk::OverlayDisk;
+
+use crate::clock::Clock;
+use crate::courtesy::Courtesy;
+use crate::error::ProtectError;
+use crate::events::Events;
+use crate::lease::Lease;
+use crate::log::DiskLog;
+use crate::room::ROOM_RETRY;
+use crate::transport::Arrived;
+use crate::transport::{Endpoint, Listener};
+use crate::upkeep;
+use connection::Connection;
+use machine::MachineError;
+use machine::kvm::Vm;
+use machine::memory::Ram;
+use mailbox::Mailbox;
+use perform::no_room;
+use storage::{Done, Rehearsal, Storage};
+pub use view::{FailoverError, StandbyView};
+use vigil::Vigil;
+
+/// Bytes received and not applied at most, beyond the guest's memory.
+const STAGED_BYTES_MAX: usize = 512 << 20;
+/// Acks wait while more than this is not applied.
+const ACK_BYTES_MAX: usize = 128 << 20;
+/// Filled chunks are synced whenever so many bytes came: the base, which the primary's guest waits for, syncs the rest.
+const UNSYNCED_BYTES_MAX: usize = 16 << 20;
+/// Filled bytes that wait for the worker at most; beyond that the primary is not read.
+const FILLING_BYTES_MAX: usize = 32 << 20;
+/// Between two claims while the witness does not answer.
+const CLAIM_RETRY: Duration = Duration::from_millis(250);
+/// How long the loop sleeps at most.
+const LOOK_AROUND: Duration = Duration::from_millis(50);
+
+/// How a backup behaves.
+#[derive(Debug, Clone)]
+pub struct StandbyConfig {
+    /// Name of the VM.
+    pub vm_name: String,
+    /// Where to listen.
+    pub listen: Endpoint,
+    /// Network cards that it can give the guest.
+    pub nets: usize,
+    /// Silence until the primary counts as lost.
+    pub detect: Duration,
+    /// Between heartbeats.
+    pub heartbeat: Duration,
+}
+
+/// How a backup's wait ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The guest is to run here.
+    TookOver(Box<Taken>),
+    /// The guest ended on the primary.
+    Ended(String),
+    /// The operator stopped the backup.
+    Stopped,
+}
+
+/// A guest that was taken over, ready to be restored.
+#[derive(Debug)]
+pub struct Taken {
+    /// What to start from.
+    pub takeover: TakeOver,
+    /// Its memory.
+    pub ram: Ram,
+    /// Its disks, with everything committed applied.
+    pub disks: Vec<OverlayDisk>,
+    /// The log of its disks.
+    pub log: DiskLog,
+    /// Whether commits were durable.
+    pub durable: bool,
+    /// When the primary was found lost.
+    pub lost_at: Instant,
+}
+
+/// A backup of one VM.
+#[derive(Debug)]
+pub struct Standby {
+    config: StandbyConfig,
+    pipeline: BackupPipeline,
+    clock: Clock,
+    lease: Arc<Lease>,
+    events: Arc<Events>,
+    view: Arc<StandbyView>,
+    listener: Box<dyn Listener>,
+    connection: Option<Connection>,
+    storage: Storage,
+    done: Mailbox<Done>,
+    /// The guest's memory, and its machine.
+    rehearsal: Option<Rehearsal>,
+    /// What storage gave back.
+    given_back: Option<(Vec<OverlayDisk>, Box<DiskLog>)>,
+    /// How storage failed.
+    failure: Option<ProtectError>,
+    lost_at: Instant,
+    vigil: Vigil,
+}
+
+impl Standby {
+    /// Checks KVM, and listens. What a crash left in `log` was applied to `disks`.
+    pub fn open(
+        mut config: StandbyConfig,
+        disks: Vec<OverlayDisk>,
+        log: DiskLog,
+        lease: Arc<Lease>,
+        events: Arc<Events>,
+    ) -> Result<Self, ProtectError> {
+        // A host without KVM is to be found now.
+        drop(Vm::new().map_err(MachineError::from)?);
+        let done = Mailbox::new().map_err(ProtectError::EventCounter)?;
+        let failed = |listen: &Endpoint, source| ProtectError::Listen { listen: listen.clone(), source };
+        let listener = config.listen.transport().listen().map_err(|error| failed(&config.listen, error))?;
+        config.listen = listener.endpoint().map_err(|error| failed(&config.listen, error))?;
+        let vigil = Vigil::begin(&lease, &events);
+        Ok(Self {
+            pipeline: BackupPipeline::new(pipeline_config(&config)),
+            config,
+            clock: Clock::default(),
+            lease,
+            events,
+            view: Arc::default(),
+            listener,
+            connection: None,
+            storage: Storage::start(disks, log, done.postbox()),
+            done,
+            rehearsal: None,
+            given_back: None,
+            failure: None,
+            lost_at: Instant::now(),
+            vigil,
+        })
+    }
+
+    /// What others see of it.
+    pub fn view(&self) -> Arc<StandbyView> {
+        Arc::clone(&self.view)
+    }
+
+    /// Waits, follows, and at last takes over or ends.
+    pub fn serve(mut self) -> Result<Outcome, ProtectError> {
+        self.events.note("waiting", json!({ "listen": self.config.listen.to_string() }));
+        let mut courtesy = Courtesy::of_this_thread();
+        loop {
+            self.wait();
+            self.accept();
+            let now = self.clock.now();
+            self.read(now);
+            if let Some(outcome) = self.turn(now)? {
+                return Ok(outcome);
+            }
+            if self.view.wants_failover() && !self.pipeline.handle_override(self.clock.now()) {
+                self.refuse_failover();
+            }
+            if self.view.is_stopped() && self.pipeline.handle_stop(self.clock.now(), "the operator stopped the backup")
+            {
+                self.transmit();
+                return Ok(Outcome::Stopped);
+            }
+            self.publish();
+            // Time goes on meanwhile: heartbeats are sent, and the primary counts as heard.
+            if self.pipeline.core().state() == BackupState::Syncing
+                && let Some(rest) = courtesy.due()
+            {
+                self.pipeline.handle_rest(self.clock.now().after(rest));
+            }
+        }
+    }
+
+    fn wait(&self) {
+        let now = self.clock.now();
+        let wait = self.clock.until(self.pipeline.poll_timeout(), LOOK_AROUND);
+        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
+        let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&self.done, PollFlags::IN)];
+        if let Some(connection) = self.connection.as_ref().filter(|_| self.pipeline.wants_bytes(now)) {
+            fds.push(PollFd::new(connection, PollFlags::IN));
+        }
+        if let Err(error) = poll(&mut fds, Some(&timeout)) {
+            tracing::debug!(%error, "a wait was interrupted");
+        }
+    }
+
+    /// Takes in a peer that has come; one that this backup has no use for is told so, and not waited for.
+    fn accept(&mut self) {
+        let Ok(mut arrived) = self.listener.accept() else { return };
+        if self.connection.is_some() {
+            let refusal = self.pipeline.refusal(RefuseCode::Busy, "another primary is connected");
+            if let Err(error) = arrived.writer.write_now(&refusal) {
+                tracing::debug!(%error, "a refused peer did not listen");
+            }
+            return;
+        }
+        tracing::debug!("a peer connected");
+        if arrived.writer.set_patience(self.config.detect).is_ok() {
+            self.connection = Some(Connection::new(arrived, VmId::of_name(&self.config.vm_name)));
+            self.pipeline.handle_connected(self.clock.now());
+        }
+    }
+
+    fn read(&mut self, now: Time) {
+        if !self.pipeline.wants_bytes(now) {
+            return;
+        }
+        match self.connection.as_mut().map_or(Arrived::Nothing, Connection::read) {
+            Arrived::Nothing => {}
+            Arrived::Bytes(_) => self.pipeline.handle_alive(now),
+            Arrived::End => self.disconnected(),
+        }
+    }
+
+    fn disconnected(&mut self) {
+        self.connection = None;
+        self.pipeline.handle_disconnected(self.clock.now());
+    }
+
+    /// Gives the pipeline what other lanes have done and every frame that is whole, does what it says, and keeps its time.
+    fn turn(&mut self, now: Time) -> Result<Option<Outcome>, ProtectError> {
+        self.take_messages();
+        loop {
+            if let Some(outcome) = self.act()? {
+                return Ok(Some(outcome));
+            }
+            match self.connection.as_mut().map_or(Ok(None), Connection::poll_frame) {
+                Ok(Some(frame)) => self.pipeline.handle_frame(now, frame),
+                Ok(None) => break,
+                Err(error) => self.pipeline.handle_broken_stream(now, &error),
+            }
+            if let Some(outcome) = self.act()? {
+                return Ok(Some(outcome));
+            }
+            self.keep_time();
+        }
+        self.pipeline.handle_timeout(now);
+        self.act()
+    }
+
+    fn refuse_failover(&self) {
+        if let Some(failover) = self.view.take_failover() {
+            failover.refuse(self.pipeline.core().state());
+        }
+    }
+
+    fn publish(&self) {
+        let core = self.pipeline.core();
+        let full = self.pipeline.full();
+        self.view.publish(json!({
+            "role": "backup",
+            "state": format!("{:?}", core.state()),
+            "pointers": core.pointers().to_string(),
+            "epochs_applied": self.pipeline.epochs_applied(),
+            "waiting_bytes": core.waiting_bytes(),
+            "peer_errors": core.peer_errors(),
+            "can_take_over": core.state() == BackupState::Protected,
+            "kept": core.kept().map(|(epoch, holder)| json!({ "epoch": epoch.0, "guest_is_at": holder })),
+            "witness": self.lease.witness().to_string(),
+            "witness_away_ms": self.lease.away_since().map(|since| since.elapsed().as_millis() as u64),
+            "disk_full": full,
+            "warnings": full.map(|path| no_room(path)).into_iter().collect::<Vec<_>>(),
+        }));
+    }
+}
+
+fn pipeline_config(config: &StandbyConfig) -> PipelineConfig {
+    PipelineConfig {
+        core: BackupConfig {
+            vm_name: config.vm_name.clone(),
+            writer: format!("outlast {}", env!("CARGO_PKG_VERSION")),
+            heartbeat: config.heartbeat,
+            detect: config.detect,
+            disconnect_grace: (config.detect / 4).min(Duration::from_millis(200)),
+            claim_retry: CLAIM_RETRY,
+            staged_bytes_beyond_ram: STAGED_BYTES_MAX,
+            ack_bytes_max: ACK_BYTES_MAX,
+        },
+        storage: StorageLimits {
+            room_retry: ROOM_RETRY,
+            unsynced_bytes_max: UNSYNCED_BYTES_MAX,
+            filling_bytes_max: FILLING_BYTES_MAX,
+        },
+        upkeep: upkeep::PERIOD,
+    }
+}

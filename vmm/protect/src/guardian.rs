@@ -1,0 +1,648 @@
+//! The guardian: performs the primary's side of replication for one machine.
+//!
+//! Its pipeline ([`replication::pipeline::primary`]) decides; the guardian moves bytes. Threads share it: vCPU threads submit
+//! sealed epochs at boundaries, the *link* thread connects and reads what the backup says, the *ship* thread performs the steps
+//! of the lane Ship, the *disk* thread writes the images, the *witness* thread asks. Whoever called the pipeline performs the
+//! actions that came out of it, after letting its lock go.
+//!
+//! Lock order: gate, epochs, board, pipeline, egress, disk. The pipeline's lock is never held while another of ours is taken.
+
+mod collected;
+mod ending;
+mod filler;
+mod filling;
+mod leaving;
+mod link;
+mod notes;
+mod outbox;
+mod pausing;
+mod promise;
+mod protecting;
+mod register;
+mod shadow;
+mod ship;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use replication::pipeline::primary::{Action, Boundary, Outcome, PipelineConfig, PrimaryPipeline, Step};
+use replication::primary::PrimaryState;
+use replication::view::Incarnation;
+use replication::{BranchSeed, EpochId, Fork, Origin, Primary, PrimaryConfig, SessionId, Term, Time};
+use serde_json::{Value, json};
+use snapshot::disk::{DiskError, Mode};
+
+use crate::clock::Clock;
+use crate::error::{ProtectError, Words};
+use crate::fault;
+use crate::lease::Lease;
+use crate::local::backing::Kept;
+use crate::local::pairing::Pairing;
+use crate::local::{KeptEpoch, LocalStore, Shortened, Tidings};
+use crate::log::{DiskLog, Notes};
+use crate::room::ROOM_RETRY;
+pub use ending::{Afterwards, Life};
+pub use pausing::{NotPaused, NotResumed};
+pub use promise::{CommitDurability, OnDegraded};
+pub use protecting::NotProtected;
+pub use replication::pipeline::primary::Parting;
+
+use crate::epoch::{EpochMachine, EpochSink, IN_FLIGHT_EPOCHS_MAX, SealedEpoch};
+use crate::events::Events;
+use crate::transport::{Endpoint, Sender};
+use crate::witness::random;
+use crate::{preflight, upkeep};
+use machine::kvm::KvmError;
+use machine::{End, Machine, MachineError, spawn};
+
+/// Disk writes of released epochs that the images lack, at most: beyond that the guest waits at its next boundary.
+const IMAGE_LAG_BYTES_MAX: usize = 64 << 20;
+/// Bytes of them at most, before compression.
+const IN_FLIGHT_BYTES_MAX: u64 = 64 << 20;
+/// Between two claims while the witness does not answer.
+const CLAIM_RETRY: Duration = Duration::from_millis(250);
+/// A log that is slow to sync does not make a dead primary; one that is stuck for so many times `detect` does: the guest
+/// has long been waiting, and the backup can go on with it. The other way round the same: a backup that acks nothing for
+/// so long is lost, though its heartbeats come.
+const STALL_DETECTS: u32 = 10;
+/// A filling that has done nothing for so many times `detect` is told of, and given up after so many: one step of it waits for
+/// 32 MiB of chunks on their way into the backup's images, and for their sync. What was synced by then is not synced again.
+const FILL_NOTICE_DETECTS: u32 = 4;
+const FILL_WAIT_DETECTS: u32 = 20;
+/// A console that takes nothing for so long is not waited for: at most its backlog is lost if this process dies then.
+const CONSOLE_LAG_MAX: Duration = Duration::from_secs(1);
+/// How long a wait lasts before the waiter looks around again.
+const LOOK_AROUND: Duration = Duration::from_millis(50);
+
+/// How a guest is protected.
+#[derive(Debug, Clone)]
+pub struct GuardianConfig {
+    /// Name of the VM.
+    pub vm_name: String,
+    /// The backup to connect to, if there is to be one.
+    pub target: Option<Endpoint>,
+    /// What a commit waits for.
+    pub durability: CommitDurability,
+    /// Silence until the peer counts as lost.
+    pub detect: Duration,
+    /// Between heartbeats.
+    pub heartbeat: Duration,
+    /// This primary's term, which is the branch of its epochs.
+    pub term: Term,
+    /// The epoch that the guest continues from, if it does.
+    pub fork: Option<Fork>,
+    /// The guest was booted by this process.
+    pub begins_afresh: bool,
+    /// Which store its state directory is in the register, if epochs are committed to it.
+    pub store: Incarnation,
+    /// The last epoch of a guest that crashed stays in the state directory.
+    pub keeps_crashed: bool,
+    /// What becomes of the guest when its state directory takes no more epochs.
+    pub on_degraded: OnDegraded,
+    /// How its operator is told of what failed.
+    pub words: Words,
+}
+
+struct Inner {
+    pipeline: PrimaryPipeline,
+    /// Threads that wait for a change: telling nobody costs a system call, several times per epoch.
+    waiters: u32,
+    /// The ship thread sleeps; and something may have come for it.
+    ship_sleeps: bool,
+    ship_news: bool,
+    /// The disk thread sleeps, with nothing to do.
+    disk_sleeps: bool,
+    /// The connection, and its number.
+    stream: Option<(u64, Sender)>,
+    target: Option<Endpoint>,
+    /// Sealed epochs that the ship thread has not begun with.
+    sealed: VecDeque<Box<SealedEpoch>>,
+    /// Sealed epochs that are not released, and when they were sealed.
+    unreleased: VecDeque<(EpochId, Instant)>,
+    /// The session whose filling failed last.
+    fill_failed: Option<SessionId>,
+    /// Why the last filling failed, where its end does not say it.
+    fill_error: Option<String>,
+    /// Pages and bytes of the filling whose base was sealed last, and when it was begun.
+    filled: Option<(u64, u64, Instant)>,
+    last_solo_reason: Option<String>,
+    connect_error: Option<String>,
+    /// An image without room, which a request of the guest waits for.
+    guest_full: Option<PathBuf>,
+    /// How epochs are kept that were committed to the state directory; none: they are not.
+    local: Option<Kept>,
+    /// Why they are not any more.
+    local_lost: Option<String>,
+    /// Earlier epochs in the state directory, as they were when that changed last.
+    earlier: Vec<KeptEpoch>,
+}
+
+/// Protects one machine.
+pub struct Guardian {
+    machine: EpochMachine,
+    events: Arc<Events>,
+    clock: Clock,
+    config: GuardianConfig,
+    lease: Arc<Lease>,
+    notes: Notes,
+    /// The first epoch that ran under it.
+    first: EpochId,
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    /// The ship thread has something to do, or nothing more.
+    ship_work: Condvar,
+    /// The disk thread has something to do, or nothing more.
+    disk_work: Condvar,
+    /// There is a question for the witness.
+    questions: Condvar,
+    finished: AtomicBool,
+}
+
+impl std::fmt::Debug for Guardian {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("Guardian").field("vm", &self.config.vm_name).finish_non_exhaustive()
+    }
+}
+
+fn pipeline_config(config: &GuardianConfig, machine: &Machine, has_store: bool, is_witnessed: bool) -> PipelineConfig {
+    let durable = config.durability == CommitDurability::Disk;
+    let primary = PrimaryConfig {
+        vm_name: config.vm_name.clone(),
+        writer: format!("outlast {}", env!("CARGO_PKG_VERSION")),
+        machine: preflight::describe(machine),
+        term: config.term,
+        origin: Origin { fork: config.fork, seed: BranchSeed(random()) },
+        heartbeat: config.heartbeat,
+        detect: config.detect,
+        ack_wait: config.detect * STALL_DETECTS,
+        fill_notice: config.detect * FILL_NOTICE_DETECTS,
+        fill_wait: config.detect * FILL_WAIT_DETECTS,
+        rounds: filling::ROUNDS,
+        fill_rest: filling::FILL_REST,
+        fill_rest_max: filling::FILL_REST_MAX,
+        claim_retry: CLAIM_RETRY,
+        in_flight_epochs_max: IN_FLIGHT_EPOCHS_MAX,
+        in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,
+        log_counts: durable || has_store,
+        has_store,
+        backup_durable: durable,
+        begins_afresh: config.begins_afresh,
+        is_witnessed,
+    };
+    PipelineConfig {
+        primary,
+        is_durable: durable,
+        stops_degraded: config.on_degraded == OnDegraded::Stop,
+        room_retry: ROOM_RETRY,
+        console_wait: CONSOLE_LAG_MAX,
+        image_lag_max: IMAGE_LAG_BYTES_MAX,
+        upkeep: upkeep::PERIOD,
+    }
+}
+
+impl Guardian {
+    /// Protects `machine` from now on: starts its threads, which connect to the target as soon as there is one. With
+    /// `local` its epochs begin before that; it must not have been started yet.
+    pub fn start(
+        machine: EpochMachine,
+        config: GuardianConfig,
+        mut log: DiskLog,
+        lease: Arc<Lease>,
+        events: Arc<Events>,
+        local: Option<LocalStore>,
+    ) -> Result<Arc<Self>, MachineError> {
+        // A state directory that survives its host needs a log that does.
+        log.set_synced(config.durability == CommitDurability::Disk || local.is_some());
+        let first = machine.epochs().running();
+        let pipeline = pipeline_config(&config, &machine, local.is_some(), lease.is_witnessed());
+        let inner = Inner {
+            pipeline: PrimaryPipeline::new(pipeline, first),
+            waiters: 0,
+            ship_sleeps: false,
+            ship_news: false,
+            disk_sleeps: false,
+            stream: None,
+            target: config.target.clone(),
+            sealed: VecDeque::new(),
+            unreleased: VecDeque::new(),
+            fill_failed: None,
+            fill_error: None,
+            filled: None,
+            last_solo_reason: None,
+            connect_error: None,
+            guest_full: None,
+            local: local.as_ref().map(LocalStore::kept),
+            local_lost: None,
+            earlier: local.as_ref().map(LocalStore::earlier).unwrap_or_default(),
+        };
+        let guardian = Arc::new(Self {
+            machine,
+            events,
+            clock: Clock::default(),
+            config,
+            lease,
+            notes: log.notes(),
+            first,
+            inner: Mutex::new(inner),
+            changed: Condvar::new(),
+            ship_work: Condvar::new(),
+            disk_work: Condvar::new(),
+            questions: Condvar::new(),
+            finished: AtomicBool::new(false),
+        });
+        if local.is_some() {
+            guardian.begin_local()?;
+        }
+        guardian.spawn_threads(log, local);
+        Ok(guardian)
+    }
+
+    /// Protects a machine that was not started yet by the state directory: its epochs begin with its first instruction.
+    fn begin_local(self: &Arc<Self>) -> Result<(), KvmError> {
+        for disk in self.machine.disks() {
+            disk.lock().set_mode(Mode::Protected).expect("only leaving for direct mode can be refused");
+        }
+        self.machine.begin_epochs_before_start()?;
+        self.machine.epochs().set_sink(Arc::clone(self) as Arc<dyn EpochSink>);
+        Ok(())
+    }
+
+    fn spawn_threads(self: &Arc<Self>, log: DiskLog, local: Option<LocalStore>) {
+        if self.lease.is_witnessed() {
+            let asker = Arc::clone(self);
+            spawn("ft-witness".into(), move || asker.run_witness());
+        }
+        let link = Arc::clone(self);
+        spawn("ft-link".into(), move || link.run_link());
+        let shipper = Arc::clone(self);
+        spawn("ft-ship".into(), move || ship::run(&shipper, log, local));
+        let writer = Arc::clone(self);
+        spawn("ft-disk".into(), move || writer.run_disk());
+        let keeper = Arc::clone(self);
+        spawn("image-sync".into(), move || keeper.keep_images());
+        let teller = Arc::clone(self);
+        spawn("disk-trouble".into(), move || teller.tell_troubles());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no holder of the pipeline panics")
+    }
+
+    fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::Acquire)
+    }
+
+    /// Lets `call` tell the session core something, then performs what comes of it.
+    fn with_core<R>(&self, call: impl FnOnce(&mut Primary, Time) -> R) -> R {
+        self.with_pipeline(|pipeline, now| pipeline.with(now, |core| call(core, now)))
+    }
+
+    /// The same for the pipeline.
+    fn with_pipeline<R>(&self, call: impl FnOnce(&mut PrimaryPipeline, Time) -> R) -> R {
+        self.with_inner(|inner, now| call(&mut inner.pipeline, now))
+    }
+
+    /// The same, with what the driver keeps beside it.
+    fn with_inner<R>(&self, call: impl FnOnce(&mut Inner, Time) -> R) -> R {
+        let mut inner = self.lock();
+        let result = call(&mut inner, self.clock.now());
+        inner.ship_news |= inner.pipeline.has_work();
+        self.perform_all(inner);
+        result
+    }
+
+    /// Performs the actions that have come out, and wakes whom there is work for.
+    fn perform_all(&self, mut inner: MutexGuard<'_, Inner>) {
+        // Most often there is one or none, for which nothing is allocated.
+        let (first, mut others) = (inner.pipeline.poll_action(), Vec::new());
+        while let Some(action) = inner.pipeline.poll_action() {
+            others.push(action);
+        }
+        self.machine.troubles().set_followed(inner.pipeline.core().state().waits_for_backup());
+        if inner.ship_news && std::mem::take(&mut inner.ship_sleeps) {
+            self.ship_work.notify_one();
+        }
+        if inner.disk_sleeps && inner.pipeline.are_images_due() {
+            inner.disk_sleeps = false;
+            self.disk_work.notify_one();
+        }
+        let (is_awaited, has_questions) = (inner.waiters > 0, inner.pipeline.has_questions());
+        drop(inner);
+        if is_awaited {
+            self.changed.notify_all();
+        }
+        if has_questions {
+            self.ask();
+        }
+        first.into_iter().chain(others).for_each(|action| self.perform(action));
+    }
+
+    fn perform(&self, action: Action) {
+        match action {
+            Action::Release { upto, until } if self.clock.now() > until => {
+                self.with_pipeline(|pipeline, now| pipeline.handle_release_late(now, upto));
+            }
+            Action::Release { upto, .. } => self.release(upto),
+            Action::Beat { connection, frame } => {
+                if let Some(stream) = self.stream_of_connection(connection) {
+                    stream.send_now(&frame);
+                }
+            }
+            Action::Close { connection } => self.disconnect(connection),
+            Action::GuestShare { percent } => self.machine.throttle().set(percent),
+            Action::Fail(failing) => self.fail(failing),
+            Action::Conflict { text } => {
+                self.machine.egress().cut();
+                self.machine.end(End::Conflict { text });
+            }
+            Action::Fenced { holder } => {
+                self.machine.egress().cut();
+                self.note("fenced", json!({ "holder": holder }));
+                self.machine.end(End::Fenced { holder });
+            }
+            Action::Note(note) => self.tell(note),
+        }
+    }
+
+    /// A failure as the front would have it told.
+    fn words(&self, error: &ProtectError) -> String {
+        (self.config.words)(error)
+    }
+
+    pub(super) fn note(&self, event: &str, properties: Value) {
+        self.events.note(event, properties);
+    }
+
+    /// The machine may have ended for a reason of its own.
+    fn note_machine(&self) {
+        if let Some(end) = self.machine.ended() {
+            let has_failed = matches!(end, End::Failed(_));
+            self.with_pipeline(|pipeline, _| pipeline.handle_machine_ended(has_failed));
+        }
+    }
+
+    fn disconnect(&self, connection: u64) {
+        let taken = self.lock().stream.take_if(|(number, _)| *number == connection);
+        if let Some((_, stream)) = taken {
+            stream.close();
+            self.changed.notify_all();
+        }
+    }
+
+    /// The connection to write frames of `session` to, while there is one.
+    fn stream_of(&self, session: SessionId) -> Option<Sender> {
+        let inner = self.lock();
+        let ours = inner.pipeline.is_current(session);
+        inner.stream.as_ref().filter(|_| ours).map(|(_, stream)| stream.clone())
+    }
+
+    /// The connection of number `connection`, to write control frames to.
+    fn stream_of_connection(&self, connection: u64) -> Option<Sender> {
+        let inner = self.lock();
+        inner.stream.as_ref().filter(|(number, _)| *number == connection).map(|(_, stream)| stream.clone())
+    }
+
+    /// Whether what belongs to `session` may still go out.
+    fn is_current(&self, session: SessionId) -> bool {
+        self.lock().pipeline.is_current(session)
+    }
+
+    /// Whether the base may be sealed, now that no other epoch can come before it.
+    pub(super) fn may_seal_base(&self, session: SessionId) -> bool {
+        self.lock().pipeline.may_seal_base(session)
+    }
+
+    /// How the lane's step went; the next one, if there is one already.
+    fn step_done(&self, outcome: Outcome) -> Option<Step> {
+        let mut inner = self.lock();
+        let now = self.clock.now();
+        inner.pipeline.handle_done(now, outcome);
+        let step = inner.pipeline.poll_step(now);
+        self.perform_all(inner);
+        step
+    }
+
+    /// The next step of the lane Ship; waits for it for so long at most.
+    fn next_step(&self, time_max: Duration) -> Option<Step> {
+        let mut inner = self.lock();
+        let deadline = Instant::now() + time_max;
+        loop {
+            inner.ship_news = false;
+            if let Some(step) = inner.pipeline.poll_step(self.clock.now()) {
+                self.perform_all(inner);
+                return Some(step);
+            }
+            // What was done for it without a step may have set something off.
+            self.perform_all(inner);
+            inner = self.lock();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.is_finished() {
+                return None;
+            }
+            if !inner.ship_news {
+                inner.ship_sleeps = true;
+                inner = self.ship_work.wait_timeout(inner, left).expect("no holder of the pipeline panics").0;
+                inner.ship_sleeps = false;
+            }
+        }
+    }
+
+    /// A sealed epoch that the ship thread begins to work on. Those before it are through.
+    fn take_sealed(&self, epoch: EpochId) -> Box<SealedEpoch> {
+        let mut inner = self.lock();
+        let at = inner.sealed.iter().position(|sealed| sealed.epoch == epoch);
+        let at = at.expect("the pipeline names epochs that were sealed and are not through");
+        inner.sealed.remove(at).expect("it was found there")
+    }
+
+    /// A sealed epoch of those up to `through` for which nothing had to be done.
+    fn take_spent(&self, through: EpochId) -> Option<Box<SealedEpoch>> {
+        self.lock().sealed.pop_front_if(|sealed| sealed.epoch <= through)
+    }
+
+    /// The last epoch for which the ship thread has done everything.
+    fn through(&self) -> EpochId {
+        self.lock().pipeline.through()
+    }
+
+    /// The last epoch whose output has left and whose disk writes are in the images.
+    fn performed(&self) -> EpochId {
+        self.lock().pipeline.performed()
+    }
+
+    /// The running epoch of a guest that is being settled was ended.
+    fn handle_sealed_last(&self, epoch: EpochId, has_writes: bool) {
+        self.with_pipeline(|pipeline, now| pipeline.handle_sealed_last(now, epoch, has_writes));
+    }
+
+    /// A base is about to be sealed behind so many pages and bytes.
+    fn note_filled(&self, pages: u64, bytes: u64, begun: Instant) {
+        self.lock().filled = Some((pages, bytes, begun));
+    }
+
+    /// How many earlier epochs are kept, and their bytes.
+    pub fn earlier(&self) -> (usize, usize) {
+        let inner = self.lock();
+        (inner.earlier.len(), inner.earlier.iter().map(|kept| kept.bytes as usize).sum())
+    }
+
+    /// Other earlier epochs are kept than before.
+    fn note_earlier(&self, tidings: Tidings) {
+        let Tidings { kept, shortened } = tidings;
+        self.lock().earlier = kept;
+        if let Some(Shortened { left, why }) = shortened {
+            tracing::warn!(why, left, "earlier epochs were dropped; the guest keeps running");
+            self.note("earlier-given-up", json!({ "left": left, "reason": why }));
+        }
+    }
+
+    /// Waits a moment for the pipeline to move.
+    fn wait_for_change(&self) {
+        drop(self.wait_with(self.lock()));
+    }
+
+    /// The same for who has nothing to do while no backup is wanted: only being told of one ends it early. What every epoch
+    /// does to the pipeline would wake it twice for each.
+    fn wait_for_target(&self) {
+        let inner = self.lock();
+        if inner.target.is_some() {
+            return drop(self.wait_with(inner));
+        }
+        drop(self.changed.wait_timeout(inner, LOOK_AROUND).expect("no holder of the pipeline panics"));
+    }
+
+    fn wait_with<'a>(&self, mut inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
+        inner.waiters += 1;
+        let mut inner = self.changed.wait_timeout(inner, LOOK_AROUND).expect("no holder of the pipeline panics").0;
+        inner.waiters -= 1;
+        inner
+    }
+
+    /// Makes durable what is in the images.
+    fn sync_images(&self) -> Result<(), DiskError> {
+        fault::lasts(fault::IMAGE_SYNC);
+        self.machine.disks().iter().try_for_each(|disk| disk.image().sync())
+    }
+
+    /// Sets the backup to connect to. If it is that one already, nothing changes, and what is under way is given.
+    pub fn protect(&self, target: Endpoint) -> Result<Option<String>, NotProtected> {
+        let mut inner = self.lock();
+        let state = inner.pipeline.core().state();
+        if inner.target.as_ref() == Some(&target)
+            && let Some(already) = protecting::already(state, &target, inner.connect_error.as_deref())
+        {
+            return Ok(Some(already));
+        }
+        if state != PrimaryState::Solo {
+            return Err(NotProtected { state, by: inner.target.clone() });
+        }
+        inner.target = Some(target);
+        inner.connect_error = None;
+        inner.pipeline.with(self.clock.now(), Primary::handle_backup_wanted);
+        self.perform_all(inner);
+        self.changed.notify_all();
+        Ok(None)
+    }
+
+    /// Ends protection by a backup, for the reason `why`; where the backup could take over, the witness is asked first.
+    pub fn unprotect(&self, why: &str) {
+        self.with_inner(|inner, now| {
+            inner.target = None;
+            inner.pipeline.handle_unprotect(now, why);
+        });
+    }
+
+    /// Bytes of sealed disk writes beside the images, if some of them could be there.
+    fn image_lag(&self) -> usize {
+        if !self.lock().pipeline.are_images_due() {
+            return 0;
+        }
+        self.machine.disks().iter().map(|disk| disk.lock().sealed_bytes()).sum()
+    }
+
+    /// Waits until the running epoch may be sealed. False if that will never be, or if `give_up` says so before.
+    fn wait_for_room_unless(&self, give_up: impl Fn() -> bool) -> bool {
+        loop {
+            let (gives_up, lag) = (give_up(), self.image_lag());
+            let inner = self.lock();
+            match inner.pipeline.boundary(lag) {
+                _ if self.is_finished() => return false,
+                Boundary::Over => return false,
+                Boundary::Seal => return true,
+                Boundary::Wait if gives_up => return false,
+                Boundary::Wait => {}
+            }
+            drop(self.wait_with(inner));
+        }
+    }
+
+    /// What the state directory is to remember of backups.
+    fn pairing(&self, session: Option<SessionId>) -> Pairing {
+        let target = self.lock().target.clone();
+        Pairing::new(&self.lease, self.config.store, self.config.term, self.first, target).with(session)
+    }
+
+    /// How the guest is protected, for `status`.
+    pub fn status(&self) -> Value {
+        let inner = self.lock();
+        let core = inner.pipeline.core();
+        let (in_flight_epochs, in_flight_bytes) = core.in_flight();
+        json!({
+            "role": "primary",
+            "local": inner.local.map(|kept| kept.survives.to_string()),
+            "local_log": inner.local.map(|kept| kept.log.name()),
+            "earlier": inner.earlier,
+            "state": format!("{:?}", core.state()),
+            "filling": self.filling_of(&inner),
+            "term": self.config.term.0,
+            "target": inner.target.as_ref().map(ToString::to_string),
+            "pointers": core.pointers().to_string(),
+            "released": core.pointers().released().0,
+            "sealed": core.pointers().sealed().0,
+            "acked": core.acked().map(|e| e.0),
+            "in_flight_epochs": in_flight_epochs,
+            "in_flight_bytes": in_flight_bytes,
+            "peer_errors": core.peer_errors(),
+            "witness": self.lease.witness().to_string(),
+            "witness_away_ms": self.lease.away_since().map(|since| since.elapsed().as_millis() as u64),
+            "solo_reason": inner.last_solo_reason,
+            "connect_error": inner.connect_error,
+            "disk_full": inner.full().next(),
+            "warnings": notes::warnings(&inner),
+        })
+    }
+
+    /// Whether a backup follows, or is being asked about.
+    pub fn state(&self) -> PrimaryState {
+        self.lock().pipeline.core().state()
+    }
+}
+
+impl Inner {
+    /// Files without room that something waits for.
+    fn full(&self) -> impl Iterator<Item = String> {
+        self.pipeline.full().map(str::to_owned).chain(self.guest_full.iter().map(|path| path.display().to_string()))
+    }
+}
+
+impl EpochSink for Guardian {
+    fn wait_for_room(&self) -> bool {
+        // Who waits for the gate may be the ship thread, without which there will never be room; and a machine that has
+        // ended waits for its vCPUs.
+        self.wait_for_room_unless(|| self.machine.gate().is_hold_wanted() || self.machine.ended().is_some())
+    }
+
+    fn submit(&self, sealed: Box<SealedEpoch>) {
+        let (epoch, base, bytes) = (sealed.epoch, sealed.base, sealed.ship_bytes());
+        let has_writes = sealed.has_disk_writes();
+        self.machine.pacer().note_sealed(epoch, sealed.sent());
+        self.with_inner(|inner, now| {
+            inner.unreleased.push_back((epoch, sealed.sealed_at));
+            inner.sealed.push_back(sealed);
+            inner.pipeline.handle_sealed(now, epoch, base, bytes, has_writes);
+        });
+    }
+}

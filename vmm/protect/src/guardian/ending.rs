@@ -1,0 +1,115 @@
+//! The end of a machine: its guest's last words leave, and the backup hears what comes of the guest.
+//!
+//! A guest that *ends* takes its backup with it. One that *begins again* on this host, booted or rolled back after a
+//! crash, must not also continue at the backup. So this side claims the session first, as it does when an operator ends
+//! protection, and begins again only if it gets it. The backup learns that it is not needed, waits, and the next life
+//! fills it again. Even if that message is lost, the witness denies the backup the guest.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use replication::Term;
+use replication::primary::PrimaryState;
+
+use super::{Guardian, Parting};
+use crate::local::KeptEpoch;
+use crate::transport::Endpoint;
+use machine::End;
+
+/// How long is waited for the removal of what is left of a guest.
+const CLOSING_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// What happens to a guest whose machine has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Afterwards {
+    /// Nothing more: its backup ends with it.
+    Ends,
+    /// It begins again on this host.
+    BeginsAnew,
+}
+
+/// What the next life of a guest on this host must know of the one before.
+#[derive(Debug, Clone)]
+pub struct Life {
+    /// Its term, where no witness counts them.
+    pub term: Term,
+    /// The backup to fill.
+    pub target: Option<Endpoint>,
+}
+
+impl Guardian {
+    /// What the next life of the guest must know of this one.
+    pub fn next_life(&self) -> Life {
+        let target = self.lock().target.clone();
+        Life { term: self.config.term.next(), target }
+    }
+
+    /// Earlier epochs that the guest could go back to.
+    pub fn kept_epochs(&self) -> Vec<KeptEpoch> {
+        self.lock().earlier.clone()
+    }
+
+    /// After the machine's end: commits what the guest did last, tells the backup, stops the threads. The guest's last
+    /// words leave before this returns, or not at all if neither the backup nor the witness answers.
+    pub fn finish(&self, end: &End, afterwards: Afterwards) -> Parting {
+        self.note_machine();
+        let mut parted = Parting::NoAnswer;
+        if matches!(end, End::Guest(_) | End::Stopped) {
+            parted = self.finish_cleanly(afterwards);
+        }
+        self.finished.store(true, Ordering::Release);
+        self.changed.notify_all();
+        // It looks again under this lock before it waits.
+        drop(self.lock());
+        self.disk_work.notify_all();
+        self.ship_work.notify_all();
+        self.questions.notify_all();
+        self.disconnect_all();
+        parted
+    }
+
+    /// The program is about to end, and a vCPU may still write to guest memory: nothing more is sealed, and the backup
+    /// is left to find that this side is gone.
+    pub fn leave(&self) {
+        self.finished.store(true, Ordering::Release);
+        self.changed.notify_all();
+        self.disconnect_all();
+    }
+
+    fn disconnect_all(&self) {
+        let connection = self.lock().pipeline.connection();
+        self.disconnect(connection);
+    }
+
+    fn finish_cleanly(&self, afterwards: Afterwards) -> Parting {
+        let deadline = Instant::now() + self.config.detect * 3 + Duration::from_secs(2);
+        if self.machine.epochs().is_protected()
+            && self.wait_for_room_unless(|| Instant::now() >= deadline)
+            && let Err(error) = self.machine.seal_ended()
+        {
+            tracing::error!(%error, "the last epoch could not be sealed");
+        }
+        let begins_anew = afterwards == Afterwards::BeginsAnew;
+        let keeps_last = self.config.keeps_crashed && self.machine.ended().is_some_and(|end| end.crash().is_some());
+        self.with_pipeline(|pipeline, now| pipeline.handle_guest_ended(now, begins_anew, keeps_last));
+        while Instant::now() < deadline && !matches!(self.state(), PrimaryState::Ended | PrimaryState::Fenced) {
+            self.wait_for_change();
+        }
+        // The connection is closed when the backup has read the Goodbye.
+        while Instant::now() < deadline && self.lock().stream.is_some() {
+            self.wait_for_change();
+        }
+        if Instant::now() >= deadline {
+            self.with_pipeline(|pipeline, _| pipeline.handle_given_up());
+        }
+        let deadline = deadline + CLOSING_TIME_MAX;
+        while Instant::now() < deadline && !self.lock().pipeline.is_closed() {
+            self.wait_for_change();
+        }
+        let inner = self.lock();
+        if !inner.pipeline.is_closed() {
+            tracing::warn!("the log of disk writes was not emptied; the next start applies it again");
+        }
+        inner.pipeline.parting()
+    }
+}

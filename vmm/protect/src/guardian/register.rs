@@ -1,0 +1,115 @@
+//! Questions to the witness. They are asked on a separate thread, because the storage may take as long as it likes, and
+//! threads that keep time must not wait for it.
+
+use std::time::{Duration, Instant};
+
+use replication::ClaimResult;
+use replication::pipeline::primary::Question;
+use serde_json::json;
+
+use super::Guardian;
+use crate::fault;
+use machine::End;
+
+/// Between two looks at the register of a VM about which nothing is asked: a witness that is away, or another primary,
+/// shows that long after at most.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long the thread sleeps before it looks around.
+const LOOK_AROUND: Duration = Duration::from_millis(100);
+
+impl Guardian {
+    /// Has the questions answered: at once if there is no witness, else by the thread for it.
+    pub(super) fn ask(&self) {
+        if self.lease.is_witnessed() {
+            return self.questions.notify_one();
+        }
+        while let Some(question) = self.next_question() {
+            self.answer(question);
+        }
+    }
+
+    /// The next question, as things are now.
+    fn next_question(&self) -> Option<Question> {
+        let has_failed = matches!(self.machine.ended(), Some(End::Failed(_)));
+        let pipeline = &mut self.lock().pipeline;
+        if has_failed {
+            pipeline.handle_machine_ended(true);
+        }
+        pipeline.poll_question()
+    }
+
+    /// The body of the witness thread.
+    pub(super) fn run_witness(&self) {
+        let mut was_away = false;
+        let mut looked = Instant::now();
+        while !self.is_finished() {
+            if let Some(question) = self.next_question() {
+                self.answer(question);
+            } else if looked.elapsed() >= LOOK_EVERY {
+                self.look_by_itself();
+                looked = Instant::now();
+            } else {
+                self.wait_for_question();
+            }
+            self.note_witness(&mut was_away);
+        }
+    }
+
+    fn wait_for_question(&self) {
+        let inner = self.lock();
+        if !inner.pipeline.has_questions() {
+            drop(self.questions.wait_timeout(inner, LOOK_AROUND).expect("no holder of the pipeline panics"));
+        }
+    }
+
+    fn look_by_itself(&self) {
+        if let ClaimResult::Denied { holder } = self.lease.look() {
+            self.with_core(|core, _| core.handle_deposed(&holder));
+        }
+    }
+
+    fn note_witness(&self, was_away: &mut bool) {
+        let is_away = self.lease.away_since().is_some();
+        if is_away != std::mem::replace(was_away, is_away) {
+            let event = if is_away { "witness-away" } else { "witness-back" };
+            self.note(event, json!({ "witness": self.lease.witness().to_string() }));
+        }
+    }
+
+    fn answer(&self, question: Question) {
+        match question {
+            Question::Meet { session, nonce } => {
+                let meeting = self.lease.meet(nonce);
+                self.with_core(|core, now| core.handle_met(now, session, meeting));
+            }
+            Question::Enlist { session, place } => {
+                let result = self.lease.enlist(session, place.map(|place| *place));
+                self.with_core(|core, now| core.handle_enlisted(now, session, result));
+            }
+            Question::Delist { session } => {
+                let result = self.lease.remove(session);
+                self.with_core(|core, now| core.handle_delisted(now, session, result));
+            }
+            Question::Claim { session } => {
+                let result = self.lease.remove(session);
+                if let ClaimResult::Denied { holder } = &result {
+                    tracing::error!(holder, "the witness gave the guest to the other side");
+                }
+                self.with_core(|core, now| core.handle_claim(now, session, result));
+            }
+            Question::DelistStore => {
+                let result = self.lease.remove_store();
+                self.with_core(|core, now| core.handle_store_delisted(now, result));
+            }
+            Question::Look => {
+                let result = self.lease.look();
+                self.with_core(|core, now| core.handle_looked(now, result));
+            }
+            Question::RecordEnd => {
+                fault::reached(fault::END_UNRECORDED);
+                let result = self.lease.end(self.lock().pipeline.keeps_last());
+                self.with_core(|core, now| core.handle_end_recorded(now, result));
+            }
+        }
+    }
+}

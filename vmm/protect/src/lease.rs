@@ -1,0 +1,506 @@
+//! The lease: this process's side of the VM's register at the witness. What may be done, and what proves that others are gone,
+//! is decided in [`replication::view`]; here is looked and asked, and answers are put into words.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
+
+use replication::pipeline::backup::Introduction;
+use replication::primary::Meeting;
+use replication::view::evidence::{self, Facts, Resume, Start, Statement};
+use replication::view::{
+    Ask, Attempt, Entry, Greeting, Incarnation, Known, Member, Nonce, Outcome, Place, PlaceKind, Record, Refusal,
+    Register, Tell, Voids, Wish,
+};
+use replication::{ClaimResult, EpochMark, Fork, SessionId, Term};
+
+use crate::witness::{FileWitness, Life, Witness, WitnessError, random};
+
+/// The place of this process at the VM's register.
+#[derive(Debug)]
+pub struct Lease {
+    vm_name: String,
+    configured: Witness,
+    witness: Option<FileWitness>,
+    life: Life,
+    /// Held while a wish is being decided: one at a time.
+    register: Mutex<Register>,
+    /// Since when the witness does not answer.
+    away_since: Mutex<Option<Instant>>,
+}
+
+/// How a fresh start came by its right.
+#[derive(Debug)]
+pub struct Begun {
+    /// The term of the new primary: the number of its record.
+    pub term: Term,
+    /// Nobody ran the guest before: if this start comes to nothing, nobody has to be kept from the next one.
+    was_free: bool,
+}
+
+/// Why there is no right to run the guest here. Nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// Another process runs the VM of this state directory.
+    #[error("the state directory {} is in use by another process", dir.display())]
+    InUse {
+        /// The state directory.
+        dir: PathBuf,
+    },
+    /// The lock of the state directory is somebody else's file.
+    #[error("cannot take the lock of the state directory {}: {source}", dir.display())]
+    Denied {
+        /// The state directory.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Which process on which host this is could not be determined.
+    #[error("cannot take the state directory's lock or read this host's identity: {0}")]
+    NoIdentity(#[source] io::Error),
+    /// The witness cannot be used.
+    #[error(transparent)]
+    Witness(#[from] WitnessError),
+    /// The witness does not answer.
+    #[error("the witness {witness} does not answer: whether {vm} runs elsewhere is not known")]
+    NoAnswer {
+        /// The witness.
+        witness: Witness,
+        /// The VM.
+        vm: String,
+    },
+    /// The witness has lost records, or is another one.
+    #[error("the witness {witness} does not have what was seen there before: it is another one, or was restored")]
+    Forgotten {
+        /// The witness.
+        witness: Witness,
+    },
+    /// The state directory is not where the guest ran last.
+    #[error(
+        "this state directory of {vm} was copied or moved: it may lack what was committed to the original since, and what clients \
+         have seen"
+    )]
+    Copy {
+        /// The VM.
+        vm: String,
+        /// What the newest record lists.
+        listed: Vec<Place>,
+    },
+    /// The newest record has no place of that name.
+    #[error("the newest record at the witness has no place {name}")]
+    Unlisted {
+        /// What was named.
+        name: String,
+        /// What the newest record lists.
+        listed: Vec<Place>,
+    },
+    /// The last epoch of the guest is in this state directory: it is to be resumed, not booted.
+    #[error("the last epoch of {vm} is in this state directory")]
+    LastEpochHere {
+        /// The VM.
+        vm: String,
+    },
+    /// The rules of the register refuse it.
+    #[error("{}", why(vm, witness, refusal))]
+    Refused {
+        /// The VM.
+        vm: String,
+        /// The witness.
+        witness: Witness,
+        /// By which rule.
+        refusal: Refusal,
+    },
+}
+
+impl Lease {
+    /// Opens the witness of `config`. Nobody can prove this process's death on its own host: for one that lasts as long as
+    /// the call, or has no witness.
+    pub fn open(vm_name: &str, config: &Witness) -> Result<Self, LeaseError> {
+        Self::with_life(vm_name, config, Life::without_lock().map_err(LeaseError::NoIdentity)?)
+    }
+
+    /// Opens the witness of `config`, and takes the lock of `state_dir`, which must exist.
+    pub fn open_in(vm_name: &str, config: &Witness, state_dir: &Path) -> Result<Self, LeaseError> {
+        let dir = state_dir.to_owned();
+        let life = Life::begin(state_dir).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => LeaseError::InUse { dir },
+            io::ErrorKind::PermissionDenied => LeaseError::Denied { dir, source },
+            _ => LeaseError::NoIdentity(source),
+        })?;
+        Self::with_life(vm_name, config, life)
+    }
+
+    fn with_life(vm_name: &str, config: &Witness, life: Life) -> Result<Self, LeaseError> {
+        let witness = match config {
+            Witness::None => None,
+            Witness::File(dir) => Some(FileWitness::open(dir)?),
+        };
+        let lease = Self {
+            vm_name: vm_name.to_owned(),
+            configured: config.clone(),
+            witness,
+            register: Mutex::new(Register::new(life.observer.place().clone(), life.known)),
+            life,
+            away_since: Mutex::default(),
+        };
+        lease.state_deaths(lease.newest_record().as_ref());
+        Ok(lease)
+    }
+
+    /// The witness that it asks.
+    pub fn witness(&self) -> &Witness {
+        &self.configured
+    }
+
+    /// Whether there is one.
+    pub fn is_witnessed(&self) -> bool {
+        self.witness.is_some()
+    }
+
+    /// A place for the state directory of this process.
+    pub fn store(&self, id: Incarnation) -> Place {
+        self.life.observer.store(id)
+    }
+
+    /// The newest record that this process has seen.
+    pub fn known(&self) -> Option<Known> {
+        self.lock().known()
+    }
+
+    /// An earlier life of this side has seen `known`: a witness that has not is not the one.
+    pub fn remember(&self, known: Option<Known>) {
+        let mut register = self.lock();
+        let is_newer = |known: &Known| register.known().is_none_or(|ours| ours.number < known.number);
+        if known.as_ref().is_some_and(is_newer) {
+            *register = Register::new(register.me().clone(), known);
+        }
+    }
+
+    /// For how long the witness has not answered.
+    pub fn away_since(&self) -> Option<Instant> {
+        *self.away_since.lock().expect("no holder panics")
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Register> {
+        self.register.lock().expect("no holder of the register panics")
+    }
+
+    /// Puts a wish to the witness until it is decided. Without a witness it is granted: the operator accepted that risk.
+    fn wish(&self, wish: Wish) -> Option<Outcome> {
+        let witness = self.witness.as_ref()?;
+        let mut register = self.lock();
+        register.handle_wish(wish, Attempt(random()));
+        loop {
+            let ask = register.poll_ask().expect("a wish that is not decided has something to ask");
+            let answer = self.make_public(&ask).and_then(|()| witness.perform(&self.vm_name, ask));
+            self.note_answer(answer.as_ref().err());
+            let outcome = match answer {
+                Ok(found) => register.handle_found(found),
+                Err(_) => register.handle_no_answer(),
+            };
+            if let Some(outcome) = outcome {
+                if let (Outcome::Won(_), Some(known)) = (&outcome, register.known()) {
+                    self.life.remember(known);
+                }
+                if outcome == Outcome::Forgotten {
+                    tracing::error!(
+                        witness = %self.configured,
+                        "the witness does not have what was seen there before: it is another one, or was restored"
+                    );
+                }
+                return Some(outcome);
+            }
+        }
+    }
+
+    /// A record that names this process must find its death provable.
+    fn make_public(&self, ask: &Ask) -> io::Result<()> {
+        if matches!(ask, Ask::Append { .. }) { self.life.publish() } else { Ok(()) }
+    }
+
+    fn note_answer(&self, error: Option<&io::Error>) {
+        let mut away = self.away_since.lock().expect("no holder panics");
+        match error {
+            None => *away = None,
+            Some(error) => {
+                if away.is_none() {
+                    tracing::warn!(%error, witness = %self.configured, "the witness does not answer");
+                }
+                away.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    fn claim(&self, wish: Wish) -> ClaimResult {
+        match self.wish(wish) {
+            None | Some(Outcome::Won(_)) => ClaimResult::Granted,
+            Some(Outcome::NoAnswer | Outcome::Forgotten) => ClaimResult::Unreachable,
+            Some(Outcome::Refused(refusal)) => ClaimResult::Denied { holder: holder_of(&refusal) },
+        }
+    }
+
+    /// As the primary: the backup of `session` is out.
+    pub fn remove(&self, session: SessionId) -> ClaimResult {
+        self.claim(Wish::Remove(session))
+    }
+
+    /// As the primary: from here on the backup of `session` could take over.
+    pub fn enlist(&self, session: SessionId, place: Option<Place>) -> ClaimResult {
+        match place {
+            Some(place) => self.claim(Wish::Enlist(Member { place, join: session })),
+            None => ClaimResult::Granted,
+        }
+    }
+
+    /// As the primary: nothing is committed to the state directory any more.
+    pub fn remove_store(&self) -> ClaimResult {
+        self.claim(Wish::RemoveStore)
+    }
+
+    /// As the primary: the guest has ended; or, if its state directory keeps it for the operator, it has stopped.
+    pub fn end(&self, is_kept: bool) -> ClaimResult {
+        self.claim(if is_kept { Wish::Keep } else { Wish::End })
+    }
+
+    /// As the primary: is it still?
+    pub fn look(&self) -> ClaimResult {
+        self.claim(Wish::Look)
+    }
+
+    /// As the backup of `session`: the guest is to go on here, from the end of `fork`. With `named_dead`, against the newest
+    /// record.
+    pub fn take_over(&self, session: SessionId, fork: EpochMark, named_dead: BTreeSet<Incarnation>) -> ClaimResult {
+        self.claim(Wish::TakeOver { join: session, fork, named_dead })
+    }
+
+    /// The number of the record that began this process's line of history, if it has a right by the register.
+    pub fn term(&self) -> Option<Term> {
+        let register = self.lock();
+        let record = &register.newest()?.record;
+        (record.primary.id == register.me().id).then_some(Term(record.branch))
+    }
+
+    /// Wins the right to boot the guest afresh, or says who may have it. `names_dead`: what the operator says is dead, as
+    /// the beginnings of ids.
+    pub fn begin(&self, store: Option<Place>, has_epoch: bool, names_dead: &[String]) -> Result<Begun, LeaseError> {
+        if self.witness.is_none() {
+            return Ok(Begun { term: Term(unwitnessed_term()), was_free: false });
+        }
+        let newest = self.newest()?;
+        let newest = newest.as_ref().map(|entry| &entry.record);
+        let was_free = evidence::is_free(newest);
+        let start = Start { store, has_epoch, named_dead: named(newest, names_dead)? };
+        let wish = self.life.observer.begin(newest, &self.facts(newest), start);
+        self.win(wish).map(|term| Begun { term, was_free })
+    }
+
+    /// Wins the right to continue the guest of this state directory, the store `store`, from the end of `fork`.
+    pub fn resume(&self, store: Place, fork: Fork, names_dead: &[String]) -> Result<Term, LeaseError> {
+        if self.witness.is_none() {
+            return Ok(Term(unwitnessed_term()));
+        }
+        let newest = self.newest()?;
+        let newest = newest.as_ref().map(|entry| &entry.record);
+        let resume = Resume { store, fork, named_dead: named(newest, names_dead)? };
+        let wish = self.life.observer.resume(newest, resume);
+        let is_copy = matches!(wish, Wish::Resume { is_original: false, .. });
+        match self.wish(wish).expect("there is a witness") {
+            Outcome::Refused(Refusal::MayBeWhole { .. }) if is_copy => Err(newest.map_or_else(
+                || self.no_answer(),
+                |record| LeaseError::Copy { vm: self.vm_name.clone(), listed: listed(record) },
+            )),
+            outcome => self.term_of(outcome),
+        }
+    }
+
+    /// The places that the newest record lists and that `names` names; for an override.
+    pub fn named(&self, names: &[String]) -> Result<BTreeSet<Incarnation>, LeaseError> {
+        named(self.newest()?.as_ref().map(|entry| &entry.record), names)
+    }
+
+    fn win(&self, wish: Wish) -> Result<Term, LeaseError> {
+        self.term_of(self.wish(wish).expect("there is a witness"))
+    }
+
+    fn term_of(&self, outcome: Outcome) -> Result<Term, LeaseError> {
+        match outcome {
+            Outcome::Won(entry) => Ok(Term(entry.record.branch)),
+            Outcome::NoAnswer => Err(self.no_answer()),
+            Outcome::Forgotten => Err(self.forgotten()),
+            Outcome::Refused(refusal) => Err(self.refused(refusal)),
+        }
+    }
+
+    /// Nobody runs the guest, as before [`Self::begin`]: the start came to nothing.
+    pub fn take_back(&self, begun: &Begun) {
+        if begun.was_free && self.claim(Wish::End) != ClaimResult::Granted {
+            tracing::warn!("the witness still lists this VM as running here; the next start from here is accepted");
+        }
+    }
+
+    fn newest(&self) -> Result<Option<Entry>, LeaseError> {
+        // A look needs no right. It says what is there, or that nothing is.
+        match self.wish(Wish::Look) {
+            Some(Outcome::NoAnswer) => Err(self.no_answer()),
+            Some(Outcome::Forgotten) => Err(self.forgotten()),
+            _ => Ok(self.lock().newest().cloned()),
+        }
+    }
+
+    /// What this host and the witness show of the places of `newest`.
+    fn facts(&self, newest: Option<&Record>) -> Facts {
+        let Some(record) = newest else { return Facts::default() };
+        let stated = Statement::about(record).into_iter().filter(|statement| self.is_stated(*statement)).collect();
+        Facts { free: self.life.free_locks(record), stated }
+    }
+
+    fn is_stated(&self, statement: Statement) -> bool {
+        let stated = self.witness.as_ref().map(|witness| witness.is_stated(&self.vm_name, statement));
+        matches!(stated, Some(Ok(true)))
+    }
+
+    /// The joins of this process as a backup, of which there were none yet.
+    pub fn voids(&self) -> Voids {
+        Voids::new(self.life.observer.place().id)
+    }
+
+    /// As a backup: tells the witness of a join that came to nothing. False: it was not told.
+    pub fn tell(&self, tell: Tell) -> bool {
+        let Some(witness) = &self.witness else { return true };
+        let told = match tell {
+            Tell::State(join) => witness.state(&self.vm_name, Statement::Void(join)),
+            Tell::Withdraw(join) => witness.withdraw(&self.vm_name, Statement::Void(join)),
+        };
+        self.note_answer(told.as_ref().err());
+        told.is_ok()
+    }
+
+    /// Looks for the newest record, if the witness answers and has one.
+    pub fn newest_record(&self) -> Option<Record> {
+        self.newest().ok().flatten().map(|entry| entry.record)
+    }
+
+    /// States for other hosts what only this one can prove: that earlier lives of the VM on it are gone.
+    pub fn state_deaths(&self, newest: Option<&Record>) {
+        let Some(witness) = &self.witness else { return };
+        let free = newest.map_or_else(Vec::new, |record| self.life.free_locks(record));
+        for id in self.life.observer.deaths(newest, &Facts { free, ..Facts::default() }) {
+            if let Err(error) = witness.state(&self.vm_name, Statement::Dead(id)) {
+                return tracing::debug!(%error, "the witness has no record yet that an earlier life of this VM is gone");
+            }
+        }
+    }
+
+    /// What the primary says of the register in its Hello, with something for the backup to find at the witness.
+    pub fn greeting(&self) -> Result<Option<Greeting>, io::Error> {
+        let Some(witness) = &self.witness else { return Ok(None) };
+        let left = witness.leave(&self.vm_name);
+        self.note_answer(left.as_ref().err());
+        let register = self.lock();
+        let known = register.known().expect("a primary has won its record");
+        Ok(Some(Greeting { known, primary: register.me().id, nonce: left? }))
+    }
+
+    /// As the primary: whether the backup, which left `nonce`, sees the same witness.
+    pub fn meet(&self, nonce: Option<Nonce>) -> Meeting {
+        let (witness, nonce) = match (&self.witness, nonce) {
+            (None, None) => return Meeting::Same,
+            (Some(witness), Some(nonce)) => (witness, nonce),
+            _ => return Meeting::Other,
+        };
+        let found = witness.finds(&self.vm_name, nonce);
+        self.note_answer(found.as_ref().err());
+        match found {
+            Ok(true) => Meeting::Same,
+            Ok(false) => Meeting::Other,
+            Err(_) => Meeting::NoAnswer,
+        }
+    }
+
+    /// As a backup: whether a primary that says this may be followed; if so, what to tell it.
+    pub fn introduce(&self, greeting: Option<&Greeting>) -> Result<Introduction, String> {
+        let (witness, greeting) = match (&self.witness, greeting) {
+            (None, None) => return Ok(Introduction::default()),
+            (None, Some(_)) => {
+                return Err("the primary has a witness and the backup has none; give both the same".into());
+            }
+            (Some(_), None) => {
+                return Err("the backup has a witness and the primary has none; give both the same".into());
+            }
+            (Some(witness), Some(greeting)) => (witness, greeting),
+        };
+        let no_answer = |error: io::Error| format!("the backup's witness does not answer: {error}");
+        let found = witness.finds(&self.vm_name, greeting.nonce);
+        self.note_answer(found.as_ref().err());
+        if !found.map_err(no_answer)? {
+            return Err(format!("the backup does not see the primary's witness in {}", self.configured));
+        }
+        let Greeting { known, primary, nonce: _ } = *greeting;
+        match self.wish(Wish::Follow { known, primary }).expect("there is a witness") {
+            Outcome::Won(_) => {}
+            Outcome::Refused(refusal) => return Err(format!("the witness names {}", holder_of(&refusal))),
+            Outcome::Forgotten => return Err("the backup's witness does not have the primary's records".into()),
+            Outcome::NoAnswer => return Err("the backup's witness does not answer".into()),
+        }
+        // Its place goes into a record.
+        self.life.publish().map_err(|error| format!("the backup's state directory takes no more: {error}"))?;
+        let nonce = witness.leave(&self.vm_name).map_err(no_answer)?;
+        Ok(Introduction { place: Some(self.life.observer.place().clone()), nonce: Some(nonce) })
+    }
+
+    fn no_answer(&self) -> LeaseError {
+        LeaseError::NoAnswer { witness: self.configured.clone(), vm: self.vm_name.clone() }
+    }
+
+    fn forgotten(&self) -> LeaseError {
+        LeaseError::Forgotten { witness: self.configured.clone() }
+    }
+
+    fn refused(&self, refusal: Refusal) -> LeaseError {
+        let vm = self.vm_name.clone();
+        match refusal {
+            Refusal::MayBeWhole { place } if place.kind == PlaceKind::Store && self.life.observer.is_here(&place) => {
+                LeaseError::LastEpochHere { vm }
+            }
+            refusal => LeaseError::Refused { vm, witness: self.configured.clone(), refusal },
+        }
+    }
+}
+
+fn why(vm: &str, witness: &Witness, refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::MayBeWhole { place } => format!("{vm} runs or may be continued elsewhere, by {place}"),
+        Refusal::Elsewhere { place } => format!("{vm} ran last at another place, {place}: its newest disks are there"),
+        Refusal::Primary { place } => format!("{vm} was continued by {place}; the copy here is older"),
+        Refusal::Ended { place } => format!("{vm} has ended since, at {place}; the copy here is older"),
+        Refusal::Unknown => format!("the witness {witness} does not know {vm}, which was started with it"),
+    }
+}
+
+fn listed(record: &Record) -> Vec<Place> {
+    record.places().cloned().collect()
+}
+
+/// The listed places that the operator means.
+fn named(newest: Option<&Record>, names: &[String]) -> Result<BTreeSet<Incarnation>, LeaseError> {
+    evidence::named(newest, names).map_err(|evidence::Unlisted { name }| LeaseError::Unlisted {
+        name,
+        listed: newest.map_or_else(Vec::new, listed),
+    })
+}
+
+fn holder_of(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Primary { place } | Refusal::MayBeWhole { place } | Refusal::Elsewhere { place } => place.to_string(),
+        Refusal::Ended { place } => format!("nobody: the guest has ended, at {place}"),
+        Refusal::Unknown => "nobody".into(),
+    }
+}
+
+/// Without a witness only the clock tells a later start from an earlier one.
+fn unwitnessed_term() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,226 @@
+//! What a state directory knows of the VM's register and of backups, kept beside the guest's memory.
+//!
+//! With a witness, every resume asks it: this says which store the directory is there, and the newest record that was
+//! seen, so that a witness that has forgotten is noticed. Without one, it says whether a backup could have continued
+//! the guest, so that an operator is asked:
+//!
+//! ```text
+//!   before a base is sealed       session S recorded     from here on a backup could continue the guest
+//!   the guest is alone by right   no session             whoever resumes need not ask
+//! ```
+//!
+//! The record is durable before the first byte of the base goes out.
+//!
+//! The file is one line of JSON and its checksum; it is replaced whole.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use replication::view::{Incarnation, Known};
+use replication::{EpochId, SessionId, Term};
+use serde::{Deserialize, Serialize};
+use snapshot::durable;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::Lease;
+use crate::epoch::IN_FLIGHT_EPOCHS_MAX;
+use crate::transport::Endpoint;
+use crate::witness::Witness;
+
+/// Its name in the state directory.
+pub(super) const PAIRING: &str = "pairing";
+/// A record is far smaller.
+const BYTES_MAX: u64 = 64 << 10;
+
+/// What a state directory knows of backups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pairing {
+    /// The witness.
+    pub witness: Witness,
+    /// Which store this directory is in the VM's register.
+    pub store: Incarnation,
+    /// The newest record of the register that this side has seen.
+    pub known: Option<Known>,
+    /// The term of the primary that wrote this.
+    pub term: u64,
+    /// The session whose backup could continue the guest, as 32 hex digits.
+    session: Option<String>,
+    /// Numbers of epochs below may have been used by the life of the guest that wrote this, even if it committed
+    /// nothing.
+    pub unused_from: EpochId,
+    /// The backup that it is to have.
+    pub target: Option<Endpoint>,
+}
+
+/// The first number that was certainly not used when `epoch` was the last one committed here, or the first one that
+/// ran.
+pub fn unused_after(epoch: EpochId) -> EpochId {
+    EpochId(epoch.0 + 1 + u64::from(IN_FLIGHT_EPOCHS_MAX))
+}
+
+/// Why nothing is known of backups.
+#[derive(Debug, thiserror::Error)]
+pub enum PairingError {
+    /// The file could not be read or replaced.
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io {
+        /// What was done.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is not what was written.
+    #[error("{} is damaged: it may name a backup that continues this guest, and that can no longer be checked", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl Pairing {
+    /// A record of a life of the guest that began with epoch `first`, of the directory that is `store`: it names no
+    /// session.
+    pub fn new(lease: &Lease, store: Incarnation, term: Term, first: EpochId, target: Option<Endpoint>) -> Self {
+        Self {
+            witness: lease.witness().clone(),
+            store,
+            known: lease.known(),
+            term: term.0,
+            session: None,
+            unused_from: unused_after(first),
+            target,
+        }
+    }
+
+    /// The same, with the session whose backup could continue.
+    pub fn with(self, session: Option<SessionId>) -> Self {
+        Self { session: session.map(|session| session.to_string()), ..self }
+    }
+
+    /// The session whose backup could continue the guest.
+    pub fn session(&self) -> Option<SessionId> {
+        self.session.as_deref().and_then(session_of)
+    }
+
+    /// The record in `dir`. None: the guest never had a backup that was whole.
+    pub fn read(dir: &Path) -> Result<Option<Self>, PairingError> {
+        let path = dir.join(PAIRING);
+        let text = match File::open(&path).and_then(|file| io::read_to_string(io::Read::take(file, BYTES_MAX))) {
+            Ok(text) => text,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) if source.kind() == io::ErrorKind::InvalidData => return Err(PairingError::Damaged { path }),
+            Err(source) => return Err(PairingError::Io { what: "read", path, source }),
+        };
+        decode(&text).map(Some).ok_or(PairingError::Damaged { path })
+    }
+
+    /// Replaces the record in `dir`; it is durable when this returns.
+    pub fn write(&self, dir: &Path) -> Result<(), PairingError> {
+        let path = dir.join(PAIRING);
+        durable::replace(&path, encode(self).as_bytes()).map_err(|source| PairingError::Io {
+            what: "write",
+            path,
+            source,
+        })
+    }
+}
+
+fn encode(pairing: &Pairing) -> String {
+    let json = serde_json::to_string(pairing).expect("a record has string keys only");
+    let sum = xxh3_64(json.as_bytes());
+    format!("{json}\n{sum:016x}\n")
+}
+
+fn decode(text: &str) -> Option<Pairing> {
+    let (json, sum) = text.strip_suffix('\n')?.split_once('\n')?;
+    if format!("{:016x}", xxh3_64(json.as_bytes())) != sum {
+        return None;
+    }
+    let pairing: Pairing = serde_json::from_str(json).ok()?;
+    let is_whole = pairing.session.as_deref().is_none_or(|text| session_of(text).is_some());
+    is_whole.then_some(pairing)
+}
+
+fn session_of(text: &str) -> Option<SessionId> {
+    let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let number = is_hex.then(|| u128::from_str_radix(text, 16).ok())??;
+    Some(SessionId(number.to_be_bytes()))
+}
+
+/// A file as it is written.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzzing_valid() -> Vec<u8> {
+    encode(&Pairing {
+        witness: Witness::None,
+        store: Incarnation([9; 16]),
+        known: None,
+        term: 3,
+        session: Some(SessionId([7; 16]).to_string()),
+        unused_from: EpochId(77),
+        target: None,
+    })
+    .into_bytes()
+}
+
+/// Reads any bytes as such a file.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzzing_read(file: &[u8]) {
+    let Some(pairing) = std::str::from_utf8(file).ok().and_then(decode) else { return };
+    assert!(pairing.unused_from.next() > pairing.unused_from);
+    let _ = (pairing.session(), Term(pairing.term).next());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairing(session: Option<SessionId>) -> Pairing {
+        let target = "tcp:b.example:7000".parse().expect("well formed");
+        let lease = Lease::open("vm0", &Witness::None).expect("/proc is there");
+        Pairing::new(&lease, Incarnation([9; 16]), Term(3), EpochId(77), Some(target)).with(session)
+    }
+
+    #[test]
+    fn record_is_read_back_and_replaced_whole() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert_eq!(Pairing::read(dir.path()).expect("nothing is there"), None);
+        let session = SessionId([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]);
+        for written in [pairing(Some(session)), pairing(None)] {
+            written.write(dir.path()).expect("room");
+            let read = Pairing::read(dir.path()).expect("it was written").expect("it is there");
+            assert_eq!(read, written);
+        }
+        pairing(Some(session)).write(dir.path()).expect("room");
+        let read = Pairing::read(dir.path()).expect("it was written").expect("it is there");
+        assert_eq!(read.session(), Some(session));
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_damage_and_never_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let whole = encode(&pairing(Some(SessionId([7; 16])))).into_bytes();
+        let path = dir.path().join(PAIRING);
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << (at % 8);
+            for bytes in [&flipped[..], &whole[..at]] {
+                std::fs::write(&path, bytes).expect("room");
+                let error = Pairing::read(dir.path()).expect_err("damaged");
+                assert!(matches!(error, PairingError::Damaged { .. }), "byte {at}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn draft_that_was_cut_off_does_not_count() {
+        let dir = tempfile::tempdir().expect("a directory");
+        pairing(None).write(dir.path()).expect("room");
+        std::fs::write(dir.path().join(format!("{PAIRING}.next")), b"{").expect("room");
+        assert_eq!(Pairing::read(dir.path()).expect("whole"), Some(pairing(None)));
+        pairing(None).write(dir.path()).expect("the draft is written anew");
+    }
+}

@@ -1,0 +1,89 @@
+//! What two hosts compare before protection starts: a guest that could not continue on the other host is not protected.
+
+use replication::Gfn;
+use replication::wire::{DiskInfo, MachineInfo, RamRange};
+use serde::{Deserialize, Serialize};
+
+use machine::Machine;
+use machine::kvm::CpuidTable;
+use machine::kvm::cpuid::compare::FeatureMsr;
+use machine::memory::{self, RamBytes};
+use machine::state::Shape;
+
+/// What the drivers say to each other in the Hello, beyond what the protocol knows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Preflight {
+    /// What the machine is made of.
+    pub(crate) shape: Shape,
+    /// The CPUID of its guest.
+    pub(crate) cpuid: CpuidTable,
+    /// In which registers its guest reads what its processor can do. An earlier version does not say.
+    #[serde(default)]
+    pub(crate) feature_msrs: Vec<FeatureMsr>,
+}
+
+/// Describes `machine` for a Hello.
+pub(crate) fn describe(machine: &Machine) -> MachineInfo {
+    let shape = machine.shape().clone();
+    let disks = machine.disks().iter().map(|disk| {
+        let disk = disk.lock();
+        DiskInfo { len: disk.len_bytes(), readonly: disk.is_readonly() }
+    });
+    let (cpuid, feature_msrs) = (machine.cpuid().clone(), machine.feature_msrs().to_vec());
+    let preflight = Preflight { shape: shape.clone(), cpuid, feature_msrs };
+    MachineInfo {
+        ram: ram_ranges(shape.memory_bytes),
+        vcpus: shape.vcpus,
+        disks: disks.collect(),
+        nets: shape.nets,
+        config: serde_json::to_vec(&preflight).expect("the shape and CPUID are plain data"),
+    }
+}
+
+/// The guest's memory as page ranges.
+pub(crate) fn ram_ranges(bytes: RamBytes) -> Vec<RamRange> {
+    let pages = |n: u64| n / memory::PAGE_SIZE as u64;
+    bytes.layout().into_iter().map(|(base, len)| RamRange { first: Gfn(pages(base)), pages: pages(len) }).collect()
+}
+
+impl Preflight {
+    /// Reads what a peer said.
+    pub(crate) fn of(info: &MachineInfo) -> Result<Self, String> {
+        let preflight: Self = serde_json::from_slice(&info.config)
+            .map_err(|e| format!("the primary's description is unreadable: {e}"))?;
+        preflight.shape.validate()?;
+        if info.ram != ram_ranges(preflight.shape.memory_bytes) {
+            return Err("the primary lays out guest memory differently; use the same version on both hosts".into());
+        }
+        preflight.cpuid.validate()?;
+        Ok(preflight)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(memory_bytes: u64) -> MachineInfo {
+        let shape =
+            Shape { memory_bytes: RamBytes::try_from(1 << 20).expect("whole pages"), vcpus: 1, disks: 0, nets: 0 };
+        let cpuid: CpuidTable = serde_json::from_value(serde_json::json!({
+            "entries": [{ "function": 1, "index": 0, "flags": 0, "registers": [0, 0, 0, 0] }]
+        }))
+        .expect("a table of one entry");
+        let mut config = serde_json::to_value(Preflight { shape, cpuid, feature_msrs: vec![] }).expect("plain data");
+        config["shape"]["memory_bytes"] = memory_bytes.into();
+        // Rounded down, as a primary would that believes in parts of pages.
+        let ram = vec![RamRange { first: Gfn(0), pages: memory_bytes / memory::PAGE_SIZE as u64 }];
+        MachineInfo { ram, vcpus: 1, disks: vec![], nets: 0, config: config.to_string().into_bytes() }
+    }
+
+    #[test]
+    fn hello_with_a_size_of_memory_that_no_guest_has_is_refused() {
+        // Rounded down, the ranges agreed; then the assertion of the allocation ended the backup.
+        assert!(Preflight::of(&info(1 << 20)).is_ok());
+        for bytes in [0, (1 << 20) + 1, memory::RAM_BYTES_MAX + 4096, 1 << 60, u64::MAX] {
+            assert!(Preflight::of(&info(bytes)).is_err(), "{bytes}");
+        }
+    }
+}

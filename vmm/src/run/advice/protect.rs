@@ -1,0 +1,496 @@
+//! What can go wrong while a guest is protected, and with the right to run it.
+
+use std::io::ErrorKind;
+
+use replication::primary::PrimaryState;
+use replication::view::{Place, Refusal};
+use snapshot::disklog::{LOG_LEN_MAX, LogError};
+
+use crate::exit::{Advice, Exit};
+use protect::backup::FailoverError;
+use protect::local::pairing::PairingError;
+use protect::local::{BindingError, FILES, LocalError};
+use protect::log::{DiskLogError, LOG_BYTES_MAX, PlaceError};
+use protect::transport::Endpoint;
+use protect::witness::WitnessError;
+use protect::{LeaseError, NotPaused, NotProtected, NotResumed, ProtectError};
+
+impl Advice for ProtectError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Disk(error) => error.exit(),
+            Self::DiskLog(error) => error.exit(),
+            Self::Place(error) => error.exit(),
+            Self::Local(error) => error.exit(),
+            Self::Lease(error) => error.exit(),
+            Self::Machine(error) => error.exit(),
+            Self::During { source, .. } => source.exit(),
+            Self::Listen { source, .. } if source.kind() == ErrorKind::AddrInUse => Exit::Conflict,
+            Self::Listen { .. }
+            | Self::EventCounter(_)
+            | Self::DiskWorker
+            | Self::StoreFailed { .. }
+            | Self::StoreStays { .. } => Exit::Error,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Disk(error) => error.hint(),
+            Self::DiskLog(error) => error.hint(),
+            Self::Place(error) => error.hint(),
+            Self::Local(error) => error.hint(),
+            Self::Lease(error) => error.hint(),
+            Self::Machine(error) => error.hint(),
+            Self::During { source, .. } => source.hint(),
+            Self::Listen { listen: Endpoint::Tcp { .. }, .. } => {
+                Some("give --listen an address of this host and a free port".into())
+            }
+            Self::Listen { listen: Endpoint::Unix(_), .. } => Some(
+                "give --listen a path in a directory that this user can write, where no other backup listens and no file is".into(),
+            ),
+            Self::StoreFailed { .. } => {
+                Some("repair the storage, then `outlast resume` continues from the last committed epoch".into())
+            }
+            Self::StoreStays { .. } => Some(
+                "repair the storage, then `outlast resume` continues from the last committed epoch; with a witness, \
+                         which refuses that resume, the guest would have kept running"
+                    .into(),
+            ),
+            Self::EventCounter(_) | Self::DiskWorker => None,
+        }
+    }
+}
+
+impl Advice for DiskLogError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Log(error) => error.exit(),
+            Self::Disk(error) => error.exit(),
+            Self::Note { .. } => Exit::Error,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Log(error) => error.hint(),
+            Self::Disk(error) => error.hint(),
+            Self::Note { .. } => None,
+        }
+    }
+}
+
+impl Advice for LogError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Locked { .. } | Self::Elsewhere { .. } => Exit::Conflict,
+            Self::NotALog { .. }
+            | Self::Format { .. }
+            | Self::Generation { .. }
+            | Self::TooLong { .. }
+            | Self::Damaged { .. }
+            | Self::NoSuchDisk { .. }
+            | Self::OtherDisk { .. }
+            | Self::Resized { .. }
+            | Self::Changed { .. }
+            | Self::WentOn { .. }
+            | Self::OtherLog { .. }
+            | Self::OtherLine { .. }
+            | Self::Ahead { .. }
+            | Self::Missing { .. } => Exit::Incompatible,
+            _ => Exit::Error,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoRoom { path, source } | Self::Io { path, source, .. }
+                if source.kind() == ErrorKind::StorageFull =>
+            {
+                Some(format!(
+                    "make room on the file system of {} (a log takes up to {} MiB), or move the image to a larger one",
+                    path.display(),
+                    LOG_BYTES_MAX >> 20
+                ))
+            }
+            Self::TooLong { path, .. } => Some(format!(
+                "if it is the log, cut it to {} bytes (`truncate -s`), which no log exceeds; if not, move {} away",
+                LOG_LEN_MAX,
+                path.display()
+            )),
+            Self::NoSuchDisk { path, .. } | Self::OtherDisk { path, .. } => Some(format!(
+                "the log holds committed writes of the disk that it names: give the disks in the order that they had, or put \
+                 that image back; to start on what is there now instead, remove {}",
+                path.display()
+            )),
+            Self::Resized { path, image, .. } | Self::Changed { path, image, .. } => Some(format!(
+                "put over {} now, the log's older writes would damage it: to keep the image as it is, remove {}; or put the image \
+                 back as it was when its VM crashed",
+                image.display(),
+                path.display()
+            )),
+            Self::Elsewhere { path, expected, .. } => Some(format!(
+                "start the disks as that VM had them, and in the order that they had; or, if the image was renamed, rename {0} to \
+                 {1}; to give those writes up, remove {0}",
+                path.display(),
+                expected.display()
+            )),
+            _ => None,
+        }
+    }
+}
+
+impl Advice for PlaceError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::TooWeak { .. } => Exit::Usage,
+            Self::Examine { source, .. } if source.kind() == ErrorKind::NotFound => Exit::NotFound,
+            Self::Examine { .. } => Exit::Error,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let remedy = match self {
+            Self::TooWeak { .. } => {
+                "give --disk-log a directory on a disk, or --state-dir; or --commit-durability memory, which promises less"
+            }
+            Self::Examine { .. } => "the directory of an image, and that of --disk-log, must be there and readable",
+        };
+        Some(remedy.into())
+    }
+}
+
+/// Which storage gives what: for those whose storage gives less.
+const STORAGE: &str = "what survives a crash of the kernel and a loss of power: a state directory on persistent memory mounted with DAX, or on \
+     ext4, XFS, Btrfs, F2FS or ZFS with `--local-log redo` (each commit then waits for the disk), and disk images on one of these";
+
+impl Advice for LocalError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Occupied { .. } => Exit::Conflict,
+            Self::Memory(recoverable::Error::Locked { .. }) => Exit::Conflict,
+            Self::Nothing { .. } => Exit::NotFound,
+            Self::Examine { source, .. } if source.kind() == ErrorKind::NotFound => Exit::NotFound,
+            Self::Record { .. } => Exit::Incompatible,
+            Self::Memory(
+                recoverable::Error::Foreign { .. }
+                | recoverable::Error::Newer { .. }
+                | recoverable::Error::Truncated { .. }
+                | recoverable::Error::Length { .. }
+                | recoverable::Error::Damaged { .. }
+                | recoverable::Error::Stale { .. }
+                | recoverable::Error::OtherLog { .. }
+                | recoverable::Error::Bound { .. }
+                | recoverable::Error::Waiting { .. },
+            ) => Exit::Incompatible,
+            Self::Binding(error) => error.exit(),
+            _ => Exit::Error,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Occupied { dir } => {
+                let [state, ram, undo, redo, disks] = FILES;
+                Some(format!(
+                    "`outlast resume --state-dir {0}` continues it; to give it up, remove {state}, {ram}, {undo}, {redo} and \
+                     {disks} in {0}: its disks keep what it had committed to them",
+                    dir.display()
+                ))
+            }
+            Self::Nothing { .. } => {
+                Some("only a guest that ran with `--protect local` and did not end can be resumed".into())
+            }
+            Self::Memory(recoverable::Error::Io { source, .. }) if source.kind() == ErrorKind::StorageFull => Some(
+                "the state directory takes up to three times the guest's memory: give --state-dir a larger one".into(),
+            ),
+            Self::TooWeak { .. } => Some(STORAGE.into()),
+            _ => None,
+        }
+    }
+}
+
+impl Advice for BindingError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Io { .. } | Self::Disk(_) => Exit::Error,
+            Self::Damaged { .. } | Self::Count { .. } | Self::OtherDisk { .. } => Exit::Incompatible,
+        }
+    }
+}
+
+impl Advice for PairingError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Io { .. } => Exit::Error,
+            Self::Damaged { .. } => Exit::Incompatible,
+        }
+    }
+}
+
+impl Advice for WitnessError {
+    fn exit(&self) -> Exit {
+        let Self::Open { source, .. } = self;
+        if source.kind() == ErrorKind::NotFound { Exit::NotFound } else { Exit::Error }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let Self::Open { dir, .. } = self;
+        Some(format!("it must exist, be writable, and be the same storage on both hosts: `mkdir {}`", dir.display()))
+    }
+}
+
+impl Advice for LeaseError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::InUse { .. } => Exit::Conflict,
+            Self::Denied { .. } | Self::NoIdentity(_) => Exit::Error,
+            Self::Witness(error) => error.exit(),
+            Self::NoAnswer { .. } => Exit::Timeout,
+            Self::Unlisted { .. } => Exit::NotFound,
+            Self::Forgotten { .. } | Self::Copy { .. } | Self::LastEpochHere { .. } | Self::Refused { .. } => {
+                Exit::SplitBrain
+            }
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let remedy = match self {
+            Self::InUse { .. } => "stop that one, or give this VM another --state-dir".into(),
+            Self::Denied { .. } => "the state directory and its files must belong to the user who runs the VM".into(),
+            Self::NoIdentity(_) => "is /proc mounted, and the state directory writable?".into(),
+            Self::Witness(error) => return error.hint(),
+            Self::NoAnswer { .. } => "is the shared storage mounted and reachable? Try again when it is".into(),
+            Self::Forgotten { .. } => {
+                "mount the right one; a witness that lost records cannot tell where the guest runs".into()
+            }
+            Self::Copy { listed, .. } => {
+                let dead: Vec<String> = listed.iter().map(|place| format!("--dead {}", short(place))).collect();
+                format!(
+                    "resume where the guest ran last. Listed are {}. If none of them is left, say so: {}",
+                    places(listed),
+                    dead.join(" ")
+                )
+            }
+            Self::Unlisted { listed, .. } if listed.is_empty() => "it lists: none".into(),
+            Self::Unlisted { listed, .. } => format!("it lists: {}", places(listed)),
+            Self::LastEpochHere { .. } => "`outlast resume` continues from it".into(),
+            Self::Refused { refusal, .. } => remedy_of(refusal),
+        };
+        Some(remedy)
+    }
+}
+
+fn remedy_of(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::MayBeWhole { place } => format!(
+            "look there: `outlast ctl status`, and `outlast ctl stop` to end it. If that host is gone for good, say so: \
+             --dead {}",
+            short(place)
+        ),
+        Refusal::Elsewhere { place } => format!(
+            "start it there, with the same --state-dir; or, to give up what it wrote there, say --dead {}",
+            short(place)
+        ),
+        Refusal::Primary { place } => format!(
+            "to continue it here would undo what clients have seen of it since. If that place is gone \
+             for good, say so: --dead {}",
+            short(place)
+        ),
+        Refusal::Ended { .. } => {
+            "to start it afresh, remove what the state directory holds and use `outlast run`".into()
+        }
+        Refusal::Unknown => "is it the same directory as before?".into(),
+    }
+}
+
+/// Enough of a place's id for people to tell it from others.
+fn short(place: &Place) -> String {
+    place.id.to_string()[..8].to_owned()
+}
+
+fn places(listed: &[Place]) -> String {
+    listed.iter().map(|place| format!("{} ({place})", short(place))).collect::<Vec<_>>().join(", ")
+}
+
+impl Advice for FailoverError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Lease(error) => error.exit(),
+            Self::Listed { .. } => Exit::SplitBrain,
+            Self::NoAnswer | Self::Late => Exit::Timeout,
+            Self::NothingKept { .. } => Exit::Conflict,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let remedy = match self {
+            Self::Lease(error) => return error.hint(),
+            Self::Listed { .. } => "name every place that the witness lists, with --dead, if each is gone for good",
+            Self::NoAnswer => "try again when it does",
+            Self::NothingKept { .. } => "a Protected backup takes over without being asked when its primary is lost",
+            Self::Late => "look at its status",
+        };
+        Some(remedy.into())
+    }
+}
+
+impl Advice for NotPaused {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Ended => Exit::Conflict,
+            Self::NotStopped | Self::NotCommitted { .. } => Exit::Timeout,
+            Self::Kvm(_) => Exit::Error,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let remedy = match self {
+            Self::Ended | Self::Kvm(_) => return None,
+            Self::NotStopped => "look at the storage of its disks",
+            Self::NotCommitted { state: PrimaryState::Arbitrating } => {
+                "look at the directory of the witness, then pause again"
+            }
+            Self::NotCommitted { .. } => "`outlast ctl status` shows how it is protected; then pause again",
+        };
+        Some(remedy.into())
+    }
+}
+
+impl Advice for NotResumed {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Ended => Exit::Conflict,
+            Self::NotCommitted { .. } => Exit::Timeout,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        matches!(self, Self::NotCommitted { .. }).then(|| "`outlast ctl status` shows how it is protected".into())
+    }
+}
+
+impl Advice for NotProtected {
+    fn exit(&self) -> Exit {
+        Exit::Conflict
+    }
+
+    fn hint(&self) -> Option<String> {
+        let remedy = match (self.state, &self.by) {
+            (PrimaryState::Fenced | PrimaryState::Ended, _) => return None,
+            (PrimaryState::Arbitrating, _) => {
+                "look at the witness's directory; ask again when `outlast ctl status` says Solo"
+            }
+            (_, Some(_)) => "a guest has one backup at a time: `outlast ctl unprotect` first",
+            (_, None) => "ask again when `outlast ctl status` says Solo",
+        };
+        Some(remedy.into())
+    }
+}
+
+#[cfg(feature = "faults")]
+impl Advice for protect::fault::FaultError {
+    fn exit(&self) -> Exit {
+        Exit::Usage
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(self.takes.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use recoverable::Survives;
+    use replication::view::{Incarnation, Location, PlaceKind};
+    use snapshot::disk::DiskError;
+
+    use super::*;
+    use crate::exit::{Failure, words};
+    use protect::local::RecordError;
+    use protect::local::backing::{Kept, LogKind};
+
+    fn not_found() -> io::Error {
+        io::ErrorKind::NotFound.into()
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_found_wherever_it_was_looked_for() {
+        let dir = || "/none".into();
+        assert_eq!(PlaceError::Examine { dir: dir(), source: not_found() }.exit(), Exit::NotFound);
+        assert_eq!(WitnessError::Open { dir: dir(), source: not_found() }.exit(), Exit::NotFound);
+        assert_eq!(LocalError::Examine { path: dir(), source: not_found() }.exit(), Exit::NotFound);
+        assert_eq!(LocalError::Nothing { dir: dir() }.exit(), Exit::NotFound);
+        assert_eq!(ProtectError::from(LocalError::Nothing { dir: dir() }).exit(), Exit::NotFound);
+    }
+
+    #[test]
+    fn state_that_is_not_this_guests_is_incompatible() {
+        let path = || "/s/disks".into();
+        let errors: [ProtectError; 4] = [
+            LogError::Changed { path: path(), image: "/a.img".into(), how: "h" }.into(),
+            LocalError::Record { path: path(), source: RecordError::Empty }.into(),
+            LocalError::Binding(BindingError::Damaged { path: path(), what: "is damaged" }).into(),
+            LocalError::Binding(BindingError::Count { was: 1, now: 0 }).into(),
+        ];
+        for error in errors {
+            assert_eq!(error.exit(), Exit::Incompatible, "{error}");
+        }
+        assert_eq!(PairingError::Damaged { path: path() }.exit(), Exit::Incompatible);
+        assert_eq!(LocalError::Binding(BindingError::Disk(DiskError::Missing { path: path() })).exit(), Exit::Error);
+    }
+
+    #[test]
+    fn image_that_was_written_since_is_kept_by_removing_its_log() {
+        let error = LogError::Changed { path: "/a.img.epochs".into(), image: "/a.img".into(), how: "h" };
+        let hint = error.hint().expect("a hint");
+        assert!(hint.contains("/a.img now") && hint.contains("remove /a.img.epochs"), "{hint}");
+        let path = |name: &str| Path::new(name).to_owned();
+        let (path, image, expected) = (path("/a.img.epochs"), path("/b.img"), path("/b.img.epochs"));
+        let error = LogError::Elsewhere { path, owner: "vm0".into(), image, expected };
+        assert_eq!(error.exit(), Exit::Conflict);
+        assert!(error.hint().expect("a hint").contains("rename /a.img.epochs to /b.img.epochs"));
+    }
+
+    #[test]
+    fn refusal_of_the_witness_names_the_place_that_would_have_to_be_dead() {
+        let place = Place { id: Incarnation([0xab; 16]), kind: PlaceKind::Process, location: Location::default() };
+        let (vm, witness) = ("vm0".to_owned(), protect::witness::Witness::None);
+        let refusal = Refusal::MayBeWhole { place: Box::new(place.clone()) };
+        let error = LeaseError::Refused { vm: vm.clone(), witness, refusal };
+        assert_eq!(error.exit(), Exit::SplitBrain);
+        assert!(error.hint().expect("a hint").ends_with("--dead abababab"), "{error}");
+        let error = LeaseError::Copy { vm, listed: vec![place.clone(), place] };
+        assert!(error.hint().expect("a hint").ends_with("--dead abababab --dead abababab"), "{error}");
+    }
+
+    #[test]
+    fn storage_that_is_too_weak_is_told_with_storage_that_is_not() {
+        let kept = Kept { log: LogKind::Undo, survives: Survives::ProcessDeath };
+        let (images, required) = (Survives::PowerLoss, Survives::PowerLoss);
+        let error = LocalError::TooWeak { dir: "/s".into(), kept, images, required };
+        assert!(error.hint().expect("a hint").contains("--local-log redo"));
+    }
+
+    #[test]
+    fn request_that_came_too_early_says_what_to_wait_for() {
+        let by = Some("tcp:b:7000".parse().expect("well formed"));
+        let refusal = NotProtected { state: PrimaryState::Syncing, by };
+        assert!(refusal.hint().expect("a hint").contains("unprotect"));
+        assert!(NotProtected { state: PrimaryState::Protected, by: None }.hint().is_some());
+        assert_eq!(NotProtected { state: PrimaryState::Fenced, by: None }.hint(), None);
+    }
+
+    #[test]
+    fn failure_in_the_course_of_another_is_told_with_its_cause_and_its_hint() {
+        let source = io::Error::from(io::ErrorKind::StorageFull);
+        let error = ProtectError::from(DiskError::Io { what: "writing", path: "/a.img".into(), source });
+        let whole = Failure::of(&error).while_doing("images are not written").to_string();
+        let during = ProtectError::During { doing: "images are not written", source: Box::new(error) };
+        assert_eq!(words(&during), whole);
+        assert!(whole.contains("/a.img") && whole.contains("\n  hint: make room"), "{whole}");
+    }
+}
