@@ -28,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi;
+pub mod bus;
 pub mod cmos;
 pub mod counters;
 pub mod i8042;
