@@ -23,19 +23,24 @@ use crate::kvm::cpuid::compare::{self, FeatureMsr};
 use crate::kvm::{CpuidTable, KvmError, Vcpu, VcpuState, Vm};
 use crate::memory::{MemoryError, Ram, RamBytes};
 use crate::net::Tap;
-use crate::slot::Slot;
-use crate::state::{MachineState, Shape, StateRefused, VCPUS_MAX};
+use crate::shape::{Shape, VCPUS_MAX};
+use crate::slot::{self, Slot};
+use crate::state::{MachineState, StateRefused};
 use crate::stats::Stats;
 use crate::stops::ProgramStops;
 use crate::thread::spawn;
 use crate::throttle::Throttle;
 use crate::trouble::Troubles;
 use crate::turns::Turns;
+use devices::bus::BusError;
 use devices::layout::{self, VIRTIO_MMIO_MAX};
+use devices::virtio::{VirtioDevice, block::Block, mmio, net::Net, rng::Rng};
+use devices::{acpi, pc};
 use input::Room;
 use leader::BoundaryLeader;
 use replication::protocol::{Demand, Rules};
 use snapshot::disk::{Mode, PENDING_BYTES_MAX};
+use snapshot::section::StateWriter;
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +57,9 @@ pub enum MachineError {
     /// A saved state was refused.
     #[error(transparent)]
     State(#[from] StateRefused),
+    /// Two devices have the same place: a mistake of this program.
+    #[error(transparent)]
+    Bus(#[from] BusError),
     /// More devices than the machine has places for.
     #[error("{asked} disks and network cards are more than the {max} that a machine has places for", max = VIRTIO_MMIO_MAX - 1)]
     TooManyDevices {
@@ -168,16 +176,16 @@ fn board_of(
         return Err(MachineError::TooManyDevices { asked });
     }
     let disks: Vec<SharedDisk> = parts.disks.into_iter().map(|disk| SharedDisk::new(disk, troubles)).collect();
-    let mut slots: Vec<Slot> =
-        disks.iter().enumerate().map(|(i, disk)| Slot::block(disk.clone(), &format!("outlast-disk{i}"))).collect();
+    let mut slots: Vec<Box<dyn Slot>> =
+        disks.iter().enumerate().map(|(i, disk)| slot::block(disk.clone(), &format!("outlast-disk{i}"))).collect();
     let mut taps: Vec<_> = disks.iter().map(|_| None).collect();
     for Card { mac, has_offloads, tap } in parts.nets {
-        slots.push(Slot::net(mac, has_offloads));
+        slots.push(slot::net(mac, has_offloads));
         taps.push(tap);
     }
-    slots.push(Slot::rng());
+    slots.push(slot::rng());
     let egress = Arc::new(Egress::new(Sinks { console: parts.console, taps }, Arc::clone(stats)));
-    Ok((Board::new(ram.memory().clone(), slots, Arc::clone(&egress)), egress, disks))
+    Ok((Board::new(ram.memory().clone(), slots, Arc::clone(&egress))?, egress, disks))
 }
 
 impl Machine {
@@ -256,7 +264,7 @@ impl Machine {
 
     /// Loads a state of this machine's shape; its processors were made as that says.
     pub fn load(&mut self, state: MachineState) -> Result<(), MachineError> {
-        let MachineState { shape, cpuid, chips, vcpus, board, watchdog, slots, paused: _ } = state;
+        let MachineState { shape, cpuid, chips, vcpus, devices, paused: _ } = state;
         self.shape.check(&shape)?;
         self.cpuid = cpuid;
         let promised = vcpus.first().map(VcpuState::feature_msrs).unwrap_or_default();
@@ -264,8 +272,7 @@ impl Machine {
         if let Some(why) = compare::refusal(&self.vm.host().lacks(&self.cpuid, &self.feature_msrs, &fresh)) {
             return Err(StateRefused::OtherCpu(why).into());
         }
-        self.board().restore(board, slots).map_err(StateRefused::from)?;
-        self.board().restore_watchdog(watchdog).map_err(StateRefused::from)?;
+        self.board().restore(&shape, &devices).map_err(StateRefused::from)?;
         self.with_vcpus(|ours| self.vm.restore(ours, &chips, &vcpus))?;
         Ok(())
     }
@@ -310,22 +317,21 @@ impl Machine {
     }
 
     /// Reads the state of the stopped machine.
-    pub fn save_state(&self, board: &Board) -> Result<MachineState, KvmError> {
-        let mut vcpus = Vec::new();
+    pub fn save_state(&self, board: &mut Board) -> Result<MachineState, KvmError> {
+        let (mut vcpus, mut devices) = (Vec::new(), StateWriter::new());
         let chips = self.with_vcpus(|ours| self.vm.save(ours, &mut vcpus))?;
-        let watchdog = board.save_watchdog();
-        let (board, slots) = board.save();
+        board.save(&mut devices);
         let (shape, cpuid, paused) = (self.shape.clone(), self.cpuid.clone(), self.is_paused());
-        Ok(MachineState { shape, cpuid, chips, vcpus, board, watchdog, slots, paused })
+        Ok(MachineState { shape, cpuid, chips, vcpus, devices, paused })
     }
 
     /// The same, written over an earlier state of this machine, whose memory is used again.
-    pub fn save_state_over(&self, board: &Board, state: &mut MachineState) -> Result<(), KvmError> {
+    pub fn save_state_over(&self, board: &mut Board, state: &mut MachineState) -> Result<(), KvmError> {
         // What the machine is made of and what its guest was promised do not change while it runs.
-        let MachineState { shape: _, cpuid: _, chips, vcpus, board: board_state, watchdog, slots, paused } = state;
+        let MachineState { shape: _, cpuid: _, chips, vcpus, devices, paused } = state;
         *chips = self.with_vcpus(|ours| self.vm.save(ours, vcpus))?;
-        *watchdog = board.save_watchdog();
-        board.save_over(board_state, slots);
+        devices.clear();
+        board.save(devices);
         *paused = self.is_paused();
         Ok(())
     }
@@ -599,8 +605,12 @@ impl Threads {
     }
 }
 
+/// Of what [`board_of`] makes of `parts`.
 fn shape_of(vcpus: u16, memory_bytes: RamBytes, parts: &Parts) -> Shape {
-    Shape { memory_bytes, vcpus, disks: parts.disks.len() as u16, nets: parts.nets.len() as u16 }
+    let disks = parts.disks.iter().map(|_| Block::NAME);
+    let nets = parts.nets.iter().map(|_| Net::NAME);
+    let slots = disks.chain(nets).chain([Rng::NAME]).map(str::to_owned).collect();
+    Shape::new(memory_bytes, vcpus, slots)
 }
 
 /// What to boot.
@@ -615,12 +625,15 @@ pub struct KernelSource {
 }
 
 fn load_kernel(ram: &Ram, shape: &Shape, source: &KernelSource) -> Result<BootRegisters, BootError> {
-    let config = devices::acpi::AcpiConfig::new(shape.vcpus as u8, shape.slot_count());
+    let tables = acpi::build(shape.vcpus as u8, |tables| {
+        pc::chips().iter().for_each(|chip| chip.describe(tables));
+        (0..shape.slots.len()).for_each(|slot| mmio::describe(slot, tables));
+    });
     let source = BootSource {
         kernel: &source.kernel,
         initramfs: source.initramfs.as_deref(),
         cmdline: &source.cmdline,
-        tables: &devices::acpi::build(&config),
+        tables: &tables,
         rsdp: layout::ACPI_START,
     };
     boot::load(ram.memory(), ram.bytes(), &source)

@@ -27,8 +27,8 @@ use crate::protect::log::{DiskLog, Notes};
 use crate::protect::room::Trouble;
 use crate::protect::upkeep::Upkeep;
 use machine::memory::Ram;
+use machine::shape::Shape;
 use machine::spawn;
-use machine::state::Shape;
 
 /// What the worker is to do.
 #[derive(Debug)]
