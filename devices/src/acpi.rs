@@ -45,13 +45,18 @@ impl Tables {
         aml::Name::new(name.into(), value).to_aml_bytes(&mut self.root);
     }
 
-    /// A device of the DSDT: its name, hardware id, number among those with that id, and what it occupies.
-    pub(crate) fn device(&mut self, name: &str, hid: &dyn Aml, uid: u32, resources: &[&dyn Aml]) {
+    /// A device of the DSDT with what is in it.
+    pub(crate) fn device(&mut self, name: &str, children: &[&dyn Aml]) {
+        aml::Device::new(name.into(), children.to_vec()).to_aml_bytes(&mut self.devices);
+    }
+
+    /// The same for one that has a hardware id, a number among those with that id, and what it occupies.
+    pub(crate) fn plain_device(&mut self, name: &str, hid: &dyn Aml, uid: u32, resources: &[&dyn Aml]) {
         let hid = aml::Name::new("_HID".into(), hid);
         let uid = aml::Name::new("_UID".into(), &uid);
         let resources = aml::ResourceTemplate::new(resources.to_vec());
         let resources = aml::Name::new("_CRS".into(), &resources);
-        aml::Device::new(name.into(), vec![&hid, &uid, &resources]).to_aml_bytes(&mut self.devices);
+        self.device(name, &[&hid, &uid, &resources]);
     }
 
     /// A table that the XSDT lists.

@@ -33,6 +33,13 @@ pub enum Effect {
     CrashKernel,
     /// The guest did not tell its watchdog in time that it lives.
     WatchdogExpired,
+    /// These bytes go to the guest's memory.
+    Memory {
+        /// Guest physical address.
+        address: u64,
+        /// What is written there.
+        bytes: [u8; 16],
+    },
 }
 
 /// A chip after power-on by `default`, and what becomes of it.
@@ -61,6 +68,9 @@ pub trait Chip: Debug + Default + Send + 'static {
     fn wants_time(&self) -> bool {
         false
     }
+
+    /// The guest begins a generation, which has this identifier and no other.
+    fn handle_generation(&mut self, _id: [u8; 16]) {}
 
     /// Gives `act` what it wants done since the last call.
     fn poll_effects(&mut self, _act: &mut dyn FnMut(Effect)) {}
@@ -104,6 +114,8 @@ pub trait AnyChip: Debug + Send {
     fn handle_time(&mut self, ms: u32);
     /// [`Chip::wants_time`].
     fn wants_time(&self) -> bool;
+    /// [`Chip::handle_generation`].
+    fn handle_generation(&mut self, id: [u8; 16]);
     /// [`Chip::poll_effects`].
     fn poll_effects(&mut self, act: &mut dyn FnMut(Effect));
     /// [`Chip::forget_end`].
@@ -161,6 +173,10 @@ impl<C: Chip> AnyChip for Mounted<C> {
 
     fn wants_time(&self) -> bool {
         self.chip.wants_time()
+    }
+
+    fn handle_generation(&mut self, id: [u8; 16]) {
+        self.chip.handle_generation(id);
     }
 
     fn poll_effects(&mut self, act: &mut dyn FnMut(Effect)) {

@@ -250,7 +250,7 @@ impl Chip for Cmos {
 
     fn describe(tables: &mut Tables) {
         tables.fadt.century = CENTURY;
-        tables.device("RTC_", &aml::EISAName::new("PNP0B00"), 0, &[&aml::IO::new(PORT, PORT, 1, 2)]);
+        tables.plain_device("RTC_", &aml::EISAName::new("PNP0B00"), 0, &[&aml::IO::new(PORT, PORT, 1, 2)]);
     }
 
     fn save(&self) -> CmosState {

@@ -10,6 +10,7 @@ use snapshot::section::{Bytes, Section};
 
 use crate::chip::Chip;
 use crate::cmos::{Cmos, CmosState, DateTime};
+use crate::generation::{Generation, GenerationState};
 use crate::i8042::{I8042, I8042State};
 use crate::power::{Power, PowerEvent, PowerState};
 use crate::pvpanic::{PanicEvent, Pvpanic, PvpanicState};
@@ -95,6 +96,14 @@ fn cmos_version_1_golden() {
     let golden = ["4026820d01ef0f021c173b3a8001", &"00".repeat(64), "5a", &"00".repeat(63)].concat();
     assert_golden(&state, &golden);
     assert_eq!(Cmos::restore(state.clone()).unwrap().save(), state);
+}
+
+#[test]
+fn generation_version_1_golden() {
+    let id = std::array::from_fn(|at| 0xa0 + at as u8);
+    let state = GenerationState { id, write_due: false, edge_due: true };
+    assert_golden(&state, "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf0001");
+    assert_eq!(Generation::restore(state.clone()).unwrap().save(), state);
 }
 
 #[test]

@@ -20,7 +20,9 @@ pub const LAPIC_ADDR: u32 = 0xfee0_0000;
 /// Where the ACPI tables may be: the BIOS area that guests scan for the RSDP.
 pub const ACPI_START: u64 = 0xe_0000;
 /// First address behind the ACPI area.
-pub const ACPI_END: u64 = 0x10_0000;
+pub const ACPI_END: u64 = GENERATION_ID;
+/// Where the guest's generation is, in a page of its own.
+pub const GENERATION_ID: u64 = 0xf_e000;
 
 /// Where the virtio-mmio device of index `slot` sits.
 ///

@@ -36,6 +36,7 @@ pub mod bus;
 pub mod chip;
 pub mod cmos;
 pub mod counters;
+pub mod generation;
 pub mod i8042;
 pub mod layout;
 pub mod pc;

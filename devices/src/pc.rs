@@ -5,6 +5,7 @@ mod tests;
 
 use crate::chip::{AnyChip, mount};
 use crate::cmos::Cmos;
+use crate::generation::Generation;
 use crate::i8042::I8042;
 use crate::power::Power;
 use crate::pvpanic::Pvpanic;
@@ -21,5 +22,6 @@ pub fn chips() -> Vec<Box<dyn AnyChip>> {
         mount::<I8042>(),
         mount::<Pvpanic>(),
         mount::<Watchdog>(),
+        mount::<Generation>(),
     ]
 }

@@ -92,7 +92,7 @@ impl Chip for Pvpanic {
     }
 
     fn describe(tables: &mut Tables) {
-        tables.device("PEVT", &"QEMU0001", 0, &[&aml::IO::new(PORT, PORT, 1, 1)]);
+        tables.plain_device("PEVT", &"QEMU0001", 0, &[&aml::IO::new(PORT, PORT, 1, 1)]);
     }
 
     fn save(&self) -> PvpanicState {

@@ -297,7 +297,7 @@ impl Chip for Serial {
 
     fn describe(tables: &mut Tables) {
         let (ports, interrupt) = (aml::IO::new(PORT, PORT, 1, 8), edge(GSI));
-        tables.device("COM1", &aml::EISAName::new("PNP0501"), 0, &[&ports, &interrupt]);
+        tables.plain_device("COM1", &aml::EISAName::new("PNP0501"), 0, &[&ports, &interrupt]);
     }
 
     fn save(&self) -> SerialState {

@@ -144,6 +144,18 @@ fn dsdt_has_com1_rtc_and_soft_off() {
 }
 
 #[test]
+fn dsdt_says_where_the_generation_is_and_by_which_interrupt_it_changes() {
+    let image = Image::new(1, 0);
+    let dsdt = image.dsdt();
+    assert_eq!(count(dsdt, b"_HID\x0dVMGENCTR\0"), 1);
+    assert_eq!(count(dsdt, b"_CID\x0dVM_Gen_Counter\0"), 1);
+    assert_eq!(count(dsdt, b"ADDR\x12\x08\x02\x0c\x00\xe0\x0f\x00\x00"), 1, "a package of two numbers");
+    assert_eq!(count(dsdt, b"_HID\x0dACPI0013\0"), 1);
+    // If the argument is line 9, notify the device of a change.
+    assert_eq!(count(dsdt, b"_EVT\x09\xa0\x12\x93\x68\x0a\x09\x86\\\x2e_SB_VGEN\x0a\x80"), 1);
+}
+
+#[test]
 #[should_panic(expected = "0 vCPUs")]
 fn build_without_cpus_panics() {
     let _ = build(0, |_| {});

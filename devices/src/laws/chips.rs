@@ -6,6 +6,7 @@ use super::{Subject, device_laws};
 use crate::RestoreError;
 use crate::chip::{Chip, effects};
 use crate::cmos::Cmos;
+use crate::generation::Generation;
 use crate::i8042::I8042;
 use crate::power::Power;
 use crate::pvpanic::Pvpanic;
@@ -93,6 +94,7 @@ impl<C: Type> Subject for ChipSubject<C> {
                 Vec::new()
             }
             PortOp::Input(data) => {
+                chip.handle_generation(std::array::from_fn(|at| data.get(at).copied().unwrap_or_default()));
                 chip.handle_time(data.iter().map(|byte| u32::from(*byte)).sum());
                 vec![chip.handle_input(data) as u8]
             }
@@ -128,6 +130,11 @@ impl Type for Cmos {
     const VALUES: &'static [u8] = &[0x00, 0x02, 0x04, 0x08, 0x09, 0x0a, 0x0b, 0x0b, 0x12, 0x32, 0x40, 0x82, 0x86];
 }
 
+impl Type for Generation {
+    const COUNT: u64 = 1;
+    const VALUES: &'static [u8] = &[0];
+}
+
 impl Type for I8042 {
     const COUNT: u64 = 5;
     const VALUES: &'static [u8] = &[0x20, 0x60, 0xaa, 0xd1, 0xfe];
@@ -154,6 +161,7 @@ impl Type for Watchdog {
 
 device_laws!(serial, ChipSubject<Serial>);
 device_laws!(cmos, ChipSubject<Cmos>);
+device_laws!(generation, ChipSubject<Generation>);
 device_laws!(i8042, ChipSubject<I8042>);
 device_laws!(power, ChipSubject<Power>);
 device_laws!(pvpanic, ChipSubject<Pvpanic>);

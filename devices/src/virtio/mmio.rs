@@ -78,7 +78,7 @@ pub fn describe(slot: usize, tables: &mut Tables) {
     let base = u32::try_from(base).expect("virtio-mmio windows lie below 4 GiB");
     let size = u32::try_from(size).expect("a window is a page");
     let (window, interrupt) = (aml::Memory32Fixed::new(true, base, size), edge(gsi));
-    tables.device(&format!("VR{slot:02}"), &"LNRO0005", slot as u32, &[&window, &interrupt]);
+    tables.plain_device(&format!("VR{slot:02}"), &"LNRO0005", slot as u32, &[&window, &interrupt]);
 }
 
 /// A virtio device on the bus.

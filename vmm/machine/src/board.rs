@@ -26,6 +26,7 @@ use devices::pc;
 use devices::virtio::turn::Turn;
 use replication::Input;
 use replication::protocol::{Demand, Event, Measures, Rules};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::crash::Crash;
 use super::egress::{CONSOLE, Egress, FIRST_SLOT};
@@ -211,8 +212,14 @@ impl Board {
         std::mem::take(&mut self.pending)
     }
 
+    /// The guest begins a generation: others may continue the same state, or have continued it.
+    pub fn begin_generation(&mut self, id: [u8; 16]) -> Effects {
+        self.chips.iter_mut().for_each(|chip| chip.handle_generation(id));
+        self.settle_chips()
+    }
+
     fn settle_chips(&mut self) -> Effects {
-        let Self { chips, egress, pending, .. } = self;
+        let Self { chips, egress, memory, pending, .. } = self;
         let (mut wrote, mut is_held, mut end) = (false, false, None);
         for chip in chips {
             chip.poll_effects(&mut |effect| match effect {
@@ -221,6 +228,11 @@ impl Board {
                     wrote = true;
                 }
                 Effect::Interrupt(gsi) => *pending |= 1 << gsi,
+                Effect::Memory { address, bytes } => {
+                    if let Err(error) = memory.write_slice(&bytes, GuestAddress(address)) {
+                        tracing::warn!(%error, address, "a chip's place is not in the guest's memory");
+                    }
+                }
                 other => {
                     if matches!(other, Effect::Panicked | Effect::CrashKernel) {
                         tracing::warn!(event = ?other, "the guest reports a panic");
@@ -325,6 +337,6 @@ fn end_by(effect: &Effect) -> Option<GuestEnd> {
         // A kernel that was made for this goes on, writes what it wants to keep, and ends the machine itself.
         Effect::CrashKernel => None,
         Effect::WatchdogExpired => Some(GuestEnd::Crashed(Crash::Watchdog)),
-        Effect::Output(_) | Effect::Interrupt(_) => None,
+        Effect::Output(_) | Effect::Interrupt(_) | Effect::Memory { .. } => None,
     }
 }

@@ -176,7 +176,7 @@ mod tests {
     fn machine_2_golden() {
         let golden = [
             &[0x80, 0x80, 0x40, 2][..],
-            &[6, 6][..],
+            &[7, 6][..],
             b"serial",
             &[4],
             b"cmos",
@@ -188,6 +188,8 @@ mod tests {
             b"pvpanic",
             &[8],
             b"watchdog",
+            &[10],
+            b"generation",
             &[2, 12],
             b"virtio-block",
             &[10],

@@ -6,7 +6,6 @@ use devices::layout::VIRTIO_MMIO_BASE;
 use devices::serial::PORT as COM1_PORT;
 use devices::virtio::net::with_empty_header;
 use snapshot::section::{StateReader, StateWriter};
-use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::egress::{Sinks, WITH_HEADER};
@@ -270,6 +269,7 @@ fn each_device_has_a_section_of_its_own_and_a_state_without_one_is_refused_by_it
         "i8042/0 1",
         "pvpanic/0 1",
         "watchdog/0 1",
+        "generation/0 1",
         "virtio-net/0 2",
         "ingress/0 1",
     ];
@@ -334,4 +334,21 @@ fn accesses_to_no_device_read_as_ones_and_are_lost() {
         let _ = board.handle_mmio_read(address, &mut data);
         assert_eq!(data, [0xff; 4], "{address:#x}");
     }
+}
+
+#[test]
+fn generation_is_in_memory_and_a_later_one_raises_the_line() {
+    let mut board = board();
+    let read = |board: &Board| {
+        let mut bytes = [0; 16];
+        board.memory.read_slice(&mut bytes, GuestAddress(devices::layout::GENERATION_ID)).expect("in memory");
+        bytes
+    };
+    let _ = board.begin_generation([1; 16]);
+    assert_eq!((read(&board), board.take_pending()), ([1; 16], 0));
+    let saved = save(&mut board);
+    board.restore(&shape(), &saved).expect("ours");
+    assert_eq!((board.handle_pio_write(0x80, &[0]), board.take_pending()), (Effects::default(), 0));
+    let _ = board.begin_generation([2; 16]);
+    assert_eq!((read(&board), board.take_pending()), ([2; 16], 1 << devices::generation::GSI));
 }

@@ -23,6 +23,7 @@ use crate::kvm::cpuid::compare::{self, FeatureMsr};
 use crate::kvm::{CpuidTable, KvmError, Vcpu, VcpuState, Vm};
 use crate::memory::{MemoryError, Ram, RamBytes};
 use crate::net::Tap;
+use crate::random;
 use crate::shape::{Shape, VCPUS_MAX};
 use crate::slot::{self, Slot};
 use crate::state::{MachineState, StateRefused};
@@ -245,6 +246,7 @@ impl Machine {
         let registers = load_kernel(&ram, &shape, source)?;
         let machine = Self::assemble(shape, None, ram, parts, leading)?;
         registers.apply(&machine.vcpu(0))?;
+        machine.begin_generation()?;
         Ok(machine)
     }
 
@@ -314,6 +316,12 @@ impl Machine {
         start("throttle".into(), |machine, _| threads::enforce_shares(machine), 0);
         (0..self.disks.len() as u32).for_each(|disk| start(format!("disk-sync{disk}"), threads::sync_disk, disk));
         Ok(Threads { handles: threads, running })
+    }
+
+    /// The guest begins a generation, and is told of it: before it runs from a state that others may run from too, or that it
+    /// has gone on from before.
+    pub fn begin_generation(&self) -> Result<(), KvmError> {
+        self.input(|board| ((), board.begin_generation(random::id())))
     }
 
     /// Reads the state of the stopped machine.
