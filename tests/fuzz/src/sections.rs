@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use devices::chip::Chip;
 use devices::serial::{Serial, SerialState};
 use devices::watchdog::{Watchdog, WatchdogState};
 use snapshot::checkpoint::{self, Checkpoint, Contents};

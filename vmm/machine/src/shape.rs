@@ -1,5 +1,7 @@
 //! What a machine is made of.
 
+use std::borrow::Cow;
+
 use devices::layout::VIRTIO_MMIO_MAX;
 use devices::pc;
 use devices::virtio::VirtioDevice;
@@ -13,6 +15,9 @@ pub use crate::kvm::VCPUS_MAX;
 use crate::memory::RamBytes;
 use crate::slot::{KINDS, Kind};
 
+/// Name of a device's section. That of a device that this program has is not copied: a shape is part of each epoch.
+pub type Name = Cow<'static, str>;
+
 /// What a machine is made of: the part of its configuration that its state depends on. Devices are listed by the names of their
 /// sections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,9 +27,9 @@ pub struct Shape {
     /// vCPUs.
     pub vcpus: u16,
     /// The chips on I/O ports.
-    pub chips: Vec<String>,
+    pub chips: Vec<Name>,
     /// The virtio devices, by slot.
-    pub slots: Vec<String>,
+    pub slots: Vec<Name>,
 }
 
 impl Section for Shape {
@@ -60,10 +65,10 @@ impl ShapeV1 {
         if usize::from(disks) + usize::from(nets) >= VIRTIO_MMIO_MAX {
             return Err(format!("{disks} disks and {nets} network cards; at most {} together", VIRTIO_MMIO_MAX - 1));
         }
-        let mut slots = vec![Block::NAME.to_owned(); disks.into()];
-        slots.extend(vec![Net::NAME.to_owned(); nets.into()]);
-        slots.push(Rng::NAME.to_owned());
-        Ok(Shape { memory_bytes, vcpus, chips: CHIPS_V1.map(str::to_owned).to_vec(), slots })
+        let mut slots = vec![Name::Borrowed(Block::NAME); disks.into()];
+        slots.extend(vec![Name::Borrowed(Net::NAME); nets.into()]);
+        slots.push(Rng::NAME.into());
+        Ok(Shape { memory_bytes, vcpus, chips: CHIPS_V1.map(Name::Borrowed).to_vec(), slots })
     }
 }
 
@@ -81,8 +86,8 @@ impl std::fmt::Display for Shape {
 
 impl Shape {
     /// A machine with every chip.
-    pub fn new(memory_bytes: RamBytes, vcpus: u16, slots: Vec<String>) -> Self {
-        let chips = pc::chips().iter().map(|chip| chip.owner().name.to_owned()).collect();
+    pub fn new(memory_bytes: RamBytes, vcpus: u16, slots: Vec<Name>) -> Self {
+        let chips = pc::chips().iter().map(|chip| chip.owner().name.into()).collect();
         Self { memory_bytes, vcpus, chips, slots }
     }
 
@@ -153,7 +158,7 @@ mod tests {
     }
 
     fn shape(slots: &[&str]) -> Shape {
-        Shape::new(bytes(), 2, slots.iter().map(|name| (*name).to_owned()).collect())
+        Shape::new(bytes(), 2, slots.iter().map(|name| (*name).to_owned().into()).collect())
     }
 
     #[test]

@@ -50,8 +50,9 @@ pub(super) fn ram_ranges(bytes: RamBytes) -> Vec<RamRange> {
 impl Preflight {
     /// Reads what a peer said.
     pub(super) fn of(info: &MachineInfo) -> Result<Self, String> {
-        let preflight: Self = serde_json::from_slice(&info.config)
-            .map_err(|e| format!("the primary's description is unreadable: {e}"))?;
+        let preflight: Self = serde_json::from_slice(&info.config).map_err(|e| {
+            format!("the primary's description is unreadable ({e}); use the same version on both hosts")
+        })?;
         preflight.shape.validate()?;
         if info.ram != ram_ranges(preflight.shape.memory_bytes) {
             return Err("the primary lays out guest memory differently; use the same version on both hosts".into());

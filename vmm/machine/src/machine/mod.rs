@@ -35,7 +35,7 @@ use crate::trouble::Troubles;
 use crate::turns::Turns;
 use devices::bus::BusError;
 use devices::layout::{self, VIRTIO_MMIO_MAX};
-use devices::virtio::{VirtioDevice, block::Block, mmio, net::Net, rng::Rng};
+use devices::virtio::mmio;
 use devices::{acpi, pc};
 use input::Room;
 use leader::BoundaryLeader;
@@ -130,6 +130,9 @@ impl std::fmt::Debug for Parts {
 /// Makes who leads the boundaries of a machine with this memory, whose numbers are counted there.
 pub type Leading<'a> = &'a mut dyn FnMut(&Ram, &Arc<Stats>) -> Arc<dyn BoundaryLeader>;
 
+/// Room for the sections of most machines' devices, in bytes.
+const DEVICES_BYTES: usize = 4096;
+
 /// A machine, shared by its threads.
 #[derive(Debug)]
 pub struct Machine {
@@ -166,27 +169,39 @@ pub struct Threads {
     running: Receiver<()>,
 }
 
-fn board_of(
-    ram: &Ram,
-    parts: Parts,
-    stats: &Arc<Stats>,
-    troubles: &Arc<Troubles>,
-) -> Result<(Board, Arc<Egress>, Vec<SharedDisk>), MachineError> {
-    let asked = parts.disks.len() + parts.nets.len();
-    if asked >= VIRTIO_MMIO_MAX {
-        return Err(MachineError::TooManyDevices { asked });
+/// The devices of a machine in their slots, connected to the host, before there is a board for them.
+struct Fitted {
+    slots: Vec<Box<dyn Slot>>,
+    egress: Arc<Egress>,
+    disks: Vec<SharedDisk>,
+}
+
+impl Fitted {
+    /// Disks, then network cards, then a source of entropy.
+    fn new(parts: Parts, stats: &Arc<Stats>, troubles: &Arc<Troubles>) -> Result<Self, MachineError> {
+        let Parts { disks, nets, console } = parts;
+        let asked = disks.len() + nets.len();
+        if asked >= VIRTIO_MMIO_MAX {
+            return Err(MachineError::TooManyDevices { asked });
+        }
+        let disks: Vec<SharedDisk> = disks.into_iter().map(|disk| SharedDisk::new(disk, troubles)).collect();
+        let mut slots: Vec<Box<dyn Slot>> =
+            disks.iter().enumerate().map(|(i, disk)| slot::block(disk.clone(), &format!("outlast-disk{i}"))).collect();
+        let mut taps: Vec<_> = disks.iter().map(|_| None).collect();
+        for Card { mac, has_offloads, tap } in nets {
+            slots.push(slot::net(mac, has_offloads));
+            taps.push(tap);
+        }
+        slots.push(slot::rng());
+        let egress = Arc::new(Egress::new(Sinks { console, taps }, Arc::clone(stats)));
+        Ok(Self { slots, egress, disks })
     }
-    let disks: Vec<SharedDisk> = parts.disks.into_iter().map(|disk| SharedDisk::new(disk, troubles)).collect();
-    let mut slots: Vec<Box<dyn Slot>> =
-        disks.iter().enumerate().map(|(i, disk)| slot::block(disk.clone(), &format!("outlast-disk{i}"))).collect();
-    let mut taps: Vec<_> = disks.iter().map(|_| None).collect();
-    for Card { mac, has_offloads, tap } in parts.nets {
-        slots.push(slot::net(mac, has_offloads));
-        taps.push(tap);
+
+    /// What a machine with these devices is made of.
+    fn shape(&self, vcpus: u16, memory_bytes: RamBytes) -> Shape {
+        let names = self.slots.iter().zip(0..).map(|(slot, number)| slot.owner(number).name.into());
+        Shape::new(memory_bytes, vcpus, names.collect())
     }
-    slots.push(slot::rng());
-    let egress = Arc::new(Egress::new(Sinks { console: parts.console, taps }, Arc::clone(stats)));
-    Ok((Board::new(ram.memory().clone(), slots, Arc::clone(&egress))?, egress, disks))
 }
 
 impl Machine {
@@ -194,7 +209,7 @@ impl Machine {
         shape: Shape,
         cpuid: Option<CpuidTable>,
         ram: Ram,
-        parts: Parts,
+        (fitted, stats, troubles): (Fitted, Arc<Stats>, Arc<Troubles>),
         leading: Leading<'_>,
     ) -> Result<Self, MachineError> {
         let vm = Vm::new()?;
@@ -205,9 +220,8 @@ impl Machine {
         let count = u32::from(shape.vcpus);
         let vcpus = (0..count).map(|id| vm.create_vcpu(id, count, &cpuid)).collect::<Result<Vec<_>, _>>()?;
         let feature_msrs = vcpus.first().map(Vcpu::feature_msrs).unwrap_or_default();
-        let stats = Arc::new(Stats::default());
-        let troubles = Arc::default();
-        let (board, egress, disks) = board_of(&ram, parts, &stats, &troubles)?;
+        let Fitted { slots, egress, disks } = fitted;
+        let board = Board::new(ram.memory().clone(), slots, Arc::clone(&egress))?;
         Ok(Self {
             gate: Gate::new(vcpus.len()),
             leader: leading(&ram, &stats),
@@ -241,10 +255,12 @@ impl Machine {
         parts: Parts,
         leading: Leading<'_>,
     ) -> Result<Self, MachineError> {
-        let shape = shape_of(vcpus, RamBytes::try_from(memory_bytes)?, &parts);
+        let (stats, troubles) = (Arc::default(), Arc::default());
+        let fitted = Fitted::new(parts, &stats, &troubles)?;
+        let shape = fitted.shape(vcpus, RamBytes::try_from(memory_bytes)?);
         let ram = Ram::new(memory_bytes)?;
         let registers = load_kernel(&ram, &shape, source)?;
-        let machine = Self::assemble(shape, None, ram, parts, leading)?;
+        let machine = Self::assemble(shape, None, ram, (fitted, stats, troubles), leading)?;
         registers.apply(&machine.vcpu(0))?;
         machine.begin_generation()?;
         Ok(machine)
@@ -252,9 +268,12 @@ impl Machine {
 
     /// A machine that goes on from `state` with the memory in `ram`. One that was paused stands still until [`Machine::unpause`].
     pub fn restore(state: MachineState, ram: Ram, parts: Parts, leading: Leading<'_>) -> Result<Self, MachineError> {
-        let ours = shape_of(state.shape.vcpus, RamBytes::try_from(ram.bytes())?, &parts);
+        let (stats, troubles) = (Arc::default(), Arc::default());
+        let fitted = Fitted::new(parts, &stats, &troubles)?;
+        let ours = fitted.shape(state.shape.vcpus, RamBytes::try_from(ram.bytes())?);
         ours.check(&state.shape)?;
-        let mut machine = Self::assemble(ours, Some(state.cpuid.clone()), ram, parts, leading)?;
+        let cpuid = Some(state.cpuid.clone());
+        let mut machine = Self::assemble(ours, cpuid, ram, (fitted, stats, troubles), leading)?;
         let paused = state.paused;
         machine.load(state)?;
         if paused {
@@ -282,7 +301,8 @@ impl Machine {
     /// Puts the devices of `parts` in the place of those that it has: a load that failed leaves them half done.
     #[cfg(feature = "fuzzing")]
     pub fn renew_board(&mut self, parts: Parts) -> Result<(), MachineError> {
-        let (board, egress, disks) = board_of(&self.ram, parts, &self.stats, &self.troubles)?;
+        let Fitted { slots, egress, disks } = Fitted::new(parts, &self.stats, &self.troubles)?;
+        let board = Board::new(self.ram.memory().clone(), slots, Arc::clone(&egress))?;
         (self.board, self.egress, self.disks) = (Mutex::new(board), egress, disks);
         Ok(())
     }
@@ -326,7 +346,7 @@ impl Machine {
 
     /// Reads the state of the stopped machine.
     pub fn save_state(&self, board: &mut Board) -> Result<MachineState, KvmError> {
-        let (mut vcpus, mut devices) = (Vec::new(), StateWriter::new());
+        let (mut vcpus, mut devices) = (Vec::new(), StateWriter::with_buffer(Vec::with_capacity(DEVICES_BYTES)));
         let chips = self.with_vcpus(|ours| self.vm.save(ours, &mut vcpus))?;
         board.save(&mut devices);
         let (shape, cpuid, paused) = (self.shape.clone(), self.cpuid.clone(), self.is_paused());
@@ -611,14 +631,6 @@ impl Threads {
         self.join();
         true
     }
-}
-
-/// Of what [`board_of`] makes of `parts`.
-fn shape_of(vcpus: u16, memory_bytes: RamBytes, parts: &Parts) -> Shape {
-    let disks = parts.disks.iter().map(|_| Block::NAME);
-    let nets = parts.nets.iter().map(|_| Net::NAME);
-    let slots = disks.chain(nets).chain([Rng::NAME]).map(str::to_owned).collect();
-    Shape::new(memory_bytes, vcpus, slots)
 }
 
 /// What to boot.

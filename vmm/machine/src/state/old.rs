@@ -85,7 +85,7 @@ pub(super) fn renew(bytes: &[u8]) -> Result<Option<Vec<u8>>, StateRefused> {
     }
     let mut shape = reader.take::<ShapeV1>(0)?.into_list().map_err(StateRefused::Invalid)?;
     if reader.contains::<WatchdogState>(0) {
-        shape.chips.push(WatchdogState::NAME.to_owned());
+        shape.chips.push(WatchdogState::NAME.into());
     }
     let mut writer = StateWriter::new();
     writer.put(0, &shape);
