@@ -12,15 +12,21 @@
 #[cfg(test)]
 mod tests;
 
+use acpi_tables::aml;
 use serde::{Deserialize, Serialize};
+use snapshot::section::Section;
 
 use crate::RestoreError;
+use crate::acpi::Tables;
+use crate::bus::Range;
+use crate::chip::{Chip, Clock};
 use crate::counters::Counters;
+
+/// Index port; the data port follows.
+pub const PORT: u16 = 0x70;
 
 /// Bytes behind the index port.
 pub const CMOS_BYTES: usize = 128;
-
-const NAME: &str = "cmos";
 
 const SECONDS: u8 = 0x00;
 const MINUTES: u8 = 0x02;
@@ -84,6 +90,11 @@ pub struct CmosState {
     pub memory: Vec<u8>,
 }
 
+impl Section for CmosState {
+    const NAME: &'static str = "cmos";
+    const VERSION: u16 = 1;
+}
+
 /// An MC146818.
 #[derive(Debug)]
 pub struct Cmos {
@@ -97,15 +108,8 @@ pub struct Cmos {
 }
 
 impl Default for Cmos {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Cmos {
     /// A clock that shows the time it is given, in BCD and 24 hours.
-    #[must_use]
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self {
             index: 0,
             register_a: A_DIVIDER_32KHZ,
@@ -116,35 +120,9 @@ impl Cmos {
             counters: Counters::default(),
         }
     }
+}
 
-    /// What was counted since the device was made.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    /// The guest reads the index port (offset 0) or the data port (offset 1).
-    pub fn handle_read(&mut self, offset: u64, data: &mut [u8], now_s: i64) {
-        match (offset, data) {
-            (1, [byte]) => *byte = self.read(now_s),
-            // The index port cannot be read back on a PC.
-            (0, [byte]) => *byte = 0xff,
-            (_, data) => {
-                data.fill(0xff);
-                self.counters.bad_accesses += 1;
-            }
-        }
-    }
-
-    /// The guest writes the index port (offset 0) or the data port (offset 1).
-    pub fn handle_write(&mut self, offset: u64, data: &[u8], now_s: i64) {
-        match (offset, data) {
-            // The top bit of the index port masks NMIs on a PC and is no part of the index.
-            (0, &[value]) => self.index = value & 0x7f,
-            (1, &[value]) => self.write(value, now_s),
-            _ => self.counters.bad_accesses += 1,
-        }
-    }
-
+impl Cmos {
     fn read(&self, now_s: i64) -> u8 {
         let time = self.latch.unwrap_or_else(|| self.time(now_s));
         match self.index {
@@ -240,16 +218,42 @@ impl Cmos {
         let of_twelve = self.decode(value & !PM) % 12;
         of_twelve + if value & PM != 0 { 12 } else { 0 }
     }
+}
 
-    /// The whole state as plain data.
-    #[must_use]
-    pub fn save(&self) -> CmosState {
-        self.save_in(Vec::new())
+impl Chip for Cmos {
+    type State = CmosState;
+
+    const PORTS: &'static [Range] = &[Range::new(PORT as u64, 2)];
+
+    /// The guest reads the index port (offset 0) or the data port (offset 1).
+    fn handle_read(&mut self, offset: u64, data: &mut [u8], clock: Clock<'_>) {
+        match (offset, data) {
+            (1, [byte]) => *byte = self.read(clock()),
+            // The index port cannot be read back on a PC.
+            (0, [byte]) => *byte = 0xff,
+            (_, data) => {
+                data.fill(0xff);
+                self.counters.bad_accesses += 1;
+            }
+        }
     }
 
-    /// The same, in the memory of an earlier state.
-    #[must_use]
-    pub fn save_in(&self, mut spare: Vec<u8>) -> CmosState {
+    /// The guest writes the index port (offset 0) or the data port (offset 1).
+    fn handle_write(&mut self, offset: u64, data: &[u8], clock: Clock<'_>) {
+        match (offset, data) {
+            // The top bit of the index port masks NMIs on a PC and is no part of the index.
+            (0, &[value]) => self.index = value & 0x7f,
+            (1, &[value]) => self.write(value, clock()),
+            _ => self.counters.bad_accesses += 1,
+        }
+    }
+
+    fn describe(tables: &mut Tables) {
+        tables.fadt.century = CENTURY;
+        tables.plain_device("RTC_", &aml::EISAName::new("PNP0B00"), 0, &[&aml::IO::new(PORT, PORT, 1, 2)]);
+    }
+
+    fn save(&self) -> CmosState {
         let Self { index, register_a, register_b, ahead_s, latch, memory, counters: _ } = self;
         CmosState {
             index: *index,
@@ -257,18 +261,28 @@ impl Cmos {
             register_b: *register_b,
             ahead_s: *ahead_s,
             latch: *latch,
-            memory: {
-                spare.clear();
-                spare.extend_from_slice(memory);
-                spare
-            },
+            memory: memory.to_vec(),
         }
     }
 
-    /// A clock from an untrusted state.
-    pub fn restore(state: CmosState) -> Result<Self, RestoreError> {
+    fn save_over(&self, state: &mut CmosState) {
+        let Self { index, register_a, register_b, ahead_s, latch, memory, counters: _ } = self;
+        let mut spare = std::mem::take(&mut state.memory);
+        spare.clear();
+        spare.extend_from_slice(memory);
+        *state = CmosState {
+            index: *index,
+            register_a: *register_a,
+            register_b: *register_b,
+            ahead_s: *ahead_s,
+            latch: *latch,
+            memory: spare,
+        };
+    }
+
+    fn restore(state: CmosState) -> Result<Self, RestoreError> {
         let CmosState { index, register_a, register_b, ahead_s, latch, memory } = state;
-        let refuse = |register, value| Err(RestoreError::Register { device: NAME, register, value });
+        let refuse = |register, value| Err(RestoreError::Register { device: CmosState::NAME, register, value });
         if index & 0x80 != 0 {
             return refuse("index", index.into());
         }
@@ -286,9 +300,13 @@ impl Cmos {
         }
         let len = memory.len();
         let Ok(memory) = memory.try_into() else {
-            return Err(RestoreError::TooLong { device: NAME, buffer: "memory", len, max: CMOS_BYTES });
+            return Err(RestoreError::TooLong { device: CmosState::NAME, buffer: "memory", len, max: CMOS_BYTES });
         };
         Ok(Self { index, register_a, register_b, ahead_s, latch, memory, counters: Counters::default() })
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
     }
 }
 

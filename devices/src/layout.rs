@@ -1,38 +1,7 @@
-//! Where the machine's devices sit: ports, guest physical addresses and interrupt lines.
+//! Where the machine's devices sit that are many or belong to KVM: guest physical addresses and interrupt lines. A chip's ports are in
+//! its own file.
 //!
 //! One place, used by the ACPI tables and by the VMM's bus, so that the two cannot disagree.
-
-/// First port of COM1.
-pub const COM1_PORT: u16 = 0x3f8;
-/// Ports of COM1.
-pub const COM1_PORTS: u16 = 8;
-/// Interrupt line of COM1.
-pub const COM1_GSI: u32 = 4;
-
-/// Index port of the RTC; the data port follows.
-pub const CMOS_PORT: u16 = 0x70;
-/// Ports of the RTC.
-pub const CMOS_PORTS: u16 = 2;
-
-/// Data port of the keyboard controller.
-pub const I8042_DATA_PORT: u16 = 0x60;
-/// Command and status port of the keyboard controller; also the ACPI reset register.
-pub const I8042_COMMAND_PORT: u16 = 0x64;
-
-/// ACPI sleep control register; the sleep status register follows.
-pub const SLEEP_CONTROL_PORT: u16 = 0x600;
-/// ACPI sleep status register.
-pub const SLEEP_STATUS_PORT: u16 = 0x601;
-/// Ports of the sleep registers.
-pub const SLEEP_PORTS: u16 = 2;
-
-/// Port of the pvpanic device.
-pub const PVPANIC_PORT: u16 = 0x505;
-
-/// First port of the watchdog.
-pub const WATCHDOG_PORT: u16 = 0x610;
-/// Ports of the watchdog.
-pub const WATCHDOG_PORTS: u16 = 12;
 
 /// Address of the first virtio-mmio window.
 pub const VIRTIO_MMIO_BASE: u64 = 0xd000_0000;
@@ -51,7 +20,9 @@ pub const LAPIC_ADDR: u32 = 0xfee0_0000;
 /// Where the ACPI tables may be: the BIOS area that guests scan for the RSDP.
 pub const ACPI_START: u64 = 0xe_0000;
 /// First address behind the ACPI area.
-pub const ACPI_END: u64 = 0x10_0000;
+pub const ACPI_END: u64 = GENERATION_ID;
+/// Where the guest's generation is, in a page of its own.
+pub const GENERATION_ID: u64 = 0xf_e000;
 
 /// Where the virtio-mmio device of index `slot` sits.
 ///

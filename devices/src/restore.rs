@@ -1,5 +1,7 @@
 //! Why an untrusted state was refused.
 
+use snapshot::section::StateError;
+
 /// A state that no device of this crate can have been in.
 ///
 /// States arrive from a peer or a file, so this is the world's fault, never ours: the variant names the field that could
@@ -56,4 +58,15 @@ pub enum RestoreError {
         /// What it has.
         what: &'static str,
     },
+}
+
+/// Why a device did not take its section.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SectionRefused {
+    /// It is missing, damaged, or of another version.
+    #[error(transparent)]
+    Unreadable(#[from] StateError),
+    /// What it says cannot be true.
+    #[error(transparent)]
+    Invalid(#[from] RestoreError),
 }

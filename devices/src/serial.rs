@@ -1,7 +1,7 @@
 //! COM1: a 16550A UART.
 //!
 //! A transmitted byte goes to a buffer at once, so the transmitter is always empty; the caller drains the buffer by
-//! [`Serial::poll_output`]. Received bytes wait in a FIFO of [`INPUT_BYTES_MAX`]; what does not fit stays with the
+//! [`Chip::poll_effects`]. Received bytes wait in a FIFO of [`INPUT_BYTES_MAX`]; what does not fit stays with the
 //! caller.
 //!
 //! The interrupt line is level inside the chip (some enabled condition is pending) and is given out as its rising
@@ -19,17 +19,25 @@ mod tests;
 
 use std::collections::VecDeque;
 
+use acpi_tables::aml;
 use serde::{Deserialize, Serialize};
+use snapshot::section::Section;
 
 use crate::RestoreError;
+use crate::acpi::{Tables, edge};
+use crate::bus::Range;
+use crate::chip::{Chip, Clock, Effect};
 use crate::counters::Counters;
+
+/// First port of COM1.
+pub const PORT: u16 = 0x3f8;
+/// Interrupt line of COM1.
+pub const GSI: u32 = 4;
 
 /// Most received bytes that wait for the guest.
 pub const INPUT_BYTES_MAX: usize = 64;
 /// Most transmitted bytes that wait for the caller; more are dropped and counted.
 pub const OUTPUT_BYTES_MAX: usize = 64 << 10;
-
-const NAME: &str = "serial";
 
 const DATA: u64 = 0;
 const IER: u64 = 1;
@@ -82,6 +90,11 @@ pub struct SerialState {
     pub output: Vec<u8>,
 }
 
+impl Section for SerialState {
+    const NAME: &'static str = "serial";
+    const VERSION: u16 = 1;
+}
+
 /// A 16550A UART.
 #[derive(Debug)]
 pub struct Serial {
@@ -99,15 +112,8 @@ pub struct Serial {
 }
 
 impl Default for Serial {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Serial {
     /// A UART after power-on, at 9600 baud.
-    #[must_use]
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self {
             divisor: 12,
             ier: 0,
@@ -122,56 +128,21 @@ impl Serial {
             counters: Counters::default(),
         }
     }
+}
 
-    /// What was counted since the device was made.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    /// The guest reads a register. The chip is eight bits wide; wider accesses read as all ones and are counted.
-    pub fn handle_read(&mut self, offset: u64, data: &mut [u8]) {
-        let [byte] = data else {
-            data.fill(0xff);
-            self.counters.bad_accesses += 1;
-            return;
-        };
-        *byte = self.read(offset);
-    }
-
-    /// The guest writes a register. Accesses that are not one byte wide are ignored and counted.
-    pub fn handle_write(&mut self, offset: u64, data: &[u8]) {
-        let &[value] = data else {
-            self.counters.bad_accesses += 1;
-            return;
-        };
-        self.with_line(|serial| serial.write(offset, value));
-    }
-
-    /// Gives received bytes to the UART; says how many it took.
-    ///
-    /// In loopback the receiver is cut off from the world and takes none.
-    pub fn handle_input(&mut self, data: &[u8]) -> usize {
-        if self.mcr & MCR_LOOP != 0 {
-            return 0;
-        }
-        let taken = data.len().min(INPUT_BYTES_MAX - self.input.len());
-        self.with_line(|serial| serial.input.extend(&data[..taken]));
-        taken
-    }
-
+impl Serial {
     /// What the guest transmitted since the last call.
-    pub fn poll_output(&mut self) -> Option<Vec<u8>> {
+    fn poll_output(&mut self) -> Option<Vec<u8>> {
         if self.output.is_empty() { None } else { Some(std::mem::take(&mut self.output)) }
     }
 
     /// Whether the line rose since the last call.
-    pub fn poll_interrupt(&mut self) -> bool {
+    fn poll_interrupt(&mut self) -> bool {
         std::mem::take(&mut self.edge_due)
     }
 
     /// The line's level.
-    #[must_use]
-    pub fn line(&self) -> bool {
+    fn line(&self) -> bool {
         self.condition() != IIR_NONE
     }
 
@@ -281,10 +252,55 @@ impl Serial {
         }
         self.fcr = if value & FCR_ENABLE != 0 { value & FCR_MASK } else { 0 };
     }
+}
 
-    /// The whole state as plain data.
-    #[must_use]
-    pub fn save(&self) -> SerialState {
+impl Chip for Serial {
+    type State = SerialState;
+
+    const PORTS: &'static [Range] = &[Range::new(PORT as u64, 8)];
+
+    /// The guest reads a register. The chip is eight bits wide; wider accesses read as all ones and are counted.
+    fn handle_read(&mut self, offset: u64, data: &mut [u8], _clock: Clock<'_>) {
+        let [byte] = data else {
+            data.fill(0xff);
+            self.counters.bad_accesses += 1;
+            return;
+        };
+        *byte = self.read(offset);
+    }
+
+    /// The guest writes a register. A string instruction hands over several bytes for the one register.
+    fn handle_write(&mut self, offset: u64, data: &[u8], _clock: Clock<'_>) {
+        for &value in data {
+            self.with_line(|serial| serial.write(offset, value));
+        }
+    }
+
+    /// In loopback the receiver is cut off from the world and takes none.
+    fn handle_input(&mut self, data: &[u8]) -> usize {
+        if self.mcr & MCR_LOOP != 0 {
+            return 0;
+        }
+        let taken = data.len().min(INPUT_BYTES_MAX - self.input.len());
+        self.with_line(|serial| serial.input.extend(&data[..taken]));
+        taken
+    }
+
+    fn poll_effects(&mut self, act: &mut dyn FnMut(Effect)) {
+        if let Some(bytes) = self.poll_output() {
+            act(Effect::Output(bytes));
+        }
+        if self.poll_interrupt() {
+            act(Effect::Interrupt(GSI));
+        }
+    }
+
+    fn describe(tables: &mut Tables) {
+        let (ports, interrupt) = (aml::IO::new(PORT, PORT, 1, 8), edge(GSI));
+        tables.plain_device("COM1", &aml::EISAName::new("PNP0501"), 0, &[&ports, &interrupt]);
+    }
+
+    fn save(&self) -> SerialState {
         let Self { divisor, ier, fcr, lcr, mcr, scr, transmitter_empty_pending, edge_due, input, output, counters: _ } =
             self;
         SerialState {
@@ -301,8 +317,7 @@ impl Serial {
         }
     }
 
-    /// A UART from an untrusted state. Emits nothing.
-    pub fn restore(state: SerialState) -> Result<Self, RestoreError> {
+    fn restore(state: SerialState) -> Result<Self, RestoreError> {
         let SerialState { divisor, ier, fcr, lcr, mcr, scr, transmitter_empty_pending, edge_due, input, output } =
             state;
         check_len("input", input.len(), INPUT_BYTES_MAX)?;
@@ -324,16 +339,20 @@ impl Serial {
             counters: Counters::default(),
         })
     }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
 }
 
 fn check_len(buffer: &'static str, len: usize, max: usize) -> Result<(), RestoreError> {
-    if len <= max { Ok(()) } else { Err(RestoreError::TooLong { device: NAME, buffer, len, max }) }
+    if len <= max { Ok(()) } else { Err(RestoreError::TooLong { device: SerialState::NAME, buffer, len, max }) }
 }
 
 fn check_mask(register: &'static str, value: u8, mask: u8) -> Result<(), RestoreError> {
     if value & !mask == 0 {
         Ok(())
     } else {
-        Err(RestoreError::Register { device: NAME, register, value: value.into() })
+        Err(RestoreError::Register { device: SerialState::NAME, register, value: value.into() })
     }
 }

@@ -6,16 +6,25 @@
 //!   8  current    what is left of it. Written, whatever: begins anew
 //! ```
 //!
-//! It has no clock: [`Watchdog::handle_time`] gives it time, and the caller gives it only time in which the guest could
+//! It has no clock: [`Chip::handle_time`] gives it time, and the caller gives it only time in which the guest could
 //! have run. So a guest that was stopped, saved or moved has not come nearer to the end. When nothing is left it stops
 //! running and reports that to the caller once.
 //!
 //! Source: Microsoft, "Hardware Watchdog Timers Design Specification", 2006, which ACPI refers to.
 
+mod wdat;
+
 use serde::{Deserialize, Serialize};
+use snapshot::section::Section;
 
 use crate::RestoreError;
+use crate::acpi::Tables;
+use crate::bus::Range;
+use crate::chip::{Chip, Clock, Effect};
 use crate::counters::Counters;
+
+/// Its first port.
+pub const PORT: u16 = 0x610;
 
 /// Milliseconds of one count.
 pub const PERIOD_MS: u32 = 100;
@@ -33,8 +42,6 @@ pub const CURRENT: u16 = 8;
 /// The control register's bit that says that it runs.
 pub const RUNNING: u32 = 1;
 
-const NAME: &str = "watchdog";
-
 /// Saved form of [`Watchdog`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchdogState {
@@ -46,6 +53,11 @@ pub struct WatchdogState {
     pub left_ms: u32,
     /// It ran out and the caller has not heard of it.
     pub expired: bool,
+}
+
+impl Section for WatchdogState {
+    const NAME: &'static str = "watchdog";
+    const VERSION: u16 = 1;
 }
 
 /// A watchdog.
@@ -65,25 +77,13 @@ impl Default for Watchdog {
     }
 }
 
-impl Watchdog {
-    /// A watchdog after power-on: it does not run.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
+impl Chip for Watchdog {
+    type State = WatchdogState;
 
-    /// What was counted since the device was made.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    /// Whether it runs and needs to be given time.
-    pub fn is_running(&self) -> bool {
-        self.running
-    }
+    const PORTS: &'static [Range] = &[Range::new(PORT as u64, 12)];
 
     /// The guest reads a register.
-    pub fn handle_read(&mut self, offset: u64, data: &mut [u8]) {
+    fn handle_read(&mut self, offset: u64, data: &mut [u8], _clock: Clock<'_>) {
         let value = match (offset, data.len()) {
             (0, 4) => u32::from(self.running) * RUNNING,
             (4, 4) => self.count,
@@ -98,7 +98,7 @@ impl Watchdog {
     }
 
     /// The guest writes a register. A count out of its bounds is taken as the nearest one.
-    pub fn handle_write(&mut self, offset: u64, data: &[u8]) {
+    fn handle_write(&mut self, offset: u64, data: &[u8], _clock: Clock<'_>) {
         let Ok(value) = data.try_into().map(u32::from_le_bytes) else {
             self.counters.bad_accesses += 1;
             return;
@@ -115,8 +115,7 @@ impl Watchdog {
         self.left_ms = self.count * PERIOD_MS;
     }
 
-    /// The guest could run for `ms` more milliseconds.
-    pub fn handle_time(&mut self, ms: u32) {
+    fn handle_time(&mut self, ms: u32) {
         if !self.running {
             return;
         }
@@ -126,22 +125,32 @@ impl Watchdog {
         }
     }
 
-    /// Whether it ran out since the last call.
-    pub fn poll_expiry(&mut self) -> bool {
-        std::mem::take(&mut self.expired)
+    fn wants_time(&self) -> bool {
+        self.running
     }
 
-    /// The whole state as plain data.
-    #[must_use]
-    pub fn save(&self) -> WatchdogState {
+    fn poll_effects(&mut self, act: &mut dyn FnMut(Effect)) {
+        if std::mem::take(&mut self.expired) {
+            act(Effect::WatchdogExpired);
+        }
+    }
+
+    fn describe(tables: &mut Tables) {
+        tables.table(wdat::wdat());
+    }
+
+    fn save(&self) -> WatchdogState {
         let Self { running, count, left_ms, expired, counters: _ } = self;
         WatchdogState { running: *running, count: *count, left_ms: *left_ms, expired: *expired }
     }
 
-    /// A watchdog from an untrusted state.
-    pub fn restore(state: WatchdogState) -> Result<Self, RestoreError> {
+    fn restore(state: WatchdogState) -> Result<Self, RestoreError> {
         let WatchdogState { running, count, left_ms, expired } = state;
-        let refuse = |register, value: u32| RestoreError::Register { device: NAME, register, value: value.into() };
+        let refuse = |register, value: u32| RestoreError::Register {
+            device: WatchdogState::NAME,
+            register,
+            value: value.into(),
+        };
         if !(COUNT_MIN..=COUNT_MAX).contains(&count) {
             return Err(refuse("countdown", count));
         }
@@ -150,24 +159,29 @@ impl Watchdog {
         }
         Ok(Self { running, count, left_ms, expired, counters: Counters::default() })
     }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chip::{effects, midnight};
 
     fn write(watchdog: &mut Watchdog, register: u16, value: u32) {
-        watchdog.handle_write(register.into(), &value.to_le_bytes());
+        watchdog.handle_write(register.into(), &value.to_le_bytes(), &midnight);
     }
 
     fn read(watchdog: &mut Watchdog, register: u16) -> u32 {
         let mut data = [0; 4];
-        watchdog.handle_read(register.into(), &mut data);
+        watchdog.handle_read(register.into(), &mut data, &midnight);
         u32::from_le_bytes(data)
     }
 
     fn running(count: u32) -> Watchdog {
-        let mut watchdog = Watchdog::new();
+        let mut watchdog = Watchdog::default();
         write(&mut watchdog, COUNTDOWN, count);
         write(&mut watchdog, CONTROL, RUNNING);
         watchdog
@@ -177,13 +191,13 @@ mod tests {
     fn time_without_a_sign_of_life_ends_it_once() {
         let mut watchdog = running(20);
         watchdog.handle_time(1999);
-        assert!(!watchdog.poll_expiry());
+        assert_eq!(effects(&mut watchdog), []);
         assert_eq!(read(&mut watchdog, CURRENT), 1);
         watchdog.handle_time(1);
-        assert!(watchdog.poll_expiry() && !watchdog.poll_expiry());
+        assert_eq!((effects(&mut watchdog), effects(&mut watchdog)), (vec![Effect::WatchdogExpired], vec![]));
         assert_eq!(read(&mut watchdog, CONTROL), 0);
         watchdog.handle_time(100_000);
-        assert!(!watchdog.poll_expiry());
+        assert_eq!(effects(&mut watchdog), []);
     }
 
     #[test]
@@ -196,7 +210,7 @@ mod tests {
         assert_eq!(read(&mut watchdog, CURRENT), 20);
         write(&mut watchdog, CONTROL, 0);
         watchdog.handle_time(u32::MAX);
-        assert!(!watchdog.poll_expiry());
+        assert_eq!(effects(&mut watchdog), []);
     }
 
     #[test]
@@ -210,9 +224,9 @@ mod tests {
     fn accesses_of_other_widths_are_counted_and_change_nothing() {
         let mut watchdog = running(20);
         let before = watchdog.save();
-        watchdog.handle_write(0, &[0]);
-        watchdog.handle_write(12, &[0; 4]);
-        watchdog.handle_read(4, &mut [0; 2]);
+        watchdog.handle_write(0, &[0], &midnight);
+        watchdog.handle_write(12, &[0; 4], &midnight);
+        watchdog.handle_read(4, &mut [0; 2], &midnight);
         assert_eq!((watchdog.save(), watchdog.counters().bad_accesses), (before, 3));
     }
 

@@ -117,8 +117,8 @@ impl postcard::ser_flavors::Flavor for Appender<'_> {
     }
 }
 
-/// Writes sections into one byte string.
-#[derive(Debug)]
+/// Writes sections into one byte string, which is whole after each of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateWriter {
     buffer: Vec<u8>,
     count: usize,
@@ -153,8 +153,7 @@ impl StateWriter {
     pub fn put<T: Section>(&mut self, instance: u16, section: &T) {
         assert!(name_is_valid(T::NAME.as_bytes()), "section name {:?} is not a valid name", T::NAME);
         assert!(!self.has(T::NAME, instance), "section {}/{instance} written twice", T::NAME);
-        assert!(self.count < SECTION_COUNT_MAX, "over {SECTION_COUNT_MAX} sections");
-        self.count += 1;
+        self.count_sections(1);
         let at = self.buffer.len();
         self.put_header(T::NAME, T::VERSION, instance);
         let body = self.buffer.len();
@@ -163,27 +162,62 @@ impl StateWriter {
         self.seal_section(at, body);
     }
 
+    /// Appends the sections that `other` has, as they are.
+    ///
+    /// # Panics
+    /// As [`StateWriter::put`], if one of them was written before.
+    pub fn put_all(&mut self, other: &StateWriter) {
+        if let Some(twice) = self.first_of_both(other) {
+            panic!("section {twice} written twice");
+        }
+        self.count_sections(other.count);
+        self.buffer.extend_from_slice(&other.buffer[PRELUDE_LEN..]);
+    }
+
+    /// The first section of `other` that was written here too, if any: it cannot be put.
+    pub fn first_of_both(&self, other: &StateWriter) -> Option<SectionId> {
+        other.sections().find(|section| self.has(section.name, section.instance)).map(|section| section.id())
+    }
+
+    /// Throws away what was written; the memory stays.
+    pub fn clear(&mut self) {
+        *self = Self::with_buffer(std::mem::take(&mut self.buffer));
+    }
+
+    /// The byte string as far as it is written.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer
+    }
+
     /// The byte string, complete.
-    pub fn finish(mut self) -> Vec<u8> {
-        let count = u16::try_from(self.count).expect("put bounds the count below 65536");
-        self.buffer[6..8].copy_from_slice(&count.to_le_bytes());
+    pub fn finish(self) -> Vec<u8> {
         assert!(self.buffer.len() <= STATE_BYTES_MAX, "state of {} bytes is over the limit", self.buffer.len());
         self.buffer
     }
 
+    fn count_sections(&mut self, more: usize) {
+        self.count += more;
+        assert!(self.count <= SECTION_COUNT_MAX, "over {SECTION_COUNT_MAX} sections");
+        let count = u16::try_from(self.count).expect("it is bounded below 65536");
+        self.buffer[6..8].copy_from_slice(&count.to_le_bytes());
+    }
+
+    /// What was written, which is read without a check.
+    fn sections(&self) -> impl Iterator<Item = WrittenSection<'_>> {
+        let mut rest = &self.buffer[PRELUDE_LEN..];
+        std::iter::from_fn(move || {
+            let (header, behind) = rest.split_first_chunk::<HEADER_LEN>()?;
+            let (name, behind) = behind.split_at(header[8].into());
+            let body_len = u32::from_le_bytes(header[16..20].try_into().expect("four bytes"));
+            rest = &behind[body_len as usize..];
+            let name = std::str::from_utf8(name).expect("a valid name is ASCII");
+            Some(WrittenSection { name, instance: u16::from_le_bytes([header[12], header[13]]) })
+        })
+    }
+
     /// Whether a section was written: what would remember that is the buffer itself, which allocates nothing.
     fn has(&self, name: &str, instance: u16) -> bool {
-        let mut rest = &self.buffer[PRELUDE_LEN..];
-        while !rest.is_empty() {
-            let name_len = usize::from(rest[8]);
-            let body_len = u32::from_le_bytes(rest[16..20].try_into().expect("four bytes")) as usize;
-            let (section, others) = rest.split_at(HEADER_LEN + name_len + body_len);
-            if section[12..14] == instance.to_le_bytes() && &section[HEADER_LEN..][..name_len] == name.as_bytes() {
-                return true;
-            }
-            rest = others;
-        }
-        false
+        self.sections().any(|section| section.instance == instance && section.name == name)
     }
 
     fn put_header(&mut self, name: &str, version: u16, instance: u16) {
@@ -207,18 +241,35 @@ impl StateWriter {
     }
 }
 
+struct WrittenSection<'a> {
+    name: &'a str,
+    instance: u16,
+}
+
+impl WrittenSection<'_> {
+    fn id(&self) -> SectionId {
+        SectionId { name: self.name.to_owned(), instance: self.instance }
+    }
+}
+
 #[derive(Debug)]
 struct RawSection<'a> {
     name: &'a str,
     instance: u16,
     version: u16,
     body: &'a [u8],
+    /// With its header.
+    whole: &'a [u8],
     taken: bool,
 }
 
 impl RawSection<'_> {
     fn id(&self) -> SectionId {
         SectionId { name: self.name.to_owned(), instance: self.instance }
+    }
+
+    fn is<T: Section>(&self, instance: u16) -> bool {
+        !self.taken && self.instance == instance && self.name == T::NAME
     }
 }
 
@@ -249,11 +300,8 @@ impl<'a> StateReader<'a> {
     /// Decodes the section of type `T` with this instance number. Each can be taken once.
     pub fn take<T: Section>(&mut self, instance: u16) -> Result<T, StateError> {
         let id = || SectionId { name: T::NAME.to_owned(), instance };
-        let section = self
-            .sections
-            .iter_mut()
-            .find(|s| !s.taken && s.instance == instance && s.name == T::NAME)
-            .ok_or_else(|| StateError::Missing { id: id() })?;
+        let section =
+            self.sections.iter_mut().find(|s| s.is::<T>(instance)).ok_or_else(|| StateError::Missing { id: id() })?;
         if section.version != T::VERSION {
             return Err(StateError::Version { id: id(), found: section.version, reads: T::VERSION });
         }
@@ -269,13 +317,32 @@ impl<'a> StateReader<'a> {
     pub fn take_or_older<T: Section + From<Old>, Old: Section>(&mut self, instance: u16) -> Result<T, StateError> {
         const { assert!(Old::VERSION < T::VERSION) };
         assert_eq!(Old::NAME, T::NAME, "two versions of one section");
-        let is_old = |s: &RawSection<'_>| s.instance == instance && s.name == Old::NAME && s.version == Old::VERSION;
-        if self.sections.iter().any(is_old) { self.take::<Old>(instance).map(T::from) } else { self.take(instance) }
+        if self.contains_version::<Old>(instance) {
+            self.take::<Old>(instance).map(T::from)
+        } else {
+            self.take(instance)
+        }
+    }
+
+    /// Takes all that was not taken, as it is, to be read later.
+    pub fn take_rest(&mut self) -> StateWriter {
+        let mut rest = StateWriter::new();
+        for section in self.sections.iter_mut().filter(|section| !section.taken) {
+            section.taken = true;
+            rest.count_sections(1);
+            rest.buffer.extend_from_slice(section.whole);
+        }
+        rest
     }
 
     /// Whether a section of type `T` with this instance number waits to be taken, of whatever version.
     pub fn contains<T: Section>(&self, instance: u16) -> bool {
-        self.sections.iter().any(|s| !s.taken && s.instance == instance && s.name == T::NAME)
+        self.sections.iter().any(|s| s.is::<T>(instance))
+    }
+
+    /// The same, of the version of `T`.
+    pub fn contains_version<T: Section>(&self, instance: u16) -> bool {
+        self.sections.iter().any(|s| s.is::<T>(instance) && s.version == T::VERSION)
     }
 
     /// What it holds: name and instance, version, body bytes, in the order written. For `describe` and error reports.
@@ -335,7 +402,7 @@ fn parse_section(bytes: &[u8], at: usize) -> Result<(RawSection<'_>, usize), Sta
         return Err(damaged("reserved bytes in use"));
     }
     let version = u16::from_le_bytes([header[10], header[11]]);
-    Ok((RawSection { name, instance, version, body, taken: false }, end))
+    Ok((RawSection { name, instance, version, body, whole: &bytes[at..end], taken: false }, end))
 }
 
 fn refuse_duplicates(sections: &[RawSection<'_>]) -> Result<(), StateError> {

@@ -1,13 +1,18 @@
 //! The tables as a guest walks them, from the RSDP on.
 
 use super::*;
+use crate::virtio::mmio;
+use crate::{cmos, pc, watchdog};
 
 /// The tables as one piece of guest memory.
 struct Image(Vec<(u64, Vec<u8>)>);
 
 impl Image {
     fn new(cpus: u8, devices: usize) -> Self {
-        Self(build(&AcpiConfig::new(cpus, devices)))
+        Self(build(cpus, |tables| {
+            pc::chips().iter().for_each(|chip| chip.describe(tables));
+            (0..devices).for_each(|slot| mmio::describe(slot, tables));
+        }))
     }
 
     fn at(&self, addr: u64) -> &[u8] {
@@ -139,9 +144,21 @@ fn dsdt_has_com1_rtc_and_soft_off() {
 }
 
 #[test]
+fn dsdt_says_where_the_generation_is_and_by_which_interrupt_it_changes() {
+    let image = Image::new(1, 0);
+    let dsdt = image.dsdt();
+    assert_eq!(count(dsdt, b"_HID\x0dVMGENCTR\0"), 1);
+    assert_eq!(count(dsdt, b"_CID\x0dVM_Gen_Counter\0"), 1);
+    assert_eq!(count(dsdt, b"ADDR\x12\x08\x02\x0c\x00\xe0\x0f\x00\x00"), 1, "a package of two numbers");
+    assert_eq!(count(dsdt, b"_HID\x0dACPI0013\0"), 1);
+    // If the argument is line 9, notify the device of a change.
+    assert_eq!(count(dsdt, b"_EVT\x09\xa0\x12\x93\x68\x0a\x09\x86\\\x2e_SB_VGEN\x0a\x80"), 1);
+}
+
+#[test]
 #[should_panic(expected = "0 vCPUs")]
 fn build_without_cpus_panics() {
-    let _ = build(&AcpiConfig::new(0, 0));
+    let _ = build(0, |_| {});
 }
 
 #[test]
@@ -155,7 +172,7 @@ fn build_wdat_describes_registers_that_the_watchdog_has() {
     for entry in table[68..].chunks_exact(24) {
         // System I/O, 32 bits, by double words.
         assert_eq!(entry[4..8], [1, 32, 0, 3]);
-        let offset = u64_at(entry, 8) - u64::from(layout::WATCHDOG_PORT);
+        let offset = u64_at(entry, 8) - u64::from(watchdog::PORT);
         assert!([0, 4, 8].contains(&offset), "{offset}");
     }
     let actions: Vec<u8> = table[68..].chunks_exact(24).map(|entry| entry[0]).collect();

@@ -5,15 +5,15 @@ use proptest::prelude::*;
 use super::*;
 
 fn read(cmos: &mut Cmos, index: u8, now_s: i64) -> u8 {
-    cmos.handle_write(0, &[index], now_s);
+    cmos.handle_write(0, &[index], &|| now_s);
     let mut data = [0];
-    cmos.handle_read(1, &mut data, now_s);
+    cmos.handle_read(1, &mut data, &|| now_s);
     data[0]
 }
 
 fn write(cmos: &mut Cmos, index: u8, value: u8, now_s: i64) {
-    cmos.handle_write(0, &[index], now_s);
-    cmos.handle_write(1, &[value], now_s);
+    cmos.handle_write(0, &[index], &|| now_s);
+    cmos.handle_write(1, &[value], &|| now_s);
 }
 
 /// The fields in the order of a date: century, year, month, day, hour, minute, second.
@@ -26,14 +26,14 @@ const NOW_S: i64 = 1_795_250_107;
 
 #[test]
 fn read_time_in_bcd_is_the_given_time() {
-    let mut cmos = Cmos::new();
+    let mut cmos = Cmos::default();
     assert_eq!(fields(&mut cmos, NOW_S), [0x20, 0x26, 0x11, 0x21, 0x08, 0x35, 0x07]);
     assert_eq!(read(&mut cmos, DAY_OF_WEEK, NOW_S), 7);
 }
 
 #[test]
 fn read_time_in_binary_and_twelve_hours() {
-    let mut cmos = Cmos::new();
+    let mut cmos = Cmos::default();
     write(&mut cmos, REGISTER_B, B_BINARY, NOW_S);
     assert_eq!(read(&mut cmos, MINUTES, NOW_S), 35);
     assert_eq!(read(&mut cmos, HOURS, NOW_S), 8);
@@ -44,7 +44,7 @@ fn read_time_in_binary_and_twelve_hours() {
 
 #[test]
 fn registers_say_no_update_in_progress_and_valid() {
-    let mut cmos = Cmos::new();
+    let mut cmos = Cmos::default();
     assert_eq!(read(&mut cmos, REGISTER_A, NOW_S), A_DIVIDER_32KHZ);
     assert_eq!(read(&mut cmos, REGISTER_B, NOW_S), B_24_HOURS);
     assert_eq!(read(&mut cmos, REGISTER_C, NOW_S), 0);
@@ -55,7 +55,7 @@ fn registers_say_no_update_in_progress_and_valid() {
 
 #[test]
 fn set_time_under_set_takes_effect_when_set_is_let_go() {
-    let mut cmos = Cmos::new();
+    let mut cmos = Cmos::default();
     write(&mut cmos, REGISTER_B, B_24_HOURS | B_SET, NOW_S);
     for (index, value) in [(YEAR, 0x31), (MONTH, 0x02), (DAY, 0x28), (HOURS, 0x23), (MINUTES, 0x59), (SECONDS, 0x58)] {
         write(&mut cmos, index, value, NOW_S);
@@ -67,7 +67,7 @@ fn set_time_under_set_takes_effect_when_set_is_let_go() {
 
 #[test]
 fn set_time_to_no_date_is_forgotten_and_counted() {
-    let mut cmos = Cmos::new();
+    let mut cmos = Cmos::default();
     write(&mut cmos, REGISTER_B, B_24_HOURS | B_SET, NOW_S);
     write(&mut cmos, MONTH, 0x13, NOW_S);
     write(&mut cmos, REGISTER_B, B_24_HOURS, NOW_S);
@@ -77,14 +77,14 @@ fn set_time_to_no_date_is_forgotten_and_counted() {
 
 #[test]
 fn memory_keeps_bytes_and_ignores_the_nmi_bit() {
-    let mut cmos = Cmos::new();
+    let mut cmos = Cmos::default();
     write(&mut cmos, 0x80 | 0x40, 0x5a, NOW_S);
     assert_eq!(read(&mut cmos, 0x40, NOW_S), 0x5a);
 }
 
 #[test]
 fn set_time_survives_a_restore_at_another_time() {
-    let mut cmos = Cmos::new();
+    let mut cmos = Cmos::default();
     write(&mut cmos, YEAR, 0x40, NOW_S);
     let mut cmos = Cmos::restore(cmos.save()).unwrap();
     assert_eq!(fields(&mut cmos, NOW_S + 3), [0x20, 0x40, 0x11, 0x21, 0x08, 0x35, 0x10]);
@@ -92,7 +92,7 @@ fn set_time_survives_a_restore_at_another_time() {
 
 #[test]
 fn restore_impossible_states_are_refused() {
-    let good = Cmos::new().save();
+    let good = Cmos::default().save();
     let refused = |change: fn(&mut CmosState)| {
         let mut state = good.clone();
         change(&mut state);

@@ -4,12 +4,14 @@ use proptest::prelude::*;
 
 use super::{Subject, device_laws};
 use crate::RestoreError;
-use crate::cmos::{Cmos, CmosState};
-use crate::i8042::{I8042, I8042State};
-use crate::power::{Power, PowerState};
-use crate::pvpanic::{Pvpanic, PvpanicState};
-use crate::serial::{Serial, SerialState};
-use crate::watchdog::{Watchdog, WatchdogState};
+use crate::chip::{Chip, effects};
+use crate::cmos::Cmos;
+use crate::generation::Generation;
+use crate::i8042::I8042;
+use crate::power::Power;
+use crate::pvpanic::Pvpanic;
+use crate::serial::Serial;
+use crate::watchdog::Watchdog;
 
 /// What can happen to a chip.
 #[derive(Clone, Debug)]
@@ -42,169 +44,125 @@ fn port_ops(ports: u64, values: &'static [u8]) -> BoxedStrategy<PortOp> {
     .boxed()
 }
 
-/// Defines the subject of a chip: its ports, how it is read and written, and what the caller takes from it.
-macro_rules! chip {
-    ($subject:ident, $chip:ty, $state:ty, $ports:literal, $values:expr, $read:expr, $write:expr, $input:expr, $poll:expr) => {
-        pub(crate) struct $subject($chip);
+/// A chip: its accesses, and what the caller takes from it.
+pub(crate) struct ChipSubject<C>(C);
 
-        impl Subject for $subject {
-            type State = $state;
-            type Op = PortOp;
+/// What a chip adds to the laws.
+pub(crate) trait Type: Chip<State: Clone + PartialEq> {
+    /// How many ports, in units of an access.
+    const COUNT: u64;
+    /// Values that mean something to it.
+    const VALUES: &'static [u8];
 
-            fn new() -> Self {
-                Self(<$chip>::new())
-            }
-
-            fn ops() -> BoxedStrategy<PortOp> {
-                port_ops($ports, &$values)
-            }
-
-            fn apply(&mut self, op: &PortOp) -> Vec<u8> {
-                let chip = &mut self.0;
-                match op {
-                    PortOp::Read { offset, len } => {
-                        let mut data = vec![0x5a; *len];
-                        let read: fn(&mut $chip, u64, &mut [u8]) = $read;
-                        read(chip, *offset, &mut data);
-                        data
-                    }
-                    PortOp::Write { offset, data } => {
-                        let write: fn(&mut $chip, u64, &[u8]) = $write;
-                        write(chip, *offset, data);
-                        Vec::new()
-                    }
-                    PortOp::Input(data) => {
-                        let input: fn(&mut $chip, &[u8]) -> usize = $input;
-                        vec![input(chip, data) as u8]
-                    }
-                    PortOp::Poll => {
-                        let poll: fn(&mut $chip) -> Vec<u8> = $poll;
-                        poll(chip)
-                    }
-                }
-            }
-
-            fn save(&self) -> $state {
-                self.0.save()
-            }
-
-            fn restore(&mut self, state: $state) -> Result<(), RestoreError> {
-                self.0 = <$chip>::restore(state)?;
-                Ok(())
-            }
-
-            fn fork(&self) -> Self {
-                Self(<$chip>::restore(self.0.save()).expect("what a device saves it believes"))
-            }
-        }
-    };
+    /// The bytes of one register, if that is wider than one.
+    fn register(_offset: u64, _value: u8) -> Option<(u64, [u8; 4])> {
+        None
+    }
 }
 
 /// The time of day of these tests; the chip must not look at any other.
-const NOW_S: i64 = 1_795_250_100;
-
-fn poll_serial(serial: &mut Serial) -> Vec<u8> {
-    let mut seen = vec![u8::from(serial.line()), u8::from(serial.poll_interrupt())];
-    seen.extend(serial.poll_output().unwrap_or_default());
-    seen
+fn now_s() -> i64 {
+    1_795_250_100
 }
 
-chip!(
-    SerialSubject,
-    Serial,
-    SerialState,
-    8,
-    [0x00, 0x01, 0x02, 0x03, 0x07, 0x10, 0x80, 0x83],
-    Serial::handle_read,
-    Serial::handle_write,
-    Serial::handle_input,
-    poll_serial
-);
-chip!(
-    CmosSubject,
-    Cmos,
-    CmosState,
-    2,
-    [0x00, 0x02, 0x04, 0x08, 0x09, 0x0a, 0x0b, 0x0b, 0x12, 0x32, 0x40, 0x82, 0x86],
-    |cmos, offset, data| cmos.handle_read(offset, data, NOW_S),
-    |cmos, offset, data| cmos.handle_write(offset, data, NOW_S),
-    |_, _| 0,
-    |_| Vec::new()
-);
-chip!(
-    I8042Subject,
-    I8042,
-    I8042State,
-    5,
-    [0x20, 0x60, 0xaa, 0xd1, 0xfe],
-    I8042::handle_read,
-    I8042::handle_write,
-    |_, _| 0,
-    |chip| vec![u8::from(chip.poll_reset())]
-);
-chip!(
-    PowerSubject,
-    Power,
-    PowerState,
-    2,
-    [0x14, 0x34, 0x2c],
-    Power::handle_read,
-    Power::handle_write,
-    |_, _| 0,
-    |chip| vec![u8::from(chip.poll_power().is_some())]
-);
-chip!(
-    PvpanicSubject,
-    Pvpanic,
-    PvpanicState,
-    1,
-    [1, 2, 3],
-    Pvpanic::handle_read,
-    Pvpanic::handle_write,
-    |_, _| 0,
-    |chip| format!("{:?}", chip.poll_event()).into_bytes()
-);
+impl<C: Type> Subject for ChipSubject<C> {
+    type State = C::State;
+    type Op = PortOp;
 
-/// A register is written as a whole; the operations write bytes.
-fn write_watchdog(watchdog: &mut Watchdog, offset: u64, data: &[u8]) {
-    let value = data.first().map_or(0, |byte| u32::from(*byte));
-    if data.len() == 1 {
-        watchdog.handle_write(offset * 4, &value.to_le_bytes());
-    } else {
-        watchdog.handle_write(offset, data);
+    fn new() -> Self {
+        Self(C::default())
     }
-}
 
-/// The same for reading.
-fn read_watchdog(watchdog: &mut Watchdog, offset: u64, data: &mut [u8]) {
-    match data {
-        [byte] => {
-            let mut word = [0; 4];
-            watchdog.handle_read(offset * 4, &mut word);
-            *byte = word[0] ^ word[1] ^ word[2];
+    fn ops() -> BoxedStrategy<PortOp> {
+        port_ops(C::COUNT, C::VALUES)
+    }
+
+    fn apply(&mut self, op: &PortOp) -> Vec<u8> {
+        let chip = &mut self.0;
+        match op {
+            PortOp::Read { offset, len } => {
+                let wide = C::register(*offset, 0).filter(|_| *len == 1);
+                let (offset, mut data) = wide.map_or((*offset, vec![0x5a; *len]), |(at, _)| (at, vec![0x5a; 4]));
+                chip.handle_read(offset, &mut data, &now_s);
+                data
+            }
+            PortOp::Write { offset, data } => {
+                match (&data[..], C::register(*offset, data.first().copied().unwrap_or_default())) {
+                    ([_], Some((offset, word))) => chip.handle_write(offset, &word, &now_s),
+                    _ => chip.handle_write(*offset, data, &now_s),
+                }
+                Vec::new()
+            }
+            PortOp::Input(data) => {
+                chip.handle_generation(std::array::from_fn(|at| data.get(at).copied().unwrap_or_default()));
+                chip.handle_time(data.iter().map(|byte| u32::from(*byte)).sum());
+                vec![chip.handle_input(data) as u8]
+            }
+            PortOp::Poll => format!("{:?} {}", effects(chip), chip.wants_time()).into_bytes(),
         }
-        data => watchdog.handle_read(offset, data),
+    }
+
+    fn save(&self) -> C::State {
+        self.0.save()
+    }
+
+    fn save_over(&self, state: &mut C::State) {
+        self.0.save_over(state);
+    }
+
+    fn restore(&mut self, state: C::State) -> Result<(), RestoreError> {
+        self.0 = C::restore(state)?;
+        Ok(())
+    }
+
+    fn fork(&self) -> Self {
+        Self(C::restore(self.0.save()).expect("what a device saves it believes"))
     }
 }
 
-chip!(
-    WatchdogSubject,
-    Watchdog,
-    WatchdogState,
-    3,
-    [0, 1, 10, 20],
-    read_watchdog,
-    write_watchdog,
-    |watchdog, data| {
-        watchdog.handle_time(data.iter().map(|byte| u32::from(*byte)).sum());
-        0
-    },
-    |watchdog| vec![u8::from(watchdog.poll_expiry())]
-);
+impl Type for Serial {
+    const COUNT: u64 = 8;
+    const VALUES: &'static [u8] = &[0x00, 0x01, 0x02, 0x03, 0x07, 0x10, 0x80, 0x83];
+}
 
-device_laws!(serial, SerialSubject);
-device_laws!(cmos, CmosSubject);
-device_laws!(i8042, I8042Subject);
-device_laws!(power, PowerSubject);
-device_laws!(pvpanic, PvpanicSubject);
-device_laws!(watchdog, WatchdogSubject);
+impl Type for Cmos {
+    const COUNT: u64 = 2;
+    const VALUES: &'static [u8] = &[0x00, 0x02, 0x04, 0x08, 0x09, 0x0a, 0x0b, 0x0b, 0x12, 0x32, 0x40, 0x82, 0x86];
+}
+
+impl Type for Generation {
+    const COUNT: u64 = 1;
+    const VALUES: &'static [u8] = &[0];
+}
+
+impl Type for I8042 {
+    const COUNT: u64 = 5;
+    const VALUES: &'static [u8] = &[0x20, 0x60, 0xaa, 0xd1, 0xfe];
+}
+
+impl Type for Power {
+    const COUNT: u64 = 2;
+    const VALUES: &'static [u8] = &[0x14, 0x34, 0x2c];
+}
+
+impl Type for Pvpanic {
+    const COUNT: u64 = 1;
+    const VALUES: &'static [u8] = &[1, 2, 3];
+}
+
+impl Type for Watchdog {
+    const COUNT: u64 = 3;
+    const VALUES: &'static [u8] = &[0, 1, 10, 20];
+
+    fn register(offset: u64, value: u8) -> Option<(u64, [u8; 4])> {
+        Some((offset * 4, u32::from(value).to_le_bytes()))
+    }
+}
+
+device_laws!(serial, ChipSubject<Serial>);
+device_laws!(cmos, ChipSubject<Cmos>);
+device_laws!(generation, ChipSubject<Generation>);
+device_laws!(i8042, ChipSubject<I8042>);
+device_laws!(power, ChipSubject<Power>);
+device_laws!(pvpanic, ChipSubject<Pvpanic>);
+device_laws!(watchdog, ChipSubject<Watchdog>);

@@ -24,7 +24,7 @@ use vm_memory::GuestMemory;
 
 use super::queue::{Chain, QueueError, Served, VirtQueue};
 use super::turn::Turn;
-use super::{VirtioDevice, read_config_bytes};
+use super::{DeviceState, VirtioDevice, read_config_bytes};
 use crate::RestoreError;
 use crate::counters::Counters;
 
@@ -106,6 +106,11 @@ pub struct BlockConfig {
 pub struct BlockState {
     /// The disk as the guest sees it.
     pub config: BlockConfig,
+}
+
+impl DeviceState for BlockState {
+    const NAME: &'static str = "virtio-block";
+    const VERSION: u16 = 1;
 }
 
 /// A virtio-block device.
@@ -277,7 +282,6 @@ impl VirtioDevice for Block {
     type Host = dyn BlockBackend;
     type State = BlockState;
 
-    const NAME: &'static str = "virtio-block";
     const DEVICE_ID: u32 = virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
     const QUEUE_SIZES: &'static [u16] = &[QUEUE_SIZE];
 

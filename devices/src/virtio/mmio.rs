@@ -26,12 +26,15 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use acpi_tables::aml;
 use vm_memory::GuestMemory;
 
 use super::VirtioDevice;
 use super::queue::{QueueError, VirtQueue};
 use super::turn::Turn;
+use crate::acpi::{Tables, edge};
 use crate::counters::Counters;
+use crate::layout::{MmioSlot, virtio_mmio};
 
 pub use state::MmioState;
 
@@ -68,6 +71,15 @@ pub mod status {
 pub const INTERRUPT_USED: u32 = 1;
 /// InterruptStatus: the configuration changed.
 pub const INTERRUPT_CONFIG: u32 = 2;
+
+/// Adds the device in `slot` to the ACPI tables, as `LNRO0005`, which Linux drives without a kernel command line.
+pub fn describe(slot: usize, tables: &mut Tables) {
+    let MmioSlot { base, size, gsi } = virtio_mmio(slot);
+    let base = u32::try_from(base).expect("virtio-mmio windows lie below 4 GiB");
+    let size = u32::try_from(size).expect("a window is a page");
+    let (window, interrupt) = (aml::Memory32Fixed::new(true, base, size), edge(gsi));
+    tables.plain_device(&format!("VR{slot:02}"), &"LNRO0005", slot as u32, &[&window, &interrupt]);
+}
 
 /// A virtio device on the bus.
 #[derive(Debug)]

@@ -21,17 +21,25 @@ use crate::counters::Counters;
 use queue::{QueueError, VirtQueue};
 use turn::Turn;
 
+/// A virtio device's own fields as they are saved. Any change to them is a new version, and so is one to the transport's.
+pub trait DeviceState: Serialize + DeserializeOwned + Clone + PartialEq + std::fmt::Debug + Send + 'static {
+    /// Name of the device's section.
+    const NAME: &'static str;
+    /// Version of the section.
+    const VERSION: u16;
+}
+
 /// The part of a virtio device that its transport does not know.
 ///
 /// The transport calls `handle_notify` only between DRIVER_OK and reset, and never after the device asked for a reset.
-pub trait VirtioDevice: Sized {
+pub trait VirtioDevice: std::fmt::Debug + Send + Sized + 'static {
     /// What the host must lend to the device while it serves a queue.
     type Host: ?Sized;
     /// Saved form of the device's own fields.
-    type State: Serialize + DeserializeOwned + Clone + PartialEq + std::fmt::Debug;
+    type State: DeviceState;
 
     /// Section name, also used in errors.
-    const NAME: &'static str;
+    const NAME: &'static str = Self::State::NAME;
     /// Virtio device id.
     const DEVICE_ID: u32;
     /// Most descriptors of each queue, powers of two.

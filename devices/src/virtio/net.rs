@@ -28,7 +28,7 @@ use vm_memory::GuestMemory;
 use super::mmio::MmioTransport;
 use super::queue::{Chain, QueueError, VirtQueue};
 use super::turn::{BYTES_MAX, Turn};
-use super::{VirtioDevice, read_config_bytes};
+use super::{DeviceState, VirtioDevice, read_config_bytes};
 use crate::RestoreError;
 use crate::counters::Counters;
 use header::{Finisher, checked};
@@ -94,6 +94,11 @@ pub struct NetState {
     pub output: Vec<Bytes>,
 }
 
+impl DeviceState for NetState {
+    const NAME: &'static str = "virtio-net";
+    const VERSION: u16 = 2;
+}
+
 /// Version 1 of [`NetState`]: no offloads, frames without headers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetStateV1 {
@@ -103,6 +108,11 @@ pub struct NetStateV1 {
     pub status: u16,
     /// Frames that were sent and not polled.
     pub output: Vec<Bytes>,
+}
+
+impl DeviceState for NetStateV1 {
+    const NAME: &'static str = NetState::NAME;
+    const VERSION: u16 = 1;
 }
 
 impl From<NetStateV1> for NetState {
@@ -326,7 +336,6 @@ impl VirtioDevice for Net {
     type Host = ();
     type State = NetState;
 
-    const NAME: &'static str = "virtio-net";
     const DEVICE_ID: u32 = virtio_bindings::virtio_ids::VIRTIO_ID_NET;
     const QUEUE_SIZES: &'static [u16] = &[QUEUE_SIZE, QUEUE_SIZE, CONTROL_QUEUE_SIZE];
 

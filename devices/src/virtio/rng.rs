@@ -6,9 +6,9 @@
 use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemory;
 
-use super::VirtioDevice;
 use super::queue::{Chain, QueueError, VirtQueue};
 use super::turn::Turn;
+use super::{DeviceState, VirtioDevice};
 use crate::RestoreError;
 use crate::counters::Counters;
 
@@ -20,6 +20,11 @@ const QUEUE_SIZE: u16 = 64;
 /// Saved form of [`Rng`]: it has no fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RngState {}
+
+impl DeviceState for RngState {
+    const NAME: &'static str = "virtio-rng";
+    const VERSION: u16 = 1;
+}
 
 /// A virtio-rng device.
 #[derive(Debug, Default)]
@@ -56,7 +61,6 @@ impl VirtioDevice for Rng {
     type Host = dyn FnMut(&mut [u8]);
     type State = RngState;
 
-    const NAME: &'static str = "virtio-rng";
     const DEVICE_ID: u32 = virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
     const QUEUE_SIZES: &'static [u16] = &[QUEUE_SIZE];
 

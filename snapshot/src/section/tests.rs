@@ -99,6 +99,48 @@ fn take_twice_or_of_absent_section_is_missing() {
 }
 
 #[test]
+fn contains_version_tells_versions_of_one_name_apart() {
+    let bytes = state();
+    let mut reader = StateReader::parse(&bytes).unwrap();
+    assert!(reader.contains::<UartLater>(1) && !reader.contains_version::<UartLater>(1));
+    assert!(reader.contains_version::<Uart>(1) && !reader.contains_version::<Uart>(2));
+    reader.take::<Uart>(1).unwrap();
+    assert!(!reader.contains_version::<Uart>(1), "it was taken");
+}
+
+#[test]
+fn take_rest_is_what_was_not_taken_and_can_be_put_beside_others() {
+    let bytes = state();
+    let mut reader = StateReader::parse(&bytes).unwrap();
+    let first: Uart = reader.take(0).unwrap();
+    let rest = reader.take_rest();
+    reader.finish().unwrap();
+
+    let list = |bytes: &[u8]| StateReader::parse(bytes).unwrap().list().collect::<Vec<_>>();
+    assert_eq!(list(rest.bytes()), list(&bytes)[1..]);
+    let mut writer = StateWriter::new();
+    writer.put(0, &first);
+    assert_eq!(writer.first_of_both(&rest), None);
+    writer.put_all(&rest);
+    assert_eq!(writer.bytes(), bytes, "as they were");
+    assert_eq!(writer.first_of_both(&rest).unwrap().to_string(), "uart/1");
+    writer.clear();
+    assert_eq!(writer, StateWriter::new());
+    writer.put_all(&rest);
+    assert_eq!(writer.finish(), rest.finish());
+}
+
+#[test]
+#[should_panic(expected = "section ram-tail/0 written twice")]
+fn put_all_of_a_section_that_is_there_panics() {
+    let mut writer = StateWriter::new();
+    writer.put(0, &Ram(Bytes(Vec::new())));
+    let bytes = state();
+    let mut reader = StateReader::parse(&bytes).unwrap();
+    writer.put_all(&reader.take_rest());
+}
+
+#[test]
 fn finish_with_untaken_sections_names_them() {
     let bytes = state();
     let mut reader = StateReader::parse(&bytes).unwrap();

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use devices::chip::Chip;
 use devices::serial::{Serial, SerialState};
 use devices::watchdog::{Watchdog, WatchdogState};
 use snapshot::checkpoint::{self, Checkpoint, Contents};
@@ -29,8 +30,8 @@ pub fn repair(state: &mut [u8]) {
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let mut writer = StateWriter::new();
-    writer.put(0, &Serial::new().save());
-    writer.put(0, &Watchdog::new().save());
+    writer.put(0, &Serial::default().save());
+    writer.put(0, &Watchdog::default().save());
     let mut state = writer.finish();
     patch::apply(&mut input, &mut state, 6);
     repair(&mut state);

@@ -25,6 +25,7 @@ mod machine;
 pub mod memory;
 pub mod net;
 pub mod random;
+pub mod shape;
 pub mod slot;
 pub mod state;
 pub mod stats;

@@ -1,346 +1,203 @@
-//! A virtio-mmio slot: one device of any type, and what the host lends to it.
+//! A virtio-mmio slot: one device of any type, and the host's side of it.
+//!
+//! What a type needs of the host is one implementation of [`Host`], in a file of its own here, and a row of [`KINDS`].
 
-use devices::RestoreError;
+mod block;
+mod net;
+mod rng;
+
+use std::fmt::Debug;
+
+use devices::bus::Owner;
 use devices::virtio::VirtioDevice;
-use devices::virtio::block::{Block, BlockConfig, BlockState};
 use devices::virtio::mmio::{MmioState, MmioTransport};
-use devices::virtio::net::{Net, NetState, NetStateV1, Offloads, RxResult, with_empty_header};
-use devices::virtio::rng::{Rng, RngState};
 use devices::virtio::turn::Turn;
-use serde::{Deserialize, Serialize};
-use snapshot::section::{Bytes, Section};
+use devices::{RestoreError, SectionRefused};
+use snapshot::section::{StateError, StateReader, StateWriter};
 
 use super::disk::SharedDisk;
 use super::ingress::Ingress;
 use crate::memory::GuestMemory;
-use crate::random;
 
-/// What a slot holds.
-#[derive(Debug)]
-pub enum Slot {
-    /// A disk.
-    Block {
-        /// Registers and queue.
-        device: Box<MmioTransport<Block>>,
-        /// The image behind it.
-        disk: SharedDisk,
-    },
-    /// A network card.
-    Net {
-        /// Registers and queues.
-        device: Box<MmioTransport<Net>>,
-        /// Packets accepted from the tap that the guest has not got yet.
-        ingress: Ingress,
-    },
-    /// A source of entropy.
-    Rng {
-        /// Registers and queue.
-        device: Box<MmioTransport<Rng>>,
-    },
-}
+pub use block::block;
+pub use net::{Card, IngressState, net};
+pub use rng::{Entropy, rng};
 
-/// Saved form of a slot.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum SlotState {
-    /// A disk.
-    Block(MmioState<BlockState>),
-    /// A network card, with the packets that wait for the guest.
-    Net(MmioState<NetState>, Vec<Bytes>),
-    /// A source of entropy.
-    Rng(MmioState<RngState>),
-}
+/// What is behind a virtio device of one type on the host.
+pub trait Host: Debug + Send + Sized + 'static {
+    /// The device.
+    type Device: VirtioDevice;
+    /// What of the host's side is part of the state.
+    type Kept;
 
-impl Section for SlotState {
-    const NAME: &'static str = "virtio-slot";
-    const VERSION: u16 = 2;
-}
+    /// Lends the device what it needs while it serves a queue.
+    fn lend<R>(&mut self, serve: impl FnOnce(&mut <Self::Device as VirtioDevice>::Host) -> R) -> R;
 
-/// Version 1 of [`SlotState`]: network cards without offloads, frames without headers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) enum SlotStateV1 {
-    Block(MmioState<BlockState>),
-    Net(MmioState<NetStateV1>, Vec<Bytes>),
-    Rng(MmioState<RngState>),
-}
+    /// Writes what is kept, as a section of its own, if there is any.
+    fn save(&self, _slot: u16, _writer: &mut StateWriter) {}
 
-impl Section for SlotStateV1 {
-    const NAME: &'static str = SlotState::NAME;
-    const VERSION: u16 = 1;
-}
+    /// Takes that section, which is untrusted.
+    fn take(slot: u16, reader: &mut StateReader<'_>) -> Result<Self::Kept, StateError>;
 
-impl From<SlotStateV1> for SlotState {
-    fn from(old: SlotStateV1) -> Self {
-        match old {
-            SlotStateV1::Block(state) => Self::Block(state),
-            SlotStateV1::Net(state, frames) => {
-                let packets = frames.into_iter().map(|frame| Bytes(with_empty_header(&frame.0))).collect();
-                Self::Net(state.with_device(NetState::from), packets)
-            }
-            SlotStateV1::Rng(state) => Self::Rng(state),
-        }
+    /// Goes on with what was kept behind `saved`, which comes into the place of `ours`. A refusal changes nothing.
+    fn restore(&mut self, kept: Self::Kept, ours: &Self::Device, saved: &Self::Device) -> Result<(), RestoreError>;
+
+    /// The disk that it is.
+    fn disk(&self) -> Option<&SharedDisk> {
+        None
+    }
+
+    /// The network card that it makes of its device.
+    fn card(_plug: &Plug<Self>) -> Option<&Card> {
+        None
+    }
+
+    /// The same, to be changed.
+    fn card_mut(_plug: &mut Plug<Self>) -> Option<&mut Card> {
+        None
     }
 }
 
-/// Calls `$body` with the transport of whatever device the slot holds.
-macro_rules! with_transport {
-    ($slot:expr, $device:ident => $body:expr) => {
-        match $slot {
-            Slot::Block { device: $device, .. } => $body,
-            Slot::Net { device: $device, .. } => $body,
-            Slot::Rng { device: $device } => $body,
-        }
-    };
-}
-
-fn serve<D: VirtioDevice>(
-    device: &mut MmioTransport<D>,
-    memory: &GuestMemory,
-    host: &mut D::Host,
-    turn: &mut Turn<'_>,
-) {
-    while !turn.is_over()
-        && let Some(queue) = device.poll_notify()
-    {
-        device.handle_notify(queue, memory, host, turn);
-    }
-}
-
-impl Slot {
-    /// A disk of `sectors` sectors.
-    pub fn block(disk: SharedDisk, id: &str) -> Self {
-        let (sectors, read_only) = {
-            let disk = disk.lock();
-            (disk.len_bytes() / devices::virtio::block::SECTOR, disk.is_readonly())
-        };
-        let id = id.as_bytes()[..id.len().min(devices::virtio::block::ID_BYTES)].to_vec();
-        let device = Box::new(MmioTransport::new(Block::new(BlockConfig { sectors, read_only, id })));
-        Self::Block { device, disk }
-    }
-
-    /// A network card.
-    pub fn net(mac: [u8; 6], has_offloads: bool) -> Self {
-        let device = Box::new(MmioTransport::new(Net::new(mac, has_offloads)));
-        Self::Net { device, ingress: Ingress::default() }
-    }
-
-    /// A source of entropy.
-    pub fn rng() -> Self {
-        Self::Rng { device: Box::new(MmioTransport::new(Rng::new())) }
-    }
-
+/// A slot with its device.
+pub trait Slot: Debug + Send {
+    /// What the device is called in slot `slot`: the name and the instance of its section.
+    fn owner(&self, slot: u16) -> Owner;
     /// The guest reads a register.
-    pub fn handle_read(&mut self, offset: u64, data: &mut [u8]) {
-        with_transport!(self, device => device.handle_read(offset, data));
-    }
-
+    fn handle_read(&mut self, offset: u64, data: &mut [u8]);
     /// The guest writes a register. What that kicks is for [`Slot::serve_kicks`].
-    pub fn handle_write(&mut self, offset: u64, data: &[u8]) {
-        with_transport!(self, device => device.handle_write(offset, data));
-    }
-
+    fn handle_write(&mut self, offset: u64, data: &[u8]);
     /// Serves queues that were kicked or that an earlier turn left, as far as `turn` lasts.
-    pub fn serve_kicks(&mut self, memory: &GuestMemory, turn: &mut Turn<'_>) {
-        match self {
-            Self::Block { device, disk } => serve(device, memory, disk, turn),
-            Self::Net { device, .. } => serve(device, memory, &mut (), turn),
-            Self::Rng { device } => serve(device, memory, &mut random::fill, turn),
-        }
-    }
-
+    fn serve_kicks(&mut self, memory: &GuestMemory, turn: &mut Turn<'_>);
     /// Whether queues are to be served though nobody may kick them again.
-    pub fn owes_work(&self) -> bool {
-        with_transport!(self, device => device.owes_work())
-    }
-
-    /// What waits in a disk's ring for the host is owed.
-    pub fn retry(&mut self) {
-        if let Self::Block { device, .. } = self {
-            device.handle_host_ready();
-        }
-    }
-
+    fn owes_work(&self) -> bool;
+    /// What waits in a ring for the host is owed.
+    fn retry(&mut self);
     /// Whether an edge of the interrupt line is due; asking takes it.
-    pub fn poll_interrupt(&mut self) -> bool {
-        with_transport!(self, device => device.poll_interrupt())
-    }
+    fn poll_interrupt(&mut self) -> bool;
+    /// The disk behind it.
+    fn disk(&self) -> Option<&SharedDisk>;
+    /// The network card that it is.
+    fn card(&self) -> Option<&Card>;
+    /// The same, to be changed.
+    fn card_mut(&mut self) -> Option<&mut Card>;
+    /// Writes the sections of slot `slot`.
+    fn save(&mut self, slot: u16, writer: &mut StateWriter);
+    /// Builds the device anew from the sections of slot `slot`, which are untrusted, and keeps the host's side of it.
+    fn restore(&mut self, slot: u16, reader: &mut StateReader<'_>) -> Result<(), SectionRefused>;
+}
 
-    /// Whether serving it may send to the world.
-    pub fn sends(&self) -> bool {
-        matches!(self, Self::Net { .. })
-    }
+/// A device, the host's side of it, and the memory of its last save.
+#[derive(Debug)]
+pub struct Plug<H: Host> {
+    device: MmioTransport<H::Device>,
+    host: H,
+    saved: MmioState<<H::Device as VirtioDevice>::State>,
+}
 
-    /// The next packet that the guest sent.
-    pub fn poll_output(&mut self) -> Option<Vec<u8>> {
-        match self {
-            Self::Net { device, .. } => device.poll_output(),
-            Self::Block { .. } | Self::Rng { .. } => None,
-        }
-    }
-
-    /// What the guest finishes of its frames, if that may have changed.
-    pub fn poll_offloads(&mut self) -> Option<Offloads> {
-        match self {
-            Self::Net { device, .. } => device.poll_offloads(),
-            Self::Block { .. } | Self::Rng { .. } => None,
-        }
-    }
-
-    /// Takes a packet from the world; gives it back if `packets_max` or too much wait already.
-    pub fn accept_frame(&mut self, packet: Vec<u8>, packets_max: usize) -> Result<(), Vec<u8>> {
-        match self {
-            Self::Net { ingress, .. } => ingress.offer(packet, packets_max),
-            Self::Block { .. } | Self::Rng { .. } => Err(packet),
-        }
-    }
-
-    /// Whether there is room for packets that were given back; asking takes it.
-    pub fn take_room(&mut self, packets_max: usize) -> bool {
-        match self {
-            Self::Net { ingress, .. } => ingress.take_room(packets_max),
-            Self::Block { .. } | Self::Rng { .. } => false,
-        }
-    }
-
-    /// Takes a frame that the guest had got already, unless it waits here still. `done`: frames that wait and were seen
-    /// by earlier calls.
-    pub fn accept_frame_again(&mut self, frame: &[u8], done: &mut usize) {
-        let Self::Net { ingress, .. } = self else { return };
-        let found = ingress.iter().skip(*done).position(|waiting| waiting == frame);
-        match found {
-            Some(before) => *done += before + 1,
-            None => {
-                // Beyond the room it is lost, as a frame on a wire is.
-                let _ = ingress.push(frame.to_vec());
-                *done = usize::MAX;
-            }
-        }
-    }
-
-    /// Gives waiting frames to the guest, as many as it has buffers for and `turn` lasts. `log` gets each one that it got, and
-    /// says whether it may get another.
-    pub fn deliver_frames(&mut self, memory: &GuestMemory, turn: &mut Turn<'_>, mut log: impl FnMut(Vec<u8>) -> bool) {
-        let Self::Net { device, ingress } = self else { return };
-        let mut may_get_more = true;
-        while may_get_more && let Some(frame) = ingress.front() {
-            let result = device.handle_frame(frame, memory, turn);
-            if result == RxResult::NoBuffers {
-                return;
-            }
-            let frame = ingress.pop().expect("it was seen above");
-            may_get_more = result == RxResult::Dropped || log(frame);
-        }
-    }
-
-    /// Asks the guest's driver to announce its address.
-    pub fn announce(&mut self) {
-        if let Self::Net { device, .. } = self {
-            device.announce();
-        }
-    }
-
-    fn type_name(&self) -> &'static str {
-        match self {
-            Self::Block { .. } => "virtio-block",
-            Self::Net { .. } => "virtio-net",
-            Self::Rng { .. } => "virtio-rng",
-        }
-    }
-
-    /// The address of a network card.
-    pub fn mac(&self) -> Option<[u8; 6]> {
-        match self {
-            Self::Net { device, .. } => Some(device.device().mac()),
-            Self::Block { .. } | Self::Rng { .. } => None,
-        }
-    }
-
-    /// The disk behind the slot.
-    pub fn disk(&self) -> Option<&SharedDisk> {
-        match self {
-            Self::Block { disk, .. } => Some(disk),
-            Self::Net { .. } | Self::Rng { .. } => None,
-        }
-    }
-
-    /// Reads the state.
-    pub fn save(&self) -> SlotState {
-        match self {
-            Self::Block { device, disk: _ } => SlotState::Block(device.save()),
-            Self::Net { device, ingress } => SlotState::Net(device.save(), ingress.save()),
-            Self::Rng { device } => SlotState::Rng(device.save()),
-        }
-    }
-
-    /// The same, written over an earlier state of this slot, whose memory is used again.
-    pub fn save_over(&self, state: &mut SlotState) {
-        match (self, state) {
-            (Self::Block { device, disk: _ }, SlotState::Block(state)) => device.save_over(state),
-            (Self::Net { device, ingress }, SlotState::Net(state, packets)) => {
-                device.save_over(state);
-                *packets = ingress.save();
-            }
-            (Self::Rng { device }, SlotState::Rng(state)) => device.save_over(state),
-            (_, state) => *state = self.save(),
-        }
-    }
-
-    /// Builds the slot anew from untrusted state, keeping the host's side of it.
-    pub fn restore(self, state: SlotState) -> Result<Self, RestoreError> {
-        match (self, state) {
-            (Self::Block { device: _, disk }, SlotState::Block(state)) => {
-                Ok(Self::Block { device: Box::new(MmioTransport::restore(state)?), disk })
-            }
-            (Self::Net { device, .. }, SlotState::Net(state, packets)) => {
-                if state.device.has_offloads && !device.device().has_offloads() {
-                    return Err(RestoreError::NotHere {
-                        device: Net::NAME,
-                        what: "offloads (`offload=off` was given here)",
-                    });
-                }
-                Ok(Self::Net { device: Box::new(MmioTransport::restore(state)?), ingress: Ingress::restore(packets) })
-            }
-            (Self::Rng { .. }, SlotState::Rng(state)) => {
-                Ok(Self::Rng { device: Box::new(MmioTransport::restore(state)?) })
-            }
-            (ours, _) => Err(RestoreError::Register { device: ours.type_name(), register: "device type", value: 0 }),
-        }
+impl<H: Host> Plug<H> {
+    /// A device after power-on.
+    fn new(device: H::Device, host: H) -> Self {
+        let device = MmioTransport::new(device);
+        Self { saved: device.save(), device, host }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl<H: Host> Slot for Plug<H> {
+    fn owner(&self, slot: u16) -> Owner {
+        Owner { name: H::Device::NAME, instance: slot }
+    }
 
-    #[test]
-    fn slot_that_version_1_wrote_is_a_card_without_offloads_and_its_frames_have_empty_headers() {
-        let mut writer = snapshot::section::StateWriter::new();
-        let mut old = match Slot::net([2; 6], false).save() {
-            SlotState::Net(state, _) => {
-                state.with_device(|NetState { mac, status, .. }| NetStateV1 { mac, status, output: Vec::new() })
-            }
-            other => panic!("{other:?}"),
-        };
-        old.device.output.push(Bytes(vec![7; 14]));
-        writer.put(0, &SlotStateV1::Net(old, vec![Bytes(vec![8; 60])]));
-        let bytes = writer.finish();
-        let mut reader = snapshot::section::StateReader::parse(&bytes).expect("ours");
-        let read: SlotState = reader.take_or_older::<_, SlotStateV1>(0).expect("version 1");
-        reader.finish().expect("nothing is left");
-        let SlotState::Net(state, waiting) = read.clone() else { panic!("{read:?}") };
-        assert!(!state.device.has_offloads);
-        assert_eq!(state.device.output, [Bytes(with_empty_header(&[7; 14]))]);
-        assert_eq!(waiting, [Bytes(with_empty_header(&[8; 60]))]);
-        for has_offloads in [false, true] {
-            let slot = Slot::net([3; 6], has_offloads).restore(read.clone()).expect("any host has this");
-            assert_eq!(slot.save(), read, "what a guest was booted with it keeps");
+    fn handle_read(&mut self, offset: u64, data: &mut [u8]) {
+        self.device.handle_read(offset, data);
+    }
+
+    fn handle_write(&mut self, offset: u64, data: &[u8]) {
+        self.device.handle_write(offset, data);
+    }
+
+    fn serve_kicks(&mut self, memory: &GuestMemory, turn: &mut Turn<'_>) {
+        let Self { device, host, saved: _ } = self;
+        while !turn.is_over()
+            && let Some(queue) = device.poll_notify()
+        {
+            host.lend(|host| device.handle_notify(queue, memory, host, turn));
         }
     }
 
-    #[test]
-    fn card_with_offloads_is_refused_where_they_were_switched_off() {
-        let state = Slot::net([2; 6], true).save();
-        let error = Slot::net([2; 6], false).restore(state.clone()).expect_err("not here");
-        assert!(error.to_string().contains("offload=off"), "{error}");
-        assert!(Slot::net([2; 6], true).restore(state).is_ok());
+    fn owes_work(&self) -> bool {
+        self.device.owes_work()
+    }
+
+    fn retry(&mut self) {
+        self.device.handle_host_ready();
+    }
+
+    fn poll_interrupt(&mut self) -> bool {
+        self.device.poll_interrupt()
+    }
+
+    fn disk(&self) -> Option<&SharedDisk> {
+        self.host.disk()
+    }
+
+    fn card(&self) -> Option<&Card> {
+        H::card(self)
+    }
+
+    fn card_mut(&mut self) -> Option<&mut Card> {
+        H::card_mut(self)
+    }
+
+    fn save(&mut self, slot: u16, writer: &mut StateWriter) {
+        let Self { device, host, saved } = self;
+        device.save_over(saved);
+        writer.put(slot, saved);
+        host.save(slot, writer);
+    }
+
+    fn restore(&mut self, slot: u16, reader: &mut StateReader<'_>) -> Result<(), SectionRefused> {
+        let (device, kept) = take::<H>(slot, reader)?;
+        self.host.restore(kept, self.device.device(), device.device())?;
+        self.device = device;
+        Ok(())
+    }
+}
+
+/// The device of slot `slot`, and what its host's side kept.
+fn take<H: Host>(
+    slot: u16,
+    reader: &mut StateReader<'_>,
+) -> Result<(MmioTransport<H::Device>, H::Kept), SectionRefused> {
+    let device = MmioTransport::restore(reader.take(slot)?)?;
+    Ok((device, H::take(slot, reader)?))
+}
+
+/// A type of device that a slot can have.
+#[derive(Debug)]
+pub struct Kind {
+    /// Name of its section.
+    pub name: &'static str,
+    /// What several of them are called, if a user decides how many there are.
+    pub plural: Option<&'static str>,
+    check: fn(u16, &mut StateReader<'_>) -> Result<(), SectionRefused>,
+}
+
+/// Every type of device that a slot can have.
+pub static KINDS: [Kind; 3] =
+    [Kind::of::<SharedDisk>(Some("disks")), Kind::of::<Ingress>(Some("network cards")), Kind::of::<Entropy>(None)];
+
+impl Kind {
+    const fn of<H: Host>(plural: Option<&'static str>) -> Self {
+        Self { name: H::Device::NAME, plural, check: |slot, reader| take::<H>(slot, reader).map(drop) }
+    }
+
+    /// The one of this name.
+    pub fn of_name(name: &str) -> Option<&'static Self> {
+        KINDS.iter().find(|kind| kind.name == name)
+    }
+
+    /// Takes the sections of slot `slot` and builds its device from them, to see whether that can be done.
+    pub fn check(&self, slot: u16, reader: &mut StateReader<'_>) -> Result<(), SectionRefused> {
+        (self.check)(slot, reader)
     }
 }

@@ -26,8 +26,8 @@ fn parts() -> Parts {
 pub fn machine_state(kernel: &Path) -> Vec<u8> {
     let source = KernelSource { kernel: kernel.to_owned(), initramfs: None, cmdline: String::new() };
     let machine = EpochMachine::boot(2, 4 << 20, &source, parts(), pace()).expect("KVM is here, and the guest is one");
-    let board = machine.board();
-    machine.save_state(&board).expect("KVM gives it").encode()
+    let mut board = machine.board();
+    machine.save_state(&mut board).expect("KVM gives it").encode()
 }
 
 /// Restores a machine that was decoded, and takes it down again. KVM takes tens of milliseconds for that.

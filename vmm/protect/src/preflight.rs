@@ -8,12 +8,13 @@ use machine::Machine;
 use machine::kvm::CpuidTable;
 use machine::kvm::cpuid::compare::FeatureMsr;
 use machine::memory::{self, RamBytes};
-use machine::state::Shape;
+use machine::shape::{Shape, deserialize_any};
 
 /// What the drivers say to each other in the Hello, beyond what the protocol knows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Preflight {
-    /// What the machine is made of.
+    /// What the machine is made of. An earlier version says it in numbers.
+    #[serde(deserialize_with = "deserialize_any")]
     pub(crate) shape: Shape,
     /// The CPUID of its guest.
     pub(crate) cpuid: CpuidTable,
@@ -35,7 +36,7 @@ pub(crate) fn describe(machine: &Machine) -> MachineInfo {
         ram: ram_ranges(shape.memory_bytes),
         vcpus: shape.vcpus,
         disks: disks.collect(),
-        nets: shape.nets,
+        nets: shape.nets() as u16,
         config: serde_json::to_vec(&preflight).expect("the shape and CPUID are plain data"),
     }
 }
@@ -49,8 +50,9 @@ pub(crate) fn ram_ranges(bytes: RamBytes) -> Vec<RamRange> {
 impl Preflight {
     /// Reads what a peer said.
     pub(crate) fn of(info: &MachineInfo) -> Result<Self, String> {
-        let preflight: Self = serde_json::from_slice(&info.config)
-            .map_err(|e| format!("the primary's description is unreadable: {e}"))?;
+        let preflight: Self = serde_json::from_slice(&info.config).map_err(|e| {
+            format!("the primary's description is unreadable ({e}); use the same version on both hosts")
+        })?;
         preflight.shape.validate()?;
         if info.ram != ram_ranges(preflight.shape.memory_bytes) {
             return Err("the primary lays out guest memory differently; use the same version on both hosts".into());
@@ -65,8 +67,7 @@ mod tests {
     use super::*;
 
     fn info(memory_bytes: u64) -> MachineInfo {
-        let shape =
-            Shape { memory_bytes: RamBytes::try_from(1 << 20).expect("whole pages"), vcpus: 1, disks: 0, nets: 0 };
+        let shape = Shape::new(RamBytes::try_from(1 << 20).expect("whole pages"), 1, vec!["virtio-rng".into()]);
         let cpuid: CpuidTable = serde_json::from_value(serde_json::json!({
             "entries": [{ "function": 1, "index": 0, "flags": 0, "registers": [0, 0, 0, 0] }]
         }))
@@ -85,5 +86,19 @@ mod tests {
         for bytes in [0, (1 << 20) + 1, memory::RAM_BYTES_MAX + 4096, 1 << 60, u64::MAX] {
             assert!(Preflight::of(&info(bytes)).is_err(), "{bytes}");
         }
+    }
+
+    #[test]
+    fn hello_of_a_version_whose_shape_was_numbers_is_read() {
+        let mut old = info(1 << 20);
+        let mut config: serde_json::Value = serde_json::from_slice(&old.config).expect("JSON");
+        config["shape"] = serde_json::json!({ "memory_bytes": 1 << 20, "vcpus": 1, "disks": 2, "nets": 1 });
+        old.config = config.to_string().into_bytes();
+        let shape = Preflight::of(&old).expect("version 1").shape;
+        assert_eq!(shape.slots, ["virtio-block", "virtio-block", "virtio-net", "virtio-rng"]);
+        config["shape"]["disks"] = 9.into();
+        old.config = config.to_string().into_bytes();
+        let error = Preflight::of(&old).expect_err("too many");
+        assert!(error.contains("at most 7"), "{error}");
     }
 }

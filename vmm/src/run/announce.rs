@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use machine::net::rarp;
+use machine::slot::Card;
 use machine::{Machine, spawn};
 
 /// Waits between announcements.
@@ -39,7 +40,7 @@ pub(super) fn start(machine: &Arc<Machine>) {
 }
 
 fn announce(machine: &Machine) {
-    let macs: Vec<_> = machine.board().slots().iter().map(machine::slot::Slot::mac).collect();
+    let macs: Vec<_> = machine.board().slots().iter().map(|slot| slot.card().map(Card::mac)).collect();
     for (slot, mac) in macs.into_iter().enumerate() {
         if let Some(mac) = mac {
             machine.egress().announce(slot, &rarp(mac));

@@ -97,7 +97,23 @@ fn boot(
     let Made { machine, inputs, log, local } = made.inspect_err(|_| lease.take_back(&begun))?;
     let lease = Arc::new(lease);
     events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.cpus }));
-    serve(Served { config, signals, protection, described, api, events, lease, machine, inputs, log, images, local })
+    // Others may be restored from the same snapshot, and the guest that it was taken from may still run.
+    let begins_generation = matches!(config.start, StartFrom::Snapshot(_));
+    serve(Served {
+        config,
+        signals,
+        protection,
+        described,
+        api,
+        events,
+        lease,
+        machine,
+        inputs,
+        log,
+        images,
+        local,
+        begins_generation,
+    })
 }
 
 /// A machine that is about to be switched on.
@@ -149,6 +165,8 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
     let events = open_events(config.event_monitor.as_ref())?;
     let mut state = MachineState::decode(&last.state).map_err(MachineError::from)?;
     let mut ram = store.map_ram()?;
+    // What the guest did after the epoch that it goes back to was seen.
+    let begins_generation = back.is_some();
     let Resumed { lease, term, mut running, target, store: id } = right.win(config, last.fork, named)?;
     write_config(&config.state_dir, &described)?;
     let log = found.recover()?;
@@ -186,7 +204,21 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
     let fork = Some(last.fork);
     let protection = GuardianConfig { term, fork, target, begins_afresh: false, store: id, ..guardian_config(config) };
     let local = Some(store);
-    serve(Served { config, signals, protection, described, api, events, lease, machine, inputs, log, images, local })
+    serve(Served {
+        config,
+        signals,
+        protection,
+        described,
+        api,
+        events,
+        lease,
+        machine,
+        inputs,
+        log,
+        images,
+        local,
+        begins_generation,
+    })
 }
 
 /// Everything that a machine needs to run, opened and checked.
@@ -203,12 +235,27 @@ struct Served<'a> {
     log: DiskLog,
     images: Vec<Arc<Image>>,
     local: Option<LocalStore>,
+    /// Its state was continued before, or may be continued elsewhere too.
+    begins_generation: bool,
 }
 
 /// Runs the machine to its end.
 fn serve(served: Served<'_>) -> Result<Exit, Failure> {
-    let Served { config, signals, protection, described, api, events, lease, machine, inputs, log, images, local } =
-        served;
+    let Served {
+        config,
+        signals,
+        protection,
+        described,
+        api,
+        events,
+        lease,
+        machine,
+        inputs,
+        log,
+        images,
+        local,
+        begins_generation,
+    } = served;
     let files = local::files(&log, config.commit_durability, images);
     if config.protect != [Protect::None] {
         files.warn();
@@ -233,6 +280,9 @@ fn serve(served: Served<'_>) -> Result<Exit, Failure> {
     let _watch = files::watch(Arc::clone(&node), config.on_boundary_late);
     // A guest that had crashed is started by who wants to look at it.
     let _ = machine.board().forget_crash();
+    if begins_generation {
+        machine.begin_generation().map_err(MachineError::from)?;
+    }
     let threads = machine.start()?;
     note_paused(&machine, &events);
     let result = supervise(&machine, threads, inputs, &node, &events, &OnCrash::of(config));

@@ -1,11 +1,12 @@
 //! Saving a transport with its device, and believing a saved one.
 
 use serde::{Deserialize, Serialize};
+use snapshot::section::Section;
 
 use super::{F_EVENT_IDX, INTERRUPT_CONFIG, INTERRUPT_USED, MmioTransport, status};
 use crate::RestoreError;
-use crate::virtio::VirtioDevice;
 use crate::virtio::queue::{QueueState, VirtQueue};
+use crate::virtio::{DeviceState, VirtioDevice};
 
 /// Saved form of a transport and its device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,12 @@ pub struct MmioState<S> {
     pub queues: Vec<QueueState>,
     /// The device's own fields.
     pub device: S,
+}
+
+/// The section of a virtio device: of its type's name, with the transport's registers before its own fields.
+impl<S: DeviceState> Section for MmioState<S> {
+    const NAME: &'static str = S::NAME;
+    const VERSION: u16 = S::VERSION;
 }
 
 impl<S> MmioState<S> {

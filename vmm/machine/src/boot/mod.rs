@@ -13,7 +13,6 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use devices::i8042;
-use devices::layout::I8042_COMMAND_PORT;
 use linux_loader::loader::{BzImage, Elf, KernelLoader, KernelLoaderResult, PvhBootCapability};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
@@ -34,7 +33,7 @@ const EBDA_START: u64 = 0x9_fc00;
 const FIRMWARE_ENTRY: u64 = 0xf_fff0;
 /// The code: load the reset command, give it to the keyboard controller, halt for good. A kernel that is told of
 /// reduced hardware reboots through EFI, which it finds missing, and then jumps to the firmware's entry.
-const FIRMWARE: [u8; 7] = [0xb0, i8042::RESET, 0xe6, I8042_COMMAND_PORT as u8, 0xf4, 0xeb, 0xfd];
+const FIRMWARE: [u8; 7] = [0xb0, i8042::RESET, 0xe6, i8042::COMMAND_PORT as u8, 0xf4, 0xeb, 0xfd];
 
 /// Why a guest could not be loaded.
 #[derive(Debug, thiserror::Error)]

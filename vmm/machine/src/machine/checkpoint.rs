@@ -15,7 +15,8 @@ use vm_memory::{Bytes, GuestAddress};
 use super::{Machine, MachineError};
 use crate::kvm::KvmError;
 use crate::memory::Ram;
-use crate::state::{MachineState, Shape, StateRefused};
+use crate::shape::{Shape, deserialize_any};
+use crate::state::{MachineState, StateRefused};
 
 /// Why a checkpoint could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,7 @@ pub enum CheckpointFailure {
 /// What `config.json` of a snapshot says, for people and for the comparison.
 #[derive(Debug, Serialize, Deserialize)]
 struct Config {
+    #[serde(deserialize_with = "deserialize_any")]
     machine: Shape,
     disks: Vec<DiskMark>,
 }
@@ -134,8 +136,8 @@ impl Machine {
             disks.push(mark_of(&disk));
         }
         // To the end: input that came between the state and the memory would be in one of them only.
-        let board = self.board();
-        let state = self.save_state(&board)?;
+        let mut board = self.board();
+        let state = self.save_state(&mut board)?;
         let config = Config { machine: state.shape.clone(), disks };
         let config = serde_json::to_vec_pretty(&config).expect("the configuration is plain data");
         let contents = Contents { writer: env!("CARGO_PKG_VERSION"), config: &config, state: &state.encode() };

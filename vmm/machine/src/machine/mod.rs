@@ -23,19 +23,25 @@ use crate::kvm::cpuid::compare::{self, FeatureMsr};
 use crate::kvm::{CpuidTable, KvmError, Vcpu, VcpuState, Vm};
 use crate::memory::{MemoryError, Ram, RamBytes};
 use crate::net::Tap;
-use crate::slot::Slot;
-use crate::state::{MachineState, Shape, StateRefused, VCPUS_MAX};
+use crate::random;
+use crate::shape::{Shape, VCPUS_MAX};
+use crate::slot::{self, Slot};
+use crate::state::{MachineState, StateRefused};
 use crate::stats::Stats;
 use crate::stops::ProgramStops;
 use crate::thread::spawn;
 use crate::throttle::Throttle;
 use crate::trouble::Troubles;
 use crate::turns::Turns;
+use devices::bus::BusError;
 use devices::layout::{self, VIRTIO_MMIO_MAX};
+use devices::virtio::mmio;
+use devices::{acpi, pc};
 use input::Room;
 use leader::BoundaryLeader;
 use replication::protocol::{Demand, Rules};
 use snapshot::disk::{Mode, PENDING_BYTES_MAX};
+use snapshot::section::StateWriter;
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +58,9 @@ pub enum MachineError {
     /// A saved state was refused.
     #[error(transparent)]
     State(#[from] StateRefused),
+    /// Two devices have the same place: a mistake of this program.
+    #[error(transparent)]
+    Bus(#[from] BusError),
     /// More devices than the machine has places for.
     #[error("{asked} disks and network cards are more than the {max} that a machine has places for", max = VIRTIO_MMIO_MAX - 1)]
     TooManyDevices {
@@ -121,6 +130,9 @@ impl std::fmt::Debug for Parts {
 /// Makes who leads the boundaries of a machine with this memory, whose numbers are counted there.
 pub type Leading<'a> = &'a mut dyn FnMut(&Ram, &Arc<Stats>) -> Arc<dyn BoundaryLeader>;
 
+/// Room for the sections of most machines' devices, in bytes.
+const DEVICES_BYTES: usize = 4096;
+
 /// A machine, shared by its threads.
 #[derive(Debug)]
 pub struct Machine {
@@ -157,27 +169,39 @@ pub struct Threads {
     running: Receiver<()>,
 }
 
-fn board_of(
-    ram: &Ram,
-    parts: Parts,
-    stats: &Arc<Stats>,
-    troubles: &Arc<Troubles>,
-) -> Result<(Board, Arc<Egress>, Vec<SharedDisk>), MachineError> {
-    let asked = parts.disks.len() + parts.nets.len();
-    if asked >= VIRTIO_MMIO_MAX {
-        return Err(MachineError::TooManyDevices { asked });
+/// The devices of a machine in their slots, connected to the host, before there is a board for them.
+struct Fitted {
+    slots: Vec<Box<dyn Slot>>,
+    egress: Arc<Egress>,
+    disks: Vec<SharedDisk>,
+}
+
+impl Fitted {
+    /// Disks, then network cards, then a source of entropy.
+    fn new(parts: Parts, stats: &Arc<Stats>, troubles: &Arc<Troubles>) -> Result<Self, MachineError> {
+        let Parts { disks, nets, console } = parts;
+        let asked = disks.len() + nets.len();
+        if asked >= VIRTIO_MMIO_MAX {
+            return Err(MachineError::TooManyDevices { asked });
+        }
+        let disks: Vec<SharedDisk> = disks.into_iter().map(|disk| SharedDisk::new(disk, troubles)).collect();
+        let mut slots: Vec<Box<dyn Slot>> =
+            disks.iter().enumerate().map(|(i, disk)| slot::block(disk.clone(), &format!("outlast-disk{i}"))).collect();
+        let mut taps: Vec<_> = disks.iter().map(|_| None).collect();
+        for Card { mac, has_offloads, tap } in nets {
+            slots.push(slot::net(mac, has_offloads));
+            taps.push(tap);
+        }
+        slots.push(slot::rng());
+        let egress = Arc::new(Egress::new(Sinks { console, taps }, Arc::clone(stats)));
+        Ok(Self { slots, egress, disks })
     }
-    let disks: Vec<SharedDisk> = parts.disks.into_iter().map(|disk| SharedDisk::new(disk, troubles)).collect();
-    let mut slots: Vec<Slot> =
-        disks.iter().enumerate().map(|(i, disk)| Slot::block(disk.clone(), &format!("outlast-disk{i}"))).collect();
-    let mut taps: Vec<_> = disks.iter().map(|_| None).collect();
-    for Card { mac, has_offloads, tap } in parts.nets {
-        slots.push(Slot::net(mac, has_offloads));
-        taps.push(tap);
+
+    /// What a machine with these devices is made of.
+    fn shape(&self, vcpus: u16, memory_bytes: RamBytes) -> Shape {
+        let names = self.slots.iter().zip(0..).map(|(slot, number)| slot.owner(number).name.into());
+        Shape::new(memory_bytes, vcpus, names.collect())
     }
-    slots.push(Slot::rng());
-    let egress = Arc::new(Egress::new(Sinks { console: parts.console, taps }, Arc::clone(stats)));
-    Ok((Board::new(ram.memory().clone(), slots, Arc::clone(&egress)), egress, disks))
 }
 
 impl Machine {
@@ -185,7 +209,7 @@ impl Machine {
         shape: Shape,
         cpuid: Option<CpuidTable>,
         ram: Ram,
-        parts: Parts,
+        (fitted, stats, troubles): (Fitted, Arc<Stats>, Arc<Troubles>),
         leading: Leading<'_>,
     ) -> Result<Self, MachineError> {
         let vm = Vm::new()?;
@@ -196,9 +220,8 @@ impl Machine {
         let count = u32::from(shape.vcpus);
         let vcpus = (0..count).map(|id| vm.create_vcpu(id, count, &cpuid)).collect::<Result<Vec<_>, _>>()?;
         let feature_msrs = vcpus.first().map(Vcpu::feature_msrs).unwrap_or_default();
-        let stats = Arc::new(Stats::default());
-        let troubles = Arc::default();
-        let (board, egress, disks) = board_of(&ram, parts, &stats, &troubles)?;
+        let Fitted { slots, egress, disks } = fitted;
+        let board = Board::new(ram.memory().clone(), slots, Arc::clone(&egress))?;
         Ok(Self {
             gate: Gate::new(vcpus.len()),
             leader: leading(&ram, &stats),
@@ -232,19 +255,25 @@ impl Machine {
         parts: Parts,
         leading: Leading<'_>,
     ) -> Result<Self, MachineError> {
-        let shape = shape_of(vcpus, RamBytes::try_from(memory_bytes)?, &parts);
+        let (stats, troubles) = (Arc::default(), Arc::default());
+        let fitted = Fitted::new(parts, &stats, &troubles)?;
+        let shape = fitted.shape(vcpus, RamBytes::try_from(memory_bytes)?);
         let ram = Ram::new(memory_bytes)?;
         let registers = load_kernel(&ram, &shape, source)?;
-        let machine = Self::assemble(shape, None, ram, parts, leading)?;
+        let machine = Self::assemble(shape, None, ram, (fitted, stats, troubles), leading)?;
         registers.apply(&machine.vcpu(0))?;
+        machine.begin_generation()?;
         Ok(machine)
     }
 
     /// A machine that goes on from `state` with the memory in `ram`. One that was paused stands still until [`Machine::unpause`].
     pub fn restore(state: MachineState, ram: Ram, parts: Parts, leading: Leading<'_>) -> Result<Self, MachineError> {
-        let ours = shape_of(state.shape.vcpus, RamBytes::try_from(ram.bytes())?, &parts);
+        let (stats, troubles) = (Arc::default(), Arc::default());
+        let fitted = Fitted::new(parts, &stats, &troubles)?;
+        let ours = fitted.shape(state.shape.vcpus, RamBytes::try_from(ram.bytes())?);
         ours.check(&state.shape)?;
-        let mut machine = Self::assemble(ours, Some(state.cpuid.clone()), ram, parts, leading)?;
+        let cpuid = Some(state.cpuid.clone());
+        let mut machine = Self::assemble(ours, cpuid, ram, (fitted, stats, troubles), leading)?;
         let paused = state.paused;
         machine.load(state)?;
         if paused {
@@ -256,7 +285,7 @@ impl Machine {
 
     /// Loads a state of this machine's shape; its processors were made as that says.
     pub fn load(&mut self, state: MachineState) -> Result<(), MachineError> {
-        let MachineState { shape, cpuid, chips, vcpus, board, watchdog, slots, paused: _ } = state;
+        let MachineState { shape, cpuid, chips, vcpus, devices, paused: _ } = state;
         self.shape.check(&shape)?;
         self.cpuid = cpuid;
         let promised = vcpus.first().map(VcpuState::feature_msrs).unwrap_or_default();
@@ -264,8 +293,7 @@ impl Machine {
         if let Some(why) = compare::refusal(&self.vm.host().lacks(&self.cpuid, &self.feature_msrs, &fresh)) {
             return Err(StateRefused::OtherCpu(why).into());
         }
-        self.board().restore(board, slots).map_err(StateRefused::from)?;
-        self.board().restore_watchdog(watchdog).map_err(StateRefused::from)?;
+        self.board().restore(&shape, &devices).map_err(StateRefused::from)?;
         self.with_vcpus(|ours| self.vm.restore(ours, &chips, &vcpus))?;
         Ok(())
     }
@@ -273,7 +301,8 @@ impl Machine {
     /// Puts the devices of `parts` in the place of those that it has: a load that failed leaves them half done.
     #[cfg(feature = "fuzzing")]
     pub fn renew_board(&mut self, parts: Parts) -> Result<(), MachineError> {
-        let (board, egress, disks) = board_of(&self.ram, parts, &self.stats, &self.troubles)?;
+        let Fitted { slots, egress, disks } = Fitted::new(parts, &self.stats, &self.troubles)?;
+        let board = Board::new(self.ram.memory().clone(), slots, Arc::clone(&egress))?;
         (self.board, self.egress, self.disks) = (Mutex::new(board), egress, disks);
         Ok(())
     }
@@ -309,23 +338,28 @@ impl Machine {
         Ok(Threads { handles: threads, running })
     }
 
+    /// The guest begins a generation, and is told of it: before it runs from a state that others may run from too, or that it
+    /// has gone on from before.
+    pub fn begin_generation(&self) -> Result<(), KvmError> {
+        self.input(|board| ((), board.begin_generation(random::id())))
+    }
+
     /// Reads the state of the stopped machine.
-    pub fn save_state(&self, board: &Board) -> Result<MachineState, KvmError> {
-        let mut vcpus = Vec::new();
+    pub fn save_state(&self, board: &mut Board) -> Result<MachineState, KvmError> {
+        let (mut vcpus, mut devices) = (Vec::new(), StateWriter::with_buffer(Vec::with_capacity(DEVICES_BYTES)));
         let chips = self.with_vcpus(|ours| self.vm.save(ours, &mut vcpus))?;
-        let watchdog = board.save_watchdog();
-        let (board, slots) = board.save();
+        board.save(&mut devices);
         let (shape, cpuid, paused) = (self.shape.clone(), self.cpuid.clone(), self.is_paused());
-        Ok(MachineState { shape, cpuid, chips, vcpus, board, watchdog, slots, paused })
+        Ok(MachineState { shape, cpuid, chips, vcpus, devices, paused })
     }
 
     /// The same, written over an earlier state of this machine, whose memory is used again.
-    pub fn save_state_over(&self, board: &Board, state: &mut MachineState) -> Result<(), KvmError> {
+    pub fn save_state_over(&self, board: &mut Board, state: &mut MachineState) -> Result<(), KvmError> {
         // What the machine is made of and what its guest was promised do not change while it runs.
-        let MachineState { shape: _, cpuid: _, chips, vcpus, board: board_state, watchdog, slots, paused } = state;
+        let MachineState { shape: _, cpuid: _, chips, vcpus, devices, paused } = state;
         *chips = self.with_vcpus(|ours| self.vm.save(ours, vcpus))?;
-        *watchdog = board.save_watchdog();
-        board.save_over(board_state, slots);
+        devices.clear();
+        board.save(devices);
         *paused = self.is_paused();
         Ok(())
     }
@@ -599,10 +633,6 @@ impl Threads {
     }
 }
 
-fn shape_of(vcpus: u16, memory_bytes: RamBytes, parts: &Parts) -> Shape {
-    Shape { memory_bytes, vcpus, disks: parts.disks.len() as u16, nets: parts.nets.len() as u16 }
-}
-
 /// What to boot.
 #[derive(Debug, Clone)]
 pub struct KernelSource {
@@ -615,12 +645,15 @@ pub struct KernelSource {
 }
 
 fn load_kernel(ram: &Ram, shape: &Shape, source: &KernelSource) -> Result<BootRegisters, BootError> {
-    let config = devices::acpi::AcpiConfig::new(shape.vcpus as u8, shape.slot_count());
+    let tables = acpi::build(shape.vcpus as u8, |tables| {
+        pc::chips().iter().for_each(|chip| chip.describe(tables));
+        (0..shape.slots.len()).for_each(|slot| mmio::describe(slot, tables));
+    });
     let source = BootSource {
         kernel: &source.kernel,
         initramfs: source.initramfs.as_deref(),
         cmdline: &source.cmdline,
-        tables: &devices::acpi::build(&config),
+        tables: &tables,
         rsdp: layout::ACPI_START,
     };
     boot::load(ram.memory(), ram.bytes(), &source)

@@ -11,8 +11,6 @@
 use std::time::{Duration, Instant};
 
 use super::{End, Machine};
-use crate::board::GuestEnd;
-use crate::crash::Crash;
 
 /// Between two looks while it runs, which is its own period; and while it does not.
 const PERIOD: Duration = Duration::from_millis(devices::watchdog::PERIOD_MS as u64);
@@ -58,12 +56,16 @@ pub(super) fn run(machine: &Machine) {
         // One that was started since the last look begins to count now.
         let counts = running && !machine.egress().is_console_full() && !machine.troubles().is_waiting();
         let ms = passed.up_to(machine.gate().time_open(), counts);
-        let mut board = machine.board();
-        running = board.is_watched();
-        let expired = board.handle_time(ms);
-        drop(board);
-        if expired {
-            machine.end(End::Guest(GuestEnd::Crashed(Crash::Watchdog)));
+        let given = machine.input(|board| {
+            let (is_watched, effects) = (board.is_watched(), board.handle_time(ms));
+            ((is_watched, effects.end), effects)
+        });
+        match given {
+            Ok((is_watched, end)) => {
+                running = is_watched;
+                end.into_iter().for_each(|how| machine.end(End::Guest(how)));
+            }
+            Err(error) => machine.fail(error.to_string()),
         }
     }
 }

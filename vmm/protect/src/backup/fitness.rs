@@ -10,7 +10,8 @@ use machine::MachineError;
 use machine::kvm::Vm;
 use machine::kvm::cpuid::compare;
 use machine::memory::Ram;
-use machine::state::{MachineState, Shape};
+use machine::shape::Shape;
+use machine::state::MachineState;
 
 /// What the loop must know of a disk.
 #[derive(Debug, Clone)]
@@ -23,8 +24,9 @@ pub(super) struct DiskFacts {
 /// Whether the machine of `hello` can run here, but for its processor.
 pub(super) fn check_machine(hello: &Hello, nets: usize, disks: &[DiskFacts]) -> Result<(), String> {
     let shape = Preflight::of(&hello.machine)?.shape;
-    if usize::from(shape.nets) != nets {
-        return Err(format!("the guest has {} network cards and the backup {nets}; give it as many --net", shape.nets));
+    let theirs = shape.nets();
+    if theirs != nets {
+        return Err(format!("the guest has {theirs} network cards and the backup {nets}; give it as many --net"));
     }
     check_disks(hello, disks)
 }
@@ -75,8 +77,7 @@ pub(super) fn check_cpu(machine: &MachineInfo) -> Result<(), String> {
 /// Loads a state into a VM that never runs: what cannot be read, and what this host's KVM refuses (another rate of the time
 /// stamp counter, a register), is found before the base is acked, not when the primary is dead.
 pub(super) fn rehearse(state: &[u8], ram: &Ram, machine: &Shape) -> Result<(), MachineError> {
-    let MachineState { shape, cpuid, chips, vcpus, board: _, watchdog: _, slots: _, paused: _ } =
-        MachineState::decode(state)?;
+    let MachineState { shape, cpuid, chips, vcpus, devices: _, paused: _ } = MachineState::decode(state)?;
     machine.check(&shape)?;
     let vm = Vm::new()?;
     ram.regions().iter().try_for_each(|region| vm.set_region(region, false))?;

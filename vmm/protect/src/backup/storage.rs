@@ -28,8 +28,8 @@ use crate::room::Trouble;
 use crate::upkeep::Upkeep;
 use machine::causes::with_causes;
 use machine::memory::Ram;
+use machine::shape::Shape;
 use machine::spawn;
-use machine::state::Shape;
 
 /// What the worker is to do.
 #[derive(Debug)]

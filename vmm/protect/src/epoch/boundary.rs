@@ -159,7 +159,7 @@ impl Epochs {
     }
 
     /// An epoch that has the machine's state and nothing else, in the memory of one that is over if there is one.
-    fn save(&self, machine: &Machine, board: &Board) -> Result<Box<SealedEpoch>, KvmError> {
+    fn save(&self, machine: &Machine, board: &mut Board) -> Result<Box<SealedEpoch>, KvmError> {
         match self.spent.take() {
             Some(mut sealed) => machine.save_state_over(board, &mut sealed.state).map(|()| sealed),
             None => machine.save_state(board).map(SealedEpoch::with_state).map(Box::new),
@@ -178,7 +178,7 @@ impl Epochs {
         let delivered = board.deliver_inputs();
         machine.raise(delivered.raise)?;
         machine.note_owed(delivered);
-        let mut sealed = self.save(machine, &board)?;
+        let mut sealed = self.save(machine, &mut board)?;
         let saved = Instant::now();
         // Mostly an epoch writes about as much as the one before.
         let mut gfns = Vec::with_capacity(self.page_count);

@@ -19,7 +19,7 @@ impl Advice for MachineError {
         match self {
             Self::Boot(error) => boot_exit(error),
             Self::Kvm(KvmError::Open(error)) if error.errno() == libc::ENOENT => Exit::NotFound,
-            Self::State(StateRefused::Kvm(_)) | Self::Kvm(_) | Self::Memory(_) => Exit::Error,
+            Self::State(StateRefused::Kvm(_)) | Self::Kvm(_) | Self::Memory(_) | Self::Bus(_) => Exit::Error,
             Self::State(_) => Exit::Incompatible,
             Self::TooManyDevices { .. } => Exit::Usage,
         }

@@ -139,7 +139,8 @@ fn base_that_cannot_be_read_is_unfit_and_the_worker_goes_on() {
     let mut place = Place::new();
     let state = Arc::new(b"no state".to_vec());
     let base = Arc::new(AssembledEpoch { session: SESSION, mark: mark(7), base: true, state, ..Default::default() });
-    let machine = Shape { memory_bytes: (1 << 20).try_into().expect("whole pages"), vcpus: 1, disks: 1, nets: 0 };
+    let machine =
+        Shape::new((1 << 20).try_into().expect("whole pages"), 1, vec!["virtio-block".into(), "virtio-rng".into()]);
     let rehearsal = Some(Rehearsal { ram: Ram::new(1 << 20).expect("it fits"), machine });
     let order = Order { step: StorageStep::Rehearse(base), rehearsal };
     let done = place.worker.perform(&order).expect("nothing fails");

@@ -1,22 +1,26 @@
-//! Golden bytes: what version 1 of each section looks like, and that this binary still reads it.
+//! Golden bytes: what each version of each section looks like, and that this binary still reads it. They are what is written: a state
+//! has these sections.
 //!
 //! A failure here means that an encoding changed. Then the section's version goes up, the bytes below stay as the old
 //! version's, and new ones are added for the new version.
 
 use std::fmt::Debug;
 
-use snapshot::section::Bytes;
+use snapshot::section::{Bytes, Section};
 
-use super::*;
-use crate::cmos::{Cmos, DateTime};
-use crate::i8042::I8042;
-use crate::power::{Power, PowerEvent};
-use crate::pvpanic::{PanicEvent, Pvpanic};
-use crate::serial::Serial;
-use crate::virtio::block::BlockConfig;
-use crate::virtio::mmio::MmioTransport;
+use crate::chip::Chip;
+use crate::cmos::{Cmos, CmosState, DateTime};
+use crate::generation::{Generation, GenerationState};
+use crate::i8042::{I8042, I8042State};
+use crate::power::{Power, PowerEvent, PowerState};
+use crate::pvpanic::{PanicEvent, Pvpanic, PvpanicState};
+use crate::serial::{Serial, SerialState};
+use crate::virtio::block::{Block, BlockConfig, BlockState};
+use crate::virtio::mmio::{MmioState, MmioTransport};
+use crate::virtio::net::{Net, NetState, NetStateV1};
 use crate::virtio::queue::QueueState;
-use crate::watchdog::Watchdog;
+use crate::virtio::rng::{Rng, RngState};
+use crate::watchdog::{Watchdog, WatchdogState};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -92,6 +96,14 @@ fn cmos_version_1_golden() {
     let golden = ["4026820d01ef0f021c173b3a8001", &"00".repeat(64), "5a", &"00".repeat(63)].concat();
     assert_golden(&state, &golden);
     assert_eq!(Cmos::restore(state.clone()).unwrap().save(), state);
+}
+
+#[test]
+fn generation_version_1_golden() {
+    let id = std::array::from_fn(|at| 0xa0 + at as u8);
+    let state = GenerationState { id, write_due: false, edge_due: true };
+    assert_golden(&state, "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf0001");
+    assert_eq!(Generation::restore(state.clone()).unwrap().save(), state);
 }
 
 #[test]

@@ -3,13 +3,10 @@
 
 use acpi_tables::Aml;
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
-use acpi_tables::sdt::Sdt;
 
-use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes};
-use crate::layout::WATCHDOG_PORT;
-use crate::watchdog::{CONTROL, COUNT_MAX, COUNT_MIN, COUNTDOWN, CURRENT, PERIOD_MS, RUNNING};
+use super::{CONTROL, COUNT_MAX, COUNT_MIN, COUNTDOWN, CURRENT, PERIOD_MS, PORT, RUNNING};
+use crate::acpi::{bytes, table};
 
-const HEADER_BYTES: u32 = 36;
 const REVISION: u8 = 1;
 /// Bytes of the watchdog's own header.
 const OWN_HEADER_BYTES: u32 = 32;
@@ -54,7 +51,7 @@ const ENTRIES: [(Action, Instruction, u16, u32, u32); 8] = [
 
 /// The table.
 pub(super) fn wdat() -> Vec<u8> {
-    let mut wdat = Sdt::new(*b"WDAT", HEADER_BYTES, REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    let mut wdat = table(*b"WDAT", REVISION);
     wdat.append_slice(&OWN_HEADER_BYTES.to_le_bytes());
     wdat.append_slice(&NO_PCI);
     for word in [PERIOD_MS, COUNT_MAX, COUNT_MIN] {
@@ -64,7 +61,7 @@ pub(super) fn wdat() -> Vec<u8> {
     wdat.append_slice(&(ENTRIES.len() as u32).to_le_bytes());
     for (action, instruction, register, value, mask) in ENTRIES {
         wdat.append_slice(&[action as u8, instruction as u8, 0, 0]);
-        wdat.append_slice(&register_at(WATCHDOG_PORT + register));
+        wdat.append_slice(&register_at(PORT + register));
         wdat.append_slice(&value.to_le_bytes());
         wdat.append_slice(&mask.to_le_bytes());
     }
