@@ -3,14 +3,13 @@
 
 use replication::pipeline::primary::{Action, Boundary, GuestMode, Outcome, Parting, PrimaryPipeline, Step as Does};
 use replication::primary::PrimaryState;
-use replication::wire::Kind;
-use replication::{EpochId, Primary, SessionId};
+use replication::{EpochId, Primary};
 
 use crate::env::{Crashed, Env, Event, HostId};
 use crate::fault::Step;
 use crate::machine::Machine;
 use crate::net::Stream;
-use crate::plan::{Break, EPOCH_BYTES, MS};
+use crate::plan::{EPOCH_BYTES, MS};
 use crate::shipping::Shipping;
 use crate::state_dir::StateDir;
 use crate::story::words;
@@ -19,9 +18,12 @@ use crate::witness::Question;
 mod beginning;
 mod breaking;
 mod lanes;
+mod link;
 mod operator;
 mod perform;
 mod remains;
+
+use breaking::{break_sealed, let_out};
 
 /// A host that runs the guest.
 pub struct PrimaryNode {
@@ -120,49 +122,6 @@ impl PrimaryNode {
         self.has_failed
     }
 
-    /// The connection stands.
-    pub fn handle_connected(&mut self, connection: u64, env: &mut Env) -> Result<(), Crashed> {
-        let mut session = [0; 16];
-        session[..8].copy_from_slice(&env.rng.u64().to_le_bytes());
-        env.say(|| format!("host {} connects, session {}", self.id.host, SessionId(session)));
-        let greeting = env.witness.greeting(self.id);
-        match self.pipeline.handle_connected(env.time(), SessionId(session), greeting) {
-            Some(number) => (self.stream, self.number) = (Some(Stream::new(connection)), number),
-            None => env.close(connection, self.id.host),
-        }
-        self.pump(env)
-    }
-
-    /// The connection ended.
-    pub fn handle_disconnected(&mut self, env: &mut Env) -> Result<(), Crashed> {
-        self.stream = None;
-        let now = env.time();
-        self.pipeline.with(now, |core| core.handle_disconnected(now));
-        self.pump(env)
-    }
-
-    /// Bytes arrived.
-    pub fn handle_bytes(&mut self, bytes: &[u8], env: &mut Env) -> Result<(), Crashed> {
-        let now = env.time();
-        self.pipeline.with(now, |core| core.handle_alive(now));
-        if let Some(stream) = &mut self.stream {
-            stream.decoder.handle_bytes(bytes);
-        }
-        while let Some(stream) = &mut self.stream {
-            match stream.decoder.poll_frame() {
-                Ok(None) => break,
-                Ok(Some(frame)) => drop(self.pipeline.with(now, |core| core.handle_frame(now, frame))),
-                Err(error) => {
-                    env.say(|| format!("host {}: {error}", self.id.host));
-                    self.pipeline.with(now, |core| core.handle_broken_stream(now));
-                    return self.pump(env);
-                }
-            }
-            self.pump(env)?;
-        }
-        Ok(())
-    }
-
     /// A timer fired.
     pub fn handle_timer(&mut self, env: &mut Env) -> Result<(), Crashed> {
         self.timer_at = None;
@@ -212,9 +171,7 @@ impl PrimaryNode {
         let (host, step) = (self.id.host, if base { Step::Base } else { Step::Seal });
         env.step(host, step, false)?;
         let sealed = self.machine.seal(base, also);
-        if env.plan.broken == Some(Break::PauseUnrecorded) {
-            sealed.guest.is_paused = false;
-        }
+        break_sealed(sealed, env);
         let (epoch, has_writes) = (sealed.epoch, !sealed.sectors.is_empty());
         env.oracle.sealed(host, self.generation, epoch, &sealed.guest);
         self.pipeline.handle_sealed(env.time(), epoch, base, EPOCH_BYTES, has_writes);
@@ -248,10 +205,7 @@ impl PrimaryNode {
             }
             Action::Release { upto, .. } => {
                 env.step(host, Step::Release, false)?;
-                match env.plan.broken {
-                    Some(Break::LeftBeforeOut) => self.machine.release(EpochId(upto.0.saturating_sub(3)), env),
-                    _ => self.machine.release(upto, env),
-                }
+                self.machine.release(let_out(upto, env), env);
                 self.pipeline.handle_let_out(env.time(), upto, 0, 0);
                 env.step(host, Step::Release, true)?;
             }
@@ -271,20 +225,5 @@ impl PrimaryNode {
             Action::Conflict { .. } => {}
         }
         Ok(())
-    }
-
-    fn send(&mut self, connection: u64, frames: Vec<u8>, env: &mut Env) {
-        if Kind::of_frame(&frames) == Some(Kind::Goodbye) && env.plan.broken == Some(Break::ShipOn) {
-            return;
-        }
-        if let Some(stream) = self.stream.as_ref().filter(|_| self.number == connection) {
-            env.send(stream.connection, self.id.host, frames);
-        }
-    }
-
-    fn close(&mut self, connection: u64, env: &mut Env) {
-        if let Some(stream) = self.stream.take_if(|_| self.number == connection) {
-            env.close(stream.connection, self.id.host);
-        }
     }
 }

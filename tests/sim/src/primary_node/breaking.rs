@@ -1,11 +1,27 @@
-//! Rules that are broken on purpose where an epoch is sealed.
+//! Rules that are broken on purpose where an epoch is sealed, and where its output leaves.
 
 use replication::pipeline::primary::Outcome;
 use replication::{EpochId, Linked, StateDigest};
 
 use super::PrimaryNode;
 use crate::env::{Crashed, Env};
+use crate::machine::Sealed;
 use crate::plan::{Break, EPOCH_BYTES};
+
+/// What is said of a sealed epoch.
+pub(super) fn break_sealed(sealed: &mut Sealed, env: &Env) {
+    if env.plan.broken == Some(Break::PauseUnrecorded) {
+        sealed.guest.is_paused = false;
+    }
+}
+
+/// Up to where output leaves that is said to have left up to `upto`.
+pub(super) fn let_out(upto: EpochId, env: &Env) -> EpochId {
+    match env.plan.broken {
+        Some(Break::LeftBeforeOut) => EpochId(upto.0.saturating_sub(3)),
+        _ => upto,
+    }
+}
 
 impl PrimaryNode {
     /// Does at a seal what nothing says that it may.
