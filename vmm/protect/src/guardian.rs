@@ -19,6 +19,7 @@ mod pausing;
 mod promise;
 mod protecting;
 mod register;
+mod setup;
 mod shadow;
 mod ship;
 
@@ -28,83 +29,35 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use replication::pipeline::primary::{Action, Boundary, Outcome, PipelineConfig, PrimaryPipeline, Step};
+use replication::pipeline::primary::{Action, Boundary, Outcome, PrimaryPipeline, Step};
 use replication::primary::PrimaryState;
-use replication::view::Incarnation;
-use replication::{BranchSeed, EpochId, Fork, Origin, Primary, PrimaryConfig, SessionId, Term, Time};
+use replication::{EpochId, Primary, SessionId, Time};
 use serde_json::{Value, json};
 use snapshot::disk::{DiskError, Mode};
 
 use crate::clock::Clock;
-use crate::error::{ProtectError, Words};
+use crate::epoch::{EpochMachine, EpochSink, SealedEpoch};
+use crate::error::ProtectError;
+use crate::events::Events;
 use crate::fault;
 use crate::lease::Lease;
 use crate::local::backing::Kept;
 use crate::local::pairing::Pairing;
 use crate::local::{KeptEpoch, LocalStore, Shortened, Tidings};
 use crate::log::{DiskLog, Notes};
-use crate::room::ROOM_RETRY;
+use crate::transport::{Endpoint, Sender};
 pub use ending::{Afterwards, Life};
+use machine::kvm::KvmError;
+use machine::{End, MachineError, spawn};
 pub use pausing::{NotPaused, NotResumed};
 pub use promise::{CommitDurability, OnDegraded};
 pub use protecting::NotProtected;
 pub use replication::pipeline::primary::Parting;
+pub use setup::GuardianConfig;
+use setup::{CONSOLE_LAG_MAX, FILL_NOTICE_DETECTS, IN_FLIGHT_BYTES_MAX, STALL_DETECTS, pipeline_config};
 
-use crate::epoch::{EpochMachine, EpochSink, IN_FLIGHT_EPOCHS_MAX, SealedEpoch};
-use crate::events::Events;
-use crate::transport::{Endpoint, Sender};
-use crate::witness::random;
-use crate::{preflight, upkeep};
-use machine::kvm::KvmError;
-use machine::{End, Machine, MachineError, spawn};
-
-/// Disk writes of released epochs that the images lack, at most: beyond that the guest waits at its next boundary.
-const IMAGE_LAG_BYTES_MAX: usize = 64 << 20;
-/// Bytes of them at most, before compression.
-const IN_FLIGHT_BYTES_MAX: u64 = 64 << 20;
-/// Between two claims while the witness does not answer.
-const CLAIM_RETRY: Duration = Duration::from_millis(250);
-/// A log that is slow to sync does not make a dead primary; one that is stuck for so many times `detect` does: the guest
-/// has long been waiting, and the backup can go on with it. The other way round the same: a backup that acks nothing for
-/// so long is lost, though its heartbeats come.
-const STALL_DETECTS: u32 = 10;
-/// A filling that has done nothing for so many times `detect` is told of, and given up after so many: one step of it waits for
-/// 32 MiB of chunks on their way into the backup's images, and for their sync. What was synced by then is not synced again.
-const FILL_NOTICE_DETECTS: u32 = 4;
-const FILL_WAIT_DETECTS: u32 = 20;
-/// A console that takes nothing for so long is not waited for: at most its backlog is lost if this process dies then.
-const CONSOLE_LAG_MAX: Duration = Duration::from_secs(1);
 /// How long a wait lasts before the waiter looks around again.
 const LOOK_AROUND: Duration = Duration::from_millis(50);
-
-/// How a guest is protected.
-#[derive(Debug, Clone)]
-pub struct GuardianConfig {
-    /// Name of the VM.
-    pub vm_name: String,
-    /// The backup to connect to, if there is to be one.
-    pub target: Option<Endpoint>,
-    /// What a commit waits for.
-    pub durability: CommitDurability,
-    /// Silence until the peer counts as lost.
-    pub detect: Duration,
-    /// Between heartbeats.
-    pub heartbeat: Duration,
-    /// This primary's term, which is the branch of its epochs.
-    pub term: Term,
-    /// The epoch that the guest continues from, if it does.
-    pub fork: Option<Fork>,
-    /// The guest was booted by this process.
-    pub begins_afresh: bool,
-    /// Which store its state directory is in the register, if epochs are committed to it.
-    pub store: Incarnation,
-    /// The last epoch of a guest that crashed stays in the state directory.
-    pub keeps_crashed: bool,
-    /// What becomes of the guest when its state directory takes no more epochs.
-    pub on_degraded: OnDegraded,
-    /// How its operator is told of what failed.
-    pub words: Words,
-}
 
 struct Inner {
     pipeline: PrimaryPipeline,
@@ -164,42 +117,6 @@ pub struct Guardian {
 impl std::fmt::Debug for Guardian {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         f.debug_struct("Guardian").field("vm", &self.config.vm_name).finish_non_exhaustive()
-    }
-}
-
-fn pipeline_config(config: &GuardianConfig, machine: &Machine, has_store: bool, is_witnessed: bool) -> PipelineConfig {
-    let durable = config.durability == CommitDurability::Disk;
-    let primary = PrimaryConfig {
-        vm_name: config.vm_name.clone(),
-        writer: format!("outlast {}", env!("CARGO_PKG_VERSION")),
-        machine: preflight::describe(machine),
-        term: config.term,
-        origin: Origin { fork: config.fork, seed: BranchSeed(random()) },
-        heartbeat: config.heartbeat,
-        detect: config.detect,
-        ack_wait: config.detect * STALL_DETECTS,
-        fill_notice: config.detect * FILL_NOTICE_DETECTS,
-        fill_wait: config.detect * FILL_WAIT_DETECTS,
-        rounds: filling::ROUNDS,
-        fill_rest: filling::FILL_REST,
-        fill_rest_max: filling::FILL_REST_MAX,
-        claim_retry: CLAIM_RETRY,
-        in_flight_epochs_max: IN_FLIGHT_EPOCHS_MAX,
-        in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,
-        log_counts: durable || has_store,
-        has_store,
-        backup_durable: durable,
-        begins_afresh: config.begins_afresh,
-        is_witnessed,
-    };
-    PipelineConfig {
-        primary,
-        is_durable: durable,
-        stops_degraded: config.on_degraded == OnDegraded::Stop,
-        room_retry: ROOM_RETRY,
-        console_wait: CONSOLE_LAG_MAX,
-        image_lag_max: IMAGE_LAG_BYTES_MAX,
-        upkeep: upkeep::PERIOD,
     }
 }
 

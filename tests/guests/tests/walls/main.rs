@@ -140,17 +140,32 @@ fn walls_unsafe_code_is_forbidden_where_it_should_be() {
 }
 
 #[test]
-fn walls_recoverable_is_unsafe_only_in_the_files_that_the_page_names() {
-    let row = &table("Forbidden calls")["recoverable"];
-    let named: BTreeSet<String> = row[0].split('`').skip(1).step_by(2).map(str::to_owned).collect();
-    let src = root().join("snapshot/recoverable/src");
-    let is_unsafe = |path: &PathBuf| mentions(path, "expect(unsafe_code") || mentions(path, "allow(unsafe_code");
-    let found: BTreeSet<String> = sources(&src)
-        .into_iter()
-        .filter(is_unsafe)
-        .map(|path| path.strip_prefix(&src).unwrap().display().to_string())
-        .collect();
-    assert_eq!(found, named);
+fn walls_recoverable_and_protect_are_unsafe_only_in_the_files_that_the_page_names() {
+    for (name, src) in [("recoverable", "snapshot/recoverable/src"), ("protect", "vmm/protect/src")] {
+        let row = &table("Forbidden calls")[name];
+        let named: BTreeSet<String> = row[0].split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        let src = root().join(src);
+        let is_unsafe = |path: &PathBuf| mentions(path, "expect(unsafe_code") || mentions(path, "allow(unsafe_code");
+        let found: BTreeSet<String> = sources(&src)
+            .into_iter()
+            .filter(is_unsafe)
+            .map(|path| path.strip_prefix(&src).unwrap().display().to_string())
+            .collect();
+        assert_eq!(found, named, "{name}");
+    }
+}
+
+#[test]
+fn walls_protect_reads_no_command_line_and_no_environment_and_ends_no_program() {
+    let rules = read("vmm/protect/clippy.toml");
+    for path in ["std::env::args", "std::env::args_os", "std::env::var", "std::env::var_os", "std::process::exit"] {
+        assert!(rules.contains(&format!("\"{path}\"")), "vmm/protect/clippy.toml does not forbid {path}");
+    }
+    // The one place that lifts the rule is no part of a program that people get.
+    let src = root().join("vmm/protect/src");
+    let lifting = |path: &PathBuf| mentions(path, "expect(clippy::disallowed_methods") && !path.ends_with("tests.rs");
+    let lifting: Vec<_> = sources(&src).into_iter().filter(lifting).collect();
+    assert_eq!(lifting, [src.join("fault/armed.rs")]);
 }
 
 fn mentions(path: &Path, text: &str) -> bool {
