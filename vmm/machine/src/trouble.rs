@@ -127,18 +127,19 @@ impl Troubles {
         self.is_waiting.load(Ordering::Acquire)
     }
 
-    /// Waits for news, or for a request that waits; gives the news, and whether it is to be tried again soon. `None`
-    /// when the machine has ended.
-    pub fn wait(&self) -> Option<(Vec<News>, bool)> {
+    /// Waits until there is something to take; false when the machine has ended.
+    pub fn wait(&self) -> bool {
         let state = self.lock();
         let idle = |state: &mut State| state.news.is_empty() && !state.waits && !state.ended;
-        let mut state = self.changed.wait_while(state, idle).expect("no holder of the troubles panics");
-        if state.ended {
-            return None;
-        }
+        !self.changed.wait_while(state, idle).expect("no holder of the troubles panics").ended
+    }
+
+    /// Takes the news, and whether a request waits that is to be tried again soon. A machine that has ended may have some left.
+    pub fn take(&self) -> (Vec<News>, bool) {
+        let mut state = self.lock();
         let withheld = state.withheld.take().map(News::Withheld);
         let news = state.news.drain(..).chain(withheld).collect();
-        Some((news, std::mem::take(&mut state.waits)))
+        (news, std::mem::take(&mut state.waits))
     }
 
     /// From now on the next vCPU thread that looks tries again.
@@ -175,18 +176,25 @@ mod tests {
         troubles.note_written(&image);
         troubles.note_waiting(Some(image.clone()));
         troubles.note_waiting(Some(image.clone()));
-        assert_eq!(troubles.wait(), Some((vec![News::Full(image.clone())], true)));
+        assert_eq!((troubles.wait(), troubles.take()), (true, (vec![News::Full(image.clone())], true)));
         troubles.note_waiting(Some(image.clone()));
-        assert_eq!(troubles.wait(), Some((vec![], true)), "it is old news that it still waits");
+        assert_eq!(troubles.take(), (vec![], true), "it is old news that it still waits");
         troubles.note_written(Path::new("b.img"));
         assert!(troubles.is_waiting(), "another disk's write says nothing of this one");
         troubles.note_written(&image);
         assert!(!troubles.is_waiting());
         troubles.note_failed("EIO");
         troubles.note_failed("EIO again");
-        assert_eq!(troubles.wait(), Some((vec![News::HasRoom(image), News::Failed("EIO".into())], false)));
+        assert_eq!(troubles.take(), (vec![News::HasRoom(image), News::Failed("EIO".into())], false));
+    }
+
+    #[test]
+    fn what_came_before_the_end_of_the_machine_is_not_lost_with_it() {
+        let troubles = Troubles::default();
+        troubles.note_failed("EIO");
         troubles.end();
-        assert_eq!(troubles.wait(), None);
+        assert!(!troubles.wait(), "nobody waits for more");
+        assert_eq!(troubles.take(), (vec![News::Failed("EIO".into())], false));
     }
 
     #[test]
@@ -194,12 +202,12 @@ mod tests {
         let troubles = Troubles::default();
         for _ in 0..2 {
             troubles.note_withheld("EIO");
-            assert_eq!(troubles.wait(), Some((vec![News::Withheld("EIO".into())], true)));
+            assert_eq!(troubles.take(), (vec![News::Withheld("EIO".into())], true));
             assert!(troubles.is_waiting(), "the guest's watchdog does not count meanwhile");
         }
         troubles.note_failed("EIO");
         assert!(!troubles.is_waiting());
-        assert_eq!(troubles.wait(), Some((vec![News::Failed("EIO".into())], false)));
+        assert_eq!(troubles.take(), (vec![News::Failed("EIO".into())], false));
     }
 
     #[test]

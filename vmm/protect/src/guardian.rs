@@ -111,6 +111,8 @@ pub struct Guardian {
     disk_work: Condvar,
     /// There is a question for the witness.
     questions: Condvar,
+    /// Somebody tells what the guest's requests found wrong.
+    telling: Mutex<()>,
     finished: AtomicBool,
 }
 
@@ -168,6 +170,7 @@ impl Guardian {
             ship_work: Condvar::new(),
             disk_work: Condvar::new(),
             questions: Condvar::new(),
+            telling: Mutex::new(()),
             finished: AtomicBool::new(false),
         });
         if local.is_some() {

@@ -53,6 +53,8 @@ impl Guardian {
     /// words leave before this returns, or not at all if neither the backup nor the witness answers.
     pub fn finish(&self, end: &End, afterwards: Afterwards) -> Parting {
         self.note_machine();
+        // The program may end before the thread that tells has woken.
+        self.tell_news();
         let mut parted = Parting::NoAnswer;
         if matches!(end, End::Guest(_) | End::Stopped) {
             parted = self.finish_cleanly(afterwards);

@@ -115,22 +115,31 @@ impl Guardian {
     /// Tells the operator what the guest's own requests find wrong with its disks, and has those that wait tried again.
     /// The body of a thread.
     pub(super) fn tell_troubles(&self) {
-        while let Some((news, waits)) = self.machine.troubles().wait() {
-            for news in news {
-                match news {
-                    News::Full(path) => self.note_guest_full(path),
-                    News::HasRoom(_) => self.note_guest_room(),
-                    News::Failed(error) => self.note("disk-failed", json!({ "error": error })),
-                    News::Withheld(error) => self.with_pipeline(|pipeline, _| pipeline.handle_request_failed(error)),
-                }
-            }
-            if waits {
+        while self.machine.troubles().wait() {
+            if self.tell_news() {
                 if self.machine.ends_within(REQUEST_RETRY) {
                     return;
                 }
                 self.machine.retry_disks();
             }
         }
+    }
+
+    /// Tells what is new, and returns when it was told, whoever told it; whether a request waits.
+    pub(super) fn tell_news(&self) -> bool {
+        let _telling = self.telling.lock().expect("nobody panics while telling");
+        let (news, waits) = self.machine.troubles().take();
+        for news in news {
+            match news {
+                News::Full(path) => self.note_guest_full(path),
+                News::HasRoom(_) => self.note_guest_room(),
+                News::Failed(error) => self.note("disk-failed", json!({ "error": error })),
+                // An ended guest asks for nothing more, and its backup need not serve it.
+                News::Withheld(_) if self.machine.ended().is_some() => {}
+                News::Withheld(error) => self.with_pipeline(|pipeline, _| pipeline.handle_request_failed(error)),
+            }
+        }
+        waits
     }
 
     /// There is no room for a request of the guest, which waits. One event, however often it is tried.
