@@ -4,9 +4,10 @@
 //! it is put aside under another name, never overwritten.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::fs::File;
 use std::path::{Path, PathBuf};
+
+use csv::{StringRecord, Writer};
 
 use crate::cannot;
 use vmm::exit::Failure;
@@ -39,35 +40,41 @@ impl Columns {
         self.figures.iter().flat_map(|part| part.iter().copied())
     }
 
-    fn header(&self) -> String {
-        self.key.iter().copied().chain(self.figures()).collect::<Vec<_>>().join(",")
+    fn header(&self) -> impl Iterator<Item = &'static str> {
+        self.key.iter().copied().chain(self.figures())
     }
 
-    fn line(&self, row: &Row) -> String {
+    fn fields(&self, row: &Row) -> impl Iterator<Item = String> {
         let figures = self.figures().map(|name| match row.figures.get(name) {
             Some(value) if value.is_finite() => format!("{}", (value * 1e4).round() / 1e4),
             _ => String::new(),
         });
-        row.key.iter().cloned().chain(figures).collect::<Vec<_>>().join(",")
+        row.key.iter().cloned().chain(figures)
     }
 
-    fn parse(&self, line: &str) -> Option<Row> {
-        let fields: Vec<&str> = line.split(',').collect();
-        let (key, values) = fields.split_at_checked(self.key.len())?;
-        if values.len() != self.figures().count() {
+    fn parse(&self, fields: &StringRecord) -> Option<Row> {
+        if fields.len() != self.header().count() {
             return None;
         }
+        let key = fields.iter().take(self.key.len()).map(str::to_owned).collect();
+        let values = fields.iter().skip(self.key.len());
         let figures = self.figures().zip(values).filter(|(_, text)| !text.is_empty());
         let figures = figures.map(|(name, text)| Some((name, text.parse().ok()?))).collect::<Option<_>>()?;
-        Some(Row { key: key.iter().map(|&field| field.to_owned()).collect(), figures })
+        Some(Row { key, figures })
     }
+}
+
+/// Adds a line, and gives it to the host at once: a run may be interrupted.
+fn append(path: &Path, writer: &mut Writer<File>, fields: impl Iterator<Item = String>) -> Result<(), Failure> {
+    let written = writer.write_record(fields).map_err(std::io::Error::from).and_then(|()| writer.flush());
+    written.map_err(|error| cannot("append to", path, &error))
 }
 
 /// A CSV file and what is in it.
 #[derive(Debug)]
 pub(crate) struct Table {
     path: PathBuf,
-    file: File,
+    writer: Writer<File>,
     columns: Columns,
     rows: Vec<Row>,
 }
@@ -77,18 +84,19 @@ impl Table {
     pub(crate) fn open(path: &Path, columns: Columns) -> Result<Self, Failure> {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        let mut lines = whole.lines();
-        let is_ours = lines.next() == Some(&columns.header());
+        let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(whole.as_bytes());
+        let is_ours = reader.headers().is_ok_and(|header| header.iter().eq(columns.header()));
         if !is_ours && !text.is_empty() {
             let aside = path.with_extension("old.csv");
             std::fs::rename(path, &aside).map_err(|error| cannot("put aside", path, &error))?;
         }
-        let rows: Vec<Row> = if is_ours { lines.filter_map(|line| columns.parse(line)).collect() } else { Vec::new() };
-        let mut fresh = columns.header() + "\n";
-        rows.iter().for_each(|row| fresh += &(columns.line(row) + "\n"));
-        std::fs::write(path, fresh).map_err(|error| cannot("write", path, &error))?;
-        let file = OpenOptions::new().append(true).open(path).map_err(|error| cannot("append to", path, &error))?;
-        Ok(Self { path: path.to_owned(), file, columns, rows })
+        let found = reader.records().filter_map(|record| columns.parse(&record.ok()?));
+        let rows: Vec<Row> = if is_ours { found.collect() } else { Vec::new() };
+        let file = File::create(path).map_err(|error| cannot("write", path, &error))?;
+        let mut writer = Writer::from_writer(file);
+        append(path, &mut writer, columns.header().map(str::to_owned))?;
+        rows.iter().try_for_each(|row| append(path, &mut writer, columns.fields(row)))?;
+        Ok(Self { path: path.to_owned(), writer, columns, rows })
     }
 
     /// Whether a point with this key is there.
@@ -99,8 +107,7 @@ impl Table {
     /// Adds a point.
     pub(crate) fn add(&mut self, row: Row) -> Result<(), Failure> {
         debug_assert_eq!(row.key.len(), self.columns.key.len());
-        let line = self.columns.line(&row) + "\n";
-        self.file.write_all(line.as_bytes()).map_err(|error| cannot("append to", &self.path, &error))?;
+        append(&self.path, &mut self.writer, self.columns.fields(&row))?;
         self.rows.push(row);
         Ok(())
     }

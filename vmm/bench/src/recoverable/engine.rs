@@ -17,7 +17,7 @@ pub(crate) enum Engine {
     Plain,
     Vista,
     Rvm,
-    /// LMDB, Debian's package liblmdb0.
+    /// LMDB, as heed brings it.
     Lmdb,
     /// PMDK's transactions, Debian's package libpmemobj1.
     PmemObj,
