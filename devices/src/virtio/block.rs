@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_blk as wire;
 use vm_memory::GuestMemory;
 
-use super::queue::{Chain, QueueError, Served, VirtQueue};
+use super::queue::{Chain, ChainOutcome, QueueError, VirtQueue};
 use super::turn::Turn;
 use super::{DeviceState, VirtioDevice, read_config_bytes};
 use crate::RestoreError;
@@ -78,7 +78,7 @@ enum Refusal {
     /// The guest is told this status.
     Status(u8),
     /// The guest is told nothing yet.
-    Unfinished(Served),
+    Unfinished(ChainOutcome),
 }
 
 /// A request that moves data. In the guest's hands until it is answered: what it says is looked at anew each time.
@@ -143,7 +143,7 @@ impl Block {
         memory: &M,
         disk: &mut dyn BlockBackend,
         turn: &mut Turn<'_>,
-    ) -> Result<Result<u32, Served>, QueueError> {
+    ) -> Result<Result<u32, ChainOutcome>, QueueError> {
         // A chain without a place for the status cannot be answered.
         let status_at = chain.writable_len().checked_sub(1).ok_or(QueueError::Chain)?;
         let (status, data_len) = match self.request(chain, status_at, memory, disk, turn) {
@@ -220,7 +220,7 @@ impl Block {
                 break Ok(len);
             }
             if done > first && !turn.goes_on() {
-                break Err(Refusal::Unfinished(Served::InPart));
+                break Err(Refusal::Unfinished(ChainOutcome::InPart));
             }
             let size = (len - done).min(COPY_BYTES as u64);
             match each(disk, start + done, done, &mut copy[..size as usize]) {
@@ -267,7 +267,7 @@ impl Block {
 
     fn refused(&mut self, error: &BlockError) -> Refusal {
         match error {
-            BlockError::NotNow => Refusal::Unfinished(Served::NotNow),
+            BlockError::NotNow => Refusal::Unfinished(ChainOutcome::NotNow),
             BlockError::Failed(_) => self.backend_failed(),
         }
     }
@@ -316,7 +316,7 @@ impl VirtioDevice for Block {
         turn: &mut Turn<'_>,
     ) -> Result<(), QueueError> {
         queues[index].serve_while(memory, turn, |queue, chain, turn| match self.serve(&chain, memory, host, turn)? {
-            Ok(len) => queue.add_used(memory, chain.head, len).map(|()| Served::Done),
+            Ok(len) => queue.add_used(memory, chain.head, len).map(|()| ChainOutcome::Done),
             Err(served) => Ok(served),
         })
     }

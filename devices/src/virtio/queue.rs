@@ -167,7 +167,7 @@ pub struct VirtQueue {
 
 /// What came of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Served {
+pub enum ChainOutcome {
     /// The driver has it back.
     Done,
     /// It is too early: the host cannot take what the chain brings.
@@ -260,7 +260,7 @@ impl VirtQueue {
     ) -> Result<(), QueueError> {
         self.serve_while(memory, turn, |queue, chain, turn| {
             turn.spend(chain.readable_len() + chain.writable_len());
-            each(queue, chain).map(|()| Served::Done)
+            each(queue, chain).map(|()| ChainOutcome::Done)
         })
     }
 
@@ -271,16 +271,16 @@ impl VirtQueue {
         &mut self,
         memory: &M,
         turn: &mut Turn<'_>,
-        mut each: impl FnMut(&mut Self, Chain, &mut Turn<'_>) -> Result<Served, QueueError>,
+        mut each: impl FnMut(&mut Self, Chain, &mut Turn<'_>) -> Result<ChainOutcome, QueueError>,
     ) -> Result<(), QueueError> {
         while turn.begins() {
             match self.pop(memory)? {
                 Some(chain) => {
                     let served = each(self, chain, turn)?;
-                    if served != Served::Done {
+                    if served != ChainOutcome::Done {
                         self.undo_pops(1);
-                        self.waiting |= served == Served::NotNow;
-                        self.unfinished |= served == Served::InPart;
+                        self.waiting |= served == ChainOutcome::NotNow;
+                        self.unfinished |= served == ChainOutcome::InPart;
                         return Ok(());
                     }
                 }

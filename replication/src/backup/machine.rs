@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Backup, BackupAction, BackupConfig, BackupState, Connection, DiscardReason, Kept, Session, TakeOver};
+use super::{Backup, BackupAction, BackupConfig, BackupState, Connection, DiscardReason, GuestCopy, Session, TakeOver};
 use crate::assembly::{Assembled, AssembledEpoch, check_disk_exists, check_disk_range};
 use crate::id::{ClaimResult, EpochId, Gfn, SessionId, Term, Time, VmId};
 use crate::page::{Page, PageBatch};
@@ -96,7 +96,7 @@ impl Backup {
     /// The operator wants the kept copy to run, against the newest record. False: there is none, or a primary is here.
     pub fn handle_override(&mut self) -> bool {
         match &self.kept {
-            Some(Kept { over, .. }) if self.state == Waiting => {
+            Some(GuestCopy { over, .. }) if self.state == Waiting => {
                 self.state = Overriding;
                 self.actions.push_back(BackupAction::Override { session: over.session, fork: over.fork });
                 true
@@ -567,17 +567,17 @@ impl Backup {
         let over = self.close_session();
         self.state = Waiting;
         self.actions.push_back(BackupAction::Keep { epoch: over.fork.count, holder: holder.clone() });
-        self.kept = Some(Kept { holder, over });
+        self.kept = Some(GuestCopy { holder, over });
     }
 
     fn take_override(&mut self, session: SessionId, result: &ClaimResult) {
-        let Some(Kept { holder, over }) = self.kept.take_if(|kept| kept.over.session == session) else { return };
+        let Some(GuestCopy { holder, over }) = self.kept.take_if(|kept| kept.over.session == session) else { return };
         if *result == ClaimResult::Granted {
             (self.state, self.term_seen) = (TookOver, over.term);
             return self.actions.push_back(BackupAction::TakeOver(Box::new(over)));
         }
         self.state = Waiting;
-        self.kept = Some(Kept { holder, over });
+        self.kept = Some(GuestCopy { holder, over });
     }
 
     /// Ends the session with all that a guest can continue from. Everything assembled was applied.

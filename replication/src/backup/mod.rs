@@ -205,7 +205,7 @@ pub struct Backup {
     /// From a Hello until it is settled who continues the guest.
     session: Option<Session>,
     /// A copy whose claim was denied.
-    kept: Option<Kept>,
+    kept: Option<GuestCopy>,
     /// The last session that was here. One that was settled never comes back.
     settled: Option<SessionId>,
     term_seen: Term,
@@ -220,7 +220,7 @@ pub struct Backup {
 
 /// A whole copy of a guest that another side has.
 #[derive(Debug)]
-struct Kept {
+struct GuestCopy {
     holder: String,
     over: TakeOver,
 }

@@ -22,7 +22,7 @@ use protect::epoch::capture::Mode;
 use protect::epoch::pace::Length;
 use protect::epoch::{EpochMachine, Pace};
 use protect::transport::Endpoint;
-use protect::{Afterwards, CommitDurability, Guardian, GuardianConfig, OnDegraded, Unwitnessed};
+use protect::{CommitDurability, Guardian, GuardianConfig, OnDegraded, Sequel, Unwitnessed};
 use vmm::exit::{Exit, Failure};
 
 const VM_NAME: &str = "bench";
@@ -275,7 +275,7 @@ impl Drop for Session {
             threads.join();
         }
         // Not an end that a backup would have to be told of.
-        self.guardian.finish(&End::Failed("the measurement is over".into()), Afterwards::Ends);
+        self.guardian.finish(&End::Failed("the measurement is over".into()), Sequel::Ends);
         // The machine knows the guardian, which knows the machine: neither would go.
         self.machine.epochs().clear_sink();
         if let Some(dir) = &self.spec.state_dir

@@ -28,7 +28,7 @@ pub trait Host: Debug + Send + Sized + 'static {
     /// The device.
     type Device: VirtioDevice;
     /// What of the host's side is part of the state.
-    type Kept;
+    type HostState;
 
     /// Lends the device what it needs while it serves a queue.
     fn lend<R>(&mut self, serve: impl FnOnce(&mut <Self::Device as VirtioDevice>::Host) -> R) -> R;
@@ -37,10 +37,11 @@ pub trait Host: Debug + Send + Sized + 'static {
     fn save(&self, _slot: u16, _writer: &mut StateWriter) {}
 
     /// Takes that section, which is untrusted.
-    fn take(slot: u16, reader: &mut StateReader<'_>) -> Result<Self::Kept, StateError>;
+    fn take(slot: u16, reader: &mut StateReader<'_>) -> Result<Self::HostState, StateError>;
 
     /// Goes on with what was kept behind `saved`, which comes into the place of `ours`. A refusal changes nothing.
-    fn restore(&mut self, kept: Self::Kept, ours: &Self::Device, saved: &Self::Device) -> Result<(), RestoreError>;
+    fn restore(&mut self, kept: Self::HostState, ours: &Self::Device, saved: &Self::Device)
+    -> Result<(), RestoreError>;
 
     /// The disk that it is.
     fn disk(&self) -> Option<&SharedDisk> {
@@ -167,7 +168,7 @@ impl<H: Host> Slot for Plug<H> {
 fn take<H: Host>(
     slot: u16,
     reader: &mut StateReader<'_>,
-) -> Result<(MmioTransport<H::Device>, H::Kept), SectionRefused> {
+) -> Result<(MmioTransport<H::Device>, H::HostState), SectionRefused> {
     let device = MmioTransport::restore(reader.take(slot)?)?;
     Ok((device, H::take(slot, reader)?))
 }

@@ -36,7 +36,7 @@ use crate::events::Events;
 use crate::lease::Lease;
 use crate::log::DiskLog;
 use crate::room::ROOM_RETRY;
-use crate::transport::Arrived;
+use crate::transport::ReadOutcome;
 use crate::transport::{Endpoint, Listener};
 use crate::upkeep;
 use connection::Connection;
@@ -81,7 +81,7 @@ pub struct StandbyConfig {
 #[derive(Debug)]
 pub enum Outcome {
     /// The guest is to run here.
-    TookOver(Box<Taken>),
+    TookOver(Box<Successor>),
     /// The guest ended on the primary.
     Ended(String),
     /// The operator stopped the backup.
@@ -90,7 +90,7 @@ pub enum Outcome {
 
 /// A guest that was taken over, ready to be restored.
 #[derive(Debug)]
-pub struct Taken {
+pub struct Successor {
     /// What to start from.
     pub takeover: TakeOver,
     /// Its memory.
@@ -232,10 +232,10 @@ impl Standby {
         if !self.pipeline.wants_bytes(now) {
             return;
         }
-        match self.connection.as_mut().map_or(Arrived::Nothing, Connection::read) {
-            Arrived::Nothing => {}
-            Arrived::Bytes(_) => self.pipeline.handle_alive(now),
-            Arrived::End => self.disconnected(),
+        match self.connection.as_mut().map_or(ReadOutcome::Nothing, Connection::read) {
+            ReadOutcome::Nothing => {}
+            ReadOutcome::Bytes(_) => self.pipeline.handle_alive(now),
+            ReadOutcome::End => self.disconnected(),
         }
     }
 

@@ -41,12 +41,12 @@ use crate::error::ProtectError;
 use crate::events::Events;
 use crate::fault;
 use crate::lease::Lease;
-use crate::local::backing::Kept;
+use crate::local::backing::StoreDurability;
 use crate::local::pairing::Pairing;
-use crate::local::{KeptEpoch, LocalStore, Shortened, Tidings};
+use crate::local::{KeptEpoch, LocalStore, RetentionNews, Shortened};
 use crate::log::{DiskLog, Notes};
 use crate::transport::{Endpoint, Sender};
-pub use ending::{Afterwards, Life};
+pub use ending::{Life, Sequel};
 use machine::kvm::KvmError;
 use machine::{End, MachineError, spawn};
 pub use pausing::{NotPaused, NotResumed};
@@ -86,7 +86,7 @@ struct Inner {
     /// An image without room, which a request of the guest waits for.
     guest_full: Option<PathBuf>,
     /// How epochs are kept that were committed to the state directory; none: they are not.
-    local: Option<Kept>,
+    local: Option<StoreDurability>,
     /// Why they are not any more.
     local_lost: Option<String>,
     /// Earlier epochs in the state directory, as they were when that changed last.
@@ -410,8 +410,8 @@ impl Guardian {
     }
 
     /// Other earlier epochs are kept than before.
-    fn note_earlier(&self, tidings: Tidings) {
-        let Tidings { kept, shortened } = tidings;
+    fn note_earlier(&self, news: RetentionNews) {
+        let RetentionNews { kept, shortened } = news;
         self.lock().earlier = kept;
         if let Some(Shortened { left, why }) = shortened {
             tracing::warn!(why, left, "earlier epochs were dropped; the guest keeps running");

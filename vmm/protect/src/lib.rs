@@ -37,8 +37,7 @@ pub mod witness;
 pub use boot::this_boot;
 pub use error::{ProtectError, Words};
 pub use guardian::{
-    Afterwards, CommitDurability, Guardian, GuardianConfig, Life, NotPaused, NotProtected, NotResumed, OnDegraded,
-    Parting,
+    CommitDurability, Guardian, GuardianConfig, Life, NotPaused, NotProtected, NotResumed, OnDegraded, Parting, Sequel,
 };
 pub use lease::{Begun, Lease, LeaseError};
 pub use unwitnessed::Unwitnessed;

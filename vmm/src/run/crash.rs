@@ -22,7 +22,7 @@ use machine::crash::Crash;
 use protect::epoch::EpochMachine;
 use protect::events::Events;
 use protect::local::{KeptEpoch, LocalStore};
-use protect::{Afterwards, Life, Parting};
+use protect::{Life, Parting, Sequel};
 
 /// Boots in one incident at most; then it is stopped.
 const RESETS_MAX: u64 = 5;
@@ -69,8 +69,8 @@ impl OnCrash {
 
     /// The machine has ended; nothing of its last epoch is committed yet. What happens to the guest, which could go
     /// back to one of `earlier`.
-    pub(super) fn note(&self, end: &End, machine: &EpochMachine, earlier: &[KeptEpoch], events: &Events) -> Afterwards {
-        let Some(what) = end.crash() else { return Afterwards::Ends };
+    pub(super) fn note(&self, end: &End, machine: &EpochMachine, earlier: &[KeptEpoch], events: &Events) -> Sequel {
+        let Some(what) = end.crash() else { return Sequel::Ends };
         let epoch = machine.epochs().running();
         tracing::error!(epoch = epoch.0, policy = ?self.policy, "the guest crashed: {what}");
         let before = self.file.read().unwrap_or_else(|failure| {
@@ -90,7 +90,7 @@ impl OnCrash {
                 self.is_kept() && rollback::choose(earlier, incident.epoch, incident.tried.last().copied()).is_some()
             }
         };
-        if begins_anew { Afterwards::BeginsAnew } else { Afterwards::Ends }
+        if begins_anew { Sequel::BeginsAnew } else { Sequel::Ends }
     }
 
     /// The guest's last epoch is in the state directory.

@@ -13,7 +13,7 @@ use snapshot::disklog::{Asked, LifeId, Owner};
 use super::files::Files;
 use crate::config::{BackupConfig, DiskConfig, LocalConfig, Protect, VmConfig};
 use crate::exit::Failure;
-use protect::local::backing::{Kept, LocalOptions, survival_of_images};
+use protect::local::backing::{LocalOptions, StoreDurability, survival_of_images};
 use protect::local::{Binding, BindingError, FILES, LastEpoch, LocalStore};
 use protect::log::{DiskLog, FoundLog, Place, Setup, Wanted, new_life};
 use protect::{CommitDurability, this_boot};
@@ -154,7 +154,7 @@ fn options(config: &VmConfig) -> Result<LocalOptions, Failure> {
 }
 
 fn say(config: &VmConfig, store: &LocalStore) {
-    let Kept { log, survives } = store.kept();
+    let StoreDurability { log, survives } = store.kept();
     let (dir, log, survives) = (config.state_dir.display(), log.name(), survives.to_string());
     tracing::info!(%dir, log, survives, "epochs are committed to the state directory");
 }

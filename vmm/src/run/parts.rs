@@ -14,7 +14,7 @@ use machine::net::Tap;
 use machine::{Card, Parts};
 
 /// Everything opened; nothing connected yet.
-pub(super) struct Opened {
+pub(super) struct HostParts {
     pub(super) disks: Vec<OverlayDisk>,
     nets: Vec<(NetConfig, Arc<Tap>)>,
     console: Option<Box<dyn Write + Send>>,
@@ -28,11 +28,11 @@ pub(super) struct Inputs {
 }
 
 /// Opens disks, taps and the console, in this order; the first failure is the answer and nothing stays open.
-pub(super) fn open(disks: &[DiskConfig], nets: &[NetConfig], console: &Console) -> Result<Opened, Failure> {
+pub(super) fn open(disks: &[DiskConfig], nets: &[NetConfig], console: &Console) -> Result<HostParts, Failure> {
     let disks = disks.iter().map(|d| Ok(OverlayDisk::open(&d.path, d.readonly)?)).collect::<Result<_, Failure>>()?;
     let nets = nets.iter().map(|n| Ok((n.clone(), Arc::new(Tap::open(&n.tap)?)))).collect::<Result<_, Failure>>()?;
     let (console, stdin) = open_console(console)?;
-    Ok(Opened { disks, nets, console, stdin })
+    Ok(HostParts { disks, nets, console, stdin })
 }
 
 fn open_console(console: &Console) -> Result<(Option<Box<dyn Write + Send>>, bool), Failure> {
@@ -56,7 +56,7 @@ fn open_console(console: &Console) -> Result<(Option<Box<dyn Write + Send>>, boo
     }
 }
 
-impl Opened {
+impl HostParts {
     /// Splits into the machine's side and the readers' side.
     pub(super) fn split(self) -> (Parts, Inputs) {
         let Self { disks, nets, console, stdin } = self;

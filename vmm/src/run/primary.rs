@@ -13,7 +13,7 @@ use super::crash::{self, Next, OnCrash};
 use super::files::images_of;
 use super::incident::IncidentFile;
 use super::node::{Described, Node, note_paused};
-use super::parts::{self, Inputs, Opened};
+use super::parts::{self, HostParts, Inputs};
 use super::right::{Resumed, Right};
 use super::rollback::{self, limits_of};
 use super::signals::Signals;
@@ -32,7 +32,7 @@ use protect::fault;
 use protect::local::pairing::{Pairing, unused_after};
 use protect::local::{Anew, LocalStore};
 use protect::log::{DiskLog, FoundLog};
-use protect::{Afterwards, Guardian, GuardianConfig, Lease, Life};
+use protect::{Guardian, GuardianConfig, Lease, Life, Sequel};
 
 /// How long the end of a VM waits for a console that does not take what the guest said.
 const CONSOLE_END_WAIT: Duration = Duration::from_secs(2);
@@ -99,7 +99,7 @@ fn boot(
     events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.cpus }));
     // Others may be restored from the same snapshot, and the guest that it was taken from may still run.
     let begins_generation = matches!(config.start, StartFrom::Snapshot(_));
-    serve(Served {
+    serve(Launch {
         config,
         signals,
         protection,
@@ -126,7 +126,7 @@ struct Made {
 
 fn make(
     config: &VmConfig,
-    opened: Opened,
+    opened: HostParts,
     (found, life): (FoundLog, LifeId),
     settle: impl FnOnce(&IncidentFile) -> Result<(), Failure>,
 ) -> Result<Made, Failure> {
@@ -204,7 +204,7 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
     let fork = Some(last.fork);
     let protection = GuardianConfig { term, fork, target, begins_afresh: false, store: id, ..guardian_config(config) };
     let local = Some(store);
-    serve(Served {
+    serve(Launch {
         config,
         signals,
         protection,
@@ -222,7 +222,7 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
 }
 
 /// Everything that a machine needs to run, opened and checked.
-struct Served<'a> {
+struct Launch<'a> {
     config: &'a VmConfig,
     signals: &'a Signals,
     protection: GuardianConfig,
@@ -240,8 +240,8 @@ struct Served<'a> {
 }
 
 /// Runs the machine to its end.
-fn serve(served: Served<'_>) -> Result<Exit, Failure> {
-    let Served {
+fn serve(launch: Launch<'_>) -> Result<Exit, Failure> {
+    let Launch {
         config,
         signals,
         protection,
@@ -255,7 +255,7 @@ fn serve(served: Served<'_>) -> Result<Exit, Failure> {
         images,
         local,
         begins_generation,
-    } = served;
+    } = launch;
     let files = local::files(&log, config.commit_durability, images);
     if config.protect != [Protect::None] {
         files.warn();
@@ -342,9 +342,9 @@ pub(super) fn supervise(
         return Err(stuck(&end, node));
     }
     let guardian = node.guardian().expect("who has a machine has a guardian");
-    let afterwards = on_crash.note(&end, machine, &guardian.kept_epochs(), events);
-    let goes_on = afterwards == Afterwards::BeginsAnew;
-    let parted = guardian.finish(&end, afterwards);
+    let sequel = on_crash.note(&end, machine, &guardian.kept_epochs(), events);
+    let goes_on = sequel == Sequel::BeginsAnew;
+    let parted = guardian.finish(&end, sequel);
     let unwritten_bytes = machine.egress().drain_console(CONSOLE_END_WAIT);
     if unwritten_bytes > 0 {
         tracing::warn!(unwritten_bytes, "nobody reads the console; the end of the guest's output is not shown");

@@ -11,7 +11,7 @@ use super::crash::{Next, OnCrash};
 use super::files::images_of;
 use super::incident::IncidentFile;
 use super::node::{Described, Node, note_paused};
-use super::parts::{self, Opened};
+use super::parts::{self, HostParts};
 use super::primary::supervise;
 use super::signals::Signals;
 use super::{announce, as_json, bind_api, files, local, open_events, uses, write_config};
@@ -19,7 +19,7 @@ use crate::config::{BackupConfig, OnBoundaryLate};
 use crate::exit::{Exit, Failure};
 use machine::state::MachineState;
 use machine::{End, MachineError};
-use protect::backup::{Outcome, Standby, StandbyConfig, Taken};
+use protect::backup::{Outcome, Standby, StandbyConfig, Successor};
 use protect::epoch::{EpochMachine, Pace};
 use protect::events::Events;
 use protect::{CommitDurability, Guardian, GuardianConfig, Lease, OnDegraded};
@@ -69,7 +69,7 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
             Ok(Exit::Ok)
         }
         Outcome::Stopped => Ok(Exit::Ok),
-        Outcome::TookOver(taken) => take_over(config, *taken, opened, &lease, (&node, &signals), &events),
+        Outcome::TookOver(successor) => take_over(config, *successor, opened, &lease, (&node, &signals), &events),
     };
     drop(api);
     result
@@ -79,13 +79,13 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
 /// again, and the network learns where the guest is.
 fn take_over(
     config: &BackupConfig,
-    taken: Taken,
-    mut opened: Opened,
+    successor: Successor,
+    mut opened: HostParts,
     lease: &Arc<Lease>,
     (node, signals): (&Arc<Node>, &Signals),
     events: &Arc<Events>,
 ) -> Result<Exit, Failure> {
-    let Taken { takeover, ram, disks, log, durable, lost_at } = taken;
+    let Successor { takeover, ram, disks, log, durable, lost_at } = successor;
     let started = Instant::now();
     let state = MachineState::decode(&takeover.state).map_err(MachineError::from)?;
     opened.disks = disks;

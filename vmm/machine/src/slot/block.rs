@@ -19,7 +19,7 @@ pub fn block(disk: SharedDisk, id: &str) -> Box<dyn Slot> {
 
 impl Host for SharedDisk {
     type Device = Block;
-    type Kept = ();
+    type HostState = ();
 
     fn lend<R>(&mut self, serve: impl FnOnce(&mut (dyn BlockBackend + 'static)) -> R) -> R {
         serve(self)

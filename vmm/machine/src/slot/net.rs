@@ -33,7 +33,7 @@ impl Section for IngressState {
 
 impl Host for Ingress {
     type Device = Net;
-    type Kept = IngressState;
+    type HostState = IngressState;
 
     fn lend<R>(&mut self, serve: impl FnOnce(&mut ()) -> R) -> R {
         serve(&mut ())

@@ -18,7 +18,7 @@ pub fn rng() -> Box<dyn Slot> {
 
 impl Host for Entropy {
     type Device = Rng;
-    type Kept = ();
+    type HostState = ();
 
     fn lend<R>(&mut self, serve: impl FnOnce(&mut (dyn FnMut(&mut [u8]) + 'static)) -> R) -> R {
         serve(&mut random::fill)

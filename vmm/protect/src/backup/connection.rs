@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use replication::wire::WireError;
 use replication::{Frame, FrameDecoder, VmId};
 
-use crate::transport::{self, Arrived};
+use crate::transport::{self, ReadOutcome};
 
 /// Read from the primary at a time, at most.
 const READ_BYTES: usize = 256 << 10;
@@ -24,9 +24,9 @@ impl Connection {
     }
 
     /// Reads once, if there is something.
-    pub(super) fn read(&mut self) -> Arrived {
-        let arrived = self.halves.reader.read_now(&mut self.bytes).unwrap_or(Arrived::End);
-        if let Arrived::Bytes(count) = arrived {
+    pub(super) fn read(&mut self) -> ReadOutcome {
+        let arrived = self.halves.reader.read_now(&mut self.bytes).unwrap_or(ReadOutcome::End);
+        if let ReadOutcome::Bytes(count) = arrived {
             self.decoder.handle_bytes(&self.bytes[..count]);
         }
         arrived

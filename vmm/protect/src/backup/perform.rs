@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::fitness::{check_cpu, check_machine, make_memory};
 use super::storage::{Done, Order, Rehearsal};
-use super::{Outcome, Standby, Taken};
+use super::{Outcome, Standby, Successor};
 use crate::error::ProtectError;
 use crate::lease::Lease;
 use machine::memory::{PAGE_SIZE, Ram};
@@ -206,7 +206,7 @@ impl Standby {
                 let (disks, log) = self.given_back.take().expect("they were given back before");
                 let ram = self.rehearsal.take().expect("a session that can be taken over has its memory").ram;
                 let (takeover, log, lost_at) = (*over, *log, self.lost_at);
-                Ok(Outcome::TookOver(Box::new(Taken { takeover, ram, disks, log, durable, lost_at })))
+                Ok(Outcome::TookOver(Box::new(Successor { takeover, ram, disks, log, durable, lost_at })))
             }
         }
     }

@@ -34,7 +34,7 @@ use capture::CapturedPages;
 pub use epoch_machine::{EpochMachine, Pace};
 use machine::egress::CONSOLE;
 use machine::state::MachineState;
-use pace::Sent;
+use pace::Traffic;
 
 /// Epochs sealed and not acked at most: one on the wire, one being acked, two against hiccups.
 pub const IN_FLIGHT_EPOCHS_MAX: u32 = 4;
@@ -84,9 +84,9 @@ impl SealedEpoch {
     }
 
     /// What it sends to the network.
-    pub fn sent(&self) -> Sent {
+    pub fn sent(&self) -> Traffic {
         let frames = self.outputs.iter().filter(|output| output.device != CONSOLE);
-        frames.fold(Sent::default(), |Sent { frames, bytes }, output| Sent {
+        frames.fold(Traffic::default(), |Traffic { frames, bytes }, output| Traffic {
             frames: frames + 1,
             bytes: bytes + output.bytes.len(),
         })

@@ -14,7 +14,7 @@
 //! for nothing else. A guest that says more ([`Flow`]) has twice that time, and is given longer, so that a burst is in few epochs:
 //! until it has been silent for as long as a pause lasts, at most [`BURST_MAX`] times that, and never beyond the epoch length.
 //!
-//! Of these, a guest that always has something to do, and that epochs take most of its processor from, gets longer ones ([`Starved`]):
+//! Of these, a guest that always has something to do, and that epochs take most of its processor from, gets longer ones ([`Starvation`]):
 //! demands then wait until it had half of the time, at most for the epoch length.
 
 use std::time::{Duration, Instant};
@@ -117,7 +117,7 @@ impl AutoLength {
 
 /// What an epoch sends to the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Sent {
+pub struct Traffic {
     /// Frames.
     pub frames: usize,
     /// Their bytes.
@@ -142,7 +142,7 @@ impl Flow {
         Self { frames_per_epoch: 0.0, bytes_per_epoch: 0.0 }
     }
 
-    fn note_epoch(&mut self, sent: Sent) {
+    fn note_epoch(&mut self, sent: Traffic) {
         if sent.frames > 0 {
             self.bytes_per_epoch = (self.bytes_per_epoch * 3.0 + sent.bytes as f64) / 4.0;
             self.frames_per_epoch = (self.frames_per_epoch * 15.0 + sent.frames as f64) / 16.0;
@@ -201,14 +201,14 @@ pub struct Usage {
 /// several times as much, and epochs that are as short as [`Cost`] allows leave the guest time for a single answer, whose output
 /// then demands the next boundary. What the guest slept is taken off: one that waits for its client lacks nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Starved {
+struct Starvation {
     /// Boundaries since the last stretch ended, and processor time that was worked for epochs.
     boundaries: u32,
     worked: Duration,
     least: Duration,
 }
 
-impl Starved {
+impl Starvation {
     /// Of an epoch's time, what is taken from the guest is at most a half.
     const OVER_TAKEN: f64 = 2.0;
     /// Threads that send, read acks and wake others work about as much for an epoch as the one that ships it, whose time is known.
@@ -248,7 +248,7 @@ pub(super) struct Pace {
     done: EpochId,
     cost: Cost,
     flow: Flow,
-    starved: Starved,
+    starved: Starvation,
 }
 
 impl Pace {
@@ -266,13 +266,13 @@ impl Pace {
             done: EpochId(0),
             cost: Cost::default(),
             flow: Flow::new(),
-            starved: Starved::default(),
+            starved: Starvation::default(),
         }
     }
 
     /// Epochs begin, or end.
     pub(super) fn handle_on(&mut self, now: Instant) {
-        (self.last, self.starved) = (now, Starved::default());
+        (self.last, self.starved) = (now, Starvation::default());
     }
 
     pub(super) fn set_length(&mut self, length: Length) {
@@ -334,7 +334,7 @@ impl Pace {
     }
 
     /// An epoch was sealed that sends so much to the network: until [`Pace::handle_done`] this host works on it.
-    pub(super) fn handle_sealed(&mut self, epoch: EpochId, sent: Sent) {
+    pub(super) fn handle_sealed(&mut self, epoch: EpochId, sent: Traffic) {
         self.sealed = epoch;
         self.flow.note_epoch(sent);
     }
@@ -371,8 +371,8 @@ mod tests {
         Pace::new(Length::Fixed(length), Duration::ZERO, Cadence::Timed, Instant::now())
     }
 
-    fn frames(frames: usize, bytes: usize) -> Sent {
-        Sent { frames, bytes }
+    fn frames(frames: usize, bytes: usize) -> Traffic {
+        Traffic { frames, bytes }
     }
 
     fn lasts(pace: &Pace, is_demanded: bool) -> Duration {
@@ -446,7 +446,7 @@ mod tests {
         let mut flow = Flow::new();
         (0..10).for_each(|_| flow.note_epoch(frames(40, 60_000)));
         assert!(flow.is_burst());
-        (0..10).for_each(|_| flow.note_epoch(Sent::default()));
+        (0..10).for_each(|_| flow.note_epoch(Traffic::default()));
         assert!(flow.is_burst(), "they say nothing about it");
         (0..100).for_each(|_| flow.note_epoch(frames(1, 100)));
         assert!(!flow.is_burst());
@@ -457,7 +457,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let due = |length, is_demanded| {
             let mut pace = Pace::new(length, Duration::ZERO, Cadence::Timed, Instant::now());
-            pace.handle_sealed(EpochId(7), Sent::default());
+            pace.handle_sealed(EpochId(7), Traffic::default());
             let working = lasts(&pace, is_demanded);
             pace.handle_done(EpochId(7), Duration::ZERO, 0);
             (working, lasts(&pace, is_demanded))
@@ -483,7 +483,7 @@ mod tests {
 
     /// After epochs of `sent` that each took so long, of whose time the vCPUs slept, waited and were in the kernel for so much, and the
     /// ship thread worked.
-    fn least_of(sent: Sent, epoch: Duration, slept: f64, waited: f64, in_kernel: f64, worked: f64) -> Duration {
+    fn least_of(sent: Traffic, epoch: Duration, slept: f64, waited: f64, in_kernel: f64, worked: f64) -> Duration {
         let mut pace = pace_of(Duration::from_millis(20));
         let passed = epoch * 50;
         let [slept, waited, in_kernel] = [slept, waited, in_kernel].map(|share| passed.mul_f64(share));
@@ -528,7 +528,7 @@ mod tests {
     #[test]
     fn guest_that_is_not_starved_any_more_is_given_no_time_at_the_next_look() {
         let second = Duration::from_secs(1);
-        let mut starved = Starved { boundaries: 50, worked: second, least: second };
+        let mut starved = Starvation { boundaries: 50, worked: second, least: second };
         starved.note_usage(Usage { passed: second, ran: second, in_kernel: second / 10, waited: Duration::ZERO });
         assert_eq!(starved.least, Duration::from_millis(4));
     }
@@ -542,7 +542,7 @@ mod tests {
         pace.handle_on(pace.last);
         let second = Duration::from_secs(1);
         pace.handle_usage(Usage { passed: second, ran: second, in_kernel: second / 2, waited: Duration::ZERO });
-        assert_eq!(pace.starved, Starved::default());
+        assert_eq!(pace.starved, Starvation::default());
     }
 
     #[test]

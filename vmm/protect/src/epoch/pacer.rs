@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use replication::EpochId;
 use replication::protocol::{Cadence, Demand};
 
-use super::pace::{Length, Pace, Sent, Usage};
+use super::pace::{Length, Pace, Traffic, Usage};
 use super::usage::Meter;
 use machine::gate::{Gate, KICK_AGAIN};
 
@@ -151,7 +151,7 @@ impl Pacer {
     }
 
     /// An epoch was sealed that sends so much to the network: until [`Pacer::note_done`] this host works on it.
-    pub fn note_sealed(&self, epoch: EpochId, sent: Sent) {
+    pub fn note_sealed(&self, epoch: EpochId, sent: Traffic) {
         self.lock().pace.handle_sealed(epoch, sent);
     }
 
@@ -322,8 +322,8 @@ mod tests {
     fn demand_while_the_epoch_before_is_worked_on_waits_for_the_end_of_that() {
         let pacer = Pacer::new(Length::Fixed(Duration::from_secs(3600)), Duration::ZERO, Cadence::Timed);
         pacer.set_on(true);
-        pacer.note_sealed(EpochId(1), Sent::default());
-        pacer.note_sealed(EpochId(2), Sent::default());
+        pacer.note_sealed(EpochId(1), Traffic::default());
+        pacer.note_sealed(EpochId(2), Traffic::default());
         assert!(!pacer.demand(Demand::Soon));
         pacer.note_done(EpochId(1), Duration::ZERO, 0);
         assert!(pacer.lock().pace.is_working());

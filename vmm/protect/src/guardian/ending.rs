@@ -21,7 +21,7 @@ const CLOSING_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// What happens to a guest whose machine has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Afterwards {
+pub enum Sequel {
     /// Nothing more: its backup ends with it.
     Ends,
     /// It begins again on this host.
@@ -51,13 +51,13 @@ impl Guardian {
 
     /// After the machine's end: commits what the guest did last, tells the backup, stops the threads. The guest's last
     /// words leave before this returns, or not at all if neither the backup nor the witness answers.
-    pub fn finish(&self, end: &End, afterwards: Afterwards) -> Parting {
+    pub fn finish(&self, end: &End, sequel: Sequel) -> Parting {
         self.note_machine();
         // The program may end before the thread that tells has woken.
         self.tell_news();
         let mut parted = Parting::NoAnswer;
         if matches!(end, End::Guest(_) | End::Stopped) {
-            parted = self.finish_cleanly(afterwards);
+            parted = self.finish_cleanly(sequel);
         }
         self.finished.store(true, Ordering::Release);
         self.changed.notify_all();
@@ -83,7 +83,7 @@ impl Guardian {
         self.disconnect(connection);
     }
 
-    fn finish_cleanly(&self, afterwards: Afterwards) -> Parting {
+    fn finish_cleanly(&self, sequel: Sequel) -> Parting {
         let deadline = Instant::now() + self.config.detect * 3 + Duration::from_secs(2);
         if self.machine.epochs().is_protected()
             && self.wait_for_room_unless(|| Instant::now() >= deadline)
@@ -91,7 +91,7 @@ impl Guardian {
         {
             tracing::error!(%error, "the last epoch could not be sealed");
         }
-        let begins_anew = afterwards == Afterwards::BeginsAnew;
+        let begins_anew = sequel == Sequel::BeginsAnew;
         let keeps_last = self.config.keeps_crashed && self.machine.ended().is_some_and(|end| end.crash().is_some());
         self.with_pipeline(|pipeline, now| pipeline.handle_guest_ended(now, begins_anew, keeps_last));
         while Instant::now() < deadline && !matches!(self.state(), PrimaryState::Ended | PrimaryState::Fenced) {

@@ -8,7 +8,7 @@ use replication::{FrameDecoder, SessionId, VmId};
 use serde_json::json;
 
 use super::{Guardian, LOOK_AROUND, STALL_DETECTS};
-use crate::transport::{Arrived, Connection, Endpoint, ReadHalf, Sender};
+use crate::transport::{Connection, Endpoint, ReadHalf, ReadOutcome, Sender};
 use crate::witness::random;
 use machine::allocations;
 use machine::stats::Work;
@@ -107,7 +107,7 @@ impl Guardian {
         while !self.is_finished() && !self.is_left_hanging(&mut parting, heard) {
             let wait = self.clock.until(self.lock().pipeline.poll_timeout(), LOOK_AROUND);
             match reader.read_within(&mut bytes, wait) {
-                Ok(Arrived::Bytes(count)) => {
+                Ok(ReadOutcome::Bytes(count)) => {
                     heard = Instant::now();
                     let allocations = allocations::so_far();
                     let goes_on = self.take_bytes(&mut decoder, &bytes[..count]);
@@ -116,8 +116,8 @@ impl Guardian {
                         return;
                     }
                 }
-                Ok(Arrived::Nothing) => {}
-                Ok(Arrived::End) | Err(_) => return,
+                Ok(ReadOutcome::Nothing) => {}
+                Ok(ReadOutcome::End) | Err(_) => return,
             }
             self.tick();
         }

@@ -332,7 +332,7 @@ impl<'g> Shipper<'g> {
         let commit = Commit { mark, line, state, left };
         let Committed { unchanged, in_pieces } = store.commit(sealed, &commit)?;
         fault::reached(fault::LOCALLY_COMMITTED);
-        store.take_tidings().into_iter().for_each(|tidings| self.guardian.note_earlier(tidings));
+        store.take_news().into_iter().for_each(|news| self.guardian.note_earlier(news));
         self.idle.report(sealed.epoch, unchanged);
         if in_pieces {
             let pages = sealed.pages.len();

@@ -75,7 +75,7 @@ impl Default for LocalOptions {
 
 /// How epochs are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct StoreDurability {
     /// By which log.
     pub log: LogKind,
     /// What they survive, memory and disks together.

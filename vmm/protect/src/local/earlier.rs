@@ -19,7 +19,7 @@ pub(super) const DIR: &str = "earlier";
 
 /// What there is to tell of earlier epochs.
 #[derive(Debug)]
-pub struct Tidings {
+pub struct RetentionNews {
     /// All that are kept, oldest first.
     pub kept: Vec<KeptEpoch>,
     /// Fewer than were asked for.
@@ -125,10 +125,10 @@ impl LocalStore {
     }
 
     /// What has changed since the last call.
-    pub fn take_tidings(&mut self) -> Option<Tidings> {
+    pub fn take_news(&mut self) -> Option<RetentionNews> {
         let shortened = self.ring.as_mut().and_then(Ring::take_news);
         let is_due = std::mem::take(&mut self.tidings_due) || shortened.is_some();
-        is_due.then(|| Tidings { kept: self.earlier(), shortened })
+        is_due.then(|| RetentionNews { kept: self.earlier(), shortened })
     }
 
     /// Puts memory and disks back to the end of `to`, one of the earlier epochs, and commits that as epoch `anew`: a number

@@ -34,10 +34,10 @@ use std::sync::Arc;
 
 use recoverable::{RecoverableMemory, RegionId, Survives};
 
-use backing::{Backing, Kept, LocalOptions};
+use backing::{Backing, LocalOptions, StoreDurability};
 use binding::BINDING;
 pub use binding::{Binding, BindingError};
-pub use earlier::{Anew, Tidings};
+pub use earlier::{Anew, RetentionNews};
 use record::Identity;
 pub use record::LastEpoch;
 pub use record::RecordError;
@@ -96,7 +96,7 @@ pub enum LocalError {
         /// The state directory.
         dir: PathBuf,
         /// What it gives.
-        kept: Kept,
+        kept: StoreDurability,
         /// What the images give.
         images: Survives,
         /// What was asked for.
@@ -145,7 +145,7 @@ pub enum LocalError {
 pub struct LocalStore {
     dir: PathBuf,
     memory: Box<dyn RecoverableMemory + Send>,
-    kept: Kept,
+    kept: StoreDurability,
     /// Of an epoch that is committed in pieces: bytes of one, and of the one that is being written.
     piece_bytes: usize,
     piece_used: usize,
@@ -254,7 +254,7 @@ impl LocalStore {
         let Backing { mut memory, log, piece_bytes } = Backing::open(dir, ram_bytes, options.log)?;
         let ram = memory.map(&dir.join(RAM), ram_bytes as usize)?;
         let state = memory.map(&dir.join(STATE), STATE_BYTES)?;
-        let kept = Kept { log, survives: memory.survives().min(options.images) };
+        let kept = StoreDurability { log, survives: memory.survives().min(options.images) };
         let dir = dir.to_owned();
         let (held, buffer) = (VecDeque::new(), Vec::new());
         let (ring, tidings_due, life) = (None, false, LifeId::default());
@@ -289,7 +289,7 @@ impl LocalStore {
     }
 
     /// How a committed epoch is kept.
-    pub fn kept(&self) -> Kept {
+    pub fn kept(&self) -> StoreDurability {
         self.kept
     }
 

@@ -59,7 +59,7 @@ pub(crate) struct Connection {
 
 /// What a read gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Arrived {
+pub(crate) enum ReadOutcome {
     /// Nothing came in the time that it had.
     Nothing,
     /// So many bytes.
@@ -71,10 +71,10 @@ pub(crate) enum Arrived {
 /// The half that hears.
 pub(crate) trait ReadHalf: AsFd + Debug + Send {
     /// Reads what there is; waits for it, for `wait` at most, which is not zero.
-    fn read_within(&mut self, bytes: &mut [u8], wait: Duration) -> io::Result<Arrived>;
+    fn read_within(&mut self, bytes: &mut [u8], wait: Duration) -> io::Result<ReadOutcome>;
 
     /// Reads what there is, and does not wait.
-    fn read_now(&mut self, bytes: &mut [u8]) -> io::Result<Arrived>;
+    fn read_now(&mut self, bytes: &mut [u8]) -> io::Result<ReadOutcome>;
 }
 
 /// The half that sends.

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
-use super::{Arrived, Connection, ReadHalf, WriteHalf};
+use super::{Connection, ReadHalf, ReadOutcome, WriteHalf};
 
 /// Socket buffers: an epoch should fit, so that shipping it does not wait for the peer's reads.
 const BUFFER_BYTES: usize = 4 << 20;
@@ -58,18 +58,18 @@ impl AsFd for Reader {
 }
 
 impl Reader {
-    fn read(&self, bytes: &mut [u8], flags: RecvFlags) -> io::Result<Arrived> {
+    fn read(&self, bytes: &mut [u8], flags: RecvFlags) -> io::Result<ReadOutcome> {
         match recv(&*self.line.0, bytes, flags) {
-            Ok((_, 0)) => Ok(Arrived::End),
-            Ok((_, count)) => Ok(Arrived::Bytes(count)),
-            Err(Errno::AGAIN | Errno::INTR) => Ok(Arrived::Nothing),
+            Ok((_, 0)) => Ok(ReadOutcome::End),
+            Ok((_, count)) => Ok(ReadOutcome::Bytes(count)),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(ReadOutcome::Nothing),
             Err(error) => Err(error.into()),
         }
     }
 }
 
 impl ReadHalf for Reader {
-    fn read_within(&mut self, bytes: &mut [u8], wait: Duration) -> io::Result<Arrived> {
+    fn read_within(&mut self, bytes: &mut [u8], wait: Duration) -> io::Result<ReadOutcome> {
         // Mostly it is the same as before, and every change is a system call.
         if self.wait != Some(wait) {
             sockopt::set_socket_timeout(&*self.line.0, Timeout::Recv, Some(wait))?;
@@ -78,7 +78,7 @@ impl ReadHalf for Reader {
         self.read(bytes, RecvFlags::empty())
     }
 
-    fn read_now(&mut self, bytes: &mut [u8]) -> io::Result<Arrived> {
+    fn read_now(&mut self, bytes: &mut [u8]) -> io::Result<ReadOutcome> {
         self.read(bytes, RecvFlags::DONTWAIT)
     }
 }

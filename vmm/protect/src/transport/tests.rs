@@ -44,9 +44,9 @@ fn read_to_end(mut reader: Box<dyn ReadHalf>) -> Vec<u8> {
     let (mut all, mut bytes) = (Vec::new(), vec![0; 1 << 20]);
     loop {
         match reader.read_within(&mut bytes, SOON).expect("the peer ends in order") {
-            Arrived::Bytes(count) => all.extend_from_slice(&bytes[..count]),
-            Arrived::End => return all,
-            Arrived::Nothing => panic!("the peer says nothing, and does not end"),
+            ReadOutcome::Bytes(count) => all.extend_from_slice(&bytes[..count]),
+            ReadOutcome::End => return all,
+            ReadOutcome::Nothing => panic!("the peer says nothing, and does not end"),
         }
     }
 }
@@ -55,14 +55,14 @@ fn read_to_end(mut reader: Box<dyn ReadHalf>) -> Vec<u8> {
 fn reader_waits_as_long_as_it_is_told_and_hears_a_slow_peer_byte_by_byte() {
     with_each(|mut ours, mut theirs| {
         let mut bytes = [0; 100];
-        assert_eq!(ours.reader.read_now(&mut bytes).expect("open"), Arrived::Nothing);
+        assert_eq!(ours.reader.read_now(&mut bytes).expect("open"), ReadOutcome::Nothing);
         let begun = Instant::now();
-        assert_eq!(ours.reader.read_within(&mut bytes, SHORT).expect("open"), Arrived::Nothing);
+        assert_eq!(ours.reader.read_within(&mut bytes, SHORT).expect("open"), ReadOutcome::Nothing);
         // The kernel counts in ticks of its own.
         assert!(begun.elapsed() >= SHORT / 2 && begun.elapsed() < SOON, "{:?}", begun.elapsed());
         for byte in 0..10 {
             theirs.writer.write_all(&[byte]).expect("open");
-            assert_eq!(ours.reader.read_within(&mut bytes, SOON).expect("open"), Arrived::Bytes(1));
+            assert_eq!(ours.reader.read_within(&mut bytes, SOON).expect("open"), ReadOutcome::Bytes(1));
             assert_eq!(bytes[0], byte);
         }
     });
@@ -87,7 +87,7 @@ fn peer_that_is_gone_is_an_end_or_an_error_and_never_a_wait_or_a_signal() {
         ours.writer.write_all(b"never read").expect("open");
         drop(theirs);
         let mut bytes = [0; 100];
-        assert!(!matches!(ours.reader.read_within(&mut bytes, SOON), Ok(Arrived::Nothing | Arrived::Bytes(_))));
+        assert!(!matches!(ours.reader.read_within(&mut bytes, SOON), Ok(ReadOutcome::Nothing | ReadOutcome::Bytes(_))));
         let begun = Instant::now();
         while ours.writer.write_now(b"x").is_ok() {
             assert!(begun.elapsed() < SOON, "it takes what nobody will read");
@@ -102,7 +102,7 @@ fn end_of_a_line_ends_the_waits_of_both_halves_in_other_threads() {
         let Connection { mut reader, mut writer, line } = ours;
         let hears = thread::spawn(move || {
             let mut bytes = [0; 100];
-            !matches!(reader.read_within(&mut bytes, SOON), Ok(Arrived::Nothing | Arrived::Bytes(_)))
+            !matches!(reader.read_within(&mut bytes, SOON), Ok(ReadOutcome::Nothing | ReadOutcome::Bytes(_)))
         });
         let sends = thread::spawn(move || writer.write_all(&vec![1; MUCH]).is_err());
         // However far they are: before, in, or behind their wait.
@@ -135,7 +135,7 @@ fn send_now_goes_on_with_what_it_could_not_get_rid_of() {
         while all.len() < large.len() + small.len() {
             assert!(begun.elapsed() < SOON, "{} bytes came", all.len());
             sender.send_now(&small);
-            if let Arrived::Bytes(count) = theirs.reader.read_within(&mut bytes, SHORT).expect("open") {
+            if let ReadOutcome::Bytes(count) = theirs.reader.read_within(&mut bytes, SHORT).expect("open") {
                 all.extend_from_slice(&bytes[..count]);
             }
         }
@@ -172,7 +172,7 @@ fn listener_without_a_peer_does_not_wait_and_one_whose_peer_has_left_is_not_harm
         drop(there.transport().connect().expect("it listens"));
         drop(there.transport().connect().expect("it listens").writer);
         let mut bytes = [0; 1];
-        assert_eq!(accept(&*listener).reader.read_within(&mut bytes, SOON).expect("closed"), Arrived::End);
+        assert_eq!(accept(&*listener).reader.read_within(&mut bytes, SOON).expect("closed"), ReadOutcome::End);
     }
 }
 

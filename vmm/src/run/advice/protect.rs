@@ -411,7 +411,7 @@ mod tests {
     use super::*;
     use crate::exit::{Failure, words};
     use protect::local::RecordError;
-    use protect::local::backing::{Kept, LogKind};
+    use protect::local::backing::{LogKind, StoreDurability};
 
     fn not_found() -> io::Error {
         io::ErrorKind::NotFound.into()
@@ -469,7 +469,7 @@ mod tests {
 
     #[test]
     fn storage_that_is_too_weak_is_told_with_storage_that_is_not() {
-        let kept = Kept { log: LogKind::Undo, survives: Survives::ProcessDeath };
+        let kept = StoreDurability { log: LogKind::Undo, survives: Survives::ProcessDeath };
         let (images, required) = (Survives::PowerLoss, Survives::PowerLoss);
         let error = LocalError::TooWeak { dir: "/s".into(), kept, images, required };
         assert!(error.hint().expect("a hint").contains("--local-log redo"));
