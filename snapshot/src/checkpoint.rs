@@ -63,14 +63,17 @@ pub struct Contents<'a> {
 
 /// Writes a checkpoint whose memory is given as slices of whole pages, `(guest address, bytes)`, ascending.
 pub fn write(dir: &Path, contents: &Contents<'_>, memory: &[(u64, &[u8])]) -> Result<(), CheckpointError> {
-    write_in(Staging::create(dir)?, contents, memory)
+    let place = Staging::create(dir)?;
+    write_in(&place, contents, memory)?;
+    place.publish()
 }
 
-/// The same in a place that was made before: what can be wrong with it is known before a guest is stopped for it.
-pub fn write_in(place: Staging, contents: &Contents<'_>, memory: &[(u64, &[u8])]) -> Result<(), CheckpointError> {
+/// The same in a place that was made before, which is left to be published: what can be wrong with it is known before a guest is stopped
+/// for it, and what is written may prove to be worth nothing.
+pub fn write_in(place: &Staging, contents: &Contents<'_>, memory: &[(u64, &[u8])]) -> Result<(), CheckpointError> {
     let regions: Vec<_> =
         memory.iter().map(|(address, bytes)| MemoryRegion { address: *address, len: bytes.len() as u64 }).collect();
-    write_with(place, contents, &regions, |address, buf| {
+    write_files(place, contents, &regions, |address, buf| {
         let (start, bytes) = memory
             .iter()
             .rfind(|(start, _)| *start <= address)
@@ -93,14 +96,24 @@ pub fn write_with(
     regions: &[MemoryRegion],
     read: impl FnMut(u64, &mut [u8]) -> io::Result<()>,
 ) -> Result<(), CheckpointError> {
+    write_files(&staging, contents, regions, read)?;
+    staging.publish()
+}
+
+fn write_files(
+    staging: &Staging,
+    contents: &Contents<'_>,
+    regions: &[MemoryRegion],
+    read: impl FnMut(u64, &mut [u8]) -> io::Result<()>,
+) -> Result<(), CheckpointError> {
     check_contents(contents, regions)?;
-    let config = write_file(&staging, CONFIG, contents.config)?;
-    let state = write_file(&staging, STATE, &state_file(contents))?;
-    let memory = write_memory(&staging, regions, read)?;
+    let config = write_file(staging, CONFIG, contents.config)?;
+    let state = write_file(staging, STATE, &state_file(contents))?;
+    let memory = write_memory(staging, regions, read)?;
     let manifest =
         Manifest { writer: contents.writer.to_owned(), files: [config, state, memory], regions: regions.to_vec() };
-    write_file(&staging, MANIFEST, manifest.encode().as_bytes())?;
-    staging.publish()
+    write_file(staging, MANIFEST, manifest.encode().as_bytes())?;
+    Ok(())
 }
 
 fn check_contents(contents: &Contents<'_>, regions: &[MemoryRegion]) -> Result<(), CheckpointError> {

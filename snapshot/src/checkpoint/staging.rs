@@ -53,7 +53,7 @@ impl Staging {
     }
 
     /// Syncs the directory, gives it its name, and makes the name durable. Never replaces what is there.
-    pub(super) fn publish(mut self) -> Result<(), CheckpointError> {
+    pub fn publish(mut self) -> Result<(), CheckpointError> {
         sync_dir(&self.temporary)?;
         let renamed = match renameat_with(CWD, &self.temporary, CWD, &self.target, RenameFlags::NOREPLACE) {
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => rename_over_own(&self.temporary, &self.target),

@@ -347,6 +347,28 @@ fn pause_that_is_not_committed_in_time_is_an_error_and_the_guest_runs_on() {
     console::check(&guest, &pair.primary.console()).unwrap_or_else(|e| panic!("{e}"));
 }
 
+/// The backup may go on from an epoch before the one that the snapshot is of, and was then never there.
+#[test]
+fn snapshot_of_a_guest_that_is_not_committed_is_none_and_the_next_one_is_when_it_is() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut pair = nothing_commits(&place, &guest);
+    let at = place.path("snapshot");
+    let create = |vm: &Vm| vm.ctl(&["snapshot", "create", &at.display().to_string()]);
+    let (code, said) = create(&pair.primary);
+    assert_eq!(code, TIMEOUT, "{said}");
+    assert!(said.contains("no snapshot was made") && said.contains("witness"), "{said}");
+    let is_part = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().ends_with(".part");
+    let left = fs::read_dir(at.parent().expect("a directory of the test")).expect("it is there");
+    assert!(!at.exists() && !left.flatten().any(|entry| is_part(&entry)), "nothing of it is left");
+    fs::rename(place.path("away"), place.witness()).expect("the test's own directory");
+    pair.primary.wait_event("solo");
+    let (code, said) = create(&pair.primary);
+    assert_eq!((code, at.exists()), (0, true), "{said}");
+    stop(&mut pair.primary);
+    console::check(&guest, &pair.primary.console()).unwrap_or_else(|e| panic!("{e}"));
+}
+
 /// The primary is killed while a pause is under way. Answered or not, one guest goes on; if it was answered, standing still.
 #[test]
 fn primary_killed_while_it_is_pausing_and_a_pause_that_was_answered_holds() {

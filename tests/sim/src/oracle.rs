@@ -57,6 +57,8 @@ pub enum Rule {
     OldRegister,
     /// A guest stands still, or runs, as its operator was told, whoever continues it.
     PausedStays,
+    /// A snapshot that an operator was told of is of a guest that goes on.
+    RightSnapshot,
     /// Strangers change nothing: a protected guest stays protected.
     StrangersChangeNothing,
     /// When faults stop, the guest runs, answers and is protected.
@@ -92,6 +94,7 @@ impl Rule {
             Rule::LooksAfterAStop => "a host that stood still looks who is primary before it lets anything out",
             Rule::OldRegister => "a register that is older than what was seen of it gets no append",
             Rule::PausedStays => "a guest stands still, or runs, as its operator was told",
+            Rule::RightSnapshot => "a snapshot that was answered is of the guest that goes on",
             Rule::StrangersChangeNothing => "strangers change nothing: a protected guest stays protected",
             Rule::Heals => "when faults stop, the guest runs, answers and is protected",
             Rule::OneIdentity => "an epoch has one identity, and an identity is of one epoch",
@@ -123,6 +126,8 @@ impl fmt::Display for Violation {
 pub struct Oracle {
     /// Of each output that any guest ever produced: the one before it, and its position.
     parents: HashMap<u64, (u64, u64)>,
+    /// Snapshots that operators were told of: the last output of each, and its position.
+    snapshots: Vec<(u64, u64)>,
     /// How often the guest was booted anew.
     pub generation: u32,
     /// The outputs of lives of the guest that were over when it was booted anew.
@@ -196,6 +201,7 @@ impl Oracle {
             chain = *before;
         }
         self.history.clear();
+        self.snapshots.clear();
         self.emitted.clear();
         self.seals.clear();
         self.answers.clear();
@@ -316,6 +322,7 @@ impl Oracle {
             self.fail(Rule::PausedStays, host, text);
         }
         self.check_history_of(host, guest);
+        self.check_snapshots(host, guest);
         self.check_image(host, guest, image);
     }
 
@@ -327,6 +334,29 @@ impl Oracle {
     /// An operator is told that it does, where it is at `position`.
     pub fn answered_to_run(&mut self, generation: u32, runs: bool, position: u64) {
         self.told = (generation == self.generation).then_some(Told { runs, position });
+    }
+
+    /// An operator is told that there is a snapshot of the guest behind this output, which has so many before it.
+    pub fn answered_snapshot(&mut self, generation: u32, (chain, position): (u64, u64)) {
+        if generation == self.generation {
+            self.snapshots.push((chain, position));
+        }
+    }
+
+    /// Whoever goes on has been where each snapshot is.
+    fn check_snapshots(&mut self, host: usize, guest: &Guest) {
+        for (wanted, at) in self.snapshots.clone() {
+            let (mut chain, mut position) = (guest.chain, guest.position);
+            while position > at {
+                (chain, position) = (self.parents[&chain].0, position - 1);
+            }
+            if position < at || chain != wanted {
+                let text = || {
+                    format!("the guest of host {host} at {} was never where its snapshot at {at} is", guest.position)
+                };
+                self.fail(Rule::RightSnapshot, host, text);
+            }
+        }
     }
 
     /// The guest's own history contains all that the world saw: no answer that was given is forgotten.

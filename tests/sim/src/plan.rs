@@ -419,6 +419,10 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
             let crash = What::Crash { host: 0, power: false, restart: None };
             vec![at(What::PauseGuest(0)), Fault { when: When::At(heal_at / 2), what: crash }]
         }
+        Some(Break::SnapshotUncommitted) => {
+            let crash = What::Crash { host: 0, power: false, restart: None };
+            vec![at(What::Snapshot(0, MS / 2)), Fault { when: When::At(heal_at / 2), what: crash }]
+        }
         Some(Break::RunUncommitted) => {
             let crash = What::Crash { host: 0, power: false, restart: None };
             let runs = Fault { when: When::At(heal_at - MS), what: What::RunGuest(0) };

@@ -57,6 +57,8 @@ pub struct PrimaryNode {
     half: Option<Vec<u8>>,
     /// The state that was digested last.
     digested: Vec<u8>,
+    /// Where the guest was of whom the operator has a snapshot written: its last output, and how many.
+    snapshot: Option<(u64, u64)>,
     /// Bytes of the round that is sent.
     sends: u64,
     /// A filling that waits for something that never comes.
@@ -193,6 +195,7 @@ impl PrimaryNode {
         self.machine.forget(self.pipeline.through());
         self.set_to_work(env)?;
         let wanted = [self.pipeline.poll_timeout(), self.pipeline.upkeep_at(), self.pipeline.pause_until()];
+        let wanted = wanted.into_iter().chain([self.pipeline.snapshot_until()]);
         env.wake(self.id, &mut self.timer_at, wanted);
         Ok(())
     }

@@ -105,6 +105,7 @@ caught! {
     pause_that_is_answered_before_its_commit_is_caught: PauseUncommitted,
     takeover_that_runs_a_paused_guest_is_caught: PauseForgotten,
     end_of_a_pause_that_is_answered_before_its_commit_is_caught: RunUncommitted,
+    snapshot_that_is_answered_before_its_commit_is_caught: SnapshotUncommitted,
     image_that_is_read_from_memory_after_a_failed_sync_is_caught: CacheBelieved,
 }
 

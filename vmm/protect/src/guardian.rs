@@ -22,6 +22,7 @@ mod register;
 mod setup;
 mod shadow;
 mod ship;
+mod snapshots;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -55,6 +56,7 @@ pub use protecting::NotProtected;
 pub use replication::pipeline::primary::Parting;
 pub use setup::GuardianConfig;
 use setup::{CONSOLE_LAG_MAX, FILL_NOTICE_DETECTS, IN_FLIGHT_BYTES_MAX, STALL_DETECTS, pipeline_config};
+pub use snapshots::NotSnapshot;
 
 /// How long a wait lasts before the waiter looks around again.
 const LOOK_AROUND: Duration = Duration::from_millis(50);
@@ -113,6 +115,8 @@ pub struct Guardian {
     questions: Condvar,
     /// Somebody tells what the guest's requests found wrong.
     telling: Mutex<()>,
+    /// A snapshot waits for its commit.
+    snapshots: Mutex<()>,
     finished: AtomicBool,
 }
 
@@ -171,6 +175,7 @@ impl Guardian {
             disk_work: Condvar::new(),
             questions: Condvar::new(),
             telling: Mutex::new(()),
+            snapshots: Mutex::new(()),
             finished: AtomicBool::new(false),
         });
         if local.is_some() {

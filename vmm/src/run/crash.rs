@@ -18,6 +18,7 @@ use super::rollback;
 use crate::config::{OnGuestPanic, VmConfig};
 use crate::exit::{Exit, Failure};
 use machine::End;
+use machine::checkpoint::CheckpointFailure;
 use machine::crash::Crash;
 use protect::epoch::EpochMachine;
 use protect::events::Events;
@@ -163,7 +164,9 @@ impl OnCrash {
         }
         // It has ended: nothing is held back any more, and its disks are what they will be.
         machine.epochs().clear_sink();
-        machine.write_checkpoint(machine.prepare_checkpoint(&dir)?)?;
+        let place = machine.prepare_checkpoint(&dir)?;
+        machine.write_checkpoint(&place)?;
+        place.publish().map_err(CheckpointFailure::from)?;
         Ok(dir)
     }
 }

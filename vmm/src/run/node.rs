@@ -13,6 +13,7 @@ use super::{late, metrics};
 use crate::api::{ApiError, ApiHandler, ProtectRequest, SnapshotRequest, TakeOverRequest};
 use crate::config::{EpochLength, Protect, TimeSpan};
 use crate::exit::{Exit, Failure};
+use machine::checkpoint::CheckpointFailure;
 use machine::gate::NotHeld;
 use machine::{End, Machine};
 use protect::Guardian;
@@ -203,7 +204,7 @@ impl ApiHandler for Arc<Node> {
     }
 
     fn snapshot_create(&self, request: SnapshotRequest) -> Result<Value, ApiError> {
-        let (machine, _) = self.running()?;
+        let (machine, guardian) = self.running()?;
         // Before the guest stands still for it.
         let place = machine.prepare_checkpoint(&request.snapshot_path).map_err(Failure::from)?;
         let started = Instant::now();
@@ -216,9 +217,13 @@ impl ApiHandler for Arc<Node> {
             .with_hint("look at the storage of its disks")
             .into(),
         })?;
-        let bytes = machine.write_checkpoint(place).map_err(Failure::from)?;
+        let bytes = machine.write_checkpoint(&place).map_err(Failure::from)?;
+        let (epoch, is_paused) = (machine.epochs().running(), machine.is_paused());
         drop(held);
-        Ok(json!({ "path": request.snapshot_path, "bytes": bytes, "pause_ms": started.elapsed().as_secs_f64() * 1e3 }))
+        let pause_ms = started.elapsed().as_secs_f64() * 1e3;
+        guardian.commit_snapshot(epoch, is_paused).map_err(Failure::from)?;
+        place.publish().map_err(CheckpointFailure::from).map_err(Failure::from)?;
+        Ok(json!({ "path": request.snapshot_path, "bytes": bytes, "pause_ms": pause_ms }))
     }
 
     fn protect(&self, request: ProtectRequest) -> Result<Option<Value>, ApiError> {

@@ -41,6 +41,7 @@ mod images;
 mod leaving;
 mod pausing;
 mod settling;
+mod snapshot;
 mod step;
 mod upkeep;
 
@@ -60,6 +61,8 @@ use leaving::Leaving;
 pub use pausing::PauseStep;
 use pausing::Pausing;
 use settling::{Closing, Ending, Settling};
+use snapshot::Snapshot;
+pub use snapshot::SnapshotStep;
 pub use step::{Action, Failing, Note, Outcome, Step};
 use upkeep::Upkeep;
 
@@ -156,6 +159,7 @@ pub struct PrimaryPipeline {
     upkeep: Upkeep,
     leaving: Leaving,
     pausing: Option<Pausing>,
+    snapshot: Option<Snapshot>,
     mode: GuestMode,
     /// The guest stands still to be settled.
     is_held: bool,
@@ -217,6 +221,7 @@ impl PrimaryPipeline {
             upkeep: Upkeep::every(config.upkeep),
             leaving: Leaving::default(),
             pausing: None,
+            snapshot: None,
             mode: if config.primary.has_store { GuestMode::Epochs } else { GuestMode::Direct },
             is_held: false,
             wants_settling: false,

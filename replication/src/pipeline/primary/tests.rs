@@ -6,6 +6,7 @@ use crate::primary::{Left, Meeting};
 use crate::wire::{Kind, Message};
 
 mod pausing;
+mod snapshot;
 mod storage;
 
 const MS: u64 = 1_000_000;

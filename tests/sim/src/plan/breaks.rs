@@ -171,13 +171,15 @@ pub enum Break {
     PauseForgotten,
     /// That a paused guest runs is answered before an epoch says so.
     RunUncommitted,
+    /// A snapshot is answered when it is written.
+    SnapshotUncommitted,
     /// What a host has in memory of an image is taken for what is on its medium, by a process that did not write it.
     CacheBelieved,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 83] = [
+    pub const ALL: [Break; 84] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -260,6 +262,7 @@ impl Break {
         Break::PauseUncommitted,
         Break::PauseForgotten,
         Break::RunUncommitted,
+        Break::SnapshotUncommitted,
         Break::CacheBelieved,
     ];
 }

@@ -120,6 +120,7 @@ impl PrimaryNode {
             is_reported: false,
             half: None,
             digested: Vec::new(),
+            snapshot: None,
             sends: 0,
             stuck: false,
             writes: None,

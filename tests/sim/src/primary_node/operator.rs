@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use replication::pipeline::primary::{Boundary, GuestMode, PauseStep};
+use replication::pipeline::primary::{Boundary, GuestMode, PauseStep, SnapshotStep};
 use replication::primary::PrimaryState;
 
 use super::PrimaryNode;
@@ -87,6 +87,30 @@ impl PrimaryNode {
         self.pump(env)
     }
 
+    /// The operator has a snapshot written, for which the guest stands still for so long. One who waits already does not come again.
+    pub fn snapshot(&mut self, time: u64, env: &mut Env) -> Result<(), Crashed> {
+        if self.is_over() || self.pipeline.snapshot_until().is_some() || self.machine.is_busy(env.now) {
+            return Ok(());
+        }
+        self.machine.snapshot_until = env.now + time;
+        let guest = &self.machine.guest;
+        self.snapshot = Some((guest.chain, guest.position));
+        let until = env.time().after(Duration::from_nanos(time + PAUSE_DETECTS * env.plan.detect));
+        self.pipeline.handle_snapshot(self.machine.running, guest.is_paused, until);
+        if env.plan.broken == Some(Break::SnapshotUncommitted) {
+            self.tell_of_snapshot(env);
+        }
+        self.pump(env)
+    }
+
+    fn tell_of_snapshot(&mut self, env: &mut Env) {
+        let host = self.id.host;
+        if let Some(of) = self.snapshot.take() {
+            env.say(|| format!("host {host} answers: there is a SNAPSHOT of the guest at output {}", of.1));
+            env.oracle.answered_snapshot(self.generation, of);
+        }
+    }
+
     fn tell_operator(&self, env: &mut Env) {
         let (host, is_paused) = (self.id.host, self.machine.guest.is_paused);
         env.say(|| format!("host {host} answers: the guest {}", if is_paused { "is PAUSED" } else { "RUNS" }));
@@ -111,6 +135,11 @@ impl PrimaryNode {
                 env.say(|| format!("host {host} could not have it committed that the guest stands still, or runs"));
                 self.machine.guest.is_paused = false;
             }
+            None => {}
+        }
+        match self.pipeline.poll_snapshot(env.time()) {
+            Some(SnapshotStep::Keep) => self.tell_of_snapshot(env),
+            Some(SnapshotStep::Remove) => self.snapshot = None,
             None => {}
         }
         Ok(())

@@ -79,10 +79,7 @@ impl World {
             What::PauseGuest(host) => return self.ask_primary(host, |node, env| node.pause(env)),
             What::RunGuest(host) => return self.ask_primary(host, |node, env| node.unpause(env)),
             What::Snapshot(host, time) => {
-                return self.ask_primary(host, |node, env| {
-                    node.machine.snapshot_until = env.now + time;
-                    Ok(())
-                });
+                return self.ask_primary(host, |node, env| node.snapshot(time, env));
             }
             What::Beside { host, dir, delay } => return self.prepare_beside(host, dir, delay),
             What::LoseLock(host) => {

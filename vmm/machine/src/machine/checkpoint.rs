@@ -126,8 +126,8 @@ impl Machine {
         Ok(())
     }
 
-    /// Writes the held machine into `place`; gives the bytes of its memory. Its disks are not part of it.
-    pub fn write_checkpoint(&self, place: Staging) -> Result<u64, CheckpointFailure> {
+    /// Writes the held machine into `place`, which is left to be published; gives the bytes of its memory. Its disks are not part of it.
+    pub fn write_checkpoint(&self, place: &Staging) -> Result<u64, CheckpointFailure> {
         self.check_idle_disks()?;
         let mut disks = Vec::new();
         for disk in self.disks() {

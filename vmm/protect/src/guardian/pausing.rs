@@ -12,7 +12,7 @@ use machine::kvm::KvmError;
 
 /// How long a pause or its end waits for its commit: longer than it takes to find a peer dead and to ask the witness, and shorter than
 /// `outlast ctl` waits for its answer.
-const COMMIT_TIME_MAX: Duration = Duration::from_secs(30);
+pub(super) const COMMIT_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// Why a guest was not paused. It runs on, unless its machine has ended.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,7 @@ pub enum NotResumed {
     },
 }
 
-fn why(state: PrimaryState) -> &'static str {
+pub(super) fn why(state: PrimaryState) -> &'static str {
     match state {
         PrimaryState::Arbitrating => "the witness did not say whether the guest may continue here without its backup",
         PrimaryState::Basing | PrimaryState::Protected => "its backup did not confirm it",

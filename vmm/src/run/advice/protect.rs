@@ -13,7 +13,7 @@ use protect::local::{BindingError, FILES, LocalError};
 use protect::log::{DiskLogError, LOG_BYTES_MAX, PlaceError};
 use protect::transport::Endpoint;
 use protect::witness::WitnessError;
-use protect::{LeaseError, NotPaused, NotProtected, NotResumed, ProtectError};
+use protect::{LeaseError, NotPaused, NotProtected, NotResumed, NotSnapshot, ProtectError};
 
 impl Advice for ProtectError {
     fn exit(&self) -> Exit {
@@ -354,6 +354,20 @@ impl Advice for NotPaused {
             Self::NotCommitted { .. } => "`outlast ctl status` shows how it is protected; then pause again",
         };
         Some(remedy.into())
+    }
+}
+
+impl Advice for NotSnapshot {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Ended => Exit::Conflict,
+            Self::NotCommitted { .. } => Exit::Timeout,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let ask_again = "`outlast ctl status` shows how the guest is protected; then ask again";
+        matches!(self, Self::NotCommitted { .. }).then(|| ask_again.into())
     }
 }
 

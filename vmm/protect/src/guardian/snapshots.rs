@@ -1,0 +1,46 @@
+//! A snapshot of a protected guest: it is one when what it holds is committed
+//! ([`replication::pipeline::primary::SnapshotStep`]).
+
+use replication::EpochId;
+use replication::pipeline::primary::SnapshotStep;
+use replication::primary::PrimaryState;
+
+use super::Guardian;
+use super::pausing::{COMMIT_TIME_MAX, why};
+
+/// Why a snapshot that was written is none.
+#[derive(Debug, thiserror::Error)]
+pub enum NotSnapshot {
+    /// The guest ended before.
+    #[error("no snapshot was made: the machine has ended, and what it was at the end of is not known to be committed")]
+    Ended,
+    /// It was not in time.
+    #[error("no snapshot was made: within {} s {}", COMMIT_TIME_MAX.as_secs(), why(*.state))]
+    NotCommitted {
+        /// How the guest was protected in the end.
+        state: PrimaryState,
+    },
+}
+
+impl Guardian {
+    /// Waits until what was written of the guest, held in `epoch`, is committed. The guest runs meanwhile.
+    pub fn commit_snapshot(&self, epoch: EpochId, is_paused: bool) -> Result<(), NotSnapshot> {
+        // The pipeline answers one at a time.
+        let _one = self.snapshots.lock().expect("nobody panics while a snapshot is committed");
+        self.with_pipeline(|pipeline, now| pipeline.handle_snapshot(epoch, is_paused, now.after(COMMIT_TIME_MAX)));
+        self.machine.gate().request_boundary();
+        loop {
+            if self.machine.ended().is_some() {
+                self.note_machine();
+            }
+            match self.with_pipeline(|pipeline, now| pipeline.poll_snapshot(now)) {
+                Some(SnapshotStep::Keep) => return Ok(()),
+                Some(SnapshotStep::Remove) if self.machine.ended().is_some() => return Err(NotSnapshot::Ended),
+                Some(SnapshotStep::Remove) => return Err(NotSnapshot::NotCommitted { state: self.state() }),
+                None => {}
+            }
+            self.wait_for_change();
+            self.note_left();
+        }
+    }
+}
