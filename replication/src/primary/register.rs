@@ -24,9 +24,12 @@ impl Primary {
         self.errands.put_again(&Question::Look, now.after(self.config.claim_retry));
     }
 
-    /// The register names another primary: this one stops, whatever it was about.
-    pub fn handle_deposed(&mut self, holder: &str) {
-        self.fence(holder.to_owned());
+    /// What a look at the register found for which nobody had asked. Only that it names another primary counts: this one stops,
+    /// whatever it was about. All else may be older than a doubt that came up meanwhile, and settles nothing.
+    pub fn handle_unasked_look(&mut self, result: ClaimResult) {
+        if let ClaimResult::Denied { holder } = result {
+            self.fence(holder);
+        }
     }
 
     /// The answer to [`Question::Meet`].

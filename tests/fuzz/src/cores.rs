@@ -325,7 +325,7 @@ fn primary(input: &mut Input<'_>) {
             14 => core.handle_enlisted(now, asked, claim(input)),
             15 => core.handle_claim(now, asked, claim(input)),
             16 => match input.u8() % 8 {
-                0 => core.handle_deposed("b"),
+                0 => core.handle_unasked_look(ClaimResult::Denied { holder: "b".into() }),
                 1 => core.handle_looked(now, claim(input)),
                 2 => core.handle_delisted(now, session(input), claim(input)),
                 3 => core.handle_end_recorded(now, claim(input)),

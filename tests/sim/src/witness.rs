@@ -341,7 +341,7 @@ impl Witness {
             Question::DelistStore => Wish::RemoveStore,
             Question::RecordEnd => Wish::End,
             Question::Introduce(Some(Greeting { known, primary, .. })) => Wish::Follow { known, primary },
-            Question::Look | Question::Meet { .. } | Question::Introduce(None) => Wish::Look,
+            Question::Look | Question::UnaskedLook | Question::Meet { .. } | Question::Introduce(None) => Wish::Look,
         }
     }
 

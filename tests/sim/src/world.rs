@@ -29,8 +29,8 @@ mod truth;
 
 /// How long healing may take.
 const HEAL_MAX: u64 = 3_000 * MS;
-/// How often a backup looks at the newest record.
-const LOOK_EVERY: u64 = 50 * MS;
+/// How often a host looks at the newest record by itself.
+pub(crate) const LOOK_EVERY: u64 = 50 * MS;
 /// Events of a run; more means that something turns in circles without time passing.
 const EVENTS_MAX: u32 = 200_000;
 /// An operator says what nothing proves so long after the faults stopped.
@@ -380,19 +380,26 @@ impl World {
                     Ok(())
                 })
             }
-            Event::Look { by, again } => self.backup(by, |node, env| {
-                node.look(env);
-                if again {
-                    env.after(LOOK_EVERY, Event::Look { by, again });
+            Event::Look { by, again } => {
+                if again && self.is_current(by) {
+                    self.env.after(LOOK_EVERY, Event::Look { by, again });
                 }
-                Ok(())
-            }),
+                self.look(by)
+            }
             Event::Lane { to, lane } => self.lane(to, lane),
             Event::AskAnswered { to, found } => self.hear(to, found),
             Event::Learn { to, question, answer } => self.learn(to, question, answer),
             other => unreachable!("{other:?} is dispatched elsewhere"),
         };
         self.settle(host, result);
+    }
+
+    fn look(&mut self, by: HostId) -> Result<(), Crashed> {
+        self.backup(by, |node, env| {
+            node.look(env);
+            Ok(())
+        })?;
+        self.primary(by, |node, env| node.look(env))
     }
 
     fn primary(
@@ -468,6 +475,7 @@ impl World {
                     (Question::Delist { session }, _) => core.handle_delisted(now, session, result),
                     (Question::Enlist { session, .. }, _) => core.handle_enlisted(now, session, result),
                     (Question::Look, _) => core.handle_looked(now, result),
+                    (Question::UnaskedLook, _) => core.handle_unasked_look(result),
                     (Question::RecordEnd, _) => core.handle_end_recorded(now, result),
                     (Question::Meet { session, .. }, Answer::Met(meeting)) => core.handle_met(now, session, *meeting),
                     // A rule that is broken: nobody looked.

@@ -5,7 +5,7 @@ use replication::{BranchSeed, EpochId, Fork, Origin, TakeOver, Term};
 
 use super::PrimaryNode;
 use crate::disk::Disk;
-use crate::env::{Crashed, Env, HostId};
+use crate::env::{Crashed, Env, Event, HostId};
 use crate::guest::{Guest, Said};
 use crate::machine::{Machine, request_of};
 use crate::machines::{incarnation, store_of};
@@ -13,6 +13,7 @@ use crate::plan::Break;
 use crate::shipping::Shipping;
 use crate::state_dir::{LocalEpoch, StateDir};
 use crate::storage::Files;
+use crate::world::LOOK_EVERY;
 
 /// What a primary begins with.
 struct Beginning {
@@ -93,6 +94,7 @@ impl PrimaryNode {
         // No other node has its id.
         let origin = Origin { fork, seed: BranchSeed(incarnation(id).0) };
         let config = env.plan.pipeline_config(term, origin, store.is_some());
+        env.after(LOOK_EVERY, Event::Look { by: id, again: true });
         let generation = env.oracle.generation;
         env.oracle.disk_is_safe(id.host, generation, &guest);
         let syncs_log = config.is_durable || store.is_some();

@@ -8,6 +8,7 @@ use replication::primary::PrimaryState;
 use super::PrimaryNode;
 use crate::env::{Crashed, Env, Event};
 use crate::plan::{Break, PAUSE_DETECTS};
+use crate::witness::Question;
 
 impl PrimaryNode {
     /// The guest crashes, unless it was taken over: such a one would be stopped, which is no law of the protocol.
@@ -49,6 +50,11 @@ impl PrimaryNode {
         self.pipeline.handle_given_up();
         self.pump(env)?;
         Ok(false)
+    }
+
+    /// It looks at the register by itself.
+    pub fn look(&self, env: &mut Env) -> Result<(), Crashed> {
+        env.put(self.id, Question::UnaskedLook, false)
     }
 
     /// The operator wants no backup.

@@ -145,6 +145,7 @@ pub fn question(question: &Question) -> String {
         }
         Question::Enlist { session, .. } => format!("is the backup of session {session} listed?"),
         Question::Look => "is this side still the primary?".to_owned(),
+        Question::UnaskedLook => "what does the register say?".to_owned(),
         Question::DelistStore => "is the lost state directory off the list?".to_owned(),
         Question::RecordEnd => "is the guest's end on record?".to_owned(),
         Question::Meet { session, .. } => format!("does the backup of session {session} see the same witness?"),

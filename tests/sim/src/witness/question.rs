@@ -51,6 +51,8 @@ pub enum Question {
         place: Option<Box<Place>>,
     },
     Look,
+    /// A primary looks by itself, now and then.
+    UnaskedLook,
     DelistStore,
     RecordEnd,
     /// Does the peer see the same witness?
@@ -99,7 +101,7 @@ impl Question {
             Question::TakeOver { .. } => Some(Break::RunWithoutClaim),
             Question::Resume { .. } => Some(Break::ResumeWithoutClaim),
             Question::Begin { .. } => Some(Break::BeginUnasked),
-            Question::Delist { .. } | Question::Look => None,
+            Question::Delist { .. } | Question::Look | Question::UnaskedLook => None,
         }
     }
 }
@@ -107,7 +109,10 @@ impl Question {
 impl Env {
     /// A host that runs the guest, or follows, asks; unless that rule is broken.
     pub fn put(&mut self, by: HostId, question: Question, is_anew: bool) -> Result<(), Crashed> {
-        let is_step = !matches!(question, Question::Introduce(_) | Question::Delist { .. } | Question::Look);
+        let is_step = !matches!(
+            question,
+            Question::Introduce(_) | Question::Delist { .. } | Question::Look | Question::UnaskedLook
+        );
         if is_step {
             self.step(by.host, Step::Claim, false)?;
         }

@@ -63,9 +63,8 @@ impl Guardian {
     }
 
     fn look_by_itself(&self) {
-        if let ClaimResult::Denied { holder } = self.lease.look() {
-            self.with_core(|core, _| core.handle_deposed(&holder));
-        }
+        let result = self.lease.look();
+        self.with_core(|core, _| core.handle_unasked_look(result));
     }
 
     fn note_witness(&self, was_away: &mut bool) {
