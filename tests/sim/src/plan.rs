@@ -536,9 +536,11 @@ fn faults_of_files(rule: Break, heal_at: u64) -> Vec<Fault> {
             vec![Fault { when, what: cut_here }]
         }
         Break::CacheBelieved => {
-            // What the first filling brought: it is compared by the next one, which sends what differs.
-            let fails = Fault { when: amid(Step::ImageSync, 1), what: What::DiskFails(1) };
-            vec![fails, Fault { when: When::At(heal_at - MS), what: cut }]
+            // What the first filling brought is compared by the next one, which sends what differs. It comes when there is much to bring.
+            let fails = |nth| Fault { when: amid(Step::ImageSync, nth), what: What::DiskFails(1) };
+            let late = What::Crash { host: 1, power: false, restart: Some(heal_at / 3) };
+            let cut = Fault { when: amid(Step::Persist, 2), what: cut };
+            vec![Fault { when: When::At(0), what: late }, fails(1), fails(2), cut]
         }
         Break::FullIsLogged => {
             let crash = What::Crash { host: 0, power: false, restart: Some(MS) };
