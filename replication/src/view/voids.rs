@@ -3,7 +3,7 @@
 //! A backup that lost its session before its base was whole can never be whole under that join. The primary may have listed it
 //! all the same, and a start must then learn that nothing of the guest is there. So:
 //!
-//! - the join is stated void once the newest record lists it. Most never are: their primary gave up before it asked;
+//! - the join is stated void once the newest record lists this backup under it. Most never are: their primary gave up before it asked;
 //! - the statement is withdrawn, or not made any more, once no later record can list the join: the newest record does not, and
 //!   names another primary than the join's, whose appends fail from then on; or it lists a later join of this backup. A primary
 //!   asks for one join after the other, so that its append of the earlier one is decided by then.
@@ -66,7 +66,7 @@ impl Voids {
             if self.is_settled(index, newest) {
                 Some(Tell::Withdraw(join))
             } else {
-                (lists(newest, join) && !pairing.is_stated).then_some(Tell::State(join))
+                (self.is_listed(newest, join) && !pairing.is_stated).then_some(Tell::State(join))
             }
         };
         void.filter_map(tell).collect()
@@ -97,20 +97,19 @@ impl Voids {
     fn is_settled(&self, index: usize, newest: &Record) -> bool {
         let Pairing { join, primary, .. } = self.pairings[index];
         let later = &self.pairings[index + 1..];
-        let lists_later = || {
-            let ours = newest.backups.iter().filter(|member| member.place.id == self.me);
-            ours.into_iter().any(|member| later.iter().any(|pairing| pairing.join == member.join))
-        };
-        !lists(newest, join) && (newest.primary.id != primary || lists_later())
+        let lists_later = || later.iter().any(|pairing| self.is_listed(newest, pairing.join));
+        !self.is_listed(newest, join) && (newest.primary.id != primary || lists_later())
+    }
+
+    /// Whether `record` lists this backup under `join`. It may list another under it, which is whole: what a primary said to that one can
+    /// be said again to this one, by anybody who heard it.
+    fn is_listed(&self, record: &Record, join: SessionId) -> bool {
+        record.backups.iter().any(|member| (member.join, member.place.id) == (join, self.me))
     }
 
     fn find(&mut self, join: SessionId) -> Option<&mut Pairing> {
         self.pairings.iter_mut().find(|pairing| pairing.join == join)
     }
-}
-
-fn lists(record: &Record, join: SessionId) -> bool {
-    record.backups.iter().any(|member| member.join == join)
 }
 
 #[cfg(test)]
@@ -166,6 +165,11 @@ mod tests {
         voids.handle_told(Tell::State(join(7)));
         assert_eq!(voids.tell(&listed), []);
         assert!(voids.is_waiting());
+    }
+
+    #[test]
+    fn join_under_which_another_backup_is_listed_is_not_stated() {
+        assert_eq!(voids(&[7, 8]).tell(&record(1, Some((Incarnation([4; 16]), 7)))), []);
     }
 
     #[test]

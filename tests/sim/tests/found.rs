@@ -101,3 +101,18 @@ fn primary_whose_log_waits_for_a_slow_backup_keeps_it() {
         load = { link = 1048576, set = 3145728, speed = 0 }";
     assert_holds(&format!("seed = 889745\n{limits}"));
 }
+
+/// A stranger said to a second backup what the primary had said to the first. That one was not filled, and stated that the session's
+/// backup never was whole: a start believed it of the first, which was, and could have continued the guest.
+#[test]
+fn backup_that_hears_a_greeting_again_states_nothing_of_the_one_that_it_was_for() {
+    let limits = "epoch = '2ms'\nheal_at = '235ms'\nin_flight_epochs_max = 1\nlink_delay = '4ms'";
+    let faults = [
+        "{ what = { Stranger = [2, { Replay = { back = 0 } }] }, when = { At = '57639us' } }",
+        "{ what = { WitnessLoses = '0ms' }, when = { At = '96ms' } }",
+        "{ what = { Crash = { host = 0, power = false } }, when = { At = '158ms' } }",
+        "{ what = 'Garble', when = { At = '41ms' } }",
+        "{ what = { StandBy = 2 }, when = { At = '0ms' } }",
+    ];
+    assert_holds(&format!("seed = 10\n{limits}\nfaults = [{}]", faults.join(", ")));
+}
