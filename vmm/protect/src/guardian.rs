@@ -25,6 +25,7 @@ mod ship;
 mod snapshots;
 
 use std::collections::VecDeque;
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -46,7 +47,7 @@ use crate::local::backing::StoreDurability;
 use crate::local::pairing::Pairing;
 use crate::local::{KeptEpoch, LocalStore, RetentionNews, Shortened};
 use crate::log::{DiskLog, Notes};
-use crate::transport::{Endpoint, Sender};
+use crate::transport::{Connection, Endpoint, Sender};
 pub use ending::{Life, Sequel};
 use machine::kvm::KvmError;
 use machine::{End, MachineError, spawn};
@@ -73,6 +74,8 @@ struct Inner {
     /// The connection, and its number.
     stream: Option<(u64, Sender)>,
     target: Option<Endpoint>,
+    /// How the attempt to reach it went, for the link thread.
+    arrival: Option<io::Result<Connection>>,
     /// Sealed epochs that the ship thread has not begun with.
     sealed: VecDeque<Box<SealedEpoch>>,
     /// Sealed epochs that are not released, and when they were sealed.
@@ -149,6 +152,7 @@ impl Guardian {
             disk_sleeps: false,
             stream: None,
             target: config.target.clone(),
+            arrival: None,
             sealed: VecDeque::new(),
             unreleased: VecDeque::new(),
             fill_failed: None,
@@ -454,6 +458,7 @@ impl Guardian {
 
     /// Sets the backup to connect to. If it is that one already, nothing changes, and what is under way is given.
     pub fn protect(&self, target: Endpoint) -> Result<Option<String>, NotProtected> {
+        target.check(self.config.credentials.is_some())?;
         let mut inner = self.lock();
         let state = inner.pipeline.core().state();
         if inner.target.as_ref() == Some(&target)
@@ -462,7 +467,7 @@ impl Guardian {
             return Ok(Some(already));
         }
         if state != PrimaryState::Solo {
-            return Err(NotProtected { state, by: inner.target.clone() });
+            return Err(NotProtected::Has { state, by: inner.target.clone() });
         }
         inner.target = Some(target);
         inner.connect_error = None;

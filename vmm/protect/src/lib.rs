@@ -27,6 +27,7 @@ pub mod guardian;
 mod lease;
 pub mod local;
 pub mod log;
+mod mailbox;
 mod preflight;
 mod room;
 pub mod transport;

@@ -18,7 +18,9 @@ use super::right::{Resumed, Right};
 use super::rollback::{self, limits_of};
 use super::signals::Signals;
 use super::terminal::Terminal;
-use super::{as_json, bind_api, exit_of, files, local, open_events, uses, write_config};
+use super::{
+    as_json, bind_api, credentials, credentials_or_warning, exit_of, files, local, open_events, uses, write_config,
+};
 use crate::api::Server;
 use crate::cli::Named;
 use crate::config::{Interrupts, OnGuestPanic, Protect, StartFrom, VmConfig};
@@ -32,6 +34,7 @@ use protect::fault;
 use protect::local::pairing::{Pairing, unused_after};
 use protect::local::{Anew, LocalStore};
 use protect::log::{DiskLog, FoundLog};
+use protect::transport::Credentials;
 use protect::{Guardian, GuardianConfig, Lease, Life, Sequel};
 
 /// How long the end of a VM waits for a console that does not take what the guest said.
@@ -56,14 +59,16 @@ fn pace_of(config: &VmConfig) -> Pace {
 /// `dead`: places at the witness that the operator says are dead.
 pub(super) fn run(config: &VmConfig, dead: &[String]) -> Result<Exit, Failure> {
     let signals = Signals::take()?;
-    boot(config, &signals, guardian_config(config), dead, |file| file.forget())
+    let credentials = credentials(config.tls_dir.as_deref())?;
+    boot(config, &signals, guardian_config(config, credentials), dead, |file| file.forget())
 }
 
 /// The same after a crash of its guest, which counts. `life` is the guest's next.
 pub(super) fn boot_again(config: &VmConfig, life: Life) -> Result<Exit, Failure> {
     let signals = Signals::take()?;
     let Life { term, target } = life;
-    boot(config, &signals, GuardianConfig { term, target, ..guardian_config(config) }, &[], |_| Ok(()))
+    let credentials = credentials_or_warning(config.tls_dir.as_deref());
+    boot(config, &signals, GuardianConfig { term, target, ..guardian_config(config, credentials) }, &[], |_| Ok(()))
 }
 
 fn boot(
@@ -202,7 +207,9 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
         }),
     );
     let fork = Some(last.fork);
-    let protection = GuardianConfig { term, fork, target, begins_afresh: false, store: id, ..guardian_config(config) };
+    let credentials = credentials_or_warning(config.tls_dir.as_deref());
+    let protection = guardian_config(config, credentials);
+    let protection = GuardianConfig { term, fork, target, begins_afresh: false, store: id, ..protection };
     let local = Some(store);
     serve(Launch {
         config,
@@ -304,10 +311,11 @@ fn make_machine(config: &VmConfig, parts: Parts) -> Result<EpochMachine, Failure
     }
 }
 
-fn guardian_config(config: &VmConfig) -> GuardianConfig {
+fn guardian_config(config: &VmConfig, credentials: Option<Credentials>) -> GuardianConfig {
     GuardianConfig {
         vm_name: config.name.clone(),
         target: config.backup().cloned(),
+        credentials,
         durability: config.commit_durability,
         detect: config.detect,
         heartbeat: config.heartbeat,

@@ -14,7 +14,7 @@ use super::node::{Described, Node, note_paused};
 use super::parts::{self, HostParts};
 use super::primary::supervise;
 use super::signals::Signals;
-use super::{announce, as_json, bind_api, files, local, open_events, uses, write_config};
+use super::{announce, as_json, bind_api, credentials, files, local, open_events, uses, write_config};
 use crate::config::{BackupConfig, OnBoundaryLate};
 use crate::exit::{Exit, Failure};
 use machine::state::MachineState;
@@ -22,6 +22,7 @@ use machine::{End, MachineError};
 use protect::backup::{Outcome, Standby, StandbyConfig, Successor};
 use protect::epoch::{EpochMachine, Pace};
 use protect::events::Events;
+use protect::transport::Credentials;
 use protect::{CommitDurability, Guardian, GuardianConfig, Lease, OnDegraded};
 
 pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
@@ -29,6 +30,7 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     #[cfg(feature = "faults")]
     protect::fault::arm_storage()?;
     uses::check_backup(config)?;
+    let credentials = credentials(config.tls_dir.as_deref())?;
     local::refuse_guest_of_backup(config)?;
     let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
     let described = as_json(config);
@@ -39,6 +41,7 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     let standby_config = StandbyConfig {
         vm_name: config.name.clone(),
         listen: config.listen.clone(),
+        credentials: credentials.clone(),
         nets: config.nets.len(),
         detect: config.detect,
         heartbeat: config.heartbeat,
@@ -69,7 +72,9 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
             Ok(Exit::Ok)
         }
         Outcome::Stopped => Ok(Exit::Ok),
-        Outcome::TookOver(successor) => take_over(config, *successor, opened, &lease, (&node, &signals), &events),
+        Outcome::TookOver(successor) => {
+            take_over(config, credentials, *successor, opened, &lease, (&node, &signals), &events)
+        }
     };
     drop(api);
     result
@@ -79,6 +84,7 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
 /// again, and the network learns where the guest is.
 fn take_over(
     config: &BackupConfig,
+    credentials: Option<Credentials>,
     successor: Successor,
     mut opened: HostParts,
     lease: &Arc<Lease>,
@@ -104,6 +110,7 @@ fn take_over(
     let guardian_config = GuardianConfig {
         vm_name: config.name.clone(),
         target: None,
+        credentials,
         durability: if durable { CommitDurability::Disk } else { CommitDurability::Memory },
         detect: config.detect,
         heartbeat: config.heartbeat,

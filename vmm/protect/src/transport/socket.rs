@@ -109,8 +109,8 @@ impl WriteHalf for Writer {
         }
     }
 
-    fn set_patience(&mut self, time: Duration) -> io::Result<()> {
-        Ok(sockopt::set_socket_timeout(&*self.line.0, Timeout::Send, Some(time))?)
+    fn set_patience(&mut self, time: Option<Duration>) -> io::Result<()> {
+        Ok(sockopt::set_socket_timeout(&*self.line.0, Timeout::Send, time)?)
     }
 
     fn finish(&mut self) -> io::Result<()> {
