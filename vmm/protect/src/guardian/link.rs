@@ -66,8 +66,7 @@ impl Guardian {
     fn connect(self: &Arc<Self>, target: &Endpoint) -> Option<io::Result<Connection>> {
         let (guardian, target) = (Arc::clone(self), target.clone());
         spawn("ft-connect".into(), move || {
-            let transport = target.transport(guardian.config.credentials.as_ref());
-            let arrival = transport.map_err(io::Error::other).and_then(|transport| transport.connect());
+            let arrival = target.connect(guardian.config.credentials.as_ref());
             guardian.lock().arrival = Some(arrival);
             guardian.changed.notify_all();
         });

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::tcp::Tcp;
 use super::tls::{Credentials, Tls};
 use super::unix::Unix;
-use super::{Listener, Transport};
+use super::{Connection, Listener, Transport};
 
 /// Behind the port of an endpoint to which clear text may go.
 const CLEAR: &str = ",clear";
@@ -69,7 +69,7 @@ impl Endpoint {
     }
 
     /// What connects to it, and listens there. With `credentials` every TCP connection is TLS.
-    pub(crate) fn transport(&self, credentials: Option<&Credentials>) -> Result<Box<dyn Transport>, ChannelError> {
+    pub(super) fn transport(&self, credentials: Option<&Credentials>) -> Result<Box<dyn Transport>, ChannelError> {
         self.check(credentials.is_some())?;
         Ok(match (self.clone(), credentials.cloned()) {
             (Self::Tcp { host, port, .. }, None) => Box::new(Tcp { host, port }),
@@ -78,17 +78,24 @@ impl Endpoint {
         })
     }
 
+    /// Reaches the peer that listens there; waits a few seconds at most.
+    pub fn connect(&self, credentials: Option<&Credentials>) -> io::Result<Connection> {
+        self.transport(credentials).map_err(refused)?.connect()
+    }
+
     /// Waits for peers there, from now on; and where that is, with what was left to the host.
-    pub(crate) fn listen(&self, credentials: Option<&Credentials>) -> io::Result<(Box<dyn Listener>, Self)> {
-        let transport =
-            self.transport(credentials).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let listener = transport.listen()?;
+    pub fn listen(&self, credentials: Option<&Credentials>) -> io::Result<(Box<dyn Listener>, Self)> {
+        let listener = self.transport(credentials).map_err(refused)?.listen()?;
         let here = match (listener.endpoint()?, self) {
             (Self::Tcp { host, port, .. }, Self::Tcp { is_clear, .. }) => Self::Tcp { host, port, is_clear: *is_clear },
             (here, _) => here,
         };
         Ok((listener, here))
     }
+}
+
+fn refused(error: ChannelError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
 }
 
 fn is_loopback(host: &str) -> bool {

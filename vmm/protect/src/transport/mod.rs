@@ -30,11 +30,11 @@ use std::time::Duration;
 
 pub use endpoint::{ChannelError, Endpoint};
 pub(crate) use sender::Sender;
-pub(crate) use socket::Line;
+pub use socket::Line;
 pub use tls::{Credentials, CredentialsError};
 
 /// Bytes of a buffer that is read into, at least: so much may come at once, and cannot be kept for the next read.
-pub(crate) const READ_BYTES_MIN: usize = 32 << 10;
+pub const READ_BYTES_MIN: usize = 32 << 10;
 
 /// A kind of connection, and where it leads.
 pub(crate) trait Transport: Debug + Send {
@@ -46,7 +46,7 @@ pub(crate) trait Transport: Debug + Send {
 }
 
 /// A place where peers arrive. Its descriptor is readable while one waits.
-pub(crate) trait Listener: AsFd + Debug + Send {
+pub trait Listener: AsFd + Debug + Send {
     /// The connection of a peer that has come. `WouldBlock`: there is none.
     fn accept(&mut self) -> io::Result<Connection>;
 
@@ -56,15 +56,18 @@ pub(crate) trait Listener: AsFd + Debug + Send {
 
 /// A connection, in halves that different threads own.
 #[derive(Debug)]
-pub(crate) struct Connection {
-    pub(crate) reader: Box<dyn ReadHalf>,
-    pub(crate) writer: Box<dyn WriteHalf>,
-    pub(crate) line: Line,
+pub struct Connection {
+    /// Who hears.
+    pub reader: Box<dyn ReadHalf>,
+    /// Who sends.
+    pub writer: Box<dyn WriteHalf>,
+    /// Who ends it.
+    pub line: Line,
 }
 
 /// What a read gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ReadOutcome {
+pub enum ReadOutcome {
     /// Nothing came in the time that it had.
     Nothing,
     /// So many bytes.
@@ -74,7 +77,7 @@ pub(crate) enum ReadOutcome {
 }
 
 /// The half that hears.
-pub(crate) trait ReadHalf: AsFd + Debug + Send {
+pub trait ReadHalf: AsFd + Debug + Send {
     /// Reads what there is into `bytes`, which are [`READ_BYTES_MIN`] at least; waits for it, for `wait` at most, which is not zero.
     fn read_within(&mut self, bytes: &mut [u8], wait: Duration) -> io::Result<ReadOutcome>;
 
@@ -83,7 +86,7 @@ pub(crate) trait ReadHalf: AsFd + Debug + Send {
 }
 
 /// The half that sends.
-pub(crate) trait WriteHalf: Debug + Send {
+pub trait WriteHalf: Debug + Send {
     /// Writes all of it; waits until the host has taken it.
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()>;
 
