@@ -33,9 +33,9 @@ use crate::clock::Clock;
 use crate::courtesy::Courtesy;
 use crate::error::ProtectError;
 use crate::events::Events;
-use crate::lease::Lease;
 use crate::log::DiskLog;
 use crate::mailbox::Mailbox;
+use crate::registrant::Registrant;
 use crate::room::ROOM_RETRY;
 use crate::transport::{Credentials, Endpoint, Listener, ReadOutcome};
 use crate::upkeep;
@@ -112,7 +112,7 @@ pub struct Standby {
     config: StandbyConfig,
     pipeline: BackupPipeline,
     clock: Clock,
-    lease: Arc<Lease>,
+    registrant: Arc<Registrant>,
     events: Arc<Events>,
     view: Arc<StandbyView>,
     listener: Box<dyn Listener>,
@@ -137,7 +137,7 @@ impl Standby {
         mut config: StandbyConfig,
         disks: Vec<OverlayDisk>,
         log: DiskLog,
-        lease: Arc<Lease>,
+        registrant: Arc<Registrant>,
         events: Arc<Events>,
     ) -> Result<Self, ProtectError> {
         // A host without KVM is to be found now.
@@ -147,12 +147,12 @@ impl Standby {
         let (listener, here) =
             config.listen.listen(config.credentials.as_ref()).map_err(|error| failed(&config.listen, error))?;
         config.listen = here;
-        let vigil = Vigil::begin(&lease, &events);
+        let vigil = Vigil::begin(&registrant, &events);
         Ok(Self {
             pipeline: BackupPipeline::new(pipeline_config(&config)),
             config,
             clock: Clock::default(),
-            lease,
+            registrant,
             events,
             view: Arc::default(),
             listener,
@@ -310,8 +310,8 @@ impl Standby {
             "peer_errors": core.peer_errors(),
             "can_take_over": core.state() == BackupState::Protected,
             "kept": core.kept().map(|(epoch, holder)| json!({ "epoch": epoch.0, "guest_is_at": holder })),
-            "witness": self.lease.witness().to_string(),
-            "witness_away_ms": self.lease.away_since().map(|since| since.elapsed().as_millis() as u64),
+            "witness": self.registrant.witness().to_string(),
+            "witness_away_ms": self.registrant.away_since().map(|since| since.elapsed().as_millis() as u64),
             "disk_full": full,
             "warnings": full.map(|path| no_room(path)).into_iter().collect::<Vec<_>>(),
         }));

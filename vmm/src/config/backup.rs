@@ -13,7 +13,7 @@ use super::options::{BackupOptions, EventMonitor, LogFormat};
 use super::units::time_text;
 use super::vm::{check_channel, check_detection, split_brain_warning};
 use protect::transport::Endpoint;
-use protect::witness::Witness;
+use protect::witness::WitnessName;
 
 /// The backup of one VM. CPUs, memory and kernel are the primary's; they come over the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ pub struct BackupConfig {
     #[serde(default)]
     pub disk_log: Option<PathBuf>,
     /// Who proves the primary fenced; the same as the primary's.
-    pub witness: Witness,
+    pub witness: WitnessName,
     /// Certificates for TLS with the primary. `None`: clear text, which leaves this host only where it is named.
     #[serde(default)]
     pub tls_dir: Option<PathBuf>,
@@ -103,7 +103,7 @@ impl TryFrom<BackupOptions> for BackupConfig {
 impl BackupConfig {
     /// What is allowed but risky, each as one sentence that names the risk. For the log and for `status`.
     pub fn warnings(&self) -> Vec<String> {
-        let unwitnessed = (self.witness == Witness::None).then(split_brain_warning);
+        let unwitnessed = (self.witness.is_none()).then(split_brain_warning);
         let open = self.listens_everywhere().then(|| {
             "--listen names every address of this host, and replication is not encrypted: anybody who reaches the \
              port can read and alter the guest; give it the address of the network between the two hosts, or --tls-dir"

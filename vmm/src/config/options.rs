@@ -20,7 +20,7 @@ use super::units::{ByteSize, TimeSpan, as_text};
 use protect::epoch::capture::Mode;
 use protect::local::backing::{LocalLog, Survival};
 use protect::transport::Endpoint;
-use protect::witness::Witness;
+use protect::witness::WitnessName;
 use protect::{CommitDurability, OnDegraded};
 
 /// The form of the log on standard error.
@@ -153,7 +153,7 @@ pub struct RunOptions {
     /// or none. With none both sides may run the guest after a network cut, or after a host hangs for longer than
     /// --detect and comes back; its disks and clients then see two guests. Required with a backup
     #[arg(long, help_heading = "Protection", value_name = "file:DIR|none")]
-    pub witness: Option<Witness>,
+    pub witness: Option<WitnessName>,
     /// Directory with certificates for TLS between the two hosts: ca-cert.pem, server-cert.pem, server-key.pem,
     /// client-cert.pem, client-key.pem, as for Cloud Hypervisor. Without it a backup beyond this host needs
     /// tcp:HOST:PORT,clear
@@ -225,7 +225,7 @@ pub struct BackupOptions {
     /// Who decides which side runs the guest when the two lose each other: file:DIR, the same directory as the
     /// primary's, or none (dangerous, see `outlast run --help`)
     #[arg(long, help_heading = "Protection", value_name = "file:DIR|none")]
-    pub witness: Option<Witness>,
+    pub witness: Option<WitnessName>,
     /// Directory with certificates for TLS between the two hosts, see `outlast run --help`. Without it --listen beyond this
     /// host needs tcp:HOST:PORT,clear
     #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]

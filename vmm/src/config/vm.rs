@@ -22,7 +22,7 @@ use protect::CommitDurability;
 use protect::epoch::capture::Mode;
 use protect::epoch::pace::EpochTime;
 use protect::transport::Endpoint;
-use protect::witness::Witness;
+use protect::witness::WitnessName;
 
 /// Bare guests run in as little.
 const MEMORY_BYTES_MIN: u64 = 2 << 20;
@@ -88,7 +88,7 @@ pub struct VmConfig {
     /// What a commit waits for.
     pub commit_durability: CommitDurability,
     /// Who decides which side runs after the two lost each other.
-    pub witness: Witness,
+    pub witness: WitnessName,
     /// Certificates for TLS with a backup. `None`: clear text, which leaves this host only where it is named.
     #[serde(default)]
     pub tls_dir: Option<PathBuf>,
@@ -222,7 +222,7 @@ impl TryFrom<RunOptions> for VmConfig {
         if has_backup && unnamed_witness {
             return Err(ConfigError::Missing("witness"));
         }
-        let witness = rooted_witness(witness.unwrap_or(Witness::None));
+        let witness = rooted_witness(witness.unwrap_or(WitnessName::NONE));
         let asked = crash::Asked { policy: on_guest_panic, retain, retain_bytes: retain_bytes.map(|bytes| bytes.0) };
         let (on_guest_panic, retain) = crash::check(&asked, &start, &protect, &witness, memory_bytes)?;
         Ok(VmConfig {
@@ -331,7 +331,7 @@ impl VmConfig {
 
     /// What is allowed but risky, each as one sentence that names the risk. For the log and for `status`.
     pub fn warnings(&self) -> Vec<String> {
-        let unwitnessed = self.backup().is_some() && self.witness == Witness::None;
+        let unwitnessed = self.backup().is_some() && self.witness.is_none();
         let mut warnings: Vec<String> = unwitnessed.then(split_brain_warning).into_iter().collect();
         if self.backup().is_some() && self.commit_durability == CommitDurability::Memory {
             warnings.push(

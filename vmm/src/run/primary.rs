@@ -35,7 +35,7 @@ use protect::local::pairing::{Pairing, unused_after};
 use protect::local::{Anew, LocalStore};
 use protect::log::{DiskLog, FoundLog};
 use protect::transport::Credentials;
-use protect::{Guardian, GuardianConfig, Lease, Life, Sequel};
+use protect::{Guardian, GuardianConfig, Life, Registrant, Sequel};
 
 /// How long the end of a VM waits for a console that does not take what the guest said.
 const CONSOLE_END_WAIT: Duration = Duration::from_secs(2);
@@ -83,24 +83,24 @@ fn boot(
     let opened = parts::open(&config.disks, &config.nets, &config.console)?;
     let described = as_json(config);
     let api = bind_api(&config.api_socket, &config.state_dir)?;
-    let lease = Lease::open_in(&config.name, &config.witness, &config.state_dir)?;
+    let registrant = Registrant::open_in(&config.name, &config.witness, &config.state_dir)?;
     let events = open_events(config.event_monitor.as_ref())?;
     let looked = local::look_to_start(config, &opened.disks)?;
     let has_epoch = LocalStore::is_in(&config.state_dir);
     let store = Incarnation(random());
-    let begun = lease.begin(config.is_local().then(|| lease.store(store)), has_epoch, dead)?;
+    let begun = registrant.begin(config.is_local().then(|| registrant.store(store)), has_epoch, dead)?;
     let protection = GuardianConfig { term: begun.term.max(protection.term), store, ..protection };
     let images = images_of(&opened.disks);
     let made = make(config, opened, looked, settle).and_then(|made| {
         write_config(&config.state_dir, &described)?;
         if made.local.is_some() {
             let GuardianConfig { term, target, .. } = &protection;
-            Pairing::new(&lease, store, *term, FIRST_EPOCH, target.clone()).write(&config.state_dir)?;
+            Pairing::new(&registrant, store, *term, FIRST_EPOCH, target.clone()).write(&config.state_dir)?;
         }
         Ok(made)
     });
-    let Made { machine, inputs, log, local } = made.inspect_err(|_| lease.take_back(&begun))?;
-    let lease = Arc::new(lease);
+    let Made { machine, inputs, log, local } = made.inspect_err(|_| registrant.take_back(&begun))?;
+    let registrant = Arc::new(registrant);
     events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.cpus }));
     // Others may be restored from the same snapshot, and the guest that it was taken from may still run.
     let begins_generation = matches!(config.start, StartFrom::Snapshot(_));
@@ -111,7 +111,7 @@ fn boot(
         described,
         api,
         events,
-        lease,
+        registrant,
         machine,
         inputs,
         log,
@@ -172,7 +172,7 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
     let mut ram = store.map_ram()?;
     // What the guest did after the epoch that it goes back to was seen.
     let begins_generation = back.is_some();
-    let Resumed { lease, term, mut running, target, store: id } = right.win(config, last.fork, named)?;
+    let Resumed { registrant, term, mut running, target, store: id } = right.win(config, last.fork, named)?;
     write_config(&config.state_dir, &described)?;
     let log = found.recover()?;
     store.bind_if_new(|| local::binding(&log, life, &opened.disks))?;
@@ -218,7 +218,7 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
         described,
         api,
         events,
-        lease,
+        registrant,
         machine,
         inputs,
         log,
@@ -236,7 +236,7 @@ struct Launch<'a> {
     described: serde_json::Value,
     api: Server,
     events: Arc<Events>,
-    lease: Arc<Lease>,
+    registrant: Arc<Registrant>,
     machine: EpochMachine,
     inputs: Inputs,
     log: DiskLog,
@@ -255,7 +255,7 @@ fn serve(launch: Launch<'_>) -> Result<Exit, Failure> {
         described,
         api,
         events,
-        lease,
+        registrant,
         machine,
         inputs,
         log,
@@ -267,7 +267,7 @@ fn serve(launch: Launch<'_>) -> Result<Exit, Failure> {
     if config.protect != [Protect::None] {
         files.warn();
     }
-    let guardian = Guardian::start(machine.clone(), protection, log, lease, Arc::clone(&events), local)?;
+    let guardian = Guardian::start(machine.clone(), protection, log, registrant, Arc::clone(&events), local)?;
     let watcher = Arc::clone(&guardian);
     let node = Node::primary(
         Described {

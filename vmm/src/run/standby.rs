@@ -23,7 +23,7 @@ use protect::backup::{Outcome, Standby, StandbyConfig, Successor};
 use protect::epoch::{EpochMachine, Pace};
 use protect::events::Events;
 use protect::transport::Credentials;
-use protect::{CommitDurability, Guardian, GuardianConfig, Lease, OnDegraded};
+use protect::{CommitDurability, Guardian, GuardianConfig, OnDegraded, Registrant};
 
 pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     let signals = Signals::take()?;
@@ -35,7 +35,7 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
     let described = as_json(config);
     let api = bind_api(&config.api_socket, &config.state_dir)?;
-    let lease = Arc::new(Lease::open_in(&config.name, &config.witness, &config.state_dir)?);
+    let registrant = Arc::new(Registrant::open_in(&config.name, &config.witness, &config.state_dir)?);
     write_config(&config.state_dir, &described)?;
     let events = open_events(config.event_monitor.as_ref())?;
     let standby_config = StandbyConfig {
@@ -50,7 +50,7 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     let log = local::open_log_of_backup(config, &disks)?;
     let files = local::files(&log, CommitDurability::Disk, images_of(&disks));
     files.warn();
-    let standby = Standby::open(standby_config, disks, log, Arc::clone(&lease), Arc::clone(&events))?;
+    let standby = Standby::open(standby_config, disks, log, Arc::clone(&registrant), Arc::clone(&events))?;
     let node = Node::backup(
         Described {
             name: config.name.clone(),
@@ -73,7 +73,7 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
         }
         Outcome::Stopped => Ok(Exit::Ok),
         Outcome::TookOver(successor) => {
-            take_over(config, credentials, *successor, opened, &lease, (&node, &signals), &events)
+            take_over(config, credentials, *successor, opened, &registrant, (&node, &signals), &events)
         }
     };
     drop(api);
@@ -87,7 +87,7 @@ fn take_over(
     credentials: Option<Credentials>,
     successor: Successor,
     mut opened: HostParts,
-    lease: &Arc<Lease>,
+    registrant: &Arc<Registrant>,
     (node, signals): (&Arc<Node>, &Signals),
     events: &Arc<Events>,
 ) -> Result<Exit, Failure> {
@@ -106,7 +106,7 @@ fn take_over(
     machine.board().redeliver(takeover.redeliver);
     machine.egress().emit_again(&takeover.reemit);
     let threads = machine.start()?;
-    let term = lease.term().unwrap_or(takeover.term);
+    let term = registrant.term().unwrap_or(takeover.term);
     let guardian_config = GuardianConfig {
         vm_name: config.name.clone(),
         target: None,
@@ -122,7 +122,8 @@ fn take_over(
         on_degraded: OnDegraded::default(),
         words: crate::exit::words,
     };
-    let guardian = Guardian::start(machine.clone(), guardian_config, log, Arc::clone(lease), Arc::clone(events), None)?;
+    let guardian =
+        Guardian::start(machine.clone(), guardian_config, log, Arc::clone(registrant), Arc::clone(events), None)?;
     node.promote(machine.clone(), guardian);
     // Whoever stopped the backup did not mean the guest.
     signals.stop(node);

@@ -103,7 +103,7 @@ impl Guardian {
 
     fn serve(self: &Arc<Self>, Connection { reader, writer, line }: Connection, target: &Endpoint) {
         let session = SessionId(random());
-        let greeting = match self.lease.greeting() {
+        let greeting = match self.registrant.greeting() {
             Ok(greeting) => greeting,
             Err(error) => return self.note_trouble("witness-away", &error.to_string()),
         };

@@ -13,7 +13,7 @@ use protect::local::{BindingError, FILES, LocalError};
 use protect::log::{DiskLogError, LOG_BYTES_MAX, PlaceError};
 use protect::transport::{ChannelError, CredentialsError, Endpoint};
 use protect::witness::WitnessError;
-use protect::{LeaseError, NotPaused, NotProtected, NotResumed, NotSnapshot, ProtectError};
+use protect::{NotPaused, NotProtected, NotResumed, NotSnapshot, ProtectError, RightError};
 
 impl Advice for ProtectError {
     fn exit(&self) -> Exit {
@@ -22,7 +22,7 @@ impl Advice for ProtectError {
             Self::DiskLog(error) => error.exit(),
             Self::Place(error) => error.exit(),
             Self::Local(error) => error.exit(),
-            Self::Lease(error) => error.exit(),
+            Self::Right(error) => error.exit(),
             Self::Machine(error) => error.exit(),
             Self::During { source, .. } => source.exit(),
             Self::Listen { source, .. } if source.kind() == ErrorKind::AddrInUse => Exit::Conflict,
@@ -40,7 +40,7 @@ impl Advice for ProtectError {
             Self::DiskLog(error) => error.hint(),
             Self::Place(error) => error.hint(),
             Self::Local(error) => error.hint(),
-            Self::Lease(error) => error.hint(),
+            Self::Right(error) => error.hint(),
             Self::Machine(error) => error.hint(),
             Self::During { source, .. } => source.hint(),
             Self::Listen { listen: Endpoint::Tcp { .. }, .. } => {
@@ -289,7 +289,7 @@ impl Advice for WitnessError {
     }
 }
 
-impl Advice for LeaseError {
+impl Advice for RightError {
     fn exit(&self) -> Exit {
         match self {
             Self::InUse { .. } => Exit::Conflict,
@@ -365,7 +365,7 @@ fn places(listed: &[Place]) -> String {
 impl Advice for FailoverError {
     fn exit(&self) -> Exit {
         match self {
-            Self::Lease(error) => error.exit(),
+            Self::Right(error) => error.exit(),
             Self::Listed { .. } => Exit::SplitBrain,
             Self::NoAnswer | Self::Late => Exit::Timeout,
             Self::NothingKept { .. } => Exit::Conflict,
@@ -374,7 +374,7 @@ impl Advice for FailoverError {
 
     fn hint(&self) -> Option<String> {
         let remedy = match self {
-            Self::Lease(error) => return error.hint(),
+            Self::Right(error) => return error.hint(),
             Self::Listed { .. } => "name every place that the witness lists, with --dead, if each is gone for good",
             Self::NoAnswer => "try again when it does",
             Self::NothingKept { .. } => "a Protected backup takes over without being asked when its primary is lost",
@@ -528,12 +528,12 @@ mod tests {
     #[test]
     fn refusal_of_the_witness_names_the_place_that_would_have_to_be_dead() {
         let place = Place { id: Incarnation([0xab; 16]), kind: PlaceKind::Process, location: Location::default() };
-        let (vm, witness) = ("vm0".to_owned(), protect::witness::Witness::None);
+        let (vm, witness) = ("vm0".to_owned(), protect::witness::WitnessName::NONE);
         let refusal = Refusal::MayBeWhole { place: Box::new(place.clone()) };
-        let error = LeaseError::Refused { vm: vm.clone(), witness, refusal };
+        let error = RightError::Refused { vm: vm.clone(), witness, refusal };
         assert_eq!(error.exit(), Exit::SplitBrain);
         assert!(error.hint().expect("a hint").ends_with("--dead abababab"), "{error}");
-        let error = LeaseError::Copy { vm, listed: vec![place.clone(), place] };
+        let error = RightError::Copy { vm, listed: vec![place.clone(), place] };
         assert!(error.hint().expect("a hint").ends_with("--dead abababab --dead abababab"), "{error}");
     }
 
