@@ -9,9 +9,9 @@ use machine::MachineError;
 use snapshot::disk::DiskError;
 use snapshot::disklog::LogError;
 
-use crate::lease::LeaseError;
 use crate::local::LocalError;
 use crate::log::{DiskLogError, PlaceError};
+use crate::registrant::RightError;
 use crate::transport::Endpoint;
 
 /// Why a guest is not protected, or not any more.
@@ -31,7 +31,7 @@ pub enum ProtectError {
     Local(#[from] LocalError),
     /// The right to run.
     #[error(transparent)]
-    Lease(#[from] LeaseError),
+    Right(#[from] RightError),
     /// The machine.
     #[error(transparent)]
     Machine(#[from] MachineError),

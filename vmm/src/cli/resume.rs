@@ -43,6 +43,9 @@ pub(super) struct ResumeArgs {
     /// State directory of the VM
     #[arg(long, value_name = "DIR", group = "which", value_hint = ValueHint::DirPath)]
     state_dir: Option<PathBuf>,
+    /// Directory with certificates for TLS with its backup, see `outlast run --help` [default: as it ran before]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    tls_dir: Option<PathBuf>,
     /// DANGEROUS: declares that the VM's backup neither continued the guest nor will. Only for a VM with `--witness
     /// none`, where nothing else can tell. If it is wrong, two guests run. It does not overrule a witness
     #[arg(long)]
@@ -63,13 +66,14 @@ pub(super) struct ResumeArgs {
 }
 
 pub(super) fn execute(args: ResumeArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
-    let ResumeArgs { name, state_dir, backup_is_gone, dead, boot, term, target } = args;
-    let config = VmConfig::of_state_dir(name.as_deref(), state_dir).map_err(|error| match Failure::from(error) {
+    let ResumeArgs { name, state_dir, tls_dir, backup_is_gone, dead, boot, term, target } = args;
+    let mut config = VmConfig::of_state_dir(name.as_deref(), state_dir).map_err(|error| match Failure::from(error) {
         failure if failure.exit == Exit::NotFound => failure.with_hint(
             "there is no such VM; a VM that runs with `--protect local` leaves its state in /dev/shm/outlast/NAME or its --state-dir",
         ),
         failure => failure,
     })?;
+    config.name_tls_dir(tls_dir);
     logging::start(config.log_format);
     logging::warn_each(&config.name, &config.warnings());
     match (boot, term) {

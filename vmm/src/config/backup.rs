@@ -11,9 +11,9 @@ use super::error::ConfigError;
 use super::names::{api_socket, check_name, default_state_dir, resolve_nets, rooted, rooted_endpoint, rooted_witness};
 use super::options::{BackupOptions, EventMonitor, LogFormat};
 use super::units::time_text;
-use super::vm::{check_detection, split_brain_warning};
+use super::vm::{check_channel, check_detection, split_brain_warning};
 use protect::transport::Endpoint;
-use protect::witness::Witness;
+use protect::witness::WitnessName;
 
 /// The backup of one VM. CPUs, memory and kernel are the primary's; they come over the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +35,10 @@ pub struct BackupConfig {
     #[serde(default)]
     pub disk_log: Option<PathBuf>,
     /// Who proves the primary fenced; the same as the primary's.
-    pub witness: Witness,
+    pub witness: WitnessName,
+    /// Certificates for TLS with the primary. `None`: clear text, which leaves this host only where it is named.
+    #[serde(default)]
+    pub tls_dir: Option<PathBuf>,
     /// 50 ms to 60 s of silence until the primary counts as lost.
     #[serde(with = "time_text")]
     pub detect: Duration,
@@ -64,6 +67,7 @@ impl TryFrom<BackupOptions> for BackupConfig {
             state_dir,
             disk_log,
             witness,
+            tls_dir,
             detect,
             heartbeat,
             api_socket: typed_socket,
@@ -75,13 +79,16 @@ impl TryFrom<BackupOptions> for BackupConfig {
         check_name(&name)?;
         let typed_state_dir = state_dir.unwrap_or_else(|| default_state_dir(&name));
         let (detect, heartbeat) = check_detection(detect.map(|t| t.0), heartbeat.map(|t| t.0))?;
+        let listen = rooted_endpoint(listen.ok_or(ConfigError::Missing("listen"))?);
+        check_channel("listen", &listen, tls_dir.is_some())?;
         Ok(BackupConfig {
-            listen: rooted_endpoint(listen.ok_or(ConfigError::Missing("listen"))?),
+            listen,
             disks: disk.into_iter().map(DiskConfig::rooted).collect(),
             nets: resolve_nets(&name, net)?,
             console: console.unwrap_or(Console::Stdio).rooted(),
             disk_log: disk_log.map(rooted),
             witness: rooted_witness(witness.ok_or(ConfigError::Missing("witness"))?),
+            tls_dir: tls_dir.map(rooted),
             detect,
             heartbeat,
             api_socket: api_socket(typed_socket, &typed_state_dir)?,
@@ -96,10 +103,10 @@ impl TryFrom<BackupOptions> for BackupConfig {
 impl BackupConfig {
     /// What is allowed but risky, each as one sentence that names the risk. For the log and for `status`.
     pub fn warnings(&self) -> Vec<String> {
-        let unwitnessed = (self.witness == Witness::None).then(split_brain_warning);
+        let unwitnessed = (self.witness.is_none()).then(split_brain_warning);
         let open = self.listens_everywhere().then(|| {
             "--listen names every address of this host, and replication is not encrypted: anybody who reaches the \
-             port can read and alter the guest; give it the address of the network between the two hosts"
+             port can read and alter the guest; give it the address of the network between the two hosts, or --tls-dir"
                 .to_owned()
         });
         unwitnessed.into_iter().chain(open).collect()
@@ -107,8 +114,10 @@ impl BackupConfig {
 
     fn listens_everywhere(&self) -> bool {
         match &self.listen {
-            Endpoint::Tcp { host, .. } => host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()),
-            Endpoint::Unix(_) => false,
+            Endpoint::Tcp { host, is_clear: true, .. } => {
+                host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
+            }
+            Endpoint::Tcp { .. } | Endpoint::Unix(_) => false,
         }
     }
 }

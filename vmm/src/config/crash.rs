@@ -9,7 +9,7 @@ use super::names::out_of_range;
 use super::units::format_size;
 use super::vm::StartFrom;
 use protect::local::{RETAIN_MAX, RetainCount};
-use protect::witness::Witness;
+use protect::witness::WitnessName;
 
 const RETAIN_BYTES_MIN: u64 = 1 << 20;
 /// Reaches back about half a minute: as far as a guest's own watchdog needs to notice that it stands still.
@@ -52,7 +52,7 @@ pub(super) fn check(
     asked: &Asked,
     start: &StartFrom,
     protect: &[Protect],
-    witness: &Witness,
+    witness: &WitnessName,
     memory_bytes: u64,
 ) -> Result<(OnGuestPanic, Option<Retain>), ConfigError> {
     let policy = asked.policy.unwrap_or_default();
@@ -62,7 +62,7 @@ pub(super) fn check(
         return contradiction("on-guest-panic=reset", "restore", why);
     }
     let has_backup = protect.iter().any(|one| matches!(one, Protect::Backup(_)));
-    if policy != OnGuestPanic::Stop && has_backup && *witness == Witness::None {
+    if policy != OnGuestPanic::Stop && has_backup && witness.is_none() {
         let why = "the guest may start again only when its backup cannot continue the old one, and only a witness can \
              make sure of that";
         return contradiction("on-guest-panic", "witness=none", why);
@@ -107,7 +107,7 @@ mod tests {
         let start = StartFrom::Snapshot("/s".into());
         let protect: Vec<Protect> = protect.split(' ').map(|text| text.parse().expect("well formed")).collect();
         let asked = Asked { policy: Some(policy), retain, retain_bytes };
-        check(&asked, &start, &protect, &Witness::File("/w".into()), MEMORY).map(|(_, retain)| retain)
+        check(&asked, &start, &protect, &"file:/w".parse().expect("well formed"), MEMORY).map(|(_, retain)| retain)
     }
 
     #[test]
@@ -134,17 +134,17 @@ mod tests {
     #[test]
     fn guest_with_a_backup_begins_anew_only_with_a_witness() {
         let start = StartFrom::Kernel { kernel: "/k".into(), initramfs: None, cmdline: String::new() };
-        let with = |policy, witness: &Witness, protect: &[&str]| {
+        let with = |policy, witness: &WitnessName, protect: &[&str]| {
             let protect: Vec<Protect> = protect.iter().map(|text| text.parse().expect("well formed")).collect();
             check(&Asked { policy: Some(policy), retain: None, retain_bytes: None }, &start, &protect, witness, MEMORY)
         };
-        let (both, witness) = (["local", "tcp:b:7000"], Witness::File("/w".into()));
+        let (both, witness) = (["local", "tcp:b:7000"], "file:/w".parse().expect("well formed"));
         for policy in [OnGuestPanic::Reset, OnGuestPanic::Rollback] {
             assert_eq!(with(policy, &witness, &both).expect("allowed").0, policy);
-            let error = with(policy, &Witness::None, &both).expect_err("nobody decides");
+            let error = with(policy, &WitnessName::NONE, &both).expect_err("nobody decides");
             assert!(error.to_string().contains("witness"), "{error}");
-            with(policy, &Witness::None, &["local"]).expect("there is nobody else");
+            with(policy, &WitnessName::NONE, &["local"]).expect("there is nobody else");
         }
-        with(OnGuestPanic::Stop, &Witness::None, &both).expect("it begins nothing anew");
+        with(OnGuestPanic::Stop, &WitnessName::NONE, &both).expect("it begins nothing anew");
     }
 }

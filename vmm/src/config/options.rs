@@ -20,7 +20,7 @@ use super::units::{ByteSize, TimeSpan, as_text};
 use protect::epoch::capture::Mode;
 use protect::local::backing::{LocalLog, Survival};
 use protect::transport::Endpoint;
-use protect::witness::Witness;
+use protect::witness::WitnessName;
 use protect::{CommitDurability, OnDegraded};
 
 /// The form of the log on standard error.
@@ -153,7 +153,12 @@ pub struct RunOptions {
     /// or none. With none both sides may run the guest after a network cut, or after a host hangs for longer than
     /// --detect and comes back; its disks and clients then see two guests. Required with a backup
     #[arg(long, help_heading = "Protection", value_name = "file:DIR|none")]
-    pub witness: Option<Witness>,
+    pub witness: Option<WitnessName>,
+    /// Directory with certificates for TLS between the two hosts: ca-cert.pem, server-cert.pem, server-key.pem,
+    /// client-cert.pem, client-key.pem, as for Cloud Hypervisor. Without it a backup beyond this host needs
+    /// tcp:HOST:PORT,clear
+    #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub tls_dir: Option<PathBuf>,
     /// Silence after which the peer counts as lost, 50ms to 60s, at least three heartbeats. Too short: a loaded host is
     /// taken for dead. Too long: the guest is away that much longer [default: 500ms]
     #[arg(long, help_heading = "Protection", value_name = "TIME")]
@@ -220,7 +225,11 @@ pub struct BackupOptions {
     /// Who decides which side runs the guest when the two lose each other: file:DIR, the same directory as the
     /// primary's, or none (dangerous, see `outlast run --help`)
     #[arg(long, help_heading = "Protection", value_name = "file:DIR|none")]
-    pub witness: Option<Witness>,
+    pub witness: Option<WitnessName>,
+    /// Directory with certificates for TLS between the two hosts, see `outlast run --help`. Without it --listen beyond this
+    /// host needs tcp:HOST:PORT,clear
+    #[arg(long, help_heading = "Protection", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub tls_dir: Option<PathBuf>,
     /// Silence after which the primary counts as lost, 50ms to 60s, at least three heartbeats [default: 500ms]
     #[arg(long, help_heading = "Protection", value_name = "TIME")]
     pub detect: Option<TimeSpan>,
@@ -262,11 +271,11 @@ macro_rules! over {
 
 over!(RunOptions:
     one { name, kernel, initramfs, restore, cmdline, cpus, memory, console, state_dir, disk_log, epoch, min_epoch, capture,
-          protocol, interrupts, commit_durability, witness, detect, heartbeat, on_guest_panic, retain, retain_bytes,
+          protocol, interrupts, commit_durability, witness, tls_dir, detect, heartbeat, on_guest_panic, retain, retain_bytes,
           api_socket, config, log_format, event_monitor, local_log, require_survives, on_degraded, on_boundary_late }
     many { disk, net, protect });
 over!(BackupOptions:
-    one { listen, name, console, state_dir, disk_log, witness, detect, heartbeat, api_socket, config, log_format,
+    one { listen, name, console, state_dir, disk_log, witness, tls_dir, detect, heartbeat, api_socket, config, log_format,
           event_monitor }
     many { disk, net });
 

@@ -22,7 +22,7 @@ use protect::CommitDurability;
 use protect::epoch::capture::Mode;
 use protect::epoch::pace::EpochTime;
 use protect::transport::Endpoint;
-use protect::witness::Witness;
+use protect::witness::WitnessName;
 
 /// Bare guests run in as little.
 const MEMORY_BYTES_MIN: u64 = 2 << 20;
@@ -88,7 +88,10 @@ pub struct VmConfig {
     /// What a commit waits for.
     pub commit_durability: CommitDurability,
     /// Who decides which side runs after the two lost each other.
-    pub witness: Witness,
+    pub witness: WitnessName,
+    /// Certificates for TLS with a backup. `None`: clear text, which leaves this host only where it is named.
+    #[serde(default)]
+    pub tls_dir: Option<PathBuf>,
     /// No witness was named, not even `none`: then no backup may be added later either.
     #[serde(default)]
     pub unnamed_witness: bool,
@@ -169,6 +172,7 @@ impl TryFrom<RunOptions> for VmConfig {
             interrupts,
             commit_durability,
             witness,
+            tls_dir,
             detect,
             heartbeat,
             on_guest_panic,
@@ -209,11 +213,16 @@ impl TryFrom<RunOptions> for VmConfig {
         let memory_bytes = check_memory(memory.map_or(512 << 20, |ByteSize(bytes)| bytes))?;
         let is_protected = protect != [Protect::None];
         let has_backup = protect.iter().any(|target| matches!(target, Protect::Backup(_)));
+        for target in &protect {
+            if let Protect::Backup(endpoint) = target {
+                check_channel("protect", endpoint, tls_dir.is_some())?;
+            }
+        }
         let unnamed_witness = witness.is_none();
         if has_backup && unnamed_witness {
             return Err(ConfigError::Missing("witness"));
         }
-        let witness = rooted_witness(witness.unwrap_or(Witness::None));
+        let witness = rooted_witness(witness.unwrap_or(WitnessName::NONE));
         let asked = crash::Asked { policy: on_guest_panic, retain, retain_bytes: retain_bytes.map(|bytes| bytes.0) };
         let (on_guest_panic, retain) = crash::check(&asked, &start, &protect, &witness, memory_bytes)?;
         Ok(VmConfig {
@@ -236,6 +245,7 @@ impl TryFrom<RunOptions> for VmConfig {
             interrupts: interrupts.unwrap_or(Interrupts::Immediate),
             commit_durability: commit_durability.unwrap_or(CommitDurability::Disk),
             witness,
+            tls_dir: tls_dir.map(rooted),
             unnamed_witness,
             detect,
             heartbeat,
@@ -301,6 +311,11 @@ impl VmConfig {
         Ok(Self { state_dir: rooted(dir), api_socket, protect, ..self })
     }
 
+    /// Takes the certificates from `dir` from now on, if it is named.
+    pub fn name_tls_dir(&mut self, dir: Option<PathBuf>) {
+        self.tls_dir = dir.map(rooted).or(self.tls_dir.take());
+    }
+
     /// The backup, if there is to be one.
     pub fn backup(&self) -> Option<&Endpoint> {
         self.protect.iter().find_map(|target| match target {
@@ -316,7 +331,7 @@ impl VmConfig {
 
     /// What is allowed but risky, each as one sentence that names the risk. For the log and for `status`.
     pub fn warnings(&self) -> Vec<String> {
-        let unwitnessed = self.backup().is_some() && self.witness == Witness::None;
+        let unwitnessed = self.backup().is_some() && self.witness.is_none();
         let mut warnings: Vec<String> = unwitnessed.then(split_brain_warning).into_iter().collect();
         if self.backup().is_some() && self.commit_durability == CommitDurability::Memory {
             warnings.push(
@@ -326,6 +341,11 @@ impl VmConfig {
         }
         warnings
     }
+}
+
+/// Whether the guest may go to `endpoint`, or come from there.
+pub(super) fn check_channel(field: &'static str, endpoint: &Endpoint, has_tls: bool) -> Result<(), ConfigError> {
+    endpoint.check(has_tls).map_err(|source| ConfigError::Channel { field, source })
 }
 
 /// What goes wrong with a backup and no witness.

@@ -18,7 +18,9 @@ use super::right::{Resumed, Right};
 use super::rollback::{self, limits_of};
 use super::signals::Signals;
 use super::terminal::Terminal;
-use super::{as_json, bind_api, exit_of, files, local, open_events, uses, write_config};
+use super::{
+    as_json, bind_api, credentials, credentials_or_warning, exit_of, files, local, open_events, uses, write_config,
+};
 use crate::api::Server;
 use crate::cli::Named;
 use crate::config::{Interrupts, OnGuestPanic, Protect, StartFrom, VmConfig};
@@ -32,7 +34,8 @@ use protect::fault;
 use protect::local::pairing::{Pairing, unused_after};
 use protect::local::{Anew, LocalStore};
 use protect::log::{DiskLog, FoundLog};
-use protect::{Guardian, GuardianConfig, Lease, Life, Sequel};
+use protect::transport::Credentials;
+use protect::{Guardian, GuardianConfig, Life, Registrant, Sequel};
 
 /// How long the end of a VM waits for a console that does not take what the guest said.
 const CONSOLE_END_WAIT: Duration = Duration::from_secs(2);
@@ -56,14 +59,16 @@ fn pace_of(config: &VmConfig) -> Pace {
 /// `dead`: places at the witness that the operator says are dead.
 pub(super) fn run(config: &VmConfig, dead: &[String]) -> Result<Exit, Failure> {
     let signals = Signals::take()?;
-    boot(config, &signals, guardian_config(config), dead, |file| file.forget())
+    let credentials = credentials(config.tls_dir.as_deref())?;
+    boot(config, &signals, guardian_config(config, credentials), dead, |file| file.forget())
 }
 
 /// The same after a crash of its guest, which counts. `life` is the guest's next.
 pub(super) fn boot_again(config: &VmConfig, life: Life) -> Result<Exit, Failure> {
     let signals = Signals::take()?;
     let Life { term, target } = life;
-    boot(config, &signals, GuardianConfig { term, target, ..guardian_config(config) }, &[], |_| Ok(()))
+    let credentials = credentials_or_warning(config.tls_dir.as_deref());
+    boot(config, &signals, GuardianConfig { term, target, ..guardian_config(config, credentials) }, &[], |_| Ok(()))
 }
 
 fn boot(
@@ -78,24 +83,24 @@ fn boot(
     let opened = parts::open(&config.disks, &config.nets, &config.console)?;
     let described = as_json(config);
     let api = bind_api(&config.api_socket, &config.state_dir)?;
-    let lease = Lease::open_in(&config.name, &config.witness, &config.state_dir)?;
+    let registrant = Registrant::open_in(&config.name, &config.witness, &config.state_dir)?;
     let events = open_events(config.event_monitor.as_ref())?;
     let looked = local::look_to_start(config, &opened.disks)?;
     let has_epoch = LocalStore::is_in(&config.state_dir);
     let store = Incarnation(random());
-    let begun = lease.begin(config.is_local().then(|| lease.store(store)), has_epoch, dead)?;
+    let begun = registrant.begin(config.is_local().then(|| registrant.store(store)), has_epoch, dead)?;
     let protection = GuardianConfig { term: begun.term.max(protection.term), store, ..protection };
     let images = images_of(&opened.disks);
     let made = make(config, opened, looked, settle).and_then(|made| {
         write_config(&config.state_dir, &described)?;
         if made.local.is_some() {
             let GuardianConfig { term, target, .. } = &protection;
-            Pairing::new(&lease, store, *term, FIRST_EPOCH, target.clone()).write(&config.state_dir)?;
+            Pairing::new(&registrant, store, *term, FIRST_EPOCH, target.clone()).write(&config.state_dir)?;
         }
         Ok(made)
     });
-    let Made { machine, inputs, log, local } = made.inspect_err(|_| lease.take_back(&begun))?;
-    let lease = Arc::new(lease);
+    let Made { machine, inputs, log, local } = made.inspect_err(|_| registrant.take_back(&begun))?;
+    let registrant = Arc::new(registrant);
     events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.cpus }));
     // Others may be restored from the same snapshot, and the guest that it was taken from may still run.
     let begins_generation = matches!(config.start, StartFrom::Snapshot(_));
@@ -106,7 +111,7 @@ fn boot(
         described,
         api,
         events,
-        lease,
+        registrant,
         machine,
         inputs,
         log,
@@ -167,7 +172,7 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
     let mut ram = store.map_ram()?;
     // What the guest did after the epoch that it goes back to was seen.
     let begins_generation = back.is_some();
-    let Resumed { lease, term, mut running, target, store: id } = right.win(config, last.fork, named)?;
+    let Resumed { registrant, term, mut running, target, store: id } = right.win(config, last.fork, named)?;
     write_config(&config.state_dir, &described)?;
     let log = found.recover()?;
     store.bind_if_new(|| local::binding(&log, life, &opened.disks))?;
@@ -202,7 +207,9 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
         }),
     );
     let fork = Some(last.fork);
-    let protection = GuardianConfig { term, fork, target, begins_afresh: false, store: id, ..guardian_config(config) };
+    let credentials = credentials_or_warning(config.tls_dir.as_deref());
+    let protection = guardian_config(config, credentials);
+    let protection = GuardianConfig { term, fork, target, begins_afresh: false, store: id, ..protection };
     let local = Some(store);
     serve(Launch {
         config,
@@ -211,7 +218,7 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
         described,
         api,
         events,
-        lease,
+        registrant,
         machine,
         inputs,
         log,
@@ -229,7 +236,7 @@ struct Launch<'a> {
     described: serde_json::Value,
     api: Server,
     events: Arc<Events>,
-    lease: Arc<Lease>,
+    registrant: Arc<Registrant>,
     machine: EpochMachine,
     inputs: Inputs,
     log: DiskLog,
@@ -248,7 +255,7 @@ fn serve(launch: Launch<'_>) -> Result<Exit, Failure> {
         described,
         api,
         events,
-        lease,
+        registrant,
         machine,
         inputs,
         log,
@@ -260,7 +267,7 @@ fn serve(launch: Launch<'_>) -> Result<Exit, Failure> {
     if config.protect != [Protect::None] {
         files.warn();
     }
-    let guardian = Guardian::start(machine.clone(), protection, log, lease, Arc::clone(&events), local)?;
+    let guardian = Guardian::start(machine.clone(), protection, log, registrant, Arc::clone(&events), local)?;
     let watcher = Arc::clone(&guardian);
     let node = Node::primary(
         Described {
@@ -304,10 +311,11 @@ fn make_machine(config: &VmConfig, parts: Parts) -> Result<EpochMachine, Failure
     }
 }
 
-fn guardian_config(config: &VmConfig) -> GuardianConfig {
+fn guardian_config(config: &VmConfig, credentials: Option<Credentials>) -> GuardianConfig {
     GuardianConfig {
         vm_name: config.name.clone(),
         target: config.backup().cloned(),
+        credentials,
         durability: config.commit_durability,
         detect: config.detect,
         heartbeat: config.heartbeat,

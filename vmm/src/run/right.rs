@@ -10,22 +10,21 @@ use crate::cli::Named;
 use crate::config::VmConfig;
 use crate::exit::{Exit, Failure};
 use machine::random::id as random;
-use protect::Lease;
+use protect::Registrant;
 use protect::fault;
 use protect::local::pairing::{Pairing, unused_after};
 use protect::transport::Endpoint;
-use protect::witness::Witness;
 
 /// The right to resume a guest, not exercised yet. The state directory is in use by nobody else.
 pub(super) struct Right {
-    lease: Lease,
+    registrant: Registrant,
     /// None: the guest never had a witness, nor a backup that was whole.
     pairing: Option<Pairing>,
 }
 
 /// What continues the guest, by right.
 pub(super) struct Resumed {
-    pub(super) lease: Arc<Lease>,
+    pub(super) registrant: Arc<Registrant>,
     pub(super) term: Term,
     /// The next epoch: numbers that may have been used since the last committed one are not used again.
     pub(super) running: EpochId,
@@ -39,30 +38,30 @@ impl Right {
     pub(super) fn open(config: &VmConfig) -> Result<Self, Failure> {
         let pairing = Pairing::read(&config.state_dir)?;
         let witness = pairing.as_ref().map_or(&config.witness, |pairing| &pairing.witness);
-        let lease = Lease::open_in(&config.name, witness, &config.state_dir)?;
-        lease.remember(pairing.as_ref().and_then(|pairing| pairing.known));
-        Ok(Self { lease, pairing })
+        let registrant = Registrant::open_in(&config.name, witness, &config.state_dir)?;
+        registrant.remember(pairing.as_ref().and_then(|pairing| pairing.known));
+        Ok(Self { registrant, pairing })
     }
 
     /// Wins the next view, and remembers that: `last` is the last committed epoch. From here on no backup continues the
     /// guest; so what can fail without that comes before.
     pub(super) fn win(self, config: &VmConfig, last: Fork, named: &Named) -> Result<Resumed, Failure> {
-        let Self { lease, pairing } = self;
+        let Self { registrant, pairing } = self;
         let running =
             unused_after(last.count()).max(pairing.as_ref().map_or(EpochId(0), |pairing| pairing.unused_from));
         let target = pairing.as_ref().map_or_else(|| config.backup().cloned(), |pairing| pairing.target.clone());
         let store = pairing.as_ref().map_or_else(|| Incarnation(random()), |pairing| pairing.store);
         if let Some(pairing) = &pairing
             && pairing.session().is_some()
-            && pairing.witness == Witness::None
+            && pairing.witness.is_none()
             && !named.backup_is_gone
         {
             return Err(nobody_knows(config));
         }
-        let term = lease.resume(lease.store(store), last, &named.dead)?;
+        let term = registrant.resume(registrant.store(store), last, &named.dead)?;
         fault::reached(fault::SESSION_CLAIMED);
-        Pairing::new(&lease, store, term, running, target.clone()).write(&config.state_dir)?;
-        Ok(Resumed { lease: Arc::new(lease), term, running, target, store })
+        Pairing::new(&registrant, store, term, running, target.clone()).write(&config.state_dir)?;
+        Ok(Resumed { registrant: Arc::new(registrant), term, running, target, store })
     }
 }
 

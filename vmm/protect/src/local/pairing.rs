@@ -23,10 +23,10 @@ use serde::{Deserialize, Serialize};
 use snapshot::durable;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::Lease;
+use crate::Registrant;
 use crate::epoch::IN_FLIGHT_EPOCHS_MAX;
 use crate::transport::Endpoint;
-use crate::witness::Witness;
+use crate::witness::WitnessName;
 
 /// Its name in the state directory.
 pub(super) const PAIRING: &str = "pairing";
@@ -38,7 +38,7 @@ const BYTES_MAX: u64 = 64 << 10;
 #[serde(deny_unknown_fields)]
 pub struct Pairing {
     /// The witness.
-    pub witness: Witness,
+    pub witness: WitnessName,
     /// Which store this directory is in the VM's register.
     pub store: Incarnation,
     /// The newest record of the register that this side has seen.
@@ -84,11 +84,17 @@ pub enum PairingError {
 impl Pairing {
     /// A record of a life of the guest that began with epoch `first`, of the directory that is `store`: it names no
     /// session.
-    pub fn new(lease: &Lease, store: Incarnation, term: Term, first: EpochId, target: Option<Endpoint>) -> Self {
+    pub fn new(
+        registrant: &Registrant,
+        store: Incarnation,
+        term: Term,
+        first: EpochId,
+        target: Option<Endpoint>,
+    ) -> Self {
         Self {
-            witness: lease.witness().clone(),
+            witness: registrant.witness().clone(),
             store,
-            known: lease.known(),
+            known: registrant.known(),
             term: term.0,
             session: None,
             unused_from: unused_after(first),
@@ -155,7 +161,7 @@ fn session_of(text: &str) -> Option<SessionId> {
 #[cfg(feature = "fuzzing")]
 pub(super) fn fuzzing_valid() -> Vec<u8> {
     encode(&Pairing {
-        witness: Witness::None,
+        witness: WitnessName::NONE,
         store: Incarnation([9; 16]),
         known: None,
         term: 3,
@@ -180,8 +186,8 @@ mod tests {
 
     fn pairing(session: Option<SessionId>) -> Pairing {
         let target = "tcp:b.example:7000".parse().expect("well formed");
-        let lease = Lease::open("vm0", &Witness::None).expect("/proc is there");
-        Pairing::new(&lease, Incarnation([9; 16]), Term(3), EpochId(77), Some(target)).with(session)
+        let registrant = Registrant::open("vm0", &WitnessName::NONE).expect("/proc is there");
+        Pairing::new(&registrant, Incarnation([9; 16]), Term(3), EpochId(77), Some(target)).with(session)
     }
 
     #[test]

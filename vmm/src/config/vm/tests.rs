@@ -97,32 +97,59 @@ fn vm_detect_needs_three_heartbeats() {
 fn vm_protect_contradictions_are_refused() {
     let list = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("well formed")).collect::<Vec<Protect>>();
     assert!(message(|o| o.protect = list(&["none", "local"])).contains("none excludes every other"));
-    assert!(message(|o| o.protect = list(&["tcp:a:1", "tcp:b:1"])).contains("at most one"));
+    assert!(message(|o| o.protect = list(&["tcp:a:1,clear", "tcp:b:1,clear"])).contains("at most one"));
     let both = check(|o| {
-        o.protect = list(&["local", "tcp:b:1", "local"]);
-        o.witness = Some(Witness::None);
+        o.protect = list(&["local", "tcp:b:1,clear", "local"]);
+        o.witness = Some(WitnessName::NONE);
     });
     let both = both.expect("both");
-    assert_eq!(both.protect, list(&["local", "tcp:b:1"]));
+    assert_eq!(both.protect, list(&["local", "tcp:b:1,clear"]));
     assert!(both.is_local() && both.backup().is_some());
 }
 
 #[test]
 fn vm_backup_without_a_named_witness_is_refused_and_with_none_is_warned_about() {
-    let protected = |o: &mut RunOptions| o.protect = vec!["tcp:b:1".parse().expect("well formed")];
+    let protected = |o: &mut RunOptions| o.protect = vec!["tcp:b:1,clear".parse().expect("well formed")];
     assert_eq!(message(protected), "--witness is missing");
     let vm = check(|o| {
         protected(o);
-        o.witness = Some(Witness::None);
+        o.witness = Some(WitnessName::NONE);
     });
     let vm = vm.expect("allowed");
     assert!(!vm.unnamed_witness && check(|_| {}).expect("alone").unnamed_witness);
     assert!(vm.warnings()[0].contains("both may run the guest"), "{:?}", vm.warnings());
     let vm = check(|o| {
-        o.protect = vec!["tcp:b:1".parse().expect("well formed")];
-        o.witness = Some(Witness::File("/shared".into()));
+        o.protect = vec!["tcp:b:1,clear".parse().expect("well formed")];
+        o.witness = Some("file:/shared".parse().expect("well formed"));
     });
     assert!(vm.expect("allowed").warnings().is_empty());
+}
+
+#[test]
+fn clear_text_beyond_this_host_is_named_or_refused() {
+    let to = |target: &'static str, tls: Option<&'static str>| {
+        move |o: &mut RunOptions| {
+            o.protect = vec![target.parse().expect("well formed")];
+            (o.witness, o.tls_dir) = (Some(WitnessName::NONE), tls.map(PathBuf::from));
+        }
+    };
+    let error = check(to("tcp:b:1", None)).expect_err("nobody said so");
+    assert!(error.to_string().starts_with("--protect tcp:b:1 is not on this host"), "{error}");
+    assert!(error.hint().expect("a hint").contains("--tls-dir"));
+    assert!(message(to("tcp:b:1,clear", Some("/tls"))).contains("asks for clear text"));
+    assert_eq!(check(to("tcp:b:1", Some("/tls"))).expect("encrypted").tls_dir, Some("/tls".into()));
+    for here in ["tcp:127.0.0.1:1", "unix:/run/b.sock", "tcp:b:1,clear"] {
+        assert_eq!(check(to(here, None)).expect("allowed").tls_dir, None);
+    }
+    let backup = BackupOptions {
+        name: Some("vm0".into()),
+        listen: Some("tcp:10.0.0.2:1".parse().expect("well formed")),
+        witness: Some(WitnessName::NONE),
+        ..BackupOptions::default()
+    };
+    let error = BackupConfig::try_from(backup).expect_err("nobody said so");
+    assert_eq!(error.exit(), Exit::Usage);
+    assert!(error.to_string().starts_with("--listen tcp:10.0.0.2:1 is not on this host"), "{error}");
 }
 
 #[test]
@@ -164,7 +191,10 @@ fn vm_paths_are_whole_so_that_a_resume_from_elsewhere_means_the_same() {
     assert_eq!((vm.console, vm.disk_log), (Console::File(here.join("c")), Some(here.join("logs"))));
     assert_eq!(
         (vm.event_monitor.map(|monitor| monitor.path), vm.witness),
-        (Some(here.join("e")), Witness::File(here.join("w")))
+        (
+            Some(here.join("e")),
+            format!("file:{}", here.join("w").display()).parse::<WitnessName>().expect("well formed")
+        )
     );
     assert_eq!(vm.api_socket, here.join("s/api.sock"));
     let snapshot = check(|o| (o.kernel, o.restore) = (None, Some("snap".into()))).expect("allowed");
@@ -190,14 +220,14 @@ fn vm_json_gives_the_same_configuration_back() {
 fn backup_needs_listen_and_name_and_warns_without_witness() {
     let typed = || BackupOptions {
         name: Some("vm0".into()),
-        listen: Some("tcp:0.0.0.0:7000".parse().expect("well formed")),
-        witness: Some(Witness::None),
+        listen: Some("tcp:0.0.0.0:7000,clear".parse().expect("well formed")),
+        witness: Some(WitnessName::NONE),
         ..BackupOptions::default()
     };
     let backup = BackupConfig::try_from(typed()).expect("enough");
-    assert_eq!(backup.listen.to_string(), "tcp:0.0.0.0:7000");
+    assert_eq!(backup.listen.to_string(), "tcp:0.0.0.0:7000,clear");
     assert_eq!(backup.warnings().len(), 2, "no witness, and every address");
-    let listen = Some("tcp:10.78.0.2:7000".parse().expect("well formed"));
+    let listen = Some("tcp:10.78.0.2:7000,clear".parse().expect("well formed"));
     let backup = BackupConfig::try_from(BackupOptions { listen, ..typed() }).expect("enough");
     assert_eq!(backup.warnings().len(), 1);
     let listen = Some("unix:/run/vm0.sock".parse().expect("well formed"));
