@@ -102,7 +102,7 @@ fn what_is_not_built_is_unknown_and_proposed_nowhere() {
     assert_refused(&outlast(&["snapshot", "--state-dir", "/s"]), 2, &["snapshot", "unrecognized subcommand"]);
     assert_refused(&outlast(&["ctl", "--name", "vm0", "switchover"]), 2, &["switchover", "unrecognized subcommand"]);
     assert_refused(&outlast(&["ctl", "--name", "vm0", "protect", "local"]), 2, &["local", "tcp:HOST:PORT"]);
-    assert_refused(&place.run(&["--witness", "etcd:http://e:2379"]), 2, &["not in this version", "file:DIR"]);
+    assert_refused(&place.run(&["--witness", "etcd:e:2379"]), 2, &["etcd:http://HOST:PORT", "file:DIR"]);
 }
 
 /// docs/THREATS.md: replication is not encrypted, so `--listen` names the address of the network that only the two hosts reach.

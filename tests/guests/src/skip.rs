@@ -5,6 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use protect::testing::EtcdServer;
+
 /// What a test may need of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
@@ -20,6 +22,8 @@ pub enum Need {
     Userfaultfd,
     /// The program `strace`.
     Strace,
+    /// The program `etcd`.
+    Etcd,
 }
 
 impl Need {
@@ -38,6 +42,9 @@ impl Need {
                 machine::memory::uffd::Uffd::open().err().map(|error| format!("no userfaultfd: {error}"))
             }
             Self::Strace => (!runs("strace")).then(|| "there is no `strace`".into()),
+            Self::Etcd => {
+                (!EtcdServer::is_there()).then(|| "there is no `etcd` on the PATH: scripts/etcd has one".into())
+            }
             Self::Network if !Path::new("/dev/net/tun").exists() => Some("there is no /dev/net/tun".into()),
             Self::Network => (!runs("ip")).then(|| "there is no `ip` (package iproute2)".into()),
         }

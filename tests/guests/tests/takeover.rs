@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use guests::place::{wait_progress, wait_value};
 use guests::wire::Wire;
+use protect::testing::EtcdServer;
+
 use guests::{Guest, Pair, Place, Seed, Vm, console, needs, tls, wait};
 
 /// Kills the primary of `guest` at a random moment and compares both consoles with what the guest has to say.
@@ -93,6 +95,32 @@ fn kill_primary_over_tls_goes_on_without_a_seam_and_strangers_are_sent_away() {
     backup.wait_event("protected");
     drop(silent);
     survives_kill_of(Pair { primary, backup }, &guest, &mut seed);
+}
+
+#[test]
+fn kill_primary_and_the_leader_of_etcd_goes_on_without_a_seam_and_only_once() {
+    needs!(Kvm, Etcd);
+    let (place, guest, mut seed) = (Place::new(), Guest::counter(), Seed::new());
+    let mut etcd = EtcdServer::start(&place.path("etcd"), 3);
+    let backup = place.backup("b", &guest).instead("--witness", etcd.option()).start();
+    let primary = place.primary("a", &guest, backup.port()).instead("--witness", etcd.option()).start();
+    let mut pair = Pair { primary, backup };
+    pair.primary.wait_event("protected");
+    pair.backup.wait_event("protected");
+    wait_progress(&pair.primary, &guest, 1 + seed.below(40));
+    etcd.kill(etcd.leader());
+    pair.primary.kill();
+    pair.backup.wait_event("failover-finished");
+    let before = console::latest(&guest, &pair.primary.console()).expect("the guest was seen to make progress");
+    wait_value(&pair.backup, &guest, before + 30 * guest.step);
+    // Whoever starts the primary again, as a supervisor does, is told who has the guest.
+    let again = place.primary("a", &guest, pair.backup.port()).instead("--witness", etcd.option()).start();
+    assert_eq!(again.wait(), 6);
+    assert_eq!(pair.backup.ctl(&["stop"]).0, 0);
+    assert_eq!(pair.backup.wait(), 0);
+    let joined =
+        console::join(&guest, &pair.primary.console(), &pair.backup.console()).unwrap_or_else(|e| panic!("{e}"));
+    assert!(console::check(&guest, &joined).expect("it was joined").last > before);
 }
 
 fn path(dir: &Path) -> String {

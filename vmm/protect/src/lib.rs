@@ -30,6 +30,8 @@ mod mailbox;
 mod preflight;
 mod registrant;
 mod room;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod transport;
 mod unwitnessed;
 mod upkeep;

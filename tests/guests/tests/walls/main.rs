@@ -23,7 +23,7 @@ const NEVER: [(&str, &[&str]); 5] = [
     ("recoverable", &["kvm-bindings", "kvm-ioctls", "vm-memory", "virtio-queue", "snapshot", "devices", "replication"]),
     ("devices", &["kvm-bindings", "kvm-ioctls", "event-manager", "replication"]),
     ("replication", &["libc", "rustix", "kvm-bindings", "kvm-ioctls", "vm-memory", "snapshot", "devices"]),
-    ("protect", &["clap", "toml", "httparse", "tracing-subscriber"]),
+    ("protect", &["clap", "toml", "tracing-subscriber"]),
 ];
 
 fn root() -> PathBuf {

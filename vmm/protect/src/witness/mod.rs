@@ -1,17 +1,19 @@
 //! The witness: which of two sides continues the guest after they lost each other, and whether a VM may be started.
 //!
 //! A witness keeps the registers ([`replication::view`]) of VMs. What may be appended is decided there; here it is performed. Each kind
-//! is a file: [`file`] in a directory that the hosts share, [`none`] where nobody decides. A [`WitnessName`] says which one a VM has.
+//! is a file: [`file`] in a directory that the hosts share, [`etcd`] in a cluster of that, [`none`] where nobody decides. A [`WitnessName`] says which one a VM has.
 //!
 //! Invariants that a kind keeps: a record is never changed and never removed; of many that append to one number exactly one succeeds;
 //! whoever sees a record will see it again, after any crash. Every call answers, or fails, within seconds. Not here: time as proof.
 
 mod bounded;
+pub(crate) mod etcd;
 mod file;
 mod name;
 mod none;
 mod place;
 mod records;
+mod shared;
 
 use std::fmt::Debug;
 use std::io;
@@ -31,6 +33,15 @@ pub enum WitnessError {
     Open {
         /// The directory.
         dir: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The cluster cannot be used.
+    #[error("cannot use etcd at {addresses}")]
+    Etcd {
+        /// Its addresses.
+        addresses: String,
         /// Why.
         #[source]
         source: io::Error,

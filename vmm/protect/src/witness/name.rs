@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Witness, WitnessError, file, none};
+use super::{Witness, WitnessError, etcd, file, none};
 
 /// The kinds of witnesses. A new one is a file beside them, and a row here.
-static KINDS: &[&Kind] = &[&none::KIND, &file::KIND];
+static KINDS: &[&Kind] = &[&none::KIND, &etcd::KIND, &file::KIND];
 
 /// What becomes of a path.
 type PathChange = fn(PathBuf) -> PathBuf;
@@ -91,7 +91,6 @@ impl FromStr for WitnessName {
         let kind = KINDS.iter().find(|kind| kind.name == name && (kind.is_place)(place));
         match kind {
             Some(kind) => Ok(Self { kind, place: place.unwrap_or_default().to_owned() }),
-            None if name == "etcd" => Err("an etcd witness is not in this version; use file:DIR".into()),
             None => Err(format!("use {}", KINDS.iter().rev().map(|kind| kind.usage).collect::<Vec<_>>().join(" or "))),
         }
     }
@@ -121,7 +120,7 @@ mod tests {
 
     #[test]
     fn witness_text_round_trips() {
-        for text in ["none", "file:/shared/witness", "file:a:b"] {
+        for text in ["none", "file:/shared/witness", "file:a:b", "etcd:http://a:2379,http://b:2379"] {
             assert_eq!(name(text).to_string(), text);
         }
         assert_eq!(name("none"), WitnessName::NONE);
@@ -130,16 +129,11 @@ mod tests {
 
     #[test]
     fn witness_of_no_kind_is_refused_with_those_that_there_are() {
-        for text in ["", "file", "file:", "none:", "none:x", "files:/a", "/a"] {
+        for text in ["", "file", "file:", "none:", "none:x", "files:/a", "/a", "etcd:", "etcd:a:2379", "etcd:http://a"]
+        {
             let error = text.parse::<WitnessName>().expect_err("not a witness");
-            assert_eq!(error, "use file:DIR or none", "{text}");
+            assert_eq!(error, "use file:DIR or etcd:http://HOST:PORT[,http://HOST:PORT…] or none", "{text}");
         }
-    }
-
-    #[test]
-    fn witness_etcd_is_refused_as_not_in_this_version() {
-        let error = "etcd:http://e:2379".parse::<WitnessName>().expect_err("not built");
-        assert!(error.contains("not in this version"), "{error}");
     }
 
     #[test]

@@ -16,6 +16,8 @@ use replication::view::evidence::Statement;
 use replication::view::{Entry, Nonce, Record, RecordHash};
 use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, unlinkat};
 
+use super::shared::Store;
+
 /// The right to read, of the directory's group and of all others.
 const READERS: u32 = 0o044;
 /// A record is far smaller.
@@ -28,6 +30,75 @@ const NUMBER_MAX: u64 = 1 << 40;
 pub(super) struct Records {
     path: PathBuf,
     dir: Arc<File>,
+}
+
+impl Store for Records {
+    /// Writes, links and removes a file, as an append will.
+    fn probe(&self) -> io::Result<()> {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+        let (one, two) = (format!(".probe-{}.1", id.trim()), format!(".probe-{}.2", id.trim()));
+        self.write_new(&one, b"probe\n")?;
+        let linked = self.link(&one, &two).and_then(|()| self.remove_if_there(&two));
+        self.remove_if_there(&one)?;
+        linked
+    }
+
+    fn newest(&self, vm: &str) -> io::Result<Option<Entry>> {
+        self.check_same()?;
+        self.find_newest(vm)
+    }
+
+    fn from(&self, vm: &str, first: u64) -> io::Result<Vec<Entry>> {
+        self.check_same()?;
+        self.list(vm, first, first)
+    }
+
+    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Vec<Entry>> {
+        self.check_same()?;
+        // Whether it took place is seen by reading it back, after an error too.
+        let appended = self.link_record(vm, record);
+        self.check_same()?;
+        let durable = if appended.is_ok() { record.number } else { first };
+        let found = self.list(vm, first, durable)?;
+        match appended {
+            Err(error) if found.iter().all(|entry| entry.record.number != record.number) => Err(error),
+            _ => Ok(found),
+        }
+    }
+
+    fn leave(&self, vm: &str, nonce: Nonce) -> io::Result<()> {
+        self.check_same()?;
+        self.write_new(&meeting_name(vm, nonce), b"met\n")?;
+        self.dir.sync_all()
+    }
+
+    fn finds(&self, vm: &str, nonce: Nonce) -> io::Result<bool> {
+        self.check_same()?;
+        Ok(self.read_file(&meeting_name(vm, nonce))?.is_some())
+    }
+
+    fn take_away(&self, vm: &str, nonce: Nonce) -> io::Result<()> {
+        self.remove_if_there(&meeting_name(vm, nonce))
+    }
+
+    fn state(&self, vm: &str, statement: Statement) -> io::Result<()> {
+        self.check_same()?;
+        match self.write_new(&statement_name(vm, statement), b"stated\n") {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => self.dir.sync_all(),
+        }
+    }
+
+    fn withdraw(&self, vm: &str, statement: Statement) -> io::Result<()> {
+        self.check_same()?;
+        self.remove_if_there(&statement_name(vm, statement))
+    }
+
+    fn is_stated(&self, vm: &str, statement: Statement) -> io::Result<bool> {
+        self.check_same()?;
+        Ok(self.read_file(&statement_name(vm, statement))?.is_some())
+    }
 }
 
 impl Records {
@@ -47,42 +118,6 @@ impl Records {
             return Ok(());
         }
         Err(io::Error::other("another directory is there now: was it unmounted?"))
-    }
-
-    /// Writes, links and removes a file, as an append will.
-    pub(super) fn probe(&self) -> io::Result<()> {
-        let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
-        let (one, two) = (format!(".probe-{}.1", id.trim()), format!(".probe-{}.2", id.trim()));
-        self.write_new(&one, b"probe\n")?;
-        let linked = self.link(&one, &two).and_then(|()| self.remove_if_there(&two));
-        self.remove_if_there(&one)?;
-        linked
-    }
-
-    /// The newest record.
-    pub(super) fn newest(&self, vm: &str) -> io::Result<Option<Entry>> {
-        self.check_same()?;
-        self.find_newest(vm)
-    }
-
-    /// The records from `first` on.
-    pub(super) fn from(&self, vm: &str, first: u64) -> io::Result<Vec<Entry>> {
-        self.check_same()?;
-        self.list(vm, first, first)
-    }
-
-    /// Appends `record` unless its number is taken, and gives the records from `first` on.
-    pub(super) fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Vec<Entry>> {
-        self.check_same()?;
-        // Whether it took place is seen by reading it back, after an error too.
-        let appended = self.link_record(vm, record);
-        self.check_same()?;
-        let durable = if appended.is_ok() { record.number } else { first };
-        let found = self.list(vm, first, durable)?;
-        match appended {
-            Err(error) if found.iter().all(|entry| entry.record.number != record.number) => Err(error),
-            _ => Ok(found),
-        }
     }
 
     fn link_record(&self, vm: &str, record: &Record) -> io::Result<()> {
@@ -153,46 +188,6 @@ impl Records {
             return Err(failed(format!("it is record {}", record.number)));
         }
         Ok(Some(Entry { record, hash: RecordHash::of(&bytes) }))
-    }
-
-    /// Leaves a value for the other side to find.
-    pub(super) fn leave(&self, vm: &str, nonce: Nonce) -> io::Result<()> {
-        self.check_same()?;
-        self.write_new(&meeting_name(vm, nonce), b"met\n")?;
-        self.dir.sync_all()
-    }
-
-    /// Whether the other side's value is there.
-    pub(super) fn finds(&self, vm: &str, nonce: Nonce) -> io::Result<bool> {
-        self.check_same()?;
-        Ok(self.read_file(&meeting_name(vm, nonce))?.is_some())
-    }
-
-    /// Takes a value away that was found, or will not be looked for.
-    pub(super) fn take_away(&self, vm: &str, nonce: Nonce) -> io::Result<()> {
-        self.remove_if_there(&meeting_name(vm, nonce))
-    }
-
-    /// States something for others.
-    pub(super) fn state(&self, vm: &str, statement: Statement) -> io::Result<()> {
-        self.check_same()?;
-        match self.write_new(&statement_name(vm, statement), b"stated\n") {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(error),
-            Ok(()) => self.dir.sync_all(),
-        }
-    }
-
-    /// Removes a statement that is about nothing any more.
-    pub(super) fn withdraw(&self, vm: &str, statement: Statement) -> io::Result<()> {
-        self.check_same()?;
-        self.remove_if_there(&statement_name(vm, statement))
-    }
-
-    /// Whether somebody stated it.
-    pub(super) fn is_stated(&self, vm: &str, statement: Statement) -> io::Result<bool> {
-        self.check_same()?;
-        Ok(self.read_file(&statement_name(vm, statement))?.is_some())
     }
 
     fn read_file(&self, name: &str) -> io::Result<Option<Vec<u8>>> {

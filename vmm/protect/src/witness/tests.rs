@@ -12,14 +12,14 @@ use replication::view::{
     Attempt, Incarnation, Location, Outcome, Place, PlaceKind, Record, RecordHash, Register, RegisterId, Standing, Wish,
 };
 
-use super::file::FileWitness;
+use super::file::{self, FileWitness};
 use super::*;
 
 const VM: &str = "vm0.x";
 
 fn witness() -> (tempfile::TempDir, FileWitness) {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let witness = FileWitness::open(dir.path()).expect("writable");
+    let witness = file::open(dir.path()).expect("writable");
     (dir, witness)
 }
 
@@ -101,7 +101,7 @@ fn start_raced_by_many_threads_has_exactly_one_winner() {
         fs::create_dir(&dir).expect("made");
         let barrier = Barrier::new(RACERS.into());
         let race = |id: u8| {
-            let witness = FileWitness::open(&dir).expect("writable");
+            let witness = file::open(&dir).expect("writable");
             barrier.wait();
             wish(&witness, &mut Register::new(place(id), None), begin())
         };
@@ -125,7 +125,7 @@ fn racing_process() {
     let Ok(dir) = std::env::var("OUTLAST_TEST_WITNESS") else {
         return;
     };
-    let witness = FileWitness::open(Path::new(&dir)).expect("writable");
+    let witness = file::open(Path::new(&dir)).expect("writable");
     while !Path::new(&dir).join("go").exists() {
         thread::yield_now();
     }
@@ -177,7 +177,7 @@ fn directory_that_is_exchanged_under_its_path_gets_nothing() {
     let (dir, parent) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     let path = parent.path().join("mount");
     fs::rename(dir.path(), &path).expect("moved");
-    let witness = FileWitness::open(&path).expect("writable");
+    let witness = file::open(&path).expect("writable");
     let mut register = Register::new(place(1), None);
     assert!(matches!(wish(&witness, &mut register, begin()), Outcome::Won(_)));
     fs::rename(&path, parent.path().join("gone")).expect("moved");
@@ -194,7 +194,7 @@ fn directory_that_is_exchanged_under_its_path_gets_nothing() {
 #[test]
 fn peers_of_one_directory_find_what_they_left_and_those_of_a_copy_do_not() {
     let (dir, a) = witness();
-    let b = FileWitness::open(dir.path()).expect("writable");
+    let b = file::open(dir.path()).expect("writable");
     let (_other_dir, other) = self::witness();
     let nonce = a.leave(VM).expect("written");
     assert!(b.finds(VM, nonce).expect("it answers"));
@@ -244,8 +244,8 @@ fn storage_that_is_gone_is_no_answer() {
 fn open_missing_directory_is_not_found_and_is_not_made() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let missing = dir.path().join("mount");
-    let error = FileWitness::open(&missing).expect_err("missing");
-    let WitnessError::Open { dir: named, source } = error;
+    let error = file::open(&missing).expect_err("missing");
+    let WitnessError::Open { dir: named, source } = error else { panic!("{error}") };
     assert_eq!((&named, source.kind()), (&missing, io::ErrorKind::NotFound));
     assert!(!missing.exists());
 }

@@ -279,13 +279,22 @@ impl Advice for PairingError {
 
 impl Advice for WitnessError {
     fn exit(&self) -> Exit {
-        let Self::Open { source, .. } = self;
-        if source.kind() == ErrorKind::NotFound { Exit::NotFound } else { Exit::Error }
+        match self {
+            Self::Open { source, .. } if source.kind() == ErrorKind::NotFound => Exit::NotFound,
+            Self::Open { .. } | Self::Etcd { .. } => Exit::Error,
+        }
     }
 
     fn hint(&self) -> Option<String> {
-        let Self::Open { dir, .. } = self;
-        Some(format!("it must exist, be writable, and be the same storage on both hosts: `mkdir {}`", dir.display()))
+        Some(match self {
+            Self::Open { dir, .. } => {
+                format!("it must exist, be writable, and be the same storage on both hosts: `mkdir {}`", dir.display())
+            }
+            Self::Etcd { addresses, .. } => format!(
+                "give client addresses of one etcd cluster (3.4 or newer) whose majority runs, the same cluster on both hosts: \
+                 `etcdctl --endpoints {addresses} endpoint health`"
+            ),
+        })
     }
 }
 

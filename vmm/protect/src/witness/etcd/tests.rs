@@ -1,0 +1,228 @@
+//! A real etcd: what races, what fails, what lies.
+
+use std::sync::Barrier;
+use std::thread;
+use std::time::Instant;
+
+use replication::view::{Attempt, Incarnation, Location, Place, PlaceKind, RegisterId, Standing};
+
+use super::server::EtcdServer;
+use super::*;
+use crate::witness::random;
+
+const VM: &str = "vm0.x";
+
+/// A cluster of `count` members; nothing where etcd is missing, and the test is counted as skipped.
+fn started(count: usize) -> Option<(tempfile::TempDir, EtcdServer)> {
+    if !EtcdServer::is_there() {
+        machine::testing::say_skipped("etcd is not on the PATH: scripts/etcd has one");
+        return None;
+    }
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let server = EtcdServer::start(dir.path(), count);
+    Some((dir, server))
+}
+
+fn record(number: u64, id: u8) -> Record {
+    Record {
+        register: RegisterId([1; 16]),
+        number,
+        previous: RecordHash::default(),
+        attempt: Attempt(random()),
+        standing: Standing::Running,
+        primary: Place { id: Incarnation([id; 16]), kind: PlaceKind::Process, location: Location::default() },
+        store: None,
+        backups: Vec::new(),
+        branch: 1,
+        parent: None,
+        fork: None,
+        named_dead: Vec::new(),
+    }
+}
+
+fn append(cluster: &Cluster, record: Record) -> io::Result<Vec<Entry>> {
+    cluster.append(VM, &record, record.number)
+}
+
+fn numbers<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<u64> {
+    entries.into_iter().map(|entry| entry.record.number).collect()
+}
+
+/// Asks until there is an answer, as a claim does.
+fn insist<T>(mut ask: impl FnMut() -> io::Result<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(error) => assert!(begun.elapsed() < Duration::from_secs(60), "no answer for a minute: {error}"),
+        }
+    }
+}
+
+#[test]
+fn addresses_are_read_and_what_is_none_is_named() {
+    for text in ["http://127.0.0.1:2379", "http://a:1,http://[::1]:2"] {
+        assert_eq!(text.parse::<Addresses>().expect("well formed").to_string(), text);
+    }
+    for text in [
+        "",
+        "a:1",
+        "http://a",
+        "http://:1",
+        "http://a:0",
+        "http://a:1,",
+        "https://a:1",
+        "http://a:1/v3",
+        "http://u@a:1",
+    ] {
+        assert!(text.parse::<Addresses>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn probe_leaves_nothing() {
+    let Some((_dir, server)) = started(1) else { return };
+    let cluster = Cluster::new(server.all());
+    cluster.probe().expect("it answers");
+    let all = Range { key: encode("outlast/"), range_end: Some(encode("outlast0")), ..Range::default() };
+    assert!(cluster.post::<Found>("kv/range", &all).expect("it answers").kvs.is_empty());
+    assert!(cluster.newest(VM).expect("it answers").is_none());
+}
+
+#[test]
+fn record_is_appended_once_without_a_gap_and_read_back_over_several_pages() {
+    let Some((_dir, server)) = started(1) else { return };
+    let cluster = Cluster::new(server.all());
+    let ours = record(1, 1);
+    assert_eq!(append(&cluster, ours.clone()).expect("it answers")[0].record, ours);
+    assert_eq!(append(&cluster, record(1, 2)).expect("it answers")[0].record, ours);
+    let beyond = append(&cluster, record(3, 1)).expect("it answers");
+    assert!(beyond.is_empty(), "there is no record 2 that it could follow: {beyond:?}");
+    let count = u64::from(2 * PAGE_RECORDS + 3);
+    for number in 2..=count {
+        cluster.put_record(VM, &record(number, 1)).expect("it answers");
+    }
+    assert_eq!(numbers(&cluster.newest(VM).expect("it answers")), [count]);
+    let from = numbers(&cluster.from(VM, 2).expect("it answers"));
+    assert_eq!(from, (2..=count).collect::<Vec<_>>());
+    assert!(cluster.newest("vm0").expect("it answers").is_none(), "another VM");
+}
+
+#[test]
+fn append_raced_by_many_has_exactly_one_winner_each_while_the_leader_is_killed() {
+    const RACERS: u8 = 4;
+    const ROUNDS: u64 = 30;
+    let Some((_dir, mut server)) = started(3) else { return };
+    let barrier = Barrier::new(usize::from(RACERS) + 1);
+    let (all, barrier) = (server.all(), &barrier);
+    let race = |id: u8| {
+        let cluster = Cluster::new(all.clone());
+        barrier.wait();
+        let won = |round: &u64| {
+            let ours = record(*round, id);
+            // The same record until there is an answer: an earlier try may have taken place.
+            insist(|| append(&cluster, ours.clone()))[0].record == ours
+        };
+        (1..=ROUNDS).filter(won).collect::<Vec<_>>()
+    };
+    let mut won = thread::scope(|scope| {
+        let racers: Vec<_> = (1..=RACERS).map(|id| scope.spawn(move || race(id))).collect();
+        barrier.wait();
+        server.kill(server.leader());
+        racers.into_iter().flat_map(|racer| racer.join().expect("no panic")).collect::<Vec<_>>()
+    });
+    won.sort_unstable();
+    assert_eq!(won, (1..=ROUNDS).collect::<Vec<_>>());
+}
+
+#[test]
+fn cluster_without_a_majority_is_no_answer_and_knows_everything_when_it_is_back() {
+    let Some((_dir, mut server)) = started(3) else { return };
+    let cluster = Cluster::new(server.all());
+    let ours = record(1, 1);
+    append(&cluster, ours.clone()).expect("it answers");
+    server.kill(0);
+    insist(|| append(&cluster, record(2, 1)));
+    server.kill(1);
+    assert!(append(&cluster, record(3, 1)).is_err());
+    assert!(cluster.newest(VM).is_err(), "what one member has is no answer");
+    server.revive(0);
+    server.wait_up();
+    let found = insist(|| cluster.from(VM, 1));
+    // Nobody knows whether the append that failed takes place later.
+    assert!([&[1, 2][..], &[1, 2, 3]].contains(&&numbers(&found)[..]), "{found:?}");
+    assert_eq!(found[0].record, ours);
+}
+
+#[test]
+fn addresses_of_two_clusters_are_no_witness() {
+    let (Some((_a, mut one)), Some((_b, other))) = (started(1), started(1)) else { return };
+    let both = format!("{},{}", one.addresses[0], other.addresses[0]).parse().expect("addresses");
+    let cluster = Cluster::new(both);
+    append(&cluster, record(1, 1)).expect("the first answers");
+    one.kill(0);
+    let error = cluster.newest(VM).expect_err("the second is another cluster");
+    assert!(error.to_string().contains("is of cluster"), "{error}");
+}
+
+#[test]
+fn value_that_is_no_record_or_of_another_number_and_a_missing_record_are_no_answer() {
+    let Some((_dir, server)) = started(1) else { return };
+    let cluster = Cluster::new(server.all());
+    append(&cluster, record(1, 1)).expect("it answers");
+    let first = serde_json::to_vec(&record(1, 1)).expect("JSON");
+    for content in [&b"garbage"[..], b"", &first] {
+        cluster.put(&record_key(VM, 2), content).expect("written");
+        for error in [cluster.newest(VM).expect_err("not a record"), cluster.from(VM, 1).expect_err("not a record")] {
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+        }
+    }
+    cluster.put(&record_key(VM, 2), &serde_json::to_vec(&record(2, 1)).expect("JSON")).expect("written");
+    cluster.delete(&record_key(VM, 1)).expect("removed");
+    let error = cluster.from(VM, 1).expect_err("record 1 is missing");
+    assert!(error.to_string().contains("record 1 of vm0.x is missing"), "{error}");
+}
+
+#[test]
+fn what_is_left_is_found_until_it_is_taken_away_and_statements_until_they_are_withdrawn() {
+    let Some((_dir, server)) = started(1) else { return };
+    let cluster = Cluster::new(server.all());
+    let (nonce, dead) = (Nonce(random()), Statement::Dead(Incarnation([3; 16])));
+    cluster.leave(VM, nonce).expect("written");
+    assert!(Cluster::new(server.all()).finds(VM, nonce).expect("it answers"));
+    assert!(!cluster.finds("vm1", nonce).expect("it answers"));
+    cluster.take_away(VM, nonce).expect("removed");
+    assert!(!cluster.finds(VM, nonce).expect("it answers"));
+    for _ in 0..2 {
+        cluster.state(VM, dead).expect("written");
+    }
+    assert!(cluster.is_stated(VM, dead).expect("it answers"));
+    assert!(!cluster.is_stated(VM, Statement::Dead(Incarnation([4; 16]))).expect("it answers"));
+    cluster.withdraw(VM, dead).expect("removed");
+    assert!(!cluster.is_stated(VM, dead).expect("it answers"));
+}
+
+#[test]
+fn what_is_no_etcd_is_an_error_that_names_it() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let server = thread::spawn(move || {
+        use std::io::{Read, Write};
+        for answer in [
+            "HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\nnope",
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+        ] {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).expect("a request");
+            stream.write_all(answer.as_bytes()).expect("written");
+        }
+    });
+    let cluster = Cluster::new(address.parse().expect("an address"));
+    for expected in ["404 Not Found: nope", "does not answer as etcd does"] {
+        let error = cluster.newest(VM).expect_err("no etcd").to_string();
+        assert!(error.contains(&address) && error.contains(expected), "{error}");
+    }
+    server.join().expect("no panic");
+    assert!(cluster.newest(VM).expect_err("nobody listens").to_string().contains(&address));
+}
