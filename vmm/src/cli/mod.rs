@@ -19,7 +19,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 pub use answer::print;
 
@@ -62,6 +62,15 @@ pub struct Named {
     pub dead: Vec<String>,
     /// Where there is no witness: that the backup did not continue the guest.
     pub backup_is_gone: bool,
+}
+
+/// What `run` and `resume` take of it.
+#[derive(Args, Debug)]
+struct Dead {
+    /// DANGEROUS: declares a place that the witness lists to be dead, by the id in the message of refusal; repeatable.
+    /// If it is alive, two guests run until it finds out; what it wrote since is lost
+    #[arg(long, value_name = "ID")]
+    dead: Vec<String>,
 }
 
 /// A virtual machine monitor whose guests outlast the machine they run on

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, ValueHint};
 use replication::Term;
 
-use super::{Commands, Named, logging};
+use super::{Commands, Dead, Named, logging};
 use crate::config::VmConfig;
 use crate::exit::{Exit, Failure};
 use protect::Life;
@@ -47,10 +47,8 @@ pub(super) struct ResumeArgs {
     /// none`, where nothing else can tell. If it is wrong, two guests run. It does not overrule a witness
     #[arg(long)]
     backup_is_gone: bool,
-    /// DANGEROUS: declares a place that the witness lists to be dead, by the id in the message of refusal; repeatable.
-    /// If it is alive, two guests run until it finds out; what it wrote since is lost
-    #[arg(long, value_name = "ID")]
-    dead: Vec<String>,
+    #[command(flatten)]
+    dead: Dead,
     /// Boot it again: how this program continues after a crash of its guest
     #[arg(long, hide = true, requires = "term")]
     boot: bool,
@@ -63,14 +61,14 @@ pub(super) struct ResumeArgs {
 }
 
 pub(super) fn execute(args: ResumeArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
-    let ResumeArgs { name, state_dir, backup_is_gone, dead, boot, term, target } = args;
+    let ResumeArgs { name, state_dir, backup_is_gone, dead: Dead { dead }, boot, term, target } = args;
     let config = VmConfig::of_state_dir(name.as_deref(), state_dir).map_err(|error| match Failure::from(error) {
         failure if failure.exit == Exit::NotFound => failure.with_hint(
             "there is no such VM; a VM that runs with `--protect local` leaves its state in /dev/shm/outlast/NAME or its --state-dir",
         ),
         failure => failure,
     })?;
-    logging::start(config.log_format);
+    logging::start(config.control.log_format);
     logging::warn_each(&config.name, &config.warnings());
     match (boot, term) {
         (true, Some(term)) => commands.boot_again(config, Life { term: Term(term), target }),

@@ -55,7 +55,7 @@ pub(super) struct OnCrash {
 impl OnCrash {
     /// For a VM of `config`, whose guest is about to run.
     pub(super) fn of(config: &VmConfig) -> Self {
-        Self::new(config.on_guest_panic, config.state_dir.clone(), config.is_local())
+        Self::new(config.crash.on_guest_panic, config.state.dir.clone(), config.protection.is_local())
     }
 
     /// Stops it.
@@ -190,7 +190,7 @@ fn not_alone(parted: Parting) -> &'static str {
 /// possible.
 pub(super) fn start_over(config: &VmConfig, next: Next, life: &Life) -> Result<Exit, Failure> {
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("outlast").arg("resume").arg("--state-dir").arg(&config.state_dir);
+    command.arg0("outlast").arg("resume").arg("--state-dir").arg(&config.state.dir);
     match next {
         Next::End(exit) => return Ok(exit),
         Next::Boot => {

@@ -21,12 +21,12 @@ use super::terminal::Terminal;
 use super::{as_json, bind_api, exit_of, files, local, open_events, uses, write_config};
 use crate::api::Server;
 use crate::cli::Named;
-use crate::config::{Interrupts, OnGuestPanic, Protect, StartFrom, VmConfig};
+use crate::config::{OnGuestPanic, StartFrom, VmConfig};
 use crate::exit::{Exit, Failure};
 use machine::random::id as random;
 use machine::state::MachineState;
 use machine::{End, KernelSource, MachineError, Parts, Threads, checkpoint, input};
-use protect::epoch::{EpochMachine, Pace};
+use protect::epoch::EpochMachine;
 use protect::events::Events;
 use protect::fault;
 use protect::local::pairing::{Pairing, unused_after};
@@ -42,16 +42,6 @@ const THREADS_END_WAIT: Duration = Duration::from_secs(30);
 const FAILED_END_WAIT: Duration = Duration::from_secs(1);
 /// The first epoch of a machine that no backup follows yet.
 const FIRST_EPOCH: EpochId = EpochId(1);
-
-fn pace_of(config: &VmConfig) -> Pace {
-    Pace {
-        length: config.epoch.into(),
-        min_epoch: config.min_epoch,
-        capture: config.capture,
-        protocol: config.protocol,
-        inputs_wait: config.interrupts == Interrupts::Boundary,
-    }
-}
 
 /// `dead`: places at the witness that the operator says are dead.
 pub(super) fn run(config: &VmConfig, dead: &[String]) -> Result<Exit, Failure> {
@@ -75,30 +65,30 @@ fn boot(
 ) -> Result<Exit, Failure> {
     uses::check(config)?;
     local::refuse_guest(config)?;
-    let opened = parts::open(&config.disks, &config.nets, &config.console)?;
+    let opened = parts::open(&config.devices)?;
     let described = as_json(config);
-    let api = bind_api(&config.api_socket, &config.state_dir)?;
-    let lease = Lease::open_in(&config.name, &config.witness, &config.state_dir)?;
-    let events = open_events(config.event_monitor.as_ref())?;
+    let api = bind_api(&config.control.api_socket, &config.state.dir)?;
+    let lease = Lease::open_in(&config.name, &config.detection.witness, &config.state.dir)?;
+    let events = open_events(config.control.event_monitor.as_ref())?;
     let looked = local::look_to_start(config, &opened.disks)?;
-    let has_epoch = LocalStore::is_in(&config.state_dir);
+    let has_epoch = LocalStore::is_in(&config.state.dir);
     let store = Incarnation(random());
-    let begun = lease.begin(config.is_local().then(|| lease.store(store)), has_epoch, dead)?;
+    let begun = lease.begin(config.protection.is_local().then(|| lease.store(store)), has_epoch, dead)?;
     let protection = GuardianConfig { term: begun.term.max(protection.term), store, ..protection };
     let images = images_of(&opened.disks);
     let made = make(config, opened, looked, settle).and_then(|made| {
-        write_config(&config.state_dir, &described)?;
+        write_config(&config.state.dir, &described)?;
         if made.local.is_some() {
             let GuardianConfig { term, target, .. } = &protection;
-            Pairing::new(&lease, store, *term, FIRST_EPOCH, target.clone()).write(&config.state_dir)?;
+            Pairing::new(&lease, store, *term, FIRST_EPOCH, target.clone()).write(&config.state.dir)?;
         }
         Ok(made)
     });
     let Made { machine, inputs, log, local } = made.inspect_err(|_| lease.take_back(&begun))?;
     let lease = Arc::new(lease);
-    events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.cpus }));
+    events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.guest.cpus }));
     // Others may be restored from the same snapshot, and the guest that it was taken from may still run.
-    let begins_generation = matches!(config.start, StartFrom::Snapshot(_));
+    let begins_generation = matches!(config.guest.start, StartFrom::Snapshot(_));
     serve(Launch {
         config,
         signals,
@@ -131,15 +121,15 @@ fn make(
     settle: impl FnOnce(&IncidentFile) -> Result<(), Failure>,
 ) -> Result<Made, Failure> {
     let log = found.recover()?;
-    let binding = config.is_local().then(|| local::binding(&log, life, &opened.disks)).transpose()?;
+    let binding = config.protection.is_local().then(|| local::binding(&log, life, &opened.disks)).transpose()?;
     let (parts, inputs) = opened.split();
     let machine = make_machine(config, parts)?;
     let ram_bytes = machine.ram().bytes();
     #[cfg(feature = "faults")]
     fault::arm()?;
     let mut local = binding.map(|binding| local::create(config, ram_bytes, &binding)).transpose()?;
-    local.as_mut().map_or(Ok(()), |store| store.keep_earlier(limits_of(config)))?;
-    settle(&IncidentFile::of(&config.state_dir))?;
+    local.as_mut().map_or(Ok(()), |store| store.keep_earlier(limits_of(&config.crash)))?;
+    settle(&IncidentFile::of(&config.state.dir))?;
     Ok(Made { machine, inputs, log, local })
 }
 
@@ -153,22 +143,22 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
     uses::check(config)?;
     // First: nobody else can use the directory from here on.
     let (mut store, mut last) = local::open(config)?;
-    store.keep_earlier(limits_of(config))?;
-    let incident = IncidentFile::of(&config.state_dir);
-    let back = rollback::decide(config.on_guest_panic, &incident, &mut store)?;
+    store.keep_earlier(limits_of(&config.crash))?;
+    let incident = IncidentFile::of(&config.state.dir);
+    let back = rollback::decide(config.crash.on_guest_panic, &incident, &mut store)?;
     let right = Right::open(config)?;
-    let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
+    let mut opened = parts::open(&config.devices)?;
     let (found, life) = local::look_at_log(config, &store, &opened.disks, &last)?;
     let images = images_of(&opened.disks);
     let described = as_json(config);
-    let api = bind_api(&config.api_socket, &config.state_dir)?;
-    let events = open_events(config.event_monitor.as_ref())?;
+    let api = bind_api(&config.control.api_socket, &config.state.dir)?;
+    let events = open_events(config.control.event_monitor.as_ref())?;
     let mut state = MachineState::decode(&last.state).map_err(MachineError::from)?;
     let mut ram = store.map_ram()?;
     // What the guest did after the epoch that it goes back to was seen.
     let begins_generation = back.is_some();
     let Resumed { lease, term, mut running, target, store: id } = right.win(config, last.fork, named)?;
-    write_config(&config.state_dir, &described)?;
+    write_config(&config.state.dir, &described)?;
     let log = found.recover()?;
     store.bind_if_new(|| local::binding(&log, life, &opened.disks))?;
     fault::reached(fault::DISKS_RECOVERED);
@@ -179,8 +169,8 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
         back.perform(&incident, store, anew, &mut opened.disks, &events)?;
         // Its files have the earlier epoch when they are opened anew.
         (store, last) = local::open(config)?;
-        store.keep_earlier(limits_of(config))?;
-        let more = rollback::decide(config.on_guest_panic, &incident, &mut store)?;
+        store.keep_earlier(limits_of(&config.crash))?;
+        let more = rollback::decide(config.crash.on_guest_panic, &incident, &mut store)?;
         assert!(more.is_none(), "it went back");
         state = MachineState::decode(&last.state).map_err(MachineError::from)?;
         // The guest ran when it crashed: a pause of before was over.
@@ -189,7 +179,7 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
         running = unused_after(last.epoch());
     }
     let (parts, inputs) = opened.split();
-    let machine = EpochMachine::restore(state, ram, parts, pace_of(config), running)?;
+    let machine = EpochMachine::restore(state, ram, parts, config.epochs.pace(), running)?;
     machine.egress().emit_again(&last.outputs);
     // From the next commit on they are not kept any more.
     machine.egress().drain_console(CONSOLE_END_WAIT);
@@ -256,8 +246,8 @@ fn serve(launch: Launch<'_>) -> Result<Exit, Failure> {
         local,
         begins_generation,
     } = launch;
-    let files = local::files(&log, config.commit_durability, images);
-    if config.protect != [Protect::None] {
+    let files = local::files(&log, config.epochs.commit_durability, images);
+    if config.protection.is_protected() {
         files.warn();
     }
     let guardian = Guardian::start(machine.clone(), protection, log, lease, Arc::clone(&events), local)?;
@@ -267,7 +257,7 @@ fn serve(launch: Launch<'_>) -> Result<Exit, Failure> {
             name: config.name.clone(),
             config: described,
             warnings: config.warnings(),
-            incident: IncidentFile::of(&config.state_dir),
+            incident: IncidentFile::of(&config.state.dir),
             lacks_witness: config.unnamed_witness,
             files,
         },
@@ -277,7 +267,7 @@ fn serve(launch: Launch<'_>) -> Result<Exit, Failure> {
     );
     let api = api.spawn(Arc::clone(&node))?;
     signals.stop(&node);
-    let _watch = files::watch(Arc::clone(&node), config.on_boundary_late);
+    let _watch = files::watch(Arc::clone(&node), config.protection.on_boundary_late);
     // A guest that had crashed is started by who wants to look at it.
     let _ = machine.board().forget_crash();
     if begins_generation {
@@ -291,15 +281,21 @@ fn serve(launch: Launch<'_>) -> Result<Exit, Failure> {
 }
 
 fn make_machine(config: &VmConfig, parts: Parts) -> Result<EpochMachine, Failure> {
-    match &config.start {
+    match &config.guest.start {
         StartFrom::Kernel { kernel, initramfs, cmdline } => {
             let source =
                 KernelSource { kernel: kernel.clone(), initramfs: initramfs.clone(), cmdline: cmdline.clone() };
-            Ok(EpochMachine::boot(u16::from(config.cpus), config.memory_bytes, &source, parts, pace_of(config))?)
+            Ok(EpochMachine::boot(
+                u16::from(config.guest.cpus),
+                config.guest.memory_bytes,
+                &source,
+                parts,
+                config.epochs.pace(),
+            )?)
         }
         StartFrom::Snapshot(dir) => {
             let (state, ram) = checkpoint::read(dir, &parts.disks)?;
-            Ok(EpochMachine::restore(state, ram, parts, pace_of(config), FIRST_EPOCH)?)
+            Ok(EpochMachine::restore(state, ram, parts, config.epochs.pace(), FIRST_EPOCH)?)
         }
     }
 }
@@ -307,16 +303,16 @@ fn make_machine(config: &VmConfig, parts: Parts) -> Result<EpochMachine, Failure
 fn guardian_config(config: &VmConfig) -> GuardianConfig {
     GuardianConfig {
         vm_name: config.name.clone(),
-        target: config.backup().cloned(),
-        durability: config.commit_durability,
-        detect: config.detect,
-        heartbeat: config.heartbeat,
+        target: config.protection.backup().cloned(),
+        durability: config.epochs.commit_durability,
+        detect: config.detection.detect,
+        heartbeat: config.detection.heartbeat,
         term: Term(0),
         fork: None,
         begins_afresh: true,
         store: Incarnation::default(),
-        keeps_crashed: config.on_guest_panic != OnGuestPanic::Reset,
-        on_degraded: config.local.on_degraded,
+        keeps_crashed: config.crash.on_guest_panic != OnGuestPanic::Reset,
+        on_degraded: config.protection.local.on_degraded,
         words: crate::exit::words,
     }
 }

@@ -37,9 +37,9 @@ pub(super) struct Resumed {
 impl Right {
     /// Reads what the state directory of `config` knows, and takes its lock.
     pub(super) fn open(config: &VmConfig) -> Result<Self, Failure> {
-        let pairing = Pairing::read(&config.state_dir)?;
-        let witness = pairing.as_ref().map_or(&config.witness, |pairing| &pairing.witness);
-        let lease = Lease::open_in(&config.name, witness, &config.state_dir)?;
+        let pairing = Pairing::read(&config.state.dir)?;
+        let witness = pairing.as_ref().map_or(&config.detection.witness, |pairing| &pairing.witness);
+        let lease = Lease::open_in(&config.name, witness, &config.state.dir)?;
         lease.remember(pairing.as_ref().and_then(|pairing| pairing.known));
         Ok(Self { lease, pairing })
     }
@@ -50,7 +50,8 @@ impl Right {
         let Self { lease, pairing } = self;
         let running =
             unused_after(last.count()).max(pairing.as_ref().map_or(EpochId(0), |pairing| pairing.unused_from));
-        let target = pairing.as_ref().map_or_else(|| config.backup().cloned(), |pairing| pairing.target.clone());
+        let target =
+            pairing.as_ref().map_or_else(|| config.protection.backup().cloned(), |pairing| pairing.target.clone());
         let store = pairing.as_ref().map_or_else(|| Incarnation(random()), |pairing| pairing.store);
         if let Some(pairing) = &pairing
             && pairing.session().is_some()
@@ -61,7 +62,7 @@ impl Right {
         }
         let term = lease.resume(lease.store(store), last, &named.dead)?;
         fault::reached(fault::SESSION_CLAIMED);
-        Pairing::new(&lease, store, term, running, target.clone()).write(&config.state_dir)?;
+        Pairing::new(&lease, store, term, running, target.clone()).write(&config.state.dir)?;
         Ok(Resumed { lease: Arc::new(lease), term, running, target, store })
     }
 }

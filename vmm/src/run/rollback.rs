@@ -8,14 +8,14 @@ use serde_json::json;
 use snapshot::disk::OverlayDisk;
 
 use super::incident::{BackMs, Incident, IncidentFile, Standing, unix_ms};
-use crate::config::{OnGuestPanic, VmConfig};
+use crate::config::{CrashConfig, OnGuestPanic};
 use crate::exit::{Exit, Failure};
 use protect::events::Events;
 use protect::local::{Anew, KeptEpoch, Limits, LocalStore};
 
 /// What is kept of earlier epochs.
-pub(super) fn limits_of(config: &VmConfig) -> Option<Limits> {
-    config.retain.map(|retain| Limits { count: retain.epochs, bytes: retain.bytes })
+pub(super) fn limits_of(crash: &CrashConfig) -> Option<Limits> {
+    crash.retain.map(|retain| Limits { count: retain.epochs, bytes: retain.bytes })
 }
 
 /// An epoch to go back to, and why.

@@ -30,18 +30,18 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     protect::fault::arm_storage()?;
     uses::check_backup(config)?;
     local::refuse_guest_of_backup(config)?;
-    let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
+    let mut opened = parts::open(&config.devices)?;
     let described = as_json(config);
-    let api = bind_api(&config.api_socket, &config.state_dir)?;
-    let lease = Arc::new(Lease::open_in(&config.name, &config.witness, &config.state_dir)?);
-    write_config(&config.state_dir, &described)?;
-    let events = open_events(config.event_monitor.as_ref())?;
+    let api = bind_api(&config.control.api_socket, &config.state.dir)?;
+    let lease = Arc::new(Lease::open_in(&config.name, &config.detection.witness, &config.state.dir)?);
+    write_config(&config.state.dir, &described)?;
+    let events = open_events(config.control.event_monitor.as_ref())?;
     let standby_config = StandbyConfig {
         vm_name: config.name.clone(),
         listen: config.listen.clone(),
-        nets: config.nets.len(),
-        detect: config.detect,
-        heartbeat: config.heartbeat,
+        nets: config.devices.nets.len(),
+        detect: config.detection.detect,
+        heartbeat: config.detection.heartbeat,
     };
     let disks = std::mem::take(&mut opened.disks);
     let log = local::open_log_of_backup(config, &disks)?;
@@ -53,7 +53,7 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
             name: config.name.clone(),
             config: described,
             warnings: config.warnings(),
-            incident: IncidentFile::of(&config.state_dir),
+            incident: IncidentFile::of(&config.state.dir),
             lacks_witness: false,
             files,
         },
@@ -105,8 +105,8 @@ fn take_over(
         vm_name: config.name.clone(),
         target: None,
         durability: if durable { CommitDurability::Disk } else { CommitDurability::Memory },
-        detect: config.detect,
-        heartbeat: config.heartbeat,
+        detect: config.detection.detect,
+        heartbeat: config.detection.heartbeat,
         term,
         fork: Some(Fork::Mark(takeover.fork)),
         begins_afresh: false,
@@ -129,7 +129,7 @@ fn take_over(
         }),
     );
     note_paused(&machine, events);
-    match supervise(&machine, threads, inputs, node, events, &OnCrash::stop(config.state_dir.clone()))? {
+    match supervise(&machine, threads, inputs, node, events, &OnCrash::stop(config.state.dir.clone()))? {
         Next::End(exit) => Ok(exit),
         Next::Boot | Next::GoBack => unreachable!("a guest that was taken over is stopped when it crashes"),
     }

@@ -1,0 +1,93 @@
+//! How a lost peer is noticed, and who decides which side then runs the guest.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::ConfigError;
+use super::names::{out_of_range, rooted_witness};
+use super::options::group;
+use super::units::{TimeSpan, format_time, time_text};
+use protect::witness::Witness;
+
+const DETECT_MIN: Duration = Duration::from_millis(50);
+const DETECT_MAX: Duration = Duration::from_secs(60);
+const DETECT_DEFAULT: Duration = Duration::from_millis(500);
+const HEARTBEAT_MIN: Duration = Duration::from_millis(1);
+const HEARTBEAT_MAX: Duration = Duration::from_secs(10);
+const HEARTBEAT_DEFAULT: Duration = Duration::from_millis(50);
+/// Fewer, and one lost datagram or one busy moment looks like a dead host.
+const HEARTBEATS_PER_DETECT: u32 = 3;
+
+group! {
+    /// What may be typed of detection.
+    #[command(next_help_heading = "Protection")]
+    pub struct DetectionOptions {
+        /// Who decides which side runs the guest when the two lose each other: file:DIR (a directory that both hosts share)
+        /// or none. With none both sides may run the guest after a network cut, or after a host hangs for longer than
+        /// --detect and comes back; its disks and clients then see two guests. Required with a backup, the same on both hosts
+        #[arg(long, value_name = "file:DIR|none")]
+        witness: Option<Witness>,
+        /// Silence after which the peer counts as lost, 50ms to 60s, at least three heartbeats. Too short: a loaded host is
+        /// taken for dead. Too long: the guest is away that much longer [default: 500ms]
+        #[arg(long, value_name = "TIME")]
+        detect: Option<TimeSpan>,
+        /// Time between heartbeats, 1ms to 10s. Shorter ones wake both hosts more often [default: 50ms]
+        #[arg(long, value_name = "TIME")]
+        heartbeat: Option<TimeSpan>,
+    }
+}
+
+/// How a lost peer is noticed, checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetectionConfig {
+    /// Who decides which side runs after the two lost each other; the same on both.
+    pub witness: Witness,
+    /// 50 ms to 60 s of silence until the peer counts as lost. Too short: a loaded host is taken for dead. Too long:
+    /// the guest is away for as long.
+    #[serde(with = "time_text")]
+    pub detect: Duration,
+    /// 1 ms to 10 s between heartbeats, at most a third of `detect`.
+    #[serde(with = "time_text")]
+    pub heartbeat: Duration,
+}
+
+impl DetectionOptions {
+    pub(super) fn fill(self) -> DetectionConfig {
+        let Self { witness, detect, heartbeat } = self;
+        let detect = detect.map_or(DETECT_DEFAULT, |time| time.0);
+        let heartbeat = heartbeat.map_or_else(|| HEARTBEAT_DEFAULT.min(detect / HEARTBEATS_PER_DETECT), |time| time.0);
+        DetectionConfig { witness: rooted_witness(witness.unwrap_or(Witness::None)), detect, heartbeat }
+    }
+}
+
+impl DetectionConfig {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let &Self { witness: _, detect, heartbeat } = self;
+        if !(DETECT_MIN..=DETECT_MAX).contains(&detect) {
+            return Err(out_of_range("detect", format_time(detect), "50ms to 60s"));
+        }
+        if !(HEARTBEAT_MIN..=HEARTBEAT_MAX).contains(&heartbeat) {
+            return Err(out_of_range("heartbeat", format_time(heartbeat), "1ms to 10s"));
+        }
+        if heartbeat * HEARTBEATS_PER_DETECT > detect {
+            let why = format!(
+                "{} of silence is less than three heartbeats of {}, so one late heartbeat would look like a dead host",
+                format_time(detect),
+                format_time(heartbeat)
+            );
+            return Err(ConfigError::Contradiction { first: "detect", second: "heartbeat", why });
+        }
+        Ok(())
+    }
+
+    /// What goes wrong with a backup and no witness, if there is none.
+    pub(super) fn split_brain_warning(&self) -> Option<String> {
+        (self.witness == Witness::None).then(|| {
+            "no witness: if the network between the hosts is cut, or one of them hangs for longer than --detect and comes back, \
+             both may run the guest, and its clients and disks see two guests; give both sides --witness file:DIR on \
+              storage that they share"
+                .into()
+        })
+    }
+}
