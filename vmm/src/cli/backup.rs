@@ -33,7 +33,7 @@ pub(super) struct BackupArgs {
 
 pub(super) fn execute(args: BackupArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
     let config = BackupConfig::try_from(with_file(args.options)?)?;
-    logging::start(config.control.log_format);
+    logging::start(&config.control);
     logging::warn_each(&config.name, &config.warnings());
     commands.backup(config)
 }

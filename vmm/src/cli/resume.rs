@@ -68,7 +68,7 @@ pub(super) fn execute(args: ResumeArgs, commands: &dyn Commands) -> Result<Exit,
         ),
         failure => failure,
     })?;
-    logging::start(config.control.log_format);
+    logging::start(&config.control);
     logging::warn_each(&config.name, &config.warnings());
     match (boot, term) {
         (true, Some(term)) => commands.boot_again(config, Life { term: Term(term), target }),

@@ -62,7 +62,7 @@ pub(super) struct RunArgs {
 pub(super) fn execute(args: RunArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
     let RunArgs { options, dead: Dead { dead } } = args;
     let config = VmConfig::try_from(with_file(options)?)?;
-    logging::start(config.control.log_format);
+    logging::start(&config.control);
     logging::warn_each(&config.name, &config.warnings());
     commands.run(config, dead)
 }

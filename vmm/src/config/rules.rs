@@ -8,12 +8,13 @@ use super::vm::{RunOptions, VmConfig};
 use protect::witness::Witness;
 use replication::Protocol;
 
+type Rule<T> = fn(&T) -> Result<(), ConfigError>;
+
 /// About what was typed at all, which the configuration does not tell any more.
-const OF_TYPED: [fn(&RunOptions) -> Result<(), ConfigError>; 3] =
-    [restore_excludes_guest, local_options_need_local, cpvs_excludes_epoch];
+const OF_TYPED: [Rule<RunOptions>; 3] = [restore_excludes_guest, local_options_need_local, cpvs_excludes_epoch];
 
 /// About what is meant. A `vm.json` may have been altered, so they hold for it too.
-const OF_MEANT: [fn(&VmConfig) -> Result<(), ConfigError>; 7] = [
+const OF_MEANT: [Rule<VmConfig>; 7] = [
     backup_needs_named_witness,
     reset_needs_kernel,
     new_life_needs_witness,

@@ -89,7 +89,7 @@ fn reads(what: &str, path: &Path) -> Use {
 
 fn common(
     DeviceConfig { disks, nets: _, console }: &DeviceConfig,
-    ControlConfig { api_socket, log_format: _, event_monitor }: &ControlConfig,
+    ControlConfig { api_socket, event_monitor, .. }: &ControlConfig,
     log: Option<PathBuf>,
 ) -> Vec<Use> {
     let mut uses: Vec<Use> =

@@ -4,6 +4,9 @@ use super::*;
 use crate::config::{ByteSize, ConfigError};
 use crate::exit::{Advice, Exit};
 
+/// One more option.
+type Give = fn(&mut RunOptions);
+
 fn check(change: impl FnOnce(&mut RunOptions)) -> Result<VmConfig, ConfigError> {
     let mut typed = RunOptions::default();
     typed.name.name = Some("vm0".into());
@@ -38,7 +41,7 @@ fn restore_takes_no_kernel_and_no_size() {
     assert_refused("--restore and --kernel do not go together: the snapshot has its own", |typed| {
         typed.guest.restore = Some("/snap".into());
     });
-    let others: [(&str, fn(&mut RunOptions)); 4] = [
+    let others: [(&str, Give); 4] = [
         ("initramfs", |typed| typed.guest.initramfs = Some("/i".into())),
         ("cmdline", |typed| typed.guest.cmdline = Some("quiet".into())),
         ("cpus", |typed| typed.guest.cpus = Some(2)),
@@ -54,7 +57,7 @@ fn restore_takes_no_kernel_and_no_size() {
 
 #[test]
 fn options_of_the_state_directory_take_local_protection() {
-    let given: [(&str, fn(&mut RunOptions)); 3] = [
+    let given: [(&str, Give); 3] = [
         ("local-log", |typed| typed.protection.local_log = Some(Default::default())),
         ("require-survives", |typed| typed.protection.require_survives = Some(Default::default())),
         ("on-degraded", |typed| typed.protection.on_degraded = Some(Default::default())),
@@ -120,7 +123,7 @@ fn guest_with_a_backup_begins_anew_only_with_a_witness() {
 
 #[test]
 fn earlier_epochs_are_kept_for_a_rollback_only_and_in_the_state_directory() {
-    let keep: [fn(&mut RunOptions); 2] =
+    let keep: [Give; 2] =
         [|typed| typed.crash.retain = Some(3), |typed| typed.crash.retain_bytes = Some(ByteSize(1 << 30))];
     for keep in keep {
         assert_refused("--retain and --on-guest-panic do not go together", |typed| {
