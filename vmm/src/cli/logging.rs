@@ -1,4 +1,4 @@
-//! The log of this process: standard error, text or JSON, level from `OUTLAST_LOG`.
+//! The log of this process: standard error, text or JSON, level from `--log-level` or `OUTLAST_LOG`.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -16,7 +16,7 @@ use crate::config::{ControlConfig, LogFormat};
 
 /// Starts the log of a VM.
 pub(super) fn start(control: &ControlConfig) {
-    start_at(control.log_format, "info");
+    start_at(control.log_format, control.log_level.name());
 }
 
 /// Starts the log, at this level where `OUTLAST_LOG` names none. A second call in the same process changes nothing.

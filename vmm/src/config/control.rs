@@ -27,9 +27,12 @@ group! {
         #[arg(long, value_name = "FILE.toml", value_hint = ValueHint::FilePath)]
         #[serde(skip)]
         config: Option<PathBuf>,
-        /// Format of the log on standard error; OUTLAST_LOG=debug shows more [default: text]
+        /// Format of the log on standard error [default: text]
         #[arg(long, value_enum)]
         log_format: Option<LogFormat>,
+        /// Least important messages that the log has. The environment variable OUTLAST_LOG, if it is set, wins [default: info]
+        #[arg(long, value_enum)]
+        log_level: Option<LogLevel>,
         /// Append events as JSON lines to a file or named pipe
         #[arg(long, value_name = "path=FILE")]
         event_monitor: Option<EventMonitor>,
@@ -43,6 +46,9 @@ pub struct ControlConfig {
     pub api_socket: PathBuf,
     /// The form of the log.
     pub log_format: LogFormat,
+    /// What it has, where the environment does not say.
+    #[serde(default)]
+    pub log_level: LogLevel,
     /// Where events are appended as JSON lines.
     pub event_monitor: Option<EventMonitor>,
 }
@@ -50,10 +56,11 @@ pub struct ControlConfig {
 impl ControlOptions {
     /// For a VM with this state directory, as it was typed.
     pub(super) fn fill(self, state_dir: &Path) -> Result<ControlConfig, ConfigError> {
-        let Self { api_socket: typed_socket, config: _, log_format, event_monitor } = self;
+        let Self { api_socket: typed_socket, config: _, log_format, log_level, event_monitor } = self;
         Ok(ControlConfig {
             api_socket: api_socket(typed_socket, state_dir)?,
             log_format: log_format.unwrap_or(LogFormat::Text),
+            log_level: log_level.unwrap_or_default(),
             event_monitor: event_monitor.map(EventMonitor::rooted),
         })
     }
@@ -95,6 +102,33 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+/// How important a message must be to be in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogLevel {
+    /// What failed
+    Error,
+    /// And what an operator should look at
+    Warn,
+    /// And each change of state
+    #[default]
+    Info,
+    /// And single steps, for who looks for a fault
+    Debug,
+}
+
+impl LogLevel {
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        }
+    }
 }
 
 /// Where events go as JSON lines, written `path=FILE`.

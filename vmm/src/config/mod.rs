@@ -30,7 +30,7 @@ mod units;
 mod vm;
 
 pub use backup::{BackupConfig, BackupOptions, ListenOptions};
-pub use control::{ControlConfig, ControlOptions, EventMonitor, LogFormat, control_socket};
+pub use control::{ControlConfig, ControlOptions, EventMonitor, LogFormat, LogLevel, control_socket};
 pub use crash::{CrashConfig, CrashOptions, OnGuestPanic, Retain};
 pub use detection::{DetectionConfig, DetectionOptions};
 pub use devices::{Console, DeviceConfig, DeviceOptions, DiskConfig, NetConfig, NetOption};

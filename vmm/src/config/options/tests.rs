@@ -6,7 +6,7 @@ use super::*;
 use crate::config::{BackupOptions, Protect, RunOptions};
 
 /// Each option with a value, as it is typed and as a file has it.
-const VALUES: [(&str, &str, &str); 33] = [
+const VALUES: [(&str, &str, &str); 34] = [
     ("listen", "tcp:h:7000", "'tcp:h:7000'"),
     ("name", "vm0", "'vm0'"),
     ("kernel", "/k", "'/k'"),
@@ -39,6 +39,7 @@ const VALUES: [(&str, &str, &str); 33] = [
     ("retain-bytes", "64M", "'64M'"),
     ("api-socket", "/a.sock", "'/a.sock'"),
     ("log-format", "json", "'json'"),
+    ("log-level", "debug", "'debug'"),
     ("event-monitor", "path=/e", "'path=/e'"),
 ];
 
