@@ -30,7 +30,7 @@ use snapshot::{durable, private};
 
 use crate::api::Server;
 use crate::cli::{Commands, Named};
-use crate::config::{BackupConfig, DemoConfig, EventMonitor, VmConfig};
+use crate::config::{BackupConfig, ControlConfig, DemoConfig, EventMonitor, StateConfig, VmConfig};
 use crate::exit::{Exit, Failure};
 use machine::End;
 use protect::Life;
@@ -93,12 +93,16 @@ fn open_events(monitor: Option<&EventMonitor>) -> Result<Arc<Events>, Failure> {
     Ok(Arc::new(Events::new(file.transpose()?)))
 }
 
-/// Makes the state directory, which is to be ours alone, with the control socket, which keeps a second VM of this name out.
-fn bind_api(socket: &Path, state_dir: &Path) -> Result<Server, Failure> {
-    let claimed =
-        private::claim_dir(state_dir).and_then(|is_new| if is_new { durable::sync_parent(state_dir) } else { Ok(()) });
-    claimed.map_err(|error| unwritable(state_dir, &error))?;
-    Ok(Server::bind(socket)?)
+/// Opens the control socket, which keeps a second VM of this name out, and where events go. Makes the state directory, which is
+/// to be ours alone.
+fn open_control(
+    control: &ControlConfig,
+    StateConfig { dir, disk_log: _ }: &StateConfig,
+) -> Result<(Server, Arc<Events>), Failure> {
+    let claimed = private::claim_dir(dir).and_then(|is_new| if is_new { durable::sync_parent(dir) } else { Ok(()) });
+    claimed.map_err(|error| unwritable(dir, &error))?;
+    let api = Server::bind(&control.api_socket)?;
+    Ok((api, open_events(control.event_monitor.as_ref())?))
 }
 
 /// Writes what was configured. Only once the VM is sure to run here.

@@ -18,7 +18,7 @@ use super::right::{Resumed, Right};
 use super::rollback::{self, limits_of};
 use super::signals::Signals;
 use super::terminal::Terminal;
-use super::{as_json, bind_api, exit_of, files, local, open_events, uses, write_config};
+use super::{as_json, exit_of, files, local, open_control, uses, write_config};
 use crate::api::Server;
 use crate::cli::Named;
 use crate::config::{OnGuestPanic, StartFrom, VmConfig};
@@ -66,52 +66,51 @@ fn boot(
     uses::check(config)?;
     local::refuse_guest(config)?;
     let opened = parts::open(&config.devices)?;
-    let described = as_json(config);
-    let api = bind_api(&config.control.api_socket, &config.state.dir)?;
+    let program = Program::open(config, signals)?;
     let lease = Lease::open_in(&config.name, &config.detection.witness, &config.state.dir)?;
-    let events = open_events(config.control.event_monitor.as_ref())?;
     let looked = local::look_to_start(config, &opened.disks)?;
     let has_epoch = LocalStore::is_in(&config.state.dir);
     let store = Incarnation(random());
     let begun = lease.begin(config.protection.is_local().then(|| lease.store(store)), has_epoch, dead)?;
     let protection = GuardianConfig { term: begun.term.max(protection.term), store, ..protection };
-    let images = images_of(&opened.disks);
-    let made = make(config, opened, looked, settle).and_then(|made| {
-        write_config(&config.state.dir, &described)?;
-        if made.local.is_some() {
+    let launch = make(config, opened, looked, settle).and_then(|launch| {
+        write_config(&config.state.dir, &program.described)?;
+        if launch.local.is_some() {
             let GuardianConfig { term, target, .. } = &protection;
             Pairing::new(&lease, store, *term, FIRST_EPOCH, target.clone()).write(&config.state.dir)?;
         }
-        Ok(made)
+        Ok(launch)
     });
-    let Made { machine, inputs, log, local } = made.inspect_err(|_| lease.take_back(&begun))?;
-    let lease = Arc::new(lease);
-    events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.guest.cpus }));
-    // Others may be restored from the same snapshot, and the guest that it was taken from may still run.
-    let begins_generation = matches!(config.guest.start, StartFrom::Snapshot(_));
-    serve(Launch {
-        config,
-        signals,
-        protection,
-        described,
-        api,
-        events,
-        lease,
-        machine,
-        inputs,
-        log,
-        images,
-        local,
-        begins_generation,
-    })
+    let launch = launch.inspect_err(|_| lease.take_back(&begun))?;
+    program.events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.guest.cpus }));
+    serve(program, protection, Arc::new(lease), launch)
 }
 
-/// A machine that is about to be switched on.
-struct Made {
+/// The process of a VM, apart from its machine.
+struct Program<'a> {
+    config: &'a VmConfig,
+    signals: &'a Signals,
+    described: serde_json::Value,
+    api: Server,
+    events: Arc<Events>,
+}
+
+impl<'a> Program<'a> {
+    fn open(config: &'a VmConfig, signals: &'a Signals) -> Result<Self, Failure> {
+        let (api, events) = open_control(&config.control, &config.state)?;
+        Ok(Self { config, signals, described: as_json(config), api, events })
+    }
+}
+
+/// A machine that is about to be switched on, and what it needs to run.
+struct Launch {
     machine: EpochMachine,
     inputs: Inputs,
     log: DiskLog,
+    images: Vec<Arc<Image>>,
     local: Option<LocalStore>,
+    /// Its state was continued before, or may be continued elsewhere too.
+    begins_generation: bool,
 }
 
 fn make(
@@ -119,7 +118,8 @@ fn make(
     opened: HostParts,
     (found, life): (FoundLog, LifeId),
     settle: impl FnOnce(&IncidentFile) -> Result<(), Failure>,
-) -> Result<Made, Failure> {
+) -> Result<Launch, Failure> {
+    let images = images_of(&opened.disks);
     let log = found.recover()?;
     let binding = config.protection.is_local().then(|| local::binding(&log, life, &opened.disks)).transpose()?;
     let (parts, inputs) = opened.split();
@@ -130,7 +130,9 @@ fn make(
     let mut local = binding.map(|binding| local::create(config, ram_bytes, &binding)).transpose()?;
     local.as_mut().map_or(Ok(()), |store| store.keep_earlier(limits_of(&config.crash)))?;
     settle(&IncidentFile::of(&config.state.dir))?;
-    Ok(Made { machine, inputs, log, local })
+    // Others may be restored from the same snapshot, and the guest that it was taken from may still run.
+    let begins_generation = matches!(config.guest.start, StartFrom::Snapshot(_));
+    Ok(Launch { machine, inputs, log, images, local, begins_generation })
 }
 
 /// A guest of this host that is not in any process any more is continued from its last committed epoch. `named`: what
@@ -150,15 +152,13 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
     let mut opened = parts::open(&config.devices)?;
     let (found, life) = local::look_at_log(config, &store, &opened.disks, &last)?;
     let images = images_of(&opened.disks);
-    let described = as_json(config);
-    let api = bind_api(&config.control.api_socket, &config.state.dir)?;
-    let events = open_events(config.control.event_monitor.as_ref())?;
+    let program = Program::open(config, signals)?;
     let mut state = MachineState::decode(&last.state).map_err(MachineError::from)?;
     let mut ram = store.map_ram()?;
     // What the guest did after the epoch that it goes back to was seen.
     let begins_generation = back.is_some();
     let Resumed { lease, term, mut running, target, store: id } = right.win(config, last.fork, named)?;
-    write_config(&config.state.dir, &described)?;
+    write_config(&config.state.dir, &program.described)?;
     let log = found.recover()?;
     store.bind_if_new(|| local::binding(&log, life, &opened.disks))?;
     fault::reached(fault::DISKS_RECOVERED);
@@ -166,7 +166,7 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
         log.note_beside()?;
         drop(ram);
         let anew = Anew { branch: term, count: running, seed: BranchSeed(random()), line: log.line() };
-        back.perform(&incident, store, anew, &mut opened.disks, &events)?;
+        back.perform(&incident, store, anew, &mut opened.disks, &program.events)?;
         // Its files have the earlier epoch when they are opened anew.
         (store, last) = local::open(config)?;
         store.keep_earlier(limits_of(&config.crash))?;
@@ -184,7 +184,7 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
     // From the next commit on they are not kept any more.
     machine.egress().drain_console(CONSOLE_END_WAIT);
     fault::reached(fault::EMITTED_AGAIN);
-    events.note(
+    program.events.note(
         "resumed",
         serde_json::json!({
             "name": config.name, "epoch": last.epoch().0, "reemitted": last.outputs.len(),
@@ -193,59 +193,14 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
     );
     let fork = Some(last.fork);
     let protection = GuardianConfig { term, fork, target, begins_afresh: false, store: id, ..guardian_config(config) };
-    let local = Some(store);
-    serve(Launch {
-        config,
-        signals,
-        protection,
-        described,
-        api,
-        events,
-        lease,
-        machine,
-        inputs,
-        log,
-        images,
-        local,
-        begins_generation,
-    })
+    let launch = Launch { machine, inputs, log, images, local: Some(store), begins_generation };
+    serve(program, protection, lease, launch)
 }
 
-/// Everything that a machine needs to run, opened and checked.
-struct Launch<'a> {
-    config: &'a VmConfig,
-    signals: &'a Signals,
-    protection: GuardianConfig,
-    described: serde_json::Value,
-    api: Server,
-    events: Arc<Events>,
-    lease: Arc<Lease>,
-    machine: EpochMachine,
-    inputs: Inputs,
-    log: DiskLog,
-    images: Vec<Arc<Image>>,
-    local: Option<LocalStore>,
-    /// Its state was continued before, or may be continued elsewhere too.
-    begins_generation: bool,
-}
-
-/// Runs the machine to its end.
-fn serve(launch: Launch<'_>) -> Result<Exit, Failure> {
-    let Launch {
-        config,
-        signals,
-        protection,
-        described,
-        api,
-        events,
-        lease,
-        machine,
-        inputs,
-        log,
-        images,
-        local,
-        begins_generation,
-    } = launch;
+/// Runs the machine to its end. `lease`: the right to, which was won.
+fn serve(program: Program<'_>, protection: GuardianConfig, lease: Arc<Lease>, launch: Launch) -> Result<Exit, Failure> {
+    let Program { config, signals, described, api, events } = program;
+    let Launch { machine, inputs, log, images, local, begins_generation } = launch;
     let files = local::files(&log, config.epochs.commit_durability, images);
     if config.protection.is_protected() {
         files.warn();

@@ -14,7 +14,7 @@ use super::node::{Described, Node, note_paused};
 use super::parts::{self, HostParts};
 use super::primary::supervise;
 use super::signals::Signals;
-use super::{announce, as_json, bind_api, files, local, open_events, uses, write_config};
+use super::{announce, as_json, files, local, open_control, uses, write_config};
 use crate::config::{BackupConfig, OnBoundaryLate};
 use crate::exit::{Exit, Failure};
 use machine::state::MachineState;
@@ -32,10 +32,9 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     local::refuse_guest_of_backup(config)?;
     let mut opened = parts::open(&config.devices)?;
     let described = as_json(config);
-    let api = bind_api(&config.control.api_socket, &config.state.dir)?;
+    let (api, events) = open_control(&config.control, &config.state)?;
     let lease = Arc::new(Lease::open_in(&config.name, &config.detection.witness, &config.state.dir)?);
     write_config(&config.state.dir, &described)?;
-    let events = open_events(config.control.event_monitor.as_ref())?;
     let standby_config = StandbyConfig {
         vm_name: config.name.clone(),
         listen: config.listen.clone(),
