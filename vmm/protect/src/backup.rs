@@ -31,7 +31,7 @@ use snapshot::disk::OverlayDisk;
 
 use crate::clock::Clock;
 use crate::courtesy::Courtesy;
-use crate::error::ProtectError;
+use crate::error::{ProtectError, Words};
 use crate::events::Events;
 use crate::lease::Lease;
 use crate::log::DiskLog;
@@ -75,6 +75,8 @@ pub struct StandbyConfig {
     pub detect: Duration,
     /// Between heartbeats.
     pub heartbeat: Duration,
+    /// How operators on both sides are told why a guest was refused.
+    pub words: Words,
 }
 
 /// How a backup's wait ended.

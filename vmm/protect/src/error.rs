@@ -12,6 +12,7 @@ use snapshot::disklog::LogError;
 use crate::lease::LeaseError;
 use crate::local::LocalError;
 use crate::log::{DiskLogError, PlaceError};
+use crate::preflight::Misfit;
 use crate::transport::Endpoint;
 
 /// Why a guest is not protected, or not any more.
@@ -35,6 +36,9 @@ pub enum ProtectError {
     /// The machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// What the backup has, for a guest that it is to take.
+    #[error(transparent)]
+    Misfit(#[from] Misfit),
     /// Something went wrong in the course of something larger.
     #[error("{doing}")]
     During {

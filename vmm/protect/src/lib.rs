@@ -41,4 +41,5 @@ pub use guardian::{
     Parting, Sequel,
 };
 pub use lease::{Begun, Lease, LeaseError};
+pub use preflight::Misfit;
 pub use unwitnessed::Unwitnessed;

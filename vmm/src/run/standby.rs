@@ -41,6 +41,7 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
         nets: config.devices.nets.len(),
         detect: config.detection.detect,
         heartbeat: config.detection.heartbeat,
+        words: crate::exit::words,
     };
     let disks = std::mem::take(&mut opened.disks);
     let log = local::open_log_of_backup(config, &disks)?;

@@ -21,7 +21,7 @@ pub enum FailoverError {
     #[error(transparent)]
     Lease(#[from] LeaseError),
     /// Somebody else may have the guest.
-    #[error("the witness still lists {holder}, which was not named with --dead")]
+    #[error("the witness still lists {holder}, which was not named dead")]
     Listed {
         /// Who.
         holder: String,
