@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::control::{ControlConfig, ControlOptions};
 use super::detection::{DetectionConfig, DetectionOptions};
@@ -44,7 +44,7 @@ command! {
 }
 
 /// The backup of one VM. CPUs, memory and kernel are the primary's; they come over the wire.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BackupConfig {
     /// Where the primary connects to; port 0 takes a free one.
     pub listen: Endpoint,
