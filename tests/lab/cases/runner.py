@@ -12,14 +12,14 @@ from pathlib import Path
 from outlast_lab.errors import LabError
 from recipes.debian import RecipeError
 
-from . import both, debian, disk_errors, failing, flows, freeze, hop, kill, newer, offload, outage, partition, plug, reboot, resume, resync, room, soak
+from . import both, debian, disk_errors, doctor, failing, flows, freeze, hop, kill, newer, offload, outage, partition, plug, reboot, resume, resync, room, soak
 from .failed import Failed, Skipped
 from .stage import Options, Stage
 from .steal import MUCH, Steal
 
 ROOT = Path(__file__).resolve().parents[3]
 CASES = [
-    flows.flows_notice_lies,
+    flows.flows_notice_lies, doctor.doctor_of_host,
     plug.plug_one_vcpu, plug.plug_two_vcpus, newer.plug_newer_kernel,
     kill.kill_primary_vmm, kill.kill_backup_then_plug, kill.plug_of_backup, kill.chain_of_takeovers, offload.plug_under_bulk,
     resume.resume_after_kills, reboot.kernel_crash_then_resume, reboot.power_cut_then_resume,

@@ -112,12 +112,6 @@ impl Share {
     }
 }
 
-/// Processor time of the thread that asks, the guest's included.
-pub(super) fn used() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::try_from(time).expect("a clock of processor time begins at zero")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

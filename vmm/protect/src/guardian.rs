@@ -563,7 +563,7 @@ impl EpochSink for Guardian {
     fn submit(&self, sealed: Box<SealedEpoch>) {
         let (epoch, base, bytes) = (sealed.epoch, sealed.base, sealed.ship_bytes());
         let has_writes = sealed.has_disk_writes();
-        self.machine.pacer().note_sealed(epoch, sealed.sent());
+        self.machine.pacer().note_sealed(epoch, sealed.sent(), sealed.first_writes);
         self.with_inner(|inner, now| {
             inner.unreleased.push_back((epoch, sealed.sealed_at));
             inner.sealed.push_back(sealed);

@@ -25,7 +25,8 @@ const CAPABILITIES: [(u32, &str, State, &str); 19] = [
     (kb::KVM_CAP_VCPU_EVENTS, "vcpu-events", State::Missing, "pending exceptions are part of an epoch"),
     (kb::KVM_CAP_DEBUGREGS, "debugregs", State::Missing, "debug registers are part of an epoch"),
     (kb::KVM_CAP_XSAVE, "xsave", State::Missing, "vector registers are part of an epoch"),
-    (kb::KVM_CAP_XCRS, "xcrs", State::Missing, "which vector registers are enabled is part of an epoch"),
+    // A processor without extended states has nothing there to save, and its guests know it.
+    (kb::KVM_CAP_XCRS, "xcrs", State::Note, "guests have no vector registers beyond SSE without it"),
     (kb::KVM_CAP_ADJUST_CLOCK, "adjust-clock", State::Missing, "the guest's clock continues after a takeover"),
     (kb::KVM_CAP_KVMCLOCK_CTRL, "kvmclock-ctrl", State::Missing, "a takeover must not look like a lockup to the guest"),
     (kb::KVM_CAP_GET_TSC_KHZ, "get-tsc-khz", State::Missing, "the guest must not see the TSC's rate change"),

@@ -1,15 +1,23 @@
 //! The instructions that a Linux kernel cannot do without, each run in a tiny guest, and the speed of kernel code.
 
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Duration;
 
+use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+use kvm_ioctls::Kvm;
+use machine::kvm::first_write_cost;
+
 use super::probe::{Outcome, run};
-use super::program::{CMPXCHG16B, INT_80, INT3, PADDQ, RDTSCP, VMCALL, VMMCALL, XGETBV, XRSTOR, spin};
+use super::program::{CMPXCHG16B, INT_80, INT3, PADDQ, RDTSCP, VMCALL, VMMCALL, XGETBV, XRSTOR, has_xsave, spin};
 use super::{Check, State};
 
 /// Two instructions each.
 const SPIN_TURNS: u32 = 100_000;
 /// Emulated kernel code does about 2 million a second, an emulated host with virtualization a hundred times that.
 const SPEED_MIN: f64 = 20e6;
+/// Many times what the slowest KVM needs that was seen.
+const FIRST_WRITE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Name, code, and what Linux does with it.
 const NEEDED: [(&str, &[u8], &str); 7] = [
@@ -23,11 +31,34 @@ const NEEDED: [(&str, &[u8], &str); 7] = [
 ];
 
 /// Runs every probe. Takes some milliseconds on a good KVM, seconds on one that hangs.
-pub(super) fn checks() -> Vec<Check> {
-    let needed = NEEDED.iter().map(|(name, code, why)| judge(name, run(code), State::BareOnly, why));
+pub(super) fn checks(kvm: &Kvm) -> Vec<Check> {
+    // Where KVM does not say, they are run and say it themselves.
+    let has_xsave = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_or(true, |cpuid| has_xsave(&cpuid));
+    // Linux does not use what its processor does not have.
+    let used = NEEDED.iter().filter(|(_, code, _)| has_xsave || ![XGETBV, XRSTOR].contains(code));
+    let needed = used.map(|(name, code, why)| judge(name, run(code), State::BareOnly, why));
     let call = if is_amd() { ("vmmcall", VMMCALL) } else { ("vmcall", VMCALL) };
     let hypercall = judge(call.0, run(call.1), State::Note, "Linux wakes CPUs by hypercall where KVM offers it");
-    std::iter::once(speed(&run(&spin(SPIN_TURNS)))).chain(needed).chain([hypercall]).collect()
+    std::iter::once(speed(&run(&spin(SPIN_TURNS)))).chain(needed).chain([hypercall, first_write()]).collect()
+}
+
+/// One that emulates the guest's kernel code anyway takes no fault for it.
+fn micros(cost: Duration) -> String {
+    let micros = cost.as_secs_f64() * 1e6;
+    if micros < 0.1 { "less than 0.1 µs".into() } else { format!("{micros:.1} µs") }
+}
+
+/// A KVM that hangs leaves the thread behind.
+fn first_write() -> Check {
+    const NAME: &str = "first write to a page";
+    const WHY: &str = "how much of a processor epochs take from a guest that writes much follows from it";
+    let (tell, told) = channel();
+    thread::spawn(move || tell.send(first_write_cost()));
+    match told.recv_timeout(FIRST_WRITE_TIME_MAX) {
+        Ok(Ok(cost)) => Check::ok(NAME, format!("costs a guest {} in each epoch", micros(cost))),
+        Ok(Err(error)) => Check::lacks(State::Note, NAME, error.to_string(), WHY),
+        Err(_) => Check::lacks(State::Note, NAME, "the measurement does not end", WHY),
+    }
 }
 
 fn is_amd() -> bool {

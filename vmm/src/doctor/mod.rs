@@ -107,7 +107,7 @@ pub fn examine() -> Report {
     let opened = kvm.is_some();
     if let Some(kvm) = kvm {
         checks.extend(kvm::capabilities(&kvm));
-        checks.extend(mix::checks());
+        checks.extend(mix::checks(&kvm));
     }
     let verdict = verdict(opened, &checks);
     checks.extend(host::checks());

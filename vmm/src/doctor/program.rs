@@ -90,10 +90,17 @@ fn handler_code(vector: u64) -> Vec<u8> {
     }
 }
 
+/// Whether a guest that is told `cpuid` has extended states to enable.
+pub(super) fn has_xsave(cpuid: &CpuId) -> bool {
+    const XSAVE: u32 = 1 << 26;
+    cpuid.as_slice().iter().any(|leaf| leaf.function == 1 && leaf.ecx & XSAVE != 0)
+}
+
 /// Puts a vCPU in front of the program: long mode, level 0.
 pub(super) fn start(vcpu: &VcpuFd, cpuid: &CpuId) -> Result<(), kvm_ioctls::Error> {
     const CR0: u64 = 0x8001_0033; // PG WP NE ET MP PE
-    const CR4: u64 = 0x4_0620; // OSXSAVE OSXMMEXCPT OSFXSR PAE
+    const CR4: u64 = 0x620; // OSXMMEXCPT OSFXSR PAE
+    const OSXSAVE: u64 = 1 << 18;
     const EFER: u64 = 0x500; // LMA LME
     vcpu.set_cpuid2(cpuid)?;
     let mut sregs = vcpu.get_sregs()?;
@@ -103,7 +110,8 @@ pub(super) fn start(vcpu: &VcpuFd, cpuid: &CpuId) -> Result<(), kvm_ioctls::Erro
     (sregs.cs, sregs.ds, sregs.es, sregs.ss, sregs.fs, sregs.gs) = (code, data, data, data, data, data);
     sregs.gdt = kvm_dtable { base: GDT, limit: 23, ..Default::default() };
     sregs.idt = kvm_dtable { base: IDT, limit: (VECTORS * 16 - 1) as u16, ..Default::default() };
-    (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = (CR0, PML4, CR4, EFER);
+    let cr4 = if has_xsave(cpuid) { CR4 | OSXSAVE } else { CR4 };
+    (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = (CR0, PML4, cr4, EFER);
     vcpu.set_sregs(&sregs)?;
     vcpu.set_regs(&kvm_regs { rip: CODE, rsp: STACK_TOP, rflags: 2, ..Default::default() })
 }

@@ -4,6 +4,7 @@
 mod clock;
 pub mod cpuid;
 mod dirty;
+mod first_write;
 mod msrs;
 mod tsc;
 pub mod vcpu;
@@ -11,6 +12,7 @@ pub mod vm;
 mod xsave;
 
 pub use cpuid::CpuidTable;
+pub use first_write::first_write_cost;
 pub use vcpu::{Vcpu, VcpuState};
 pub use vm::{ChipState, Host, Vm};
 

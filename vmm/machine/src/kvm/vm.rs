@@ -225,7 +225,7 @@ fn check_host(kvm: &Kvm) -> Result<(), KvmError> {
 
 /// Manual protection with the log initially set: the first harvest of a slot reports every page, which is what a full
 /// synchronization wants, and starting the log does not walk RAM.
-fn enable_manual_protection(fd: &VmFd) -> Result<(), KvmError> {
+pub(super) fn enable_manual_protection(fd: &VmFd) -> Result<(), KvmError> {
     let wanted = u64::from(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
     let offered = fd.check_extension_raw(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.into());
     if (offered as u64) & wanted != wanted {

@@ -15,7 +15,8 @@ use crate::gate::Arrival;
 use crate::kvm::Vcpu;
 use crate::stats::Work;
 use crate::stops::Stops;
-use crate::throttle::{self, Next, Share};
+use crate::thread::processor_time;
+use crate::throttle::{Next, Share};
 use crate::turns::Waiting;
 
 /// How long a vCPU that waits for the console waits before it looks at the gate again.
@@ -112,7 +113,7 @@ fn run_loop(machine: &Machine, id: u32) -> Result<(), VcpuError> {
             continue;
         }
         // A rest is a stop that the guest's kernel must not take for a hanging processor.
-        match share.next(machine.throttle().percent(), Instant::now(), throttle::used) {
+        match share.next(machine.throttle().percent(), Instant::now(), processor_time) {
             Next::Rest(piece) => {
                 std::thread::sleep(piece);
                 continue;

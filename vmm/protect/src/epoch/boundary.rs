@@ -182,7 +182,7 @@ impl Epochs {
         let saved = Instant::now();
         // Mostly an epoch writes about as much as the one before.
         let mut gfns = Vec::with_capacity(self.page_count);
-        self.harvest.take(machine.vm(), machine.ram(), Some(self.running), &mut gfns)?;
+        sealed.first_writes = self.harvest.take(machine.vm(), machine.ram(), Some(self.running), &mut gfns)?;
         if let Some(also) = base_with.filter(|also| !also.is_empty()) {
             gfns.extend(also);
             gfns.sort_unstable();

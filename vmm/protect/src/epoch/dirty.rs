@@ -40,8 +40,12 @@ impl DirtyHarvest {
     /// At the end of epoch `sealed`, with vCPUs stopped, this is exact, but for hot pages: they are in every harvest. With
     /// vCPUs running (synchronization; no epoch) a page written meanwhile is in this harvest or in the next: it is
     /// protected *before* the caller reads it, and no page is hot.
-    pub fn take(&mut self, vm: &Vm, ram: &Ram, sealed: Option<EpochId>, gfns: &mut Vec<u64>) -> Result<(), KvmError> {
+    ///
+    /// Gives how many of them were protected, so that the guest paid for the first write with a fault; pages that only this
+    /// program wrote count as such too.
+    pub fn take(&mut self, vm: &Vm, ram: &Ram, sealed: Option<EpochId>, gfns: &mut Vec<u64>) -> Result<u32, KvmError> {
         self.cool(ram);
+        let mut first_writes = 0;
         for ((region, words), hot) in ram.regions().iter().zip(&mut self.words).zip(&mut self.hot) {
             vm.read_dirty(region.slot, words)?;
             region.marks.take(|index, bits| words[index] |= bits);
@@ -50,6 +54,8 @@ impl DirtyHarvest {
                 let first = region.first_gfn() + index as u64 * 64;
                 gfns.extend(set_bits(word).map(|bit| first + bit as u64));
             }
+            // Those left writable are in every log.
+            first_writes += ((gfns.len() - before) as u32).saturating_sub(hot.kept());
             match sealed {
                 Some(epoch) => keep_hot(words, hot, epoch, region.first_gfn(), &gfns[before..]),
                 None => hot.forget(),
@@ -60,7 +66,7 @@ impl DirtyHarvest {
             // Bits that only we set are not in KVM's log; it ignores them.
             vm.clear_dirty(region.slot, region.page_count(), words)?;
         }
-        Ok(())
+        Ok(first_writes)
     }
 
     /// Empties KVM's log; our own marks stay.

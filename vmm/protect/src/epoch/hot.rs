@@ -65,7 +65,12 @@ impl HotPages {
 
     /// Every page is protected again: all are cold.
     pub(super) fn forget(&mut self) {
-        self.forgotten = self.epoch;
+        (self.forgotten, self.kept) = (self.epoch, 0);
+    }
+
+    /// How many pages were left writable by the last harvest.
+    pub(super) fn kept(&self) -> u32 {
+        self.kept as u32
     }
 
     /// Page `index` was dirty in this epoch: whether it is to stay writable.

@@ -50,6 +50,8 @@ pub struct SealedEpoch {
     pub state: MachineState,
     /// Pages written in it, as they were at its end.
     pub pages: CapturedPages,
+    /// Pages of RAM whose first write in it cost the guest a fault: all but those that were left writable.
+    pub first_writes: u32,
     /// Disk writes of each disk.
     pub disk_writes: Vec<Arc<WriteSet>>,
     /// What the guest sent.
@@ -68,6 +70,7 @@ impl SealedEpoch {
             base: false,
             state,
             pages: CapturedPages::none(),
+            first_writes: 0,
             disk_writes: Vec::new(),
             outputs: Vec::new(),
             inputs: Vec::new(),

@@ -4,7 +4,7 @@
 //! that thread, others by the pacer's. That thread also looks now and then what the vCPUs have of their processors.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use replication::EpochId;
@@ -13,6 +13,8 @@ use replication::protocol::{Cadence, Demand};
 use super::pace::{Length, Pace, Traffic, Usage};
 use super::usage::Meter;
 use machine::gate::{Gate, KICK_AGAIN};
+use machine::kvm::first_write_cost;
+use machine::thread::spawn;
 
 /// How often it looks, while demands end epochs, what the vCPUs have of their processors. The kernel's clocks for that are coarse.
 const LOOK_AT_USAGE: Duration = Duration::from_millis(250);
@@ -150,9 +152,10 @@ impl Pacer {
         }
     }
 
-    /// An epoch was sealed that sends so much to the network: until [`Pacer::note_done`] this host works on it.
-    pub fn note_sealed(&self, epoch: EpochId, sent: Traffic) {
-        self.lock().pace.handle_sealed(epoch, sent);
+    /// An epoch was sealed that sends so much to the network, and in which the guest paid for so many first writes: until
+    /// [`Pacer::note_done`] this host works on it.
+    pub fn note_sealed(&self, epoch: EpochId, sent: Traffic, first_writes: u32) {
+        self.lock().pace.handle_sealed(epoch, sent, first_writes);
     }
 
     /// This host has nothing more to do for `epoch` and those before it, which took `worked` of a processor's time, for
@@ -205,6 +208,7 @@ impl Pacer {
     pub fn run(&self, gate: &Gate) {
         let mut asked_after = None;
         let mut meter = Meter::default();
+        let mut first_write = None;
         let mut state = self.lock();
         while !state.ended {
             let is_first = state.looked_at.is_none();
@@ -215,6 +219,10 @@ impl Pacer {
                 state = self.lock();
                 // What was before the epochs began is not theirs.
                 state.pace.handle_usage(if is_first { Usage::default() } else { usage });
+                if state.pace.wants_first_write_cost() {
+                    let cost = *first_write.get_or_insert_with(measure_first_write).get().unwrap_or(&Duration::ZERO);
+                    state.pace.set_first_write_cost(cost);
+                }
             }
             let due = state.pace.due(self.demanded());
             let now = Instant::now();
@@ -261,6 +269,21 @@ impl Pacer {
         state.looks_at = Some(Instant::now());
         state
     }
+}
+
+/// Measures on a thread of its own, which nobody waits for: this host's KVM may be slow. Where it cannot be measured, a first write
+/// costs nothing that is known.
+fn measure_first_write() -> Arc<OnceLock<Duration>> {
+    let cost = Arc::new(OnceLock::new());
+    let measured = Arc::clone(&cost);
+    drop(spawn("first-write".into(), move || match first_write_cost() {
+        Ok(cost) => {
+            tracing::debug!(?cost, "measured what a guest pays for the first write to a page");
+            let _ = measured.set(cost);
+        }
+        Err(error) => tracing::debug!(%error, "cannot measure what a guest pays for the first write to a page"),
+    }));
+    cost
 }
 
 #[cfg(test)]
@@ -322,8 +345,8 @@ mod tests {
     fn demand_while_the_epoch_before_is_worked_on_waits_for_the_end_of_that() {
         let pacer = Pacer::new(Length::Fixed(Duration::from_secs(3600)), Duration::ZERO, Cadence::Timed);
         pacer.set_on(true);
-        pacer.note_sealed(EpochId(1), Traffic::default());
-        pacer.note_sealed(EpochId(2), Traffic::default());
+        pacer.note_sealed(EpochId(1), Traffic::default(), 0);
+        pacer.note_sealed(EpochId(2), Traffic::default(), 0);
         assert!(!pacer.demand(Demand::Soon));
         pacer.note_done(EpochId(1), Duration::ZERO, 0);
         assert!(pacer.lock().pace.is_working());

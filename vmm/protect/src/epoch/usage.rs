@@ -68,6 +68,7 @@ fn usage(before: (Instant, Sums), now: (Instant, Sums), vcpus: u32) -> Usage {
         ran: ran / vcpus,
         in_kernel: in_kernel / vcpus,
         waited: now.1.waited.saturating_sub(before.1.waited) / vcpus,
+        vcpus,
     }
 }
 
@@ -146,7 +147,7 @@ mod tests {
         let begun = Instant::now();
         let before = (begun, sums(1000, 500, 50, 50));
         let now = (begun + ms(200), sums(1200, 600, 65, 55));
-        let expected = Usage { passed: ms(200), ran: ms(100), in_kernel: ms(25), waited: ms(50) };
+        let expected = Usage { passed: ms(200), ran: ms(100), in_kernel: ms(25), waited: ms(50), vcpus: 2 };
         assert_eq!(usage(before, now, 2), expected);
     }
 }

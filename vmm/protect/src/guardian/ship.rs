@@ -27,6 +27,7 @@ use machine::allocations;
 use machine::gate::Held;
 use machine::memory::PAGE_SIZE;
 use machine::stats::Work;
+use machine::thread::processor_time;
 
 /// How long the thread sleeps before it looks around.
 const LOOK_AROUND: Duration = Duration::from_millis(100);
@@ -69,12 +70,6 @@ pub(super) fn run(guardian: &Arc<Guardian>, log: DiskLog, local: Option<LocalSto
             step = shipper.wait();
         }
     }
-}
-
-/// Of this thread.
-fn processor_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::try_from(time).expect("a clock of processor time begins at zero")
 }
 
 /// What the epoch that is being worked on has cost so far: allocations of its steps, and time with what they set off. The clock is
@@ -459,7 +454,8 @@ impl<'g> Shipper<'g> {
         (link, Linked { before, mark }, left): (Link, Linked, EpochId),
         outbox: &mut Outbox,
     ) -> Result<(), OutboxError> {
-        let SealedEpoch { epoch, base, state: _, pages, disk_writes, outputs, inputs, sealed_at: _ } = sealed;
+        let SealedEpoch { epoch, base, state: _, pages, disk_writes, outputs, inputs, sealed_at: _, first_writes: _ } =
+            sealed;
         let begin = EpochBegin { base: base.then_some(before), released: left };
         let mut writer = EpochWriter::begin(link, *epoch, begin, &mut outbox.buffer);
         writer.inputs(inputs, &mut outbox.buffer);
