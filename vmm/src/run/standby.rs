@@ -6,6 +6,7 @@ use std::time::Instant;
 use replication::Fork;
 use replication::view::Incarnation;
 use serde_json::json;
+use snapshot::statedir::StateDir;
 
 use super::crash::{Next, OnCrash};
 use super::files::images_of;
@@ -14,7 +15,8 @@ use super::node::{Described, Node, note_paused};
 use super::parts::{self, HostParts};
 use super::primary::supervise;
 use super::signals::Signals;
-use super::{announce, as_json, bind_api, files, local, open_events, uses, write_config};
+use super::{announce, as_json, files, local, open_events, uses, write_config};
+use crate::api::Server;
 use crate::config::{BackupConfig, OnBoundaryLate};
 use crate::exit::{Exit, Failure};
 use machine::state::MachineState;
@@ -29,11 +31,12 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     #[cfg(feature = "faults")]
     protect::fault::arm_storage()?;
     uses::check_backup(config)?;
+    let dir = StateDir::claim(&config.state_dir)?;
     local::refuse_guest_of_backup(config)?;
     let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
     let described = as_json(config);
-    let api = bind_api(&config.api_socket, &config.state_dir)?;
-    let lease = Arc::new(Lease::open_in(&config.name, &config.witness, &config.state_dir)?);
+    let api = Server::bind(&config.api_socket)?;
+    let lease = Arc::new(Lease::open_in(&config.name, &config.witness, dir)?);
     write_config(&config.state_dir, &described)?;
     let events = open_events(config.event_monitor.as_ref())?;
     let standby_config = StandbyConfig {

@@ -242,9 +242,7 @@ fn altered(field: &str, value: serde_json::Value) -> Result<VmConfig, ConfigErro
     .expect("allowed");
     let mut text = serde_json::to_value(vm).expect("printable");
     *text.pointer_mut(field).expect("it is there") = value;
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    std::fs::write(dir.path().join("vm.json"), text.to_string()).expect("it can be written");
-    VmConfig::of_state_dir(None, Some(dir.path().to_owned()))
+    VmConfig::of_state_dir(text.to_string().as_bytes(), Path::new("/s"))
 }
 
 #[test]
