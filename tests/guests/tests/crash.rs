@@ -8,6 +8,9 @@ use std::time::Duration;
 use guests::place::{SmallDisk, wait_progress};
 use guests::{Guest, Launch, Pair, Place, Vm, console, needs, wait};
 
+const NOT_FOUND: i32 = 3;
+const CONFLICT: i32 = 4;
+const INCOMPATIBLE: i32 = 163;
 const CRASHED: i32 = 164;
 /// Boots after a crash at most.
 const RESETS_MAX: usize = 5;
@@ -225,6 +228,63 @@ fn reset_boots_the_guest_anew_in_the_same_process_and_counts() {
 
 fn first_line() -> String {
     format!("count={:016x}\n", 1)
+}
+
+#[test]
+fn reset_that_was_asked_for_is_done_by_a_resume_where_the_program_died_before_it() {
+    // What the next life had to know was in the arguments of a program that was not there any more.
+    needs!(Kvm);
+    for protect in ["none", "local"] {
+        let (guest, place) = (Guest::counter().with("typed=1"), Place::in_memory());
+        let launch = place.alone("a", &guest).with("--protect", protect).environment("OUTLAST_KILL_AT", "ResetAsked");
+        let mut vm = policy(launch, "reset").typed().start();
+        wait_progress(&vm, &guest, 20);
+        vm.type_in("c");
+        vm.wait_killed();
+        let reset = place.path("a/state/reset");
+        assert!(reset.exists(), "{}", vm.log());
+        let mut vm = Launch::resume(&place.path("a")).typed().start();
+        wait::until("another boot", || (vm.console().matches(&first_line()).count() == 2).then_some(()));
+        wait_progress(&vm, &guest, 20);
+        assert_eq!((vm.count("booting"), vm.count("resumed")), (2, 0), "{}", vm.log());
+        assert_eq!(vm.status()["incident"]["standing"], "tried");
+        assert!(!reset.exists(), "it was done");
+        assert_eq!(vm.ctl(&["stop"]).0, 0);
+        assert_eq!(vm.wait(), 0, "{}", vm.log());
+        let mut late = Launch::resume(&place.path("a")).start();
+        assert_eq!(late.wait(), NOT_FOUND, "{}", late.log());
+    }
+}
+
+#[test]
+fn reset_that_was_asked_for_is_taken_back_by_a_start_and_refused_beside_an_epoch() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter().with("typed=1"), Place::in_memory());
+    let launch = || place.alone("a", &guest).with("--protect", "local");
+    let mut vm = policy(launch().environment("OUTLAST_KILL_AT", "ResetAsked"), "reset").typed().start();
+    wait_progress(&vm, &guest, 20);
+    vm.type_in("c");
+    vm.wait_killed();
+    let reset = place.path("a/state/reset");
+    let asked = std::fs::read(&reset).expect("it is asked for");
+    let mut vm = launch().start();
+    wait::until("another boot", || (vm.console().matches(&first_line()).count() == 2).then_some(()));
+    wait_progress(&vm, &guest, 20);
+    assert!(!reset.exists(), "it is this guest now");
+    vm.kill();
+    // Nothing of ours leaves both; a copy that was put back may.
+    std::fs::write(&reset, asked).expect("the test's own directory");
+    let mut both = Launch::resume(&place.path("a")).start();
+    assert_eq!(both.wait(), CONFLICT, "{}", both.log());
+    assert!(both.log().contains("a/state/reset"), "{}", both.log());
+    std::fs::write(&reset, "{}\n").expect("the test's own directory");
+    let mut damaged = Launch::resume(&place.path("a")).start();
+    assert_eq!(damaged.wait(), INCOMPATIBLE, "{}", damaged.log());
+    assert!(damaged.log().contains("a/state/reset"), "{}", damaged.log());
+    std::fs::remove_file(&reset).expect("as the message says");
+    let vm = Launch::resume(&place.path("a")).start();
+    vm.wait_event("resumed");
+    wait_progress(&vm, &guest, 5);
 }
 
 #[test]

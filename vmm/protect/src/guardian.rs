@@ -47,7 +47,7 @@ use crate::local::pairing::Pairing;
 use crate::local::{KeptEpoch, LocalStore, RetentionNews, Shortened};
 use crate::log::{DiskLog, Notes};
 use crate::transport::{Endpoint, Sender};
-pub use ending::{Life, Sequel};
+pub use ending::Sequel;
 use machine::kvm::KvmError;
 use machine::{End, MachineError, spawn};
 pub use pausing::{NotPaused, NotResumed};

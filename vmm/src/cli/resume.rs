@@ -3,18 +3,16 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, ValueHint};
-use replication::Term;
+use snapshot::statedir::StateDir;
 
 use super::{Commands, Dead, Named, logging};
 use crate::config::VmConfig;
 use crate::exit::{Exit, Failure};
-use protect::Life;
-use protect::transport::Endpoint;
 
 const EXAMPLES: &str = "\
 The VM must have run with `--protect local`, and its VMM must be gone: killed, crashed, or
-lost with the host's kernel if the state directory survives that. The configuration is read
-from `vm.json` in the state directory.
+lost with the host's kernel if the state directory survives that. All that is needed is in the
+state directory. A guest that was being reset after a crash boots, with any protection.
 
 If the VM also had a backup, the witness decides, and at most one of the two sides continues
 the guest. If the backup has it, nothing is run here, and the exit code is 6. Otherwise this
@@ -49,29 +47,14 @@ pub(super) struct ResumeArgs {
     backup_is_gone: bool,
     #[command(flatten)]
     dead: Dead,
-    /// Boot it again: how this program continues after a crash of its guest
-    #[arg(long, hide = true, requires = "term")]
-    boot: bool,
-    /// Of --boot: the primary's term
-    #[arg(long, hide = true)]
-    term: Option<u64>,
-    /// Of --boot: the backup to fill
-    #[arg(long, hide = true)]
-    target: Option<Endpoint>,
 }
 
 pub(super) fn execute(args: ResumeArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
-    let ResumeArgs { name, state_dir, backup_is_gone, dead: Dead { dead }, boot, term, target } = args;
-    let config = VmConfig::of_state_dir(name.as_deref(), state_dir).map_err(|error| match Failure::from(error) {
-        failure if failure.exit == Exit::NotFound => failure.with_hint(
-            "there is no such VM; a VM that runs with `--protect local` leaves its state in /dev/shm/outlast/NAME or its --state-dir",
-        ),
-        failure => failure,
-    })?;
+    let ResumeArgs { name, state_dir, backup_is_gone, dead: Dead { dead } } = args;
+    let dir = StateDir::open(&VmConfig::state_dir_of(name.as_deref(), state_dir)?)?;
+    let found = dir.find()?;
+    let config = VmConfig::of_state_dir(&found.config, dir.path())?;
     logging::start(&config.control);
     logging::warn_each(&config.name, &config.warnings());
-    match (boot, term) {
-        (true, Some(term)) => commands.boot_again(config, Life { term: Term(term), target }),
-        _ => commands.resume(config, Named { dead, backup_is_gone }),
-    }
+    commands.resume(config, (dir, found), Named { dead, backup_is_gone })
 }

@@ -1,11 +1,11 @@
 //! One VM: what `outlast run` takes ([`RunOptions`]), and what is meant by it ([`VmConfig`]).
 
-use std::fs::File;
-use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use snapshot::statedir::Item;
 
 use super::control::{ControlConfig, ControlOptions};
 use super::crash::{CrashConfig, CrashOptions};
@@ -19,9 +19,6 @@ use super::options::command;
 use super::protection::{ProtectionConfig, ProtectionOptions, StateConfig, StateOptions};
 use super::rules;
 use protect::CommitDurability;
-
-/// More than any file of ours has that says what was configured.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 
 command! {
     /// What may be typed for `outlast run`.
@@ -132,26 +129,22 @@ impl VmConfig {
         rules::check_meant(self)
     }
 
-    /// What `vm.json` of a state directory says: of the one given, or of the default one of the VM called `name`. Checked
+    /// What the `vm.json` of a state directory says, `text` of the one in `dir`. Checked
     /// like what is typed, since anybody may have written it.
-    pub fn of_state_dir(name: Option<&str>, state_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
-        let dir = match (state_dir, name) {
-            (Some(dir), _) => dir,
-            (None, Some(name)) => {
-                check_name(name)?;
-                default_state_dir(name)
-            }
-            (None, None) => return Err(ConfigError::Missing("state-dir")),
-        };
-        let path = dir.join("vm.json");
-        let mut text = Vec::new();
-        File::open(&path)
-            .and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut text))
-            .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
-        let bad = |reason: String| ConfigError::BadState { path: path.clone(), reason };
-        let config: Self = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
-        config.refuse_unknown(&text).map_err(bad)?;
-        config.in_dir(dir).map_err(|error| bad(error.to_string()))
+    pub fn of_state_dir(text: &[u8], dir: &Path) -> Result<Self, ConfigError> {
+        let bad = |reason: String| ConfigError::BadState { path: Item::Config.path_in(dir), reason };
+        let config: Self = serde_json::from_slice(text).map_err(|error| bad(error.to_string()))?;
+        config.refuse_unknown(text).map_err(bad)?;
+        config.in_dir(dir.to_owned()).map_err(|error| bad(error.to_string()))
+    }
+
+    /// The state directory that was given, or the default one of the VM called `name`.
+    pub fn state_dir_of(name: Option<&str>, state_dir: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
+        match (state_dir, name) {
+            (Some(dir), _) => Ok(dir),
+            (None, Some(name)) => check_name(name).map(|()| default_state_dir(name)),
+            (None, None) => Err(ConfigError::Missing("state-dir")),
+        }
     }
 
     /// Refuses a key that this configuration, read from `text`, does not have: a flattened structure reads over it.

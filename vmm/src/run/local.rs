@@ -9,12 +9,13 @@ use replication::EpochId;
 use serde_json::{Value, json};
 use snapshot::disk::{Image, OverlayDisk};
 use snapshot::disklog::{Asked, LifeId, Owner};
+use snapshot::statedir::sealed::Sealed;
 
 use super::files::Files;
 use crate::config::{BackupConfig, DeviceConfig, LocalConfig, StateConfig, VmConfig};
 use crate::exit::Failure;
 use protect::local::backing::{LocalOptions, StoreDurability, survival_of_images};
-use protect::local::{Binding, BindingError, FILES, LastEpoch, LocalStore};
+use protect::local::{Binding, BindingError, FILES, LastEpoch, LocalError, LocalStore, RecordError};
 use protect::log::{DiskLog, FoundLog, Place, Setup, Wanted, new_life};
 use protect::{CommitDurability, this_boot};
 
@@ -48,15 +49,15 @@ pub(super) fn open_log_of_backup(config: &BackupConfig, disks: &[OverlayDisk]) -
     Ok(DiskLog::open(disks, Setup { place, owner, asked: Asked::Start, is_reserved: true })?)
 }
 
-/// The log of a guest that is to continue from `last`, having looked whether it and the disks are the guest's. Nothing
-/// is changed.
+/// The log of a guest that is to continue from `last`, having looked whether it and the disks are the guest's, by the binding
+/// that was found in its state directory. Nothing is changed.
 pub(super) fn look_at_log(
     config: &VmConfig,
-    store: &LocalStore,
+    (store, binding): (&LocalStore, &Sealed),
     disks: &[OverlayDisk],
     last: &LastEpoch,
 ) -> Result<(FoundLog, LifeId), Failure> {
-    let binding = store.binding()?;
+    let binding = store.binding(binding)?;
     if let Some(binding) = &binding {
         binding.check(disks, &this_boot()).map_err(|error| with_remedy(error.into(), config))?;
     }
@@ -136,11 +137,16 @@ pub(super) fn create(config: &VmConfig, ram_bytes: u64, binding: &Binding) -> Re
     Ok(store)
 }
 
-/// Of a guest that is to continue.
-pub(super) fn open(config: &VmConfig) -> Result<(LocalStore, LastEpoch), Failure> {
-    let (store, last) = LocalStore::open(&config.state.dir, config.guest.memory_bytes, options(config)?)?;
-    say(config, &store);
-    Ok((store, last))
+/// Of a guest that is to continue; none: it never committed an epoch.
+pub(super) fn open(config: &VmConfig) -> Result<Option<(LocalStore, LastEpoch)>, Failure> {
+    match LocalStore::open(&config.state.dir, config.guest.memory_bytes, options(config)?) {
+        Err(LocalError::Record { source: RecordError::Empty, .. }) => Ok(None),
+        opened => {
+            let (store, last) = opened?;
+            say(config, &store);
+            Ok(Some((store, last)))
+        }
+    }
 }
 
 fn options(config: &VmConfig) -> Result<LocalOptions, Failure> {

@@ -14,6 +14,8 @@ mod node;
 mod outlet;
 mod parts;
 mod primary;
+mod refusal;
+mod resume;
 mod right;
 mod rollback;
 mod signals;
@@ -26,14 +28,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
-use snapshot::{durable, private};
+use snapshot::statedir::{self, Finding, Item, StateDir, StateDirError};
 
 use crate::api::Server;
 use crate::cli::{Commands, Named};
-use crate::config::{BackupConfig, ControlConfig, DemoConfig, EventMonitor, StateConfig, VmConfig};
+use crate::config::{BackupConfig, ControlConfig, DemoConfig, EventMonitor, VmConfig};
 use crate::exit::{Exit, Failure};
 use machine::End;
-use protect::Life;
 use protect::events::Events;
 
 /// What the command line hands over to: this program.
@@ -45,12 +46,8 @@ impl Commands for Outlast {
         primary::run(&config, &dead)
     }
 
-    fn boot_again(&self, config: VmConfig, life: Life) -> Result<Exit, Failure> {
-        primary::boot_again(&config, life)
-    }
-
-    fn resume(&self, config: VmConfig, named: Named) -> Result<Exit, Failure> {
-        primary::resume(&config, &named)
+    fn resume(&self, config: VmConfig, found: (StateDir, Finding), named: Named) -> Result<Exit, Failure> {
+        resume::resume(&config, found, &named)
     }
 
     fn backup(&self, config: BackupConfig) -> Result<Exit, Failure> {
@@ -93,27 +90,18 @@ fn open_events(monitor: Option<&EventMonitor>) -> Result<Arc<Events>, Failure> {
     Ok(Arc::new(Events::new(file.transpose()?)))
 }
 
-/// Opens the control socket, which keeps a second VM of this name out, and where events go. Makes the state directory, which is
-/// to be ours alone.
+/// Opens the control socket, which keeps a second VM of this name out, and where events go.
 fn open_control(
-    control: &ControlConfig,
-    StateConfig { dir, disk_log: _ }: &StateConfig,
+    ControlConfig { api_socket, event_monitor, .. }: &ControlConfig,
 ) -> Result<(Server, Arc<Events>), Failure> {
-    let claimed = private::claim_dir(dir).and_then(|is_new| if is_new { durable::sync_parent(dir) } else { Ok(()) });
-    claimed.map_err(|error| unwritable(dir, &error))?;
-    let api = Server::bind(&control.api_socket)?;
-    Ok((api, open_events(control.event_monitor.as_ref())?))
+    Ok((Server::bind(api_socket)?, open_events(event_monitor.as_ref())?))
 }
 
 /// Writes what was configured. Only once the VM is sure to run here.
 fn write_config(state_dir: &Path, config: &Value) -> Result<(), Failure> {
     let text = serde_json::to_vec_pretty(config).expect("a JSON value is printable");
-    durable::replace(&state_dir.join("vm.json"), &text).map_err(|error| unwritable(state_dir, &error))
-}
-
-fn unwritable(state_dir: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(Exit::Error, format!("cannot use the state directory {}: {error}", state_dir.display()))
-        .with_hint("give --state-dir a directory that this user can write and others cannot")
+    let written = statedir::replace(state_dir, Item::Config, &text);
+    Ok(written.map_err(|source| StateDirError::Unfit { dir: state_dir.to_owned(), source })?)
 }
 
 fn as_json(config: &impl Serialize) -> Value {

@@ -1,41 +1,38 @@
-//! `outlast run` and `outlast resume`: a machine from power-on, or from its last committed epoch, to its end; protected
-//! if it is asked for.
+//! `outlast run`: a machine from power-on to its end, protected if it is asked for. What a machine goes through once it is made
+//! is here for `outlast resume` too.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use replication::view::Incarnation;
-use replication::{BranchSeed, EpochId, Term};
+use replication::{EpochId, Term};
 use snapshot::disk::Image;
 use snapshot::disklog::LifeId;
+use snapshot::statedir::StateDir;
 
 use super::crash::{self, Next, OnCrash};
 use super::files::images_of;
 use super::incident::IncidentFile;
 use super::node::{Described, Node, note_paused};
 use super::parts::{self, HostParts, Inputs};
-use super::right::{Resumed, Right};
-use super::rollback::{self, limits_of};
+use super::rollback::limits_of;
 use super::signals::Signals;
 use super::terminal::Terminal;
 use super::{as_json, exit_of, files, local, open_control, uses, write_config};
 use crate::api::Server;
-use crate::cli::Named;
 use crate::config::{OnGuestPanic, StartFrom, VmConfig};
 use crate::exit::{Exit, Failure};
 use machine::random::id as random;
-use machine::state::MachineState;
 use machine::{End, KernelSource, MachineError, Parts, Threads, checkpoint, input};
 use protect::epoch::EpochMachine;
 use protect::events::Events;
-use protect::fault;
-use protect::local::pairing::{Pairing, unused_after};
-use protect::local::{Anew, LocalStore};
+use protect::local::pairing::Pairing;
+use protect::local::{LocalStore, reset};
 use protect::log::{DiskLog, FoundLog};
 use protect::{Guardian, GuardianConfig, Lease, Life, Sequel};
 
 /// How long the end of a VM waits for a console that does not take what the guest said.
-const CONSOLE_END_WAIT: Duration = Duration::from_secs(2);
+pub(super) const CONSOLE_END_WAIT: Duration = Duration::from_secs(2);
 /// How long the end of a VM waits for what its virtual processors have asked storage for.
 const THREADS_END_WAIT: Duration = Duration::from_secs(30);
 /// The same of one that cannot continue.
@@ -46,28 +43,29 @@ const FIRST_EPOCH: EpochId = EpochId(1);
 /// `dead`: places at the witness that the operator says are dead.
 pub(super) fn run(config: &VmConfig, dead: &[String]) -> Result<Exit, Failure> {
     let signals = Signals::take()?;
-    boot(config, &signals, guardian_config(config), dead, |file| file.forget())
+    uses::check(config)?;
+    let dir = StateDir::claim(&config.state.dir)?;
+    boot(config, &signals, dir, guardian_config(config), dead, |file| file.forget())
 }
 
 /// The same after a crash of its guest, which counts. `life` is the guest's next.
-pub(super) fn boot_again(config: &VmConfig, life: Life) -> Result<Exit, Failure> {
-    let signals = Signals::take()?;
+pub(super) fn reset(config: &VmConfig, signals: &Signals, dir: StateDir, life: Life) -> Result<Exit, Failure> {
     let Life { term, target } = life;
-    boot(config, &signals, GuardianConfig { term, target, ..guardian_config(config) }, &[], |_| Ok(()))
+    boot(config, signals, dir, GuardianConfig { term, target, ..guardian_config(config) }, &[], |_| Ok(()))
 }
 
 fn boot(
     config: &VmConfig,
     signals: &Signals,
+    dir: StateDir,
     protection: GuardianConfig,
     dead: &[String],
     settle: impl FnOnce(&IncidentFile) -> Result<(), Failure>,
 ) -> Result<Exit, Failure> {
-    uses::check(config)?;
     local::refuse_guest(config)?;
     let opened = parts::open(&config.devices)?;
     let program = Program::open(config, signals)?;
-    let lease = Lease::open_in(&config.name, &config.detection.witness, &config.state.dir)?;
+    let lease = Lease::open_in(&config.name, &config.detection.witness, dir)?;
     let looked = local::look_to_start(config, &opened.disks)?;
     let has_epoch = LocalStore::is_in(&config.state.dir);
     let store = Incarnation(random());
@@ -79,6 +77,8 @@ fn boot(
             let GuardianConfig { term, target, .. } = &protection;
             Pairing::new(&lease, store, *term, FIRST_EPOCH, target.clone()).write(&config.state.dir)?;
         }
+        // From here on it is this life, and no boot that was asked for before.
+        reset::settle(&config.state.dir)?;
         Ok(launch)
     });
     let launch = launch.inspect_err(|_| lease.take_back(&begun))?;
@@ -87,30 +87,30 @@ fn boot(
 }
 
 /// The process of a VM, apart from its machine.
-struct Program<'a> {
-    config: &'a VmConfig,
+pub(super) struct Program<'a> {
+    pub(super) config: &'a VmConfig,
     signals: &'a Signals,
-    described: serde_json::Value,
+    pub(super) described: serde_json::Value,
     api: Server,
-    events: Arc<Events>,
+    pub(super) events: Arc<Events>,
 }
 
 impl<'a> Program<'a> {
-    fn open(config: &'a VmConfig, signals: &'a Signals) -> Result<Self, Failure> {
-        let (api, events) = open_control(&config.control, &config.state)?;
+    pub(super) fn open(config: &'a VmConfig, signals: &'a Signals) -> Result<Self, Failure> {
+        let (api, events) = open_control(&config.control)?;
         Ok(Self { config, signals, described: as_json(config), api, events })
     }
 }
 
 /// A machine that is about to be switched on, and what it needs to run.
-struct Launch {
-    machine: EpochMachine,
-    inputs: Inputs,
-    log: DiskLog,
-    images: Vec<Arc<Image>>,
-    local: Option<LocalStore>,
+pub(super) struct Launch {
+    pub(super) machine: EpochMachine,
+    pub(super) inputs: Inputs,
+    pub(super) log: DiskLog,
+    pub(super) images: Vec<Arc<Image>>,
+    pub(super) local: Option<LocalStore>,
     /// Its state was continued before, or may be continued elsewhere too.
-    begins_generation: bool,
+    pub(super) begins_generation: bool,
 }
 
 fn make(
@@ -126,7 +126,7 @@ fn make(
     let machine = make_machine(config, parts)?;
     let ram_bytes = machine.ram().bytes();
     #[cfg(feature = "faults")]
-    fault::arm()?;
+    protect::fault::arm()?;
     let mut local = binding.map(|binding| local::create(config, ram_bytes, &binding)).transpose()?;
     local.as_mut().map_or(Ok(()), |store| store.keep_earlier(limits_of(&config.crash)))?;
     settle(&IncidentFile::of(&config.state.dir))?;
@@ -135,70 +135,13 @@ fn make(
     Ok(Launch { machine, inputs, log, images, local, begins_generation })
 }
 
-/// A guest of this host that is not in any process any more is continued from its last committed epoch. `named`: what
-/// nothing proves, and the operator says.
-pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> {
-    let started = Instant::now();
-    let signals = &Signals::take()?;
-    #[cfg(feature = "faults")]
-    fault::arm()?;
-    uses::check(config)?;
-    // First: nobody else can use the directory from here on.
-    let (mut store, mut last) = local::open(config)?;
-    store.keep_earlier(limits_of(&config.crash))?;
-    let incident = IncidentFile::of(&config.state.dir);
-    let back = rollback::decide(config.crash.on_guest_panic, &incident, &mut store)?;
-    let right = Right::open(config)?;
-    let mut opened = parts::open(&config.devices)?;
-    let (found, life) = local::look_at_log(config, &store, &opened.disks, &last)?;
-    let images = images_of(&opened.disks);
-    let program = Program::open(config, signals)?;
-    let mut state = MachineState::decode(&last.state).map_err(MachineError::from)?;
-    let mut ram = store.map_ram()?;
-    // What the guest did after the epoch that it goes back to was seen.
-    let begins_generation = back.is_some();
-    let Resumed { lease, term, mut running, target, store: id } = right.win(config, last.fork, named)?;
-    write_config(&config.state.dir, &program.described)?;
-    let log = found.recover()?;
-    store.bind_if_new(|| local::binding(&log, life, &opened.disks))?;
-    fault::reached(fault::DISKS_RECOVERED);
-    if let Some(back) = back {
-        log.note_beside()?;
-        drop(ram);
-        let anew = Anew { branch: term, count: running, seed: BranchSeed(random()), line: log.line() };
-        back.perform(&incident, store, anew, &mut opened.disks, &program.events)?;
-        // Its files have the earlier epoch when they are opened anew.
-        (store, last) = local::open(config)?;
-        store.keep_earlier(limits_of(&config.crash))?;
-        let more = rollback::decide(config.crash.on_guest_panic, &incident, &mut store)?;
-        assert!(more.is_none(), "it went back");
-        state = MachineState::decode(&last.state).map_err(MachineError::from)?;
-        // The guest ran when it crashed: a pause of before was over.
-        state.paused = false;
-        ram = store.map_ram()?;
-        running = unused_after(last.epoch());
-    }
-    let (parts, inputs) = opened.split();
-    let machine = EpochMachine::restore(state, ram, parts, config.epochs.pace(), running)?;
-    machine.egress().emit_again(&last.outputs);
-    // From the next commit on they are not kept any more.
-    machine.egress().drain_console(CONSOLE_END_WAIT);
-    fault::reached(fault::EMITTED_AGAIN);
-    program.events.note(
-        "resumed",
-        serde_json::json!({
-            "name": config.name, "epoch": last.epoch().0, "reemitted": last.outputs.len(),
-            "restore_ms": started.elapsed().as_secs_f64() * 1e3,
-        }),
-    );
-    let fork = Some(last.fork);
-    let protection = GuardianConfig { term, fork, target, begins_afresh: false, store: id, ..guardian_config(config) };
-    let launch = Launch { machine, inputs, log, images, local: Some(store), begins_generation };
-    serve(program, protection, lease, launch)
-}
-
 /// Runs the machine to its end. `lease`: the right to, which was won.
-fn serve(program: Program<'_>, protection: GuardianConfig, lease: Arc<Lease>, launch: Launch) -> Result<Exit, Failure> {
+pub(super) fn serve(
+    program: Program<'_>,
+    protection: GuardianConfig,
+    lease: Arc<Lease>,
+    launch: Launch,
+) -> Result<Exit, Failure> {
     let Program { config, signals, described, api, events } = program;
     let Launch { machine, inputs, log, images, local, begins_generation } = launch;
     let files = local::files(&log, config.epochs.commit_durability, images);
@@ -255,7 +198,7 @@ fn make_machine(config: &VmConfig, parts: Parts) -> Result<EpochMachine, Failure
     }
 }
 
-fn guardian_config(config: &VmConfig) -> GuardianConfig {
+pub(super) fn guardian_config(config: &VmConfig) -> GuardianConfig {
     GuardianConfig {
         vm_name: config.name.clone(),
         target: config.protection.backup().cloned(),

@@ -6,6 +6,7 @@ use std::time::Instant;
 use replication::Fork;
 use replication::view::Incarnation;
 use serde_json::json;
+use snapshot::statedir::StateDir;
 
 use super::crash::{Next, OnCrash};
 use super::files::images_of;
@@ -29,11 +30,12 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     #[cfg(feature = "faults")]
     protect::fault::arm_storage()?;
     uses::check_backup(config)?;
+    let dir = StateDir::claim(&config.state.dir)?;
     local::refuse_guest_of_backup(config)?;
     let mut opened = parts::open(&config.devices)?;
     let described = as_json(config);
-    let (api, events) = open_control(&config.control, &config.state)?;
-    let lease = Arc::new(Lease::open_in(&config.name, &config.detection.witness, &config.state.dir)?);
+    let (api, events) = open_control(&config.control)?;
+    let lease = Arc::new(Lease::open_in(&config.name, &config.detection.witness, dir)?);
     write_config(&config.state.dir, &described)?;
     let standby_config = StandbyConfig {
         vm_name: config.name.clone(),

@@ -8,26 +8,12 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use snapshot::statedir::Item;
+
 use super::local;
 use crate::config::{BackupConfig, Console, ControlConfig, DeviceConfig, StartFrom, VmConfig};
 use crate::exit::{Exit, Failure};
 
-/// What is written in a state directory, beside what its owner may have put there.
-const STATE_FILES: [&str; 13] = [
-    "lock",
-    "vm.json",
-    "vm.json.next",
-    "state",
-    "ram",
-    "undo",
-    "redo",
-    "disks",
-    "disks.next",
-    "pairing",
-    "pairing.next",
-    "crash.json",
-    "crash.json.next",
-];
 /// A chain of links this long is a circle.
 const LINKS_MAX: usize = 40;
 
@@ -111,7 +97,7 @@ fn refuse_shared(uses: &[Use], state_dir: &Path) -> Result<(), Failure> {
             return Err(shared(other, one));
         }
     }
-    for name in STATE_FILES {
+    for name in Item::file_names() {
         let kept = writes("the state directory's file", &state_dir.join(name));
         let Some(identity) = identity_of(&kept.path) else { continue };
         if let Some((one, _)) = known.iter().find(|(_, also)| *also == identity) {
@@ -217,8 +203,8 @@ mod tests {
     #[test]
     fn state_files_are_nobody_elses() {
         let place = Place::new();
-        for name in STATE_FILES {
-            place.assert_refused(&[writes("--console", &place.path("state").join(name))]);
+        for name in Item::file_names() {
+            place.assert_refused(&[writes("--console", &place.path("state").join(&name))]);
             place.assert_refused(&[reads("--kernel", &place.path("state").join(name))]);
         }
         place.check(&[writes("--console", &place.path("state/console"))]).expect("it is only in the same directory");

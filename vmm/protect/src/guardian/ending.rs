@@ -8,12 +8,11 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use replication::Term;
 use replication::primary::PrimaryState;
 
 use super::{Guardian, Parting};
 use crate::local::KeptEpoch;
-use crate::transport::Endpoint;
+use crate::local::reset::Life;
 use machine::End;
 
 /// How long is waited for the removal of what is left of a guest.
@@ -26,15 +25,6 @@ pub enum Sequel {
     Ends,
     /// It begins again on this host.
     BeginsAnew,
-}
-
-/// What the next life of a guest on this host must know of the one before.
-#[derive(Debug, Clone)]
-pub struct Life {
-    /// Its term, where no witness counts them.
-    pub term: Term,
-    /// The backup to fill.
-    pub target: Option<Endpoint>,
 }
 
 impl Guardian {

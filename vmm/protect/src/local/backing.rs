@@ -14,7 +14,9 @@ use std::path::Path;
 use recoverable::{Medium, RecoverableMemory, Rvm, RvmOptions, Survives, Vista, VistaOptions};
 use serde::{Deserialize, Serialize};
 
-use super::{LocalError, REDO, STATE_BYTES, UNDO};
+use snapshot::statedir::{Item, LogName, MemoryFiles};
+
+use super::{LocalError, STATE_BYTES};
 use machine::memory::PAGE_SIZE;
 
 /// Before-images of one epoch at most, beside those of the state.
@@ -131,10 +133,10 @@ impl Backing {
     /// Opens the log that is there, or makes one. What was under way when the process ended is undone or done.
     pub(super) fn open(dir: &Path, ram_bytes: u64, asked: LocalLog) -> Result<Self, LocalError> {
         let medium = of_directory(dir)?;
-        let log = match (dir.join(UNDO).exists(), dir.join(REDO).exists()) {
-            (_, true) => LogKind::Redo,
-            (true, false) => LogKind::Undo,
-            (false, false) => LogKind::chosen(asked, medium),
+        let log = match MemoryFiles::look(dir).log {
+            Some(LogName::Redo) => LogKind::Redo,
+            Some(LogName::Undo) => LogKind::Undo,
+            None => LogKind::chosen(asked, medium),
         };
         match log {
             LogKind::Undo => Self::undo(dir, ram_bytes),
@@ -144,12 +146,12 @@ impl Backing {
 
     fn undo(dir: &Path, ram_bytes: u64) -> Result<Self, LocalError> {
         let options = VistaOptions { log_bytes: undo_bytes(ram_bytes), required: Survives::ProcessDeath };
-        let memory = Vista::open(dir.join(UNDO), options)?;
+        let memory = Vista::open(Item::Undo.path_in(dir), options)?;
         Ok(Self { memory: Box::new(memory), log: LogKind::Undo, piece_bytes: usize::MAX })
     }
 
     fn redo(dir: &Path, ram_bytes: u64, medium: Medium) -> Result<Self, LocalError> {
-        let (path, bytes) = (dir.join(REDO), redo_bytes(ram_bytes));
+        let (path, bytes) = (Item::Redo.path_in(dir), redo_bytes(ram_bytes));
         if !path.exists() {
             Rvm::create_log(&path, bytes)?;
         }

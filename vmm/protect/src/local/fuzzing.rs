@@ -97,6 +97,6 @@ pub fn read(which: u8, file: &[u8]) {
         }
         1 => Ring::fuzzing_open(&dir().join("ring"), LIMITS, EPOCH, file),
         2 => pairing::fuzzing_read(file),
-        _ => binding::fuzzing_read(dir(), file),
+        _ => binding::fuzzing_read(file),
     }
 }

@@ -285,12 +285,8 @@ fn vm_json_is_flat_as_it_was_before_options_came_in_groups() {
 
 #[test]
 fn vm_json_with_a_key_that_is_none_is_refused() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let read = |text: &str| {
-        std::fs::write(dir.path().join("vm.json"), text).expect("it can be written");
-        VmConfig::of_state_dir(None, Some(dir.path().to_owned()))
-    };
-    assert_eq!(read(FLAT).expect("good").state.dir, dir.path());
+    let read = |text: &str| VmConfig::of_state_dir(text.as_bytes(), Path::new("/moved"));
+    assert_eq!(read(FLAT).expect("good").control.api_socket, Path::new("/moved/api.sock"));
     let error = read(&FLAT.replacen('{', "{ \"colour\": 1,", 1)).expect_err("nobody wrote that");
     assert_eq!(error.exit(), Exit::Incompatible);
     assert!(error.to_string().contains("unknown field `colour`"), "{error}");
@@ -313,9 +309,7 @@ fn altered(field: &str, value: serde_json::Value) -> Result<VmConfig, ConfigErro
     .expect("allowed");
     let mut text = serde_json::to_value(vm).expect("printable");
     *text.pointer_mut(field).expect("it is there") = value;
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    std::fs::write(dir.path().join("vm.json"), text.to_string()).expect("it can be written");
-    VmConfig::of_state_dir(None, Some(dir.path().to_owned()))
+    VmConfig::of_state_dir(text.to_string().as_bytes(), Path::new("/s"))
 }
 
 #[test]

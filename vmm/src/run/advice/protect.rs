@@ -260,8 +260,7 @@ impl Advice for WitnessError {
 impl Advice for LeaseError {
     fn exit(&self) -> Exit {
         match self {
-            Self::InUse { .. } => Exit::Conflict,
-            Self::Denied { .. } | Self::NoIdentity(_) => Exit::Error,
+            Self::NoIdentity(_) => Exit::Error,
             Self::Witness(error) => error.exit(),
             Self::NoAnswer { .. } => Exit::Timeout,
             Self::Unlisted { .. } => Exit::NotFound,
@@ -273,8 +272,6 @@ impl Advice for LeaseError {
 
     fn hint(&self) -> Option<String> {
         let remedy = match self {
-            Self::InUse { .. } => "stop that one, or give this VM another --state-dir".into(),
-            Self::Denied { .. } => "the state directory and its files must belong to the user who runs the VM".into(),
             Self::NoIdentity(_) => "is /proc mounted, and the state directory writable?".into(),
             Self::Witness(error) => return error.hint(),
             Self::NoAnswer { .. } => "is the shared storage mounted and reachable? Try again when it is".into(),
