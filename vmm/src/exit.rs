@@ -32,7 +32,7 @@ pub enum Exit {
     Timeout = 5,
     /// Refused, because two hosts might then run the same guest.
     SplitBrain = 6,
-    /// This VMM lost its lease and stopped its guest; nothing was released after that.
+    /// This VMM lost its right to run and stopped its guest; nothing was released after that.
     SelfFenced = 160,
     /// State from another version, another VM or another kind of CPU.
     Incompatible = 163,

@@ -140,11 +140,20 @@ pub struct Frame {
     pub body_checksum: u64,
 }
 
+/// What a peer speaks whose first bytes are `found`.
+fn foreign(found: [u8; 4]) -> String {
+    match found {
+        // A record of TLS: its type, and the version that all of them name.
+        [20..=23, 3, ..] => "the peer speaks TLS, and this side clear text: give both --tls-dir, or neither".into(),
+        _ => format!("the peer does not speak Outlast (its first bytes are {found:02x?}); check the address and port"),
+    }
+}
+
 /// What is wrong with the bytes of a peer.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum WireError {
     /// Not our protocol at all.
-    #[error("the peer does not speak Outlast (its first bytes are {found:02x?}); check the address and port")]
+    #[error("{}", foreign(*.found))]
     BadMagic {
         /// What came instead.
         found: [u8; 4],

@@ -152,6 +152,9 @@ fn stranger_is_told_apart_by_its_first_four_bytes() {
     decoder.handle_bytes(b"GET ");
     let error = decoder.poll_frame().unwrap_err();
     assert_eq!(error, WireError::BadMagic { found: *b"GET " });
+    assert!(error.to_string().contains("does not speak Outlast"), "{error}");
+    let tls = WireError::BadMagic { found: [22, 3, 1, 2] };
+    assert!(tls.to_string().contains("speaks TLS"), "{tls}");
     assert!(error.to_string().starts_with("the peer does not speak Outlast"));
 }
 

@@ -17,6 +17,7 @@ pub mod program;
 pub mod seed;
 pub mod shell;
 pub mod skip;
+pub mod tls;
 pub mod trace;
 pub mod vm;
 pub mod wait;

@@ -1,10 +1,12 @@
 //! `kill -9` of the primary at random moments: the guest goes on in the backup, and its console is one sequence.
 
+use std::net::TcpStream;
+use std::path::Path;
 use std::time::Duration;
 
 use guests::place::{wait_progress, wait_value};
 use guests::wire::Wire;
-use guests::{Guest, Pair, Place, Seed, console, needs, wait};
+use guests::{Guest, Pair, Place, Seed, Vm, console, needs, tls, wait};
 
 /// Kills the primary of `guest` at a random moment and compares both consoles with what the guest has to say.
 fn survives_kill_of_primary(guest: &Guest, seed: &mut Seed) {
@@ -61,6 +63,40 @@ fn kill_primary_that_a_unix_socket_connects_goes_on_without_a_seam() {
     assert_eq!(third.ctl(&["stop"]).0, 0);
     survives_kill_of(pair, &guest, &mut seed);
     assert!(!socket.exists(), "the backup took its socket with it");
+}
+
+#[test]
+fn kill_primary_over_tls_goes_on_without_a_seam_and_strangers_are_sent_away() {
+    needs!(Kvm);
+    let (place, guest, mut seed) = (Place::new(), Guest::counter(), Seed::new());
+    let certificates = tls::directory(&place.path(""), "tls");
+    let backup = place.backup("b", &guest).with("--tls-dir", path(&certificates)).start();
+    // Who says nothing, who speaks clear text, and who has another authority's certificate.
+    let silent = TcpStream::connect(("127.0.0.1", backup.port())).expect("it listens");
+    let stranger = |side: &str| {
+        place
+            .alone(side, &guest)
+            .with("--witness", "none")
+            .with("--protect", format!("tcp:127.0.0.1:{}", backup.port()))
+    };
+    let clear = stranger("c").start();
+    let said = |vm: &Vm, event: &str| vm.wait_event(event)["error"].as_str().expect("a reason").to_owned();
+    assert!(said(&clear, "peer-error").contains("speaks TLS"), "{}", said(&clear, "peer-error"));
+    let other = stranger("d").with("--tls-dir", path(&tls::directory(&place.path(""), "other"))).start();
+    assert!(said(&other, "backup-unreachable").contains("did not sign it"), "{}", said(&other, "backup-unreachable"));
+    assert!(backup.wait_event("peer-error")["reason"].as_str().is_some_and(|why| why.contains("clear text")));
+    for vm in [clear, other] {
+        assert_eq!(vm.ctl(&["stop"]).0, 0);
+    }
+    let primary = place.primary("a", &guest, backup.port()).with("--tls-dir", path(&certificates)).start();
+    primary.wait_event("protected");
+    backup.wait_event("protected");
+    drop(silent);
+    survives_kill_of(Pair { primary, backup }, &guest, &mut seed);
+}
+
+fn path(dir: &Path) -> String {
+    dir.display().to_string()
 }
 
 #[test]

@@ -91,7 +91,7 @@ class Pair:
 
     def restart_backup(self, host: str, detect: str | None = None) -> Vmm:
         """A backup whose replica, and the log beside it, are what is there."""
-        words = ["--listen", f"tcp:{self.stage.host(host).repl_address}:{PORT}", *self.devices(), *self._protection(detect), "--net", "tap=tap0"]
+        words = ["--listen", self.target(host), *self.devices(), *self._protection(detect), "--net", "tap=tap0"]
         backup = Vmm(self.stage, host, "backup", words)
         backup.wait_event("waiting", WAITING_SECONDS)
         return backup
@@ -126,8 +126,8 @@ class Pair:
         return Vmm(self.stage, host, "run", words, state_dir)
 
     def target(self, host: str) -> str:
-        """Where the backup of a host listens."""
-        return f"tcp:{self.stage.host(host).repl_address}:{PORT}"
+        """Where the backup of a host listens: on a network that only the two hosts have."""
+        return f"tcp:{self.stage.host(host).repl_address}:{PORT},clear"
 
     def devices(self) -> list[str]:
         """The guest's disk, as every VMM that runs it is told."""

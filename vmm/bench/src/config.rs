@@ -22,6 +22,8 @@ pub(crate) enum BenchKind {
     Counts,
     /// Length of a pause, over the number of dirty pages.
     Pause,
+    /// What the ways to a backup carry: a unix socket, TCP, and TLS, on loopback. Needs no guest.
+    Channel,
     /// Transactions on recoverable memory, compared with plain stores, LMDB and libpmemobj. Needs no guest.
     Recoverable,
     /// A large file written and then synced, and small writes each synced, relative to the unprotected guest.
@@ -87,7 +89,7 @@ pub(crate) struct BenchConfig {
 impl BenchConfig {
     /// An option that this question does not take, as it was typed. To ignore it would measure something else than was asked for.
     pub(crate) fn stray_option(&self) -> Option<&'static str> {
-        let takes_workloads = !matches!(self.kind, BenchKind::Pause | BenchKind::Recoverable);
+        let takes_workloads = !matches!(self.kind, BenchKind::Pause | BenchKind::Channel | BenchKind::Recoverable);
         let takes_epochs = takes_workloads && self.kind != BenchKind::Counts;
         match () {
             () if !takes_workloads && !self.workloads.is_empty() => Some("--workload"),

@@ -8,6 +8,7 @@
 //! Unless a backup on another host is given, both sides share this machine's processors and its loopback: then the cost
 //! that is seen holds the backup's work too.
 
+mod channel;
 mod chart;
 mod config;
 mod counts;
@@ -77,6 +78,7 @@ fn run(config: &BenchConfig) -> Result<Exit, Failure> {
             return counts::run(config);
         }
         BenchKind::Pause => pause::run(config)?,
+        BenchKind::Channel => channel::run(config)?,
         BenchKind::Recoverable => recoverable::run(config)?,
         BenchKind::SyncedWrites => {
             if config.kernel.is_some() && config.tap.is_none() {

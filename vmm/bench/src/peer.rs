@@ -89,7 +89,7 @@ impl Peer {
 
     /// Where it listens.
     pub(crate) fn endpoint(&self) -> Endpoint {
-        Endpoint::Tcp { host: "127.0.0.1".into(), port: self.port }
+        Endpoint::Tcp { host: "127.0.0.1".into(), port: self.port, is_clear: false }
     }
 }
 

@@ -307,6 +307,7 @@ fn guardian_config(durability: CommitDurability) -> GuardianConfig {
     GuardianConfig {
         vm_name: VM_NAME.into(),
         target: None,
+        credentials: None,
         durability,
         detect: DETECT,
         heartbeat: HEARTBEAT,

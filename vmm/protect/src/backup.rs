@@ -12,12 +12,12 @@
 
 mod connection;
 mod fitness;
-mod mailbox;
 mod perform;
 mod storage;
 mod view;
 mod vigil;
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,17 +33,16 @@ use crate::clock::Clock;
 use crate::courtesy::Courtesy;
 use crate::error::{ProtectError, Words};
 use crate::events::Events;
-use crate::lease::Lease;
 use crate::log::DiskLog;
+use crate::mailbox::Mailbox;
+use crate::registrant::Registrant;
 use crate::room::ROOM_RETRY;
-use crate::transport::ReadOutcome;
-use crate::transport::{Endpoint, Listener};
+use crate::transport::{Credentials, Endpoint, Listener, ReadOutcome};
 use crate::upkeep;
 use connection::Connection;
 use machine::MachineError;
 use machine::kvm::Vm;
 use machine::memory::Ram;
-use mailbox::Mailbox;
 use perform::no_room;
 use storage::{Done, Rehearsal, Storage};
 pub use view::{FailoverError, StandbyView};
@@ -69,6 +68,8 @@ pub struct StandbyConfig {
     pub vm_name: String,
     /// Where to listen.
     pub listen: Endpoint,
+    /// What it shows to its primary, if the two speak TLS.
+    pub credentials: Option<Credentials>,
     /// Network cards that it can give the guest.
     pub nets: usize,
     /// Silence until the primary counts as lost.
@@ -113,11 +114,13 @@ pub struct Standby {
     config: StandbyConfig,
     pipeline: BackupPipeline,
     clock: Clock,
-    lease: Arc<Lease>,
+    registrant: Arc<Registrant>,
     events: Arc<Events>,
     view: Arc<StandbyView>,
     listener: Box<dyn Listener>,
     connection: Option<Connection>,
+    /// Why the last peer was sent away that did not become one.
+    stranger: Option<String>,
     storage: Storage,
     done: Mailbox<Done>,
     /// The guest's memory, and its machine.
@@ -136,25 +139,27 @@ impl Standby {
         mut config: StandbyConfig,
         disks: Vec<OverlayDisk>,
         log: DiskLog,
-        lease: Arc<Lease>,
+        registrant: Arc<Registrant>,
         events: Arc<Events>,
     ) -> Result<Self, ProtectError> {
         // A host without KVM is to be found now.
         drop(Vm::new().map_err(MachineError::from)?);
         let done = Mailbox::new().map_err(ProtectError::EventCounter)?;
         let failed = |listen: &Endpoint, source| ProtectError::Listen { listen: listen.clone(), source };
-        let listener = config.listen.transport().listen().map_err(|error| failed(&config.listen, error))?;
-        config.listen = listener.endpoint().map_err(|error| failed(&config.listen, error))?;
-        let vigil = Vigil::begin(&lease, &events);
+        let (listener, here) =
+            config.listen.listen(config.credentials.as_ref()).map_err(|error| failed(&config.listen, error))?;
+        config.listen = here;
+        let vigil = Vigil::begin(&registrant, &events);
         Ok(Self {
             pipeline: BackupPipeline::new(pipeline_config(&config)),
             config,
             clock: Clock::default(),
-            lease,
+            registrant,
             events,
             view: Arc::default(),
             listener,
             connection: None,
+            stranger: None,
             storage: Storage::start(disks, log, done.postbox()),
             done,
             rehearsal: None,
@@ -215,7 +220,11 @@ impl Standby {
 
     /// Takes in a peer that has come; one that this backup has no use for is told so, and not waited for.
     fn accept(&mut self) {
-        let Ok(mut arrived) = self.listener.accept() else { return };
+        let mut arrived = match self.listener.accept() {
+            Ok(arrived) => arrived,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => return self.note_stranger(&error),
+        };
         if self.connection.is_some() {
             let refusal = self.pipeline.refusal(RefuseCode::Busy, "another primary is connected");
             if let Err(error) = arrived.writer.write_now(&refusal) {
@@ -224,9 +233,19 @@ impl Standby {
             return;
         }
         tracing::debug!("a peer connected");
-        if arrived.writer.set_patience(self.config.detect).is_ok() {
+        if arrived.writer.set_patience(Some(self.config.detect)).is_ok() {
             self.connection = Some(Connection::new(arrived, VmId::of_name(&self.config.vm_name)));
             self.pipeline.handle_connected(self.clock.now());
+        }
+    }
+
+    /// A peer that did not become one. One event for each new reason: anybody may come here, as often as they like.
+    fn note_stranger(&mut self, error: &io::Error) {
+        let reason = error.to_string();
+        if self.stranger.as_ref() != Some(&reason) {
+            tracing::warn!(reason, "a peer was sent away");
+            self.events.note("peer-error", json!({ "reason": reason }));
+            self.stranger = Some(reason);
         }
     }
 
@@ -234,10 +253,18 @@ impl Standby {
         if !self.pipeline.wants_bytes(now) {
             return;
         }
-        match self.connection.as_mut().map_or(ReadOutcome::Nothing, Connection::read) {
-            ReadOutcome::Nothing => {}
-            ReadOutcome::Bytes(_) => self.pipeline.handle_alive(now),
-            ReadOutcome::End => self.disconnected(),
+        let Some(connection) = &mut self.connection else { return };
+        match connection.read() {
+            Ok(ReadOutcome::Nothing) => {}
+            Ok(ReadOutcome::Bytes(_)) => self.pipeline.handle_alive(now),
+            Ok(ReadOutcome::End) => self.disconnected(),
+            Err(error) => {
+                // A peer that dies, or whose network does, is for the pipeline; one that says what it cannot have said is told of.
+                if error.kind() == io::ErrorKind::InvalidData {
+                    self.note_stranger(&error);
+                }
+                self.disconnected();
+            }
         }
     }
 
@@ -285,8 +312,8 @@ impl Standby {
             "peer_errors": core.peer_errors(),
             "can_take_over": core.state() == BackupState::Protected,
             "kept": core.kept().map(|(epoch, holder)| json!({ "epoch": epoch.0, "guest_is_at": holder })),
-            "witness": self.lease.witness().to_string(),
-            "witness_away_ms": self.lease.away_since().map(|since| since.elapsed().as_millis() as u64),
+            "witness": self.registrant.witness().to_string(),
+            "witness_away_ms": self.registrant.away_since().map(|since| since.elapsed().as_millis() as u64),
             "disk_full": full,
             "warnings": full.map(|path| no_room(path)).into_iter().collect::<Vec<_>>(),
         }));

@@ -9,10 +9,10 @@ use machine::MachineError;
 use snapshot::disk::DiskError;
 use snapshot::disklog::LogError;
 
-use crate::lease::LeaseError;
 use crate::local::LocalError;
 use crate::log::{DiskLogError, PlaceError};
 use crate::preflight::Misfit;
+use crate::registrant::RightError;
 use crate::transport::Endpoint;
 
 /// Why a guest is not protected, or not any more.
@@ -32,7 +32,7 @@ pub enum ProtectError {
     Local(#[from] LocalError),
     /// The right to run.
     #[error(transparent)]
-    Lease(#[from] LeaseError),
+    Right(#[from] RightError),
     /// The machine.
     #[error(transparent)]
     Machine(#[from] MachineError),

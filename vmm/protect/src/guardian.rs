@@ -25,6 +25,7 @@ mod ship;
 mod snapshots;
 
 use std::collections::VecDeque;
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -41,12 +42,12 @@ use crate::epoch::{EpochMachine, EpochSink, SealedEpoch};
 use crate::error::ProtectError;
 use crate::events::Events;
 use crate::fault;
-use crate::lease::Lease;
 use crate::local::backing::StoreDurability;
 use crate::local::pairing::Pairing;
 use crate::local::{KeptEpoch, LocalStore, RetentionNews, Shortened};
 use crate::log::{DiskLog, Notes};
-use crate::transport::{Endpoint, Sender};
+use crate::registrant::Registrant;
+use crate::transport::{Connection, Endpoint, Sender};
 pub use ending::Sequel;
 use machine::kvm::KvmError;
 use machine::{End, MachineError, spawn};
@@ -73,6 +74,8 @@ struct Inner {
     /// The connection, and its number.
     stream: Option<(u64, Sender)>,
     target: Option<Endpoint>,
+    /// How the attempt to reach it went, for the link thread.
+    arrival: Option<io::Result<Connection>>,
     /// Sealed epochs that the ship thread has not begun with.
     sealed: VecDeque<Box<SealedEpoch>>,
     /// Sealed epochs that are not released, and when they were sealed.
@@ -101,7 +104,7 @@ pub struct Guardian {
     events: Arc<Events>,
     clock: Clock,
     config: GuardianConfig,
-    lease: Arc<Lease>,
+    registrant: Arc<Registrant>,
     notes: Notes,
     /// The first epoch that ran under it.
     first: EpochId,
@@ -133,14 +136,14 @@ impl Guardian {
         machine: EpochMachine,
         config: GuardianConfig,
         mut log: DiskLog,
-        lease: Arc<Lease>,
+        registrant: Arc<Registrant>,
         events: Arc<Events>,
         local: Option<LocalStore>,
     ) -> Result<Arc<Self>, MachineError> {
         // A state directory that survives its host needs a log that does.
         log.set_synced(config.durability == CommitDurability::Disk || local.is_some());
         let first = machine.epochs().running();
-        let pipeline = pipeline_config(&config, &machine, local.is_some(), lease.is_witnessed());
+        let pipeline = pipeline_config(&config, &machine, local.is_some(), registrant.is_witnessed());
         let inner = Inner {
             pipeline: PrimaryPipeline::new(pipeline, first),
             waiters: 0,
@@ -149,6 +152,7 @@ impl Guardian {
             disk_sleeps: false,
             stream: None,
             target: config.target.clone(),
+            arrival: None,
             sealed: VecDeque::new(),
             unreleased: VecDeque::new(),
             fill_failed: None,
@@ -166,7 +170,7 @@ impl Guardian {
             events,
             clock: Clock::default(),
             config,
-            lease,
+            registrant,
             notes: log.notes(),
             first,
             inner: Mutex::new(inner),
@@ -196,7 +200,7 @@ impl Guardian {
     }
 
     fn spawn_threads(self: &Arc<Self>, log: DiskLog, local: Option<LocalStore>) {
-        if self.lease.is_witnessed() {
+        if self.registrant.is_witnessed() {
             let asker = Arc::clone(self);
             spawn("ft-witness".into(), move || asker.run_witness());
         }
@@ -454,6 +458,7 @@ impl Guardian {
 
     /// Sets the backup to connect to. If it is that one already, nothing changes, and what is under way is given.
     pub fn protect(&self, target: Endpoint) -> Result<Option<String>, NotProtected> {
+        target.check(self.config.credentials.is_some())?;
         let mut inner = self.lock();
         let state = inner.pipeline.core().state();
         if inner.target.as_ref() == Some(&target)
@@ -462,7 +467,7 @@ impl Guardian {
             return Ok(Some(already));
         }
         if state != PrimaryState::Solo {
-            return Err(NotProtected { state, by: inner.target.clone() });
+            return Err(NotProtected::Has { state, by: inner.target.clone() });
         }
         inner.target = Some(target);
         inner.connect_error = None;
@@ -507,7 +512,7 @@ impl Guardian {
     /// What the state directory is to remember of backups.
     fn pairing(&self, session: Option<SessionId>) -> Pairing {
         let target = self.lock().target.clone();
-        Pairing::new(&self.lease, self.config.store, self.config.term, self.first, target).with(session)
+        Pairing::new(&self.registrant, self.config.store, self.config.term, self.first, target).with(session)
     }
 
     /// How the guest is protected, for `status`.
@@ -531,8 +536,8 @@ impl Guardian {
             "in_flight_epochs": in_flight_epochs,
             "in_flight_bytes": in_flight_bytes,
             "peer_errors": core.peer_errors(),
-            "witness": self.lease.witness().to_string(),
-            "witness_away_ms": self.lease.away_since().map(|since| since.elapsed().as_millis() as u64),
+            "witness": self.registrant.witness().to_string(),
+            "witness_away_ms": self.registrant.away_since().map(|since| since.elapsed().as_millis() as u64),
             "solo_reason": inner.last_solo_reason,
             "connect_error": inner.connect_error,
             "disk_full": inner.full().next(),

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! [`epoch`] turns a machine's run into epochs; [`guardian`] drives a primary, [`backup`] a backup. Both perform what the pipelines of
-//! `replication` say, on [`log`], [`local`], [`lease`] with its [`witness`], and [`transport`].
+//! `replication` say, on [`log`], [`local`], [`registrant`] with its [`witness`], and [`transport`].
 //!
 //! Not here: configuration, the command line, exit codes, the control interface. What a user chose comes as plain types; what failed
 //! goes back as [`ProtectError`] and the errors that it is made of.
@@ -24,10 +24,11 @@ pub mod fault;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod guardian;
-mod lease;
 pub mod local;
 pub mod log;
+mod mailbox;
 mod preflight;
+mod registrant;
 mod room;
 pub mod transport;
 mod unwitnessed;
@@ -40,7 +41,7 @@ pub use guardian::{
     CommitDurability, Guardian, GuardianConfig, NotPaused, NotProtected, NotResumed, NotSnapshot, OnDegraded, Parting,
     Sequel,
 };
-pub use lease::{Begun, Lease, LeaseError};
 pub use local::reset::Life;
 pub use preflight::Misfit;
+pub use registrant::{Begun, Registrant, RightError};
 pub use unwitnessed::Unwitnessed;

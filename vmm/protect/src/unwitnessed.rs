@@ -10,11 +10,11 @@ use crate::epoch::EpochMachine;
 use crate::error::ProtectError;
 use crate::events::Events;
 use crate::guardian::{Guardian, GuardianConfig};
-use crate::lease::Lease;
 use crate::local::LocalStore;
 use crate::local::backing::{LocalLog, LocalOptions};
 use crate::log::{DiskLog, Place, Setup, Wanted, new_life};
-use crate::witness::Witness;
+use crate::registrant::Registrant;
+use crate::witness::WitnessName;
 use recoverable::Survives;
 
 /// What protection needs before its machine takes the disks.
@@ -41,12 +41,12 @@ impl Unwitnessed {
         config: GuardianConfig,
         state_dir: Option<&Path>,
     ) -> Result<Arc<Guardian>, ProtectError> {
-        let lease = Arc::new(Lease::open(&self.vm_name, &Witness::None)?);
+        let registrant = Arc::new(Registrant::open(&self.vm_name, &WitnessName::NONE)?);
         // The product's default: what the medium asks for, and no promise.
         let options =
             LocalOptions { log: LocalLog::default(), required: Survives::ProcessDeath, images: Survives::ProcessDeath };
         let ram_bytes = machine.ram().bytes();
         let store = state_dir.map(|dir| LocalStore::create(dir, ram_bytes, options)).transpose()?;
-        Ok(Guardian::start(machine, config, self.log, lease, Arc::new(Events::new(None)), store)?)
+        Ok(Guardian::start(machine, config, self.log, registrant, Arc::new(Events::new(None)), store)?)
     }
 }

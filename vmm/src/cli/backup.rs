@@ -9,10 +9,11 @@ use crate::exit::{Exit, Failure};
 const EXAMPLES: &str = "\
 Example, on a host whose address for replication is 10.78.0.2:
   outlast backup --listen tcp:10.78.0.2:7000 --name vm0 --disk path=replica.img --net tap=tap0 \\
-    --witness file:/shared/witness
+    --witness file:/shared/witness --tls-dir /etc/outlast/tls
 
-Replication is not encrypted: give --listen the address of a network that only the two
-hosts reach, never all addresses.
+The two sides speak TLS with the certificates in --tls-dir; docs/TUTORIAL.md makes them.
+Without it, give --listen tcp:10.78.0.2:7000,clear on a network that only the two hosts
+reach, never all addresses.
 
 The replica of a disk must be exactly as long as the primary's: `truncate -s 10G replica.img`
 is enough, the primary fills in the content. A read-only disk is not replicated: copy it

@@ -41,6 +41,9 @@ pub(super) struct ResumeArgs {
     /// State directory of the VM
     #[arg(long, value_name = "DIR", group = "which", value_hint = ValueHint::DirPath)]
     state_dir: Option<PathBuf>,
+    /// Directory with certificates for TLS with its backup, see `outlast run --help` [default: as it ran before]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    tls_dir: Option<PathBuf>,
     /// DANGEROUS: declares that the VM's backup neither continued the guest nor will. Only for a VM with `--witness
     /// none`, where nothing else can tell. If it is wrong, two guests run. It does not overrule a witness
     #[arg(long)]
@@ -50,10 +53,11 @@ pub(super) struct ResumeArgs {
 }
 
 pub(super) fn execute(args: ResumeArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
-    let ResumeArgs { name, state_dir, backup_is_gone, dead: Dead { dead } } = args;
+    let ResumeArgs { name, state_dir, tls_dir, backup_is_gone, dead: Dead { dead } } = args;
     let dir = StateDir::open(&VmConfig::state_dir_of(name.as_deref(), state_dir)?)?;
     let found = dir.find()?;
-    let config = VmConfig::of_state_dir(&found.config, dir.path())?;
+    let mut config = VmConfig::of_state_dir(&found.config, dir.path())?;
+    config.detection.name_tls_dir(tls_dir);
     logging::start(&config.control);
     logging::warn_each(&config.name, &config.warnings());
     commands.resume(config, (dir, found), Named { dead, backup_is_gone })

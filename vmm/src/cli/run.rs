@@ -20,11 +20,11 @@ Examples:
   Protected by a backup on another host, whose address for replication is 10.78.0.2.
   First, on that host:
     outlast backup --listen tcp:10.78.0.2:7000 --name vm0 --disk path=replica.img --net tap=tap0 \\
-      --witness file:/shared/witness
+      --witness file:/shared/witness --tls-dir /etc/outlast/tls
   then here:
-    outlast run … --protect tcp:10.78.0.2:7000 --witness file:/shared/witness
-  Replication is not encrypted: give --listen the address of a network that only the two
-  hosts reach.
+    outlast run … --protect tcp:10.78.0.2:7000 --witness file:/shared/witness --tls-dir /etc/outlast/tls
+  On a network that only the two hosts reach, tcp:10.78.0.2:7000,clear on both sides does
+  without certificates.
 
   A guest that goes back to an earlier epoch when it crashes, and loses what it acknowledged since:
     outlast run … --protect local --on-guest-panic rollback --retain 6
@@ -38,6 +38,7 @@ Examples:
     memory = \"512M\"
     protect = [\"tcp:10.78.0.2:7000\"]
     witness = \"file:/shared/witness\"
+    tls-dir = \"/etc/outlast/tls\"
     [[disk]]
     path = \"root.img\"
     [[net]]

@@ -86,6 +86,7 @@ impl TryFrom<BackupOptions> for BackupConfig {
         };
         config.devices.check()?;
         config.detection.check()?;
+        config.detection.check_channel("listen", &config.listen)?;
         Ok(config)
     }
 }
@@ -95,7 +96,7 @@ impl BackupConfig {
     pub fn warnings(&self) -> Vec<String> {
         let open = self.listens_everywhere().then(|| {
             "--listen names every address of this host, and replication is not encrypted: anybody who reaches the \
-             port can read and alter the guest; give it the address of the network between the two hosts"
+             port can read and alter the guest; give it the address of the network between the two hosts, or --tls-dir"
                 .to_owned()
         });
         self.detection.split_brain_warning().into_iter().chain(open).collect()
@@ -103,8 +104,10 @@ impl BackupConfig {
 
     fn listens_everywhere(&self) -> bool {
         match &self.listen {
-            Endpoint::Tcp { host, .. } => host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()),
-            Endpoint::Unix(_) => false,
+            Endpoint::Tcp { host, is_clear: true, .. } => {
+                host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
+            }
+            Endpoint::Tcp { .. } | Endpoint::Unix(_) => false,
         }
     }
 }

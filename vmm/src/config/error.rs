@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::exit::{Advice, Exit};
+use protect::transport::ChannelError;
 
 /// A configuration that is refused. Nothing was started.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,14 @@ pub enum ConfigError {
         second: &'static str,
         /// The reason.
         why: String,
+    },
+    /// The guest would go to, or come from, a place without protection on the way.
+    #[error("--{field} {source}")]
+    Channel {
+        /// The option.
+        field: &'static str,
+        /// Why not.
+        source: ChannelError,
     },
     /// The configuration file could not be read.
     #[error("cannot read the configuration file {path}")]
@@ -75,6 +84,7 @@ impl Advice for ConfigError {
                  VM to resume here"
                     .into(),
             ),
+            ConfigError::Channel { source, .. } => source.hint(),
             ConfigError::Unreadable { .. } => None,
         }
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::ConfigError;
 use protect::transport::Endpoint;
-use protect::witness::Witness;
+use protect::witness::WitnessName;
 
 /// Where the state directories of VMs are kept when none is named.
 pub(crate) const STATE_ROOT: &str = "/dev/shm/outlast";
@@ -39,11 +39,8 @@ pub(super) fn rooted_endpoint(endpoint: Endpoint) -> Endpoint {
 }
 
 /// The same of a witness.
-pub(super) fn rooted_witness(witness: Witness) -> Witness {
-    match witness {
-        Witness::File(dir) => Witness::File(rooted(dir)),
-        Witness::None => Witness::None,
-    }
+pub(super) fn rooted_witness(witness: WitnessName) -> WitnessName {
+    witness.with_paths(rooted)
 }
 
 pub(super) fn default_state_dir(name: &str) -> PathBuf {

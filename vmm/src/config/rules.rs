@@ -5,7 +5,6 @@ use super::error::ConfigError;
 use super::guest::StartFrom;
 use super::protection::{OnBoundaryLate, Protect};
 use super::vm::{RunOptions, VmConfig};
-use protect::witness::Witness;
 use replication::Protocol;
 
 type Rule<T> = fn(&T) -> Result<(), ConfigError>;
@@ -14,8 +13,9 @@ type Rule<T> = fn(&T) -> Result<(), ConfigError>;
 const OF_TYPED: [Rule<RunOptions>; 3] = [restore_excludes_guest, local_options_need_local, cpvs_excludes_epoch];
 
 /// About what is meant. A `vm.json` may have been altered, so they hold for it too.
-const OF_MEANT: [Rule<VmConfig>; 7] = [
+const OF_MEANT: [Rule<VmConfig>; 8] = [
     backup_needs_named_witness,
+    backup_is_encrypted_or_clear_by_name,
     reset_needs_kernel,
     new_life_needs_witness,
     retain_needs_rollback,
@@ -77,6 +77,10 @@ fn backup_needs_named_witness(config: &VmConfig) -> Result<(), ConfigError> {
     }
 }
 
+fn backup_is_encrypted_or_clear_by_name(config: &VmConfig) -> Result<(), ConfigError> {
+    config.protection.backup().map_or(Ok(()), |target| config.detection.check_channel("protect", target))
+}
+
 fn reset_needs_kernel(config: &VmConfig) -> Result<(), ConfigError> {
     let both =
         config.crash.on_guest_panic == OnGuestPanic::Reset && matches!(config.guest.start, StartFrom::Snapshot(_));
@@ -87,7 +91,7 @@ fn reset_needs_kernel(config: &VmConfig) -> Result<(), ConfigError> {
 fn new_life_needs_witness(config: &VmConfig) -> Result<(), ConfigError> {
     let begins_anew = config.crash.on_guest_panic != OnGuestPanic::Stop;
     let is_alone = config.protection.backup().is_none();
-    let is_unwitnessed = config.detection.witness == Witness::None;
+    let is_unwitnessed = config.detection.witness.is_none();
     let why = "the guest may start again only when its backup cannot continue the old one, and only a witness can \
                make sure of that";
     refuse(begins_anew && !is_alone && is_unwitnessed, "on-guest-panic", "witness=none", why)

@@ -36,6 +36,7 @@ use crate::config::{BackupConfig, ControlConfig, DemoConfig, EventMonitor, VmCon
 use crate::exit::{Exit, Failure};
 use machine::End;
 use protect::events::Events;
+use protect::transport::Credentials;
 
 /// What the command line hands over to: this program.
 #[derive(Debug)]
@@ -75,6 +76,20 @@ fn exit_of(end: End) -> Result<Exit, Failure> {
         .with_hint("look at the backup with `outlast ctl status`; to start afresh, stop it there first")),
         End::Failed(why) => Err(Failure::new(Exit::Error, why)),
     }
+}
+
+/// What a VM shows to its peers, if it was given certificates. They can be used now.
+fn credentials(dir: Option<&Path>) -> Result<Option<Credentials>, Failure> {
+    Ok(dir.map(Credentials::open).transpose()?)
+}
+
+/// The same for a guest that is continued, which does not wait for certificates: what is wrong with them keeps its backup away
+/// until they are replaced.
+fn credentials_or_warning(dir: Option<&Path>) -> Option<Credentials> {
+    if let Err(failure) = credentials(dir) {
+        tracing::warn!("the guest goes on without its backup: {failure}");
+    }
+    dir.map(Credentials::of)
 }
 
 fn open_events(monitor: Option<&EventMonitor>) -> Result<Arc<Events>, Failure> {

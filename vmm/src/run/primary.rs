@@ -18,7 +18,7 @@ use super::parts::{self, HostParts, Inputs};
 use super::rollback::limits_of;
 use super::signals::Signals;
 use super::terminal::Terminal;
-use super::{as_json, exit_of, files, local, open_control, uses, write_config};
+use super::{as_json, credentials, credentials_or_warning, exit_of, files, local, open_control, uses, write_config};
 use crate::api::Server;
 use crate::config::{OnGuestPanic, StartFrom, VmConfig};
 use crate::exit::{Exit, Failure};
@@ -29,7 +29,8 @@ use protect::events::Events;
 use protect::local::pairing::Pairing;
 use protect::local::{LocalStore, reset};
 use protect::log::{DiskLog, FoundLog};
-use protect::{Guardian, GuardianConfig, Lease, Life, Sequel};
+use protect::transport::Credentials;
+use protect::{Guardian, GuardianConfig, Life, Registrant, Sequel};
 
 /// How long the end of a VM waits for a console that does not take what the guest said.
 pub(super) const CONSOLE_END_WAIT: Duration = Duration::from_secs(2);
@@ -44,14 +45,16 @@ const FIRST_EPOCH: EpochId = EpochId(1);
 pub(super) fn run(config: &VmConfig, dead: &[String]) -> Result<Exit, Failure> {
     let signals = Signals::take()?;
     uses::check(config)?;
+    let credentials = credentials(config.detection.tls_dir.as_deref())?;
     let dir = StateDir::claim(&config.state.dir)?;
-    boot(config, &signals, dir, guardian_config(config), dead, |file| file.forget())
+    boot(config, &signals, dir, guardian_config(config, credentials), dead, |file| file.forget())
 }
 
 /// The same after a crash of its guest, which counts. `life` is the guest's next.
 pub(super) fn reset(config: &VmConfig, signals: &Signals, dir: StateDir, life: Life) -> Result<Exit, Failure> {
     let Life { term, target } = life;
-    boot(config, signals, dir, GuardianConfig { term, target, ..guardian_config(config) }, &[], |_| Ok(()))
+    let credentials = credentials_or_warning(config.detection.tls_dir.as_deref());
+    boot(config, signals, dir, GuardianConfig { term, target, ..guardian_config(config, credentials) }, &[], |_| Ok(()))
 }
 
 fn boot(
@@ -65,25 +68,25 @@ fn boot(
     local::refuse_guest(config)?;
     let opened = parts::open(&config.devices)?;
     let program = Program::open(config, signals)?;
-    let lease = Lease::open_in(&config.name, &config.detection.witness, dir)?;
+    let registrant = Registrant::open_in(&config.name, &config.detection.witness, dir)?;
     let looked = local::look_to_start(config, &opened.disks)?;
     let has_epoch = LocalStore::is_in(&config.state.dir);
     let store = Incarnation(random());
-    let begun = lease.begin(config.protection.is_local().then(|| lease.store(store)), has_epoch, dead)?;
+    let begun = registrant.begin(config.protection.is_local().then(|| registrant.store(store)), has_epoch, dead)?;
     let protection = GuardianConfig { term: begun.term.max(protection.term), store, ..protection };
     let launch = make(config, opened, looked, settle).and_then(|launch| {
         write_config(&config.state.dir, &program.described)?;
         if launch.local.is_some() {
             let GuardianConfig { term, target, .. } = &protection;
-            Pairing::new(&lease, store, *term, FIRST_EPOCH, target.clone()).write(&config.state.dir)?;
+            Pairing::new(&registrant, store, *term, FIRST_EPOCH, target.clone()).write(&config.state.dir)?;
         }
         // From here on it is this life, and no boot that was asked for before.
         reset::settle(&config.state.dir)?;
         Ok(launch)
     });
-    let launch = launch.inspect_err(|_| lease.take_back(&begun))?;
+    let launch = launch.inspect_err(|_| registrant.take_back(&begun))?;
     program.events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.guest.cpus }));
-    serve(program, protection, Arc::new(lease), launch)
+    serve(program, protection, Arc::new(registrant), launch)
 }
 
 /// The process of a VM, apart from its machine.
@@ -135,11 +138,11 @@ fn make(
     Ok(Launch { machine, inputs, log, images, local, begins_generation })
 }
 
-/// Runs the machine to its end. `lease`: the right to, which was won.
+/// Runs the machine to its end. `registrant`: the right to, which was won.
 pub(super) fn serve(
     program: Program<'_>,
     protection: GuardianConfig,
-    lease: Arc<Lease>,
+    registrant: Arc<Registrant>,
     launch: Launch,
 ) -> Result<Exit, Failure> {
     let Program { config, signals, described, api, events } = program;
@@ -148,7 +151,7 @@ pub(super) fn serve(
     if config.protection.is_protected() {
         files.warn();
     }
-    let guardian = Guardian::start(machine.clone(), protection, log, lease, Arc::clone(&events), local)?;
+    let guardian = Guardian::start(machine.clone(), protection, log, registrant, Arc::clone(&events), local)?;
     let watcher = Arc::clone(&guardian);
     let node = Node::primary(
         Described {
@@ -198,10 +201,11 @@ fn make_machine(config: &VmConfig, parts: Parts) -> Result<EpochMachine, Failure
     }
 }
 
-pub(super) fn guardian_config(config: &VmConfig) -> GuardianConfig {
+pub(super) fn guardian_config(config: &VmConfig, credentials: Option<Credentials>) -> GuardianConfig {
     GuardianConfig {
         vm_name: config.name.clone(),
         target: config.protection.backup().cloned(),
+        credentials,
         durability: config.epochs.commit_durability,
         detect: config.detection.detect,
         heartbeat: config.detection.heartbeat,

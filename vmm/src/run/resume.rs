@@ -23,7 +23,7 @@ use super::primary::{self, CONSOLE_END_WAIT, Launch, Program, guardian_config};
 use super::right::{Resumed, Right, teller};
 use super::rollback::{self, Return, limits_of};
 use super::signals::Signals;
-use super::{local, refusal, uses, write_config};
+use super::{credentials_or_warning, local, refusal, uses, write_config};
 use crate::cli::Named;
 use crate::config::{OnGuestPanic, VmConfig};
 use crate::exit::{Exit, Failure};
@@ -256,7 +256,7 @@ impl<'a> Resumption<'a> {
     /// Runs the guest to its end.
     fn run(self, started: Instant) -> Result<Exit, Failure> {
         let Self { program, store, last, went_back, images, resumed, log, begun, .. } = self;
-        let Resumed { lease, term, target, store: id, running: _ } = resumed.expect(EARLIER);
+        let Resumed { registrant, term, target, store: id, running: _ } = resumed.expect(EARLIER);
         let (machine, inputs) = begun.expect(EARLIER);
         let config = program.config;
         program.events.note(
@@ -267,8 +267,15 @@ impl<'a> Resumption<'a> {
             }),
         );
         let fork = Some(last.fork);
-        let protection =
-            GuardianConfig { term, fork, target, begins_afresh: false, store: id, ..guardian_config(config) };
+        let credentials = credentials_or_warning(config.detection.tls_dir.as_deref());
+        let protection = GuardianConfig {
+            term,
+            fork,
+            target,
+            begins_afresh: false,
+            store: id,
+            ..guardian_config(config, credentials)
+        };
         let launch = Launch {
             machine,
             inputs,
@@ -278,6 +285,6 @@ impl<'a> Resumption<'a> {
             // What the guest did after the epoch that it went back to was seen.
             begins_generation: went_back,
         };
-        primary::serve(program, protection, lease, launch)
+        primary::serve(program, protection, registrant, launch)
     }
 }

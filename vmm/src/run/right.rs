@@ -12,22 +12,21 @@ use snapshot::statedir::StateDir;
 use crate::config::VmConfig;
 use crate::exit::Failure;
 use machine::random::id as random;
-use protect::Lease;
+use protect::Registrant;
 use protect::fault;
 use protect::local::pairing::{Pairing, PairingError, unused_after};
 use protect::transport::Endpoint;
-use protect::witness::Witness;
 
 /// The right to resume a guest, not exercised yet.
 pub(super) struct Right {
-    lease: Lease,
+    registrant: Registrant,
     /// None: the guest never had a witness, nor a backup that was whole.
     pairing: Option<Pairing>,
 }
 
 /// What continues the guest, by right.
 pub(super) struct Resumed {
-    pub(super) lease: Arc<Lease>,
+    pub(super) registrant: Arc<Registrant>,
     pub(super) term: Term,
     /// The next epoch: numbers that may have been used since the last committed one are not used again.
     pub(super) running: EpochId,
@@ -40,37 +39,37 @@ impl Right {
     /// Of the guest in `dir`, where `pairing` was found.
     pub(super) fn open(config: &VmConfig, dir: StateDir, pairing: Option<Pairing>) -> Result<Self, Failure> {
         let witness = pairing.as_ref().map_or(&config.detection.witness, |pairing| &pairing.witness);
-        let lease = Lease::open_in(&config.name, witness, dir)?;
-        lease.remember(pairing.as_ref().and_then(|pairing| pairing.known));
-        Ok(Self { lease, pairing })
+        let registrant = Registrant::open_in(&config.name, witness, dir)?;
+        registrant.remember(pairing.as_ref().and_then(|pairing| pairing.known));
+        Ok(Self { registrant, pairing })
     }
 
     /// Wins the next view: `last` is the last committed epoch. From here on no backup continues the guest.
     pub(super) fn win(self, config: &VmConfig, last: Fork, dead: &[String]) -> Result<Resumed, Failure> {
-        let Self { lease, pairing } = self;
+        let Self { registrant, pairing } = self;
         let running =
             unused_after(last.count()).max(pairing.as_ref().map_or(EpochId(0), |pairing| pairing.unused_from));
         let target =
             pairing.as_ref().map_or_else(|| config.protection.backup().cloned(), |pairing| pairing.target.clone());
         let store = pairing.as_ref().map_or_else(|| Incarnation(random()), |pairing| pairing.store);
-        let term = lease.resume(lease.store(store), last, dead)?;
+        let term = registrant.resume(registrant.store(store), last, dead)?;
         fault::reached(fault::SESSION_CLAIMED);
-        Ok(Resumed { lease: Arc::new(lease), term, running, target, store })
+        Ok(Resumed { registrant: Arc::new(registrant), term, running, target, store })
     }
 }
 
 impl Resumed {
     /// Keeps in the state directory what was won, and the numbers that are used from here on.
     pub(super) fn record(&self, state_dir: &Path) -> Result<(), PairingError> {
-        let Self { lease, term, running, target, store } = self;
-        Pairing::new(lease, *store, *term, *running, target.clone()).write(state_dir)
+        let Self { registrant, term, running, target, store } = self;
+        Pairing::new(registrant, *store, *term, *running, target.clone()).write(state_dir)
     }
 }
 
 /// Who tells whether a backup continued the guest, by the `pairing` that was found.
 pub(super) fn teller(pairing: Option<&Pairing>) -> Teller {
     match pairing {
-        Some(pairing) if pairing.witness != Witness::None => Teller::Register,
+        Some(pairing) if !pairing.witness.is_none() => Teller::Register,
         Some(pairing) if pairing.session().is_some() => Teller::Operator,
         _ => Teller::Nobody,
     }

@@ -15,7 +15,7 @@ use super::node::{Described, Node, note_paused};
 use super::parts::{self, HostParts};
 use super::primary::supervise;
 use super::signals::Signals;
-use super::{announce, as_json, files, local, open_control, uses, write_config};
+use super::{announce, as_json, credentials, files, local, open_control, uses, write_config};
 use crate::config::{BackupConfig, OnBoundaryLate};
 use crate::exit::{Exit, Failure};
 use machine::state::MachineState;
@@ -23,23 +23,26 @@ use machine::{End, MachineError};
 use protect::backup::{Outcome, Standby, StandbyConfig, Successor};
 use protect::epoch::{EpochMachine, Pace};
 use protect::events::Events;
-use protect::{CommitDurability, Guardian, GuardianConfig, Lease, OnDegraded};
+use protect::transport::Credentials;
+use protect::{CommitDurability, Guardian, GuardianConfig, OnDegraded, Registrant};
 
 pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     let signals = Signals::take()?;
     #[cfg(feature = "faults")]
     protect::fault::arm_storage()?;
     uses::check_backup(config)?;
+    let credentials = credentials(config.detection.tls_dir.as_deref())?;
     let dir = StateDir::claim(&config.state.dir)?;
     local::refuse_guest_of_backup(config)?;
     let mut opened = parts::open(&config.devices)?;
     let described = as_json(config);
     let (api, events) = open_control(&config.control)?;
-    let lease = Arc::new(Lease::open_in(&config.name, &config.detection.witness, dir)?);
+    let registrant = Arc::new(Registrant::open_in(&config.name, &config.detection.witness, dir)?);
     write_config(&config.state.dir, &described)?;
     let standby_config = StandbyConfig {
         vm_name: config.name.clone(),
         listen: config.listen.clone(),
+        credentials: credentials.clone(),
         nets: config.devices.nets.len(),
         detect: config.detection.detect,
         heartbeat: config.detection.heartbeat,
@@ -49,7 +52,7 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     let log = local::open_log_of_backup(config, &disks)?;
     let files = local::files(&log, CommitDurability::Disk, images_of(&disks));
     files.warn();
-    let standby = Standby::open(standby_config, disks, log, Arc::clone(&lease), Arc::clone(&events))?;
+    let standby = Standby::open(standby_config, disks, log, Arc::clone(&registrant), Arc::clone(&events))?;
     let node = Node::backup(
         Described {
             name: config.name.clone(),
@@ -71,7 +74,9 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
             Ok(Exit::Ok)
         }
         Outcome::Stopped => Ok(Exit::Ok),
-        Outcome::TookOver(successor) => take_over(config, *successor, opened, &lease, (&node, &signals), &events),
+        Outcome::TookOver(successor) => {
+            take_over(config, credentials, *successor, opened, &registrant, (&node, &signals), &events)
+        }
     };
     drop(api);
     result
@@ -81,9 +86,10 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
 /// again, and the network learns where the guest is.
 fn take_over(
     config: &BackupConfig,
+    credentials: Option<Credentials>,
     successor: Successor,
     mut opened: HostParts,
-    lease: &Arc<Lease>,
+    registrant: &Arc<Registrant>,
     (node, signals): (&Arc<Node>, &Signals),
     events: &Arc<Events>,
 ) -> Result<Exit, Failure> {
@@ -102,10 +108,11 @@ fn take_over(
     machine.board().redeliver(takeover.redeliver);
     machine.egress().emit_again(&takeover.reemit);
     let threads = machine.start()?;
-    let term = lease.term().unwrap_or(takeover.term);
+    let term = registrant.term().unwrap_or(takeover.term);
     let guardian_config = GuardianConfig {
         vm_name: config.name.clone(),
         target: None,
+        credentials,
         durability: if durable { CommitDurability::Disk } else { CommitDurability::Memory },
         detect: config.detection.detect,
         heartbeat: config.detection.heartbeat,
@@ -117,7 +124,8 @@ fn take_over(
         on_degraded: OnDegraded::default(),
         words: crate::exit::words,
     };
-    let guardian = Guardian::start(machine.clone(), guardian_config, log, Arc::clone(lease), Arc::clone(events), None)?;
+    let guardian =
+        Guardian::start(machine.clone(), guardian_config, log, Arc::clone(registrant), Arc::clone(events), None)?;
     node.promote(machine.clone(), guardian);
     // Whoever stopped the backup did not mean the guest.
     signals.stop(node);

@@ -1,5 +1,6 @@
 //! The connection from the primary: bytes, and whole frames of them.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use replication::wire::WireError;
@@ -24,12 +25,12 @@ impl Connection {
     }
 
     /// Reads once, if there is something.
-    pub(super) fn read(&mut self) -> ReadOutcome {
-        let arrived = self.halves.reader.read_now(&mut self.bytes).unwrap_or(ReadOutcome::End);
+    pub(super) fn read(&mut self) -> io::Result<ReadOutcome> {
+        let arrived = self.halves.reader.read_now(&mut self.bytes)?;
         if let ReadOutcome::Bytes(count) = arrived {
             self.decoder.handle_bytes(&self.bytes[..count]);
         }
-        arrived
+        Ok(arrived)
     }
 
     /// The next frame that is whole.

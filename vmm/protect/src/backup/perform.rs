@@ -16,7 +16,7 @@ use super::fitness::{check_cpu, check_machine, make_memory};
 use super::storage::{Done, Order, Rehearsal};
 use super::{Outcome, Standby, Successor};
 use crate::error::ProtectError;
-use crate::lease::Lease;
+use crate::registrant::Registrant;
 use machine::memory::{PAGE_SIZE, Ram};
 use machine::spawn;
 
@@ -160,16 +160,16 @@ impl Standby {
                 failover
             }
         };
-        let (lease, done) = (Arc::clone(&self.lease), self.done.postbox());
+        let (registrant, done) = (Arc::clone(&self.registrant), self.done.postbox());
         spawn("standby-witness".into(), move || {
             done.post(Done::Answered(match question {
-                Question::Introduce { hello, .. } => Answer::Introduced(introduce(&lease, &hello)),
+                Question::Introduce { hello, .. } => Answer::Introduced(introduce(&registrant, &hello)),
                 Question::TakeOver { session, fork } => {
-                    Answer::Claimed(lease.take_over(session, fork, BTreeSet::new()))
+                    Answer::Claimed(registrant.take_over(session, fork, BTreeSet::new()))
                 }
                 // Who wanted it may have given up.
                 Question::Override { session, fork } => Answer::Claimed(
-                    failover.map_or(ClaimResult::Unreachable, |failover| failover.perform(&lease, session, fork)),
+                    failover.map_or(ClaimResult::Unreachable, |failover| failover.perform(&registrant, session, fork)),
                 ),
             }));
         });
@@ -258,7 +258,7 @@ pub(super) fn no_room(path: &Path) -> String {
 }
 
 /// Here, where nobody keeps time: KVM makes a virtual processor for it.
-fn introduce(lease: &Lease, hello: &Hello) -> Result<Introduction, (RefuseCode, String)> {
+fn introduce(registrant: &Registrant, hello: &Hello) -> Result<Introduction, (RefuseCode, String)> {
     check_cpu(&hello.machine).map_err(|text| (RefuseCode::Machine, text))?;
-    lease.introduce(hello.register.as_ref()).map_err(|text| (RefuseCode::Witness, text))
+    registrant.introduce(hello.register.as_ref()).map_err(|text| (RefuseCode::Witness, text))
 }

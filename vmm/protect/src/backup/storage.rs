@@ -19,11 +19,11 @@ use snapshot::disk::{CHUNK_BYTES, OverlayDisk};
 use snapshot::writeset::WriteSet;
 
 use super::fitness::{DiskFacts, readonly_differs, rehearse};
-use super::mailbox::Postbox;
 use crate::courtesy::Courtesy;
 use crate::error::ProtectError;
 use crate::fault;
 use crate::log::{DiskLog, Notes};
+use crate::mailbox::Postbox;
 use crate::room::Trouble;
 use crate::upkeep::Upkeep;
 use machine::causes::with_causes;

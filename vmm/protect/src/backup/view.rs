@@ -9,7 +9,7 @@ use replication::backup::BackupState;
 use replication::{ClaimResult, EpochMark, SessionId};
 use serde_json::Value;
 
-use crate::lease::{Lease, LeaseError};
+use crate::registrant::{Registrant, RightError};
 
 /// How long an operator's failover may take: three questions to the witness.
 const FAILOVER_TIME_MAX: Duration = Duration::from_secs(10);
@@ -19,7 +19,7 @@ const FAILOVER_TIME_MAX: Duration = Duration::from_secs(10);
 pub enum FailoverError {
     /// Those that were named dead are not known, or the witness was not there to ask.
     #[error(transparent)]
-    Lease(#[from] LeaseError),
+    Right(#[from] RightError),
     /// Somebody else may have the guest.
     #[error("the witness still lists {holder}, which was not named dead")]
     Listed {
@@ -69,16 +69,16 @@ impl Told {
 
 impl Failover {
     /// Puts it to the witness, and tells who asked.
-    pub(super) fn perform(self, lease: &Lease, session: SessionId, fork: EpochMark) -> ClaimResult {
+    pub(super) fn perform(self, registrant: &Registrant, session: SessionId, fork: EpochMark) -> ClaimResult {
         let Self { dead, told } = self;
-        let named = match lease.named(&dead) {
+        let named = match registrant.named(&dead) {
             Ok(named) => named,
             Err(error) => {
                 told.tell(Err(error.into()));
                 return ClaimResult::Unreachable;
             }
         };
-        let result = lease.take_over(session, fork, named);
+        let result = registrant.take_over(session, fork, named);
         told.tell(match &result {
             ClaimResult::Granted => Ok(()),
             ClaimResult::Denied { holder } => Err(FailoverError::Listed { holder: holder.clone() }),

@@ -9,7 +9,7 @@ use replication::SessionId;
 use replication::view::{Greeting, Record, Voids};
 use serde_json::json;
 
-use super::Lease;
+use super::Registrant;
 use crate::events::Events;
 use machine::spawn;
 
@@ -22,7 +22,7 @@ pub(super) struct Vigil(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    lease: Arc<Lease>,
+    registrant: Arc<Registrant>,
     events: Arc<Events>,
     joins: Mutex<Joins>,
     changed: Condvar,
@@ -38,15 +38,15 @@ struct Joins {
 
 impl Vigil {
     /// Begins it, if there is a witness.
-    pub(super) fn begin(lease: &Arc<Lease>, events: &Arc<Events>) -> Self {
+    pub(super) fn begin(registrant: &Arc<Registrant>, events: &Arc<Events>) -> Self {
         let shared = Arc::new(Shared {
-            lease: Arc::clone(lease),
+            registrant: Arc::clone(registrant),
             events: Arc::clone(events),
-            joins: Mutex::new(Joins { voids: lease.voids(), is_news: false }),
+            joins: Mutex::new(Joins { voids: registrant.voids(), is_news: false }),
             changed: Condvar::new(),
             is_over: AtomicBool::new(false),
         });
-        if lease.is_witnessed() {
+        if registrant.is_witnessed() {
             let watched = Arc::clone(&shared);
             spawn("standby-vigil".into(), move || watched.run());
         }
@@ -81,11 +81,11 @@ impl Shared {
         let mut was_away = false;
         while !self.is_over.load(Ordering::Acquire) {
             self.joins().is_news = false;
-            let newest = self.lease.newest_record();
+            let newest = self.registrant.newest_record();
             if let Some(newest) = &newest {
                 self.tell(newest);
             }
-            self.lease.state_deaths(newest.as_ref());
+            self.registrant.state_deaths(newest.as_ref());
             self.note(&mut was_away);
             let joins = self.joins();
             if !joins.is_news && !self.is_over.load(Ordering::Acquire) {
@@ -102,17 +102,17 @@ impl Shared {
     fn tell(&self, newest: &Record) {
         let tells = self.joins().voids.tell(newest);
         for tell in tells {
-            if self.lease.tell(tell) {
+            if self.registrant.tell(tell) {
                 self.joins().voids.handle_told(tell);
             }
         }
     }
 
     fn note(&self, was_away: &mut bool) {
-        let is_away = self.lease.away_since().is_some();
+        let is_away = self.registrant.away_since().is_some();
         if is_away != std::mem::replace(was_away, is_away) {
             let event = if is_away { "witness-away" } else { "witness-back" };
-            self.events.note(event, json!({ "witness": self.lease.witness().to_string() }));
+            self.events.note(event, json!({ "witness": self.registrant.witness().to_string() }));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The link thread: finds the backup, reads what it says, and keeps the core's time.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use super::{Guardian, LOOK_AROUND, STALL_DETECTS};
 use crate::transport::{Connection, Endpoint, ReadHalf, ReadOutcome, Sender};
 use crate::witness::random;
 use machine::allocations;
+use machine::spawn;
 use machine::stats::Work;
 
 /// Between two attempts to reach a backup.
@@ -51,11 +53,31 @@ impl Guardian {
     }
 
     fn serve_target(self: &Arc<Self>, target: &Endpoint) {
-        match target.transport().connect() {
-            Ok(connection) => self.serve(connection, target),
-            Err(error) => self.note_trouble("backup-unreachable", &error.to_string()),
+        match self.connect(target) {
+            Some(Ok(connection)) => self.serve(connection, target),
+            Some(Err(error)) => self.note_trouble("backup-unreachable", &error.to_string()),
+            None => return,
         }
         self.rest();
+    }
+
+    /// Reaches the backup, on a thread of its own: names, networks and peers may take their time, and this one keeps time. None: the
+    /// guardian is finished.
+    fn connect(self: &Arc<Self>, target: &Endpoint) -> Option<io::Result<Connection>> {
+        let (guardian, target) = (Arc::clone(self), target.clone());
+        spawn("ft-connect".into(), move || {
+            let arrival = target.connect(guardian.config.credentials.as_ref());
+            guardian.lock().arrival = Some(arrival);
+            guardian.changed.notify_all();
+        });
+        while !self.is_finished() {
+            if let Some(arrival) = self.lock().arrival.take() {
+                return Some(arrival);
+            }
+            self.wait_for_change();
+            self.tick();
+        }
+        None
     }
 
     /// Between two attempts. Changes of the core wake it; they do not make the next attempt come sooner.
@@ -81,7 +103,7 @@ impl Guardian {
 
     fn serve(self: &Arc<Self>, Connection { reader, writer, line }: Connection, target: &Endpoint) {
         let session = SessionId(random());
-        let greeting = match self.lease.greeting() {
+        let greeting = match self.registrant.greeting() {
             Ok(greeting) => greeting,
             Err(error) => return self.note_trouble("witness-away", &error.to_string()),
         };
@@ -117,7 +139,14 @@ impl Guardian {
                     }
                 }
                 Ok(ReadOutcome::Nothing) => {}
-                Ok(ReadOutcome::End) | Err(_) => return,
+                Ok(ReadOutcome::End) => return,
+                // A peer that dies, or whose network does, is for the core; one that says what it cannot have said is told of.
+                Err(error) => {
+                    if error.kind() == io::ErrorKind::InvalidData {
+                        self.note_trouble("peer-error", &error.to_string());
+                    }
+                    return;
+                }
             }
             self.tick();
         }

@@ -2,16 +2,22 @@
 
 use replication::primary::PrimaryState;
 
-use crate::transport::Endpoint;
+use crate::transport::{ChannelError, Endpoint};
 
 /// Why a guest was not given another backup. Nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", why(*.state, .by.as_ref()))]
-pub struct NotProtected {
-    /// How it is protected.
-    pub state: PrimaryState,
-    /// The backup that it has, if one is wanted.
-    pub by: Option<Endpoint>,
+pub enum NotProtected {
+    /// It has one, or nearly, or can have none.
+    #[error("{}", why(*.state, .by.as_ref()))]
+    Has {
+        /// How it is protected.
+        state: PrimaryState,
+        /// The backup that it has, if one is wanted.
+        by: Option<Endpoint>,
+    },
+    /// The guest must not go there.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
 }
 
 fn why(state: PrimaryState, by: Option<&Endpoint>) -> String {
@@ -49,7 +55,7 @@ mod tests {
 
     #[test]
     fn backup_that_was_asked_for_before_is_no_error_while_the_guest_can_have_it() {
-        let target = Endpoint::Tcp { host: "b".into(), port: 7000 };
+        let target = Endpoint::Tcp { host: "b".into(), port: 7000, is_clear: false };
         for (state, says) in [
             (PrimaryState::Solo, "being connected"),
             (PrimaryState::Meeting, "connected already"),
@@ -65,10 +71,10 @@ mod tests {
 
     #[test]
     fn refusal_names_the_backup_that_the_guest_has() {
-        let by = Some(Endpoint::Tcp { host: "b".into(), port: 7000 });
-        let refusal = NotProtected { state: PrimaryState::Syncing, by };
+        let by = Some(Endpoint::Tcp { host: "b".into(), port: 7000, is_clear: false });
+        let refusal = NotProtected::Has { state: PrimaryState::Syncing, by };
         assert_eq!(refusal.to_string(), "the guest is being copied to tcp:b:7000");
-        let ending = NotProtected { state: PrimaryState::Protected, by: None };
+        let ending = NotProtected::Has { state: PrimaryState::Protected, by: None };
         assert!(ending.to_string().contains("being ended"), "{ending}");
     }
 }

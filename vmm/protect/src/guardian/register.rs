@@ -20,7 +20,7 @@ const LOOK_AROUND: Duration = Duration::from_millis(100);
 impl Guardian {
     /// Has the questions answered: at once if there is no witness, else by the thread for it.
     pub(super) fn ask(&self) {
-        if self.lease.is_witnessed() {
+        if self.registrant.is_witnessed() {
             return self.questions.notify_one();
         }
         while let Some(question) = self.next_question() {
@@ -63,50 +63,50 @@ impl Guardian {
     }
 
     fn look_by_itself(&self) {
-        let result = self.lease.look();
+        let result = self.registrant.look();
         self.with_core(|core, _| core.handle_unasked_look(result));
     }
 
     fn note_witness(&self, was_away: &mut bool) {
-        let is_away = self.lease.away_since().is_some();
+        let is_away = self.registrant.away_since().is_some();
         if is_away != std::mem::replace(was_away, is_away) {
             let event = if is_away { "witness-away" } else { "witness-back" };
-            self.note(event, json!({ "witness": self.lease.witness().to_string() }));
+            self.note(event, json!({ "witness": self.registrant.witness().to_string() }));
         }
     }
 
     fn answer(&self, question: Question) {
         match question {
             Question::Meet { session, nonce } => {
-                let meeting = self.lease.meet(nonce);
+                let meeting = self.registrant.meet(nonce);
                 self.with_core(|core, now| core.handle_met(now, session, meeting));
             }
             Question::Enlist { session, place } => {
-                let result = self.lease.enlist(session, place.map(|place| *place));
+                let result = self.registrant.enlist(session, place.map(|place| *place));
                 self.with_core(|core, now| core.handle_enlisted(now, session, result));
             }
             Question::Delist { session } => {
-                let result = self.lease.remove(session);
+                let result = self.registrant.remove(session);
                 self.with_core(|core, now| core.handle_delisted(now, session, result));
             }
             Question::Claim { session } => {
-                let result = self.lease.remove(session);
+                let result = self.registrant.remove(session);
                 if let ClaimResult::Denied { holder } = &result {
                     tracing::error!(holder, "the witness gave the guest to the other side");
                 }
                 self.with_core(|core, now| core.handle_claim(now, session, result));
             }
             Question::DelistStore => {
-                let result = self.lease.remove_store();
+                let result = self.registrant.remove_store();
                 self.with_core(|core, now| core.handle_store_delisted(now, result));
             }
             Question::Look => {
-                let result = self.lease.look();
+                let result = self.registrant.look();
                 self.with_core(|core, now| core.handle_looked(now, result));
             }
             Question::RecordEnd => {
                 fault::reached(fault::END_UNRECORDED);
-                let result = self.lease.end(self.lock().pipeline.keeps_last());
+                let result = self.registrant.end(self.lock().pipeline.keeps_last());
                 self.with_core(|core, now| core.handle_end_recorded(now, result));
             }
         }

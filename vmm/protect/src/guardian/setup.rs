@@ -11,7 +11,7 @@ use super::promise::{CommitDurability, OnDegraded};
 use crate::epoch::IN_FLIGHT_EPOCHS_MAX;
 use crate::error::Words;
 use crate::room::ROOM_RETRY;
-use crate::transport::Endpoint;
+use crate::transport::{Credentials, Endpoint};
 use crate::witness::random;
 use crate::{preflight, upkeep};
 use machine::Machine;
@@ -40,6 +40,8 @@ pub struct GuardianConfig {
     pub vm_name: String,
     /// The backup to connect to, if there is to be one.
     pub target: Option<Endpoint>,
+    /// What it shows to its backup, if the two speak TLS.
+    pub credentials: Option<Credentials>,
     /// What a commit waits for.
     pub durability: CommitDurability,
     /// Silence until the peer counts as lost.

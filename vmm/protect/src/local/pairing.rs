@@ -23,17 +23,17 @@ use snapshot::statedir::sealed::Sealed;
 use snapshot::statedir::{self, Item};
 
 use super::line;
-use crate::Lease;
+use crate::Registrant;
 use crate::epoch::IN_FLIGHT_EPOCHS_MAX;
 use crate::transport::Endpoint;
-use crate::witness::Witness;
+use crate::witness::WitnessName;
 
 /// What a state directory knows of backups.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pairing {
     /// The witness.
-    pub witness: Witness,
+    pub witness: WitnessName,
     /// Which store this directory is in the VM's register.
     pub store: Incarnation,
     /// The newest record of the register that this side has seen.
@@ -77,11 +77,17 @@ pub enum PairingError {
 impl Pairing {
     /// A record of a life of the guest that began with epoch `first`, of the directory that is `store`: it names no
     /// session.
-    pub fn new(lease: &Lease, store: Incarnation, term: Term, first: EpochId, target: Option<Endpoint>) -> Self {
+    pub fn new(
+        registrant: &Registrant,
+        store: Incarnation,
+        term: Term,
+        first: EpochId,
+        target: Option<Endpoint>,
+    ) -> Self {
         Self {
-            witness: lease.witness().clone(),
+            witness: registrant.witness().clone(),
             store,
-            known: lease.known(),
+            known: registrant.known(),
             term: term.0,
             session: None,
             unused_from: unused_after(first),
@@ -127,7 +133,7 @@ fn session_of(text: &str) -> Option<SessionId> {
 #[cfg(feature = "fuzzing")]
 pub(super) fn fuzzing_valid() -> Vec<u8> {
     line::encode(&Pairing {
-        witness: Witness::None,
+        witness: WitnessName::NONE,
         store: Incarnation([9; 16]),
         known: None,
         term: 3,
@@ -161,8 +167,8 @@ mod tests {
 
     fn pairing(session: Option<SessionId>) -> Pairing {
         let target = "tcp:b.example:7000".parse().expect("well formed");
-        let lease = Lease::open("vm0", &Witness::None).expect("/proc is there");
-        Pairing::new(&lease, Incarnation([9; 16]), Term(3), EpochId(77), Some(target)).with(session)
+        let registrant = Registrant::open("vm0", &WitnessName::NONE).expect("/proc is there");
+        Pairing::new(&registrant, Incarnation([9; 16]), Term(3), EpochId(77), Some(target)).with(session)
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //!                                                 └─ Line       whoever ends it, for both halves
 //! ```
 //!
-//! What a transport gives is in three traits, and nothing in them is a property of a plain socket: one that encrypts keeps its state
-//! beside the socket and gives the same. The rules that they all keep:
+//! What a transport gives is in three traits, and nothing in them is a property of a plain socket: [`tls`] keeps its state
+//! beside the halves of a socket and gives the same. The rules that they all keep:
 //! - a read takes a time that it may wait, or does not wait; bytes that were taken from the descriptor are given, so `poll` on it tells
 //!   whether there is more;
 //! - a write either waits for the peer, at most for the writer's patience where it has one, or takes what fits now: what keeps time uses
@@ -20,6 +20,7 @@ mod socket;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod unix;
 
 use std::fmt::Debug;
@@ -27,12 +28,16 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-pub use endpoint::Endpoint;
+pub use endpoint::{ChannelError, Endpoint};
 pub(crate) use sender::Sender;
-pub(crate) use socket::Line;
+pub use socket::Line;
+pub use tls::{Credentials, CredentialsError};
+
+/// Bytes of a buffer that is read into, at least: so much may come at once, and cannot be kept for the next read.
+pub const READ_BYTES_MIN: usize = 32 << 10;
 
 /// A kind of connection, and where it leads.
-pub(crate) trait Transport: Debug {
+pub(crate) trait Transport: Debug + Send {
     /// Reaches the peer that listens there; waits a few seconds at most.
     fn connect(&self) -> io::Result<Connection>;
 
@@ -41,9 +46,9 @@ pub(crate) trait Transport: Debug {
 }
 
 /// A place where peers arrive. Its descriptor is readable while one waits.
-pub(crate) trait Listener: AsFd + Debug + Send {
+pub trait Listener: AsFd + Debug + Send {
     /// The connection of a peer that has come. `WouldBlock`: there is none.
-    fn accept(&self) -> io::Result<Connection>;
+    fn accept(&mut self) -> io::Result<Connection>;
 
     /// Where it is: the place that was asked for, with what was left to the host.
     fn endpoint(&self) -> io::Result<Endpoint>;
@@ -51,15 +56,18 @@ pub(crate) trait Listener: AsFd + Debug + Send {
 
 /// A connection, in halves that different threads own.
 #[derive(Debug)]
-pub(crate) struct Connection {
-    pub(crate) reader: Box<dyn ReadHalf>,
-    pub(crate) writer: Box<dyn WriteHalf>,
-    pub(crate) line: Line,
+pub struct Connection {
+    /// Who hears.
+    pub reader: Box<dyn ReadHalf>,
+    /// Who sends.
+    pub writer: Box<dyn WriteHalf>,
+    /// Who ends it.
+    pub line: Line,
 }
 
 /// What a read gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ReadOutcome {
+pub enum ReadOutcome {
     /// Nothing came in the time that it had.
     Nothing,
     /// So many bytes.
@@ -69,8 +77,8 @@ pub(crate) enum ReadOutcome {
 }
 
 /// The half that hears.
-pub(crate) trait ReadHalf: AsFd + Debug + Send {
-    /// Reads what there is; waits for it, for `wait` at most, which is not zero.
+pub trait ReadHalf: AsFd + Debug + Send {
+    /// Reads what there is into `bytes`, which are [`READ_BYTES_MIN`] at least; waits for it, for `wait` at most, which is not zero.
     fn read_within(&mut self, bytes: &mut [u8], wait: Duration) -> io::Result<ReadOutcome>;
 
     /// Reads what there is, and does not wait.
@@ -78,15 +86,15 @@ pub(crate) trait ReadHalf: AsFd + Debug + Send {
 }
 
 /// The half that sends.
-pub(crate) trait WriteHalf: Debug + Send {
+pub trait WriteHalf: Debug + Send {
     /// Writes all of it; waits until the host has taken it.
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()>;
 
     /// Writes what the host takes now, and says how much of it that is; does not wait.
     fn write_now(&mut self, bytes: &[u8]) -> io::Result<usize>;
 
-    /// From now on a write fails that the peer takes nothing of for so long.
-    fn set_patience(&mut self, time: Duration) -> io::Result<()>;
+    /// From now on a write fails that the peer takes nothing of for so long; `None`: it waits.
+    fn set_patience(&mut self, time: Option<Duration>) -> io::Result<()>;
 
     /// Ends this half: the peer reads what was written, then the end.
     fn finish(&mut self) -> io::Result<()>;

@@ -16,11 +16,11 @@ const BUFFER_BYTES: usize = 4 << 20;
 
 /// The end of a connection that both halves are on.
 #[derive(Debug, Clone)]
-pub(crate) struct Line(Arc<OwnedFd>);
+pub struct Line(Arc<OwnedFd>);
 
 impl Line {
     /// Ends the connection for all its users: reads and writes in other threads return.
-    pub(crate) fn end(&self) {
+    pub fn end(&self) {
         if let Err(error) = shutdown(&*self.0, Shutdown::Both) {
             tracing::debug!(%error, "the connection was closed already");
         }
@@ -109,8 +109,8 @@ impl WriteHalf for Writer {
         }
     }
 
-    fn set_patience(&mut self, time: Duration) -> io::Result<()> {
-        Ok(sockopt::set_socket_timeout(&*self.line.0, Timeout::Send, Some(time))?)
+    fn set_patience(&mut self, time: Option<Duration>) -> io::Result<()> {
+        Ok(sockopt::set_socket_timeout(&*self.line.0, Timeout::Send, time)?)
     }
 
     fn finish(&mut self) -> io::Result<()> {

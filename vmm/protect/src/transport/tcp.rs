@@ -63,12 +63,13 @@ impl AsFd for Port {
 }
 
 impl Listener for Port {
-    fn accept(&self) -> io::Result<Connection> {
+    fn accept(&mut self) -> io::Result<Connection> {
         connection(self.listener.accept()?.0)
     }
 
     /// Of port 0 the host made a free one.
     fn endpoint(&self) -> io::Result<Endpoint> {
-        Ok(Endpoint::Tcp { host: self.host.clone(), port: self.listener.local_addr()?.port() })
+        let port = self.listener.local_addr()?.port();
+        Ok(Endpoint::Tcp { host: self.host.clone(), port, is_clear: false })
     }
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::Instant;
 
+use super::tls::TestAuthority;
 use super::*;
 
 /// Longer than any wait here, and shorter than anybody's patience.
@@ -13,13 +14,19 @@ const SHORT: Duration = Duration::from_millis(20);
 /// Far more than the host takes while nobody reads.
 const MUCH: usize = 64 << 20;
 
-/// A place of each transport.
-fn places(dir: &tempfile::TempDir) -> [Endpoint; 2] {
-    let tcp = Endpoint::Tcp { host: "127.0.0.1".into(), port: 0 };
-    [tcp, Endpoint::Unix(dir.path().join("peer.sock"))]
+/// A place of each transport, and what both sides show there.
+fn places(dir: &tempfile::TempDir) -> Vec<(Endpoint, Option<Credentials>)> {
+    let tcp = Endpoint::Tcp { host: "127.0.0.1".into(), port: 0, is_clear: false };
+    let credentials = Credentials::open(&TestAuthority::new().directory(dir.path())).expect("a TLS directory");
+    let unix = Endpoint::Unix(dir.path().join("peer.sock"));
+    vec![(tcp.clone(), None), (unix, None), (tcp, Some(credentials))]
 }
 
-fn accept(listener: &dyn Listener) -> Connection {
+fn transport(place: &Endpoint, credentials: Option<&Credentials>) -> Box<dyn Transport> {
+    place.transport(credentials).expect("it is on this host")
+}
+
+pub(super) fn accept(listener: &mut dyn Listener) -> Connection {
     let begun = Instant::now();
     loop {
         match listener.accept() {
@@ -33,10 +40,15 @@ fn accept(listener: &dyn Listener) -> Connection {
 /// Does it with both ends of a connection of each transport.
 fn with_each(check: impl Fn(Connection, Connection)) {
     let dir = tempfile::tempdir().expect("a directory");
-    for place in places(&dir) {
-        let listener = place.transport().listen().expect("it is free");
-        let ours = listener.endpoint().expect("it listens").transport().connect().expect("it listens");
-        check(ours, accept(&*listener));
+    for (place, credentials) in places(&dir) {
+        let mut listener = transport(&place, credentials.as_ref()).listen().expect("it is free");
+        let there = transport(&listener.endpoint().expect("it listens"), credentials.as_ref());
+        let (ours, theirs) = thread::scope(|scope| {
+            let ours = scope.spawn(move || there.connect().expect("it listens"));
+            let theirs = accept(&mut *listener);
+            (ours.join().expect("no panic"), theirs)
+        });
+        check(ours, theirs);
     }
 }
 
@@ -54,7 +66,7 @@ fn read_to_end(mut reader: Box<dyn ReadHalf>) -> Vec<u8> {
 #[test]
 fn reader_waits_as_long_as_it_is_told_and_hears_a_slow_peer_byte_by_byte() {
     with_each(|mut ours, mut theirs| {
-        let mut bytes = [0; 100];
+        let mut bytes = [0; READ_BYTES_MIN];
         assert_eq!(ours.reader.read_now(&mut bytes).expect("open"), ReadOutcome::Nothing);
         let begun = Instant::now();
         assert_eq!(ours.reader.read_within(&mut bytes, SHORT).expect("open"), ReadOutcome::Nothing);
@@ -86,7 +98,7 @@ fn peer_that_is_gone_is_an_end_or_an_error_and_never_a_wait_or_a_signal() {
     with_each(|mut ours, theirs| {
         ours.writer.write_all(b"never read").expect("open");
         drop(theirs);
-        let mut bytes = [0; 100];
+        let mut bytes = [0; READ_BYTES_MIN];
         assert!(!matches!(ours.reader.read_within(&mut bytes, SOON), Ok(ReadOutcome::Nothing | ReadOutcome::Bytes(_))));
         let begun = Instant::now();
         while ours.writer.write_now(b"x").is_ok() {
@@ -101,7 +113,7 @@ fn end_of_a_line_ends_the_waits_of_both_halves_in_other_threads() {
     with_each(|ours, _theirs| {
         let Connection { mut reader, mut writer, line } = ours;
         let hears = thread::spawn(move || {
-            let mut bytes = [0; 100];
+            let mut bytes = [0; READ_BYTES_MIN];
             !matches!(reader.read_within(&mut bytes, SOON), Ok(ReadOutcome::Nothing | ReadOutcome::Bytes(_)))
         });
         let sends = thread::spawn(move || writer.write_all(&vec![1; MUCH]).is_err());
@@ -115,7 +127,7 @@ fn end_of_a_line_ends_the_waits_of_both_halves_in_other_threads() {
 #[test]
 fn writer_with_patience_gives_a_peer_up_that_takes_nothing() {
     with_each(|mut ours, _theirs| {
-        ours.writer.set_patience(Duration::from_millis(100)).expect("a time");
+        ours.writer.set_patience(Some(Duration::from_millis(100))).expect("a time");
         let begun = Instant::now();
         let error = ours.writer.write_all(&vec![1; MUCH]).expect_err("nobody reads");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
@@ -165,28 +177,28 @@ fn send_now_never_waits_and_never_cuts_a_frame() {
 #[test]
 fn listener_without_a_peer_does_not_wait_and_one_whose_peer_has_left_is_not_harmed() {
     let dir = tempfile::tempdir().expect("a directory");
-    for place in places(&dir) {
-        let listener = place.transport().listen().expect("it is free");
+    for (place, _) in places(&dir).into_iter().filter(|(_, credentials)| credentials.is_none()) {
+        let mut listener = transport(&place, None).listen().expect("it is free");
         assert_eq!(listener.accept().expect_err("nobody came").kind(), io::ErrorKind::WouldBlock);
-        let there = listener.endpoint().expect("it listens");
-        drop(there.transport().connect().expect("it listens"));
-        drop(there.transport().connect().expect("it listens").writer);
-        let mut bytes = [0; 1];
-        assert_eq!(accept(&*listener).reader.read_within(&mut bytes, SOON).expect("closed"), ReadOutcome::End);
+        let there = transport(&listener.endpoint().expect("it listens"), None);
+        drop(there.connect().expect("it listens"));
+        drop(there.connect().expect("it listens").writer);
+        let mut bytes = [0; READ_BYTES_MIN];
+        assert_eq!(accept(&mut *listener).reader.read_within(&mut bytes, SOON).expect("closed"), ReadOutcome::End);
     }
 }
 
 #[test]
 fn second_listener_at_a_place_is_refused_and_a_place_without_one_takes_nobody() {
     let dir = tempfile::tempdir().expect("a directory");
-    for place in places(&dir) {
-        let listener = place.transport().listen().expect("it is free");
-        let there = listener.endpoint().expect("it listens");
-        assert_eq!(there.transport().listen().expect_err("taken").kind(), io::ErrorKind::AddrInUse, "{there}");
+    for (place, credentials) in places(&dir) {
+        let listener = transport(&place, credentials.as_ref()).listen().expect("it is free");
+        let there = transport(&listener.endpoint().expect("it listens"), credentials.as_ref());
+        assert_eq!(there.listen().expect_err("taken").kind(), io::ErrorKind::AddrInUse, "{there:?}");
         drop(listener);
-        let error = there.transport().connect().expect_err("nobody listens");
+        let error = there.connect().expect_err("nobody listens");
         assert!(matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound), "{error}");
-        there.transport().listen().expect("free again");
+        there.listen().expect("free again");
     }
 }
 
@@ -194,11 +206,11 @@ fn second_listener_at_a_place_is_refused_and_a_place_without_one_takes_nobody() 
 fn peer_on_this_host_that_accepts_nobody_is_not_waited_for() {
     let dir = tempfile::tempdir().expect("a directory");
     let place = Endpoint::Unix(dir.path().join("peer.sock"));
-    let _listener = place.transport().listen().expect("it is free");
+    let _listener = transport(&place, None).listen().expect("it is free");
     let mut waiting = Vec::new();
     let begun = Instant::now();
     let error = loop {
-        match place.transport().connect() {
+        match transport(&place, None).connect() {
             Ok(connection) => waiting.push(connection),
             Err(error) => break error,
         }
@@ -216,11 +228,11 @@ fn socket_is_its_owners_only_and_replaces_a_leftover_and_nothing_else() {
     // A listener that was killed leaves its file.
     drop(std::os::unix::net::UnixListener::bind(&path).expect("it is free"));
     assert!(path.exists());
-    let listener = place.transport().listen().expect("nobody serves the leftover");
+    let listener = transport(&place, None).listen().expect("nobody serves the leftover");
     assert_eq!(fs::symlink_metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o600);
     drop(listener);
     assert!(!path.exists(), "it goes with the listener");
     fs::write(&path, "somebody's").expect("room");
-    assert_eq!(place.transport().listen().expect_err("a file").kind(), io::ErrorKind::AddrInUse);
+    assert_eq!(transport(&place, None).listen().expect_err("a file").kind(), io::ErrorKind::AddrInUse);
     assert_eq!(fs::read(&path).expect("it is there"), b"somebody's");
 }

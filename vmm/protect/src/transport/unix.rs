@@ -100,7 +100,7 @@ impl AsFd for Socket {
 }
 
 impl Listener for Socket {
-    fn accept(&self) -> io::Result<Connection> {
+    fn accept(&mut self) -> io::Result<Connection> {
         let (stream, _) = self.listener.accept()?;
         Ok(socket::connection(stream.into()))
     }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use replication::view::evidence::Statement;
-use replication::view::{Ask, Entry, Nonce, Record, RecordHash};
+use replication::view::{Entry, Nonce, Record, RecordHash};
 use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, unlinkat};
 
 /// The right to read, of the directory's group and of all others.
@@ -40,10 +40,6 @@ impl Records {
         Ok(Records { path: path.into(), dir: Arc::new(dir) })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Fails if another directory is at the path now: a mount that went away, or came.
     fn check_same(&self) -> io::Result<()> {
         let (held, now) = (self.dir.metadata()?, std::fs::metadata(&self.path)?);
@@ -63,27 +59,33 @@ impl Records {
         linked
     }
 
-    /// Does what the register asks, and gives what is there then.
-    pub(super) fn perform(&self, vm: &str, ask: Ask) -> io::Result<Vec<Entry>> {
+    /// The newest record.
+    pub(super) fn newest(&self, vm: &str) -> io::Result<Option<Entry>> {
         self.check_same()?;
-        match ask {
-            Ask::Newest => Ok(self.newest(vm)?.into_iter().collect()),
-            Ask::From(number) => self.from(vm, number, number),
-            Ask::Append { record, from } => {
-                // Whether it took place is seen by reading it back, after an error too.
-                let appended = self.append(vm, &record);
-                self.check_same()?;
-                let durable = if appended.is_ok() { record.number } else { from };
-                let found = self.from(vm, from, durable)?;
-                match appended {
-                    Err(error) if found.iter().all(|entry| entry.record.number != record.number) => Err(error),
-                    _ => Ok(found),
-                }
-            }
+        self.find_newest(vm)
+    }
+
+    /// The records from `first` on.
+    pub(super) fn from(&self, vm: &str, first: u64) -> io::Result<Vec<Entry>> {
+        self.check_same()?;
+        self.list(vm, first, first)
+    }
+
+    /// Appends `record` unless its number is taken, and gives the records from `first` on.
+    pub(super) fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Vec<Entry>> {
+        self.check_same()?;
+        // Whether it took place is seen by reading it back, after an error too.
+        let appended = self.link_record(vm, record);
+        self.check_same()?;
+        let durable = if appended.is_ok() { record.number } else { first };
+        let found = self.list(vm, first, durable)?;
+        match appended {
+            Err(error) if found.iter().all(|entry| entry.record.number != record.number) => Err(error),
+            _ => Ok(found),
         }
     }
 
-    fn append(&self, vm: &str, record: &Record) -> io::Result<()> {
+    fn link_record(&self, vm: &str, record: &Record) -> io::Result<()> {
         let name = record_name(vm, record.number);
         let draft = format!(".{name}.{}", record.attempt);
         let text = serde_json::to_vec_pretty(record).expect("a record has string keys only");
@@ -95,7 +97,7 @@ impl Records {
     }
 
     /// The records from `first` on, of which those up to `durable` are known to be.
-    fn from(&self, vm: &str, first: u64, durable: u64) -> io::Result<Vec<Entry>> {
+    fn list(&self, vm: &str, first: u64, durable: u64) -> io::Result<Vec<Entry>> {
         let mut found = Vec::new();
         while let Some(entry) = self.read(vm, first.saturating_add(found.len() as u64))? {
             found.push(entry);
@@ -113,7 +115,7 @@ impl Records {
     }
 
     /// Records are numbered without a gap: their end is found in steps that double, and then halve.
-    fn newest(&self, vm: &str) -> io::Result<Option<Entry>> {
+    fn find_newest(&self, vm: &str) -> io::Result<Option<Entry>> {
         let mut there = 0_u64;
         let mut step = 1;
         while self.read(vm, there + step)?.is_some() {

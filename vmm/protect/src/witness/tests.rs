@@ -1,6 +1,7 @@
 //! Races, directories that are exchanged, records that are damaged, storage that hangs.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::thread;
@@ -11,6 +12,7 @@ use replication::view::{
     Attempt, Incarnation, Location, Outcome, Place, PlaceKind, Record, RecordHash, Register, RegisterId, Standing, Wish,
 };
 
+use super::file::FileWitness;
 use super::*;
 
 const VM: &str = "vm0.x";
@@ -44,7 +46,7 @@ fn record(number: u64, id: u8) -> Record {
 
 fn append(witness: &FileWitness, record: Record) -> Vec<Entry> {
     let from = record.number;
-    witness.perform(VM, Ask::Append { record: Box::new(record), from }).expect("it answers")
+    perform(witness, VM, Ask::Append { record: Box::new(record), from }).expect("it answers")
 }
 
 fn begin() -> Wish {
@@ -55,7 +57,7 @@ fn wish(witness: &FileWitness, register: &mut Register, wish: Wish) -> Outcome {
     register.handle_wish(wish, Attempt(random()));
     loop {
         let ask = register.poll_ask().expect("it is not decided");
-        let outcome = match witness.perform(VM, ask) {
+        let outcome = match perform(witness, VM, ask) {
             Ok(found) => register.handle_found(found),
             Err(_) => register.handle_no_answer(),
         };
@@ -78,16 +80,16 @@ fn appended_record_is_read_back_and_the_second_of_its_number_is_not() {
 #[test]
 fn newest_of_any_count_is_found() {
     let (_dir, witness) = witness();
-    assert!(witness.perform(VM, Ask::Newest).expect("it answers").is_empty());
+    assert!(perform(&witness, VM, Ask::Newest).expect("it answers").is_empty());
     for number in 1..=19 {
         append(&witness, record(number, number as u8));
-        let newest = witness.perform(VM, Ask::Newest).expect("it answers");
+        let newest = perform(&witness, VM, Ask::Newest).expect("it answers");
         assert_eq!(newest.iter().map(|entry| entry.record.number).collect::<Vec<_>>(), [number]);
     }
     let from: Vec<u64> =
-        witness.perform(VM, Ask::From(17)).expect("it answers").iter().map(|e| e.record.number).collect();
+        perform(&witness, VM, Ask::From(17)).expect("it answers").iter().map(|e| e.record.number).collect();
     assert_eq!(from, [17, 18, 19]);
-    assert!(witness.perform("vm0", Ask::Newest).expect("it answers").is_empty(), "another VM");
+    assert!(perform(&witness, "vm0", Ask::Newest).expect("it answers").is_empty(), "another VM");
 }
 
 #[test]
@@ -165,7 +167,7 @@ fn record_that_is_garbage_or_of_another_number_is_no_answer() {
     append(&witness, record(1, 1));
     for content in [&b"garbage"[..], b"", &fs::read(dir.path().join("vm0.x.view-1")).expect("there")] {
         fs::write(dir.path().join("vm0.x.view-2"), content).expect("written");
-        let error = witness.perform(VM, Ask::Newest).expect_err("not a record");
+        let error = perform(&witness, VM, Ask::Newest).expect_err("not a record");
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 }
@@ -235,7 +237,7 @@ fn statement_that_is_withdrawn_stands_no_more_and_no_other_goes() {
 fn storage_that_is_gone_is_no_answer() {
     let (dir, witness) = witness();
     drop(dir);
-    assert!(witness.perform(VM, Ask::Newest).is_err());
+    assert!(perform(&witness, VM, Ask::Newest).is_err());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::*;
 use crate::config::{BackupOptions, Protect, RunOptions};
 
 /// Each option with a value, as it is typed and as a file has it.
-const VALUES: [(&str, &str, &str); 34] = [
+const VALUES: [(&str, &str, &str); 35] = [
     ("listen", "tcp:h:7000", "'tcp:h:7000'"),
     ("name", "vm0", "'vm0'"),
     ("kernel", "/k", "'/k'"),
@@ -32,6 +32,7 @@ const VALUES: [(&str, &str, &str); 34] = [
     ("interrupts", "boundary", "'boundary'"),
     ("commit-durability", "memory", "'memory'"),
     ("witness", "file:/w", "'file:/w'"),
+    ("tls-dir", "/t", "'/t'"),
     ("detect", "1s", "'1s'"),
     ("heartbeat", "10ms", "'10ms'"),
     ("on-guest-panic", "rollback", "'rollback'"),

@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::{ByteSize, ConfigError};
 use crate::exit::{Advice, Exit};
+use protect::witness::WitnessName;
 
 /// One more option.
 type Give = fn(&mut RunOptions);
@@ -26,12 +27,12 @@ fn targets(texts: &[&str]) -> Vec<Protect> {
     texts.iter().map(|text| text.parse().expect("well formed")).collect()
 }
 
-fn protected_by(texts: &[&str], witness: Option<Witness>) -> impl FnOnce(&mut RunOptions) {
+fn protected_by(texts: &[&str], witness: Option<WitnessName>) -> impl FnOnce(&mut RunOptions) {
     move |typed| (typed.protection.protect, typed.detection.witness) = (targets(texts), witness)
 }
 
-fn shared() -> Option<Witness> {
-    Some(Witness::File("/w".into()))
+fn shared() -> Option<WitnessName> {
+    Some("file:/w".parse().expect("well formed"))
 }
 
 #[test]
@@ -84,9 +85,9 @@ fn epochs_that_end_when_output_waits_have_no_length() {
 
 #[test]
 fn backup_takes_a_named_witness() {
-    assert_refused("--witness is missing", protected_by(&["tcp:b:1"], None));
-    for witness in [shared(), Some(Witness::None)] {
-        check(protected_by(&["tcp:b:1"], witness)).expect("named");
+    assert_refused("--witness is missing", protected_by(&["tcp:b:1,clear"], None));
+    for witness in [shared(), Some(WitnessName::NONE)] {
+        check(protected_by(&["tcp:b:1,clear"], witness)).expect("named");
     }
 }
 
@@ -113,12 +114,12 @@ fn guest_with_a_backup_begins_anew_only_with_a_witness() {
         }
     };
     for policy in [OnGuestPanic::Reset, OnGuestPanic::Rollback] {
-        let both = check(with(policy, &["local", "tcp:b:1"], shared())).expect("somebody decides");
+        let both = check(with(policy, &["local", "tcp:b:1,clear"], shared())).expect("somebody decides");
         assert_eq!(both.crash.on_guest_panic, policy);
-        assert_refused("only a witness can", with(policy, &["local", "tcp:b:1"], Some(Witness::None)));
+        assert_refused("only a witness can", with(policy, &["local", "tcp:b:1,clear"], Some(WitnessName::NONE)));
         check(with(policy, &["local"], None)).expect("there is nobody else");
     }
-    check(with(OnGuestPanic::Stop, &["tcp:b:1"], Some(Witness::None))).expect("it begins nothing anew");
+    check(with(OnGuestPanic::Stop, &["tcp:b:1,clear"], Some(WitnessName::NONE))).expect("it begins nothing anew");
 }
 
 #[test]
@@ -131,7 +132,7 @@ fn earlier_epochs_are_kept_for_a_rollback_only_and_in_the_state_directory() {
             keep(typed);
         });
     }
-    for (targets, witness) in [(&["none"], None), (&["tcp:b:1"], shared())] {
+    for (targets, witness) in [(&["none"], None), (&["tcp:b:1,clear"], shared())] {
         assert_refused("--protect local", |typed| {
             on_panic(OnGuestPanic::Rollback)(typed);
             protected_by(targets, witness)(typed);
@@ -148,7 +149,7 @@ fn late_boundary_hands_over_to_a_copy_and_lets_go_of_a_backup() {
         }
     };
     check(late(OnBoundaryLate::HandOver, &["local"])).expect("there is a copy");
-    check(late(OnBoundaryLate::Unprotect, &["tcp:b:1"])).expect("there is a backup");
+    check(late(OnBoundaryLate::Unprotect, &["tcp:b:1,clear"])).expect("there is a backup");
     assert_refused("--on-boundary-late hand-over and --protect none", late(OnBoundaryLate::HandOver, &["none"]));
     assert_refused("--protect without a backup", late(OnBoundaryLate::Unprotect, &["local"]));
 }

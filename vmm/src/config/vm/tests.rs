@@ -11,7 +11,7 @@ use crate::exit::{Advice, Exit};
 use protect::OnDegraded;
 use protect::local::RetainCount;
 use protect::local::backing::{LocalLog, Survival};
-use protect::witness::Witness;
+use protect::witness::WitnessName;
 
 fn typed() -> RunOptions {
     let mut typed = RunOptions::default();
@@ -100,32 +100,57 @@ fn vm_detect_needs_three_heartbeats() {
 fn vm_protect_contradictions_are_refused() {
     let list = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("well formed")).collect::<Vec<Protect>>();
     assert!(message(|o| o.protection.protect = list(&["none", "local"])).contains("none excludes every other"));
-    assert!(message(|o| o.protection.protect = list(&["tcp:a:1", "tcp:b:1"])).contains("at most one"));
+    assert!(message(|o| o.protection.protect = list(&["tcp:a:1,clear", "tcp:b:1,clear"])).contains("at most one"));
     let both = check(|o| {
-        o.protection.protect = list(&["local", "tcp:b:1", "local"]);
-        o.detection.witness = Some(Witness::None);
+        o.protection.protect = list(&["local", "tcp:b:1,clear", "local"]);
+        o.detection.witness = Some(WitnessName::NONE);
     });
     let both = both.expect("both");
-    assert_eq!(both.protection.protect, list(&["local", "tcp:b:1"]));
+    assert_eq!(both.protection.protect, list(&["local", "tcp:b:1,clear"]));
     assert!(both.protection.is_local() && both.protection.backup().is_some());
 }
 
 #[test]
 fn vm_backup_without_a_named_witness_is_refused_and_with_none_is_warned_about() {
-    let protected = |o: &mut RunOptions| o.protection.protect = vec!["tcp:b:1".parse().expect("well formed")];
+    let protected = |o: &mut RunOptions| o.protection.protect = vec!["tcp:b:1,clear".parse().expect("well formed")];
     assert_eq!(message(protected), "--witness is missing");
     let vm = check(|o| {
         protected(o);
-        o.detection.witness = Some(Witness::None);
+        o.detection.witness = Some(WitnessName::NONE);
     });
     let vm = vm.expect("allowed");
     assert!(!vm.unnamed_witness && check(|_| {}).expect("alone").unnamed_witness);
     assert!(vm.warnings()[0].contains("both may run the guest"), "{:?}", vm.warnings());
     let vm = check(|o| {
-        o.protection.protect = vec!["tcp:b:1".parse().expect("well formed")];
-        o.detection.witness = Some(Witness::File("/shared".into()));
+        o.protection.protect = vec!["tcp:b:1,clear".parse().expect("well formed")];
+        o.detection.witness = Some("file:/shared".parse().expect("well formed"));
     });
     assert!(vm.expect("allowed").warnings().is_empty());
+}
+
+#[test]
+fn clear_text_beyond_this_host_is_named_or_refused() {
+    let to = |target: &'static str, tls: Option<&'static str>| {
+        move |o: &mut RunOptions| {
+            o.protection.protect = vec![target.parse().expect("well formed")];
+            (o.detection.witness, o.detection.tls_dir) = (Some(WitnessName::NONE), tls.map(PathBuf::from));
+        }
+    };
+    let error = check(to("tcp:b:1", None)).expect_err("nobody said so");
+    assert!(error.to_string().starts_with("--protect tcp:b:1 is not on this host"), "{error}");
+    assert!(error.hint().expect("a hint").contains("--tls-dir"));
+    assert!(message(to("tcp:b:1,clear", Some("/tls"))).contains("asks for clear text"));
+    assert_eq!(check(to("tcp:b:1", Some("/tls"))).expect("encrypted").detection.tls_dir, Some("/tls".into()));
+    for here in ["tcp:127.0.0.1:1", "unix:/run/b.sock", "tcp:b:1,clear"] {
+        assert_eq!(check(to(here, None)).expect("allowed").detection.tls_dir, None);
+    }
+    let mut backup = BackupOptions::default();
+    backup.name.name = Some("vm0".into());
+    backup.listen.listen = Some("tcp:10.0.0.2:1".parse().expect("well formed"));
+    backup.detection.witness = Some(WitnessName::NONE);
+    let error = BackupConfig::try_from(backup).expect_err("nobody said so");
+    assert_eq!(error.exit(), Exit::Usage);
+    assert!(error.to_string().starts_with("--listen tcp:10.0.0.2:1 is not on this host"), "{error}");
 }
 
 #[test]
@@ -176,7 +201,7 @@ fn vm_paths_are_whole_so_that_a_resume_from_elsewhere_means_the_same() {
     assert_eq!((vm.devices.console, vm.state.disk_log), (Console::File(here.join("c")), Some(here.join("logs"))));
     assert_eq!(
         (vm.control.event_monitor.map(|monitor| monitor.path), vm.detection.witness),
-        (Some(here.join("e")), Witness::File(here.join("w")))
+        (Some(here.join("e")), format!("file:{}", here.join("w").display()).parse().expect("well formed"))
     );
     assert_eq!(vm.control.api_socket, here.join("s/api.sock"));
     let snapshot = check(|o| (o.guest.kernel, o.guest.restore) = (None, Some("snap".into()))).expect("allowed");
@@ -200,21 +225,21 @@ fn vm_json_gives_the_same_configuration_back() {
 
 #[test]
 fn backup_needs_listen_and_name_and_warns_without_witness() {
-    let check = |listen: Option<&str>, witness: Option<Witness>| {
+    let check = |listen: Option<&str>, witness: Option<WitnessName>| {
         let mut typed = BackupOptions::default();
         typed.name.name = Some("vm0".into());
         typed.listen.listen = listen.map(|text| text.parse().expect("well formed"));
         typed.detection.witness = witness;
         BackupConfig::try_from(typed)
     };
-    let backup = check(Some("tcp:0.0.0.0:7000"), Some(Witness::None)).expect("enough");
-    assert_eq!(backup.listen.to_string(), "tcp:0.0.0.0:7000");
+    let backup = check(Some("tcp:0.0.0.0:7000,clear"), Some(WitnessName::NONE)).expect("enough");
+    assert_eq!(backup.listen.to_string(), "tcp:0.0.0.0:7000,clear");
     assert_eq!(backup.warnings().len(), 2, "no witness, and every address");
-    let backup = check(Some("tcp:10.78.0.2:7000"), Some(Witness::None)).expect("enough");
+    let backup = check(Some("tcp:10.78.0.2:7000,clear"), Some(WitnessName::NONE)).expect("enough");
     assert_eq!(backup.warnings().len(), 1);
-    let backup = check(Some("unix:/run/vm0.sock"), Some(Witness::None)).expect("enough");
+    let backup = check(Some("unix:/run/vm0.sock"), Some(WitnessName::NONE)).expect("enough");
     assert_eq!(backup.warnings().len(), 1, "nobody else can open it");
-    let error = check(None, Some(Witness::None)).expect_err("no listen");
+    let error = check(None, Some(WitnessName::NONE)).expect_err("no listen");
     assert_eq!(error.to_string(), "--listen is missing");
     let error = check(Some("unix:/run/vm0.sock"), None).expect_err("no witness");
     assert_eq!(error.to_string(), "--witness is missing");

@@ -11,9 +11,9 @@ use protect::backup::FailoverError;
 use protect::local::pairing::PairingError;
 use protect::local::{BindingError, FILES, LocalError};
 use protect::log::{DiskLogError, LOG_BYTES_MAX, PlaceError};
-use protect::transport::Endpoint;
+use protect::transport::{ChannelError, CredentialsError, Endpoint};
 use protect::witness::WitnessError;
-use protect::{LeaseError, Misfit, NotPaused, NotProtected, NotResumed, NotSnapshot, ProtectError};
+use protect::{Misfit, NotPaused, NotProtected, NotResumed, NotSnapshot, ProtectError, RightError};
 
 impl Advice for ProtectError {
     fn exit(&self) -> Exit {
@@ -22,7 +22,7 @@ impl Advice for ProtectError {
             Self::DiskLog(error) => error.exit(),
             Self::Place(error) => error.exit(),
             Self::Local(error) => error.exit(),
-            Self::Lease(error) => error.exit(),
+            Self::Right(error) => error.exit(),
             Self::Machine(error) => error.exit(),
             Self::Misfit(error) => error.exit(),
             Self::During { source, .. } => source.exit(),
@@ -41,7 +41,7 @@ impl Advice for ProtectError {
             Self::DiskLog(error) => error.hint(),
             Self::Place(error) => error.hint(),
             Self::Local(error) => error.hint(),
-            Self::Lease(error) => error.hint(),
+            Self::Right(error) => error.hint(),
             Self::Machine(error) => error.hint(),
             Self::Misfit(error) => error.hint(),
             Self::During { source, .. } => source.hint(),
@@ -76,6 +76,55 @@ impl Advice for Misfit {
             Self::Length { path, theirs, ours: _ } => Some(format!("truncate -s {theirs} {}", path.display())),
             Self::Machine(_) | Self::Readonly { .. } => None,
         }
+    }
+}
+
+impl Advice for ChannelError {
+    fn exit(&self) -> Exit {
+        Exit::Usage
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(
+            match self {
+                Self::Open { .. } => {
+                    "give both sides --tls-dir DIR (docs/TUTORIAL.md makes the certificates); or, if nobody else reaches the network \
+                     between the hosts, write `,clear` behind the port on both sides"
+                }
+                Self::Contradiction { .. } => "leave out `,clear`, or --tls-dir",
+            }
+            .into(),
+        )
+    }
+}
+
+impl Advice for CredentialsError {
+    /// What was given is of no use, or it may be tomorrow.
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Unreadable { source, .. } if source.kind() != ErrorKind::NotFound => Exit::Error,
+            Self::Dated { .. } => Exit::Error,
+            Self::Unreadable { .. }
+            | Self::Exposed { .. }
+            | Self::Unusable { .. }
+            | Self::Unfit { .. }
+            | Self::Foreign { .. } => Exit::Usage,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Unreadable { .. } => "a TLS directory has ca-cert.pem, server-cert.pem, server-key.pem, client-cert.pem and \
+                                        client-key.pem, and the user who runs the VM reads them: docs/TUTORIAL.md makes them"
+                .into(),
+            Self::Exposed { path, .. } => format!("`chmod 600 {}`, or 640 for a group", path.display()),
+            Self::Unusable { .. } => "docs/TUTORIAL.md makes files that fit".into(),
+            Self::Unfit { .. } => "put the key beside it that its certificate was made from".into(),
+            Self::Dated { .. } => "sign a new certificate, or set this host's clock".into(),
+            Self::Foreign { .. } => "sign both certificates with the key of ca-cert.pem: with extendedKeyUsage serverAuth the \
+                                     server's, clientAuth the client's"
+                .into(),
+        })
     }
 }
 
@@ -257,7 +306,7 @@ impl Advice for WitnessError {
     }
 }
 
-impl Advice for LeaseError {
+impl Advice for RightError {
     fn exit(&self) -> Exit {
         match self {
             Self::NoIdentity(_) => Exit::Error,
@@ -330,7 +379,7 @@ fn places(listed: &[Place]) -> String {
 impl Advice for FailoverError {
     fn exit(&self) -> Exit {
         match self {
-            Self::Lease(error) => error.exit(),
+            Self::Right(error) => error.exit(),
             Self::Listed { .. } => Exit::SplitBrain,
             Self::NoAnswer | Self::Late => Exit::Timeout,
             Self::NothingKept { .. } => Exit::Conflict,
@@ -339,7 +388,7 @@ impl Advice for FailoverError {
 
     fn hint(&self) -> Option<String> {
         let remedy = match self {
-            Self::Lease(error) => return error.hint(),
+            Self::Right(error) => return error.hint(),
             Self::Listed { .. } => "name every place that the witness lists, with --dead, if each is gone for good",
             Self::NoAnswer => "try again when it does",
             Self::NothingKept { .. } => "a Protected backup takes over without being asked when its primary is lost",
@@ -400,11 +449,18 @@ impl Advice for NotResumed {
 
 impl Advice for NotProtected {
     fn exit(&self) -> Exit {
-        Exit::Conflict
+        match self {
+            Self::Has { .. } => Exit::Conflict,
+            Self::Channel(error) => error.exit(),
+        }
     }
 
     fn hint(&self) -> Option<String> {
-        let remedy = match (self.state, &self.by) {
+        let (state, by) = match self {
+            Self::Has { state, by } => (*state, by),
+            Self::Channel(error) => return error.hint(),
+        };
+        let remedy = match (state, by) {
             (PrimaryState::Fenced | PrimaryState::Ended, _) => return None,
             (PrimaryState::Arbitrating, _) => {
                 "look at the witness's directory; ask again when `outlast ctl status` says Solo"
@@ -486,12 +542,12 @@ mod tests {
     #[test]
     fn refusal_of_the_witness_names_the_place_that_would_have_to_be_dead() {
         let place = Place { id: Incarnation([0xab; 16]), kind: PlaceKind::Process, location: Location::default() };
-        let (vm, witness) = ("vm0".to_owned(), protect::witness::Witness::None);
+        let (vm, witness) = ("vm0".to_owned(), protect::witness::WitnessName::NONE);
         let refusal = Refusal::MayBeWhole { place: Box::new(place.clone()) };
-        let error = LeaseError::Refused { vm: vm.clone(), witness, refusal };
+        let error = RightError::Refused { vm: vm.clone(), witness, refusal };
         assert_eq!(error.exit(), Exit::SplitBrain);
         assert!(error.hint().expect("a hint").ends_with("--dead abababab"), "{error}");
-        let error = LeaseError::Copy { vm, listed: vec![place.clone(), place] };
+        let error = RightError::Copy { vm, listed: vec![place.clone(), place] };
         assert!(error.hint().expect("a hint").ends_with("--dead abababab --dead abababab"), "{error}");
     }
 
@@ -525,10 +581,10 @@ mod tests {
     #[test]
     fn request_that_came_too_early_says_what_to_wait_for() {
         let by = Some("tcp:b:7000".parse().expect("well formed"));
-        let refusal = NotProtected { state: PrimaryState::Syncing, by };
+        let refusal = NotProtected::Has { state: PrimaryState::Syncing, by };
         assert!(refusal.hint().expect("a hint").contains("unprotect"));
-        assert!(NotProtected { state: PrimaryState::Protected, by: None }.hint().is_some());
-        assert_eq!(NotProtected { state: PrimaryState::Fenced, by: None }.hint(), None);
+        assert!(NotProtected::Has { state: PrimaryState::Protected, by: None }.hint().is_some());
+        assert_eq!(NotProtected::Has { state: PrimaryState::Fenced, by: None }.hint(), None);
     }
 
     #[test]

@@ -8,9 +8,9 @@ use replication::wire::{DiskWrite, ResyncDisk};
 use snapshot::disklog::{Asked, Owner};
 
 use super::*;
-use crate::backup::mailbox::Mailbox;
 use crate::fault::{IMAGE_SYNC, IMAGE_WRITE, LOG_APPEND, LOG_SYNC, trace};
 use crate::log::{self, Setup, Wanted};
+use crate::mailbox::Mailbox;
 
 const SESSION: SessionId = SessionId([3; 16]);
 

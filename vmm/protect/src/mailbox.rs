@@ -1,4 +1,4 @@
-//! Messages from workers to the loop that keeps time: it waits in `poll`, for them as for its sockets.
+//! Messages from workers to a thread that waits in `poll`, for them as for its sockets.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,14 +9,14 @@ use rustix::event::{EventfdFlags, eventfd};
 
 /// The loop's end. Readable, as a descriptor, while there may be messages.
 #[derive(Debug)]
-pub(super) struct Mailbox<T> {
+pub(crate) struct Mailbox<T> {
     messages: Receiver<T>,
     postbox: Postbox<T>,
 }
 
 /// A worker's end.
 #[derive(Debug)]
-pub(super) struct Postbox<T> {
+pub(crate) struct Postbox<T> {
     sender: Sender<T>,
     bell: Arc<OwnedFd>,
 }
@@ -28,18 +28,18 @@ impl<T> Clone for Postbox<T> {
 }
 
 impl<T> Mailbox<T> {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let bell = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
         let (sender, messages) = channel();
         Ok(Self { messages, postbox: Postbox { sender, bell } })
     }
 
-    pub(super) fn postbox(&self) -> Postbox<T> {
+    pub(crate) fn postbox(&self) -> Postbox<T> {
         self.postbox.clone()
     }
 
     /// The next message. When there is none, the bell is silent until one comes.
-    pub(super) fn take(&self) -> Option<T> {
+    pub(crate) fn take(&self) -> Option<T> {
         self.messages.try_recv().ok().or_else(|| {
             // A message that came since then has rung before this or rings after it; so it is looked for once more.
             let _ = rustix::io::read(&*self.postbox.bell, &mut [0; 8]);
@@ -56,7 +56,7 @@ impl<T> AsFd for Mailbox<T> {
 
 impl<T> Postbox<T> {
     /// Posts a message. Without a loop there is nobody to tell.
-    pub(super) fn post(&self, message: T) {
+    pub(crate) fn post(&self, message: T) {
         if self.sender.send(message).is_ok() {
             let rung = rustix::io::write(&*self.bell, &1_u64.to_ne_bytes());
             rung.expect("a bell that nobody hears 2^64 times is not heard any more");

@@ -1,9 +1,9 @@
-//! The lease: this process's side of the VM's register at the witness. What may be done, and what proves that others are gone,
+//! The registrant: this process's side of the VM's register at the witness. What may be done, and what proves that others are gone,
 //! is decided in [`replication::view`]; here is looked and asked, and answers are put into words.
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use replication::pipeline::backup::Introduction;
@@ -16,14 +16,15 @@ use replication::view::{
 use replication::{ClaimResult, EpochMark, Fork, SessionId, Term};
 use snapshot::statedir::StateDir;
 
-use crate::witness::{FileWitness, Life, Witness, WitnessError, random};
+use crate::witness::{self, Life, Witness, WitnessError, WitnessName, random};
 
 /// The place of this process at the VM's register.
 #[derive(Debug)]
-pub struct Lease {
+pub struct Registrant {
     vm_name: String,
-    configured: Witness,
-    witness: Option<FileWitness>,
+    configured: WitnessName,
+    /// None: nobody decides.
+    witness: Option<Arc<dyn Witness>>,
     life: Life,
     /// Held while a wish is being decided: one at a time.
     register: Mutex<Register>,
@@ -42,7 +43,7 @@ pub struct Begun {
 
 /// Why there is no right to run the guest here. Nothing was started.
 #[derive(Debug, thiserror::Error)]
-pub enum LeaseError {
+pub enum RightError {
     /// Which process on which host this is could not be determined.
     #[error("cannot write the state directory's lock or read this host's identity: {0}")]
     NoIdentity(#[source] io::Error),
@@ -53,7 +54,7 @@ pub enum LeaseError {
     #[error("the witness {witness} does not answer: whether {vm} runs elsewhere is not known")]
     NoAnswer {
         /// The witness.
-        witness: Witness,
+        witness: WitnessName,
         /// The VM.
         vm: String,
     },
@@ -61,7 +62,7 @@ pub enum LeaseError {
     #[error("the witness {witness} does not have what was seen there before: it is another one, or was restored")]
     Forgotten {
         /// The witness.
-        witness: Witness,
+        witness: WitnessName,
     },
     /// The state directory is not where the guest ran last.
     #[error(
@@ -94,43 +95,39 @@ pub enum LeaseError {
         /// The VM.
         vm: String,
         /// The witness.
-        witness: Witness,
+        witness: WitnessName,
         /// By which rule.
         refusal: Refusal,
     },
 }
 
-impl Lease {
+impl Registrant {
     /// Opens the witness of `config`. Nobody can prove this process's death on its own host: for one that lasts as long as
     /// the call, or has no witness.
-    pub fn open(vm_name: &str, config: &Witness) -> Result<Self, LeaseError> {
-        Self::with_life(vm_name, config, Life::without_lock().map_err(LeaseError::NoIdentity)?)
+    pub fn open(vm_name: &str, config: &WitnessName) -> Result<Self, RightError> {
+        Self::with_life(vm_name, config, Life::without_lock().map_err(RightError::NoIdentity)?)
     }
 
     /// Opens the witness of `config`, for a life in `dir`, whose lock it keeps.
-    pub fn open_in(vm_name: &str, config: &Witness, dir: StateDir) -> Result<Self, LeaseError> {
-        Self::with_life(vm_name, config, Life::begin(dir).map_err(LeaseError::NoIdentity)?)
+    pub fn open_in(vm_name: &str, config: &WitnessName, dir: StateDir) -> Result<Self, RightError> {
+        Self::with_life(vm_name, config, Life::begin(dir).map_err(RightError::NoIdentity)?)
     }
 
-    fn with_life(vm_name: &str, config: &Witness, life: Life) -> Result<Self, LeaseError> {
-        let witness = match config {
-            Witness::None => None,
-            Witness::File(dir) => Some(FileWitness::open(dir)?),
-        };
-        let lease = Self {
+    fn with_life(vm_name: &str, config: &WitnessName, life: Life) -> Result<Self, RightError> {
+        let registrant = Self {
             vm_name: vm_name.to_owned(),
             configured: config.clone(),
-            witness,
+            witness: config.open()?,
             register: Mutex::new(Register::new(life.observer.place().clone(), life.known)),
             life,
             away_since: Mutex::default(),
         };
-        lease.state_deaths(lease.newest_record().as_ref());
-        Ok(lease)
+        registrant.state_deaths(registrant.newest_record().as_ref());
+        Ok(registrant)
     }
 
     /// The witness that it asks.
-    pub fn witness(&self) -> &Witness {
+    pub fn witness(&self) -> &WitnessName {
         &self.configured
     }
 
@@ -169,12 +166,12 @@ impl Lease {
 
     /// Puts a wish to the witness until it is decided. Without a witness it is granted: the operator accepted that risk.
     fn wish(&self, wish: Wish) -> Option<Outcome> {
-        let witness = self.witness.as_ref()?;
+        let witness = self.witness.as_deref()?;
         let mut register = self.lock();
         register.handle_wish(wish, Attempt(random()));
         loop {
             let ask = register.poll_ask().expect("a wish that is not decided has something to ask");
-            let answer = self.make_public(&ask).and_then(|()| witness.perform(&self.vm_name, ask));
+            let answer = self.make_public(&ask).and_then(|()| witness::perform(witness, &self.vm_name, ask));
             self.note_answer(answer.as_ref().err());
             let outcome = match answer {
                 Ok(found) => register.handle_found(found),
@@ -264,7 +261,7 @@ impl Lease {
 
     /// Wins the right to boot the guest afresh, or says who may have it. `names_dead`: what the operator says is dead, as
     /// the beginnings of ids.
-    pub fn begin(&self, store: Option<Place>, has_epoch: bool, names_dead: &[String]) -> Result<Begun, LeaseError> {
+    pub fn begin(&self, store: Option<Place>, has_epoch: bool, names_dead: &[String]) -> Result<Begun, RightError> {
         if self.witness.is_none() {
             return Ok(Begun { term: Term(unwitnessed_term()), was_free: false });
         }
@@ -277,7 +274,7 @@ impl Lease {
     }
 
     /// Wins the right to continue the guest of this state directory, the store `store`, from the end of `fork`.
-    pub fn resume(&self, store: Place, fork: Fork, names_dead: &[String]) -> Result<Term, LeaseError> {
+    pub fn resume(&self, store: Place, fork: Fork, names_dead: &[String]) -> Result<Term, RightError> {
         if self.witness.is_none() {
             return Ok(Term(unwitnessed_term()));
         }
@@ -289,22 +286,22 @@ impl Lease {
         match self.wish(wish).expect("there is a witness") {
             Outcome::Refused(Refusal::MayBeWhole { .. }) if is_copy => Err(newest.map_or_else(
                 || self.no_answer(),
-                |record| LeaseError::Copy { vm: self.vm_name.clone(), listed: listed(record) },
+                |record| RightError::Copy { vm: self.vm_name.clone(), listed: listed(record) },
             )),
             outcome => self.term_of(outcome),
         }
     }
 
     /// The places that the newest record lists and that `names` names; for an override.
-    pub fn named(&self, names: &[String]) -> Result<BTreeSet<Incarnation>, LeaseError> {
+    pub fn named(&self, names: &[String]) -> Result<BTreeSet<Incarnation>, RightError> {
         named(self.newest()?.as_ref().map(|entry| &entry.record), names)
     }
 
-    fn win(&self, wish: Wish) -> Result<Term, LeaseError> {
+    fn win(&self, wish: Wish) -> Result<Term, RightError> {
         self.term_of(self.wish(wish).expect("there is a witness"))
     }
 
-    fn term_of(&self, outcome: Outcome) -> Result<Term, LeaseError> {
+    fn term_of(&self, outcome: Outcome) -> Result<Term, RightError> {
         match outcome {
             Outcome::Won(entry) => Ok(Term(entry.record.branch)),
             Outcome::NoAnswer => Err(self.no_answer()),
@@ -320,7 +317,7 @@ impl Lease {
         }
     }
 
-    fn newest(&self) -> Result<Option<Entry>, LeaseError> {
+    fn newest(&self) -> Result<Option<Entry>, RightError> {
         // A look needs no right. It says what is there, or that nothing is.
         match self.wish(Wish::Look) {
             Some(Outcome::NoAnswer) => Err(self.no_answer()),
@@ -430,26 +427,26 @@ impl Lease {
         Ok(Introduction { place: Some(self.life.observer.place().clone()), nonce: Some(nonce) })
     }
 
-    fn no_answer(&self) -> LeaseError {
-        LeaseError::NoAnswer { witness: self.configured.clone(), vm: self.vm_name.clone() }
+    fn no_answer(&self) -> RightError {
+        RightError::NoAnswer { witness: self.configured.clone(), vm: self.vm_name.clone() }
     }
 
-    fn forgotten(&self) -> LeaseError {
-        LeaseError::Forgotten { witness: self.configured.clone() }
+    fn forgotten(&self) -> RightError {
+        RightError::Forgotten { witness: self.configured.clone() }
     }
 
-    fn refused(&self, refusal: Refusal) -> LeaseError {
+    fn refused(&self, refusal: Refusal) -> RightError {
         let vm = self.vm_name.clone();
         match refusal {
             Refusal::MayBeWhole { place } if place.kind == PlaceKind::Store && self.life.observer.is_here(&place) => {
-                LeaseError::LastEpochHere { vm }
+                RightError::LastEpochHere { vm }
             }
-            refusal => LeaseError::Refused { vm, witness: self.configured.clone(), refusal },
+            refusal => RightError::Refused { vm, witness: self.configured.clone(), refusal },
         }
     }
 }
 
-fn why(vm: &str, witness: &Witness, refusal: &Refusal) -> String {
+fn why(vm: &str, witness: &WitnessName, refusal: &Refusal) -> String {
     match refusal {
         Refusal::MayBeWhole { place } => format!("{vm} runs or may be continued elsewhere, by {place}"),
         Refusal::Elsewhere { place } => format!("{vm} ran last at another place, {place}: its newest disks are there"),
@@ -464,8 +461,8 @@ fn listed(record: &Record) -> Vec<Place> {
 }
 
 /// The listed places that the operator means.
-fn named(newest: Option<&Record>, names: &[String]) -> Result<BTreeSet<Incarnation>, LeaseError> {
-    evidence::named(newest, names).map_err(|evidence::Unlisted { name }| LeaseError::Unlisted {
+fn named(newest: Option<&Record>, names: &[String]) -> Result<BTreeSet<Incarnation>, RightError> {
+    evidence::named(newest, names).map_err(|evidence::Unlisted { name }| RightError::Unlisted {
         name,
         listed: newest.map_or_else(Vec::new, listed),
     })
