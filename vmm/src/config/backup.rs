@@ -11,7 +11,7 @@ use super::error::ConfigError;
 use super::guest::NameOptions;
 use super::names::{rooted, rooted_endpoint};
 use super::options::{command, group};
-use super::protection::{StateConfig, StateOptions};
+use super::state::{StateConfig, StateOptions};
 use protect::transport::Endpoint;
 
 group! {

@@ -25,6 +25,7 @@ mod names;
 mod options;
 mod protection;
 mod rules;
+mod state;
 mod task;
 mod units;
 mod vm;
@@ -41,9 +42,8 @@ pub use key_values::KeyValueError;
 pub use mac::{MacAddr, MacError};
 pub(crate) use names::STATE_ROOT;
 pub use options::{Options, Over, with_file};
-pub use protection::{
-    LocalConfig, OnBoundaryLate, Protect, ProtectionConfig, ProtectionOptions, StateConfig, StateOptions,
-};
+pub use protection::{LocalConfig, OnBoundaryLate, Protect, ProtectionConfig, ProtectionOptions};
+pub use state::{StateConfig, StateOptions};
 pub use task::{DemoConfig, DemoGuest};
 pub use units::{ByteSize, TimeSpan, UnitError, format_size, format_time, parse_size, parse_time};
 pub use vm::{RunOptions, VmConfig};

@@ -16,8 +16,9 @@ use super::error::ConfigError;
 use super::guest::{GuestConfig, GuestOptions, NameOptions};
 use super::names::{check_name, default_state_dir, rooted};
 use super::options::command;
-use super::protection::{ProtectionConfig, ProtectionOptions, StateConfig, StateOptions};
+use super::protection::{ProtectionConfig, ProtectionOptions};
 use super::rules;
+use super::state::{StateConfig, StateOptions};
 use protect::CommitDurability;
 
 command! {
