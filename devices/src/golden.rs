@@ -15,6 +15,7 @@ use crate::i8042::{I8042, I8042State};
 use crate::power::{Power, PowerEvent, PowerState};
 use crate::pvpanic::{PanicEvent, Pvpanic, PvpanicState};
 use crate::serial::{Serial, SerialState};
+use crate::virtio::balloon::{Balloon, BalloonState};
 use crate::virtio::block::{Block, BlockConfig, BlockState};
 use crate::virtio::mmio::{MmioState, MmioTransport};
 use crate::virtio::net::{Net, NetState, NetStateV1};
@@ -121,6 +122,16 @@ fn power_and_pvpanic_version_1_golden() {
     let pvpanic = PvpanicState { event: Some(PanicEvent::CrashLoaded) };
     assert_golden(&pvpanic, "0101");
     assert_eq!(Pvpanic::restore(pvpanic.clone()).unwrap().save(), pvpanic);
+}
+
+#[test]
+fn virtio_balloon_version_1_golden() {
+    let state = running(BalloonState { actual: 300 }, vec![queue(128, 1), queue(128, 2), queue(128, 3)]);
+    assert_golden(
+        &state,
+        "0f010180808080120201010303800180010101b424b32480804080a04080c040800180010101b424b3248080800180a0800180c08001800180010101b424b3248080c00180a0c00180c0c001ac02",
+    );
+    assert_eq!(MmioTransport::<Balloon>::restore(state.clone()).unwrap().save(), state);
 }
 
 #[test]

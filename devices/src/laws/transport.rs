@@ -7,6 +7,8 @@ use vm_memory::{Bytes, GuestAddress};
 use super::{Subject, device_laws};
 use crate::RestoreError;
 use crate::virtio::VirtioDevice;
+use crate::virtio::balloon::tests::Taken;
+use crate::virtio::balloon::{Balloon, Reclaim};
 use crate::virtio::block::tests::MemoryDisk;
 use crate::virtio::block::{Block, BlockConfig};
 use crate::virtio::driver::{Driver, MEMORY_BYTES, Part, SIZE, desc_table, kick, nobody, serve, serve_turn, write};
@@ -258,6 +260,36 @@ impl Type for Rng {
     }
 }
 
+impl Type for Balloon {
+    type Backend = Taken;
+
+    fn power_on() -> Self {
+        Balloon::new()
+    }
+
+    fn backend() -> Taken {
+        Taken::default()
+    }
+
+    fn request() -> BoxedStrategy<(usize, Vec<Part>)> {
+        let pages = vec(any::<u8>(), 0..16).prop_map(Part::Out);
+        let reported = vec((0..0x3000u32).prop_map(Part::In), 1..4);
+        prop_oneof![(0..2usize, pages.prop_map(|pages| vec![pages])), (Just(2usize), reported)].boxed()
+    }
+
+    fn host<T>(backend: &mut Taken, with: impl FnOnce(&mut Self::Host) -> T) -> T {
+        with(backend as &mut dyn Reclaim)
+    }
+
+    /// A chain that waits is given again after a restore: what was taken twice is taken once.
+    fn seen(backend: &Taken) -> Vec<u8> {
+        let mut pages: Vec<u64> = backend.0.iter().flat_map(|(at, bytes)| (*at..at + bytes).step_by(4096)).collect();
+        pages.sort_unstable();
+        pages.dedup();
+        pages.into_iter().flat_map(u64::to_le_bytes).collect()
+    }
+}
+
 impl Type for Block {
     type Backend = MemoryDisk;
 
@@ -350,6 +382,7 @@ impl Type for Net {
     }
 }
 
+device_laws!(balloon, VirtioSubject<Balloon>);
 device_laws!(rng, VirtioSubject<Rng>);
 device_laws!(block, VirtioSubject<Block>);
 device_laws!(net, VirtioSubject<Net>);

@@ -3,6 +3,7 @@
 //! [`mmio::MmioTransport`] owns the registers and the queues; a [`VirtioDevice`] owns what is special to its type. A
 //! device sees its queues only inside `handle_notify`, so that nothing about a ring can hide in it.
 
+pub mod balloon;
 pub mod block;
 #[cfg(test)]
 pub(crate) mod driver;

@@ -117,6 +117,7 @@ impl Session {
             disks,
             nets: tap.iter().map(|tap| Card { mac: MAC, has_offloads: true, tap: Some(Arc::clone(tap)) }).collect(),
             console: Some(Box::new(console)),
+            balloon: false,
         };
         let source = KernelSource {
             kernel: spec.kernel.clone(),

@@ -2,6 +2,7 @@
 //!
 //! What a type needs of the host is one implementation of [`Host`], in a file of its own here, and a row of [`KINDS`].
 
+mod balloon;
 mod block;
 mod net;
 mod rng;
@@ -19,6 +20,7 @@ use super::disk::SharedDisk;
 use super::ingress::Ingress;
 use crate::memory::GuestMemory;
 
+pub use balloon::{Reclaimed, balloon};
 pub use block::block;
 pub use net::{Card, IngressState, net};
 pub use rng::{Entropy, rng};
@@ -184,8 +186,12 @@ pub struct Kind {
 }
 
 /// Every type of device that a slot can have.
-pub static KINDS: [Kind; 3] =
-    [Kind::of::<SharedDisk>(Some("disks")), Kind::of::<Ingress>(Some("network cards")), Kind::of::<Entropy>(None)];
+pub static KINDS: [Kind; 4] = [
+    Kind::of::<SharedDisk>(Some("disks")),
+    Kind::of::<Ingress>(Some("network cards")),
+    Kind::of::<Entropy>(None),
+    Kind::of::<Reclaimed>(None),
+];
 
 impl Kind {
     const fn of<H: Host>(plural: Option<&'static str>) -> Self {

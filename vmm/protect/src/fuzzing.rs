@@ -16,7 +16,12 @@ fn pace() -> Pace {
 }
 
 fn parts() -> Parts {
-    Parts { disks: Vec::new(), nets: vec![Card { mac: [2; 6], has_offloads: true, tap: None }], console: None }
+    Parts {
+        disks: Vec::new(),
+        nets: vec![Card { mac: [2; 6], has_offloads: true, tap: None }],
+        console: None,
+        balloon: false,
+    }
 }
 
 /// The state of a machine with a network card that has not run; any kernel will do.

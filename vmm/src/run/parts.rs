@@ -64,6 +64,6 @@ impl HostParts {
         let card =
             |(NetConfig { tap: _, mac, offload }, tap)| Card { mac: mac.0, has_offloads: offload, tap: Some(tap) };
         let nets = nets.into_iter().map(card).collect();
-        (Parts { disks, nets, console }, Inputs { taps, stdin })
+        (Parts { disks, nets, console, balloon: false }, Inputs { taps, stdin })
     }
 }

@@ -62,6 +62,7 @@ impl Options {
             disks: self.path("disk").into_iter().map(disk).collect(),
             nets: Vec::new(),
             console: Some(Box::new(console.expect("the console's file can be written"))),
+            balloon: false,
         }
     }
 

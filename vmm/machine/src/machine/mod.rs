@@ -62,7 +62,7 @@ pub enum MachineError {
     #[error(transparent)]
     Bus(#[from] BusError),
     /// More devices than the machine has places for.
-    #[error("{asked} disks and network cards are more than the {max} that a machine has places for", max = VIRTIO_MMIO_MAX - 1)]
+    #[error("{asked} disks, network cards and balloons are more than the {max} that a machine has places for", max = VIRTIO_MMIO_MAX - 1)]
     TooManyDevices {
         /// How many were asked for.
         asked: usize,
@@ -108,6 +108,8 @@ pub struct Parts {
     pub nets: Vec<Card>,
     /// Where console output goes.
     pub console: Option<Box<dyn std::io::Write + Send>>,
+    /// The guest reports memory that it does not use, and this host takes it.
+    pub balloon: bool,
 }
 
 /// A network card.
@@ -177,10 +179,10 @@ struct Fitted {
 }
 
 impl Fitted {
-    /// Disks, then network cards, then a source of entropy.
-    fn new(parts: Parts, stats: &Arc<Stats>, troubles: &Arc<Troubles>) -> Result<Self, MachineError> {
-        let Parts { disks, nets, console } = parts;
-        let asked = disks.len() + nets.len();
+    /// Disks, then network cards, then a source of entropy, then a balloon.
+    fn new(parts: Parts, ram: &Ram, stats: &Arc<Stats>, troubles: &Arc<Troubles>) -> Result<Self, MachineError> {
+        let Parts { disks, nets, console, balloon } = parts;
+        let asked = disks.len() + nets.len() + usize::from(balloon);
         if asked >= VIRTIO_MMIO_MAX {
             return Err(MachineError::TooManyDevices { asked });
         }
@@ -193,6 +195,7 @@ impl Fitted {
             taps.push(tap);
         }
         slots.push(slot::rng());
+        slots.extend(balloon.then(|| slot::balloon(ram.clone())));
         let egress = Arc::new(Egress::new(Sinks { console, taps }, Arc::clone(stats)));
         Ok(Self { slots, egress, disks })
     }
@@ -256,9 +259,9 @@ impl Machine {
         leading: Leading<'_>,
     ) -> Result<Self, MachineError> {
         let (stats, troubles) = (Arc::default(), Arc::default());
-        let fitted = Fitted::new(parts, &stats, &troubles)?;
-        let shape = fitted.shape(vcpus, RamBytes::try_from(memory_bytes)?);
         let ram = Ram::new(memory_bytes)?;
+        let fitted = Fitted::new(parts, &ram, &stats, &troubles)?;
+        let shape = fitted.shape(vcpus, RamBytes::try_from(memory_bytes)?);
         let registers = load_kernel(&ram, &shape, source)?;
         let machine = Self::assemble(shape, None, ram, (fitted, stats, troubles), leading)?;
         registers.apply(&machine.vcpu(0))?;
@@ -269,7 +272,7 @@ impl Machine {
     /// A machine that goes on from `state` with the memory in `ram`. One that was paused stands still until [`Machine::unpause`].
     pub fn restore(state: MachineState, ram: Ram, parts: Parts, leading: Leading<'_>) -> Result<Self, MachineError> {
         let (stats, troubles) = (Arc::default(), Arc::default());
-        let fitted = Fitted::new(parts, &stats, &troubles)?;
+        let fitted = Fitted::new(parts, &ram, &stats, &troubles)?;
         let ours = fitted.shape(state.shape.vcpus, RamBytes::try_from(ram.bytes())?);
         ours.check(&state.shape)?;
         let cpuid = Some(state.cpuid.clone());
@@ -301,7 +304,7 @@ impl Machine {
     /// Puts the devices of `parts` in the place of those that it has: a load that failed leaves them half done.
     #[cfg(feature = "fuzzing")]
     pub fn renew_board(&mut self, parts: Parts) -> Result<(), MachineError> {
-        let Fitted { slots, egress, disks } = Fitted::new(parts, &self.stats, &self.troubles)?;
+        let Fitted { slots, egress, disks } = Fitted::new(parts, &self.ram, &self.stats, &self.troubles)?;
         let board = Board::new(self.ram.memory().clone(), slots, Arc::clone(&egress))?;
         (self.board, self.egress, self.disks) = (Mutex::new(board), egress, disks);
         Ok(())

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use recoverable::lost::Watch;
 use serde::{Deserialize, Serialize};
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use marks::DirtyMarks;
 
@@ -239,6 +239,28 @@ impl Ram {
         true
     }
 
+    /// Gives the whole pages from guest address `at` on back to the host: the guest finds zeros there. They count as
+    /// written. Where a file is mapped nothing happens: its content would come back.
+    ///
+    /// Each page is written first. Who captures pages while the guest runs has it then, as for any other write.
+    pub fn discard(&self, at: u64, bytes: u64) {
+        let inside = |r: &&Region| at >= r.base && at - r.base <= r.bytes && bytes <= r.bytes - (at - r.base);
+        let Some(region) = self.regions.iter().find(inside) else { return };
+        let is_whole = at.is_multiple_of(PAGE_SIZE as u64) && bytes.is_multiple_of(PAGE_SIZE as u64);
+        if !is_whole || bytes == 0 || region.mapping.file_offset().is_some() {
+            return;
+        }
+        for page in (at..at + bytes).step_by(PAGE_SIZE) {
+            self.memory.write_obj(0_u8, GuestAddress(page)).expect("the page lies in the region");
+        }
+        // SAFETY: whole pages of an anonymous mapping, inside it; it lives as long as `self`. No reference of this program into
+        // guest memory outlives an access, and the guest has given up what is there.
+        unsafe {
+            let begin = region.mapping.as_ptr().add((at - region.base) as usize);
+            libc::madvise(begin.cast(), bytes as usize, libc::MADV_DONTNEED);
+        }
+    }
+
     /// Region `index` as bytes, for reading a checkpoint of a stopped guest.
     pub fn region_bytes(&self, index: usize) -> &[u8] {
         let region = &self.regions[index];
@@ -381,6 +403,46 @@ mod tests {
         ram.write_page(7, &[6; PAGE_SIZE]);
         file.read_exact_at(&mut page, 4096 + 7 * 4096).expect("inside");
         assert_eq!(page, [5; PAGE_SIZE]);
+    }
+
+    #[test]
+    fn discarded_pages_are_zero_count_as_written_and_are_the_hosts_again() {
+        let ram = Ram::new(1 << 20).expect("1 MiB fits");
+        (0..256).for_each(|gfn| assert!(ram.write_page(gfn, &[5; PAGE_SIZE])));
+        ram.discard(0x3000, 0x2000);
+        let mut dirty = Vec::new();
+        ram.regions()[0].marks.take(|word, bits| dirty.extend(marks::set_bits(bits).map(|b| word * 64 + b)));
+        assert_eq!(dirty, vec![3, 4]);
+        let populated = |gfn: u64| {
+            let start = ram.regions()[0].host_address() + gfn * PAGE_SIZE as u64;
+            uffd::are_populated(start, 1, [0], &mut Vec::new())
+        };
+        assert_eq!([2, 3, 4, 5].map(populated), [true, false, false, true]);
+        let mut page = [1; PAGE_SIZE];
+        for (gfn, content) in [(2, 5), (3, 0), (4, 0), (5, 5)] {
+            assert!(ram.read_page(gfn, &mut page));
+            assert_eq!(page, [content; PAGE_SIZE], "page {gfn}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_discarded_beyond_ram_in_parts_of_pages_or_over_a_file() {
+        let ram = Ram::new(1 << 20).expect("1 MiB fits");
+        (0..256).for_each(|gfn| assert!(ram.write_page(gfn, &[5; PAGE_SIZE])));
+        for (at, bytes) in [(0xff000, 0x2000), (1 << 20, 0x1000), (u64::MAX - 0xfff, 0x1000), (0x1800, 0x1000), (0, 0)]
+        {
+            ram.discard(at, bytes);
+        }
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(1 << 20).expect("room");
+        let copy = Ram::private_copy_of(&file, 0, RamBytes::try_from(1 << 20).expect("whole pages")).expect("it fits");
+        assert!(copy.write_page(7, &[5; PAGE_SIZE]));
+        copy.discard(7 * PAGE_SIZE as u64, PAGE_SIZE as u64);
+        let mut page = [0; PAGE_SIZE];
+        for (ram, gfn) in [(&ram, 0), (&ram, 1), (&ram, 2), (&ram, 255), (&copy, 7)] {
+            assert!(ram.read_page(gfn, &mut page));
+            assert_eq!(page, [5; PAGE_SIZE], "page {gfn}");
+        }
     }
 
     #[test]
