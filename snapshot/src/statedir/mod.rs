@@ -175,13 +175,13 @@ impl StateDir {
         Self::take(path)
     }
 
-    /// Opens one that a VM was configured in, and takes its lock. Nothing is made elsewhere.
+    /// The same of one that a VM was configured in. Nothing is made elsewhere.
     pub fn open(path: &Path) -> Result<Self, StateDirError> {
         let config = Item::Config.path_in(path);
         if !config.exists() {
             return Err(StateDirError::Nothing { path: config });
         }
-        Self::take(path)
+        Self::claim(path)
     }
 
     fn take(path: &Path) -> Result<Self, StateDirError> {

@@ -35,6 +35,19 @@ fn directory_that_is_claimed_is_its_owners_only_and_nobody_elses_until_it_is_dro
 }
 
 #[test]
+fn directory_that_an_older_version_left_open_is_closed_when_it_is_opened() {
+    let place = place();
+    write(place.path(), Item::Config, "{}");
+    let set_mode = |mode| std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(mode)).expect("ours");
+    set_mode(0o755);
+    taken(|| StateDir::open(place.path()));
+    assert_eq!(std::fs::metadata(place.path()).expect("there").permissions().mode() & 0o777, 0o700);
+    // What others could have changed is not used.
+    set_mode(0o777);
+    assert!(matches!(StateDir::open(place.path()), Err(StateDirError::Unfit { .. })));
+}
+
+#[test]
 fn place_where_no_vm_was_is_not_opened_and_nothing_is_made_there() {
     let place = place();
     for path in [place.path().join("absent"), place.path().to_owned()] {

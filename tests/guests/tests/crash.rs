@@ -420,6 +420,28 @@ fn kill_at_each_step_of_a_rollback_is_gone_on_with() {
 }
 
 #[test]
+fn rollback_that_had_begun_is_done_whatever_the_policy_is_now() {
+    // Memory and disks are of two moments: nothing else can be done with them. What it was to go back to was thrown away.
+    needs!(Kvm);
+    let (guest, place) = (Guest::disk_journal().with("typed=1"), Place::in_memory());
+    let mut vm = rolled_back(&place, &guest, 6).environment("OUTLAST_KILL_AT", "WentBackInPart").typed().start();
+    wait_kept(&vm, 2);
+    vm.type_in("c");
+    vm.wait_killed();
+    let path = place.path("a/state/vm.json");
+    let text = std::fs::read(&path).expect("it was configured");
+    let mut config: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    config["on_guest_panic"] = "stop".into();
+    config["retain"] = serde_json::Value::Null;
+    std::fs::write(&path, config.to_string()).expect("the test's own directory");
+    let vm = Launch::resume(&place.path("a")).typed().start();
+    wait_progress(&vm, &guest, 20);
+    assert_eq!(vm.count("rollback"), 1, "{}", vm.log());
+    assert_one_story(&guest, &vm.console());
+    assert!(!place.path("a/state/earlier").exists(), "nothing is kept by this policy");
+}
+
+#[test]
 fn disks_are_rolled_back_with_the_guest() {
     needs!(Kvm);
     // Its crash by itself comes as soon as it is at work again: it has nearly nothing done by then.

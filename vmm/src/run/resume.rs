@@ -31,83 +31,93 @@ use machine::MachineError;
 use machine::memory::Ram;
 use machine::random::id as random;
 use machine::state::MachineState;
-use protect::GuardianConfig;
 use protect::epoch::EpochMachine;
 use protect::fault;
 use protect::local::pairing::{Pairing, unused_after};
-use protect::local::{Anew, LastEpoch, LocalStore, reset};
+use protect::local::{Anew, KeptEpoch, LastEpoch, LocalStore, reset};
 use protect::log::{DiskLog, FoundLog};
+use protect::{GuardianConfig, Life};
 
 /// A guest of this host that is not in any process any more is continued from its last committed epoch, or boots again
 /// after a crash. `named`: what nothing proves, and the operator says.
-pub(super) fn resume(config: &VmConfig, found: (StateDir, Finding), named: &Named) -> Result<Exit, Failure> {
+pub(super) fn resume(config: &VmConfig, (dir, found): (StateDir, Finding), named: &Named) -> Result<Exit, Failure> {
     let started = Instant::now();
     let signals = Signals::take()?;
     #[cfg(feature = "faults")]
     fault::arm()?;
     uses::check(config)?;
-    let (dir, Finding { config: _, pairing, binding, reset, crash, memory }) = found;
-    let pairing = Pairing::of(&pairing, dir.path())?;
-    let life = reset::asked(&reset, dir.path())?;
-    let file = IncidentFile::of(dir.path());
-    let incident = file.parse(crash.as_deref())?;
-    let (remains, guest) = open_guest(config, memory.stage)?;
-    let kept = guest.as_ref().map_or_else(Vec::new, |(store, _)| store.earlier());
-    let older = rollback::older(incident.as_ref(), &kept);
-    let found = Found {
-        guest: remains,
-        resets: life.is_some(),
-        crash: rollback::standing_of(incident.as_ref()),
-        has_older: older.is_some(),
-        teller: teller(pairing.as_ref()),
-    };
+    let looked = Looked::at(config, &dir, found)?;
     let rolls_back = config.crash.on_guest_panic == OnGuestPanic::Rollback;
-    let course = decide(&found, &Asked { rolls_back, backup_is_gone: named.backup_is_gone });
-    let course = course.map_err(|no| refuse(no, config, &file, incident.as_ref()))?;
-    let (store, last) = match (course, life, guest) {
-        (Course::Boot, Some(life), _) => return primary::reset(config, &signals, dir, life),
-        (Course::Continue { .. } | Course::GoBack { .. }, _, Some(guest)) => guest,
-        _ => unreachable!("a course is for what was found: {course:?}"),
-    };
-    let back = match (course, incident.as_ref(), older) {
-        (Course::GoBack { .. }, Some(incident), Some(older)) => Some(Return::new(file, incident.clone(), &older)),
-        _ => None,
-    };
-    let right = Right::open(config, dir, pairing)?;
-    let opened = parts::open(&config.devices)?;
-    let program = Program::open(config, &signals)?;
-    let mut resumption = Resumption::of(program, opened, named, right, (store, last), binding);
-    resumption.back = back;
-    if let (Course::Continue { rests: true }, Some(incident)) = (course, &incident) {
-        resumption.store.rest_earlier(incident.relapse());
+    match decide(&looked.found(), &Asked { rolls_back, backup_is_gone: named.backup_is_gone }) {
+        Err(no) => Err(looked.refuse(no, config)),
+        Ok(Course::Boot) => primary::reset(config, &signals, dir, looked.life.expect("it boots as a reset says")),
+        Ok(course) => {
+            let mut resumption = Resumption::open(Program::open(config, &signals)?, named, dir, looked, course)?;
+            let mut resuming = Resuming::along(course);
+            while let Some(step) = resuming.poll_step() {
+                resumption.perform(step)?;
+            }
+            resumption.run(started)
+        }
     }
-    let mut resuming = Resuming::along(course);
-    while let Some(step) = resuming.poll_step() {
-        resumption.perform(step)?;
-    }
-    resumption.run(started)
 }
 
-/// What there is of a guest, and the guest, if it has an epoch.
-fn open_guest(config: &VmConfig, stage: Stage) -> Result<(Remains, Option<(LocalStore, LastEpoch)>), Failure> {
-    match stage {
-        Stage::Nothing => return Ok((Remains::Nothing, None)),
-        Stage::Begun => return Ok((Remains::Begun, None)),
-        Stage::Made => {}
-    }
-    let Some((mut store, last)) = local::open(config)? else { return Ok((Remains::Begun, None)) };
-    store.keep_earlier(limits_of(&config.crash))?;
-    Ok((Remains::Epoch, Some((store, last))))
+/// What was found, each file read or opened once.
+struct Looked {
+    pairing: Option<Pairing>,
+    /// `disks`, as it was found.
+    binding: Sealed,
+    /// The life of a reset that was asked for.
+    life: Option<Life>,
+    file: IncidentFile,
+    incident: Option<Incident>,
+    remains: Remains,
+    /// The guest, if it has an epoch.
+    guest: Option<(LocalStore, LastEpoch)>,
+    /// An earlier epoch, if it is one that the guest goes back to.
+    older: Option<KeptEpoch>,
 }
 
-/// Says why not; of a guest that has nothing left to go back to, that it was stopped is noted.
-fn refuse(no: NoCourse, config: &VmConfig, file: &IncidentFile, incident: Option<&Incident>) -> Failure {
-    if let (NoCourse::Exhausted, Some(incident)) = (no, incident)
-        && let Err(failure) = file.write(&Incident { standing: Standing::Stopped, ..incident.clone() })
-    {
-        return failure;
+impl Looked {
+    fn at(config: &VmConfig, dir: &StateDir, found: Finding) -> Result<Self, Failure> {
+        let Finding { config: _, pairing, binding, reset, crash, memory } = found;
+        let pairing = Pairing::of(&pairing, dir.path())?;
+        let life = reset::asked(&reset, dir.path())?;
+        let file = IncidentFile::of(dir.path());
+        let incident = file.parse(crash.as_deref())?;
+        let (remains, mut guest) = match memory.stage {
+            Stage::Nothing => (Remains::Nothing, None),
+            Stage::Begun => (Remains::Begun, None),
+            Stage::Made => local::open(config)?.map_or((Remains::Begun, None), |guest| (Remains::Epoch, Some(guest))),
+        };
+        let mut older = None;
+        if let Some((store, _)) = &mut guest {
+            store.keep_earlier(rollback::limits_until_back(&config.crash, incident.as_ref()))?;
+            older = rollback::older(incident.as_ref(), &store.earlier());
+        }
+        Ok(Self { pairing, binding, life, file, incident, remains, guest, older })
     }
-    refusal::of(no, config, incident)
+
+    fn found(&self) -> Found {
+        let Self { pairing, binding: _, life, file: _, incident, remains, guest: _, older } = self;
+        Found {
+            guest: *remains,
+            resets: life.is_some(),
+            crash: rollback::standing_of(incident.as_ref()),
+            has_older: older.is_some(),
+            teller: teller(pairing.as_ref()),
+        }
+    }
+
+    /// Says why not; of a guest that has nothing left to go back to, that it was stopped is noted.
+    fn refuse(&self, no: NoCourse, config: &VmConfig) -> Failure {
+        if let (NoCourse::Exhausted, Some(incident)) = (no, &self.incident)
+            && let Err(failure) = self.file.write(&Incident { standing: Standing::Stopped, ..incident.clone() })
+        {
+            return failure;
+        }
+        refusal::of(no, config, self.incident.as_ref())
+    }
 }
 
 /// A resume on its way: what is opened at its beginning, and what its steps made of that.
@@ -137,21 +147,31 @@ struct Resumption<'a> {
 const EARLIER: &str = "the step that makes it came before";
 
 impl<'a> Resumption<'a> {
-    fn of(
+    fn open(
         program: Program<'a>,
-        opened: HostParts,
         named: &'a Named,
-        right: Right,
-        (store, last): (LocalStore, LastEpoch),
-        binding: Sealed,
-    ) -> Self {
-        Self {
+        dir: StateDir,
+        looked: Looked,
+        course: Course,
+    ) -> Result<Self, Failure> {
+        let Looked { pairing, binding, life: _, file, incident, remains: _, guest, older } = looked;
+        let (mut store, last) = guest.expect("only a guest with an epoch continues");
+        let right = Right::open(program.config, dir, pairing)?;
+        let back = match (course, &incident, older) {
+            (Course::GoBack { .. }, Some(incident), Some(older)) => Some(Return::new(file, incident.clone(), &older)),
+            _ => None,
+        };
+        if let (Course::Continue { rests: true }, Some(incident)) = (course, &incident) {
+            store.rest_earlier(incident.relapse());
+        }
+        let opened = parts::open(&program.config.devices)?;
+        Ok(Self {
             program,
             named,
             store,
             last,
             binding,
-            back: None,
+            back,
             went_back: false,
             images: images_of(&opened.disks),
             opened: Some(opened),
@@ -161,7 +181,7 @@ impl<'a> Resumption<'a> {
             resumed: None,
             log: None,
             begun: None,
-        }
+        })
     }
 
     fn perform(&mut self, step: ResumeStep) -> Result<(), Failure> {
@@ -233,7 +253,12 @@ impl<'a> Resumption<'a> {
 
     fn note_end(&mut self) -> Result<(), Failure> {
         let back = self.back.take().expect(EARLIER);
-        back.note_end(&mut self.store, self.last.epoch(), &self.program.events)
+        back.note_end(&mut self.store, self.last.epoch(), &self.program.events)?;
+        if limits_of(&self.program.config.crash).is_none() {
+            // They were for this way back.
+            self.store.keep_earlier(None)?;
+        }
+        Ok(())
     }
 
     fn begin(&mut self) -> Result<(), Failure> {
@@ -268,14 +293,8 @@ impl<'a> Resumption<'a> {
         );
         let fork = Some(last.fork);
         let credentials = credentials_or_warning(config.detection.tls_dir.as_deref());
-        let protection = GuardianConfig {
-            term,
-            fork,
-            target,
-            begins_afresh: false,
-            store: id,
-            ..guardian_config(config, credentials)
-        };
+        let protection = guardian_config(config, credentials);
+        let protection = GuardianConfig { term, fork, target, begins_afresh: false, store: id, ..protection };
         let launch = Launch {
             machine,
             inputs,

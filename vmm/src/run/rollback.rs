@@ -12,11 +12,18 @@ use super::incident::{BackMs, Incident, IncidentFile, Standing, unix_ms};
 use crate::config::CrashConfig;
 use crate::exit::Failure;
 use protect::events::Events;
-use protect::local::{Anew, KeptEpoch, LastEpoch, Limits, LocalStore};
+use protect::local::{Anew, KeptEpoch, LastEpoch, Limits, LocalStore, RETAIN_MAX, RetainCount};
 
 /// What is kept of earlier epochs.
 pub(super) fn limits_of(crash: &CrashConfig) -> Option<Limits> {
     crash.retain.map(|retain| Limits { count: retain.epochs, bytes: retain.bytes })
+}
+
+/// The same while it is not decided what comes of a crash: a guest that is going back needs what was kept for that, whatever is
+/// configured now.
+pub(super) fn limits_until_back(crash: &CrashConfig, incident: Option<&Incident>) -> Option<Limits> {
+    let all = Limits { count: RetainCount::nearest(RETAIN_MAX), bytes: u64::MAX };
+    limits_of(crash).or_else(|| (standing_of(incident) == CrashStanding::GoingBack).then_some(all))
 }
 
 /// How a crash stands, if there was one.

@@ -125,8 +125,6 @@ impl From<Survival> for Survives {
 pub(super) struct Backing {
     pub(super) memory: Box<dyn RecoverableMemory + Send>,
     pub(super) log: LogKind,
-    /// An epoch that is too large for the log is committed in pieces of at most so many bytes.
-    pub(super) piece_bytes: usize,
 }
 
 impl Backing {
@@ -147,17 +145,25 @@ impl Backing {
     fn undo(dir: &Path, ram_bytes: u64) -> Result<Self, LocalError> {
         let options = VistaOptions { log_bytes: undo_bytes(ram_bytes), required: Survives::ProcessDeath };
         let memory = Vista::open(Item::Undo.path_in(dir), options)?;
-        Ok(Self { memory: Box::new(memory), log: LogKind::Undo, piece_bytes: usize::MAX })
+        Ok(Self { memory: Box::new(memory), log: LogKind::Undo })
     }
 
     fn redo(dir: &Path, ram_bytes: u64, medium: Medium) -> Result<Self, LocalError> {
-        let (path, bytes) = (Item::Redo.path_in(dir), redo_bytes(ram_bytes));
+        let path = Item::Redo.path_in(dir);
         if !path.exists() {
-            Rvm::create_log(&path, bytes)?;
+            Rvm::create_log(&path, redo_bytes(ram_bytes))?;
         }
         let options = RvmOptions { required: medium.survives(), ..RvmOptions::default() };
         let memory = Rvm::initialize(&path, options)?;
-        Ok(Self { memory: Box::new(memory), log: LogKind::Redo, piece_bytes: bytes as usize / 4 })
+        Ok(Self { memory: Box::new(memory), log: LogKind::Redo })
+    }
+}
+
+/// An epoch that is too large for its log is committed in pieces of at most so many bytes.
+pub(super) fn piece_bytes(log: LogKind, ram_bytes: u64) -> usize {
+    match log {
+        LogKind::Undo => usize::MAX,
+        LogKind::Redo => redo_bytes(ram_bytes) as usize / 4,
     }
 }
 

@@ -189,12 +189,7 @@ impl LocalStore {
             Stage::Begun => return Err(record_error(dir, RecordError::Empty)),
             Stage::Made => {}
         }
-        let store = match Self::map(dir, ram_bytes, options) {
-            Err(LocalError::Memory(recoverable::Error::Length { found, .. })) => {
-                Self::map(dir, RamBytes::try_from(found)?.get(), options)?
-            }
-            result => result?,
-        };
+        let store = Self::map(dir, ram_bytes, options)?;
         let bytes = store.memory.bytes(store.state)?;
         let last = record::decode(bytes).map_err(|source| record_error(dir, source))?;
         store.check(options)?;
@@ -246,9 +241,18 @@ impl LocalStore {
     }
 
     fn map(dir: &Path, ram_bytes: u64, options: LocalOptions) -> Result<Self, LocalError> {
-        let size = RamBytes::try_from(ram_bytes)?;
-        let Backing { mut memory, log, piece_bytes } = Backing::open(dir, ram_bytes, options.log)?;
-        let ram = memory.map(&Item::Ram.path_in(dir), ram_bytes as usize)?;
+        let mut size = RamBytes::try_from(ram_bytes)?;
+        let Backing { mut memory, log } = Backing::open(dir, ram_bytes, options.log)?;
+        let path = Item::Ram.path_in(dir);
+        let ram = match memory.map(&path, size.get() as usize) {
+            // The file knows better how much memory its guest has.
+            Err(recoverable::Error::Length { found, .. }) => {
+                size = RamBytes::try_from(found)?;
+                memory.map(&path, size.get() as usize)?
+            }
+            ram => ram?,
+        };
+        let piece_bytes = backing::piece_bytes(log, size.get());
         let state = memory.map(&Item::State.path_in(dir), STATE_BYTES)?;
         let kept = StoreDurability { log, survives: memory.survives().min(options.images) };
         let dir = dir.to_owned();

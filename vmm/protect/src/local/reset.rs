@@ -81,6 +81,19 @@ pub fn settle(dir: &Path) -> Result<(), ResetError> {
     statedir::remove(dir, Item::Reset).map_err(failed("remove", dir))
 }
 
+/// A file as it is written.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzzing_valid() -> Vec<u8> {
+    line::encode(&Text { version: VERSION, term: 7, target: None }).into_bytes()
+}
+
+/// Reads any bytes as such a file, and has the life begin.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzzing_read(file: &[u8]) {
+    let Ok(Some(life)) = asked(&statedir::sealed::open(file), Path::new("/s")) else { return };
+    let _ = life.term.next();
+}
+
 fn failed(what: &'static str, dir: &Path) -> impl FnOnce(io::Error) -> ResetError {
     let path = Item::Reset.path_in(dir);
     move |source| ResetError::Io { what, path, source }
