@@ -2,7 +2,7 @@
 //!
 //! Four kinds of state live here, each in one module: machine state as tagged [`section`]s, the [`disk`] image with its
 //! uncommitted writes beside it, the redo log of those writes ([`disklog`]), and the whole machine as a [`checkpoint`]
-//! directory. [`pages`] is the set of dirty pages that all of them are driven by. How their files are made and opened, so that
+//! directory. [`statedir`] is the directory of one VM, where the last of its epochs lies. [`pages`] is the set of dirty pages that all of them are driven by. How their files are made and opened, so that
 //! nobody else reads them, is decided in [`private`]; [`durable`] replaces a small file as a whole, and [`within`] holds a number that
 //! comes from a file to its bounds.
 //!
@@ -20,5 +20,6 @@ mod lock;
 pub mod pages;
 pub mod private;
 pub mod section;
+pub mod statedir;
 pub mod within;
 pub mod writeset;

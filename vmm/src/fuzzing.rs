@@ -4,7 +4,8 @@ use crate::api::ApiHandler;
 use crate::run;
 use protect::fuzzing as below;
 
-/// Files of a state directory, by number: the record of an epoch, an earlier epoch, the pairing, the binding, a crash.
+/// Files of a state directory, by number: the record of an epoch, an earlier epoch, the pairing, the binding, a crash,
+/// the reset.
 pub fn valid(which: u8) -> Vec<u8> {
     if which == 4 { run::valid_incident() } else { below::valid(which) }
 }

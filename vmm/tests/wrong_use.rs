@@ -263,6 +263,26 @@ fn backup_says_what_having_no_witness_means() {
 }
 
 #[test]
+fn log_has_what_its_level_takes_and_the_environment_wins() {
+    let place = Place::new();
+    let (state, config) = (text(&place.path("state")), text(&place.path("vm.toml")));
+    fs::write(&config, "log-level = 'error'\n").expect("written");
+    let listen = format!("unix:{}", text(&place.path("none/b.sock")));
+    let warns = |level: &[&str], environment: Option<&str>| {
+        let mut command = Command::new(OUTLAST);
+        command.args(["backup", "--name", "a", "--listen", &listen, "--witness", "none", "--state-dir", &state]);
+        command.args(level).env_remove("OUTLAST_LOG").envs(environment.map(|level| ("OUTLAST_LOG", level)));
+        let output = command.output().expect("the binary starts");
+        assert_refused(&output, 1, &["none/b.sock"]);
+        String::from_utf8_lossy(&output.stderr).contains("both may run the guest")
+    };
+    assert!(warns(&[], None) && warns(&["--log-level", "warn"], None));
+    assert!(!warns(&["--log-level", "error"], None) && !warns(&["--config", &config], None));
+    assert!(warns(&["--config", &config, "--log-level", "debug"], None), "a flag wins over the file");
+    assert!(warns(&["--log-level", "error"], Some("info")) && !warns(&[], Some("error")));
+}
+
+#[test]
 fn run_config_file_mistakes_name_file_and_key() {
     let place = Place::new();
     let config = text(&place.path("vm.toml"));

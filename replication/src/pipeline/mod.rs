@@ -11,7 +11,8 @@
 //!                                                 └──────────────── handle_done(lane, how) ◀─────────┘
 //! ```
 //!
-//! [`opening`] is what both do first: how a host comes to trust its images.
+//! [`opening`] is what both do first: how a host comes to trust its images. [`resuming`] is what a host does about a guest that its state
+//! directory holds.
 //!
 //! The grammar, beside that of the session cores:
 //!
@@ -29,3 +30,4 @@
 pub mod backup;
 pub mod opening;
 pub mod primary;
+pub mod resuming;

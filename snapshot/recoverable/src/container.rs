@@ -13,7 +13,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FallocateFlags, OFlags, RenameFlags};
+use rustix::fs::{Advice, AtFlags, CWD, FallocateFlags, OFlags, RenameFlags, fadvise};
 use rustix::io::Errno;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -155,7 +155,21 @@ impl Container {
         Ok(Self { path: path.to_owned(), file, granule, body_len, id, medium })
     }
 
-    /// How to persist what lies in the file so that it survives `required`, and what it survives then.
+    /// Has the kernel forget what it holds of the file in memory, so that it is read from its medium. A kernel that cannot write a page
+    /// says so once, to whoever syncs next, and takes it for written from then on: so a process knows nothing of what another one wrote
+    /// before it. Nothing but the fixed part of the head, which was synced before the file had its name, is read before this, and
+    /// nothing may be mapped.
+    ///
+    /// # Errors
+    /// When it cannot be synced. What is in memory stays there; the next call is behind that.
+    fn read_afresh(&self) -> Result<(), Error> {
+        self.file.sync_all().map_err(Error::io("syncing", &self.path))?;
+        let forgotten = fadvise(&self.file, 0, None, Advice::DontNeed).map_err(io::Error::from);
+        forgotten.map_err(Error::io("dropping from the host's memory", &self.path))
+    }
+
+    /// How to persist what lies in the file so that it survives `required`, and what it survives then. Where the kernel writes it to a
+    /// medium, it is read from there from here on.
     pub(crate) fn persist(&self, required: Survives) -> Result<(Persist, Survives), Error> {
         let has = self.medium.survives();
         if has < required {
@@ -169,7 +183,10 @@ impl Container {
         }
         Ok(match self.medium {
             Medium::Dax | Medium::VolatileDax => (Persist::CacheLines, has),
-            Medium::Disk if required > Survives::ProcessDeath => (Persist::Msync, has),
+            Medium::Disk if required > Survives::ProcessDeath => {
+                self.read_afresh()?;
+                (Persist::Msync, has)
+            }
             // The kernel's copy outlasts the process, and no more was asked for.
             _ => (Persist::Nothing, Survives::ProcessDeath),
         })

@@ -37,8 +37,14 @@ pub trait RecoverableMemory: Declare + Debug {
     /// What a committed transaction survives.
     fn survives(&self) -> Survives;
 
-    /// The file of a region, and where in it the region's bytes begin. Right after [`Self::map`] it has the last
-    /// committed content: a private mapping of it starts from there.
+    /// Brings all that was committed to the files of the regions.
+    ///
+    /// # Errors
+    /// While a transaction runs, and where the files cannot be written. What was committed stays so.
+    fn settle(&mut self) -> Result<(), Error>;
+
+    /// The file of a region, and where in it the region's bytes begin. Right after [`Self::map`] and [`Self::settle`] it has
+    /// the last committed content: a private mapping of it starts from there.
     fn file(&self, region: RegionId) -> Result<(&File, u64), Error>;
 }
 

@@ -103,6 +103,10 @@ impl RecoverableMemory for Model {
         Survives::ProcessDeath
     }
 
+    fn settle(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn file(&self, region: RegionId) -> Result<(&File, u64), Error> {
         Err(Error::NoRegion(region))
     }

@@ -1,12 +1,11 @@
 //! What is typed, written in files of the configuration, and asked over the API.
 
-use std::fs;
-use std::sync::OnceLock;
+use std::path::Path;
 
 use protect::events::Event;
 use serde_json::{Value, json};
 use vmm::api::{ApiError, ApiHandler, ProtectRequest, SnapshotRequest, TakeOverRequest};
-use vmm::config::{BackupConfig, BackupOptions, RunOptions, VmConfig};
+use vmm::config::{BackupConfig, BackupOptions, Options as _, RunOptions, VmConfig};
 
 use crate::input::Input;
 use crate::patch;
@@ -70,23 +69,21 @@ fn options(input: &mut Input<'_>) -> String {
 }
 
 pub fn run(data: &[u8]) {
-    static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let dir = DIR.get_or_init(|| tempfile::tempdir().expect("there is a tmpfs"));
     let mut input = Input::new(data);
     let text = if input.u8() & 1 == 0 { options(&mut input) } else { String::from_utf8_lossy(data).into_owned() };
-    if let Ok(options) = toml::from_str::<BackupOptions>(&text) {
+    if let Ok(options) = BackupOptions::of_toml(&text) {
         let _ = BackupConfig::try_from(options).map(|config| config.warnings());
     }
-    let Ok(options) = toml::from_str::<RunOptions>(&text) else { return };
+    let Ok(options) = RunOptions::of_toml(&text) else { return };
     let Ok(config) = VmConfig::try_from(options) else { return };
     let _ = config.warnings();
     let mut file = serde_json::to_vec(&config).expect("plain data");
-    fs::write(dir.path().join("vm.json"), &file).expect("there is room");
-    VmConfig::of_state_dir(None, Some(dir.path().to_owned())).expect("what was checked passes again");
+    VmConfig::of_state_dir(&file, Path::new("/s")).expect("what was checked passes again");
     patch::apply(&mut input, &mut file, 4);
-    fs::write(dir.path().join("vm.json"), &file).expect("there is room");
-    if let Ok(config) = VmConfig::of_state_dir(None, Some(dir.path().to_owned())) {
-        assert!(config.memory_bytes <= 8 << 30 && config.cpus <= 8 && !config.protect.is_empty());
+    if let Ok(config) = VmConfig::of_state_dir(&file, Path::new("/s")) {
+        assert!(
+            config.guest.memory_bytes <= 8 << 30 && config.guest.cpus <= 8 && !config.protection.protect.is_empty()
+        );
     }
 }
 

@@ -5,7 +5,7 @@ use crate::patch;
 
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    let which = input.u8() % 5;
+    let which = input.u8() % 6;
     let mut file = vmm::fuzzing::valid(which);
     patch::apply(&mut input, &mut file, 5);
     if input.u8() & 3 != 3 {

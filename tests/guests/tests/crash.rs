@@ -8,6 +8,9 @@ use std::time::Duration;
 use guests::place::{SmallDisk, wait_progress};
 use guests::{Guest, Launch, Pair, Place, Vm, console, needs, wait};
 
+const NOT_FOUND: i32 = 3;
+const CONFLICT: i32 = 4;
+const INCOMPATIBLE: i32 = 163;
 const CRASHED: i32 = 164;
 /// Boots after a crash at most.
 const RESETS_MAX: usize = 5;
@@ -228,6 +231,63 @@ fn first_line() -> String {
 }
 
 #[test]
+fn reset_that_was_asked_for_is_done_by_a_resume_where_the_program_died_before_it() {
+    // What the next life had to know was in the arguments of a program that was not there any more.
+    needs!(Kvm);
+    for protect in ["none", "local"] {
+        let (guest, place) = (Guest::counter().with("typed=1"), Place::in_memory());
+        let launch = place.alone("a", &guest).with("--protect", protect).environment("OUTLAST_KILL_AT", "ResetAsked");
+        let mut vm = policy(launch, "reset").typed().start();
+        wait_progress(&vm, &guest, 20);
+        vm.type_in("c");
+        vm.wait_killed();
+        let reset = place.path("a/state/reset");
+        assert!(reset.exists(), "{}", vm.log());
+        let mut vm = Launch::resume(&place.path("a")).typed().start();
+        wait::until("another boot", || (vm.console().matches(&first_line()).count() == 2).then_some(()));
+        wait_progress(&vm, &guest, 20);
+        assert_eq!((vm.count("booting"), vm.count("resumed")), (2, 0), "{}", vm.log());
+        assert_eq!(vm.status()["incident"]["standing"], "tried");
+        assert!(!reset.exists(), "it was done");
+        assert_eq!(vm.ctl(&["stop"]).0, 0);
+        assert_eq!(vm.wait(), 0, "{}", vm.log());
+        let mut late = Launch::resume(&place.path("a")).start();
+        assert_eq!(late.wait(), NOT_FOUND, "{}", late.log());
+    }
+}
+
+#[test]
+fn reset_that_was_asked_for_is_taken_back_by_a_start_and_refused_beside_an_epoch() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter().with("typed=1"), Place::in_memory());
+    let launch = || place.alone("a", &guest).with("--protect", "local");
+    let mut vm = policy(launch().environment("OUTLAST_KILL_AT", "ResetAsked"), "reset").typed().start();
+    wait_progress(&vm, &guest, 20);
+    vm.type_in("c");
+    vm.wait_killed();
+    let reset = place.path("a/state/reset");
+    let asked = std::fs::read(&reset).expect("it is asked for");
+    let mut vm = launch().start();
+    wait::until("another boot", || (vm.console().matches(&first_line()).count() == 2).then_some(()));
+    wait_progress(&vm, &guest, 20);
+    assert!(!reset.exists(), "it is this guest now");
+    vm.kill();
+    // Nothing of ours leaves both; a copy that was put back may.
+    std::fs::write(&reset, asked).expect("the test's own directory");
+    let mut both = Launch::resume(&place.path("a")).start();
+    assert_eq!(both.wait(), CONFLICT, "{}", both.log());
+    assert!(both.log().contains("a/state/reset"), "{}", both.log());
+    std::fs::write(&reset, "{}\n").expect("the test's own directory");
+    let mut damaged = Launch::resume(&place.path("a")).start();
+    assert_eq!(damaged.wait(), INCOMPATIBLE, "{}", damaged.log());
+    assert!(damaged.log().contains("a/state/reset"), "{}", damaged.log());
+    std::fs::remove_file(&reset).expect("as the message says");
+    let vm = Launch::resume(&place.path("a")).start();
+    vm.wait_event("resumed");
+    wait_progress(&vm, &guest, 5);
+}
+
+#[test]
 fn guest_that_crashes_at_every_boot_is_stopped_in_the_end() {
     needs!(Kvm);
     let (guest, place) = (Guest::counter().with("crash=20"), Place::in_memory());
@@ -357,6 +417,28 @@ fn kill_at_each_step_of_a_rollback_is_gone_on_with() {
         assert_eq!(status["incident"]["standing"], "tried", "{status}");
         assert!(!status["earlier"].as_array().expect("a list").is_empty(), "{status}");
     }
+}
+
+#[test]
+fn rollback_that_had_begun_is_done_whatever_the_policy_is_now() {
+    // Memory and disks are of two moments: nothing else can be done with them. What it was to go back to was thrown away.
+    needs!(Kvm);
+    let (guest, place) = (Guest::disk_journal().with("typed=1"), Place::in_memory());
+    let mut vm = rolled_back(&place, &guest, 6).environment("OUTLAST_KILL_AT", "WentBackInPart").typed().start();
+    wait_kept(&vm, 2);
+    vm.type_in("c");
+    vm.wait_killed();
+    let path = place.path("a/state/vm.json");
+    let text = std::fs::read(&path).expect("it was configured");
+    let mut config: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    config["on_guest_panic"] = "stop".into();
+    config["retain"] = serde_json::Value::Null;
+    std::fs::write(&path, config.to_string()).expect("the test's own directory");
+    let vm = Launch::resume(&place.path("a")).typed().start();
+    wait_progress(&vm, &guest, 20);
+    assert_eq!(vm.count("rollback"), 1, "{}", vm.log());
+    assert_one_story(&guest, &vm.console());
+    assert!(!place.path("a/state/earlier").exists(), "nothing is kept by this policy");
 }
 
 #[test]

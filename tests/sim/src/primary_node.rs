@@ -159,7 +159,7 @@ impl PrimaryNode {
     }
 
     /// The guest runs on, until the next boundary.
-    fn tick(&mut self, env: &mut Env) -> Result<(), Crashed> {
+    pub fn tick(&mut self, env: &mut Env) -> Result<(), Crashed> {
         if self.machine.mode != GuestMode::Epochs && self.machine.disk.files.has_image_failed() {
             return self.end_guest(!self.taken_over, env);
         }

@@ -1,6 +1,9 @@
 //! The run: two hosts in their surroundings, event after event, the oracle after each.
 
 use replication::backup::BackupState;
+use replication::pipeline::resuming::{
+    Asked, Course, CrashStanding, Found, Remains as Left, ResumeStep, Resuming, Teller, decide,
+};
 use replication::primary::PrimaryState;
 use replication::view::{Entry, Incarnation, Record, Standing};
 use replication::{ClaimResult, EpochId, Fork, Term};
@@ -82,15 +85,28 @@ enum Role {
 struct Remains {
     files: Files,
     store: Option<StateDir>,
+    /// The guest is being resumed, and the register is asked.
+    resuming: Option<Resuming>,
 }
 
 impl Default for Remains {
     fn default() -> Remains {
-        Remains { files: Files::new(Disk::blank(), 0), store: None }
+        Remains { files: Files::new(Disk::blank(), 0), store: None, resuming: None }
     }
 }
 
 impl Remains {
+    /// What is found of the guest. Its crashes are dealt with by the process that they happen in, and an operator names dead places, not
+    /// backups.
+    fn found(&self) -> Found {
+        let guest = match &self.store {
+            None => Left::Nothing,
+            Some(store) if store.last.is_none() => Left::Begun,
+            Some(_) => Left::Epoch,
+        };
+        Found { guest, resets: false, crash: CrashStanding::None, has_older: false, teller: Teller::Register }
+    }
+
     /// The state directory, if a guest could be resumed from it.
     fn resumable(&self) -> Option<&StateDir> {
         self.store.as_ref().filter(|store| store.last.is_some())
@@ -172,7 +188,7 @@ impl World {
         let blank = || Files::new(Disk::blank(), env.plan.log_room);
         let backup = BackupNode::new(HostId { host: 1, life: 0 }, blank(), &env);
         let role = |role| Host { life: 0, role };
-        let spare = Remains { files: blank(), store: None };
+        let spare = Remains { files: blank(), store: None, resuming: None };
         let hosts = [Role::Primary(Box::new(primary)), Role::Backup(Box::new(backup)), Role::Down(Box::new(spare))];
         let hosts = hosts.map(role);
         let is_calm = env.plan.faults.iter().all(|fault| matches!(fault.what, What::Stranger(..)));

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use crate::stats::Stats;
 use crate::thread::spawn;
+use crate::watcher::Watcher;
 
 /// Console bytes produced and not written yet at which the guest waits: held ones and buffered ones together. More only
 /// by what one exit of each vCPU produces, and by what a takeover emits again.
@@ -43,6 +44,8 @@ struct Shared {
     backlog: AtomicUsize,
     state: Mutex<State>,
     changed: Condvar,
+    /// Told when bytes were written.
+    watcher: Watcher,
 }
 
 #[derive(Debug, Default)]
@@ -79,11 +82,20 @@ pub struct Health {
 impl Console {
     /// Starts the thread that writes to `sink`.
     pub fn new(sink: Box<dyn Write + Send>, stats: Arc<Stats>) -> Self {
-        let shared =
-            Arc::new(Shared { backlog: AtomicUsize::new(0), state: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::new(Shared {
+            backlog: AtomicUsize::new(0),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            watcher: Watcher::default(),
+        });
         let writer = Arc::clone(&shared);
         spawn("console-out".into(), move || writer.write_all(sink, &stats));
         Self { shared }
+    }
+
+    /// Has `told` called from now on whenever bytes were written, or given up, by the thread that did it.
+    pub fn watch(&self, told: impl Fn() + Send + Sync + 'static) {
+        self.shared.watcher.set(told);
     }
 
     /// The guest produced `bytes` bytes, which are handed over now or when their epoch is released.
@@ -247,6 +259,7 @@ impl Shared {
         drop(state);
         self.backlog.fetch_sub(bytes, Ordering::AcqRel);
         self.changed.notify_all();
+        self.watcher.tell();
     }
 }
 

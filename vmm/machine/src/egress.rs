@@ -214,6 +214,11 @@ impl Egress {
         self.console.written()
     }
 
+    /// Has `told` called from now on whenever [`Egress::console_written`] has grown.
+    pub fn watch_console(&self, told: impl Fn() + Send + Sync + 'static) {
+        self.console.watch(told);
+    }
+
     /// How the console takes what is written to it.
     pub fn console_health(&self) -> console::Health {
         self.console.health()

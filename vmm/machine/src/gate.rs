@@ -24,6 +24,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::kick::Kicker;
+use super::watcher::Watcher;
 
 /// Whoever waits for a vCPU to come out kicks it again this often.
 pub const KICK_AGAIN: Duration = Duration::from_millis(50);
@@ -92,6 +93,8 @@ pub struct Gate {
     closing: AtomicBool,
     /// Threads that want to hold the gate and wait for it to open. No boundary closes it before they had their turn.
     holds_wanted: AtomicUsize,
+    /// Told when a hold is wanted.
+    watcher: Watcher,
     kicker: Kicker,
     /// Kicks of vCPUs that had been kicked before and had not come out.
     kicked_again: AtomicU64,
@@ -128,6 +131,7 @@ impl Gate {
             changed: Condvar::new(),
             closing: AtomicBool::new(false),
             holds_wanted: AtomicUsize::new(0),
+            watcher: Watcher::default(),
             kicker: Kicker::new(vcpus),
             kicked_again: AtomicU64::new(0),
         }
@@ -238,6 +242,11 @@ impl Gate {
         if state.mode == Mode::Ended { Arrival::Ended } else { Arrival::Go }
     }
 
+    /// Has `told` called from now on whenever a hold is wanted, with the gate locked: who keeps the guest at a boundary lets go then.
+    pub fn watch_holds(&self, told: impl Fn() + Send + Sync + 'static) {
+        self.watcher.set(told);
+    }
+
     /// Stops the guest for as long as the guard lives. `None` if the machine has ended.
     ///
     /// Does not wait for the end of a hold that is kept: an operator's pause may last, and whoever deals with the backup
@@ -262,6 +271,7 @@ impl Gate {
         let is_over = || is_past(deadline) || gives_up();
         let mut state = self.lock();
         self.holds_wanted.fetch_add(1, Ordering::SeqCst);
+        self.watcher.tell();
         while state.running > 0 && !state.can_be_held() && !is_over() {
             state = self.wait_for_vcpus(state, deadline);
         }

@@ -37,6 +37,7 @@ pub mod thread;
 pub mod throttle;
 pub mod trouble;
 pub mod turns;
+mod watcher;
 
 pub use machine::{Card, End, KernelSource, Leading, Machine, MachineError, Parts, Threads, checkpoint, input, leader};
 pub use thread::spawn;

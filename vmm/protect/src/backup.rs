@@ -31,7 +31,7 @@ use snapshot::disk::OverlayDisk;
 
 use crate::clock::Clock;
 use crate::courtesy::Courtesy;
-use crate::error::ProtectError;
+use crate::error::{ProtectError, Words};
 use crate::events::Events;
 use crate::log::DiskLog;
 use crate::mailbox::Mailbox;
@@ -58,8 +58,6 @@ const UNSYNCED_BYTES_MAX: usize = 16 << 20;
 const FILLING_BYTES_MAX: usize = 32 << 20;
 /// Between two claims while the witness does not answer.
 const CLAIM_RETRY: Duration = Duration::from_millis(250);
-/// How long the loop sleeps at most.
-const LOOK_AROUND: Duration = Duration::from_millis(50);
 
 /// How a backup behaves.
 #[derive(Debug, Clone)]
@@ -76,6 +74,8 @@ pub struct StandbyConfig {
     pub detect: Duration,
     /// Between heartbeats.
     pub heartbeat: Duration,
+    /// How operators on both sides are told why a guest was refused.
+    pub words: Words,
 }
 
 /// How a backup's wait ended.
@@ -143,6 +143,7 @@ impl Standby {
         // A host without KVM is to be found now.
         drop(Vm::new().map_err(MachineError::from)?);
         let done = Mailbox::new().map_err(ProtectError::EventCounter)?;
+        let view = Arc::new(StandbyView::new(Arc::clone(&registrant)).map_err(ProtectError::EventCounter)?);
         let failed = |listen: &Endpoint, source| ProtectError::Listen { listen: listen.clone(), source };
         let (listener, here) =
             config.listen.listen(config.credentials.as_ref()).map_err(|error| failed(&config.listen, error))?;
@@ -154,7 +155,7 @@ impl Standby {
             clock: Clock::default(),
             registrant,
             events,
-            view: Arc::default(),
+            view,
             listener,
             connection: None,
             stranger: None,
@@ -178,7 +179,6 @@ impl Standby {
         self.events.note("waiting", json!({ "listen": self.config.listen.to_string() }));
         let mut courtesy = Courtesy::of_this_thread();
         loop {
-            self.wait();
             self.accept();
             let now = self.clock.now();
             self.read(now);
@@ -200,19 +200,28 @@ impl Standby {
             {
                 self.pipeline.handle_rest(self.clock.now().after(rest));
             }
+            self.wait();
         }
     }
 
+    /// Waits for a peer, for bytes, for what other threads did or want, or for the time that the pipeline names.
     fn wait(&self) {
         let now = self.clock.now();
-        let wait = self.clock.until(self.pipeline.poll_timeout(), LOOK_AROUND);
-        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
-        let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&self.done, PollFlags::IN)];
+        let timeout = self.pipeline.poll_timeout().map(|at| self.clock.until(at));
+        let timeout = timeout.map(|wait| Timespec::try_from(wait).expect("a time of the core's is near"));
+        let mut fds = vec![
+            PollFd::new(&*self.view, PollFlags::IN),
+            PollFd::new(&self.listener, PollFlags::IN),
+            PollFd::new(&self.done, PollFlags::IN),
+        ];
         if let Some(connection) = self.connection.as_ref().filter(|_| self.pipeline.wants_bytes(now)) {
             fds.push(PollFd::new(connection, PollFlags::IN));
         }
-        if let Err(error) = poll(&mut fds, Some(&timeout)) {
+        if let Err(error) = poll(&mut fds, timeout.as_ref()) {
             tracing::debug!(%error, "a wait was interrupted");
+        }
+        if fds[0].revents().contains(PollFlags::IN) {
+            self.view.silence();
         }
     }
 
@@ -310,8 +319,6 @@ impl Standby {
             "peer_errors": core.peer_errors(),
             "can_take_over": core.state() == BackupState::Protected,
             "kept": core.kept().map(|(epoch, holder)| json!({ "epoch": epoch.0, "guest_is_at": holder })),
-            "witness": self.registrant.witness().to_string(),
-            "witness_away_ms": self.registrant.away_since().map(|since| since.elapsed().as_millis() as u64),
             "disk_full": full,
             "warnings": full.map(|path| no_room(path)).into_iter().collect::<Vec<_>>(),
         }));

@@ -20,9 +20,8 @@ impl Clock {
         Time(u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
-    /// From now until `deadline`, at most `max`, at least a millisecond: for a wait that looks again afterwards.
-    pub(crate) fn until(&self, deadline: Option<Time>, max: Duration) -> Duration {
-        let wait = deadline.map_or(max, |deadline| deadline.since(self.now()));
-        wait.clamp(Duration::from_millis(1), max)
+    /// From now until `deadline`, at least a millisecond: for a wait that looks again afterwards.
+    pub(crate) fn until(&self, deadline: Time) -> Duration {
+        deadline.since(self.now()).max(Duration::from_millis(1))
     }
 }

@@ -11,6 +11,7 @@ use snapshot::disklog::LogError;
 
 use crate::local::LocalError;
 use crate::log::{DiskLogError, PlaceError};
+use crate::preflight::Misfit;
 use crate::registrant::RightError;
 use crate::transport::Endpoint;
 
@@ -35,6 +36,9 @@ pub enum ProtectError {
     /// The machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// What the backup has, for a guest that it is to take.
+    #[error(transparent)]
+    Misfit(#[from] Misfit),
     /// Something went wrong in the course of something larger.
     #[error("{doing}")]
     During {

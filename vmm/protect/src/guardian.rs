@@ -23,15 +23,16 @@ mod setup;
 mod shadow;
 mod ship;
 mod snapshots;
+mod waits;
 
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use replication::pipeline::primary::{Action, Boundary, Outcome, PrimaryPipeline, Step};
+use replication::pipeline::primary::{Action, Outcome, PrimaryPipeline, Step};
 use replication::primary::PrimaryState;
 use replication::{EpochId, Primary, SessionId, Time};
 use serde_json::{Value, json};
@@ -48,7 +49,7 @@ use crate::local::{KeptEpoch, LocalStore, RetentionNews, Shortened};
 use crate::log::{DiskLog, Notes};
 use crate::registrant::Registrant;
 use crate::transport::{Connection, Endpoint, Sender};
-pub use ending::{Life, Sequel};
+pub use ending::Sequel;
 use machine::kvm::KvmError;
 use machine::{End, MachineError, spawn};
 pub use pausing::{NotPaused, NotResumed};
@@ -59,11 +60,12 @@ pub use setup::GuardianConfig;
 use setup::{CONSOLE_LAG_MAX, FILL_NOTICE_DETECTS, IN_FLIGHT_BYTES_MAX, STALL_DETECTS, pipeline_config};
 pub use snapshots::NotSnapshot;
 
-/// How long a wait lasts before the waiter looks around again.
-const LOOK_AROUND: Duration = Duration::from_millis(50);
-
 struct Inner {
     pipeline: PrimaryPipeline,
+    /// How often something may have moved. Who looked at it before it looked at something else does not sleep through a move.
+    moves: u64,
+    /// Until when the thread that keeps time sleeps; zero while it is awake.
+    ticks_at: Time,
     /// Threads that wait for a change: telling nobody costs a system call, several times per epoch.
     waiters: u32,
     /// The ship thread sleeps; and something may have come for it.
@@ -146,6 +148,8 @@ impl Guardian {
         let pipeline = pipeline_config(&config, &machine, local.is_some(), registrant.is_witnessed());
         let inner = Inner {
             pipeline: PrimaryPipeline::new(pipeline, first),
+            moves: 0,
+            ticks_at: Time(0),
             waiters: 0,
             ship_sleeps: false,
             ship_news: false,
@@ -185,8 +189,25 @@ impl Guardian {
         if local.is_some() {
             guardian.begin_local()?;
         }
+        guardian.watch();
         guardian.spawn_threads(log, local);
         Ok(guardian)
+    }
+
+    /// Hears of what moves outside of the pipeline.
+    fn watch(self: &Arc<Self>) {
+        let weak = Arc::downgrade(self);
+        self.machine.gate().watch_holds(move || {
+            if let Some(guardian) = weak.upgrade() {
+                guardian.note_move(&mut guardian.lock());
+            }
+        });
+        let weak = Arc::downgrade(self);
+        self.machine.egress().watch_console(move || {
+            if let Some(guardian) = weak.upgrade() {
+                guardian.note_left();
+            }
+        });
     }
 
     /// Protects a machine that was not started yet by the state directory: its epochs begin with its first instruction.
@@ -204,6 +225,11 @@ impl Guardian {
             let asker = Arc::clone(self);
             spawn("ft-witness".into(), move || asker.run_witness());
         }
+        let undertaker = Arc::clone(self);
+        spawn("ft-end".into(), move || {
+            undertaker.machine.wait();
+            undertaker.note_machine();
+        });
         let link = Arc::clone(self);
         spawn("ft-link".into(), move || link.run_link());
         let shipper = Arc::clone(self);
@@ -237,8 +263,9 @@ impl Guardian {
     /// The same, with what the driver keeps beside it.
     fn with_inner<R>(&self, call: impl FnOnce(&mut Inner, Time) -> R) -> R {
         let mut inner = self.lock();
+        let through = inner.pipeline.through();
         let result = call(&mut inner, self.clock.now());
-        inner.ship_news |= inner.pipeline.has_work();
+        inner.ship_news |= inner.pipeline.has_work() || inner.pipeline.through() != through;
         self.perform_all(inner);
         result
     }
@@ -258,15 +285,25 @@ impl Guardian {
             inner.disk_sleeps = false;
             self.disk_work.notify_one();
         }
-        let (is_awaited, has_questions) = (inner.waiters > 0, inner.pipeline.has_questions());
-        drop(inner);
-        if is_awaited {
+        if inner.pipeline.tick_at().is_some_and(|at| at < inner.ticks_at) {
+            inner.ticks_at = Time(0);
             self.changed.notify_all();
         }
+        self.note_move(&mut inner);
+        let has_questions = inner.pipeline.has_questions();
+        drop(inner);
         if has_questions {
             self.ask();
         }
         first.into_iter().chain(others).for_each(|action| self.perform(action));
+    }
+
+    /// Something may have moved: whoever waits looks at what they wait for.
+    fn note_move(&self, inner: &mut Inner) {
+        inner.moves += 1;
+        if inner.waiters > 0 {
+            self.changed.notify_all();
+        }
     }
 
     fn perform(&self, action: Action) {
@@ -314,10 +351,10 @@ impl Guardian {
     }
 
     fn disconnect(&self, connection: u64) {
-        let taken = self.lock().stream.take_if(|(number, _)| *number == connection);
-        if let Some((_, stream)) = taken {
+        let mut inner = self.lock();
+        if let Some((_, stream)) = inner.stream.take_if(|(number, _)| *number == connection) {
             stream.close();
-            self.changed.notify_all();
+            self.note_move(&mut inner);
         }
     }
 
@@ -352,31 +389,6 @@ impl Guardian {
         let step = inner.pipeline.poll_step(now);
         self.perform_all(inner);
         step
-    }
-
-    /// The next step of the lane Ship; waits for it for so long at most.
-    fn next_step(&self, time_max: Duration) -> Option<Step> {
-        let mut inner = self.lock();
-        let deadline = Instant::now() + time_max;
-        loop {
-            inner.ship_news = false;
-            if let Some(step) = inner.pipeline.poll_step(self.clock.now()) {
-                self.perform_all(inner);
-                return Some(step);
-            }
-            // What was done for it without a step may have set something off.
-            self.perform_all(inner);
-            inner = self.lock();
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.is_finished() {
-                return None;
-            }
-            if !inner.ship_news {
-                inner.ship_sleeps = true;
-                inner = self.ship_work.wait_timeout(inner, left).expect("no holder of the pipeline panics").0;
-                inner.ship_sleeps = false;
-            }
-        }
     }
 
     /// A sealed epoch that the ship thread begins to work on. Those before it are through.
@@ -428,28 +440,6 @@ impl Guardian {
         }
     }
 
-    /// Waits a moment for the pipeline to move.
-    fn wait_for_change(&self) {
-        drop(self.wait_with(self.lock()));
-    }
-
-    /// The same for who has nothing to do while no backup is wanted: only being told of one ends it early. What every epoch
-    /// does to the pipeline would wake it twice for each.
-    fn wait_for_target(&self) {
-        let inner = self.lock();
-        if inner.target.is_some() {
-            return drop(self.wait_with(inner));
-        }
-        drop(self.changed.wait_timeout(inner, LOOK_AROUND).expect("no holder of the pipeline panics"));
-    }
-
-    fn wait_with<'a>(&self, mut inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
-        inner.waiters += 1;
-        let mut inner = self.changed.wait_timeout(inner, LOOK_AROUND).expect("no holder of the pipeline panics").0;
-        inner.waiters -= 1;
-        inner
-    }
-
     /// Makes durable what is in the images.
     fn sync_images(&self) -> Result<(), DiskError> {
         fault::lasts(fault::IMAGE_SYNC);
@@ -491,22 +481,6 @@ impl Guardian {
             return 0;
         }
         self.machine.disks().iter().map(|disk| disk.lock().sealed_bytes()).sum()
-    }
-
-    /// Waits until the running epoch may be sealed. False if that will never be, or if `give_up` says so before.
-    fn wait_for_room_unless(&self, give_up: impl Fn() -> bool) -> bool {
-        loop {
-            let (gives_up, lag) = (give_up(), self.image_lag());
-            let inner = self.lock();
-            match inner.pipeline.boundary(lag) {
-                _ if self.is_finished() => return false,
-                Boundary::Over => return false,
-                Boundary::Seal => return true,
-                Boundary::Wait if gives_up => return false,
-                Boundary::Wait => {}
-            }
-            drop(self.wait_with(inner));
-        }
     }
 
     /// What the state directory is to remember of backups.
@@ -562,7 +536,7 @@ impl EpochSink for Guardian {
     fn wait_for_room(&self) -> bool {
         // Who waits for the gate may be the ship thread, without which there will never be room; and a machine that has
         // ended waits for its vCPUs.
-        self.wait_for_room_unless(|| self.machine.gate().is_hold_wanted() || self.machine.ended().is_some())
+        self.wait_for_room_unless(None, || self.machine.gate().is_hold_wanted() || self.machine.ended().is_some())
     }
 
     fn submit(&self, sealed: Box<SealedEpoch>) {

@@ -1,4 +1,4 @@
-//! Messages from workers to a thread that waits in `poll`, for them as for its sockets.
+//! What wakes a thread that waits in `poll`: a bell, and messages with one.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,6 +6,32 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use rustix::event::{EventfdFlags, eventfd};
+
+/// Readable, as a descriptor, from when it was rung until it is silenced. Clones are the same bell.
+#[derive(Debug, Clone)]
+pub(crate) struct Bell(Arc<OwnedFd>);
+
+impl Bell {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self(Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?)))
+    }
+
+    pub(crate) fn ring(&self) {
+        let rung = rustix::io::write(&*self.0, &1_u64.to_ne_bytes());
+        rung.expect("a bell that nobody hears 2^64 times is not heard any more");
+    }
+
+    /// What is rung for is looked for after this.
+    pub(crate) fn silence(&self) {
+        let _ = rustix::io::read(&*self.0, &mut [0; 8]);
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 /// The loop's end. Readable, as a descriptor, while there may be messages.
 #[derive(Debug)]
@@ -18,20 +44,19 @@ pub(crate) struct Mailbox<T> {
 #[derive(Debug)]
 pub(crate) struct Postbox<T> {
     sender: Sender<T>,
-    bell: Arc<OwnedFd>,
+    bell: Bell,
 }
 
 impl<T> Clone for Postbox<T> {
     fn clone(&self) -> Self {
-        Self { sender: self.sender.clone(), bell: Arc::clone(&self.bell) }
+        Self { sender: self.sender.clone(), bell: self.bell.clone() }
     }
 }
 
 impl<T> Mailbox<T> {
     pub(crate) fn new() -> io::Result<Self> {
-        let bell = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
         let (sender, messages) = channel();
-        Ok(Self { messages, postbox: Postbox { sender, bell } })
+        Ok(Self { messages, postbox: Postbox { sender, bell: Bell::new()? } })
     }
 
     pub(crate) fn postbox(&self) -> Postbox<T> {
@@ -42,7 +67,7 @@ impl<T> Mailbox<T> {
     pub(crate) fn take(&self) -> Option<T> {
         self.messages.try_recv().ok().or_else(|| {
             // A message that came since then has rung before this or rings after it; so it is looked for once more.
-            let _ = rustix::io::read(&*self.postbox.bell, &mut [0; 8]);
+            self.postbox.bell.silence();
             self.messages.try_recv().ok()
         })
     }
@@ -58,8 +83,7 @@ impl<T> Postbox<T> {
     /// Posts a message. Without a loop there is nobody to tell.
     pub(crate) fn post(&self, message: T) {
         if self.sender.send(message).is_ok() {
-            let rung = rustix::io::write(&*self.bell, &1_u64.to_ne_bytes());
-            rung.expect("a bell that nobody hears 2^64 times is not heard any more");
+            self.bell.ring();
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What two hosts compare before protection starts: a guest that could not continue on the other host is not protected.
 
+use std::path::PathBuf;
+
 use replication::Gfn;
 use replication::wire::{DiskInfo, MachineInfo, RamRange};
 use serde::{Deserialize, Serialize};
@@ -60,6 +62,46 @@ impl Preflight {
         preflight.cpuid.validate()?;
         Ok(preflight)
     }
+}
+
+/// Why a guest of this shape could not run with what the backup has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    /// What the primary says of its machine does not mean anything here.
+    #[error("{0}")]
+    Machine(String),
+    /// Another number of network cards.
+    #[error("the guest has {theirs} network cards and the backup {ours}")]
+    Nets {
+        /// The guest's.
+        theirs: usize,
+        /// The backup's.
+        ours: usize,
+    },
+    /// Another number of disks.
+    #[error("the guest has {theirs} disks and the backup {ours}")]
+    Disks {
+        /// The guest's.
+        theirs: usize,
+        /// The backup's.
+        ours: usize,
+    },
+    /// A replica that is shorter or longer than its disk.
+    #[error("{} has {ours} bytes and the guest's disk {theirs}", path.display())]
+    Length {
+        /// The replica.
+        path: PathBuf,
+        /// Bytes of the guest's disk.
+        theirs: u64,
+        /// Bytes of the replica.
+        ours: u64,
+    },
+    /// A replica that the guest may write and its disk not, or the reverse.
+    #[error("{} must be read-only on both hosts or on neither", path.display())]
+    Readonly {
+        /// The replica.
+        path: PathBuf,
+    },
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -15,6 +14,7 @@ use replication::view::{
     Register, Tell, Voids, Wish,
 };
 use replication::{ClaimResult, EpochMark, Fork, SessionId, Term};
+use snapshot::statedir::StateDir;
 
 use crate::witness::{self, Life, Witness, WitnessError, WitnessName, random};
 
@@ -44,22 +44,8 @@ pub struct Begun {
 /// Why there is no right to run the guest here. Nothing was started.
 #[derive(Debug, thiserror::Error)]
 pub enum RightError {
-    /// Another process runs the VM of this state directory.
-    #[error("the state directory {} is in use by another process", dir.display())]
-    InUse {
-        /// The state directory.
-        dir: PathBuf,
-    },
-    /// The lock of the state directory is somebody else's file.
-    #[error("cannot take the lock of the state directory {}: {source}", dir.display())]
-    Denied {
-        /// The state directory.
-        dir: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
     /// Which process on which host this is could not be determined.
-    #[error("cannot take the state directory's lock or read this host's identity: {0}")]
+    #[error("cannot write the state directory's lock or read this host's identity: {0}")]
     NoIdentity(#[source] io::Error),
     /// The witness cannot be used.
     #[error(transparent)]
@@ -122,15 +108,9 @@ impl Registrant {
         Self::with_life(vm_name, config, Life::without_lock().map_err(RightError::NoIdentity)?)
     }
 
-    /// Opens the witness of `config`, and takes the lock of `state_dir`, which must exist.
-    pub fn open_in(vm_name: &str, config: &WitnessName, state_dir: &Path) -> Result<Self, RightError> {
-        let dir = state_dir.to_owned();
-        let life = Life::begin(state_dir).map_err(|source| match source.kind() {
-            io::ErrorKind::WouldBlock => RightError::InUse { dir },
-            io::ErrorKind::PermissionDenied => RightError::Denied { dir, source },
-            _ => RightError::NoIdentity(source),
-        })?;
-        Self::with_life(vm_name, config, life)
+    /// Opens the witness of `config`, for a life in `dir`, whose lock it keeps.
+    pub fn open_in(vm_name: &str, config: &WitnessName, dir: StateDir) -> Result<Self, RightError> {
+        Self::with_life(vm_name, config, Life::begin(dir).map_err(RightError::NoIdentity)?)
     }
 
     fn with_life(vm_name: &str, config: &WitnessName, life: Life) -> Result<Self, RightError> {

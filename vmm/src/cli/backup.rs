@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{Commands, logging};
-use crate::config::{BackupConfig, BackupOptions, read_options};
+use crate::config::{BackupConfig, BackupOptions, with_file};
 use crate::exit::{Exit, Failure};
 
 const EXAMPLES: &str = "\
@@ -33,20 +33,8 @@ pub(super) struct BackupArgs {
 }
 
 pub(super) fn execute(args: BackupArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
-    let config = checked(args.options)?;
-    logging::start(config.log_format);
+    let config = BackupConfig::try_from(with_file(args.options)?)?;
+    logging::start(&config.control);
     logging::warn_each(&config.name, &config.warnings());
     commands.backup(config)
-}
-
-/// Flags over the file, then the checks.
-fn checked(flags: BackupOptions) -> Result<BackupConfig, Failure> {
-    let typed = match &flags.config {
-        Some(path) => {
-            let file = read_options(path)?;
-            flags.over(file)
-        }
-        None => flags,
-    };
-    Ok(BackupConfig::try_from(typed)?)
 }

@@ -24,7 +24,7 @@ pub(super) struct DemoArgs {
 }
 
 pub(super) fn execute(args: DemoArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
-    logging::start(LogFormat::Text);
+    logging::start_at(LogFormat::Text, "info");
     let DemoArgs { out, seed, guest } = args;
     commands.demo(DemoConfig { out, seed, guest })
 }

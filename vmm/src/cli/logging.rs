@@ -1,4 +1,4 @@
-//! The log of this process: standard error, text or JSON, level from `OUTLAST_LOG`.
+//! The log of this process: standard error, text or JSON, level from `--log-level` or `OUTLAST_LOG`.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -12,14 +12,14 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::config::LogFormat;
+use crate::config::{ControlConfig, LogFormat};
 
-/// Starts the log. A second call in the same process changes nothing.
-pub(super) fn start(format: LogFormat) {
-    start_at(format, "info");
+/// Starts the log of a VM.
+pub(super) fn start(control: &ControlConfig) {
+    start_at(control.log_format, control.log_level.name());
 }
 
-/// The same with another level where `OUTLAST_LOG` names none.
+/// Starts the log, at this level where `OUTLAST_LOG` names none. A second call in the same process changes nothing.
 pub fn start_at(format: LogFormat, level: &str) {
     let filter = EnvFilter::try_from_env("OUTLAST_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let colours = std::io::stderr().is_terminal();

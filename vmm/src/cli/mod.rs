@@ -19,13 +19,13 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use snapshot::statedir::{Finding, StateDir};
 
 pub use answer::print;
 
 use crate::config::{BackupConfig, DemoConfig, VmConfig};
 use crate::exit::{Exit, Failure, report};
-use protect::Life;
 
 /// What the command line hands over to, with everything checked that can be checked without the machine.
 pub trait Commands {
@@ -34,13 +34,8 @@ pub trait Commands {
         Err(Failure::not_in_this_version("outlast run"))
     }
 
-    /// Boots a VM anew whose guest crashed, in the process that ran it; `_life` is what the guest's next life must know.
-    fn boot_again(&self, _config: VmConfig, _life: Life) -> Result<Exit, Failure> {
-        Err(Failure::not_in_this_version("outlast resume --boot"))
-    }
-
-    /// Continues a VM whose VMM ended, from its last committed epoch.
-    fn resume(&self, _config: VmConfig, _named: Named) -> Result<Exit, Failure> {
+    /// Continues a VM whose VMM ended, by what was found in its state directory.
+    fn resume(&self, _config: VmConfig, _found: (StateDir, Finding), _named: Named) -> Result<Exit, Failure> {
         Err(Failure::not_in_this_version("outlast resume"))
     }
 
@@ -62,6 +57,15 @@ pub struct Named {
     pub dead: Vec<String>,
     /// Where there is no witness: that the backup did not continue the guest.
     pub backup_is_gone: bool,
+}
+
+/// What `run` and `resume` take of it.
+#[derive(Args, Debug)]
+struct Dead {
+    /// DANGEROUS: declares a place that the witness lists to be dead, by the id in the message of refusal; repeatable.
+    /// If it is alive, two guests run until it finds out; what it wrote since is lost
+    #[arg(long, value_name = "ID")]
+    dead: Vec<String>,
 }
 
 /// A virtual machine monitor whose guests outlast the machine they run on

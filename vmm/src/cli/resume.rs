@@ -3,18 +3,16 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, ValueHint};
-use replication::Term;
+use snapshot::statedir::StateDir;
 
-use super::{Commands, Named, logging};
+use super::{Commands, Dead, Named, logging};
 use crate::config::VmConfig;
 use crate::exit::{Exit, Failure};
-use protect::Life;
-use protect::transport::Endpoint;
 
 const EXAMPLES: &str = "\
 The VM must have run with `--protect local`, and its VMM must be gone: killed, crashed, or
-lost with the host's kernel if the state directory survives that. The configuration is read
-from `vm.json` in the state directory.
+lost with the host's kernel if the state directory survives that. All that is needed is in the
+state directory. A guest that was being reset after a crash boots, with any protection.
 
 If the VM also had a backup, the witness decides, and at most one of the two sides continues
 the guest. If the backup has it, nothing is run here, and the exit code is 6. Otherwise this
@@ -50,34 +48,17 @@ pub(super) struct ResumeArgs {
     /// none`, where nothing else can tell. If it is wrong, two guests run. It does not overrule a witness
     #[arg(long)]
     backup_is_gone: bool,
-    /// DANGEROUS: declares a place that the witness lists to be dead, by the id in the message of refusal; repeatable.
-    /// If it is alive, two guests run until it finds out; what it wrote since is lost
-    #[arg(long, value_name = "ID")]
-    dead: Vec<String>,
-    /// Boot it again: how this program continues after a crash of its guest
-    #[arg(long, hide = true, requires = "term")]
-    boot: bool,
-    /// Of --boot: the primary's term
-    #[arg(long, hide = true)]
-    term: Option<u64>,
-    /// Of --boot: the backup to fill
-    #[arg(long, hide = true)]
-    target: Option<Endpoint>,
+    #[command(flatten)]
+    dead: Dead,
 }
 
 pub(super) fn execute(args: ResumeArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
-    let ResumeArgs { name, state_dir, tls_dir, backup_is_gone, dead, boot, term, target } = args;
-    let mut config = VmConfig::of_state_dir(name.as_deref(), state_dir).map_err(|error| match Failure::from(error) {
-        failure if failure.exit == Exit::NotFound => failure.with_hint(
-            "there is no such VM; a VM that runs with `--protect local` leaves its state in /dev/shm/outlast/NAME or its --state-dir",
-        ),
-        failure => failure,
-    })?;
-    config.name_tls_dir(tls_dir);
-    logging::start(config.log_format);
+    let ResumeArgs { name, state_dir, tls_dir, backup_is_gone, dead: Dead { dead } } = args;
+    let dir = StateDir::open(&VmConfig::state_dir_of(name.as_deref(), state_dir)?)?;
+    let found = dir.find()?;
+    let mut config = VmConfig::of_state_dir(&found.config, dir.path())?;
+    config.detection.name_tls_dir(tls_dir);
+    logging::start(&config.control);
     logging::warn_each(&config.name, &config.warnings());
-    match (boot, term) {
-        (true, Some(term)) => commands.boot_again(config, Life { term: Term(term), target }),
-        _ => commands.resume(config, Named { dead, backup_is_gone }),
-    }
+    commands.resume(config, (dir, found), Named { dead, backup_is_gone })
 }

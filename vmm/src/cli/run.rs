@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use super::{Commands, logging};
-use crate::config::{RunOptions, VmConfig, read_options};
+use super::{Commands, Dead, logging};
+use crate::config::{RunOptions, VmConfig, with_file};
 use crate::exit::{Exit, Failure};
 
 const EXAMPLES: &str = "\
@@ -56,28 +56,14 @@ Exit codes: 0 after a power-off or reset by the guest or `outlast ctl stop`; 160
 pub(super) struct RunArgs {
     #[command(flatten)]
     options: RunOptions,
-    /// DANGEROUS: declares a place that the witness lists to be dead, by the id in the message of refusal; repeatable.
-    /// If it is alive, two guests run until it finds out; what it wrote since is lost
-    #[arg(long, help_heading = "Protection", value_name = "ID")]
-    dead: Vec<String>,
+    #[command(flatten, next_help_heading = "Protection")]
+    dead: Dead,
 }
 
 pub(super) fn execute(args: RunArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
-    let RunArgs { options, dead } = args;
-    let config = checked(options)?;
-    logging::start(config.log_format);
+    let RunArgs { options, dead: Dead { dead } } = args;
+    let config = VmConfig::try_from(with_file(options)?)?;
+    logging::start(&config.control);
     logging::warn_each(&config.name, &config.warnings());
     commands.run(config, dead)
-}
-
-/// Flags over the file, then the checks.
-fn checked(flags: RunOptions) -> Result<VmConfig, Failure> {
-    let typed = match &flags.config {
-        Some(path) => {
-            let file = read_options(path)?;
-            flags.over(file)
-        }
-        None => flags,
-    };
-    Ok(VmConfig::try_from(typed)?)
 }

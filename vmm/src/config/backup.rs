@@ -1,56 +1,67 @@
-//! [`BackupConfig`]: what a backup needs to take over one VM, checked.
+//! The backup of one VM: what `outlast backup` takes ([`BackupOptions`]), and what is meant by it ([`BackupConfig`]).
 
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::device::{Console, DiskConfig, NetConfig};
+use super::control::{ControlConfig, ControlOptions};
+use super::detection::{DetectionConfig, DetectionOptions};
+use super::devices::{DeviceConfig, DeviceOptions};
 use super::error::ConfigError;
-use super::names::{api_socket, check_name, default_state_dir, resolve_nets, rooted, rooted_endpoint, rooted_witness};
-use super::options::{BackupOptions, EventMonitor, LogFormat};
-use super::units::time_text;
-use super::vm::{check_channel, check_detection, split_brain_warning};
+use super::guest::NameOptions;
+use super::names::{rooted, rooted_endpoint};
+use super::options::{command, group};
+use super::state::{StateConfig, StateOptions};
 use protect::transport::Endpoint;
-use protect::witness::WitnessName;
+
+group! {
+    /// What may be typed of where a backup is reached.
+    #[command(next_help_heading = "Guest")]
+    pub struct ListenOptions {
+        /// Address that the primary connects to. Port 0 takes a free port and prints it. A socket unix:PATH is for a primary of
+        /// the same user on this host
+        #[arg(long, value_name = "tcp:HOST:PORT|unix:PATH")]
+        listen: Option<Endpoint>,
+    }
+}
+
+command! {
+    /// What may be typed for `outlast backup`.
+    pub struct BackupOptions {
+        /// Where it is reached.
+        listen: ListenOptions,
+        /// Which VM it is of.
+        name: NameOptions,
+        /// The replicas, and what is attached to the guest after a takeover.
+        devices: DeviceOptions,
+        /// What it keeps on this host.
+        state: StateOptions,
+        /// How a lost primary is noticed.
+        detection: DetectionOptions,
+        /// How the program is controlled.
+        control: ControlOptions,
+    }
+}
 
 /// The backup of one VM. CPUs, memory and kernel are the primary's; they come over the wire.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BackupConfig {
     /// Where the primary connects to; port 0 takes a free one.
     pub listen: Endpoint,
     /// The VM's name; a primary of another name is refused.
     pub name: String,
-    /// One replica per disk of the primary, in its order, exactly as long.
-    pub disks: Vec<DiskConfig>,
-    /// One tap per interface of the primary, in its order. The guest keeps the primary's addresses.
-    pub nets: Vec<NetConfig>,
-    /// The serial console after a takeover.
-    pub console: Console,
-    /// The control socket and `vm.json`.
-    pub state_dir: PathBuf,
-    /// Directory for the log of disk writes; `None`: where it is by default.
-    #[serde(default)]
-    pub disk_log: Option<PathBuf>,
-    /// Who proves the primary fenced; the same as the primary's.
-    pub witness: WitnessName,
-    /// Certificates for TLS with the primary. `None`: clear text, which leaves this host only where it is named.
-    #[serde(default)]
-    pub tls_dir: Option<PathBuf>,
-    /// 50 ms to 60 s of silence until the primary counts as lost.
-    #[serde(with = "time_text")]
-    pub detect: Duration,
-    /// 1 ms to 10 s between heartbeats, at most a third of `detect`.
-    #[serde(with = "time_text")]
-    pub heartbeat: Duration,
-    /// The control socket, at most 106 bytes.
-    pub api_socket: PathBuf,
-    /// The form of the log.
-    pub log_format: LogFormat,
-    /// Where events are appended as JSON lines.
-    pub event_monitor: Option<EventMonitor>,
+    /// The replicas, and what is attached to the guest after a takeover.
+    #[serde(flatten)]
+    pub devices: DeviceConfig,
+    /// What it keeps on this host.
+    #[serde(flatten)]
+    pub state: StateConfig,
+    /// How a lost primary is noticed.
+    #[serde(flatten)]
+    pub detection: DetectionConfig,
+    /// How the program is controlled.
+    #[serde(flatten)]
+    pub control: ControlConfig,
 }
 
 impl TryFrom<BackupOptions> for BackupConfig {
@@ -58,58 +69,37 @@ impl TryFrom<BackupOptions> for BackupConfig {
 
     /// Fills in defaults, checks every range, and makes every path one from the root. It looks at no file.
     fn try_from(typed: BackupOptions) -> Result<Self, ConfigError> {
-        let BackupOptions {
-            listen,
-            name,
-            disk,
-            net,
-            console,
-            state_dir,
-            disk_log,
-            witness,
-            tls_dir,
-            detect,
-            heartbeat,
-            api_socket: typed_socket,
-            config: _,
-            log_format,
-            event_monitor,
-        } = typed;
-        let name = name.ok_or(ConfigError::Missing("name"))?;
-        check_name(&name)?;
-        let typed_state_dir = state_dir.unwrap_or_else(|| default_state_dir(&name));
-        let (detect, heartbeat) = check_detection(detect.map(|t| t.0), heartbeat.map(|t| t.0))?;
+        let BackupOptions { listen: ListenOptions { listen }, name, devices, state, detection, control } = typed;
+        let name = name.fill()?;
         let listen = rooted_endpoint(listen.ok_or(ConfigError::Missing("listen"))?);
-        check_channel("listen", &listen, tls_dir.is_some())?;
-        Ok(BackupConfig {
+        if detection.witness.is_none() {
+            return Err(ConfigError::Missing("witness"));
+        }
+        let StateConfig { dir, disk_log } = state.fill(&name);
+        let config = BackupConfig {
             listen,
-            disks: disk.into_iter().map(DiskConfig::rooted).collect(),
-            nets: resolve_nets(&name, net)?,
-            console: console.unwrap_or(Console::Stdio).rooted(),
-            disk_log: disk_log.map(rooted),
-            witness: rooted_witness(witness.ok_or(ConfigError::Missing("witness"))?),
-            tls_dir: tls_dir.map(rooted),
-            detect,
-            heartbeat,
-            api_socket: api_socket(typed_socket, &typed_state_dir)?,
-            state_dir: rooted(typed_state_dir),
-            log_format: log_format.unwrap_or(LogFormat::Text),
-            event_monitor: event_monitor.map(EventMonitor::rooted),
+            devices: devices.fill(&name),
+            detection: detection.fill(),
+            control: control.fill(&dir)?,
+            state: StateConfig { dir: rooted(dir), disk_log },
             name,
-        })
+        };
+        config.devices.check()?;
+        config.detection.check()?;
+        config.detection.check_channel("listen", &config.listen)?;
+        Ok(config)
     }
 }
 
 impl BackupConfig {
     /// What is allowed but risky, each as one sentence that names the risk. For the log and for `status`.
     pub fn warnings(&self) -> Vec<String> {
-        let unwitnessed = (self.witness.is_none()).then(split_brain_warning);
         let open = self.listens_everywhere().then(|| {
             "--listen names every address of this host, and replication is not encrypted: anybody who reaches the \
              port can read and alter the guest; give it the address of the network between the two hosts, or --tls-dir"
                 .to_owned()
         });
-        unwitnessed.into_iter().chain(open).collect()
+        self.detection.split_brain_warning().into_iter().chain(open).collect()
     }
 
     fn listens_everywhere(&self) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! *Stop*: the program ends with code 164, and the guest's state is kept: with `--protect local` its last epoch stays
 //! in the state directory, otherwise a snapshot is written there. *Reset*: the program starts again in its own process,
-//! by `exec`, and boots what `vm.json` says: nothing of the crashed machine is left, no thread, no lock, no file.
+//! by `exec`, and boots what `vm.json` and `reset` say: nothing of the crashed machine is left, no thread, no lock, no file.
 //! *Rollback*: the same, but it resumes, and `rollback.rs` has the guest go back first.
 
 use std::os::unix::process::CommandExt;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use replication::EpochId;
 use serde_json::json;
+use snapshot::statedir::Item;
 
 use super::incident::{Incident, IncidentFile, Standing};
 use super::rollback;
@@ -22,13 +23,12 @@ use machine::checkpoint::CheckpointFailure;
 use machine::crash::Crash;
 use protect::epoch::EpochMachine;
 use protect::events::Events;
-use protect::local::{KeptEpoch, LocalStore};
+use protect::fault;
+use protect::local::{KeptEpoch, LocalStore, reset};
 use protect::{Life, Parting, Sequel};
 
 /// Boots in one incident at most; then it is stopped.
 const RESETS_MAX: u64 = 5;
-/// Where the snapshot of a crashed guest lies in the state directory.
-const EVIDENCE: &str = "crash";
 
 /// What the process does when its guest has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub(super) struct OnCrash {
 impl OnCrash {
     /// For a VM of `config`, whose guest is about to run.
     pub(super) fn of(config: &VmConfig) -> Self {
-        Self::new(config.on_guest_panic, config.state_dir.clone(), config.is_local())
+        Self::new(config.crash.on_guest_panic, config.state.dir.clone(), config.protection.is_local())
     }
 
     /// Stops it.
@@ -156,7 +156,7 @@ impl OnCrash {
 
     /// One snapshot, of the last crash: they must not fill the state directory.
     fn write_evidence(&self, machine: &EpochMachine) -> Result<PathBuf, Failure> {
-        let dir = self.state_dir.join(EVIDENCE);
+        let dir = Item::Evidence.path_in(&self.state_dir);
         if dir.exists() {
             std::fs::remove_dir_all(&dir).map_err(|error| {
                 Failure::new(Exit::Error, format!("cannot remove the snapshot of an earlier crash: {error}"))
@@ -190,15 +190,12 @@ fn not_alone(parted: Parting) -> &'static str {
 /// possible.
 pub(super) fn start_over(config: &VmConfig, next: Next, life: &Life) -> Result<Exit, Failure> {
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("outlast").arg("resume").arg("--state-dir").arg(&config.state_dir);
+    command.arg0("outlast").arg("resume").arg("--state-dir").arg(&config.state.dir);
     match next {
         Next::End(exit) => return Ok(exit),
         Next::Boot => {
-            let Life { term, target } = life;
-            command.args(["--boot", "--term"]).arg(term.0.to_string());
-            if let Some(target) = target {
-                command.arg("--target").arg(target.to_string());
-            }
+            reset::ask(&config.state.dir, life)?;
+            fault::reached(fault::RESET_ASKED);
         }
         // The state directory knows.
         Next::GoBack => {}

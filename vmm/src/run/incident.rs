@@ -9,20 +9,17 @@
 //! The file is written before the epoch in which the guest crashed is committed: a process that finds that epoch finds
 //! the file.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use replication::EpochId;
 use serde::{Deserialize, Serialize};
-use snapshot::durable;
+use snapshot::statedir::{self, Item};
 use snapshot::within::Within;
 
 use crate::exit::{Exit, Failure};
 use machine::crash::Crash;
-
-const FILE: &str = "crash.json";
 
 /// What is to be done, or was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,8 +41,6 @@ pub(super) type UnixMs = Within<0, 253_402_300_800_000>;
 pub(super) type BackMs = Within<0, 3_155_760_000_000>;
 /// Crashes that are counted; more count as so many.
 pub(super) type Crashes = Within<0, 1_000_000>;
-/// A record is far smaller.
-const BYTES_MAX: u64 = 1 << 20;
 
 /// A crash, and the crashes that followed the attempts to avoid it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,27 +93,28 @@ fn decode(text: &[u8]) -> Result<Incident, serde_json::Error> {
 /// The incident of one state directory.
 #[derive(Debug)]
 pub(super) struct IncidentFile {
-    path: PathBuf,
+    dir: PathBuf,
 }
 
 impl IncidentFile {
     pub(super) fn of(state_dir: &Path) -> Self {
-        Self { path: state_dir.join(FILE) }
+        Self { dir: state_dir.to_owned() }
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    pub(super) fn path(&self) -> PathBuf {
+        Item::Crash.path_in(&self.dir)
     }
 
     /// What is known; `None` if nothing happened.
     pub(super) fn read(&self) -> Result<Option<Incident>, Failure> {
-        let mut text = Vec::new();
-        match File::open(&self.path).and_then(|file| file.take(BYTES_MAX).read_to_end(&mut text)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read.map_err(|error| self.failed("read", &error))?,
-        };
-        decode(&text).map(Some).map_err(|error| {
-            Failure::new(Exit::Incompatible, format!("{} is not a record of a crash: {error}", self.path.display()))
+        let found = statedir::read(&self.dir, Item::Crash).map_err(|error| self.failed("read", &error))?;
+        self.parse(found.as_deref())
+    }
+
+    /// What is known by the `text` that was found there.
+    pub(super) fn parse(&self, text: Option<&[u8]>) -> Result<Option<Incident>, Failure> {
+        text.map(decode).transpose().map_err(|error| {
+            Failure::new(Exit::Incompatible, format!("{} is not a record of a crash: {error}", self.path().display()))
                 .with_hint("put it back as it was; without it the guest continues as if it had not crashed")
         })
     }
@@ -126,19 +122,16 @@ impl IncidentFile {
     /// Replaces it; after a crash of this program, or of its host, it is the old one or the new one.
     pub(super) fn write(&self, incident: &Incident) -> Result<(), Failure> {
         let text = serde_json::to_vec_pretty(incident).expect("an incident is plain data");
-        durable::replace(&self.path, &text).map_err(|error| self.failed("write", &error))
+        statedir::replace(&self.dir, Item::Crash, &text).map_err(|error| self.failed("write", &error))
     }
 
     /// There is no incident any more.
     pub(super) fn forget(&self) -> Result<(), Failure> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed("remove", &error)),
-            _ => Ok(()),
-        }
+        statedir::remove(&self.dir, Item::Crash).map_err(|error| self.failed("remove", &error))
     }
 
     fn failed(&self, what: &str, error: &io::Error) -> Failure {
-        Failure::new(Exit::Error, format!("cannot {what} {}: {error}", self.path.display()))
+        Failure::new(Exit::Error, format!("cannot {what} {}: {error}", self.path().display()))
     }
 }
 
@@ -162,6 +155,8 @@ pub(crate) fn fuzzing_read(file: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn tried(back_ms: u64) -> Incident {

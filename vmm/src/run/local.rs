@@ -9,24 +9,25 @@ use replication::EpochId;
 use serde_json::{Value, json};
 use snapshot::disk::{Image, OverlayDisk};
 use snapshot::disklog::{Asked, LifeId, Owner};
+use snapshot::statedir::sealed::Sealed;
 
 use super::files::Files;
-use crate::config::{BackupConfig, DiskConfig, LocalConfig, Protect, VmConfig};
+use crate::config::{BackupConfig, DeviceConfig, LocalConfig, StateConfig, VmConfig};
 use crate::exit::Failure;
 use protect::local::backing::{LocalOptions, StoreDurability, survival_of_images};
-use protect::local::{Binding, BindingError, FILES, LastEpoch, LocalStore};
+use protect::local::{Binding, BindingError, FILES, LastEpoch, LocalError, LocalStore, RecordError};
 use protect::log::{DiskLog, FoundLog, Place, Setup, Wanted, new_life};
 use protect::{CommitDurability, this_boot};
 
 /// Refuses if the state directory has a guest that another start would write over.
 pub(super) fn refuse_guest(config: &VmConfig) -> Result<(), Failure> {
-    let LocalConfig { log, .. } = config.local;
-    refuse_guest_in(&config.state_dir, LocalOptions { log, ..LocalOptions::default() })
+    let LocalConfig { log, .. } = config.protection.local;
+    refuse_guest_in(&config.state.dir, LocalOptions { log, ..LocalOptions::default() })
 }
 
 /// The same for a backup.
 pub(super) fn refuse_guest_of_backup(config: &BackupConfig) -> Result<(), Failure> {
-    refuse_guest_in(&config.state_dir, LocalOptions::default())
+    refuse_guest_in(&config.state.dir, LocalOptions::default())
 }
 
 fn refuse_guest_in(state_dir: &Path, options: LocalOptions) -> Result<(), Failure> {
@@ -43,20 +44,20 @@ pub(super) fn look_to_start(config: &VmConfig, disks: &[OverlayDisk]) -> Result<
 
 /// The log of a backup's replicas.
 pub(super) fn open_log_of_backup(config: &BackupConfig, disks: &[OverlayDisk]) -> Result<DiskLog, Failure> {
-    let place = place_of(&config.disks, config.disk_log.as_deref(), &config.state_dir, true)?;
+    let place = place_of(&config.devices, &config.state, true)?;
     let owner = Owner { name: config.name.clone(), life: new_life() };
     Ok(DiskLog::open(disks, Setup { place, owner, asked: Asked::Start, is_reserved: true })?)
 }
 
-/// The log of a guest that is to continue from `last`, having looked whether it and the disks are the guest's. Nothing
-/// is changed.
+/// The log of a guest that is to continue from `last`, having looked whether it and the disks are the guest's, by the binding
+/// that was found in its state directory. Nothing is changed.
 pub(super) fn look_at_log(
     config: &VmConfig,
-    store: &LocalStore,
+    (store, binding): (&LocalStore, &Sealed),
     disks: &[OverlayDisk],
     last: &LastEpoch,
 ) -> Result<(FoundLog, LifeId), Failure> {
-    let binding = store.binding()?;
+    let binding = store.binding(binding)?;
     if let Some(binding) = &binding {
         binding.check(disks, &this_boot()).map_err(|error| with_remedy(error.into(), config))?;
     }
@@ -75,31 +76,30 @@ fn with_remedy(failure: Failure, config: &VmConfig) -> Failure {
     failure.with_hint(format!(
         "the guest's memory would continue with disks of another moment: put the image and its log back as they were when the \
          guest crashed; or give the guest up by removing {state}, {ram}, {undo}, {redo} and {disks} in {}, and start it again",
-        config.state_dir.display()
+        config.state.dir.display()
     ))
 }
 
 fn setup(config: &VmConfig, life: LifeId, asked: Asked) -> Result<Setup, Failure> {
-    let is_protected = config.protect != [Protect::None];
-    let must_survive_power = is_protected && config.commit_durability == CommitDurability::Disk;
-    let place = place_of(&config.disks, config.disk_log.as_deref(), &config.state_dir, must_survive_power)?;
+    let is_protected = config.protection.is_protected();
+    let must_survive_power = is_protected && config.epochs.commit_durability == CommitDurability::Disk;
+    let place = place_of(&config.devices, &config.state, must_survive_power)?;
     let owner = Owner { name: config.name.clone(), life };
     Ok(Setup { place, owner, asked, is_reserved: is_protected })
 }
 
 fn place_of(
-    disks: &[DiskConfig],
-    chosen: Option<&Path>,
-    state_dir: &Path,
+    devices: &DeviceConfig,
+    StateConfig { dir, disk_log }: &StateConfig,
     must_survive_power: bool,
 ) -> Result<Option<Place>, Failure> {
-    let writable = disks.iter().filter(|disk| !disk.readonly).map(|disk| &*disk.path);
-    Ok(Place::of(writable, Wanted { chosen, state_dir, must_survive_power })?)
+    let wanted = Wanted { chosen: disk_log.as_deref(), state_dir: dir, must_survive_power };
+    Ok(Place::of(devices.writable(), wanted)?)
 }
 
 /// Where the log of these disks lies, as far as that can be told before anything is opened.
-pub(super) fn log_path(disks: &[DiskConfig], chosen: Option<&Path>, state_dir: &Path) -> Option<PathBuf> {
-    place_of(disks, chosen, state_dir, false).ok().flatten().map(|place| place.path)
+pub(super) fn log_path(devices: &DeviceConfig, state: &StateConfig) -> Option<PathBuf> {
+    place_of(devices, state, false).ok().flatten().map(|place| place.path)
 }
 
 /// The files of a VM with this log. Warns if the log is weak and its `durability` rests on it.
@@ -131,31 +131,36 @@ pub(super) fn binding(log: &DiskLog, life: LifeId, disks: &[OverlayDisk]) -> Res
 
 /// For a guest that is about to start.
 pub(super) fn create(config: &VmConfig, ram_bytes: u64, binding: &Binding) -> Result<LocalStore, Failure> {
-    let mut store = LocalStore::create(&config.state_dir, ram_bytes, options(config)?)?;
+    let mut store = LocalStore::create(&config.state.dir, ram_bytes, options(config)?)?;
     store.bind(binding)?;
     say(config, &store);
     Ok(store)
 }
 
-/// Of a guest that is to continue.
-pub(super) fn open(config: &VmConfig) -> Result<(LocalStore, LastEpoch), Failure> {
-    let (store, last) = LocalStore::open(&config.state_dir, config.memory_bytes, options(config)?)?;
-    say(config, &store);
-    Ok((store, last))
+/// Of a guest that is to continue; none: it never committed an epoch.
+pub(super) fn open(config: &VmConfig) -> Result<Option<(LocalStore, LastEpoch)>, Failure> {
+    match LocalStore::open(&config.state.dir, config.guest.memory_bytes, options(config)?) {
+        Err(LocalError::Record { source: RecordError::Empty, .. }) => Ok(None),
+        opened => {
+            let (store, last) = opened?;
+            say(config, &store);
+            Ok(Some((store, last)))
+        }
+    }
 }
 
 fn options(config: &VmConfig) -> Result<LocalOptions, Failure> {
-    let images = config.disks.iter().filter(|disk| !disk.readonly).map(|disk| disk.path.as_path());
-    let place = place_of(&config.disks, config.disk_log.as_deref(), &config.state_dir, false)?;
+    let images = config.devices.writable();
+    let place = place_of(&config.devices, &config.state, false)?;
     let images = survival_of_images(images)?;
     let images = place.map_or(images, |place| images.min(place.survives));
-    let LocalConfig { log, require_survives, on_degraded: _ } = config.local;
+    let LocalConfig { log, require_survives, on_degraded: _ } = config.protection.local;
     Ok(LocalOptions { log, required: require_survives.into(), images })
 }
 
 fn say(config: &VmConfig, store: &LocalStore) {
     let StoreDurability { log, survives } = store.kept();
-    let (dir, log, survives) = (config.state_dir.display(), log.name(), survives.to_string());
+    let (dir, log, survives) = (config.state.dir.display(), log.name(), survives.to_string());
     tracing::info!(%dir, log, survives, "epochs are committed to the state directory");
 }
 

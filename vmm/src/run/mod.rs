@@ -14,6 +14,8 @@ mod node;
 mod outlet;
 mod parts;
 mod primary;
+mod refusal;
+mod resume;
 mod right;
 mod rollback;
 mod signals;
@@ -26,14 +28,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
-use snapshot::{durable, private};
+use snapshot::statedir::{self, Finding, Item, StateDir, StateDirError};
 
 use crate::api::Server;
 use crate::cli::{Commands, Named};
-use crate::config::{BackupConfig, DemoConfig, EventMonitor, VmConfig};
+use crate::config::{BackupConfig, ControlConfig, DemoConfig, EventMonitor, VmConfig};
 use crate::exit::{Exit, Failure};
 use machine::End;
-use protect::Life;
 use protect::events::Events;
 use protect::transport::Credentials;
 
@@ -46,12 +47,8 @@ impl Commands for Outlast {
         primary::run(&config, &dead)
     }
 
-    fn boot_again(&self, config: VmConfig, life: Life) -> Result<Exit, Failure> {
-        primary::boot_again(&config, life)
-    }
-
-    fn resume(&self, config: VmConfig, named: Named) -> Result<Exit, Failure> {
-        primary::resume(&config, &named)
+    fn resume(&self, config: VmConfig, found: (StateDir, Finding), named: Named) -> Result<Exit, Failure> {
+        resume::resume(&config, found, &named)
     }
 
     fn backup(&self, config: BackupConfig) -> Result<Exit, Failure> {
@@ -108,23 +105,18 @@ fn open_events(monitor: Option<&EventMonitor>) -> Result<Arc<Events>, Failure> {
     Ok(Arc::new(Events::new(file.transpose()?)))
 }
 
-/// Makes the state directory, which is to be ours alone, with the control socket, which keeps a second VM of this name out.
-fn bind_api(socket: &Path, state_dir: &Path) -> Result<Server, Failure> {
-    let claimed =
-        private::claim_dir(state_dir).and_then(|is_new| if is_new { durable::sync_parent(state_dir) } else { Ok(()) });
-    claimed.map_err(|error| unwritable(state_dir, &error))?;
-    Ok(Server::bind(socket)?)
+/// Opens the control socket, which keeps a second VM of this name out, and where events go.
+fn open_control(
+    ControlConfig { api_socket, event_monitor, .. }: &ControlConfig,
+) -> Result<(Server, Arc<Events>), Failure> {
+    Ok((Server::bind(api_socket)?, open_events(event_monitor.as_ref())?))
 }
 
 /// Writes what was configured. Only once the VM is sure to run here.
 fn write_config(state_dir: &Path, config: &Value) -> Result<(), Failure> {
     let text = serde_json::to_vec_pretty(config).expect("a JSON value is printable");
-    durable::replace(&state_dir.join("vm.json"), &text).map_err(|error| unwritable(state_dir, &error))
-}
-
-fn unwritable(state_dir: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(Exit::Error, format!("cannot use the state directory {}: {error}", state_dir.display()))
-        .with_hint("give --state-dir a directory that this user can write and others cannot")
+    let written = statedir::replace(state_dir, Item::Config, &text);
+    Ok(written.map_err(|source| StateDirError::Unfit { dir: state_dir.to_owned(), source })?)
 }
 
 fn as_json(config: &impl Serialize) -> Value {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use snapshot::disk::OverlayDisk;
 
 use super::outlet;
-use crate::config::{Console, DiskConfig, NetConfig};
+use crate::config::{Console, DeviceConfig, NetConfig};
 use crate::exit::{Exit, Failure};
 use machine::net::Tap;
 use machine::{Card, Parts};
@@ -28,7 +28,7 @@ pub(super) struct Inputs {
 }
 
 /// Opens disks, taps and the console, in this order; the first failure is the answer and nothing stays open.
-pub(super) fn open(disks: &[DiskConfig], nets: &[NetConfig], console: &Console) -> Result<HostParts, Failure> {
+pub(super) fn open(DeviceConfig { disks, nets, console }: &DeviceConfig) -> Result<HostParts, Failure> {
     let disks = disks.iter().map(|d| Ok(OverlayDisk::open(&d.path, d.readonly)?)).collect::<Result<_, Failure>>()?;
     let nets = nets.iter().map(|n| Ok((n.clone(), Arc::new(Tap::open(&n.tap)?)))).collect::<Result<_, Failure>>()?;
     let (console, stdin) = open_console(console)?;

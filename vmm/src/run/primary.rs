@@ -1,44 +1,39 @@
-//! `outlast run` and `outlast resume`: a machine from power-on, or from its last committed epoch, to its end; protected
-//! if it is asked for.
+//! `outlast run`: a machine from power-on to its end, protected if it is asked for. What a machine goes through once it is made
+//! is here for `outlast resume` too.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use replication::view::Incarnation;
-use replication::{BranchSeed, EpochId, Term};
+use replication::{EpochId, Term};
 use snapshot::disk::Image;
 use snapshot::disklog::LifeId;
+use snapshot::statedir::StateDir;
 
 use super::crash::{self, Next, OnCrash};
 use super::files::images_of;
 use super::incident::IncidentFile;
 use super::node::{Described, Node, note_paused};
 use super::parts::{self, HostParts, Inputs};
-use super::right::{Resumed, Right};
-use super::rollback::{self, limits_of};
+use super::rollback::limits_of;
 use super::signals::Signals;
 use super::terminal::Terminal;
-use super::{
-    as_json, bind_api, credentials, credentials_or_warning, exit_of, files, local, open_events, uses, write_config,
-};
+use super::{as_json, credentials, credentials_or_warning, exit_of, files, local, open_control, uses, write_config};
 use crate::api::Server;
-use crate::cli::Named;
-use crate::config::{Interrupts, OnGuestPanic, Protect, StartFrom, VmConfig};
+use crate::config::{OnGuestPanic, StartFrom, VmConfig};
 use crate::exit::{Exit, Failure};
 use machine::random::id as random;
-use machine::state::MachineState;
 use machine::{End, KernelSource, MachineError, Parts, Threads, checkpoint, input};
-use protect::epoch::{EpochMachine, Pace};
+use protect::epoch::EpochMachine;
 use protect::events::Events;
-use protect::fault;
-use protect::local::pairing::{Pairing, unused_after};
-use protect::local::{Anew, LocalStore};
+use protect::local::pairing::Pairing;
+use protect::local::{LocalStore, reset};
 use protect::log::{DiskLog, FoundLog};
 use protect::transport::Credentials;
 use protect::{Guardian, GuardianConfig, Life, Registrant, Sequel};
 
 /// How long the end of a VM waits for a console that does not take what the guest said.
-const CONSOLE_END_WAIT: Duration = Duration::from_secs(2);
+pub(super) const CONSOLE_END_WAIT: Duration = Duration::from_secs(2);
 /// How long the end of a VM waits for what its virtual processors have asked storage for.
 const THREADS_END_WAIT: Duration = Duration::from_secs(30);
 /// The same of one that cannot continue.
@@ -46,87 +41,79 @@ const FAILED_END_WAIT: Duration = Duration::from_secs(1);
 /// The first epoch of a machine that no backup follows yet.
 const FIRST_EPOCH: EpochId = EpochId(1);
 
-fn pace_of(config: &VmConfig) -> Pace {
-    Pace {
-        length: config.epoch.into(),
-        min_epoch: config.min_epoch,
-        capture: config.capture,
-        protocol: config.protocol,
-        inputs_wait: config.interrupts == Interrupts::Boundary,
-    }
-}
-
 /// `dead`: places at the witness that the operator says are dead.
 pub(super) fn run(config: &VmConfig, dead: &[String]) -> Result<Exit, Failure> {
     let signals = Signals::take()?;
-    let credentials = credentials(config.tls_dir.as_deref())?;
-    boot(config, &signals, guardian_config(config, credentials), dead, |file| file.forget())
+    uses::check(config)?;
+    let credentials = credentials(config.detection.tls_dir.as_deref())?;
+    let dir = StateDir::claim(&config.state.dir)?;
+    boot(config, &signals, dir, guardian_config(config, credentials), dead, |file| file.forget())
 }
 
 /// The same after a crash of its guest, which counts. `life` is the guest's next.
-pub(super) fn boot_again(config: &VmConfig, life: Life) -> Result<Exit, Failure> {
-    let signals = Signals::take()?;
+pub(super) fn reset(config: &VmConfig, signals: &Signals, dir: StateDir, life: Life) -> Result<Exit, Failure> {
     let Life { term, target } = life;
-    let credentials = credentials_or_warning(config.tls_dir.as_deref());
-    boot(config, &signals, GuardianConfig { term, target, ..guardian_config(config, credentials) }, &[], |_| Ok(()))
+    let credentials = credentials_or_warning(config.detection.tls_dir.as_deref());
+    boot(config, signals, dir, GuardianConfig { term, target, ..guardian_config(config, credentials) }, &[], |_| Ok(()))
 }
 
 fn boot(
     config: &VmConfig,
     signals: &Signals,
+    dir: StateDir,
     protection: GuardianConfig,
     dead: &[String],
     settle: impl FnOnce(&IncidentFile) -> Result<(), Failure>,
 ) -> Result<Exit, Failure> {
-    uses::check(config)?;
     local::refuse_guest(config)?;
-    let opened = parts::open(&config.disks, &config.nets, &config.console)?;
-    let described = as_json(config);
-    let api = bind_api(&config.api_socket, &config.state_dir)?;
-    let registrant = Registrant::open_in(&config.name, &config.witness, &config.state_dir)?;
-    let events = open_events(config.event_monitor.as_ref())?;
+    let opened = parts::open(&config.devices)?;
+    let program = Program::open(config, signals)?;
+    let registrant = Registrant::open_in(&config.name, &config.detection.witness, dir)?;
     let looked = local::look_to_start(config, &opened.disks)?;
-    let has_epoch = LocalStore::is_in(&config.state_dir);
+    let has_epoch = LocalStore::is_in(&config.state.dir);
     let store = Incarnation(random());
-    let begun = registrant.begin(config.is_local().then(|| registrant.store(store)), has_epoch, dead)?;
+    let begun = registrant.begin(config.protection.is_local().then(|| registrant.store(store)), has_epoch, dead)?;
     let protection = GuardianConfig { term: begun.term.max(protection.term), store, ..protection };
-    let images = images_of(&opened.disks);
-    let made = make(config, opened, looked, settle).and_then(|made| {
-        write_config(&config.state_dir, &described)?;
-        if made.local.is_some() {
+    let launch = make(config, opened, looked, settle).and_then(|launch| {
+        write_config(&config.state.dir, &program.described)?;
+        if launch.local.is_some() {
             let GuardianConfig { term, target, .. } = &protection;
-            Pairing::new(&registrant, store, *term, FIRST_EPOCH, target.clone()).write(&config.state_dir)?;
+            Pairing::new(&registrant, store, *term, FIRST_EPOCH, target.clone()).write(&config.state.dir)?;
         }
-        Ok(made)
+        // From here on it is this life, and no boot that was asked for before.
+        reset::settle(&config.state.dir)?;
+        Ok(launch)
     });
-    let Made { machine, inputs, log, local } = made.inspect_err(|_| registrant.take_back(&begun))?;
-    let registrant = Arc::new(registrant);
-    events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.cpus }));
-    // Others may be restored from the same snapshot, and the guest that it was taken from may still run.
-    let begins_generation = matches!(config.start, StartFrom::Snapshot(_));
-    serve(Launch {
-        config,
-        signals,
-        protection,
-        described,
-        api,
-        events,
-        registrant,
-        machine,
-        inputs,
-        log,
-        images,
-        local,
-        begins_generation,
-    })
+    let launch = launch.inspect_err(|_| registrant.take_back(&begun))?;
+    program.events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.guest.cpus }));
+    serve(program, protection, Arc::new(registrant), launch)
 }
 
-/// A machine that is about to be switched on.
-struct Made {
-    machine: EpochMachine,
-    inputs: Inputs,
-    log: DiskLog,
-    local: Option<LocalStore>,
+/// The process of a VM, apart from its machine.
+pub(super) struct Program<'a> {
+    pub(super) config: &'a VmConfig,
+    signals: &'a Signals,
+    pub(super) described: serde_json::Value,
+    api: Server,
+    pub(super) events: Arc<Events>,
+}
+
+impl<'a> Program<'a> {
+    pub(super) fn open(config: &'a VmConfig, signals: &'a Signals) -> Result<Self, Failure> {
+        let (api, events) = open_control(&config.control)?;
+        Ok(Self { config, signals, described: as_json(config), api, events })
+    }
+}
+
+/// A machine that is about to be switched on, and what it needs to run.
+pub(super) struct Launch {
+    pub(super) machine: EpochMachine,
+    pub(super) inputs: Inputs,
+    pub(super) log: DiskLog,
+    pub(super) images: Vec<Arc<Image>>,
+    pub(super) local: Option<LocalStore>,
+    /// Its state was continued before, or may be continued elsewhere too.
+    pub(super) begins_generation: bool,
 }
 
 fn make(
@@ -134,137 +121,34 @@ fn make(
     opened: HostParts,
     (found, life): (FoundLog, LifeId),
     settle: impl FnOnce(&IncidentFile) -> Result<(), Failure>,
-) -> Result<Made, Failure> {
+) -> Result<Launch, Failure> {
+    let images = images_of(&opened.disks);
     let log = found.recover()?;
-    let binding = config.is_local().then(|| local::binding(&log, life, &opened.disks)).transpose()?;
+    let binding = config.protection.is_local().then(|| local::binding(&log, life, &opened.disks)).transpose()?;
     let (parts, inputs) = opened.split();
     let machine = make_machine(config, parts)?;
     let ram_bytes = machine.ram().bytes();
     #[cfg(feature = "faults")]
-    fault::arm()?;
+    protect::fault::arm()?;
     let mut local = binding.map(|binding| local::create(config, ram_bytes, &binding)).transpose()?;
-    local.as_mut().map_or(Ok(()), |store| store.keep_earlier(limits_of(config)))?;
-    settle(&IncidentFile::of(&config.state_dir))?;
-    Ok(Made { machine, inputs, log, local })
+    local.as_mut().map_or(Ok(()), |store| store.keep_earlier(limits_of(&config.crash)))?;
+    settle(&IncidentFile::of(&config.state.dir))?;
+    // Others may be restored from the same snapshot, and the guest that it was taken from may still run.
+    let begins_generation = matches!(config.guest.start, StartFrom::Snapshot(_));
+    Ok(Launch { machine, inputs, log, images, local, begins_generation })
 }
 
-/// A guest of this host that is not in any process any more is continued from its last committed epoch. `named`: what
-/// nothing proves, and the operator says.
-pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> {
-    let started = Instant::now();
-    let signals = &Signals::take()?;
-    #[cfg(feature = "faults")]
-    fault::arm()?;
-    uses::check(config)?;
-    // First: nobody else can use the directory from here on.
-    let (mut store, mut last) = local::open(config)?;
-    store.keep_earlier(limits_of(config))?;
-    let incident = IncidentFile::of(&config.state_dir);
-    let back = rollback::decide(config.on_guest_panic, &incident, &mut store)?;
-    let right = Right::open(config)?;
-    let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
-    let (found, life) = local::look_at_log(config, &store, &opened.disks, &last)?;
-    let images = images_of(&opened.disks);
-    let described = as_json(config);
-    let api = bind_api(&config.api_socket, &config.state_dir)?;
-    let events = open_events(config.event_monitor.as_ref())?;
-    let mut state = MachineState::decode(&last.state).map_err(MachineError::from)?;
-    let mut ram = store.map_ram()?;
-    // What the guest did after the epoch that it goes back to was seen.
-    let begins_generation = back.is_some();
-    let Resumed { registrant, term, mut running, target, store: id } = right.win(config, last.fork, named)?;
-    write_config(&config.state_dir, &described)?;
-    let log = found.recover()?;
-    store.bind_if_new(|| local::binding(&log, life, &opened.disks))?;
-    fault::reached(fault::DISKS_RECOVERED);
-    if let Some(back) = back {
-        log.note_beside()?;
-        drop(ram);
-        let anew = Anew { branch: term, count: running, seed: BranchSeed(random()), line: log.line() };
-        back.perform(&incident, store, anew, &mut opened.disks, &events)?;
-        // Its files have the earlier epoch when they are opened anew.
-        (store, last) = local::open(config)?;
-        store.keep_earlier(limits_of(config))?;
-        let more = rollback::decide(config.on_guest_panic, &incident, &mut store)?;
-        assert!(more.is_none(), "it went back");
-        state = MachineState::decode(&last.state).map_err(MachineError::from)?;
-        // The guest ran when it crashed: a pause of before was over.
-        state.paused = false;
-        ram = store.map_ram()?;
-        running = unused_after(last.epoch());
-    }
-    let (parts, inputs) = opened.split();
-    let machine = EpochMachine::restore(state, ram, parts, pace_of(config), running)?;
-    machine.egress().emit_again(&last.outputs);
-    // From the next commit on they are not kept any more.
-    machine.egress().drain_console(CONSOLE_END_WAIT);
-    fault::reached(fault::EMITTED_AGAIN);
-    events.note(
-        "resumed",
-        serde_json::json!({
-            "name": config.name, "epoch": last.epoch().0, "reemitted": last.outputs.len(),
-            "restore_ms": started.elapsed().as_secs_f64() * 1e3,
-        }),
-    );
-    let fork = Some(last.fork);
-    let credentials = credentials_or_warning(config.tls_dir.as_deref());
-    let protection = guardian_config(config, credentials);
-    let protection = GuardianConfig { term, fork, target, begins_afresh: false, store: id, ..protection };
-    let local = Some(store);
-    serve(Launch {
-        config,
-        signals,
-        protection,
-        described,
-        api,
-        events,
-        registrant,
-        machine,
-        inputs,
-        log,
-        images,
-        local,
-        begins_generation,
-    })
-}
-
-/// Everything that a machine needs to run, opened and checked.
-struct Launch<'a> {
-    config: &'a VmConfig,
-    signals: &'a Signals,
+/// Runs the machine to its end. `registrant`: the right to, which was won.
+pub(super) fn serve(
+    program: Program<'_>,
     protection: GuardianConfig,
-    described: serde_json::Value,
-    api: Server,
-    events: Arc<Events>,
     registrant: Arc<Registrant>,
-    machine: EpochMachine,
-    inputs: Inputs,
-    log: DiskLog,
-    images: Vec<Arc<Image>>,
-    local: Option<LocalStore>,
-    /// Its state was continued before, or may be continued elsewhere too.
-    begins_generation: bool,
-}
-
-/// Runs the machine to its end.
-fn serve(launch: Launch<'_>) -> Result<Exit, Failure> {
-    let Launch {
-        config,
-        signals,
-        protection,
-        described,
-        api,
-        events,
-        registrant,
-        machine,
-        inputs,
-        log,
-        images,
-        local,
-        begins_generation,
-    } = launch;
-    let files = local::files(&log, config.commit_durability, images);
-    if config.protect != [Protect::None] {
+    launch: Launch,
+) -> Result<Exit, Failure> {
+    let Program { config, signals, described, api, events } = program;
+    let Launch { machine, inputs, log, images, local, begins_generation } = launch;
+    let files = local::files(&log, config.epochs.commit_durability, images);
+    if config.protection.is_protected() {
         files.warn();
     }
     let guardian = Guardian::start(machine.clone(), protection, log, registrant, Arc::clone(&events), local)?;
@@ -274,7 +158,7 @@ fn serve(launch: Launch<'_>) -> Result<Exit, Failure> {
             name: config.name.clone(),
             config: described,
             warnings: config.warnings(),
-            incident: IncidentFile::of(&config.state_dir),
+            incident: IncidentFile::of(&config.state.dir),
             lacks_witness: config.unnamed_witness,
             files,
         },
@@ -284,7 +168,7 @@ fn serve(launch: Launch<'_>) -> Result<Exit, Failure> {
     );
     let api = api.spawn(Arc::clone(&node))?;
     signals.stop(&node);
-    let _watch = files::watch(Arc::clone(&node), config.on_boundary_late);
+    let _watch = files::watch(Arc::clone(&node), config.protection.on_boundary_late);
     // A guest that had crashed is started by who wants to look at it.
     let _ = machine.board().forget_crash();
     if begins_generation {
@@ -298,33 +182,39 @@ fn serve(launch: Launch<'_>) -> Result<Exit, Failure> {
 }
 
 fn make_machine(config: &VmConfig, parts: Parts) -> Result<EpochMachine, Failure> {
-    match &config.start {
+    match &config.guest.start {
         StartFrom::Kernel { kernel, initramfs, cmdline } => {
             let source =
                 KernelSource { kernel: kernel.clone(), initramfs: initramfs.clone(), cmdline: cmdline.clone() };
-            Ok(EpochMachine::boot(u16::from(config.cpus), config.memory_bytes, &source, parts, pace_of(config))?)
+            Ok(EpochMachine::boot(
+                u16::from(config.guest.cpus),
+                config.guest.memory_bytes,
+                &source,
+                parts,
+                config.epochs.pace(),
+            )?)
         }
         StartFrom::Snapshot(dir) => {
             let (state, ram) = checkpoint::read(dir, &parts.disks)?;
-            Ok(EpochMachine::restore(state, ram, parts, pace_of(config), FIRST_EPOCH)?)
+            Ok(EpochMachine::restore(state, ram, parts, config.epochs.pace(), FIRST_EPOCH)?)
         }
     }
 }
 
-fn guardian_config(config: &VmConfig, credentials: Option<Credentials>) -> GuardianConfig {
+pub(super) fn guardian_config(config: &VmConfig, credentials: Option<Credentials>) -> GuardianConfig {
     GuardianConfig {
         vm_name: config.name.clone(),
-        target: config.backup().cloned(),
+        target: config.protection.backup().cloned(),
         credentials,
-        durability: config.commit_durability,
-        detect: config.detect,
-        heartbeat: config.heartbeat,
+        durability: config.epochs.commit_durability,
+        detect: config.detection.detect,
+        heartbeat: config.detection.heartbeat,
         term: Term(0),
         fork: None,
         begins_afresh: true,
         store: Incarnation::default(),
-        keeps_crashed: config.on_guest_panic != OnGuestPanic::Reset,
-        on_degraded: config.local.on_degraded,
+        keeps_crashed: config.crash.on_guest_panic != OnGuestPanic::Reset,
+        on_degraded: config.protection.local.on_degraded,
         words: crate::exit::words,
     }
 }

@@ -1,21 +1,23 @@
 //! Who may resume a guest: the witness decides, for the store that the state directory is; without a witness the
 //! operator does.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use replication::pipeline::resuming::Teller;
 use replication::view::Incarnation;
 use replication::{EpochId, Fork, Term};
+use snapshot::statedir::StateDir;
 
-use crate::cli::Named;
 use crate::config::VmConfig;
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use machine::random::id as random;
 use protect::Registrant;
 use protect::fault;
-use protect::local::pairing::{Pairing, unused_after};
+use protect::local::pairing::{Pairing, PairingError, unused_after};
 use protect::transport::Endpoint;
 
-/// The right to resume a guest, not exercised yet. The state directory is in use by nobody else.
+/// The right to resume a guest, not exercised yet.
 pub(super) struct Right {
     registrant: Registrant,
     /// None: the guest never had a witness, nor a backup that was whole.
@@ -34,45 +36,41 @@ pub(super) struct Resumed {
 }
 
 impl Right {
-    /// Reads what the state directory of `config` knows, and takes its lock.
-    pub(super) fn open(config: &VmConfig) -> Result<Self, Failure> {
-        let pairing = Pairing::read(&config.state_dir)?;
-        let witness = pairing.as_ref().map_or(&config.witness, |pairing| &pairing.witness);
-        let registrant = Registrant::open_in(&config.name, witness, &config.state_dir)?;
+    /// Of the guest in `dir`, where `pairing` was found.
+    pub(super) fn open(config: &VmConfig, dir: StateDir, pairing: Option<Pairing>) -> Result<Self, Failure> {
+        let witness = pairing.as_ref().map_or(&config.detection.witness, |pairing| &pairing.witness);
+        let registrant = Registrant::open_in(&config.name, witness, dir)?;
         registrant.remember(pairing.as_ref().and_then(|pairing| pairing.known));
         Ok(Self { registrant, pairing })
     }
 
-    /// Wins the next view, and remembers that: `last` is the last committed epoch. From here on no backup continues the
-    /// guest; so what can fail without that comes before.
-    pub(super) fn win(self, config: &VmConfig, last: Fork, named: &Named) -> Result<Resumed, Failure> {
+    /// Wins the next view: `last` is the last committed epoch. From here on no backup continues the guest.
+    pub(super) fn win(self, config: &VmConfig, last: Fork, dead: &[String]) -> Result<Resumed, Failure> {
         let Self { registrant, pairing } = self;
         let running =
             unused_after(last.count()).max(pairing.as_ref().map_or(EpochId(0), |pairing| pairing.unused_from));
-        let target = pairing.as_ref().map_or_else(|| config.backup().cloned(), |pairing| pairing.target.clone());
+        let target =
+            pairing.as_ref().map_or_else(|| config.protection.backup().cloned(), |pairing| pairing.target.clone());
         let store = pairing.as_ref().map_or_else(|| Incarnation(random()), |pairing| pairing.store);
-        if let Some(pairing) = &pairing
-            && pairing.session().is_some()
-            && pairing.witness.is_none()
-            && !named.backup_is_gone
-        {
-            return Err(nobody_knows(config));
-        }
-        let term = registrant.resume(registrant.store(store), last, &named.dead)?;
+        let term = registrant.resume(registrant.store(store), last, dead)?;
         fault::reached(fault::SESSION_CLAIMED);
-        Pairing::new(&registrant, store, term, running, target.clone()).write(&config.state_dir)?;
         Ok(Resumed { registrant: Arc::new(registrant), term, running, target, store })
     }
 }
 
-fn nobody_knows(config: &VmConfig) -> Failure {
-    Failure::new(
-        Exit::SplitBrain,
-        format!(
-            "the backup of {} may have continued the guest, and there is no witness that could tell: if it were \
-             resumed here too, its clients and disks would see two guests",
-            config.name
-        ),
-    )
-    .with_hint("look at the backup; if the guest neither runs nor waits there and never will, add --backup-is-gone")
+impl Resumed {
+    /// Keeps in the state directory what was won, and the numbers that are used from here on.
+    pub(super) fn record(&self, state_dir: &Path) -> Result<(), PairingError> {
+        let Self { registrant, term, running, target, store } = self;
+        Pairing::new(registrant, *store, *term, *running, target.clone()).write(state_dir)
+    }
+}
+
+/// Who tells whether a backup continued the guest, by the `pairing` that was found.
+pub(super) fn teller(pairing: Option<&Pairing>) -> Teller {
+    match pairing {
+        Some(pairing) if !pairing.witness.is_none() => Teller::Register,
+        Some(pairing) if pairing.session().is_some() => Teller::Operator,
+        _ => Teller::Nobody,
+    }
 }

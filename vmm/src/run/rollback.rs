@@ -1,57 +1,49 @@
-//! What a resume does for a guest that crashed: it goes back to an earlier epoch first, or it does not continue the
-//! guest.
+//! What a resume does for a guest that crashed and goes back to an earlier epoch. Whether it does is decided in
+//! [`replication::pipeline::resuming`].
 
 use std::time::Instant;
 
 use replication::EpochId;
+use replication::pipeline::resuming::CrashStanding;
 use serde_json::json;
 use snapshot::disk::OverlayDisk;
 
 use super::incident::{BackMs, Incident, IncidentFile, Standing, unix_ms};
-use crate::config::{OnGuestPanic, VmConfig};
-use crate::exit::{Exit, Failure};
+use crate::config::CrashConfig;
+use crate::exit::Failure;
 use protect::events::Events;
-use protect::local::{Anew, KeptEpoch, Limits, LocalStore};
+use protect::local::{Anew, KeptEpoch, LastEpoch, Limits, LocalStore, RETAIN_MAX, RetainCount};
 
 /// What is kept of earlier epochs.
-pub(super) fn limits_of(config: &VmConfig) -> Option<Limits> {
-    config.retain.map(|retain| Limits { count: retain.epochs, bytes: retain.bytes })
+pub(super) fn limits_of(crash: &CrashConfig) -> Option<Limits> {
+    crash.retain.map(|retain| Limits { count: retain.epochs, bytes: retain.bytes })
 }
 
-/// An epoch to go back to, and why.
-#[derive(Debug)]
-pub(super) struct Back {
-    incident: Incident,
-    to: EpochId,
+/// The same while it is not decided what comes of a crash: a guest that is going back needs what was kept for that, whatever is
+/// configured now.
+pub(super) fn limits_until_back(crash: &CrashConfig, incident: Option<&Incident>) -> Option<Limits> {
+    let all = Limits { count: RetainCount::nearest(RETAIN_MAX), bytes: u64::MAX };
+    limits_of(crash).or_else(|| (standing_of(incident) == CrashStanding::GoingBack).then_some(all))
 }
 
-/// Whether the guest continues (`None`), goes back, or was stopped for good, which is the failure.
-pub(super) fn decide(
-    policy: OnGuestPanic,
-    file: &IncidentFile,
-    store: &mut LocalStore,
-) -> Result<Option<Back>, Failure> {
-    let Some(incident) = file.read()? else { return Ok(None) };
-    match (incident.standing, incident.tried.last()) {
-        (Standing::Tried, _) => {
-            store.rest_earlier(incident.relapse());
-            Ok(None)
-        }
-        (Standing::GoingBack, Some(&to)) if store.earlier().iter().any(|kept| kept.epoch == to.0) => {
-            Ok(Some(Back { incident, to }))
-        }
-        (Standing::GoingBack, _) => Err(half_way(file, &incident)),
-        (Standing::Open, last) if policy == OnGuestPanic::Rollback => {
-            match choose(&store.earlier(), incident.epoch, last.copied()) {
-                Some(kept) => begin(file, incident, &kept).map(Some),
-                None => {
-                    let incident = Incident { standing: Standing::Stopped, ..incident };
-                    file.write(&incident)?;
-                    Err(stopped(file, &incident))
-                }
-            }
-        }
-        _ => Err(stopped(file, &incident)),
+/// How a crash stands, if there was one.
+pub(super) fn standing_of(incident: Option<&Incident>) -> CrashStanding {
+    incident.map_or(CrashStanding::None, |incident| match incident.standing {
+        Standing::Open => CrashStanding::Open,
+        Standing::GoingBack => CrashStanding::GoingBack,
+        Standing::Tried => CrashStanding::Tried,
+        Standing::Stopped => CrashStanding::Stopped,
+    })
+}
+
+/// The epoch that the guest of `incident` goes back to, of those that are kept; none: there is none, or it does not go back.
+pub(super) fn older(incident: Option<&Incident>, kept: &[KeptEpoch]) -> Option<KeptEpoch> {
+    let incident = incident?;
+    let last = incident.tried.last().copied();
+    match incident.standing {
+        Standing::GoingBack => kept.iter().find(|kept| last.is_some_and(|to| kept.epoch == to.0)).cloned(),
+        Standing::Open => choose(kept, incident.epoch, last),
+        Standing::Tried | Standing::Stopped => None,
     }
 }
 
@@ -63,61 +55,49 @@ pub(super) fn choose(kept: &[KeptEpoch], crashed: EpochId, tried: Option<EpochId
     kept.iter().rev().find(|kept| is_before(kept)).cloned()
 }
 
-fn begin(file: &IncidentFile, mut incident: Incident, kept: &KeptEpoch) -> Result<Back, Failure> {
-    let since_ms = unix_ms().saturating_sub(incident.at_ms.get());
-    incident.back_ms = BackMs::nearest(kept.age_ms.saturating_sub(since_ms));
-    incident.tried.push(EpochId(kept.epoch));
-    incident.standing = Standing::GoingBack;
-    file.write(&incident)?;
-    Ok(Back { incident, to: EpochId(kept.epoch) })
+/// The way of a guest back to an earlier epoch.
+#[derive(Debug)]
+pub(super) struct Return {
+    file: IncidentFile,
+    incident: Incident,
+    to: EpochId,
+    began: Instant,
 }
 
-fn stopped(file: &IncidentFile, incident: &Incident) -> Failure {
-    let Incident { what, epoch, crashes, tried, .. } = incident;
-    let mut message = format!("the guest crashed in epoch {epoch}: {what}");
-    if !tried.is_empty() {
-        let tried: Vec<String> = tried.iter().map(EpochId::to_string).collect();
-        let tried = tried.join(", ");
-        message = format!(
-            "{message}; it crashed {} times, was rolled back to {tried}, and no older epoch is kept",
-            crashes.get()
-        );
+impl Return {
+    /// After `incident`, to `kept`. One that was broken off is the same attempt.
+    pub(super) fn new(file: IncidentFile, mut incident: Incident, kept: &KeptEpoch) -> Self {
+        if incident.standing != Standing::GoingBack {
+            let since_ms = unix_ms().saturating_sub(incident.at_ms.get());
+            incident.back_ms = BackMs::nearest(kept.age_ms.saturating_sub(since_ms));
+            incident.tried.push(EpochId(kept.epoch));
+            incident.standing = Standing::GoingBack;
+        }
+        Self { file, incident, to: EpochId(kept.epoch), began: Instant::now() }
     }
-    Failure::new(Exit::GuestCrashed, message).with_hint(format!(
-        "its last epoch is kept; to continue from there all the same, remove {} and use `outlast resume`; to give \
-         the guest up, remove the directory",
-        file.path().display()
-    ))
-}
 
-/// What it was to go back to survived the death of the process, and it was more that happened.
-fn half_way(file: &IncidentFile, incident: &Incident) -> Failure {
-    let what = format!(
-        "the guest crashed in epoch {}, and its rollback was half done when the earlier epoch went missing",
-        incident.epoch
-    );
-    Failure::new(Exit::Incompatible, what).with_hint(format!(
-        "it cannot continue: memory and disks are of two moments; remove {} with its directory",
-        file.path().display()
-    ))
-}
+    /// From here on the guest goes back, whoever resumes it.
+    pub(super) fn note(&mut self) -> Result<(), Failure> {
+        self.began = Instant::now();
+        self.file.write(&self.incident)
+    }
 
-impl Back {
     /// Puts memory and disks back, to which the log of their writes was applied. That is committed as epoch `anew`.
     pub(super) fn perform(
-        self,
-        file: &IncidentFile,
-        mut store: LocalStore,
+        &self,
+        store: &mut LocalStore,
         anew: Anew,
-        disks: &mut [OverlayDisk],
-        events: &Events,
-    ) -> Result<(), Failure> {
-        let started = Instant::now();
-        let Self { mut incident, to } = self;
-        store.go_back(to, anew, disks)?;
-        let anew = anew.count;
+        disks: &[OverlayDisk],
+    ) -> Result<LastEpoch, Failure> {
+        Ok(store.go_back(self.to, anew, disks)?)
+    }
+
+    /// It went back, as epoch `anew`; earlier epochs are not kept until the crash would have come back.
+    pub(super) fn note_end(self, store: &mut LocalStore, anew: EpochId, events: &Events) -> Result<(), Failure> {
+        let Self { file, mut incident, to, began } = self;
         incident.standing = Standing::Tried;
         file.write(&incident)?;
+        store.rest_earlier(incident.relapse());
         let attempt = incident.tried.len();
         tracing::warn!(
             epoch = to.0,
@@ -129,7 +109,7 @@ impl Back {
             "rollback",
             json!({
                 "epoch": to.0, "as": anew.0, "attempt": attempt, "back_ms": incident.back_ms,
-                "what": incident.what.as_str(), "took_ms": started.elapsed().as_secs_f64() * 1e3,
+                "what": incident.what.as_str(), "took_ms": began.elapsed().as_secs_f64() * 1e3,
             }),
         );
         Ok(())

@@ -6,6 +6,7 @@ use std::time::Instant;
 use replication::Fork;
 use replication::view::Incarnation;
 use serde_json::json;
+use snapshot::statedir::StateDir;
 
 use super::crash::{Next, OnCrash};
 use super::files::images_of;
@@ -14,7 +15,7 @@ use super::node::{Described, Node, note_paused};
 use super::parts::{self, HostParts};
 use super::primary::supervise;
 use super::signals::Signals;
-use super::{announce, as_json, bind_api, credentials, files, local, open_events, uses, write_config};
+use super::{announce, as_json, credentials, files, local, open_control, uses, write_config};
 use crate::config::{BackupConfig, OnBoundaryLate};
 use crate::exit::{Exit, Failure};
 use machine::state::MachineState;
@@ -30,21 +31,22 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
     #[cfg(feature = "faults")]
     protect::fault::arm_storage()?;
     uses::check_backup(config)?;
-    let credentials = credentials(config.tls_dir.as_deref())?;
+    let credentials = credentials(config.detection.tls_dir.as_deref())?;
+    let dir = StateDir::claim(&config.state.dir)?;
     local::refuse_guest_of_backup(config)?;
-    let mut opened = parts::open(&config.disks, &config.nets, &config.console)?;
+    let mut opened = parts::open(&config.devices)?;
     let described = as_json(config);
-    let api = bind_api(&config.api_socket, &config.state_dir)?;
-    let registrant = Arc::new(Registrant::open_in(&config.name, &config.witness, &config.state_dir)?);
-    write_config(&config.state_dir, &described)?;
-    let events = open_events(config.event_monitor.as_ref())?;
+    let (api, events) = open_control(&config.control)?;
+    let registrant = Arc::new(Registrant::open_in(&config.name, &config.detection.witness, dir)?);
+    write_config(&config.state.dir, &described)?;
     let standby_config = StandbyConfig {
         vm_name: config.name.clone(),
         listen: config.listen.clone(),
         credentials: credentials.clone(),
-        nets: config.nets.len(),
-        detect: config.detect,
-        heartbeat: config.heartbeat,
+        nets: config.devices.nets.len(),
+        detect: config.detection.detect,
+        heartbeat: config.detection.heartbeat,
+        words: crate::exit::words,
     };
     let disks = std::mem::take(&mut opened.disks);
     let log = local::open_log_of_backup(config, &disks)?;
@@ -56,7 +58,7 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
             name: config.name.clone(),
             config: described,
             warnings: config.warnings(),
-            incident: IncidentFile::of(&config.state_dir),
+            incident: IncidentFile::of(&config.state.dir),
             lacks_witness: false,
             files,
         },
@@ -112,8 +114,8 @@ fn take_over(
         target: None,
         credentials,
         durability: if durable { CommitDurability::Disk } else { CommitDurability::Memory },
-        detect: config.detect,
-        heartbeat: config.heartbeat,
+        detect: config.detection.detect,
+        heartbeat: config.detection.heartbeat,
         term,
         fork: Some(Fork::Mark(takeover.fork)),
         begins_afresh: false,
@@ -137,7 +139,7 @@ fn take_over(
         }),
     );
     note_paused(&machine, events);
-    match supervise(&machine, threads, inputs, node, events, &OnCrash::stop(config.state_dir.clone()))? {
+    match supervise(&machine, threads, inputs, node, events, &OnCrash::stop(config.state.dir.clone()))? {
         Next::End(exit) => Ok(exit),
         Next::Boot | Next::GoBack => unreachable!("a guest that was taken over is stopped when it crashes"),
     }

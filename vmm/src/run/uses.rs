@@ -8,26 +8,12 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use snapshot::statedir::Item;
+
 use super::local;
-use crate::config::{BackupConfig, Console, DiskConfig, EventMonitor, StartFrom, VmConfig};
+use crate::config::{BackupConfig, Console, ControlConfig, DeviceConfig, StartFrom, VmConfig};
 use crate::exit::{Exit, Failure};
 
-/// What is written in a state directory, beside what its owner may have put there.
-const STATE_FILES: [&str; 13] = [
-    "lock",
-    "vm.json",
-    "vm.json.next",
-    "state",
-    "ram",
-    "undo",
-    "redo",
-    "disks",
-    "disks.next",
-    "pairing",
-    "pairing.next",
-    "crash.json",
-    "crash.json.next",
-];
 /// A chain of links this long is a circle.
 const LINKS_MAX: usize = 40;
 
@@ -58,9 +44,9 @@ enum Identity {
 
 /// Refuses a VM of which two uses have one file.
 pub(super) fn check(config: &VmConfig) -> Result<(), Failure> {
-    let log = local::log_path(&config.disks, config.disk_log.as_deref(), &config.state_dir);
-    let mut uses = common(&config.console, config.event_monitor.as_ref(), &config.disks, &config.api_socket, log);
-    match &config.start {
+    let log = local::log_path(&config.devices, &config.state);
+    let mut uses = common(&config.devices, &config.control, log);
+    match &config.guest.start {
         StartFrom::Kernel { kernel, initramfs, cmdline: _ } => {
             uses.push(reads("--kernel", kernel));
             uses.extend(initramfs.iter().map(|path| reads("--initramfs", path)));
@@ -70,14 +56,13 @@ pub(super) fn check(config: &VmConfig) -> Result<(), Failure> {
             uses.extend(files.map(|name| reads("the snapshot's file", &dir.join(name))));
         }
     }
-    refuse_shared(&uses, &config.state_dir)
+    refuse_shared(&uses, &config.state.dir)
 }
 
 /// The same for a backup.
 pub(super) fn check_backup(config: &BackupConfig) -> Result<(), Failure> {
-    let log = local::log_path(&config.disks, config.disk_log.as_deref(), &config.state_dir);
-    let BackupConfig { console, event_monitor, disks, api_socket, .. } = config;
-    refuse_shared(&common(console, event_monitor.as_ref(), disks, api_socket, log), &config.state_dir)
+    let log = local::log_path(&config.devices, &config.state);
+    refuse_shared(&common(&config.devices, &config.control, log), &config.state.dir)
 }
 
 fn writes(what: &str, path: &Path) -> Use {
@@ -89,10 +74,8 @@ fn reads(what: &str, path: &Path) -> Use {
 }
 
 fn common(
-    console: &Console,
-    monitor: Option<&EventMonitor>,
-    disks: &[DiskConfig],
-    api_socket: &Path,
+    DeviceConfig { disks, nets: _, console }: &DeviceConfig,
+    ControlConfig { api_socket, event_monitor, .. }: &ControlConfig,
     log: Option<PathBuf>,
 ) -> Vec<Use> {
     let mut uses: Vec<Use> =
@@ -101,7 +84,7 @@ fn common(
     if let Console::File(path) = console {
         uses.push(writes("--console", path));
     }
-    uses.extend(monitor.map(|monitor| writes("--event-monitor", &monitor.path)));
+    uses.extend(event_monitor.iter().map(|monitor| writes("--event-monitor", &monitor.path)));
     uses.push(writes("--api-socket", api_socket));
     uses
 }
@@ -114,7 +97,7 @@ fn refuse_shared(uses: &[Use], state_dir: &Path) -> Result<(), Failure> {
             return Err(shared(other, one));
         }
     }
-    for name in STATE_FILES {
+    for name in Item::file_names() {
         let kept = writes("the state directory's file", &state_dir.join(name));
         let Some(identity) = identity_of(&kept.path) else { continue };
         if let Some((one, _)) = known.iter().find(|(_, also)| *also == identity) {
@@ -220,8 +203,8 @@ mod tests {
     #[test]
     fn state_files_are_nobody_elses() {
         let place = Place::new();
-        for name in STATE_FILES {
-            place.assert_refused(&[writes("--console", &place.path("state").join(name))]);
+        for name in Item::file_names() {
+            place.assert_refused(&[writes("--console", &place.path("state").join(&name))]);
             place.assert_refused(&[reads("--kernel", &place.path("state").join(name))]);
         }
         place.check(&[writes("--console", &place.path("state/console"))]).expect("it is only in the same directory");

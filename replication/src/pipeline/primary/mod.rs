@@ -522,12 +522,21 @@ impl PrimaryPipeline {
     /// When something here wants `handle_timeout`, or to be polled again. What a lane that is at work will be told to do next is
     /// no reason: it answers by itself.
     pub fn poll_timeout(&self) -> Option<Time> {
+        let images = self.images.retry_at().filter(|_| !self.has_failed);
+        [self.tick_at(), self.step_at(), images].into_iter().flatten().min()
+    }
+
+    /// When `handle_timeout` wants to be called: part of [`Self::poll_timeout`], for a driver whose lanes keep their own time.
+    pub fn tick_at(&self) -> Option<Time> {
+        [self.core.poll_timeout(), self.leaving.timeout(self.config.console_wait)].into_iter().flatten().min()
+    }
+
+    /// When `poll_step` wants to be called although nothing has happened: the lane Ship's part of [`Self::poll_timeout`].
+    pub fn step_at(&self) -> Option<Time> {
         let is_free = self.doing.is_none() && !self.has_failed;
         let filling = self.filling.as_ref().and_then(Filling::timeout).filter(|_| is_free && self.epochs.is_empty());
         let log = self.log.retry_at().filter(|_| is_free && !self.log.is_full());
-        let images = self.images.retry_at().filter(|_| !self.has_failed);
-        let leaving = self.leaving.timeout(self.config.console_wait);
-        [self.core.poll_timeout(), filling, log, images, leaving].into_iter().flatten().min()
+        [filling, log].into_iter().flatten().min()
     }
 
     /// What becomes of the running epoch of a guest at its boundary, with so many bytes of sealed disk writes beside the images.

@@ -504,6 +504,11 @@ impl RecoverableMemory for Rvm {
         Rvm::survives(self)
     }
 
+    fn settle(&mut self) -> Result<(), Error> {
+        self.check_quiet()?;
+        self.truncate()
+    }
+
     fn file(&self, region: RegionId) -> Result<(&File, u64), Error> {
         let container = &self.mapped(region)?.segment.container;
         Ok((&container.file, container.granule as u64))

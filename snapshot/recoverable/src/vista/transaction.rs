@@ -106,6 +106,11 @@ impl RecoverableMemory for Vista {
         Vista::survives(self)
     }
 
+    /// Commits change the files themselves.
+    fn settle(&mut self) -> Result<(), Error> {
+        if self.is_running { Err(Error::InTransaction) } else { Ok(()) }
+    }
+
     fn file(&self, region: RegionId) -> Result<(&File, u64), Error> {
         Vista::file(self, region)
     }

@@ -1,7 +1,7 @@
 //! How a primary begins: booted, resumed from its state directory, or in the place of a backup.
 
 use replication::pipeline::primary::{GuestMode, PrimaryPipeline};
-use replication::{BranchSeed, EpochId, Fork, Origin, TakeOver, Term};
+use replication::{BranchSeed, EpochId, Fork, Origin, Output, TakeOver, Term};
 
 use super::PrimaryNode;
 use crate::disk::Disk;
@@ -39,27 +39,25 @@ impl PrimaryNode {
         (node, begun)
     }
 
-    /// A VM that goes on from its state directory, by right, with the disk that is left.
-    ///
-    /// # Panics
-    /// If no epoch was committed there.
+    /// A VM that goes on from the `last` epoch in its state directory, by right, with the disk that is left. `running` is its first
+    /// epoch.
     pub fn resume(
         id: HostId,
-        term: Term,
+        (term, running): (Term, EpochId),
         files: Files,
-        mut store: StateDir,
+        (store, last): (StateDir, &LocalEpoch),
         env: &mut Env,
-    ) -> (PrimaryNode, Result<(), Crashed>) {
-        let LocalEpoch { epoch, guest, held } = store.last.clone().expect("there is an epoch to resume from");
-        let running = store.next_life(epoch.count(), env.plan.in_flight_epochs_max);
-        let (inbox, store) = (Vec::new(), Some(store));
-        let beginning = Beginning { term, fork: Some(epoch), guest, files, running, inbox, store };
-        let mut node = PrimaryNode::begin(id, beginning, env);
-        for output in &held {
+    ) -> PrimaryNode {
+        let (inbox, guest) = (Vec::new(), last.guest.clone());
+        let beginning = Beginning { term, fork: Some(last.epoch), guest, files, running, inbox, store: Some(store) };
+        PrimaryNode::begin(id, beginning, env)
+    }
+
+    /// What an epoch `held` goes out once more.
+    pub fn emit_again(id: HostId, held: &[Output], env: &mut Env) {
+        for output in held {
             env.emit(id.host, Said::decode(&output.bytes));
         }
-        let begun = node.tick(env);
-        (node, begun)
     }
 
     /// A VM that a backup takes over.
@@ -80,9 +78,7 @@ impl PrimaryNode {
         let beginning = Beginning { term, fork, guest, files, running, inbox, store: None };
         let mut node = PrimaryNode::begin(id, beginning, env);
         if env.plan.broken != Some(Break::ForgetHeld) {
-            for output in &over.reemit {
-                env.emit(id.host, Said::decode(&output.bytes));
-            }
+            PrimaryNode::emit_again(id, &over.reemit, env);
         }
         node.taken_over = true;
         let begun = node.tick(env);

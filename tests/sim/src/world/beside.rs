@@ -85,6 +85,6 @@ impl World {
     /// What a process that ends leaves in its host's state directory.
     pub(super) fn left(&mut self, host: usize, files: Files, store: Option<StateDir>) -> Box<Remains> {
         let store = self.replaced[host].take().unwrap_or(store);
-        Box::new(Remains { files, store })
+        Box::new(Remains { files, store, resuming: None })
     }
 }

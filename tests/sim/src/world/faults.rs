@@ -249,10 +249,12 @@ impl World {
 
     fn start(&mut self, host: usize, begins: bool) {
         let Role::Down(remains) = &mut self.hosts[host].role else { return };
-        let remains = std::mem::take(remains);
+        let mut remains = std::mem::take(remains);
         let id = HostId { host, life: self.hosts[host].life };
+        let course = decide(&remains.found(), &Asked { rolls_back: false, backup_is_gone: false });
         let resumable = remains.resumable().map(|store| (store.store, store.last.as_ref().map(|last| last.epoch)));
-        if let Some((store, Some(fork))) = resumable {
+        if let (Ok(course), Some((store, Some(fork)))) = (course, resumable) {
+            remains.resuming = Some(up_to_claim(course));
             self.hosts[host].role = Role::Starting(remains);
             self.env.witness.begin_life(id);
             let question = Question::Resume { store, fork, named: self.named_for_resume(host, store) };
@@ -354,4 +356,11 @@ impl World {
             self.run_again(host);
         }
     }
+}
+
+/// A resume along `course` that is about to ask the register. What it examined and loaded is whole: its files are opened at once.
+fn up_to_claim(course: Course) -> Resuming {
+    let mut resuming = Resuming::along(course);
+    while resuming.poll_step().expect("who resumes a guest claims it") != ResumeStep::Claim {}
+    resuming
 }

@@ -1,6 +1,7 @@
 //! Starts of the VM: what a host that asked the witness for the guest learns, and does then.
 
 use super::*;
+use crate::state_dir::LocalEpoch;
 
 impl World {
     pub(super) fn learn_of_start(&mut self, id: HostId, question: Question, answer: Answer) -> Result<(), Crashed> {
@@ -53,6 +54,7 @@ impl World {
 
     pub(super) fn resume(&mut self, id: HostId, term: Term) -> Result<(), Crashed> {
         let mut remains = self.remains_of_start(id);
+        let mut resuming = remains.resuming.take().expect("only a host that resumes asks for that");
         let store = remains.store.as_mut().expect("only a host with a state directory resumes");
         let last = store.last.clone().expect("only a host with an epoch resumes");
         if let Some(disk) = store.copied.take() {
@@ -61,24 +63,58 @@ impl World {
         if self.env.plan.broken == Some(Break::LogUnrecovered) {
             remains.files.log.truncate();
         }
-        let is_beyond = self.env.plan.broken == Some(Break::LogRecoveredBeyond);
-        let upto = if is_beyond { EpochId(u64::MAX) } else { last.epoch.count() };
-        if !remains.files.open(id.host, upto, &mut self.env) {
-            self.fail_start(id.host, remains);
-            return Ok(());
+        let (mut running, mut remains, mut node) = (None, Some(remains), None);
+        while let Some(step) = resuming.poll_step() {
+            match step {
+                ResumeStep::Record => {
+                    let store = remains.as_mut().and_then(|remains| remains.store.as_mut()).expect("it was there");
+                    running = Some(store.next_life(last.epoch.count(), self.env.plan.in_flight_epochs_max));
+                }
+                ResumeStep::Recover => {
+                    let is_beyond = self.env.plan.broken == Some(Break::LogRecoveredBeyond);
+                    let upto = if is_beyond { EpochId(u64::MAX) } else { last.epoch.count() };
+                    let files = &mut remains.as_mut().expect("no machine has them yet").files;
+                    if !files.open(id.host, upto, &mut self.env) {
+                        self.fail_start(id.host, remains.expect("no machine has them yet"));
+                        return Ok(());
+                    }
+                }
+                ResumeStep::Begin => {
+                    let running = running.expect("numbers are recorded before they are used");
+                    let remains = remains.take().expect("it begins once");
+                    node = Some(self.begin_resumed(id, (term, running), *remains, &last));
+                }
+                ResumeStep::EmitAgain => PrimaryNode::emit_again(id, &last.held, &mut self.env),
+                ResumeStep::Examine | ResumeStep::Load | ResumeStep::Claim => {
+                    unreachable!("they come before the answer of the register")
+                }
+                ResumeStep::NoteAttempt | ResumeStep::GoBack | ResumeStep::NoteEnd => {
+                    unreachable!("no guest goes back here")
+                }
+            }
         }
-        let Remains { files, store } = *remains;
-        let store = store.expect("it was there");
+        let mut node = node.expect("a resume ends with a guest");
+        let begun = node.tick(&mut self.env);
+        self.hosts[id.host].role = Role::Primary(Box::new(node));
+        self.env.after(MS, Event::Connect(id));
+        begun?;
+        self.env.step(id.host, Step::Resume, true)
+    }
+
+    fn begin_resumed(
+        &mut self,
+        id: HostId,
+        (term, running): (Term, EpochId),
+        remains: Remains,
+        last: &LocalEpoch,
+    ) -> PrimaryNode {
+        let Remains { files, store, resuming: _ } = remains;
         let env = &mut self.env;
         env.host = id.host;
         env.resumes += 1;
         env.say(|| format!("host {} RESUMES from epoch {}", id.host, last.epoch));
         env.oracle.goes_on(id.host, last.epoch, &last.guest, &files.image.bytes());
-        let (node, begun) = PrimaryNode::resume(id, term, files, store, env);
-        self.hosts[id.host].role = Role::Primary(Box::new(node));
-        self.env.after(MS, Event::Connect(id));
-        begun?;
-        self.env.step(id.host, Step::Resume, true)
+        PrimaryNode::resume(id, (term, running), files, (store.expect("it was there"), last), env)
     }
 
     /// The files of a host that starts could not be opened: it is started again.

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use replication::wire::{Hello, MachineInfo};
+use replication::wire::{DiskInfo, Hello, MachineInfo};
 use snapshot::disk::CHUNK_BYTES;
 
-use crate::preflight::Preflight;
+use crate::preflight::{Misfit, Preflight};
 use machine::MachineError;
 use machine::kvm::Vm;
 use machine::kvm::cpuid::compare;
@@ -22,34 +22,24 @@ pub(super) struct DiskFacts {
 }
 
 /// Whether the machine of `hello` can run here, but for its processor.
-pub(super) fn check_machine(hello: &Hello, nets: usize, disks: &[DiskFacts]) -> Result<(), String> {
-    let shape = Preflight::of(&hello.machine)?.shape;
-    let theirs = shape.nets();
-    if theirs != nets {
-        return Err(format!("the guest has {theirs} network cards and the backup {nets}; give it as many --net"));
+pub(super) fn check_machine(hello: &Hello, nets: usize, disks: &[DiskFacts]) -> Result<(), Misfit> {
+    let theirs = Preflight::of(&hello.machine).map_err(Misfit::Machine)?.shape.nets();
+    match theirs == nets {
+        true => check_disks(&hello.machine.disks, disks),
+        false => Err(Misfit::Nets { theirs, ours: nets }),
     }
-    check_disks(hello, disks)
 }
 
-fn check_disks(hello: &Hello, ours: &[DiskFacts]) -> Result<(), String> {
-    let theirs = &hello.machine.disks;
+fn check_disks(theirs: &[DiskInfo], ours: &[DiskFacts]) -> Result<(), Misfit> {
     if theirs.len() != ours.len() {
-        return Err(format!(
-            "the guest has {} disks and the backup {}; give it as many --disk",
-            theirs.len(),
-            ours.len()
-        ));
+        return Err(Misfit::Disks { theirs: theirs.len(), ours: ours.len() });
     }
     for (info, DiskFacts { path, len, readonly }) in theirs.iter().zip(ours) {
-        let path = path.display();
         if info.len != *len {
-            return Err(format!(
-                "{path} has {len} bytes and the guest's disk {}; truncate -s {} {path}",
-                info.len, info.len
-            ));
+            return Err(Misfit::Length { path: path.clone(), theirs: info.len, ours: *len });
         }
         if info.readonly != *readonly {
-            return Err(format!("{path} must be read-only on both hosts or on neither"));
+            return Err(Misfit::Readonly { path: path.clone() });
         }
     }
     Ok(())

@@ -75,7 +75,8 @@ impl Standby {
     fn perform(&mut self, step: LoopStep) {
         let done = match step {
             LoopStep::Examine(hello) => {
-                LoopDone::Examined(check_machine(&hello, self.config.nets, self.storage.disks()))
+                let fits = check_machine(&hello, self.config.nets, self.storage.disks());
+                LoopDone::Examined(fits.map_err(|misfit| (self.config.words)(&misfit.into())))
             }
             LoopStep::MakeMemory { session, hello } => LoopDone::MadeMemory(self.make_memory(session, &hello)),
             LoopStep::ApplyBatch(batch) => self.apply_pages(&batch),

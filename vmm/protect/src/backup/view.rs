@@ -1,14 +1,17 @@
 //! What others see of a backup, and what an operator wants of it.
 
-use std::sync::Mutex;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use replication::backup::BackupState;
 use replication::{ClaimResult, EpochMark, SessionId};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::mailbox::Bell;
 use crate::registrant::{Registrant, RightError};
 
 /// How long an operator's failover may take: three questions to the witness.
@@ -21,7 +24,7 @@ pub enum FailoverError {
     #[error(transparent)]
     Right(#[from] RightError),
     /// Somebody else may have the guest.
-    #[error("the witness still lists {holder}, which was not named with --dead")]
+    #[error("the witness still lists {holder}, which was not named dead")]
     Listed {
         /// Who.
         holder: String,
@@ -40,9 +43,11 @@ pub enum FailoverError {
     Late,
 }
 
-/// What others see of a backup, and how they stop it.
-#[derive(Debug, Default)]
+/// What others see of a backup, and how they stop it. Readable, as a descriptor, when they want something of it.
+#[derive(Debug)]
 pub struct StandbyView {
+    registrant: Arc<Registrant>,
+    bell: Bell,
     status: Mutex<Value>,
     stop: AtomicBool,
     failover: Mutex<Option<Failover>>,
@@ -93,10 +98,27 @@ impl Failover {
     }
 }
 
+impl AsFd for StandbyView {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}
+
 impl StandbyView {
-    /// For `status`.
+    pub(super) fn new(registrant: Arc<Registrant>) -> io::Result<Self> {
+        let (status, stop, failover) = (Mutex::default(), AtomicBool::default(), Mutex::default());
+        Ok(Self { registrant, bell: Bell::new()?, status, stop, failover })
+    }
+
+    /// For `status`: what the backup published last, and how its witness is now.
     pub fn status(&self) -> Value {
-        self.status.lock().expect("no holder of the status panics").clone()
+        let mut status = self.status.lock().expect("no holder of the status panics").clone();
+        if let Some(fields) = status.as_object_mut() {
+            let away = self.registrant.away_since().map(|since| since.elapsed().as_millis() as u64);
+            fields.insert("witness".into(), json!(self.registrant.witness().to_string()));
+            fields.insert("witness_away_ms".into(), json!(away));
+        }
+        status
     }
 
     pub(super) fn publish(&self, status: Value) {
@@ -108,7 +130,13 @@ impl StandbyView {
     pub fn fail_over(&self, dead: Vec<String>) -> Result<(), FailoverError> {
         let (told, answer) = sync_channel(1);
         *self.failover.lock().expect("no holder panics") = Some(Failover { dead, told: Told(told) });
+        self.bell.ring();
         answer.recv_timeout(FAILOVER_TIME_MAX).unwrap_or(Err(FailoverError::Late))
+    }
+
+    /// What is wanted is looked at after this.
+    pub(super) fn silence(&self) {
+        self.bell.silence();
     }
 
     pub(super) fn wants_failover(&self) -> bool {
@@ -122,6 +150,7 @@ impl StandbyView {
     /// Asks the backup to leave.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
+        self.bell.ring();
     }
 
     pub(super) fn is_stopped(&self) -> bool {

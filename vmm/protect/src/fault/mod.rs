@@ -56,6 +56,8 @@ pub(crate) const GOODBYE: &str = "Goodbye";
 pub(crate) const WENT_BACK_IN_PART: &str = "WentBackInPart";
 /// Going back: the earlier epoch is committed, what came later is still there to go back to.
 pub(crate) const WENT_BACK: &str = "WentBack";
+/// After a crash: the state directory says that the guest is to boot again, and nobody boots it yet.
+pub const RESET_ASKED: &str = "ResetAsked";
 
 /// What can be made to fail.
 pub(crate) const LOCAL_COMMIT: &str = "LocalCommit";

@@ -5,15 +5,13 @@
 //! protection, and begins again only if it gets it. The backup learns that it is not needed, waits, and the next life
 //! fills it again. Even if that message is lost, the witness denies the backup the guest.
 
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use replication::Term;
 use replication::primary::PrimaryState;
 
-use super::{Guardian, Parting};
+use super::{Guardian, Inner, Parting};
 use crate::local::KeptEpoch;
-use crate::transport::Endpoint;
+use crate::local::reset::Life;
 use machine::End;
 
 /// How long is waited for the removal of what is left of a guest.
@@ -26,15 +24,6 @@ pub enum Sequel {
     Ends,
     /// It begins again on this host.
     BeginsAnew,
-}
-
-/// What the next life of a guest on this host must know of the one before.
-#[derive(Debug, Clone)]
-pub struct Life {
-    /// Its term, where no witness counts them.
-    pub term: Term,
-    /// The backup to fill.
-    pub target: Option<Endpoint>,
 }
 
 impl Guardian {
@@ -59,13 +48,7 @@ impl Guardian {
         if matches!(end, End::Guest(_) | End::Stopped) {
             parted = self.finish_cleanly(sequel);
         }
-        self.finished.store(true, Ordering::Release);
-        self.changed.notify_all();
-        // It looks again under this lock before it waits.
-        drop(self.lock());
-        self.disk_work.notify_all();
-        self.ship_work.notify_all();
-        self.questions.notify_all();
+        self.finish_threads();
         self.disconnect_all();
         parted
     }
@@ -73,8 +56,7 @@ impl Guardian {
     /// The program is about to end, and a vCPU may still write to guest memory: nothing more is sealed, and the backup
     /// is left to find that this side is gone.
     pub fn leave(&self) {
-        self.finished.store(true, Ordering::Release);
-        self.changed.notify_all();
+        self.finish_threads();
         self.disconnect_all();
     }
 
@@ -84,9 +66,9 @@ impl Guardian {
     }
 
     fn finish_cleanly(&self, sequel: Sequel) -> Parting {
-        let deadline = Instant::now() + self.config.detect * 3 + Duration::from_secs(2);
+        let deadline = self.clock.now().after(self.config.detect * 3 + Duration::from_secs(2));
         if self.machine.epochs().is_protected()
-            && self.wait_for_room_unless(|| Instant::now() >= deadline)
+            && self.wait_for_room_unless(Some(deadline), || false)
             && let Err(error) = self.machine.seal_ended()
         {
             tracing::error!(%error, "the last epoch could not be sealed");
@@ -94,20 +76,15 @@ impl Guardian {
         let begins_anew = sequel == Sequel::BeginsAnew;
         let keeps_last = self.config.keeps_crashed && self.machine.ended().is_some_and(|end| end.crash().is_some());
         self.with_pipeline(|pipeline, now| pipeline.handle_guest_ended(now, begins_anew, keeps_last));
-        while Instant::now() < deadline && !matches!(self.state(), PrimaryState::Ended | PrimaryState::Fenced) {
-            self.wait_for_change();
-        }
+        let is_over = |inner: &Inner| {
+            matches!(inner.pipeline.core().state(), PrimaryState::Ended | PrimaryState::Fenced)
+                && inner.stream.is_none()
+        };
         // The connection is closed when the backup has read the Goodbye.
-        while Instant::now() < deadline && self.lock().stream.is_some() {
-            self.wait_for_change();
-        }
-        if Instant::now() >= deadline {
+        if !self.wait_until(deadline, is_over) {
             self.with_pipeline(|pipeline, _| pipeline.handle_given_up());
         }
-        let deadline = deadline + CLOSING_TIME_MAX;
-        while Instant::now() < deadline && !self.lock().pipeline.is_closed() {
-            self.wait_for_change();
-        }
+        self.wait_until(deadline.after(CLOSING_TIME_MAX), |inner| inner.pipeline.is_closed());
         let inner = self.lock();
         if !inner.pipeline.is_closed() {
             tracing::warn!("the log of disk writes was not emptied; the next start applies it again");

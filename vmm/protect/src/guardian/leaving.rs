@@ -65,7 +65,8 @@ impl Guardian {
         let images = self.machine.disks().iter().map(|disk| Arc::clone(disk.lock().image()));
         let mut upkeep = Upkeep::of(images.collect::<Vec<_>>());
         loop {
-            let wait = self.clock.until(self.lock().pipeline.upkeep_at(), upkeep::PERIOD);
+            let at = self.lock().pipeline.upkeep_at();
+            let wait = at.map_or(upkeep::PERIOD, |at| self.clock.until(at));
             if self.machine.ends_within(wait) || self.is_finished() {
                 return;
             }

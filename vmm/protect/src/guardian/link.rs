@@ -8,7 +8,7 @@ use replication::primary::PrimaryState;
 use replication::{FrameDecoder, SessionId, VmId};
 use serde_json::json;
 
-use super::{Guardian, LOOK_AROUND, STALL_DETECTS};
+use super::{Guardian, Inner, STALL_DETECTS};
 use crate::transport::{Connection, Endpoint, ReadHalf, ReadOutcome, Sender};
 use crate::witness::random;
 use machine::allocations;
@@ -17,39 +17,26 @@ use machine::stats::Work;
 
 /// Between two attempts to reach a backup.
 const CONNECT_RETRY: Duration = Duration::from_millis(500);
+/// How long one read lasts. The pipeline's time may come sooner than it was when the read began, and only the socket ends a read: to wait
+/// for another thread as well costs one more system call for each ack. Heartbeats are due as often.
+const HEAR_TIME_MAX: Duration = Duration::from_millis(50);
 
 impl Guardian {
     /// Connects, reads and keeps time until the machine is finished. The body of the link thread.
     pub(super) fn run_link(self: &Arc<Self>) {
         while !self.is_finished() {
-            match self.target() {
+            let wanted = self.wanted(&self.lock());
+            match wanted {
                 Some(target) => self.serve_target(&target),
-                None => {
-                    self.wait_for_target();
-                    self.tick();
-                }
+                None => self.keep_time_until(None, |inner| self.wanted(inner).is_some()),
             }
         }
     }
 
     /// The backup to connect to now, if one is wanted.
-    fn target(&self) -> Option<Endpoint> {
-        let inner = self.lock();
-        if inner.pipeline.core().wants_connection() && self.machine.ended().is_none() {
-            inner.target.clone()
-        } else {
-            None
-        }
-    }
-
-    fn tick(&self) {
-        self.note_left();
-        self.note_machine();
-        self.with_pipeline(|pipeline, now| {
-            if pipeline.poll_timeout().is_some_and(|at| at <= now) {
-                pipeline.handle_timeout(now);
-            }
-        });
+    fn wanted(&self, inner: &Inner) -> Option<Endpoint> {
+        let is_wanted = inner.pipeline.core().wants_connection() && self.machine.ended().is_none();
+        inner.target.clone().filter(|_| is_wanted)
     }
 
     fn serve_target(self: &Arc<Self>, target: &Endpoint) {
@@ -58,7 +45,8 @@ impl Guardian {
             Some(Err(error)) => self.note_trouble("backup-unreachable", &error.to_string()),
             None => return,
         }
-        self.rest();
+        // Changes of the core do not make the next attempt come sooner.
+        self.keep_time_until(Some(self.clock.now().after(CONNECT_RETRY)), |_| false);
     }
 
     /// Reaches the backup, on a thread of its own: names, networks and peers may take their time, and this one keeps time. None: the
@@ -70,23 +58,8 @@ impl Guardian {
             guardian.lock().arrival = Some(arrival);
             guardian.changed.notify_all();
         });
-        while !self.is_finished() {
-            if let Some(arrival) = self.lock().arrival.take() {
-                return Some(arrival);
-            }
-            self.wait_for_change();
-            self.tick();
-        }
-        None
-    }
-
-    /// Between two attempts. Changes of the core wake it; they do not make the next attempt come sooner.
-    fn rest(&self) {
-        let until = Instant::now() + CONNECT_RETRY;
-        while Instant::now() < until && !self.is_finished() {
-            self.wait_for_change();
-            self.tick();
-        }
+        self.keep_time_until(None, |inner| inner.arrival.is_some());
+        self.lock().arrival.take()
     }
 
     /// One event for each new reason, not one for each attempt.
@@ -103,7 +76,9 @@ impl Guardian {
 
     fn serve(self: &Arc<Self>, Connection { reader, writer, line }: Connection, target: &Endpoint) {
         let session = SessionId(random());
-        let greeting = match self.registrant.greeting() {
+        let greeting = self.registrant.greeting();
+        self.heard_of_witness();
+        let greeting = match greeting {
             Ok(greeting) => greeting,
             Err(error) => return self.note_trouble("witness-away", &error.to_string()),
         };
@@ -127,7 +102,8 @@ impl Guardian {
         let mut bytes = vec![0; 64 * 1024];
         let (mut parting, mut heard) = (None, Instant::now());
         while !self.is_finished() && !self.is_left_hanging(&mut parting, heard) {
-            let wait = self.clock.until(self.lock().pipeline.poll_timeout(), LOOK_AROUND);
+            let at = self.lock().pipeline.tick_at();
+            let wait = at.map_or(HEAR_TIME_MAX, |at| self.clock.until(at).min(HEAR_TIME_MAX));
             match reader.read_within(&mut bytes, wait) {
                 Ok(ReadOutcome::Bytes(count)) => {
                     heard = Instant::now();

@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use replication::pipeline::primary::PauseStep;
+use replication::Time;
+use replication::pipeline::primary::{PauseStep, PrimaryPipeline};
 use replication::primary::PrimaryState;
 
 use super::{CONSOLE_LAG_MAX, Guardian};
@@ -70,9 +71,10 @@ impl Guardian {
     pub fn unpause(&self) -> Result<(), NotResumed> {
         self.machine.unpause();
         let running = self.machine.epochs().running();
-        self.with_pipeline(|pipeline, now| pipeline.handle_unpaused(running, now.after(COMMIT_TIME_MAX)));
+        let until = self.clock.now().after(COMMIT_TIME_MAX);
+        self.with_pipeline(|pipeline, _| pipeline.handle_unpaused(running, until));
         self.machine.gate().request_boundary();
-        match self.wait_for_pause() {
+        match self.wait_for_pause(until) {
             PauseStep::Answer => Ok(()),
             _ if self.machine.ended().is_some() => Err(NotResumed::Ended),
             _ => Err(NotResumed::NotCommitted { state: self.state() }),
@@ -94,10 +96,11 @@ impl Guardian {
 
     fn commit_pause(&self, deadline: Instant) -> Result<(), NotPaused> {
         let left = deadline.saturating_duration_since(Instant::now());
-        self.with_pipeline(|pipeline, now| pipeline.handle_paused(now.after(left)));
+        let until = self.clock.now().after(left);
+        self.with_pipeline(|pipeline, _| pipeline.handle_paused(until));
         loop {
-            match self.wait_for_pause() {
-                PauseStep::Seal => self.seal_pause(deadline)?,
+            match self.wait_for_pause(until) {
+                PauseStep::Seal => self.seal_pause(deadline, until)?,
                 PauseStep::Answer => return Ok(()),
                 PauseStep::GiveUp if self.machine.ended().is_some() => return Err(NotPaused::Ended),
                 PauseStep::GiveUp => return Err(NotPaused::NotCommitted { state: self.state() }),
@@ -106,14 +109,15 @@ impl Guardian {
     }
 
     /// Seals the epoch that says that the guest is paused, unless what was sealed before leaves no room for it.
-    fn seal_pause(&self, deadline: Instant) -> Result<(), NotPaused> {
+    fn seal_pause(&self, deadline: Instant, until: Time) -> Result<(), NotPaused> {
         let held = self.machine.gate().hold_until(deadline)?;
         self.machine.hand_over();
+        let seen = self.moves();
         let is_protected = self.machine.epochs().is_protected();
         let is_due = is_protected && self.lock().pipeline.may_seal_pause();
         if !is_due {
             drop(held);
-            self.wait_for_change();
+            self.wait_for_move(seen, Some(until));
             return Ok(());
         }
         let epoch = self.machine.seal_held(&held)?;
@@ -121,17 +125,8 @@ impl Guardian {
         Ok(())
     }
 
-    /// Waits until the pipeline wants something done about the operator's wish.
-    fn wait_for_pause(&self) -> PauseStep {
-        loop {
-            if self.machine.ended().is_some() {
-                self.note_machine();
-            }
-            if let Some(step) = self.with_pipeline(|pipeline, now| pipeline.poll_pause(now)) {
-                return step;
-            }
-            self.wait_for_change();
-            self.note_left();
-        }
+    /// Waits until the pipeline wants something done about the operator's wish, which it gives up at `until`.
+    fn wait_for_pause(&self, until: Time) -> PauseStep {
+        self.wait_for_answer(until, PrimaryPipeline::poll_pause)
     }
 }

@@ -14,8 +14,6 @@ use machine::End;
 /// Between two looks at the register of a VM about which nothing is asked: a witness that is away, or another primary,
 /// shows that long after at most.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How long the thread sleeps before it looks around.
-const LOOK_AROUND: Duration = Duration::from_millis(100);
 
 impl Guardian {
     /// Has the questions answered: at once if there is no witness, else by the thread for it.
@@ -49,17 +47,24 @@ impl Guardian {
                 self.look_by_itself();
                 looked = Instant::now();
             } else {
-                self.wait_for_question();
+                self.wait_for_question(looked + LOOK_EVERY);
             }
             self.note_witness(&mut was_away);
         }
     }
 
-    fn wait_for_question(&self) {
+    /// Until there is one, somebody else heard of the witness, or it is time to look.
+    fn wait_for_question(&self, until: Instant) {
         let inner = self.lock();
-        if !inner.pipeline.has_questions() {
-            drop(self.questions.wait_timeout(inner, LOOK_AROUND).expect("no holder of the pipeline panics"));
+        if !inner.pipeline.has_questions() && !self.is_finished() {
+            let left = until.saturating_duration_since(Instant::now());
+            drop(self.questions.wait_timeout(inner, left).expect("no holder of the pipeline panics"));
         }
+    }
+
+    /// The witness was asked, or its answer was missed, by another thread than this.
+    pub(super) fn heard_of_witness(&self) {
+        self.questions.notify_one();
     }
 
     fn look_by_itself(&self) {

@@ -29,9 +29,6 @@ use machine::memory::PAGE_SIZE;
 use machine::stats::Work;
 use machine::thread::processor_time;
 
-/// How long the thread sleeps before it looks around.
-const LOOK_AROUND: Duration = Duration::from_millis(100);
-
 /// Performs steps until the guardian is finished. The body of the ship thread.
 pub(super) fn run(guardian: &Arc<Guardian>, log: DiskLog, local: Option<LocalStore>) {
     let (idle, spent) = {
@@ -143,13 +140,12 @@ impl<'g> Shipper<'g> {
     /// The next step, when there is one; none when the guardian is finished.
     fn wait(&mut self) -> Option<Step> {
         loop {
+            let through = self.guardian.through();
+            self.forget(through);
+            let step = self.guardian.next_step(through);
             self.log.note_applied(self.guardian.performed());
-            if let Some(step) = self.guardian.next_step(LOOK_AROUND) {
-                return Some(step);
-            }
-            self.forget(self.guardian.through());
-            if self.guardian.is_finished() {
-                return None;
+            if step.is_some() || self.guardian.is_finished() {
+                return step;
             }
         }
     }

@@ -2,7 +2,7 @@
 //! ([`replication::pipeline::primary::SnapshotStep`]).
 
 use replication::EpochId;
-use replication::pipeline::primary::SnapshotStep;
+use replication::pipeline::primary::{PrimaryPipeline, SnapshotStep};
 use replication::primary::PrimaryState;
 
 use super::Guardian;
@@ -27,20 +27,13 @@ impl Guardian {
     pub fn commit_snapshot(&self, epoch: EpochId, is_paused: bool) -> Result<(), NotSnapshot> {
         // The pipeline answers one at a time.
         let _one = self.snapshots.lock().expect("nobody panics while a snapshot is committed");
-        self.with_pipeline(|pipeline, now| pipeline.handle_snapshot(epoch, is_paused, now.after(COMMIT_TIME_MAX)));
+        let until = self.clock.now().after(COMMIT_TIME_MAX);
+        self.with_pipeline(|pipeline, _| pipeline.handle_snapshot(epoch, is_paused, until));
         self.machine.gate().request_boundary();
-        loop {
-            if self.machine.ended().is_some() {
-                self.note_machine();
-            }
-            match self.with_pipeline(|pipeline, now| pipeline.poll_snapshot(now)) {
-                Some(SnapshotStep::Keep) => return Ok(()),
-                Some(SnapshotStep::Remove) if self.machine.ended().is_some() => return Err(NotSnapshot::Ended),
-                Some(SnapshotStep::Remove) => return Err(NotSnapshot::NotCommitted { state: self.state() }),
-                None => {}
-            }
-            self.wait_for_change();
-            self.note_left();
+        match self.wait_for_answer(until, PrimaryPipeline::poll_snapshot) {
+            SnapshotStep::Keep => Ok(()),
+            SnapshotStep::Remove if self.machine.ended().is_some() => Err(NotSnapshot::Ended),
+            SnapshotStep::Remove => Err(NotSnapshot::NotCommitted { state: self.state() }),
         }
     }
 }

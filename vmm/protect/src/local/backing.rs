@@ -14,7 +14,9 @@ use std::path::Path;
 use recoverable::{Medium, RecoverableMemory, Rvm, RvmOptions, Survives, Vista, VistaOptions};
 use serde::{Deserialize, Serialize};
 
-use super::{LocalError, REDO, STATE_BYTES, UNDO};
+use snapshot::statedir::{Item, LogName, MemoryFiles};
+
+use super::{LocalError, STATE_BYTES};
 use machine::memory::PAGE_SIZE;
 
 /// Before-images of one epoch at most, beside those of the state.
@@ -123,18 +125,16 @@ impl From<Survival> for Survives {
 pub(super) struct Backing {
     pub(super) memory: Box<dyn RecoverableMemory + Send>,
     pub(super) log: LogKind,
-    /// An epoch that is too large for the log is committed in pieces of at most so many bytes.
-    pub(super) piece_bytes: usize,
 }
 
 impl Backing {
     /// Opens the log that is there, or makes one. What was under way when the process ended is undone or done.
     pub(super) fn open(dir: &Path, ram_bytes: u64, asked: LocalLog) -> Result<Self, LocalError> {
         let medium = of_directory(dir)?;
-        let log = match (dir.join(UNDO).exists(), dir.join(REDO).exists()) {
-            (_, true) => LogKind::Redo,
-            (true, false) => LogKind::Undo,
-            (false, false) => LogKind::chosen(asked, medium),
+        let log = match MemoryFiles::look(dir).log {
+            Some(LogName::Redo) => LogKind::Redo,
+            Some(LogName::Undo) => LogKind::Undo,
+            None => LogKind::chosen(asked, medium),
         };
         match log {
             LogKind::Undo => Self::undo(dir, ram_bytes),
@@ -144,18 +144,26 @@ impl Backing {
 
     fn undo(dir: &Path, ram_bytes: u64) -> Result<Self, LocalError> {
         let options = VistaOptions { log_bytes: undo_bytes(ram_bytes), required: Survives::ProcessDeath };
-        let memory = Vista::open(dir.join(UNDO), options)?;
-        Ok(Self { memory: Box::new(memory), log: LogKind::Undo, piece_bytes: usize::MAX })
+        let memory = Vista::open(Item::Undo.path_in(dir), options)?;
+        Ok(Self { memory: Box::new(memory), log: LogKind::Undo })
     }
 
     fn redo(dir: &Path, ram_bytes: u64, medium: Medium) -> Result<Self, LocalError> {
-        let (path, bytes) = (dir.join(REDO), redo_bytes(ram_bytes));
+        let path = Item::Redo.path_in(dir);
         if !path.exists() {
-            Rvm::create_log(&path, bytes)?;
+            Rvm::create_log(&path, redo_bytes(ram_bytes))?;
         }
         let options = RvmOptions { required: medium.survives(), ..RvmOptions::default() };
         let memory = Rvm::initialize(&path, options)?;
-        Ok(Self { memory: Box::new(memory), log: LogKind::Redo, piece_bytes: bytes as usize / 4 })
+        Ok(Self { memory: Box::new(memory), log: LogKind::Redo })
+    }
+}
+
+/// An epoch that is too large for its log is committed in pieces of at most so many bytes.
+pub(super) fn piece_bytes(log: LogKind, ram_bytes: u64) -> usize {
+    match log {
+        LogKind::Undo => usize::MAX,
+        LogKind::Redo => redo_bytes(ram_bytes) as usize / 4,
     }
 }
 

@@ -4,22 +4,18 @@
 //! directory whose binding is another life's, or is missing, is known. What changes while the guest runs (how far its images
 //! are, and who wrote to them last) is in the log of disk writes, which is named here and names the life in turn.
 //!
-//! The file is one line of JSON and its checksum; it is replaced whole.
+//! The file is a sealed line; it is replaced whole.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use snapshot::disk::{DiskError, OverlayDisk};
 use snapshot::disklog::{Asked, Boot, DiskIdentity, LifeId, Line, LogId};
-use snapshot::durable;
-use xxhash_rust::xxh3::xxh3_64;
+use snapshot::statedir::sealed::Sealed;
+use snapshot::statedir::{self, Item};
 
-/// Its name in the state directory.
-pub(super) const BINDING: &str = "disks";
-/// A binding is far smaller.
-const BYTES_MAX: u64 = 1 << 20;
+use super::line;
 
 /// What a guest is bound to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,11 +46,9 @@ struct BoundDisk {
 /// Why a guest's disks are not those that it is bound to.
 #[derive(Debug, thiserror::Error)]
 pub enum BindingError {
-    /// The file could not be read or replaced.
-    #[error("cannot {what} {}: {source}", path.display())]
+    /// The file could not be replaced.
+    #[error("cannot write {}: {source}", path.display())]
     Io {
-        /// What was done.
-        what: &'static str,
         /// The file.
         path: PathBuf,
         /// Why.
@@ -122,23 +116,15 @@ impl Binding {
         Ok(())
     }
 
-    pub(super) fn read(dir: &Path) -> Result<Self, BindingError> {
-        let path = dir.join(BINDING);
-        let mut text = String::new();
-        match File::open(&path).and_then(|file| file.take(BYTES_MAX).read_to_string(&mut text)) {
-            Ok(_) => decode(&text).ok_or(BindingError::Damaged { path, what: "is damaged" }),
-            Err(source) => match source.kind() {
-                io::ErrorKind::NotFound => Err(BindingError::Damaged { path, what: "is missing" }),
-                io::ErrorKind::InvalidData => Err(BindingError::Damaged { path, what: "is damaged" }),
-                _ => Err(BindingError::Io { what: "read", path, source }),
-            },
-        }
+    /// What was `found` in `dir`, where there must be one.
+    pub(super) fn of(found: &Sealed, dir: &Path) -> Result<Self, BindingError> {
+        let damaged = |what| BindingError::Damaged { path: Item::Binding.path_in(dir), what };
+        line::decode(found).map_err(|line::Damage| damaged("is damaged"))?.ok_or(damaged("is missing"))
     }
 
     pub(super) fn write(&self, dir: &Path) -> Result<(), BindingError> {
-        let path = dir.join(BINDING);
-        let text = encode(self);
-        durable::replace(&path, text.as_bytes()).map_err(|source| BindingError::Io { what: "write", path, source })
+        let written = statedir::replace(dir, Item::Binding, line::encode(self).as_bytes());
+        written.map_err(|source| BindingError::Io { path: Item::Binding.path_in(dir), source })
     }
 }
 
@@ -161,31 +147,17 @@ impl BoundDisk {
     }
 }
 
-fn encode(binding: &Binding) -> String {
-    let json = serde_json::to_string(binding).expect("a binding has string keys only");
-    let sum = xxh3_64(json.as_bytes());
-    format!("{json}\n{sum:016x}\n")
-}
-
-fn decode(text: &str) -> Option<Binding> {
-    let (json, sum) = text.strip_suffix('\n')?.split_once('\n')?;
-    if format!("{:016x}", xxh3_64(json.as_bytes())) != sum {
-        return None;
-    }
-    serde_json::from_str(json).ok()
-}
-
 /// A file as it is written.
 #[cfg(feature = "fuzzing")]
 pub(super) fn fuzzing_valid() -> Vec<u8> {
-    encode(&Binding { life: LifeId([3; 16]), log: Some(LogId([1; 16])), boot: [2; 16], disks: Vec::new() }).into_bytes()
+    line::encode(&Binding { life: LifeId([3; 16]), log: Some(LogId([1; 16])), boot: [2; 16], disks: Vec::new() })
+        .into_bytes()
 }
 
 /// Reads any bytes as such a file.
 #[cfg(feature = "fuzzing")]
-pub(super) fn fuzzing_read(dir: &Path, file: &[u8]) {
-    std::fs::write(dir.join(BINDING), file).expect("there is room");
-    let Ok(binding) = Binding::read(dir) else { return };
+pub(super) fn fuzzing_read(file: &[u8]) {
+    let Ok(binding) = Binding::of(&statedir::sealed::open(file), Path::new("/s")) else { return };
     let _ = (binding.asks_of_log(Line::Unknown), binding.check(&[], &Boot { id: [2; 16], began: 0 }));
 }
 
@@ -195,10 +167,16 @@ mod tests {
 
     use super::*;
 
+    const BINDING: &str = "disks";
     const BOOT: Boot = Boot { id: [1; 16], began: 0 };
 
     fn binding(disks: &[OverlayDisk]) -> Binding {
         Binding::new(LifeId([2; 16]), Some(LogId([3; 16])), &BOOT, disks).expect("they can be read")
+    }
+
+    fn read(dir: &Path) -> Result<Binding, BindingError> {
+        let bytes = statedir::read(dir, Item::Binding).expect("readable");
+        Binding::of(&bytes.map_or(Sealed::Absent, |bytes| statedir::sealed::open(&bytes)), dir)
     }
 
     fn open(path: &Path, readonly: bool) -> OverlayDisk {
@@ -212,21 +190,29 @@ mod tests {
         fs::write(&image, [1; 8192]).expect("room");
         let written = binding(&[open(&image, false)]);
         written.write(dir.path()).expect("room");
-        assert_eq!(Binding::read(dir.path()).expect("whole"), written);
-        let whole = encode(&written).into_bytes();
+        assert_eq!(read(dir.path()).expect("whole"), written);
+        let whole = line::encode(&written).into_bytes();
         for at in (0..whole.len()).step_by(3) {
             let mut flipped = whole.clone();
             flipped[at] ^= 1 << (at % 8);
             for bytes in [&flipped[..], &whole[..at]] {
                 fs::write(dir.path().join(BINDING), bytes).expect("room");
-                let error = Binding::read(dir.path()).expect_err("damaged");
+                let error = read(dir.path()).expect_err("damaged");
                 assert!(matches!(error, BindingError::Damaged { .. }), "byte {at}: {error}");
             }
         }
         fs::remove_file(dir.path().join(BINDING)).expect("it was there");
-        let error = Binding::read(dir.path()).expect_err("missing");
+        let error = read(dir.path()).expect_err("missing");
         assert!(matches!(error, BindingError::Damaged { what: "is missing", .. }), "{error}");
         assert!(error.to_string().contains("disks is missing"), "{error}");
+    }
+
+    #[test]
+    fn line_of_every_version_so_far_is_read_and_written_as_ever() {
+        let golden = include_str!("../../../../tests/golden/state-dir-disks.txt");
+        let read = Binding::of(&statedir::sealed::open(golden.as_bytes()), Path::new("/s")).expect("whole");
+        assert_eq!((read.life, read.log), (LifeId([3; 16]), Some(LogId([1; 16]))));
+        assert_eq!(line::encode(&read), golden);
     }
 
     #[test]

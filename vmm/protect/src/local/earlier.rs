@@ -6,6 +6,7 @@ use std::time::Duration;
 use replication::{BranchSeed, EpochId, EpochMark, Fork, Origin, StateDigest, Term};
 use snapshot::disk::{DiskError, Mode, OverlayDisk, WriteSet};
 use snapshot::disklog::Line;
+use snapshot::statedir::Item;
 
 use super::record::{self, Identity};
 use super::retained::{self, BLOCK, KeptEpoch, Limits, Place, Ring, Shortened};
@@ -13,9 +14,6 @@ use super::{LastEpoch, LocalError, LocalStore};
 use crate::fault;
 use machine::disk::SharedDisk;
 use machine::memory::PAGE_SIZE;
-
-/// In the state directory.
-pub(super) const DIR: &str = "earlier";
 
 /// What there is to tell of earlier epochs.
 #[derive(Debug)]
@@ -43,7 +41,7 @@ impl LocalStore {
     /// Keeps earlier epochs from now on, and finds those that were kept. Without limits, none: those that are there go, for
     /// what changes is not followed.
     pub fn keep_earlier(&mut self, limits: Option<Limits>) -> Result<(), LocalError> {
-        let dir = self.dir.join(DIR);
+        let dir = Item::Earlier.path_in(&self.dir);
         let failed = |source| LocalError::Earlier { dir: dir.clone(), source };
         self.ring = match limits {
             Some(limits) => Some(Ring::open(&dir, limits).map_err(failed)?),
@@ -56,7 +54,7 @@ impl LocalStore {
     }
 
     pub(super) fn earlier_failed(&self) -> impl Fn(std::io::Error) -> LocalError + use<> {
-        let dir = self.dir.join(DIR);
+        let dir = Item::Earlier.path_in(&self.dir);
         move |source| LocalError::Earlier { dir: dir.clone(), source }
     }
 
@@ -77,13 +75,14 @@ impl LocalStore {
         let Some(ring) = self.ring.as_mut().filter(|ring| ring.wants_page(gfn)) else { return Ok(()) };
         let before = &self.memory.bytes(self.ram)?[at..at + PAGE_SIZE];
         // Most pages of most commits do not come here: what an error needs is made only for one.
-        ring.keep_page(gfn, before).map_err(|source| LocalError::Earlier { dir: self.dir.join(DIR), source })
+        ring.keep_page(gfn, before)
+            .map_err(|source| LocalError::Earlier { dir: Item::Earlier.path_in(&self.dir), source })
     }
 
     /// What was kept is where it must be before the change counts.
     pub(super) fn flush_earlier(&mut self) -> Result<(), LocalError> {
         let Some(ring) = &mut self.ring else { return Ok(()) };
-        ring.flush().map_err(|source| LocalError::Earlier { dir: self.dir.join(DIR), source })
+        ring.flush().map_err(|source| LocalError::Earlier { dir: Item::Earlier.path_in(&self.dir), source })
     }
 
     /// The writes of `epoch` to each disk are about to be committed: keeps what they replace.
@@ -121,7 +120,8 @@ impl LocalStore {
     pub(super) fn retain(&mut self, epoch: EpochId, record: &[u8]) -> Result<(), LocalError> {
         let Some(ring) = self.ring.as_mut().filter(|ring| ring.is_due()) else { return Ok(()) };
         self.tidings_due = true;
-        ring.retain(epoch, record).map_err(|source| LocalError::Earlier { dir: self.dir.join(DIR), source })
+        ring.retain(epoch, record)
+            .map_err(|source| LocalError::Earlier { dir: Item::Earlier.path_in(&self.dir), source })
     }
 
     /// What has changed since the last call.
@@ -140,7 +140,7 @@ impl LocalStore {
         let failed = self.earlier_failed();
         let mut ring = self.ring.take().expect("earlier epochs are kept where one is gone back to");
         let old = ring.record(to).map_err(&failed)?;
-        let path = self.dir.join(DIR);
+        let path = Item::Earlier.path_in(&self.dir);
         let old = record::decode(&old).map_err(|source| LocalError::Record { path: path.clone(), source })?;
         // Every block is looked at before one is put back.
         ring.blocks_of(to, |place, _| self.check_place(place, disks)).map_err(|undo| undo.into_error(&failed))?;
@@ -162,6 +162,8 @@ impl LocalStore {
         record::encode(&Identity { mark, life: self.life, line }, &old.state, [].iter(), &mut buffer);
         self.set(self.state, 0..buffer.len(), &buffer, true)?;
         self.memory.end()?;
+        // Whoever maps it now starts from there.
+        self.memory.settle()?;
         fault::reached(fault::WENT_BACK);
         ring.went_back_to(to).map_err(&failed)?;
         self.ring = Some(ring);

@@ -10,7 +10,7 @@ use snapshot::disklog::{Chain, LifeId, Line};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::retained::{Limits, RetainCount, Ring};
-use super::{LastEpoch, binding, pairing, record};
+use super::{LastEpoch, binding, pairing, record, reset};
 
 const LIMITS: Limits = Limits { count: RetainCount::nearest(4), bytes: 1 << 20 };
 const EPOCH: EpochId = EpochId(7);
@@ -33,12 +33,13 @@ fn record_file() -> Vec<u8> {
     buffer
 }
 
-/// A file of a state directory, by number: the record of an epoch, an earlier epoch, the pairing, the binding.
+/// A file of a state directory, by number: the record of an epoch, an earlier epoch, the pairing, the binding; as 5 the reset.
 pub fn valid(which: u8) -> Vec<u8> {
     match which {
         0 => record_file(),
         1 => Ring::fuzzing_file(&dir().join("valid"), LIMITS, EPOCH, &record_file()),
         2 => pairing::fuzzing_valid(),
+        5 => reset::fuzzing_valid(),
         _ => binding::fuzzing_valid(),
     }
 }
@@ -76,7 +77,7 @@ pub fn repair(which: u8, file: &mut Vec<u8>) {
                 at = next;
             }
         }
-        2 | 3 => {
+        2 | 3 | 5 => {
             let Some(end) = file.iter().position(|byte| *byte == b'\n') else { return };
             file.truncate(end);
             let sum = xxh3_64(file);
@@ -97,6 +98,7 @@ pub fn read(which: u8, file: &[u8]) {
         }
         1 => Ring::fuzzing_open(&dir().join("ring"), LIMITS, EPOCH, file),
         2 => pairing::fuzzing_read(file),
-        _ => binding::fuzzing_read(dir(), file),
+        5 => reset::fuzzing_read(file),
+        _ => binding::fuzzing_read(file),
     }
 }

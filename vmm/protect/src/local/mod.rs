@@ -23,19 +23,19 @@ mod changed;
 mod earlier;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod line;
 pub mod pairing;
 mod record;
+pub mod reset;
 mod retained;
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use recoverable::{RecoverableMemory, RegionId, Survives};
 
 use backing::{Backing, LocalOptions, StoreDurability};
-use binding::BINDING;
 pub use binding::{Binding, BindingError};
 pub use earlier::{Anew, RetentionNews};
 use record::Identity;
@@ -45,6 +45,8 @@ use replication::output::Output;
 use replication::{EpochId, EpochMark};
 pub use retained::{KeptEpoch, Limits, RETAIN_MAX, RetainCount, Shortened};
 use snapshot::disklog::{LifeId, Line};
+use snapshot::statedir::sealed::Sealed;
+use snapshot::statedir::{self, Item, MemoryFiles, Stage};
 
 use crate::epoch::SealedEpoch;
 use crate::epoch::capture::CapturedPages;
@@ -54,12 +56,9 @@ use machine::memory::{MemoryError, PAGE_SIZE, Ram, RamBytes};
 /// Room for the machine's state and the output of one epoch; a guest that holds half of
 /// [`machine::egress::HOLD_BYTES_MAX`] is stopped.
 const STATE_BYTES: usize = 40 << 20;
-const RAM: &str = "ram";
-const STATE: &str = "state";
-const UNDO: &str = "undo";
-const REDO: &str = "redo";
 /// Without these files in its state directory a guest is given up: its disks keep what it had committed to them.
-pub const FILES: [&str; 5] = [STATE, RAM, UNDO, REDO, BINDING];
+pub const FILES: [&str; 5] =
+    [Item::State.name(), Item::Ram.name(), Item::Undo.name(), Item::Redo.name(), Item::Binding.name()];
 
 /// Why local protection is not possible, or not any more.
 #[derive(Debug, thiserror::Error)]
@@ -185,22 +184,14 @@ impl LocalStore {
     /// The guest that was running when its VMM ended, with `ram_bytes` of memory if it was not started from a snapshot
     /// that has another size. A commit that had begun is undone.
     pub fn open(dir: &Path, ram_bytes: u64, options: LocalOptions) -> Result<(Self, LastEpoch), LocalError> {
-        if !dir.join(STATE).exists() {
-            // Files are made in the order of `map`: without the last one nothing was committed.
-            return if dir.join(RAM).exists() {
-                Err(empty(dir))
-            } else {
-                Err(LocalError::Nothing { dir: dir.to_owned() })
-            };
+        match MemoryFiles::look(dir).stage {
+            Stage::Nothing => return Err(LocalError::Nothing { dir: dir.to_owned() }),
+            Stage::Begun => return Err(record_error(dir, RecordError::Empty)),
+            Stage::Made => {}
         }
-        let store = match Self::map(dir, ram_bytes, options) {
-            Err(LocalError::Memory(recoverable::Error::Length { found, .. })) => {
-                Self::map(dir, RamBytes::try_from(found)?.get(), options)?
-            }
-            result => result?,
-        };
+        let store = Self::map(dir, ram_bytes, options)?;
         let bytes = store.memory.bytes(store.state)?;
-        let last = record::decode(bytes).map_err(|source| LocalError::Record { path: dir.join(STATE), source })?;
+        let last = record::decode(bytes).map_err(|source| record_error(dir, source))?;
         store.check(options)?;
         let life = last.life.unwrap_or_default();
         Ok((Self { life, ..store }, last))
@@ -219,14 +210,14 @@ impl LocalStore {
         }
     }
 
-    /// What the guest of this directory is bound to; none: it is from before that was kept.
-    pub fn binding(&self) -> Result<Option<Binding>, LocalError> {
+    /// What the guest of this directory is bound to, by what was `found` there; none: it is from before that was kept.
+    pub fn binding(&self, found: &Sealed) -> Result<Option<Binding>, LocalError> {
         if self.life == LifeId::default() {
             return Ok(None);
         }
-        let binding = Binding::read(&self.dir)?;
+        let binding = Binding::of(found, &self.dir)?;
         if binding.life != self.life {
-            let (path, what) = (self.dir.join(BINDING), "is another guest's");
+            let (path, what) = (Item::Binding.path_in(&self.dir), "is another guest's");
             return Err(BindingError::Damaged { path, what }.into());
         }
         Ok(Some(binding))
@@ -246,14 +237,23 @@ impl LocalStore {
 
     /// Whether a guest may be in `dir`.
     pub fn is_in(dir: &Path) -> bool {
-        dir.join(STATE).exists()
+        MemoryFiles::look(dir).stage == Stage::Made
     }
 
     fn map(dir: &Path, ram_bytes: u64, options: LocalOptions) -> Result<Self, LocalError> {
-        let size = RamBytes::try_from(ram_bytes)?;
-        let Backing { mut memory, log, piece_bytes } = Backing::open(dir, ram_bytes, options.log)?;
-        let ram = memory.map(&dir.join(RAM), ram_bytes as usize)?;
-        let state = memory.map(&dir.join(STATE), STATE_BYTES)?;
+        let mut size = RamBytes::try_from(ram_bytes)?;
+        let Backing { mut memory, log } = Backing::open(dir, ram_bytes, options.log)?;
+        let path = Item::Ram.path_in(dir);
+        let ram = match memory.map(&path, size.get() as usize) {
+            // The file knows better how much memory its guest has.
+            Err(recoverable::Error::Length { found, .. }) => {
+                size = RamBytes::try_from(found)?;
+                memory.map(&path, size.get() as usize)?
+            }
+            ram => ram?,
+        };
+        let piece_bytes = backing::piece_bytes(log, size.get());
+        let state = memory.map(&Item::State.path_in(dir), STATE_BYTES)?;
         let kept = StoreDurability { log, survives: memory.survives().min(options.images) };
         let dir = dir.to_owned();
         let (held, buffer) = (VecDeque::new(), Vec::new());
@@ -338,7 +338,8 @@ impl LocalStore {
     }
 
     fn end(&mut self) -> Result<(), LocalError> {
-        let failed = |source| recoverable::Error::Io { what: "committing to", path: self.dir.join(RAM), source };
+        let failed =
+            |source| recoverable::Error::Io { what: "committing to", path: Item::Ram.path_in(&self.dir), source };
         fault::fails(fault::LOCAL_COMMIT).map_err(failed)?;
         Ok(self.memory.end()?)
     }
@@ -454,25 +455,12 @@ pub struct Committed {
     pub in_pieces: bool,
 }
 
-fn empty(dir: &Path) -> LocalError {
-    LocalError::Record { path: dir.join(STATE), source: RecordError::Empty }
+fn record_error(dir: &Path, source: RecordError) -> LocalError {
+    LocalError::Record { path: Item::State.path_in(dir), source }
 }
 
-/// In the order that leaves no half of a guest: without its state there is nothing to resume. Durably: after a loss of
-/// power it must not be there again, the guest may have gone on without.
 fn remove(dir: &Path) -> Result<(), LocalError> {
-    retained::remove(&dir.join(earlier::DIR)).map_err(|source| LocalError::Earlier { dir: dir.to_owned(), source })?;
-    for name in [STATE, RAM, UNDO, REDO, BINDING, pairing::PAIRING] {
-        let path = dir.join(name);
-        match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                return Err(LocalError::Remove { path, source });
-            }
-            _ => {}
-        }
-    }
-    let synced = File::open(dir).and_then(|dir| dir.sync_all());
-    synced.map_err(|source| LocalError::Remove { path: dir.to_owned(), source })
+    statedir::forget_guest(dir).map_err(|(path, source)| LocalError::Remove { path, source })
 }
 
 #[cfg(test)]

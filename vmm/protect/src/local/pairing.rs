@@ -11,27 +11,22 @@
 //!
 //! The record is durable before the first byte of the base goes out.
 //!
-//! The file is one line of JSON and its checksum; it is replaced whole.
+//! The file is a sealed line; it is replaced whole.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use replication::view::{Incarnation, Known};
 use replication::{EpochId, SessionId, Term};
 use serde::{Deserialize, Serialize};
-use snapshot::durable;
-use xxhash_rust::xxh3::xxh3_64;
+use snapshot::statedir::sealed::Sealed;
+use snapshot::statedir::{self, Item};
 
+use super::line;
 use crate::Registrant;
 use crate::epoch::IN_FLIGHT_EPOCHS_MAX;
 use crate::transport::Endpoint;
 use crate::witness::WitnessName;
-
-/// Its name in the state directory.
-pub(super) const PAIRING: &str = "pairing";
-/// A record is far smaller.
-const BYTES_MAX: u64 = 64 << 10;
 
 /// What a state directory knows of backups.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,11 +58,9 @@ pub fn unused_after(epoch: EpochId) -> EpochId {
 /// Why nothing is known of backups.
 #[derive(Debug, thiserror::Error)]
 pub enum PairingError {
-    /// The file could not be read or replaced.
-    #[error("cannot {what} {}: {source}", path.display())]
+    /// The file could not be replaced.
+    #[error("cannot write {}: {source}", path.display())]
     Io {
-        /// What was done.
-        what: &'static str,
         /// The file.
         path: PathBuf,
         /// Why.
@@ -112,43 +105,22 @@ impl Pairing {
         self.session.as_deref().and_then(session_of)
     }
 
-    /// The record in `dir`. None: the guest never had a backup that was whole.
-    pub fn read(dir: &Path) -> Result<Option<Self>, PairingError> {
-        let path = dir.join(PAIRING);
-        let text = match File::open(&path).and_then(|file| io::read_to_string(io::Read::take(file, BYTES_MAX))) {
-            Ok(text) => text,
-            Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) if source.kind() == io::ErrorKind::InvalidData => return Err(PairingError::Damaged { path }),
-            Err(source) => return Err(PairingError::Io { what: "read", path, source }),
-        };
-        decode(&text).map(Some).ok_or(PairingError::Damaged { path })
+    /// The record that was `found` in `dir`. None: the guest never had a backup that was whole.
+    pub fn of(found: &Sealed, dir: &Path) -> Result<Option<Self>, PairingError> {
+        decode(found).map_err(|line::Damage| PairingError::Damaged { path: Item::Pairing.path_in(dir) })
     }
 
     /// Replaces the record in `dir`; it is durable when this returns.
     pub fn write(&self, dir: &Path) -> Result<(), PairingError> {
-        let path = dir.join(PAIRING);
-        durable::replace(&path, encode(self).as_bytes()).map_err(|source| PairingError::Io {
-            what: "write",
-            path,
-            source,
-        })
+        let written = statedir::replace(dir, Item::Pairing, line::encode(self).as_bytes());
+        written.map_err(|source| PairingError::Io { path: Item::Pairing.path_in(dir), source })
     }
 }
 
-fn encode(pairing: &Pairing) -> String {
-    let json = serde_json::to_string(pairing).expect("a record has string keys only");
-    let sum = xxh3_64(json.as_bytes());
-    format!("{json}\n{sum:016x}\n")
-}
-
-fn decode(text: &str) -> Option<Pairing> {
-    let (json, sum) = text.strip_suffix('\n')?.split_once('\n')?;
-    if format!("{:016x}", xxh3_64(json.as_bytes())) != sum {
-        return None;
-    }
-    let pairing: Pairing = serde_json::from_str(json).ok()?;
+fn decode(found: &Sealed) -> Result<Option<Pairing>, line::Damage> {
+    let Some(pairing) = line::decode::<Pairing>(found)? else { return Ok(None) };
     let is_whole = pairing.session.as_deref().is_none_or(|text| session_of(text).is_some());
-    is_whole.then_some(pairing)
+    if is_whole { Ok(Some(pairing)) } else { Err(line::Damage) }
 }
 
 fn session_of(text: &str) -> Option<SessionId> {
@@ -160,7 +132,7 @@ fn session_of(text: &str) -> Option<SessionId> {
 /// A file as it is written.
 #[cfg(feature = "fuzzing")]
 pub(super) fn fuzzing_valid() -> Vec<u8> {
-    encode(&Pairing {
+    line::encode(&Pairing {
         witness: WitnessName::NONE,
         store: Incarnation([9; 16]),
         known: None,
@@ -175,14 +147,23 @@ pub(super) fn fuzzing_valid() -> Vec<u8> {
 /// Reads any bytes as such a file.
 #[cfg(feature = "fuzzing")]
 pub(super) fn fuzzing_read(file: &[u8]) {
-    let Some(pairing) = std::str::from_utf8(file).ok().and_then(decode) else { return };
+    let Ok(Some(pairing)) = decode(&statedir::sealed::open(file)) else { return };
     assert!(pairing.unused_from.next() > pairing.unused_from);
     let _ = (pairing.session(), Term(pairing.term).next());
 }
 
 #[cfg(test)]
 mod tests {
+    use snapshot::statedir::sealed;
+
     use super::*;
+
+    const PAIRING: &str = "pairing";
+
+    fn read(dir: &Path) -> Result<Option<Pairing>, PairingError> {
+        let bytes = statedir::read(dir, Item::Pairing).expect("readable");
+        Pairing::of(&bytes.map_or(Sealed::Absent, |bytes| sealed::open(&bytes)), dir)
+    }
 
     fn pairing(session: Option<SessionId>) -> Pairing {
         let target = "tcp:b.example:7000".parse().expect("well formed");
@@ -193,29 +174,37 @@ mod tests {
     #[test]
     fn record_is_read_back_and_replaced_whole() {
         let dir = tempfile::tempdir().expect("a directory");
-        assert_eq!(Pairing::read(dir.path()).expect("nothing is there"), None);
+        assert_eq!(read(dir.path()).expect("nothing is there"), None);
         let session = SessionId([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]);
         for written in [pairing(Some(session)), pairing(None)] {
             written.write(dir.path()).expect("room");
-            let read = Pairing::read(dir.path()).expect("it was written").expect("it is there");
+            let read = read(dir.path()).expect("it was written").expect("it is there");
             assert_eq!(read, written);
         }
         pairing(Some(session)).write(dir.path()).expect("room");
-        let read = Pairing::read(dir.path()).expect("it was written").expect("it is there");
+        let read = read(dir.path()).expect("it was written").expect("it is there");
         assert_eq!(read.session(), Some(session));
+    }
+
+    #[test]
+    fn line_of_every_version_so_far_is_read_and_written_as_ever() {
+        let golden = include_str!("../../../../tests/golden/state-dir-pairing.txt");
+        let read = decode(&sealed::open(golden.as_bytes())).expect("whole").expect("there");
+        assert_eq!((read.session(), read.unused_from), (Some(SessionId([7; 16])), EpochId(77)));
+        assert_eq!(line::encode(&read), golden);
     }
 
     #[test]
     fn every_flipped_bit_and_every_cut_is_damage_and_never_nothing() {
         let dir = tempfile::tempdir().expect("a directory");
-        let whole = encode(&pairing(Some(SessionId([7; 16])))).into_bytes();
+        let whole = line::encode(&pairing(Some(SessionId([7; 16])))).into_bytes();
         let path = dir.path().join(PAIRING);
         for at in 0..whole.len() {
             let mut flipped = whole.clone();
             flipped[at] ^= 1 << (at % 8);
             for bytes in [&flipped[..], &whole[..at]] {
                 std::fs::write(&path, bytes).expect("room");
-                let error = Pairing::read(dir.path()).expect_err("damaged");
+                let error = read(dir.path()).expect_err("damaged");
                 assert!(matches!(error, PairingError::Damaged { .. }), "byte {at}: {error}");
             }
         }
@@ -226,7 +215,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         pairing(None).write(dir.path()).expect("room");
         std::fs::write(dir.path().join(format!("{PAIRING}.next")), b"{").expect("room");
-        assert_eq!(Pairing::read(dir.path()).expect("whole"), Some(pairing(None)));
+        assert_eq!(read(dir.path()).expect("whole"), Some(pairing(None)));
         pairing(None).write(dir.path()).expect("the draft is written anew");
     }
 }

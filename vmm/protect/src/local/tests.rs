@@ -176,9 +176,9 @@ fn epoch_larger_than_the_log_is_committed_in_pieces() {
     let [undo, redo] = Place::each();
     // Logs with room for the state and a few pages.
     let options = VistaOptions { log_bytes: 16 * PAGE_SIZE as u64, required: Survives::ProcessDeath };
-    drop(Vista::open(undo.path().join(UNDO), options).unwrap());
+    drop(Vista::open(undo.path().join("undo"), options).unwrap());
     in_pieces(&undo);
-    Rvm::create_log(redo.path().join(REDO), 64 * PAGE_SIZE as u64).unwrap();
+    Rvm::create_log(redo.path().join("redo"), 64 * PAGE_SIZE as u64).unwrap();
     in_pieces(&redo);
 }
 
@@ -190,7 +190,7 @@ fn damaged_record_is_refused_and_says_so() {
         drop(store);
         // A redo log has brought its content to the files when it is opened again.
         drop(place.open().unwrap());
-        let path = place.path().join(STATE);
+        let path = place.path().join("state");
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[4096 + HEAD_BYTE] ^= 1;
         std::fs::write(&path, bytes).unwrap();

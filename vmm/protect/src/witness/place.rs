@@ -1,8 +1,8 @@
 //! Where this process is, and the lock file of its state directory: reading, writing and locking it. What that says and
 //! proves is decided in [`replication::view::evidence`].
 
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -10,16 +10,9 @@ use std::sync::Mutex;
 use replication::view::evidence::{FreeLock, Observer};
 use replication::view::{FileId, Home, Incarnation, Known, Lives, Location, Record};
 use snapshot::disk::birth_of;
-use snapshot::private;
+use snapshot::statedir::{Item, LockFile, StateDir};
 
 pub(crate) use machine::random::id as random;
-
-/// The lock file's name in the state directory.
-const LOCK: &str = "lock";
-/// A lock file is far smaller.
-const LOCK_BYTES_MAX: u64 = 16 << 10;
-/// A lock file fits into one, unless its path is very long.
-const LOCK_BLOCK_BYTES: usize = 4 << 10;
 
 /// This process's life in its state directory. The lock is free as soon as the process is gone, however it went.
 #[derive(Debug)]
@@ -33,8 +26,8 @@ pub(crate) struct Life {
 /// The lock file and what it says.
 #[derive(Debug)]
 struct Held {
-    file: File,
-    dir: PathBuf,
+    dir: StateDir,
+    path: PathBuf,
     lives: Lives,
 }
 
@@ -42,7 +35,7 @@ impl Held {
     fn publish(&mut self) -> io::Result<()> {
         let mut lives = self.lives.clone();
         lives.publish();
-        write_lives(&mut self.file, &lives)?;
+        write_lives(self.dir.lock(), &lives)?;
         self.sync()?;
         self.lives = lives;
         Ok(())
@@ -51,7 +44,7 @@ impl Held {
     fn remember(&mut self, known: Known) -> io::Result<()> {
         let mut lives = self.lives.clone();
         let is_first = lives.remember(known);
-        write_lives(&mut self.file, &lives)?;
+        write_lives(self.dir.lock(), &lives)?;
         if is_first {
             self.sync()?;
         }
@@ -61,8 +54,7 @@ impl Held {
 
     /// What the file says is on stable storage, and so is its name.
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_all()?;
-        File::open(&self.dir)?.sync_all()
+        self.dir.lock().sync(&self.path)
     }
 }
 
@@ -72,17 +64,14 @@ impl Life {
         Ok(Self::new(location(String::new())?, Lives::begin(Incarnation(random()), Home::default(), None), None))
     }
 
-    /// Takes the lock of `state_dir`, which must exist. `WouldBlock`: another process lives there.
-    pub(crate) fn begin(state_dir: &Path) -> io::Result<Self> {
-        let dir = fs::canonicalize(state_dir)?;
-        let path = dir.join(LOCK);
-        let mut file = private::open_or_create(&path)?;
-        file.try_lock().map_err(io::Error::from)?;
+    /// In `dir`, whose lock this process has.
+    pub(crate) fn begin(dir: StateDir) -> io::Result<Self> {
+        let path = Item::Lock.path_in(&fs::canonicalize(dir.path())?);
         let location = location(path.to_string_lossy().into_owned())?;
-        let home = home_of(&file, &location)?;
-        let lives = Lives::begin(Incarnation(random()), home, read_lives(&mut file).as_ref());
-        write_lives(&mut file, &lives)?;
-        Ok(Self::new(location, lives.clone(), Some(Held { file, dir, lives })))
+        let home = home_of(dir.lock(), &location)?;
+        let lives = Lives::begin(Incarnation(random()), home, read_lives(dir.lock()).as_ref());
+        write_lives(dir.lock(), &lives)?;
+        Ok(Self::new(location, lives.clone(), Some(Held { dir, path, lives })))
     }
 
     /// From here on others may hear of this life.
@@ -113,32 +102,24 @@ impl Life {
 
     /// The lock file at `path`, if nobody holds it.
     fn look(&self, path: &str) -> Option<FreeLock> {
-        let mut file = private::open_to_read(Path::new(path)).ok()?;
-        file.try_lock_shared().ok()?;
+        let lock = LockFile::look(Path::new(path)).ok()?;
         let location = Location { lock: path.to_owned(), ..self.observer.place().location.clone() };
-        Some(FreeLock { home: home_of(&file, &location).ok()?, lives: read_lives(&mut file)? })
+        Some(FreeLock { home: home_of(&lock, &location).ok()?, lives: read_lives(&lock)? })
     }
 }
 
-fn home_of(file: &File, location: &Location) -> io::Result<Home> {
-    let kernels = file.metadata()?;
-    let id = FileId { device: kernels.dev(), inode: kernels.ino(), birth: birth_of(file)? };
+fn home_of(lock: &LockFile, location: &Location) -> io::Result<Home> {
+    let kernels = lock.file().metadata()?;
+    let id = FileId { device: kernels.dev(), inode: kernels.ino(), birth: birth_of(lock.file())? };
     Ok(Home::of(location, id))
 }
 
-fn read_lives(file: &mut File) -> Option<Lives> {
-    let mut text = Vec::new();
-    file.take(LOCK_BYTES_MAX).read_to_end(&mut text).ok()?;
-    serde_json::from_slice(&text).ok()
+fn read_lives(lock: &LockFile) -> Option<Lives> {
+    serde_json::from_slice(&lock.read().ok()?).ok()
 }
 
-/// Whole blocks, of a length that stays: a loss of power leaves what was there before or what is there now.
-fn write_lives(file: &mut File, lives: &Lives) -> io::Result<()> {
-    let mut text = serde_json::to_vec(lives).expect("plain data");
-    text.resize(text.len().next_multiple_of(LOCK_BLOCK_BYTES), b' ');
-    file.rewind()?;
-    file.write_all(&text)?;
-    file.set_len(text.len() as u64)
+fn write_lives(lock: &LockFile, lives: &Lives) -> io::Result<()> {
+    lock.write(serde_json::to_vec(lives).expect("plain data"))
 }
 
 fn location(lock: String) -> io::Result<Location> {
@@ -160,7 +141,11 @@ mod tests {
     use replication::view::evidence::Facts;
     use replication::view::{Attempt, EARLIER_MAX, Place, PlaceKind, RecordHash, RegisterId, Standing};
 
+    use snapshot::statedir::StateDirError;
+
     use super::*;
+
+    const LOCK: &str = "lock";
 
     fn dir() -> tempfile::TempDir {
         tempfile::tempdir().expect("a temporary directory")
@@ -199,9 +184,9 @@ mod tests {
     /// A child that another test forks has this process's locks until it executes its program.
     fn begin(dir: &tempfile::TempDir) -> Life {
         loop {
-            match Life::begin(dir.path()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
-                other => return other.expect("nobody is there"),
+            match StateDir::claim(dir.path()) {
+                Err(StateDirError::InUse { .. }) => std::thread::yield_now(),
+                dir => return Life::begin(dir.expect("nobody is there")).expect("it can be written"),
             }
         }
     }
@@ -222,7 +207,7 @@ mod tests {
         let (first, other) = (life(&a), life(&b));
         let place = first.observer.place().clone();
         assert!(!proves_dead(&other, &place));
-        assert_eq!(Life::begin(a.path()).expect_err("in use").kind(), io::ErrorKind::WouldBlock);
+        assert!(matches!(StateDir::claim(a.path()), Err(StateDirError::InUse { .. })));
         drop(first);
         assert!(proves_dead(&other, &place));
         assert!(!other.observer.is_here(&place));
@@ -277,7 +262,7 @@ mod tests {
         let len = || fs::metadata(dir.path().join(LOCK)).expect("there").len();
         let before = len();
         assert!(!is_first(&life(&dir)));
-        assert_eq!((before, len()), (LOCK_BLOCK_BYTES as u64, LOCK_BLOCK_BYTES as u64));
+        assert_eq!((before, len()), (4096, 4096));
     }
 
     #[test]

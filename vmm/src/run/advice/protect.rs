@@ -13,7 +13,7 @@ use protect::local::{BindingError, FILES, LocalError};
 use protect::log::{DiskLogError, LOG_BYTES_MAX, PlaceError};
 use protect::transport::{ChannelError, CredentialsError, Endpoint};
 use protect::witness::WitnessError;
-use protect::{NotPaused, NotProtected, NotResumed, NotSnapshot, ProtectError, RightError};
+use protect::{Misfit, NotPaused, NotProtected, NotResumed, NotSnapshot, ProtectError, RightError};
 
 impl Advice for ProtectError {
     fn exit(&self) -> Exit {
@@ -24,6 +24,7 @@ impl Advice for ProtectError {
             Self::Local(error) => error.exit(),
             Self::Right(error) => error.exit(),
             Self::Machine(error) => error.exit(),
+            Self::Misfit(error) => error.exit(),
             Self::During { source, .. } => source.exit(),
             Self::Listen { source, .. } if source.kind() == ErrorKind::AddrInUse => Exit::Conflict,
             Self::Listen { .. }
@@ -42,6 +43,7 @@ impl Advice for ProtectError {
             Self::Local(error) => error.hint(),
             Self::Right(error) => error.hint(),
             Self::Machine(error) => error.hint(),
+            Self::Misfit(error) => error.hint(),
             Self::During { source, .. } => source.hint(),
             Self::Listen { listen: Endpoint::Tcp { .. }, .. } => {
                 Some("give --listen an address of this host and a free port".into())
@@ -58,6 +60,21 @@ impl Advice for ProtectError {
                     .into(),
             ),
             Self::EventCounter(_) | Self::DiskWorker => None,
+        }
+    }
+}
+
+impl Advice for Misfit {
+    fn exit(&self) -> Exit {
+        Exit::Usage
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Nets { .. } => Some("give it as many --net".into()),
+            Self::Disks { .. } => Some("give it as many --disk".into()),
+            Self::Length { path, theirs, ours: _ } => Some(format!("truncate -s {theirs} {}", path.display())),
+            Self::Machine(_) | Self::Readonly { .. } => None,
         }
     }
 }
@@ -301,8 +318,7 @@ impl Advice for WitnessError {
 impl Advice for RightError {
     fn exit(&self) -> Exit {
         match self {
-            Self::InUse { .. } => Exit::Conflict,
-            Self::Denied { .. } | Self::NoIdentity(_) => Exit::Error,
+            Self::NoIdentity(_) => Exit::Error,
             Self::Witness(error) => error.exit(),
             Self::NoAnswer { .. } => Exit::Timeout,
             Self::Unlisted { .. } => Exit::NotFound,
@@ -314,8 +330,6 @@ impl Advice for RightError {
 
     fn hint(&self) -> Option<String> {
         let remedy = match self {
-            Self::InUse { .. } => "stop that one, or give this VM another --state-dir".into(),
-            Self::Denied { .. } => "the state directory and its files must belong to the user who runs the VM".into(),
             Self::NoIdentity(_) => "is /proc mounted, and the state directory writable?".into(),
             Self::Witness(error) => return error.hint(),
             Self::NoAnswer { .. } => "is the shared storage mounted and reachable? Try again when it is".into(),
@@ -552,6 +566,25 @@ mod tests {
         let (images, required) = (Survives::PowerLoss, Survives::PowerLoss);
         let error = LocalError::TooWeak { dir: "/s".into(), kept, images, required };
         assert!(error.hint().expect("a hint").contains("--local-log redo"));
+    }
+
+    #[test]
+    fn backup_that_has_not_what_the_guest_has_is_told_what_to_give_it() {
+        let length = Misfit::Length { path: "/a.img".into(), theirs: 4096, ours: 512 };
+        for (misfit, says) in [
+            (
+                Misfit::Nets { theirs: 2, ours: 1 },
+                "the guest has 2 network cards and the backup 1\n  hint: give it as many --net",
+            ),
+            (
+                Misfit::Disks { theirs: 0, ours: 1 },
+                "the guest has 0 disks and the backup 1\n  hint: give it as many --disk",
+            ),
+            (length, "/a.img has 512 bytes and the guest's disk 4096\n  hint: truncate -s 4096 /a.img"),
+            (Misfit::Readonly { path: "/a.img".into() }, "/a.img must be read-only on both hosts or on neither"),
+        ] {
+            assert_eq!(words(&ProtectError::from(misfit)), says);
+        }
     }
 
     #[test]

@@ -114,7 +114,7 @@ impl Guest {
     /// A copy of all files, as a crash and the log of disk writes leave them.
     fn copy(&self) -> tempfile::TempDir {
         let copy = tempfile::tempdir_in("/dev/shm").unwrap();
-        std::fs::create_dir_all(copy.path().join("state").join(DIR)).unwrap();
+        std::fs::create_dir_all(copy.path().join("state").join("earlier")).unwrap();
         for disk in &self.disks {
             disk.lock().commit(self.epoch).unwrap();
         }
@@ -173,6 +173,10 @@ fn memory_and_disks_go_back_together_to_every_kept_epoch() {
             );
             assert_eq!(went_back.state, format!("state {to}").into_bytes());
             assert_eq!(store.earlier().last().map(|kept| kept.epoch), Some(to));
+            assert!(
+                seen_in(copy.path(), &store) == guest.was[&to],
+                "seed {seed}: what is mapped now is not epoch {to}"
+            );
             drop((store, disks));
             let (mut store, last, disks) = open(copy.path());
             assert_eq!((last.fork, last.line), (went_back.fork, Line::Nothing));
@@ -193,7 +197,7 @@ fn damaged_block_is_found_before_anything_is_changed() {
     (0..20).for_each(|_| guest.run_an_epoch(random));
     let copy = guest.copy();
     let oldest = guest.store.earlier()[0].epoch;
-    let path = copy.path().join("state").join(DIR).join(format!("{oldest:016x}"));
+    let path = copy.path().join("state").join("earlier").join(format!("{oldest:016x}"));
     let mut bytes = std::fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&path, bytes).unwrap();
@@ -211,7 +215,7 @@ fn what_is_kept_goes_with_the_guest_and_where_nothing_is_to_be_kept() {
     let dir = copy.path().join("state");
     let (mut store, _, disks) = open(copy.path());
     store.keep_earlier(None).unwrap();
-    assert!(!dir.join(DIR).exists());
+    assert!(!dir.join("earlier").exists());
     drop((store, disks));
     let dir = guest.dir.path().join("state");
     guest.store.remove().unwrap();
@@ -229,7 +233,7 @@ fn block_that_the_machine_does_not_have_is_found_before_anything_is_changed() {
         (0..20).for_each(|_| guest.run_an_epoch(random));
         let copy = guest.copy();
         let oldest = guest.store.earlier()[0].epoch;
-        retained::append_block(&copy.path().join("state").join(DIR), EpochId(oldest), id);
+        retained::append_block(&copy.path().join("state").join("earlier"), EpochId(oldest), id);
         let (mut store, _, disks) = open(copy.path());
         let error = store.go_back(EpochId(oldest), anew(100), &disks).unwrap_err();
         assert!(error.to_string().contains("this machine does not have"), "{id:#x}: {error}");
