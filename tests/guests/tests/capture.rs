@@ -23,7 +23,12 @@ fn start(place: &Place, guest: &Guest, capture: &str) -> Pair {
 }
 
 fn counted(vm: &Vm, what: &str) -> u64 {
-    vm.status()["epochs"]["counts"][what].as_u64().expect("a counter")
+    let counts = vm.counts();
+    match what {
+        "capture_faults" => counts.capture_faults,
+        "pages_armed" => counts.pages_armed,
+        other => panic!("no test asks for {other}"),
+    }
 }
 
 /// Kills the primary of `guest` while its pages are copied behind its back; it goes on and finds all that it wrote.
@@ -31,7 +36,7 @@ fn survives_kill_under_copy_on_write(guest: &Guest, seed: &mut Seed) {
     let place = Place::new();
     let mut pair = start(&place, guest, "copy-on-write");
     wait_progress(&pair.primary, guest, 1 + seed.below(20));
-    assert_eq!(pair.primary.status()["epochs"]["capture"]["mode"], "copy-on-write");
+    assert_eq!(pair.primary.primary().epochs.capture.mode, "copy-on-write");
     // A guest with few pages meets the worker's copies seldom, one with many all the time.
     let happens = if guest.memory_mib > LARGE_MIB { "capture_faults" } else { "pages_armed" };
     wait::until(happens, || (counted(&pair.primary, happens) > 0).then_some(()));

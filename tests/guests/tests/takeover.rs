@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use guests::place::{wait_progress, wait_value};
 use guests::wire::Wire;
-use guests::{Guest, Pair, Place, Seed, console, needs, wait};
+use guests::{Guest, Pair, Place, Seed, console, needs, said, wait};
 
 /// Kills the primary of `guest` at a random moment and compares both consoles with what the guest has to say.
 fn survives_kill_of_primary(guest: &Guest, seed: &mut Seed) {
@@ -44,12 +44,12 @@ fn kill_primary_that_a_unix_socket_connects_goes_on_without_a_seam() {
     let socket = place.path("pair.sock");
     let endpoint = format!("unix:{}", socket.display());
     let backup = place.backup("b", &guest).instead("--listen", &endpoint).start();
-    assert_eq!(backup.wait_event("waiting")["listen"], *endpoint);
+    assert_eq!(said!(backup, "waiting", Waiting { listen }), *endpoint);
     let primary = place.primary("a", &guest, 0).instead("--protect", &endpoint).start();
     let pair = Pair { primary, backup };
     pair.primary.wait_event("protected");
     pair.backup.wait_event("protected");
-    assert_eq!(pair.primary.status()["target"], *endpoint);
+    assert_eq!(pair.primary.protecting().target.as_deref(), Some(&*endpoint));
     // One that comes to a backup that has its primary is sent away, and harms neither.
     let third = place
         .alone("c", &guest)
@@ -106,12 +106,11 @@ fn kill_primary_before_it_heard_of_commits_output_is_emitted_again() {
         wait_progress(&pair.primary, &guest, 10);
         wire.hold_answers();
         wait::until("epochs that are complete over there and not released here", || {
-            (pair.primary.status()["in_flight_epochs"].as_u64() > Some(2)).then_some(())
+            (pair.primary.protecting().in_flight_epochs > 2).then_some(())
         });
         let released = pair.primary.console();
         pair.primary.kill();
-        let finished = pair.backup.wait_event("failover-finished");
-        assert!(finished["reemitted"].as_u64() > Some(0), "{finished}");
+        assert!(said!(pair.backup, "failover-finished", FailoverFinished { reemitted }) > 0);
         assert_eq!(pair.primary.console(), released, "nothing leaves without an ack");
         wait_progress(&pair.backup, &guest, 20);
         assert_eq!(pair.backup.ctl(&["stop"]).0, 0);

@@ -14,6 +14,7 @@ mod connection;
 mod fitness;
 mod mailbox;
 mod perform;
+mod status;
 mod storage;
 mod view;
 mod vigil;
@@ -21,12 +22,12 @@ mod vigil;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use outlast_api::Occurrence;
 use replication::backup::BackupState;
 use replication::pipeline::backup::{BackupPipeline, PipelineConfig, StorageLimits};
 use replication::wire::RefuseCode;
 use replication::{BackupConfig, TakeOver, Time, VmId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde_json::json;
 use snapshot::disk::OverlayDisk;
 
 use crate::clock::Clock;
@@ -44,7 +45,6 @@ use machine::MachineError;
 use machine::kvm::Vm;
 use machine::memory::Ram;
 use mailbox::Mailbox;
-use perform::no_room;
 use storage::{Done, Rehearsal, Storage};
 pub use view::{FailoverError, StandbyView};
 use vigil::Vigil;
@@ -144,7 +144,7 @@ impl Standby {
         let listener = config.listen.transport().listen().map_err(|error| failed(&config.listen, error))?;
         config.listen = listener.endpoint().map_err(|error| failed(&config.listen, error))?;
         let vigil = Vigil::begin(&lease, &events);
-        Ok(Self {
+        let standby = Self {
             pipeline: BackupPipeline::new(pipeline_config(&config)),
             config,
             clock: Clock::default(),
@@ -160,7 +160,9 @@ impl Standby {
             failure: None,
             lost_at: Instant::now(),
             vigil,
-        })
+        };
+        standby.publish();
+        Ok(standby)
     }
 
     /// What others see of it.
@@ -170,7 +172,7 @@ impl Standby {
 
     /// Waits, follows, and at last takes over or ends.
     pub fn serve(mut self) -> Result<Outcome, ProtectError> {
-        self.events.note("waiting", json!({ "listen": self.config.listen.to_string() }));
+        self.events.note(Occurrence::Waiting { listen: self.config.listen.to_string() });
         let mut courtesy = Courtesy::of_this_thread();
         loop {
             self.wait();
@@ -269,25 +271,6 @@ impl Standby {
         if let Some(failover) = self.view.take_failover() {
             failover.refuse(self.pipeline.core().state());
         }
-    }
-
-    fn publish(&self) {
-        let core = self.pipeline.core();
-        let full = self.pipeline.full();
-        self.view.publish(json!({
-            "role": "backup",
-            "state": format!("{:?}", core.state()),
-            "pointers": core.pointers().to_string(),
-            "epochs_applied": self.pipeline.epochs_applied(),
-            "waiting_bytes": core.waiting_bytes(),
-            "peer_errors": core.peer_errors(),
-            "can_take_over": core.state() == BackupState::Protected,
-            "kept": core.kept().map(|(epoch, holder)| json!({ "epoch": epoch.0, "guest_is_at": holder })),
-            "witness": self.lease.witness().to_string(),
-            "witness_away_ms": self.lease.away_since().map(|since| since.elapsed().as_millis() as u64),
-            "disk_full": full,
-            "warnings": full.map(|path| no_room(path)).into_iter().collect::<Vec<_>>(),
-        }));
     }
 }
 

@@ -9,15 +9,16 @@ mod files;
 mod incident;
 mod late;
 mod local;
-mod metrics;
 mod node;
 mod outlet;
 mod parts;
 mod primary;
 mod right;
 mod rollback;
+mod services;
 mod signals;
 mod standby;
+mod status;
 mod terminal;
 mod uses;
 

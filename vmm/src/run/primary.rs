@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use outlast_api::Occurrence;
 use replication::view::Incarnation;
 use replication::{BranchSeed, EpochId, Term};
 use snapshot::disk::Image;
@@ -96,7 +97,7 @@ fn boot(
     });
     let Made { machine, inputs, log, local } = made.inspect_err(|_| lease.take_back(&begun))?;
     let lease = Arc::new(lease);
-    events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.cpus }));
+    events.note(Occurrence::Booting { name: config.name.clone(), cpus: config.cpus });
     // Others may be restored from the same snapshot, and the guest that it was taken from may still run.
     let begins_generation = matches!(config.start, StartFrom::Snapshot(_));
     serve(Launch {
@@ -194,13 +195,12 @@ pub(super) fn resume(config: &VmConfig, named: &Named) -> Result<Exit, Failure> 
     // From the next commit on they are not kept any more.
     machine.egress().drain_console(CONSOLE_END_WAIT);
     fault::reached(fault::EMITTED_AGAIN);
-    events.note(
-        "resumed",
-        serde_json::json!({
-            "name": config.name, "epoch": last.epoch().0, "reemitted": last.outputs.len(),
-            "restore_ms": started.elapsed().as_secs_f64() * 1e3,
-        }),
-    );
+    events.note(Occurrence::Resumed {
+        name: config.name.clone(),
+        epoch: last.epoch().0,
+        reemitted: last.outputs.len() as u64,
+        restore_ms: started.elapsed().as_secs_f64() * 1e3,
+    });
     let fork = Some(last.fork);
     let protection = GuardianConfig { term, fork, target, begins_afresh: false, store: id, ..guardian_config(config) };
     let local = Some(store);
@@ -356,7 +356,7 @@ pub(super) fn supervise(
     let next = on_crash.next(end, parted, machine, events);
     // The guest is not at its end while this program boots it anew, or has it go back.
     if !(goes_on && matches!(next, Ok(Next::Boot | Next::GoBack))) {
-        events.note("ended", serde_json::json!({ "how": how }));
+        events.note(Occurrence::Ended { how });
     }
     next
 }

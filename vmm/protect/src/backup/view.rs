@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
+use outlast_api::Following;
 use replication::backup::BackupState;
 use replication::{ClaimResult, EpochMark, SessionId};
-use serde_json::Value;
 
 use crate::lease::{Lease, LeaseError};
 
@@ -43,7 +43,7 @@ pub enum FailoverError {
 /// What others see of a backup, and how they stop it.
 #[derive(Debug, Default)]
 pub struct StandbyView {
-    status: Mutex<Value>,
+    status: Mutex<Option<(Following, Vec<String>)>>,
     stop: AtomicBool,
     failover: Mutex<Option<Failover>>,
 }
@@ -94,13 +94,14 @@ impl Failover {
 }
 
 impl StandbyView {
-    /// For `status`.
-    pub fn status(&self) -> Value {
-        self.status.lock().expect("no holder of the status panics").clone()
+    /// How far it follows, and what there is to warn of.
+    pub fn status(&self) -> (Following, Vec<String>) {
+        let status = self.status.lock().expect("no holder of the status panics").clone();
+        status.expect("a backup publishes its status before it shows its view")
     }
 
-    pub(super) fn publish(&self, status: Value) {
-        *self.status.lock().expect("no holder of the status panics") = status;
+    pub(super) fn publish(&self, following: Following, warnings: Vec<String>) {
+        *self.status.lock().expect("no holder of the status panics") = Some((following, warnings));
     }
 
     /// Has the kept copy run although another side won the guest. `dead`: every place that the witness lists, by the

@@ -8,11 +8,11 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use outlast_api::KeptEpoch;
 use replication::Term;
 use replication::primary::PrimaryState;
 
 use super::{Guardian, Parting};
-use crate::local::KeptEpoch;
 use crate::transport::Endpoint;
 use machine::End;
 

@@ -38,12 +38,13 @@ use backing::{Backing, LocalOptions, StoreDurability};
 use binding::BINDING;
 pub use binding::{Binding, BindingError};
 pub use earlier::{Anew, RetentionNews};
+pub use outlast_api::KeptEpoch;
 use record::Identity;
 pub use record::LastEpoch;
 pub use record::RecordError;
 use replication::output::Output;
 use replication::{EpochId, EpochMark};
-pub use retained::{KeptEpoch, Limits, RETAIN_MAX, RetainCount, Shortened};
+pub use retained::{Limits, RETAIN_MAX, RetainCount, Shortened};
 use snapshot::disklog::{LifeId, Line};
 
 use crate::epoch::SealedEpoch;
