@@ -76,6 +76,23 @@ fn answers_of_running_vms_are_what_their_document_says() {
     assert_eq!(events, pair.backup.events(), "the event monitor and the interface tell the same");
 }
 
+#[test]
+fn reset_of_metrics_forgets_distributions_and_keeps_counters() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let pair = Pair::start(&place, &guest);
+    wait_progress(&pair.primary, &guest, 5);
+    // A guest that stands still ends no epoch.
+    assert_eq!(pair.primary.ctl(&["pause"]).0, 0);
+    let before = pair.primary.primary().epochs;
+    assert!(before.distributions.pause.count > 0, "{before:?}");
+    assert_eq!(pair.primary.ctl(&["metrics", "--reset"]), (0, String::new()));
+    let after = pair.primary.primary().epochs;
+    assert_eq!((after.distributions.pause.count, after.counts.epochs), (0, before.counts.epochs));
+    let (code, said) = pair.backup.ctl(&["metrics", "--reset"]);
+    assert!(code == 4 && said.contains("ask the primary"), "{said}");
+}
+
 /// What `vm` answers to bytes that need not be a request: the status and the fault.
 fn answer_to(vm: &Vm, request: &[u8]) -> (u16, Fault) {
     let mut stream = UnixStream::connect(vm.socket()).expect("it runs");

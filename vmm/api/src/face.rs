@@ -67,6 +67,7 @@ mod tests {
             ("PATCH", "/vm", r#"{"state":"Resumed"}"#, 204),
             ("PUT", "/ft", r#"{"protect":"tcp:b:7000","epoch":"10ms"}"#, 200),
             ("DELETE", "/ft", "", 204),
+            ("DELETE", "/metrics", "", 204),
             ("PUT", "/ft/take-over", r#"{"dead":["0a1b2c3d"]}"#, 204),
             ("PUT", "/actions", r#"{"action_type":"Stop"}"#, 204),
             ("PUT", "/snapshot/create", r#"{"snapshot_path":"/s"}"#, 200),

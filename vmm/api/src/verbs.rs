@@ -72,6 +72,8 @@ verbs! {
     PutAction: Put "/actions", Action => (), Prompt;
     /// Metrics as Prometheus text
     GetMetrics: Get "/metrics", () => PrometheusText, Prompt;
+    /// Forget the distributions among the metrics, so that they cover only what follows. Counters keep their values
+    DeleteMetrics: Delete "/metrics", () => (), Prompt;
     /// Events, one JSON object per line, oldest first. Old ones may be gone
     GetEvents: Get "/events", Since => Vec<Event>, Prompt;
     /// This document

@@ -92,7 +92,11 @@ enum Verb {
         since: u64,
     },
     /// Print metrics in Prometheus text format
-    Metrics,
+    Metrics {
+        /// Print nothing, but forget the distributions, so that the next time they cover only what follows
+        #[arg(long)]
+        reset: bool,
+    },
     /// Wait until the VM has reached a state. Fails with exit code 5 after --timeout
     Wait {
         /// What to wait for
@@ -173,7 +177,8 @@ fn ask(client: &Client, verb: Verb) -> Result<Said, Failure> {
         Verb::Unprotect => Said::Object(client.ask::<verbs::DeleteFt>(&())?),
         Verb::TakeOver { dead } => Said::Object(client.ask::<verbs::PutTakeOver>(&TakeOverRequest { dead })?),
         Verb::Events { since } => Said::Text(client.ask::<verbs::GetEvents>(&Since { since })?),
-        Verb::Metrics => Said::Text(client.ask::<verbs::GetMetrics>(&())?),
+        Verb::Metrics { reset: false } => Said::Text(client.ask::<verbs::GetMetrics>(&())?),
+        Verb::Metrics { reset: true } => Said::Text(client.ask::<verbs::DeleteMetrics>(&())?),
         Verb::Wait { .. } | Verb::List => unreachable!("they are more or less than one request"),
     })
 }

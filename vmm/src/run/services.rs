@@ -55,6 +55,13 @@ impl Service<verbs::GetMetrics> for Node {
     }
 }
 
+impl Service<verbs::DeleteMetrics> for Node {
+    fn serve(&self, (): ()) -> Result<(), Fault> {
+        self.running()?.0.stats().reset_distributions();
+        Ok(())
+    }
+}
+
 impl Service<verbs::GetEvents> for Node {
     fn serve(&self, Since { since }: Since) -> Result<Vec<Event>, Fault> {
         Ok(self.events.since(since))
