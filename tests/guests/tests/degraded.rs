@@ -97,6 +97,7 @@ fn nothing_leaves_without_the_state_directory_before_the_witness_knows_that_it_i
         Some(vm.primary()).filter(|it| it.protecting.in_flight_epochs == IN_FLIGHT_MAX)
     });
     assert_eq!(held.protecting.released + IN_FLIGHT_MAX, held.protecting.sealed);
+    assert!(held.protecting.uncommitted_ms.is_some(), "{held:?}");
     assert!(held.host.warnings.iter().any(|warning| warning.contains("state directory")), "{held:?}");
     assert!(place.path("a/state").join("state").exists(), "removed before the register knew");
     std::fs::rename(&away, &witness).expect("in the test's own place");

@@ -51,6 +51,11 @@ pub const PRIMARY: &[Reading<PrimaryStatus>] = &[
     counter("gate_rekicks_total", "Repeated kicks of vCPUs that had not stopped.", |it| it.epochs.gate_rekicks as f64),
     gauge("held_bytes", "Output held.", |it| it.epochs.held_bytes as f64),
     gauge("protected", "1 while a complete backup follows.", |it| flag(it.protecting.state == PrimaryState::Protected)),
+    gauge(
+        "oldest_uncommitted_epoch_seconds",
+        "Since the oldest epoch ended that is not committed; 0 if all are.",
+        |it| it.protecting.uncommitted_ms.unwrap_or(0) as f64 / 1e3,
+    ),
     gauge("incident_crashes", "Crashes of the guest in the last incident, in this process and earlier ones.", |it| {
         it.host.incident.as_ref().map_or(0, |incident| incident.crashes) as f64
     }),

@@ -139,6 +139,9 @@ pub struct Protecting {
     pub in_flight_epochs: u64,
     /// Their bytes.
     pub in_flight_bytes: u64,
+    /// How long ago the oldest epoch ended that is not committed everywhere, in milliseconds; absent if all are.
+    #[serde(default)]
+    pub uncommitted_ms: Option<u64>,
     /// What peers said that they must not.
     pub peer_errors: u64,
     /// The witness.

@@ -102,6 +102,7 @@ fn values_are_the_statuses_in_base_units() {
     assert_eq!(value("outlast_protected", "vm=\"vm0\""), 1.0);
     assert_eq!(value("outlast_guest_share_ratio", "vm=\"vm0\""), 1.0);
     assert_eq!(value("outlast_role", "vm=\"vm0\",role=\"primary\""), 1.0);
+    assert_eq!(value("outlast_oldest_uncommitted_epoch_seconds", "vm=\"vm0\""), 0.0);
     assert!(value("outlast_filling_estimate_seconds", "vm=\"vm0\"").is_nan());
     let backup = parse(&of("backup-protected.json"));
     assert_eq!(backup["outlast_waiting_bytes"].1["vm=\"vm0\""], 22397.0);

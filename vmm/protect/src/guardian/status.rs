@@ -27,6 +27,7 @@ impl Guardian {
             acked: core.acked().map(|epoch| epoch.0),
             in_flight_epochs: in_flight_epochs as u64,
             in_flight_bytes,
+            uncommitted_ms: inner.unreleased.front().map(|(_, sealed_at)| sealed_at.elapsed().as_millis() as u64),
             peer_errors: core.peer_errors(),
             witness: self.lease.witness().to_string(),
             witness_away_ms: self.lease.away_since().map(|since| since.elapsed().as_millis() as u64),
