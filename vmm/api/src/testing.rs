@@ -66,7 +66,7 @@ pub fn primary_status() -> PrimaryStatus {
     status.primary().expect("it is of a primary")
 }
 
-/// What it says at a path.
+/// What it says at a path, for every verb there: of fields that an answer does not have, nothing is read.
 fn said_by(path: &str) -> &'static str {
     match path {
         "/ft" => {
