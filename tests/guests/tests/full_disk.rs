@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use guests::place::{SmallDisk, disk, wait_progress, wait_value};
 use guests::{Guest, Launch, Pair, Place, Vm, console, needs, wait};
-use outlast_api::{BackupState, Event, Occurrence, PrimaryState, Status};
+use outlast_api::{BackupState, Event, Occurrence, PrimaryState};
 
 const ERROR: i32 = 1;
 const SMALL: &str = "small/small.img";
@@ -52,15 +52,6 @@ fn give_room_to_log(image: &Path) {
     }
 }
 
-/// A file that it says has no room.
-#[track_caller]
-fn full(vm: &Vm) -> Option<String> {
-    match vm.status() {
-        Status::Primary(primary) => primary.protecting.disk_full,
-        Status::Backup(backup) => backup.following.disk_full,
-    }
-}
-
 /// Waits until `vm` says that there is no room for a file whose name ends with `what`.
 #[track_caller]
 fn wait_full(vm: &Vm, what: &str) {
@@ -69,7 +60,7 @@ fn wait_full(vm: &Vm, what: &str) {
             |event: &Event| matches!(&event.occurrence, Occurrence::DiskFull { path } if path.ends_with(what));
         vm.events().iter().any(is_full).then_some(())
     });
-    assert!(full(vm).is_some_and(|path| path.contains(".img")), "{:?}", vm.status());
+    assert!(vm.status().disk_full().is_some_and(|path| path.contains(".img")), "{:?}", vm.status());
     assert!(vm.warns_of("no room"), "{:?}", vm.status());
 }
 
@@ -77,7 +68,7 @@ fn wait_full(vm: &Vm, what: &str) {
 fn assert_has_room_again(vm: &Vm) {
     vm.wait_event("disk-has-room");
     // Image and log are each tried again in their own time.
-    wait::until("room for everything", || full(vm).is_none().then_some(()));
+    wait::until("room for everything", || vm.status().disk_full().is_none().then_some(()));
 }
 
 /// Whether nobody takes anybody for dead for longer than the silence that would be needed.
@@ -113,7 +104,7 @@ fn guest_alone_waits_for_room_in_its_image_and_obeys_its_operator_meanwhile() {
     disk.fill();
     wait_full(&vm, "small.img");
     assert_eq!((vm.ctl(&["pause"]).0, vm.ctl(&["resume"]).0), (0, 0));
-    assert!(full(&vm).is_some(), "it still waits");
+    assert!(vm.status().disk_full().is_some(), "it still waits");
     disk.free();
     assert_has_room_again(&vm);
     wait_progress(&vm, &guest, 50);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use guests::place::{wait_progress, wait_value};
 use guests::{Guest, Launch, Pair, Place, Seed, Vm, console, needs, said, wait};
-use outlast_api::{Occurrence, PrimaryState, Status};
+use outlast_api::{Occurrence, PrimaryState};
 use serde_json::Value;
 
 const CONFLICT: i32 = 4;
@@ -312,11 +312,7 @@ fn witness_that_is_away_is_an_event_and_back_is_one_too() {
     fs::create_dir(place.witness()).expect("an empty directory, as under a mount");
     for side in [&pair.primary, &pair.backup] {
         side.wait_event("witness-away");
-        let away_ms = match side.status() {
-            Status::Primary(primary) => primary.protecting.witness_away_ms,
-            Status::Backup(backup) => backup.following.witness_away_ms,
-        };
-        assert!(away_ms.is_some(), "{:?}", side.status());
+        assert!(side.status().witness_away_ms().is_some(), "{:?}", side.status());
     }
     fs::remove_dir(place.witness()).expect("nothing was written into it");
     fs::rename(place.path("gone"), place.witness()).expect("the test's own directory");

@@ -48,6 +48,22 @@ impl Status {
         }
     }
 
+    /// For how long the witness has not answered, in milliseconds.
+    pub fn witness_away_ms(&self) -> Option<u64> {
+        match self {
+            Status::Primary(primary) => primary.protecting.witness_away_ms,
+            Status::Backup(backup) => backup.following.witness_away_ms,
+        }
+    }
+
+    /// A file without room that something waits for.
+    pub fn disk_full(&self) -> Option<&str> {
+        match self {
+            Status::Primary(primary) => primary.protecting.disk_full.as_deref(),
+            Status::Backup(backup) => backup.following.disk_full.as_deref(),
+        }
+    }
+
     /// What is allowed but risky, and what is wrong now, for people.
     pub fn warnings(&self) -> &[String] {
         &self.host().warnings
