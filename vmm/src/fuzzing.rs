@@ -1,7 +1,7 @@
 //! Entrances for the fuzz targets in `tests/fuzz`, to what is private otherwise. Not part of any program.
 
-use crate::api::ApiHandler;
 use crate::run;
+use outlast_api::Face;
 use protect::fuzzing as below;
 
 /// Files of a state directory, by number: the record of an epoch, an earlier epoch, the pairing, the binding, a crash,
@@ -23,6 +23,6 @@ pub fn read(which: u8, file: &[u8]) {
 }
 
 /// Answers a request; the status, if it was whole.
-pub fn answer(bytes: &[u8], handler: &dyn ApiHandler) -> Option<u16> {
-    crate::api::answer_bytes(bytes, handler)
+pub fn answer(bytes: &[u8], face: &impl Face) -> Option<u16> {
+    crate::api::answer_bytes(bytes, face)
 }

@@ -4,82 +4,56 @@ use std::fs::File;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use protect::events::Event;
+use outlast_api::testing::Fake;
+use outlast_api::{Exit, Fault};
 use serde_json::{Value, json};
-use vmm::api::{ApiError, ApiHandler, ProtectRequest, Server, ServerHandle, SnapshotRequest, TakeOverRequest};
-use vmm::exit::{Exit, Failure};
+use vmm::api::{Server, ServerHandle};
 
-/// Remembers what it was asked; refuses to pause.
-#[derive(Clone, Default)]
-struct Machine {
-    asked: Arc<Mutex<Vec<String>>>,
-}
-
-impl Machine {
-    fn asked(&self) -> Vec<String> {
-        self.asked.lock().expect("not poisoned").clone()
-    }
-
-    fn note(&self, asked: String) -> Result<(), ApiError> {
-        self.asked.lock().expect("not poisoned").push(asked);
-        Ok(())
-    }
-}
-
-impl ApiHandler for Machine {
-    fn info(&self) -> Value {
-        json!({ "name": "vm0", "state": "Running", "config": { "cpus": 2, "nets": [{ "tap": "tap0" }] } })
-    }
-    fn status(&self) -> Value {
-        json!({ "role": "primary", "warnings": ["no witness"] })
-    }
-    fn pause(&self) -> Result<(), ApiError> {
-        Err(ApiError::conflict("cannot pause vm0: a resync is under way").with_hint("wait until status says protected"))
-    }
-    fn resume(&self) -> Result<(), ApiError> {
-        self.note("resume".into())
-    }
-    fn stop(&self) -> Result<(), ApiError> {
-        self.note("stop".into())
-    }
-    fn snapshot_create(&self, request: SnapshotRequest) -> Result<Value, ApiError> {
-        self.note(format!("snapshot {}", request.snapshot_path.display()))?;
-        Ok(json!({ "pause_us": 120 }))
-    }
-    fn protect(&self, request: ProtectRequest) -> Result<Option<Value>, ApiError> {
-        let asked = format!("protect {} {:?}", request.protect, request.epoch.map(|epoch| epoch.to_string()));
-        let is_there = self.asked().contains(&asked);
-        self.note(asked)?;
-        Ok(is_there.then(|| json!({ "already": "the guest is being copied there already" })))
-    }
-    fn unprotect(&self) -> Result<(), ApiError> {
-        Err(Failure::new(Exit::SplitBrain, "cannot unprotect vm0: the backup may have taken over").into())
-    }
-    fn take_over(&self, request: TakeOverRequest) -> Result<(), ApiError> {
-        Err(ApiError::conflict(format!("nothing is kept here; named: {}", request.dead.join(" "))))
-    }
-
-    fn metrics(&self) -> String {
-        "outlast_epochs_total 3\n".into()
-    }
-    fn events(&self, since: u64) -> Vec<Event> {
-        let event = |seq| Event { seq, time_us: 5, event: "protected".into(), properties: Default::default() };
-        (since..2).map(event).collect()
-    }
+/// A primary that remembers what it was asked, and refuses to pause.
+fn primary() -> Fake {
+    Fake::with(|before, call| {
+        let (verb, body) = call.split_once(" {").unwrap_or((call, ""));
+        Some(Ok(match verb {
+            "GET /vm" => json!({
+                "id": "vm0", "state": "Running", "vmm_version": "0.1.0", "app_name": "outlast",
+                "config": { "cpus": 2, "nets": [{ "tap": "tap0" }] },
+            })
+            .to_string(),
+            "GET /ft" => {
+                let mut status = outlast_api::testing::primary_status();
+                status.host.warnings = vec!["no witness".into()];
+                serde_json::to_string(&outlast_api::Status::Primary(Box::new(status))).expect("plain data")
+            }
+            "PATCH /vm" if body.contains("Paused") => {
+                let fault = Fault::conflict("cannot pause vm0: a resync is under way");
+                return Some(Err(fault.with_hint("wait until status says protected")));
+            }
+            "PUT /ft" if before.iter().any(|asked| asked == call) => {
+                json!({ "already": "the guest is being copied there already" }).to_string()
+            }
+            "PUT /ft" => String::new(),
+            "DELETE /ft" => {
+                let text = "cannot unprotect vm0: the backup may have taken over";
+                return Some(Err(Fault::new(Exit::SplitBrain, text)));
+            }
+            _ => return None,
+        }))
+    })
 }
 
 struct Vm {
-    machine: Machine,
+    machine: Fake,
     _dir: tempfile::TempDir,
     server: ServerHandle,
 }
 
 fn vm() -> Vm {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let machine = Machine::default();
-    let server = Server::bind(&dir.path().join("api.sock")).expect("bound").spawn(machine.clone()).expect("a thread");
+    let machine = primary();
+    let server = Server::bind(&dir.path().join("api.sock")).expect("bound");
+    let server = server.spawn(Arc::new(machine.clone())).expect("a thread");
     Vm { machine, _dir: dir, server }
 }
 
@@ -89,7 +63,7 @@ impl Vm {
     }
 
     fn asked(&self) -> Vec<String> {
-        self.machine.asked()
+        self.machine.calls()
     }
 }
 
@@ -132,7 +106,9 @@ fn wait_ends_when_it_is_so_gives_up_when_it_cannot_be_and_is_a_timeout_otherwise
 
 #[test]
 fn status_shows_the_warnings() {
-    assert!(printed(&vm().ctl(&["status"])).contains("warnings  no witness"));
+    let table = printed(&vm().ctl(&["status"]));
+    let warnings = table.lines().find_map(|line| line.strip_prefix("warnings "));
+    assert_eq!(warnings.map(str::trim_start), Some("no witness"), "{table}");
 }
 
 #[test]
@@ -141,7 +117,12 @@ fn changes_ask_the_machine_and_print_nothing() {
     for args in [["resume"].as_slice(), &["protect", "tcp:b:7000", "--epoch", "10ms"], &["stop"]] {
         assert_eq!(printed(&vm.ctl(args)), "", "{args:?}");
     }
-    assert_eq!(vm.asked(), ["resume", "protect tcp:b:7000 Some(\"10ms\")", "stop"]);
+    let asked = [
+        r#"PATCH /vm {"state":"Resumed"}"#,
+        r#"PUT /ft {"protect":"tcp:b:7000","epoch":"10ms"}"#,
+        r#"PUT /actions {"action_type":"Stop"}"#,
+    ];
+    assert_eq!(vm.asked(), asked);
 }
 
 #[test]
@@ -154,17 +135,19 @@ fn protect_that_is_under_way_already_says_so_and_is_no_error() {
 #[test]
 fn snapshot_create_makes_the_path_absolute_and_prints_what_was_done() {
     let vm = vm();
-    assert_eq!(printed(&vm.ctl(&["snapshot", "create", "s1"])), "pause_us  120\n");
+    assert_eq!(printed(&vm.ctl(&["snapshot", "create", "s1"])), "bytes     4096\npath      /s\npause_ms  7.5\n");
     let here = std::env::current_dir().expect("there").join("s1");
-    assert_eq!(vm.asked(), [format!("snapshot {}", here.display())]);
+    assert_eq!(vm.asked(), [format!(r#"PUT /snapshot/create {{"snapshot_path":"{}"}}"#, here.display())]);
 }
 
 #[test]
 fn events_and_metrics_are_printed_as_they_are() {
     let vm = vm();
-    assert_eq!(printed(&vm.ctl(&["metrics"])), "outlast_epochs_total 3\n");
+    assert_eq!(printed(&vm.ctl(&["metrics"])), "outlast_role{vm=\"vm0\",role=\"backup\"} 1\n");
     let lines = printed(&vm.ctl(&["events", "--since", "1"]));
-    assert_eq!(lines, "{\"seq\":1,\"time_us\":5,\"event\":\"protected\",\"properties\":{}}\n");
+    let last = "{\"seq\":2,\"time_us\":3,\"event\":\"ended\",\"properties\":{\"how\":\"Stopped\"}}\n";
+    assert!(lines.ends_with(last), "{lines}");
+    assert_eq!(vm.asked(), ["GET /metrics", "GET /events since=1"]);
 }
 
 #[test]

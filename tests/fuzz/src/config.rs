@@ -2,10 +2,8 @@
 
 use std::path::Path;
 
-use protect::events::Event;
-use serde_json::{Value, json};
-use vmm::api::{ApiError, ApiHandler, ProtectRequest, SnapshotRequest, TakeOverRequest};
-use vmm::config::{BackupConfig, BackupOptions, Options as _, RunOptions, VmConfig};
+use outlast_api::{Fault, Parameters, Service, Verb};
+use vmm::config::{BackupConfig, BackupOptions, EpochLength, Options as _, RunOptions, VmConfig};
 
 use crate::input::Input;
 use crate::patch;
@@ -89,42 +87,11 @@ pub fn run(data: &[u8]) {
 
 struct Nobody;
 
-impl ApiHandler for Nobody {
-    fn info(&self) -> Value {
-        json!({})
-    }
-    fn status(&self) -> Value {
-        json!({})
-    }
-    fn pause(&self) -> Result<(), ApiError> {
-        Ok(())
-    }
-    fn resume(&self) -> Result<(), ApiError> {
-        Ok(())
-    }
-    fn stop(&self) -> Result<(), ApiError> {
-        Ok(())
-    }
-    fn snapshot_create(&self, _: SnapshotRequest) -> Result<Value, ApiError> {
-        Ok(json!({}))
-    }
-    fn protect(&self, request: ProtectRequest) -> Result<Option<Value>, ApiError> {
-        if let Some(vmm::config::EpochLength::Fixed(length)) = request.epoch {
-            assert!((1..=10_000).contains(&length.get().as_millis()));
-        }
-        Ok(None)
-    }
-    fn unprotect(&self) -> Result<(), ApiError> {
-        Ok(())
-    }
-    fn take_over(&self, _: TakeOverRequest) -> Result<(), ApiError> {
-        Ok(())
-    }
-    fn metrics(&self) -> String {
-        String::new()
-    }
-    fn events(&self, _: u64) -> Vec<Event> {
-        Vec::new()
+impl<V: Verb> Service<V> for Nobody {
+    fn serve(&self, request: V::Request) -> Result<V::Answer, Fault> {
+        let (query, body) = request.encode();
+        assert!(V::Request::decode(&query, &body).is_ok(), "what was read is said again");
+        Err(Fault::conflict("nobody is here"))
     }
 }
 
@@ -143,6 +110,9 @@ pub fn run_api(data: &[u8]) {
     let mut body = body.as_bytes().to_vec();
     if input.u8() & 1 == 0 {
         let epoch = WORDS[usize::from(input.u8()) % WORDS.len()];
+        if let Ok(EpochLength::Fixed(length)) = epoch.parse() {
+            assert!((1..=10_000).contains(&length.get().as_millis()));
+        }
         body = String::from_utf8_lossy(&body).replace("10ms", epoch).into_bytes();
     }
     patch::apply(&mut input, &mut body, 3);

@@ -6,6 +6,7 @@
 use guests::place::wait_progress;
 use guests::skip::{Need, can_run};
 use guests::{Guest, Launch, Place, Vm};
+use outlast_api::Occurrence;
 
 /// Sizes of guest memory in MiB.
 const SIZES: [u32; 3] = [256, 1024, 8192];
@@ -31,8 +32,10 @@ impl Measured {
         self.vm.kill();
         let round = self.times.len() + 1;
         self.vm = Launch::resume(&self.place.path("a")).start();
-        let resumed = self.vm.wait_event_again("resumed", round);
-        self.times.push(resumed["restore_ms"].as_f64().expect("a number of milliseconds"));
+        let Occurrence::Resumed { restore_ms, .. } = self.vm.wait_event_again("resumed", round) else {
+            unreachable!("its name is that of a resume")
+        };
+        self.times.push(restore_ms);
         wait_progress(&self.vm, &self.guest, 5);
     }
 

@@ -27,3 +27,14 @@ pub use bare::Guest;
 pub use place::{Pair, Place};
 pub use seed::Seed;
 pub use vm::{Launch, Vm};
+
+/// Waits for an event and gives a property of it: `said!(vm, "solo", Solo { reason })`.
+#[macro_export]
+macro_rules! said {
+    ($vm:expr, $event:literal, $variant:ident { $property:ident }) => {
+        match $vm.wait_event($event) {
+            ::outlast_api::Occurrence::$variant { $property, .. } => $property,
+            other => panic!("{} is {other:?}", $event),
+        }
+    };
+}

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use serde_json::Value;
-use vmm::api::client::{Client, ClientError};
+use outlast_api::figures::Counters;
+use outlast_api::{Event, Following, Occurrence, PrimaryState, PrimaryStatus, Protecting, RunState, Status, verbs};
+use vmm::api::client::Client;
 
-use crate::{program, trace, wait};
+use crate::{program, said, trace, wait};
 
 /// How an `outlast` is to be started.
 #[derive(Debug)]
@@ -275,40 +276,40 @@ impl Vm {
     }
 
     /// Its events so far.
-    pub fn events(&self) -> Vec<Value> {
+    pub fn events(&self) -> Vec<Event> {
         let text = self.read("events");
         let complete = text.rsplit_once('\n').map_or("", |(complete, _)| complete);
         complete.lines().map(|line| serde_json::from_str(line).expect("an event is a line of JSON")).collect()
     }
 
-    /// How often an event has happened.
-    pub fn count(&self, event: &str) -> usize {
-        self.events().iter().filter(|seen| seen["event"] == event).count()
+    fn events_named(&self, name: &str) -> Vec<Occurrence> {
+        assert!(Occurrence::names().iter().any(|known| known == name), "there is no event {name}");
+        let all = self.events().into_iter().map(|event| event.occurrence);
+        all.filter(|seen| seen.name() == name).collect()
     }
 
-    /// Waits for an event; gives its properties.
+    /// How often an event has happened.
+    pub fn count(&self, event: &str) -> usize {
+        self.events_named(event).len()
+    }
+
+    /// Waits for an event.
     #[track_caller]
-    pub fn wait_event(&self, event: &str) -> Value {
+    pub fn wait_event(&self, event: &str) -> Occurrence {
         self.wait_event_again(event, 1)
     }
 
-    /// Waits until an event has happened `times`; gives the properties of that one.
+    /// Waits until an event has happened `times`; gives that one.
     #[track_caller]
-    pub fn wait_event_again(&self, event: &str, times: usize) -> Value {
-        let seen = wait::until_within(wait::PATIENCE, || {
-            let mut events = self.events().into_iter().filter(|seen| seen["event"] == event);
-            events.nth(times - 1)
-        });
-        match seen {
-            Some(mut seen) => seen["properties"].take(),
-            None => panic!("no event {event} ({times}) came; the program said: {}", self.log()),
-        }
+    pub fn wait_event_again(&self, event: &str, times: usize) -> Occurrence {
+        let seen = wait::until_within(wait::PATIENCE, || self.events_named(event).into_iter().nth(times - 1));
+        seen.unwrap_or_else(|| panic!("no event {event} ({times}) came; the program said: {}", self.log()))
     }
 
     /// The port that a backup listens on.
     #[track_caller]
     pub fn port(&self) -> u16 {
-        let listen = self.wait_event("waiting")["listen"].as_str().expect("an address").to_owned();
+        let listen = said!(self, "waiting", Waiting { listen });
         listen.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("an address ends with its port")
     }
 
@@ -317,30 +318,57 @@ impl Vm {
         self.dir.join("state/api.sock")
     }
 
-    /// Asks its control interface.
-    pub fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Vec<u8>, ClientError> {
-        Client::new(&self.socket(), Duration::from_secs(10)).request(method, path, body)
+    /// A client of its control interface.
+    pub fn client(&self) -> Client {
+        Client::new(&self.socket(), Duration::from_secs(10))
     }
 
     /// How it is protected.
     #[track_caller]
-    pub fn status(&self) -> Value {
-        let status = self.ask("GET", "/ft", None).expect("a running VM tells its status");
-        serde_json::from_slice(&status).expect("the status is JSON")
+    pub fn status(&self) -> Status {
+        self.client().call::<verbs::GetFt>(&()).expect("a running VM tells its status")
     }
 
-    /// Whether its guest runs: `Running`, `Pausing`, `Paused`; `Standby` of a backup.
+    /// Its status as a primary.
     #[track_caller]
-    pub fn run_state(&self) -> String {
-        let info = self.ask("GET", "/vm", None).expect("a running VM tells what it is");
-        let info: Value = serde_json::from_slice(&info).expect("what it is is JSON");
-        info["state"].as_str().expect("its state is a word").to_owned()
+    pub fn primary(&self) -> PrimaryStatus {
+        self.status().primary().expect("the guest runs there")
     }
 
-    /// Waits until `state` is its state.
+    /// Whom it ships to and how far that is, as a primary.
     #[track_caller]
-    pub fn wait_state(&self, state: &str) {
-        wait::until(&format!("the state {state}"), || (self.status()["state"] == state).then_some(()));
+    pub fn protecting(&self) -> Protecting {
+        self.primary().protecting
+    }
+
+    /// What it has counted, as a primary.
+    #[track_caller]
+    pub fn counts(&self) -> Counters<u64> {
+        self.primary().epochs.counts
+    }
+
+    /// How far it follows, as a backup.
+    #[track_caller]
+    pub fn following(&self) -> Following {
+        self.status().backup().expect("the guest runs elsewhere").following
+    }
+
+    /// Whether one of its warnings has this text.
+    #[track_caller]
+    pub fn warns_of(&self, text: &str) -> bool {
+        self.status().warnings().iter().any(|warning| warning.contains(text))
+    }
+
+    /// Whether its guest runs.
+    #[track_caller]
+    pub fn run_state(&self) -> RunState {
+        self.client().call::<verbs::GetVm>(&()).expect("a running VM tells what it is").state
+    }
+
+    /// Waits until it stands with its backup as `state` says.
+    #[track_caller]
+    pub fn wait_state(&self, state: PrimaryState) {
+        wait::until(&format!("the state {state:?}"), || (self.protecting().state == state).then_some(()));
     }
 
     /// `outlast ctl` with its socket; gives the exit code and what was printed.

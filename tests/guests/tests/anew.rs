@@ -6,6 +6,7 @@ use std::fs;
 use guests::place::{wait_progress, wait_value};
 use guests::wire::Wire;
 use guests::{Guest, Launch, Place, Vm, console, needs, wait};
+use outlast_api::Standing;
 
 const CRASHED: i32 = 164;
 const SELF_FENCED: i32 = 160;
@@ -43,9 +44,7 @@ fn by_rollback(place: &Place, guest: &Guest) -> (Vm, Vm) {
 
 #[track_caller]
 fn wait_kept(primary: &Vm, count: usize) {
-    wait::until("so many earlier epochs", || {
-        primary.status()["earlier"].as_array().is_some_and(|kept| kept.len() >= count).then_some(())
-    });
+    wait::until("so many earlier epochs", || (primary.protecting().earlier.len() >= count).then_some(()));
 }
 
 /// The backup is whole for the `times`-th time, and has never gone on with the guest.
@@ -112,7 +111,8 @@ fn kill_at_a_step_of_a_rollback_is_gone_on_with_and_followed_by_the_backup() {
         primary.wait_killed();
         let mut primary = Launch::resume(&place.path("a")).typed().start();
         assert_filled_again(&primary, &backup, 2);
-        assert_eq!(primary.status()["incident"]["standing"], "tried", "{step}: {}", primary.log());
+        let standing = primary.primary().host.incident.map(|incident| incident.standing);
+        assert_eq!(standing, Some(Standing::Tried), "{step}: {}", primary.log());
         assert_eq!(primary.count("rollback"), 1);
         // Of the first step not even the last words had left: nothing parts the lives on the console.
         take_over(&mut primary, &backup, &guest);
@@ -228,11 +228,11 @@ fn resumed_guest_is_reset_as_a_newer_primary_than_its_backup_has_seen() {
     wait_progress(&primary, &guest, 20);
     backup.unhang();
     assert_filled_again(&primary, &backup, 2);
-    let resumed = primary.status()["term"].as_u64().expect("a number");
+    let resumed = primary.protecting().term;
     primary.type_in("c");
     primary.wait_event("reset");
     assert_filled_again(&primary, &backup, 3);
-    let reset = primary.status()["term"].as_u64().expect("a number");
+    let reset = primary.protecting().term;
     assert!(1 < resumed && resumed < reset, "each life has a later one: {resumed}, {reset}");
     assert_taken_over(primary, &backup, &guest);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use guests::place::{wait_progress, wait_value};
 use guests::{Guest, Launch, Place, Seed, Vm, console, journal, needs, wait};
+use outlast_api::PrimaryState;
 
 const SPLIT_BRAIN: i32 = 6;
 const SELF_FENCED: i32 = 160;
@@ -93,7 +94,7 @@ fn went_on_at_the_backup(place: &Place, mut story: Story<'_>, backup: &mut Vm) {
 #[track_caller]
 fn went_on_here(place: &Place, mut story: Story<'_>, mut resumed: Vm, backup: &mut Vm) {
     wait_progress(&resumed, story.guest, 20);
-    resumed.wait_state("Protected");
+    resumed.wait_state(PrimaryState::Protected);
     assert_eq!(backup.count("failover-finished"), 0);
     assert!(backup.console().is_empty());
     let before = wait_progress(&resumed, story.guest, 10);
@@ -285,13 +286,13 @@ fn unprotected_by_the_operator_it_stays_local_and_is_resumed_without_a_backup() 
     primary.wait_event("solo");
     backup.wait_event("discarded");
     wait_progress(&primary, &guest, 20);
-    assert!(primary.status()["local"].is_string(), "{}", primary.status());
+    assert!(primary.protecting().local.is_some(), "{:?}", primary.status());
     primary.kill();
     let mut story = Story::of(&guest);
     story.join_a(&primary);
     let mut resumed = resume(&place).start();
     wait_progress(&resumed, &guest, 20);
-    assert!(resumed.status()["target"].is_null(), "{}", resumed.status());
+    assert_eq!(resumed.protecting().target, None);
     stop(&mut resumed);
     story.join_a(&resumed);
     assert_eq!(backup.count("failover-started"), 0);
@@ -344,7 +345,7 @@ fn killed_backup_leaves_a_guest_that_can_be_resumed() {
         backup.kill();
         primary.wait_event("solo");
         wait_progress(&primary, &guest, 20);
-        assert!(primary.status()["local"].is_string(), "{}", primary.status());
+        assert!(primary.protecting().local.is_some(), "{:?}", primary.status());
         primary.kill();
         let mut story = Story::of(&guest);
         story.join_a(&primary);
@@ -406,7 +407,7 @@ fn backup_states_one_join_at_a_time_and_removes_it_when_a_later_one_is_listed() 
     let target = format!("tcp:127.0.0.1:{}", backup.port());
     for filling in fillings + 2..=fillings + 5 {
         assert_eq!(vm.ctl(&["unprotect"]).0, 0);
-        wait::until("the guest to be alone", || (vm.status()["state"] == "Solo").then_some(()));
+        wait::until("the guest to be alone", || (vm.protecting().state == PrimaryState::Solo).then_some(()));
         assert_eq!(vm.ctl(&["protect", &target]).0, 0);
         backup.wait_event_again("resync-started", filling);
         assert!(voids(&place) <= 1, "after {filling} fillings");

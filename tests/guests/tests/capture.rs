@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use guests::place::{wait_progress, wait_value};
-use guests::{Guest, Pair, Place, Seed, Vm, console, needs, wait};
+use guests::{Guest, Pair, Place, Seed, console, needs, wait};
+use outlast_api::figures::Counters;
 
 /// More than the guests have that write a few pages.
 const LARGE_MIB: u32 = 48;
@@ -22,19 +23,18 @@ fn start(place: &Place, guest: &Guest, capture: &str) -> Pair {
     Pair { primary, backup }
 }
 
-fn counted(vm: &Vm, what: &str) -> u64 {
-    vm.status()["epochs"]["counts"][what].as_u64().expect("a counter")
-}
-
 /// Kills the primary of `guest` while its pages are copied behind its back; it goes on and finds all that it wrote.
 fn survives_kill_under_copy_on_write(guest: &Guest, seed: &mut Seed) {
     let place = Place::new();
     let mut pair = start(&place, guest, "copy-on-write");
     wait_progress(&pair.primary, guest, 1 + seed.below(20));
-    assert_eq!(pair.primary.status()["epochs"]["capture"]["mode"], "copy-on-write");
+    assert_eq!(pair.primary.primary().epochs.capture.mode, "copy-on-write");
     // A guest with few pages meets the worker's copies seldom, one with many all the time.
-    let happens = if guest.memory_mib > LARGE_MIB { "capture_faults" } else { "pages_armed" };
-    wait::until(happens, || (counted(&pair.primary, happens) > 0).then_some(()));
+    wait::until("pages that are copied behind its back", || {
+        let Counters { capture_faults, pages_armed, .. } = pair.primary.counts();
+        let seen = if guest.memory_mib > LARGE_MIB { capture_faults } else { pages_armed };
+        (seen > 0).then_some(())
+    });
     seed.pass(Duration::from_millis(40));
     pair.primary.kill();
     pair.backup.wait_event("failover-finished");
@@ -88,6 +88,7 @@ fn stop_and_copy_when_asked_for_arms_nothing() {
     let (place, guest) = (Place::new(), large());
     let pair = start(&place, &guest, "stop-and-copy");
     wait_progress(&pair.primary, &guest, 20);
-    assert!(counted(&pair.primary, "pages_copied_in_pause") > 0);
-    assert_eq!((counted(&pair.primary, "pages_armed"), counted(&pair.primary, "capture_faults")), (0, 0));
+    let Counters { pages_copied_in_pause, pages_armed, capture_faults, .. } = pair.primary.counts();
+    assert!(pages_copied_in_pause > 0);
+    assert_eq!((pages_armed, capture_faults), (0, 0));
 }

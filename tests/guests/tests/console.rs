@@ -5,7 +5,8 @@ use std::io::{PipeReader, Read, pipe};
 use std::time::{Duration, Instant};
 
 use guests::place::{Pair, SmallDisk, wait_progress};
-use guests::{Guest, Launch, Place, Vm, console, needs, wait};
+use guests::{Guest, Launch, Place, Vm, console, needs, said, wait};
+use outlast_api::{Crash, PrimaryState};
 
 /// Three times the detection time of these tests: long enough for each side to take the other for dead.
 const LONGER_THAN_DETECT: Duration = Duration::from_secs(3);
@@ -24,12 +25,8 @@ fn on_pipe(launch: Launch) -> (Vm, PipeReader) {
     (vm, reader)
 }
 
-fn number(vm: &Vm, pointer: &str) -> u64 {
-    vm.status().pointer(pointer).and_then(serde_json::Value::as_u64).unwrap_or_else(|| panic!("{}", vm.status()))
-}
-
 fn console_bytes(vm: &Vm) -> u64 {
-    number(vm, "/epochs/counts/console_bytes")
+    vm.counts().console_bytes
 }
 
 /// Waits until the guest has said nothing more for half a second.
@@ -93,14 +90,12 @@ fn reader_that_stops_does_not_end_protection() {
     let (mut primary, reader) = on_pipe(place.primary("a", &guest, backup.port()));
     wait_until_it_waits(&primary);
     primary.wait_event("protected");
-    wait::until("a warning", || {
-        primary.status()["warnings"].to_string().contains("nobody has read the console").then_some(())
-    });
-    let (acked, started) = (number(&primary, "/acked"), Instant::now());
+    wait::until("a warning", || primary.warns_of("nobody has read the console").then_some(()));
+    let (acked, started) = (primary.protecting().acked.expect("a backup follows"), Instant::now());
     // Time has to pass here: what must not happen is that the sides lose each other within it.
     wait::until("three times the detection time", || (started.elapsed() > LONGER_THAN_DETECT).then_some(()));
-    assert!(number(&primary, "/acked") > acked + 10, "epochs go on");
-    assert_eq!(primary.status()["state"], "Protected");
+    assert!(primary.protecting().acked.expect("a backup follows") > acked + 10, "epochs go on");
+    assert_eq!(primary.protecting().state, PrimaryState::Protected);
     assert_eq!((backup.count("failover-started"), primary.count("peer-lost")), (0, 0));
     assert_all_is_said(&guest, reader, lines);
     assert_eq!((primary.wait(), backup.wait()), (0, 0));
@@ -127,16 +122,16 @@ fn console_that_a_full_disk_refuses_is_told_and_so_is_its_gap() {
     let launch = place.alone("a", &guest).instead("--console", format!("file={}", place.path("fs/console").display()));
     small.fill();
     let vm = launch.start();
-    let lost = vm.wait_event("console-lost");
-    assert!(lost["reason"].to_string().contains("No space left"), "{lost}");
-    let said = |text: &str| vm.status()["warnings"].to_string().contains(text);
-    assert!(said("the console takes nothing"), "{}", vm.status());
-    assert!(number(&vm, "/console/lost_bytes") > 0);
+    let reason = said!(vm, "console-lost", ConsoleLost { reason });
+    assert!(reason.contains("No space left"), "{reason}");
+    let said = |text: &str| vm.warns_of(text);
+    assert!(said("the console takes nothing"), "{:?}", vm.status());
+    assert!(vm.primary().console.lost_bytes > 0);
     let before = console_bytes(&vm);
     wait::until("a guest that goes on", || (console_bytes(&vm) > before).then_some(()));
     small.free();
     vm.wait_event("console-back");
-    assert!(said("bytes of console output are lost"), "{}", vm.status());
+    assert!(said("bytes of console output are lost"), "{:?}", vm.status());
 }
 
 /// Reads a `c` only when it has read all that was typed before it, a byte a round.
@@ -156,7 +151,7 @@ fn pasted_line_reaches_an_unprotected_guest_without_another_key() {
         let vm = vm.start();
         wait_progress(&vm, &guest, 10);
         vm.type_in(&format!("{}c", "x".repeat(bytes - 1)));
-        assert_eq!(vm.wait_event("guest-panic")["what"], "panicked", "{bytes}");
+        assert_eq!(said!(vm, "guest-panic", GuestPanic { what }), Crash::Panicked, "{bytes}");
     }
 }
 
@@ -169,5 +164,5 @@ fn pasted_line_reaches_a_guest_that_was_taken_over() {
     primary.kill();
     backup.wait_event("failover-finished");
     backup.type_in(&format!("{}c", "x".repeat(139)));
-    assert_eq!(backup.wait_event("guest-panic")["what"], "panicked");
+    assert_eq!(said!(backup, "guest-panic", GuestPanic { what }), Crash::Panicked);
 }

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use guests::place::{SmallDisk, wait_progress};
-use guests::{Guest, Launch, Pair, Place, Vm, console, needs, wait};
+use guests::{Guest, Launch, Pair, Place, Vm, console, needs, said, wait};
+use outlast_api::{Crash, Occurrence, Standing};
 
 const NOT_FOUND: i32 = 3;
 const CONFLICT: i32 = 4;
@@ -20,9 +21,9 @@ fn policy(launch: Launch, policy: &str) -> Launch {
 }
 
 #[track_caller]
-fn assert_crashed(vm: &mut Vm, what: &str) {
+fn assert_crashed(vm: &mut Vm, crash: Crash) {
     assert_eq!(vm.wait(), CRASHED, "{}", vm.log());
-    assert_eq!(vm.wait_event("guest-panic")["what"], what);
+    assert_eq!(said!(vm, "guest-panic", GuestPanic { what }), crash);
 }
 
 #[track_caller]
@@ -38,7 +39,7 @@ fn panic_of_a_guest_alone_stops_it_with_a_snapshot_and_its_own_code() {
     for _ in 0..2 {
         // The second one replaces the snapshot of the first.
         let mut vm = place.alone("a", &guest).start();
-        assert_crashed(&mut vm, "panicked");
+        assert_crashed(&mut vm, Crash::Panicked);
         assert!(place.path("a/state/crash/MANIFEST").exists(), "{}", vm.log());
         assert!(vm.log().contains("its kernel reported a panic"), "{}", vm.log());
         assert_said(&vm, &guest, 30);
@@ -52,7 +53,7 @@ fn triple_fault_is_a_crash() {
     needs!(Kvm);
     let (guest, place) = (Guest::counter().with("crash=30 fault=1"), Place::in_memory());
     let mut vm = place.alone("a", &guest).start();
-    assert_crashed(&mut vm, "triple-fault");
+    assert_crashed(&mut vm, Crash::TripleFault);
 }
 
 #[test]
@@ -67,7 +68,7 @@ fn guest_that_hangs_is_found_by_the_watchdog_that_it_set_and_not_while_it_is_pau
         std::thread::sleep(Duration::from_secs(3));
         assert_eq!(vm.count("guest-panic"), 0);
         assert_eq!(vm.ctl(&["resume"]).0, 0);
-        assert_crashed(&mut vm, "watchdog");
+        assert_crashed(&mut vm, Crash::Watchdog);
         assert_said(&vm, &guest, 3000);
     }
 }
@@ -95,7 +96,7 @@ fn hang_of_a_guest_with_a_backup_ends_both_and_nobody_takes_over() {
     let mut pair = Pair::start_with(&place, &guest, Launch::typed);
     wait_progress(&pair.primary, &guest, 20);
     pair.primary.type_in("c");
-    assert_crashed(&mut pair.primary, "watchdog");
+    assert_crashed(&mut pair.primary, Crash::Watchdog);
     assert_eq!(pair.backup.wait(), 0, "{}", pair.backup.log());
     assert_eq!(pair.backup.count("failover-started"), 0);
 }
@@ -107,7 +108,7 @@ fn backup_that_was_not_told_of_the_crash_finds_it_and_stops_too() {
     // All of the guest is committed when the primary dies: it panics no second time over there.
     let mut pair = killed_at("EndUnrecorded", &place, &guest);
     pair.backup.wait_event("failover-finished");
-    assert_crashed(&mut pair.backup, "panicked");
+    assert_crashed(&mut pair.backup, Crash::Panicked);
     assert!(place.path("b/state/crash/MANIFEST").exists(), "{}", pair.backup.log());
 }
 
@@ -133,7 +134,7 @@ fn killed_at(step: &str, place: &Place, guest: &Guest) -> Pair {
 fn snapshot_of_a_crashed_guest_can_be_looked_at() {
     needs!(Kvm);
     let (guest, place) = (Guest::counter().with("crash=30"), Place::in_memory());
-    assert_crashed(&mut place.alone("a", &guest).start(), "panicked");
+    assert_crashed(&mut place.alone("a", &guest).start(), Crash::Panicked);
     let snapshot = place.path("a/state/crash");
     let mut vm = Launch::new("run", &place.path("b")).with("--name", "evidence").with("--restore", snapshot).start();
     vm.wait_event("booting");
@@ -150,7 +151,7 @@ fn watchdog_is_taken_over_with_its_guest() {
     pair.backup.wait_event("failover-finished");
     wait_progress(&pair.backup, &guest, 20);
     pair.backup.type_in("c");
-    assert_crashed(&mut pair.backup, "watchdog");
+    assert_crashed(&mut pair.backup, Crash::Watchdog);
 }
 
 #[test]
@@ -161,7 +162,7 @@ fn watchdog_of_a_resumed_guest_goes_on() {
     wait_progress(&vm, &guest, 20);
     vm.kill();
     let mut vm = Launch::resume(&place.path("a")).start();
-    assert_crashed(&mut vm, "watchdog");
+    assert_crashed(&mut vm, Crash::Watchdog);
 }
 
 #[test]
@@ -169,7 +170,7 @@ fn panic_of_a_locally_protected_guest_keeps_its_last_epoch_and_all_it_said() {
     needs!(Kvm);
     let (guest, place) = (Guest::counter().with("crash=300"), Place::in_memory());
     let mut vm = place.alone("a", &guest).with("--protect", "local").start();
-    assert_crashed(&mut vm, "panicked");
+    assert_crashed(&mut vm, Crash::Panicked);
     assert_said(&vm, &guest, 300);
     let mut again = Launch::resume(&place.path("a")).start();
     assert_eq!(again.wait(), CRASHED, "{}", again.log());
@@ -189,7 +190,7 @@ fn panic_of_a_guest_with_a_backup_ends_both_and_nobody_takes_over() {
     let mut pair = Pair::start_with(&place, &guest, Launch::typed);
     let seen = wait_progress(&pair.primary, &guest, 20);
     pair.primary.type_in("c");
-    assert_crashed(&mut pair.primary, "panicked");
+    assert_crashed(&mut pair.primary, Crash::Panicked);
     let said = console::check(&guest, &pair.primary.console()).unwrap_or_else(|e| panic!("{e}"));
     assert!(said.crashed && said.last >= seen, "{said:?}");
     assert_eq!(pair.backup.wait(), 0, "{}", pair.backup.log());
@@ -205,7 +206,7 @@ fn panic_after_a_takeover_stops_the_guest_too() {
     pair.backup.wait_event("failover-finished");
     wait_progress(&pair.backup, &guest, 20);
     pair.backup.type_in("c");
-    assert_crashed(&mut pair.backup, "panicked");
+    assert_crashed(&mut pair.backup, Crash::Panicked);
     assert!(place.path("b/state/crash/MANIFEST").exists(), "{}", pair.backup.log());
 }
 
@@ -247,7 +248,7 @@ fn reset_that_was_asked_for_is_done_by_a_resume_where_the_program_died_before_it
         wait::until("another boot", || (vm.console().matches(&first_line()).count() == 2).then_some(()));
         wait_progress(&vm, &guest, 20);
         assert_eq!((vm.count("booting"), vm.count("resumed")), (2, 0), "{}", vm.log());
-        assert_eq!(vm.status()["incident"]["standing"], "tried");
+        assert_eq!(vm.status().host().incident.as_ref().map(|incident| incident.standing), Some(Standing::Tried));
         assert!(!reset.exists(), "it was done");
         assert_eq!(vm.ctl(&["stop"]).0, 0);
         assert_eq!(vm.wait(), 0, "{}", vm.log());
@@ -292,7 +293,7 @@ fn guest_that_crashes_at_every_boot_is_stopped_in_the_end() {
     needs!(Kvm);
     let (guest, place) = (Guest::counter().with("crash=20"), Place::in_memory());
     let mut vm = policy(place.alone("a", &guest), "reset").start();
-    assert_crashed(&mut vm, "panicked");
+    assert_crashed(&mut vm, Crash::Panicked);
     assert_eq!((vm.count("reset"), vm.count("guest-panic")), (RESETS_MAX, RESETS_MAX + 1));
     assert_eq!(vm.count("ended"), 1, "a guest that is booted anew has not ended");
     assert!(place.path("a/state/crash/MANIFEST").exists(), "{}", vm.log());
@@ -303,7 +304,7 @@ fn ended_guest_leaves_no_incident() {
     needs!(Kvm);
     let (guest, place) = (Guest::counter().with("crash=20"), Place::in_memory());
     let mut vm = place.alone("a", &guest).start();
-    assert_crashed(&mut vm, "panicked");
+    assert_crashed(&mut vm, Crash::Panicked);
     assert!(place.path("a/state/crash.json").exists());
     let mut vm = place.alone("a", &Guest::counter().with("limit=20")).start();
     assert_eq!(vm.wait(), 0, "{}", vm.log());
@@ -326,23 +327,23 @@ fn assert_one_story(guest: &Guest, console: &str) {
 #[track_caller]
 fn wait_kept(vm: &Vm, count: usize) {
     vm.wait_event("booting");
-    wait::until("so many earlier epochs", || {
-        (vm.status()["earlier"].as_array().is_some_and(|kept| kept.len() >= count)).then_some(())
-    });
+    wait::until("so many earlier epochs", || (vm.protecting().earlier.len() >= count).then_some(()));
 }
 
 /// Types a crash and waits until the guest is at work again; gives the epoch that it was rolled back to.
 #[track_caller]
 fn crash_and_go_on(vm: &Vm, guest: &Guest, times: usize) -> u64 {
     vm.type_in("c");
-    let back = vm.wait_event_again("rollback", times);
+    let Occurrence::Rollback { attempt, epoch, .. } = vm.wait_event_again("rollback", times) else {
+        unreachable!("its name is that of a rollback")
+    };
     wait::until("a sign of life", || {
         let console = vm.console();
         let mut lives = console.split("crash\n");
         console::latest(guest, lives.nth(times)?)
     });
-    assert_eq!(back["attempt"], times);
-    back["epoch"].as_u64().expect("a number")
+    assert_eq!(attempt, times as u64);
+    epoch
 }
 
 #[test]
@@ -355,7 +356,7 @@ fn panic_that_comes_once_is_rolled_back_and_the_guest_goes_on() {
         crash_and_go_on(&vm, &guest, 1);
         wait_progress(&vm, &guest, 50);
         assert_one_story(&guest, &vm.console());
-        assert_eq!(vm.wait_event("rollback")["what"], "panicked");
+        assert_eq!(said!(vm, "rollback", Rollback { what }), Crash::Panicked);
         assert_eq!((vm.count("rollback"), vm.count("guest-panic")), (1, 1), "{}", vm.log());
         assert_eq!(vm.count("ended"), 0, "it runs");
     }
@@ -387,7 +388,7 @@ fn panic_that_always_comes_back_ends_in_a_stop_with_all_it_was() {
     needs!(Kvm);
     let (guest, place) = (Guest::counter().with("crash=300"), Place::in_memory());
     let mut vm = rolled_back(&place, &guest, 4).start();
-    assert_crashed(&mut vm, "panicked");
+    assert_crashed(&mut vm, Crash::Panicked);
     let (panics, rollbacks) = (vm.count("guest-panic"), vm.count("rollback"));
     assert!(rollbacks >= 1 && panics == rollbacks + 1, "{panics}, {rollbacks}");
     assert_eq!(vm.count("ended"), 1, "only the last crash was its end");
@@ -413,9 +414,9 @@ fn kill_at_each_step_of_a_rollback_is_gone_on_with() {
         wait_progress(&vm, &guest, 20);
         assert!(vm.count("rollback") > 0, "{step}: {}", vm.log());
         assert_one_story(&guest, &vm.console());
-        let status = vm.status();
-        assert_eq!(status["incident"]["standing"], "tried", "{status}");
-        assert!(!status["earlier"].as_array().expect("a list").is_empty(), "{status}");
+        let status = vm.primary();
+        assert_eq!(status.host.incident.map(|incident| incident.standing), Some(Standing::Tried));
+        assert!(!status.protecting.earlier.is_empty());
     }
 }
 
@@ -476,10 +477,10 @@ fn full_state_directory_costs_earlier_epochs_and_neither_the_guest_nor_its_prote
     let vm = rolled_back(&place, &guest, 4).start();
     wait_kept(&vm, 1);
     small.fill();
-    let given_up = vm.wait_event("earlier-given-up");
-    assert!(given_up["reason"].as_str().is_some_and(|why| why.contains("No space left")), "{given_up}");
+    let why = said!(vm, "earlier-given-up", EarlierGivenUp { reason });
+    assert!(why.contains("No space left"), "{why}");
     wait_progress(&vm, &guest, 50);
-    assert!(!vm.status()["local"].is_null(), "{}", vm.log());
+    assert!(vm.protecting().local.is_some(), "{}", vm.log());
     // Room again: they are kept again, after a rest.
     std::fs::remove_file(state.join("ballast")).expect("the test's own file");
     wait_kept(&vm, 2);

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use guests::place::{disk, wait_progress};
-use guests::{Guest, Launch, Place, Vm, console, needs, wait};
+use guests::{Guest, Launch, Place, Vm, console, needs, said, wait};
 
 const ERROR: i32 = 1;
 const NOT_FOUND: i32 = 3;
@@ -18,10 +18,10 @@ fn launch(place: &Place, guest: &Guest) -> Launch {
 
 /// The guest goes on unprotected: it says what an untouched one says, and a crash is the end of it.
 fn assert_unprotected(place: &Place, guest: &Guest, mut vm: Vm) {
-    assert_eq!(vm.wait_event("degraded")["protection"], "local");
+    assert_eq!(said!(vm, "degraded", Degraded { protection }), "local");
     wait_progress(&vm, guest, 40);
-    assert!(vm.status()["local"].is_null(), "{}", vm.status());
-    assert!(vm.status()["warnings"].to_string().contains("no longer protects the guest"), "{}", vm.status());
+    assert_eq!(vm.protecting().local, None);
+    assert!(vm.warns_of("no longer protects the guest"), "{:?}", vm.status());
     for name in ["state", "ram", "undo"] {
         assert!(!place.path("a/state").join(name).exists(), "{name} is left");
     }
@@ -67,11 +67,11 @@ fn guest_goes_on_without_a_log_that_fails_while_a_backup_is_filled_and_is_protec
     let backup = place.backup("b", &guest).start();
     let filled = place.primary("a", &guest, backup.port()).with("--protect", "local").with("--epoch", "2ms");
     let mut primary = filled.environment(FAIL_AT, "FillingDiskLog:1").start();
-    assert_eq!(primary.wait_event("degraded")["protection"], "local");
+    assert_eq!(said!(primary, "degraded", Degraded { protection }), "local");
     primary.wait_event("protected");
     backup.wait_event("protected");
     wait_progress(&primary, &guest, 20);
-    assert!(primary.status()["local"].is_null(), "{}", primary.status());
+    assert_eq!(primary.protecting().local, None);
     let first = primary.console();
     primary.kill();
     backup.wait_event("failover-finished");
@@ -93,10 +93,12 @@ fn nothing_leaves_without_the_state_directory_before_the_witness_knows_that_it_i
     std::fs::rename(&witness, &away).expect("in the test's own place");
     vm.wait_event("degraded");
     vm.wait_event("witness-away");
-    let held =
-        wait::until("a guest that waits", || Some(vm.status()).filter(|it| it["in_flight_epochs"] == IN_FLIGHT_MAX));
-    assert_eq!(held["released"].as_u64().map(|released| released + IN_FLIGHT_MAX), held["sealed"].as_u64());
-    assert!(held["warnings"].to_string().contains("state directory"), "{held}");
+    let held = wait::until("a guest that waits", || {
+        Some(vm.primary()).filter(|it| it.protecting.in_flight_epochs == IN_FLIGHT_MAX)
+    });
+    assert_eq!(held.protecting.released + IN_FLIGHT_MAX, held.protecting.sealed);
+    assert!(held.protecting.uncommitted_ms.is_some(), "{held:?}");
+    assert!(held.host.warnings.iter().any(|warning| warning.contains("state directory")), "{held:?}");
     assert!(place.path("a/state").join("state").exists(), "removed before the register knew");
     std::fs::rename(&away, &witness).expect("in the test's own place");
     wait_progress(&vm, &guest, 40);
@@ -133,7 +135,7 @@ fn guest_stays_protected_when_the_file_system_of_its_log_is_full() {
     wait_progress(&vm, &guest, 20);
     small.fill();
     wait_progress(&vm, &guest, 200);
-    assert_eq!((vm.count("degraded"), vm.status()["local"].is_null()), (0, false), "{}", vm.status());
+    assert_eq!((vm.count("degraded"), vm.protecting().local.is_some()), (0, true), "{:?}", vm.status());
     let first = vm.console();
     vm.kill();
     let resumed = Launch::resume(&place.path("a")).start();

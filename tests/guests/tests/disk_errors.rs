@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use guests::place::{SmallDisk, disk, wait_progress};
-use guests::{Guest, Launch, Pair, Place, console, needs};
+use guests::{Guest, Launch, Pair, Place, console, needs, said};
 
 const ERROR: i32 = 1;
 const SPLIT_BRAIN: i32 = 6;
@@ -116,7 +116,7 @@ fn error_of_a_guest_alone_is_the_guest_s_and_its_operator_is_told() {
     let mut vm = place.alone("a", &guest).start();
     wait_progress(&vm, &guest, 20);
     cut(&place.path("a.img"));
-    let told = vm.wait_event("disk-failed")["error"].to_string();
+    let told = said!(vm, "disk-failed", DiskFailed { error });
     assert!(told.contains("a.img"), "{told}");
     // This guest ends when its disk fails; that is its own affair.
     assert_eq!(vm.wait(), 0, "{}", vm.log());
@@ -179,7 +179,7 @@ fn guest_without_room_for_a_log_is_not_protected_and_its_operator_is_told_why() 
     wait_progress(&primary, &guest, 20);
     small.fill();
     assert_eq!(primary.ctl(&["protect", &format!("tcp:127.0.0.1:{}", backup.port())]).0, 0);
-    let why = primary.wait_event("resync-failed")["error"].to_string();
+    let why = said!(primary, "resync-failed", ResyncFailed { error });
     assert!(why.contains("reserving room") && why.contains("small.img.epochs"), "{why}");
     wait_progress(&primary, &guest, 20);
     small.free();
@@ -196,7 +196,7 @@ fn state_directory_that_cannot_be_emptied_is_not_resumed() {
     vm.wait_event("booting");
     let pinned = Pinned::at(place.path("a/state/state"));
     assert_eq!(vm.count("degraded"), 0, "it failed too early for this test");
-    assert_eq!(vm.wait_event("degraded")["protection"], "local");
+    assert_eq!(said!(vm, "degraded", Degraded { protection }), "local");
     wait_progress(&vm, &guest, 40);
     assert!(vm.log().contains("it is not resumed"), "{}", vm.log());
     console::check(&guest, &vm.console()).unwrap_or_else(|e| panic!("{e}"));

@@ -3,7 +3,7 @@
 use std::fs;
 
 use guests::place::{wait_progress, wait_value};
-use guests::{Guest, Pair, Place, console, needs};
+use guests::{Guest, Pair, Place, console, needs, said};
 
 /// Both programs have ended with 0, and the guest ran on one side only.
 #[track_caller]
@@ -95,7 +95,7 @@ fn stop_of_a_backup_that_takes_the_guest_over_waits_and_loses_no_guest() {
     for _ in 0..2 {
         assert_eq!(pair.backup.ctl(&["stop"]).0, 0);
     }
-    assert_eq!(pair.backup.wait_event("stop-deferred")["state"], "Claiming");
+    assert_eq!(said!(pair.backup, "stop-deferred", StopDeferred { state }), "Claiming");
     fs::rename(place.path("away"), place.witness()).expect("the test's own directory");
     pair.backup.wait_event("failover-finished");
     wait_value(&pair.backup, &guest, seen + 20);

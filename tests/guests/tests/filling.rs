@@ -6,7 +6,8 @@ use std::net::TcpStream;
 use guests::echo::Client;
 use guests::network::Network;
 use guests::place::wait_progress;
-use guests::{Guest, Place, Vm, needs};
+use guests::{Guest, Place, Vm, needs, said};
+use outlast_api::{Filling, PrometheusText, verbs};
 use replication::wire::{Hello, Kind, Link, MachineInfo, Message};
 use replication::{EpochId, FrameDecoder, SessionId, Term, VmId};
 
@@ -21,17 +22,16 @@ fn filling_that_does_not_get_on_names_its_phase_ends_and_is_tried_again() {
     let backup = place.backup("b", &guest).instead("--detect", DETECT).start();
     let primary = place.primary("a", &guest, backup.port()).instead("--detect", DETECT);
     let primary = primary.environment("OUTLAST_SLOW_AT", "ImageSync:1:9000").start();
-    assert_eq!(primary.wait_event("resync-stalled")["phase"], "sync");
-    let filling = primary.status()["filling"].clone();
-    assert_eq!(filling["phase"], "sync", "{filling}");
-    assert!(filling["idle_ms"].as_u64() >= Some(1000), "{filling}");
+    assert_eq!(said!(primary, "resync-stalled", ResyncStalled { phase }), "sync");
+    let filling = primary.protecting().filling.expect("it is under way");
+    assert!(filling.phase == "sync" && filling.idle_ms >= 1000, "{filling:?}");
     wait_progress(&primary, &guest, 10);
-    assert_eq!(primary.wait_event("resync-failed")["phase"], "sync");
-    let said = primary.wait_event("solo")["reason"].to_string();
+    assert_eq!(said!(primary, "resync-failed", ResyncFailed { phase }), "sync");
+    let said = said!(primary, "solo", Solo { reason });
     assert!(said.contains("sync"), "{said}");
     primary.wait_event("protected");
     backup.wait_event("protected");
-    assert!(primary.status()["filling"].is_null());
+    assert_eq!(primary.protecting().filling, None);
     assert!(primary.count("resync-started") > 1);
 }
 
@@ -60,17 +60,16 @@ fn primary_that_is_refused_again_and_again_is_told_of_once() {
     let refused = (1..=5).filter(|session| is_refused(backup.port(), *session)).count();
     assert!(refused > 2, "{refused} were: {}", backup.log());
     assert_eq!((backup.count("refused"), backup.count("discarded")), (1, 1), "{}", backup.log());
-    assert_eq!(backup.status()["peer_errors"], 0);
+    assert_eq!(backup.following().peer_errors, 0);
 }
 
 /// Asks while the backup is filled; gives the statuses that were seen in rounds of memory, and how many requests were answered.
-fn ask_while_filled(primary: &Vm, client: &mut Client) -> (Vec<serde_json::Value>, u64) {
+fn ask_while_filled(primary: &Vm, client: &mut Client) -> (Vec<Filling>, u64) {
     let (mut seen, mut answered) = (Vec::new(), 0);
     while primary.count("resync-finished") == 0 {
         client.ask(1);
         answered += 1;
-        let filling = primary.status()["filling"].clone();
-        seen.extend(Some(filling).filter(|filling| filling["phase"] == "memory"));
+        seen.extend(primary.protecting().filling.filter(|filling| filling.phase == "memory"));
     }
     (seen, answered)
 }
@@ -89,23 +88,19 @@ fn guest_that_writes_faster_than_the_link_answers_meanwhile_and_is_protected_in_
     let mut client = Client::new(network.socket());
     let (seen, answered) = ask_while_filled(&primary, &mut client);
     assert!(answered > 0);
-    let is_whole = |filling: &serde_json::Value| {
-        ["round", "sent_bytes", "left_bytes", "bytes_per_s", "dirty_bytes_per_s"]
-            .iter()
-            .all(|key| filling[key].is_u64())
-    };
+    let is_whole =
+        |Filling { figures, .. }: &Filling| figures.bytes_per_s.is_some() && figures.dirty_bytes_per_s.is_some();
     assert!(seen.iter().any(is_whole), "{seen:?}");
-    let throttled = |filling: &&serde_json::Value| filling["guest_percent"].as_u64() < Some(100);
+    let throttled = |filling: &&Filling| filling.figures.guest_percent < 100;
     let shown = seen.iter().find(throttled).unwrap_or_else(|| panic!("{seen:?}"));
-    assert!(shown["doing"].as_str().is_some_and(|doing| doing.contains("throttling the guest to")), "{shown}");
-    let diverging = primary.wait_event("resync-diverging");
-    assert!(diverging["guest_percent"].as_u64() < Some(100), "{diverging}");
-    let finished = primary.wait_event("resync-finished");
-    assert!(finished["end"] == "throttled" || finished["end"] == "long-pause", "{finished}");
-    assert!(finished["rounds"].as_u64() <= Some(30), "{finished}");
+    assert!(shown.doing.contains("throttling the guest to"), "{shown:?}");
+    assert!(said!(primary, "resync-diverging", ResyncDiverging { guest_percent }) < 100);
+    let end = said!(primary, "resync-finished", ResyncFinished { end });
+    assert!(["throttled", "long-pause"].contains(&&*end.expect("rounds end for a reason")));
+    assert!(said!(primary, "resync-finished", ResyncFinished { rounds }) <= 30);
     backup.wait_event("protected");
     primary.wait_event("protected");
-    let metrics = String::from_utf8(primary.ask("GET", "/metrics", None).expect("it runs")).expect("it is text");
+    let PrometheusText(metrics) = primary.client().call::<verbs::GetMetrics>(&()).expect("it runs");
     assert!(metrics.contains("outlast_guest_share_ratio{vm=\"guest\"} 1\n"), "the guest has its time again");
     client.ask_again(5);
     primary.kill();

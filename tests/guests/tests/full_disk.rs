@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use guests::place::{SmallDisk, disk, wait_progress, wait_value};
 use guests::{Guest, Launch, Pair, Place, Vm, console, needs, wait};
+use outlast_api::{BackupState, Event, Occurrence, PrimaryState};
 
 const ERROR: i32 = 1;
 const SMALL: &str = "small/small.img";
@@ -55,21 +56,19 @@ fn give_room_to_log(image: &Path) {
 #[track_caller]
 fn wait_full(vm: &Vm, what: &str) {
     wait::until("no room", || {
-        let full = vm.events().into_iter().filter(|event| event["event"] == "disk-full");
-        let paths: Vec<_> =
-            full.map(|event| event["properties"]["path"].as_str().expect("a path").to_owned()).collect();
-        paths.iter().any(|path| path.ends_with(what)).then_some(())
+        let is_full =
+            |event: &Event| matches!(&event.occurrence, Occurrence::DiskFull { path } if path.ends_with(what));
+        vm.events().iter().any(is_full).then_some(())
     });
-    let status = vm.status();
-    assert!(status["disk_full"].as_str().is_some_and(|path| path.contains(".img")), "{status}");
-    assert!(status["warnings"].to_string().contains("no room"), "{status}");
+    assert!(vm.status().disk_full().is_some_and(|path| path.contains(".img")), "{:?}", vm.status());
+    assert!(vm.warns_of("no room"), "{:?}", vm.status());
 }
 
 #[track_caller]
 fn assert_has_room_again(vm: &Vm) {
     vm.wait_event("disk-has-room");
     // Image and log are each tried again in their own time.
-    wait::until("room for everything", || vm.status()["disk_full"].is_null().then_some(()));
+    wait::until("room for everything", || vm.status().disk_full().is_none().then_some(()));
 }
 
 /// Whether nobody takes anybody for dead for longer than the silence that would be needed.
@@ -105,7 +104,7 @@ fn guest_alone_waits_for_room_in_its_image_and_obeys_its_operator_meanwhile() {
     disk.fill();
     wait_full(&vm, "small.img");
     assert_eq!((vm.ctl(&["pause"]).0, vm.ctl(&["resume"]).0), (0, 0));
-    assert!(vm.status()["disk_full"].is_string(), "it still waits");
+    assert!(vm.status().disk_full().is_some(), "it still waits");
     disk.free();
     assert_has_room_again(&vm);
     wait_progress(&vm, &guest, 50);
@@ -166,7 +165,7 @@ fn guest_that_writes_much_over_a_full_image_is_stopped_and_goes_on() {
     disk.fill();
     assert_eq!(pair.primary.ctl(&["resume"]).0, 0);
     wait_full(&pair.primary, "small.img");
-    let sealed = || pair.primary.status()["sealed"].as_u64();
+    let sealed = || pair.primary.protecting().sealed;
     wait::until("a guest that stands still", || {
         let before = sealed();
         wait::until_within(Duration::from_secs(1), || (sealed() != before).then_some(())).is_none().then_some(())
@@ -213,7 +212,7 @@ fn full_disk_of_the_backup_costs_the_protection_for_as_long_as_it_is_full() {
     pair.primary.wait_event("solo");
     wait_progress(&pair.primary, &guest, 20);
     pair.primary.wait_event_again("solo", 2);
-    assert!(pair.primary.status()["solo_reason"].as_str().is_some_and(|why| why.contains("no room")));
+    assert!(pair.primary.protecting().solo_reason.is_some_and(|why| why.contains("no room")));
     disk.free();
     assert_has_room_again(&pair.backup);
     pair.primary.wait_event_again("protected", 2);
@@ -235,7 +234,7 @@ fn takeover_by_a_backup_without_room_waits_for_it() {
     pair.primary.kill();
     pair.backup.wait_event("failover-started");
     wait::until("a backup that has the right and no room", || {
-        (pair.backup.status()["state"] == "TakingOver").then_some(())
+        (pair.backup.following().state == BackupState::TakingOver).then_some(())
     });
     disk.free();
     pair.backup.wait_event("failover-finished");
@@ -265,7 +264,7 @@ fn file_systems_that_fill_on_both_sides_at_once_end_neither() {
         disk.free();
     }
     wait_progress(&pair.primary, &guest, 20);
-    pair.primary.wait_state("Protected");
+    pair.primary.wait_state(PrimaryState::Protected);
     assert_survives_its_primary(&mut pair, &guest);
 }
 

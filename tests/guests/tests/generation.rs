@@ -84,7 +84,7 @@ fn guest_that_is_rolled_back_begins_a_generation() {
     let launch = place.alone("a", &guest).with("--protect", "local").with("--epoch", "2ms");
     let vm = launch.with("--on-guest-panic", "rollback").typed().start();
     vm.wait_event("booting");
-    let is_kept = || vm.status()["earlier"].as_array().is_some_and(|kept| kept.len() >= 2).then_some(());
+    let is_kept = || (vm.protecting().earlier.len() >= 2).then_some(());
     wait::until("two earlier epochs", is_kept);
     let before = generation_of(&vm, &place, "before");
     vm.type_in("c");

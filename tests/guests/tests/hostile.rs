@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use guests::network::Network;
 use guests::place::{disk, wait_progress};
 use guests::{Guest, Launch, Place, Vm, needs, wait};
+use outlast_api::RunState;
 
 /// Within this `ctl status` answers, whatever the guest does.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
@@ -79,9 +80,9 @@ fn assert_stops(mut vm: Vm) {
 /// It is paused, and runs on.
 #[track_caller]
 fn assert_pauses(vm: &Vm) {
-    for (verb, state) in [("pause", "Paused"), ("resume", "Running")] {
+    for (verb, state) in [("pause", RunState::Paused), ("resume", RunState::Running)] {
         let (code, said) = vm.ctl(&[verb]);
-        assert_eq!((code, vm.run_state().as_str()), (0, state), "{said}{}", vm.log());
+        assert_eq!((code, vm.run_state()), (0, state), "{said}{}", vm.log());
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use guests::place::{wait_progress, wait_value};
 use guests::{Guest, Launch, Place, Vm, needs};
+use outlast_api::{PrimaryState, PrimaryStatus};
 
 const SLOW: &str = "OUTLAST_SLOW_AT";
 
@@ -14,9 +15,9 @@ fn guest(parameters: &str) -> Guest {
 }
 
 #[track_caller]
-fn assert_answers(vm: &Vm) -> serde_json::Value {
+fn assert_answers(vm: &Vm) -> PrimaryStatus {
     let asked = Instant::now();
-    let status = vm.status();
+    let status = vm.primary();
     assert!(asked.elapsed() <= Duration::from_secs(1), "{:?}", asked.elapsed());
     status
 }
@@ -55,11 +56,11 @@ fn boundary_that_is_late_is_told_and_a_guest_that_waits_goes_on() {
     let (primary, _backup) = pair(&place, &guest, "continue", 5000);
     primary.wait_event("boundary-late");
     let status = assert_answers(&primary);
-    let warnings = status["warnings"].to_string();
+    let warnings = status.host.warnings.concat();
     assert!(warnings.contains("have not come out"), "{warnings}");
     primary.wait_event("boundary-came");
     wait_progress(&primary, &guest, 2);
-    assert_eq!(assert_answers(&primary)["state"], "Protected");
+    assert_eq!(assert_answers(&primary).protecting.state, PrimaryState::Protected);
 }
 
 #[test]
@@ -83,7 +84,7 @@ fn backup_of_a_guest_whose_boundary_does_not_come_is_let_go_where_that_was_chose
     let before = primary.console();
     primary.wait_event("unprotecting");
     backup.wait_event("discarded");
-    assert_eq!(assert_answers(&primary)["state"], "Solo");
+    assert_eq!(assert_answers(&primary).protecting.state, PrimaryState::Solo);
     // The register has no backup any more, so that nobody could continue the guest but this host.
     let record = (1..)
         .map_while(|number| std::fs::read(place.witness().join(format!("{}.view-{number}", guests::place::NAME))).ok());

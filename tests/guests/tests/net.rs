@@ -106,7 +106,7 @@ fn fenced_primary_has_no_carrier_while_its_process_is_still_there() {
 }
 
 fn console_bytes(vm: &Vm) -> u64 {
-    vm.status()["epochs"]["counts"]["console_bytes"].as_u64().expect("a number")
+    vm.counts().console_bytes
 }
 
 #[test]

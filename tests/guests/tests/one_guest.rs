@@ -8,7 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use guests::place::{wait_progress, wait_value};
-use guests::{Guest, Launch, Pair, Place, Seed, Vm, console, needs, wait};
+use guests::{Guest, Launch, Pair, Place, Seed, Vm, console, needs, said, wait};
+use outlast_api::{Occurrence, PrimaryState};
 use serde_json::Value;
 
 const CONFLICT: i32 = 4;
@@ -159,7 +160,7 @@ fn unprotect_while_the_backup_is_filled_leaves_it_without_the_guest() {
         seed.pass(Duration::from_millis(900));
         assert_eq!(vm.ctl(&["unprotect"]).0, 0);
         backup.wait_event_again("discarded", round);
-        wait::until("the guest to be alone", || (vm.status()["state"] == "Solo").then_some(()));
+        wait::until("the guest to be alone", || (vm.protecting().state == PrimaryState::Solo).then_some(()));
     }
     assert_eq!(backup.count("failover-started"), 0, "{}", backup.log());
     stop(&mut vm);
@@ -250,8 +251,8 @@ fn kept_copy_of_a_backup_that_was_too_late_goes_on_when_the_winner_is_named_dead
     wait_progress(&pair.primary, &guest, 20);
     pair.primary.kill();
     pair.backup.unhang();
-    let kept = pair.backup.wait_event("kept");
-    assert!(pair.backup.status()["kept"]["epoch"] == kept["epoch"], "{}", pair.backup.status());
+    let kept = said!(pair.backup, "kept", Kept { epoch });
+    assert_eq!(pair.backup.following().kept.map(|kept| kept.epoch), Some(kept));
     assert_eq!(pair.backup.console(), "", "the primary went further");
     let (code, said) = pair.backup.ctl(&["take-over", "--dead", "00000000"]);
     assert_eq!(code, 3, "{said}");
@@ -291,9 +292,11 @@ fn sides_with_different_witnesses_are_never_a_pair() {
         let backup = place.backup(&format!("b-{name}"), &guest).instead("--witness", witness.as_str());
         let backup = backup.start();
         let mut primary = place.primary(&format!("a-{name}"), &guest, backup.port()).start();
-        let says = |solo: &Value| solo["properties"]["reason"].as_str().expect("a text").contains("witness");
         wait::until("both witnesses to be compared", || {
-            primary.events().iter().any(|event| event["event"] == "solo" && says(event)).then_some(())
+            let events = primary.events();
+            let mut happened = events.iter().map(|event| &event.occurrence);
+            let says = |solo: &Occurrence| matches!(solo, Occurrence::Solo { reason } if reason.contains("witness"));
+            happened.any(says).then_some(())
         });
         assert_eq!(primary.count("protected"), 0);
         stop(&mut primary);
@@ -309,7 +312,7 @@ fn witness_that_is_away_is_an_event_and_back_is_one_too() {
     fs::create_dir(place.witness()).expect("an empty directory, as under a mount");
     for side in [&pair.primary, &pair.backup] {
         side.wait_event("witness-away");
-        assert!(side.status()["witness_away_ms"].is_u64(), "{}", side.status());
+        assert!(side.status().witness_away_ms().is_some(), "{:?}", side.status());
     }
     fs::remove_dir(place.witness()).expect("nothing was written into it");
     fs::rename(place.path("gone"), place.witness()).expect("the test's own directory");

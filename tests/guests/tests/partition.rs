@@ -12,7 +12,7 @@ const SELF_FENCED: i32 = 160;
 fn wait_unanswered(vm: &Vm, times: u64) {
     const BETWEEN_CLAIMS_MS: u64 = 250;
     wait::until("claims without an answer", || {
-        vm.status()["witness_away_ms"].as_u64().filter(|away| *away >= times * BETWEEN_CLAIMS_MS)
+        vm.status().witness_away_ms().filter(|away| *away >= times * BETWEEN_CLAIMS_MS)
     });
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use guests::place::{NAME, wait_progress};
 use guests::{Guest, Launch, Pair, Place, Seed, Vm, console, needs, wait};
+use outlast_api::{GoalState, PrimaryState, RunState, VmState, verbs};
 
 const NOT_FOUND: i32 = 3;
 const CONFLICT: i32 = 4;
@@ -39,7 +40,7 @@ fn assert_stands_still(vm: &Vm, guest: &Guest, said: &str) {
 /// The same in a life that began when its console was so long already.
 #[track_caller]
 fn assert_stands_still_in(vm: &Vm, guest: &Guest, said: &str, begun: usize) {
-    assert_eq!(vm.run_state(), "Paused");
+    assert_eq!(vm.run_state(), RunState::Paused);
     std::thread::sleep(STILL);
     assert_eq!(joined(guest, said, &vm.console()[begun..]), said, "the guest ran while it was paused");
 }
@@ -53,7 +54,7 @@ fn assert_taken_over_paused(backup: &mut Vm, guest: &Guest, said: &str) {
     assert_stands_still(backup, guest, said);
     ctl(backup, "resume");
     wait_progress(backup, guest, 20);
-    assert_eq!(backup.run_state(), "Running");
+    assert_eq!(backup.run_state(), RunState::Running);
     stop(backup);
     joined(guest, said, &backup.console());
 }
@@ -83,7 +84,7 @@ fn guest_that_was_resumed_is_taken_over_running() {
     ctl(&pair.primary, "pause");
     // Far longer than either side waits until it takes the other for dead.
     std::thread::sleep(Duration::from_secs(4));
-    assert_eq!(pair.primary.status()["state"], "Protected");
+    assert_eq!(pair.primary.protecting().state, PrimaryState::Protected);
     assert_eq!(pair.backup.count("failover-started"), 0);
     ctl(&pair.primary, "resume");
     ctl(&pair.primary, "resume");
@@ -121,7 +122,7 @@ fn paused_guest_of_a_killed_vmm_is_resumed_from_its_state_directory_and_stands_s
         let said = joined(&guest, &said, &text[begun..]);
         vm = Launch::resume(&place.path("a")).start();
         wait_progress(&vm, &guest, 20);
-        assert_eq!(vm.run_state(), "Running");
+        assert_eq!(vm.run_state(), RunState::Running);
         stop(&mut vm);
         joined(&guest, &said, &vm.console()[text.len()..]);
     }
@@ -141,7 +142,7 @@ fn paused_guest_with_a_state_directory_and_a_backup_stands_still_on_whichever_go
         let said = vm.console();
         if resumed_here {
             other.kill();
-            vm.wait_state("Solo");
+            vm.wait_state(PrimaryState::Solo);
             vm.kill();
             let begun = vm.console().len();
             vm = Launch::resume(&place.path("a")).start();
@@ -174,19 +175,19 @@ fn snapshot_of_a_paused_guest_restores_paused_and_of_a_running_one_running() {
         restored.wait_event("booting");
         if paused {
             restored.wait_event("paused");
-            assert_eq!(restored.run_state(), "Paused");
+            assert_eq!(restored.run_state(), RunState::Paused);
             std::thread::sleep(STILL);
             assert!(restored.console().is_empty(), "the guest runs although it is paused");
             ctl(&restored, "resume");
         }
         wait_progress(&restored, &guest, 20);
-        assert_eq!(restored.run_state(), "Running");
+        assert_eq!(restored.run_state(), RunState::Running);
         stop(&mut restored);
         if paused {
             joined(&guest, &said, &restored.console());
         }
     }
-    assert_eq!(vm.run_state(), "Paused");
+    assert_eq!(vm.run_state(), RunState::Paused);
     stop(&mut vm);
 }
 
@@ -292,7 +293,7 @@ fn unprotected_guest_is_paused_and_goes_on() {
         let said = vm.console();
         assert_stands_still(&vm, &guest, &said);
         ctl(&vm, "resume");
-        assert_eq!(vm.run_state(), "Running");
+        assert_eq!(vm.run_state(), RunState::Running);
     }
     wait_progress(&vm, &guest, 5);
     stop(&mut vm);
@@ -305,7 +306,7 @@ fn nothing_commits(place: &Place, guest: &Guest) -> Pair {
     wait_progress(&pair.primary, guest, 20);
     fs::rename(place.witness(), place.path("away")).expect("the test's own directory");
     pair.backup.hang();
-    pair.primary.wait_state("Arbitrating");
+    pair.primary.wait_state(PrimaryState::Arbitrating);
     pair
 }
 
@@ -317,9 +318,9 @@ fn pause_that_waits_keeps_nobody_from_asking_and_ends_with_a_stop() {
     let pausing = &pair.primary;
     let (code, said) = std::thread::scope(|scope| {
         let pause = scope.spawn(|| pausing.ctl(&["pause"]));
-        wait::until("a pause that waits", || (pausing.run_state() == "Pausing").then_some(()));
+        wait::until("a pause that waits", || (pausing.run_state() == RunState::Pausing).then_some(()));
         let asked = Instant::now();
-        assert_eq!(pausing.status()["state"], "Arbitrating");
+        assert_eq!(pausing.protecting().state, PrimaryState::Arbitrating);
         ctl(pausing, "events");
         ctl(pausing, "stop");
         assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
@@ -339,7 +340,7 @@ fn pause_that_is_not_committed_in_time_is_an_error_and_the_guest_runs_on() {
     let (code, said) = pair.primary.ctl(&["pause"]);
     assert_eq!(code, TIMEOUT, "{said}");
     assert!(said.contains("runs on") && said.contains("witness"), "{said}");
-    assert_eq!((pair.primary.run_state().as_str(), pair.primary.count("paused")), ("Running", 0));
+    assert_eq!((pair.primary.run_state(), pair.primary.count("paused")), (RunState::Running, 0));
     fs::rename(place.path("away"), place.witness()).expect("the test's own directory");
     pair.primary.wait_event("solo");
     wait_progress(&pair.primary, &guest, 20);
@@ -383,7 +384,7 @@ fn primary_killed_while_it_is_pausing_and_a_pause_that_was_answered_holds() {
         let code = std::thread::scope(|scope| {
             let pause = scope.spawn(|| {
                 let client = vmm::api::client::Client::new(&socket, Duration::from_secs(10));
-                client.request("PATCH", "/vm", Some(&serde_json::json!({ "state": "Paused" }))).is_ok()
+                client.call::<verbs::PatchVm>(&VmState { state: GoalState::Paused }).is_ok()
             });
             seed.pass(Duration::from_millis(12));
             primary.kill();
@@ -478,7 +479,7 @@ impl<'a> Story<'a> {
         if let Some(stands) = &self.stands {
             std::thread::sleep(Duration::from_millis(10));
             assert_eq!(*stands, self.consoles(), "after {verb} the guest ran while it was paused");
-            assert_eq!(self.pair.primary.run_state(), "Paused", "after {verb}");
+            assert_eq!(self.pair.primary.run_state(), RunState::Paused, "after {verb}");
         }
         assert!(self.pair.backup.console().is_empty(), "after {verb} two guests");
     }
@@ -517,11 +518,11 @@ impl<'a> Story<'a> {
     /// The end of the primary; whoever has the guest then obeys its last pause.
     fn end(mut self, dice: u64) {
         self.check("the last verb");
-        let state = self.pair.primary.status()["state"].as_str().map(str::to_owned);
+        let state = self.pair.primary.protecting().state;
         println!("ends {state:?}, local {}, paused {}, killed {}", self.local, self.stands.is_some(), dice > 0);
-        match state.as_deref() {
-            Some("Protected") if dice > 0 => self.end_taken_over(),
-            Some("Solo") if dice > 0 && self.local => self.end_resumed(),
+        match state {
+            PrimaryState::Protected if dice > 0 => self.end_taken_over(),
+            PrimaryState::Solo if dice > 0 && self.local => self.end_resumed(),
             _ => stop(&mut self.pair.primary),
         }
     }

@@ -12,7 +12,7 @@ fn epochs_for_each_line(place: &Place, guest: &Guest, protocol: impl Fn(Launch) 
     let primary = protocol(place.primary("a", guest, backup.port())).start();
     let pair = Pair { primary, backup };
     pair.primary.wait_event("protected");
-    let sealed = || pair.primary.status()["sealed"].as_u64().expect("a number");
+    let sealed = || pair.primary.protecting().sealed;
     let (first, before) = (wait_progress(&pair.primary, guest, 1), sealed());
     let (last, after) = (wait_progress(&pair.primary, guest, 15), sealed());
     let lines = (last - first) / guest.step;

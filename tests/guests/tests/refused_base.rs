@@ -12,6 +12,7 @@ use std::thread;
 use guests::place::wait_progress;
 use guests::{Guest, Place, console, needs};
 use machine::state::MachineState;
+use outlast_api::{BackupState, Occurrence};
 use replication::wire::{EpochBegin, Frame, Hello, Message};
 use replication::{EpochMark, EpochWriter, FrameDecoder, StateDigest, VmId};
 
@@ -143,7 +144,10 @@ fn guest_whose_processor_the_backup_has_not_is_refused_before_it_is_filled() {
     let backup = place.backup("b", &guest).start();
     let mut primary = place.primary("a", &guest, altering_wire(backup.port(), Altered::Hello)).start();
     for (side, event) in [(&backup, "refused"), (&primary, "solo")] {
-        let reason = side.wait_event(event)["reason"].to_string();
+        let reason = match side.wait_event(event) {
+            Occurrence::Refused { reason } | Occurrence::Solo { reason } => reason,
+            other => panic!("{other:?} has no reason"),
+        };
         for says in
             ["run a kernel here that is as new", "CPUID leaf 0x40000001.0 eax is 0x", " for the guest, 0x", " here"]
         {
@@ -175,7 +179,7 @@ fn base_that_the_backups_kvm_cannot_load_is_not_acked_and_the_guest_goes_on() {
         "a base that cannot be loaded was acked"
     );
     primary.wait_event("solo");
-    assert_eq!(backup.status()["state"], "Waiting", "{}", backup.log());
+    assert_eq!(backup.following().state, BackupState::Waiting, "{}", backup.log());
     assert_eq!(backup.ctl(&["stop"]).0, 0);
     assert_eq!(backup.wait(), 0);
     assert_eq!(primary.ctl(&["stop"]).0, 0);

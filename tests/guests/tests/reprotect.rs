@@ -1,8 +1,8 @@
 //! The backup is lost: the guest goes on alone, says so, and is protected again by whoever joins.
 
 use guests::place::{wait_progress, wait_value};
-use guests::{Guest, Pair, Place, Vm, console, needs, wait};
-use serde_json::Value;
+use guests::{Guest, Pair, Place, Vm, console, needs, said, wait};
+use outlast_api::PrimaryState;
 
 fn protect(vm: &Vm, port: u16) {
     let (code, said) = vm.ctl(&["protect", &format!("tcp:127.0.0.1:{port}")]);
@@ -29,10 +29,10 @@ fn kill_backup_primary_goes_on_solo_and_says_so() {
     let mut pair = Pair::start(&place, &guest);
     wait_progress(&pair.primary, &guest, 10);
     pair.backup.kill();
-    let reason = pair.primary.wait_event("solo")["reason"].to_string();
+    let reason = said!(pair.primary, "solo", Solo { reason });
     assert!(reason.contains("the backup was lost"), "{reason}");
     wait_progress(&pair.primary, &guest, 50);
-    assert_eq!(pair.primary.status()["state"], "Solo");
+    assert_eq!(pair.primary.protecting().state, PrimaryState::Solo);
     let (code, table) = pair.primary.ctl(&["status"]);
     assert!(code == 0 && table.contains("Solo") && table.contains("the backup was lost"), "{table}");
     stop(&mut pair.primary);
@@ -110,15 +110,15 @@ fn unprotected_by_the_operator_primary_goes_on_and_backup_does_not_take_over() {
     let (guest, place) = (Guest::counter(), Place::new());
     let mut pair = Pair::start(&place, &guest);
     assert_eq!(pair.primary.ctl(&["unprotect"]).0, 0);
-    assert_eq!(pair.primary.wait_event("solo")["reason"], Value::from("protection was ended"));
+    assert_eq!(said!(pair.primary, "solo", Solo { reason }), "protection was ended");
     // Nothing was lost: the operator sent it away.
     assert_eq!((pair.primary.count("unprotecting"), pair.primary.count("peer-lost")), (1, 0));
-    assert_eq!(pair.primary.status()["warnings"], Value::from(Vec::<Value>::new()));
-    let reason = pair.backup.wait_event("discarded")["reason"].to_string();
+    assert_eq!(pair.primary.status().warnings(), [""; 0]);
+    let reason = said!(pair.backup, "discarded", Discarded { reason });
     assert!(reason.contains("Unprotected"), "{reason}");
     wait_progress(&pair.primary, &guest, 20);
     pair.primary.kill();
-    assert_eq!(pair.backup.status()["can_take_over"], false);
+    assert!(!pair.backup.following().can_take_over);
     assert_eq!(pair.backup.count("failover-started"), 0);
     assert!(pair.backup.console().is_empty());
 }
@@ -128,10 +128,7 @@ fn unprotected_by_the_operator_primary_goes_on_and_backup_does_not_take_over() {
 fn backup_that_was_asked_for_and_is_not_there_is_a_warning() {
     needs!(Kvm);
     let (guest, place) = (Guest::counter(), Place::new());
-    let says = |vm: &Vm, what: &str| {
-        let warnings = vm.status()["warnings"].as_array().expect("a list").clone();
-        warnings.iter().any(|warning| warning.as_str().is_some_and(|text| text.contains(what))).then_some(())
-    };
+    let says = |vm: &Vm, what: &str| vm.warns_of(what).then_some(());
     // Nobody listens at the port of a backup that was stopped.
     let mut gone = place.backup("gone", &guest).start();
     let port = gone.port();
@@ -141,7 +138,7 @@ fn backup_that_was_asked_for_and_is_not_there_is_a_warning() {
     wait::until("a warning", || says(&primary, &format!("backup tcp:127.0.0.1:{port} does not protect")));
     let mut backup = place.backup_on("b", &guest, port).start();
     primary.wait_event("protected");
-    assert_eq!(primary.status()["warnings"], Value::from(Vec::<Value>::new()));
+    assert_eq!(primary.status().warnings(), [""; 0]);
     backup.kill();
     primary.wait_event("solo");
     wait::until("a warning", || says(&primary, "does not protect the guest"));
@@ -156,15 +153,15 @@ fn paused_guest_loses_its_backup_and_gets_another_while_it_is_paused() {
     let mut pair = Pair::start(&place, &guest);
     wait_progress(&pair.primary, &guest, 5);
     assert_eq!(pair.primary.ctl(&["pause"]).0, 0);
-    let said = pair.primary.status()["epochs"]["counts"]["console_bytes"].clone();
+    let said = pair.primary.counts().console_bytes;
     pair.backup.kill();
-    pair.primary.wait_state("Solo");
+    pair.primary.wait_state(PrimaryState::Solo);
     let second = place.backup("c", &guest).start();
     let target = format!("tcp:127.0.0.1:{}", second.port());
     assert_eq!(pair.primary.ctl(&["protect", &target]).0, 0);
-    pair.primary.wait_state("Protected");
+    pair.primary.wait_state(PrimaryState::Protected);
     second.wait_event("protected");
-    assert_eq!(pair.primary.status()["epochs"]["counts"]["console_bytes"], said, "the guest ran while it was paused");
+    assert_eq!(pair.primary.counts().console_bytes, said, "the guest ran while it was paused");
     assert_eq!(pair.primary.ctl(&["resume"]).0, 0);
     let mut backup = second;
     wait_progress(&pair.primary, &guest, 20);

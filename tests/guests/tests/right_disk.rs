@@ -8,7 +8,8 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use guests::place::{SmallDisk, disk, wait_progress};
-use guests::{Guest, Launch, Place, Vm, console, needs};
+use guests::{Guest, Launch, Place, Vm, console, needs, said};
+use outlast_api::DiskLog;
 
 const ERROR: i32 = 1;
 const USAGE: i32 = 2;
@@ -54,6 +55,10 @@ fn assert_goes_on(place: &Place, guest: &Guest) {
     let vm = resume(place);
     wait_progress(&vm, guest, 20);
     console::join(guest, &before, &vm.console()[before.len()..]).unwrap_or_else(|e| panic!("{e}"));
+}
+
+fn disk_log(vm: &Vm) -> DiskLog {
+    vm.status().host().disk_log.clone().expect("it has a log of disk writes")
 }
 
 #[test]
@@ -289,16 +294,16 @@ fn image_that_is_cut_while_its_vm_runs_is_told_and_stays_cut() {
     let (place, guest) = (Place::in_memory(), Guest::disk_journal());
     let mut vm = place.alone("a", &guest).start();
     wait_progress(&vm, &guest, 20);
-    assert_eq!(vm.status()["disk_log"]["survives"], "the death of a process");
+    assert_eq!(disk_log(&vm).survives, "the death of a process");
     let image = place.path("a.img");
     let resize = |len| File::options().write(true).open(&image).and_then(|file| file.set_len(len)).expect("ours");
     resize(6 << 20);
-    assert_eq!(vm.wait_event("disk-resized")["now_bytes"], 6 << 20);
-    assert!(vm.status()["warnings"].to_string().contains("6291456"), "{}", vm.status());
+    assert_eq!(said!(vm, "disk-resized", DiskResized { now_bytes }), 6 << 20);
+    assert!(vm.warns_of("6291456"), "{:?}", vm.status());
     wait_progress(&vm, &guest, 20);
     resize(4 << 20);
     vm.wait_event_again("disk-resized", 2);
-    assert!(!vm.status()["warnings"].to_string().contains("4194304"), "{}", vm.status());
+    assert!(!vm.warns_of("4194304"), "{:?}", vm.status());
     // Before the next records: the guest ends when its disk fails.
     resize(4096);
     assert_eq!(vm.wait(), 0, "{}", vm.log());
@@ -314,10 +319,9 @@ fn log_in_a_directory_that_was_chosen_belongs_to_its_image_all_the_same() {
     fs::create_dir(&logs).expect("room");
     let mut vm = local(&place, &guest).with("--disk-log", &logs).start();
     wait_progress(&vm, &guest, 50);
-    let at = vm.status()["disk_log"]["path"].as_str().expect("a path").to_owned();
+    let at = disk_log(&vm).path;
     assert!(at.starts_with(logs.to_str().expect("UTF-8")) && at.ends_with("-a.img.epochs"), "{at}");
-    let warnings = vm.status()["warnings"].to_string();
-    assert!(warnings.contains(&at) && warnings.contains("tmpfs"), "{warnings}");
+    assert!(vm.warns_of(&at) && vm.warns_of("tmpfs"), "{:?}", vm.status());
     vm.kill();
     assert!(!place.path("a.img.epochs").exists());
     assert_goes_on(&place, &guest);
@@ -386,11 +390,11 @@ fn log_of_a_block_device_lies_where_power_does_not_take_it_and_knows_its_device(
     assert_refused(on(&in_memory).start(), USAGE, &[&device.0, "a loss of power takes", "--disk-log"]);
     let mut vm = on(&place).start();
     wait_progress(&vm, &guest, 100);
-    let log = vm.status()["disk_log"].clone();
+    let log = disk_log(&vm);
     let name = format!("{}.epochs", device.0.trim_start_matches('/').replace('/', "-"));
     let expected = place.path("a/state").join(name);
-    assert_eq!(log["path"].as_str(), expected.to_str(), "{log}");
-    assert_eq!(log["survives"], "a loss of power");
+    assert_eq!(Some(&*log.path), expected.to_str());
+    assert_eq!(log.survives, "a loss of power");
     vm.kill();
     // Under the same name there is another disk now.
     device.exchange(&place.image("other.img", 4 << 20));

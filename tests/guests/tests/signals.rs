@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use guests::place::{wait_progress, wait_value};
 use guests::{Guest, Launch, Pair, Place, Vm, console, needs, wait};
+use outlast_api::verbs;
 
 /// 128 and the number of SIGTERM: how a program ends that had nothing to end in good order.
 const TERMINATED: i32 = 143;
@@ -77,7 +78,7 @@ fn console_that_is_a_pipe_without_a_reader_starts_and_is_read_later() {
     let pipe = make_pipe(place.path("pipe"));
     let (launch, guest) = counter(&place);
     let mut vm = launch.instead("--console", format!("file={}", pipe.display())).start();
-    wait::until("a running guest", || vm.ask("GET", "/vm", None).ok());
+    wait::until("a running guest", || vm.client().call::<verbs::GetVm>(&()).ok());
     let mut reader = Command::new("timeout").args(["1", "cat"]).arg(&pipe).output().expect("cat is there").stdout;
     reader.truncate(40_000);
     let said = String::from_utf8_lossy(&reader);

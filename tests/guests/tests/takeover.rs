@@ -8,7 +8,7 @@ use guests::place::{wait_progress, wait_value};
 use guests::wire::Wire;
 use protect::testing::EtcdServer;
 
-use guests::{Guest, Pair, Place, Seed, Vm, console, needs, tls, wait};
+use guests::{Guest, Pair, Place, Seed, console, needs, said, tls, wait};
 
 /// Kills the primary of `guest` at a random moment and compares both consoles with what the guest has to say.
 fn survives_kill_of_primary(guest: &Guest, seed: &mut Seed) {
@@ -48,12 +48,12 @@ fn kill_primary_that_a_unix_socket_connects_goes_on_without_a_seam() {
     let socket = place.path("pair.sock");
     let endpoint = format!("unix:{}", socket.display());
     let backup = place.backup("b", &guest).instead("--listen", &endpoint).start();
-    assert_eq!(backup.wait_event("waiting")["listen"], *endpoint);
+    assert_eq!(said!(backup, "waiting", Waiting { listen }), *endpoint);
     let primary = place.primary("a", &guest, 0).instead("--protect", &endpoint).start();
     let pair = Pair { primary, backup };
     pair.primary.wait_event("protected");
     pair.backup.wait_event("protected");
-    assert_eq!(pair.primary.status()["target"], *endpoint);
+    assert_eq!(pair.primary.protecting().target.as_deref(), Some(&*endpoint));
     // One that comes to a backup that has its primary is sent away, and harms neither.
     let third = place
         .alone("c", &guest)
@@ -82,11 +82,13 @@ fn kill_primary_over_tls_goes_on_without_a_seam_and_strangers_are_sent_away() {
             .with("--protect", format!("tcp:127.0.0.1:{}", backup.port()))
     };
     let clear = stranger("c").start();
-    let said = |vm: &Vm, event: &str| vm.wait_event(event)["error"].as_str().expect("a reason").to_owned();
-    assert!(said(&clear, "peer-error").contains("speaks TLS"), "{}", said(&clear, "peer-error"));
+    let error = said!(clear, "peer-error", PeerError { error }).expect("a primary says what");
+    assert!(error.contains("speaks TLS"), "{error}");
     let other = stranger("d").with("--tls-dir", path(&tls::directory(&place.path(""), "other"))).start();
-    assert!(said(&other, "backup-unreachable").contains("did not sign it"), "{}", said(&other, "backup-unreachable"));
-    assert!(backup.wait_event("peer-error")["reason"].as_str().is_some_and(|why| why.contains("clear text")));
+    let error = said!(other, "backup-unreachable", BackupUnreachable { error });
+    assert!(error.contains("did not sign it"), "{error}");
+    let reason = said!(backup, "peer-error", PeerError { reason }).expect("a backup says what");
+    assert!(reason.contains("clear text"), "{reason}");
     for vm in [clear, other] {
         assert_eq!(vm.ctl(&["stop"]).0, 0);
     }
@@ -114,7 +116,7 @@ fn kill_primary_and_the_leader_of_etcd_goes_on_without_a_seam_and_only_once() {
     let before = console::latest(&guest, &pair.primary.console()).expect("the guest was seen to make progress");
     wait_value(&pair.backup, &guest, before + 30 * guest.step);
     // Whoever starts the primary again, as a supervisor does, is told who has the guest.
-    let again = place.primary("a", &guest, pair.backup.port()).instead("--witness", etcd.option()).start();
+    let mut again = place.primary("a", &guest, pair.backup.port()).instead("--witness", etcd.option()).start();
     assert_eq!(again.wait(), 6);
     assert_eq!(pair.backup.ctl(&["stop"]).0, 0);
     assert_eq!(pair.backup.wait(), 0);
@@ -170,12 +172,11 @@ fn kill_primary_before_it_heard_of_commits_output_is_emitted_again() {
         wait_progress(&pair.primary, &guest, 10);
         wire.hold_answers();
         wait::until("epochs that are complete over there and not released here", || {
-            (pair.primary.status()["in_flight_epochs"].as_u64() > Some(2)).then_some(())
+            (pair.primary.protecting().in_flight_epochs > 2).then_some(())
         });
         let released = pair.primary.console();
         pair.primary.kill();
-        let finished = pair.backup.wait_event("failover-finished");
-        assert!(finished["reemitted"].as_u64() > Some(0), "{finished}");
+        assert!(said!(pair.backup, "failover-finished", FailoverFinished { reemitted }) > 0);
         assert_eq!(pair.primary.console(), released, "nothing leaves without an ack");
         wait_progress(&pair.backup, &guest, 20);
         assert_eq!(pair.backup.ctl(&["stop"]).0, 0);

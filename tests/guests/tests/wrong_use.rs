@@ -8,7 +8,8 @@ use std::path::Path;
 
 use guests::network::Network;
 use guests::place::{disk, wait_progress, wait_value};
-use guests::{Guest, Launch, Pair, Place, Vm, console, needs, wait};
+use guests::{Guest, Launch, Pair, Place, Vm, console, needs, said, wait};
+use outlast_api::PrimaryState;
 use replication::wire::{HelloAck, Kind, Link, Message, PROTOCOL_VERSION, encode_frame};
 use replication::{EpochId, SessionId, Term, VmId};
 
@@ -227,7 +228,8 @@ fn backup_with_other_disks_or_cards_is_refused_and_both_say_what_to_do() {
         let primary = place.primary("a", &guest, backup.port()).start();
         wait_log(&backup, &[says]);
         wait_log(&primary, &[says]);
-        assert_eq!(primary.wait_event("solo")["reason"].as_str().map(|reason| reason.contains(says)), Some(true));
+        let reason = said!(primary, "solo", Solo { reason });
+        assert!(reason.contains(says), "{reason}");
         assert_unharmed(&primary, &guest);
     }
 }
@@ -261,15 +263,15 @@ fn protect_that_is_refused_changes_nothing() {
     needs!(Kvm);
     let (guest, place) = (Guest::counter(), Place::new());
     let mut pair = Pair::start(&place, &guest);
-    let length = |vm: &Vm| vm.status()["epochs"]["length_ms"].as_f64();
+    let length = |vm: &Vm| vm.primary().epochs.length_ms;
     let (code, said) = pair.primary.ctl(&["protect", "tcp:127.0.0.1:1", "--epoch", "70ms"]);
     assert_eq!(code, CONFLICT, "{said}");
-    assert_eq!(length(&pair.primary), Some(20.0));
+    assert_eq!(length(&pair.primary), 20.0);
     pair.backup.kill();
-    pair.primary.wait_state("Solo");
+    pair.primary.wait_state(PrimaryState::Solo);
     let (code, said) = pair.primary.ctl(&["protect", "tcp:127.0.0.1:1", "--epoch", "70ms"]);
     assert_eq!(code, 0, "{said}");
-    assert_eq!(length(&pair.primary), Some(70.0));
+    assert_eq!(length(&pair.primary), 70.0);
 }
 
 #[test]
@@ -283,12 +285,12 @@ fn protect_by_the_backup_that_the_guest_has_already_is_no_error_and_says_what_is
     let (code, said) = protect(port);
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("is protected by tcp:127.0.0.1"), "{said}");
-    assert_eq!(primary.status()["epochs"]["length_ms"].as_f64(), Some(70.0));
+    assert_eq!(primary.primary().epochs.length_ms, 70.0);
     let (code, said) = protect(1);
     assert_eq!(code, CONFLICT, "{said}");
     assert!(said.contains(&format!("protected by tcp:127.0.0.1:{port}")) && said.contains("unprotect"), "{said}");
     backup.kill();
-    primary.wait_state("Solo");
+    primary.wait_state(PrimaryState::Solo);
     primary.wait_event("backup-unreachable");
     let (code, said) = protect(port);
     assert_eq!(code, 0, "{said}");

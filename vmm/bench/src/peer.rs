@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use outlast_api::{Event, Occurrence};
 
 use crate::cannot;
 use protect::transport::Endpoint;
@@ -123,9 +123,12 @@ fn program() -> Result<Command, Failure> {
 
 /// The port that the event `waiting` names.
 fn port_of(events: &str) -> Option<u16> {
-    let waiting = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let waiting = waiting.into_iter().find(|event| event["event"] == "waiting")?;
-    waiting["properties"]["listen"].as_str()?.rsplit_once(':')?.1.parse().ok()
+    let events = events.lines().filter_map(|line| serde_json::from_str::<Event>(line).ok());
+    let listen = events.into_iter().find_map(|event| match event.occurrence {
+        Occurrence::Waiting { listen } => Some(listen),
+        _ => None,
+    });
+    listen?.rsplit_once(':')?.1.parse().ok()
 }
 
 #[cfg(test)]

@@ -16,8 +16,9 @@ use crate::network::BACKUP_TAP;
 use crate::peer::{Peer, PeerSpec};
 use machine::kick::Kicker;
 use machine::net::Tap;
-use machine::stats::{Stats, Summary};
+use machine::stats::Stats;
 use machine::{Card, End, KernelSource, Parts, Threads, input};
+use outlast_api::figures::{self, Column, Summary};
 use protect::epoch::capture::Mode;
 use protect::epoch::pace::Length;
 use protect::epoch::{EpochMachine, Pace};
@@ -322,70 +323,25 @@ fn guardian_config(durability: CommitDurability) -> GuardianConfig {
     }
 }
 
-/// The names of the figures of [`Session::figures`], in the order of the columns.
-pub(crate) const FIGURES: [&str; 25] = [
-    "epochs",
-    "pause_p50_us",
-    "pause_p99_us",
-    "pause_max_us",
-    "save_p50_us",
-    "harvest_p50_us",
-    "copy_p50_us",
-    "stall_p99_us",
-    "stall_max_us",
-    "dirty_mean",
-    "dirty_p50",
-    "dirty_p99",
-    "dirty_max",
-    "bytes_mean",
-    "bytes_p50",
-    "bytes_p99",
-    "bytes_max",
-    "commit_p50_us",
-    "commit_p99_us",
-    "commit_max_us",
-    "holds",
-    "hold_p50_us",
-    "hold_p99_us",
-    "hold_max_us",
-    "stopped_share",
-];
+const COLUMNS: &[Column] = figures::COLUMNS;
 
-fn us(nanos: u64) -> f64 {
-    nanos as f64 / 1e3
-}
+/// The names of the figures of [`Session::figures`], in the order of the columns: those of the table of metrics, and how much of
+/// the time the guest was stopped.
+pub(crate) const FIGURES: [&str; COLUMNS.len() + 1] = {
+    let mut names = ["stopped_share"; COLUMNS.len() + 1];
+    let mut at = 0;
+    while at < COLUMNS.len() {
+        names[at] = COLUMNS[at].name;
+        at += 1;
+    }
+    names
+};
 
 fn figures_of(stats: &Stats) -> Figures {
-    let (pause, stall, dirty, bytes) =
-        (stats.pause.summary(), stats.stall.summary(), stats.dirty_pages.summary(), stats.epoch_bytes.summary());
-    let (commit, hold) = (stats.commit.summary(), stats.hold.summary());
-    let total = |s: &Summary| s.mean * s.count as f64;
-    Figures::from([
-        ("epochs", pause.count as f64),
-        ("pause_p50_us", us(pause.p50)),
-        ("pause_p99_us", us(pause.p99)),
-        ("pause_max_us", us(pause.max)),
-        ("save_p50_us", us(stats.save.summary().p50)),
-        ("harvest_p50_us", us(stats.harvest.summary().p50)),
-        ("copy_p50_us", us(stats.copy.summary().p50)),
-        ("stall_p99_us", us(stall.p99)),
-        ("stall_max_us", us(stall.max)),
-        ("dirty_mean", dirty.mean),
-        ("dirty_p50", dirty.p50 as f64),
-        ("dirty_p99", dirty.p99 as f64),
-        ("dirty_max", dirty.max as f64),
-        ("bytes_mean", bytes.mean),
-        ("bytes_p50", bytes.p50 as f64),
-        ("bytes_p99", bytes.p99 as f64),
-        ("bytes_max", bytes.max as f64),
-        ("commit_p50_us", us(commit.p50)),
-        ("commit_p99_us", us(commit.p99)),
-        ("commit_max_us", us(commit.max)),
-        ("holds", hold.count as f64),
-        ("hold_p50_us", us(hold.p50)),
-        ("hold_p99_us", us(hold.p99)),
-        ("hold_max_us", us(hold.max)),
-        // Nanoseconds; the caller divides by the time that it measured.
-        ("stopped_share", total(&pause) + total(&stall)),
-    ])
+    let all = stats.distributions();
+    let mut figures: Figures = COLUMNS.iter().map(|column| (column.name, (column.of)(&all))).collect();
+    let total = |of: &Summary| of.mean * of.count as f64;
+    // Nanoseconds; the caller divides by the time that it measured.
+    figures.insert("stopped_share", total(&all.pause) + total(&all.stall));
+    figures
 }

@@ -14,13 +14,12 @@ pub enum Crash {
     Watchdog,
 }
 
-impl Crash {
-    /// In one word, as in events.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Panicked => "panicked",
-            Self::TripleFault => "triple-fault",
-            Self::Watchdog => "watchdog",
+impl From<Crash> for outlast_api::Crash {
+    fn from(crash: Crash) -> Self {
+        match crash {
+            Crash::Panicked => Self::Panicked,
+            Crash::TripleFault => Self::TripleFault,
+            Crash::Watchdog => Self::Watchdog,
         }
     }
 }

@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use outlast_api::figures::{Counters, Distributions, Summary};
 
 /// Values up to this have room in a histogram from the beginning: a minute, in ns.
 const EXPECTED_MAX: u64 = 60_000_000_000;
 
 /// A histogram that threads share.
 #[derive(Debug)]
-pub struct Recorder(Mutex<Histogram<u64>>);
+struct Recorder(Mutex<Histogram<u64>>);
 
 impl Default for Recorder {
     fn default() -> Self {
@@ -32,7 +32,7 @@ impl Recorder {
     }
 
     /// The distribution so far.
-    pub fn summary(&self) -> Summary {
+    fn summary(&self) -> Summary {
         let histogram = self.0.lock().expect("no holder of a histogram panics");
         Summary {
             count: histogram.len(),
@@ -45,68 +45,16 @@ impl Recorder {
     }
 
     /// Forgets what was recorded.
-    pub fn reset(&self) {
+    fn reset(&self) {
         self.0.lock().expect("no holder of a histogram panics").reset();
     }
 }
 
-/// A distribution in six numbers; the unit is the recorder's.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Summary {
-    /// Values recorded.
-    pub count: u64,
-    /// Arithmetic mean.
-    pub mean: f64,
-    /// Median.
-    pub p50: u64,
-    /// 90th percentile.
-    pub p90: u64,
-    /// 99th percentile.
-    pub p99: u64,
-    /// Largest.
-    pub max: u64,
-}
-
-/// All numbers of one machine.
+/// All numbers of one machine. What there is is in the table of [`outlast_api::figures`].
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// An epoch from the boundary before it to its own, in ns: shorter than asked where something waited for its end,
-    /// longer where the host was not done with the one before.
-    pub length: Recorder,
-    /// Guest stopped for a boundary, from the first vCPU out to the gate open, in ns.
-    pub pause: Recorder,
-    /// Part of the pause spent saving vCPUs, chips and devices, in ns.
-    pub save: Recorder,
-    /// Part of the pause spent harvesting the dirty log, in ns.
-    pub harvest: Recorder,
-    /// Part of the pause spent copying dirty pages, in ns.
-    pub copy: Recorder,
-    /// Part of the pause spent protecting pages that are copied later, in ns.
-    pub arm: Recorder,
-    /// Serving a write that came before the copy of its page, in ns.
-    pub fault: Recorder,
-    /// Pages of an epoch that are copied after its pause.
-    pub armed_pages: Recorder,
-    /// Dirty pages of an epoch.
-    pub dirty_pages: Recorder,
-    /// Bytes shipped for an epoch, headers included.
-    pub epoch_bytes: Recorder,
-    /// From the seal to the commit, in ns.
-    pub commit: Recorder,
-    /// From the first output of an epoch to its release, in ns.
-    pub hold: Recorder,
-    /// Guest stopped by back-pressure at one boundary, in ns.
-    pub stall: Recorder,
-    epochs: AtomicU64,
-    outputs: AtomicU64,
-    output_bytes: AtomicU64,
-    outputs_lost: AtomicU64,
-    shipped_bytes: AtomicU64,
-    exits: AtomicU64,
-    console_bytes: AtomicU64,
-    pages_copied: AtomicU64,
-    pages_armed: AtomicU64,
-    faults: AtomicU64,
+    distributions: Distributions<Recorder>,
+    counters: Counters<AtomicU64>,
     work: [AtomicU64; Work::ALL.len()],
 }
 
@@ -129,31 +77,6 @@ impl Work {
     /// All kinds.
     pub const ALL: [Self; 5] =
         [Self::BoundaryAllocations, Self::ShipAllocations, Self::LinkAllocations, Self::Frames, Self::LogBytes];
-}
-
-/// What [`Stats`] has counted.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Counts {
-    /// Epochs sealed.
-    pub epochs: u64,
-    /// Outputs let out.
-    pub outputs: u64,
-    /// Their bytes.
-    pub output_bytes: u64,
-    /// Outputs that the host's tap or console refused.
-    pub outputs_lost: u64,
-    /// Bytes sent to a backup.
-    pub shipped_bytes: u64,
-    /// Exits of vCPUs to this process.
-    pub exits: u64,
-    /// Bytes that the guest wrote to its console, whether let out yet or not.
-    pub console_bytes: u64,
-    /// Pages of epochs that were copied in the pause.
-    pub pages_copied_in_pause: u64,
-    /// Pages of epochs that were protected in the pause and copied later.
-    pub pages_armed: u64,
-    /// Writes that came before the copy of their page, and waited for it.
-    pub capture_faults: u64,
 }
 
 /// How the pages of an epoch were captured.
@@ -186,83 +109,83 @@ impl Stats {
     /// An epoch was sealed: how long the guest was stopped, and for what.
     pub fn record_boundary(&self, times: BoundaryTimes, dirty_pages: usize) {
         let BoundaryTimes { pause, save, harvest, copy } = times;
-        self.pause.record(nanos(pause));
-        self.save.record(nanos(save));
-        self.harvest.record(nanos(harvest));
-        self.copy.record(nanos(copy));
-        self.dirty_pages.record(dirty_pages as u64);
-        self.epochs.fetch_add(1, Ordering::Relaxed);
+        self.distributions.pause.record(nanos(pause));
+        self.distributions.save.record(nanos(save));
+        self.distributions.harvest.record(nanos(harvest));
+        self.distributions.copy.record(nanos(copy));
+        self.distributions.dirty_pages.record(dirty_pages as u64);
+        self.counters.epochs.fetch_add(1, Ordering::Relaxed);
     }
 
     /// An epoch comes to its end, this long after the one before.
     pub fn record_length(&self, length: Duration) {
-        self.length.record(nanos(length));
+        self.distributions.length.record(nanos(length));
     }
 
     /// The pages of an epoch were captured; to protect those that are copied later took `arming`.
     pub fn record_capture(&self, pages: CaptureCounts, arming: Duration) {
         let CaptureCounts { copied, armed } = pages;
-        self.pages_copied.fetch_add(copied, Ordering::Relaxed);
-        self.pages_armed.fetch_add(armed, Ordering::Relaxed);
-        self.armed_pages.record(armed);
-        self.arm.record(nanos(arming));
+        self.counters.pages_copied_in_pause.fetch_add(copied, Ordering::Relaxed);
+        self.counters.pages_armed.fetch_add(armed, Ordering::Relaxed);
+        self.distributions.armed_pages.record(armed);
+        self.distributions.arm.record(nanos(arming));
     }
 
     /// A write came before the copy of its page.
     pub fn count_fault(&self) {
-        self.faults.fetch_add(1, Ordering::Relaxed);
+        self.counters.capture_faults.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A write that came before the copy of its page was served, in this time.
     pub fn record_fault(&self, took: Duration) {
-        self.fault.record(nanos(took));
+        self.distributions.fault.record(nanos(took));
     }
 
     /// An epoch was shipped.
     pub fn record_shipped(&self, bytes: u64) {
-        self.epoch_bytes.record(bytes);
-        self.shipped_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.distributions.epoch_bytes.record(bytes);
+        self.counters.shipped_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// An epoch was committed, this long after its seal.
     pub fn record_commit(&self, latency: Duration) {
-        self.commit.record(nanos(latency));
+        self.distributions.commit.record(nanos(latency));
     }
 
     /// An epoch's output was released, this long after the first of it.
     pub fn record_hold(&self, time: Duration) {
-        self.hold.record(nanos(time));
+        self.distributions.hold.record(nanos(time));
     }
 
     /// The guest waited for the backup at a boundary.
     pub fn record_stall(&self, time: Duration) {
-        self.stall.record(nanos(time));
+        self.distributions.stall.record(nanos(time));
     }
 
     /// An output went out.
     pub fn output_sent(&self, bytes: usize) {
-        self.outputs.fetch_add(1, Ordering::Relaxed);
-        self.output_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.counters.outputs.fetch_add(1, Ordering::Relaxed);
+        self.counters.output_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// An output was refused by the host.
     pub fn output_lost(&self) {
-        self.outputs_lost.fetch_add(1, Ordering::Relaxed);
+        self.counters.outputs_lost.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Resynchronization bytes went to the backup.
     pub fn record_resync(&self, bytes: u64) {
-        self.shipped_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.counters.shipped_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// A vCPU came out to this process.
     pub fn count_exit(&self) {
-        self.exits.fetch_add(1, Ordering::Relaxed);
+        self.counters.exits.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The guest wrote to its console.
     pub fn console_written(&self, bytes: usize) {
-        self.console_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.counters.console_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Counts work; the threads that do it call this now and then.
@@ -279,44 +202,17 @@ impl Stats {
 
     /// Forgets all distributions, so that they cover only what follows. Counters keep their values.
     pub fn reset_distributions(&self) {
-        let Self {
-            length,
-            pause,
-            save,
-            harvest,
-            copy,
-            arm,
-            fault,
-            armed_pages,
-            dirty_pages,
-            epoch_bytes,
-            commit,
-            hold,
-            stall,
-            ..
-        } = self;
-        for recorder in
-            [length, pause, save, harvest, copy, arm, fault, armed_pages, dirty_pages, epoch_bytes, commit, hold, stall]
-        {
-            recorder.reset();
-        }
+        self.distributions.map(Recorder::reset);
+    }
+
+    /// The distributions so far.
+    pub fn distributions(&self) -> Distributions<Summary> {
+        self.distributions.map(Recorder::summary)
     }
 
     /// The counters now.
-    pub fn counts(&self) -> Counts {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts {
-            epochs: get(&self.epochs),
-            outputs: get(&self.outputs),
-            output_bytes: get(&self.output_bytes),
-            outputs_lost: get(&self.outputs_lost),
-            shipped_bytes: get(&self.shipped_bytes),
-            exits: get(&self.exits),
-            console_bytes: get(&self.console_bytes),
-            pages_copied_in_pause: get(&self.pages_copied),
-            pages_armed: get(&self.pages_armed),
-            capture_faults: get(&self.faults),
-        }
+    pub fn counts(&self) -> Counters<u64> {
+        self.counters.map(|counter| counter.load(Ordering::Relaxed))
     }
 }
 

@@ -13,6 +13,7 @@
 mod connection;
 mod fitness;
 mod perform;
+mod status;
 mod storage;
 mod view;
 mod vigil;
@@ -21,12 +22,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use outlast_api::Occurrence;
 use replication::backup::BackupState;
 use replication::pipeline::backup::{BackupPipeline, PipelineConfig, StorageLimits};
 use replication::wire::RefuseCode;
 use replication::{BackupConfig, TakeOver, Time, VmId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde_json::json;
 use snapshot::disk::OverlayDisk;
 
 use crate::clock::Clock;
@@ -43,7 +44,6 @@ use connection::Connection;
 use machine::MachineError;
 use machine::kvm::Vm;
 use machine::memory::Ram;
-use perform::no_room;
 use storage::{Done, Rehearsal, Storage};
 pub use view::{FailoverError, StandbyView};
 use vigil::Vigil;
@@ -149,7 +149,7 @@ impl Standby {
             config.listen.listen(config.credentials.as_ref()).map_err(|error| failed(&config.listen, error))?;
         config.listen = here;
         let vigil = Vigil::begin(&registrant, &events);
-        Ok(Self {
+        let standby = Self {
             pipeline: BackupPipeline::new(pipeline_config(&config)),
             config,
             clock: Clock::default(),
@@ -166,7 +166,9 @@ impl Standby {
             failure: None,
             lost_at: Instant::now(),
             vigil,
-        })
+        };
+        standby.publish();
+        Ok(standby)
     }
 
     /// What others see of it.
@@ -176,7 +178,7 @@ impl Standby {
 
     /// Waits, follows, and at last takes over or ends.
     pub fn serve(mut self) -> Result<Outcome, ProtectError> {
-        self.events.note("waiting", json!({ "listen": self.config.listen.to_string() }));
+        self.events.note(Occurrence::Waiting { listen: self.config.listen.to_string() });
         let mut courtesy = Courtesy::of_this_thread();
         loop {
             self.accept();
@@ -251,7 +253,7 @@ impl Standby {
         let reason = error.to_string();
         if self.stranger.as_ref() != Some(&reason) {
             tracing::warn!(reason, "a peer was sent away");
-            self.events.note("peer-error", json!({ "reason": reason }));
+            self.events.note(Occurrence::PeerError { target: None, error: None, reason: Some(reason.clone()) });
             self.stranger = Some(reason);
         }
     }
@@ -305,23 +307,6 @@ impl Standby {
         if let Some(failover) = self.view.take_failover() {
             failover.refuse(self.pipeline.core().state());
         }
-    }
-
-    fn publish(&self) {
-        let core = self.pipeline.core();
-        let full = self.pipeline.full();
-        self.view.publish(json!({
-            "role": "backup",
-            "state": format!("{:?}", core.state()),
-            "pointers": core.pointers().to_string(),
-            "epochs_applied": self.pipeline.epochs_applied(),
-            "waiting_bytes": core.waiting_bytes(),
-            "peer_errors": core.peer_errors(),
-            "can_take_over": core.state() == BackupState::Protected,
-            "kept": core.kept().map(|(epoch, holder)| json!({ "epoch": epoch.0, "guest_is_at": holder })),
-            "disk_full": full,
-            "warnings": full.map(|path| no_room(path)).into_iter().collect::<Vec<_>>(),
-        }));
     }
 }
 

@@ -6,25 +6,10 @@ use std::io::{ErrorKind, Write};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use outlast_api::{Event, Occurrence};
 
 /// Events kept for readers that come later.
 const KEPT: usize = 1024;
-
-/// Something that an operator should hear of.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
-    /// Its number, from 0, without gaps.
-    pub seq: u64,
-    /// Microseconds since the program started.
-    pub time_us: u64,
-    /// What happened: `protected`, `peer-lost`, `solo`, …
-    pub event: String,
-    /// What there is to say about it.
-    #[serde(default)]
-    pub properties: Map<String, Value>,
-}
 
 /// The events of this process.
 #[derive(Debug)]
@@ -48,17 +33,13 @@ impl Events {
         Self { started: Instant::now(), inner: Mutex::new(Inner { monitor, ..Inner::default() }) }
     }
 
-    /// Notes that `event` happened. `properties` is a JSON object.
-    pub fn note(&self, event: &str, properties: Value) {
-        tracing::info!(event, %properties);
-        let Value::Object(properties) = properties else { unreachable!("properties are an object") };
-        self.push(event, properties);
-    }
-
-    fn push(&self, event: &str, properties: Map<String, Value>) {
+    /// Notes what happened.
+    pub fn note(&self, occurrence: Occurrence) {
+        let said = serde_json::to_value(&occurrence).expect("an occurrence is plain data");
+        tracing::info!(event = said["event"].as_str(), properties = %said["properties"]);
         let time_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let mut inner = self.inner.lock().expect("no holder of the events panics");
-        let event = Event { seq: inner.next, time_us, event: event.to_owned(), properties };
+        let event = Event { seq: inner.next, time_us, occurrence };
         inner.next += 1;
         inner.write_line(&event);
         if inner.kept.len() == KEPT {
@@ -108,13 +89,16 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+
+    fn tick(text: &str) -> Occurrence {
+        Occurrence::DiskFull { path: text.into() }
+    }
 
     #[test]
     fn events_are_numbered_without_gaps_and_old_ones_are_dropped() {
         let events = Events::new(None);
         for i in 0..KEPT + 10 {
-            events.note("tick", json!({ "i": i }));
+            events.note(tick(&i.to_string()));
         }
         let kept = events.since(0);
         assert_eq!((kept.len(), kept[0].seq), (KEPT, 10));
@@ -128,12 +112,12 @@ mod tests {
         let events = Events::new(Some(File::from(std::os::fd::OwnedFd::from(writer))));
         let text = "x".repeat(1000);
         for _ in 0..100 {
-            events.note("tick", json!({ "text": text }));
+            events.note(tick(&text));
         }
         assert!(events.inner.lock().expect("free").unread > 0);
         let mut bytes = vec![0; 1 << 16];
         assert!(std::io::Read::read(&mut reader, &mut bytes).expect("it was full") > 30_000);
-        events.note("last", json!({}));
+        events.note(Occurrence::Unpaused {});
         assert_eq!(events.inner.lock().expect("free").unread, 0);
         assert_eq!(events.since(0).len(), 101, "they are kept all the same");
     }

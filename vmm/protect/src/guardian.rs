@@ -23,6 +23,7 @@ mod setup;
 mod shadow;
 mod ship;
 mod snapshots;
+mod status;
 mod waits;
 
 use std::collections::VecDeque;
@@ -32,10 +33,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
+use outlast_api::{KeptEpoch, Occurrence};
 use replication::pipeline::primary::{Action, Outcome, PrimaryPipeline, Step};
 use replication::primary::PrimaryState;
 use replication::{EpochId, Primary, SessionId, Time};
-use serde_json::{Value, json};
 use snapshot::disk::{DiskError, Mode};
 
 use crate::clock::Clock;
@@ -45,7 +46,7 @@ use crate::events::Events;
 use crate::fault;
 use crate::local::backing::StoreDurability;
 use crate::local::pairing::Pairing;
-use crate::local::{KeptEpoch, LocalStore, RetentionNews, Shortened};
+use crate::local::{LocalStore, RetentionNews, Shortened};
 use crate::log::{DiskLog, Notes};
 use crate::registrant::Registrant;
 use crate::transport::{Connection, Endpoint, Sender};
@@ -326,7 +327,7 @@ impl Guardian {
             }
             Action::Fenced { holder } => {
                 self.machine.egress().cut();
-                self.note("fenced", json!({ "holder": holder }));
+                self.note(Occurrence::Fenced { holder: holder.clone() });
                 self.machine.end(End::Fenced { holder });
             }
             Action::Note(note) => self.tell(note),
@@ -338,8 +339,8 @@ impl Guardian {
         (self.config.words)(error)
     }
 
-    pub(super) fn note(&self, event: &str, properties: Value) {
-        self.events.note(event, properties);
+    pub(super) fn note(&self, occurrence: Occurrence) {
+        self.events.note(occurrence);
     }
 
     /// The machine may have ended for a reason of its own.
@@ -424,19 +425,13 @@ impl Guardian {
         self.lock().filled = Some((pages, bytes, begun));
     }
 
-    /// How many earlier epochs are kept, and their bytes.
-    pub fn earlier(&self) -> (usize, usize) {
-        let inner = self.lock();
-        (inner.earlier.len(), inner.earlier.iter().map(|kept| kept.bytes as usize).sum())
-    }
-
     /// Other earlier epochs are kept than before.
     fn note_earlier(&self, news: RetentionNews) {
         let RetentionNews { kept, shortened } = news;
         self.lock().earlier = kept;
         if let Some(Shortened { left, why }) = shortened {
             tracing::warn!(why, left, "earlier epochs were dropped; the guest keeps running");
-            self.note("earlier-given-up", json!({ "left": left, "reason": why }));
+            self.note(Occurrence::EarlierGivenUp { left: left as u64, reason: why });
         }
     }
 
@@ -489,46 +484,9 @@ impl Guardian {
         Pairing::new(&self.registrant, self.config.store, self.config.term, self.first, target).with(session)
     }
 
-    /// How the guest is protected, for `status`.
-    pub fn status(&self) -> Value {
-        let inner = self.lock();
-        let core = inner.pipeline.core();
-        let (in_flight_epochs, in_flight_bytes) = core.in_flight();
-        json!({
-            "role": "primary",
-            "local": inner.local.map(|kept| kept.survives.to_string()),
-            "local_log": inner.local.map(|kept| kept.log.name()),
-            "earlier": inner.earlier,
-            "state": format!("{:?}", core.state()),
-            "filling": self.filling_of(&inner),
-            "term": self.config.term.0,
-            "target": inner.target.as_ref().map(ToString::to_string),
-            "pointers": core.pointers().to_string(),
-            "released": core.pointers().released().0,
-            "sealed": core.pointers().sealed().0,
-            "acked": core.acked().map(|e| e.0),
-            "in_flight_epochs": in_flight_epochs,
-            "in_flight_bytes": in_flight_bytes,
-            "peer_errors": core.peer_errors(),
-            "witness": self.registrant.witness().to_string(),
-            "witness_away_ms": self.registrant.away_since().map(|since| since.elapsed().as_millis() as u64),
-            "solo_reason": inner.last_solo_reason,
-            "connect_error": inner.connect_error,
-            "disk_full": inner.full().next(),
-            "warnings": notes::warnings(&inner),
-        })
-    }
-
     /// Whether a backup follows, or is being asked about.
     pub fn state(&self) -> PrimaryState {
         self.lock().pipeline.core().state()
-    }
-}
-
-impl Inner {
-    /// Files without room that something waits for.
-    fn full(&self) -> impl Iterator<Item = String> {
-        self.pipeline.full().map(str::to_owned).chain(self.guest_full.iter().map(|path| path.display().to_string()))
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use outlast_api::{Answer, Fault, Parameters, Verb};
 
 use crate::exit::{Advice, Exit};
 
@@ -50,16 +50,21 @@ pub enum ClientError {
         /// What was wrong.
         reason: String,
     },
-    /// The VM says no.
-    #[error("{message}")]
-    Fault {
-        /// What was tried, on what, why it failed.
-        message: String,
-        /// What to do.
-        hint: Option<String>,
-        /// The exit code.
-        exit: Exit,
+    /// What answers is a VM of another version, or none of ours.
+    #[error("the VM at {path} gives another answer to {method} {target} than this version knows: {reason}")]
+    Foreign {
+        /// The socket.
+        path: PathBuf,
+        /// The verb.
+        method: &'static str,
+        /// Its path.
+        target: &'static str,
+        /// What does not fit.
+        reason: String,
     },
+    /// The VM says no.
+    #[error(transparent)]
+    Fault(#[from] Fault),
 }
 
 impl Advice for ClientError {
@@ -74,7 +79,8 @@ impl Advice for ClientError {
             ClientError::Timeout { .. } => Some("the guest is not affected; --timeout waits longer".into()),
             ClientError::Broken { .. } => Some("the VM may have ended; its log says why".into()),
             ClientError::NotHttp { .. } => Some("--api-socket must name the control socket of a VM".into()),
-            ClientError::Fault { hint, .. } => hint.clone(),
+            ClientError::Foreign { .. } => Some("use the `outlast` that the VM was started with".into()),
+            ClientError::Fault(fault) => fault.hint.clone(),
         }
     }
 
@@ -85,8 +91,8 @@ impl Advice for ClientError {
                 _ => Exit::Error,
             },
             ClientError::Timeout { .. } => Exit::Timeout,
-            ClientError::Broken { .. } | ClientError::NotHttp { .. } => Exit::Error,
-            ClientError::Fault { exit, .. } => *exit,
+            ClientError::Broken { .. } | ClientError::NotHttp { .. } | ClientError::Foreign { .. } => Exit::Error,
+            ClientError::Fault(fault) => fault.code,
         }
     }
 }
@@ -104,17 +110,35 @@ impl Client {
         Client { path: path.into(), timeout }
     }
 
-    /// Asks for something; gives the body of a success.
-    pub fn request(&self, method: &str, target: &str, body: Option<&Value>) -> Result<Vec<u8>, ClientError> {
-        let body = body.map(Value::to_string).unwrap_or_default();
-        let request = format!(
+    /// Asks for something; gives the answer.
+    pub fn call<V: Verb>(&self, request: &V::Request) -> Result<V::Answer, ClientError> {
+        V::Answer::decode(&self.ask::<V>(request)?).map_err(|error| ClientError::Foreign {
+            path: self.path.clone(),
+            method: V::METHOD.as_str(),
+            target: V::PATH,
+            reason: error.to_string(),
+        })
+    }
+
+    /// Asks for something; gives the answer as the VM says it, which may be more than this version knows.
+    pub fn ask<V: Verb>(&self, request: &V::Request) -> Result<Vec<u8>, ClientError> {
+        let (query, body) = request.encode();
+        let mark = if query.is_empty() { "" } else { "?" };
+        self.send(V::METHOD.as_str(), &format!("{}{mark}{query}", V::PATH), &body)
+    }
+
+    /// Sends a request, whether a VM knows it or not; gives the body of a success.
+    pub fn send(&self, method: &str, target: &str, body: &[u8]) -> Result<Vec<u8>, ClientError> {
+        let mut request = format!(
             "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             body.len()
-        );
-        let reply = self.exchange(request.as_bytes())?;
+        )
+        .into_bytes();
+        request.extend_from_slice(body);
+        let reply = self.exchange(&request)?;
         let (status, body) = self.parse(&reply)?;
-        if (200..300).contains(&status) { Ok(body.into()) } else { Err(fault(status, body)) }
+        if (200..300).contains(&status) { Ok(body.into()) } else { Err(Fault::decode(status, body).into()) }
     }
 
     fn exchange(&self, request: &[u8]) -> Result<Vec<u8>, ClientError> {
@@ -173,28 +197,16 @@ impl Client {
     }
 }
 
-/// Reads `{"fault_message", "code", "hint"}`; what is missing is made up from the status.
-fn fault(status: u16, body: &[u8]) -> ClientError {
-    let value: Value = serde_json::from_slice(body).unwrap_or_default();
-    let exit = serde_json::from_value(value["code"].clone()).unwrap_or(match status {
-        400..=403 | 405 => Exit::Usage,
-        404 => Exit::NotFound,
-        409 => Exit::Conflict,
-        408 | 504 => Exit::Timeout,
-        _ => Exit::Error,
-    });
-    let message = value["fault_message"].as_str().map_or_else(|| format!("HTTP status {status}"), String::from);
-    ClientError::Fault { message, hint: value["hint"].as_str().map(String::from), exit }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use std::os::unix::net::UnixListener;
+    use std::sync::Arc;
+
+    use outlast_api::testing::Fake;
+    use outlast_api::{GoalState, PrometheusText, Since, VmState, verbs};
 
     use super::super::Server;
-    use super::super::route::tests::Fake;
     use super::*;
-    use std::os::unix::net::UnixListener;
 
     const SOON: Duration = Duration::from_secs(10);
 
@@ -205,38 +217,52 @@ mod tests {
     }
 
     #[test]
-    fn request_reaches_the_handler_and_back() {
+    fn call_reaches_the_face_and_back() {
         let (_dir, path) = socket();
-        let fake = Fake::default();
-        let _handle = Server::bind(&path).expect("bound").spawn(fake.clone()).expect("a thread");
+        let fake = Arc::new(Fake::default());
+        let _handle = Server::bind(&path).expect("bound").spawn(Arc::clone(&fake)).expect("a thread");
         let client = Client::new(&path, SOON);
-        client.request("PATCH", "/vm", Some(&json!({ "state": "Paused" }))).expect("done");
-        assert_eq!(*fake.calls.lock().expect("not poisoned"), ["pause"]);
-        assert_eq!(client.request("GET", "/metrics", None).expect("text"), b"outlast_epochs_total 3\n");
+        client.call::<verbs::PatchVm>(&VmState { state: GoalState::Paused }).expect("done");
+        assert_eq!(fake.calls(), [r#"PATCH /vm {"state":"Paused"}"#]);
+        let PrometheusText(text) = client.call::<verbs::GetMetrics>(&()).expect("text");
+        assert!(text.contains("outlast_role"), "{text}");
+        let events = client.call::<verbs::GetEvents>(&Since { since: 2 }).expect("events");
+        assert_eq!((events.len(), fake.calls().last().map(String::as_str)), (3, Some("GET /events since=2")));
     }
 
     #[test]
-    fn request_refused_carries_message_hint_and_code() {
+    fn send_gives_what_is_said_and_refuses_what_nobody_knows() {
         let (_dir, path) = socket();
-        let fake = Fake { refuse: true, ..Fake::default() };
+        let fake = Arc::new(Fake::default());
         let _handle = Server::bind(&path).expect("bound").spawn(fake).expect("a thread");
-        let error = Client::new(&path, SOON).request("DELETE", "/ft", None).expect_err("refused");
+        let client = Client::new(&path, SOON);
+        assert!(client.send("GET", "/vm", b"").expect("an answer").starts_with(b"{"));
+        let error = client.send("GET", "/nowhere", b"").expect_err("no such path");
+        assert_eq!((error.exit(), error.to_string().as_str()), (Exit::Usage, "there is no /nowhere"));
+    }
+
+    #[test]
+    fn call_refused_carries_message_hint_and_code() {
+        let (_dir, path) = socket();
+        let fake = Arc::new(Fake::refusing());
+        let _handle = Server::bind(&path).expect("bound").spawn(fake).expect("a thread");
+        let error = Client::new(&path, SOON).call::<verbs::DeleteFt>(&()).expect_err("refused");
         assert_eq!((error.to_string().as_str(), error.exit()), ("the VM is stopping", Exit::Conflict));
         assert_eq!(error.hint().as_deref(), Some("wait"));
     }
 
     #[test]
-    fn request_without_a_server_is_not_found() {
+    fn call_without_a_server_is_not_found() {
         let (_dir, path) = socket();
-        let error = Client::new(&path, SOON).request("GET", "/vm", None).expect_err("nobody");
+        let error = Client::new(&path, SOON).call::<verbs::GetVm>(&()).expect_err("nobody");
         assert_eq!(error.exit(), Exit::NotFound);
     }
 
     #[test]
-    fn request_silent_server_is_a_timeout() {
+    fn call_of_a_silent_server_is_a_timeout() {
         let (_dir, path) = socket();
         let _silent = UnixListener::bind(&path).expect("bound");
-        let error = Client::new(&path, Duration::from_millis(50)).request("GET", "/vm", None).expect_err("silent");
+        let error = Client::new(&path, Duration::from_millis(50)).call::<verbs::GetVm>(&()).expect_err("silent");
         assert_eq!(error.exit(), Exit::Timeout);
     }
 

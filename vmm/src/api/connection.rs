@@ -9,7 +9,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::http::{BODY_BYTES_MAX, BadRequest, HEAD_BYTES_MAX, Request, Response, parse_request};
+use outlast_api::{Reply, Request};
+
+use super::http::{BODY_BYTES_MAX, BadRequest, HEAD_BYTES_MAX, parse_request, to_bytes};
 
 /// Longer than a client of ours needs for a request, short enough that dead ones do not pile up.
 pub(super) const READ_TIME_MAX: Duration = Duration::from_secs(5);
@@ -54,7 +56,7 @@ impl Connection {
         matches!(self.state, State::Done)
     }
 
-    /// Takes bytes of the client. Gives the request when it is complete; then [`Connection::handle_response`] is due.
+    /// Takes bytes of the client. Gives the request when it is complete; then [`Connection::handle_reply`] is due.
     pub(super) fn handle_bytes(&mut self, bytes: &[u8], now: Instant) -> Option<Request> {
         let State::Reading(seen) = &mut self.state else {
             return None;
@@ -68,7 +70,7 @@ impl Connection {
                 Some(request)
             }
             Err(nonsense) => {
-                self.handle_response(&nonsense.into(), now);
+                self.handle_reply(&nonsense.into(), now);
                 None
             }
         }
@@ -82,8 +84,8 @@ impl Connection {
     }
 
     /// Takes the answer.
-    pub(super) fn handle_response(&mut self, response: &Response, now: Instant) {
-        self.state = State::Writing { bytes: response.to_bytes(), written: 0 };
+    pub(super) fn handle_reply(&mut self, reply: &Reply, now: Instant) {
+        self.state = State::Writing { bytes: to_bytes(reply), written: 0 };
         self.deadline = now + WRITE_TIME_MAX;
     }
 
@@ -91,8 +93,12 @@ impl Connection {
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         match self.state {
             State::Reading(_) => {
-                let late = BadRequest { status: 408, message: "the request did not arrive in time" };
-                self.handle_response(&late.into(), now);
+                let late = BadRequest {
+                    status: 408,
+                    message: "the request did not arrive in time",
+                    hint: "send it within 5 s of connecting",
+                };
+                self.handle_reply(&late.into(), now);
             }
             State::Asking => {}
             State::Writing { .. } | State::Done => self.state = State::Done,
@@ -129,6 +135,8 @@ pub(super) const READ_BYTES_MAX: usize = 4096;
 
 #[cfg(test)]
 mod tests {
+    use outlast_api::Answer;
+
     use super::*;
 
     const GET: &[u8] = b"GET /vm HTTP/1.1\r\n\r\n";
@@ -147,8 +155,8 @@ mod tests {
         let now = Instant::now();
         let mut connection = Connection::new(now);
         connection.handle_bytes(GET, now).expect("a request");
-        connection.handle_response(&Response::no_content(), now);
-        let expected = Response::no_content().to_bytes();
+        connection.handle_reply(&().encode(), now);
+        let expected = to_bytes(&().encode());
         let mut seen = Vec::new();
         while !connection.is_done() {
             seen.push(connection.poll_output()[0]);
@@ -178,7 +186,7 @@ mod tests {
         assert_eq!(connection.deadline(), None);
         connection.handle_timeout(now + 9 * READ_TIME_MAX);
         assert!(connection.is_asking());
-        connection.handle_response(&Response::no_content(), now + 9 * READ_TIME_MAX);
+        connection.handle_reply(&().encode(), now + 9 * READ_TIME_MAX);
         assert_eq!(connection.deadline(), Some(now + 9 * READ_TIME_MAX + WRITE_TIME_MAX));
     }
 

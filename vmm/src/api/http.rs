@@ -1,48 +1,27 @@
-//! HTTP/1.1 requests and responses as values. No socket, no clock.
+//! HTTP/1.1 around the requests and replies of [`outlast_api`]. No socket, no clock.
 //!
 //! Limits are checked before anything is allocated for them: [`HEAD_BYTES_MAX`] and [`BODY_BYTES_MAX`].
 
-use serde_json::{Value, json};
-
-use super::handler::ApiError;
-use crate::exit::Exit;
+use outlast_api::{Fault, Reply, Request};
 
 /// Request line and headers together.
 pub(super) const HEAD_BYTES_MAX: usize = 8 << 10;
 /// The longest body that any request of ours needs is far below.
 pub(super) const BODY_BYTES_MAX: usize = 64 << 10;
 const HEADERS_MAX: usize = 32;
+const HEAD_HINT: &str = "send at most 32 headers, of at most 8192 bytes together with the request line";
+const LENGTH_HINT: &str = "send Content-Length once, with the length of the body in bytes";
 
-/// A request that is complete.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Request {
-    pub(super) method: String,
-    /// Without the query.
-    pub(super) path: String,
-    /// What stands behind `?`, empty if nothing.
-    pub(super) query: String,
-    pub(super) body: Vec<u8>,
-}
-
-/// An answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Response {
-    pub(super) status: u16,
-    pub(super) content_type: &'static str,
-    pub(super) body: Vec<u8>,
-    /// The methods that a path takes, for 405.
-    pub(super) allow: Option<String>,
-}
-
-/// Nonsense from a client; the status that it is answered with and a word about it.
+/// Nonsense from a client: the status that it is answered with, a word about it, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BadRequest {
     pub(super) status: u16,
     pub(super) message: &'static str,
+    pub(super) hint: &'static str,
 }
 
-const fn bad(status: u16, message: &'static str) -> BadRequest {
-    BadRequest { status, message }
+const fn bad(status: u16, message: &'static str, hint: &'static str) -> BadRequest {
+    BadRequest { status, message, hint }
 }
 
 /// Reads a request from what has arrived so far; `None` while it is incomplete.
@@ -51,11 +30,11 @@ pub(super) fn parse_request(bytes: &[u8]) -> Result<Option<Request>, BadRequest>
     let mut head = httparse::Request::new(&mut headers);
     let head_bytes = match head.parse(bytes) {
         Ok(httparse::Status::Complete(length)) if length <= HEAD_BYTES_MAX => length,
-        Ok(httparse::Status::Complete(_)) => return Err(bad(431, "the headers are too long")),
+        Ok(httparse::Status::Complete(_)) => return Err(bad(431, "the headers are too long", HEAD_HINT)),
         Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Ok(None),
-        Ok(httparse::Status::Partial) => return Err(bad(431, "the headers are too long")),
-        Err(httparse::Error::TooManyHeaders) => return Err(bad(431, "there are too many headers")),
-        Err(_) => return Err(bad(400, "this is not HTTP/1.1")),
+        Ok(httparse::Status::Partial) => return Err(bad(431, "the headers are too long", HEAD_HINT)),
+        Err(httparse::Error::TooManyHeaders) => return Err(bad(431, "there are too many headers", HEAD_HINT)),
+        Err(_) => return Err(bad(400, "this is not HTTP/1.1", "`outlast ctl` and `curl --unix-socket` speak it")),
     };
     let body_bytes = body_length(head.headers)?;
     let Some(body) = bytes[head_bytes..].get(..body_bytes) else {
@@ -75,91 +54,66 @@ pub(super) fn parse_request(bytes: &[u8]) -> Result<Option<Request>, BadRequest>
 fn body_length(headers: &[httparse::Header<'_>]) -> Result<usize, BadRequest> {
     let named = |name: &'static str| move |h: &&httparse::Header<'_>| h.name.eq_ignore_ascii_case(name);
     if headers.iter().any(|h| named("transfer-encoding")(&h)) {
-        return Err(bad(501, "Transfer-Encoding is not supported; send Content-Length"));
+        return Err(bad(501, "Transfer-Encoding is not supported", "send the body at once, with Content-Length"));
     }
     let mut lengths = headers.iter().filter(named("content-length"));
     let Some(first) = lengths.next() else {
         return Ok(0);
     };
     if lengths.next().is_some() {
-        return Err(bad(400, "Content-Length is given twice"));
+        return Err(bad(400, "Content-Length is given twice", LENGTH_HINT));
     }
     let digits = std::str::from_utf8(first.value).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
     match digits.and_then(|text| text.parse().ok()) {
         Some(length @ 0..=BODY_BYTES_MAX) => Ok(length),
-        Some(_) => Err(bad(413, "the body is too long")),
-        None => Err(bad(400, "Content-Length is not a number")),
+        Some(_) => Err(bad(413, "the body is too long", "no request needs more than 65536 bytes")),
+        None => Err(bad(400, "Content-Length is not a number", LENGTH_HINT)),
     }
 }
 
-impl Response {
-    /// Done, and nothing to say about it.
-    pub(super) fn no_content() -> Self {
-        Response { status: 204, content_type: "", body: Vec::new(), allow: None }
+/// A reply as it is sent.
+pub(super) fn to_bytes(reply: &Reply) -> Vec<u8> {
+    let mut head =
+        format!("HTTP/1.1 {} {}\r\nServer: outlast\r\nConnection: close\r\n", reply.status, reason(reply.status));
+    if let Some(allow) = &reply.allow {
+        head.push_str(&format!("Allow: {allow}\r\n"));
     }
-
-    pub(super) fn json(value: &Value) -> Self {
-        let mut body = value.to_string().into_bytes();
-        body.push(b'\n');
-        Response { status: 200, content_type: "application/json", body, allow: None }
+    if reply.status != 204 {
+        let (kind, length) = (reply.content_type, reply.body.len());
+        head.push_str(&format!("Content-Type: {kind}\r\nContent-Length: {length}\r\n"));
     }
-
-    pub(super) fn text(content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
-        Response { status: 200, content_type, body: body.into(), allow: None }
-    }
-
-    /// `{"fault_message", "code", "hint"}`; `code` is the name of the exit code that `outlast ctl` ends with.
-    pub(super) fn error(status: u16, error: &ApiError) -> Self {
-        let mut body = json!({ "fault_message": error.message, "code": error.exit });
-        if let Some(hint) = &error.hint {
-            body["hint"] = hint.as_str().into();
-        }
-        Response { status, ..Response::json(&body) }
-    }
-
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let mut head =
-            format!("HTTP/1.1 {} {}\r\nServer: outlast\r\nConnection: close\r\n", self.status, self.reason());
-        if let Some(allow) = &self.allow {
-            head.push_str(&format!("Allow: {allow}\r\n"));
-        }
-        if self.status != 204 {
-            let (kind, length) = (self.content_type, self.body.len());
-            head.push_str(&format!("Content-Type: {kind}\r\nContent-Length: {length}\r\n"));
-        }
-        head.push_str("\r\n");
-        let mut bytes = head.into_bytes();
-        bytes.extend_from_slice(&self.body);
-        bytes
-    }
-
-    fn reason(&self) -> &'static str {
-        match self.status {
-            200 => "OK",
-            204 => "No Content",
-            400 => "Bad Request",
-            404 => "Not Found",
-            405 => "Method Not Allowed",
-            408 => "Request Timeout",
-            409 => "Conflict",
-            413 => "Content Too Large",
-            431 => "Request Header Fields Too Large",
-            501 => "Not Implemented",
-            504 => "Gateway Timeout",
-            _ => "Internal Server Error",
-        }
-    }
+    head.push_str("\r\n");
+    let mut bytes = head.into_bytes();
+    bytes.extend_from_slice(&reply.body);
+    bytes
 }
 
-impl From<BadRequest> for Response {
-    fn from(BadRequest { status, message }: BadRequest) -> Self {
-        let error = ApiError { message: message.into(), hint: None, exit: Exit::Usage };
-        Response::error(status, &error)
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        204 => "No Content",
+        400 => "Bad Request",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        413 => "Content Too Large",
+        431 => "Request Header Fields Too Large",
+        501 => "Not Implemented",
+        504 => "Gateway Timeout",
+        _ => "Internal Server Error",
+    }
+}
+impl From<BadRequest> for Reply {
+    fn from(BadRequest { status, message, hint }: BadRequest) -> Self {
+        Reply::fault(status, &Fault::bad_request(message).with_hint(hint))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use outlast_api::{Answer, Exit};
+
     use super::*;
 
     fn status_of(bytes: &[u8]) -> u16 {
@@ -210,18 +164,18 @@ mod tests {
     }
 
     #[test]
-    fn response_no_content_has_no_length() {
-        let bytes = String::from_utf8(Response::no_content().to_bytes()).expect("ASCII");
+    fn reply_without_content_has_no_length() {
+        let bytes = String::from_utf8(to_bytes(&().encode())).expect("ASCII");
         assert!(bytes.starts_with("HTTP/1.1 204 No Content\r\n") && bytes.ends_with("\r\n\r\n"), "{bytes}");
         assert!(!bytes.contains("Content-Length"));
     }
 
     #[test]
-    fn response_error_carries_message_code_and_hint() {
-        let error = ApiError::conflict("it is paused").with_hint("resume it");
-        let response = Response::error(error.http_status(), &error);
-        let body: Value = serde_json::from_slice(&response.body).expect("JSON");
-        assert_eq!(response.status, 409);
-        assert_eq!(body, json!({"fault_message": "it is paused", "code": "conflict", "hint": "resume it"}));
+    fn nonsense_is_a_fault_with_what_to_do() {
+        let long = parse_request(b"PUT / HTTP/1.1\r\nContent-Length: 65537\r\n\r\n").expect_err("too long");
+        let reply = Reply::from(long);
+        let fault = Fault::decode(reply.status, &reply.body);
+        assert_eq!((reply.status, fault.code), (413, Exit::Usage));
+        assert_eq!(fault.hint, Some(format!("no request needs more than {BODY_BYTES_MAX} bytes")));
     }
 }

@@ -15,10 +15,9 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{Mode, fchmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 
+use outlast_api::{Face, Fault, Pace, Reply, Request, face};
+
 use super::connection::{Connection, READ_BYTES_MAX};
-use super::handler::{ApiError, ApiHandler};
-use super::http::{Request, Response};
-use super::route::{answer, is_slow};
 use crate::exit::{Advice, Exit};
 
 /// More clients wait in the socket's queue.
@@ -122,17 +121,16 @@ impl Server {
     }
 
     /// Serves on its own thread.
-    pub fn spawn(self, handler: impl ApiHandler) -> Result<ServerHandle, ApiSocketError> {
+    pub fn spawn<F: Face>(self, face: Arc<F>) -> Result<ServerHandle, ApiSocketError> {
         let Server { listener, file } = self;
         let failed = |source: io::Error| ApiSocketError::Make { path: file.0.clone(), source };
         let end = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
         let end_of_thread = end.try_clone().map_err(failed)?;
-        let handler: Arc<dyn ApiHandler> = Arc::new(handler);
-        let slow = Slow::spawn(Arc::clone(&handler)).map_err(failed)?;
+        let slow = Slow::spawn(Arc::clone(&face)).map_err(failed)?;
         let service = Service { listener, end: end_of_thread, clients: Vec::new(), accepted: 0, slow, ending: false };
         let (tell, ended) = channel();
         let serve = move || {
-            service.serve(&*handler);
+            service.serve(&*face);
             // Nobody listens if the handle gave up waiting.
             let _ = tell.send(());
         };
@@ -169,14 +167,14 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
 /// The way to the thread that asks the handler what may take long, one request after the other.
 struct Slow {
     requests: Sender<(u64, Request)>,
-    answers: Receiver<(u64, Response)>,
+    answers: Receiver<(u64, Reply)>,
     /// Readable when there are answers.
     answered: OwnedFd,
     waiting: usize,
 }
 
 impl Slow {
-    fn spawn(handler: Arc<dyn ApiHandler>) -> io::Result<Self> {
+    fn spawn<F: Face>(face: Arc<F>) -> io::Result<Self> {
         let (requests, asked) = channel::<(u64, Request)>();
         let (tell, answers) = channel();
         let answered = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
@@ -184,7 +182,7 @@ impl Slow {
         let serve = move || {
             for (client, request) in asked {
                 // When nobody listens, the service has ended.
-                if tell.send((client, answer(&request, &*handler))).is_err() {
+                if tell.send((client, face::answer(&request, &*face))).is_err() {
                     return;
                 }
                 rustix::io::write(&wake, &1_u64.to_ne_bytes()).expect("an eventfd takes a few ones");
@@ -195,10 +193,11 @@ impl Slow {
     }
 
     /// Hands over a request of `client`; an answer comes back at once if too many wait.
-    fn ask(&mut self, client: u64, request: Request) -> Option<Response> {
+    fn ask(&mut self, client: u64, request: Request) -> Option<Reply> {
         if self.waiting == SLOW_MAX {
-            let error = ApiError::conflict(format!("{SLOW_MAX} slow requests wait already"));
-            return Some(Response::error(error.http_status(), &error.with_hint("try again when they are answered")));
+            let fault = Fault::conflict(format!("{SLOW_MAX} slow requests wait already"))
+                .with_hint("try again when they are answered");
+            return Some(Reply::fault(fault.http_status(), &fault));
         }
         self.requests.send((client, request)).expect("its thread ends after this");
         self.waiting += 1;
@@ -206,7 +205,7 @@ impl Slow {
     }
 
     /// The next answer, and whom it is for.
-    fn poll_answer(&mut self) -> Option<(u64, Response)> {
+    fn poll_answer(&mut self) -> Option<(u64, Reply)> {
         let answer = self.answers.try_recv().ok()?;
         self.waiting -= 1;
         Some(answer)
@@ -231,14 +230,14 @@ struct Service {
 }
 
 impl Service {
-    fn serve(mut self, handler: &dyn ApiHandler) {
+    fn serve<F: Face>(mut self, face: &F) {
         while !(self.ending && self.clients.is_empty()) {
             self.wait();
             self.accept();
             self.take_answers();
             let now = Instant::now();
             for client in &mut self.clients {
-                client.step(now, handler, &mut self.slow);
+                client.step(now, face, &mut self.slow);
             }
             self.clients.retain(|client| !client.connection.is_done());
         }
@@ -247,9 +246,9 @@ impl Service {
     fn take_answers(&mut self) {
         // It counts; what it says is in the channel.
         let _ = rustix::io::read(&self.slow.answered, &mut [0; 8]);
-        while let Some((number, response)) = self.slow.poll_answer() {
+        while let Some((number, reply)) = self.slow.poll_answer() {
             if let Some(client) = self.clients.iter_mut().find(|client| client.number == number) {
-                client.connection.handle_response(&response, Instant::now());
+                client.connection.handle_reply(&reply, Instant::now());
             }
         }
     }
@@ -301,17 +300,19 @@ impl Client {
         PollFd::from_borrowed_fd(self.stream.as_fd(), flags)
     }
 
-    fn step(&mut self, now: Instant, handler: &dyn ApiHandler, slow: &mut Slow) {
+    fn step<F: Face>(&mut self, now: Instant, face: &F, slow: &mut Slow) {
         if self.connection.deadline().is_some_and(|at| now >= at) {
             self.connection.handle_timeout(now);
         }
         if self.connection.is_reading()
             && let Some(request) = self.read(now)
         {
-            let response =
-                if is_slow(&request) { slow.ask(self.number, request) } else { Some(answer(&request, handler)) };
-            if let Some(response) = response {
-                self.connection.handle_response(&response, Instant::now());
+            let reply = match face::pace::<F>(&request) {
+                Pace::Slow => slow.ask(self.number, request),
+                Pace::Prompt => Some(face::answer(&request, face)),
+            };
+            if let Some(reply) = reply {
+                self.connection.handle_reply(&reply, Instant::now());
             }
         }
         self.write();
@@ -358,13 +359,13 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::sync::Barrier;
 
-    use super::super::route::tests::Fake;
     use super::*;
+    use outlast_api::testing::Fake;
 
     fn serve(fake: Fake) -> (tempfile::TempDir, ServerHandle) {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let server = Server::bind(&dir.path().join("api.sock")).expect("bound");
-        (dir, server.spawn(fake).expect("a thread"))
+        (dir, server.spawn(Arc::new(fake)).expect("a thread"))
     }
 
     fn ask(path: &Path, request: &[u8]) -> String {
@@ -391,7 +392,7 @@ mod tests {
             (0..CONNECTIONS_MAX - 1).map(|_| UnixStream::connect(handle.path()).expect("connected")).collect();
         (&silent[0]).write_all(b"PUT /ft HTTP/1.1\r\nContent-Le").expect("half a request");
         let start = Instant::now();
-        assert!(ask(handle.path(), b"GET /ft HTTP/1.1\r\n\r\n").contains("solo"));
+        assert!(ask(handle.path(), b"GET /ft HTTP/1.1\r\n\r\n").contains("Waiting"));
         assert!(start.elapsed() < super::super::connection::READ_TIME_MAX / 2, "{:?}", start.elapsed());
     }
 
@@ -414,7 +415,7 @@ mod tests {
     #[test]
     fn server_pause_that_waits_delays_neither_status_nor_stop() {
         let barrier = Arc::new(Barrier::new(2));
-        let (_dir, handle) = serve(Fake { pauses_at: Some(Arc::clone(&barrier)), ..Fake::default() });
+        let (_dir, handle) = serve(Fake::meeting_at(Arc::clone(&barrier)));
         let pause = send(handle.path(), PAUSE);
         assert!(ask(handle.path(), b"GET /ft HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200"));
         let stop = b"PUT /actions HTTP/1.1\r\nContent-Length: 22\r\n\r\n{\"action_type\":\"Stop\"}";
@@ -426,9 +427,8 @@ mod tests {
     #[test]
     fn server_takes_a_bounded_number_of_requests_that_wait_and_forgets_clients_that_went() {
         let barrier = Arc::new(Barrier::new(2));
-        let fake = Fake { pauses_at: Some(Arc::clone(&barrier)), ..Fake::default() };
-        let calls = Arc::clone(&fake.calls);
-        let (_dir, handle) = serve(fake);
+        let fake = Fake::meeting_at(Arc::clone(&barrier));
+        let (_dir, handle) = serve(fake.clone());
         drop(send(handle.path(), PAUSE));
         let waiting: Vec<UnixStream> = (1..SLOW_MAX).map(|_| send(handle.path(), PAUSE)).collect();
         let refused = ask(handle.path(), PAUSE);
@@ -439,7 +439,7 @@ mod tests {
         for stream in waiting {
             assert!(answer_on(stream).starts_with("HTTP/1.1 204"));
         }
-        assert_eq!(calls.lock().expect("no test panics with it").len(), SLOW_MAX);
+        assert_eq!(fake.calls().iter().filter(|call| call.starts_with("PATCH")).count(), SLOW_MAX);
     }
 
     #[test]

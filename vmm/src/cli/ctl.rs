@@ -1,15 +1,17 @@
 //! `outlast ctl`: what a running VM is asked through its control socket.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
-use serde_json::{Value, json};
+use outlast_api::{
+    Action, ActionType, GoalState, ProtectRequest, Since, SnapshotRequest, TakeOverRequest, VmState, verbs,
+};
+use serde_json::Value;
 
 use super::answer::print;
 use super::wait::{self, Goal};
 use super::{list, table};
-use crate::api::ProtectRequest;
 use crate::api::client::Client;
 use crate::config::{EpochLength, Protect, TimeSpan, control_socket};
 use crate::exit::{Exit, Failure};
@@ -90,7 +92,11 @@ enum Verb {
         since: u64,
     },
     /// Print metrics in Prometheus text format
-    Metrics,
+    Metrics {
+        /// Print nothing, but forget the distributions, so that the next time they cover only what follows
+        #[arg(long)]
+        reset: bool,
+    },
     /// Wait until the VM has reached a state. Fails with exit code 5 after --timeout
     Wait {
         /// What to wait for
@@ -121,17 +127,6 @@ struct ProtectArgs {
     epoch: Option<EpochLength>,
 }
 
-/// One HTTP request.
-struct Ask {
-    method: &'static str,
-    target: String,
-    body: Option<Value>,
-}
-
-fn ask(method: &'static str, target: impl Into<String>, body: Option<Value>) -> Ask {
-    Ask { method, target: target.into(), body }
-}
-
 pub(super) fn execute(args: CtlArgs) -> Result<Exit, Failure> {
     let CtlArgs { api_socket, name, output, timeout, verb } = args;
     if let Verb::List = verb {
@@ -141,14 +136,12 @@ pub(super) fn execute(args: CtlArgs) -> Result<Exit, Failure> {
     if let Verb::Wait { goal } = verb {
         return wait::until(goal, &socket, timeout.0);
     }
-    let is_text = matches!(verb, Verb::Events { .. } | Verb::Metrics);
-    let Ask { method, target, body } = translate(verb)?;
-    let timeout = timeout.0.max(Duration::from_millis(1));
-    let reply = Client::new(&socket, timeout).request(method, &target, body.as_ref())?;
-    match is_text {
-        true => print(&reply)?,
-        false => print_object(&reply, output)?,
-    }
+    let client = Client::new(&socket, timeout.0.max(Duration::from_millis(1)));
+    let text = match ask(&client, verb)? {
+        Said::Object(reply) => shown(&reply, output),
+        Said::Text(reply) => reply,
+    };
+    print(&text)?;
     Ok(Exit::Ok)
 }
 
@@ -161,44 +154,55 @@ fn socket(api_socket: Option<PathBuf>, name: Option<String>) -> Result<PathBuf, 
     }
 }
 
-fn translate(verb: Verb) -> Result<Ask, Failure> {
+/// What a VM said, as it said it.
+enum Said {
+    /// JSON, or nothing.
+    Object(Vec<u8>),
+    /// To be shown as it is.
+    Text(Vec<u8>),
+}
+
+fn ask(client: &Client, verb: Verb) -> Result<Said, Failure> {
+    let of = |state| VmState { state };
     Ok(match verb {
-        Verb::Info => ask("GET", "/vm", None),
-        Verb::Status => ask("GET", "/ft", None),
-        Verb::Pause => ask("PATCH", "/vm", Some(json!({ "state": "Paused" }))),
-        Verb::Resume => ask("PATCH", "/vm", Some(json!({ "state": "Resumed" }))),
-        Verb::Stop => ask("PUT", "/actions", Some(json!({ "action_type": "Stop" }))),
+        Verb::Info => Said::Object(client.ask::<verbs::GetVm>(&())?),
+        Verb::Status => Said::Object(client.ask::<verbs::GetFt>(&())?),
+        Verb::Pause => Said::Object(client.ask::<verbs::PatchVm>(&of(GoalState::Paused))?),
+        Verb::Resume => Said::Object(client.ask::<verbs::PatchVm>(&of(GoalState::Resumed))?),
+        Verb::Stop => Said::Object(client.ask::<verbs::PutAction>(&Action { action_type: ActionType::Stop })?),
         Verb::Snapshot(SnapshotVerb::Create { dir }) => {
-            ask("PUT", "/snapshot/create", Some(json!({ "snapshot_path": absolute(dir)? })))
+            Said::Object(client.ask::<verbs::PutSnapshot>(&SnapshotRequest { snapshot_path: absolute(&dir)? })?)
         }
-        Verb::Protect(args) => ask("PUT", "/ft", Some(protect_body(args))),
-        Verb::Unprotect => ask("DELETE", "/ft", None),
-        Verb::TakeOver { dead } => ask("PUT", "/ft/take-over", Some(json!({ "dead": dead }))),
-        Verb::Events { since } => ask("GET", format!("/events?since={since}"), None),
-        Verb::Metrics => ask("GET", "/metrics", None),
+        Verb::Protect(args) => Said::Object(client.ask::<verbs::PutFt>(&protect_request(args))?),
+        Verb::Unprotect => Said::Object(client.ask::<verbs::DeleteFt>(&())?),
+        Verb::TakeOver { dead } => Said::Object(client.ask::<verbs::PutTakeOver>(&TakeOverRequest { dead })?),
+        Verb::Events { since } => Said::Text(client.ask::<verbs::GetEvents>(&Since { since })?),
+        Verb::Metrics { reset: false } => Said::Text(client.ask::<verbs::GetMetrics>(&())?),
+        Verb::Metrics { reset: true } => Said::Text(client.ask::<verbs::DeleteMetrics>(&())?),
         Verb::Wait { .. } | Verb::List => unreachable!("they are more or less than one request"),
     })
 }
 
 /// The VMM may have another working directory than we.
-fn absolute(dir: PathBuf) -> Result<PathBuf, Failure> {
-    std::path::absolute(&dir)
-        .map_err(|error| Failure::new(Exit::Error, format!("directory {}: {error}", dir.display())))
+fn absolute(dir: &Path) -> Result<String, Failure> {
+    let failed = |why: String| Failure::new(Exit::Usage, format!("directory {}: {why}", dir.display()));
+    let path = std::path::absolute(dir).map_err(|error| failed(error.to_string()))?;
+    path.into_os_string().into_string().map_err(|_| failed("its path is not UTF-8, and JSON has no other".into()))
 }
 
-fn protect_body(args: ProtectArgs) -> Value {
+fn protect_request(args: ProtectArgs) -> ProtectRequest {
     let ProtectArgs { target, epoch } = args;
     // The program that it is for may have another working directory.
-    let request = ProtectRequest { protect: Protect::Backup(target).rooted(), epoch };
-    serde_json::to_value(request).expect("the request has string keys only")
+    let protect = Protect::Backup(target).rooted().to_string();
+    ProtectRequest { protect, epoch: epoch.map(|epoch| epoch.to_string()) }
 }
 
 /// An object in the form that was asked for; nothing when there is nothing to say.
-fn print_object(reply: &[u8], output: Output) -> Result<(), Failure> {
+fn shown(reply: &[u8], output: Output) -> Vec<u8> {
     match (serde_json::from_slice::<Value>(reply), output) {
-        (Ok(value), Output::Table) => print(table::of_object(&value).as_bytes()),
-        (Ok(value), Output::Json) => print(format!("{value:#}\n").as_bytes()),
-        (Err(_), _) => print(reply),
+        (Ok(value), Output::Table) => table::of_object(&value).into(),
+        (Ok(value), Output::Json) => format!("{value:#}\n").into(),
+        (Err(_), _) => reply.into(),
     }
 }
 
@@ -214,18 +218,20 @@ mod tests {
     }
 
     #[test]
-    fn protect_body_leaves_out_what_was_not_given() {
-        let args = ProtectArgs {
-            target: "tcp:b:7000".parse().expect("well formed"),
-            epoch: Some("10ms".parse().expect("well formed")),
+    fn protect_request_leaves_out_what_was_not_given() {
+        let request = |epoch: Option<&str>| {
+            let epoch = epoch.map(|epoch| epoch.parse().expect("well formed"));
+            let args = ProtectArgs { target: "tcp:b:7000".parse().expect("well formed"), epoch };
+            serde_json::to_string(&protect_request(args)).expect("plain data")
         };
-        assert_eq!(protect_body(args), json!({ "protect": "tcp:b:7000", "epoch": "10ms" }));
+        assert_eq!(request(Some("10ms")), r#"{"protect":"tcp:b:7000","epoch":"10ms"}"#);
+        assert_eq!(request(None), r#"{"protect":"tcp:b:7000"}"#);
     }
 
     #[test]
-    fn translate_snapshot_makes_the_path_absolute() {
-        let verb = Verb::Snapshot(SnapshotVerb::Create { dir: "s".into() });
-        let body = translate(verb).expect("built").body.expect("a body");
-        assert!(body["snapshot_path"].as_str().expect("a path").starts_with('/'));
+    fn absolute_is_what_another_program_finds() {
+        assert!(absolute(Path::new("s")).expect("a path").starts_with('/'));
+        let strange = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"/s\xff");
+        assert_eq!(absolute(Path::new(strange)).expect_err("no text").exit, Exit::Usage);
     }
 }

@@ -5,7 +5,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use outlast_api::{RunState, verbs};
+use serde::Serialize;
 
 use super::answer::print;
 use super::ctl::Output;
@@ -17,15 +18,21 @@ use crate::exit::{Exit, Failure};
 /// One that hangs must not hide the others.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
+/// A VM in the list.
+#[derive(Debug, Serialize)]
+struct Line {
+    name: String,
+    role: &'static str,
+    state: RunState,
+}
+
 pub(super) fn running(output: Output) -> Result<Exit, Failure> {
-    let vms: Vec<(String, Value)> = names()?.into_iter().filter_map(|name| Some((name.clone(), ask(&name)?))).collect();
+    let vms: Vec<Line> = names()?.into_iter().filter_map(ask).collect();
     let text = match output {
-        Output::Json => format!("{:#}\n", Value::Array(vms.into_iter().map(|(_, vm)| vm).collect())),
+        Output::Json => format!("{:#}\n", serde_json::to_value(&vms).expect("plain data")),
         Output::Table => {
-            let word = |vm: &Value, key: &str| vm[key].as_str().unwrap_or("-").to_owned();
-            let rows =
-                vms.iter().map(|(name, vm)| (name.clone(), format!("{}  {}", word(vm, "role"), word(vm, "state"))));
-            table::of_rows(&rows.collect::<Vec<_>>())
+            let row = |vm: &Line| (vm.name.clone(), format!("{}  {:?}", vm.role, vm.state));
+            table::of_rows(&vms.iter().map(row).collect::<Vec<_>>())
         }
     };
     print(text.as_bytes())?;
@@ -45,9 +52,9 @@ fn names() -> Result<Vec<String>, Failure> {
 }
 
 /// What the VM of this name is, if one answers.
-fn ask(name: &str) -> Option<Value> {
-    let client = Client::new(&control_socket(name).ok()?, ANSWER_WAIT);
-    let get = |target: &str| serde_json::from_slice::<Value>(&client.request("GET", target, None).ok()?).ok();
-    let (info, status) = (get("/vm")?, get("/ft")?);
-    Some(json!({ "name": name, "role": status["role"], "state": info["state"] }))
+fn ask(name: String) -> Option<Line> {
+    let client = Client::new(&control_socket(&name).ok()?, ANSWER_WAIT);
+    let state = client.call::<verbs::GetVm>(&()).ok()?.state;
+    let role = client.call::<verbs::GetFt>(&()).ok()?.role();
+    Some(Line { name, role, state })
 }

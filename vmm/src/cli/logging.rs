@@ -125,7 +125,7 @@ mod tests {
         let writer = kept.clone();
         let log = tracing_subscriber::fmt().with_writer(move || writer.clone()).event_format(JsonLines).finish();
         tracing::subscriber::with_default(log, || {
-            Events::new(None).note("booting", serde_json::json!({ "name": "vm0", "cpus": 1 }));
+            Events::new(None).note(outlast_api::Occurrence::Booting { name: "vm0".into(), cpus: 1 });
             tracing::warn!(lost = 3_u64, path = %"{}", "no \"room\"");
         });
         let text = String::from_utf8(kept.0.lock().expect("not poisoned").clone()).expect("UTF-8");

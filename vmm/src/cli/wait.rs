@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use serde_json::Value;
+use outlast_api::{BackupState, Config, PrimaryState, RunState, Status, verbs};
 
 use crate::api::client::{Client, ClientError};
 use crate::config::format_time;
@@ -77,41 +77,31 @@ fn has_just_ended(error: &ClientError) -> bool {
 }
 
 fn look(goal: Goal, client: &Client) -> Result<Seen, ClientError> {
-    let ask = |target: &str| {
-        let reply = client.request("GET", target, None)?;
-        // Without an object there is nothing to see yet.
-        Ok(serde_json::from_slice::<Value>(&reply).unwrap_or_default())
-    };
-    Ok(judge(goal, &ask("/vm")?, &ask("/ft")?))
-}
-
-fn judge(goal: Goal, info: &Value, status: &Value) -> Seen {
-    let here = info["state"].as_str().unwrap_or("unknown");
-    match goal {
-        Goal::Running if here == "Running" => Seen::There,
-        Goal::Running => Seen::NotYet(format!("the VM is {here}")),
-        Goal::Protected => protected(info, status),
-        Goal::Ended => Seen::NotYet(format!("the VM is {here}")),
-    }
+    let info = client.call::<verbs::GetVm>(&())?;
+    Ok(match goal {
+        Goal::Running if info.state == RunState::Running => Seen::There,
+        Goal::Running | Goal::Ended => Seen::NotYet(format!("the VM is {:?}", info.state)),
+        Goal::Protected => protected(&info.config, &client.call::<verbs::GetFt>(&())?),
+    })
 }
 
 /// A backup protects; a primary is protected by each of the places that were asked for.
-fn protected(info: &Value, status: &Value) -> Seen {
-    let state = status["state"].as_str().unwrap_or("unknown");
-    let wants_backup = status["role"] == "backup" || !status["target"].is_null();
-    let asked = info["config"]["protect"].as_array().is_some_and(|places| places.contains(&"local".into()));
-    let wants_local = status["role"] == "primary" && asked;
-    match (wants_backup, wants_local && status["local"].is_null()) {
-        (false, _) if !wants_local => Seen::Never(
-            "this guest has no protection to wait for: it was started \
-         without --protect",
-        ),
-        (_, true) => Seen::NotYet("the state directory takes no epochs".into()),
-        (true, _) if state != "Protected" => match status["connect_error"].as_str() {
-            Some(error) => Seen::NotYet(format!("its state is {state}: {error}")),
-            None => Seen::NotYet(format!("its state is {state}")),
-        },
-        _ => Seen::There,
+fn protected(config: &Config, status: &Status) -> Seen {
+    let primary = match status {
+        Status::Backup(backup) if backup.following.state == BackupState::Protected => return Seen::There,
+        Status::Backup(backup) => return Seen::NotYet(format!("its state is {:?}", backup.following.state)),
+        Status::Primary(primary) => &primary.protecting,
+    };
+    let wants_local = config.protect.iter().any(|place| place == "local");
+    match &primary.target {
+        _ if wants_local && primary.local.is_none() => Seen::NotYet("the state directory takes no epochs".into()),
+        None if wants_local => Seen::There,
+        None => Seen::Never("this guest has no protection to wait for: it was started without --protect"),
+        Some(_) if primary.state == PrimaryState::Protected => Seen::There,
+        Some(_) => Seen::NotYet(match &primary.connect_error {
+            Some(error) => format!("its state is {:?}: {error}", primary.state),
+            None => format!("its state is {:?}", primary.state),
+        }),
     }
 }
 
@@ -134,38 +124,34 @@ fn gone(socket: &Path) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
-    fn primary(protect: &[&str], target: Option<&str>, state: &str, local: Option<&str>) -> Seen {
-        let status = json!({ "role": "primary", "target": target, "state": state, "local": local });
-        judge(Goal::Protected, &json!({ "state": "Running", "config": { "protect": protect } }), &status)
+    fn primary(protect: &[&str], target: Option<&str>, state: PrimaryState, local: Option<&str>) -> Seen {
+        let protect = protect.iter().map(|place| place.to_string()).collect();
+        let mut status = outlast_api::testing::primary_status();
+        status.protecting.state = state;
+        status.protecting.target = target.map(String::from);
+        status.protecting.local = local.map(String::from);
+        protected(&Config { protect, ..Config::default() }, &Status::Primary(Box::new(status)))
     }
 
     #[test]
     fn protected_is_a_guest_that_all_that_was_asked_for_protects() {
+        use PrimaryState::{Protected, Solo, Syncing};
         let (b, kept) = (Some("tcp:b:1"), Some("the end of the VMM"));
-        assert_eq!(primary(&["tcp:b:1"], b, "Protected", None), Seen::There);
-        assert_eq!(primary(&["local"], None, "Solo", kept), Seen::There);
-        assert_eq!(primary(&["local", "tcp:b:1"], b, "Protected", kept), Seen::There);
+        assert_eq!(primary(&["tcp:b:1"], b, Protected, None), Seen::There);
+        assert_eq!(primary(&["local"], None, Solo, kept), Seen::There);
+        assert_eq!(primary(&["local", "tcp:b:1"], b, Protected, kept), Seen::There);
         // Given one by `ctl protect`, after a takeover.
-        assert_eq!(primary(&["none"], b, "Protected", None), Seen::There);
+        assert_eq!(primary(&["none"], b, Protected, None), Seen::There);
+        assert_eq!(primary(&[], b, Protected, None), Seen::There);
         for waits in [
-            primary(&["tcp:b:1"], b, "Solo", None),
-            primary(&["local", "tcp:b:1"], b, "Syncing", kept),
-            primary(&["local", "tcp:b:1"], b, "Protected", None),
-            primary(&["local"], None, "Solo", None),
+            primary(&["tcp:b:1"], b, Solo, None),
+            primary(&["local", "tcp:b:1"], b, Syncing, kept),
+            primary(&["local", "tcp:b:1"], b, Protected, None),
+            primary(&["local"], None, Solo, None),
         ] {
             assert!(matches!(waits, Seen::NotYet(_)), "{waits:?}");
         }
-        assert!(matches!(primary(&["none"], None, "Solo", None), Seen::Never(_)));
-    }
-
-    #[test]
-    fn running_is_not_a_backup_and_not_a_paused_guest() {
-        let state = |state: &str| judge(Goal::Running, &json!({ "state": state }), &json!({}));
-        assert_eq!(state("Running"), Seen::There);
-        for other in ["Standby", "Paused", "Pausing", "Ended"] {
-            assert_eq!(state(other), Seen::NotYet(format!("the VM is {other}")));
-        }
+        assert!(matches!(primary(&["none"], None, Solo, None), Seen::Never(_)));
     }
 }

@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use outlast_api::{ConsoleStatus, Occurrence};
 
 use machine::console::Health;
 use protect::events::Events;
@@ -12,14 +12,14 @@ use protect::events::Events;
 const STOPPED_MIN: Duration = Duration::from_secs(2);
 
 /// For `status`.
-pub(super) fn status(health: &Health) -> Value {
+pub(super) fn status(health: Health) -> ConsoleStatus {
     let Health { stopped_for, waiting_bytes, lost_bytes, refusal } = health;
-    json!({
-        "waiting_bytes": waiting_bytes,
-        "stopped_ms": stopped_for.as_millis() as u64,
-        "lost_bytes": lost_bytes.map_or(0, NonZeroU64::get),
-        "refusal": refusal,
-    })
+    ConsoleStatus {
+        waiting_bytes: waiting_bytes as u64,
+        stopped_ms: stopped_for.as_millis() as u64,
+        lost_bytes: lost_bytes.map_or(0, NonZeroU64::get),
+        refusal,
+    }
 }
 
 /// What is wrong with it, in words.
@@ -57,12 +57,12 @@ impl Told {
                 why,
                 "the console refuses the guest's output, which is lost; the guest keeps running"
             );
-            events.note("console-lost", json!({ "lost_bytes": lost_bytes, "reason": why }));
+            events.note(Occurrence::ConsoleLost { lost_bytes, reason: why.into() });
             self.is_refusing = true;
         }
         if self.is_refusing && health.refusal.is_none() {
             tracing::warn!(lost_bytes, "the console takes the guest's output again, after a gap");
-            events.note("console-back", json!({ "lost_bytes": lost_bytes }));
+            events.note(Occurrence::ConsoleBack { lost_bytes });
             self.is_refusing = false;
         }
         self.lost_bytes = lost_bytes;
@@ -78,7 +78,7 @@ mod tests {
     }
 
     fn names(events: &Events) -> Vec<String> {
-        events.since(0).into_iter().map(|event| event.event).collect()
+        events.since(0).into_iter().map(|event| event.occurrence.name()).collect()
     }
 
     #[test]
@@ -104,7 +104,7 @@ mod tests {
         assert!(warnings(&health(7, None))[0].contains("7 bytes of console output are lost"));
         let stopped = Health { stopped_for: Duration::from_secs(12), waiting_bytes: 65536, ..Health::default() };
         assert!(warnings(&stopped)[0].contains("for 12 s: 65536 bytes wait"));
-        assert_eq!(status(&stopped)["stopped_ms"], 12_000);
+        assert_eq!(status(stopped.clone()).stopped_ms, 12_000);
         assert_eq!(warnings(&Health { stopped_for: Duration::from_millis(500), ..stopped }), [""; 0]);
     }
 }

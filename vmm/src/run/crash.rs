@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
+use outlast_api::Occurrence;
 use replication::EpochId;
-use serde_json::json;
 use snapshot::statedir::Item;
 
 use super::incident::{Incident, IncidentFile, Standing};
@@ -79,10 +80,12 @@ impl OnCrash {
             None
         });
         let incident = Incident::crashed(before, what, epoch, self.since.elapsed());
-        events.note(
-            "guest-panic",
-            json!({ "what": what.as_str(), "epoch": epoch, "policy": self.policy, "crashes": incident.crashes }),
-        );
+        events.note(Occurrence::GuestPanic {
+            what: what.into(),
+            epoch: epoch.0,
+            policy: self.policy.to_possible_value().expect("every policy can be typed").get_name().into(),
+            crashes: incident.crashes.get(),
+        });
         self.write(&incident);
         let begins_anew = match self.policy {
             OnGuestPanic::Stop => false,
@@ -123,7 +126,7 @@ impl OnCrash {
         let incident = self.file.read()?.unwrap_or_else(|| Incident::crashed(None, what, EpochId(0), Duration::ZERO));
         let is_to_boot = self.policy == OnGuestPanic::Reset && incident.crashes.get() <= RESETS_MAX;
         if is_to_boot && parted == Parting::Alone {
-            events.note("reset", json!({ "attempt": incident.crashes }));
+            events.note(Occurrence::Reset { attempt: incident.crashes.get() });
             self.write(&Incident { standing: Standing::Tried, ..incident });
             return Ok(Next::Boot);
         }

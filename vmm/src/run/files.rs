@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use outlast_api::{DiskLog, Occurrence};
 use snapshot::disk::{DiskError, Image, OverlayDisk};
 
 use super::console;
@@ -22,7 +22,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Files {
     /// Where the log of disk writes lies and what that survives.
-    pub(super) disk_log: Value,
+    pub(super) disk_log: Option<DiskLog>,
     /// What the log does not survive, if commits wait for it.
     pub(super) log_warning: Option<String>,
     /// The images of its disks.
@@ -70,8 +70,8 @@ impl Told {
             if now != *told {
                 *told = now;
                 tracing::warn!(path = %image.path().display(), was = image.len_bytes(), now, "the length of a disk image was changed");
-                let properties = json!({ "path": image.path(), "was_bytes": image.len_bytes(), "now_bytes": now });
-                events.note("disk-resized", properties);
+                let path = image.path().display().to_string();
+                events.note(Occurrence::DiskResized { path, was_bytes: image.len_bytes(), now_bytes: now });
             }
         }
     }
@@ -105,10 +105,8 @@ mod tests {
         let path = dir.path().join("a.img");
         std::fs::write(&path, [0; 8192]).expect("room");
         let images = images_of(&[OverlayDisk::open(&path, false).expect("free")]);
-        let (files, events) = (
-            Files { disk_log: Value::Null, log_warning: Some("weak".into()), images: images.clone() },
-            Events::new(None),
-        );
+        let (files, events) =
+            (Files { disk_log: None, log_warning: Some("weak".into()), images: images.clone() }, Events::new(None));
         let mut told = Told::of(&images);
         let count = || events.since(0).len();
         for (len, expected) in [(8192, 0), (4096, 1), (4096, 1), (16384, 2), (8192, 3)] {

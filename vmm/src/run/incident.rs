@@ -62,6 +62,26 @@ pub(super) struct Incident {
     pub(super) standing: Standing,
 }
 
+impl From<Incident> for outlast_api::Incident {
+    fn from(incident: Incident) -> Self {
+        let Incident { what, epoch, at_ms, crashes, tried, back_ms, standing } = incident;
+        Self {
+            what: what.into(),
+            epoch: epoch.0,
+            at_ms: at_ms.get(),
+            crashes: crashes.get(),
+            tried: tried.into_iter().map(|epoch| epoch.0).collect(),
+            back_ms: back_ms.get(),
+            standing: match standing {
+                Standing::Open => outlast_api::Standing::Open,
+                Standing::GoingBack => outlast_api::Standing::GoingBack,
+                Standing::Tried => outlast_api::Standing::Tried,
+                Standing::Stopped => outlast_api::Standing::Stopped,
+            },
+        }
+    }
+}
+
 impl Incident {
     /// The guest crashed. `before` is what was known; `ran` how long the guest has run since the last attempt.
     pub(super) fn crashed(before: Option<Self>, what: Crash, epoch: EpochId, ran: Duration) -> Self {

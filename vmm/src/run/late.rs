@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use outlast_api::Occurrence;
 
 use crate::config::OnBoundaryLate;
 use machine::Machine;
@@ -57,13 +57,13 @@ impl Lateness {
         let Some(Late { time, vcpus }) = late.filter(|late| late.time >= LATE) else {
             self.is_done = false;
             if let Some(time) = self.told.take() {
-                events.note("boundary-came", json!({ "late_ms": time.as_millis() as u64 }));
+                events.note(Occurrence::BoundaryCame { late_ms: time.as_millis() as u64 });
             }
             return false;
         };
         if self.told.replace(time).is_none() {
             tracing::warn!(vcpus, "the guest cannot be stopped: look at the storage of its disks");
-            events.note("boundary-late", json!({ "late_ms": time.as_millis() as u64, "vcpus": vcpus }));
+            events.note(Occurrence::BoundaryLate { late_ms: time.as_millis() as u64, vcpus: vcpus as u64 });
         }
         self.policy != OnBoundaryLate::Continue && time >= TOO_LATE && !std::mem::replace(&mut self.is_done, true)
     }
@@ -87,7 +87,7 @@ mod tests {
     }
 
     fn names(events: &Events) -> Vec<String> {
-        events.since(0).into_iter().map(|event| event.event).collect()
+        events.since(0).into_iter().map(|event| event.occurrence.name()).collect()
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use recoverable::Survives;
 use replication::EpochId;
-use serde_json::{Value, json};
 use snapshot::disk::{Image, OverlayDisk};
 use snapshot::disklog::{Asked, LifeId, Owner};
 use snapshot::statedir::sealed::Sealed;
@@ -105,10 +104,11 @@ pub(super) fn log_path(devices: &DeviceConfig, state: &StateConfig) -> Option<Pa
 /// The files of a VM with this log. Warns if the log is weak and its `durability` rests on it.
 pub(super) fn files(log: &DiskLog, durability: CommitDurability, images: Vec<Arc<Image>>) -> Files {
     let log_warning = log.place().and_then(weakness_of).filter(|_| durability == CommitDurability::Disk);
-    let disk_log = log.place().map_or(
-        Value::Null,
-        |place| json!({ "path": place.path, "on": place.medium, "survives": place.survives.to_string() }),
-    );
+    let disk_log = log.place().map(|place| outlast_api::DiskLog {
+        path: place.path.display().to_string(),
+        on: place.medium.to_string(),
+        survives: place.survives.to_string(),
+    });
     Files { disk_log, log_warning, images }
 }
 

@@ -9,7 +9,6 @@ mod files;
 mod incident;
 mod late;
 mod local;
-mod metrics;
 mod node;
 mod outlet;
 mod parts;
@@ -18,8 +17,10 @@ mod refusal;
 mod resume;
 mod right;
 mod rollback;
+mod services;
 mod signals;
 mod standby;
+mod status;
 mod terminal;
 mod uses;
 

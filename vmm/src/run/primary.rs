@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use outlast_api::Occurrence;
 use replication::view::Incarnation;
 use replication::{EpochId, Term};
 use snapshot::disk::Image;
@@ -85,7 +86,7 @@ fn boot(
         Ok(launch)
     });
     let launch = launch.inspect_err(|_| registrant.take_back(&begun))?;
-    program.events.note("booting", serde_json::json!({ "name": config.name, "cpus": config.guest.cpus }));
+    program.events.note(Occurrence::Booting { name: config.name.clone(), cpus: config.guest.cpus });
     serve(program, protection, Arc::new(registrant), launch)
 }
 
@@ -254,7 +255,7 @@ pub(super) fn supervise(
     let next = on_crash.next(end, parted, machine, events);
     // The guest is not at its end while this program boots it anew, or has it go back.
     if !(goes_on && matches!(next, Ok(Next::Boot | Next::GoBack))) {
-        events.note("ended", serde_json::json!({ "how": how }));
+        events.note(Occurrence::Ended { how });
     }
     next
 }

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use outlast_api::Occurrence;
 use replication::BranchSeed;
 use replication::pipeline::resuming::{Asked, Course, Found, NoCourse, Remains, ResumeStep, Resuming, decide};
 use snapshot::disk::Image;
@@ -284,13 +285,12 @@ impl<'a> Resumption<'a> {
         let Resumed { registrant, term, target, store: id, running: _ } = resumed.expect(EARLIER);
         let (machine, inputs) = begun.expect(EARLIER);
         let config = program.config;
-        program.events.note(
-            "resumed",
-            serde_json::json!({
-                "name": config.name, "epoch": last.epoch().0, "reemitted": last.outputs.len(),
-                "restore_ms": started.elapsed().as_secs_f64() * 1e3,
-            }),
-        );
+        program.events.note(Occurrence::Resumed {
+            name: config.name.clone(),
+            epoch: last.epoch().0,
+            reemitted: last.outputs.len() as u64,
+            restore_ms: started.elapsed().as_secs_f64() * 1e3,
+        });
         let fork = Some(last.fork);
         let credentials = credentials_or_warning(config.detection.tls_dir.as_deref());
         let protection = guardian_config(config, credentials);

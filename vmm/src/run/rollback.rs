@@ -3,9 +3,9 @@
 
 use std::time::Instant;
 
+use outlast_api::Occurrence;
 use replication::EpochId;
 use replication::pipeline::resuming::CrashStanding;
-use serde_json::json;
 use snapshot::disk::OverlayDisk;
 
 use super::incident::{BackMs, Incident, IncidentFile, Standing, unix_ms};
@@ -105,13 +105,14 @@ impl Return {
             back_ms = incident.back_ms.get(),
             "the guest was rolled back; what it acknowledged since is lost"
         );
-        events.note(
-            "rollback",
-            json!({
-                "epoch": to.0, "as": anew.0, "attempt": attempt, "back_ms": incident.back_ms,
-                "what": incident.what.as_str(), "took_ms": began.elapsed().as_secs_f64() * 1e3,
-            }),
-        );
+        events.note(Occurrence::Rollback {
+            epoch: to.0,
+            anew: anew.0,
+            attempt: attempt as u64,
+            back_ms: incident.back_ms.get(),
+            what: incident.what.into(),
+            took_ms: began.elapsed().as_secs_f64() * 1e3,
+        });
         Ok(())
     }
 }

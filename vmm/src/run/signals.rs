@@ -18,7 +18,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use vmm_sys_util::signal::{Error as SignalError, block_signal};
 
 use super::node::Node;
-use crate::api::ApiHandler;
 use crate::exit::{Exit, Failure};
 use machine::spawn;
 
@@ -74,11 +73,7 @@ impl Signals {
                 Stage::Runs(node) => {
                     tracing::info!(signal, "stopping; a second signal ends at once, without telling the backup");
                     // What this waits for must not keep the next signal waiting.
-                    spawn("stop".into(), move || {
-                        if let Err(error) = node.stop() {
-                            tracing::warn!(%error, "cannot stop");
-                        }
-                    });
+                    spawn("stop".into(), move || node.stop());
                 }
                 Stage::Starting => {
                     tracing::info!(signal, "ended while starting; no guest ran here");

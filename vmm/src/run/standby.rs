@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use outlast_api::Occurrence;
 use replication::Fork;
 use replication::view::Incarnation;
-use serde_json::json;
 use snapshot::statedir::StateDir;
 
 use super::crash::{Next, OnCrash};
@@ -131,13 +131,14 @@ fn take_over(
     signals.stop(node);
     announce::start(&machine.shared());
     let (restore, takeover_time) = (started.elapsed(), lost_at.elapsed());
-    events.note(
-        "failover-finished",
-        json!({
-            "epoch": takeover.fork.count.0, "term": term.0, "reemitted": reemitted, "redelivered": redelivered,
-            "restore_ms": restore.as_secs_f64() * 1e3, "takeover_ms": takeover_time.as_secs_f64() * 1e3,
-        }),
-    );
+    events.note(Occurrence::FailoverFinished {
+        epoch: takeover.fork.count.0,
+        term: term.0,
+        reemitted: reemitted as u64,
+        redelivered: redelivered as u64,
+        restore_ms: restore.as_secs_f64() * 1e3,
+        takeover_ms: takeover_time.as_secs_f64() * 1e3,
+    });
     note_paused(&machine, events);
     match supervise(&machine, threads, inputs, node, events, &OnCrash::stop(config.state.dir.clone()))? {
         Next::End(exit) => Ok(exit),

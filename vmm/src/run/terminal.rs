@@ -9,7 +9,6 @@ use std::sync::Arc;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use super::node::Node;
-use crate::api::ApiHandler;
 
 const PREFIX: u8 = 0x01;
 
@@ -72,8 +71,8 @@ impl Read for ConsoleInput {
         let count = rustix::io::read(&self.stdin, &mut *buffer)?;
         let Some(keys) = &mut self.keys else { return Ok(count) };
         let (kept, end) = keys.filter(&mut buffer[..count]);
-        if end && let Err(error) = self.node.stop() {
-            tracing::warn!(%error, "cannot stop");
+        if end {
+            self.node.stop();
         }
         // Nothing left is not the end of the input.
         if kept == 0 && count > 0 { Err(io::ErrorKind::Interrupted.into()) } else { Ok(kept) }

@@ -11,11 +11,12 @@ use super::{root, sources, table};
 
 type Uses = BTreeMap<String, BTreeSet<String>>;
 
-const CRATES: [(&str, &str); 8] = [
+const CRATES: [(&str, &str); 9] = [
     ("snapshot", "snapshot/src"),
     ("recoverable", "snapshot/recoverable/src"),
     ("devices", "devices/src"),
     ("replication", "replication/src"),
+    ("outlast-api", "vmm/api/src"),
     ("machine", "vmm/machine/src"),
     ("protect", "vmm/protect/src"),
     ("vmm", "vmm/src"),

@@ -22,7 +22,7 @@ use self::transactions::Transactions;
 use crate::load::agent;
 use crate::load::vcpu_waited;
 use crate::session::{Figures, Session};
-use machine::stats::Counts;
+use outlast_api::figures::Counters;
 use protect::epoch::pace::Usage;
 use protect::epoch::usage;
 use vmm::exit::{Exit, Failure};
@@ -212,7 +212,7 @@ impl Seen {
 struct Meter<'a> {
     session: &'a Session,
     tap: &'a str,
-    counts: Counts,
+    counts: Counters<u64>,
     frames_in: (f64, f64),
     waited: f64,
     usage: usage::Meter,

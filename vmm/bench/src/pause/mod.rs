@@ -11,7 +11,7 @@ use crate::session::{FIGURES, Figures, GuestSpec, Session};
 use crate::sweep::load_average;
 use crate::table::{Columns, Row, Table};
 use crate::{bare_guest, build_id};
-use machine::stats::Counts;
+use outlast_api::figures::Counters;
 use protect::CommitDurability;
 use protect::epoch::capture::Mode;
 use protect::epoch::pace::Length;
@@ -20,8 +20,7 @@ use vmm::exit::{Exit, Failure};
 
 const KEY: &[&str] = &["build", "pages", "words", "memory_mib", "capture", "epoch", "repeat"];
 /// What is known of this bench only. Rates are rounds of the guest's output, so they are compared and not read.
-const MORE: &[&str] =
-    &["load_1min", "armed_mean", "arm_p50_us", "fault_p50_us", "faults_per_epoch", "rounds_per_s", "unprotected_per_s"];
+const MORE: &[&str] = &["load_1min", "faults_per_epoch", "rounds_per_s", "unprotected_per_s"];
 const COLUMNS: Columns = Columns { key: KEY, figures: &[&FIGURES, MORE] };
 /// `round=`, 16 digits, the end of the line.
 const ROUND_LINE_BYTES: u64 = 23;
@@ -220,13 +219,9 @@ impl Measuring<'_> {
         };
         wait_for_epochs(session, (before.epochs + SEEN_EPOCHS_MIN).saturating_sub(session.stats().counts().epochs))?;
         let after = session.stats().counts();
-        let stats = session.stats();
         let mut figures = session.figures();
         figures.remove("stopped_share");
         figures.insert("load_1min", load_average());
-        figures.insert("armed_mean", stats.armed_pages.summary().mean);
-        figures.insert("arm_p50_us", stats.arm.summary().p50 as f64 / 1e3);
-        figures.insert("fault_p50_us", stats.fault.summary().p50 as f64 / 1e3);
         let epochs = (after.epochs - before.epochs) as f64;
         figures.insert("faults_per_epoch", (after.capture_faults - before.capture_faults) as f64 / epochs);
         figures.insert("rounds_per_s", rate);
@@ -235,7 +230,7 @@ impl Measuring<'_> {
 }
 
 /// What the guest's exits are for: each line takes the same number of them.
-fn exits_per_line(before: Counts, after: Counts) -> u64 {
+fn exits_per_line(before: Counters<u64>, after: Counters<u64>) -> u64 {
     let lines = (after.console_bytes - before.console_bytes) as f64 / ROUND_LINE_BYTES as f64;
     ((after.exits - before.exits) as f64 / lines).round() as u64
 }

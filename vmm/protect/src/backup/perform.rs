@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use outlast_api::Occurrence;
 use replication::pipeline::backup::{
     Answer, Introduction, Leaving, LoopDone, LoopStep, Note, Question, StorageDone, StorageStep,
 };
 use replication::wire::{Hello, RefuseCode};
 use replication::{AssembledEpoch, ClaimResult, EpochId, PageBatch, SessionId};
-use serde_json::json;
 
 use super::fitness::{check_cpu, check_machine, make_memory};
 use super::storage::{Done, Order, Rehearsal};
@@ -155,7 +155,10 @@ impl Standby {
                 self.lost_at = Instant::now();
                 let failover = self.view.take_failover();
                 if let Some(failover) = &failover {
-                    self.events.note("failover-started", json!({ "named_dead": failover.dead }));
+                    self.events.note(Occurrence::FailoverStarted {
+                        silence_ms: None,
+                        named_dead: Some(failover.dead.clone()),
+                    });
                 }
                 failover
             }
@@ -215,41 +218,45 @@ impl Standby {
     /// Passes on what an operator should hear.
     pub(super) fn tell(&mut self) {
         while let Some(note) = self.pipeline.poll_note() {
-            let (event, details) = match note {
-                Note::PeerError(reason) => sent_away("peer-error", &reason),
-                Note::Refused(reason) => sent_away("refused", &reason),
-                Note::ResyncStarted { writer } => ("resync-started", json!({ "primary": writer })),
-                Note::Protected(epoch) => ("protected", json!({ "epoch": epoch.0 })),
+            self.events.note(match note {
+                Note::PeerError(reason) => {
+                    warn_sent_away(&reason);
+                    Occurrence::PeerError { target: None, error: None, reason: Some(reason) }
+                }
+                Note::Refused(reason) => {
+                    warn_sent_away(&reason);
+                    Occurrence::Refused { reason }
+                }
+                Note::ResyncStarted { writer } => Occurrence::ResyncStarted { term: None, primary: Some(writer) },
+                Note::Protected(epoch) => Occurrence::Protected { epoch: Some(epoch.0) },
                 Note::Full(path) => {
                     tracing::warn!("{}", no_room(&path));
-                    ("disk-full", json!({ "path": path }))
+                    Occurrence::DiskFull { path: path.display().to_string() }
                 }
-                Note::HasRoom(path) => ("disk-has-room", json!({ "path": path })),
+                Note::HasRoom(path) => Occurrence::DiskHasRoom { path: path.display().to_string() },
                 // What was followed stays as it is, until a primary fills this backup anew.
                 Note::Kept { epoch, holder } => {
                     tracing::warn!(epoch = epoch.0, holder, "another side has the guest; the copy here is kept");
-                    ("kept", json!({ "epoch": epoch.0, "holder": holder }))
+                    Occurrence::Kept { epoch: epoch.0, holder }
                 }
                 Note::FailoverStarted { silence } => {
-                    ("failover-started", json!({ "silence_ms": silence.as_millis() as u64 }))
+                    Occurrence::FailoverStarted { silence_ms: Some(silence.as_millis() as u64), named_dead: None }
                 }
-                Note::Discarded(reason) => ("discarded", json!({ "reason": format!("{reason:?}") })),
+                Note::Discarded(reason) => Occurrence::Discarded { reason: format!("{reason:?}") },
                 Note::StopDeferred(state) => {
                     tracing::warn!(
                         "this backup is taking the guest over and does not stop now: it stops if another side has the \
                          guest; if the guest runs here, stop it again"
                     );
-                    ("stop-deferred", json!({ "state": format!("{state:?}") }))
+                    Occurrence::StopDeferred { state: format!("{state:?}") }
                 }
-            };
-            self.events.note(event, details);
+            });
         }
     }
 }
 
-fn sent_away(event: &'static str, reason: &str) -> (&'static str, serde_json::Value) {
+fn warn_sent_away(reason: &str) {
     tracing::warn!(reason, "a peer was sent away");
-    (event, json!({ "reason": reason }))
 }
 
 /// For an operator: what waits, and for what.

@@ -7,9 +7,9 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use outlast_api::Following;
 use replication::backup::BackupState;
 use replication::{ClaimResult, EpochMark, SessionId};
-use serde_json::{Value, json};
 
 use crate::mailbox::Bell;
 use crate::registrant::{Registrant, RightError};
@@ -48,7 +48,7 @@ pub enum FailoverError {
 pub struct StandbyView {
     registrant: Arc<Registrant>,
     bell: Bell,
-    status: Mutex<Value>,
+    status: Mutex<Option<(Following, Vec<String>)>>,
     stop: AtomicBool,
     failover: Mutex<Option<Failover>>,
 }
@@ -110,19 +110,16 @@ impl StandbyView {
         Ok(Self { registrant, bell: Bell::new()?, status, stop, failover })
     }
 
-    /// For `status`: what the backup published last, and how its witness is now.
-    pub fn status(&self) -> Value {
-        let mut status = self.status.lock().expect("no holder of the status panics").clone();
-        if let Some(fields) = status.as_object_mut() {
-            let away = self.registrant.away_since().map(|since| since.elapsed().as_millis() as u64);
-            fields.insert("witness".into(), json!(self.registrant.witness().to_string()));
-            fields.insert("witness_away_ms".into(), json!(away));
-        }
-        status
+    /// How far it followed when it published that last, how its witness is now, and what there is to warn of.
+    pub fn status(&self) -> (Following, Vec<String>) {
+        let status = self.status.lock().expect("no holder of the status panics").clone();
+        let (following, warnings) = status.expect("a backup publishes its status before it shows its view");
+        let witness_away_ms = self.registrant.away_since().map(|since| since.elapsed().as_millis() as u64);
+        (Following { witness_away_ms, ..following }, warnings)
     }
 
-    pub(super) fn publish(&self, status: Value) {
-        *self.status.lock().expect("no holder of the status panics") = status;
+    pub(super) fn publish(&self, following: Following, warnings: Vec<String>) {
+        *self.status.lock().expect("no holder of the status panics") = Some((following, warnings));
     }
 
     /// Has the kept copy run although another side won the guest. `dead`: every place that the witness lists, by the

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
+use outlast_api::Occurrence;
 use replication::SessionId;
 use replication::view::{Greeting, Record, Voids};
-use serde_json::json;
 
 use super::Registrant;
 use crate::events::Events;
@@ -111,8 +111,7 @@ impl Shared {
     fn note(&self, was_away: &mut bool) {
         let is_away = self.registrant.away_since().is_some();
         if is_away != std::mem::replace(was_away, is_away) {
-            let event = if is_away { "witness-away" } else { "witness-back" };
-            self.events.note(event, json!({ "witness": self.registrant.witness().to_string() }));
+            self.events.note(Occurrence::of_witness(&self.registrant.witness().to_string(), is_away));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use replication::EpochId;
 use snapshot::writeset::WriteSet;
 
-use super::capture::{self, Capture, CaptureStatus, Mode};
+use super::capture::{self, Capture, Mode};
 use super::dirty::DirtyHarvest;
 use super::hot::IdlePages;
 use super::{EpochSink, SealedEpoch, SpentEpochs};
@@ -98,8 +98,8 @@ impl Epochs {
     }
 
     /// How pages are captured.
-    pub fn capture_status(&self) -> CaptureStatus {
-        CaptureStatus { mode: self.mode.as_str(), refused: self.refused.clone() }
+    pub fn capture_status(&self) -> outlast_api::Capture {
+        outlast_api::Capture { mode: self.mode.as_str().into(), refused: self.refused.clone() }
     }
 
     fn start_capture(&mut self) {

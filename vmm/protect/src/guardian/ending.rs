@@ -7,10 +7,10 @@
 
 use std::time::Duration;
 
+use outlast_api::KeptEpoch;
 use replication::primary::PrimaryState;
 
 use super::{Guardian, Inner, Parting};
-use crate::local::KeptEpoch;
 use crate::local::reset::Life;
 use machine::End;
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use outlast_api::{Filling, FillingFigures};
 use replication::primary::{FillFigures, FillPhase, NotConverging, RoundsConfig};
-use serde_json::{Value, json};
 
 use super::{Guardian, IN_FLIGHT_BYTES_MAX, Inner};
 
@@ -26,33 +26,35 @@ pub(super) const FILL_REST_MAX: Duration = Duration::from_secs(60);
 
 impl Guardian {
     /// The figures of the filling that is under way, or of the last one.
-    pub fn fill_figures(&self) -> FillFigures {
+    pub(super) fn fill_figures(&self) -> FillFigures {
         self.lock().pipeline.core().fill_figures()
     }
 
-    /// The guest's share of its processors' time now, in percent.
-    pub fn guest_percent(&self) -> u8 {
-        self.machine.throttle().percent()
-    }
-
     /// For `status`: where a filling is, for how long it has done nothing, and whether and when it will be done.
-    pub(super) fn filling_of(&self, inner: &Inner) -> Value {
-        let Some((phase, since)) = inner.pipeline.core().filling() else { return Value::Null };
+    pub(super) fn filling_of(&self, inner: &Inner) -> Option<Filling> {
+        let (phase, since) = inner.pipeline.core().filling()?;
         let figures = inner.pipeline.core().fill_figures();
-        let FillFigures { round, sent_bytes, left_bytes, rate, dirty_rate, estimate, converges, share, .. } = figures;
-        json!({
-            "phase": phase.as_str(),
-            "idle_ms": self.clock.now().since(since).as_millis() as u64,
-            "round": round,
-            "sent_bytes": sent_bytes,
-            "left_bytes": left_bytes,
-            "bytes_per_s": rate,
-            "dirty_bytes_per_s": dirty_rate,
-            "estimate_s": estimate.map(|estimate| (estimate.as_secs_f64() * 10.0).ceil() / 10.0),
-            "converges": converges,
-            "guest_percent": share,
-            "doing": doing(phase, &figures),
+        Some(Filling {
+            phase: phase.as_str().into(),
+            idle_ms: self.clock.now().since(since).as_millis() as u64,
+            figures: told(&figures),
+            doing: doing(phase, &figures),
         })
+    }
+}
+
+/// The figures of a filling, for `status`.
+pub(super) fn told(figures: &FillFigures) -> FillingFigures {
+    let FillFigures { round, sent_bytes, left_bytes, rate, dirty_rate, estimate, converges, share, end: _ } = *figures;
+    FillingFigures {
+        round,
+        sent_bytes,
+        left_bytes,
+        bytes_per_s: rate,
+        dirty_bytes_per_s: dirty_rate,
+        estimate_s: estimate.map(|estimate| (estimate.as_secs_f64() * 10.0).ceil() / 10.0),
+        converges,
+        guest_percent: share,
     }
 }
 

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use outlast_api::Occurrence;
 use replication::EpochId;
-use serde_json::json;
 
 use super::Guardian;
 use crate::error::ProtectError;
@@ -134,7 +134,7 @@ impl Guardian {
             match news {
                 News::Full(path) => self.note_guest_full(path),
                 News::HasRoom(_) => self.note_guest_room(),
-                News::Failed(error) => self.note("disk-failed", json!({ "error": error })),
+                News::Failed(error) => self.note(Occurrence::DiskFailed { error }),
                 // An ended guest asks for nothing more, and its backup need not serve it.
                 News::Withheld(_) if self.machine.ended().is_some() => {}
                 News::Withheld(error) => self.with_pipeline(|pipeline, _| pipeline.handle_request_failed(error)),
@@ -149,13 +149,13 @@ impl Guardian {
             return;
         }
         tracing::warn!(path = %path.display(), "no room: disk writes wait, and the guest with them");
-        self.note("disk-full", json!({ "path": path }));
+        self.note(Occurrence::DiskFull { path: path.display().to_string() });
     }
 
     fn note_guest_room(&self) {
         let full = self.lock().guest_full.take();
         if let Some(path) = full {
-            self.note("disk-has-room", json!({ "path": path }));
+            self.note(Occurrence::DiskHasRoom { path: path.display().to_string() });
         }
     }
 }

@@ -4,9 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use outlast_api::Occurrence;
 use replication::primary::PrimaryState;
 use replication::{FrameDecoder, SessionId, VmId};
-use serde_json::json;
 
 use super::{Guardian, Inner, STALL_DETECTS};
 use crate::transport::{Connection, Endpoint, ReadHalf, ReadOutcome, Sender};
@@ -42,7 +42,9 @@ impl Guardian {
     fn serve_target(self: &Arc<Self>, target: &Endpoint) {
         match self.connect(target) {
             Some(Ok(connection)) => self.serve(connection, target),
-            Some(Err(error)) => self.note_trouble("backup-unreachable", &error.to_string()),
+            Some(Err(error)) => {
+                self.note_trouble(&error.to_string(), |target, error| Occurrence::BackupUnreachable { target, error });
+            }
             None => return,
         }
         // Changes of the core do not make the next attempt come sooner.
@@ -63,15 +65,15 @@ impl Guardian {
     }
 
     /// One event for each new reason, not one for each attempt.
-    fn note_trouble(&self, event: &str, error: &str) {
+    fn note_trouble(&self, error: &str, occurrence: fn(Option<String>, String) -> Occurrence) {
         let mut inner = self.lock();
         let target = inner.target.as_ref().map(ToString::to_string);
         if inner.connect_error.replace(error.to_owned()).as_deref() == Some(error) {
             return;
         }
         drop(inner);
-        tracing::warn!(target, error, event, "no protection by this backup; trying again");
-        self.note(event, json!({ "target": target, "error": error }));
+        tracing::warn!(target, error, "no protection by this backup; trying again");
+        self.note(occurrence(target, error.to_owned()));
     }
 
     fn serve(self: &Arc<Self>, Connection { reader, writer, line }: Connection, target: &Endpoint) {
@@ -80,7 +82,13 @@ impl Guardian {
         self.heard_of_witness();
         let greeting = match greeting {
             Ok(greeting) => greeting,
-            Err(error) => return self.note_trouble("witness-away", &error.to_string()),
+            Err(error) => {
+                return self.note_trouble(&error.to_string(), |target, error| Occurrence::WitnessAway {
+                    witness: None,
+                    target,
+                    error: Some(error),
+                });
+            }
         };
         let connection = self.with_inner(|inner, now| {
             // The operator may have said otherwise while the connection was being made.
@@ -119,7 +127,7 @@ impl Guardian {
                 // A peer that dies, or whose network does, is for the core; one that says what it cannot have said is told of.
                 Err(error) => {
                     if error.kind() == io::ErrorKind::InvalidData {
-                        self.note_trouble("peer-error", &error.to_string());
+                        self.note_trouble(&error.to_string(), peer_error);
                     }
                     return;
                 }
@@ -145,17 +153,21 @@ impl Guardian {
             match decoder.poll_frame() {
                 Ok(Some(frame)) => {
                     if let Err(error) = self.with_core(|core, now| core.handle_frame(now, frame)) {
-                        self.note_trouble("peer-error", &error.to_string());
+                        self.note_trouble(&error.to_string(), peer_error);
                         return false;
                     }
                 }
                 Ok(None) => return true,
                 Err(error) => {
-                    self.note_trouble("peer-error", &error.to_string());
+                    self.note_trouble(&error.to_string(), peer_error);
                     self.with_core(|core, now| core.handle_broken_stream(now));
                     return false;
                 }
             }
         }
     }
+}
+
+fn peer_error(target: Option<String>, error: String) -> Occurrence {
+    Occurrence::PeerError { target, error: Some(error), reason: None }
 }

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
+use outlast_api::Occurrence;
 use replication::SessionId;
 use replication::pipeline::primary::{Failing, Note};
 use replication::primary::{FillFigures, FillPhase, PrimaryState, RoundsEnd, SoloReason};
-use serde_json::json;
 
 use super::{Guardian, Inner, filling};
 use crate::error::ProtectError;
@@ -16,7 +16,7 @@ impl Guardian {
         match note {
             Note::FillingBegins { link } => {
                 self.forget_old_trouble();
-                self.note("resync-started", json!({ "term": link.term.0 }));
+                self.note(Occurrence::ResyncStarted { term: Some(link.term.0), primary: None });
             }
             Note::FillingStalls { phase } => self.note_filling_stalls(phase),
             Note::FillingDiverges { figures } => self.note_filling_diverges(figures),
@@ -25,9 +25,9 @@ impl Guardian {
                 self.note_fill_failed(session, phase, &text);
             }
             Note::Filled => self.note_finished(),
-            Note::Protected => self.note("protected", json!({})),
-            Note::PeerLost => self.note("peer-lost", json!({ "claiming": true })),
-            Note::Unprotecting => self.note("unprotecting", json!({})),
+            Note::Protected => self.note(Occurrence::Protected { epoch: None }),
+            Note::PeerLost => self.note(Occurrence::PeerLost { claiming: true }),
+            Note::Unprotecting => self.note(Occurrence::Unprotecting {}),
             Note::Solo { reason } => self.went_solo(&reason),
             Note::StoreLost { text } => self.store_lost(&text),
             Note::StoreStays { text } => {
@@ -36,9 +36,9 @@ impl Guardian {
             Note::Warning { doing, text } => tracing::warn!(text, "{doing}"),
             Note::Full { path } => {
                 tracing::warn!(path, "no room: disk writes wait, and the guest with them");
-                self.note("disk-full", json!({ "path": path }));
+                self.note(Occurrence::DiskFull { path });
             }
-            Note::HasRoom { path } => self.note("disk-has-room", json!({ "path": path })),
+            Note::HasRoom { path } => self.note(Occurrence::DiskHasRoom { path }),
         }
     }
 
@@ -66,7 +66,7 @@ impl Guardian {
             (inner.local, inner.local_lost) = (None, Some(text.to_owned()));
         }
         tracing::error!(why = text, "the guest is not protected by its state directory any more");
-        self.note("degraded", json!({ "protection": "local", "reason": text }));
+        self.note(Occurrence::Degraded { protection: "local".into(), reason: text.into() });
     }
 
     fn went_solo(&self, reason: &SoloReason) {
@@ -81,7 +81,7 @@ impl Guardian {
         // A backup that says no at every attempt is news once.
         if before.as_ref() != Some(&text) {
             tracing::warn!(reason = text, "the guest continues with no backup");
-            self.note("solo", json!({ "reason": text }));
+            self.note(Occurrence::Solo { reason: text });
         }
     }
 
@@ -114,14 +114,16 @@ impl Guardian {
         let FillFigures { round, left_bytes, rate, share, end, .. } = self.fill_figures();
         let (pages, bytes, begun) = self.lock().filled.take().unwrap_or_else(|| (0, 0, Instant::now()));
         let pause = rate.map(|rate| left_bytes * 1000 / rate.max(1));
-        self.note(
-            "resync-finished",
-            json!({
-                "rounds": round, "pages": pages, "bytes": bytes,
-                "ms": begun.elapsed().as_millis() as u64, "end": end.map(RoundsEnd::as_str),
-                "left_bytes": left_bytes, "estimated_pause_ms": pause, "guest_percent": share,
-            }),
-        );
+        self.note(Occurrence::ResyncFinished {
+            rounds: round,
+            pages,
+            bytes,
+            ms: begun.elapsed().as_millis() as u64,
+            end: end.map(|end| RoundsEnd::as_str(end).into()),
+            left_bytes,
+            estimated_pause_ms: pause,
+            guest_percent: share,
+        });
     }
 
     fn note_filling_diverges(&self, figures: FillFigures) {
@@ -133,19 +135,19 @@ impl Guardian {
             dirty_rate,
             "the guest writes faster than its backup is filled: it gets {share} % of its processors meanwhile"
         );
-        self.note(
-            "resync-diverging",
-            json!({
-                "round": round, "left_bytes": left_bytes, "bytes_per_s": rate, "dirty_bytes_per_s": dirty_rate,
-                "guest_percent": share,
-            }),
-        );
+        self.note(Occurrence::ResyncDiverging {
+            round,
+            left_bytes,
+            bytes_per_s: rate,
+            dirty_bytes_per_s: dirty_rate,
+            guest_percent: share,
+        });
     }
 
     fn note_filling_stalls(&self, phase: FillPhase) {
         let ms = (self.config.detect * super::FILL_NOTICE_DETECTS).as_millis() as u64;
         tracing::warn!(%phase, ms, "filling the backup makes no progress");
-        self.note("resync-stalled", json!({ "phase": phase.as_str(), "ms": ms }));
+        self.note(Occurrence::ResyncStalled { phase: phase.as_str().into(), ms });
     }
 
     /// One event for each filling: it may be given up by who keeps time, and then fail where it is done.
@@ -154,7 +156,7 @@ impl Guardian {
             return;
         }
         tracing::warn!(%phase, error, "the backup could not be filled");
-        self.note("resync-failed", json!({ "phase": phase.as_str(), "error": error }));
+        self.note(Occurrence::ResyncFailed { phase: phase.as_str().into(), error: error.into() });
     }
 }
 

@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use outlast_api::Occurrence;
 use replication::ClaimResult;
 use replication::pipeline::primary::Question;
-use serde_json::json;
 
 use super::Guardian;
 use crate::fault;
@@ -75,8 +75,7 @@ impl Guardian {
     fn note_witness(&self, was_away: &mut bool) {
         let is_away = self.registrant.away_since().is_some();
         if is_away != std::mem::replace(was_away, is_away) {
-            let event = if is_away { "witness-away" } else { "witness-back" };
-            self.note(event, json!({ "witness": self.registrant.witness().to_string() }));
+            self.note(Occurrence::of_witness(&self.registrant.witness().to_string(), is_away));
         }
     }
 

@@ -1,5 +1,6 @@
 //! The last committed epoch together with earlier ones: keeping them, and going back to one.
 
+use outlast_api::KeptEpoch;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use snapshot::disklog::Line;
 use snapshot::statedir::Item;
 
 use super::record::{self, Identity};
-use super::retained::{self, BLOCK, KeptEpoch, Limits, Place, Ring, Shortened};
+use super::retained::{self, BLOCK, Limits, Place, Ring, Shortened};
 use super::{LastEpoch, LocalError, LocalStore};
 use crate::fault;
 use machine::disk::SharedDisk;

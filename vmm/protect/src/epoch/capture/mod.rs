@@ -50,15 +50,6 @@ impl Mode {
     }
 }
 
-/// How pages are captured, for people.
-#[derive(Debug, Clone, Serialize)]
-pub struct CaptureStatus {
-    /// What was asked for.
-    pub mode: &'static str,
-    /// Why the host refuses it; pages are copied in the pause then.
-    pub refused: Option<String>,
-}
-
 /// Captures the pages of an epoch at its boundary, with all vCPUs stopped.
 ///
 /// Dropping it finishes what it has begun: what it gave stays readable, and no write to guest memory waits any more.

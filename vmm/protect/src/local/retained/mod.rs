@@ -32,8 +32,8 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use outlast_api::KeptEpoch;
 use replication::EpochId;
-use serde::Serialize;
 use snapshot::private;
 use snapshot::within::Within;
 
@@ -73,17 +73,6 @@ pub struct Shortened {
     pub left: usize,
     /// Why the others went.
     pub why: String,
-}
-
-/// One kept epoch, for `status`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct KeptEpoch {
-    /// Its number.
-    pub epoch: u64,
-    /// Since its end, in milliseconds.
-    pub age_ms: u64,
-    /// Of its file.
-    pub bytes: u64,
 }
 
 #[derive(Debug)]

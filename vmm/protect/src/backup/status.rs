@@ -1,0 +1,44 @@
+//! What a backup says of itself for `status`, in the words of the control interface.
+
+use outlast_api::{Following, KeptCopy};
+use replication::backup::BackupState;
+
+use super::Standby;
+use super::perform::no_room;
+
+impl Standby {
+    /// Shows others how it is.
+    pub(super) fn publish(&self) {
+        let core = self.pipeline.core();
+        let full = self.pipeline.full();
+        let following = Following {
+            state: word(core.state()),
+            pointers: core.pointers().to_string(),
+            epochs_applied: self.pipeline.epochs_applied(),
+            waiting_bytes: core.waiting_bytes() as u64,
+            peer_errors: core.peer_errors(),
+            can_take_over: core.state() == BackupState::Protected,
+            kept: core.kept().map(|(epoch, holder)| KeptCopy { epoch: epoch.0, guest_is_at: holder.into() }),
+            witness: self.registrant.witness().to_string(),
+            witness_away_ms: self.registrant.away_since().map(|since| since.elapsed().as_millis() as u64),
+            disk_full: full.map(|path| path.display().to_string()),
+        };
+        self.view.publish(following, full.map(|path| no_room(path)).into_iter().collect());
+    }
+}
+
+/// The state of the core in the interface's words, which stay when the core's change.
+fn word(state: BackupState) -> outlast_api::BackupState {
+    match state {
+        BackupState::Waiting => outlast_api::BackupState::Waiting,
+        BackupState::Greeting => outlast_api::BackupState::Greeting,
+        BackupState::Syncing => outlast_api::BackupState::Syncing,
+        BackupState::Protected => outlast_api::BackupState::Protected,
+        BackupState::Claiming => outlast_api::BackupState::Claiming,
+        BackupState::Keeping => outlast_api::BackupState::Keeping,
+        BackupState::Overriding => outlast_api::BackupState::Overriding,
+        BackupState::TakingOver => outlast_api::BackupState::TakingOver,
+        BackupState::TookOver => outlast_api::BackupState::TookOver,
+        BackupState::Ended => outlast_api::BackupState::Ended,
+    }
+}
