@@ -380,6 +380,8 @@ fn copy_of_a_state_directory_is_resumed_neither_while_the_original_lives_nor_aft
     let said = refused(Launch::resume(&place.path("copy")).with("--dead", primary), SPLIT_BRAIN);
     assert!(said.contains(&format!("--dead {primary} --dead {store}")), "{said}");
     let mut again = Launch::resume(&place.path("a")).start();
+    // The life before may have come as far.
+    again.wait_event("resumed");
     wait_value(&again, &guest, before + 40);
     stop(&mut again);
 }
