@@ -230,8 +230,6 @@ pub enum Occurrence {
     FailoverFinished {
         /// The last epoch of the primary that counts.
         epoch: u64,
-        /// The new term.
-        term: u64,
         /// Outputs that are emitted again.
         reemitted: u64,
         /// Inputs that are delivered again.
@@ -240,6 +238,8 @@ pub enum Occurrence {
         restore_ms: f64,
         /// From the loss to the running guest, in milliseconds.
         takeover_ms: f64,
+        /// The new term.
+        term: u64,
     },
     /// Another side has the guest; the copy here is kept.
     Kept {
