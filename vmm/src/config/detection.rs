@@ -26,10 +26,10 @@ group! {
     /// What may be typed of detection.
     #[command(next_help_heading = "Protection")]
     pub struct DetectionOptions {
-        /// Who decides which side runs the guest when the two lose each other: file:DIR (a directory that both hosts share)
-        /// or none. With none both sides may run the guest after a network cut, or after a host hangs for longer than
+        /// Who decides which side runs the guest when the two lose each other: file:DIR (a directory that both hosts share),
+        /// etcd:http://HOST:PORT[,…] (client addresses of one cluster, 3.4 or newer) or none. With none both sides may run the guest after a network cut, or after a host hangs for longer than
         /// --detect and comes back; its disks and clients then see two guests. Required with a backup, the same on both hosts
-        #[arg(long, value_name = "file:DIR|none")]
+        #[arg(long, value_name = "file:DIR|etcd:URL[,URL…]|none")]
         witness: Option<WitnessName>,
         /// Directory with certificates for TLS between the two hosts: ca-cert.pem, server-cert.pem, server-key.pem,
         /// client-cert.pem, client-key.pem, as for Cloud Hypervisor. Without it a backup beyond this host, and --listen beyond

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::error::ConfigError;
@@ -34,24 +35,31 @@ group! {
         /// Serial console: stdio, file=PATH (appended, output only) or off. A backup uses it after a takeover [default: stdio]
         #[arg(long, value_name = "stdio|file=PATH|off")]
         console: Option<Console>,
+        /// Whether the guest gives memory back that it does not use: with reporting it tells which (virtio-balloon, free page
+        /// reporting), and this host takes it. A backup says the same as the primary [default: off]
+        #[arg(long, value_enum)]
+        balloon: Option<Balloon>,
     }
 }
 
 /// The devices of a VM, checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceConfig {
-    /// At most 7 with the interfaces. On a backup the replica of each, in the primary's order, exactly as long.
+    /// At most 7 with the interfaces and the balloon. On a backup the replica of each, in the primary's order, exactly as long.
     pub disks: Vec<DiskConfig>,
     /// At most 7 with the disks. On a backup the tap of each, in the primary's order; the guest keeps its addresses.
     pub nets: Vec<NetConfig>,
     /// The serial console; of a backup after a takeover.
     pub console: Console,
+    /// Whether the guest gives memory back. The same on a backup.
+    #[serde(default, skip_serializing_if = "Balloon::is_off")]
+    pub balloon: Balloon,
 }
 
 impl DeviceOptions {
     /// Of the VM called `name`.
     pub(super) fn fill(self, name: &str) -> DeviceConfig {
-        let Self { disk, net, console } = self;
+        let Self { disk, net, console, balloon } = self;
         let nets = net.into_iter().enumerate().map(|(index, NetOption { tap, mac, offload })| NetConfig {
             tap,
             mac: mac.unwrap_or_else(|| MacAddr::for_vm(name, index)),
@@ -61,6 +69,7 @@ impl DeviceOptions {
             disks: disk.into_iter().map(DiskConfig::rooted).collect(),
             nets: nets.collect(),
             console: console.unwrap_or(Console::Stdio).rooted(),
+            balloon: balloon.unwrap_or_default(),
         }
     }
 }
@@ -72,9 +81,10 @@ impl DeviceConfig {
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        let Self { disks, nets, console: _ } = self;
-        if disks.len() + nets.len() > DEVICES_MAX {
-            let count = format!("{} with {} of --disk", nets.len(), disks.len());
+        let Self { disks, nets, console: _, balloon } = self;
+        if disks.len() + nets.len() + usize::from(!balloon.is_off()) > DEVICES_MAX {
+            let more = if balloon.is_off() { "" } else { " and a balloon" };
+            let count = format!("{} with {} of --disk{more}", nets.len(), disks.len());
             return Err(out_of_range("net", count, format!("at most {DEVICES_MAX} together")));
         }
         for (index, net) in nets.iter().enumerate() {
@@ -87,6 +97,24 @@ impl DeviceConfig {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a guest gives memory back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balloon {
+    /// It keeps what it ever touched
+    #[default]
+    Off,
+    /// It reports what it does not use
+    Reporting,
+}
+
+impl Balloon {
+    /// Whether it keeps all.
+    pub fn is_off(&self) -> bool {
+        *self == Self::Off
     }
 }
 

@@ -19,6 +19,7 @@ pub(super) struct HostParts {
     nets: Vec<(NetConfig, Arc<Tap>)>,
     console: Option<Box<dyn Write + Send>>,
     stdin: bool,
+    balloon: bool,
 }
 
 /// What feeds input to a machine: the tap of each network slot, and whether the console is this process's own.
@@ -28,11 +29,11 @@ pub(super) struct Inputs {
 }
 
 /// Opens disks, taps and the console, in this order; the first failure is the answer and nothing stays open.
-pub(super) fn open(DeviceConfig { disks, nets, console }: &DeviceConfig) -> Result<HostParts, Failure> {
+pub(super) fn open(DeviceConfig { disks, nets, console, balloon }: &DeviceConfig) -> Result<HostParts, Failure> {
     let disks = disks.iter().map(|d| Ok(OverlayDisk::open(&d.path, d.readonly)?)).collect::<Result<_, Failure>>()?;
     let nets = nets.iter().map(|n| Ok((n.clone(), Arc::new(Tap::open(&n.tap)?)))).collect::<Result<_, Failure>>()?;
     let (console, stdin) = open_console(console)?;
-    Ok(HostParts { disks, nets, console, stdin })
+    Ok(HostParts { disks, nets, console, stdin, balloon: !balloon.is_off() })
 }
 
 fn open_console(console: &Console) -> Result<(Option<Box<dyn Write + Send>>, bool), Failure> {
@@ -59,11 +60,11 @@ fn open_console(console: &Console) -> Result<(Option<Box<dyn Write + Send>>, boo
 impl HostParts {
     /// Splits into the machine's side and the readers' side.
     pub(super) fn split(self) -> (Parts, Inputs) {
-        let Self { disks, nets, console, stdin } = self;
+        let Self { disks, nets, console, stdin, balloon } = self;
         let taps = nets.iter().enumerate().map(|(i, (_, tap))| (disks.len() + i, Arc::clone(tap))).collect();
         let card =
             |(NetConfig { tap: _, mac, offload }, tap)| Card { mac: mac.0, has_offloads: offload, tap: Some(tap) };
         let nets = nets.into_iter().map(card).collect();
-        (Parts { disks, nets, console, balloon: false }, Inputs { taps, stdin })
+        (Parts { disks, nets, console, balloon }, Inputs { taps, stdin })
     }
 }

@@ -74,7 +74,7 @@ fn reads(what: &str, path: &Path) -> Use {
 }
 
 fn common(
-    DeviceConfig { disks, nets: _, console }: &DeviceConfig,
+    DeviceConfig { disks, nets: _, console, balloon: _ }: &DeviceConfig,
     ControlConfig { api_socket, event_monitor, .. }: &ControlConfig,
     log: Option<PathBuf>,
 ) -> Vec<Use> {

@@ -6,7 +6,7 @@ use super::*;
 use crate::config::{BackupOptions, Protect, RunOptions};
 
 /// Each option with a value, as it is typed and as a file has it.
-const VALUES: [(&str, &str, &str); 35] = [
+const VALUES: [(&str, &str, &str); 36] = [
     ("listen", "tcp:h:7000", "'tcp:h:7000'"),
     ("name", "vm0", "'vm0'"),
     ("kernel", "/k", "'/k'"),
@@ -18,6 +18,7 @@ const VALUES: [(&str, &str, &str); 35] = [
     ("disk", "path=/a,readonly=on", "[{ path = '/a', readonly = true }]"),
     ("net", "tap=t0,mac=02:00:00:00:00:01", "[{ tap = 't0', mac = '02:00:00:00:00:01' }]"),
     ("console", "file=/c", "'file=/c'"),
+    ("balloon", "reporting", "'reporting'"),
     ("state-dir", "/d", "'/d'"),
     ("disk-log", "/l", "'/l'"),
     ("protect", "tcp:b:7000", "['tcp:b:7000']"),
