@@ -103,7 +103,7 @@ fn what_is_not_built_is_unknown_and_proposed_nowhere() {
     assert_refused(&place.run(&["--witness", "etcd:e:2379"]), 2, &["etcd:http://HOST:PORT", "file:DIR"]);
 }
 
-/// `--listen` names an address of the network between the hosts, and not every one of this host.
+/// docs/THREATS.md: `--listen` names the address of the network between the two hosts, and never all.
 /// And nothing ends with 161 or 162.
 #[test]
 fn help_shows_nothing_that_the_pages_forbid_or_that_does_not_exist() {
@@ -278,6 +278,22 @@ fn log_has_what_its_level_takes_and_the_environment_wins() {
     assert!(!warns(&["--log-level", "error"], None) && !warns(&["--config", &config], None));
     assert!(warns(&["--config", &config, "--log-level", "debug"], None), "a flag wins over the file");
     assert!(warns(&["--log-level", "error"], Some("info")) && !warns(&[], Some("error")));
+}
+
+#[test]
+fn clear_text_beyond_this_host_and_a_tls_directory_that_is_not_one_are_refused_before_anything_starts() {
+    let place = Place::new();
+    let (state, pki) = (text(&place.path("state")), text(&place.path("pki")));
+    let run = |more: &[&str]| place.run(&[&["--witness", "none"], more].concat());
+    let open = ["--protect", "tcp:192.0.2.1:7000"];
+    assert_refused(&run(&open), 2, &["192.0.2.1:7000 is not on this host", "--tls-dir", ",clear"]);
+    let missing = format!("{pki}/ca-cert.pem");
+    assert_refused(&run(&[open.as_slice(), &["--tls-dir", &pki]].concat()), 2, &[&missing, "docs/TUTORIAL.md"]);
+    let both = ["--protect", "tcp:192.0.2.1:7000,clear", "--tls-dir", &pki];
+    assert_refused(&run(&both), 2, &["asks for clear text", "leave out `,clear`"]);
+    let backup = ["backup", "--name", "a", "--listen", "tcp:127.0.0.1:0", "--witness", "none", "--state-dir", &state];
+    assert_refused(&outlast(&[backup.as_slice(), &["--tls-dir", &pki]].concat()), 2, &[&missing]);
+    assert!(!place.path("state").join("api.sock").exists(), "it leaves no socket behind");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The witness: which of two sides continues the guest after they lost each other, and whether a VM may be started.
 //!
 //! A witness keeps the registers ([`replication::view`]) of VMs. What may be appended is decided there; here it is performed. Each kind
-//! is a file: [`file`] in a directory that the hosts share, [`etcd`] in a cluster of that, [`none`] where nobody decides. A [`WitnessName`] says which one a VM has.
+//! is a file: [`mod@file`] in a directory that the hosts share, [`mod@etcd`] in a cluster of that, [`mod@none`] where nobody decides. A
+//! [`WitnessName`] says which one a VM has.
 //!
 //! Invariants that a kind keeps: a record is never changed and never removed; of many that append to one number exactly one succeeds;
 //! whoever sees a record will see it again, after any crash. Every call answers, or fails, within seconds. Not here: time as proof.
