@@ -240,11 +240,22 @@ fn stop_while_the_backup_hangs_is_recorded_and_the_backup_does_not_go_on() {
     assert_eq!(pair.backup.console(), "");
 }
 
+/// Of a guest whose commits wait for no disk the backup has nothing else to do: only what the operator wants wakes it.
 #[test]
 fn kept_copy_of_a_backup_that_was_too_late_goes_on_when_the_winner_is_named_dead() {
     needs!(Kvm);
+    for durability in ["disk", "memory"] {
+        kept_copy_goes_on(durability);
+    }
+}
+
+fn kept_copy_goes_on(durability: &str) {
     let (guest, place) = (Guest::counter(), Place::new());
-    let mut pair = Pair::start(&place, &guest);
+    let backup = place.backup("b", &guest).start();
+    let primary = place.primary("a", &guest, backup.port()).with("--commit-durability", durability).start();
+    let mut pair = Pair { primary, backup };
+    pair.primary.wait_event("protected");
+    pair.backup.wait_event("protected");
     wait_progress(&pair.primary, &guest, 20);
     pair.backup.hang();
     pair.primary.wait_event("solo");

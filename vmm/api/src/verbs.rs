@@ -65,7 +65,7 @@ verbs! {
     /// Stop replicating; the guest keeps running without protection
     DeleteFt: Delete "/ft", () => (), Prompt;
     /// Have a backup run the copy that it kept, against the witness; names every place listed there as dead
-    PutTakeOver: Put "/ft/take-over", TakeOverRequest => (), Prompt;
+    PutTakeOver: Put "/ft/take-over", TakeOverRequest => (), Slow;
     /// Write a snapshot into a new directory
     PutSnapshot: Put "/snapshot/create", SnapshotRequest => Snapshot, Slow;
     /// End the VM cleanly; answered when that is under way

@@ -142,12 +142,17 @@ impl SharedDisk {
 
     /// Applies the sealed epochs up to and including `upto` to the image, while the guest goes on.
     pub fn commit(&self, upto: u64) -> Result<(), DiskError> {
+        while self.commit_next(upto)? {}
+        Ok(())
+    }
+
+    /// The same for the first of them only. False: there is none.
+    pub fn commit_next(&self, upto: u64) -> Result<bool, DiskError> {
         let _in_order = self.committing.lock().expect("no committer panics");
-        loop {
-            let Some(commit) = self.lock().begin_commit(upto) else { return Ok(()) };
-            commit.write()?;
-            self.lock().end_commit(commit);
-        }
+        let Some(commit) = self.lock().begin_commit(upto) else { return Ok(false) };
+        commit.write()?;
+        self.lock().end_commit(commit);
+        Ok(true)
     }
 }
 

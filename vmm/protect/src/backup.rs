@@ -18,6 +18,7 @@ mod storage;
 mod view;
 mod vigil;
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,6 +59,10 @@ const UNSYNCED_BYTES_MAX: usize = 16 << 20;
 const FILLING_BYTES_MAX: usize = 32 << 20;
 /// Between two claims while the witness does not answer.
 const CLAIM_RETRY: Duration = Duration::from_millis(250);
+/// After an error of the listener.
+const ACCEPT_REST: Duration = Duration::from_millis(50);
+/// Reasons that are not told again at once; there are fewer that a peer can choose between.
+const STRANGERS_MAX: usize = 32;
 
 /// How a backup behaves.
 #[derive(Debug, Clone)]
@@ -117,8 +122,10 @@ pub struct Standby {
     view: Arc<StandbyView>,
     listener: Box<dyn Listener>,
     connection: Option<Connection>,
-    /// Why the last peer was sent away that did not become one.
-    stranger: Option<String>,
+    /// Why the last peers were sent away that did not become one: what was told lately.
+    strangers: VecDeque<String>,
+    /// After an error, until when nobody is accepted.
+    accepts_at: Option<Time>,
     storage: Storage,
     done: Mailbox<Done>,
     /// The guest's memory, and its machine.
@@ -158,7 +165,8 @@ impl Standby {
             view,
             listener,
             connection: None,
-            stranger: None,
+            strangers: VecDeque::new(),
+            accepts_at: None,
             storage: Storage::start(disks, log, done.postbox()),
             done,
             rehearsal: None,
@@ -184,16 +192,13 @@ impl Standby {
             self.accept();
             let now = self.clock.now();
             self.read(now);
-            if let Some(outcome) = self.turn(now)? {
-                return Ok(outcome);
-            }
-            if self.view.wants_failover() && !self.pipeline.handle_override(self.clock.now()) {
-                self.refuse_failover();
-            }
-            if self.view.is_stopped() && self.pipeline.handle_stop(self.clock.now(), "the operator stopped the backup")
-            {
+            // Before the turn, which does what follows from it: the wait below ends for none of that.
+            if self.hear_operator() {
                 self.transmit();
                 return Ok(Outcome::Stopped);
+            }
+            if let Some(outcome) = self.turn(now)? {
+                return Ok(outcome);
             }
             self.publish();
             // Time goes on meanwhile: heartbeats are sent, and the primary counts as heard.
@@ -209,13 +214,13 @@ impl Standby {
     /// Waits for a peer, for bytes, for what other threads did or want, or for the time that the pipeline names.
     fn wait(&self) {
         let now = self.clock.now();
-        let timeout = self.pipeline.poll_timeout().map(|at| self.clock.until(at));
+        let timeout =
+            self.pipeline.poll_timeout().into_iter().chain(self.accepts_at).min().map(|at| self.clock.until(at));
         let timeout = timeout.map(|wait| Timespec::try_from(wait).expect("a time of the core's is near"));
-        let mut fds = vec![
-            PollFd::new(&*self.view, PollFlags::IN),
-            PollFd::new(&self.listener, PollFlags::IN),
-            PollFd::new(&self.done, PollFlags::IN),
-        ];
+        let mut fds = vec![PollFd::new(&*self.view, PollFlags::IN), PollFd::new(&self.done, PollFlags::IN)];
+        if self.accepts_at.is_none() {
+            fds.push(PollFd::new(&self.listener, PollFlags::IN));
+        }
         if let Some(connection) = self.connection.as_ref().filter(|_| self.pipeline.wants_bytes(now)) {
             fds.push(PollFd::new(connection, PollFlags::IN));
         }
@@ -229,10 +234,18 @@ impl Standby {
 
     /// Takes in a peer that has come; one that this backup has no use for is told so, and not waited for.
     fn accept(&mut self) {
+        if self.accepts_at.is_some_and(|at| at > self.clock.now()) {
+            return;
+        }
+        self.accepts_at = None;
         let mut arrived = match self.listener.accept() {
             Ok(arrived) => arrived,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Err(error) => return self.note_stranger(&error),
+            Err(error) => {
+                // This process may be short of descriptors, and whoever came is still there.
+                self.accepts_at = Some(self.clock.now().after(ACCEPT_REST));
+                return self.note_stranger(&error);
+            }
         };
         if self.connection.is_some() {
             let refusal = self.pipeline.refusal(RefuseCode::Busy, "another primary is connected");
@@ -251,10 +264,11 @@ impl Standby {
     /// A peer that did not become one. One event for each new reason: anybody may come here, as often as they like.
     fn note_stranger(&mut self, error: &io::Error) {
         let reason = error.to_string();
-        if self.stranger.as_ref() != Some(&reason) {
+        if !self.strangers.contains(&reason) {
+            self.strangers.truncate(STRANGERS_MAX - 1);
             tracing::warn!(reason, "a peer was sent away");
             self.events.note(Occurrence::PeerError { target: None, error: None, reason: Some(reason.clone()) });
-            self.stranger = Some(reason);
+            self.strangers.push_front(reason);
         }
     }
 
@@ -303,10 +317,16 @@ impl Standby {
         self.act()
     }
 
-    fn refuse_failover(&self) {
-        if let Some(failover) = self.view.take_failover() {
+    /// Gives the pipeline what the operator wants; whether the backup stops.
+    fn hear_operator(&mut self) -> bool {
+        let now = self.clock.now();
+        if self.view.wants_failover()
+            && !self.pipeline.handle_override(now)
+            && let Some(failover) = self.view.take_failover()
+        {
             failover.refuse(self.pipeline.core().state());
         }
+        self.view.is_stopped() && self.pipeline.handle_stop(now, "the operator stopped the backup")
     }
 }
 

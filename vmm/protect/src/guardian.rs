@@ -27,7 +27,6 @@ mod status;
 mod waits;
 
 use std::collections::VecDeque;
-use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -49,7 +48,7 @@ use crate::local::pairing::Pairing;
 use crate::local::{LocalStore, RetentionNews, Shortened};
 use crate::log::{DiskLog, Notes};
 use crate::registrant::Registrant;
-use crate::transport::{Connection, Endpoint, Sender};
+use crate::transport::{Endpoint, Sender};
 pub use ending::Sequel;
 use machine::kvm::KvmError;
 use machine::{End, MachineError, spawn};
@@ -78,7 +77,7 @@ struct Inner {
     stream: Option<(u64, Sender)>,
     target: Option<Endpoint>,
     /// How the attempt to reach it went, for the link thread.
-    arrival: Option<io::Result<Connection>>,
+    arrival: Option<link::Arrival>,
     /// Sealed epochs that the ship thread has not begun with.
     sealed: VecDeque<Box<SealedEpoch>>,
     /// Sealed epochs that are not released, and when they were sealed.

@@ -28,6 +28,7 @@ pub struct Registrant {
     life: Life,
     /// Held while a wish is being decided: one at a time.
     register: Mutex<Register>,
+    seen: Mutex<Seen>,
     /// Since when the witness does not answer.
     away_since: Mutex<Option<Instant>>,
 }
@@ -101,6 +102,20 @@ pub enum RightError {
     },
 }
 
+/// What the register has seen, for who must not wait while the witness is asked.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    known: Option<Known>,
+    term: Option<Term>,
+}
+
+impl Seen {
+    fn of(register: &Register) -> Self {
+        let ours = register.newest().map(|entry| &entry.record).filter(|record| record.primary.id == register.me().id);
+        Self { known: register.known(), term: ours.map(|record| Term(record.branch)) }
+    }
+}
+
 impl Registrant {
     /// Opens the witness of `config`. Nobody can prove this process's death on its own host: for one that lasts as long as
     /// the call, or has no witness.
@@ -118,6 +133,7 @@ impl Registrant {
             vm_name: vm_name.to_owned(),
             configured: config.clone(),
             witness: config.open()?,
+            seen: Mutex::new(Seen { known: life.known, term: None }),
             register: Mutex::new(Register::new(life.observer.place().clone(), life.known)),
             life,
             away_since: Mutex::default(),
@@ -143,7 +159,7 @@ impl Registrant {
 
     /// The newest record that this process has seen.
     pub fn known(&self) -> Option<Known> {
-        self.lock().known()
+        self.seen().known
     }
 
     /// An earlier life of this side has seen `known`: a witness that has not is not the one.
@@ -152,6 +168,7 @@ impl Registrant {
         let is_newer = |known: &Known| register.known().is_none_or(|ours| ours.number < known.number);
         if known.as_ref().is_some_and(is_newer) {
             *register = Register::new(register.me().clone(), known);
+            *self.seen() = Seen::of(&register);
         }
     }
 
@@ -162,6 +179,10 @@ impl Registrant {
 
     fn lock(&self) -> MutexGuard<'_, Register> {
         self.register.lock().expect("no holder of the register panics")
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().expect("no holder panics")
     }
 
     /// Puts a wish to the witness until it is decided. Without a witness it is granted: the operator accepted that risk.
@@ -177,6 +198,7 @@ impl Registrant {
                 Ok(found) => register.handle_found(found),
                 Err(_) => register.handle_no_answer(),
             };
+            *self.seen() = Seen::of(&register);
             if let Some(outcome) = outcome {
                 if let (Outcome::Won(_), Some(known)) = (&outcome, register.known()) {
                     self.life.remember(known);
@@ -254,9 +276,7 @@ impl Registrant {
 
     /// The number of the record that began this process's line of history, if it has a right by the register.
     pub fn term(&self) -> Option<Term> {
-        let register = self.lock();
-        let record = &register.newest()?.record;
-        (record.primary.id == register.me().id).then_some(Term(record.branch))
+        self.seen().term
     }
 
     /// Wins the right to boot the guest afresh, or says who may have it. `names_dead`: what the operator says is dead, as
@@ -375,9 +395,8 @@ impl Registrant {
         let Some(witness) = &self.witness else { return Ok(None) };
         let left = witness.leave(&self.vm_name);
         self.note_answer(left.as_ref().err());
-        let register = self.lock();
-        let known = register.known().expect("a primary has won its record");
-        Ok(Some(Greeting { known, primary: register.me().id, nonce: left? }))
+        let known = self.known().expect("a primary has won its record");
+        Ok(Some(Greeting { known, primary: self.life.observer.place().id, nonce: left? }))
     }
 
     /// As the primary: whether the backup, which left `nonce`, sees the same witness.

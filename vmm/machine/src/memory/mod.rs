@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use recoverable::lost::Watch;
 use serde::{Deserialize, Serialize};
+use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use marks::DirtyMarks;
@@ -242,7 +243,8 @@ impl Ram {
     /// Gives the whole pages from guest address `at` on back to the host: the guest finds zeros there. They count as
     /// written. Where a file is mapped nothing happens: its content would come back.
     ///
-    /// Each page is written first. Who captures pages while the guest runs has it then, as for any other write.
+    /// Each page is written first: who captures pages while the guest runs has it then, as for any other write. And again after it: who
+    /// harvests what was written meanwhile has either what was there or zeros.
     pub fn discard(&self, at: u64, bytes: u64) {
         let inside = |r: &&Region| at >= r.base && at - r.base <= r.bytes && bytes <= r.bytes - (at - r.base);
         let Some(region) = self.regions.iter().find(inside) else { return };
@@ -259,6 +261,7 @@ impl Ram {
             let begin = region.mapping.as_ptr().add((at - region.base) as usize);
             libc::madvise(begin.cast(), bytes as usize, libc::MADV_DONTNEED);
         }
+        region.marks.mark_dirty((at - region.base) as usize, bytes as usize);
     }
 
     /// Region `index` as bytes, for reading a checkpoint of a stopped guest.

@@ -14,8 +14,8 @@ use replication::{ClaimResult, EpochMark, SessionId};
 use crate::mailbox::Bell;
 use crate::registrant::{Registrant, RightError};
 
-/// How long an operator's failover may take: three questions to the witness.
-const FAILOVER_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long an operator waits for a failover: three questions to a witness that takes its time for each.
+const FAILOVER_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// Why a kept copy was not run.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +38,12 @@ pub enum FailoverError {
         /// How the backup is.
         state: BackupState,
     },
-    /// The backup did not say in time what came of it.
-    #[error("the backup did not answer in time")]
+    /// The backup did not come to it in time. It will not any more.
+    #[error("the backup did not answer in time; nothing was done")]
     Late,
+    /// The witness was asked, and what came of it is not known yet.
+    #[error("the witness was asked for the guest and has not answered yet: `status` will show whether it runs here")]
+    UnderWay,
 }
 
 /// What others see of a backup, and how they stop it. Readable, as a descriptor, when they want something of it.
@@ -128,7 +131,10 @@ impl StandbyView {
         let (told, answer) = sync_channel(1);
         *self.failover.lock().expect("no holder panics") = Some(Failover { dead, told: Told(told) });
         self.bell.ring();
-        answer.recv_timeout(FAILOVER_TIME_MAX).unwrap_or(Err(FailoverError::Late))
+        answer.recv_timeout(FAILOVER_TIME_MAX).unwrap_or_else(|_| {
+            // What is taken back is not done later.
+            Err(if self.take_failover().is_some() { FailoverError::Late } else { FailoverError::UnderWay })
+        })
     }
 
     /// What is wanted is looked at after this.

@@ -14,7 +14,7 @@ use super::pace::{Length, Pace, Traffic, Usage};
 use super::usage::Meter;
 use machine::gate::{Gate, KICK_AGAIN};
 use machine::kvm::first_write_cost;
-use machine::thread::spawn;
+use machine::thread::try_spawn;
 
 /// How often it looks, while demands end epochs, what the vCPUs have of their processors. The kernel's clocks for that are coarse.
 const LOOK_AT_USAGE: Duration = Duration::from_millis(250);
@@ -276,13 +276,16 @@ impl Pacer {
 fn measure_first_write() -> Arc<OnceLock<Duration>> {
     let cost = Arc::new(OnceLock::new());
     let measured = Arc::clone(&cost);
-    drop(spawn("first-write".into(), move || match first_write_cost() {
+    let started = try_spawn("first-write".into(), move || match first_write_cost() {
         Ok(cost) => {
             tracing::debug!(?cost, "measured what a guest pays for the first write to a page");
             let _ = measured.set(cost);
         }
         Err(error) => tracing::debug!(%error, "cannot measure what a guest pays for the first write to a page"),
-    }));
+    });
+    if let Err(error) = started {
+        tracing::debug!(%error, "no thread to measure what a guest pays for the first write to a page");
+    }
     cost
 }
 

@@ -108,7 +108,10 @@ impl Guardian {
         fault::lasts(fault::IMAGE_WRITE);
         for disk in self.machine.disks() {
             fault::fails_image(disk.image().path())?;
-            disk.commit(upto.0)?;
+            while disk.commit_next(upto.0)? {
+                // A guest that waits for room may have some.
+                self.note_move(&mut self.lock());
+            }
         }
         Ok(())
     }

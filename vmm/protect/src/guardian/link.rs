@@ -6,20 +6,24 @@ use std::time::{Duration, Instant};
 
 use outlast_api::Occurrence;
 use replication::primary::PrimaryState;
+use replication::view::Greeting;
 use replication::{FrameDecoder, SessionId, VmId};
 
 use super::{Guardian, Inner, STALL_DETECTS};
 use crate::transport::{Connection, Endpoint, ReadHalf, ReadOutcome, Sender};
 use crate::witness::random;
 use machine::allocations;
-use machine::spawn;
 use machine::stats::Work;
+use machine::thread::try_spawn;
 
 /// Between two attempts to reach a backup.
 const CONNECT_RETRY: Duration = Duration::from_millis(500);
 /// How long one read lasts. The pipeline's time may come sooner than it was when the read began, and only the socket ends a read: to wait
 /// for another thread as well costs one more system call for each ack. Heartbeats are due as often.
 const HEAR_TIME_MAX: Duration = Duration::from_millis(50);
+
+/// How the attempt to reach a backup went, and what the witness gave to greet it with.
+pub(super) type Arrival = io::Result<(Connection, io::Result<Option<Greeting>>)>;
 
 impl Guardian {
     /// Connects, reads and keeps time until the machine is finished. The body of the link thread.
@@ -41,7 +45,7 @@ impl Guardian {
 
     fn serve_target(self: &Arc<Self>, target: &Endpoint) {
         match self.connect(target) {
-            Some(Ok(connection)) => self.serve(connection, target),
+            Some(Ok((connection, greeting))) => self.serve(connection, greeting, target),
             Some(Err(error)) => {
                 self.note_trouble(&error.to_string(), |target, error| Occurrence::BackupUnreachable { target, error });
             }
@@ -51,15 +55,20 @@ impl Guardian {
         self.keep_time_until(Some(self.clock.now().after(CONNECT_RETRY)), |_| false);
     }
 
-    /// Reaches the backup, on a thread of its own: names, networks and peers may take their time, and this one keeps time. None: the
-    /// guardian is finished.
-    fn connect(self: &Arc<Self>, target: &Endpoint) -> Option<io::Result<Connection>> {
+    /// Reaches the backup, and asks the witness what to greet it with, on a thread of its own: names, networks, peers and witnesses may
+    /// take their time, and this one keeps time. None: the guardian is finished.
+    fn connect(self: &Arc<Self>, target: &Endpoint) -> Option<Arrival> {
         let (guardian, target) = (Arc::clone(self), target.clone());
-        spawn("ft-connect".into(), move || {
-            let arrival = target.connect(guardian.config.credentials.as_ref());
+        let started = try_spawn("ft-connect".into(), move || {
+            let connected = target.connect(guardian.config.credentials.as_ref());
+            let arrival = connected.map(|connection| (connection, guardian.registrant.greeting()));
+            guardian.heard_of_witness();
             guardian.lock().arrival = Some(arrival);
             guardian.changed.notify_all();
         });
+        if let Err(error) = started {
+            return Some(Err(error));
+        }
         self.keep_time_until(None, |inner| inner.arrival.is_some());
         self.lock().arrival.take()
     }
@@ -76,10 +85,13 @@ impl Guardian {
         self.note(occurrence(target, error.to_owned()));
     }
 
-    fn serve(self: &Arc<Self>, Connection { reader, writer, line }: Connection, target: &Endpoint) {
+    fn serve(
+        self: &Arc<Self>,
+        Connection { reader, writer, line }: Connection,
+        greeting: io::Result<Option<Greeting>>,
+        target: &Endpoint,
+    ) {
         let session = SessionId(random());
-        let greeting = self.registrant.greeting();
-        self.heard_of_witness();
         let greeting = match greeting {
             Ok(greeting) => greeting,
             Err(error) => {

@@ -18,6 +18,7 @@
 use std::fmt;
 use std::io;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ pub(super) static KIND: Kind = Kind {
     open: |place| Ok(Some(Arc::new(open(place)?))),
 };
 
-/// For all addresses together.
+/// For all addresses and requests of a call together: two addresses that hang, and one that answers.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(6);
 /// For one address. A cluster that lost its leader answers again after one to two seconds, and does not answer until then.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(2);
@@ -96,6 +97,8 @@ struct Cluster {
     agent: Agent,
     /// The one that answered first.
     id: Arc<OnceLock<u64>>,
+    /// Which address answered last.
+    answers: Arc<AtomicUsize>,
 }
 
 impl Store for Cluster {
@@ -121,6 +124,7 @@ impl Store for Cluster {
             let next = first.saturating_add(entries.len() as u64);
             let range = Range { limit: Some(PAGE_RECORDS), sort_order: Some("ASCEND"), ..Range::of_records(vm, next) };
             let found = self.post::<Found>("kv/range", &range)?;
+            let is_empty = found.kvs.is_empty();
             for pair in found.kvs {
                 let entry = entry(vm, pair)?;
                 let expected = first.saturating_add(entries.len() as u64);
@@ -131,6 +135,9 @@ impl Store for Cluster {
             }
             if !found.more {
                 return Ok(entries);
+            }
+            if is_empty {
+                return Err(wrong(format!("there is more of {vm}, and none of it is given")));
             }
         }
     }
@@ -179,7 +186,7 @@ impl Cluster {
             .max_redirects(0)
             .proxy(None)
             .build();
-        Self { addresses, agent: config.new_agent(), id: Arc::default() }
+        Self { addresses, agent: config.new_agent(), id: Arc::default(), answers: Arc::default() }
     }
 
     fn put_record(&self, vm: &str, record: &Record) -> io::Result<()> {
@@ -204,13 +211,18 @@ impl Cluster {
         self.post::<Header>("kv/deleterange", &Range::of_key(key)).map(drop)
     }
 
-    /// The answer of the first address that gives one.
+    /// The answer of the first address that gives one, beginning with the one that gave the last.
     fn post<T: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> io::Result<T> {
         let body = serde_json::to_vec(request).expect("a request has string keys only");
+        let (count, first) = (self.addresses.0.len(), self.answers.load(Ordering::Relaxed));
         let mut failed = None;
-        for address in &self.addresses.0 {
+        for at in (0..count).map(|n| (first + n) % count) {
+            let address = &self.addresses.0[at];
             match self.post_to(address, path, &body) {
-                Ok(bytes) => return self.accept(address, &bytes),
+                Ok(bytes) => {
+                    self.answers.store(at, Ordering::Relaxed);
+                    return self.accept(address, &bytes);
+                }
                 Err(error) => failed = Some(error),
             }
         }

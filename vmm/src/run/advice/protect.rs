@@ -390,7 +390,7 @@ impl Advice for FailoverError {
         match self {
             Self::Right(error) => error.exit(),
             Self::Listed { .. } => Exit::SplitBrain,
-            Self::NoAnswer | Self::Late => Exit::Timeout,
+            Self::NoAnswer | Self::Late | Self::UnderWay => Exit::Timeout,
             Self::NothingKept { .. } => Exit::Conflict,
         }
     }
@@ -401,7 +401,8 @@ impl Advice for FailoverError {
             Self::Listed { .. } => "name every place that the witness lists, with --dead, if each is gone for good",
             Self::NoAnswer => "try again when it does",
             Self::NothingKept { .. } => "a Protected backup takes over without being asked when its primary is lost",
-            Self::Late => "look at its status",
+            Self::Late => "look at its status, then try again",
+            Self::UnderWay => "wait for event `failover-finished`; start nothing elsewhere until then",
         };
         Some(remedy.into())
     }

@@ -5,15 +5,16 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
-use machine::spawn;
+use machine::thread::try_spawn;
 use rustix::event::epoll;
 
 use super::{Credentials, answer};
 use crate::mailbox::Mailbox;
 use crate::transport::{Connection, Endpoint, Line, Listener};
+use crate::witness::random;
 
-/// Handshakes at a time; one more ends the oldest. A peer that is one needs milliseconds.
-const HANDSHAKES_MAX: usize = 8;
+/// Handshakes at a time; one more ends another. A peer that is one needs milliseconds.
+const HANDSHAKES_MAX: usize = 32;
 
 /// A TCP port, and handshakes of those who came there.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ pub(super) struct TlsPort {
     port: Box<dyn Listener>,
     credentials: Credentials,
     arrivals: Mailbox<io::Result<Connection>>,
-    /// Those under way, the oldest first.
+    /// Those under way.
     handshakes: VecDeque<Weak<Line>>,
     /// Readable while one of the two is.
     either: OwnedFd,
@@ -39,20 +40,25 @@ impl TlsPort {
 
     fn begin(&mut self, arrived: Connection) {
         self.handshakes.retain(|handshake| handshake.strong_count() > 0);
-        if self.handshakes.len() == HANDSHAKES_MAX
-            && let Some(oldest) = self.handshakes.pop_front()
-        {
-            end(&oldest);
+        if self.handshakes.len() == HANDSHAKES_MAX {
+            // Any of them, so that whoever comes often cannot time it.
+            let [chosen, ..]: [u8; 16] = random();
+            if let Some(chosen) = self.handshakes.remove(usize::from(chosen) % HANDSHAKES_MAX) {
+                end(&chosen);
+            }
         }
         let line = Arc::new(arrived.line.clone());
         self.handshakes.push_back(Arc::downgrade(&line));
         let (credentials, postbox) = (self.credentials.clone(), self.arrivals.postbox());
-        spawn("tls-handshake".into(), move || {
+        let started = try_spawn("tls-handshake".into(), move || {
             let answered = answer(&credentials, arrived);
             // Whoever is through is not ended for others.
             drop(line);
             postbox.post(answered);
         });
+        if let Err(error) = started {
+            tracing::debug!(%error, "no thread for a handshake: a peer is sent away");
+        }
     }
 }
 
@@ -76,12 +82,13 @@ impl AsFd for TlsPort {
 
 impl Listener for TlsPort {
     fn accept(&mut self) -> io::Result<Connection> {
-        match self.port.accept() {
-            Ok(arrived) => self.begin(arrived),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+        // Whoever is through comes first: an error of the port must not keep it waiting.
+        if let Some(arrived) = self.arrivals.take() {
+            return arrived;
         }
-        self.arrivals.take().unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))
+        let came = self.port.accept()?;
+        self.begin(came);
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     fn endpoint(&self) -> io::Result<Endpoint> {

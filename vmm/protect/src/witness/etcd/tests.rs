@@ -166,6 +166,17 @@ fn addresses_of_two_clusters_are_no_witness() {
 }
 
 #[test]
+fn addresses_that_hang_cost_their_time_once() {
+    let Some((_dir, server)) = started(1) else { return };
+    let hung: Vec<_> = (0..2).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+    let hung = hung.iter().map(|port| format!("http://{}", port.local_addr().expect("it is bound")));
+    let place = hung.chain([server.addresses[0].clone()]).collect::<Vec<_>>().join(",");
+    // Three requests: with the time of both for each of them it would be none of an answer.
+    let witness = open(&place).expect("one of three answers");
+    assert!(crate::witness::Witness::newest(&witness, VM).expect("it answers").is_none());
+}
+
+#[test]
 fn value_that_is_no_record_or_of_another_number_and_a_missing_record_are_no_answer() {
     let Some((_dir, server)) = started(1) else { return };
     let cluster = Cluster::new(server.all());
