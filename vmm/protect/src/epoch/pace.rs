@@ -244,7 +244,7 @@ impl Starvation {
         let waited = waited.min(worked * Self::WORK_COUNTS);
         let taken = (in_kernel + waited).saturating_sub(slept * Self::SLEEP_COUNTS);
         let least = (taken / boundaries).mul_f64(Self::OVER_TAKEN);
-        self.least = least.min((self.least + least) / 2);
+        self.least = (self.least + least) / 2;
     }
 }
 
@@ -605,17 +605,18 @@ mod tests {
     }
 
     #[test]
-    fn guest_that_is_not_starved_any_more_is_given_no_time_at_the_next_look() {
+    fn guest_that_is_not_starved_any_more_is_given_half_as_much_at_each_look() {
         let second = Duration::from_secs(1);
-        let mut starved = Starvation { boundaries: 50, worked: second, least: second, ..Starvation::default() };
-        starved.note_usage(Usage {
-            passed: second,
-            ran: second,
-            in_kernel: second / 10,
-            waited: Duration::ZERO,
-            vcpus: 1,
-        });
-        assert_eq!(starved.least, Duration::from_millis(4));
+        let mut starved = Starvation { least: second, ..Starvation::default() };
+        let mut leasts = Vec::new();
+        for _ in 0..12 {
+            starved.boundaries = 50;
+            let (ran, in_kernel) = (second, second / 10);
+            starved.note_usage(Usage { passed: second, ran, in_kernel, waited: Duration::ZERO, vcpus: 1 });
+            leasts.push(starved.least.as_millis());
+        }
+        assert_eq!(leasts[..3], [502, 253, 128]);
+        assert_eq!(leasts[11], 4, "what it still lacks");
     }
 
     #[test]

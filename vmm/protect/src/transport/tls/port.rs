@@ -5,13 +5,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
+use machine::random::id as random;
 use machine::thread::try_spawn;
 use rustix::event::epoll;
 
 use super::{Credentials, answer};
 use crate::mailbox::Mailbox;
 use crate::transport::{Connection, Endpoint, Line, Listener};
-use crate::witness::random;
 
 /// Handshakes at a time; one more ends another. A peer that is one needs milliseconds.
 const HANDSHAKES_MAX: usize = 32;
