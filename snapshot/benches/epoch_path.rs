@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use snapshot::disk::{Mode, OverlayDisk, WriteSet};
+use snapshot::disk::{OverlayDisk, WriteMode, WriteSet};
 use snapshot::disklog::{Chain, EpochLog};
 use snapshot::pages::PageBitmap;
 use snapshot::section::{Bytes, Section, StateReader, StateWriter};
@@ -93,7 +93,7 @@ fn disk(dir: &std::path::Path) {
     let path = dir.join("bench.img");
     std::fs::File::create(&path).and_then(|file| file.set_len(64 << 20)).expect("an image in the bench's directory");
     let mut disk = OverlayDisk::open(&path, false).expect("a fresh image");
-    disk.set_mode(Mode::Protected).expect("nothing is pending");
+    disk.set_mode(WriteMode::Protected).expect("nothing is pending");
     let block = [7; 4096];
     let mut epoch = 0;
     let mut step = |writes: u64| {

@@ -12,8 +12,8 @@
 //!
 //! Invariants:
 //! - sealed epochs ascend, and only the oldest are applied;
-//! - in mode [`Mode::Protected`] no write reaches the image but through [`OverlayDisk::commit`] and
-//!   [`Image::apply`]; in mode [`Mode::Direct`] nothing is pending; in mode [`Mode::Mirror`] what is pending is in
+//! - in mode [`WriteMode::Protected`] no write reaches the image but through [`OverlayDisk::commit`] and
+//!   [`Image::apply`]; in mode [`WriteMode::Direct`] nothing is pending; in mode [`WriteMode::Mirror`] what is pending is in
 //!   the image too;
 //! - after an I/O error on the image the disk is poisoned: reads go on, writes and commits refuse, sealed sets stay. A write
 //!   that finds no room poisons nothing: it is tried again as it was.
@@ -40,7 +40,7 @@ pub const PENDING_BYTES_MAX: usize = 256 << 20;
 
 /// Where a guest's writes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum WriteMode {
     /// Into the running epoch's set; the image changes at commit.
     Protected,
     /// Straight into the image, and `flush` makes them durable: for a guest without epochs, and for `solo`.
@@ -88,7 +88,7 @@ impl Before {
 #[derive(Debug)]
 pub struct OverlayDisk {
     image: Arc<Image>,
-    mode: Mode,
+    mode: WriteMode,
     running: WriteSet,
     /// What an epoch without writes is sealed as.
     empty: Arc<WriteSet>,
@@ -100,11 +100,11 @@ pub struct OverlayDisk {
 }
 
 impl OverlayDisk {
-    /// Opens and locks an image, exclusively unless read-only. The disk begins in [`Mode::Direct`].
+    /// Opens and locks an image, exclusively unless read-only. The disk begins in [`WriteMode::Direct`].
     pub fn open(path: impl AsRef<Path>, readonly: bool) -> Result<Self, DiskError> {
         Ok(Self {
             image: Arc::new(Image::open(path.as_ref(), readonly)?),
-            mode: Mode::Direct,
+            mode: WriteMode::Direct,
             running: WriteSet::new(),
             empty: Arc::default(),
             sealed: VecDeque::new(),
@@ -136,7 +136,7 @@ impl OverlayDisk {
     }
 
     /// Where writes go.
-    pub fn mode(&self) -> Mode {
+    pub fn mode(&self) -> WriteMode {
         self.mode
     }
 
@@ -144,18 +144,18 @@ impl OverlayDisk {
     ///
     /// Before going direct, truncate the redo log too: its records are older than the writes that now follow.
     /// From mirror to protected the running set goes on: it then begins with what the replica was not sent.
-    pub fn set_mode(&mut self, mode: Mode) -> Result<(), DiskError> {
+    pub fn set_mode(&mut self, mode: WriteMode) -> Result<(), DiskError> {
         if mode == self.mode {
             return Ok(());
         }
-        if mode == Mode::Direct && self.mode == Mode::Mirror {
+        if mode == WriteMode::Direct && self.mode == WriteMode::Mirror {
             // The image has them already.
             self.running = WriteSet::new();
         }
-        if mode != Mode::Protected {
+        if mode != WriteMode::Protected {
             self.mirror_overflowed = false;
         }
-        if mode != Mode::Protected && self.has_pending() {
+        if mode != WriteMode::Protected && self.has_pending() {
             return Err(DiskError::Uncommitted { path: self.path().to_owned(), pending: self.pending_bytes() });
         }
         self.mode = mode;
@@ -179,7 +179,7 @@ impl OverlayDisk {
 
     /// Whether the guest must wait for commits before it writes on.
     pub fn is_pressed(&self) -> bool {
-        self.mode == Mode::Protected && self.pending_bytes() > self.pending_bytes_max / 2
+        self.mode == WriteMode::Protected && self.pending_bytes() > self.pending_bytes_max / 2
     }
 
     /// Reads what the guest sees: the running epoch's writes over the sealed ones over the image.
@@ -198,15 +198,15 @@ impl OverlayDisk {
         Before { image: Arc::clone(&self.image), sealed: earlier.map(|(_, set)| Arc::clone(set)).collect() }
     }
 
-    /// Writes for the guest: into the running epoch, or into the image in mode [`Mode::Direct`].
+    /// Writes for the guest: into the running epoch, or into the image in mode [`WriteMode::Direct`].
     pub fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), DiskError> {
         self.image.check_writable()?;
         self.image.check_range(offset, data.len())?;
         match self.mode {
-            Mode::Direct => return self.image.write_at(offset, data),
-            Mode::Mirror => return self.mirror(offset, data),
+            WriteMode::Direct => return self.image.write_at(offset, data),
+            WriteMode::Mirror => return self.mirror(offset, data),
             // A write that its commit could not bring to the image must not be promised.
-            Mode::Protected => self.image.check_present(offset + data.len() as u64)?,
+            WriteMode::Protected => self.image.check_present(offset + data.len() as u64)?,
         }
         if self.pending_bytes() + data.len() > self.pending_bytes_max {
             return Err(DiskError::OverlayFull { path: self.path().to_owned(), pending: self.pending_bytes() });
@@ -228,13 +228,13 @@ impl OverlayDisk {
         Ok(())
     }
 
-    /// In [`Mode::Mirror`]: what was written since the mode was entered or this was last called. Whoever takes it sends it to the
+    /// In [`WriteMode::Mirror`]: what was written since the mode was entered or this was last called. Whoever takes it sends it to the
     /// replica before anything that is written later.
     pub fn take_mirrored(&mut self) -> WriteSet {
-        if self.mode == Mode::Mirror { std::mem::take(&mut self.running) } else { WriteSet::new() }
+        if self.mode == WriteMode::Mirror { std::mem::take(&mut self.running) } else { WriteSet::new() }
     }
 
-    /// Whether the running set lacks writes made in [`Mode::Mirror`], because there were more than allowed or they were
+    /// Whether the running set lacks writes made in [`WriteMode::Mirror`], because there were more than allowed or they were
     /// discarded. The replica must then be filled anew.
     pub fn mirror_overflowed(&self) -> bool {
         self.mirror_overflowed
@@ -247,7 +247,7 @@ impl OverlayDisk {
 
     /// Whether a flush waits for storage. Who cannot, syncs the image beside the disk first ([`Image::sync`]).
     pub fn needs_sync(&self) -> bool {
-        self.mode != Mode::Protected && self.image.needs_sync()
+        self.mode != WriteMode::Protected && self.image.needs_sync()
     }
 
     /// Ends the running epoch and gives its writes, which stay readable here until [`Self::commit`]. Moves no bytes.
@@ -262,7 +262,7 @@ impl OverlayDisk {
         }
         let set = Arc::new(std::mem::take(&mut self.running));
         // What was mirrored is in the image; a later commit would put it over newer writes.
-        if self.mode != Mode::Mirror {
+        if self.mode != WriteMode::Mirror {
             self.sealed_cost += set.cost_bytes();
             self.sealed.push_back((epoch, Arc::clone(&set)));
         }
@@ -297,7 +297,7 @@ impl OverlayDisk {
 
     /// Rollback: forgets the running epoch and every sealed one. The epoch numbers stay used.
     pub fn discard_uncommitted(&mut self) {
-        self.mirror_overflowed |= self.mode == Mode::Mirror && !self.running.is_empty();
+        self.mirror_overflowed |= self.mode == WriteMode::Mirror && !self.running.is_empty();
         self.running = WriteSet::new();
         self.sealed.clear();
         self.sealed_cost = 0;

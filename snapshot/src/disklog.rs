@@ -355,7 +355,7 @@ impl EpochLog {
     /// Empties the log by beginning a new generation of the same owner for the same disks, durably. The images must hold its
     /// records and be synced.
     ///
-    /// Truncate before a disk goes to [`crate::disk::Mode::Direct`]: a recovery would put the log's older writes over
+    /// Truncate before a disk goes to [`crate::disk::WriteMode::Direct`]: a recovery would put the log's older writes over
     /// those made directly.
     pub fn truncate(&mut self) -> Result<(), LogError> {
         self.begin(Generation { line: self.line, ..self.generation().cloned().unwrap_or_default() })

@@ -19,7 +19,7 @@ fn image(dir: &TempDir, bytes: &[u8]) -> PathBuf {
 
 fn protected(dir: &TempDir) -> OverlayDisk {
     let mut disk = OverlayDisk::open(image(dir, &[b'.'; LEN]), false).unwrap();
-    disk.set_mode(Mode::Protected).unwrap();
+    disk.set_mode(WriteMode::Protected).unwrap();
     disk
 }
 
@@ -167,11 +167,11 @@ fn set_mode_direct_with_pending_writes_is_refused() {
     let mut disk = protected(&dir);
     disk.write_at(0, b"x").unwrap();
 
-    assert!(matches!(disk.set_mode(Mode::Direct), Err(DiskError::Uncommitted { .. })));
+    assert!(matches!(disk.set_mode(WriteMode::Direct), Err(DiskError::Uncommitted { .. })));
 
     disk.seal(1);
     disk.commit(1).unwrap();
-    disk.set_mode(Mode::Direct).unwrap();
+    disk.set_mode(WriteMode::Direct).unwrap();
     disk.write_at(1, b"y").unwrap();
     disk.flush().unwrap();
     assert_eq!(on_image(&disk, 0, 3), "xy.");
@@ -273,7 +273,7 @@ fn write_over_the_pending_limit_is_refused_and_pressed_before() {
 
 fn mirrored(dir: &TempDir) -> OverlayDisk {
     let mut disk = OverlayDisk::open(image(dir, &[b'.'; LEN]), false).unwrap();
-    disk.set_mode(Mode::Mirror).unwrap();
+    disk.set_mode(WriteMode::Mirror).unwrap();
     disk
 }
 
@@ -283,7 +283,7 @@ fn write_mirrored_is_in_the_image_and_in_the_running_set() {
     let mut disk = mirrored(&dir);
 
     disk.write_at(0, b"mm").unwrap();
-    disk.set_mode(Mode::Protected).unwrap();
+    disk.set_mode(WriteMode::Protected).unwrap();
     disk.write_at(4, b"pp").unwrap();
     let set = disk.seal(1);
 
@@ -305,7 +305,7 @@ fn write_mirrored_beyond_the_limit_keeps_the_write_and_says_that_copies_lack() {
 
     assert!(disk.mirror_overflowed());
     assert_eq!((on_image(&disk, 899, 2).as_str(), disk.pending_bytes()), ("ab", 0));
-    disk.set_mode(Mode::Direct).unwrap();
+    disk.set_mode(WriteMode::Direct).unwrap();
     assert!(!disk.mirror_overflowed());
 }
 
@@ -336,7 +336,7 @@ fn taken_mirrored_writes_are_taken_once_and_what_comes_later_stays_for_the_base(
     }
     assert!(!disk.mirror_overflowed());
     disk.write_at(512, &[9; 512]).unwrap();
-    disk.set_mode(Mode::Protected).unwrap();
+    disk.set_mode(WriteMode::Protected).unwrap();
     assert!(disk.take_mirrored().is_empty(), "they are an epoch's now");
     assert_eq!(disk.seal(1).iter().map(|(at, bytes)| (at, bytes.to_vec())).collect::<Vec<_>>(), [(512, vec![9; 512])]);
 }
@@ -359,7 +359,7 @@ fn set_mode_mirror_with_pending_writes_is_refused() {
     let mut disk = protected(&dir);
     disk.write_at(0, b"x").unwrap();
 
-    assert!(matches!(disk.set_mode(Mode::Mirror), Err(DiskError::Uncommitted { .. })));
+    assert!(matches!(disk.set_mode(WriteMode::Mirror), Err(DiskError::Uncommitted { .. })));
 }
 
 /// An image in memory whose writes begin to fail when it is sealed: a storage error on demand.
@@ -367,7 +367,7 @@ fn failing_disk() -> (std::os::fd::OwnedFd, OverlayDisk) {
     let memory = memfd_create("image", MemfdFlags::ALLOW_SEALING).unwrap();
     rustix::fs::ftruncate(&memory, LEN as u64).unwrap();
     let mut disk = OverlayDisk::open(format!("/proc/self/fd/{}", memory.as_raw_fd()), false).unwrap();
-    disk.set_mode(Mode::Protected).unwrap();
+    disk.set_mode(WriteMode::Protected).unwrap();
     (memory, disk)
 }
 
@@ -467,7 +467,7 @@ proptest! {
     fn disk_agrees_with_whole_copies(ops in proptest::collection::vec(op(), 0..40)) {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let mut disk = OverlayDisk::open(image(&dir, &[0; 1024]), false).unwrap();
-        disk.set_mode(Mode::Protected).unwrap();
+        disk.set_mode(WriteMode::Protected).unwrap();
         let mut model = Model { epochs: vec![(0, vec![0; 1024])], running: vec![0; 1024] };
         for (index, op) in ops.iter().enumerate() {
             let epoch = index as u64 + 1;
@@ -507,9 +507,9 @@ fn image_that_was_cut_or_grew_is_told_and_never_extended() {
     assert!(matches!(disk.image().apply(&set), Err(DiskError::Resized { .. })));
     assert_eq!(fs::read(&path).unwrap(), [7; 4096], "nothing of the set was written");
     disk.write_at(0, &[1; 100]).expect("what is still there can be written");
-    disk.set_mode(Mode::Protected).unwrap();
+    disk.set_mode(WriteMode::Protected).unwrap();
     assert!(matches!(disk.write_at(6000, &[1; 100]), Err(DiskError::Resized { .. })), "no commit could keep it");
-    disk.set_mode(Mode::Direct).unwrap();
+    disk.set_mode(WriteMode::Direct).unwrap();
     resize(16384);
     assert!(matches!(disk.image().check_len(), Err(DiskError::Resized { now: 16384, .. })));
     disk.write_at(6000, &[1; 100]).expect("it is long enough");

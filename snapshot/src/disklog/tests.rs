@@ -7,7 +7,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use tempfile::TempDir;
 
 use super::*;
-use crate::disk::Mode;
+use crate::disk::WriteMode;
 
 mod line;
 
@@ -357,7 +357,7 @@ fn disk(dir: &TempDir, name: &str) -> OverlayDisk {
         fs::write(&path, [0; 8192]).unwrap();
     }
     let mut disk = OverlayDisk::open(path, false).unwrap();
-    disk.set_mode(Mode::Protected).unwrap();
+    disk.set_mode(WriteMode::Protected).unwrap();
     disk
 }
 

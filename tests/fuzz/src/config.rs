@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use outlast_api::{Fault, Parameters, Service, Verb};
-use vmm::config::{BackupConfig, BackupOptions, EpochLength, Options as _, RunOptions, VmConfig};
+use vmm::config::{BackupVmConfig, BackupOptions, EpochLength, Options as _, RunOptions, VmConfig};
 
 use crate::input::Input;
 use crate::patch;
@@ -70,7 +70,7 @@ pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let text = if input.u8() & 1 == 0 { options(&mut input) } else { String::from_utf8_lossy(data).into_owned() };
     if let Ok(options) = BackupOptions::of_toml(&text) {
-        let _ = BackupConfig::try_from(options).map(|config| config.warnings());
+        let _ = BackupVmConfig::try_from(options).map(|config| config.warnings());
     }
     let Ok(options) = RunOptions::of_toml(&text) else { return };
     let Ok(config) = VmConfig::try_from(options) else { return };

@@ -19,7 +19,7 @@ use machine::net::Tap;
 use machine::stats::Stats;
 use machine::{Card, End, KernelSource, Parts, Threads, input};
 use outlast_api::figures::{self, Column, Summary};
-use protect::epoch::capture::Mode;
+use protect::epoch::capture::CaptureMode;
 use protect::epoch::pace::Length;
 use protect::epoch::{EpochMachine, Pace};
 use protect::transport::Endpoint;
@@ -181,7 +181,7 @@ impl Session {
     }
 
     /// Changes how pages are captured.
-    pub(crate) fn set_capture(&self, mode: Mode) {
+    pub(crate) fn set_capture(&self, mode: CaptureMode) {
         self.machine.epochs().set_capture(mode);
     }
 

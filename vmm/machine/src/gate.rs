@@ -30,7 +30,7 @@ use super::watcher::Watcher;
 pub const KICK_AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
+enum Phase {
     Open,
     Boundary,
     Held,
@@ -39,7 +39,7 @@ enum Mode {
 
 #[derive(Debug)]
 struct State {
-    mode: Mode,
+    phase: Phase,
     /// vCPU threads that have not finished.
     running: usize,
     parked: usize,
@@ -113,7 +113,7 @@ impl Gate {
     /// A gate for `vcpus` vCPU threads, open.
     pub fn new(vcpus: usize) -> Self {
         let state = State {
-            mode: Mode::Open,
+            phase: Phase::Open,
             running: vcpus,
             parked: 0,
             waiting: 0,
@@ -164,17 +164,17 @@ impl Gate {
         }
     }
 
-    fn close(&self, state: &mut State, mode: Mode) {
-        state.close(mode);
+    fn close(&self, state: &mut State, phase: Phase) {
+        state.close(phase);
         self.closing.store(true, Ordering::SeqCst);
         self.kicker.kick_all();
     }
 
     fn open(&self, state: &mut State) {
-        if state.mode == Mode::Ended {
+        if state.phase == Phase::Ended {
             return;
         }
-        state.mode = Mode::Open;
+        state.phase = Phase::Open;
         state.open_since = Some(Instant::now());
         state.closed_since = None;
         state.openings += 1;
@@ -184,7 +184,7 @@ impl Gate {
         self.closing.store(false, Ordering::SeqCst);
         self.tell(state);
         if !self.is_hold_wanted() && std::mem::take(&mut state.again) {
-            self.close(state, Mode::Boundary);
+            self.close(state, Phase::Boundary);
         }
     }
 
@@ -197,17 +197,17 @@ impl Gate {
     /// not begun serves the request too.
     pub fn request_boundary(&self) {
         let mut state = self.lock();
-        match state.mode {
-            Mode::Open if self.is_hold_wanted() => state.again = true,
-            Mode::Open if state.running > 0 => {
-                state.close(Mode::Boundary);
+        match state.phase {
+            Phase::Open if self.is_hold_wanted() => state.again = true,
+            Phase::Open if state.running > 0 => {
+                state.close(Phase::Boundary);
                 self.closing.store(true, Ordering::SeqCst);
                 // Who comes out takes this lock first. A kick that comes after an opening only costs an entry.
                 drop(state);
                 self.kicker.kick_all();
             }
-            Mode::Boundary | Mode::Held => state.again = true,
-            Mode::Open | Mode::Ended => {}
+            Phase::Boundary | Phase::Held => state.again = true,
+            Phase::Open | Phase::Ended => {}
         }
     }
 
@@ -216,13 +216,13 @@ impl Gate {
     /// open again: what need not be done while the guest is stopped.
     pub fn arrive(&self, lead: impl FnOnce(Instant), after: impl FnOnce()) -> Arrival {
         let mut state = self.lock();
-        if matches!(state.mode, Mode::Open | Mode::Ended) {
-            return if state.mode == Mode::Ended { Arrival::Ended } else { Arrival::Go };
+        if matches!(state.phase, Phase::Open | Phase::Ended) {
+            return if state.phase == Phase::Ended { Arrival::Ended } else { Arrival::Go };
         }
         state.parked += 1;
         let first_out = *state.first_out.get_or_insert_with(Instant::now);
         let opening = state.openings;
-        if state.mode == Mode::Boundary && state.parked == state.running {
+        if state.phase == Phase::Boundary && state.parked == state.running {
             state.again = false;
             drop(state);
             lead(first_out);
@@ -233,13 +233,13 @@ impl Gate {
             state = self.lock();
         } else {
             self.tell(&state);
-            while state.openings == opening && state.mode != Mode::Ended {
+            while state.openings == opening && state.phase != Phase::Ended {
                 state.waiting += 1;
                 state = self.changed.wait(state).expect("no holder of the gate panics while changing it");
                 state.waiting -= 1;
             }
         }
-        if state.mode == Mode::Ended { Arrival::Ended } else { Arrival::Go }
+        if state.phase == Phase::Ended { Arrival::Ended } else { Arrival::Go }
     }
 
     /// Has `told` called from now on whenever a hold is wanted, with the gate locked: who keeps the guest at a boundary lets go then.
@@ -276,20 +276,20 @@ impl Gate {
             state = self.wait_for_vcpus(state, deadline);
         }
         self.holds_wanted.fetch_sub(1, Ordering::SeqCst);
-        if state.mode == Mode::Ended || state.running == 0 {
+        if state.phase == Phase::Ended || state.running == 0 {
             return Err(NotHeld::Ended);
         }
         if !state.can_be_held() {
             return Err(NotHeld::TooLate);
         }
-        if state.mode == Mode::Open {
-            self.close(&mut state, Mode::Held);
+        if state.phase == Phase::Open {
+            self.close(&mut state, Phase::Held);
         }
         state.guarded = true;
         while state.are_awaited() && !is_over() {
             state = self.wait_for_vcpus(state, deadline);
         }
-        if state.mode == Mode::Ended || state.running == 0 {
+        if state.phase == Phase::Ended || state.running == 0 {
             return Err(NotHeld::Ended);
         }
         let is_parked = state.parked == state.running;
@@ -344,17 +344,17 @@ impl Gate {
     pub fn keep_closed(&self) {
         let mut state = self.lock();
         assert!(
-            state.mode == Mode::Open && state.parked == 0,
+            state.phase == Phase::Open && state.parked == 0,
             "nobody uses the gate of a machine that was not started"
         );
-        self.close(&mut state, Mode::Held);
+        self.close(&mut state, Phase::Held);
         state.kept = true;
     }
 
     /// Ends a hold that was kept; the guest goes on when no other guard lives. The caller knows that there is one.
     pub fn let_go(&self) {
         let mut state = self.lock();
-        assert!(state.kept || state.mode == Mode::Ended, "only a kept hold is let go");
+        assert!(state.kept || state.phase == Phase::Ended, "only a kept hold is let go");
         state.kept = false;
         if !state.guarded {
             self.open(&mut state);
@@ -364,7 +364,7 @@ impl Gate {
     /// Ends the machine: every vCPU thread comes out and finishes.
     pub fn end(&self) {
         let mut state = self.lock();
-        self.close(&mut state, Mode::Ended);
+        self.close(&mut state, Phase::Ended);
         self.tell(&state);
     }
 
@@ -402,12 +402,12 @@ impl Drop for Held<'_> {
 }
 
 impl State {
-    /// Leaves the mode in which the guest runs, if it is in it.
-    fn close(&mut self, mode: Mode) {
+    /// Leaves the phase in which the guest runs, if it is in it.
+    fn close(&mut self, phase: Phase) {
         self.was_open = self.time_open();
         self.open_since = None;
         self.closed_since.get_or_insert_with(Instant::now);
-        self.mode = mode;
+        self.phase = phase;
     }
 
     fn time_open(&self) -> Duration {
@@ -416,15 +416,15 @@ impl State {
 
     /// Whether vCPUs are to come out that have not.
     fn are_awaited(&self) -> bool {
-        matches!(self.mode, Mode::Boundary | Mode::Held) && self.parked < self.running
+        matches!(self.phase, Phase::Boundary | Phase::Held) && self.parked < self.running
     }
 
     /// Whether a hold may begin, or never will.
     fn can_be_held(&self) -> bool {
-        match self.mode {
-            Mode::Open | Mode::Ended => true,
-            Mode::Held => self.kept && !self.guarded,
-            Mode::Boundary => false,
+        match self.phase {
+            Phase::Open | Phase::Ended => true,
+            Phase::Held => self.kept && !self.guarded,
+            Phase::Boundary => false,
         }
     }
 }

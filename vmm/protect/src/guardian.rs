@@ -36,7 +36,7 @@ use outlast_api::{KeptEpoch, Occurrence};
 use replication::pipeline::primary::{Action, Outcome, PrimaryPipeline, Step};
 use replication::primary::PrimaryState;
 use replication::{EpochId, Primary, SessionId, Time};
-use snapshot::disk::{DiskError, Mode};
+use snapshot::disk::{DiskError, WriteMode};
 
 use crate::clock::Clock;
 use crate::epoch::{EpochMachine, EpochSink, SealedEpoch};
@@ -213,7 +213,7 @@ impl Guardian {
     /// Protects a machine that was not started yet by the state directory: its epochs begin with its first instruction.
     fn begin_local(self: &Arc<Self>) -> Result<(), KvmError> {
         for disk in self.machine.disks() {
-            disk.lock().set_mode(Mode::Protected).expect("only leaving for direct mode can be refused");
+            disk.lock().set_mode(WriteMode::Protected).expect("only leaving for direct mode can be refused");
         }
         self.machine.begin_epochs_before_start()?;
         self.machine.epochs().set_sink(Arc::clone(self) as Arc<dyn EpochSink>);

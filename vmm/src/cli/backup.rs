@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{Commands, logging};
-use crate::config::{BackupConfig, BackupOptions, with_file};
+use crate::config::{BackupOptions, BackupVmConfig, with_file};
 use crate::exit::{Exit, Failure};
 
 const EXAMPLES: &str = "\
@@ -33,7 +33,7 @@ pub(super) struct BackupArgs {
 }
 
 pub(super) fn execute(args: BackupArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
-    let config = BackupConfig::try_from(with_file(args.options)?)?;
+    let config = BackupVmConfig::try_from(with_file(args.options)?)?;
     logging::start(&config.control);
     logging::warn_each(&config.name, &config.warnings());
     commands.backup(config)

@@ -24,7 +24,7 @@ use snapshot::statedir::{Finding, StateDir};
 
 pub use answer::print;
 
-use crate::config::{BackupConfig, DemoConfig, VmConfig};
+use crate::config::{BackupVmConfig, DemoConfig, VmConfig};
 use crate::exit::{Exit, Failure, report};
 
 /// What the command line hands over to, with everything checked that can be checked without the machine.
@@ -40,7 +40,7 @@ pub trait Commands {
     }
 
     /// Waits as the backup of a VM, and runs it after a takeover until it ends.
-    fn backup(&self, _config: BackupConfig) -> Result<Exit, Failure> {
+    fn backup(&self, _config: BackupVmConfig) -> Result<Exit, Failure> {
         Err(Failure::not_in_this_version("outlast backup"))
     }
 

@@ -1,4 +1,4 @@
-//! The backup of one VM: what `outlast backup` takes ([`BackupOptions`]), and what is meant by it ([`BackupConfig`]).
+//! The backup of one VM: what `outlast backup` takes ([`BackupOptions`]), and what is meant by it ([`BackupVmConfig`]).
 
 use std::net::IpAddr;
 
@@ -45,7 +45,7 @@ command! {
 
 /// The backup of one VM. CPUs, memory and kernel are the primary's; they come over the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct BackupConfig {
+pub struct BackupVmConfig {
     /// Where the primary connects to; port 0 takes a free one.
     pub listen: Endpoint,
     /// The VM's name; a primary of another name is refused.
@@ -64,7 +64,7 @@ pub struct BackupConfig {
     pub control: ControlConfig,
 }
 
-impl TryFrom<BackupOptions> for BackupConfig {
+impl TryFrom<BackupOptions> for BackupVmConfig {
     type Error = ConfigError;
 
     /// Fills in defaults, checks every range, and makes every path one from the root. It looks at no file.
@@ -76,7 +76,7 @@ impl TryFrom<BackupOptions> for BackupConfig {
             return Err(ConfigError::Missing("witness"));
         }
         let StateConfig { dir, disk_log } = state.fill(&name);
-        let config = BackupConfig {
+        let config = BackupVmConfig {
             listen,
             devices: devices.fill(&name),
             detection: detection.fill(),
@@ -91,7 +91,7 @@ impl TryFrom<BackupOptions> for BackupConfig {
     }
 }
 
-impl BackupConfig {
+impl BackupVmConfig {
     /// What is allowed but risky, each as one sentence that names the risk. For the log and for `status`.
     pub fn warnings(&self) -> Vec<String> {
         let open = self.listens_everywhere().then(|| {

@@ -2,7 +2,7 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser, ValueParser};
 
-use protect::epoch::capture::Mode;
+use protect::epoch::capture::CaptureMode;
 use protect::local::backing::{LocalLog, Survival};
 use protect::{CommitDurability, OnDegraded};
 
@@ -64,7 +64,7 @@ impl Choice for CommitDurability {
     ];
 }
 
-impl Choice for Mode {
+impl Choice for CaptureMode {
     const VALUES: &'static [(Self, &'static str, &'static str)] = &[
         (Self::Auto, "auto", "Whichever was measured to give the shorter pause, chosen at each boundary"),
         (Self::StopAndCopy, "stop-and-copy", "In the pause"),
@@ -98,6 +98,6 @@ mod tests {
         check::<LocalLog>();
         check::<Survival>();
         check::<CommitDurability>();
-        check::<Mode>();
+        check::<CaptureMode>();
     }
 }

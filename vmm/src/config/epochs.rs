@@ -15,7 +15,7 @@ use super::options::group;
 use super::units::{TimeSpan, as_text, format_time, parse_time, time_text};
 use protect::CommitDurability;
 use protect::epoch::Pace;
-use protect::epoch::capture::Mode;
+use protect::epoch::capture::CaptureMode;
 use protect::epoch::pace::{EpochTime, Length};
 
 group! {
@@ -31,8 +31,8 @@ group! {
         #[arg(long, value_name = "TIME")]
         min_epoch: Option<TimeSpan>,
         /// When the pages of an epoch are copied [default: stop-and-copy]
-        #[arg(long, value_parser = choice::<Mode>())]
-        capture: Option<Mode>,
+        #[arg(long, value_parser = choice::<CaptureMode>())]
+        capture: Option<CaptureMode>,
         /// Recovery protocol, which says when an epoch ends: epoch (after --epoch, or when a frame waits and that is worth its
         /// cost) or cpvs (whenever output waits, at once; without output after a second) [default: epoch]
         #[arg(long, value_name = "epoch|cpvs")]
@@ -56,7 +56,7 @@ pub struct EpochConfig {
     #[serde(with = "time_text")]
     pub min_epoch: Duration,
     /// When the pages of an epoch are copied.
-    pub capture: Mode,
+    pub capture: CaptureMode,
     /// When an epoch ends.
     #[serde(default)]
     pub protocol: Protocol,

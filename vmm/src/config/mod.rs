@@ -1,7 +1,7 @@
 //! Configuration: what was typed → checked, plain, printable → the machine.
 //!
 //! [`RunOptions`] and [`BackupOptions`] are what was typed, on the command line or in a TOML file, group by group; every
-//! field is optional, a flag wins over the file. [`VmConfig`] and [`BackupConfig`] are what was meant, in the same groups:
+//! field is optional, a flag wins over the file. [`VmConfig`] and [`BackupVmConfig`] are what was meant, in the same groups:
 //! every field has a value, every value is within its range, and `vm.json` in the state directory is a printed `VmConfig`.
 //!
 //! A group lies in one file: its options with their help, its configuration, how the one fills the other with defaults
@@ -30,7 +30,7 @@ mod task;
 mod units;
 mod vm;
 
-pub use backup::{BackupConfig, BackupOptions, ListenOptions};
+pub use backup::{BackupOptions, BackupVmConfig, ListenOptions};
 pub use control::{ControlConfig, ControlOptions, EventMonitor, LogFormat, LogLevel, control_socket};
 pub use crash::{CrashConfig, CrashOptions, OnGuestPanic, Retain};
 pub use detection::{DetectionConfig, DetectionOptions};

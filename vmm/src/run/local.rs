@@ -11,7 +11,7 @@ use snapshot::disklog::{Asked, LifeId, Owner};
 use snapshot::statedir::sealed::Sealed;
 
 use super::files::Files;
-use crate::config::{BackupConfig, DeviceConfig, LocalConfig, StateConfig, VmConfig};
+use crate::config::{BackupVmConfig, DeviceConfig, LocalConfig, StateConfig, VmConfig};
 use crate::exit::Failure;
 use protect::local::backing::{LocalOptions, StoreDurability, survival_of_images};
 use protect::local::{Binding, BindingError, FILES, LastEpoch, LocalError, LocalStore, RecordError};
@@ -25,7 +25,7 @@ pub(super) fn refuse_guest(config: &VmConfig) -> Result<(), Failure> {
 }
 
 /// The same for a backup.
-pub(super) fn refuse_guest_of_backup(config: &BackupConfig) -> Result<(), Failure> {
+pub(super) fn refuse_guest_of_backup(config: &BackupVmConfig) -> Result<(), Failure> {
     refuse_guest_in(&config.state.dir, LocalOptions::default())
 }
 
@@ -42,7 +42,7 @@ pub(super) fn look_to_start(config: &VmConfig, disks: &[OverlayDisk]) -> Result<
 }
 
 /// The log of a backup's replicas.
-pub(super) fn open_log_of_backup(config: &BackupConfig, disks: &[OverlayDisk]) -> Result<DiskLog, Failure> {
+pub(super) fn open_log_of_backup(config: &BackupVmConfig, disks: &[OverlayDisk]) -> Result<DiskLog, Failure> {
     let place = place_of(&config.devices, &config.state, true)?;
     let owner = Owner { name: config.name.clone(), life: new_life() };
     Ok(DiskLog::open(disks, Setup { place, owner, asked: Asked::Start, is_reserved: true })?)

@@ -33,7 +33,7 @@ use snapshot::statedir::{self, Finding, Item, StateDir, StateDirError};
 
 use crate::api::Server;
 use crate::cli::{Commands, Named};
-use crate::config::{BackupConfig, ControlConfig, DemoConfig, EventMonitor, VmConfig};
+use crate::config::{BackupVmConfig, ControlConfig, DemoConfig, EventMonitor, VmConfig};
 use crate::exit::{Exit, Failure};
 use machine::End;
 use protect::events::Events;
@@ -52,7 +52,7 @@ impl Commands for Outlast {
         resume::resume(&config, found, &named)
     }
 
-    fn backup(&self, config: BackupConfig) -> Result<Exit, Failure> {
+    fn backup(&self, config: BackupVmConfig) -> Result<Exit, Failure> {
         standby::backup(&config)
     }
 

@@ -16,7 +16,7 @@ use super::parts::{self, HostParts};
 use super::primary::supervise;
 use super::signals::Signals;
 use super::{announce, as_json, credentials, files, local, open_control, uses, write_config};
-use crate::config::{BackupConfig, OnBoundaryLate};
+use crate::config::{BackupVmConfig, OnBoundaryLate};
 use crate::exit::{Exit, Failure};
 use machine::state::MachineState;
 use machine::{End, MachineError};
@@ -26,7 +26,7 @@ use protect::events::Events;
 use protect::transport::Credentials;
 use protect::{CommitDurability, Guardian, GuardianConfig, OnDegraded, Registrant};
 
-pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
+pub(super) fn backup(config: &BackupVmConfig) -> Result<Exit, Failure> {
     let signals = Signals::take()?;
     #[cfg(feature = "faults")]
     protect::fault::arm_storage()?;
@@ -85,7 +85,7 @@ pub(super) fn backup(config: &BackupConfig) -> Result<Exit, Failure> {
 /// Restores the guest and runs it: held output goes out again, input that was lost with the primary is delivered
 /// again, and the network learns where the guest is.
 fn take_over(
-    config: &BackupConfig,
+    config: &BackupVmConfig,
     credentials: Option<Credentials>,
     successor: Successor,
     mut opened: HostParts,

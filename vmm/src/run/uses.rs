@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use snapshot::statedir::Item;
 
 use super::local;
-use crate::config::{BackupConfig, Console, ControlConfig, DeviceConfig, StartFrom, VmConfig};
+use crate::config::{BackupVmConfig, Console, ControlConfig, DeviceConfig, StartFrom, VmConfig};
 use crate::exit::{Exit, Failure};
 
 /// A chain of links this long is a circle.
@@ -60,7 +60,7 @@ pub(super) fn check(config: &VmConfig) -> Result<(), Failure> {
 }
 
 /// The same for a backup.
-pub(super) fn check_backup(config: &BackupConfig) -> Result<(), Failure> {
+pub(super) fn check_backup(config: &BackupVmConfig) -> Result<(), Failure> {
     let log = local::log_path(&config.devices, &config.state);
     refuse_shared(&common(&config.devices, &config.control, log), &config.state.dir)
 }

@@ -23,7 +23,7 @@ use protect::epoch::pace::Length;
 use protect::epoch::{EpochMachine, EpochSink, Pace, SealedEpoch};
 use replication::{EpochId, Protocol};
 use snapshot::checkpoint::{self, Checkpoint, Contents, MemoryRegion};
-use snapshot::disk::{Mode, OverlayDisk};
+use snapshot::disk::{OverlayDisk, WriteMode};
 
 /// Longer than any test: boundaries come by exits only.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -71,7 +71,7 @@ impl Options {
         Pace {
             length: Length::Exits(exits),
             min_epoch: NEVER,
-            capture: capture::Mode::default(),
+            capture: capture::CaptureMode::default(),
             protocol: Protocol::Epoch,
             inputs_wait: true,
         }
@@ -204,7 +204,7 @@ fn commit_to(machine: &EpochMachine, dir: &Path) -> machine::Threads {
         let threads = machine.start().expect("the machine starts");
         let held = holder.join().expect("the holder does not panic");
         for disk in machine.disks() {
-            disk.lock().set_mode(Mode::Protected).expect("nothing is pending");
+            disk.lock().set_mode(WriteMode::Protected).expect("nothing is pending");
         }
         machine.begin_epochs(&held);
         machine.epochs().set_sink(sink);

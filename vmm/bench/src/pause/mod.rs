@@ -13,7 +13,7 @@ use crate::table::{Columns, Row, Table};
 use crate::{bare_guest, build_id};
 use outlast_api::figures::Counters;
 use protect::CommitDurability;
-use protect::epoch::capture::Mode;
+use protect::epoch::capture::CaptureMode;
 use protect::epoch::pace::Length;
 use vmm::config::format_time;
 use vmm::exit::{Exit, Failure};
@@ -41,7 +41,7 @@ pub(crate) const MEMORY_MIB: [u64; 4] = [256, 1024, 4096, 8192];
 /// Dirty pages of the epochs that are shown over the size of RAM.
 pub(crate) const PAGES_OVER_MEMORY: [u64; 2] = [0, 4096];
 /// Ways of capturing that are compared.
-pub(crate) const CAPTURES: [Mode; 3] = [Mode::StopAndCopy, Mode::CopyOnWrite, Mode::Auto];
+pub(crate) const CAPTURES: [CaptureMode; 3] = [CaptureMode::StopAndCopy, CaptureMode::CopyOnWrite, CaptureMode::Auto];
 /// Words written in each page, of 512 that it has: over what a page costs on the wire.
 pub(crate) const WORDS: [u64; 3] = [1, 64, 512];
 /// The usual page of the other questions.
@@ -55,13 +55,13 @@ pub(crate) struct Point {
     pub(crate) pages: u64,
     pub(crate) words: u64,
     pub(crate) memory_mib: u64,
-    pub(crate) capture: Mode,
+    pub(crate) capture: CaptureMode,
 }
 
 impl Point {
     fn usual(pages: u64) -> Self {
         let memory_mib = if pages > 16384 { 1024 } else { 256 };
-        Self { pages, words: WORDS_USUAL, memory_mib, capture: Mode::Auto }
+        Self { pages, words: WORDS_USUAL, memory_mib, capture: CaptureMode::Auto }
     }
 
     /// Whether an epoch is one round of the guest, however long that takes: with many pages it takes longer than an epoch
@@ -86,7 +86,7 @@ impl Point {
     }
 
     /// The ways that are compared here; elsewhere the usual one will do.
-    fn captures(self) -> &'static [Mode] {
+    fn captures(self) -> &'static [CaptureMode] {
         let is_usual = self == Self::usual(self.pages) && self.pages > 0;
         if is_usual { &CAPTURES } else { &CAPTURES[2..] }
     }

@@ -5,7 +5,7 @@ use crate::config::BenchConfig;
 use crate::page::{Page, Section, machine, write_csv};
 use crate::pause::{CAPTURES, MEMORY_MIB, PAGES, PAGES_OVER_MEMORY, PAGES_OVER_WORDS, Point, WORDS, WORDS_USUAL};
 use crate::table::{Row, Spread};
-use protect::epoch::capture::Mode;
+use protect::epoch::capture::CaptureMode;
 use vmm::exit::Failure;
 
 /// Pages, and the pause in µs that is aimed at for them.
@@ -21,11 +21,14 @@ impl Results<'_> {
 
     fn at(&self, pages: u64, figure: &str) -> Option<Spread> {
         let memory_mib = if pages > 16384 { 1024 } else { 256 };
-        self.spread(|point| point == Point { pages, words: WORDS_USUAL, memory_mib, capture: Mode::Auto }, figure)
+        self.spread(
+            |point| point == Point { pages, words: WORDS_USUAL, memory_mib, capture: CaptureMode::Auto },
+            figure,
+        )
     }
 
     /// A figure of a way of capturing, at the usual memory for these pages.
-    fn of(&self, capture: Mode, pages: u64, figure: &str) -> Option<Spread> {
+    fn of(&self, capture: CaptureMode, pages: u64, figure: &str) -> Option<Spread> {
         let memory_mib = if pages > 16384 { 1024 } else { 256 };
         self.spread(|point| point == Point { pages, words: WORDS_USUAL, memory_mib, capture }, figure)
     }
@@ -139,7 +142,7 @@ fn per_page(results: &Results<'_>) -> Option<String> {
 /// Stop-and-copy, copy-on-write and the choice between them, one after the other under the same guest.
 fn ways(results: &Results<'_>) -> Section {
     let pages = || PAGES.iter().enumerate().filter(|(_, pages)| **pages > 0);
-    let line = |capture: Mode, figure: &str, name: &str| {
+    let line = |capture: CaptureMode, figure: &str, name: &str| {
         let at = |(index, &pages): (usize, &u64)| Some((index as f64, results.of(capture, pages, figure)?));
         Series::new(format!("{}, {name}", capture.as_str()), pages().filter_map(at).collect())
     };
@@ -166,7 +169,7 @@ fn ways(results: &Results<'_>) -> Section {
             let Some(rate) = median("rounds_per_s") else { continue };
             let cell = |figure| median(figure).map_or(String::new(), short);
             let to = |other: Option<f64>| other.map_or(String::new(), |other| format!("{:.3}", rate / other));
-            let stopped = results.of(Mode::StopAndCopy, pages, "rounds_per_s").map(|spread| spread.median);
+            let stopped = results.of(CaptureMode::StopAndCopy, pages, "rounds_per_s").map(|spread| spread.median);
             let figures = [
                 "pause_p50_us",
                 "pause_p99_us",
@@ -206,7 +209,7 @@ fn ways(results: &Results<'_>) -> Section {
 fn over_memory(results: &Results<'_>) -> Section {
     let line = |pages: u64| {
         let at = |(index, &memory_mib): (usize, &u64)| {
-            let point = Point { pages, words: WORDS_USUAL, memory_mib, capture: Mode::Auto };
+            let point = Point { pages, words: WORDS_USUAL, memory_mib, capture: CaptureMode::Auto };
             Some((index as f64, results.spread(|other| other == point, "pause_p50_us")?))
         };
         Series::new(format!("{pages} dirty pages"), MEMORY_MIB.iter().enumerate().filter_map(at).collect())
@@ -249,7 +252,7 @@ fn over_memory(results: &Results<'_>) -> Section {
 fn on_the_wire(results: &Results<'_>) -> Section {
     let empty = results.at(0, "bytes_p50").map_or(0.0, |spread| spread.median);
     let row = |&words: &u64| {
-        let point = Point { pages: PAGES_OVER_WORDS, words, memory_mib: 256, capture: Mode::Auto };
+        let point = Point { pages: PAGES_OVER_WORDS, words, memory_mib: 256, capture: CaptureMode::Auto };
         let get = |figure| results.spread(|other| other == point, figure).map(|spread| spread.median);
         let (bytes, pages) = (get("bytes_mean")?, get("dirty_mean")?);
         let per_page = (bytes - empty) / pages;

@@ -40,7 +40,7 @@ use devices::{acpi, pc};
 use input::Room;
 use leader::BoundaryLeader;
 use replication::protocol::{Demand, Rules};
-use snapshot::disk::{Mode, PENDING_BYTES_MAX};
+use snapshot::disk::{PENDING_BYTES_MAX, WriteMode};
 use snapshot::section::StateWriter;
 
 /// Why a machine could not be built.
@@ -461,7 +461,7 @@ impl Machine {
 
     fn is_pressed(&self) -> bool {
         // All disks together: an epoch's writes to them are one record of the log.
-        let protected = self.disks.iter().map(SharedDisk::lock).filter(|disk| disk.mode() == Mode::Protected);
+        let protected = self.disks.iter().map(SharedDisk::lock).filter(|disk| disk.mode() == WriteMode::Protected);
         self.egress.is_pressed() || protected.map(|disk| disk.pending_bytes()).sum::<usize>() > PENDING_BYTES_MAX / 2
     }
 

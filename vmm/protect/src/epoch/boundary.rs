@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use replication::EpochId;
 use snapshot::writeset::WriteSet;
 
-use super::capture::{self, Capture, Mode};
+use super::capture::{self, Capture, CaptureMode};
 use super::dirty::DirtyHarvest;
 use super::hot::IdlePages;
 use super::{EpochSink, SealedEpoch, SpentEpochs};
@@ -23,7 +23,7 @@ pub struct Epochs {
     harvest: DirtyHarvest,
     ram: Ram,
     stats: Arc<Stats>,
-    mode: Mode,
+    mode: CaptureMode,
     /// Started when there is something to capture.
     capture: Option<Box<dyn Capture>>,
     /// Why the host refuses what `mode` needs.
@@ -44,7 +44,7 @@ impl std::fmt::Debug for Epochs {
 
 impl Epochs {
     /// No protection; epoch `running` is about to run.
-    pub fn new(ram: &Ram, running: EpochId, mode: Mode, stats: &Arc<Stats>) -> Self {
+    pub fn new(ram: &Ram, running: EpochId, mode: CaptureMode, stats: &Arc<Stats>) -> Self {
         Self {
             running,
             harvest: DirtyHarvest::new(ram),
@@ -90,7 +90,7 @@ impl Epochs {
     }
 
     /// Captures pages in another way from the next boundary on.
-    pub fn set_capture(&mut self, mode: Mode) {
+    pub fn set_capture(&mut self, mode: CaptureMode) {
         self.mode = mode;
         if self.sink.is_some() {
             self.start_capture();

@@ -26,7 +26,7 @@ pub struct Pace {
     /// Shortest time between two boundaries.
     pub min_epoch: Duration,
     /// How pages are captured.
-    pub capture: capture::Mode,
+    pub capture: capture::CaptureMode,
     /// The recovery protocol.
     pub protocol: Protocol,
     /// Input and interrupts of devices wait for the boundary while protected.
@@ -39,7 +39,7 @@ impl Default for Pace {
         Self {
             length: Length::Fixed(Duration::from_millis(20)),
             min_epoch: Duration::ZERO,
-            capture: capture::Mode::StopAndCopy,
+            capture: capture::CaptureMode::StopAndCopy,
             protocol: Protocol::default(),
             inputs_wait: false,
         }

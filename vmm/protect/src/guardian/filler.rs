@@ -2,7 +2,7 @@
 //! decides [`replication::pipeline::primary`].
 //!
 //! Every round sends the pages written since the round before. Disk writes meanwhile are collected (see
-//! [`snapshot::disk::Mode::Mirror`]) and sent in the rounds, the last of them with the base.
+//! [`snapshot::disk::WriteMode::Mirror`]) and sent in the rounds, the last of them with the base.
 //!
 //! All of it is bulk: it leaves the guest its share of this host ([`crate::courtesy`]), and a piece is small, so that what else
 //! wants to go out does between two of them.

@@ -8,7 +8,7 @@ use replication::pipeline::primary::{Outcome, Step};
 use replication::primary::PrimaryState;
 use replication::wire::{DiskCopy, EpochBegin, Kind, Link};
 use replication::{EpochId, EpochMark, EpochWriter, Linked, PageEncoder, SessionId, ShippedState, StateDigest};
-use snapshot::disk::Mode;
+use snapshot::disk::WriteMode;
 use snapshot::disklog::LogError;
 use snapshot::writeset::WriteSet;
 
@@ -357,7 +357,7 @@ impl<'g> Shipper<'g> {
 
     fn mirror(&self) -> Result<(), FillError> {
         for disk in self.guardian.machine.disks() {
-            disk.lock().set_mode(Mode::Mirror)?;
+            disk.lock().set_mode(WriteMode::Mirror)?;
         }
         Ok(self.guardian.machine.log_dirty(true)?)
     }
@@ -379,7 +379,7 @@ impl<'g> Shipper<'g> {
         }
         self.check_base(0)?;
         for disk in machine.disks() {
-            disk.lock().set_mode(Mode::Protected).expect("only leaving for direct mode can be refused");
+            disk.lock().set_mode(WriteMode::Protected).expect("only leaving for direct mode can be refused");
         }
         machine.begin_epochs(self.held.as_ref().expect("the guest is held for its base"));
         machine.epochs().set_sink(Arc::clone(self.guardian) as Arc<dyn EpochSink>);
@@ -418,7 +418,7 @@ impl<'g> Shipper<'g> {
     fn write_directly(&self) -> Outcome {
         let machine = &self.guardian.machine;
         for disk in machine.disks() {
-            disk.lock().set_mode(Mode::Direct).expect("everything sealed is in the images");
+            disk.lock().set_mode(WriteMode::Direct).expect("everything sealed is in the images");
         }
         if let Err(error) = machine.log_dirty(false) {
             tracing::warn!(%error, "the dirty log stays on");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use replication::{BranchSeed, EpochId, EpochMark, Fork, Origin, StateDigest, Term};
-use snapshot::disk::{DiskError, Mode, OverlayDisk, WriteSet};
+use snapshot::disk::{DiskError, OverlayDisk, WriteMode, WriteSet};
 use snapshot::disklog::Line;
 use snapshot::statedir::Item;
 
@@ -102,7 +102,7 @@ impl LocalStore {
             if set.is_empty() {
                 continue;
             }
-            if disk.lock().mode() != Mode::Protected {
+            if disk.lock().mode() != WriteMode::Protected {
                 // Its image has the writes already.
                 return ring.give_up("a disk is written directly while a backup is filled").map_err(failed);
             }

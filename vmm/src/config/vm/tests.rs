@@ -4,7 +4,7 @@ use super::*;
 use std::time::Duration;
 
 use crate::config::{
-    BackupConfig, BackupOptions, ByteSize, Console, EpochLength, Interrupts, LocalConfig, OnGuestPanic, Protect,
+    BackupOptions, BackupVmConfig, ByteSize, Console, EpochLength, Interrupts, LocalConfig, OnGuestPanic, Protect,
     Retain, StartFrom, TimeSpan,
 };
 use crate::exit::{Advice, Exit};
@@ -148,7 +148,7 @@ fn clear_text_beyond_this_host_is_named_or_refused() {
     backup.name.name = Some("vm0".into());
     backup.listen.listen = Some("tcp:10.0.0.2:1".parse().expect("well formed"));
     backup.detection.witness = Some(WitnessName::NONE);
-    let error = BackupConfig::try_from(backup).expect_err("nobody said so");
+    let error = BackupVmConfig::try_from(backup).expect_err("nobody said so");
     assert_eq!(error.exit(), Exit::Usage);
     assert!(error.to_string().starts_with("--listen tcp:10.0.0.2:1 is not on this host"), "{error}");
 }
@@ -230,7 +230,7 @@ fn backup_needs_listen_and_name_and_warns_without_witness() {
         typed.name.name = Some("vm0".into());
         typed.listen.listen = listen.map(|text| text.parse().expect("well formed"));
         typed.detection.witness = witness;
-        BackupConfig::try_from(typed)
+        BackupVmConfig::try_from(typed)
     };
     let backup = check(Some("tcp:0.0.0.0:7000,clear"), Some(WitnessName::NONE)).expect("enough");
     assert_eq!(backup.listen.to_string(), "tcp:0.0.0.0:7000,clear");

@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use super::Mode;
+use super::CaptureMode;
 use super::batch::{Batch, DirtyBlock};
 
 /// Written in so many of the last eight epochs, a block is hot.
@@ -91,14 +91,14 @@ struct Block {
 /// See the module's description.
 #[derive(Debug)]
 pub(super) struct Chooser {
-    mode: Mode,
+    mode: CaptureMode,
     costs: Costs,
     blocks: Vec<Block>,
 }
 
 impl Chooser {
     /// For guest memory whose blocks have numbers below `block_count`.
-    pub(super) fn new(mode: Mode, block_count: usize) -> Self {
+    pub(super) fn new(mode: CaptureMode, block_count: usize) -> Self {
         let costs = Costs {
             copy: Estimate::new(400.0),
             arm: Estimate::new(4_000.0),
@@ -115,7 +115,7 @@ impl Chooser {
             block.written <<= 1;
         }
         let mut choices: Vec<Choice> = dirty.iter().map(|block| self.choose_block(block)).collect();
-        if self.mode == Mode::Auto {
+        if self.mode == CaptureMode::Auto {
             self.copy_hot_if_cheaper(dirty, &mut choices);
             let armed = dirty.iter().zip(&choices).filter(|(_, choice)| choice.arm);
             let gain: f64 = armed.map(|(block, _)| self.gain(block)).sum();
@@ -151,9 +151,9 @@ impl Chooser {
         block.written |= 1;
         let armed_before = block.armed;
         let arm = match self.mode {
-            Mode::StopAndCopy => false,
-            Mode::CopyOnWrite => true,
-            Mode::Auto => {
+            CaptureMode::StopAndCopy => false,
+            CaptureMode::CopyOnWrite => true,
+            CaptureMode::Auto => {
                 let gain = self.gain(dirty);
                 let price = self.costs.fault_share[usize::from(hot)].now * (self.costs.fault.now + FAULT_WAY_NS);
                 let bound = if armed_before { FAULT_BOUND * HYSTERESIS } else { FAULT_BOUND / HYSTERESIS };
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn few_pages_are_copied_and_many_are_armed() {
-        let mut chooser = Chooser::new(Mode::Auto, 64);
+        let mut chooser = Chooser::new(CaptureMode::Auto, 64);
         assert_eq!(armed(&chooser.choose(&blocks(64, 0..1))), 0, "less than waking the worker costs");
         assert_eq!(armed(&chooser.choose(&blocks(5, 0..64))), 0, "arming is no cheaper than copying");
         assert_eq!(armed(&chooser.choose(&blocks(512, 0..64))), 64);
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn hot_blocks_with_few_pages_are_copied_and_cold_ones_armed() {
-        let mut chooser = Chooser::new(Mode::Auto, 64);
+        let mut chooser = Chooser::new(CaptureMode::Auto, 64);
         chooser.costs.fault_share = [Estimate::new(0.05), Estimate::new(1.0)];
         for _ in 0..8 {
             chooser.choose(&blocks(60, 0..8));
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn hot_blocks_are_armed_when_most_of_their_pages_do_not_stay_writable() {
         for (blocks_dirty, all_armed) in [(8, false), (128, true)] {
-            let mut chooser = Chooser::new(Mode::Auto, 128);
+            let mut chooser = Chooser::new(CaptureMode::Auto, 128);
             let dirty = blocks(512, 0..blocks_dirty);
             assert_eq!(armed(&chooser.choose(&dirty)), dirty.len(), "cold at first");
             (0..8).for_each(|_| drop(chooser.choose(&dirty)));
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn dear_faults_end_arming_and_it_is_tried_again_later() {
-        let mut chooser = Chooser::new(Mode::Auto, 8);
+        let mut chooser = Chooser::new(CaptureMode::Auto, 8);
         chooser.costs.fault.now = 100_000_000.0;
         let dirty = blocks(512, 0..8);
         assert_eq!(armed(&chooser.choose(&dirty)), 0);
@@ -262,7 +262,7 @@ mod tests {
     fn a_cost_between_the_bounds_keeps_the_choice_as_it_was() {
         let dirty = blocks(512, 0..8);
         let at_the_bound = |armed_before: bool| {
-            let mut chooser = Chooser::new(Mode::Auto, 8);
+            let mut chooser = Chooser::new(CaptureMode::Auto, 8);
             chooser.blocks.iter_mut().for_each(|block| block.armed = armed_before);
             let gain = chooser.gain(&dirty[0]);
             chooser.costs.fault_share[0].now = 1.0;
@@ -274,15 +274,15 @@ mod tests {
 
     #[test]
     fn forced_modes_do_what_they_say() {
-        let mut chooser = Chooser::new(Mode::CopyOnWrite, 8);
+        let mut chooser = Chooser::new(CaptureMode::CopyOnWrite, 8);
         assert_eq!(armed(&chooser.choose(&blocks(1, 0..8))), 8);
-        let mut chooser = Chooser::new(Mode::StopAndCopy, 8);
+        let mut chooser = Chooser::new(CaptureMode::StopAndCopy, 8);
         assert_eq!(armed(&chooser.choose(&blocks(512, 0..8))), 0);
     }
 
     #[test]
     fn a_wait_for_the_batch_before_counts_against_arming() {
-        let mut chooser = Chooser::new(Mode::Auto, 8);
+        let mut chooser = Chooser::new(CaptureMode::Auto, 8);
         chooser.costs.settle.now = 10_000_000.0;
         assert_eq!(armed(&chooser.choose(&blocks(512, 0..8))), 0);
     }

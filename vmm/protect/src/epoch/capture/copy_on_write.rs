@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use super::batch::{Armed, Batch, DirtyBlock, Pool};
 use super::chooser::{Choice, Chooser};
 use super::worker::{self, Shared, Slot};
-use super::{BLOCK_PAGES, Capture, CapturedPages, Mode};
+use super::{BLOCK_PAGES, Capture, CaptureMode, CapturedPages};
 use machine::memory::uffd::{Uffd, are_populated};
 use machine::memory::{PAGE_SIZE, Ram};
 use machine::stats::{CaptureCounts, Stats};
@@ -42,7 +42,7 @@ pub(super) struct CopyOnWrite {
 
 impl CopyOnWrite {
     /// Makes all of `ram` fit to be protected and starts the worker.
-    pub(super) fn start(uffd: Uffd, mode: Mode, ram: &Ram, stats: &Arc<Stats>) -> std::io::Result<Self> {
+    pub(super) fn start(uffd: Uffd, mode: CaptureMode, ram: &Ram, stats: &Arc<Stats>) -> std::io::Result<Self> {
         for region in ram.regions() {
             uffd.register(region.host_address(), region.bytes)?;
         }

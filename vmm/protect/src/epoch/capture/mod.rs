@@ -29,7 +29,7 @@ const BLOCK_PAGES: u64 = 512;
 /// When the pages that an epoch wrote are copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Mode {
+pub enum CaptureMode {
     /// Whichever was measured to give the shorter pause, chosen at each boundary.
     Auto,
     /// In the pause.
@@ -39,7 +39,7 @@ pub enum Mode {
     CopyOnWrite,
 }
 
-impl Mode {
+impl CaptureMode {
     /// As it is typed.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -100,8 +100,8 @@ pub fn stop_and_copy(stats: &Arc<Stats>) -> Box<dyn Capture> {
 
 /// Starts a capture for `mode`. Where the host has no userfaultfd for this process, pages are copied in the pause: then
 /// why comes too.
-pub fn start(mode: Mode, ram: &Ram, stats: &Arc<Stats>) -> (Box<dyn Capture>, Option<String>) {
-    if mode == Mode::StopAndCopy {
+pub fn start(mode: CaptureMode, ram: &Ram, stats: &Arc<Stats>) -> (Box<dyn Capture>, Option<String>) {
+    if mode == CaptureMode::StopAndCopy {
         return (stop_and_copy(stats), None);
     }
     match Uffd::open().and_then(|uffd| CopyOnWrite::start(uffd, mode, ram, stats)) {

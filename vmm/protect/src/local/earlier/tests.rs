@@ -63,7 +63,7 @@ impl Guest {
         let open = |(path, len): (PathBuf, usize)| {
             std::fs::write(&path, vec![0; len]).unwrap();
             let mut disk = OverlayDisk::open(&path, false).unwrap();
-            disk.set_mode(Mode::Protected).unwrap();
+            disk.set_mode(WriteMode::Protected).unwrap();
             SharedDisk::new(disk, &Arc::default())
         };
         let disks = images(dir.path()).into_iter().zip(DISKS).map(open).collect();

@@ -19,7 +19,7 @@ enum Kernel {
     Before6_4,
 }
 
-fn start(kernel: Kernel, mode: Mode, ram: &Ram) -> Option<(CopyOnWrite, Arc<Stats>)> {
+fn start(kernel: Kernel, mode: CaptureMode, ram: &Ram) -> Option<(CopyOnWrite, Arc<Stats>)> {
     let newest = testing::uffd()?;
     let uffd = match kernel {
         Kernel::AsItIs => newest,
@@ -126,7 +126,7 @@ const FAULTS_MIN: u64 = 100;
 /// How often it tries to.
 const ATTEMPTS: usize = 20;
 
-fn hammered(kernel: Kernel, mode: Mode) {
+fn hammered(kernel: Kernel, mode: CaptureMode) {
     let ram = Ram::new(12 << 20).expect("it fits");
     let Some((mut capture, stats)) = start(kernel, mode, &ram) else { return };
     // How often writers meet armed pages is the scheduler's affair, and where the way is chosen few are armed.
@@ -143,24 +143,24 @@ fn hammered(kernel: Kernel, mode: Mode) {
 
 #[test]
 fn pages_stay_what_they_were_while_threads_write() {
-    hammered(Kernel::AsItIs, Mode::CopyOnWrite);
+    hammered(Kernel::AsItIs, CaptureMode::CopyOnWrite);
 }
 
 #[test]
 fn pages_stay_what_they_were_on_a_kernel_before_6_4() {
-    hammered(Kernel::Before6_4, Mode::CopyOnWrite);
+    hammered(Kernel::Before6_4, CaptureMode::CopyOnWrite);
 }
 
 #[test]
 fn pages_stay_what_they_were_when_the_way_is_chosen() {
-    hammered(Kernel::AsItIs, Mode::Auto);
+    hammered(Kernel::AsItIs, CaptureMode::Auto);
 }
 
 /// Memory of less than a huge page, so that each page is there or not by itself.
 fn unpopulated(kernel: Kernel, rounds: u64) {
     for round in 0..rounds {
         let ram = Ram::new(1 << 20).expect("it fits");
-        let Some((mut capture, stats)) = start(kernel, Mode::CopyOnWrite, &ram) else { return };
+        let Some((mut capture, stats)) = start(kernel, CaptureMode::CopyOnWrite, &ram) else { return };
         let touched = |gfn: &u64| round % 2 == 0 || gfn % 3 == round % 3;
         (0..256).filter(touched).for_each(|gfn| assert!(ram.write_page(gfn, &[7; PAGE_SIZE])));
         let gfns: Vec<u64> = (0..256).collect();
@@ -197,7 +197,7 @@ fn filled() -> (Ram, Vec<u64>) {
 #[test]
 fn a_device_that_writes_to_an_armed_page_waits_for_its_copy() {
     let (ram, gfns) = filled();
-    let Some((mut capture, stats)) = start(Kernel::AsItIs, Mode::CopyOnWrite, &ram) else { return };
+    let Some((mut capture, stats)) = start(Kernel::AsItIs, CaptureMode::CopyOnWrite, &ram) else { return };
     let pages = capture.capture(&ram, gfns.clone());
     assert_eq!(stats.counts().capture_faults, 0, "nothing was written, and the worker was not woken");
     ram.memory().write_slice(&[5; 3 * PAGE_SIZE], GuestAddress(600 * 4096)).expect("inside RAM");
@@ -211,7 +211,7 @@ fn a_device_that_writes_to_an_armed_page_waits_for_its_copy() {
 #[test]
 fn the_kernel_that_writes_to_an_armed_page_waits_for_its_copy() {
     let (ram, gfns) = filled();
-    let Some((mut capture, stats)) = start(Kernel::AsItIs, Mode::CopyOnWrite, &ram) else { return };
+    let Some((mut capture, stats)) = start(Kernel::AsItIs, CaptureMode::CopyOnWrite, &ram) else { return };
     let mut file = tempfile::tempfile().expect("a temporary file");
     file.write_all(&[6; 2 * PAGE_SIZE]).expect("room for two pages");
     file.seek(SeekFrom::Start(0)).expect("a file");
@@ -227,7 +227,7 @@ fn the_kernel_that_writes_to_an_armed_page_waits_for_its_copy() {
 #[test]
 fn dropped_capture_finishes_its_copies_and_protects_nothing() {
     let (ram, gfns) = filled();
-    let Some((mut capture, stats)) = start(Kernel::AsItIs, Mode::CopyOnWrite, &ram) else { return };
+    let Some((mut capture, stats)) = start(Kernel::AsItIs, CaptureMode::CopyOnWrite, &ram) else { return };
     let pages = capture.capture(&ram, gfns.clone());
     drop(capture);
     gfns.iter().for_each(|gfn| assert!(ram.write_page(*gfn, &[4; PAGE_SIZE])));
@@ -238,7 +238,7 @@ fn dropped_capture_finishes_its_copies_and_protects_nothing() {
 #[test]
 fn next_capture_finishes_the_one_before() {
     let (ram, gfns) = filled();
-    let Some((mut capture, _)) = start(Kernel::AsItIs, Mode::CopyOnWrite, &ram) else { return };
+    let Some((mut capture, _)) = start(Kernel::AsItIs, CaptureMode::CopyOnWrite, &ram) else { return };
     let first = capture.capture(&ram, gfns.clone());
     let second = capture.capture(&ram, gfns.clone());
     ram.write_page(150, &[4; PAGE_SIZE]);
@@ -250,7 +250,7 @@ fn next_capture_finishes_the_one_before() {
 #[test]
 fn memory_that_cannot_be_protected_is_copied_in_the_pause() {
     let (ram, gfns) = filled();
-    let Some((mut capture, stats)) = start(Kernel::AsItIs, Mode::CopyOnWrite, &ram) else { return };
+    let Some((mut capture, stats)) = start(Kernel::AsItIs, CaptureMode::CopyOnWrite, &ram) else { return };
     let region = &ram.regions()[0];
     capture.shared.uffd.unregister(region.host_address(), region.bytes).expect("it was registered");
     for round in 0..2 {
@@ -265,7 +265,7 @@ fn memory_that_cannot_be_protected_is_copied_in_the_pause() {
 #[test]
 fn part_that_cannot_be_protected_is_copied_in_the_pause_and_nobody_hangs() {
     let (ram, gfns) = filled();
-    let Some((mut capture, stats)) = start(Kernel::AsItIs, Mode::CopyOnWrite, &ram) else { return };
+    let Some((mut capture, stats)) = start(Kernel::AsItIs, CaptureMode::CopyOnWrite, &ram) else { return };
     // A run is protected up to its hole: its first half is protected when the error comes.
     let region = &ram.regions()[0];
     capture.shared.uffd.unregister(region.host_address() + (4 << 20), 4 << 20).expect("it was registered");
