@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use outlast_api::{Fault, Parameters, Service, Verb};
-use vmm::config::{BackupVmConfig, BackupOptions, EpochLength, Options as _, RunOptions, VmConfig};
+use vmm::config::{BackupOptions, BackupVmConfig, EpochLength, Options as _, RunOptions, VmConfig};
 
 use crate::input::Input;
 use crate::patch;
