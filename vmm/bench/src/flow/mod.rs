@@ -23,8 +23,8 @@ use crate::load::agent;
 use crate::load::vcpu_waited;
 use crate::session::{Figures, Session};
 use outlast_api::figures::Counters;
-use protect::epoch::pace::Usage;
 use protect::epoch::usage;
+use protect::epoch::usage::Usage;
 use vmm::exit::{Exit, Failure};
 
 const SOURCE_PORT: u16 = 7010;

@@ -20,7 +20,8 @@ impl Standby {
             can_take_over: core.state() == BackupState::Protected,
             kept: core.kept().map(|(epoch, holder)| KeptCopy { epoch: epoch.0, guest_is_at: holder.into() }),
             witness: self.registrant.witness().to_string(),
-            witness_away_ms: self.registrant.away_since().map(|since| since.elapsed().as_millis() as u64),
+            // Told when it is asked: it changes without this loop.
+            witness_away_ms: None,
             disk_full: full.map(|path| path.display().to_string()),
         };
         self.view.publish(following, full.map(|path| no_room(path)).into_iter().collect());

@@ -22,6 +22,7 @@ mod epoch_machine;
 pub mod hot;
 pub mod pace;
 pub mod pacer;
+mod starvation;
 pub mod usage;
 
 use std::sync::{Arc, Mutex};

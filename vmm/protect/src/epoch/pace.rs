@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 use replication::EpochId;
 use replication::protocol::{Cadence, Demand};
 
+use super::starvation::Starvation;
+use super::usage::Usage;
+
 /// The length of an epoch: 1 ms to 10 s. Too short: the guest's time goes into pauses. Too long: output waits, epochs are big.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EpochTime(Duration);
@@ -180,74 +183,6 @@ impl Cost {
     }
 }
 
-/// What the vCPUs did for a stretch of time, and what kept them from their guest: the mean of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Usage {
-    /// The time that passed.
-    pub passed: Duration,
-    /// Processor time, and the part of it in which this host's kernel worked for them: faults on pages that are
-    /// written first in an epoch, boundaries, exits.
-    pub ran: Duration,
-    /// See above.
-    pub in_kernel: Duration,
-    /// They wanted a processor and had none.
-    pub waited: Duration,
-    /// How many they are.
-    pub vcpus: u32,
-}
-
-/// How long an epoch lasts at least so that its guest gets a share of a processor that it always wants.
-///
-/// [`Cost`] knows what this program does for an epoch. It does not know what the guest itself pays for one: faults on pages that it
-/// writes first in an epoch, and the time in which other threads have its only processor. On a slow host with one processor that is
-/// several times as much, and epochs that are as short as [`Cost`] allows leave the guest time for a single answer, whose output
-/// then demands the next boundary. What the guest slept is taken off: one that waits for its client lacks nothing.
-///
-/// The kernel counts only a part of a fault: to leave the guest, and to find again the translations that the processor lost by that,
-/// count as the guest's own time. So a guest that writes much first is measured by how many such writes it made, once it is known what
-/// one costs ([`machine::kvm::first_write_cost`]).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Starvation {
-    /// Boundaries since the last stretch ended, and processor time that was worked for epochs.
-    boundaries: u32,
-    worked: Duration,
-    /// First writes of the epochs that were sealed since, and what one costs, if that is known.
-    first_writes: u32,
-    first_write: Duration,
-    /// It had no rest, and its first writes were many.
-    wants_cost: bool,
-    least: Duration,
-}
-
-impl Starvation {
-    /// Of an epoch's time, what is taken from the guest is at most a half.
-    const OVER_TAKEN: f64 = 2.0;
-    /// Threads that send, read acks and wake others work about as much for an epoch as the one that ships it, whose time is known.
-    const WORK_COUNTS: u32 = 2;
-    /// So many times what it slept is taken off: a guest that sleeps for more than a tenth of its time is not starved.
-    const SLEEP_COUNTS: u32 = 4;
-    /// So many first writes in an epoch are many: on hardware they take a guest 0.2 ms.
-    const FIRST_WRITES_MANY: u32 = 64;
-
-    fn note_usage(&mut self, usage: Usage) {
-        let (boundaries, worked) = (std::mem::take(&mut self.boundaries), std::mem::take(&mut self.worked));
-        let first_writes = std::mem::take(&mut self.first_writes);
-        let Usage { passed, ran, in_kernel, waited, vcpus } = usage;
-        if boundaries == 0 || passed.is_zero() {
-            return;
-        }
-        let slept = passed.saturating_sub(ran + waited);
-        self.wants_cost = slept * Self::SLEEP_COUNTS < passed && first_writes / boundaries >= Self::FIRST_WRITES_MANY;
-        // The kernel's part of them is in both.
-        let in_kernel = in_kernel.max(self.first_write * (first_writes / vcpus.max(1)));
-        // For others than epochs it would wait as long in longer epochs.
-        let waited = waited.min(worked * Self::WORK_COUNTS);
-        let taken = (in_kernel + waited).saturating_sub(slept * Self::SLEEP_COUNTS);
-        let least = (taken / boundaries).mul_f64(Self::OVER_TAKEN);
-        self.least = (self.least + least) / 2;
-    }
-}
-
 /// What the rules look at.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -289,9 +224,8 @@ impl Pace {
 
     /// Epochs begin, or end.
     pub(super) fn handle_on(&mut self, now: Instant) {
-        // What a first write costs on this host does not change.
-        let first_write = self.starved.first_write;
-        (self.last, self.starved) = (now, Starvation { first_write, ..Starvation::default() });
+        self.last = now;
+        self.starved.begin_anew();
     }
 
     pub(super) fn set_length(&mut self, length: Length) {
@@ -341,7 +275,7 @@ impl Pace {
         if !self.flow.is_burst() {
             return self.last + least;
         }
-        let least = least.max((self.cost.fixed * 2).min(length)).max(self.starved.least.min(longest));
+        let least = least.max((self.cost.fixed * 2).min(length)).max(self.starved.least().min(longest));
         let most = least.max(self.flow.window(self.stopped).min(length));
         (self.last + least).max((demanded + self.stopped).min(self.last + most))
     }
@@ -357,17 +291,17 @@ impl Pace {
     pub(super) fn handle_sealed(&mut self, epoch: EpochId, sent: Traffic, first_writes: u32) {
         self.sealed = epoch;
         self.flow.note_epoch(sent);
-        self.starved.first_writes = self.starved.first_writes.saturating_add(first_writes);
+        self.starved.note_first_writes(first_writes);
     }
 
     /// Whether it matters what a first write costs, and is not known.
     pub(super) fn wants_first_write_cost(&self) -> bool {
-        self.starved.wants_cost && self.starved.first_write.is_zero()
+        self.starved.wants_first_write_cost()
     }
 
     /// What a guest pays on this host for the first write to a page.
     pub(super) fn set_first_write_cost(&mut self, cost: Duration) {
-        self.starved.first_write = cost;
+        self.starved.set_first_write_cost(cost);
     }
 
     /// This host has nothing more to do for `epoch` and those before it, which took `worked` of a processor's time, for
@@ -377,7 +311,7 @@ impl Pace {
         // The base of a new backup costs more than any epoch may be stretched for.
         let (pause, longest) = (self.pause, self.longest());
         self.cost.note_epoch(pause, worked, shipped, longest);
-        self.starved.worked += worked;
+        self.starved.note_worked(worked);
     }
 
     /// A boundary is over at `now`; the guest was stopped for `pause`.
@@ -385,7 +319,7 @@ impl Pace {
         self.auto.note_pause(pause);
         (self.last, self.pause) = (now, pause);
         self.stopped = (self.stopped * 7 + pause) / 8;
-        self.starved.boundaries += 1;
+        self.starved.note_boundary();
     }
 
     /// What the vCPUs did since the last call, or since epochs began.
@@ -601,22 +535,12 @@ mod tests {
         assert!(!wants(0.3, 64, Duration::ZERO), "the guest has rest");
         let mut pace = least_of_first_writes(0.0, 64, Duration::from_micros(17), 1);
         pace.handle_on(pace.last);
-        assert_eq!(pace.starved.first_write, Duration::from_micros(17), "the host is the same in the next session");
-    }
-
-    #[test]
-    fn guest_that_is_not_starved_any_more_is_given_half_as_much_at_each_look() {
-        let second = Duration::from_secs(1);
-        let mut starved = Starvation { least: second, ..Starvation::default() };
-        let mut leasts = Vec::new();
-        for _ in 0..12 {
-            starved.boundaries = 50;
-            let (ran, in_kernel) = (second, second / 10);
-            starved.note_usage(Usage { passed: second, ran, in_kernel, waited: Duration::ZERO, vcpus: 1 });
-            leasts.push(starved.least.as_millis());
-        }
-        assert_eq!(leasts[..3], [502, 253, 128]);
-        assert_eq!(leasts[11], 4, "what it still lacks");
+        let with_cost = {
+            let mut starved = Starvation::default();
+            starved.set_first_write_cost(Duration::from_micros(17));
+            starved
+        };
+        assert_eq!(pace.starved, with_cost, "the host is the same in the next session");
     }
 
     #[test]

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use replication::EpochId;
 use replication::protocol::{Cadence, Demand};
 
-use super::pace::{Length, Pace, Traffic, Usage};
-use super::usage::Meter;
+use super::pace::{Length, Pace, Traffic};
+use super::usage::{Meter, Usage};
 use machine::gate::{Gate, KICK_AGAIN};
 use machine::kvm::first_write_cost;
 use machine::thread::try_spawn;

@@ -7,8 +7,23 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use super::pace::Usage;
 use machine::kick::Kicker;
+
+/// What the vCPUs did for a stretch of time, and what kept them from their guest: the mean of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// The time that passed.
+    pub passed: Duration,
+    /// Processor time, and the part of it in which this host's kernel worked for them: faults on pages that are
+    /// written first in an epoch, boundaries, exits.
+    pub ran: Duration,
+    /// See above.
+    pub in_kernel: Duration,
+    /// They wanted a processor and had none.
+    pub waited: Duration,
+    /// How many they are.
+    pub vcpus: u32,
+}
 
 /// Longer than either file.
 const LINE_MAX: usize = 1024;

@@ -27,7 +27,8 @@ fn place(id: u8) -> Place {
     Place { id: Incarnation([id; 16]), kind: PlaceKind::Process, location: Location::default() }
 }
 
-fn record(number: u64, id: u8) -> Record {
+/// A record of the place `id`.
+pub(super) fn record(number: u64, id: u8) -> Record {
     Record {
         register: RegisterId([1; 16]),
         number,

@@ -4,11 +4,12 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Instant;
 
-use replication::view::{Attempt, Incarnation, Location, Place, PlaceKind, RegisterId, Standing};
+use replication::view::Incarnation;
 
 use super::server::EtcdServer;
 use super::*;
 use crate::witness::random;
+use crate::witness::tests::record;
 
 const VM: &str = "vm0.x";
 
@@ -21,23 +22,6 @@ fn started(count: usize) -> Option<(tempfile::TempDir, EtcdServer)> {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let server = EtcdServer::start(dir.path(), count);
     Some((dir, server))
-}
-
-fn record(number: u64, id: u8) -> Record {
-    Record {
-        register: RegisterId([1; 16]),
-        number,
-        previous: RecordHash::default(),
-        attempt: Attempt(random()),
-        standing: Standing::Running,
-        primary: Place { id: Incarnation([id; 16]), kind: PlaceKind::Process, location: Location::default() },
-        store: None,
-        backups: Vec::new(),
-        branch: 1,
-        parent: None,
-        fork: None,
-        named_dead: Vec::new(),
-    }
 }
 
 fn append(cluster: &Cluster, record: Record) -> io::Result<Vec<Entry>> {
