@@ -20,8 +20,7 @@ use crate::sweep::{linux_spec, load_average};
 use crate::table::{Columns, Row, Table};
 use crate::{bare_guest, build_id, network};
 use protect::CommitDurability;
-use protect::epoch::usage::Usage;
-use protect::epoch::usage::Meter;
+use protect::epoch::usage::{Meter, Usage};
 use vmm::config::{EpochLength, format_time};
 use vmm::exit::{Exit, Failure};
 
