@@ -21,8 +21,9 @@ use std::io;
 use std::path::PathBuf;
 
 use replication::view::evidence::Statement;
-use replication::view::{Ask, Entry, Nonce, Record};
+use replication::view::{Ask, Found, Nonce, Record};
 
+pub use etcd::EtcdError;
 pub use name::WitnessName;
 pub(crate) use place::{Life, random};
 
@@ -51,14 +52,15 @@ pub enum WitnessError {
 
 /// One witness, of whichever kind. An error is no answer: whether what was asked took place is not known.
 pub(crate) trait Witness: Debug + Send + Sync {
-    /// The newest record of `vm`; `None`: there is none.
-    fn newest(&self, vm: &str) -> io::Result<Option<Entry>>;
+    /// The newest record of `vm`, if there is one.
+    fn newest(&self, vm: &str) -> io::Result<Found>;
 
     /// The records of `vm` from number `first` on.
-    fn from(&self, vm: &str, first: u64) -> io::Result<Vec<Entry>>;
+    fn from(&self, vm: &str, first: u64) -> io::Result<Found>;
 
-    /// Appends `record`, if nobody else has its number; gives the records from number `first` on that are there then.
-    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Vec<Entry>>;
+    /// Appends `record` at the witness that it names, if nobody else has its number; gives the records from number `first` on that
+    /// are there then.
+    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Found>;
 
     /// Leaves a fresh value for a peer of `vm` to find; the one before is taken away.
     fn leave(&self, vm: &str) -> io::Result<Nonce>;
@@ -77,9 +79,9 @@ pub(crate) trait Witness: Debug + Send + Sync {
 }
 
 /// Does what the register of `vm` asks, and gives what is there then.
-pub(crate) fn perform(witness: &dyn Witness, vm: &str, ask: Ask) -> io::Result<Vec<Entry>> {
+pub(crate) fn perform(witness: &dyn Witness, vm: &str, ask: Ask) -> io::Result<Found> {
     match ask {
-        Ask::Newest => Ok(witness.newest(vm)?.into_iter().collect()),
+        Ask::Newest => witness.newest(vm),
         Ask::From(first) => witness.from(vm, first),
         Ask::Append { record, from } => witness.append(vm, &record, from),
     }

@@ -166,6 +166,7 @@ mod tests {
             parent: None,
             fork: None,
             named_dead: Vec::new(),
+            witness: None,
         };
         life.observer.proves_dead(place, &Facts { free: life.free_locks(&record), ..Facts::default() })
     }

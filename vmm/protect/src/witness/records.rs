@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use replication::view::evidence::Statement;
-use replication::view::{Entry, Nonce, Record, RecordHash};
+use replication::view::{Entry, Found, Nonce, Record, RecordHash};
 use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, unlinkat};
 
 use super::shared::Store;
@@ -43,17 +43,17 @@ impl Store for Records {
         linked
     }
 
-    fn newest(&self, vm: &str) -> io::Result<Option<Entry>> {
+    fn newest(&self, vm: &str) -> io::Result<Found> {
         self.check_same()?;
-        self.find_newest(vm)
+        Ok(Vec::from_iter(self.find_newest(vm)?).into())
     }
 
-    fn from(&self, vm: &str, first: u64) -> io::Result<Vec<Entry>> {
+    fn from(&self, vm: &str, first: u64) -> io::Result<Found> {
         self.check_same()?;
-        self.list(vm, first, first)
+        Ok(self.list(vm, first, first)?.into())
     }
 
-    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Vec<Entry>> {
+    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Found> {
         self.check_same()?;
         // Whether it took place is seen by reading it back, after an error too.
         let appended = self.link_record(vm, record);
@@ -62,7 +62,7 @@ impl Store for Records {
         let found = self.list(vm, first, durable)?;
         match appended {
             Err(error) if found.iter().all(|entry| entry.record.number != record.number) => Err(error),
-            _ => Ok(found),
+            _ => Ok(found.into()),
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use replication::view::evidence::Statement;
-use replication::view::{Entry, Nonce, Record};
+use replication::view::{Found, Nonce, Record};
 
 use super::bounded::Bounded;
 use super::{Witness, random};
@@ -16,14 +16,15 @@ pub(super) trait Store: Clone + Debug + Send + 'static {
     /// Fails if an append could not take place.
     fn probe(&self) -> io::Result<()>;
 
-    /// The newest record of `vm`; `None`: there is none.
-    fn newest(&self, vm: &str) -> io::Result<Option<Entry>>;
+    /// The newest record of `vm`, if there is one.
+    fn newest(&self, vm: &str) -> io::Result<Found>;
 
     /// The records of `vm` from number `first` on.
-    fn from(&self, vm: &str, first: u64) -> io::Result<Vec<Entry>>;
+    fn from(&self, vm: &str, first: u64) -> io::Result<Found>;
 
-    /// Appends `record`, if nobody else has its number; gives the records from number `first` on that are there then.
-    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Vec<Entry>>;
+    /// Appends `record` at the witness that it names, if nobody else has its number; gives the records from number `first` on that
+    /// are there then.
+    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Found>;
 
     /// Leaves a value for the other side to find.
     fn leave(&self, vm: &str, nonce: Nonce) -> io::Result<()>;
@@ -76,15 +77,15 @@ impl<S: Store> SharedWitness<S> {
 }
 
 impl<S: Store + Sync> Witness for SharedWitness<S> {
-    fn newest(&self, vm: &str) -> io::Result<Option<Entry>> {
+    fn newest(&self, vm: &str) -> io::Result<Found> {
         self.call(vm, S::newest)
     }
 
-    fn from(&self, vm: &str, first: u64) -> io::Result<Vec<Entry>> {
+    fn from(&self, vm: &str, first: u64) -> io::Result<Found> {
         self.call(vm, move |store, vm| store.from(vm, first))
     }
 
-    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Vec<Entry>> {
+    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Found> {
         let record = record.clone();
         self.call(vm, move |store, vm| store.append(vm, &record, first))
     }
