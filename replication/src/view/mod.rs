@@ -36,8 +36,8 @@ mod wish;
 
 pub use lives::{EARLIER_MAX, FileId, Home, Lives};
 pub use record::{
-    Attempt, Entry, Found, Greeting, Incarnation, Known, Location, Member, Nonce, Place, PlaceKind, Record, RecordHash,
-    RegisterId, Standing, WitnessId,
+    Attempt, Entry, Excerpt, Greeting, Incarnation, Known, Location, Member, Nonce, Place, PlaceKind, Record,
+    RecordHash, RegisterId, Standing, WitnessId,
 };
 pub use register::{Another, Ask, Outcome, Register};
 pub use voids::{Tell, Voids};

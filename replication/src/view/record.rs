@@ -196,16 +196,16 @@ pub struct Entry {
     pub hash: RecordHash,
 }
 
-/// What a witness answered.
+/// What a witness answered: a part of the register.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct Excerpt {
     /// Which one it is, if it can say.
     pub by: Option<WitnessId>,
-    /// The records, in order.
+    /// The records of it, in order.
     pub entries: Vec<Entry>,
 }
 
-impl From<Vec<Entry>> for Found {
+impl From<Vec<Entry>> for Excerpt {
     /// An answer of a witness that cannot say which one it is.
     fn from(entries: Vec<Entry>) -> Self {
         Self { by: None, entries }

@@ -1,6 +1,6 @@
 //! One node's side of the conversation with the witness.
 
-use super::record::{Attempt, Entry, Found, Known, Place, Record, WitnessId};
+use super::record::{Attempt, Entry, Excerpt, Known, Place, Record, WitnessId};
 use super::wish::{Asker, Judgement, Refusal, Wish};
 use crate::id::SessionId;
 
@@ -147,8 +147,8 @@ impl Register {
     }
 
     /// The witness gave these records, in order. Tells what became of the wish, or nothing: then there is more to ask.
-    pub fn handle_found(&mut self, found: impl Into<Found>) -> Option<Outcome> {
-        let Found { by, entries: found } = found.into();
+    pub fn handle_found(&mut self, found: impl Into<Excerpt>) -> Option<Outcome> {
+        let Excerpt { by, entries: found } = found.into();
         let (wish, attempt, is_back) = match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle => return None,
             Phase::Looking(wish, attempt) => (wish, attempt, false),

@@ -33,8 +33,8 @@ impl Witness {
         }
     }
 
-    fn said(&self, entries: Vec<Entry>) -> Found {
-        Found { by: self.id, entries }
+    fn said(&self, entries: Vec<Entry>) -> Excerpt {
+        Excerpt { by: self.id, entries }
     }
 
     fn from(&self, number: u64) -> Vec<Entry> {

@@ -28,7 +28,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use replication::view::evidence::Statement;
-use replication::view::{Entry, Found, Nonce, Record, RecordHash, WitnessId};
+use replication::view::{Entry, Excerpt, Nonce, Record, RecordHash, WitnessId};
 
 use self::address::Target;
 pub use self::error::EtcdError;
@@ -86,15 +86,15 @@ impl Store for Cluster {
         if found { Ok(()) } else { Err(io::Error::other("what was written there is not found")) }
     }
 
-    fn newest(&self, vm: &str) -> io::Result<Found> {
+    fn newest(&self, vm: &str) -> io::Result<Excerpt> {
         let range = Range { limit: Some(1), sort_order: Some("DESCEND"), ..of_records(vm, 0) };
         let mut dialogue = Dialogue::default();
         let found: message::Found = self.gateway.post(&mut dialogue, "kv/range", &range)?;
         let entries = found.kvs.into_iter().map(|pair| entry(vm, pair)).collect::<io::Result<_>>()?;
-        Ok(Found { by: self.id_of(&dialogue), entries })
+        Ok(Excerpt { by: self.id_of(&dialogue), entries })
     }
 
-    fn from(&self, vm: &str, first: u64) -> io::Result<Found> {
+    fn from(&self, vm: &str, first: u64) -> io::Result<Excerpt> {
         let (mut dialogue, mut entries) = (Dialogue::default(), Vec::<Entry>::new());
         loop {
             let next = first.saturating_add(entries.len() as u64);
@@ -110,7 +110,7 @@ impl Store for Cluster {
                 entries.push(entry);
             }
             if !found.more {
-                return Ok(Found { by: self.id_of(&dialogue), entries });
+                return Ok(Excerpt { by: self.id_of(&dialogue), entries });
             }
             if is_empty {
                 return Err(wrong(format!("there is more of {vm}, and none of it is given")));
@@ -118,7 +118,7 @@ impl Store for Cluster {
         }
     }
 
-    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Found> {
+    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Excerpt> {
         let put = self.put_record(vm, record);
         // Whether it took place is seen by reading it back, after an error too.
         let found = Store::from(self, vm, first)?;

@@ -21,7 +21,7 @@ use std::io;
 use std::path::PathBuf;
 
 use replication::view::evidence::Statement;
-use replication::view::{Ask, Found, Nonce, Record};
+use replication::view::{Ask, Excerpt, Nonce, Record};
 
 pub use etcd::EtcdError;
 pub use name::WitnessName;
@@ -53,14 +53,14 @@ pub enum WitnessError {
 /// One witness, of whichever kind. An error is no answer: whether what was asked took place is not known.
 pub(crate) trait Witness: Debug + Send + Sync {
     /// The newest record of `vm`, if there is one.
-    fn newest(&self, vm: &str) -> io::Result<Found>;
+    fn newest(&self, vm: &str) -> io::Result<Excerpt>;
 
     /// The records of `vm` from number `first` on.
-    fn from(&self, vm: &str, first: u64) -> io::Result<Found>;
+    fn from(&self, vm: &str, first: u64) -> io::Result<Excerpt>;
 
     /// Appends `record` at the witness that it names, if nobody else has its number; gives the records from number `first` on that
     /// are there then.
-    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Found>;
+    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Excerpt>;
 
     /// Leaves a fresh value for a peer of `vm` to find; the one before is taken away.
     fn leave(&self, vm: &str) -> io::Result<Nonce>;
@@ -79,7 +79,7 @@ pub(crate) trait Witness: Debug + Send + Sync {
 }
 
 /// Does what the register of `vm` asks, and gives what is there then.
-pub(crate) fn perform(witness: &dyn Witness, vm: &str, ask: Ask) -> io::Result<Found> {
+pub(crate) fn perform(witness: &dyn Witness, vm: &str, ask: Ask) -> io::Result<Excerpt> {
     match ask {
         Ask::Newest => witness.newest(vm),
         Ask::From(first) => witness.from(vm, first),

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use replication::view::evidence::Statement;
-use replication::view::{Entry, Found, Nonce, Record, RecordHash};
+use replication::view::{Entry, Excerpt, Nonce, Record, RecordHash};
 use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, unlinkat};
 
 use super::shared::Store;
@@ -43,17 +43,17 @@ impl Store for Records {
         linked
     }
 
-    fn newest(&self, vm: &str) -> io::Result<Found> {
+    fn newest(&self, vm: &str) -> io::Result<Excerpt> {
         self.check_same()?;
         Ok(Vec::from_iter(self.find_newest(vm)?).into())
     }
 
-    fn from(&self, vm: &str, first: u64) -> io::Result<Found> {
+    fn from(&self, vm: &str, first: u64) -> io::Result<Excerpt> {
         self.check_same()?;
         Ok(self.list(vm, first, first)?.into())
     }
 
-    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Found> {
+    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Excerpt> {
         self.check_same()?;
         // Whether it took place is seen by reading it back, after an error too.
         let appended = self.link_record(vm, record);

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use replication::view::evidence::Statement;
-use replication::view::{Found, Nonce, Record};
+use replication::view::{Excerpt, Nonce, Record};
 
 use super::bounded::Bounded;
 use super::{Witness, random};
@@ -17,14 +17,14 @@ pub(super) trait Store: Clone + Debug + Send + 'static {
     fn probe(&self) -> io::Result<()>;
 
     /// The newest record of `vm`, if there is one.
-    fn newest(&self, vm: &str) -> io::Result<Found>;
+    fn newest(&self, vm: &str) -> io::Result<Excerpt>;
 
     /// The records of `vm` from number `first` on.
-    fn from(&self, vm: &str, first: u64) -> io::Result<Found>;
+    fn from(&self, vm: &str, first: u64) -> io::Result<Excerpt>;
 
     /// Appends `record` at the witness that it names, if nobody else has its number; gives the records from number `first` on that
     /// are there then.
-    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Found>;
+    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Excerpt>;
 
     /// Leaves a value for the other side to find.
     fn leave(&self, vm: &str, nonce: Nonce) -> io::Result<()>;
@@ -77,15 +77,15 @@ impl<S: Store> SharedWitness<S> {
 }
 
 impl<S: Store + Sync> Witness for SharedWitness<S> {
-    fn newest(&self, vm: &str) -> io::Result<Found> {
+    fn newest(&self, vm: &str) -> io::Result<Excerpt> {
         self.call(vm, S::newest)
     }
 
-    fn from(&self, vm: &str, first: u64) -> io::Result<Found> {
+    fn from(&self, vm: &str, first: u64) -> io::Result<Excerpt> {
         self.call(vm, move |store, vm| store.from(vm, first))
     }
 
-    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Found> {
+    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Excerpt> {
         let record = record.clone();
         self.call(vm, move |store, vm| store.append(vm, &record, first))
     }
