@@ -16,6 +16,10 @@ use replication::view::{
 use replication::{ClaimResult, EpochMark, Fork, SessionId, Term};
 use snapshot::statedir::StateDir;
 
+mod inspection;
+
+pub use inspection::{Inspection, StartAnswer};
+
 use crate::witness::{self, Life, Witness, WitnessError, WitnessName, random};
 
 /// The place of this process at the VM's register.

@@ -25,7 +25,7 @@ mod message;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use replication::view::evidence::Statement;
 use replication::view::{Entry, Excerpt, Nonce, Record, RecordHash, WitnessId};
@@ -34,9 +34,9 @@ use self::address::Target;
 pub use self::error::EtcdError;
 use self::gateway::{Dialogue, Gateway};
 use self::message::{Compare, Header, Op, Pair, Put, Range, Txn, decode, encode};
-use super::WitnessError;
 use super::name::Kind;
 use super::shared::{SharedWitness, Store};
+use super::{Facts, Trial, WitnessError, random};
 
 pub(super) static KIND: Kind = Kind {
     name: "etcd",
@@ -55,6 +55,7 @@ pub(super) static KIND: Kind = Kind {
         }
     },
     open: |place| Ok(Some(Arc::new(open(place)?))),
+    failed,
 };
 
 /// For all addresses and requests of a call together: two addresses that hang, and one that answers.
@@ -62,9 +63,13 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(6);
 const PAGE_RECORDS: u32 = 256;
 
 fn open(place: &str) -> Result<SharedWitness<Cluster>, WitnessError> {
-    let failed = |source| WitnessError::Etcd { addresses: place.to_owned(), source };
-    let target = place.parse().map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-    SharedWitness::open(ANSWER_TIME_MAX, move || Ok(Cluster::new(Gateway::new(target)?))).map_err(failed)
+    let target = place.parse().map_err(|error| failed(place, io::Error::new(io::ErrorKind::InvalidInput, error)))?;
+    SharedWitness::open(ANSWER_TIME_MAX, move || Ok(Cluster::new(Gateway::new(target)?)))
+        .map_err(|source| failed(place, source))
+}
+
+fn failed(place: &str, source: io::Error) -> WitnessError {
+    WitnessError::Etcd { addresses: place.to_owned(), source }
 }
 
 /// An etcd cluster. Clones share their connections.
@@ -78,12 +83,33 @@ struct Cluster {
 impl Store for Cluster {
     /// Writes, reads and removes a key, as an append will.
     fn probe(&self) -> io::Result<()> {
-        let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
-        let key = format!("outlast/.probe-{}", id.trim());
+        let key = format!("outlast/.probe-{}", Nonce(random()));
         self.put(&key, b"probe\n")?;
         let found = self.has(&key)?;
         self.delete(&key)?;
         if found { Ok(()) } else { Err(io::Error::other("what was written there is not found")) }
+    }
+
+    fn trial(&self) -> io::Result<Trial> {
+        let key = format!("outlast/.trial-{}", Nonce(random()));
+        let mut dialogue = Dialogue::default();
+        let begun = Instant::now();
+        self.make(&mut dialogue, Put::new(&key, b"one\n"), vec![Compare::created(&key, "EQUAL")])?;
+        let appended = Instant::now();
+        let read = || self.post::<message::Found>("kv/range", &Range::of_key(&key));
+        read()?;
+        let (append, read_time) = (appended - begun, appended.elapsed());
+        self.make(&mut dialogue, Put::new(&key, b"two\n"), vec![Compare::created(&key, "EQUAL")])?;
+        let found = read()?.kvs.pop().map(|pair| pair.value);
+        self.delete(&key)?;
+        match found == Some(encode("one\n")) {
+            true => Ok(Trial { append, read: read_time, id: self.id_of(&dialogue) }),
+            false => Err(wrong("a key that was made once is not what it was made as".into())),
+        }
+    }
+
+    fn facts(&self) -> io::Result<Facts> {
+        Ok(Facts::Cluster((0..self.gateway.target.addresses.len()).map(|at| self.gateway.member(at)).collect()))
     }
 
     fn newest(&self, vm: &str) -> io::Result<Excerpt> {
@@ -163,13 +189,15 @@ impl Cluster {
         let absent = Compare::created(&key, "EQUAL");
         let there = (record.number > 1).then(|| Compare::created(&record_key(vm, record.number - 1), "GREATER"));
         let value = serde_json::to_vec_pretty(record).expect("a record has string keys only");
-        let txn = Txn {
-            compare: std::iter::once(absent).chain(there).collect(),
-            success: vec![Op { request_put: Put::new(&key, &value) }],
-        };
         let mut dialogue = Dialogue { cluster: record.witness.map(|id| id.0) };
-        let probe = Range { serializable: true, ..Range::of_key(&key) };
-        self.gateway.write::<Header>(&mut dialogue, ("kv/txn", &txn), ("kv/range", &probe)).map(drop)
+        self.make(&mut dialogue, Put::new(&key, &value), std::iter::once(absent).chain(there).collect())
+    }
+
+    /// Writes a key if all that is compared holds.
+    fn make(&self, dialogue: &mut Dialogue, put: Put, compare: Vec<Compare>) -> io::Result<()> {
+        let probe = Range { serializable: true, ..Range::of_key("outlast/") };
+        let txn = Txn { compare, success: vec![Op { request_put: put }] };
+        self.gateway.write::<Header>(dialogue, ("kv/txn", &txn), ("kv/range", &probe)).map(drop)
     }
 
     fn put(&self, key: &str, value: &[u8]) -> io::Result<()> {

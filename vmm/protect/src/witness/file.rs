@@ -33,6 +33,7 @@ pub(super) static KIND: Kind = Kind {
         change(PathBuf::from(dir)).into_os_string().into_string().unwrap_or_else(|_| dir.to_owned())
     },
     open: |dir| Ok(Some(Arc::new(open(Path::new(dir))?))),
+    failed: |dir, source| WitnessError::Open { dir: dir.into(), source },
 };
 
 /// Longer than shared storage needs when it works, much shorter than an operator's patience.

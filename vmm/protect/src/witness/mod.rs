@@ -8,8 +8,10 @@
 //! whoever sees a record will see it again, after any crash. Every call answers, or fails, within seconds. Not here: time as proof.
 
 mod bounded;
+mod checkup;
 pub(crate) mod etcd;
 mod file;
+mod mount;
 mod name;
 mod none;
 mod place;
@@ -23,6 +25,7 @@ use std::path::PathBuf;
 use replication::view::evidence::Statement;
 use replication::view::{Ask, Excerpt, Nonce, Record};
 
+pub use checkup::{Checkup, Facts, Health, Member, Mount, Trial};
 pub use etcd::EtcdError;
 pub use name::WitnessName;
 pub(crate) use place::{Life, random};
@@ -52,6 +55,15 @@ pub enum WitnessError {
 
 /// One witness, of whichever kind. An error is no answer: whether what was asked took place is not known.
 pub(crate) trait Witness: Debug + Send + Sync {
+    /// Fails if an append could not take place.
+    fn probe(&self) -> io::Result<()>;
+
+    /// Does what an append and a read do, on something that is removed again.
+    fn trial(&self) -> io::Result<Trial>;
+
+    /// What it is made of.
+    fn facts(&self) -> io::Result<Facts>;
+
     /// The newest record of `vm`, if there is one.
     fn newest(&self, vm: &str) -> io::Result<Excerpt>;
 
@@ -67,6 +79,9 @@ pub(crate) trait Witness: Debug + Send + Sync {
 
     /// Whether what a peer of `vm` left is there.
     fn finds(&self, vm: &str, nonce: Nonce) -> io::Result<bool>;
+
+    /// Takes away what a peer of `vm` left.
+    fn take_away(&self, vm: &str, nonce: Nonce) -> io::Result<()>;
 
     /// States something of `vm` for processes that cannot know it themselves.
     fn state(&self, vm: &str, statement: Statement) -> io::Result<()>;

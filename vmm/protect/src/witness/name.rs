@@ -1,6 +1,7 @@
 //! Which witness a VM has, as it is typed and as files keep it; and the table of the kinds that there are.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -27,8 +28,10 @@ pub(super) struct Kind {
     pub(super) check: fn(Option<&str>) -> Result<(), String>,
     /// The same place, with each of its paths replaced.
     pub(super) with_paths: fn(&str, PathChange) -> String,
-    /// Opens the witness at a place.
+    /// Opens the witness at a place. Nobody is asked yet.
     pub(super) open: fn(&str) -> Opened,
+    /// That the witness at a place failed.
+    pub(super) failed: fn(&str, io::Error) -> WitnessError,
 }
 
 /// The third party that decides which side may run after the two lost each other: `KIND:PLACE`, or `none`.
@@ -54,9 +57,23 @@ impl WitnessName {
         Self { kind: self.kind, place: (self.kind.with_paths)(&self.place, change) }
     }
 
-    /// Opens it.
+    /// Opens it, if an append can take place there.
     pub(crate) fn open(&self) -> Opened {
+        let witness = self.open_unasked()?;
+        match witness.as_ref().map(|witness| witness.probe()) {
+            Some(Err(error)) => Err(self.failed(error)),
+            _ => Ok(witness),
+        }
+    }
+
+    /// Opens it, and asks for nothing.
+    pub(crate) fn open_unasked(&self) -> Opened {
         (self.kind.open)(&self.place)
+    }
+
+    /// That it failed.
+    pub(crate) fn failed(&self, error: io::Error) -> WitnessError {
+        (self.kind.failed)(&self.place, error)
     }
 }
 

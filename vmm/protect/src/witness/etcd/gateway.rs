@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use replication::view::WitnessId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::Agent;
@@ -17,7 +18,8 @@ use ureq::Agent;
 use super::address::Target;
 use super::credentials::Files;
 use super::error::EtcdError;
-use super::message::{Authenticate, Header, Refused, Token};
+use super::message::{Authenticate, Header, Refused, Status, Token};
+use crate::witness::{Health, Member};
 
 /// For one address. A cluster that lost its leader answers again after one to two seconds, and does not answer until then.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(2);
@@ -167,6 +169,18 @@ impl Gateway {
             true => Ok(bytes),
             false => Err(EtcdError::of_refusal(address, &Refused::of(&bytes), status, name)),
         }
+    }
+
+    /// What the member at this address says of itself.
+    pub(super) fn member(&self, at: usize) -> Member {
+        let address = self.target.addresses[at].clone();
+        let health = self.ask(at, "maintenance/status", &serde_json::json!({})).and_then(|bytes| {
+            let Status { header, version, leader, errors } = read(&address, &bytes)?;
+            let nameless = |_| EtcdError::Garbled(format!("{address} names no cluster"));
+            let cluster = WitnessId(header.cluster_id.parse().map_err(nameless)?);
+            Ok(Health { version, leads: leader == header.member_id, cluster, errors })
+        });
+        Member { address, health: health.map_err(|error| error.to_string()) }
     }
 
     /// What requests are made with, by the files as they are now. Those that cannot be read are no change: they may be about to be

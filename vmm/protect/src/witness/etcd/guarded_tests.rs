@@ -11,6 +11,7 @@ use super::server::{EtcdServer, Guards};
 use super::tests::{append, cluster, place};
 use super::*;
 use crate::transport::{Role, TestAuthority};
+use crate::witness::WitnessName;
 use crate::witness::tests::record;
 
 const VM: &str = "vm0";
@@ -58,7 +59,7 @@ impl Guarded {
         Target { addresses: self.server.addresses.clone(), credentials: Some(credentials.to_owned()) }
     }
 
-    fn open(&self, credentials: &Path) -> Result<SharedWitness<Cluster>, WitnessError> {
+    fn open(&self, credentials: &Path) -> Result<(), WitnessError> {
         open(&self.target(credentials).to_string())
     }
 
@@ -68,6 +69,11 @@ impl Guarded {
         let WitnessError::Etcd { source, .. } = error else { panic!("{error}") };
         *source.into_inner().expect("a reason").downcast().expect("one of etcd")
     }
+}
+
+fn open(place: &str) -> Result<(), WitnessError> {
+    let name: WitnessName = format!("etcd:{place}").parse().expect("well formed");
+    name.open().map(drop)
 }
 
 fn write_user(dir: &Path, user: &str) {

@@ -126,6 +126,7 @@ pub(super) struct Status {
 
 #[derive(Deserialize)]
 pub(super) struct StatusHeader {
+    pub(super) cluster_id: String,
     pub(super) member_id: String,
 }
 

@@ -207,8 +207,9 @@ fn addresses_that_hang_cost_their_time_once() {
     let hung = hung.iter().map(|port| format!("http://{}", port.local_addr().expect("it is bound")));
     let place = hung.chain([server.addresses[0].clone()]).collect::<Vec<_>>().join(",");
     // Three requests: with the time of both for each of them it would be none of an answer.
-    let witness = open(&place).expect("one of three answers");
-    assert!(crate::witness::Witness::newest(&witness, VM).expect("it answers").entries.is_empty());
+    let name: crate::witness::WitnessName = format!("etcd:{place}").parse().expect("well formed");
+    let witness = name.open().expect("one of three answers").expect("it is one");
+    assert!(witness.newest(VM).expect("it answers").entries.is_empty());
 }
 
 #[test]
