@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+#[cfg(test)]
+use super::Target;
 use super::gateway::{Gateway, read};
 use super::message::{Status, encode};
-use super::{Cluster, Store, Target};
+use super::{Cluster, Store};
 
 /// Long enough for three members on a busy machine.
 const UP_TIME_MAX: Duration = Duration::from_secs(60);
@@ -43,7 +45,8 @@ impl Guards {
         if let Some(dir) = &self.tls {
             let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
             options.extend([("--cert-file", path("server-cert.pem")), ("--key-file", path("server-key.pem"))]);
-            options.push(("--trusted-ca-file", path("ca-cert.pem")));
+            // With this they ask, even without the flag.
+            options.extend(self.asks_for_certificates.then(|| ("--trusted-ca-file", path("ca-cert.pem"))));
         }
         options.extend(self.token_secs.map(|secs| ("--auth-token-ttl", secs.to_string())));
         options
@@ -140,6 +143,20 @@ impl EtcdServer {
         post("auth/role/grant", json!({ "name": "outlast", "perm": keys }));
         post("auth/user/grant", json!({ "user": user, "role": "outlast" }));
         post("auth/enable", json!({}));
+    }
+
+    /// How many requests about keys all members have done since they were started, as they count them themselves.
+    pub fn requests(&self) -> u64 {
+        let count = |address: &String| -> u64 {
+            let mut answer = ureq::get(format!("{address}/metrics")).call().expect("it answers");
+            let text = answer.body_mut().read_to_string().expect("text");
+            let of_keys = |line: &&str| {
+                line.starts_with("grpc_server_handled_total{") && line.contains("grpc_service=\"etcdserverpb.KV\"")
+            };
+            let counts = text.lines().filter(of_keys).filter_map(|line| line.rsplit_once(' '));
+            counts.map(|(_, count)| count.parse::<u64>().expect("a number")).sum()
+        };
+        self.addresses.iter().map(count).sum()
     }
 
     /// What a member answers.
