@@ -322,9 +322,12 @@ impl Advice for RightError {
             Self::Witness(error) => error.exit(),
             Self::NoAnswer { .. } => Exit::Timeout,
             Self::Unlisted { .. } => Exit::NotFound,
-            Self::Forgotten { .. } | Self::Copy { .. } | Self::LastEpochHere { .. } | Self::Refused { .. } => {
-                Exit::SplitBrain
-            }
+            Self::Damaged { .. }
+            | Self::Forgotten { .. }
+            | Self::Copy { .. }
+            | Self::LastEpochHere { .. }
+            | Self::BackupMayBeWhole { .. }
+            | Self::Refused { .. } => Exit::SplitBrain,
         }
     }
 
@@ -332,7 +335,10 @@ impl Advice for RightError {
         let remedy = match self {
             Self::NoIdentity(_) => "is /proc mounted, and the state directory writable?".into(),
             Self::Witness(error) => return error.hint(),
-            Self::NoAnswer { .. } => "is the shared storage mounted and reachable? Try again when it is".into(),
+            Self::NoAnswer { .. } => "nothing was started; try again when it answers".into(),
+            Self::Damaged { .. } => {
+                "bring the record back as it was: records are never changed and never removed".into()
+            }
             Self::Forgotten { .. } => {
                 "mount the right one; a witness that lost records cannot tell where the guest runs".into()
             }
@@ -347,6 +353,11 @@ impl Advice for RightError {
             Self::Unlisted { listed, .. } if listed.is_empty() => "it lists: none".into(),
             Self::Unlisted { listed, .. } => format!("it lists: {}", places(listed)),
             Self::LastEpochHere { .. } => "`outlast resume` continues from it".into(),
+            Self::BackupMayBeWhole { place, .. } => format!(
+                "look there: `outlast ctl status`. It runs the guest or takes it over: leave it there. Its process is gone: start \
+                 `outlast backup` there again, which says so, then try again here. That host is gone for good: say so, --dead {}",
+                short(place)
+            ),
             Self::Refused { refusal, .. } => remedy_of(refusal),
         };
         Some(remedy)
