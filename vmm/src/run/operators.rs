@@ -8,8 +8,8 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use protect::Registrant;
 use protect::witness::WitnessName;
+use protect::{Parting, Registrant};
 use replication::pipeline::resuming::NoCourse;
 use replication::view::evidence::Statement;
 use replication::view::{
@@ -19,6 +19,7 @@ use replication::view::{
 use replication::{BranchSeed, ClaimResult, EpochId, EpochMark, Fork, Origin, SessionId, Term};
 use snapshot::statedir::StateDir;
 
+use super::crash::parted_from;
 use super::{exit_of, incident::Incident, refusal};
 use crate::config::{RunOptions, VmConfig};
 use crate::exit::{Exit, Failure};
@@ -465,7 +466,16 @@ fn running() -> Vec<Row> {
     let world = World::new();
     let fenced = exit_of(End::Fenced { holder: process(b'b').to_string() }).map(|_| "");
     let conflict = exit_of(End::Conflict { text: "it runs the guest".into() }).map(|_| "");
+    let stop = |found, parted| Row {
+        found,
+        asked: "`outlast ctl stop`, or the guest powers off",
+        answer: cell(&world, parted_from(&parted, Some(&process(b'b').to_string())).map(|()| "ends, with code 0")),
+    };
     vec![
+        stop("no other place could continue the guest", Parting::Alone),
+        stop("the same, and the witness does not answer", Parting::Unrecorded),
+        stop("a backup could continue it, and the witness does not answer", Parting::NoAnswer),
+        stop("the backup continued it before", Parting::TakenOver),
         Row {
             found: "another place is named primary",
             asked: "a running primary looks, or wants to go on alone",

@@ -258,7 +258,7 @@ pub(super) fn supervise(
         tracing::warn!(lost_bytes, "the console did not take all of the guest's output");
     }
     let how = format!("{end:?}");
-    let next = on_crash.next(end, parted, machine, events);
+    let next = on_crash.next(end, parted, machine, &guardian, events);
     // The guest is not at its end while this program boots it anew, or has it go back.
     if !(goes_on && matches!(next, Ok(Next::Boot | Next::GoBack))) {
         events.note(Occurrence::Ended { how });
