@@ -20,6 +20,7 @@
 //!
 //! - it never appends but to the newest record that it has read, and reads the name back before it calls an append won;
 //! - a witness that has forgotten a record that was seen, or that shows another in its place, gets no append;
+//! - one that says that it is another than the record names, or than gave the answer before, gets none either;
 //! - an append without an answer is in doubt until its slot is read; meanwhile no other slot is tried.
 //!
 //! Source: the configuration manager of PacificA.
@@ -35,9 +36,9 @@ mod wish;
 
 pub use lives::{EARLIER_MAX, FileId, Home, Lives};
 pub use record::{
-    Attempt, Entry, Greeting, Incarnation, Known, Location, Member, Nonce, Place, PlaceKind, Record, RecordHash,
-    RegisterId, Standing,
+    Attempt, Entry, Excerpt, Greeting, Incarnation, Known, Location, Member, Nonce, Place, PlaceKind, Record,
+    RecordHash, RegisterId, Standing, WitnessId,
 };
-pub use register::{Ask, Outcome, Register};
+pub use register::{Another, Ask, Outcome, Register};
 pub use voids::{Tell, Voids};
 pub use wish::{Refusal, Wish};

@@ -29,6 +29,34 @@ hex_id! {
     Nonce
 }
 
+/// What tells one witness from another, where it can say: of an etcd cluster its id. That two are equal proves nothing, since
+/// a register can be copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct WitnessId(pub u64);
+
+impl fmt::Display for WitnessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl From<WitnessId> for String {
+    fn from(id: WitnessId) -> String {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for WitnessId {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, &'static str> {
+        let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let id = is_hex.then(|| u64::from_str_radix(&text, 16).ok()).flatten();
+        id.map(WitnessId).ok_or("not 16 hexadecimal digits")
+    }
+}
+
 impl RecordHash {
     /// The digest of a record's bytes. It finds another record in its place, not a forger.
     pub fn of(bytes: &[u8]) -> RecordHash {
@@ -146,6 +174,9 @@ pub struct Record {
     pub fork: Option<Fork>,
     /// Places that an operator named as dead, so that this record could be appended.
     pub named_dead: Vec<Incarnation>,
+    /// The witness that it was appended to, if that can say which one it is. Earlier versions did not ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<WitnessId>,
 }
 
 impl Record {
@@ -163,6 +194,22 @@ pub struct Entry {
     pub record: Record,
     /// The digest of its bytes there.
     pub hash: RecordHash,
+}
+
+/// What a witness answered: a part of the register.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Excerpt {
+    /// Which one it is, if it can say.
+    pub by: Option<WitnessId>,
+    /// The records of it, in order.
+    pub entries: Vec<Entry>,
+}
+
+impl From<Vec<Entry>> for Excerpt {
+    /// An answer of a witness that cannot say which one it is.
+    fn from(entries: Vec<Entry>) -> Self {
+        Self { by: None, entries }
+    }
 }
 
 /// The newest record that a node has seen.

@@ -1,6 +1,6 @@
 //! One node's side of the conversation with the witness.
 
-use super::record::{Attempt, Entry, Known, Place, Record};
+use super::record::{Attempt, Entry, Excerpt, Known, Place, Record, WitnessId};
 use super::wish::{Asker, Judgement, Refusal, Wish};
 use crate::id::SessionId;
 
@@ -30,9 +30,18 @@ pub enum Outcome {
     Refused(Refusal),
     /// Nobody knows. Wish again, or wish something else.
     NoAnswer,
-    /// The witness does not have what this node has seen there, or what must have been there. It is not the same one, or has
-    /// forgotten: nothing is appended to it.
+    /// The witness does not have what this node has seen there, or what must have been there. It is not the same one
+    /// ([`Register::another`]), or has forgotten: nothing is appended to it.
     Forgotten,
+}
+
+/// A witness that says that it is not the one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Another {
+    /// The one that the newest record names, or that answered before.
+    pub expected: WitnessId,
+    /// Which one it is; `None`: it cannot say.
+    pub found: Option<WitnessId>,
 }
 
 #[derive(Debug)]
@@ -62,6 +71,10 @@ pub struct Register {
     known_before: Option<Known>,
     newest: Option<Entry>,
     phase: Phase,
+    /// The witness that gave the last answer that counted.
+    by: Option<WitnessId>,
+    /// The one that answered the last wish is another.
+    another: Option<Another>,
     /// An append to this number was not answered.
     in_doubt: Option<u64>,
     listing: Listing,
@@ -72,7 +85,19 @@ impl Register {
     /// The register as seen by `me`, which has seen `known` before.
     pub fn new(me: Place, known: Option<Known>) -> Self {
         let (phase, listing) = (Phase::Idle, Listing::NotGreeted);
-        Register { me, known, known_before: known, newest: None, phase, in_doubt: None, listing, ask: None }
+        let (by, another) = (None, None);
+        Register {
+            me,
+            known,
+            known_before: known,
+            newest: None,
+            phase,
+            by,
+            another,
+            in_doubt: None,
+            listing,
+            ask: None,
+        }
     }
 
     /// Who asks.
@@ -95,6 +120,11 @@ impl Register {
         self.in_doubt
     }
 
+    /// How the witness that answered the last wish is another one, by what it says itself.
+    pub fn another(&self) -> Option<Another> {
+        self.another
+    }
+
     /// The node wants something. `attempt` is fresh and random.
     ///
     /// # Panics
@@ -102,6 +132,7 @@ impl Register {
     pub fn handle_wish(&mut self, wish: Wish, attempt: Attempt) {
         assert!(matches!(self.phase, Phase::Idle), "one wish at a time");
         self.known_before = self.known;
+        self.another = None;
         if let Wish::Follow { known, .. } = &wish {
             // A backup knows what its primary knows, if that is more.
             self.known = self.known.filter(|ours| ours.number > known.number).or(Some(*known));
@@ -116,13 +147,15 @@ impl Register {
     }
 
     /// The witness gave these records, in order. Tells what became of the wish, or nothing: then there is more to ask.
-    pub fn handle_found(&mut self, found: Vec<Entry>) -> Option<Outcome> {
+    pub fn handle_found(&mut self, found: impl Into<Excerpt>) -> Option<Outcome> {
+        let Excerpt { by, entries: found } = found.into();
         let (wish, attempt, is_back) = match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle => return None,
             Phase::Looking(wish, attempt) => (wish, attempt, false),
             Phase::Appending(wish, attempt) => (wish, attempt, true),
         };
-        let descends = self.descends(&found);
+        self.another = self.compare(by, &found);
+        let descends = self.another.is_none() && self.descends(&found);
         if descends {
             self.note_listing(&wish, &found);
         }
@@ -136,7 +169,7 @@ impl Register {
             self.newest = Some(last.clone());
         }
         // Seen, and not only heard of: whatever comes of this wish, it stays known.
-        self.known_before = self.known;
+        (self.known_before, self.by) = (self.known, by);
         let now = self.known.map_or(0, |known| known.number);
         if is_back && now == before {
             // It was not refused, and it is not there either.
@@ -166,7 +199,8 @@ impl Register {
                 Some(Outcome::Won(Box::new(entry)))
             }
             Judgement::Refused(refusal) => Some(Outcome::Refused(refusal)),
-            Judgement::Append(record) => {
+            Judgement::Append(mut record) => {
+                record.witness = self.by;
                 let slot = record.number;
                 if self.in_doubt.is_some_and(|doubt| doubt != slot) {
                     // What stood before that slot was seen, and is not there any more.
@@ -178,6 +212,14 @@ impl Register {
                 None
             }
         }
+    }
+
+    /// How `by`, which gave `found`, is another witness than the one that the newest record was appended to, or that was heard
+    /// before.
+    fn compare(&self, by: Option<WitnessId>, found: &[Entry]) -> Option<Another> {
+        let named = found.last().and_then(|entry| entry.record.witness);
+        let others = [named, self.by].into_iter().flatten().filter(|expected| Some(*expected) != by);
+        others.map(|expected| Another { expected, found: by }).next()
     }
 
     /// Looks for records that list this node as a backup, among those that were not seen yet.

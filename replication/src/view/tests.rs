@@ -6,11 +6,14 @@ use super::*;
 use crate::id::{EpochId, SessionId, Term};
 use crate::lineage::{ChainHash, EpochMark, Fork};
 
+mod witness_id;
+
 /// The witness: records that are never changed, and what goes wrong on the way to it.
 #[derive(Default)]
 struct Witness {
     records: Vec<Entry>,
     attempts: u8,
+    id: Option<WitnessId>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,6 +33,10 @@ impl Witness {
         }
     }
 
+    fn said(&self, entries: Vec<Entry>) -> Excerpt {
+        Excerpt { by: self.id, entries }
+    }
+
     fn from(&self, number: u64) -> Vec<Entry> {
         self.records.get(number as usize - 1..).unwrap_or_default().to_vec()
     }
@@ -40,14 +47,14 @@ impl Witness {
         loop {
             let ask = register.poll_ask().expect("a wish that is not decided has something to ask");
             let outcome = match ask {
-                Ask::Newest => register.handle_found(self.records.last().cloned().into_iter().collect()),
-                Ask::From(number) => register.handle_found(self.from(number)),
+                Ask::Newest => register.handle_found(self.said(Vec::from_iter(self.records.last().cloned()))),
+                Ask::From(number) => register.handle_found(self.said(self.from(number))),
                 Ask::Append { record, from } => {
                     if way != Way::AskLost {
                         self.append(*record);
                     }
                     match way {
-                        Way::Good => register.handle_found(self.from(from)),
+                        Way::Good => register.handle_found(self.said(self.from(from))),
                         Way::AnswerLost | Way::AskLost => register.handle_no_answer(),
                     }
                 }
@@ -256,7 +263,7 @@ fn witness_that_forgot_or_is_another_one_gets_no_append() {
     let mut empty = Witness::default();
     assert_eq!(empty.wish(&mut a, Wish::Remove(JOIN)), Outcome::Forgotten);
     assert_eq!(empty.wish(&mut b, take_over()), Outcome::Forgotten);
-    let mut restored = Witness { records: witness.records[..1].to_vec(), attempts: 0 };
+    let mut restored = Witness { records: witness.records[..1].to_vec(), attempts: 0, id: None };
     assert_eq!(restored.wish(&mut a, Wish::Remove(JOIN)), Outcome::Forgotten);
     let mut other = Witness::default();
     pair(&mut other);
@@ -278,7 +285,7 @@ fn witness_that_forgot_what_stood_before_an_append_in_doubt_gets_no_other_append
     assert_eq!(a.handle_found(witness.from(2)), None);
     assert!(matches!(a.poll_ask(), Some(Ask::Append { .. })) && a.in_doubt() == Some(4));
     assert_eq!(a.handle_found(Vec::new()), Some(Outcome::Forgotten));
-    let mut restored = Witness { records: two, attempts: 100 };
+    let mut restored = Witness { records: two, attempts: 100, id: None };
     assert_eq!(restored.wish(&mut a, enlist(5)), Outcome::Forgotten);
     assert_eq!(restored.records.len(), 2);
 }

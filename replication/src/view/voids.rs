@@ -141,6 +141,7 @@ mod tests {
             parent: None,
             fork: None,
             named_dead: Vec::new(),
+            witness: None,
         }
     }
 

@@ -171,6 +171,7 @@ fn first(store: &Option<Place>, Asker { me, attempt, in_doubt: _ }: Asker<'_>) -
         parent: None,
         fork: None,
         named_dead: Vec::new(),
+        witness: None,
     }
 }
 

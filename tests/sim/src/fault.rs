@@ -209,6 +209,8 @@ pub enum What {
     Snapshot(usize, #[serde(with = "nanos")] u64),
     /// A host sees an empty directory where the witness was.
     OtherWitness(usize, #[serde(with = "nanos")] u64),
+    /// A host sees a cluster that was restored from a snapshot of just now where the witness was, if the witness says which it is.
+    OtherCluster(usize, #[serde(with = "nanos")] u64),
     /// The VM is started once more on a host, in another directory than its own, while whatever lives there lives on. What is
     /// copied is copied now; it is started after that time.
     Beside {
@@ -263,7 +265,7 @@ impl What {
             What::Crash { host, .. } | What::Mute(host) | What::StuckFilling(host) => [Some(host), None],
             What::WitnessCut(host, _) | What::ClientCut(host, _) | What::Pause(host, _) => [Some(host), None],
             What::SlowDisk(host, _) | What::DiskFull(host, _) | What::DiskFails(host) => [Some(host), None],
-            What::OtherWitness(host, _) | What::StoreFails(host) => [Some(host), None],
+            What::OtherWitness(host, _) | What::OtherCluster(host, _) | What::StoreFails(host) => [Some(host), None],
             What::CutOneWay(host, _) | What::LinkSlows(host, _) | What::ClockJump(host, _) => [Some(host), None],
             What::ProtectOther { host, to } => [Some(host), Some(to)],
             What::StandBy(host) => [Some(host), None],

@@ -120,6 +120,8 @@ pub struct Plan {
     pub staged_bytes: usize,
     /// Host 1 sees a copy of the witness's directory until the faults stop.
     pub witness_is_copied: bool,
+    /// The witness says which one it is, as an etcd cluster does.
+    pub witness_names_itself: bool,
     /// Which host has a machine id.
     pub has_machine_id: [bool; HOSTS],
     /// The boots of both hosts have the same texts, as those of copied virtual machines or of containers on one kernel.
@@ -166,6 +168,7 @@ impl Default for Plan {
             staged_bytes: 4 << 20,
             unwitnessed: false,
             witness_is_copied: false,
+            witness_names_itself: false,
             has_machine_id: [true; HOSTS],
             has_same_boots: false,
             clock_fast: [0; HOSTS],
@@ -249,6 +252,9 @@ impl Plan {
             // A record that nobody counts on fills a small log: the pipeline sees that. And a small one is often empty.
             plan.log_room = 4096;
         }
+        // One that knows which it is needs nobody who leaves something there.
+        plan.witness_names_itself =
+            (rng.percent(50) && broken != Some(Break::MeetUnasked)) || broken == Some(Break::AnyCluster);
         plan.leave_time_to_ack();
         plan
     }
@@ -468,6 +474,7 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
         Some(Break::FullIsWon) => {
             vec![at(What::WitnessFull(heal_at / 2)), at(What::Cut(heal_at / 2))]
         }
+        Some(Break::AnyCluster) => vec![at(What::OtherCluster(0, heal_at / 2)), at(What::Cut(heal_at / 2))],
         Some(Break::RestoredBelieved) => {
             // What is forgotten is the takeover, and who took over asks for the next thing.
             let restored = Fault { when: When::At(heal_at / 2 + 20 * MS), what: What::WitnessRestored(1) };

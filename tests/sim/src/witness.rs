@@ -6,8 +6,8 @@ use std::collections::{BTreeSet, VecDeque};
 use replication::primary::Meeting;
 use replication::view::evidence::{self, Facts, Resume, Start, Statement};
 use replication::view::{
-    Ask, Attempt, Entry, Greeting, Incarnation, Known, Lives, Member, Nonce, Outcome, Place, PlaceKind, Record,
-    RecordHash, Refusal, Register, Tell, Wish,
+    Ask, Attempt, Entry, Excerpt, Greeting, Incarnation, Known, Lives, Member, Nonce, Outcome, Place, PlaceKind,
+    Record, RecordHash, Refusal, Register, Tell, Wish, WitnessId,
 };
 use replication::{ClaimResult, Fork, SessionId};
 
@@ -70,6 +70,8 @@ pub struct Witness {
     truth: Option<Vec<Entry>>,
     /// Somebody appended to that.
     pub believed: Option<Believed>,
+    /// Each directory says which one it is, as a cluster does.
+    names_itself: bool,
     /// Broken on purpose: appends always succeed.
     pub forgets: bool,
     broken: Option<Break>,
@@ -122,6 +124,7 @@ impl Witness {
             is_full: false,
             truth: None,
             believed: None,
+            names_itself: plan.witness_names_itself,
             forgets: plan.broken == Some(Break::WitnessForgets),
             broken: plan.broken,
             beside: 0,
@@ -176,6 +179,13 @@ impl Witness {
     pub fn lose_mount(&mut self, host: usize) {
         if self.machines.own_lives(host).is_some_and(|lives| lives.known().is_some()) {
             self.seen[host] = EMPTY;
+        }
+    }
+
+    /// A host sees the copy for a while, if that can say that it is another.
+    pub fn see_copy(&mut self, host: usize) {
+        if self.names_itself {
+            self.seen[host] = COPY;
         }
     }
 
@@ -467,8 +477,21 @@ impl Witness {
         self.seen[host] == RIGHT
     }
 
+    /// Which one a directory says that it is.
+    fn id_of(&self, dir: usize) -> Option<WitnessId> {
+        // Broken: nobody asks.
+        let is_asked = self.names_itself && self.broken != Some(Break::AnyCluster);
+        is_asked.then_some(WitnessId(dir as u64 + 1))
+    }
+
     /// The question arrives at its directory.
-    pub fn perform(&mut self, Asked { by, ask, dir, shown }: &Asked) -> Vec<Entry> {
+    pub fn perform(&mut self, asked: &Asked) -> Excerpt {
+        Excerpt { by: self.id_of(asked.dir), entries: self.entries_for(asked) }
+    }
+
+    fn entries_for(&mut self, Asked { by, ask, dir, shown }: &Asked) -> Vec<Entry> {
+        let is_named = |record: &Record| record.witness.is_none_or(|named| self.id_of(*dir) == Some(named));
+        let is_another = matches!(ask, Ask::Append { record, .. } if !is_named(record));
         let records = &mut self.dirs[*dir];
         let from = match ask {
             Ask::Newest => return records.last().cloned().into_iter().collect(),
@@ -476,6 +499,9 @@ impl Witness {
             Ask::Append { record, from } => {
                 let hash = RecordHash::of(format!("{record:?}").as_bytes());
                 let entry = Entry { record: (**record).clone(), hash };
+                if is_another {
+                    return records.get(*from as usize - 1..).unwrap_or_default().to_vec();
+                }
                 if self.is_full && *dir == RIGHT {
                     // What is there is read back all the same. Broken: what was to be written is taken for that.
                     let is_taken_for_won = self.broken == Some(Break::FullIsWon);
@@ -509,11 +535,7 @@ impl Witness {
     /// The answer comes to the host; none: it was lost. Gives what the host learns, and what it asks next. `None`: the
     /// process that asked is gone.
     #[expect(clippy::type_complexity, reason = "a question, what was learned about it, and what is asked next")]
-    pub fn hear(
-        &mut self,
-        to: HostId,
-        found: Option<Vec<Entry>>,
-    ) -> Option<(Option<(Question, Answer)>, Option<Asked>)> {
+    pub fn hear(&mut self, to: HostId, found: Option<Excerpt>) -> Option<(Option<(Question, Answer)>, Option<Asked>)> {
         let host = to.host;
         if self.askers[host].id != to {
             return None;
@@ -521,7 +543,7 @@ impl Witness {
         let outcome = match found {
             Some(found) => {
                 let asker = &mut self.askers[host];
-                let newest = found.last().map_or(0, |entry| entry.record.number);
+                let newest = found.entries.last().map_or(0, |entry| entry.record.number);
                 asker.shown = asker.shown.max(newest);
                 asker.register.handle_found(found)
             }

@@ -5,7 +5,7 @@ use replication::pipeline::resuming::{
     Asked, Course, CrashStanding, Found, Remains as Left, ResumeStep, Resuming, Teller, decide,
 };
 use replication::primary::PrimaryState;
-use replication::view::{Entry, Incarnation, Record, Standing};
+use replication::view::{Excerpt, Incarnation, Record, Standing};
 use replication::{ClaimResult, EpochId, Fork, Term};
 
 use crate::backup_node::BackupNode;
@@ -452,7 +452,7 @@ impl World {
         self.backup(to, |node, env| node.handle_lane(lane, env))
     }
 
-    fn hear(&mut self, to: HostId, found: Option<Vec<Entry>>) -> Result<(), Crashed> {
+    fn hear(&mut self, to: HostId, found: Option<Excerpt>) -> Result<(), Crashed> {
         let Some((learned, next)) = self.env.witness.hear(to, found) else { return Ok(()) };
         if let Some(asked) = next {
             self.env.send_ask(asked);

@@ -81,6 +81,7 @@ caught! {
     stop_that_nobody_noticed_is_caught: StopUnnoticed,
     append_without_room_that_is_taken_for_won_is_caught: FullIsWon,
     restored_register_that_is_believed_is_caught: RestoredBelieved,
+    other_cluster_that_is_taken_for_the_witness_is_caught: AnyCluster,
     start_without_the_disks_is_caught: AnyDisks,
     image_before_its_log_is_caught: ImageBeforeLog,
     log_emptied_before_the_images_have_it_is_caught: LogEmptiedEarly,

@@ -45,5 +45,5 @@ pub use guardian::{
 };
 pub use local::reset::Life;
 pub use preflight::Misfit;
-pub use registrant::{Begun, Registrant, RightError};
+pub use registrant::{Begun, Inspection, Registrant, RightError, StartAnswer};
 pub use unwitnessed::Unwitnessed;

@@ -10,11 +10,15 @@ use replication::pipeline::backup::Introduction;
 use replication::primary::Meeting;
 use replication::view::evidence::{self, Facts, Resume, Start, Statement};
 use replication::view::{
-    Ask, Attempt, Entry, Greeting, Incarnation, Known, Member, Nonce, Outcome, Place, PlaceKind, Record, Refusal,
-    Register, Tell, Voids, Wish,
+    Another, Ask, Attempt, Entry, Greeting, Incarnation, Known, Member, Nonce, Outcome, Place, PlaceKind, Record,
+    Refusal, Register, Tell, Voids, Wish, WitnessId,
 };
 use replication::{ClaimResult, EpochMark, Fork, SessionId, Term};
 use snapshot::statedir::StateDir;
+
+mod inspection;
+
+pub use inspection::{Inspection, StartAnswer};
 
 use crate::witness::{self, Life, Witness, WitnessError, WitnessName, random};
 
@@ -88,6 +92,18 @@ pub enum RightError {
     Forgotten {
         /// The witness.
         witness: WitnessName,
+    },
+    /// By what it says itself, the witness is another one.
+    #[error("the register of {vm} is kept by cluster {expected}, and the witness {witness} is {}", of_witness(*found))]
+    OtherWitness {
+        /// The VM.
+        vm: String,
+        /// The witness.
+        witness: WitnessName,
+        /// The one that the register is kept by.
+        expected: WitnessId,
+        /// Which one it is, if it can say.
+        found: Option<WitnessId>,
     },
     /// The state directory is not where the guest ran last.
     #[error(
@@ -240,10 +256,7 @@ impl Registrant {
                     self.life.remember(known);
                 }
                 if outcome == Outcome::Forgotten {
-                    tracing::error!(
-                        witness = %self.configured,
-                        "the witness does not have what was seen there before: it is another one, or was restored"
-                    );
+                    tracing::error!("{}", self.forgotten(register.another()));
                 }
                 return Some(outcome);
             }
@@ -364,7 +377,7 @@ impl Registrant {
         match outcome {
             Outcome::Won(entry) => Ok(Term(entry.record.branch)),
             Outcome::NoAnswer => Err(self.no_answer()),
-            Outcome::Forgotten => Err(self.forgotten()),
+            Outcome::Forgotten => Err(self.forgotten(self.lock().another())),
             Outcome::Refused(refusal) => Err(self.refused(refusal)),
         }
     }
@@ -380,7 +393,7 @@ impl Registrant {
         // A look needs no right. It says what is there, or that nothing is.
         match self.wish(Wish::Look) {
             Some(Outcome::NoAnswer) => Err(self.no_answer()),
-            Some(Outcome::Forgotten) => Err(self.forgotten()),
+            Some(Outcome::Forgotten) => Err(self.forgotten(self.lock().another())),
             _ => Ok(self.lock().newest().cloned()),
         }
     }
@@ -497,8 +510,13 @@ impl Registrant {
         }
     }
 
-    fn forgotten(&self) -> RightError {
-        RightError::Forgotten { witness: self.configured.clone() }
+    /// `another`: how the witness says that it is not the one.
+    fn forgotten(&self, another: Option<Another>) -> RightError {
+        let (witness, vm) = (self.configured.clone(), self.vm_name.clone());
+        match another {
+            Some(Another { expected, found }) => RightError::OtherWitness { vm, witness, expected, found },
+            None => RightError::Forgotten { witness },
+        }
     }
 
     /// Whether the newest record lists it as a backup.
@@ -528,6 +546,10 @@ fn why(vm: &str, witness: &WitnessName, refusal: &Refusal) -> String {
         Refusal::Ended { place } => format!("{vm} has ended since, at {place}; the copy here is older"),
         Refusal::Unknown => format!("the witness {witness} does not know {vm}, which was started with it"),
     }
+}
+
+fn of_witness(id: Option<WitnessId>) -> String {
+    id.map_or_else(|| "one that cannot say which it is".into(), |id| format!("cluster {id}"))
 }
 
 fn listed(record: &Record) -> Vec<Place> {

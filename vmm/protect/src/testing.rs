@@ -1,3 +1,3 @@
 //! For tests of other crates.
 
-pub use crate::witness::etcd::server::EtcdServer;
+pub use crate::witness::etcd::server::{EtcdServer, Guards};

@@ -14,6 +14,7 @@ mod resume;
 mod run;
 mod table;
 mod wait;
+mod witness;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -94,6 +95,7 @@ enum Command {
     Bench(bench::BenchArgs),
     Demo(demo::DemoArgs),
     Resume(resume::ResumeArgs),
+    Witness(witness::WitnessArgs),
 }
 
 /// Runs the command line of this process.
@@ -123,6 +125,7 @@ fn dispatch(command: Command, commands: &dyn Commands) -> Result<Exit, Failure> 
         Command::Bench(args) => bench::execute(args),
         Command::Demo(args) => demo::execute(args, commands),
         Command::Resume(args) => resume::execute(args, commands),
+        Command::Witness(args) => witness::execute(args),
     }
 }
 

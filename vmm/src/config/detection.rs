@@ -27,7 +27,9 @@ group! {
     #[command(next_help_heading = "Protection")]
     pub struct DetectionOptions {
         /// Who decides which side runs the guest when the two lose each other: file:DIR (a directory that both hosts share),
-        /// etcd:http://HOST:PORT[,…] (client addresses of one cluster, 3.4 or newer) or none. With none both sides may run the guest after a network cut, or after a host hangs for longer than
+        /// etcd:http://HOST:PORT[,…] or etcd:https://HOST:PORT[,…],credentials=DIR (client addresses of one cluster, 3.4 or newer;
+        /// DIR has ca-cert.pem, and if the cluster asks for them client-cert.pem, client-key.pem and `user`, a line
+        /// NAME:PASSWORD) or none. With none both sides may run the guest after a network cut, or after a host hangs for longer than
         /// --detect and comes back; its disks and clients then see two guests. Required with a backup, the same on both hosts
         #[arg(long, value_name = "file:DIR|etcd:URL[,URL…]|none")]
         witness: Option<WitnessName>,

@@ -56,6 +56,7 @@ fn record(primary: Place, store: Option<Place>, backup: Option<Place>) -> Record
         parent: None,
         fork: None,
         named_dead: Vec::new(),
+        witness: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What happens in a run, each at its time.
 
-use replication::view::Entry;
+use replication::view::Excerpt;
 
 use super::HostId;
 use crate::fault::What;
@@ -37,7 +37,7 @@ pub enum Event {
     },
     AskAnswered {
         to: HostId,
-        found: Option<Vec<Entry>>,
+        found: Option<Excerpt>,
     },
     /// A host learns what it asked.
     Learn {

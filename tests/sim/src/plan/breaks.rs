@@ -123,6 +123,8 @@ pub enum Break {
     FullIsWon,
     /// A register that is older than what was seen of it is believed.
     RestoredBelieved,
+    /// Another cluster that has all records is taken for the witness.
+    AnyCluster,
     /// A fresh start needs none of the disks on which the guest was.
     AnyDisks,
     /// What an epoch wrote reaches the image before the log has it.
@@ -179,7 +181,7 @@ pub enum Break {
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 84] = [
+    pub const ALL: [Break; 85] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -238,6 +240,7 @@ impl Break {
         Break::StopUnnoticed,
         Break::FullIsWon,
         Break::RestoredBelieved,
+        Break::AnyCluster,
         Break::AnyDisks,
         Break::ImageBeforeLog,
         Break::LogEmptiedEarly,

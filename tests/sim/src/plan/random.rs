@@ -51,6 +51,7 @@ fn random_what(rng: &mut Rng, hosts: usize, when: When, detect: u64) -> What {
         16 => What::GuestCrash(host),
         17 | 18 => What::RunAgain(host),
         19 => What::Stop(host),
+        20 if long.is_multiple_of(2) => What::OtherCluster(host, long),
         20 => What::OtherWitness(host, long),
         21 => What::StoreFails(host),
         22..=24 => {

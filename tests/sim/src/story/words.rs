@@ -91,6 +91,7 @@ pub fn what(what: &What) -> String {
         What::RunGuest(host) => format!("an operator has the guest on host {host} run again"),
         What::Snapshot(host, long) => format!("a snapshot of the guest on host {host} takes {}", time(*long)),
         What::OtherWitness(host, long) => format!("host {host} sees an empty witness for {}", time(*long)),
+        What::OtherCluster(host, long) => format!("host {host} sees a restored witness for {}", time(*long)),
         What::Beside { host, dir, delay } => {
             format!("the VM is started beside, on host {host}, in {}, after {}", dir_words(*dir), time(*delay))
         }

@@ -96,6 +96,10 @@ impl World {
                 env.witness.lose_mount(host);
                 time
             }
+            What::OtherCluster(host, time) => {
+                env.witness.see_copy(host);
+                time
+            }
             What::GuestCrash(host) => return self.ask_primary(host, |node, env| node.crash_guest(env)),
         };
         env.after(relief, Event::Relief(what));
@@ -114,7 +118,7 @@ impl World {
             What::WitnessFull(_) => self.env.witness.fill(false),
             What::WitnessLoses(_) => self.env.net.witness_up = [true; HOSTS],
             What::ClientCut(host, _) => self.env.net.client_up[host] = true,
-            What::OtherWitness(host, _) => self.env.witness.mount(host),
+            What::OtherWitness(host, _) | What::OtherCluster(host, _) => self.env.witness.mount(host),
             // What came when the link was joined meanwhile.
             What::Pause(..) | What::Lags(..) => self.flush_all(),
             _ => {}

@@ -98,7 +98,8 @@ fn refused(error: ChannelError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, error)
 }
 
-fn is_loopback(host: &str) -> bool {
+/// Whether `host`, without brackets, is this host.
+pub(crate) fn is_loopback(host: &str) -> bool {
     // RFC 6761, 6.3: the name has no other address.
     host.parse::<IpAddr>().map_or(host.eq_ignore_ascii_case("localhost"), |address| address.is_loopback())
 }

@@ -28,10 +28,14 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+pub(crate) use endpoint::is_loopback;
 pub use endpoint::{ChannelError, Endpoint};
 pub(crate) use sender::Sender;
 pub use socket::Line;
+pub(crate) use tls::words as tls_words;
 pub use tls::{Credentials, CredentialsError};
+#[cfg(test)]
+pub(crate) use tls::{Role, TestAuthority};
 
 /// Bytes of a buffer that is read into, at least: so much may come at once, and cannot be kept for the next read.
 pub const READ_BYTES_MIN: usize = 32 << 10;

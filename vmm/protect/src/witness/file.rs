@@ -24,12 +24,16 @@ use super::shared::SharedWitness;
 pub(super) static KIND: Kind = Kind {
     name: "file",
     usage: "file:DIR",
-    is_place: |place| place.is_some_and(|dir| !dir.is_empty()),
+    check: |place| match place {
+        None | Some("") => Err("a directory is missing".into()),
+        Some(_) => Ok(()),
+    },
     // A name that is not text cannot be written down: the directory stays as it was typed.
     with_paths: |dir, change| {
         change(PathBuf::from(dir)).into_os_string().into_string().unwrap_or_else(|_| dir.to_owned())
     },
     open: |dir| Ok(Some(Arc::new(open(Path::new(dir))?))),
+    failed: |dir, source| WitnessError::Open { dir: dir.into(), source },
 };
 
 /// Longer than shared storage needs when it works, much shorter than an operator's patience.

@@ -1,6 +1,6 @@
-//! What a record says of its fork, as this version and those before write it.
+//! What a record says of its fork and its witness, as this version and those before write it.
 
-use replication::view::{Record, Standing};
+use replication::view::{Record, Standing, WitnessId};
 use replication::{ChainHash, EpochId, EpochMark, Fork, Term};
 
 /// As the version before chain hashes wrote it.
@@ -33,5 +33,16 @@ fn record_s_fork_is_an_identity() {
     {
         let text = BEFORE.replace(r#""fork":77"#, &format!(r#""fork":{wrong}"#));
         assert!(serde_json::from_str::<Record>(&text).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn record_names_its_witness_in_etcd_s_own_digits_and_one_of_a_directory_none() {
+    let record = Record { witness: Some(WitnessId(0xc_df81)), ..serde_json::from_str(BEFORE).expect("a record") };
+    let text = serde_json::to_string(&record).expect("it is text");
+    assert_eq!(text, BEFORE.replace(r#""named_dead":[]"#, r#""named_dead":[],"witness":"00000000000cdf81""#));
+    assert_eq!(serde_json::from_str::<Record>(&text).expect("a record"), record);
+    for wrong in ["cdf81", "00000000000CDF8G", "+000000000cdf81f"] {
+        assert!(serde_json::from_str::<Record>(&text.replace("00000000000cdf81", wrong)).is_err(), "{wrong}");
     }
 }

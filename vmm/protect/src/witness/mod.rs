@@ -8,8 +8,10 @@
 //! whoever sees a record will see it again, after any crash. Every call answers, or fails, within seconds. Not here: time as proof.
 
 mod bounded;
+mod checkup;
 pub(crate) mod etcd;
 mod file;
+mod mount;
 mod name;
 mod none;
 mod place;
@@ -21,8 +23,10 @@ use std::io;
 use std::path::PathBuf;
 
 use replication::view::evidence::Statement;
-use replication::view::{Ask, Entry, Nonce, Record};
+use replication::view::{Ask, Excerpt, Nonce, Record};
 
+pub use checkup::{Checkup, Facts, Health, Member, Mount, Trial};
+pub use etcd::EtcdError;
 pub use name::WitnessName;
 pub(crate) use place::{Life, random};
 
@@ -51,20 +55,33 @@ pub enum WitnessError {
 
 /// One witness, of whichever kind. An error is no answer: whether what was asked took place is not known.
 pub(crate) trait Witness: Debug + Send + Sync {
-    /// The newest record of `vm`; `None`: there is none.
-    fn newest(&self, vm: &str) -> io::Result<Option<Entry>>;
+    /// Fails if an append could not take place.
+    fn probe(&self) -> io::Result<()>;
+
+    /// Does what an append and a read do, on something that is removed again.
+    fn trial(&self) -> io::Result<Trial>;
+
+    /// What it is made of.
+    fn facts(&self) -> io::Result<Facts>;
+
+    /// The newest record of `vm`, if there is one.
+    fn newest(&self, vm: &str) -> io::Result<Excerpt>;
 
     /// The records of `vm` from number `first` on.
-    fn from(&self, vm: &str, first: u64) -> io::Result<Vec<Entry>>;
+    fn from(&self, vm: &str, first: u64) -> io::Result<Excerpt>;
 
-    /// Appends `record`, if nobody else has its number; gives the records from number `first` on that are there then.
-    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Vec<Entry>>;
+    /// Appends `record` at the witness that it names, if nobody else has its number; gives the records from number `first` on that
+    /// are there then.
+    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Excerpt>;
 
     /// Leaves a fresh value for a peer of `vm` to find; the one before is taken away.
     fn leave(&self, vm: &str) -> io::Result<Nonce>;
 
     /// Whether what a peer of `vm` left is there.
     fn finds(&self, vm: &str, nonce: Nonce) -> io::Result<bool>;
+
+    /// Takes away what a peer of `vm` left.
+    fn take_away(&self, vm: &str, nonce: Nonce) -> io::Result<()>;
 
     /// States something of `vm` for processes that cannot know it themselves.
     fn state(&self, vm: &str, statement: Statement) -> io::Result<()>;
@@ -77,9 +94,9 @@ pub(crate) trait Witness: Debug + Send + Sync {
 }
 
 /// Does what the register of `vm` asks, and gives what is there then.
-pub(crate) fn perform(witness: &dyn Witness, vm: &str, ask: Ask) -> io::Result<Vec<Entry>> {
+pub(crate) fn perform(witness: &dyn Witness, vm: &str, ask: Ask) -> io::Result<Excerpt> {
     match ask {
-        Ask::Newest => Ok(witness.newest(vm)?.into_iter().collect()),
+        Ask::Newest => witness.newest(vm),
         Ask::From(first) => witness.from(vm, first),
         Ask::Append { record, from } => witness.append(vm, &record, from),
     }

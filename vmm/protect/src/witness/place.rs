@@ -74,6 +74,20 @@ impl Life {
         Ok(Self::new(location, lives.clone(), Some(Held { dir, path, lives })))
     }
 
+    /// The life that a process would begin in `dir` now; nothing is written. `None`: a process is there.
+    pub(crate) fn imagined(dir: &Path) -> io::Result<Option<Self>> {
+        let path = Item::Lock.path_in(&fs::canonicalize(dir).or_else(|_| std::path::absolute(dir))?);
+        let location = location(path.to_string_lossy().into_owned())?;
+        let (home, before) = match LockFile::look(&path) {
+            Ok(lock) => (home_of(&lock, &location)?, read_lives(&lock)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (Home::default(), None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let lives = Lives::begin(Incarnation(random()), home, before.as_ref());
+        Ok(Some(Self::new(location, lives, None)))
+    }
+
     /// From here on others may hear of this life.
     pub(crate) fn publish(&self) -> io::Result<()> {
         let Some(lock) = &self.lock else { return Ok(()) };
@@ -166,6 +180,7 @@ mod tests {
             parent: None,
             fork: None,
             named_dead: Vec::new(),
+            witness: None,
         };
         life.observer.proves_dead(place, &Facts { free: life.free_locks(&record), ..Facts::default() })
     }

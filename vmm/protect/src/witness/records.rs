@@ -11,12 +11,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use replication::view::evidence::Statement;
-use replication::view::{Entry, Nonce, Record, RecordHash};
+use replication::view::{Entry, Excerpt, Nonce, Record, RecordHash};
 use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, unlinkat};
 
 use super::shared::Store;
+use super::{Facts, Trial, mount, random};
 
 /// The right to read, of the directory's group and of all others.
 const READERS: u32 = 0o044;
@@ -35,25 +37,39 @@ pub(super) struct Records {
 impl Store for Records {
     /// Writes, links and removes a file, as an append will.
     fn probe(&self) -> io::Result<()> {
-        let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
-        let (one, two) = (format!(".probe-{}.1", id.trim()), format!(".probe-{}.2", id.trim()));
+        let [one, two] = names_of_a_trial("probe");
         self.write_new(&one, b"probe\n")?;
         let linked = self.link(&one, &two).and_then(|()| self.remove_if_there(&two));
         self.remove_if_there(&one)?;
         linked
     }
 
-    fn newest(&self, vm: &str) -> io::Result<Option<Entry>> {
+    fn trial(&self) -> io::Result<Trial> {
         self.check_same()?;
-        self.find_newest(vm)
+        let ([draft, name], [other, _]) = (names_of_a_trial("trial"), names_of_a_trial("trial"));
+        let tried = self.try_names(&draft, &name, &other);
+        for name in [&draft, &name, &other] {
+            self.remove_if_there(name)?;
+        }
+        tried
     }
 
-    fn from(&self, vm: &str, first: u64) -> io::Result<Vec<Entry>> {
+    fn facts(&self) -> io::Result<Facts> {
         self.check_same()?;
-        self.list(vm, first, first)
+        mount::of(&self.path).map(Facts::Directory)
     }
 
-    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Vec<Entry>> {
+    fn newest(&self, vm: &str) -> io::Result<Excerpt> {
+        self.check_same()?;
+        Ok(Vec::from_iter(self.find_newest(vm)?).into())
+    }
+
+    fn from(&self, vm: &str, first: u64) -> io::Result<Excerpt> {
+        self.check_same()?;
+        Ok(self.list(vm, first, first)?.into())
+    }
+
+    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Excerpt> {
         self.check_same()?;
         // Whether it took place is seen by reading it back, after an error too.
         let appended = self.link_record(vm, record);
@@ -62,7 +78,7 @@ impl Store for Records {
         let found = self.list(vm, first, durable)?;
         match appended {
             Err(error) if found.iter().all(|entry| entry.record.number != record.number) => Err(error),
-            _ => Ok(found),
+            _ => Ok(found.into()),
         }
     }
 
@@ -118,6 +134,29 @@ impl Records {
             return Ok(());
         }
         Err(io::Error::other("another directory is there now: was it unmounted?"))
+    }
+
+    /// Appends under `name`, reads that, and tries to append there once more.
+    fn try_names(&self, draft: &str, name: &str, other: &str) -> io::Result<Trial> {
+        let begun = Instant::now();
+        self.write_new(draft, b"one\n")?;
+        self.link(draft, name)?;
+        self.remove_if_there(draft)?;
+        self.keep_names()?;
+        let appended = Instant::now();
+        let found = self.read_file(name)?;
+        let (append, read) = (appended - begun, appended.elapsed());
+        self.write_new(other, b"two\n")?;
+        match (found.as_deref(), self.link(other, name)) {
+            (Some(b"one\n"), Err(error)) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Ok(Trial { append, read, id: None })
+            }
+            (Some(b"one\n"), Err(error)) => Err(error),
+            (Some(b"one\n"), Ok(())) => {
+                Err(io::Error::other("two files were linked to one name, so it can be no witness"))
+            }
+            _ => Err(io::Error::other("what was written there is not found")),
+        }
     }
 
     fn link_record(&self, vm: &str, record: &Record) -> io::Result<()> {
@@ -231,6 +270,12 @@ impl Records {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Names that nobody else has.
+fn names_of_a_trial(of: &str) -> [String; 2] {
+    let id = Nonce(random());
+    [format!(".{of}-{id}.1"), format!(".{of}-{id}.2")]
 }
 
 fn record_name(vm: &str, number: u64) -> String {

@@ -6,24 +6,31 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use replication::view::evidence::Statement;
-use replication::view::{Entry, Nonce, Record};
+use replication::view::{Excerpt, Nonce, Record};
 
 use super::bounded::Bounded;
-use super::{Witness, random};
+use super::{Facts, Trial, Witness, random};
 
 /// What keeps the registers of VMs. Every call may take long, or hang; an error is no answer.
 pub(super) trait Store: Clone + Debug + Send + 'static {
     /// Fails if an append could not take place.
     fn probe(&self) -> io::Result<()>;
 
-    /// The newest record of `vm`; `None`: there is none.
-    fn newest(&self, vm: &str) -> io::Result<Option<Entry>>;
+    /// Does what an append and a read do, on something that is removed again.
+    fn trial(&self) -> io::Result<Trial>;
+
+    /// What it is made of.
+    fn facts(&self) -> io::Result<Facts>;
+
+    /// The newest record of `vm`, if there is one.
+    fn newest(&self, vm: &str) -> io::Result<Excerpt>;
 
     /// The records of `vm` from number `first` on.
-    fn from(&self, vm: &str, first: u64) -> io::Result<Vec<Entry>>;
+    fn from(&self, vm: &str, first: u64) -> io::Result<Excerpt>;
 
-    /// Appends `record`, if nobody else has its number; gives the records from number `first` on that are there then.
-    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Vec<Entry>>;
+    /// Appends `record` at the witness that it names, if nobody else has its number; gives the records from number `first` on that
+    /// are there then.
+    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Excerpt>;
 
     /// Leaves a value for the other side to find.
     fn leave(&self, vm: &str, nonce: Nonce) -> io::Result<()>;
@@ -54,13 +61,10 @@ pub(super) struct SharedWitness<S: Store> {
 }
 
 impl<S: Store> SharedWitness<S> {
-    /// The witness in what `open` opens. No call takes longer than `time_max`.
+    /// The witness in what `open` opens; it is not asked for anything yet. No call takes longer than `time_max`.
     pub(super) fn open(time_max: Duration, open: impl FnOnce() -> io::Result<S> + Send + 'static) -> io::Result<Self> {
         let bounded = Bounded::new(time_max);
-        let store = bounded.call(|| {
-            let store = open()?;
-            store.probe().map(|()| store)
-        })?;
+        let store = bounded.call(open)?;
         Ok(Self { store, bounded, left: Mutex::default() })
     }
 
@@ -76,15 +80,27 @@ impl<S: Store> SharedWitness<S> {
 }
 
 impl<S: Store + Sync> Witness for SharedWitness<S> {
-    fn newest(&self, vm: &str) -> io::Result<Option<Entry>> {
+    fn probe(&self) -> io::Result<()> {
+        self.call("", |store, _| store.probe())
+    }
+
+    fn trial(&self) -> io::Result<Trial> {
+        self.call("", |store, _| store.trial())
+    }
+
+    fn facts(&self) -> io::Result<Facts> {
+        self.call("", |store, _| store.facts())
+    }
+
+    fn newest(&self, vm: &str) -> io::Result<Excerpt> {
         self.call(vm, S::newest)
     }
 
-    fn from(&self, vm: &str, first: u64) -> io::Result<Vec<Entry>> {
+    fn from(&self, vm: &str, first: u64) -> io::Result<Excerpt> {
         self.call(vm, move |store, vm| store.from(vm, first))
     }
 
-    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Vec<Entry>> {
+    fn append(&self, vm: &str, record: &Record, first: u64) -> io::Result<Excerpt> {
         let record = record.clone();
         self.call(vm, move |store, vm| store.append(vm, &record, first))
     }
@@ -102,6 +118,10 @@ impl<S: Store + Sync> Witness for SharedWitness<S> {
 
     fn finds(&self, vm: &str, nonce: Nonce) -> io::Result<bool> {
         self.call(vm, move |store, vm| store.finds(vm, nonce))
+    }
+
+    fn take_away(&self, vm: &str, nonce: Nonce) -> io::Result<()> {
+        self.call(vm, move |store, vm| store.take_away(vm, nonce))
     }
 
     fn state(&self, vm: &str, statement: Statement) -> io::Result<()> {

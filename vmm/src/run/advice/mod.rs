@@ -4,3 +4,4 @@
 mod machine;
 mod protect;
 mod state;
+mod witness;

@@ -12,7 +12,6 @@ use protect::local::pairing::PairingError;
 use protect::local::{BindingError, FILES, LocalError};
 use protect::log::{DiskLogError, LOG_BYTES_MAX, PlaceError};
 use protect::transport::{ChannelError, CredentialsError, Endpoint};
-use protect::witness::WitnessError;
 use protect::{Misfit, NotPaused, NotProtected, NotResumed, NotSnapshot, ProtectError, RightError};
 
 impl Advice for ProtectError {
@@ -294,27 +293,6 @@ impl Advice for PairingError {
     }
 }
 
-impl Advice for WitnessError {
-    fn exit(&self) -> Exit {
-        match self {
-            Self::Open { source, .. } if source.kind() == ErrorKind::NotFound => Exit::NotFound,
-            Self::Open { .. } | Self::Etcd { .. } => Exit::Error,
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::Open { dir, .. } => {
-                format!("it must exist, be writable, and be the same storage on both hosts: `mkdir {}`", dir.display())
-            }
-            Self::Etcd { addresses, .. } => format!(
-                "give client addresses of one etcd cluster (3.4 or newer) whose majority runs, the same cluster on both hosts: \
-                 `etcdctl --endpoints {addresses} endpoint health`"
-            ),
-        })
-    }
-}
-
 impl Advice for RightError {
     fn exit(&self) -> Exit {
         match self {
@@ -324,6 +302,7 @@ impl Advice for RightError {
             Self::Unlisted { .. } => Exit::NotFound,
             Self::Damaged { .. }
             | Self::Forgotten { .. }
+            | Self::OtherWitness { .. }
             | Self::Copy { .. }
             | Self::LastEpochHere { .. }
             | Self::BackupMayBeWhole { .. }
@@ -335,12 +314,19 @@ impl Advice for RightError {
         let remedy = match self {
             Self::NoIdentity(_) => "is /proc mounted, and the state directory writable?".into(),
             Self::Witness(error) => return error.hint(),
-            Self::NoAnswer { .. } => "nothing was started; try again when it answers".into(),
+            Self::NoAnswer { witness, .. } => format!(
+                "nothing was started; `outlast witness check --witness {witness}` tells what is wrong. Try again when it answers"
+            ),
             Self::Damaged { .. } => {
                 "bring the record back as it was: records are never changed and never removed".into()
             }
             Self::Forgotten { .. } => {
                 "mount the right one; a witness that lost records cannot tell where the guest runs".into()
+            }
+            Self::OtherWitness { .. } => {
+                "give --witness the one that has the register. A cluster that was restored from a snapshot is another one, and what was \
+                 appended since is not in it: it cannot tell where the guest runs"
+                    .into()
             }
             Self::Copy { listed, .. } => {
                 let dead: Vec<String> = listed.iter().map(|place| format!("--dead {}", short(place))).collect();
@@ -526,7 +512,6 @@ mod tests {
     fn what_is_not_there_is_not_found_wherever_it_was_looked_for() {
         let dir = || "/none".into();
         assert_eq!(PlaceError::Examine { dir: dir(), source: not_found() }.exit(), Exit::NotFound);
-        assert_eq!(WitnessError::Open { dir: dir(), source: not_found() }.exit(), Exit::NotFound);
         assert_eq!(LocalError::Examine { path: dir(), source: not_found() }.exit(), Exit::NotFound);
         assert_eq!(LocalError::Nothing { dir: dir() }.exit(), Exit::NotFound);
         assert_eq!(ProtectError::from(LocalError::Nothing { dir: dir() }).exit(), Exit::NotFound);

@@ -92,6 +92,9 @@ pub enum CredentialsError {
     },
 }
 
+/// A certificate with its issuers', and its key in PEM form.
+type Pair = (Vec<CertificateDer<'static>>, Vec<u8>);
+
 /// One role's certificate with its issuers' and its key.
 struct Identity {
     path: PathBuf,
@@ -152,6 +155,18 @@ impl Credentials {
         // Nothing is resumed, and a ticket would be a record that nobody waits for.
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
+    }
+
+    /// For a client of another service: who signs the certificates over there.
+    pub(crate) fn authority(&self) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
+        self.roots()?;
+        certificates(&self.path("ca-cert.pem"))
+    }
+
+    /// For a client of another service: what it shows, whoever signed that.
+    pub(crate) fn client_identity(&self) -> Result<Pair, CredentialsError> {
+        let Identity { chain, .. } = self.identity("client")?;
+        Ok((chain, read(&self.path("client-key.pem"))?))
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -119,16 +119,20 @@ fn invalid(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
-/// A session that cannot go on, in an operator's words.
+/// A session that cannot go on.
 pub(super) fn broken(error: &Error) -> io::Error {
-    let why = match error {
+    io::Error::new(io::ErrorKind::InvalidData, words(error))
+}
+
+/// Why a session cannot go on, in an operator's words.
+pub(crate) fn words(error: &Error) -> String {
+    match error {
         Error::InvalidCertificate(error) => format!("the peer's certificate is refused: {}", of_certificate(error)),
         Error::NoCertificatesPresented => "the peer shows no certificate".into(),
         Error::AlertReceived(alert) => format!("the peer refuses this side: {}", of_alert(*alert)),
         Error::DecryptError => "a record was altered on the way, or came twice".into(),
         error => format!("TLS: {error}"),
-    };
-    io::Error::new(io::ErrorKind::InvalidData, why)
+    }
 }
 
 fn of_certificate(error: &CertificateError) -> String {

@@ -24,7 +24,7 @@ mod port;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-pub(super) use tests::TestAuthority;
+pub(crate) use tests::{Role, TestAuthority};
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -35,6 +35,7 @@ use rustls::{ClientConnection, ServerConnection};
 use super::tcp::Tcp;
 use super::{Connection, Listener, Transport};
 pub use credentials::{Credentials, CredentialsError};
+pub(crate) use handshake::words;
 use port::TlsPort;
 
 /// A handshake is two messages each way, and processor time of milliseconds.

@@ -18,17 +18,17 @@ use crate::transport::{Endpoint, READ_BYTES_MIN, ReadOutcome};
 const SOON: Duration = Duration::from_secs(30);
 
 /// An operator's own authority.
-pub(in crate::transport) struct TestAuthority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct TestAuthority(CertifiedIssuer<'static, KeyPair>);
 
 /// Whom a certificate is for.
 #[derive(Clone, Copy)]
-enum Role {
+pub(crate) enum Role {
     Server,
     Client,
 }
 
 impl TestAuthority {
-    pub(in crate::transport) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("random numbers");
@@ -36,7 +36,7 @@ impl TestAuthority {
     }
 
     /// A directory in `parent` with what both hosts need, for 127.0.0.1.
-    pub(in crate::transport) fn directory(&self, parent: &Path) -> PathBuf {
+    pub(crate) fn directory(&self, parent: &Path) -> PathBuf {
         let dir = tempfile::tempdir_in(parent).expect("a directory").keep();
         fs::write(dir.join("ca-cert.pem"), self.0.pem()).expect("room");
         self.issue(&dir, Role::Server, |_| {});
@@ -45,7 +45,7 @@ impl TestAuthority {
     }
 
     /// Writes one role's files into `dir`, with what `change` makes of the certificate.
-    fn issue(&self, dir: &Path, role: Role, change: impl FnOnce(&mut CertificateParams)) {
+    pub(crate) fn issue(&self, dir: &Path, role: Role, change: impl FnOnce(&mut CertificateParams)) {
         let (name, usage) = match role {
             Role::Server => ("server", ExtendedKeyUsagePurpose::ServerAuth),
             Role::Client => ("client", ExtendedKeyUsagePurpose::ClientAuth),

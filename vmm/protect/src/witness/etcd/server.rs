@@ -6,9 +6,12 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-#[cfg(test)]
-use super::Addresses;
-use super::{Cluster, Store};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::gateway::{Gateway, read};
+use super::message::{Status, encode};
+use super::{Cluster, Store, Target};
 
 /// Long enough for three members on a busy machine.
 const UP_TIME_MAX: Duration = Duration::from_secs(60);
@@ -20,6 +23,31 @@ pub struct EtcdServer {
     commands: Vec<Vec<String>>,
     pub(super) addresses: Vec<String>,
     dir: PathBuf,
+    credentials: Option<PathBuf>,
+}
+
+/// Whom a cluster lets in.
+#[derive(Debug, Clone, Default)]
+pub struct Guards {
+    /// A TLS directory whose server's certificate the members show; clients find theirs there too.
+    pub tls: Option<PathBuf>,
+    /// The members ask clients for certificates.
+    pub asks_for_certificates: bool,
+    /// For how many seconds a token is good.
+    pub token_secs: Option<u32>,
+}
+
+impl Guards {
+    fn options(&self) -> Vec<(&'static str, String)> {
+        let mut options = Vec::new();
+        if let Some(dir) = &self.tls {
+            let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
+            options.extend([("--cert-file", path("server-cert.pem")), ("--key-file", path("server-key.pem"))]);
+            options.push(("--trusted-ca-file", path("ca-cert.pem")));
+        }
+        options.extend(self.token_secs.map(|secs| ("--auth-token-ttl", secs.to_string())));
+        options
+    }
 }
 
 impl EtcdServer {
@@ -30,6 +58,11 @@ impl EtcdServer {
 
     /// Starts a cluster of `count` members, whose files are in `dir`, and waits until it writes.
     pub fn start(dir: &Path, count: usize) -> Self {
+        Self::start_guarded(dir, count, &Guards::default())
+    }
+
+    /// The same of a cluster that does not let everybody in.
+    pub fn start_guarded(dir: &Path, count: usize, guards: &Guards) -> Self {
         std::fs::create_dir_all(dir).expect("a directory of the test");
         // Held until all are known, so that no two are the same.
         let held: Vec<_> = (0..2 * count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
@@ -37,6 +70,8 @@ impl EtcdServer {
             held.iter().map(|port| format!("http://{}", port.local_addr().expect("it is bound"))).collect();
         drop(held);
         let (clients, peers) = urls.split_at(count);
+        let scheme = if guards.tls.is_some() { "https" } else { "http" };
+        let clients: Vec<_> = clients.iter().map(|url| url.replacen("http", scheme, 1)).collect();
         let named: Vec<String> = peers.iter().enumerate().map(|(n, peer)| format!("n{n}={peer}")).collect();
         let command = |n: usize| {
             let data = dir.join(format!("n{n}"));
@@ -50,14 +85,17 @@ impl EtcdServer {
                 ("--initial-cluster", named.join(",")),
                 ("--initial-cluster-token", dir.to_string_lossy().into_owned()),
             ];
-            options.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect()
+            let flags = guards.asks_for_certificates.then(|| "--client-cert-auth".to_owned());
+            let options = options.into_iter().chain(guards.options());
+            options.flat_map(|(option, value)| [option.to_owned(), value]).chain(flags).collect()
         };
         let commands = (0..count).map(command).collect();
         let mut server = Self {
             members: (0..count).map(|_| None).collect(),
             commands,
-            addresses: clients.to_vec(),
+            addresses: clients,
             dir: dir.into(),
+            credentials: guards.tls.clone(),
         };
         (0..count).for_each(|member| server.revive(member));
         server.wait_up();
@@ -82,33 +120,61 @@ impl EtcdServer {
     /// The member that leads.
     pub fn leader(&self) -> usize {
         let leads = |address: &String| {
-            let status = self.cluster_at(address).post_to(address, "maintenance/status", b"{}").expect("it answers");
-            let status: serde_json::Value = serde_json::from_slice(&status).expect("JSON");
-            status["leader"] == status["header"]["member_id"]
+            let status: Status = self.post(address, "maintenance/status", &json!({}));
+            status.leader == status.header.member_id
         };
         self.addresses.iter().position(leads).expect("one leads")
     }
 
+    /// Lets only the user `root` in from now on, who may do everything, and `user`, who may read and write the keys that begin with
+    /// `prefix`.
+    pub fn enable_users(&self, root: &str, (user, password): (&str, &str), prefix: &str) {
+        let post = |path: &str, request: Value| self.post::<Value>(&self.addresses[0], path, &request);
+        let mut end = prefix.as_bytes().to_vec();
+        *end.last_mut().expect("a prefix") += 1;
+        let keys = json!({ "permType": "READWRITE", "key": encode(prefix), "range_end": encode(end) });
+        post("auth/user/add", json!({ "name": "root", "password": root }));
+        post("auth/user/grant", json!({ "user": "root", "role": "root" }));
+        post("auth/user/add", json!({ "name": user, "password": password }));
+        post("auth/role/add", json!({ "name": "outlast" }));
+        post("auth/role/grant", json!({ "name": "outlast", "perm": keys }));
+        post("auth/user/grant", json!({ "user": user, "role": "outlast" }));
+        post("auth/enable", json!({}));
+    }
+
+    /// What a member answers.
+    fn post<T: for<'de> Deserialize<'de>>(&self, address: &str, path: &str, request: &Value) -> T {
+        let bytes = self.gateway_at(address).ask(0, path, request).expect("it answers");
+        read(address, &bytes).expect("JSON of etcd")
+    }
+
     /// What is typed for it as a witness.
     pub fn option(&self) -> String {
-        format!("etcd:{}", self.addresses.join(","))
+        format!("etcd:{}", self.target_of(&self.addresses.join(",")))
+    }
+
+    fn target_of(&self, addresses: &str) -> String {
+        match &self.credentials {
+            Some(dir) => format!("{addresses},credentials={}", dir.display()),
+            None => addresses.to_owned(),
+        }
     }
 
     /// All of its addresses.
     #[cfg(test)]
-    pub(super) fn all(&self) -> Addresses {
-        self.addresses.join(",").parse().expect("addresses")
+    pub(super) fn all(&self) -> Target {
+        self.target_of(&self.addresses.join(",")).parse().expect("addresses")
     }
 
-    fn cluster_at(&self, address: &str) -> Cluster {
-        Cluster::new(address.parse().expect("an address"))
+    fn gateway_at(&self, address: &str) -> Gateway {
+        Gateway::new(self.target_of(address).parse().expect("an address")).expect("what it asks for is there")
     }
 
     /// Until every member that runs writes.
     pub fn wait_up(&self) {
         let begun = Instant::now();
         for (address, _) in self.addresses.iter().zip(&self.members).filter(|(_, member)| member.is_some()) {
-            while let Err(error) = self.cluster_at(address).probe() {
+            while let Err(error) = Cluster::new(self.gateway_at(address)).probe() {
                 assert!(begun.elapsed() < UP_TIME_MAX, "etcd does not come up: {error}");
                 thread::yield_now();
             }

@@ -4,7 +4,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Instant;
 
-use replication::view::Incarnation;
+use replication::view::{Another, Ask, Attempt, Incarnation, Outcome, Place, Register, Wish};
 
 use super::server::EtcdServer;
 use super::*;
@@ -15,17 +15,34 @@ const VM: &str = "vm0.x";
 
 /// A cluster of `count` members; nothing where etcd is missing, and the test is counted as skipped.
 fn started(count: usize) -> Option<(tempfile::TempDir, EtcdServer)> {
-    if !EtcdServer::is_there() {
-        machine::testing::say_skipped("etcd is not on the PATH: scripts/etcd has one");
-        return None;
-    }
-    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = place()?;
     let server = EtcdServer::start(dir.path(), count);
     Some((dir, server))
 }
 
-fn append(cluster: &Cluster, record: Record) -> io::Result<Vec<Entry>> {
-    cluster.append(VM, &record, record.number)
+/// Where a cluster can be started.
+pub(super) fn place() -> Option<tempfile::TempDir> {
+    if !EtcdServer::is_there() {
+        machine::testing::say_skipped("etcd is not on the PATH: scripts/etcd has one");
+        return None;
+    }
+    Some(tempfile::tempdir().expect("a temporary directory"))
+}
+
+pub(super) fn cluster(target: Target) -> Cluster {
+    Cluster::new(Gateway::new(target).expect("there are no files to read, or they are good"))
+}
+
+pub(super) fn append(cluster: &Cluster, record: Record) -> io::Result<Vec<Entry>> {
+    cluster.append(VM, &record, record.number).map(|found| found.entries)
+}
+
+fn newest(cluster: &Cluster, vm: &str) -> Option<Entry> {
+    cluster.newest(vm).expect("it answers").entries.pop()
+}
+
+fn from(cluster: &Cluster, first: u64) -> io::Result<Vec<Entry>> {
+    Store::from(cluster, VM, first).map(|found| found.entries)
 }
 
 fn numbers<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<u64> {
@@ -44,39 +61,19 @@ fn insist<T>(mut ask: impl FnMut() -> io::Result<T>) -> T {
 }
 
 #[test]
-fn addresses_are_read_and_what_is_none_is_named() {
-    for text in ["http://127.0.0.1:2379", "http://a:1,http://[::1]:2"] {
-        assert_eq!(text.parse::<Addresses>().expect("well formed").to_string(), text);
-    }
-    for text in [
-        "",
-        "a:1",
-        "http://a",
-        "http://:1",
-        "http://a:0",
-        "http://a:1,",
-        "https://a:1",
-        "http://a:1/v3",
-        "http://u@a:1",
-    ] {
-        assert!(text.parse::<Addresses>().is_err(), "{text}");
-    }
-}
-
-#[test]
 fn probe_leaves_nothing() {
     let Some((_dir, server)) = started(1) else { return };
-    let cluster = Cluster::new(server.all());
+    let cluster = cluster(server.all());
     cluster.probe().expect("it answers");
-    let all = Range { key: encode("outlast/"), range_end: Some(encode("outlast0")), ..Range::default() };
-    assert!(cluster.post::<Found>("kv/range", &all).expect("it answers").kvs.is_empty());
-    assert!(cluster.newest(VM).expect("it answers").is_none());
+    let all = Range { range_end: Some(encode("outlast0")), ..Range::of_key("outlast/") };
+    assert!(cluster.post::<message::Found>("kv/range", &all).expect("it answers").kvs.is_empty());
+    assert!(newest(&cluster, VM).is_none());
 }
 
 #[test]
 fn record_is_appended_once_without_a_gap_and_read_back_over_several_pages() {
     let Some((_dir, server)) = started(1) else { return };
-    let cluster = Cluster::new(server.all());
+    let cluster = cluster(server.all());
     let ours = record(1, 1);
     assert_eq!(append(&cluster, ours.clone()).expect("it answers")[0].record, ours);
     assert_eq!(append(&cluster, record(1, 2)).expect("it answers")[0].record, ours);
@@ -86,10 +83,10 @@ fn record_is_appended_once_without_a_gap_and_read_back_over_several_pages() {
     for number in 2..=count {
         cluster.put_record(VM, &record(number, 1)).expect("it answers");
     }
-    assert_eq!(numbers(&cluster.newest(VM).expect("it answers")), [count]);
-    let from = numbers(&cluster.from(VM, 2).expect("it answers"));
+    assert_eq!(numbers(&newest(&cluster, VM)), [count]);
+    let from = numbers(&from(&cluster, 2).expect("it answers"));
     assert_eq!(from, (2..=count).collect::<Vec<_>>());
-    assert!(cluster.newest("vm0").expect("it answers").is_none(), "another VM");
+    assert!(newest(&cluster, "vm0").is_none(), "another VM");
 }
 
 #[test]
@@ -100,7 +97,7 @@ fn append_raced_by_many_has_exactly_one_winner_each_while_the_leader_is_killed()
     let barrier = Barrier::new(usize::from(RACERS) + 1);
     let (all, barrier) = (server.all(), &barrier);
     let race = |id: u8| {
-        let cluster = Cluster::new(all.clone());
+        let cluster = cluster(all.clone());
         barrier.wait();
         let won = |round: &u64| {
             let ours = record(*round, id);
@@ -122,7 +119,7 @@ fn append_raced_by_many_has_exactly_one_winner_each_while_the_leader_is_killed()
 #[test]
 fn cluster_without_a_majority_is_no_answer_and_knows_everything_when_it_is_back() {
     let Some((_dir, mut server)) = started(3) else { return };
-    let cluster = Cluster::new(server.all());
+    let cluster = cluster(server.all());
     let ours = record(1, 1);
     append(&cluster, ours.clone()).expect("it answers");
     server.kill(0);
@@ -132,21 +129,75 @@ fn cluster_without_a_majority_is_no_answer_and_knows_everything_when_it_is_back(
     assert!(cluster.newest(VM).is_err(), "what one member has is no answer");
     server.revive(0);
     server.wait_up();
-    let found = insist(|| cluster.from(VM, 1));
+    let found = insist(|| from(&cluster, 1));
     // Nobody knows whether the append that failed takes place later.
     assert!([&[1, 2][..], &[1, 2, 3]].contains(&&numbers(&found)[..]), "{found:?}");
     assert_eq!(found[0].record, ours);
 }
 
 #[test]
-fn addresses_of_two_clusters_are_no_witness() {
+fn answers_name_their_cluster_and_what_is_no_record_comes_from_one_cluster_only() {
     let (Some((_a, mut one)), Some((_b, other))) = (started(1), started(1)) else { return };
     let both = format!("{},{}", one.addresses[0], other.addresses[0]).parse().expect("addresses");
-    let cluster = Cluster::new(both);
-    append(&cluster, record(1, 1)).expect("the first answers");
+    let both = cluster(both);
+    let by = |cluster: &Cluster| cluster.newest(VM).expect("it answers").by.expect("etcd says which one it is");
+    let (first, second) = (by(&cluster(one.all())), by(&cluster(other.all())));
+    assert_ne!(first, second);
+    append(&both, Record { witness: Some(first), ..record(1, 1) }).expect("the first answers");
     one.kill(0);
-    let error = cluster.newest(VM).expect_err("the second is another cluster");
-    assert!(error.to_string().contains("is of cluster"), "{error}");
+    assert_eq!(by(&both), second, "who asks compares");
+    let error = both.is_stated(VM, Statement::Dead(Incarnation([3; 16]))).expect_err("nobody compares");
+    assert!(error.to_string().contains(&format!("is of cluster {second}")), "{error}");
+}
+
+#[test]
+fn record_goes_to_no_other_cluster_than_the_one_that_it_names() {
+    let (Some((_a, mut one)), Some((_b, other))) = (started(1), started(1)) else { return };
+    let both = cluster(format!("{},{}", one.addresses[0], other.addresses[0]).parse().expect("addresses"));
+    let witness = both.newest(VM).expect("it answers").by;
+    // A copy of all records, as after a restore.
+    for cluster in [&both, &cluster(other.all())] {
+        append(cluster, record(1, 1)).expect("it answers");
+    }
+    one.kill(0);
+    let found = both.append(VM, &Record { witness, ..record(2, 1) }, 1);
+    assert!(found.is_err(), "no address is of that cluster: {found:?}");
+    assert_eq!(numbers(&from(&cluster(other.all()), 1).expect("it answers")), [1]);
+}
+
+#[test]
+fn register_that_was_copied_to_another_cluster_is_another_witness_to_who_never_saw_it_too() {
+    let (Some((_a, one)), Some((_b, other))) = (started(1), started(1)) else { return };
+    let (one, other) = (cluster(one.all()), cluster(other.all()));
+    let place = record(1, 1).primary;
+    let begin = || Wish::Begin {
+        store: None,
+        dead: [place.id].into(),
+        here: [place.id].into(),
+        named_dead: Default::default(),
+    };
+    let wish = |cluster: &Cluster| {
+        let mut register = Register::new(Place { id: Incarnation(random()), ..place.clone() }, None);
+        register.handle_wish(begin(), Attempt(random()));
+        loop {
+            let found = match register.poll_ask().expect("it is not decided") {
+                Ask::Newest => cluster.newest(VM),
+                Ask::From(first) => Store::from(cluster, VM, first),
+                Ask::Append { record, from } => cluster.append(VM, &record, from),
+            };
+            if let Some(outcome) = register.handle_found(found.expect("it answers")) {
+                return (outcome, register.another());
+            }
+        }
+    };
+    let (Outcome::Won(entry), None) = wish(&one) else { panic!("nobody was there") };
+    let named = entry.record.witness.expect("a record names its cluster");
+    let value = serde_json::to_vec_pretty(&entry.record).expect("JSON");
+    other.put(&record_key(VM, 1), &value).expect("copied");
+    let found = other.newest(VM).expect("it answers").by;
+    assert_ne!(found, Some(named));
+    assert_eq!(wish(&other), (Outcome::Forgotten, Some(Another { expected: named, found })));
+    assert_eq!(numbers(&from(&other, 1).expect("it answers")), [1], "nothing was appended");
 }
 
 #[test]
@@ -156,35 +207,36 @@ fn addresses_that_hang_cost_their_time_once() {
     let hung = hung.iter().map(|port| format!("http://{}", port.local_addr().expect("it is bound")));
     let place = hung.chain([server.addresses[0].clone()]).collect::<Vec<_>>().join(",");
     // Three requests: with the time of both for each of them it would be none of an answer.
-    let witness = open(&place).expect("one of three answers");
-    assert!(crate::witness::Witness::newest(&witness, VM).expect("it answers").is_none());
+    let name: crate::witness::WitnessName = format!("etcd:{place}").parse().expect("well formed");
+    let witness = name.open().expect("one of three answers").expect("it is one");
+    assert!(witness.newest(VM).expect("it answers").entries.is_empty());
 }
 
 #[test]
 fn value_that_is_no_record_or_of_another_number_and_a_missing_record_are_no_answer() {
     let Some((_dir, server)) = started(1) else { return };
-    let cluster = Cluster::new(server.all());
+    let cluster = cluster(server.all());
     append(&cluster, record(1, 1)).expect("it answers");
     let first = serde_json::to_vec(&record(1, 1)).expect("JSON");
     for content in [&b"garbage"[..], b"", &first] {
         cluster.put(&record_key(VM, 2), content).expect("written");
-        for error in [cluster.newest(VM).expect_err("not a record"), cluster.from(VM, 1).expect_err("not a record")] {
+        for error in [cluster.newest(VM).expect_err("not a record"), from(&cluster, 1).expect_err("not a record")] {
             assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
         }
     }
     cluster.put(&record_key(VM, 2), &serde_json::to_vec(&record(2, 1)).expect("JSON")).expect("written");
     cluster.delete(&record_key(VM, 1)).expect("removed");
-    let error = cluster.from(VM, 1).expect_err("record 1 is missing");
+    let error = from(&cluster, 1).expect_err("record 1 is missing");
     assert!(error.to_string().contains("record 1 of vm0.x is missing"), "{error}");
 }
 
 #[test]
 fn what_is_left_is_found_until_it_is_taken_away_and_statements_until_they_are_withdrawn() {
     let Some((_dir, server)) = started(1) else { return };
-    let cluster = Cluster::new(server.all());
+    let cluster = cluster(server.all());
     let (nonce, dead) = (Nonce(random()), Statement::Dead(Incarnation([3; 16])));
     cluster.leave(VM, nonce).expect("written");
-    assert!(Cluster::new(server.all()).finds(VM, nonce).expect("it answers"));
+    assert!(self::cluster(server.all()).finds(VM, nonce).expect("it answers"));
     assert!(!cluster.finds("vm1", nonce).expect("it answers"));
     cluster.take_away(VM, nonce).expect("removed");
     assert!(!cluster.finds(VM, nonce).expect("it answers"));
@@ -213,7 +265,7 @@ fn what_is_no_etcd_is_an_error_that_names_it() {
             stream.write_all(answer.as_bytes()).expect("written");
         }
     });
-    let cluster = Cluster::new(address.parse().expect("an address"));
+    let cluster = cluster(address.parse().expect("an address"));
     for expected in ["404 Not Found: nope", "does not answer as etcd does"] {
         let error = cluster.newest(VM).expect_err("no etcd").to_string();
         assert!(error.contains(&address) && error.contains(expected), "{error}");

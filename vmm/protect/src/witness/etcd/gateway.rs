@@ -1,0 +1,266 @@
+//! Requests to the members of a cluster, through etcd's JSON gateway: to the first address that answers, with certificates and a
+//! token where the cluster asks for them.
+//!
+//! Every answer says which cluster gave it. A [`Dialogue`] is a few requests to one cluster: an answer of another is an error there, and
+//! a write goes to no address whose cluster is not known.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use replication::view::WitnessId;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use ureq::Agent;
+
+use super::address::Target;
+use super::credentials::Files;
+use super::error::EtcdError;
+use super::message::{Authenticate, Header, Refused, Status, Token};
+use crate::witness::{Health, Member};
+
+/// For one address. A cluster that lost its leader answers again after one to two seconds, and does not answer until then.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(2);
+const CONNECT_TIME_MAX: Duration = Duration::from_millis(500);
+/// The same with a TLS handshake.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(1);
+/// An answer has a page of records at most, each far smaller than 16 KiB.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
+
+/// The members of a cluster. Clones share their connections.
+#[derive(Clone)]
+pub(super) struct Gateway {
+    pub(super) target: Arc<Target>,
+    session: Arc<Mutex<Session>>,
+    last: Arc<Mutex<Last>>,
+}
+
+/// The last answer.
+#[derive(Clone, Copy, Default)]
+struct Last {
+    /// Which address gave it.
+    at: usize,
+    /// Of which cluster.
+    cluster: Option<u64>,
+}
+
+/// What requests are made with.
+struct Session {
+    agent: Agent,
+    files: Option<Files>,
+    token: Option<String>,
+    /// The files could not be read, and that was told.
+    is_stale: bool,
+}
+
+/// A few requests that one cluster must answer.
+#[derive(Debug, Default)]
+pub(super) struct Dialogue {
+    /// Which; `None`: whichever answers first.
+    pub(super) cluster: Option<u64>,
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+impl Gateway {
+    /// Asks nobody yet.
+    pub(super) fn new(target: Target) -> Result<Self, EtcdError> {
+        let files = target.read_files()?;
+        let session = Session { agent: agent(files.as_ref()), files, token: None, is_stale: false };
+        let session = Arc::new(Mutex::new(session));
+        Ok(Self { target: Arc::new(target), session, last: Arc::default() })
+    }
+
+    /// The answer of the first address that gives one, beginning with the one that gave the last.
+    pub(super) fn post<T: DeserializeOwned>(
+        &self,
+        dialogue: &mut Dialogue,
+        path: &str,
+        request: &impl Serialize,
+    ) -> io::Result<T> {
+        self.in_turn(|at| {
+            let bytes = self.ask(at, path, request)?;
+            self.accept(dialogue, at, &bytes)
+        })
+    }
+
+    /// The same of a request that changes something, which goes to no address of another cluster than that of `dialogue`. One that
+    /// did not give the last answer is asked first, by `probe`.
+    pub(super) fn write<T: DeserializeOwned>(
+        &self,
+        dialogue: &mut Dialogue,
+        (path, request): (&str, &impl Serialize),
+        probe: (&str, &impl Serialize),
+    ) -> io::Result<T> {
+        self.in_turn(|at| {
+            let last = self.last();
+            if dialogue.cluster.is_some() && (last.at, last.cluster) != (at, dialogue.cluster) {
+                let bytes = self.ask(at, probe.0, probe.1)?;
+                self.accept::<Header>(dialogue, at, &bytes)?;
+            }
+            let bytes = self.ask(at, path, request)?;
+            self.accept(dialogue, at, &bytes)
+        })
+    }
+
+    /// The token that is used now.
+    #[cfg(test)]
+    pub(super) fn token(&self) -> Option<String> {
+        self.session().token.clone()
+    }
+
+    fn last(&self) -> Last {
+        *self.last.lock().expect("no holder panics")
+    }
+
+    fn in_turn<T>(&self, mut ask: impl FnMut(usize) -> Result<T, EtcdError>) -> io::Result<T> {
+        let (count, first) = (self.target.addresses.len(), self.last().at);
+        let mut failed: Option<EtcdError> = None;
+        for at in (0..count).map(|n| (first + n) % count) {
+            match ask(at) {
+                Ok(answer) => return Ok(answer),
+                Err(error) if failed.as_ref().is_some_and(|before| before.weight() > error.weight()) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(failed.expect("there is at least one address").into())
+    }
+
+    /// What the member at this address answers. One that wants a token gets one, once.
+    pub(super) fn ask(&self, at: usize, path: &str, request: &impl Serialize) -> Result<Vec<u8>, EtcdError> {
+        let address = &self.target.addresses[at];
+        let body = serde_json::to_vec(request).expect("a request has string keys only");
+        let (agent, token, user) = {
+            let session = self.session();
+            let user = session.files.as_ref().and_then(|files| files.user.clone());
+            (session.agent.clone(), session.token.clone(), user)
+        };
+        let (status, bytes) = send(&agent, address, path, &body, token.as_deref())?;
+        if status.is_success() {
+            return Ok(bytes);
+        }
+        let refused = Refused::of(&bytes);
+        let name = user.as_ref().map(|user| &*user.name);
+        let Some(user) = user.as_ref().filter(|_| refused.lacks_token()) else {
+            return Err(EtcdError::of_refusal(address, &refused, status, name));
+        };
+        let request = Authenticate { name: &user.name, password: &user.password };
+        let request = serde_json::to_vec(&request).expect("it has string keys only");
+        let (status, bytes) = send(&agent, address, "auth/authenticate", &request, None)?;
+        if !status.is_success() {
+            let refused = Refused::of(&bytes);
+            return Err(match refused.is_of_password() {
+                true => {
+                    EtcdError::Password { address: address.clone(), user: user.name.clone(), path: user.path.clone() }
+                }
+                false => EtcdError::of_refusal(address, &refused, status, name),
+            });
+        }
+        let Token { token } = read(address, &bytes)?;
+        self.session().token = Some(token.clone());
+        let (status, bytes) = send(&agent, address, path, &body, Some(&token))?;
+        match status.is_success() {
+            true => Ok(bytes),
+            false => Err(EtcdError::of_refusal(address, &Refused::of(&bytes), status, name)),
+        }
+    }
+
+    /// What the member at this address says of itself.
+    pub(super) fn member(&self, at: usize) -> Member {
+        let address = self.target.addresses[at].clone();
+        let health = self.ask(at, "maintenance/status", &serde_json::json!({})).and_then(|bytes| {
+            let Status { header, version, leader, errors } = read(&address, &bytes)?;
+            let nameless = |_| EtcdError::Garbled(format!("{address} names no cluster"));
+            let cluster = WitnessId(header.cluster_id.parse().map_err(nameless)?);
+            Ok(Health { version, leads: leader == header.member_id, cluster, errors })
+        });
+        Member { address, health: health.map_err(|error| error.to_string()) }
+    }
+
+    /// What requests are made with, by the files as they are now. Those that cannot be read are no change: they may be about to be
+    /// replaced.
+    fn session(&self) -> MutexGuard<'_, Session> {
+        let mut session = self.session.lock().expect("no holder panics");
+        match self.target.read_files() {
+            Ok(files) => {
+                if files != session.files {
+                    *session = Session { agent: agent(files.as_ref()), files, token: None, is_stale: false };
+                }
+                session.is_stale = false;
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut session.is_stale, true) {
+                    tracing::warn!(%error, "what was read before is used for etcd");
+                }
+            }
+        }
+        session
+    }
+
+    /// An answer, if it is of the cluster that is asked.
+    fn accept<T: DeserializeOwned>(&self, dialogue: &mut Dialogue, at: usize, bytes: &[u8]) -> Result<T, EtcdError> {
+        let address = &self.target.addresses[at];
+        let Header { header } = read(address, bytes)?;
+        let nameless = |_| EtcdError::Garbled(format!("{address} names no cluster"));
+        let found = header.cluster_id.parse().map_err(nameless)?;
+        match dialogue.cluster.filter(|expected| *expected != found) {
+            Some(expected) => Err(EtcdError::Another { address: address.clone(), found, expected }),
+            None => {
+                dialogue.cluster = Some(found);
+                *self.last.lock().expect("no holder panics") = Last { at, cluster: Some(found) };
+                read(address, bytes)
+            }
+        }
+    }
+}
+
+impl Target {
+    fn read_files(&self) -> Result<Option<Files>, EtcdError> {
+        let dir: Option<&PathBuf> = self.credentials.as_ref();
+        dir.map(|dir| Files::read(dir, self.is_tls())).transpose()
+    }
+}
+
+fn agent(files: Option<&Files>) -> Agent {
+    let connect = if files.is_some() { HANDSHAKE_TIME_MAX } else { CONNECT_TIME_MAX };
+    let config = Agent::config_builder()
+        .timeout_connect(Some(connect))
+        .timeout_global(Some(REQUEST_TIME_MAX))
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .proxy(None);
+    let config = match files {
+        Some(files) => config.tls_config(files.tls()),
+        None => config,
+    };
+    config.build().new_agent()
+}
+
+fn send(
+    agent: &Agent,
+    address: &str,
+    path: &str,
+    body: &[u8],
+    token: Option<&str>,
+) -> Result<(ureq::http::StatusCode, Vec<u8>), EtcdError> {
+    let failed = |error| EtcdError::of_request(address, error);
+    let mut request = agent.post(format!("{address}/v3/{path}"));
+    if let Some(token) = token {
+        request = request.header("Authorization", token);
+    }
+    let mut answer = request.send(body).map_err(failed)?;
+    let bytes = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec().map_err(failed)?;
+    Ok((answer.status(), bytes))
+}
+
+/// What is in an answer.
+pub(super) fn read<T: DeserializeOwned>(address: &str, bytes: &[u8]) -> Result<T, EtcdError> {
+    let unread = |error| EtcdError::Garbled(format!("{address} does not answer as etcd does: {error}"));
+    serde_json::from_slice(bytes).map_err(unread)
+}
