@@ -131,7 +131,7 @@ impl fmt::Display for Place {
             PlaceKind::Process => "process",
             PlaceKind::Store => "state directory",
         };
-        write!(f, "the {kind} {} on host {}", &self.id.to_string()[..8], self.location.host)
+        write!(f, "{kind} {} on host {}", &self.id.to_string()[..8], self.location.host)
     }
 }
 

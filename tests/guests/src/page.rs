@@ -199,7 +199,7 @@ mod tests {
         assert!(agree("epochs.pause   p50 110.7 us, max 4.7 ms (n 146)", "epochs.pause  p50 1.2 ms, max 2.0 s (n 9)"));
         assert!(agree("{\"ms\":11.87}", "{\"ms\":12.107223000000001}"));
         assert!(agree("count=00000000000109df", "count=00000000000aaaaa"));
-        assert!(agree("by the process 3f9d2c41 on host …", "by the process 00112233 on host a-b.c"));
+        assert!(agree("by process 3f9d2c41 on host …", "by process 00112233 on host a-b.c"));
         assert!(agree("a\n…\nz", "a\nb\nc\nz") && agree("a\n…", "a"));
         for (shown, came) in [
             ("6", "5"),

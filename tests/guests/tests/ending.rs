@@ -5,6 +5,8 @@ use std::fs;
 use guests::place::{wait_progress, wait_value};
 use guests::{Guest, Pair, Place, console, needs, said};
 
+const TIMEOUT: i32 = 5;
+
 /// Both programs have ended with 0, and the guest ran on one side only.
 #[track_caller]
 fn assert_ended(pair: &mut Pair) {
@@ -80,6 +82,43 @@ fn stop_of_the_backup_leaves_the_guest_alone_and_running() {
     assert_eq!(pair.primary.ctl(&["stop"]).0, 0);
     assert_eq!(pair.primary.wait(), 0);
     console::check(&guest, &pair.primary.console()).unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// An operator who is told that the guest has ended must not find it running elsewhere.
+#[test]
+fn stop_that_the_witness_does_not_confirm_says_that_the_backup_may_continue() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut pair = Pair::start(&place, &guest);
+    let seen = wait_progress(&pair.primary, &guest, 20);
+    fs::rename(place.witness(), place.path("away")).expect("the test's own directory");
+    assert_eq!(pair.primary.ctl(&["stop"]).0, 0);
+    assert_eq!(pair.primary.wait(), TIMEOUT, "{}", pair.primary.log());
+    assert!(pair.primary.log().contains("may continue at its backup"), "{}", pair.primary.log());
+    fs::rename(place.path("away"), place.witness()).expect("the test's own directory");
+    pair.backup.wait_event("failover-finished");
+    wait_value(&pair.backup, &guest, seen + 20);
+    assert_eq!(pair.backup.ctl(&["stop"]).0, 0);
+    assert_eq!(pair.backup.wait(), 0, "{}", pair.backup.log());
+    console::join(&guest, &pair.primary.console(), &pair.backup.console()).unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn stop_without_a_backup_ends_the_guest_also_while_the_witness_is_away() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let witness = place.witness_option();
+    let mut alone = place.alone("a", &guest).with("--witness", witness.as_str()).start();
+    wait_progress(&alone, &guest, 20);
+    fs::rename(place.witness(), place.path("away")).expect("the test's own directory");
+    assert_eq!(alone.ctl(&["stop"]).0, 0);
+    assert_eq!(alone.wait(), 0, "{}", alone.log());
+    assert!(alone.log().contains("the witness does not know it"), "{}", alone.log());
+    fs::rename(place.path("away"), place.witness()).expect("the test's own directory");
+    let mut again = place.alone("a", &guest).with("--witness", witness.as_str()).start();
+    wait_progress(&again, &guest, 20);
+    assert_eq!(again.ctl(&["stop"]).0, 0);
+    assert_eq!(again.wait(), 0);
 }
 
 #[test]

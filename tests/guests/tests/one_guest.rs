@@ -67,7 +67,7 @@ fn restart_before_the_backup_asks_is_refused_and_the_backup_goes_on() {
         let side = if same_directory { "a" } else { "elsewhere" };
         let mut again = place.primary(side, &guest, port).start();
         assert_eq!(again.wait(), SPLIT_BRAIN, "{}", again.log());
-        assert!(again.log().contains("runs or may be continued elsewhere"), "{}", again.log());
+        assert!(again.log().contains("may be continued by its backup"), "{}", again.log());
         wait_value(&pair.backup, &guest, before + 30);
         stop(&mut pair.backup);
         console::join(&guest, &first, &pair.backup.console()).unwrap_or_else(|e| panic!("{e}"));

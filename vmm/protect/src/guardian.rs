@@ -29,7 +29,7 @@ mod waits;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
 use outlast_api::{KeptEpoch, Occurrence};
@@ -122,6 +122,8 @@ pub struct Guardian {
     telling: Mutex<()>,
     /// A snapshot waits for its commit.
     snapshots: Mutex<()>,
+    /// Who has the guest instead.
+    successor: OnceLock<String>,
     finished: AtomicBool,
 }
 
@@ -184,6 +186,7 @@ impl Guardian {
             questions: Condvar::new(),
             telling: Mutex::new(()),
             snapshots: Mutex::new(()),
+            successor: OnceLock::new(),
             finished: AtomicBool::new(false),
         });
         if local.is_some() {
@@ -327,6 +330,8 @@ impl Guardian {
             Action::Fenced { holder } => {
                 self.machine.egress().cut();
                 self.note(Occurrence::Fenced { holder: holder.clone() });
+                // It is told once.
+                let _ = self.successor.set(holder.clone());
                 self.machine.end(End::Fenced { holder });
             }
             Action::Note(note) => self.tell(note),

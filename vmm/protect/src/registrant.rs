@@ -33,8 +33,18 @@ pub struct Registrant {
     /// Held while a wish is being decided: one at a time.
     register: Mutex<Register>,
     seen: Mutex<Seen>,
-    /// Since when the witness does not answer.
-    away_since: Mutex<Option<Instant>>,
+    /// The witness does not answer.
+    away: Mutex<Option<Away>>,
+}
+
+/// A witness that does not answer.
+#[derive(Debug)]
+struct Away {
+    since: Instant,
+    /// What came instead, the last time.
+    why: String,
+    /// It answers, with something that is no record.
+    is_damaged: bool,
 }
 
 /// How a fresh start came by its right.
@@ -42,6 +52,8 @@ pub struct Registrant {
 pub struct Begun {
     /// The term of the new primary: the number of its record.
     pub term: Term,
+    /// The guest ended at another place, where its newest disks are.
+    pub ended_elsewhere: Option<Place>,
     /// Nobody ran the guest before: if this start comes to nothing, nobody has to be kept from the next one.
     was_free: bool,
 }
@@ -56,12 +68,24 @@ pub enum RightError {
     #[error(transparent)]
     Witness(#[from] WitnessError),
     /// The witness does not answer.
-    #[error("the witness {witness} does not answer: whether {vm} runs elsewhere is not known")]
+    #[error("the witness {witness} does not answer, so whether {vm} runs elsewhere is not known: {why}")]
     NoAnswer {
         /// The witness.
         witness: WitnessName,
         /// The VM.
         vm: String,
+        /// What came instead.
+        why: String,
+    },
+    /// The witness answers with something that is no record.
+    #[error("a record of {vm} at the witness {witness} is damaged: {why}")]
+    Damaged {
+        /// The witness.
+        witness: WitnessName,
+        /// The VM.
+        vm: String,
+        /// What is there.
+        why: String,
     },
     /// The witness has lost records, or is another one.
     #[error("the witness {witness} does not have what was seen there before: it is another one, or was restored")]
@@ -105,6 +129,14 @@ pub enum RightError {
     LastEpochHere {
         /// The VM.
         vm: String,
+    },
+    /// A backup that the newest record lists may have all of the guest.
+    #[error("{vm} may be continued by its backup, {place}")]
+    BackupMayBeWhole {
+        /// The VM.
+        vm: String,
+        /// The backup.
+        place: Box<Place>,
     },
     /// The rules of the register refuse it.
     #[error("{}", why(vm, witness, refusal))]
@@ -152,7 +184,7 @@ impl Registrant {
             seen: Mutex::new(Seen { known: life.known, term: None }),
             register: Mutex::new(Register::new(life.observer.place().clone(), life.known)),
             life,
-            away_since: Mutex::default(),
+            away: Mutex::default(),
         };
         registrant.state_deaths(registrant.newest_record().as_ref());
         Ok(registrant)
@@ -190,7 +222,11 @@ impl Registrant {
 
     /// For how long the witness has not answered.
     pub fn away_since(&self) -> Option<Instant> {
-        *self.away_since.lock().expect("no holder panics")
+        self.away().as_ref().map(|away| away.since)
+    }
+
+    fn away(&self) -> MutexGuard<'_, Option<Away>> {
+        self.away.lock().expect("no holder panics")
     }
 
     fn lock(&self) -> MutexGuard<'_, Register> {
@@ -233,16 +269,17 @@ impl Registrant {
     }
 
     fn note_answer(&self, error: Option<&io::Error>) {
-        let mut away = self.away_since.lock().expect("no holder panics");
-        match error {
-            None => *away = None,
-            Some(error) => {
-                if away.is_none() {
-                    tracing::warn!(%error, witness = %self.configured, "the witness does not answer");
-                }
-                away.get_or_insert_with(Instant::now);
+        let mut away = self.away();
+        *away = error.map(|error| {
+            if away.is_none() {
+                tracing::warn!(%error, witness = %self.configured, "the witness does not answer");
             }
-        }
+            Away {
+                since: away.as_ref().map_or_else(Instant::now, |away| away.since),
+                why: error.to_string(),
+                is_damaged: error.kind() == io::ErrorKind::InvalidData,
+            }
+        });
     }
 
     fn claim(&self, wish: Wish) -> ClaimResult {
@@ -296,14 +333,16 @@ impl Registrant {
     /// the beginnings of ids.
     pub fn begin(&self, store: Option<Place>, has_epoch: bool, names_dead: &[String]) -> Result<Begun, RightError> {
         if self.witness.is_none() {
-            return Ok(Begun { term: Term(unwitnessed_term()), was_free: false });
+            return Ok(Begun { term: Term(unwitnessed_term()), ended_elsewhere: None, was_free: false });
         }
         let newest = self.newest()?;
         let newest = newest.as_ref().map(|entry| &entry.record);
         let was_free = evidence::is_free(newest);
+        let ended = newest.filter(|_| was_free).map(|record| &record.primary);
+        let ended_elsewhere = ended.filter(|place| !self.life.observer.is_here(place)).cloned();
         let start = Start { store, has_epoch, named_dead: named(newest, names_dead)? };
         let wish = self.life.observer.begin(newest, &self.facts(newest), start);
-        self.win(wish).map(|term| Begun { term, was_free })
+        self.win(wish).map(|term| Begun { term, ended_elsewhere, was_free })
     }
 
     /// Wins the right to continue the guest of this state directory, the store `store`, from the end of `fork`.
@@ -460,7 +499,15 @@ impl Registrant {
     }
 
     fn no_answer(&self) -> RightError {
-        RightError::NoAnswer { witness: self.configured.clone(), vm: self.vm_name.clone() }
+        let (witness, vm) = (self.configured.clone(), self.vm_name.clone());
+        match &*self.away() {
+            Some(Away { why, is_damaged: true, .. }) => RightError::Damaged { witness, vm, why: why.clone() },
+            away => {
+                // What was appended and is not there has no error of its own.
+                let why = away.as_ref().map_or("a record that it took is not there", |away| away.why.as_str()).into();
+                RightError::NoAnswer { witness, vm, why }
+            }
+        }
     }
 
     /// `another`: how the witness says that it is not the one.
@@ -472,12 +519,20 @@ impl Registrant {
         }
     }
 
+    /// Whether the newest record lists it as a backup.
+    fn is_backup(&self, id: Incarnation) -> bool {
+        let register = self.lock();
+        let backups = register.newest().map_or(&[][..], |entry| &entry.record.backups);
+        backups.iter().any(|member| member.place.id == id)
+    }
+
     fn refused(&self, refusal: Refusal) -> RightError {
         let vm = self.vm_name.clone();
         match refusal {
             Refusal::MayBeWhole { place } if place.kind == PlaceKind::Store && self.life.observer.is_here(&place) => {
                 RightError::LastEpochHere { vm }
             }
+            Refusal::MayBeWhole { place } if self.is_backup(place.id) => RightError::BackupMayBeWhole { vm, place },
             refusal => RightError::Refused { vm, witness: self.configured.clone(), refusal },
         }
     }

@@ -26,7 +26,7 @@ use protect::epoch::EpochMachine;
 use protect::events::Events;
 use protect::fault;
 use protect::local::{KeptEpoch, LocalStore, reset};
-use protect::{Life, Parting, Sequel};
+use protect::{Guardian, Life, Parting, Sequel};
 
 /// Boots in one incident at most; then it is stopped.
 const RESETS_MAX: u64 = 5;
@@ -115,11 +115,13 @@ impl OnCrash {
         end: End,
         parted: Parting,
         machine: &EpochMachine,
+        guardian: &Guardian,
         events: &Events,
     ) -> Result<Next, Failure> {
         let Some(what) = end.crash() else {
             if matches!(end, End::Guest(_) | End::Stopped) {
                 self.file.forget()?;
+                parted_from(&parted, guardian.successor())?;
             }
             return super::exit_of(end).map(Next::End);
         };
@@ -174,12 +176,34 @@ impl OnCrash {
     }
 }
 
+/// Whether a guest that ended here has ended everywhere.
+pub(super) fn parted_from(parted: &Parting, successor: Option<&str>) -> Result<(), Failure> {
+    match parted {
+        Parting::Alone | Parting::OnlyTold => Ok(()),
+        Parting::Unrecorded => {
+            tracing::warn!(
+                "the guest has ended, and the witness does not know it: the next start in this state directory is accepted, and \
+                 others are refused"
+            );
+            Ok(())
+        }
+        Parting::TakenOver => {
+            super::exit_of(End::Fenced { holder: successor.unwrap_or("another place").into() }).map(drop)
+        }
+        Parting::NoAnswer => Err(Failure::new(
+            Exit::Timeout,
+            "the guest ended here, and may continue at its backup: the witness did not confirm its end",
+        )
+        .with_hint("if it is not to run, `outlast ctl stop` its backup when that runs it")),
+    }
+}
+
 /// Why a guest that was to be rebooted was not.
 fn not_alone(parted: Parting) -> &'static str {
     match parted {
         Parting::Alone => "",
         Parting::TakenOver => "; it was not started again, because its backup had taken it over before",
-        Parting::NoAnswer => {
+        Parting::NoAnswer | Parting::Unrecorded => {
             "; it was not started again, because the witness did not confirm that its backup leaves it alone"
         }
         Parting::OnlyTold => {

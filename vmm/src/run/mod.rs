@@ -10,6 +10,8 @@ mod incident;
 mod late;
 mod local;
 mod node;
+#[cfg(test)]
+mod operators;
 mod outlet;
 mod parts;
 mod primary;

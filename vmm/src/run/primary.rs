@@ -74,6 +74,12 @@ fn boot(
     let has_epoch = LocalStore::is_in(&config.state.dir);
     let store = Incarnation(random());
     let begun = registrant.begin(config.protection.is_local().then(|| registrant.store(store)), has_epoch, dead)?;
+    if let Some(place) = &begun.ended_elsewhere {
+        tracing::warn!(
+            "{} ended last at {place}: this start boots from the disks here, which lack what was written there",
+            config.name
+        );
+    }
     let protection = GuardianConfig { term: begun.term.max(protection.term), store, ..protection };
     let launch = make(config, opened, looked, settle).and_then(|launch| {
         write_config(&config.state.dir, &program.described)?;
@@ -252,7 +258,7 @@ pub(super) fn supervise(
         tracing::warn!(lost_bytes, "the console did not take all of the guest's output");
     }
     let how = format!("{end:?}");
-    let next = on_crash.next(end, parted, machine, events);
+    let next = on_crash.next(end, parted, machine, &guardian, events);
     // The guest is not at its end while this program boots it anew, or has it go back.
     if !(goes_on && matches!(next, Ok(Next::Boot | Next::GoBack))) {
         events.note(Occurrence::Ended { how });

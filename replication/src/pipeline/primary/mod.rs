@@ -114,8 +114,10 @@ pub enum Parting {
     Alone,
     /// A backup has it.
     TakenOver,
-    /// The witness has not said.
+    /// The witness has not said: the backup may continue the guest.
     NoAnswer,
+    /// No backup could continue it. The register does not know of its end: the witness did not answer, or not all output has left.
+    Unrecorded,
     /// The backup was told that the guest ended; if that was lost, nothing keeps it from continuing the guest.
     OnlyTold,
 }
@@ -351,7 +353,8 @@ impl PrimaryPipeline {
             PrimaryState::Ended if self.parts_alone => Parting::Alone,
             PrimaryState::Ended => Parting::OnlyTold,
             PrimaryState::Fenced => Parting::TakenOver,
-            _ => Parting::NoAnswer,
+            state if state.waits_for_backup() => Parting::NoAnswer,
+            _ => Parting::Unrecorded,
         }
     }
 

@@ -603,6 +603,20 @@ fn ended_guest_whose_backup_is_not_parted_from_stays_until_it_is_given_up() {
     assert!(host.pipeline.is_closed());
 }
 
+/// Nobody could continue it, so its end is its end, whatever the register says.
+#[test]
+fn ended_guest_without_a_backup_is_not_told_of_and_not_continued_while_the_witness_is_away() {
+    let mut host = Host::new(true);
+    host.seal(true);
+    host.run();
+    host.is_answered = false;
+    host.pipeline.handle_machine_ended(false);
+    host.pipeline.handle_guest_ended(host.now, false, false);
+    host.run();
+    assert_eq!(host.pipeline.parting(), Parting::Unrecorded);
+    assert!(!host.pipeline.is_closed(), "what is left of it stays until it is recorded");
+}
+
 #[test]
 fn guest_waits_at_its_boundary_while_the_images_are_far_behind() {
     let mut host = Host::new(true);

@@ -38,6 +38,11 @@ impl Guardian {
         self.lock().earlier.clone()
     }
 
+    /// Who has the guest instead, if this side was fenced.
+    pub fn successor(&self) -> Option<&str> {
+        self.successor.get().map(String::as_str)
+    }
+
     /// After the machine's end: commits what the guest did last, tells the backup, stops the threads. The guest's last
     /// words leave before this returns, or not at all if neither the backup nor the witness answers.
     pub fn finish(&self, end: &End, sequel: Sequel) -> Parting {

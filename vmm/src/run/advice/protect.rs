@@ -300,10 +300,12 @@ impl Advice for RightError {
             Self::Witness(error) => error.exit(),
             Self::NoAnswer { .. } => Exit::Timeout,
             Self::Unlisted { .. } => Exit::NotFound,
-            Self::Forgotten { .. }
+            Self::Damaged { .. }
+            | Self::Forgotten { .. }
             | Self::OtherWitness { .. }
             | Self::Copy { .. }
             | Self::LastEpochHere { .. }
+            | Self::BackupMayBeWhole { .. }
             | Self::Refused { .. } => Exit::SplitBrain,
         }
     }
@@ -313,9 +315,11 @@ impl Advice for RightError {
             Self::NoIdentity(_) => "is /proc mounted, and the state directory writable?".into(),
             Self::Witness(error) => return error.hint(),
             Self::NoAnswer { witness, .. } => format!(
-                "is the shared storage mounted, or the cluster up and reachable? `outlast witness check --witness {witness}` tells; \
-                 try again when it is"
+                "nothing was started; `outlast witness check --witness {witness}` tells what is wrong. Try again when it answers"
             ),
+            Self::Damaged { .. } => {
+                "bring the record back as it was: records are never changed and never removed".into()
+            }
             Self::Forgotten { .. } => {
                 "mount the right one; a witness that lost records cannot tell where the guest runs".into()
             }
@@ -335,6 +339,11 @@ impl Advice for RightError {
             Self::Unlisted { listed, .. } if listed.is_empty() => "it lists: none".into(),
             Self::Unlisted { listed, .. } => format!("it lists: {}", places(listed)),
             Self::LastEpochHere { .. } => "`outlast resume` continues from it".into(),
+            Self::BackupMayBeWhole { place, .. } => format!(
+                "look there: `outlast ctl status`. It runs the guest or takes it over: leave it there. Its process is gone: start \
+                 `outlast backup` there again, which says so, then try again here. That host is gone for good: say so, --dead {}",
+                short(place)
+            ),
             Self::Refused { refusal, .. } => remedy_of(refusal),
         };
         Some(remedy)
