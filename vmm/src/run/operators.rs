@@ -14,7 +14,7 @@ use replication::pipeline::resuming::NoCourse;
 use replication::view::evidence::Statement;
 use replication::view::{
     Attempt, Greeting, Incarnation, Known, Location, Member, Nonce, Place, PlaceKind, Record, RecordHash, RegisterId,
-    Standing,
+    Standing, WitnessId,
 };
 use replication::{BranchSeed, ClaimResult, EpochId, EpochMark, Fork, Origin, SessionId, Term};
 use snapshot::statedir::StateDir;
@@ -118,6 +118,7 @@ impl World {
             parent: None,
             fork: None,
             named_dead: Vec::new(),
+            witness: None,
         });
         (record.number, record.previous, record.attempt) = (number, previous, Attempt([number as u8; 16]));
         change(&mut record);
@@ -313,6 +314,15 @@ fn starts() -> Vec<Row> {
     drop(world.life("here", false));
     fs::write(world.record(2), b"{}").expect("room");
     row("a file that is no record", HERE, &world, start(&world, "here", false, &[]));
+
+    let mut world = World::new();
+    world.append(|record| record.witness = Some(WitnessId(0xcdf8_1819_4e3a_8c32)));
+    row(
+        "records that another witness took, as after a restore of an etcd cluster",
+        HERE,
+        &world,
+        start(&world, "here", false, &[]),
+    );
 
     let world = World::new();
     fs::remove_dir(world.dir("witness")).expect("it is empty");

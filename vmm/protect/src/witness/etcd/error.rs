@@ -101,7 +101,15 @@ pub enum EtcdError {
         /// What it says.
         text: String,
     },
-    /// It is no etcd, or what is kept there is not what was written.
+    /// It is no etcd.
+    #[error("{address} does not answer as etcd does: {why}")]
+    Foreign {
+        /// The member.
+        address: String,
+        /// What is wrong with the answer.
+        why: String,
+    },
+    /// What is kept there is not what was written.
     #[error("{0}")]
     Garbled(String),
     /// Two addresses are of two clusters.
@@ -176,7 +184,7 @@ impl From<EtcdError> for io::Error {
             EtcdError::Files(_) | EtcdError::User { .. } | EtcdError::Untrusted { .. } => io::ErrorKind::InvalidInput,
             EtcdError::Garbled(_) => io::ErrorKind::InvalidData,
             EtcdError::Full { .. } => io::ErrorKind::StorageFull,
-            EtcdError::Other { .. } | EtcdError::Another { .. } => io::ErrorKind::Other,
+            EtcdError::Other { .. } | EtcdError::Foreign { .. } | EtcdError::Another { .. } => io::ErrorKind::Other,
             EtcdError::Unwelcome { .. }
             | EtcdError::CommonName { .. }
             | EtcdError::NoUser { .. }

@@ -176,8 +176,7 @@ impl Gateway {
         let address = self.target.addresses[at].clone();
         let health = self.ask(at, "maintenance/status", &serde_json::json!({})).and_then(|bytes| {
             let Status { header, version, leader, errors } = read(&address, &bytes)?;
-            let nameless = |_| EtcdError::Garbled(format!("{address} names no cluster"));
-            let cluster = WitnessId(header.cluster_id.parse().map_err(nameless)?);
+            let cluster = WitnessId(cluster_of(&address, &header.cluster_id)?);
             Ok(Health { version, leads: leader == header.member_id, cluster, errors })
         });
         Member { address, health: health.map_err(|error| error.to_string()) }
@@ -207,8 +206,7 @@ impl Gateway {
     fn accept<T: DeserializeOwned>(&self, dialogue: &mut Dialogue, at: usize, bytes: &[u8]) -> Result<T, EtcdError> {
         let address = &self.target.addresses[at];
         let Header { header } = read(address, bytes)?;
-        let nameless = |_| EtcdError::Garbled(format!("{address} names no cluster"));
-        let found = header.cluster_id.parse().map_err(nameless)?;
+        let found = cluster_of(address, &header.cluster_id)?;
         match dialogue.cluster.filter(|expected| *expected != found) {
             Some(expected) => Err(EtcdError::Another { address: address.clone(), found, expected }),
             None => {
@@ -261,6 +259,13 @@ fn send(
 
 /// What is in an answer.
 pub(super) fn read<T: DeserializeOwned>(address: &str, bytes: &[u8]) -> Result<T, EtcdError> {
-    let unread = |error| EtcdError::Garbled(format!("{address} does not answer as etcd does: {error}"));
-    serde_json::from_slice(bytes).map_err(unread)
+    serde_json::from_slice(bytes).map_err(|error| foreign(address, error.to_string()))
+}
+
+fn cluster_of(address: &str, id: &str) -> Result<u64, EtcdError> {
+    id.parse().map_err(|_| foreign(address, "it names no cluster".into()))
+}
+
+fn foreign(address: &str, why: String) -> EtcdError {
+    EtcdError::Foreign { address: address.to_owned(), why }
 }
