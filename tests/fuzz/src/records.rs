@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use replication::view::{
-    Attempt, Entry, Incarnation, Known, Location, Member, Place, PlaceKind, Record, RecordHash, Register, Wish,
+    Attempt, Entry, Excerpt, Incarnation, Known, Location, Member, Place, PlaceKind, Record, RecordHash, Register,
+    Wish, WitnessId,
 };
 use replication::{EpochId, EpochMark, Fork, SessionId, Term};
 
@@ -52,6 +53,12 @@ fn wish(input: &mut Input<'_>, newest: Option<&Entry>) -> Wish {
     }
 }
 
+/// What a witness answers that says which one it is, or cannot, or is another one this time.
+fn excerpt(entries: Vec<Entry>, input: &mut Input<'_>) -> Excerpt {
+    let by = Some(WitnessId(u64::from(input.u8() % 8))).filter(|id| id.0 < 3);
+    Excerpt { by, entries }
+}
+
 /// A record that was altered as text, if it still is one.
 fn altered(record: &Record, input: &mut Input<'_>) -> Option<Entry> {
     let mut text = serde_json::to_vec(record).expect("a record has string keys only");
@@ -85,7 +92,7 @@ pub fn run(data: &[u8]) {
                 there.push(entry.unwrap_or_else(|| Entry { hash: RecordHash::of(&text), record: *record }));
                 let from = usize::from(input.u8()).min(there.len().saturating_sub(1));
                 let from = if input.u8() % 4 == 0 { from } else { there.len().saturating_sub(2) };
-                register.handle_found(there[from..].to_vec())
+                register.handle_found(excerpt(there[from..].to_vec(), &mut input))
             }
             Some(_) => match input.u8() % 6 {
                 0 => register.handle_no_answer(),
@@ -98,12 +105,13 @@ pub fn run(data: &[u8]) {
                         .rev()
                         .filter_map(|entry| altered(&entry.record, &mut input))
                         .collect();
-                    register.handle_found(found)
+                    register.handle_found(excerpt(found, &mut input))
                 }
                 _ => {
                     let from =
                         register.known().and_then(|known| there.iter().position(|entry| Known::of(entry) == known));
-                    register.handle_found(there[from.unwrap_or(there.len().saturating_sub(1))..].to_vec())
+                    let found = there[from.unwrap_or(there.len().saturating_sub(1))..].to_vec();
+                    register.handle_found(excerpt(found, &mut input))
                 }
             },
         };

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::super::ctl::Output;
 use super::{answer, nobody};
-use crate::config::TimeSpan;
+use crate::config::{TimeSpan, rooted_witness};
 use crate::exit::{Exit, Failure};
 use protect::witness::{Checkup, Facts, Health, Member, Mount, Trial, WitnessName};
 
@@ -70,6 +70,7 @@ struct MemberLine {
 
 pub(super) fn execute(args: CheckArgs) -> Result<Exit, Failure> {
     let CheckArgs { witness, meet, timeout, output } = args;
+    let witness = rooted_witness(witness);
     let value = meet.map(|value| value.map(|text| nonce_of(&text)).transpose()).transpose()?;
     let checkup = Checkup::open(&witness)?.ok_or_else(|| nobody(&witness))?;
     let trial = checkup.trial()?;

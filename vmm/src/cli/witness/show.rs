@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::super::ctl::Output;
 use super::{answer, nobody};
-use crate::config::VmConfig;
+use crate::config::{VmConfig, rooted_witness};
 use crate::exit::{Exit, Failure};
 use protect::local::LocalStore;
 use protect::witness::WitnessName;
@@ -56,6 +56,7 @@ struct Start {
 
 pub(super) fn execute(args: ShowArgs) -> Result<Exit, Failure> {
     let ShowArgs { witness, name, state_dir, output } = args;
+    let witness = rooted_witness(witness);
     let dir = VmConfig::state_dir_of(Some(&name), state_dir)?;
     let inspection = Inspection::of(&name, &witness, &dir, LocalStore::is_in(&dir))?.ok_or_else(|| nobody(&witness))?;
     if inspection.records.is_empty() {
