@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use replication::view::Ask;
+
 use crate::bounds::Bounds;
 use crate::name::HostId;
 use crate::world::{Errand, Phase, Replica, Role, Stance, World};
@@ -130,7 +132,7 @@ fn hosts(bounds: &Bounds, world: &World) -> impl Iterator<Item = HostId> {
 
 fn of_host(bounds: &Bounds, world: &World, host: HostId, actions: &mut Vec<Action>) {
     let Some(node) = world.node(host) else {
-        if life_count(world, host) < bounds.lives {
+        if life_count(world, host) < bounds.lives && has_room(bounds, world) {
             actions.extend([Action::Run(host), Action::Resume(host)]);
         }
         return actions.push(Action::Attest(host));
@@ -138,7 +140,10 @@ fn of_host(bounds: &Bounds, world: &World, host: HostId, actions: &mut Vec<Actio
     if world.spent.crashes < bounds.crashes {
         actions.push(Action::Crash(host));
     }
-    if node.pending.is_some() {
+    if let Some(pending) = &node.pending {
+        if matches!(&*pending.ask, Ask::Append { record, .. } if record.number > u64::from(bounds.records)) {
+            return;
+        }
         actions.push(Action::Append(host, Fate::Answered));
         if world.spent.unanswered < bounds.unanswered {
             actions.extend([Action::Append(host, Fate::Unanswered), Action::Append(host, Fate::Lost)]);
@@ -146,7 +151,7 @@ fn of_host(bounds: &Bounds, world: &World, host: HostId, actions: &mut Vec<Actio
                 actions.push(Action::Append(host, Fate::Late));
             }
         }
-    } else if world.witness.chain.len() < usize::from(bounds.records) {
+    } else if has_room(bounds, world) {
         let allowed = |errand: &Errand| *errand != Errand::Override || world.spent.overrides < bounds.overrides;
         actions.extend(errands(world, host).into_iter().filter(allowed).map(|errand| Action::Ask(host, errand)));
     }
@@ -174,6 +179,11 @@ fn of_primary(bounds: &Bounds, world: &World, host: HostId, actions: &mut Vec<Ac
         let can_begin = |other: &HostId| world.node(*other).is_some() || life_count(world, *other) < bounds.lives;
         actions.extend(others.filter(can_begin).map(|backup| Action::Connect { primary: host, backup }));
     }
+}
+
+/// Whether one record more is within the bounds.
+fn has_room(bounds: &Bounds, world: &World) -> bool {
+    world.witness.chain.len() < usize::from(bounds.records)
 }
 
 /// Lives on a host that others may have heard of.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use stateright::{Checker, HasDiscoveries, Model, Path, Property};
 
 use crate::action::{self, Action};
+use crate::healing;
 use crate::play::{self, Setting};
 use crate::world::{World, Wrong};
 
@@ -34,7 +35,11 @@ impl Model for Views {
     }
 
     fn next_state(&self, world: &World, action: Action) -> Option<World> {
-        play::next(&self.0, world, action)
+        let mut next = play::next(&self.0, world, action)?;
+        if self.0.heals && next.wrong.is_none() {
+            next.wrong = healing::trouble(&self.0, &next);
+        }
+        Some(next)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {

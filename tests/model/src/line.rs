@@ -38,6 +38,8 @@ impl fmt::Display for Epoch {
 pub struct Course {
     /// The epoch that it continues; none: the guest was booted.
     pub fork: Option<Epoch>,
+    /// The epoch at whose end the disk was from which it was booted; none: it was blank.
+    pub disk: Option<Epoch>,
     /// Its last sealed epoch.
     pub sealed: u8,
     /// The last epoch that it released.
@@ -49,10 +51,10 @@ pub struct Course {
 pub struct Lines(BTreeMap<Line, Course>);
 
 impl Lines {
-    /// `line` begins, and shows again what it continues from.
-    pub fn begin(&mut self, line: Line, fork: Option<Epoch>) {
+    /// `line` continues from `fork`, and shows that again; or it is booted from a disk.
+    pub fn begin(&mut self, line: Line, fork: Option<Epoch>, disk: Option<Epoch>) {
         let count = fork.map_or(0, |fork| fork.count);
-        self.0.insert(line, Course { fork, sealed: count, released: count });
+        self.0.insert(line, Course { fork, disk, sealed: count, released: count });
     }
 
     /// One epoch more was sealed. Whether another process sealed one of that branch and number.
@@ -79,7 +81,7 @@ impl Lines {
         last.filter(|epoch| epoch.count > 0)
     }
 
-    /// Whether `epoch` lies in the history of `later`, or is it.
+    /// Whether `epoch` lies in the history of `later`, or is it. A guest that was booted has the history of its disk.
     pub fn is_in(&self, epoch: Epoch, later: Epoch) -> bool {
         let epoch = self.executed(epoch);
         let mut at = Some(self.executed(later));
@@ -87,7 +89,8 @@ impl Lines {
             if here.line == epoch.line && epoch.count <= here.count {
                 return true;
             }
-            at = self.0[&here.line].fork.map(|fork| self.executed(fork));
+            let course = self.0[&here.line];
+            at = course.fork.or(course.disk).map(|before| self.executed(before));
         }
         false
     }

@@ -31,6 +31,9 @@ struct Check {
     /// A rule to break on purpose.
     #[arg(long = "break", value_name = "NAME")]
     broken: Option<Break>,
+    /// In each state look whether somebody runs the guest when faults stop.
+    #[arg(long)]
+    heal: bool,
     /// Threads.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -40,8 +43,8 @@ struct Check {
 }
 
 fn main() -> ExitCode {
-    let Command::Check(Check { bounds, broken, threads, seconds }) = Arguments::parse().command;
-    let report = check(Setting { bounds, broken }, threads, seconds.map(Duration::from_secs));
+    let Command::Check(Check { bounds, broken, heal, threads, seconds }) = Arguments::parse().command;
+    let report = check(Setting { bounds, broken, heals: heal }, threads, seconds.map(Duration::from_secs));
     println!(
         "{} states, {} steps deep, {:.1} s{}",
         report.states,

@@ -13,7 +13,7 @@ use crate::shared::Shared;
 pub struct Slot {
     /// As the witness gives it.
     pub entry: Shared<Entry>,
-    /// The epoch from which the record continues, if it begins a branch and does.
+    /// The epoch from which a record that begins a branch continues: its fork, or that of the disk from which the guest is booted.
     pub fork: Option<Epoch>,
 }
 

@@ -66,8 +66,31 @@ pub struct Host {
     pub lives: Option<Shared<Lives>>,
     /// Its state directory.
     pub store: Option<Store>,
+    /// Its disk image, with the log beside it.
+    pub disk: Disk,
     /// The process that runs there.
     pub node: Option<Node>,
+}
+
+/// What a guest would find that is booted on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Disk {
+    /// What it was before there was a guest.
+    Blank,
+    /// It is being filled, and is no disk.
+    Partial,
+    /// It is as at the end of this epoch.
+    At(Epoch),
+}
+
+impl Disk {
+    /// The epoch at whose end it is.
+    pub fn epoch(self) -> Option<Epoch> {
+        match self {
+            Disk::At(epoch) => Some(epoch),
+            Disk::Blank | Disk::Partial => None,
+        }
+    }
 }
 
 /// A state directory.
@@ -246,7 +269,7 @@ pub enum Wrong {
     ReleasedUncommitted,
     /// The guest was begun or overridden beside a listed place that is whole.
     BesideWhole,
-    /// The guest was booted from a disk that no listed place had.
+    /// The guest was booted from a disk that no listed place had, or that was not whole.
     OtherDisk,
     /// A guest whose end was answered was continued.
     EndedContinued,
@@ -277,7 +300,7 @@ impl Wrong {
 impl World {
     /// No process was ever here.
     pub fn empty() -> World {
-        let host = Host { lives: None, store: None, node: None };
+        let host = Host { lives: None, store: None, disk: Disk::Blank, node: None };
         World {
             witness: Witness::empty(),
             hosts: [host.clone(), host.clone(), host],

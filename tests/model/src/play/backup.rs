@@ -7,7 +7,7 @@ use super::register::void;
 use crate::broken::Break;
 use crate::name::{HostId, Join};
 use crate::shared::Shared;
-use crate::world::{Backup, Extent, Phase, Replica, Role, Session, Stance};
+use crate::world::{Backup, Disk, Extent, Phase, Replica, Role, Session, Stance};
 
 impl Play<'_> {
     /// A primary without a backup meets one. That both see the same witness is taken for proved.
@@ -38,6 +38,7 @@ impl Play<'_> {
         }
         let session = Session { join, phase: Phase::Filling, acked: 0, ack_sent: 0 };
         self.world.primary_mut(host)?.session = Some(session);
+        self.world.host_mut(backup).disk = Disk::Partial;
         let backup = self.world.backup_mut(backup)?;
         let mut voids = Voids::clone(&backup.voids);
         voids.handle_joined(join.session(), line.life.incarnation());
@@ -81,6 +82,7 @@ impl Play<'_> {
         }
         let last = crate::line::Epoch { line, count };
         self.world.backup_mut(host)?.copy = Replica::Whole { join, last, stance };
+        self.world.host_mut(host).disk = Disk::At(last);
         if let Some(extent) = self.world.joins.get_mut(&join) {
             *extent = Extent { whole: count.max(extent.whole), ..*extent };
         }

@@ -5,6 +5,7 @@ mod primary;
 mod register;
 mod start;
 
+use replication::Fork;
 use replication::view::{Incarnation, PlaceKind, Record, Standing};
 
 use crate::action::{Action, Fate};
@@ -13,7 +14,7 @@ use crate::broken::Break;
 use crate::line::{Epoch, Lines};
 use crate::name::{HostId, Join, Life};
 use crate::shared::Shared;
-use crate::world::{Replica, Role, Spent, World, Wrong};
+use crate::world::{Disk, Replica, Role, Spent, World, Wrong};
 
 /// What a run is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct Setting {
     pub bounds: Bounds,
     /// A rule that is broken on purpose.
     pub broken: Option<Break>,
+    /// In each state it is looked at what becomes of it when faults stop.
+    pub heals: bool,
 }
 
 /// One action on a copy of the world.
@@ -114,52 +117,69 @@ impl Play<'_> {
 
     /// `record` stands from now on.
     fn stand(&mut self, record: &Record) {
-        let fork = record.fork.and_then(|fork| match fork {
-            replication::Fork::Mark(mark) => self.world.lines.find(mark),
-            replication::Fork::Number(_) => None,
-        });
-        if record.branch == record.number {
+        let begins = record.branch == record.number;
+        let fork = begins.then(|| self.origin(record)).flatten();
+        if begins {
             self.judge_branch(record, fork);
         }
         self.world.witness.push(record, fork);
     }
 
-    /// A record begins a branch: what it leaves out was never released, and nobody could continue the guest besides.
-    fn judge_branch(&mut self, record: &Record, fork: Option<Epoch>) {
-        let before = self.world.witness.newest().cloned();
-        let is_overridden = !record.named_dead.is_empty();
-        if record.fork.is_some() && self.world.is_ended {
-            self.fault(Wrong::EndedContinued);
-        }
-        let begun = self.begun();
-        if let Some(fork) = fork.filter(|_| !is_overridden) {
-            let lines = self.world.lines.clone();
-            let mut released = lines.released().filter(|epoch| epoch.line.branch >= begun);
-            if released.any(|epoch| !lines.is_in(epoch, fork)) {
-                self.fault(Wrong::ClaimBehind);
-            }
-        }
-        let Some(before) = before.filter(|before| before.standing == Standing::Running) else {
-            self.world.is_ended &= record.fork.is_some();
-            return;
-        };
-        if record.fork.is_none() || is_overridden {
-            if before.places().any(|place| self.may_continue(&before, place.id, place.kind)) {
-                self.fault(Wrong::BesideWhole);
-            }
-            let host = HostId::of(&record.primary.location);
-            let is_its = before.places().any(|place| HostId::of(&place.location) == host);
-            if record.fork.is_none() && !is_its {
-                self.fault(Wrong::OtherDisk);
-            }
+    /// The epoch from which a record that begins a branch continues.
+    fn origin(&self, record: &Record) -> Option<Epoch> {
+        match record.fork {
+            Some(Fork::Mark(mark)) => self.world.lines.find(mark),
+            Some(Fork::Number(_)) => None,
+            None => self.world.host(HostId::of(&record.primary.location)).disk.epoch(),
         }
     }
 
-    /// The branch in which the guest was booted last.
-    fn begun(&self) -> u8 {
-        let boots = self.world.witness.chain.iter().map(|slot| &slot.entry.record);
-        let last = boots.filter(|record| record.fork.is_none() && record.branch == record.number).last();
-        last.map_or(0, |record| u8::try_from(record.number).expect("records are few"))
+    /// A record begins a branch: it leaves out nothing that was released, and nobody could continue the guest besides.
+    fn judge_branch(&mut self, record: &Record, origin: Option<Epoch>) {
+        let is_boot = record.fork.is_none();
+        let is_free = self.world.witness.newest().is_none_or(|newest| newest.standing == Standing::Ended);
+        if self.world.is_ended && !is_boot {
+            self.fault(Wrong::EndedContinued);
+        }
+        self.world.is_ended &= !is_boot;
+        if is_free {
+            return;
+        }
+        if record.named_dead.is_empty() {
+            let (lines, first) = (self.world.lines.clone(), self.first_branch());
+            let mut released = lines.released().filter(|epoch| epoch.line.branch >= first);
+            if released.any(|epoch| origin.is_none_or(|origin| !lines.is_in(epoch, origin))) {
+                self.fault(Wrong::ClaimBehind);
+            }
+        }
+        if is_boot || !record.named_dead.is_empty() {
+            self.judge_boot(record, is_boot);
+        }
+    }
+
+    /// The guest is booted, or continued by an override, after a record that says that it runs.
+    fn judge_boot(&mut self, record: &Record, is_boot: bool) {
+        let Some(before) = self.world.witness.newest().cloned() else { return };
+        if before.places().any(|place| self.may_continue(&before, place.id, place.kind)) {
+            self.fault(Wrong::BesideWhole);
+        }
+        let host = HostId::of(&record.primary.location);
+        let is_listed = before.places().any(|place| HostId::of(&place.location) == host);
+        if is_boot && (!is_listed || self.world.host(host).disk == Disk::Partial) {
+            self.fault(Wrong::OtherDisk);
+        }
+    }
+
+    /// The branch that began what counts now: booted after an end, or continued by an override, which may leave out what was released.
+    fn first_branch(&self) -> u8 {
+        let records: Vec<&Record> = self.world.witness.chain.iter().map(|slot| &slot.entry.record).collect();
+        let is_first = |index: &usize| {
+            let begins = records[*index].branch == records[*index].number;
+            let is_free = *index == 0 || records[*index - 1].standing == Standing::Ended;
+            begins && (is_free || !records[*index].named_dead.is_empty())
+        };
+        let last = (0..records.len()).rev().find(is_first);
+        last.map_or(0, |index| u8::try_from(records[index].number).expect("records are few"))
     }
 
     /// Whether this place of `record` really could continue the guest.

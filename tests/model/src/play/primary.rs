@@ -7,7 +7,8 @@ use super::Play;
 use crate::broken::Break;
 use crate::line::Epoch;
 use crate::name::{HostId, Join};
-use crate::world::{Errand, Extent, Phase, Primary, Replica, Session, Stance, Wrong};
+use crate::witness::Slot;
+use crate::world::{Disk, Errand, Extent, Phase, Primary, Replica, Session, Stance, Wrong};
 
 /// Epochs sealed and not committed, at most.
 const IN_FLIGHT_MAX: u8 = 2;
@@ -185,6 +186,8 @@ impl Play<'_> {
         primary.committed = upto;
         let epoch = Epoch { line: primary.line, count: upto };
         self.change_lines(|lines| lines.release(epoch));
+        // The log had it before.
+        self.world.host_mut(host).disk = Disk::At(epoch);
         self.judge_release(host, epoch);
         Some(())
     }
@@ -205,7 +208,12 @@ impl Play<'_> {
             let record = &slot.entry.record;
             record.branch == record.number && record.number > u64::from(epoch.line.branch)
         });
-        let keeps = |slot: &crate::witness::Slot| slot.fork.is_some_and(|fork| self.world.lines.is_in(epoch, fork));
+        // What was shown before may be shown again.
+        let others = self.world.lines.released().filter(|other| other.line != epoch.line);
+        if others.into_iter().any(|other| self.world.lines.is_in(epoch, other)) {
+            return;
+        }
+        let keeps = |slot: &Slot| slot.fork.is_some_and(|fork| self.world.lines.is_in(epoch, fork));
         let is_kept = later.into_iter().all(keeps);
         self.check(is_kept, Wrong::OtherLine);
     }

@@ -10,7 +10,7 @@ use crate::broken::Break;
 use crate::line::{Epoch, Line};
 use crate::name::{HostId, Join};
 use crate::shared::Shared;
-use crate::world::{Errand, Pending, Phase, Replica, Role, Stance, Wrong};
+use crate::world::{Disk, Errand, Pending, Phase, Replica, Role, Stance, Wrong};
 
 impl Play<'_> {
     /// The process on `host` wants something. It reads; if it may append, that is pending.
@@ -266,7 +266,9 @@ impl Play<'_> {
         let node = self.world.node(host)?;
         let line = Line { branch, life: node.life };
         let is_backup = matches!(node.role, Role::Backup(_));
-        self.change_lines(|lines| lines.begin(line, fork));
+        let disk = self.world.host(host).disk;
+        self.change_lines(|lines| lines.begin(line, fork, disk.epoch()));
+        self.world.host_mut(host).disk = fork.map_or(disk, Disk::At);
         let stored = self.world.host(host).store.filter(|_| !is_backup);
         let role = Role::Primary(crate::world::Primary {
             line,
