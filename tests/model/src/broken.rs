@@ -4,6 +4,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::bounds::Bounds;
+use crate::play::Setting;
+use crate::world::Wrong;
+
 /// A rule broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Break {
@@ -109,6 +113,43 @@ impl Break {
         Break::VoidUntold,
         Break::DeathUntold,
     ];
+}
+
+impl Break {
+    /// The smallest setting in which it does harm.
+    pub fn setting(self) -> Setting {
+        let plain = Bounds { epochs: 2, ends: 0, unanswered: 0, ..Bounds::SMALL };
+        let alone = Bounds { store: true, hosts: 1, ..plain };
+        let bounds = match self {
+            Break::RecordLost | Break::SeenIsForgotten => Bounds { restores: 1, ..plain },
+            Break::DoubtIsWon | Break::DoubtIsForgotten => Bounds { unanswered: 1, ..plain },
+            Break::JoinComesBack => Bounds { epochs: 3, records: 5, joins: 2, crashes: 0, ..plain },
+            Break::StoreRemovalUnasked => Bounds { store_losses: 1, ..alone },
+            Break::StoreUncounted => alone,
+            Break::ResumeUnlisted => Bounds { store: true, ..plain },
+            Break::OverrideUnnamed => Bounds { store: true, overrides: 1, ..plain },
+            Break::EndUnrecorded => Bounds { ends: 1, crashes: 0, ..plain },
+            Break::DeathUntold => Bounds { crashes: 2, ..plain },
+            _ => plain,
+        };
+        let heals = matches!(self, Break::NobodyClaims | Break::VoidUntold | Break::DeathUntold);
+        Setting { bounds, broken: Some(self), heals }
+    }
+
+    /// What may be seen of it, in whatever order states are looked at.
+    pub fn harm(self) -> &'static [Wrong] {
+        use Wrong::*;
+        match self {
+            Break::NobodyClaims | Break::VoidUntold | Break::DeathUntold => &[Stuck],
+            Break::BaseBeforeListed => &[ProtectedUnlisted],
+            Break::EndUnrecorded => &[EndedContinued],
+            Break::AnyDisk => &[OtherDisk],
+            Break::BeginUnproved | Break::SilenceProves | Break::OverrideUnnamed => &[BesideWhole],
+            Break::RunBeforeWon | Break::ReadIsRight => &[ReleasedWithoutRight],
+            Break::BranchKept => &[TwinEpochs, OtherLine],
+            _ => &[OtherLine, ClaimBehind, TwinEpochs, ReleasedUncommitted, ReleasedWithoutRight, BesideWhole],
+        }
+    }
 }
 
 impl fmt::Display for Break {

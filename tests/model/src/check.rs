@@ -82,23 +82,34 @@ pub struct Found {
     pub steps: Vec<(World, Option<Action>)>,
 }
 
+/// In which order states are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Those that are near first: what is found is short. It keeps many states in memory.
+    Near,
+    /// One run after the other.
+    Deep,
+}
+
 /// Looks at all states, or at those that are reached within `limit`.
-pub fn check(setting: Setting, threads: usize, limit: Option<Duration>) -> Report {
+pub fn check(setting: Setting, order: Order, threads: usize, limit: Option<Duration>) -> Report {
     let begun = Instant::now();
     let builder = Views(setting).checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
     let builder = match limit {
         Some(limit) => builder.timeout(limit),
         None => builder,
     };
-    let checker = builder.spawn_bfs().join();
-    let found = checker.discoveries().into_values().next().map(found);
-    Report {
-        states: checker.unique_state_count(),
-        depth: checker.max_depth(),
-        took: begun.elapsed(),
-        is_complete: found.is_none() && limit.is_none_or(|limit| begun.elapsed() < limit),
-        found,
+    match order {
+        Order::Near => report(&builder.spawn_bfs().join(), begun, limit),
+        Order::Deep => report(&builder.spawn_dfs().join(), begun, limit),
     }
+}
+
+fn report(checker: &impl Checker<Views>, begun: Instant, limit: Option<Duration>) -> Report {
+    let found = checker.discoveries().into_values().next().map(found);
+    let took = begun.elapsed();
+    let is_complete = found.is_none() && limit.is_none_or(|limit| took < limit);
+    Report { states: checker.unique_state_count(), depth: checker.max_depth(), took, is_complete, found }
 }
 
 fn found(path: Path<World, Action>) -> Found {

@@ -8,7 +8,7 @@ use replication::view::{Ask, Incarnation, Lives, Register, Voids};
 use crate::line::{Epoch, Line, Lines};
 use crate::name::{HOSTS, HostId, Join, Life};
 use crate::shared::Shared;
-use crate::witness::Witness;
+use crate::witness::{Slot, Witness};
 
 /// Everything.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -17,6 +17,8 @@ pub struct World {
     pub witness: Witness,
     /// The hosts.
     pub hosts: [Host; HOSTS],
+    /// Records that stood, and that a restored witness has lost: those after so many that it has.
+    pub lost: Option<(u8, Vec<Slot>)>,
     /// What was executed and released.
     pub lines: Shared<Lines>,
     /// Of each pairing whose base was sealed: that base, and the last epoch that was ever whole at its backup.
@@ -303,6 +305,7 @@ impl World {
         let host = Host { lives: None, store: None, disk: Disk::Blank, node: None };
         World {
             witness: Witness::empty(),
+            lost: None,
             hosts: [host.clone(), host.clone(), host],
             lines: Shared::new(Lines::default()),
             joins: BTreeMap::new(),
@@ -310,6 +313,12 @@ impl World {
             spent: Spent::default(),
             wrong: None,
         }
+    }
+
+    /// Every record that ever stood, in that order.
+    pub(crate) fn stood(&self) -> impl Iterator<Item = &Slot> {
+        let (kept, lost) = self.lost.as_ref().map_or((0, &[][..]), |(kept, lost)| (usize::from(*kept), &lost[..]));
+        self.witness.chain[..kept].iter().chain(lost).chain(&self.witness.chain[kept..])
     }
 
     /// A host.

@@ -34,6 +34,7 @@ impl Play<'_> {
         if self.breaks(Break::JoinComesBack)
             && let Replica::Whole { join: before, last, .. } = copy
         {
+            self.world.joins.remove(&before);
             (join, has) = (before, Some(Replica::Whole { join: before, last, stance: Stance::Claiming }));
         }
         let session = Session { join, phase: Phase::Filling, acked: 0, ack_sent: 0 };

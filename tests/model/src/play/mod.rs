@@ -107,11 +107,12 @@ impl Play<'_> {
             let number = ours.into_iter().chain(theirs).map(|known| known.number).max();
             number.map_or(host.lives.is_none() && host.node.is_none(), |number| number > records.into())
         };
-        if self.world.witness.late.is_some() || !(is_lost || HostId::all().all(has_seen_more)) {
+        if self.world.witness.late.is_some() || self.world.lost.is_some() || !(is_lost || HostId::all().all(has_seen_more)) {
             return None;
         }
         self.spend(|spent| &mut spent.restores);
-        self.world.witness.chain.truncate(records.into());
+        let lost = self.world.witness.chain.split_off(records.into());
+        self.world.lost = Some((records, lost));
         Some(())
     }
 
@@ -202,9 +203,9 @@ impl Play<'_> {
         }
     }
 
-    /// Whether the newest record that names `life` as primary was followed by one that names another, and where.
-    fn rights(&self, life: Life) -> Option<&Record> {
-        let records = self.world.witness.chain.iter().map(|slot| &slot.entry.record);
+    /// The newest record that ever named `life` as primary.
+    fn right(&self, life: Life) -> Option<&Record> {
+        let records = self.world.stood().map(|slot| &slot.entry.record);
         records.filter(|record| record.primary.id == life.incarnation()).last()
     }
 

@@ -6,7 +6,7 @@ use replication::view::Record;
 use super::Play;
 use crate::broken::Break;
 use crate::line::Epoch;
-use crate::name::{HostId, Join};
+use crate::name::{HostId, Join, Life};
 use crate::witness::Slot;
 use crate::world::{Disk, Errand, Extent, Phase, Primary, Replica, Session, Stance, Wrong};
 
@@ -87,7 +87,7 @@ impl Play<'_> {
         let is_first = session.phase == Phase::Basing;
         *self.session_mut(host)? = Session { acked: session.ack_sent, phase: Phase::Following, ..session };
         if is_first {
-            let records = self.world.witness.chain.iter().map(|slot| &slot.entry.record);
+            let records = self.world.stood().map(|slot| &slot.entry.record);
             let lists = |record: &Record| record.backups.iter().any(|member| member.join == session.join.session());
             let is_listed = records.into_iter().any(lists);
             self.check(is_listed, Wrong::ProtectedUnlisted);
@@ -193,7 +193,7 @@ impl Play<'_> {
     }
 
     fn judge_release(&mut self, host: HostId, epoch: Epoch) {
-        let Some(right) = self.rights(epoch.line.life).cloned() else {
+        let Some(right) = self.right(epoch.line.life).cloned() else {
             return self.fault(Wrong::ReleasedWithoutRight);
         };
         let is_at = |member: &replication::view::Member| {
@@ -204,17 +204,16 @@ impl Play<'_> {
         let store = self.world.host(host).store.and_then(|store| store.has);
         let is_stored = right.store.is_none() || store.is_some_and(|has| self.world.lines.is_in(epoch, has));
         self.check(is_everywhere && is_stored, Wrong::ReleasedUncommitted);
-        let later = self.world.witness.chain.iter().filter(|slot| {
-            let record = &slot.entry.record;
-            record.branch == record.number && record.number > u64::from(epoch.line.branch)
-        });
+        let begins = |slot: &&Slot| slot.entry.record.branch == slot.entry.record.number;
+        let is_its = |slot: &&Slot| Life::of(slot.entry.record.primary.id) == epoch.line.life;
+        let later = self.world.stood().filter(begins).skip_while(|slot| !is_its(slot)).filter(|slot| !is_its(slot));
         // What was shown before may be shown again.
         let others = self.world.lines.released().filter(|other| other.line != epoch.line);
         if others.into_iter().any(|other| self.world.lines.is_in(epoch, other)) {
             return;
         }
         let keeps = |slot: &Slot| slot.fork.is_some_and(|fork| self.world.lines.is_in(epoch, fork));
-        let is_kept = later.into_iter().all(keeps);
+        let is_kept = later.into_iter().all(|slot| keeps(slot));
         self.check(is_kept, Wrong::OtherLine);
     }
 }

@@ -32,7 +32,11 @@ impl Play<'_> {
             return self.take_by_reading(host);
         }
         let wish = self.wish(host, errand)?;
-        self.put(host, errand, wish)
+        self.put(host, errand, wish)?;
+        match self.breaks(Break::CommitUnderAskedView) {
+            true if self.world.primary(host).is_some() => self.commit(host),
+            _ => Some(()),
+        }
     }
 
     /// Puts a wish to the register, which reads.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use replication::view::evidence::{Facts, Observer, Resume, Start, Statement};
-use replication::view::{Lives, PlaceKind, Record, Register, Wish};
+use replication::view::{Ask, Lives, PlaceKind, Record, Register, Wish};
 
 use super::Play;
 use super::register::fork;
@@ -11,7 +11,7 @@ use crate::action::life_count;
 use crate::broken::Break;
 use crate::name::{HostId, Life};
 use crate::shared::Shared;
-use crate::world::{Errand, Node, Role, Store};
+use crate::world::{Errand, Node, Pending, Role, Store};
 
 /// A process that has just begun.
 pub(super) struct Newcomer {
@@ -67,18 +67,24 @@ impl Play<'_> {
         let facts = self.facts(newest.as_ref());
         let mut wish = newcomer.observer.begin(newest.as_ref(), &facts, start);
         self.mislead(newest.as_ref(), &mut wish);
-        let life = newcomer.life;
         self.settle_in(newcomer, Role::Starting);
         self.put(host, Errand::Begin, wish)?;
         // Only a start that may append does anything to the directory.
         let pending = self.world.node(host)?.pending.clone()?;
         self.world.host_mut(host).store = store.map(|id| Store { id, has: None });
         if self.breaks(Break::RunBeforeWon) {
-            self.world.node_mut(life.host)?.pending = None;
-            let replication::view::Ask::Append { record, .. } = &*pending.ask else { return None };
-            return self.won(host, Errand::Begin, u8::try_from(record.branch).expect("records are few"));
+            return self.run_at_once(host, &pending);
         }
         Some(())
+    }
+
+    /// The guest runs as if the append were won, and nothing is appended.
+    fn run_at_once(&mut self, host: HostId, pending: &Pending) -> Option<()> {
+        let node = self.world.node_mut(host)?;
+        node.pending = None;
+        node.register = Shared::new(Register::new(node.register.me().clone(), node.register.known()));
+        let Ask::Append { record, .. } = &*pending.ask else { return None };
+        self.won(host, Errand::Begin, u8::try_from(record.branch).expect("records are few"))
     }
 
     pub(super) fn resume(&mut self, host: HostId) -> Option<()> {
