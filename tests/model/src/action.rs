@@ -215,7 +215,8 @@ pub(crate) fn errands(world: &World, host: HostId) -> Vec<Errand> {
             if primary.is_store_lost {
                 errands.push(Errand::RemoveStore);
             }
-            if primary.is_stopping && !primary.is_frozen && primary.committed == primary.sealed {
+            // Also while it is not known who continues: the end may have been asked for before that.
+            if primary.is_stopping && primary.committed == primary.sealed {
                 errands.push(Errand::End);
             }
             let is_named = |record: &replication::view::Record| record.primary.id == node.life.incarnation();

@@ -11,6 +11,7 @@ pub mod action;
 pub mod bounds;
 pub mod broken;
 pub mod check;
+pub mod cores;
 pub mod healing;
 pub mod line;
 pub mod name;

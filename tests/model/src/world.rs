@@ -245,6 +245,24 @@ pub enum Replica {
     },
 }
 
+impl Replica {
+    /// Under which pairing it is.
+    pub fn join(self) -> Option<Join> {
+        match self {
+            Replica::Nothing => None,
+            Replica::Filling { join, .. } | Replica::Whole { join, .. } => Some(join),
+        }
+    }
+
+    /// Its last epoch, if it is whole.
+    pub fn last(self) -> Option<Epoch> {
+        match self {
+            Replica::Nothing | Replica::Filling { .. } => None,
+            Replica::Whole { last, .. } => Some(last),
+        }
+    }
+}
+
 /// What a whole backup does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stance {
