@@ -6,7 +6,7 @@ use replication::view::Ask;
 
 use crate::bounds::Bounds;
 use crate::name::HostId;
-use crate::world::{Errand, Phase, Replica, Role, Stance, World};
+use crate::world::{Backup, Errand, Host, Pending, Phase, Primary, Replica, Role, Stance, World};
 
 /// What happens next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -131,53 +131,81 @@ fn hosts(bounds: &Bounds, world: &World) -> impl Iterator<Item = HostId> {
 }
 
 fn of_host(bounds: &Bounds, world: &World, host: HostId, actions: &mut Vec<Action>) {
-    let Some(node) = world.node(host) else {
-        if life_count(world, host) < bounds.lives && has_room(bounds, world) {
-            actions.extend([Action::Run(host), Action::Resume(host)]);
-        }
-        return actions.push(Action::Attest(host));
-    };
+    let Some(node) = world.node(host) else { return on_idle_host(bounds, world, host, actions) };
     if world.spent.crashes < bounds.crashes {
         actions.push(Action::Crash(host));
     }
-    if let Some(pending) = &node.pending {
-        if matches!(&*pending.ask, Ask::Append { record, .. } if record.number > u64::from(bounds.records)) {
-            return;
+    match &node.pending {
+        Some(pending) => of_append(bounds, world, host, pending, actions),
+        None if has_room(bounds, world) => {
+            let allowed = |errand: &Errand| *errand != Errand::Override || world.spent.overrides < bounds.overrides;
+            actions.extend(errands(world, host).into_iter().filter(allowed).map(|errand| Action::Ask(host, errand)));
         }
-        actions.push(Action::Append(host, Fate::Answered));
-        if world.spent.unanswered < bounds.unanswered {
-            actions.extend([Action::Append(host, Fate::Unanswered), Action::Append(host, Fate::Lost)]);
-            if bounds.late && !world.spent.late {
-                actions.push(Action::Append(host, Fate::Late));
-            }
-        }
-    } else if has_room(bounds, world) {
-        let allowed = |errand: &Errand| *errand != Errand::Override || world.spent.overrides < bounds.overrides;
-        actions.extend(errands(world, host).into_iter().filter(allowed).map(|errand| Action::Ask(host, errand)));
+        None => {}
     }
     match &node.role {
         Role::Starting => {}
-        Role::Primary(_) => of_primary(bounds, world, host, actions),
-        Role::Backup(_) => actions.extend([Action::Receive(host), Action::LosePrimary(host), Action::Tell(host)]),
+        Role::Primary(primary) => of_primary(bounds, world, host, primary, actions),
+        Role::Backup(backup) => of_backup(host, backup, actions),
     }
 }
 
-fn of_primary(bounds: &Bounds, world: &World, host: HostId, actions: &mut Vec<Action>) {
-    let primary = world.primary(host).expect("it is one");
-    if primary.sealed < bounds.epochs {
-        actions.extend([Action::Seal(host), Action::Base(host)]);
+fn on_idle_host(bounds: &Bounds, world: &World, host: HostId, actions: &mut Vec<Action>) {
+    let Host { lives, store, .. } = world.host(host);
+    if life_count(world, host) < bounds.lives && has_room(bounds, world) {
+        actions.push(Action::Run(host));
+        actions.extend(store.filter(|store| store.has.is_some()).map(|_| Action::Resume(host)));
     }
-    actions.extend([Action::Keep(host), Action::Hear(host), Action::LoseBackup(host)]);
-    if world.spent.store_losses < bounds.store_losses {
+    actions.extend(lives.as_ref().map(|_| Action::Attest(host)));
+}
+
+fn of_append(bounds: &Bounds, world: &World, host: HostId, pending: &Pending, actions: &mut Vec<Action>) {
+    let is_beyond =
+        matches!(&*pending.ask, Ask::Append { record, .. } if record.number > u64::from(bounds.records));
+    if is_beyond {
+        return;
+    }
+    actions.push(Action::Append(host, Fate::Answered));
+    if world.spent.unanswered < bounds.unanswered {
+        actions.extend([Action::Append(host, Fate::Unanswered), Action::Append(host, Fate::Lost)]);
+        if bounds.late && !world.spent.late {
+            actions.push(Action::Append(host, Fate::Late));
+        }
+    }
+}
+
+fn of_primary(bounds: &Bounds, world: &World, host: HostId, primary: &Primary, actions: &mut Vec<Action>) {
+    let Primary { sealed, session, stored, is_frozen, is_stopping, .. } = primary;
+    if *sealed < bounds.epochs && !is_frozen && !is_stopping {
+        actions.push(Action::Seal(host));
+        actions.extend(session.filter(|session| session.phase < Phase::Basing).map(|_| Action::Base(host)));
+    }
+    if let Some(session) = session.filter(|_| !is_frozen) {
+        actions.push(Action::LoseBackup(host));
+        actions.extend((session.ack_sent > session.acked).then_some(Action::Hear(host)));
+    }
+    actions.extend(stored.filter(|stored| stored < sealed).map(|_| Action::Keep(host)));
+    if stored.is_some() && world.spent.store_losses < bounds.store_losses {
         actions.push(Action::LoseStore(host));
     }
-    if world.spent.ends < bounds.ends {
+    if !is_stopping && world.spent.ends < bounds.ends {
         actions.push(Action::Stop(host));
     }
-    if world.spent.joins < bounds.joins {
+    if session.is_none() && world.spent.joins < bounds.joins {
         let others = hosts(bounds, world).filter(|other| *other != host);
         let can_begin = |other: &HostId| world.node(*other).is_some() || life_count(world, *other) < bounds.lives;
         actions.extend(others.filter(can_begin).map(|backup| Action::Connect { primary: host, backup }));
+    }
+}
+
+fn of_backup(host: HostId, backup: &Backup, actions: &mut Vec<Action>) {
+    match backup.copy {
+        Replica::Nothing => {}
+        Replica::Filling { .. } => actions.extend([Action::Receive(host), Action::LosePrimary(host)]),
+        Replica::Whole { .. } => actions.push(Action::Receive(host)),
+    }
+    if backup.voids.is_waiting() {
+        actions.push(Action::Tell(host));
     }
 }
 

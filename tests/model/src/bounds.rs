@@ -34,10 +34,10 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// For every change: done in about a minute.
+    /// A pair, and a host to spare. What is named otherwise begins here.
     pub const SMALL: Bounds = Bounds {
         records: 4,
-        epochs: 3,
+        epochs: 2,
         lives: 2,
         crashes: 1,
         joins: 1,
@@ -47,10 +47,44 @@ impl Bounds {
         store: false,
         store_losses: 0,
         overrides: 0,
-        ends: 1,
+        ends: 0,
         restores: 0,
     };
 }
+
+/// Bounds that are checked together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Case {
+    /// What happens in them.
+    pub name: &'static str,
+    /// How much.
+    pub bounds: Bounds,
+    /// Each state must heal.
+    pub heals: bool,
+}
+
+const QUIET: Bounds = Bounds { unanswered: 0, ..Bounds::SMALL };
+
+/// For every change.
+pub const QUICK: [Case; 7] = [
+    Case { name: "an append in doubt", bounds: Bounds::SMALL, heals: false },
+    Case { name: "healing", bounds: QUIET, heals: true },
+    Case { name: "ends", bounds: Bounds { ends: 1, crashes: 0, ..QUIET }, heals: false },
+    Case { name: "a state directory", bounds: Bounds { store: true, store_losses: 1, hosts: 2, ..QUIET }, heals: false },
+    Case { name: "a state directory heals", bounds: Bounds { store: true, hosts: 2, ..QUIET }, heals: true },
+    Case { name: "a restored witness", bounds: Bounds { restores: 1, ..QUIET }, heals: false },
+    Case { name: "an override", bounds: Bounds { overrides: 1, records: 5, ..QUIET }, heals: false },
+];
+
+/// The bounds of the rules, for hours in which nobody waits.
+pub const DEEP: [Case; 6] = [
+    Case { name: "epochs", bounds: Bounds { epochs: 3, ..Bounds::SMALL }, heals: false },
+    Case { name: "pairings", bounds: Bounds { joins: 2, ..Bounds::SMALL }, heals: false },
+    Case { name: "crashes", bounds: Bounds { crashes: 2, lives: 3, ..Bounds::SMALL }, heals: false },
+    Case { name: "ends", bounds: Bounds { ends: 1, ..Bounds::SMALL }, heals: false },
+    Case { name: "a state directory", bounds: Bounds { store: true, store_losses: 1, ..Bounds::SMALL }, heals: false },
+    Case { name: "healing", bounds: Bounds::SMALL, heals: true },
+];
 
 impl FromStr for Bounds {
     type Err = String;
