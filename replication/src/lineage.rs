@@ -111,7 +111,7 @@ fn hash(words: [u64; 5], hashes: [[u8; 16]; 2]) -> ChainHash {
 }
 
 /// The last epoch that a branch keeps of another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Fork {
     /// It is known.

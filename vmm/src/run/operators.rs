@@ -118,6 +118,7 @@ impl World {
             parent: None,
             fork: None,
             named_dead: Vec::new(),
+            witness: None,
         });
         (record.number, record.previous, record.attempt) = (number, previous, Attempt([number as u8; 16]));
         change(&mut record);

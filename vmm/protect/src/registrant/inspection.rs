@@ -58,7 +58,7 @@ impl Inspection {
                     seen: Mutex::new(Seen::of(&register)),
                     register: Mutex::new(register),
                     life,
-                    away_since: Mutex::default(),
+                    away: Mutex::default(),
                 };
                 registrant.foresee(has_epoch)?
             }
