@@ -494,7 +494,7 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
             | Break::ForgetHeld
             | Break::ForgetDiskWrites
             | Break::ForgetPage
-            | Break::ReuseEpochs
+            | Break::BranchKept
             | Break::NoHealing
             | Break::ForgetLeft
             | Break::CopyOfOtherMemory

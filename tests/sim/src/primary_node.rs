@@ -3,7 +3,7 @@
 
 use replication::pipeline::primary::{Action, Boundary, GuestMode, Outcome, Parting, PrimaryPipeline, Step as Does};
 use replication::primary::PrimaryState;
-use replication::{EpochId, Primary};
+use replication::{EpochId, Primary, Term};
 
 use crate::env::{Crashed, Env, Event, HostId};
 use crate::fault::Step;
@@ -94,6 +94,11 @@ impl PrimaryNode {
         self.pipeline.core()
     }
 
+    /// The branch of its epochs.
+    pub fn branch(&self) -> Term {
+        self.core().last_mark().branch
+    }
+
     /// Whether all of its guest is gone from here, which nobody else has.
     pub fn is_closed(&self) -> bool {
         self.core().state() == PrimaryState::Ended && self.pipeline.is_closed()
@@ -172,10 +177,11 @@ impl PrimaryNode {
     fn seal(&mut self, base: bool, also: u64, env: &mut Env) -> Result<(), Crashed> {
         let (host, step) = (self.id.host, if base { Step::Base } else { Step::Seal });
         env.step(host, step, false)?;
+        let branch = self.branch();
         let sealed = self.machine.seal(base, also);
         break_sealed(sealed, env);
         let (epoch, has_writes) = (sealed.epoch, !sealed.sectors.is_empty());
-        env.oracle.sealed(host, self.generation, epoch, &sealed.guest);
+        env.oracle.sealed(host, self.generation, (branch, epoch), &sealed.guest);
         self.pipeline.handle_sealed(env.time(), epoch, base, EPOCH_BYTES, has_writes);
         self.break_at_seal(epoch, env);
         env.step(host, step, true)?;

@@ -23,8 +23,6 @@ pub struct StateDir {
     pub store: Incarnation,
     /// Of a copy, the disk as it was; what was committed since is elsewhere.
     pub copied: Option<Vec<u8>>,
-    /// Epochs below were perhaps used in a life of the guest of which nothing was committed.
-    pub unused_from: EpochId,
     /// The last committed epoch.
     pub last: Option<LocalEpoch>,
     /// One that is said to be committed and is not, where that rule is broken.
@@ -34,7 +32,7 @@ pub struct StateDir {
 impl StateDir {
     /// For a guest that is about to start.
     pub fn new(store: Incarnation) -> StateDir {
-        StateDir { store, copied: None, unused_from: EpochId(1), last: None, delayed: None }
+        StateDir { store, copied: None, last: None, delayed: None }
     }
 
     /// A copy, as it is now, with that disk.
@@ -47,23 +45,14 @@ impl StateDir {
         self.copied.is_some()
     }
 
-    /// The last epoch that is in it; before the first one, none.
+    /// The number of the last epoch that is in it; before the first one, none.
     pub fn last_epoch(&self) -> EpochId {
         self.last.as_ref().map_or(EpochId(0), |last| last.epoch.count())
     }
 
-    /// The epoch from which the next life goes on, which has up to `in_flight` epochs sealed and not committed; those are not
-    /// used again, whatever becomes of it.
-    pub fn next_life(&mut self, last: EpochId, in_flight: u32) -> EpochId {
-        let sealed_max = u64::from(in_flight) + 1;
-        let running = EpochId(last.0 + sealed_max).max(self.unused_from);
-        self.unused_from = EpochId(running.0 + sealed_max);
-        running
-    }
-
-    /// Commits an epoch. One that was committed already, or is older, changes nothing.
+    /// Commits an epoch of the line that is here. One that was committed already, or is older, changes nothing.
     pub fn commit(&mut self, epoch: LocalEpoch) {
-        if self.last.as_ref().is_none_or(|last| last.epoch.count() < epoch.epoch.count()) {
+        if self.last.as_ref().is_none_or(|last| last.epoch.is_before(epoch.epoch)) {
             self.last = Some(epoch);
         }
     }

@@ -312,12 +312,13 @@ impl World {
         let across = self.pairs().filter(|(_, backup)| backup.core().state() == BackupState::Protected);
         let across = across.filter_map(|(primary, backup)| {
             let image = backup.written_image(life).map(|image| (backup.host(), image));
-            Some((primary.core().pointers(), primary.core().acked()?, backup.core().pointers(), image))
+            let committed = (primary.branch(), primary.core().pointers().committed());
+            Some((primary.core().pointers(), primary.core().acked()?, backup.core().pointers(), image, committed))
         });
-        for (primary, acked, backup, image) in across.collect::<Vec<_>>() {
+        for (primary, acked, backup, image, committed) in across.collect::<Vec<_>>() {
             self.env.oracle.check_across(primary, acked, backup);
             if let Some((host, image)) = image {
-                self.env.oracle.check_committed_image(host, life, primary.committed(), &image);
+                self.env.oracle.check_committed_image(host, life, committed, &image);
             }
         }
     }
@@ -479,7 +480,7 @@ impl World {
             }
             Question::TakeOver { fork, .. } => {
                 if result == ClaimResult::Granted {
-                    self.env.oracle.forked(fork.count);
+                    self.env.oracle.forked(fork);
                 }
                 self.backup(to, |node, env| node.handle_claimed(result, env))?;
             }
@@ -553,7 +554,7 @@ impl World {
         let env = &mut self.env;
         env.host = host;
         env.takeovers += 1;
-        env.say(|| format!("host {host} TAKES OVER from epoch {}, goes on with {}", over.fork, over.next_epoch));
+        env.say(|| format!("host {host} TAKES OVER from epoch {}", over.fork));
         let guest = Guest::restore(&over.state, node.memory.clone());
         let files = node.into_files();
         env.oracle.goes_on(host, Fork::Mark(over.fork), &guest, &files.image.bytes());

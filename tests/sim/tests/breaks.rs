@@ -33,7 +33,7 @@ caught! {
     forgotten_page_is_caught: ForgetPage,
     base_before_seal_is_caught: BaseBeforeSeal,
     forgetful_witness_is_caught: WitnessForgets,
-    reused_epochs_are_caught: ReuseEpochs,
+    takeover_in_the_branch_of_its_parent_is_caught: BranchKept,
     guest_that_stops_is_caught: NoHealing,
     resume_without_claim_is_caught: ResumeWithoutClaim,
     start_without_the_register_is_caught: BeginUnasked,

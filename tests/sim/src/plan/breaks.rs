@@ -27,8 +27,8 @@ pub enum Break {
     BaseBeforeSeal,
     /// The witness lets everybody append to the same number.
     WitnessForgets,
-    /// A takeover goes on with the next number.
-    ReuseEpochs,
+    /// A takeover goes on in the branch of its parent.
+    BranchKept,
     /// The guest stops after a takeover.
     NoHealing,
     /// A guest is resumed without asking the witness.
@@ -190,7 +190,7 @@ impl Break {
         Break::ForgetPage,
         Break::BaseBeforeSeal,
         Break::WitnessForgets,
-        Break::ReuseEpochs,
+        Break::BranchKept,
         Break::NoHealing,
         Break::ResumeWithoutClaim,
         Break::BeginUnasked,

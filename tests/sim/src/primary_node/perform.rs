@@ -65,7 +65,7 @@ impl PrimaryNode {
             Does::SealBase { session } => return self.seal_base(session, env).map(Some),
             Does::SealLast => {
                 let (epoch, has_writes) = self.machine.settle();
-                env.oracle.sealed(host, self.generation, epoch, &self.machine.guest);
+                env.oracle.sealed(host, self.generation, (self.branch(), epoch), &self.machine.guest);
                 self.pipeline.handle_sealed_last(env.time(), epoch, has_writes);
                 Outcome::Done
             }

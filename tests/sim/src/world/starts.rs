@@ -63,13 +63,11 @@ impl World {
         if self.env.plan.broken == Some(Break::LogUnrecovered) {
             remains.files.log.truncate();
         }
-        let (mut running, mut remains, mut node) = (None, Some(remains), None);
+        let (mut remains, mut node) = (Some(remains), None);
         while let Some(step) = resuming.poll_step() {
             match step {
-                ResumeStep::Record => {
-                    let store = remains.as_mut().and_then(|remains| remains.store.as_mut()).expect("it was there");
-                    running = Some(store.next_life(last.epoch.count(), self.env.plan.in_flight_epochs_max));
-                }
+                // What the register says of it is all that is recorded here.
+                ResumeStep::Record => {}
                 ResumeStep::Recover => {
                     let is_beyond = self.env.plan.broken == Some(Break::LogRecoveredBeyond);
                     let upto = if is_beyond { EpochId(u64::MAX) } else { last.epoch.count() };
@@ -80,9 +78,8 @@ impl World {
                     }
                 }
                 ResumeStep::Begin => {
-                    let running = running.expect("numbers are recorded before they are used");
                     let remains = remains.take().expect("it begins once");
-                    node = Some(self.begin_resumed(id, (term, running), *remains, &last));
+                    node = Some(self.begin_resumed(id, term, *remains, &last));
                 }
                 ResumeStep::EmitAgain => PrimaryNode::emit_again(id, &last.held, &mut self.env),
                 ResumeStep::Examine | ResumeStep::Load | ResumeStep::Claim => {
@@ -101,20 +98,14 @@ impl World {
         self.env.step(id.host, Step::Resume, true)
     }
 
-    fn begin_resumed(
-        &mut self,
-        id: HostId,
-        (term, running): (Term, EpochId),
-        remains: Remains,
-        last: &LocalEpoch,
-    ) -> PrimaryNode {
+    fn begin_resumed(&mut self, id: HostId, term: Term, remains: Remains, last: &LocalEpoch) -> PrimaryNode {
         let Remains { files, store, resuming: _ } = remains;
         let env = &mut self.env;
         env.host = id.host;
         env.resumes += 1;
         env.say(|| format!("host {} RESUMES from epoch {}", id.host, last.epoch));
         env.oracle.goes_on(id.host, last.epoch, &last.guest, &files.image.bytes());
-        PrimaryNode::resume(id, (term, running), files, (store.expect("it was there"), last), env)
+        PrimaryNode::resume(id, term, files, (store.expect("it was there"), last), env)
     }
 
     /// The files of a host that starts could not be opened: it is started again.
