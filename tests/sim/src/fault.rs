@@ -46,11 +46,13 @@ pub enum Step {
     LocalCommit,
     /// A guest is resumed from its state directory.
     Resume,
+    /// A guest that crashed is put back to an earlier epoch: before it is committed, and after.
+    GoBack,
 }
 
 impl Step {
     /// All of them.
-    pub const ALL: [Step; 17] = [
+    pub const ALL: [Step; 18] = [
         Step::Seal,
         Step::Base,
         Step::Ship,
@@ -68,6 +70,7 @@ impl Step {
         Step::TakeOver,
         Step::LocalCommit,
         Step::Resume,
+        Step::GoBack,
     ];
 }
 
@@ -226,7 +229,7 @@ pub enum What {
     RestoreLock(usize),
     /// The state directory of a host is moved away under whoever lives there, and a copy of it put in its place.
     ReplaceDir(usize),
-    /// The guest of a host crashes by itself, and is to be booted anew there.
+    /// The guest of a host crashes by itself: it is booted anew there, goes back to an earlier epoch, or is stopped, as the plan says.
     GuestCrash(usize),
 }
 

@@ -57,6 +57,10 @@ pub enum Rule {
     OldRegister,
     /// A guest stands still, or runs, as its operator was told, whoever continues it.
     PausedStays,
+    /// A guest that crashed and was stopped is run again by nobody but its operator.
+    StoppedStays,
+    /// A guest whose end is on record is run by nobody.
+    EndedStays,
     /// A snapshot that an operator was told of is of a guest that goes on.
     RightSnapshot,
     /// Strangers change nothing: a protected guest stays protected.
@@ -94,6 +98,8 @@ impl Rule {
             Rule::LooksAfterAStop => "a host that stood still looks who is primary before it lets anything out",
             Rule::OldRegister => "a register that is older than what was seen of it gets no append",
             Rule::PausedStays => "a guest stands still, or runs, as its operator was told",
+            Rule::StoppedStays => "a guest that was stopped is run again by nobody but its operator",
+            Rule::EndedStays => "a guest whose end is on record is run by nobody",
             Rule::RightSnapshot => "a snapshot that was answered is of the guest that goes on",
             Rule::StrangersChangeNothing => "strangers change nothing: a protected guest stays protected",
             Rule::Heals => "when faults stop, the guest runs, answers and is protected",
@@ -153,6 +159,8 @@ pub struct Oracle {
     answers: HashMap<u64, u64>,
     /// What an operator was told of the guest: it runs, or it stands still from that position on. None: nothing, or it was asked since.
     told: Option<Told>,
+    /// The guest crashed and was stopped, and its operator has not said that it is to continue.
+    is_stopped: bool,
     /// How far each host's guest was when its epochs began.
     direct: [u64; HOSTS],
     /// What of each host's disk is on its medium whatever comes: of which life of the guest, how far it was, what each sector had.
@@ -210,8 +218,47 @@ impl Oracle {
         self.emitted.clear();
         self.seals.clear();
         self.answers.clear();
-        self.told = None;
+        (self.told, self.is_stopped) = (None, false);
         self.direct = [0; HOSTS];
+    }
+
+    /// `host` puts the guest back, by right: what it did behind `to` is over, also what was seen of it. That is continued as `first`.
+    /// What it had said until then left before, or is lost: nobody promised it.
+    pub fn goes_back(&mut self, host: usize, (guest, to): (&Guest, Fork), first: EpochMark) {
+        self.check_fork(host, to, guest);
+        let mut line = HashSet::new();
+        let mut chain = guest.chain;
+        while let Some((before, _)) = self.parents.get(&chain).filter(|_| line.insert(chain)) {
+            chain = *before;
+        }
+        self.generation += 1;
+        let over = self.parents.keys().filter(|chain| !line.contains(chain));
+        self.forgotten.extend(over);
+        let mut late = self.fork.take().unwrap_or(0);
+        while let Some((before, _)) = self.parents.get(&late).filter(|_| self.late.insert(late)) {
+            late = *before;
+        }
+        let position = guest.position as usize;
+        self.history.truncate(position);
+        self.emitted.truncate(position);
+        self.emitted.fill(true);
+        let forgotten = &self.forgotten;
+        self.snapshots.retain(|(chain, _)| !forgotten.contains(chain));
+        self.answers.retain(|_, value| !forgotten.contains(value));
+        (self.told, self.is_stopped) = (None, false);
+        self.direct = [0; HOSTS];
+        self.sealed(host, self.generation, (first.branch, first.count), guest);
+        self.identified(host, first, guest);
+    }
+
+    /// A guest that crashed was stopped, and is kept for its operator.
+    pub fn stopped(&mut self, generation: u32) {
+        self.is_stopped |= generation == self.generation;
+    }
+
+    /// Its operator has it continue, or gives it up.
+    pub fn operator_continues(&mut self) {
+        self.is_stopped = false;
     }
 
     /// Somebody won the right to continue the guest from the end of that epoch.
@@ -328,6 +375,10 @@ impl Oracle {
                 format!("host {host} goes on from epoch {from}, and the guest {is}: its operator was told otherwise")
             };
             self.fail(Rule::PausedStays, host, text);
+        }
+        if self.is_stopped {
+            let text = || format!("host {host} goes on with a guest that crashed and was stopped");
+            self.fail(Rule::StoppedStays, host, text);
         }
         self.check_history_of(host, guest);
         self.check_snapshots(host, guest);

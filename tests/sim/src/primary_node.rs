@@ -30,8 +30,10 @@ pub struct PrimaryNode {
     id: HostId,
     /// Its guest has crashed, and is to begin anew.
     crashed: bool,
-    /// Its guest was stopped by the operator.
+    /// Its guest was stopped, by the operator or because it crashed.
     stopped: bool,
+    /// The last epoch of a guest that crashed stays in the state directory.
+    keeps_last: bool,
     /// Its guest ran elsewhere before: there, what was acked may still leave, however late.
     taken_over: bool,
     /// It cannot continue its guest, which is left to its backup.
@@ -114,6 +116,11 @@ impl PrimaryNode {
         self.generation
     }
 
+    /// Whether its state directory keeps it for its operator.
+    pub fn keeps_last(&self) -> bool {
+        self.pipeline.keeps_last()
+    }
+
     /// Whether it begins anew when all of it has left.
     pub fn begins_anew(&self) -> bool {
         self.crashed && self.pipeline.parting() == Parting::Alone
@@ -194,7 +201,8 @@ impl PrimaryNode {
             self.act(action, env)?;
         }
         while let Some(question) = self.pipeline.poll_question() {
-            env.put(self.id, Question::from(question), self.crashed)?;
+            let question = Question::of_primary(question, self.keeps_last());
+            env.put(self.id, question, self.crashed)?;
         }
         self.answer_operator(env)?;
         self.has_base |= self.core().state() == PrimaryState::Protected;

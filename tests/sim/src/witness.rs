@@ -339,7 +339,8 @@ impl Witness {
                 Wish::Enlist(Member { place, join: session })
             }
             Question::DelistStore => Wish::RemoveStore,
-            Question::RecordEnd => Wish::End,
+            Question::RecordEnd { is_kept: true } => Wish::Keep,
+            Question::RecordEnd { is_kept: false } => Wish::End,
             Question::Introduce(Some(Greeting { known, primary, .. })) => Wish::Follow { known, primary },
             Question::Look | Question::UnaskedLook | Question::Meet { .. } | Question::Introduce(None) => Wish::Look,
         }

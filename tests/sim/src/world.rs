@@ -16,7 +16,7 @@ use crate::guest::Guest;
 use crate::machines::{host_of, store_of};
 use crate::oracle::{Rule, Violation};
 use crate::panics;
-use crate::plan::{Break, MS, Plan};
+use crate::plan::{Break, MS, OnCrash, Plan};
 use crate::primary_node::PrimaryNode;
 use crate::state_dir::StateDir;
 use crate::storage::Files;
@@ -24,6 +24,7 @@ use crate::story::{Line, words};
 use crate::witness::{Answer, Believed, Named, Question};
 use replication::primary::Meeting;
 
+mod back;
 mod beside;
 mod faults;
 mod links;
@@ -87,24 +88,28 @@ struct Remains {
     store: Option<StateDir>,
     /// The guest is being resumed, and the register is asked.
     resuming: Option<Resuming>,
+    /// A guest that crashed is to boot again, which did not come about.
+    resets: bool,
 }
 
 impl Default for Remains {
     fn default() -> Remains {
-        Remains { files: Files::new(Disk::blank(), 0), store: None, resuming: None }
+        Remains { files: Files::new(Disk::blank(), 0), store: None, resuming: None, resets: false }
     }
 }
 
 impl Remains {
-    /// What is found of the guest. Its crashes are dealt with by the process that they happen in, and an operator names dead places, not
-    /// backups.
+    /// What is found of the guest. An operator names dead places, not backups.
     fn found(&self) -> Found {
         let guest = match &self.store {
             None => Left::Nothing,
             Some(store) if store.last.is_none() => Left::Begun,
             Some(_) => Left::Epoch,
         };
-        Found { guest, resets: false, crash: CrashStanding::None, has_older: false, teller: Teller::Register }
+        let store = self.store.as_ref();
+        let crash = store.map_or(CrashStanding::None, StateDir::crash);
+        let has_older = store.is_some_and(|store| store.older().is_some());
+        Found { guest, resets: self.resets, crash, has_older, teller: Teller::Register }
     }
 
     /// The state directory, if a guest could be resumed from it.
@@ -188,7 +193,7 @@ impl World {
         let blank = || Files::new(Disk::blank(), env.plan.log_room);
         let backup = BackupNode::new(HostId { host: 1, life: 0 }, blank(), &env);
         let role = |role| Host { life: 0, role };
-        let spare = Remains { files: blank(), store: None, resuming: None };
+        let spare = Remains { files: blank(), ..Remains::default() };
         let hosts = [Role::Primary(Box::new(primary)), Role::Backup(Box::new(backup)), Role::Down(Box::new(spare))];
         let hosts = hosts.map(role);
         let is_calm = env.plan.faults.iter().all(|fault| matches!(fault.what, What::Stranger(..)));
@@ -493,7 +498,7 @@ impl World {
                     (Question::Enlist { session, .. }, _) => core.handle_enlisted(now, session, result),
                     (Question::Look, _) => core.handle_looked(now, result),
                     (Question::UnaskedLook, _) => core.handle_unasked_look(result),
-                    (Question::RecordEnd, _) => core.handle_end_recorded(now, result),
+                    (Question::RecordEnd { .. }, _) => core.handle_end_recorded(now, result),
                     (Question::Meet { session, .. }, Answer::Met(meeting)) => core.handle_met(now, session, *meeting),
                     // A rule that is broken: nobody looked.
                     (Question::Meet { session, .. }, _) => core.handle_met(now, session, Meeting::Same),
@@ -528,16 +533,29 @@ impl World {
         if !node.is_closed() {
             return;
         }
-        let (begins_anew, generation) = (node.begins_anew(), node.generation());
+        let (begins_anew, generation, keeps_last) = (node.begins_anew(), node.generation(), node.keeps_last());
         let files = node.machine.disk.files.clone();
+        let store = node.store.take().filter(|_| keeps_last);
         if let Some(stream) = &node.stream {
             self.env.close(stream.connection, host);
         }
         *life += 1;
         let id = HostId { host, life: *life };
-        if begins_anew {
+        if let Some(mut store) = store {
+            self.env.witness.machines.end(host);
+            if !begins_anew {
+                self.env.say(|| format!("host {host} has STOPPED its guest, and keeps it"));
+                self.env.oracle.stopped(generation);
+                store.stand(CrashStanding::Stopped);
+            }
+            self.hosts[host].role = Role::Down(self.left(host, files, Some(store)));
+            if begins_anew {
+                self.start(host, true);
+            }
+        } else if begins_anew {
             self.env.resets += 1;
-            let remains = self.left(host, files, None);
+            let mut remains = self.left(host, files, None);
+            remains.resets = true;
             self.start_fresh(id, *remains);
         } else {
             self.env.say(|| format!("host {host} has ENDED its guest"));
@@ -558,6 +576,8 @@ impl World {
         let guest = Guest::restore(&over.state, node.memory.clone());
         let files = node.into_files();
         env.oracle.goes_on(host, Fork::Mark(over.fork), &guest, &files.image.bytes());
+        self.check_not_ended(host);
+        let env = &mut self.env;
         let id = HostId { host, life: self.hosts[host].life };
         if env.plan.broken == Some(Break::NoHealing) {
             self.hosts[host].role = Role::Starting(Box::default());

@@ -107,6 +107,11 @@ caught! {
     end_of_a_pause_that_is_answered_before_its_commit_is_caught: RunUncommitted,
     snapshot_that_is_answered_before_its_commit_is_caught: SnapshotUncommitted,
     image_that_is_read_from_memory_after_a_failed_sync_is_caught: CacheBelieved,
+    guest_that_goes_back_in_the_branch_that_it_leaves_is_caught: BackInBranch,
+    record_that_names_another_fork_than_the_epoch_gone_back_to_is_caught: BackUnrecorded,
+    way_back_that_is_noted_too_late_is_caught: AttemptUnnoted,
+    stopped_guest_that_is_resumed_is_caught: StoppedResumed,
+    ended_guest_that_is_resumed_is_caught: EndedResumed,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

@@ -58,6 +58,14 @@ impl Oracle {
         }
     }
 
+    /// The record by which `host` goes back names the epoch to which it does.
+    pub fn check_recorded_back(&mut self, host: usize, recorded: Option<Fork>, to: Fork) {
+        if recorded != Some(to) {
+            let text = || format!("host {host} goes back to {to}, and its record's fork is {recorded:?}");
+            self.fail(Rule::RightLine, host, text);
+        }
+    }
+
     /// The epoch from which `host` goes on ended with this guest.
     pub(super) fn check_fork(&mut self, host: usize, from: Fork, guest: &Guest) {
         let Fork::Mark(mark) = from else { return };

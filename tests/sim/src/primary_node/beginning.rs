@@ -99,6 +99,7 @@ impl PrimaryNode {
             id,
             crashed: false,
             stopped: false,
+            keeps_last: false,
             taken_over: false,
             has_failed: false,
             generation,

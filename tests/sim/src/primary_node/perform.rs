@@ -7,7 +7,7 @@ use replication::{EpochId, EpochMark, Fork, Linked, SessionId, StateDigest};
 use super::PrimaryNode;
 use crate::env::{Crashed, Env};
 use crate::fault::Step;
-use crate::plan::Break;
+use crate::plan::{Break, OnCrash};
 use crate::state_dir::LocalEpoch;
 use crate::storage::{Done, Worker};
 
@@ -151,10 +151,10 @@ impl PrimaryNode {
         if env.plan.broken == Some(Break::CommitBeforeLocal) {
             // Told now, done when the next one comes.
             if let Some(earlier) = store.delayed.replace(LocalEpoch { epoch, guest, held }) {
-                store.commit(earlier);
+                store.commit(earlier, false);
             }
         } else {
-            store.commit(LocalEpoch { epoch, guest, held });
+            store.commit(LocalEpoch { epoch, guest, held }, env.plan.on_crash == OnCrash::GoBack);
         }
         env.step(self.id.host, Step::LocalCommit, true)?;
         Ok(Outcome::Done)

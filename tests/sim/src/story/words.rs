@@ -44,6 +44,7 @@ fn step_words(step: Step) -> &'static str {
         Step::TakeOver => "takes over",
         Step::LocalCommit => "commits locally",
         Step::Resume => "resumes",
+        Step::GoBack => "puts memory and disk back",
     }
 }
 
@@ -147,7 +148,8 @@ pub fn question(question: &Question) -> String {
         Question::Look => "is this side still the primary?".to_owned(),
         Question::UnaskedLook => "what does the register say?".to_owned(),
         Question::DelistStore => "is the lost state directory off the list?".to_owned(),
-        Question::RecordEnd => "is the guest's end on record?".to_owned(),
+        Question::RecordEnd { is_kept: true } => "is it on record that the guest is kept?".to_owned(),
+        Question::RecordEnd { is_kept: false } => "is the guest's end on record?".to_owned(),
         Question::Meet { session, .. } => format!("does the backup of session {session} see the same witness?"),
         Question::Introduce(Some(greeting)) => format!("may {}, which greets, be followed?", greeting.primary),
         Question::Introduce(None) => "may a primary without a witness be followed?".to_owned(),
