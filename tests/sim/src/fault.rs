@@ -204,6 +204,8 @@ pub enum What {
     RunAgain(usize),
     /// An operator stops the VM.
     Stop(usize),
+    /// An operator has the copy that a backup kept run, and names every listed place as dead: which they are.
+    TakeOverDead(usize),
     /// An operator pauses the guest.
     PauseGuest(usize),
     /// An operator has a paused guest run again.
@@ -275,7 +277,7 @@ impl What {
             }
             What::UnfitBase(host) | What::RunAgain(host) | What::Stop(host) => [Some(host), None],
             What::LoseLock(host) | What::RestoreLock(host) | What::ReplaceDir(host) => [Some(host), None],
-            What::GuestCrash(host) | What::DiskHangs(host) => [Some(host), None],
+            What::GuestCrash(host) | What::DiskHangs(host) | What::TakeOverDead(host) => [Some(host), None],
             What::PauseGuest(host) | What::RunGuest(host) | What::Snapshot(host, _) => [Some(host), None],
             What::Beside { host, dir: Dir::CopyOf(of), .. } => [Some(host), Some(of)],
             What::Beside { host, .. } => [Some(host), None],

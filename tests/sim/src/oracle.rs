@@ -13,6 +13,7 @@ use crate::fault::HOSTS;
 use crate::guest::{Guest, Said, sector_of};
 
 mod lines;
+mod over;
 
 use lines::Lines;
 
@@ -220,45 +221,6 @@ impl Oracle {
         self.answers.clear();
         (self.told, self.is_stopped) = (None, false);
         self.direct = [0; HOSTS];
-    }
-
-    /// `host` puts the guest back, by right: what it did behind `to` is over, also what was seen of it. That is continued as `first`.
-    /// What it had said until then left before, or is lost: nobody promised it.
-    pub fn goes_back(&mut self, host: usize, (guest, to): (&Guest, Fork), first: EpochMark) {
-        self.check_fork(host, to, guest);
-        let mut line = HashSet::new();
-        let mut chain = guest.chain;
-        while let Some((before, _)) = self.parents.get(&chain).filter(|_| line.insert(chain)) {
-            chain = *before;
-        }
-        self.generation += 1;
-        let over = self.parents.keys().filter(|chain| !line.contains(chain));
-        self.forgotten.extend(over);
-        let mut late = self.fork.take().unwrap_or(0);
-        while let Some((before, _)) = self.parents.get(&late).filter(|_| self.late.insert(late)) {
-            late = *before;
-        }
-        let position = guest.position as usize;
-        self.history.truncate(position);
-        self.emitted.truncate(position);
-        self.emitted.fill(true);
-        let forgotten = &self.forgotten;
-        self.snapshots.retain(|(chain, _)| !forgotten.contains(chain));
-        self.answers.retain(|_, value| !forgotten.contains(value));
-        (self.told, self.is_stopped) = (None, false);
-        self.direct = [0; HOSTS];
-        self.sealed(host, self.generation, (first.branch, first.count), guest);
-        self.identified(host, first, guest);
-    }
-
-    /// A guest that crashed was stopped, and is kept for its operator.
-    pub fn stopped(&mut self, generation: u32) {
-        self.is_stopped |= generation == self.generation;
-    }
-
-    /// Its operator has it continue, or gives it up.
-    pub fn operator_continues(&mut self) {
-        self.is_stopped = false;
     }
 
     /// Somebody won the right to continue the guest from the end of that epoch.

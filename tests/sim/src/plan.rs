@@ -515,6 +515,10 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
             };
             vec![at(What::Stop(0)), dies(3)]
         }
+        Some(Break::OverrideUnasked) => {
+            let takes_over = Fault { when: When::At(heal_at - MS), what: What::TakeOverDead(1) };
+            vec![at(What::Cut(heal_at / 2)), takes_over]
+        }
         Some(Break::StrangerWins) => vec![at(What::Stranger(1, Stranger::Silent))],
         Some(Break::SecondPrimary) => {
             let second = What::Stranger(1, Stranger::Primary { term: 1000, is_met: true });

@@ -99,15 +99,12 @@ fn head(case: &Case) -> Vec<String> {
 }
 
 fn well(summary: &Summary) -> String {
-    let Summary { takeovers, resumes, resets, begun, outputs, answers, outcome } = summary;
+    let Summary { counts, outputs, answers, outcome } = summary;
     if *outcome == Outcome::Betrayed {
         return "the witness was restored and believed by a host that could not know: no rule can hold from here on"
             .to_owned();
     }
-    format!(
-        "it healed: {answers} requests answered, {outputs} outputs seen, {takeovers} takeovers, {resumes} resumes, {begun} fresh \
-         starts, {resets} of them after a crash of the guest"
-    )
+    format!("it healed: {answers} requests answered, {outputs} outputs seen, {counts}")
 }
 
 fn end(violation: &Violation, names: &mut Names) -> Vec<String> {

@@ -9,6 +9,7 @@ use replication::view::{Entry, Incarnation, Record, Standing};
 use replication::{ClaimResult, EpochId, Fork, Term};
 
 use crate::backup_node::BackupNode;
+use crate::counts::Counts;
 use crate::disk::Disk;
 use crate::env::{Crashed, Env, Event, HostId, Lane, Piece};
 use crate::fault::{HOSTS, Step, What, When};
@@ -58,14 +59,8 @@ pub enum Outcome {
 pub struct Summary {
     /// How it ended.
     pub outcome: Outcome,
-    /// Takeovers.
-    pub takeovers: u32,
-    /// Guests resumed from a state directory.
-    pub resumes: u32,
-    /// Guests that crashed by themselves and were booted anew.
-    pub resets: u32,
-    /// Guests begun afresh: all who could continue them were gone, or they had been stopped.
-    pub begun: u32,
+    /// What became of guests.
+    pub counts: Counts,
     /// Outputs the world got.
     pub outputs: u64,
     /// Requests answered.
@@ -175,10 +170,8 @@ fn run(seed: u64, plan: Plan, trace: bool) -> (Summary, Vec<Line>) {
     let mut world = World::new(seed, plan, trace);
     let outcome = panics::catch(|| world.run());
     let outcome = outcome.unwrap_or_else(|text| Outcome::Violation(Violation { rule: Rule::NoPanic, by: None, text }));
-    let Env { oracle, client, takeovers, resumes, resets, begun, .. } = &world.env;
-    let (takeovers, resumes, resets, begun) = (*takeovers, *resumes, *resets, *begun);
-    let summary =
-        Summary { outcome, takeovers, resumes, resets, begun, outputs: oracle.outputs_seen, answers: client.answered };
+    let Env { oracle, client, counts, .. } = &world.env;
+    let summary = Summary { outcome, counts: *counts, outputs: oracle.outputs_seen, answers: client.answered };
     (summary, world.env.take_trace())
 }
 
@@ -483,9 +476,10 @@ impl World {
                 let is_known = result == ClaimResult::Granted || self.env.plan.broken == Some(Break::SecondPrimary);
                 self.backup(to, |node, env| node.handle_introduced(is_known, env))?;
             }
-            Question::TakeOver { fork, .. } => {
+            Question::TakeOver { fork, is_named, .. } => {
                 if result == ClaimResult::Granted {
-                    self.env.oracle.forked(fork);
+                    let is_won = matches!(answer, Answer::Won(_));
+                    self.note_takeover(to.host, fork, is_named && is_won);
                 }
                 self.backup(to, |node, env| node.handle_claimed(result, env))?;
             }
@@ -545,6 +539,7 @@ impl World {
             self.env.witness.machines.end(host);
             if !begins_anew {
                 self.env.say(|| format!("host {host} has STOPPED its guest, and keeps it"));
+                self.env.counts.stops += 1;
                 self.env.oracle.stopped(generation);
                 store.stand(CrashStanding::Stopped);
             }
@@ -553,7 +548,7 @@ impl World {
                 self.start(host, true);
             }
         } else if begins_anew {
-            self.env.resets += 1;
+            self.env.counts.resets += 1;
             let mut remains = self.left(host, files, None);
             remains.resets = true;
             self.start_fresh(id, *remains);
@@ -571,7 +566,7 @@ impl World {
         };
         let env = &mut self.env;
         env.host = host;
-        env.takeovers += 1;
+        env.counts.takeovers += 1;
         env.say(|| format!("host {host} TAKES OVER from epoch {}", over.fork));
         let guest = Guest::restore(&over.state, node.memory.clone());
         let files = node.into_files();

@@ -112,6 +112,7 @@ caught! {
     way_back_that_is_noted_too_late_is_caught: AttemptUnnoted,
     stopped_guest_that_is_resumed_is_caught: StoppedResumed,
     ended_guest_that_is_resumed_is_caught: EndedResumed,
+    kept_copy_that_runs_unasked_is_caught: OverrideUnasked,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

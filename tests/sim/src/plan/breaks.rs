@@ -187,11 +187,13 @@ pub enum Break {
     StoppedResumed,
     /// A guest that has ended is resumed by who has an epoch of it.
     EndedResumed,
+    /// A kept copy runs when its operator says so, whatever the register says.
+    OverrideUnasked,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 89] = [
+    pub const ALL: [Break; 90] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -281,6 +283,7 @@ impl Break {
         Break::AttemptUnnoted,
         Break::StoppedResumed,
         Break::EndedResumed,
+        Break::OverrideUnasked,
     ];
 }
 

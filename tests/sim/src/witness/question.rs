@@ -36,9 +36,11 @@ pub enum Question {
         fork: Fork,
         named: Named,
     },
+    /// `is_named`: an operator names every listed place as dead.
     TakeOver {
         session: SessionId,
         fork: EpochMark,
+        is_named: bool,
     },
     Claim {
         session: SessionId,
@@ -86,8 +88,8 @@ impl From<backup::Question> for Question {
     fn from(wants: backup::Question) -> Question {
         match wants {
             backup::Question::Introduce { hello, .. } => Question::Introduce(hello.register),
-            backup::Question::TakeOver { session, fork } => Question::TakeOver { session, fork },
-            backup::Question::Override { .. } => unreachable!("no operator here overrides"),
+            backup::Question::TakeOver { session, fork } => Question::TakeOver { session, fork, is_named: false },
+            backup::Question::Override { session, fork } => Question::TakeOver { session, fork, is_named: true },
         }
     }
 }
@@ -102,6 +104,7 @@ impl Question {
             Question::Claim { .. } => Some(Break::SoloWithoutClaim),
             Question::DelistStore => Some(Break::StoreUndelisted),
             Question::RecordEnd { .. } => Some(Break::EndUnrecorded),
+            Question::TakeOver { is_named: true, .. } => Some(Break::OverrideUnasked),
             Question::TakeOver { .. } => Some(Break::RunWithoutClaim),
             Question::Resume { .. } => Some(Break::ResumeWithoutClaim),
             Question::Begin { .. } => Some(Break::BeginUnasked),

@@ -48,6 +48,7 @@ impl World {
         let mark = EpochMark::root(branch, origin).next(Some(StateDigest::of(&to.guest.save())));
         let first = LocalEpoch { epoch: Fork::Mark(mark), guest: to.guest.clone(), held: Vec::new() };
         let env = &mut self.env;
+        env.counts.backs += 1;
         env.say(|| format!("host {host} GOES BACK to epoch {}, as {mark}", to.epoch));
         let half = SECTORS / 2;
         (0..half).for_each(|sector| put_sector(&mut remains.files, &to.guest, sector));
@@ -89,6 +90,28 @@ impl World {
                 store.incident = None;
             }
             self.start(host, true);
+        }
+    }
+
+    /// An operator who sees that nobody runs the guest or could continue it has the copy of a backup run.
+    pub(super) fn take_over_dead(&mut self, host: usize) {
+        let is_lie = self.env.plan.broken == Some(Break::OverrideUnasked);
+        if !is_lie && (self.is_primary_alive() || self.is_survived()) {
+            return;
+        }
+        let id = HostId { host, life: self.hosts[host].life };
+        let result = self.backup(id, |node, env| node.take_over_dead(env));
+        self.settle(host, result);
+    }
+
+    /// A backup won the right to run the guest from the end of `fork`. If an operator said so what came after that is over.
+    pub(super) fn note_takeover(&mut self, host: usize, fork: EpochMark, is_named: bool) {
+        if is_named {
+            self.env.counts.overrides += 1;
+            self.env.say(|| format!("host {host} runs the copy that it kept, of epoch {fork}"));
+            self.env.oracle.overridden(fork);
+        } else {
+            self.env.oracle.forked(fork);
         }
     }
 

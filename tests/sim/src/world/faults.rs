@@ -78,6 +78,7 @@ impl World {
             What::StandBy(host) => return self.start(host, false),
             What::RunAgain(host) => return self.run_again(host),
             What::Stop(host) => return self.ask_primary(host, |node, env| node.stop(env)),
+            What::TakeOverDead(host) => return self.take_over_dead(host),
             What::PauseGuest(host) => return self.ask_primary(host, |node, env| node.pause(env)),
             What::RunGuest(host) => return self.ask_primary(host, |node, env| node.unpause(env)),
             What::Snapshot(host, time) => {
@@ -378,7 +379,11 @@ impl World {
         self.restart_all();
         (0..HOSTS).for_each(|host| self.ask_primary(host, |node, env| node.unpause(env)));
         let is_run = self.hosts.iter().any(|host| matches!(host.role, Role::Primary(_) | Role::Starting(_)));
-        if !is_run && !self.is_survived() {
+        let is_kept = |host: &Host| matches!(&host.role, Role::Backup(node) if node.core().kept().is_some());
+        let kept = self.hosts.iter().position(is_kept);
+        if let Some(host) = kept.filter(|_| !is_run && self.env.rng.percent(50)) {
+            self.take_over_dead(host);
+        } else if !is_run && !self.is_survived() {
             let host = self.env.witness.newest().map_or(0, |record| host_of(&record.primary));
             self.env.say(|| format!("an operator starts the VM on host {host}"));
             self.run_again(host);

@@ -115,7 +115,7 @@ impl World {
         let Remains { files, store, resuming: _, resets: _ } = remains;
         let env = &mut self.env;
         env.host = id.host;
-        env.resumes += 1;
+        env.counts.resumes += 1;
         env.say(|| format!("host {} RESUMES from epoch {}", id.host, last.epoch));
         self.check_not_ended(id.host);
         let env = &mut self.env;
@@ -147,7 +147,7 @@ impl World {
         self.remains_of_start(id);
         let env = &mut self.env;
         env.host = id.host;
-        env.begun += 1;
+        env.counts.begun += 1;
         env.say(|| format!("host {} BEGINS the guest afresh, term {term}", id.host));
         env.oracle.begins_anew();
         let (node, begun) = PrimaryNode::boot(id, term, env);
@@ -166,7 +166,7 @@ impl World {
         let question = Question::Begin { store, has_epoch, is_named };
         match self.env.plan.broken {
             Some(Break::BeginUnasked) => self.env.learn_unasked(id, question),
-            Some(Break::AnewWithoutClaim) if self.env.resets > 0 => self.env.learn_unasked(id, question),
+            Some(Break::AnewWithoutClaim) if self.env.counts.resets > 0 => self.env.learn_unasked(id, question),
             _ => self.env.ask(id, question),
         }
     }
