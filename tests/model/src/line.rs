@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use replication::lineage::{BranchSeed, Origin};
-use replication::{EpochId, EpochMark, Fork, StateDigest, Term};
+use replication::{EpochMark, Fork, StateDigest, Term};
 
 use crate::name::Life;
 
@@ -108,12 +108,11 @@ impl Lines {
         let Epoch { line: Line { branch, life }, count } = self.executed(epoch);
         let fork = self.0[&Line { branch, life }].fork;
         let first = fork.map_or(1, |fork| fork.count + 1);
-        let origin = Origin {
-            fork: fork.map(|fork| Fork::Mark(self.mark(fork))),
-            seed: BranchSeed(life.incarnation().0),
-        };
-        let root = EpochMark::root(Term(branch.into()), EpochId(first.into()), origin);
-        (first..=count).fold(root, |before, count| before.next(EpochId(count.into()), Some(digest(life, count))))
+        let seed = BranchSeed(life.incarnation().0);
+        let origin =
+            fork.map_or_else(|| Origin::boot(seed), |fork| Origin::after(Fork::Mark(self.mark(fork)), seed));
+        let root = EpochMark::root(Term(branch.into()), origin);
+        (first..=count).fold(root, |before, count| before.next(Some(digest(life, count))))
     }
 
     /// The epoch of that identity.

@@ -116,7 +116,7 @@ impl BackupCore {
                 state == Claiming && pointers.complete().0 == u64::from(last.count)
             }
             Replica::Whole { last, stance: Stance::Keeping, .. } => {
-                self.core.kept().is_some_and(|(epoch, _)| epoch.0 == u64::from(last.count))
+                self.core.kept().is_some_and(|(epoch, _)| epoch.count.0 == u64::from(last.count))
             }
         };
         if fits { Ok(()) } else { Err(format!("the core is {state:?} at {pointers:?}, the model {copy:?}")) }

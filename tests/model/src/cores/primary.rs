@@ -36,12 +36,13 @@ impl PrimaryCore {
         let life = primary.line.life;
         let before = crate::line::Epoch { line: primary.line, count: primary.sealed };
         let continues = primary.sealed > 0;
-        let origin = Origin {
-            fork: continues.then(|| Fork::Mark(world.lines.mark(before))),
-            seed: BranchSeed(life.incarnation().0),
+        let seed = BranchSeed(life.incarnation().0);
+        let origin = match continues {
+            true => Origin::after(Fork::Mark(world.lines.mark(before)), seed),
+            false => Origin::boot(seed),
         };
         let config = config(Term(primary.line.branch.into()), origin, primary.stored.is_some());
-        let core = Primary::new(config, EpochId(u64::from(primary.sealed) + 1));
+        let core = Primary::new(config);
         let (open, shipped) = (BTreeSet::new(), VecDeque::new());
         PrimaryCore { core, life, join: None, open, shipped, acks: Vec::new(), session: None }
     }
