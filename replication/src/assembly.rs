@@ -98,11 +98,6 @@ impl Assembly {
         self.open.is_some()
     }
 
-    /// The highest epoch that was begun.
-    pub(crate) fn open_epoch(&self) -> Option<EpochId> {
-        self.open.as_ref().map(|open| open.epoch)
-    }
-
     /// The inputs of an epoch that began and did not end: nobody has its effects, so they are delivered again.
     pub(crate) fn inputs_of_open(&self) -> Vec<Input> {
         self.open.as_ref().map(|open| open.inputs.clone()).unwrap_or_default()
@@ -291,7 +286,7 @@ impl OpenEpoch {
 
     /// Its identity behind `last`, if the primary says the same.
     fn identify(&self, last: EpochMark, theirs: ChainHash) -> Result<EpochMark, PeerError> {
-        let mark = last.next(self.epoch, Some(StateDigest::of(&self.state)));
+        let mark = last.next(Some(StateDigest::of(&self.state)));
         if mark.chain == theirs {
             Ok(mark)
         } else {

@@ -91,7 +91,7 @@ fn states(states: &[&[u8]]) -> Vec<u8> {
     for (epoch, state) in (5..).zip(states) {
         let base = (epoch == 5).then_some(last.chain);
         let begin = EpochBegin { base, released: EpochId(epoch - 1) };
-        last = last.next(EpochId(epoch), Some(StateDigest::of(state)));
+        last = last.next(Some(StateDigest::of(state)));
         let mut writer = EpochWriter::begin(link(), EpochId(epoch), begin, &mut out);
         writer.state_after(&mut shipped, |_| state.to_vec(), &mut out);
         writer.end(last.chain, &mut out);
@@ -162,16 +162,16 @@ fn epoch_of_another_line_or_with_another_state_is_refused() {
     };
     let digest = Some(StateDigest::of(b"state"));
     let fourth = before(5, b"state");
-    let (fifth, other) = (fourth.next(EpochId(5), digest), before(5, b"other").next(EpochId(5), digest));
+    let (fifth, other) = (fourth.next(digest), before(5, b"other").next(digest));
     let mut follower = assembly(1 << 20);
     let whole = feed(&mut follower, written(fourth, fifth, Some(fourth.chain))).unwrap().unwrap();
     assert_eq!(whole.mark, fifth);
-    let sixth = fifth.next(EpochId(6), digest);
+    let sixth = fifth.next(digest);
     let wrong = [
-        ("of another history", other.next(EpochId(6), digest)),
-        ("of another state", fifth.next(EpochId(6), Some(StateDigest::of(b"stale")))),
-        ("without a state", fifth.next(EpochId(6), None)),
-        ("of another branch", EpochMark { branch: Term(2), ..fifth }.next(EpochId(6), digest)),
+        ("of another history", other.next(digest)),
+        ("of another state", fifth.next(Some(StateDigest::of(b"stale")))),
+        ("without a state", fifth.next(None)),
+        ("of another branch", EpochMark { branch: Term(2), ..fifth }.next(digest)),
     ];
     for (how, says) in wrong {
         let mut follower = assembly(1 << 20);
@@ -211,7 +211,7 @@ fn inputs_of_an_epoch_that_never_ended_are_kept() {
     part.truncate(3);
     feed(&mut follower, part).unwrap();
     assert_eq!(follower.inputs_of_open(), [input(1), input(2)]);
-    assert_eq!(follower.open_epoch(), Some(EpochId(5)));
+    assert!(follower.is_open());
 }
 
 #[test]

@@ -43,20 +43,20 @@ pub(crate) fn bytes_of_hex(text: &str) -> Option<[u8; 16]> {
     Some(number.to_be_bytes())
 }
 
-/// The number of an epoch. Grows by one at each boundary, jumps at a takeover, is never reused for the same VM.
+/// The number of an epoch in its branch: one more than that of the epoch before it, across a fork too.
+///
+/// Two branches that leave one epoch use the same numbers. So numbers are compared inside one branch, or along one line of history,
+/// and nowhere else; which epoch is meant says [`EpochMark`](crate::EpochMark).
 ///
 /// What a peer or a file says is made one by `try_from` only, which is also how it is deserialized.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u64")]
 pub struct EpochId(pub u64);
 
-/// The distance between the numbers of two primaries of the same VM: a takeover continues at a multiple of this.
-pub const TAKEOVER_STRIDE: u64 = 1_000_000;
-
-/// Epochs a primary may have sealed above the last acked one. Fixed so that a backup can number past them.
+/// Epochs a primary may have sealed above the last committed one.
 pub const IN_FLIGHT_EPOCHS_MAX: u32 = 1024;
 
-/// The largest epoch number that is accepted from a peer or a file; the rest is room for takeovers.
+/// The largest epoch number that is accepted from a peer or a file; the rest is room for what comes after it.
 pub const EPOCH_MAX: EpochId = EpochId(1 << 62);
 
 /// A number from a peer or a file that no epoch has.
@@ -83,13 +83,10 @@ impl EpochId {
         EpochId(self.0.saturating_sub(1))
     }
 
-    /// The first epoch of a backup that takes over after having seen `self` as the highest number of the old primary.
-    ///
-    /// The old primary may have run up to [`IN_FLIGHT_EPOCHS_MAX`] sealed epochs and one running one above what the
-    /// backup has seen. Those numbers are used up, although nobody ever saw what happened in them.
-    pub fn after_takeover(self) -> EpochId {
-        let used = self.0 + u64::from(IN_FLIGHT_EPOCHS_MAX) + 1;
-        EpochId((used / TAKEOVER_STRIDE + 1) * TAKEOVER_STRIDE)
+    /// The first number that a primary certainly did not use whose last committed epoch was this one: it may have sealed up to
+    /// [`IN_FLIGHT_EPOCHS_MAX`] above, and run one more.
+    pub fn past_in_flight(self) -> EpochId {
+        EpochId(self.0 + u64::from(IN_FLIGHT_EPOCHS_MAX) + 2)
     }
 }
 
@@ -188,19 +185,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn after_takeover_clears_every_epoch_the_old_primary_can_have_used() {
-        for seen in [0, 1, 7, 998_974, 998_975, 998_976, 999_999, 1_000_000, 5_000_001] {
-            let next = EpochId(seen).after_takeover();
-            assert!(next.0 > seen + u64::from(IN_FLIGHT_EPOCHS_MAX) + 1, "{seen} -> {next}");
-            assert!(next.0 <= seen + u64::from(IN_FLIGHT_EPOCHS_MAX) + 1 + TAKEOVER_STRIDE, "{seen} -> {next}");
-            assert_eq!(next.0 % TAKEOVER_STRIDE, 0);
-        }
-    }
-
-    #[test]
-    fn epoch_of_a_peer_or_a_file_leaves_room_for_takeovers_or_is_none() {
+    fn epoch_of_a_peer_or_a_file_leaves_room_for_what_comes_after_it_or_is_none() {
         assert_eq!(EpochId::try_from(EPOCH_MAX.0), Ok(EPOCH_MAX));
-        assert!(EPOCH_MAX.after_takeover() > EPOCH_MAX && EPOCH_MAX.next() > EPOCH_MAX, "neither overflows");
+        assert!(EPOCH_MAX.past_in_flight() > EPOCH_MAX.next() && EPOCH_MAX.next() > EPOCH_MAX, "neither overflows");
         for number in [EPOCH_MAX.0 + 1, u64::MAX] {
             assert_eq!(EpochId::try_from(number), Err(EpochTooLarge(number)));
         }

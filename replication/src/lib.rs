@@ -52,7 +52,7 @@ pub mod wire;
 pub use assembly::AssembledEpoch;
 pub use backup::{Backup, BackupAction, BackupConfig, TakeOver};
 pub use id::{ClaimResult, EpochId, Gfn, SessionId, Term, Time, VmId};
-pub use lineage::{BranchSeed, ChainHash, EpochMark, Fork, Linked, Origin, StateDigest};
+pub use lineage::{BranchSeed, ChainHash, EpochMark, EpochName, Fork, Linked, Origin, StateDigest};
 pub use output::{HoldFull, Input, Output, OutputQueue};
 pub use page::{PAGE_SIZE, PageBatch, PageEncoder};
 pub use peer::PeerError;

@@ -1,14 +1,17 @@
 //! Lineage: which epoch of which line of history an epoch is.
 //!
-//! A number does not tell. Two processes may number their epochs alike: copies of one state directory, hosts whose witness was
-//! exchanged, or two starts in one millisecond where there is no witness. So an epoch is known by its [`EpochMark`]: its branch, its
-//! number, and a hash chained over all epochs before it.
+//! A number does not tell. A takeover, a resume and a return to an earlier epoch continue at the number after their fork, which the
+//! process before them may have used too; and so do copies of one state directory, and hosts whose witness was exchanged. So an epoch is
+//! known by its [`EpochMark`]: its branch, its number, and a hash chained over all epochs before it.
 //!
 //! ```text
-//!   branch 1   root ─▶ 1 ─▶ 2 ─▶ 3 ─▶ 4 ─▶ 5        root = H(fork, branch, seed)
-//!                           │                        next = H(before, branch, number, digest of the machine's state)
-//!   branch 3                └─▶ root ─▶ 1000000 ─▶ …
+//!   branch 1   root ─▶ 1/1 ─▶ 1/2 ─▶ 1/3 ─▶ 1/4        root = H(fork, branch, seed)
+//!                              │                        next = H(before, branch, number, digest of the machine's state)
+//!   branch 3                   └─▶ root ─▶ 3/3 ─▶ …
 //! ```
+//!
+//! A mark has no order. Numbers ascend along one *line*: an epoch and all before it, through every fork; of two epochs of one line the
+//! one with the smaller number is the earlier ([`Fork::is_before`]).
 //!
 //! *A history is a prefix of another* means that the other has an epoch of the same chain hash; never an equal or smaller number.
 //!
@@ -57,7 +60,7 @@ impl StateDigest {
 }
 
 /// The identity of an epoch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EpochMark {
     /// The number of the record that began its branch; without a witness, the time at which it began.
@@ -76,24 +79,46 @@ impl fmt::Display for EpochMark {
 }
 
 impl EpochMark {
-    /// Where a branch begins, before its first epoch, which will be `running`.
-    pub fn root(branch: Term, running: EpochId, origin: Origin) -> EpochMark {
-        let Origin { fork, seed } = origin;
+    /// Where a branch begins, before its first epoch.
+    pub fn root(branch: Term, origin: Origin) -> EpochMark {
+        let Origin { fork, first, seed } = origin;
         let (kind, parent) = match fork {
             Some(Fork::Mark(mark)) => (ROOT, mark),
             Some(Fork::Number(count)) => (ROOT_OF_NUMBER, EpochMark { count, ..EpochMark::default() }),
             None => (ROOT_WITHOUT_FORK, EpochMark::default()),
         };
-        let words = [kind, parent.branch.0, parent.count.0, branch.0, running.0];
-        EpochMark { branch, count: running.prev(), chain: hash(words, [parent.chain.0, seed.0]) }
+        let words = [kind, parent.branch.0, parent.count.0, branch.0, first.0];
+        EpochMark { branch, count: first.prev(), chain: hash(words, [parent.chain.0, seed.0]) }
     }
 
-    /// The epoch after this one in its branch. `count` is its number, the next one or, after a fork, the first. No digest: it was
-    /// ended and not captured.
-    pub fn next(self, count: EpochId, digest: Option<StateDigest>) -> EpochMark {
-        let kind = if digest.is_some() { CAPTURED } else { ENDED };
+    /// Its branch and its number.
+    pub fn name(self) -> EpochName {
+        EpochName { branch: Some(self.branch), count: self.count }
+    }
+
+    /// The epoch after this one in its branch. No digest: it was ended and not captured.
+    pub fn next(self, digest: Option<StateDigest>) -> EpochMark {
+        let (kind, count) = (if digest.is_some() { CAPTURED } else { ENDED }, self.count.next());
         let words = [kind, self.branch.0, count.0, 0, 0];
         EpochMark { count, chain: hash(words, [self.chain.0, digest.unwrap_or_default().0]), ..self }
+    }
+}
+
+/// An epoch as people are told of it: `3/78`, epoch 78 of branch 3. Of one whose branch is not known, the number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochName {
+    /// Its branch, if that is known.
+    pub branch: Option<Term>,
+    /// Its number.
+    pub count: EpochId,
+}
+
+impl fmt::Display for EpochName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.branch {
+            Some(branch) => write!(f, "{branch}/{}", self.count),
+            None => self.count.fmt(f),
+        }
     }
 }
 
@@ -111,7 +136,7 @@ fn hash(words: [u64; 5], hashes: [[u8; 16]; 2]) -> ChainHash {
 }
 
 /// The last epoch that a branch keeps of another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Fork {
     /// It is known.
@@ -136,6 +161,16 @@ impl Fork {
             Fork::Number(_) => None,
         }
     }
+
+    /// Its branch and its number.
+    pub fn name(self) -> EpochName {
+        EpochName { branch: self.branch(), count: self.count() }
+    }
+
+    /// Whether it is the earlier one of two epochs of one line.
+    pub fn is_before(self, later: Fork) -> bool {
+        self.count() < later.count()
+    }
 }
 
 impl fmt::Display for Fork {
@@ -150,10 +185,49 @@ impl fmt::Display for Fork {
 /// What a branch begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
+    fork: Option<Fork>,
+    first: EpochId,
+    seed: BranchSeed,
+}
+
+impl Origin {
+    /// Of a guest that is booted. `seed` tells the branch from every other one.
+    pub fn boot(seed: BranchSeed) -> Origin {
+        Origin { fork: None, first: EpochId(1), seed }
+    }
+
+    /// Of a guest that continues from `fork`, with the epoch after it. What wrote the number of an epoch alone compared numbers: such a
+    /// branch begins past all that its predecessor can have used.
+    pub fn after(fork: Fork, seed: BranchSeed) -> Origin {
+        let first = match fork {
+            Fork::Mark(mark) => mark.count.next(),
+            Fork::Number(count) => count.past_in_flight(),
+        };
+        Origin { fork: Some(fork), first, seed }
+    }
+
+    /// The same, where numbers below `unused_from` may have been used by lives of the guest that committed nothing. That matters where
+    /// the number of the fork is all that is known.
+    #[must_use]
+    pub fn past(self, unused_from: EpochId) -> Origin {
+        let first = if self.is_numbered() { self.first.max(unused_from) } else { self.first };
+        Origin { first, ..self }
+    }
+
+    /// Of its fork the number is all that is known.
+    pub fn is_numbered(&self) -> bool {
+        matches!(self.fork, Some(Fork::Number(_)))
+    }
+
     /// The epoch that it continues from; none: the guest is booted.
-    pub fork: Option<Fork>,
-    /// What tells it from every other one.
-    pub seed: BranchSeed,
+    pub fn fork(&self) -> Option<Fork> {
+        self.fork
+    }
+
+    /// The number of its first epoch.
+    pub fn first(&self) -> EpochId {
+        self.first
+    }
 }
 
 /// An epoch, and what it continues.
@@ -173,9 +247,9 @@ pub struct Lineage {
 }
 
 impl Lineage {
-    /// A branch that is about to run its first epoch, `running`.
-    pub fn new(branch: Term, running: EpochId, origin: Origin) -> Lineage {
-        Lineage { last: EpochMark::root(branch, running, origin), awaited: VecDeque::new() }
+    /// A branch that is about to run its first epoch.
+    pub fn new(branch: Term, origin: Origin) -> Lineage {
+        Lineage { last: EpochMark::root(branch, origin), awaited: VecDeque::new() }
     }
 
     /// The last epoch that was identified, or the root.
@@ -189,7 +263,7 @@ impl Lineage {
     /// If it is not.
     pub(crate) fn extend(&mut self, count: EpochId, digest: Option<StateDigest>, acked: EpochId) -> Linked {
         assert_eq!(count, self.last.count.next(), "epochs are identified one after the other");
-        let (before, mark) = (self.last.chain, self.last.next(count, digest));
+        let (before, mark) = (self.last.chain, self.last.next(digest));
         while self.awaited.pop_front_if(|mark| mark.count <= acked).is_some() {}
         if count > acked {
             self.awaited.push_back(mark);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Backup, BackupAction, BackupConfig, BackupState, Connection, DiscardReason, GuestCopy, Session, TakeOver};
 use crate::assembly::{Assembled, AssembledEpoch, check_disk_exists, check_disk_range};
 use crate::id::{ClaimResult, EpochId, Gfn, SessionId, Term, Time, VmId};
+use crate::lineage::EpochMark;
 use crate::page::{Page, PageBatch};
 use crate::peer::PeerError;
 use crate::pointers::BackupPointers;
@@ -111,8 +112,8 @@ impl Backup {
     }
 
     /// The epoch that is kept, and who has the guest instead.
-    pub fn kept(&self) -> Option<(EpochId, &str)> {
-        self.kept.as_ref().map(|kept| (kept.over.fork.count, kept.holder.as_str()))
+    pub fn kept(&self) -> Option<(EpochMark, &str)> {
+        self.kept.as_ref().map(|kept| (kept.over.fork, kept.holder.as_str()))
     }
 
     /// The machine of the Hello cannot run here: found at once, or while its disks were compared.
@@ -305,6 +306,11 @@ impl Backup {
     /// The pointers. Meaningless while waiting and before a base began.
     pub fn pointers(&self) -> BackupPointers {
         self.pointers
+    }
+
+    /// The branch of the session that is not settled: of that its pointers are.
+    pub fn branch(&self) -> Option<Term> {
+        self.session.as_ref().map(|session| session.link.term)
     }
 
     /// The session that is not settled.
@@ -566,7 +572,7 @@ impl Backup {
         let holder = self.session.as_mut().and_then(|session| session.holder.take()).unwrap_or_default();
         let over = self.close_session();
         self.state = Waiting;
-        self.actions.push_back(BackupAction::Keep { epoch: over.fork.count, holder: holder.clone() });
+        self.actions.push_back(BackupAction::Keep { epoch: over.fork, holder: holder.clone() });
         self.kept = Some(GuestCopy { holder, over });
     }
 
@@ -584,13 +590,11 @@ impl Backup {
     fn close_session(&mut self) -> TakeOver {
         let mut session = self.session.take().expect("the session is not settled");
         let fork = session.mark_of(self.pointers.applied()).expect("a session that is settled so has a whole base");
-        let highest = session.assembly.open_epoch().unwrap_or(fork.count).max(fork.count);
         self.settled = Some(session.link.session);
         self.claim_retry_at = None;
         TakeOver {
             session: session.link.session,
             fork,
-            next_epoch: highest.after_takeover(),
             term: session.link.term.next(),
             reemit: session.take_held(),
             redeliver: session.assembly.inputs_of_open(),

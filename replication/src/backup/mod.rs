@@ -116,7 +116,7 @@ pub enum BackupAction {
     /// The session is over, and what it brought is kept as it is: all is durable and applied.
     Keep {
         /// The last epoch of it.
-        epoch: EpochId,
+        epoch: EpochMark,
         /// Who has the guest.
         holder: String,
     },
@@ -158,8 +158,6 @@ pub struct TakeOver {
     pub session: SessionId,
     /// The epoch whose end state the guest continues from.
     pub fork: EpochMark,
-    /// The number of the first epoch that runs here.
-    pub next_epoch: EpochId,
     /// The term of the new primary.
     pub term: Term,
     /// The state of the machine at the end of `fork`.

@@ -13,24 +13,24 @@ use crate::view::Greeting as RegisterGreeting;
 use crate::wire::{GoodbyeReason, Link, Message};
 
 impl Primary {
-    /// A primary with no backup, whose guest is about to run epoch `running`.
+    /// A primary with no backup, whose guest is about to run the first epoch of its branch.
     ///
     /// # Panics
     /// If the limits of `config` are zero or above [`IN_FLIGHT_EPOCHS_MAX`].
-    pub fn new(config: PrimaryConfig, running: EpochId) -> Self {
+    pub fn new(config: PrimaryConfig) -> Self {
         let limit = config.in_flight_epochs_max;
         assert!((1..=IN_FLIGHT_EPOCHS_MAX).contains(&limit), "in_flight_epochs_max is {limit}");
         assert!(config.in_flight_bytes_max > 0, "in_flight_bytes_max is 0: no epoch could ever be sealed");
         let max = InFlightMax { epochs: limit, bytes: config.in_flight_bytes_max };
         let places = [(CommitPlace::Log, config.log_counts), (CommitPlace::Store, config.has_store)];
         let counted = places.into_iter().filter(|(_, counts)| *counts).map(|(place, _)| place);
-        let commit = Commit::new(running, max, counted);
+        let commit = Commit::new(config.origin.first(), max, counted);
         Primary {
             vm: VmId::of_name(&config.vm_name),
             standing: Standing::Running,
             left: commit.pointers().sealed(),
             commit,
-            lineage: Lineage::new(config.term, running, config.origin),
+            lineage: Lineage::new(config.term, config.origin),
             config,
             session: None,
             filling: Filling::begun(Time(0)),

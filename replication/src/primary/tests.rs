@@ -15,7 +15,7 @@ pub(crate) fn config() -> PrimaryConfig {
         writer: "test".into(),
         machine: MachineInfo::default(),
         term: Term(1),
-        origin: Origin { fork: None, seed: BranchSeed([7; 16]) },
+        origin: Origin::boot(BranchSeed([7; 16])),
         heartbeat: Duration::from_millis(10),
         detect: Duration::from_millis(50),
         ack_wait: Duration::from_millis(200),
@@ -52,7 +52,7 @@ fn end(text: &str) -> GuestEnd {
 }
 
 fn solo() -> Primary {
-    Primary::new(config(), EpochId(1))
+    Primary::new(config())
 }
 
 pub(crate) fn frame(message: Message) -> Frame {
@@ -144,7 +144,7 @@ fn syncing() -> Primary {
 }
 
 fn syncing_with(config: PrimaryConfig) -> Primary {
-    let mut primary = Primary::new(config, EpochId(1));
+    let mut primary = Primary::new(config);
     connect_again(&mut primary);
     primary
 }
@@ -235,7 +235,7 @@ fn heartbeat_tells_what_is_committed_while_its_output_waits_to_leave_and_epochs_
 
 #[test]
 fn solo_with_local_log_releases_only_what_is_durable() {
-    let mut primary = Primary::new(PrimaryConfig { log_counts: true, ..config() }, EpochId(1));
+    let mut primary = Primary::new(PrimaryConfig { log_counts: true, ..config() });
     seal(&mut primary, None);
     seal(&mut primary, None);
     assert_eq!(actions(&mut primary), []);
@@ -253,7 +253,7 @@ fn syncing_epochs_release_at_once_and_are_not_shipped() {
 
 #[test]
 fn base_waits_until_earlier_epochs_are_durable_and_have_left() {
-    let mut primary = Primary::new(PrimaryConfig { log_counts: true, ..config() }, EpochId(1));
+    let mut primary = Primary::new(PrimaryConfig { log_counts: true, ..config() });
     primary.handle_connected(Time(0), SESSION, None);
     primary.handle_frame(Time(0), frame(hello_ack())).unwrap();
     actions(&mut primary);
@@ -799,7 +799,7 @@ fn fresh_primary_whose_backup_has_another_guest_is_in_conflict() {
     let refuse = |code| frame(Message::Refuse(Refuse { code, text: "the guest runs here".into() }));
     let conflicts = |code, is_witnessed, begins_afresh| {
         let config = PrimaryConfig { is_witnessed, begins_afresh, ..config() };
-        let mut primary = Primary::new(config, EpochId(1));
+        let mut primary = Primary::new(config);
         primary.handle_connected(Time(0), SESSION, None);
         primary.handle_frame(Time(0), refuse(code)).unwrap();
         asked(&mut primary).iter().any(|action| matches!(action, PrimaryAction::Conflict { .. }))
@@ -814,7 +814,7 @@ fn fresh_primary_whose_backup_has_another_guest_is_in_conflict() {
 
 #[test]
 fn backup_that_had_accepted_this_guest_and_is_busy_with_its_last_session_is_no_conflict() {
-    let mut primary = Primary::new(PrimaryConfig { is_witnessed: false, ..config() }, EpochId(1));
+    let mut primary = Primary::new(PrimaryConfig { is_witnessed: false, ..config() });
     primary.handle_connected(Time(0), SESSION, None);
     primary.handle_frame(Time(0), frame(hello_ack())).unwrap();
     primary.handle_disconnected(Time(MS));
@@ -827,7 +827,7 @@ fn backup_that_had_accepted_this_guest_and_is_busy_with_its_last_session_is_no_c
 
 /// Protected locally, with epoch 1 in its store, and epoch 2 sealed that the store did not take.
 fn without_its_store() -> Primary {
-    let mut primary = Primary::new(PrimaryConfig { log_counts: true, has_store: true, ..config() }, EpochId(1));
+    let mut primary = Primary::new(PrimaryConfig { log_counts: true, has_store: true, ..config() });
     seal(&mut primary, None);
     primary.handle_logged(Time(0), EpochId(1));
     primary.handle_stored(Time(0), EpochId(1));
@@ -892,7 +892,7 @@ fn ack_of_the_backup_does_not_stand_for_a_store_that_is_still_listed() {
 fn backup_that_was_lost_before_its_answer_and_is_busy_with_that_is_no_conflict() {
     // It was slow to look at the machine; the next Hello met the session of the first, and the guest was stopped.
     let config = PrimaryConfig { is_witnessed: false, ..config() };
-    let mut primary = Primary::new(config, EpochId(1));
+    let mut primary = Primary::new(config);
     primary.handle_connected(Time(0), SESSION, None);
     primary.handle_disconnected(Time(0));
     primary.handle_connected(Time(0), SESSION, None);

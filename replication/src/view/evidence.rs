@@ -30,7 +30,7 @@ mod tests;
 const NAME_MIN: usize = 8;
 
 /// What a process states at the witness because only it can know. It is never taken back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Statement {
     /// This place is gone.
     Dead(Incarnation),

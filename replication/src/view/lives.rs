@@ -13,7 +13,7 @@ use super::record::{Incarnation, Known, Location};
 pub const EARLIER_MAX: usize = 64;
 
 /// The content of a lock file: whose it is, and whose it was.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Lives {
     now: Incarnation,
     /// Whether `now` may stand in a record. Of a life that never asked for that, nobody wants to know whether it is
@@ -35,7 +35,7 @@ fn unknown() -> bool {
 }
 
 /// How a kernel knows a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId {
     /// The file system.
     pub device: u64,
@@ -46,7 +46,7 @@ pub struct FileId {
 }
 
 /// One file of one host.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Home {
     path: String,
     inode: u64,

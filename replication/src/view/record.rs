@@ -31,7 +31,7 @@ hex_id! {
 
 /// What tells one witness from another, where it can say: of an etcd cluster its id. That two are equal proves nothing, since
 /// a register can be copied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(try_from = "String", into = "String")]
 pub struct WitnessId(pub u64);
 
@@ -80,7 +80,7 @@ mod join {
 }
 
 /// Whether the guest may be continued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Standing {
     /// It runs, or can be continued by a place that the record lists.
@@ -90,7 +90,7 @@ pub enum Standing {
 }
 
 /// What kind of place it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PlaceKind {
     /// The memory of a process: gone with it.
@@ -100,7 +100,7 @@ pub enum PlaceKind {
 }
 
 /// Where a place is, so that its death can be proved there and an operator can find it. Compared by nobody here.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Location {
     /// The host's name, for people.
@@ -114,7 +114,7 @@ pub struct Location {
 }
 
 /// Where a VM's state can survive.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Place {
     /// Its life. This alone decides which is which.
@@ -136,7 +136,7 @@ impl fmt::Display for Place {
 }
 
 /// A backup that could succeed the primary.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Member {
     /// Where.
@@ -147,7 +147,7 @@ pub struct Member {
 }
 
 /// One view: the content of a record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
     /// The register that it is of.
@@ -188,7 +188,7 @@ impl Record {
 }
 
 /// A record as the witness has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// The record.
     pub record: Record,
@@ -213,7 +213,7 @@ impl From<Vec<Entry>> for Excerpt {
 }
 
 /// The newest record that a node has seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Known {
     /// The register.
@@ -232,7 +232,7 @@ impl Known {
 }
 
 /// What a primary says of its register in a Hello.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Greeting {
     /// The newest record that it has seen.
     pub known: Known,

@@ -5,7 +5,7 @@ use super::wish::{Asker, Judgement, Refusal, Wish};
 use crate::id::SessionId;
 
 /// What the witness is asked to do. Answer each with [`Register::handle_found`] or [`Register::handle_no_answer`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Ask {
     /// Give the newest record, if there is one.
     Newest,
@@ -22,7 +22,7 @@ pub enum Ask {
 }
 
 /// What became of a wish.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// It is so, by this record.
     Won(Box<Entry>),
@@ -36,7 +36,7 @@ pub enum Outcome {
 }
 
 /// A witness that says that it is not the one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Another {
     /// The one that the newest record names, or that answered before.
     pub expected: WitnessId,
@@ -44,7 +44,7 @@ pub struct Another {
     pub found: Option<WitnessId>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Phase {
     Idle,
     /// The newest record is being looked for.
@@ -54,7 +54,7 @@ enum Phase {
 }
 
 /// What was seen of the records that list this node as a backup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Listing {
     /// No primary greeted it.
     NotGreeted,
@@ -63,7 +63,7 @@ enum Listing {
 }
 
 /// What a node knows of its VM's register, and the wish that it is about.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Register {
     me: Place,
     known: Option<Known>,

@@ -16,7 +16,7 @@ use super::record::{Incarnation, Record};
 use crate::id::SessionId;
 
 /// What to do at the witness. Doing it twice does no harm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tell {
     /// State that the backup was not whole under this join.
     State(SessionId),
@@ -24,7 +24,7 @@ pub enum Tell {
     Withdraw(SessionId),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Pairing {
     join: SessionId,
     primary: Incarnation,
@@ -33,7 +33,7 @@ struct Pairing {
 }
 
 /// The joins of one life of a backup, in their order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Voids {
     me: Incarnation,
     pairings: Vec<Pairing>,

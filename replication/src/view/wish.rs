@@ -7,7 +7,7 @@ use crate::id::SessionId;
 use crate::lineage::{EpochMark, Fork};
 
 /// What a node wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Wish {
     /// To boot the guest afresh.
     Begin {
@@ -65,7 +65,7 @@ pub enum Wish {
 }
 
 /// Why a wish is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// Another place is the primary.
     Primary {
@@ -92,7 +92,7 @@ pub enum Refusal {
 }
 
 /// What follows from the newest record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Judgement {
     /// It is so already.
     IsSo,

@@ -14,7 +14,7 @@ use replication::wire::{
 };
 use replication::{
     Backup, BackupAction, BackupConfig, BranchSeed, ChainHash, ClaimResult, EpochId, EpochMark, EpochMeta, EpochWriter,
-    FrameDecoder, Link, Message, Origin, Output, Primary, PrimaryAction, PrimaryConfig, SessionId, StateDigest, Term,
+    Fork, FrameDecoder, Link, Message, Origin, Output, Primary, PrimaryAction, PrimaryConfig, SessionId, StateDigest, Term,
     Time, VmId,
 };
 
@@ -106,7 +106,7 @@ pub fn whole_epoch(link: Link, last: &mut EpochMark, base: bool, input: &mut Inp
     // Now and then of another line.
     let state = [7; 16];
     let digest = (input.u8() % 16 != 0).then(|| StateDigest::of(&state));
-    *last = last.next(epoch, digest);
+    *last = last.next(digest);
     let released = if base { epoch.prev() } else { EpochId(epoch.0.saturating_sub(u64::from(input.u8() % 4))) };
     let mut writer = EpochWriter::begin(link, epoch, EpochBegin { base: base.then_some(before), released }, &mut out);
     writer.inputs(&[replication::Input { device: 1, bytes: vec![1] }], &mut out);
@@ -216,7 +216,10 @@ fn backup(input: &mut Input<'_>) {
                 BackupAction::Persist(epoch) => persist.push_back((epoch.session, epoch.mark.count, epoch.base)),
                 BackupAction::Apply(epoch) => apply.push_back((epoch.session, epoch.mark.count)),
                 BackupAction::Disconnect => is_connected = false,
-                BackupAction::TakeOver(over) => assert!(over.next_epoch > over.fork.count),
+                BackupAction::TakeOver(over) => {
+                    let origin = Origin::after(Fork::Mark(over.fork), BranchSeed::default());
+                    assert!(origin.first() > over.fork.count);
+                }
                 _ => {}
             }
         }
@@ -241,7 +244,7 @@ pub fn primary_config(flags: u8) -> PrimaryConfig {
         writer: "fuzz".into(),
         machine: machine(),
         term: Term(1),
-        origin: Origin { fork: None, seed: BranchSeed([1; 16]) },
+        origin: Origin::boot(BranchSeed([1; 16])),
         heartbeat: Duration::from_millis(10),
         detect: Duration::from_millis(50),
         ack_wait: Duration::from_millis(500),
@@ -269,9 +272,20 @@ pub fn primary_config(flags: u8) -> PrimaryConfig {
     }
 }
 
+/// A branch that begins anywhere.
+pub fn origin(input: &mut Input<'_>) -> Origin {
+    let count = epoch(input);
+    let fork = match input.u8() % 4 {
+        0 => return Origin::boot(BranchSeed([1; 16])),
+        1 => Fork::Number(count),
+        _ => Fork::Mark(EpochMark { branch: Term(1), count, ..EpochMark::default() }),
+    };
+    Origin::after(fork, BranchSeed([1; 16]))
+}
+
 fn primary(input: &mut Input<'_>) {
     let config = primary_config(input.u8());
-    let mut core = Primary::new(config, EpochId(epoch(input).0.max(1)));
+    let mut core = Primary::new(PrimaryConfig { origin: origin(input), ..config });
     let mut now = Time(0);
     let mut release = None;
     for _ in 0..400 {

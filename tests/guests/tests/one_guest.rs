@@ -10,7 +10,7 @@ use std::time::Duration;
 use guests::place::{wait_progress, wait_value};
 use guests::{Guest, Launch, Pair, Place, Seed, Vm, console, needs, said, wait};
 use outlast_api::{Occurrence, PrimaryState};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const CONFLICT: i32 = 4;
 const CRASHED: i32 = 164;
@@ -52,6 +52,52 @@ fn newest(place: &Place) -> Value {
     let path = |number: u32| place.witness().join(format!("{}.view-{number}", guests::place::NAME));
     let last = (1..).take_while(|number| path(*number).exists()).last().expect("the VM was started");
     serde_json::from_slice(&fs::read(path(last)).expect("there")).expect("a record is JSON")
+}
+
+#[test]
+fn takeover_continues_at_the_number_after_its_fork_in_a_branch_of_its_own() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut pair = Pair::start(&place, &guest);
+    wait_progress(&pair.primary, &guest, 20);
+    let before = pair.primary.primary().epochs.running_id;
+    pair.primary.kill();
+    let finished = pair.backup.wait_event("failover-finished");
+    let Occurrence::FailoverFinished { epoch, epoch_id, term, .. } = finished else { unreachable!("by its name") };
+    let record = newest(&place);
+    assert_eq!((&record["branch"], &record["fork"]["count"]), (&json!(term), &json!(epoch)), "{record}");
+    assert_eq!((&record["parent"], &record["fork"]["branch"]), (&json!(1), &json!(1)), "{record}");
+    assert_eq!((before.split('/').next(), &epoch_id), (Some("1"), &format!("1/{epoch}")));
+    let epochs = pair.backup.primary().epochs;
+    assert_eq!(epochs.running_id, format!("{term}/{}", epochs.running));
+    let seconds_of_epochs = 100_000;
+    assert!((epoch + 1..epoch + seconds_of_epochs).contains(&epochs.running), "{epoch}, and then {}", epochs.running);
+}
+
+#[test]
+fn guest_that_goes_back_is_a_new_view_whose_fork_is_the_earlier_epoch() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter().with("typed=1"), Place::in_memory());
+    let launch = place.alone("a", &guest).with("--witness", place.witness_option()).with("--protect", "local");
+    let launch = launch.with("--epoch", "2ms").with("--on-guest-panic", "rollback").with("--retain", "4");
+    let vm = launch.typed().start();
+    vm.wait_event("booting");
+    wait::until("earlier epochs", || (vm.protecting().earlier.len() >= 2).then_some(()));
+    assert!(vm.protecting().earlier.iter().all(|kept| kept.epoch_id == format!("1/{}", kept.epoch)));
+    vm.type_in("c");
+    let rollback = vm.wait_event("rollback");
+    let Occurrence::Rollback { epoch, epoch_id, anew, anew_id, .. } = rollback else { unreachable!("by its name") };
+    let record = newest(&place);
+    assert_eq!(
+        (&record["parent"], &record["fork"]["branch"], &record["fork"]["count"]),
+        (&json!(1), &json!(1), &json!(epoch))
+    );
+    assert_eq!((&epoch_id, anew), (&format!("1/{epoch}"), epoch + 1));
+    assert_eq!(anew_id, format!("{}/{anew}", record["branch"]));
+    vm.wait_event("resumed");
+    wait::until("its epochs", || (vm.primary().epochs.running > anew).then_some(()));
+    let epochs = vm.primary().epochs;
+    assert_eq!(epochs.running_id, format!("{}/{}", record["branch"], epochs.running));
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn altered(frames: Vec<Frame>) -> Vec<u8> {
     writer.state(&state, &mut out);
     let chain = begin.base.expect("it is a base");
     let before = EpochMark { branch: link.term, count: epoch.prev(), chain };
-    writer.end(before.next(epoch, Some(StateDigest::of(&state))).chain, &mut out);
+    writer.end(before.next(Some(StateDigest::of(&state))).chain, &mut out);
     out
 }
 

@@ -88,6 +88,12 @@ impl BackupNode {
         self.id.host
     }
 
+    /// The operator has the copy that is kept here run: every listed place is dead. Nothing happens if there is none.
+    pub fn take_over_dead(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        self.pipeline.handle_override(env.time());
+        self.pump(env)
+    }
+
     /// A timer fired.
     pub fn handle_timer(&mut self, env: &mut Env) -> Result<(), Crashed> {
         self.timer_at = None;

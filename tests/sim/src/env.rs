@@ -6,6 +6,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use replication::{ClaimResult, Time};
 
 use crate::clock::Clock;
+use crate::counts::Counts;
 use crate::fault::{Fault, HOSTS, Step, What, When};
 use crate::guest::Said;
 use crate::net::{Net, Party};
@@ -126,14 +127,8 @@ pub struct Env {
     pub host: usize,
     /// Faults stopped.
     pub healing: bool,
-    /// Takeovers so far.
-    pub takeovers: u32,
-    /// Guests begun afresh after a crash of all who could continue them, so far.
-    pub begun: u32,
-    /// Guests resumed so far.
-    pub resumes: u32,
-    /// Guests booted anew so far.
-    pub resets: u32,
+    /// What became of guests so far.
+    pub counts: Counts,
     /// What each host is, for the reader of a replay.
     pub roles: [&'static str; HOSTS],
     trace: Option<Vec<Line>>,
@@ -172,10 +167,7 @@ impl Env {
             last_shown: [0; HOSTS],
             host: 0,
             healing: false,
-            takeovers: 0,
-            begun: 0,
-            resumes: 0,
-            resets: 0,
+            counts: Counts::default(),
             roles: [""; HOSTS],
             trace: trace.then(Vec::new),
             armed,

@@ -46,11 +46,13 @@ pub enum Step {
     LocalCommit,
     /// A guest is resumed from its state directory.
     Resume,
+    /// A guest that crashed is put back to an earlier epoch: before it is committed, and after.
+    GoBack,
 }
 
 impl Step {
     /// All of them.
-    pub const ALL: [Step; 17] = [
+    pub const ALL: [Step; 18] = [
         Step::Seal,
         Step::Base,
         Step::Ship,
@@ -68,6 +70,7 @@ impl Step {
         Step::TakeOver,
         Step::LocalCommit,
         Step::Resume,
+        Step::GoBack,
     ];
 }
 
@@ -201,6 +204,8 @@ pub enum What {
     RunAgain(usize),
     /// An operator stops the VM.
     Stop(usize),
+    /// An operator has the copy that a backup kept run, and names every listed place as dead: which they are.
+    TakeOverDead(usize),
     /// An operator pauses the guest.
     PauseGuest(usize),
     /// An operator has a paused guest run again.
@@ -228,7 +233,7 @@ pub enum What {
     RestoreLock(usize),
     /// The state directory of a host is moved away under whoever lives there, and a copy of it put in its place.
     ReplaceDir(usize),
-    /// The guest of a host crashes by itself, and is to be booted anew there.
+    /// The guest of a host crashes by itself: it is booted anew there, goes back to an earlier epoch, or is stopped, as the plan says.
     GuestCrash(usize),
 }
 
@@ -274,7 +279,7 @@ impl What {
             }
             What::UnfitBase(host) | What::RunAgain(host) | What::Stop(host) => [Some(host), None],
             What::LoseLock(host) | What::RestoreLock(host) | What::ReplaceDir(host) => [Some(host), None],
-            What::GuestCrash(host) | What::DiskHangs(host) => [Some(host), None],
+            What::GuestCrash(host) | What::DiskHangs(host) | What::TakeOverDead(host) => [Some(host), None],
             What::PauseGuest(host) | What::RunGuest(host) | What::Snapshot(host, _) => [Some(host), None],
             What::Beside { host, dir: Dir::CopyOf(of), .. } => [Some(host), Some(of)],
             What::Beside { host, .. } => [Some(host), None],

@@ -13,6 +13,7 @@
 
 pub mod backup_node;
 pub mod clock;
+pub mod counts;
 pub mod disk;
 pub mod env;
 pub mod fault;

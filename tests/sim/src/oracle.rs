@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
-use replication::{BackupPointers, EpochId, Fork, Pointers};
+use replication::{BackupPointers, EpochId, EpochMark, Fork, Pointers, Term};
 
 use crate::disk::{SECTOR, SECTORS};
 use crate::fault::HOSTS;
 use crate::guest::{Guest, Said, sector_of};
 
 mod lines;
+mod over;
 
 use lines::Lines;
 
@@ -25,7 +26,7 @@ pub enum Rule {
     OverIsOver,
     /// A request is answered once, or the same again.
     OneAnswer,
-    /// An epoch number is used once.
+    /// A number is used once in its branch.
     FreshEpochs,
     /// Whoever goes on does so from a sealed epoch, as it was sealed.
     FromASeal,
@@ -57,6 +58,10 @@ pub enum Rule {
     OldRegister,
     /// A guest stands still, or runs, as its operator was told, whoever continues it.
     PausedStays,
+    /// A guest that crashed and was stopped is run again by nobody but its operator.
+    StoppedStays,
+    /// A guest whose end is on record is run by nobody.
+    EndedStays,
     /// A snapshot that an operator was told of is of a guest that goes on.
     RightSnapshot,
     /// Strangers change nothing: a protected guest stays protected.
@@ -78,7 +83,7 @@ impl Rule {
             Rule::OneHistory => "all that the world sees is of one history",
             Rule::OverIsOver => "nothing new of a guest that is over comes after the next one began",
             Rule::OneAnswer => "a request is answered once, or the same again",
-            Rule::FreshEpochs => "an epoch number is used once",
+            Rule::FreshEpochs => "a number is used once in its branch",
             Rule::FromASeal => "whoever goes on does so from a sealed epoch, as it was sealed",
             Rule::NothingForgotten => "whoever goes on knows all that was seen",
             Rule::RightDisk => "a disk is what its guest wrote",
@@ -94,6 +99,8 @@ impl Rule {
             Rule::LooksAfterAStop => "a host that stood still looks who is primary before it lets anything out",
             Rule::OldRegister => "a register that is older than what was seen of it gets no append",
             Rule::PausedStays => "a guest stands still, or runs, as its operator was told",
+            Rule::StoppedStays => "a guest that was stopped is run again by nobody but its operator",
+            Rule::EndedStays => "a guest whose end is on record is run by nobody",
             Rule::RightSnapshot => "a snapshot that was answered is of the guest that goes on",
             Rule::StrangersChangeNothing => "strangers change nothing: a protected guest stays protected",
             Rule::Heals => "when faults stop, the guest runs, answers and is protected",
@@ -143,14 +150,18 @@ pub struct Oracle {
     history: Vec<u64>,
     /// Which of them the world really got, by position.
     emitted: Vec<bool>,
-    /// Who sealed an epoch, and the digest, position and value at its end.
-    seals: BTreeMap<EpochId, Seal>,
+    /// Of each epoch that was sealed, by branch and number: the digest, position and value at its end.
+    seals: BTreeMap<Epoch, Seal>,
+    /// How far the guest was when each branch began.
+    begun: HashMap<Term, u64>,
     /// The identities of epochs.
     lines: Lines,
     /// What the client was told about each of its requests.
     answers: HashMap<u64, u64>,
     /// What an operator was told of the guest: it runs, or it stands still from that position on. None: nothing, or it was asked since.
     told: Option<Told>,
+    /// The guest crashed and was stopped, and its operator has not said that it is to continue.
+    is_stopped: bool,
     /// How far each host's guest was when its epochs began.
     direct: [u64; HOSTS],
     /// What of each host's disk is on its medium whatever comes: of which life of the guest, how far it was, what each sector had.
@@ -160,6 +171,9 @@ pub struct Oracle {
     /// Outputs the world got, with repetitions.
     pub outputs_seen: u64,
 }
+
+/// Which epoch: its branch and its number.
+pub type Epoch = (Term, EpochId);
 
 struct Told {
     runs: bool,
@@ -205,13 +219,13 @@ impl Oracle {
         self.emitted.clear();
         self.seals.clear();
         self.answers.clear();
-        self.told = None;
+        (self.told, self.is_stopped) = (None, false);
         self.direct = [0; HOSTS];
     }
 
     /// Somebody won the right to continue the guest from the end of that epoch.
-    pub fn forked(&mut self, fork: EpochId) {
-        self.fork = self.seals.get(&fork).map(|seal| seal.chain).or(self.fork);
+    pub fn forked(&mut self, fork: EpochMark) {
+        self.fork = self.seals.get(&(fork.branch, fork.count)).map(|seal| seal.chain).or(self.fork);
     }
 
     /// A guest was stopped for good. The other host may have booted the next already: the register said so before this
@@ -288,22 +302,25 @@ impl Oracle {
     }
 
     /// `host` sealed an epoch of its guest. One that was booted before may run on, unseen, until its host learns of it.
-    pub fn sealed(&mut self, host: usize, generation: u32, epoch: EpochId, guest: &Guest) {
+    pub fn sealed(&mut self, host: usize, generation: u32, epoch: Epoch, guest: &Guest) {
         if generation != self.generation {
             return;
         }
         let sectors = sectors_of(guest);
         let seal = Seal { digest: guest.digest(), position: guest.position, chain: guest.chain, sectors };
         if self.seals.insert(epoch, seal).is_some() {
-            self.fail(Rule::FreshEpochs, host, || format!("host {host} used epoch number {epoch} again"));
+            let (branch, count) = epoch;
+            self.fail(Rule::FreshEpochs, host, || format!("host {host} sealed epoch {branch}/{count} again"));
         }
     }
 
     /// `host` takes over, or resumes, with this guest, which should be that of the end of epoch `from`, and with this image.
     pub fn goes_on(&mut self, host: usize, from: Fork, guest: &Guest, image: &[u8]) {
         self.check_fork(host, from, guest);
-        let from = from.count();
-        match self.seals.get(&from) {
+        let seal = from.branch().and_then(|branch| self.seals.get(&(branch, from.count())));
+        match seal {
+            // Its branch is forgotten, which is what is broken then.
+            None if from.branch().is_none() => {}
             None => {
                 let text = || format!("host {host} goes on from epoch {from}, which nobody sealed");
                 self.fail(Rule::FromASeal, host, text);
@@ -320,6 +337,10 @@ impl Oracle {
                 format!("host {host} goes on from epoch {from}, and the guest {is}: its operator was told otherwise")
             };
             self.fail(Rule::PausedStays, host, text);
+        }
+        if self.is_stopped {
+            let text = || format!("host {host} goes on with a guest that crashed and was stopped");
+            self.fail(Rule::StoppedStays, host, text);
         }
         self.check_history_of(host, guest);
         self.check_snapshots(host, guest);
@@ -385,22 +406,21 @@ impl Oracle {
     }
 
     /// The life of the guest to which an epoch with that state belongs, if it is the present one.
-    pub fn generation_of(&self, epoch: EpochId, state: &[u8]) -> Option<u32> {
-        let seal = self.seals.get(&epoch)?;
+    pub fn generation_of(&self, epoch: EpochMark, state: &[u8]) -> Option<u32> {
+        let seal = self.seals.get(&(epoch.branch, epoch.count))?;
         (seal.chain == Said::decode(state).chain).then_some(self.generation)
     }
 
-    /// The image is as it was at the end of an epoch from `first` to `last`, of that life of the guest.
-    pub fn check_survivor(&mut self, host: usize, life: u32, (first, last): (EpochId, EpochId), image: &[u8]) {
+    /// The image is as it was at the end of an epoch from `first` to number `last` of its branch, of that life of the guest.
+    pub fn check_survivor(&mut self, host: usize, life: u32, (first, last): (Epoch, EpochId), image: &[u8]) {
         if life != self.generation || !self.seals.contains_key(&first) {
             return;
         }
         let is_of = |seal: &Seal| seal.sectors.iter().enumerate().all(|(sector, chain)| holds(image, sector, *chain));
-        if !self.seals.range(first..=last).any(|(_, seal)| is_of(seal)) {
+        if !self.seals.range(first..=(first.0, last)).any(|(_, seal)| is_of(seal)) {
             let text = || {
-                format!(
-                    "host {host} had epoch {first}, and after its crash its disk is of no epoch from there to {last}"
-                )
+                let (branch, first) = first;
+                format!("host {host} had epoch {branch}/{first}, and after its crash its disk is of none up to {last}")
             };
             self.fail(Rule::SurvivesHere, host, text);
         }
@@ -436,12 +456,13 @@ impl Oracle {
 
     /// The image of a primary holds nothing that a rollback would have to take back. One of a guest that was booted before is
     /// nobody's concern any more.
-    pub fn check_committed_image(&mut self, host: usize, generation: u32, committed: EpochId, image: &[u8]) {
+    pub fn check_committed_image(&mut self, host: usize, generation: u32, committed: Epoch, image: &[u8]) {
         if generation != self.generation {
             return;
         }
-        let limit = self.seals.range(..=committed).next_back().map_or(0, |(_, seal)| seal.position);
-        let limit = limit.max(self.direct[host]);
+        let (branch, _) = committed;
+        let of_branch = self.seals.range((branch, EpochId(0))..=committed).next_back().map(|(_, seal)| seal.position);
+        let limit = of_branch.or(self.begun.get(&branch).copied()).unwrap_or(0).max(self.direct[host]);
         for sector in image.as_chunks::<SECTOR>().0 {
             let chain = u64::from_le_bytes(*sector.first_chunk().expect("a sector is longer than a word"));
             let position = if chain == 0 { 0 } else { self.parents.get(&chain).map_or(u64::MAX, |parent| parent.1) };

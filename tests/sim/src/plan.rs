@@ -66,6 +66,24 @@ pub struct Load {
     pub link: u64,
 }
 
+/// What becomes of a guest that crashes, where its state directory can keep it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnCrash {
+    /// It is booted anew.
+    Boot,
+    /// It goes back to an earlier epoch; stopped, if there is none.
+    GoBack,
+    /// It is stopped.
+    Stop,
+}
+
+impl OnCrash {
+    /// What becomes of one without a state directory. That it ends there is no law of the protocol.
+    pub fn without_store(self) -> OnCrash {
+        OnCrash::Boot
+    }
+}
+
 /// One run, decided. Times in nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -122,6 +140,8 @@ pub struct Plan {
     pub witness_is_copied: bool,
     /// The witness says which one it is, as an etcd cluster does.
     pub witness_names_itself: bool,
+    /// What becomes of a guest that crashes.
+    pub on_crash: OnCrash,
     /// Which host has a machine id.
     pub has_machine_id: [bool; HOSTS],
     /// The boots of both hosts have the same texts, as those of copied virtual machines or of containers on one kernel.
@@ -169,6 +189,7 @@ impl Default for Plan {
             unwitnessed: false,
             witness_is_copied: false,
             witness_names_itself: false,
+            on_crash: OnCrash::Boot,
             has_machine_id: [true; HOSTS],
             has_same_boots: false,
             clock_fast: [0; HOSTS],
@@ -256,7 +277,23 @@ impl Plan {
         plan.witness_names_itself =
             (rng.percent(50) && broken != Some(Break::MeetUnasked)) || broken == Some(Break::AnyCluster);
         plan.leave_time_to_ack();
+        plan.decide_on_crash(&mut rng);
         plan
+    }
+
+    /// In half of the runs with a state directory a guest that crashes is not just booted anew.
+    fn decide_on_crash(&mut self, rng: &mut Rng) {
+        let of_rule = self.broken.and_then(Break::on_crash);
+        if let Some(policy) = of_rule {
+            self.on_crash = policy;
+        } else if self.local && self.broken.is_none() {
+            self.on_crash = *rng.pick(&[OnCrash::Boot, OnCrash::Boot, OnCrash::GoBack, OnCrash::GoBack, OnCrash::Stop]);
+            if self.on_crash != OnCrash::Boot && rng.percent(60) {
+                let host = usize::from(rng.percent(25));
+                let when = When::At(rng.range(self.heal_at / 4, self.heal_at));
+                self.faults.push(Fault { when, what: What::GuestCrash(host) });
+            }
+        }
     }
 
     /// Where acks wait until nearly all is applied, all that is in flight must be applied in less time than a primary waits.
@@ -466,6 +503,28 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
             let lags = Fault { when: When::At(heal_at / 8), what: What::Lags(0, heal_at / 2) };
             vec![lags, Fault { when: When::At(heal_at - MS), what: crash }]
         }
+        Some(Break::BackInBranch | Break::BackUnrecorded) => vec![at(What::GuestCrash(0))],
+        Some(Break::AttemptUnnoted) => {
+            // With its power the host loses what it would go back to.
+            let when = When::Step { host: 0, step: Step::GoBack, nth: 1, after: false };
+            let crash = What::Crash { host: 0, power: true, restart: Some(MS) };
+            vec![at(What::GuestCrash(0)), Fault { when, what: crash }]
+        }
+        Some(Break::StoppedResumed) => {
+            vec![at(What::GuestCrash(0)), Fault { when: When::At(heal_at - MS), what: What::RunAgain(0) }]
+        }
+        Some(Break::EndedResumed) => {
+            // The third question of a primary, or the first of one that is alone: it dies when that is on its way.
+            let dies = |nth| Fault {
+                when: When::Step { host: 0, step: Step::Claim, nth, after: true },
+                what: What::Crash { host: 0, power: false, restart: Some(MS * 20) },
+            };
+            vec![at(What::Stop(0)), dies(3)]
+        }
+        Some(Break::OverrideUnasked) => {
+            let takes_over = Fault { when: When::At(heal_at - MS), what: What::TakeOverDead(1) };
+            vec![at(What::Cut(heal_at / 2)), takes_over]
+        }
         Some(Break::StrangerWins) => vec![at(What::Stranger(1, Stranger::Silent))],
         Some(Break::SecondPrimary) => {
             let second = What::Stranger(1, Stranger::Primary { term: 1000, is_met: true });
@@ -501,7 +560,7 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
             | Break::ForgetHeld
             | Break::ForgetDiskWrites
             | Break::ForgetPage
-            | Break::ReuseEpochs
+            | Break::BranchKept
             | Break::NoHealing
             | Break::ForgetLeft
             | Break::CopyOfOtherMemory

@@ -3,7 +3,7 @@
 
 use replication::pipeline::primary::{Action, Boundary, GuestMode, Outcome, Parting, PrimaryPipeline, Step as Does};
 use replication::primary::PrimaryState;
-use replication::{EpochId, Primary};
+use replication::{EpochId, Primary, Term};
 
 use crate::env::{Crashed, Env, Event, HostId};
 use crate::fault::Step;
@@ -30,8 +30,10 @@ pub struct PrimaryNode {
     id: HostId,
     /// Its guest has crashed, and is to begin anew.
     crashed: bool,
-    /// Its guest was stopped by the operator.
+    /// Its guest was stopped, by the operator or because it crashed.
     stopped: bool,
+    /// The last epoch of a guest that crashed stays in the state directory.
+    keeps_last: bool,
     /// Its guest ran elsewhere before: there, what was acked may still leave, however late.
     taken_over: bool,
     /// It cannot continue its guest, which is left to its backup.
@@ -94,6 +96,11 @@ impl PrimaryNode {
         self.pipeline.core()
     }
 
+    /// The branch of its epochs.
+    pub fn branch(&self) -> Term {
+        self.core().last_mark().branch
+    }
+
     /// Whether all of its guest is gone from here, which nobody else has.
     pub fn is_closed(&self) -> bool {
         self.core().state() == PrimaryState::Ended && self.pipeline.is_closed()
@@ -107,6 +114,11 @@ impl PrimaryNode {
     /// Which of the guests that were booted one after the other it runs.
     pub fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// Whether its state directory keeps it for its operator.
+    pub fn keeps_last(&self) -> bool {
+        self.pipeline.keeps_last()
     }
 
     /// Whether it begins anew when all of it has left.
@@ -172,10 +184,11 @@ impl PrimaryNode {
     fn seal(&mut self, base: bool, also: u64, env: &mut Env) -> Result<(), Crashed> {
         let (host, step) = (self.id.host, if base { Step::Base } else { Step::Seal });
         env.step(host, step, false)?;
+        let branch = self.branch();
         let sealed = self.machine.seal(base, also);
         break_sealed(sealed, env);
         let (epoch, has_writes) = (sealed.epoch, !sealed.sectors.is_empty());
-        env.oracle.sealed(host, self.generation, epoch, &sealed.guest);
+        env.oracle.sealed(host, self.generation, (branch, epoch), &sealed.guest);
         self.pipeline.handle_sealed(env.time(), epoch, base, EPOCH_BYTES, has_writes);
         self.break_at_seal(epoch, env);
         env.step(host, step, true)?;
@@ -188,7 +201,8 @@ impl PrimaryNode {
             self.act(action, env)?;
         }
         while let Some(question) = self.pipeline.poll_question() {
-            env.put(self.id, Question::from(question), self.crashed)?;
+            let question = Question::of_primary(question, self.keeps_last());
+            env.put(self.id, question, self.crashed)?;
         }
         self.answer_operator(env)?;
         self.has_base |= self.core().state() == PrimaryState::Protected;

@@ -342,14 +342,20 @@ impl Witness {
         match question.clone() {
             Question::Begin { store, has_epoch, is_named } => self.begin(host, process, (store, has_epoch, is_named)),
             Question::Resume { store, fork, named } => self.resume(host, process, (store, fork, named)),
-            Question::TakeOver { session, fork } => Wish::TakeOver { join: session, fork, named_dead: BTreeSet::new() },
+            Question::TakeOver { session, fork, is_named } => {
+                let newest = self.dirs[self.seen[host]].last().map(|entry| &entry.record);
+                let listed = newest.into_iter().flat_map(Record::places).map(|place| place.id);
+                let named_dead = listed.filter(|_| is_named).collect();
+                Wish::TakeOver { join: session, fork, named_dead }
+            }
             Question::Claim { session } | Question::Delist { session } => Wish::Remove(session),
             Question::Enlist { session, place } => {
                 let place = place.map_or_else(|| process.observer.place().clone(), |place| *place);
                 Wish::Enlist(Member { place, join: session })
             }
             Question::DelistStore => Wish::RemoveStore,
-            Question::RecordEnd => Wish::End,
+            Question::RecordEnd { is_kept: true } => Wish::Keep,
+            Question::RecordEnd { is_kept: false } => Wish::End,
             Question::Introduce(Some(Greeting { known, primary, .. })) => Wish::Follow { known, primary },
             Question::Look | Question::UnaskedLook | Question::Meet { .. } | Question::Introduce(None) => Wish::Look,
         }

@@ -9,6 +9,7 @@ use replication::view::{Excerpt, Incarnation, Record, Standing};
 use replication::{ClaimResult, EpochId, Fork, Term};
 
 use crate::backup_node::BackupNode;
+use crate::counts::Counts;
 use crate::disk::Disk;
 use crate::env::{Crashed, Env, Event, HostId, Lane, Piece};
 use crate::fault::{HOSTS, Step, What, When};
@@ -16,7 +17,7 @@ use crate::guest::Guest;
 use crate::machines::{host_of, store_of};
 use crate::oracle::{Rule, Violation};
 use crate::panics;
-use crate::plan::{Break, MS, Plan};
+use crate::plan::{Break, MS, OnCrash, Plan};
 use crate::primary_node::PrimaryNode;
 use crate::state_dir::StateDir;
 use crate::storage::Files;
@@ -24,6 +25,7 @@ use crate::story::{Line, words};
 use crate::witness::{Answer, Believed, Named, Question};
 use replication::primary::Meeting;
 
+mod back;
 mod beside;
 mod faults;
 mod links;
@@ -57,14 +59,8 @@ pub enum Outcome {
 pub struct Summary {
     /// How it ended.
     pub outcome: Outcome,
-    /// Takeovers.
-    pub takeovers: u32,
-    /// Guests resumed from a state directory.
-    pub resumes: u32,
-    /// Guests that crashed by themselves and were booted anew.
-    pub resets: u32,
-    /// Guests begun afresh: all who could continue them were gone, or they had been stopped.
-    pub begun: u32,
+    /// What became of guests.
+    pub counts: Counts,
     /// Outputs the world got.
     pub outputs: u64,
     /// Requests answered.
@@ -87,24 +83,28 @@ struct Remains {
     store: Option<StateDir>,
     /// The guest is being resumed, and the register is asked.
     resuming: Option<Resuming>,
+    /// A guest that crashed is to boot again, which did not come about.
+    resets: bool,
 }
 
 impl Default for Remains {
     fn default() -> Remains {
-        Remains { files: Files::new(Disk::blank(), 0), store: None, resuming: None }
+        Remains { files: Files::new(Disk::blank(), 0), store: None, resuming: None, resets: false }
     }
 }
 
 impl Remains {
-    /// What is found of the guest. Its crashes are dealt with by the process that they happen in, and an operator names dead places, not
-    /// backups.
+    /// What is found of the guest. An operator names dead places, not backups.
     fn found(&self) -> Found {
         let guest = match &self.store {
             None => Left::Nothing,
             Some(store) if store.last.is_none() => Left::Begun,
             Some(_) => Left::Epoch,
         };
-        Found { guest, resets: false, crash: CrashStanding::None, has_older: false, teller: Teller::Register }
+        let store = self.store.as_ref();
+        let crash = store.map_or(CrashStanding::None, StateDir::crash);
+        let has_older = store.is_some_and(|store| store.older().is_some());
+        Found { guest, resets: self.resets, crash, has_older, teller: Teller::Register }
     }
 
     /// The state directory, if a guest could be resumed from it.
@@ -170,10 +170,8 @@ fn run(seed: u64, plan: Plan, trace: bool) -> (Summary, Vec<Line>) {
     let mut world = World::new(seed, plan, trace);
     let outcome = panics::catch(|| world.run());
     let outcome = outcome.unwrap_or_else(|text| Outcome::Violation(Violation { rule: Rule::NoPanic, by: None, text }));
-    let Env { oracle, client, takeovers, resumes, resets, begun, .. } = &world.env;
-    let (takeovers, resumes, resets, begun) = (*takeovers, *resumes, *resets, *begun);
-    let summary =
-        Summary { outcome, takeovers, resumes, resets, begun, outputs: oracle.outputs_seen, answers: client.answered };
+    let Env { oracle, client, counts, .. } = &world.env;
+    let summary = Summary { outcome, counts: *counts, outputs: oracle.outputs_seen, answers: client.answered };
     (summary, world.env.take_trace())
 }
 
@@ -188,7 +186,7 @@ impl World {
         let blank = || Files::new(Disk::blank(), env.plan.log_room);
         let backup = BackupNode::new(HostId { host: 1, life: 0 }, blank(), &env);
         let role = |role| Host { life: 0, role };
-        let spare = Remains { files: blank(), store: None, resuming: None };
+        let spare = Remains { files: blank(), ..Remains::default() };
         let hosts = [Role::Primary(Box::new(primary)), Role::Backup(Box::new(backup)), Role::Down(Box::new(spare))];
         let hosts = hosts.map(role);
         let is_calm = env.plan.faults.iter().all(|fault| matches!(fault.what, What::Stranger(..)));
@@ -312,12 +310,13 @@ impl World {
         let across = self.pairs().filter(|(_, backup)| backup.core().state() == BackupState::Protected);
         let across = across.filter_map(|(primary, backup)| {
             let image = backup.written_image(life).map(|image| (backup.host(), image));
-            Some((primary.core().pointers(), primary.core().acked()?, backup.core().pointers(), image))
+            let committed = (primary.branch(), primary.core().pointers().committed());
+            Some((primary.core().pointers(), primary.core().acked()?, backup.core().pointers(), image, committed))
         });
-        for (primary, acked, backup, image) in across.collect::<Vec<_>>() {
+        for (primary, acked, backup, image, committed) in across.collect::<Vec<_>>() {
             self.env.oracle.check_across(primary, acked, backup);
             if let Some((host, image)) = image {
-                self.env.oracle.check_committed_image(host, life, primary.committed(), &image);
+                self.env.oracle.check_committed_image(host, life, committed, &image);
             }
         }
     }
@@ -477,9 +476,10 @@ impl World {
                 let is_known = result == ClaimResult::Granted || self.env.plan.broken == Some(Break::SecondPrimary);
                 self.backup(to, |node, env| node.handle_introduced(is_known, env))?;
             }
-            Question::TakeOver { fork, .. } => {
+            Question::TakeOver { fork, is_named, .. } => {
                 if result == ClaimResult::Granted {
-                    self.env.oracle.forked(fork.count);
+                    let is_won = matches!(answer, Answer::Won(_));
+                    self.note_takeover(to.host, fork, is_named && is_won);
                 }
                 self.backup(to, |node, env| node.handle_claimed(result, env))?;
             }
@@ -492,7 +492,7 @@ impl World {
                     (Question::Enlist { session, .. }, _) => core.handle_enlisted(now, session, result),
                     (Question::Look, _) => core.handle_looked(now, result),
                     (Question::UnaskedLook, _) => core.handle_unasked_look(result),
-                    (Question::RecordEnd, _) => core.handle_end_recorded(now, result),
+                    (Question::RecordEnd { .. }, _) => core.handle_end_recorded(now, result),
                     (Question::Meet { session, .. }, Answer::Met(meeting)) => core.handle_met(now, session, *meeting),
                     // A rule that is broken: nobody looked.
                     (Question::Meet { session, .. }, _) => core.handle_met(now, session, Meeting::Same),
@@ -527,16 +527,30 @@ impl World {
         if !node.is_closed() {
             return;
         }
-        let (begins_anew, generation) = (node.begins_anew(), node.generation());
+        let (begins_anew, generation, keeps_last) = (node.begins_anew(), node.generation(), node.keeps_last());
         let files = node.machine.disk.files.clone();
+        let store = node.store.take().filter(|_| keeps_last);
         if let Some(stream) = &node.stream {
             self.env.close(stream.connection, host);
         }
         *life += 1;
         let id = HostId { host, life: *life };
-        if begins_anew {
-            self.env.resets += 1;
-            let remains = self.left(host, files, None);
+        if let Some(mut store) = store {
+            self.env.witness.machines.end(host);
+            if !begins_anew {
+                self.env.say(|| format!("host {host} has STOPPED its guest, and keeps it"));
+                self.env.counts.stops += 1;
+                self.env.oracle.stopped(generation);
+                store.stand(CrashStanding::Stopped);
+            }
+            self.hosts[host].role = Role::Down(self.left(host, files, Some(store)));
+            if begins_anew {
+                self.start(host, true);
+            }
+        } else if begins_anew {
+            self.env.counts.resets += 1;
+            let mut remains = self.left(host, files, None);
+            remains.resets = true;
             self.start_fresh(id, *remains);
         } else {
             self.env.say(|| format!("host {host} has ENDED its guest"));
@@ -552,11 +566,13 @@ impl World {
         };
         let env = &mut self.env;
         env.host = host;
-        env.takeovers += 1;
-        env.say(|| format!("host {host} TAKES OVER from epoch {}, goes on with {}", over.fork, over.next_epoch));
+        env.counts.takeovers += 1;
+        env.say(|| format!("host {host} TAKES OVER from epoch {}", over.fork));
         let guest = Guest::restore(&over.state, node.memory.clone());
         let files = node.into_files();
         env.oracle.goes_on(host, Fork::Mark(over.fork), &guest, &files.image.bytes());
+        self.check_not_ended(host);
+        let env = &mut self.env;
         let id = HostId { host, life: self.hosts[host].life };
         if env.plan.broken == Some(Break::NoHealing) {
             self.hosts[host].role = Role::Starting(Box::default());

@@ -33,7 +33,7 @@ caught! {
     forgotten_page_is_caught: ForgetPage,
     base_before_seal_is_caught: BaseBeforeSeal,
     forgetful_witness_is_caught: WitnessForgets,
-    reused_epochs_are_caught: ReuseEpochs,
+    takeover_in_the_branch_of_its_parent_is_caught: BranchKept,
     guest_that_stops_is_caught: NoHealing,
     resume_without_claim_is_caught: ResumeWithoutClaim,
     start_without_the_register_is_caught: BeginUnasked,
@@ -108,6 +108,12 @@ caught! {
     end_of_a_pause_that_is_answered_before_its_commit_is_caught: RunUncommitted,
     snapshot_that_is_answered_before_its_commit_is_caught: SnapshotUncommitted,
     image_that_is_read_from_memory_after_a_failed_sync_is_caught: CacheBelieved,
+    guest_that_goes_back_in_the_branch_that_it_leaves_is_caught: BackInBranch,
+    record_that_names_another_fork_than_the_epoch_gone_back_to_is_caught: BackUnrecorded,
+    way_back_that_is_noted_too_late_is_caught: AttemptUnnoted,
+    stopped_guest_that_is_resumed_is_caught: StoppedResumed,
+    ended_guest_that_is_resumed_is_caught: EndedResumed,
+    kept_copy_that_runs_unasked_is_caught: OverrideUnasked,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

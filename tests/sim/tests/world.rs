@@ -168,3 +168,65 @@ fn paused_guest_that_is_taken_over_stands_still_until_its_operator_has_it_run() 
         assert!(still.filter(|line| line.contains(": output")).count() == 0, "{}", story.join("\n"));
     }
 }
+
+fn crashing(policy: &str, faults: &str) -> String {
+    format!("local = true\non_crash = '{policy}'\nheal_at = '150ms'\nfaults = [{faults}]")
+}
+
+#[test]
+fn guest_that_crashes_goes_back_to_an_earlier_epoch_and_is_protected_again() {
+    let plan = crashing("GoBack", "{ when = { At = '60ms' }, what = { GuestCrash = 0 } }");
+    let told = [
+        "is PROTECTED",
+        "CRASHES",
+        "be resumed here from epoch 1/",
+        "GOES BACK to epoch 1/",
+        "RESUMES",
+        "is PROTECTED",
+    ];
+    for story in assert_told(&plan, &told) {
+        assert_eq!(count(&story, "BEGINS the guest afresh"), 0, "{}", story.join("\n"));
+    }
+}
+
+#[test]
+fn way_back_that_was_broken_off_is_gone_again() {
+    let dies = "{ when = { Step = { host = 0, step = 'GoBack', nth = 1, after = false } }, \
+                what = { Crash = { host = 0, power = false, restart = '1ms' } } }";
+    let plan = crashing("GoBack", &format!("{{ when = {{ At = '60ms' }}, what = {{ GuestCrash = 0 }} }}, {dies}"));
+    for story in assert_told(&plan, &["CRASHES", "GOES BACK to", "is down", "GOES BACK to", "RESUMES"]) {
+        let to = |line: &&String| line.contains("GOES BACK to");
+        let epochs: Vec<_> = story.iter().filter(to).filter_map(|line| line.split(", as").next()).collect();
+        assert!(epochs.windows(2).all(|pair| pair[0] == pair[1]), "{epochs:?}");
+    }
+}
+
+#[test]
+fn guest_that_crashed_and_was_stopped_waits_for_its_operator_whoever_starts_it() {
+    let again = "{ when = { At = '90ms' }, what = { RunAgain = 0 } }";
+    let plan = crashing("Stop", &format!("{{ when = {{ At = '60ms' }}, what = {{ GuestCrash = 0 }} }}, {again}"));
+    let told = [
+        "CRASHES",
+        "has STOPPED its guest",
+        "run again on host 0",
+        "does not resume its guest",
+        "faults stop",
+        "RESUMES",
+    ];
+    for story in assert_told(&plan, &told) {
+        let before = story.iter().take_while(|line| !line.contains("faults stop"));
+        assert_eq!(before.filter(|line| line.contains("RESUMES")).count(), 0, "{}", story.join("\n"));
+    }
+}
+
+#[test]
+fn kept_copy_runs_when_every_listed_place_is_dead_and_not_before() {
+    let cut = "{ when = { At = '50ms' }, what = { Cut = '70ms' } }";
+    let early = "{ when = { At = '100ms' }, what = { TakeOverDead = 1 } }";
+    let dies = "{ when = { At = '105ms' }, what = { Crash = { host = 0, power = true } } }";
+    let late = "{ when = { At = '115ms' }, what = { TakeOverDead = 1 } }";
+    let plan = format!("heal_at = '150ms'\nfaults = [{cut}, {early}, {dies}, {late}]");
+    let told =
+        ["is PROTECTED", "keeps epoch", "its power is gone", "runs the copy that it kept", "TAKES OVER", "faults stop"];
+    assert_told(&plan, &told);
+}

@@ -34,6 +34,9 @@ pub enum Occurrence {
         name: String,
         /// The epoch that it continues after.
         epoch: u64,
+        /// Its branch and number, as `3/78`; its number alone where a version before branches wrote it.
+        #[serde(default)]
+        epoch_id: String,
         /// Outputs that are emitted again.
         reemitted: u64,
         /// How long it took, in milliseconds.
@@ -43,9 +46,15 @@ pub enum Occurrence {
     Rollback {
         /// The epoch that it went back to.
         epoch: u64,
+        /// Its branch and number, as `3/78`; its number alone where a version before branches wrote it.
+        #[serde(default)]
+        epoch_id: String,
         /// The number that this state has from now on.
         #[serde(rename = "as")]
         anew: u64,
+        /// The same with its branch.
+        #[serde(rename = "as_id", default)]
+        anew_id: String,
         /// How many attempts this crash has had.
         attempt: u64,
         /// How far back, in milliseconds before the crash.
@@ -66,6 +75,9 @@ pub enum Occurrence {
         what: Crash,
         /// The epoch that ran.
         epoch: u64,
+        /// Its branch and number, as `3/78`; its number alone where a version before branches wrote it.
+        #[serde(default)]
+        epoch_id: String,
         /// What is done about it.
         policy: String,
         /// Crashes in this incident.
@@ -151,6 +163,9 @@ pub enum Occurrence {
         /// On the backup: the epoch of the base.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         epoch: Option<u64>,
+        /// Its branch and number, as `3/78`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        epoch_id: Option<String>,
     },
     /// The backup is lost.
     PeerLost {
@@ -230,6 +245,9 @@ pub enum Occurrence {
     FailoverFinished {
         /// The last epoch of the primary that counts.
         epoch: u64,
+        /// Its branch and number, as `3/78`; its number alone where a version before branches wrote it.
+        #[serde(default)]
+        epoch_id: String,
         /// Outputs that are emitted again.
         reemitted: u64,
         /// Inputs that are delivered again.
@@ -245,6 +263,9 @@ pub enum Occurrence {
     Kept {
         /// Its last epoch.
         epoch: u64,
+        /// Its branch and number, as `3/78`; its number alone where a version before branches wrote it.
+        #[serde(default)]
+        epoch_id: String,
         /// Who has the guest.
         holder: String,
     },
@@ -350,7 +371,7 @@ mod tests {
         let names = Occurrence::names();
         for occurrence in [
             Occurrence::Unpaused {},
-            Occurrence::Protected { epoch: None },
+            Occurrence::Protected { epoch: None, epoch_id: None },
             Occurrence::EarlierGivenUp { left: 1, reason: "x".into() },
         ] {
             assert!(names.contains(&occurrence.name()), "{occurrence:?}");
@@ -363,7 +384,7 @@ mod tests {
 
     #[test]
     fn occurrence_without_properties_has_an_empty_object() {
-        let json = serde_json::to_string(&Occurrence::Protected { epoch: None }).expect("plain data");
+        let json = serde_json::to_string(&Occurrence::Protected { epoch: None, epoch_id: None }).expect("plain data");
         assert_eq!(json, r#"{"event":"protected","properties":{}}"#);
     }
 }

@@ -200,10 +200,13 @@ pub enum PrimaryState {
 }
 
 /// An epoch that is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KeptEpoch {
     /// Its number.
     pub epoch: u64,
+    /// Its branch and number, as `3/78`; its number alone where a version before branches wrote it.
+    #[serde(default)]
+    pub epoch_id: String,
     /// Since its end, in milliseconds.
     pub age_ms: u64,
     /// Of its file.
@@ -250,6 +253,9 @@ pub struct FillingFigures {
 pub struct EpochFigures {
     /// The epoch that runs.
     pub running: u64,
+    /// Its branch and number, as `3/78`.
+    #[serde(default)]
+    pub running_id: String,
     /// How pages are captured.
     pub capture: Capture,
     /// The length of epochs now, in milliseconds.
@@ -344,6 +350,9 @@ pub enum BackupState {
 pub struct KeptCopy {
     /// Its last epoch.
     pub epoch: u64,
+    /// Its branch and number, as `3/78`; its number alone where a version before branches wrote it.
+    #[serde(default)]
+    pub epoch_id: String,
     /// Who has the guest.
     pub guest_is_at: String,
 }
@@ -355,12 +364,18 @@ pub struct Incident {
     pub what: Crash,
     /// The epoch that ran then.
     pub epoch: u64,
+    /// Its branch and number, as `3/78`; its number alone where a version before branches wrote it.
+    #[serde(default)]
+    pub epoch_id: String,
     /// When, in milliseconds since 1970.
     pub at_ms: u64,
     /// How often it happened in this incident.
     pub crashes: u64,
     /// Epochs that the guest was rolled back to, in this order.
     pub tried: Vec<u64>,
+    /// Their branches and numbers, as `3/78`.
+    #[serde(default)]
+    pub tried_ids: Vec<String>,
     /// How far back the last attempt went, in milliseconds before the crash.
     pub back_ms: u64,
     /// What is to be done, or was done.

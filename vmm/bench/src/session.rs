@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use replication::Term;
 use replication::primary::PrimaryState;
 use replication::view::Incarnation;
+use replication::{BranchSeed, Origin, Term};
 use snapshot::disk::OverlayDisk;
 
 use crate::cannot;
@@ -16,6 +16,7 @@ use crate::network::BACKUP_TAP;
 use crate::peer::{Peer, PeerSpec};
 use machine::kick::Kicker;
 use machine::net::Tap;
+use machine::random::id as random;
 use machine::stats::Stats;
 use machine::{Card, End, KernelSource, Parts, Threads, input};
 use outlast_api::figures::{self, Column, Summary};
@@ -314,7 +315,7 @@ fn guardian_config(durability: CommitDurability) -> GuardianConfig {
         detect: DETECT,
         heartbeat: HEARTBEAT,
         term: Term(1),
-        fork: None,
+        origin: Origin::boot(BranchSeed(random())),
         begins_afresh: true,
         store: Incarnation::default(),
         keeps_crashed: false,

@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
-use outlast_api::{KeptEpoch, Occurrence};
+use outlast_api::Occurrence;
 use replication::pipeline::primary::{Action, Outcome, PrimaryPipeline, Step};
 use replication::primary::PrimaryState;
 use replication::{EpochId, Primary, SessionId, Time};
@@ -45,7 +45,7 @@ use crate::events::Events;
 use crate::fault;
 use crate::local::backing::StoreDurability;
 use crate::local::pairing::Pairing;
-use crate::local::{LocalStore, RetentionNews, Shortened};
+use crate::local::{KeptEpoch, LocalStore, RetentionNews, Shortened};
 use crate::log::{DiskLog, Notes};
 use crate::registrant::Registrant;
 use crate::transport::{Endpoint, Sender};
@@ -108,8 +108,6 @@ pub struct Guardian {
     config: GuardianConfig,
     registrant: Arc<Registrant>,
     notes: Notes,
-    /// The first epoch that ran under it.
-    first: EpochId,
     inner: Mutex<Inner>,
     changed: Condvar,
     /// The ship thread has something to do, or nothing more.
@@ -146,10 +144,10 @@ impl Guardian {
     ) -> Result<Arc<Self>, MachineError> {
         // A state directory that survives its host needs a log that does.
         log.set_synced(config.durability == CommitDurability::Disk || local.is_some());
-        let first = machine.epochs().running();
+        assert_eq!(machine.epochs().running(), config.origin.first(), "the machine runs the first epoch of its branch");
         let pipeline = pipeline_config(&config, &machine, local.is_some(), registrant.is_witnessed());
         let inner = Inner {
-            pipeline: PrimaryPipeline::new(pipeline, first),
+            pipeline: PrimaryPipeline::new(pipeline),
             moves: 0,
             ticks_at: Time(0),
             waiters: 0,
@@ -178,7 +176,6 @@ impl Guardian {
             config,
             registrant,
             notes: log.notes(),
-            first,
             inner: Mutex::new(inner),
             changed: Condvar::new(),
             ship_work: Condvar::new(),
@@ -485,7 +482,8 @@ impl Guardian {
     /// What the state directory is to remember of backups.
     fn pairing(&self, session: Option<SessionId>) -> Pairing {
         let target = self.lock().target.clone();
-        Pairing::new(&self.registrant, self.config.store, self.config.term, self.first, target).with(session)
+        let GuardianConfig { store, term, origin, .. } = &self.config;
+        Pairing::new(&self.registrant, *store, (*term, *origin), target).with(session)
     }
 
     /// Whether a backup follows, or is being asked about.

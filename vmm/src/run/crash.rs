@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use outlast_api::Occurrence;
-use replication::EpochId;
+use replication::{EpochId, EpochName, Term};
 use snapshot::statedir::Item;
 
 use super::incident::{Incident, IncidentFile, Standing};
@@ -71,18 +71,25 @@ impl OnCrash {
 
     /// The machine has ended; nothing of its last epoch is committed yet. What happens to the guest, which could go
     /// back to one of `earlier`.
-    pub(super) fn note(&self, end: &End, machine: &EpochMachine, earlier: &[KeptEpoch], events: &Events) -> Sequel {
+    pub(super) fn note(
+        &self,
+        end: &End,
+        (machine, branch): (&EpochMachine, Term),
+        earlier: &[KeptEpoch],
+        events: &Events,
+    ) -> Sequel {
         let Some(what) = end.crash() else { return Sequel::Ends };
-        let epoch = machine.epochs().running();
-        tracing::error!(epoch = epoch.0, policy = ?self.policy, "the guest crashed: {what}");
+        let running = EpochName { branch: Some(branch), count: machine.epochs().running() };
+        tracing::error!(epoch = %running, policy = ?self.policy, "the guest crashed: {what}");
         let before = self.file.read().unwrap_or_else(|failure| {
             tracing::warn!(%failure, "what was tried before does not count");
             None
         });
-        let incident = Incident::crashed(before, what, epoch, self.since.elapsed());
+        let incident = Incident::crashed(before, what, running, self.since.elapsed());
         events.note(Occurrence::GuestPanic {
             what: what.into(),
-            epoch: epoch.0,
+            epoch: running.count.0,
+            epoch_id: running.to_string(),
             policy: self.policy.to_possible_value().expect("every policy can be typed").get_name().into(),
             crashes: incident.crashes.get(),
         });
@@ -90,9 +97,7 @@ impl OnCrash {
         let begins_anew = match self.policy {
             OnGuestPanic::Stop => false,
             OnGuestPanic::Reset => incident.crashes.get() <= RESETS_MAX,
-            OnGuestPanic::Rollback => {
-                self.is_kept() && rollback::choose(earlier, incident.epoch, incident.tried.last().copied()).is_some()
-            }
+            OnGuestPanic::Rollback => self.is_kept() && rollback::choose(earlier, &incident).is_some(),
         };
         if begins_anew { Sequel::BeginsAnew } else { Sequel::Ends }
     }
@@ -125,7 +130,8 @@ impl OnCrash {
             }
             return super::exit_of(end).map(Next::End);
         };
-        let incident = self.file.read()?.unwrap_or_else(|| Incident::crashed(None, what, EpochId(0), Duration::ZERO));
+        let unknown = EpochName { branch: None, count: EpochId(0) };
+        let incident = self.file.read()?.unwrap_or_else(|| Incident::crashed(None, what, unknown, Duration::ZERO));
         let is_to_boot = self.policy == OnGuestPanic::Reset && incident.crashes.get() <= RESETS_MAX;
         if is_to_boot && parted == Parting::Alone {
             events.note(Occurrence::Reset { attempt: incident.crashes.get() });

@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use replication::EpochId;
+use replication::{EpochId, EpochName, Fork, Term};
 use serde::{Deserialize, Serialize};
 use snapshot::statedir::{self, Item};
 use snapshot::within::Within;
@@ -48,14 +48,17 @@ pub(super) type Crashes = Within<0, 1_000_000>;
 pub(super) struct Incident {
     /// What happened last.
     pub(super) what: Crash,
-    /// The epoch that ran then.
+    /// The number of the epoch that ran then.
     pub(super) epoch: EpochId,
+    /// Its branch; none: it was written by a version before branches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) branch: Option<Term>,
     /// When, in milliseconds since 1970.
     pub(super) at_ms: UnixMs,
     /// How often it happened in this incident.
     pub(super) crashes: Crashes,
     /// Epochs that the guest was rolled back to in this incident, in this order.
-    pub(super) tried: Vec<EpochId>,
+    pub(super) tried: Vec<Fork>,
     /// How far back the last attempt went, in milliseconds before the crash; of a boot, nothing.
     pub(super) back_ms: BackMs,
     /// What is to be done, or was done.
@@ -64,13 +67,16 @@ pub(super) struct Incident {
 
 impl From<Incident> for outlast_api::Incident {
     fn from(incident: Incident) -> Self {
-        let Incident { what, epoch, at_ms, crashes, tried, back_ms, standing } = incident;
+        let epoch_id = incident.running().to_string();
+        let Incident { what, epoch, branch: _, at_ms, crashes, tried, back_ms, standing } = incident;
         Self {
             what: what.into(),
             epoch: epoch.0,
+            epoch_id,
             at_ms: at_ms.get(),
             crashes: crashes.get(),
-            tried: tried.into_iter().map(|epoch| epoch.0).collect(),
+            tried: tried.iter().map(|fork| fork.count().0).collect(),
+            tried_ids: tried.iter().map(|fork| fork.name().to_string()).collect(),
             back_ms: back_ms.get(),
             standing: match standing {
                 Standing::Open => outlast_api::Standing::Open,
@@ -83,15 +89,21 @@ impl From<Incident> for outlast_api::Incident {
 }
 
 impl Incident {
-    /// The guest crashed. `before` is what was known; `ran` how long the guest has run since the last attempt.
-    pub(super) fn crashed(before: Option<Self>, what: Crash, epoch: EpochId, ran: Duration) -> Self {
+    /// The epoch that ran.
+    pub(super) fn running(&self) -> EpochName {
+        EpochName { branch: self.branch, count: self.epoch }
+    }
+
+    /// The guest crashed in the running epoch `name`. `before` is what was known; `ran` how long the guest has run since the last attempt.
+    pub(super) fn crashed(before: Option<Self>, what: Crash, name: EpochName, ran: Duration) -> Self {
+        let EpochName { branch, count: epoch } = name;
         let at_ms = UnixMs::nearest(unix_ms());
         let (crashes, back_ms) = (Crashes::nearest(0), BackMs::nearest(0));
-        let fresh = Self { what, epoch, at_ms, crashes, tried: Vec::new(), back_ms, standing: Standing::Open };
+        let fresh = Self { what, epoch, branch, at_ms, crashes, tried: Vec::new(), back_ms, standing: Standing::Open };
         let again = before.filter(|before| before.standing == Standing::Tried && ran <= before.relapse());
         let before = again.unwrap_or(fresh);
         let crashes = Crashes::nearest(before.crashes.get() + 1);
-        Self { what, epoch, at_ms, crashes, standing: Standing::Open, ..before }
+        Self { what, epoch, branch, at_ms, crashes, standing: Standing::Open, ..before }
     }
 
     /// A crash within this time after an attempt is the same one come back. It is due after `back_ms`, if it depends on
@@ -155,12 +167,23 @@ impl IncidentFile {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+fn kept(count: u64) -> Fork {
+    use replication::{ChainHash, EpochMark};
+    Fork::Mark(EpochMark { branch: Term(3), count: EpochId(count), chain: ChainHash([7; 16]) })
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+fn name(count: u64) -> EpochName {
+    EpochName { branch: Some(Term(3)), count: EpochId(count) }
+}
+
 /// A record as it is written.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn fuzzing_valid() -> Vec<u8> {
-    let incident = Incident::crashed(None, Crash::Panicked, EpochId(100), Duration::from_secs(5));
-    let incident =
-        Incident { standing: Standing::Tried, tried: vec![EpochId(80)], back_ms: BackMs::nearest(7), ..incident };
+    let incident = Incident::crashed(None, Crash::Panicked, name(100), Duration::from_secs(5));
+    let tried = kept(80);
+    let incident = Incident { standing: Standing::Tried, tried: vec![tried], back_ms: BackMs::nearest(7), ..incident };
     serde_json::to_vec_pretty(&incident).expect("an incident is plain data")
 }
 
@@ -169,7 +192,7 @@ pub(crate) fn fuzzing_valid() -> Vec<u8> {
 pub(crate) fn fuzzing_read(file: &[u8]) {
     let Ok(incident) = decode(file) else { return };
     assert!(incident.relapse() >= Duration::from_secs(60));
-    let again = Incident::crashed(Some(incident), Crash::Panicked, EpochId(200), Duration::ZERO);
+    let again = Incident::crashed(Some(incident), Crash::Panicked, name(200), Duration::ZERO);
     assert!(again.crashes.get() > 0);
 }
 
@@ -180,16 +203,16 @@ mod tests {
     use super::*;
 
     fn tried(back_ms: u64) -> Incident {
-        let first = Incident::crashed(None, Crash::Panicked, EpochId(100), Duration::from_secs(5));
-        Incident { standing: Standing::Tried, tried: vec![EpochId(80)], back_ms: BackMs::nearest(back_ms), ..first }
+        let first = Incident::crashed(None, Crash::Panicked, name(100), Duration::from_secs(5));
+        Incident { standing: Standing::Tried, tried: vec![kept(80)], back_ms: BackMs::nearest(back_ms), ..first }
     }
 
     #[test]
     fn crash_soon_after_an_attempt_is_the_same_incident_and_much_later_another() {
-        let again = Incident::crashed(Some(tried(1000)), Crash::TripleFault, EpochId(200), Duration::from_secs(62));
-        assert_eq!((again.crashes.get(), &again.tried[..], again.standing), (2, &[EpochId(80)][..], Standing::Open));
-        assert_eq!((again.what, again.epoch), (Crash::TripleFault, EpochId(200)));
-        let later = Incident::crashed(Some(tried(1000)), Crash::Panicked, EpochId(200), Duration::from_millis(62_001));
+        let again = Incident::crashed(Some(tried(1000)), Crash::TripleFault, name(200), Duration::from_secs(62));
+        assert_eq!((again.crashes.get(), &again.tried[..], again.standing), (2, &[kept(80)][..], Standing::Open));
+        assert_eq!((again.what, again.running()), (Crash::TripleFault, name(200)));
+        let later = Incident::crashed(Some(tried(1000)), Crash::Panicked, name(200), Duration::from_millis(62_001));
         assert_eq!((later.crashes.get(), later.tried.len()), (1, 0));
     }
 
@@ -197,7 +220,7 @@ mod tests {
     fn what_was_stopped_or_never_decided_is_not_counted_on() {
         for standing in [Standing::Open, Standing::Stopped, Standing::GoingBack] {
             let before = Incident { standing, ..tried(1000) };
-            assert_eq!(Incident::crashed(Some(before), Crash::Panicked, EpochId(200), Duration::ZERO).crashes.get(), 1);
+            assert_eq!(Incident::crashed(Some(before), Crash::Panicked, name(200), Duration::ZERO).crashes.get(), 1);
         }
     }
 
@@ -221,9 +244,19 @@ mod tests {
         decode(altered.to_string().as_bytes()).expect_err("tried");
         let most = Incident { crashes: Crashes::nearest(u64::MAX), ..tried(u64::MAX) };
         let again = decode(&serde_json::to_vec(&most).expect("plain data")).expect("the largest that is allowed");
-        let again = Incident::crashed(Some(again), Crash::Panicked, EpochId(200), Duration::from_secs(1));
+        let again = Incident::crashed(Some(again), Crash::Panicked, name(200), Duration::from_secs(1));
         assert_eq!(again.crashes, most.crashes);
         assert!(again.relapse() > Duration::from_secs(60));
+    }
+
+    /// As the version before branches wrote it.
+    #[test]
+    fn record_with_numbers_alone_is_read() {
+        let text =
+            br#"{"what":"panicked","epoch":100,"at_ms":5,"crashes":2,"tried":[80,70],"back_ms":7,"standing":"tried"}"#;
+        let incident = decode(text).expect("a record of a crash");
+        assert_eq!(incident.tried, [80, 70].map(|count| Fork::Number(EpochId(count))));
+        assert_eq!((incident.running().to_string(), incident.crashes.get()), ("100".into(), 2));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use replication::view::{
     Attempt, Greeting, Incarnation, Known, Location, Member, Nonce, Place, PlaceKind, Record, RecordHash, RegisterId,
     Standing, WitnessId,
 };
-use replication::{BranchSeed, ClaimResult, EpochId, EpochMark, Fork, Origin, SessionId, Term};
+use replication::{BranchSeed, ClaimResult, EpochMark, Fork, Origin, SessionId, Term};
 use snapshot::statedir::StateDir;
 
 use super::crash::parted_from;
@@ -32,9 +32,7 @@ const JOIN: SessionId = SessionId([0x10; 16]);
 
 /// The last epoch of the guest's first life.
 fn last_epoch() -> EpochMark {
-    let origin = Origin { fork: None, seed: BranchSeed([5; 16]) };
-    let root = EpochMark::root(Term(1), EpochId(77), origin);
-    root.next(EpochId(77), None)
+    EpochMark::root(Term(1), Origin::boot(BranchSeed([5; 16]))).next(None)
 }
 
 /// A witness, state directories of this host, and the records as they come about.
@@ -382,7 +380,7 @@ fn state_directories() -> Vec<Row> {
     (options.name.name, options.guest.kernel) = (Some(VM.into()), Some("/vm/kernel".into()));
     options.state.state_dir = Some("/vm/here".into());
     let config = VmConfig::try_from(options).expect("enough");
-    let incident = Incident::crashed(None, Crash::Panicked, EpochId(77), std::time::Duration::ZERO);
+    let incident = Incident::crashed(None, Crash::Panicked, last_epoch().name(), std::time::Duration::ZERO);
     let world = World::new();
     let row = |(found, no)| {
         let answer = Err(refusal::of(no, &config, Some(&incident)));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use outlast_api::Occurrence;
 use replication::view::Incarnation;
-use replication::{EpochId, Term};
+use replication::{BranchSeed, EpochId, Origin, Term};
 use snapshot::disk::Image;
 use snapshot::disklog::LifeId;
 use snapshot::statedir::StateDir;
@@ -84,8 +84,8 @@ fn boot(
     let launch = make(config, opened, looked, settle).and_then(|launch| {
         write_config(&config.state.dir, &program.described)?;
         if launch.local.is_some() {
-            let GuardianConfig { term, target, .. } = &protection;
-            Pairing::new(&registrant, store, *term, FIRST_EPOCH, target.clone()).write(&config.state.dir)?;
+            let GuardianConfig { term, origin, target, .. } = &protection;
+            Pairing::new(&registrant, store, (*term, *origin), target.clone()).write(&config.state.dir)?;
         }
         // From here on it is this life, and no boot that was asked for before.
         reset::settle(&config.state.dir)?;
@@ -217,7 +217,7 @@ pub(super) fn guardian_config(config: &VmConfig, credentials: Option<Credentials
         detect: config.detection.detect,
         heartbeat: config.detection.heartbeat,
         term: Term(0),
-        fork: None,
+        origin: Origin::boot(BranchSeed(random())),
         begins_afresh: true,
         store: Incarnation::default(),
         keeps_crashed: config.crash.on_guest_panic != OnGuestPanic::Reset,
@@ -247,7 +247,7 @@ pub(super) fn supervise(
         return Err(stuck(&end, node));
     }
     let guardian = node.guardian().expect("who has a machine has a guardian");
-    let sequel = on_crash.note(&end, machine, &guardian.kept_epochs(), events);
+    let sequel = on_crash.note(&end, (machine, guardian.branch()), &guardian.kept_epochs(), events);
     let goes_on = sequel == Sequel::BeginsAnew;
     let parted = guardian.finish(&end, sequel);
     let unwritten_bytes = machine.egress().drain_console(CONSOLE_END_WAIT);

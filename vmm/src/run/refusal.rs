@@ -1,7 +1,6 @@
 //! A resume that is refused, in words: what was found, the exit code, and what an operator does next. The rules are in
 //! [`replication::pipeline::resuming`].
 
-use replication::EpochId;
 use replication::pipeline::resuming::NoCourse;
 use snapshot::statedir::Item;
 
@@ -45,10 +44,10 @@ fn two_lives(config: &VmConfig) -> Failure {
 }
 
 fn stopped(config: &VmConfig, incident: &Incident) -> Failure {
-    let Incident { what, epoch, crashes, tried, .. } = incident;
-    let mut message = format!("the guest crashed in epoch {epoch}: {what}");
+    let Incident { what, crashes, tried, .. } = incident;
+    let mut message = format!("the guest crashed in epoch {}: {what}", incident.running());
     if !tried.is_empty() {
-        let tried: Vec<String> = tried.iter().map(EpochId::to_string).collect();
+        let tried: Vec<String> = tried.iter().map(|fork| fork.name().to_string()).collect();
         let tried = tried.join(", ");
         message = format!(
             "{message}; it crashed {} times, was rolled back to {tried}, and no older epoch is kept",
@@ -66,7 +65,7 @@ fn stopped(config: &VmConfig, incident: &Incident) -> Failure {
 fn half_way(config: &VmConfig, incident: &Incident) -> Failure {
     let what = format!(
         "the guest crashed in epoch {}, and its rollback was half done when the earlier epoch went missing",
-        incident.epoch
+        incident.running()
     );
     Failure::new(Exit::Incompatible, what).with_hint(format!(
         "it cannot continue: memory and disks are of two moments; remove {} with its directory",
@@ -90,6 +89,8 @@ fn nobody_knows(config: &VmConfig) -> Failure {
 mod tests {
     use std::time::Duration;
 
+    use replication::{EpochId, EpochName, Term};
+
     use super::*;
     use crate::config::RunOptions;
     use machine::crash::Crash;
@@ -100,7 +101,8 @@ mod tests {
         (options.name.name, options.guest.kernel) = (Some("vm0".into()), Some("/k".into()));
         options.state.state_dir = Some("/s".into());
         let config = VmConfig::try_from(options).expect("enough");
-        let incident = Incident::crashed(None, Crash::Panicked, EpochId(7), Duration::ZERO);
+        let running = EpochName { branch: Some(Term(3)), count: EpochId(7) };
+        let incident = Incident::crashed(None, Crash::Panicked, running, Duration::ZERO);
         for (no, exit, says) in [
             (NoCourse::NoGuest, Exit::NotFound, "--protect local"),
             (NoCourse::NoEpoch, Exit::Incompatible, "start it again"),

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use outlast_api::Occurrence;
-use replication::BranchSeed;
 use replication::pipeline::resuming::{Asked, Course, Found, NoCourse, Remains, ResumeStep, Resuming, decide};
+use replication::{BranchSeed, Origin};
 use snapshot::disk::Image;
 use snapshot::disklog::LifeId;
 use snapshot::statedir::sealed::Sealed;
@@ -34,7 +34,7 @@ use machine::random::id as random;
 use machine::state::MachineState;
 use protect::epoch::EpochMachine;
 use protect::fault;
-use protect::local::pairing::{Pairing, unused_after};
+use protect::local::pairing::Pairing;
 use protect::local::{Anew, KeptEpoch, LastEpoch, LocalStore, reset};
 use protect::log::{DiskLog, FoundLog};
 use protect::{GuardianConfig, Life};
@@ -219,7 +219,9 @@ impl<'a> Resumption<'a> {
 
     fn claim(&mut self) -> Result<(), Failure> {
         let right = self.right.take().expect(EARLIER);
-        self.resumed = Some(right.win(self.program.config, self.last.fork, &self.named.dead)?);
+        // A guest that goes back continues from there, and the record says so.
+        let fork = self.back.as_ref().map_or(self.last.fork, Return::to);
+        self.resumed = Some(right.win(self.program.config, (fork, self.last.fork), &self.named.dead)?);
         Ok(())
     }
 
@@ -244,17 +246,17 @@ impl<'a> Resumption<'a> {
         log.note_beside()?;
         // Nobody has memory mapped while it changes.
         self.loaded = None;
-        let anew = Anew { branch: resumed.term, count: resumed.running, seed: BranchSeed(random()), line: log.line() };
+        let anew = Anew { branch: resumed.term, origin: resumed.origin, line: log.line() };
         let disks = &self.opened.as_ref().expect(EARLIER).disks;
-        self.last = self.back.as_ref().expect(EARLIER).perform(&mut self.store, anew, disks)?;
-        resumed.running = unused_after(self.last.epoch());
+        self.last = self.store.go_back(anew, disks)?;
+        resumed.origin = Origin::after(self.last.fork, BranchSeed(random()));
         self.went_back = true;
         Ok(())
     }
 
     fn note_end(&mut self) -> Result<(), Failure> {
         let back = self.back.take().expect(EARLIER);
-        back.note_end(&mut self.store, self.last.epoch(), &self.program.events)?;
+        back.note_end(&mut self.store, self.last.fork, &self.program.events)?;
         if limits_of(&self.program.config.crash).is_none() {
             // They were for this way back.
             self.store.keep_earlier(None)?;
@@ -265,8 +267,8 @@ impl<'a> Resumption<'a> {
     fn begin(&mut self) -> Result<(), Failure> {
         let (parts, inputs) = self.opened.take().expect(EARLIER).split();
         let (state, ram) = self.loaded.take().expect(EARLIER);
-        let running = self.resumed.as_ref().expect(EARLIER).running;
-        let machine = EpochMachine::restore(state, ram, parts, self.program.config.epochs.pace(), running)?;
+        let first = self.resumed.as_ref().expect(EARLIER).origin.first();
+        let machine = EpochMachine::restore(state, ram, parts, self.program.config.epochs.pace(), first)?;
         self.begun = Some((machine, inputs));
         Ok(())
     }
@@ -282,19 +284,19 @@ impl<'a> Resumption<'a> {
     /// Runs the guest to its end.
     fn run(self, started: Instant) -> Result<Exit, Failure> {
         let Self { program, store, last, went_back, images, resumed, log, begun, .. } = self;
-        let Resumed { registrant, term, target, store: id, running: _ } = resumed.expect(EARLIER);
+        let Resumed { registrant, term, origin, target, store: id } = resumed.expect(EARLIER);
         let (machine, inputs) = begun.expect(EARLIER);
         let config = program.config;
         program.events.note(Occurrence::Resumed {
             name: config.name.clone(),
             epoch: last.epoch().0,
+            epoch_id: last.fork.name().to_string(),
             reemitted: last.outputs.len() as u64,
             restore_ms: started.elapsed().as_secs_f64() * 1e3,
         });
-        let fork = Some(last.fork);
         let credentials = credentials_or_warning(config.detection.tls_dir.as_deref());
         let protection = guardian_config(config, credentials);
-        let protection = GuardianConfig { term, fork, target, begins_afresh: false, store: id, ..protection };
+        let protection = GuardianConfig { term, origin, target, begins_afresh: false, store: id, ..protection };
         let launch = Launch {
             machine,
             inputs,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use replication::pipeline::resuming::Teller;
 use replication::view::Incarnation;
-use replication::{EpochId, Fork, Term};
+use replication::{BranchSeed, EpochId, Fork, Origin, Term};
 use snapshot::statedir::StateDir;
 
 use crate::config::VmConfig;
@@ -14,7 +14,7 @@ use crate::exit::Failure;
 use machine::random::id as random;
 use protect::Registrant;
 use protect::fault;
-use protect::local::pairing::{Pairing, PairingError, unused_after};
+use protect::local::pairing::{Pairing, PairingError};
 use protect::transport::Endpoint;
 
 /// The right to resume a guest, not exercised yet.
@@ -28,8 +28,8 @@ pub(super) struct Right {
 pub(super) struct Resumed {
     pub(super) registrant: Arc<Registrant>,
     pub(super) term: Term,
-    /// The next epoch: numbers that may have been used since the last committed one are not used again.
-    pub(super) running: EpochId,
+    /// What its branch begins with.
+    pub(super) origin: Origin,
     pub(super) target: Option<Endpoint>,
     /// Which store the state directory is.
     pub(super) store: Incarnation,
@@ -44,25 +44,34 @@ impl Right {
         Ok(Self { registrant, pairing })
     }
 
-    /// Wins the next view: `last` is the last committed epoch. From here on no backup continues the guest.
-    pub(super) fn win(self, config: &VmConfig, last: Fork, dead: &[String]) -> Result<Resumed, Failure> {
+    /// Wins the next view, in which the guest continues from `fork`: its last committed epoch, `last`, or an earlier one. From here
+    /// on no backup continues the guest.
+    pub(super) fn win(
+        self,
+        config: &VmConfig,
+        (fork, last): (Fork, Fork),
+        dead: &[String],
+    ) -> Result<Resumed, Failure> {
         let Self { registrant, pairing } = self;
-        let running =
-            unused_after(last.count()).max(pairing.as_ref().map_or(EpochId(0), |pairing| pairing.unused_from));
+        let unused_from = pairing.as_ref().and_then(|pairing| pairing.unused_from).unwrap_or(EpochId(0));
+        let origin = Origin::after(fork, BranchSeed(random())).past(unused_from.max(last.count().past_in_flight()));
         let target =
             pairing.as_ref().map_or_else(|| config.protection.backup().cloned(), |pairing| pairing.target.clone());
         let store = pairing.as_ref().map_or_else(|| Incarnation(random()), |pairing| pairing.store);
-        let term = registrant.resume(registrant.store(store), last, dead)?;
+        let term = registrant.resume(registrant.store(store), fork, dead)?;
+        // Without a witness only the clock tells branches apart, and a clock can be set back.
+        let least = last.branch().filter(|_| !registrant.is_witnessed()).map_or(term, Term::next);
+        let term = term.max(least);
         fault::reached(fault::SESSION_CLAIMED);
-        Ok(Resumed { registrant: Arc::new(registrant), term, running, target, store })
+        Ok(Resumed { registrant: Arc::new(registrant), term, origin, target, store })
     }
 }
 
 impl Resumed {
     /// Keeps in the state directory what was won, and the numbers that are used from here on.
     pub(super) fn record(&self, state_dir: &Path) -> Result<(), PairingError> {
-        let Self { registrant, term, running, target, store } = self;
-        Pairing::new(registrant, *store, *term, *running, target.clone()).write(state_dir)
+        let Self { registrant, term, origin, target, store } = self;
+        Pairing::new(registrant, *store, (*term, *origin), target.clone()).write(state_dir)
     }
 }
 

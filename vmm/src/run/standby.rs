@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use outlast_api::Occurrence;
-use replication::Fork;
 use replication::view::Incarnation;
+use replication::{BranchSeed, Fork, Origin};
 use snapshot::statedir::StateDir;
 
 use super::crash::{Next, OnCrash};
@@ -18,6 +18,7 @@ use super::signals::Signals;
 use super::{announce, as_json, credentials, files, local, open_control, uses, write_config};
 use crate::config::{BackupVmConfig, OnBoundaryLate};
 use crate::exit::{Exit, Failure};
+use machine::random::id as random;
 use machine::state::MachineState;
 use machine::{End, MachineError};
 use protect::backup::{Outcome, Standby, StandbyConfig, Successor};
@@ -98,7 +99,8 @@ fn take_over(
     let state = MachineState::decode(&takeover.state).map_err(MachineError::from)?;
     opened.disks = disks;
     let (parts, inputs) = opened.split();
-    let machine = EpochMachine::restore(state, ram, parts, Pace::default(), takeover.next_epoch)?;
+    let origin = Origin::after(Fork::Mark(takeover.fork), BranchSeed(random()));
+    let machine = EpochMachine::restore(state, ram, parts, Pace::default(), origin.first())?;
     let (reemitted, redelivered) = (takeover.reemit.len(), takeover.redeliver.len());
     let crash = machine.board().forget_crash();
     if let Some(crash) = crash {
@@ -117,7 +119,7 @@ fn take_over(
         detect: config.detection.detect,
         heartbeat: config.detection.heartbeat,
         term,
-        fork: Some(Fork::Mark(takeover.fork)),
+        origin,
         begins_afresh: false,
         store: Incarnation::default(),
         keeps_crashed: false,
@@ -133,6 +135,7 @@ fn take_over(
     let (restore, takeover_time) = (started.elapsed(), lost_at.elapsed());
     events.note(Occurrence::FailoverFinished {
         epoch: takeover.fork.count.0,
+        epoch_id: takeover.fork.name().to_string(),
         term: term.0,
         reemitted: reemitted as u64,
         redelivered: redelivered as u64,

@@ -6,6 +6,7 @@ use super::node::{Node, Role};
 use super::{console, late};
 use machine::Machine;
 use protect::epoch::EpochMachine;
+use replication::{EpochName, Term};
 
 impl Node {
     pub(super) fn info(&self) -> Info {
@@ -46,7 +47,7 @@ impl Node {
                 let waits_for_log = protecting.target.is_some() || protecting.local.is_some();
                 let health = machine.egress().console_health();
                 let host = self.host(waits_for_log, console::warnings(&health), now);
-                let (epochs, console) = (epoch_figures(&machine), console::status(health));
+                let (epochs, console) = (epoch_figures(&machine, guardian.branch()), console::status(health));
                 Status::Primary(Box::new(PrimaryStatus { protecting, epochs, console, host }))
             }
         }
@@ -70,13 +71,14 @@ fn config(written: &serde_json::Value) -> Config {
     serde_json::from_value(written.clone()).expect("a configuration is an object whose places are texts")
 }
 
-fn epoch_figures(machine: &EpochMachine) -> EpochFigures {
+fn epoch_figures(machine: &EpochMachine, branch: Term) -> EpochFigures {
     let (running, capture) = {
         let epochs = machine.epochs();
-        (epochs.running().0, epochs.capture_status())
+        (epochs.running(), epochs.capture_status())
     };
     EpochFigures {
-        running,
+        running: running.0,
+        running_id: EpochName { branch: Some(branch), count: running }.to_string(),
         capture,
         length_ms: machine.pacer().length().as_secs_f64() * 1e3,
         held_bytes: machine.egress().held_bytes() as u64,

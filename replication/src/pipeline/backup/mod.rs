@@ -502,7 +502,7 @@ impl BackupPipeline {
     fn applied(&mut self, now: Time, epoch: &AssembledEpoch) {
         self.epochs_applied += 1;
         if epoch.base {
-            self.notes.push_back(Note::Protected(epoch.mark.count));
+            self.notes.push_back(Note::Protected(epoch.mark));
         }
         self.core.handle_applied(now, epoch.session, epoch.mark.count);
     }

@@ -180,7 +180,7 @@ pub enum Note {
         writer: String,
     },
     /// The base is applied.
-    Protected(EpochId),
+    Protected(EpochMark),
     /// A file has no room: nothing is acked until it has some.
     Full(PathBuf),
     /// It has some.
@@ -188,7 +188,7 @@ pub enum Note {
     /// Another side has the guest; the copy here is on its medium, up to this epoch.
     Kept {
         /// The last one.
-        epoch: EpochId,
+        epoch: EpochMark,
         /// Who has it.
         holder: String,
     },

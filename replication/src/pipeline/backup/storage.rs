@@ -21,6 +21,7 @@ use std::time::Duration;
 use super::steps::{StorageDone, StorageStep};
 use crate::assembly::AssembledEpoch;
 use crate::id::{EpochId, SessionId, Time};
+use crate::lineage::EpochMark;
 use crate::wire::{DiskOffer, DiskWant, ResyncDisk};
 
 /// How much may wait, and how long.
@@ -42,7 +43,7 @@ pub(super) enum Job {
     Persist { epoch: Arc<AssembledEpoch>, durable: bool },
     Apply(Arc<AssembledEpoch>),
     Discard,
-    Keep { epoch: EpochId, holder: String },
+    Keep { epoch: EpochMark, holder: String },
     HandOver,
 }
 
@@ -54,7 +55,7 @@ pub(super) enum Finished {
     Durable(Arc<AssembledEpoch>),
     Unfit { session: SessionId, text: String },
     Applied(Arc<AssembledEpoch>),
-    Kept { epoch: EpochId, holder: String },
+    Kept { epoch: EpochMark, holder: String },
     HandedOver,
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::backup::BackupState;
 use crate::id::{ClaimResult, Gfn, Term, VmId};
+use crate::lineage::EpochMark;
 use crate::lineage::tests::line_of;
 use crate::page::{PAGE_SIZE, PageEncoder};
 use crate::ship::EpochWriter;
@@ -147,9 +148,14 @@ impl Host {
         self.give(&Message::DiskOffer(offer));
     }
 
+    /// Which epoch of that number the primary sends.
+    fn mark(&self, number: u64) -> EpochMark {
+        line_of(self.link().term, number, |number| vec![number as u8])
+    }
+
     fn epoch(&mut self, number: u64, Brings { base, disk, page }: Brings) {
         let mut out = Vec::new();
-        let chain_of = |number| line_of(self.link().term, number, |number| vec![number as u8]).chain;
+        let chain_of = |number| self.mark(number).chain;
         let begin = EpochBegin {
             base: base.then(|| chain_of(number - 1)),
             released: EpochId(if base { number - 1 } else { 0 }),

@@ -206,11 +206,11 @@ impl std::fmt::Debug for PrimaryPipeline {
 }
 
 impl PrimaryPipeline {
-    /// A guest that is about to run epoch `running`, with no backup.
-    pub fn new(config: PipelineConfig, running: EpochId) -> Self {
-        let before = running.prev();
+    /// A guest that is about to run the first epoch of its branch, with no backup.
+    pub fn new(config: PipelineConfig) -> Self {
+        let before = config.primary.origin.first().prev();
         Self {
-            core: Primary::new(config.primary.clone(), running),
+            core: Primary::new(config.primary.clone()),
             doing: None,
             connection: 0,
             outgoing: VecDeque::new(),

@@ -8,10 +8,10 @@ use replication::pipeline::primary::{
 };
 use replication::primary::{Left, Meeting, PrimaryState};
 use replication::wire::{Ack, DiskWant};
-use replication::{EpochId, FrameDecoder, Link, Message, SessionId, StateDigest, Term, Time, VmId};
+use replication::{EpochId, FrameDecoder, Link, Message, PrimaryConfig, SessionId, StateDigest, Term, Time, VmId};
 
 use super::claim;
-use crate::cores::{NAME, epoch, message, primary_config, session};
+use crate::cores::{NAME, epoch, message, origin, primary_config, session};
 use crate::input::Input;
 
 /// What everything goes well with.
@@ -42,7 +42,7 @@ struct Host {
 pub fn run(input: &mut Input<'_>) {
     let flags = input.u8();
     let config = PipelineConfig {
-        primary: primary_config(flags),
+        primary: PrimaryConfig { origin: origin(input), ..primary_config(flags) },
         is_durable: flags & 2 != 0,
         stops_degraded: flags & 16 != 0,
         room_retry: Duration::from_millis(5),
@@ -50,10 +50,9 @@ pub fn run(input: &mut Input<'_>) {
         image_lag_max: 1000,
         upkeep: Duration::from_millis(30),
     };
-    let running = EpochId(epoch(input).0.max(1));
-    let log_counts = config.primary.log_counts;
+    let (log_counts, running) = (config.primary.log_counts, config.primary.origin.first());
     let mut host = Host {
-        pipeline: PrimaryPipeline::new(config, running),
+        pipeline: PrimaryPipeline::new(config),
         now: Time(0),
         log_counts,
         does: None,

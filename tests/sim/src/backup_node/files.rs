@@ -153,7 +153,7 @@ impl Storage {
                 if std::mem::take(&mut env.unfit_base[host]) {
                     return StorageDone::Unfit("the simulator says so".to_owned());
                 }
-                let life = env.oracle.generation_of(epoch.mark.count, &epoch.state);
+                let life = env.oracle.generation_of(epoch.mark, &epoch.state);
                 self.base = life.map(|life| (epoch.session, epoch.mark.count, life));
             }
             StorageStep::Append(epoch) => {
@@ -215,11 +215,11 @@ impl Storage {
     pub(super) fn check_survivor(&self, host: usize, core: &Backup, env: &mut Env) {
         let Some((session, base, life)) = self.base.filter(|_| env.plan.durable) else { return };
         let (pointers, image) = (core.pointers(), self.files.recovered(EpochId(u64::MAX)));
-        if core.session_id() == Some(session) && pointers.acked() >= base {
-            env.oracle.check_survivor(host, life, (pointers.acked(), pointers.assembled()), &image);
+        if let Some(branch) = core.branch().filter(|_| core.session_id() == Some(session) && pointers.acked() >= base) {
+            env.oracle.check_survivor(host, life, ((branch, pointers.acked()), pointers.assembled()), &image);
         }
         if let Some((epoch, _)) = core.kept().filter(|_| core.state() == BackupState::Waiting) {
-            env.oracle.check_survivor(host, life, (epoch, epoch), &image);
+            env.oracle.check_survivor(host, life, ((epoch.branch, epoch.count), epoch.count), &image);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand};
+use sim::counts::Counts;
 use sim::shrink::{Shrunk, shrink};
 use sim::story::tell;
 use sim::{Break, Case, Outcome, Plan, Summary, run_seed, trace_plan};
@@ -105,21 +106,15 @@ fn main() -> ExitCode {
 struct Totals {
     healed: u64,
     betrayed: u64,
-    begun: u64,
-    takeovers: u64,
-    resumes: u64,
-    resets: u64,
+    counts: Counts,
     outputs: u64,
     failed: Option<(u64, String)>,
 }
 
 impl Totals {
     fn add(&mut self, seed: u64, summary: Summary) {
-        let Summary { outcome, takeovers, resumes, resets, begun, outputs, answers: _ } = summary;
-        self.takeovers += u64::from(takeovers);
-        self.resumes += u64::from(resumes);
-        self.resets += u64::from(resets);
-        self.begun += u64::from(begun);
+        let Summary { outcome, counts, outputs, answers: _ } = summary;
+        self.counts += counts;
         self.outputs += outputs;
         match outcome {
             Outcome::Healed => self.healed += 1,
@@ -131,10 +126,7 @@ impl Totals {
     fn join(mut self, other: Totals) -> Totals {
         self.healed += other.healed;
         self.betrayed += other.betrayed;
-        self.begun += other.begun;
-        self.takeovers += other.takeovers;
-        self.resumes += other.resumes;
-        self.resets += other.resets;
+        self.counts += other.counts;
         self.outputs += other.outputs;
         self.failed = [self.failed, other.failed].into_iter().flatten().min();
         self
@@ -171,12 +163,11 @@ fn work(next: &AtomicU64, end: u64, broken: Option<Break>) -> Totals {
 }
 
 fn report(totals: &Totals, began: Instant, broken: Option<Break>) -> ExitCode {
-    let Totals { healed, betrayed, begun, takeovers, resumes, resets, outputs, failed } = totals;
+    let Totals { healed, betrayed, counts, outputs, failed } = totals;
     let seconds = began.elapsed().as_secs_f64();
     println!(
-        "{healed} seeds healed in {seconds:.1} s: {takeovers} takeovers, {resumes} resumed, {begun} begun afresh after a stop or \
-         faults that no pair survives, {resets} of them after a crash of the guest, {outputs} outputs checked; {betrayed} seeds ended where a restored witness was believed by a \
-         host that could not know"
+        "{healed} seeds healed in {seconds:.1} s: {counts}; {outputs} outputs checked; {betrayed} seeds ended where a restored witness was \
+         believed by a host that could not know"
     );
     if let Some((seed, text)) = failed {
         let rule = broken.map(|rule| format!(" --break {rule:?}")).unwrap_or_default();

@@ -38,18 +38,13 @@ impl Oracle {
     }
 
     /// `host` begins a branch with that guest: one that was booted, or that goes on from an epoch which ended so.
-    pub fn branch_begins(
-        &mut self,
-        host: usize,
-        (root, running): (EpochMark, EpochId),
-        seed: BranchSeed,
-        guest: &Guest,
-    ) {
-        let root_of = |fork| EpochMark::root(root.branch, running, Origin { fork, seed });
-        let is_booted = guest.position == 0 && running == EpochId(1);
+    pub fn branch_begins(&mut self, host: usize, root: EpochMark, seed: BranchSeed, guest: &Guest) {
+        let is_booted = guest.position == 0 && root.count == EpochId(0);
         let ends = self.lines.ends.get(&guest.digest()).into_iter().flatten();
-        let mut forks = ends.map(|mark| Some(Fork::Mark(*mark))).chain(is_booted.then_some(None));
-        if !forks.any(|fork| root_of(fork) == root) {
+        let origins = ends.map(|mark| Origin::after(Fork::Mark(*mark), seed));
+        let mut origins = origins.chain(is_booted.then(|| Origin::boot(seed)));
+        self.begun.insert(root.branch, guest.position);
+        if !origins.any(|origin| EpochMark::root(root.branch, origin) == root) {
             let text = || format!("host {host}'s branch {root} does not continue the epoch of its guest");
             self.fail(Rule::RightLine, host, text);
         }
@@ -59,6 +54,14 @@ impl Oracle {
     pub fn check_recorded_fork(&mut self, host: usize, recorded: Option<Fork>, fork: EpochMark) {
         if recorded != Some(Fork::Mark(fork)) {
             let text = || format!("host {host} goes on from {fork}, and its record's fork is {recorded:?}");
+            self.fail(Rule::RightLine, host, text);
+        }
+    }
+
+    /// The record by which `host` goes back names the epoch to which it does.
+    pub fn check_recorded_back(&mut self, host: usize, recorded: Option<Fork>, to: Fork) {
+        if recorded != Some(to) {
+            let text = || format!("host {host} goes back to {to}, and its record's fork is {recorded:?}");
             self.fail(Rule::RightLine, host, text);
         }
     }

@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::OnCrash;
+
 /// A rule broken on purpose in the driver, to prove that the oracle sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Break {
@@ -27,8 +29,8 @@ pub enum Break {
     BaseBeforeSeal,
     /// The witness lets everybody append to the same number.
     WitnessForgets,
-    /// A takeover goes on with the next number.
-    ReuseEpochs,
+    /// A takeover goes on in the branch of its parent.
+    BranchKept,
     /// The guest stops after a takeover.
     NoHealing,
     /// A guest is resumed without asking the witness.
@@ -177,11 +179,23 @@ pub enum Break {
     SnapshotUncommitted,
     /// What a host has in memory of an image is taken for what is on its medium, by a process that did not write it.
     CacheBelieved,
+    /// A guest that goes back goes on in the branch that it leaves.
+    BackInBranch,
+    /// The record by which a guest goes back names its last epoch as the fork.
+    BackUnrecorded,
+    /// That a guest goes back is noted when it did.
+    AttemptUnnoted,
+    /// A guest that crashed and was stopped is resumed by whoever starts it.
+    StoppedResumed,
+    /// A guest that has ended is resumed by who has an epoch of it.
+    EndedResumed,
+    /// A kept copy runs when its operator says so, whatever the register says.
+    OverrideUnasked,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 85] = [
+    pub const ALL: [Break; 91] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -192,7 +206,7 @@ impl Break {
         Break::ForgetPage,
         Break::BaseBeforeSeal,
         Break::WitnessForgets,
-        Break::ReuseEpochs,
+        Break::BranchKept,
         Break::NoHealing,
         Break::ResumeWithoutClaim,
         Break::BeginUnasked,
@@ -267,6 +281,12 @@ impl Break {
         Break::RunUncommitted,
         Break::SnapshotUncommitted,
         Break::CacheBelieved,
+        Break::BackInBranch,
+        Break::BackUnrecorded,
+        Break::AttemptUnnoted,
+        Break::StoppedResumed,
+        Break::EndedResumed,
+        Break::OverrideUnasked,
     ];
 }
 
@@ -292,14 +312,33 @@ impl Break {
                 | Break::DegradedUnlogged
                 | Break::LogUnrecovered
                 | Break::LogRecoveredBeyond
-        )
+                | Break::EndedResumed
+        ) || self.on_crash().is_some()
+    }
+}
+
+impl Break {
+    /// It breaks nothing but where this becomes of a guest that crashes.
+    pub(super) fn on_crash(self) -> Option<OnCrash> {
+        match self {
+            Break::BackInBranch | Break::BackUnrecorded | Break::AttemptUnnoted => Some(OnCrash::GoBack),
+            Break::StoppedResumed => Some(OnCrash::Stop),
+            _ => None,
+        }
     }
 }
 
 impl Break {
     /// It breaks nothing where a loss of power takes the lock file.
     pub(super) fn needs_files_after_power(self) -> bool {
-        matches!(self, Break::StoreDiesWithBoot | Break::PublishUnsynced | Break::KnownUnsynced | Break::LogUnrecovered)
+        matches!(
+            self,
+            Break::StoreDiesWithBoot
+                | Break::PublishUnsynced
+                | Break::KnownUnsynced
+                | Break::LogUnrecovered
+                | Break::AttemptUnnoted
+        )
     }
 }
 

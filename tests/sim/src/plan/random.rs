@@ -25,9 +25,10 @@ fn random_what(rng: &mut Rng, hosts: usize, when: When, detect: u64) -> What {
         _ => random_host(rng, hosts),
     };
     if rng.percent(8) {
-        return match rng.range(0, 4) {
+        return match rng.range(0, 5) {
             0 | 1 => What::PauseGuest(host),
             2 | 3 => What::RunGuest(host),
+            4 => What::TakeOverDead(host),
             _ => What::Snapshot(host, long / 4),
         };
     }

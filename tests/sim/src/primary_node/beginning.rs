@@ -1,7 +1,7 @@
 //! How a primary begins: booted, resumed from its state directory, or in the place of a backup.
 
 use replication::pipeline::primary::{GuestMode, PrimaryPipeline};
-use replication::{BranchSeed, EpochId, Fork, Origin, Output, TakeOver, Term};
+use replication::{BranchSeed, Fork, Origin, Output, TakeOver, Term};
 
 use super::PrimaryNode;
 use crate::disk::Disk;
@@ -21,7 +21,6 @@ struct Beginning {
     fork: Option<Fork>,
     guest: Guest,
     files: Files,
-    running: EpochId,
     inbox: Vec<u64>,
     store: Option<StateDir>,
 }
@@ -32,24 +31,22 @@ impl PrimaryNode {
         let term = if env.plan.broken == Some(Break::TermStands) { Term(1) } else { term };
         let store = env.plan.local.then(|| StateDir::new(store_of(id)));
         let files = Files::new(Disk::blank(), env.plan.log_room);
-        let (guest, running, inbox) = (Guest::new(), EpochId(1), Vec::new());
-        let beginning = Beginning { term, fork: None, guest, files, running, inbox, store };
+        let beginning = Beginning { term, fork: None, guest: Guest::new(), files, inbox: Vec::new(), store };
         let mut node = PrimaryNode::begin(id, beginning, env);
         let begun = node.tick(env);
         (node, begun)
     }
 
-    /// A VM that goes on from the `last` epoch in its state directory, by right, with the disk that is left. `running` is its first
-    /// epoch.
+    /// A VM that goes on from the `last` epoch in its state directory, by right, with the disk that is left.
     pub fn resume(
         id: HostId,
-        (term, running): (Term, EpochId),
+        term: Term,
         files: Files,
         (store, last): (StateDir, &LocalEpoch),
         env: &mut Env,
     ) -> PrimaryNode {
         let (inbox, guest) = (Vec::new(), last.guest.clone());
-        let beginning = Beginning { term, fork: Some(last.epoch), guest, files, running, inbox, store: Some(store) };
+        let beginning = Beginning { term, fork: Some(last.epoch), guest, files, inbox, store: Some(store) };
         PrimaryNode::begin(id, beginning, env)
     }
 
@@ -69,13 +66,12 @@ impl PrimaryNode {
         over: TakeOver,
         env: &mut Env,
     ) -> (PrimaryNode, Result<(), Crashed>) {
-        let reuse = env.plan.broken == Some(Break::ReuseEpochs);
-        let running = if reuse { over.fork.count.next() } else { over.next_epoch };
+        let term = if env.plan.broken == Some(Break::BranchKept) { over.fork.branch } else { term };
         let inbox = over.redeliver.iter().map(request_of).collect();
         let mut guest = guest;
         guest.is_paused &= env.plan.broken != Some(Break::PauseForgotten);
         let fork = Some(Fork::Mark(over.fork)).filter(|_| env.plan.broken != Some(Break::ForkForgotten));
-        let beginning = Beginning { term, fork, guest, files, running, inbox, store: None };
+        let beginning = Beginning { term, fork, guest, files, inbox, store: None };
         let mut node = PrimaryNode::begin(id, beginning, env);
         if env.plan.broken != Some(Break::ForgetHeld) {
             PrimaryNode::emit_again(id, &over.reemit, env);
@@ -86,21 +82,24 @@ impl PrimaryNode {
     }
 
     fn begin(id: HostId, beginning: Beginning, env: &mut Env) -> PrimaryNode {
-        let Beginning { term, fork, guest, files, running, inbox, store } = beginning;
+        let Beginning { term, fork, guest, files, inbox, store } = beginning;
         // No other node has its id.
-        let origin = Origin { fork, seed: BranchSeed(incarnation(id).0) };
+        let seed = BranchSeed(incarnation(id).0);
+        let origin = fork.map_or(Origin::boot(seed), |fork| Origin::after(fork, seed));
+        let running = origin.first();
         let config = env.plan.pipeline_config(term, origin, store.is_some());
         env.after(LOOK_EVERY, Event::Look { by: id, again: true });
         let generation = env.oracle.generation;
         env.oracle.disk_is_safe(id.host, generation, &guest);
         let syncs_log = config.is_durable || store.is_some();
-        let pipeline = PrimaryPipeline::new(config, running);
-        env.oracle.branch_begins(id.host, (pipeline.core().last_mark(), running), origin.seed, &guest);
+        let pipeline = PrimaryPipeline::new(config);
+        env.oracle.branch_begins(id.host, pipeline.core().last_mark(), seed, &guest);
         let mode = if store.is_some() { GuestMode::Epochs } else { GuestMode::Direct };
         PrimaryNode {
             id,
             crashed: false,
             stopped: false,
+            keeps_last: false,
             taken_over: false,
             has_failed: false,
             generation,

@@ -40,12 +40,13 @@ impl PrimaryNode {
     /// What a careless driver would do: the base leaves, and the core hears of an epoch like any other.
     pub(super) fn ship_base_before_seal(&mut self, rest: u64, env: &mut Env) -> Result<Outcome, Crashed> {
         let (link, left) = (self.core().link().expect("there is a session to base"), self.core().left());
+        let branch = self.branch();
         let sealed = self.machine.seal(true, rest);
         let (epoch, has_writes) = (sealed.epoch, !sealed.sectors.is_empty());
-        env.oracle.sealed(self.id.host, self.generation, epoch, &sealed.guest);
+        env.oracle.sealed(self.id.host, self.generation, (branch, epoch), &sealed.guest);
         let (last, sealed) = (self.core().last_mark(), self.machine.sealed(epoch));
         let digest = StateDigest::of(&sealed.guest.save());
-        let linked = Linked { before: last.chain, mark: last.next(epoch, Some(digest)) };
+        let linked = Linked { before: last.chain, mark: last.next(Some(digest)) };
         let halves = self.shipping.epoch(link, (sealed, linked), left, env);
         halves.into_iter().for_each(|half| self.send(self.number, half, env));
         self.pipeline.handle_sealed(env.time(), epoch, false, EPOCH_BYTES, has_writes);

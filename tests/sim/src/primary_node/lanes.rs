@@ -65,6 +65,7 @@ impl PrimaryNode {
             }
         }
         let (committed, image) = (self.core().pointers().committed(), self.machine.disk.files.image.bytes());
+        let committed = (self.branch(), committed);
         env.oracle.check_committed_image(self.id.host, self.generation, committed, &image);
         self.pump(env)
     }

@@ -7,7 +7,7 @@ use replication::primary::PrimaryState;
 
 use super::PrimaryNode;
 use crate::env::{Crashed, Env, Event};
-use crate::plan::{Break, PAUSE_DETECTS};
+use crate::plan::{Break, OnCrash, PAUSE_DETECTS};
 use crate::witness::Question;
 
 impl PrimaryNode {
@@ -24,6 +24,7 @@ impl PrimaryNode {
         self.end_guest(false, env)
     }
 
+    /// One that crashes does what the policy says: it boots anew, goes back, or is stopped, and its last epoch stays for its operator.
     pub(super) fn end_guest(&mut self, crashes: bool, env: &mut Env) -> Result<(), Crashed> {
         let has_ended = matches!(self.core().state(), PrimaryState::Fenced | PrimaryState::Ended);
         if self.is_over() || has_ended {
@@ -31,12 +32,24 @@ impl PrimaryNode {
         }
         let host = self.id.host;
         env.say(|| format!("the guest of host {host} {}", if crashes { "CRASHES" } else { "is STOPPED" }));
-        (self.crashed, self.stopped) = (crashes, !crashes);
+        let running = self.machine.running;
+        if let Some(store) = self.store.as_mut().filter(|_| crashes) {
+            store.note_crash(running);
+        }
+        let policy = if self.store.is_some() { env.plan.on_crash } else { env.plan.on_crash.without_store() };
+        let has_older = self.store.as_ref().is_some_and(|store| store.older().is_some());
+        let begins_anew = match policy {
+            OnCrash::Boot => crashes,
+            OnCrash::GoBack => crashes && has_older,
+            OnCrash::Stop => false,
+        };
+        (self.crashed, self.stopped) = (begins_anew, !begins_anew);
+        self.keeps_last = crashes && policy != OnCrash::Boot;
         self.pipeline.handle_machine_ended(false);
         if self.machine.mode == GuestMode::Epochs && self.pipeline.boundary(0) == Boundary::Seal {
             self.seal(false, 0, env)?;
         }
-        self.pipeline.handle_guest_ended(env.time(), crashes, false);
+        self.pipeline.handle_guest_ended(env.time(), begins_anew, self.keeps_last);
         let (id, patience) = (self.id, 3 * env.plan.detect);
         env.after(patience, Event::GiveUp(id));
         self.pump(env)

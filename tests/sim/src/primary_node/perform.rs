@@ -7,7 +7,7 @@ use replication::{EpochId, EpochMark, Fork, Linked, SessionId, StateDigest};
 use super::PrimaryNode;
 use crate::env::{Crashed, Env};
 use crate::fault::Step;
-use crate::plan::Break;
+use crate::plan::{Break, OnCrash};
 use crate::state_dir::LocalEpoch;
 use crate::storage::{Done, Worker};
 
@@ -65,7 +65,7 @@ impl PrimaryNode {
             Does::SealBase { session } => return self.seal_base(session, env).map(Some),
             Does::SealLast => {
                 let (epoch, has_writes) = self.machine.settle();
-                env.oracle.sealed(host, self.generation, epoch, &self.machine.guest);
+                env.oracle.sealed(host, self.generation, (self.branch(), epoch), &self.machine.guest);
                 self.pipeline.handle_sealed_last(env.time(), epoch, has_writes);
                 Outcome::Done
             }
@@ -151,10 +151,10 @@ impl PrimaryNode {
         if env.plan.broken == Some(Break::CommitBeforeLocal) {
             // Told now, done when the next one comes.
             if let Some(earlier) = store.delayed.replace(LocalEpoch { epoch, guest, held }) {
-                store.commit(earlier);
+                store.commit(earlier, false);
             }
         } else {
-            store.commit(LocalEpoch { epoch, guest, held });
+            store.commit(LocalEpoch { epoch, guest, held }, env.plan.on_crash == OnCrash::GoBack);
         }
         env.step(self.id.host, Step::LocalCommit, true)?;
         Ok(Outcome::Done)

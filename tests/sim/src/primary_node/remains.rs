@@ -25,14 +25,15 @@ impl PrimaryNode {
         let is_kept = !power || env.plan.local_survives_power;
         if let Some(last) = self.store.as_ref().and_then(|store| store.last.as_ref()).filter(|_| is_kept) {
             let found = self.machine.disk.files.recovered(last.epoch.count());
-            env.oracle.check_survivor(host, life, (last.epoch.count(), last.epoch.count()), &found);
+            let (branch, count) = (last.epoch.branch().unwrap_or(self.branch()), last.epoch.count());
+            env.oracle.check_survivor(host, life, ((branch, count), count), &found);
         }
         let has_committed = self.machine.mode == GuestMode::Epochs && pointers.committed() >= self.first_epoch;
         // Before a base, nobody said that what the guest wrote directly is on the medium, and the log alone is not enough.
         let is_durable = self.has_base && (env.plan.durable || self.store.is_some());
         if has_committed && (!is_lost || is_durable) {
             let committed = pointers.committed().min(self.pipeline.through());
-            env.oracle.check_survivor(host, life, (committed, pointers.sealed()), &found);
+            env.oracle.check_survivor(host, life, ((self.branch(), committed), pointers.sealed()), &found);
         } else if env.plan.durable || !is_lost {
             env.oracle.check_not_older(host, life, &found);
         }

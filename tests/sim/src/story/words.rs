@@ -44,6 +44,7 @@ fn step_words(step: Step) -> &'static str {
         Step::TakeOver => "takes over",
         Step::LocalCommit => "commits locally",
         Step::Resume => "resumes",
+        Step::GoBack => "puts memory and disk back",
     }
 }
 
@@ -87,6 +88,9 @@ pub fn what(what: &What) -> String {
         What::StandBy(host) => format!("an operator starts a backup on host {host}"),
         What::RunAgain(host) => format!("the VM is run again on host {host}"),
         What::Stop(host) => format!("an operator stops the VM on host {host}"),
+        What::TakeOverDead(host) => {
+            format!("an operator has the copy on host {host} run, if every listed place is dead")
+        }
         What::PauseGuest(host) => format!("an operator pauses the guest on host {host}"),
         What::RunGuest(host) => format!("an operator has the guest on host {host} run again"),
         What::Snapshot(host, long) => format!("a snapshot of the guest on host {host} takes {}", time(*long)),
@@ -139,7 +143,10 @@ pub fn question(question: &Question) -> String {
             };
             format!("may the guest be resumed here from epoch {fork}{named}?")
         }
-        Question::TakeOver { session, fork } => format!("is session {session} ours, from epoch {fork} on?"),
+        Question::TakeOver { session, fork, is_named } => {
+            let named = if *is_named { ", every listed place named as dead" } else { "" };
+            format!("is session {session} ours, from epoch {fork} on{named}?")
+        }
         Question::Claim { session } => format!("may the backup of session {session} be left out?"),
         Question::Delist { session } => {
             format!("is the backup of session {session}, which never was whole, off the list?")
@@ -148,7 +155,8 @@ pub fn question(question: &Question) -> String {
         Question::Look => "is this side still the primary?".to_owned(),
         Question::UnaskedLook => "what does the register say?".to_owned(),
         Question::DelistStore => "is the lost state directory off the list?".to_owned(),
-        Question::RecordEnd => "is the guest's end on record?".to_owned(),
+        Question::RecordEnd { is_kept: true } => "is it on record that the guest is kept?".to_owned(),
+        Question::RecordEnd { is_kept: false } => "is the guest's end on record?".to_owned(),
         Question::Meet { session, .. } => format!("does the backup of session {session} see the same witness?"),
         Question::Introduce(Some(greeting)) => format!("may {}, which greets, be followed?", greeting.primary),
         Question::Introduce(None) => "may a primary without a witness be followed?".to_owned(),

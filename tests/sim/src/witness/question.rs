@@ -36,9 +36,11 @@ pub enum Question {
         fork: Fork,
         named: Named,
     },
+    /// `is_named`: an operator names every listed place as dead.
     TakeOver {
         session: SessionId,
         fork: EpochMark,
+        is_named: bool,
     },
     Claim {
         session: SessionId,
@@ -54,7 +56,10 @@ pub enum Question {
     /// A primary looks by itself, now and then.
     UnaskedLook,
     DelistStore,
-    RecordEnd,
+    /// `is_kept`: it has stopped, and its state directory keeps it.
+    RecordEnd {
+        is_kept: bool,
+    },
     /// Does the peer see the same witness?
     Meet {
         session: SessionId,
@@ -64,8 +69,9 @@ pub enum Question {
     Introduce(Option<Greeting>),
 }
 
-impl From<primary::Question> for Question {
-    fn from(wants: primary::Question) -> Question {
+impl Question {
+    /// What a primary asks; of one whose last epoch is kept for its operator or not.
+    pub fn of_primary(wants: primary::Question, is_kept: bool) -> Question {
         match wants {
             primary::Question::Meet { session, nonce } => Question::Meet { session, nonce },
             primary::Question::Enlist { session, place } => Question::Enlist { session, place },
@@ -73,7 +79,7 @@ impl From<primary::Question> for Question {
             primary::Question::Claim { session } => Question::Claim { session },
             primary::Question::DelistStore => Question::DelistStore,
             primary::Question::Look => Question::Look,
-            primary::Question::RecordEnd => Question::RecordEnd,
+            primary::Question::RecordEnd => Question::RecordEnd { is_kept },
         }
     }
 }
@@ -82,8 +88,8 @@ impl From<backup::Question> for Question {
     fn from(wants: backup::Question) -> Question {
         match wants {
             backup::Question::Introduce { hello, .. } => Question::Introduce(hello.register),
-            backup::Question::TakeOver { session, fork } => Question::TakeOver { session, fork },
-            backup::Question::Override { .. } => unreachable!("no operator here overrides"),
+            backup::Question::TakeOver { session, fork } => Question::TakeOver { session, fork, is_named: false },
+            backup::Question::Override { session, fork } => Question::TakeOver { session, fork, is_named: true },
         }
     }
 }
@@ -97,7 +103,8 @@ impl Question {
             Question::Claim { .. } if is_anew => Some(Break::AnewWithoutClaim),
             Question::Claim { .. } => Some(Break::SoloWithoutClaim),
             Question::DelistStore => Some(Break::StoreUndelisted),
-            Question::RecordEnd => Some(Break::EndUnrecorded),
+            Question::RecordEnd { .. } => Some(Break::EndUnrecorded),
+            Question::TakeOver { is_named: true, .. } => Some(Break::OverrideUnasked),
             Question::TakeOver { .. } => Some(Break::RunWithoutClaim),
             Question::Resume { .. } => Some(Break::ResumeWithoutClaim),
             Question::Begin { .. } => Some(Break::BeginUnasked),

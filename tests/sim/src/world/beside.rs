@@ -50,7 +50,8 @@ impl World {
         env.say(|| format!("the VM is started beside, on host {host} at {path}, in {}", words::dir_words(dir)));
         let fresh = env.plan.local.then(|| store_of(HostId { host, life: u32::MAX - number as u32 }));
         let resumable =
-            store.as_ref().and_then(|store| Some((store.store, store.last.clone()?, store.copied.clone()?)));
+            store.as_ref().filter(|store| matches!(store.crash(), CrashStanding::None | CrashStanding::Tried));
+        let resumable = resumable.and_then(|store| Some((store.store, store.last.clone()?, store.copied.clone()?)));
         let mut questions = vec![Question::Begin { store: fresh, has_epoch: resumable.is_some(), is_named: false }];
         questions.extend(resumable.as_ref().map(|(store, last, _)| Question::Resume {
             store: *store,
@@ -85,6 +86,6 @@ impl World {
     /// What a process that ends leaves in its host's state directory.
     pub(super) fn left(&mut self, host: usize, files: Files, store: Option<StateDir>) -> Box<Remains> {
         let store = self.replaced[host].take().unwrap_or(store);
-        Box::new(Remains { files, store, resuming: None })
+        Box::new(Remains { files, store, ..Remains::default() })
     }
 }

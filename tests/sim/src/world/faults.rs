@@ -1,6 +1,8 @@
 //! What befalls the hosts of a run: faults, their end, and new lives.
 
 use super::*;
+use replication::pipeline::resuming::NoCourse;
+
 use crate::fault::{Fault, SPARE};
 
 impl World {
@@ -76,6 +78,7 @@ impl World {
             What::StandBy(host) => return self.start(host, false),
             What::RunAgain(host) => return self.run_again(host),
             What::Stop(host) => return self.ask_primary(host, |node, env| node.stop(env)),
+            What::TakeOverDead(host) => return self.take_over_dead(host),
             What::PauseGuest(host) => return self.ask_primary(host, |node, env| node.pause(env)),
             What::RunGuest(host) => return self.ask_primary(host, |node, env| node.unpause(env)),
             What::Snapshot(host, time) => {
@@ -180,8 +183,8 @@ impl World {
         let was_protected =
             matches!(&self.hosts[host].role, Role::Primary(node) if node.core().state() == PrimaryState::Protected);
         self.stop(host, power);
-        // One fault is what a protected guest must survive. That an operator wants its end is none.
-        let is_one = matches!(&self.env.plan.faults[..], [Fault { what, .. }] if !matches!(what, What::Stop(_)));
+        // One fault is what a protected guest must survive. That an operator wants its end, or that it crashes by itself, is none.
+        let is_one = matches!(&self.env.plan.faults[..], [Fault { what, .. }] if !matches!(what, What::Stop(_) | What::GuestCrash(_)));
         if was_protected && is_one && !self.is_survived() {
             let text = || format!("a single fault, the crash of host {host}, killed a protected guest");
             self.env.oracle.fail(Rule::OneFault, host, text);
@@ -227,8 +230,11 @@ impl World {
         let keeps_files = self.env.plan.local_survives_power;
         let keeps_writes = self.env.plan.broken.is_none() && self.env.rng.percent(50);
         self.env.witness.machines.reboot(host, keeps_files, keeps_writes);
+        if let Some(store) = &mut remains.store {
+            store.earlier.clear();
+        }
         if !keeps_files {
-            remains.store = None;
+            (remains.store, remains.resets) = (None, false);
             self.env.witness.machines.lost_evidence |= self.env.plan.local;
             self.env.witness.mount(host);
         }
@@ -251,12 +257,28 @@ impl World {
         self.start(host, begins);
     }
 
-    fn start(&mut self, host: usize, begins: bool) {
+    pub(super) fn start(&mut self, host: usize, begins: bool) {
         let Role::Down(remains) = &mut self.hosts[host].role else { return };
         let mut remains = std::mem::take(remains);
         let id = HostId { host, life: self.hosts[host].life };
-        let course = decide(&remains.found(), &Asked { rolls_back: false, backup_is_gone: false });
-        let resumable = remains.resumable().map(|store| (store.store, store.last.as_ref().map(|last| last.epoch)));
+        let broken = self.env.plan.broken;
+        let is_crash_seen = broken != Some(Break::StoppedResumed);
+        let found = remains.found();
+        let found = if is_crash_seen { found } else { Found { crash: CrashStanding::None, ..found } };
+        let course = decide(&found, &back::asked(&self.env.plan));
+        if let Err(no @ (NoCourse::Crashed | NoCourse::Exhausted | NoCourse::HalfWay)) = course {
+            return self.leave_stopped(host, remains, no);
+        }
+        if course == Ok(Course::Boot) {
+            return self.start_fresh(id, *remains);
+        }
+        let last = |store: &StateDir| store.last.as_ref().map(|last| last.epoch);
+        let fork = |store: &StateDir| match course {
+            // The record names the epoch that it goes back to.
+            Ok(Course::GoBack { .. }) if broken != Some(Break::BackUnrecorded) => store.older().map(|kept| kept.epoch),
+            _ => last(store),
+        };
+        let resumable = remains.resumable().map(|store| (store.store, fork(store)));
         if let (Ok(course), Some((store, Some(fork)))) = (course, resumable) {
             remains.resuming = Some(up_to_claim(course));
             self.hosts[host].role = Role::Starting(remains);
@@ -264,6 +286,8 @@ impl World {
             let question = Question::Resume { store, fork, named: self.named_for_resume(host, store) };
             return match self.env.plan.broken {
                 Some(Break::ResumeWithoutClaim) => self.env.learn_unasked(id, question),
+                // Broken: that the guest has ended does not matter to who has an epoch of it.
+                Some(Break::EndedResumed) if self.has_ended() => self.env.learn_unasked(id, question),
                 _ => self.env.ask(id, question),
             };
         }
@@ -273,6 +297,10 @@ impl World {
         }
         self.hosts[host].role = Role::Starting(remains);
         self.start_backup(id);
+    }
+
+    fn has_ended(&self) -> bool {
+        self.env.witness.newest().is_some_and(|record| record.standing == Standing::Ended)
     }
 
     /// What a host had of a guest that went on elsewhere is given up.
@@ -351,10 +379,15 @@ impl World {
             }
         }
         self.reset_hung();
+        self.attend_stopped();
         self.restart_all();
         (0..HOSTS).for_each(|host| self.ask_primary(host, |node, env| node.unpause(env)));
         let is_run = self.hosts.iter().any(|host| matches!(host.role, Role::Primary(_) | Role::Starting(_)));
-        if !is_run && !self.is_survived() {
+        let is_kept = |host: &Host| matches!(&host.role, Role::Backup(node) if node.core().kept().is_some());
+        let kept = self.hosts.iter().position(is_kept);
+        if let Some(host) = kept.filter(|_| !is_run && self.env.rng.percent(50)) {
+            self.take_over_dead(host);
+        } else if !is_run && !self.is_survived() {
             let host = self.env.witness.newest().map_or(0, |record| host_of(&record.primary));
             self.env.say(|| format!("an operator starts the VM on host {host}"));
             self.run_again(host);

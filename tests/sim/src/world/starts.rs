@@ -9,9 +9,9 @@ impl World {
             return Ok(());
         }
         match (answer, &question) {
-            (Answer::Won(record), Question::Resume { .. }) => self.resume(id, Term(record.branch)),
+            (Answer::Won(record), Question::Resume { .. }) => self.resume(id, (Term(record.branch), Some(*record))),
             (Answer::Won(record), Question::Begin { is_named, .. }) => self.begin(id, &record, *is_named),
-            (Answer::Claim(ClaimResult::Granted), Question::Resume { .. }) => self.resume(id, Term(2)),
+            (Answer::Claim(ClaimResult::Granted), Question::Resume { .. }) => self.resume(id, (Term(2), None)),
             (Answer::Claim(ClaimResult::Granted), _) => self.boot(id, Term(2)),
             (Answer::MayBeWhole, Question::Resume { .. }) if self.has_original(id.host) => {
                 // The last epoch is there, and the operator keeps it.
@@ -52,24 +52,23 @@ impl World {
         }
     }
 
-    pub(super) fn resume(&mut self, id: HostId, term: Term) -> Result<(), Crashed> {
+    /// `record`: by which the register gave it the guest.
+    pub(super) fn resume(&mut self, id: HostId, (term, record): (Term, Option<Record>)) -> Result<(), Crashed> {
         let mut remains = self.remains_of_start(id);
         let mut resuming = remains.resuming.take().expect("only a host that resumes asks for that");
         let store = remains.store.as_mut().expect("only a host with a state directory resumes");
-        let last = store.last.clone().expect("only a host with an epoch resumes");
+        let mut last = store.last.clone().expect("only a host with an epoch resumes");
         if let Some(disk) = store.copied.take() {
             remains.files = Files::new(disk, self.env.plan.log_room);
         }
         if self.env.plan.broken == Some(Break::LogUnrecovered) {
             remains.files.log.truncate();
         }
-        let (mut running, mut remains, mut node) = (None, Some(remains), None);
+        let (mut remains, mut node) = (Some(remains), None);
         while let Some(step) = resuming.poll_step() {
             match step {
-                ResumeStep::Record => {
-                    let store = remains.as_mut().and_then(|remains| remains.store.as_mut()).expect("it was there");
-                    running = Some(store.next_life(last.epoch.count(), self.env.plan.in_flight_epochs_max));
-                }
+                // What the register says of it is all that is recorded here.
+                ResumeStep::Record => {}
                 ResumeStep::Recover => {
                     let is_beyond = self.env.plan.broken == Some(Break::LogRecoveredBeyond);
                     let upto = if is_beyond { EpochId(u64::MAX) } else { last.epoch.count() };
@@ -80,16 +79,27 @@ impl World {
                     }
                 }
                 ResumeStep::Begin => {
-                    let running = running.expect("numbers are recorded before they are used");
                     let remains = remains.take().expect("it begins once");
-                    node = Some(self.begin_resumed(id, (term, running), *remains, &last));
+                    node = Some(self.begin_resumed(id, term, *remains, &last));
                 }
                 ResumeStep::EmitAgain => PrimaryNode::emit_again(id, &last.held, &mut self.env),
-                ResumeStep::Examine | ResumeStep::Load | ResumeStep::Claim => {
+                // What was put back is there.
+                ResumeStep::Load => {}
+                ResumeStep::Examine | ResumeStep::Claim => {
                     unreachable!("they come before the answer of the register")
                 }
                 ResumeStep::NoteAttempt | ResumeStep::GoBack | ResumeStep::NoteEnd => {
-                    unreachable!("no guest goes back here")
+                    let mut left = remains.take().expect("no machine has them yet");
+                    match self.go_back(id, step, (term, record.as_ref()), &mut left) {
+                        Ok(first) => {
+                            last = first.unwrap_or(last);
+                            remains = Some(left);
+                        }
+                        Err(crashed) => {
+                            self.hosts[id.host].role = Role::Starting(left);
+                            return Err(crashed);
+                        }
+                    }
                 }
             }
         }
@@ -101,20 +111,16 @@ impl World {
         self.env.step(id.host, Step::Resume, true)
     }
 
-    fn begin_resumed(
-        &mut self,
-        id: HostId,
-        (term, running): (Term, EpochId),
-        remains: Remains,
-        last: &LocalEpoch,
-    ) -> PrimaryNode {
-        let Remains { files, store, resuming: _ } = remains;
+    fn begin_resumed(&mut self, id: HostId, term: Term, remains: Remains, last: &LocalEpoch) -> PrimaryNode {
+        let Remains { files, store, resuming: _, resets: _ } = remains;
         let env = &mut self.env;
         env.host = id.host;
-        env.resumes += 1;
+        env.counts.resumes += 1;
         env.say(|| format!("host {} RESUMES from epoch {}", id.host, last.epoch));
+        self.check_not_ended(id.host);
+        let env = &mut self.env;
         env.oracle.goes_on(id.host, last.epoch, &last.guest, &files.image.bytes());
-        PrimaryNode::resume(id, (term, running), files, (store.expect("it was there"), last), env)
+        PrimaryNode::resume(id, term, files, (store.expect("it was there"), last), env)
     }
 
     /// The files of a host that starts could not be opened: it is started again.
@@ -141,7 +147,7 @@ impl World {
         self.remains_of_start(id);
         let env = &mut self.env;
         env.host = id.host;
-        env.begun += 1;
+        env.counts.begun += 1;
         env.say(|| format!("host {} BEGINS the guest afresh, term {term}", id.host));
         env.oracle.begins_anew();
         let (node, begun) = PrimaryNode::boot(id, term, env);
@@ -160,7 +166,7 @@ impl World {
         let question = Question::Begin { store, has_epoch, is_named };
         match self.env.plan.broken {
             Some(Break::BeginUnasked) => self.env.learn_unasked(id, question),
-            Some(Break::AnewWithoutClaim) if self.env.resets > 0 => self.env.learn_unasked(id, question),
+            Some(Break::AnewWithoutClaim) if self.env.counts.resets > 0 => self.env.learn_unasked(id, question),
             _ => self.env.ask(id, question),
         }
     }

@@ -228,7 +228,9 @@ impl Standby {
                     Occurrence::Refused { reason }
                 }
                 Note::ResyncStarted { writer } => Occurrence::ResyncStarted { term: None, primary: Some(writer) },
-                Note::Protected(epoch) => Occurrence::Protected { epoch: Some(epoch.0) },
+                Note::Protected(epoch) => {
+                    Occurrence::Protected { epoch: Some(epoch.count.0), epoch_id: Some(epoch.name().to_string()) }
+                }
                 Note::Full(path) => {
                     tracing::warn!("{}", no_room(&path));
                     Occurrence::DiskFull { path: path.display().to_string() }
@@ -236,8 +238,9 @@ impl Standby {
                 Note::HasRoom(path) => Occurrence::DiskHasRoom { path: path.display().to_string() },
                 // What was followed stays as it is, until a primary fills this backup anew.
                 Note::Kept { epoch, holder } => {
-                    tracing::warn!(epoch = epoch.0, holder, "another side has the guest; the copy here is kept");
-                    Occurrence::Kept { epoch: epoch.0, holder }
+                    let name = epoch.name();
+                    tracing::warn!(epoch = %name, holder, "another side has the guest; the copy here is kept");
+                    Occurrence::Kept { epoch: epoch.count.0, epoch_id: name.to_string(), holder }
                 }
                 Note::FailoverStarted { silence } => {
                     Occurrence::FailoverStarted { silence_ms: Some(silence.as_millis() as u64), named_dead: None }

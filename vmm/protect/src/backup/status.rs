@@ -1,6 +1,7 @@
 //! What a backup says of itself for `status`, in the words of the control interface.
 
 use outlast_api::{Following, KeptCopy};
+use replication::EpochMark;
 use replication::backup::BackupState;
 
 use super::Standby;
@@ -13,12 +14,15 @@ impl Standby {
         let full = self.pipeline.full();
         let following = Following {
             state: word(core.state()),
-            pointers: core.pointers().to_string(),
+            pointers: match core.branch() {
+                Some(branch) => format!("branch {branch}: {}", core.pointers()),
+                None => core.pointers().to_string(),
+            },
             epochs_applied: self.pipeline.epochs_applied(),
             waiting_bytes: core.waiting_bytes() as u64,
             peer_errors: core.peer_errors(),
             can_take_over: core.state() == BackupState::Protected,
-            kept: core.kept().map(|(epoch, holder)| KeptCopy { epoch: epoch.0, guest_is_at: holder.into() }),
+            kept: core.kept().map(|(epoch, holder)| kept_copy(epoch, holder)),
             witness: self.registrant.witness().to_string(),
             // Told when it is asked: it changes without this loop.
             witness_away_ms: None,
@@ -26,6 +30,10 @@ impl Standby {
         };
         self.view.publish(following, full.map(|path| no_room(path)).into_iter().collect());
     }
+}
+
+fn kept_copy(epoch: EpochMark, holder: &str) -> KeptCopy {
+    KeptCopy { epoch: epoch.count.0, epoch_id: epoch.name().to_string(), guest_is_at: holder.into() }
 }
 
 /// The state of the core in the interface's words, which stay when the core's change.

@@ -7,10 +7,12 @@
 
 use std::time::Duration;
 
-use outlast_api::KeptEpoch;
 use replication::primary::PrimaryState;
 
+use replication::Term;
+
 use super::{Guardian, Inner, Parting};
+use crate::local::KeptEpoch;
 use crate::local::reset::Life;
 use machine::End;
 
@@ -31,6 +33,11 @@ impl Guardian {
     pub fn next_life(&self) -> Life {
         let target = self.lock().target.clone();
         Life { term: self.config.term.next(), target }
+    }
+
+    /// The branch of the epochs that run under it.
+    pub fn branch(&self) -> Term {
+        self.config.term
     }
 
     /// Earlier epochs that the guest could go back to.

@@ -25,7 +25,7 @@ impl Guardian {
                 self.note_fill_failed(session, phase, &text);
             }
             Note::Filled => self.note_finished(),
-            Note::Protected => self.note(Occurrence::Protected { epoch: None }),
+            Note::Protected => self.note(Occurrence::Protected { epoch: None, epoch_id: None }),
             Note::PeerLost => self.note(Occurrence::PeerLost { claiming: true }),
             Note::Unprotecting => self.note(Occurrence::Unprotecting {}),
             Note::Solo { reason } => self.went_solo(&reason),

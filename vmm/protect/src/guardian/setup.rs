@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use replication::pipeline::primary::PipelineConfig;
 use replication::view::Incarnation;
-use replication::{BranchSeed, Fork, Origin, PrimaryConfig, Term};
+use replication::{Origin, PrimaryConfig, Term};
 
 use super::filling;
 use super::promise::{CommitDurability, OnDegraded};
@@ -12,7 +12,6 @@ use crate::epoch::IN_FLIGHT_EPOCHS_MAX;
 use crate::error::Words;
 use crate::room::ROOM_RETRY;
 use crate::transport::{Credentials, Endpoint};
-use crate::witness::random;
 use crate::{preflight, upkeep};
 use machine::Machine;
 
@@ -50,8 +49,8 @@ pub struct GuardianConfig {
     pub heartbeat: Duration,
     /// This primary's term, which is the branch of its epochs.
     pub term: Term,
-    /// The epoch that the guest continues from, if it does.
-    pub fork: Option<Fork>,
+    /// What its branch begins with, and with which epoch.
+    pub origin: Origin,
     /// The guest was booted by this process.
     pub begins_afresh: bool,
     /// Which store its state directory is in the register, if epochs are committed to it.
@@ -76,7 +75,7 @@ pub(super) fn pipeline_config(
         writer: format!("outlast {}", env!("CARGO_PKG_VERSION")),
         machine: preflight::describe(machine),
         term: config.term,
-        origin: Origin { fork: config.fork, seed: BranchSeed(random()) },
+        origin: config.origin,
         heartbeat: config.heartbeat,
         detect: config.detect,
         ack_wait: config.detect * STALL_DETECTS,

@@ -1,17 +1,16 @@
 //! The last committed epoch together with earlier ones: keeping them, and going back to one.
 
-use outlast_api::KeptEpoch;
 use std::sync::Arc;
 use std::time::Duration;
 
-use replication::{BranchSeed, EpochId, EpochMark, Fork, Origin, StateDigest, Term};
+use replication::{EpochId, EpochMark, Fork, Origin, StateDigest, Term};
 use snapshot::disk::{DiskError, OverlayDisk, WriteMode, WriteSet};
 use snapshot::disklog::Line;
 use snapshot::statedir::Item;
 
 use super::record::{self, Identity};
 use super::retained::{self, BLOCK, Limits, Place, Ring, Shortened};
-use super::{LastEpoch, LocalError, LocalStore};
+use super::{KeptEpoch, LastEpoch, LocalError, LocalStore};
 use crate::fault;
 use machine::disk::SharedDisk;
 use machine::memory::PAGE_SIZE;
@@ -25,15 +24,13 @@ pub struct RetentionNews {
     pub shortened: Option<Shortened>,
 }
 
-/// The epoch as which a guest that went back is committed: the first of a branch that continues the earlier one.
+/// The branch of a guest that went back: its first epoch is what the guest was at the end of the earlier one.
 #[derive(Debug, Clone, Copy)]
 pub struct Anew {
     /// The branch.
     pub branch: Term,
-    /// The epoch's number, which was not used before.
-    pub count: EpochId,
-    /// What the branch begins with.
-    pub seed: BranchSeed,
+    /// What it begins with: the earlier epoch.
+    pub origin: Origin,
     /// Where the log of disk writes is.
     pub line: Line,
 }
@@ -117,11 +114,11 @@ impl LocalStore {
         Ok(())
     }
 
-    /// `epoch` was committed with `record`: keeps it if it is time for that.
-    pub(super) fn retain(&mut self, epoch: EpochId, record: &[u8]) -> Result<(), LocalError> {
+    /// `mark` was committed with `record`: keeps it if it is time for that.
+    pub(super) fn retain(&mut self, mark: EpochMark, record: &[u8]) -> Result<(), LocalError> {
         let Some(ring) = self.ring.as_mut().filter(|ring| ring.is_due()) else { return Ok(()) };
         self.tidings_due = true;
-        ring.retain(epoch, record)
+        ring.retain(Fork::Mark(mark), record)
             .map_err(|source| LocalError::Earlier { dir: Item::Earlier.path_in(&self.dir), source })
     }
 
@@ -132,12 +129,17 @@ impl LocalStore {
         is_due.then(|| RetentionNews { kept: self.earlier(), shortened })
     }
 
-    /// Puts memory and disks back to the end of `to`, one of the earlier epochs, and commits that as epoch `anew`: a number
-    /// is never used twice. Output of that epoch left long ago and is not repeated.
+    /// Puts memory and disks back to the end of the earlier epoch from which `anew` begins, and commits that as its first epoch. Output
+    /// of the earlier one left long ago and is not repeated.
     ///
     /// Broken off at any moment, it can be done again, and must be: until it is done nothing here is of one moment. It looks
     /// at every checksum before it changes anything.
-    pub fn go_back(&mut self, to: EpochId, anew: Anew, disks: &[OverlayDisk]) -> Result<LastEpoch, LocalError> {
+    ///
+    /// # Panics
+    /// If `anew` begins from no epoch.
+    pub fn go_back(&mut self, anew: Anew, disks: &[OverlayDisk]) -> Result<LastEpoch, LocalError> {
+        let Anew { branch, origin, line } = anew;
+        let to = origin.fork().expect("who goes back goes to an epoch").count();
         let failed = self.earlier_failed();
         let mut ring = self.ring.take().expect("earlier epochs are kept where one is gone back to");
         let old = ring.record(to).map_err(&failed)?;
@@ -157,9 +159,7 @@ impl LocalStore {
             disk.image().sync()?;
         }
         let mut buffer = Vec::new();
-        let Anew { branch, count, seed, line } = anew;
-        let root = EpochMark::root(branch, count, Origin { fork: Some(old.fork), seed });
-        let mark = root.next(count, Some(StateDigest::of(&old.state)));
+        let mark = EpochMark::root(branch, origin).next(Some(StateDigest::of(&old.state)));
         record::encode(&Identity { mark, life: self.life, line }, &old.state, [].iter(), &mut buffer);
         self.set(self.state, 0..buffer.len(), &buffer, true)?;
         self.memory.end()?;

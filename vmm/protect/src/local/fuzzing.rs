@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use replication::output::Output;
-use replication::{ChainHash, EpochId, EpochMark, Term};
+use replication::{BranchSeed, ChainHash, EpochId, EpochMark, Fork, Origin, Term};
 use snapshot::disklog::{Chain, LifeId, Line};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -37,7 +37,7 @@ fn record_file() -> Vec<u8> {
 pub fn valid(which: u8) -> Vec<u8> {
     match which {
         0 => record_file(),
-        1 => Ring::fuzzing_file(&dir().join("valid"), LIMITS, EPOCH, &record_file()),
+        1 => Ring::fuzzing_file(&dir().join("valid"), LIMITS, Fork::Number(EPOCH), &record_file()),
         2 => pairing::fuzzing_valid(),
         5 => reset::fuzzing_valid(),
         _ => binding::fuzzing_valid(),
@@ -92,8 +92,7 @@ pub fn read(which: u8, file: &[u8]) {
     match which {
         0 => {
             if let Ok(LastEpoch { fork, .. }) = record::decode(file) {
-                let epoch = fork.count();
-                assert!(pairing::unused_after(epoch) > epoch && epoch.after_takeover() > epoch);
+                assert!(Origin::after(fork, BranchSeed::default()).first() > fork.count());
             }
         }
         1 => Ring::fuzzing_open(&dir().join("ring"), LIMITS, EPOCH, file),

@@ -38,13 +38,12 @@ use recoverable::{RecoverableMemory, RegionId, Survives};
 use backing::{Backing, LocalOptions, StoreDurability};
 pub use binding::{Binding, BindingError};
 pub use earlier::{Anew, RetentionNews};
-pub use outlast_api::KeptEpoch;
 use record::Identity;
 pub use record::LastEpoch;
 pub use record::RecordError;
 use replication::output::Output;
 use replication::{EpochId, EpochMark};
-pub use retained::{Limits, RETAIN_MAX, RetainCount, Shortened};
+pub use retained::{KeptEpoch, Limits, RETAIN_MAX, RetainCount, Shortened};
 use snapshot::disklog::{LifeId, Line};
 use snapshot::statedir::sealed::Sealed;
 use snapshot::statedir::{self, Item, MemoryFiles, Stage};
@@ -314,7 +313,7 @@ impl LocalStore {
         let identity = Identity { mark, life: self.life, line };
         record::encode(&identity, state, self.held.iter().map(|(_, output)| &**output), &mut buffer);
         let result = self.commit_with(&sealed.pages, &buffer);
-        let result = result.and_then(|committed| self.retain(sealed.epoch, &buffer).map(|()| committed));
+        let result = result.and_then(|committed| self.retain(mark, &buffer).map(|()| committed));
         self.buffer = buffer;
         result
     }

@@ -17,14 +17,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use replication::view::{Incarnation, Known};
-use replication::{EpochId, SessionId, Term};
+use replication::{EpochId, Origin, SessionId, Term};
 use serde::{Deserialize, Serialize};
 use snapshot::statedir::sealed::Sealed;
 use snapshot::statedir::{self, Item};
 
 use super::line;
 use crate::Registrant;
-use crate::epoch::IN_FLIGHT_EPOCHS_MAX;
 use crate::transport::Endpoint;
 use crate::witness::WitnessName;
 
@@ -42,17 +41,12 @@ pub struct Pairing {
     pub term: u64,
     /// The session whose backup could continue the guest, as 32 hex digits.
     session: Option<String>,
-    /// Numbers of epochs below may have been used by the life of the guest that wrote this, even if it committed
-    /// nothing.
-    pub unused_from: EpochId,
+    /// Of a guest whose last epoch is known by its number alone: numbers below may have been used by a life of it that committed
+    /// nothing. Versions before branches wrote it always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unused_from: Option<EpochId>,
     /// The backup that it is to have.
     pub target: Option<Endpoint>,
-}
-
-/// The first number that was certainly not used when `epoch` was the last one committed here, or the first one that
-/// ran.
-pub fn unused_after(epoch: EpochId) -> EpochId {
-    EpochId(epoch.0 + 1 + u64::from(IN_FLIGHT_EPOCHS_MAX))
 }
 
 /// Why nothing is known of backups.
@@ -75,13 +69,11 @@ pub enum PairingError {
 }
 
 impl Pairing {
-    /// A record of a life of the guest that began with epoch `first`, of the directory that is `store`: it names no
-    /// session.
+    /// A record of the life of the guest that is branch `term` and begins so, of the directory that is `store`: it names no session.
     pub fn new(
         registrant: &Registrant,
         store: Incarnation,
-        term: Term,
-        first: EpochId,
+        (term, origin): (Term, Origin),
         target: Option<Endpoint>,
     ) -> Self {
         Self {
@@ -90,7 +82,7 @@ impl Pairing {
             known: registrant.known(),
             term: term.0,
             session: None,
-            unused_from: unused_after(first),
+            unused_from: origin.is_numbered().then(|| origin.first().past_in_flight()),
             target,
         }
     }
@@ -138,7 +130,7 @@ pub(super) fn fuzzing_valid() -> Vec<u8> {
         known: None,
         term: 3,
         session: Some(SessionId([7; 16]).to_string()),
-        unused_from: EpochId(77),
+        unused_from: Some(EpochId(77)),
         target: None,
     })
     .into_bytes()
@@ -148,12 +140,13 @@ pub(super) fn fuzzing_valid() -> Vec<u8> {
 #[cfg(feature = "fuzzing")]
 pub(super) fn fuzzing_read(file: &[u8]) {
     let Ok(Some(pairing)) = decode(&statedir::sealed::open(file)) else { return };
-    assert!(pairing.unused_from.next() > pairing.unused_from);
+    assert!(pairing.unused_from.is_none_or(|number| number.next() > number));
     let _ = (pairing.session(), Term(pairing.term).next());
 }
 
 #[cfg(test)]
 mod tests {
+    use replication::{BranchSeed, EpochMark, Fork};
     use snapshot::statedir::sealed;
 
     use super::*;
@@ -168,7 +161,8 @@ mod tests {
     fn pairing(session: Option<SessionId>) -> Pairing {
         let target = "tcp:b.example:7000".parse().expect("well formed");
         let registrant = Registrant::open("vm0", &WitnessName::NONE).expect("/proc is there");
-        Pairing::new(&registrant, Incarnation([9; 16]), Term(3), EpochId(77), Some(target)).with(session)
+        let origin = Origin::boot(BranchSeed::default());
+        Pairing::new(&registrant, Incarnation([9; 16]), (Term(3), origin), Some(target)).with(session)
     }
 
     #[test]
@@ -190,8 +184,20 @@ mod tests {
     fn line_of_every_version_so_far_is_read_and_written_as_ever() {
         let golden = include_str!("../../../../tests/golden/state-dir-pairing.txt");
         let read = decode(&sealed::open(golden.as_bytes())).expect("whole").expect("there");
-        assert_eq!((read.session(), read.unused_from), (Some(SessionId([7; 16])), EpochId(77)));
+        assert_eq!((read.session(), read.unused_from), (Some(SessionId([7; 16])), Some(EpochId(77))));
         assert_eq!(line::encode(&read), golden);
+    }
+
+    #[test]
+    fn numbers_that_may_be_used_are_kept_where_numbers_are_all_that_is_known() {
+        let registrant = Registrant::open("vm0", &WitnessName::NONE).expect("/proc is there");
+        let of = |fork| {
+            let origin = Origin::after(fork, BranchSeed::default());
+            Pairing::new(&registrant, Incarnation([9; 16]), (Term(3), origin), None).unused_from
+        };
+        let first = EpochId(77).past_in_flight();
+        assert_eq!(of(Fork::Number(EpochId(77))), Some(first.past_in_flight()));
+        assert_eq!(of(Fork::Mark(EpochMark { count: EpochId(77), ..EpochMark::default() })), None);
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub struct LastEpoch {
 }
 
 impl LastEpoch {
-    /// Its number.
+    /// Its number, by which the log of this guest's disk writes is cut; whether it is its log, `line` tells.
     pub fn epoch(&self) -> EpochId {
         self.fork.count()
     }

@@ -29,7 +29,7 @@ fn base_counts_when_it_was_rehearsed_and_what_was_filled_in_before_it_is_synced(
     }
     assert_eq!(host.acked(), 7);
     assert_eq!(host.store(), ["apply 7"]);
-    assert!(host.notes().contains(&Note::Protected(EpochId(7))));
+    assert!(host.notes().contains(&Note::Protected(host.mark(7))));
 }
 
 #[test]
@@ -156,7 +156,8 @@ fn kept_copy_is_on_the_medium_and_the_log_empty_before_that_is_said() {
     host.done(StorageDone::Done);
     assert_eq!((host.step().as_deref(), host.notes()), (Some("truncate"), vec![]));
     host.done(StorageDone::Done);
-    assert_eq!(host.notes(), [Note::Kept { epoch: EpochId(7), holder: "a".into() }]);
+    let kept = host.mark(7);
+    assert_eq!(host.notes(), [Note::Kept { epoch: kept, holder: "a".into() }]);
 }
 
 #[test]

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use recoverable::Survives;
+use replication::BranchSeed;
 
 use super::super::backing::LocalOptions;
 use super::super::tests::identity;
@@ -13,8 +14,10 @@ use machine::memory::Ram;
 use machine::stats::Stats;
 use machine::testing::Random;
 
-fn anew(count: u64) -> Anew {
-    Anew { branch: Term(2), count: EpochId(count), seed: BranchSeed([8; 16]), line: Line::Nothing }
+/// Back to epoch `to`.
+fn anew(to: u64) -> Anew {
+    let origin = Origin::after(Fork::Mark(identity(to).mark), BranchSeed([8; 16]));
+    Anew { branch: Term(2), origin, line: Line::Nothing }
 }
 
 const RAM_BYTES: u64 = 2 << 20;
@@ -101,8 +104,8 @@ impl Guest {
         let record = record_of(epoch.0);
         let pages = capture::stop_and_copy(&Arc::new(Stats::default())).capture(&self.ram, gfns);
         self.store.commit_with(&pages, &record).unwrap();
-        self.store.retain(epoch, &record).unwrap();
-        if self.store.earlier().last().is_some_and(|kept| kept.epoch == epoch.0) {
+        self.store.retain(identity(epoch.0).mark, &record).unwrap();
+        if self.store.earlier().last().is_some_and(|kept| kept.fork == Fork::Mark(identity(epoch.0).mark)) {
             self.was.insert(epoch.0, self.seen.clone());
         }
         // Images get their writes some time after the commit.
@@ -157,22 +160,17 @@ fn memory_and_disks_go_back_together_to_every_kept_epoch() {
         guest.store.ring.as_mut().unwrap().end_merging(true).unwrap();
         let kept = guest.store.earlier();
         assert!(kept.len() >= 3, "{kept:?}");
-        for to in kept.iter().map(|kept| kept.epoch) {
+        for to in kept.iter().map(|kept| kept.fork.count().0) {
             let copy = guest.copy();
             let (mut store, last, disks) = open(copy.path());
             assert_eq!(last.epoch(), EpochId(60));
-            let anew = anew(100);
-            let went_back = store.go_back(EpochId(to), anew, &disks).unwrap();
-            let fork = Some(Fork::Mark(identity(to).mark));
-            let root = EpochMark::root(anew.branch, anew.count, Origin { fork, seed: anew.seed });
-            let digest = StateDigest::of(&went_back.state);
-            assert_eq!(
-                went_back.fork,
-                Fork::Mark(root.next(anew.count, Some(digest))),
-                "it continues the earlier epoch"
-            );
+            let anew = anew(to);
+            let went_back = store.go_back(anew, &disks).unwrap();
+            let first = EpochMark::root(anew.branch, anew.origin).next(Some(StateDigest::of(&went_back.state)));
+            assert_eq!(went_back.fork, Fork::Mark(first), "it continues the earlier epoch");
+            assert_eq!(went_back.fork.name().to_string(), format!("2/{}", to + 1));
             assert_eq!(went_back.state, format!("state {to}").into_bytes());
-            assert_eq!(store.earlier().last().map(|kept| kept.epoch), Some(to));
+            assert_eq!(store.earlier().last().map(|kept| kept.fork.count().0), Some(to));
             assert!(
                 seen_in(copy.path(), &store) == guest.was[&to],
                 "seed {seed}: what is mapped now is not epoch {to}"
@@ -180,10 +178,10 @@ fn memory_and_disks_go_back_together_to_every_kept_epoch() {
             drop((store, disks));
             let (mut store, last, disks) = open(copy.path());
             assert_eq!((last.fork, last.line), (went_back.fork, Line::Nothing));
-            assert_eq!((last.epoch(), last.state), (anew.count, format!("state {to}").into_bytes()));
+            assert_eq!((last.epoch(), last.state), (EpochId(to + 1), format!("state {to}").into_bytes()));
             assert!(seen_in(copy.path(), &store) == guest.was[&to], "seed {seed}: epoch {to} is not what it was");
             // Once more, from a start that was broken off: nothing changes.
-            store.go_back(EpochId(to), anew, &disks).unwrap();
+            store.go_back(anew, &disks).unwrap();
             drop((store, disks));
             let (store, _, _) = open(copy.path());
             assert!(seen_in(copy.path(), &store) == guest.was[&to]);
@@ -196,13 +194,13 @@ fn damaged_block_is_found_before_anything_is_changed() {
     let (mut guest, random) = (Guest::new(LocalLog::Auto), &mut Random(3));
     (0..20).for_each(|_| guest.run_an_epoch(random));
     let copy = guest.copy();
-    let oldest = guest.store.earlier()[0].epoch;
+    let oldest = guest.store.earlier()[0].fork.count().0;
     let path = copy.path().join("state").join("earlier").join(format!("{oldest:016x}"));
     let mut bytes = std::fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let (mut store, _, disks) = open(copy.path());
-    let error = store.go_back(EpochId(oldest), anew(100), &disks).unwrap_err();
+    let error = store.go_back(anew(oldest), &disks).unwrap_err();
     assert!(matches!(error, LocalError::Earlier { .. }), "{error}");
     assert!(seen_in(copy.path(), &store) == guest.seen);
 }
@@ -232,10 +230,10 @@ fn block_that_the_machine_does_not_have_is_found_before_anything_is_changed() {
         let (mut guest, random) = (Guest::new(LocalLog::Auto), &mut Random(3));
         (0..20).for_each(|_| guest.run_an_epoch(random));
         let copy = guest.copy();
-        let oldest = guest.store.earlier()[0].epoch;
+        let oldest = guest.store.earlier()[0].fork.count().0;
         retained::append_block(&copy.path().join("state").join("earlier"), EpochId(oldest), id);
         let (mut store, _, disks) = open(copy.path());
-        let error = store.go_back(EpochId(oldest), anew(100), &disks).unwrap_err();
+        let error = store.go_back(anew(oldest), &disks).unwrap_err();
         assert!(error.to_string().contains("this machine does not have"), "{id:#x}: {error}");
         assert!(seen_in(copy.path(), &store) == guest.seen, "{id:#x}");
     }

@@ -14,6 +14,9 @@
 //! Bounds: `count` epochs, two more while one is dropped; `bytes` of files, records included. Where they take more, or
 //! where the file system has no room, the oldest go first, and then all: the guest never waits for room.
 //!
+//! All are of one line of history: each is an ancestor of the next and of the guest's last epoch, through whatever branches lie between.
+//! So their numbers ascend, and a number names a file. What would not be of the line is not kept beside the others.
+//!
 //! They survive the death of the process, not of the host: nothing is synced, for that would be a wait in every commit. So
 //! files of another run of the host's kernel are not used.
 //!
@@ -32,11 +35,11 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use outlast_api::KeptEpoch;
-use replication::EpochId;
+use replication::{EpochId, Fork};
 use snapshot::private;
 use snapshot::within::Within;
 
+use super::record;
 pub(super) use blocks::{BLOCK, Place};
 use blocks::{BlockId, BlockSet};
 use delta::{Batch, Batches, UnixMs};
@@ -75,8 +78,27 @@ pub struct Shortened {
     pub why: String,
 }
 
+/// An epoch that the guest can go back to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeptEpoch {
+    /// Which.
+    pub fork: Fork,
+    /// Since its end, in milliseconds.
+    pub age_ms: u64,
+    /// Of its file.
+    pub bytes: u64,
+}
+
+impl From<KeptEpoch> for outlast_api::KeptEpoch {
+    fn from(KeptEpoch { fork, age_ms, bytes }: KeptEpoch) -> Self {
+        Self { epoch: fork.count().0, epoch_id: fork.name().to_string(), age_ms, bytes }
+    }
+}
+
 #[derive(Debug)]
 struct Earlier {
+    fork: Fork,
+    /// Its number, which names its file.
     epoch: EpochId,
     at_ms: u64,
     /// Bytes of its file that count.
@@ -189,13 +211,15 @@ impl Ring {
 
     fn open_one(&self, epoch: EpochId) -> io::Result<Earlier> {
         let mut file = File::open(path_of(&self.dir, epoch))?;
-        let (head, _) = delta::read_head(&mut file)?;
-        if head.epoch != epoch {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it has the name of another epoch"));
+        let (head, record) = delta::read_head(&mut file)?;
+        let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+        let fork = record::decode(&record).map_err(|error| invalid(format!("its record: {error}")))?.fork;
+        if head.epoch != epoch || fork.count() != epoch {
+            return Err(invalid("it has the name of another epoch".into()));
         }
         let mut batches = Batches::of(file, &head)?;
         while batches.next_ids()?.is_some() {}
-        Ok(Earlier { epoch, at_ms: head.at_ms.get(), len: batches.at() })
+        Ok(Earlier { fork, epoch, at_ms: head.at_ms.get(), len: batches.at() })
     }
 
     /// A file in the middle is of no use: nor are the older ones, which it would lead back to.
@@ -236,7 +260,7 @@ impl Ring {
     /// What is kept, oldest first.
     pub(super) fn kept(&self) -> Vec<KeptEpoch> {
         let now = self.now_ms();
-        let kept = |e: &Earlier| KeptEpoch { epoch: e.epoch.0, age_ms: now.saturating_sub(e.at_ms), bytes: e.len };
+        let kept = |e: &Earlier| KeptEpoch { fork: e.fork, age_ms: now.saturating_sub(e.at_ms), bytes: e.len };
         self.epochs.iter().map(kept).collect()
     }
 
@@ -363,14 +387,19 @@ impl Ring {
         now >= self.not_before_ms && self.epochs.last().is_none_or(|newest| now >= newest.at_ms + spacing::STEP_MS)
     }
 
-    /// Keeps `epoch`, which was just committed with `record`.
-    pub(super) fn retain(&mut self, epoch: EpochId, record: &[u8]) -> io::Result<()> {
+    /// Keeps the epoch `fork`, which was just committed with `record`.
+    pub(super) fn retain(&mut self, fork: Fork, record: &[u8]) -> io::Result<()> {
         self.end_merging(false)?;
         self.flush()?;
+        if self.epochs.last().is_some_and(|newest| !newest.fork.is_before(fork)) {
+            // Somebody put them here: they lead back from another moment than the guest's.
+            self.give_up("they are of another line of history than the guest")?;
+        }
+        let epoch = fork.count();
         let at_ms = self.now_ms();
         match self.create(epoch, at_ms, record) {
             Ok(len) if self.bytes() + len <= self.limits.bytes => {
-                self.epochs.push(Earlier { epoch, at_ms, len });
+                self.epochs.push(Earlier { fork, epoch, at_ms, len });
                 self.open_newest()?;
                 self.thin()
             }
@@ -481,15 +510,15 @@ impl Ring {
 #[cfg(feature = "fuzzing")]
 impl Ring {
     /// The file of an epoch with two blocks.
-    pub(super) fn fuzzing_file(dir: &Path, limits: Limits, epoch: EpochId, record: &[u8]) -> Vec<u8> {
+    pub(super) fn fuzzing_file(dir: &Path, limits: Limits, fork: Fork, record: &[u8]) -> Vec<u8> {
         let mut ring = Self::open(dir, limits).expect("there is a tmpfs");
         ring.lose().expect("it is a tmpfs");
         ring.not_before_ms = 0;
-        ring.retain(epoch, record).expect("there is room");
+        ring.retain(fork, record).expect("there is room");
         ring.keep_page(5, &[1; BLOCK]).expect("there is room");
         ring.keep_block(0, 3, &[2; BLOCK]).expect("there is room");
         ring.flush().expect("there is room");
-        fs::read(path_of(dir, epoch)).expect("it was written")
+        fs::read(path_of(dir, fork.count())).expect("it was written")
     }
 
     /// Opens a directory in which any bytes are the file of an epoch, and uses what can be used.
@@ -508,7 +537,7 @@ impl Ring {
                 Ok::<(), io::Error>(())
             });
             let _ = ring.wants_page(7);
-            ring.retain(epoch.next(), b"record").expect("there is room");
+            ring.retain(Fork::Number(epoch.next()), b"record").expect("there is room");
         }
     }
 }

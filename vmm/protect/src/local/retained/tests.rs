@@ -1,9 +1,20 @@
 use std::collections::BTreeMap;
 
+use super::super::tests::identity;
 use super::*;
 use machine::testing::Random;
 
 const BLOCKS: u64 = 300;
+
+fn fork(epoch: u64) -> Fork {
+    Fork::Mark(identity(epoch).mark)
+}
+
+fn record_of(epoch: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    record::encode(&identity(epoch), b"state", [].iter(), &mut bytes);
+    bytes
+}
 
 /// What all blocks hold: one byte says it.
 type World = BTreeMap<(u16, u64), u8>;
@@ -33,7 +44,7 @@ impl Model {
     }
 
     fn record(epoch: u64) -> Vec<u8> {
-        format!("record {epoch}").into_bytes()
+        record_of(epoch)
     }
 
     /// One epoch that changes some blocks and is committed.
@@ -56,7 +67,7 @@ impl Model {
         self.ring.flush().unwrap();
         self.world.extend(writes);
         if self.ring.is_due() {
-            self.ring.retain(EpochId(self.epoch), &Self::record(self.epoch)).unwrap();
+            self.ring.retain(fork(self.epoch), &Self::record(self.epoch)).unwrap();
             self.was.insert(self.epoch, self.world.clone());
         }
     }
@@ -76,7 +87,8 @@ impl Model {
     fn check(&mut self, context: &str) {
         self.ring.end_merging(true).unwrap();
         for kept in self.ring.kept() {
-            let epoch = kept.epoch;
+            let epoch = kept.fork.count().0;
+            assert_eq!(kept.fork, fork(epoch), "{context}");
             assert_eq!(self.ring.record(EpochId(epoch)).unwrap(), Self::record(epoch), "{context}");
             assert!(self.world_at(epoch) == self.was[&epoch], "{context}: epoch {epoch} is not what it was");
         }
@@ -89,7 +101,7 @@ impl Model {
         if let Some(newest) = self.ring.kept().last() {
             let mut batch = Batch::default();
             (0..3).for_each(|index| batch.push(BlockId::page(index), &[0xee; BLOCK]));
-            let path = path_of(self.dir.path(), EpochId(newest.epoch));
+            let path = path_of(self.dir.path(), newest.fork.count());
             let mut file = File::options().read(true).write(true).open(path).unwrap();
             batch.write(&mut file, newest.bytes).unwrap();
             file.set_len(newest.bytes + random.below(batch.bytes())).unwrap();
@@ -103,10 +115,10 @@ impl Model {
     fn go_back(&mut self, random: &mut Random) {
         self.ring.end_merging(true).unwrap();
         let kept = self.ring.kept();
-        let to = kept[random.below(kept.len() as u64) as usize].epoch;
+        let to = kept[random.below(kept.len() as u64) as usize].fork.count().0;
         self.world = self.world_at(to);
         self.ring.went_back_to(EpochId(to)).unwrap();
-        assert_eq!(self.ring.kept().last().map(|kept| kept.epoch), Some(to));
+        assert_eq!(self.ring.kept().last().map(|kept| kept.fork.count().0), Some(to));
     }
 }
 
@@ -183,23 +195,23 @@ fn damaged_file_takes_the_older_ones_with_it_and_none_is_used() {
     }
     model.ring.end_merging(true).unwrap();
     let kept = model.ring.kept();
-    let path = path_of(model.dir.path(), EpochId(kept[1].epoch));
+    let path = path_of(model.dir.path(), kept[1].fork.count());
     let whole = fs::read(&path).unwrap();
     // In the record: found when it is opened.
     let mut bytes = whole.clone();
     bytes[42] ^= 1;
     fs::write(&path, &bytes).unwrap();
     let mut ring = Ring::open(model.dir.path(), model.ring.limits).unwrap();
-    assert_eq!(ring.kept().iter().map(|kept| kept.epoch).collect::<Vec<_>>(), [kept[2].epoch, kept[3].epoch]);
+    assert_eq!(ring.kept().iter().map(|kept| kept.fork).collect::<Vec<_>>(), [kept[2].fork, kept[3].fork]);
     assert!(ring.take_news().is_some_and(|news| news.why.contains("checksum")));
     // In a block: found before it is used.
-    let path = path_of(model.dir.path(), EpochId(kept[2].epoch));
+    let path = path_of(model.dir.path(), kept[2].fork.count());
     let mut bytes = fs::read(&path).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     fs::write(&path, &bytes).unwrap();
     let mut ring = Ring::open(model.dir.path(), model.ring.limits).unwrap();
-    let used = ring.blocks_of(EpochId(kept[2].epoch), |_, _| Ok::<(), io::Error>(()));
+    let used = ring.blocks_of(kept[2].fork.count(), |_, _| Ok::<(), io::Error>(()));
     assert_eq!(used.unwrap_err().kind(), io::ErrorKind::InvalidData);
 }
 
@@ -222,10 +234,11 @@ fn epoch_or_time_that_cannot_be_is_not_used_and_what_is_left_goes_on() {
     let limits = Limits { count: RetainCount::nearest(4), bytes: u64::MAX };
     let write = |epoch: u64, at_ms: u64| {
         let path = path_of(dir.path(), EpochId(epoch));
-        delta::create(&path, EpochId(epoch), UnixMs::nearest(0), b"record").unwrap();
+        let record = record_of(epoch);
+        delta::create(&path, EpochId(epoch), UnixMs::nearest(0), &record).unwrap();
         let mut bytes = fs::read(&path).unwrap();
         bytes[16..24].copy_from_slice(&at_ms.to_le_bytes());
-        let sum = xxhash_rust::xxh3::xxh3_64(&[&bytes[..32], b"record"].concat());
+        let sum = xxhash_rust::xxh3::xxh3_64(&[&bytes[..32], &record].concat());
         bytes[32..40].copy_from_slice(&sum.to_le_bytes());
         fs::write(path, bytes).unwrap();
         fs::write(dir.path().join(BOOT), boot_id()).unwrap();

@@ -1,0 +1,139 @@
+//! How far the checker looks.
+
+use std::str::FromStr;
+
+/// How much may happen in one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Records at the witness.
+    pub records: u8,
+    /// Epochs are numbered up to this.
+    pub epochs: u8,
+    /// Lives of processes on each host.
+    pub lives: u8,
+    /// Processes that end without warning.
+    pub crashes: u8,
+    /// Pairings.
+    pub joins: u8,
+    /// Appends that are not answered: done or not.
+    pub unanswered: u8,
+    /// Of these, one arrives later, at any time.
+    pub late: bool,
+    /// Hosts that are there: 1 to 3.
+    pub hosts: u8,
+    /// Primaries commit to a state directory too.
+    pub store: bool,
+    /// Such a directory may take no more epochs.
+    pub store_losses: u8,
+    /// An operator may have a kept copy continue.
+    pub overrides: u8,
+    /// The guest may be stopped.
+    pub ends: u8,
+    /// The witness may be restored to an older state.
+    pub restores: u8,
+}
+
+impl Bounds {
+    /// A pair, and a host to spare. What is named otherwise begins here.
+    pub const SMALL: Bounds = Bounds {
+        records: 4,
+        epochs: 2,
+        lives: 2,
+        crashes: 1,
+        joins: 1,
+        unanswered: 1,
+        late: true,
+        hosts: 3,
+        store: false,
+        store_losses: 0,
+        overrides: 0,
+        ends: 0,
+        restores: 0,
+    };
+}
+
+/// Bounds that are checked together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Case {
+    /// What happens in them.
+    pub name: &'static str,
+    /// How much.
+    pub bounds: Bounds,
+    /// Each state must heal.
+    pub heals: bool,
+}
+
+const QUIET: Bounds = Bounds { unanswered: 0, ..Bounds::SMALL };
+
+/// For every change.
+pub const QUICK: [Case; 7] = [
+    Case { name: "an append in doubt", bounds: Bounds::SMALL, heals: false },
+    Case { name: "healing", bounds: QUIET, heals: true },
+    Case { name: "ends", bounds: Bounds { ends: 1, crashes: 0, ..QUIET }, heals: false },
+    Case { name: "a state directory", bounds: Bounds { store: true, store_losses: 1, hosts: 2, ..QUIET }, heals: false },
+    Case { name: "a state directory heals", bounds: Bounds { store: true, hosts: 2, ..QUIET }, heals: true },
+    Case { name: "a restored witness", bounds: Bounds { restores: 1, ..QUIET }, heals: false },
+    Case { name: "an override", bounds: Bounds { overrides: 1, records: 5, ..QUIET }, heals: false },
+];
+
+/// The bounds of the rules, for hours in which nobody waits.
+pub const DEEP: [Case; 6] = [
+    Case { name: "epochs", bounds: Bounds { epochs: 3, ..Bounds::SMALL }, heals: false },
+    Case { name: "pairings", bounds: Bounds { joins: 2, ..Bounds::SMALL }, heals: false },
+    Case { name: "crashes", bounds: Bounds { crashes: 2, lives: 3, ..Bounds::SMALL }, heals: false },
+    Case { name: "ends", bounds: Bounds { ends: 1, ..Bounds::SMALL }, heals: false },
+    Case { name: "a state directory", bounds: Bounds { store: true, store_losses: 1, ..Bounds::SMALL }, heals: false },
+    Case { name: "healing", bounds: Bounds::SMALL, heals: true },
+];
+
+impl FromStr for Bounds {
+    type Err = String;
+
+    /// `records=4,store=on,…`: what is not named is as in [`Bounds::SMALL`].
+    fn from_str(text: &str) -> Result<Bounds, String> {
+        let mut bounds = Bounds::SMALL;
+        for part in text.split(',').filter(|part| !part.is_empty()) {
+            let (key, value) = part.split_once('=').ok_or_else(|| format!("{part:?} is not KEY=NUMBER"))?;
+            bounds.set(key, value)?;
+        }
+        Ok(bounds)
+    }
+}
+
+impl Bounds {
+    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        let number = || value.parse::<u8>().map_err(|_| format!("{key}={value}: want a number up to 255"));
+        let switch = || match value {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            _ => Err(format!("{key}={value}: want on or off")),
+        };
+        match key {
+            "late" => self.late = switch()?,
+            "store" => self.store = switch()?,
+            "hosts" if !(1..=3).contains(&number()?) => return Err(format!("hosts={value}: want 1 to 3")),
+            _ => *self.number(key)? = number()?,
+        }
+        Ok(())
+    }
+
+    fn number(&mut self, key: &str) -> Result<&mut u8, String> {
+        Ok(match key {
+            "records" => &mut self.records,
+            "epochs" => &mut self.epochs,
+            "lives" => &mut self.lives,
+            "crashes" => &mut self.crashes,
+            "joins" => &mut self.joins,
+            "unanswered" => &mut self.unanswered,
+            "hosts" => &mut self.hosts,
+            "store-losses" => &mut self.store_losses,
+            "overrides" => &mut self.overrides,
+            "ends" => &mut self.ends,
+            "restores" => &mut self.restores,
+            _ => return Err(format!(
+                "no bound is called {key:?}; there are records, epochs, lives, crashes, joins, unanswered, late, hosts, store, \
+                 store-losses, overrides, ends, restores"
+            )),
+        })
+    }
+}

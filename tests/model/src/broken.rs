@@ -1,0 +1,170 @@
+//! Rules that are broken on purpose, to prove that the checker sees it. Each is a change of what surrounds the product's register, or
+//! a wrong answer given to it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::bounds::Bounds;
+use crate::play::Setting;
+use crate::world::Wrong;
+
+/// A rule broken on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Break {
+    /// V1: the witness loses its newest record.
+    RecordLost,
+    /// V2: the witness puts a record in the place of another of its number.
+    AppendReplaces,
+    /// V2: a backup runs the guest because it has read a record that lists it.
+    ReadIsRight,
+    /// V3: an append without an answer is taken for won.
+    DoubtIsWon,
+    /// V3, V4: a backup whose append has no answer follows on as if it had not asked.
+    DoubtIsForgotten,
+    /// V5: nobody keeps what it has seen of the register.
+    SeenIsForgotten,
+    /// V7: a start runs the guest before its append is won.
+    RunBeforeWon,
+    /// V8: an epoch is committed when it is sealed.
+    SealCommits,
+    /// V8: a new backup counts from its first ack on, and not from its base on.
+    CountsFromFirstAck,
+    /// V9: an epoch is committed under a view that was asked for and is not won.
+    CommitUnderAskedView,
+    /// V11: who learns that another is primary lets out what it holds.
+    HeldIsReleased,
+    /// V13: a backup that was left out comes back under the join id that it had.
+    JoinComesBack,
+    /// V14: a base is sealed before the record that lists the backup is won.
+    BaseBeforeListed,
+    /// V15: of a joining that was given up a base is sealed after all, and only the backup hears of it.
+    BaseAfterGivenUp,
+    /// V16: the primary releases without a lost backup before the record without it is won.
+    RemovalUnasked,
+    /// V17: the primary releases without a lost store before the record without it is won.
+    StoreRemovalUnasked,
+    /// V17: epochs are released before the store has them.
+    StoreUncounted,
+    /// V18: a restarted backup counts as the member that it was, with its base alone.
+    RestartIsMember,
+    /// V19: a backup acks an epoch that is not whole there.
+    AckBeforeWhole,
+    /// V21: a takeover goes on in the branch of its parent.
+    BranchKept,
+    /// V22: a backup that is not listed any more claims.
+    ClaimUnlisted,
+    /// V23: a backup acks while it asks.
+    AckWhileAsking,
+    /// V24: a claimer leaves out its last whole epoch.
+    ForkBelowWhole,
+    /// V30: a start takes every listed place for dead.
+    BeginUnproved,
+    /// V30: a start boots from any disk.
+    AnyDisk,
+    /// V31: a place of which nothing is heard is taken for dead.
+    SilenceProves,
+    /// V32: a store that is not listed is resumed.
+    ResumeUnlisted,
+    /// V33: a guest has ended before the register knows.
+    EndUnrecorded,
+    /// V36: an operator who names the primary as dead has named every place.
+    OverrideUnnamed,
+    /// Nobody continues the guest: a backup does not ask for it.
+    NobodyClaims,
+    /// A backup that can never be whole tells nobody.
+    VoidUntold,
+    /// A process tells nobody that those before it on its host are gone.
+    DeathUntold,
+}
+
+impl Break {
+    /// All of them.
+    pub const ALL: [Break; 32] = [
+        Break::RecordLost,
+        Break::AppendReplaces,
+        Break::ReadIsRight,
+        Break::DoubtIsWon,
+        Break::DoubtIsForgotten,
+        Break::SeenIsForgotten,
+        Break::RunBeforeWon,
+        Break::SealCommits,
+        Break::CountsFromFirstAck,
+        Break::CommitUnderAskedView,
+        Break::HeldIsReleased,
+        Break::JoinComesBack,
+        Break::BaseBeforeListed,
+        Break::BaseAfterGivenUp,
+        Break::RemovalUnasked,
+        Break::StoreRemovalUnasked,
+        Break::StoreUncounted,
+        Break::RestartIsMember,
+        Break::AckBeforeWhole,
+        Break::BranchKept,
+        Break::ClaimUnlisted,
+        Break::AckWhileAsking,
+        Break::ForkBelowWhole,
+        Break::BeginUnproved,
+        Break::AnyDisk,
+        Break::SilenceProves,
+        Break::ResumeUnlisted,
+        Break::EndUnrecorded,
+        Break::OverrideUnnamed,
+        Break::NobodyClaims,
+        Break::VoidUntold,
+        Break::DeathUntold,
+    ];
+}
+
+impl Break {
+    /// The smallest setting in which it does harm.
+    pub fn setting(self) -> Setting {
+        let plain = Bounds { epochs: 2, ends: 0, unanswered: 0, ..Bounds::SMALL };
+        let alone = Bounds { store: true, hosts: 1, ..plain };
+        let bounds = match self {
+            Break::RecordLost | Break::SeenIsForgotten => Bounds { restores: 1, ..plain },
+            Break::DoubtIsWon | Break::DoubtIsForgotten => Bounds { unanswered: 1, ..plain },
+            Break::JoinComesBack => Bounds { epochs: 3, records: 5, joins: 2, crashes: 0, ..plain },
+            Break::StoreRemovalUnasked => Bounds { store_losses: 1, ..alone },
+            Break::StoreUncounted => alone,
+            Break::ResumeUnlisted => Bounds { store: true, ..plain },
+            Break::OverrideUnnamed => Bounds { store: true, overrides: 1, ..plain },
+            Break::EndUnrecorded => Bounds { ends: 1, crashes: 0, ..plain },
+            Break::DeathUntold => Bounds { crashes: 2, ..plain },
+            _ => plain,
+        };
+        let heals = matches!(self, Break::NobodyClaims | Break::VoidUntold | Break::DeathUntold);
+        Setting { bounds, broken: Some(self), heals }
+    }
+
+    /// What may be seen of it, in whatever order states are looked at.
+    pub fn harm(self) -> &'static [Wrong] {
+        use Wrong::*;
+        match self {
+            Break::NobodyClaims | Break::VoidUntold | Break::DeathUntold => &[Stuck],
+            Break::BaseBeforeListed => &[ProtectedUnlisted],
+            Break::EndUnrecorded => &[EndedContinued],
+            Break::AnyDisk => &[OtherDisk],
+            Break::BeginUnproved | Break::SilenceProves | Break::OverrideUnnamed => &[BesideWhole],
+            Break::RunBeforeWon | Break::ReadIsRight => &[ReleasedWithoutRight],
+            Break::BranchKept => &[TwinEpochs, OtherLine],
+            _ => &[OtherLine, ClaimBehind, TwinEpochs, ReleasedUncommitted, ReleasedWithoutRight, BesideWhole],
+        }
+    }
+}
+
+impl fmt::Display for Break {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+impl FromStr for Break {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Break, String> {
+        let wanted = name.replace('-', "");
+        let found = Break::ALL.into_iter().find(|rule| format!("{rule:?}").eq_ignore_ascii_case(&wanted));
+        let names = || Break::ALL.map(|rule| rule.to_string()).join(", ");
+        found.ok_or_else(|| format!("no rule is called {name:?}; there are {}", names()))
+    }
+}

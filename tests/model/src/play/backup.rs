@@ -1,0 +1,150 @@
+//! The backup: being filled, following, asking for the guest, keeping what it has.
+
+use replication::view::{Outcome, Register, Tell, Voids, Wish};
+
+use super::Play;
+use super::register::void;
+use crate::broken::Break;
+use crate::name::{HostId, Join};
+use crate::shared::Shared;
+use crate::world::{Backup, Disk, Extent, Phase, Replica, Role, Session, Stance};
+
+impl Play<'_> {
+    /// A primary without a backup meets one. That both see the same witness is taken for proved.
+    pub(super) fn connect(&mut self, host: HostId, backup: HostId) -> Option<()> {
+        let primary = self.world.primary(host)?;
+        if primary.session.is_some() || primary.is_frozen || primary.is_stopping {
+            return None;
+        }
+        let line = primary.line;
+        if self.world.node(backup).is_none() {
+            self.begin_backup(backup)?;
+        }
+        let node = self.world.node(backup)?;
+        let Role::Backup(Backup { copy, .. }) = &node.role else { return None };
+        let is_free = matches!(copy, Replica::Nothing | Replica::Whole { stance: Stance::Keeping, .. });
+        if !is_free || node.pending.is_some() {
+            return None;
+        }
+        let (life, copy) = (node.life, *copy);
+        self.follow(host, backup)?;
+        self.spend(|spent| &mut spent.joins);
+        let number = self.world.spent.joins;
+        let (mut join, mut has) = (Join { primary: line.life, backup: life, number }, None);
+        if self.breaks(Break::JoinComesBack)
+            && let Replica::Whole { join: before, last, .. } = copy
+        {
+            self.world.joins.remove(&before);
+            (join, has) = (before, Some(Replica::Whole { join: before, last, stance: Stance::Claiming }));
+        }
+        let session = Session { join, phase: Phase::Filling, acked: 0, ack_sent: 0 };
+        self.world.primary_mut(host)?.session = Some(session);
+        self.world.host_mut(backup).disk = Disk::Partial;
+        let backup = self.world.backup_mut(backup)?;
+        let mut voids = Voids::clone(&backup.voids);
+        voids.handle_joined(join.session(), line.life.incarnation());
+        *backup = Backup { voids: Shared::new(voids), copy: has.unwrap_or(Replica::Filling { join, line }) };
+        Some(())
+    }
+
+    fn begin_backup(&mut self, host: HostId) -> Option<()> {
+        let newcomer = self.arrive_on(host)?;
+        let voids = Shared::new(Voids::new(newcomer.life.incarnation()));
+        self.settle_in(newcomer, Role::Backup(Backup { voids, copy: Replica::Nothing }));
+        Some(())
+    }
+
+    /// The backup asks the register whether the peer is the primary that it says it is.
+    fn follow(&mut self, host: HostId, backup: HostId) -> Option<()> {
+        let peer = self.world.node(host)?;
+        let wish = Wish::Follow { known: peer.register.known()?, primary: peer.life.incarnation() };
+        let node = self.world.node(backup)?;
+        let mut register = Register::clone(&node.register);
+        register.handle_wish(wish, node.life.attempt());
+        let outcome = self.look(&mut register)?;
+        self.world.node_mut(backup)?.register = Shared::new(register);
+        matches!(outcome, Outcome::Won(_)).then_some(())
+    }
+
+    /// An epoch is whole here, the base or the next one, and an ack goes out.
+    pub(super) fn receive(&mut self, host: HostId) -> Option<()> {
+        let is_deaf = !self.breaks(Break::AckWhileAsking);
+        let copy = self.world.backup(host)?.copy;
+        let (join, count, line, stance) = match copy {
+            Replica::Filling { join, line } => (join, self.extent(join)?.base, line, Stance::Following),
+            Replica::Whole { join, last, stance } => (join, last.count + 1, last.line, stance),
+            Replica::Nothing => return None,
+        };
+        let session = *self.world.session(join)?;
+        let sealed = self.world.primary(join.primary.host)?.sealed;
+        let may_take = stance == Stance::Following || (stance == Stance::Claiming && !is_deaf);
+        if session.phase < Phase::Basing || count > sealed || !may_take {
+            return None;
+        }
+        let last = crate::line::Epoch { line, count };
+        self.world.backup_mut(host)?.copy = Replica::Whole { join, last, stance };
+        self.world.host_mut(host).disk = Disk::At(last);
+        if let Some(extent) = self.world.joins.get_mut(&join) {
+            *extent = Extent { whole: count.max(extent.whole), ..*extent };
+        }
+        let acked = if self.breaks(Break::AckBeforeWhole) { sealed } else { count };
+        self.session_mut(join.primary.host)?.ack_sent = acked;
+        Some(())
+    }
+
+    /// It is lost before the base is whole: nothing of it counts, and never will.
+    pub(super) fn lose_primary(&mut self, host: HostId) -> Option<()> {
+        let is_silent = self.breaks(Break::VoidUntold);
+        let backup = self.world.backup_mut(host)?;
+        let Replica::Filling { join, .. } = backup.copy else { return None };
+        let mut voids = Voids::clone(&backup.voids);
+        if !is_silent {
+            voids.handle_void(join.session());
+        }
+        *backup = Backup { voids: Shared::new(voids), copy: Replica::Nothing };
+        Some(())
+    }
+
+    /// What it does at the witness about joins that came to nothing.
+    pub(super) fn tell(&mut self, host: HostId) -> Option<()> {
+        let newest = self.world.witness.newest()?;
+        let mut voids = Voids::clone(&self.world.backup(host)?.voids);
+        let tells = voids.tell(newest);
+        if tells.is_empty() {
+            return None;
+        }
+        for tell in tells {
+            match tell {
+                Tell::State(join) => self.world.witness.state([void(join)]),
+                Tell::Withdraw(join) => self.world.witness.withdraw(void(join)),
+            }
+            voids.handle_told(tell);
+        }
+        self.world.backup_mut(host)?.voids = Shared::new(voids);
+        Some(())
+    }
+
+    /// It acks nothing any more, since it is about to ask for the guest.
+    pub(super) fn claim(&mut self, host: HostId) -> Option<()> {
+        let Replica::Whole { stance, .. } = &mut self.world.backup_mut(host)?.copy else { return None };
+        *stance = Stance::Claiming;
+        Some(())
+    }
+
+    /// The backup on `host` that was whole, and its base.
+    pub(super) fn restarted_member(&self, host: HostId) -> Option<(Join, u8)> {
+        let Replica::Whole { join, .. } = self.world.backup(host)?.copy else { return None };
+        Some((join, self.extent(join)?.base))
+    }
+
+    /// It comes back under its old name, with no more than its base.
+    pub(super) fn restart_as_member(&mut self, host: HostId, join: Join, base: u8) -> Option<()> {
+        let backup = self.world.backup_mut(host)?;
+        if let Replica::Whole { last, stance, .. } = &mut backup.copy {
+            last.count = base;
+            *stance = Stance::Claiming;
+        }
+        debug_assert_eq!(join.backup.host, host);
+        Some(())
+    }
+}

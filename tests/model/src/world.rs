@@ -1,0 +1,420 @@
+//! The state of the model: the witness, three hosts with their processes, and the bookkeeping by which runs are judged.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use replication::view::{Ask, Incarnation, Lives, Register, Voids};
+
+use crate::line::{Epoch, Line, Lines};
+use crate::name::{HOSTS, HostId, Join, Life};
+use crate::shared::Shared;
+use crate::witness::{Slot, Witness};
+
+/// Everything.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct World {
+    /// The witness.
+    pub witness: Witness,
+    /// The hosts.
+    pub hosts: [Host; HOSTS],
+    /// Records that stood, and that a restored witness has lost: those after so many that it has.
+    pub lost: Option<(u8, Vec<Slot>)>,
+    /// What was executed and released.
+    pub lines: Shared<Lines>,
+    /// Of each pairing whose base was sealed: that base, and the last epoch that was ever whole at its backup.
+    pub joins: BTreeMap<Join, Extent>,
+    /// It was answered that the guest has ended.
+    pub is_ended: bool,
+    /// What has happened of what may happen a few times only.
+    pub spent: Spent,
+    /// The first rule that did not hold. Nothing happens after it.
+    pub wrong: Option<Wrong>,
+}
+
+/// A row of epochs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Extent {
+    /// The first.
+    pub base: u8,
+    /// The last.
+    pub whole: u8,
+}
+
+/// What has been used up of the bounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Spent {
+    /// Processes that ended without warning.
+    pub crashes: u8,
+    /// Pairings.
+    pub joins: u8,
+    /// Appends without an answer.
+    pub unanswered: u8,
+    /// One of them arrives later, or did.
+    pub late: bool,
+    /// Stores that took no more epochs.
+    pub store_losses: u8,
+    /// Overrides.
+    pub overrides: u8,
+    /// Guests that were to stop.
+    pub ends: u8,
+    /// Restored witnesses.
+    pub restores: u8,
+}
+
+/// A host.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Host {
+    /// What its lock file says. None: no process was here whose life became public.
+    pub lives: Option<Shared<Lives>>,
+    /// Its state directory.
+    pub store: Option<Store>,
+    /// Its disk image, with the log beside it.
+    pub disk: Disk,
+    /// The process that runs there.
+    pub node: Option<Node>,
+}
+
+/// What a guest would find that is booted on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Disk {
+    /// What it was before there was a guest.
+    Blank,
+    /// It is being filled, and is no disk.
+    Partial,
+    /// It is as at the end of this epoch.
+    At(Epoch),
+}
+
+impl Disk {
+    /// The epoch at whose end it is.
+    pub fn epoch(self) -> Option<Epoch> {
+        match self {
+            Disk::At(epoch) => Some(epoch),
+            Disk::Blank | Disk::Partial => None,
+        }
+    }
+}
+
+/// A state directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Store {
+    /// The place that it is.
+    pub id: Incarnation,
+    /// The last epoch that it holds.
+    pub has: Option<Epoch>,
+}
+
+/// A process.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Node {
+    /// Which.
+    pub life: Life,
+    /// The product's own: what it knows of the register and is about to ask.
+    pub register: Shared<Register>,
+    /// An append that it wants and that did not reach the witness yet.
+    pub pending: Option<Pending>,
+    /// What it is.
+    pub role: Role,
+}
+
+/// An append on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pending {
+    /// What for.
+    pub errand: Errand,
+    /// It.
+    pub ask: Shared<Ask>,
+}
+
+/// What a process wants of the register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Errand {
+    /// To boot the guest.
+    Begin,
+    /// To continue it from the state directory.
+    Resume,
+    /// To continue it as a backup.
+    TakeOver,
+    /// The same, because an operator says so.
+    Override,
+    /// To have its backup listed.
+    Enlist(Join),
+    /// To go on without its backup, which could take over.
+    Remove(Join),
+    /// To have a backup not listed that never got its base.
+    Delist(Join),
+    /// To go on without its state directory.
+    RemoveStore,
+    /// To end.
+    End,
+    /// To see whether it is the primary.
+    Look,
+}
+
+/// What a process is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// It waits for the right to boot or resume the guest.
+    Starting,
+    /// It runs the guest.
+    Primary(Primary),
+    /// It follows one, or did.
+    Backup(Backup),
+}
+
+/// Who runs the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Primary {
+    /// The line that it executes.
+    pub line: Line,
+    /// Its last sealed epoch.
+    pub sealed: u8,
+    /// The last epoch that is committed, and so released.
+    pub committed: u8,
+    /// Its backup.
+    pub session: Option<Session>,
+    /// Its backup is lost and could take over: nothing is committed until the register says who continues.
+    pub is_frozen: bool,
+    /// The last epoch in its state directory; none: it does not count.
+    pub stored: Option<u8>,
+    /// That takes no more epochs.
+    pub is_store_lost: bool,
+    /// Pairings that came to nothing and that the register may list.
+    pub delist: Vec<Join>,
+    /// The guest is to stop.
+    pub is_stopping: bool,
+}
+
+/// A backup as its primary sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Session {
+    /// The pairing.
+    pub join: Join,
+    /// How far it is.
+    pub phase: Phase,
+    /// The last epoch that it is known to have; the one before its base until then.
+    pub acked: u8,
+    /// The newest ack on its way.
+    pub ack_sent: u8,
+}
+
+/// How far a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// It is being filled.
+    Filling,
+    /// The same, and the register was asked to list it.
+    Asked,
+    /// The register lists it.
+    Listed,
+    /// Its base is sealed.
+    Basing,
+    /// Its base is acked.
+    Following,
+}
+
+/// Who follows a primary, or did.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Backup {
+    /// The product's own: joins that came to nothing.
+    pub voids: Shared<Voids>,
+    /// What it has.
+    pub copy: Replica,
+}
+
+/// What a backup has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Replica {
+    /// Nothing that counts.
+    Nothing,
+    /// It is being filled.
+    Filling {
+        /// Under which pairing.
+        join: Join,
+        /// What it will follow.
+        line: Line,
+    },
+    /// A base, and every epoch after it up to this one.
+    Whole {
+        /// Under which pairing.
+        join: Join,
+        /// The last epoch.
+        last: Epoch,
+        /// What it does with that.
+        stance: Stance,
+    },
+}
+
+impl Replica {
+    /// Under which pairing it is.
+    pub fn join(self) -> Option<Join> {
+        match self {
+            Replica::Nothing => None,
+            Replica::Filling { join, .. } | Replica::Whole { join, .. } => Some(join),
+        }
+    }
+
+    /// Its last epoch, if it is whole.
+    pub fn last(self) -> Option<Epoch> {
+        match self {
+            Replica::Nothing | Replica::Filling { .. } => None,
+            Replica::Whole { last, .. } => Some(last),
+        }
+    }
+}
+
+/// What a whole backup does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stance {
+    /// It takes epochs and acks them.
+    Following,
+    /// It asks for the guest.
+    Claiming,
+    /// Another place has the guest. It keeps what it has.
+    Keeping,
+}
+
+/// A property that did not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wrong {
+    /// An epoch was released that a later fork, or a later start, leaves out.
+    OtherLine,
+    /// A claimer continues from before what was released.
+    ClaimBehind,
+    /// Two epochs have one identity.
+    TwinEpochs,
+    /// An epoch was released by a process that no record names as primary.
+    ReleasedWithoutRight,
+    /// An epoch was released that a member of the view does not have.
+    ReleasedUncommitted,
+    /// The guest was begun or overridden beside a listed place that is whole.
+    BesideWhole,
+    /// The guest was booted from a disk that no listed place had, or that was not whole.
+    OtherDisk,
+    /// A guest whose end was answered was continued.
+    EndedContinued,
+    /// A guest is said to be protected by a backup that no record lists.
+    ProtectedUnlisted,
+    /// Faults have stopped, the witness answers, and nobody runs the guest.
+    Stuck,
+}
+
+impl Wrong {
+    /// What holds if it does not come up.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Wrong::OtherLine => "what is released lies on one line, at or below every later fork",
+            Wrong::ClaimBehind => "a claimer has everything that was released",
+            Wrong::TwinEpochs => "no epoch's identity has two contents",
+            Wrong::ReleasedWithoutRight => "only a primary by a record releases",
+            Wrong::ReleasedUncommitted => "what is released is at every member of the view",
+            Wrong::BesideWhole => "nobody begins beside a listed place that is whole",
+            Wrong::OtherDisk => "the guest is booted from a disk of a listed place",
+            Wrong::EndedContinued => "what has ended stays ended",
+            Wrong::ProtectedUnlisted => "who protects the guest is listed",
+            Wrong::Stuck => "when faults stop, somebody runs the guest or it has ended",
+        }
+    }
+}
+
+impl World {
+    /// No process was ever here.
+    pub fn empty() -> World {
+        let host = Host { lives: None, store: None, disk: Disk::Blank, node: None };
+        World {
+            witness: Witness::empty(),
+            lost: None,
+            hosts: [host.clone(), host.clone(), host],
+            lines: Shared::new(Lines::default()),
+            joins: BTreeMap::new(),
+            is_ended: false,
+            spent: Spent::default(),
+            wrong: None,
+        }
+    }
+
+    /// Every record that ever stood, in that order.
+    pub(crate) fn stood(&self) -> impl Iterator<Item = &Slot> {
+        let (kept, lost) = self.lost.as_ref().map_or((0, &[][..]), |(kept, lost)| (usize::from(*kept), &lost[..]));
+        self.witness.chain[..kept].iter().chain(lost).chain(&self.witness.chain[kept..])
+    }
+
+    /// A host.
+    pub fn host(&self, host: HostId) -> &Host {
+        &self.hosts[usize::from(host.0)]
+    }
+
+    pub(crate) fn host_mut(&mut self, host: HostId) -> &mut Host {
+        &mut self.hosts[usize::from(host.0)]
+    }
+
+    /// The process on a host.
+    pub fn node(&self, host: HostId) -> Option<&Node> {
+        self.host(host).node.as_ref()
+    }
+
+    pub(crate) fn node_mut(&mut self, host: HostId) -> Option<&mut Node> {
+        self.host_mut(host).node.as_mut()
+    }
+
+    /// The primary on a host.
+    pub fn primary(&self, host: HostId) -> Option<&Primary> {
+        match &self.node(host)?.role {
+            Role::Primary(primary) => Some(primary),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn primary_mut(&mut self, host: HostId) -> Option<&mut Primary> {
+        match &mut self.node_mut(host)?.role {
+            Role::Primary(primary) => Some(primary),
+            _ => None,
+        }
+    }
+
+    /// The backup on a host.
+    pub fn backup(&self, host: HostId) -> Option<&Backup> {
+        match &self.node(host)?.role {
+            Role::Backup(backup) => Some(backup),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn backup_mut(&mut self, host: HostId) -> Option<&mut Backup> {
+        match &mut self.node_mut(host)?.role {
+            Role::Backup(backup) => Some(backup),
+            _ => None,
+        }
+    }
+
+    /// The session of `join` at its primary, if that lives and has it.
+    pub fn session(&self, join: Join) -> Option<&Session> {
+        let node = self.node(join.primary.host).filter(|node| node.life == join.primary)?;
+        match &node.role {
+            Role::Primary(primary) => primary.session.as_ref().filter(|session| session.join == join),
+            _ => None,
+        }
+    }
+
+    /// Whether a process of that life runs.
+    pub fn is_alive(&self, life: Life) -> bool {
+        self.node(life.host).is_some_and(|node| node.life == life)
+    }
+}
+
+impl fmt::Display for Errand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Errand::Begin => f.write_str("boot the guest"),
+            Errand::Resume => f.write_str("resume the guest"),
+            Errand::TakeOver => f.write_str("take the guest over"),
+            Errand::Override => f.write_str("take the guest over because an operator says so"),
+            Errand::Enlist(join) => write!(f, "list the backup of {join}"),
+            Errand::Remove(join) => write!(f, "go on without the backup of {join}"),
+            Errand::Delist(join) => write!(f, "have {join} listed no more"),
+            Errand::RemoveStore => f.write_str("go on without its state directory"),
+            Errand::End => f.write_str("end"),
+            Errand::Look => f.write_str("look whether it is the primary"),
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The checker can fail: each rule, broken on purpose, is seen, and by a property that the rule is about; unbroken, none is.
+
+use model::broken::Break;
+use model::check::{Order, check};
+use model::play::Setting;
+use model::story;
+
+fn is_seen(rule: Break) {
+    let report = check(rule.setting(), Order::Near, 1, None);
+    let found = report.found.unwrap_or_else(|| panic!("{rule} went unseen in {} states", report.states));
+    assert!(rule.harm().contains(&found.wrong), "{rule} was seen by {:?}:\n{}", found.wrong, story::tell(&found));
+    let unbroken = Setting { broken: None, ..rule.setting() };
+    let report = check(unbroken, Order::Deep, 1, None);
+    assert!(report.is_complete, "unbroken: {}", report.found.map(|found| story::tell(&found)).unwrap_or_default());
+}
+
+macro_rules! seen {
+    ($($test:ident: $rule:ident),* $(,)?) => {
+        $(#[test]
+        fn $test() {
+            is_seen(Break::$rule);
+        })*
+
+        #[test]
+        fn every_rule_has_its_test() {
+            assert_eq!([$(Break::$rule),*], Break::ALL);
+        }
+    };
+}
+
+seen! {
+    record_that_is_lost_is_seen: RecordLost,
+    append_in_the_place_of_another_is_seen: AppendReplaces,
+    right_from_a_read_is_seen: ReadIsRight,
+    doubt_taken_for_won_is_seen: DoubtIsWon,
+    doubt_that_is_forgotten_is_seen: DoubtIsForgotten,
+    record_that_was_seen_and_forgotten_is_seen: SeenIsForgotten,
+    guest_that_runs_before_its_record_is_seen: RunBeforeWon,
+    commit_at_the_seal_is_seen: SealCommits,
+    backup_that_counts_from_its_first_ack_is_seen: CountsFromFirstAck,
+    commit_under_a_view_that_is_not_won_is_seen: CommitUnderAskedView,
+    held_output_of_a_deposed_primary_is_seen: HeldIsReleased,
+    join_that_comes_back_is_seen: JoinComesBack,
+    base_of_an_unlisted_backup_is_seen: BaseBeforeListed,
+    base_of_a_joining_that_was_given_up_is_seen: BaseAfterGivenUp,
+    removal_without_a_record_is_seen: RemovalUnasked,
+    removal_of_a_store_without_a_record_is_seen: StoreRemovalUnasked,
+    store_that_does_not_count_is_seen: StoreUncounted,
+    restart_that_is_a_member_is_seen: RestartIsMember,
+    ack_before_the_epoch_is_whole_is_seen: AckBeforeWhole,
+    branch_of_the_parent_is_seen: BranchKept,
+    claim_of_an_unlisted_backup_is_seen: ClaimUnlisted,
+    ack_of_a_claimer_is_seen: AckWhileAsking,
+    fork_below_what_is_whole_is_seen: ForkBelowWhole,
+    start_without_proofs_is_seen: BeginUnproved,
+    start_from_any_disk_is_seen: AnyDisk,
+    death_by_silence_is_seen: SilenceProves,
+    resume_of_an_unlisted_store_is_seen: ResumeUnlisted,
+    end_without_a_record_is_seen: EndUnrecorded,
+    override_that_names_one_place_is_seen: OverrideUnnamed,
+    backup_that_never_asks_is_seen: NobodyClaims,
+    backup_that_hides_that_it_is_not_whole_is_seen: VoidUntold,
+    death_that_nobody_states_is_seen: DeathUntold,
+}
