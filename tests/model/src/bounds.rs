@@ -70,7 +70,11 @@ pub const QUICK: [Case; 7] = [
     Case { name: "an append in doubt", bounds: Bounds::SMALL, heals: false },
     Case { name: "healing", bounds: QUIET, heals: true },
     Case { name: "ends", bounds: Bounds { ends: 1, crashes: 0, ..QUIET }, heals: false },
-    Case { name: "a state directory", bounds: Bounds { store: true, store_losses: 1, hosts: 2, ..QUIET }, heals: false },
+    Case {
+        name: "a state directory",
+        bounds: Bounds { store: true, store_losses: 1, hosts: 2, ..QUIET },
+        heals: false,
+    },
     Case { name: "a state directory heals", bounds: Bounds { store: true, hosts: 2, ..QUIET }, heals: true },
     Case { name: "a restored witness", bounds: Bounds { restores: 1, ..QUIET }, heals: false },
     Case { name: "an override", bounds: Bounds { overrides: 1, records: 5, ..QUIET }, heals: false },
@@ -130,10 +134,12 @@ impl Bounds {
             "overrides" => &mut self.overrides,
             "ends" => &mut self.ends,
             "restores" => &mut self.restores,
-            _ => return Err(format!(
-                "no bound is called {key:?}; there are records, epochs, lives, crashes, joins, unanswered, late, hosts, store, \
+            _ => {
+                return Err(format!(
+                    "no bound is called {key:?}; there are records, epochs, lives, crashes, joins, unanswered, late, hosts, store, \
                  store-losses, overrides, ends, restores"
-            )),
+                ));
+            }
         })
     }
 }

@@ -109,8 +109,7 @@ impl Lines {
         let fork = self.0[&Line { branch, life }].fork;
         let first = fork.map_or(1, |fork| fork.count + 1);
         let seed = BranchSeed(life.incarnation().0);
-        let origin =
-            fork.map_or_else(|| Origin::boot(seed), |fork| Origin::after(Fork::Mark(self.mark(fork)), seed));
+        let origin = fork.map_or_else(|| Origin::boot(seed), |fork| Origin::after(Fork::Mark(self.mark(fork)), seed));
         let root = EpochMark::root(Term(branch.into()), origin);
         (first..=count).fold(root, |before, count| before.next(Some(digest(life, count))))
     }

@@ -107,7 +107,10 @@ impl Play<'_> {
             let number = ours.into_iter().chain(theirs).map(|known| known.number).max();
             number.map_or(host.lives.is_none() && host.node.is_none(), |number| number > records.into())
         };
-        if self.world.witness.late.is_some() || self.world.lost.is_some() || !(is_lost || HostId::all().all(has_seen_more)) {
+        if self.world.witness.late.is_some()
+            || self.world.lost.is_some()
+            || !(is_lost || HostId::all().all(has_seen_more))
+        {
             return None;
         }
         self.spend(|spent| &mut spent.restores);

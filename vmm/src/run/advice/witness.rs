@@ -40,6 +40,11 @@ fn etcd_error(source: &io::Error) -> Option<&EtcdError> {
     source.get_ref()?.downcast_ref()
 }
 
+/// The member was there, and ended the connection.
+fn hung_up(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted)
+}
+
 /// What is given is of no use, or it may be when somebody has mended the cluster.
 fn exit_of(error: &EtcdError) -> Exit {
     match error {
@@ -58,6 +63,10 @@ fn exit_of(error: &EtcdError) -> Exit {
 
 fn remedy_of(error: &EtcdError) -> Option<String> {
     Some(match error {
+        EtcdError::Unreachable { address, source } if hung_up(source) => match address.starts_with("https") {
+            true => "does the member speak https there? If not, write http://HOST:PORT".into(),
+            false => "does the member speak https there? Then write https://HOST:PORT, and ,credentials=DIR behind the addresses".into(),
+        },
         EtcdError::Files(error) => format!(
             "the directory behind ,credentials= has ca-cert.pem and, if the members ask for certificates, client-cert.pem and \
              client-key.pem{}",
@@ -126,6 +135,16 @@ mod tests {
         let (address, path) = (|| "https://a:1".to_owned(), "/c/user".into());
         for (error, exit, says) in [
             (EtcdError::Silent { address: address() }, Exit::Timeout, "--endpoints https://a:1 endpoint health"),
+            (
+                EtcdError::Unreachable { address: address(), source: ErrorKind::UnexpectedEof.into() },
+                Exit::Error,
+                "write http://HOST:PORT",
+            ),
+            (
+                EtcdError::Unreachable { address: address(), source: ErrorKind::ConnectionRefused.into() },
+                Exit::Error,
+                "endpoint health",
+            ),
             (EtcdError::Untrusted { address: address(), why: "w".into() }, Exit::Usage, "who signed the members'"),
             (EtcdError::Unwelcome { address: address(), why: "w".into() }, Exit::Usage, "--trusted-ca-file"),
             (EtcdError::CommonName { address: address() }, Exit::Usage, "-subj /O=outlast"),

@@ -105,7 +105,9 @@ fn cluster_with_tls_answers_who_shows_a_certificate_and_nobody_else() {
     let error = guarded.refusal(&stranger);
     assert!(matches!(&error, EtcdError::Unwelcome { .. }), "{error:?}");
     let clear = guarded.server.addresses[0].replacen("https", "http", 1);
-    assert!(open(&clear).is_err());
+    let error = open(&clear).expect_err("it speaks TLS");
+    let WitnessError::Etcd { source, .. } = error else { panic!("{error}") };
+    assert_eq!(source.kind(), std::io::ErrorKind::UnexpectedEof, "{source}");
     let missing = guarded.dir.path().join("missing");
     let error = guarded.refusal(&missing);
     assert!(matches!(&error, EtcdError::Files(_)) && error.to_string().contains("ca-cert.pem"), "{error:?}");
