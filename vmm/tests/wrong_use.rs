@@ -100,7 +100,21 @@ fn what_is_not_built_is_unknown_and_proposed_nowhere() {
     assert_refused(&outlast(&["snapshot", "--state-dir", "/s"]), 2, &["snapshot", "unrecognized subcommand"]);
     assert_refused(&outlast(&["ctl", "--name", "vm0", "switchover"]), 2, &["switchover", "unrecognized subcommand"]);
     assert_refused(&outlast(&["ctl", "--name", "vm0", "protect", "local"]), 2, &["local", "tcp:HOST:PORT"]);
-    assert_refused(&place.run(&["--witness", "etcd:e:2379"]), 2, &["etcd:http://HOST:PORT", "file:DIR"]);
+}
+
+#[test]
+fn witness_that_cannot_be_meant_says_how_one_is_written() {
+    let place = Place::new();
+    for (witness, says) in [
+        ("zookeeper:e:2181", "use file:DIR or etcd:URL[,URL…][,credentials=DIR] or none"),
+        ("etcd:e:2379", "write http://HOST:PORT or https://HOST:PORT"),
+        ("etcd:https://e:2379", "https needs ,credentials=DIR behind the addresses"),
+        ("etcd:http://e:2379,credentials=/c", "without https a password would cross the network in clear text"),
+        ("etcd:http://e:1,https://f:1,credentials=/c", "give those of one kind"),
+        ("file:", "a directory is missing"),
+    ] {
+        assert_refused(&place.run(&["--witness", witness]), 2, &[says]);
+    }
 }
 
 /// docs/THREATS.md: `--listen` names the address of the network between the two hosts, and never all.
