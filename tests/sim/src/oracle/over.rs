@@ -24,6 +24,7 @@ impl Oracle {
     pub fn overridden(&mut self, fork: EpochMark) {
         if let Some(of) = self.seals.get(&(fork.branch, fork.count)).map(|seal| (seal.chain, seal.position)) {
             self.continues_from(of);
+            self.is_stopped = false;
         }
     }
 
