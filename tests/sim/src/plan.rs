@@ -515,6 +515,13 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
             };
             vec![at(What::Stop(0)), dies(3)]
         }
+        Some(Break::BackWithoutHeld) => {
+            // Nobody answers the primary any more, whose guest crashes with epochs that are not acked; and then it dies.
+            let dies = |host, restart| What::Crash { host, power: false, restart };
+            let then = |what, after| Fault { when: When::At(heal_at / 2 + after), what };
+            let cut = at(What::WitnessCut(0, heal_at));
+            vec![at(dies(1, None)), cut, then(What::GuestCrash(0), 10 * MS), then(dies(0, Some(MS)), 15 * MS)]
+        }
         Some(Break::OverrideUnasked) => {
             let takes_over = Fault { when: When::At(heal_at - MS), what: What::TakeOverDead(1) };
             vec![at(What::Cut(heal_at / 2)), takes_over]

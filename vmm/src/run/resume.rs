@@ -250,7 +250,7 @@ impl<'a> Resumption<'a> {
         self.loaded = None;
         let anew = Anew { branch: resumed.term, origin: resumed.origin, line: log.line() };
         let disks = &self.opened.as_ref().expect(EARLIER).disks;
-        self.last = self.store.go_back(anew, disks)?;
+        self.last = self.store.go_back(anew, &self.last.outputs, disks)?;
         resumed.origin = Origin::after(self.last.fork, BranchSeed(random()));
         self.went_back = true;
         Ok(())
