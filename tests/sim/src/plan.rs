@@ -66,7 +66,7 @@ pub struct Load {
     pub link: u64,
 }
 
-/// What becomes of a guest that crashes, where its state directory can keep it.
+/// What becomes of a guest that crashes, where its state directory can keep it. Elsewhere it is booted anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OnCrash {
     /// It is booted anew.
@@ -75,13 +75,6 @@ pub enum OnCrash {
     GoBack,
     /// It is stopped.
     Stop,
-}
-
-impl OnCrash {
-    /// What becomes of one without a state directory. That it ends there is no law of the protocol.
-    pub fn without_store(self) -> OnCrash {
-        OnCrash::Boot
-    }
 }
 
 /// One run, decided. Times in nanoseconds.
