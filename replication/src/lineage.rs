@@ -167,6 +167,14 @@ impl Fork {
         EpochName { branch: self.branch(), count: self.count() }
     }
 
+    /// Whether it is that epoch, as far as is known of `other`: its identity, or its number in this line.
+    pub fn is(self, other: Fork) -> bool {
+        match other {
+            Fork::Mark(_) => self == other,
+            Fork::Number(count) => self.count() == count,
+        }
+    }
+
     /// Whether it is the earlier one of two epochs of one line.
     pub fn is_before(self, later: Fork) -> bool {
         self.count() < later.count()

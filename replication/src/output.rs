@@ -29,6 +29,13 @@ pub struct Input {
     pub bytes: Vec<u8>,
 }
 
+/// What an earlier epoch of a line `held`, in production order, and may not have left when its `last` epoch was committed, which held that:
+/// the longest end of the one that the other begins with. So what is like another output may be repeated, and nothing is left out.
+pub fn still_held<'a>(held: &'a [Output], last: &[Output]) -> &'a [Output] {
+    let ends = (0..held.len()).map(|from| &held[from..]);
+    ends.into_iter().find(|end| last.starts_with(end)).unwrap_or_default()
+}
+
 /// The queue is at its limit. The output comes back; the caller pauses the guest and offers it again.
 #[derive(Debug, Error)]
 #[error("held output is at its limit of {hold_bytes_max} bytes; the guest must wait for a commit")]
@@ -170,6 +177,23 @@ mod tests {
         let mut queue = OutputQueue::new(10);
         queue.hold(EpochId(1), output(1, 1000)).unwrap();
         assert!(queue.hold(EpochId(1), output(2, 1)).is_err());
+    }
+
+    #[test]
+    fn earlier_epoch_still_holds_what_the_last_one_begins_with() {
+        let of = |tags: &[u8]| -> Vec<Output> { tags.iter().map(|tag| output(*tag, 1)).collect() };
+        for (held, last, still) in [
+            (&[1, 2, 3][..], &[2, 3, 4, 5][..], &[2, 3][..]),
+            (&[1, 2, 3], &[4, 5], &[]),
+            (&[1, 2, 3], &[1, 2, 3], &[1, 2, 3]),
+            (&[1, 2, 3], &[3], &[3]),
+            (&[1, 2], &[2, 1], &[2]),
+            (&[7, 7], &[7, 8], &[7]),
+            (&[], &[1], &[]),
+            (&[1], &[], &[]),
+        ] {
+            assert_eq!(still_held(&of(held), &of(last)), of(still), "{held:?}, {last:?}");
+        }
     }
 
     #[test]

@@ -11,6 +11,10 @@
 //! - Where nothing can tell whether a backup continues the guest, nothing here runs unless the operator says that none does. That is
 //!   looked at last, where the guest would run: who is told to declare a backup gone should not hear then that it was in vain.
 //!
+//! - The record that is won names the epoch that the guest continues from: of one that goes back, the earlier one ([`Course::fork`]).
+//! - It goes back to the youngest epoch from before its crash, and after an attempt to one that is older than what was tried
+//!   ([`Attempts::older`]). All that are kept are ancestors of its last one.
+//!
 //! The order, by course:
 //!
 //! ```text
@@ -27,6 +31,9 @@
 //! - Output is repeated by the machine that continues, before its first commit, with which it is no longer kept.
 //!
 //! [`Course::Boot`] has no steps here: it is a start as any other, by a reset's term.
+
+use crate::id::EpochId;
+use crate::lineage::Fork;
 
 /// What there is of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +111,47 @@ pub enum Course {
         /// That was begun before.
         again: bool,
     },
+}
+
+impl Course {
+    /// The epoch that the guest continues from: its `last` one, or the `older` one that it goes back to.
+    ///
+    /// # Panics
+    /// If it goes back, and there is no older one.
+    pub fn fork(self, last: Fork, older: Option<Fork>) -> Fork {
+        match self {
+            Course::GoBack { .. } => older.expect("a guest goes back where there is an older epoch"),
+            Course::Boot | Course::Continue { .. } => last,
+        }
+    }
+}
+
+/// A crash, and the attempts to have the guest go another way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempts<'a> {
+    /// How it stands.
+    pub standing: CrashStanding,
+    /// The number of the epoch that ran.
+    pub crashed: EpochId,
+    /// Epochs that the guest went back to, in this order.
+    pub tried: &'a [Fork],
+}
+
+impl Attempts<'_> {
+    /// The one of the epochs that are `kept`, oldest first, that the guest goes back to, or is on its way to.
+    ///
+    /// The epoch that ended with the crash may be kept too. After an attempt, what was kept since does not count: the crash that has come
+    /// back was on its way then, for all that is known.
+    pub fn older(&self, kept: &[Fork]) -> Option<Fork> {
+        let (crashed, tried) = (Fork::Number(self.crashed), self.tried.last().copied());
+        let is_older = |kept: &Fork| kept.is_before(crashed) && tried.is_none_or(|tried| kept.is_before(tried));
+        let found = match self.standing {
+            CrashStanding::Open => kept.iter().rev().find(|kept| is_older(kept)),
+            CrashStanding::GoingBack => kept.iter().find(|kept| tried.is_some_and(|tried| kept.is(tried))),
+            CrashStanding::None | CrashStanding::Tried | CrashStanding::Stopped => None,
+        };
+        found.copied()
+    }
 }
 
 /// Why nothing is done.
@@ -257,6 +305,8 @@ impl Resuming {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::Term;
+    use crate::lineage::{ChainHash, EpochMark};
 
     const TELLERS: [Teller; 3] = [Teller::Nobody, Teller::Register, Teller::Operator];
 
@@ -390,5 +440,49 @@ mod tests {
             }
         }
         assert_eq!(Resuming::along(Course::Boot).poll_step(), None);
+    }
+
+    fn mark(branch: u64, count: u64) -> Fork {
+        let chain = ChainHash([count as u8; 16]);
+        Fork::Mark(EpochMark { branch: Term(branch), count: EpochId(count), chain })
+    }
+
+    /// Of a guest that was resumed after the second one that is kept.
+    fn older(standing: CrashStanding, crashed: u64, tried: &[Fork]) -> Option<Fork> {
+        let kept = [mark(1, 10), mark(1, 20), mark(4, 30)];
+        Attempts { standing, crashed: EpochId(crashed), tried }.older(&kept)
+    }
+
+    #[test]
+    fn youngest_epoch_is_gone_back_to_and_after_an_attempt_an_older_one_until_none_is_left() {
+        let after = |tried: Fork| older(C::Open, 35, &[tried]);
+        assert_eq!(older(C::Open, 35, &[]), Some(mark(4, 30)));
+        assert_eq!([mark(4, 30), mark(1, 20)].map(after), [Some(mark(1, 20)), Some(mark(1, 10))]);
+        // It is not kept any more; and a version before branches noted its number.
+        assert_eq!([mark(1, 15), Fork::Number(EpochId(15))].map(after), [Some(mark(1, 10)); 2]);
+        assert_eq!(after(mark(1, 10)), None);
+    }
+
+    #[test]
+    fn epoch_that_ended_with_the_crash_is_not_gone_back_to() {
+        // It was the youngest where a second had passed since the one before it was kept: the guest went on behind its
+        // report, and stood still for ever.
+        let crashed = |count| older(C::Open, count, &[]);
+        assert_eq!([31, 30, 10].map(crashed), [Some(mark(4, 30)), Some(mark(1, 20)), None]);
+    }
+
+    #[test]
+    fn attempt_that_was_broken_off_is_done_again_with_the_epoch_that_was_noted_and_no_other_of_its_number() {
+        let again = |tried| older(C::GoingBack, 35, &[tried]);
+        assert_eq!([mark(1, 20), Fork::Number(EpochId(20))].map(again), [Some(mark(1, 20)); 2]);
+        assert_eq!(again(mark(4, 20)), None);
+        assert_eq!(older(C::GoingBack, 35, &[]), None);
+    }
+
+    #[test]
+    fn record_of_a_guest_that_goes_back_names_the_earlier_epoch() {
+        let (last, earlier) = (mark(4, 34), mark(1, 20));
+        assert_eq!(Course::GoBack { again: false }.fork(last, Some(earlier)), earlier);
+        assert_eq!(Course::Continue { rests: true }.fork(last, Some(earlier)), last);
     }
 }

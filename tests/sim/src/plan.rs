@@ -66,7 +66,7 @@ pub struct Load {
     pub link: u64,
 }
 
-/// What becomes of a guest that crashes, where its state directory can keep it.
+/// What becomes of a guest that crashes, where its state directory can keep it. Elsewhere it is booted anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OnCrash {
     /// It is booted anew.
@@ -75,13 +75,6 @@ pub enum OnCrash {
     GoBack,
     /// It is stopped.
     Stop,
-}
-
-impl OnCrash {
-    /// What becomes of one without a state directory. That it ends there is no law of the protocol.
-    pub fn without_store(self) -> OnCrash {
-        OnCrash::Boot
-    }
 }
 
 /// One run, decided. Times in nanoseconds.
@@ -520,6 +513,13 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
                 what: What::Crash { host: 0, power: false, restart: Some(MS * 20) },
             };
             vec![at(What::Stop(0)), dies(3)]
+        }
+        Some(Break::BackWithoutHeld) => {
+            // Nobody answers the primary any more, whose guest crashes with epochs that are not acked; and then it dies.
+            let dies = |host, restart| What::Crash { host, power: false, restart };
+            let then = |what, after| Fault { when: When::At(heal_at / 2 + after), what };
+            let cut = at(What::WitnessCut(0, heal_at));
+            vec![at(dies(1, None)), cut, then(What::GuestCrash(0), 10 * MS), then(dies(0, Some(MS)), 15 * MS)]
         }
         Some(Break::OverrideUnasked) => {
             let takes_over = Fault { when: When::At(heal_at - MS), what: What::TakeOverDead(1) };

@@ -1,6 +1,6 @@
 //! The state directory of a host whose guest is protected locally: what survives the death of its VMM.
 
-use replication::pipeline::resuming::CrashStanding;
+use replication::pipeline::resuming::{Attempts, CrashStanding};
 use replication::view::Incarnation;
 use replication::{EpochId, Fork, Output};
 
@@ -106,15 +106,9 @@ impl StateDir {
     /// The epoch that the guest goes back to after its crash, or is on its way to.
     pub fn older(&self) -> Option<&LocalEpoch> {
         let Incident { running, tried, standing } = self.incident.as_ref()?;
-        let tried = tried.last();
-        let is_before = |kept: &&LocalEpoch| {
-            kept.epoch.is_before(Fork::Number(*running)) && tried.is_none_or(|tried| kept.epoch.is_before(*tried))
-        };
-        match standing {
-            CrashStanding::GoingBack => self.earlier.iter().find(|kept| Some(&kept.epoch) == tried),
-            CrashStanding::Open => self.earlier.iter().rev().find(is_before),
-            CrashStanding::None | CrashStanding::Tried | CrashStanding::Stopped => None,
-        }
+        let kept: Vec<Fork> = self.earlier.iter().map(|kept| kept.epoch).collect();
+        let to = Attempts { standing: *standing, crashed: *running, tried }.older(&kept)?;
+        self.earlier.iter().find(|kept| kept.epoch == to)
     }
 
     /// Notes that the guest goes back to that one.

@@ -114,6 +114,7 @@ caught! {
     stopped_guest_that_is_resumed_is_caught: StoppedResumed,
     ended_guest_that_is_resumed_is_caught: EndedResumed,
     kept_copy_that_runs_unasked_is_caught: OverrideUnasked,
+    way_back_that_forgets_held_output_is_caught: BackWithoutHeld,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

@@ -97,7 +97,7 @@ impl OnCrash {
         let begins_anew = match self.policy {
             OnGuestPanic::Stop => false,
             OnGuestPanic::Reset => incident.crashes.get() <= RESETS_MAX,
-            OnGuestPanic::Rollback => self.is_kept() && rollback::choose(earlier, &incident).is_some(),
+            OnGuestPanic::Rollback => self.is_kept() && rollback::older(Some(&incident), earlier).is_some(),
         };
         if begins_anew { Sequel::BeginsAnew } else { Sequel::Ends }
     }

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use outlast_api::Occurrence;
 use replication::pipeline::resuming::{Asked, Course, Found, NoCourse, Remains, ResumeStep, Resuming, decide};
-use replication::{BranchSeed, Origin};
+use replication::{BranchSeed, Fork, Origin};
 use snapshot::disk::Image;
 use snapshot::disklog::LifeId;
 use snapshot::statedir::sealed::Sealed;
@@ -128,6 +128,8 @@ struct Resumption<'a> {
     store: LocalStore,
     /// What the guest continues from.
     last: LastEpoch,
+    /// The epoch that the guest continues from.
+    fork: Fork,
     /// `disks`, as it was found.
     binding: Sealed,
     /// The way back of a guest that goes back.
@@ -158,6 +160,7 @@ impl<'a> Resumption<'a> {
         let Looked { pairing, binding, life: _, file, incident, remains: _, guest, older } = looked;
         let (mut store, last) = guest.expect("only a guest with an epoch continues");
         let right = Right::open(program.config, dir, pairing)?;
+        let fork = course.fork(last.fork, older.map(|kept| kept.fork));
         let back = match (course, &incident, older) {
             (Course::GoBack { .. }, Some(incident), Some(older)) => Some(Return::new(file, incident.clone(), &older)),
             _ => None,
@@ -171,6 +174,7 @@ impl<'a> Resumption<'a> {
             named,
             store,
             last,
+            fork,
             binding,
             back,
             went_back: false,
@@ -219,9 +223,7 @@ impl<'a> Resumption<'a> {
 
     fn claim(&mut self) -> Result<(), Failure> {
         let right = self.right.take().expect(EARLIER);
-        // A guest that goes back continues from there, and the record says so.
-        let fork = self.back.as_ref().map_or(self.last.fork, Return::to);
-        self.resumed = Some(right.win(self.program.config, (fork, self.last.fork), &self.named.dead)?);
+        self.resumed = Some(right.win(self.program.config, (self.fork, self.last.fork), &self.named.dead)?);
         Ok(())
     }
 
@@ -248,7 +250,7 @@ impl<'a> Resumption<'a> {
         self.loaded = None;
         let anew = Anew { branch: resumed.term, origin: resumed.origin, line: log.line() };
         let disks = &self.opened.as_ref().expect(EARLIER).disks;
-        self.last = self.store.go_back(anew, disks)?;
+        self.last = self.store.go_back(anew, &self.last.outputs, disks)?;
         resumed.origin = Origin::after(self.last.fork, BranchSeed(random()));
         self.went_back = true;
         Ok(())

@@ -11,10 +11,9 @@ use crate::guest::Guest;
 
 impl Oracle {
     /// `host` puts the guest back, by right: what it did behind `to` is over, also what was seen of it. That is continued as `first`.
-    /// What it had said until then left before, or is lost: nobody promised it.
     pub fn goes_back(&mut self, host: usize, (guest, to): (&Guest, Fork), first: EpochMark) {
         self.check_fork(host, to, guest);
-        self.continues_from((guest.chain, guest.position));
+        self.continues_from(guest.chain);
         self.is_stopped = false;
         self.sealed(host, self.generation, (first.branch, first.count), guest);
         self.identified(host, first, guest);
@@ -22,29 +21,32 @@ impl Oracle {
 
     /// An operator has a copy of the guest run that is known to be older: by right, if nobody could continue a newer one.
     pub fn overridden(&mut self, fork: EpochMark) {
-        if let Some(of) = self.seals.get(&(fork.branch, fork.count)).map(|seal| (seal.chain, seal.position)) {
-            self.continues_from(of);
+        if let Some(chain) = self.seals.get(&(fork.branch, fork.count)).map(|seal| seal.chain) {
+            self.continues_from(chain);
+            self.is_stopped = false;
         }
     }
 
-    /// What the guest did behind this output, which has so many before it, is over, also what was seen of it.
-    fn continues_from(&mut self, (chain, position): (u64, u64)) {
-        let mut line = HashSet::new();
+    /// What the guest did that does not lead to this output is over, also what was seen of it.
+    fn continues_from(&mut self, chain: u64) {
+        let mut line = Vec::new();
         let mut chain = chain;
-        while let Some((before, _)) = self.parents.get(&chain).filter(|_| line.insert(chain)) {
+        while let Some((before, _)) = self.parents.get(&chain) {
+            line.push(chain);
             chain = *before;
         }
+        line.reverse();
         self.generation += 1;
-        let over = self.parents.keys().filter(|chain| !line.contains(chain));
-        self.forgotten.extend(over);
+        let of_line: HashSet<u64> = line.iter().copied().collect();
+        // Also what was over before, if that is the line that goes on.
+        self.forgotten = self.parents.keys().copied().filter(|chain| !of_line.contains(chain)).collect();
         let mut late = self.fork.take().unwrap_or(0);
         while let Some((before, _)) = self.parents.get(&late).filter(|_| self.late.insert(late)) {
             late = *before;
         }
-        let position = position as usize;
-        self.history.truncate(position);
-        self.emitted.truncate(position);
-        self.emitted.fill(true);
+        let seen = self.history.iter().zip(&line).take_while(|(seen, of_line)| seen == of_line).count();
+        self.history.truncate(seen);
+        self.emitted.truncate(seen);
         let forgotten = &self.forgotten;
         self.snapshots.retain(|(chain, _)| !forgotten.contains(chain));
         self.answers.retain(|_, value| !forgotten.contains(value));

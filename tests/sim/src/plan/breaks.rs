@@ -191,6 +191,8 @@ pub enum Break {
     EndedResumed,
     /// A kept copy runs when its operator says so, whatever the register says.
     OverrideUnasked,
+    /// A guest that goes back does not send again what the earlier epoch still held.
+    BackWithoutHeld,
 }
 
 impl Break {
@@ -287,6 +289,7 @@ impl Break {
         Break::StoppedResumed,
         Break::EndedResumed,
         Break::OverrideUnasked,
+        Break::BackWithoutHeld,
     ];
 }
 
@@ -321,7 +324,9 @@ impl Break {
     /// It breaks nothing but where this becomes of a guest that crashes.
     pub(super) fn on_crash(self) -> Option<OnCrash> {
         match self {
-            Break::BackInBranch | Break::BackUnrecorded | Break::AttemptUnnoted => Some(OnCrash::GoBack),
+            Break::BackInBranch | Break::BackUnrecorded | Break::AttemptUnnoted | Break::BackWithoutHeld => {
+                Some(OnCrash::GoBack)
+            }
             Break::StoppedResumed => Some(OnCrash::Stop),
             _ => None,
         }

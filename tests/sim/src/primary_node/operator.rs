@@ -36,8 +36,9 @@ impl PrimaryNode {
         if let Some(store) = self.store.as_mut().filter(|_| crashes) {
             store.note_crash(running);
         }
-        let policy = if self.store.is_some() { env.plan.on_crash } else { env.plan.on_crash.without_store() };
-        let has_older = self.store.as_ref().is_some_and(|store| store.older().is_some());
+        let store = self.store.as_ref();
+        let policy = store.map_or(OnCrash::Boot, |_| env.plan.on_crash);
+        let has_older = store.is_some_and(|store| store.older().is_some());
         let begins_anew = match policy {
             OnCrash::Boot => crashes,
             OnCrash::GoBack => crashes && has_older,

@@ -1,5 +1,6 @@
 //! A guest that crashed: it goes back to an earlier epoch, or is stopped until its operator says more.
 
+use replication::output::still_held;
 use replication::pipeline::resuming::NoCourse;
 use replication::{BranchSeed, EpochMark, Origin, StateDigest};
 
@@ -46,7 +47,10 @@ impl World {
         let branch = parent.unwrap_or(term);
         let origin = Origin::after(to.epoch, BranchSeed(incarnation(id).0));
         let mark = EpochMark::root(branch, origin).next(Some(StateDigest::of(&to.guest.save())));
-        let first = LocalEpoch { epoch: Fork::Mark(mark), guest: to.guest.clone(), held: Vec::new() };
+        let last = store.last.as_ref().map_or(&[][..], |last| &last.held);
+        let is_forgetful = self.env.plan.broken == Some(Break::BackWithoutHeld);
+        let held = if is_forgetful { Vec::new() } else { still_held(&to.held, last).to_vec() };
+        let first = LocalEpoch { epoch: Fork::Mark(mark), guest: to.guest.clone(), held };
         let env = &mut self.env;
         env.counts.backs += 1;
         env.say(|| format!("host {host} GOES BACK to epoch {}, as {mark}", to.epoch));

@@ -272,14 +272,12 @@ impl World {
         if course == Ok(Course::Boot) {
             return self.start_fresh(id, *remains);
         }
-        let last = |store: &StateDir| store.last.as_ref().map(|last| last.epoch);
-        let fork = |store: &StateDir| match course {
-            // The record names the epoch that it goes back to.
-            Ok(Course::GoBack { .. }) if broken != Some(Break::BackUnrecorded) => store.older().map(|kept| kept.epoch),
-            _ => last(store),
-        };
-        let resumable = remains.resumable().map(|store| (store.store, fork(store)));
-        if let (Ok(course), Some((store, Some(fork)))) = (course, resumable) {
+        let resumable = remains.resumable().and_then(|store| {
+            let older = store.older().map(|kept| kept.epoch);
+            Some((store.store, store.last.as_ref()?.epoch, older))
+        });
+        if let (Ok(course), Some((store, last, older))) = (course, resumable) {
+            let fork = if broken == Some(Break::BackUnrecorded) { last } else { course.fork(last, older) };
             remains.resuming = Some(up_to_claim(course));
             self.hosts[host].role = Role::Starting(remains);
             self.env.witness.begin_life(id);

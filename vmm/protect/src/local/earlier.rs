@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use replication::output::{Output, still_held};
 use replication::{EpochId, EpochMark, Fork, Origin, StateDigest, Term};
 use snapshot::disk::{DiskError, OverlayDisk, WriteMode, WriteSet};
 use snapshot::disklog::Line;
@@ -129,15 +130,15 @@ impl LocalStore {
         is_due.then(|| RetentionNews { kept: self.earlier(), shortened })
     }
 
-    /// Puts memory and disks back to the end of the earlier epoch from which `anew` begins, and commits that as its first epoch. Output
-    /// of the earlier one left long ago and is not repeated.
+    /// Puts memory and disks back to the end of the earlier epoch from which `anew` begins, and commits that as its first epoch. Of the
+    /// output of the earlier one that is kept with it which the `last` epoch still held; mostly that left long ago.
     ///
     /// Broken off at any moment, it can be done again, and must be: until it is done nothing here is of one moment. It looks
     /// at every checksum before it changes anything.
     ///
     /// # Panics
     /// If `anew` begins from no epoch.
-    pub fn go_back(&mut self, anew: Anew, disks: &[OverlayDisk]) -> Result<LastEpoch, LocalError> {
+    pub fn go_back(&mut self, anew: Anew, last: &[Output], disks: &[OverlayDisk]) -> Result<LastEpoch, LocalError> {
         let Anew { branch, origin, line } = anew;
         let to = origin.fork().expect("who goes back goes to an epoch").count();
         let failed = self.earlier_failed();
@@ -160,7 +161,8 @@ impl LocalStore {
         }
         let mut buffer = Vec::new();
         let mark = EpochMark::root(branch, origin).next(Some(StateDigest::of(&old.state)));
-        record::encode(&Identity { mark, life: self.life, line }, &old.state, [].iter(), &mut buffer);
+        let outputs = still_held(&old.outputs, last).to_vec();
+        record::encode(&Identity { mark, life: self.life, line }, &old.state, outputs.iter(), &mut buffer);
         self.set(self.state, 0..buffer.len(), &buffer, true)?;
         self.memory.end()?;
         // Whoever maps it now starts from there.
@@ -168,7 +170,7 @@ impl LocalStore {
         fault::reached(fault::WENT_BACK);
         ring.went_back_to(to).map_err(&failed)?;
         self.ring = Some(ring);
-        Ok(LastEpoch { fork: Fork::Mark(mark), life: Some(self.life), line, state: old.state, outputs: Vec::new() })
+        Ok(LastEpoch { fork: Fork::Mark(mark), life: Some(self.life), line, state: old.state, outputs })
     }
 
     /// Whether this machine has the place of a block.

@@ -165,7 +165,7 @@ fn memory_and_disks_go_back_together_to_every_kept_epoch() {
             let (mut store, last, disks) = open(copy.path());
             assert_eq!(last.epoch(), EpochId(60));
             let anew = anew(to);
-            let went_back = store.go_back(anew, &disks).unwrap();
+            let went_back = store.go_back(anew, &[], &disks).unwrap();
             let first = EpochMark::root(anew.branch, anew.origin).next(Some(StateDigest::of(&went_back.state)));
             assert_eq!(went_back.fork, Fork::Mark(first), "it continues the earlier epoch");
             assert_eq!(went_back.fork.name().to_string(), format!("2/{}", to + 1));
@@ -181,7 +181,7 @@ fn memory_and_disks_go_back_together_to_every_kept_epoch() {
             assert_eq!((last.epoch(), last.state), (EpochId(to + 1), format!("state {to}").into_bytes()));
             assert!(seen_in(copy.path(), &store) == guest.was[&to], "seed {seed}: epoch {to} is not what it was");
             // Once more, from a start that was broken off: nothing changes.
-            store.go_back(anew, &disks).unwrap();
+            store.go_back(anew, &[], &disks).unwrap();
             drop((store, disks));
             let (store, _, _) = open(copy.path());
             assert!(seen_in(copy.path(), &store) == guest.was[&to]);
@@ -200,7 +200,7 @@ fn damaged_block_is_found_before_anything_is_changed() {
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let (mut store, _, disks) = open(copy.path());
-    let error = store.go_back(anew(oldest), &disks).unwrap_err();
+    let error = store.go_back(anew(oldest), &[], &disks).unwrap_err();
     assert!(matches!(error, LocalError::Earlier { .. }), "{error}");
     assert!(seen_in(copy.path(), &store) == guest.seen);
 }
@@ -233,7 +233,7 @@ fn block_that_the_machine_does_not_have_is_found_before_anything_is_changed() {
         let oldest = guest.store.earlier()[0].fork.count().0;
         retained::append_block(&copy.path().join("state").join("earlier"), EpochId(oldest), id);
         let (mut store, _, disks) = open(copy.path());
-        let error = store.go_back(anew(oldest), &disks).unwrap_err();
+        let error = store.go_back(anew(oldest), &[], &disks).unwrap_err();
         assert!(error.to_string().contains("this machine does not have"), "{id:#x}: {error}");
         assert!(seen_in(copy.path(), &store) == guest.seen, "{id:#x}");
     }

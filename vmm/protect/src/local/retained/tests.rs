@@ -255,3 +255,16 @@ fn epoch_or_time_that_cannot_be_is_not_used_and_what_is_left_goes_on() {
     let ring = Ring::open(dir.path(), limits).unwrap();
     assert_eq!((ring.kept().len(), ring.is_due()), (1, false), "the latest that is allowed");
 }
+
+/// Somebody put a directory of another moment in its place: what came later there is no ancestor of what is kept now.
+#[test]
+fn epochs_of_another_line_go_when_one_is_kept_that_does_not_continue_them() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let mut ring = Ring::open(dir.path(), Limits { count: RetainCount::nearest(4), bytes: u64::MAX }).unwrap();
+    for epoch in [5, 7] {
+        ring.retain(fork(epoch), &record_of(epoch)).unwrap();
+    }
+    ring.retain(fork(6), &record_of(6)).unwrap();
+    assert_eq!(ring.kept().iter().map(|kept| kept.fork).collect::<Vec<_>>(), [fork(6)]);
+    assert!(ring.take_news().is_some_and(|news| news.why.contains("another line")));
+}
