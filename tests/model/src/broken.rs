@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::bounds::Bounds;
+use crate::bounds::{self, Bounds};
 use crate::play::Setting;
 use crate::world::Wrong;
 
@@ -116,21 +116,18 @@ impl Break {
 }
 
 impl Break {
-    /// The smallest setting in which it does harm.
+    /// A small setting in which it does harm.
     pub fn setting(self) -> Setting {
-        let plain = Bounds { epochs: 2, ends: 0, unanswered: 0, ..Bounds::SMALL };
-        let alone = Bounds { store: true, hosts: 1, ..plain };
         let bounds = match self {
-            Break::RecordLost | Break::SeenIsForgotten => Bounds { restores: 1, ..plain },
-            Break::DoubtIsWon | Break::DoubtIsForgotten => Bounds { unanswered: 1, ..plain },
-            Break::JoinComesBack => Bounds { epochs: 3, records: 5, joins: 2, crashes: 0, ..plain },
-            Break::StoreRemovalUnasked => Bounds { store_losses: 1, ..alone },
-            Break::StoreUncounted => alone,
-            Break::ResumeUnlisted => Bounds { store: true, ..plain },
-            Break::OverrideUnnamed => Bounds { store: true, overrides: 1, ..plain },
-            Break::EndUnrecorded => Bounds { ends: 1, crashes: 0, ..plain },
-            Break::DeathUntold => Bounds { crashes: 2, ..plain },
-            _ => plain,
+            Break::RecordLost | Break::SeenIsForgotten => bounds::RESTORE,
+            Break::DoubtIsWon | Break::DoubtIsForgotten => Bounds::SMALL,
+            Break::JoinComesBack => bounds::PAIRINGS,
+            Break::StoreRemovalUnasked | Break::StoreUncounted => bounds::STORE_LOSS,
+            Break::ResumeUnlisted => bounds::STORE,
+            Break::OverrideUnnamed => bounds::OVERRIDE,
+            Break::EndUnrecorded => bounds::ENDS,
+            Break::DeathUntold => bounds::CRASHES,
+            _ => bounds::QUIET,
         };
         let heals = matches!(self, Break::NobodyClaims | Break::VoidUntold | Break::DeathUntold);
         Setting { bounds, broken: Some(self), heals }
