@@ -160,8 +160,7 @@ fn on_idle_host(bounds: &Bounds, world: &World, host: HostId, actions: &mut Vec<
 }
 
 fn of_append(bounds: &Bounds, world: &World, host: HostId, pending: &Pending, actions: &mut Vec<Action>) {
-    let is_beyond =
-        matches!(&*pending.ask, Ask::Append { record, .. } if record.number > u64::from(bounds.records));
+    let is_beyond = matches!(&*pending.ask, Ask::Append { record, .. } if record.number > u64::from(bounds.records));
     if is_beyond {
         return;
     }

@@ -81,8 +81,13 @@ pub(crate) const RESTORE: Bounds = Bounds { restores: 1, ..QUIET };
 pub(crate) const OVERRIDE: Bounds = Bounds { overrides: 1, store: true, ..QUIET };
 
 /// For every change. What breaks a rule on purpose does so in the bounds of one of these.
-pub const QUICK: [Case; 10] = [
+pub const QUICK: [Case; 11] = [
     Case { name: "an append in doubt", bounds: Bounds::SMALL, heals: false },
+    Case {
+        name: "healing of an append in doubt",
+        bounds: Bounds { hosts: 2, epochs: 1, ..Bounds::SMALL },
+        heals: true,
+    },
     Case { name: "healing", bounds: QUIET, heals: true },
     Case { name: "healing of two crashes", bounds: CRASHES, heals: true },
     Case { name: "ends", bounds: ENDS, heals: false },
@@ -148,10 +153,12 @@ impl Bounds {
             "overrides" => &mut self.overrides,
             "ends" => &mut self.ends,
             "restores" => &mut self.restores,
-            _ => return Err(format!(
-                "no bound is called {key:?}; there are records, epochs, lives, crashes, joins, unanswered, late, hosts, store, \
+            _ => {
+                return Err(format!(
+                    "no bound is called {key:?}; there are records, epochs, lives, crashes, joins, unanswered, late, hosts, store, \
                  store-losses, overrides, ends, restores"
-            )),
+                ));
+            }
         })
     }
 }

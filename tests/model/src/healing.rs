@@ -74,7 +74,8 @@ fn of_process(world: &World, host: HostId) -> Vec<Action> {
             Replica::Nothing => vec![Action::Tell(host)],
             Replica::Filling { join, .. } if world.session(join).is_none() => vec![Action::LosePrimary(host)],
             Replica::Whole { join, stance, .. } => {
-                let is_led = stance == Stance::Following && world.session(join).is_some_and(|_| !is_frozen(world, join));
+                let is_led =
+                    stance == Stance::Following && world.session(join).is_some_and(|_| !is_frozen(world, join));
                 let claims = stance != Stance::Keeping && !is_led;
                 let claim = claims.then_some(Action::Ask(host, Errand::TakeOver));
                 claim.into_iter().chain([Action::Tell(host)]).collect()

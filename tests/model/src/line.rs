@@ -108,10 +108,8 @@ impl Lines {
         let Epoch { line: Line { branch, life }, count } = self.executed(epoch);
         let fork = self.0[&Line { branch, life }].fork;
         let first = fork.map_or(1, |fork| fork.count + 1);
-        let origin = Origin {
-            fork: fork.map(|fork| Fork::Mark(self.mark(fork))),
-            seed: BranchSeed(life.incarnation().0),
-        };
+        let origin =
+            Origin { fork: fork.map(|fork| Fork::Mark(self.mark(fork))), seed: BranchSeed(life.incarnation().0) };
         let root = EpochMark::root(Term(branch.into()), EpochId(first.into()), origin);
         (first..=count).fold(root, |before, count| before.next(EpochId(count.into()), Some(digest(life, count))))
     }

@@ -71,7 +71,8 @@ impl Witness {
     /// This is not stated any more.
     pub fn withdraw(&mut self, statement: Statement) {
         if self.statements.contains(&statement) {
-            self.statements = Shared::new(self.statements.iter().copied().filter(|other| *other != statement).collect());
+            self.statements =
+                Shared::new(self.statements.iter().copied().filter(|other| *other != statement).collect());
         }
     }
 }

@@ -26,7 +26,9 @@ fn coverage(bounds: Bounds) -> Coverage {
 fn cores_agree_with_the_model_in_runs_drawn_at_random() {
     let bounds = Bounds { records: 6, epochs: 6, joins: 3, unanswered: 2, crashes: 2, lives: 4, ..Bounds::SMALL };
     let Coverage { steps, bases, acks, takeovers, removals, fences, denials, ends } = coverage(bounds);
-    println!("{steps} steps: {bases} bases, {acks} acks, {takeovers} takeovers, {removals} removals, {fences} fences, {denials} denials, {ends} ends");
+    println!(
+        "{steps} steps: {bases} bases, {acks} acks, {takeovers} takeovers, {removals} removals, {fences} fences, {denials} denials, {ends} ends"
+    );
     for count in [bases, acks, takeovers, removals, fences, denials, ends] {
         assert!(count >= 20, "too little happens in these runs to show anything");
     }

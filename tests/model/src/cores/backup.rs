@@ -1,9 +1,7 @@
 //! The product's backup, driven as its duties say.
 
 use replication::view::Place;
-use replication::{
-    Backup, BackupAction, BackupConfig, ClaimResult, EpochMark, FrameDecoder, SessionId, Time, VmId,
-};
+use replication::{Backup, BackupAction, BackupConfig, ClaimResult, EpochMark, FrameDecoder, SessionId, Time, VmId};
 
 use super::primary::VM;
 use super::{NEVER, SOON};

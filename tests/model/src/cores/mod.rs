@@ -139,7 +139,12 @@ impl Cores {
             Action::LosePrimary(host) => self.backup(host).lose_primary(now),
             Action::Stop(host) => self.primary(host).stop(now),
             // Of these the cores know nothing.
-            Action::Run(_) | Action::Resume(_) | Action::Attest(_) | Action::Arrive | Action::Tell(_) | Action::Restore(_) => {}
+            Action::Run(_)
+            | Action::Resume(_)
+            | Action::Attest(_)
+            | Action::Arrive
+            | Action::Tell(_)
+            | Action::Restore(_) => {}
         }
     }
 

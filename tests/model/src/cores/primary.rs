@@ -144,7 +144,9 @@ impl PrimaryCore {
             Errand::RemoveStore => core.handle_store_delisted(now, result),
             Errand::End => core.handle_end_recorded(now, result),
             Errand::Look => core.handle_unasked_look(result),
-            Errand::Begin | Errand::Resume | Errand::TakeOver | Errand::Override => unreachable!("no primary asks this"),
+            Errand::Begin | Errand::Resume | Errand::TakeOver | Errand::Override => {
+                unreachable!("no primary asks this")
+            }
         }
         self.perform(now);
     }

@@ -14,7 +14,7 @@ use crate::broken::Break;
 use crate::line::{Epoch, Lines};
 use crate::name::{HostId, Join, Life};
 use crate::shared::Shared;
-use crate::world::{Disk, Replica, Role, Spent, World, Wrong};
+use crate::world::{Disk, Extent, Replica, Role, Spent, World, Wrong};
 
 /// What a run is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +80,13 @@ impl Play<'_> {
         self.world.wrong.get_or_insert(wrong);
     }
 
+    /// A property holds, or not.
+    fn check(&mut self, holds: bool, wrong: Wrong) {
+        if !holds {
+            self.fault(wrong);
+        }
+    }
+
     fn change_lines<T>(&mut self, change: impl FnOnce(&mut Lines) -> T) -> T {
         let mut lines = Lines::clone(&self.world.lines);
         let result = change(&mut lines);
@@ -90,9 +97,9 @@ impl Play<'_> {
     fn crash(&mut self, host: HostId) -> Option<()> {
         self.spend(|spent| &mut spent.crashes);
         if self.breaks(Break::RestartIsMember)
-            && let Some((join, base)) = self.restarted_member(host)
+            && let Some(base) = self.base_of(host)
         {
-            return self.restart_as_member(host, join, base);
+            return self.restart_as_member(host, base);
         }
         self.world.host_mut(host).node.take().map(drop)
     }
@@ -107,7 +114,10 @@ impl Play<'_> {
             let number = ours.into_iter().chain(theirs).map(|known| known.number).max();
             number.map_or(host.lives.is_none() && host.node.is_none(), |number| number > records.into())
         };
-        if self.world.witness.late.is_some() || self.world.lost.is_some() || !(is_lost || HostId::all().all(has_seen_more)) {
+        if self.world.witness.late.is_some()
+            || self.world.lost.is_some()
+            || !(is_lost || HostId::all().all(has_seen_more))
+        {
             return None;
         }
         self.spend(|spent| &mut spent.restores);
@@ -209,7 +219,7 @@ impl Play<'_> {
         records.filter(|record| record.primary.id == life.incarnation()).last()
     }
 
-    fn extent(&self, join: Join) -> Option<crate::world::Extent> {
+    fn extent(&self, join: Join) -> Option<Extent> {
         self.world.joins.get(&join).copied()
     }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use replication::Fork;
 use replication::view::evidence::{Facts, Observer, Resume, Start, Statement};
 use replication::view::{Ask, Lives, PlaceKind, Record, Register, Wish};
 
 use super::Play;
-use super::register::fork;
 use crate::action::life_count;
 use crate::broken::Break;
 use crate::name::{HostId, Life};
@@ -95,7 +95,8 @@ impl Play<'_> {
         let is_forced = self.breaks(Break::ResumeUnlisted);
         let all = newest.iter().flat_map(Record::places).map(|place| place.id);
         let named_dead = if is_forced { all.collect() } else { BTreeSet::new() };
-        let resume = Resume { store: newcomer.observer.store(store.id), fork: fork(self, has), named_dead };
+        let fork = Fork::Mark(self.world.lines.mark(has));
+        let resume = Resume { store: newcomer.observer.store(store.id), fork, named_dead };
         let wish = newcomer.observer.resume(newest.as_ref(), resume);
         self.settle_in(newcomer, Role::Starting);
         self.put(host, Errand::Resume, wish)?;
