@@ -31,6 +31,8 @@ pub struct Bounds {
     pub ends: u8,
     /// The witness may be restored to an older state.
     pub restores: u8,
+    /// Hosts may lose power, and with it files that are in memory only.
+    pub outages: u8,
 }
 
 impl Bounds {
@@ -49,6 +51,7 @@ impl Bounds {
         overrides: 0,
         ends: 0,
         restores: 0,
+        outages: 0,
     };
 }
 
@@ -70,18 +73,22 @@ pub(crate) const CRASHES: Bounds = Bounds { crashes: 2, epochs: 1, ..QUIET };
 /// The guest may be stopped.
 pub(crate) const ENDS: Bounds = Bounds { ends: 1, crashes: 0, ..QUIET };
 /// A backup may come back.
-pub(crate) const PAIRINGS: Bounds = Bounds { epochs: 3, records: 5, joins: 2, crashes: 0, ..QUIET };
+pub(crate) const PAIRINGS: Bounds = Bounds { epochs: 3, records: 5, joins: 2, crashes: 0, hosts: 2, ..QUIET };
 /// Primaries have state directories.
 pub(crate) const STORE: Bounds = Bounds { store: true, ..QUIET };
 /// One host, with a state directory that may be lost.
 pub(crate) const STORE_LOSS: Bounds = Bounds { store: true, store_losses: 1, hosts: 1, ..QUIET };
 /// The witness may be restored.
 pub(crate) const RESTORE: Bounds = Bounds { restores: 1, ..QUIET };
+/// A host may lose power.
+pub(crate) const OUTAGE: Bounds = Bounds { outages: 1, crashes: 0, ..QUIET };
+/// So may one that has a state directory.
+pub(crate) const STORE_OUTAGE: Bounds = Bounds { outages: 1, crashes: 0, hosts: 1, ..STORE };
 /// An operator may have a kept copy continue.
 pub(crate) const OVERRIDE: Bounds = Bounds { overrides: 1, store: true, ..QUIET };
 
 /// For every change. What breaks a rule on purpose does so in the bounds of one of these.
-pub const QUICK: [Case; 11] = [
+pub const QUICK: [Case; 13] = [
     Case { name: "an append in doubt", bounds: Bounds::SMALL, heals: false },
     Case {
         name: "healing of an append in doubt",
@@ -96,6 +103,8 @@ pub const QUICK: [Case; 11] = [
     Case { name: "a lost state directory", bounds: STORE_LOSS, heals: true },
     Case { name: "a pair with a state directory", bounds: Bounds { hosts: 2, ..STORE }, heals: true },
     Case { name: "a restored witness", bounds: RESTORE, heals: false },
+    Case { name: "a loss of power", bounds: OUTAGE, heals: false },
+    Case { name: "a loss of power with a state directory", bounds: STORE_OUTAGE, heals: false },
     Case { name: "an override", bounds: OVERRIDE, heals: false },
 ];
 
@@ -153,10 +162,11 @@ impl Bounds {
             "overrides" => &mut self.overrides,
             "ends" => &mut self.ends,
             "restores" => &mut self.restores,
+            "outages" => &mut self.outages,
             _ => {
                 return Err(format!(
                     "no bound is called {key:?}; there are records, epochs, lives, crashes, joins, unanswered, late, hosts, store, \
-                 store-losses, overrides, ends, restores"
+                 store-losses, overrides, ends, restores, outages"
                 ));
             }
         })

@@ -63,6 +63,8 @@ pub enum Break {
     AnyDisk,
     /// V31: a place of which nothing is heard is taken for dead.
     SilenceProves,
+    /// V31: a state directory is taken for gone with the boot in which it was written.
+    StoreDiesWithBoot,
     /// V32: a store that is not listed is resumed.
     ResumeUnlisted,
     /// V33: a guest has ended before the register knows.
@@ -79,7 +81,7 @@ pub enum Break {
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 32] = [
+    pub const ALL: [Break; 33] = [
         Break::RecordLost,
         Break::AppendReplaces,
         Break::ReadIsRight,
@@ -106,6 +108,7 @@ impl Break {
         Break::BeginUnproved,
         Break::AnyDisk,
         Break::SilenceProves,
+        Break::StoreDiesWithBoot,
         Break::ResumeUnlisted,
         Break::EndUnrecorded,
         Break::OverrideUnnamed,
@@ -124,6 +127,7 @@ impl Break {
             Break::JoinComesBack => bounds::PAIRINGS,
             Break::StoreRemovalUnasked | Break::StoreUncounted => bounds::STORE_LOSS,
             Break::ResumeUnlisted => bounds::STORE,
+            Break::StoreDiesWithBoot => bounds::STORE_OUTAGE,
             Break::OverrideUnnamed => bounds::OVERRIDE,
             Break::EndUnrecorded => bounds::ENDS,
             Break::DeathUntold => bounds::CRASHES,
@@ -141,7 +145,9 @@ impl Break {
             Break::BaseBeforeListed => &[ProtectedUnlisted],
             Break::EndUnrecorded => &[EndedContinued],
             Break::AnyDisk => &[OtherDisk],
-            Break::BeginUnproved | Break::SilenceProves | Break::OverrideUnnamed => &[BesideWhole],
+            Break::BeginUnproved | Break::SilenceProves | Break::StoreDiesWithBoot | Break::OverrideUnnamed => {
+                &[BesideWhole]
+            }
             Break::RunBeforeWon | Break::ReadIsRight => &[ReleasedWithoutRight],
             Break::BranchKept => &[TwinEpochs, OtherLine],
             _ => &[OtherLine, ClaimBehind, TwinEpochs, ReleasedUncommitted, ReleasedWithoutRight, BesideWhole],

@@ -62,6 +62,7 @@ seen! {
     start_without_proofs_is_seen: BeginUnproved,
     start_from_any_disk_is_seen: AnyDisk,
     death_by_silence_is_seen: SilenceProves,
+    store_that_dies_with_its_boot_is_seen: StoreDiesWithBoot,
     resume_of_an_unlisted_store_is_seen: ResumeUnlisted,
     end_without_a_record_is_seen: EndUnrecorded,
     override_that_names_one_place_is_seen: OverrideUnnamed,

@@ -8,7 +8,7 @@ mod start;
 use replication::Fork;
 use replication::view::{Incarnation, PlaceKind, Record, Standing};
 
-use crate::action::{Action, Fate};
+use crate::action::{Action, Fate, Files};
 use crate::bounds::Bounds;
 use crate::broken::Break;
 use crate::line::{Epoch, Lines};
@@ -48,6 +48,7 @@ impl Play<'_> {
             Action::Resume(host) => self.resume(host),
             Action::Attest(host) => self.attest(host),
             Action::Crash(host) => self.crash(host),
+            Action::PowerLoss(host, files) => self.lose_power(host, files),
             Action::Ask(host, errand) => self.ask(host, errand),
             Action::Append(host, fate) => self.append(host, fate),
             Action::Arrive => self.arrive(),
@@ -104,6 +105,17 @@ impl Play<'_> {
         self.world.host_mut(host).node.take().map(drop)
     }
 
+    fn lose_power(&mut self, host: HostId, files: Files) -> Option<()> {
+        self.spend(|spent| &mut spent.outages);
+        let host = self.world.host_mut(host);
+        host.node = None;
+        host.boot += 1;
+        if files == Files::Lost {
+            (host.lives, host.store) = (None, None);
+        }
+        Some(())
+    }
+
     /// The witness goes back to an earlier state. By the rules everybody notices who could append, since each has seen more.
     fn restore(&mut self, records: u8) -> Option<()> {
         let is_lost = self.breaks(Break::RecordLost);
@@ -112,7 +124,7 @@ impl Play<'_> {
             let ours = host.lives.as_ref().and_then(|lives| lives.known());
             let theirs = host.node.as_ref().and_then(|node| node.register.known());
             let number = ours.into_iter().chain(theirs).map(|known| known.number).max();
-            number.map_or(host.lives.is_none() && host.node.is_none(), |number| number > records.into())
+            number.map_or(host.born == 0, |number| number > records.into())
         };
         if self.world.witness.late.is_some()
             || self.world.lost.is_some()
