@@ -160,11 +160,15 @@ impl Observer {
         let void = newest.into_iter().flat_map(|record| &record.backups);
         let void = void.filter(|member| facts.stated.contains(&Statement::Void(member.join)));
         let dead = listed().filter(|(record, place)| is_dead(record, place)).map(|(_, place)| place.id);
+        // Whether a backup was ever whole died with its process: its disk may be half filled.
+        let is_backup =
+            |record: &Record, place: &Place| record.backups.iter().any(|member| member.place.id == place.id);
         let is_here = |place: &Place| self.is_here(place) || self.knows(place.id);
+        let has_disk = |record: &Record, place: &Place| is_here(place) && !is_backup(record, place);
         Wish::Begin {
             store,
             dead: dead.chain(void.map(|member| member.place.id)).collect(),
-            here: listed().filter(|(_, place)| is_here(place)).map(|(_, place)| place.id).collect(),
+            here: listed().filter(|(record, place)| has_disk(record, place)).map(|(_, place)| place.id).collect(),
             named_dead,
         }
     }

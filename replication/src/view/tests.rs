@@ -183,6 +183,16 @@ fn restart_on_disks_that_the_guest_did_not_use_last_is_refused_unless_named() {
 }
 
 #[test]
+fn disks_of_the_primary_are_given_up_by_its_name_though_other_places_are_proved_dead() {
+    let mut witness = Witness::default();
+    pair(&mut witness);
+    let elsewhere = Refusal::Elsewhere { place: Box::new(place(1)) };
+    assert_eq!(refusal(witness.wish(&mut node(3), begin_after(&[1, 2], &[], &[2]))), elsewhere);
+    let record = won(witness.wish(&mut node(3), begin_after(&[2], &[], &[1])));
+    assert_eq!(record.named_dead, [place(1).id]);
+}
+
+#[test]
 fn end_frees_the_name_for_anybody() {
     let mut witness = Witness::default();
     let (mut a, mut b) = pair(&mut witness);

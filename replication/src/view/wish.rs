@@ -15,7 +15,7 @@ pub enum Wish {
         store: Option<Place>,
         /// Places that are proved dead.
         dead: BTreeSet<Incarnation>,
-        /// Places whose disks this start uses: an earlier life of the VM on this host, in the same state directory.
+        /// Places whose disks this start uses: an earlier life of the VM on this host, in the same state directory, that ran it.
         here: BTreeSet<Incarnation>,
         /// Places that the operator says are dead.
         named_dead: BTreeSet<Incarnation>,
@@ -223,8 +223,9 @@ fn begin(entry: &Entry, store: &Option<Place>, proofs: &Proofs<'_>, asker: Asker
     if let Some(place) = alive(record, |id| dead.contains(&id) || named_dead.contains(&id)) {
         return Judgement::Refused(Refusal::MayBeWhole { place: Box::new(place.clone()) });
     }
-    let all_named = record.places().all(|place| named_dead.contains(&place.id));
-    if !all_named && !record.places().any(|place| here.contains(&place.id)) {
+    // Who names the primary gives up what is on its disks.
+    let is_given_up = named_dead.contains(&record.primary.id);
+    if !is_given_up && !record.places().any(|place| here.contains(&place.id)) {
         return Judgement::Refused(Refusal::Elsewhere { place: Box::new(record.primary.clone()) });
     }
     next.named_dead = record.places().map(|place| place.id).filter(|id| named_dead.contains(id)).collect();

@@ -19,6 +19,8 @@ pub enum Action {
     Attest(HostId),
     /// The process on this host ends without warning.
     Crash(HostId),
+    /// This host loses power, and boots again.
+    PowerLoss(HostId, Files),
     /// A process asks the witness: it reads, and from then on may append.
     Ask(HostId, Errand),
     /// Its append reaches the witness, or not.
@@ -56,6 +58,15 @@ pub enum Action {
     Restore(u8),
 }
 
+/// What becomes of a lock file and a state directory when their host loses power. Disks keep what they were given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Files {
+    /// They are on a disk.
+    Kept,
+    /// They were in memory.
+    Lost,
+}
+
 /// What becomes of an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fate {
@@ -88,7 +99,11 @@ impl fmt::Display for Action {
             Action::Attest(host) => write!(f, "{host}: a process states that those before it are gone, and ends"),
             Action::Crash(host) => write!(f, "{host}: the process is killed"),
             Action::Ask(host, errand) => write!(f, "{host}: asks the witness, to {errand}"),
-            Action::Append(host, fate) => write!(f, "{host}: the append reaches the witness {fate}").and(Ok(())),
+            Action::Append(host, fate) => write!(f, "{host}: the append reaches the witness {fate}"),
+            Action::PowerLoss(host, Files::Kept) => write!(f, "{host}: loses power"),
+            Action::PowerLoss(host, Files::Lost) => {
+                write!(f, "{host}: loses power, and its lock file and state directory with it")
+            }
             Action::Arrive => f.write_str("the late append arrives"),
             Action::Seal(host) => write!(f, "{host}: the guest runs on, and its epoch is sealed"),
             Action::Keep(host) => write!(f, "{host}: the state directory has the next epoch"),
@@ -125,12 +140,15 @@ pub(crate) fn within(bounds: &Bounds, world: &World, actions: &mut Vec<Action>) 
 
 /// Hosts on which something may happen. They are alike until something does, so the first that is untouched stands for all of them.
 fn hosts(bounds: &Bounds, world: &World) -> impl Iterator<Item = HostId> {
-    let is_untouched = |host: &HostId| world.host(*host).lives.is_none() && world.host(*host).node.is_none();
+    let is_untouched = |host: &HostId| world.host(*host).born == 0;
     let first = HostId::all().find(is_untouched);
     HostId::all().take(usize::from(bounds.hosts)).filter(move |host| first.is_none_or(|first| *host <= first))
 }
 
 fn of_host(bounds: &Bounds, world: &World, host: HostId, actions: &mut Vec<Action>) {
+    if world.spent.outages < bounds.outages && world.host(host).born > 0 {
+        actions.extend([Action::PowerLoss(host, Files::Kept), Action::PowerLoss(host, Files::Lost)]);
+    }
     let Some(node) = world.node(host) else { return on_idle_host(bounds, world, host, actions) };
     if world.spent.crashes < bounds.crashes {
         actions.push(Action::Crash(host));
@@ -151,12 +169,12 @@ fn of_host(bounds: &Bounds, world: &World, host: HostId, actions: &mut Vec<Actio
 }
 
 fn on_idle_host(bounds: &Bounds, world: &World, host: HostId, actions: &mut Vec<Action>) {
-    let Host { lives, store, .. } = world.host(host);
-    if life_count(world, host) < bounds.lives && has_room(bounds, world) {
+    let Host { born, store, .. } = world.host(host);
+    if *born < bounds.lives && has_room(bounds, world) {
         actions.push(Action::Run(host));
         actions.extend(store.filter(|store| store.has.is_some()).map(|_| Action::Resume(host)));
     }
-    actions.extend(lives.as_ref().map(|_| Action::Attest(host)));
+    actions.extend((*born > 0).then_some(Action::Attest(host)));
 }
 
 fn of_append(bounds: &Bounds, world: &World, host: HostId, pending: &Pending, actions: &mut Vec<Action>) {
@@ -192,7 +210,7 @@ fn of_primary(bounds: &Bounds, world: &World, host: HostId, primary: &Primary, a
     }
     if session.is_none() && world.spent.joins < bounds.joins {
         let others = hosts(bounds, world).filter(|other| *other != host);
-        let can_begin = |other: &HostId| world.node(*other).is_some() || life_count(world, *other) < bounds.lives;
+        let can_begin = |other: &HostId| world.node(*other).is_some() || world.host(*other).born < bounds.lives;
         actions.extend(others.filter(can_begin).map(|backup| Action::Connect { primary: host, backup }));
     }
 }
@@ -211,12 +229,6 @@ fn of_backup(host: HostId, backup: &Backup, actions: &mut Vec<Action>) {
 /// Whether one record more is within the bounds.
 fn has_room(bounds: &Bounds, world: &World) -> bool {
     world.witness.chain.len() < usize::from(bounds.records)
-}
-
-/// Lives on a host that others may have heard of.
-pub(crate) fn life_count(world: &World, host: HostId) -> u8 {
-    let count = world.host(host).lives.as_ref().map_or(0, |lives| lives.public().count());
-    u8::try_from(count).expect("lives are few")
 }
 
 /// What the process on `host` may want of the register now.

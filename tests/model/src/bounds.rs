@@ -31,6 +31,8 @@ pub struct Bounds {
     pub ends: u8,
     /// The witness may be restored to an older state.
     pub restores: u8,
+    /// Hosts may lose power, and with it files that are in memory only.
+    pub outages: u8,
 }
 
 impl Bounds {
@@ -49,6 +51,7 @@ impl Bounds {
         overrides: 0,
         ends: 0,
         restores: 0,
+        outages: 0,
     };
 }
 
@@ -63,21 +66,46 @@ pub struct Case {
     pub heals: bool,
 }
 
-const QUIET: Bounds = Bounds { unanswered: 0, ..Bounds::SMALL };
+/// The same, and every append is answered.
+pub(crate) const QUIET: Bounds = Bounds { unanswered: 0, ..Bounds::SMALL };
+/// Two processes may crash.
+pub(crate) const CRASHES: Bounds = Bounds { crashes: 2, epochs: 1, ..QUIET };
+/// The guest may be stopped.
+pub(crate) const ENDS: Bounds = Bounds { ends: 1, crashes: 0, ..QUIET };
+/// A backup may come back.
+pub(crate) const PAIRINGS: Bounds = Bounds { epochs: 3, records: 5, joins: 2, crashes: 0, hosts: 2, ..QUIET };
+/// Primaries have state directories.
+pub(crate) const STORE: Bounds = Bounds { store: true, ..QUIET };
+/// One host, with a state directory that may be lost.
+pub(crate) const STORE_LOSS: Bounds = Bounds { store: true, store_losses: 1, hosts: 1, ..QUIET };
+/// The witness may be restored.
+pub(crate) const RESTORE: Bounds = Bounds { restores: 1, ..QUIET };
+/// A host may lose power.
+pub(crate) const OUTAGE: Bounds = Bounds { outages: 1, crashes: 0, ..QUIET };
+/// So may one that has a state directory.
+pub(crate) const STORE_OUTAGE: Bounds = Bounds { outages: 1, crashes: 0, hosts: 1, ..STORE };
+/// An operator may have a kept copy continue.
+pub(crate) const OVERRIDE: Bounds = Bounds { overrides: 1, store: true, ..QUIET };
 
-/// For every change.
-pub const QUICK: [Case; 7] = [
+/// For every change. What breaks a rule on purpose does so in the bounds of one of these.
+pub const QUICK: [Case; 13] = [
     Case { name: "an append in doubt", bounds: Bounds::SMALL, heals: false },
-    Case { name: "healing", bounds: QUIET, heals: true },
-    Case { name: "ends", bounds: Bounds { ends: 1, crashes: 0, ..QUIET }, heals: false },
     Case {
-        name: "a state directory",
-        bounds: Bounds { store: true, store_losses: 1, hosts: 2, ..QUIET },
-        heals: false,
+        name: "healing of an append in doubt",
+        bounds: Bounds { hosts: 2, epochs: 1, ..Bounds::SMALL },
+        heals: true,
     },
-    Case { name: "a state directory heals", bounds: Bounds { store: true, hosts: 2, ..QUIET }, heals: true },
-    Case { name: "a restored witness", bounds: Bounds { restores: 1, ..QUIET }, heals: false },
-    Case { name: "an override", bounds: Bounds { overrides: 1, records: 5, ..QUIET }, heals: false },
+    Case { name: "healing", bounds: QUIET, heals: true },
+    Case { name: "healing of two crashes", bounds: CRASHES, heals: true },
+    Case { name: "ends", bounds: ENDS, heals: false },
+    Case { name: "pairings", bounds: PAIRINGS, heals: false },
+    Case { name: "a state directory", bounds: STORE, heals: false },
+    Case { name: "a lost state directory", bounds: STORE_LOSS, heals: true },
+    Case { name: "a pair with a state directory", bounds: Bounds { hosts: 2, ..STORE }, heals: true },
+    Case { name: "a restored witness", bounds: RESTORE, heals: false },
+    Case { name: "a loss of power", bounds: OUTAGE, heals: false },
+    Case { name: "a loss of power with a state directory", bounds: STORE_OUTAGE, heals: false },
+    Case { name: "an override", bounds: OVERRIDE, heals: false },
 ];
 
 /// The bounds of the rules, for hours in which nobody waits.
@@ -87,7 +115,7 @@ pub const DEEP: [Case; 6] = [
     Case { name: "crashes", bounds: Bounds { crashes: 2, lives: 3, ..Bounds::SMALL }, heals: false },
     Case { name: "ends", bounds: Bounds { ends: 1, ..Bounds::SMALL }, heals: false },
     Case { name: "a state directory", bounds: Bounds { store: true, store_losses: 1, ..Bounds::SMALL }, heals: false },
-    Case { name: "healing", bounds: Bounds::SMALL, heals: true },
+    Case { name: "healing", bounds: Bounds { crashes: 2, ..Bounds::SMALL }, heals: true },
 ];
 
 impl FromStr for Bounds {
@@ -134,10 +162,11 @@ impl Bounds {
             "overrides" => &mut self.overrides,
             "ends" => &mut self.ends,
             "restores" => &mut self.restores,
+            "outages" => &mut self.outages,
             _ => {
                 return Err(format!(
                     "no bound is called {key:?}; there are records, epochs, lives, crashes, joins, unanswered, late, hosts, store, \
-                 store-losses, overrides, ends, restores"
+                 store-losses, overrides, ends, restores, outages"
                 ));
             }
         })

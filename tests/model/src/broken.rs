@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::bounds::Bounds;
+use crate::bounds::{self, Bounds};
 use crate::play::Setting;
 use crate::world::Wrong;
 
@@ -63,6 +63,8 @@ pub enum Break {
     AnyDisk,
     /// V31: a place of which nothing is heard is taken for dead.
     SilenceProves,
+    /// V31: a state directory is taken for gone with the boot in which it was written.
+    StoreDiesWithBoot,
     /// V32: a store that is not listed is resumed.
     ResumeUnlisted,
     /// V33: a guest has ended before the register knows.
@@ -79,7 +81,7 @@ pub enum Break {
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 32] = [
+    pub const ALL: [Break; 33] = [
         Break::RecordLost,
         Break::AppendReplaces,
         Break::ReadIsRight,
@@ -106,6 +108,7 @@ impl Break {
         Break::BeginUnproved,
         Break::AnyDisk,
         Break::SilenceProves,
+        Break::StoreDiesWithBoot,
         Break::ResumeUnlisted,
         Break::EndUnrecorded,
         Break::OverrideUnnamed,
@@ -116,21 +119,19 @@ impl Break {
 }
 
 impl Break {
-    /// The smallest setting in which it does harm.
+    /// A small setting in which it does harm.
     pub fn setting(self) -> Setting {
-        let plain = Bounds { epochs: 2, ends: 0, unanswered: 0, ..Bounds::SMALL };
-        let alone = Bounds { store: true, hosts: 1, ..plain };
         let bounds = match self {
-            Break::RecordLost | Break::SeenIsForgotten => Bounds { restores: 1, ..plain },
-            Break::DoubtIsWon | Break::DoubtIsForgotten => Bounds { unanswered: 1, ..plain },
-            Break::JoinComesBack => Bounds { epochs: 3, records: 5, joins: 2, crashes: 0, ..plain },
-            Break::StoreRemovalUnasked => Bounds { store_losses: 1, ..alone },
-            Break::StoreUncounted => alone,
-            Break::ResumeUnlisted => Bounds { store: true, ..plain },
-            Break::OverrideUnnamed => Bounds { store: true, overrides: 1, ..plain },
-            Break::EndUnrecorded => Bounds { ends: 1, crashes: 0, ..plain },
-            Break::DeathUntold => Bounds { crashes: 2, ..plain },
-            _ => plain,
+            Break::RecordLost | Break::SeenIsForgotten => bounds::RESTORE,
+            Break::DoubtIsWon | Break::DoubtIsForgotten => Bounds::SMALL,
+            Break::JoinComesBack => bounds::PAIRINGS,
+            Break::StoreRemovalUnasked | Break::StoreUncounted => bounds::STORE_LOSS,
+            Break::ResumeUnlisted => bounds::STORE,
+            Break::StoreDiesWithBoot => bounds::STORE_OUTAGE,
+            Break::OverrideUnnamed => bounds::OVERRIDE,
+            Break::EndUnrecorded => bounds::ENDS,
+            Break::DeathUntold => bounds::CRASHES,
+            _ => bounds::QUIET,
         };
         let heals = matches!(self, Break::NobodyClaims | Break::VoidUntold | Break::DeathUntold);
         Setting { bounds, broken: Some(self), heals }
@@ -144,7 +145,9 @@ impl Break {
             Break::BaseBeforeListed => &[ProtectedUnlisted],
             Break::EndUnrecorded => &[EndedContinued],
             Break::AnyDisk => &[OtherDisk],
-            Break::BeginUnproved | Break::SilenceProves | Break::OverrideUnnamed => &[BesideWhole],
+            Break::BeginUnproved | Break::SilenceProves | Break::StoreDiesWithBoot | Break::OverrideUnnamed => {
+                &[BesideWhole]
+            }
             Break::RunBeforeWon | Break::ReadIsRight => &[ReleasedWithoutRight],
             Break::BranchKept => &[TwinEpochs, OtherLine],
             _ => &[OtherLine, ClaimBehind, TwinEpochs, ReleasedUncommitted, ReleasedWithoutRight, BesideWhole],

@@ -19,15 +19,20 @@ impl HostId {
         (0..HOSTS).map(|index| HostId(u8::try_from(index).expect("there are few hosts")))
     }
 
-    /// Where a process on it is.
-    pub fn location(self) -> Location {
+    /// Where a process on it is, in a boot of that number.
+    pub fn location(self, boot: u8) -> Location {
         let host = self.to_string();
-        Location { machine: format!("machine {host}"), boot: format!("boot {host}"), lock: format!("/{host}"), host }
+        Location {
+            machine: format!("machine {host}"),
+            boot: format!("boot {host}{boot}"),
+            lock: format!("/{host}"),
+            host,
+        }
     }
 
     /// Its lock file.
-    pub fn home(self) -> Home {
-        Home::of(&self.location(), FileId { device: 1, inode: u64::from(self.0) + 1, birth: 1 })
+    pub fn home(self, boot: u8) -> Home {
+        Home::of(&self.location(boot), FileId { device: 1, inode: u64::from(self.0) + 1, birth: 1 })
     }
 
     /// The host of a place of that location.

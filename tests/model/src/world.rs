@@ -59,12 +59,18 @@ pub struct Spent {
     pub ends: u8,
     /// Restored witnesses.
     pub restores: u8,
+    /// Hosts that lost power.
+    pub outages: u8,
 }
 
 /// A host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Host {
-    /// What its lock file says. None: no process was here whose life became public.
+    /// Its boots before this one.
+    pub boot: u8,
+    /// Processes that began here and of which others may have heard.
+    pub born: u8,
+    /// What its lock file says; none: there is none.
     pub lives: Option<Shared<Lives>>,
     /// Its state directory.
     pub store: Option<Store>,
@@ -320,7 +326,7 @@ impl Wrong {
 impl World {
     /// No process was ever here.
     pub fn empty() -> World {
-        let host = Host { lives: None, store: None, disk: Disk::Blank, node: None };
+        let host = Host { boot: 0, born: 0, lives: None, store: None, disk: Disk::Blank, node: None };
         World {
             witness: Witness::empty(),
             lost: None,

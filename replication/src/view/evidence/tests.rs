@@ -171,6 +171,19 @@ fn directory_is_here_by_path_on_the_same_host_and_not_by_equal_boots_of_two_mach
     assert_eq!((dead, here), ([id(1)].into(), [id(1)].into()));
 }
 
+/// Found by `tests/model`: a backup that was listed, and died before its base, had left a disk half filled. A start on its host booted
+/// the guest from that.
+#[test]
+fn disk_of_a_backup_is_none_that_a_start_may_use() {
+    let us = observer(at(MACHINE, "b", "/a"), &[9, 2]);
+    let (primary, backup) = (process(1, at("m2", "b2", "/a")), process(2, at(MACHINE, "b", "/a")));
+    let facts = Facts { stated: [Statement::Dead(id(1))].into(), ..Facts::default() };
+    let wish = us.begin(Some(&record(primary.clone(), None, Some(backup.clone()))), &facts, start(false));
+    assert_eq!(dead_and_here(wish), ([id(1), id(2)].into(), [].into()));
+    let succeeded = us.begin(Some(&record(backup, None, Some(primary))), &facts, start(false));
+    assert_eq!(dead_and_here(succeeded), ([id(1), id(2)].into(), [id(2)].into()), "it took over, so it was whole");
+}
+
 #[test]
 fn store_is_gone_if_its_lock_file_knows_the_writer_and_no_epoch_is_there() {
     let here = at(MACHINE, "b", "/a");

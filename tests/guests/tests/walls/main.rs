@@ -227,6 +227,7 @@ fn walls_every_crate_takes_the_lints_of_the_workspace() {
         "vmm/protect",
         "vmm/bench",
         "tests/sim",
+        "tests/model",
         "tests/guests",
     ] {
         let manifest = read(&format!("{path}/Cargo.toml"));

@@ -81,9 +81,9 @@ pub fn replay(setting: &Setting, seed: u64, steps_max: usize) -> Coverage {
 }
 
 fn breaks_off(action: Action) -> bool {
-    use Action::{Append, Crash, LoseBackup, LosePrimary, LoseStore, Stop};
+    use Action::{Append, Crash, LoseBackup, LosePrimary, LoseStore, PowerLoss, Stop};
     let claims = matches!(action, Action::Ask(_, Errand::TakeOver));
-    let is_fault = matches!(action, Crash(_) | LoseBackup(_) | LosePrimary(_) | LoseStore(_) | Stop(_));
+    let is_fault = matches!(action, Crash(_) | PowerLoss(..) | LoseBackup(_) | LosePrimary(_) | LoseStore(_) | Stop(_));
     claims || is_fault || matches!(action, Append(_, fate) if fate != Fate::Answered)
 }
 
@@ -116,7 +116,7 @@ impl Cores {
         let now = self.tick();
         self.coverage.steps += 1;
         match action {
-            Action::Crash(host) => self.end(host),
+            Action::Crash(host) | Action::PowerLoss(host, _) => self.end(host),
             Action::Ask(host, errand) => self.ask(now, host, errand, before, after),
             Action::Append(host, fate) => self.answer(now, host, fate, before, after),
             Action::Connect { primary, backup } => self.connect(now, primary, backup, after),

@@ -1,10 +1,11 @@
 //! The backup: being filled, following, asking for the guest, keeping what it has.
 
+use replication::view::evidence::Statement;
 use replication::view::{Outcome, Register, Tell, Voids, Wish};
 
 use super::Play;
-use super::register::void;
 use crate::broken::Break;
+use crate::line::Epoch;
 use crate::name::{HostId, Join};
 use crate::shared::Shared;
 use crate::world::{Backup, Disk, Extent, Phase, Replica, Role, Session, Stance};
@@ -81,7 +82,7 @@ impl Play<'_> {
         if session.phase < Phase::Basing || count > sealed || !may_take {
             return None;
         }
-        let last = crate::line::Epoch { line, count };
+        let last = Epoch { line, count };
         self.world.backup_mut(host)?.copy = Replica::Whole { join, last, stance };
         self.world.host_mut(host).disk = Disk::At(last);
         if let Some(extent) = self.world.joins.get_mut(&join) {
@@ -115,8 +116,8 @@ impl Play<'_> {
         }
         for tell in tells {
             match tell {
-                Tell::State(join) => self.world.witness.state([void(join)]),
-                Tell::Withdraw(join) => self.world.witness.withdraw(void(join)),
+                Tell::State(join) => self.world.witness.state([Statement::Void(join)]),
+                Tell::Withdraw(join) => self.world.witness.withdraw(Statement::Void(join)),
             }
             voids.handle_told(tell);
         }
@@ -131,20 +132,18 @@ impl Play<'_> {
         Some(())
     }
 
-    /// The backup on `host` that was whole, and its base.
-    pub(super) fn restarted_member(&self, host: HostId) -> Option<(Join, u8)> {
+    /// The base of the backup on `host`, if that is whole.
+    pub(super) fn base_of(&self, host: HostId) -> Option<u8> {
         let Replica::Whole { join, .. } = self.world.backup(host)?.copy else { return None };
-        Some((join, self.extent(join)?.base))
+        self.extent(join).map(|extent| extent.base)
     }
 
     /// It comes back under its old name, with no more than its base.
-    pub(super) fn restart_as_member(&mut self, host: HostId, join: Join, base: u8) -> Option<()> {
-        let backup = self.world.backup_mut(host)?;
-        if let Replica::Whole { last, stance, .. } = &mut backup.copy {
+    pub(super) fn restart_as_member(&mut self, host: HostId, base: u8) -> Option<()> {
+        if let Replica::Whole { last, stance, .. } = &mut self.world.backup_mut(host)?.copy {
             last.count = base;
             *stance = Stance::Claiming;
         }
-        debug_assert_eq!(join.backup.host, host);
         Some(())
     }
 }

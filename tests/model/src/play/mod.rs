@@ -8,13 +8,13 @@ mod start;
 use replication::Fork;
 use replication::view::{Incarnation, PlaceKind, Record, Standing};
 
-use crate::action::{Action, Fate};
+use crate::action::{Action, Fate, Files};
 use crate::bounds::Bounds;
 use crate::broken::Break;
 use crate::line::{Epoch, Lines};
 use crate::name::{HostId, Join, Life};
 use crate::shared::Shared;
-use crate::world::{Disk, Replica, Role, Spent, World, Wrong};
+use crate::world::{Disk, Extent, Replica, Role, Spent, World, Wrong};
 
 /// What a run is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,7 @@ impl Play<'_> {
             Action::Resume(host) => self.resume(host),
             Action::Attest(host) => self.attest(host),
             Action::Crash(host) => self.crash(host),
+            Action::PowerLoss(host, files) => self.lose_power(host, files),
             Action::Ask(host, errand) => self.ask(host, errand),
             Action::Append(host, fate) => self.append(host, fate),
             Action::Arrive => self.arrive(),
@@ -80,6 +81,13 @@ impl Play<'_> {
         self.world.wrong.get_or_insert(wrong);
     }
 
+    /// A property holds, or not.
+    fn check(&mut self, holds: bool, wrong: Wrong) {
+        if !holds {
+            self.fault(wrong);
+        }
+    }
+
     fn change_lines<T>(&mut self, change: impl FnOnce(&mut Lines) -> T) -> T {
         let mut lines = Lines::clone(&self.world.lines);
         let result = change(&mut lines);
@@ -90,11 +98,22 @@ impl Play<'_> {
     fn crash(&mut self, host: HostId) -> Option<()> {
         self.spend(|spent| &mut spent.crashes);
         if self.breaks(Break::RestartIsMember)
-            && let Some((join, base)) = self.restarted_member(host)
+            && let Some(base) = self.base_of(host)
         {
-            return self.restart_as_member(host, join, base);
+            return self.restart_as_member(host, base);
         }
         self.world.host_mut(host).node.take().map(drop)
+    }
+
+    fn lose_power(&mut self, host: HostId, files: Files) -> Option<()> {
+        self.spend(|spent| &mut spent.outages);
+        let host = self.world.host_mut(host);
+        host.node = None;
+        host.boot += 1;
+        if files == Files::Lost {
+            (host.lives, host.store) = (None, None);
+        }
+        Some(())
     }
 
     /// The witness goes back to an earlier state. By the rules everybody notices who could append, since each has seen more.
@@ -105,7 +124,7 @@ impl Play<'_> {
             let ours = host.lives.as_ref().and_then(|lives| lives.known());
             let theirs = host.node.as_ref().and_then(|node| node.register.known());
             let number = ours.into_iter().chain(theirs).map(|known| known.number).max();
-            number.map_or(host.lives.is_none() && host.node.is_none(), |number| number > records.into())
+            number.map_or(host.born == 0, |number| number > records.into())
         };
         if self.world.witness.late.is_some()
             || self.world.lost.is_some()
@@ -212,7 +231,7 @@ impl Play<'_> {
         records.filter(|record| record.primary.id == life.incarnation()).last()
     }
 
-    fn extent(&self, join: Join) -> Option<crate::world::Extent> {
+    fn extent(&self, join: Join) -> Option<Extent> {
         self.world.joins.get(&join).copied()
     }
 }

@@ -213,7 +213,7 @@ impl Play<'_> {
             return;
         }
         let keeps = |slot: &Slot| slot.fork.is_some_and(|fork| self.world.lines.is_in(epoch, fork));
-        let is_kept = later.into_iter().all(|slot| keeps(slot));
+        let is_kept = later.into_iter().all(keeps);
         self.check(is_kept, Wrong::OtherLine);
     }
 }

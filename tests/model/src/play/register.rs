@@ -1,8 +1,9 @@
 //! The conversation with the witness, by the product's own register, and what comes of it.
 
+use std::collections::BTreeSet;
+
 use replication::view::evidence::Statement;
-use replication::view::{Ask, Outcome, Record, Register, Standing, Wish};
-use replication::{Fork, SessionId};
+use replication::view::{Ask, Incarnation, Lives, Member, Outcome, Place, Record, Register, Standing, Wish};
 
 use super::Play;
 use crate::action::Fate;
@@ -10,7 +11,7 @@ use crate::broken::Break;
 use crate::line::{Epoch, Line};
 use crate::name::{HostId, Join};
 use crate::shared::Shared;
-use crate::world::{Disk, Errand, Pending, Phase, Replica, Role, Stance, Wrong};
+use crate::world::{Disk, Errand, Pending, Phase, Primary, Replica, Role, Stance};
 
 impl Play<'_> {
     /// The process on `host` wants something. It reads; if it may append, that is pending.
@@ -78,7 +79,7 @@ impl Play<'_> {
                 let named_dead = self.named_dead(errand)?;
                 Wish::TakeOver { join: join.session(), fork, named_dead }
             }
-            Errand::Enlist(join) => Wish::Enlist(replication::view::Member {
+            Errand::Enlist(join) => Wish::Enlist(Member {
                 place: self.world.node(join.backup.host)?.register.me().clone(),
                 join: join.session(),
             }),
@@ -96,14 +97,14 @@ impl Play<'_> {
     }
 
     /// What an operator names, who names only what will never come back.
-    fn named_dead(&self, errand: Errand) -> Option<std::collections::BTreeSet<replication::view::Incarnation>> {
+    fn named_dead(&self, errand: Errand) -> Option<BTreeSet<Incarnation>> {
         let newest = self.world.witness.newest()?;
         let all = newest.places().map(|place| place.id).collect();
         if errand == Errand::TakeOver {
             return Some(if self.breaks(Break::ClaimUnlisted) { all } else { Default::default() });
         }
         let mut places = newest.places();
-        let is_gone = |place: &replication::view::Place| !self.may_continue(newest, place.id, place.kind);
+        let is_gone = |place: &Place| !self.may_continue(newest, place.id, place.kind);
         let has_named = match self.breaks(Break::OverrideUnnamed) {
             true => places.next().is_some_and(is_gone),
             false => places.all(is_gone),
@@ -181,7 +182,7 @@ impl Play<'_> {
         let known = self.world.node(host).and_then(|node| node.register.known());
         let host = self.world.host_mut(host);
         if let (Some(known), Some(lives)) = (known, &host.lives) {
-            let mut lives = replication::view::Lives::clone(lives);
+            let mut lives = Lives::clone(lives);
             lives.remember(known);
             host.lives = Some(Shared::new(lives));
         }
@@ -274,7 +275,7 @@ impl Play<'_> {
         self.change_lines(|lines| lines.begin(line, fork, disk.epoch()));
         self.world.host_mut(host).disk = fork.map_or(disk, Disk::At);
         let stored = self.world.host(host).store.filter(|_| !is_backup);
-        let role = Role::Primary(crate::world::Primary {
+        let role = Role::Primary(Primary {
             line,
             sealed: fork.map_or(0, |fork| fork.count),
             committed: fork.map_or(0, |fork| fork.count),
@@ -290,27 +291,8 @@ impl Play<'_> {
     }
 
     /// Of the statements that matter while `record` is the newest, those that stand.
-    pub(super) fn stated(&self, record: &Record) -> std::collections::BTreeSet<Statement> {
+    pub(super) fn stated(&self, record: &Record) -> BTreeSet<Statement> {
         let about = Statement::about(record).into_iter();
         about.filter(|statement| self.world.witness.statements.contains(statement)).collect()
-    }
-}
-
-/// The statement that a pairing came to nothing.
-pub(super) fn void(join: SessionId) -> Statement {
-    Statement::Void(join)
-}
-
-/// An epoch as records name it.
-pub(super) fn fork(play: &Play<'_>, epoch: Epoch) -> Fork {
-    Fork::Mark(play.world.lines.mark(epoch))
-}
-
-impl Play<'_> {
-    /// What is said to be so and is not.
-    pub(super) fn check(&mut self, holds: bool, wrong: Wrong) {
-        if !holds {
-            self.fault(wrong);
-        }
     }
 }

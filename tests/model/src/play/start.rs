@@ -2,16 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use replication::Fork;
 use replication::view::evidence::{Facts, Observer, Resume, Start, Statement};
 use replication::view::{Ask, Lives, PlaceKind, Record, Register, Wish};
 
 use super::Play;
-use super::register::fork;
-use crate::action::life_count;
 use crate::broken::Break;
 use crate::name::{HostId, Life};
 use crate::shared::Shared;
-use crate::world::{Errand, Node, Pending, Role, Store};
+use crate::world::{Errand, Host, Node, Pending, Role, Store, Wrong};
 
 /// A process that has just begun.
 pub(super) struct Newcomer {
@@ -27,10 +26,10 @@ impl Play<'_> {
         if self.world.node(host).is_some() {
             return None;
         }
-        let life = Life { host, number: life_count(&self.world, host) + 1 };
-        let before = self.world.host(host).lives.clone();
-        let mut lives = Lives::begin(life.incarnation(), host.home(), before.as_deref());
-        let observer = Observer::new(host.location(), &lives);
+        let Host { boot, born, lives: before, .. } = self.world.host(host).clone();
+        let life = Life { host, number: born + 1 };
+        let mut lives = Lives::begin(life.incarnation(), host.home(boot), before.as_deref());
+        let observer = Observer::new(host.location(boot), &lives);
         lives.publish();
         let mut register = Register::new(observer.place().clone(), lives.known());
         register.handle_wish(Wish::Look, life.attempt());
@@ -46,6 +45,7 @@ impl Play<'_> {
     pub(super) fn settle_in(&mut self, newcomer: Newcomer, role: Role) {
         let Newcomer { life, lives, observer: _, register } = newcomer;
         let host = self.world.host_mut(life.host);
+        host.born += 1;
         host.lives = Some(Shared::new(lives));
         host.node = Some(Node { life, register: Shared::new(register), pending: None, role });
     }
@@ -66,11 +66,14 @@ impl Play<'_> {
             Start { store: store.map(|id| newcomer.observer.store(id)), has_epoch, named_dead: BTreeSet::new() };
         let facts = self.facts(newest.as_ref());
         let mut wish = newcomer.observer.begin(newest.as_ref(), &facts, start);
-        self.mislead(newest.as_ref(), &mut wish);
+        self.mislead(host, newest.as_ref(), &mut wish);
         self.settle_in(newcomer, Role::Starting);
         self.put(host, Errand::Begin, wish)?;
         // Only a start that may append does anything to the directory.
         let pending = self.world.node(host)?.pending.clone()?;
+        let before = self.world.host(host).store.filter(|store| store.has.is_some());
+        let is_listed = |store: Store| newest.iter().flat_map(Record::places).any(|place| place.id == store.id);
+        self.check(!before.is_some_and(is_listed), Wrong::BesideWhole);
         self.world.host_mut(host).store = store.map(|id| Store { id, has: None });
         if self.breaks(Break::RunBeforeWon) {
             return self.run_at_once(host, &pending);
@@ -95,7 +98,8 @@ impl Play<'_> {
         let is_forced = self.breaks(Break::ResumeUnlisted);
         let all = newest.iter().flat_map(Record::places).map(|place| place.id);
         let named_dead = if is_forced { all.collect() } else { BTreeSet::new() };
-        let resume = Resume { store: newcomer.observer.store(store.id), fork: fork(self, has), named_dead };
+        let fork = Fork::Mark(self.world.lines.mark(has));
+        let resume = Resume { store: newcomer.observer.store(store.id), fork, named_dead };
         let wish = newcomer.observer.resume(newest.as_ref(), resume);
         self.settle_in(newcomer, Role::Starting);
         self.put(host, Errand::Resume, wish)?;
@@ -107,13 +111,17 @@ impl Play<'_> {
     }
 
     /// What a start takes for proved that is not, where a rule is broken.
-    fn mislead(&self, newest: Option<&Record>, wish: &mut Wish) {
+    fn mislead(&self, host: HostId, newest: Option<&Record>, wish: &mut Wish) {
         let Wish::Begin { dead, here, .. } = wish else { return };
         let places = newest.into_iter().flat_map(Record::places);
         match self.setting.broken {
             Some(Break::BeginUnproved) => dead.extend(places.map(|place| place.id)),
             Some(Break::SilenceProves) => {
                 dead.extend(places.filter(|place| place.kind == PlaceKind::Process).map(|place| place.id));
+            }
+            Some(Break::StoreDiesWithBoot) => {
+                let boot = host.location(self.world.host(host).boot).boot;
+                dead.extend(places.filter(|place| place.location.boot != boot).map(|place| place.id));
             }
             Some(Break::AnyDisk) => here.extend(places.map(|place| place.id)),
             _ => {}
