@@ -1,6 +1,7 @@
-//! One node's side of the conversation with the witness.
+//! One node's side of the conversation with the witness; with two of them while the register is to be continued at another one.
 
-use super::record::{Attempt, Entry, Known, Place, Record};
+use super::exchange::{Assent, Beginning, Exchange};
+use super::record::{Attempt, Entry, Known, Place, Record, RegisterId, Word};
 use super::wish::{Asker, Judgement, Refusal, Wish};
 use crate::id::SessionId;
 
@@ -31,8 +32,26 @@ pub enum Outcome {
     /// Nobody knows. Wish again, or wish something else.
     NoAnswer,
     /// The witness does not have what this node has seen there, or what must have been there. It is not the same one, or has
-    /// forgotten: nothing is appended to it.
+    /// forgotten: nothing is appended to it. [`Register::stranger`] says what is there instead.
     Forgotten,
+}
+
+/// Which witness is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Desk {
+    /// That of this register.
+    Own,
+    /// That at which an heir is to begin.
+    Heir,
+}
+
+/// What became of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// The heir stands, and is this node's register from now on. What was the newest record before.
+    Moved(Known),
+    /// It will never stand: the register is the old one.
+    CalledOff,
 }
 
 #[derive(Debug)]
@@ -40,8 +59,14 @@ enum Phase {
     Idle,
     /// The newest record is being looked for.
     Looking(Wish, Attempt),
+    /// The witness has none that follows what is known: does it have a register that continues that one?
+    Tracing(Wish, Attempt),
     /// A record was given to the witness.
     Appending(Wish, Attempt),
+    /// Whether an heir stands is being looked at.
+    Settling(Wish, Attempt),
+    /// A record was given to the heir's witness, for the place of the first one.
+    Beginning(Wish, Attempt),
 }
 
 /// What was seen of the records that list this node as a backup.
@@ -65,14 +90,84 @@ pub struct Register {
     /// An append to this number was not answered.
     in_doubt: Option<u64>,
     listing: Listing,
+    /// The register that is to continue this one.
+    exchange: Option<Exchange>,
+    /// An append to its first place was not answered.
+    is_heir_in_doubt: bool,
+    settlement: Option<Settlement>,
+    /// What an operator says with the wishes to come.
+    word: Option<Word>,
+    /// The newest record of a witness that does not have what is known.
+    stranger: Option<Entry>,
     ask: Option<Ask>,
 }
 
 impl Register {
     /// The register as seen by `me`, which has seen `known` before.
     pub fn new(me: Place, known: Option<Known>) -> Self {
-        let (phase, listing) = (Phase::Idle, Listing::NotGreeted);
-        Register { me, known, known_before: known, newest: None, phase, in_doubt: None, listing, ask: None }
+        Register {
+            me,
+            known,
+            known_before: known,
+            newest: None,
+            phase: Phase::Idle,
+            in_doubt: None,
+            listing: Listing::NotGreeted,
+            exchange: None,
+            is_heir_in_doubt: false,
+            settlement: None,
+            word: None,
+            stranger: None,
+            ask: None,
+        }
+    }
+
+    /// The register is to be continued by an heir. The note of that is as durable as what this place keeps: from here on nothing is
+    /// appended before the heir's place was looked at.
+    ///
+    /// # Panics
+    /// If a wish is not decided.
+    pub fn handle_exchange(&mut self, exchange: Exchange) {
+        assert!(matches!(self.phase, Phase::Idle), "one wish at a time");
+        (self.exchange, self.settlement) = (Some(exchange), None);
+    }
+
+    /// Everybody else forswore the register, and the note of that is durable. False: it is settled already, or is about another heir.
+    pub fn handle_forsworn(&mut self, heir: RegisterId) -> bool {
+        let exchange = self.exchange.as_mut().filter(|exchange| exchange.heir.register == heir);
+        exchange.map(|exchange| exchange.assent = Assent::Forsworn).is_some()
+    }
+
+    /// Nobody else has forsworn, nor will: that is known. False: something may have been appended, or all have forsworn, and it
+    /// must be settled at the witness.
+    pub fn abandon_exchange(&mut self) -> bool {
+        let is_alone = |exchange: &Exchange| exchange.assent != Assent::Forsworn;
+        let is_free = !self.is_heir_in_doubt && matches!(self.phase, Phase::Idle);
+        let is_abandoned = is_free && self.exchange.as_ref().is_some_and(is_alone);
+        if is_abandoned {
+            (self.exchange, self.settlement) = (None, Some(Settlement::CalledOff));
+        }
+        is_abandoned
+    }
+
+    /// The heir that is to continue this register, while that is not settled.
+    pub fn exchange(&self) -> Option<&Exchange> {
+        self.exchange.as_ref()
+    }
+
+    /// What became of the exchange, once. To be asked for before each question: from then on its witness is the only one, or not any more.
+    pub fn poll_settlement(&mut self) -> Option<Settlement> {
+        self.settlement.take()
+    }
+
+    /// What an operator says with the wishes to come. It is recorded where they rest on it.
+    pub fn handle_word(&mut self, word: Word) {
+        self.word = Some(word);
+    }
+
+    /// The newest record of the witness, when it was found not to have what is known.
+    pub fn stranger(&self) -> Option<&Entry> {
+        self.stranger.as_ref()
     }
 
     /// Who asks.
@@ -104,25 +199,46 @@ impl Register {
         self.known_before = self.known;
         if let Wish::Follow { known, .. } = &wish {
             // A backup knows what its primary knows, if that is more.
-            self.known = self.known.filter(|ours| ours.number > known.number).or(Some(*known));
+            self.known = self.known.filter(|ours| known.is_before(ours)).or(Some(*known));
         }
+        match &self.exchange {
+            // Who still awaits assent looks at the register that is the only one yet.
+            Some(Exchange { assent: Assent::Awaited, .. }) if wish == Wish::Look => self.look(wish, attempt),
+            Some(exchange) => {
+                self.ask = Some(Ask::From(exchange.heir.from()));
+                self.phase = Phase::Settling(wish, attempt);
+            }
+            None => self.look(wish, attempt),
+        }
+    }
+
+    fn look(&mut self, wish: Wish, attempt: Attempt) {
         self.ask = Some(self.known.map_or(Ask::Newest, |known| Ask::From(known.number)));
         self.phase = Phase::Looking(wish, attempt);
     }
 
-    /// What to ask the witness now.
-    pub fn poll_ask(&mut self) -> Option<Ask> {
-        self.ask.take()
+    /// What to ask the witness now, and which.
+    pub fn poll_ask(&mut self) -> Option<(Desk, Ask)> {
+        let is_heirs = matches!(self.phase, Phase::Settling(..) | Phase::Beginning(..));
+        Some((if is_heirs { Desk::Heir } else { Desk::Own }, self.ask.take()?))
     }
 
     /// The witness gave these records, in order. Tells what became of the wish, or nothing: then there is more to ask.
     pub fn handle_found(&mut self, found: Vec<Entry>) -> Option<Outcome> {
         let (wish, attempt, is_back) = match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle => return None,
+            Phase::Tracing(wish, attempt) => return self.trace(wish, attempt, found),
+            Phase::Settling(wish, attempt) => return self.settle(wish, attempt, found, false),
+            Phase::Beginning(wish, attempt) => return self.settle(wish, attempt, found, true),
             Phase::Looking(wish, attempt) => (wish, attempt, false),
             Phase::Appending(wish, attempt) => (wish, attempt, true),
         };
         let descends = self.descends(&found);
+        if !descends && !is_back {
+            self.ask = Some(Ask::Newest);
+            self.phase = Phase::Tracing(wish, attempt);
+            return None;
+        }
         if descends {
             self.note_listing(&wish, &found);
         }
@@ -150,16 +266,81 @@ impl Register {
     pub fn handle_no_answer(&mut self) -> Option<Outcome> {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle => None,
-            Phase::Looking(..) => {
+            Phase::Looking(..) | Phase::Tracing(..) | Phase::Settling(..) => {
                 self.known = self.known_before;
                 Some(Outcome::NoAnswer)
             }
-            Phase::Appending(..) => Some(Outcome::NoAnswer),
+            Phase::Appending(..) | Phase::Beginning(..) => Some(Outcome::NoAnswer),
+        }
+    }
+
+    /// The witness shows another register than the known one, or an older state of that. One that continues it is as good.
+    fn trace(&mut self, wish: Wish, attempt: Attempt, found: Vec<Entry>) -> Option<Outcome> {
+        let newest = found.into_iter().next_back();
+        let continues = |entry: &Entry| self.known.is_some_and(|known| entry.record.continues(&known));
+        let Some(entry) = newest.clone().filter(continues) else {
+            (self.known, self.stranger) = (self.known_before, newest);
+            return Some(Outcome::Forgotten);
+        };
+        self.adopt(entry);
+        self.decide(wish, attempt)
+    }
+
+    /// Another register is this node's from now on. What an append to the old one did does not matter any more.
+    fn adopt(&mut self, entry: Entry) {
+        self.known = Some(Known::of(&entry));
+        self.known_before = self.known;
+        self.newest = Some(entry);
+        (self.in_doubt, self.listing) = (None, Listing::NotGreeted);
+    }
+
+    /// The heir's witness gave what stands there: `is_back` after something was given to it.
+    fn settle(&mut self, wish: Wish, attempt: Attempt, found: Vec<Entry>, is_back: bool) -> Option<Outcome> {
+        let heir = &self.exchange.as_ref().expect("an heir was looked for").heir;
+        if !heir.is_behind(&found) {
+            self.stranger = found.into_iter().next_back();
+            return Some(Outcome::Forgotten);
+        }
+        let Some(first) = found.iter().find(|entry| entry.record.number == heir.number()) else {
+            return if is_back { Some(Outcome::NoAnswer) } else { self.begin_heir(wish, attempt) };
+        };
+        let is_heirs = first.record.register == heir.register;
+        let parent = Known::of(&heir.parent);
+        (self.exchange, self.is_heir_in_doubt) = (None, false);
+        if !is_heirs {
+            self.settlement = Some(Settlement::CalledOff);
+            if matches!(wish, Wish::Move(_)) {
+                return Some(Outcome::Refused(Refusal::CalledOff));
+            }
+            self.look(wish, attempt);
+            return None;
+        }
+        self.settlement = Some(Settlement::Moved(parent));
+        self.adopt(first.clone());
+        self.phase = Phase::Looking(wish, attempt);
+        let number = first.record.number;
+        self.handle_found(found.into_iter().filter(|entry| entry.record.number >= number).collect())
+    }
+
+    fn begin_heir(&mut self, wish: Wish, attempt: Attempt) -> Option<Outcome> {
+        let exchange = self.exchange.as_ref().expect("an heir was looked for");
+        let parent = &exchange.heir.parent;
+        let asker = Asker { me: &self.me, attempt, word: self.word.as_ref(), in_doubt: true };
+        match exchange.begin(&wish, &self.me, attempt, wish.after_parent(parent, asker)) {
+            Beginning::IsSo => Some(Outcome::Won(Box::new(parent.clone()))),
+            Beginning::Refused(refusal) => Some(Outcome::Refused(refusal)),
+            Beginning::Append(record) => {
+                self.is_heir_in_doubt = true;
+                self.ask = Some(Ask::Append { record, from: exchange.heir.from() });
+                self.phase = Phase::Beginning(wish, attempt);
+                None
+            }
         }
     }
 
     fn decide(&mut self, wish: Wish, attempt: Attempt) -> Option<Outcome> {
-        let asker = Asker { me: &self.me, attempt, in_doubt: self.in_doubt.is_some() };
+        let word = self.word.as_ref();
+        let asker = Asker { me: &self.me, attempt, word, in_doubt: self.in_doubt.is_some() };
         match wish.judge(self.newest.as_ref(), asker) {
             Judgement::IsSo => {
                 let entry = self.newest.clone().expect("what is so is so by a record");
@@ -215,7 +396,7 @@ impl Register {
             let [before, after] = pair else { return false };
             after.record.number == before.record.number + 1
                 && after.record.previous == before.hash
-                && after.record.register == before.record.register
+                && (after.record.register == before.record.register || after.record.generation > before.record.generation)
         };
         begins && found.windows(2).all(follows)
     }

@@ -34,7 +34,7 @@ fn with_header(at: usize, bytes: &[u8]) -> Vec<u8> {
 }
 
 fn greeting() -> Greeting {
-    let known = Known { register: RegisterId([1; 16]), number: 7, hash: RecordHash([2; 16]) };
+    let known = Known { register: RegisterId([1; 16]), generation: 2, number: 7, hash: RecordHash([2; 16]) };
     Greeting { known, primary: Incarnation([3; 16]), nonce: Nonce([4; 16]) }
 }
 
@@ -94,6 +94,9 @@ fn messages() -> Vec<Message> {
         Message::Goodbye(Goodbye { reason: GoodbyeReason::GuestEnded, text: "powered off".into() }),
         Message::StateDelta(StateDelta { len: 100, runs: vec![(3, vec![1, 2]), (99, vec![4])] }),
         Message::DiskCopies(vec![DiskCopy { disk: 1, offset: 8192, gfn: Gfn(3), at: 512, len: 3584 }]),
+        Message::Forswear(Forswear { heir: RegisterId([9; 16]), proposal: b"{}".to_vec(), nonce: Nonce([8; 16]) }),
+        Message::Forsworn(Forsworn { heir: RegisterId([9; 16]), result: Ok(Nonce([8; 16])) }),
+        Message::Forsworn(Forsworn { heir: RegisterId([9; 16]), result: Err("the witness is full".into()) }),
     ]
 }
 

@@ -320,7 +320,7 @@ impl Witness {
     fn asked(&mut self, host: usize) -> Option<Asked> {
         let dir = self.seen[host];
         let asker = &mut self.askers[host];
-        let ask = asker.register.poll_ask()?;
+        let (_, ask) = asker.register.poll_ask()?;
         if matches!(ask, Ask::Append { .. }) {
             self.machines.publish(host, &mut asker.process);
         }
@@ -357,7 +357,7 @@ impl Witness {
         let listed = newest.into_iter().flat_map(Record::places).map(|place| place.id);
         let named_dead = listed.filter(|_| is_named).collect();
         let store = store.map(|id| process.observer.store(id));
-        let mut wish = self.deceived(process, newest).begin(newest, &facts, Start { store, has_epoch, named_dead });
+        let mut wish = self.deceived(process, newest).begin(newest, &facts, Start { store, durability: None, has_epoch, named_dead });
         if let (Some(Break::AnyDisks), Wish::Begin { dead, here, .. }) = (self.broken, &mut wish) {
             // Broken: whatever is dead was here.
             here.extend(dead.iter().copied());
@@ -455,7 +455,7 @@ impl Witness {
         register.handle_wish(wish, Attempt(u128::from(self.attempts).to_be_bytes()));
         loop {
             let shown = register.known().map_or(0, |known| known.number);
-            let asked = Asked { by, ask: register.poll_ask()?, dir: self.seen[by.host], shown };
+            let asked = Asked { by, ask: register.poll_ask()?.1, dir: self.seen[by.host], shown };
             if let Some(outcome) = register.handle_found(self.perform(&asked)) {
                 return Some(outcome);
             }

@@ -40,10 +40,10 @@ pub mod witness;
 pub use boot::this_boot;
 pub use error::{ProtectError, Words};
 pub use guardian::{
-    CommitDurability, Guardian, GuardianConfig, NotPaused, NotProtected, NotResumed, NotSnapshot, OnDegraded, Parting,
+    CommitDurability, Guardian, GuardianConfig, NotExchanged, NotPaused, NotProtected, NotResumed, NotSnapshot, OnDegraded, Parting,
     Sequel,
 };
 pub use local::reset::Life;
 pub use preflight::Misfit;
-pub use registrant::{Begun, Registrant, RightError};
+pub use registrant::{Begun, ExchangeError, Named, Registrant, RightError};
 pub use unwitnessed::Unwitnessed;

@@ -1,36 +1,53 @@
 //! The registrant: this process's side of the VM's register at the witness. What may be done, and what proves that others are gone,
 //! is decided in [`replication::view`]; here is looked and asked, and answers are put into words.
 
+mod exchange;
+mod greeting;
+mod right;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use replication::pipeline::backup::Introduction;
-use replication::primary::Meeting;
 use replication::view::evidence::{self, Facts, Resume, Start, Statement};
 use replication::view::{
-    Ask, Attempt, Entry, Greeting, Incarnation, Known, Member, Nonce, Outcome, Place, PlaceKind, Record, Refusal,
-    Register, Tell, Voids, Wish,
+    Ask, Attempt, Desk, Durability, Entry, Incarnation, Known, Member, Outcome, Place, PlaceKind, Record, Refusal,
+    Register, Settlement, Tell, Voids, Wish, Word,
 };
 use replication::{ClaimResult, EpochMark, Fork, SessionId, Term};
 use snapshot::statedir::StateDir;
 
-use crate::witness::{self, Life, Witness, WitnessError, WitnessName, random};
+use crate::witness::{self, GoneWitness, Life, Proposal, ViewNote, Witness, WitnessName, random};
+pub use exchange::{ExchangeError, Named};
+pub use right::RightError;
+use right::{holder_of, listed, named};
 
 /// The place of this process at the VM's register.
 #[derive(Debug)]
 pub struct Registrant {
     vm_name: String,
-    configured: WitnessName,
-    /// None: nobody decides.
-    witness: Option<Arc<dyn Witness>>,
+    desks: Mutex<Desks>,
     life: Life,
     /// Held while a wish is being decided: one at a time.
     register: Mutex<Register>,
     seen: Mutex<Seen>,
     /// Since when the witness does not answer.
     away_since: Mutex<Option<Instant>>,
+    /// What became of an exchange, for who leads it.
+    settlement: Mutex<Option<Settlement>>,
+}
+
+/// The witnesses that are asked.
+#[derive(Debug)]
+struct Desks {
+    /// That of the register. None: nobody decides.
+    own: Option<Arc<dyn Witness>>,
+    name: WitnessName,
+    /// That at which the register is to be continued.
+    heir: Option<(WitnessName, Arc<dyn Witness>)>,
+    /// That which was left, and the newest record there, until it has been told where to.
+    left: Option<(Arc<dyn Witness>, Known)>,
 }
 
 /// How a fresh start came by its right.
@@ -40,66 +57,6 @@ pub struct Begun {
     pub term: Term,
     /// Nobody ran the guest before: if this start comes to nothing, nobody has to be kept from the next one.
     was_free: bool,
-}
-
-/// Why there is no right to run the guest here. Nothing was started.
-#[derive(Debug, thiserror::Error)]
-pub enum RightError {
-    /// Which process on which host this is could not be determined.
-    #[error("cannot write the state directory's lock or read this host's identity: {0}")]
-    NoIdentity(#[source] io::Error),
-    /// The witness cannot be used.
-    #[error(transparent)]
-    Witness(#[from] WitnessError),
-    /// The witness does not answer.
-    #[error("the witness {witness} does not answer: whether {vm} runs elsewhere is not known")]
-    NoAnswer {
-        /// The witness.
-        witness: WitnessName,
-        /// The VM.
-        vm: String,
-    },
-    /// The witness has lost records, or is another one.
-    #[error("the witness {witness} does not have what was seen there before: it is another one, or was restored")]
-    Forgotten {
-        /// The witness.
-        witness: WitnessName,
-    },
-    /// The state directory is not where the guest ran last.
-    #[error(
-        "this state directory of {vm} was copied or moved: it may lack what was committed to the original since, and what clients \
-         have seen"
-    )]
-    Copy {
-        /// The VM.
-        vm: String,
-        /// What the newest record lists.
-        listed: Vec<Place>,
-    },
-    /// The newest record has no place of that name.
-    #[error("the newest record at the witness has no place {name}")]
-    Unlisted {
-        /// What was named.
-        name: String,
-        /// What the newest record lists.
-        listed: Vec<Place>,
-    },
-    /// The last epoch of the guest is in this state directory: it is to be resumed, not booted.
-    #[error("the last epoch of {vm} is in this state directory")]
-    LastEpochHere {
-        /// The VM.
-        vm: String,
-    },
-    /// The rules of the register refuse it.
-    #[error("{}", why(vm, witness, refusal))]
-    Refused {
-        /// The VM.
-        vm: String,
-        /// The witness.
-        witness: WitnessName,
-        /// By which rule.
-        refusal: Refusal,
-    },
 }
 
 /// What the register has seen, for who must not wait while the witness is asked.
@@ -128,28 +85,84 @@ impl Registrant {
         Self::with_life(vm_name, config, Life::begin(dir).map_err(RightError::NoIdentity)?)
     }
 
+    /// The same where an operator says that the witness is gone: one that cannot be opened answers nothing.
+    pub fn open_without(vm_name: &str, config: &WitnessName, dir: StateDir) -> Result<Self, RightError> {
+        let life = Life::begin(dir).map_err(RightError::NoIdentity)?;
+        let own = config.open().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the witness cannot be opened");
+            Some(Arc::new(GoneWitness))
+        });
+        Self::with_witness(vm_name, config, own, life)
+    }
+
     fn with_life(vm_name: &str, config: &WitnessName, life: Life) -> Result<Self, RightError> {
+        let own = config.open()?;
+        Self::with_witness(vm_name, config, own, life)
+    }
+
+    fn with_witness(
+        vm_name: &str,
+        config: &WitnessName,
+        own: Option<Arc<dyn Witness>>,
+        life: Life,
+    ) -> Result<Self, RightError> {
+        let note = life.note().map_err(RightError::NoIdentity)?;
+        let exchanged = |now: Option<String>| RightError::Exchanged { vm: vm_name.to_owned(), witness: config.clone(), now };
+        if let Some(note) = note.as_ref().filter(|note| config.is_none() && note.forbids_none()) {
+            return Err(exchanged(Some(note.witness.to_string())));
+        }
+        let mut register = Register::new(life.observer.place().clone(), life.known);
+        let mut heir = None;
+        if let Some(Proposal { witness, exchange }) = note.and_then(|note| note.proposal) {
+            heir = witness.open()?.map(|opened| (witness, opened));
+            register.handle_exchange(exchange);
+        }
+        let desks = Desks { own, name: config.clone(), heir, left: None };
         let registrant = Self {
             vm_name: vm_name.to_owned(),
-            configured: config.clone(),
-            witness: config.open()?,
+            desks: Mutex::new(desks),
             seen: Mutex::new(Seen { known: life.known, term: None }),
-            register: Mutex::new(Register::new(life.observer.place().clone(), life.known)),
+            register: Mutex::new(register),
             life,
             away_since: Mutex::default(),
+            settlement: Mutex::default(),
         };
         registrant.state_deaths(registrant.newest_record().as_ref());
         Ok(registrant)
     }
 
+    /// Refuses a witness that is known not to be that of the register any more. One that does not answer is not refused: it is asked
+    /// again before anything is done.
+    pub fn check(&self) -> Result<(), RightError> {
+        match self.newest() {
+            Err(error @ (RightError::Exchanged { .. } | RightError::Rival { .. })) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// The witness that it asks.
-    pub fn witness(&self) -> &WitnessName {
-        &self.configured
+    pub fn witness(&self) -> WitnessName {
+        self.desks().name.clone()
     }
 
     /// Whether there is one.
     pub fn is_witnessed(&self) -> bool {
-        self.witness.is_some()
+        self.own().is_some()
+    }
+
+    fn own(&self) -> Option<Arc<dyn Witness>> {
+        self.desks().own.clone()
+    }
+
+    fn desk(&self, desk: Desk) -> Option<Arc<dyn Witness>> {
+        match desk {
+            Desk::Own => self.own(),
+            Desk::Heir => self.desks().heir.as_ref().map(|(_, witness)| Arc::clone(witness)),
+        }
+    }
+
+    fn desks(&self) -> MutexGuard<'_, Desks> {
+        self.desks.lock().expect("no holder panics")
     }
 
     /// A place for the state directory of this process.
@@ -165,9 +178,11 @@ impl Registrant {
     /// An earlier life of this side has seen `known`: a witness that has not is not the one.
     pub fn remember(&self, known: Option<Known>) {
         let mut register = self.lock();
-        let is_newer = |known: &Known| register.known().is_none_or(|ours| ours.number < known.number);
+        let is_newer = |known: &Known| register.known().is_none_or(|ours| ours.is_before(known));
         if known.as_ref().is_some_and(is_newer) {
+            let exchange = register.exchange().cloned();
             *register = Register::new(register.me().clone(), known);
+            exchange.into_iter().for_each(|exchange| register.handle_exchange(exchange));
             *self.seen() = Seen::of(&register);
         }
     }
@@ -187,12 +202,16 @@ impl Registrant {
 
     /// Puts a wish to the witness until it is decided. Without a witness it is granted: the operator accepted that risk.
     fn wish(&self, wish: Wish) -> Option<Outcome> {
-        let witness = self.witness.as_deref()?;
+        self.own()?;
         let mut register = self.lock();
         register.handle_wish(wish, Attempt(random()));
         loop {
-            let ask = register.poll_ask().expect("a wish that is not decided has something to ask");
-            let answer = self.make_public(&ask).and_then(|()| witness::perform(witness, &self.vm_name, ask));
+            self.settle(&mut register);
+            let (desk, ask) = register.poll_ask().expect("a wish that is not decided has something to ask");
+            let answer = self.make_public(&ask).and_then(|()| {
+                let witness = self.desk(desk).expect("a register asks where it is, or where it is to be");
+                witness::perform(&*witness, &self.vm_name, ask)
+            });
             self.note_answer(answer.as_ref().err());
             let outcome = match answer {
                 Ok(found) => register.handle_found(found),
@@ -200,17 +219,30 @@ impl Registrant {
             };
             *self.seen() = Seen::of(&register);
             if let Some(outcome) = outcome {
-                if let (Outcome::Won(_), Some(known)) = (&outcome, register.known()) {
-                    self.life.remember(known);
-                }
-                if outcome == Outcome::Forgotten {
-                    tracing::error!(
-                        witness = %self.configured,
-                        "the witness does not have what was seen there before: it is another one, or was restored"
-                    );
-                }
+                self.settle(&mut register);
+                self.note_outcome(&register, &outcome);
                 return Some(outcome);
             }
+        }
+    }
+
+    fn note_outcome(&self, register: &Register, outcome: &Outcome) {
+        match outcome {
+            Outcome::Won(_) => {
+                if let Some(known) = register.known() {
+                    self.life.remember(known);
+                }
+                if let Some(note) = self.note(register).filter(ViewNote::is_needed)
+                    && let Err(error) = self.life.write_note(&note)
+                {
+                    tracing::warn!(%error, "the newest view is not kept in the state directory");
+                }
+            }
+            Outcome::Forgotten => tracing::error!(
+                witness = %self.witness(),
+                "the witness does not have what was seen there before: it is another one, or was restored"
+            ),
+            _ => {}
         }
     }
 
@@ -225,7 +257,7 @@ impl Registrant {
             None => *away = None,
             Some(error) => {
                 if away.is_none() {
-                    tracing::warn!(%error, witness = %self.configured, "the witness does not answer");
+                    tracing::warn!(%error, witness = %self.witness(), "the witness does not answer");
                 }
                 away.get_or_insert_with(Instant::now);
             }
@@ -235,7 +267,7 @@ impl Registrant {
     fn claim(&self, wish: Wish) -> ClaimResult {
         match self.wish(wish) {
             None | Some(Outcome::Won(_)) => ClaimResult::Granted,
-            Some(Outcome::NoAnswer | Outcome::Forgotten) => ClaimResult::Unreachable,
+            Some(Outcome::NoAnswer | Outcome::Forgotten | Outcome::Refused(Refusal::CalledOff)) => ClaimResult::Unreachable,
             Some(Outcome::Refused(refusal)) => ClaimResult::Denied { holder: holder_of(&refusal) },
         }
     }
@@ -270,7 +302,14 @@ impl Registrant {
 
     /// As the backup of `session`: the guest is to go on here, from the end of `fork`. With `named_dead`, against the newest
     /// record.
-    pub fn take_over(&self, session: SessionId, fork: EpochMark, named_dead: BTreeSet<Incarnation>) -> ClaimResult {
+    pub fn take_over(
+        &self,
+        session: SessionId,
+        fork: EpochMark,
+        named_dead: BTreeSet<Incarnation>,
+        word: Option<Word>,
+    ) -> ClaimResult {
+        word.into_iter().for_each(|word| self.lock().handle_word(word));
         self.claim(Wish::TakeOver { join: session, fork, named_dead })
     }
 
@@ -279,28 +318,39 @@ impl Registrant {
         self.seen().term
     }
 
-    /// Wins the right to boot the guest afresh, or says who may have it. `names_dead`: what the operator says is dead, as
-    /// the beginnings of ids.
-    pub fn begin(&self, store: Option<Place>, has_epoch: bool, names_dead: &[String]) -> Result<Begun, RightError> {
-        if self.witness.is_none() {
+    /// Wins the right to boot the guest afresh, or says who may have it. `durability`: how durable its epochs are to be.
+    pub fn begin(
+        &self,
+        store: Option<Place>,
+        durability: Durability,
+        has_epoch: bool,
+        named_dead: &Named,
+    ) -> Result<Begun, RightError> {
+        if !self.is_witnessed() {
             return Ok(Begun { term: Term(unwitnessed_term()), was_free: false });
         }
         let newest = self.newest()?;
         let newest = newest.as_ref().map(|entry| &entry.record);
         let was_free = evidence::is_free(newest);
-        let start = Start { store, has_epoch, named_dead: named(newest, names_dead)? };
+        let start = Start { store, durability: Some(durability), has_epoch, named_dead: named(newest, &named_dead.dead)? };
+        self.say(named_dead);
         let wish = self.life.observer.begin(newest, &self.facts(newest), start);
         self.win(wish).map(|term| Begun { term, was_free })
     }
 
     /// Wins the right to continue the guest of this state directory, the store `store`, from the end of `fork`.
-    pub fn resume(&self, store: Place, fork: Fork, names_dead: &[String]) -> Result<Term, RightError> {
-        if self.witness.is_none() {
+    /// With a `named` witness: by a register of a higher generation there, since the old witness is gone.
+    pub fn resume(&self, store: Place, fork: Fork, named_dead: &Named) -> Result<Term, RightError> {
+        if let Some(witness) = &named_dead.witness {
+            return self.resume_by_override(store, fork, witness, named_dead);
+        }
+        if !self.is_witnessed() {
             return Ok(Term(unwitnessed_term()));
         }
         let newest = self.newest()?;
         let newest = newest.as_ref().map(|entry| &entry.record);
-        let resume = Resume { store, fork, named_dead: named(newest, names_dead)? };
+        let resume = Resume { store, fork, named_dead: named(newest, &named_dead.dead)? };
+        self.say(named_dead);
         let wish = self.life.observer.resume(newest, resume);
         let is_copy = matches!(wish, Wish::Resume { is_original: false, .. });
         match self.wish(wish).expect("there is a witness") {
@@ -315,6 +365,12 @@ impl Registrant {
     /// The places that the newest record lists and that `names` names; for an override.
     pub fn named(&self, names: &[String]) -> Result<BTreeSet<Incarnation>, RightError> {
         named(self.newest()?.as_ref().map(|entry| &entry.record), names)
+    }
+
+    fn say(&self, Named { dead, word, .. }: &Named) {
+        if !dead.is_empty() {
+            self.lock().handle_word(word.clone());
+        }
     }
 
     fn win(&self, wish: Wish) -> Result<Term, RightError> {
@@ -342,6 +398,7 @@ impl Registrant {
         match self.wish(Wish::Look) {
             Some(Outcome::NoAnswer) => Err(self.no_answer()),
             Some(Outcome::Forgotten) => Err(self.forgotten()),
+            Some(Outcome::Refused(refusal @ Refusal::Moved { .. })) => Err(self.refused(refusal)),
             _ => Ok(self.lock().newest().cloned()),
         }
     }
@@ -354,7 +411,7 @@ impl Registrant {
     }
 
     fn is_stated(&self, statement: Statement) -> bool {
-        let stated = self.witness.as_ref().map(|witness| witness.is_stated(&self.vm_name, statement));
+        let stated = self.own().map(|witness| witness.is_stated(&self.vm_name, statement));
         matches!(stated, Some(Ok(true)))
     }
 
@@ -365,7 +422,7 @@ impl Registrant {
 
     /// As a backup: tells the witness of a join that came to nothing. False: it was not told.
     pub fn tell(&self, tell: Tell) -> bool {
-        let Some(witness) = &self.witness else { return true };
+        let Some(witness) = self.own() else { return true };
         let told = match tell {
             Tell::State(join) => witness.state(&self.vm_name, Statement::Void(join)),
             Tell::Withdraw(join) => witness.withdraw(&self.vm_name, Statement::Void(join)),
@@ -381,7 +438,7 @@ impl Registrant {
 
     /// States for other hosts what only this one can prove: that earlier lives of the VM on it are gone.
     pub fn state_deaths(&self, newest: Option<&Record>) {
-        let Some(witness) = &self.witness else { return };
+        let Some(witness) = self.own() else { return };
         let free = newest.map_or_else(Vec::new, |record| self.life.free_locks(record));
         for id in self.life.observer.deaths(newest, &Facts { free, ..Facts::default() }) {
             if let Err(error) = witness.state(&self.vm_name, Statement::Dead(id)) {
@@ -390,68 +447,25 @@ impl Registrant {
         }
     }
 
-    /// What the primary says of the register in its Hello, with something for the backup to find at the witness.
-    pub fn greeting(&self) -> Result<Option<Greeting>, io::Error> {
-        let Some(witness) = &self.witness else { return Ok(None) };
-        let left = witness.leave(&self.vm_name);
-        self.note_answer(left.as_ref().err());
-        let known = self.known().expect("a primary has won its record");
-        Ok(Some(Greeting { known, primary: self.life.observer.place().id, nonce: left? }))
-    }
-
-    /// As the primary: whether the backup, which left `nonce`, sees the same witness.
-    pub fn meet(&self, nonce: Option<Nonce>) -> Meeting {
-        let (witness, nonce) = match (&self.witness, nonce) {
-            (None, None) => return Meeting::Same,
-            (Some(witness), Some(nonce)) => (witness, nonce),
-            _ => return Meeting::Other,
-        };
-        let found = witness.finds(&self.vm_name, nonce);
-        self.note_answer(found.as_ref().err());
-        match found {
-            Ok(true) => Meeting::Same,
-            Ok(false) => Meeting::Other,
-            Err(_) => Meeting::NoAnswer,
-        }
-    }
-
-    /// As a backup: whether a primary that says this may be followed; if so, what to tell it.
-    pub fn introduce(&self, greeting: Option<&Greeting>) -> Result<Introduction, String> {
-        let (witness, greeting) = match (&self.witness, greeting) {
-            (None, None) => return Ok(Introduction::default()),
-            (None, Some(_)) => {
-                return Err("the primary has a witness and the backup has none; give both the same".into());
-            }
-            (Some(_), None) => {
-                return Err("the backup has a witness and the primary has none; give both the same".into());
-            }
-            (Some(witness), Some(greeting)) => (witness, greeting),
-        };
-        let no_answer = |error: io::Error| format!("the backup's witness does not answer: {error}");
-        let found = witness.finds(&self.vm_name, greeting.nonce);
-        self.note_answer(found.as_ref().err());
-        if !found.map_err(no_answer)? {
-            return Err(format!("the backup does not see the primary's witness in {}", self.configured));
-        }
-        let Greeting { known, primary, nonce: _ } = *greeting;
-        match self.wish(Wish::Follow { known, primary }).expect("there is a witness") {
-            Outcome::Won(_) => {}
-            Outcome::Refused(refusal) => return Err(format!("the witness names {}", holder_of(&refusal))),
-            Outcome::Forgotten => return Err("the backup's witness does not have the primary's records".into()),
-            Outcome::NoAnswer => return Err("the backup's witness does not answer".into()),
-        }
-        // Its place goes into a record.
-        self.life.publish().map_err(|error| format!("the backup's state directory takes no more: {error}"))?;
-        let nonce = witness.leave(&self.vm_name).map_err(no_answer)?;
-        Ok(Introduction { place: Some(self.life.observer.place().clone()), nonce: Some(nonce) })
-    }
-
     fn no_answer(&self) -> RightError {
-        RightError::NoAnswer { witness: self.configured.clone(), vm: self.vm_name.clone() }
+        RightError::NoAnswer { witness: self.witness(), vm: self.vm_name.clone() }
     }
 
     fn forgotten(&self) -> RightError {
-        RightError::Forgotten { witness: self.configured.clone() }
+        let (vm, witness) = (self.vm_name.clone(), self.witness());
+        let register = self.lock();
+        let (known, stranger) = (register.known(), register.stranger().map(Known::of));
+        match (known, stranger) {
+            (Some(known), Some(there)) if there.is_rival_of(&known) => RightError::Rival { vm, witness },
+            (Some(known), there) if there.is_some_and(|there| there.generation < known.generation) || known.generation > 1 => {
+                let now = self.life.note().ok().flatten().map(|note| note.witness).filter(|now| *now != witness);
+                match (now, there) {
+                    (None, None) => RightError::Forgotten { witness },
+                    (now, _) => RightError::Exchanged { vm, witness, now: now.map(|now| now.to_string()) },
+                }
+            }
+            _ => RightError::Forgotten { witness },
+        }
     }
 
     fn refused(&self, refusal: Refusal) -> RightError {
@@ -460,38 +474,30 @@ impl Registrant {
             Refusal::MayBeWhole { place } if place.kind == PlaceKind::Store && self.life.observer.is_here(&place) => {
                 RightError::LastEpochHere { vm }
             }
-            refusal => RightError::Refused { vm, witness: self.configured.clone(), refusal },
+            Refusal::Moved { departure } => {
+                RightError::Exchanged { vm, witness: self.witness(), now: Some(departure.witness) }
+            }
+            refusal => RightError::Refused { vm, witness: self.witness(), refusal },
         }
     }
 }
 
-fn why(vm: &str, witness: &WitnessName, refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::MayBeWhole { place } => format!("{vm} runs or may be continued elsewhere, by {place}"),
-        Refusal::Elsewhere { place } => format!("{vm} ran last at another place, {place}: its newest disks are there"),
-        Refusal::Primary { place } => format!("{vm} was continued by {place}; the copy here is older"),
-        Refusal::Ended { place } => format!("{vm} has ended since, at {place}; the copy here is older"),
-        Refusal::Unknown => format!("the witness {witness} does not know {vm}, which was started with it"),
-    }
-}
-
-fn listed(record: &Record) -> Vec<Place> {
-    record.places().cloned().collect()
-}
-
-/// The listed places that the operator means.
-fn named(newest: Option<&Record>, names: &[String]) -> Result<BTreeSet<Incarnation>, RightError> {
-    evidence::named(newest, names).map_err(|evidence::Unlisted { name }| RightError::Unlisted {
-        name,
-        listed: newest.map_or_else(Vec::new, listed),
-    })
-}
-
-fn holder_of(refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::Primary { place } | Refusal::MayBeWhole { place } | Refusal::Elsewhere { place } => place.to_string(),
-        Refusal::Ended { place } => format!("nobody: the guest has ended, at {place}"),
-        Refusal::Unknown => "nobody".into(),
+/// Puts a wish to the witnesses that `ask` asks until it is decided.
+fn conclude(
+    register: &mut Register,
+    wish: Wish,
+    mut ask: impl FnMut(Desk, Ask) -> io::Result<Vec<Entry>>,
+) -> Outcome {
+    register.handle_wish(wish, Attempt(random()));
+    loop {
+        let (desk, wanted) = register.poll_ask().expect("a wish that is not decided has something to ask");
+        let outcome = match ask(desk, wanted) {
+            Ok(found) => register.handle_found(found),
+            Err(_) => register.handle_no_answer(),
+        };
+        if let Some(outcome) = outcome {
+            return outcome;
+        }
     }
 }
 

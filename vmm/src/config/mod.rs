@@ -40,7 +40,7 @@ pub use error::ConfigError;
 pub use guest::{GuestConfig, GuestOptions, NameOptions, StartFrom};
 pub use key_values::KeyValueError;
 pub use mac::{MacAddr, MacError};
-pub(crate) use names::STATE_ROOT;
+pub(crate) use names::{STATE_ROOT, rooted_witness};
 pub use options::{Options, Over, with_file};
 pub use protection::{LocalConfig, OnBoundaryLate, Protect, ProtectionConfig, ProtectionOptions};
 pub use state::{StateConfig, StateOptions};

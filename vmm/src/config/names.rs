@@ -39,7 +39,7 @@ pub(super) fn rooted_endpoint(endpoint: Endpoint) -> Endpoint {
 }
 
 /// The same of a witness.
-pub(super) fn rooted_witness(witness: WitnessName) -> WitnessName {
+pub(crate) fn rooted_witness(witness: WitnessName) -> WitnessName {
     witness.with_paths(rooted)
 }
 

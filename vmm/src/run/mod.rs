@@ -26,7 +26,9 @@ mod uses;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use replication::view::Word;
 use serde::Serialize;
 use serde_json::Value;
 use snapshot::statedir::{self, Finding, Item, StateDir, StateDirError};
@@ -44,8 +46,8 @@ use protect::transport::Credentials;
 pub struct Outlast;
 
 impl Commands for Outlast {
-    fn run(&self, config: VmConfig, dead: Vec<String>) -> Result<Exit, Failure> {
-        primary::run(&config, &dead)
+    fn run(&self, config: VmConfig, named: Named) -> Result<Exit, Failure> {
+        primary::run(&config, &said(&named))
     }
 
     fn resume(&self, config: VmConfig, found: (StateDir, Finding), named: Named) -> Result<Exit, Failure> {
@@ -59,6 +61,17 @@ impl Commands for Outlast {
     fn demo(&self, config: DemoConfig) -> Result<Exit, Failure> {
         match demo::demo(&config)? {}
     }
+}
+
+/// What an operator says, with the time at which it is heard.
+fn said(Named { dead, witness, who, why, backup_is_gone: _ }: &Named) -> protect::Named {
+    protect::Named { dead: dead.clone(), witness: witness.clone(), word: word(who.clone(), why.clone()) }
+}
+
+/// What is recorded of that.
+fn word(who: String, why: Option<String>) -> Word {
+    let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Word { who, why: why.unwrap_or_default(), at }
 }
 
 /// The exit code of a machine's end.

@@ -12,7 +12,7 @@ use snapshot::statedir::StateDir;
 use crate::config::VmConfig;
 use crate::exit::Failure;
 use machine::random::id as random;
-use protect::Registrant;
+use protect::{Named, Registrant};
 use protect::fault;
 use protect::local::pairing::{Pairing, PairingError, unused_after};
 use protect::transport::Endpoint;
@@ -37,22 +37,30 @@ pub(super) struct Resumed {
 
 impl Right {
     /// Of the guest in `dir`, where `pairing` was found.
-    pub(super) fn open(config: &VmConfig, dir: StateDir, pairing: Option<Pairing>) -> Result<Self, Failure> {
+    /// `is_overridden`: an operator names another witness, since that one is gone.
+    pub(super) fn open(
+        config: &VmConfig,
+        dir: StateDir,
+        pairing: Option<Pairing>,
+        is_overridden: bool,
+    ) -> Result<Self, Failure> {
         let witness = pairing.as_ref().map_or(&config.detection.witness, |pairing| &pairing.witness);
-        let registrant = Registrant::open_in(&config.name, witness, dir)?;
+        let witness = Registrant::witness_of(&dir, witness)?;
+        let open = if is_overridden { Registrant::open_without } else { Registrant::open_in };
+        let registrant = open(&config.name, &witness, dir)?;
         registrant.remember(pairing.as_ref().and_then(|pairing| pairing.known));
         Ok(Self { registrant, pairing })
     }
 
     /// Wins the next view: `last` is the last committed epoch. From here on no backup continues the guest.
-    pub(super) fn win(self, config: &VmConfig, last: Fork, dead: &[String]) -> Result<Resumed, Failure> {
+    pub(super) fn win(self, config: &VmConfig, last: Fork, named: &Named) -> Result<Resumed, Failure> {
         let Self { registrant, pairing } = self;
         let running =
             unused_after(last.count()).max(pairing.as_ref().map_or(EpochId(0), |pairing| pairing.unused_from));
         let target =
             pairing.as_ref().map_or_else(|| config.protection.backup().cloned(), |pairing| pairing.target.clone());
         let store = pairing.as_ref().map_or_else(|| Incarnation(random()), |pairing| pairing.store);
-        let term = registrant.resume(registrant.store(store), last, dead)?;
+        let term = registrant.resume(registrant.store(store), last, named)?;
         fault::reached(fault::SESSION_CLAIMED);
         Ok(Resumed { registrant: Arc::new(registrant), term, running, target, store })
     }

@@ -173,6 +173,9 @@ pub fn refusal(refusal: &Refusal) -> String {
         Refusal::MayBeWhole { place } => format!("{} may have the guest", place.id),
         Refusal::Elsewhere { place } => format!("the guest was last on the disks of {}", place.id),
         Refusal::Ended { .. } => "the guest has ended".to_owned(),
+        Refusal::Moved { departure } => format!("the register was continued at {}", departure.witness),
+        Refusal::CalledOff => "the exchange is off".to_owned(),
+        Refusal::Taken { .. } => "a VM runs by the other witness".to_owned(),
         Refusal::Unknown => "there is no record".to_owned(),
     }
 }

@@ -74,6 +74,9 @@ impl From<primary::Question> for Question {
             primary::Question::DelistStore => Question::DelistStore,
             primary::Question::Look => Question::Look,
             primary::Question::RecordEnd => Question::RecordEnd,
+            primary::Question::Move { .. } | primary::Question::CallOff { .. } => {
+                unreachable!("no operator here exchanges the witness")
+            }
         }
     }
 }
@@ -83,6 +86,7 @@ impl From<backup::Question> for Question {
         match wants {
             backup::Question::Introduce { hello, .. } => Question::Introduce(hello.register),
             backup::Question::TakeOver { session, fork } => Question::TakeOver { session, fork },
+            backup::Question::Forswear { .. } => unreachable!("no operator here exchanges the witness"),
             backup::Question::Override { .. } => unreachable!("no operator here overrides"),
         }
     }

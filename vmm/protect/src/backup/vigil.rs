@@ -60,6 +60,12 @@ impl Vigil {
         }
     }
 
+    /// This backup is whole: it is to have read the record that lists it, also if the witness goes away for good right then.
+    pub(super) fn handle_whole(&self) {
+        self.0.joins().is_news = true;
+        self.0.changed.notify_one();
+    }
+
     /// This backup was not whole in `session`, and can never be.
     pub(super) fn handle_void(&self, session: SessionId) {
         let mut joins = self.0.joins();

@@ -49,6 +49,10 @@ pub const EMITTED_AGAIN: &str = "EmittedAgain";
 
 /// The guest has ended, all of it is committed, and the witness has not been told.
 pub(crate) const END_UNRECORDED: &str = "EndUnrecorded";
+/// An exchange of the witness is noted here, and nobody was asked.
+pub(crate) const EXCHANGE_NOTED: &str = "ExchangeNoted";
+/// All have forsworn the old witness, and the new one was not asked.
+pub(crate) const MOVE_UNASKED: &str = "MoveUnasked";
 /// The guest has ended, the witness knows it, and the backup has not been told.
 pub(crate) const GOODBYE: &str = "Goodbye";
 

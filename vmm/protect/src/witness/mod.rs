@@ -10,8 +10,10 @@
 mod bounded;
 pub(crate) mod etcd;
 mod file;
+mod gone;
 mod name;
 mod none;
+mod note;
 mod place;
 mod records;
 mod shared;
@@ -23,7 +25,9 @@ use std::path::PathBuf;
 use replication::view::evidence::Statement;
 use replication::view::{Ask, Entry, Nonce, Record};
 
+pub(crate) use gone::GoneWitness;
 pub use name::WitnessName;
+pub(crate) use note::{Proposal, ViewNote};
 pub(crate) use place::{Life, random};
 
 /// A witness that cannot be used.
