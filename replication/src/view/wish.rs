@@ -203,8 +203,11 @@ impl Wish {
 
     fn judge_as_primary(&self, entry: &Entry, asker: Asker<'_>) -> Judgement {
         let record = &entry.record;
-        // All that it lists forswore this register: each may say so.
+        // All that it lists forswore this register: each may say so. A later one that came back to this witness is not meant.
         let departs = matches!(self, Wish::Depart(_)) && record.places().any(|place| place.id == asker.me.id);
+        if matches!(self, Wish::Depart(to) if to.generation <= record.generation) {
+            return Judgement::Refused(Refusal::CalledOff);
+        }
         if record.primary.id != asker.me.id && !departs {
             return refuse_primary(record);
         }

@@ -46,11 +46,13 @@ pub enum Step {
     LocalCommit,
     /// A guest is resumed from its state directory.
     Resume,
+    /// A primary has noted that its witness is to be exchanged, and asks its backup.
+    Exchange,
 }
 
 impl Step {
     /// All of them.
-    pub const ALL: [Step; 17] = [
+    pub const ALL: [Step; 18] = [
         Step::Seal,
         Step::Base,
         Step::Ship,
@@ -68,6 +70,7 @@ impl Step {
         Step::TakeOver,
         Step::LocalCommit,
         Step::Resume,
+        Step::Exchange,
     ];
 }
 
@@ -226,6 +229,10 @@ pub enum What {
     RestoreLock(usize),
     /// The state directory of a host is moved away under whoever lives there, and a copy of it put in its place.
     ReplaceDir(usize),
+    /// An operator exchanges the witness of the VM that runs on a host.
+    Exchange(usize),
+    /// An operator who finds that all others are dead has a backup, which asks a witness that does not answer, go on by another one.
+    Override(usize),
     /// The guest of a host crashes by itself, and is to be booted anew there.
     GuestCrash(usize),
 }
@@ -272,7 +279,9 @@ impl What {
             }
             What::UnfitBase(host) | What::RunAgain(host) | What::Stop(host) => [Some(host), None],
             What::LoseLock(host) | What::RestoreLock(host) | What::ReplaceDir(host) => [Some(host), None],
-            What::GuestCrash(host) | What::DiskHangs(host) => [Some(host), None],
+            What::GuestCrash(host) | What::DiskHangs(host) | What::Exchange(host) | What::Override(host) => {
+                [Some(host), None]
+            }
             What::PauseGuest(host) | What::RunGuest(host) | What::Snapshot(host, _) => [Some(host), None],
             What::Beside { host, dir: Dir::CopyOf(of), .. } => [Some(host), Some(of)],
             What::Beside { host, .. } => [Some(host), None],

@@ -107,6 +107,11 @@ caught! {
     end_of_a_pause_that_is_answered_before_its_commit_is_caught: RunUncommitted,
     snapshot_that_is_answered_before_its_commit_is_caught: SnapshotUncommitted,
     image_that_is_read_from_memory_after_a_failed_sync_is_caught: CacheBelieved,
+    heir_before_the_backup_forswore_is_caught: ForswearUnawaited,
+    forswearing_that_is_not_durable_is_caught: ForswearUnsynced,
+    heir_of_the_same_generation_is_caught: GenerationStands,
+    append_to_a_register_that_was_forsworn_is_caught: OldRegisterAppended,
+    override_beside_a_place_that_lives_is_caught: OverrideUnnamed,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

@@ -293,6 +293,10 @@ fn witness_that_was_left_can_be_gone_back_to() {
         let mut node = Node { register: Register::new(place(8), Some(known)), own: NEW };
         assert!(matches!(world.wish(&mut node, Wish::Look), Outcome::Refused(Refusal::Primary { .. })));
     }
+    // Its backup, which was late to say that it had left, does not end what came back.
+    let late = Departure { witness: "file:/new".into(), register: HEIR, generation: 2 };
+    let mut backup = Node { register: Register::new(place(2), Some(record.ancestors[0])), own: NEW };
+    assert_eq!(refusal(world.wish(&mut backup, Wish::Depart(late))), Refusal::CalledOff);
     // What is asked of it by number follows in the same line.
     won(world.wish(&mut a, Wish::RemoveStore));
 }

@@ -175,11 +175,21 @@ pub enum Break {
     SnapshotUncommitted,
     /// What a host has in memory of an image is taken for what is on its medium, by a process that did not write it.
     CacheBelieved,
+    /// The primary begins the heir of its register before its backup has forsworn.
+    ForswearUnawaited,
+    /// That a register is forsworn is not on stable storage.
+    ForswearUnsynced,
+    /// The heir of a register has the generation of that.
+    GenerationStands,
+    /// A primary that has forsworn its register appends to it.
+    OldRegisterAppended,
+    /// An override need not name everybody.
+    OverrideUnnamed,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 84] = [
+    pub const ALL: [Break; 89] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -264,6 +274,11 @@ impl Break {
         Break::RunUncommitted,
         Break::SnapshotUncommitted,
         Break::CacheBelieved,
+        Break::ForswearUnawaited,
+        Break::ForswearUnsynced,
+        Break::GenerationStands,
+        Break::OldRegisterAppended,
+        Break::OverrideUnnamed,
     ];
 }
 
@@ -289,6 +304,7 @@ impl Break {
                 | Break::DegradedUnlogged
                 | Break::LogUnrecovered
                 | Break::LogRecoveredBeyond
+                | Break::ForswearUnsynced
         )
     }
 }
@@ -296,7 +312,7 @@ impl Break {
 impl Break {
     /// It breaks nothing where a loss of power takes the lock file.
     pub(super) fn needs_files_after_power(self) -> bool {
-        matches!(self, Break::StoreDiesWithBoot | Break::PublishUnsynced | Break::KnownUnsynced | Break::LogUnrecovered)
+        matches!(self, Break::StoreDiesWithBoot | Break::PublishUnsynced | Break::KnownUnsynced | Break::LogUnrecovered | Break::ForswearUnsynced)
     }
 }
 

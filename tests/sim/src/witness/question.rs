@@ -2,7 +2,8 @@
 
 use replication::pipeline::{backup, primary};
 use replication::primary::Meeting;
-use replication::view::{Greeting, Incarnation, Nonce, Place, Record};
+use replication::view::{Greeting, Incarnation, Nonce, Place, Record, RegisterId};
+use replication::wire::Forsworn;
 use replication::{ClaimResult, EpochMark, Fork, SessionId};
 
 use crate::env::{Crashed, Env, HostId};
@@ -50,6 +51,20 @@ pub enum Question {
         session: SessionId,
         place: Option<Box<Place>>,
     },
+    /// Does this backup forswear its register? `reaches`: the host reaches witnesses.
+    Forswear {
+        session: SessionId,
+        heir: RegisterId,
+        nonce: Nonce,
+        reaches: bool,
+    },
+    Move {
+        heir: RegisterId,
+        reaches: bool,
+    },
+    CallOff {
+        heir: RegisterId,
+    },
     Look,
     /// A primary looks by itself, now and then.
     UnaskedLook,
@@ -74,9 +89,8 @@ impl From<primary::Question> for Question {
             primary::Question::DelistStore => Question::DelistStore,
             primary::Question::Look => Question::Look,
             primary::Question::RecordEnd => Question::RecordEnd,
-            primary::Question::Move { .. } | primary::Question::CallOff { .. } => {
-                unreachable!("no operator here exchanges the witness")
-            }
+            primary::Question::Move { heir, .. } => Question::Move { heir, reaches: true },
+            primary::Question::CallOff { heir } => Question::CallOff { heir },
         }
     }
 }
@@ -86,7 +100,9 @@ impl From<backup::Question> for Question {
         match wants {
             backup::Question::Introduce { hello, .. } => Question::Introduce(hello.register),
             backup::Question::TakeOver { session, fork } => Question::TakeOver { session, fork },
-            backup::Question::Forswear { .. } => unreachable!("no operator here exchanges the witness"),
+            backup::Question::Forswear { session, forswear } => {
+                Question::Forswear { session, heir: forswear.heir, nonce: forswear.nonce, reaches: true }
+            }
             backup::Question::Override { .. } => unreachable!("no operator here overrides"),
         }
     }
@@ -106,6 +122,7 @@ impl Question {
             Question::Resume { .. } => Some(Break::ResumeWithoutClaim),
             Question::Begin { .. } => Some(Break::BeginUnasked),
             Question::Delist { .. } | Question::Look | Question::UnaskedLook => None,
+            Question::Forswear { .. } | Question::Move { .. } | Question::CallOff { .. } => None,
         }
     }
 }
@@ -138,6 +155,7 @@ pub enum Answer {
     /// A listed place may have the guest.
     MayBeWhole,
     Met(Meeting),
+    Forsworn(Forsworn),
 }
 
 impl Answer {
@@ -147,7 +165,7 @@ impl Answer {
             Answer::Claim(result) => result.clone(),
             Answer::Won(_) => ClaimResult::Granted,
             Answer::MayBeWhole => ClaimResult::Denied { holder: "a place that may be whole".to_owned() },
-            Answer::Met(_) => ClaimResult::Unreachable,
+            Answer::Met(_) | Answer::Forsworn(_) => ClaimResult::Unreachable,
         }
     }
 }
