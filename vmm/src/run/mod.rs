@@ -85,9 +85,9 @@ fn exit_of(end: End) -> Result<Exit, Failure> {
         .with_hint("to protect the guest again, start `outlast backup` here and have the new primary connect to it")),
         End::Conflict { text } => Err(Failure::new(
             Exit::SplitBrain,
-            format!("the backup of this VM already has a guest: {text}; this one was stopped"),
+            format!("the backup of this VM has another guest of it, or knows of one: {text}; this one was stopped"),
         )
-        .with_hint("look at the backup with `outlast ctl status`; to start afresh, stop it there first")),
+        .with_hint("look at the backup with `outlast ctl status` and decide which guest counts; to start afresh, stop it there first")),
         End::Failed(why) => Err(Failure::new(Exit::Error, why)),
     }
 }

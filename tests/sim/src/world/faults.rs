@@ -151,7 +151,8 @@ impl World {
         self.env.after(0, Event::Timer(id));
     }
 
-    /// An operator looks at all hosts, and names dead what is. What is alive is not named, and then nothing comes of it.
+    /// An operator looks at all hosts, and names dead what is. What is alive is not named, and then nothing comes of it. Nor does one
+    /// override where the dead primary had gone on without this backup: what it did since would be lost.
     fn override_register(&mut self, host: usize) {
         let is_claiming =
             matches!(&self.hosts[host].role, Role::Backup(node) if node.core().state() == BackupState::Claiming);
@@ -173,7 +174,8 @@ impl World {
         };
         let dead: BTreeSet<Incarnation> =
             others.iter().filter(|place| names_all || is_dead(place)).map(|place| place.id).collect();
-        if dead.len() < others.len() {
+        let is_newest = self.env.witness.newest().is_some_and(|record| self.could_continue(host, record));
+        if dead.len() < others.len() || !(is_newest || names_all) {
             return;
         }
         let assent = Assent::Override { dead, word: Witness::word() };
