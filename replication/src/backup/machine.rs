@@ -5,14 +5,14 @@ use std::sync::Arc;
 use super::{Backup, BackupAction, BackupConfig, BackupState, Connection, DiscardReason, GuestCopy, Session, TakeOver};
 use crate::assembly::{Assembled, AssembledEpoch, check_disk_exists, check_disk_range};
 use crate::id::{ClaimResult, EpochId, Gfn, SessionId, Term, Time, VmId};
+use crate::lineage::EpochMark;
 use crate::page::{Page, PageBatch};
 use crate::peer::PeerError;
-use crate::lineage::EpochMark;
 use crate::pointers::BackupPointers;
 use crate::view::{Nonce, Place};
 use crate::wire::{
-    Ack, DiskWant, EpochBegin, Forsworn, Frame, Goodbye, GoodbyeReason, Heartbeat, Hello, HelloAck, Kind, Link, Message, Refuse,
-    RefuseCode, ResyncDisk,
+    Ack, DiskWant, EpochBegin, Forsworn, Frame, Goodbye, GoodbyeReason, Heartbeat, Hello, HelloAck, Kind, Link,
+    Message, Refuse, RefuseCode, ResyncDisk,
 };
 
 use BackupState::{Claiming, Ended, Greeting, Keeping, Overriding, Protected, Syncing, TakingOver, TookOver, Waiting};

@@ -106,6 +106,7 @@ impl Primary {
     }
 
     fn move_to(&mut self, heir: RegisterId, nonce: Option<Nonce>) {
+        self.forget_exchange();
         self.exchanging = Some(Exchanging::Moving(heir));
         self.ask(Question::Move { heir, nonce });
     }
@@ -122,12 +123,16 @@ impl Primary {
 
     /// The heir stands, or never will: whatever question showed it.
     pub fn handle_exchange_settled(&mut self, settlement: Settlement) {
+        self.forget_exchange();
+        if !self.is_over() {
+            self.actions.push_back(PrimaryAction::ExchangeSettled(settlement));
+        }
+    }
+
+    fn forget_exchange(&mut self) {
         if let Some(exchanging) = self.exchanging.take() {
             self.errands.settle(&Question::Move { heir: exchanging.heir(), nonce: None });
             self.errands.settle(&Question::CallOff { heir: exchanging.heir() });
-        }
-        if !self.is_over() {
-            self.actions.push_back(PrimaryAction::ExchangeSettled(settlement));
         }
     }
 

@@ -92,8 +92,15 @@ impl Heir {
         if let Some(there) = newest.filter(|there| !is_over(there, &parent)) {
             return Err(Refusal::Taken { place: Box::new(there.record.primary.clone()) });
         }
-        let generation = newest.map_or(0, |there| there.record.generation).max(parent.record.generation).saturating_add(1);
+        let generation =
+            newest.map_or(0, |there| there.record.generation).max(parent.record.generation).saturating_add(1);
         Ok(Heir { register, generation, parent, after: newest.map(Known::of) })
+    }
+
+    /// The same, above that generation: of an heir that was to be, and may be.
+    #[must_use]
+    pub fn above(self, generation: u64) -> Heir {
+        Heir { generation: self.generation.max(generation.saturating_add(1)), ..self }
     }
 
     /// The number of its first record.
@@ -163,12 +170,16 @@ impl Exchange {
                 let parent = &heir.parent.record;
                 let is_own = |place: &&Place| place.id == me.id || wish.store() == Some(place.id);
                 // Whose primary it is, is the state directory's place too.
-                let is_own = |place: &&Place| is_own(place) || (parent.primary.id == me.id && parent.store.as_ref() == Some(*place));
+                let is_own = |place: &&Place| {
+                    is_own(place) || (parent.primary.id == me.id && parent.store.as_ref() == Some(*place))
+                };
                 match parent.places().find(|place| !is_own(place) && !dead.contains(&place.id)) {
                     Some(place) => Beginning::Refused(Refusal::MayBeWhole { place: Box::new(place.clone()) }),
                     None => {
                         let named = parent.places().map(|place| place.id).filter(|id| dead.contains(id)).collect();
-                        append(heir.first(Record { named_dead: named, word: Some(word.clone()), ..next }))
+                        let mut first = heir.first(Record { named_dead: named, word: Some(word.clone()), ..next });
+                        first.backups.retain(|member| !dead.contains(&member.place.id));
+                        append(first)
                     }
                 }
             }

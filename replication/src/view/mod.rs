@@ -38,8 +38,8 @@ mod wish;
 pub use exchange::{Assent, Exchange, Heir};
 pub use lives::{EARLIER_MAX, FileId, Home, Lives};
 pub use record::{
-    Attempt, Departure, Durability, Entry, Greeting, Incarnation, Known, Location, Member, Nonce, Place, PlaceKind, Record,
-    RecordHash, RegisterId, Standing, Word,
+    Attempt, Departure, Durability, Entry, Greeting, Incarnation, Known, Location, Member, Nonce, Place, PlaceKind,
+    Record, RecordHash, RegisterId, Standing, Word,
 };
 pub use register::{Ask, Desk, Outcome, Register, Settlement};
 pub use voids::{Tell, Voids};

@@ -396,7 +396,8 @@ impl Register {
             let [before, after] = pair else { return false };
             after.record.number == before.record.number + 1
                 && after.record.previous == before.hash
-                && (after.record.register == before.record.register || after.record.generation > before.record.generation)
+                && (after.record.register == before.record.register
+                    || after.record.generation > before.record.generation)
         };
         begins && found.windows(2).all(follows)
     }

@@ -322,8 +322,10 @@ fn what_a_peer_says_of_the_register_is_forgotten_if_the_witness_does_not_have_it
 fn listed_store_resumes_and_then_the_backup_is_out() {
     let mut witness = Witness::default();
     let (mut a, mut b) = (node(1), node(2));
-    won(witness
-        .wish(&mut a, Wish::Begin { store: Some(store(11)), durability: None, dead: ids(&[]), here: ids(&[]), named_dead: ids(&[]) }));
+    won(witness.wish(
+        &mut a,
+        Wish::Begin { store: Some(store(11)), durability: None, dead: ids(&[]), here: ids(&[]), named_dead: ids(&[]) },
+    ));
     let known = a.known().expect("it began");
     won(witness.wish(&mut b, Wish::Follow { known, primary: place(1).id }));
     won(witness.wish(&mut a, enlist(2)));
@@ -362,8 +364,10 @@ fn store_of_a_guest_that_was_taken_over_is_refused_unless_every_listed_place_is_
 fn copy_of_a_store_resumes_only_when_the_original_and_every_other_place_is_named() {
     let mut witness = Witness::default();
     let (mut a, mut b) = (node(1), node(2));
-    won(witness
-        .wish(&mut a, Wish::Begin { store: Some(store(11)), durability: None, dead: ids(&[]), here: ids(&[]), named_dead: ids(&[]) }));
+    won(witness.wish(
+        &mut a,
+        Wish::Begin { store: Some(store(11)), durability: None, dead: ids(&[]), here: ids(&[]), named_dead: ids(&[]) },
+    ));
     let known = a.known().expect("it began");
     won(witness.wish(&mut b, Wish::Follow { known, primary: place(1).id }));
     won(witness.wish(&mut a, enlist(2)));
@@ -420,7 +424,8 @@ fn guest_that_is_kept_stays_with_its_store_alone() {
     let mut witness = Witness::default();
     let mut a = node(1);
     let store = Some(store(11));
-    won(witness.wish(&mut a, Wish::Begin { store, durability: None, dead: ids(&[]), here: ids(&[]), named_dead: ids(&[]) }));
+    won(witness
+        .wish(&mut a, Wish::Begin { store, durability: None, dead: ids(&[]), here: ids(&[]), named_dead: ids(&[]) }));
     won(witness.wish(&mut a, enlist(2)));
     let record = won(witness.wish(&mut a, Wish::Keep));
     assert_eq!((record.standing, record.backups.len(), record.store.is_some()), (Standing::Running, 0, true));

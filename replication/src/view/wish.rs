@@ -161,9 +161,7 @@ impl Wish {
             (Wish::Begin { store, durability, .. }, None) => {
                 Judgement::Append(Box::new(first(store, *durability, asker)))
             }
-            (Wish::Adopt { store, durability, branch }, newest) => {
-                adopt(newest, (store, *durability), *branch, asker)
-            }
+            (Wish::Adopt { store, durability, branch }, newest) => adopt(newest, (store, *durability), *branch, asker),
             (_, None) => Judgement::Refused(Refusal::Unknown),
             (Wish::Begin { store, durability, dead, here, named_dead }, Some(entry)) => {
                 begin(entry, (store, *durability), &Proofs { dead, here, named_dead }, asker)

@@ -43,8 +43,10 @@ fn wish(input: &mut Input<'_>, newest: Option<&Entry>) -> Wish {
         7 => Wish::End,
         8 => Wish::Keep,
         _ => {
-            let mut known = newest
-                .map_or(Known { register: Default::default(), generation: 1, number: 1, hash: RecordHash::default() }, Known::of);
+            let mut known = newest.map_or(
+                Known { register: Default::default(), generation: 1, number: 1, hash: RecordHash::default() },
+                Known::of,
+            );
             if input.u8() & 1 == 0 {
                 known.number = input.edge();
             }

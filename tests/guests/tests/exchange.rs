@@ -62,10 +62,15 @@ fn exchanged_witness_decides_the_failover_and_the_old_one_tells_where_to_look() 
         let (code, said) = pair.primary.ctl(&["witness", "set", &name]);
         assert_eq!(code, 0, "{said}\n{}\n{}", pair.primary.log(), pair.backup.log());
         assert_eq!(pair.primary.protecting().witness, name);
-        let Occurrence::WitnessExchanged { witness } = pair.primary.wait_event("witness-exchanged") else { panic!("it is") };
+        let Occurrence::WitnessExchanged { witness } = pair.primary.wait_event("witness-exchanged") else {
+            panic!("it is")
+        };
         assert_eq!(witness, name);
         let record = newest(&dir);
-        assert_eq!((&record["generation"], &record["number"], &record["branch"]), (&2.into(), &1.into(), &old["branch"]));
+        assert_eq!(
+            (&record["generation"], &record["number"], &record["branch"]),
+            (&2.into(), &1.into(), &old["branch"])
+        );
         assert_eq!((&record["primary"], &record["backups"]), (&old["primary"], &old["backups"]));
         let first = pair.primary.console();
         if !is_gone {
@@ -192,7 +197,8 @@ fn backup_whose_witness_is_gone_goes_on_by_an_override_that_names_the_primary() 
     pair.primary.kill();
     pair.backup.wait_event("failover-started");
     let first = pair.primary.console();
-    let override_with = |id: &str| pair.backup.ctl(&["take-over", "--dead", id, "--witness", &name, "--why", "the array burnt"]);
+    let override_with =
+        |id: &str| pair.backup.ctl(&["take-over", "--dead", id, "--witness", &name, "--why", "the array burnt"]);
     let (code, said) = override_with("00000000");
     assert_eq!(code, NOT_FOUND, "{said}");
     assert!(said.contains(&primary[..8]), "it says who is listed: {said}");
@@ -230,7 +236,7 @@ fn state_directory_whose_witness_is_gone_is_resumed_by_an_override() {
     again.kill();
     // From here on the new one counts without being named.
     let mut third = Launch::resume(&place.path("a")).start();
-    third.wait_event("resumed");
+    third.wait_event_again("resumed", 2);
     assert_eq!(third.protecting().witness, name);
     stop(&mut third);
 }

@@ -498,7 +498,8 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
             vec![at(What::Exchange(0)), Fault { when: When::At(heal_at / 4 * 3), what: What::Exchange(0) }]
         }
         Some(Break::OverrideUnnamed) => {
-            let overrides = (5..8).map(|eighths| Fault { when: When::At(heal_at / 8 * eighths), what: What::Override(1) });
+            let overrides =
+                (5..8).map(|eighths| Fault { when: When::At(heal_at / 8 * eighths), what: What::Override(1) });
             [at(What::WitnessGone(1)), at(What::Cut(heal_at / 2))].into_iter().chain(overrides).collect()
         }
         Some(Break::FullIsWon) => {

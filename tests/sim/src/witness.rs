@@ -412,7 +412,11 @@ impl Witness {
         let listed = newest.into_iter().flat_map(Record::places).map(|place| place.id);
         let named_dead = listed.filter(|_| is_named).collect();
         let store = store.map(|id| process.observer.store(id));
-        let mut wish = self.deceived(process, newest).begin(newest, &facts, Start { store, durability: None, has_epoch, named_dead });
+        let mut wish = self.deceived(process, newest).begin(
+            newest,
+            &facts,
+            Start { store, durability: None, has_epoch, named_dead },
+        );
         if let (Some(Break::AnyDisks), Wish::Begin { dead, here, .. }) = (self.broken, &mut wish) {
             // Broken: whatever is dead was here.
             here.extend(dead.iter().copied());

@@ -42,9 +42,9 @@ use crate::room::ROOM_RETRY;
 use crate::transport::{Credentials, Endpoint, Listener, ReadOutcome};
 use crate::upkeep;
 use connection::Connection;
-use machine::{MachineError, spawn};
 use machine::kvm::Vm;
 use machine::memory::Ram;
+use machine::{MachineError, spawn};
 use storage::{Done, Rehearsal, Storage};
 pub use view::{FailoverError, StandbyView};
 use vigil::Vigil;
@@ -337,10 +337,8 @@ impl Standby {
     fn override_claim(&mut self) {
         let Some((session, fork)) = self.pipeline.core().claiming() else { return };
         if let Some(failover) = self.view.take_failover_to_a_witness() {
-            self.events.note(Occurrence::FailoverStarted {
-                silence_ms: None,
-                named_dead: Some(failover.named.dead.clone()),
-            });
+            self.events
+                .note(Occurrence::FailoverStarted { silence_ms: None, named_dead: Some(failover.named.dead.clone()) });
             let registrant = Arc::clone(&self.registrant);
             spawn("standby-override".into(), move || {
                 failover.perform(&registrant, session, fork);

@@ -107,14 +107,19 @@ impl Registrant {
         life: Life,
     ) -> Result<Self, RightError> {
         let note = life.note().map_err(RightError::NoIdentity)?;
-        let exchanged = |now: Option<String>| RightError::Exchanged { vm: vm_name.to_owned(), witness: config.clone(), now };
+        let exchanged =
+            |now: Option<String>| RightError::Exchanged { vm: vm_name.to_owned(), witness: config.clone(), now };
         if let Some(note) = note.as_ref().filter(|note| config.is_none() && note.forbids_none()) {
             return Err(exchanged(Some(note.witness.to_string())));
         }
         let mut register = Register::new(life.observer.place().clone(), life.known);
         let mut heir = None;
         if let Some(Proposal { witness, exchange }) = note.and_then(|note| note.proposal) {
-            heir = witness.open()?.map(|opened| (witness, opened));
+            let opened = witness.open().unwrap_or_else(|error| {
+                tracing::warn!(%error, "the witness to which this VM's register is on its way cannot be opened");
+                Some(Arc::new(GoneWitness))
+            });
+            heir = opened.map(|opened| (witness, opened));
             register.handle_exchange(exchange);
         }
         let desks = Desks { own, name: config.clone(), heir, left: None };
@@ -267,7 +272,9 @@ impl Registrant {
     fn claim(&self, wish: Wish) -> ClaimResult {
         match self.wish(wish) {
             None | Some(Outcome::Won(_)) => ClaimResult::Granted,
-            Some(Outcome::NoAnswer | Outcome::Forgotten | Outcome::Refused(Refusal::CalledOff)) => ClaimResult::Unreachable,
+            Some(Outcome::NoAnswer | Outcome::Forgotten | Outcome::Refused(Refusal::CalledOff)) => {
+                ClaimResult::Unreachable
+            }
             Some(Outcome::Refused(refusal)) => ClaimResult::Denied { holder: holder_of(&refusal) },
         }
     }
@@ -332,7 +339,8 @@ impl Registrant {
         let newest = self.newest()?;
         let newest = newest.as_ref().map(|entry| &entry.record);
         let was_free = evidence::is_free(newest);
-        let start = Start { store, durability: Some(durability), has_epoch, named_dead: named(newest, &named_dead.dead)? };
+        let start =
+            Start { store, durability: Some(durability), has_epoch, named_dead: named(newest, &named_dead.dead)? };
         self.say(named_dead);
         let wish = self.life.observer.begin(newest, &self.facts(newest), start);
         self.win(wish).map(|term| Begun { term, was_free })
@@ -399,7 +407,12 @@ impl Registrant {
             Some(Outcome::NoAnswer) => Err(self.no_answer()),
             Some(Outcome::Forgotten) => Err(self.forgotten()),
             Some(Outcome::Refused(refusal @ Refusal::Moved { .. })) => Err(self.refused(refusal)),
-            _ => Ok(self.lock().newest().cloned()),
+            _ => {
+                let register = self.lock();
+                let parent = register.exchange().map(|exchange| &exchange.heir.parent);
+                let newest = register.newest().into_iter().chain(parent);
+                Ok(newest.max_by_key(|entry| (entry.record.generation, entry.record.number)).cloned())
+            }
         }
     }
 
@@ -457,7 +470,9 @@ impl Registrant {
         let (known, stranger) = (register.known(), register.stranger().map(Known::of));
         match (known, stranger) {
             (Some(known), Some(there)) if there.is_rival_of(&known) => RightError::Rival { vm, witness },
-            (Some(known), there) if there.is_some_and(|there| there.generation < known.generation) || known.generation > 1 => {
+            (Some(known), there)
+                if there.is_some_and(|there| there.generation < known.generation) || known.generation > 1 =>
+            {
                 let now = self.life.note().ok().flatten().map(|note| note.witness).filter(|now| *now != witness);
                 match (now, there) {
                     (None, None) => RightError::Forgotten { witness },
@@ -483,11 +498,7 @@ impl Registrant {
 }
 
 /// Puts a wish to the witnesses that `ask` asks until it is decided.
-fn conclude(
-    register: &mut Register,
-    wish: Wish,
-    mut ask: impl FnMut(Desk, Ask) -> io::Result<Vec<Entry>>,
-) -> Outcome {
+fn conclude(register: &mut Register, wish: Wish, mut ask: impl FnMut(Desk, Ask) -> io::Result<Vec<Entry>>) -> Outcome {
     register.handle_wish(wish, Attempt(random()));
     loop {
         let (desk, wanted) = register.poll_ask().expect("a wish that is not decided has something to ask");

@@ -66,5 +66,9 @@ pub(super) fn execute(args: ResumeArgs, commands: &dyn Commands) -> Result<Exit,
     config.detection.name_tls_dir(tls_dir);
     logging::start(&config.control);
     logging::warn_each(&config.name, &config.warnings());
-    commands.resume(config, (dir, found), Named { dead, witness: witness.map(rooted_witness), who: author(), why, backup_is_gone })
+    commands.resume(
+        config,
+        (dir, found),
+        Named { dead, witness: witness.map(rooted_witness), who: author(), why, backup_is_gone },
+    )
 }

@@ -12,10 +12,10 @@ use snapshot::statedir::StateDir;
 use crate::config::VmConfig;
 use crate::exit::Failure;
 use machine::random::id as random;
-use protect::{Named, Registrant};
 use protect::fault;
 use protect::local::pairing::{Pairing, PairingError, unused_after};
 use protect::transport::Endpoint;
+use protect::{Named, Registrant};
 
 /// The right to resume a guest, not exercised yet.
 pub(super) struct Right {

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use outlast_api::{
     Action, ActionType, Event, Fault, GoalState, Info, Occurrence, PrometheusText, ProtectRequest, Protection, Service,
-    Since, Snapshot, SnapshotRequest, Status, TakeOverRequest, Version, VmState, WitnessRequest, metrics, openapi, verbs,
+    Since, Snapshot, SnapshotRequest, Status, TakeOverRequest, Version, VmState, WitnessRequest, metrics, openapi,
+    verbs,
 };
 use serde_json::Value;
 
@@ -109,13 +110,16 @@ impl Service<verbs::PutTakeOver> for Node {
 impl Service<verbs::PutWitness> for Node {
     fn serve(&self, WitnessRequest { witness, dead, who, why }: WitnessRequest) -> Result<(), Fault> {
         let to = parse_witness("PUT /ft/witness", &witness)?;
-        let named = (!dead.is_empty()).then(|| Named { dead, witness: None, word: super::word(who.unwrap_or_default(), why) });
+        let named =
+            (!dead.is_empty()).then(|| Named { dead, witness: None, word: super::word(who.unwrap_or_default(), why) });
         match self.role() {
-            Role::Primary { guardian, .. } => Ok(guardian.exchange_witness(&to, named.as_ref()).map_err(Failure::from)?),
-            Role::Backup(_) if named.is_some() => {
-                Err(Fault::conflict("a backup names nobody dead to get another witness")
-                    .with_hint("to run its copy by another witness: `outlast ctl take-over --dead ID --witness WITNESS`"))
+            Role::Primary { guardian, .. } => {
+                Ok(guardian.exchange_witness(&to, named.as_ref()).map_err(Failure::from)?)
             }
+            Role::Backup(_) if named.is_some() => Err(Fault::conflict(
+                "a backup names nobody dead to get another witness",
+            )
+            .with_hint("to run its copy by another witness: `outlast ctl take-over --dead ID --witness WITNESS`")),
             Role::Backup(view) => Ok(view.use_witness(&to).map_err(Failure::from)?),
         }
     }

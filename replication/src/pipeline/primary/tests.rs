@@ -79,7 +79,7 @@ impl Host {
             Question::DelistStore => core.handle_store_delisted(now, granted),
             Question::Look => core.handle_looked(now, granted),
             question @ (Question::Move { .. } | Question::CallOff { .. }) => {
-                core.handle_move_answered(now, &question, granted);
+                core.handle_move_answered(now, question, granted);
             }
             Question::RecordEnd => core.handle_end_recorded(now, granted),
         });

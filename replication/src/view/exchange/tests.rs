@@ -198,7 +198,10 @@ fn primary_that_waits_for_its_backup_calls_the_exchange_off_before_it_goes_on_al
     world.witnesses[NEW].is_away = false;
     let record = won(world.wish(&mut a, Wish::Remove(JOIN)));
     assert_eq!((record.generation, record.number, a.own), (1, 3, OLD));
-    assert_eq!((world.witnesses[NEW].newest().standing, world.witnesses[NEW].newest().generation), (Standing::Ended, 2));
+    assert_eq!(
+        (world.witnesses[NEW].newest().standing, world.witnesses[NEW].newest().generation),
+        (Standing::Ended, 2)
+    );
     // The backup finds that, and is told no by the old register.
     assert!(matches!(world.wish(&mut b, take_over()), Outcome::Refused(Refusal::Primary { .. })));
     assert_eq!(refusal(world.wish(&mut a, Wish::Move(HEIR))), Refusal::CalledOff);
@@ -267,7 +270,13 @@ fn register_that_has_moved_says_where_to_and_takes_nothing_more() {
     assert_eq!((record.number, record.moved), (3, Some(departure.clone())));
     won(world.wish(&mut old, Wish::Depart(departure.clone())));
     assert_eq!(world.witnesses[OLD].records.len(), 3);
-    let everybody = || Wish::Begin { store: None, durability: None, dead: ids(&[1, 2, 11]), here: ids(&[1]), named_dead: ids(&[1, 2, 11]) };
+    let everybody = || Wish::Begin {
+        store: None,
+        durability: None,
+        dead: ids(&[1, 2, 11]),
+        here: ids(&[1]),
+        named_dead: ids(&[1, 2, 11]),
+    };
     for wish in [everybody(), take_over(), resume(&[1]), Wish::Look] {
         assert_eq!(refusal(world.wish(&mut Node::new(9), wish)), Refusal::Moved { departure: departure.clone() });
     }
@@ -329,7 +338,9 @@ fn override_needs_every_other_listed_place_named_and_is_recorded() {
     let (mut world, _, mut b) = World::pair();
     for (dead, unnamed) in [(ids(&[]), 1), (ids(&[1]), 11), (ids(&[11]), 1)] {
         world.open(&mut b, Assent::Override { dead, word: word() });
-        let Refusal::MayBeWhole { place } = refusal(world.wish(&mut b, take_over())) else { panic!("somebody is not named") };
+        let Refusal::MayBeWhole { place } = refusal(world.wish(&mut b, take_over())) else {
+            panic!("somebody is not named")
+        };
         assert_eq!(place.id, Incarnation([unnamed; 16]));
         assert!(world.witnesses[NEW].records.is_empty());
     }
@@ -348,7 +359,13 @@ fn override_on_a_place_that_the_newest_view_does_not_list_is_refused() {
     assert!(matches!(world.wish(&mut b, take_over()), Outcome::Refused(Refusal::Primary { .. })));
     let mut copy = Node::new(3);
     world.open(&mut copy, everybody());
-    let other = Wish::Resume { store: store(12), fork: Fork::Mark(fork()), is_original: true, dead: ids(&[]), named_dead: ids(&[]) };
+    let other = Wish::Resume {
+        store: store(12),
+        fork: Fork::Mark(fork()),
+        is_original: true,
+        dead: ids(&[]),
+        named_dead: ids(&[]),
+    };
     assert!(matches!(world.wish(&mut copy, other), Outcome::Refused(Refusal::Primary { .. })));
     assert!(world.witnesses[NEW].records.is_empty());
 }

@@ -243,7 +243,12 @@ impl Host {
                 match input.u8() % 4 {
                     0 => core.handle_exchange_settled(Settlement::CalledOff),
                     1 => {
-                        let parent = Known { register: RegisterId([1; 16]), generation: 1, number: 1, hash: RecordHash([1; 16]) };
+                        let parent = Known {
+                            register: RegisterId([1; 16]),
+                            generation: 1,
+                            number: 1,
+                            hash: RecordHash([1; 16]),
+                        };
                         core.handle_exchange_settled(Settlement::Moved(parent));
                     }
                     _ => {}

@@ -312,7 +312,14 @@ impl Break {
 impl Break {
     /// It breaks nothing where a loss of power takes the lock file.
     pub(super) fn needs_files_after_power(self) -> bool {
-        matches!(self, Break::StoreDiesWithBoot | Break::PublishUnsynced | Break::KnownUnsynced | Break::LogUnrecovered | Break::ForswearUnsynced)
+        matches!(
+            self,
+            Break::StoreDiesWithBoot
+                | Break::PublishUnsynced
+                | Break::KnownUnsynced
+                | Break::LogUnrecovered
+                | Break::ForswearUnsynced
+        )
     }
 }
 

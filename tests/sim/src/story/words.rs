@@ -99,7 +99,9 @@ pub fn what(what: &What) -> String {
         What::RestoreLock(host) => format!("the lock file of host {host} is restored from before"),
         What::ReplaceDir(host) => format!("a copy stands where the state directory of host {host} was"),
         What::Exchange(host) => format!("an operator exchanges the witness of the VM on host {host}"),
-        What::Override(host) => format!("an operator looks whether all but host {host} are dead, to override the witness"),
+        What::Override(host) => {
+            format!("an operator looks whether all but host {host} are dead, to override the witness")
+        }
         What::GuestCrash(host) => format!("the guest of host {host} crashes"),
     }
 }

@@ -1,10 +1,13 @@
 //! Exchanges of the witness: what hosts note of them, and what they are told.
 
-use replication::view::{Assent, Departure, Desk, Exchange, Heir, Known, Nonce, Outcome, Record, Register, RegisterId, Settlement, Wish, Word};
+use replication::view::{
+    Assent, Departure, Desk, Exchange, Heir, Known, Nonce, Outcome, Record, Register, RegisterId, Settlement, Wish,
+    Word,
+};
 use replication::wire::Forsworn;
 use replication::{ClaimResult, SessionId};
 
-use super::{Answer, Asked, Ask, NEXT, Question, RIGHT, Witness};
+use super::{Answer, Ask, Asked, NEXT, Question, RIGHT, Witness};
 use crate::machines::incarnation;
 use crate::plan::Break;
 
@@ -96,6 +99,14 @@ impl Witness {
         self.note(host);
     }
 
+    /// A backup that follows nobody is given the witness that counts.
+    pub fn use_current(&mut self, host: usize) {
+        let asker = &self.askers[host];
+        if asker.home != self.current && asker.asked.is_none() && asker.register.exchange().is_none() {
+            self.look_elsewhere(host);
+        }
+    }
+
     /// What became of an exchange that a host leads, once.
     pub fn take_settlement(&mut self, host: usize) -> Option<Settlement> {
         self.askers[host].settled.take()
@@ -152,7 +163,8 @@ impl Witness {
     pub(super) fn answer_at_once(&mut self, host: usize, question: &Question) -> Option<Answer> {
         match *question {
             Question::Forswear { session, heir, nonce, reaches } => {
-                let result = if reaches { self.forswear(host, session, heir, nonce) } else { Err("no answer".to_owned()) };
+                let result =
+                    if reaches { self.forswear(host, session, heir, nonce) } else { Err("no answer".to_owned()) };
                 Some(Answer::Forsworn(Forsworn { heir, result }))
             }
             Question::Move { reaches: false, .. } => Some(Answer::Claim(ClaimResult::Unreachable)),
@@ -174,7 +186,8 @@ impl Witness {
                 if let Some(exchange) = asker.register.exchange().map(open) {
                     let known = asker.register.known();
                     let parent = exchange.heir.parent;
-                    asker.register = Register::new(asker.process.observer.place().clone(), known.or(Some(Known::of(&parent))));
+                    asker.register =
+                        Register::new(asker.process.observer.place().clone(), known.or(Some(Known::of(&parent))));
                 }
                 None
             }
@@ -217,8 +230,10 @@ impl Witness {
         let id = self.askers[host].id;
         let mut register = Register::new(self.place(host).clone(), Some(parent));
         self.attempts += 1;
-        let departure = Departure { witness: "the other".into(), register: known.register, generation: known.generation };
-        register.handle_wish(Wish::Depart(departure), replication::view::Attempt(u128::from(self.attempts).to_be_bytes()));
+        let departure =
+            Departure { witness: "the other".into(), register: known.register, generation: known.generation };
+        register
+            .handle_wish(Wish::Depart(departure), replication::view::Attempt(u128::from(self.attempts).to_be_bytes()));
         while let Some((Desk::Own, ask)) = register.poll_ask() {
             let shown = parent.number;
             let is_append = matches!(ask, Ask::Append { .. });

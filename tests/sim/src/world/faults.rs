@@ -156,7 +156,8 @@ impl World {
     fn override_register(&mut self, host: usize) {
         let is_claiming =
             matches!(&self.hosts[host].role, Role::Backup(node) if node.core().state() == BackupState::Claiming);
-        let Some(others) = self.env.witness.others_of(host).filter(|_| is_claiming && !self.env.net.witness_up[host]) else {
+        let Some(others) = self.env.witness.others_of(host).filter(|_| is_claiming && !self.env.net.witness_up[host])
+        else {
             return;
         };
         let names_all = self.env.plan.broken == Some(Break::OverrideUnnamed);
@@ -164,10 +165,13 @@ impl World {
             let at = host_of(place);
             match place.kind {
                 PlaceKind::Process => {
-                    matches!(self.hosts[at].role, Role::Down(_) | Role::Starting(_)) || self.env.witness.place(at).id != place.id
+                    matches!(self.hosts[at].role, Role::Down(_) | Role::Starting(_))
+                        || self.env.witness.place(at).id != place.id
                 }
                 PlaceKind::Store => match &self.hosts[at].role {
-                    Role::Starting(remains) | Role::Down(remains) => remains.store.as_ref().is_none_or(|of| of.store != place.id),
+                    Role::Starting(remains) | Role::Down(remains) => {
+                        remains.store.as_ref().is_none_or(|of| of.store != place.id)
+                    }
                     _ => false,
                 },
             }
@@ -391,6 +395,13 @@ impl World {
         }
         self.reset_hung();
         self.restart_all();
+        for host in 0..HOSTS {
+            let is_waiting =
+                matches!(&self.hosts[host].role, Role::Backup(node) if node.core().state() == BackupState::Waiting);
+            if is_waiting {
+                self.env.witness.use_current(host);
+            }
+        }
         (0..HOSTS).for_each(|host| self.ask_primary(host, |node, env| node.unpause(env)));
         let is_run = self.hosts.iter().any(|host| matches!(host.role, Role::Primary(_) | Role::Starting(_)));
         if !is_run && !self.is_survived() {

@@ -12,8 +12,8 @@ use replication::backup::BackupState;
 use replication::{ClaimResult, EpochMark, SessionId};
 
 use crate::mailbox::Bell;
-use crate::witness::WitnessName;
 use crate::registrant::{ExchangeError, Named, Registrant, RightError};
+use crate::witness::WitnessName;
 
 /// How long an operator waits for a failover: three questions to a witness that takes its time for each.
 const FAILOVER_TIME_MAX: Duration = Duration::from_secs(20);

@@ -85,7 +85,8 @@ impl Guardian {
             return Ok(());
         }
         let reason = self.lock().exchange_refused.take();
-        let reason = reason.unwrap_or_else(|| format!("{to} was taken by somebody else, or the backup was lost meanwhile"));
+        let reason =
+            reason.unwrap_or_else(|| format!("{to} was taken by somebody else, or the backup was lost meanwhile"));
         Err(NotExchanged::Kept { witness, reason })
     }
 
@@ -98,9 +99,14 @@ impl Guardian {
                 (inner.moves, core.may_exchange(), core.state())
             };
             match may {
-                Ok(()) if is_override && state == PrimaryState::Protected => return Err(NotExchanged::NothingToOverride),
+                Ok(()) if is_override && state == PrimaryState::Protected => {
+                    return Err(NotExchanged::NothingToOverride);
+                }
                 Ok(()) => return Ok(()),
-                Err(NotNow::Arbitrating) if is_override => return Ok(()),
+                Err(_) if is_override && state == PrimaryState::Protected => {
+                    return Err(NotExchanged::NothingToOverride);
+                }
+                Err(NotNow::Arbitrating | NotNow::UnderWay) if is_override => return Ok(()),
                 // Between two tries to reach a backup that does not take it there is a rest.
                 Err(NotNow::Filling(PrimaryState::Greeting | PrimaryState::Meeting)) if self.clock.now() < deadline => {
                     self.wait_for_move(seen, Some(deadline));

@@ -184,9 +184,17 @@ pub(super) fn warnings(inner: &Inner) -> Vec<String> {
     });
     let local = inner.local_lost.as_ref().map(|why| format!("the state directory no longer protects the guest: {why}"));
     let exchange = inner.pipeline.core().is_exchanging().then(|| {
-        "the witness is being exchanged: until the new one has answered, it is not settled which of the two counts".to_owned()
+        "the witness is being exchanged: until the new one has answered, it is not settled which of the two counts"
+            .to_owned()
     });
-    inner.full().map(|path| no_room(&path)).chain(delisting).chain(exchange).chain(local).chain(no_backup(inner)).collect()
+    inner
+        .full()
+        .map(|path| no_room(&path))
+        .chain(delisting)
+        .chain(exchange)
+        .chain(local)
+        .chain(no_backup(inner))
+        .collect()
 }
 
 /// A backup was asked for, and there is none.

@@ -5,8 +5,8 @@ use std::sync::{Arc, PoisonError};
 
 use replication::view::evidence::{self, Resume};
 use replication::view::{
-    Assent, Departure, Durability, Entry, Exchange, Heir, Incarnation, Known, Nonce, Outcome, Place, Record, Refusal, Register,
-    RegisterId, Settlement, Wish, Word,
+    Assent, Departure, Durability, Entry, Exchange, Heir, Incarnation, Known, Nonce, Outcome, Place, Record, Refusal,
+    Register, RegisterId, Settlement, Wish, Word,
 };
 use replication::wire::{Forswear, Forsworn};
 use replication::{ClaimResult, EpochMark, Fork, SessionId, Term};
@@ -98,7 +98,8 @@ impl Registrant {
     pub(super) fn note(&self, register: &Register) -> Option<ViewNote> {
         let Desks { name, heir, .. } = &*self.desks();
         let exchange = register.exchange().cloned();
-        let proposal = exchange.zip(heir.as_ref()).map(|(exchange, (to, _))| Proposal { witness: to.clone(), exchange });
+        let proposal =
+            exchange.zip(heir.as_ref()).map(|(exchange, (to, _))| Proposal { witness: to.clone(), exchange });
         let newest = register.newest().cloned().or_else(|| proposal.as_ref().map(|of| of.exchange.heir.parent.clone()));
         Some(ViewNote { witness: name.clone(), newest: newest?, proposal })
     }
@@ -159,10 +160,13 @@ impl Registrant {
         let no_answer = |source| ExchangeError::NoAnswer { witness: to.clone(), source };
         let newest = witness.newest(&self.vm_name).map_err(no_answer)?;
         let heir = Heir::new(RegisterId(random()), parent, newest.as_ref()).map_err(|refusal| self.refused(refusal))?;
+        let other = self.lock().exchange().map(|exchange| exchange.heir.generation);
+        let heir = heir.above(other.unwrap_or(0));
         let nonce = witness.leave(&self.vm_name).map_err(no_answer)?;
         let exchange = Exchange { heir, assent };
         let register_id = exchange.heir.register;
-        let told = Proposal { witness: to.clone(), exchange: Exchange { assent: Assent::Forsworn, ..exchange.clone() } };
+        let told =
+            Proposal { witness: to.clone(), exchange: Exchange { assent: Assent::Forsworn, ..exchange.clone() } };
         let proposal = serde_json::to_vec(&told).expect("a proposal has string keys only");
         self.take_part(to, witness, exchange)?;
         Ok(Opened { heir: register_id, proposal, nonce })
@@ -171,7 +175,9 @@ impl Registrant {
     /// The note is durable before it counts.
     fn take_part(&self, to: &WitnessName, witness: Arc<dyn Witness>, exchange: Exchange) -> Result<(), ExchangeError> {
         let mut register = self.lock();
-        if register.exchange().is_some() {
+        // What an operator says of the others is said of an exchange that does not come to its end, too.
+        let is_override = matches!(exchange.assent, Assent::Override { .. });
+        if register.exchange().is_some() && !is_override {
             return Err(ExchangeError::UnderWay);
         }
         let note = ViewNote {
@@ -235,8 +241,13 @@ impl Registrant {
         Forsworn { heir: forswear.heir, result: self.try_to_forswear(session, forswear) }
     }
 
-    fn try_to_forswear(&self, session: SessionId, Forswear { heir, proposal, nonce }: &Forswear) -> Result<Nonce, String> {
-        let said: Proposal = serde_json::from_slice(proposal).map_err(|error| format!("the proposal is not one: {error}"))?;
+    fn try_to_forswear(
+        &self,
+        session: SessionId,
+        Forswear { heir, proposal, nonce }: &Forswear,
+    ) -> Result<Nonce, String> {
+        let said: Proposal =
+            serde_json::from_slice(proposal).map_err(|error| format!("the proposal is not one: {error}"))?;
         let Proposal { witness: to, exchange } = said;
         self.check_parent(session, &exchange.heir.parent)?;
         if exchange.heir.register != *heir || exchange.assent != Assent::Forsworn {

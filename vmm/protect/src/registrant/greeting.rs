@@ -53,7 +53,11 @@ impl Registrant {
              overridden twice. Decide which guest counts, stop the other, and start the backup with an empty state directory",
             self.vm_name, ours.generation
         );
-        tracing::error!(vm = self.vm_name, generation = ours.generation, "a primary has another register of the same generation");
+        tracing::error!(
+            vm = self.vm_name,
+            generation = ours.generation,
+            "a primary has another register of the same generation"
+        );
         Err((RefuseCode::Rival, text))
     }
 

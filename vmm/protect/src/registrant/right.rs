@@ -41,7 +41,9 @@ pub enum RightError {
         now: Option<String>,
     },
     /// Two registers were made of one.
-    #[error("{vm} has two registers of one generation: somebody overrode its witness twice, and two guests may have run")]
+    #[error(
+        "{vm} has two registers of one generation: somebody overrode its witness twice, and two guests may have run"
+    )]
     Rival {
         /// The VM.
         vm: String,
@@ -106,7 +108,9 @@ pub(super) fn why(vm: &str, witness: &WitnessName, refusal: &Refusal) -> String 
             format!("the register of {vm} at the witness {witness} was continued at another one, {}", departure.witness)
         }
         Refusal::CalledOff => format!("the register of {vm} is not continued at another witness"),
-        Refusal::Taken { place } => format!("the new witness already has a VM {vm} that runs or can be continued, {place}"),
+        Refusal::Taken { place } => {
+            format!("the new witness already has a VM {vm} that runs or can be continued, {place}")
+        }
         Refusal::Unknown => format!("the witness {witness} does not know {vm}, which was started with it"),
     }
 }

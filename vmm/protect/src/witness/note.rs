@@ -42,7 +42,10 @@ impl ViewNote {
     pub(crate) fn read(dir: &Path) -> io::Result<Option<Self>> {
         let damage = || {
             let path = Item::View.path_in(dir);
-            io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged: which witness counts is not known", path.display()))
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{} is damaged: which witness counts is not known", path.display()),
+            )
         };
         let Some(bytes) = statedir::read(dir, Item::View)? else { return Ok(None) };
         match sealed::open(&bytes) {

@@ -29,10 +29,7 @@ fn place(id: u8) -> Place {
 
 /// A record of the place `id`.
 pub(super) fn record(number: u64, id: u8) -> Record {
-    Record {
-        number,
-        ..Record::first(RegisterId([1; 16]), Attempt(random()), place(id))
-    }
+    Record { number, ..Record::first(RegisterId([1; 16]), Attempt(random()), place(id)) }
 }
 
 fn append(witness: &FileWitness, record: Record) -> Vec<Entry> {

@@ -13,7 +13,9 @@ use protect::local::{BindingError, FILES, LocalError};
 use protect::log::{DiskLogError, LOG_BYTES_MAX, PlaceError};
 use protect::transport::{ChannelError, CredentialsError, Endpoint};
 use protect::witness::WitnessError;
-use protect::{ExchangeError, Misfit, NotExchanged, NotPaused, NotProtected, NotResumed, NotSnapshot, ProtectError, RightError};
+use protect::{
+    ExchangeError, Misfit, NotExchanged, NotPaused, NotProtected, NotResumed, NotSnapshot, ProtectError, RightError,
+};
 
 impl Advice for ProtectError {
     fn exit(&self) -> Exit {
@@ -444,12 +446,16 @@ impl Advice for NotExchanged {
         let remedy = match self {
             Self::Exchange(error) => return error.hint(),
             Self::NotNow(NotNow::UnderWay) => "`outlast ctl status` says when it is settled",
-            Self::NotNow(NotNow::Filling(_)) => "wait until `outlast ctl status` says Protected, or `outlast ctl unprotect` first",
+            Self::NotNow(NotNow::Filling(_)) => {
+                "wait until `outlast ctl status` says Protected, or `outlast ctl unprotect` first"
+            }
             Self::NotNow(NotNow::Arbitrating) => {
                 "if the old witness is gone and so is the backup, say so: --dead ID, by the id in the record or in the backup's log"
             }
             Self::NotNow(NotNow::Over) => return None,
-            Self::Kept { .. } => "look at the backup and at the new witness, which both hosts must reach; then try again",
+            Self::Kept { .. } => {
+                "look at the backup and at the new witness, which both hosts must reach; then try again"
+            }
             Self::HasBackup => {
                 "`outlast ctl unprotect`, then set the witness, start the backup with it, and `outlast ctl protect` again"
             }
