@@ -70,6 +70,8 @@ pub struct Witness {
     /// What the state directories keep of the register, and what of that a loss of power leaves.
     notes: [Option<Note>; HOSTS],
     synced_notes: [Option<Note>; HOSTS],
+    /// A register was continued by one of no higher generation.
+    pub has_equal_generations: bool,
     /// Exchanges that were begun, and to which directory.
     proposals: Vec<(replication::view::Exchange, usize)>,
     /// Questions that needed no witness, with their answers.
@@ -149,6 +151,7 @@ impl Witness {
             is_overridden: false,
             notes: Default::default(),
             synced_notes: Default::default(),
+            has_equal_generations: false,
             proposals: Vec::new(),
             ready: Vec::new(),
             seen: usual,
@@ -567,6 +570,7 @@ impl Witness {
         let appended = self.dirs[dir].last().expect("it was appended");
         let newest = self.dirs[self.current].last().expect("the VM was started");
         if dir != self.current && (appended.record.continues(&Known::of(newest)) || appended.record.word.is_some()) {
+            self.has_equal_generations |= appended.record.generation <= newest.record.generation;
             self.current = dir;
         }
     }

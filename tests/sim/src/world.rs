@@ -296,6 +296,10 @@ impl World {
             let text = || format!("host {host} appended to a register that is older than what it had seen there");
             oracle.fail(Rule::OldRegister, host, text);
         }
+        if self.env.witness.has_equal_generations {
+            let text = || "a register was continued by one of no higher generation: nobody can tell which counts".to_owned();
+            oracle.fail(Rule::OldRegister, None, text);
+        }
         if let Some(join) = self.env.witness.listed_again() {
             let text = || format!("the newest record lists {join}, which was void and is not stated any more");
             oracle.fail(Rule::VoidStated, None, text);

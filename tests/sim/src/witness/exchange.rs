@@ -53,7 +53,11 @@ impl Witness {
             _ if self.is_overridden => Some(told),
             Some(note) => Some(note.clone()),
             None if has_seen => None,
-            None => Some(told),
+            // Who starts it there does so from now on.
+            None => {
+                (self.notes[host], self.synced_notes[host]) = (Some(told.clone()), Some(told.clone()));
+                Some(told)
+            }
         }
     }
 
