@@ -11,8 +11,8 @@ use crate::peer::PeerError;
 use crate::pointers::BackupPointers;
 use crate::view::{Nonce, Place};
 use crate::wire::{
-    Ack, DiskWant, EpochBegin, Frame, Goodbye, GoodbyeReason, Heartbeat, Hello, HelloAck, Kind, Link, Message, Refuse,
-    RefuseCode, ResyncDisk,
+    Ack, DiskWant, EpochBegin, Forsworn, Frame, Goodbye, GoodbyeReason, Heartbeat, Hello, HelloAck, Kind, Link,
+    Message, Refuse, RefuseCode, ResyncDisk,
 };
 
 use BackupState::{Claiming, Ended, Greeting, Keeping, Overriding, Protected, Syncing, TakingOver, TookOver, Waiting};
@@ -104,6 +104,12 @@ impl Backup {
             }
             _ => false,
         }
+    }
+
+    /// The session that the witness is asked for, and the last epoch that is whole here.
+    pub fn claiming(&self) -> Option<(SessionId, EpochMark)> {
+        let session = self.session.as_ref().filter(|_| self.state == Claiming)?;
+        Some((session.link.session, session.mark_of(self.pointers.assembled())?))
     }
 
     /// Whether the guest's memory here counts: for a session that was accepted, or for a kept copy.
@@ -385,6 +391,7 @@ impl Backup {
         let kind = frame.kind;
         match (self.state, kind) {
             (_, Kind::Heartbeat | Kind::Goodbye) => self.take_anytime(now, frame),
+            (Protected, Kind::Forswear) => self.take_forswear(frame),
             (Syncing, Kind::ResyncPages | Kind::ResyncDisk | Kind::DiskOffer) => self.take_resync(frame),
             (
                 Syncing | Protected,
@@ -411,6 +418,22 @@ impl Backup {
             return Err(PeerError::WrongTerm { ours: ours.term, theirs: theirs.term });
         }
         Ok(())
+    }
+
+    fn take_forswear(&mut self, frame: Frame) -> Result<(), PeerError> {
+        let (kind, session) = (frame.kind, frame.link.session);
+        if let Message::Forswear(forswear) = frame.into_message().map_err(|source| PeerError::Body { kind, source })? {
+            self.actions.push_back(BackupAction::Forswear { session, forswear: Box::new(forswear) });
+        }
+        Ok(())
+    }
+
+    /// The answer to [`BackupAction::Forswear`]. It holds whether or not the primary can still be told.
+    pub fn handle_forsworn(&mut self, now: Time, session: SessionId, forsworn: Forsworn) {
+        let is_there = self.connection == Connection::Primary && self.session_id() == Some(session);
+        if self.state == Protected && is_there {
+            self.send(now, &Message::Forsworn(forsworn));
+        }
     }
 
     fn take_anytime(&mut self, now: Time, frame: Frame) -> Result<(), PeerError> {

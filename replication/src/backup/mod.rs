@@ -49,7 +49,7 @@ use crate::lineage::EpochMark;
 use crate::output::{Input, Output};
 use crate::page::PageBatch;
 use crate::pointers::BackupPointers;
-use crate::wire::{DiskOffer, Hello, ResyncDisk};
+use crate::wire::{DiskOffer, Forswear, Hello, ResyncDisk};
 use session::Session;
 
 /// How a backup behaves. Times in the driver's clock.
@@ -110,6 +110,14 @@ pub enum BackupAction {
         session: SessionId,
         /// The last epoch that is whole here.
         fork: EpochMark,
+    },
+    /// The witness is to be exchanged: look whether this side sees the same new one, forswear the register as durably as this place
+    /// knows it, and answer with `handle_forsworn`, whatever happens.
+    Forswear {
+        /// The session.
+        session: SessionId,
+        /// What the primary says.
+        forswear: Box<Forswear>,
     },
     /// Run the guest.
     TakeOver(Box<TakeOver>),

@@ -11,7 +11,7 @@
 use std::mem::Discriminant;
 
 use crate::id::{SessionId, Time};
-use crate::view::{Nonce, Place};
+use crate::view::{Nonce, Place, RegisterId};
 
 /// A question to the witness. It is answered by the method of [`Primary`](super::Primary) that its doc names; no answer in
 /// time is an answer too.
@@ -47,19 +47,32 @@ pub enum Question {
     Look,
     /// Is it known that the guest has ended? `handle_end_recorded`.
     RecordEnd,
+    /// Is the register continued by this heir? Everybody has forsworn the old one. `handle_move_answered`.
+    Move {
+        /// The heir.
+        heir: RegisterId,
+        /// What the backup left at the new witness, if there is one: whether it is there decides whether both see the same.
+        nonce: Option<Nonce>,
+    },
+    /// Is this heir never to be? `handle_move_answered`.
+    CallOff {
+        /// The heir.
+        heir: RegisterId,
+    },
 }
 
 impl Question {
-    /// What makes it another question than one of the same kind.
-    fn key(&self) -> (Discriminant<Question>, Option<SessionId>) {
-        let session = match self {
+    /// What makes it another question than one of the same kind: a session or an heir.
+    fn key(&self) -> (Discriminant<Question>, Option<[u8; 16]>) {
+        let id = match self {
             Question::Meet { session, .. }
             | Question::Enlist { session, .. }
             | Question::Delist { session }
-            | Question::Claim { session } => Some(*session),
+            | Question::Claim { session } => Some(session.0),
+            Question::Move { heir, .. } | Question::CallOff { heir } => Some(heir.0),
             Question::DelistStore | Question::Look | Question::RecordEnd => None,
         };
-        (std::mem::discriminant(self), session)
+        (std::mem::discriminant(self), id)
     }
 }
 

@@ -62,6 +62,7 @@ impl Primary {
             }
             (Phase::Syncing, Message::DiskWant(want)) => return self.take_want(want),
             (Phase::Basing | Phase::Following, Message::Ack(ack)) => return self.take_ack(now, ack),
+            (Phase::Following, Message::Forsworn(forsworn)) => self.take_forsworn(forsworn),
             (_, Message::Heartbeat(_)) => {}
             (_, Message::Goodbye(_)) => {
                 self.actions.push_back(PrimaryAction::Disconnect);
@@ -97,7 +98,8 @@ impl Primary {
         self.actions.push_back(PrimaryAction::Disconnect);
         // With a witness a busy backup is one that has not asked yet, and will be told no.
         let has_another = code == RefuseCode::NotABackup || (code == RefuseCode::Busy && !self.config.is_witnessed);
-        if has_another && self.config.begins_afresh && !self.was_accepted {
+        let is_rival = code == RefuseCode::Rival;
+        if is_rival || (has_another && self.config.begins_afresh && !self.was_accepted) {
             self.actions.push_back(PrimaryAction::Conflict { text: text.clone() });
         }
         self.go_solo(SoloReason::Refused { code, text });

@@ -39,6 +39,7 @@ impl Primary {
             doubt: None,
             last_told: None,
             lost_store: None,
+            exchanging: None,
             was_accepted: false,
             parting: None,
             guest_ended: None,

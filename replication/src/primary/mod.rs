@@ -47,6 +47,7 @@
 //! 9. After [`PrimaryAction::Disconnect`] the connection is gone for this core; its end is not reported any more.
 
 mod errands;
+mod exchange;
 mod filling;
 mod frames;
 mod machine;
@@ -61,9 +62,12 @@ use std::time::Duration;
 use crate::commit::Commit;
 use crate::id::{EpochId, SessionId, Term, Time, VmId};
 use crate::lineage::{Lineage, Origin};
+use crate::view::Settlement;
 use crate::wire::{DiskWant, Link, MachineInfo, RefuseCode};
 use errands::Errands;
 pub use errands::Question;
+use exchange::Exchanging;
+pub use exchange::NotNow;
 pub use filling::FillPhase;
 use filling::{FillRest, Filling};
 pub use rounds::{FillFigures, Left, NextRound, NotConverging, RoundsConfig, RoundsEnd};
@@ -141,7 +145,7 @@ pub enum PrimaryAction {
     /// Remove the files of the local store, then `handle_store_removed`. If they cannot be removed, that may be called all
     /// the same where there is a witness.
     RemoveStore,
-    /// The backup of this VM has another guest of it, or will. This one was booted in error: stop it.
+    /// The backup of this VM has another guest of it, or will, or knows another register of it: stop this one.
     Conflict {
         /// In the backup's words.
         text: String,
@@ -183,6 +187,13 @@ pub enum PrimaryAction {
         /// Who has it.
         holder: String,
     },
+    /// The backup does not take part in the exchange of the witness, which is called off.
+    ExchangeRefused {
+        /// In its words.
+        text: String,
+    },
+    /// An exchange of the witness was settled: which one counts from now on.
+    ExchangeSettled(Settlement),
     /// The guest's end is committed and the backup was told. Nothing is left to do.
     Ended,
     /// Close the connection, after what `poll_transmit` gives is sent.
@@ -308,6 +319,8 @@ pub struct Primary {
     last_told: Option<Time>,
     /// The local store takes no more epochs, and the register or its files still say that it does.
     lost_store: Option<LostStore>,
+    /// The witness is being exchanged.
+    exchanging: Option<Exchanging>,
     /// A backup accepted this life of the guest.
     was_accepted: bool,
     /// The end of the session that was asked for and waits for the claim.

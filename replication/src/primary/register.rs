@@ -193,6 +193,7 @@ impl Primary {
         self.standing = Standing::Fenced;
         self.end_filling();
         (self.parting, self.guest_ended) = (None, None);
+        self.exchanging = None;
         self.forget_questions();
         self.actions.push_back(PrimaryAction::Disconnect);
         self.actions.push_back(PrimaryAction::Fenced { holder });

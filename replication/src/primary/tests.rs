@@ -3,6 +3,7 @@ use crate::id::ClaimResult;
 use crate::lineage::{BranchSeed, ChainHash, EpochMark, StateDigest};
 use crate::wire::{Ack, Frame, FrameDecoder, Goodbye, GoodbyeReason, Heartbeat, HelloAck, Kind, Message, Refuse};
 
+mod exchange;
 mod filling;
 mod rounds;
 

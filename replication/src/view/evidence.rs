@@ -18,7 +18,7 @@
 use std::collections::BTreeSet;
 
 use super::lives::{Home, Lives};
-use super::record::{Incarnation, Location, Place, PlaceKind, Record, Standing};
+use super::record::{Durability, Incarnation, Location, Place, PlaceKind, Record, Standing};
 use super::wish::Wish;
 use crate::id::SessionId;
 use crate::lineage::Fork;
@@ -70,6 +70,8 @@ pub struct Facts {
 pub struct Start {
     /// The state directory that its epochs will be committed to.
     pub store: Option<Place>,
+    /// How durable those epochs are; none: that was not chosen.
+    pub durability: Option<Durability>,
     /// That directory holds an epoch, from which a guest could be resumed.
     pub has_epoch: bool,
     /// What the operator says is dead.
@@ -151,7 +153,7 @@ impl Observer {
 
     /// To boot the guest afresh.
     pub fn begin(&self, newest: Option<&Record>, facts: &Facts, start: Start) -> Wish {
-        let Start { store, has_epoch, named_dead } = start;
+        let Start { store, durability, has_epoch, named_dead } = start;
         let listed = || newest.into_iter().flat_map(|record| record.places().map(move |place| (record, place)));
         let is_dead = |record: &Record, place: &Place| match place.kind {
             PlaceKind::Store => !has_epoch && self.is_store_of(place, record),
@@ -167,6 +169,7 @@ impl Observer {
         let has_disk = |record: &Record, place: &Place| is_here(place) && !is_backup(record, place);
         Wish::Begin {
             store,
+            durability,
             dead: dead.chain(void.map(|member| member.place.id)).collect(),
             here: listed().filter(|(record, place)| has_disk(record, place)).map(|(_, place)| place.id).collect(),
             named_dead,

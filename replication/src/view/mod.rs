@@ -13,6 +13,7 @@
 //!
 //! [`Record`] is the content; [`Wish`] says what a node wants and whether the newest record allows it; [`Register`] is one
 //! node's side of the conversation: what to read, what to append, and what an answer that did not come leaves in doubt.
+//! [`Exchange`] is how a register is continued at another witness, and by whose assent.
 //! [`evidence`] says what proves that a place is gone, [`Lives`] what a lock file says and when that counts, and [`Voids`] what a
 //! backup states of joins that came to nothing.
 //!
@@ -26,6 +27,7 @@
 //! Source: the configuration manager of PacificA.
 
 pub mod evidence;
+mod exchange;
 mod lives;
 mod record;
 mod register;
@@ -34,11 +36,12 @@ mod tests;
 mod voids;
 mod wish;
 
+pub use exchange::{Assent, Exchange, Heir};
 pub use lives::{EARLIER_MAX, FileId, Home, Lives};
 pub use record::{
-    Attempt, Entry, Excerpt, Greeting, Incarnation, Known, Location, Member, Nonce, Place, PlaceKind, Record,
-    RecordHash, RegisterId, Standing, WitnessId,
+    Attempt, Departure, Durability, Entry, Excerpt, Greeting, Incarnation, Known, Location, Member, Nonce, Place,
+    PlaceKind, Record, RecordHash, RegisterId, Standing, WitnessId, Word,
 };
-pub use register::{Another, Ask, Outcome, Register};
+pub use register::{Another, Ask, Desk, Outcome, Register, Settlement};
 pub use voids::{Tell, Voids};
 pub use wish::{Refusal, Wish};

@@ -135,6 +135,40 @@ impl fmt::Display for Place {
     }
 }
 
+/// How durable an epoch is at a place that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// It outlasts the other places.
+    Memory,
+    /// It outlasts a loss of power too.
+    Disk,
+}
+
+/// What an operator answers for: why a record was appended although listed places might have continued the guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Word {
+    /// The user, and the host.
+    pub who: String,
+    /// The reason, as it was given; empty if none was.
+    pub why: String,
+    /// In seconds since 1970, by that host's clock. It decides nothing.
+    pub at: u64,
+}
+
+/// Where a register ends that is continued at another witness.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Departure {
+    /// The other witness, as it is given to `--witness`.
+    pub witness: String,
+    /// The register there.
+    pub register: RegisterId,
+    /// Its generation.
+    pub generation: u64,
+}
+
 /// A backup that could succeed the primary.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -152,9 +186,18 @@ pub struct Member {
 pub struct Record {
     /// The register that it is of.
     pub register: RegisterId,
-    /// Counted from 1.
+    /// How many registers this VM has had, with this one. A higher one counts more.
+    #[serde(default = "first_generation", skip_serializing_if = "is_first_generation")]
+    pub generation: u64,
+    /// For each register that this one continues, the last record that it kept; the latest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ancestors: Vec<Known>,
+    /// Its place at the witness, counted from 1.
     pub number: u64,
-    /// The record before it; zeros in the first.
+    /// So many views are not counted by `number`: those of the registers that this one continues.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub views_before: u64,
+    /// The record before it at this witness; zeros in the first.
     pub previous: RecordHash,
     /// Who tried to append it, and when: one try.
     pub attempt: Attempt,
@@ -166,7 +209,11 @@ pub struct Record {
     pub store: Option<Place>,
     /// Backups that may be whole.
     pub backups: Vec<Member>,
-    /// The record that began this line of history.
+    /// The commit rule: an epoch is committed when the state directory has it and every listed backup does, from its base on, this
+    /// durably. A record of a version before 7 does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
+    /// The view that began this line of history.
     pub branch: u64,
     /// The line that it left, if it continues one.
     pub parent: Option<u64>,
@@ -177,9 +224,66 @@ pub struct Record {
     /// The witness that it was appended to, if that can say which one it is. Earlier versions did not ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub witness: Option<WitnessId>,
+    /// Who named them, when, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub word: Option<Word>,
+    /// Where the register is continued: nothing more is appended to this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Departure>,
+}
+
+fn first_generation() -> u64 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_first_generation(generation: &u64) -> bool {
+    *generation == 1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Record {
+    /// The first record of a VM's first register: `primary` runs it.
+    pub fn first(register: RegisterId, attempt: Attempt, primary: Place) -> Record {
+        Record {
+            register,
+            generation: first_generation(),
+            ancestors: Vec::new(),
+            number: 1,
+            views_before: 0,
+            previous: RecordHash::default(),
+            attempt,
+            standing: Standing::Running,
+            primary,
+            store: None,
+            backups: Vec::new(),
+            durability: None,
+            branch: 1,
+            parent: None,
+            fork: None,
+            named_dead: Vec::new(),
+            witness: None,
+            word: None,
+            moved: None,
+        }
+    }
+
+    /// The number of this view, over all registers that the VM has had. What is later has a higher one.
+    pub fn view(&self) -> u64 {
+        self.views_before.saturating_add(self.number)
+    }
+
+    /// Whether the register of this record continues one from `known` or from a later record of it.
+    pub fn continues(&self, known: &Known) -> bool {
+        let of = |kept: &&Known| kept.register == known.register;
+        let is_kept = |kept: &Known| kept.number > known.number || kept == known;
+        self.ancestors.iter().rfind(of).is_some_and(is_kept)
+    }
+
     /// Every place that it lists, the primary first.
     pub fn places(&self) -> impl Iterator<Item = &Place> {
         let backups = self.backups.iter().map(|member| &member.place);
@@ -188,7 +292,8 @@ impl Record {
 }
 
 /// A record as the witness has it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Entry {
     /// The record.
     pub record: Record,
@@ -218,6 +323,9 @@ impl From<Vec<Entry>> for Excerpt {
 pub struct Known {
     /// The register.
     pub register: RegisterId,
+    /// The register's generation.
+    #[serde(default = "first_generation", skip_serializing_if = "is_first_generation")]
+    pub generation: u64,
     /// The record's number.
     pub number: u64,
     /// Its digest.
@@ -227,7 +335,18 @@ pub struct Known {
 impl Known {
     /// What a node knows that has seen `entry`.
     pub fn of(entry: &Entry) -> Known {
-        Known { register: entry.record.register, number: entry.record.number, hash: entry.hash }
+        let Record { register, generation, number, .. } = entry.record;
+        Known { register, generation, number, hash: entry.hash }
+    }
+
+    /// Whether whoever knows `other` knows more.
+    pub fn is_before(&self, other: &Known) -> bool {
+        (self.generation, self.number) < (other.generation, other.number)
+    }
+
+    /// Whether the two are of registers that stand beside each other: somebody overrode a register twice.
+    pub fn is_rival_of(&self, other: &Known) -> bool {
+        self.generation == other.generation && self.register != other.register
     }
 }
 

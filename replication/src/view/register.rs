@@ -1,6 +1,7 @@
-//! One node's side of the conversation with the witness.
+//! One node's side of the conversation with the witness; with two of them while the register is to be continued at another one.
 
-use super::record::{Attempt, Entry, Excerpt, Known, Place, Record, WitnessId};
+use super::exchange::{Assent, Beginning, Exchange};
+use super::record::{Attempt, Entry, Excerpt, Known, Place, Record, RegisterId, WitnessId, Word};
 use super::wish::{Asker, Judgement, Refusal, Wish};
 use crate::id::SessionId;
 
@@ -31,7 +32,7 @@ pub enum Outcome {
     /// Nobody knows. Wish again, or wish something else.
     NoAnswer,
     /// The witness does not have what this node has seen there, or what must have been there. It is not the same one
-    /// ([`Register::another`]), or has forgotten: nothing is appended to it.
+    /// ([`Register::another`]), or has forgotten ([`Register::stranger`] says what is there instead): nothing is appended to it.
     Forgotten,
 }
 
@@ -44,13 +45,37 @@ pub struct Another {
     pub found: Option<WitnessId>,
 }
 
+/// Which witness is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Desk {
+    /// That of this register.
+    Own,
+    /// That at which an heir is to begin.
+    Heir,
+}
+
+/// What became of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Settlement {
+    /// The heir stands, and is this node's register from now on. What was the newest record before.
+    Moved(Known),
+    /// It will never stand: the register is the old one.
+    CalledOff,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Phase {
     Idle,
     /// The newest record is being looked for.
     Looking(Wish, Attempt),
+    /// The witness has none that follows what is known: does it have a register that continues that one?
+    Tracing(Wish, Attempt),
     /// A record was given to the witness.
     Appending(Wish, Attempt),
+    /// Whether an heir stands is being looked at.
+    Settling(Wish, Attempt),
+    /// A record was given to the heir's witness, for the place of the first one.
+    Beginning(Wish, Attempt),
 }
 
 /// What was seen of the records that list this node as a backup.
@@ -78,26 +103,86 @@ pub struct Register {
     /// An append to this number was not answered.
     in_doubt: Option<u64>,
     listing: Listing,
+    /// The register that is to continue this one.
+    exchange: Option<Exchange>,
+    /// An append to its first place was not answered.
+    is_heir_in_doubt: bool,
+    settlement: Option<Settlement>,
+    /// What an operator says with the wishes to come.
+    word: Option<Word>,
+    /// The newest record of a witness that does not have what is known.
+    stranger: Option<Entry>,
     ask: Option<Ask>,
 }
 
 impl Register {
     /// The register as seen by `me`, which has seen `known` before.
     pub fn new(me: Place, known: Option<Known>) -> Self {
-        let (phase, listing) = (Phase::Idle, Listing::NotGreeted);
-        let (by, another) = (None, None);
         Register {
             me,
             known,
             known_before: known,
             newest: None,
-            phase,
-            by,
-            another,
+            phase: Phase::Idle,
+            by: None,
+            another: None,
             in_doubt: None,
-            listing,
+            listing: Listing::NotGreeted,
+            exchange: None,
+            is_heir_in_doubt: false,
+            settlement: None,
+            word: None,
+            stranger: None,
             ask: None,
         }
+    }
+
+    /// The register is to be continued by an heir. The note of that is as durable as what this place keeps: from here on nothing is
+    /// appended before the heir's place was looked at.
+    ///
+    /// # Panics
+    /// If a wish is not decided.
+    pub fn handle_exchange(&mut self, exchange: Exchange) {
+        assert!(matches!(self.phase, Phase::Idle), "one wish at a time");
+        (self.exchange, self.settlement) = (Some(exchange), None);
+    }
+
+    /// Everybody else forswore the register, and the note of that is durable. False: it is settled already, or is about another heir.
+    pub fn handle_forsworn(&mut self, heir: RegisterId) -> bool {
+        let exchange = self.exchange.as_mut().filter(|exchange| exchange.heir.register == heir);
+        exchange.map(|exchange| exchange.assent = Assent::Forsworn).is_some()
+    }
+
+    /// Nobody else has forsworn, nor will: that is known. False: something may have been appended, or all have forsworn, and it
+    /// must be settled at the witness.
+    pub fn abandon_exchange(&mut self) -> bool {
+        let is_alone = |exchange: &Exchange| exchange.assent != Assent::Forsworn;
+        let is_free = !self.is_heir_in_doubt && matches!(self.phase, Phase::Idle);
+        let is_abandoned = is_free && self.exchange.as_ref().is_some_and(is_alone);
+        if is_abandoned {
+            (self.exchange, self.settlement) = (None, Some(Settlement::CalledOff));
+        }
+        is_abandoned
+    }
+
+    /// The heir that is to continue this register, while that is not settled.
+    pub fn exchange(&self) -> Option<&Exchange> {
+        self.exchange.as_ref()
+    }
+
+    /// What became of the exchange, once. To be asked for before each question: from then on its witness is the only one, or not any more.
+    pub fn poll_settlement(&mut self) -> Option<Settlement> {
+        self.settlement.take()
+    }
+
+    /// What an operator says with the wishes to come. It is recorded where they rest on it.
+    pub fn handle_word(&mut self, word: Word) {
+        self.word = Some(word);
+    }
+
+    /// The newest record of the witness, when it was found not to have what is known.
+    pub fn stranger(&self) -> Option<&Entry> {
+        self.stranger.as_ref()
     }
 
     /// Who asks.
@@ -135,15 +220,28 @@ impl Register {
         self.another = None;
         if let Wish::Follow { known, .. } = &wish {
             // A backup knows what its primary knows, if that is more.
-            self.known = self.known.filter(|ours| ours.number > known.number).or(Some(*known));
+            self.known = self.known.filter(|ours| known.is_before(ours)).or(Some(*known));
         }
+        match &self.exchange {
+            // Who still awaits assent looks at the register that is the only one yet.
+            Some(Exchange { assent: Assent::Awaited, .. }) if wish == Wish::Look => self.look(wish, attempt),
+            Some(exchange) => {
+                self.ask = Some(Ask::From(exchange.heir.from()));
+                self.phase = Phase::Settling(wish, attempt);
+            }
+            None => self.look(wish, attempt),
+        }
+    }
+
+    fn look(&mut self, wish: Wish, attempt: Attempt) {
         self.ask = Some(self.known.map_or(Ask::Newest, |known| Ask::From(known.number)));
         self.phase = Phase::Looking(wish, attempt);
     }
 
-    /// What to ask the witness now.
-    pub fn poll_ask(&mut self) -> Option<Ask> {
-        self.ask.take()
+    /// What to ask the witness now, and which.
+    pub fn poll_ask(&mut self) -> Option<(Desk, Ask)> {
+        let is_heirs = matches!(self.phase, Phase::Settling(..) | Phase::Beginning(..));
+        Some((if is_heirs { Desk::Heir } else { Desk::Own }, self.ask.take()?))
     }
 
     /// The witness gave these records, in order. Tells what became of the wish, or nothing: then there is more to ask.
@@ -151,11 +249,19 @@ impl Register {
         let Excerpt { by, entries: found } = found.into();
         let (wish, attempt, is_back) = match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle => return None,
+            Phase::Tracing(wish, attempt) => return self.trace(wish, attempt, (by, found)),
+            Phase::Settling(wish, attempt) => return self.settle(wish, attempt, (by, found), false),
+            Phase::Beginning(wish, attempt) => return self.settle(wish, attempt, (by, found), true),
             Phase::Looking(wish, attempt) => (wish, attempt, false),
             Phase::Appending(wish, attempt) => (wish, attempt, true),
         };
         self.another = self.compare(by, &found);
         let descends = self.another.is_none() && self.descends(&found);
+        if self.another.is_none() && !descends && !is_back {
+            self.ask = Some(Ask::Newest);
+            self.phase = Phase::Tracing(wish, attempt);
+            return None;
+        }
         if descends {
             self.note_listing(&wish, &found);
         }
@@ -183,16 +289,92 @@ impl Register {
     pub fn handle_no_answer(&mut self) -> Option<Outcome> {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle => None,
-            Phase::Looking(..) => {
+            Phase::Looking(..) | Phase::Tracing(..) | Phase::Settling(..) => {
                 self.known = self.known_before;
                 Some(Outcome::NoAnswer)
             }
-            Phase::Appending(..) => Some(Outcome::NoAnswer),
+            Phase::Appending(..) | Phase::Beginning(..) => Some(Outcome::NoAnswer),
+        }
+    }
+
+    /// The witness shows another register than the known one, or an older state of that. One that continues it is as good.
+    fn trace(&mut self, wish: Wish, attempt: Attempt, (by, found): (Option<WitnessId>, Vec<Entry>)) -> Option<Outcome> {
+        self.another = named_other(by, &found);
+        let newest = found.into_iter().next_back();
+        let is_of_another = self.another.is_some();
+        let continues = |entry: &Entry| self.known.is_some_and(|known| entry.record.continues(&known));
+        let Some(entry) = newest.clone().filter(|entry| !is_of_another && continues(entry)) else {
+            (self.known, self.stranger) = (self.known_before, newest);
+            return Some(Outcome::Forgotten);
+        };
+        self.adopt(entry, by);
+        self.decide(wish, attempt)
+    }
+
+    /// Another register is this node's from now on. What an append to the old one did does not matter any more.
+    fn adopt(&mut self, entry: Entry, by: Option<WitnessId>) {
+        self.known = Some(Known::of(&entry));
+        (self.known_before, self.by) = (self.known, by);
+        self.newest = Some(entry);
+        (self.in_doubt, self.listing) = (None, Listing::NotGreeted);
+    }
+
+    /// The heir's witness gave what stands there: `is_back` after something was given to it.
+    fn settle(
+        &mut self,
+        wish: Wish,
+        attempt: Attempt,
+        (by, found): (Option<WitnessId>, Vec<Entry>),
+        is_back: bool,
+    ) -> Option<Outcome> {
+        self.another = named_other(by, &found);
+        let heir = &self.exchange.as_ref().expect("an heir was looked for").heir;
+        if self.another.is_some() || !heir.is_behind(&found) {
+            self.stranger = found.into_iter().next_back();
+            return Some(Outcome::Forgotten);
+        }
+        let Some(first) = found.iter().find(|entry| entry.record.number == heir.number()) else {
+            return if is_back { Some(Outcome::NoAnswer) } else { self.begin_heir(wish, attempt, by) };
+        };
+        let is_heirs = first.record.register == heir.register;
+        let parent = Known::of(&heir.parent);
+        (self.exchange, self.is_heir_in_doubt) = (None, false);
+        if !is_heirs {
+            self.settlement = Some(Settlement::CalledOff);
+            if matches!(wish, Wish::Move(_)) {
+                return Some(Outcome::Refused(Refusal::CalledOff));
+            }
+            self.look(wish, attempt);
+            return None;
+        }
+        self.settlement = Some(Settlement::Moved(parent));
+        self.adopt(first.clone(), by);
+        self.phase = Phase::Looking(wish, attempt);
+        let number = first.record.number;
+        let entries = found.into_iter().filter(|entry| entry.record.number >= number).collect();
+        self.handle_found(Excerpt { by, entries })
+    }
+
+    fn begin_heir(&mut self, wish: Wish, attempt: Attempt, by: Option<WitnessId>) -> Option<Outcome> {
+        let exchange = self.exchange.as_ref().expect("an heir was looked for");
+        let parent = &exchange.heir.parent;
+        let asker = Asker { me: &self.me, attempt, word: self.word.as_ref(), in_doubt: true };
+        match exchange.begin(&wish, &self.me, attempt, wish.after_parent(parent, asker)) {
+            Beginning::IsSo => Some(Outcome::Won(Box::new(parent.clone()))),
+            Beginning::Refused(refusal) => Some(Outcome::Refused(refusal)),
+            Beginning::Append(mut record) => {
+                record.witness = by;
+                self.is_heir_in_doubt = true;
+                self.ask = Some(Ask::Append { record, from: exchange.heir.from() });
+                self.phase = Phase::Beginning(wish, attempt);
+                None
+            }
         }
     }
 
     fn decide(&mut self, wish: Wish, attempt: Attempt) -> Option<Outcome> {
-        let asker = Asker { me: &self.me, attempt, in_doubt: self.in_doubt.is_some() };
+        let word = self.word.as_ref();
+        let asker = Asker { me: &self.me, attempt, word, in_doubt: self.in_doubt.is_some() };
         match wish.judge(self.newest.as_ref(), asker) {
             Judgement::IsSo => {
                 let entry = self.newest.clone().expect("what is so is so by a record");
@@ -217,9 +399,8 @@ impl Register {
     /// How `by`, which gave `found`, is another witness than the one that the newest record was appended to, or that was heard
     /// before.
     fn compare(&self, by: Option<WitnessId>, found: &[Entry]) -> Option<Another> {
-        let named = found.last().and_then(|entry| entry.record.witness);
-        let others = [named, self.by].into_iter().flatten().filter(|expected| Some(*expected) != by);
-        others.map(|expected| Another { expected, found: by }).next()
+        let before = self.by.filter(|expected| Some(*expected) != by);
+        named_other(by, found).or_else(|| before.map(|expected| Another { expected, found: by }))
     }
 
     /// Looks for records that list this node as a backup, among those that were not seen yet.
@@ -257,8 +438,15 @@ impl Register {
             let [before, after] = pair else { return false };
             after.record.number == before.record.number + 1
                 && after.record.previous == before.hash
-                && after.record.register == before.record.register
+                && (after.record.register == before.record.register
+                    || after.record.generation > before.record.generation)
         };
         begins && found.windows(2).all(follows)
     }
+}
+
+/// How `by`, which gave `found`, is another witness than the one that the last of them was appended to.
+fn named_other(by: Option<WitnessId>, found: &[Entry]) -> Option<Another> {
+    let named = found.last().and_then(|entry| entry.record.witness);
+    named.filter(|expected| Some(*expected) != by).map(|expected| Another { expected, found: by })
 }

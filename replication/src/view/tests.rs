@@ -45,7 +45,7 @@ impl Witness {
         self.attempts += 1;
         register.handle_wish(wish, Attempt([self.attempts; 16]));
         loop {
-            let ask = register.poll_ask().expect("a wish that is not decided has something to ask");
+            let (_, ask) = register.poll_ask().expect("a wish that is not decided has something to ask");
             let outcome = match ask {
                 Ask::Newest => register.handle_found(self.said(Vec::from_iter(self.records.last().cloned()))),
                 Ask::From(number) => register.handle_found(self.said(self.from(number))),
@@ -88,11 +88,11 @@ fn ids(ids: &[u8]) -> BTreeSet<Incarnation> {
 }
 
 fn begin() -> Wish {
-    Wish::Begin { store: None, dead: ids(&[]), here: ids(&[]), named_dead: ids(&[]) }
+    Wish::Begin { store: None, durability: None, dead: ids(&[]), here: ids(&[]), named_dead: ids(&[]) }
 }
 
 fn begin_after(dead: &[u8], here: &[u8], named: &[u8]) -> Wish {
-    Wish::Begin { store: None, dead: ids(dead), here: ids(here), named_dead: ids(named) }
+    Wish::Begin { store: None, durability: None, dead: ids(dead), here: ids(here), named_dead: ids(named) }
 }
 
 const JOIN: SessionId = SessionId([7; 16]);
@@ -257,9 +257,9 @@ fn late_append_of_a_process_that_died_is_lost_to_the_one_that_took_its_slot() {
     let mut witness = Witness::default();
     let (mut a, mut b) = pair(&mut witness);
     a.handle_wish(Wish::Remove(JOIN), Attempt([9; 16]));
-    assert_eq!(a.poll_ask(), Some(Ask::From(2)));
+    assert_eq!(a.poll_ask(), Some((Desk::Own, Ask::From(2))));
     assert_eq!(a.handle_found(witness.from(2)), None);
-    let Some(Ask::Append { record: late, .. }) = a.poll_ask() else { panic!("it appends") };
+    let Some((_, Ask::Append { record: late, .. })) = a.poll_ask() else { panic!("it appends") };
     won(witness.wish(&mut b, take_over()));
     witness.append(*late);
     assert_eq!(witness.records.len(), 3);
@@ -291,9 +291,9 @@ fn witness_that_forgot_what_stood_before_an_append_in_doubt_gets_no_other_append
     let mut twin = Register::new(a.me().clone(), a.known());
     won(witness.wish(&mut twin, Wish::Remove(JOIN)));
     a.handle_wish(enlist(5), Attempt([99; 16]));
-    assert!(matches!(a.poll_ask(), Some(Ask::From(_))));
+    assert!(matches!(a.poll_ask(), Some((_, Ask::From(_)))));
     assert_eq!(a.handle_found(witness.from(2)), None);
-    assert!(matches!(a.poll_ask(), Some(Ask::Append { .. })) && a.in_doubt() == Some(4));
+    assert!(matches!(a.poll_ask(), Some((_, Ask::Append { .. }))) && a.in_doubt() == Some(4));
     assert_eq!(a.handle_found(Vec::new()), Some(Outcome::Forgotten));
     let mut restored = Witness { records: two, attempts: 100, id: None };
     assert_eq!(restored.wish(&mut a, enlist(5)), Outcome::Forgotten);
@@ -339,8 +339,10 @@ fn what_a_peer_says_of_the_register_is_forgotten_if_the_witness_does_not_have_it
 fn listed_store_resumes_and_then_the_backup_is_out() {
     let mut witness = Witness::default();
     let (mut a, mut b) = (node(1), node(2));
-    won(witness
-        .wish(&mut a, Wish::Begin { store: Some(store(11)), dead: ids(&[]), here: ids(&[]), named_dead: ids(&[]) }));
+    won(witness.wish(
+        &mut a,
+        Wish::Begin { store: Some(store(11)), durability: None, dead: ids(&[]), here: ids(&[]), named_dead: ids(&[]) },
+    ));
     let known = a.known().expect("it began");
     won(witness.wish(&mut b, Wish::Follow { known, primary: place(1).id }));
     won(witness.wish(&mut a, enlist(2)));
@@ -379,8 +381,10 @@ fn store_of_a_guest_that_was_taken_over_is_refused_unless_every_listed_place_is_
 fn copy_of_a_store_resumes_only_when_the_original_and_every_other_place_is_named() {
     let mut witness = Witness::default();
     let (mut a, mut b) = (node(1), node(2));
-    won(witness
-        .wish(&mut a, Wish::Begin { store: Some(store(11)), dead: ids(&[]), here: ids(&[]), named_dead: ids(&[]) }));
+    won(witness.wish(
+        &mut a,
+        Wish::Begin { store: Some(store(11)), durability: None, dead: ids(&[]), here: ids(&[]), named_dead: ids(&[]) },
+    ));
     let known = a.known().expect("it began");
     won(witness.wish(&mut b, Wish::Follow { known, primary: place(1).id }));
     won(witness.wish(&mut a, enlist(2)));
@@ -417,7 +421,7 @@ fn removal_of_a_backup_whose_enlisting_is_in_doubt_settles_it() {
     won(witness.wish(&mut a, begin()));
     let mut late = None;
     a.handle_wish(enlist(2), Attempt([8; 16]));
-    while let Some(ask) = a.poll_ask() {
+    while let Some((_, ask)) = a.poll_ask() {
         match ask {
             Ask::From(number) => assert_eq!(a.handle_found(witness.from(number)), None),
             Ask::Append { record, .. } => {
@@ -437,7 +441,8 @@ fn guest_that_is_kept_stays_with_its_store_alone() {
     let mut witness = Witness::default();
     let mut a = node(1);
     let store = Some(store(11));
-    won(witness.wish(&mut a, Wish::Begin { store, dead: ids(&[]), here: ids(&[]), named_dead: ids(&[]) }));
+    won(witness
+        .wish(&mut a, Wish::Begin { store, durability: None, dead: ids(&[]), here: ids(&[]), named_dead: ids(&[]) }));
     won(witness.wish(&mut a, enlist(2)));
     let record = won(witness.wish(&mut a, Wish::Keep));
     assert_eq!((record.standing, record.backups.len(), record.store.is_some()), (Standing::Running, 0, true));
@@ -507,7 +512,7 @@ fn record_that_was_seen_by_a_wish_is_not_forgotten_with_that_wish() {
     b.handle_wish(take_over(), Attempt([9; 16]));
     assert!(b.poll_ask().is_some());
     assert_eq!(b.handle_found(seen.clone()), None, "there is a record to append");
-    assert!(matches!(b.poll_ask(), Some(Ask::Append { .. })));
+    assert!(matches!(b.poll_ask(), Some((_, Ask::Append { .. }))));
     witness.records.truncate(1);
     assert_eq!(b.handle_found(witness.from(2)), Some(Outcome::Forgotten));
     assert_eq!(b.known(), seen.last().map(Known::of));

@@ -115,7 +115,7 @@ impl Voids {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::{Attempt, Location, Member, Place, PlaceKind, RecordHash, RegisterId, Standing};
+    use crate::view::{Attempt, Location, Member, Place, PlaceKind, RegisterId};
 
     const ME: Incarnation = Incarnation([2; 16]);
 
@@ -129,19 +129,9 @@ mod tests {
 
     fn record(primary: u8, listed: Option<(Incarnation, u8)>) -> Record {
         Record {
-            register: RegisterId([1; 16]),
             number: 5,
-            previous: RecordHash::default(),
-            attempt: Attempt([5; 16]),
-            standing: Standing::Running,
-            primary: place(Incarnation([primary; 16])),
-            store: None,
             backups: listed.into_iter().map(|(id, of)| Member { place: place(id), join: join(of) }).collect(),
-            branch: 1,
-            parent: None,
-            fork: None,
-            named_dead: Vec::new(),
-            witness: None,
+            ..Record::first(RegisterId([1; 16]), Attempt([5; 16]), place(Incarnation([primary; 16])))
         }
     }
 

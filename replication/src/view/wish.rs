@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::record::{Attempt, Entry, Incarnation, Known, Member, Place, Record, RecordHash, RegisterId, Standing};
-use crate::id::SessionId;
+use super::record::{
+    Attempt, Departure, Durability, Entry, Incarnation, Known, Member, Place, Record, RegisterId, Standing, Word,
+};
+use crate::id::{SessionId, Term};
 use crate::lineage::{EpochMark, Fork};
 
 /// What a node wants.
@@ -13,12 +15,23 @@ pub enum Wish {
     Begin {
         /// The state directory that its epochs are committed to.
         store: Option<Place>,
+        /// How durable its epochs are.
+        durability: Option<Durability>,
         /// Places that are proved dead.
         dead: BTreeSet<Incarnation>,
         /// Places whose disks this start uses: an earlier life of the VM on this host, in the same state directory, that ran it.
         here: BTreeSet<Incarnation>,
         /// Places that the operator says are dead.
         named_dead: BTreeSet<Incarnation>,
+    },
+    /// To go on with a guest that had no witness: its first record.
+    Adopt {
+        /// The state directory that its epochs are committed to.
+        store: Option<Place>,
+        /// How durable its epochs are.
+        durability: Option<Durability>,
+        /// The branch of its epochs.
+        branch: Term,
     },
     /// To continue the guest from its own state directory.
     Resume {
@@ -53,6 +66,10 @@ pub enum Wish {
     End,
     /// As the primary: the guest has stopped, and its state directory keeps it for an operator.
     Keep,
+    /// As the primary: the register is continued by this heir, which everybody forswore the old one for.
+    Move(RegisterId),
+    /// As a place that has left this register: whoever asks here is told where it is continued.
+    Depart(Departure),
     /// As the primary: is it still?
     Look,
     /// As a backup: is a peer the primary that it says it is?
@@ -87,6 +104,18 @@ pub enum Refusal {
         /// Where it ran last.
         place: Box<Place>,
     },
+    /// The register is continued at another witness.
+    Moved {
+        /// Where.
+        departure: Departure,
+    },
+    /// A register that was to be continued at another witness is not: something else stands in its place.
+    CalledOff,
+    /// At the witness that is to be the next one, a VM of this name runs.
+    Taken {
+        /// Where.
+        place: Box<Place>,
+    },
     /// The register has no record.
     Unknown,
 }
@@ -107,6 +136,8 @@ pub(super) enum Judgement {
 pub(super) struct Asker<'a> {
     pub(super) me: &'a Place,
     pub(super) attempt: Attempt,
+    /// What an operator says with it.
+    pub(super) word: Option<&'a Word>,
     /// An append of the asker to the next slot is in doubt: what it wants is sure only when something stands there.
     pub(super) in_doubt: bool,
 }
@@ -114,11 +145,26 @@ pub(super) struct Asker<'a> {
 impl Wish {
     /// Whether it is so, may be, or may not be after `newest`.
     pub(super) fn judge(&self, newest: Option<&Entry>, asker: Asker<'_>) -> Judgement {
+        if let Some(departure) = newest.and_then(|entry| entry.record.moved.as_ref()) {
+            let is_so = matches!(self, Wish::Depart(to) if to == departure);
+            let refusal = Refusal::Moved { departure: departure.clone() };
+            return if is_so { Judgement::IsSo } else { Judgement::Refused(refusal) };
+        }
+        match self.judge_next(newest, asker) {
+            Judgement::Append(record) => Judgement::Append(Box::new(said(*record, asker.word))),
+            judgement => judgement,
+        }
+    }
+
+    fn judge_next(&self, newest: Option<&Entry>, asker: Asker<'_>) -> Judgement {
         match (self, newest) {
-            (Wish::Begin { store, .. }, None) => Judgement::Append(Box::new(first(store, asker))),
+            (Wish::Begin { store, durability, .. }, None) => {
+                Judgement::Append(Box::new(first(store, *durability, asker)))
+            }
+            (Wish::Adopt { store, durability, branch }, newest) => adopt(newest, (store, *durability), *branch, asker),
             (_, None) => Judgement::Refused(Refusal::Unknown),
-            (Wish::Begin { store, dead, here, named_dead }, Some(entry)) => {
-                begin(entry, store, &Proofs { dead, here, named_dead }, asker)
+            (Wish::Begin { store, durability, dead, here, named_dead }, Some(entry)) => {
+                begin(entry, (store, *durability), &Proofs { dead, here, named_dead }, asker)
             }
             (Wish::Resume { store, fork, is_original, dead, named_dead }, Some(entry)) => {
                 resume(entry, (store, *is_original), *fork, (dead, named_dead), asker)
@@ -131,9 +177,36 @@ impl Wish {
         }
     }
 
+    /// What it does while a register is continued: whether it is so after `parent`, the newest record of the old one, or what
+    /// would follow that. Whatever is more than a look takes a record.
+    pub(super) fn after_parent(&self, parent: &Entry, asker: Asker<'_>) -> Result<Option<Record>, Refusal> {
+        let asker = Asker { in_doubt: true, ..asker };
+        match self {
+            Wish::Move(_) => Ok(Some(successor(parent, asker))),
+            wish => match wish.judge(Some(parent), asker) {
+                Judgement::IsSo => Ok(None),
+                Judgement::Append(record) => Ok(Some(*record)),
+                Judgement::Refused(refusal) => Err(refusal),
+            },
+        }
+    }
+
+    /// The state directory that it is about.
+    pub(super) fn store(&self) -> Option<Incarnation> {
+        match self {
+            Wish::Resume { store, is_original: true, .. } => Some(store.id),
+            _ => None,
+        }
+    }
+
     fn judge_as_primary(&self, entry: &Entry, asker: Asker<'_>) -> Judgement {
         let record = &entry.record;
-        if record.primary.id != asker.me.id {
+        // All that it lists forswore this register: each may say so. A later one that came back to this witness is not meant.
+        let departs = matches!(self, Wish::Depart(_)) && record.places().any(|place| place.id == asker.me.id);
+        if matches!(self, Wish::Depart(to) if to.generation <= record.generation) {
+            return Judgement::Refused(Refusal::CalledOff);
+        }
+        if record.primary.id != asker.me.id && !departs {
             return refuse_primary(record);
         }
         let mut next = successor(entry, asker);
@@ -147,38 +220,59 @@ impl Wish {
             Wish::Remove(join) => next.backups.retain(|member| member.join != *join),
             Wish::Keep => next.backups.clear(),
             Wish::RemoveStore => next.store = None,
+            Wish::Depart(departure) => next.moved = Some(departure.clone()),
+            Wish::Move(heir) if record.register != *heir => return Judgement::Refused(Refusal::CalledOff),
+            Wish::Move(_) => return Judgement::IsSo,
             _ => {}
         }
-        let Record { standing, store, backups, .. } = record;
-        let is_so = (*standing, store, backups) == (next.standing, &next.store, &next.backups);
+        let Record { standing, store, backups, moved, .. } = record;
+        let is_so = (*standing, store, backups, moved) == (next.standing, &next.store, &next.backups, &next.moved);
         let is_sure = !asker.in_doubt || *self == Wish::Look;
         if is_so && is_sure { Judgement::IsSo } else { Judgement::Append(Box::new(next)) }
     }
 }
 
 /// The first record of a register takes its number from the try: both are random.
-fn first(store: &Option<Place>, Asker { me, attempt, in_doubt: _ }: Asker<'_>) -> Record {
-    Record {
-        register: RegisterId(attempt.0),
-        number: 1,
-        previous: RecordHash::default(),
-        attempt,
-        standing: Standing::Running,
-        primary: me.clone(),
-        store: store.clone(),
-        backups: Vec::new(),
-        branch: 1,
-        parent: None,
-        fork: None,
-        named_dead: Vec::new(),
-        witness: None,
-    }
+fn first(store: &Option<Place>, durability: Option<Durability>, asker: Asker<'_>) -> Record {
+    let Asker { me, attempt, word: _, in_doubt: _ } = asker;
+    Record { store: store.clone(), durability, ..Record::first(RegisterId(attempt.0), attempt, me.clone()) }
+}
+
+/// A guest that ran without a register has one from here on, if nobody has. Its view has the number of its branch: what follows has a
+/// higher one.
+fn adopt(
+    newest: Option<&Entry>,
+    (store, durability): (&Option<Place>, Option<Durability>),
+    branch: Term,
+    asker: Asker<'_>,
+) -> Judgement {
+    let first = first(store, durability, asker);
+    let next = match newest {
+        None => first,
+        Some(entry) if entry.record.primary.id == asker.me.id => return Judgement::IsSo,
+        Some(entry) if entry.record.standing == Standing::Ended => {
+            let (number, previous) = (entry.record.number + 1, entry.hash);
+            Record { number, previous, generation: entry.record.generation.saturating_add(1), ..first }
+        }
+        Some(entry) => {
+            return Judgement::Refused(Refusal::Taken { place: Box::new(entry.record.primary.clone()) });
+        }
+    };
+    let views_before = branch.0.saturating_sub(next.number);
+    Judgement::Append(Box::new(Record { views_before, branch: branch.0, ..next }))
+}
+
+/// With what the operator said, if the record rests on that.
+fn said(record: Record, word: Option<&Word>) -> Record {
+    let word = word.filter(|_| !record.named_dead.is_empty()).cloned();
+    Record { word, ..record }
 }
 
 /// The same view as a new record.
 fn successor(entry: &Entry, asker: Asker<'_>) -> Record {
     let number = entry.record.number + 1;
-    Record { number, previous: entry.hash, attempt: asker.attempt, named_dead: Vec::new(), ..entry.record.clone() }
+    let (previous, attempt, named_dead) = (entry.hash, asker.attempt, Vec::new());
+    Record { number, previous, attempt, named_dead, word: None, ..entry.record.clone() }
 }
 
 /// A view in which the asker runs the guest on a line of history of its own.
@@ -189,7 +283,7 @@ fn new_branch(entry: &Entry, asker: Asker<'_>, store: Option<Place>, fork: Optio
         primary: asker.me.clone(),
         store,
         backups: Vec::new(),
-        branch: next.number,
+        branch: next.view(),
         parent: fork.map(|fork| fork.branch().map_or(entry.record.branch, |branch| branch.0)),
         fork,
         ..next
@@ -210,13 +304,18 @@ struct Proofs<'a> {
 
 /// A fresh start may follow one that ended. One that did not must be gone everywhere, and its disks be those of this
 /// start.
-fn begin(entry: &Entry, store: &Option<Place>, proofs: &Proofs<'_>, asker: Asker<'_>) -> Judgement {
+fn begin(
+    entry: &Entry,
+    (store, durability): (&Option<Place>, Option<Durability>),
+    proofs: &Proofs<'_>,
+    asker: Asker<'_>,
+) -> Judgement {
     let record = &entry.record;
     let Proofs { dead, here, named_dead } = proofs;
     if record.primary.id == asker.me.id && record.standing == Standing::Running {
         return Judgement::IsSo;
     }
-    let mut next = new_branch(entry, asker, store.clone(), None);
+    let mut next = Record { durability, ..new_branch(entry, asker, store.clone(), None) };
     if record.standing == Standing::Ended {
         return Judgement::Append(Box::new(next));
     }

@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 
 use super::body::{Body, BodyError, BodyReader, BodyWriter};
+use super::exchange::{Forswear, Forsworn};
 use super::{Frame, Kind, Link, encode_frame, write_frame};
 use crate::id::{EpochId, Gfn, Term};
 use crate::lineage::{ChainHash, EpochMark};
@@ -119,11 +120,13 @@ pub enum RefuseCode {
     Other = 6,
     /// The backup does not see the witness that the primary sees, or that one names another primary.
     Witness = 7,
+    /// The backup knows another register of the same generation: two were made of one, by operators who did not know of each other.
+    Rival = 8,
 }
 
 impl RefuseCode {
     /// All of them.
-    pub const ALL: [RefuseCode; 7] = [
+    pub const ALL: [RefuseCode; 8] = [
         RefuseCode::Busy,
         RefuseCode::WrongVm,
         RefuseCode::Machine,
@@ -131,6 +134,7 @@ impl RefuseCode {
         RefuseCode::NotABackup,
         RefuseCode::Other,
         RefuseCode::Witness,
+        RefuseCode::Rival,
     ];
 }
 
@@ -336,6 +340,8 @@ pub enum Message {
     Goodbye(Goodbye),
     StateDelta(StateDelta),
     DiskCopies(Vec<DiskCopy>),
+    Forswear(Forswear),
+    Forsworn(Forsworn),
 }
 
 impl Message {
@@ -377,6 +383,8 @@ impl Message {
             Message::Goodbye(_) => Kind::Goodbye,
             Message::StateDelta(_) => Kind::StateDelta,
             Message::DiskCopies(_) => Kind::DiskCopies,
+            Message::Forswear(_) => Kind::Forswear,
+            Message::Forsworn(_) => Kind::Forsworn,
         }
     }
 
@@ -424,6 +432,8 @@ impl Message {
                 body.count(copies.len());
                 copies.iter().for_each(|copy| copy.encode(body));
             }
+            Message::Forswear(forswear) => forswear.encode(body),
+            Message::Forsworn(forsworn) => forsworn.encode(body),
         }
     }
 }
@@ -462,6 +472,8 @@ fn decode_fields(kind: Kind, body: &mut BodyReader<'_>) -> Result<Message, BodyE
             let count = body.count(DiskCopy::WIRE_LEN, "count of disk copies")?;
             Message::DiskCopies((0..count).map(|_| DiskCopy::decode(body)).collect::<Result<_, BodyError>>()?)
         }
+        Kind::Forswear => Message::Forswear(Forswear::decode(body)?),
+        Kind::Forsworn => Message::Forsworn(Forsworn::decode(body)?),
         Kind::ResyncPages | Kind::Pages | Kind::State => unreachable!("these own their bytes; see Message::decode"),
     })
 }
@@ -500,8 +512,8 @@ impl Hello {
 
 fn encode_greeting(greeting: Option<&Greeting>, body: &mut BodyWriter) {
     body.u8(u8::from(greeting.is_some()));
-    if let Some(Greeting { known: Known { register, number, hash }, primary, nonce }) = greeting {
-        body.raw(&register.0).u64(*number).raw(&hash.0).raw(&primary.0).raw(&nonce.0);
+    if let Some(Greeting { known: Known { register, generation, number, hash }, primary, nonce }) = greeting {
+        body.raw(&register.0).u64(*generation).u64(*number).raw(&hash.0).raw(&primary.0).raw(&nonce.0);
     }
 }
 
@@ -510,7 +522,8 @@ fn decode_greeting(body: &mut BodyReader<'_>) -> Result<Option<Greeting>, BodyEr
         return Ok(None);
     }
     let register = RegisterId(body.hash("register")?);
-    let known = Known { register, number: body.u64("record")?, hash: RecordHash(body.hash("digest of the record")?) };
+    let (generation, number) = (body.u64("generation")?, body.u64("record")?);
+    let known = Known { register, generation, number, hash: RecordHash(body.hash("digest of the record")?) };
     let primary = Incarnation(body.hash("primary")?);
     Ok(Some(Greeting { known, primary, nonce: Nonce(body.hash("nonce")?) }))
 }

@@ -6,11 +6,13 @@
 
 mod body;
 mod decoder;
+mod exchange;
 mod message;
 
 pub use crate::state::StateDelta;
 pub use body::{Body, BodyError, BodyReader, BodyWriter, TEXT_MAX};
 pub use decoder::FrameDecoder;
+pub use exchange::{Forswear, Forsworn};
 pub use message::{
     Ack, DiskCopy, DiskInfo, DiskOffer, DiskWant, DiskWrite, EpochBegin, EpochEnd, Goodbye, GoodbyeReason, Heartbeat,
     Hello, HelloAck, MachineInfo, Message, RamRange, Refuse, RefuseCode, ResyncDisk, encode_inputs, encode_outputs,
@@ -25,7 +27,7 @@ use crate::id::{EpochId, EpochTooLarge, SessionId, Term, VmId};
 pub const MAGIC: [u8; 4] = *b"OUTL";
 
 /// The protocol that this crate speaks. Any change of a byte's meaning counts it up.
-pub const PROTOCOL_VERSION: u16 = 6;
+pub const PROTOCOL_VERSION: u16 = 7;
 
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 72;
@@ -78,11 +80,15 @@ pub enum Kind {
     StateDelta = 18,
     /// Disk writes of the epoch whose bytes are in pages that the backup has.
     DiskCopies = 19,
+    /// Primary to backup: the register is to be continued at another witness; forswear it.
+    Forswear = 20,
+    /// The answer.
+    Forsworn = 21,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 19] = [
+    pub const ALL: [Kind; 21] = [
         Kind::Hello,
         Kind::HelloAck,
         Kind::Refuse,
@@ -102,6 +108,8 @@ impl Kind {
         Kind::Goodbye,
         Kind::StateDelta,
         Kind::DiskCopies,
+        Kind::Forswear,
+        Kind::Forsworn,
     ];
 
     /// What a frame of our own is, from its header.

@@ -34,7 +34,7 @@ fn with_header(at: usize, bytes: &[u8]) -> Vec<u8> {
 }
 
 fn greeting() -> Greeting {
-    let known = Known { register: RegisterId([1; 16]), number: 7, hash: RecordHash([2; 16]) };
+    let known = Known { register: RegisterId([1; 16]), generation: 2, number: 7, hash: RecordHash([2; 16]) };
     Greeting { known, primary: Incarnation([3; 16]), nonce: Nonce([4; 16]) }
 }
 
@@ -94,6 +94,8 @@ fn messages() -> Vec<Message> {
         Message::Goodbye(Goodbye { reason: GoodbyeReason::GuestEnded, text: "powered off".into() }),
         Message::StateDelta(StateDelta { len: 100, runs: vec![(3, vec![1, 2]), (99, vec![4])] }),
         Message::DiskCopies(vec![DiskCopy { disk: 1, offset: 8192, gfn: Gfn(3), at: 512, len: 3584 }]),
+        Message::Forswear(Forswear { heir: RegisterId([9; 16]), proposal: b"{}".to_vec(), nonce: Nonce([8; 16]) }),
+        Message::Forsworn(Forsworn { heir: RegisterId([9; 16]), result: Ok(Nonce([8; 16])) }),
     ]
 }
 
@@ -105,6 +107,13 @@ fn every_refusal_decodes_to_what_was_encoded() {
         let [frame] = <[Frame; 1]>::try_from(decode(&message.to_frame(&link(), EpochId(0))).unwrap()).unwrap();
         assert_eq!(frame.into_message().unwrap(), message);
     }
+}
+
+#[test]
+fn refusal_to_forswear_decodes_to_what_was_encoded() {
+    let message = Message::Forsworn(Forsworn { heir: RegisterId([9; 16]), result: Err("the witness is full".into()) });
+    let [frame] = <[Frame; 1]>::try_from(decode(&message.to_frame(&link(), EpochId(0))).unwrap()).unwrap();
+    assert_eq!(frame.into_message().unwrap(), message);
 }
 
 #[test]
@@ -137,7 +146,7 @@ fn every_message_cut_short_is_an_error() {
 fn header_bytes_are_as_documented() {
     let bytes = frame(Kind::Ack, &12u64.to_le_bytes());
     assert_eq!(bytes.len(), HEADER_LEN + 8);
-    assert_eq!(&bytes[..16], b"OUTL\x06\0\x0f\0\0\0\0\0\x08\0\0\0");
+    assert_eq!(&bytes[..16], b"OUTL\x07\0\x0f\0\0\0\0\0\x08\0\0\0");
     assert_eq!(bytes[16..24], 77u64.to_le_bytes());
     assert_eq!(bytes[24..40], [3; 16]);
     assert_eq!(bytes[40..48], 4u64.to_le_bytes());
@@ -166,7 +175,7 @@ fn header_fields_out_of_bounds_are_typed_errors() {
         assert_eq!(error(4, &theirs.to_le_bytes()), mismatch, "versions do not pair");
     }
     assert_eq!(error(6, &[0, 0]), WireError::UnknownKind { kind: 0 });
-    assert_eq!(error(6, &[20, 0]), WireError::UnknownKind { kind: 20 });
+    assert_eq!(error(6, &[22, 0]), WireError::UnknownKind { kind: 22 });
     assert_eq!(error(8, &[1, 0, 0, 0]), WireError::ReservedFlags { flags: 1 });
     let len = (BODY_MAX as u32 + 1).to_le_bytes();
     assert_eq!(error(12, &len), WireError::TooLong { len: BODY_MAX as u64 + 1, max: BODY_MAX as u64 });

@@ -11,6 +11,8 @@ pub enum Item {
     Config,
     /// What is known of the register and of backups.
     Pairing,
+    /// The newest view that was seen, and whether it is to be continued at another witness.
+    View,
     /// Which disks the guest is bound to.
     Binding,
     /// That the guest is to boot again, and as which life.
@@ -33,10 +35,11 @@ pub enum Item {
 
 impl Item {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Lock,
         Self::Config,
         Self::Pairing,
+        Self::View,
         Self::Binding,
         Self::Reset,
         Self::Crash,
@@ -57,6 +60,7 @@ impl Item {
             Self::Lock => "lock",
             Self::Config => "vm.json",
             Self::Pairing => "pairing",
+            Self::View => "view",
             Self::Binding => "disks",
             Self::Reset => "reset",
             Self::Crash => "crash.json",
@@ -76,7 +80,7 @@ impl Item {
 
     /// Whether it is a small file that is replaced as a whole, by way of a draft.
     const fn is_replaced(self) -> bool {
-        matches!(self, Self::Config | Self::Pairing | Self::Binding | Self::Reset | Self::Crash)
+        matches!(self, Self::Config | Self::Pairing | Self::View | Self::Binding | Self::Reset | Self::Crash)
     }
 
     /// Whether it is a directory.

@@ -9,6 +9,7 @@
 //! | `ram` | a start makes it; commits, or the truncation of `redo` | container 1 | in place | the same |
 //! | `state` | the same | container 1, in it a record of version 1 to 3 | in place | the same |
 //! | `pairing` | a start, a resume, and when a backup becomes whole or is let go | sealed line | whole, synced | the medium |
+//! | `view` | who wins a record of a register that has a state directory, or was exchanged | sealed line | whole, synced | the medium |
 //! | `earlier/` | with `--on-guest-panic rollback`, commits | batches of before-images | appended, not synced | the process, within one boot |
 //! | `crash.json` | when the guest crashed, and what is tried after that | JSON, fields by name | whole, synced | the medium |
 //! | `crash/` | when a guest without epochs is stopped after a crash | a checkpoint directory | removed and made again | the medium |

@@ -95,11 +95,12 @@ impl<V: Verb> Service<V> for Nobody {
     }
 }
 
-const REQUESTS: [(&str, &str); 6] = [
+const REQUESTS: [(&str, &str); 7] = [
     ("PUT /ft", r#"{"protect":"tcp:b:7000","epoch":"10ms"}"#),
     ("PATCH /vm", r#"{"state":"Paused"}"#),
     ("PUT /snapshot/create", r#"{"snapshot_path":"/s"}"#),
     ("PUT /ft/take-over", r#"{"dead":["0a1b2c3d"]}"#),
+    ("PUT /ft/witness", r#"{"witness":"file:/w","dead":["0a1b2c3d"],"why":"burnt"}"#),
     ("GET /events?since=1", ""),
     ("PUT /actions", r#"{"action_type":"Stop"}"#),
 ];

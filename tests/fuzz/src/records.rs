@@ -28,6 +28,7 @@ fn wish(input: &mut Input<'_>, newest: Option<&Entry>) -> Wish {
     match input.u8() % 10 {
         0 | 1 => Wish::Begin {
             store: (input.u8() & 1 == 0).then(|| place(input)),
+            durability: None,
             dead: set(input),
             here: set(input),
             named_dead: set(input),
@@ -43,8 +44,10 @@ fn wish(input: &mut Input<'_>, newest: Option<&Entry>) -> Wish {
         7 => Wish::End,
         8 => Wish::Keep,
         _ => {
-            let mut known = newest
-                .map_or(Known { register: Default::default(), number: 1, hash: RecordHash::default() }, Known::of);
+            let mut known = newest.map_or(
+                Known { register: Default::default(), generation: 1, number: 1, hash: RecordHash::default() },
+                Known::of,
+            );
             if input.u8() & 1 == 0 {
                 known.number = input.edge();
             }
@@ -86,7 +89,7 @@ pub fn run(data: &[u8]) {
         }
         let outcome = match register.poll_ask() {
             None => None,
-            Some(replication::view::Ask::Append { record, .. }) if input.u8() % 4 != 0 => {
+            Some((_, replication::view::Ask::Append { record, .. })) if input.u8() % 4 != 0 => {
                 let entry = if input.u8() % 4 == 0 { altered(&record, &mut input) } else { None };
                 let text = serde_json::to_vec(&*record).expect("a record has string keys only");
                 there.push(entry.unwrap_or_else(|| Entry { hash: RecordHash::of(&text), record: *record }));

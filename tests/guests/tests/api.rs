@@ -131,7 +131,12 @@ fn wrong_request_is_answered_with_its_status_and_what_would_be_right() {
     }
     // Nothing was done.
     assert_eq!(vm.count("paused"), 0);
-    match vm.client().call::<verbs::PutTakeOver>(&outlast_api::TakeOverRequest { dead: vec![] }) {
+    match vm.client().call::<verbs::PutTakeOver>(&outlast_api::TakeOverRequest {
+        dead: vec![],
+        witness: None,
+        who: None,
+        why: None,
+    }) {
         Err(ClientError::Fault(fault)) => assert_eq!(fault.code, Exit::Conflict, "{fault}"),
         other => panic!("{other:?}"),
     }

@@ -417,8 +417,22 @@ impl Env {
             return self.learn_unasked(by, question);
         }
         self.whisper(|| format!("host {} asks: {}", by.host, words::question(&question)));
+        let up = self.net.witness_up[by.host];
+        let mut question = question;
+        if let Question::Forswear { reaches, .. } | Question::Move { reaches, .. } = &mut question {
+            *reaches = up;
+        }
         if let Some(asked) = self.witness.put(by, question) {
             self.send_ask(asked);
+        }
+        self.tell_ready();
+    }
+
+    /// What needed no witness is answered a little later too.
+    pub fn tell_ready(&mut self) {
+        for (to, question, answer) in self.witness.take_ready() {
+            let delay = self.rng.range(50_000, MS);
+            self.after(delay, Event::Learn { to, question, answer });
         }
     }
 
@@ -450,7 +464,7 @@ impl Env {
     /// The question is there.
     pub fn ask_arrives(&mut self, asked: &Asked, is_late: bool) {
         let found = self.witness.perform(asked);
-        let count = self.witness.newest().map_or(0, |record| record.number as usize);
+        let count = self.witness.newest().map_or(0, |record| record.view() as usize);
         self.appended.resize(count, self.now);
         if is_late {
             return;
@@ -482,9 +496,9 @@ impl Env {
     fn check_look(&mut self, host: usize) {
         let Some((from, to)) = self.stops[host].filter(|_| !self.is_paused(host)) else { return };
         let Some(record) = self.witness.newest() else { return };
-        let appended = self.appended.get(record.number as usize - 1).copied().unwrap_or(0);
+        let appended = self.appended.get(record.view() as usize - 1).copied().unwrap_or(0);
         if record.primary.id != self.witness.place(host).id && (from..=to).contains(&appended) {
-            let number = record.number;
+            let number = record.view();
             let text = || {
                 format!("host {host} stood still while record {number} made another the primary, and lets output out")
             };

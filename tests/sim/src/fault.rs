@@ -48,11 +48,13 @@ pub enum Step {
     Resume,
     /// A guest that crashed is put back to an earlier epoch: before it is committed, and after.
     GoBack,
+    /// A primary has noted that its witness is to be exchanged, and asks its backup.
+    Exchange,
 }
 
 impl Step {
     /// All of them.
-    pub const ALL: [Step; 18] = [
+    pub const ALL: [Step; 19] = [
         Step::Seal,
         Step::Base,
         Step::Ship,
@@ -71,6 +73,7 @@ impl Step {
         Step::LocalCommit,
         Step::Resume,
         Step::GoBack,
+        Step::Exchange,
     ];
 }
 
@@ -233,6 +236,10 @@ pub enum What {
     RestoreLock(usize),
     /// The state directory of a host is moved away under whoever lives there, and a copy of it put in its place.
     ReplaceDir(usize),
+    /// An operator exchanges the witness of the VM that runs on a host.
+    Exchange(usize),
+    /// An operator who finds that all others are dead has a backup, which asks a witness that does not answer, go on by another one.
+    Override(usize),
     /// The guest of a host crashes by itself: it is booted anew there, goes back to an earlier epoch, or is stopped, as the plan says.
     GuestCrash(usize),
 }
@@ -279,7 +286,11 @@ impl What {
             }
             What::UnfitBase(host) | What::RunAgain(host) | What::Stop(host) => [Some(host), None],
             What::LoseLock(host) | What::RestoreLock(host) | What::ReplaceDir(host) => [Some(host), None],
-            What::GuestCrash(host) | What::DiskHangs(host) | What::TakeOverDead(host) => [Some(host), None],
+            What::GuestCrash(host)
+            | What::DiskHangs(host)
+            | What::TakeOverDead(host)
+            | What::Exchange(host)
+            | What::Override(host) => [Some(host), None],
             What::PauseGuest(host) | What::RunGuest(host) | What::Snapshot(host, _) => [Some(host), None],
             What::Beside { host, dir: Dir::CopyOf(of), .. } => [Some(host), Some(of)],
             What::Beside { host, .. } => [Some(host), None],

@@ -258,6 +258,9 @@ impl Plan {
             broken,
             ..Plan::default()
         };
+        if broken.is_none() && rng.percent(25) {
+            plan.faults.extend(exchanges(&mut rng, heal_at));
+        }
         plan.durable = rng.percent(80) || broken.is_some_and(Break::is_of_durable_files);
         plan.stops_degraded = rng.percent(20) || broken == Some(Break::CopyForOriginal);
         plan.log_room = *rng.pick(&[0, 300, 1000, 4096]);
@@ -413,6 +416,19 @@ pub fn machine() -> MachineInfo {
     }
 }
 
+/// An operator exchanges the witness, once or again; or overrides it when all else is lost.
+fn exchanges(rng: &mut Rng, heal_at: u64) -> Vec<Fault> {
+    let at = |at, what| Fault { when: When::At(at), what };
+    if rng.percent(30) {
+        let begun = rng.range(heal_at / 4, heal_at / 2);
+        let tries = (1..5).map(|tries| at(begun + tries * (heal_at - begun) / 5, What::Override(1)));
+        let crash = What::Crash { host: 0, power: rng.percent(50), restart: None };
+        return [at(begun, What::WitnessGone(1)), at(begun + MS, crash)].into_iter().chain(tries).collect();
+    }
+    let hosts = if rng.percent(80) { 0 } else { 1 };
+    (0..rng.range(1, 3)).map(|_| at(rng.range(heal_at / 8, heal_at), What::Exchange(hosts))).collect()
+}
+
 /// What goes wrong besides, so that a rule matters that seldom does: the guest crashes, and its backup does not hear of it.
 fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
     let at = |what| Fault { when: When::At(heal_at / 2), what };
@@ -529,6 +545,27 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
         Some(Break::SecondPrimary) => {
             let second = What::Stranger(1, Stranger::Primary { term: 1000, is_met: true });
             vec![at(What::Reset), Fault { when: When::At(heal_at / 2 + 30 * MS), what: second }]
+        }
+        Some(Break::ForswearUnawaited) => {
+            let when = When::Step { host: 0, step: Step::Exchange, nth: 1, after: false };
+            vec![at(What::Exchange(0)), Fault { when, what: What::Cut(heal_at / 2) }]
+        }
+        Some(Break::OldRegisterAppended) => {
+            // What a backup asks first is whether it forswears.
+            let when = When::Step { host: 1, step: Step::Claim, nth: 1, after: true };
+            vec![at(What::Exchange(0)), Fault { when, what: What::Cut(heal_at / 2) }]
+        }
+        Some(Break::ForswearUnsynced) => {
+            let crash = What::Crash { host: 0, power: true, restart: Some(heal_at / 8) };
+            vec![at(What::Exchange(0)), Fault { when: When::At(heal_at / 4 * 3), what: crash }]
+        }
+        Some(Break::GenerationStands) => {
+            vec![at(What::Exchange(0)), Fault { when: When::At(heal_at / 4 * 3), what: What::Exchange(0) }]
+        }
+        Some(Break::OverrideUnnamed) => {
+            let overrides =
+                (5..8).map(|eighths| Fault { when: When::At(heal_at / 8 * eighths), what: What::Override(1) });
+            [at(What::WitnessGone(1)), at(What::Cut(heal_at / 2))].into_iter().chain(overrides).collect()
         }
         Some(Break::FullIsWon) => {
             vec![at(What::WitnessFull(heal_at / 2)), at(What::Cut(heal_at / 2))]

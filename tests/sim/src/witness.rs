@@ -6,13 +6,15 @@ use std::collections::{BTreeSet, VecDeque};
 use replication::primary::Meeting;
 use replication::view::evidence::{self, Facts, Resume, Start, Statement};
 use replication::view::{
-    Ask, Attempt, Entry, Excerpt, Greeting, Incarnation, Known, Lives, Member, Nonce, Outcome, Place, PlaceKind,
-    Record, RecordHash, Refusal, Register, Tell, Wish, WitnessId,
+    Ask, Attempt, Desk, Entry, Excerpt, Greeting, Incarnation, Known, Lives, Member, Nonce, Outcome, Place, PlaceKind,
+    Record, RecordHash, Refusal, Register, Settlement, Tell, Wish, WitnessId,
 };
 use replication::{ClaimResult, Fork, SessionId};
 
+mod exchange;
 mod question;
 
+use exchange::Note;
 pub use question::{Answer, Named, Question};
 
 use crate::env::HostId;
@@ -27,6 +29,8 @@ const RIGHT: usize = 0;
 const COPY: usize = 1;
 /// An empty one, as under a mount that went away.
 const EMPTY: usize = 2;
+/// Another one, to which the VM's register may move.
+const NEXT: usize = 3;
 
 /// What an append did to a register that had been restored from a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,11 +50,32 @@ pub struct Asker {
     asked: Option<Question>,
     /// The newest record that it was shown.
     shown: u64,
+    /// The directory that it takes for its witness's.
+    home: usize,
+    /// That at which its register is to be continued.
+    heir_dir: Option<usize>,
+    /// That which it left, and the newest record there.
+    left: Option<(usize, Known)>,
+    /// What became of an exchange, and is not told yet.
+    settled: Option<Settlement>,
 }
 
 /// Everything about the witness.
 pub struct Witness {
-    dirs: [Vec<Entry>; 3],
+    dirs: [Vec<Entry>; 4],
+    /// The directory whose register is the VM's.
+    current: usize,
+    /// An operator overrode a register: whoever starts the VM is told which counts.
+    is_overridden: bool,
+    /// What the state directories keep of the register, and what of that a loss of power leaves.
+    notes: [Option<Note>; HOSTS],
+    synced_notes: [Option<Note>; HOSTS],
+    /// A register was continued by one of no higher generation.
+    pub has_equal_generations: bool,
+    /// Exchanges that were begun, and to which directory.
+    proposals: Vec<(replication::view::Exchange, usize)>,
+    /// Questions that needed no witness, with their answers.
+    ready: Vec<(HostId, Question, Answer)>,
     /// Which directory each host sees.
     seen: [usize; HOSTS],
     /// Which one it sees when a fault ends.
@@ -96,7 +121,18 @@ impl Asker {
         let known = process.lives.known();
         let register = Register::new(process.observer.place().clone(), known);
         let shown = known.map_or(0, |known| known.number);
-        Asker { id, process, register, waiting: VecDeque::new(), asked: None, shown }
+        Asker {
+            id,
+            process,
+            register,
+            waiting: VecDeque::new(),
+            asked: None,
+            shown,
+            home: RIGHT,
+            heir_dir: None,
+            left: None,
+            settled: None,
+        }
     }
 }
 
@@ -113,6 +149,13 @@ impl Witness {
         machines.end(SPARE);
         Witness {
             dirs: Default::default(),
+            current: RIGHT,
+            is_overridden: false,
+            notes: Default::default(),
+            synced_notes: Default::default(),
+            has_equal_generations: false,
+            proposals: Vec::new(),
+            ready: Vec::new(),
             seen: usual,
             usual,
             stated: BTreeSet::new(),
@@ -147,12 +190,12 @@ impl Witness {
 
     /// What who has seen the newest record knows.
     pub fn known(&self) -> Option<Known> {
-        self.dirs[RIGHT].last().map(Known::of)
+        self.dirs[self.current].last().map(Known::of)
     }
 
     /// The records that count, whatever is shown.
     fn counting(&self) -> &[Entry] {
-        self.truth.as_ref().unwrap_or(&self.dirs[RIGHT])
+        self.truth.as_ref().filter(|_| self.current == RIGHT).unwrap_or(&self.dirs[self.current])
     }
 
     /// The newest record.
@@ -160,9 +203,9 @@ impl Witness {
         self.counting().last().map(|entry| &entry.record)
     }
 
-    /// The record of that number.
-    pub fn record(&self, number: u64) -> Option<&Record> {
-        self.counting().get(number.checked_sub(1)? as usize).map(|entry| &entry.record)
+    /// The record before that one, at the same witness.
+    pub fn before(&self, record: &Record) -> Option<&Record> {
+        self.counting().get(record.number.checked_sub(2)? as usize).map(|entry| &entry.record)
     }
 
     /// Whether the guest may be begun afresh by anybody.
@@ -217,13 +260,16 @@ impl Witness {
         }
         self.usual = [RIGHT; HOSTS];
         self.seen = self.usual;
+        self.tell_left();
     }
 
     /// A process begins in its host's state directory, and states who of those before it is gone.
     pub fn begin_life(&mut self, id: HostId) {
+        let note = self.note_for_start(id.host);
         let process = self.machines.begin(id);
+        self.askers[id.host] = Asker::new(id, process.clone());
+        self.follow_note(id.host, note);
         self.state_deaths(id.host, &process);
-        self.askers[id.host] = Asker::new(id, process);
     }
 
     fn state_deaths(&mut self, host: usize, process: &Process) {
@@ -249,16 +295,16 @@ impl Witness {
         if self.broken == Some(Break::DeathUntold) {
             return BTreeSet::new();
         }
-        let newest = self.dirs[self.seen[host]].last().map(|entry| &entry.record);
+        let newest = self.dirs[self.own_dir(host)].last().map(|entry| &entry.record);
         let facts = newest.map_or_else(Facts::default, |record| self.machines.facts(host, process, record, |_| false));
         process.observer.deaths(newest, &facts)
     }
 
     /// The newest record as seen by a host that sees the right directory, and does not know of newer ones.
     pub fn seen_right(&self, host: usize) -> Option<&Record> {
-        let shown = self.dirs[RIGHT].last().map(|entry| &entry.record).filter(|_| self.sees_right(host))?;
-        let known = self.askers[host].register.known().map_or(0, |known| known.number);
-        (known <= shown.number).then_some(shown)
+        let shown = self.dirs[self.current].last().filter(|_| self.own_dir(host) == self.current)?;
+        let is_behind = |known: Known| Known::of(shown).is_before(&known);
+        (!self.askers[host].register.known().is_some_and(is_behind)).then_some(&shown.record)
     }
 
     /// A backup tells of a join that came to nothing. False: there is no room.
@@ -296,7 +342,7 @@ impl Witness {
 
     /// Leaves a value: it is found by who sees the same directory.
     pub fn leave(&self, host: usize) -> Nonce {
-        Nonce([self.seen[host] as u8; 16])
+        Nonce([self.own_dir(host) as u8; 16])
     }
 
     fn finds(&self, host: usize, nonce: Nonce) -> bool {
@@ -318,6 +364,11 @@ impl Witness {
             return None;
         }
         let question = self.askers[host].waiting.pop_front()?;
+        if let Some(answer) = self.answer_at_once(host, &question) {
+            let id = self.askers[host].id;
+            self.ready.push((id, question, answer));
+            return self.next(host);
+        }
         let wish = self.wish(host, &question);
         self.attempts += 1;
         let attempt = Attempt(u128::from(self.attempts).to_be_bytes());
@@ -328,9 +379,14 @@ impl Witness {
     }
 
     fn asked(&mut self, host: usize) -> Option<Asked> {
-        let dir = self.seen[host];
+        self.settle(host);
+        let own = self.own_dir(host);
         let asker = &mut self.askers[host];
-        let ask = asker.register.poll_ask()?;
+        let (desk, ask) = asker.register.poll_ask()?;
+        let dir = match desk {
+            Desk::Own => own,
+            Desk::Heir => asker.heir_dir.expect("an heir has a place"),
+        };
         if matches!(ask, Ask::Append { .. }) {
             self.machines.publish(host, &mut asker.process);
         }
@@ -353,6 +409,8 @@ impl Witness {
                 let place = place.map_or_else(|| process.observer.place().clone(), |place| *place);
                 Wish::Enlist(Member { place, join: session })
             }
+            Question::Move { heir, .. } | Question::CallOff { heir, .. } => Wish::Move(heir),
+            Question::Forswear { .. } => unreachable!("it is answered at once"),
             Question::DelistStore => Wish::RemoveStore,
             Question::RecordEnd { is_kept: true } => Wish::Keep,
             Question::RecordEnd { is_kept: false } => Wish::End,
@@ -367,13 +425,17 @@ impl Witness {
         process: &Process,
         (store, has_epoch, is_named): (Option<Incarnation>, bool, bool),
     ) -> Wish {
-        let newest = self.dirs[self.seen[host]].last().map(|entry| self.as_judged(&entry.record));
+        let newest = self.newest_for(host).map(|record| self.as_judged(record));
         let newest = newest.as_ref();
         let facts = newest.map_or_else(Facts::default, |record| self.facts(host, process, record));
         let listed = newest.into_iter().flat_map(Record::places).map(|place| place.id);
         let named_dead = listed.filter(|_| is_named).collect();
         let store = store.map(|id| process.observer.store(id));
-        let mut wish = self.deceived(process, newest).begin(newest, &facts, Start { store, has_epoch, named_dead });
+        let mut wish = self.deceived(process, newest).begin(
+            newest,
+            &facts,
+            Start { store, durability: None, has_epoch, named_dead },
+        );
         if let (Some(Break::AnyDisks), Wish::Begin { dead, here, .. }) = (self.broken, &mut wish) {
             // Broken: whatever is dead was here.
             here.extend(dead.iter().copied());
@@ -382,7 +444,7 @@ impl Witness {
     }
 
     fn resume(&self, host: usize, process: &Process, (store, fork, named): (Incarnation, Fork, Named)) -> Wish {
-        let newest = self.dirs[self.seen[host]].last().map(|entry| &entry.record);
+        let newest = self.newest_for(host);
         let is_named = |place: &&Place| match named {
             Named::Nobody => false,
             Named::Primary => place.kind == PlaceKind::Process && newest.is_some_and(|r| r.primary.id == place.id),
@@ -471,7 +533,8 @@ impl Witness {
         register.handle_wish(wish, Attempt(u128::from(self.attempts).to_be_bytes()));
         loop {
             let shown = register.known().map_or(0, |known| known.number);
-            let asked = Asked { by, ask: register.poll_ask()?, dir: self.seen[by.host], shown };
+            let dir = if self.current == RIGHT { self.seen[by.host] } else { self.current };
+            let asked = Asked { by, ask: register.poll_ask()?.1, dir, shown };
             if let Some(outcome) = register.handle_found(self.perform(&asked)) {
                 return Some(outcome);
             }
@@ -480,7 +543,7 @@ impl Witness {
 
     /// Whether a host sees the directory that both should see.
     pub fn sees_right(&self, host: usize) -> bool {
-        self.seen[host] == RIGHT
+        self.own_dir(host) == self.current
     }
 
     /// Which one a directory says that it is.
@@ -536,6 +599,12 @@ impl Witness {
         if !self.has_diverged {
             self.dirs[COPY] = self.dirs[RIGHT].clone();
         }
+        let appended = self.dirs[dir].last().expect("it was appended");
+        let newest = self.dirs[self.current].last().expect("the VM was started");
+        if dir != self.current && (appended.record.continues(&Known::of(newest)) || appended.record.word.is_some()) {
+            self.has_equal_generations |= appended.record.generation <= newest.record.generation;
+            self.current = dir;
+        }
     }
 
     /// The answer comes to the host; none: it was lost. Gives what the host learns, and what it asks next. `None`: the
@@ -563,6 +632,10 @@ impl Witness {
             return Some((None, self.next(host)));
         }
         let Some(outcome) = outcome else { return Some((None, self.asked(host))) };
+        self.settle(host);
+        if matches!(outcome, Outcome::Refused(Refusal::Moved { .. })) {
+            self.look_elsewhere(host);
+        }
         let asker = &mut self.askers[host];
         if let (Outcome::Won(_), Some(known)) = (&outcome, asker.register.known()) {
             self.machines.remember(host, &mut asker.process, known);
@@ -588,7 +661,7 @@ impl Witness {
         match outcome {
             Outcome::Won(entry) => Answer::Won(Box::new(entry.record)),
             Outcome::Refused(Refusal::MayBeWhole { .. }) => Answer::MayBeWhole,
-            Outcome::Refused(Refusal::Unknown) => Answer::Claim(ClaimResult::Unreachable),
+            Outcome::Refused(Refusal::Unknown | Refusal::CalledOff) => Answer::Claim(ClaimResult::Unreachable),
             Outcome::Refused(refusal) => Answer::Claim(ClaimResult::Denied { holder: words::refusal(&refusal) }),
             Outcome::NoAnswer | Outcome::Forgotten => Answer::Claim(ClaimResult::Unreachable),
         }

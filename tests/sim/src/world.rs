@@ -4,7 +4,7 @@ use replication::backup::BackupState;
 use replication::pipeline::resuming::{
     Asked, Course, CrashStanding, Found, Remains as Left, ResumeStep, Resuming, Teller, decide,
 };
-use replication::primary::PrimaryState;
+use replication::primary::{PrimaryState, Question as Wanted};
 use replication::view::{Excerpt, Incarnation, Record, Standing};
 use replication::{ClaimResult, EpochId, Fork, Term};
 
@@ -294,6 +294,11 @@ impl World {
             let text = || format!("host {host} appended to a register that is older than what it had seen there");
             oracle.fail(Rule::OldRegister, host, text);
         }
+        if self.env.witness.has_equal_generations {
+            let text =
+                || "a register was continued by one of no higher generation: nobody can tell which counts".to_owned();
+            oracle.fail(Rule::OldRegister, None, text);
+        }
         if let Some(join) = self.env.witness.listed_again() {
             let text = || format!("the newest record lists {join}, which was void and is not stated any more");
             oracle.fail(Rule::VoidStated, None, text);
@@ -456,6 +461,7 @@ impl World {
         if let Some(asked) = next {
             self.env.send_ask(asked);
         }
+        self.env.tell_ready();
         match learned {
             Some((question, answer)) => self.learn(to, question, answer),
             None => Ok(()),
@@ -470,7 +476,15 @@ impl World {
         self.env.say(|| format!("host {} {}", to.host, words(&question, &answer)));
         self.env.step(to.host, Step::Answer, false)?;
         let result = answer.claim();
+        if let Some(settlement) = self.env.witness.take_settlement(to.host) {
+            self.env.say(|| format!("host {} settles the exchange of the witness: {settlement:?}", to.host));
+            self.primary(to, |node, env| node.tell(env, |core| core.handle_exchange_settled(settlement)))?;
+        }
         match question {
+            Question::Forswear { .. } => {
+                let Answer::Forsworn(forsworn) = answer else { unreachable!("it is answered so") };
+                self.backup(to, |node, env| node.handle_forsworn(forsworn, env))?;
+            }
             Question::Begin { .. } | Question::Resume { .. } => self.learn_of_start(to, question, answer)?,
             Question::Introduce(_) => {
                 let is_known = result == ClaimResult::Granted || self.env.plan.broken == Some(Break::SecondPrimary);
@@ -493,6 +507,12 @@ impl World {
                     (Question::Look, _) => core.handle_looked(now, result),
                     (Question::UnaskedLook, _) => core.handle_unasked_look(result),
                     (Question::RecordEnd { .. }, _) => core.handle_end_recorded(now, result),
+                    (Question::Move { heir, .. }, _) => {
+                        core.handle_move_answered(now, &Wanted::Move { heir, nonce: None }, result);
+                    }
+                    (Question::CallOff { heir }, _) => {
+                        core.handle_move_answered(now, &Wanted::CallOff { heir }, result);
+                    }
                     (Question::Meet { session, .. }, Answer::Met(meeting)) => core.handle_met(now, session, *meeting),
                     // A rule that is broken: nobody looked.
                     (Question::Meet { session, .. }, _) => core.handle_met(now, session, Meeting::Same),

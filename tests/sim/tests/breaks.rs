@@ -115,6 +115,11 @@ caught! {
     ended_guest_that_is_resumed_is_caught: EndedResumed,
     kept_copy_that_runs_unasked_is_caught: OverrideUnasked,
     way_back_that_forgets_held_output_is_caught: BackWithoutHeld,
+    heir_before_the_backup_forswore_is_caught: ForswearUnawaited,
+    forswearing_that_is_not_durable_is_caught: ForswearUnsynced,
+    heir_of_the_same_generation_is_caught: GenerationStands,
+    append_to_a_register_that_was_forsworn_is_caught: OldRegisterAppended,
+    override_beside_a_place_that_lives_is_caught: OverrideUnnamed,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

@@ -222,6 +222,19 @@ pub enum Occurrence {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
+    /// The VM's register is continued at another witness: that one counts, and no other.
+    WitnessExchanged {
+        /// It.
+        witness: String,
+    },
+    /// An exchange of the witness came to nothing.
+    WitnessKept {
+        /// The one that counts, as before.
+        witness: String,
+        /// Why, where the backup said it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// The witness answers again.
     WitnessBack {
         /// The witness.

@@ -65,6 +65,35 @@ pub struct Protection {
 pub struct TakeOverRequest {
     /// Every place that the witness lists, by the beginnings of their ids: the operator says that they are dead.
     pub dead: Vec<String>,
+    /// The witness from now on, if the old one is gone for good: `file:DIR` or `etcd:URL[,URL…]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "file:/shared/witness")]
+    pub witness: Option<String>,
+    /// Who says so, for the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub who: Option<String>,
+    /// And why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// `PUT /ft/witness`: the VM's register is continued at another witness.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WitnessRequest {
+    /// The new one: `file:DIR` or `etcd:URL[,URL…]`.
+    #[schemars(example = "file:/shared/witness")]
+    pub witness: String,
+    /// Every other place that the newest view lists, by the beginnings of their ids: the operator says that they are dead, since they
+    /// cannot be asked. Absent: all take part.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dead: Vec<String>,
+    /// Who says so, for the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub who: Option<String>,
+    /// And why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// `PUT /snapshot/create`.
@@ -171,7 +200,7 @@ macro_rules! json_bodies {
     };
 }
 
-json_bodies!(VmState, Action, ProtectRequest, TakeOverRequest, SnapshotRequest);
+json_bodies!(VmState, Action, ProtectRequest, TakeOverRequest, WitnessRequest, SnapshotRequest);
 
 #[cfg(test)]
 mod tests {

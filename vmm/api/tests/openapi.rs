@@ -96,6 +96,7 @@ fn schemas_refuse_what_the_types_refuse() {
         ("ProtectRequest", json!({ "epoch": "10ms" })),
         ("SnapshotRequest", json!({ "snapshot_path": 7 })),
         ("TakeOverRequest", json!({ "dead": "0a1b2c3d" })),
+        ("WitnessRequest", json!({ "dead": ["0a1b2c3d"] })),
         ("Status", json!({ "role": "witness" })),
         ("Event", json!({ "seq": 0, "time_us": 0, "event": "tea-time", "properties": {} })),
         ("Event", json!({ "seq": 0, "time_us": 0, "event": "solo", "properties": {} })),

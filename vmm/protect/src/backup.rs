@@ -42,9 +42,9 @@ use crate::room::ROOM_RETRY;
 use crate::transport::{Credentials, Endpoint, Listener, ReadOutcome};
 use crate::upkeep;
 use connection::Connection;
-use machine::MachineError;
 use machine::kvm::Vm;
 use machine::memory::Ram;
+use machine::{MachineError, spawn};
 use storage::{Done, Rehearsal, Storage};
 pub use view::{FailoverError, StandbyView};
 use vigil::Vigil;
@@ -320,6 +320,7 @@ impl Standby {
     /// Gives the pipeline what the operator wants; whether the backup stops.
     fn hear_operator(&mut self) -> bool {
         let now = self.clock.now();
+        self.override_claim();
         if self.view.wants_failover()
             && !self.pipeline.handle_override(now)
             && let Some(failover) = self.view.take_failover()
@@ -327,6 +328,22 @@ impl Standby {
             failover.refuse(self.pipeline.core().state());
         }
         self.view.is_stopped() && self.pipeline.handle_stop(now, "the operator stopped the backup")
+    }
+}
+
+impl Standby {
+    /// A backup that asks a witness which does not answer any more is told of another one by its operator. Its next question finds
+    /// what comes of that.
+    fn override_claim(&mut self) {
+        let Some((session, fork)) = self.pipeline.core().claiming() else { return };
+        if let Some(failover) = self.view.take_failover_to_a_witness() {
+            self.events
+                .note(Occurrence::FailoverStarted { silence_ms: None, named_dead: Some(failover.named.dead.clone()) });
+            let registrant = Arc::clone(&self.registrant);
+            spawn("standby-override".into(), move || {
+                failover.perform(&registrant, session, fork);
+            });
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod collected;
 mod ending;
+mod exchange;
 mod filler;
 mod filling;
 mod leaving;
@@ -50,6 +51,7 @@ use crate::log::{DiskLog, Notes};
 use crate::registrant::Registrant;
 use crate::transport::{Endpoint, Sender};
 pub use ending::Sequel;
+pub use exchange::NotExchanged;
 use machine::kvm::KvmError;
 use machine::{End, MachineError, spawn};
 pub use pausing::{NotPaused, NotResumed};
@@ -90,6 +92,8 @@ struct Inner {
     filled: Option<(u64, u64, Instant)>,
     last_solo_reason: Option<String>,
     connect_error: Option<String>,
+    /// Why the backup did not take part in the last exchange of the witness.
+    exchange_refused: Option<String>,
     /// An image without room, which a request of the guest waits for.
     guest_full: Option<PathBuf>,
     /// How epochs are kept that were committed to the state directory; none: they are not.
@@ -164,6 +168,7 @@ impl Guardian {
             filled: None,
             last_solo_reason: None,
             connect_error: None,
+            exchange_refused: None,
             guest_full: None,
             local: local.as_ref().map(LocalStore::kept),
             local_lost: None,

@@ -40,10 +40,10 @@ pub mod witness;
 pub use boot::this_boot;
 pub use error::{ProtectError, Words};
 pub use guardian::{
-    CommitDurability, Guardian, GuardianConfig, NotPaused, NotProtected, NotResumed, NotSnapshot, OnDegraded, Parting,
-    Sequel,
+    CommitDurability, Guardian, GuardianConfig, NotExchanged, NotPaused, NotProtected, NotResumed, NotSnapshot,
+    OnDegraded, Parting, Sequel,
 };
 pub use local::reset::Life;
 pub use preflight::Misfit;
-pub use registrant::{Begun, Inspection, Registrant, RightError, StartAnswer};
+pub use registrant::{Begun, ExchangeError, Inspection, Named, Registrant, RightError, StartAnswer};
 pub use unwitnessed::Unwitnessed;

@@ -1,40 +1,44 @@
 //! The registrant: this process's side of the VM's register at the witness. What may be done, and what proves that others are gone,
 //! is decided in [`replication::view`]; here is looked and asked, and answers are put into words.
 
+mod exchange;
+mod greeting;
+mod inspection;
+mod right;
+mod statements;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use replication::pipeline::backup::Introduction;
-use replication::primary::Meeting;
-use replication::view::evidence::{self, Facts, Resume, Start, Statement};
+use replication::view::evidence::{self, Resume, Start};
 use replication::view::{
-    Another, Ask, Attempt, Entry, Greeting, Incarnation, Known, Member, Nonce, Outcome, Place, PlaceKind, Record,
-    Refusal, Register, Tell, Voids, Wish, WitnessId,
+    Another, Ask, Attempt, Desk, Durability, Entry, Excerpt, Incarnation, Known, Member, Outcome, Place, PlaceKind,
+    Refusal, Register, Settlement, Wish, Word,
 };
 use replication::{ClaimResult, EpochMark, Fork, SessionId, Term};
 use snapshot::statedir::StateDir;
 
-mod inspection;
-
+use crate::witness::{self, GoneWitness, Life, Opened, Proposal, ViewNote, Witness, WitnessName, random};
+pub use exchange::{ExchangeError, Named};
 pub use inspection::{Inspection, StartAnswer};
-
-use crate::witness::{self, Life, Witness, WitnessError, WitnessName, random};
+pub use right::RightError;
+use right::{holder_of, listed, named};
 
 /// The place of this process at the VM's register.
 #[derive(Debug)]
 pub struct Registrant {
     vm_name: String,
-    configured: WitnessName,
-    /// None: nobody decides.
-    witness: Option<Arc<dyn Witness>>,
+    desks: Mutex<Desks>,
     life: Life,
     /// Held while a wish is being decided: one at a time.
     register: Mutex<Register>,
     seen: Mutex<Seen>,
     /// The witness does not answer.
     away: Mutex<Option<Away>>,
+    /// What became of an exchange, for who leads it.
+    settlement: Mutex<Option<Settlement>>,
 }
 
 /// A witness that does not answer.
@@ -47,6 +51,18 @@ struct Away {
     is_damaged: bool,
 }
 
+/// The witnesses that are asked.
+#[derive(Debug)]
+struct Desks {
+    /// That of the register. None: nobody decides.
+    own: Option<Arc<dyn Witness>>,
+    name: WitnessName,
+    /// That at which the register is to be continued.
+    heir: Option<(WitnessName, Arc<dyn Witness>)>,
+    /// That which was left, and the newest record there, until it has been told where to.
+    left: Option<(Arc<dyn Witness>, Known)>,
+}
+
 /// How a fresh start came by its right.
 #[derive(Debug)]
 pub struct Begun {
@@ -56,98 +72,6 @@ pub struct Begun {
     pub ended_elsewhere: Option<Place>,
     /// Nobody ran the guest before: if this start comes to nothing, nobody has to be kept from the next one.
     was_free: bool,
-}
-
-/// Why there is no right to run the guest here. Nothing was started.
-#[derive(Debug, thiserror::Error)]
-pub enum RightError {
-    /// Which process on which host this is could not be determined.
-    #[error("cannot write the state directory's lock or read this host's identity: {0}")]
-    NoIdentity(#[source] io::Error),
-    /// The witness cannot be used.
-    #[error(transparent)]
-    Witness(#[from] WitnessError),
-    /// The witness does not answer.
-    #[error("the witness {witness} does not answer, so whether {vm} runs elsewhere is not known: {why}")]
-    NoAnswer {
-        /// The witness.
-        witness: WitnessName,
-        /// The VM.
-        vm: String,
-        /// What came instead.
-        why: String,
-    },
-    /// The witness answers with something that is no record.
-    #[error("a record of {vm} at the witness {witness} is damaged: {why}")]
-    Damaged {
-        /// The witness.
-        witness: WitnessName,
-        /// The VM.
-        vm: String,
-        /// What is there.
-        why: String,
-    },
-    /// The witness has lost records, or is another one.
-    #[error("the witness {witness} does not have what was seen there before: it is another one, or was restored")]
-    Forgotten {
-        /// The witness.
-        witness: WitnessName,
-    },
-    /// By what it says itself, the witness is another one.
-    #[error("the register of {vm} is kept by cluster {expected}, and the witness {witness} is {}", of_witness(*found))]
-    OtherWitness {
-        /// The VM.
-        vm: String,
-        /// The witness.
-        witness: WitnessName,
-        /// The one that the register is kept by.
-        expected: WitnessId,
-        /// Which one it is, if it can say.
-        found: Option<WitnessId>,
-    },
-    /// The state directory is not where the guest ran last.
-    #[error(
-        "this state directory of {vm} was copied or moved: it may lack what was committed to the original since, and what clients \
-         have seen"
-    )]
-    Copy {
-        /// The VM.
-        vm: String,
-        /// What the newest record lists.
-        listed: Vec<Place>,
-    },
-    /// The newest record has no place of that name.
-    #[error("the newest record at the witness has no place {name}")]
-    Unlisted {
-        /// What was named.
-        name: String,
-        /// What the newest record lists.
-        listed: Vec<Place>,
-    },
-    /// The last epoch of the guest is in this state directory: it is to be resumed, not booted.
-    #[error("the last epoch of {vm} is in this state directory")]
-    LastEpochHere {
-        /// The VM.
-        vm: String,
-    },
-    /// A backup that the newest record lists may have all of the guest.
-    #[error("{vm} may be continued by its backup, {place}")]
-    BackupMayBeWhole {
-        /// The VM.
-        vm: String,
-        /// The backup.
-        place: Box<Place>,
-    },
-    /// The rules of the register refuse it.
-    #[error("{}", why(vm, witness, refusal))]
-    Refused {
-        /// The VM.
-        vm: String,
-        /// The witness.
-        witness: WitnessName,
-        /// By which rule.
-        refusal: Refusal,
-    },
 }
 
 /// What the register has seen, for who must not wait while the witness is asked.
@@ -176,28 +100,99 @@ impl Registrant {
         Self::with_life(vm_name, config, Life::begin(dir).map_err(RightError::NoIdentity)?)
     }
 
+    /// The same where an operator says that the witness is gone: one that cannot be opened answers nothing.
+    pub fn open_without(vm_name: &str, config: &WitnessName, dir: StateDir) -> Result<Self, RightError> {
+        let life = Life::begin(dir).map_err(RightError::NoIdentity)?;
+        let own = config.open().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the witness cannot be opened");
+            Some(Arc::new(GoneWitness))
+        });
+        Self::with_witness(vm_name, config, own, life)
+    }
+
     fn with_life(vm_name: &str, config: &WitnessName, life: Life) -> Result<Self, RightError> {
-        let registrant = Self {
-            vm_name: vm_name.to_owned(),
-            configured: config.clone(),
-            witness: config.open()?,
-            seen: Mutex::new(Seen { known: life.known, term: None }),
-            register: Mutex::new(Register::new(life.observer.place().clone(), life.known)),
-            life,
-            away: Mutex::default(),
-        };
+        let own = config.open()?;
+        Self::with_witness(vm_name, config, own, life)
+    }
+
+    fn with_witness(
+        vm_name: &str,
+        config: &WitnessName,
+        own: Option<Arc<dyn Witness>>,
+        life: Life,
+    ) -> Result<Self, RightError> {
+        let note = life.note().map_err(RightError::NoIdentity)?;
+        let registrant = Self::prepare(vm_name, (config, own), life, note, WitnessName::open)?;
         registrant.state_deaths(registrant.newest_record().as_ref());
         Ok(registrant)
     }
 
+    /// Nothing is asked, and nothing written. `note`: the newest view, as it was kept in the state directory.
+    fn prepare(
+        vm_name: &str,
+        (config, own): (&WitnessName, Option<Arc<dyn Witness>>),
+        life: Life,
+        note: Option<ViewNote>,
+        open: fn(&WitnessName) -> Opened,
+    ) -> Result<Self, RightError> {
+        if let Some(note) = note.as_ref().filter(|note| config.is_none() && note.forbids_none()) {
+            let now = Some(note.witness.to_string());
+            return Err(RightError::Exchanged { vm: vm_name.to_owned(), witness: config.clone(), now });
+        }
+        let mut register = Register::new(life.observer.place().clone(), life.known);
+        let mut heir = None;
+        if let Some(Proposal { witness, exchange }) = note.and_then(|note| note.proposal) {
+            let opened = open(&witness).unwrap_or_else(|error| {
+                tracing::warn!(%error, "the witness to which this VM's register is on its way cannot be opened");
+                Some(Arc::new(GoneWitness))
+            });
+            heir = opened.map(|opened| (witness, opened));
+            register.handle_exchange(exchange);
+        }
+        let desks = Desks { own, name: config.clone(), heir, left: None };
+        Ok(Self {
+            vm_name: vm_name.to_owned(),
+            desks: Mutex::new(desks),
+            seen: Mutex::new(Seen { known: life.known, term: None }),
+            register: Mutex::new(register),
+            life,
+            away: Mutex::default(),
+            settlement: Mutex::default(),
+        })
+    }
+
+    /// Refuses a witness that is known not to be that of the register any more. One that does not answer is not refused: it is asked
+    /// again before anything is done.
+    pub fn check(&self) -> Result<(), RightError> {
+        match self.newest() {
+            Err(error @ (RightError::Exchanged { .. } | RightError::Rival { .. })) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// The witness that it asks.
-    pub fn witness(&self) -> &WitnessName {
-        &self.configured
+    pub fn witness(&self) -> WitnessName {
+        self.desks().name.clone()
     }
 
     /// Whether there is one.
     pub fn is_witnessed(&self) -> bool {
-        self.witness.is_some()
+        self.own().is_some()
+    }
+
+    fn own(&self) -> Option<Arc<dyn Witness>> {
+        self.desks().own.clone()
+    }
+
+    fn desk(&self, desk: Desk) -> Option<Arc<dyn Witness>> {
+        match desk {
+            Desk::Own => self.own(),
+            Desk::Heir => self.desks().heir.as_ref().map(|(_, witness)| Arc::clone(witness)),
+        }
+    }
+
+    fn desks(&self) -> MutexGuard<'_, Desks> {
+        self.desks.lock().expect("no holder panics")
     }
 
     /// A place for the state directory of this process.
@@ -213,9 +208,11 @@ impl Registrant {
     /// An earlier life of this side has seen `known`: a witness that has not is not the one.
     pub fn remember(&self, known: Option<Known>) {
         let mut register = self.lock();
-        let is_newer = |known: &Known| register.known().is_none_or(|ours| ours.number < known.number);
+        let is_newer = |known: &Known| register.known().is_none_or(|ours| ours.is_before(known));
         if known.as_ref().is_some_and(is_newer) {
+            let exchange = register.exchange().cloned();
             *register = Register::new(register.me().clone(), known);
+            exchange.into_iter().for_each(|exchange| register.handle_exchange(exchange));
             *self.seen() = Seen::of(&register);
         }
     }
@@ -239,12 +236,16 @@ impl Registrant {
 
     /// Puts a wish to the witness until it is decided. Without a witness it is granted: the operator accepted that risk.
     fn wish(&self, wish: Wish) -> Option<Outcome> {
-        let witness = self.witness.as_deref()?;
+        self.own()?;
         let mut register = self.lock();
         register.handle_wish(wish, Attempt(random()));
         loop {
-            let ask = register.poll_ask().expect("a wish that is not decided has something to ask");
-            let answer = self.make_public(&ask).and_then(|()| witness::perform(witness, &self.vm_name, ask));
+            self.settle(&mut register);
+            let (desk, ask) = register.poll_ask().expect("a wish that is not decided has something to ask");
+            let answer = self.make_public(&ask).and_then(|()| {
+                let witness = self.desk(desk).expect("a register asks where it is, or where it is to be");
+                witness::perform(&*witness, &self.vm_name, ask)
+            });
             self.note_answer(answer.as_ref().err());
             let outcome = match answer {
                 Ok(found) => register.handle_found(found),
@@ -252,14 +253,30 @@ impl Registrant {
             };
             *self.seen() = Seen::of(&register);
             if let Some(outcome) = outcome {
-                if let (Outcome::Won(_), Some(known)) = (&outcome, register.known()) {
-                    self.life.remember(known);
-                }
-                if outcome == Outcome::Forgotten {
-                    tracing::error!("{}", self.forgotten(register.another()));
-                }
+                self.settle(&mut register);
+                self.note_outcome(&register, &outcome);
                 return Some(outcome);
             }
+        }
+    }
+
+    fn note_outcome(&self, register: &Register, outcome: &Outcome) {
+        match outcome {
+            Outcome::Won(_) => {
+                if let Some(known) = register.known() {
+                    self.life.remember(known);
+                }
+                if let Some(note) = self.note(register).filter(ViewNote::is_needed)
+                    && let Err(error) = self.life.write_note(&note)
+                {
+                    tracing::warn!(%error, "the newest view is not kept in the state directory");
+                }
+            }
+            Outcome::Forgotten => tracing::error!(
+                witness = %self.witness(),
+                "the witness does not have what was seen there before: it is another one, or was restored"
+            ),
+            _ => {}
         }
     }
 
@@ -272,7 +289,7 @@ impl Registrant {
         let mut away = self.away();
         *away = error.map(|error| {
             if away.is_none() {
-                tracing::warn!(%error, witness = %self.configured, "the witness does not answer");
+                tracing::warn!(%error, witness = %self.witness(), "the witness does not answer");
             }
             Away {
                 since: away.as_ref().map_or_else(Instant::now, |away| away.since),
@@ -285,7 +302,9 @@ impl Registrant {
     fn claim(&self, wish: Wish) -> ClaimResult {
         match self.wish(wish) {
             None | Some(Outcome::Won(_)) => ClaimResult::Granted,
-            Some(Outcome::NoAnswer | Outcome::Forgotten) => ClaimResult::Unreachable,
+            Some(Outcome::NoAnswer | Outcome::Forgotten | Outcome::Refused(Refusal::CalledOff)) => {
+                ClaimResult::Unreachable
+            }
             Some(Outcome::Refused(refusal)) => ClaimResult::Denied { holder: holder_of(&refusal) },
         }
     }
@@ -320,7 +339,14 @@ impl Registrant {
 
     /// As the backup of `session`: the guest is to go on here, from the end of `fork`. With `named_dead`, against the newest
     /// record.
-    pub fn take_over(&self, session: SessionId, fork: EpochMark, named_dead: BTreeSet<Incarnation>) -> ClaimResult {
+    pub fn take_over(
+        &self,
+        session: SessionId,
+        fork: EpochMark,
+        named_dead: BTreeSet<Incarnation>,
+        word: Option<Word>,
+    ) -> ClaimResult {
+        word.into_iter().for_each(|word| self.lock().handle_word(word));
         self.claim(Wish::TakeOver { join: session, fork, named_dead })
     }
 
@@ -329,10 +355,15 @@ impl Registrant {
         self.seen().term
     }
 
-    /// Wins the right to boot the guest afresh, or says who may have it. `names_dead`: what the operator says is dead, as
-    /// the beginnings of ids.
-    pub fn begin(&self, store: Option<Place>, has_epoch: bool, names_dead: &[String]) -> Result<Begun, RightError> {
-        if self.witness.is_none() {
+    /// Wins the right to boot the guest afresh, or says who may have it. `durability`: how durable its epochs are to be.
+    pub fn begin(
+        &self,
+        store: Option<Place>,
+        durability: Durability,
+        has_epoch: bool,
+        named_dead: &Named,
+    ) -> Result<Begun, RightError> {
+        if !self.is_witnessed() {
             return Ok(Begun { term: Term(unwitnessed_term()), ended_elsewhere: None, was_free: false });
         }
         let newest = self.newest()?;
@@ -340,19 +371,26 @@ impl Registrant {
         let was_free = evidence::is_free(newest);
         let ended = newest.filter(|_| was_free).map(|record| &record.primary);
         let ended_elsewhere = ended.filter(|place| !self.life.observer.is_here(place)).cloned();
-        let start = Start { store, has_epoch, named_dead: named(newest, names_dead)? };
+        let start =
+            Start { store, durability: Some(durability), has_epoch, named_dead: named(newest, &named_dead.dead)? };
+        self.say(named_dead);
         let wish = self.life.observer.begin(newest, &self.facts(newest), start);
         self.win(wish).map(|term| Begun { term, ended_elsewhere, was_free })
     }
 
     /// Wins the right to continue the guest of this state directory, the store `store`, from the end of `fork`.
-    pub fn resume(&self, store: Place, fork: Fork, names_dead: &[String]) -> Result<Term, RightError> {
-        if self.witness.is_none() {
+    /// With a `named` witness: by a register of a higher generation there, since the old witness is gone.
+    pub fn resume(&self, store: Place, fork: Fork, named_dead: &Named) -> Result<Term, RightError> {
+        if let Some(witness) = &named_dead.witness {
+            return self.resume_by_override(store, fork, witness, named_dead);
+        }
+        if !self.is_witnessed() {
             return Ok(Term(unwitnessed_term()));
         }
         let newest = self.newest()?;
         let newest = newest.as_ref().map(|entry| &entry.record);
-        let resume = Resume { store, fork, named_dead: named(newest, names_dead)? };
+        let resume = Resume { store, fork, named_dead: named(newest, &named_dead.dead)? };
+        self.say(named_dead);
         let wish = self.life.observer.resume(newest, resume);
         let is_copy = matches!(wish, Wish::Resume { is_original: false, .. });
         match self.wish(wish).expect("there is a witness") {
@@ -369,6 +407,12 @@ impl Registrant {
         named(self.newest()?.as_ref().map(|entry| &entry.record), names)
     }
 
+    fn say(&self, Named { dead, word, .. }: &Named) {
+        if !dead.is_empty() {
+            self.lock().handle_word(word.clone());
+        }
+    }
+
     fn win(&self, wish: Wish) -> Result<Term, RightError> {
         self.term_of(self.wish(wish).expect("there is a witness"))
     }
@@ -377,7 +421,7 @@ impl Registrant {
         match outcome {
             Outcome::Won(entry) => Ok(Term(entry.record.branch)),
             Outcome::NoAnswer => Err(self.no_answer()),
-            Outcome::Forgotten => Err(self.forgotten(self.lock().another())),
+            Outcome::Forgotten => Err(self.forgotten(&self.lock())),
             Outcome::Refused(refusal) => Err(self.refused(refusal)),
         }
     }
@@ -393,113 +437,19 @@ impl Registrant {
         // A look needs no right. It says what is there, or that nothing is.
         match self.wish(Wish::Look) {
             Some(Outcome::NoAnswer) => Err(self.no_answer()),
-            Some(Outcome::Forgotten) => Err(self.forgotten(self.lock().another())),
-            _ => Ok(self.lock().newest().cloned()),
-        }
-    }
-
-    /// What this host and the witness show of the places of `newest`.
-    fn facts(&self, newest: Option<&Record>) -> Facts {
-        let Some(record) = newest else { return Facts::default() };
-        let stated = Statement::about(record).into_iter().filter(|statement| self.is_stated(*statement)).collect();
-        Facts { free: self.life.free_locks(record), stated }
-    }
-
-    fn is_stated(&self, statement: Statement) -> bool {
-        let stated = self.witness.as_ref().map(|witness| witness.is_stated(&self.vm_name, statement));
-        matches!(stated, Some(Ok(true)))
-    }
-
-    /// The joins of this process as a backup, of which there were none yet.
-    pub fn voids(&self) -> Voids {
-        Voids::new(self.life.observer.place().id)
-    }
-
-    /// As a backup: tells the witness of a join that came to nothing. False: it was not told.
-    pub fn tell(&self, tell: Tell) -> bool {
-        let Some(witness) = &self.witness else { return true };
-        let told = match tell {
-            Tell::State(join) => witness.state(&self.vm_name, Statement::Void(join)),
-            Tell::Withdraw(join) => witness.withdraw(&self.vm_name, Statement::Void(join)),
-        };
-        self.note_answer(told.as_ref().err());
-        told.is_ok()
-    }
-
-    /// Looks for the newest record, if the witness answers and has one.
-    pub fn newest_record(&self) -> Option<Record> {
-        self.newest().ok().flatten().map(|entry| entry.record)
-    }
-
-    /// States for other hosts what only this one can prove: that earlier lives of the VM on it are gone.
-    pub fn state_deaths(&self, newest: Option<&Record>) {
-        let Some(witness) = &self.witness else { return };
-        let free = newest.map_or_else(Vec::new, |record| self.life.free_locks(record));
-        for id in self.life.observer.deaths(newest, &Facts { free, ..Facts::default() }) {
-            if let Err(error) = witness.state(&self.vm_name, Statement::Dead(id)) {
-                return tracing::debug!(%error, "the witness has no record yet that an earlier life of this VM is gone");
+            Some(Outcome::Forgotten) => Err(self.forgotten(&self.lock())),
+            Some(Outcome::Refused(refusal @ Refusal::Moved { .. })) => Err(self.refused(refusal)),
+            _ => {
+                let register = self.lock();
+                let parent = register.exchange().map(|exchange| &exchange.heir.parent);
+                let newest = register.newest().into_iter().chain(parent);
+                Ok(newest.max_by_key(|entry| (entry.record.generation, entry.record.number)).cloned())
             }
         }
-    }
-
-    /// What the primary says of the register in its Hello, with something for the backup to find at the witness.
-    pub fn greeting(&self) -> Result<Option<Greeting>, io::Error> {
-        let Some(witness) = &self.witness else { return Ok(None) };
-        let left = witness.leave(&self.vm_name);
-        self.note_answer(left.as_ref().err());
-        let known = self.known().expect("a primary has won its record");
-        Ok(Some(Greeting { known, primary: self.life.observer.place().id, nonce: left? }))
-    }
-
-    /// As the primary: whether the backup, which left `nonce`, sees the same witness.
-    pub fn meet(&self, nonce: Option<Nonce>) -> Meeting {
-        let (witness, nonce) = match (&self.witness, nonce) {
-            (None, None) => return Meeting::Same,
-            (Some(witness), Some(nonce)) => (witness, nonce),
-            _ => return Meeting::Other,
-        };
-        let found = witness.finds(&self.vm_name, nonce);
-        self.note_answer(found.as_ref().err());
-        match found {
-            Ok(true) => Meeting::Same,
-            Ok(false) => Meeting::Other,
-            Err(_) => Meeting::NoAnswer,
-        }
-    }
-
-    /// As a backup: whether a primary that says this may be followed; if so, what to tell it.
-    pub fn introduce(&self, greeting: Option<&Greeting>) -> Result<Introduction, String> {
-        let (witness, greeting) = match (&self.witness, greeting) {
-            (None, None) => return Ok(Introduction::default()),
-            (None, Some(_)) => {
-                return Err("the primary has a witness and the backup has none; give both the same".into());
-            }
-            (Some(_), None) => {
-                return Err("the backup has a witness and the primary has none; give both the same".into());
-            }
-            (Some(witness), Some(greeting)) => (witness, greeting),
-        };
-        let no_answer = |error: io::Error| format!("the backup's witness does not answer: {error}");
-        let found = witness.finds(&self.vm_name, greeting.nonce);
-        self.note_answer(found.as_ref().err());
-        if !found.map_err(no_answer)? {
-            return Err(format!("the backup does not see the primary's witness in {}", self.configured));
-        }
-        let Greeting { known, primary, nonce: _ } = *greeting;
-        match self.wish(Wish::Follow { known, primary }).expect("there is a witness") {
-            Outcome::Won(_) => {}
-            Outcome::Refused(refusal) => return Err(format!("the witness names {}", holder_of(&refusal))),
-            Outcome::Forgotten => return Err("the backup's witness does not have the primary's records".into()),
-            Outcome::NoAnswer => return Err("the backup's witness does not answer".into()),
-        }
-        // Its place goes into a record.
-        self.life.publish().map_err(|error| format!("the backup's state directory takes no more: {error}"))?;
-        let nonce = witness.leave(&self.vm_name).map_err(no_answer)?;
-        Ok(Introduction { place: Some(self.life.observer.place().clone()), nonce: Some(nonce) })
     }
 
     fn no_answer(&self) -> RightError {
-        let (witness, vm) = (self.configured.clone(), self.vm_name.clone());
+        let (witness, vm) = (self.witness(), self.vm_name.clone());
         match &*self.away() {
             Some(Away { why, is_damaged: true, .. }) => RightError::Damaged { witness, vm, why: why.clone() },
             away => {
@@ -510,12 +460,25 @@ impl Registrant {
         }
     }
 
-    /// `another`: how the witness says that it is not the one.
-    fn forgotten(&self, another: Option<Another>) -> RightError {
-        let (witness, vm) = (self.configured.clone(), self.vm_name.clone());
-        match another {
-            Some(Another { expected, found }) => RightError::OtherWitness { vm, witness, expected, found },
-            None => RightError::Forgotten { witness },
+    /// How the witness of `register` is not the one, or not any more.
+    fn forgotten(&self, register: &Register) -> RightError {
+        let (vm, witness) = (self.vm_name.clone(), self.witness());
+        if let Some(Another { expected, found }) = register.another() {
+            return RightError::OtherWitness { vm, witness, expected, found };
+        }
+        let (known, stranger) = (register.known(), register.stranger().map(Known::of));
+        match (known, stranger) {
+            (Some(known), Some(there)) if there.is_rival_of(&known) => RightError::Rival { vm, witness },
+            (Some(known), there)
+                if there.is_some_and(|there| there.generation < known.generation) || known.generation > 1 =>
+            {
+                let now = self.life.note().ok().flatten().map(|note| note.witness).filter(|now| *now != witness);
+                match (now, there) {
+                    (None, None) => RightError::Forgotten { witness },
+                    (now, _) => RightError::Exchanged { vm, witness, now: now.map(|now| now.to_string()) },
+                }
+            }
+            _ => RightError::Forgotten { witness },
         }
     }
 
@@ -533,42 +496,26 @@ impl Registrant {
                 RightError::LastEpochHere { vm }
             }
             Refusal::MayBeWhole { place } if self.is_backup(place.id) => RightError::BackupMayBeWhole { vm, place },
-            refusal => RightError::Refused { vm, witness: self.configured.clone(), refusal },
+            Refusal::Moved { departure } => {
+                RightError::Exchanged { vm, witness: self.witness(), now: Some(departure.witness) }
+            }
+            refusal => RightError::Refused { vm, witness: self.witness(), refusal },
         }
     }
 }
 
-fn why(vm: &str, witness: &WitnessName, refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::MayBeWhole { place } => format!("{vm} runs or may be continued elsewhere, by {place}"),
-        Refusal::Elsewhere { place } => format!("{vm} ran last at another place, {place}: its newest disks are there"),
-        Refusal::Primary { place } => format!("{vm} was continued by {place}; the copy here is older"),
-        Refusal::Ended { place } => format!("{vm} has ended since, at {place}; the copy here is older"),
-        Refusal::Unknown => format!("the witness {witness} does not know {vm}, which was started with it"),
-    }
-}
-
-fn of_witness(id: Option<WitnessId>) -> String {
-    id.map_or_else(|| "one that cannot say which it is".into(), |id| format!("cluster {id}"))
-}
-
-fn listed(record: &Record) -> Vec<Place> {
-    record.places().cloned().collect()
-}
-
-/// The listed places that the operator means.
-fn named(newest: Option<&Record>, names: &[String]) -> Result<BTreeSet<Incarnation>, RightError> {
-    evidence::named(newest, names).map_err(|evidence::Unlisted { name }| RightError::Unlisted {
-        name,
-        listed: newest.map_or_else(Vec::new, listed),
-    })
-}
-
-fn holder_of(refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::Primary { place } | Refusal::MayBeWhole { place } | Refusal::Elsewhere { place } => place.to_string(),
-        Refusal::Ended { place } => format!("nobody: the guest has ended, at {place}"),
-        Refusal::Unknown => "nobody".into(),
+/// Puts a wish to the witnesses that `ask` asks until it is decided.
+fn conclude(register: &mut Register, wish: Wish, mut ask: impl FnMut(Desk, Ask) -> io::Result<Excerpt>) -> Outcome {
+    register.handle_wish(wish, Attempt(random()));
+    loop {
+        let (desk, wanted) = register.poll_ask().expect("a wish that is not decided has something to ask");
+        let outcome = match ask(desk, wanted) {
+            Ok(found) => register.handle_found(found),
+            Err(_) => register.handle_no_answer(),
+        };
+        if let Some(outcome) = outcome {
+            return outcome;
+        }
     }
 }
 

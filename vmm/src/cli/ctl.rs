@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use outlast_api::{
-    Action, ActionType, GoalState, ProtectRequest, Since, SnapshotRequest, TakeOverRequest, VmState, verbs,
+    Action, ActionType, GoalState, ProtectRequest, Since, SnapshotRequest, TakeOverRequest, VmState, WitnessRequest,
+    verbs,
 };
 use serde_json::Value;
 
 use super::answer::print;
+use super::author::author;
 use super::wait::{self, Goal};
 use super::{list, table};
 use crate::api::client::Client;
-use crate::config::{EpochLength, Protect, TimeSpan, control_socket};
+use crate::config::{EpochLength, Protect, TimeSpan, control_socket, rooted_witness};
 use crate::exit::{Exit, Failure};
 use protect::transport::Endpoint;
+use protect::witness::WitnessName;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,6 +28,7 @@ Examples:
   outlast ctl --name vm0 protect tcp:10.78.0.1:7000 --epoch 20ms
   outlast ctl --name vm0 wait protected --timeout 300s
   outlast ctl --name vm0 events --since 12
+  outlast ctl --name vm0 witness set etcd:http://10.78.0.11:2379,http://10.78.0.12:2379
 
 Exit codes:
   0 done, 1 failed, 2 wrong request, 3 no such VM, 4 the VM's state forbids it,
@@ -84,7 +88,16 @@ enum Verb {
         /// A place that the witness lists, by the id in the backup's message; repeatable
         #[arg(long, value_name = "ID", required = true)]
         dead: Vec<String>,
+        /// The witness from now on, because the old one is gone for good or was restored
+        #[arg(long, value_name = "file:DIR|etcd:URL[,URL…]")]
+        witness: Option<WitnessName>,
+        /// Why, for the record at the witness
+        #[arg(long, value_name = "TEXT")]
+        why: Option<String>,
     },
+    /// Exchange the witness that decides where this VM runs
+    #[command(subcommand)]
+    Witness(WitnessVerb),
     /// Print the events so far, one JSON object per line
     Events {
         /// Number of the first event to print
@@ -105,6 +118,27 @@ enum Verb {
     },
     /// List the VMs that run on this host with their state directory at the default place. Takes no --name
     List,
+}
+
+#[derive(Debug, Subcommand)]
+enum WitnessVerb {
+    /// Continue the VM's register at another witness; answered when that one counts. Both sides must reach the new one; the old one
+    /// may be gone. On a backup that follows nobody: which witness it asks from now on
+    Set(WitnessArgs),
+}
+
+#[derive(Args, Debug)]
+struct WitnessArgs {
+    /// The new witness, as both hosts name it
+    #[arg(value_name = "file:DIR|etcd:URL[,URL…]")]
+    witness: WitnessName,
+    /// DANGEROUS: where the backup or the old witness cannot take part, every other place that the newest view lists, by its id;
+    /// repeatable. If one of them is alive and somebody does the same there, two guests run
+    #[arg(long, value_name = "ID")]
+    dead: Vec<String>,
+    /// Why --dead is said, for the record at the witness
+    #[arg(long, value_name = "TEXT", requires = "dead")]
+    why: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -175,7 +209,17 @@ fn ask(client: &Client, verb: Verb) -> Result<Said, Failure> {
         }
         Verb::Protect(args) => Said::Object(client.ask::<verbs::PutFt>(&protect_request(args))?),
         Verb::Unprotect => Said::Object(client.ask::<verbs::DeleteFt>(&())?),
-        Verb::TakeOver { dead } => Said::Object(client.ask::<verbs::PutTakeOver>(&TakeOverRequest { dead })?),
+        Verb::TakeOver { dead, witness, why } => {
+            let witness = witness.map(|witness| rooted_witness(witness).to_string());
+            let request = TakeOverRequest { dead, witness, who: Some(author()), why };
+            Said::Object(client.ask::<verbs::PutTakeOver>(&request)?)
+        }
+        Verb::Witness(WitnessVerb::Set(WitnessArgs { witness, dead, why })) => {
+            // The program that it is for may have another working directory.
+            let witness = rooted_witness(witness).to_string();
+            let request = WitnessRequest { witness, dead, who: Some(author()), why };
+            Said::Object(client.ask::<verbs::PutWitness>(&request)?)
+        }
         Verb::Events { since } => Said::Text(client.ask::<verbs::GetEvents>(&Since { since })?),
         Verb::Metrics { reset: false } => Said::Text(client.ask::<verbs::GetMetrics>(&())?),
         Verb::Metrics { reset: true } => Said::Text(client.ask::<verbs::DeleteMetrics>(&())?),

@@ -3,6 +3,7 @@
 //! What runs a machine is behind [`Commands`], so that the command line can be tested without one.
 
 mod answer;
+mod author;
 mod backup;
 mod bench;
 mod ctl;
@@ -27,11 +28,12 @@ pub use answer::print;
 
 use crate::config::{BackupVmConfig, DemoConfig, VmConfig};
 use crate::exit::{Exit, Failure, report};
+use protect::witness::WitnessName;
 
 /// What the command line hands over to, with everything checked that can be checked without the machine.
 pub trait Commands {
-    /// Runs a VM until it ends. `_dead`: places that the operator says are dead.
-    fn run(&self, _config: VmConfig, _dead: Vec<String>) -> Result<Exit, Failure> {
+    /// Runs a VM until it ends. `_named`: what nothing proves, and the operator says.
+    fn run(&self, _config: VmConfig, _named: Named) -> Result<Exit, Failure> {
         Err(Failure::not_in_this_version("outlast run"))
     }
 
@@ -56,6 +58,12 @@ pub trait Commands {
 pub struct Named {
     /// Places at the witness that are dead, by the beginnings of their ids.
     pub dead: Vec<String>,
+    /// The witness from now on, because the old one is gone.
+    pub witness: Option<WitnessName>,
+    /// Who says so, for the record.
+    pub who: String,
+    /// And why.
+    pub why: Option<String>,
     /// Where there is no witness: that the backup did not continue the guest.
     pub backup_is_gone: bool,
 }
@@ -67,6 +75,9 @@ struct Dead {
     /// If it is alive, two guests run until it finds out; what it wrote since is lost
     #[arg(long, value_name = "ID")]
     dead: Vec<String>,
+    /// Why --dead is said, for the record at the witness
+    #[arg(long, value_name = "TEXT", requires = "dead")]
+    why: Option<String>,
 }
 
 /// A virtual machine monitor whose guests outlast the machine they run on

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, ValueHint};
 use snapshot::statedir::StateDir;
 
+use super::author::author;
 use super::{Commands, Dead, Named, logging};
-use crate::config::VmConfig;
+use crate::config::{VmConfig, rooted_witness};
 use crate::exit::{Exit, Failure};
+use protect::witness::WitnessName;
 
 const EXAMPLES: &str = "\
 The VM must have run with `--protect local`, and its VMM must be gone: killed, crashed, or
@@ -50,15 +52,23 @@ pub(super) struct ResumeArgs {
     backup_is_gone: bool,
     #[command(flatten)]
     dead: Dead,
+    /// DANGEROUS: the witness from now on, because the old one is gone for good or was restored. Name every other place that the newest
+    /// view lists with --dead. If somebody else does the same elsewhere, two guests run
+    #[arg(long, value_name = "file:DIR|etcd:URL[,URL…]", requires = "dead")]
+    witness: Option<WitnessName>,
 }
 
 pub(super) fn execute(args: ResumeArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
-    let ResumeArgs { name, state_dir, tls_dir, backup_is_gone, dead: Dead { dead } } = args;
+    let ResumeArgs { name, state_dir, tls_dir, backup_is_gone, dead: Dead { dead, why }, witness } = args;
     let dir = StateDir::open(&VmConfig::state_dir_of(name.as_deref(), state_dir)?)?;
     let found = dir.find()?;
     let mut config = VmConfig::of_state_dir(&found.config, dir.path())?;
     config.detection.name_tls_dir(tls_dir);
     logging::start(&config.control);
     logging::warn_each(&config.name, &config.warnings());
-    commands.resume(config, (dir, found), Named { dead, backup_is_gone })
+    commands.resume(
+        config,
+        (dir, found),
+        Named { dead, witness: witness.map(rooted_witness), who: author(), why, backup_is_gone },
+    )
 }

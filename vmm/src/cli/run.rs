@@ -2,7 +2,8 @@
 
 use clap::Args;
 
-use super::{Commands, Dead, logging};
+use super::author::author;
+use super::{Commands, Dead, Named, logging};
 use crate::config::{RunOptions, VmConfig, with_file};
 use crate::exit::{Exit, Failure};
 
@@ -61,9 +62,9 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn execute(args: RunArgs, commands: &dyn Commands) -> Result<Exit, Failure> {
-    let RunArgs { options, dead: Dead { dead } } = args;
+    let RunArgs { options, dead: Dead { dead, why } } = args;
     let config = VmConfig::try_from(with_file(options)?)?;
     logging::start(&config.control);
     logging::warn_each(&config.name, &config.warnings());
-    commands.run(config, dead)
+    commands.run(config, Named { dead, who: author(), why, ..Named::default() })
 }

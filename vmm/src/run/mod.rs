@@ -28,7 +28,9 @@ mod uses;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use replication::view::Word;
 use serde::Serialize;
 use serde_json::Value;
 use snapshot::statedir::{self, Finding, Item, StateDir, StateDirError};
@@ -46,8 +48,8 @@ use protect::transport::Credentials;
 pub struct Outlast;
 
 impl Commands for Outlast {
-    fn run(&self, config: VmConfig, dead: Vec<String>) -> Result<Exit, Failure> {
-        primary::run(&config, &dead)
+    fn run(&self, config: VmConfig, named: Named) -> Result<Exit, Failure> {
+        primary::run(&config, &said(&named))
     }
 
     fn resume(&self, config: VmConfig, found: (StateDir, Finding), named: Named) -> Result<Exit, Failure> {
@@ -63,6 +65,17 @@ impl Commands for Outlast {
     }
 }
 
+/// What an operator says, with the time at which it is heard.
+fn said(Named { dead, witness, who, why, backup_is_gone: _ }: &Named) -> protect::Named {
+    protect::Named { dead: dead.clone(), witness: witness.clone(), word: word(who.clone(), why.clone()) }
+}
+
+/// What is recorded of that.
+fn word(who: String, why: Option<String>) -> Word {
+    let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Word { who, why: why.unwrap_or_default(), at }
+}
+
 /// The exit code of a machine's end.
 fn exit_of(end: End) -> Result<Exit, Failure> {
     match end {
@@ -74,9 +87,9 @@ fn exit_of(end: End) -> Result<Exit, Failure> {
         .with_hint("to protect the guest again, start `outlast backup` here and have the new primary connect to it")),
         End::Conflict { text } => Err(Failure::new(
             Exit::SplitBrain,
-            format!("the backup of this VM already has a guest: {text}; this one was stopped"),
+            format!("the backup of this VM has another guest of it, or knows of one: {text}; this one was stopped"),
         )
-        .with_hint("look at the backup with `outlast ctl status`; to start afresh, stop it there first")),
+        .with_hint("look at the backup with `outlast ctl status` and decide which guest counts; to start afresh, stop it there first")),
         End::Failed(why) => Err(Failure::new(Exit::Error, why)),
     }
 }

@@ -9,12 +9,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use protect::witness::WitnessName;
-use protect::{Parting, Registrant};
+use protect::{Named, Parting, Registrant};
 use replication::pipeline::resuming::NoCourse;
 use replication::view::evidence::Statement;
 use replication::view::{
-    Attempt, Greeting, Incarnation, Known, Location, Member, Nonce, Place, PlaceKind, Record, RecordHash, RegisterId,
-    Standing, WitnessId,
+    Attempt, Durability, Entry, Greeting, Incarnation, Known, Location, Member, Nonce, Place, PlaceKind, Record,
+    RecordHash, RegisterId, Standing, WitnessId,
 };
 use replication::{BranchSeed, ClaimResult, EpochMark, Fork, Origin, SessionId, Term};
 use snapshot::statedir::StateDir;
@@ -89,7 +89,7 @@ impl World {
     fn life(&mut self, dir: &str, is_local: bool) -> Registrant {
         let registrant = self.open(dir);
         let store = is_local.then(|| registrant.store(Incarnation([0xcc; 16])));
-        registrant.begin(store, false, &[]).expect("nobody has the guest");
+        registrant.begin(store, Durability::Disk, false, &named(&[])).expect("nobody has the guest");
         let newest = registrant.newest_record().expect("it was appended");
         self.lives.push(newest.primary.id);
         self.records.push(newest);
@@ -103,21 +103,8 @@ impl World {
         let previous = before.map_or_else(RecordHash::default, |_| {
             RecordHash::of(&fs::read(self.record(number - 1)).expect("it was appended"))
         });
-        let mut record = before.cloned().unwrap_or_else(|| Record {
-            register: RegisterId([1; 16]),
-            number,
-            previous,
-            attempt: Attempt([1; 16]),
-            standing: Standing::Running,
-            primary: process(b'a'),
-            store: None,
-            backups: Vec::new(),
-            branch: 1,
-            parent: None,
-            fork: None,
-            named_dead: Vec::new(),
-            witness: None,
-        });
+        let mut record =
+            before.cloned().unwrap_or_else(|| Record::first(RegisterId([1; 16]), Attempt([1; 16]), process(b'a')));
         (record.number, record.previous, record.attempt) = (number, previous, Attempt([number as u8; 16]));
         change(&mut record);
         fs::write(self.record(number), serde_json::to_vec_pretty(&record).expect("text keys")).expect("room");
@@ -184,8 +171,7 @@ fn cell(world: &World, answer: Answer) -> String {
 
 fn start(world: &World, dir: &str, has_epoch: bool, dead: &[&str]) -> Answer {
     let registrant = world.try_open(dir)?;
-    let dead: Vec<String> = dead.iter().map(|&id| id.to_owned()).collect();
-    let begun = registrant.begin(None, has_epoch, &dead)?;
+    let begun = registrant.begin(None, Durability::Disk, has_epoch, &named(dead))?;
     Ok(match begun.ended_elsewhere {
         None => "boots the guest",
         Some(_) => "boots the guest from the disks here, and warns that they lack what was written where it ended",
@@ -195,9 +181,13 @@ fn start(world: &World, dir: &str, has_epoch: bool, dead: &[&str]) -> Answer {
 fn resume(world: &World, dir: &str, dead: &[&str]) -> Answer {
     let registrant = world.try_open(dir)?;
     let store = registrant.store(Incarnation([0xcc; 16]));
-    let dead: Vec<String> = dead.iter().map(|&id| id.to_owned()).collect();
-    registrant.resume(store, Fork::Mark(last_epoch()), &dead)?;
+    registrant.resume(store, Fork::Mark(last_epoch()), &named(dead))?;
     Ok("continues from the last committed epoch")
+}
+
+/// What an operator says is dead.
+fn named(dead: &[&str]) -> Named {
+    Named { dead: dead.iter().map(|&id| id.to_owned()).collect(), ..Named::default() }
 }
 
 /// The start of a guest whose places are all on other hosts, but for this one.
@@ -409,7 +399,7 @@ fn backups() -> Vec<Row> {
         let registrant = world.open("here");
         let dead: Vec<String> = dead.iter().map(|&id| id.to_owned()).collect();
         let named = registrant.named(&dead)?;
-        match registrant.take_over(JOIN, last_epoch(), named) {
+        match registrant.take_over(JOIN, last_epoch(), named, None) {
             ClaimResult::Granted => Ok("continues the guest from its copy"),
             ClaimResult::Denied { holder } => Err(Failure::of(&protect::backup::FailoverError::Listed { holder })),
             ClaimResult::Unreachable => Err(Failure::of(&protect::backup::FailoverError::NoAnswer)),
@@ -418,12 +408,12 @@ fn backups() -> Vec<Row> {
     fn greeted(world: &World, primary: Place, nonce: Nonce) -> Answer {
         let newest = world.records.last().expect("there is one");
         let hash = RecordHash::of(&fs::read(world.record(newest.number)).expect("it was appended"));
-        let known = Known { register: newest.register, number: newest.number, hash };
+        let known = Known::of(&Entry { record: newest.clone(), hash });
         let greeting = Greeting { known, primary: primary.id, nonce };
         let registrant = world.open("here");
         match registrant.introduce(Some(&greeting)) {
             Ok(_) => Ok("is filled"),
-            Err(why) => Err(Failure::new(Exit::Error, why)),
+            Err((_, why)) => Err(Failure::new(Exit::Error, why)),
         }
     }
     let left = |world: &World| {

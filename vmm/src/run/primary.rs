@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outlast_api::Occurrence;
-use replication::view::Incarnation;
+use replication::view::{Durability, Incarnation};
 use replication::{BranchSeed, EpochId, Origin, Term};
 use snapshot::disk::Image;
 use snapshot::disklog::LifeId;
@@ -31,7 +31,7 @@ use protect::local::pairing::Pairing;
 use protect::local::{LocalStore, reset};
 use protect::log::{DiskLog, FoundLog};
 use protect::transport::Credentials;
-use protect::{Guardian, GuardianConfig, Life, Registrant, Sequel};
+use protect::{CommitDurability, Guardian, GuardianConfig, Life, Named, Registrant, Sequel};
 
 /// How long the end of a VM waits for a console that does not take what the guest said.
 pub(super) const CONSOLE_END_WAIT: Duration = Duration::from_secs(2);
@@ -42,38 +42,47 @@ const FAILED_END_WAIT: Duration = Duration::from_secs(1);
 /// The first epoch of a machine that no backup follows yet.
 const FIRST_EPOCH: EpochId = EpochId(1);
 
-/// `dead`: places at the witness that the operator says are dead.
-pub(super) fn run(config: &VmConfig, dead: &[String]) -> Result<Exit, Failure> {
+/// `named`: places at the witness that the operator says are dead.
+pub(super) fn run(config: &VmConfig, named: &Named) -> Result<Exit, Failure> {
     let signals = Signals::take()?;
     uses::check(config)?;
     let credentials = credentials(config.detection.tls_dir.as_deref())?;
     let dir = StateDir::claim(&config.state.dir)?;
-    boot(config, &signals, dir, guardian_config(config, credentials), dead, |file| file.forget())
+    let registrant = Registrant::open_in(&config.name, &config.detection.witness, dir)?;
+    boot(config, &signals, registrant, guardian_config(config, credentials), named, |file| file.forget())
 }
 
 /// The same after a crash of its guest, which counts. `life` is the guest's next.
 pub(super) fn reset(config: &VmConfig, signals: &Signals, dir: StateDir, life: Life) -> Result<Exit, Failure> {
     let Life { term, target } = life;
     let credentials = credentials_or_warning(config.detection.tls_dir.as_deref());
-    boot(config, signals, dir, GuardianConfig { term, target, ..guardian_config(config, credentials) }, &[], |_| Ok(()))
+    let protection = GuardianConfig { term, target, ..guardian_config(config, credentials) };
+    // Its operator did not say anything: the witness is the one that counts now.
+    let witness = Registrant::witness_of(&dir, &config.detection.witness)?;
+    let registrant = Registrant::open_in(&config.name, &witness, dir)?;
+    boot(config, signals, registrant, protection, &Named::default(), |_| Ok(()))
 }
 
 fn boot(
     config: &VmConfig,
     signals: &Signals,
-    dir: StateDir,
+    registrant: Registrant,
     protection: GuardianConfig,
-    dead: &[String],
+    named: &Named,
     settle: impl FnOnce(&IncidentFile) -> Result<(), Failure>,
 ) -> Result<Exit, Failure> {
     local::refuse_guest(config)?;
     let opened = parts::open(&config.devices)?;
     let program = Program::open(config, signals)?;
-    let registrant = Registrant::open_in(&config.name, &config.detection.witness, dir)?;
     let looked = local::look_to_start(config, &opened.disks)?;
     let has_epoch = LocalStore::is_in(&config.state.dir);
     let store = Incarnation(random());
-    let begun = registrant.begin(config.protection.is_local().then(|| registrant.store(store)), has_epoch, dead)?;
+    let durability = match config.epochs.commit_durability {
+        CommitDurability::Disk => Durability::Disk,
+        CommitDurability::Memory => Durability::Memory,
+    };
+    let listed = config.protection.is_local().then(|| registrant.store(store));
+    let begun = registrant.begin(listed, durability, has_epoch, named)?;
     if let Some(place) = &begun.ended_elsewhere {
         tracing::warn!(
             "{} ended last at {place}: this start boots from the disks here, which lack what was written there",

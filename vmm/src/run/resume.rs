@@ -159,7 +159,7 @@ impl<'a> Resumption<'a> {
     ) -> Result<Self, Failure> {
         let Looked { pairing, binding, life: _, file, incident, remains: _, guest, older } = looked;
         let (mut store, last) = guest.expect("only a guest with an epoch continues");
-        let right = Right::open(program.config, dir, pairing)?;
+        let right = Right::open(program.config, dir, pairing, named.witness.is_some())?;
         let fork = course.fork(last.fork, older.map(|kept| kept.fork));
         let back = match (course, &incident, older) {
             (Course::GoBack { .. }, Some(incident), Some(older)) => Some(Return::new(file, incident.clone(), &older)),
@@ -223,7 +223,7 @@ impl<'a> Resumption<'a> {
 
     fn claim(&mut self) -> Result<(), Failure> {
         let right = self.right.take().expect(EARLIER);
-        self.resumed = Some(right.win(self.program.config, (self.fork, self.last.fork), &self.named.dead)?);
+        self.resumed = Some(right.win(self.program.config, (self.fork, self.last.fork), &super::said(self.named))?);
         Ok(())
     }
 

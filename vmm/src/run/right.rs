@@ -12,10 +12,10 @@ use snapshot::statedir::StateDir;
 use crate::config::VmConfig;
 use crate::exit::Failure;
 use machine::random::id as random;
-use protect::Registrant;
 use protect::fault;
 use protect::local::pairing::{Pairing, PairingError};
 use protect::transport::Endpoint;
+use protect::{Named, Registrant};
 
 /// The right to resume a guest, not exercised yet.
 pub(super) struct Right {
@@ -37,28 +37,31 @@ pub(super) struct Resumed {
 
 impl Right {
     /// Of the guest in `dir`, where `pairing` was found.
-    pub(super) fn open(config: &VmConfig, dir: StateDir, pairing: Option<Pairing>) -> Result<Self, Failure> {
+    /// `is_overridden`: an operator names another witness, since that one is gone.
+    pub(super) fn open(
+        config: &VmConfig,
+        dir: StateDir,
+        pairing: Option<Pairing>,
+        is_overridden: bool,
+    ) -> Result<Self, Failure> {
         let witness = pairing.as_ref().map_or(&config.detection.witness, |pairing| &pairing.witness);
-        let registrant = Registrant::open_in(&config.name, witness, dir)?;
+        let witness = Registrant::witness_of(&dir, witness)?;
+        let open = if is_overridden { Registrant::open_without } else { Registrant::open_in };
+        let registrant = open(&config.name, &witness, dir)?;
         registrant.remember(pairing.as_ref().and_then(|pairing| pairing.known));
         Ok(Self { registrant, pairing })
     }
 
     /// Wins the next view, in which the guest continues from `fork`: its last committed epoch, `last`, or an earlier one. From here
     /// on no backup continues the guest.
-    pub(super) fn win(
-        self,
-        config: &VmConfig,
-        (fork, last): (Fork, Fork),
-        dead: &[String],
-    ) -> Result<Resumed, Failure> {
+    pub(super) fn win(self, config: &VmConfig, (fork, last): (Fork, Fork), named: &Named) -> Result<Resumed, Failure> {
         let Self { registrant, pairing } = self;
         let unused_from = pairing.as_ref().and_then(|pairing| pairing.unused_from).unwrap_or(EpochId(0));
         let origin = Origin::after(fork, BranchSeed(random())).past(unused_from.max(last.count().past_in_flight()));
         let target =
             pairing.as_ref().map_or_else(|| config.protection.backup().cloned(), |pairing| pairing.target.clone());
         let store = pairing.as_ref().map_or_else(|| Incarnation(random()), |pairing| pairing.store);
-        let term = registrant.resume(registrant.store(store), fork, dead)?;
+        let term = registrant.resume(registrant.store(store), fork, named)?;
         // Without a witness only the clock tells branches apart, and a clock can be set back.
         let least = last.branch().filter(|_| !registrant.is_witnessed()).map_or(term, Term::next);
         let term = term.max(least);

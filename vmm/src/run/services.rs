@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use outlast_api::{
     Action, ActionType, Event, Fault, GoalState, Info, Occurrence, PrometheusText, ProtectRequest, Protection, Service,
-    Since, Snapshot, SnapshotRequest, Status, TakeOverRequest, Version, VmState, metrics, openapi, verbs,
+    Since, Snapshot, SnapshotRequest, Status, TakeOverRequest, Version, VmState, WitnessRequest, metrics, openapi,
+    verbs,
 };
 use serde_json::Value;
 
@@ -15,6 +16,8 @@ use crate::exit::{Exit, Failure};
 use machine::End;
 use machine::checkpoint::CheckpointFailure;
 use machine::gate::NotHeld;
+use protect::Named;
+use protect::witness::WitnessName;
 
 /// How long a snapshot waits for the guest to stop: shorter than `outlast ctl` waits for its answer.
 const STOP_TIME_MAX: Duration = Duration::from_secs(30);
@@ -94,12 +97,36 @@ impl Service<verbs::DeleteFt> for Node {
 }
 
 impl Service<verbs::PutTakeOver> for Node {
-    fn serve(&self, TakeOverRequest { dead }: TakeOverRequest) -> Result<(), Fault> {
+    fn serve(&self, TakeOverRequest { dead, witness, who, why }: TakeOverRequest) -> Result<(), Fault> {
+        let witness = witness.as_deref().map(|text| parse_witness("PUT /ft/take-over", text)).transpose()?;
+        let named = Named { dead, witness, word: super::word(who.unwrap_or_default(), why) };
         match self.role() {
-            Role::Backup(view) => Ok(view.fail_over(dead).map_err(Failure::from)?),
+            Role::Backup(view) => Ok(view.fail_over(named).map_err(Failure::from)?),
             Role::Primary { .. } => Err(Fault::conflict("the guest runs here already")),
         }
     }
+}
+
+impl Service<verbs::PutWitness> for Node {
+    fn serve(&self, WitnessRequest { witness, dead, who, why }: WitnessRequest) -> Result<(), Fault> {
+        let to = parse_witness("PUT /ft/witness", &witness)?;
+        let named =
+            (!dead.is_empty()).then(|| Named { dead, witness: None, word: super::word(who.unwrap_or_default(), why) });
+        match self.role() {
+            Role::Primary { guardian, .. } => {
+                Ok(guardian.exchange_witness(&to, named.as_ref()).map_err(Failure::from)?)
+            }
+            Role::Backup(_) if named.is_some() => Err(Fault::conflict(
+                "a backup names nobody dead to get another witness",
+            )
+            .with_hint("to run its copy by another witness: `outlast ctl take-over --dead ID --witness WITNESS`")),
+            Role::Backup(view) => Ok(view.use_witness(&to).map_err(Failure::from)?),
+        }
+    }
+}
+
+fn parse_witness(verb: &str, text: &str) -> Result<WitnessName, Fault> {
+    text.parse().map_err(|why| Fault::bad_request(format!("{verb}: witness '{text}': {why}")))
 }
 
 impl Service<verbs::PutSnapshot> for Node {

@@ -39,6 +39,7 @@ pub(super) fn backup(config: &BackupVmConfig) -> Result<Exit, Failure> {
     let described = as_json(config);
     let (api, events) = open_control(&config.control)?;
     let registrant = Arc::new(Registrant::open_in(&config.name, &config.detection.witness, dir)?);
+    registrant.check()?;
     write_config(&config.state.dir, &described)?;
     let standby_config = StandbyConfig {
         vm_name: config.name.clone(),

@@ -304,6 +304,9 @@ impl BackupPipeline {
             (Question::Introduce { session, hello }, Answer::Introduced(introduction)) => {
                 self.introduced(now, session, hello, introduction);
             }
+            (Question::Forswear { session, .. }, Answer::Forsworn(forsworn)) => {
+                self.core.handle_forsworn(now, session, forsworn);
+            }
             (Question::TakeOver { session, .. } | Question::Override { session, .. }, Answer::Claimed(result)) => {
                 self.core.handle_claim(now, session, result);
             }
@@ -467,6 +470,9 @@ impl BackupPipeline {
             }
             BackupAction::Override { session, fork } => {
                 self.witness.wanted.push_back(Question::Override { session, fork });
+            }
+            BackupAction::Forswear { session, forswear } => {
+                self.witness.wanted.push_back(Question::Forswear { session, forswear });
             }
             BackupAction::Keep { epoch, holder } => self.storage.push(Job::Keep { epoch, holder }),
             BackupAction::TakeOver(over) => {

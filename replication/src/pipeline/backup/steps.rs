@@ -10,7 +10,7 @@ use crate::id::{ClaimResult, EpochId, SessionId};
 use crate::lineage::EpochMark;
 use crate::page::PageBatch;
 use crate::view::{Nonce, Place};
-use crate::wire::{DiskOffer, DiskWant, Hello, RefuseCode, ResyncDisk};
+use crate::wire::{DiskOffer, DiskWant, Forswear, Forsworn, Hello, RefuseCode, ResyncDisk};
 
 /// For the loop: it has the guest's memory and the connection, and feeds the pipeline with frames while it has no step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,7 +140,14 @@ pub enum Question {
         /// The last epoch that is whole here.
         fork: EpochMark,
     },
-    /// The same against the newest record: an operator named every place there as dead.
+    /// Whether this place forswears its register, for one that is to continue it.
+    Forswear {
+        /// The session.
+        session: SessionId,
+        /// What the primary says.
+        forswear: Box<Forswear>,
+    },
+    /// The same as a takeover, against the newest record: an operator named every place there as dead.
     Override {
         /// The session.
         session: SessionId,
@@ -154,6 +161,8 @@ pub enum Question {
 pub enum Answer {
     /// About [`Question::Introduce`].
     Introduced(Result<Introduction, (RefuseCode, String)>),
+    /// About [`Question::Forswear`].
+    Forsworn(Forsworn),
     /// About the others.
     Claimed(ClaimResult),
 }

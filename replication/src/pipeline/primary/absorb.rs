@@ -61,6 +61,8 @@ impl PrimaryPipeline {
                 self.note(Note::Solo { reason });
             }
             PrimaryAction::Disconnect => self.disconnect(),
+            PrimaryAction::ExchangeRefused { text } => self.note(Note::ExchangeRefused { text }),
+            PrimaryAction::ExchangeSettled(settlement) => self.note(Note::ExchangeSettled(settlement)),
             PrimaryAction::Ended => {}
         }
     }

@@ -293,6 +293,12 @@ impl PrimaryPipeline {
         self.epochs.push_back(item);
     }
 
+    /// A guest that had no witness has one from here on.
+    pub fn handle_witnessed(&mut self) {
+        self.config.primary.is_witnessed = true;
+        self.core.handle_witnessed();
+    }
+
     /// Time passed, or something may have moved.
     pub fn handle_timeout(&mut self, now: Time) {
         self.handle_left(now, None);

@@ -3,6 +3,7 @@
 use crate::id::{EpochId, SessionId, Time};
 use crate::lineage::{EpochMark, Linked, StateDigest};
 use crate::primary::{FillFigures, FillPhase, Left, SoloReason};
+use crate::view::Settlement;
 use crate::wire::Link;
 
 use super::filling::FillStep;
@@ -305,6 +306,13 @@ pub enum Note {
         /// Why.
         text: String,
     },
+    /// The backup does not take part in the exchange of the witness, which is called off.
+    ExchangeRefused {
+        /// In its words.
+        text: String,
+    },
+    /// An exchange of the witness was settled.
+    ExchangeSettled(Settlement),
     /// Disk writes wait for room for this file.
     Full {
         /// The file.

@@ -78,6 +78,9 @@ impl Host {
             Question::Claim { session } => core.handle_claim(now, *session, granted),
             Question::DelistStore => core.handle_store_delisted(now, granted),
             Question::Look => core.handle_looked(now, granted),
+            question @ (Question::Move { .. } | Question::CallOff { .. }) => {
+                core.handle_move_answered(now, question, granted);
+            }
             Question::RecordEnd => core.handle_end_recorded(now, granted),
         });
     }

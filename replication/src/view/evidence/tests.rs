@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::id::EpochId;
-use crate::view::{Attempt, FileId, Member, RecordHash, RegisterId};
+use crate::view::{Attempt, FileId, Member, RegisterId};
 
 const MACHINE: &str = "m1";
 
@@ -44,24 +44,15 @@ fn observer(location: Location, of: &[u8]) -> Observer {
 
 fn record(primary: Place, store: Option<Place>, backup: Option<Place>) -> Record {
     Record {
-        register: RegisterId([1; 16]),
         number: 5,
-        previous: RecordHash::default(),
-        attempt: Attempt([5; 16]),
-        standing: Standing::Running,
-        primary,
         store,
         backups: backup.into_iter().map(|place| Member { place, join: SessionId([9; 16]) }).collect(),
-        branch: 1,
-        parent: None,
-        fork: None,
-        named_dead: Vec::new(),
-        witness: None,
+        ..Record::first(RegisterId([1; 16]), Attempt([5; 16]), primary)
     }
 }
 
 fn start(has_epoch: bool) -> Start {
-    Start { store: None, has_epoch, named_dead: BTreeSet::new() }
+    Start { store: None, durability: None, has_epoch, named_dead: BTreeSet::new() }
 }
 
 fn dead_and_here(wish: Wish) -> (BTreeSet<Incarnation>, BTreeSet<Incarnation>) {

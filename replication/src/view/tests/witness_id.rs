@@ -51,9 +51,9 @@ fn answer_of_another_witness_to_an_append_leaves_it_in_doubt() {
     let mut witness = named(OURS);
     let (mut a, _) = pair(&mut witness);
     a.handle_wish(Wish::Remove(JOIN), Attempt([99; 16]));
-    assert!(matches!(a.poll_ask(), Some(Ask::From(_))));
+    assert!(matches!(a.poll_ask(), Some((_, Ask::From(_)))));
     assert_eq!(a.handle_found(witness.said(witness.from(2))), None);
-    let Some(Ask::Append { record, from }) = a.poll_ask() else { panic!("it appends") };
+    let Some((_, Ask::Append { record, from })) = a.poll_ask() else { panic!("it appends") };
     assert_eq!(record.witness, Some(OURS), "nobody else may take it");
     let mut copy = restored(&witness, Some(OTHER));
     copy.append(*record.clone());

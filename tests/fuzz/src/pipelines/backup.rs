@@ -10,7 +10,8 @@ use replication::pipeline::backup::{
     Answer, BackupPipeline, Introduction, LoopDone, LoopStep, PipelineConfig, Question, StorageDone, StorageLimits,
     StorageStep,
 };
-use replication::wire::{DiskWant, Hello, RefuseCode};
+use replication::view::Nonce;
+use replication::wire::{DiskWant, Forsworn, Hello, RefuseCode};
 use replication::{AssembledEpoch, EpochId, EpochMark, FrameDecoder, Link, Message, SessionId, Term, Time, VmId};
 
 use super::claim;
@@ -237,6 +238,10 @@ impl Host {
                 Answer::Introduced(Err((RefuseCode::Witness, "another".to_owned())))
             }
             Some(Question::Introduce { .. }) => Answer::Introduced(Ok(Introduction::default())),
+            Some(Question::Forswear { forswear, .. }) => {
+                let result = if input.u8() & 1 == 0 { Ok(Nonce([1; 16])) } else { Err("no".to_owned()) };
+                Answer::Forsworn(Forsworn { heir: forswear.heir, result })
+            }
             Some(Question::TakeOver { .. } | Question::Override { .. }) => Answer::Claimed(claim(input)),
             None => return,
         };

@@ -239,6 +239,7 @@ fn errand(question: &Question) -> Errand {
         Question::DelistStore => Errand::RemoveStore,
         Question::RecordEnd => Errand::End,
         Question::Look | Question::Meet { .. } => unreachable!("time stands still, and a meeting is answered at once"),
+        Question::Move { .. } | Question::CallOff { .. } => unreachable!("nobody exchanges the witness"),
     }
 }
 

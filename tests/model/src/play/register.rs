@@ -50,7 +50,7 @@ impl Play<'_> {
         };
         register.handle_wish(wish, node.life.attempt());
         let outcome = self.look(&mut register);
-        let ask = register.poll_ask();
+        let ask = register.poll_ask().map(|(_, ask)| ask);
         let node = self.world.node_mut(host)?;
         node.register = Shared::new(register);
         match (outcome, ask) {
@@ -65,7 +65,7 @@ impl Play<'_> {
 
     /// What the register asks first changes nothing at the witness. One that is not answered leaves everything as it was.
     pub(super) fn look(&self, register: &mut Register) -> Option<Outcome> {
-        let ask = register.poll_ask().expect("a wish has something to ask");
+        let (_, ask) = register.poll_ask().expect("a wish has something to ask");
         register.handle_found(self.world.witness.read(&ask))
     }
 
@@ -127,7 +127,7 @@ impl Play<'_> {
             Fate::Answered => register.handle_found(self.world.witness.read(&pending.ask)),
             _ => register.handle_no_answer(),
         };
-        let ask = register.poll_ask();
+        let ask = register.poll_ask().map(|(_, ask)| ask);
         self.world.node_mut(host)?.register = Shared::new(register);
         match (outcome, ask) {
             (Some(Outcome::NoAnswer), _) if self.breaks(Break::DoubtIsWon) => {

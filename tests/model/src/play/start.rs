@@ -62,8 +62,12 @@ impl Play<'_> {
         let has_epoch = self.world.host(host).store.is_some_and(|store| store.has.is_some());
         let store = self.setting.bounds.store.then(|| newcomer.life.store());
         let newest = newcomer.register.newest().map(|entry| entry.record.clone());
-        let start =
-            Start { store: store.map(|id| newcomer.observer.store(id)), has_epoch, named_dead: BTreeSet::new() };
+        let start = Start {
+            store: store.map(|id| newcomer.observer.store(id)),
+            durability: None,
+            has_epoch,
+            named_dead: BTreeSet::new(),
+        };
         let facts = self.facts(newest.as_ref());
         let mut wish = newcomer.observer.begin(newest.as_ref(), &facts, start);
         self.mislead(host, newest.as_ref(), &mut wish);

@@ -3,12 +3,13 @@
 use replication::ClaimResult;
 use replication::pipeline::backup::{Answer, Introduction};
 use replication::view::{Tell, Voids};
-use replication::wire::RefuseCode;
+use replication::wire::{Forsworn, RefuseCode};
 
 use super::BackupNode;
 use crate::env::{Crashed, Env};
 use crate::plan::Break;
 use crate::story::words;
+use crate::witness::Question;
 
 impl BackupNode {
     /// The witness said whether the primary may be followed.
@@ -19,6 +20,13 @@ impl BackupNode {
             false => Err((RefuseCode::Witness, "another witness, or another primary".to_owned())),
         };
         self.pipeline.handle_answer(env.time(), Answer::Introduced(introduction));
+        self.pump(env)?;
+        self.read(env)
+    }
+
+    /// It has forsworn its register, or not.
+    pub fn handle_forsworn(&mut self, forsworn: Forsworn, env: &mut Env) -> Result<(), Crashed> {
+        self.pipeline.handle_answer(env.time(), Answer::Forsworn(forsworn));
         self.pump(env)?;
         self.read(env)
     }
@@ -49,6 +57,8 @@ impl BackupNode {
             }
         }
         if env.net.witness_up[self.id.host] {
+            env.witness.depart(self.id.host);
+            env.ask(self.id, Question::UnaskedLook);
             env.witness.state_deaths_again(self.id.host);
         }
     }

@@ -193,11 +193,21 @@ pub enum Break {
     OverrideUnasked,
     /// A guest that goes back does not send again what the earlier epoch still held.
     BackWithoutHeld,
+    /// The primary begins the heir of its register before its backup has forsworn.
+    ForswearUnawaited,
+    /// That a register is forsworn is not on stable storage.
+    ForswearUnsynced,
+    /// The heir of a register has the generation of that.
+    GenerationStands,
+    /// A primary that has forsworn its register appends to it.
+    OldRegisterAppended,
+    /// An override need not name everybody.
+    OverrideUnnamed,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 91] = [
+    pub const ALL: [Break; 97] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -290,6 +300,11 @@ impl Break {
         Break::EndedResumed,
         Break::OverrideUnasked,
         Break::BackWithoutHeld,
+        Break::ForswearUnawaited,
+        Break::ForswearUnsynced,
+        Break::GenerationStands,
+        Break::OldRegisterAppended,
+        Break::OverrideUnnamed,
     ];
 }
 
@@ -316,6 +331,7 @@ impl Break {
                 | Break::LogUnrecovered
                 | Break::LogRecoveredBeyond
                 | Break::EndedResumed
+                | Break::ForswearUnsynced
         ) || self.on_crash().is_some()
     }
 }
@@ -343,6 +359,7 @@ impl Break {
                 | Break::KnownUnsynced
                 | Break::LogUnrecovered
                 | Break::AttemptUnnoted
+                | Break::ForswearUnsynced
         )
     }
 }

@@ -6,7 +6,10 @@ use replication::pipeline::primary::{Boundary, GuestMode, PauseStep, SnapshotSte
 use replication::primary::PrimaryState;
 
 use super::PrimaryNode;
+use replication::view::Assent;
+
 use crate::env::{Crashed, Env, Event};
+use crate::fault::Step;
 use crate::plan::{Break, OnCrash, PAUSE_DETECTS};
 use crate::witness::Question;
 
@@ -68,7 +71,28 @@ impl PrimaryNode {
 
     /// It looks at the register by itself.
     pub fn look(&self, env: &mut Env) -> Result<(), Crashed> {
+        if env.net.witness_up[self.id.host] {
+            env.witness.depart(self.id.host);
+        }
         env.put(self.id, Question::UnaskedLook, false)
+    }
+
+    /// The operator wants another witness.
+    pub fn exchange(&mut self, env: &mut Env) -> Result<(), Crashed> {
+        let host = self.id.host;
+        if self.is_over() || env.plan.unwitnessed || !env.net.witness_up[host] || self.core().may_exchange().is_err() {
+            return Ok(());
+        }
+        let Some((heir, nonce)) = env.witness.open_exchange(host, Assent::Awaited) else { return Ok(()) };
+        env.say(|| format!("host {host} is to EXCHANGE the witness: heir {heir}"));
+        env.step(host, Step::Exchange, false)?;
+        let now = env.time();
+        self.tell(env, |core| core.handle_exchange_opened(now, heir, Vec::new(), nonce))?;
+        env.step(host, Step::Exchange, true)?;
+        if env.plan.broken == Some(Break::ForswearUnawaited) {
+            env.ask(self.id, Question::Move { heir, reaches: true });
+        }
+        Ok(())
     }
 
     /// The operator wants no backup.

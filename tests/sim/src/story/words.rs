@@ -43,6 +43,7 @@ fn step_words(step: Step) -> &'static str {
         Step::Answer => "hears from the witness",
         Step::TakeOver => "takes over",
         Step::LocalCommit => "commits locally",
+        Step::Exchange => "exchanges the witness",
         Step::Resume => "resumes",
         Step::GoBack => "puts memory and disk back",
     }
@@ -102,6 +103,10 @@ pub fn what(what: &What) -> String {
         What::LoseLock(host) => format!("the lock file of host {host} is removed"),
         What::RestoreLock(host) => format!("the lock file of host {host} is restored from before"),
         What::ReplaceDir(host) => format!("a copy stands where the state directory of host {host} was"),
+        What::Exchange(host) => format!("an operator exchanges the witness of the VM on host {host}"),
+        What::Override(host) => {
+            format!("an operator looks whether all but host {host} are dead, to override the witness")
+        }
         What::GuestCrash(host) => format!("the guest of host {host} crashes"),
     }
 }
@@ -152,6 +157,9 @@ pub fn question(question: &Question) -> String {
             format!("is the backup of session {session}, which never was whole, off the list?")
         }
         Question::Enlist { session, .. } => format!("is the backup of session {session} listed?"),
+        Question::Forswear { heir, .. } => format!("does it forswear its register for {heir}?"),
+        Question::Move { heir, .. } => format!("is its register continued by {heir}?"),
+        Question::CallOff { heir } => format!("is {heir} never to be?"),
         Question::Look => "is this side still the primary?".to_owned(),
         Question::UnaskedLook => "what does the register say?".to_owned(),
         Question::DelistStore => "is the lost state directory off the list?".to_owned(),
@@ -171,6 +179,10 @@ pub fn answer(answer: &Answer) -> String {
         Answer::Claim(ClaimResult::Unreachable) | Answer::Met(Meeting::NoAnswer) => "no answer".to_owned(),
         Answer::Met(Meeting::Other) => "no, another one".to_owned(),
         Answer::MayBeWhole => "no, another place may have the guest".to_owned(),
+        Answer::Forsworn(forsworn) => match &forsworn.result {
+            Ok(_) => "it has".to_owned(),
+            Err(text) => format!("no: {text}"),
+        },
         Answer::Won(record) => format!("yes, by record {}", record.number),
     }
 }
@@ -182,6 +194,9 @@ pub fn refusal(refusal: &Refusal) -> String {
         Refusal::MayBeWhole { place } => format!("{} may have the guest", place.id),
         Refusal::Elsewhere { place } => format!("the guest was last on the disks of {}", place.id),
         Refusal::Ended { .. } => "the guest has ended".to_owned(),
+        Refusal::Moved { departure } => format!("the register was continued at {}", departure.witness),
+        Refusal::CalledOff => "the exchange is off".to_owned(),
+        Refusal::Taken { .. } => "a VM runs by the other witness".to_owned(),
         Refusal::Unknown => "there is no record".to_owned(),
     }
 }

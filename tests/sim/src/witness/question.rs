@@ -2,7 +2,8 @@
 
 use replication::pipeline::{backup, primary};
 use replication::primary::Meeting;
-use replication::view::{Greeting, Incarnation, Nonce, Place, Record};
+use replication::view::{Greeting, Incarnation, Nonce, Place, Record, RegisterId};
+use replication::wire::Forsworn;
 use replication::{ClaimResult, EpochMark, Fork, SessionId};
 
 use crate::env::{Crashed, Env, HostId};
@@ -52,6 +53,20 @@ pub enum Question {
         session: SessionId,
         place: Option<Box<Place>>,
     },
+    /// Does this backup forswear its register? `reaches`: the host reaches witnesses.
+    Forswear {
+        session: SessionId,
+        heir: RegisterId,
+        nonce: Nonce,
+        reaches: bool,
+    },
+    Move {
+        heir: RegisterId,
+        reaches: bool,
+    },
+    CallOff {
+        heir: RegisterId,
+    },
     Look,
     /// A primary looks by itself, now and then.
     UnaskedLook,
@@ -80,6 +95,8 @@ impl Question {
             primary::Question::DelistStore => Question::DelistStore,
             primary::Question::Look => Question::Look,
             primary::Question::RecordEnd => Question::RecordEnd { is_kept },
+            primary::Question::Move { heir, .. } => Question::Move { heir, reaches: true },
+            primary::Question::CallOff { heir } => Question::CallOff { heir },
         }
     }
 }
@@ -89,6 +106,9 @@ impl From<backup::Question> for Question {
         match wants {
             backup::Question::Introduce { hello, .. } => Question::Introduce(hello.register),
             backup::Question::TakeOver { session, fork } => Question::TakeOver { session, fork, is_named: false },
+            backup::Question::Forswear { session, forswear } => {
+                Question::Forswear { session, heir: forswear.heir, nonce: forswear.nonce, reaches: true }
+            }
             backup::Question::Override { session, fork } => Question::TakeOver { session, fork, is_named: true },
         }
     }
@@ -109,6 +129,7 @@ impl Question {
             Question::Resume { .. } => Some(Break::ResumeWithoutClaim),
             Question::Begin { .. } => Some(Break::BeginUnasked),
             Question::Delist { .. } | Question::Look | Question::UnaskedLook => None,
+            Question::Forswear { .. } | Question::Move { .. } | Question::CallOff { .. } => None,
         }
     }
 }
@@ -141,6 +162,7 @@ pub enum Answer {
     /// A listed place may have the guest.
     MayBeWhole,
     Met(Meeting),
+    Forsworn(Forsworn),
 }
 
 impl Answer {
@@ -150,7 +172,7 @@ impl Answer {
             Answer::Claim(result) => result.clone(),
             Answer::Won(_) => ClaimResult::Granted,
             Answer::MayBeWhole => ClaimResult::Denied { holder: "a place that may be whole".to_owned() },
-            Answer::Met(_) => ClaimResult::Unreachable,
+            Answer::Met(_) | Answer::Forsworn(_) => ClaimResult::Unreachable,
         }
     }
 }

@@ -1,9 +1,13 @@
 //! What befalls the hosts of a run: faults, their end, and new lives.
 
 use super::*;
+use std::collections::BTreeSet;
+
 use replication::pipeline::resuming::NoCourse;
+use replication::view::{Assent, Place, PlaceKind};
 
 use crate::fault::{Fault, SPARE};
+use crate::witness::Witness;
 
 impl World {
     pub(super) fn strike(&mut self, what: What) {
@@ -104,6 +108,8 @@ impl World {
                 time
             }
             What::GuestCrash(host) => return self.ask_primary(host, |node, env| node.crash_guest(env)),
+            What::Exchange(host) => return self.ask_primary(host, |node, env| node.exchange(env)),
+            What::Override(host) => return self.override_register(host),
         };
         env.after(relief, Event::Relief(what));
     }
@@ -149,6 +155,45 @@ impl World {
         self.env.jump(host, by);
         let id = HostId { host, life: self.hosts[host].life };
         self.env.after(0, Event::Timer(id));
+    }
+
+    /// An operator looks at all hosts, and names dead what is. What is alive is not named, and then nothing comes of it. Nor does one
+    /// override where the dead primary had gone on without this backup: what it did since would be lost.
+    fn override_register(&mut self, host: usize) {
+        let is_claiming =
+            matches!(&self.hosts[host].role, Role::Backup(node) if node.core().state() == BackupState::Claiming);
+        let Some(others) = self.env.witness.others_of(host).filter(|_| is_claiming && !self.env.net.witness_up[host])
+        else {
+            return;
+        };
+        let names_all = self.env.plan.broken == Some(Break::OverrideUnnamed);
+        let is_dead = |place: &Place| {
+            let at = host_of(place);
+            match place.kind {
+                PlaceKind::Process => {
+                    matches!(self.hosts[at].role, Role::Down(_) | Role::Starting(_))
+                        || self.env.witness.place(at).id != place.id
+                }
+                PlaceKind::Store => match &self.hosts[at].role {
+                    Role::Starting(remains) | Role::Down(remains) => {
+                        remains.store.as_ref().is_none_or(|of| of.store != place.id)
+                    }
+                    _ => false,
+                },
+            }
+        };
+        let dead: BTreeSet<Incarnation> =
+            others.iter().filter(|place| names_all || is_dead(place)).map(|place| place.id).collect();
+        let is_newest = self.env.witness.newest().is_some_and(|record| self.could_continue(host, record));
+        if dead.len() < others.len() || !(is_newest || names_all) {
+            return;
+        }
+        let assent = Assent::Override { dead, word: Witness::word() };
+        if self.env.witness.open_exchange(host, assent).is_some() {
+            self.env.say(|| format!("an operator OVERRIDES the register on host {host}"));
+            // The new witness is elsewhere.
+            self.env.net.witness_up[host] = true;
+        }
     }
 
     /// Asks something of whoever runs the guest on a host.
@@ -229,6 +274,7 @@ impl World {
     fn lose_power(&mut self, host: usize, remains: &mut Remains) {
         let keeps_files = self.env.plan.local_survives_power;
         let keeps_writes = self.env.plan.broken.is_none() && self.env.rng.percent(50);
+        self.env.witness.lose_notes(host);
         self.env.witness.machines.reboot(host, keeps_files, keeps_writes);
         if let Some(store) = &mut remains.store {
             store.earlier.clear();
@@ -379,6 +425,13 @@ impl World {
         self.reset_hung();
         self.attend_stopped();
         self.restart_all();
+        for host in 0..HOSTS {
+            let is_waiting =
+                matches!(&self.hosts[host].role, Role::Backup(node) if node.core().state() == BackupState::Waiting);
+            if is_waiting {
+                self.env.witness.use_current(host);
+            }
+        }
         (0..HOSTS).for_each(|host| self.ask_primary(host, |node, env| node.unpause(env)));
         let is_run = self.hosts.iter().any(|host| matches!(host.role, Role::Primary(_) | Role::Starting(_)));
         let is_kept = |host: &Host| matches!(&host.role, Role::Backup(node) if node.core().kept().is_some());

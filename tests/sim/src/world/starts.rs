@@ -136,7 +136,7 @@ impl World {
 
     /// The register gave the VM to a fresh start. That must not have been while somebody could continue the guest.
     pub(super) fn begin(&mut self, id: HostId, record: &Record, is_named: bool) -> Result<(), Crashed> {
-        let before = self.env.witness.record(record.number - 1).cloned();
+        let before = self.env.witness.before(record).cloned();
         if let Some(before) = before.filter(|before| before.standing == Standing::Running && !is_named) {
             self.check_won(id.host, true, &before, "afresh");
         }

@@ -146,7 +146,7 @@ impl Standby {
     /// A witness that is slow to answer must not keep heartbeats waiting: who asks it has a thread.
     fn ask(&mut self, question: Question) {
         let failover = match &question {
-            Question::Introduce { .. } => None,
+            Question::Introduce { .. } | Question::Forswear { .. } => None,
             Question::TakeOver { .. } => {
                 self.lost_at = Instant::now();
                 None
@@ -157,7 +157,7 @@ impl Standby {
                 if let Some(failover) = &failover {
                     self.events.note(Occurrence::FailoverStarted {
                         silence_ms: None,
-                        named_dead: Some(failover.dead.clone()),
+                        named_dead: Some(failover.named.dead.clone()),
                     });
                 }
                 failover
@@ -168,8 +168,9 @@ impl Standby {
             done.post(Done::Answered(match question {
                 Question::Introduce { hello, .. } => Answer::Introduced(introduce(&registrant, &hello)),
                 Question::TakeOver { session, fork } => {
-                    Answer::Claimed(registrant.take_over(session, fork, BTreeSet::new()))
+                    Answer::Claimed(registrant.take_over(session, fork, BTreeSet::new(), None))
                 }
+                Question::Forswear { session, forswear } => Answer::Forsworn(registrant.forswear(session, &forswear)),
                 // Who wanted it may have given up.
                 Question::Override { session, fork } => Answer::Claimed(
                     failover.map_or(ClaimResult::Unreachable, |failover| failover.perform(&registrant, session, fork)),
@@ -229,6 +230,7 @@ impl Standby {
                 }
                 Note::ResyncStarted { writer } => Occurrence::ResyncStarted { term: None, primary: Some(writer) },
                 Note::Protected(epoch) => {
+                    self.vigil.handle_whole();
                     Occurrence::Protected { epoch: Some(epoch.count.0), epoch_id: Some(epoch.name().to_string()) }
                 }
                 Note::Full(path) => {
@@ -270,5 +272,5 @@ pub(super) fn no_room(path: &Path) -> String {
 /// Here, where nobody keeps time: KVM makes a virtual processor for it.
 fn introduce(registrant: &Registrant, hello: &Hello) -> Result<Introduction, (RefuseCode, String)> {
     check_cpu(&hello.machine).map_err(|text| (RefuseCode::Machine, text))?;
-    registrant.introduce(hello.register.as_ref()).map_err(|text| (RefuseCode::Witness, text))
+    registrant.introduce(hello.register.as_ref())
 }

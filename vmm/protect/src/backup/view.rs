@@ -12,7 +12,8 @@ use replication::backup::BackupState;
 use replication::{ClaimResult, EpochMark, SessionId};
 
 use crate::mailbox::Bell;
-use crate::registrant::{Registrant, RightError};
+use crate::registrant::{ExchangeError, Named, Registrant, RightError};
+use crate::witness::WitnessName;
 
 /// How long an operator waits for a failover: three questions to a witness that takes its time for each.
 const FAILOVER_TIME_MAX: Duration = Duration::from_secs(20);
@@ -23,6 +24,9 @@ pub enum FailoverError {
     /// Those that were named dead are not known, or the witness was not there to ask.
     #[error(transparent)]
     Right(#[from] RightError),
+    /// The register could not be continued at the witness that was named.
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
     /// Somebody else may have the guest.
     #[error("the witness still lists {holder}, which was not named dead")]
     Listed {
@@ -37,6 +41,12 @@ pub enum FailoverError {
     NothingKept {
         /// How the backup is.
         state: BackupState,
+    },
+    /// A backup that a record may list gets another witness with its primary.
+    #[error("this backup may be listed at its witness; its state is {state}")]
+    IsMember {
+        /// How the backup is.
+        state: String,
     },
     /// The backup did not come to it in time. It will not any more.
     #[error("the backup did not answer in time; nothing was done")]
@@ -59,8 +69,8 @@ pub struct StandbyView {
 /// An operator's wish that the kept copy runs, against the witness's newest record.
 #[derive(Debug)]
 pub(super) struct Failover {
-    /// The places that are dead, by the beginnings of their ids.
-    pub(super) dead: Vec<String>,
+    /// What the operator says.
+    pub(super) named: Named,
     told: Told,
 }
 
@@ -78,15 +88,21 @@ impl Told {
 impl Failover {
     /// Puts it to the witness, and tells who asked.
     pub(super) fn perform(self, registrant: &Registrant, session: SessionId, fork: EpochMark) -> ClaimResult {
-        let Self { dead, told } = self;
-        let named = match registrant.named(&dead) {
+        let Self { named: said, told } = self;
+        if let Some(to) = &said.witness {
+            let answer = registrant.take_over_by_override(session, fork, to, &said);
+            let result = if answer.is_ok() { ClaimResult::Granted } else { ClaimResult::Unreachable };
+            told.tell(answer.map_err(FailoverError::from));
+            return result;
+        }
+        let named = match registrant.named(&said.dead) {
             Ok(named) => named,
             Err(error) => {
                 told.tell(Err(error.into()));
                 return ClaimResult::Unreachable;
             }
         };
-        let result = registrant.take_over(session, fork, named);
+        let result = registrant.take_over(session, fork, named, Some(said.word));
         told.tell(match &result {
             ClaimResult::Granted => Ok(()),
             ClaimResult::Denied { holder } => Err(FailoverError::Listed { holder: holder.clone() }),
@@ -125,16 +141,25 @@ impl StandbyView {
         *self.status.lock().expect("no holder of the status panics") = Some((following, warnings));
     }
 
-    /// Has the kept copy run although another side won the guest. `dead`: every place that the witness lists, by the
-    /// beginnings of their ids.
-    pub fn fail_over(&self, dead: Vec<String>) -> Result<(), FailoverError> {
+    /// Has the kept copy run although another side won the guest, or the copy of a backup whose witness is gone. `named`: every place
+    /// that the newest view lists.
+    pub fn fail_over(&self, named: Named) -> Result<(), FailoverError> {
         let (told, answer) = sync_channel(1);
-        *self.failover.lock().expect("no holder panics") = Some(Failover { dead, told: Told(told) });
+        *self.failover.lock().expect("no holder panics") = Some(Failover { named, told: Told(told) });
         self.bell.ring();
         answer.recv_timeout(FAILOVER_TIME_MAX).unwrap_or_else(|_| {
             // What is taken back is not done later.
             Err(if self.take_failover().is_some() { FailoverError::Late } else { FailoverError::UnderWay })
         })
+    }
+
+    /// Has a backup that follows nobody ask another witness from now on.
+    pub fn use_witness(&self, to: &WitnessName) -> Result<(), FailoverError> {
+        let (following, _) = self.status();
+        match (following.state, following.kept) {
+            (outlast_api::BackupState::Waiting, None) => Ok(self.registrant.use_witness(to)?),
+            (state, _) => Err(FailoverError::IsMember { state: format!("{state:?}") }),
+        }
     }
 
     /// What is wanted is looked at after this.
@@ -144,6 +169,11 @@ impl StandbyView {
 
     pub(super) fn wants_failover(&self) -> bool {
         self.failover.lock().expect("no holder panics").is_some()
+    }
+
+    /// One that names another witness.
+    pub(super) fn take_failover_to_a_witness(&self) -> Option<Failover> {
+        self.failover.lock().expect("no holder panics").take_if(|failover| failover.named.witness.is_some())
     }
 
     pub(super) fn take_failover(&self) -> Option<Failover> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use outlast_api::Occurrence;
 use replication::SessionId;
-use replication::view::{Greeting, Record, Voids};
+use replication::view::{Greeting, Record, Settlement, Voids};
 
 use super::Registrant;
 use crate::events::Events;
@@ -60,6 +60,12 @@ impl Vigil {
         }
     }
 
+    /// This backup is whole: it is to have read the record that lists it, also if the witness goes away for good right then.
+    pub(super) fn handle_whole(&self) {
+        self.0.joins().is_news = true;
+        self.0.changed.notify_one();
+    }
+
     /// This backup was not whole in `session`, and can never be.
     pub(super) fn handle_void(&self, session: SessionId) {
         let mut joins = self.0.joins();
@@ -86,6 +92,10 @@ impl Shared {
                 self.tell(newest);
             }
             self.registrant.state_deaths(newest.as_ref());
+            self.registrant.depart();
+            if let Some(Settlement::Moved(_)) = self.registrant.take_settlement() {
+                self.events.note(Occurrence::WitnessExchanged { witness: self.registrant.witness().to_string() });
+            }
             self.note(&mut was_away);
             let joins = self.joins();
             if !joins.is_news && !self.is_over.load(Ordering::Acquire) {

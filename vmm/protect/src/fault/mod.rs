@@ -5,7 +5,7 @@
 //! `outlast` the calls are empty (`docs/decisions/0032-faults-are-another-program.md`).
 //!
 //! `OUTLAST_KILL_AT=STEP` or `STEP:N` (the Nth time, 1 without it) in the environment of `run --protect local` and
-//! `resume` ([`END_UNRECORDED`], [`GOODBYE`]: of every `run`). Steps are those of recoverable memory ([`recoverable::Step`]) and those
+//! `resume` ([`END_UNRECORDED`], [`EXCHANGE_NOTED`], [`MOVE_UNASKED`], [`GOODBYE`]: of every `run`). Steps are those of recoverable memory ([`recoverable::Step`]) and those
 //! named here.
 //! `OUTLAST_FAIL_AT=LocalCommit:N`: the Nth commit to the state directory finds that its medium takes nothing (EIO);
 //! `FillingDiskLog:N`: so does the log of disk writes, the Nth time while a backup is being filled; `LogAppend:N` and
@@ -49,6 +49,10 @@ pub const EMITTED_AGAIN: &str = "EmittedAgain";
 
 /// The guest has ended, all of it is committed, and the witness has not been told.
 pub(crate) const END_UNRECORDED: &str = "EndUnrecorded";
+/// An exchange of the witness is noted here, and nobody was asked.
+pub(crate) const EXCHANGE_NOTED: &str = "ExchangeNoted";
+/// All have forsworn the old witness, and the new one was not asked.
+pub(crate) const MOVE_UNASKED: &str = "MoveUnasked";
 /// The guest has ended, the witness knows it, and the backup has not been told.
 pub(crate) const GOODBYE: &str = "Goodbye";
 

@@ -6,6 +6,7 @@ use outlast_api::Occurrence;
 use replication::SessionId;
 use replication::pipeline::primary::{Failing, Note};
 use replication::primary::{FillFigures, FillPhase, PrimaryState, RoundsEnd, SoloReason};
+use replication::view::Settlement;
 
 use super::{Guardian, Inner, filling};
 use crate::error::ProtectError;
@@ -33,6 +34,11 @@ impl Guardian {
             Note::StoreStays { text } => {
                 tracing::warn!(text, "what the state directory has of the guest was not removed; it is not resumed");
             }
+            Note::ExchangeRefused { text } => {
+                tracing::warn!(reason = text, "the backup does not take part in the exchange of the witness");
+                self.lock().exchange_refused = Some(text);
+            }
+            Note::ExchangeSettled(settlement) => self.exchange_settled(settlement),
             Note::Warning { doing, text } => tracing::warn!(text, "{doing}"),
             Note::Full { path } => {
                 tracing::warn!(path, "no room: disk writes wait, and the guest with them");
@@ -58,6 +64,17 @@ impl Guardian {
             Failing::StoreStays { text } => self.words(&ProtectError::StoreStays { text }),
         };
         self.machine.fail(text);
+    }
+
+    fn exchange_settled(&self, settlement: Settlement) {
+        let witness = self.registrant.witness().to_string();
+        match settlement {
+            Settlement::Moved(_) => self.note(Occurrence::WitnessExchanged { witness }),
+            Settlement::CalledOff => {
+                let reason = self.lock().exchange_refused.clone();
+                self.note(Occurrence::WitnessKept { witness, reason });
+            }
+        }
     }
 
     fn store_lost(&self, text: &str) {
@@ -166,7 +183,18 @@ pub(super) fn warnings(inner: &Inner) -> Vec<String> {
         "the state directory took no epoch, and the witness has not recorded it: output waits until it has".to_owned()
     });
     let local = inner.local_lost.as_ref().map(|why| format!("the state directory no longer protects the guest: {why}"));
-    inner.full().map(|path| no_room(&path)).chain(delisting).chain(local).chain(no_backup(inner)).collect()
+    let exchange = inner.pipeline.core().is_exchanging().then(|| {
+        "the witness is being exchanged: until the new one has answered, it is not settled which of the two counts"
+            .to_owned()
+    });
+    inner
+        .full()
+        .map(|path| no_room(&path))
+        .chain(delisting)
+        .chain(exchange)
+        .chain(local)
+        .chain(no_backup(inner))
+        .collect()
 }
 
 /// A backup was asked for, and there is none.

@@ -69,7 +69,10 @@ impl Guardian {
 
     fn look_by_itself(&self) {
         let result = self.registrant.look();
+        self.note_settlement();
         self.with_core(|core, _| core.handle_unasked_look(result));
+        // The witness that was left may have been away.
+        self.registrant.depart();
     }
 
     fn note_witness(&self, was_away: &mut bool) {
@@ -79,7 +82,19 @@ impl Guardian {
         }
     }
 
+    /// What any question showed of an exchange: before its answer counts.
+    pub(super) fn note_settlement(&self) {
+        if let Some(settlement) = self.registrant.take_settlement() {
+            self.with_core(|core, _| core.handle_exchange_settled(settlement));
+        }
+    }
+
     fn answer(&self, question: Question) {
+        self.perform_question(question);
+        self.note_settlement();
+    }
+
+    fn perform_question(&self, question: Question) {
         match question {
             Question::Meet { session, nonce } => {
                 let meeting = self.registrant.meet(nonce);
@@ -107,6 +122,17 @@ impl Guardian {
             Question::Look => {
                 let result = self.registrant.look();
                 self.with_core(|core, now| core.handle_looked(now, result));
+            }
+            ref question @ Question::Move { heir, nonce } => {
+                fault::reached(fault::MOVE_UNASKED);
+                let result = self.registrant.move_to(heir, nonce);
+                self.note_settlement();
+                self.with_core(|core, now| core.handle_move_answered(now, question, result));
+            }
+            ref question @ Question::CallOff { heir } => {
+                let result = self.registrant.call_off(heir);
+                self.note_settlement();
+                self.with_core(|core, now| core.handle_move_answered(now, question, result));
             }
             Question::RecordEnd => {
                 fault::reached(fault::END_UNRECORDED);

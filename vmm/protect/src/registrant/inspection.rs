@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Mutex;
 
 use replication::view::evidence::{Start, Statement};
-use replication::view::{Ask, Attempt, Entry, Outcome, Record, Register, Wish, WitnessId};
+use replication::view::{Ask, Attempt, Entry, Outcome, Record, Wish, WitnessId};
 
-use super::{Registrant, RightError, Seen};
-use crate::witness::{Life, WitnessName, perform, random};
+use super::{Registrant, RightError};
+use crate::witness::{Life, ViewNote, WitnessName, perform, random};
 
 /// The register of a VM.
 #[derive(Debug)]
@@ -50,16 +49,9 @@ impl Inspection {
         let start = match Life::imagined(dir).map_err(RightError::NoIdentity)? {
             None => StartAnswer::InUse,
             Some(life) => {
-                let register = Register::new(life.observer.place().clone(), life.known);
-                let registrant = Registrant {
-                    vm_name: vm_name.to_owned(),
-                    configured: config.clone(),
-                    witness: Some(witness),
-                    seen: Mutex::new(Seen::of(&register)),
-                    register: Mutex::new(register),
-                    life,
-                    away: Mutex::default(),
-                };
+                let note = ViewNote::read(dir).map_err(RightError::NoIdentity)?;
+                let registrant =
+                    Registrant::prepare(vm_name, (config, Some(witness)), life, note, WitnessName::open_unasked)?;
                 registrant.foresee(has_epoch)?
             }
         };
@@ -74,31 +66,33 @@ impl Registrant {
             Ok(newest) => newest.map(|entry| entry.record),
             Err(error) => return Ok(StartAnswer::Refused(Box::new(error))),
         };
-        let start = Start { store: None, has_epoch, named_dead: BTreeSet::new() };
+        // Places and durability are what it records, and not whether it may.
+        let start = Start { store: None, durability: None, has_epoch, named_dead: BTreeSet::new() };
         let wish = self.life.observer.begin(newest.as_ref(), &self.facts(newest.as_ref()), start);
         self.foresee_wish(wish)
     }
 
     fn foresee_wish(&self, wish: Wish) -> Result<StartAnswer, RightError> {
-        let witness = self.witness.as_deref().expect("it was opened");
         let mut register = self.lock();
         register.handle_wish(wish, Attempt(random()));
         let outcome = loop {
-            match register.poll_ask().expect("a wish that is not decided has something to ask") {
-                Ask::Append { record, .. } => return Ok(StartAnswer::Granted(record)),
-                ask => {
-                    let excerpt =
-                        perform(witness, &self.vm_name, ask).map_err(|error| self.configured.failed(error))?;
-                    if let Some(outcome) = register.handle_found(excerpt) {
-                        break outcome;
-                    }
-                }
+            self.settle(&mut register);
+            let (desk, ask) = register.poll_ask().expect("a wish that is not decided has something to ask");
+            if let Ask::Append { record, .. } = ask {
+                return Ok(StartAnswer::Granted(record));
+            }
+            let witness = self.desk(desk).expect("a register asks where it is, or where it is to be");
+            let answer = perform(&*witness, &self.vm_name, ask);
+            let excerpt = answer.map_err(|error| self.witness().failed(error))?;
+            if let Some(outcome) = register.handle_found(excerpt) {
+                break outcome;
             }
         };
-        let another = register.another();
+        let forgotten = self.forgotten(&register);
+        drop(register);
         Ok(StartAnswer::Refused(Box::new(match outcome {
             Outcome::Refused(refusal) => self.refused(refusal),
-            Outcome::Forgotten => self.forgotten(another),
+            Outcome::Forgotten => forgotten,
             // A start is never so already: its place is new.
             Outcome::NoAnswer | Outcome::Won(_) => self.no_answer(),
         })))

@@ -11,9 +11,11 @@ mod bounded;
 mod checkup;
 pub(crate) mod etcd;
 mod file;
+mod gone;
 mod mount;
 mod name;
 mod none;
+mod note;
 mod place;
 mod records;
 mod shared;
@@ -27,7 +29,10 @@ use replication::view::{Ask, Excerpt, Nonce, Record};
 
 pub use checkup::{Checkup, Facts, Health, Member, Mount, Trial};
 pub use etcd::EtcdError;
+pub(crate) use gone::GoneWitness;
+pub(crate) use name::Opened;
 pub use name::WitnessName;
+pub(crate) use note::{Proposal, ViewNote};
 pub(crate) use place::{Life, random};
 
 /// A witness that cannot be used.

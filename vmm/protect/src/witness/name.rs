@@ -16,7 +16,7 @@ static KINDS: &[&Kind] = &[&none::KIND, &etcd::KIND, &file::KIND];
 /// What becomes of a path.
 type PathChange = fn(PathBuf) -> PathBuf;
 /// A witness; `None`: there is nobody who decides.
-type Opened = Result<Option<Arc<dyn Witness>>, WitnessError>;
+pub(crate) type Opened = Result<Option<Arc<dyn Witness>>, WitnessError>;
 
 /// One kind of witness.
 pub(super) struct Kind {

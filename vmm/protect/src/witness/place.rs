@@ -12,6 +12,8 @@ use replication::view::{FileId, Home, Incarnation, Known, Lives, Location, Recor
 use snapshot::disk::birth_of;
 use snapshot::statedir::{Item, LockFile, StateDir};
 
+use super::note::ViewNote;
+
 pub(crate) use machine::random::id as random;
 
 /// This process's life in its state directory. The lock is free as soon as the process is gone, however it went.
@@ -104,6 +106,23 @@ impl Life {
         }
     }
 
+    /// What is kept of the newest view; none: nothing was, or there is no state directory.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is not what was written: it may say that another witness counts.
+    pub(crate) fn note(&self) -> io::Result<Option<ViewNote>> {
+        let Some(lock) = &self.lock else { return Ok(None) };
+        let dir = lock.lock().expect("no holder panics").dir.path().to_owned();
+        ViewNote::read(&dir)
+    }
+
+    /// Keeps it; it is durable when this returns.
+    pub(crate) fn write_note(&self, note: &ViewNote) -> io::Result<()> {
+        let Some(lock) = &self.lock else { return Ok(()) };
+        let dir = lock.lock().expect("no holder panics").dir.path().to_owned();
+        note.write(&dir)
+    }
+
     fn new(location: Location, lives: Lives, held: Option<Held>) -> Self {
         let (observer, known) = (Observer::new(location, &lives), lives.known());
         Life { observer, known, lock: held.map(Mutex::new) }
@@ -153,7 +172,7 @@ fn kernel_text(name: &str) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use replication::view::evidence::Facts;
-    use replication::view::{Attempt, EARLIER_MAX, Place, PlaceKind, RecordHash, RegisterId, Standing};
+    use replication::view::{Attempt, EARLIER_MAX, Place, PlaceKind, RegisterId};
 
     use snapshot::statedir::StateDirError;
 
@@ -167,21 +186,7 @@ mod tests {
 
     /// What is proved with what this host shows, and no witness.
     fn proves_dead(life: &Life, place: &Place) -> bool {
-        let record = Record {
-            register: RegisterId::default(),
-            number: 1,
-            previous: RecordHash::default(),
-            attempt: Attempt::default(),
-            standing: Standing::Running,
-            primary: place.clone(),
-            store: None,
-            backups: Vec::new(),
-            branch: 1,
-            parent: None,
-            fork: None,
-            named_dead: Vec::new(),
-            witness: None,
-        };
+        let record = Record::first(RegisterId::default(), Attempt::default(), place.clone());
         life.observer.proves_dead(place, &Facts { free: life.free_locks(&record), ..Facts::default() })
     }
 

@@ -9,8 +9,7 @@ use std::thread;
 use replication::SessionId;
 use replication::view::evidence::Statement;
 use replication::view::{
-    Attempt, Entry, Incarnation, Location, Outcome, Place, PlaceKind, Record, RecordHash, Register, RegisterId,
-    Standing, Wish,
+    Attempt, Entry, Incarnation, Location, Outcome, Place, PlaceKind, Record, Register, RegisterId, Wish,
 };
 
 use super::file::{self, FileWitness};
@@ -30,21 +29,7 @@ fn place(id: u8) -> Place {
 
 /// A record of the place `id`.
 pub(super) fn record(number: u64, id: u8) -> Record {
-    Record {
-        register: RegisterId([1; 16]),
-        number,
-        previous: RecordHash::default(),
-        attempt: Attempt(random()),
-        standing: Standing::Running,
-        primary: place(id),
-        store: None,
-        backups: Vec::new(),
-        branch: 1,
-        parent: None,
-        fork: None,
-        named_dead: Vec::new(),
-        witness: None,
-    }
+    Record { number, ..Record::first(RegisterId([1; 16]), Attempt(random()), place(id)) }
 }
 
 fn entries(witness: &FileWitness, vm: &str, ask: Ask) -> Vec<Entry> {
@@ -59,13 +44,19 @@ fn append(witness: &FileWitness, record: Record) -> Vec<Entry> {
 }
 
 fn begin() -> Wish {
-    Wish::Begin { store: None, dead: Default::default(), here: Default::default(), named_dead: Default::default() }
+    Wish::Begin {
+        store: None,
+        durability: None,
+        dead: Default::default(),
+        here: Default::default(),
+        named_dead: Default::default(),
+    }
 }
 
 fn wish(witness: &FileWitness, register: &mut Register, wish: Wish) -> Outcome {
     register.handle_wish(wish, Attempt(random()));
     loop {
-        let ask = register.poll_ask().expect("it is not decided");
+        let (_, ask) = register.poll_ask().expect("it is not decided");
         let outcome = match perform(witness, VM, ask) {
             Ok(found) => register.handle_found(found),
             Err(_) => register.handle_no_answer(),

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use replication::primary::PrimaryState;
+use replication::primary::{NotNow, PrimaryState};
 use replication::view::{Place, Refusal};
 use snapshot::disklog::{LOG_LEN_MAX, LogError};
 
@@ -12,7 +12,9 @@ use protect::local::pairing::PairingError;
 use protect::local::{BindingError, FILES, LocalError};
 use protect::log::{DiskLogError, LOG_BYTES_MAX, PlaceError};
 use protect::transport::{ChannelError, CredentialsError, Endpoint};
-use protect::{Misfit, NotPaused, NotProtected, NotResumed, NotSnapshot, ProtectError, RightError};
+use protect::{
+    ExchangeError, Misfit, NotExchanged, NotPaused, NotProtected, NotResumed, NotSnapshot, ProtectError, RightError,
+};
 
 impl Advice for ProtectError {
     fn exit(&self) -> Exit {
@@ -300,9 +302,13 @@ impl Advice for RightError {
             Self::Witness(error) => error.exit(),
             Self::NoAnswer { .. } => Exit::Timeout,
             Self::Unlisted { .. } => Exit::NotFound,
+            Self::NoOverride(error) => error.exit(),
             Self::Damaged { .. }
             | Self::Forgotten { .. }
             | Self::OtherWitness { .. }
+            | Self::Exchanged { .. }
+            | Self::Rival { .. }
+            | Self::Unnamed { .. }
             | Self::Copy { .. }
             | Self::LastEpochHere { .. }
             | Self::BackupMayBeWhole { .. }
@@ -327,6 +333,18 @@ impl Advice for RightError {
                 "give --witness the one that has the register. A cluster that was restored from a snapshot is another one, and what was \
                  appended since is not in it: it cannot tell where the guest runs"
                     .into()
+            }
+            Self::Exchanged { now: Some(now), .. } => format!("look there, and start with --witness {now}"),
+            Self::Exchanged { now: None, .. } => {
+                "find out where it was exchanged: `outlast ctl status` on the host that runs the guest names its witness".into()
+            }
+            Self::Rival { .. } => "decide which of the two guests counts, and stop the other. Then give the hosts of that one an empty \
+                 state directory, and start their backup with the witness of the one that counts"
+                .into(),
+            Self::NoOverride(error) => return error.hint(),
+            Self::Unnamed { listed, .. } => {
+                let dead: Vec<String> = listed.iter().map(|place| format!("--dead {}", short(place))).collect();
+                format!("it lists: {}. If none of them is left, say so: {}", places(listed), dead.join(" "))
             }
             Self::Copy { listed, .. } => {
                 let dead: Vec<String> = listed.iter().map(|place| format!("--dead {}", short(place))).collect();
@@ -369,6 +387,9 @@ fn remedy_of(refusal: &Refusal) -> String {
         Refusal::Ended { .. } => {
             "to start it afresh, remove what the state directory holds and use `outlast run`".into()
         }
+        Refusal::Moved { departure } => format!("look there, and use --witness {}", departure.witness),
+        Refusal::CalledOff => "ask again".into(),
+        Refusal::Taken { .. } => "give a witness where no VM of this name runs, or stop that one".into(),
         Refusal::Unknown => "is it the same directory as before?".into(),
     }
 }
@@ -382,10 +403,73 @@ fn places(listed: &[Place]) -> String {
     listed.iter().map(|place| format!("{} ({place})", short(place))).collect::<Vec<_>>().join(", ")
 }
 
+impl Advice for ExchangeError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::ToNone => Exit::Usage,
+            Self::Witness(error) => error.exit(),
+            Self::NoAnswer { .. } => Exit::Timeout,
+            Self::NoNote(_) => Exit::Error,
+            Self::UnderWay | Self::NothingSeen => Exit::Conflict,
+            Self::Right(error) => error.exit(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let remedy = match self {
+            Self::ToNone => "give file:DIR or etcd:URL[,URL…]",
+            Self::Witness(error) => return error.hint(),
+            Self::NoAnswer { .. } => "nothing was changed; try again when it answers",
+            Self::NoNote(_) => "nothing was changed; make room in the state directory",
+            Self::UnderWay => "`outlast ctl status` says when it is settled: its witness is then the one that counts",
+            Self::NothingSeen => "mount the old witness once, or continue the guest on a host that has read it",
+            Self::Right(error) => return error.hint(),
+        };
+        Some(remedy.into())
+    }
+}
+
+impl Advice for NotExchanged {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Exchange(error) => error.exit(),
+            Self::UnderWay { .. } => Exit::Timeout,
+            Self::NotNow(_) | Self::Kept { .. } | Self::HasBackup | Self::NothingToOverride => Exit::Conflict,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let remedy = match self {
+            Self::Exchange(error) => return error.hint(),
+            Self::NotNow(NotNow::UnderWay) => "`outlast ctl status` says when it is settled",
+            Self::NotNow(NotNow::Filling(_)) => {
+                "wait until `outlast ctl status` says Protected, or `outlast ctl unprotect` first"
+            }
+            Self::NotNow(NotNow::Arbitrating) => {
+                "if the old witness is gone and so is the backup, say so: --dead ID, by the id in the record or in the backup's log"
+            }
+            Self::NotNow(NotNow::Over) => return None,
+            Self::Kept { .. } => {
+                "look at the backup and at the new witness, which both hosts must reach; then try again"
+            }
+            Self::HasBackup => {
+                "`outlast ctl unprotect`, then set the witness, start the backup with it, and `outlast ctl protect` again"
+            }
+            Self::NothingToOverride => "leave --dead out",
+            Self::UnderWay { .. } => {
+                "the guest runs on; make the new witness reachable. Do not start the guest elsewhere meanwhile"
+            }
+        };
+        Some(remedy.into())
+    }
+}
+
 impl Advice for FailoverError {
     fn exit(&self) -> Exit {
         match self {
             Self::Right(error) => error.exit(),
+            Self::Exchange(error) => error.exit(),
+            Self::IsMember { .. } => Exit::Conflict,
             Self::Listed { .. } => Exit::SplitBrain,
             Self::NoAnswer | Self::Late | Self::UnderWay => Exit::Timeout,
             Self::NothingKept { .. } => Exit::Conflict,
@@ -395,6 +479,8 @@ impl Advice for FailoverError {
     fn hint(&self) -> Option<String> {
         let remedy = match self {
             Self::Right(error) => return error.hint(),
+            Self::Exchange(error) => return error.hint(),
+            Self::IsMember { .. } => "set the witness on its primary, which has the backup take part",
             Self::Listed { .. } => "name every place that the witness lists, with --dead, if each is gone for good",
             Self::NoAnswer => "try again when it does",
             Self::NothingKept { .. } => "a Protected backup takes over without being asked when its primary is lost",

@@ -172,6 +172,7 @@ fn register_that_was_copied_to_another_cluster_is_another_witness_to_who_never_s
     let place = record(1, 1).primary;
     let begin = || Wish::Begin {
         store: None,
+        durability: None,
         dead: [place.id].into(),
         here: [place.id].into(),
         named_dead: Default::default(),
@@ -180,7 +181,7 @@ fn register_that_was_copied_to_another_cluster_is_another_witness_to_who_never_s
         let mut register = Register::new(Place { id: Incarnation(random()), ..place.clone() }, None);
         register.handle_wish(begin(), Attempt(random()));
         loop {
-            let found = match register.poll_ask().expect("it is not decided") {
+            let found = match register.poll_ask().expect("it is not decided").1 {
                 Ask::Newest => cluster.newest(VM),
                 Ask::From(first) => Store::from(cluster, VM, first),
                 Ask::Append { record, from } => cluster.append(VM, &record, from),

@@ -1,0 +1,191 @@
+//! How a VM's register is continued at another witness.
+//!
+//! The register that continues another one is its *heir*. Where the heir's first record is to stand is known before: under one
+//! number at the new witness, behind what is there. What comes to stand there decides:
+//!
+//! ```text
+//!   old witness    … 7   8                                      8: the newest record, the heir's parent
+//!                         ╲
+//!   new witness            1   2 …      1 is of the heir         the old register is over; 2, 3, … are of the heir
+//!                          1            1 is of anybody else     called off: the old register goes on, as if nothing had been
+//! ```
+//!
+//! So nobody is ever in two minds for longer than one read of that place takes. The rules:
+//!
+//! - *Forswear*: a place that takes part notes the heir, as durably as its own state is kept. From then on it appends nothing to
+//!   the old register, nor to another, before that place was read or taken.
+//! - The primary forswears first, then its state directory (one note serves both), then it asks its backup. So a backup that
+//!   forswears knows that all others have, and may *begin* the heir: with its own claim, if its primary is lost.
+//! - The primary may begin the heir when its backup has said that it forswore ([`Assent::Forsworn`]), or where there is none.
+//! - Before that ([`Assent::Awaited`]) it may only call the exchange off, by taking the place for nobody. So may whoever finds its
+//!   note after a crash.
+//! - An operator who names every other listed place as dead stands in for their forswearing ([`Assent::Override`]). That needs a
+//!   place that the newest view it knows lists.
+//!
+//! Whoever begins the heir had all who could append to the old register forswear it: nobody is left who runs a guest by that. A
+//! clock has no part in it, and neither has the old witness, which may be gone.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::record::{Attempt, Entry, Incarnation, Known, Place, Record, RecordHash, RegisterId, Standing, Word};
+use super::wish::{Refusal, Wish};
+
+/// A register that is to continue another one. It is the same for all who take part.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Heir {
+    /// The register. Nobody begins it anywhere else.
+    pub register: RegisterId,
+    /// Its generation, higher than that of all that it continues.
+    pub generation: u64,
+    /// The newest record of the register that it continues.
+    pub parent: Entry,
+    /// The record behind which its first one is to stand; none: that is the first at its witness.
+    pub after: Option<Known>,
+}
+
+/// Who agrees that the heir begins.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Assent {
+    /// A backup that could continue the guest was asked to forswear, or will be, and has not said that it did.
+    Awaited,
+    /// Everybody who could append to the old register forswore it.
+    Forsworn,
+    /// An operator named the others as dead.
+    Override {
+        /// Which.
+        dead: BTreeSet<Incarnation>,
+        /// Who says so.
+        word: Word,
+    },
+}
+
+/// One place's part in an exchange.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exchange {
+    /// What is to be begun.
+    pub heir: Heir,
+    /// By whose assent.
+    pub assent: Assent,
+}
+
+/// What is done at the place of the heir's first record, while nothing stands there.
+pub(super) enum Beginning {
+    /// It is not needed for that: it is so by the parent.
+    IsSo,
+    /// It may not be.
+    Refused(Refusal),
+    /// This is appended.
+    Append(Box<Record>),
+}
+
+impl Heir {
+    /// The heir of `parent`'s register, to be begun at a witness where `newest` is the newest record. `register` is fresh and random.
+    ///
+    /// # Errors
+    /// If somebody runs a VM of that name there.
+    pub fn new(register: RegisterId, parent: Entry, newest: Option<&Entry>) -> Result<Heir, Refusal> {
+        if let Some(there) = newest.filter(|there| !is_over(there, &parent)) {
+            return Err(Refusal::Taken { place: Box::new(there.record.primary.clone()) });
+        }
+        let generation =
+            newest.map_or(0, |there| there.record.generation).max(parent.record.generation).saturating_add(1);
+        Ok(Heir { register, generation, parent, after: newest.map(Known::of) })
+    }
+
+    /// The same, above that generation: of an heir that was to be, and may be.
+    #[must_use]
+    pub fn above(self, generation: u64) -> Heir {
+        Heir { generation: self.generation.max(generation.saturating_add(1)), ..self }
+    }
+
+    /// The number of its first record.
+    pub fn number(&self) -> u64 {
+        self.after.map_or(1, |after| after.number + 1)
+    }
+
+    /// From where on to read, so that what stands before it is seen too.
+    pub(super) fn from(&self) -> u64 {
+        self.after.map_or(1, |after| after.number)
+    }
+
+    /// Whether `found`, read from there, shows the witness at which it is to begin.
+    pub(super) fn is_behind(&self, found: &[Entry]) -> bool {
+        self.after.is_none_or(|after| found.first().is_some_and(|first| Known::of(first) == after))
+    }
+
+    fn place_of(&self, record: Record) -> Record {
+        let number = self.number();
+        let view = number.max(self.parent.record.view().saturating_add(1));
+        let previous = self.after.map_or_else(RecordHash::default, |after| after.hash);
+        Record { number, views_before: view - number, previous, generation: self.generation, ..record }
+    }
+
+    /// `next`, which would follow the parent, as the first record of this register.
+    fn first(&self, next: Record) -> Record {
+        let begins_branch = next.branch == self.parent.record.view().saturating_add(1);
+        let mut ancestors = self.parent.record.ancestors.clone();
+        ancestors.push(Known::of(&self.parent));
+        let first = self.place_of(Record { register: self.register, ancestors, ..next });
+        if begins_branch { Record { branch: first.view(), ..first } } else { first }
+    }
+
+    /// What stands in its place if it is not to be.
+    fn void(&self, me: &Place, attempt: Attempt) -> Record {
+        let nobodys = Record::first(RegisterId(attempt.0), attempt, me.clone());
+        self.place_of(Record { standing: Standing::Ended, ..nobodys })
+    }
+}
+
+/// Whether nobody runs a guest by `there`, or it is by the register that is to be continued.
+fn is_over(there: &Entry, parent: &Entry) -> bool {
+    let known = Known::of(there);
+    there.record.standing == Standing::Ended
+        || there.record.moved.is_some()
+        || parent.record.continues(&known)
+        || there == parent
+}
+
+impl Exchange {
+    /// What `wish` of `me` does to the heir that does not stand yet. `next`: what follows from the parent.
+    pub(super) fn begin(
+        &self,
+        wish: &Wish,
+        me: &Place,
+        attempt: Attempt,
+        next: Result<Option<Record>, Refusal>,
+    ) -> Beginning {
+        let Exchange { heir, assent } = self;
+        let append = |record| Beginning::Append(Box::new(record));
+        match (assent, next) {
+            (_, Ok(None)) => Beginning::IsSo,
+            (Assent::Awaited, _) => append(heir.void(me, attempt)),
+            (_, Err(refusal)) => Beginning::Refused(refusal),
+            (Assent::Forsworn, Ok(Some(next))) => append(heir.first(next)),
+            (Assent::Override { dead, word }, Ok(Some(next))) => {
+                let parent = &heir.parent.record;
+                let is_own = |place: &&Place| place.id == me.id || wish.store() == Some(place.id);
+                // Whose primary it is, is the state directory's place too.
+                let is_own = |place: &&Place| {
+                    is_own(place) || (parent.primary.id == me.id && parent.store.as_ref() == Some(*place))
+                };
+                match parent.places().find(|place| !is_own(place) && !dead.contains(&place.id)) {
+                    Some(place) => Beginning::Refused(Refusal::MayBeWhole { place: Box::new(place.clone()) }),
+                    None => {
+                        let named = parent.places().map(|place| place.id).filter(|id| dead.contains(id)).collect();
+                        let mut first = heir.first(Record { named_dead: named, word: Some(word.clone()), ..next });
+                        first.backups.retain(|member| !dead.contains(&member.place.id));
+                        append(first)
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,242 @@
+//! The witness is exchanged while the guest runs, or overridden when it is gone. One guest each time, and whoever still uses the
+//! old witness is told where to look.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use guests::place::{NAME, wait_progress};
+use guests::{Guest, Launch, Pair, Place, Vm, console, needs, wait};
+use outlast_api::Occurrence;
+use serde_json::Value;
+
+const CONFLICT: i32 = 4;
+const NOT_FOUND: i32 = 3;
+const SPLIT_BRAIN: i32 = 6;
+
+#[track_caller]
+fn stop(vm: &mut Vm) {
+    let (code, said) = vm.ctl(&["stop"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(vm.wait(), 0, "{}", vm.log());
+}
+
+/// A start that is refused; gives what it said.
+#[track_caller]
+fn refused(launch: Launch) -> String {
+    let before = launch.console_so_far();
+    let mut vm = launch.start();
+    assert_eq!(vm.wait(), SPLIT_BRAIN, "{}", vm.log());
+    assert_eq!(vm.console(), before, "it ran nothing");
+    vm.log()
+}
+
+fn newest(witness: &Path) -> Value {
+    let path = |number: u32| witness.join(format!("{NAME}.view-{number}"));
+    let last = (1..).take_while(|number| path(*number).exists()).last().expect("there is a record");
+    serde_json::from_slice(&fs::read(path(last)).expect("there")).expect("a record is JSON")
+}
+
+fn id_of(place: &Value) -> String {
+    place["id"].as_str().expect("an id").to_owned()
+}
+
+/// Another directory, and how it is named.
+fn other(place: &Place) -> (PathBuf, String) {
+    let dir = place.path("other");
+    fs::create_dir(&dir).expect("the test's own directory");
+    let name = format!("file:{}", dir.display());
+    (dir, name)
+}
+
+#[test]
+fn exchanged_witness_decides_the_failover_and_the_old_one_tells_where_to_look() {
+    needs!(Kvm);
+    for is_gone in [false, true] {
+        let (guest, place) = (Guest::counter(), Place::new());
+        let mut pair = Pair::start(&place, &guest);
+        let (dir, name) = other(&place);
+        let old = newest(&place.witness());
+        if is_gone {
+            fs::remove_dir_all(place.witness()).expect("there");
+        }
+        let (code, said) = pair.primary.ctl(&["witness", "set", &name]);
+        assert_eq!(code, 0, "{said}\n{}\n{}", pair.primary.log(), pair.backup.log());
+        assert_eq!(pair.primary.protecting().witness, name);
+        let Occurrence::WitnessExchanged { witness } = pair.primary.wait_event("witness-exchanged") else {
+            panic!("it is")
+        };
+        assert_eq!(witness, name);
+        let record = newest(&dir);
+        assert_eq!(
+            (&record["generation"], &record["number"], &record["branch"]),
+            (&2.into(), &1.into(), &old["branch"])
+        );
+        assert_eq!((&record["primary"], &record["backups"]), (&old["primary"], &old["backups"]));
+        let first = pair.primary.console();
+        if !is_gone {
+            assert_eq!(newest(&place.witness())["moved"]["witness"], name.as_str());
+        }
+        pair.primary.kill();
+        pair.backup.wait_event("failover-finished");
+        wait_witness_of_primary(&pair.backup, &name);
+        wait_progress(&pair.backup, &guest, 20);
+        assert_eq!(newest(&dir)["primary"], old["backups"][0]["place"]);
+        if !is_gone {
+            // Who was there knows it from his own directory, anybody else from the old witness.
+            for side in ["a", "c"] {
+                let said = refused(place.alone(side, &guest).with("--witness", place.witness_option()));
+                assert!(said.contains("was exchanged") && said.contains(&format!("--witness {name}")), "{said}");
+            }
+            let mut backup = place.backup("d", &guest).start();
+            assert_eq!(backup.wait(), SPLIT_BRAIN, "{}", backup.log());
+        }
+        let said = refused(place.alone("c", &guest).with("--witness", &name));
+        assert!(said.contains("runs or may be continued elsewhere"), "{said}");
+        stop(&mut pair.backup);
+        console::join(&guest, &first, &pair.backup.console()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(newest(&dir)["standing"], "ended");
+    }
+}
+
+fn wait_witness_of_primary(vm: &Vm, witness: &str) {
+    wait::until("the witness", || (vm.protecting().witness == witness).then_some(()));
+}
+
+#[test]
+fn exchange_that_the_backup_cannot_take_part_in_leaves_all_as_it_was() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let (dir, name) = other(&place);
+    let mut pair = Pair::start(&place, &guest);
+    // Nobody has a witness there.
+    let (code, said) = pair.primary.ctl(&["witness", "set", "file:/nonexistent/witness"]);
+    assert_eq!(code, NOT_FOUND, "{said}");
+    // A VM of the name runs by that witness.
+    let mut beside = place.alone("x", &guest).with("--witness", &name).start();
+    wait_progress(&beside, &guest, 20);
+    let (code, said) = pair.primary.ctl(&["witness", "set", &name]);
+    assert_eq!(code, SPLIT_BRAIN, "{said}");
+    assert!(said.contains("already has a VM"), "{said}");
+    stop(&mut beside);
+    // A backup that follows is a member, and is not asked by itself.
+    let (code, said) = pair.backup.ctl(&["witness", "set", &name]);
+    assert_eq!(code, CONFLICT, "{said}");
+    // Nobody is dead.
+    let primary = id_of(&newest(&place.witness())["primary"]);
+    let (code, said) = pair.primary.ctl(&["witness", "set", &name, "--dead", &primary[..8]]);
+    assert_eq!(code, CONFLICT, "{said}");
+    assert_eq!(pair.primary.protecting().witness, place.witness_option());
+    // Behind what that VM left, it goes on.
+    let (code, said) = pair.primary.ctl(&["witness", "set", &name]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(newest(&dir)["primary"]["id"], primary.as_str());
+    pair.primary.kill();
+    pair.backup.wait_event("failover-finished");
+    stop(&mut pair.backup);
+}
+
+#[test]
+fn primary_that_dies_in_an_exchange_leaves_one_guest_and_a_way_to_go_on() {
+    needs!(Kvm);
+    for step in ["ExchangeNoted", "MoveUnasked"] {
+        let (guest, place) = (Guest::counter(), Place::new());
+        let (_, name) = other(&place);
+        let backup = place.backup("b", &guest).start();
+        let mut primary = place.primary("a", &guest, backup.port()).environment("OUTLAST_KILL_AT", step).start();
+        primary.wait_event("protected");
+        wait_progress(&primary, &guest, 20);
+        primary.ctl(&["witness", "set", &name]);
+        primary.wait_killed();
+        let first = primary.console();
+        let mut backup = backup;
+        backup.wait_event("failover-finished");
+        wait_progress(&backup, &guest, 20);
+        // The restart of a supervisor: it settles what was begun, and is told no.
+        let said = refused(place.primary("a", &guest, backup.port()));
+        assert!(said.contains("elsewhere") || said.contains("was exchanged"), "{said}");
+        stop(&mut backup);
+        console::join(&guest, &first, &backup.console()).unwrap_or_else(|e| panic!("{e}"));
+    }
+}
+
+#[test]
+fn guest_that_had_no_witness_gets_one_and_no_start_goes_back_to_none() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let (dir, name) = other(&place);
+    let alone = || place.alone("a", &guest).with("--protect", "local").with("--witness", "none");
+    let mut vm = alone().start();
+    wait_progress(&vm, &guest, 20);
+    let (code, said) = vm.ctl(&["witness", "set", &name]);
+    assert_eq!(code, 0, "{said}");
+    let record = newest(&dir);
+    assert_eq!(record["standing"], "running");
+    assert!(record["store"].is_object(), "{record}");
+    vm.kill();
+    let said = refused(alone());
+    assert!(said.contains(&format!("--witness {name}")), "{said}");
+    // The state directory knows which one counts.
+    let mut again = Launch::resume(&place.path("a")).start();
+    again.wait_event("resumed");
+    assert_eq!(again.protecting().witness, name);
+    assert!(newest(&dir)["branch"].as_u64() > record["branch"].as_u64());
+    stop(&mut again);
+    assert_eq!(newest(&dir)["standing"], "ended");
+}
+
+#[test]
+fn backup_whose_witness_is_gone_goes_on_by_an_override_that_names_the_primary() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let (dir, name) = other(&place);
+    let mut pair = Pair::start(&place, &guest);
+    let primary = id_of(&newest(&place.witness())["primary"]);
+    // Meanwhile the backup has read the record that lists it.
+    wait_progress(&pair.primary, &guest, 20);
+    fs::remove_dir_all(place.witness()).expect("there");
+    pair.primary.kill();
+    pair.backup.wait_event("failover-started");
+    let first = pair.primary.console();
+    let override_with =
+        |id: &str| pair.backup.ctl(&["take-over", "--dead", id, "--witness", &name, "--why", "the array burnt"]);
+    let (code, said) = override_with("00000000");
+    assert_eq!(code, NOT_FOUND, "{said}");
+    assert!(said.contains(&primary[..8]), "it says who is listed: {said}");
+    assert!(!dir.join(format!("{NAME}.view-1")).exists());
+    let (code, said) = override_with(&primary[..8]);
+    assert_eq!(code, 0, "{said}");
+    pair.backup.wait_event("failover-finished");
+    wait_progress(&pair.backup, &guest, 20);
+    let record = newest(&dir);
+    assert_eq!((&record["generation"], &record["named_dead"][0]), (&2.into(), &primary.as_str().into()));
+    assert_eq!(record["word"]["why"], "the array burnt");
+    assert!(record["word"]["who"].as_str().is_some_and(|who| who.contains(" on ")), "{record}");
+    stop(&mut pair.backup);
+    console::join(&guest, &first, &pair.backup.console()).unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn state_directory_whose_witness_is_gone_is_resumed_by_an_override() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let (dir, name) = other(&place);
+    let witness = place.witness_option();
+    let mut vm = place.alone("a", &guest).with("--protect", "local").with("--witness", &witness).start();
+    wait_progress(&vm, &guest, 20);
+    let primary = id_of(&newest(&place.witness())["primary"]);
+    vm.kill();
+    fs::remove_dir_all(place.witness()).expect("there");
+    let mut without = Launch::resume(&place.path("a")).start();
+    assert_eq!(without.wait(), NOT_FOUND, "{}", without.log());
+    let mut again = Launch::resume(&place.path("a")).with("--witness", &name).with("--dead", &primary[..8]).start();
+    again.wait_event("resumed");
+    let record = newest(&dir);
+    assert_eq!((&record["generation"], &record["named_dead"][0]), (&2.into(), &primary.as_str().into()));
+    assert!(record["word"]["at"].as_u64().is_some_and(|at| at > 1_700_000_000), "{record}");
+    again.kill();
+    // From here on the new one counts without being named.
+    let mut third = Launch::resume(&place.path("a")).start();
+    third.wait_event_again("resumed", 2);
+    assert_eq!(third.protecting().witness, name);
+    stop(&mut third);
+}

@@ -1,0 +1,387 @@
+//! The exchange of the witness, performed. By whose assent the register is continued, and who may begin it, is decided in
+//! [`replication::view`]; here the new witness is opened, notes are made durable, and the two sides look whether they see the same.
+
+use std::sync::{Arc, PoisonError};
+
+use replication::view::evidence::{self, Resume};
+use replication::view::{
+    Assent, Departure, Durability, Entry, Exchange, Heir, Incarnation, Known, Nonce, Outcome, Place, Record, Refusal,
+    Register, RegisterId, Settlement, Wish, Word,
+};
+use replication::wire::{Forswear, Forsworn};
+use replication::{ClaimResult, EpochMark, Fork, SessionId, Term};
+use snapshot::statedir::StateDir;
+
+use super::right::{RightError, listed, named};
+use super::{Desks, Registrant};
+use crate::witness::{Proposal, ViewNote, Witness, WitnessError, WitnessName, random};
+
+/// What an operator says where nothing proves it.
+#[derive(Debug, Clone, Default)]
+pub struct Named {
+    /// Places that are dead, as the beginnings of their ids.
+    pub dead: Vec<String>,
+    /// The witness from now on: the old one is gone, or has forgotten.
+    pub witness: Option<WitnessName>,
+    /// Who says so, when and why.
+    pub word: Word,
+}
+
+/// Why the witness was not exchanged. The old one counts.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// There must be one.
+    #[error("a guest is not taken from its witness: without one, a cut of the network makes two guests")]
+    ToNone,
+    /// The new one cannot be used.
+    #[error(transparent)]
+    Witness(#[from] WitnessError),
+    /// The new one does not answer.
+    #[error("the new witness {witness} does not answer: {source}")]
+    NoAnswer {
+        /// The new witness.
+        witness: WitnessName,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What is to be done could not be noted.
+    #[error("the state directory takes no note of the exchange: {0}")]
+    NoNote(#[source] std::io::Error),
+    /// One is under way.
+    #[error("an exchange of the witness is under way already")]
+    UnderWay,
+    /// This place has not seen a record of its register.
+    #[error("this host has not read the newest record of the register, so nothing can continue it")]
+    NothingSeen,
+    /// The rules of the register refuse it.
+    #[error(transparent)]
+    Right(#[from] RightError),
+}
+
+/// An exchange that was noted here.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// The register that is to continue the old one.
+    pub heir: RegisterId,
+    /// What a backup is told of it.
+    pub proposal: Vec<u8>,
+    /// What was left at the new witness for it to find.
+    pub nonce: Nonce,
+}
+
+impl Registrant {
+    /// The witness that counts for the VM in `dir`, which was `configured` with one before it was exchanged.
+    pub fn witness_of(dir: &StateDir, configured: &WitnessName) -> Result<WitnessName, RightError> {
+        let note = ViewNote::read(dir.path()).map_err(RightError::NoIdentity)?;
+        Ok(note.filter(ViewNote::is_exchanged).map_or_else(|| configured.clone(), |note| note.witness))
+    }
+
+    /// As a backup that no record lists: it asks `to` from now on.
+    pub fn use_witness(&self, to: &WitnessName) -> Result<(), ExchangeError> {
+        let witness = to.open()?.ok_or(ExchangeError::ToNone)?;
+        let before = {
+            let register = self.lock();
+            if register.exchange().is_some() {
+                return Err(ExchangeError::UnderWay);
+            }
+            let mut desks = self.desks();
+            (desks.own.replace(witness), std::mem::replace(&mut desks.name, to.clone()))
+        };
+        let looked = self.newest();
+        if looked.is_err() {
+            let mut desks = self.desks();
+            (desks.own, desks.name) = before;
+        }
+        looked.map(|_| ()).map_err(ExchangeError::from)
+    }
+
+    pub(super) fn note(&self, register: &Register) -> Option<ViewNote> {
+        let Desks { name, heir, .. } = &*self.desks();
+        let exchange = register.exchange().cloned();
+        let proposal =
+            exchange.zip(heir.as_ref()).map(|(exchange, (to, _))| Proposal { witness: to.clone(), exchange });
+        let newest = register.newest().cloned().or_else(|| proposal.as_ref().map(|of| of.exchange.heir.parent.clone()));
+        Some(ViewNote { witness: name.clone(), newest: newest?, proposal })
+    }
+
+    /// What became of an exchange: from here on one witness counts.
+    pub(super) fn settle(&self, register: &mut Register) {
+        let Some(settlement) = register.poll_settlement() else { return };
+        {
+            let mut desks = self.desks();
+            let heir = desks.heir.take();
+            if let (Settlement::Moved(parent), Some((name, witness))) = (settlement, heir) {
+                desks.left = desks.own.replace(witness).map(|old| (old, parent));
+                desks.name = name;
+            }
+        }
+        if let Settlement::Moved(_) = settlement
+            && let Some(known) = register.known()
+        {
+            self.life.remember(known);
+        }
+        if let Some(note) = self.note(register)
+            && let Err(error) = self.life.write_note(&note)
+        {
+            tracing::warn!(%error, "what became of the exchange of the witness is not kept in the state directory");
+        }
+        tracing::info!(?settlement, witness = %self.witness(), "the exchange of the witness is settled");
+        *self.settlement.lock().unwrap_or_else(PoisonError::into_inner) = Some(settlement);
+    }
+
+    /// What became of an exchange, once.
+    pub fn take_settlement(&self) -> Option<Settlement> {
+        self.settlement.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// As the primary: notes that the register is to be continued at the witness `to`. From here on this place appends nothing before
+    /// that is settled. What is `named` dead by an operator stands in for a backup that cannot be asked.
+    pub(crate) fn open_exchange(&self, to: &WitnessName, named: Option<&Named>) -> Result<Opened, ExchangeError> {
+        let parent = self.newest_seen()?;
+        let assent = match named {
+            None => Assent::Awaited,
+            Some(named) => self.override_of(&parent.record, named)?,
+        };
+        self.note_exchange(to, parent, assent)
+    }
+
+    fn newest_seen(&self) -> Result<Entry, ExchangeError> {
+        let seen = self.lock().newest().cloned();
+        let noted = || Some(self.life.note().ok()??.newest);
+        seen.or_else(noted).ok_or(ExchangeError::NothingSeen)
+    }
+
+    fn override_of(&self, parent: &Record, said: &Named) -> Result<Assent, ExchangeError> {
+        Ok(Assent::Override { dead: named(Some(parent), &said.dead)?, word: said.word.clone() })
+    }
+
+    fn note_exchange(&self, to: &WitnessName, parent: Entry, assent: Assent) -> Result<Opened, ExchangeError> {
+        let witness = to.open()?.ok_or(ExchangeError::ToNone)?;
+        let no_answer = |source| ExchangeError::NoAnswer { witness: to.clone(), source };
+        let newest = witness.newest(&self.vm_name).map_err(no_answer)?;
+        let newest = newest.entries.last();
+        let heir = Heir::new(RegisterId(random()), parent, newest).map_err(|refusal| self.refused(refusal))?;
+        let other = self.lock().exchange().map(|exchange| exchange.heir.generation);
+        let heir = heir.above(other.unwrap_or(0));
+        let nonce = witness.leave(&self.vm_name).map_err(no_answer)?;
+        let exchange = Exchange { heir, assent };
+        let register_id = exchange.heir.register;
+        let told =
+            Proposal { witness: to.clone(), exchange: Exchange { assent: Assent::Forsworn, ..exchange.clone() } };
+        let proposal = serde_json::to_vec(&told).expect("a proposal has string keys only");
+        self.take_part(to, witness, exchange)?;
+        Ok(Opened { heir: register_id, proposal, nonce })
+    }
+
+    /// The note is durable before it counts.
+    fn take_part(&self, to: &WitnessName, witness: Arc<dyn Witness>, exchange: Exchange) -> Result<(), ExchangeError> {
+        let mut register = self.lock();
+        // What an operator says of the others is said of an exchange that does not come to its end, too.
+        let is_override = matches!(exchange.assent, Assent::Override { .. });
+        if register.exchange().is_some() && !is_override {
+            return Err(ExchangeError::UnderWay);
+        }
+        let note = ViewNote {
+            witness: self.witness(),
+            newest: register.newest().cloned().unwrap_or_else(|| exchange.heir.parent.clone()),
+            proposal: Some(Proposal { witness: to.clone(), exchange: exchange.clone() }),
+        };
+        self.life.publish().and_then(|()| self.life.write_note(&note)).map_err(ExchangeError::NoNote)?;
+        self.desks().heir = Some((to.clone(), witness));
+        register.handle_exchange(exchange);
+        Ok(())
+    }
+
+    /// As the primary: the register is continued by `heir`, for which all have forsworn. `nonce`: what the backup left at the new
+    /// witness; one that left nothing where this side looks sees another one, and it is called off.
+    pub fn move_to(&self, heir: RegisterId, nonce: Option<Nonce>) -> ClaimResult {
+        let new = self.desk(replication::view::Desk::Heir);
+        let found = match (new, nonce) {
+            (Some(new), Some(nonce)) => new.finds(&self.vm_name, nonce),
+            _ => Ok(true),
+        };
+        match found {
+            Err(error) => {
+                tracing::debug!(%error, "the new witness does not answer");
+                return ClaimResult::Unreachable;
+            }
+            Ok(false) => tracing::warn!("the backup does not see the same new witness: the exchange is called off"),
+            Ok(true) => {
+                if let Err(error) = self.note_forsworn(heir) {
+                    tracing::warn!(%error, "the state directory takes no note of the exchange");
+                    return ClaimResult::Unreachable;
+                }
+            }
+        }
+        self.claim(Wish::Move(heir))
+    }
+
+    fn note_forsworn(&self, heir: RegisterId) -> std::io::Result<()> {
+        let mut register = self.lock();
+        let is_override = |exchange: &Exchange| matches!(exchange.assent, Assent::Override { .. });
+        if register.exchange().is_some_and(is_override) || !register.handle_forsworn(heir) {
+            return Ok(());
+        }
+        self.note(&register).map_or(Ok(()), |note| self.life.write_note(&note))
+    }
+
+    /// As the primary: its backup takes no part, and nobody else does.
+    pub fn call_off(&self, heir: RegisterId) -> ClaimResult {
+        {
+            let mut register = self.lock();
+            if register.exchange().is_none() || register.abandon_exchange() {
+                self.settle(&mut register);
+                return ClaimResult::Granted;
+            }
+        }
+        self.claim(Wish::Move(heir))
+    }
+
+    /// As the backup of a primary that says `forswear`: whether this side sees the same new witness; if so, it has forsworn.
+    pub fn forswear(&self, session: SessionId, forswear: &Forswear) -> Forsworn {
+        Forsworn { heir: forswear.heir, result: self.try_to_forswear(session, forswear) }
+    }
+
+    fn try_to_forswear(
+        &self,
+        session: SessionId,
+        Forswear { heir, proposal, nonce }: &Forswear,
+    ) -> Result<Nonce, String> {
+        let said: Proposal =
+            serde_json::from_slice(proposal).map_err(|error| format!("the proposal is not one: {error}"))?;
+        let Proposal { witness: to, exchange } = said;
+        self.check_parent(session, &exchange.heir.parent)?;
+        if exchange.heir.register != *heir || exchange.assent != Assent::Forsworn {
+            return Err("the proposal is about another register".into());
+        }
+        let witness = to.open().map_err(|error| format!("the backup cannot use {to}: {error}"))?;
+        let witness = witness.ok_or("the proposal names no witness")?;
+        let no_answer = |error: std::io::Error| format!("{to} does not answer the backup: {error}");
+        if !witness.finds(&self.vm_name, *nonce).map_err(no_answer)? {
+            return Err(format!("the backup does not see in {to} what the primary left there"));
+        }
+        let left = witness.leave(&self.vm_name).map_err(no_answer)?;
+        self.take_part(&to, witness, exchange).map_err(|error| error.to_string())?;
+        Ok(left)
+    }
+
+    /// Whether `parent` can be the newest record of the register that this backup follows.
+    fn check_parent(&self, session: SessionId, parent: &Entry) -> Result<(), String> {
+        let known = self.known().ok_or("the backup has no witness: end the protection first")?;
+        let theirs = Known::of(parent);
+        let is_ours = theirs.register == known.register && !theirs.is_before(&known);
+        let me = self.life.observer.place().id;
+        let lists_us = parent.record.backups.iter().any(|member| (member.join, member.place.id) == (session, me));
+        match is_ours && lists_us && self.lock().in_doubt().is_none() {
+            true => Ok(()),
+            false => Err("the backup knows another register, or is not listed in it".into()),
+        }
+    }
+
+    /// Tells the witness that was left where the register is continued, if it answers. False: it did not, and may be told later.
+    pub fn depart(&self) -> bool {
+        let (left, departure) = {
+            let register = self.lock();
+            let Desks { name, left, .. } = &*self.desks();
+            let (Some(left), Some(known)) = (left.clone(), register.known()) else { return true };
+            let Known { register, generation, .. } = known;
+            (left, Departure { witness: name.to_string(), register, generation })
+        };
+        let (witness, parent) = left;
+        let mut register = Register::new(self.life.observer.place().clone(), Some(parent));
+        let outcome = super::conclude(&mut register, Wish::Depart(departure), |_, ask| {
+            crate::witness::perform(&*witness, &self.vm_name, ask)
+        });
+        let is_told = !matches!(outcome, Outcome::NoAnswer);
+        if is_told {
+            self.desks().left = None;
+        }
+        is_told
+    }
+
+    /// As the primary of a guest that has no witness: it has `to` from now on.
+    pub fn adopt(
+        &self,
+        to: &WitnessName,
+        store: Option<Place>,
+        durability: Durability,
+        branch: Term,
+    ) -> Result<(), ExchangeError> {
+        let witness = to.open()?.ok_or(ExchangeError::ToNone)?;
+        {
+            let mut desks = self.desks();
+            if desks.own.is_some() {
+                return Err(ExchangeError::UnderWay);
+            }
+            (desks.own, desks.name) = (Some(witness), to.clone());
+        }
+        let wish = Wish::Adopt { store, durability: Some(durability), branch };
+        let outcome = self.wish(wish).expect("there is a witness");
+        self.term_of(outcome).map(|_| ()).map_err(|error| {
+            let mut desks = self.desks();
+            (desks.own, desks.name) = (None, WitnessName::NONE);
+            error.into()
+        })
+    }
+
+    /// As the backup of `session`: the guest is to go on here by a register at the witness that is `named`, since the old one is gone.
+    pub fn take_over_by_override(
+        &self,
+        session: SessionId,
+        fork: EpochMark,
+        to: &WitnessName,
+        said: &Named,
+    ) -> Result<(), ExchangeError> {
+        self.open_exchange(to, Some(said))?;
+        let wish = Wish::TakeOver { join: session, fork, named_dead: Default::default() };
+        Ok(self.win_by_override(wish).map(|_| ())?)
+    }
+
+    pub(super) fn resume_by_override(
+        &self,
+        store: Place,
+        fork: Fork,
+        to: &WitnessName,
+        said: &Named,
+    ) -> Result<Term, RightError> {
+        let opened = self.open_exchange(to, Some(said)).map_err(|error| match error {
+            ExchangeError::Right(error) => error,
+            other => RightError::NoOverride(Box::new(other)),
+        })?;
+        tracing::warn!(heir = %opened.heir, witness = %to, "the register is continued by an override");
+        let newest = self.newest_seen().ok().map(|entry| entry.record);
+        let wish = self.life.observer.resume(newest.as_ref(), Resume { store, fork, named_dead: Default::default() });
+        let wish = match wish {
+            // What the operator named stands in for what a lock file proves.
+            Wish::Resume { store, fork, is_original, mut dead, named_dead } => {
+                let names = newest.as_ref().map(|record| evidence::named(Some(record), &said.dead));
+                dead.extend(names.and_then(Result::ok).unwrap_or_default());
+                Wish::Resume { store, fork, is_original, dead, named_dead }
+            }
+            other => other,
+        };
+        self.win_by_override(wish)
+    }
+
+    /// One that is refused leaves no trace.
+    fn win_by_override(&self, wish: Wish) -> Result<Term, RightError> {
+        let outcome = self.wish(wish).expect("there is a witness");
+        if let Outcome::Refused(_) = outcome {
+            let mut register = self.lock();
+            if register.abandon_exchange() {
+                self.settle(&mut register);
+            }
+        }
+        match outcome {
+            Outcome::Refused(Refusal::MayBeWhole { .. }) => {
+                let listed = self.newest_seen().map_or_else(|_| Vec::new(), |entry| listed(&entry.record));
+                let me: Incarnation = self.life.observer.place().id;
+                Err(RightError::Unnamed {
+                    vm: self.vm_name.clone(),
+                    listed: listed.into_iter().filter(|place| place.id != me).collect(),
+                })
+            }
+            outcome => self.term_of(outcome),
+        }
+    }
+}
