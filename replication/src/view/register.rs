@@ -277,7 +277,12 @@ impl Register {
     /// The witness shows another register than the known one, or an older state of that. One that continues it is as good.
     fn trace(&mut self, wish: Wish, attempt: Attempt, found: Vec<Entry>) -> Option<Outcome> {
         let newest = found.into_iter().next_back();
-        let continues = |entry: &Entry| self.known.is_some_and(|known| entry.record.continues(&known));
+        // The record that says where the register went is none that its heir kept.
+        let left = self.newest.as_ref().and_then(|entry| entry.record.moved.as_ref());
+        let continues = |entry: &Entry| {
+            self.known.is_some_and(|known| entry.record.continues(&known))
+                || left.is_some_and(|to| entry.record.is_of_line(to.register))
+        };
         let Some(entry) = newest.clone().filter(continues) else {
             (self.known, self.stranger) = (self.known_before, newest);
             return Some(Outcome::Forgotten);
