@@ -297,7 +297,8 @@ impl World {
             oracle.fail(Rule::OldRegister, host, text);
         }
         if self.env.witness.has_equal_generations {
-            let text = || "a register was continued by one of no higher generation: nobody can tell which counts".to_owned();
+            let text =
+                || "a register was continued by one of no higher generation: nobody can tell which counts".to_owned();
             oracle.fail(Rule::OldRegister, None, text);
         }
         if let Some(join) = self.env.witness.listed_again() {
