@@ -284,6 +284,11 @@ impl Record {
         self.ancestors.iter().rfind(of).is_some_and(is_kept)
     }
 
+    /// Whether it is of that register, or of one that continues it.
+    pub fn is_of_line(&self, register: RegisterId) -> bool {
+        self.register == register || self.ancestors.iter().any(|kept| kept.register == register)
+    }
+
     /// Every place that it lists, the primary first.
     pub fn places(&self) -> impl Iterator<Item = &Place> {
         let backups = self.backups.iter().map(|member| &member.place);

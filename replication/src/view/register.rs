@@ -302,7 +302,12 @@ impl Register {
         self.another = named_other(by, &found);
         let newest = found.into_iter().next_back();
         let is_of_another = self.another.is_some();
-        let continues = |entry: &Entry| self.known.is_some_and(|known| entry.record.continues(&known));
+        // The record that says where the register went is none that its heir kept.
+        let left = self.newest.as_ref().and_then(|entry| entry.record.moved.as_ref());
+        let continues = |entry: &Entry| {
+            self.known.is_some_and(|known| entry.record.continues(&known))
+                || left.is_some_and(|to| entry.record.is_of_line(to.register))
+        };
         let Some(entry) = newest.clone().filter(|entry| !is_of_another && continues(entry)) else {
             (self.known, self.stranger) = (self.known_before, newest);
             return Some(Outcome::Forgotten);

@@ -240,3 +240,39 @@ fn state_directory_whose_witness_is_gone_is_resumed_by_an_override() {
     assert_eq!(third.protecting().witness, name);
     stop(&mut third);
 }
+
+#[test]
+fn two_overrides_of_one_register_stop_when_they_meet() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let names = ["one", "two"].map(|name| {
+        fs::create_dir(place.path(name)).expect("the test's own directory");
+        format!("file:{}", place.path(name).display())
+    });
+    let mut backup = place.backup("b", &guest).start();
+    let port = backup.port();
+    let mut primary = place.primary("a", &guest, port).with("--protect", "local").start();
+    primary.wait_event("protected");
+    // Meanwhile the backup has read the record that lists it.
+    wait_progress(&primary, &guest, 20);
+    let listed = newest(&place.witness());
+    let ids = [&listed["primary"], &listed["store"], &listed["backups"][0]["place"]]
+        .map(|place| id_of(place)[..8].to_owned());
+    fs::remove_dir_all(place.witness()).expect("there");
+    primary.kill();
+    backup.wait_event("failover-started");
+    let dead = |id: usize| ["--dead", ids[id].as_str()];
+    let (code, said) = backup.ctl(&[&["take-over", "--witness", &names[0]][..], &dead(0), &dead(1)].concat());
+    assert_eq!(code, 0, "{said}");
+    backup.wait_event("failover-finished");
+    // Somebody who has not heard of that says the same on the other host.
+    let resume = Launch::resume(&place.path("a")).with("--witness", &names[1]);
+    let mut resumed = resume.with("--dead", &ids[0]).with("--dead", &ids[2]).start();
+    resumed.wait_event("resumed");
+    stop(&mut backup);
+    let waiting = place.backup_on("b", &guest, port).instead("--witness", &names[0]).start();
+    assert_eq!(resumed.wait(), SPLIT_BRAIN, "{}", resumed.log());
+    assert!(resumed.log().contains("two registers of generation 2"), "{}", resumed.log());
+    let Occurrence::Refused { reason } = waiting.wait_event("refused") else { panic!("it is") };
+    assert!(reason.contains("two registers"), "{reason}");
+}

@@ -283,6 +283,20 @@ fn register_that_has_moved_says_where_to_and_takes_nothing_more() {
 }
 
 #[test]
+fn who_was_told_where_the_register_went_finds_it_there() {
+    let (mut world, mut a, mut b) = World::pair();
+    won(world.wish(&mut a, Wish::Remove(JOIN)));
+    world.open(&mut a, Assent::Forsworn);
+    won(world.wish(&mut a, Wish::Move(HEIR)));
+    let departure = Departure { witness: "file:/new".into(), register: HEIR, generation: 2 };
+    won(world.wish(&mut Node::new(1), Wish::Depart(departure)));
+    assert!(matches!(world.wish(&mut b, Wish::Look), Outcome::Refused(Refusal::Moved { .. })));
+    b.own = NEW;
+    assert!(matches!(world.wish(&mut b, take_over()), Outcome::Refused(Refusal::Primary { .. })));
+    assert_eq!(b.register.known().expect("it has seen it").generation, 2);
+}
+
+#[test]
 fn witness_that_was_left_can_be_gone_back_to() {
     let (mut world, mut a, _) = World::pair();
     world.open(&mut a, Assent::Forsworn);
