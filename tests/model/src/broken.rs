@@ -144,7 +144,7 @@ impl Break {
             Break::NobodyClaims | Break::VoidUntold | Break::DeathUntold => &[Stuck],
             Break::BaseBeforeListed => &[ProtectedUnlisted],
             Break::EndUnrecorded => &[EndedContinued],
-            Break::AnyDisk => &[OtherDisk],
+            Break::AnyDisk => &[OtherDisk, ClaimBehind],
             Break::BeginUnproved | Break::SilenceProves | Break::StoreDiesWithBoot | Break::OverrideUnnamed => {
                 &[BesideWhole]
             }
