@@ -108,14 +108,18 @@ pub const QUICK: [Case; 13] = [
     Case { name: "an override", bounds: OVERRIDE, heals: false },
 ];
 
-/// The bounds of the rules, for hours in which nobody waits.
-pub const DEEP: [Case; 6] = [
+/// The bounds of the rules, each in a case of its own: together they are too many states.
+pub const DEEP: [Case; 10] = [
     Case { name: "epochs", bounds: Bounds { epochs: 3, ..Bounds::SMALL }, heals: false },
     Case { name: "pairings", bounds: Bounds { joins: 2, ..Bounds::SMALL }, heals: false },
     Case { name: "crashes", bounds: Bounds { crashes: 2, lives: 3, ..Bounds::SMALL }, heals: false },
     Case { name: "ends", bounds: Bounds { ends: 1, ..Bounds::SMALL }, heals: false },
     Case { name: "a state directory", bounds: Bounds { store: true, store_losses: 1, ..Bounds::SMALL }, heals: false },
-    Case { name: "healing", bounds: Bounds { crashes: 2, ..Bounds::SMALL }, heals: true },
+    Case { name: "two appends in doubt", bounds: Bounds { unanswered: 2, epochs: 1, ..Bounds::SMALL }, heals: false },
+    Case { name: "a loss of power", bounds: Bounds { outages: 1, ..QUIET }, heals: false },
+    Case { name: "healing of two crashes", bounds: Bounds { epochs: 2, ..CRASHES }, heals: true },
+    Case { name: "healing of an append in doubt", bounds: Bounds { epochs: 1, ..Bounds::SMALL }, heals: true },
+    Case { name: "healing of a loss of power", bounds: Bounds { outages: 1, epochs: 1, ..QUIET }, heals: true },
 ];
 
 impl FromStr for Bounds {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::bounds::{self, Bounds};
 use crate::play::Setting;
-use crate::world::Wrong;
+use crate::world::Violation;
 
 /// A rule broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,13 +138,13 @@ impl Break {
     }
 
     /// What may be seen of it, in whatever order states are looked at.
-    pub fn harm(self) -> &'static [Wrong] {
-        use Wrong::*;
+    pub fn harm(self) -> &'static [Violation] {
+        use Violation::*;
         match self {
             Break::NobodyClaims | Break::VoidUntold | Break::DeathUntold => &[Stuck],
             Break::BaseBeforeListed => &[ProtectedUnlisted],
             Break::EndUnrecorded => &[EndedContinued],
-            Break::AnyDisk => &[OtherDisk],
+            Break::AnyDisk => &[OtherDisk, ClaimBehind],
             Break::BeginUnproved | Break::SilenceProves | Break::StoreDiesWithBoot | Break::OverrideUnnamed => {
                 &[BesideWhole]
             }

@@ -7,7 +7,7 @@ use stateright::{Checker, HasDiscoveries, Model, Path, Property};
 use crate::action::{self, Action};
 use crate::healing;
 use crate::play::{self, Setting};
-use crate::world::{World, Wrong};
+use crate::world::{Violation, World};
 
 /// The model of the rules.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +16,7 @@ pub struct Views(pub Setting);
 /// One property for each thing that can be wrong: a state in which it is not.
 macro_rules! properties {
     ($($wrong:ident),* $(,)?) => {
-        vec![$(Property::always(Wrong::$wrong.text(), |_: &Views, world: &World| world.wrong != Some(Wrong::$wrong))),*]
+        vec![$(Property::always(Violation::$wrong.text(), |_: &Views, world: &World| world.violation != Some(Violation::$wrong))),*]
     };
 }
 
@@ -29,15 +29,15 @@ impl Model for Views {
     }
 
     fn actions(&self, world: &World, actions: &mut Vec<Action>) {
-        if world.wrong.is_none() {
+        if world.violation.is_none() {
             action::within(&self.0.bounds, world, actions);
         }
     }
 
     fn next_state(&self, world: &World, action: Action) -> Option<World> {
         let mut next = play::next(&self.0, world, action)?;
-        if self.0.heals && next.wrong.is_none() {
-            next.wrong = healing::trouble(&self.0, &next);
+        if self.0.heals && next.violation.is_none() {
+            next.violation = healing::trouble(&self.0, &next);
         }
         Some(next)
     }
@@ -70,14 +70,14 @@ pub struct Report {
     /// Every state within the bounds was looked at.
     pub is_complete: bool,
     /// How a property came not to hold.
-    pub found: Option<Found>,
+    pub found: Option<Counterexample>,
 }
 
 /// A run in which a property does not hold.
 #[derive(Debug)]
-pub struct Found {
+pub struct Counterexample {
     /// Which.
-    pub wrong: Wrong,
+    pub violation: Violation,
     /// The states and what was done in each.
     pub steps: Vec<(World, Option<Action>)>,
 }
@@ -112,8 +112,8 @@ fn report(checker: &impl Checker<Views>, begun: Instant, limit: Option<Duration>
     Report { states: checker.unique_state_count(), depth: checker.max_depth(), took, is_complete, found }
 }
 
-fn found(path: Path<World, Action>) -> Found {
+fn found(path: Path<World, Action>) -> Counterexample {
     let steps = path.into_vec();
-    let last = steps.last().and_then(|(world, _)| world.wrong);
-    Found { wrong: last.expect("a discovery is a state in which something is wrong"), steps }
+    let last = steps.last().and_then(|(world, _)| world.violation);
+    Counterexample { violation: last.expect("a discovery is a state in which something is wrong"), steps }
 }

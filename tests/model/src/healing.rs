@@ -7,13 +7,13 @@
 use crate::action::{Action, Fate, errands};
 use crate::name::HostId;
 use crate::play::{self, Setting};
-use crate::world::{Errand, Node, Replica, Role, Stance, World, Wrong};
+use crate::world::{Errand, Node, Replica, Role, Stance, Violation, World};
 
 /// Steps of a walk, at most. The longest that was seen takes less than half of it.
 const STEPS_MAX: usize = 60;
 
 /// What goes wrong when faults stop in `world`, whether what is late arrives then or never; none: it heals.
-pub fn trouble(setting: &Setting, world: &World) -> Option<Wrong> {
+pub fn trouble(setting: &Setting, world: &World) -> Option<Violation> {
     let mut arrived = world.clone();
     if let Some(next) = play::next(setting, world, Action::Arrive) {
         arrived = next;
@@ -23,15 +23,15 @@ pub fn trouble(setting: &Setting, world: &World) -> Option<Wrong> {
     [arrived, lost].into_iter().find_map(|world| walk(setting, world))
 }
 
-fn walk(setting: &Setting, mut world: World) -> Option<Wrong> {
+fn walk(setting: &Setting, mut world: World) -> Option<Violation> {
     for _ in 0..STEPS_MAX {
-        if world.wrong.is_some() || is_well(&world) {
-            return world.wrong;
+        if world.violation.is_some() || is_well(&world) {
+            return world.violation;
         }
-        let Some(next) = step(setting, &world) else { return Some(Wrong::Stuck) };
+        let Some(next) = step(setting, &world) else { return Some(Violation::Stuck) };
         world = next;
     }
-    Some(Wrong::Stuck)
+    Some(Violation::Stuck)
 }
 
 /// The primary of the newest record runs the guest, or nobody should.

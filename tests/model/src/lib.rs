@@ -4,7 +4,7 @@
 //! part of the model's state, unchanged. What surrounds it is made as small as the rules allow: three hosts, the witness as a chain that
 //! is written by compare-and-set, epochs that are numbers, a backup that acks, a store that keeps.
 //!
-//! Each state is looked at from outside ([`world::Wrong`]): what was released, who had it, and what later records make of it.
+//! Each state is looked at from outside ([`world::Violation`]): what was released, who had it, and what later records make of it.
 #![forbid(unsafe_code)]
 
 pub mod action;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 /// A value that is not changed any more. It is hashed once, when it is made, since states are hashed far more often.
 #[derive(Debug)]
-pub struct Shared<T>(Arc<Hashed<T>>);
+pub struct Shared<T>(Arc<Content<T>>);
 
 #[derive(Debug)]
-struct Hashed<T> {
+struct Content<T> {
     hash: u64,
     value: T,
 }
@@ -19,7 +19,7 @@ impl<T: Hash> Shared<T> {
     pub fn new(value: T) -> Shared<T> {
         let mut hasher = DefaultHasher::new();
         value.hash(&mut hasher);
-        Shared(Arc::new(Hashed { hash: hasher.finish(), value }))
+        Shared(Arc::new(Content { hash: hasher.finish(), value }))
     }
 }
 

@@ -4,13 +4,13 @@ use std::fmt::Write;
 
 use replication::view::{Record, Standing};
 
-use crate::check::Found;
+use crate::check::Counterexample;
 use crate::line::Lines;
 use crate::name::{Join, Life};
 use crate::world::World;
 
 /// The story of a run in which something is wrong.
-pub fn tell(found: &Found) -> String {
+pub fn tell(found: &Counterexample) -> String {
     let mut story = String::new();
     let mut action = None;
     let mut before: Option<&World> = None;
@@ -21,7 +21,7 @@ pub fn tell(found: &Found) -> String {
         }
         (action, before) = (*next, Some(world));
     }
-    writeln!(story, "Does not hold: {}.", found.wrong.text()).expect("text takes all");
+    writeln!(story, "Does not hold: {}.", found.violation.text()).expect("text takes all");
     story
 }
 

@@ -28,7 +28,7 @@ pub struct World {
     /// What has happened of what may happen a few times only.
     pub spent: Spent,
     /// The first rule that did not hold. Nothing happens after it.
-    pub wrong: Option<Wrong>,
+    pub violation: Option<Violation>,
 }
 
 /// A row of epochs.
@@ -282,7 +282,7 @@ pub enum Stance {
 
 /// A property that did not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Wrong {
+pub enum Violation {
     /// An epoch was released that a later fork, or a later start, leaves out.
     OtherLine,
     /// A claimer continues from before what was released.
@@ -305,20 +305,20 @@ pub enum Wrong {
     Stuck,
 }
 
-impl Wrong {
+impl Violation {
     /// What holds if it does not come up.
     pub const fn text(self) -> &'static str {
         match self {
-            Wrong::OtherLine => "what is released lies on one line, at or below every later fork",
-            Wrong::ClaimBehind => "a claimer has everything that was released",
-            Wrong::TwinEpochs => "no epoch's identity has two contents",
-            Wrong::ReleasedWithoutRight => "only a primary by a record releases",
-            Wrong::ReleasedUncommitted => "what is released is at every member of the view",
-            Wrong::BesideWhole => "nobody begins beside a listed place that is whole",
-            Wrong::OtherDisk => "the guest is booted from a disk of a listed place",
-            Wrong::EndedContinued => "what has ended stays ended",
-            Wrong::ProtectedUnlisted => "who protects the guest is listed",
-            Wrong::Stuck => "when faults stop, somebody runs the guest or it has ended",
+            Violation::OtherLine => "what is released lies on one line, at or below every later fork",
+            Violation::ClaimBehind => "a claimer has everything that was released",
+            Violation::TwinEpochs => "no epoch's identity has two contents",
+            Violation::ReleasedWithoutRight => "only a primary by a record releases",
+            Violation::ReleasedUncommitted => "what is released is at every member of the view",
+            Violation::BesideWhole => "nobody begins beside a listed place that is whole",
+            Violation::OtherDisk => "the guest is booted from a disk of a listed place",
+            Violation::EndedContinued => "what has ended stays ended",
+            Violation::ProtectedUnlisted => "who protects the guest is listed",
+            Violation::Stuck => "when faults stop, somebody runs the guest or it has ended",
         }
     }
 }
@@ -335,7 +335,7 @@ impl World {
             joins: BTreeMap::new(),
             is_ended: false,
             spent: Spent::default(),
-            wrong: None,
+            violation: None,
         }
     }
 

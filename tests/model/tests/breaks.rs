@@ -9,7 +9,12 @@ use model::story;
 fn is_seen(rule: Break) {
     let report = check(rule.setting(), Order::Near, 1, None);
     let found = report.found.unwrap_or_else(|| panic!("{rule} went unseen in {} states", report.states));
-    assert!(rule.harm().contains(&found.wrong), "{rule} was seen by {:?}:\n{}", found.wrong, story::tell(&found));
+    assert!(
+        rule.harm().contains(&found.violation),
+        "{rule} was seen by {:?}:\n{}",
+        found.violation,
+        story::tell(&found)
+    );
 }
 
 #[test]

@@ -24,7 +24,17 @@ fn coverage(bounds: Bounds) -> Coverage {
 
 #[test]
 fn cores_agree_with_the_model_in_runs_drawn_at_random() {
-    let bounds = Bounds { records: 6, epochs: 6, joins: 3, unanswered: 2, crashes: 2, lives: 4, ..Bounds::SMALL };
+    let bounds = Bounds {
+        records: 6,
+        epochs: 6,
+        joins: 3,
+        unanswered: 2,
+        crashes: 2,
+        lives: 4,
+        ends: 1,
+        outages: 1,
+        ..Bounds::SMALL
+    };
     let Coverage { steps, bases, acks, takeovers, removals, fences, denials, ends } = coverage(bounds);
     println!(
         "{steps} steps: {bases} bases, {acks} acks, {takeovers} takeovers, {removals} removals, {fences} fences, {denials} denials, {ends} ends"
@@ -36,7 +46,8 @@ fn cores_agree_with_the_model_in_runs_drawn_at_random() {
 
 #[test]
 fn cores_agree_with_the_model_where_there_is_a_state_directory() {
-    let bounds = Bounds { records: 6, epochs: 6, joins: 2, store: true, store_losses: 1, lives: 4, ..Bounds::SMALL };
+    let bounds =
+        Bounds { records: 6, epochs: 6, joins: 2, store: true, store_losses: 1, lives: 4, ends: 1, ..Bounds::SMALL };
     let Coverage { steps, bases, acks, .. } = coverage(bounds);
     println!("{steps} steps: {bases} bases, {acks} acks");
     assert!(bases >= 20 && acks >= 20, "too little happens in these runs to show anything");

@@ -14,7 +14,7 @@ use crate::broken::Break;
 use crate::line::{Epoch, Lines};
 use crate::name::{HostId, Join, Life};
 use crate::shared::Shared;
-use crate::world::{Disk, Extent, Replica, Role, Spent, World, Wrong};
+use crate::world::{Disk, Extent, Replica, Role, Spent, Violation, World};
 
 /// What a run is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,14 +77,14 @@ impl Play<'_> {
     }
 
     /// A property does not hold. The first counts.
-    fn fault(&mut self, wrong: Wrong) {
-        self.world.wrong.get_or_insert(wrong);
+    fn fault(&mut self, violation: Violation) {
+        self.world.violation.get_or_insert(violation);
     }
 
     /// A property holds, or not.
-    fn check(&mut self, holds: bool, wrong: Wrong) {
+    fn check(&mut self, holds: bool, violation: Violation) {
         if !holds {
-            self.fault(wrong);
+            self.fault(violation);
         }
     }
 
@@ -162,7 +162,7 @@ impl Play<'_> {
         let is_boot = record.fork.is_none();
         let is_free = self.world.witness.newest().is_none_or(|newest| newest.standing == Standing::Ended);
         if self.world.is_ended && !is_boot {
-            self.fault(Wrong::EndedContinued);
+            self.fault(Violation::EndedContinued);
         }
         self.world.is_ended &= !is_boot;
         if is_free {
@@ -172,7 +172,7 @@ impl Play<'_> {
             let (lines, first) = (self.world.lines.clone(), self.first_branch());
             let mut released = lines.released().filter(|epoch| epoch.line.branch >= first);
             if released.any(|epoch| origin.is_none_or(|origin| !lines.is_in(epoch, origin))) {
-                self.fault(Wrong::ClaimBehind);
+                self.fault(Violation::ClaimBehind);
             }
         }
         if is_boot || !record.named_dead.is_empty() {
@@ -184,12 +184,12 @@ impl Play<'_> {
     fn judge_boot(&mut self, record: &Record, is_boot: bool) {
         let Some(before) = self.world.witness.newest().cloned() else { return };
         if before.places().any(|place| self.may_continue(&before, place.id, place.kind)) {
-            self.fault(Wrong::BesideWhole);
+            self.fault(Violation::BesideWhole);
         }
         let host = HostId::of(&record.primary.location);
         let is_listed = before.places().any(|place| HostId::of(&place.location) == host);
         if is_boot && (!is_listed || self.world.host(host).disk == Disk::Partial) {
-            self.fault(Wrong::OtherDisk);
+            self.fault(Violation::OtherDisk);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::broken::Break;
 use crate::line::Epoch;
 use crate::name::{HostId, Join, Life};
 use crate::witness::Slot;
-use crate::world::{Disk, Errand, Extent, Phase, Primary, Replica, Session, Stance, Wrong};
+use crate::world::{Disk, Errand, Extent, Phase, Primary, Replica, Session, Stance, Violation};
 
 /// Epochs sealed and not committed, at most.
 const IN_FLIGHT_MAX: u8 = 2;
@@ -32,7 +32,7 @@ impl Play<'_> {
         primary.sealed += 1;
         let line = primary.line;
         let has_twin = self.change_lines(|lines| lines.seal(line));
-        self.check(!has_twin, Wrong::TwinEpochs);
+        self.check(!has_twin, Violation::TwinEpochs);
         Some(())
     }
 
@@ -90,7 +90,7 @@ impl Play<'_> {
             let records = self.world.stood().map(|slot| &slot.entry.record);
             let lists = |record: &Record| record.backups.iter().any(|member| member.join == session.join.session());
             let is_listed = records.into_iter().any(lists);
-            self.check(is_listed, Wrong::ProtectedUnlisted);
+            self.check(is_listed, Violation::ProtectedUnlisted);
         }
         self.commit(host)
     }
@@ -194,7 +194,7 @@ impl Play<'_> {
 
     fn judge_release(&mut self, host: HostId, epoch: Epoch) {
         let Some(right) = self.right(epoch.line.life).cloned() else {
-            return self.fault(Wrong::ReleasedWithoutRight);
+            return self.fault(Violation::ReleasedWithoutRight);
         };
         let is_at = |member: &replication::view::Member| {
             let extent = self.extent(Join::of(member.join));
@@ -203,7 +203,7 @@ impl Play<'_> {
         let is_everywhere = right.backups.iter().all(is_at);
         let store = self.world.host(host).store.and_then(|store| store.has);
         let is_stored = right.store.is_none() || store.is_some_and(|has| self.world.lines.is_in(epoch, has));
-        self.check(is_everywhere && is_stored, Wrong::ReleasedUncommitted);
+        self.check(is_everywhere && is_stored, Violation::ReleasedUncommitted);
         let begins = |slot: &&Slot| slot.entry.record.branch == slot.entry.record.number;
         let is_its = |slot: &&Slot| Life::of(slot.entry.record.primary.id) == epoch.line.life;
         let later = self.world.stood().filter(begins).skip_while(|slot| !is_its(slot)).filter(|slot| !is_its(slot));
@@ -214,6 +214,6 @@ impl Play<'_> {
         }
         let keeps = |slot: &Slot| slot.fork.is_some_and(|fork| self.world.lines.is_in(epoch, fork));
         let is_kept = later.into_iter().all(keeps);
-        self.check(is_kept, Wrong::OtherLine);
+        self.check(is_kept, Violation::OtherLine);
     }
 }

@@ -10,7 +10,7 @@ use super::Play;
 use crate::broken::Break;
 use crate::name::{HostId, Life};
 use crate::shared::Shared;
-use crate::world::{Errand, Host, Node, Pending, Role, Store, Wrong};
+use crate::world::{Errand, Host, Node, Pending, Role, Store, Violation};
 
 /// A process that has just begun.
 pub(super) struct Newcomer {
@@ -77,7 +77,7 @@ impl Play<'_> {
         let pending = self.world.node(host)?.pending.clone()?;
         let before = self.world.host(host).store.filter(|store| store.has.is_some());
         let is_listed = |store: Store| newest.iter().flat_map(Record::places).any(|place| place.id == store.id);
-        self.check(!before.is_some_and(is_listed), Wrong::BesideWhole);
+        self.check(!before.is_some_and(is_listed), Violation::BesideWhole);
         self.world.host_mut(host).store = store.map(|id| Store { id, has: None });
         if self.breaks(Break::RunBeforeWon) {
             return self.run_at_once(host, &pending);
