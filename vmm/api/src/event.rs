@@ -35,7 +35,7 @@ pub enum Occurrence {
         /// The epoch that it continues after.
         epoch: u64,
         /// Its branch and number, as `3/78`; its number alone where a version before branches wrote it.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "String::is_empty")]
         epoch_id: String,
         /// Outputs that are emitted again.
         reemitted: u64,
@@ -47,13 +47,13 @@ pub enum Occurrence {
         /// The epoch that it went back to.
         epoch: u64,
         /// Its branch and number, as `3/78`; its number alone where a version before branches wrote it.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "String::is_empty")]
         epoch_id: String,
         /// The number that this state has from now on.
         #[serde(rename = "as")]
         anew: u64,
         /// The same with its branch.
-        #[serde(rename = "as_id", default)]
+        #[serde(rename = "as_id", default, skip_serializing_if = "String::is_empty")]
         anew_id: String,
         /// How many attempts this crash has had.
         attempt: u64,
@@ -76,7 +76,7 @@ pub enum Occurrence {
         /// The epoch that ran.
         epoch: u64,
         /// Its branch and number, as `3/78`; its number alone where a version before branches wrote it.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "String::is_empty")]
         epoch_id: String,
         /// What is done about it.
         policy: String,
@@ -259,7 +259,7 @@ pub enum Occurrence {
         /// The last epoch of the primary that counts.
         epoch: u64,
         /// Its branch and number, as `3/78`; its number alone where a version before branches wrote it.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "String::is_empty")]
         epoch_id: String,
         /// Outputs that are emitted again.
         reemitted: u64,
@@ -277,7 +277,7 @@ pub enum Occurrence {
         /// Its last epoch.
         epoch: u64,
         /// Its branch and number, as `3/78`; its number alone where a version before branches wrote it.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "String::is_empty")]
         epoch_id: String,
         /// Who has the guest.
         holder: String,

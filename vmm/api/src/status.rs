@@ -205,7 +205,7 @@ pub struct KeptEpoch {
     /// Its number.
     pub epoch: u64,
     /// Its branch and number, as `3/78`; its number alone where a version before branches wrote it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub epoch_id: String,
     /// Since its end, in milliseconds.
     pub age_ms: u64,
@@ -254,7 +254,7 @@ pub struct EpochFigures {
     /// The epoch that runs.
     pub running: u64,
     /// Its branch and number, as `3/78`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub running_id: String,
     /// How pages are captured.
     pub capture: Capture,
@@ -351,7 +351,7 @@ pub struct KeptCopy {
     /// Its last epoch.
     pub epoch: u64,
     /// Its branch and number, as `3/78`; its number alone where a version before branches wrote it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub epoch_id: String,
     /// Who has the guest.
     pub guest_is_at: String,
@@ -365,7 +365,7 @@ pub struct Incident {
     /// The epoch that ran then.
     pub epoch: u64,
     /// Its branch and number, as `3/78`; its number alone where a version before branches wrote it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub epoch_id: String,
     /// When, in milliseconds since 1970.
     pub at_ms: u64,
