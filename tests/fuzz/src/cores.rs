@@ -14,8 +14,8 @@ use replication::wire::{
 };
 use replication::{
     Backup, BackupAction, BackupConfig, BranchSeed, ChainHash, ClaimResult, EpochId, EpochMark, EpochMeta, EpochWriter,
-    Fork, FrameDecoder, Link, Message, Origin, Output, Primary, PrimaryAction, PrimaryConfig, SessionId, StateDigest, Term,
-    Time, VmId,
+    Fork, FrameDecoder, Link, Message, Origin, Output, Primary, PrimaryAction, PrimaryConfig, SessionId, StateDigest,
+    Term, Time, VmId,
 };
 
 use crate::input::Input;
