@@ -5,6 +5,8 @@ use std::fs;
 use guests::place::{wait_progress, wait_value};
 use guests::{Guest, Pair, Place, console, needs, said};
 
+const TIMEOUT: i32 = 5;
+
 /// Both programs have ended with 0, and the guest ran on one side only.
 #[track_caller]
 fn assert_ended(pair: &mut Pair) {
@@ -65,6 +67,26 @@ fn stop_while_protected_is_a_clean_end_of_both() {
     assert_ended(&mut pair);
     let said = console::check(&guest, &pair.primary.console()).unwrap_or_else(|e| panic!("{e}"));
     assert!(said.last >= seen);
+}
+
+/// `ctl stop` answered 0 and the primary ended with 0, and later the guest ran at its backup.
+#[test]
+fn stop_that_the_witness_does_not_record_is_said_and_the_backup_goes_on() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut pair = Pair::start(&place, &guest);
+    let seen = wait_progress(&pair.primary, &guest, 20);
+    fs::rename(place.witness(), place.path("away")).expect("the test's own directory");
+    let (code, said) = pair.primary.ctl(&["stop"]);
+    assert_eq!(code, TIMEOUT, "{said}");
+    assert!(said.contains("its backup may continue it"), "{said}");
+    assert_eq!(pair.primary.wait(), TIMEOUT, "{}", pair.primary.log());
+    fs::rename(place.path("away"), place.witness()).expect("the test's own directory");
+    pair.backup.wait_event("failover-finished");
+    wait_value(&pair.backup, &guest, seen + 20);
+    assert_eq!(pair.backup.ctl(&["stop"]).0, 0);
+    assert_eq!(pair.backup.wait(), 0);
+    console::join(&guest, &pair.primary.console(), &pair.backup.console()).unwrap_or_else(|e| panic!("{e}"));
 }
 
 #[test]

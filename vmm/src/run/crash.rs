@@ -118,10 +118,11 @@ impl OnCrash {
         events: &Events,
     ) -> Result<Next, Failure> {
         let Some(what) = end.crash() else {
-            if matches!(end, End::Guest(_) | End::Stopped) {
-                self.file.forget()?;
+            if !matches!(end, End::Guest(_) | End::Stopped) {
+                return super::exit_of(end).map(Next::End);
             }
-            return super::exit_of(end).map(Next::End);
+            self.file.forget()?;
+            return super::exit_of_parting(parted).map(Next::End);
         };
         let incident = self.file.read()?.unwrap_or_else(|| Incident::crashed(None, what, EpochId(0), Duration::ZERO));
         let is_to_boot = self.policy == OnGuestPanic::Reset && incident.crashes.get() <= RESETS_MAX;
