@@ -1,5 +1,6 @@
-"""Debian's kernels, fetched through apt and unpacked, never installed.
+"""Debian's kernels and a few programs, fetched through apt and unpacked, never installed.
 
+`program` unpacks what must not be installed, because its package would start a server.
 `kernel("cloud")` is the stock cloud kernel that guests run; `kernel("full")` is Debian's
 ordinary kernel, which the emulated hosts run because it has 9p. Once a kernel is in the
 cache apt is not asked again: `refresh=True` looks for a newer one.
@@ -52,12 +53,21 @@ def kernel(flavour: str, refresh: bool = False) -> Kernel:
     return Kernel(found, (found / "release").read_text().strip())
 
 
+def program(name: str, packages: list[str]) -> Path:
+    """A program that is run on this machine and not installed: a directory with the files of `packages`, the program's first."""
+    found = cache.current(f"program-{name}")
+    return found or cache.entry(f"program-{name}", _candidate(packages[0]).replace(":", "_"), lambda out: _unpack_all(out, packages))
+
+
+def _unpack_all(tree: Path, packages: list[str]) -> None:
+    for package in packages:
+        _unpack_into(tree, package)
+
+
 def _unpack(flavour: str, package: str, out: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="outlast-deb.") as work:
-        deb = _download(package, Path(work))
-        tree = out / "modules"
-        tree.mkdir()
-        _run(["dpkg-deb", "-x", str(deb), str(tree)])
+    tree = out / "modules"
+    tree.mkdir()
+    _unpack_into(tree, package)
     image = next((tree / "boot").glob("vmlinuz-*"))
     release = image.name.removeprefix("vmlinuz-")
     image.rename(out / "vmlinuz")
@@ -65,6 +75,12 @@ def _unpack(flavour: str, package: str, out: Path) -> None:
         vmlinux.extract(out / "vmlinuz", out / "vmlinux")
     _run(["depmod", "-b", str(tree), release])
     (out / "release").write_text(release + "\n")
+
+
+def _unpack_into(tree: Path, package: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="outlast-deb.") as work:
+        deb = _download(package, Path(work))
+        _run(["dpkg-deb", "-x", str(deb), str(tree)])
 
 
 def _download(package: str, into: Path) -> Path:

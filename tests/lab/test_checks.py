@@ -4,6 +4,7 @@
 Needs neither root nor a lab: `tests/lab/test_checks.py [-v]`.
 """
 
+import struct
 import sys
 import unittest
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "guest-images")]
 
-from cases import checks, trouble  # noqa: E402  (the path must be set first)
+from cases import checks, counting, trouble  # noqa: E402  (the path must be set first)
 from cases.failed import Failed  # noqa: E402
 from cases.ports import Frame, Ports  # noqa: E402
 
@@ -55,6 +56,52 @@ class Silent(unittest.TestCase):
 
     def test_frame_before_the_time_is_not_judged(self):
         checks.silent(record((1, "B", b"b")), "B", since=2)
+
+
+def answered(*answers):
+    """A record of (time, host, life, request, count), as the guest `net-echo` answers."""
+    return record(*((at, host, answer_frame(life, request, count)) for at, host, life, request, count in answers))
+
+
+def answer_frame(life, request, count):
+    """What counts of such a frame; the rest is zeros."""
+    head = bytearray(34)
+    head[12:14], head[23] = counting.ETHERTYPE_IP, counting.PROTOCOL_UDP
+    ports = struct.pack("!HHI", counting.GUEST_PORT, counting.FIRST_PORT + life, 0)
+    return bytes(head) + ports + counting.ANSWER.pack(request, count)
+
+
+class OneLine(unittest.TestCase):
+    def test_successor_that_continues_the_count_is_one_guest(self):
+        told = counting.one_line(answered((1, "A", 0, 10, 1), (2, "A", 0, 12, 2), (3, "B", 0, 13, 3)))
+        self.assertEqual(told, "2 A+1 B")
+
+    def test_answer_that_is_given_again_is_a_repeat(self):
+        counting.one_line(answered((1, "A", 0, 10, 1), (2, "B", 0, 10, 1), (3, "A", 0, 10, 1), (4, "B", 0, 11, 2)))
+
+    def test_count_given_to_two_requests_is_two_guests(self):
+        with self.assertRaisesRegex(Failed, "two guests: count 2"):
+            counting.one_line(answered((1, "A", 0, 10, 1), (2, "A", 0, 12, 2), (3, "B", 0, 13, 2)))
+
+    def test_request_that_got_two_counts_is_two_guests(self):
+        with self.assertRaisesRegex(Failed, "two guests: request 10"):
+            counting.one_line(answered((1, "A", 0, 10, 1), (2, "B", 0, 10, 2)))
+
+    def test_answer_of_a_guest_that_was_left_behind_is_two_guests(self):
+        with self.assertRaisesRegex(Failed, "two guests: host A answers with 5 after 9"):
+            counting.one_line(answered((1, "B", 0, 10, 9), (2, "A", 0, 12, 5)))
+
+    def test_guest_that_was_booted_anew_counts_anew(self):
+        counting.one_line(answered((1, "A", 0, 10, 1), (2, "B", 1, 13, 1)))
+
+    def test_no_answer_proves_nothing(self):
+        with self.assertRaisesRegex(Failed, "nobody answered"):
+            counting.one_line(record((1, "A", b"a")))
+
+    def test_requests_are_what_the_guest_takes(self):
+        request = counting._request(0, 7)
+        self.assertEqual(sum(struct.unpack("!10H", request[14:34])) % 0xFFFF, 0, "checksum of the IPv4 header")
+        self.assertEqual((request[12:14], request[42:]), (counting.ETHERTYPE_IP, struct.pack("<Q", 7)))
 
 
 class Trouble(unittest.TestCase):

@@ -23,6 +23,8 @@ SOL_PACKET, PACKET_STATISTICS = 263, 6
 SO_RCVBUFFORCE = 33
 RECEIVE_BYTES = 32 << 20
 TIMESPEC = struct.Struct("@qq")
+# Ethernet, IPv4 and UDP headers, and two words of what follows.
+HEAD_BYTES = 58
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Ports:
                 if data[6:12] == _GUEST and address[2] != socket.PACKET_OUTGOING:
                     at = next(TIMESPEC.unpack(body) for _, kind, body in ancillary if kind == SO_TIMESTAMPNS)
                     digest = hashlib.blake2b(data, digest_size=12).digest()
-                    self.frames.append(Frame(at[0] + at[1] / 1e9, self._hosts[one.fileno()], digest, len(data), data[:54]))
+                    self.frames.append(Frame(at[0] + at[1] / 1e9, self._hosts[one.fileno()], digest, len(data), data[:HEAD_BYTES]))
         except BlockingIOError:
             return
         except OSError:

@@ -12,7 +12,7 @@ from pathlib import Path
 from outlast_lab.errors import LabError
 from recipes.debian import RecipeError
 
-from . import both, debian, disk_errors, doctor, failing, flows, freeze, hop, kill, newer, offload, outage, partition, plug, reboot, resume, resync, room, soak
+from . import both, debian, disk_errors, doctor, failing, flows, freeze, hop, kill, layout, matrix, newer, offload, outage, partition, plug, reboot, resume, resync, room, soak
 from .failed import Failed, Skipped
 from .stage import Options, Stage
 from .steal import MUCH, Steal
@@ -26,7 +26,7 @@ CASES = [
     reboot.power_cut_then_resume_from_disk, both.both_plug_then_resume_is_refused, both.both_plugs_then_resume,
     partition.cut_link_backup_wins, partition.cut_link_primary_wins, partition.cut_link_who_wins, partition.cut_all_who_wins,
     resync.plug_during_resync, resync.backup_plug_during_resync, resync.filled_under_load,
-    freeze.frozen_host, failing.panic_is_rolled_back, failing.hang_is_stopped, failing.hang_is_rolled_back,
+    matrix.two_guests_are_seen, matrix.witness_cells, matrix.witness_matrix, layout.witness_on_the_hosts, freeze.frozen_host, failing.panic_is_rolled_back, failing.hang_is_stopped, failing.hang_is_rolled_back,
     debian.debian_redis, failing.debian_hang_and_panic, soak.plugs_in_a_row, hop.hop_through_boot,
     outage.plug_both_hosts, room.no_room_on_both_hosts, disk_errors.disks_that_fail, disk_errors.disks_that_fail_or_are_full,
     disk_errors.state_directory_that_fails, disk_errors.guest_alone_on_a_disk_that_fails,
@@ -38,7 +38,7 @@ CASES = [
 SOAK_ONLY = {
     case.__name__
     for case in [
-        resync.filled_under_load, partition.cut_link_who_wins, partition.cut_all_who_wins, soak.plugs_in_a_row, hop.hop_through_boot, reboot.kernel_crash_then_resume,
+        matrix.witness_matrix, layout.witness_on_the_hosts, resync.filled_under_load, partition.cut_link_who_wins, partition.cut_all_who_wins, soak.plugs_in_a_row, hop.hop_through_boot, reboot.kernel_crash_then_resume,
         reboot.power_cut_then_resume_from_disk, both.both_plug_then_resume_is_refused, both.both_plugs_then_resume,
         failing.hang_is_rolled_back, failing.debian_hang_and_panic, outage.plug_both_hosts,
         room.no_room_on_both_hosts, disk_errors.disks_that_fail_or_are_full, disk_errors.state_directory_that_fails,
@@ -138,7 +138,7 @@ def _cannot() -> str | None:
 
 def _options(args) -> Options:
     results = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"), "test", "lab")
-    return Options(args.binary, args.seed, args.seconds, args.plugs, args.outages, args.hops, args.keep, results)
+    return Options(args.binary, args.seed, args.seconds, args.plugs, args.outages, args.hops, args.cells, args.keep, results)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -152,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plugs", type=int, default=int(os.environ.get("LAB_PLUGS", "3")), metavar="N", help="pulls in case plugs_in_a_row (default $LAB_PLUGS, else 3)")
     parser.add_argument("--outages", type=int, default=int(os.environ.get("LAB_OUTAGES", "3")), metavar="N", help="cuts of both hosts' power in case plug_both_hosts (default $LAB_OUTAGES, else 3)")
     parser.add_argument("--hops", type=int, default=10, metavar="N", help="restores in case hop_through_boot (default 10)")
+    parser.add_argument("--cells", default="*", metavar="PATTERN", help="in case witness_matrix, cells like etcd/*/takeover (default: all)")
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="all of it N times, each in a new lab")
     parser.add_argument("--binary", type=Path, default=binary, metavar="FILE", help="the program under test (default target/release/outlast)")
     parser.add_argument("--keep", action="store_true", help="leave the lab running at the end")

@@ -45,6 +45,7 @@ INSTALL = """set -e
 cp /data/outlast /usr/local/bin/outlast
 chmod 755 /usr/local/bin/outlast
 """
+BARE = Path(debian.__file__).resolve().parents[1] / "bare"
 # A guest of 128 MiB, its state, and before-images of both.
 NVDIMM_MIB = 640
 
@@ -62,6 +63,7 @@ class Options:
     plugs: int
     outages: int
     hops: int
+    cells: str
     keep: bool
     results: Path
 
@@ -89,13 +91,17 @@ class Stage:
         """Makes the images that are missing and boots the hosts."""
         images, kernel = busybox.get(), debian.kernel("cloud")
         seed = [self._named(self.options.binary, "outlast"), kernel.vmlinux, kernel.vmlinuz]
-        seed += [images / "busybox.cpio.gz", images / "journal.img"]
+        seed += [images / "busybox.cpio.gz", images / "journal.img", self._bare("net-echo")]
         if self.with_debian:
             root = debian_root.get()
             seed += [root / "debian.img", root / "debian-initrd.img"]
         if self.with_alpine:
             seed += self._alpine()
         lifecycle.up(self.lab, seed, None if self.options.keep else os.getpid())
+
+    def _bare(self, guest: str) -> Path:
+        subprocess.run([BARE / "build", self.work / "bare"], check=True)
+        return self.work / "bare" / guest
 
     def _alpine(self) -> list[Path]:
         """Its files come from elsewhere than all others: without them only its own case is missing."""

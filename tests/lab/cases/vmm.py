@@ -13,20 +13,21 @@ from .failed import Failed, require
 from .stage import Stage
 from .waiting import wait_for
 
-STATE_DIR = "/dev/shm/outlast/vm0"
+NAME = "vm0"
+STATE_DIR = f"/dev/shm/outlast/{NAME}"
 
 
 class Vmm:
     """A VMM that runs as a job of its host."""
 
-    def __init__(self, stage: Stage, host: str, role: str, words: list[str], state_dir: str = STATE_DIR):
+    def __init__(self, stage: Stage, host: str, role: str, words: list[str], state_dir: str = STATE_DIR, name: str = NAME):
         self.stage, self.host, self.state_dir = stage, host, state_dir
         job = f"{stage.number_vmm()}-{role}"
         share = stage.host(host).share
         self.console_file = share / "vmm" / f"{job}.console"
         self._events_file = share / "vmm" / f"{job}.events"
         inside = f"/lab/host/vmm/{job}"
-        command = ["outlast", role, "--name", "vm0", *words]
+        command = ["outlast", role, "--name", name, *words]
         command += ["--console", f"file={inside}.console", "--event-monitor", f"path={inside}.events"]
         command += ["--state-dir", state_dir]
         self._start(job, command)

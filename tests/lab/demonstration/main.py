@@ -51,7 +51,7 @@ def _run(args, screen: Screen) -> int:
     small = args.guest is None and guests.machine_is_busy()
     choice = guests.CHOICES["busybox" if small else args.guest or "debian"]
     facts = Facts(args.seed, choice.title, begun=screen.begun)
-    demo = Demo(Options(args.binary, args.seed, 0, 0, 0, 0, False, args.out), choice, screen, facts, os.getpid())
+    demo = Demo(Options(args.binary, args.seed, 0, 0, 0, 0, "", False, args.out), choice, screen, facts, os.getpid())
     demo.rng = chance(args.seed)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)

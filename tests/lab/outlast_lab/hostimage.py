@@ -20,8 +20,8 @@ BOOT_MODULES = [
     "virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "9pnet_virtio", "9p", "crc32c_generic", "ext4",
     "tun", "bridge", "kvm_amd",
 ]  # fmt: skip
-# There for modprobe: fault injection, persistent memory.
-SPARE_MODULES = ["sch_netem", "sch_tbf", "nfit", "nd_pmem", "vhost_net", "veth", "loop", "dm_mod"]
+# There for modprobe: fault injection, persistent memory, directories of a file server.
+SPARE_MODULES = ["9pnet_fd", "sch_netem", "sch_tbf", "nfit", "nd_pmem", "vhost_net", "veth", "loop", "dm_mod"]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import disk, emulator, hostimage, instance as instances, network, process
+from . import disk, emulator, hostimage, instance as instances, network, process, station
 from .errors import Conflict, LabError
 from .instance import Host, Instance
 
@@ -60,6 +60,8 @@ def down(name: str) -> None:
     directory = instances.base() / name
     for record in sorted(directory.glob("host-*/emulator.pid")) + sorted(directory.glob("host-*/disk.pid")) + [directory / "capture.pid"]:
         process.end(record)
+    for place in sorted(directory.glob("stations/*")):
+        station.remove(name, place)
     network.remove(f"ol-{name}")
     _end_reaper(directory / "reaper.pid")
     shutil.rmtree(directory, ignore_errors=True)

@@ -19,6 +19,7 @@ from .instance import Host, Instance
 
 LINKS = ("lan", "repl")
 CLONE_NEWNET = 0x40000000
+PATH_RULES = 10
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -34,6 +35,39 @@ def make(instance: Instance) -> None:
             tap = tap_name(host, link)
             lines += [f"tuntap add {tap} mode tap", f"link set {tap} master {link}", f"link set {tap} up"]
     _ip("-n", instance.namespace, "-batch", "-", stdin="\n".join(lines) + "\n")
+
+
+def make_station(instance: Instance, name: str, index: int, address: str) -> None:
+    """Creates the namespace of a machine beside the hosts, with one card on `lan` (station.py)."""
+    inner = station_namespace(instance.namespace, name)
+    _ip("netns", "add", inner)
+    # The same each time: hosts know it from before.
+    mac = f"02:00:00:77:02:{index:02x}"
+    _ip("-n", instance.namespace, "link", "add", name, "type", "veth", "peer", "name", "eth0", "address", mac, "netns", inner)
+    _ip("-n", instance.namespace, "-batch", "-", stdin=f"link set {name} master lan\nlink set {name} up\n")
+    # Its own addresses are looked up after the rules of `set_path`, which the kernel's order does not leave room for.
+    rules = "rule add pref 100 from all lookup local\nrule del pref 0\n"
+    _ip("-n", inner, "-batch", "-", stdin=f"link set lo up\naddr add {address}/24 dev eth0\nlink set eth0 up\n{rules}")
+
+
+def remove_station(namespace: str, name: str) -> None:
+    """Deletes what `make_station` made in a lab's namespace, as far as it is there."""
+    if Path("/run/netns", namespace).exists():
+        # By itself it goes some time after its other end.
+        subprocess.run(["ip", "-n", namespace, "link", "del", name], capture_output=True, check=False)
+    remove(station_namespace(namespace, name))
+
+
+def station_namespace(namespace: str, name: str) -> str:
+    """The dot is in no instance's name."""
+    return f"{namespace}.{name}"
+
+
+def set_path(instance: Instance, station: str, address: str, up: bool) -> None:
+    """Cuts or joins a station and one address: what comes from there, and what goes there, vanishes."""
+    verb = "del" if up else "add"
+    lines = [f"rule {verb} pref {PATH_RULES} {way} {address} blackhole" for way in ("from", "to")]
+    _ip("-n", station_namespace(instance.namespace, station), "-batch", "-", stdin="\n".join(lines) + "\n")
 
 
 def remove(name: str) -> None:

@@ -12,7 +12,7 @@ pub type Script = fn(before: &[String], call: &str) -> Option<Result<String, Fau
 pub struct Fake {
     calls: Arc<Mutex<Vec<String>>>,
     script: Script,
-    meets_at: Option<Arc<Barrier>>,
+    meets_at: Option<(Pace, Arc<Barrier>)>,
 }
 
 impl Default for Fake {
@@ -32,9 +32,9 @@ impl Fake {
         Fake::with(|_, _| Some(Err(Fault::conflict("the VM is stopping").with_hint("wait"))))
     }
 
-    /// One whose slow verbs wait at `barrier`, for another to come.
-    pub fn meeting_at(barrier: Arc<Barrier>) -> Self {
-        Fake { meets_at: Some(barrier), ..Fake::default() }
+    /// One whose verbs of one pace wait at `barrier`, for another to come.
+    pub fn meeting_at(pace: Pace, barrier: Arc<Barrier>) -> Self {
+        Fake { meets_at: Some((pace, barrier)), ..Fake::default() }
     }
 
     /// `METHOD PATH WHAT` of everything that it did, in order.
@@ -45,7 +45,7 @@ impl Fake {
 
 impl<V: Verb> Service<V> for Fake {
     fn serve(&self, request: V::Request) -> Result<V::Answer, Fault> {
-        if let (Pace::Slow, Some(barrier)) = (V::PACE, &self.meets_at) {
+        if let Some((_, barrier)) = self.meets_at.as_ref().filter(|(pace, _)| *pace == V::PACE) {
             barrier.wait();
         }
         let (query, body) = request.encode();

@@ -37,6 +37,8 @@ pub enum Pace {
     Prompt,
     /// After a commit or a copy. One at a time.
     Slow,
+    /// At the end of the VM. Such verbs wait for no other.
+    Ending,
 }
 
 /// Something that a VM can be asked: what is sent where, and what comes back.

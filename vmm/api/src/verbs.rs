@@ -35,9 +35,9 @@ macro_rules! verbs {
 
         /// A VM as the control interface sees it: it serves every verb.
         ///
-        /// [`Pace::Slow`] verbs are asked for on a thread of their own, one at a time, and the others on the control thread
-        /// meanwhile, also one at a time: what tells how the machine is, and what stops it, does not wait for them. The guest
-        /// waits for none. A fault leaves the machine in the state before the call.
+        /// [`Pace::Slow`] verbs are asked for on a thread of their own, one at a time, so are [`Pace::Ending`] ones, and the others
+        /// on the control thread meanwhile, also one at a time: what tells how the machine is, and what stops it, does not wait
+        /// for slow ones. The guest waits for none. A fault leaves the machine in the state before the call.
         pub trait Face: Send + Sync + 'static $(+ Service<$name>)* {}
 
         impl<F> Face for F where F: Send + Sync + 'static $(+ Service<$name>)* {}
@@ -70,8 +70,8 @@ verbs! {
     PutWitness: Put "/ft/witness", WitnessRequest => (), Slow;
     /// Write a snapshot into a new directory
     PutSnapshot: Put "/snapshot/create", SnapshotRequest => Snapshot, Slow;
-    /// End the VM cleanly; answered when that is under way
-    PutAction: Put "/actions", Action => (), Prompt;
+    /// End the VM cleanly; answered when all output has left and the end stands at the witness. A backup answers when it is told
+    PutAction: Put "/actions", Action => (), Ending;
     /// Metrics as Prometheus text
     GetMetrics: Get "/metrics", () => PrometheusText, Prompt;
     /// Forget the distributions among the metrics, so that they cover only what follows. Counters keep their values

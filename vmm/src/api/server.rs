@@ -126,8 +126,8 @@ impl Server {
         let failed = |source: io::Error| ApiSocketError::Make { path: file.0.clone(), source };
         let end = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
         let end_of_thread = end.try_clone().map_err(failed)?;
-        let slow = Slow::spawn(Arc::clone(&face)).map_err(failed)?;
-        let service = Service { listener, end: end_of_thread, clients: Vec::new(), accepted: 0, slow, ending: false };
+        let aside = Aside::spawn(&face).map_err(failed)?;
+        let service = Service { listener, end: end_of_thread, clients: Vec::new(), accepted: 0, aside, ending: false };
         let (tell, ended) = channel();
         let serve = move || {
             service.serve(&*face);
@@ -164,34 +164,67 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
     Ok(UnixListener::from(socket))
 }
 
-/// The way to the thread that asks the handler what may take long, one request after the other.
-struct Slow {
+/// The way to the threads that ask the handler what may take long.
+struct Aside {
+    slow: Lane,
+    ending: Lane,
+    answered: Answered,
+}
+
+/// What these threads answered, and whom.
+struct Answered {
+    replies: Receiver<(Pace, u64, Reply)>,
+    /// Readable when there are some.
+    wake: OwnedFd,
+}
+
+/// One such thread: it asks one request after the other.
+struct Lane {
     requests: Sender<(u64, Request)>,
-    answers: Receiver<(u64, Reply)>,
-    /// Readable when there are answers.
-    answered: OwnedFd,
     waiting: usize,
 }
 
-impl Slow {
-    fn spawn<F: Face>(face: Arc<F>) -> io::Result<Self> {
-        let (requests, asked) = channel::<(u64, Request)>();
-        let (tell, answers) = channel();
-        let answered = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let wake = answered.try_clone()?;
-        let serve = move || {
-            for (client, request) in asked {
-                // When nobody listens, the service has ended.
-                if tell.send((client, face::answer(&request, &*face))).is_err() {
-                    return;
+impl Aside {
+    fn spawn<F: Face>(face: &Arc<F>) -> io::Result<Self> {
+        let (tell, replies) = channel();
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let lane = |name: &str, pace: Pace| -> io::Result<Lane> {
+            let (face, tell, wake) = (Arc::clone(face), tell.clone(), wake.try_clone()?);
+            let (requests, asked) = channel::<(u64, Request)>();
+            let serve = move || {
+                for (client, request) in asked {
+                    // When nobody listens, the service has ended.
+                    if tell.send((pace, client, face::answer(&request, &*face))).is_err() {
+                        return;
+                    }
+                    rustix::io::write(&wake, &1_u64.to_ne_bytes()).expect("an eventfd takes a few ones");
                 }
-                rustix::io::write(&wake, &1_u64.to_ne_bytes()).expect("an eventfd takes a few ones");
-            }
+            };
+            thread::Builder::new().name(name.into()).spawn(serve)?;
+            Ok(Lane { requests, waiting: 0 })
         };
-        thread::Builder::new().name("api-slow".into()).spawn(serve)?;
-        Ok(Self { requests, answers, answered, waiting: 0 })
+        let (slow, ending) = (lane("api-slow", Pace::Slow)?, lane("api-ending", Pace::Ending)?);
+        Ok(Self { slow, ending, answered: Answered { replies, wake } })
     }
 
+    /// The thread for verbs of this pace, if they are not asked for at once.
+    fn lane(&mut self, pace: Pace) -> Option<&mut Lane> {
+        match pace {
+            Pace::Prompt => None,
+            Pace::Slow => Some(&mut self.slow),
+            Pace::Ending => Some(&mut self.ending),
+        }
+    }
+
+    /// The next answer, and whom it is for.
+    fn poll_answer(&mut self) -> Option<(u64, Reply)> {
+        let (pace, client, reply) = self.answered.replies.try_recv().ok()?;
+        self.lane(pace).expect("it came through one").waiting -= 1;
+        Some((client, reply))
+    }
+}
+
+impl Lane {
     /// Hands over a request of `client`; an answer comes back at once if too many wait.
     fn ask(&mut self, client: u64, request: Request) -> Option<Reply> {
         if self.waiting == SLOW_MAX {
@@ -202,13 +235,6 @@ impl Slow {
         self.requests.send((client, request)).expect("its thread ends after this");
         self.waiting += 1;
         None
-    }
-
-    /// The next answer, and whom it is for.
-    fn poll_answer(&mut self) -> Option<(u64, Reply)> {
-        let answer = self.answers.try_recv().ok()?;
-        self.waiting -= 1;
-        Some(answer)
     }
 }
 
@@ -225,7 +251,7 @@ struct Service {
     clients: Vec<Client>,
     /// Connections so far, which numbers them.
     accepted: u64,
-    slow: Slow,
+    aside: Aside,
     ending: bool,
 }
 
@@ -237,7 +263,7 @@ impl Service {
             self.take_answers();
             let now = Instant::now();
             for client in &mut self.clients {
-                client.step(now, face, &mut self.slow);
+                client.step(now, face, &mut self.aside);
             }
             self.clients.retain(|client| !client.connection.is_done());
         }
@@ -245,8 +271,8 @@ impl Service {
 
     fn take_answers(&mut self) {
         // It counts; what it says is in the channel.
-        let _ = rustix::io::read(&self.slow.answered, &mut [0; 8]);
-        while let Some((number, reply)) = self.slow.poll_answer() {
+        let _ = rustix::io::read(&self.aside.answered.wake, &mut [0; 8]);
+        while let Some((number, reply)) = self.aside.poll_answer() {
             if let Some(client) = self.clients.iter_mut().find(|client| client.number == number) {
                 client.connection.handle_reply(&reply, Instant::now());
             }
@@ -258,7 +284,7 @@ impl Service {
         let accepting = self.clients.len() < CONNECTIONS_MAX && !self.ending;
         let listening = if accepting { PollFlags::IN } else { PollFlags::empty() };
         let ending = if self.ending { PollFlags::empty() } else { PollFlags::IN };
-        let answered = PollFd::new(&self.slow.answered, PollFlags::IN);
+        let answered = PollFd::new(&self.aside.answered.wake, PollFlags::IN);
         let mut fds = vec![PollFd::new(&self.end, ending), PollFd::new(&self.listener, listening), answered];
         // Of one that waits for the handler nothing is wanted, not even that it has gone.
         fds.extend(self.clients.iter().filter(|client| !client.connection.is_asking()).map(Client::interest));
@@ -300,16 +326,16 @@ impl Client {
         PollFd::from_borrowed_fd(self.stream.as_fd(), flags)
     }
 
-    fn step<F: Face>(&mut self, now: Instant, face: &F, slow: &mut Slow) {
+    fn step<F: Face>(&mut self, now: Instant, face: &F, aside: &mut Aside) {
         if self.connection.deadline().is_some_and(|at| now >= at) {
             self.connection.handle_timeout(now);
         }
         if self.connection.is_reading()
             && let Some(request) = self.read(now)
         {
-            let reply = match face::pace::<F>(&request) {
-                Pace::Slow => slow.ask(self.number, request),
-                Pace::Prompt => Some(face::answer(&request, face)),
+            let reply = match aside.lane(face::pace::<F>(&request)) {
+                Some(lane) => lane.ask(self.number, request),
+                None => Some(face::answer(&request, face)),
             };
             if let Some(reply) = reply {
                 self.connection.handle_reply(&reply, Instant::now());
@@ -398,6 +424,8 @@ mod tests {
 
     const PAUSE: &[u8] = b"PATCH /vm HTTP/1.1\r\nContent-Length: 18\r\n\r\n{\"state\":\"Paused\"}";
 
+    const STOP: &[u8] = b"PUT /actions HTTP/1.1\r\nContent-Length: 22\r\n\r\n{\"action_type\":\"Stop\"}";
+
     /// Sends `request` and does not wait for the answer.
     fn send(path: &Path, request: &[u8]) -> UnixStream {
         let mut stream = UnixStream::connect(path).expect("connected");
@@ -415,19 +443,30 @@ mod tests {
     #[test]
     fn server_pause_that_waits_delays_neither_status_nor_stop() {
         let barrier = Arc::new(Barrier::new(2));
-        let (_dir, handle) = serve(Fake::meeting_at(Arc::clone(&barrier)));
+        let (_dir, handle) = serve(Fake::meeting_at(Pace::Slow, Arc::clone(&barrier)));
         let pause = send(handle.path(), PAUSE);
         assert!(ask(handle.path(), b"GET /ft HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200"));
-        let stop = b"PUT /actions HTTP/1.1\r\nContent-Length: 22\r\n\r\n{\"action_type\":\"Stop\"}";
-        assert!(ask(handle.path(), stop).starts_with("HTTP/1.1 204"));
+        assert!(ask(handle.path(), STOP).starts_with("HTTP/1.1 204"));
         barrier.wait();
         assert!(answer_on(pause).starts_with("HTTP/1.1 204"));
+    }
+
+    /// A stop is answered at the end of the VM, and meanwhile the VM tells how it is.
+    #[test]
+    fn server_stop_that_waits_delays_neither_status_nor_pause() {
+        let barrier = Arc::new(Barrier::new(2));
+        let (_dir, handle) = serve(Fake::meeting_at(Pace::Ending, Arc::clone(&barrier)));
+        let stop = send(handle.path(), STOP);
+        assert!(ask(handle.path(), b"GET /ft HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200"));
+        assert!(ask(handle.path(), PAUSE).starts_with("HTTP/1.1 204"));
+        barrier.wait();
+        assert!(answer_on(stop).starts_with("HTTP/1.1 204"));
     }
 
     #[test]
     fn server_takes_a_bounded_number_of_requests_that_wait_and_forgets_clients_that_went() {
         let barrier = Arc::new(Barrier::new(2));
-        let fake = Fake::meeting_at(Arc::clone(&barrier));
+        let fake = Fake::meeting_at(Pace::Slow, Arc::clone(&barrier));
         let (_dir, handle) = serve(fake.clone());
         drop(send(handle.path(), PAUSE));
         let waiting: Vec<UnixStream> = (1..SLOW_MAX).map(|_| send(handle.path(), PAUSE)).collect();

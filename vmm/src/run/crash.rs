@@ -124,11 +124,11 @@ impl OnCrash {
         events: &Events,
     ) -> Result<Next, Failure> {
         let Some(what) = end.crash() else {
-            if matches!(end, End::Guest(_) | End::Stopped) {
-                self.file.forget()?;
-                parted_from(&parted, guardian.successor())?;
+            if !matches!(end, End::Guest(_) | End::Stopped) {
+                return super::exit_of(end).map(Next::End);
             }
-            return super::exit_of(end).map(Next::End);
+            self.file.forget()?;
+            return super::exit_of_parting(parted, guardian.successor()).map(Next::End);
         };
         let unknown = EpochName { branch: None, count: EpochId(0) };
         let incident = self.file.read()?.unwrap_or_else(|| Incident::crashed(None, what, unknown, Duration::ZERO));
@@ -179,28 +179,6 @@ impl OnCrash {
         machine.write_checkpoint(&place)?;
         place.publish().map_err(CheckpointFailure::from)?;
         Ok(dir)
-    }
-}
-
-/// Whether a guest that ended here has ended everywhere.
-pub(super) fn parted_from(parted: &Parting, successor: Option<&str>) -> Result<(), Failure> {
-    match parted {
-        Parting::Alone | Parting::OnlyTold => Ok(()),
-        Parting::Unrecorded => {
-            tracing::warn!(
-                "the guest has ended, and the witness does not know it: the next start in this state directory is accepted, and \
-                 others are refused"
-            );
-            Ok(())
-        }
-        Parting::TakenOver => {
-            super::exit_of(End::Fenced { holder: successor.unwrap_or("another place").into() }).map(drop)
-        }
-        Parting::NoAnswer => Err(Failure::new(
-            Exit::Timeout,
-            "the guest ended here, and may continue at its backup: the witness did not confirm its end",
-        )
-        .with_hint("if it is not to run, `outlast ctl stop` its backup when that runs it")),
     }
 }
 

@@ -40,6 +40,7 @@ use crate::cli::{Commands, Named};
 use crate::config::{BackupVmConfig, ControlConfig, DemoConfig, EventMonitor, VmConfig};
 use crate::exit::{Exit, Failure};
 use machine::End;
+use protect::Parting;
 use protect::events::Events;
 use protect::transport::Credentials;
 
@@ -91,6 +92,37 @@ fn exit_of(end: End) -> Result<Exit, Failure> {
         )
         .with_hint("look at the backup with `outlast ctl status` and decide which guest counts; to start afresh, stop it there first")),
         End::Failed(why) => Err(Failure::new(Exit::Error, why)),
+    }
+}
+
+/// The exit code of a guest's clean end, by what its backup and the witness know of it. `successor`: who has it, of one that was taken
+/// over.
+fn exit_of_parting(parted: Parting, successor: Option<&str>) -> Result<Exit, Failure> {
+    match parted {
+        Parting::Alone | Parting::OnlyTold => Ok(Exit::Ok),
+        Parting::Unrecorded => {
+            tracing::warn!(
+                "the guest has ended, and the witness does not know it: the next start in this state directory is accepted, and \
+                 others are refused"
+            );
+            Ok(Exit::Ok)
+        }
+        Parting::TakenOver => Err(Failure::new(
+            Exit::SelfFenced,
+            format!(
+                "the guest was ended here when its backup had taken it over: it runs on {}, from the last epoch that the backup had",
+                successor.unwrap_or("the backup's host")
+            ),
+        )
+        .with_hint("to end it, use `outlast ctl stop` there")),
+        Parting::NoAnswer => Err(Failure::new(
+            Exit::Timeout,
+            "the guest was ended here, and the witness has not recorded that: its backup may continue it",
+        )
+        .with_hint(
+            "make the witness answer, then look at the backup with `outlast ctl status`: if the guest runs there, use `outlast ctl stop` \
+             there; if nobody has it, `outlast run` on this host starts it again",
+        )),
     }
 }
 

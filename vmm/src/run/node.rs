@@ -1,7 +1,7 @@
 //! The node: what the control interface talks to, in whichever role this process is.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 use outlast_api::{Fault, Occurrence};
 use serde_json::Value;
@@ -29,6 +29,30 @@ pub(super) struct Node {
     pub(super) events: Arc<Events>,
     /// The guest stands still and its pause is not committed yet.
     pub(super) pausing: AtomicBool,
+    /// What became of the guest.
+    pub(super) conclusion: Conclusion,
+}
+
+/// What became of a guest that ran here, for whoever waits for its end.
+#[derive(Debug, Default)]
+pub(super) struct Conclusion {
+    told: Mutex<Option<Result<(), Fault>>>,
+    is_told: Condvar,
+}
+
+impl Conclusion {
+    /// It is known now. The first word counts.
+    pub(super) fn tell(&self, what: Result<(), Fault>) {
+        self.told.lock().expect("no holder panics").get_or_insert(what);
+        self.is_told.notify_all();
+    }
+
+    /// Waits until it is known.
+    pub(super) fn wait(&self) -> Result<(), Fault> {
+        let told = self.told.lock().expect("no holder panics");
+        let told = self.is_told.wait_while(told, |told| told.is_none()).expect("no holder panics");
+        told.clone().expect("it was waited for")
+    }
 }
 
 /// What was configured.
@@ -63,7 +87,13 @@ impl Node {
     }
 
     fn new(described: Described, role: Role, events: Arc<Events>) -> Arc<Self> {
-        Arc::new(Self { described, role: Mutex::new(role), events, pausing: AtomicBool::new(false) })
+        Arc::new(Self {
+            described,
+            role: Mutex::new(role),
+            events,
+            pausing: AtomicBool::new(false),
+            conclusion: Conclusion::default(),
+        })
     }
 
     /// The backup took over.

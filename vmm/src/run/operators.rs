@@ -19,8 +19,7 @@ use replication::view::{
 use replication::{BranchSeed, ClaimResult, EpochMark, Fork, Origin, SessionId, Term};
 use snapshot::statedir::StateDir;
 
-use super::crash::parted_from;
-use super::{exit_of, incident::Incident, refusal};
+use super::{exit_of, exit_of_parting, incident::Incident, refusal};
 use crate::config::{RunOptions, VmConfig};
 use crate::exit::{Exit, Failure};
 use machine::End;
@@ -467,7 +466,7 @@ fn running() -> Vec<Row> {
     let stop = |found, parted| Row {
         found,
         asked: "`outlast ctl stop`, or the guest powers off",
-        answer: cell(&world, parted_from(&parted, Some(&process(b'b').to_string())).map(|()| "ends, with code 0")),
+        answer: cell(&world, exit_of_parting(parted, Some(&process(b'b').to_string())).map(|_| "ends, with code 0")),
     };
     vec![
         stop("no other place could continue the guest", Parting::Alone),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use outlast_api::Occurrence;
+use outlast_api::{Fault, Occurrence};
 use replication::view::{Durability, Incarnation};
 use replication::{BranchSeed, EpochId, Origin, Term};
 use snapshot::disk::Image;
@@ -235,8 +235,27 @@ pub(super) fn guardian_config(config: &VmConfig, credentials: Option<Credentials
     }
 }
 
-/// From a started machine to its end, and what comes after it.
+/// From a started machine to its end, and what comes after it. Whoever waits for the end is told.
 pub(super) fn supervise(
+    machine: &EpochMachine,
+    threads: Threads,
+    inputs: Inputs,
+    node: &Arc<Node>,
+    events: &Events,
+    on_crash: &OnCrash,
+) -> Result<Next, Failure> {
+    let next = see_to_its_end(machine, threads, inputs, node, events, on_crash);
+    node.conclusion.tell(match &next {
+        Ok(Next::End(_)) => Ok(()),
+        Ok(Next::Boot | Next::GoBack) => {
+            Err(Fault::conflict("the guest crashed and begins again").with_hint("stop it again"))
+        }
+        Err(failure) => Err(failure.clone().into()),
+    });
+    next
+}
+
+fn see_to_its_end(
     machine: &EpochMachine,
     threads: Threads,
     inputs: Inputs,

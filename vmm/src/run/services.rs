@@ -83,9 +83,8 @@ impl Service<verbs::PatchVm> for Node {
 impl Service<verbs::PutAction> for Node {
     fn serve(&self, Action { action_type }: Action) -> Result<(), Fault> {
         match action_type {
-            ActionType::Stop => self.stop(),
+            ActionType::Stop => self.stop_to_the_end(),
         }
-        Ok(())
     }
 }
 
@@ -208,6 +207,13 @@ impl Node {
             Role::Primary { machine, .. } => machine.end(End::Stopped),
             Role::Backup(view) => view.stop(),
         }
+    }
+
+    /// The same; of a guest that runs here it returns when it is known what became of it.
+    fn stop_to_the_end(&self) -> Result<(), Fault> {
+        let runs_here = self.guest().is_some();
+        self.stop();
+        if runs_here { self.conclusion.wait() } else { Ok(()) }
     }
 }
 

@@ -136,7 +136,8 @@ impl Guardian {
             }
             Question::RecordEnd => {
                 fault::reached(fault::END_UNRECORDED);
-                let result = self.registrant.end(self.lock().pipeline.keeps_last());
+                let keeps_last = self.lock().pipeline.keeps_last();
+                let result = self.registrant.end(keeps_last);
                 self.with_core(|core, now| core.handle_end_recorded(now, result));
             }
         }

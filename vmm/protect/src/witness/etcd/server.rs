@@ -120,6 +120,22 @@ impl EtcdServer {
         }
     }
 
+    /// Stops a member where it is: it takes connections and answers none.
+    pub fn hang(&self, member: usize) {
+        self.send(member, "-STOP");
+    }
+
+    /// Lets it continue.
+    pub fn unhang(&self, member: usize) {
+        self.send(member, "-CONT");
+    }
+
+    fn send(&self, member: usize, signal: &str) {
+        let child = self.members[member].as_ref().expect("it runs");
+        let done = Command::new("kill").args([signal, &child.id().to_string()]).status();
+        assert!(done.expect("there is a kill").success());
+    }
+
     /// The member that leads.
     pub fn leader(&self) -> usize {
         let leads = |address: &String| {
