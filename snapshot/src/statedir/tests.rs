@@ -140,7 +140,7 @@ fn forgotten_guest_leaves_what_was_configured_and_its_crash() {
     forget_guest(place.path()).expect("again");
     let left: Vec<&str> =
         Item::ALL.into_iter().filter(|item| item.path_in(place.path()).exists()).map(Item::name).collect();
-    assert_eq!(left, ["lock", "vm.json", "reset", "crash.json", "crash"]);
+    assert_eq!(left, ["lock", "vm.json", "view", "reset", "crash.json", "crash"]);
     assert_eq!(Item::OF_A_GUEST[0], Item::State, "without it there is nothing to resume");
 }
 
