@@ -210,6 +210,11 @@ impl Register {
         self.another
     }
 
+    /// Another witness is asked from now on, because an operator says so: which one it is, its answers say. What is known counts as before.
+    pub fn handle_other_witness(&mut self) {
+        self.by = None;
+    }
+
     /// The node wants something. `attempt` is fresh and random.
     ///
     /// # Panics

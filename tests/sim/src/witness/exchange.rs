@@ -100,6 +100,7 @@ impl Witness {
     /// The witness says that the register was continued at another one: its operator gives the host that.
     pub(super) fn look_elsewhere(&mut self, host: usize) {
         self.askers[host].home = self.current;
+        self.askers[host].register.handle_other_witness();
         self.note(host);
     }
 

@@ -80,15 +80,18 @@ impl Registrant {
     pub fn use_witness(&self, to: &WitnessName) -> Result<(), ExchangeError> {
         let witness = to.open()?.ok_or(ExchangeError::ToNone)?;
         let before = {
-            let register = self.lock();
+            let mut register = self.lock();
             if register.exchange().is_some() {
                 return Err(ExchangeError::UnderWay);
             }
+            register.handle_other_witness();
             let mut desks = self.desks();
             (desks.own.replace(witness), std::mem::replace(&mut desks.name, to.clone()))
         };
         let looked = self.newest();
         if looked.is_err() {
+            let mut register = self.lock();
+            register.handle_other_witness();
             let mut desks = self.desks();
             (desks.own, desks.name) = before;
         }
