@@ -30,7 +30,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::record::{Attempt, Entry, Incarnation, Known, Place, Record, RecordHash, RegisterId, Standing, Word};
-use super::wish::{Refusal, Wish};
+use super::wish::{Refusal, Wish, successor};
 
 /// A register that is to continue another one. It is the same for all who take part.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -43,7 +43,7 @@ pub struct Heir {
     /// The newest record of the register that it continues.
     pub parent: Entry,
     /// The record behind which its first one is to stand; none: that is the first at its witness.
-    pub after: Option<Known>,
+    pub after: Option<Entry>,
 }
 
 /// Who agrees that the heir begins.
@@ -94,7 +94,7 @@ impl Heir {
         }
         let generation =
             newest.map_or(0, |there| there.record.generation).max(parent.record.generation).saturating_add(1);
-        Ok(Heir { register, generation, parent, after: newest.map(Known::of) })
+        Ok(Heir { register, generation, parent, after: newest.cloned() })
     }
 
     /// The same, above that generation: of an heir that was to be, and may be.
@@ -105,23 +105,23 @@ impl Heir {
 
     /// The number of its first record.
     pub fn number(&self) -> u64 {
-        self.after.map_or(1, |after| after.number + 1)
+        self.after.as_ref().map_or(1, |after| after.record.number + 1)
     }
 
     /// From where on to read, so that what stands before it is seen too.
     pub(super) fn from(&self) -> u64 {
-        self.after.map_or(1, |after| after.number)
+        self.after.as_ref().map_or(1, |after| after.record.number)
     }
 
     /// Whether `found`, read from there, shows the witness at which it is to begin.
     pub(super) fn is_behind(&self, found: &[Entry]) -> bool {
-        self.after.is_none_or(|after| found.first().is_some_and(|first| Known::of(first) == after))
+        self.after.as_ref().is_none_or(|after| found.first().is_some_and(|first| Known::of(first) == Known::of(after)))
     }
 
     fn place_of(&self, record: Record) -> Record {
         let number = self.number();
         let view = number.max(self.parent.record.view().saturating_add(1));
-        let previous = self.after.map_or_else(RecordHash::default, |after| after.hash);
+        let previous = self.after.as_ref().map_or_else(RecordHash::default, |after| after.hash);
         Record { number, views_before: view - number, previous, generation: self.generation, ..record }
     }
 
@@ -134,10 +134,16 @@ impl Heir {
         if begins_branch { Record { branch: first.view(), ..first } } else { first }
     }
 
-    /// What stands in its place if it is not to be.
+    /// What stands in its place if it is not to be. That witness says then what it said before: who asks it must not find the VM ended
+    /// that runs by the old register, or by another one that this one knows nothing of.
     fn void(&self, me: &Place, attempt: Attempt) -> Record {
-        let nobodys = Record::first(RegisterId(attempt.0), attempt, me.clone());
-        self.place_of(Record { standing: Standing::Ended, ..nobodys })
+        match &self.after {
+            Some(after) => successor(after, attempt),
+            None => {
+                let nobodys = Record::first(RegisterId(attempt.0), attempt, me.clone());
+                self.place_of(Record { standing: Standing::Ended, ..nobodys })
+            }
+        }
     }
 }
 

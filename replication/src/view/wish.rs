@@ -182,7 +182,7 @@ impl Wish {
     pub(super) fn after_parent(&self, parent: &Entry, asker: Asker<'_>) -> Result<Option<Record>, Refusal> {
         let asker = Asker { in_doubt: true, ..asker };
         match self {
-            Wish::Move(_) => Ok(Some(successor(parent, asker))),
+            Wish::Move(_) => Ok(Some(successor(parent, asker.attempt))),
             wish => match wish.judge(Some(parent), asker) {
                 Judgement::IsSo => Ok(None),
                 Judgement::Append(record) => Ok(Some(*record)),
@@ -209,7 +209,7 @@ impl Wish {
         if record.primary.id != asker.me.id && !departs {
             return refuse_primary(record);
         }
-        let mut next = successor(entry, asker);
+        let mut next = successor(entry, asker.attempt);
         match self {
             Wish::End => {
                 (next.standing, next.store) = (Standing::Ended, None);
@@ -269,15 +269,15 @@ fn said(record: Record, word: Option<&Word>) -> Record {
 }
 
 /// The same view as a new record.
-fn successor(entry: &Entry, asker: Asker<'_>) -> Record {
+pub(super) fn successor(entry: &Entry, attempt: Attempt) -> Record {
     let number = entry.record.number + 1;
-    let (previous, attempt, named_dead) = (entry.hash, asker.attempt, Vec::new());
+    let (previous, named_dead) = (entry.hash, Vec::new());
     Record { number, previous, attempt, named_dead, word: None, ..entry.record.clone() }
 }
 
 /// A view in which the asker runs the guest on a line of history of its own.
 fn new_branch(entry: &Entry, asker: Asker<'_>, store: Option<Place>, fork: Option<Fork>) -> Record {
-    let next = successor(entry, asker);
+    let next = successor(entry, asker.attempt);
     Record {
         standing: Standing::Running,
         primary: asker.me.clone(),

@@ -600,7 +600,7 @@ impl Witness {
             self.dirs[COPY] = self.dirs[RIGHT].clone();
         }
         let appended = self.dirs[dir].last().expect("it was appended");
-        let newest = self.dirs[self.current].last().expect("the VM was started");
+        let newest = self.counting().last().expect("the VM was started");
         if dir != self.current && (appended.record.continues(&Known::of(newest)) || appended.record.word.is_some()) {
             self.has_equal_generations |= appended.record.generation <= newest.record.generation;
             self.current = dir;

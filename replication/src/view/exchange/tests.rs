@@ -442,3 +442,24 @@ fn exchange_that_nobody_else_has_a_part_in_is_dropped_without_a_record() {
     world.wish(&mut a, Wish::Remove(JOIN));
     assert!(a.register.abandon_exchange(), "only a read was not answered");
 }
+
+/// There it was the end of nobody, and a host that still asked that witness booted the guest beside the one that ran.
+#[test]
+fn exchange_that_is_called_off_leaves_a_witness_saying_what_it_said() {
+    let (mut world, mut a, _) = World::pair();
+    // At NEW is a copy of the register, in which the VM runs; or one that says that it has gone elsewhere.
+    let newest = world.witnesses[OLD].newest().clone();
+    let departure = Departure { witness: "file:/old".into(), register: newest.register, generation: 1 };
+    for moved in [None, Some(departure)] {
+        world.witnesses[NEW].records = world.witnesses[OLD].records.clone();
+        let there = world.witnesses[NEW].records.last_mut().expect("it began");
+        there.record.moved = moved;
+        let there = there.clone();
+        world.open(&mut a, Assent::Awaited);
+        won(world.wish(&mut a, Wish::Remove(JOIN)));
+        let now = world.witnesses[NEW].newest().clone();
+        let (number, previous, attempt) = (there.record.number + 1, there.hash, now.attempt);
+        assert_eq!(now, Record { number, previous, attempt, ..there.record });
+        won(world.wish(&mut a, Wish::Enlist(Member { place: place(2), join: JOIN })));
+    }
+}
