@@ -137,13 +137,21 @@ impl Register {
         }
     }
 
+    /// Whether this place may take part in an exchange by `assent`. Where an append of it to this register is in doubt, which record is the
+    /// newest is not known: what continues the one before would be a stranger to who has seen the later one. An operator who names
+    /// everybody else as dead leaves nobody who has.
+    pub fn may_exchange(&self, assent: &Assent) -> bool {
+        self.in_doubt.is_none() || matches!(assent, Assent::Override { .. })
+    }
+
     /// The register is to be continued by an heir. The note of that is as durable as what this place keeps: from here on nothing is
     /// appended before the heir's place was looked at.
     ///
     /// # Panics
-    /// If a wish is not decided.
+    /// If a wish is not decided, or it may not take part.
     pub fn handle_exchange(&mut self, exchange: Exchange) {
         assert!(matches!(self.phase, Phase::Idle), "one wish at a time");
+        assert!(self.may_exchange(&exchange.assent), "which record is the newest is not known");
         (self.exchange, self.settlement) = (Some(exchange), None);
     }
 

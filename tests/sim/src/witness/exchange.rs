@@ -131,7 +131,7 @@ impl Witness {
             return None;
         }
         let asker = &self.askers[host];
-        if asker.asked.is_some() || asker.register.exchange().is_some() {
+        if asker.asked.is_some() || asker.register.exchange().is_some() || !asker.register.may_exchange(&assent) {
             return None;
         }
         let parent = asker.register.newest()?.clone();

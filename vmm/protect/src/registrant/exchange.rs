@@ -50,6 +50,9 @@ pub enum ExchangeError {
     /// One is under way.
     #[error("an exchange of the witness is under way already")]
     UnderWay,
+    /// Something was asked of the old witness, and was not answered.
+    #[error("an earlier question to the old witness is not answered, so which record is the newest is not known")]
+    InDoubt,
     /// This place has not seen a record of its register.
     #[error("this host has not read the newest record of the register, so nothing can continue it")]
     NothingSeen,
@@ -183,6 +186,9 @@ impl Registrant {
         let is_override = matches!(exchange.assent, Assent::Override { .. });
         if register.exchange().is_some() && !is_override {
             return Err(ExchangeError::UnderWay);
+        }
+        if !register.may_exchange(&exchange.assent) {
+            return Err(ExchangeError::InDoubt);
         }
         let note = ViewNote {
             witness: self.witness(),

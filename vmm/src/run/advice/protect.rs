@@ -410,7 +410,7 @@ impl Advice for ExchangeError {
             Self::Witness(error) => error.exit(),
             Self::NoAnswer { .. } => Exit::Timeout,
             Self::NoNote(_) => Exit::Error,
-            Self::UnderWay | Self::NothingSeen => Exit::Conflict,
+            Self::UnderWay | Self::InDoubt | Self::NothingSeen => Exit::Conflict,
             Self::Right(error) => error.exit(),
         }
     }
@@ -422,6 +422,10 @@ impl Advice for ExchangeError {
             Self::NoAnswer { .. } => "nothing was changed; try again when it answers",
             Self::NoNote(_) => "nothing was changed; make room in the state directory",
             Self::UnderWay => "`outlast ctl status` says when it is settled: its witness is then the one that counts",
+            Self::InDoubt => {
+                "nothing was changed; try again when the old witness answers. If it is gone for good, and every other place that the newest \
+                 view lists is dead, name those: --dead ID"
+            }
             Self::NothingSeen => "mount the old witness once, or continue the guest on a host that has read it",
             Self::Right(error) => return error.hint(),
         };
