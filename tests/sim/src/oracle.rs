@@ -314,6 +314,11 @@ impl Oracle {
         }
     }
 
+    /// Whether the present guest sealed that epoch, and not one that was booted before it.
+    pub fn has_sealed(&self, fork: EpochMark) -> bool {
+        self.seals.contains_key(&(fork.branch, fork.count))
+    }
+
     /// `host` takes over, or resumes, with this guest, which should be that of the end of epoch `from`, and with this image.
     pub fn goes_on(&mut self, host: usize, from: Fork, guest: &Guest, image: &[u8]) {
         self.check_fork(host, from, guest);

@@ -2,7 +2,7 @@
 
 use sim::{Break, Outcome, Plan, run_plan, run_seed, trace_seed};
 
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 120;
 
 fn is_caught(rule: Break) -> bool {
     (0..SEEDS).any(|seed| matches!(run_seed(seed, Some(rule)).outcome, Outcome::Violation(_)))

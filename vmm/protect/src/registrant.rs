@@ -10,7 +10,7 @@ mod statements;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use replication::view::evidence::{self, Resume, Start};
 use replication::view::{
@@ -215,6 +215,11 @@ impl Registrant {
             exchange.into_iter().for_each(|exchange| register.handle_exchange(exchange));
             *self.seen() = Seen::of(&register);
         }
+    }
+
+    /// How long the witness takes at most to answer, or to fail.
+    pub fn answer_time_max(&self) -> Duration {
+        self.own().map_or(Duration::ZERO, |witness| witness.answer_time_max())
     }
 
     /// For how long the witness has not answered.

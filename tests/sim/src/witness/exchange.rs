@@ -104,6 +104,29 @@ impl Witness {
         self.note(host);
     }
 
+    /// Whether a host is of an heir that does not count, since its primary's note was lost and the VM was started by the old register: the
+    /// heir stands, because an append came late, or it does not. A person has to say so.
+    pub fn is_of_lost_heir(&self, host: usize) -> bool {
+        let register = &self.askers[host].register;
+        let Some(counts) = self.counting().last() else { return false };
+        let is_later = register.known().is_some_and(|known| known.generation > counts.record.generation);
+        let went_on = |heir: &Heir| {
+            let (parent, newest) = (&heir.parent.record, &counts.record);
+            newest.register == parent.register
+                && newest.number > parent.number
+                && newest.primary.id != parent.primary.id
+        };
+        is_later || register.exchange().is_some_and(|exchange| went_on(&exchange.heir))
+    }
+
+    /// Who starts the VM on `host` next gives it the witness that counts, whatever the host has noted; unless that is not settled there.
+    pub fn give_current(&mut self, host: usize) {
+        let current = self.current;
+        if let Some(note) = self.notes[host].as_mut().filter(|note| note.exchange.is_none()) {
+            note.home = current;
+        }
+    }
+
     /// A backup that follows nobody is given the witness that counts.
     pub fn use_current(&mut self, host: usize) {
         let asker = &self.askers[host];

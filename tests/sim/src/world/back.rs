@@ -103,6 +103,14 @@ impl World {
         if !is_lie && (self.is_primary_alive() || self.is_survived()) {
             return;
         }
+        // Nobody gives up a guest that was booted since for one from before.
+        let kept = match &self.hosts[host].role {
+            Role::Backup(node) => node.core().kept().map(|(fork, _)| fork),
+            _ => None,
+        };
+        if kept.is_some_and(|fork| !self.env.oracle.has_sealed(fork)) {
+            return;
+        }
         let id = HostId { host, life: self.hosts[host].life };
         let result = self.backup(id, |node, env| node.take_over_dead(env));
         self.settle(host, result);

@@ -428,7 +428,11 @@ impl World {
         for host in 0..HOSTS {
             let is_waiting =
                 matches!(&self.hosts[host].role, Role::Backup(node) if node.core().state() == BackupState::Waiting);
-            if is_waiting {
+            if is_waiting && self.env.witness.is_of_lost_heir(host) {
+                self.env.say(|| format!("an operator gives the backup on host {host} an empty state directory"));
+                self.env.witness.machines.lose_lock(host);
+                self.stop(host, false);
+            } else if is_waiting {
                 self.env.witness.use_current(host);
             }
         }
@@ -441,6 +445,7 @@ impl World {
         } else if !is_run && !self.is_survived() {
             let host = self.env.witness.newest().map_or(0, |record| host_of(&record.primary));
             self.env.say(|| format!("an operator starts the VM on host {host}"));
+            self.env.witness.give_current(host);
             self.run_again(host);
         }
     }

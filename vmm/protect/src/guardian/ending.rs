@@ -78,7 +78,9 @@ impl Guardian {
     }
 
     fn finish_cleanly(&self, sequel: Sequel) -> Parting {
-        let deadline = self.clock.now().after(self.config.detect * 3 + Duration::from_secs(2));
+        // One question that takes as long as it may, and one to another address, are no reason to say that the end is not known.
+        let patience = self.registrant.answer_time_max() * 2;
+        let deadline = self.clock.now().after(self.config.detect * 3 + patience.max(Duration::from_secs(2)));
         if self.machine.epochs().is_protected()
             && self.wait_for_room_unless(Some(deadline), || false)
             && let Err(error) = self.machine.seal_ended()

@@ -29,6 +29,11 @@ impl Bounded {
         Bounded { time_max, turn: Arc::default() }
     }
 
+    /// How long a call takes at most.
+    pub(super) fn time_max(&self) -> Duration {
+        self.time_max
+    }
+
     /// The result of `work`, or `TimedOut`; then the work may still happen later. Takes no longer than the time in all.
     pub(super) fn call<T, F>(&self, work: F) -> io::Result<T>
     where

@@ -1,6 +1,7 @@
 //! A witness that could not be opened, where an operator says that it is gone for good: it answers nothing.
 
 use std::io;
+use std::time::Duration;
 
 use replication::view::evidence::Statement;
 use replication::view::{Excerpt, Nonce, Record};
@@ -22,6 +23,10 @@ impl Witness for GoneWitness {
 
     fn trial(&self) -> io::Result<Trial> {
         gone()
+    }
+
+    fn answer_time_max(&self) -> Duration {
+        Duration::ZERO
     }
 
     fn facts(&self) -> io::Result<Facts> {

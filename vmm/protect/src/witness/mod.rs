@@ -23,6 +23,7 @@ mod shared;
 use std::fmt::Debug;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use replication::view::evidence::Statement;
 use replication::view::{Ask, Excerpt, Nonce, Record};
@@ -65,6 +66,9 @@ pub(crate) trait Witness: Debug + Send + Sync {
 
     /// Does what an append and a read do, on something that is removed again.
     fn trial(&self) -> io::Result<Trial>;
+
+    /// How long it takes at most to answer, or to fail.
+    fn answer_time_max(&self) -> Duration;
 
     /// What it is made of.
     fn facts(&self) -> io::Result<Facts>;

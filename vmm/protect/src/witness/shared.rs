@@ -88,6 +88,10 @@ impl<S: Store + Sync> Witness for SharedWitness<S> {
         self.call("", |store, _| store.trial())
     }
 
+    fn answer_time_max(&self) -> Duration {
+        self.bounded.time_max()
+    }
+
     fn facts(&self) -> io::Result<Facts> {
         self.call("", |store, _| store.facts())
     }
