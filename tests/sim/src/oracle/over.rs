@@ -47,6 +47,10 @@ impl Oracle {
         let seen = self.history.iter().zip(&line).take_while(|(seen, of_line)| seen == of_line).count();
         self.history.truncate(seen);
         self.emitted.truncate(seen);
+        // What was sent of the line before another one was gone into is not sent again.
+        let sent = line.iter().rposition(|chain| self.seen.contains(chain)).map_or(0, |last| last + 1).max(seen);
+        self.history.extend(&line[seen..sent]);
+        self.emitted.extend(line[seen..sent].iter().map(|chain| self.seen.contains(chain)));
         let forgotten = &self.forgotten;
         self.snapshots.retain(|(chain, _)| !forgotten.contains(chain));
         self.answers.retain(|_, value| !forgotten.contains(value));
