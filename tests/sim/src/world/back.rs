@@ -100,7 +100,8 @@ impl World {
     /// An operator who sees that nobody runs the guest or could continue it has the copy of a backup run.
     pub(super) fn take_over_dead(&mut self, host: usize) {
         let is_lie = self.env.plan.broken == Some(Break::OverrideUnasked);
-        if !is_lie && (self.is_primary_alive() || self.is_survived()) {
+        let is_starting = self.hosts.iter().any(|host| matches!(host.role, Role::Starting(_)));
+        if !is_lie && (self.is_primary_alive() || is_starting || self.is_survived()) {
             return;
         }
         // Nobody gives up a guest that was booted since for one from before.
