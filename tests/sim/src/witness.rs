@@ -619,8 +619,12 @@ impl Witness {
             Some(found) => {
                 let asker = &mut self.askers[host];
                 let newest = found.entries.last().map_or(0, |entry| entry.record.number);
-                asker.shown = asker.shown.max(newest);
-                asker.register.handle_found(found)
+                let outcome = asker.register.handle_found(found);
+                // What another witness shows is nothing that this one has.
+                if asker.register.another().is_none() {
+                    asker.shown = asker.shown.max(newest);
+                }
+                outcome
             }
             None => self.askers[host].register.handle_no_answer(),
         };

@@ -32,7 +32,8 @@ Examples:
 
 Exit codes:
   0 done, 1 failed, 2 wrong request, 3 no such VM, 4 the VM's state forbids it,
-  5 no answer in time, 6 refused to avoid split brain.";
+  5 no answer in time (of stop: the guest ended here, and its backup may continue it),
+  6 refused to avoid split brain, 160 the guest runs at its backup already (stop).";
 
 /// Query or control a running VM
 #[derive(Args, Debug)]
@@ -82,14 +83,14 @@ enum Verb {
     Protect(ProtectArgs),
     /// Stop replicating; the guest keeps running without protection
     Unprotect,
-    /// DANGEROUS: have a backup run the copy that it kept when another side won the guest. If a place named with --dead
-    /// is alive, two guests run until it finds out; what it did since is lost
+    /// DANGEROUS: have a backup continue the guest: from the copy that it kept when another side won it, or, with --witness, because
+    /// its witness is gone. If a place named with --dead is alive, two guests run; what it did since is lost
     TakeOver {
         /// A place that the witness lists, by the id in the backup's message; repeatable
         #[arg(long, value_name = "ID", required = true)]
         dead: Vec<String>,
         /// The witness from now on, because the old one is gone for good or was restored
-        #[arg(long, value_name = "file:DIR|etcd:URL[,URL…]")]
+        #[arg(long, value_name = "file:DIR|etcd:URL[,URL…][,credentials=DIR]")]
         witness: Option<WitnessName>,
         /// Why, for the record at the witness
         #[arg(long, value_name = "TEXT")]
@@ -130,7 +131,7 @@ enum WitnessVerb {
 #[derive(Args, Debug)]
 struct WitnessArgs {
     /// The new witness, as both hosts name it
-    #[arg(value_name = "file:DIR|etcd:URL[,URL…]")]
+    #[arg(value_name = "file:DIR|etcd:URL[,URL…][,credentials=DIR]")]
     witness: WitnessName,
     /// DANGEROUS: where the backup or the old witness cannot take part, every other place that the newest view lists, by its id;
     /// repeatable. If one of them is alive and somebody does the same there, two guests run

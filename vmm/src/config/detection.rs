@@ -30,7 +30,7 @@ group! {
         /// etcd:http://HOST:PORT[,…] or etcd:https://HOST:PORT[,…],credentials=DIR (client addresses of one cluster, 3.4 or newer;
         /// DIR has ca-cert.pem, and if the cluster asks for them client-cert.pem, client-key.pem and `user`, a line
         /// NAME:PASSWORD) or none. With none both sides may run the guest after a network cut, or after a host hangs for longer than
-        /// --detect and comes back; its disks and clients then see two guests. Required with a backup, the same on both hosts
+        /// --detect and comes back; its disks and clients then see two guests. Required with a backup, and the same on both hosts; none must be said
         #[arg(long, value_name = "file:DIR|etcd:URL[,URL…]|none")]
         witness: Option<WitnessName>,
         /// Directory with certificates for TLS between the two hosts: ca-cert.pem, server-cert.pem, server-key.pem,

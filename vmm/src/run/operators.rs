@@ -143,7 +143,7 @@ impl World {
             text = text.replace(&life.to_string()[..8], name);
         }
         let host = fs::read_to_string("/proc/sys/kernel/hostname").expect("there");
-        text.replace(&format!("on host {}", host.trim()), "on host a").replace('\n', " ").replace('|', "\\|")
+        text.replace(&format!("on host {}", host.trim()), "on host here").replace('\n', " ").replace('|', "\\|")
     }
 }
 

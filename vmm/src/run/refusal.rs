@@ -68,8 +68,8 @@ fn half_way(config: &VmConfig, incident: &Incident) -> Failure {
         incident.running()
     );
     Failure::new(Exit::Incompatible, what).with_hint(format!(
-        "it cannot continue: memory and disks are of two moments; remove {} with its directory",
-        Item::Crash.path_in(&config.state.dir).display()
+        "it cannot continue: memory and disks are of two moments; remove the state directory {}, then `outlast run` boots it",
+        config.state.dir.display()
     ))
 }
 
@@ -109,7 +109,7 @@ mod tests {
             (NoCourse::TwoLives, Exit::Conflict, "/s/reset"),
             (NoCourse::Crashed, Exit::GuestCrashed, "remove /s/crash.json"),
             (NoCourse::Exhausted, Exit::GuestCrashed, "remove /s/crash.json"),
-            (NoCourse::HalfWay, Exit::Incompatible, "/s/crash.json"),
+            (NoCourse::HalfWay, Exit::Incompatible, "state directory /s,"),
             (NoCourse::NobodyKnows, Exit::SplitBrain, "--backup-is-gone"),
         ] {
             let failure = of(no, &config, Some(&incident));

@@ -327,7 +327,8 @@ impl Advice for RightError {
                 "bring the record back as it was: records are never changed and never removed".into()
             }
             Self::Forgotten { .. } => {
-                "mount the right one; a witness that lost records cannot tell where the guest runs".into()
+                "give the right one; a witness that lost records cannot tell where the guest runs. If the right one is gone, `outlast ctl witness set` \
+                 on the place that runs the guest gives it another".into()
             }
             Self::OtherWitness { .. } => {
                 "give --witness the one that has the register. A cluster that was restored from a snapshot is another one, and what was \
@@ -355,7 +356,9 @@ impl Advice for RightError {
                 )
             }
             Self::Unlisted { listed, .. } if listed.is_empty() => "it lists: none".into(),
-            Self::Unlisted { listed, .. } => format!("it lists: {}", places(listed)),
+            Self::Unlisted { listed, .. } => {
+                format!("it lists: {}. A name has at least the first 8 characters of an id", places(listed))
+            }
             Self::LastEpochHere { .. } => "`outlast resume` continues from it".into(),
             Self::BackupMayBeWhole { place, .. } => format!(
                 "look there: `outlast ctl status`. It runs the guest or takes it over: leave it there. Its process is gone: start \
@@ -388,9 +391,11 @@ fn remedy_of(refusal: &Refusal) -> String {
             "to start it afresh, remove what the state directory holds and use `outlast run`".into()
         }
         Refusal::Moved { departure } => format!("look there, and use --witness {}", departure.witness),
-        Refusal::CalledOff => "ask again".into(),
+        Refusal::CalledOff => {
+            "the exchange did not come about, and the old witness still counts: repeat the command".into()
+        }
         Refusal::Taken { .. } => "give a witness where no VM of this name runs, or stop that one".into(),
-        Refusal::Unknown => "is it the same directory as before?".into(),
+        Refusal::Unknown => "is it the same witness, the same directory or cluster, as before?".into(),
     }
 }
 
@@ -426,7 +431,7 @@ impl Advice for ExchangeError {
                 "nothing was changed; try again when the old witness answers. If it is gone for good, and every other place that the newest \
                  view lists is dead, name those: --dead ID"
             }
-            Self::NothingSeen => "mount the old witness once, or continue the guest on a host that has read it",
+            Self::NothingSeen => "make the old witness answer once, or continue the guest on a host that has read it",
             Self::Right(error) => return error.hint(),
         };
         Some(remedy.into())

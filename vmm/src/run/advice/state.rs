@@ -19,7 +19,9 @@ impl Advice for StateDirError {
             Self::Nothing { .. } => {
                 "there is no such VM; a VM that runs with `--protect local` leaves its state in /dev/shm/outlast/NAME or its --state-dir"
             }
-            Self::InUse { .. } => "stop that one, or give this VM another --state-dir",
+            Self::InUse { .. } => {
+                "this VM runs already: look at it with `outlast ctl status`. If another VM uses the directory, give this one another --state-dir"
+            }
             Self::Unfit { .. } => "give --state-dir a directory that this user can write and others cannot",
             Self::Lock { .. } | Self::Io { .. } => {
                 "the state directory and its files must belong to the user who runs the VM"

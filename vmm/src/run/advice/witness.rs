@@ -20,9 +20,14 @@ impl Advice for WitnessError {
                 "let the user who runs the VM write there, or on NFS, the user whom the server takes it for: `ls -ld {}`",
                 dir.display()
             ),
-            Self::Open { dir, .. } => {
-                format!("it must exist, be writable, and be the same storage on both hosts: `mkdir {}`", dir.display())
+            Self::Open { source, .. } if source.kind() == ErrorKind::NotADirectory => {
+                "it is a file: name a directory on storage that both hosts mount".into()
             }
+            Self::Open { dir, .. } => format!(
+                "it must be a directory on storage that both hosts mount, and writable: mount that first, if it is not (`findmnt -T {0}`); \
+                 only then `mkdir {0}`",
+                dir.display()
+            ),
             Self::Etcd { addresses, source } => {
                 etcd_error(source).and_then(remedy_of).unwrap_or_else(|| {
                     let (addresses, _) = addresses.split_once(",credentials=").unwrap_or((addresses, ""));
