@@ -62,7 +62,7 @@ impl Play<'_> {
         let node = self.world.node(backup)?;
         let mut register = Register::clone(&node.register);
         register.handle_wish(wish, node.life.attempt());
-        let outcome = self.look(&mut register)?;
+        let outcome = self.look(&mut register).0?;
         self.world.node_mut(backup)?.register = Shared::new(register);
         matches!(outcome, Outcome::Won(_)).then_some(())
     }

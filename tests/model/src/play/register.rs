@@ -49,8 +49,7 @@ impl Play<'_> {
             false => Register::clone(&node.register),
         };
         register.handle_wish(wish, node.life.attempt());
-        let outcome = self.look(&mut register);
-        let ask = register.poll_ask().map(|(_, ask)| ask);
+        let (outcome, ask) = self.look(&mut register);
         let node = self.world.node_mut(host)?;
         node.register = Shared::new(register);
         match (outcome, ask) {
@@ -63,10 +62,17 @@ impl Play<'_> {
         }
     }
 
-    /// What the register asks first changes nothing at the witness. One that is not answered leaves everything as it was.
-    pub(super) fn look(&self, register: &mut Register) -> Option<Outcome> {
-        let (_, ask) = register.poll_ask().expect("a wish has something to ask");
-        register.handle_found(self.world.witness.read(&ask))
+    /// What the register asks before it appends changes nothing at the witness. One that is not answered leaves everything as it was.
+    pub(super) fn look(&self, register: &mut Register) -> (Option<Outcome>, Option<Ask>) {
+        loop {
+            let (_, ask) = register.poll_ask().expect("a wish that is not decided has something to ask");
+            if let Ask::Append { .. } = ask {
+                return (None, Some(ask));
+            }
+            if let Some(outcome) = register.handle_found(self.world.witness.read(&ask)) {
+                return (Some(outcome), None);
+            }
+        }
     }
 
     /// What a process wants, in the register's words.

@@ -47,7 +47,10 @@ fn etcd_error(source: &io::Error) -> Option<&EtcdError> {
 
 /// The member was there, and ended the connection.
 fn hung_up(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted)
+    matches!(
+        error.kind(),
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe
+    )
 }
 
 /// What is given is of no use, or it may be when somebody has mended the cluster.
@@ -69,7 +72,9 @@ fn exit_of(error: &EtcdError) -> Exit {
 fn remedy_of(error: &EtcdError) -> Option<String> {
     Some(match error {
         EtcdError::Unreachable { address, source } if hung_up(source) => match address.starts_with("https") {
-            true => "does the member speak https there? If not, write http://HOST:PORT".into(),
+            true => "it hung up. If it asks for client certificates, the directory behind ,credentials= needs client-cert.pem and \
+                     client-key.pem of its authority; if it does not speak https there, write http://HOST:PORT"
+                .into(),
             false => "does the member speak https there? Then write https://HOST:PORT, and ,credentials=DIR behind the addresses".into(),
         },
         EtcdError::Files(error) => format!(

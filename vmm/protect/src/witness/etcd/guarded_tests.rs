@@ -82,6 +82,18 @@ fn write_user(dir: &Path, user: &str) {
     fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("ours");
 }
 
+/// A member that refuses a certificate says so after the handshake, and hangs up: what it says is lost if the request is written then.
+#[track_caller]
+fn assert_unwelcome(error: &EtcdError) {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    match error {
+        EtcdError::Unwelcome { .. } => assert!(error.to_string().contains("refuses this side"), "{error}"),
+        EtcdError::Unreachable { source, .. }
+            if [BrokenPipe, ConnectionAborted, ConnectionReset].contains(&source.kind()) => {}
+        _ => panic!("{error:?}"),
+    }
+}
+
 #[test]
 fn cluster_with_tls_answers_who_shows_a_certificate_and_nobody_else() {
     let Some(guarded) = Guarded::start(None) else { return };
@@ -95,15 +107,12 @@ fn cluster_with_tls_answers_who_shows_a_certificate_and_nobody_else() {
     }
     let stranger = TestAuthority::new().directory(guarded.dir.path());
     let distrustful = stranger.clone();
-    let error = guarded.refusal(&bare);
-    assert!(matches!(&error, EtcdError::Unwelcome { .. }), "{error:?}");
-    assert!(error.to_string().contains("refuses this side"), "{error}");
+    assert_unwelcome(&guarded.refusal(&bare));
     let error = guarded.refusal(&distrustful);
     assert!(matches!(&error, EtcdError::Untrusted { .. }), "{error:?}");
     assert!(error.to_string().contains("ca-cert.pem did not sign it"), "{error}");
     fs::copy(good.join("ca-cert.pem"), stranger.join("ca-cert.pem")).expect("copied");
-    let error = guarded.refusal(&stranger);
-    assert!(matches!(&error, EtcdError::Unwelcome { .. }), "{error:?}");
+    assert_unwelcome(&guarded.refusal(&stranger));
     let clear = guarded.server.addresses[0].replacen("https", "http", 1);
     let error = open(&clear).expect_err("it speaks TLS");
     let WitnessError::Etcd { source, .. } = error else { panic!("{error}") };
