@@ -29,7 +29,9 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{Attempt, Entry, Incarnation, Known, Place, Record, RecordHash, RegisterId, Standing, Word};
+use super::record::{
+    Attempt, Entry, Incarnation, Known, Place, Record, RecordHash, RegisterId, Standing, WitnessId, Word,
+};
 use super::wish::{Refusal, Wish, successor};
 
 /// A register that is to continue another one. It is the same for all who take part.
@@ -42,6 +44,9 @@ pub struct Heir {
     pub generation: u64,
     /// The newest record of the register that it continues.
     pub parent: Entry,
+    /// Which witness it is to begin at, if that can say: another one has another place of the same number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<WitnessId>,
     /// The record behind which its first one is to stand; none: that is the first at its witness.
     pub after: Option<Entry>,
 }
@@ -88,13 +93,18 @@ impl Heir {
     ///
     /// # Errors
     /// If somebody runs a VM of that name there.
-    pub fn new(register: RegisterId, parent: Entry, newest: Option<&Entry>) -> Result<Heir, Refusal> {
+    pub fn new(
+        register: RegisterId,
+        parent: Entry,
+        witness: Option<WitnessId>,
+        newest: Option<&Entry>,
+    ) -> Result<Heir, Refusal> {
         if let Some(there) = newest.filter(|there| !is_over(there, &parent)) {
             return Err(Refusal::Taken { place: Box::new(there.record.primary.clone()) });
         }
         let generation =
             newest.map_or(0, |there| there.record.generation).max(parent.record.generation).saturating_add(1);
-        Ok(Heir { register, generation, parent, after: newest.cloned() })
+        Ok(Heir { register, generation, parent, witness, after: newest.cloned() })
     }
 
     /// The same, above that generation: of an heir that was to be, and may be.
@@ -157,6 +167,20 @@ fn is_over(there: &Entry, parent: &Entry) -> bool {
 }
 
 impl Exchange {
+    /// A place of the newest view that an override by `me`, for the state directory `store`, would have to name, and does not. Nothing may
+    /// be noted of such an override: it takes the place of what was noted before.
+    pub fn unnamed(&self, me: &Place, store: Option<Incarnation>) -> Option<&Place> {
+        let Assent::Override { dead, .. } = &self.assent else { return None };
+        let parent = &self.heir.parent.record;
+        // Whose primary it is, is the state directory's place too.
+        let is_own = |place: &Place| {
+            place.id == me.id
+                || store == Some(place.id)
+                || (parent.primary.id == me.id && parent.store.as_ref() == Some(place))
+        };
+        parent.places().find(|place| !is_own(place) && !dead.contains(&place.id))
+    }
+
     /// What `wish` of `me` does to the heir that does not stand yet. `next`: what follows from the parent.
     pub(super) fn begin(
         &self,
@@ -174,12 +198,7 @@ impl Exchange {
             (Assent::Forsworn, Ok(Some(next))) => append(heir.first(next)),
             (Assent::Override { dead, word }, Ok(Some(next))) => {
                 let parent = &heir.parent.record;
-                let is_own = |place: &&Place| place.id == me.id || wish.store() == Some(place.id);
-                // Whose primary it is, is the state directory's place too.
-                let is_own = |place: &&Place| {
-                    is_own(place) || (parent.primary.id == me.id && parent.store.as_ref() == Some(*place))
-                };
-                match parent.places().find(|place| !is_own(place) && !dead.contains(&place.id)) {
+                match self.unnamed(me, wish.store()) {
                     Some(place) => Beginning::Refused(Refusal::MayBeWhole { place: Box::new(place.clone()) }),
                     None => {
                         let named = parent.places().map(|place| place.id).filter(|id| dead.contains(id)).collect();

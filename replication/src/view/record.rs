@@ -351,7 +351,8 @@ impl Known {
 
     /// Whether the two are of registers that stand beside each other: somebody overrode a register twice.
     pub fn is_rival_of(&self, other: &Known) -> bool {
-        self.generation == other.generation && self.register != other.register
+        // Of the first generation are all that were begun afresh, one after the other, and no override made them.
+        self.generation > 1 && self.generation == other.generation && self.register != other.register
     }
 }
 

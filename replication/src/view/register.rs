@@ -152,6 +152,11 @@ impl Register {
     pub fn handle_exchange(&mut self, exchange: Exchange) {
         assert!(matches!(self.phase, Phase::Idle), "one wish at a time");
         assert!(self.may_exchange(&exchange.assent), "which record is the newest is not known");
+        self.restore_exchange(exchange);
+    }
+
+    /// The same of one that was noted before, in the place of an override that came to nothing.
+    pub fn restore_exchange(&mut self, exchange: Exchange) {
         (self.exchange, self.settlement) = (Some(exchange), None);
     }
 
@@ -345,8 +350,10 @@ impl Register {
         (by, found): (Option<WitnessId>, Vec<Entry>),
         is_back: bool,
     ) -> Option<Outcome> {
-        self.another = named_other(by, &found);
         let heir = &self.exchange.as_ref().expect("an heir was looked for").heir;
+        let is_other = heir.witness.filter(|expected| Some(*expected) != by);
+        let other = is_other.map(|expected| Another { expected, found: by });
+        self.another = other.or_else(|| named_other(by, &found));
         if self.another.is_some() || !heir.is_behind(&found) {
             self.stranger = found.into_iter().next_back();
             return Some(Outcome::Forgotten);

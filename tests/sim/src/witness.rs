@@ -547,7 +547,7 @@ impl Witness {
     }
 
     /// Which one a directory says that it is.
-    fn id_of(&self, dir: usize) -> Option<WitnessId> {
+    pub(super) fn id_of(&self, dir: usize) -> Option<WitnessId> {
         // Broken: nobody asks.
         let is_asked = self.names_itself && self.broken != Some(Break::AnyCluster);
         is_asked.then_some(WitnessId(dir as u64 + 1))

@@ -323,6 +323,8 @@ impl Registrant {
     pub fn enlist(&self, session: SessionId, place: Option<Place>) -> ClaimResult {
         match place {
             Some(place) => self.claim(Wish::Enlist(Member { place, join: session })),
+            // It came without a witness, and this VM has one since: it may not become a member that no record lists.
+            None if self.is_witnessed() => ClaimResult::Unreachable,
             None => ClaimResult::Granted,
         }
     }

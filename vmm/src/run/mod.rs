@@ -72,9 +72,14 @@ fn said(Named { dead, witness, who, why, backup_is_gone: _ }: &Named) -> protect
 }
 
 /// What is recorded of that.
+/// What is kept of a name, and of a reason.
+const WORD_CHARS_MAX: usize = 1000;
+
 fn word(who: String, why: Option<String>) -> Word {
     let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    Word { who, why: why.unwrap_or_default(), at }
+    // A record is read up to a limit, and never changed.
+    let cut = |text: String| text.chars().take(WORD_CHARS_MAX).collect();
+    Word { who: cut(who), why: cut(why.unwrap_or_default()), at }
 }
 
 /// The exit code of a machine's end.

@@ -3,7 +3,9 @@
 use super::*;
 use crate::id::{EpochId, SessionId, Term};
 use crate::lineage::{ChainHash, EpochMark, Fork};
-use crate::view::{Ask, Departure, Desk, Location, Member, Outcome, PlaceKind, Register, Settlement};
+use crate::view::{
+    Another, Ask, Departure, Desk, Excerpt, Location, Member, Outcome, PlaceKind, Register, Settlement, WitnessId,
+};
 
 const JOIN: SessionId = SessionId([7; 16]);
 const HEIR: RegisterId = RegisterId([42; 16]);
@@ -134,7 +136,7 @@ impl World {
 
     fn heir(&self) -> Heir {
         let parent = self.witnesses[OLD].records.last().expect("there is one").clone();
-        Heir::new(HEIR, parent, self.witnesses[NEW].records.last()).expect("nobody runs there")
+        Heir::new(HEIR, parent, None, self.witnesses[NEW].records.last()).expect("nobody runs there")
     }
 
     fn open(&self, node: &mut Node, assent: Assent) {
@@ -304,7 +306,8 @@ fn witness_that_was_left_can_be_gone_back_to() {
     let departure = Departure { witness: "file:/new".into(), register: HEIR, generation: 2 };
     won(world.wish(&mut Node::new(1), Wish::Depart(departure)));
     let parent = world.witnesses[NEW].records[0].clone();
-    let back = Heir::new(RegisterId([43; 16]), parent, world.witnesses[OLD].records.last()).expect("nobody runs there");
+    let back =
+        Heir::new(RegisterId([43; 16]), parent, None, world.witnesses[OLD].records.last()).expect("nobody runs there");
     assert_eq!((back.generation, back.number()), (3, 4));
     world.witnesses.swap(OLD, NEW);
     a.own = OLD;
@@ -401,9 +404,9 @@ fn heir_does_not_begin_where_somebody_runs_a_vm_of_the_name() {
     let mut other = Node { register: Register::new(place(5), None), own: NEW };
     won(world.wish(&mut other, begin(None)));
     let there = world.witnesses[NEW].records.last();
-    assert!(matches!(Heir::new(HEIR, parent.clone(), there), Err(Refusal::Taken { .. })));
+    assert!(matches!(Heir::new(HEIR, parent.clone(), None, there), Err(Refusal::Taken { .. })));
     won(world.wish(&mut other, Wish::End));
-    let heir = Heir::new(HEIR, parent, world.witnesses[NEW].records.last()).expect("it has ended");
+    let heir = Heir::new(HEIR, parent, None, world.witnesses[NEW].records.last()).expect("it has ended");
     assert_eq!(heir.number(), 3);
 }
 
@@ -462,4 +465,40 @@ fn exchange_that_is_called_off_leaves_a_witness_saying_what_it_said() {
         assert_eq!(now, Record { number, previous, attempt, ..there.record });
         won(world.wish(&mut a, Wish::Enlist(Member { place: place(2), join: JOIN })));
     }
+}
+
+/// An address list of two clusters, both empty for the VM, has two first places; a cluster that was made anew has another one.
+#[test]
+fn heir_begins_only_at_the_witness_at_which_it_was_proposed() {
+    let (world, _, mut b) = World::pair();
+    let expected = WitnessId(7);
+    let heir = Heir { witness: Some(expected), ..world.heir() };
+    b.register.handle_exchange(Exchange { heir, assent: Assent::Forsworn });
+    for found in [None, Some(WitnessId(8))] {
+        b.register.handle_wish(take_over(), Attempt([9; 16]));
+        assert!(matches!(b.register.poll_ask(), Some((Desk::Heir, Ask::From(_)))));
+        assert_eq!(b.register.handle_found(Excerpt { by: found, entries: Vec::new() }), Some(Outcome::Forgotten));
+        assert_eq!(b.register.another(), Some(Another { expected, found }));
+    }
+    b.register.handle_wish(take_over(), Attempt([9; 16]));
+    b.register.poll_ask();
+    assert_eq!(b.register.handle_found(Excerpt { by: Some(expected), entries: Vec::new() }), None);
+    let Some((Desk::Heir, Ask::Append { record, .. })) = b.register.poll_ask() else { panic!("it begins the heir") };
+    assert_eq!(record.witness, Some(expected));
+}
+
+/// What is noted of one takes the place of what was noted before: it is looked at first.
+#[test]
+fn override_that_forgets_a_place_is_known_before_it_is_noted() {
+    let (world, ..) = World::pair();
+    let exchange =
+        |dead: &[u8]| Exchange { heir: world.heir(), assent: Assent::Override { dead: ids(dead), word: word() } };
+    let unnamed = |dead: &[u8], me: u8, of: Option<u8>| {
+        exchange(dead).unnamed(&place(me), of.map(|id| store(id).id)).map(|place| place.id.0[0])
+    };
+    assert_eq!(unnamed(&[1], 2, None), Some(11), "the primary's state directory");
+    assert_eq!(unnamed(&[1, 11], 2, None), None);
+    assert_eq!(unnamed(&[], 1, None), Some(2), "the backup; its own state directory need not be named");
+    assert_eq!(unnamed(&[1, 2], 3, Some(11)), None, "a resume of that directory");
+    assert_eq!(Exchange { assent: Assent::Forsworn, ..exchange(&[]) }.unnamed(&place(2), None), None);
 }

@@ -160,7 +160,7 @@ impl Witness {
         let parent = asker.register.newest()?.clone();
         self.attempts += 1;
         let register = RegisterId(u128::from(self.attempts).to_be_bytes());
-        let mut heir = Heir::new(register, parent, self.dirs[target].last()).ok()?;
+        let mut heir = Heir::new(register, parent, self.id_of(target), self.dirs[target].last()).ok()?;
         if self.broken == Some(Break::GenerationStands) {
             heir.generation = heir.parent.record.generation;
         }
@@ -226,7 +226,7 @@ impl Witness {
     fn forswear(&mut self, host: usize, session: SessionId, heir: RegisterId, nonce: Nonce) -> Result<Nonce, String> {
         let (mut exchange, target) =
             self.proposals.iter().find(|(of, _)| of.heir.register == heir).cloned().ok_or("nobody proposed that")?;
-        exchange.assent = Assent::Forsworn;
+        exchange.assent = Assent::Awaited;
         let parent = Known::of(&exchange.heir.parent);
         let me = self.place(host).id;
         let lists_us = exchange.heir.parent.record.backups.iter().any(|of| (of.join, of.place.id) == (session, me));

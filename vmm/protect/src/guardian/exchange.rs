@@ -67,7 +67,7 @@ impl Guardian {
         }
         self.may_exchange(named.is_some())?;
         self.lock().exchange_refused = None;
-        let opened = self.registrant.open_exchange(to, named)?;
+        let opened = self.registrant.open_exchange(to, named, None)?;
         fault::reached(fault::EXCHANGE_NOTED);
         self.with_core(|core, now| match named {
             None => core.handle_exchange_opened(now, opened.heir, opened.proposal, opened.nonce),

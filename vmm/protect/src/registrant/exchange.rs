@@ -70,7 +70,12 @@ pub(crate) struct Opened {
     pub proposal: Vec<u8>,
     /// What was left at the new witness for it to find.
     pub nonce: Nonce,
+    /// What was noted before, in the place of which this is.
+    replaced: Option<Replaced>,
 }
+
+/// An exchange that was noted, and the witness that it is to.
+type Replaced = (WitnessName, Arc<dyn Witness>, Exchange);
 
 impl Registrant {
     /// The witness that counts for the VM in `dir`, which was `configured` with one before it was exchanged.
@@ -142,13 +147,18 @@ impl Registrant {
 
     /// As the primary: notes that the register is to be continued at the witness `to`. From here on this place appends nothing before
     /// that is settled. What is `named` dead by an operator stands in for a backup that cannot be asked.
-    pub(crate) fn open_exchange(&self, to: &WitnessName, named: Option<&Named>) -> Result<Opened, ExchangeError> {
+    pub(crate) fn open_exchange(
+        &self,
+        to: &WitnessName,
+        named: Option<&Named>,
+        store: Option<Incarnation>,
+    ) -> Result<Opened, ExchangeError> {
         let parent = self.newest_seen()?;
         let assent = match named {
             None => Assent::Awaited,
             Some(named) => self.override_of(&parent.record, named)?,
         };
-        self.note_exchange(to, parent, assent)
+        self.note_exchange(to, parent, assent, store)
     }
 
     fn newest_seen(&self) -> Result<Entry, ExchangeError> {
@@ -161,26 +171,43 @@ impl Registrant {
         Ok(Assent::Override { dead: named(Some(parent), &said.dead)?, word: said.word.clone() })
     }
 
-    fn note_exchange(&self, to: &WitnessName, parent: Entry, assent: Assent) -> Result<Opened, ExchangeError> {
+    fn note_exchange(
+        &self,
+        to: &WitnessName,
+        parent: Entry,
+        assent: Assent,
+        store: Option<Incarnation>,
+    ) -> Result<Opened, ExchangeError> {
         let witness = to.open()?.ok_or(ExchangeError::ToNone)?;
         let no_answer = |source| ExchangeError::NoAnswer { witness: to.clone(), source };
         let newest = witness.newest(&self.vm_name).map_err(no_answer)?;
-        let newest = newest.entries.last();
-        let heir = Heir::new(RegisterId(random()), parent, newest).map_err(|refusal| self.refused(refusal))?;
+        let heir = Heir::new(RegisterId(random()), parent, newest.by, newest.entries.last())
+            .map_err(|refusal| self.refused(refusal))?;
         let other = self.lock().exchange().map(|exchange| exchange.heir.generation);
         let heir = heir.above(other.unwrap_or(0));
         let nonce = witness.leave(&self.vm_name).map_err(no_answer)?;
         let exchange = Exchange { heir, assent };
+        let me = self.life.observer.place().clone();
+        if exchange.unnamed(&me, store).is_some() {
+            let parent = &exchange.heir.parent.record;
+            let is_own = |place: &Place| place.id == me.id || store == Some(place.id);
+            let listed = listed(parent).into_iter().filter(|place| !is_own(place)).collect();
+            return Err(ExchangeError::Right(RightError::Unnamed { vm: self.vm_name.clone(), listed }));
+        }
         let register_id = exchange.heir.register;
-        let told =
-            Proposal { witness: to.clone(), exchange: Exchange { assent: Assent::Forsworn, ..exchange.clone() } };
+        let told = Proposal { witness: to.clone(), exchange: Exchange { assent: Assent::Awaited, ..exchange.clone() } };
         let proposal = serde_json::to_vec(&told).expect("a proposal has string keys only");
-        self.take_part(to, witness, exchange)?;
-        Ok(Opened { heir: register_id, proposal, nonce })
+        let replaced = self.take_part(to, witness, exchange)?;
+        Ok(Opened { heir: register_id, proposal, nonce, replaced })
     }
 
     /// The note is durable before it counts.
-    fn take_part(&self, to: &WitnessName, witness: Arc<dyn Witness>, exchange: Exchange) -> Result<(), ExchangeError> {
+    fn take_part(
+        &self,
+        to: &WitnessName,
+        witness: Arc<dyn Witness>,
+        exchange: Exchange,
+    ) -> Result<Option<Replaced>, ExchangeError> {
         let mut register = self.lock();
         // What an operator says of the others is said of an exchange that does not come to its end, too.
         let is_override = matches!(exchange.assent, Assent::Override { .. });
@@ -196,9 +223,12 @@ impl Registrant {
             proposal: Some(Proposal { witness: to.clone(), exchange: exchange.clone() }),
         };
         self.life.publish().and_then(|()| self.life.write_note(&note)).map_err(ExchangeError::NoNote)?;
-        self.desks().heir = Some((to.clone(), witness));
+        let before = self.desks().heir.replace((to.clone(), witness));
+        let replaced = register.exchange().cloned().zip(before);
         register.handle_exchange(exchange);
-        Ok(())
+        // What became of an earlier one is not about this one.
+        *self.settlement.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(replaced.map(|(exchange, (name, witness))| (name, witness, exchange)))
     }
 
     /// As the primary: the register is continued by `heir`, for which all have forsworn. `nonce`: what the backup left at the new
@@ -260,7 +290,7 @@ impl Registrant {
             serde_json::from_slice(proposal).map_err(|error| format!("the proposal is not one: {error}"))?;
         let Proposal { witness: to, exchange } = said;
         self.check_parent(session, &exchange.heir.parent)?;
-        if exchange.heir.register != *heir || exchange.assent != Assent::Forsworn {
+        if exchange.heir.register != *heir || exchange.assent != Assent::Awaited {
             return Err("the proposal is about another register".into());
         }
         let witness = to.open().map_err(|error| format!("the backup cannot use {to}: {error}"))?;
@@ -341,9 +371,9 @@ impl Registrant {
         to: &WitnessName,
         said: &Named,
     ) -> Result<(), ExchangeError> {
-        self.open_exchange(to, Some(said))?;
+        let opened = self.open_exchange(to, Some(said), None)?;
         let wish = Wish::TakeOver { join: session, fork, named_dead: Default::default() };
-        Ok(self.win_by_override(wish).map(|_| ())?)
+        Ok(self.win_by_override(wish, opened.replaced).map(|_| ())?)
     }
 
     pub(super) fn resume_by_override(
@@ -353,7 +383,7 @@ impl Registrant {
         to: &WitnessName,
         said: &Named,
     ) -> Result<Term, RightError> {
-        let opened = self.open_exchange(to, Some(said)).map_err(|error| match error {
+        let opened = self.open_exchange(to, Some(said), Some(store.id)).map_err(|error| match error {
             ExchangeError::Right(error) => error,
             other => RightError::NoOverride(Box::new(other)),
         })?;
@@ -369,16 +399,28 @@ impl Registrant {
             }
             other => other,
         };
-        self.win_by_override(wish)
+        self.win_by_override(wish, opened.replaced)
     }
 
-    /// One that is refused leaves no trace.
-    fn win_by_override(&self, wish: Wish) -> Result<Term, RightError> {
+    /// One that is refused leaves things as they were before.
+    fn win_by_override(&self, wish: Wish, replaced: Option<Replaced>) -> Result<Term, RightError> {
         let outcome = self.wish(wish).expect("there is a witness");
         if let Outcome::Refused(_) = outcome {
             let mut register = self.lock();
             if register.abandon_exchange() {
-                self.settle(&mut register);
+                match replaced {
+                    // This place has forsworn for that one: what it appends is not decided by an override that came to nothing.
+                    Some((name, witness, exchange)) => {
+                        self.desks().heir = Some((name, witness));
+                        register.restore_exchange(exchange);
+                        if let Some(note) = self.note(&register)
+                            && let Err(error) = self.life.write_note(&note)
+                        {
+                            tracing::warn!(%error, "the exchange of before is not kept in the state directory");
+                        }
+                    }
+                    None => self.settle(&mut register),
+                }
             }
         }
         match outcome {

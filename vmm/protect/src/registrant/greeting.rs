@@ -16,7 +16,8 @@ impl Registrant {
         let Some(witness) = self.own() else { return Ok(None) };
         let left = witness.leave(&self.vm_name);
         self.note_answer(left.as_ref().err());
-        let known = self.known().expect("a primary has won its record");
+        // One that is only just given a witness has no record there yet.
+        let known = self.known().ok_or_else(|| io::Error::other("this VM has no record at its witness yet"))?;
         Ok(Some(Greeting { known, primary: self.life.observer.place().id, nonce: left? }))
     }
 
