@@ -551,9 +551,9 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
             vec![at(What::Exchange(0)), Fault { when, what: What::Cut(heal_at / 2) }]
         }
         Some(Break::OldRegisterAppended) => {
-            // What a backup asks first is whether it forswears.
-            let when = When::Step { host: 1, step: Step::Claim, nth: 1, after: true };
-            vec![at(What::Exchange(0)), Fault { when, what: What::Cut(heal_at / 2) }]
+            // The heir stands, and its primary has not heard so.
+            let after = |ms, what| Fault { when: When::At(heal_at / 2 + ms * MS), what };
+            vec![at(What::Exchange(0)), after(3, What::WitnessLoses(heal_at / 4)), after(6, What::Cut(heal_at / 2))]
         }
         Some(Break::ForswearUnsynced) => {
             let crash = What::Crash { host: 0, power: true, restart: Some(heal_at / 8) };

@@ -137,6 +137,10 @@ impl World {
     /// The register gave the VM to a fresh start. That must not have been while somebody could continue the guest.
     pub(super) fn begin(&mut self, id: HostId, record: &Record, is_named: bool) -> Result<(), Crashed> {
         let before = self.env.witness.before(record).cloned();
+        // Who won that and died before it heard so had all that could leave before; it may come yet.
+        if let Some(Fork::Mark(fork)) = before.as_ref().and_then(|before| before.fork) {
+            self.env.oracle.forked(fork);
+        }
         if let Some(before) = before.filter(|before| before.standing == Standing::Running && !is_named) {
             self.check_won(id.host, true, &before, "afresh");
         }
