@@ -14,9 +14,10 @@
 //!
 //! - *Forswear*: a place that takes part notes the heir, as durably as its own state is kept. From then on it appends nothing to
 //!   the old register, nor to another, before that place was read or taken.
-//! - The primary forswears first, then its state directory (one note serves both), then it asks its backup. So a backup that
-//!   forswears knows that all others have, and may *begin* the heir: with its own claim, if its primary is lost.
-//! - The primary may begin the heir when its backup has said that it forswore ([`Assent::Forsworn`]), or where there is none.
+//! - The primary forswears first, then its state directory (one note serves both), then it asks its backup, which awaits that its primary
+//!   begins the heir ([`Assent::Awaited`]).
+//! - The primary may *begin* the heir when its backup has said that it forswore ([`Assent::Forsworn`]) and both saw at the new witness what
+//!   the other left there, or where there is no backup.
 //! - Before that ([`Assent::Awaited`]) it may only call the exchange off, by taking the place for nobody. So may whoever finds its
 //!   note after a crash.
 //! - An operator who names every other listed place as dead stands in for their forswearing ([`Assent::Override`]). That needs a
@@ -55,7 +56,8 @@ pub struct Heir {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Assent {
-    /// A backup that could continue the guest was asked to forswear, or will be, and has not said that it did.
+    /// Not everybody is known to have forsworn and to see the same new witness: of a primary, whose backup has not said so yet; of a
+    /// backup, always.
     Awaited,
     /// Everybody who could append to the old register forswore it.
     Forsworn,

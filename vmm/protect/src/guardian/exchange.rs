@@ -60,7 +60,14 @@ impl Guardian {
     /// this returns without an error, `to` counts, and nothing else.
     pub fn exchange_witness(self: &Arc<Self>, to: &WitnessName, named: Option<&Named>) -> Result<(), NotExchanged> {
         if self.registrant.witness() == *to && !self.lock().pipeline.core().is_exchanging() {
-            return Ok(());
+            return match self.registrant.look() {
+                replication::ClaimResult::Granted => Ok(()),
+                _ => Err(NotExchanged::Kept {
+                    witness: to.clone(),
+                    reason: "it is the witness already, and does not answer, or not as it should: name another place"
+                        .into(),
+                }),
+            };
         }
         if !self.registrant.is_witnessed() {
             return self.adopt_witness(to);
