@@ -100,7 +100,7 @@ fn check_tells_of_what_a_witness_is_made_and_what_is_wrong_with_it() {
     assert!(checked["warnings"][0].as_str().expect("one").contains("no other host sees it"), "{checked}");
     assert_eq!(fs::read_dir(place.witness()).expect("there").count(), 0, "nothing is left");
     for (option, code, says) in [
-        (format!("file:{}", place.path("none").display()), NOT_FOUND, "it must exist"),
+        (format!("file:{}", place.path("none").display()), NOT_FOUND, "on storage that both hosts mount"),
         ("etcd:http://127.0.0.1:1".into(), 1, "endpoint health"),
         ("etcd:https://127.0.0.1:1".into(), 2, ",credentials=DIR"),
         (format!("etcd:https://127.0.0.1:1,credentials={}", place.path("none").display()), 2, "ca-cert.pem"),
