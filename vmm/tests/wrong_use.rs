@@ -254,7 +254,7 @@ fn missing_witness_directory_is_not_found_for_both_sides_and_is_not_made() {
     let place = Place::new();
     let missing = place.path("shared");
     let witness = format!("file:{}", text(&missing));
-    let says = [missing.to_str().expect("UTF-8"), "the same storage on both hosts"];
+    let says = [missing.to_str().expect("UTF-8"), "on storage that both hosts mount"];
     assert_refused(&place.run(&["--protect", "tcp:127.0.0.1:9", "--witness", &witness]), 3, &says);
     let state = text(&place.path("state"));
     let backup = ["backup", "--name", "a", "--listen", "tcp:127.0.0.1:0", "--state-dir", &state];
