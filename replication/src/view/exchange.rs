@@ -169,6 +169,14 @@ fn is_over(there: &Entry, parent: &Entry) -> bool {
 }
 
 impl Exchange {
+    /// As a later life of the place finds it noted. That its process was gone may have let another start append to the old register:
+    /// the heir is found, or called off, and not begun any more.
+    #[must_use]
+    pub fn of_earlier_life(self) -> Exchange {
+        let assent = if self.assent == Assent::Forsworn { Assent::Awaited } else { self.assent };
+        Exchange { assent, ..self }
+    }
+
     /// A place of the newest view that an override by `me`, for the state directory `store`, would have to name, and does not. Nothing may
     /// be noted of such an override: it takes the place of what was noted before.
     pub fn unnamed(&self, me: &Place, store: Option<Incarnation>) -> Option<&Place> {

@@ -147,7 +147,7 @@ impl Registrant {
                 Some(Arc::new(GoneWitness))
             });
             heir = opened.map(|opened| (witness, opened));
-            register.handle_exchange(exchange);
+            register.handle_exchange(exchange.of_earlier_life());
         }
         let desks = Desks { own, name: config.clone(), heir, left: None };
         Ok(Self {

@@ -67,7 +67,7 @@ impl Witness {
         asker.home = home;
         if let Some((exchange, dir)) = exchange {
             asker.heir_dir = Some(dir);
-            asker.register.handle_exchange(exchange);
+            asker.register.handle_exchange(exchange.of_earlier_life());
         }
     }
 
