@@ -27,6 +27,8 @@ pub enum NotNow {
     Filling(PrimaryState),
     /// The backup is lost or being let go, and the witness has not said who goes on.
     Arbitrating,
+    /// The backup is connected: nobody is to be named dead.
+    Connected,
     /// The guest ends, or another side has it.
     Over,
 }
@@ -58,6 +60,17 @@ impl Primary {
             _ if self.guest_ended.is_some() || self.is_over() => Err(NotNow::Over),
             PrimaryState::Arbitrating => Err(NotNow::Arbitrating),
             PrimaryState::Solo | PrimaryState::Protected => Ok(()),
+            state => Err(NotNow::Filling(state)),
+        }
+    }
+
+    /// Whether an operator may name the others as dead now: a claim that waits, or an exchange that does not come to its end, is what
+    /// that is for.
+    pub fn may_override(&self) -> Result<(), NotNow> {
+        match self.state() {
+            _ if self.guest_ended.is_some() || self.is_over() => Err(NotNow::Over),
+            PrimaryState::Protected => Err(NotNow::Connected),
+            PrimaryState::Solo | PrimaryState::Arbitrating => Ok(()),
             state => Err(NotNow::Filling(state)),
         }
     }

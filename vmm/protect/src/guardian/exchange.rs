@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use replication::primary::{NotNow, PrimaryState};
-use replication::view::Durability;
 
-use super::{CommitDurability, Guardian};
+use super::Guardian;
 use crate::fault;
 use crate::registrant::{ExchangeError, Named};
 use crate::witness::WitnessName;
@@ -35,9 +34,6 @@ pub enum NotExchanged {
     /// A guest without a witness has a backup that cannot be asked.
     #[error("a guest that has no witness gets one while it has no backup")]
     HasBackup,
-    /// There is nothing to override.
-    #[error("the backup is connected, so nobody is to be named dead")]
-    NothingToOverride,
     /// It is not settled yet, and will be as soon as the witnesses answer.
     #[error("whether {witness} counts from now on is not settled: it did not answer within {} s, and is asked until it does", EXCHANGE_TIME_MAX.as_secs())]
     UnderWay {
@@ -51,6 +47,7 @@ fn why(not_now: NotNow) -> &'static str {
         NotNow::UnderWay => "an exchange of the witness is under way already",
         NotNow::Filling(_) => "a backup is being connected to or filled, and is neither a member nor none",
         NotNow::Arbitrating => "the backup is lost, and the witness has not said which side goes on",
+        NotNow::Connected => "the backup is connected, so nobody is to be named dead",
         NotNow::Over => "the guest has ended here",
     }
 }
@@ -100,20 +97,13 @@ impl Guardian {
     fn may_exchange(&self, is_override: bool) -> Result<(), NotExchanged> {
         let deadline = self.clock.now().after(self.config.detect * 2);
         loop {
-            let (seen, may, state) = {
+            let (seen, may) = {
                 let inner = self.lock();
                 let core = inner.pipeline.core();
-                (inner.moves, core.may_exchange(), core.state())
+                (inner.moves, if is_override { core.may_override() } else { core.may_exchange() })
             };
             match may {
-                Ok(()) if is_override && state == PrimaryState::Protected => {
-                    return Err(NotExchanged::NothingToOverride);
-                }
                 Ok(()) => return Ok(()),
-                Err(_) if is_override && state == PrimaryState::Protected => {
-                    return Err(NotExchanged::NothingToOverride);
-                }
-                Err(NotNow::Arbitrating | NotNow::UnderWay) if is_override => return Ok(()),
                 // Between two tries to reach a backup that does not take it there is a rest.
                 Err(NotNow::Filling(PrimaryState::Greeting | PrimaryState::Meeting)) if self.clock.now() < deadline => {
                     self.wait_for_move(seen, Some(deadline));
@@ -129,11 +119,7 @@ impl Guardian {
             return Err(NotExchanged::HasBackup);
         }
         let store = self.lock().local.map(|_| self.registrant.store(self.config.store));
-        let durability = match self.config.durability {
-            CommitDurability::Disk => Durability::Disk,
-            CommitDurability::Memory => Durability::Memory,
-        };
-        self.registrant.adopt(to, store, durability, self.config.term)?;
+        self.registrant.adopt(to, store, self.config.durability.into(), self.config.term)?;
         self.with_pipeline(|pipeline, _| pipeline.handle_witnessed());
         let asker = Arc::clone(self);
         spawn("ft-witness".into(), move || asker.run_witness());
