@@ -277,10 +277,7 @@ impl Registrant {
                     tracing::warn!(%error, "the newest view is not kept in the state directory");
                 }
             }
-            Outcome::Forgotten => tracing::error!(
-                witness = %self.witness(),
-                "the witness does not have what was seen there before: it is another one, or was restored"
-            ),
+            Outcome::Forgotten => tracing::error!("{}", self.forgotten(register)),
             _ => {}
         }
     }

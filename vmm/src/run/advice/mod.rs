@@ -3,5 +3,6 @@
 
 mod machine;
 mod protect;
+mod register;
 mod state;
 mod witness;
