@@ -31,6 +31,8 @@ struct Held {
     dir: StateDir,
     path: PathBuf,
     lives: Lives,
+    /// What this process wrote last of the newest view.
+    noted: Option<ViewNote>,
 }
 
 impl Held {
@@ -73,7 +75,7 @@ impl Life {
         let home = home_of(dir.lock(), &location)?;
         let lives = Lives::begin(Incarnation(random()), home, read_lives(dir.lock()).as_ref());
         write_lives(dir.lock(), &lives)?;
-        Ok(Self::new(location, lives.clone(), Some(Held { dir, path, lives })))
+        Ok(Self::new(location, lives.clone(), Some(Held { dir, path, lives, noted: None })))
     }
 
     /// The life that a process would begin in `dir` now; nothing is written. `None`: a process is there.
@@ -116,11 +118,17 @@ impl Life {
         ViewNote::read(&dir)
     }
 
-    /// Keeps it; it is durable when this returns.
+    /// Keeps it; it is durable when this returns. One that is there already costs nothing: a pair that is well looks all the time.
     pub(crate) fn write_note(&self, note: &ViewNote) -> io::Result<()> {
         let Some(lock) = &self.lock else { return Ok(()) };
-        let dir = lock.lock().expect("no holder panics").dir.path().to_owned();
-        note.write(&dir)
+        let mut held = lock.lock().expect("no holder panics");
+        if held.noted.as_ref() != Some(note) {
+            // What an attempt leaves that fails is not known.
+            held.noted = None;
+            note.write(held.dir.path())?;
+            held.noted = Some(note.clone());
+        }
+        Ok(())
     }
 
     fn new(location: Location, lives: Lives, held: Option<Held>) -> Self {
