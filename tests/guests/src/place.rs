@@ -5,6 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::{Guest, Launch, Vm, console, wait};
 
 /// The name of the VM in all tests: each has a place of its own.
@@ -213,4 +215,12 @@ fn tail(text: &str) -> &str {
         begin += 1;
     }
     &text[begin..]
+}
+
+/// The newest record in a witness's directory.
+#[track_caller]
+pub fn newest_record(witness: &Path) -> Value {
+    let path = |number: u32| witness.join(format!("{NAME}.view-{number}"));
+    let last = (1..).take_while(|number| path(*number).exists()).last().expect("the VM was started");
+    serde_json::from_slice(&fs::read(path(last)).expect("there")).expect("a record is JSON")
 }

@@ -79,6 +79,16 @@ impl Launch {
         self
     }
 
+    /// A start that is refused with this exit code, and runs nothing; gives what it said.
+    #[track_caller]
+    pub fn refused(self, code: i32) -> String {
+        let before = self.console_so_far();
+        let mut vm = self.start();
+        assert_eq!(vm.wait(), code, "{}", vm.log());
+        assert_eq!(vm.console(), before, "it ran nothing");
+        vm.log()
+    }
+
     /// What its console has from runs before.
     pub fn console_so_far(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.dir.join("console")).unwrap_or_default()).into_owned()
@@ -253,6 +263,14 @@ impl Vm {
     pub fn wait(&mut self) -> i32 {
         let status = wait::until("the end of the program", || self.child.try_wait().expect("a child can be asked"));
         status.code().unwrap_or_else(|| panic!("ended by signal {:?}: {}", status.signal(), self.log()))
+    }
+
+    /// Stops it as an operator does, and waits for its end.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        let (code, said) = self.ctl(&["stop"]);
+        assert_eq!(code, 0, "{said}");
+        assert_eq!(self.wait(), 0, "{}", self.log());
     }
 
     /// The image of its side's disk, if it has one.

@@ -34,12 +34,6 @@ fn resume(place: &Place) -> Launch {
     Launch::resume(&place.path("a"))
 }
 
-#[track_caller]
-fn stop(vm: &mut Vm) {
-    assert_eq!(vm.ctl(&["stop"]).0, 0);
-    assert_eq!(vm.wait(), 0, "{}", vm.log());
-}
-
 /// The lives of one guest, on two hosts, joined as its clients saw them.
 struct Story<'a> {
     guest: &'a Guest,
@@ -78,7 +72,7 @@ fn went_on_at_the_backup(place: &Place, mut story: Story<'_>, backup: &mut Vm) {
         assert_eq!(late.wait(), SPLIT_BRAIN, "{}", late.log());
         assert_eq!(late.console().len(), story.seen, "it said something all the same");
     }
-    stop(backup);
+    backup.stop();
     // Also when it has ended there: others saw it end.
     let mut late = resume(place).start();
     assert_eq!(late.wait(), SPLIT_BRAIN, "{}", late.log());
@@ -207,7 +201,7 @@ fn killed_when_it_had_just_gone_solo_is_resumed() {
     story.join_a(&primary);
     let mut resumed = resume(&place).start();
     wait_progress(&resumed, &guest, 20);
-    stop(&mut resumed);
+    resumed.stop();
     story.join_a(&resumed);
 }
 
@@ -273,7 +267,7 @@ fn without_a_witness_only_the_operator_can_say_that_the_backup_is_gone() {
     story.join_a(&sure);
     let mut again = resume(&place).start();
     wait_progress(&again, &guest, 20);
-    stop(&mut again);
+    again.stop();
     story.join_a(&again);
 }
 
@@ -293,7 +287,7 @@ fn unprotected_by_the_operator_it_stays_local_and_is_resumed_without_a_backup() 
     let mut resumed = resume(&place).start();
     wait_progress(&resumed, &guest, 20);
     assert_eq!(resumed.protecting().target, None);
-    stop(&mut resumed);
+    resumed.stop();
     story.join_a(&resumed);
     assert_eq!(backup.count("failover-started"), 0);
 }
@@ -351,7 +345,7 @@ fn killed_backup_leaves_a_guest_that_can_be_resumed() {
         story.join_a(&primary);
         let mut again = resume(&place).start();
         wait_progress(&again, &guest, 20);
-        stop(&mut again);
+        again.stop();
         story.join_a(&again);
     }
 }
@@ -413,5 +407,5 @@ fn backup_states_one_join_at_a_time_and_removes_it_when_a_later_one_is_listed() 
         assert!(voids(&place) <= 1, "after {filling} fillings");
     }
     assert_eq!(backup.count("failover-started"), 0, "{}", backup.log());
-    stop(&mut vm);
+    vm.stop();
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use guests::place::NAME;
 use guests::trace::{self, Call};
-use guests::{Guest, Place, Vm, needs, wait};
+use guests::{Guest, Place, needs, wait};
 
 /// The calls so far, when `is_enough` is among them.
 fn trace_with(file: &Path, what: &str, is_enough: impl Fn(&Call) -> bool) -> Vec<Call> {
@@ -20,12 +20,6 @@ fn trace_with(file: &Path, what: &str, is_enough: impl Fn(&Call) -> bool) -> Vec
 fn first_done(calls: &[Call], after: usize, what: &str, is_it: impl Fn(&Call) -> bool) -> usize {
     let found = calls.iter().find(|call| call.begun >= after && is_it(call));
     found.unwrap_or_else(|| panic!("{what} is not there after line {after}: {calls:#?}")).done
-}
-
-#[track_caller]
-fn stop(vm: &mut Vm) {
-    assert_eq!(vm.ctl(&["stop"]).0, 0);
-    assert_eq!(vm.wait(), 0, "{}", vm.log());
 }
 
 /// Without the first sync a loss of power leaves a life in the register whose death no lock file proves; without the last, nothing
@@ -47,7 +41,7 @@ fn lock_file_is_on_stable_storage_before_a_record_names_its_life_and_after_the_f
     let calls = trace_with(&traced, "the record to be remembered", |call| call.begun > named && call.syncs(&lock));
     let file = first_done(&calls, named, "another sync of the lock file", |call| call.syncs(&lock));
     trace_with(&traced, "its directory", |call| call.begun > file && call.syncs(&state));
-    stop(&mut vm);
+    vm.stop();
 }
 
 #[test]
@@ -69,5 +63,5 @@ fn lock_file_of_a_backup_is_on_stable_storage_before_its_primary_hears_its_place
     // What it leaves at the witness is named in its answer.
     let left = calls.iter().find(|call| call.arguments.contains(".met-")).expect("it left something").begun;
     assert!(name < left, "it answered first: {calls:#?}");
-    stop(&mut primary);
+    primary.stop();
 }

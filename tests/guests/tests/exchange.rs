@@ -2,9 +2,9 @@
 //! old witness is told where to look.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use guests::place::{NAME, wait_progress};
+use guests::place::{NAME, newest_record, wait_progress};
 use guests::{Guest, Launch, Pair, Place, Vm, console, needs, wait};
 use outlast_api::Occurrence;
 use serde_json::Value;
@@ -12,29 +12,6 @@ use serde_json::Value;
 const CONFLICT: i32 = 4;
 const NOT_FOUND: i32 = 3;
 const SPLIT_BRAIN: i32 = 6;
-
-#[track_caller]
-fn stop(vm: &mut Vm) {
-    let (code, said) = vm.ctl(&["stop"]);
-    assert_eq!(code, 0, "{said}");
-    assert_eq!(vm.wait(), 0, "{}", vm.log());
-}
-
-/// A start that is refused; gives what it said.
-#[track_caller]
-fn refused(launch: Launch) -> String {
-    let before = launch.console_so_far();
-    let mut vm = launch.start();
-    assert_eq!(vm.wait(), SPLIT_BRAIN, "{}", vm.log());
-    assert_eq!(vm.console(), before, "it ran nothing");
-    vm.log()
-}
-
-fn newest(witness: &Path) -> Value {
-    let path = |number: u32| witness.join(format!("{NAME}.view-{number}"));
-    let last = (1..).take_while(|number| path(*number).exists()).last().expect("there is a record");
-    serde_json::from_slice(&fs::read(path(last)).expect("there")).expect("a record is JSON")
-}
 
 fn id_of(place: &Value) -> String {
     place["id"].as_str().expect("an id").to_owned()
@@ -55,7 +32,7 @@ fn exchanged_witness_decides_the_failover_and_the_old_one_tells_where_to_look() 
         let (guest, place) = (Guest::counter(), Place::new());
         let mut pair = Pair::start(&place, &guest);
         let (dir, name) = other(&place);
-        let old = newest(&place.witness());
+        let old = newest_record(&place.witness());
         if is_gone {
             fs::remove_dir_all(place.witness()).expect("there");
         }
@@ -66,7 +43,7 @@ fn exchanged_witness_decides_the_failover_and_the_old_one_tells_where_to_look() 
             panic!("it is")
         };
         assert_eq!(witness, name);
-        let record = newest(&dir);
+        let record = newest_record(&dir);
         assert_eq!(
             (&record["generation"], &record["number"], &record["branch"]),
             (&2.into(), &1.into(), &old["branch"])
@@ -74,27 +51,27 @@ fn exchanged_witness_decides_the_failover_and_the_old_one_tells_where_to_look() 
         assert_eq!((&record["primary"], &record["backups"]), (&old["primary"], &old["backups"]));
         let first = pair.primary.console();
         if !is_gone {
-            assert_eq!(newest(&place.witness())["moved"]["witness"], name.as_str());
+            assert_eq!(newest_record(&place.witness())["moved"]["witness"], name.as_str());
         }
         pair.primary.kill();
         pair.backup.wait_event("failover-finished");
         wait_witness_of_primary(&pair.backup, &name);
         wait_progress(&pair.backup, &guest, 20);
-        assert_eq!(newest(&dir)["primary"], old["backups"][0]["place"]);
+        assert_eq!(newest_record(&dir)["primary"], old["backups"][0]["place"]);
         if !is_gone {
             // Who was there knows it from his own directory, anybody else from the old witness.
             for side in ["a", "c"] {
-                let said = refused(place.alone(side, &guest).with("--witness", place.witness_option()));
+                let said = place.alone(side, &guest).with("--witness", place.witness_option()).refused(SPLIT_BRAIN);
                 assert!(said.contains("was exchanged") && said.contains(&format!("--witness {name}")), "{said}");
             }
             let mut backup = place.backup("d", &guest).start();
             assert_eq!(backup.wait(), SPLIT_BRAIN, "{}", backup.log());
         }
-        let said = refused(place.alone("c", &guest).with("--witness", &name));
+        let said = place.alone("c", &guest).with("--witness", &name).refused(SPLIT_BRAIN);
         assert!(said.contains("runs or may be continued elsewhere"), "{said}");
-        stop(&mut pair.backup);
+        pair.backup.stop();
         console::join(&guest, &first, &pair.backup.console()).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(newest(&dir)["standing"], "ended");
+        assert_eq!(newest_record(&dir)["standing"], "ended");
     }
 }
 
@@ -117,22 +94,22 @@ fn exchange_that_the_backup_cannot_take_part_in_leaves_all_as_it_was() {
     let (code, said) = pair.primary.ctl(&["witness", "set", &name]);
     assert_eq!(code, SPLIT_BRAIN, "{said}");
     assert!(said.contains("already has a VM"), "{said}");
-    stop(&mut beside);
+    beside.stop();
     // A backup that follows is a member, and is not asked by itself.
     let (code, said) = pair.backup.ctl(&["witness", "set", &name]);
     assert_eq!(code, CONFLICT, "{said}");
     // Nobody is dead.
-    let primary = id_of(&newest(&place.witness())["primary"]);
+    let primary = id_of(&newest_record(&place.witness())["primary"]);
     let (code, said) = pair.primary.ctl(&["witness", "set", &name, "--dead", &primary[..8]]);
     assert_eq!(code, CONFLICT, "{said}");
     assert_eq!(pair.primary.protecting().witness, place.witness_option());
     // Behind what that VM left, it goes on.
     let (code, said) = pair.primary.ctl(&["witness", "set", &name]);
     assert_eq!(code, 0, "{said}");
-    assert_eq!(newest(&dir)["primary"]["id"], primary.as_str());
+    assert_eq!(newest_record(&dir)["primary"]["id"], primary.as_str());
     pair.primary.kill();
     pair.backup.wait_event("failover-finished");
-    stop(&mut pair.backup);
+    pair.backup.stop();
 }
 
 #[test]
@@ -152,9 +129,9 @@ fn primary_that_dies_in_an_exchange_leaves_one_guest_and_a_way_to_go_on() {
         backup.wait_event("failover-finished");
         wait_progress(&backup, &guest, 20);
         // The restart of a supervisor: it settles what was begun, and is told no.
-        let said = refused(place.primary("a", &guest, backup.port()));
+        let said = place.primary("a", &guest, backup.port()).refused(SPLIT_BRAIN);
         assert!(said.contains("elsewhere") || said.contains("was exchanged"), "{said}");
-        stop(&mut backup);
+        backup.stop();
         console::join(&guest, &first, &backup.console()).unwrap_or_else(|e| panic!("{e}"));
     }
 }
@@ -169,19 +146,19 @@ fn guest_that_had_no_witness_gets_one_and_no_start_goes_back_to_none() {
     wait_progress(&vm, &guest, 20);
     let (code, said) = vm.ctl(&["witness", "set", &name]);
     assert_eq!(code, 0, "{said}");
-    let record = newest(&dir);
+    let record = newest_record(&dir);
     assert_eq!(record["standing"], "running");
     assert!(record["store"].is_object(), "{record}");
     vm.kill();
-    let said = refused(alone());
+    let said = alone().refused(SPLIT_BRAIN);
     assert!(said.contains(&format!("--witness {name}")), "{said}");
     // The state directory knows which one counts.
     let mut again = Launch::resume(&place.path("a")).start();
     again.wait_event("resumed");
     assert_eq!(again.protecting().witness, name);
-    assert!(newest(&dir)["branch"].as_u64() > record["branch"].as_u64());
-    stop(&mut again);
-    assert_eq!(newest(&dir)["standing"], "ended");
+    assert!(newest_record(&dir)["branch"].as_u64() > record["branch"].as_u64());
+    again.stop();
+    assert_eq!(newest_record(&dir)["standing"], "ended");
 }
 
 #[test]
@@ -190,7 +167,7 @@ fn backup_whose_witness_is_gone_goes_on_by_an_override_that_names_the_primary() 
     let (guest, place) = (Guest::counter(), Place::new());
     let (dir, name) = other(&place);
     let mut pair = Pair::start(&place, &guest);
-    let primary = id_of(&newest(&place.witness())["primary"]);
+    let primary = id_of(&newest_record(&place.witness())["primary"]);
     // Meanwhile the backup has read the record that lists it.
     wait_progress(&pair.primary, &guest, 20);
     fs::remove_dir_all(place.witness()).expect("there");
@@ -207,11 +184,11 @@ fn backup_whose_witness_is_gone_goes_on_by_an_override_that_names_the_primary() 
     assert_eq!(code, 0, "{said}");
     pair.backup.wait_event("failover-finished");
     wait_progress(&pair.backup, &guest, 20);
-    let record = newest(&dir);
+    let record = newest_record(&dir);
     assert_eq!((&record["generation"], &record["named_dead"][0]), (&2.into(), &primary.as_str().into()));
     assert_eq!(record["word"]["why"], "the array burnt");
     assert!(record["word"]["who"].as_str().is_some_and(|who| who.contains(" on ")), "{record}");
-    stop(&mut pair.backup);
+    pair.backup.stop();
     console::join(&guest, &first, &pair.backup.console()).unwrap_or_else(|e| panic!("{e}"));
 }
 
@@ -223,14 +200,14 @@ fn state_directory_whose_witness_is_gone_is_resumed_by_an_override() {
     let witness = place.witness_option();
     let mut vm = place.alone("a", &guest).with("--protect", "local").with("--witness", &witness).start();
     wait_progress(&vm, &guest, 20);
-    let primary = id_of(&newest(&place.witness())["primary"]);
+    let primary = id_of(&newest_record(&place.witness())["primary"]);
     vm.kill();
     fs::remove_dir_all(place.witness()).expect("there");
     let mut without = Launch::resume(&place.path("a")).start();
     assert_eq!(without.wait(), NOT_FOUND, "{}", without.log());
     let mut again = Launch::resume(&place.path("a")).with("--witness", &name).with("--dead", &primary[..8]).start();
     again.wait_event("resumed");
-    let record = newest(&dir);
+    let record = newest_record(&dir);
     assert_eq!((&record["generation"], &record["named_dead"][0]), (&2.into(), &primary.as_str().into()));
     assert!(record["word"]["at"].as_u64().is_some_and(|at| at > 1_700_000_000), "{record}");
     again.kill();
@@ -238,7 +215,7 @@ fn state_directory_whose_witness_is_gone_is_resumed_by_an_override() {
     let mut third = Launch::resume(&place.path("a")).start();
     third.wait_event_again("resumed", 2);
     assert_eq!(third.protecting().witness, name);
-    stop(&mut third);
+    third.stop();
 }
 
 #[test]
@@ -255,7 +232,7 @@ fn two_overrides_of_one_register_stop_when_they_meet() {
     primary.wait_event("protected");
     // Meanwhile the backup has read the record that lists it.
     wait_progress(&primary, &guest, 20);
-    let listed = newest(&place.witness());
+    let listed = newest_record(&place.witness());
     let ids = [&listed["primary"], &listed["store"], &listed["backups"][0]["place"]]
         .map(|place| id_of(place)[..8].to_owned());
     fs::remove_dir_all(place.witness()).expect("there");
@@ -269,7 +246,7 @@ fn two_overrides_of_one_register_stop_when_they_meet() {
     let resume = Launch::resume(&place.path("a")).with("--witness", &names[1]);
     let mut resumed = resume.with("--dead", &ids[0]).with("--dead", &ids[2]).start();
     resumed.wait_event("resumed");
-    stop(&mut backup);
+    backup.stop();
     let waiting = place.backup_on("b", &guest, port).instead("--witness", &names[0]).start();
     assert_eq!(resumed.wait(), SPLIT_BRAIN, "{}", resumed.log());
     assert!(resumed.log().contains("two registers of generation 2"), "{}", resumed.log());

@@ -7,32 +7,15 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
-use guests::place::{wait_progress, wait_value};
-use guests::{Guest, Launch, Pair, Place, Seed, Vm, console, needs, said, wait};
+use guests::place::{newest_record, wait_progress, wait_value};
+use guests::{Guest, Launch, Pair, Place, Seed, console, needs, said, wait};
 use outlast_api::{Occurrence, PrimaryState};
-use serde_json::{Value, json};
+use serde_json::json;
 
 const CONFLICT: i32 = 4;
 const CRASHED: i32 = 164;
 const SPLIT_BRAIN: i32 = 6;
 const SELF_FENCED: i32 = 160;
-
-#[track_caller]
-fn stop(vm: &mut Vm) {
-    let (code, said) = vm.ctl(&["stop"]);
-    assert_eq!(code, 0, "{said}");
-    assert_eq!(vm.wait(), 0, "{}", vm.log());
-}
-
-/// A start that is refused; gives what it said.
-#[track_caller]
-fn refused(launch: Launch, code: i32) -> String {
-    let before = launch.console_so_far();
-    let mut vm = launch.start();
-    assert_eq!(vm.wait(), code, "{}", vm.log());
-    assert_eq!(vm.console(), before, "it ran nothing");
-    vm.log()
-}
 
 /// The id that a message says to name as dead.
 #[track_caller]
@@ -47,13 +30,6 @@ fn ids_in(message: &str) -> Vec<&str> {
     hint.split("--dead ").skip(1).map(|after| &after[..8]).collect()
 }
 
-/// The newest record at the witness.
-fn newest(place: &Place) -> Value {
-    let path = |number: u32| place.witness().join(format!("{}.view-{number}", guests::place::NAME));
-    let last = (1..).take_while(|number| path(*number).exists()).last().expect("the VM was started");
-    serde_json::from_slice(&fs::read(path(last)).expect("there")).expect("a record is JSON")
-}
-
 #[test]
 fn takeover_continues_at_the_number_after_its_fork_in_a_branch_of_its_own() {
     needs!(Kvm);
@@ -64,7 +40,7 @@ fn takeover_continues_at_the_number_after_its_fork_in_a_branch_of_its_own() {
     pair.primary.kill();
     let finished = pair.backup.wait_event("failover-finished");
     let Occurrence::FailoverFinished { epoch, epoch_id, term, .. } = finished else { unreachable!("by its name") };
-    let record = newest(&place);
+    let record = newest_record(&place.witness());
     assert_eq!((&record["branch"], &record["fork"]["count"]), (&json!(term), &json!(epoch)), "{record}");
     assert_eq!((&record["parent"], &record["fork"]["branch"]), (&json!(1), &json!(1)), "{record}");
     assert_eq!((before.split('/').next(), &epoch_id), (Some("1"), &format!("1/{epoch}")));
@@ -87,7 +63,7 @@ fn guest_that_goes_back_is_a_new_view_whose_fork_is_the_earlier_epoch() {
     vm.type_in("c");
     let rollback = vm.wait_event("rollback");
     let Occurrence::Rollback { epoch, epoch_id, anew, anew_id, .. } = rollback else { unreachable!("by its name") };
-    let record = newest(&place);
+    let record = newest_record(&place.witness());
     assert_eq!(
         (&record["parent"], &record["fork"]["branch"], &record["fork"]["count"]),
         (&json!(1), &json!(1), &json!(epoch))
@@ -115,7 +91,7 @@ fn restart_before_the_backup_asks_is_refused_and_the_backup_goes_on() {
         assert_eq!(again.wait(), SPLIT_BRAIN, "{}", again.log());
         assert!(again.log().contains("may be continued by its backup"), "{}", again.log());
         wait_value(&pair.backup, &guest, before + 30);
-        stop(&mut pair.backup);
+        pair.backup.stop();
         console::join(&guest, &first, &pair.backup.console()).unwrap_or_else(|e| panic!("{e}"));
     }
 }
@@ -128,13 +104,13 @@ fn second_vm_of_the_name_is_refused_beside_the_first_and_allowed_after_its_end()
     let alone = |side: &str| place.alone(side, &guest).with("--witness", witness.as_str());
     let mut first = alone("a").start();
     wait_progress(&first, &guest, 20);
-    refused(alone("c"), SPLIT_BRAIN);
-    stop(&mut first);
-    assert_eq!(newest(&place)["standing"], "ended");
+    alone("c").refused(SPLIT_BRAIN);
+    first.stop();
+    assert_eq!(newest_record(&place.witness())["standing"], "ended");
     let mut second = alone("c").start();
     wait_progress(&second, &guest, 20);
-    refused(alone("a"), SPLIT_BRAIN);
-    stop(&mut second);
+    alone("a").refused(SPLIT_BRAIN);
+    second.stop();
 }
 
 #[test]
@@ -146,16 +122,16 @@ fn unprotected_guest_that_crashed_is_started_again_where_it_was_and_nowhere_else
     let mut first = alone("a").start();
     wait_progress(&first, &guest, 20);
     first.kill();
-    let said = refused(alone("c"), SPLIT_BRAIN);
+    let said = alone("c").refused(SPLIT_BRAIN);
     assert!(said.contains("its newest disks are there"), "{said}");
     let mut again = alone("a").start();
     again.wait_event("booting");
-    wait::until("the next life", || (newest(&place)["branch"] == 2).then_some(()));
+    wait::until("the next life", || (newest_record(&place.witness())["branch"] == 2).then_some(()));
     again.kill();
-    let said = refused(alone("c"), SPLIT_BRAIN);
+    let said = alone("c").refused(SPLIT_BRAIN);
     let mut there = alone("c").with("--dead", id_in(&said)).start();
     wait_progress(&there, &guest, 20);
-    stop(&mut there);
+    there.stop();
 }
 
 #[test]
@@ -170,7 +146,7 @@ fn both_sides_crashed_and_the_backups_restart_frees_the_primary() {
     pair.backup.kill();
     // On one kernel the locks of both say that they are gone; with the backup's lock unseen, only it can say so.
     fs::rename(place.path("b"), place.path("unseen")).expect("the test's own directory");
-    let unproved = id_in(&refused(place.primary("a", &guest, port), SPLIT_BRAIN));
+    let unproved = id_in(&place.primary("a", &guest, port).refused(SPLIT_BRAIN));
     fs::rename(place.path("unseen"), place.path("b")).expect("the test's own directory");
     let backup = place.backup_on("b", &guest, port).start();
     backup.wait_event("waiting");
@@ -183,7 +159,7 @@ fn both_sides_crashed_and_the_backups_restart_frees_the_primary() {
     let mut primary = place.primary("a", &guest, port).start();
     // The events of the life before are in the same file.
     primary.wait_event_again("protected", 2);
-    stop(&mut primary);
+    primary.stop();
 }
 
 /// A guest whose base is large: what an operator decides falls into its filling, or into the base itself.
@@ -209,7 +185,7 @@ fn unprotect_while_the_backup_is_filled_leaves_it_without_the_guest() {
         wait::until("the guest to be alone", || (vm.protecting().state == PrimaryState::Solo).then_some(()));
     }
     assert_eq!(backup.count("failover-started"), 0, "{}", backup.log());
-    stop(&mut vm);
+    vm.stop();
 }
 
 #[test]
@@ -225,7 +201,7 @@ fn stop_while_the_backup_is_filled_stays_a_stop() {
             let mut vm = named(place.primary("a", &guest, backup.port())).start();
             backup.wait_event("resync-started");
             seed.pass(Duration::from_millis(900));
-            stop(&mut vm);
+            vm.stop();
             wait::until("the backup to be told", || {
                 (backup.count("discarded") + backup.count("kept") > 0 || !backup.is_running()).then_some(())
             });
@@ -264,7 +240,7 @@ fn connection_that_is_made_after_the_operator_said_otherwise_is_not_used() {
     });
     assert!(told.unwrap_or_default().is_empty(), "something was said to a backup that is not wanted");
     wait_progress(&vm, &guest, 20);
-    stop(&mut vm);
+    vm.stop();
 }
 
 #[test]
@@ -274,8 +250,8 @@ fn stop_while_the_backup_hangs_is_recorded_and_the_backup_does_not_go_on() {
     let mut pair = Pair::start(&place, &guest);
     wait_progress(&pair.primary, &guest, 20);
     pair.backup.hang();
-    stop(&mut pair.primary);
-    assert_eq!(newest(&place)["standing"], "ended");
+    pair.primary.stop();
+    assert_eq!(newest_record(&place.witness())["standing"], "ended");
     pair.backup.unhang();
     wait::until("the backup to see that it is over", || {
         (pair.backup.count("kept") + pair.backup.count("ended") + pair.backup.count("discarded") > 0
@@ -313,14 +289,14 @@ fn kept_copy_goes_on(durability: &str) {
     assert_eq!(pair.backup.console(), "", "the primary went further");
     let (code, said) = pair.backup.ctl(&["take-over", "--dead", "00000000"]);
     assert_eq!(code, 3, "{said}");
-    let primary = newest(&place)["primary"]["id"].as_str().expect("an id").to_owned();
+    let primary = newest_record(&place.witness())["primary"]["id"].as_str().expect("an id").to_owned();
     assert!(said.contains(&primary[..8]), "{said}");
     let (code, said) = pair.backup.ctl(&["take-over", "--dead", &primary[..8]]);
     assert_eq!(code, 0, "{said}");
     pair.backup.wait_event("failover-finished");
     wait_progress(&pair.backup, &guest, 20);
-    assert_eq!(newest(&place)["named_dead"][0].as_str(), Some(primary.as_str()));
-    stop(&mut pair.backup);
+    assert_eq!(newest_record(&place.witness())["named_dead"][0].as_str(), Some(primary.as_str()));
+    pair.backup.stop();
 }
 
 #[test]
@@ -331,11 +307,11 @@ fn primary_that_was_named_dead_and_lives_stops_when_it_looks() {
     let alone = |side: &str| place.alone(side, &guest).with("--witness", witness.as_str());
     let mut first = alone("a").start();
     wait_progress(&first, &guest, 20);
-    let said = refused(alone("c"), SPLIT_BRAIN);
+    let said = alone("c").refused(SPLIT_BRAIN);
     let mut second = alone("c").with("--dead", id_in(&said)).start();
     assert_eq!(first.wait(), SELF_FENCED, "{}", first.log());
     wait_progress(&second, &guest, 20);
-    stop(&mut second);
+    second.stop();
 }
 
 #[test]
@@ -356,7 +332,7 @@ fn sides_with_different_witnesses_are_never_a_pair() {
             happened.any(says).then_some(())
         });
         assert_eq!(primary.count("protected"), 0);
-        stop(&mut primary);
+        primary.stop();
     }
 }
 
@@ -377,7 +353,7 @@ fn witness_that_is_away_is_an_event_and_back_is_one_too() {
         side.wait_event("witness-back");
     }
     wait_progress(&pair.primary, &guest, 20);
-    stop(&mut pair.primary);
+    pair.primary.stop();
 }
 
 #[test]
@@ -389,7 +365,7 @@ fn vm_that_was_started_without_a_named_witness_takes_no_backup() {
     let (code, said) = vm.ctl(&["protect", "tcp:127.0.0.1:9"]);
     assert_eq!(code, CONFLICT, "{said}");
     assert!(said.contains("--witness"), "{said}");
-    stop(&mut vm);
+    vm.stop();
 }
 
 #[test]
@@ -411,7 +387,7 @@ fn fresh_guest_whose_backup_runs_another_one_stops_with_its_witness_none() {
     if code == Some(true) {
         assert_eq!(again.wait(), SPLIT_BRAIN, "{}", again.log());
     }
-    stop(&mut pair.backup);
+    pair.backup.stop();
 }
 
 #[test]
@@ -425,22 +401,22 @@ fn copy_of_a_state_directory_is_resumed_neither_while_the_original_lives_nor_aft
     vm.hang();
     let copied = Command::new("cp").arg("-a").args([place.path("a"), place.path("copy")]).status().expect("cp runs");
     assert!(copied.success());
-    let said = refused(Launch::resume(&place.path("copy")), SPLIT_BRAIN);
+    let said = Launch::resume(&place.path("copy")).refused(SPLIT_BRAIN);
     assert!(said.contains("was copied or moved"), "{said}");
     let [primary, store] = ids_in(&said)[..] else { panic!("a primary and its state directory are listed: {said}") };
     vm.unhang();
     wait_value(&vm, &guest, before + 20);
     vm.kill();
     // That the original's process is gone proves nothing for the copy: it lacks what was committed since.
-    refused(Launch::resume(&place.path("copy")), SPLIT_BRAIN);
+    Launch::resume(&place.path("copy")).refused(SPLIT_BRAIN);
     // Nor does an operator's word about the process.
-    let said = refused(Launch::resume(&place.path("copy")).with("--dead", primary), SPLIT_BRAIN);
+    let said = Launch::resume(&place.path("copy")).with("--dead", primary).refused(SPLIT_BRAIN);
     assert!(said.contains(&format!("--dead {primary} --dead {store}")), "{said}");
     let mut again = Launch::resume(&place.path("a")).start();
     // The life before may have come as far.
     again.wait_event("resumed");
     wait_value(&again, &guest, before + 40);
-    stop(&mut again);
+    again.stop();
 }
 
 #[test]
@@ -455,13 +431,13 @@ fn moved_state_directory_is_resumed_when_the_operator_says_that_no_original_is_l
     let copied = Command::new("cp").arg("-a").args([place.path("a"), place.path("moved")]).status().expect("cp runs");
     assert!(copied.success());
     fs::remove_dir_all(place.path("a").join("state")).expect("removed");
-    let said = refused(Launch::resume(&place.path("moved")), SPLIT_BRAIN);
+    let said = Launch::resume(&place.path("moved")).refused(SPLIT_BRAIN);
     let resumed =
         ids_in(&said).into_iter().fold(Launch::resume(&place.path("moved")), |launch, id| launch.with("--dead", id));
     let mut again = resumed.start();
     // The console's file is where it was.
     wait_value(&vm, &guest, before + 20);
-    stop(&mut again);
+    again.stop();
 }
 
 #[test]
@@ -474,9 +450,9 @@ fn crashed_guest_that_nobody_keeps_may_be_started_anywhere() {
     pair.primary.type_in("c");
     assert_eq!(pair.primary.wait(), CRASHED, "{}", pair.primary.log());
     assert_eq!(pair.backup.wait(), 0, "{}", pair.backup.log());
-    assert_eq!(newest(&place)["standing"], "ended");
+    assert_eq!(newest_record(&place.witness())["standing"], "ended");
     let elsewhere = place.alone("c", &Guest::counter()).with("--witness", place.witness_option().as_str());
     let mut vm = elsewhere.start();
     wait_progress(&vm, &guest, 20);
-    stop(&mut vm);
+    vm.stop();
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outlast_api::{Fault, Occurrence};
-use replication::view::{Durability, Incarnation};
+use replication::view::Incarnation;
 use replication::{BranchSeed, EpochId, Origin, Term};
 use snapshot::disk::Image;
 use snapshot::disklog::LifeId;
@@ -31,7 +31,7 @@ use protect::local::pairing::Pairing;
 use protect::local::{LocalStore, reset};
 use protect::log::{DiskLog, FoundLog};
 use protect::transport::Credentials;
-use protect::{CommitDurability, Guardian, GuardianConfig, Life, Named, Registrant, Sequel};
+use protect::{Guardian, GuardianConfig, Life, Named, Registrant, Sequel};
 
 /// How long the end of a VM waits for a console that does not take what the guest said.
 pub(super) const CONSOLE_END_WAIT: Duration = Duration::from_secs(2);
@@ -77,12 +77,8 @@ fn boot(
     let looked = local::look_to_start(config, &opened.disks)?;
     let has_epoch = LocalStore::is_in(&config.state.dir);
     let store = Incarnation(random());
-    let durability = match config.epochs.commit_durability {
-        CommitDurability::Disk => Durability::Disk,
-        CommitDurability::Memory => Durability::Memory,
-    };
     let listed = config.protection.is_local().then(|| registrant.store(store));
-    let begun = registrant.begin(listed, durability, has_epoch, named)?;
+    let begun = registrant.begin(listed, config.epochs.commit_durability.into(), has_epoch, named)?;
     if let Some(place) = &begun.ended_elsewhere {
         tracing::warn!(
             "{} ended last at {place}: this start boots from the disks here, which lack what was written there",

@@ -1,5 +1,6 @@
 //! What a commit promises, and what follows when a promise cannot be kept.
 
+use replication::view::Durability;
 use serde::{Deserialize, Serialize};
 
 /// What a commit waits for.
@@ -11,6 +12,16 @@ pub enum CommitDurability {
     /// The backup has the epoch in RAM. A power cut of both hosts loses it, and may leave images that mix writes of
     /// several moments.
     Memory,
+}
+
+/// As the register has it.
+impl From<CommitDurability> for Durability {
+    fn from(durability: CommitDurability) -> Self {
+        match durability {
+            CommitDurability::Disk => Durability::Disk,
+            CommitDurability::Memory => Durability::Memory,
+        }
+    }
 }
 
 /// What happens to the guest when the state directory takes no more epochs.
