@@ -40,6 +40,7 @@ impl Primary {
             last_told: None,
             lost_store: None,
             exchanging: None,
+            handover: None,
             was_accepted: false,
             parting: None,
             guest_ended: None,
@@ -70,7 +71,8 @@ impl Primary {
         if self.is_over() {
             return None;
         }
-        assert!(self.in_flight().0 < IN_FLIGHT_EPOCHS_MAX as usize, "sealed although may_seal is false");
+        let is_due = self.handover.is_none() && self.in_flight().0 < IN_FLIGHT_EPOCHS_MAX as usize;
+        assert!(is_due, "epoch {} was sealed although may_seal is false", meta.epoch);
         if meta.base.is_some_and(|session| self.session_id() == Some(session)) && self.phase() == Some(Phase::Syncing) {
             self.begin_base();
         }
@@ -156,9 +158,10 @@ impl Primary {
     pub fn handle_timeout(&mut self, now: Time) {
         self.note_time(now);
         self.ask_again(now);
+        self.offer_if_due(now);
         self.fill_rest.check(now);
         let Some(session) = self.session.as_ref().filter(|_| self.standing == Standing::Running) else { return };
-        if now >= session.lost_at(self.config.detect) {
+        if self.lost_at().is_some_and(|at| now >= at) {
             self.actions.push_back(PrimaryAction::Disconnect);
             return self.lose_backup(now);
         }
@@ -217,7 +220,7 @@ impl Primary {
     /// When `handle_timeout` wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
         let session = self.session.as_ref().filter(|_| self.standing == Standing::Running);
-        let lost = session.map(|session| session.lost_at(self.config.detect));
+        let lost = self.lost_at();
         let mute = session.and_then(|session| session.mute_at(self.config.ack_wait));
         let fill = self.fill_deadline().or(self.fill_rest.until());
         [lost, mute, self.beat_at(), fill, self.errands.poll_timeout()].into_iter().flatten().min()
@@ -225,7 +228,7 @@ impl Primary {
 
     /// Whether the running epoch may be sealed now; if not, the guest waits at the boundary.
     pub fn may_seal(&self) -> bool {
-        !self.is_over() && self.commit.may_seal()
+        !self.is_over() && self.handover.is_none() && self.commit.may_seal()
     }
 
     /// Whether the running epoch may be sealed as the base of `session`: syncing, so little left that the base takes it, and all

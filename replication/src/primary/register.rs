@@ -135,6 +135,7 @@ impl Primary {
     pub(super) fn arbitrate(&mut self) {
         let session = self.session_id().expect("there is a backup to arbitrate about");
         self.standing = Standing::Arbitrating;
+        self.end_unoffered();
         self.ask(Question::Claim { session });
     }
 
@@ -166,6 +167,7 @@ impl Primary {
     /// mended later.
     pub(super) fn go_solo(&mut self, reason: SoloReason) {
         self.standing = Standing::Running;
+        self.handover = None;
         self.end_filling();
         let session = self.session.take();
         if let Some(session) = &session {
@@ -196,10 +198,13 @@ impl Primary {
         self.exchanging = None;
         self.forget_questions();
         self.actions.push_back(PrimaryAction::Disconnect);
-        self.actions.push_back(PrimaryAction::Fenced { holder });
+        let word = self.parting_word(holder);
+        self.actions.push_back(word);
     }
 
+    /// Output has left, or an ack came: what waits for that may be due.
     pub(super) fn end_if_released(&mut self, now: Time) {
+        self.offer_if_due(now);
         let Some(GuestEnd { begins_anew, .. }) = self.guest_ended else { return };
         if self.standing == Standing::Arbitrating || self.left != self.pointers().sealed() {
             return;
@@ -219,6 +224,7 @@ impl Primary {
             self.part(now, GoodbyeReason::GuestEnded, &text);
         }
         self.standing = Standing::Ended;
+        self.handover = None;
         self.end_filling();
         self.forget_questions();
         self.session = None;

@@ -96,6 +96,7 @@ fn messages() -> Vec<Message> {
         Message::DiskCopies(vec![DiskCopy { disk: 1, offset: 8192, gfn: Gfn(3), at: 512, len: 3584 }]),
         Message::Forswear(Forswear { heir: RegisterId([9; 16]), proposal: b"{}".to_vec(), nonce: Nonce([8; 16]) }),
         Message::Forsworn(Forsworn { heir: RegisterId([9; 16]), result: Ok(Nonce([8; 16])) }),
+        Message::Handover(Handover { last: EpochId(12), chain: ChainHash([7; 16]) }),
     ]
 }
 

@@ -567,6 +567,11 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
                 (5..8).map(|eighths| Fault { when: When::At(heal_at / 8 * eighths), what: What::Override(1) });
             [at(What::WitnessGone(1)), at(What::Cut(heal_at / 2))].into_iter().chain(overrides).collect()
         }
+        Some(Break::HandoverUnclaimed | Break::OfferForgotten | Break::HandedOverRuns) => {
+            // The backup has the offer, and the two hear no more of each other.
+            let when = When::Step { host: 1, step: Step::TakeOver, nth: 1, after: false };
+            vec![at(What::Switchover(0)), Fault { when, what: What::Cut(heal_at / 2) }]
+        }
         Some(Break::FullIsWon) => {
             vec![at(What::WitnessFull(heal_at / 2)), at(What::Cut(heal_at / 2))]
         }

@@ -56,6 +56,7 @@ impl PrimaryPipeline {
             PrimaryAction::RemoveStore => self.store.handle_delisted(),
             PrimaryAction::Conflict { text } => self.actions.push_back(Action::Conflict { text }),
             PrimaryAction::Fenced { holder } => self.actions.push_back(Action::Fenced { holder }),
+            PrimaryAction::HandedOver { holder } => self.actions.push_back(Action::HandedOver { holder }),
             PrimaryAction::WentSolo { reason } => {
                 self.wants_settling = true;
                 self.note(Note::Solo { reason });
@@ -71,7 +72,7 @@ impl PrimaryPipeline {
         // A witness that does not answer is asked again, and that is no news.
         if let Question::Claim { session } = question
             && self.claim_noted.replace(session) != Some(session)
-            && !self.has_failed
+            && !(self.has_failed || self.core.is_offered())
         {
             self.note(if self.core.is_parting() { Note::Unprotecting } else { Note::PeerLost });
         }
