@@ -3,7 +3,7 @@
 //! All of the guest is here then, and none of its output is to be sent again. The witness is asked as after a loss, but later: when the
 //! guest is restored ([`crate::pipeline::inheritance`]). So whatever fails before that leaves the guest to its primary.
 
-use super::{Backup, BackupState, Offer};
+use super::{Backup, BackupAction, BackupState, Offer};
 use crate::id::EpochId;
 use crate::peer::PeerError;
 use crate::wire::{Frame, Goodbye, GoodbyeReason, Handover, Link, Message};
@@ -29,6 +29,7 @@ impl Backup {
         self.take_released(last)?;
         self.session.as_mut().expect("seen above").is_handed_over = true;
         self.state = BackupState::TakingOver;
+        self.actions.push_back(BackupAction::Offered);
         self.commit_all();
         Ok(())
     }

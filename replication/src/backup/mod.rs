@@ -123,7 +123,9 @@ pub enum BackupAction {
         /// What the primary says.
         forswear: Box<Forswear>,
     },
-    /// Run the guest.
+    /// The primary hands its guest over. Nothing is to be done yet.
+    Offered,
+    /// Run the guest; first claim it, if it was handed over.
     TakeOver(Box<TakeOver>),
     /// The session is over, and what it brought is kept as it is: all is durable and applied.
     Keep {

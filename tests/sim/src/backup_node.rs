@@ -196,7 +196,7 @@ impl BackupNode {
                 Note::Refused(text) | Note::PeerError(text) => env.say(|| format!("host {host}: {text}")),
                 Note::Full(path) => env.say(|| format!("host {host} has no room for its {}", path.display())),
                 Note::HasRoom(path) => env.say(|| format!("host {host} has room for its {}", path.display())),
-                Note::ResyncStarted { .. } | Note::Protected(_) | Note::FailoverStarted { .. } => {}
+                Note::Offered | Note::ResyncStarted { .. } | Note::Protected(_) | Note::FailoverStarted { .. } => {}
                 Note::StopDeferred(_) => unreachable!("no operator here stops a backup"),
             }
         }

@@ -15,19 +15,27 @@ use crate::primary::{NoHandover, PrimaryState};
 /// What an operator's switchover needs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandoverStep {
-    /// Seal the running epoch of the stopped guest, behind all that was sealed before, then say so with
-    /// [`PrimaryPipeline::handle_handover_sealed`]; unless [`PrimaryPipeline::may_seal_handover`] says no at the last moment.
+    /// Seal the running epoch of the stopped guest, behind all that was sealed before. Said once; `handle_handover_sealed`.
     Seal,
-    /// The guest runs elsewhere: tell the operator.
+    /// The guest runs elsewhere, or has ended: tell the operator.
     Finish,
     /// The guest goes on here: let it run, and tell the operator.
     LetRun,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The guest stands still, and what was sealed before leaves no room for its last epoch.
+    Stopped,
+    Sealing,
+    /// The session core has the rest in hand.
+    Sealed,
+}
+
 /// A switchover that is not settled.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Switchover {
-    is_sealed: bool,
+    stage: Stage,
     /// Until then the backup must have all of the guest.
     until: Time,
 }
@@ -43,44 +51,51 @@ impl PrimaryPipeline {
 
     /// The operator hands the guest over, and it stands still. It runs on here if the backup does not have all of it by then.
     pub fn handle_handover(&mut self, until: Time) {
-        self.switchover = Some(Switchover { is_sealed: false, until });
+        self.switchover = Some(Switchover { stage: Stage::Stopped, until });
     }
 
-    /// The epoch that was asked for is sealed.
-    pub fn handle_handover_sealed(&mut self, now: Time) {
-        let is_begun = self.switchover.is_some() && self.with(now, |core| core.handle_handover_begun(now));
+    /// The epoch that was asked for is sealed; or it could not be, and the guest goes on.
+    pub fn handle_handover_sealed(&mut self, now: Time, is_sealed: bool) {
+        let is_begun = is_sealed && self.with(now, |core| core.handle_handover_begun(now));
         if let Some(switchover) = &mut self.switchover {
-            switchover.is_sealed = is_begun;
+            switchover.stage = Stage::Sealed;
+            if !is_begun {
+                switchover.until = now;
+            }
         }
     }
 
     /// What the switchover needs now; none: it waits, or there is none.
     pub fn poll_handover(&mut self, now: Time) -> Option<HandoverStep> {
-        let Switchover { is_sealed, until } = self.switchover?;
-        let step = match self.core.state() {
-            // An end of this machine that is not the handover's ends that too.
-            PrimaryState::Fenced | PrimaryState::Ended => HandoverStep::Finish,
-            _ if is_sealed && self.core.is_offered() => return None,
-            _ if self.has_ended || now >= until || self.core.state() != PrimaryState::Protected => HandoverStep::LetRun,
-            // The backup was lost and another one is whole since.
-            _ if is_sealed && !self.core.is_handing_over() => HandoverStep::LetRun,
-            _ if is_sealed => return None,
-            _ if self.may_seal_handover() => return Some(HandoverStep::Seal),
-            _ => return None,
+        let Switchover { stage, until } = self.switchover?;
+        let (state, is_late) = (self.core.state(), now >= until);
+        let is_off = is_late || self.has_ended || state != PrimaryState::Protected;
+        let step = match stage {
+            _ if matches!(state, PrimaryState::Fenced | PrimaryState::Ended) => HandoverStep::Finish,
+            Stage::Sealing => return None,
+            Stage::Sealed if self.core.is_offered() => return None,
+            // Of a backup that was lost nothing is settled here: it is arbitrated about as ever.
+            _ if is_off => HandoverStep::LetRun,
+            Stage::Sealed if self.core.is_handing_over() => return None,
+            Stage::Sealed => HandoverStep::LetRun,
+            Stage::Stopped if self.mode == GuestMode::Epochs && self.core.may_seal() => {
+                self.switchover = Some(Switchover { stage: Stage::Sealing, until });
+                return Some(HandoverStep::Seal);
+            }
+            Stage::Stopped => return None,
         };
         self.core.handle_handover_called_off();
         self.switchover = None;
         Some(step)
     }
 
-    /// Whether the last epoch of a guest that is handed over is to be sealed. Asked when no other can come before it.
-    pub fn may_seal_handover(&self) -> bool {
-        let is_due = self.switchover.is_some_and(|switchover| !switchover.is_sealed);
-        is_due && self.mode == GuestMode::Epochs && self.core.may_hand_over().is_ok() && self.core.may_seal()
-    }
-
     /// When a switchover that is not offered is given up, if there is one.
     pub fn handover_until(&self) -> Option<Time> {
         self.switchover.filter(|_| !self.core.is_offered()).map(|switchover| switchover.until)
+    }
+
+    /// Whether the backup was told of a switchover: only the witness says whose the guest is.
+    pub fn is_offered(&self) -> bool {
+        self.switchover.is_some() && self.core.is_offered()
     }
 }

@@ -31,7 +31,7 @@ impl PrimaryNode {
         match self.pipeline.poll_handover(env.time()) {
             Some(HandoverStep::Seal) => {
                 self.seal(false, 0, env)?;
-                self.pipeline.handle_handover_sealed(env.time());
+                self.pipeline.handle_handover_sealed(env.time(), true);
                 env.step(host, Step::Handover, true)?;
                 if env.plan.broken == Some(Break::HandedOverRuns) {
                     self.machine.is_held = false;
