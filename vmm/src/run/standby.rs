@@ -30,7 +30,7 @@ use protect::{CommitDurability, Guardian, GuardianConfig, OnDegraded, Registrant
 pub(super) fn backup(config: &BackupVmConfig) -> Result<Exit, Failure> {
     let signals = Signals::take()?;
     #[cfg(feature = "faults")]
-    protect::fault::arm_storage()?;
+    protect::fault::arm()?;
     uses::check_backup(config)?;
     let credentials = credentials(config.detection.tls_dir.as_deref())?;
     let dir = StateDir::claim(&config.state.dir)?;

@@ -8,6 +8,7 @@ use replication::pipeline::inheritance::{Inheritance, InheritanceStep};
 
 use super::CLAIM_RETRY;
 use crate::clock::Clock;
+use crate::fault;
 use crate::registrant::Registrant;
 
 /// What became of a guest that was to run here.
@@ -40,6 +41,7 @@ pub fn inherit<M, E>(
                 inheritance.handle_restored();
             }
             Some(InheritanceStep::Claim { session, fork }) => {
+                fault::reached(fault::HANDOVER_UNCLAIMED);
                 let result = registrant.take_over(session, fork, BTreeSet::new(), None);
                 inheritance.handle_claim(clock.now(), result);
             }
