@@ -16,8 +16,10 @@
 //! - So there is no new right and no new record: the backup claims the guest as it would after a loss, this side removes the backup as
 //!   it would, and of the two appends one wins. What is new is the order: the backup has all, and none of it is to be emitted again.
 
+use std::time::Duration;
+
 use super::session::Phase;
-use super::{Primary, PrimaryAction, PrimaryState, Standing};
+use super::{PeerId, Primary, PrimaryAction, PrimaryState};
 use crate::id::Time;
 use crate::wire::{Handover, Message};
 
@@ -31,6 +33,8 @@ pub enum NoHandover {
     Unwitnessed,
     /// No backup has the guest: this is how the primary stands.
     Unprotected(PrimaryState),
+    /// It has other backups too, connected or being so: which of them could follow the new primary is not known to it.
+    Several,
     /// Another handover is under way.
     UnderWay,
     /// The witness is being exchanged.
@@ -41,13 +45,13 @@ pub enum NoHandover {
     Over,
 }
 
-/// How far it is.
+/// How far it is, and to whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HandoverPhase {
     /// The guest stands still; its last epochs are on their way to the backup, and out.
-    Draining,
+    Draining(PeerId),
     /// The backup was told, or may have been.
-    Offered,
+    Offered(PeerId),
 }
 
 impl Primary {
@@ -59,6 +63,7 @@ impl Primary {
             _ if self.handover.is_some() => Err(NoHandover::UnderWay),
             _ if self.is_exchanging() => Err(NoHandover::Exchanging),
             _ if self.is_removing_store() => Err(NoHandover::StoreLost),
+            PrimaryState::Protected if self.peers.sessions().count() > 1 => Err(NoHandover::Several),
             PrimaryState::Protected => Ok(()),
             state => Err(NoHandover::Unprotected(state)),
         }
@@ -67,17 +72,16 @@ impl Primary {
     /// The guest stands still and all of it is sealed: it is to be handed over. Until that is settled nothing may be sealed.
     /// Whether it could be begun.
     pub fn handle_handover_begun(&mut self, now: Time) -> bool {
-        let may = self.may_hand_over().is_ok();
-        if may {
-            self.handover = Some(HandoverPhase::Draining);
-            self.offer_if_due(now);
-        }
-        may
+        let only = self.peers.ids().into_iter().find(|peer| self.phase(*peer) == Some(Phase::Following));
+        let target = only.filter(|_| self.may_hand_over().is_ok());
+        self.handover = self.handover.or(target.map(HandoverPhase::Draining));
+        self.offer_if_due(now);
+        target.is_some()
     }
 
     /// The operator waits no longer. Whether it was called off: not once it was offered.
     pub fn handle_handover_called_off(&mut self) -> bool {
-        self.handover.take_if(|phase| *phase == HandoverPhase::Draining).is_some()
+        self.handover.take_if(|phase| matches!(phase, HandoverPhase::Draining(_))).is_some()
     }
 
     /// Whether the guest stands still to be handed over, and it is not settled whose it is.
@@ -87,19 +91,26 @@ impl Primary {
 
     /// Whether the backup was told, or may have been: only the witness says whose the guest is.
     pub fn is_offered(&self) -> bool {
-        self.handover == Some(HandoverPhase::Offered)
+        matches!(self.handover, Some(HandoverPhase::Offered(_)))
     }
 
     /// All of the guest is at the backup, and all of its output has left.
     pub(super) fn offer_if_due(&mut self, now: Time) {
-        let last = self.pointers().sealed();
-        let is_whole = self.left == last && self.acked() == Some(last) && self.last_mark().count == last;
-        let is_draining = self.handover == Some(HandoverPhase::Draining);
-        if is_draining && is_whole && self.doubt.is_none() && self.phase() == Some(Phase::Following) {
-            self.handover = Some(HandoverPhase::Offered);
-            let chain = self.last_mark().chain;
-            self.send(now, &Message::Handover(Handover { last, chain }));
+        let Some(HandoverPhase::Draining(peer)) = self.handover else { return };
+        let (last, mark) = (self.pointers().sealed(), self.last_mark());
+        let is_whole = self.left == last && self.acked(peer) == Some(last) && mark.count == last;
+        if is_whole && self.doubt.is_none() && self.phase(peer) == Some(Phase::Following) {
+            self.handover = Some(HandoverPhase::Offered(peer));
+            self.send(now, peer, &Message::Handover(Handover { last, chain: mark.chain }));
         }
+    }
+
+    /// The backup at `peer` is out of the view, and the guest goes on.
+    pub(super) fn end_handover_to(&mut self, peer: PeerId) {
+        self.handover.take_if(|phase| {
+            let (HandoverPhase::Draining(to) | HandoverPhase::Offered(to)) = phase;
+            *to == peer
+        });
     }
 
     /// What ends a handover that was not offered: the backup is lost or let go.
@@ -110,16 +121,15 @@ impl Primary {
     /// What is to be told when another side has the guest.
     pub(super) fn parting_word(&mut self, holder: String) -> PrimaryAction {
         match self.handover.take() {
-            Some(HandoverPhase::Offered) => PrimaryAction::HandedOver { holder },
-            Some(HandoverPhase::Draining) | None => PrimaryAction::Fenced { holder },
+            Some(HandoverPhase::Offered(_)) => PrimaryAction::HandedOver { holder },
+            Some(HandoverPhase::Draining(_)) | None => PrimaryAction::Fenced { holder },
         }
     }
 
-    /// The silence after which the backup is lost: one that restores a guest says nothing, and may be longer about it than a backup that
-    /// only follows.
-    pub(super) fn lost_at(&self) -> Option<Time> {
-        let session = self.session.as_ref().filter(|_| self.standing == Standing::Running)?;
-        let factor = if self.is_offered() { HANDOVER_DETECTS } else { 1 };
-        Some(session.lost_at(self.config.detect * factor))
+    /// The silence after which the backup at `peer` is lost: one that restores a guest says nothing, and may be longer about it than a
+    /// backup that only follows.
+    pub(super) fn patience(&self, peer: PeerId) -> Duration {
+        let is_offered = self.handover == Some(HandoverPhase::Offered(peer));
+        self.config.detect * if is_offered { HANDOVER_DETECTS } else { 1 }
     }
 }

@@ -34,7 +34,7 @@ fn asking() -> Primary {
 #[test]
 fn heir_is_asked_for_when_the_backup_has_forsworn_and_not_before() {
     let mut primary = asking();
-    primary.handle_frame(Time(MS), forsworn(Ok(Nonce([6; 16])))).expect("it was asked");
+    primary.handle_frame(Time(MS), PEER, forsworn(Ok(Nonce([6; 16])))).expect("it was asked");
     assert_eq!(asked(&mut primary), [move_question(Some(Nonce([6; 16])))]);
     // Output goes on leaving meanwhile, and what has no answer is asked again.
     let question = Question::Move { heir: HEIR, nonce: None };
@@ -58,7 +58,7 @@ fn guest_without_a_backup_asks_for_the_heir_at_once() {
 #[test]
 fn backup_that_refuses_has_it_called_off() {
     let mut primary = asking();
-    primary.handle_frame(Time(MS), forsworn(Err("another witness".into()))).expect("it was asked");
+    primary.handle_frame(Time(MS), PEER, forsworn(Err("another witness".into()))).expect("it was asked");
     let said = asked(&mut primary);
     assert!(matches!(&said[0], PrimaryAction::ExchangeRefused { text } if text == "another witness"));
     assert_eq!(said[1], PrimaryAction::Ask(Question::CallOff { heir: HEIR }));
@@ -71,17 +71,17 @@ fn backup_that_refuses_has_it_called_off() {
 fn answer_about_another_heir_or_one_that_nobody_asked_for_counts_nothing() {
     let mut primary = asking();
     let other = Forsworn { heir: RegisterId([9; 16]), result: Ok(NONCE) };
-    primary.handle_frame(Time(MS), frame(Message::Forsworn(other))).expect("it is harmless");
+    primary.handle_frame(Time(MS), PEER, frame(Message::Forsworn(other))).expect("it is harmless");
     assert_eq!(asked(&mut primary), []);
     let mut primary = protected();
-    primary.handle_frame(Time(MS), forsworn(Ok(NONCE))).expect("it is harmless");
+    primary.handle_frame(Time(MS), PEER, forsworn(Ok(NONCE))).expect("it is harmless");
     assert_eq!(asked(&mut primary), []);
 }
 
 #[test]
 fn backup_that_is_lost_meanwhile_is_claimed_and_that_settles_the_exchange() {
     let mut primary = asking();
-    primary.handle_disconnected(Time(MS));
+    primary.handle_disconnected(Time(MS), PEER);
     assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::Claim { session: SESSION })]);
     assert_eq!(primary.may_exchange(), Err(NotNow::UnderWay));
     primary.handle_exchange_settled(Settlement::CalledOff);
@@ -92,7 +92,7 @@ fn backup_that_is_lost_meanwhile_is_claimed_and_that_settles_the_exchange() {
 #[test]
 fn no_exchange_begins_while_a_backup_is_neither_a_member_nor_none() {
     let mut primary = solo();
-    primary.handle_connected(Time(0), SESSION, None);
+    primary.handle_connected(Time(0), PEER, SESSION, None);
     assert_eq!(primary.may_exchange(), Err(NotNow::Filling(PrimaryState::Greeting)));
     // It was noted when there was none: nobody else has a part in it.
     primary.handle_exchange_opened(Time(MS), HEIR, Vec::new(), NONCE);
@@ -106,9 +106,9 @@ fn no_exchange_begins_while_a_backup_is_neither_a_member_nor_none() {
 fn backup_that_knows_another_register_of_the_generation_stops_the_guest() {
     for begins_afresh in [true, false] {
         let mut primary = Primary::new(PrimaryConfig { begins_afresh, ..config() });
-        primary.handle_connected(Time(0), SESSION, None);
+        primary.handle_connected(Time(0), PEER, SESSION, None);
         let refuse = Refuse { code: RefuseCode::Rival, text: "two registers".into() };
-        primary.handle_frame(Time(MS), frame(Message::Refuse(refuse))).expect("it may refuse");
+        primary.handle_frame(Time(MS), PEER, frame(Message::Refuse(refuse))).expect("it may refuse");
         assert!(asked(&mut primary).contains(&PrimaryAction::Conflict { text: "two registers".into() }));
     }
 }

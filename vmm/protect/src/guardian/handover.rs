@@ -78,6 +78,7 @@ fn why(no_handover: NoHandover) -> &'static str {
             "its backup is lost, and the witness has not said which side goes on"
         }
         NoHandover::Unprotected(_) => "its backup is being filled and does not have it yet",
+        NoHandover::Several => "it has, or is getting, more than one backup",
         NoHandover::UnderWay => "it is being handed over already",
         NoHandover::Exchanging => "its witness is being exchanged",
         NoHandover::StoreLost => "its state directory takes no more epochs, and the witness has not recorded that",

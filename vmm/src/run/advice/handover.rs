@@ -26,6 +26,9 @@ impl Advice for NotHandedOver {
                  protected` returns"
             }
             Self::NotNow(NoHandover::Unprotected(_)) => "try again when `outlast ctl wait protected` returns",
+            Self::NotNow(NoHandover::Several) => {
+                "`outlast ctl status` shows them; stop all but the one that is to get it"
+            }
             Self::NotNow(NoHandover::UnderWay | NoHandover::Exchanging | NoHandover::StoreLost) => {
                 "`outlast ctl status` and `outlast ctl events` show when it is settled"
             }
