@@ -25,11 +25,10 @@ impl Backup {
         if ours != chain {
             return Err(PeerError::OtherLine { epoch: last, ours, theirs: chain });
         }
-        // Before the state changes: what is heard of a session that is over changes nothing.
+        self.actions.push_back(BackupAction::Offered);
         self.take_released(last)?;
         self.session.as_mut().expect("seen above").is_handed_over = true;
         self.state = BackupState::TakingOver;
-        self.actions.push_back(BackupAction::Offered);
         self.commit_all();
         Ok(())
     }
