@@ -301,3 +301,14 @@ fn guest_whose_backup_is_lost_before_the_offer_is_not_handed_over() {
     let cut = "{ when = { Step = { host = 0, step = 'Handover', nth = 1, after = false } }, what = { Cut = '60ms' } }";
     assert_told_where_protected(&handed_over(&[cut]), &["to be HANDED OVER", "answers: the guest goes on here"]);
 }
+
+/// What comes from a primary that made its offer was read again and again by a backup whose loop had come to its end.
+#[test]
+fn bytes_that_are_altered_behind_the_offer_change_nothing() {
+    let garbled = "{ when = { At = '100ms' }, what = 'Garble' }";
+    let gone = "{ when = { At = '40ms' }, what = { WitnessGone = 1 } }";
+    assert_told(
+        &handed_over(&[garbled, gone]),
+        &["to be HANDED OVER", "answers: the guest goes on here", "is PROTECTED"],
+    );
+}
