@@ -134,9 +134,11 @@ impl Primary {
         self.is_granted(now, question, result);
     }
 
-    /// The heir stands, or never will: whatever question showed it.
+    /// The heir of `settlement` stands, or never will: whatever question showed it. An exchange to another heir goes on.
     pub fn handle_exchange_settled(&mut self, settlement: Settlement) {
-        self.forget_exchange();
+        if self.exchanging.is_some_and(|exchanging| exchanging.heir() == settlement.heir) {
+            self.forget_exchange();
+        }
         if !self.is_over() {
             self.actions.push_back(PrimaryAction::ExchangeSettled(settlement));
         }

@@ -56,8 +56,17 @@ pub enum Desk {
 
 /// What became of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Settlement {
-    /// The heir stands, and is this node's register from now on. What was the newest record before.
+pub struct Settlement {
+    /// The heir that it was to: another one may be on its way since.
+    pub heir: RegisterId,
+    /// What became of that.
+    pub fate: Fate,
+}
+
+/// What becomes of an heir.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fate {
+    /// It stands, and is this node's register from now on. What was the newest record before.
     Moved(Known),
     /// It will never stand: the register is the old one.
     CalledOff,
@@ -166,14 +175,14 @@ impl Register {
         exchange.map(|exchange| exchange.assent = Assent::Forsworn).is_some()
     }
 
-    /// Nobody else has forsworn, nor will: that is known. False: something may have been appended, or all have forsworn, and it
-    /// must be settled at the witness.
-    pub fn abandon_exchange(&mut self) -> bool {
-        let is_alone = |exchange: &Exchange| exchange.assent != Assent::Forsworn;
+    /// Nobody else has forsworn for `heir`, nor will: that is known. False: something may have been appended, or all have forsworn, and
+    /// it must be settled at the witness; or it is settled already, or the exchange is about another heir.
+    pub fn abandon_exchange(&mut self, heir: RegisterId) -> bool {
+        let may_go = |exchange: &Exchange| exchange.heir.register == heir && exchange.assent != Assent::Forsworn;
         let is_free = !self.is_heir_in_doubt && matches!(self.phase, Phase::Idle);
-        let is_abandoned = is_free && self.exchange.as_ref().is_some_and(is_alone);
+        let is_abandoned = is_free && self.exchange.as_ref().is_some_and(may_go);
         if is_abandoned {
-            (self.exchange, self.settlement) = (None, Some(Settlement::CalledOff));
+            (self.exchange, self.settlement) = (None, Some(Settlement { heir, fate: Fate::CalledOff }));
         }
         is_abandoned
     }
@@ -362,17 +371,17 @@ impl Register {
             return if is_back { Some(Outcome::NoAnswer) } else { self.begin_heir(wish, attempt, by) };
         };
         let is_heirs = first.record.register == heir.register;
-        let parent = Known::of(&heir.parent);
+        let (parent, heir) = (Known::of(&heir.parent), heir.register);
         (self.exchange, self.is_heir_in_doubt) = (None, false);
         if !is_heirs {
-            self.settlement = Some(Settlement::CalledOff);
+            self.settlement = Some(Settlement { heir, fate: Fate::CalledOff });
             if matches!(wish, Wish::Move(_)) {
                 return Some(Outcome::Refused(Refusal::CalledOff));
             }
             self.look(wish, attempt);
             return None;
         }
-        self.settlement = Some(Settlement::Moved(parent));
+        self.settlement = Some(Settlement { heir, fate: Fate::Moved(parent) });
         self.adopt(first.clone(), by);
         self.phase = Phase::Looking(wish, attempt);
         let number = first.record.number;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::primary::exchange::NotNow;
-use crate::view::{Known, Nonce, RecordHash, RegisterId, Settlement};
+use crate::view::{Fate, Known, Nonce, RecordHash, RegisterId, Settlement};
 use crate::wire::Forsworn;
 
 const HEIR: RegisterId = RegisterId([42; 16]);
@@ -10,7 +10,12 @@ const NONCE: Nonce = Nonce([5; 16]);
 
 fn moved() -> Settlement {
     let register = RegisterId([1; 16]);
-    Settlement::Moved(Known { register, generation: 1, number: 2, hash: RecordHash([3; 16]) })
+    let parent = Known { register, generation: 1, number: 2, hash: RecordHash([3; 16]) };
+    Settlement { heir: HEIR, fate: Fate::Moved(parent) }
+}
+
+fn called_off(heir: RegisterId) -> Settlement {
+    Settlement { heir, fate: Fate::CalledOff }
 }
 
 fn forsworn(result: Result<Nonce, String>) -> Frame {
@@ -48,6 +53,20 @@ fn heir_is_asked_for_when_the_backup_has_forsworn_and_not_before() {
     assert!(!primary.is_exchanging());
 }
 
+/// The note of an earlier life is settled by whatever is asked first, perhaps after the next exchange was begun. That one was then said to
+/// have come to nothing, and went on.
+#[test]
+fn settlement_of_an_earlier_exchange_says_nothing_of_the_next() {
+    let (mut primary, earlier) = (asking(), RegisterId([41; 16]));
+    primary.handle_exchange_settled(called_off(earlier));
+    assert_eq!(asked(&mut primary), [PrimaryAction::ExchangeSettled(called_off(earlier))]);
+    assert!(primary.is_exchanging());
+    primary.handle_frame(Time(MS), forsworn(Ok(Nonce([6; 16])))).expect("it was asked");
+    assert_eq!(asked(&mut primary), [move_question(Some(Nonce([6; 16])))]);
+    primary.handle_exchange_settled(moved());
+    assert!(!primary.is_exchanging());
+}
+
 #[test]
 fn guest_without_a_backup_asks_for_the_heir_at_once() {
     let mut primary = solo();
@@ -62,8 +81,8 @@ fn backup_that_refuses_has_it_called_off() {
     let said = asked(&mut primary);
     assert!(matches!(&said[0], PrimaryAction::ExchangeRefused { text } if text == "another witness"));
     assert_eq!(said[1], PrimaryAction::Ask(Question::CallOff { heir: HEIR }));
-    primary.handle_exchange_settled(Settlement::CalledOff);
-    assert_eq!(asked(&mut primary), [PrimaryAction::ExchangeSettled(Settlement::CalledOff)]);
+    primary.handle_exchange_settled(called_off(HEIR));
+    assert_eq!(asked(&mut primary), [PrimaryAction::ExchangeSettled(called_off(HEIR))]);
     assert_eq!((primary.may_exchange(), primary.state()), (Ok(()), PrimaryState::Protected));
 }
 
@@ -84,7 +103,7 @@ fn backup_that_is_lost_meanwhile_is_claimed_and_that_settles_the_exchange() {
     primary.handle_disconnected(Time(MS));
     assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::Claim { session: SESSION })]);
     assert_eq!(primary.may_exchange(), Err(NotNow::UnderWay));
-    primary.handle_exchange_settled(Settlement::CalledOff);
+    primary.handle_exchange_settled(called_off(HEIR));
     primary.handle_claim(Time(MS), SESSION, ClaimResult::Granted);
     assert_eq!((primary.state(), primary.may_exchange()), (PrimaryState::Solo, Ok(())));
 }

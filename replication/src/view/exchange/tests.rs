@@ -4,7 +4,7 @@ use super::*;
 use crate::id::{EpochId, SessionId, Term};
 use crate::lineage::{ChainHash, EpochMark, Fork};
 use crate::view::{
-    Another, Ask, Departure, Desk, Excerpt, Location, Member, Outcome, PlaceKind, Register, Settlement, WitnessId,
+    Another, Ask, Departure, Desk, Excerpt, Fate, Location, Member, Outcome, PlaceKind, Register, Settlement, WitnessId,
 };
 
 const JOIN: SessionId = SessionId([7; 16]);
@@ -116,7 +116,7 @@ impl World {
         self.attempts += 1;
         node.register.handle_wish(wish, Attempt([self.attempts; 16]));
         loop {
-            if let Some(Settlement::Moved(_)) = node.register.poll_settlement() {
+            if let Some(Settlement { fate: Fate::Moved(_), .. }) = node.register.poll_settlement() {
                 node.own = NEW;
             }
             let (desk, ask) = node.register.poll_ask().expect("a wish that is not decided has something to ask");
@@ -126,7 +126,7 @@ impl World {
                 None => node.register.handle_no_answer(),
             };
             if let Some(outcome) = outcome {
-                if let Some(Settlement::Moved(_)) = node.register.poll_settlement() {
+                if let Some(Settlement { fate: Fate::Moved(_), .. }) = node.register.poll_settlement() {
                     node.own = NEW;
                 }
                 return outcome;
@@ -436,14 +436,15 @@ fn new_witness_that_loses_what_stood_before_the_heirs_place_gets_no_append() {
 fn exchange_that_nobody_else_has_a_part_in_is_dropped_without_a_record() {
     let (mut world, mut a, _) = World::pair();
     world.open(&mut a, Assent::Awaited);
-    assert!(a.register.abandon_exchange());
-    assert_eq!(a.register.poll_settlement(), Some(Settlement::CalledOff));
+    assert!(!a.register.abandon_exchange(RegisterId([43; 16])), "that is another one");
+    assert!(a.register.abandon_exchange(HEIR));
+    assert_eq!(a.register.poll_settlement(), Some(Settlement { heir: HEIR, fate: Fate::CalledOff }));
     world.open(&mut a, Assent::Forsworn);
-    assert!(!a.register.abandon_exchange());
+    assert!(!a.register.abandon_exchange(HEIR));
     world.open(&mut a, Assent::Awaited);
     world.witnesses[NEW].is_away = true;
     world.wish(&mut a, Wish::Remove(JOIN));
-    assert!(a.register.abandon_exchange(), "only a read was not answered");
+    assert!(a.register.abandon_exchange(HEIR), "only a read was not answered");
 }
 
 /// There it was the end of nobody, and a host that still asked that witness booted the guest beside the one that ran.

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use replication::view::evidence::{self, Resume};
 use replication::view::{
-    Assent, Departure, Durability, Entry, Exchange, Heir, Incarnation, Known, Nonce, Outcome, Place, Record, Refusal,
+    Assent, Departure, Durability, Entry, Exchange, Fate, Heir, Incarnation, Known, Nonce, Outcome, Place, Record, Refusal,
     Register, RegisterId, Settlement, Wish, Word,
 };
 use replication::wire::{Forswear, Forsworn};
@@ -121,12 +121,12 @@ impl Registrant {
         {
             let mut desks = self.desks();
             let heir = desks.heir.take();
-            if let (Settlement::Moved(parent), Some((name, witness))) = (settlement, heir) {
+            if let (Fate::Moved(parent), Some((name, witness))) = (settlement.fate, heir) {
                 desks.left = desks.own.replace(witness).map(|old| (old, parent));
                 desks.name = name;
             }
         }
-        if let Settlement::Moved(_) = settlement
+        if let Fate::Moved(_) = settlement.fate
             && let Some(known) = register.known()
         {
             self.life.remember(known);
@@ -268,7 +268,7 @@ impl Registrant {
     pub fn call_off(&self, heir: RegisterId) -> ClaimResult {
         {
             let mut register = self.lock();
-            if register.exchange().is_none() || register.abandon_exchange() {
+            if register.exchange().is_none() || register.abandon_exchange(heir) {
                 self.settle(&mut register);
                 return ClaimResult::Granted;
             }
@@ -373,7 +373,7 @@ impl Registrant {
     ) -> Result<(), ExchangeError> {
         let opened = self.open_exchange(to, Some(said), None)?;
         let wish = Wish::TakeOver { join: session, fork, named_dead: Default::default() };
-        Ok(self.win_by_override(wish, opened.replaced).map(|_| ())?)
+        Ok(self.win_by_override(wish, opened).map(|_| ())?)
     }
 
     pub(super) fn resume_by_override(
@@ -399,15 +399,15 @@ impl Registrant {
             }
             other => other,
         };
-        self.win_by_override(wish, opened.replaced)
+        self.win_by_override(wish, opened)
     }
 
     /// One that is refused leaves things as they were before.
-    fn win_by_override(&self, wish: Wish, replaced: Option<Replaced>) -> Result<Term, RightError> {
+    fn win_by_override(&self, wish: Wish, Opened { heir, replaced, .. }: Opened) -> Result<Term, RightError> {
         let outcome = self.wish(wish).expect("there is a witness");
         if let Outcome::Refused(_) = outcome {
             let mut register = self.lock();
-            if register.abandon_exchange() {
+            if register.abandon_exchange(heir) {
                 match replaced {
                     // This place has forsworn for that one: what it appends is not decided by an override that came to nothing.
                     Some((name, witness, exchange)) => {
