@@ -1,8 +1,8 @@
 //! Exchanges of the witness: what hosts note of them, and what they are told.
 
 use replication::view::{
-    Assent, Departure, Desk, Exchange, Fate, Heir, Known, Nonce, Outcome, Record, Register, RegisterId, Settlement, Wish,
-    Word,
+    Assent, Departure, Desk, Exchange, Fate, Heir, Known, Nonce, Outcome, Record, Register, RegisterId, Settlement,
+    Wish, Word,
 };
 use replication::wire::Forsworn;
 use replication::{ClaimResult, SessionId};
