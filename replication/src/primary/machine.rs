@@ -248,7 +248,10 @@ impl Primary {
 
     /// Whether a connection to a backup would be used. Not while it rests from fillings that failed.
     pub fn wants_connection(&self) -> bool {
-        self.state() == PrimaryState::Solo && self.guest_ended.is_none() && self.fill_rest.until().is_none()
+        self.state() == PrimaryState::Solo
+            && self.guest_ended.is_none()
+            && self.fill_rest.until().is_none()
+            && !self.is_adopting()
     }
 
     /// What this side's frames carry, from the connection until the session is settled.

@@ -68,6 +68,31 @@ fn settlement_of_an_earlier_exchange_says_nothing_of_the_next() {
 }
 
 #[test]
+fn guest_that_is_about_to_get_a_witness_connects_to_no_backup_and_asks_nothing_before_it_has_it() {
+    let mut primary = Primary::new(PrimaryConfig { is_witnessed: false, ..config() });
+    assert_eq!(primary.handle_adoption_opened(), Ok(()));
+    assert_eq!((primary.wants_connection(), primary.may_exchange()), (false, Err(NotNow::UnderWay)));
+    primary.handle_connected(Time(0), SESSION, None);
+    assert_eq!((sent(&mut primary), primary.state()), (vec![], PrimaryState::Solo));
+    assert_eq!(asked(&mut primary), [PrimaryAction::Disconnect]);
+    // The first record says what it is committed to: a state directory that is lost meanwhile is removed from it.
+    primary.handle_store_lost();
+    assert_eq!(asked(&mut primary), []);
+    primary.handle_adoption_settled(true);
+    assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::DelistStore)]);
+    assert!(primary.wants_connection() && !primary.is_exchanging());
+    assert_eq!(primary.handle_adoption_opened(), Err(NotNow::Unsettled));
+}
+
+#[test]
+fn guest_with_a_backup_gets_no_witness() {
+    let mut primary = Primary::new(PrimaryConfig { is_witnessed: false, ..config() });
+    primary.handle_connected(Time(0), SESSION, None);
+    assert_eq!(primary.handle_adoption_opened(), Err(NotNow::Filling(PrimaryState::Greeting)));
+    assert_eq!(protected().handle_adoption_opened(), Err(NotNow::Connected));
+}
+
+#[test]
 fn guest_without_a_backup_asks_for_the_heir_at_once() {
     let mut primary = solo();
     primary.handle_exchange_opened(Time(MS), HEIR, Vec::new(), NONCE);

@@ -5,8 +5,8 @@ use std::sync::{Arc, PoisonError};
 
 use replication::view::evidence::{self, Resume};
 use replication::view::{
-    Assent, Departure, Durability, Entry, Exchange, Fate, Heir, Incarnation, Known, Nonce, Outcome, Place, Record,
-    Refusal, Register, RegisterId, Settlement, Wish, Word,
+    Assent, Departure, Entry, Exchange, Fate, Heir, Incarnation, Known, Nonce, Outcome, Place, Record, Refusal,
+    Register, RegisterId, Settlement, Wish, Word,
 };
 use replication::wire::{Forswear, Forsworn};
 use replication::{ClaimResult, EpochMark, Fork, SessionId, Term};
@@ -344,31 +344,6 @@ impl Registrant {
             self.desks().left = None;
         }
         is_told
-    }
-
-    /// As the primary of a guest that has no witness: it has `to` from now on.
-    pub fn adopt(
-        &self,
-        to: &WitnessName,
-        store: Option<Place>,
-        durability: Durability,
-        branch: Term,
-    ) -> Result<(), ExchangeError> {
-        let witness = to.open()?.ok_or(ExchangeError::ToNone)?;
-        {
-            let mut desks = self.desks();
-            if desks.own.is_some() {
-                return Err(ExchangeError::UnderWay);
-            }
-            (desks.own, desks.name) = (Some(witness), to.clone());
-        }
-        let wish = Wish::Adopt { store, durability: Some(durability), branch };
-        let outcome = self.wish(wish).expect("there is a witness");
-        self.term_of(outcome).map(|_| ()).map_err(|error| {
-            let mut desks = self.desks();
-            (desks.own, desks.name) = (None, WitnessName::NONE);
-            error.into()
-        })
     }
 
     /// As the backup of `session`: the guest is to go on here by a register at the witness that is `named`, since the old one is gone.

@@ -180,6 +180,7 @@ impl Advice for NotExchanged {
                 "if the old witness is gone and so is the backup, say so: --dead ID, by the id in the record or in the backup's log"
             }
             Self::NotNow(NotNow::Connected) => "leave --dead out",
+            Self::NotNow(NotNow::Unsettled) => "try again in a few seconds",
             Self::NotNow(NotNow::Over) => return None,
             Self::Kept { .. } => {
                 "look at the backup and at the new witness, which both hosts must reach; then try again"
