@@ -283,7 +283,8 @@ impl Primary {
             .peers
             .get(peer)
             .map_or((true, false), |peer| (peer.session.is_none(), peer.fill_rest.until().is_some()));
-        !self.is_over() && self.guest_ended.is_none() && is_free && !rests && self.peers.iter().all(is_settled)
+        let may_begin = !self.is_over() && self.guest_ended.is_none() && !self.is_adopting();
+        may_begin && is_free && !rests && self.peers.iter().all(is_settled)
     }
 
     /// What this side's frames to `peer` carry, from the connection until the session is settled.
