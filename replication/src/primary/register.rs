@@ -120,7 +120,9 @@ impl Primary {
     /// Puts a question that is asked until it is settled.
     pub(super) fn ask(&mut self, question: Question) {
         self.errands.open(question.clone());
-        self.actions.push_back(PrimaryAction::Ask(question));
+        if !self.is_adopting() {
+            self.actions.push_back(PrimaryAction::Ask(question));
+        }
     }
 
     /// Puts again what the witness did not answer, when it is time to.

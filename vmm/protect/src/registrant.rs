@@ -1,6 +1,7 @@
 //! The registrant: this process's side of the VM's register at the witness. What may be done, and what proves that others are gone,
 //! is decided in [`replication::view`]; here is looked and asked, and answers are put into words.
 
+mod adoption;
 mod exchange;
 mod greeting;
 mod inspection;
@@ -271,18 +272,21 @@ impl Registrant {
 
     fn note_outcome(&self, register: &Register, outcome: &Outcome) {
         match outcome {
-            Outcome::Won(_) => {
-                if let Some(known) = register.known() {
-                    self.life.remember(known);
-                }
-                if let Some(note) = self.note(register).filter(ViewNote::is_needed)
-                    && let Err(error) = self.life.write_note(&note)
-                {
-                    tracing::warn!(%error, "the newest view is not kept in the state directory");
-                }
-            }
+            Outcome::Won(_) => self.keep(register),
             Outcome::Forgotten => tracing::error!("{}", self.forgotten(register)),
             _ => {}
+        }
+    }
+
+    /// Keeps what was seen for the lives after this one.
+    fn keep(&self, register: &Register) {
+        if let Some(known) = register.known() {
+            self.life.remember(known);
+        }
+        if let Some(note) = self.note(register).filter(ViewNote::is_needed)
+            && let Err(error) = self.life.write_note(&note)
+        {
+            tracing::warn!(%error, "the newest view is not kept in the state directory");
         }
     }
 

@@ -309,10 +309,10 @@ impl PrimaryPipeline {
         self.epochs.push_back(item);
     }
 
-    /// A guest that had no witness has one from here on.
-    pub fn handle_witnessed(&mut self) {
-        self.config.primary.is_witnessed = true;
-        self.core.handle_witnessed();
+    /// A guest that had no witness, and was to get one, has it from here on; or has none as before.
+    pub fn handle_adoption_settled(&mut self, now: Time, is_witnessed: bool) {
+        self.config.primary.is_witnessed |= is_witnessed;
+        self.with(now, |core| core.handle_adoption_settled(is_witnessed));
     }
 
     /// Time passed, or something may have moved.

@@ -7,7 +7,7 @@ use replication::pipeline::primary::{
     Action, Boundary, FillStep, GuestMode, Outcome, PauseStep, PipelineConfig, PrimaryPipeline, Question, Step,
 };
 use replication::primary::{Left, Meeting, PeerId, PrimaryState};
-use replication::view::{Known, RecordHash, RegisterId, Settlement};
+use replication::view::{Fate, Known, RecordHash, RegisterId, Settlement};
 use replication::wire::{Ack, DiskWant};
 use replication::{EpochId, FrameDecoder, Link, Message, PrimaryConfig, SessionId, StateDigest, Term, Time, VmId};
 
@@ -240,9 +240,9 @@ impl Host {
             Question::DelistStore => core.handle_store_delisted(now, result),
             Question::Look => core.handle_looked(now, result),
             Question::RecordEnd => core.handle_end_recorded(now, result),
-            question @ (Question::Move { .. } | Question::CallOff { .. }) => {
+            ref question @ (Question::Move { heir, .. } | Question::CallOff { heir }) => {
                 match input.u8() % 4 {
-                    0 => core.handle_exchange_settled(Settlement::CalledOff),
+                    0 => core.handle_exchange_settled(Settlement { heir, fate: Fate::CalledOff }),
                     1 => {
                         let parent = Known {
                             register: RegisterId([1; 16]),
@@ -250,11 +250,11 @@ impl Host {
                             number: 1,
                             hash: RecordHash([1; 16]),
                         };
-                        core.handle_exchange_settled(Settlement::Moved(parent));
+                        core.handle_exchange_settled(Settlement { heir, fate: Fate::Moved(parent) });
                     }
                     _ => {}
                 }
-                core.handle_move_answered(now, &question, result);
+                core.handle_move_answered(now, question, result);
             }
         });
     }
