@@ -246,9 +246,11 @@ impl Primary {
         self.phase() == Some(Phase::Syncing) && listing == Some(Listing::Listed)
     }
 
-    /// Whether a connection to a backup would be used. Not while it rests from fillings that failed.
+    /// Whether a connection to a backup would be used. Not while it rests from fillings that failed; nor during an exchange, in which a
+    /// newcomer takes no part: it would go on asking the witness that is left.
     pub fn wants_connection(&self) -> bool {
-        self.state() == PrimaryState::Solo && self.guest_ended.is_none() && self.fill_rest.until().is_none()
+        let is_free = self.guest_ended.is_none() && !self.is_exchanging() && self.fill_rest.until().is_none();
+        self.state() == PrimaryState::Solo && is_free
     }
 
     /// What this side's frames carry, from the connection until the session is settled.
