@@ -106,6 +106,16 @@ impl Errands {
         self.find(question).is_some()
     }
 
+    /// Whether any is not settled.
+    pub(super) fn is_any_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// Those whose answers are waited for.
+    pub(super) fn asked(&self) -> impl Iterator<Item = Question> {
+        self.open.iter().filter(|errand| errand.again_at.is_none()).map(|errand| errand.question.clone())
+    }
+
     fn find(&self, question: &Question) -> Option<&Errand> {
         self.open.iter().find(|errand| errand.question.key() == question.key())
     }

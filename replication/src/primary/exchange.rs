@@ -12,8 +12,7 @@
 //! A backup that is lost meanwhile changes nothing here: the claim about it settles the exchange first, whichever way.
 
 use super::errands::Question;
-use super::session::Phase;
-use super::{Primary, PrimaryAction, PrimaryState, Standing};
+use super::{Primary, PrimaryAction, PrimaryState};
 use crate::id::{ClaimResult, Time};
 use crate::view::{Nonce, RegisterId, Settlement};
 use crate::wire::{Forswear, Forsworn, Message};
@@ -23,12 +22,16 @@ use crate::wire::{Forswear, Forsworn, Message};
 pub enum NotNow {
     /// Another exchange is under way.
     UnderWay,
+    /// The guest is being handed over to its backup.
+    HandingOver,
     /// A backup is being connected to or filled.
     Filling(PrimaryState),
     /// The backup is lost or being let go, and the witness has not said who goes on.
     Arbitrating,
     /// The backup is connected: nobody is to be named dead.
     Connected,
+    /// A place was lost, and whether it still counts is being asked.
+    Unsettled,
     /// The guest ends, or another side has it.
     Over,
 }
@@ -42,12 +45,16 @@ pub(super) enum Exchanging {
     Moving(RegisterId),
     /// The backup will not: what was noted is to be undone.
     CallingOff(RegisterId),
+    /// There is no witness, and the first record is to be won at one. No backup is connected to meanwhile, which it would not list, and
+    /// nothing is asked: who decides is not known.
+    Adopting,
 }
 
 impl Exchanging {
-    fn heir(self) -> RegisterId {
+    fn heir(self) -> Option<RegisterId> {
         match self {
-            Exchanging::Forswearing(heir) | Exchanging::Moving(heir) | Exchanging::CallingOff(heir) => heir,
+            Exchanging::Forswearing(heir) | Exchanging::Moving(heir) | Exchanging::CallingOff(heir) => Some(heir),
+            Exchanging::Adopting => None,
         }
     }
 }
@@ -57,6 +64,7 @@ impl Primary {
     pub fn may_exchange(&self) -> Result<(), NotNow> {
         match self.state() {
             _ if self.exchanging.is_some() => Err(NotNow::UnderWay),
+            _ if self.is_handing_over() => Err(NotNow::HandingOver),
             _ if self.guest_ended.is_some() || self.is_over() => Err(NotNow::Over),
             PrimaryState::Arbitrating => Err(NotNow::Arbitrating),
             PrimaryState::Solo | PrimaryState::Protected => Ok(()),
@@ -81,12 +89,15 @@ impl Primary {
         if self.is_over() {
             return;
         }
-        match self.phase() {
-            Some(Phase::Following) => {
+        match self.state() {
+            PrimaryState::Protected => {
                 self.exchanging = Some(Exchanging::Forswearing(heir));
-                self.send(now, &Message::Forswear(Forswear { heir, proposal, nonce }));
+                for peer in self.peers.ids() {
+                    let forswear = Forswear { heir, proposal: proposal.clone(), nonce };
+                    self.send(now, peer, &Message::Forswear(forswear));
+                }
             }
-            None if self.standing == Standing::Running => self.move_to(heir, None),
+            PrimaryState::Solo => self.move_to(heir, None),
             // It may have been asked about, or be about to be: no backup is listed that has not forsworn.
             _ => self.call_off(heir),
         }
@@ -99,9 +110,33 @@ impl Primary {
         }
     }
 
-    /// A guest that had no witness has one from here on.
-    pub(crate) fn handle_witnessed(&mut self) {
-        self.config.is_witnessed = true;
+    /// A guest that has no witness is to have one, if it may now: from here on things stand still that its first record is about.
+    ///
+    /// # Errors
+    /// Why it may not. Nothing was begun.
+    pub fn handle_adoption_opened(&mut self) -> Result<(), NotNow> {
+        self.may_exchange()?;
+        match self.state() {
+            PrimaryState::Solo if self.lost_store.is_some() || self.errands.is_any_open() => Err(NotNow::Unsettled),
+            PrimaryState::Solo => {
+                self.exchanging = Some(Exchanging::Adopting);
+                Ok(())
+            }
+            _ => Err(NotNow::Connected),
+        }
+    }
+
+    /// That guest has a witness, or has none as before. What was to be asked meanwhile is asked of whoever decides.
+    pub(crate) fn handle_adoption_settled(&mut self, is_witnessed: bool) {
+        self.config.is_witnessed |= is_witnessed;
+        if self.exchanging.take_if(|exchanging| *exchanging == Exchanging::Adopting).is_some() {
+            self.actions.extend(self.errands.asked().map(PrimaryAction::Ask));
+        }
+    }
+
+    /// Whether it is about to get a witness.
+    pub(super) fn is_adopting(&self) -> bool {
+        self.exchanging == Some(Exchanging::Adopting)
     }
 
     /// The backup did, or will not.
@@ -134,18 +169,20 @@ impl Primary {
         self.is_granted(now, question, result);
     }
 
-    /// The heir stands, or never will: whatever question showed it.
+    /// The heir of `settlement` stands, or never will: whatever question showed it. An exchange to another heir goes on.
     pub fn handle_exchange_settled(&mut self, settlement: Settlement) {
-        self.forget_exchange();
+        if self.exchanging.and_then(Exchanging::heir) == Some(settlement.heir) {
+            self.forget_exchange();
+        }
         if !self.is_over() {
             self.actions.push_back(PrimaryAction::ExchangeSettled(settlement));
         }
     }
 
     fn forget_exchange(&mut self) {
-        if let Some(exchanging) = self.exchanging.take() {
-            self.errands.settle(&Question::Move { heir: exchanging.heir(), nonce: None });
-            self.errands.settle(&Question::CallOff { heir: exchanging.heir() });
+        if let Some(heir) = self.exchanging.take().and_then(Exchanging::heir) {
+            self.errands.settle(&Question::Move { heir, nonce: None });
+            self.errands.settle(&Question::CallOff { heir });
         }
     }
 

@@ -24,6 +24,7 @@
 //! - After a pause of this host nothing is released before the witness, or an ack of something sealed since, says that
 //!   nobody took over meanwhile. That is a narrowing: what was committed before may repeat, and never contradicts.
 //! - The backup is told of the guest's end only after the register says so.
+//! - A guest that was offered to its backup is run by nobody before the witness has said whose it is.
 //! - Nothing is released that a lost local store does not have before the register does not list it.
 //!
 //! The driver's duties, in their order:
@@ -45,12 +46,15 @@
 //! 7. A permission to release that could not be used at once is given back: `handle_release_late`.
 //! 8. When a session ends, nothing more of its epochs goes out; what `poll_transmit` gave goes out at once.
 //! 9. After [`PrimaryAction::Disconnect`] the connection is gone for this core; its end is not reported any more.
+//! 10. `handle_handover_begun` only of a guest that stands still, all of which is sealed; it stands still until `is_handing_over` says no.
 
 mod errands;
 mod exchange;
 mod filling;
 mod frames;
+mod handover;
 mod machine;
+mod peer;
 mod register;
 mod rounds;
 mod session;
@@ -69,9 +73,11 @@ pub use errands::Question;
 use exchange::Exchanging;
 pub use exchange::NotNow;
 pub use filling::FillPhase;
-use filling::{FillRest, Filling};
+use handover::HandoverPhase;
+pub use handover::NoHandover;
+pub use peer::PeerId;
+use peer::Peers;
 pub use rounds::{FillFigures, Left, NextRound, NotConverging, RoundsConfig, RoundsEnd};
-use session::Session;
 
 /// How a primary behaves. Times in the driver's clock.
 #[derive(Clone, Debug)]
@@ -177,13 +183,20 @@ pub enum PrimaryAction {
         /// The session.
         session: SessionId,
     },
-    /// The guest goes on with no backup.
+    /// The guest goes on without the backup at this peer; with no backup, if it was the last.
     WentSolo {
+        /// Which.
+        peer: PeerId,
         /// Why.
         reason: SoloReason,
     },
     /// The backup took over. Nothing leaves any more; stop the guest.
     Fenced {
+        /// Who has it.
+        holder: String,
+    },
+    /// The guest was handed over, and runs at its backup or with who continued it since. Nothing leaves any more; end it here.
+    HandedOver {
         /// Who has it.
         holder: String,
     },
@@ -196,8 +209,11 @@ pub enum PrimaryAction {
     ExchangeSettled(Settlement),
     /// The guest's end is committed and the backup was told. Nothing is left to do.
     Ended,
-    /// Close the connection, after what `poll_transmit` gives is sent.
-    Disconnect,
+    /// Close the connection to this peer, after what `poll_transmit` gives for it is sent.
+    Disconnect {
+        /// Which.
+        peer: PeerId,
+    },
 }
 
 /// Why a primary has no backup.
@@ -303,14 +319,10 @@ pub struct Primary {
     commit: Commit,
     /// The identity of its epochs.
     lineage: Lineage,
-    /// The backup, from the connection until it is settled who goes on.
-    session: Option<Session>,
+    /// The backups, each with what is its own.
+    peers: Peers,
     /// The last epoch whose output the driver has let out; it follows the pointer `released`, which permits it.
     left: EpochId,
-    /// The filling of this session, or the last one.
-    filling: Filling,
-    /// No backup is connected to for a while, because fillings failed.
-    fill_rest: FillRest,
     /// What the witness is asked.
     errands: Errands,
     /// Time jumped, and whether another side took over meanwhile is not known.
@@ -321,16 +333,15 @@ pub struct Primary {
     lost_store: Option<LostStore>,
     /// The witness is being exchanged.
     exchanging: Option<Exchanging>,
+    /// The guest stands still, to be handed over to its backup.
+    handover: Option<HandoverPhase>,
     /// A backup accepted this life of the guest.
     was_accepted: bool,
-    /// The end of the session that was asked for and waits for the claim.
-    parting: Option<Parting>,
     /// The guest ended: say so when all of it is committed. Both may wait at once: a guest may end while the witness is
     /// asked.
     guest_ended: Option<GuestEnd>,
     peer_errors: u64,
     actions: VecDeque<PrimaryAction>,
-    transmits: VecDeque<Vec<u8>>,
 }
 
 /// How a guest ended.
@@ -354,10 +365,8 @@ enum Parting {
 /// Whether the guest may go on here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
-    /// It runs, with whatever backup the session says.
+    /// It runs, with whatever backups the peers say.
     Running,
-    /// The backup is lost, or is to be let go; the witness decides. There is a session.
-    Arbitrating,
     /// The backup took over.
     Fenced,
     /// The guest ended.

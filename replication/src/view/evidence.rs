@@ -237,13 +237,12 @@ pub fn is_free(newest: Option<&Record>) -> bool {
     newest.is_none_or(|record| record.standing == Standing::Ended)
 }
 
-/// The listed places that the operator means by `names`, the beginnings of their ids. One that is not listed is a mistake
+/// The places of `listed` that the operator means by `names`, the beginnings of their ids. One that is not listed is a mistake
 /// that must not pass.
-pub fn named(newest: Option<&Record>, names: &[String]) -> Result<BTreeSet<Incarnation>, Unlisted> {
+pub fn named(listed: &[Place], names: &[String]) -> Result<BTreeSet<Incarnation>, Unlisted> {
     let of = |name: &String| {
-        let listed = newest.into_iter().flat_map(Record::places);
         let mut matching =
-            listed.filter(|place| name.len() >= NAME_MIN && place.id.to_string().starts_with(name.as_str()));
+            listed.iter().filter(|place| name.len() >= NAME_MIN && place.id.to_string().starts_with(name.as_str()));
         match (matching.next(), matching.next()) {
             (Some(place), None) => Ok(place.id),
             _ => Err(Unlisted { name: name.clone() }),

@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use super::record::{
     Attempt, Entry, Incarnation, Known, Place, Record, RecordHash, RegisterId, Standing, WitnessId, Word,
 };
-use super::wish::{Refusal, Wish, successor};
+use super::wish::{Refusal, successor};
 
 /// A register that is to continue another one. It is the same for all who take part.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -180,24 +180,18 @@ impl Exchange {
         Exchange { assent, ..self }
     }
 
-    /// A place of the newest view that an override by `me`, for the state directory `store`, would have to name, and does not. Nothing may
-    /// be noted of such an override: it takes the place of what was noted before.
-    pub fn unnamed(&self, me: &Place, store: Option<Incarnation>) -> Option<&Place> {
+    /// One of `others` ([`Register::others`](super::Register::others)) that an override does not name. Nothing may be noted of such an
+    /// override: it takes the place of what was noted before.
+    pub fn unnamed<'a>(&self, others: &'a [Place]) -> Option<&'a Place> {
         let Assent::Override { dead, .. } = &self.assent else { return None };
-        let parent = &self.heir.parent.record;
-        // Whose primary it is, is the state directory's place too.
-        let is_own = |place: &Place| {
-            place.id == me.id
-                || store == Some(place.id)
-                || (parent.primary.id == me.id && parent.store.as_ref() == Some(place))
-        };
-        parent.places().find(|place| !is_own(place) && !dead.contains(&place.id))
+        others.iter().find(|place| !dead.contains(&place.id))
     }
 
-    /// What `wish` of `me` does to the heir that does not stand yet. `next`: what follows from the parent.
+    /// What a wish of `me`, beside whom `others` are listed, does to the heir that does not stand yet. `next`: what follows from the
+    /// parent.
     pub(super) fn begin(
         &self,
-        wish: &Wish,
+        others: &[Place],
         me: &Place,
         attempt: Attempt,
         next: Result<Option<Record>, Refusal>,
@@ -210,12 +204,15 @@ impl Exchange {
             (_, Err(refusal)) => Beginning::Refused(refusal),
             (Assent::Forsworn, Ok(Some(next))) => append(heir.first(next)),
             (Assent::Override { dead, word }, Ok(Some(next))) => {
-                let parent = &heir.parent.record;
-                match self.unnamed(me, wish.store()) {
+                match self.unnamed(others) {
                     Some(place) => Beginning::Refused(Refusal::MayBeWhole { place: Box::new(place.clone()) }),
                     None => {
-                        let named = parent.places().map(|place| place.id).filter(|id| dead.contains(id)).collect();
-                        let mut first = heir.first(Record { named_dead: named, word: Some(word.clone()), ..next });
+                        // Those that the parent lists come first, as everywhere.
+                        let mut named = dead.clone();
+                        let listed = heir.parent.record.places().map(|place| place.id);
+                        let mut named_dead: Vec<_> = listed.filter(|id| named.remove(id)).collect();
+                        named_dead.extend(named);
+                        let mut first = heir.first(Record { named_dead, word: Some(word.clone()), ..next });
                         first.backups.retain(|member| !dead.contains(&member.place.id));
                         append(first)
                     }

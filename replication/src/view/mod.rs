@@ -42,6 +42,6 @@ pub use record::{
     Attempt, Departure, Durability, Entry, Excerpt, Greeting, Incarnation, Known, Location, Member, Nonce, Place,
     PlaceKind, Record, RecordHash, RegisterId, Standing, WitnessId, Word,
 };
-pub use register::{Another, Ask, Desk, Outcome, Register, Settlement};
+pub use register::{Another, Ask, Desk, Fate, Outcome, Register, Settlement};
 pub use voids::{Tell, Voids};
 pub use wish::{Refusal, Wish};

@@ -1,7 +1,9 @@
 //! One node's side of the conversation with the witness; with two of them while the register is to be continued at another one.
 
+use std::collections::BTreeSet;
+
 use super::exchange::{Assent, Beginning, Exchange};
-use super::record::{Attempt, Entry, Excerpt, Known, Place, Record, RegisterId, WitnessId, Word};
+use super::record::{Attempt, Entry, Excerpt, Incarnation, Known, Place, Record, RegisterId, WitnessId, Word};
 use super::wish::{Asker, Judgement, Refusal, Wish};
 use crate::id::SessionId;
 
@@ -56,8 +58,17 @@ pub enum Desk {
 
 /// What became of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Settlement {
-    /// The heir stands, and is this node's register from now on. What was the newest record before.
+pub struct Settlement {
+    /// The heir that it was to: another one may be on its way since.
+    pub heir: RegisterId,
+    /// What became of that.
+    pub fate: Fate,
+}
+
+/// What becomes of an heir.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fate {
+    /// It stands, and is this node's register from now on. What was the newest record before.
     Moved(Known),
     /// It will never stand: the register is the old one.
     CalledOff,
@@ -87,6 +98,14 @@ enum Listing {
     Since(Option<SessionId>),
 }
 
+/// Appends to one number that were not answered: one of them may stand there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Doubt {
+    slot: u64,
+    /// What they list.
+    listed: Vec<Place>,
+}
+
 /// What a node knows of its VM's register, and the wish that it is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Register {
@@ -100,8 +119,7 @@ pub struct Register {
     by: Option<WitnessId>,
     /// The one that answered the last wish is another.
     another: Option<Another>,
-    /// An append to this number was not answered.
-    in_doubt: Option<u64>,
+    in_doubt: Option<Doubt>,
     listing: Listing,
     /// The register that is to continue this one.
     exchange: Option<Exchange>,
@@ -139,9 +157,20 @@ impl Register {
 
     /// Whether this place may take part in an exchange by `assent`. Where an append of it to this register is in doubt, which record is the
     /// newest is not known: what continues the one before would be a stranger to who has seen the later one. An operator who names
-    /// everybody else as dead leaves nobody who has.
+    /// everybody else as dead leaves nobody who has; and neither does a register that lists nobody else.
     pub fn may_exchange(&self, assent: &Assent) -> bool {
-        self.in_doubt.is_none() || matches!(assent, Assent::Override { .. })
+        let is_alone = || self.newest.as_ref().is_some_and(|newest| self.others(&newest.record, None).is_empty());
+        self.in_doubt.is_none() || matches!(assent, Assent::Override { .. }) || is_alone()
+    }
+
+    /// The places that an override has to name, if `parent` is the newest record: those that it lists, and those that an append in doubt
+    /// lists, which may stand. Not this one, nor its state directory: `store`, or that which `parent` says it commits to.
+    pub fn others(&self, parent: &Record, store: Option<Incarnation>) -> Vec<Place> {
+        // Whose primary it is, is the state directory's place too.
+        let stores = parent.store.iter().filter(|_| parent.primary.id == self.me.id).map(|place| place.id);
+        let mut seen: BTreeSet<Incarnation> = stores.chain(store).chain([self.me.id]).collect();
+        let doubtful = self.in_doubt.iter().flat_map(|doubt| &doubt.listed);
+        parent.places().chain(doubtful).filter(|place| seen.insert(place.id)).cloned().collect()
     }
 
     /// The register is to be continued by an heir. The note of that is as durable as what this place keeps: from here on nothing is
@@ -166,14 +195,14 @@ impl Register {
         exchange.map(|exchange| exchange.assent = Assent::Forsworn).is_some()
     }
 
-    /// Nobody else has forsworn, nor will: that is known. False: something may have been appended, or all have forsworn, and it
-    /// must be settled at the witness.
-    pub fn abandon_exchange(&mut self) -> bool {
-        let is_alone = |exchange: &Exchange| exchange.assent != Assent::Forsworn;
+    /// Nobody else has forsworn for `heir`, nor will: that is known. False: something may have been appended, or all have forsworn, and
+    /// it must be settled at the witness; or it is settled already, or the exchange is about another heir.
+    pub fn abandon_exchange(&mut self, heir: RegisterId) -> bool {
+        let may_go = |exchange: &Exchange| exchange.heir.register == heir && exchange.assent != Assent::Forsworn;
         let is_free = !self.is_heir_in_doubt && matches!(self.phase, Phase::Idle);
-        let is_abandoned = is_free && self.exchange.as_ref().is_some_and(is_alone);
+        let is_abandoned = is_free && self.exchange.as_ref().is_some_and(may_go);
         if is_abandoned {
-            (self.exchange, self.settlement) = (None, Some(Settlement::CalledOff));
+            (self.exchange, self.settlement) = (None, Some(Settlement { heir, fate: Fate::CalledOff }));
         }
         is_abandoned
     }
@@ -215,7 +244,7 @@ impl Register {
 
     /// The slot in which a record of this node may stand, unanswered.
     pub fn in_doubt(&self) -> Option<u64> {
-        self.in_doubt
+        self.in_doubt.as_ref().map(|doubt| doubt.slot)
     }
 
     /// How the witness that answered the last wish is another one, by what it says itself.
@@ -303,7 +332,7 @@ impl Register {
             // It was not refused, and it is not there either.
             return Some(Outcome::NoAnswer);
         }
-        self.in_doubt = self.in_doubt.filter(|slot| *slot > now);
+        self.in_doubt = self.in_doubt.take().filter(|doubt| doubt.slot > now);
         self.decide(wish, attempt)
     }
 
@@ -377,17 +406,17 @@ impl Register {
             return if is_back { Some(Outcome::NoAnswer) } else { self.begin_heir(wish, attempt, by) };
         };
         let is_heirs = first.record.register == heir.register;
-        let parent = Known::of(&heir.parent);
+        let (parent, heir) = (Known::of(&heir.parent), heir.register);
         (self.exchange, self.is_heir_in_doubt) = (None, false);
         if !is_heirs {
-            self.settlement = Some(Settlement::CalledOff);
+            self.settlement = Some(Settlement { heir, fate: Fate::CalledOff });
             if matches!(wish, Wish::Move(_)) {
                 return Some(Outcome::Refused(Refusal::CalledOff));
             }
             self.look(wish, attempt);
             return None;
         }
-        self.settlement = Some(Settlement::Moved(parent));
+        self.settlement = Some(Settlement { heir, fate: Fate::Moved(parent) });
         self.adopt(first.clone(), by);
         self.phase = Phase::Looking(wish, attempt);
         let number = first.record.number;
@@ -399,7 +428,8 @@ impl Register {
         let exchange = self.exchange.as_ref().expect("an heir was looked for");
         let parent = &exchange.heir.parent;
         let asker = Asker { me: &self.me, attempt, word: self.word.as_ref(), in_doubt: true };
-        match exchange.begin(&wish, &self.me, attempt, wish.after_parent(parent, asker)) {
+        let others = self.others(&parent.record, wish.store());
+        match exchange.begin(&others, &self.me, attempt, wish.after_parent(parent, asker)) {
             Beginning::IsSo => Some(Outcome::Won(Box::new(parent.clone()))),
             Beginning::Refused(refusal) => Some(Outcome::Refused(refusal)),
             Beginning::Append(mut record) => {
@@ -424,11 +454,12 @@ impl Register {
             Judgement::Append(mut record) => {
                 record.witness = self.by;
                 let slot = record.number;
-                if self.in_doubt.is_some_and(|doubt| doubt != slot) {
+                let doubt = self.in_doubt.get_or_insert_with(|| Doubt { slot, listed: Vec::new() });
+                if doubt.slot != slot {
                     // What stood before that slot was seen, and is not there any more.
                     return Some(Outcome::Forgotten);
                 }
-                self.in_doubt = Some(slot);
+                doubt.listed.extend(record.places().cloned());
                 self.ask = Some(Ask::Append { record, from: slot.saturating_sub(1).max(1) });
                 self.phase = Phase::Appending(wish, attempt);
                 None

@@ -249,7 +249,12 @@ fn adopt(
     let first = first(store, durability, asker);
     let next = match newest {
         None => first,
-        Some(entry) if entry.record.primary.id == asker.me.id => return Judgement::IsSo,
+        Some(entry) if entry.record.primary.id == asker.me.id => {
+            // By an earlier try, whose answer was lost: the state directory may have been lost since.
+            let next = Record { store: store.clone(), ..successor(entry, asker.attempt) };
+            let is_so = entry.record.store == *store;
+            return if is_so { Judgement::IsSo } else { Judgement::Append(Box::new(next)) };
+        }
         Some(entry) if entry.record.standing == Standing::Ended => {
             let (number, previous) = (entry.record.number + 1, entry.hash);
             Record { number, previous, generation: entry.record.generation.saturating_add(1), ..first }

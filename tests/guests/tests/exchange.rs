@@ -167,7 +167,8 @@ fn backup_whose_witness_is_gone_goes_on_by_an_override_that_names_the_primary() 
     let (guest, place) = (Guest::counter(), Place::new());
     let (dir, name) = other(&place);
     let mut pair = Pair::start(&place, &guest);
-    let primary = id_of(&newest_record(&place.witness())["primary"]);
+    let record = newest_record(&place.witness());
+    let (primary, backup) = (id_of(&record["primary"]), id_of(&record["backups"][0]["place"]));
     // Meanwhile the backup has read the record that lists it.
     wait_progress(&pair.primary, &guest, 20);
     fs::remove_dir_all(place.witness()).expect("there");
@@ -179,6 +180,9 @@ fn backup_whose_witness_is_gone_goes_on_by_an_override_that_names_the_primary() 
     let (code, said) = override_with("00000000");
     assert_eq!(code, NOT_FOUND, "{said}");
     assert!(said.contains(&primary[..8]), "it says who is listed: {said}");
+    let (code, said) = override_with(&backup[..8]);
+    assert_eq!(code, CONFLICT, "{said}");
+    assert!(said.contains("is the place that is to go on") && said.contains(&primary[..8]), "{said}");
     assert!(!dir.join(format!("{NAME}.view-1")).exists());
     let (code, said) = override_with(&primary[..8]);
     assert_eq!(code, 0, "{said}");

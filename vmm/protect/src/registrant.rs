@@ -1,15 +1,17 @@
 //! The registrant: this process's side of the VM's register at the witness. What may be done, and what proves that others are gone,
 //! is decided in [`replication::view`]; here is looked and asked, and answers are put into words.
 
+mod adoption;
 mod exchange;
 mod greeting;
 mod inspection;
 mod right;
 mod statements;
+mod way_back;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use replication::view::evidence::{self, Resume, Start};
@@ -39,6 +41,8 @@ pub struct Registrant {
     away: Mutex<Option<Away>>,
     /// What became of an exchange, for who leads it.
     settlement: Mutex<Option<Settlement>>,
+    /// Where the guest ran before this process took it over.
+    predecessor: OnceLock<Place>,
 }
 
 /// A witness that does not answer.
@@ -158,6 +162,7 @@ impl Registrant {
             life,
             away: Mutex::default(),
             settlement: Mutex::default(),
+            predecessor: OnceLock::new(),
         })
     }
 
@@ -267,18 +272,21 @@ impl Registrant {
 
     fn note_outcome(&self, register: &Register, outcome: &Outcome) {
         match outcome {
-            Outcome::Won(_) => {
-                if let Some(known) = register.known() {
-                    self.life.remember(known);
-                }
-                if let Some(note) = self.note(register).filter(ViewNote::is_needed)
-                    && let Err(error) = self.life.write_note(&note)
-                {
-                    tracing::warn!(%error, "the newest view is not kept in the state directory");
-                }
-            }
+            Outcome::Won(_) => self.keep(register),
             Outcome::Forgotten => tracing::error!("{}", self.forgotten(register)),
             _ => {}
+        }
+    }
+
+    /// Keeps what was seen for the lives after this one.
+    fn keep(&self, register: &Register) {
+        if let Some(known) = register.known() {
+            self.life.remember(known);
+        }
+        if let Some(note) = self.note(register).filter(ViewNote::is_needed)
+            && let Err(error) = self.life.write_note(&note)
+        {
+            tracing::warn!(%error, "the newest view is not kept in the state directory");
         }
     }
 
@@ -351,6 +359,7 @@ impl Registrant {
         word: Option<Word>,
     ) -> ClaimResult {
         word.into_iter().for_each(|word| self.lock().handle_word(word));
+        self.note_predecessor();
         self.claim(Wish::TakeOver { join: session, fork, named_dead })
     }
 

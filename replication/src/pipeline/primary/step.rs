@@ -38,6 +38,8 @@ pub enum Step {
     Ship {
         /// What its frames carry.
         link: Link,
+        /// It is the base of that session.
+        is_base: bool,
         /// The epoch, and what it continues.
         linked: Linked,
         /// The last epoch of which all output has left.
@@ -203,6 +205,11 @@ pub enum Action {
     /// End the machine: another side has the guest.
     Fenced {
         /// Who.
+        holder: String,
+    },
+    /// End the machine: its guest was handed over.
+    HandedOver {
+        /// Who has it.
         holder: String,
     },
     /// End the machine: its guest was booted in error.

@@ -4,7 +4,8 @@ use super::*;
 use crate::id::{EpochId, SessionId, Term};
 use crate::lineage::{ChainHash, EpochMark, Fork};
 use crate::view::{
-    Another, Ask, Departure, Desk, Excerpt, Location, Member, Outcome, PlaceKind, Register, Settlement, WitnessId,
+    Another, Ask, Departure, Desk, Excerpt, Fate, Location, Member, Outcome, PlaceKind, Register, Settlement, Wish,
+    WitnessId,
 };
 
 const JOIN: SessionId = SessionId([7; 16]);
@@ -116,7 +117,7 @@ impl World {
         self.attempts += 1;
         node.register.handle_wish(wish, Attempt([self.attempts; 16]));
         loop {
-            if let Some(Settlement::Moved(_)) = node.register.poll_settlement() {
+            if let Some(Settlement { fate: Fate::Moved(_), .. }) = node.register.poll_settlement() {
                 node.own = NEW;
             }
             let (desk, ask) = node.register.poll_ask().expect("a wish that is not decided has something to ask");
@@ -126,7 +127,7 @@ impl World {
                 None => node.register.handle_no_answer(),
             };
             if let Some(outcome) = outcome {
-                if let Some(Settlement::Moved(_)) = node.register.poll_settlement() {
+                if let Some(Settlement { fate: Fate::Moved(_), .. }) = node.register.poll_settlement() {
                     node.own = NEW;
                 }
                 return outcome;
@@ -431,6 +432,61 @@ fn primary_whose_witness_is_gone_goes_on_by_an_override_that_names_its_backup() 
     assert_eq!((record.backups, record.store, record.named_dead), (vec![], Some(store(11)), vec![place(2).id]));
 }
 
+/// The newest record lists nobody else, so there was nobody to be named; and what is in doubt kept the exchange from beginning.
+#[test]
+fn place_that_an_append_in_doubt_lists_can_be_named_and_must_be() {
+    let (mut world, mut a) = (World::new(), Node::new(1));
+    won(world.wish(&mut a, begin(Some(store(11)))));
+    world.witnesses[OLD].is_away = true;
+    let others = |a: &Node, world: &World| {
+        let others = a.register.others(world.witnesses[OLD].newest(), None);
+        others.into_iter().map(|place| place.id).collect::<Vec<_>>()
+    };
+    // The question about it was asked: nothing is in doubt yet.
+    world.wish(&mut a, Wish::Enlist(Member { place: place(2), join: JOIN }));
+    assert_eq!((others(&a, &world), a.register.in_doubt()), (vec![], None));
+    lose_answer(&mut world, &mut a, Wish::Enlist(Member { place: place(2), join: JOIN }));
+    assert_eq!((others(&a, &world), a.register.in_doubt()), (vec![place(2).id], Some(2)));
+    // Whatever else is tried in that slot, it may stand there.
+    lose_answer(&mut world, &mut a, Wish::Remove(JOIN));
+    assert_eq!(others(&a, &world), [place(2).id]);
+    assert!(!a.register.may_exchange(&Assent::Awaited));
+    world.open(&mut a, Assent::Override { dead: ids(&[]), word: word() });
+    assert_eq!(refusal(world.wish(&mut a, Wish::Move(HEIR))), Refusal::MayBeWhole { place: Box::new(place(2)) });
+    world.open(&mut a, Assent::Override { dead: ids(&[2]), word: word() });
+    let record = won(world.wish(&mut a, Wish::Move(HEIR)));
+    assert_eq!((record.backups, record.store, record.named_dead), (vec![], Some(store(11)), vec![place(2).id]));
+    assert_eq!((others(&a, &world), a.register.in_doubt()), (vec![], None));
+}
+
+/// Nobody could be named then, and the exchange was refused for ever.
+#[test]
+fn append_in_doubt_of_a_register_that_lists_nobody_else_stands_in_no_way() {
+    let (mut world, mut a) = (World::new(), Node::new(1));
+    won(world.wish(&mut a, begin(Some(store(11)))));
+    lose_answer(&mut world, &mut a, Wish::RemoveStore);
+    world.witnesses[OLD].is_away = true;
+    assert!(a.register.may_exchange(&Assent::Awaited));
+    world.open(&mut a, Assent::Awaited);
+    assert!(a.register.handle_forsworn(HEIR));
+    won(world.wish(&mut a, Wish::Move(HEIR)));
+    let record = won(world.wish(&mut a, Wish::RemoveStore));
+    assert_eq!((record.store, record.generation, record.number), (None, 2, 2));
+}
+
+/// The append that `wish` leads to is sent, and not answered.
+fn lose_answer(world: &mut World, node: &mut Node, wish: Wish) {
+    let was_away = std::mem::replace(&mut world.witnesses[OLD].is_away, false);
+    node.register.handle_wish(wish, Attempt([99; 16]));
+    while let Some((_, ask)) = node.register.poll_ask() {
+        match ask {
+            Ask::Append { .. } => assert_eq!(node.register.handle_no_answer(), Some(Outcome::NoAnswer)),
+            ask => assert_eq!(node.register.handle_found(world.witnesses[OLD].perform(ask).expect("it answers")), None),
+        }
+    }
+    world.witnesses[OLD].is_away = was_away;
+}
+
 #[test]
 fn heir_does_not_begin_where_somebody_runs_a_vm_of_the_name() {
     let (mut world, ..) = World::pair();
@@ -470,14 +526,15 @@ fn new_witness_that_loses_what_stood_before_the_heirs_place_gets_no_append() {
 fn exchange_that_nobody_else_has_a_part_in_is_dropped_without_a_record() {
     let (mut world, mut a, _) = World::pair();
     world.open(&mut a, Assent::Awaited);
-    assert!(a.register.abandon_exchange());
-    assert_eq!(a.register.poll_settlement(), Some(Settlement::CalledOff));
+    assert!(!a.register.abandon_exchange(RegisterId([43; 16])), "that is another one");
+    assert!(a.register.abandon_exchange(HEIR));
+    assert_eq!(a.register.poll_settlement(), Some(Settlement { heir: HEIR, fate: Fate::CalledOff }));
     world.open(&mut a, Assent::Forsworn);
-    assert!(!a.register.abandon_exchange());
+    assert!(!a.register.abandon_exchange(HEIR));
     world.open(&mut a, Assent::Awaited);
     world.witnesses[NEW].is_away = true;
     world.wish(&mut a, Wish::Remove(JOIN));
-    assert!(a.register.abandon_exchange(), "only a read was not answered");
+    assert!(a.register.abandon_exchange(HEIR), "only a read was not answered");
 }
 
 /// There it was the end of nobody, and a host that still asked that witness booted the guest beside the one that ran.
@@ -527,12 +584,15 @@ fn override_that_forgets_a_place_is_known_before_it_is_noted() {
     let (world, ..) = World::pair();
     let exchange =
         |dead: &[u8]| Exchange { heir: world.heir(), assent: Assent::Override { dead: ids(dead), word: word() } };
-    let unnamed = |dead: &[u8], me: u8, of: Option<u8>| {
-        exchange(dead).unnamed(&place(me), of.map(|id| store(id).id)).map(|place| place.id.0[0])
+    let others = |me: u8, of: Option<u8>| {
+        let parent = world.witnesses[OLD].newest();
+        Node::new(me).register.others(parent, of.map(|id| store(id).id))
     };
+    let unnamed =
+        |dead: &[u8], me: u8, of: Option<u8>| exchange(dead).unnamed(&others(me, of)).map(|place| place.id.0[0]);
     assert_eq!(unnamed(&[1], 2, None), Some(11), "the primary's state directory");
     assert_eq!(unnamed(&[1, 11], 2, None), None);
     assert_eq!(unnamed(&[], 1, None), Some(2), "the backup; its own state directory need not be named");
     assert_eq!(unnamed(&[1, 2], 3, Some(11)), None, "a resume of that directory");
-    assert_eq!(Exchange { assent: Assent::Forsworn, ..exchange(&[]) }.unnamed(&place(2), None), None);
+    assert_eq!(Exchange { assent: Assent::Forsworn, ..exchange(&[]) }.unnamed(&others(2, None)), None);
 }

@@ -9,8 +9,7 @@ mod primary;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use replication::view::Settlement;
-use replication::{ClaimResult, Time};
+use replication::{ClaimResult, Time, view};
 
 use crate::action::{self, Action, Fate};
 use crate::name::HostId;
@@ -205,7 +204,7 @@ impl Cores {
         if is_open(before) && !is_open(after) && after.primary(host).is_some() {
             let left = desks(after).and_then(|desks| desks.left).filter(|_| desks(after) != desks(before));
             self.coverage.moves += u64::from(left.is_some());
-            self.primary(host).settle(left.map_or(Settlement::CalledOff, |(_, parent)| Settlement::Moved(parent)));
+            self.primary(host).settle(left.map_or(view::Fate::CalledOff, |(_, parent)| view::Fate::Moved(parent)));
         }
     }
 

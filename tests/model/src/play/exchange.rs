@@ -152,7 +152,8 @@ impl Play<'_> {
     /// Whether the exchange is called off without a witness, since nobody else has a part in it.
     pub(super) fn abandon(&mut self, host: HostId) -> Option<bool> {
         let mut side = self.side(host)?;
-        let is_abandoned = side.register.abandon_exchange();
+        let heir = side.register.exchange()?.heir.register;
+        let is_abandoned = side.register.abandon_exchange(heir);
         side.settle();
         self.keep_side(host, side)?;
         Some(is_abandoned)
@@ -251,17 +252,12 @@ impl Play<'_> {
     fn open_override(&mut self, host: HostId, to: Site, store: Option<Incarnation>) -> Option<BTreeSet<Incarnation>> {
         let heir = self.heir(host, to)?;
         let register = &self.world.node(host)?.register;
-        let me = register.me().clone();
-        let parent = heir.parent.record.clone();
-        let everybody = Assent::Override { dead: BTreeSet::new(), word: Word::default() };
-        let mut exchange = Exchange { heir, assent: everybody };
-        let mut dead = BTreeSet::new();
-        while let Some(id) = exchange.unnamed(&me, store).map(|place| place.id) {
-            dead.insert(id);
-            exchange.assent = Assent::Override { dead: dead.clone(), word: Word::default() };
-        }
-        let is_true = |place: &Place| !dead.contains(&place.id) || self.is_dead(place);
-        let mut places = parent.places();
+        let (me, parent) = (register.me().clone(), heir.parent.record.clone());
+        let others = register.others(&parent, store);
+        let dead: BTreeSet<Incarnation> = others.iter().map(|place| place.id).collect();
+        let exchange = Exchange { heir, assent: Assent::Override { dead: dead.clone(), word: Word::default() } };
+        let is_true = |place: &Place| self.is_dead(place);
+        let mut places = others.iter();
         let is_forgetful = self.breaks(Break::OverrideForgets);
         let is_true = match is_forgetful {
             true => places.next().is_some_and(is_true),

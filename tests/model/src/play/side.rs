@@ -1,6 +1,6 @@
 //! One process's side of the conversation with the witnesses: the product's register, and which of them it asks.
 
-use replication::view::{Ask, Desk, Known, Outcome, Register, Settlement};
+use replication::view::{Ask, Desk, Fate, Known, Outcome, Register};
 
 use super::Play;
 use crate::name::HostId;
@@ -59,7 +59,7 @@ impl Side {
     pub(super) fn settle(&mut self) {
         let Some(settlement) = self.register.poll_settlement() else { return };
         let heir = self.desks.heir.take();
-        if let (Settlement::Moved(parent), Some(site)) = (settlement, heir) {
+        if let (Fate::Moved(parent), Some(site)) = (settlement.fate, heir) {
             self.desks.left = (site != self.desks.own).then_some((self.desks.own, parent));
             self.desks.own = site;
             self.has_moved = true;

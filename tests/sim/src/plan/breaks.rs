@@ -203,11 +203,17 @@ pub enum Break {
     OldRegisterAppended,
     /// An override need not name everybody.
     OverrideUnnamed,
+    /// A guest that was handed over runs without asking the witness.
+    HandoverUnclaimed,
+    /// A primary that offered its guest goes on with it without asking the witness.
+    OfferForgotten,
+    /// A guest that is handed over runs on.
+    HandedOverRuns,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 97] = [
+    pub const ALL: [Break; 100] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -305,6 +311,9 @@ impl Break {
         Break::GenerationStands,
         Break::OldRegisterAppended,
         Break::OverrideUnnamed,
+        Break::HandoverUnclaimed,
+        Break::OfferForgotten,
+        Break::HandedOverRuns,
     ];
 }
 

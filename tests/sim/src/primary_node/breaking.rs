@@ -1,12 +1,14 @@
 //! Rules that are broken on purpose where an epoch is sealed, and where its output leaves.
 
 use replication::pipeline::primary::Outcome;
+use replication::primary::PeerId;
 use replication::{EpochId, Linked, StateDigest};
 
 use super::PrimaryNode;
 use crate::env::{Crashed, Env};
 use crate::machine::Sealed;
 use crate::plan::{Break, EPOCH_BYTES};
+use crate::witness::Question;
 
 /// What is said of a sealed epoch.
 pub(super) fn break_sealed(sealed: &mut Sealed, env: &Env) {
@@ -24,6 +26,17 @@ pub(super) fn let_out(upto: EpochId, env: &Env) -> EpochId {
 }
 
 impl PrimaryNode {
+    /// Asks, or takes an answer for granted.
+    pub(super) fn put(&mut self, question: Question, env: &mut Env) -> Result<(), Crashed> {
+        match question {
+            Question::Claim { .. } if self.core().is_offered() && env.plan.broken == Some(Break::OfferForgotten) => {
+                env.learn_unasked(self.id, question);
+                Ok(())
+            }
+            question => env.put(self.id, question, self.crashed),
+        }
+    }
+
     /// Does at a seal what nothing says that it may.
     pub(super) fn break_at_seal(&mut self, epoch: EpochId, env: &mut Env) {
         match env.plan.broken {
@@ -39,7 +52,7 @@ impl PrimaryNode {
 
     /// What a careless driver would do: the base leaves, and the core hears of an epoch like any other.
     pub(super) fn ship_base_before_seal(&mut self, rest: u64, env: &mut Env) -> Result<Outcome, Crashed> {
-        let (link, left) = (self.core().link().expect("there is a session to base"), self.core().left());
+        let (link, left) = (self.core().link(PeerId::FIRST).expect("there is a session to base"), self.core().left());
         let branch = self.branch();
         let sealed = self.machine.seal(true, rest);
         let (epoch, has_writes) = (sealed.epoch, !sealed.sectors.is_empty());

@@ -1,8 +1,8 @@
 //! Exchanges of the witness: what hosts note of them, and what they are told.
 
 use replication::view::{
-    Assent, Departure, Desk, Exchange, Heir, Known, Nonce, Outcome, Record, Register, RegisterId, Settlement, Wish,
-    Word,
+    Assent, Departure, Desk, Exchange, Fate, Heir, Known, Nonce, Outcome, Record, Register, RegisterId, Settlement,
+    Wish, Word,
 };
 use replication::wire::Forsworn;
 use replication::{ClaimResult, SessionId};
@@ -89,7 +89,7 @@ impl Witness {
         let asker = &mut self.askers[host];
         let Some(settlement) = asker.register.poll_settlement() else { return };
         let dir = asker.heir_dir.take();
-        if let (Settlement::Moved(parent), Some(dir)) = (settlement, dir) {
+        if let (Fate::Moved(parent), Some(dir)) = (settlement.fate, dir) {
             asker.left = Some((asker.home, parent));
             asker.home = dir;
         }
@@ -202,9 +202,9 @@ impl Witness {
                 }
                 None
             }
-            Question::CallOff { .. } => {
+            Question::CallOff { heir } => {
                 let register = &mut self.askers[host].register;
-                let is_off = register.exchange().is_none() || register.abandon_exchange();
+                let is_off = register.exchange().is_none() || register.abandon_exchange(heir);
                 self.settle(host);
                 is_off.then_some(Answer::Claim(ClaimResult::Granted))
             }

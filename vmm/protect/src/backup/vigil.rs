@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use outlast_api::Occurrence;
 use replication::SessionId;
-use replication::view::{Greeting, Record, Settlement, Voids};
+use replication::view::{Fate, Greeting, Record, Settlement, Voids};
 
 use super::Registrant;
 use crate::events::Events;
@@ -93,7 +93,7 @@ impl Shared {
             }
             self.registrant.state_deaths(newest.as_ref());
             self.registrant.depart();
-            if let Some(Settlement::Moved(_)) = self.registrant.take_settlement() {
+            if let Some(Settlement { fate: Fate::Moved(_), .. }) = self.registrant.take_settlement() {
                 self.events.note(Occurrence::WitnessExchanged { witness: self.registrant.witness().to_string() });
             }
             self.note(&mut was_away);

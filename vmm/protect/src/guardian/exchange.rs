@@ -45,9 +45,11 @@ pub enum NotExchanged {
 fn why(not_now: NotNow) -> &'static str {
     match not_now {
         NotNow::UnderWay => "an exchange of the witness is under way already",
+        NotNow::HandingOver => "the guest is being handed over to its backup",
         NotNow::Filling(_) => "a backup is being connected to or filled, and is neither a member nor none",
         NotNow::Arbitrating => "the backup is lost, and the witness has not said which side goes on",
         NotNow::Connected => "the backup is connected, so nobody is to be named dead",
+        NotNow::Unsettled => "a place was lost, and whether it still counts is being asked",
         NotNow::Over => "the guest has ended here",
     }
 }
@@ -115,12 +117,18 @@ impl Guardian {
 
     /// A guest that had no witness has one from here on, and its first record.
     fn adopt_witness(self: &Arc<Self>, to: &WitnessName) -> Result<(), NotExchanged> {
-        if self.state() != PrimaryState::Solo {
-            return Err(NotExchanged::HasBackup);
-        }
-        let store = self.lock().local.map(|_| self.registrant.store(self.config.store));
-        self.registrant.adopt(to, store, self.config.durability.into(), self.config.term)?;
-        self.with_pipeline(|pipeline, _| pipeline.handle_witnessed());
+        let opened = self.with_inner(|inner, now| {
+            inner.pipeline.with(now, |core| core.handle_adoption_opened()).map(|()| inner.local)
+        });
+        let is_local = match opened {
+            Ok(local) => local.is_some(),
+            Err(NotNow::Connected | NotNow::Filling(_)) => return Err(NotExchanged::HasBackup),
+            Err(not_now) => return Err(NotExchanged::NotNow(not_now)),
+        };
+        let store = is_local.then(|| self.registrant.store(self.config.store));
+        let adopted = self.registrant.adopt(to, store, self.config.durability.into(), self.config.term);
+        self.with_pipeline(|pipeline, now| pipeline.handle_adoption_settled(now, adopted.is_ok()));
+        adopted?;
         let asker = Arc::clone(self);
         spawn("ft-witness".into(), move || asker.run_witness());
         self.note(outlast_api::Occurrence::WitnessExchanged { witness: to.to_string() });

@@ -6,7 +6,7 @@ use outlast_api::Occurrence;
 use replication::SessionId;
 use replication::pipeline::primary::{Failing, Note};
 use replication::primary::{FillFigures, FillPhase, PrimaryState, RoundsEnd, SoloReason};
-use replication::view::Settlement;
+use replication::view::{Fate, Settlement};
 
 use super::{Guardian, Inner, filling};
 use crate::error::ProtectError;
@@ -68,9 +68,9 @@ impl Guardian {
 
     fn exchange_settled(&self, settlement: Settlement) {
         let witness = self.registrant.witness().to_string();
-        match settlement {
-            Settlement::Moved(_) => self.note(Occurrence::WitnessExchanged { witness }),
-            Settlement::CalledOff => {
+        match settlement.fate {
+            Fate::Moved(_) => self.note(Occurrence::WitnessExchanged { witness }),
+            Fate::CalledOff => {
                 let reason = self.lock().exchange_refused.clone();
                 self.note(Occurrence::WitnessKept { witness, reason });
             }

@@ -5,14 +5,14 @@ use std::sync::{Arc, PoisonError};
 
 use replication::view::evidence::{self, Resume};
 use replication::view::{
-    Assent, Departure, Durability, Entry, Exchange, Heir, Incarnation, Known, Nonce, Outcome, Place, Record, Refusal,
+    Assent, Departure, Entry, Exchange, Fate, Heir, Incarnation, Known, Nonce, Outcome, Place, Record, Refusal,
     Register, RegisterId, Settlement, Wish, Word,
 };
 use replication::wire::{Forswear, Forsworn};
 use replication::{ClaimResult, EpochMark, Fork, SessionId, Term};
 use snapshot::statedir::StateDir;
 
-use super::right::{RightError, listed, named};
+use super::right::{RightError, listed, named_of};
 use super::{Desks, Registrant};
 use crate::witness::{Proposal, ViewNote, Witness, WitnessError, WitnessName, random};
 
@@ -52,7 +52,10 @@ pub enum ExchangeError {
     UnderWay,
     /// Something was asked of the old witness, and was not answered.
     #[error("an earlier question to the old witness is not answered, so which record is the newest is not known")]
-    InDoubt,
+    InDoubt {
+        /// The other places that the newest record lists, or that what is in doubt does.
+        listed: Vec<Place>,
+    },
     /// This place has not seen a record of its register.
     #[error("this host has not read the newest record of the register, so nothing can continue it")]
     NothingSeen,
@@ -121,12 +124,12 @@ impl Registrant {
         {
             let mut desks = self.desks();
             let heir = desks.heir.take();
-            if let (Settlement::Moved(parent), Some((name, witness))) = (settlement, heir) {
+            if let (Fate::Moved(parent), Some((name, witness))) = (settlement.fate, heir) {
                 desks.left = desks.own.replace(witness).map(|old| (old, parent));
                 desks.name = name;
             }
         }
-        if let Settlement::Moved(_) = settlement
+        if let Fate::Moved(_) = settlement.fate
             && let Some(known) = register.known()
         {
             self.life.remember(known);
@@ -156,7 +159,7 @@ impl Registrant {
         let parent = self.newest_seen()?;
         let assent = match named {
             None => Assent::Awaited,
-            Some(named) => self.override_of(&parent.record, named)?,
+            Some(named) => self.override_of(&parent.record, store, named)?,
         };
         self.note_exchange(to, parent, assent, store)
     }
@@ -167,8 +170,16 @@ impl Registrant {
         seen.or_else(noted).ok_or(ExchangeError::NothingSeen)
     }
 
-    fn override_of(&self, parent: &Record, said: &Named) -> Result<Assent, ExchangeError> {
-        Ok(Assent::Override { dead: named(Some(parent), &said.dead)?, word: said.word.clone() })
+    fn override_of(&self, parent: &Record, store: Option<Incarnation>, said: &Named) -> Result<Assent, ExchangeError> {
+        let others = self.lock().others(parent, store);
+        let own: Vec<Place> = listed(parent).into_iter().filter(|place| !others.contains(place)).collect();
+        for name in &said.dead {
+            let found = evidence::named(&own, std::slice::from_ref(name)).unwrap_or_default();
+            if let Some(place) = own.iter().find(|place| found.contains(&place.id)) {
+                return Err(RightError::Own { place: Box::new(place.clone()), others }.into());
+            }
+        }
+        Ok(Assent::Override { dead: named_of(others, &said.dead)?, word: said.word.clone() })
     }
 
     fn note_exchange(
@@ -187,12 +198,9 @@ impl Registrant {
         let heir = heir.above(other.unwrap_or(0));
         let nonce = witness.leave(&self.vm_name).map_err(no_answer)?;
         let exchange = Exchange { heir, assent };
-        let me = self.life.observer.place().clone();
-        if exchange.unnamed(&me, store).is_some() {
-            let parent = &exchange.heir.parent.record;
-            let is_own = |place: &Place| place.id == me.id || store == Some(place.id);
-            let listed = listed(parent).into_iter().filter(|place| !is_own(place)).collect();
-            return Err(ExchangeError::Right(RightError::Unnamed { vm: self.vm_name.clone(), listed }));
+        let others = self.lock().others(&exchange.heir.parent.record, store);
+        if exchange.unnamed(&others).is_some() {
+            return Err(RightError::Unnamed { vm: self.vm_name.clone(), listed: others }.into());
         }
         let register_id = exchange.heir.register;
         let told = Proposal { witness: to.clone(), exchange: Exchange { assent: Assent::Awaited, ..exchange.clone() } };
@@ -215,7 +223,7 @@ impl Registrant {
             return Err(ExchangeError::UnderWay);
         }
         if !register.may_exchange(&exchange.assent) {
-            return Err(ExchangeError::InDoubt);
+            return Err(ExchangeError::InDoubt { listed: register.others(&exchange.heir.parent.record, None) });
         }
         let note = ViewNote {
             witness: self.witness(),
@@ -268,7 +276,7 @@ impl Registrant {
     pub fn call_off(&self, heir: RegisterId) -> ClaimResult {
         {
             let mut register = self.lock();
-            if register.exchange().is_none() || register.abandon_exchange() {
+            if register.exchange().is_none() || register.abandon_exchange(heir) {
                 self.settle(&mut register);
                 return ClaimResult::Granted;
             }
@@ -338,31 +346,6 @@ impl Registrant {
         is_told
     }
 
-    /// As the primary of a guest that has no witness: it has `to` from now on.
-    pub fn adopt(
-        &self,
-        to: &WitnessName,
-        store: Option<Place>,
-        durability: Durability,
-        branch: Term,
-    ) -> Result<(), ExchangeError> {
-        let witness = to.open()?.ok_or(ExchangeError::ToNone)?;
-        {
-            let mut desks = self.desks();
-            if desks.own.is_some() {
-                return Err(ExchangeError::UnderWay);
-            }
-            (desks.own, desks.name) = (Some(witness), to.clone());
-        }
-        let wish = Wish::Adopt { store, durability: Some(durability), branch };
-        let outcome = self.wish(wish).expect("there is a witness");
-        self.term_of(outcome).map(|_| ()).map_err(|error| {
-            let mut desks = self.desks();
-            (desks.own, desks.name) = (None, WitnessName::NONE);
-            error.into()
-        })
-    }
-
     /// As the backup of `session`: the guest is to go on here by a register at the witness that is `named`, since the old one is gone.
     pub fn take_over_by_override(
         &self,
@@ -373,7 +356,7 @@ impl Registrant {
     ) -> Result<(), ExchangeError> {
         let opened = self.open_exchange(to, Some(said), None)?;
         let wish = Wish::TakeOver { join: session, fork, named_dead: Default::default() };
-        Ok(self.win_by_override(wish, opened.replaced).map(|_| ())?)
+        Ok(self.win_by_override(wish, None, opened).map(|_| ())?)
     }
 
     pub(super) fn resume_by_override(
@@ -383,7 +366,8 @@ impl Registrant {
         to: &WitnessName,
         said: &Named,
     ) -> Result<Term, RightError> {
-        let opened = self.open_exchange(to, Some(said), Some(store.id)).map_err(|error| match error {
+        let of = Some(store.id);
+        let opened = self.open_exchange(to, Some(said), of).map_err(|error| match error {
             ExchangeError::Right(error) => error,
             other => RightError::NoOverride(Box::new(other)),
         })?;
@@ -393,21 +377,26 @@ impl Registrant {
         let wish = match wish {
             // What the operator named stands in for what a lock file proves.
             Wish::Resume { store, fork, is_original, mut dead, named_dead } => {
-                let names = newest.as_ref().map(|record| evidence::named(Some(record), &said.dead));
+                let names = newest.as_ref().map(|record| evidence::named(&listed(record), &said.dead));
                 dead.extend(names.and_then(Result::ok).unwrap_or_default());
                 Wish::Resume { store, fork, is_original, dead, named_dead }
             }
             other => other,
         };
-        self.win_by_override(wish, opened.replaced)
+        self.win_by_override(wish, of, opened)
     }
 
     /// One that is refused leaves things as they were before.
-    fn win_by_override(&self, wish: Wish, replaced: Option<Replaced>) -> Result<Term, RightError> {
+    fn win_by_override(
+        &self,
+        wish: Wish,
+        store: Option<Incarnation>,
+        Opened { heir, replaced, .. }: Opened,
+    ) -> Result<Term, RightError> {
         let outcome = self.wish(wish).expect("there is a witness");
         if let Outcome::Refused(_) = outcome {
             let mut register = self.lock();
-            if register.abandon_exchange() {
+            if register.abandon_exchange(heir) {
                 match replaced {
                     // This place has forsworn for that one: what it appends is not decided by an override that came to nothing.
                     Some((name, witness, exchange)) => {
@@ -425,12 +414,9 @@ impl Registrant {
         }
         match outcome {
             Outcome::Refused(Refusal::MayBeWhole { .. }) => {
-                let listed = self.newest_seen().map_or_else(|_| Vec::new(), |entry| listed(&entry.record));
-                let me: Incarnation = self.life.observer.place().id;
-                Err(RightError::Unnamed {
-                    vm: self.vm_name.clone(),
-                    listed: listed.into_iter().filter(|place| place.id != me).collect(),
-                })
+                let newest = self.newest_seen().ok();
+                let others = newest.map_or_else(Vec::new, |entry| self.lock().others(&entry.record, store));
+                Err(RightError::Unnamed { vm: self.vm_name.clone(), listed: others })
             }
             outcome => self.term_of(outcome),
         }

@@ -82,6 +82,14 @@ pub enum RightError {
         /// All of them.
         listed: Vec<Place>,
     },
+    /// An override that names the place that is to go on by it.
+    #[error("{place} is the place that is to go on: an override names the others")]
+    Own {
+        /// That place.
+        place: Box<Place>,
+        /// The others.
+        others: Vec<Place>,
+    },
     /// An override could not begin.
     #[error("the register of this VM is not continued at another witness: {0}")]
     NoOverride(#[source] Box<super::ExchangeError>),
@@ -151,12 +159,14 @@ pub(super) fn listed(record: &Record) -> Vec<Place> {
     record.places().cloned().collect()
 }
 
-/// The listed places that the operator means.
+/// The places that the operator means, of those that `newest` lists.
 pub(super) fn named(newest: Option<&Record>, names: &[String]) -> Result<BTreeSet<Incarnation>, RightError> {
-    evidence::named(newest, names).map_err(|evidence::Unlisted { name }| RightError::Unlisted {
-        name,
-        listed: newest.map_or_else(Vec::new, listed),
-    })
+    named_of(newest.map_or_else(Vec::new, listed), names)
+}
+
+/// The places of `listed` that the operator means.
+pub(super) fn named_of(listed: Vec<Place>, names: &[String]) -> Result<BTreeSet<Incarnation>, RightError> {
+    evidence::named(&listed, names).map_err(|evidence::Unlisted { name }| RightError::Unlisted { name, listed })
 }
 
 pub(super) fn holder_of(refusal: &Refusal) -> String {

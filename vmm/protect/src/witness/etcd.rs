@@ -11,7 +11,8 @@
 //! number exactly one succeeds, and there is no gap. Reads are linearizable, so each goes through a majority. No leases,
 //! no watches, no time.
 //!
-//! Requests go through etcd's JSON gateway (3.4 or newer) to the first address that answers ([`gateway`]). After an error nobody knows
+//! Requests go through etcd's JSON gateway (3.4 or newer) to the first address that answers ([`gateway`]); one that is silent is not
+//! waited for. After an error nobody knows
 //! whether a request took place, so an append is followed by a look. Every answer says which cluster gave it: for records that goes to
 //! the register's core, which compares; all else is of the cluster that answered first, or no answer. A record goes to no other cluster
 //! than the one that it names.
@@ -21,6 +22,7 @@ mod credentials;
 mod error;
 mod gateway;
 mod message;
+mod roster;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -213,7 +215,11 @@ impl Cluster {
     }
 
     /// What is no record is of the cluster that answered first.
-    fn post<T: serde::de::DeserializeOwned>(&self, path: &str, request: &impl serde::Serialize) -> io::Result<T> {
+    fn post<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &'static str,
+        request: &impl serde::Serialize,
+    ) -> io::Result<T> {
         let mut dialogue = Dialogue { cluster: self.first.get().copied() };
         let answer = self.gateway.post(&mut dialogue, path, request)?;
         self.id_of(&dialogue);

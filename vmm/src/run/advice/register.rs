@@ -14,6 +14,7 @@ impl Advice for RightError {
             Self::Witness(error) => error.exit(),
             Self::NoAnswer { .. } => Exit::Timeout,
             Self::Unlisted { .. } => Exit::NotFound,
+            Self::Own { .. } => Exit::Conflict,
             Self::NoOverride(error) => error.exit(),
             Self::Damaged { .. }
             | Self::Forgotten { .. }
@@ -56,17 +57,17 @@ impl Advice for RightError {
                 .into(),
             Self::NoOverride(error) => return error.hint(),
             Self::Unnamed { listed, .. } => {
-                let dead: Vec<String> = listed.iter().map(|place| format!("--dead {}", short(place))).collect();
-                format!("it lists: {}. If none of them is left, say so: {}", places(listed), dead.join(" "))
+                format!("listed are: {}. If none of them is left, say so: {}", places(listed), dead(listed))
             }
-            Self::Copy { listed, .. } => {
-                let dead: Vec<String> = listed.iter().map(|place| format!("--dead {}", short(place))).collect();
-                format!(
-                    "resume where the guest ran last. Listed are {}. If none of them is left, say so: {}",
-                    places(listed),
-                    dead.join(" ")
-                )
+            Self::Own { others, .. } if others.is_empty() => {
+                "nobody else is listed, so nobody is to be named: leave --dead out".into()
             }
+            Self::Own { others, .. } => format!("listed beside it are: {}. Name those", places(others)),
+            Self::Copy { listed, .. } => format!(
+                "resume where the guest ran last. Listed are {}. If none of them is left, say so: {}",
+                places(listed),
+                dead(listed)
+            ),
             Self::Unlisted { listed, .. } if listed.is_empty() => "it lists: none".into(),
             Self::Unlisted { listed, .. } => {
                 format!("it lists: {}. A name has at least the first 8 characters of an id", places(listed))
@@ -116,6 +117,11 @@ fn short(place: &Place) -> String {
     place.id.to_string()[..8].to_owned()
 }
 
+/// The options that name them all as dead.
+fn dead(listed: &[Place]) -> String {
+    listed.iter().map(|place| format!("--dead {}", short(place))).collect::<Vec<_>>().join(" ")
+}
+
 fn places(listed: &[Place]) -> String {
     listed.iter().map(|place| format!("{} ({place})", short(place))).collect::<Vec<_>>().join(", ")
 }
@@ -127,7 +133,7 @@ impl Advice for ExchangeError {
             Self::Witness(error) => error.exit(),
             Self::NoAnswer { .. } => Exit::Timeout,
             Self::NoNote(_) => Exit::Error,
-            Self::UnderWay | Self::InDoubt | Self::NothingSeen => Exit::Conflict,
+            Self::UnderWay | Self::InDoubt { .. } | Self::NothingSeen => Exit::Conflict,
             Self::Right(error) => error.exit(),
         }
     }
@@ -139,9 +145,13 @@ impl Advice for ExchangeError {
             Self::NoAnswer { .. } => "nothing was changed; try again when it answers",
             Self::NoNote(_) => "nothing was changed; make room in the state directory",
             Self::UnderWay => "`outlast ctl status` says when it is settled: its witness is then the one that counts",
-            Self::InDoubt => {
-                "nothing was changed; try again when the old witness answers. If it is gone for good, and every other place that the newest \
-                 view lists is dead, name those: --dead ID"
+            Self::InDoubt { listed } => {
+                return Some(format!(
+                    "nothing was changed; try again when the old witness answers. If it is gone for good, and so is every other place that \
+                     its newest record may list, {}, say so: {}",
+                    places(listed),
+                    dead(listed)
+                ));
             }
             Self::NothingSeen => "make the old witness answer once, or continue the guest on a host that has read it",
             Self::Right(error) => return error.hint(),
@@ -162,7 +172,7 @@ impl Advice for NotExchanged {
     fn hint(&self) -> Option<String> {
         let remedy = match self {
             Self::Exchange(error) => return error.hint(),
-            Self::NotNow(NotNow::UnderWay) => "`outlast ctl status` says when it is settled",
+            Self::NotNow(NotNow::UnderWay | NotNow::HandingOver) => "`outlast ctl status` says when it is settled",
             Self::NotNow(NotNow::Filling(_)) => {
                 "wait until `outlast ctl status` says Protected, or `outlast ctl unprotect` first"
             }
@@ -170,6 +180,7 @@ impl Advice for NotExchanged {
                 "if the old witness is gone and so is the backup, say so: --dead ID, by the id in the record or in the backup's log"
             }
             Self::NotNow(NotNow::Connected) => "leave --dead out",
+            Self::NotNow(NotNow::Unsettled) => "try again in a few seconds",
             Self::NotNow(NotNow::Over) => return None,
             Self::Kept { .. } => {
                 "look at the backup and at the new witness, which both hosts must reach; then try again"

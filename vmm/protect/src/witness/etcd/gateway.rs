@@ -3,10 +3,16 @@
 //!
 //! Every answer says which cluster gave it. A [`Dialogue`] is a few requests to one cluster: an answer of another is an error there, and
 //! a write goes to no address whose cluster is not known.
+//!
+//! An address that is silent for a moment costs that moment: the next one is asked beside it ([`roster`]). So one request may take
+//! place twice, and the second time late. Nothing here minds: reads change nothing; of a record only the first append takes place, since
+//! its number is free only once, and the second is the same record by the same try, so whoever reads it back finds his own; a value that is
+//! left or stated once more says what it said.
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -19,8 +25,13 @@ use super::address::Target;
 use super::credentials::Files;
 use super::error::EtcdError;
 use super::message::{Authenticate, Header, Refused, Status, Token};
+use super::roster::Roster;
 use crate::witness::{Health, Member};
+use machine::thread::try_spawn;
 
+/// An address that has not answered for so long may not answer at all, and the next one is asked too. A member that is well answers
+/// within a tenth of it.
+const SILENCE_MAX: Duration = Duration::from_millis(200);
 /// For one address. A cluster that lost its leader answers again after one to two seconds, and does not answer until then.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(2);
 const CONNECT_TIME_MAX: Duration = Duration::from_millis(500);
@@ -34,16 +45,25 @@ const ANSWER_BYTES_MAX: u64 = 16 << 20;
 pub(super) struct Gateway {
     pub(super) target: Arc<Target>,
     session: Arc<Mutex<Session>>,
-    last: Arc<Mutex<Last>>,
+    roster: Arc<Mutex<Roster>>,
 }
 
-/// The last answer.
-#[derive(Clone, Copy, Default)]
-struct Last {
-    /// Which address gave it.
-    at: usize,
-    /// Of which cluster.
+/// One request, as every address gets it.
+#[derive(Clone)]
+struct Request {
+    path: &'static str,
+    body: Arc<[u8]>,
+    /// What tells the cluster of an address that did not give the last answer, before the request goes there.
+    probe: Option<(&'static str, Arc<[u8]>)>,
+    /// The cluster that it is to; none: whichever answers.
     cluster: Option<u64>,
+}
+
+/// What an address answered, and of which cluster it is.
+struct Answer {
+    at: usize,
+    cluster: u64,
+    bytes: Vec<u8>,
 }
 
 /// What requests are made with.
@@ -74,20 +94,17 @@ impl Gateway {
         let files = target.read_files()?;
         let session = Session { agent: agent(files.as_ref()), files, token: None, is_stale: false };
         let session = Arc::new(Mutex::new(session));
-        Ok(Self { target: Arc::new(target), session, last: Arc::default() })
+        Ok(Self { target: Arc::new(target), session, roster: Arc::default() })
     }
 
     /// The answer of the first address that gives one, beginning with the one that gave the last.
     pub(super) fn post<T: DeserializeOwned>(
         &self,
         dialogue: &mut Dialogue,
-        path: &str,
+        path: &'static str,
         request: &impl Serialize,
     ) -> io::Result<T> {
-        self.in_turn(|at| {
-            let bytes = self.ask(at, path, request)?;
-            self.accept(dialogue, at, &bytes)
-        })
+        self.answer(dialogue, Request { path, body: json(request), probe: None, cluster: dialogue.cluster })
     }
 
     /// The same of a request that changes something, which goes to no address of another cluster than that of `dialogue`. One that
@@ -95,18 +112,11 @@ impl Gateway {
     pub(super) fn write<T: DeserializeOwned>(
         &self,
         dialogue: &mut Dialogue,
-        (path, request): (&str, &impl Serialize),
-        probe: (&str, &impl Serialize),
+        (path, request): (&'static str, &impl Serialize),
+        (probe_path, probe): (&'static str, &impl Serialize),
     ) -> io::Result<T> {
-        self.in_turn(|at| {
-            let last = self.last();
-            if dialogue.cluster.is_some() && (last.at, last.cluster) != (at, dialogue.cluster) {
-                let bytes = self.ask(at, probe.0, probe.1)?;
-                self.accept::<Header>(dialogue, at, &bytes)?;
-            }
-            let bytes = self.ask(at, path, request)?;
-            self.accept(dialogue, at, &bytes)
-        })
+        let probe = Some((probe_path, json(probe)));
+        self.answer(dialogue, Request { path, body: json(request), probe, cluster: dialogue.cluster })
     }
 
     /// The token that is used now.
@@ -115,33 +125,90 @@ impl Gateway {
         self.session().token.clone()
     }
 
-    fn last(&self) -> Last {
-        *self.last.lock().expect("no holder panics")
+    fn roster(&self) -> MutexGuard<'_, Roster> {
+        self.roster.lock().expect("no holder panics")
     }
 
-    fn in_turn<T>(&self, mut ask: impl FnMut(usize) -> Result<T, EtcdError>) -> io::Result<T> {
-        let (count, first) = (self.target.addresses.len(), self.last().at);
+    fn answer<T: DeserializeOwned>(&self, dialogue: &mut Dialogue, request: Request) -> io::Result<T> {
+        let Answer { at, cluster, bytes } = self.first_answer(&request)?;
+        self.roster().handle_answer(at, cluster);
+        dialogue.cluster = Some(cluster);
+        Ok(read(&self.target.addresses[at], &bytes)?)
+    }
+
+    /// One address after the other is asked: the next one when those before failed, or have been silent for a moment.
+    fn first_answer(&self, request: &Request) -> io::Result<Answer> {
+        let mut order = self.roster().order(self.target.addresses.len()).into_iter();
+        let (tell, told) = channel();
         let mut failed: Option<EtcdError> = None;
-        for at in (0..count).map(|n| (first + n) % count) {
-            match ask(at) {
-                Ok(answer) => return Ok(answer),
-                Err(error) if failed.as_ref().is_some_and(|before| before.weight() > error.weight()) => {}
-                Err(error) => failed = Some(error),
+        let mut asked = Vec::new();
+        loop {
+            match order.next() {
+                Some(at) => {
+                    let (gateway, request, tell) = (self.clone(), request.clone(), tell.clone());
+                    // Nobody may wait for it any more.
+                    let ask = move || drop(tell.send((at, gateway.try_at(at, &request))));
+                    asked.push(at);
+                    try_spawn("etcd".into(), ask)?;
+                }
+                None if asked.is_empty() => return Err(failed.expect("there is at least one address").into()),
+                None => {}
+            }
+            let heard = match order.len() {
+                0 => told.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                _ => told.recv_timeout(SILENCE_MAX),
+            };
+            match heard {
+                Ok((_, Ok(answer))) => {
+                    asked.iter().filter(|at| **at != answer.at).for_each(|at| self.roster().handle_silence(*at));
+                    return Ok(answer);
+                }
+                Ok((at, Err(error))) => {
+                    asked.retain(|other| *other != at);
+                    self.roster().handle_silence(at);
+                    if failed.as_ref().is_none_or(|before| before.weight() <= error.weight()) {
+                        failed = Some(error);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => unreachable!("this side holds a sender"),
             }
         }
-        Err(failed.expect("there is at least one address").into())
+    }
+
+    /// What the member at this address answers, if it is of the cluster that is asked.
+    fn try_at(&self, at: usize, request: &Request) -> Result<Answer, EtcdError> {
+        if let (Some((path, body)), Some(cluster)) = (&request.probe, request.cluster)
+            && !self.roster().answered_last(at, cluster)
+        {
+            self.accept(at, request, self.ask_bytes(at, path, body)?)?;
+        }
+        self.accept(at, request, self.ask_bytes(at, request.path, &request.body)?)
+    }
+
+    fn accept(&self, at: usize, request: &Request, bytes: Vec<u8>) -> Result<Answer, EtcdError> {
+        let address = &self.target.addresses[at];
+        let Header { header } = read(address, &bytes)?;
+        let found = cluster_of(address, &header.cluster_id)?;
+        match request.cluster.filter(|expected| *expected != found) {
+            Some(expected) => Err(EtcdError::Another { address: address.clone(), found, expected }),
+            None => Ok(Answer { at, cluster: found, bytes }),
+        }
     }
 
     /// What the member at this address answers. One that wants a token gets one, once.
     pub(super) fn ask(&self, at: usize, path: &str, request: &impl Serialize) -> Result<Vec<u8>, EtcdError> {
+        self.ask_bytes(at, path, &json(request))
+    }
+
+    fn ask_bytes(&self, at: usize, path: &str, body: &[u8]) -> Result<Vec<u8>, EtcdError> {
         let address = &self.target.addresses[at];
-        let body = serde_json::to_vec(request).expect("a request has string keys only");
         let (agent, token, user) = {
             let session = self.session();
             let user = session.files.as_ref().and_then(|files| files.user.clone());
             (session.agent.clone(), session.token.clone(), user)
         };
-        let (status, bytes) = send(&agent, address, path, &body, token.as_deref())?;
+        let (status, bytes) = send(&agent, address, path, body, token.as_deref())?;
         if status.is_success() {
             return Ok(bytes);
         }
@@ -164,7 +231,7 @@ impl Gateway {
         }
         let Token { token } = read(address, &bytes)?;
         self.session().token = Some(token.clone());
-        let (status, bytes) = send(&agent, address, path, &body, Some(&token))?;
+        let (status, bytes) = send(&agent, address, path, body, Some(&token))?;
         match status.is_success() {
             true => Ok(bytes),
             false => Err(EtcdError::of_refusal(address, &Refused::of(&bytes), status, name)),
@@ -200,21 +267,6 @@ impl Gateway {
             }
         }
         session
-    }
-
-    /// An answer, if it is of the cluster that is asked.
-    fn accept<T: DeserializeOwned>(&self, dialogue: &mut Dialogue, at: usize, bytes: &[u8]) -> Result<T, EtcdError> {
-        let address = &self.target.addresses[at];
-        let Header { header } = read(address, bytes)?;
-        let found = cluster_of(address, &header.cluster_id)?;
-        match dialogue.cluster.filter(|expected| *expected != found) {
-            Some(expected) => Err(EtcdError::Another { address: address.clone(), found, expected }),
-            None => {
-                dialogue.cluster = Some(found);
-                *self.last.lock().expect("no holder panics") = Last { at, cluster: Some(found) };
-                read(address, bytes)
-            }
-        }
     }
 }
 
@@ -255,6 +307,10 @@ fn send(
     let mut answer = request.send(body).map_err(failed)?;
     let bytes = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec().map_err(failed)?;
     Ok((answer.status(), bytes))
+}
+
+fn json(request: &impl Serialize) -> Arc<[u8]> {
+    serde_json::to_vec(request).expect("a request has string keys only").into()
 }
 
 /// What is in an answer.

@@ -201,6 +201,43 @@ fn register_that_was_copied_to_another_cluster_is_another_witness_to_who_never_s
     assert_eq!(numbers(&from(&other, 1).expect("it answers")), [1], "nothing was appended");
 }
 
+/// Each took two seconds before the next one was asked, and a takeover waited for them.
+#[test]
+fn address_that_is_silent_is_not_waited_for() {
+    let Some((_dir, server)) = started(1) else { return };
+    let silent: Vec<_> = (0..2).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+    let silent = silent.iter().map(|port| format!("http://{}", port.local_addr().expect("it is bound")));
+    let place = silent.chain([server.addresses[0].clone()]).collect::<Vec<_>>().join(",");
+    let cluster = cluster(place.parse().expect("addresses"));
+    let begun = Instant::now();
+    assert!(newest(&cluster, VM).is_none());
+    eprintln!("two silent addresses took {} ms", begun.elapsed().as_millis());
+    assert!(
+        begun.elapsed() < Duration::from_millis(1900),
+        "one silent address alone may take 2 s: {:?}",
+        begun.elapsed()
+    );
+}
+
+/// The member takes the request when it goes on, after another one has done it.
+#[test]
+fn append_that_two_members_are_given_takes_place_once() {
+    let Some((_dir, server)) = started(3) else { return };
+    let cluster = cluster(server.all());
+    let ours = record(1, 1);
+    append(&cluster, ours.clone()).expect("it answers");
+    // The one that answered last, so that it is asked first.
+    server.hang(0);
+    let second = record(2, 1);
+    let found = insist(|| append(&cluster, second.clone()));
+    assert_eq!(found[0].record, second);
+    insist(|| append(&cluster, record(3, 2)));
+    let before = from(&cluster, 1).expect("it answers");
+    server.unhang(0);
+    server.wait_up();
+    assert_eq!(from(&cluster, 1).expect("it answers"), before);
+}
+
 #[test]
 fn addresses_that_hang_cost_their_time_once() {
     let Some((_dir, server)) = started(1) else { return };
