@@ -120,6 +120,7 @@ caught! {
     heir_of_the_same_generation_is_caught: GenerationStands,
     append_to_a_register_that_was_forsworn_is_caught: OldRegisterAppended,
     override_beside_a_place_that_lives_is_caught: OverrideUnnamed,
+    half_filled_image_of_which_nothing_says_so_is_caught: FillingUnnoted,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

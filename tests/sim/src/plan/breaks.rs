@@ -203,11 +203,13 @@ pub enum Break {
     OldRegisterAppended,
     /// An override need not name everybody.
     OverrideUnnamed,
+    /// Nothing says that a filling overwrites an image.
+    FillingUnnoted,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 97] = [
+    pub const ALL: [Break; 98] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -305,6 +307,7 @@ impl Break {
         Break::GenerationStands,
         Break::OldRegisterAppended,
         Break::OverrideUnnamed,
+        Break::FillingUnnoted,
     ];
 }
 
