@@ -32,6 +32,18 @@ pub enum CommitPlace {
 struct Member {
     place: CommitPlace,
     has: EpochId,
+    /// The last epoch that was given to its socket, if it is a backup.
+    shipped: EpochId,
+}
+
+impl Member {
+    fn joined(place: CommitPlace, has: EpochId) -> Member {
+        Member { place, has, shipped: has }
+    }
+
+    fn is_peer(&self) -> bool {
+        matches!(self.place, CommitPlace::Peer(_))
+    }
 }
 
 /// How much may be sealed and not committed.
@@ -59,7 +71,7 @@ impl Commit {
     /// A guest that is about to run epoch `running`; all before it is committed.
     pub fn new(running: EpochId, max: InFlightMax, places: impl IntoIterator<Item = CommitPlace>) -> Self {
         let pointers = Pointers::new(running);
-        let members = places.into_iter().map(|place| Member { place, has: pointers.sealed() }).collect();
+        let members = places.into_iter().map(|place| Member::joined(place, pointers.sealed())).collect();
         Commit { pointers, members, is_frozen: false, in_flight: VecDeque::new(), in_flight_bytes: 0, max }
     }
 
@@ -83,9 +95,14 @@ impl Commit {
         self.in_flight.len() < self.max.epochs as usize && self.in_flight_bytes < self.max.bytes
     }
 
-    /// Whether a backup counts: there is somebody to ship to.
-    pub fn has_peer(&self) -> bool {
-        self.members.iter().any(|member| matches!(member.place, CommitPlace::Peer(_)))
+    /// The last epoch that every backup that counts has; none: no backup counts.
+    pub fn every_peer_has(&self) -> Option<EpochId> {
+        self.members.iter().filter(|member| member.is_peer()).map(|member| member.has).min()
+    }
+
+    /// The last epoch that was given to the socket of `session`; none: it does not count.
+    pub fn shipped(&self, session: SessionId) -> Option<EpochId> {
+        self.members.iter().find(|member| member.place == CommitPlace::Peer(session)).map(|member| member.shipped)
     }
 
     /// `place` counts from now on: it has, or will have with its base, what is sealed by now.
@@ -101,7 +118,7 @@ impl Commit {
             "{place:?} joins behind what is not committed; {}",
             self.pointers
         );
-        self.members.push(Member { place, has: sealed });
+        self.members.push(Member::joined(place, sealed));
     }
 
     /// `place` is not waited for any more.
@@ -129,19 +146,34 @@ impl Commit {
         assert!(upto <= self.pointers.sealed(), "{place:?} has {upto} before it was sealed; {}", self.pointers);
         if let Some(member) = self.members.iter_mut().find(|member| member.place == place) {
             member.has = member.has.max(upto);
+            // An ack may overtake the report that the last byte was given to the socket.
+            member.shipped = member.shipped.max(member.has);
         }
+        self.note_shipped();
     }
 
-    /// Every epoch up to `upto` was given to the sockets of those that it is shipped to.
-    pub(crate) fn ship(&mut self, upto: EpochId) {
-        self.pointers.ship(upto);
+    /// Every epoch up to `upto` was given to the socket of `session`. A backup that does not count is ignored.
+    pub(crate) fn handle_shipped(&mut self, session: SessionId, upto: EpochId) {
+        if let Some(member) = self.members.iter_mut().find(|member| member.place == CommitPlace::Peer(session)) {
+            member.shipped = member.shipped.max(upto);
+        }
+        self.note_shipped();
+    }
+
+    /// What was given to the socket of every backup is shipped; with no backup there is nobody to ship to.
+    fn note_shipped(&mut self) {
+        let slowest = self.members.iter().filter(|member| member.is_peer()).map(|member| member.shipped).min();
+        if let Some(upto) = slowest {
+            self.pointers.ship(upto);
+        }
     }
 
     /// Commits what may be; the last committed epoch.
     pub(crate) fn advance(&mut self) -> EpochId {
         if !self.is_frozen {
-            if !self.has_peer() {
-                self.pointers.ship(self.pointers.sealed());
+            match self.every_peer_has() {
+                Some(_) => self.note_shipped(),
+                None => self.pointers.ship(self.pointers.sealed()),
             }
             let everywhere = self.members.iter().map(|member| member.has).min();
             self.commit(everywhere.unwrap_or(self.pointers.sealed()));
@@ -155,7 +187,7 @@ impl Commit {
             self.in_flight_bytes -= bytes;
         }
         let committed = self.pointers.committed();
-        for Member { place, has } in &self.members {
+        for Member { place, has, .. } in &self.members {
             assert!(committed <= *has, "committed beyond what {place:?} has, {has}; {}", self.pointers);
         }
     }
@@ -183,7 +215,7 @@ mod tests {
         commit.seal(EpochId(1), 10);
         assert_eq!(commit.advance(), EpochId(0));
         for (place, expected) in [(CommitPlace::Log, 0), (CommitPlace::Store, 0), (PEER, 1)] {
-            commit.ship(EpochId(1));
+            commit.handle_shipped(SessionId([1; 16]), EpochId(1));
             commit.handle_has(place, EpochId(1));
             assert_eq!(commit.advance(), EpochId(expected), "{place:?}");
         }

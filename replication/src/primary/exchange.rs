@@ -12,8 +12,7 @@
 //! A backup that is lost meanwhile changes nothing here: the claim about it settles the exchange first, whichever way.
 
 use super::errands::Question;
-use super::session::Phase;
-use super::{Primary, PrimaryAction, PrimaryState, Standing};
+use super::{Primary, PrimaryAction, PrimaryState};
 use crate::id::{ClaimResult, Time};
 use crate::view::{Nonce, RegisterId, Settlement};
 use crate::wire::{Forswear, Forsworn, Message};
@@ -87,12 +86,15 @@ impl Primary {
         if self.is_over() {
             return;
         }
-        match self.phase() {
-            Some(Phase::Following) => {
+        match self.state() {
+            PrimaryState::Protected => {
                 self.exchanging = Some(Exchanging::Forswearing(heir));
-                self.send(now, &Message::Forswear(Forswear { heir, proposal, nonce }));
+                for peer in self.peers.ids() {
+                    let forswear = Forswear { heir, proposal: proposal.clone(), nonce };
+                    self.send(now, peer, &Message::Forswear(forswear));
+                }
             }
-            None if self.standing == Standing::Running => self.move_to(heir, None),
+            PrimaryState::Solo => self.move_to(heir, None),
             // It may have been asked about, or be about to be: no backup is listed that has not forsworn.
             _ => self.call_off(heir),
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::rounds::{FillFigures, Left, NextRound, Rounds, Verdict};
 use super::session::Phase;
-use super::{Primary, PrimaryAction, PrimaryConfig, SoloReason};
+use super::{PeerId, Primary, PrimaryAction, PrimaryConfig, SoloReason};
 use crate::id::{SessionId, Time};
 use crate::peer::PeerError;
 use crate::wire::DiskWant;
@@ -148,23 +148,24 @@ impl Filling {
 impl Primary {
     /// The filling of `session` has done something, and is in `phase` now.
     pub fn handle_filling(&mut self, now: Time, session: SessionId, phase: FillPhase) {
-        if self.is_filling(session) {
-            self.filling.progressed(now, phase);
+        if let Some(filling) = self.filling_of(session) {
+            filling.progressed(now, phase);
         }
     }
 
     /// An offer of `count` chunks of `disk`, from `first_chunk` on, is about to go out in `session`. The backup may answer
     /// it once; an answer to anything else loses it.
     pub fn handle_disk_offered(&mut self, session: SessionId, disk: u16, first_chunk: u64, count: usize) {
-        if self.is_filling(session) {
-            self.filling.offered = Some(Offered { disk, first_chunk, count });
+        if let Some(filling) = self.filling_of(session) {
+            filling.offered = Some(Offered { disk, first_chunk, count });
         }
     }
 
     /// One answer for each offer: what is handed to the driver waits there without a bound.
-    pub(super) fn take_want(&mut self, want: DiskWant) -> Result<(), PeerError> {
+    pub(super) fn take_want(&mut self, peer: PeerId, want: DiskWant) -> Result<(), PeerError> {
         let answered = Offered { disk: want.disk, first_chunk: want.first_chunk, count: want.wanted.len() };
-        if self.filling.offered.take_if(|offered| *offered == answered).is_none() {
+        let filling = &mut self.peers.get_mut(peer).filling;
+        if filling.offered.take_if(|offered| *offered == answered).is_none() {
             return Err(PeerError::NotOffered { disk: want.disk, first_chunk: want.first_chunk });
         }
         self.actions.push_back(PrimaryAction::DiskWanted(want));
@@ -173,29 +174,28 @@ impl Primary {
 
     /// Of the disks `bytes` more are compared, which took `took`, what was sent of them included; `left_bytes` are not yet.
     pub fn handle_disks_compared(&mut self, session: SessionId, bytes: u64, took: Duration, left_bytes: u64) {
-        if self.is_filling(session) {
-            self.filling.rounds.handle_compared(bytes, took, left_bytes);
+        if let Some(filling) = self.filling_of(session) {
+            filling.rounds.handle_compared(bytes, took, left_bytes);
         }
     }
 
     /// `bytes` of memory or disks were sent, and `skipped_bytes` of what was left need not be.
     pub fn handle_fill_sent(&mut self, session: SessionId, bytes: u64, skipped_bytes: u64) {
-        if self.is_filling(session) {
-            self.filling.rounds.handle_sent(bytes, skipped_bytes);
+        if let Some(filling) = self.filling_of(session) {
+            filling.rounds.handle_sent(bytes, skipped_bytes);
         }
     }
 
     /// What `session` lacks before the first round, after each, and after whatever came between the last round and the base.
     /// Gives what is done about it. What is left when [`NextRound::Seal`] is given goes with the base.
     pub fn handle_fill_left(&mut self, now: Time, session: SessionId, left: Left) -> NextRound {
-        if !self.is_filling(session) {
-            return NextRound::Over;
-        }
-        self.filling.progressed(now, FillPhase::Memory);
-        let share = self.filling.rounds.share();
-        let verdict = self.filling.rounds.handle_left(now, left, &self.config.rounds);
-        if self.filling.rounds.share() != share {
-            let figures = self.filling.rounds.figures();
+        let Some(peer) = self.filling_peer(session) else { return NextRound::Over };
+        let filling = &mut self.peers.get_mut(peer).filling;
+        filling.progressed(now, FillPhase::Memory);
+        let share = filling.rounds.share();
+        let verdict = filling.rounds.handle_left(now, left, &self.config.rounds);
+        if filling.rounds.share() != share {
+            let figures = filling.rounds.figures();
             self.actions.push_back(PrimaryAction::FillingDiverges { figures });
             self.actions.push_back(PrimaryAction::GuestShare { percent: figures.share });
         }
@@ -203,7 +203,7 @@ impl Primary {
             Verdict::Send => NextRound::Send,
             Verdict::Seal => NextRound::Seal,
             Verdict::GiveUp(why) => {
-                self.give_up_filling(now, SoloReason::NotConverging { session, why });
+                self.give_up_filling(now, peer, SoloReason::NotConverging { session, why });
                 NextRound::Over
             }
         }
@@ -211,64 +211,74 @@ impl Primary {
 
     /// The driver could not fill the backup of `session`, for a reason of its own.
     pub fn handle_fill_failed(&mut self, now: Time, session: SessionId) {
-        if self.is_filling(session) {
-            self.give_up_filling(now, SoloReason::FillingFailed { session });
+        if let Some(peer) = self.filling_peer(session) {
+            self.give_up_filling(now, peer, SoloReason::FillingFailed { session });
         }
     }
 
     /// The operator asks for a backup: no rest of earlier fillings is kept.
     pub fn handle_backup_wanted(&mut self) {
-        self.fill_rest = FillRest::default();
+        self.peers.iter_mut().for_each(|(_, peer)| peer.fill_rest = FillRest::default());
     }
 
-    fn is_filling(&self, session: SessionId) -> bool {
-        self.phase() == Some(Phase::Syncing) && self.session_id() == Some(session)
+    /// Which peer is filled in `session`; none: nobody is any more.
+    pub(super) fn filling_peer(&self, session: SessionId) -> Option<PeerId> {
+        self.peers.of_session(session).filter(|id| self.phase(*id) == Some(Phase::Syncing))
     }
 
-    /// Where the filling is, and when it last made progress; none: there is none.
-    pub fn filling(&self) -> Option<(FillPhase, Time)> {
-        (self.phase() == Some(Phase::Syncing)).then_some((self.filling.phase, self.filling.since))
+    fn filling_of(&mut self, session: SessionId) -> Option<&mut Filling> {
+        let peer = self.filling_peer(session)?;
+        Some(&mut self.peers.get_mut(peer).filling)
     }
 
-    /// The figures of the filling, or of the last one.
-    pub fn fill_figures(&self) -> FillFigures {
-        self.filling.rounds.figures()
+    /// Where the filling of `peer` is, and when it last made progress; none: there is none.
+    pub fn filling(&self, peer: PeerId) -> Option<(FillPhase, Time)> {
+        let peer = self.peers.get(peer).filter(|_| self.phase(peer) == Some(Phase::Syncing))?;
+        Some((peer.filling.phase, peer.filling.since))
     }
 
-    /// When a backup is connected to again after fillings that failed; none: at once.
-    pub fn fill_rest_until(&self) -> Option<Time> {
-        self.fill_rest.until()
+    /// The figures of the filling of `peer`, or of the last one there.
+    pub fn fill_figures(&self, peer: PeerId) -> FillFigures {
+        self.peers.get(peer).map_or_else(|| Rounds::new().figures(), |peer| peer.filling.rounds.figures())
     }
 
-    pub(super) fn fill_deadline(&self) -> Option<Time> {
-        (self.phase() == Some(Phase::Syncing)).then(|| self.filling.due(&self.config))
+    /// When `peer` is connected to again after fillings that failed; none: at once.
+    pub fn fill_rest_until(&self, peer: PeerId) -> Option<Time> {
+        self.peers.get(peer)?.fill_rest.until()
+    }
+
+    pub(super) fn fill_deadline(&self, peer: PeerId) -> Option<Time> {
+        let filled = self.peers.get(peer).filter(|_| self.phase(peer) == Some(Phase::Syncing))?;
+        Some(filled.filling.due(&self.config))
     }
 
     /// Reports a filling without progress, or gives it up. What the driver still does for it ends with its session.
-    pub(super) fn check_filling(&mut self, now: Time) {
-        if self.fill_deadline().is_none_or(|due| now < due) {
+    pub(super) fn check_filling(&mut self, now: Time, id: PeerId) {
+        if self.fill_deadline(id).is_none_or(|due| now < due) {
             return;
         }
-        let (phase, session) = (self.filling.phase, self.session_id().expect("a syncing primary has a session"));
-        if !self.filling.is_told {
-            self.filling.is_told = true;
+        let peer = self.peers.get_mut(id);
+        let (phase, session) = (peer.filling.phase, peer.session_id().expect("a syncing primary has a session"));
+        if !peer.filling.is_told {
+            peer.filling.is_told = true;
             return self.actions.push_back(PrimaryAction::FillingStalls { phase });
         }
-        self.give_up_filling(now, SoloReason::FillingStalled { session, phase });
+        self.give_up_filling(now, id, SoloReason::FillingStalled { session, phase });
     }
 
     /// No goodbye: its sender may be the one that is stuck. The backup finds the end of the connection.
-    fn give_up_filling(&mut self, now: Time, reason: SoloReason) {
-        self.fill_rest.begin(now, &self.config);
-        self.actions.push_back(PrimaryAction::Disconnect);
-        self.transmits.clear();
-        self.go_solo(reason);
+    fn give_up_filling(&mut self, now: Time, id: PeerId, reason: SoloReason) {
+        let peer = self.peers.get_mut(id);
+        peer.fill_rest.begin(now, &self.config);
+        peer.transmits.clear();
+        self.actions.push_back(PrimaryAction::Disconnect { peer: id });
+        self.let_go(id, reason);
         self.end_if_released(now);
     }
 
     /// The filling is over, one way or another: the guest has its processors again.
-    pub(super) fn end_filling(&mut self) {
-        if self.filling.rounds.end_slowing() {
+    pub(super) fn end_filling(&mut self, peer: PeerId) {
+        if self.peers.get_mut(peer).filling.rounds.end_slowing() {
             self.actions.push_back(PrimaryAction::GuestShare { percent: 100 });
         }
     }

@@ -1,6 +1,6 @@
 //! The primary's transitions: epochs, time, and what the operator wants.
 
-use super::filling::Filling;
+use super::peer::{Peer, PeerId, Peers};
 use super::session::{Listing, Phase, Session};
 use super::{
     EpochMeta, Errands, GuestEnd, Parting, Primary, PrimaryAction, PrimaryConfig, PrimaryState, SoloReason, Standing,
@@ -32,61 +32,67 @@ impl Primary {
             commit,
             lineage: Lineage::new(config.term, config.origin),
             config,
-            session: None,
-            filling: Filling::begun(Time(0)),
-            fill_rest: Default::default(),
+            peers: Peers::default(),
             errands: Errands::default(),
             doubt: None,
             last_told: None,
             lost_store: None,
             exchanging: None,
             was_accepted: false,
-            parting: None,
             guest_ended: None,
             peer_errors: 0,
             actions: Default::default(),
-            transmits: Default::default(),
         }
     }
 
-    /// A connection to a backup stands. `session` is fresh and random; `greeting` says what this side knows of the
+    /// A connection to the backup at `peer` stands. `session` is fresh and random; `greeting` says what this side knows of the
     /// register, if there is a witness. The connection is refused unless `wants_connection`.
-    pub fn handle_connected(&mut self, now: Time, session: SessionId, greeting: Option<RegisterGreeting>) {
-        if !self.wants_connection() {
-            return self.actions.push_back(PrimaryAction::Disconnect);
+    pub fn handle_connected(
+        &mut self,
+        now: Time,
+        peer: PeerId,
+        session: SessionId,
+        greeting: Option<RegisterGreeting>,
+    ) {
+        if !self.wants_connection(peer) {
+            return self.actions.push_back(PrimaryAction::Disconnect { peer });
         }
-        self.session = Some(Session::begin(now, Link { vm: self.vm, session, term: self.config.term }));
+        let link = Link { vm: self.vm, session, term: self.config.term };
+        self.peers.get_mut(peer).session = Some(Session::begin(now, link));
         self.last_told = Some(now);
-        self.send(now, &Message::Hello(self.hello(greeting)));
+        self.send(now, peer, &Message::Hello(self.hello(greeting)));
     }
 
-    /// The running epoch was sealed; the next one runs. If a link comes back, ship the epoch with it; if not, do not.
+    /// The running epoch was sealed; the next one runs. Ship the epoch with each of the links that come back, and to nobody else.
     ///
-    /// A base whose session was lost meanwhile becomes an ordinary epoch. Once fenced or ended, nothing happens.
+    /// A base whose session was lost meanwhile becomes an ordinary epoch. Once fenced or ended, nothing happens. The base of one
+    /// backup is an ordinary epoch for the others.
     ///
     /// # Panics
     /// If the epoch is not the running one, or a base comes while earlier epochs are not committed.
-    pub fn handle_sealed(&mut self, meta: EpochMeta) -> Option<Link> {
+    pub fn handle_sealed(&mut self, meta: EpochMeta) -> Vec<Link> {
         if self.is_over() {
-            return None;
+            return Vec::new();
         }
         assert!(self.in_flight().0 < IN_FLIGHT_EPOCHS_MAX as usize, "sealed although may_seal is false");
-        if meta.base.is_some_and(|session| self.session_id() == Some(session)) && self.phase() == Some(Phase::Syncing) {
-            self.begin_base();
+        if let Some(session) = meta.base
+            && let Some(peer) = self.filling_peer(session)
+        {
+            self.begin_base(peer, session);
         }
         self.commit.seal(meta.epoch, meta.ship_bytes);
         self.advance();
-        self.ships().map(|session| session.link)
+        self.peers.iter().filter_map(Peer::shipped_to).map(|session| session.link).collect()
     }
 
     /// From here on the backup could take over.
-    fn begin_base(&mut self) {
-        assert!(self.may_seal_base(), "a base needs all before it committed; {}", self.pointers());
-        if let Some(session) = &mut self.session {
-            self.commit.join(CommitPlace::Peer(session.id()));
+    fn begin_base(&mut self, peer: PeerId, session: SessionId) {
+        assert!(self.may_seal_base(session), "a base needs all before it committed; {}", self.pointers());
+        self.commit.join(CommitPlace::Peer(session));
+        if let Some(session) = &mut self.peers.get_mut(peer).session {
             session.phase = Phase::Basing;
         }
-        self.end_filling();
+        self.end_filling(peer);
     }
 
     /// `epoch` is the next one that was sealed, with this state; none: it was ended and not captured. Gives its identity.
@@ -95,12 +101,13 @@ impl Primary {
     /// If it is not the next one, or was not sealed.
     pub fn handle_identified(&mut self, epoch: EpochId, digest: Option<StateDigest>) -> Linked {
         // Without a backup nobody acks it.
-        self.lineage.extend(epoch, digest, self.acked().unwrap_or(epoch))
+        self.lineage.extend(epoch, digest, self.commit.every_peer_has().unwrap_or(epoch))
     }
 
     /// The first byte of `epoch` is about to be given to the socket of `session`.
     pub fn handle_shipping(&mut self, now: Time, session: SessionId, epoch: EpochId) {
-        let is_unacked = self.acked().is_some_and(|acked| epoch > acked);
+        let acked = self.commit.has(CommitPlace::Peer(session));
+        let is_unacked = acked.is_some_and(|acked| epoch > acked);
         if let Some(current) = self.ships_to(session).filter(|_| is_unacked) {
             current.handle_shipping(now, epoch);
         }
@@ -115,7 +122,7 @@ impl Primary {
         if left == pointers.committed() {
             current.handle_told(now);
         }
-        self.commit.ship(epoch);
+        self.commit.handle_shipped(session, epoch);
     }
 
     /// Disk writes of all epochs up to `epoch` are in the local log, as durably as was asked for.
@@ -156,18 +163,26 @@ impl Primary {
     pub fn handle_timeout(&mut self, now: Time) {
         self.note_time(now);
         self.ask_again(now);
-        self.fill_rest.check(now);
-        let Some(session) = self.session.as_ref().filter(|_| self.standing == Standing::Running) else { return };
+        for peer in self.peers.ids() {
+            self.peers.get_mut(peer).fill_rest.check(now);
+            if !self.is_over() {
+                self.check_peer(now, peer);
+            }
+        }
+    }
+
+    fn check_peer(&mut self, now: Time, peer: PeerId) {
+        let Some(session) = self.peers.get(peer).and_then(Peer::staying) else { return };
         if now >= session.lost_at(self.config.detect) {
-            self.actions.push_back(PrimaryAction::Disconnect);
-            return self.lose_backup(now);
+            self.actions.push_back(PrimaryAction::Disconnect { peer });
+            return self.lose_backup(now, peer);
         }
         if session.mute_at(self.config.ack_wait).is_some_and(|at| now >= at) {
-            return self.give_up_mute_backup(now);
+            return self.give_up_mute_backup(now, peer);
         }
-        self.check_filling(now);
-        if self.beat_at().is_some_and(|at| now >= at) {
-            self.send_heartbeat(now);
+        self.check_filling(now, peer);
+        if self.beat_at(peer).is_some_and(|at| now >= at) {
+            self.send_heartbeat(now, peer);
         }
     }
 
@@ -181,24 +196,34 @@ impl Primary {
         }
         let text = end.text.clone();
         self.guest_ended = Some(end);
-        match self.phase() {
-            Some(Phase::Basing) => self.handle_unprotect(now, &text),
-            _ => self.end_if_released(now),
+        for peer in self.peers.ids() {
+            if self.phase(peer) == Some(Phase::Basing) {
+                self.handle_peer_unwanted(now, peer, &text);
+            }
+        }
+        self.end_if_released(now);
+    }
+
+    /// The operator wants no backup any more.
+    pub fn handle_unprotect(&mut self, now: Time, text: &str) {
+        for peer in self.peers.ids() {
+            self.handle_peer_unwanted(now, peer, text);
         }
     }
 
-    /// The operator wants no backup any more. Where a backup could take over, the session is claimed first.
-    pub fn handle_unprotect(&mut self, now: Time, text: &str) {
-        match self.phase() {
+    /// The operator does not want the backup at `peer` any more. Where it could take over, the session is claimed first.
+    pub fn handle_peer_unwanted(&mut self, now: Time, peer: PeerId, text: &str) {
+        match self.phase(peer) {
             Some(Phase::Greeting | Phase::Meeting | Phase::Syncing) => {
-                self.part(now, GoodbyeReason::Unprotected, text);
-                self.go_solo(SoloReason::Unprotected);
+                self.part(now, peer, GoodbyeReason::Unprotected, text);
+                self.let_go(peer, SoloReason::Unprotected);
                 self.end_if_released(now);
             }
             Some(Phase::Basing | Phase::Following) => {
-                self.parting = Some(Parting::Unprotect { text: text.to_owned() });
-                self.session.as_mut().and_then(Session::take_ack_wanted);
-                self.arbitrate();
+                let leaving = self.peers.get_mut(peer);
+                leaving.parting = Some(Parting::Unprotect { text: text.to_owned() });
+                leaving.session.as_mut().and_then(Session::take_ack_wanted);
+                self.arbitrate(peer);
             }
             None => {}
         }
@@ -209,18 +234,24 @@ impl Primary {
         self.actions.pop_front()
     }
 
-    /// The next control frame to send (Hello, heartbeat, Goodbye), between frames of the driver's own.
-    pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
-        self.transmits.pop_front()
+    /// The next control frame to send (Hello, heartbeat, Goodbye), and to whom, between frames of the driver's own.
+    pub fn poll_transmit(&mut self) -> Option<(PeerId, Vec<u8>)> {
+        self.peers.iter_mut().find_map(|(id, peer)| Some((id, peer.transmits.pop_front()?)))
     }
 
     /// When `handle_timeout` wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let session = self.session.as_ref().filter(|_| self.standing == Standing::Running);
+        let of_peers = self.peers.ids().into_iter().filter_map(|peer| self.peer_timeout(peer));
+        of_peers.chain(self.errands.poll_timeout()).min()
+    }
+
+    fn peer_timeout(&self, id: PeerId) -> Option<Time> {
+        let peer = self.peers.get(id)?;
+        let session = peer.staying().filter(|_| !self.is_over());
         let lost = session.map(|session| session.lost_at(self.config.detect));
         let mute = session.and_then(|session| session.mute_at(self.config.ack_wait));
-        let fill = self.fill_deadline().or(self.fill_rest.until());
-        [lost, mute, self.beat_at(), fill, self.errands.poll_timeout()].into_iter().flatten().min()
+        let fill = self.fill_deadline(id).or(peer.fill_rest.until());
+        [lost, mute, self.beat_at(id), fill].into_iter().flatten().min()
     }
 
     /// Whether the running epoch may be sealed now; if not, the guest waits at the boundary.
@@ -233,40 +264,67 @@ impl Primary {
     ///
     /// The register must list the backup, because it could take over as soon as it has the base.
     /// All before it must have been released because the backup gets the output of the base and later, and no other.
-    pub fn may_seal_base(&self) -> bool {
-        self.is_enlisted()
-            && self.filling.is_sent()
-            && self.guest_ended.is_none()
-            && self.left == self.pointers().sealed()
+    pub fn may_seal_base(&self, session: SessionId) -> bool {
+        let is_sent = self.filling_peer(session).and_then(|id| self.peers.get(id)).is_some_and(|p| p.filling.is_sent());
+        self.is_enlisted(session) && is_sent && self.guest_ended.is_none() && self.left == self.pointers().sealed()
     }
 
-    /// Whether the register lists the backup that is being filled.
-    pub fn is_enlisted(&self) -> bool {
-        let listing = self.session.as_ref().map(|session| session.listing);
-        self.phase() == Some(Phase::Syncing) && listing == Some(Listing::Listed)
+    /// Whether the register lists the backup of `session`, which is being filled.
+    pub fn is_enlisted(&self, session: SessionId) -> bool {
+        let peer = self.filling_peer(session).and_then(|id| self.peers.get(id));
+        peer.and_then(Peer::staying).is_some_and(|session| session.listing == Listing::Listed)
     }
 
-    /// Whether a connection to a backup would be used. Not while it rests from fillings that failed.
-    pub fn wants_connection(&self) -> bool {
-        self.state() == PrimaryState::Solo
-            && self.guest_ended.is_none()
-            && self.fill_rest.until().is_none()
-            && !self.is_adopting()
+    /// Whether a connection to the backup at `peer` would be used. Not while it rests from fillings that failed, nor before
+    /// another one that is being connected to or filled follows: one is filled at a time.
+    pub fn wants_connection(&self, peer: PeerId) -> bool {
+        let is_settled = |other: &Peer| other.session.is_none() || other.phase() == Some(Phase::Following);
+        let (is_free, rests) = self
+            .peers
+            .get(peer)
+            .map_or((true, false), |peer| (peer.session.is_none(), peer.fill_rest.until().is_some()));
+        let may_begin = !self.is_over() && self.guest_ended.is_none() && !self.is_adopting();
+        may_begin && is_free && !rests && self.peers.iter().all(is_settled)
     }
 
-    /// What this side's frames carry, from the connection until the session is settled.
-    pub fn link(&self) -> Option<Link> {
-        self.session.as_ref().map(|session| session.link)
+    /// What this side's frames to `peer` carry, from the connection until the session is settled.
+    pub fn link(&self, peer: PeerId) -> Option<Link> {
+        self.peers.get(peer).and_then(|peer| peer.session.as_ref()).map(|session| session.link)
     }
 
-    /// Where it is.
+    /// Whether that session is not settled.
+    pub fn is_current(&self, session: SessionId) -> bool {
+        self.peers.of_session(session).is_some()
+    }
+
+    /// Which peer has that session, until it is settled.
+    pub fn peer_of(&self, session: SessionId) -> Option<PeerId> {
+        self.peers.of_session(session)
+    }
+
+    /// Whether there is no backup, connected to or leaving.
+    pub fn is_alone(&self) -> bool {
+        self.peers.sessions().next().is_none()
+    }
+
+    /// Where the guest is: as far as the farthest of its backups, or arbitrated about as long as one is leaving.
     pub fn state(&self) -> PrimaryState {
-        match (self.standing, &self.session) {
-            (Standing::Running, None) => PrimaryState::Solo,
-            (Standing::Running, Some(session)) => session.phase.into(),
-            (Standing::Arbitrating, _) => PrimaryState::Arbitrating,
-            (Standing::Fenced, _) => PrimaryState::Fenced,
-            (Standing::Ended, _) => PrimaryState::Ended,
+        match self.standing {
+            Standing::Running if self.peers.is_any_leaving() => PrimaryState::Arbitrating,
+            Standing::Running => self.peers.farthest().map_or(PrimaryState::Solo, PrimaryState::from),
+            Standing::Fenced => PrimaryState::Fenced,
+            Standing::Ended => PrimaryState::Ended,
+        }
+    }
+
+    /// Where it is with one backup.
+    pub fn peer_state(&self, peer: PeerId) -> PrimaryState {
+        let is_leaving = self.peers.get(peer).is_some_and(|peer| peer.is_leaving);
+        match self.standing {
+            Standing::Running if is_leaving => PrimaryState::Arbitrating,
+            Standing::Running => self.phase(peer).map_or(PrimaryState::Solo, PrimaryState::from),
+            Standing::Fenced => PrimaryState::Fenced,
+            Standing::Ended => PrimaryState::Ended,
         }
     }
 
@@ -280,9 +338,10 @@ impl Primary {
         self.left
     }
 
-    /// The last epoch the backup acked in this session.
-    pub fn acked(&self) -> Option<EpochId> {
-        self.session_id().and_then(|session| self.commit.has(CommitPlace::Peer(session)))
+    /// The last epoch that the backup at `peer` acked in its session; none: it does not count yet.
+    pub fn acked(&self, peer: PeerId) -> Option<EpochId> {
+        let session = self.peers.get(peer).and_then(Peer::session_id)?;
+        self.commit.has(CommitPlace::Peer(session))
     }
 
     /// The last epoch that was identified, or where the branch began.
@@ -290,9 +349,9 @@ impl Primary {
         self.lineage.last()
     }
 
-    /// The last epoch of the copy that the backup of this session had when it was accepted. It was written over since.
-    pub fn peer_held(&self) -> Option<EpochMark> {
-        self.session.as_ref().and_then(Session::held)
+    /// The last epoch of the copy that the backup at `peer` had when it was accepted. It was written over since.
+    pub fn peer_held(&self, peer: PeerId) -> Option<EpochMark> {
+        self.peers.get(peer)?.session.as_ref().and_then(Session::held)
     }
 
     /// Epochs and bytes that are sealed and not committed.
@@ -300,9 +359,10 @@ impl Primary {
         self.commit.in_flight()
     }
 
-    /// Whether it parts from a backup by its own will: the witness is asked, and nothing was lost.
-    pub fn is_parting(&self) -> bool {
-        matches!(self.parting, Some(Parting::Unprotect { .. }))
+    /// Whether it parts from the backup of `session` by its own will: the witness is asked, and nothing was lost.
+    pub fn is_parting(&self, session: SessionId) -> bool {
+        let peer = self.peers.of_session(session).and_then(|id| self.peers.get(id));
+        peer.is_some_and(|peer| matches!(peer.parting, Some(Parting::Unprotect { .. })))
     }
 
     /// Errors of peers so far.
@@ -310,23 +370,16 @@ impl Primary {
         self.peer_errors
     }
 
-    pub(super) fn session_id(&self) -> Option<SessionId> {
-        self.session.as_ref().map(Session::id)
-    }
-
-    /// How far the session is; none: there is none, or what becomes of the guest does not depend on it any more.
-    pub(super) fn phase(&self) -> Option<Phase> {
-        self.session.as_ref().filter(|_| self.standing == Standing::Running).map(|session| session.phase)
-    }
-
-    /// The session whose backup epochs are shipped to.
-    pub(super) fn ships(&self) -> Option<&Session> {
-        self.session.as_ref().filter(|session| self.standing == Standing::Running && session.is_shipped_to())
+    /// How far the session of `peer` is; none: there is none, or what becomes of the guest does not depend on it any more.
+    pub(super) fn phase(&self, peer: PeerId) -> Option<Phase> {
+        self.peers.get(peer).filter(|_| !self.is_over()).and_then(Peer::phase)
     }
 
     fn ships_to(&mut self, session: SessionId) -> Option<&mut Session> {
-        let is_running = self.standing == Standing::Running;
-        self.session.as_mut().filter(|current| is_running && current.is_shipped_to() && current.id() == session)
+        let (id, is_over) = (self.peers.of_session(session)?, self.is_over());
+        let peer = self.peers.get_mut(id);
+        let ships = !is_over && peer.shipped_to().is_some();
+        peer.session.as_mut().filter(|_| ships)
     }
 
     /// It is settled what becomes of the guest here: nothing more.
@@ -334,15 +387,14 @@ impl Primary {
         matches!(self.standing, Standing::Fenced | Standing::Ended)
     }
 
-    fn beat_at(&self) -> Option<Time> {
+    fn beat_at(&self, peer: PeerId) -> Option<Time> {
         let lags = self.left < self.pointers().committed();
-        let session = self.session.as_ref().filter(|_| self.standing == Standing::Running);
-        session.map(|session| session.beat_at(&self.config, lags))
+        self.peers.get(peer).filter(|_| !self.is_over())?.beat_at(&self.config, lags)
     }
 
     /// Moves `committed` and `released` as far as the rules allow.
     pub(super) fn advance(&mut self) {
-        let is_frozen = self.standing != Standing::Running;
+        let is_frozen = self.is_over() || self.peers.is_any_leaving();
         self.commit.freeze(is_frozen);
         let upto = self.commit.advance();
         if self.doubt.is_none() && !is_frozen && self.pointers().released() < upto {

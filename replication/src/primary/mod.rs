@@ -51,6 +51,7 @@ mod exchange;
 mod filling;
 mod frames;
 mod machine;
+mod peer;
 mod register;
 mod rounds;
 mod session;
@@ -69,9 +70,9 @@ pub use errands::Question;
 use exchange::Exchanging;
 pub use exchange::NotNow;
 pub use filling::FillPhase;
-use filling::{FillRest, Filling};
+pub use peer::PeerId;
+use peer::Peers;
 pub use rounds::{FillFigures, Left, NextRound, NotConverging, RoundsConfig, RoundsEnd};
-use session::Session;
 
 /// How a primary behaves. Times in the driver's clock.
 #[derive(Clone, Debug)]
@@ -177,8 +178,10 @@ pub enum PrimaryAction {
         /// The session.
         session: SessionId,
     },
-    /// The guest goes on with no backup.
+    /// The guest goes on without the backup at this peer; with no backup, if it was the last.
     WentSolo {
+        /// Which.
+        peer: PeerId,
         /// Why.
         reason: SoloReason,
     },
@@ -196,8 +199,11 @@ pub enum PrimaryAction {
     ExchangeSettled(Settlement),
     /// The guest's end is committed and the backup was told. Nothing is left to do.
     Ended,
-    /// Close the connection, after what `poll_transmit` gives is sent.
-    Disconnect,
+    /// Close the connection to this peer, after what `poll_transmit` gives for it is sent.
+    Disconnect {
+        /// Which.
+        peer: PeerId,
+    },
 }
 
 /// Why a primary has no backup.
@@ -303,14 +309,10 @@ pub struct Primary {
     commit: Commit,
     /// The identity of its epochs.
     lineage: Lineage,
-    /// The backup, from the connection until it is settled who goes on.
-    session: Option<Session>,
+    /// The backups, each with what is its own.
+    peers: Peers,
     /// The last epoch whose output the driver has let out; it follows the pointer `released`, which permits it.
     left: EpochId,
-    /// The filling of this session, or the last one.
-    filling: Filling,
-    /// No backup is connected to for a while, because fillings failed.
-    fill_rest: FillRest,
     /// What the witness is asked.
     errands: Errands,
     /// Time jumped, and whether another side took over meanwhile is not known.
@@ -323,14 +325,11 @@ pub struct Primary {
     exchanging: Option<Exchanging>,
     /// A backup accepted this life of the guest.
     was_accepted: bool,
-    /// The end of the session that was asked for and waits for the claim.
-    parting: Option<Parting>,
     /// The guest ended: say so when all of it is committed. Both may wait at once: a guest may end while the witness is
     /// asked.
     guest_ended: Option<GuestEnd>,
     peer_errors: u64,
     actions: VecDeque<PrimaryAction>,
-    transmits: VecDeque<Vec<u8>>,
 }
 
 /// How a guest ended.
@@ -354,10 +353,8 @@ enum Parting {
 /// Whether the guest may go on here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
-    /// It runs, with whatever backup the session says.
+    /// It runs, with whatever backups the peers say.
     Running,
-    /// The backup is lost, or is to be let go; the witness decides. There is a session.
-    Arbitrating,
     /// The backup took over.
     Fenced,
     /// The guest ended.

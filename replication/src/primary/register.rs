@@ -1,9 +1,7 @@
 //! What the witness says, and what becomes of the guest with it.
 
 use super::session::{Listing, Phase};
-use super::{
-    Doubt, GuestEnd, Meeting, Parting, Primary, PrimaryAction, Question, SoloReason, Standing, session::Session,
-};
+use super::{Doubt, GuestEnd, Meeting, Parting, PeerId, Primary, PrimaryAction, Question, SoloReason, Standing};
 use crate::commit::CommitPlace;
 use crate::id::{ClaimResult, EpochId, SessionId, Time};
 use crate::wire::GoodbyeReason;
@@ -34,22 +32,22 @@ impl Primary {
 
     /// The answer to [`Question::Meet`].
     pub fn handle_met(&mut self, now: Time, session: SessionId, meeting: Meeting) {
-        if self.phase() != Some(Phase::Meeting) || self.session_id() != Some(session) {
-            return;
-        }
+        let met = self.peers.of_session(session).filter(|peer| self.phase(*peer) == Some(Phase::Meeting));
+        let Some(peer) = met else { return };
         let (reason, text) = match meeting {
-            Meeting::Same => return self.begin_filling(now),
+            Meeting::Same => return self.begin_filling(now, peer),
             Meeting::Other => (SoloReason::OtherWitness, "the two sides do not see the same witness"),
             Meeting::NoAnswer => (SoloReason::WitnessAway, "the primary's witness does not answer"),
         };
-        self.part(now, GoodbyeReason::Unprotected, text);
-        self.go_solo(reason);
+        self.part(now, peer, GoodbyeReason::Unprotected, text);
+        self.let_go(peer, reason);
         self.end_if_released(now);
     }
 
     /// The backup of `session` has all but the base.
     pub fn handle_filled(&mut self, session: SessionId) {
-        let Some(current) = self.session.as_mut().filter(|current| current.id() == session) else { return };
+        let Some(peer) = self.peers.of_session(session) else { return };
+        let Some(current) = &mut self.peers.get_mut(peer).session else { return };
         if current.phase == Phase::Syncing && current.listing == Listing::NotAsked {
             current.listing = Listing::Asked;
             let place = current.place().cloned().map(Box::new);
@@ -63,7 +61,8 @@ impl Primary {
             return self.fence(holder);
         }
         if self.is_granted(now, &Question::Enlist { session, place: None }, result)
-            && let Some(current) = &mut self.session
+            && let Some(peer) = self.peers.of_session(session)
+            && let Some(current) = &mut self.peers.get_mut(peer).session
         {
             current.listing = Listing::Listed;
         }
@@ -83,12 +82,12 @@ impl Primary {
 
     /// The answer to [`Question::Claim`]. Answers about another session or a settled one are ignored.
     pub fn handle_claim(&mut self, now: Time, session: SessionId, result: ClaimResult) {
-        if self.standing != Standing::Arbitrating || self.session_id() != Some(session) {
-            return;
-        }
+        let leaving =
+            self.peers.of_session(session).filter(|id| self.peers.get(*id).is_some_and(|peer| peer.is_leaving));
+        let Some(peer) = leaving.filter(|_| !self.is_over()) else { return };
         // An answer may come twice: what was to be asked again after the first is answered by the second.
         match result {
-            ClaimResult::Granted => self.win_claim(now),
+            ClaimResult::Granted => self.win_claim(now, peer),
             ClaimResult::Denied { holder } => self.fence(holder),
             ClaimResult::Unreachable => {
                 self.errands.put_again(&Question::Claim { session }, now.after(self.config.claim_retry));
@@ -133,58 +132,61 @@ impl Primary {
         }
     }
 
-    /// Output waits until the witness says who goes on with the guest.
-    pub(super) fn arbitrate(&mut self) {
-        let session = self.session_id().expect("there is a backup to arbitrate about");
-        self.standing = Standing::Arbitrating;
+    /// The backup at `peer` is to be out of the view. Output waits until the witness says who goes on with the guest.
+    pub(super) fn arbitrate(&mut self, peer: PeerId) {
+        let leaving = self.peers.get_mut(peer);
+        leaving.is_leaving = true;
+        let session = leaving.session_id().expect("there is a backup to arbitrate about");
         self.ask(Question::Claim { session });
     }
 
-    fn win_claim(&mut self, now: Time) {
+    fn win_claim(&mut self, now: Time, peer: PeerId) {
         // Also if the guest has ended meanwhile: a backup that is told nothing takes over, if no witness keeps it.
-        let reason = match self.parting.take() {
+        let reason = match self.peers.get_mut(peer).parting.take() {
             Some(Parting::Unprotect { text }) => {
                 // The record without the backup is there: told of the end it ends too, and nobody continues what it has.
                 let ends = self.guest_ended.as_ref().is_some_and(|end| !end.begins_anew);
                 let reason = if ends { GoodbyeReason::GuestEnded } else { GoodbyeReason::Unprotected };
-                self.part(now, reason, &text);
+                self.part(now, peer, reason, &text);
                 SoloReason::Unprotected
             }
             Some(Parting::Mute) => {
-                self.part(now, GoodbyeReason::Unprotected, "the backup acked nothing for too long");
+                self.part(now, peer, GoodbyeReason::Unprotected, "the backup acked nothing for too long");
                 SoloReason::Mute
             }
             None => SoloReason::ClaimGranted,
         };
-        if let Some(session) = &mut self.session {
+        if let Some(session) = &mut self.peers.get_mut(peer).session {
             // The register does not list it any more.
             session.listing = Listing::NotAsked;
         }
-        self.go_solo(reason);
+        self.let_go(peer, reason);
+        // This side's own record stands: nobody took over before it.
+        self.end_doubt();
         self.end_if_released(now);
     }
 
-    /// The guest goes on with no backup. No base can be sealed for the session any more; that the register may list it is
-    /// mended later.
-    pub(super) fn go_solo(&mut self, reason: SoloReason) {
-        self.standing = Standing::Running;
-        self.end_filling();
-        let session = self.session.take();
-        if let Some(session) = &session {
-            self.commit.leave(CommitPlace::Peer(session.id()));
-            self.forget_session(session);
+    /// The guest goes on without the backup at `peer`. No base can be sealed for its session any more; that the register may list
+    /// it is mended later.
+    pub(super) fn let_go(&mut self, peer: PeerId, reason: SoloReason) {
+        self.end_filling(peer);
+        let gone = self.peers.get_mut(peer);
+        gone.is_leaving = false;
+        if let Some(session) = gone.session.take() {
+            let (session, listing) = (session.id(), session.listing);
+            self.commit.leave(CommitPlace::Peer(session));
+            self.errands.settle(&Question::Enlist { session, place: None });
+            self.errands.settle(&Question::Claim { session });
+            self.actions.push_back(PrimaryAction::WentSolo { peer, reason });
+            if listing != Listing::NotAsked {
+                self.ask(Question::Delist { session });
+            }
         }
-        self.actions.push_back(PrimaryAction::WentSolo { reason });
-        if let Some(session) = session.filter(|session| session.listing != Listing::NotAsked) {
-            self.ask(Question::Delist { session: session.id() });
+        // Where no backup is left that could have taken over, there is nothing to doubt.
+        if !self.peers.is_any_shipped_to() && !self.peers.is_any_leaving() {
+            self.end_doubt();
         }
-        self.end_doubt();
-    }
-
-    fn forget_session(&mut self, session: &Session) {
-        let session = session.id();
-        self.errands.settle(&Question::Enlist { session, place: None });
-        self.errands.settle(&Question::Claim { session });
+        self.advance();
     }
 
     /// Another side has the guest. Nothing leaves any more.
@@ -193,17 +195,20 @@ impl Primary {
             return;
         }
         self.standing = Standing::Fenced;
-        self.end_filling();
-        (self.parting, self.guest_ended) = (None, None);
+        for peer in self.peers.ids() {
+            self.end_filling(peer);
+            self.peers.get_mut(peer).parting = None;
+            self.actions.push_back(PrimaryAction::Disconnect { peer });
+        }
+        self.guest_ended = None;
         self.exchanging = None;
         self.forget_questions();
-        self.actions.push_back(PrimaryAction::Disconnect);
         self.actions.push_back(PrimaryAction::Fenced { holder });
     }
 
     pub(super) fn end_if_released(&mut self, now: Time) {
         let Some(GuestEnd { begins_anew, .. }) = self.guest_ended else { return };
-        if self.standing == Standing::Arbitrating || self.left != self.pointers().sealed() {
+        if self.peers.is_any_leaving() || self.left != self.pointers().sealed() {
             return;
         }
         if begins_anew {
@@ -217,13 +222,15 @@ impl Primary {
     /// The register knows of the end, or goes on with the guest: the backup may be told.
     fn finish_end(&mut self, now: Time) {
         let Some(GuestEnd { text, .. }) = self.guest_ended.take() else { return };
-        if self.state().is_connected() {
-            self.part(now, GoodbyeReason::GuestEnded, &text);
+        for peer in self.peers.ids() {
+            if self.peer_state(peer).is_connected() {
+                self.part(now, peer, GoodbyeReason::GuestEnded, &text);
+            }
+            self.end_filling(peer);
+            self.peers.get_mut(peer).session = None;
         }
         self.standing = Standing::Ended;
-        self.end_filling();
         self.forget_questions();
-        self.session = None;
         self.actions.push_back(PrimaryAction::Ended);
     }
 
@@ -240,9 +247,9 @@ impl Primary {
         let stood_still = self.last_told.is_some_and(|last| now.since(last) >= self.config.detect);
         self.last_told = Some(last);
         if stood_still {
-            self.filling.excuse(now);
+            self.peers.iter_mut().for_each(|(_, peer)| peer.filling.excuse(now));
         }
-        if stood_still && self.ships().is_some() {
+        if stood_still && !self.is_over() && self.peers.is_any_shipped_to() {
             self.begin_doubt(None);
         }
     }

@@ -9,6 +9,7 @@ mod rounds;
 
 const MS: u64 = 1_000_000;
 pub(crate) const SESSION: SessionId = SessionId([1; 16]);
+pub(crate) const PEER: PeerId = PeerId::FIRST;
 
 pub(crate) fn config() -> PrimaryConfig {
     PrimaryConfig {
@@ -75,7 +76,7 @@ pub(crate) fn true_ack(primary: &Primary, complete: EpochId) -> Ack {
 }
 
 fn ack(primary: &mut Primary, epoch: u64) -> Result<(), crate::PeerError> {
-    primary.handle_frame(Time(MS), ack_of(primary, epoch))
+    primary.handle_frame(Time(MS), PEER, ack_of(primary, epoch))
 }
 
 fn seal(primary: &mut Primary, base: Option<SessionId>) -> Option<Link> {
@@ -84,11 +85,11 @@ fn seal(primary: &mut Primary, base: Option<SessionId>) -> Option<Link> {
 }
 
 fn seal_of(primary: &mut Primary, meta: EpochMeta) -> Option<Link> {
-    let link = primary.handle_sealed(meta);
+    let links = primary.handle_sealed(meta);
     if primary.pointers().sealed() == meta.epoch {
         primary.handle_identified(meta.epoch, Some(StateDigest::of(b"state")));
     }
-    link
+    links.first().copied()
 }
 
 /// What the core asks for, done at once. A witness that grants all but claims is not worth a word.
@@ -128,7 +129,7 @@ fn sent(primary: &mut Primary) -> Vec<Kind> {
 
 fn sent_frames(primary: &mut Primary) -> Vec<Frame> {
     let mut decoder = FrameDecoder::new(VmId::of_name("vm0"));
-    std::iter::from_fn(|| primary.poll_transmit()).for_each(|bytes| decoder.handle_bytes(&bytes));
+    std::iter::from_fn(|| primary.poll_transmit()).for_each(|(_, bytes)| decoder.handle_bytes(&bytes));
     std::iter::from_fn(|| decoder.poll_frame().unwrap()).collect()
 }
 
@@ -151,8 +152,8 @@ fn syncing_with(config: PrimaryConfig) -> Primary {
 }
 
 fn connect_again(primary: &mut Primary) {
-    primary.handle_connected(Time(0), SESSION, None);
-    primary.handle_frame(Time(0), frame(hello_ack())).unwrap();
+    primary.handle_connected(Time(0), PEER, SESSION, None);
+    primary.handle_frame(Time(0), PEER, frame(hello_ack())).unwrap();
     assert_eq!(sent(primary), [Kind::Hello]);
     assert!(matches!(actions(primary)[..], [.., PrimaryAction::Resync { .. }]));
 }
@@ -203,7 +204,7 @@ fn heartbeat_between_release_and_its_output_says_nothing_of_it() {
     let told = |primary: &mut Primary, now| {
         let mut decoder = FrameDecoder::new(VmId::of_name("vm0"));
         primary.handle_timeout(Time(now));
-        decoder.handle_bytes(&primary.poll_transmit().expect("a heartbeat is due"));
+        decoder.handle_bytes(&primary.poll_transmit().expect("a heartbeat is due").1);
         match decoder.poll_frame().unwrap().unwrap().into_message().unwrap() {
             Message::Heartbeat(beat) => beat.released,
             other => panic!("{other:?}"),
@@ -255,17 +256,17 @@ fn syncing_epochs_release_at_once_and_are_not_shipped() {
 #[test]
 fn base_waits_until_earlier_epochs_are_durable_and_have_left() {
     let mut primary = Primary::new(PrimaryConfig { log_counts: true, ..config() });
-    primary.handle_connected(Time(0), SESSION, None);
-    primary.handle_frame(Time(0), frame(hello_ack())).unwrap();
+    primary.handle_connected(Time(0), PEER, SESSION, None);
+    primary.handle_frame(Time(0), PEER, frame(hello_ack())).unwrap();
     actions(&mut primary);
     send_all(&mut primary);
     actions(&mut primary);
     seal(&mut primary, None);
-    assert!(!primary.may_seal_base());
+    assert!(!primary.may_seal_base(SESSION));
     primary.handle_logged(Time(0), EpochId(1));
-    assert!(!primary.may_seal_base(), "its output has not left");
+    assert!(!primary.may_seal_base(SESSION), "its output has not left");
     assert!(actions(&mut primary).contains(&PrimaryAction::Release { upto: EpochId(1) }));
-    assert!(primary.may_seal_base());
+    assert!(primary.may_seal_base(SESSION));
 }
 
 #[test]
@@ -282,7 +283,7 @@ fn base_and_later_epochs_are_held_until_acked() {
 #[test]
 fn base_of_a_lost_session_is_an_ordinary_epoch() {
     let mut primary = syncing();
-    primary.handle_disconnected(Time(MS));
+    primary.handle_disconnected(Time(MS), PEER);
     actions(&mut primary);
     assert_eq!(seal(&mut primary, Some(SESSION)), None);
     assert_eq!(actions(&mut primary), [PrimaryAction::Release { upto: EpochId(1) }]);
@@ -295,7 +296,7 @@ fn ack_above_sealed_loses_the_peer() {
     assert!(ack(&mut primary, 2).is_err());
     assert_eq!(
         actions(&mut primary),
-        [PrimaryAction::Disconnect, PrimaryAction::Ask(Question::Claim { session: SESSION })]
+        [PrimaryAction::Disconnect { peer: PEER }, PrimaryAction::Ask(Question::Claim { session: SESSION })]
     );
     assert_eq!((primary.state(), primary.peer_errors()), (PrimaryState::Arbitrating, 1));
 }
@@ -303,15 +304,15 @@ fn ack_above_sealed_loses_the_peer() {
 #[test]
 fn lost_before_the_base_goes_solo_without_a_claim() {
     let mut primary = syncing();
-    primary.handle_disconnected(Time(MS));
-    assert_eq!(actions(&mut primary), [PrimaryAction::WentSolo { reason: SoloReason::LostBeforeBase }]);
+    primary.handle_disconnected(Time(MS), PEER);
+    assert_eq!(actions(&mut primary), [PrimaryAction::WentSolo { peer: PEER, reason: SoloReason::LostBeforeBase }]);
 }
 
 #[test]
 fn lost_after_the_base_releases_nothing_until_the_claim_is_granted() {
     for mut primary in [basing(), protected()] {
         seal(&mut primary, None);
-        primary.handle_disconnected(Time(MS));
+        primary.handle_disconnected(Time(MS), PEER);
         assert_eq!(actions(&mut primary), [PrimaryAction::Ask(Question::Claim { session: SESSION })]);
         assert_eq!(seal(&mut primary, None), None);
         assert_eq!(actions(&mut primary), []);
@@ -319,7 +320,7 @@ fn lost_after_the_base_releases_nothing_until_the_claim_is_granted() {
         let upto = primary.pointers().sealed();
         assert_eq!(
             actions(&mut primary),
-            [PrimaryAction::WentSolo { reason: SoloReason::ClaimGranted }, PrimaryAction::Release { upto }]
+            [PrimaryAction::WentSolo { peer: PEER, reason: SoloReason::ClaimGranted }, PrimaryAction::Release { upto }]
         );
     }
 }
@@ -328,21 +329,24 @@ fn lost_after_the_base_releases_nothing_until_the_claim_is_granted() {
 fn denied_claim_fences_for_ever() {
     let mut primary = protected();
     seal(&mut primary, None);
-    primary.handle_disconnected(Time(MS));
+    primary.handle_disconnected(Time(MS), PEER);
     actions(&mut primary);
     primary.handle_claim(Time(MS), SESSION, ClaimResult::Denied { holder: "b".into() });
-    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::Fenced { holder: "b".into() }]);
+    assert_eq!(
+        actions(&mut primary),
+        [PrimaryAction::Disconnect { peer: PEER }, PrimaryAction::Fenced { holder: "b".into() }]
+    );
     primary.handle_claim(Time(MS), SESSION, ClaimResult::Granted);
     seal(&mut primary, None);
     primary.handle_logged(Time(MS), EpochId(2));
     assert_eq!(actions(&mut primary), []);
-    assert!(!primary.may_seal() && !primary.wants_connection());
+    assert!(!primary.may_seal() && !primary.wants_connection(PEER));
 }
 
 #[test]
 fn unreachable_witness_is_asked_again_after_the_retry_time() {
     let mut primary = protected();
-    primary.handle_disconnected(Time(0));
+    primary.handle_disconnected(Time(0), PEER);
     actions(&mut primary);
     primary.handle_claim(Time(0), SESSION, ClaimResult::Unreachable);
     assert_eq!(primary.poll_timeout(), Some(Time(20 * MS)));
@@ -355,13 +359,13 @@ fn unreachable_witness_is_asked_again_after_the_retry_time() {
 #[test]
 fn silence_for_detect_loses_the_peer_and_not_earlier() {
     let mut primary = protected();
-    primary.handle_alive(Time(10 * MS));
+    primary.handle_alive(Time(10 * MS), PEER);
     primary.handle_timeout(Time(60 * MS - 1));
     assert_eq!(primary.state(), PrimaryState::Protected);
     primary.handle_timeout(Time(60 * MS));
     assert_eq!(
         actions(&mut primary),
-        [PrimaryAction::Disconnect, PrimaryAction::Ask(Question::Claim { session: SESSION })]
+        [PrimaryAction::Disconnect { peer: PEER }, PrimaryAction::Ask(Question::Claim { session: SESSION })]
     );
 }
 
@@ -372,15 +376,15 @@ fn backup_that_reads_and_never_acks_is_claimed_and_told_after_the_ack_wait() {
     seal(&mut primary, None);
     primary.handle_shipping(Time(2 * MS), SESSION, EpochId(2));
     primary.handle_shipped(Time(3 * MS), SESSION, EpochId(2));
-    primary.handle_alive(Time(200 * MS));
+    primary.handle_alive(Time(200 * MS), PEER);
     primary.handle_timeout(Time(202 * MS));
     assert_eq!(actions(&mut primary), [PrimaryAction::Ask(Question::Claim { session: SESSION })]);
     sent(&mut primary);
     primary.handle_claim(Time(202 * MS), SESSION, ClaimResult::Granted);
     assert_eq!(sent(&mut primary), [Kind::Goodbye]);
     let [
-        PrimaryAction::Disconnect,
-        PrimaryAction::WentSolo { reason: SoloReason::Mute },
+        PrimaryAction::Disconnect { peer: PEER },
+        PrimaryAction::WentSolo { peer: PEER, reason: SoloReason::Mute },
         PrimaryAction::Release { .. },
     ] = actions(&mut primary)[..]
     else {
@@ -395,14 +399,14 @@ fn backup_that_does_not_even_read_is_cut_off_after_the_ack_wait() {
         seal(&mut primary, None);
         primary.handle_shipping(Time(epoch * MS), SESSION, EpochId(epoch));
     }
-    primary.handle_alive(Time(200 * MS));
+    primary.handle_alive(Time(200 * MS), PEER);
     primary.handle_timeout(Time(202 * MS - 1));
     assert_eq!(primary.state(), PrimaryState::Protected);
     assert!(primary.poll_timeout().is_some_and(|at| at <= Time(202 * MS)), "somebody must look then");
     primary.handle_timeout(Time(202 * MS));
     assert_eq!(
         actions(&mut primary),
-        [PrimaryAction::Disconnect, PrimaryAction::Ask(Question::Claim { session: SESSION })]
+        [PrimaryAction::Disconnect { peer: PEER }, PrimaryAction::Ask(Question::Claim { session: SESSION })]
     );
 }
 
@@ -413,16 +417,16 @@ fn ack_wait_begins_anew_with_each_ack_and_ends_when_nothing_waits() {
         seal(&mut primary, None);
         primary.handle_shipping(Time(0), SESSION, EpochId(epoch));
     }
-    primary.handle_alive(Time(900 * MS));
+    primary.handle_alive(Time(900 * MS), PEER);
     let acked_at = |primary: &mut Primary, epoch, time| {
-        primary.handle_frame(Time(time * MS), ack_of(primary, epoch)).unwrap();
+        primary.handle_frame(Time(time * MS), PEER, ack_of(primary, epoch)).unwrap();
     };
     acked_at(&mut primary, 2, 150);
-    primary.handle_alive(Time(900 * MS));
+    primary.handle_alive(Time(900 * MS), PEER);
     primary.handle_timeout(Time(349 * MS));
     assert_eq!(primary.state(), PrimaryState::Protected);
     acked_at(&mut primary, 3, 349);
-    primary.handle_alive(Time(900 * MS));
+    primary.handle_alive(Time(900 * MS), PEER);
     primary.handle_timeout(Time(900 * MS));
     assert_eq!(primary.state(), PrimaryState::Protected);
 }
@@ -442,25 +446,25 @@ fn ack_of_an_epoch_of_another_line_or_of_one_that_was_not_identified_loses_the_b
     seal(&mut primary, None);
     let ours = true_ack(&primary, EpochId(2));
     let theirs = ChainHash([1; 16]);
-    let error = primary.handle_frame(Time(MS), frame(Message::Ack(Ack { chain: theirs, ..ours }))).unwrap_err();
+    let error = primary.handle_frame(Time(MS), PEER, frame(Message::Ack(Ack { chain: theirs, ..ours }))).unwrap_err();
     assert_eq!(error, crate::PeerError::OtherLine { epoch: EpochId(2), ours: ours.chain, theirs });
     assert_eq!(primary.state(), PrimaryState::Arbitrating);
     let mut primary = protected();
     let epoch = primary.pointers().running();
     primary.handle_sealed(EpochMeta { epoch, base: None, ship_bytes: 10 });
     let ack = Ack { complete: epoch, chain: ChainHash::default() };
-    let error = primary.handle_frame(Time(MS), frame(Message::Ack(ack))).unwrap_err();
+    let error = primary.handle_frame(Time(MS), PEER, frame(Message::Ack(ack))).unwrap_err();
     assert_eq!(error, crate::PeerError::Impossible { what: "complete", theirs: epoch, limit: epoch.prev() });
 }
 
 #[test]
 fn copy_that_a_backup_says_it_has_is_known() {
     let mut primary = solo();
-    primary.handle_connected(Time(0), SESSION, None);
+    primary.handle_connected(Time(0), PEER, SESSION, None);
     let held = EpochMark { branch: Term(1), count: EpochId(9), chain: ChainHash([3; 16]) };
     let ack = HelloAck { writer: String::new(), place: None, nonce: None, holds: Some(held) };
-    primary.handle_frame(Time(0), frame(Message::HelloAck(ack))).unwrap();
-    assert_eq!(primary.peer_held(), Some(held));
+    primary.handle_frame(Time(0), PEER, frame(Message::HelloAck(ack))).unwrap();
+    assert_eq!(primary.peer_held(PEER), Some(held));
 }
 
 #[test]
@@ -483,11 +487,14 @@ fn in_flight_limits_stop_the_guest_until_an_ack() {
 #[test]
 fn refusal_goes_solo_and_says_why() {
     let mut primary = solo();
-    primary.handle_connected(Time(0), SESSION, None);
+    primary.handle_connected(Time(0), PEER, SESSION, None);
     let (code, text) = (RefuseCode::Busy, "later".to_owned());
-    primary.handle_frame(Time(0), frame(Message::Refuse(Refuse { code, text: text.clone() }))).unwrap();
+    primary.handle_frame(Time(0), PEER, frame(Message::Refuse(Refuse { code, text: text.clone() }))).unwrap();
     let reason = SoloReason::Refused { code, text };
-    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::WentSolo { reason }]);
+    assert_eq!(
+        actions(&mut primary),
+        [PrimaryAction::Disconnect { peer: PEER }, PrimaryAction::WentSolo { peer: PEER, reason }]
+    );
 }
 
 #[test]
@@ -501,7 +508,7 @@ fn guest_end_is_told_only_when_all_is_committed_and_has_left() {
     let upto = EpochId(2);
     assert_eq!(
         actions(&mut primary),
-        [PrimaryAction::Release { upto }, PrimaryAction::Disconnect, PrimaryAction::Ended]
+        [PrimaryAction::Release { upto }, PrimaryAction::Disconnect { peer: PEER }, PrimaryAction::Ended]
     );
     assert_eq!(sent(&mut primary), [Kind::Goodbye]);
 }
@@ -515,17 +522,20 @@ fn unprotect_claims_before_it_says_goodbye() {
     primary.handle_claim(Time(MS), SESSION, ClaimResult::Granted);
     assert_eq!(sent(&mut primary), [Kind::Goodbye]);
     let reason = SoloReason::Unprotected;
-    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::WentSolo { reason }]);
+    assert_eq!(
+        actions(&mut primary),
+        [PrimaryAction::Disconnect { peer: PEER }, PrimaryAction::WentSolo { peer: PEER, reason }]
+    );
 }
 
 #[test]
 fn backup_that_stops_must_still_be_claimed() {
     let mut primary = protected();
     let goodbye = Goodbye { reason: GoodbyeReason::BackupStops, text: String::new() };
-    primary.handle_frame(Time(MS), frame(Message::Goodbye(goodbye))).unwrap();
+    primary.handle_frame(Time(MS), PEER, frame(Message::Goodbye(goodbye))).unwrap();
     assert_eq!(
         actions(&mut primary),
-        [PrimaryAction::Disconnect, PrimaryAction::Ask(Question::Claim { session: SESSION })]
+        [PrimaryAction::Disconnect { peer: PEER }, PrimaryAction::Ask(Question::Claim { session: SESSION })]
     );
 }
 
@@ -536,8 +546,8 @@ fn stream_broken_while_unprotecting_gives_disconnect() {
     let mut primary = protected();
     primary.handle_unprotect(Time(MS), "maintenance");
     actions(&mut primary);
-    primary.handle_broken_stream(Time(MS));
-    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect]);
+    primary.handle_broken_stream(Time(MS), PEER);
+    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect { peer: PEER }]);
     assert_eq!(primary.state(), PrimaryState::Arbitrating);
 }
 
@@ -555,13 +565,13 @@ fn guest_end_while_the_witness_is_asked_for_an_unprotect_still_tells_the_backup(
     assert_eq!(sent(&mut primary), [Kind::Goodbye]);
     let (reason, upto) = (SoloReason::Unprotected, EpochId(2));
     let expected = [
-        PrimaryAction::Disconnect,
-        PrimaryAction::WentSolo { reason },
+        PrimaryAction::Disconnect { peer: PEER },
+        PrimaryAction::WentSolo { peer: PEER, reason },
         PrimaryAction::Release { upto },
         PrimaryAction::Ended,
     ];
     assert_eq!(actions(&mut primary), expected);
-    assert!(!primary.wants_connection());
+    assert!(!primary.wants_connection(PEER));
 }
 
 #[test]
@@ -585,7 +595,10 @@ fn denied_claim_after_the_guest_ended_fences_all_the_same() {
     primary.handle_guest_ended(Time(MS), end("powered off"));
     actions(&mut primary);
     primary.handle_claim(Time(MS), SESSION, ClaimResult::Denied { holder: "b".into() });
-    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::Fenced { holder: "b".into() }]);
+    assert_eq!(
+        actions(&mut primary),
+        [PrimaryAction::Disconnect { peer: PEER }, PrimaryAction::Fenced { holder: "b".into() }]
+    );
     assert_eq!(sent(&mut primary), []);
 }
 
@@ -600,13 +613,13 @@ fn disk_want_is_taken_once_for_each_offer() {
     for first_chunk in [0, 8] {
         primary.handle_disk_offered(SESSION, 0, first_chunk, 8);
         let asked = want(0, first_chunk, 8);
-        primary.handle_frame(Time(MS), frame(Message::DiskWant(asked.clone()))).unwrap();
+        primary.handle_frame(Time(MS), PEER, frame(Message::DiskWant(asked.clone()))).unwrap();
         assert_eq!(actions(&mut primary), [PrimaryAction::DiskWanted(asked)]);
     }
-    let error = primary.handle_frame(Time(MS), frame(Message::DiskWant(want(0, 8, 8)))).unwrap_err();
+    let error = primary.handle_frame(Time(MS), PEER, frame(Message::DiskWant(want(0, 8, 8)))).unwrap_err();
     assert_eq!(error, crate::PeerError::NotOffered { disk: 0, first_chunk: 8 });
-    let lost = PrimaryAction::WentSolo { reason: SoloReason::LostBeforeBase };
-    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, lost]);
+    let lost = PrimaryAction::WentSolo { peer: PEER, reason: SoloReason::LostBeforeBase };
+    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect { peer: PEER }, lost]);
     assert_eq!(primary.peer_errors(), 1);
 }
 
@@ -615,22 +628,31 @@ fn disk_want_of_what_was_not_offered_loses_the_peer() {
     for theirs in [want(1, 0, 8), want(0, 8, 8), want(0, 0, 7), want(0, 0, 9)] {
         let mut primary = syncing();
         primary.handle_disk_offered(SESSION, 0, 0, 8);
-        assert!(primary.handle_frame(Time(MS), frame(Message::DiskWant(theirs))).is_err());
+        assert!(primary.handle_frame(Time(MS), PEER, frame(Message::DiskWant(theirs))).is_err());
     }
     let mut primary = syncing();
-    assert!(primary.handle_frame(Time(MS), frame(Message::DiskWant(want(0, 0, 8)))).is_err(), "nothing was offered");
+    assert!(
+        primary.handle_frame(Time(MS), PEER, frame(Message::DiskWant(want(0, 0, 8)))).is_err(),
+        "nothing was offered"
+    );
     let mut primary = syncing();
     primary.handle_disk_offered(SessionId([2; 16]), 0, 0, 8);
-    assert!(primary.handle_frame(Time(MS), frame(Message::DiskWant(want(0, 0, 8)))).is_err(), "offered to another");
+    assert!(
+        primary.handle_frame(Time(MS), PEER, frame(Message::DiskWant(want(0, 0, 8)))).is_err(),
+        "offered to another"
+    );
 }
 
 #[test]
 fn refusal_while_syncing_goes_solo_and_says_why() {
     let mut primary = syncing();
     let (code, text) = (RefuseCode::Machine, "disks differ".to_owned());
-    primary.handle_frame(Time(0), frame(Message::Refuse(Refuse { code, text: text.clone() }))).unwrap();
+    primary.handle_frame(Time(0), PEER, frame(Message::Refuse(Refuse { code, text: text.clone() }))).unwrap();
     let reason = SoloReason::Refused { code, text };
-    assert_eq!(actions(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::WentSolo { reason }]);
+    assert_eq!(
+        actions(&mut primary),
+        [PrimaryAction::Disconnect { peer: PEER }, PrimaryAction::WentSolo { peer: PEER, reason }]
+    );
 }
 
 #[test]
@@ -638,12 +660,15 @@ fn backup_that_does_not_see_the_same_witness_is_not_filled() {
     for (meeting, reason) in [(Meeting::Other, SoloReason::OtherWitness), (Meeting::NoAnswer, SoloReason::WitnessAway)]
     {
         let mut primary = solo();
-        primary.handle_connected(Time(0), SESSION, None);
-        primary.handle_frame(Time(0), frame(hello_ack())).unwrap();
+        primary.handle_connected(Time(0), PEER, SESSION, None);
+        primary.handle_frame(Time(0), PEER, frame(hello_ack())).unwrap();
         assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::Meet { session: SESSION, nonce: None })]);
         sent(&mut primary);
         primary.handle_met(Time(0), SESSION, meeting);
-        assert_eq!(asked(&mut primary), [PrimaryAction::Disconnect, PrimaryAction::WentSolo { reason }]);
+        assert_eq!(
+            asked(&mut primary),
+            [PrimaryAction::Disconnect { peer: PEER }, PrimaryAction::WentSolo { peer: PEER, reason }]
+        );
         assert_eq!(sent(&mut primary), [Kind::Goodbye]);
     }
 }
@@ -651,39 +676,39 @@ fn backup_that_does_not_see_the_same_witness_is_not_filled() {
 #[test]
 fn base_is_not_sealed_before_the_register_lists_the_backup() {
     let mut primary = syncing();
-    assert!(!primary.may_seal_base());
+    assert!(!primary.may_seal_base(SESSION));
     send_all(&mut primary);
     assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::Enlist { session: SESSION, place: None })]);
     primary.handle_enlisted(Time(0), SESSION, ClaimResult::Unreachable);
-    assert!(!primary.may_seal_base(), "it may be listed or not");
+    assert!(!primary.may_seal_base(SESSION), "it may be listed or not");
     seal(&mut primary, None);
     assert_eq!(actions(&mut primary), [PrimaryAction::Release { upto: EpochId(1) }], "output leaves meanwhile");
-    primary.handle_alive(Time(20 * MS));
+    primary.handle_alive(Time(20 * MS), PEER);
     primary.handle_timeout(Time(20 * MS));
     assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::Enlist { session: SESSION, place: None })]);
     primary.handle_enlisted(Time(21 * MS), SESSION, ClaimResult::Granted);
-    assert!(primary.may_seal_base());
+    assert!(primary.may_seal_base(SESSION));
 }
 
 #[test]
 fn base_is_not_sealed_while_more_is_left_than_it_may_take() {
     let mut primary = filled();
-    assert!(primary.may_seal_base());
+    assert!(primary.may_seal_base(SESSION));
     let much = Left { page_bytes: 1 << 40, write_bytes: 0 };
     assert_eq!(primary.handle_fill_left(Time(0), SESSION, much), NextRound::Send);
-    assert!(!primary.may_seal_base(), "the guest wrote on while the register was asked");
+    assert!(!primary.may_seal_base(SESSION), "the guest wrote on while the register was asked");
     assert_eq!(primary.handle_fill_left(Time(0), SESSION, Left::default()), NextRound::Seal);
-    assert!(primary.may_seal_base());
+    assert!(primary.may_seal_base(SESSION));
 }
 
 #[test]
 fn backup_that_is_lost_before_its_base_is_taken_off_the_list_until_the_witness_says_so() {
     let mut primary = filled();
-    primary.handle_disconnected(Time(MS));
+    primary.handle_disconnected(Time(MS), PEER);
     let reason = SoloReason::LostBeforeBase;
     let delist = PrimaryAction::Ask(Question::Delist { session: SESSION });
-    assert_eq!(asked(&mut primary), [PrimaryAction::WentSolo { reason }, delist.clone()]);
-    assert!(!primary.may_seal_base());
+    assert_eq!(asked(&mut primary), [PrimaryAction::WentSolo { peer: PEER, reason }, delist.clone()]);
+    assert!(!primary.may_seal_base(SESSION));
     primary.handle_delisted(Time(2 * MS), SESSION, ClaimResult::Unreachable);
     primary.handle_timeout(primary.poll_timeout().expect("it is asked again"));
     assert_eq!(asked(&mut primary), [delist]);
@@ -695,9 +720,9 @@ fn backup_that_is_lost_before_its_base_is_taken_off_the_list_until_the_witness_s
 fn answer_to_enlist_that_comes_after_the_backup_was_lost_opens_no_base() {
     let mut primary = syncing();
     primary.handle_filled(SESSION);
-    primary.handle_disconnected(Time(MS));
+    primary.handle_disconnected(Time(MS), PEER);
     primary.handle_enlisted(Time(2 * MS), SESSION, ClaimResult::Granted);
-    assert!(!primary.may_seal_base());
+    assert!(!primary.may_seal_base(SESSION));
     assert!(asked(&mut primary).contains(&PrimaryAction::Ask(Question::Delist { session: SESSION })));
 }
 
@@ -733,7 +758,7 @@ fn guest_that_ends_while_its_base_is_on_its_way_lets_the_backup_go_first() {
     primary.handle_claim(Time(2 * MS), SESSION, ClaimResult::Granted);
     // It was told that the guest continues without it, and waited for ever for a primary that had been stopped.
     assert_eq!(goodbye(&mut primary), GoodbyeReason::GuestEnded);
-    assert_eq!(primary.link(), None, "nothing more of the base may go out");
+    assert_eq!(primary.link(PEER), None, "nothing more of the base may go out");
     assert_eq!(actions(&mut primary).last(), Some(&PrimaryAction::Ended));
 }
 
@@ -751,12 +776,12 @@ fn host_that_stood_still_releases_nothing_before_it_knows_that_nobody_took_over(
     // Acks that had come before the pause were read after it, and what they permit went out an hour late.
     let mut primary = protected();
     seal(&mut primary, None);
-    primary.handle_alive(Time(500 * MS));
+    primary.handle_alive(Time(500 * MS), PEER);
     ack(&mut primary, 2).unwrap();
     assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::Look)]);
     primary.handle_looked(Time(501 * MS), ClaimResult::Unreachable);
     assert_eq!(asked(&mut primary), []);
-    primary.handle_alive(Time(521 * MS));
+    primary.handle_alive(Time(521 * MS), PEER);
     primary.handle_timeout(Time(521 * MS));
     assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::Look)]);
     primary.handle_looked(Time(522 * MS), ClaimResult::Granted);
@@ -767,7 +792,7 @@ fn host_that_stood_still_releases_nothing_before_it_knows_that_nobody_took_over(
 fn ack_of_something_sealed_after_the_pause_is_proof_too() {
     let mut primary = protected();
     seal(&mut primary, None);
-    primary.handle_alive(Time(500 * MS));
+    primary.handle_alive(Time(500 * MS), PEER);
     ack(&mut primary, 2).unwrap();
     seal(&mut primary, None);
     assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::Look)]);
@@ -781,7 +806,7 @@ fn permission_that_was_used_too_late_is_given_again_or_never() {
         (ClaimResult::Granted, vec![PrimaryAction::Release { upto: EpochId(2) }]),
         (
             ClaimResult::Denied { holder: "b".into() },
-            vec![PrimaryAction::Disconnect, PrimaryAction::Fenced { holder: "b".into() }],
+            vec![PrimaryAction::Disconnect { peer: PEER }, PrimaryAction::Fenced { holder: "b".into() }],
         ),
     ] {
         let mut primary = protected();
@@ -801,8 +826,8 @@ fn fresh_primary_whose_backup_has_another_guest_is_in_conflict() {
     let conflicts = |code, is_witnessed, begins_afresh| {
         let config = PrimaryConfig { is_witnessed, begins_afresh, ..config() };
         let mut primary = Primary::new(config);
-        primary.handle_connected(Time(0), SESSION, None);
-        primary.handle_frame(Time(0), refuse(code)).unwrap();
+        primary.handle_connected(Time(0), PEER, SESSION, None);
+        primary.handle_frame(Time(0), PEER, refuse(code)).unwrap();
         asked(&mut primary).iter().any(|action| matches!(action, PrimaryAction::Conflict { .. }))
     };
     assert!(conflicts(RefuseCode::NotABackup, true, true));
@@ -816,13 +841,13 @@ fn fresh_primary_whose_backup_has_another_guest_is_in_conflict() {
 #[test]
 fn backup_that_had_accepted_this_guest_and_is_busy_with_its_last_session_is_no_conflict() {
     let mut primary = Primary::new(PrimaryConfig { is_witnessed: false, ..config() });
-    primary.handle_connected(Time(0), SESSION, None);
-    primary.handle_frame(Time(0), frame(hello_ack())).unwrap();
-    primary.handle_disconnected(Time(MS));
+    primary.handle_connected(Time(0), PEER, SESSION, None);
+    primary.handle_frame(Time(0), PEER, frame(hello_ack())).unwrap();
+    primary.handle_disconnected(Time(MS), PEER);
     actions(&mut primary);
-    primary.handle_connected(Time(2 * MS), SESSION, None);
+    primary.handle_connected(Time(2 * MS), PEER, SESSION, None);
     let busy = Refuse { code: RefuseCode::Busy, text: "another primary is connected".into() };
-    primary.handle_frame(Time(2 * MS), frame(Message::Refuse(busy))).unwrap();
+    primary.handle_frame(Time(2 * MS), PEER, frame(Message::Refuse(busy))).unwrap();
     assert!(!asked(&mut primary).iter().any(|action| matches!(action, PrimaryAction::Conflict { .. })));
 }
 
@@ -894,10 +919,10 @@ fn backup_that_was_lost_before_its_answer_and_is_busy_with_that_is_no_conflict()
     // It was slow to look at the machine; the next Hello met the session of the first, and the guest was stopped.
     let config = PrimaryConfig { is_witnessed: false, ..config() };
     let mut primary = Primary::new(config);
-    primary.handle_connected(Time(0), SESSION, None);
-    primary.handle_disconnected(Time(0));
-    primary.handle_connected(Time(0), SESSION, None);
+    primary.handle_connected(Time(0), PEER, SESSION, None);
+    primary.handle_disconnected(Time(0), PEER);
+    primary.handle_connected(Time(0), PEER, SESSION, None);
     let busy = Refuse { code: RefuseCode::Busy, text: "another primary is connected".into() };
-    primary.handle_frame(Time(0), frame(Message::Refuse(busy))).unwrap();
+    primary.handle_frame(Time(0), PEER, frame(Message::Refuse(busy))).unwrap();
     assert!(!asked(&mut primary).iter().any(|action| matches!(action, PrimaryAction::Conflict { .. })));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use replication::backup::BackupState;
 use replication::id::Gfn;
-use replication::primary::{GuestEnd, Left, Meeting, RoundsConfig};
+use replication::primary::{GuestEnd, Left, Meeting, PeerId, RoundsConfig};
 use replication::wire::{
     Ack, DiskCopy, DiskInfo, DiskOffer, DiskWant, EpochBegin, EpochEnd, Goodbye, GoodbyeReason, Heartbeat, Hello,
     HelloAck, MachineInfo, RamRange, Refuse, RefuseCode, ResyncDisk,
@@ -292,10 +292,10 @@ fn primary(input: &mut Input<'_>) {
         if !input.has_more() {
             break;
         }
-        let asked = core.link().map_or_else(|| session(input), |link| link.session);
+        let asked = core.link(PeerId::FIRST).map_or_else(|| session(input), |link| link.session);
         match input.u8() % 20 {
-            0 => core.handle_connected(now, session(input), None),
-            1 => core.handle_disconnected(now),
+            0 => core.handle_connected(now, PeerId::FIRST, session(input), None),
+            1 => core.handle_disconnected(now, PeerId::FIRST),
             2 | 3 => {
                 let link = Link { vm: VmId::of_name(NAME), session: asked, term: Term(1) };
                 let bytes = message(input).to_frame(&link, epoch(input));
@@ -304,7 +304,7 @@ fn primary(input: &mut Input<'_>) {
             4 => now = now.after(Duration::from_millis(u64::from(input.u8()))),
             5 => core.handle_timeout(now),
             6 | 7 => {
-                let base = core.may_seal_base().then_some(asked);
+                let base = core.may_seal_base(asked).then_some(asked);
                 // A base waits for all before it; anything else does not come while one is due.
                 if core.may_seal() {
                     let meta = EpochMeta { epoch: core.pointers().running(), ship_bytes: u64::from(input.u16()), base };
@@ -345,8 +345,8 @@ fn primary(input: &mut Input<'_>) {
                 3 => core.handle_end_recorded(now, claim(input)),
                 4 => core.handle_unprotect(now, "operator"),
                 5 => core.handle_guest_ended(now, GuestEnd { text: "off".into(), begins_anew: input.u8() & 1 == 0 }),
-                6 => core.handle_broken_stream(now),
-                _ => core.handle_alive(now),
+                6 => core.handle_broken_stream(now, PeerId::FIRST),
+                _ => core.handle_alive(now, PeerId::FIRST),
             },
             17 => core.handle_disk_offered(asked, input.u16(), input.edge(), usize::from(input.u8() % 8)),
             18 => {
@@ -367,7 +367,7 @@ fn primary(input: &mut Input<'_>) {
             }
         }
         while core.poll_transmit().is_some() {}
-        let _ = (core.fill_figures(), core.poll_timeout(), core.pointers().to_string(), core.in_flight());
+        let _ = (core.fill_figures(PeerId::FIRST), core.poll_timeout(), core.pointers().to_string(), core.in_flight());
     }
 }
 
@@ -375,7 +375,7 @@ fn give_primary(core: &mut Primary, now: Time, bytes: &[u8]) {
     let mut decoder = FrameDecoder::new(VmId::of_name(NAME));
     decoder.handle_bytes(bytes);
     while let Ok(Some(frame)) = decoder.poll_frame() {
-        if core.handle_frame(now, frame).is_err() {
+        if core.handle_frame(now, PeerId::FIRST, frame).is_err() {
             return;
         }
     }

@@ -10,12 +10,6 @@ fn protect(vm: &Vm, port: u16) {
 }
 
 #[track_caller]
-fn stop(vm: &mut Vm) {
-    assert_eq!(vm.ctl(&["stop"]).0, 0);
-    assert_eq!(vm.wait(), 0, "{}", vm.log());
-}
-
-#[track_caller]
 fn joined(guest: &Guest, consoles: &[String]) -> String {
     let (first, others) = consoles.split_first().expect("at least one console");
     let join = |said: String, next: &String| console::join(guest, &said, next).unwrap_or_else(|e| panic!("{e}"));
@@ -35,7 +29,7 @@ fn kill_backup_primary_goes_on_solo_and_says_so() {
     assert_eq!(pair.primary.protecting().state, PrimaryState::Solo);
     let (code, table) = pair.primary.ctl(&["status"]);
     assert!(code == 0 && table.contains("Solo") && table.contains("the backup was lost"), "{table}");
-    stop(&mut pair.primary);
+    pair.primary.stop();
     console::check(&guest, &pair.primary.console()).unwrap_or_else(|e| panic!("{e}"));
 }
 
@@ -55,7 +49,7 @@ fn kill_backup_then_primary_survived_by_the_backup_that_joined() {
         let before = wait_progress(&pair.primary, &guest, 20);
         pair.primary.kill();
         wait_value(&third, &guest, before + 30);
-        stop(&mut third);
+        third.stop();
         joined(&guest, &[pair.primary.console(), third.console()]);
     }
 }
@@ -74,7 +68,7 @@ fn restarted_backup_on_the_same_port_is_joined_without_being_told() {
     let before = wait_progress(&pair.primary, &guest, 10);
     pair.primary.kill();
     wait_value(&again, &guest, before + 30);
-    stop(&mut again);
+    again.stop();
     joined(&guest, &[pair.primary.console(), again.console()]);
 }
 
@@ -97,11 +91,45 @@ fn survivor_protected_again_is_survived_too() {
             (primary, backup) = (backup, next);
         }
         wait_progress(&primary, &guest, 10);
-        stop(&mut primary);
+        primary.stop();
         assert_eq!(backup.wait(), 0);
         consoles.push(primary.console());
         joined(&guest, &consoles);
     }
+}
+
+/// Two hosts, each of which names the other: no operator says anything, whichever dies.
+#[test]
+fn survivor_protects_itself_again_by_the_backup_that_its_command_line_names() {
+    needs!(Kvm);
+    let guest = Guest::disk_journal();
+    let place = Place::in_memory();
+    let socket = |host: usize| format!("unix:{}", place.path(["left.sock", "right.sock"][host]).display());
+    let backup = |life: usize| {
+        let (side, host) = (["a", "b", "c", "d"][life], life % 2);
+        place.backup(side, &guest).instead("--listen", socket(host)).with("--protect", socket(1 - host)).start()
+    };
+    let (mut follower, mut consoles) = (backup(1), Vec::new());
+    let mut primary =
+        place.alone("a", &guest).with("--protect", socket(1)).with("--witness", place.witness_option()).start();
+    primary.wait_event("protected");
+    for life in [2, 3] {
+        primary.wait_state(PrimaryState::Protected);
+        wait_progress(&primary, &guest, 10);
+        primary.kill();
+        consoles.push(primary.console());
+        follower.wait_event("failover-finished");
+        // It has nobody yet, says so, and the guest runs.
+        follower.wait_event("backup-unreachable");
+        wait_progress(&follower, &guest, 10);
+        primary = std::mem::replace(&mut follower, backup(life));
+    }
+    primary.wait_state(PrimaryState::Protected);
+    wait_progress(&primary, &guest, 10);
+    primary.stop();
+    consoles.push(primary.console());
+    assert_eq!(follower.wait(), 0);
+    joined(&guest, &consoles);
 }
 
 #[test]
@@ -132,7 +160,7 @@ fn backup_that_was_asked_for_and_is_not_there_is_a_warning() {
     // Nobody listens at the port of a backup that was stopped.
     let mut gone = place.backup("gone", &guest).start();
     let port = gone.port();
-    stop(&mut gone);
+    gone.stop();
     let primary = place.primary("a", &guest, port).start();
     primary.wait_event("backup-unreachable");
     wait::until("a warning", || says(&primary, &format!("backup tcp:127.0.0.1:{port} does not protect")));

@@ -4,7 +4,7 @@ use replication::backup::BackupState;
 use replication::pipeline::resuming::{
     Asked, Course, CrashStanding, Found, Remains as Left, ResumeStep, Resuming, Teller, decide,
 };
-use replication::primary::{PrimaryState, Question as Wanted};
+use replication::primary::{PeerId, PrimaryState, Question as Wanted};
 use replication::view::{Excerpt, Incarnation, Record, Standing};
 use replication::{ClaimResult, EpochId, Fork, Term};
 
@@ -285,7 +285,9 @@ impl World {
         let oracle = &mut self.env.oracle;
         for (host, Host { role, .. }) in self.hosts.iter().enumerate() {
             match role {
-                Role::Primary(node) => oracle.check_primary(host, node.core().pointers(), node.core().acked()),
+                Role::Primary(node) => {
+                    oracle.check_primary(host, node.core().pointers(), node.core().acked(PeerId::FIRST))
+                }
                 Role::Backup(node) => oracle.check_backup(host, node.core().pointers()),
                 Role::Starting(_) | Role::Down(_) => {}
             }
@@ -316,7 +318,13 @@ impl World {
         let across = across.filter_map(|(primary, backup)| {
             let image = backup.written_image(life).map(|image| (backup.host(), image));
             let committed = (primary.branch(), primary.core().pointers().committed());
-            Some((primary.core().pointers(), primary.core().acked()?, backup.core().pointers(), image, committed))
+            Some((
+                primary.core().pointers(),
+                primary.core().acked(PeerId::FIRST)?,
+                backup.core().pointers(),
+                image,
+                committed,
+            ))
         });
         for (primary, acked, backup, image, committed) in across.collect::<Vec<_>>() {
             self.env.oracle.check_across(primary, acked, backup);
@@ -333,7 +341,7 @@ impl World {
             _ => None,
         });
         primaries.flat_map(|primary| {
-            let session = primary.core().link().map(|link| link.session);
+            let session = primary.core().link(PeerId::FIRST).map(|link| link.session);
             let backups = self.hosts.iter().filter_map(|host| match &host.role {
                 Role::Backup(node) => Some(node.as_ref()),
                 _ => None,

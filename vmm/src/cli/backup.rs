@@ -22,7 +22,10 @@ before. Start the backup first, then `outlast run … --protect tcp:HOST:PORT`.
 The backup ends when the guest ends, on either side, or with `outlast ctl stop`. It takes
 over only if the witness gives it the guest. While the witness does not answer, it asks again,
 and the guest does not run here. If the primary continues without it, the backup keeps its
-last complete epoch and waits until a primary fills it again.";
+last complete epoch and waits until a primary fills it again.
+
+After a takeover the guest runs without a backup until one answers at --protect, or until
+`outlast ctl protect tcp:HOST:PORT`. Two hosts may each name the other.";
 
 /// Wait as the backup of a VM on another host, and take over when that host is lost
 #[derive(Args, Debug)]

@@ -9,7 +9,7 @@ use super::detection::{DetectionConfig, DetectionOptions};
 use super::devices::{DeviceConfig, DeviceOptions};
 use super::error::ConfigError;
 use super::guest::NameOptions;
-use super::names::{rooted, rooted_endpoint};
+use super::names::{out_of_range, rooted, rooted_endpoint};
 use super::options::{command, group};
 use super::state::{StateConfig, StateOptions};
 use protect::transport::Endpoint;
@@ -22,6 +22,17 @@ group! {
         /// the same user on this host
         #[arg(long, value_name = "tcp:HOST:PORT|unix:PATH")]
         listen: Option<Endpoint>,
+    }
+}
+
+group! {
+    /// What may be typed of the time after a takeover.
+    #[command(next_help_heading = "Protection")]
+    pub struct SuccessionOptions {
+        /// Backup that protects the guest once it runs here; it is tried until it answers. A place for the host that failed, when
+        /// it is back [default: none]
+        #[arg(long, value_name = "tcp:HOST:PORT|unix:PATH")]
+        protect: Vec<Endpoint>,
     }
 }
 
@@ -38,6 +49,8 @@ command! {
         state: StateOptions,
         /// How a lost primary is noticed.
         detection: DetectionOptions,
+        /// What comes after a takeover.
+        succession: SuccessionOptions,
         /// How the program is controlled.
         control: ControlOptions,
     }
@@ -59,6 +72,8 @@ pub struct BackupVmConfig {
     /// How a lost primary is noticed.
     #[serde(flatten)]
     pub detection: DetectionConfig,
+    /// The backup that protects the guest once it runs here: at most one.
+    pub protect: Vec<Endpoint>,
     /// How the program is controlled.
     #[serde(flatten)]
     pub control: ControlConfig,
@@ -69,7 +84,8 @@ impl TryFrom<BackupOptions> for BackupVmConfig {
 
     /// Fills in defaults, checks every range, and makes every path one from the root. It looks at no file.
     fn try_from(typed: BackupOptions) -> Result<Self, ConfigError> {
-        let BackupOptions { listen: ListenOptions { listen }, name, devices, state, detection, control } = typed;
+        let BackupOptions { listen, name, devices, state, detection, succession, control } = typed;
+        let (ListenOptions { listen }, SuccessionOptions { protect }) = (listen, succession);
         let name = name.fill()?;
         let listen = rooted_endpoint(listen.ok_or(ConfigError::Missing("listen"))?);
         if detection.witness.is_none() {
@@ -80,6 +96,7 @@ impl TryFrom<BackupOptions> for BackupVmConfig {
             listen,
             devices: devices.fill(&name),
             detection: detection.fill(),
+            protect: protect.into_iter().map(rooted_endpoint).collect(),
             control: control.fill(&dir)?,
             state: StateConfig { dir: rooted(dir), disk_log },
             name,
@@ -87,11 +104,24 @@ impl TryFrom<BackupOptions> for BackupVmConfig {
         config.devices.check()?;
         config.detection.check()?;
         config.detection.check_channel("listen", &config.listen)?;
+        config.check_succession()?;
         Ok(config)
     }
 }
 
 impl BackupVmConfig {
+    fn check_succession(&self) -> Result<(), ConfigError> {
+        if self.protect.len() > 1 {
+            let count = format!("with {} backups", self.protect.len());
+            return Err(out_of_range("protect", count, "at most one tcp:HOST:PORT or unix:PATH"));
+        }
+        if self.protect.contains(&self.listen) {
+            let why = "the guest would be its own backup: name another host".into();
+            return Err(ConfigError::Contradiction { first: "protect", second: "listen", why });
+        }
+        self.protect.iter().try_for_each(|next| self.detection.check_channel("protect", next))
+    }
+
     /// What is allowed but risky, each as one sentence that names the risk. For the log and for `status`.
     pub fn warnings(&self) -> Vec<String> {
         let open = self.listens_everywhere().then(|| {

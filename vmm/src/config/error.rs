@@ -77,7 +77,7 @@ impl Advice for ConfigError {
             ConfigError::Missing(field) => Some(format!("give --{field}, or {field} = … in the --config file")),
             ConfigError::BadFile { .. } => Some("the keys are the long options without the dashes in front".into()),
             ConfigError::OutOfRange { .. } | ConfigError::Contradiction { .. } => {
-                Some("outlast run --help explains the option".into())
+                Some("`outlast run --help` and `outlast backup --help` explain the options".into())
             }
             ConfigError::BadState { .. } => Some(
                 "`outlast run` writes this file: put back a copy of it. If `outlast backup` wrote it, there is no \

@@ -114,7 +114,7 @@ fn take_over(
     let term = registrant.term().unwrap_or(takeover.term);
     let guardian_config = GuardianConfig {
         vm_name: config.name.clone(),
-        target: None,
+        target: config.protect.first().cloned(),
         credentials,
         durability: if durable { CommitDurability::Disk } else { CommitDurability::Memory },
         detect: config.detection.detect,

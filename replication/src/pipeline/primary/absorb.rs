@@ -2,35 +2,36 @@
 
 use super::{Action, Doing, Note, Outgoing, PrimaryPipeline, Question};
 use crate::id::Time;
-use crate::primary::{PrimaryAction, PrimaryState};
+use crate::primary::{PeerId, PrimaryAction, PrimaryState};
 use crate::wire::{DiskWant, Kind};
 
 impl PrimaryPipeline {
-    /// The connection is no good any more.
-    pub(super) fn break_connection(&mut self, now: Time) {
-        self.actions.push_back(Action::Close { connection: self.connection });
-        self.with(now, |core| core.handle_disconnected(now));
+    /// The connection to that backup is no good any more.
+    pub(super) fn break_connection(&mut self, now: Time, peer: PeerId) {
+        let connection = self.connection(peer);
+        self.actions.push_back(Action::Close { connection });
+        self.with(now, |core| core.handle_disconnected(now, peer));
     }
 
     /// Takes what the session core wants.
     pub(super) fn absorb(&mut self, now: Time) {
         // What is said in one go with the end of a connection is said before it.
-        while let Some(frames) = self.core.poll_transmit() {
-            self.say(now, frames);
+        while let Some((peer, frames)) = self.core.poll_transmit() {
+            self.say(now, peer, frames);
         }
         while let Some(action) = self.core.poll_action() {
             self.take(now, action);
         }
-        while let Some(frames) = self.core.poll_transmit() {
-            self.say(now, frames);
+        while let Some((peer, frames)) = self.core.poll_transmit() {
+            self.say(now, peer, frames);
         }
     }
 
-    fn say(&mut self, now: Time, frames: Vec<u8>) {
-        let connection = self.connection;
+    fn say(&mut self, now: Time, peer: PeerId, frames: Vec<u8>) {
+        let connection = self.connection(peer);
         // The lane may be waiting for a disk; the backup must hear from a primary that lives, but not before its Hello.
         let is_beat = Kind::of_frame(&frames) == Some(Kind::Heartbeat);
-        if is_beat && self.core.state() != PrimaryState::Greeting {
+        if is_beat && self.core.peer_state(peer) != PrimaryState::Greeting {
             // Storage that is stuck for as long as a mute backup is waited for makes a dead primary.
             if !self.is_stuck(now) {
                 self.actions.push_back(Action::Beat { connection, frame: frames });
@@ -56,11 +57,11 @@ impl PrimaryPipeline {
             PrimaryAction::RemoveStore => self.store.handle_delisted(),
             PrimaryAction::Conflict { text } => self.actions.push_back(Action::Conflict { text }),
             PrimaryAction::Fenced { holder } => self.actions.push_back(Action::Fenced { holder }),
-            PrimaryAction::WentSolo { reason } => {
-                self.wants_settling = true;
+            PrimaryAction::WentSolo { peer: _, reason } => {
+                self.wants_settling |= self.core.is_alone();
                 self.note(Note::Solo { reason });
             }
-            PrimaryAction::Disconnect => self.disconnect(),
+            PrimaryAction::Disconnect { peer } => self.disconnect(peer),
             PrimaryAction::ExchangeRefused { text } => self.note(Note::ExchangeRefused { text }),
             PrimaryAction::ExchangeSettled(settlement) => self.note(Note::ExchangeSettled(settlement)),
             PrimaryAction::Ended => {}
@@ -70,17 +71,17 @@ impl PrimaryPipeline {
     fn ask(&mut self, question: Question) {
         // A witness that does not answer is asked again, and that is no news.
         if let Question::Claim { session } = question
-            && self.claim_noted.replace(session) != Some(session)
+            && self.claims_noted.insert(session)
             && !self.has_failed
         {
-            self.note(if self.core.is_parting() { Note::Unprotecting } else { Note::PeerLost });
+            self.note(if self.core.is_parting(session) { Note::Unprotecting } else { Note::PeerLost });
         }
         self.questions.push_back(question);
     }
 
     /// Behind what is still to be said, if anything is.
-    fn disconnect(&mut self) {
-        let connection = self.connection;
+    fn disconnect(&mut self, peer: PeerId) {
+        let connection = self.connection(peer);
         let says = |outgoing: &Outgoing| matches!(outgoing, Outgoing::Frames(to, _) if *to == connection);
         let ends = |outgoing: &Outgoing| matches!(outgoing, Outgoing::End(to) if *to == connection);
         if self.outgoing.iter().any(ends) {

@@ -10,19 +10,22 @@
 //! commit as well; alone, because there is nothing better to do. Only where a state directory's policy says what happens to a guest
 //! that cannot be committed, and nothing else holds it up, that policy decides.
 
+use std::collections::VecDeque;
+
 use super::{Doing, Failing, Note, Outcome, PrimaryPipeline, Step};
 use crate::id::{EpochId, SessionId, Time};
 use crate::lineage::{EpochMark, Linked, StateDigest};
-use crate::primary::{Primary, PrimaryState};
+use crate::primary::{PeerId, Primary, PrimaryState};
 use crate::wire::Link;
 
 /// A sealed epoch that is not durable here.
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) epoch: EpochId,
-    is_base: bool,
-    /// What its frames carry; none: it is not shipped.
-    link: Option<Link>,
+    /// The session whose base it is; an ordinary epoch for all others.
+    base: Option<SessionId>,
+    /// What its frames carry, for each backup that it is still to be shipped to.
+    links: VecDeque<Link>,
     pub(super) has_writes: bool,
     /// It was captured: its memory and state can be committed.
     is_captured: bool,
@@ -48,13 +51,14 @@ enum Stage {
 }
 
 impl Item {
-    pub(super) fn sealed(epoch: EpochId, is_base: bool, link: Option<Link>, has_writes: bool) -> Self {
-        Self { epoch, is_base, link, has_writes, is_captured: true, linked: None, stage: Stage::Identify }
+    pub(super) fn sealed(epoch: EpochId, base: Option<SessionId>, links: Vec<Link>, has_writes: bool) -> Self {
+        let (is_captured, stage) = (true, Stage::Identify);
+        Self { epoch, base, links: links.into(), has_writes, is_captured, linked: None, stage }
     }
 
     /// The last one of a guest that is settled: it has disk writes only.
     pub(super) fn last(epoch: EpochId, has_writes: bool) -> Self {
-        Self { epoch, is_base: false, link: None, has_writes, is_captured: false, linked: None, stage: Stage::Identify }
+        Self { is_captured: false, ..Self::sealed(epoch, None, Vec::new(), has_writes) }
     }
 
     /// Whether a filling that begins now can still collect it.
@@ -149,11 +153,13 @@ impl PrimaryPipeline {
                 Stage::Identify => self.identify(None),
                 Stage::Collect if self.collects() => return Some((Doing::Epoch, Step::Collect { epoch })),
                 Stage::Collect => self.advance(Stage::Ship),
-                Stage::Ship => match item.link.filter(|link| self.is_current(link.session)) {
-                    Some(link) => {
+                Stage::Ship => match item.links.front() {
+                    Some(link) if !self.is_current(link.session) => drop(self.ship_to_next()),
+                    Some(&link) => {
                         let (linked, left) = (linked(), self.core.left());
+                        let is_base = item.base == Some(link.session);
                         self.with(now, |core| core.handle_shipping(now, link.session, epoch));
-                        return Some((Doing::Epoch, Step::Ship { link, linked, left }));
+                        return Some((Doing::Epoch, Step::Ship { link, is_base, linked, left }));
                     }
                     None => self.advance(Stage::Log),
                 },
@@ -197,6 +203,10 @@ impl PrimaryPipeline {
         self.epochs.front_mut().expect("an epoch is worked on").stage = stage;
     }
 
+    fn ship_to_next(&mut self) -> Option<Link> {
+        self.epochs.front_mut().expect("an epoch is worked on").links.pop_front()
+    }
+
     /// The oldest sealed epoch is the next one of its branch.
     fn identify(&mut self, digest: Option<StateDigest>) {
         let item = self.epochs.front_mut().expect("an epoch is worked on");
@@ -227,13 +237,13 @@ impl PrimaryPipeline {
     /// Whether it is the base of a guest that had no epochs: what it wrote to its images before is in the host's memory
     /// only, and counts as durable with this one.
     fn is_first_durable(&self) -> bool {
-        let is_base = self.epochs.front().is_some_and(|item| item.is_base);
+        let is_base = self.epochs.front().is_some_and(|item| item.base.is_some());
         is_base && !self.has_store() && self.config.is_durable
     }
 
     pub(super) fn epoch_done(&mut self, now: Time, outcome: Outcome) {
         let item = self.epochs.front().expect("an epoch is worked on");
-        let (epoch, link) = (item.epoch, item.link);
+        let epoch = item.epoch;
         match item.stage.clone() {
             Stage::Identify => match outcome {
                 Outcome::Digested(digest) => self.identify(Some(digest)),
@@ -241,8 +251,8 @@ impl PrimaryPipeline {
             },
             Stage::Collect => self.advance(Stage::Ship),
             Stage::Ship => {
-                self.advance(Stage::Log);
-                let link = link.expect("only an epoch of a session is shipped");
+                let link = self.ship_to_next().expect("only an epoch of a session is shipped");
+                self.stands_since = None;
                 self.shipped(now, link.session, epoch, &outcome);
             }
             Stage::Log => self.logged(now, epoch, outcome),
@@ -265,8 +275,7 @@ impl PrimaryPipeline {
         match outcome {
             Outcome::Done => self.with(now, |core| core.handle_shipped(now, session, epoch)),
             // Its end, and what is said of it, are on their way.
-            _ if !self.is_current(session) => {}
-            _ => self.break_connection(now),
+            _ => self.break_session(now, session),
         }
     }
 
@@ -313,7 +322,8 @@ impl PrimaryPipeline {
     fn log_failed(&mut self, now: Time, text: String, lacks: Option<String>) {
         self.log_has_room();
         if matches!(self.core.state(), PrimaryState::Greeting | PrimaryState::Meeting | PrimaryState::Syncing) {
-            self.break_connection(now);
+            let connected: Vec<PeerId> = self.connections.keys().copied().collect();
+            connected.into_iter().for_each(|peer| self.break_connection(now, peer));
         }
         self.advance(Stage::LogFailed { text, lacks });
     }

@@ -126,7 +126,7 @@ impl PrimaryPipeline {
     pub(super) fn begin_filling(&mut self, now: Time, link: Link) {
         if self.is_unsettled() {
             // A guest that cannot write its disks does not fill a backup; it will be asked for again.
-            return self.break_connection(now);
+            return self.break_session(now, link.session);
         }
         self.next_filling = Some(link);
         self.begin_next_filling();
@@ -226,7 +226,7 @@ impl PrimaryPipeline {
                     return Some(Step::SyncImages);
                 }
                 // Until then nothing leaves that a base may follow.
-                Stage::Enlist if !self.core.is_enlisted() || self.is_removing_store() => return None,
+                Stage::Enlist if !self.core.is_enlisted(session) || self.is_removing_store() => return None,
                 Stage::Enlist => {
                     // The guest wrote on meanwhile; the pause for the base is to be short.
                     self.filling.as_mut().expect("a filling is worked on").is_listed = true;
@@ -342,14 +342,18 @@ impl PrimaryPipeline {
         self.with(now, |core| core.handle_fill_failed(now, session));
     }
 
+    pub(super) fn break_session(&mut self, now: Time, session: SessionId) {
+        if let Some(peer) = self.core.peer_of(session) {
+            self.break_connection(now, peer);
+        }
+    }
+
     fn filling_broken(&mut self, now: Time) {
         let filling = self.filling.as_mut().expect("a filling is worked on");
         let (session, phase) = (filling.link.session, filling.phase);
         filling.stage = Stage::Failed;
         self.note(Note::FillingFailed { session, phase, text: "the connection broke".into() });
-        if self.is_current(session) {
-            self.break_connection(now);
-        }
+        self.break_session(now, session);
     }
 
     /// The session has ended, or the guest. If it has not, the base could not be sealed.

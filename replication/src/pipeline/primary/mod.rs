@@ -45,12 +45,12 @@ mod snapshot;
 mod step;
 mod upkeep;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::id::{EpochId, SessionId, Time};
 pub use crate::primary::Question;
-use crate::primary::{EpochMeta, GuestEnd, Primary, PrimaryConfig, PrimaryState};
+use crate::primary::{EpochMeta, GuestEnd, PeerId, Primary, PrimaryConfig, PrimaryState};
 use crate::view::Greeting;
 use crate::wire::Link;
 use epochs::{Item, Log, Store};
@@ -148,7 +148,9 @@ pub struct PrimaryPipeline {
     core: Primary,
     doing: Option<Doing>,
     /// Counts connections, so that a frame of one never goes out on another.
-    connection: u64,
+    connected: u64,
+    /// The connection to each backup that stands or stood last.
+    connections: BTreeMap<PeerId, u64>,
     outgoing: VecDeque<Outgoing>,
     epochs: VecDeque<Item>,
     /// Since when nothing has come of the oldest of them, which waits for storage.
@@ -177,8 +179,8 @@ pub struct PrimaryPipeline {
     is_bulks_turn: bool,
     /// When the guest ended: no backup could have continued it then, or the session was claimed first.
     parts_alone: bool,
-    /// The session about which it was said that the witness is asked.
-    claim_noted: Option<SessionId>,
+    /// The sessions about which it was said that the witness is asked.
+    claims_noted: BTreeSet<SessionId>,
     /// The machine cannot continue the guest.
     has_failed: bool,
     /// The machine has ended, one way or another.
@@ -212,7 +214,8 @@ impl PrimaryPipeline {
         Self {
             core: Primary::new(config.primary.clone()),
             doing: None,
-            connection: 0,
+            connected: 0,
+            connections: BTreeMap::new(),
             outgoing: VecDeque::new(),
             epochs: VecDeque::new(),
             stands_since: None,
@@ -234,7 +237,7 @@ impl PrimaryPipeline {
             closing: None,
             is_bulks_turn: false,
             parts_alone: true,
-            claim_noted: None,
+            claims_noted: BTreeSet::new(),
             has_failed: false,
             has_ended: false,
             actions: VecDeque::new(),
@@ -256,14 +259,21 @@ impl PrimaryPipeline {
         result
     }
 
-    /// A connection stands, if one is wanted; its number. `session` is fresh and random.
-    pub fn handle_connected(&mut self, now: Time, session: SessionId, greeting: Option<Greeting>) -> Option<u64> {
-        if !self.core.wants_connection() {
+    /// A connection to the backup at `peer` stands, if one is wanted; its number. `session` is fresh and random.
+    pub fn handle_connected(
+        &mut self,
+        now: Time,
+        peer: PeerId,
+        session: SessionId,
+        greeting: Option<Greeting>,
+    ) -> Option<u64> {
+        if !self.core.wants_connection(peer) {
             return None;
         }
-        self.connection += 1;
-        self.with(now, |core| core.handle_connected(now, session, greeting));
-        Some(self.connection)
+        self.connected += 1;
+        self.connections.insert(peer, self.connected);
+        self.with(now, |core| core.handle_connected(now, peer, session, greeting));
+        Some(self.connected)
     }
 
     /// The operator wants no backup any more.
@@ -276,8 +286,8 @@ impl PrimaryPipeline {
     /// The running epoch was sealed. `is_base`: by [`Step::SealBase`].
     pub fn handle_sealed(&mut self, now: Time, epoch: EpochId, is_base: bool, ship_bytes: u64, has_writes: bool) {
         let base = self.filling.as_ref().filter(|_| is_base).map(|filling| filling.link.session);
-        let link = self.with(now, |core| core.handle_sealed(EpochMeta { epoch, base, ship_bytes }));
-        self.queue(Item::sealed(epoch, is_base, link, has_writes));
+        let links = self.with(now, |core| core.handle_sealed(EpochMeta { epoch, base, ship_bytes }));
+        self.queue(Item::sealed(epoch, base, links, has_writes));
     }
 
     /// The running epoch of a guest that is being settled was ended ([`Step::SealLast`]), without being captured.
@@ -464,8 +474,9 @@ impl PrimaryPipeline {
         let doing = self.doing.take().expect("the lane answers the step that it has");
         match doing {
             Doing::Send(connection) => {
-                if outcome == Outcome::Broken && connection == self.connection {
-                    self.break_connection(now);
+                let current = self.connections.iter().find(|(_, number)| **number == connection);
+                if let Some((peer, _)) = current.filter(|_| outcome == Outcome::Broken) {
+                    self.break_connection(now, *peer);
                 }
             }
             Doing::Part => {}
@@ -560,17 +571,17 @@ impl PrimaryPipeline {
 
     /// Whether the base of `session` may be sealed. Asked when no other epoch can come before it.
     pub fn may_seal_base(&self, session: SessionId) -> bool {
-        self.is_current(session) && self.core.may_seal_base() && self.epochs.is_empty()
+        self.is_current(session) && self.core.may_seal_base(session) && self.epochs.is_empty()
     }
 
     /// Whether what belongs to `session` may still go out.
     pub fn is_current(&self, session: SessionId) -> bool {
-        self.core.link().is_some_and(|link| link.session == session)
+        self.core.is_current(session)
     }
 
-    /// The number of the connection that stands or stood last.
-    pub fn connection(&self) -> u64 {
-        self.connection
+    /// The number of the connection to `peer` that stands or stood last; 0: there was none.
+    pub fn connection(&self, peer: PeerId) -> u64 {
+        self.connections.get(&peer).copied().unwrap_or(0)
     }
 
     /// The last epoch for which the lane Ship has done everything.

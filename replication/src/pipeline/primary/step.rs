@@ -38,6 +38,8 @@ pub enum Step {
     Ship {
         /// What its frames carry.
         link: Link,
+        /// It is the base of that session.
+        is_base: bool,
         /// The epoch, and what it continues.
         linked: Linked,
         /// The last epoch of which all output has left.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::id::{ClaimResult, Term};
 use crate::lineage::{EpochMark, Linked, StateDigest};
-use crate::primary::tests::{SESSION, config, frame, hello_ack, true_ack};
+use crate::primary::tests::{PEER, SESSION, config, frame, hello_ack, true_ack};
 use crate::primary::{Left, Meeting};
 use crate::wire::{Kind, Message};
 
@@ -161,13 +161,15 @@ impl Host {
 
     fn hear(&mut self, message: Message) {
         let now = self.now;
-        self.pipeline.with(now, |core| core.handle_frame(now, frame(message))).expect("the peer says what it may");
+        self.pipeline
+            .with(now, |core| core.handle_frame(now, PEER, frame(message)))
+            .expect("the peer says what it may");
         self.settle();
     }
 
     /// A backup greets back: it is about to be filled.
     fn connect(&mut self) {
-        self.pipeline.handle_connected(self.now, SESSION, None).expect("a connection is wanted");
+        self.pipeline.handle_connected(self.now, PEER, SESSION, None).expect("a connection is wanted");
         self.settle();
         assert!(matches!(self.step(), Some(Step::Send { .. })), "the Hello");
         self.done(Outcome::Done);
@@ -265,7 +267,9 @@ fn full_log_is_emptied_when_the_images_have_all_that_is_in_it() {
 fn log_without_room_is_tried_again_later_and_told_once() {
     let mut host = Host::new(false);
     host.connect();
-    assert!(host.run().contains(&Step::Fill { link: host.pipeline.core().link().unwrap(), step: FillStep::Compare }));
+    assert!(
+        host.run().contains(&Step::Fill { link: host.pipeline.core().link(PEER).unwrap(), step: FillStep::Compare })
+    );
     let base = host.pipeline.core().pointers().sealed();
     let ack = host.ack(base);
     host.hear(ack);
@@ -329,15 +333,15 @@ fn guest_that_stands_still_for_a_session_that_is_over_runs_before_the_next_is_fi
         host.done(outcome);
     }
     let (now, other) = (host.now, SessionId([2; 16]));
-    host.pipeline.with(now, |core| core.handle_disconnected(now));
-    host.pipeline.handle_connected(now, other, None).expect("a connection is wanted");
+    host.pipeline.with(now, |core| core.handle_disconnected(now, PEER));
+    host.pipeline.handle_connected(now, PEER, other, None).expect("a connection is wanted");
     host.done(Outcome::Done);
     assert!(matches!(host.step(), Some(Step::Send { .. })), "the Hello");
-    let link = Link { session: other, ..host.pipeline.core().link().expect("it was greeted") };
+    let link = Link { session: other, ..host.pipeline.core().link(PEER).expect("it was greeted") };
     let mut decoder = crate::FrameDecoder::new(link.vm);
     decoder.handle_bytes(&hello_ack().to_frame(&link, EpochId(0)));
     let frame = decoder.poll_frame().expect("a frame").expect("a whole one");
-    host.pipeline.with(now, |core| core.handle_frame(now, frame)).expect("the peer says what it may");
+    host.pipeline.with(now, |core| core.handle_frame(now, PEER, frame)).expect("the peer says what it may");
     host.settle();
     host.done(Outcome::Done);
     assert_eq!(host.step(), Some(Step::LetGo));
@@ -426,7 +430,7 @@ fn log_is_not_emptied_behind_images_that_could_not_be_synced() {
 fn control_frames_go_before_epochs_and_beats_pass_a_lane_that_waits_for_a_disk() {
     let mut host = Host::new(true);
     host.seal(true);
-    let number = host.pipeline.handle_connected(host.now, SESSION, None).expect("it is wanted");
+    let number = host.pipeline.handle_connected(host.now, PEER, SESSION, None).expect("it is wanted");
     host.settle();
     assert!(matches!(host.step(), Some(Step::Send { connection, .. }) if connection == number));
     host.done(Outcome::Done);
@@ -439,7 +443,7 @@ fn control_frames_go_before_epochs_and_beats_pass_a_lane_that_waits_for_a_disk()
     assert!(beats(&host) > 0, "{:?}", host.actions);
     let before = beats(&host);
     host.now = Time(1000 * MS);
-    host.pipeline.with(host.now, |core| core.handle_alive(Time(1000 * MS)));
+    host.pipeline.with(host.now, |core| core.handle_alive(Time(1000 * MS), PEER));
     host.pipeline.handle_timeout(host.now);
     host.settle();
     assert_eq!(beats(&host), before, "a log that is stuck makes a dead primary");
@@ -456,7 +460,7 @@ fn guest_of_a_failed_machine_is_not_asked_for() {
     host.questions.clear();
     host.pipeline.handle_machine_ended(true);
     let now = host.now;
-    host.pipeline.with(now, |core| core.handle_disconnected(now));
+    host.pipeline.with(now, |core| core.handle_disconnected(now, PEER));
     host.settle();
     assert_eq!((host.pipeline.core().state(), &host.questions[..]), (PrimaryState::Arbitrating, &[][..]));
 }
@@ -471,7 +475,7 @@ fn filling_of_a_guest_with_epochs_compares_images_that_have_what_is_not_collecte
         host.done(Outcome::Logged { is_half_full: false });
     }
     host.connect();
-    let link = host.pipeline.core().link().expect("there is a session");
+    let link = host.pipeline.core().link(PEER).expect("there is a session");
     assert_eq!(host.step(), Some(Step::BeginFilling { link, has_epochs: true }));
     host.done(Outcome::Done);
     assert_eq!(host.step(), None, "its disk writes are on their way to the images");
@@ -489,7 +493,7 @@ fn filling_of_a_guest_with_epochs_compares_images_that_have_what_is_not_collecte
 fn filling_has_its_turn_although_epochs_come_without_end() {
     let mut host = Host::new(true);
     host.connect();
-    let link = host.pipeline.core().link().expect("there is a session");
+    let link = host.pipeline.core().link(PEER).expect("there is a session");
     let mut pieces = 0;
     host.seal(false);
     for _ in 0..40 {
@@ -510,7 +514,7 @@ fn base_is_recorded_held_for_and_sealed_when_all_before_it_has_left() {
     host.connect();
     let steps = host.run();
     let order: Vec<_> = steps.iter().filter(|step| !matches!(step, Step::Fill { .. })).cloned().collect();
-    let link = host.pipeline.core().link().expect("there is a session");
+    let link = host.pipeline.core().link(PEER).expect("there is a session");
     let base = EpochId(1);
     let expected = [
         Step::BeginFilling { link, has_epochs: true },
@@ -518,7 +522,12 @@ fn base_is_recorded_held_for_and_sealed_when_all_before_it_has_left() {
         Step::Hold { session: Some(SESSION) },
         Step::SealBase { session: SESSION },
         Step::LetGo,
-        Step::Ship { link, linked: Linked { before: mark(base.prev()).chain, mark: mark(base) }, left: EpochId(0) },
+        Step::Ship {
+            link,
+            is_base: true,
+            linked: Linked { before: mark(base.prev()).chain, mark: mark(base) },
+            left: EpochId(0),
+        },
         Step::Log { mark: mark(base) },
         Step::CommitLocally { mark: mark(base), left: EpochId(0) },
     ];
@@ -541,7 +550,7 @@ fn guest_that_is_held_for_a_base_runs_on_when_the_session_is_over() {
         }
     }
     let now = host.now;
-    host.pipeline.with(now, |core| core.handle_disconnected(now));
+    host.pipeline.with(now, |core| core.handle_disconnected(now, PEER));
     assert_eq!(host.step(), Some(Step::LetGo));
     host.done(Outcome::Done);
     assert_eq!(host.step(), Some(Step::Record { session: None }), "nobody need ask any more");
@@ -557,7 +566,7 @@ fn connection_ends_behind_what_is_still_to_be_said() {
     let goodbye = |frames: &[u8]| Kind::of_frame(frames) == Some(Kind::Goodbye);
     assert!(matches!(host.step(), Some(Step::Send { frames, .. }) if goodbye(&frames)));
     host.done(Outcome::Done);
-    let connection = host.pipeline.connection();
+    let connection = host.pipeline.connection(PEER);
     assert_eq!(host.step(), Some(Step::Part { connection }));
     assert!(!host.actions.contains(&Action::Close { connection }));
 }
@@ -591,7 +600,7 @@ fn ended_guest_whose_backup_is_not_parted_from_stays_until_it_is_given_up() {
     host.run();
     host.is_answered = false;
     let now = host.now;
-    host.pipeline.with(now, |core| core.handle_disconnected(now));
+    host.pipeline.with(now, |core| core.handle_disconnected(now, PEER));
     host.pipeline.handle_machine_ended(false);
     host.pipeline.handle_guest_ended(host.now, false, false);
     let is_of_closing = |step: &Step| matches!(step, Step::RemoveEnded | Step::EmptyLog);

@@ -39,7 +39,7 @@ fn asking() -> Primary {
 #[test]
 fn heir_is_asked_for_when_the_backup_has_forsworn_and_not_before() {
     let mut primary = asking();
-    primary.handle_frame(Time(MS), forsworn(Ok(Nonce([6; 16])))).expect("it was asked");
+    primary.handle_frame(Time(MS), PEER, forsworn(Ok(Nonce([6; 16])))).expect("it was asked");
     assert_eq!(asked(&mut primary), [move_question(Some(Nonce([6; 16])))]);
     // Output goes on leaving meanwhile, and what has no answer is asked again.
     let question = Question::Move { heir: HEIR, nonce: None };
@@ -61,7 +61,7 @@ fn settlement_of_an_earlier_exchange_says_nothing_of_the_next() {
     primary.handle_exchange_settled(called_off(earlier));
     assert_eq!(asked(&mut primary), [PrimaryAction::ExchangeSettled(called_off(earlier))]);
     assert!(primary.is_exchanging());
-    primary.handle_frame(Time(MS), forsworn(Ok(Nonce([6; 16])))).expect("it was asked");
+    primary.handle_frame(Time(MS), PeerId::FIRST, forsworn(Ok(Nonce([6; 16])))).expect("it was asked");
     assert_eq!(asked(&mut primary), [move_question(Some(Nonce([6; 16])))]);
     primary.handle_exchange_settled(moved());
     assert!(!primary.is_exchanging());
@@ -71,23 +71,23 @@ fn settlement_of_an_earlier_exchange_says_nothing_of_the_next() {
 fn guest_that_is_about_to_get_a_witness_connects_to_no_backup_and_asks_nothing_before_it_has_it() {
     let mut primary = Primary::new(PrimaryConfig { is_witnessed: false, ..config() });
     assert_eq!(primary.handle_adoption_opened(), Ok(()));
-    assert_eq!((primary.wants_connection(), primary.may_exchange()), (false, Err(NotNow::UnderWay)));
-    primary.handle_connected(Time(0), SESSION, None);
+    assert_eq!((primary.wants_connection(PeerId::FIRST), primary.may_exchange()), (false, Err(NotNow::UnderWay)));
+    primary.handle_connected(Time(0), PeerId::FIRST, SESSION, None);
     assert_eq!((sent(&mut primary), primary.state()), (vec![], PrimaryState::Solo));
-    assert_eq!(asked(&mut primary), [PrimaryAction::Disconnect]);
+    assert_eq!(asked(&mut primary), [PrimaryAction::Disconnect { peer: PeerId::FIRST }]);
     // The first record says what it is committed to: a state directory that is lost meanwhile is removed from it.
     primary.handle_store_lost();
     assert_eq!(asked(&mut primary), []);
     primary.handle_adoption_settled(true);
     assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::DelistStore)]);
-    assert!(primary.wants_connection() && !primary.is_exchanging());
+    assert!(primary.wants_connection(PeerId::FIRST) && !primary.is_exchanging());
     assert_eq!(primary.handle_adoption_opened(), Err(NotNow::Unsettled));
 }
 
 #[test]
 fn guest_with_a_backup_gets_no_witness() {
     let mut primary = Primary::new(PrimaryConfig { is_witnessed: false, ..config() });
-    primary.handle_connected(Time(0), SESSION, None);
+    primary.handle_connected(Time(0), PeerId::FIRST, SESSION, None);
     assert_eq!(primary.handle_adoption_opened(), Err(NotNow::Filling(PrimaryState::Greeting)));
     assert_eq!(protected().handle_adoption_opened(), Err(NotNow::Connected));
 }
@@ -102,7 +102,7 @@ fn guest_without_a_backup_asks_for_the_heir_at_once() {
 #[test]
 fn backup_that_refuses_has_it_called_off() {
     let mut primary = asking();
-    primary.handle_frame(Time(MS), forsworn(Err("another witness".into()))).expect("it was asked");
+    primary.handle_frame(Time(MS), PEER, forsworn(Err("another witness".into()))).expect("it was asked");
     let said = asked(&mut primary);
     assert!(matches!(&said[0], PrimaryAction::ExchangeRefused { text } if text == "another witness"));
     assert_eq!(said[1], PrimaryAction::Ask(Question::CallOff { heir: HEIR }));
@@ -115,17 +115,17 @@ fn backup_that_refuses_has_it_called_off() {
 fn answer_about_another_heir_or_one_that_nobody_asked_for_counts_nothing() {
     let mut primary = asking();
     let other = Forsworn { heir: RegisterId([9; 16]), result: Ok(NONCE) };
-    primary.handle_frame(Time(MS), frame(Message::Forsworn(other))).expect("it is harmless");
+    primary.handle_frame(Time(MS), PEER, frame(Message::Forsworn(other))).expect("it is harmless");
     assert_eq!(asked(&mut primary), []);
     let mut primary = protected();
-    primary.handle_frame(Time(MS), forsworn(Ok(NONCE))).expect("it is harmless");
+    primary.handle_frame(Time(MS), PEER, forsworn(Ok(NONCE))).expect("it is harmless");
     assert_eq!(asked(&mut primary), []);
 }
 
 #[test]
 fn backup_that_is_lost_meanwhile_is_claimed_and_that_settles_the_exchange() {
     let mut primary = asking();
-    primary.handle_disconnected(Time(MS));
+    primary.handle_disconnected(Time(MS), PEER);
     assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::Claim { session: SESSION })]);
     assert_eq!(primary.may_exchange(), Err(NotNow::UnderWay));
     primary.handle_exchange_settled(called_off(HEIR));
@@ -136,7 +136,7 @@ fn backup_that_is_lost_meanwhile_is_claimed_and_that_settles_the_exchange() {
 #[test]
 fn no_exchange_begins_while_a_backup_is_neither_a_member_nor_none() {
     let mut primary = solo();
-    primary.handle_connected(Time(0), SESSION, None);
+    primary.handle_connected(Time(0), PEER, SESSION, None);
     assert_eq!(primary.may_exchange(), Err(NotNow::Filling(PrimaryState::Greeting)));
     // It was noted when there was none: nobody else has a part in it.
     primary.handle_exchange_opened(Time(MS), HEIR, Vec::new(), NONCE);
@@ -150,9 +150,9 @@ fn no_exchange_begins_while_a_backup_is_neither_a_member_nor_none() {
 fn backup_that_knows_another_register_of_the_generation_stops_the_guest() {
     for begins_afresh in [true, false] {
         let mut primary = Primary::new(PrimaryConfig { begins_afresh, ..config() });
-        primary.handle_connected(Time(0), SESSION, None);
+        primary.handle_connected(Time(0), PEER, SESSION, None);
         let refuse = Refuse { code: RefuseCode::Rival, text: "two registers".into() };
-        primary.handle_frame(Time(MS), frame(Message::Refuse(refuse))).expect("it may refuse");
+        primary.handle_frame(Time(MS), PEER, frame(Message::Refuse(refuse))).expect("it may refuse");
         assert!(asked(&mut primary).contains(&PrimaryAction::Conflict { text: "two registers".into() }));
     }
 }

@@ -51,7 +51,7 @@ fn fill(load: Load) -> Filled {
         }
         if next != NextRound::Send {
             let took = Duration::from_nanos(now);
-            return Filled { next, left, took, shares, figures: primary.fill_figures(), primary };
+            return Filled { next, left, took, shares, figures: primary.fill_figures(PEER), primary };
         }
         let ns = left as u128 * 1_000_000_000 / u128::from(load.link);
         primary.handle_fill_sent(SESSION, left, 0);
@@ -88,7 +88,7 @@ fn guest_that_writes_faster_than_the_link_is_slowed_until_it_converges_and_has_a
     assert!(filled.shares.is_sorted_by(|a, b| a > b) && *filled.shares.last().expect("it is slowed") >= 5);
     assert!(filled.took <= Duration::from_secs(100), "{:?}", filled.took);
     assert!(filled.figures.round < 12, "{:?}", filled.figures);
-    filled.primary.handle_disconnected(Time(1 << 40));
+    filled.primary.handle_disconnected(Time(1 << 40), PEER);
     assert!(asked(&mut filled.primary).contains(&PrimaryAction::GuestShare { percent: 100 }));
 }
 
@@ -101,7 +101,7 @@ fn guest_whose_smallest_share_is_too_fast_gets_a_longer_pause_but_not_any() {
     assert!(never.figures.round <= 12, "rounds for nothing: {:?}", never.figures);
     assert!(never.figures.round <= rounds().rounds_max && never.took <= rounds().time_max + Duration::from_secs(4));
     assert_eq!(never.shares.last(), Some(&100), "it is given back what it had");
-    assert_eq!((never.primary.state(), never.primary.wants_connection()), (PrimaryState::Solo, false));
+    assert_eq!((never.primary.state(), never.primary.wants_connection(PEER)), (PrimaryState::Solo, false));
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn what_comes_between_the_last_round_and_the_base_is_looked_at_too() {
     assert_eq!(primary.handle_fill_left(Time(9_000 * MS), SESSION, left(50)), NextRound::Send);
     primary.handle_fill_sent(SESSION, 50 * MB, 0);
     assert_eq!(primary.handle_fill_left(Time(9_500 * MS), SESSION, left(1)), NextRound::Seal);
-    assert_eq!(primary.fill_figures().round, 2);
+    assert_eq!(primary.fill_figures(PEER).round, 2);
 }
 
 #[test]
@@ -160,23 +160,23 @@ fn disk_writes_that_come_and_are_sent_during_a_round_count_as_written_in_it() {
         asked(&mut primary)[..],
         [PrimaryAction::FillingDiverges { .. }, PrimaryAction::GuestShare { .. }]
     ));
-    assert_eq!(primary.fill_figures().dirty_rate, Some(100 * MB));
+    assert_eq!(primary.fill_figures(PEER).dirty_rate, Some(100 * MB));
 }
 
 #[test]
 fn figures_tell_rate_and_how_long_it_will_take() {
     let mut primary = syncing();
     primary.handle_disks_compared(SESSION, 50 * MB, Duration::from_secs(1), 200 * MB);
-    let figures = primary.fill_figures();
+    let figures = primary.fill_figures(PEER);
     assert_eq!((figures.round, figures.left_bytes, figures.rate), (0, 200 * MB, Some(50 * MB)));
     assert_eq!(figures.estimate, Some(Duration::from_secs(4)));
     let left = |mb: u64| Left { page_bytes: mb * MB, write_bytes: 0 };
     assert_eq!(primary.handle_fill_left(Time(0), SESSION, left(100)), NextRound::Send);
     primary.handle_fill_sent(SESSION, 60 * MB, 10 * MB);
-    assert_eq!(primary.fill_figures().left_bytes, 30 * MB);
+    assert_eq!(primary.fill_figures(PEER).left_bytes, 30 * MB);
     primary.handle_fill_sent(SESSION, 20 * MB, 10 * MB);
     assert_eq!(primary.handle_fill_left(Time(800 * MS), SESSION, left(32)), NextRound::Send);
-    let figures = primary.fill_figures();
+    let figures = primary.fill_figures(PEER);
     assert_eq!((figures.rate, figures.dirty_rate), (Some(100 * MB), Some(40 * MB)));
     assert_eq!(figures.estimate, Some(Duration::from_nanos(32 * MB * 1000 / 60)));
     assert_eq!(figures.sent_bytes, 80 * MB);
@@ -189,17 +189,17 @@ fn fillings_that_fail_one_after_the_other_rest_longer_and_longer_until_one_succe
     for rest in [40, 80, 100, 100] {
         primary.handle_fill_failed(Time(0), SESSION);
         let actions = asked(&mut primary);
-        assert_eq!(actions[0], PrimaryAction::Disconnect);
-        assert_eq!(primary.fill_rest_until(), Some(Time(rest * MS)));
-        assert!(!primary.wants_connection());
+        assert_eq!(actions[0], PrimaryAction::Disconnect { peer: PEER });
+        assert_eq!(primary.fill_rest_until(PEER), Some(Time(rest * MS)));
+        assert!(!primary.wants_connection(PEER));
         assert_eq!(primary.poll_timeout(), Some(Time(rest * MS)));
         primary.handle_timeout(Time((rest - 1) * MS));
-        assert!(!primary.wants_connection());
+        assert!(!primary.wants_connection(PEER));
         primary.handle_timeout(Time(rest * MS));
-        assert!(primary.wants_connection());
+        assert!(primary.wants_connection(PEER));
         connect_again(&mut primary);
     }
     primary.handle_fill_failed(Time(0), SESSION);
     primary.handle_backup_wanted();
-    assert!(primary.wants_connection());
+    assert!(primary.wants_connection(PEER));
 }

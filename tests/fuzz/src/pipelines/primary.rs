@@ -6,7 +6,7 @@ use std::time::Duration;
 use replication::pipeline::primary::{
     Action, Boundary, FillStep, GuestMode, Outcome, PauseStep, PipelineConfig, PrimaryPipeline, Question, Step,
 };
-use replication::primary::{Left, Meeting, PrimaryState};
+use replication::primary::{Left, Meeting, PeerId, PrimaryState};
 use replication::view::{Fate, Known, RecordHash, RegisterId, Settlement};
 use replication::wire::{Ack, DiskWant};
 use replication::{EpochId, FrameDecoder, Link, Message, PrimaryConfig, SessionId, StateDigest, Term, Time, VmId};
@@ -84,7 +84,7 @@ impl Host {
     /// All goes well, until the guest is protected.
     fn protect(&mut self) {
         let asked = SessionId([1; 16]);
-        self.pipeline.handle_connected(self.now, asked, None).expect("a fresh primary wants a backup");
+        self.pipeline.handle_connected(self.now, PeerId::FIRST, asked, None).expect("a fresh primary wants a backup");
         for _ in 0..80 {
             self.poll();
             match self.pipeline.core().state() {
@@ -109,10 +109,12 @@ impl Host {
 
     fn event(&mut self, input: &mut Input<'_>) {
         let now = self.now;
-        let asked = self.pipeline.core().link().map_or_else(|| session(input), |link| link.session);
+        let asked = self.pipeline.core().link(PeerId::FIRST).map_or_else(|| session(input), |link| link.session);
         match input.u8() % 24 {
-            0 => drop(self.pipeline.handle_connected(now, session(input), None)),
-            1 if input.u8().is_multiple_of(8) => self.pipeline.with(now, |core| core.handle_disconnected(now)),
+            0 => drop(self.pipeline.handle_connected(now, PeerId::FIRST, session(input), None)),
+            1 if input.u8().is_multiple_of(8) => {
+                self.pipeline.with(now, |core| core.handle_disconnected(now, PeerId::FIRST))
+            }
             2 if input.u8().is_multiple_of(8) => {
                 let said = message(input).to_frame(&link(asked), epoch(input));
                 self.hear(&said);
@@ -141,12 +143,12 @@ impl Host {
                     self.pipeline.handle_guest_ended(now, input.u8() & 1 == 0, keeps);
                 }
                 4 => self.pipeline.handle_given_up(),
-                2 => self.pipeline.with(now, |core| core.handle_broken_stream(now)),
+                2 => self.pipeline.with(now, |core| core.handle_broken_stream(now, PeerId::FIRST)),
                 3 => self.pipeline.with(now, |core| core.handle_backup_wanted()),
                 _ => self.step_done(input),
             },
             22 => self.pause(input),
-            _ => self.pipeline.with(now, |core| core.handle_alive(now)),
+            _ => self.pipeline.with(now, |core| core.handle_alive(now, PeerId::FIRST)),
         }
     }
 
@@ -169,7 +171,7 @@ impl Host {
         let (mut decoder, now) = (FrameDecoder::new(VmId::of_name(NAME)), self.now);
         decoder.handle_bytes(bytes);
         while let Ok(Some(frame)) = decoder.poll_frame() {
-            if self.pipeline.with(now, |core| core.handle_frame(now, frame)).is_err() {
+            if self.pipeline.with(now, |core| core.handle_frame(now, PeerId::FIRST, frame)).is_err() {
                 return;
             }
         }
@@ -409,7 +411,7 @@ impl Host {
                 let through = self.pipeline.through();
                 assert!(!self.log_counts || upto <= through, "{upto} leaves, durable here is {through}");
                 let core = self.pipeline.core();
-                let acked = core.acked().filter(|_| core.state() == PrimaryState::Protected);
+                let acked = core.acked(PeerId::FIRST).filter(|_| core.state() == PrimaryState::Protected);
                 assert!(acked.is_none_or(|acked| upto <= acked), "{upto} leaves, acked is {acked:?}");
                 self.releases.push_back(upto);
             }

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use replication::primary::{FillPhase, GuestEnd, Left, Meeting, NextRound, PrimaryState, Question, RoundsConfig};
+use replication::primary::{
+    FillPhase, GuestEnd, Left, Meeting, NextRound, PeerId, PrimaryState, Question, RoundsConfig,
+};
 use replication::wire::{EpochBegin, MachineInfo};
 use replication::{
     BranchSeed, ClaimResult, EpochId, EpochMeta, EpochWriter, Fork, FrameDecoder, Link, Linked, Origin, Primary,
@@ -48,7 +50,7 @@ impl PrimaryCore {
     }
 
     pub(super) fn greet(&mut self, now: Time, join: Join, greeting: replication::view::Greeting) -> Vec<u8> {
-        self.core.handle_connected(now, join.session(), Some(greeting));
+        self.core.handle_connected(now, PeerId::FIRST, join.session(), Some(greeting));
         (self.join, self.session) = (Some(join), Some(join));
         self.shipped.clear();
         self.acks.clear();
@@ -73,14 +75,17 @@ impl PrimaryCore {
 
     pub(super) fn seal(&mut self, now: Time, is_base: bool) {
         assert!(self.core.may_seal(), "the core would wait");
-        assert!(!is_base || self.core.may_seal_base(), "the core would seal no base");
+        assert!(
+            !is_base || self.join.is_some_and(|join| self.core.may_seal_base(join.session())),
+            "the core would seal no base"
+        );
         let epoch = self.core.pointers().running();
         let base = self.join.filter(|_| is_base).map(Join::session);
-        let link = self.core.handle_sealed(EpochMeta { epoch, base, ship_bytes: 1 });
+        let links = self.core.handle_sealed(EpochMeta { epoch, base, ship_bytes: 1 });
         let count = u8::try_from(epoch.0).expect("epochs are few");
         let state = [self.life.host.0, self.life.number, count];
         let linked = self.core.handle_identified(epoch, Some(StateDigest::of(&state)));
-        if let Some(link) = link {
+        for link in links {
             self.ship(now, link, linked, is_base, &state);
         }
         self.perform(now);
@@ -124,7 +129,7 @@ impl PrimaryCore {
     }
 
     pub(super) fn lose_backup(&mut self, now: Time) {
-        self.core.handle_disconnected(now);
+        self.core.handle_disconnected(now, PeerId::FIRST);
         self.perform(now);
     }
 
@@ -156,12 +161,12 @@ impl PrimaryCore {
         let mut decoder = FrameDecoder::new(VmId::of_name(VM));
         decoder.handle_bytes(bytes);
         while let Some(frame) = decoder.poll_frame().expect("a core makes whole frames") {
-            self.core.handle_frame(now, frame).expect("the backup keeps to the protocol");
+            self.core.handle_frame(now, PeerId::FIRST, frame).expect("the backup keeps to the protocol");
         }
     }
 
     fn transmits(&mut self) -> Vec<u8> {
-        std::iter::from_fn(|| self.core.poll_transmit()).flatten().collect()
+        std::iter::from_fn(|| self.core.poll_transmit()).flat_map(|(_, frames)| frames).collect()
     }
 
     /// Does what the core wants, but for its questions, which the model answers.

@@ -1,6 +1,7 @@
 //! Rules that are broken on purpose where an epoch is sealed, and where its output leaves.
 
 use replication::pipeline::primary::Outcome;
+use replication::primary::PeerId;
 use replication::{EpochId, Linked, StateDigest};
 
 use super::PrimaryNode;
@@ -39,7 +40,7 @@ impl PrimaryNode {
 
     /// What a careless driver would do: the base leaves, and the core hears of an epoch like any other.
     pub(super) fn ship_base_before_seal(&mut self, rest: u64, env: &mut Env) -> Result<Outcome, Crashed> {
-        let (link, left) = (self.core().link().expect("there is a session to base"), self.core().left());
+        let (link, left) = (self.core().link(PeerId::FIRST).expect("there is a session to base"), self.core().left());
         let branch = self.branch();
         let sealed = self.machine.seal(true, rest);
         let (epoch, has_writes) = (sealed.epoch, !sealed.sectors.is_empty());

@@ -1,6 +1,7 @@
 //! A primary's connection to its backup.
 
 use replication::SessionId;
+use replication::primary::PeerId;
 use replication::wire::Kind;
 
 use super::PrimaryNode;
@@ -15,7 +16,7 @@ impl PrimaryNode {
         session[..8].copy_from_slice(&env.rng.u64().to_le_bytes());
         env.say(|| format!("host {} connects, session {}", self.id.host, SessionId(session)));
         let greeting = env.witness.greeting(self.id);
-        match self.pipeline.handle_connected(env.time(), SessionId(session), greeting) {
+        match self.pipeline.handle_connected(env.time(), PeerId::FIRST, SessionId(session), greeting) {
             Some(number) => (self.stream, self.number) = (Some(Stream::new(connection)), number),
             None => env.close(connection, self.id.host),
         }
@@ -26,24 +27,24 @@ impl PrimaryNode {
     pub fn handle_disconnected(&mut self, env: &mut Env) -> Result<(), Crashed> {
         self.stream = None;
         let now = env.time();
-        self.pipeline.with(now, |core| core.handle_disconnected(now));
+        self.pipeline.with(now, |core| core.handle_disconnected(now, PeerId::FIRST));
         self.pump(env)
     }
 
     /// Bytes arrived.
     pub fn handle_bytes(&mut self, bytes: &[u8], env: &mut Env) -> Result<(), Crashed> {
         let now = env.time();
-        self.pipeline.with(now, |core| core.handle_alive(now));
+        self.pipeline.with(now, |core| core.handle_alive(now, PeerId::FIRST));
         if let Some(stream) = &mut self.stream {
             stream.decoder.handle_bytes(bytes);
         }
         while let Some(stream) = &mut self.stream {
             match stream.decoder.poll_frame() {
                 Ok(None) => break,
-                Ok(Some(frame)) => drop(self.pipeline.with(now, |core| core.handle_frame(now, frame))),
+                Ok(Some(frame)) => drop(self.pipeline.with(now, |core| core.handle_frame(now, PeerId::FIRST, frame))),
                 Err(error) => {
                     env.say(|| format!("host {}: {error}", self.id.host));
-                    self.pipeline.with(now, |core| core.handle_broken_stream(now));
+                    self.pipeline.with(now, |core| core.handle_broken_stream(now, PeerId::FIRST));
                     return self.pump(env);
                 }
             }

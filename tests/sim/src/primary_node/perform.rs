@@ -33,7 +33,7 @@ impl PrimaryNode {
                 self.shipping.collect(self.machine.sealed(epoch));
                 Outcome::Done
             }
-            Does::Ship { link, linked, left } => return self.ship(link, linked, left, env),
+            Does::Ship { link, is_base: _, linked, left } => return self.ship(link, linked, left, env),
             Does::Log { .. } => {
                 if env.plan.broken == Some(Break::LogEmptiedEarly) {
                     self.machine.disk.files.log.truncate();

@@ -1,5 +1,6 @@
 //! What happens on the links: connections are made, pieces arrive, and strangers come.
 
+use replication::primary::PeerId;
 use replication::view::{Greeting, Nonce};
 use replication::wire::{Hello, Link, Message, RefuseCode};
 use replication::{EpochId, FrameDecoder, SessionId, Term, VmId};
@@ -19,7 +20,11 @@ impl World {
         let Role::Primary(node) = &self.hosts[host].role else { return };
         let Role::Backup(other) = &self.hosts[peer].role else { return };
         let is_reached = self.env.net.passes(Some(host), Some(peer)) && self.env.net.passes(Some(peer), Some(host));
-        if !node.core().wants_connection() || node.stream.is_some() || self.env.is_paused(peer) || !is_reached {
+        if !node.core().wants_connection(PeerId::FIRST)
+            || node.stream.is_some()
+            || self.env.is_paused(peer)
+            || !is_reached
+        {
             return;
         }
         let is_busy = other.stream.is_some();
@@ -110,7 +115,7 @@ impl World {
     /// Broken: what was said on an earlier connection, as if it were said in the session of now.
     fn as_of_now(&self, bytes: &[u8]) -> Vec<u8> {
         let link = self.hosts.iter().find_map(|host| match &host.role {
-            Role::Primary(node) => node.core().link(),
+            Role::Primary(node) => node.core().link(PeerId::FIRST),
             _ => None,
         });
         let Some(link) = link else { return Vec::new() };

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use replication::primary::PrimaryState;
+use replication::primary::{PeerId, PrimaryState};
 
 use replication::Term;
 
@@ -73,7 +73,7 @@ impl Guardian {
     }
 
     fn disconnect_all(&self) {
-        let connection = self.lock().pipeline.connection();
+        let connection = self.lock().pipeline.connection(PeerId::FIRST);
         self.disconnect(connection);
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outlast_api::{Filling, FillingFigures};
-use replication::primary::{FillFigures, FillPhase, NotConverging, RoundsConfig};
+use replication::primary::{FillFigures, FillPhase, NotConverging, PeerId, RoundsConfig};
 
 use super::{Guardian, IN_FLIGHT_BYTES_MAX, Inner};
 
@@ -27,13 +27,13 @@ pub(super) const FILL_REST_MAX: Duration = Duration::from_secs(60);
 impl Guardian {
     /// The figures of the filling that is under way, or of the last one.
     pub(super) fn fill_figures(&self) -> FillFigures {
-        self.lock().pipeline.core().fill_figures()
+        self.lock().pipeline.core().fill_figures(PeerId::FIRST)
     }
 
     /// For `status`: where a filling is, for how long it has done nothing, and whether and when it will be done.
     pub(super) fn filling_of(&self, inner: &Inner) -> Option<Filling> {
-        let (phase, since) = inner.pipeline.core().filling()?;
-        let figures = inner.pipeline.core().fill_figures();
+        let (phase, since) = inner.pipeline.core().filling(PeerId::FIRST)?;
+        let figures = inner.pipeline.core().fill_figures(PeerId::FIRST);
         Some(Filling {
             phase: phase.as_str().into(),
             idle_ms: self.clock.now().since(since).as_millis() as u64,

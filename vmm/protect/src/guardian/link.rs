@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outlast_api::Occurrence;
-use replication::primary::PrimaryState;
+use replication::primary::{PeerId, PrimaryState};
 use replication::view::Greeting;
 use replication::{FrameDecoder, SessionId, VmId};
 
@@ -39,7 +39,7 @@ impl Guardian {
 
     /// The backup to connect to now, if one is wanted.
     fn wanted(&self, inner: &Inner) -> Option<Endpoint> {
-        let is_wanted = inner.pipeline.core().wants_connection() && self.machine.ended().is_none();
+        let is_wanted = inner.pipeline.core().wants_connection(PeerId::FIRST) && self.machine.ended().is_none();
         inner.target.clone().filter(|_| is_wanted)
     }
 
@@ -107,14 +107,14 @@ impl Guardian {
             if inner.target.as_ref() != Some(target) {
                 return None;
             }
-            let connection = inner.pipeline.handle_connected(now, session, greeting)?;
+            let connection = inner.pipeline.handle_connected(now, PeerId::FIRST, session, greeting)?;
             inner.stream = Some((connection, Sender::new(writer, line)));
             Some(connection)
         });
         let Some(connection) = connection else { return };
         self.read_frames(reader);
         self.disconnect(connection);
-        self.with_core(|core, now| core.handle_disconnected(now));
+        self.with_core(|core, now| core.handle_disconnected(now, PeerId::FIRST));
     }
 
     fn read_frames(&self, mut reader: Box<dyn ReadHalf>) {
@@ -160,11 +160,11 @@ impl Guardian {
 
     fn take_bytes(&self, decoder: &mut FrameDecoder, bytes: &[u8]) -> bool {
         decoder.handle_bytes(bytes);
-        self.with_core(|core, now| core.handle_alive(now));
+        self.with_core(|core, now| core.handle_alive(now, PeerId::FIRST));
         loop {
             match decoder.poll_frame() {
                 Ok(Some(frame)) => {
-                    if let Err(error) = self.with_core(|core, now| core.handle_frame(now, frame)) {
+                    if let Err(error) = self.with_core(|core, now| core.handle_frame(now, PeerId::FIRST, frame)) {
                         self.note_trouble(&error.to_string(), peer_error);
                         return false;
                     }
@@ -172,7 +172,7 @@ impl Guardian {
                 Ok(None) => return true,
                 Err(error) => {
                     self.note_trouble(&error.to_string(), peer_error);
-                    self.with_core(|core, now| core.handle_broken_stream(now));
+                    self.with_core(|core, now| core.handle_broken_stream(now, PeerId::FIRST));
                     return false;
                 }
             }

@@ -187,7 +187,7 @@ impl<'g> Shipper<'g> {
                 self.current = Some(sealed);
                 Outcome::Done
             }
-            Step::Ship { link, linked, left } => self.ship(link, linked, left),
+            Step::Ship { link, is_base: _, linked, left } => self.ship(link, linked, left),
             Step::Log { mark } => self.append(mark),
             Step::SyncImages => outcome(self.guardian, self.guardian.sync_images()),
             Step::CommitLocally { mark, left } => outcome(self.guardian, self.commit_locally(mark, left)),

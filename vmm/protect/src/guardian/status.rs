@@ -1,7 +1,7 @@
 //! What a guardian says of itself for `status`, in the words of the control interface.
 
 use outlast_api::Protecting;
-use replication::primary::PrimaryState;
+use replication::primary::{PeerId, PrimaryState};
 
 use super::{Guardian, Inner, filling, notes};
 
@@ -17,14 +17,14 @@ impl Guardian {
             local_log: inner.local.map(|kept| kept.log.name().into()),
             earlier: inner.earlier.iter().copied().map(Into::into).collect(),
             filling: self.filling_of(&inner),
-            filling_figures: filling::told(&core.fill_figures()),
+            filling_figures: filling::told(&core.fill_figures(PeerId::FIRST)),
             guest_percent: self.machine.throttle().percent(),
             term: self.config.term.0,
             target: inner.target.as_ref().map(ToString::to_string),
             pointers: format!("branch {}: {}", self.config.term, core.pointers()),
             released: core.pointers().released().0,
             sealed: core.pointers().sealed().0,
-            acked: core.acked().map(|epoch| epoch.0),
+            acked: core.acked(PeerId::FIRST).map(|epoch| epoch.0),
             in_flight_epochs: in_flight_epochs as u64,
             in_flight_bytes,
             uncommitted_ms: inner.unreleased.front().map(|(_, sealed_at)| sealed_at.elapsed().as_millis() as u64),

@@ -246,6 +246,26 @@ fn backup_needs_listen_and_name_and_warns_without_witness() {
 }
 
 #[test]
+fn backup_names_one_other_host_to_protect_its_guest_after_a_takeover() {
+    let check = |protect: &[&str]| {
+        let mut typed = BackupOptions::default();
+        typed.name.name = Some("vm0".into());
+        typed.listen.listen = Some("tcp:10.78.0.2:7000,clear".parse().expect("well formed"));
+        typed.detection.witness = Some(WitnessName::NONE);
+        typed.succession.protect = protect.iter().map(|text| text.parse().expect("well formed")).collect();
+        BackupVmConfig::try_from(typed).map(|config| config.protect.len()).map_err(|error| error.to_string())
+    };
+    assert_eq!((check(&[]), check(&["tcp:10.78.0.1:7000,clear"])), (Ok(0), Ok(1)));
+    let says = |protect: &[&str], what: &str| {
+        let error = check(protect).expect_err("refused");
+        assert!(error.contains(what), "{error}");
+    };
+    says(&["tcp:10.78.0.2:7000,clear"], "its own backup");
+    says(&["tcp:10.78.0.1:7000"], "without a TLS directory");
+    says(&["unix:/a", "unix:/b"], "at most one");
+}
+
+#[test]
 fn vm_options_of_the_state_directory_are_kept() {
     let local = |o: &mut RunOptions| o.protection.protect = vec![Protect::Local];
     assert_eq!(check(local).expect("enough").protection.local, LocalConfig::default());

@@ -73,7 +73,7 @@ fn primary_whose_image_or_emptied_log_is_stuck_beats_no_more_for_its_backup() {
         let before = beats(&host);
         assert!(before > 0, "it may be slow");
         host.now = host.now.after(host.pipeline.config.primary.ack_wait);
-        host.pipeline.with(host.now, |core| core.handle_alive(Time(u64::MAX / 2)));
+        host.pipeline.with(host.now, |core| core.handle_alive(Time(u64::MAX / 2), PEER));
         host.pipeline.handle_timeout(host.now);
         host.settle();
         assert_eq!(beats(&host), before, "image: {is_image}");
@@ -101,7 +101,7 @@ fn primary_whose_full_log_waits_for_its_backup_beats_on() {
         assert_eq!((host.step(), host.pipeline.poll_images(host.now)), (None, None), "it waits for epoch {logged}");
         host.now = host.now.after(ack_wait * 3 / 4);
         let before = beats(&host);
-        host.pipeline.with(host.now, |core| core.handle_alive(Time(u64::MAX / 2)));
+        host.pipeline.with(host.now, |core| core.handle_alive(Time(u64::MAX / 2), PEER));
         host.pipeline.handle_timeout(host.now);
         host.settle();
         assert!(beats(&host) > before, "epoch {epoch} is awaited");
