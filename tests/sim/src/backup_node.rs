@@ -119,7 +119,7 @@ impl BackupNode {
     /// A lane has done its step.
     pub fn handle_lane(&mut self, lane: Lane, env: &mut Env) -> Result<(), Crashed> {
         match lane {
-            Lane::Loop if self.applying.is_none() => self.finish_restoring(env)?,
+            Lane::Loop if self.applying.is_none() => self.finish_restoring(),
             Lane::Loop => self.finish_applying(env)?,
             Lane::Storage => {
                 let done = self.storage.finish(self.id.host, env)?;
