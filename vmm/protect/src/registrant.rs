@@ -64,6 +64,13 @@ struct Desks {
     left: Vec<(Left, Option<Arc<dyn Witness>>)>,
 }
 
+impl Desks {
+    /// Those that were left, as they are noted.
+    fn left(&self) -> Vec<Left> {
+        self.left.iter().map(|(left, _)| left.clone()).collect()
+    }
+}
+
 /// How a fresh start came by its right.
 #[derive(Debug)]
 pub struct Begun {

@@ -110,12 +110,12 @@ impl Registrant {
     }
 
     pub(super) fn note(&self, register: &Register) -> Option<ViewNote> {
-        let Desks { name, heir, left, .. } = &*self.desks();
+        let desks = self.desks();
+        let (Desks { name, heir, .. }, left) = (&*desks, desks.left());
         let exchange = register.exchange().cloned();
         let proposal =
             exchange.zip(heir.as_ref()).map(|(exchange, (to, _))| Proposal { witness: to.clone(), exchange });
         let newest = register.newest().cloned().or_else(|| proposal.as_ref().map(|of| of.exchange.heir.parent.clone()));
-        let left = left.iter().map(|(left, _)| left.clone()).collect();
         Some(ViewNote { witness: name.clone(), newest: newest?, proposal, left })
     }
 
@@ -228,9 +228,13 @@ impl Registrant {
         if !register.may_exchange(&exchange.assent) {
             return Err(ExchangeError::InDoubt { listed: register.others(&exchange.heir.parent.record, None) });
         }
+        let (witness_now, left) = {
+            let desks = self.desks();
+            (desks.name.clone(), desks.left())
+        };
         let note = ViewNote {
-            left: self.desks().left.iter().map(|(left, _)| left.clone()).collect(),
-            witness: self.witness(),
+            left,
+            witness: witness_now,
             newest: register.newest().cloned().unwrap_or_else(|| exchange.heir.parent.clone()),
             proposal: Some(Proposal { witness: to.clone(), exchange: exchange.clone() }),
         };
