@@ -333,7 +333,7 @@ impl Register {
             return Some(Outcome::NoAnswer);
         }
         self.in_doubt = self.in_doubt.take().filter(|doubt| doubt.slot > now);
-        self.decide(wish, attempt)
+        self.decide(wish, attempt, now == before)
     }
 
     /// The witness did not answer, or with an error: an append may have taken place, or may yet.
@@ -368,7 +368,7 @@ impl Register {
             return Some(Outcome::Forgotten);
         };
         self.adopt(entry, by);
-        self.decide(wish, attempt)
+        self.decide(wish, attempt, false)
     }
 
     /// Another register is this node's from now on. What an append to the old one did does not matter any more.
@@ -427,7 +427,7 @@ impl Register {
     fn begin_heir(&mut self, wish: Wish, attempt: Attempt, by: Option<WitnessId>) -> Option<Outcome> {
         let exchange = self.exchange.as_ref().expect("an heir was looked for");
         let parent = &exchange.heir.parent;
-        let asker = Asker { me: &self.me, attempt, word: self.word.as_ref(), in_doubt: true };
+        let asker = Asker { me: &self.me, attempt, word: self.word.as_ref(), in_doubt: true, has_seen: false };
         let others = self.others(&parent.record, wish.store());
         match exchange.begin(&others, &self.me, attempt, wish.after_parent(parent, asker)) {
             Beginning::IsSo => Some(Outcome::Won(Box::new(parent.clone()))),
@@ -442,9 +442,10 @@ impl Register {
         }
     }
 
-    fn decide(&mut self, wish: Wish, attempt: Attempt) -> Option<Outcome> {
+    /// `has_seen`: the newest record was known before.
+    fn decide(&mut self, wish: Wish, attempt: Attempt, has_seen: bool) -> Option<Outcome> {
         let word = self.word.as_ref();
-        let asker = Asker { me: &self.me, attempt, word, in_doubt: self.in_doubt.is_some() };
+        let asker = Asker { me: &self.me, attempt, word, in_doubt: self.in_doubt.is_some(), has_seen };
         match wish.judge(self.newest.as_ref(), asker) {
             Judgement::IsSo => {
                 let entry = self.newest.clone().expect("what is so is so by a record");

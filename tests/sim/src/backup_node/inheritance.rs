@@ -18,11 +18,10 @@ impl BackupNode {
     }
 
     /// The machine is made.
-    pub(super) fn finish_restoring(&mut self, env: &mut Env) -> Result<(), Crashed> {
+    pub(super) fn finish_restoring(&mut self) {
         if let Some((inheritance, _)) = &mut self.inheritance {
             inheritance.handle_restored();
         }
-        self.inherit(env)
     }
 
     /// Whether the witness is asked for a guest that is restored.
@@ -35,7 +34,7 @@ impl BackupNode {
         if let Some((inheritance, _)) = &mut self.inheritance {
             inheritance.handle_claim(env.time(), result);
         }
-        self.inherit(env)
+        self.pump(env)
     }
 
     /// Does what comes next, until that takes time.
