@@ -209,11 +209,13 @@ pub enum Break {
     OfferForgotten,
     /// A guest that is handed over runs on.
     HandedOverRuns,
+    /// Nothing says that a filling overwrites an image.
+    FillingUnnoted,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 100] = [
+    pub const ALL: [Break; 101] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -314,6 +316,7 @@ impl Break {
         Break::HandoverUnclaimed,
         Break::OfferForgotten,
         Break::HandedOverRuns,
+        Break::FillingUnnoted,
     ];
 }
 
