@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Backup, BackupAction, BackupConfig, BackupState, Connection, DiscardReason, GuestCopy, Session, TakeOver};
+use super::{
+    Backup, BackupAction, BackupConfig, BackupState, Connection, DiscardReason, GuestCopy, Offer, Session, TakeOver,
+};
 use crate::assembly::{Assembled, AssembledEpoch, check_disk_exists, check_disk_range};
 use crate::id::{ClaimResult, EpochId, Gfn, SessionId, Term, Time, VmId};
 use crate::lineage::EpochMark;
@@ -59,6 +61,8 @@ impl Backup {
         let result = match self.connection {
             Connection::None { .. } => return Ok(()), // left over from a connection that is being closed
             Connection::Stranger { .. } => self.take_first_frame(now, frame),
+            // It handed its guest over, and waits to hear that it runs here.
+            Connection::Primary if self.session.is_none() => return Ok(()),
             Connection::Primary => self.take_frame(now, frame),
         };
         result.inspect_err(|_| self.handle_broken_stream(now))
@@ -207,7 +211,7 @@ impl Backup {
     }
 
     /// It is settled who goes on with the guest: all that is whole here counts.
-    fn commit_all(&mut self) {
+    pub(super) fn commit_all(&mut self) {
         self.pointers.commit_all();
         self.apply_committed();
         self.settle();
@@ -254,7 +258,7 @@ impl Backup {
         if self.silent_at().is_some_and(|at| now >= at) {
             self.drop_connection(now);
         }
-        if self.connection == Connection::Primary && now >= self.last_sent.after(self.config.heartbeat) {
+        if self.beat_at().is_some_and(|at| now >= at) {
             let (released, complete) = (self.pointers.released(), self.pointers.complete());
             let committed = self.pointers.committed();
             self.send(now, &Message::Heartbeat(Heartbeat { released, complete, committed }));
@@ -293,9 +297,7 @@ impl Backup {
 
     /// When `handle_timeout` wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let beats = self.connection == Connection::Primary;
-        let beat = beats.then(|| self.last_sent.after(self.config.heartbeat));
-        [self.silent_at(), self.lost_at(), beat, self.claim_retry_at].into_iter().flatten().min()
+        [self.silent_at(), self.lost_at(), self.beat_at(), self.claim_retry_at].into_iter().flatten().min()
     }
 
     /// A frame for a connection that this core is not given: no, and why.
@@ -390,8 +392,11 @@ impl Backup {
         self.last_heard = now;
         let kind = frame.kind;
         match (self.state, kind) {
-            (_, Kind::Heartbeat | Kind::Goodbye) => self.take_anytime(now, frame),
+            (state, Kind::Heartbeat | Kind::Goodbye) if state != TakingOver => self.take_anytime(now, frame),
             (Protected, Kind::Forswear) => self.take_forswear(frame),
+            (Protected, Kind::Handover) => self.take_handover(frame),
+            // It handed its guest over: what it says now is that it lives.
+            (TakingOver, _) => Ok(()),
             (Syncing, Kind::ResyncPages | Kind::ResyncDisk | Kind::DiskOffer) => self.take_resync(frame),
             (
                 Syncing | Protected,
@@ -462,7 +467,7 @@ impl Backup {
         Ok(())
     }
 
-    fn take_released(&mut self, upto: EpochId) -> Result<(), PeerError> {
+    pub(super) fn take_released(&mut self, upto: EpochId) -> Result<(), PeerError> {
         let limit = self.pointers.acked();
         if upto > limit {
             return Err(PeerError::Impossible { what: "released", theirs: upto, limit });
@@ -488,7 +493,7 @@ impl Backup {
                 self.state = Ended;
                 self.actions.push_back(BackupAction::Ended { text });
             }
-            GoodbyeReason::Unprotected | GoodbyeReason::BackupStops => {
+            GoodbyeReason::Unprotected | GoodbyeReason::BackupStops | GoodbyeReason::Continued => {
                 self.discard(DiscardReason::Unprotected);
                 self.drop_connection(now);
             }
@@ -616,6 +621,7 @@ impl Backup {
         self.settled = Some(session.link.session);
         self.claim_retry_at = None;
         TakeOver {
+            handover: session.is_handed_over.then(|| Offer::of(&session.link)),
             session: session.link.session,
             fork,
             term: session.link.term.next(),
@@ -665,6 +671,12 @@ impl Backup {
             Connection::Stranger { since } => Some(since.after(self.config.detect)),
             Connection::Primary => Some(self.last_heard.after(self.config.detect)),
         }
+    }
+
+    /// When a heartbeat is due. A primary that handed its guest over is still connected when its session is settled here.
+    fn beat_at(&self) -> Option<Time> {
+        let beats = self.connection == Connection::Primary && self.session.is_some();
+        beats.then(|| self.last_sent.after(self.config.heartbeat))
     }
 
     /// When the primary counts as lost, if it could be replaced.

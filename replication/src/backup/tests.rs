@@ -10,6 +10,8 @@ use crate::wire::{
     MachineInfo, Message, RamRange, RefuseCode, ResyncDisk,
 };
 
+mod handover;
+
 const MS: u64 = 1_000_000;
 const SESSION: SessionId = SessionId([1; 16]);
 

@@ -38,6 +38,7 @@ impl Primary {
             last_told: None,
             lost_store: None,
             exchanging: None,
+            handover: None,
             was_accepted: false,
             guest_ended: None,
             peer_errors: 0,
@@ -74,7 +75,8 @@ impl Primary {
         if self.is_over() {
             return Vec::new();
         }
-        assert!(self.in_flight().0 < IN_FLIGHT_EPOCHS_MAX as usize, "sealed although may_seal is false");
+        let is_due = self.handover.is_none() && self.in_flight().0 < IN_FLIGHT_EPOCHS_MAX as usize;
+        assert!(is_due, "epoch {} was sealed although may_seal is false", meta.epoch);
         if let Some(session) = meta.base
             && let Some(peer) = self.filling_peer(session)
         {
@@ -163,6 +165,7 @@ impl Primary {
     pub fn handle_timeout(&mut self, now: Time) {
         self.note_time(now);
         self.ask_again(now);
+        self.offer_if_due(now);
         for peer in self.peers.ids() {
             self.peers.get_mut(peer).fill_rest.check(now);
             if !self.is_over() {
@@ -172,8 +175,9 @@ impl Primary {
     }
 
     fn check_peer(&mut self, now: Time, peer: PeerId) {
+        let patience = self.patience(peer);
         let Some(session) = self.peers.get(peer).and_then(Peer::staying) else { return };
-        if now >= session.lost_at(self.config.detect) {
+        if now >= session.lost_at(patience) {
             self.actions.push_back(PrimaryAction::Disconnect { peer });
             return self.lose_backup(now, peer);
         }
@@ -248,7 +252,7 @@ impl Primary {
     fn peer_timeout(&self, id: PeerId) -> Option<Time> {
         let peer = self.peers.get(id)?;
         let session = peer.staying().filter(|_| !self.is_over());
-        let lost = session.map(|session| session.lost_at(self.config.detect));
+        let lost = session.map(|session| session.lost_at(self.patience(id)));
         let mute = session.and_then(|session| session.mute_at(self.config.ack_wait));
         let fill = self.fill_deadline(id).or(peer.fill_rest.until());
         [lost, mute, self.beat_at(id), fill].into_iter().flatten().min()
@@ -256,7 +260,7 @@ impl Primary {
 
     /// Whether the running epoch may be sealed now; if not, the guest waits at the boundary.
     pub fn may_seal(&self) -> bool {
-        !self.is_over() && self.commit.may_seal()
+        !self.is_over() && self.handover.is_none() && self.commit.may_seal()
     }
 
     /// Whether the running epoch may be sealed as the base of `session`: syncing, so little left that the base takes it, and all
@@ -276,15 +280,16 @@ impl Primary {
     }
 
     /// Whether a connection to the backup at `peer` would be used. Not while it rests from fillings that failed, nor before
-    /// another one that is being connected to or filled follows: one is filled at a time.
+    /// another one that is being connected to or filled follows: one is filled at a time; nor during an exchange of the witness, in which
+    /// a newcomer takes no part: it would go on asking the one that is left.
     pub fn wants_connection(&self, peer: PeerId) -> bool {
         let is_settled = |other: &Peer| other.session.is_none() || other.phase() == Some(Phase::Following);
         let (is_free, rests) = self
             .peers
             .get(peer)
             .map_or((true, false), |peer| (peer.session.is_none(), peer.fill_rest.until().is_some()));
-        let may_begin = !self.is_over() && self.guest_ended.is_none() && !self.is_adopting();
-        may_begin && is_free && !rests && self.peers.iter().all(is_settled)
+        let is_stable = !self.is_over() && self.guest_ended.is_none() && self.handover.is_none() && !self.is_exchanging();
+        is_stable && is_free && !rests && self.peers.iter().all(is_settled)
     }
 
     /// What this side's frames to `peer` carry, from the connection until the session is settled.

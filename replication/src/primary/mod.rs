@@ -24,6 +24,7 @@
 //! - After a pause of this host nothing is released before the witness, or an ack of something sealed since, says that
 //!   nobody took over meanwhile. That is a narrowing: what was committed before may repeat, and never contradicts.
 //! - The backup is told of the guest's end only after the register says so.
+//! - A guest that was offered to its backup is run by nobody before the witness has said whose it is.
 //! - Nothing is released that a lost local store does not have before the register does not list it.
 //!
 //! The driver's duties, in their order:
@@ -45,11 +46,13 @@
 //! 7. A permission to release that could not be used at once is given back: `handle_release_late`.
 //! 8. When a session ends, nothing more of its epochs goes out; what `poll_transmit` gave goes out at once.
 //! 9. After [`PrimaryAction::Disconnect`] the connection is gone for this core; its end is not reported any more.
+//! 10. `handle_handover_begun` only of a guest that stands still, all of which is sealed; it stands still until `is_handing_over` says no.
 
 mod errands;
 mod exchange;
 mod filling;
 mod frames;
+mod handover;
 mod machine;
 mod peer;
 mod register;
@@ -70,6 +73,8 @@ pub use errands::Question;
 use exchange::Exchanging;
 pub use exchange::NotNow;
 pub use filling::FillPhase;
+use handover::HandoverPhase;
+pub use handover::NoHandover;
 pub use peer::PeerId;
 use peer::Peers;
 pub use rounds::{FillFigures, Left, NextRound, NotConverging, RoundsConfig, RoundsEnd};
@@ -187,6 +192,11 @@ pub enum PrimaryAction {
     },
     /// The backup took over. Nothing leaves any more; stop the guest.
     Fenced {
+        /// Who has it.
+        holder: String,
+    },
+    /// The guest was handed over, and runs at its backup or with who continued it since. Nothing leaves any more; end it here.
+    HandedOver {
         /// Who has it.
         holder: String,
     },
@@ -323,6 +333,8 @@ pub struct Primary {
     lost_store: Option<LostStore>,
     /// The witness is being exchanged.
     exchanging: Option<Exchanging>,
+    /// The guest stands still, to be handed over to its backup.
+    handover: Option<HandoverPhase>,
     /// A backup accepted this life of the guest.
     was_accepted: bool,
     /// The guest ended: say so when all of it is committed. Both may wait at once: a guest may end while the witness is

@@ -134,6 +134,7 @@ impl Primary {
 
     /// The backup at `peer` is to be out of the view. Output waits until the witness says who goes on with the guest.
     pub(super) fn arbitrate(&mut self, peer: PeerId) {
+        self.end_unoffered();
         let leaving = self.peers.get_mut(peer);
         leaving.is_leaving = true;
         let session = leaving.session_id().expect("there is a backup to arbitrate about");
@@ -170,6 +171,7 @@ impl Primary {
     /// it is mended later.
     pub(super) fn let_go(&mut self, peer: PeerId, reason: SoloReason) {
         self.end_filling(peer);
+        self.end_handover_to(peer);
         let gone = self.peers.get_mut(peer);
         gone.is_leaving = false;
         if let Some(session) = gone.session.take() {
@@ -203,10 +205,13 @@ impl Primary {
         self.guest_ended = None;
         self.exchanging = None;
         self.forget_questions();
-        self.actions.push_back(PrimaryAction::Fenced { holder });
+        let word = self.parting_word(holder);
+        self.actions.push_back(word);
     }
 
+    /// Output has left, or an ack came: what waits for that may be due.
     pub(super) fn end_if_released(&mut self, now: Time) {
+        self.offer_if_due(now);
         let Some(GuestEnd { begins_anew, .. }) = self.guest_ended else { return };
         if self.peers.is_any_leaving() || self.left != self.pointers().sealed() {
             return;
@@ -230,6 +235,7 @@ impl Primary {
             self.peers.get_mut(peer).session = None;
         }
         self.standing = Standing::Ended;
+        self.handover = None;
         self.forget_questions();
         self.actions.push_back(PrimaryAction::Ended);
     }

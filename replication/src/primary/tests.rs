@@ -5,6 +5,7 @@ use crate::wire::{Ack, Frame, FrameDecoder, Goodbye, GoodbyeReason, Heartbeat, H
 
 mod exchange;
 mod filling;
+mod handover;
 mod rounds;
 
 const MS: u64 = 1_000_000;

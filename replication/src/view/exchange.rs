@@ -108,8 +108,11 @@ impl Heir {
         if let Some(there) = newest.filter(|there| !is_left(there)) {
             return Err(Refusal::Taken { place: Box::new(there.record.primary.clone()) });
         }
-        let generation =
-            newest.map_or(0, |there| there.record.generation).max(parent.record.generation).saturating_add(1);
+        // A register that was continued elsewhere says which generation that has.
+        let of = |there: &Entry| {
+            there.record.moved.as_ref().map_or(there.record.generation, |to| to.generation.max(there.record.generation))
+        };
+        let generation = newest.map_or(0, of).max(parent.record.generation).saturating_add(1);
         Ok(Heir { register, generation, parent, witness, after: newest.cloned() })
     }
 

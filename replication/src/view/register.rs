@@ -270,14 +270,18 @@ impl Register {
             self.known = self.known.filter(|ours| known.is_before(ours)).or(Some(*known));
         }
         match &self.exchange {
-            // Who still awaits assent looks at the register that is the only one yet.
-            Some(Exchange { assent: Assent::Awaited, .. }) if wish == Wish::Look => self.look(wish, attempt),
             Some(exchange) => {
                 self.ask = Some(Ask::From(exchange.heir.from()));
                 self.phase = Phase::Settling(wish, attempt);
             }
             None => self.look(wish, attempt),
         }
+    }
+
+    /// Who still awaits assent looks at the register that is the only one yet, unless the heir stands, or something in its place.
+    fn is_look_before_assent(&self, wish: &Wish) -> bool {
+        let is_awaited = |exchange: &Exchange| exchange.assent == Assent::Awaited;
+        *wish == Wish::Look && self.exchange.as_ref().is_some_and(is_awaited)
     }
 
     fn look(&mut self, wish: Wish, attempt: Attempt) {
@@ -336,6 +340,10 @@ impl Register {
     pub fn handle_no_answer(&mut self) -> Option<Outcome> {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle => None,
+            Phase::Settling(wish, attempt) if self.is_look_before_assent(&wish) => {
+                self.look(wish, attempt);
+                None
+            }
             Phase::Looking(..) | Phase::Tracing(..) | Phase::Settling(..) => {
                 self.known = self.known_before;
                 Some(Outcome::NoAnswer)
@@ -383,7 +391,14 @@ impl Register {
         let is_other = heir.witness.filter(|expected| Some(*expected) != by);
         let other = is_other.map(|expected| Another { expected, found: by });
         self.another = other.or_else(|| named_other(by, &found));
-        if self.another.is_some() || !heir.is_behind(&found) {
+        let is_strange = self.another.is_some() || !heir.is_behind(&found);
+        let has_settled = !is_strange && found.iter().any(|entry| entry.record.number == heir.number());
+        if !has_settled && self.is_look_before_assent(&wish) {
+            self.another = None;
+            self.look(wish, attempt);
+            return None;
+        }
+        if is_strange {
             self.stranger = found.into_iter().next_back();
             return Some(Outcome::Forgotten);
         }

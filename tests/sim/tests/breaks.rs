@@ -120,6 +120,9 @@ caught! {
     heir_of_the_same_generation_is_caught: GenerationStands,
     append_to_a_register_that_was_forsworn_is_caught: OldRegisterAppended,
     override_beside_a_place_that_lives_is_caught: OverrideUnnamed,
+    guest_that_was_handed_over_and_runs_unasked_is_caught: HandoverUnclaimed,
+    offered_guest_that_goes_on_unasked_is_caught: OfferForgotten,
+    guest_that_runs_on_while_it_is_handed_over_is_caught: HandedOverRuns,
     half_filled_image_of_which_nothing_says_so_is_caught: FillingUnnoted,
 }
 

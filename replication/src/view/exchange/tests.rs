@@ -328,6 +328,40 @@ fn witness_that_was_left_can_be_gone_back_to() {
     won(world.wish(&mut a, Wish::RemoveStore));
 }
 
+/// It looked at the witness that was left for as long as it followed, and no second exchange could begin.
+#[test]
+fn backup_that_forswore_finds_the_heir_when_it_looks() {
+    let (mut world, mut a, mut b) = World::pair();
+    world.open(&mut a, Assent::Awaited);
+    world.open(&mut b, Assent::Awaited);
+    a.register.handle_forsworn(HEIR);
+    let looks = |world: &mut World, b: &mut Node| {
+        assert!(matches!(world.wish(b, Wish::Look), Outcome::Refused(Refusal::Primary { .. })));
+        (b.own, b.register.exchange().is_none())
+    };
+    // Nothing stands there yet; or it is away: the old register is the only one.
+    assert_eq!(looks(&mut world, &mut b), (OLD, false));
+    world.witnesses[NEW].is_away = true;
+    assert_eq!(looks(&mut world, &mut b), (OLD, false));
+    world.witnesses[NEW].is_away = false;
+    won(world.wish(&mut a, Wish::Move(HEIR)));
+    assert_eq!(looks(&mut world, &mut b), (NEW, true));
+}
+
+/// It had the generation of the register that was continued elsewhere: who knew that took the other for made by a second override.
+#[test]
+fn override_where_the_register_left_is_of_a_higher_generation_than_where_it_went() {
+    let (mut world, mut a, mut b) = World::pair();
+    let parent = world.witnesses[OLD].records[1].clone();
+    won(world.wish(&mut b, take_over()));
+    let departure = Departure { witness: "file:/gone".into(), register: HEIR, generation: 2 };
+    won(world.wish(&mut b, Wish::Depart(departure)));
+    let heir = Heir::new(RegisterId([43; 16]), parent, None, world.witnesses[OLD].records.last()).expect("it has left");
+    a.register.handle_exchange(Exchange { heir, assent: Assent::Override { dead: ids(&[2]), word: word() } });
+    world.witnesses.swap(OLD, NEW);
+    assert_eq!(won(world.wish(&mut a, Wish::Remove(JOIN))).generation, 3);
+}
+
 #[test]
 fn witness_with_an_unrelated_or_older_register_is_a_stranger() {
     let (mut world, mut a, _) = World::pair();

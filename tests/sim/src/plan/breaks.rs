@@ -203,13 +203,19 @@ pub enum Break {
     OldRegisterAppended,
     /// An override need not name everybody.
     OverrideUnnamed,
+    /// A guest that was handed over runs without asking the witness.
+    HandoverUnclaimed,
+    /// A primary that offered its guest goes on with it without asking the witness.
+    OfferForgotten,
+    /// A guest that is handed over runs on.
+    HandedOverRuns,
     /// Nothing says that a filling overwrites an image.
     FillingUnnoted,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 98] = [
+    pub const ALL: [Break; 101] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -307,6 +313,9 @@ impl Break {
         Break::GenerationStands,
         Break::OldRegisterAppended,
         Break::OverrideUnnamed,
+        Break::HandoverUnclaimed,
+        Break::OfferForgotten,
+        Break::HandedOverRuns,
         Break::FillingUnnoted,
     ];
 }

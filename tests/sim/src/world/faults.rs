@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use replication::pipeline::resuming::NoCourse;
 use replication::view::{Assent, Place, PlaceKind};
 
-use crate::fault::{Fault, SPARE};
+use crate::fault::SPARE;
 use crate::witness::Witness;
 
 impl World {
@@ -85,6 +85,7 @@ impl World {
             What::TakeOverDead(host) => return self.take_over_dead(host),
             What::PauseGuest(host) => return self.ask_primary(host, |node, env| node.pause(env)),
             What::RunGuest(host) => return self.ask_primary(host, |node, env| node.unpause(env)),
+            What::Switchover(host) => return self.ask_primary(host, |node, env| node.switch_over(env)),
             What::Snapshot(host, time) => {
                 return self.ask_primary(host, |node, env| node.snapshot(time, env));
             }
@@ -228,8 +229,12 @@ impl World {
         let was_protected =
             matches!(&self.hosts[host].role, Role::Primary(node) if node.core().state() == PrimaryState::Protected);
         self.stop(host, power);
-        // One fault is what a protected guest must survive. That an operator wants its end, or that it crashes by itself, is none.
-        let is_one = matches!(&self.env.plan.faults[..], [Fault { what, .. }] if !matches!(what, What::Stop(_) | What::GuestCrash(_)));
+        // One fault of one host is what a protected guest must survive, wherever its operator had it handed over to. That it is to end,
+        // or that it crashes by itself, is none.
+        let faults = self.env.plan.faults.iter().map(|fault| fault.what);
+        let faults: Vec<_> = faults.filter(|what| !matches!(what, What::Switchover(_))).collect();
+        let is_one =
+            matches!(faults[..], [what] if !matches!(what, What::Stop(_) | What::GuestCrash(_) | What::Blackout(_)));
         if was_protected && is_one && !self.is_survived() {
             let text = || format!("a single fault, the crash of host {host}, killed a protected guest");
             self.env.oracle.fail(Rule::OneFault, host, text);
