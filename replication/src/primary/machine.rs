@@ -288,7 +288,8 @@ impl Primary {
             .peers
             .get(peer)
             .map_or((true, false), |peer| (peer.session.is_none(), peer.fill_rest.until().is_some()));
-        let is_stable = !self.is_over() && self.guest_ended.is_none() && self.handover.is_none() && !self.is_exchanging();
+        let is_stable =
+            !self.is_over() && self.guest_ended.is_none() && self.handover.is_none() && !self.is_exchanging();
         is_stable && is_free && !rests && self.peers.iter().all(is_settled)
     }
 
