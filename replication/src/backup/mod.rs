@@ -10,6 +10,7 @@
 //!                                                                     ▼
 //!                                    durable and applied          TakingOver ─────▶ TookOver
 //!
+//!   Waiting, with a kept epoch that is still listed ── no primary comes ──▶ Claiming
 //!   Waiting, with a kept epoch ── the operator overrides ──▶ Overriding ── granted ──▶ TookOver
 //! ```
 //!
@@ -22,7 +23,7 @@
 //! - The guest runs here only after the witness gave the session to this side. It is asked for only when the base was
 //!   found to run here.
 //! - A copy whose claim was denied is kept complete until a primary fills this backup again. It runs only by an
-//!   override.
+//!   override, or by another claim: as long as the register lists it, whoever won may die before it has removed or filled it.
 //! - A peer that breaks the protocol loses its connection. What was complete before stays complete.
 //!
 //! The driver's duties, in their order:
@@ -219,6 +220,8 @@ pub struct Backup {
     last_heard: Time,
     last_sent: Time,
     claim_retry_at: Option<Time>,
+    /// The register lists the kept copy still: when it is claimed, if nobody fills this backup before.
+    reclaim_at: Option<Time>,
     peer_errors: u64,
     actions: VecDeque<BackupAction>,
     transmits: VecDeque<Vec<u8>>,

@@ -120,6 +120,10 @@ caught! {
     heir_of_the_same_generation_is_caught: GenerationStands,
     append_to_a_register_that_was_forsworn_is_caught: OldRegisterAppended,
     override_beside_a_place_that_lives_is_caught: OverrideUnnamed,
+    ack_of_one_for_all_is_caught: AckForAll,
+    forgotten_members_are_caught: ForgetMembers,
+    held_output_sent_before_the_others_report_is_caught: HeldBeforeReport,
+    removal_of_one_of_several_unasked_is_caught: RemovalUnasked,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

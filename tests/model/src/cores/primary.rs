@@ -277,6 +277,7 @@ fn config(term: Term, origin: Origin, has_store: bool) -> PrimaryConfig {
         log_counts: false,
         has_store,
         backup_durable: true,
+        members: Vec::new(),
         begins_afresh: true,
         is_witnessed: true,
     }

@@ -33,7 +33,11 @@ impl BackupNode {
 
     /// The witness said whether the guest may run here.
     pub fn handle_claimed(&mut self, result: ClaimResult, env: &mut Env) -> Result<(), Crashed> {
+        let is_lost = matches!(result, ClaimResult::Denied { .. });
         self.pipeline.handle_answer(env.time(), Answer::Claimed(result));
+        if is_lost && env.witness.is_listed(self.id.host) {
+            self.pipeline.handle_still_listed(env.time());
+        }
         self.pump(env)?;
         self.read(env)
     }

@@ -203,11 +203,19 @@ pub enum Break {
     OldRegisterAppended,
     /// An override need not name everybody.
     OverrideUnnamed,
+    /// What one backup acks counts for every other one.
+    AckForAll,
+    /// Who takes over does not ask the other backups that its record lists.
+    ForgetMembers,
+    /// Who takes over sends what was held again before the other backups have reported.
+    HeldBeforeReport,
+    /// A removal of one of several backups is not asked for.
+    RemovalUnasked,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 97] = [
+    pub const ALL: [Break; 101] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -305,6 +313,10 @@ impl Break {
         Break::GenerationStands,
         Break::OldRegisterAppended,
         Break::OverrideUnnamed,
+        Break::AckForAll,
+        Break::ForgetMembers,
+        Break::HeldBeforeReport,
+        Break::RemovalUnasked,
     ];
 }
 
@@ -385,6 +397,13 @@ impl Break {
                 | Break::FullIsLogged
                 | Break::CacheBelieved
         )
+    }
+}
+
+impl Break {
+    /// It breaks nothing where there is one backup.
+    pub(super) fn is_of_several(self) -> bool {
+        matches!(self, Break::AckForAll | Break::ForgetMembers | Break::HeldBeforeReport | Break::RemovalUnasked)
     }
 }
 
