@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Backup, BackupAction, BackupConfig, BackupState, Connection, DiscardReason, GuestCopy, Session, TakeOver};
+use super::{
+    Backup, BackupAction, BackupConfig, BackupState, Connection, DiscardReason, GuestCopy, Offer, Session, TakeOver,
+};
 use crate::assembly::{Assembled, AssembledEpoch, check_disk_exists, check_disk_range};
 use crate::id::{ClaimResult, EpochId, Gfn, SessionId, Term, Time, VmId};
 use crate::lineage::EpochMark;
@@ -63,6 +65,8 @@ impl Backup {
         let result = match self.connection {
             Connection::None { .. } => return Ok(()), // left over from a connection that is being closed
             Connection::Stranger { .. } => self.take_first_frame(now, frame),
+            // It handed its guest over, and waits to hear that it runs here.
+            Connection::Primary if self.session.is_none() => return Ok(()),
             Connection::Primary => self.take_frame(now, frame),
         };
         result.inspect_err(|_| self.handle_broken_stream(now))
@@ -86,7 +90,6 @@ impl Backup {
     pub fn handle_accept(&mut self, now: Time, place: Option<Place>, nonce: Option<Nonce>) {
         if self.state == Greeting {
             self.state = Syncing;
-            self.reclaim_at = None;
             // Only now: what a primary that is refused says of its term is not believed.
             self.term_seen = self.session.as_ref().map_or(self.term_seen, |session| session.link.term);
             let kept = self.kept.take();
@@ -217,7 +220,7 @@ impl Backup {
     }
 
     /// It is settled who goes on with the guest: all that is whole here counts.
-    fn commit_all(&mut self) {
+    pub(super) fn commit_all(&mut self) {
         self.pointers.commit_all();
         self.apply_committed();
         self.settle();
@@ -278,7 +281,7 @@ impl Backup {
         if self.silent_at().is_some_and(|at| now >= at) {
             self.drop_connection(now);
         }
-        if self.connection == Connection::Primary && now >= self.last_sent.after(self.config.heartbeat) {
+        if self.beat_at().is_some_and(|at| now >= at) {
             let (released, complete) = (self.pointers.released(), self.pointers.complete());
             let committed = self.pointers.committed();
             self.send(now, &Message::Heartbeat(Heartbeat { released, complete, committed }));
@@ -322,10 +325,8 @@ impl Backup {
 
     /// When `handle_timeout` wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let beats = self.connection == Connection::Primary;
-        let beat = beats.then(|| self.last_sent.after(self.config.heartbeat));
         let claim = [self.claim_retry_at, self.reclaim_due()];
-        [self.silent_at(), self.lost_at(), beat].into_iter().chain(claim).flatten().min()
+        [self.silent_at(), self.lost_at(), self.beat_at()].into_iter().chain(claim).flatten().min()
     }
 
     /// A frame for a connection that this core is not given: no, and why.
@@ -391,6 +392,7 @@ impl Backup {
             TakingOver | TookOver => Some((RefuseCode::NotABackup, "the guest runs here")),
             Ended => Some((RefuseCode::Other, "the guest has ended, and this backup ends with it")),
             Overriding => Some((RefuseCode::Busy, "an operator has the guest continue here")),
+            Claiming => Some((RefuseCode::Busy, "the witness is asked for the guest")),
             _ if self.session.is_some() => Some((RefuseCode::Busy, "an earlier session is not settled yet")),
             _ if link.term < self.term_seen => Some((RefuseCode::StaleTerm, "a newer primary was here")),
             _ if self.settled == Some(link.session) => Some((RefuseCode::Other, "this session is over")),
@@ -401,6 +403,8 @@ impl Backup {
     fn greet(&mut self, now: Time, link: Link, hello: Hello) {
         self.connection = Connection::Primary;
         self.state = Greeting;
+        // The register looks for the listing of what this primary fills from here on. One that wins lists this place no more when it comes.
+        self.reclaim_at = None;
         (self.last_heard, self.last_sent) = (now, now);
         self.session = Some(Session::new(link, &hello, self.config.staged_bytes_beyond_ram));
         self.actions.push_back(BackupAction::Greeted(Box::new(hello)));
@@ -420,8 +424,11 @@ impl Backup {
         self.last_heard = now;
         let kind = frame.kind;
         match (self.state, kind) {
-            (_, Kind::Heartbeat | Kind::Goodbye) => self.take_anytime(now, frame),
+            (state, Kind::Heartbeat | Kind::Goodbye) if state != TakingOver => self.take_anytime(now, frame),
             (Protected, Kind::Forswear) => self.take_forswear(frame),
+            (Protected, Kind::Handover) => self.take_handover(frame),
+            // It handed its guest over: what it says now is that it lives.
+            (TakingOver, _) => Ok(()),
             (Syncing, Kind::ResyncPages | Kind::ResyncDisk | Kind::DiskOffer) => self.take_resync(frame),
             (
                 Syncing | Protected,
@@ -492,7 +499,7 @@ impl Backup {
         Ok(())
     }
 
-    fn take_released(&mut self, upto: EpochId) -> Result<(), PeerError> {
+    pub(super) fn take_released(&mut self, upto: EpochId) -> Result<(), PeerError> {
         let limit = self.pointers.acked();
         if upto > limit {
             return Err(PeerError::Impossible { what: "released", theirs: upto, limit });
@@ -518,7 +525,7 @@ impl Backup {
                 self.state = Ended;
                 self.actions.push_back(BackupAction::Ended { text });
             }
-            GoodbyeReason::Unprotected | GoodbyeReason::BackupStops => {
+            GoodbyeReason::Unprotected | GoodbyeReason::BackupStops | GoodbyeReason::Continued => {
                 self.discard(DiscardReason::Unprotected);
                 self.drop_connection(now);
             }
@@ -657,6 +664,7 @@ impl Backup {
         self.settled = Some(session.link.session);
         self.claim_retry_at = None;
         TakeOver {
+            handover: session.is_handed_over.then(|| Offer::of(&session.link)),
             session: session.link.session,
             fork,
             term: session.link.term.next(),
@@ -706,6 +714,12 @@ impl Backup {
             Connection::Stranger { since } => Some(since.after(self.config.detect)),
             Connection::Primary => Some(self.last_heard.after(self.config.detect)),
         }
+    }
+
+    /// When a heartbeat is due. A primary that handed its guest over is still connected when its session is settled here.
+    fn beat_at(&self) -> Option<Time> {
+        let beats = self.connection == Connection::Primary && self.session.is_some();
+        beats.then(|| self.last_sent.after(self.config.heartbeat))
     }
 
     /// When the primary counts as lost, if it could be replaced.

@@ -10,6 +10,8 @@
 //!                                                                     ▼
 //!                                    durable and applied          TakingOver ─────▶ TookOver
 //!
+//!   Protected ── Handover: all is here ──▶ TakingOver, and the claim comes when the guest is restored ([`crate::pipeline::inheritance`])
+//!
 //!   Waiting, with a kept epoch that is still listed ── no primary comes ──▶ Claiming
 //!   Waiting, with a kept epoch ── the operator overrides ──▶ Overriding ── granted ──▶ TookOver
 //! ```
@@ -21,7 +23,8 @@
 //!   applied last is overwritten by nothing that could be dropped.
 //! - Once a claim was asked for, nothing is acked any more; what is taken over contains all that was ever acked.
 //! - The guest runs here only after the witness gave the session to this side. It is asked for only when the base was
-//!   found to run here.
+//!   found to run here. That a primary hands its guest over is a reason to ask, as silence is, and no right.
+//! - A guest is taken from a primary that lives only whole: its last epoch is acked, and its output has left.
 //! - A copy whose claim was denied is kept complete until a primary fills this backup again. It runs only by an
 //!   override, or by another claim: as long as the register lists it, whoever won may die before it has removed or filled it.
 //! - A peer that breaks the protocol loses its connection. What was complete before stays complete.
@@ -37,6 +40,7 @@
 //! 4. One connection at a time; to others, send `refusal` and close them.
 //! 5. After [`BackupAction::Disconnect`] the connection is gone for this core; its end is not reported any more.
 
+mod handover;
 mod machine;
 mod session;
 
@@ -120,7 +124,9 @@ pub enum BackupAction {
         /// What the primary says.
         forswear: Box<Forswear>,
     },
-    /// Run the guest.
+    /// The primary hands its guest over. Nothing is to be done yet.
+    Offered,
+    /// Run the guest; first claim it, if it was handed over.
     TakeOver(Box<TakeOver>),
     /// The session is over, and what it brought is kept as it is: all is durable and applied.
     Keep {
@@ -175,6 +181,16 @@ pub struct TakeOver {
     pub reemit: Vec<Output>,
     /// Input to deliver again, in order: what epochs after `fork` were known to consume.
     pub redeliver: Vec<Input>,
+    /// The primary handed the guest over: the right to run it is still to be claimed, and the primary waits to hear of it. None: the
+    /// claim was won.
+    pub handover: Option<Offer>,
+}
+
+/// A guest that its primary handed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// Bytes for the connection to the primary, when the guest runs here.
+    pub farewell: Vec<u8>,
 }
 
 /// Where the backup is.
@@ -194,7 +210,7 @@ pub enum BackupState {
     Keeping,
     /// The operator overrides the witness; it is being told.
     Overriding,
-    /// The session is ours; the last epochs are being persisted and applied.
+    /// The session is ours, or its primary hands it over; the last epochs are being persisted and applied.
     TakingOver,
     /// The guest runs here. This object has done its part.
     TookOver,

@@ -33,6 +33,8 @@ pub(super) struct Session {
     pub(super) end_text: Option<String>,
     /// Who has the guest instead.
     pub(super) holder: Option<String>,
+    /// The primary hands the guest over.
+    pub(super) is_handed_over: bool,
 }
 
 impl Session {
@@ -52,6 +54,7 @@ impl Session {
             state: Arc::default(),
             end_text: None,
             holder: None,
+            is_handed_over: false,
         }
     }
 

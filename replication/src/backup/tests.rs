@@ -10,6 +10,8 @@ use crate::wire::{
     MachineInfo, Message, RamRange, RefuseCode, ResyncDisk,
 };
 
+mod handover;
+
 const MS: u64 = 1_000_000;
 const SESSION: SessionId = SessionId([1; 16]);
 
@@ -326,6 +328,11 @@ fn listed_loser() -> Backup {
     backup
 }
 
+fn greet_again(backup: &mut Backup) {
+    let other = link(SessionId([2; 16]));
+    backup.handle_frame(Time(9 * MS), frames(&hello("vm0").to_frame(&other, EpochId(0))).remove(0)).unwrap();
+}
+
 #[test]
 fn kept_copy_that_is_still_listed_is_claimed_when_no_primary_comes() {
     let mut backup = listed_loser();
@@ -341,6 +348,26 @@ fn kept_copy_that_is_still_listed_is_claimed_when_no_primary_comes() {
     assert_eq!(actions(&mut backup), [claim]);
     backup.handle_claim(at, SESSION, ClaimResult::Granted);
     assert!(matches!(&actions(&mut backup)[..], [BackupAction::TakeOver(over)] if over.fork == mark(7)));
+}
+
+#[test]
+fn primary_that_comes_while_a_kept_copy_is_claimed_is_sent_away() {
+    let mut backup = listed_loser();
+    backup.handle_timeout(Time(7 * MS).after(config().detect * 4));
+    backup.handle_connected(Time(300 * MS));
+    greet_again(&mut backup);
+    assert!(matches!(&sent(&mut backup)[..], [Message::Refuse(refuse)] if refuse.code == RefuseCode::Busy));
+    assert_eq!(backup.state(), BackupState::Claiming);
+}
+
+#[test]
+fn kept_copy_is_not_claimed_again_when_a_primary_has_come() {
+    let mut backup = listed_loser();
+    backup.handle_connected(Time(9 * MS));
+    greet_again(&mut backup);
+    backup.handle_disconnected(Time(10 * MS));
+    assert_eq!((backup.state(), backup.poll_timeout()), (BackupState::Waiting, None));
+    assert!(backup.kept().is_some());
 }
 
 #[test]

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! [`opening`] is what both do first: how a host comes to trust its images. [`resuming`] is what a host does about a guest that its state
-//! directory holds.
+//! directory holds; [`inheritance`] about one that it followed.
 //!
 //! The grammar, beside that of the session cores:
 //!
@@ -28,6 +28,7 @@
 //! - What is permitted at one moment may be wrong at a later one. Such a step carries the time until which it may be begun.
 
 pub mod backup;
+pub mod inheritance;
 pub mod opening;
 pub mod primary;
 pub mod resuming;

@@ -24,6 +24,8 @@ use crate::wire::{Forswear, Forsworn, Message};
 pub enum NotNow {
     /// Another exchange is under way.
     UnderWay,
+    /// The guest is being handed over to its backup.
+    HandingOver,
     /// A backup is being connected to or filled.
     Filling(PrimaryState),
     /// The backup is lost or being let go, and the witness has not said who goes on.
@@ -66,6 +68,7 @@ impl Primary {
     pub fn may_exchange(&self) -> Result<(), NotNow> {
         match self.state() {
             _ if self.exchanging.is_some() => Err(NotNow::UnderWay),
+            _ if self.is_handing_over() => Err(NotNow::HandingOver),
             _ if self.guest_ended.is_some() || self.is_over() => Err(NotNow::Over),
             PrimaryState::Arbitrating => Err(NotNow::Arbitrating),
             PrimaryState::Solo => Ok(()),

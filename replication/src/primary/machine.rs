@@ -1,8 +1,8 @@
 //! The primary's transitions: epochs, time, and what the operator wants.
 
-use super::inheritance::Inheritance;
 use super::peer::{Peer, PeerId, Peers};
 use super::session::{Listing, Phase, Session};
+use super::siblings::Siblings;
 use super::{
     EpochMeta, Errands, GuestEnd, Parting, Primary, PrimaryAction, PrimaryConfig, PrimaryState, SoloReason, Standing,
 };
@@ -24,8 +24,8 @@ impl Primary {
         assert!(config.in_flight_bytes_max > 0, "in_flight_bytes_max is 0: no epoch could ever be sealed");
         let max = InFlightMax { epochs: limit, bytes: config.in_flight_bytes_max };
         let places = [(CommitPlace::Log, config.log_counts), (CommitPlace::Store, config.has_store)];
-        let inherited = config.members.iter().map(|join| CommitPlace::Peer(*join));
-        let counted = places.into_iter().filter(|(_, counts)| *counts).map(|(place, _)| place).chain(inherited);
+        let siblings = config.members.iter().map(|join| CommitPlace::Peer(*join));
+        let counted = places.into_iter().filter(|(_, counts)| *counts).map(|(place, _)| place).chain(siblings);
         let commit = Commit::new(config.origin.first(), max, counted);
         Primary {
             vm: VmId::of_name(&config.vm_name),
@@ -34,13 +34,14 @@ impl Primary {
             commit,
             lineage: Lineage::new(config.term, config.origin),
             peers: Peers::default(),
-            inheritance: Inheritance::of(&config.members),
+            siblings: Siblings::of(&config.members),
             config,
             errands: Errands::default(),
             doubt: None,
             last_told: None,
             lost_store: None,
             exchanging: None,
+            handover: None,
             was_accepted: false,
             guest_ended: None,
             peer_errors: 0,
@@ -77,7 +78,8 @@ impl Primary {
         if self.is_over() {
             return Vec::new();
         }
-        assert!(self.in_flight().0 < IN_FLIGHT_EPOCHS_MAX as usize, "sealed although may_seal is false");
+        let is_due = self.handover.is_none() && self.in_flight().0 < IN_FLIGHT_EPOCHS_MAX as usize;
+        assert!(is_due, "epoch {} was sealed although may_seal is false", meta.epoch);
         if let Some(session) = meta.base
             && let Some(peer) = self.filling_peer(session)
         {
@@ -166,7 +168,8 @@ impl Primary {
     pub fn handle_timeout(&mut self, now: Time) {
         self.note_time(now);
         self.ask_again(now);
-        self.check_inheritance(now);
+        self.check_siblings(now);
+        self.offer_if_due(now);
         for peer in self.peers.ids() {
             self.peers.get_mut(peer).fill_rest.check(now);
             if !self.is_over() {
@@ -176,8 +179,9 @@ impl Primary {
     }
 
     fn check_peer(&mut self, now: Time, peer: PeerId) {
+        let patience = self.patience(peer);
         let Some(session) = self.peers.get(peer).and_then(Peer::staying) else { return };
-        if now >= session.lost_at(self.config.detect) {
+        if now >= session.lost_at(patience) {
             self.actions.push_back(PrimaryAction::Disconnect { peer });
             return self.lose_backup(now, peer);
         }
@@ -246,13 +250,13 @@ impl Primary {
     /// When `handle_timeout` wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
         let of_peers = self.peers.ids().into_iter().filter_map(|peer| self.peer_timeout(peer));
-        of_peers.chain(self.errands.poll_timeout()).chain(self.inheritance_due()).min()
+        of_peers.chain(self.errands.poll_timeout()).chain(self.siblings_due()).min()
     }
 
     fn peer_timeout(&self, id: PeerId) -> Option<Time> {
         let peer = self.peers.get(id)?;
         let session = peer.staying().filter(|_| !self.is_over());
-        let lost = session.map(|session| session.lost_at(self.config.detect));
+        let lost = session.map(|session| session.lost_at(self.patience(id)));
         let mute = session.and_then(|session| session.mute_at(self.config.ack_wait));
         let fill = self.fill_deadline(id).or(peer.fill_rest.until());
         [lost, mute, self.beat_at(id), fill].into_iter().flatten().min()
@@ -260,7 +264,8 @@ impl Primary {
 
     /// Whether the running epoch may be sealed now; if not, the guest waits at the boundary.
     pub fn may_seal(&self) -> bool {
-        !self.is_over() && self.inheritance.is_empty() && self.commit.may_seal()
+        let waits = self.handover.is_some() || !self.siblings.is_empty();
+        !self.is_over() && !waits && self.commit.may_seal()
     }
 
     /// Whether the running epoch may be sealed as the base of `session`: syncing, so little left that the base takes it, and all
@@ -287,9 +292,8 @@ impl Primary {
             .peers
             .get(peer)
             .map_or((true, false), |peer| (peer.session.is_none(), peer.fill_rest.until().is_some()));
-        let may_begin =
-            !self.is_over() && self.guest_ended.is_none() && !self.is_adopting() && self.inheritance.is_empty();
-        may_begin && is_free && !rests && self.peers.iter().all(is_settled)
+        let is_stable = !self.is_over() && self.guest_ended.is_none() && self.handover.is_none() && !self.is_adopting();
+        is_stable && self.siblings.is_empty() && is_free && !rests && self.peers.iter().all(is_settled)
     }
 
     /// What this side's frames to `peer` carry, from the connection until the session is settled.
@@ -307,12 +311,12 @@ impl Primary {
         self.peers.of_session(session)
     }
 
-    /// Whether there is no backup, connected to, leaving, or inherited.
+    /// Whether there is no backup, connected to, leaving, or left of a takeover.
     pub fn is_alone(&self) -> bool {
-        self.peers.sessions().next().is_none() && self.inheritance.is_empty()
+        self.peers.sessions().next().is_none() && self.siblings.is_empty()
     }
 
-    /// Where the guest is: as far as the farthest of its backups, or arbitrated about as long as one is leaving or inherited.
+    /// Where the guest is: as far as the farthest of its backups, or arbitrated about as long as one is leaving or a sibling is not out.
     pub fn state(&self) -> PrimaryState {
         match self.standing {
             Standing::Running if self.is_frozen() => PrimaryState::Arbitrating,
@@ -404,7 +408,7 @@ impl Primary {
 
     /// Whether it waits for the witness, or for backups of before, what becomes of the guest.
     pub(super) fn is_frozen(&self) -> bool {
-        self.peers.is_any_leaving() || !self.inheritance.is_empty()
+        self.peers.is_any_leaving() || !self.siblings.is_empty()
     }
 
     /// Moves `committed` and `released` as far as the rules allow.

@@ -26,6 +26,7 @@
 //! - The backup is told of the guest's end only after the register says so.
 //! - An epoch commits when every backup that counts has it. While one of them is to be removed, nothing commits.
 //! - After a takeover nothing leaves, and nothing is sent again, before every other backup that its record lists is out.
+//! - A guest that was offered to its backup is run by nobody before the witness has said whose it is.
 //! - Nothing is released that a lost local store does not have before the register does not list it.
 //!
 //! The driver's duties, in their order:
@@ -47,17 +48,19 @@
 //! 7. A permission to release that could not be used at once is given back: `handle_release_late`.
 //! 8. When a session ends, nothing more of its epochs goes out; what `poll_transmit` gave goes out at once.
 //! 9. After [`PrimaryAction::Disconnect`] the connection is gone for this core; its end is not reported any more.
+//! 10. `handle_handover_begun` only of a guest that stands still, all of which is sealed; it stands still until `is_handing_over` says no.
 
 mod errands;
 mod exchange;
 mod filling;
 mod frames;
-mod inheritance;
+mod handover;
 mod machine;
 mod peer;
 mod register;
 mod rounds;
 mod session;
+mod siblings;
 mod store;
 
 use std::collections::VecDeque;
@@ -73,10 +76,12 @@ pub use errands::Question;
 use exchange::Exchanging;
 pub use exchange::NotNow;
 pub use filling::FillPhase;
-use inheritance::Inheritance;
+use handover::HandoverPhase;
+pub use handover::NoHandover;
 pub use peer::PeerId;
 use peer::Peers;
 pub use rounds::{FillFigures, Left, NextRound, NotConverging, RoundsConfig, RoundsEnd};
+use siblings::Siblings;
 
 /// How a primary behaves. Times in the driver's clock.
 #[derive(Clone, Debug)]
@@ -195,6 +200,11 @@ pub enum PrimaryAction {
     },
     /// The backup took over. Nothing leaves any more; stop the guest.
     Fenced {
+        /// Who has it.
+        holder: String,
+    },
+    /// The guest was handed over, and runs at its backup or with who continued it since. Nothing leaves any more; end it here.
+    HandedOver {
         /// Who has it.
         holder: String,
     },
@@ -320,7 +330,7 @@ pub struct Primary {
     /// The backups, each with what is its own.
     peers: Peers,
     /// Those that the record of a takeover lists, until each is out.
-    inheritance: Inheritance,
+    siblings: Siblings,
     /// The last epoch whose output the driver has let out; it follows the pointer `released`, which permits it.
     left: EpochId,
     /// What the witness is asked.
@@ -333,6 +343,8 @@ pub struct Primary {
     lost_store: Option<LostStore>,
     /// The witness is being exchanged.
     exchanging: Option<Exchanging>,
+    /// The guest stands still, to be handed over to its backup.
+    handover: Option<HandoverPhase>,
     /// A backup accepted this life of the guest.
     was_accepted: bool,
     /// The guest ended: say so when all of it is committed. Both may wait at once: a guest may end while the witness is

@@ -52,8 +52,7 @@ impl Primary {
             current.listing = Listing::Asked;
             let place = current.place().cloned().map(Box::new);
             let listed = |other: &&Session| other.id() != session && other.listing != Listing::NotAsked;
-            let beside =
-                self.peers.sessions().filter(listed).map(Session::id).chain(self.inheritance.joins()).collect();
+            let beside = self.peers.sessions().filter(listed).map(Session::id).chain(self.siblings.joins()).collect();
             self.ask(Question::Enlist { session, place, beside });
         }
     }
@@ -85,8 +84,8 @@ impl Primary {
 
     /// The answer to [`Question::Claim`]. Answers about another session or a settled one are ignored.
     pub fn handle_claim(&mut self, now: Time, session: SessionId, result: ClaimResult) {
-        if self.inheritance.is_leaving(session) && !self.is_over() {
-            return self.take_inherited_claim(now, session, result);
+        if self.siblings.is_leaving(session) && !self.is_over() {
+            return self.take_sibling_claim(now, session, result);
         }
         let leaving =
             self.peers.of_session(session).filter(|id| self.peers.get(*id).is_some_and(|peer| peer.is_leaving));
@@ -101,9 +100,9 @@ impl Primary {
         }
     }
 
-    fn take_inherited_claim(&mut self, now: Time, session: SessionId, result: ClaimResult) {
+    fn take_sibling_claim(&mut self, now: Time, session: SessionId, result: ClaimResult) {
         match result {
-            ClaimResult::Granted => self.win_inherited(now, session),
+            ClaimResult::Granted => self.win_sibling(now, session),
             ClaimResult::Denied { holder } => self.fence(holder),
             ClaimResult::Unreachable => {
                 self.errands.put_again(&Question::Claim { session }, now.after(self.config.claim_retry));
@@ -150,6 +149,7 @@ impl Primary {
 
     /// The backup at `peer` is to be out of the view. Output waits until the witness says who goes on with the guest.
     pub(super) fn arbitrate(&mut self, peer: PeerId) {
+        self.end_unoffered();
         let leaving = self.peers.get_mut(peer);
         leaving.is_leaving = true;
         let session = leaving.session_id().expect("there is a backup to arbitrate about");
@@ -186,6 +186,7 @@ impl Primary {
     /// it is mended later.
     pub(super) fn let_go(&mut self, peer: PeerId, reason: SoloReason) {
         self.end_filling(peer);
+        self.end_handover_to(peer);
         let gone = self.peers.get_mut(peer);
         gone.is_leaving = false;
         if let Some(session) = gone.session.take() {
@@ -219,10 +220,13 @@ impl Primary {
         self.guest_ended = None;
         self.exchanging = None;
         self.forget_questions();
-        self.actions.push_back(PrimaryAction::Fenced { holder });
+        let word = self.parting_word(holder);
+        self.actions.push_back(word);
     }
 
+    /// Output has left, or an ack came: what waits for that may be due.
     pub(super) fn end_if_released(&mut self, now: Time) {
+        self.offer_if_due(now);
         let Some(GuestEnd { begins_anew, .. }) = self.guest_ended else { return };
         if self.is_frozen() || self.left != self.pointers().sealed() {
             return;
@@ -246,6 +250,7 @@ impl Primary {
             self.peers.get_mut(peer).session = None;
         }
         self.standing = Standing::Ended;
+        self.handover = None;
         self.forget_questions();
         self.actions.push_back(PrimaryAction::Ended);
     }

@@ -5,6 +5,7 @@ use crate::wire::{Ack, Frame, FrameDecoder, Goodbye, GoodbyeReason, Heartbeat, H
 
 mod exchange;
 mod filling;
+mod handover;
 mod rounds;
 mod several;
 

@@ -113,6 +113,16 @@ pub struct Location {
     pub lock: String,
 }
 
+impl Location {
+    /// Whether both are of one host, as far as they tell. For an operator: nothing is proved by it.
+    pub fn is_same_host(&self, other: &Location) -> bool {
+        match (self.machine.is_empty(), other.machine.is_empty()) {
+            (false, false) => self.machine == other.machine,
+            _ => !self.host.is_empty() && self.host == other.host,
+        }
+    }
+}
+
 /// Where a VM's state can survive.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

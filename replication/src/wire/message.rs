@@ -280,6 +280,17 @@ pub enum GoodbyeReason {
     Unprotected = 2,
     /// The backup leaves.
     BackupStops = 3,
+    /// The guest was handed over to the backup, and runs there.
+    Continued = 4,
+}
+
+/// The primary hands its guest over: it stands still, and all of its output has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handover {
+    /// Its last epoch.
+    pub last: EpochId,
+    /// The chain hash of that: which epoch of this number it is.
+    pub chain: ChainHash,
 }
 
 /// The clean end of a session.
@@ -342,6 +353,7 @@ pub enum Message {
     DiskCopies(Vec<DiskCopy>),
     Forswear(Forswear),
     Forsworn(Forsworn),
+    Handover(Handover),
 }
 
 impl Message {
@@ -385,6 +397,7 @@ impl Message {
             Message::DiskCopies(_) => Kind::DiskCopies,
             Message::Forswear(_) => Kind::Forswear,
             Message::Forsworn(_) => Kind::Forsworn,
+            Message::Handover(_) => Kind::Handover,
         }
     }
 
@@ -434,6 +447,7 @@ impl Message {
             }
             Message::Forswear(forswear) => forswear.encode(body),
             Message::Forsworn(forsworn) => forsworn.encode(body),
+            Message::Handover(Handover { last, chain }) => drop(body.u64(last.0).raw(&chain.0)),
         }
     }
 }
@@ -474,6 +488,9 @@ fn decode_fields(kind: Kind, body: &mut BodyReader<'_>) -> Result<Message, BodyE
         }
         Kind::Forswear => Message::Forswear(Forswear::decode(body)?),
         Kind::Forsworn => Message::Forsworn(Forsworn::decode(body)?),
+        Kind::Handover => {
+            Message::Handover(Handover { last: body.epoch("last epoch")?, chain: ChainHash(body.hash("chain hash")?) })
+        }
         Kind::ResyncPages | Kind::Pages | Kind::State => unreachable!("these own their bytes; see Message::decode"),
     })
 }
@@ -718,6 +735,7 @@ impl Goodbye {
             1 => GoodbyeReason::GuestEnded,
             2 => GoodbyeReason::Unprotected,
             3 => GoodbyeReason::BackupStops,
+            4 => GoodbyeReason::Continued,
             value => return Err(BodyError::Value { what: "goodbye reason", value: u64::from(value) }),
         };
         Ok(Goodbye { reason, text: body.text("goodbye")? })

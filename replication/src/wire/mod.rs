@@ -14,8 +14,9 @@ pub use body::{Body, BodyError, BodyReader, BodyWriter, TEXT_MAX};
 pub use decoder::FrameDecoder;
 pub use exchange::{Forswear, Forsworn};
 pub use message::{
-    Ack, DiskCopy, DiskInfo, DiskOffer, DiskWant, DiskWrite, EpochBegin, EpochEnd, Goodbye, GoodbyeReason, Heartbeat,
-    Hello, HelloAck, MachineInfo, Message, RamRange, Refuse, RefuseCode, ResyncDisk, encode_inputs, encode_outputs,
+    Ack, DiskCopy, DiskInfo, DiskOffer, DiskWant, DiskWrite, EpochBegin, EpochEnd, Goodbye, GoodbyeReason, Handover,
+    Heartbeat, Hello, HelloAck, MachineInfo, Message, RamRange, Refuse, RefuseCode, ResyncDisk, encode_inputs,
+    encode_outputs,
 };
 
 use thiserror::Error;
@@ -27,7 +28,7 @@ use crate::id::{EpochId, EpochTooLarge, SessionId, Term, VmId};
 pub const MAGIC: [u8; 4] = *b"OUTL";
 
 /// The protocol that this crate speaks. Any change of a byte's meaning counts it up.
-pub const PROTOCOL_VERSION: u16 = 7;
+pub const PROTOCOL_VERSION: u16 = 8;
 
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 72;
@@ -84,11 +85,13 @@ pub enum Kind {
     Forswear = 20,
     /// The answer.
     Forsworn = 21,
+    /// Primary to backup: the guest stands still, and all of it is with you. Continue it, if the register lets you.
+    Handover = 22,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 21] = [
+    pub const ALL: [Kind; 22] = [
         Kind::Hello,
         Kind::HelloAck,
         Kind::Refuse,
@@ -110,6 +113,7 @@ impl Kind {
         Kind::DiskCopies,
         Kind::Forswear,
         Kind::Forsworn,
+        Kind::Handover,
     ];
 
     /// What a frame of our own is, from its header.

@@ -96,6 +96,7 @@ fn messages() -> Vec<Message> {
         Message::DiskCopies(vec![DiskCopy { disk: 1, offset: 8192, gfn: Gfn(3), at: 512, len: 3584 }]),
         Message::Forswear(Forswear { heir: RegisterId([9; 16]), proposal: b"{}".to_vec(), nonce: Nonce([8; 16]) }),
         Message::Forsworn(Forsworn { heir: RegisterId([9; 16]), result: Ok(Nonce([8; 16])) }),
+        Message::Handover(Handover { last: EpochId(12), chain: ChainHash([7; 16]) }),
     ]
 }
 
@@ -146,7 +147,7 @@ fn every_message_cut_short_is_an_error() {
 fn header_bytes_are_as_documented() {
     let bytes = frame(Kind::Ack, &12u64.to_le_bytes());
     assert_eq!(bytes.len(), HEADER_LEN + 8);
-    assert_eq!(&bytes[..16], b"OUTL\x07\0\x0f\0\0\0\0\0\x08\0\0\0");
+    assert_eq!(&bytes[..16], b"OUTL\x08\0\x0f\0\0\0\0\0\x08\0\0\0");
     assert_eq!(bytes[16..24], 77u64.to_le_bytes());
     assert_eq!(bytes[24..40], [3; 16]);
     assert_eq!(bytes[40..48], 4u64.to_le_bytes());
@@ -175,7 +176,7 @@ fn header_fields_out_of_bounds_are_typed_errors() {
         assert_eq!(error(4, &theirs.to_le_bytes()), mismatch, "versions do not pair");
     }
     assert_eq!(error(6, &[0, 0]), WireError::UnknownKind { kind: 0 });
-    assert_eq!(error(6, &[22, 0]), WireError::UnknownKind { kind: 22 });
+    assert_eq!(error(6, &[23, 0]), WireError::UnknownKind { kind: 23 });
     assert_eq!(error(8, &[1, 0, 0, 0]), WireError::ReservedFlags { flags: 1 });
     let len = (BODY_MAX as u32 + 1).to_le_bytes();
     assert_eq!(error(12, &len), WireError::TooLong { len: BODY_MAX as u64 + 1, max: BODY_MAX as u64 });

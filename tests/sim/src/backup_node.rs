@@ -3,6 +3,7 @@
 //! There is no rule here. Steps are performed against models of what a real host has, take their time, and are answered.
 
 mod files;
+mod inheritance;
 mod link;
 mod memory;
 mod register;
@@ -14,6 +15,7 @@ use replication::page::{PAGE_SIZE, Page};
 use replication::pipeline::backup::{
     BackupPipeline, Note, PipelineConfig, Question as Asked, StorageDone, StorageLimits,
 };
+use replication::pipeline::inheritance::Inheritance;
 use replication::view::Voids;
 use replication::{AssembledEpoch, Backup, SessionId, TakeOver};
 
@@ -44,7 +46,9 @@ pub struct BackupNode {
     pub is_unfit: bool,
     /// The guest ended, or storage failed, and this backup ends with it.
     pub has_ended: bool,
-    /// What is to run here.
+    /// A guest that is to run here, and what is done about it.
+    inheritance: Option<(Inheritance, Box<TakeOver>)>,
+    /// What runs here from now on.
     pub over: Option<Box<TakeOver>>,
     /// The session in which it acks nothing any more.
     mute: Option<SessionId>,
@@ -66,6 +70,7 @@ impl BackupNode {
             applying: None,
             is_unfit: false,
             has_ended: false,
+            inheritance: None,
             over: None,
             mute: None,
             voids: Voids::new(env.witness.place(id.host).id),
@@ -81,6 +86,12 @@ impl BackupNode {
     /// Its image, if an epoch of that life of the guest was written to it since this was asked last.
     pub fn written_image(&self, life: u32) -> Option<Vec<u8>> {
         self.storage.written(self.core(), life)
+    }
+
+    /// The session whose guest it has.
+    pub fn session(&self) -> Option<SessionId> {
+        let offered = self.inheritance.as_ref().map(|(_, over)| over.session);
+        self.core().session_id().or(offered)
     }
 
     /// Which host it is.
@@ -108,6 +119,7 @@ impl BackupNode {
     /// A lane has done its step.
     pub fn handle_lane(&mut self, lane: Lane, env: &mut Env) -> Result<(), Crashed> {
         match lane {
+            Lane::Loop if self.applying.is_none() => self.finish_restoring(env)?,
             Lane::Loop => self.finish_applying(env)?,
             Lane::Storage => {
                 let done = self.storage.finish(self.id.host, env)?;
@@ -133,7 +145,9 @@ impl BackupNode {
             let Some(step) = self.pipeline.poll_loop_step() else { break };
             self.perform(step, env)?;
         }
-        env.wake(self.id, &mut self.timer_at, [self.pipeline.poll_timeout()]);
+        self.inherit(env)?;
+        let inherits_at = self.inheritance.as_ref().and_then(|(inheritance, _)| inheritance.poll_timeout());
+        env.wake(self.id, &mut self.timer_at, [self.pipeline.poll_timeout(), inherits_at]);
         Ok(())
     }
 
@@ -182,7 +196,7 @@ impl BackupNode {
                 Note::Refused(text) | Note::PeerError(text) => env.say(|| format!("host {host}: {text}")),
                 Note::Full(path) => env.say(|| format!("host {host} has no room for its {}", path.display())),
                 Note::HasRoom(path) => env.say(|| format!("host {host} has room for its {}", path.display())),
-                Note::ResyncStarted { .. } | Note::Protected(_) | Note::FailoverStarted { .. } => {}
+                Note::Offered | Note::ResyncStarted { .. } | Note::Protected(_) | Note::FailoverStarted { .. } => {}
                 Note::StopDeferred(_) => unreachable!("no operator here stops a backup"),
             }
         }

@@ -10,6 +10,8 @@ pub struct Counts {
     pub takeovers: u64,
     /// Of them, those of a kept copy: its operator named every listed place as dead.
     pub overrides: u64,
+    /// Of them, those of a guest that its primary handed over.
+    pub switchovers: u64,
     /// Guests resumed from a state directory.
     pub resumes: u64,
     /// Of them, those that crashed and went back to an earlier epoch.
@@ -24,9 +26,10 @@ pub struct Counts {
 
 impl AddAssign for Counts {
     fn add_assign(&mut self, other: Counts) {
-        let Counts { takeovers, overrides, resumes, backs, stops, begun, resets } = other;
+        let Counts { takeovers, overrides, switchovers, resumes, backs, stops, begun, resets } = other;
         self.takeovers += takeovers;
         self.overrides += overrides;
+        self.switchovers += switchovers;
         self.resumes += resumes;
         self.backs += backs;
         self.stops += stops;
@@ -37,10 +40,10 @@ impl AddAssign for Counts {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { takeovers, overrides, resumes, backs, stops, begun, resets } = self;
+        let Counts { takeovers, overrides, switchovers, resumes, backs, stops, begun, resets } = self;
         write!(
             f,
-            "{takeovers} takeovers, {overrides} of them of a kept copy; {resumes} resumed, {backs} of them from an earlier epoch; \
+            "{takeovers} takeovers, {overrides} of them of a kept copy, {switchovers} handed over; {resumes} resumed, {backs} of them from an earlier epoch; \
              {stops} stopped after a crash; {begun} begun afresh, {resets} of them after a crash"
         )
     }

@@ -50,11 +50,13 @@ pub enum Step {
     GoBack,
     /// A primary has noted that its witness is to be exchanged, and asks its backup.
     Exchange,
+    /// A primary stops its guest to hand it over: before that, and when the last epoch is sealed.
+    Handover,
 }
 
 impl Step {
     /// All of them.
-    pub const ALL: [Step; 19] = [
+    pub const ALL: [Step; 20] = [
         Step::Seal,
         Step::Base,
         Step::Ship,
@@ -74,6 +76,7 @@ impl Step {
         Step::Resume,
         Step::GoBack,
         Step::Exchange,
+        Step::Handover,
     ];
 }
 
@@ -215,6 +218,8 @@ pub enum What {
     PauseGuest(usize),
     /// An operator has a paused guest run again.
     RunGuest(usize),
+    /// An operator has the guest of a host handed over to its backup.
+    Switchover(usize),
     /// An operator takes a snapshot of the guest, which stands still for so long.
     Snapshot(usize, #[serde(with = "nanos")] u64),
     /// A host sees an empty directory where the witness was.
@@ -295,6 +300,7 @@ impl What {
             | What::Exchange(host)
             | What::Override(host) => [Some(host), None],
             What::PauseGuest(host) | What::RunGuest(host) | What::Snapshot(host, _) => [Some(host), None],
+            What::Switchover(host) => [Some(host), None],
             What::Beside { host, dir: Dir::CopyOf(of), .. } => [Some(host), Some(of)],
             What::Beside { host, .. } => [Some(host), None],
             What::WitnessFull(_) | What::WitnessRestored(_) | What::WitnessLoses(_) => [None; 2],

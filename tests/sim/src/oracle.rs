@@ -64,6 +64,8 @@ pub enum Rule {
     EndedStays,
     /// A snapshot that an operator was told of is of a guest that goes on.
     RightSnapshot,
+    /// A guest that is handed over leaves nothing behind, and repeats nothing.
+    HandedOverWhole,
     /// Strangers change nothing: a protected guest stays protected.
     StrangersChangeNothing,
     /// When faults stop, the guest runs, answers and is protected.
@@ -102,6 +104,7 @@ impl Rule {
             Rule::StoppedStays => "a guest that was stopped is run again by nobody but its operator",
             Rule::EndedStays => "a guest whose end is on record is run by nobody",
             Rule::RightSnapshot => "a snapshot that was answered is of the guest that goes on",
+            Rule::HandedOverWhole => "a guest that is handed over leaves nothing behind, and repeats nothing",
             Rule::StrangersChangeNothing => "strangers change nothing: a protected guest stays protected",
             Rule::Heals => "when faults stop, the guest runs, answers and is protected",
             Rule::OneIdentity => "an epoch has one identity, and an identity is of one epoch",
@@ -317,6 +320,19 @@ impl Oracle {
     /// Whether the present guest sealed that epoch, and not one that was booted before it.
     pub fn has_sealed(&self, fork: EpochMark) -> bool {
         self.seals.contains_key(&(fork.branch, fork.count))
+    }
+
+    /// `host` runs a guest that was handed over, with its last epoch `fork`, and sends so many outputs again.
+    pub fn handed_over(&mut self, host: usize, fork: EpochMark, repeated: usize) {
+        let is_behind = |(branch, count): &Epoch| *branch == fork.branch && *count > fork.count;
+        if let Some((branch, count)) = self.seals.keys().copied().find(is_behind) {
+            let text = || format!("host {host} goes on from epoch {fork}, and epoch {branch}/{count} is left behind");
+            self.fail(Rule::HandedOverWhole, host, text);
+        }
+        if repeated > 0 {
+            let text = || format!("host {host} sends {repeated} outputs again that had left");
+            self.fail(Rule::HandedOverWhole, host, text);
+        }
     }
 
     /// `host` takes over, or resumes, with this guest, which should be that of the end of epoch `from`, and with this image.

@@ -274,6 +274,9 @@ impl Plan {
         if broken.is_none() && rng.percent(25) {
             plan.faults.extend(exchanges(&mut rng, heal_at));
         }
+        if broken.is_none() && rng.percent(15) {
+            plan.faults.extend(switchovers(&mut rng, heal_at, detect));
+        }
         plan.durable = rng.percent(80) || broken.is_some_and(Break::is_of_durable_files);
         plan.stops_degraded = rng.percent(20) || broken == Some(Break::CopyForOriginal);
         plan.log_room = *rng.pick(&[0, 300, 1000, 4096]);
@@ -448,6 +451,39 @@ fn faults_of_several(rng: &mut Rng, heal_at: u64, detect: u64) -> Vec<Fault> {
     }
 }
 
+/// An operator has the guest go from host to host; and something goes wrong while it does.
+fn switchovers(rng: &mut Rng, heal_at: u64, detect: u64) -> Vec<Fault> {
+    let mut faults: Vec<_> = (0..rng.range(1, 5))
+        .map(|_| Fault {
+            when: When::At(rng.range(heal_at / 8, heal_at)),
+            what: What::Switchover(rng.range(0, 1) as usize),
+        })
+        .collect();
+    for _ in 0..rng.range(0, 2) {
+        let (host, long) = (rng.range(0, 1) as usize, rng.range(1, 2 * detect));
+        let steps =
+            [Step::Handover, Step::TakeOver, Step::Claim, Step::Answer, Step::Send, Step::Rehearse, Step::Release];
+        let when =
+            When::Step { host, step: *rng.pick(&steps), nth: *rng.pick(&[1, 1, 1, 2, 4]), after: rng.percent(50) };
+        let restart = rng.percent(50).then(|| rng.range(0, detect));
+        let crash = What::Crash { host: *rng.pick(&[host, 1 - host]), power: rng.percent(50), restart };
+        let what = [
+            crash,
+            What::Cut(long),
+            What::CutOneWay(host, long),
+            What::Pause(host, long),
+            What::WitnessCut(host, long),
+            What::WitnessLoses(long),
+            What::Reset,
+            What::Stop(host),
+            What::Unprotect,
+            What::Exchange(host),
+        ];
+        faults.push(Fault { when, what: *rng.pick(&what) });
+    }
+    faults
+}
+
 /// An operator exchanges the witness, once or again; or overrides it when all else is lost.
 fn exchanges(rng: &mut Rng, heal_at: u64) -> Vec<Fault> {
     let at = |at, what| Fault { when: When::At(at), what };
@@ -599,6 +635,11 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
             let overrides =
                 (5..8).map(|eighths| Fault { when: When::At(heal_at / 8 * eighths), what: What::Override(1) });
             [at(What::WitnessGone(1)), at(What::Cut(heal_at / 2))].into_iter().chain(overrides).collect()
+        }
+        Some(Break::HandoverUnclaimed | Break::OfferForgotten | Break::HandedOverRuns) => {
+            // The backup has the offer, and the two hear no more of each other.
+            let when = When::Step { host: 1, step: Step::TakeOver, nth: 1, after: false };
+            vec![at(What::Switchover(0)), Fault { when, what: What::Cut(heal_at / 2) }]
         }
         Some(Break::FullIsWon) => {
             vec![at(What::WitnessFull(heal_at / 2)), at(What::Cut(heal_at / 2))]

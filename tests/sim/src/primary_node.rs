@@ -24,6 +24,7 @@ mod link;
 mod operator;
 mod perform;
 mod remains;
+mod switchover;
 
 use breaking::{break_sealed, let_out};
 
@@ -208,14 +209,15 @@ impl PrimaryNode {
         }
         while let Some(question) = self.pipeline.poll_question() {
             let question = Question::of_primary(question, self.keeps_last());
-            env.put(self.id, question, self.crashed)?;
+            self.put(question, env)?;
         }
         self.answer_operator(env)?;
+        self.carry_on_switchover(env)?;
         self.has_base |= self.core().state() == PrimaryState::Protected;
         self.machine.forget(self.pipeline.through());
         self.set_to_work(env)?;
         let wanted = [self.pipeline.poll_timeout(), self.pipeline.upkeep_at(), self.pipeline.pause_until()];
-        let wanted = wanted.into_iter().chain([self.pipeline.snapshot_until()]);
+        let wanted = wanted.into_iter().chain([self.pipeline.snapshot_until(), self.pipeline.handover_until()]);
         env.wake(self.id, &mut self.timer_at, wanted);
         Ok(())
     }
@@ -249,6 +251,7 @@ impl PrimaryNode {
             }
             Action::Note(note) => env.say(|| format!("host {host} {}", words::note(&note))),
             Action::Fenced { .. } => env.say(|| format!("host {host} is FENCED: another is the primary")),
+            Action::HandedOver { .. } => env.say(|| format!("host {host} has HANDED OVER its guest")),
             Action::Conflict { .. } => {}
         }
         Ok(())

@@ -602,6 +602,9 @@ impl World {
         let guest = Guest::restore(&over.state, node.memory.clone());
         let files = node.into_files();
         env.oracle.goes_on(host, Fork::Mark(over.fork), &guest, &files.image.bytes());
+        if over.handover.is_some() {
+            env.oracle.handed_over(host, over.fork, over.reemit.len() + over.redeliver.len());
+        }
         self.check_not_ended(host);
         let env = &mut self.env;
         let id = HostId { host, life: self.hosts[host].life };

@@ -124,6 +124,9 @@ caught! {
     forgotten_members_are_caught: ForgetMembers,
     held_output_sent_before_the_others_report_is_caught: HeldBeforeReport,
     removal_of_one_of_several_unasked_is_caught: RemovalUnasked,
+    guest_that_was_handed_over_and_runs_unasked_is_caught: HandoverUnclaimed,
+    offered_guest_that_goes_on_unasked_is_caught: OfferForgotten,
+    guest_that_runs_on_while_it_is_handed_over_is_caught: HandedOverRuns,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

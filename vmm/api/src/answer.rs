@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::{Event, Fault, Info, Snapshot, Status, Version};
+use crate::{Event, Fault, Info, Snapshot, Status, Switchover, Version};
 
 /// An answer on its way to a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +108,7 @@ json_answers! {
     Version: "Versions",
     Status: "The status of a primary, or of a backup",
     Snapshot: "What was written",
+    Switchover: "Where it runs now",
     Value: "An OpenAPI document",
 }
 

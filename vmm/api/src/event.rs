@@ -245,6 +245,20 @@ pub enum Occurrence {
         /// Who has it.
         holder: String,
     },
+    /// An operator has the guest handed over to its backup: it stands still.
+    SwitchoverStarted {},
+    /// The guest was handed over, and runs elsewhere.
+    SwitchoverFinished {
+        /// Who has it.
+        holder: String,
+        /// How long it stood still, at most, in milliseconds.
+        stood_ms: f64,
+    },
+    /// The guest was not handed over.
+    SwitchoverCalledOff {
+        /// Why.
+        reason: String,
+    },
     /// A backup begins to take the guest over.
     FailoverStarted {
         /// For how long the primary was not heard, in milliseconds.

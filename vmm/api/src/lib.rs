@@ -41,7 +41,7 @@ pub use fault::Fault;
 pub use info::{Config, Info, RunState, Version};
 pub use request::{
     Action, ActionType, GoalState, Parameters, ProtectRequest, Protection, Since, Snapshot, SnapshotRequest,
-    TakeOverRequest, VmState, WitnessRequest,
+    Switchover, SwitchoverRequest, TakeOverRequest, VmState, WitnessRequest,
 };
 pub use service::{Request, Service};
 pub use status::{

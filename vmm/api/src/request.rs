@@ -96,6 +96,24 @@ pub struct WitnessRequest {
     pub why: Option<String>,
 }
 
+/// `PUT /ft/switchover`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SwitchoverRequest {
+    /// Only if the backup is on the host where the guest ran before.
+    #[serde(default)]
+    pub back: bool,
+}
+
+/// A guest that was handed over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Switchover {
+    /// Where it runs now.
+    pub holder: String,
+    /// How long it stood still, at most, in milliseconds.
+    pub stood_ms: f64,
+}
+
 /// `PUT /snapshot/create`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -200,7 +218,7 @@ macro_rules! json_bodies {
     };
 }
 
-json_bodies!(VmState, Action, ProtectRequest, TakeOverRequest, WitnessRequest, SnapshotRequest);
+json_bodies!(VmState, Action, ProtectRequest, SwitchoverRequest, TakeOverRequest, WitnessRequest, SnapshotRequest);
 
 #[cfg(test)]
 mod tests {

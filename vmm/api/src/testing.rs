@@ -80,6 +80,7 @@ fn said_by(path: &str) -> &'static str {
             "{\"seq\":1,\"time_us\":2,\"event\":\"unpaused\",\"properties\":{}}\n",
             "{\"seq\":2,\"time_us\":3,\"event\":\"ended\",\"properties\":{\"how\":\"Stopped\"}}\n",
         ),
+        "/ft/switchover" => r#"{"holder":"process aa on host b","stood_ms":41.5}"#,
         "/snapshot/create" => r#"{"path":"/s","bytes":4096,"pause_ms":7.5}"#,
         _ => {
             r#"{"id":"vm0","state":"Standby","vmm_version":"0.1.0","app_name":"outlast","config":{},"version":"0.1.0"}"#

@@ -7,7 +7,7 @@ use crate::service::{Route, Service};
 use crate::verb::Description;
 use crate::{
     Action, Event, Info, Method, Pace, PrometheusText, ProtectRequest, Protection, Since, Snapshot, SnapshotRequest,
-    Status, TakeOverRequest, Verb, Version, VmState, WitnessRequest,
+    Status, Switchover, SwitchoverRequest, TakeOverRequest, Verb, Version, VmState, WitnessRequest,
 };
 
 macro_rules! verbs {
@@ -66,6 +66,8 @@ verbs! {
     DeleteFt: Delete "/ft", () => (), Prompt;
     /// Have a backup run the copy that it kept, against the witness; names every place listed there as dead
     PutTakeOver: Put "/ft/take-over", TakeOverRequest => (), Slow;
+    /// Hand the guest over to its backup; answered when it runs there, or why it does not. This program ends then
+    PutSwitchover: Put "/ft/switchover", SwitchoverRequest => Switchover, Ending;
     /// Continue the VM's register at another witness; answered when that one counts
     PutWitness: Put "/ft/witness", WitnessRequest => (), Slow;
     /// Write a snapshot into a new directory

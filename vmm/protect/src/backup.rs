@@ -12,7 +12,9 @@
 
 mod connection;
 mod fitness;
+mod inheritance;
 mod perform;
+mod predecessor;
 mod status;
 mod storage;
 mod view;
@@ -42,9 +44,11 @@ use crate::room::ROOM_RETRY;
 use crate::transport::{Credentials, Endpoint, Listener, ReadOutcome};
 use crate::upkeep;
 use connection::Connection;
+pub use inheritance::{Legacy, inherit};
 use machine::kvm::Vm;
 use machine::memory::Ram;
 use machine::{MachineError, spawn};
+pub use predecessor::Predecessor;
 use storage::{Done, Rehearsal, Storage};
 pub use view::{FailoverError, StandbyView};
 use vigil::Vigil;
@@ -105,6 +109,8 @@ pub struct Successor {
     pub disks: Vec<OverlayDisk>,
     /// The log of its disks.
     pub log: DiskLog,
+    /// The primary that hands it over, which waits to hear that it runs.
+    pub predecessor: Option<Predecessor>,
     /// Whether commits were durable.
     pub durable: bool,
     /// When the primary was found lost.

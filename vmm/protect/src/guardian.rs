@@ -12,6 +12,7 @@ mod ending;
 mod exchange;
 mod filler;
 mod filling;
+mod handover;
 mod leaving;
 mod link;
 mod notes;
@@ -52,6 +53,7 @@ use crate::registrant::Registrant;
 use crate::transport::{Endpoint, Sender};
 pub use ending::Sequel;
 pub use exchange::NotExchanged;
+pub use handover::{HandedOver, NotHandedOver};
 use machine::kvm::KvmError;
 use machine::{End, MachineError, spawn};
 pub use pausing::{NotPaused, NotResumed};
@@ -337,6 +339,11 @@ impl Guardian {
                 // It is told once.
                 let _ = self.successor.set(holder.clone());
                 self.machine.end(End::Fenced { holder });
+            }
+            Action::HandedOver { holder } => {
+                self.machine.egress().cut();
+                let _ = self.successor.set(holder.clone());
+                self.machine.end(End::HandedOver { holder });
             }
             Action::Note(note) => self.tell(note),
         }

@@ -40,8 +40,8 @@ pub mod witness;
 pub use boot::this_boot;
 pub use error::{ProtectError, Words};
 pub use guardian::{
-    CommitDurability, Guardian, GuardianConfig, NotExchanged, NotPaused, NotProtected, NotResumed, NotSnapshot,
-    OnDegraded, Parting, Sequel,
+    CommitDurability, Guardian, GuardianConfig, HandedOver, NotExchanged, NotHandedOver, NotPaused, NotProtected,
+    NotResumed, NotSnapshot, OnDegraded, Parting, Sequel,
 };
 pub use local::reset::Life;
 pub use preflight::Misfit;

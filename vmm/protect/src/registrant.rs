@@ -7,10 +7,11 @@ mod greeting;
 mod inspection;
 mod right;
 mod statements;
+mod way_back;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use replication::view::evidence::{self, Resume, Start};
@@ -40,6 +41,8 @@ pub struct Registrant {
     away: Mutex<Option<Away>>,
     /// What became of an exchange, for who leads it.
     settlement: Mutex<Option<Settlement>>,
+    /// Where the guest ran before this process took it over.
+    predecessor: OnceLock<Place>,
 }
 
 /// A witness that does not answer.
@@ -159,6 +162,7 @@ impl Registrant {
             life,
             away: Mutex::default(),
             settlement: Mutex::default(),
+            predecessor: OnceLock::new(),
         })
     }
 
@@ -358,6 +362,7 @@ impl Registrant {
         word: Option<Word>,
     ) -> ClaimResult {
         word.into_iter().for_each(|word| self.lock().handle_word(word));
+        self.note_predecessor();
         self.claim(Wish::TakeOver { join: session, fork, named_dead })
     }
 

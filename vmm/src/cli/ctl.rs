@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use outlast_api::{
-    Action, ActionType, GoalState, ProtectRequest, Since, SnapshotRequest, TakeOverRequest, VmState, WitnessRequest,
-    verbs,
+    Action, ActionType, GoalState, ProtectRequest, Since, SnapshotRequest, SwitchoverRequest, TakeOverRequest, VmState,
+    WitnessRequest, verbs,
 };
 use serde_json::Value;
 
@@ -27,6 +27,7 @@ Examples:
   outlast ctl --api-socket /run/vm0.sock snapshot create /srv/snapshots/1
   outlast ctl --name vm0 protect tcp:10.78.0.1:7000 --epoch 20ms
   outlast ctl --name vm0 wait protected --timeout 300s
+  outlast ctl --name vm0 switchover
   outlast ctl --name vm0 events --since 12
   outlast ctl --name vm0 witness set etcd:http://10.78.0.11:2379,http://10.78.0.12:2379
 
@@ -83,6 +84,11 @@ enum Verb {
     Protect(ProtectArgs),
     /// Stop replicating; the guest keeps running without protection
     Unprotect,
+    /// Hand the guest over to its backup, for maintenance of this host. It stands still for a moment and then runs there; the program here
+    /// ends. Fails and lets the guest run on if the backup does not have all of it
+    Switchover,
+    /// The same, back to the host where the guest ran before its last takeover or switchover; refused if its backup is elsewhere
+    Failback,
     /// DANGEROUS: have a backup continue the guest: from the copy that it kept when another side won it, or, with --witness, because
     /// its witness is gone. If a place named with --dead is alive, two guests run; what it did since is lost
     TakeOver {
@@ -210,6 +216,8 @@ fn ask(client: &Client, verb: Verb) -> Result<Said, Failure> {
         }
         Verb::Protect(args) => Said::Object(client.ask::<verbs::PutFt>(&protect_request(args))?),
         Verb::Unprotect => Said::Object(client.ask::<verbs::DeleteFt>(&())?),
+        Verb::Switchover => Said::Object(client.ask::<verbs::PutSwitchover>(&SwitchoverRequest { back: false })?),
+        Verb::Failback => Said::Object(client.ask::<verbs::PutSwitchover>(&SwitchoverRequest { back: true })?),
         Verb::TakeOver { dead, witness, why } => {
             let witness = witness.map(|witness| rooted_witness(witness).to_string());
             let request = TakeOverRequest { dead, witness, who: Some(author()), why };

@@ -91,6 +91,13 @@ fn exit_of(end: End) -> Result<Exit, Failure> {
             format!("the guest runs on {holder} now; this VMM was fenced: it released nothing more and stopped"),
         )
         .with_hint("to protect the guest again, start `outlast backup` here and have the new primary connect to it")),
+        End::HandedOver { holder } => {
+            tracing::info!(
+                "the guest was handed over and runs on {holder}; to protect it by this host, start `outlast backup` here and use \
+                 `outlast ctl protect` there"
+            );
+            Ok(Exit::Ok)
+        }
         End::Conflict { text } => Err(Failure::new(
             Exit::SplitBrain,
             format!("the backup of this VM has another guest of it, or knows of one: {text}; this one was stopped"),

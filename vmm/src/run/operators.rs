@@ -9,8 +9,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use protect::witness::WitnessName;
-use protect::{Named, Parting, Registrant};
+use protect::{Named, NotHandedOver, Parting, Registrant};
 use replication::pipeline::resuming::NoCourse;
+use replication::primary::{NoHandover, PrimaryState};
 use replication::view::evidence::Statement;
 use replication::view::{
     Attempt, Durability, Entry, Greeting, Incarnation, Known, Location, Member, Nonce, Place, PlaceKind, Record,
@@ -482,6 +483,42 @@ fn running() -> Vec<Row> {
             found: "a backup that already runs the guest",
             asked: "a fresh primary without a witness connects to it",
             answer: cell(&world, conflict),
+        },
+    ]
+    .into_iter()
+    .chain(switchovers(&world))
+    .collect()
+}
+
+/// What an operator hears whose guest is not handed over, and one whose guest is.
+fn switchovers(world: &World) -> Vec<Row> {
+    let refused = |found, error: NotHandedOver| Row {
+        found,
+        asked: "`outlast ctl switchover`",
+        answer: cell(world, Err(Failure::from(error))),
+    };
+    let to = process(b'b').to_string();
+    let reason = "its backup is on host c, and it ran before on host b".into();
+    vec![
+        Row {
+            found: "a backup that has the guest",
+            asked: "`outlast ctl switchover`",
+            answer: cell(
+                world,
+                exit_of(End::HandedOver { holder: to })
+                    .map(|_| "runs at the backup; the program here ends, with code 0"),
+            ),
+        },
+        refused("no backup", NotHandedOver::NotNow(NoHandover::Unprotected(PrimaryState::Solo))),
+        refused("a backup that is being filled", NotHandedOver::NotNow(NoHandover::Unprotected(PrimaryState::Syncing))),
+        refused("no witness", NotHandedOver::NotNow(NoHandover::Unwitnessed)),
+        refused("the witness does not answer", NotHandedOver::NoWitness),
+        refused("the guest is paused", NotHandedOver::Paused),
+        refused("a backup that is lost meanwhile", NotHandedOver::GoesOn { state: PrimaryState::Solo }),
+        refused("the same, and the witness does not answer any more", NotHandedOver::Unsettled),
+        Row {
+            asked: "`outlast ctl failback`",
+            ..refused("a backup on another host than the guest ran on before", NotHandedOver::NoWayBack { reason })
         },
     ]
 }

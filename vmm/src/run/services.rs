@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use outlast_api::{
     Action, ActionType, Event, Fault, GoalState, Info, Occurrence, PrometheusText, ProtectRequest, Protection, Service,
-    Since, Snapshot, SnapshotRequest, Status, TakeOverRequest, Version, VmState, WitnessRequest, metrics, openapi,
-    verbs,
+    Since, Snapshot, SnapshotRequest, Status, Switchover, SwitchoverRequest, TakeOverRequest, Version, VmState,
+    WitnessRequest, metrics, openapi, verbs,
 };
 use serde_json::Value;
 
@@ -16,8 +16,8 @@ use crate::exit::{Exit, Failure};
 use machine::End;
 use machine::checkpoint::CheckpointFailure;
 use machine::gate::NotHeld;
-use protect::Named;
 use protect::witness::WitnessName;
+use protect::{HandedOver, Named};
 
 /// How long a snapshot waits for the guest to stop: shorter than `outlast ctl` waits for its answer.
 const STOP_TIME_MAX: Duration = Duration::from_secs(30);
@@ -103,6 +103,13 @@ impl Service<verbs::PutTakeOver> for Node {
             Role::Backup(view) => Ok(view.fail_over(named).map_err(Failure::from)?),
             Role::Primary { .. } => Err(Fault::conflict("the guest runs here already")),
         }
+    }
+}
+
+impl Service<verbs::PutSwitchover> for Node {
+    fn serve(&self, SwitchoverRequest { back }: SwitchoverRequest) -> Result<Switchover, Fault> {
+        let HandedOver { holder, stood } = self.running()?.1.hand_over(back).map_err(Failure::from)?;
+        Ok(Switchover { holder, stood_ms: stood.as_secs_f64() * 1e3 })
     }
 }
 

@@ -21,7 +21,7 @@ use crate::exit::{Exit, Failure};
 use machine::random::id as random;
 use machine::state::MachineState;
 use machine::{End, MachineError};
-use protect::backup::{Outcome, Standby, StandbyConfig, Successor};
+use protect::backup::{Legacy, Outcome, Predecessor, Standby, StandbyConfig, Successor, inherit};
 use protect::epoch::{EpochMachine, Pace};
 use protect::events::Events;
 use protect::transport::Credentials;
@@ -30,7 +30,7 @@ use protect::{CommitDurability, Guardian, GuardianConfig, OnDegraded, Registrant
 pub(super) fn backup(config: &BackupVmConfig) -> Result<Exit, Failure> {
     let signals = Signals::take()?;
     #[cfg(feature = "faults")]
-    protect::fault::arm_storage()?;
+    protect::fault::arm()?;
     uses::check_backup(config)?;
     let credentials = credentials(config.detection.tls_dir.as_deref())?;
     let dir = StateDir::claim(&config.state.dir)?;
@@ -95,13 +95,23 @@ fn take_over(
     (node, signals): (&Arc<Node>, &Signals),
     events: &Arc<Events>,
 ) -> Result<Exit, Failure> {
-    let Successor { takeover, ram, disks, log, durable, lost_at } = successor;
+    let Successor { takeover, ram, disks, log, predecessor, durable, lost_at } = successor;
     let started = Instant::now();
     let state = MachineState::decode(&takeover.state).map_err(MachineError::from)?;
     opened.disks = disks;
     let (parts, inputs) = opened.split();
     let origin = Origin::after(Fork::Mark(takeover.fork), BranchSeed(random()));
-    let machine = EpochMachine::restore(state, ram, parts, Pace::default(), origin.first())?;
+    let restore = || EpochMachine::restore(state, ram, parts, Pace::default(), origin.first());
+    let machine = match inherit(&takeover, registrant, restore)? {
+        Legacy::Ours(machine) => machine,
+        Legacy::Others { holder } => {
+            let text = format!(
+                "the guest was to be handed over to this backup, and {holder} has it: this backup ends with its copy"
+            );
+            let hint = "start this backup again: whoever runs the guest fills it then";
+            return Err(Failure::new(Exit::Conflict, text).with_hint(hint));
+        }
+    };
     let (reemitted, redelivered) = (takeover.reemit.len(), takeover.redeliver.len());
     let crash = machine.board().forget_crash();
     if let Some(crash) = crash {
@@ -111,6 +121,7 @@ fn take_over(
     machine.board().redeliver(takeover.redeliver);
     machine.egress().emit_again(&takeover.reemit);
     let threads = machine.start()?;
+    predecessor.into_iter().for_each(Predecessor::tell);
     let term = registrant.term().unwrap_or(takeover.term);
     let guardian_config = GuardianConfig {
         vm_name: config.name.clone(),

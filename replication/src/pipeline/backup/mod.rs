@@ -481,6 +481,7 @@ impl BackupPipeline {
                 self.witness.wanted.push_back(Question::Forswear { session, forswear });
             }
             BackupAction::Keep { epoch, holder } => self.storage.push(Job::Keep { epoch, holder }),
+            BackupAction::Offered => self.notes.push_back(Note::Offered),
             BackupAction::TakeOver(over) => {
                 self.begin_to_leave(Leaving::TakeOver { over, durable: self.is_durable });
             }

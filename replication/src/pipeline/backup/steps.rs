@@ -206,6 +206,8 @@ pub enum Note {
         /// How long.
         silence: Duration,
     },
+    /// The primary hands its guest over.
+    Offered,
     /// What was here is worth nothing. Told once for each new reason, since a primary was accepted.
     Discarded(DiscardReason),
     /// This backup does not stop now: the guest may be about to run here and nowhere else. Told once.

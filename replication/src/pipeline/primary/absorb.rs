@@ -61,6 +61,7 @@ impl PrimaryPipeline {
             PrimaryAction::RemoveStore => self.store.handle_delisted(),
             PrimaryAction::Conflict { text } => self.actions.push_back(Action::Conflict { text }),
             PrimaryAction::Fenced { holder } => self.actions.push_back(Action::Fenced { holder }),
+            PrimaryAction::HandedOver { holder } => self.actions.push_back(Action::HandedOver { holder }),
             PrimaryAction::WentSolo { peer: _, reason } => {
                 self.wants_settling |= self.core.is_alone();
                 self.note(Note::Solo { reason });
@@ -76,7 +77,7 @@ impl PrimaryPipeline {
         // A witness that does not answer is asked again, and that is no news.
         if let Question::Claim { session } = question
             && self.claims_noted.insert(session)
-            && !self.has_failed
+            && !(self.has_failed || self.core.is_offered())
         {
             self.note(if self.core.is_parting(session) { Note::Unprotecting } else { Note::PeerLost });
         }

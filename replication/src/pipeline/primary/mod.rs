@@ -30,6 +30,7 @@
 //! - Of a session that is over nothing more goes out.
 //! - A permission to release is used within the detection time or given back.
 //! - A host whose storage stands still beats no more for a backup that could continue the guest.
+//! - A guest that is handed over stands still from its last seal until it is settled whose it is.
 //! - A guest whose machine failed here is left to its backup: the witness is not asked for it.
 //! - While epochs that are to be durable are written to the images, these are synced again and again: nobody should rely on a host
 //!   whose disk is gone. A guest without epochs has its own flushes, and is told itself.
@@ -37,6 +38,7 @@
 mod absorb;
 mod epochs;
 mod filling;
+mod handover;
 mod images;
 mod leaving;
 mod pausing;
@@ -56,6 +58,8 @@ use crate::wire::Link;
 use epochs::{Item, Log, Store};
 pub use filling::FillStep;
 use filling::Filling;
+pub use handover::HandoverStep;
+use handover::Switchover;
 use images::Images;
 use leaving::Leaving;
 pub use pausing::PauseStep;
@@ -164,6 +168,7 @@ pub struct PrimaryPipeline {
     leaving: Leaving,
     pausing: Option<Pausing>,
     snapshot: Option<Snapshot>,
+    switchover: Option<Switchover>,
     mode: GuestMode,
     /// The guest stands still to be settled.
     is_held: bool,
@@ -232,6 +237,7 @@ impl PrimaryPipeline {
             leaving: Leaving::default(),
             pausing: None,
             snapshot: None,
+            switchover: None,
             mode: if begins_in_epochs(&config.primary) { GuestMode::Epochs } else { GuestMode::Direct },
             is_held: false,
             wants_settling: false,

@@ -209,6 +209,11 @@ pub enum Action {
         /// Who.
         holder: String,
     },
+    /// End the machine: its guest was handed over.
+    HandedOver {
+        /// Who has it.
+        holder: String,
+    },
     /// End the machine: its guest was booted in error.
     Conflict {
         /// In the backup's words.

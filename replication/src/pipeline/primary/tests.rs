@@ -5,6 +5,7 @@ use crate::primary::tests::{PEER, SESSION, config, frame, hello_ack, true_ack};
 use crate::primary::{Left, Meeting};
 use crate::wire::{Kind, Message};
 
+mod handover;
 mod pausing;
 mod snapshot;
 mod storage;

@@ -243,6 +243,8 @@ fn main() -> ExitCode {
             machine.egress().direct();
             end_with(ExitCode::from(GUEST_ENDED))
         }
-        End::Stopped | End::Fenced { .. } | End::Conflict { .. } | End::Failed(_) => panic!("{end:?}"),
+        End::Stopped | End::Fenced { .. } | End::HandedOver { .. } | End::Conflict { .. } | End::Failed(_) => {
+            panic!("{end:?}")
+        }
     }
 }

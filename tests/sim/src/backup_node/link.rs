@@ -30,9 +30,9 @@ impl BackupNode {
         self.read(env)
     }
 
-    /// Gives the pipeline what arrived, while the loop is free and it is to be read.
+    /// Gives the pipeline what arrived, while the loop is free and it is to be read. There is no loop any more where the guest is to run.
     pub(super) fn read(&mut self, env: &mut Env) -> Result<(), Crashed> {
-        while self.applying.is_none() {
+        while self.applying.is_none() && self.inheritance.is_none() {
             let Some(stream) = &mut self.stream else {
                 self.unread.clear();
                 return Ok(());

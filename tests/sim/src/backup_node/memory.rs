@@ -62,7 +62,7 @@ impl BackupNode {
             }
             LoopStep::Leave(Leaving::TakeOver { over, .. }) => {
                 env.step(self.id.host, Step::TakeOver, false)?;
-                self.over = Some(over);
+                self.begin_inheritance(over, env);
                 LoopDone::Done
             }
             LoopStep::Leave(Leaving::Ended(_) | Leaving::Failed) => {

@@ -33,6 +33,9 @@ impl BackupNode {
 
     /// The witness said whether the guest may run here.
     pub fn handle_claimed(&mut self, result: ClaimResult, env: &mut Env) -> Result<(), Crashed> {
+        if self.is_inheriting() {
+            return self.handle_inherited(result, env);
+        }
         let is_lost = matches!(result, ClaimResult::Denied { .. });
         self.pipeline.handle_answer(env.time(), Answer::Claimed(result));
         if is_lost && env.witness.is_listed(self.id.host) {

@@ -211,11 +211,17 @@ pub enum Break {
     HeldBeforeReport,
     /// A removal of one of several backups is not asked for.
     RemovalUnasked,
+    /// A guest that was handed over runs without asking the witness.
+    HandoverUnclaimed,
+    /// A primary that offered its guest goes on with it without asking the witness.
+    OfferForgotten,
+    /// A guest that is handed over runs on.
+    HandedOverRuns,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 101] = [
+    pub const ALL: [Break; 104] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -317,6 +323,9 @@ impl Break {
         Break::ForgetMembers,
         Break::HeldBeforeReport,
         Break::RemovalUnasked,
+        Break::HandoverUnclaimed,
+        Break::OfferForgotten,
+        Break::HandedOverRuns,
     ];
 }
 

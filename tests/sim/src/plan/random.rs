@@ -24,12 +24,13 @@ fn random_what(rng: &mut Rng, hosts: usize, when: When, detect: u64) -> What {
         When::Step { host, .. } if rng.percent(80) => host,
         _ => random_host(rng, hosts),
     };
-    if rng.percent(8) {
-        return match rng.range(0, 5) {
+    if rng.percent(12) {
+        return match rng.range(0, 9) {
             0 | 1 => What::PauseGuest(host),
             2 | 3 => What::RunGuest(host),
             4 => What::TakeOverDead(host),
-            _ => What::Snapshot(host, long / 4),
+            5 => What::Snapshot(host, long / 4),
+            _ => What::Switchover(host),
         };
     }
     match rng.range(0, if hosts > SPARE { 57 } else { 47 }) {

@@ -7,6 +7,7 @@ use super::PrimaryNode;
 use crate::env::{Crashed, Env};
 use crate::machine::Sealed;
 use crate::plan::{Break, EPOCH_BYTES};
+use crate::witness::Question;
 
 /// What is said of a sealed epoch.
 pub(super) fn break_sealed(sealed: &mut Sealed, env: &Env) {
@@ -24,6 +25,17 @@ pub(super) fn let_out(upto: EpochId, env: &Env) -> EpochId {
 }
 
 impl PrimaryNode {
+    /// Asks, or takes an answer for granted.
+    pub(super) fn put(&mut self, question: Question, env: &mut Env) -> Result<(), Crashed> {
+        match question {
+            Question::Claim { .. } if self.core().is_offered() && env.plan.broken == Some(Break::OfferForgotten) => {
+                env.learn_unasked(self.id, question);
+                Ok(())
+            }
+            question => env.put(self.id, question, self.crashed),
+        }
+    }
+
     /// Does at a seal what nothing says that it may.
     pub(super) fn break_at_seal(&mut self, epoch: EpochId, env: &mut Env) {
         match env.plan.broken {

@@ -43,6 +43,7 @@ fn step_words(step: Step) -> &'static str {
         Step::Answer => "hears from the witness",
         Step::TakeOver => "takes over",
         Step::LocalCommit => "commits locally",
+        Step::Handover => "it stops its guest to hand it over",
         Step::Exchange => "exchanges the witness",
         Step::Resume => "resumes",
         Step::GoBack => "puts memory and disk back",
@@ -97,6 +98,7 @@ pub fn what(what: &What) -> String {
         }
         What::PauseGuest(host) => format!("an operator pauses the guest on host {host}"),
         What::RunGuest(host) => format!("an operator has the guest on host {host} run again"),
+        What::Switchover(host) => format!("an operator has the guest of host {host} handed over to its backup"),
         What::Snapshot(host, long) => format!("a snapshot of the guest on host {host} takes {}", time(*long)),
         What::OtherWitness(host, long) => format!("host {host} sees an empty witness for {}", time(*long)),
         What::OtherCluster(host, long) => format!("host {host} sees a restored witness for {}", time(*long)),

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use replication::pipeline::resuming::NoCourse;
 use replication::view::{Assent, Place, PlaceKind};
 
-use crate::fault::Fault;
+use crate::fault::SPARE;
 use crate::witness::Witness;
 
 impl World {
@@ -89,6 +89,7 @@ impl World {
             What::TakeOverDead(host) => return self.take_over_dead(host),
             What::PauseGuest(host) => return self.ask_primary(host, |node, env| node.pause(env)),
             What::RunGuest(host) => return self.ask_primary(host, |node, env| node.unpause(env)),
+            What::Switchover(host) => return self.ask_primary(host, |node, env| node.switch_over(env)),
             What::Snapshot(host, time) => {
                 return self.ask_primary(host, |node, env| node.snapshot(time, env));
             }
@@ -193,7 +194,15 @@ impl World {
         let dead: BTreeSet<Incarnation> =
             others.iter().filter(|place| names_all || is_dead(place)).map(|place| place.id).collect();
         let is_newest = self.env.witness.newest().is_some_and(|record| self.could_continue(host, record));
-        if dead.len() < others.len() || !(is_newest || names_all) {
+        // Of backups that were listed later a backup that does not reach the witness has not heard; who looks at all hosts sees them.
+        let me = self.env.witness.place(host).id;
+        let sees_another = self.env.plan.has_several
+            && self
+                .env
+                .witness
+                .newest()
+                .is_some_and(|record| record.places().any(|place| place.id != me && !is_dead(place)));
+        if dead.len() < others.len() || !(is_newest || names_all) || sees_another {
             return;
         }
         let assent = Assent::Override { dead, word: Witness::word() };
@@ -237,7 +246,12 @@ impl World {
             matches!(&self.hosts[host].role, Role::Primary(node) if node.core().state() == PrimaryState::Protected);
         self.stop(host, power);
         // One fault is what a protected guest must survive. That an operator wants its end, or that it crashes by itself, is none.
-        let is_one = matches!(&self.env.plan.faults[..], [Fault { what, .. }] if !matches!(what, What::Stop(_) | What::GuestCrash(_)));
+        let mut faults =
+            self.env.plan.faults.iter().map(|fault| fault.what).filter(|what| !matches!(what, What::Switchover(_)));
+        // A loss of power everywhere is none either: it takes one host after the other.
+        let is_another = |what: &What| matches!(what, What::Stop(_) | What::GuestCrash(_) | What::Blackout(_));
+        let first = faults.next().filter(|what| !is_another(what));
+        let is_one = first.is_some() && faults.next().is_none();
         if was_protected && is_one && !self.is_survived() {
             let text = || format!("a single fault, the crash of host {host}, killed a protected guest");
             self.env.oracle.fail(Rule::OneFault, host, text);

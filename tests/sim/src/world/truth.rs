@@ -17,7 +17,7 @@ impl World {
                     BackupState::Protected | BackupState::Claiming | BackupState::TakingOver | BackupState::TookOver
                 );
                 // It may have won, and not have heard of it.
-                let is_listed = record.backups.iter().any(|member| Some(member.join) == node.core().session_id());
+                let is_listed = record.backups.iter().any(|member| Some(member.join) == node.session());
                 let is_kept = record.backups.iter().any(|member| Some(member.join) == node.core().kept_join());
                 is_kept || (is_whole && (is_listed || record.primary.id == id))
             }

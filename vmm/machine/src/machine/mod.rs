@@ -81,6 +81,11 @@ pub enum End {
         /// Who has it.
         holder: String,
     },
+    /// Its operator handed the guest over, and it runs elsewhere.
+    HandedOver {
+        /// Who has it.
+        holder: String,
+    },
     /// The backup of this VM has another guest of it: this one was booted in error.
     Conflict {
         /// In the backup's words.

@@ -211,7 +211,8 @@ impl Standby {
                 let (disks, log) = self.given_back.take().expect("they were given back before");
                 let ram = self.rehearsal.take().expect("a session that can be taken over has its memory").ram;
                 let (takeover, log, lost_at) = (*over, *log, self.lost_at);
-                Ok(Outcome::TookOver(Box::new(Successor { takeover, ram, disks, log, durable, lost_at })))
+                let predecessor = self.predecessor_of(&takeover);
+                Ok(Outcome::TookOver(Box::new(Successor { takeover, ram, disks, log, predecessor, durable, lost_at })))
             }
         }
     }
@@ -243,6 +244,10 @@ impl Standby {
                     let name = epoch.name();
                     tracing::warn!(epoch = %name, holder, "another side has the guest; the copy here is kept");
                     Occurrence::Kept { epoch: epoch.count.0, epoch_id: name.to_string(), holder }
+                }
+                Note::Offered => {
+                    self.lost_at = Instant::now();
+                    Occurrence::SwitchoverStarted {}
                 }
                 Note::FailoverStarted { silence } => {
                     Occurrence::FailoverStarted { silence_ms: Some(silence.as_millis() as u64), named_dead: None }

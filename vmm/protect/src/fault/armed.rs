@@ -11,9 +11,9 @@ use machine::step;
 use recoverable::Step;
 
 use super::{
-    DISK_LOGGED, DISKS_RECOVERED, EMITTED_AGAIN, END_UNRECORDED, EXCHANGE_NOTED, FILLING_DISK_LOG, GOODBYE, IMAGE_SYNC,
-    IMAGE_WRITE, LOCAL_COMMIT, LOCALLY_COMMITTED, LOG_APPEND, LOG_SYNC, MOVE_UNASKED, RESET_ASKED, SESSION_CLAIMED,
-    SESSION_FORGOTTEN, SESSION_RECORDED, WENT_BACK, WENT_BACK_IN_PART,
+    DISK_LOGGED, DISKS_RECOVERED, EMITTED_AGAIN, END_UNRECORDED, EXCHANGE_NOTED, FILLING_DISK_LOG, GOODBYE,
+    HANDOVER_UNCLAIMED, IMAGE_SYNC, IMAGE_WRITE, LOCAL_COMMIT, LOCALLY_COMMITTED, LOG_APPEND, LOG_SYNC, MOVE_UNASKED,
+    RESET_ASKED, SESSION_CLAIMED, SESSION_FORGOTTEN, SESSION_RECORDED, WENT_BACK, WENT_BACK_IN_PART,
 };
 
 const VARIABLE: &str = "OUTLAST_KILL_AT";
@@ -21,7 +21,7 @@ const FAIL_VARIABLE: &str = "OUTLAST_FAIL_AT";
 const SLOW_VARIABLE: &str = "OUTLAST_SLOW_AT";
 const SLOW_FROM_VARIABLE: &str = "OUTLAST_SLOW_FROM";
 
-const OWN: [&str; 14] = [
+const OWN: [&str; 15] = [
     DISK_LOGGED,
     LOCALLY_COMMITTED,
     SESSION_RECORDED,
@@ -33,6 +33,7 @@ const OWN: [&str; 14] = [
     EXCHANGE_NOTED,
     MOVE_UNASKED,
     GOODBYE,
+    HANDOVER_UNCLAIMED,
     WENT_BACK_IN_PART,
     WENT_BACK,
     RESET_ASKED,
@@ -89,8 +90,8 @@ pub fn arm() -> Result<(), FaultError> {
     arm_storage()
 }
 
-/// The same, of storage alone: what `outlast backup` takes.
-pub fn arm_storage() -> Result<(), FaultError> {
+/// The same, of storage alone.
+fn arm_storage() -> Result<(), FaultError> {
     let failing = [LOCAL_COMMIT, FILLING_DISK_LOG, LOG_APPEND, IMAGE_WRITE, IMAGE_SYNC];
     if let Some(armed) = asked(FAIL_VARIABLE, &failing.map(str::to_owned))? {
         tracing::warn!(?armed, "a commit is going to fail");

@@ -5,7 +5,7 @@
 //! `outlast` the calls are empty (`docs/decisions/0032-faults-are-another-program.md`).
 //!
 //! `OUTLAST_KILL_AT=STEP` or `STEP:N` (the Nth time, 1 without it) in the environment of `run --protect local` and
-//! `resume` ([`END_UNRECORDED`], [`EXCHANGE_NOTED`], [`MOVE_UNASKED`], [`GOODBYE`]: of every `run`). Steps are those of recoverable memory ([`recoverable::Step`]) and those
+//! `resume` ([`END_UNRECORDED`], [`EXCHANGE_NOTED`], [`MOVE_UNASKED`], [`GOODBYE`]: of every `run`; [`HANDOVER_UNCLAIMED`]: of `backup`). Steps are those of recoverable memory ([`recoverable::Step`]) and those
 //! named here.
 //! `OUTLAST_FAIL_AT=LocalCommit:N`: the Nth commit to the state directory finds that its medium takes nothing (EIO);
 //! `FillingDiskLog:N`: so does the log of disk writes, the Nth time while a backup is being filled; `LogAppend:N` and
@@ -26,7 +26,7 @@ use snapshot::disk::DiskError;
 #[cfg(feature = "faults")]
 use armed as when;
 #[cfg(feature = "faults")]
-pub use armed::{FaultError, arm, arm_storage};
+pub use armed::{FaultError, arm};
 #[cfg(not(feature = "faults"))]
 use none as when;
 pub(crate) use when::fails;
@@ -53,6 +53,8 @@ pub(crate) const END_UNRECORDED: &str = "EndUnrecorded";
 pub(crate) const EXCHANGE_NOTED: &str = "ExchangeNoted";
 /// All have forsworn the old witness, and the new one was not asked.
 pub(crate) const MOVE_UNASKED: &str = "MoveUnasked";
+/// A guest that is handed over is restored at its backup, and the witness was not asked for it.
+pub(crate) const HANDOVER_UNCLAIMED: &str = "HandoverUnclaimed";
 /// The guest has ended, the witness knows it, and the backup has not been told.
 pub(crate) const GOODBYE: &str = "Goodbye";
 

@@ -45,6 +45,7 @@ pub enum NotExchanged {
 fn why(not_now: NotNow) -> &'static str {
     match not_now {
         NotNow::UnderWay => "an exchange of the witness is under way already",
+        NotNow::HandingOver => "the guest is being handed over to its backup",
         NotNow::Filling(_) => "a backup is being connected to or filled, and is neither a member nor none",
         NotNow::Arbitrating => "the backup is lost, and the witness has not said which side goes on",
         NotNow::Connected => "the backup is connected, so nobody is to be named dead",

@@ -172,7 +172,7 @@ impl Advice for NotExchanged {
     fn hint(&self) -> Option<String> {
         let remedy = match self {
             Self::Exchange(error) => return error.hint(),
-            Self::NotNow(NotNow::UnderWay) => "`outlast ctl status` says when it is settled",
+            Self::NotNow(NotNow::UnderWay | NotNow::HandingOver) => "`outlast ctl status` says when it is settled",
             Self::NotNow(NotNow::Filling(_)) => {
                 "wait until `outlast ctl status` says Protected, or `outlast ctl unprotect` first"
             }

@@ -1,5 +1,5 @@
-//! The backups that a takeover found: the record that made this process the primary lists them under the joins of its predecessor,
-//! so each of them may be whole, and could succeed this one.
+//! The other backups of the primary that this process succeeded: the record of the takeover lists them under the joins of before, so
+//! each of them may be whole, and could succeed this one.
 //!
 //! ```text
 //!   awaited ──detect──▶ leaving ──removal won──▶ out
@@ -15,24 +15,24 @@ use crate::id::{SessionId, Time};
 
 /// Those that are neither out nor follow.
 #[derive(Debug, Default)]
-pub(super) struct Inheritance {
-    members: Vec<Inherited>,
+pub(super) struct Siblings {
+    members: Vec<Sibling>,
     /// Since when they are awaited; none: this core was not told the time yet.
     since: Option<Time>,
 }
 
 /// One of them, by its join.
 #[derive(Clone, Copy, Debug)]
-struct Inherited {
+struct Sibling {
     join: SessionId,
     /// Its removal is asked for.
     is_leaving: bool,
 }
 
-impl Inheritance {
-    pub(super) fn of(joins: &[SessionId]) -> Inheritance {
-        let members = joins.iter().map(|join| Inherited { join: *join, is_leaving: false }).collect();
-        Inheritance { members, since: None }
+impl Siblings {
+    pub(super) fn of(joins: &[SessionId]) -> Siblings {
+        let members = joins.iter().map(|join| Sibling { join: *join, is_leaving: false }).collect();
+        Siblings { members, since: None }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -51,22 +51,22 @@ impl Inheritance {
 impl Primary {
     /// Whether what the predecessor held may be sent again: every backup that it had follows here or is out.
     pub fn may_emit_again(&self) -> bool {
-        self.inheritance.is_empty()
+        self.siblings.is_empty()
     }
 
-    /// When inherited backups have had their time.
-    pub(super) fn inheritance_due(&self) -> Option<Time> {
-        let awaits = self.inheritance.members.iter().any(|member| !member.is_leaving) && !self.is_over();
-        awaits.then(|| self.inheritance.since.map_or(Time(0), |since| since.after(self.config.detect)))
+    /// When they have had their time.
+    pub(super) fn siblings_due(&self) -> Option<Time> {
+        let awaits = self.siblings.members.iter().any(|member| !member.is_leaving) && !self.is_over();
+        awaits.then(|| self.siblings.since.map_or(Time(0), |since| since.after(self.config.detect)))
     }
 
     /// Asks for the removal of those that have had their time.
-    pub(super) fn check_inheritance(&mut self, now: Time) {
-        let since = *self.inheritance.since.get_or_insert(now);
+    pub(super) fn check_siblings(&mut self, now: Time) {
+        let since = *self.siblings.since.get_or_insert(now);
         if self.is_over() || now < since.after(self.config.detect) {
             return;
         }
-        let awaited = self.inheritance.members.iter_mut().filter(|member| !member.is_leaving);
+        let awaited = self.siblings.members.iter_mut().filter(|member| !member.is_leaving);
         let overdue: Vec<SessionId> = awaited
             .map(|member| {
                 member.is_leaving = true;
@@ -77,11 +77,11 @@ impl Primary {
     }
 
     /// The register does not list that one any more.
-    pub(super) fn win_inherited(&mut self, now: Time, join: SessionId) {
+    pub(super) fn win_sibling(&mut self, now: Time, join: SessionId) {
         self.errands.settle(&Question::Claim { session: join });
-        self.inheritance.members.retain(|member| member.join != join);
+        self.siblings.members.retain(|member| member.join != join);
         self.commit.leave(CommitPlace::Peer(join));
-        if self.inheritance.is_empty() {
+        if self.siblings.is_empty() {
             self.actions.push_back(PrimaryAction::EmitAgain);
         }
         self.advance();
