@@ -285,14 +285,16 @@ impl Primary {
     }
 
     /// Whether a connection to the backup at `peer` would be used. Not while it rests from fillings that failed, nor before
-    /// another one that is being connected to or filled follows: one is filled at a time.
+    /// another one that is being connected to or filled follows: one is filled at a time; nor during an exchange of the witness, in which
+    /// a newcomer takes no part: it would go on asking the one that is left.
     pub fn wants_connection(&self, peer: PeerId) -> bool {
         let is_settled = |other: &Peer| other.session.is_none() || other.phase() == Some(Phase::Following);
         let (is_free, rests) = self
             .peers
             .get(peer)
             .map_or((true, false), |peer| (peer.session.is_none(), peer.fill_rest.until().is_some()));
-        let is_stable = !self.is_over() && self.guest_ended.is_none() && self.handover.is_none() && !self.is_adopting();
+        let is_stable =
+            !self.is_over() && self.guest_ended.is_none() && self.handover.is_none() && !self.is_exchanging();
         is_stable && self.siblings.is_empty() && is_free && !rests && self.peers.iter().all(is_settled)
     }
 

@@ -91,22 +91,36 @@ pub(super) enum Beginning {
 }
 
 impl Heir {
-    /// The heir of `parent`'s register, to be begun at a witness where `newest` is the newest record. `register` is fresh and random.
+    /// The heir of `parent`'s register, to be begun at a witness where these are the records from number [`Heir::looks_from`] on, or the
+    /// newest one. `register` is fresh and random.
     ///
     /// # Errors
     /// If somebody runs a VM of that name there.
-    pub fn new(
+    pub fn new<'a>(
         register: RegisterId,
         parent: Entry,
         witness: Option<WitnessId>,
-        newest: Option<&Entry>,
+        found: impl IntoIterator<Item = &'a Entry>,
     ) -> Result<Heir, Refusal> {
-        if let Some(there) = newest.filter(|there| !is_over(there, &parent)) {
+        let found: Vec<&Entry> = found.into_iter().collect();
+        let newest = found.last().copied();
+        let is_left = |there: &Entry| is_over(there, &parent) || is_left(&found, &parent);
+        if let Some(there) = newest.filter(|there| !is_left(there)) {
             return Err(Refusal::Taken { place: Box::new(there.record.primary.clone()) });
         }
-        let generation =
-            newest.map_or(0, |there| there.record.generation).max(parent.record.generation).saturating_add(1);
+        // A register that was continued elsewhere says which generation that has.
+        let of = |there: &Entry| {
+            there.record.moved.as_ref().map_or(there.record.generation, |to| to.generation.max(there.record.generation))
+        };
+        let generation = newest.map_or(0, of).max(parent.record.generation).saturating_add(1);
         Ok(Heir { register, generation, parent, witness, after: newest.cloned() })
+    }
+
+    /// From which number on the records of a witness tell whether an heir of `parent`'s register may begin there. `newest` is the newest
+    /// one; none: it tells that alone. A witness that the register has left is read from the record on that its heir kept.
+    pub fn looks_from(parent: &Entry, newest: &Entry) -> Option<u64> {
+        let of = |kept: &&Known| kept.register == newest.record.register && kept.number < newest.record.number;
+        parent.record.ancestors.iter().rfind(of).map(|kept| kept.number)
     }
 
     /// The same, above that generation: of an heir that was to be, and may be.
@@ -166,6 +180,18 @@ fn is_over(there: &Entry, parent: &Entry) -> bool {
         || there.record.moved.is_some()
         || parent.record.continues(&known)
         || there == parent
+}
+
+/// Whether `found` is what a register said when it was left for one that `parent`'s continues, and the same again: an exchange that was
+/// called off repeats it. Nobody has a right by that who had none by the record that was kept, and all of those forswore it.
+fn is_left(found: &[&Entry], parent: &Entry) -> bool {
+    let is_kept = |entry: &Entry| parent.record.ancestors.contains(&Known::of(entry));
+    let repeats = |pair: &[&Entry]| {
+        let [before, after] = pair else { return false };
+        let again = Record { witness: after.record.witness, ..successor(before, after.record.attempt) };
+        after.record == again
+    };
+    found.first().is_some_and(|first| is_kept(first)) && found.windows(2).all(repeats)
 }
 
 impl Exchange {

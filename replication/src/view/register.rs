@@ -275,14 +275,18 @@ impl Register {
             self.known = self.known.filter(|ours| known.is_before(ours)).or(Some(*known));
         }
         match &self.exchange {
-            // Who still awaits assent looks at the register that is the only one yet.
-            Some(Exchange { assent: Assent::Awaited, .. }) if wish == Wish::Look => self.look(wish, attempt),
             Some(exchange) => {
                 self.ask = Some(Ask::From(exchange.heir.from()));
                 self.phase = Phase::Settling(wish, attempt);
             }
             None => self.look(wish, attempt),
         }
+    }
+
+    /// Who still awaits assent looks at the register that is the only one yet, unless the heir stands, or something in its place.
+    fn is_look_before_assent(&self, wish: &Wish) -> bool {
+        let is_awaited = |exchange: &Exchange| exchange.assent == Assent::Awaited;
+        *wish == Wish::Look && self.exchange.as_ref().is_some_and(is_awaited)
     }
 
     fn look(&mut self, wish: Wish, attempt: Attempt) {
@@ -334,13 +338,17 @@ impl Register {
             return Some(Outcome::NoAnswer);
         }
         self.in_doubt = self.in_doubt.take().filter(|doubt| doubt.slot > now);
-        self.decide(wish, attempt)
+        self.decide(wish, attempt, now == before)
     }
 
     /// The witness did not answer, or with an error: an append may have taken place, or may yet.
     pub fn handle_no_answer(&mut self) -> Option<Outcome> {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle => None,
+            Phase::Settling(wish, attempt) if self.is_look_before_assent(&wish) => {
+                self.look(wish, attempt);
+                None
+            }
             Phase::Looking(..) | Phase::Tracing(..) | Phase::Settling(..) => {
                 self.known = self.known_before;
                 Some(Outcome::NoAnswer)
@@ -365,7 +373,7 @@ impl Register {
             return Some(Outcome::Forgotten);
         };
         self.adopt(entry, by);
-        self.decide(wish, attempt)
+        self.decide(wish, attempt, false)
     }
 
     /// Another register is this node's from now on. What an append to the old one did does not matter any more.
@@ -388,7 +396,14 @@ impl Register {
         let is_other = heir.witness.filter(|expected| Some(*expected) != by);
         let other = is_other.map(|expected| Another { expected, found: by });
         self.another = other.or_else(|| named_other(by, &found));
-        if self.another.is_some() || !heir.is_behind(&found) {
+        let is_strange = self.another.is_some() || !heir.is_behind(&found);
+        let has_settled = !is_strange && found.iter().any(|entry| entry.record.number == heir.number());
+        if !has_settled && self.is_look_before_assent(&wish) {
+            self.another = None;
+            self.look(wish, attempt);
+            return None;
+        }
+        if is_strange {
             self.stranger = found.into_iter().next_back();
             return Some(Outcome::Forgotten);
         }
@@ -417,7 +432,7 @@ impl Register {
     fn begin_heir(&mut self, wish: Wish, attempt: Attempt, by: Option<WitnessId>) -> Option<Outcome> {
         let exchange = self.exchange.as_ref().expect("an heir was looked for");
         let parent = &exchange.heir.parent;
-        let asker = Asker { me: &self.me, attempt, word: self.word.as_ref(), in_doubt: true };
+        let asker = Asker { me: &self.me, attempt, word: self.word.as_ref(), in_doubt: true, has_seen: false };
         let others = self.others(&parent.record, wish.store());
         match exchange.begin(&others, &self.me, attempt, wish.after_parent(parent, asker)) {
             Beginning::IsSo => Some(Outcome::Won(Box::new(parent.clone()))),
@@ -432,12 +447,13 @@ impl Register {
         }
     }
 
-    fn decide(&mut self, wish: Wish, attempt: Attempt) -> Option<Outcome> {
+    /// `has_seen`: the newest record was known before.
+    fn decide(&mut self, wish: Wish, attempt: Attempt, has_seen: bool) -> Option<Outcome> {
         if let Some(refusal) = self.lost_to(&wish) {
             return Some(Outcome::Refused(refusal));
         }
         let word = self.word.as_ref();
-        let asker = Asker { me: &self.me, attempt, word, in_doubt: self.in_doubt.is_some() };
+        let asker = Asker { me: &self.me, attempt, word, in_doubt: self.in_doubt.is_some(), has_seen };
         match wish.judge(self.newest.as_ref(), asker) {
             Judgement::IsSo => {
                 let entry = self.newest.clone().expect("what is so is so by a record");

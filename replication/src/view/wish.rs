@@ -145,6 +145,8 @@ pub(super) struct Asker<'a> {
     pub(super) word: Option<&'a Word>,
     /// An append of the asker to the next slot is in doubt: what it wants is sure only when something stands there.
     pub(super) in_doubt: bool,
+    /// The newest record is the one that the asker knew: nothing was appended since.
+    pub(super) has_seen: bool,
 }
 
 impl Wish {
@@ -185,7 +187,7 @@ impl Wish {
     /// What it does while a register is continued: whether it is so after `parent`, the newest record of the old one, or what
     /// would follow that. Whatever is more than a look takes a record.
     pub(super) fn after_parent(&self, parent: &Entry, asker: Asker<'_>) -> Result<Option<Record>, Refusal> {
-        let asker = Asker { in_doubt: true, ..asker };
+        let asker = Asker { in_doubt: true, has_seen: false, ..asker };
         match self {
             Wish::Move(_) => Ok(Some(successor(parent, asker.attempt))),
             wish => match wish.judge(Some(parent), asker) {
@@ -206,8 +208,10 @@ impl Wish {
 
     fn judge_as_primary(&self, entry: &Entry, asker: Asker<'_>) -> Judgement {
         let record = &entry.record;
-        // All that it lists forswore this register: each may say so. A later one that came back to this witness is not meant.
-        let departs = matches!(self, Wish::Depart(_)) && record.places().any(|place| place.id == asker.me.id);
+        // All that it lists forswore this register: each may say so, and so may a later life that knows which record the heir kept. A
+        // later register that came back to this witness is not meant.
+        let is_listed = || record.places().any(|place| place.id == asker.me.id);
+        let departs = matches!(self, Wish::Depart(_)) && (asker.has_seen || is_listed());
         if matches!(self, Wish::Depart(to) if to.generation <= record.generation) {
             return Judgement::Refused(Refusal::CalledOff);
         }
@@ -242,7 +246,7 @@ impl Wish {
 
 /// The first record of a register takes its number from the try: both are random.
 fn first(store: &Option<Place>, durability: Option<Durability>, asker: Asker<'_>) -> Record {
-    let Asker { me, attempt, word: _, in_doubt: _ } = asker;
+    let Asker { me, attempt, word: _, in_doubt: _, has_seen: _ } = asker;
     Record { store: store.clone(), durability, ..Record::first(RegisterId(attempt.0), attempt, me.clone()) }
 }
 

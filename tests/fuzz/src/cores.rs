@@ -9,8 +9,8 @@ use replication::backup::BackupState;
 use replication::id::Gfn;
 use replication::primary::{GuestEnd, Left, Meeting, PeerId, RoundsConfig};
 use replication::wire::{
-    Ack, DiskCopy, DiskInfo, DiskOffer, DiskWant, EpochBegin, EpochEnd, Goodbye, GoodbyeReason, Heartbeat, Hello,
-    HelloAck, MachineInfo, RamRange, Refuse, RefuseCode, ResyncDisk,
+    Ack, DiskCopy, DiskInfo, DiskOffer, DiskWant, EpochBegin, EpochEnd, Goodbye, GoodbyeReason, Handover, Heartbeat,
+    Hello, HelloAck, MachineInfo, RamRange, Refuse, RefuseCode, ResyncDisk,
 };
 use replication::{
     Backup, BackupAction, BackupConfig, BranchSeed, ChainHash, ClaimResult, EpochId, EpochMark, EpochMeta, EpochWriter,
@@ -58,7 +58,7 @@ pub fn epoch(input: &mut Input<'_>) -> EpochId {
 }
 
 pub fn message(input: &mut Input<'_>) -> Message {
-    match input.u8() % 15 {
+    match input.u8() % 16 {
         0 => Message::Hello(Hello {
             register: None,
             writer: text(input),
@@ -96,6 +96,7 @@ pub fn message(input: &mut Input<'_>) -> Message {
         11 => Message::Ack(Ack { complete: epoch(input), chain: ChainHash::default() }),
         12 => Message::Heartbeat(Heartbeat { released: epoch(input), complete: epoch(input), committed: epoch(input) }),
         13 => Message::Goodbye(Goodbye { reason: GoodbyeReason::GuestEnded, text: text(input) }),
+        14 => Message::Handover(Handover { last: epoch(input), chain: ChainHash::default() }),
         _ => Message::Goodbye(Goodbye { reason: GoodbyeReason::Unprotected, text: text(input) }),
     }
 }
@@ -199,8 +200,14 @@ fn backup(input: &mut Input<'_>) {
                 }
             }
             13 => core.handle_claim(now, core.session_id().unwrap_or_else(|| session(input)), claim(input)),
-            14 => match input.u8() % 4 {
+            14 => match input.u8() % 5 {
                 0 => drop(core.handle_override()),
+                4 => {
+                    let session = core.session_id().unwrap_or(SessionId([1; 16]));
+                    let handover = Handover { last: core.pointers().acked(), chain: last.chain };
+                    let link = Link { vm, session, term: Term(1) };
+                    give(&mut core, now, &Message::Handover(handover).to_frame(&link, EpochId(0)));
+                }
                 1 => drop(core.handle_stop(now, "stop")),
                 2 => core.handle_base_refused(now, session(input), "no"),
                 _ => core.handle_alive(now),

@@ -257,3 +257,30 @@ fn two_overrides_of_one_register_stop_when_they_meet() {
     let Occurrence::Refused { reason } = waiting.wait_event("refused") else { panic!("it is") };
     assert!(reason.contains("two registers"), "{reason}");
 }
+
+/// It was told by the process that left it or by nobody, and said for ever that the VM runs there.
+#[test]
+fn witness_that_was_away_when_it_was_left_is_told_by_the_next_life() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let (dir, name) = other(&place);
+    let witness = place.witness_option();
+    let mut vm = place.alone("a", &guest).with("--protect", "local").with("--witness", &witness).start();
+    wait_progress(&vm, &guest, 20);
+    let away = place.path("away");
+    fs::rename(place.witness(), &away).expect("ours");
+    let (code, said) = vm.ctl(&["witness", "set", &name]);
+    assert_eq!(code, 0, "{said}");
+    vm.kill();
+    fs::rename(&away, place.witness()).expect("ours");
+    let mut again = Launch::resume(&place.path("a")).start();
+    again.wait_event("resumed");
+    let moved = || newest_record(&place.witness())["moved"]["witness"].as_str() == Some(&name);
+    wait::until("the old witness to be told", || moved().then_some(()));
+    // And it can be gone back to.
+    let (code, said) = again.ctl(&["witness", "set", &witness]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(newest_record(&place.witness())["generation"], 3);
+    wait::until("the other one to be told", || newest_record(&dir)["moved"].is_object().then_some(()));
+    again.stop();
+}

@@ -1,18 +1,20 @@
 //! Backups whose filling makes no progress, or does not begin: what is reported, and that it is tried again.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use guests::echo::Client;
 use guests::network::Network;
-use guests::place::wait_progress;
-use guests::{Guest, Place, Vm, needs, said};
+use guests::place::{newest_record, wait_progress};
+use guests::{Guest, Launch, Place, Vm, needs, said, wait};
 use outlast_api::{Filling, PrometheusText, verbs};
 use replication::wire::{Hello, Kind, Link, MachineInfo, Message};
 use replication::{EpochId, FrameDecoder, SessionId, Term, VmId};
 
 /// Told after four times this, given up after twenty times.
 const DETECT: &str = "300ms";
+const INCOMPATIBLE: i32 = 163;
 
 #[test]
 fn filling_that_does_not_get_on_names_its_phase_ends_and_is_tried_again() {
@@ -105,4 +107,42 @@ fn guest_that_writes_faster_than_the_link_answers_meanwhile_and_is_protected_in_
     client.ask_again(5);
     primary.kill();
     client.ask_again(5);
+}
+
+/// The operator who named the primary as dead there got a guest with parts of two disks.
+#[test]
+fn half_filled_image_boots_nobody_until_it_is_filled_again() {
+    needs!(Kvm);
+    let (place, guest) = (Place::new(), Guest::disk_journal());
+    let (image, note) = (place.path("b.img"), place.path("b.img.filling"));
+    let durable = |launch: Launch| launch.with("--commit-durability", "disk");
+    // The replica is of something else, and what is filled in is not synced for long.
+    let backup = place.backup("b", &guest);
+    fs::write(&image, vec![7; guest.disk_bytes.expect("it has a disk") as usize]).expect("the test's own image");
+    let mut backup = backup.environment("OUTLAST_SLOW_AT", "ImageSync:1:60000").start();
+    let port = backup.port();
+    let mut primary = durable(place.primary("a", &guest, port)).start();
+    wait::until("the filling", || note.exists().then_some(()));
+    backup.kill();
+    primary.kill();
+    let start_there = || {
+        let primary = newest_record(&place.witness())["primary"]["id"].as_str().expect("an id").to_owned();
+        place.alone("b", &guest).with("--witness", place.witness_option()).with("--dead", &primary[..8])
+    };
+    let before = newest_record(&place.witness());
+    let said = start_there().refused(INCOMPATIBLE);
+    assert!(
+        said.contains("b.img is half filled") && said.contains("hint: the whole image is on the host of"),
+        "{said}"
+    );
+    assert!(said.contains(&format!("remove {}", note.display())), "{said}");
+    assert_eq!(newest_record(&place.witness()), before, "the witness was not asked for the guest");
+    let mut backup = place.backup_on("b", &guest, port).start();
+    let mut primary = durable(place.primary("a", &guest, port)).start();
+    primary.wait_event("protected");
+    assert!(!note.exists(), "it ends before it is acked");
+    backup.kill();
+    primary.kill();
+    let vm = start_there().start();
+    wait_progress(&vm, &guest, 20);
 }

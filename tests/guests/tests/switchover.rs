@@ -111,11 +111,12 @@ fn guest_goes_on_at_its_backup_when_its_primary_dies_after_the_offer() {
     console::join(&guest, &pair.primary.console(), &pair.backup.console()).unwrap_or_else(|e| panic!("{e}"));
 }
 
-/// To and fro between two places, each time to a backup that was started for it.
+/// To and fro, each time to a backup that was started for it, with 1,024 pages written in each epoch.
 #[test]
 fn twenty_switchovers_to_and_fro_leave_one_console() {
     needs!(Kvm);
-    let (guest, place) = (Guest::dirty(), Place::new());
+    let cmdline = "pages=1024 span=16 us=1000 khz=2500000".into();
+    let (guest, place) = (Guest { cmdline, ..Guest::dirty() }, Place::new());
     let Pair { mut primary, mut backup } = Pair::start(&place, &guest);
     let (mut whole, mut stood) = (String::new(), Vec::new());
     for round in 0..20 {

@@ -27,12 +27,18 @@ pub struct Bounds {
     pub store_losses: u8,
     /// An operator may have a kept copy continue.
     pub overrides: u8,
+    /// A start for which an operator names places as dead.
+    pub named_starts: u8,
     /// The guest may be stopped.
     pub ends: u8,
     /// The witness may be restored to an older state.
     pub restores: u8,
     /// Hosts may lose power, and with it files that are in memory only.
     pub outages: u8,
+    /// The witness may be exchanged.
+    pub exchanges: u8,
+    /// A witness may be gone for good.
+    pub witness_losses: u8,
 }
 
 impl Bounds {
@@ -49,9 +55,12 @@ impl Bounds {
         store: false,
         store_losses: 0,
         overrides: 0,
+        named_starts: 0,
         ends: 0,
         restores: 0,
         outages: 0,
+        exchanges: 0,
+        witness_losses: 0,
     };
 }
 
@@ -86,9 +95,17 @@ pub(crate) const OUTAGE: Bounds = Bounds { outages: 1, crashes: 0, ..QUIET };
 pub(crate) const STORE_OUTAGE: Bounds = Bounds { outages: 1, crashes: 0, hosts: 1, ..STORE };
 /// An operator may have a kept copy continue.
 pub(crate) const OVERRIDE: Bounds = Bounds { overrides: 1, store: true, ..QUIET };
+/// The witness may be exchanged.
+pub(crate) const EXCHANGE: Bounds = Bounds { exchanges: 1, records: 5, epochs: 1, hosts: 2, ..QUIET };
+/// The same, and an append may not be answered.
+pub(crate) const EXCHANGE_DOUBT: Bounds = Bounds { unanswered: 1, ..EXCHANGE };
+/// The same, and an operator may name places as dead for a start.
+pub(crate) const EXCHANGE_NAMED: Bounds = Bounds { named_starts: 1, ..EXCHANGE };
+/// A witness may be gone for good, and overridden.
+pub(crate) const WITNESS_LOSS: Bounds = Bounds { witness_losses: 1, ..EXCHANGE };
 
 /// For every change. What breaks a rule on purpose does so in the bounds of one of these.
-pub const QUICK: [Case; 13] = [
+pub const QUICK: [Case; 19] = [
     Case { name: "an append in doubt", bounds: Bounds::SMALL, heals: false },
     Case {
         name: "healing of an append in doubt",
@@ -106,10 +123,20 @@ pub const QUICK: [Case; 13] = [
     Case { name: "a loss of power", bounds: OUTAGE, heals: false },
     Case { name: "a loss of power with a state directory", bounds: STORE_OUTAGE, heals: false },
     Case { name: "an override", bounds: OVERRIDE, heals: false },
+    Case { name: "an exchange", bounds: EXCHANGE, heals: true },
+    Case { name: "an exchange with an append in doubt", bounds: EXCHANGE_DOUBT, heals: false },
+    Case {
+        name: "healing of an exchange with an append in doubt",
+        bounds: Bounds { crashes: 0, ..EXCHANGE_DOUBT },
+        heals: true,
+    },
+    Case { name: "an exchange with a state directory", bounds: Bounds { store: true, ..EXCHANGE }, heals: true },
+    Case { name: "an exchange and a start beside places named as dead", bounds: EXCHANGE_NAMED, heals: true },
+    Case { name: "a witness that is gone", bounds: WITNESS_LOSS, heals: true },
 ];
 
 /// The bounds of the rules, each in a case of its own: together they are too many states.
-pub const DEEP: [Case; 10] = [
+pub const DEEP: [Case; 16] = [
     Case { name: "epochs", bounds: Bounds { epochs: 3, ..Bounds::SMALL }, heals: false },
     Case { name: "pairings", bounds: Bounds { joins: 2, ..Bounds::SMALL }, heals: false },
     Case { name: "crashes", bounds: Bounds { crashes: 2, lives: 3, ..Bounds::SMALL }, heals: false },
@@ -117,6 +144,20 @@ pub const DEEP: [Case; 10] = [
     Case { name: "a state directory", bounds: Bounds { store: true, store_losses: 1, ..Bounds::SMALL }, heals: false },
     Case { name: "two appends in doubt", bounds: Bounds { unanswered: 2, epochs: 1, ..Bounds::SMALL }, heals: false },
     Case { name: "a loss of power", bounds: Bounds { outages: 1, ..QUIET }, heals: false },
+    Case { name: "an exchange of three hosts", bounds: Bounds { hosts: 3, ..EXCHANGE }, heals: false },
+    Case { name: "two exchanges", bounds: Bounds { exchanges: 2, records: 6, ..EXCHANGE_DOUBT }, heals: false },
+    Case { name: "an exchange and a loss of power", bounds: Bounds { outages: 1, ..EXCHANGE }, heals: false },
+    Case {
+        name: "a witness that is gone with an append in doubt",
+        bounds: Bounds { unanswered: 1, ..WITNESS_LOSS },
+        heals: false,
+    },
+    Case { name: "healing of an exchange in doubt", bounds: EXCHANGE_DOUBT, heals: true },
+    Case {
+        name: "healing of a witness that is gone with a state directory",
+        bounds: Bounds { store: true, ..WITNESS_LOSS },
+        heals: true,
+    },
     Case { name: "healing of two crashes", bounds: Bounds { epochs: 2, ..CRASHES }, heals: true },
     Case { name: "healing of an append in doubt", bounds: Bounds { epochs: 1, ..Bounds::SMALL }, heals: true },
     Case { name: "healing of a loss of power", bounds: Bounds { outages: 1, epochs: 1, ..QUIET }, heals: true },
@@ -164,13 +205,16 @@ impl Bounds {
             "hosts" => &mut self.hosts,
             "store-losses" => &mut self.store_losses,
             "overrides" => &mut self.overrides,
+            "named-starts" => &mut self.named_starts,
             "ends" => &mut self.ends,
             "restores" => &mut self.restores,
             "outages" => &mut self.outages,
+            "exchanges" => &mut self.exchanges,
+            "witness-losses" => &mut self.witness_losses,
             _ => {
                 return Err(format!(
                     "no bound is called {key:?}; there are records, epochs, lives, crashes, joins, unanswered, late, hosts, store, \
-                 store-losses, overrides, ends, restores, outages"
+                 store-losses, overrides, named-starts, ends, restores, outages, exchanges, witness-losses"
                 ));
             }
         })

@@ -69,8 +69,32 @@ pub enum Break {
     ResumeUnlisted,
     /// V33: a guest has ended before the register knows.
     EndUnrecorded,
+    /// V35: a place keeps no note that it forswore its register.
+    ForswearUnkept,
+    /// V35: the primary begins the heir before its backup forswore.
+    ForswearUnawaited,
+    /// V35: who forswore its register appends to it all the same.
+    ForswornAppends,
+    /// V35: an append of the heir that was not answered is forgotten, and the old register goes on.
+    HeirForgotten,
+    /// V35: a later life begins an heir for which an earlier one had the assent of all.
+    LaterLifeBegins,
+    /// V4, V35: the register is to be continued from before an append that is in doubt.
+    ExchangeInDoubt,
+    /// V6, V35: the two sides do not look whether they see the same new witness.
+    ExchangeUnmet,
+    /// V6, V35: a backup is taken while the witness is being exchanged.
+    ConnectInExchange,
+    /// V35: a backup that forswore its register does not look whether the heir stands.
+    HeirUnseen,
+    /// V35: a register is continued by one of its generation.
+    GenerationStands,
     /// V36: an operator who names the primary as dead has named every place.
     OverrideUnnamed,
+    /// V36: the same, with a new witness.
+    OverrideForgets,
+    /// V36: an operator looks for the places of the view that is known here, and not for who came after them.
+    OverrideOutdated,
     /// Nobody continues the guest: a backup does not ask for it.
     NobodyClaims,
     /// A backup that can never be whole tells nobody.
@@ -81,7 +105,7 @@ pub enum Break {
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 33] = [
+    pub const ALL: [Break; 45] = [
         Break::RecordLost,
         Break::AppendReplaces,
         Break::ReadIsRight,
@@ -111,7 +135,19 @@ impl Break {
         Break::StoreDiesWithBoot,
         Break::ResumeUnlisted,
         Break::EndUnrecorded,
+        Break::ForswearUnkept,
+        Break::ForswearUnawaited,
+        Break::ForswornAppends,
+        Break::HeirForgotten,
+        Break::LaterLifeBegins,
+        Break::ExchangeInDoubt,
+        Break::ExchangeUnmet,
+        Break::ConnectInExchange,
+        Break::HeirUnseen,
+        Break::GenerationStands,
         Break::OverrideUnnamed,
+        Break::OverrideForgets,
+        Break::OverrideOutdated,
         Break::NobodyClaims,
         Break::VoidUntold,
         Break::DeathUntold,
@@ -131,9 +167,21 @@ impl Break {
             Break::OverrideUnnamed => bounds::OVERRIDE,
             Break::EndUnrecorded => bounds::ENDS,
             Break::DeathUntold => bounds::CRASHES,
+            Break::HeirForgotten | Break::ExchangeInDoubt | Break::ForswearUnkept => bounds::EXCHANGE_DOUBT,
+            Break::LaterLifeBegins => bounds::EXCHANGE_NAMED,
+            Break::ForswearUnawaited
+            | Break::ForswornAppends
+            | Break::ExchangeUnmet
+            | Break::ConnectInExchange
+            | Break::HeirUnseen
+            | Break::GenerationStands => bounds::EXCHANGE,
+            Break::OverrideForgets | Break::OverrideOutdated => bounds::WITNESS_LOSS,
             _ => bounds::QUIET,
         };
-        let heals = matches!(self, Break::NobodyClaims | Break::VoidUntold | Break::DeathUntold);
+        let heals = matches!(
+            self,
+            Break::NobodyClaims | Break::VoidUntold | Break::DeathUntold | Break::ConnectInExchange | Break::HeirUnseen
+        );
         Setting { bounds, broken: Some(self), heals }
     }
 
@@ -141,7 +189,20 @@ impl Break {
     pub fn harm(self) -> &'static [Violation] {
         use Violation::*;
         match self {
-            Break::NobodyClaims | Break::VoidUntold | Break::DeathUntold => &[Stuck],
+            Break::NobodyClaims
+            | Break::VoidUntold
+            | Break::DeathUntold
+            | Break::ConnectInExchange
+            | Break::HeirUnseen => &[Stuck],
+            Break::GenerationStands => &[LowGeneration],
+            Break::ForswearUnkept
+            | Break::ForswearUnawaited
+            | Break::ForswornAppends
+            | Break::HeirForgotten
+            | Break::ExchangeInDoubt
+            | Break::ExchangeUnmet
+            | Break::LaterLifeBegins => &[TwoRegisters, OtherLine, ClaimBehind, ReleasedWithoutRight],
+            Break::OverrideForgets | Break::OverrideOutdated => &[BesideWhole],
             Break::BaseBeforeListed => &[ProtectedUnlisted],
             Break::EndUnrecorded => &[EndedContinued],
             Break::AnyDisk => &[OtherDisk, ClaimBehind],

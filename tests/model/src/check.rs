@@ -53,6 +53,8 @@ impl Model for Views {
             OtherDisk,
             EndedContinued,
             ProtectedUnlisted,
+            TwoRegisters,
+            LowGeneration,
             Stuck,
         ]
     }

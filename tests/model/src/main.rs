@@ -27,8 +27,8 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Check {
-    /// KEY=NUMBER,…: records, epochs, lives, crashes, joins, unanswered, late, hosts, store, store-losses, overrides, ends, restores,
-    /// outages.
+    /// KEY=NUMBER,…: records, epochs, lives, crashes, joins, unanswered, late, hosts, store, store-losses, overrides,
+    /// named-starts, ends, restores, outages, exchanges, witness-losses.
     #[arg(long)]
     bounds: Option<Bounds>,
     /// A rule to break on purpose; without --bounds in the smallest setting in which that does harm.

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use replication::SessionId;
-use replication::view::{Attempt, FileId, Home, Incarnation, Location};
+use replication::view::{Attempt, FileId, Home, Incarnation, Location, RegisterId};
 
 /// Hosts.
 pub const HOSTS: usize = 3;
@@ -73,10 +73,15 @@ impl Life {
         Incarnation(bytes([self.host.0 + 1, self.number, 0xd, 0, 0]))
     }
 
-    /// Its number for what it tries to append. Two tries of one life have one number: only one of them can stand, and nobody asks
-    /// which.
-    pub fn attempt(self) -> Attempt {
-        Attempt(bytes([self.host.0 + 1, self.number, 0xa, 0, 0]))
+    /// Its number for what it tries to append after so many exchanges of the witness. Two tries of one life have one number: only one of
+    /// them can stand, and nobody asks which.
+    pub fn attempt(self, exchanges: u8) -> Attempt {
+        Attempt(bytes([self.host.0 + 1, self.number, 0xa, exchanges, 0]))
+    }
+
+    /// The register that it proposes as the heir in the exchange of that number.
+    pub fn heir(self, exchange: u8) -> RegisterId {
+        RegisterId(bytes([self.host.0 + 1, self.number, 0xe, exchange, 0]))
     }
 }
 

@@ -7,6 +7,7 @@ use replication::view::{Record, Standing};
 use crate::check::Counterexample;
 use crate::line::Lines;
 use crate::name::{Join, Life};
+use crate::witness::Site;
 use crate::world::World;
 
 /// The story of a run in which something is wrong.
@@ -27,12 +28,14 @@ pub fn tell(found: &Counterexample) -> String {
 
 fn tell_changes(story: &mut String, before: &World, world: &World) {
     let mut line = |text: String| writeln!(story, "       {text}").expect("text takes all");
-    let stood = before.witness.chain.iter().zip(&world.witness.chain).take_while(|(one, other)| one == other).count();
-    for slot in world.witness.chain.iter().skip(stood) {
-        line(format!("record {}", record(&slot.entry.record, &world.lines)));
-    }
-    for statement in world.witness.statements.difference(&before.witness.statements) {
-        line(format!("stated: {}", stated(*statement)));
+    for (site, (was, is)) in Site::all().zip(before.witnesses.iter().zip(&world.witnesses)) {
+        let stood = was.chain.iter().zip(&is.chain).take_while(|(one, other)| one == other).count();
+        for slot in is.chain.iter().skip(stood) {
+            line(format!("{site}, record {}", record(&slot.entry.record, &world.lines)));
+        }
+        for statement in is.statements.difference(&was.statements) {
+            line(format!("{site}, stated: {}", stated(*statement)));
+        }
     }
     let released = |world: &World| world.lines.released().map(|epoch| epoch.to_string()).collect::<Vec<_>>();
     let (was, is) = (released(before), released(world));
@@ -62,6 +65,12 @@ fn record(record: &Record, lines: &Lines) -> String {
     if let Some(replication::Fork::Mark(mark)) = record.fork {
         let fork = lines.find(mark).map_or_else(|| mark.to_string(), |epoch| epoch.to_string());
         write!(text, " from {fork}").expect("text takes all");
+    }
+    if record.generation > 1 {
+        write!(text, ", generation {}", record.generation).expect("text takes all");
+    }
+    if let Some(departure) = &record.moved {
+        write!(text, ", continued at {}", departure.witness).expect("text takes all");
     }
     if !record.named_dead.is_empty() {
         let named: Vec<_> = record.named_dead.iter().map(|id| Life::of(*id).to_string()).collect();

@@ -1,23 +1,25 @@
-//! The state of the model: the witness, three hosts with their processes, and the bookkeeping by which runs are judged.
+//! The state of the model: the witnesses, three hosts with their processes, and the bookkeeping by which runs are judged.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use replication::view::{Ask, Incarnation, Lives, Register, Voids};
+use replication::view::{Ask, Incarnation, Known, Lives, Record, Register, Voids};
 
 use crate::line::{Epoch, Line, Lines};
 use crate::name::{HOSTS, HostId, Join, Life};
 use crate::shared::Shared;
-use crate::witness::{Slot, Witness};
+use crate::witness::{Desks, Note, Part, SITES, Site, Slot, Witness};
 
 /// Everything.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
-    /// The witness.
-    pub witness: Witness,
+    /// The witnesses.
+    pub witnesses: [Witness; SITES],
+    /// At which of them the VM's register is.
+    pub counting: Site,
     /// The hosts.
     pub hosts: [Host; HOSTS],
-    /// Records that stood, and that a restored witness has lost: those after so many that it has.
+    /// Records that stood, and that the first witness, which was restored, has lost: those after so many that it has.
     pub lost: Option<(u8, Vec<Slot>)>,
     /// What was executed and released.
     pub lines: Shared<Lines>,
@@ -55,12 +57,18 @@ pub struct Spent {
     pub store_losses: u8,
     /// Overrides.
     pub overrides: u8,
+    /// Starts for which an operator named places as dead.
+    pub named_starts: u8,
     /// Guests that were to stop.
     pub ends: u8,
     /// Restored witnesses.
     pub restores: u8,
     /// Hosts that lost power.
     pub outages: u8,
+    /// Exchanges of the witness, with those by an override.
+    pub exchanges: u8,
+    /// Witnesses that are gone.
+    pub witness_losses: u8,
 }
 
 /// A host.
@@ -72,6 +80,8 @@ pub struct Host {
     pub born: u8,
     /// What its lock file says; none: there is none.
     pub lives: Option<Shared<Lives>>,
+    /// What is noted beside it of the register; none: nothing that matters.
+    pub note: Option<Shared<Note>>,
     /// Its state directory.
     pub store: Option<Store>,
     /// Its disk image, with the log beside it.
@@ -117,6 +127,8 @@ pub struct Node {
     pub life: Life,
     /// The product's own: what it knows of the register and is about to ask.
     pub register: Shared<Register>,
+    /// Which witnesses it asks.
+    pub desks: Desks,
     /// An append that it wants and that did not reach the witness yet.
     pub pending: Option<Pending>,
     /// What it is.
@@ -128,6 +140,8 @@ pub struct Node {
 pub struct Pending {
     /// What for.
     pub errand: Errand,
+    /// Which witness is asked.
+    pub site: Site,
     /// It.
     pub ask: Shared<Ask>,
 }
@@ -155,6 +169,10 @@ pub enum Errand {
     End,
     /// To see whether it is the primary.
     Look,
+    /// To continue the register at another witness.
+    Move,
+    /// To continue it nowhere else.
+    CallOff,
 }
 
 /// What a process is.
@@ -189,6 +207,19 @@ pub struct Primary {
     pub delist: Vec<Join>,
     /// The guest is to stop.
     pub is_stopping: bool,
+    /// How far an exchange of the witness is.
+    pub exchanging: Option<Exchanging>,
+}
+
+/// How far an exchange of the witness is, as its primary sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Exchanging {
+    /// The backup was asked to forswear the register.
+    Forswearing,
+    /// All have: the heir is to begin.
+    Moving,
+    /// The backup will not.
+    CallingOff,
 }
 
 /// A backup as its primary sees it.
@@ -202,6 +233,8 @@ pub struct Session {
     pub acked: u8,
     /// The newest ack on its way.
     pub ack_sent: u8,
+    /// On its way: whether it has forsworn the register.
+    pub forsworn: Option<bool>,
 }
 
 /// How far a session is.
@@ -226,6 +259,8 @@ pub struct Backup {
     pub voids: Shared<Voids>,
     /// What it has.
     pub copy: Replica,
+    /// On its way: it is asked to forswear the register.
+    pub proposal: Option<Shared<Part>>,
 }
 
 /// What a backup has.
@@ -301,6 +336,10 @@ pub enum Violation {
     EndedContinued,
     /// A guest is said to be protected by a backup that no record lists.
     ProtectedUnlisted,
+    /// Two registers of the VM can be appended to.
+    TwoRegisters,
+    /// A register is continued by one of no higher generation.
+    LowGeneration,
     /// Faults have stopped, the witness answers, and nobody runs the guest.
     Stuck,
 }
@@ -318,6 +357,8 @@ impl Violation {
             Violation::OtherDisk => "the guest is booted from a disk of a listed place",
             Violation::EndedContinued => "what has ended stays ended",
             Violation::ProtectedUnlisted => "who protects the guest is listed",
+            Violation::TwoRegisters => "at one witness only the register can be appended to",
+            Violation::LowGeneration => "what continues a register has a higher generation",
             Violation::Stuck => "when faults stop, somebody runs the guest or it has ended",
         }
     }
@@ -326,9 +367,10 @@ impl Violation {
 impl World {
     /// No process was ever here.
     pub fn empty() -> World {
-        let host = Host { boot: 0, born: 0, lives: None, store: None, disk: Disk::Blank, node: None };
+        let host = Host { boot: 0, born: 0, lives: None, note: None, store: None, disk: Disk::Blank, node: None };
         World {
-            witness: Witness::empty(),
+            witnesses: std::array::from_fn(|_| Witness::empty()),
+            counting: Site::default(),
             lost: None,
             hosts: [host.clone(), host.clone(), host],
             lines: Shared::new(Lines::default()),
@@ -339,10 +381,43 @@ impl World {
         }
     }
 
-    /// Every record that ever stood, in that order.
-    pub(crate) fn stood(&self) -> impl Iterator<Item = &Slot> {
-        let (kept, lost) = self.lost.as_ref().map_or((0, &[][..]), |(kept, lost)| (usize::from(*kept), &lost[..]));
-        self.witness.chain[..kept].iter().chain(lost).chain(&self.witness.chain[kept..])
+    /// One of the witnesses.
+    pub fn witness(&self, site: Site) -> &Witness {
+        &self.witnesses[usize::from(site.0)]
+    }
+
+    pub(crate) fn witness_mut(&mut self, site: Site) -> &mut Witness {
+        &mut self.witnesses[usize::from(site.0)]
+    }
+
+    /// The newest record of the VM's register.
+    pub fn newest(&self) -> Option<&Record> {
+        self.witness(self.counting).newest()
+    }
+
+    /// Every record of the VM's register that ever stood, in that order, at whatever witness.
+    pub(crate) fn stood(&self) -> Vec<&Slot> {
+        if let Some((kept, lost)) = &self.lost {
+            let (before, after) = self.witnesses[0].chain.split_at(usize::from(*kept));
+            return before.iter().chain(lost).chain(after).collect();
+        }
+        let mut parts = Vec::new();
+        let mut chain = &self.witness(self.counting).chain[..];
+        while let Some(last) = chain.last() {
+            let register = last.entry.record.register;
+            let first = chain.iter().position(|slot| slot.entry.record.register == register).unwrap_or_default();
+            parts.push(&chain[first..]);
+            chain = chain[first].entry.record.ancestors.last().map_or(&[], |parent| self.upto(parent));
+        }
+        parts.into_iter().rev().flatten().collect()
+    }
+
+    /// The records of the witness that has this one, up to it.
+    fn upto(&self, known: &Known) -> &[Slot] {
+        let is_it = |slot: &Slot| Known::of(&slot.entry) == *known;
+        let chains = self.witnesses.iter().map(|witness| &witness.chain[..]);
+        let mut found = chains.filter_map(|chain| chain.iter().position(is_it).map(|index| &chain[..=index]));
+        found.next_back().unwrap_or_default()
     }
 
     /// A host.
@@ -421,6 +496,8 @@ impl fmt::Display for Errand {
             Errand::RemoveStore => f.write_str("go on without its state directory"),
             Errand::End => f.write_str("end"),
             Errand::Look => f.write_str("look whether it is the primary"),
+            Errand::Move => f.write_str("have the register continued at the other witness"),
+            Errand::CallOff => f.write_str("have the exchange of the witness called off"),
         }
     }
 }

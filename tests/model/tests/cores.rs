@@ -19,6 +19,9 @@ fn coverage(bounds: Bounds) -> Coverage {
         fences: all.fences + run.fences,
         denials: all.denials + run.denials,
         ends: all.ends + run.ends,
+        exchanges: all.exchanges + run.exchanges,
+        forsworn: all.forsworn + run.forsworn,
+        moves: all.moves + run.moves,
     })
 }
 
@@ -35,7 +38,7 @@ fn cores_agree_with_the_model_in_runs_drawn_at_random() {
         outages: 1,
         ..Bounds::SMALL
     };
-    let Coverage { steps, bases, acks, takeovers, removals, fences, denials, ends } = coverage(bounds);
+    let Coverage { steps, bases, acks, takeovers, removals, fences, denials, ends, .. } = coverage(bounds);
     println!(
         "{steps} steps: {bases} bases, {acks} acks, {takeovers} takeovers, {removals} removals, {fences} fences, {denials} denials, {ends} ends"
     );
@@ -51,4 +54,24 @@ fn cores_agree_with_the_model_where_there_is_a_state_directory() {
     let Coverage { steps, bases, acks, .. } = coverage(bounds);
     println!("{steps} steps: {bases} bases, {acks} acks");
     assert!(bases >= 20 && acks >= 20, "too little happens in these runs to show anything");
+}
+
+#[test]
+fn cores_agree_with_the_model_in_exchanges_of_the_witness() {
+    let bounds = Bounds {
+        records: 7,
+        epochs: 6,
+        joins: 3,
+        unanswered: 2,
+        crashes: 1,
+        lives: 4,
+        exchanges: 2,
+        hosts: 2,
+        ..Bounds::SMALL
+    };
+    let Coverage { steps, takeovers, exchanges, forsworn, moves, .. } = coverage(bounds);
+    println!("{steps} steps: {exchanges} exchanges, {forsworn} backups forswore, {moves} moves, {takeovers} takeovers");
+    for count in [takeovers, exchanges, forsworn, moves] {
+        assert!(count >= 20, "too little happens in these runs to show anything");
+    }
 }

@@ -62,7 +62,7 @@ impl BackupNode {
     pub fn new(id: HostId, files: Files, env: &Env) -> BackupNode {
         BackupNode {
             id,
-            pipeline: BackupPipeline::new(pipeline_config(&env.plan)),
+            pipeline: BackupPipeline::new(pipeline_config(&env.plan, files.is_filling_noted)),
             memory: vec![[0; PAGE_SIZE]; PAGES],
             storage: Storage::new(files),
             stream: None,
@@ -119,7 +119,7 @@ impl BackupNode {
     /// A lane has done its step.
     pub fn handle_lane(&mut self, lane: Lane, env: &mut Env) -> Result<(), Crashed> {
         match lane {
-            Lane::Loop if self.applying.is_none() => self.finish_restoring(env)?,
+            Lane::Loop if self.applying.is_none() => self.finish_restoring(),
             Lane::Loop => self.finish_applying(env)?,
             Lane::Storage => {
                 let done = self.storage.finish(self.id.host, env)?;
@@ -205,8 +205,14 @@ impl BackupNode {
     /// This process is gone. What its host finds when it starts again.
     pub fn into_files_after(mut self, power: bool, env: &mut Env) -> Files {
         self.storage.files.crash(power, &mut env.rng);
+        self.storage.check_noted(self.id.host, env);
         self.storage.check_survivor(self.id.host, self.pipeline.core(), env);
         self.storage.files
+    }
+
+    /// Its image is noted to be one that a filling left half-way.
+    pub fn is_half_filled(&self) -> bool {
+        self.storage.files.is_filling_noted
     }
 
     /// The files, for the guest that runs here from now on.
@@ -216,8 +222,9 @@ impl BackupNode {
     }
 }
 
-fn pipeline_config(plan: &Plan) -> PipelineConfig {
+fn pipeline_config(plan: &Plan, is_half_filled: bool) -> PipelineConfig {
     PipelineConfig {
+        is_half_filled,
         core: plan.backup_config(),
         storage: StorageLimits {
             room_retry: Duration::from_nanos(2 * MS),

@@ -48,6 +48,8 @@ pub enum Rule {
     OneGuest,
     /// A fresh start has the newest disks.
     NewestDisks,
+    /// Nobody starts from a disk that a filling left half-way.
+    WholeDisk,
     /// A join that is void is not listed when nobody states that any more.
     VoidStated,
     /// A protected guest outlasts any single fault.
@@ -96,6 +98,7 @@ impl Rule {
             Rule::NothingLost => "all output of the history comes out",
             Rule::OneGuest => "nobody begins a guest that another has or could continue",
             Rule::NewestDisks => "a fresh start has the newest disks",
+            Rule::WholeDisk => "nobody starts from a disk that a filling left half-way",
             Rule::VoidStated => "a void join is not listed once nobody states that any more",
             Rule::OneFault => "a protected guest outlasts any single fault",
             Rule::LooksAfterAStop => "a host that stood still looks who is primary before it lets anything out",

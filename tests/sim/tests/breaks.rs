@@ -127,6 +127,7 @@ caught! {
     guest_that_was_handed_over_and_runs_unasked_is_caught: HandoverUnclaimed,
     offered_guest_that_goes_on_unasked_is_caught: OfferForgotten,
     guest_that_runs_on_while_it_is_handed_over_is_caught: HandedOverRuns,
+    half_filled_image_of_which_nothing_says_so_is_caught: FillingUnnoted,
 }
 
 /// What a rule is broken under is survived where the rule holds: so it is the rule that is seen.

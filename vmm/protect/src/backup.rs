@@ -163,7 +163,7 @@ impl Standby {
         config.listen = here;
         let vigil = Vigil::begin(&registrant, &events);
         let standby = Self {
-            pipeline: BackupPipeline::new(pipeline_config(&config)),
+            pipeline: BackupPipeline::new(pipeline_config(&config, log.is_half_filled())),
             config,
             clock: Clock::default(),
             registrant,
@@ -353,8 +353,9 @@ impl Standby {
     }
 }
 
-fn pipeline_config(config: &StandbyConfig) -> PipelineConfig {
+fn pipeline_config(config: &StandbyConfig, is_half_filled: bool) -> PipelineConfig {
     PipelineConfig {
+        is_half_filled,
         core: BackupConfig {
             vm_name: config.vm_name.clone(),
             writer: format!("outlast {}", env!("CARGO_PKG_VERSION")),

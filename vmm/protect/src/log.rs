@@ -5,6 +5,7 @@
 //! again when the images were written past the log meanwhile, as they are while a guest is alone or a backup is filled;
 //! so what it says of them is always what they were when its first record came.
 
+mod filling;
 mod notes;
 mod place;
 
@@ -22,6 +23,7 @@ use snapshot::disklog::{
 use snapshot::writeset::WriteSet;
 
 use crate::{boot, fault};
+use filling::FillingNote;
 use machine::disk::SharedDisk;
 pub(crate) use notes::Notes;
 pub use place::{Place, PlaceError, Wanted};
@@ -46,6 +48,19 @@ pub enum DiskLogError {
     /// A disk.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// A filling overwrote a disk and did not end.
+    #[error(
+        "{} is half filled: a backup of {vm} was being filled there, and that did not end, so it has parts of two moments",
+        image.display()
+    )]
+    HalfFilled {
+        /// The disk's image.
+        image: PathBuf,
+        /// The VM that was backed up.
+        vm: String,
+        /// The file that says so.
+        note: PathBuf,
+    },
     /// It could not be noted that the images are written past the log.
     #[error("disk log {}: {error}", path.display())]
     Note {
@@ -67,6 +82,8 @@ pub struct Setup {
     pub asked: Asked,
     /// Whether room for it is set aside.
     pub is_reserved: bool,
+    /// Disks that a filling left half-way will do: they are filled again.
+    pub is_filled: bool,
 }
 
 /// A life of a guest that nobody has had yet.
@@ -80,6 +97,7 @@ pub struct DiskLog {
     open: Option<OpenLog>,
     pub(crate) last: EpochId,
     place: Option<Place>,
+    filling: Option<FillingNote>,
     /// Records need to survive this process only, not its host.
     unsynced: bool,
 }
@@ -106,6 +124,7 @@ struct OpenLog {
 #[derive(Debug)]
 pub struct FoundLog {
     opening: Opening,
+    filling: Option<FillingNote>,
     log: Option<EpochLog>,
     images: Vec<Arc<Image>>,
     boot: Boot,
@@ -128,12 +147,18 @@ impl DiskLog {
         let boot = boot::this_boot();
         let images = disks.iter().map(|disk| Arc::clone(disk.image())).collect();
         let (opening, verdict) = (Opening::default(), Verdict::Begin);
-        let mut found = FoundLog { opening, log: None, images, boot, verdict, setup, upto };
+        let mut found = FoundLog { opening, filling: None, log: None, images, boot, verdict, setup, upto };
         let Some(place) = &found.setup.place else { return Ok(found) };
         if matches!(found.setup.asked, Asked::Resume { .. }) && !place.path.exists() {
             return Err(LogError::Missing { path: place.path.clone() }.into());
         }
-        refuse_logs_elsewhere(disks, &place.path, &found.boot)?;
+        let dirs = dirs_of(disks, &place.path);
+        refuse_logs_elsewhere(disks, &place.path, &dirs, &found.boot)?;
+        let (note, why) = FillingNote::find(disks, &place.path, &dirs, &found.boot)?;
+        if let Some(why) = why.filter(|_| !found.setup.is_filled) {
+            return Err(why);
+        }
+        found.filling = Some(note);
         found.log = Some(EpochLog::open(&place.path, LOG_BYTES_MAX)?);
         found.examine(disks)?;
         Ok(found)
@@ -171,7 +196,8 @@ impl FoundLog {
                 }
             }
         }
-        Ok(DiskLog { open, last: EpochId(0), place: self.setup.place, unsynced: false })
+        let Setup { place, .. } = self.setup;
+        Ok(DiskLog { open, last: EpochId(0), place, filling: self.filling, unsynced: false })
     }
 
     fn sync(&self) -> Result<(), DiskLogError> {
@@ -229,18 +255,26 @@ fn reserve(log: &mut EpochLog, room: u64) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Another log that holds writes for one of these disks was written when the disks were called, or ordered, otherwise:
-/// left alone, its writes would be missing, and some later start would put them over newer ones. Looked for where it
-/// can be: in the directories of the images and of their log.
-fn refuse_logs_elsewhere(disks: &[OverlayDisk], ours: &Path, boot: &Boot) -> Result<(), LogError> {
-    let writable: Vec<&OverlayDisk> = disks.iter().filter(|disk| !disk.is_readonly()).collect();
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let mut dirs: Vec<PathBuf> = vec![ours.parent().unwrap_or(ours).to_owned()];
-    for disk in &writable {
-        dirs.extend([disk.path().to_owned(), real(disk.path())].iter().filter_map(|path| path.parent()).map(real));
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+/// Where something that is written about these disks can be: in the directories of the writable images and of their log.
+fn dirs_of(disks: &[OverlayDisk], log: &Path) -> Vec<PathBuf> {
+    let mut dirs: Vec<PathBuf> = vec![log.parent().unwrap_or(log).to_owned()];
+    for disk in disks.iter().filter(|disk| !disk.is_readonly()) {
+        let paths = [disk.path().to_owned(), real(disk.path())];
+        dirs.extend(paths.iter().filter_map(|path| path.parent()).map(real));
     }
     dirs.sort();
     dirs.dedup();
+    dirs
+}
+
+/// Another log that holds writes for one of these disks was written when the disks were called, or ordered, otherwise:
+/// left alone, its writes would be missing, and some later start would put them over newer ones.
+fn refuse_logs_elsewhere(disks: &[OverlayDisk], ours: &Path, dirs: &[PathBuf], boot: &Boot) -> Result<(), LogError> {
+    let writable: Vec<&OverlayDisk> = disks.iter().filter(|disk| !disk.is_readonly()).collect();
     for path in dirs.iter().flat_map(|dir| place::logs_in(dir)).filter(|path| real(path) != real(ours)) {
         let Some(log) = EpochLog::peek(&path) else { continue };
         for disk in &writable {
@@ -389,6 +423,25 @@ impl DiskLog {
         if let Some(Err(error)) = self.open.as_mut().map(|open| open.note(applied, last)) {
             tracing::debug!(%error, "what the images have was not noted");
         }
+    }
+
+    /// Whether a filling of the images did not end.
+    pub(crate) fn is_half_filled(&self) -> bool {
+        self.filling.as_ref().is_some_and(FillingNote::is_there)
+    }
+
+    /// A filling is about to overwrite the images: nobody else may start on them from here on.
+    pub(crate) fn begin_filling(&mut self) -> Result<(), LogError> {
+        match (&mut self.filling, &self.open) {
+            (Some(filling), Some(open)) => filling.begin(&open.owner.name, &open.boot, &open.images),
+            // There is nothing that it could write to.
+            _ => Ok(()),
+        }
+    }
+
+    /// The images have all of a filling's base.
+    pub(crate) fn end_filling(&mut self) -> Result<(), LogError> {
+        self.filling.as_mut().map_or(Ok(()), FillingNote::end)
     }
 
     /// The images are about to be written past the log, with what does not come from the guest that runs.

@@ -22,7 +22,7 @@ use replication::view::{
 use replication::{ClaimResult, EpochMark, Fork, SessionId, Term};
 use snapshot::statedir::StateDir;
 
-use crate::witness::{self, GoneWitness, Life, Opened, Proposal, ViewNote, Witness, WitnessName, random};
+use crate::witness::{self, GoneWitness, Left, Life, Opened, Proposal, ViewNote, Witness, WitnessName, random};
 pub use exchange::{ExchangeError, Named};
 pub use inspection::{Inspection, StartAnswer};
 pub use right::RightError;
@@ -63,8 +63,15 @@ struct Desks {
     name: WitnessName,
     /// That at which the register is to be continued.
     heir: Option<(WitnessName, Arc<dyn Witness>)>,
-    /// That which was left, and the newest record there, until it has been told where to.
-    left: Option<(Arc<dyn Witness>, Known)>,
+    /// Those that were left, until they have been told where to. One that cannot be opened is told by a later life.
+    left: Vec<(Left, Option<Arc<dyn Witness>>)>,
+}
+
+impl Desks {
+    /// Those that were left, as they are noted.
+    fn left(&self) -> Vec<Left> {
+        self.left.iter().map(|(left, _)| left.clone()).collect()
+    }
 }
 
 /// How a fresh start came by its right.
@@ -145,7 +152,8 @@ impl Registrant {
         }
         let mut register = Register::new(life.observer.place().clone(), life.known);
         let mut heir = None;
-        if let Some(Proposal { witness, exchange }) = note.and_then(|note| note.proposal) {
+        let (proposal, left) = note.map_or((None, Vec::new()), |note| (note.proposal, note.left));
+        if let Some(Proposal { witness, exchange }) = proposal {
             let opened = open(&witness).unwrap_or_else(|error| {
                 tracing::warn!(%error, "the witness to which this VM's register is on its way cannot be opened");
                 Some(Arc::new(GoneWitness))
@@ -153,7 +161,12 @@ impl Registrant {
             heir = opened.map(|opened| (witness, opened));
             register.handle_exchange(exchange.of_earlier_life());
         }
-        let desks = Desks { own, name: config.clone(), heir, left: None };
+        let opened = |left: Left| {
+            let witness = left.witness.open_unasked().ok().flatten();
+            (left, witness)
+        };
+        let left = left.into_iter().map(opened).collect();
+        let desks = Desks { own, name: config.clone(), heir, left };
         Ok(Self {
             vm_name: vm_name.to_owned(),
             desks: Mutex::new(desks),

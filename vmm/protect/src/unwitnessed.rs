@@ -30,7 +30,8 @@ impl Unwitnessed {
         let wanted = Wanted { chosen: None, state_dir: dir, must_survive_power: false };
         let place = Place::of(disks.iter().map(OverlayDisk::path), wanted)?;
         let owner = Owner { name: vm_name.into(), life: new_life() };
-        let log = DiskLog::open(disks, Setup { place, owner, asked: Asked::Start, is_reserved: false })?;
+        let log =
+            DiskLog::open(disks, Setup { place, owner, asked: Asked::Start, is_reserved: false, is_filled: false })?;
         Ok(Self { vm_name: vm_name.into(), log })
     }
 

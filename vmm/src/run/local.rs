@@ -15,7 +15,7 @@ use crate::config::{BackupVmConfig, DeviceConfig, LocalConfig, StateConfig, VmCo
 use crate::exit::Failure;
 use protect::local::backing::{LocalOptions, StoreDurability, survival_of_images};
 use protect::local::{Binding, BindingError, FILES, LastEpoch, LocalError, LocalStore, RecordError};
-use protect::log::{DiskLog, FoundLog, Place, Setup, Wanted, new_life};
+use protect::log::{DiskLog, DiskLogError, FoundLog, Place, Setup, Wanted, new_life};
 use protect::{CommitDurability, this_boot};
 
 /// Refuses if the state directory has a guest that another start would write over.
@@ -45,7 +45,7 @@ pub(super) fn look_to_start(config: &VmConfig, disks: &[OverlayDisk]) -> Result<
 pub(super) fn open_log_of_backup(config: &BackupVmConfig, disks: &[OverlayDisk]) -> Result<DiskLog, Failure> {
     let place = place_of(&config.devices, &config.state, true)?;
     let owner = Owner { name: config.name.clone(), life: new_life() };
-    Ok(DiskLog::open(disks, Setup { place, owner, asked: Asked::Start, is_reserved: true })?)
+    Ok(DiskLog::open(disks, Setup { place, owner, asked: Asked::Start, is_reserved: true, is_filled: true })?)
 }
 
 /// The log of a guest that is to continue from `last`, having looked whether it and the disks are the guest's, by the binding
@@ -66,7 +66,12 @@ pub(super) fn look_at_log(
         None => (new_life(), Asked::Start),
     };
     let found = DiskLog::look(disks, setup(config, life, asked)?, last.epoch());
-    Ok((found.map_err(|error| with_remedy(error.into(), config))?, life))
+    let remedied = |error: DiskLogError| match error {
+        // What it says is enough.
+        error @ DiskLogError::HalfFilled { .. } => Failure::from(error),
+        error => with_remedy(error.into(), config),
+    };
+    Ok((found.map_err(remedied)?, life))
 }
 
 /// Memory that does not fit its disks cannot be repaired: they are put back, or it is given up.
@@ -84,7 +89,7 @@ fn setup(config: &VmConfig, life: LifeId, asked: Asked) -> Result<Setup, Failure
     let must_survive_power = is_protected && config.epochs.commit_durability == CommitDurability::Disk;
     let place = place_of(&config.devices, &config.state, must_survive_power)?;
     let owner = Owner { name: config.name.clone(), life };
-    Ok(Setup { place, owner, asked, is_reserved: is_protected })
+    Ok(Setup { place, owner, asked, is_reserved: is_protected, is_filled: false })
 }
 
 fn place_of(

@@ -36,6 +36,7 @@
 mod greeting;
 mod steps;
 mod storage;
+mod wholeness;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -58,6 +59,8 @@ pub struct PipelineConfig {
     pub core: BackupConfig,
     /// What may wait.
     pub storage: StorageLimits,
+    /// A filling of the images did not end, as is noted beside them.
+    pub is_half_filled: bool,
     /// Images whose epochs are to be durable are synced so often beside all else, so that failing storage is found while the
     /// primary still has the guest.
     pub upkeep: Duration,
@@ -144,10 +147,10 @@ struct Upkeep {
 impl BackupPipeline {
     /// For a backup that waits for a primary. What a crash left in the log was applied to the images.
     pub fn new(config: PipelineConfig) -> Self {
-        let PipelineConfig { core, storage, upkeep } = config;
+        let PipelineConfig { core, storage, is_half_filled, upkeep } = config;
         Self {
             core: Backup::new(core),
-            storage: Storage::new(storage),
+            storage: Storage::new(storage, is_half_filled),
             loop_lane: LoopLane::default(),
             witness: WitnessLane::default(),
             upkeep: Upkeep { period: upkeep, at: None, is_given: false },
@@ -291,9 +294,10 @@ impl BackupPipeline {
     /// The images were synced beside all else, or could not be.
     pub fn handle_upkeep_done(&mut self, now: Time, is_done: bool) {
         assert!(std::mem::take(&mut self.upkeep.is_given), "a step is answered once");
-        self.upkeep.at = self.upkeep.at.map(|_| now.after(self.upkeep.period));
-        if !is_done {
-            self.storage.fail();
+        self.upkeep.at = self.upkeep.at.filter(|_| self.is_durable).map(|_| now.after(self.upkeep.period));
+        match is_done {
+            true => self.storage.handle_upkeep_done(),
+            false => self.storage.fail(),
         }
         self.advance(now);
     }
@@ -358,7 +362,10 @@ impl BackupPipeline {
     /// Whether the images are to be synced beside all else now.
     pub fn poll_upkeep(&mut self, now: Time) -> bool {
         let is_due = self.upkeep_at().is_some_and(|at| at <= now);
-        self.upkeep.is_given |= is_due;
+        if is_due {
+            self.upkeep.is_given = true;
+            self.storage.begin_upkeep();
+        }
         is_due
     }
 
@@ -423,6 +430,9 @@ impl BackupPipeline {
             if let Some(finished) = self.storage.poll_finished() {
                 self.finish(now, finished);
                 continue;
+            }
+            if self.storage.wants_upkeep() {
+                self.upkeep.at.get_or_insert(now);
             }
             if !self.loop_lane.is_free() || self.has_left {
                 return;

@@ -82,6 +82,10 @@ pub enum LoopDone {
 pub enum StorageStep {
     /// Say which of these chunks the images lack; [`StorageDone::Compared`], or `Differs` of a read-only image.
     Compare(Arc<DiskOffer>),
+    /// Note durably, beside the images, that a filling overwrites them: nobody may start from them.
+    BeginFilling,
+    /// Forget that durably: they have the whole base of a filling.
+    EndFilling,
     /// Put these bytes into an image.
     WriteChunk(Arc<ResyncDisk>),
     /// Load the state of a base into a machine that never runs; `Unfit` if it cannot run here.

@@ -8,6 +8,7 @@
 //! - The images get an epoch only when it is known to be committed: what is above stays apart in the log, and a log without
 //!   room for it waits.
 //! - The log is emptied only when the images have all that is in it, and are synced; or when nothing in it counts.
+//! - What is noted beside the images while a filling overwrites them stays as long as it is true ([`super::wholeness`]).
 //! - A base is complete only when the chunks that were filled in before it are on their medium.
 //! - What was not durable is not logged. It goes to the images when it is applied, and is synced when it is kept or handed over.
 //! - What there is no room for is done again later, and what comes after it waits.
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::steps::{StorageDone, StorageStep};
+use super::wholeness::Wholeness;
 use crate::assembly::AssembledEpoch;
 use crate::id::{EpochId, SessionId, Time};
 use crate::lineage::EpochMark;
@@ -95,6 +97,8 @@ enum Next {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Given {
     Compare,
+    BeginFilling,
+    EndFilling,
     WriteChunk,
     Rehearse,
     Append,
@@ -116,6 +120,9 @@ pub(super) struct Storage {
     pending: VecDeque<Arc<AssembledEpoch>>,
     /// The images were not written since they were synced.
     is_synced: bool,
+    wholeness: Wholeness,
+    /// The sync beside all else began when they had the base of their filling.
+    is_base_in_upkeep: bool,
     is_log_half_full: bool,
     /// Filled in since the images were synced, and to be durable with the base.
     unsynced_bytes: usize,
@@ -129,8 +136,8 @@ pub(super) struct Storage {
 }
 
 impl Storage {
-    /// Over images that have all that a crash left in their log, which is empty.
-    pub(super) fn new(limits: StorageLimits) -> Self {
+    /// Over images that have all that a crash left in their log, which is empty. `is_half_filled`: a filling of them did not end.
+    pub(super) fn new(limits: StorageLimits, is_half_filled: bool) -> Self {
         Self {
             limits,
             jobs: VecDeque::new(),
@@ -138,6 +145,8 @@ impl Storage {
             given: None,
             pending: VecDeque::new(),
             is_synced: false,
+            wholeness: Wholeness::found(is_half_filled),
+            is_base_in_upkeep: false,
             is_log_half_full: false,
             unsynced_bytes: 0,
             filling_bytes: 0,
@@ -221,6 +230,23 @@ impl Storage {
         self.committed = upto;
     }
 
+    /// Whether the end of a filling waits for a sync that nothing else needs.
+    pub(super) fn wants_upkeep(&self) -> bool {
+        self.wholeness == Wholeness::Unsynced
+    }
+
+    /// The images are synced beside all else from now on.
+    pub(super) fn begin_upkeep(&mut self) {
+        self.is_base_in_upkeep = self.wants_upkeep();
+    }
+
+    /// They were.
+    pub(super) fn handle_upkeep_done(&mut self) {
+        if std::mem::take(&mut self.is_base_in_upkeep) {
+            self.wholeness.handle_synced();
+        }
+    }
+
     /// The next step, if the last one is answered.
     pub(super) fn poll_step(&mut self, now: Time) -> Option<StorageStep> {
         if self.has_failed || self.given.is_some() || self.retry_at.is_some_and(|at| now < at) {
@@ -230,6 +256,10 @@ impl Storage {
         let given = Given::of(&step);
         // Also of a write that fails half-way.
         self.is_synced &= !matches!(given, Given::WriteChunk | Given::Apply);
+        if given == Given::WriteChunk {
+            self.wholeness.handle_chunk();
+            self.is_base_in_upkeep = false;
+        }
         (self.given, self.retry_at) = (Some(given), None);
         Some(step)
     }
@@ -254,6 +284,8 @@ impl Storage {
     fn note_done(&mut self, given: Given, done: StorageDone) {
         match given {
             Given::Compare => self.progress.answer = Some(done),
+            Given::BeginFilling => self.wholeness = Wholeness::Filling,
+            Given::EndFilling => self.wholeness.handle_ended(),
             Given::WriteChunk => self.note_chunk(),
             Given::Rehearse => {
                 self.progress.is_rehearsed = true;
@@ -269,8 +301,15 @@ impl Storage {
                 }
                 other => panic!("an append is not answered so: {other:?}"),
             },
-            Given::Apply => drop(self.pending.pop_front()),
-            Given::SyncImages => (self.is_synced, self.unsynced_bytes) = (true, 0),
+            Given::Apply => {
+                if self.pending.pop_front().is_some_and(|epoch| epoch.base) {
+                    self.wholeness.handle_base(false);
+                }
+            }
+            Given::SyncImages => {
+                (self.is_synced, self.unsynced_bytes) = (true, 0);
+                self.wholeness.handle_synced();
+            }
             Given::TruncateLog => self.note_truncated(),
             Given::HandOver => self.progress.is_handed_over = true,
         }
@@ -339,6 +378,9 @@ impl Storage {
                     return Some(Finished::Unfit { session: epoch.session, text });
                 }
                 self.handle_unlogged(&epoch);
+                if epoch.base && epoch.disk_writes.is_empty() {
+                    self.wholeness.handle_base(self.is_synced);
+                }
                 Finished::Durable(epoch)
             }
             Job::Apply(epoch) => Finished::Applied(epoch),
@@ -350,12 +392,18 @@ impl Storage {
 
     /// What the first job needs next.
     fn next_step(&self) -> Next {
+        if self.wholeness == Wholeness::Based {
+            return Next::Step(StorageStep::EndFilling);
+        }
         let progress = &self.progress;
         let Some(job) = self.jobs.front().filter(|_| progress.answer.is_none() && !progress.is_void) else {
             return Next::Finished;
         };
         let step = match job {
             Job::Compare { offer, .. } => Some(StorageStep::Compare(Arc::clone(offer))),
+            Job::WriteChunk { .. } if !self.wholeness.is_noted() && !progress.is_written => {
+                Some(StorageStep::BeginFilling)
+            }
             Job::WriteChunk { chunk, .. } if !progress.is_written => Some(StorageStep::WriteChunk(Arc::clone(chunk))),
             Job::WriteChunk { .. } => {
                 (self.unsynced_bytes > self.limits.unsynced_bytes_max).then_some(StorageStep::SyncImages)
@@ -368,6 +416,7 @@ impl Storage {
                     () if epoch.base && *durable && !self.is_synced => Some(StorageStep::SyncImages),
                     () if is_logged && progress.is_log_full => return self.emptying(),
                     () if is_logged => Some(StorageStep::Append(Arc::clone(epoch))),
+                    () if epoch.base && *durable && self.wholeness.is_noted() => Some(StorageStep::EndFilling),
                     () => None,
                 }
             }
@@ -376,6 +425,8 @@ impl Storage {
                 None if self.is_log_half_full && self.pending.is_empty() => return self.emptying(),
                 None => None,
             },
+            // With the base that only the log has, the images are whole; without it they are not.
+            Job::Discard if self.wholeness == Wholeness::Logged => Some(StorageStep::BeginFilling),
             // Nothing in the log counts, so nothing comes before this.
             Job::Discard => (!progress.is_truncated).then_some(StorageStep::TruncateLog),
             Job::Keep { .. } | Job::HandOver if !progress.is_truncated => return self.emptying(),
@@ -414,6 +465,8 @@ impl Given {
     fn of(step: &StorageStep) -> Self {
         match step {
             StorageStep::Compare(_) => Self::Compare,
+            StorageStep::BeginFilling => Self::BeginFilling,
+            StorageStep::EndFilling => Self::EndFilling,
             StorageStep::WriteChunk(_) => Self::WriteChunk,
             StorageStep::Rehearse(_) => Self::Rehearse,
             StorageStep::Append(_) => Self::Append,

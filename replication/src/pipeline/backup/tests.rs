@@ -38,6 +38,7 @@ fn config() -> PipelineConfig {
             unsynced_bytes_max: 1000,
             filling_bytes_max: 2000,
         },
+        is_half_filled: false,
         upkeep: Duration::from_millis(40),
     }
 }
@@ -207,6 +208,8 @@ impl Host {
     fn step(&mut self) -> Option<String> {
         self.pipeline.poll_storage_step(self.now).map(|step| match step {
             StorageStep::Compare(_) => "compare".into(),
+            StorageStep::BeginFilling => "begin filling".into(),
+            StorageStep::EndFilling => "end filling".into(),
             StorageStep::WriteChunk(_) => "chunk".into(),
             StorageStep::Rehearse(epoch) => format!("rehearse {}", epoch.mark.count),
             StorageStep::Append(epoch) => format!("append {}", epoch.mark.count),

@@ -99,6 +99,19 @@ fn guest_without_a_backup_asks_for_the_heir_at_once() {
     assert_eq!((asked(&mut primary), sent(&mut primary)), (vec![move_question(&[])], vec![]));
 }
 
+/// It met its primary at the old witness, was listed at the new one, and asked the old one for the guest for ever.
+#[test]
+fn no_backup_is_taken_before_the_exchange_is_settled() {
+    let mut primary = solo();
+    primary.handle_exchange_opened(Time(MS), HEIR, Vec::new(), NONCE);
+    assert_eq!((asked(&mut primary), primary.wants_connection(PEER)), (vec![move_question(&[])], false));
+    primary.handle_connected(Time(MS), PEER, SESSION, None);
+    assert_eq!(primary.poll_action(), Some(PrimaryAction::Disconnect { peer: PEER }));
+    assert_eq!(sent(&mut primary), []);
+    primary.handle_exchange_settled(moved());
+    assert!(primary.wants_connection(PEER));
+}
+
 #[test]
 fn backup_that_refuses_has_it_called_off() {
     let mut primary = asking();

@@ -329,6 +329,40 @@ fn witness_that_was_left_can_be_gone_back_to() {
     won(world.wish(&mut a, Wish::RemoveStore));
 }
 
+/// It looked at the witness that was left for as long as it followed, and no second exchange could begin.
+#[test]
+fn backup_that_forswore_finds_the_heir_when_it_looks() {
+    let (mut world, mut a, mut b) = World::pair();
+    world.open(&mut a, Assent::Awaited);
+    world.open(&mut b, Assent::Awaited);
+    a.register.handle_forsworn(HEIR);
+    let looks = |world: &mut World, b: &mut Node| {
+        assert!(matches!(world.wish(b, Wish::Look), Outcome::Refused(Refusal::Primary { .. })));
+        (b.own, b.register.exchange().is_none())
+    };
+    // Nothing stands there yet; or it is away: the old register is the only one.
+    assert_eq!(looks(&mut world, &mut b), (OLD, false));
+    world.witnesses[NEW].is_away = true;
+    assert_eq!(looks(&mut world, &mut b), (OLD, false));
+    world.witnesses[NEW].is_away = false;
+    won(world.wish(&mut a, Wish::Move(HEIR)));
+    assert_eq!(looks(&mut world, &mut b), (NEW, true));
+}
+
+/// It had the generation of the register that was continued elsewhere: who knew that took the other for made by a second override.
+#[test]
+fn override_where_the_register_left_is_of_a_higher_generation_than_where_it_went() {
+    let (mut world, mut a, mut b) = World::pair();
+    let parent = world.witnesses[OLD].records[1].clone();
+    won(world.wish(&mut b, take_over()));
+    let departure = Departure { witness: "file:/gone".into(), register: HEIR, generation: 2 };
+    won(world.wish(&mut b, Wish::Depart(departure)));
+    let heir = Heir::new(RegisterId([43; 16]), parent, None, world.witnesses[OLD].records.last()).expect("it has left");
+    a.register.handle_exchange(Exchange { heir, assent: Assent::Override { dead: ids(&[2]), word: word() } });
+    world.witnesses.swap(OLD, NEW);
+    assert_eq!(won(world.wish(&mut a, Wish::Remove(JOIN))).generation, 3);
+}
+
 #[test]
 fn witness_with_an_unrelated_or_older_register_is_a_stranger() {
     let (mut world, mut a, _) = World::pair();
@@ -456,6 +490,68 @@ fn lose_answer(world: &mut World, node: &mut Node, wish: Wish) {
         }
     }
     world.witnesses[OLD].is_away = was_away;
+}
+
+/// That witness had a VM that ran, it said, and took no exchange any more.
+#[test]
+fn exchange_that_was_called_off_behind_a_register_that_was_left_does_not_keep_the_next_one_away() {
+    let (mut world, mut a, _) = World::pair();
+    world.open(&mut a, Assent::Forsworn);
+    won(world.wish(&mut a, Wish::Move(HEIR)));
+    // OLD was never told. The way back is called off, twice.
+    let heir = |world: &World, number: u8| {
+        let parent = world.witnesses[NEW].records.last().expect("there is one").clone();
+        let newest = world.witnesses[OLD].records.last().expect("there is one");
+        let from = Heir::looks_from(&parent, newest).unwrap_or(newest.record.number);
+        Heir::new(RegisterId([number; 16]), parent, None, &world.witnesses[OLD].records[from as usize - 1..])
+    };
+    let to_old = |world: &mut World, a: &mut Node, number: u8, assent: Assent| {
+        let heir = heir(world, number).expect("the register has left that witness");
+        a.register.handle_exchange(Exchange { heir, assent });
+        world.witnesses.swap(OLD, NEW);
+        a.own = OLD;
+        let outcome = world.wish(a, Wish::Move(RegisterId([number; 16])));
+        world.witnesses.swap(OLD, NEW);
+        a.own = NEW - a.own.min(NEW);
+        outcome
+    };
+    for number in [50, 51] {
+        let outcome = to_old(&mut world, &mut a, number, Assent::Awaited);
+        assert_eq!(refusal(outcome), Refusal::CalledOff);
+    }
+    assert_eq!(world.witnesses[OLD].records.len(), 4);
+    let record = won(to_old(&mut world, &mut a, 52, Assent::Forsworn));
+    assert_eq!((record.generation, record.number, record.primary.id), (3, 5, place(1).id));
+}
+
+#[test]
+fn register_that_somebody_went_on_with_after_it_was_left_is_taken() {
+    let (mut world, mut a, mut b) = World::pair();
+    world.open(&mut a, Assent::Forsworn);
+    won(world.wish(&mut a, Wish::Move(HEIR)));
+    // It did not forswear: somebody lied.
+    won(world.wish(&mut b, take_over()));
+    let parent = world.witnesses[NEW].records.last().expect("there is one").clone();
+    let found = &world.witnesses[OLD].records[1..];
+    assert!(matches!(Heir::new(RegisterId([50; 16]), parent, None, found), Err(Refusal::Taken { .. })));
+}
+
+/// Whoever knew where to depart from had to be the one that the old record lists.
+#[test]
+fn later_life_departs_from_the_record_that_the_heir_kept_and_from_no_other() {
+    let (mut world, mut a, _) = World::pair();
+    let kept = Known::of(&world.witnesses[OLD].records[1]);
+    world.open(&mut a, Assent::Forsworn);
+    won(world.wish(&mut a, Wish::Move(HEIR)));
+    let departure = Departure { witness: "file:/new".into(), register: HEIR, generation: 2 };
+    let later = |known: Known| Node { register: Register::new(place(9), Some(known)), own: OLD };
+    let before = Known::of(&world.witnesses[OLD].records[0]);
+    assert!(matches!(
+        world.wish(&mut later(before), Wish::Depart(departure.clone())),
+        Outcome::Refused(Refusal::Primary { .. })
+    ));
+    let record = won(world.wish(&mut later(kept), Wish::Depart(departure.clone())));
+    assert_eq!((record.number, record.moved), (3, Some(departure)));
 }
 
 #[test]

@@ -35,6 +35,7 @@ struct Host {
     applied: Option<(SessionId, EpochId)>,
     /// The images were not written since they were synced.
     is_synced: bool,
+    is_filling: bool,
     last: EpochMark,
     has_left: bool,
 }
@@ -45,7 +46,12 @@ pub fn run(input: &mut Input<'_>) {
         unsynced_bytes_max: usize::from(input.u8()),
         filling_bytes_max: 1 + usize::from(input.u8()),
     };
-    let config = PipelineConfig { core: backup_config(), storage: limits, upkeep: Duration::from_millis(30) };
+    let config = PipelineConfig {
+        core: backup_config(),
+        storage: limits,
+        is_half_filled: false,
+        upkeep: Duration::from_millis(30),
+    };
     let mut host = Host {
         pipeline: BackupPipeline::new(config),
         now: Time(0),
@@ -57,6 +63,7 @@ pub fn run(input: &mut Input<'_>) {
         logged: VecDeque::new(),
         applied: None,
         is_synced: false,
+        is_filling: false,
         last: EpochMark { branch: Term(1), ..EpochMark::default() },
         has_left: false,
     };
@@ -224,7 +231,13 @@ impl Host {
             StorageStep::Apply(epoch) => self.applied = Some((epoch.session, epoch.mark.count)),
             StorageStep::SyncImages => self.is_synced = true,
             StorageStep::TruncateLog => self.logged.clear(),
-            StorageStep::WriteChunk(_) | StorageStep::Rehearse(_) => {}
+            StorageStep::BeginFilling => self.is_filling = true,
+            StorageStep::EndFilling => {
+                assert!(self.is_filling, "nothing was filled");
+                self.is_filling = false;
+            }
+            StorageStep::WriteChunk(_) => assert!(self.is_filling, "an image is overwritten, and nothing says so"),
+            StorageStep::Rehearse(_) => {}
             StorageStep::HandOver => {
                 assert!(self.logged.is_empty() && self.is_synced, "the guest's files are not at rest");
             }

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use replication::pipeline::primary::{
-    Action, Boundary, FillStep, GuestMode, Outcome, PauseStep, PipelineConfig, PrimaryPipeline, Question, Step,
+    Action, Boundary, FillStep, GuestMode, HandoverStep, Outcome, PauseStep, PipelineConfig, PrimaryPipeline, Question,
+    Step,
 };
 use replication::primary::{Left, Meeting, PeerId, PrimaryState};
 use replication::view::{Fate, Known, RecordHash, RegisterId, Settlement};
@@ -148,6 +149,7 @@ impl Host {
                 _ => self.step_done(input),
             },
             22 => self.pause(input),
+            23 if input.u8() & 3 == 0 => self.hand_over(input),
             _ => self.pipeline.with(now, |core| core.handle_alive(now, PeerId::FIRST)),
         }
     }
@@ -203,6 +205,19 @@ impl Host {
             None if self.pipeline.pause_until().is_some() => {}
             None if input.u8() & 1 == 0 => self.pipeline.handle_paused(until),
             None => self.pipeline.handle_unpaused(self.pipeline.core().pointers().running(), until),
+        }
+    }
+
+    fn hand_over(&mut self, input: &mut Input<'_>) {
+        let until = self.now.after(Duration::from_millis(u64::from(input.u8())));
+        match self.pipeline.poll_handover(self.now) {
+            Some(HandoverStep::Seal) => {
+                let is_sealed = input.u8() % 8 != 0 && self.seal(false, input).is_some();
+                self.pipeline.handle_handover_sealed(self.now, is_sealed);
+            }
+            Some(HandoverStep::Finish | HandoverStep::LetRun) => {}
+            None if self.pipeline.may_hand_over().is_ok() => self.pipeline.handle_handover(until),
+            None => {}
         }
     }
 
@@ -415,7 +430,7 @@ impl Host {
                 assert!(acked.is_none_or(|acked| upto <= acked), "{upto} leaves, acked is {acked:?}");
                 self.releases.push_back(upto);
             }
-            Action::Fail(_) | Action::Fenced { .. } | Action::Conflict { .. } => {
+            Action::Fail(_) | Action::Fenced { .. } | Action::HandedOver { .. } | Action::Conflict { .. } => {
                 self.is_over = true;
                 self.pipeline.handle_machine_ended(matches!(action, Action::Fail(_)));
             }

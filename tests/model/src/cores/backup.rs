@@ -1,6 +1,7 @@
 //! The product's backup, driven as its duties say.
 
-use replication::view::Place;
+use replication::view::{Nonce, Place, RegisterId};
+use replication::wire::Forsworn;
 use replication::{Backup, BackupAction, BackupConfig, ClaimResult, EpochMark, FrameDecoder, SessionId, Time, VmId};
 
 use super::primary::VM;
@@ -52,6 +53,19 @@ impl BackupCore {
         self.perform(now);
         let acked = self.core.pointers().acked().0;
         assert_eq!(acked, u64::from(epoch), "the core acks what the model acks");
+        self.transmits()
+    }
+
+    /// Takes the demand to forswear its register; its answer.
+    pub(super) fn forswear(&mut self, now: Time, asked: &[u8], heir: RegisterId, is_forsworn: bool) -> Vec<u8> {
+        self.give(now, asked);
+        assert!(
+            matches!(self.core.poll_action(), Some(BackupAction::Forswear { .. })),
+            "the core is asked what the model is asked"
+        );
+        let result = if is_forsworn { Ok(Nonce::default()) } else { Err(String::new()) };
+        self.core.handle_forsworn(now, self.session, Forsworn { heir, result });
+        self.perform(now);
         self.transmits()
     }
 

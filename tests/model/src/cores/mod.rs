@@ -9,7 +9,7 @@ mod primary;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use replication::{ClaimResult, Time};
+use replication::{ClaimResult, Time, view};
 
 use crate::action::{self, Action, Fate};
 use crate::name::HostId;
@@ -45,6 +45,12 @@ pub struct Coverage {
     pub denials: u64,
     /// Guests that ended.
     pub ends: u64,
+    /// Exchanges of the witness that were begun.
+    pub exchanges: u64,
+    /// Backups that forswore.
+    pub forsworn: u64,
+    /// Registers that were continued at another witness.
+    pub moves: u64,
 }
 
 /// Processes of the model as the product's cores.
@@ -53,6 +59,8 @@ struct Cores {
     now: u64,
     primaries: BTreeMap<HostId, PrimaryCore>,
     backups: BTreeMap<HostId, BackupCore>,
+    /// What backups are asked to forswear, on its way.
+    proposals: BTreeMap<HostId, Vec<u8>>,
     coverage: Coverage,
 }
 
@@ -82,7 +90,7 @@ pub fn replay(setting: &Setting, seed: u64, steps_max: usize) -> Coverage {
 
 fn breaks_off(action: Action) -> bool {
     use Action::{Append, Crash, LoseBackup, LosePrimary, LoseStore, PowerLoss, Stop};
-    let claims = matches!(action, Action::Ask(_, Errand::TakeOver));
+    let claims = matches!(action, Action::Ask(_, Errand::TakeOver) | Action::Propose(..));
     let is_fault = matches!(action, Crash(_) | PowerLoss(..) | LoseBackup(_) | LosePrimary(_) | LoseStore(_) | Stop(_));
     claims || is_fault || matches!(action, Append(_, fate) if fate != Fate::Answered)
 }
@@ -138,13 +146,65 @@ impl Cores {
             Action::LoseBackup(host) => self.primary(host).lose_backup(now),
             Action::LosePrimary(host) => self.backup(host).lose_primary(now),
             Action::Stop(host) => self.primary(host).stop(now),
+            Action::Propose(host, _) => self.propose(now, host, after),
+            Action::Override(host, _) => self.override_at(now, host, before, after),
+            Action::Forswear(host, _) => self.forswear(now, host, before, after),
+            Action::HearForsworn(host) => self.primary(host).hear_forsworn(now),
             // Of these the cores know nothing.
             Action::Run(_)
+            | Action::RunNamed(_)
             | Action::Resume(_)
             | Action::Attest(_)
             | Action::Arrive
             | Action::Tell(_)
+            | Action::Depart(_)
+            | Action::LoseWitness(_)
             | Action::Restore(_) => {}
+        }
+    }
+
+    fn propose(&mut self, now: Time, host: HostId, after: &World) {
+        self.coverage.exchanges += 1;
+        let heir = after.node(host).and_then(|node| node.register.exchange()).expect("it is noted").heir.register;
+        let forswear = self.primary(host).open_exchange(now, heir);
+        if let Some(session) = after.primary(host).and_then(|primary| primary.session) {
+            self.proposals.insert(session.join.backup.host, forswear);
+        }
+    }
+
+    fn override_at(&mut self, now: Time, host: HostId, before: &World, after: &World) {
+        match before.node(host).map(|node| &node.role) {
+            Some(Role::Primary(_)) => {
+                let heir = after.node(host).and_then(|node| node.register.exchange()).expect("it is noted");
+                self.primary(host).open_override(heir.heir.register);
+            }
+            Some(Role::Backup(_)) => self.ask(now, host, Errand::TakeOver, before, after),
+            _ => {}
+        }
+    }
+
+    fn forswear(&mut self, now: Time, host: HostId, before: &World, after: &World) {
+        let backup = before.backup(host).expect("a backup is asked");
+        let join = backup.copy.join().expect("it follows");
+        let heir = backup.proposal.as_ref().expect("it is asked").exchange.heir.register;
+        let exchange = after.node(host).and_then(|node| node.register.exchange());
+        let is_forsworn = exchange.is_some_and(|exchange| exchange.heir.register == heir);
+        self.coverage.forsworn += u64::from(is_forsworn);
+        let asked = self.proposals.remove(&host).expect("it was asked");
+        let answer = self.backup(host).forswear(now, &asked, heir, is_forsworn);
+        if after.session(join).is_some() {
+            self.primary(join.primary.host).note_forsworn(answer);
+        }
+    }
+
+    /// What became of an exchange its primary hears before it hears what became of its question.
+    fn settle(&mut self, host: HostId, before: &World, after: &World) {
+        let is_open = |world: &World| world.primary(host).is_some_and(|primary| primary.exchanging.is_some());
+        let desks = |world: &World| world.node(host).map(|node| node.desks);
+        if is_open(before) && !is_open(after) && after.primary(host).is_some() {
+            let left = desks(after).and_then(|desks| desks.left).filter(|_| desks(after) != desks(before));
+            self.coverage.moves += u64::from(left.is_some());
+            self.primary(host).settle(left.map_or(view::Fate::CalledOff, |(_, parent)| view::Fate::Moved(parent)));
         }
     }
 
@@ -206,8 +266,9 @@ impl Cores {
     fn decide(&mut self, now: Time, host: HostId, errand: Errand, fate: Option<Fate>, before: &World, after: &World) {
         let is_open = after.node(host).is_some_and(|node| node.pending.is_some());
         if is_open {
-            return;
+            return self.settle(host, before, after);
         }
+        self.settle(host, before, after);
         let is_gone = after.node(host).is_none();
         let is_denied = match errand {
             Errand::End => is_gone && !after.is_ended,
@@ -221,6 +282,7 @@ impl Cores {
         };
         match errand {
             Errand::Begin | Errand::Resume => {}
+            Errand::Look if after.backup(host).is_some() => {}
             Errand::TakeOver | Errand::Override => self.decide_claim(now, host, &result, before),
             _ => {
                 let is_fenced = result != ClaimResult::Granted && result != ClaimResult::Unreachable;

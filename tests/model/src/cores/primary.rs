@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use replication::primary::{
     FillPhase, GuestEnd, Left, Meeting, NextRound, PeerId, PrimaryState, Question, RoundsConfig,
 };
+use replication::view::{Fate, Nonce, RegisterId, Settlement};
 use replication::wire::{EpochBegin, MachineInfo};
 use replication::{
     BranchSeed, ClaimResult, EpochId, EpochMeta, EpochWriter, Fork, FrameDecoder, Link, Linked, Origin, Primary,
@@ -29,6 +30,9 @@ pub(super) struct PrimaryCore {
     shipped: VecDeque<(u8, Vec<u8>)>,
     /// Acks on their way back.
     acks: Vec<Vec<u8>>,
+    /// Whether the backup has forsworn, on its way back.
+    forsworn: Vec<u8>,
+    heir: RegisterId,
     session: Option<Join>,
 }
 
@@ -46,7 +50,40 @@ impl PrimaryCore {
         let config = config(Term(primary.line.branch.into()), origin, primary.stored.is_some());
         let core = Primary::new(config);
         let (open, shipped) = (BTreeSet::new(), VecDeque::new());
-        PrimaryCore { core, life, join: None, open, shipped, acks: Vec::new(), session: None }
+        let (heir, forsworn) = (RegisterId::default(), Vec::new());
+        PrimaryCore { core, life, join: None, open, shipped, acks: Vec::new(), forsworn, heir, session: None }
+    }
+
+    /// Begins an exchange; what its backup is asked.
+    pub(super) fn open_exchange(&mut self, now: Time, heir: RegisterId) -> Vec<u8> {
+        assert_eq!(self.core.may_exchange(), Ok(()), "the core exchanges when the model does");
+        self.heir = heir;
+        self.core.handle_exchange_opened(now, heir, Vec::new(), Nonce::default());
+        let forswear = self.transmits();
+        self.perform(now);
+        forswear
+    }
+
+    pub(super) fn open_override(&mut self, heir: RegisterId) {
+        assert_eq!(self.core.may_override(), Ok(()), "the core allows an override when the model does");
+        self.open.retain(|errand| !matches!(errand, Errand::Move | Errand::CallOff));
+        self.heir = heir;
+        self.core.handle_override_opened(heir);
+    }
+
+    pub(super) fn note_forsworn(&mut self, answer: Vec<u8>) {
+        self.forsworn = answer;
+    }
+
+    pub(super) fn hear_forsworn(&mut self, now: Time) {
+        let answer = std::mem::take(&mut self.forsworn);
+        self.give(now, &answer);
+        self.perform(now);
+    }
+
+    pub(super) fn settle(&mut self, fate: Fate) {
+        self.core.handle_exchange_settled(Settlement { heir: self.heir, fate });
+        self.open.retain(|errand| !matches!(errand, Errand::Move | Errand::CallOff));
     }
 
     pub(super) fn greet(&mut self, now: Time, join: Join, greeting: replication::view::Greeting) -> Vec<u8> {
@@ -150,6 +187,8 @@ impl PrimaryCore {
             Errand::RemoveStore => core.handle_store_delisted(now, result),
             Errand::End => core.handle_end_recorded(now, result),
             Errand::Look => core.handle_unasked_look(result),
+            Errand::Move => core.handle_move_answered(now, &Question::Move { heir: self.heir, nonces: Vec::new() }, result),
+            Errand::CallOff => core.handle_move_answered(now, &Question::CallOff { heir: self.heir }, result),
             Errand::Begin | Errand::Resume | Errand::TakeOver | Errand::Override => {
                 unreachable!("no primary asks this")
             }
@@ -205,6 +244,9 @@ impl PrimaryCore {
         self.core.handle_timeout(now);
         self.perform(now);
         self.transmits();
+        if expected.exchanging.is_some() && self.core.wants_connection(PeerId::FIRST) {
+            return Err("the core would take a backup while the witness is exchanged".into());
+        }
         let pointers = self.core.pointers();
         let ours = (pointers.sealed().0, pointers.committed().0, self.core.left().0);
         let theirs = (expected.sealed.into(), expected.committed.into(), expected.committed.into());
@@ -244,7 +286,8 @@ fn errand(question: &Question) -> Errand {
         Question::DelistStore => Errand::RemoveStore,
         Question::RecordEnd => Errand::End,
         Question::Look | Question::Meet { .. } => unreachable!("time stands still, and a meeting is answered at once"),
-        Question::Move { .. } | Question::CallOff { .. } => unreachable!("nobody exchanges the witness"),
+        Question::Move { .. } => Errand::Move,
+        Question::CallOff { .. } => Errand::CallOff,
     }
 }
 

@@ -1,9 +1,10 @@
 //! The backup: being filled, following, asking for the guest, keeping what it has.
 
 use replication::view::evidence::Statement;
-use replication::view::{Outcome, Register, Tell, Voids, Wish};
+use replication::view::{Ask, Outcome, Tell, Voids, Wish};
 
 use super::Play;
+use super::side::Course;
 use crate::broken::Break;
 use crate::line::Epoch;
 use crate::name::{HostId, Join};
@@ -14,7 +15,9 @@ impl Play<'_> {
     /// A primary without a backup meets one. That both see the same witness is taken for proved.
     pub(super) fn connect(&mut self, host: HostId, backup: HostId) -> Option<()> {
         let primary = self.world.primary(host)?;
-        if primary.session.is_some() || primary.is_frozen || primary.is_stopping {
+        // A newcomer has no part in an exchange that is under way.
+        let is_exchanging = primary.exchanging.is_some() && !self.breaks(Break::ConnectInExchange);
+        if primary.session.is_some() || primary.is_frozen || primary.is_stopping || is_exchanging {
             return None;
         }
         let line = primary.line;
@@ -38,33 +41,59 @@ impl Play<'_> {
             self.world.joins.remove(&before);
             (join, has) = (before, Some(Replica::Whole { join: before, last, stance: Stance::Claiming }));
         }
-        let session = Session { join, phase: Phase::Filling, acked: 0, ack_sent: 0 };
+        let session = Session { join, phase: Phase::Filling, acked: 0, ack_sent: 0, forsworn: None };
         self.world.primary_mut(host)?.session = Some(session);
         self.world.host_mut(backup).disk = Disk::Partial;
         let backup = self.world.backup_mut(backup)?;
         let mut voids = Voids::clone(&backup.voids);
         voids.handle_joined(join.session(), line.life.incarnation());
-        *backup = Backup { voids: Shared::new(voids), copy: has.unwrap_or(Replica::Filling { join, line }) };
+        let copy = has.unwrap_or(Replica::Filling { join, line });
+        *backup = Backup { voids: Shared::new(voids), copy, proposal: None };
         Some(())
     }
 
     fn begin_backup(&mut self, host: HostId) -> Option<()> {
         let newcomer = self.arrive_on(host)?;
         let voids = Shared::new(Voids::new(newcomer.life.incarnation()));
-        self.settle_in(newcomer, Role::Backup(Backup { voids, copy: Replica::Nothing }));
+        self.settle_in(newcomer, Role::Backup(Backup { voids, copy: Replica::Nothing, proposal: None }));
         Some(())
     }
 
-    /// The backup asks the register whether the peer is the primary that it says it is.
+    /// The backup asks the register whether the peer is the primary that it says it is. One that no record can list asks the witness of
+    /// the peer from now on, if an operator says so.
     fn follow(&mut self, host: HostId, backup: HostId) -> Option<()> {
         let peer = self.world.node(host)?;
-        let wish = Wish::Follow { known: peer.register.known()?, primary: peer.life.incarnation() };
-        let node = self.world.node(backup)?;
-        let mut register = Register::clone(&node.register);
-        register.handle_wish(wish, node.life.attempt());
-        let outcome = self.look(&mut register).0?;
-        self.world.node_mut(backup)?.register = Shared::new(register);
-        matches!(outcome, Outcome::Won(_)).then_some(())
+        let (wish, site) =
+            (Wish::Follow { known: peer.register.known()?, primary: peer.life.incarnation() }, peer.desks.own);
+        let mut side = self.side(backup)?;
+        if side.desks.own != site {
+            let is_free =
+                side.register.exchange().is_none() && matches!(self.world.backup(backup)?.copy, Replica::Nothing);
+            is_free.then_some(())?;
+            (side.desks.own, side.is_settled) = (site, true);
+            side.register.handle_other_witness();
+        }
+        side.register.handle_wish(wish, self.world.node(backup)?.life.attempt(self.world.spent.exchanges));
+        loop {
+            match side.go_on(&self.world) {
+                Course::Decided(outcome) => {
+                    self.keep_side(backup, side)?;
+                    return matches!(outcome, Outcome::Won(_)).then_some(());
+                }
+                // It calls off an exchange that it once took part in.
+                Course::Appends(site, ask) => {
+                    let Ask::Append { record, .. } = &ask else { return None };
+                    if self.takes(site, record) {
+                        self.write(site, record);
+                    }
+                    let found = self.world.witness(site).read(&ask)?;
+                    let outcome = side.register.handle_found(found);
+                    if outcome.is_some() {
+                        return None;
+                    }
+                }
+            }
+        }
     }
 
     /// An epoch is whole here, the base or the next one, and an ack goes out.
@@ -102,13 +131,14 @@ impl Play<'_> {
         if !is_silent {
             voids.handle_void(join.session());
         }
-        *backup = Backup { voids: Shared::new(voids), copy: Replica::Nothing };
+        *backup = Backup { voids: Shared::new(voids), copy: Replica::Nothing, proposal: None };
         Some(())
     }
 
     /// What it does at the witness about joins that came to nothing.
     pub(super) fn tell(&mut self, host: HostId) -> Option<()> {
-        let newest = self.world.witness.newest()?;
+        let site = self.world.node(host)?.desks.own;
+        let newest = self.world.witness(site).newest()?;
         let mut voids = Voids::clone(&self.world.backup(host)?.voids);
         let tells = voids.tell(newest);
         if tells.is_empty() {
@@ -116,8 +146,8 @@ impl Play<'_> {
         }
         for tell in tells {
             match tell {
-                Tell::State(join) => self.world.witness.state([Statement::Void(join)]),
-                Tell::Withdraw(join) => self.world.witness.withdraw(Statement::Void(join)),
+                Tell::State(join) => self.world.witness_mut(site).state([Statement::Void(join)]),
+                Tell::Withdraw(join) => self.world.witness_mut(site).withdraw(Statement::Void(join)),
             }
             voids.handle_told(tell);
         }
@@ -125,8 +155,9 @@ impl Play<'_> {
         Some(())
     }
 
-    /// It acks nothing any more, since it is about to ask for the guest.
+    /// It acks nothing any more, since it is about to ask for the guest; nor does it take anything else of its primary.
     pub(super) fn claim(&mut self, host: HostId) -> Option<()> {
+        self.world.backup_mut(host)?.proposal = None;
         let Replica::Whole { stance, .. } = &mut self.world.backup_mut(host)?.copy else { return None };
         *stance = Stance::Claiming;
         Some(())

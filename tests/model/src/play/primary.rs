@@ -87,9 +87,8 @@ impl Play<'_> {
         let is_first = session.phase == Phase::Basing;
         *self.session_mut(host)? = Session { acked: session.ack_sent, phase: Phase::Following, ..session };
         if is_first {
-            let records = self.world.stood().map(|slot| &slot.entry.record);
             let lists = |record: &Record| record.backups.iter().any(|member| member.join == session.join.session());
-            let is_listed = records.into_iter().any(lists);
+            let is_listed = self.world.stood().into_iter().any(|slot| lists(&slot.entry.record));
             self.check(is_listed, Violation::ProtectedUnlisted);
         }
         self.commit(host)
@@ -204,9 +203,10 @@ impl Play<'_> {
         let store = self.world.host(host).store.and_then(|store| store.has);
         let is_stored = right.store.is_none() || store.is_some_and(|has| self.world.lines.is_in(epoch, has));
         self.check(is_everywhere && is_stored, Violation::ReleasedUncommitted);
-        let begins = |slot: &&Slot| slot.entry.record.branch == slot.entry.record.number;
+        let begins = |slot: &&Slot| slot.entry.record.branch == slot.entry.record.view();
         let is_its = |slot: &&Slot| Life::of(slot.entry.record.primary.id) == epoch.line.life;
-        let later = self.world.stood().filter(begins).skip_while(|slot| !is_its(slot)).filter(|slot| !is_its(slot));
+        let stood = self.world.stood();
+        let later = stood.into_iter().filter(begins).skip_while(|slot| !is_its(slot)).filter(|slot| !is_its(slot));
         // What was shown before may be shown again.
         let others = self.world.lines.released().filter(|other| other.line != epoch.line);
         if others.into_iter().any(|other| self.world.lines.is_in(epoch, other)) {

@@ -3,14 +3,18 @@
 use std::collections::BTreeSet;
 
 use replication::view::evidence::Statement;
-use replication::view::{Ask, Incarnation, Lives, Member, Outcome, Place, Record, Register, Standing, Wish};
+use replication::view::{
+    Ask, Attempt, Incarnation, Lives, Member, Outcome, Place, Record, Refusal, Register, Standing, Wish,
+};
 
 use super::Play;
+use super::side::{Course, Side};
 use crate::action::Fate;
 use crate::broken::Break;
 use crate::line::{Epoch, Line};
 use crate::name::{HostId, Join};
 use crate::shared::Shared;
+use crate::witness::Site;
 use crate::world::{Disk, Errand, Pending, Phase, Primary, Replica, Role, Stance};
 
 impl Play<'_> {
@@ -21,6 +25,7 @@ impl Play<'_> {
         }
         match errand {
             Errand::TakeOver if self.breaks(Break::NobodyClaims) => return None,
+            Errand::Look if self.breaks(Break::HeirUnseen) && self.world.backup(host).is_some() => return None,
             Errand::TakeOver => self.claim(host)?,
             Errand::Override => self.spend(|spent| &mut spent.overrides),
             Errand::Enlist(_) => self.session_mut(host)?.phase = Phase::Asked,
@@ -32,6 +37,12 @@ impl Play<'_> {
         if errand == Errand::TakeOver && self.breaks(Break::ReadIsRight) {
             return self.take_by_reading(host);
         }
+        if errand == Errand::CallOff && self.abandon(host)? {
+            return Some(());
+        }
+        if errand == Errand::Move {
+            self.note_forsworn(host)?;
+        }
         let wish = self.wish(host, errand)?;
         self.put(host, errand, wish)?;
         match self.breaks(Break::CommitUnderAskedView) {
@@ -42,35 +53,31 @@ impl Play<'_> {
 
     /// Puts a wish to the register, which reads.
     pub(super) fn put(&mut self, host: HostId, errand: Errand, wish: Wish) -> Option<()> {
-        let is_forgetful = self.breaks(Break::SeenIsForgotten);
-        let node = self.world.node(host)?;
-        let mut register = match is_forgetful {
-            true => Register::new(node.register.me().clone(), None),
-            false => Register::clone(&node.register),
-        };
-        register.handle_wish(wish, node.life.attempt());
-        let (outcome, ask) = self.look(&mut register);
-        let node = self.world.node_mut(host)?;
-        node.register = Shared::new(register);
-        match (outcome, ask) {
-            (Some(outcome), _) => self.settle(host, errand, outcome),
-            (None, Some(ask)) => {
-                node.pending = Some(Pending { errand, ask: Shared::new(ask) });
-                Some(())
-            }
-            (None, None) => unreachable!("a wish that is not decided has something to ask"),
+        let mut side = self.side(host)?;
+        if self.breaks(Break::SeenIsForgotten) {
+            side.register = Register::new(side.register.me().clone(), None);
         }
+        if self.breaks(Break::ForswornAppends) && !matches!(errand, Errand::Move | Errand::CallOff) {
+            side.forget_exchange();
+        }
+        side.register.handle_wish(wish, self.attempt(host)?);
+        self.go_on(host, errand, side)
     }
 
-    /// What the register asks before it appends changes nothing at the witness. One that is not answered leaves everything as it was.
-    pub(super) fn look(&self, register: &mut Register) -> (Option<Outcome>, Option<Ask>) {
-        loop {
-            let (_, ask) = register.poll_ask().expect("a wish that is not decided has something to ask");
-            if let Ask::Append { .. } = ask {
-                return (None, Some(ask));
-            }
-            if let Some(outcome) = register.handle_found(self.world.witness.read(&ask)) {
-                return (Some(outcome), None);
+    /// How a try to append of the process on `host` is known.
+    fn attempt(&self, host: HostId) -> Option<Attempt> {
+        Some(self.world.node(host)?.life.attempt(self.world.spent.exchanges))
+    }
+
+    /// Reads on until there is something to append, or the wish is decided.
+    fn go_on(&mut self, host: HostId, errand: Errand, mut side: Side) -> Option<()> {
+        let course = side.go_on(&self.world);
+        self.keep_side(host, side)?;
+        match course {
+            Course::Decided(outcome) => self.settle(host, errand, outcome),
+            Course::Appends(site, ask) => {
+                self.world.node_mut(host)?.pending = Some(Pending { errand, site, ask: Shared::new(ask) });
+                Some(())
             }
         }
     }
@@ -82,7 +89,7 @@ impl Play<'_> {
             Errand::TakeOver | Errand::Override => {
                 let Replica::Whole { join, last, .. } = self.world.backup(host)?.copy else { return None };
                 let fork = self.world.lines.mark(self.fork_of(join, last));
-                let named_dead = self.named_dead(errand)?;
+                let named_dead = self.named_dead(host, errand)?;
                 Wish::TakeOver { join: join.session(), fork, named_dead }
             }
             Errand::Enlist(join) => {
@@ -93,6 +100,7 @@ impl Play<'_> {
             Errand::RemoveStore => Wish::RemoveStore,
             Errand::End => Wish::End,
             Errand::Look => Wish::Look,
+            Errand::Move | Errand::CallOff => Wish::Move(self.world.node(host)?.register.exchange()?.heir.register),
         })
     }
 
@@ -103,8 +111,8 @@ impl Play<'_> {
     }
 
     /// What an operator names, who names only what will never come back.
-    fn named_dead(&self, errand: Errand) -> Option<BTreeSet<Incarnation>> {
-        let newest = self.world.witness.newest()?;
+    fn named_dead(&self, host: HostId, errand: Errand) -> Option<BTreeSet<Incarnation>> {
+        let newest = self.world.witness(self.world.node(host)?.desks.own).newest()?;
         let all = newest.places().map(|place| place.id).collect();
         if errand == Errand::TakeOver {
             return Some(if self.breaks(Break::ClaimUnlisted) { all } else { Default::default() });
@@ -120,52 +128,53 @@ impl Play<'_> {
 
     /// An append reaches the witness, or not, and its process hears of it, or not.
     pub(super) fn perform(&mut self, host: HostId, pending: &Pending, fate: Fate) -> Option<()> {
-        let Ask::Append { record, .. } = &*pending.ask else { unreachable!("only appends are pending") };
+        let Pending { errand, site, ask } = pending;
+        let Ask::Append { record, .. } = &**ask else { unreachable!("only appends are pending") };
         match fate {
-            Fate::Answered | Fate::Unanswered if self.takes(record) => self.write(record),
-            Fate::Late => self.world.witness.late = Some(Shared::new(Record::clone(record))),
+            Fate::Answered | Fate::Unanswered if self.takes(*site, record) => self.write(*site, record),
+            Fate::Late => self.world.witness_mut(*site).late = Some(Shared::new(Record::clone(record))),
             _ => {}
         }
         // One whose number is taken will never stand.
-        self.world.witness.late = self.world.witness.late.take().filter(|late| self.may_stand(late));
-        let mut register = Register::clone(&self.world.node(host)?.register);
-        let outcome = match fate {
-            Fate::Answered => register.handle_found(self.world.witness.read(&pending.ask)),
-            _ => register.handle_no_answer(),
+        let late = self.world.witness_mut(*site).late.take();
+        self.world.witness_mut(*site).late = late.filter(|late| self.may_stand(*site, late));
+        let mut side = self.side(host)?;
+        let found = self.world.witness(*site).read(ask).filter(|_| fate == Fate::Answered);
+        let outcome = match found {
+            Some(found) => side.register.handle_found(found),
+            None => side.register.handle_no_answer(),
         };
-        let ask = register.poll_ask().map(|(_, ask)| ask);
-        self.world.node_mut(host)?.register = Shared::new(register);
-        match (outcome, ask) {
-            (Some(Outcome::NoAnswer), _) if self.breaks(Break::DoubtIsWon) => {
-                let branch = u8::try_from(record.branch).expect("records are few");
-                self.won(host, pending.errand, branch)
-            }
-            (Some(outcome), _) => self.settle(host, pending.errand, outcome),
-            (None, ask) => {
-                let ask = Shared::new(ask.expect("a wish that is not decided has something to ask"));
-                self.world.node_mut(host)?.pending = Some(Pending { errand: pending.errand, ask });
-                Some(())
-            }
+        let Some(outcome) = outcome else { return self.go_on(host, *errand, side) };
+        side.settle();
+        if outcome == Outcome::NoAnswer && self.breaks(Break::HeirForgotten) {
+            side.forget_exchange();
         }
+        self.keep_side(host, side)?;
+        if outcome == Outcome::NoAnswer && self.breaks(Break::DoubtIsWon) {
+            let branch = u8::try_from(record.branch).expect("records are few");
+            return self.won(host, *errand, branch);
+        }
+        self.settle(host, *errand, outcome)
     }
 
     /// Whether the witness would make this record stand.
-    pub(super) fn takes(&self, record: &Record) -> bool {
-        self.world.witness.takes(record) || (self.breaks(Break::AppendReplaces) && self.has_number(record))
+    pub(super) fn takes(&self, site: Site, record: &Record) -> bool {
+        let has_number = self.breaks(Break::AppendReplaces) && self.has_number(site, record);
+        self.world.witness(site).takes(record) || has_number
     }
 
-    fn may_stand(&self, late: &Record) -> bool {
-        !self.has_number(late) || self.breaks(Break::AppendReplaces)
+    fn may_stand(&self, site: Site, late: &Record) -> bool {
+        !self.has_number(site, late) || self.breaks(Break::AppendReplaces)
     }
 
-    fn has_number(&self, record: &Record) -> bool {
-        record.number <= self.world.witness.chain.len() as u64
+    fn has_number(&self, site: Site, record: &Record) -> bool {
+        record.number <= self.world.witness(site).chain.len() as u64
     }
 
-    pub(super) fn write(&mut self, record: &Record) {
+    pub(super) fn write(&mut self, site: Site, record: &Record) {
         let before = usize::try_from(record.number).expect("records are few") - 1;
-        self.world.witness.chain.truncate(before);
-        self.stand(record);
+        self.world.witness_mut(site).chain.truncate(before);
+        self.stand(site, record);
     }
 
     /// What became of a wish.
@@ -175,13 +184,15 @@ impl Play<'_> {
                 self.remember(host);
                 self.won(host, errand, u8::try_from(entry.record.branch).expect("records are few"))
             }
-            Outcome::Refused(_) => self.refused(host, errand),
+            // An exchange that is called off is settled; the register that stays counts.
+            Outcome::Refused(Refusal::CalledOff) => Some(()),
+            Outcome::Refused(refusal) => self.refused(host, errand, &refusal),
             Outcome::NoAnswer | Outcome::Forgotten => self.undecided(host, errand),
         }
     }
 
     /// The lock file keeps the newest record.
-    fn remember(&mut self, host: HostId) {
+    pub(super) fn remember(&mut self, host: HostId) {
         if self.breaks(Break::SeenIsForgotten) {
             return;
         }
@@ -197,7 +208,10 @@ impl Play<'_> {
     /// A wish is so, by a record that stands: the branch is that of the record.
     pub(super) fn won(&mut self, host: HostId, errand: Errand, branch: u8) -> Option<()> {
         match errand {
-            Errand::Begin => self.begin_line(host, branch, None),
+            Errand::Begin => {
+                self.make_store(host);
+                self.begin_line(host, branch, None)
+            }
             Errand::Resume => {
                 let has = self.world.host(host).store?.has;
                 self.begin_line(host, branch, has)
@@ -225,12 +239,18 @@ impl Play<'_> {
                 self.world.is_ended = true;
                 Some(())
             }
-            Errand::Look => Some(()),
+            Errand::Look | Errand::Move | Errand::CallOff => Some(()),
         }
     }
 
     /// Another place has the guest, or may have it.
-    fn refused(&mut self, host: HostId, errand: Errand) -> Option<()> {
+    fn refused(&mut self, host: HostId, errand: Errand, refusal: &Refusal) -> Option<()> {
+        if errand == Errand::Look && self.world.backup(host).is_some() {
+            return Some(());
+        }
+        if let Refusal::Moved { departure } = refusal {
+            self.look_elsewhere(host, departure)?;
+        }
         let node = self.world.node(host)?;
         match &node.role {
             // The program ends with exit code 6.
@@ -264,7 +284,7 @@ impl Play<'_> {
 
     /// A backup runs the guest since it has read a record that lists it.
     fn take_by_reading(&mut self, host: HostId) -> Option<()> {
-        let newest = self.world.witness.newest()?;
+        let newest = self.world.newest()?;
         let Replica::Whole { join, .. } = self.world.backup(host)?.copy else { return None };
         let is_listed = newest.backups.iter().any(|member| member.join == join.session());
         let branch = u8::try_from(newest.number).expect("records are few") + 1;
@@ -291,14 +311,15 @@ impl Play<'_> {
             is_store_lost: false,
             delist: Vec::new(),
             is_stopping: false,
+            exchanging: None,
         });
         self.world.node_mut(host)?.role = role;
         Some(())
     }
 
     /// Of the statements that matter while `record` is the newest, those that stand.
-    pub(super) fn stated(&self, record: &Record) -> BTreeSet<Statement> {
+    pub(super) fn stated(&self, site: Site, record: &Record) -> BTreeSet<Statement> {
         let about = Statement::about(record).into_iter();
-        about.filter(|statement| self.world.witness.statements.contains(statement)).collect()
+        about.filter(|statement| self.world.witness(site).statements.contains(statement)).collect()
     }
 }

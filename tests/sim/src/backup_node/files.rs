@@ -7,7 +7,7 @@ use std::sync::Arc;
 use replication::backup::BackupState;
 use replication::pipeline::backup::{StorageDone, StorageStep};
 use replication::wire::{DiskOffer, DiskWant};
-use replication::{AssembledEpoch, Backup, EpochId, SessionId};
+use replication::{AssembledEpoch, Backup, EpochId, SessionId, Term};
 
 use crate::disk::CHUNK;
 use crate::env::{Crashed, Env};
@@ -24,6 +24,8 @@ pub(super) struct Storage {
     step: Option<StorageStep>,
     /// The last base: of which session, and of which life of the guest.
     base: Option<(SessionId, EpochId, u32)>,
+    /// Of which epochs the image can be, where a filling has just ended.
+    ends_at: Option<((Term, EpochId), EpochId)>,
     /// An epoch was written to the image since the oracle looked.
     is_written: Cell<bool>,
     breaking: Breaking,
@@ -42,7 +44,14 @@ struct Breaking {
 
 impl Storage {
     pub(super) fn new(files: Files) -> Self {
-        Storage { files, step: None, base: None, is_written: Cell::new(false), breaking: Breaking::default() }
+        Storage {
+            files,
+            step: None,
+            base: None,
+            ends_at: None,
+            is_written: Cell::new(false),
+            breaking: Breaking::default(),
+        }
     }
 
     pub(super) fn note_forgotten(&mut self) {
@@ -58,8 +67,13 @@ impl Storage {
         env: &mut Env,
     ) -> Result<u64, Crashed> {
         let op = self.op_of(&step, core, env);
+        let is_noted = matches!(step, StorageStep::BeginFilling | StorageStep::EndFilling);
+        self.files.is_half_filled |= matches!(step, StorageStep::WriteChunk(_));
+        let base = self.base.filter(|(session, ..)| core.session_id() == Some(*session)).map(|(_, base, _)| base);
+        self.ends_at = base.and_then(|base| Some(((core.branch()?, base), core.pointers().assembled())));
         self.step = Some(step);
         match op {
+            None if is_noted => Ok(env.now),
             Some(op) => self.files.begin(host, Worker::Log, op, env),
             None => env.step(host, Step::Rehearse, false).map(|()| env.now),
         }
@@ -98,7 +112,11 @@ impl Storage {
                 };
                 (!is_kept).then_some(Op::Truncate { syncs: false })
             }
-            StorageStep::Compare(_) | StorageStep::Rehearse(_) | StorageStep::HandOver => None,
+            StorageStep::Compare(_)
+            | StorageStep::Rehearse(_)
+            | StorageStep::HandOver
+            | StorageStep::BeginFilling
+            | StorageStep::EndFilling => None,
         }
     }
 
@@ -163,6 +181,13 @@ impl Storage {
                 }
                 return StorageDone::Appended { is_half_full: self.files.log.is_half_full() };
             }
+            StorageStep::BeginFilling => self.files.is_filling_noted = env.plan.broken != Some(Break::FillingUnnoted),
+            StorageStep::EndFilling => {
+                if let (Some(epochs), Some((_, _, life))) = (self.ends_at, self.base) {
+                    env.oracle.check_survivor(host, life, epochs, &self.files.on_medium());
+                }
+                (self.files.is_filling_noted, self.files.is_half_filled) = (false, false);
+            }
             StorageStep::Apply(_) => self.is_written.set(true),
             StorageStep::HandOver => {
                 if let Some(late) = self.breaking.late.take() {
@@ -210,6 +235,14 @@ impl Storage {
         }
     }
 
+    /// Whoever starts on the image next must know that a filling left it half-way.
+    pub(super) fn check_noted(&self, host: usize, env: &mut Env) {
+        if self.files.is_half_filled && !self.files.is_filling_noted {
+            env.oracle
+                .fail(Rule::WholeDisk, host, || format!("host {host} has a half-filled image, and nothing says so"));
+        }
+    }
+
     /// What was acked as durable is here after the crash: the disks are as they were at the end of an epoch, the last one that
     /// was acked or a later one.
     pub(super) fn check_survivor(&self, host: usize, core: &Backup, env: &mut Env) {
@@ -227,6 +260,8 @@ impl Storage {
 fn words_of(step: &StorageStep) -> String {
     match step {
         StorageStep::Compare(_) => "a comparison of chunks".to_owned(),
+        StorageStep::BeginFilling => "the note that a filling overwrites its image".to_owned(),
+        StorageStep::EndFilling => "the removal of the note that its image is half filled".to_owned(),
         StorageStep::WriteChunk(_) => "the write of a chunk".to_owned(),
         StorageStep::Rehearse(epoch) => format!("the rehearsal of base {}", epoch.mark.count),
         StorageStep::Append(epoch) => format!("the record of epoch {}", epoch.mark.count),

@@ -18,11 +18,10 @@ impl BackupNode {
     }
 
     /// The machine is made.
-    pub(super) fn finish_restoring(&mut self, env: &mut Env) -> Result<(), Crashed> {
+    pub(super) fn finish_restoring(&mut self) {
         if let Some((inheritance, _)) = &mut self.inheritance {
             inheritance.handle_restored();
         }
-        self.inherit(env)
     }
 
     /// Whether the witness is asked for a guest that is restored.
@@ -35,7 +34,6 @@ impl BackupNode {
         if let Some((inheritance, _)) = &mut self.inheritance {
             inheritance.handle_claim(env.time(), result);
         }
-        // What comes next may be due at a time.
         self.pump(env)
     }
 

@@ -217,11 +217,13 @@ pub enum Break {
     OfferForgotten,
     /// A guest that is handed over runs on.
     HandedOverRuns,
+    /// Nothing says that a filling overwrites an image.
+    FillingUnnoted,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 104] = [
+    pub const ALL: [Break; 105] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -326,6 +328,7 @@ impl Break {
         Break::HandoverUnclaimed,
         Break::OfferForgotten,
         Break::HandedOverRuns,
+        Break::FillingUnnoted,
     ];
 }
 

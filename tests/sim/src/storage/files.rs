@@ -92,6 +92,10 @@ pub struct Files {
     pub image: Image,
     /// The log.
     pub log: Log,
+    /// What is noted beside the image, durably: a filling overwrites it. Nobody but a backup starts with it.
+    pub is_filling_noted: bool,
+    /// What is so: a filling was writing to it, and no end of that was seen to be true.
+    pub is_half_filled: bool,
     under_way: [Option<Op>; 3],
     /// The image is being synced until then, and takes no write.
     syncs_until: u64,
@@ -106,6 +110,8 @@ impl Files {
         Files {
             image: Image::new(image),
             log: Log::new(log_room),
+            is_filling_noted: false,
+            is_half_filled: false,
             under_way: [const { None }; 3],
             syncs_until: 0,
             is_image_poisoned: false,
@@ -268,6 +274,11 @@ impl Files {
     /// What a start of a copy finds, which is made now: whoever copies reads what the host has in memory.
     pub fn copied(&self, upto: EpochId) -> Vec<u8> {
         self.with_log(self.image.bytes(), upto)
+    }
+
+    /// What a loss of power leaves for certain, for a start that applies the log.
+    pub fn on_medium(&self) -> Vec<u8> {
+        self.with_log(self.image.on_medium(), EpochId(u64::MAX))
     }
 
     fn with_log(&self, mut bytes: Vec<u8>, upto: EpochId) -> Vec<u8> {

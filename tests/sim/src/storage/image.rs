@@ -34,6 +34,11 @@ impl Image {
         self.overlay_dirty(bytes)
     }
 
+    /// What a loss of power leaves for certain.
+    pub fn on_medium(&self) -> Vec<u8> {
+        self.medium.clone()
+    }
+
     /// What its host reads when it has forgotten what it takes for written.
     pub fn afresh(&self) -> Vec<u8> {
         self.overlay_dirty(self.medium.clone())

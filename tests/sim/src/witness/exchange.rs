@@ -18,6 +18,8 @@ pub(super) struct Note {
     home: usize,
     /// A part in an exchange, and to which directory.
     exchange: Option<(Exchange, usize)>,
+    /// The directory that was left last, until it is told so, and the newest record there.
+    left: Option<(usize, Known)>,
 }
 
 impl Witness {
@@ -47,7 +49,7 @@ impl Witness {
             self.notes[host] = None;
         }
         let has_seen = lives.is_some_and(|lives| lives.known().is_some());
-        let told = Note { home: self.current, exchange: None };
+        let told = Note { home: self.current, exchange: None, left: None };
         match &self.notes[host] {
             // That it was overridden is told to everybody.
             _ if self.is_overridden => Some(told),
@@ -62,9 +64,9 @@ impl Witness {
     }
 
     pub(super) fn follow_note(&mut self, host: usize, note: Option<Note>) {
-        let Some(Note { home, exchange }) = note else { return };
+        let Some(Note { home, exchange, left }) = note else { return };
         let asker = &mut self.askers[host];
-        asker.home = home;
+        (asker.home, asker.left) = (home, left);
         if let Some((exchange, dir)) = exchange {
             asker.heir_dir = Some(dir);
             asker.register.handle_exchange(exchange.of_earlier_life());
@@ -74,7 +76,7 @@ impl Witness {
     fn note(&mut self, host: usize) {
         let asker = &self.askers[host];
         let exchange = asker.register.exchange().cloned().zip(asker.heir_dir);
-        self.notes[host] = Some(Note { home: asker.home, exchange });
+        self.notes[host] = Some(Note { home: asker.home, exchange, left: asker.left });
         if self.broken != Some(Break::ForswearUnsynced) {
             self.synced_notes[host] = self.notes[host].clone();
         }
@@ -160,7 +162,10 @@ impl Witness {
         let parent = asker.register.newest()?.clone();
         self.attempts += 1;
         let register = RegisterId(u128::from(self.attempts).to_be_bytes());
-        let mut heir = Heir::new(register, parent, self.id_of(target), self.dirs[target].last()).ok()?;
+        let there = &self.dirs[target];
+        let from = there.last().and_then(|newest| Heir::looks_from(&parent, newest)).unwrap_or(there.len() as u64);
+        let found = there.get((from as usize).saturating_sub(1)..).unwrap_or_default();
+        let mut heir = Heir::new(register, parent, self.id_of(target), found).ok()?;
         if self.broken == Some(Break::GenerationStands) {
             heir.generation = heir.parent.record.generation;
         }
@@ -261,6 +266,7 @@ impl Witness {
             return;
         }
         self.askers[host].left = None;
+        self.note(host);
         let id = self.askers[host].id;
         let mut register = Register::new(self.place(host).clone(), Some(parent));
         self.attempts += 1;

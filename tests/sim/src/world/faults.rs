@@ -245,13 +245,12 @@ impl World {
         let was_protected =
             matches!(&self.hosts[host].role, Role::Primary(node) if node.core().state() == PrimaryState::Protected);
         self.stop(host, power);
-        // One fault is what a protected guest must survive. That an operator wants its end, or that it crashes by itself, is none.
-        let mut faults =
-            self.env.plan.faults.iter().map(|fault| fault.what).filter(|what| !matches!(what, What::Switchover(_)));
-        // A loss of power everywhere is none either: it takes one host after the other.
-        let is_another = |what: &What| matches!(what, What::Stop(_) | What::GuestCrash(_) | What::Blackout(_));
-        let first = faults.next().filter(|what| !is_another(what));
-        let is_one = first.is_some() && faults.next().is_none();
+        // One fault of one host is what a protected guest must survive, wherever its operator had it handed over to. That it is to end,
+        // or that it crashes by itself, is none.
+        let faults = self.env.plan.faults.iter().map(|fault| fault.what);
+        let faults: Vec<_> = faults.filter(|what| !matches!(what, What::Switchover(_))).collect();
+        let is_one =
+            matches!(faults[..], [what] if !matches!(what, What::Stop(_) | What::GuestCrash(_) | What::Blackout(_)));
         if was_protected && is_one && !self.is_survived() {
             let text = || format!("a single fault, the crash of host {host}, killed a protected guest");
             self.env.oracle.fail(Rule::OneFault, host, text);

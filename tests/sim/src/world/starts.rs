@@ -162,10 +162,15 @@ impl World {
 
     /// The VM is started here; the witness is asked.
     pub(super) fn start_fresh(&mut self, id: HostId, remains: Remains) {
-        let has_epoch = remains.resumable().is_some();
+        let (has_epoch, is_half_filled) = (remains.resumable().is_some(), remains.files.is_filling_noted);
         self.hosts[id.host].role = Role::Starting(Box::new(remains));
-        self.env.witness.begin_life(id);
         let is_named = self.is_operator_asked() && !self.is_survived();
+        if is_half_filled && !is_named {
+            // It is refused before anybody is asked. Filled again, it will do; and so does another image, which is an operator's to give.
+            self.env.say(|| format!("host {} does not start on its half-filled image", id.host));
+            return self.start_backup(id);
+        }
+        self.env.witness.begin_life(id);
         let store = self.env.plan.local.then(|| store_of(id));
         let question = Question::Begin { store, has_epoch, is_named };
         match self.env.plan.broken {

@@ -66,10 +66,20 @@ impl World {
         }
     }
 
+    /// Whether the guest ran last where a filling left the image half-way: the claim was won, and the memory that it was for is gone.
+    fn is_disk_lost(&self) -> bool {
+        let host = self.env.witness.newest().map(|record| host_of(&record.primary));
+        host.is_some_and(|host| match &self.hosts[host].role {
+            Role::Backup(node) => node.is_half_filled(),
+            Role::Starting(remains) | Role::Down(remains) => remains.files.is_filling_noted,
+            Role::Primary(_) => false,
+        })
+    }
+
     /// Whether an operator is there who says what nothing proves. Not while something might.
     pub(super) fn is_operator_asked(&self) -> bool {
         self.env.healing
-            && self.env.witness.machines.lost_evidence
+            && (self.env.witness.machines.lost_evidence || self.is_disk_lost())
             && self.env.now > self.env.plan.heal_at + OPERATOR_AFTER
     }
 }

@@ -182,6 +182,8 @@ impl Worker {
     fn perform(&mut self, Order { step, rehearsal }: &Order) -> Result<StorageDone, Trouble> {
         match step {
             StorageStep::Compare(offer) => return self.compare(offer),
+            StorageStep::BeginFilling => self.log.begin_filling()?,
+            StorageStep::EndFilling => self.log.end_filling()?,
             StorageStep::WriteChunk(chunk) => {
                 let mut set = WriteSet::new();
                 set.write(chunk.offset, &chunk.data);

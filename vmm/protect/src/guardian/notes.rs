@@ -187,9 +187,14 @@ pub(super) fn warnings(inner: &Inner) -> Vec<String> {
         "the witness is being exchanged: until the new one has answered, it is not settled which of the two counts"
             .to_owned()
     });
+    let handover = inner.pipeline.is_offered().then(|| {
+        "the guest is offered to its backup and stands still here: on which side it runs is for the witness to say"
+            .to_owned()
+    });
     inner
         .full()
         .map(|path| no_room(&path))
+        .chain(handover)
         .chain(delisting)
         .chain(exchange)
         .chain(local)

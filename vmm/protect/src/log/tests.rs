@@ -29,7 +29,13 @@ impl Bench {
         let (image, dir) = (self.image(), self.dir.path());
         let wanted = Wanted { chosen: None, state_dir: dir, must_survive_power: false };
         let place = Place::of([&*image].into_iter(), wanted).expect("a place");
-        Setup { place, owner: Owner { name: name.into(), life: new_life() }, asked: Asked::Start, is_reserved: true }
+        Setup {
+            place,
+            owner: Owner { name: name.into(), life: new_life() },
+            asked: Asked::Start,
+            is_reserved: true,
+            is_filled: false,
+        }
     }
 
     fn open(&self, disks: &[OverlayDisk]) -> Result<DiskLog, DiskLogError> {
@@ -180,4 +186,41 @@ fn room_is_reserved_by_what_the_images_can_need() {
     let path = bench.dir.path().join("a.img.epochs");
     let blocks = std::os::unix::fs::MetadataExt::blocks(&fs::metadata(path).expect("there"));
     assert!(blocks * 512 >= ROOM_BYTES_MIN, "{blocks}");
+}
+
+/// A backup's images that a filling overwrites, and who may start on them.
+#[test]
+fn half_filled_images_are_for_a_backup_alone_whatever_they_are_called_until_the_filling_ends() {
+    let bench = Bench::new();
+    let disks = bench.disks();
+    let backup = |disks: &[OverlayDisk]| DiskLog::open(disks, Setup { is_filled: true, ..bench.setup("vm0") });
+    let mut log = backup(&disks).expect("nothing is there");
+    assert!(!log.is_half_filled());
+    log.begin_filling().expect("there is room");
+    drop(log);
+    // As another VM, too.
+    let DiskLogError::HalfFilled { vm, note, .. } =
+        DiskLog::open(&disks, bench.setup("other")).expect_err("it has parts of two moments")
+    else {
+        panic!("that is why")
+    };
+    assert_eq!((vm.as_str(), &note), ("vm0", &bench.dir.path().join("a.img.filling")));
+    // Its own name is not what it is known by.
+    let renamed = bench.dir.path().join("b.img");
+    fs::rename(bench.image(), &renamed).expect("ours");
+    drop(disks);
+    let disks = vec![OverlayDisk::open(&renamed, false).expect("it is free")];
+    let wanted = Wanted { chosen: None, state_dir: bench.dir.path(), must_survive_power: false };
+    let place = Place::of([&*renamed].into_iter(), wanted).expect("a place");
+    let setup = |is_filled| Setup { place: place.clone(), is_filled, ..bench.setup("vm0") };
+    assert!(matches!(DiskLog::open(&disks, setup(false)), Err(DiskLogError::HalfFilled { .. })));
+    // Another image in its place is another.
+    fs::write(bench.image(), [0; 64 << 10]).expect("room");
+    drop(DiskLog::open(&bench.disks(), bench.setup("vm0")).expect("it is whole"));
+    let mut log = DiskLog::open(&disks, setup(true)).expect("it is filled again");
+    assert!(log.is_half_filled());
+    log.end_filling().expect("it is ours");
+    assert!(!log.is_half_filled() && !note.exists());
+    drop(log);
+    DiskLog::open(&disks, setup(false)).expect("it is whole");
 }

@@ -14,7 +14,7 @@ use snapshot::statedir::StateDir;
 
 use super::right::{RightError, listed, named_of};
 use super::{Desks, Registrant};
-use crate::witness::{Proposal, ViewNote, Witness, WitnessError, WitnessName, random};
+use crate::witness::{Left, Proposal, ViewNote, Witness, WitnessError, WitnessName, random};
 
 /// What an operator says where nothing proves it.
 #[derive(Debug, Clone, Default)]
@@ -110,12 +110,13 @@ impl Registrant {
     }
 
     pub(super) fn note(&self, register: &Register) -> Option<ViewNote> {
-        let Desks { name, heir, .. } = &*self.desks();
+        let desks = self.desks();
+        let (Desks { name, heir, .. }, left) = (&*desks, desks.left());
         let exchange = register.exchange().cloned();
         let proposal =
             exchange.zip(heir.as_ref()).map(|(exchange, (to, _))| Proposal { witness: to.clone(), exchange });
         let newest = register.newest().cloned().or_else(|| proposal.as_ref().map(|of| of.exchange.heir.parent.clone()));
-        Some(ViewNote { witness: name.clone(), newest: newest?, proposal })
+        Some(ViewNote { witness: name.clone(), newest: newest?, proposal, left })
     }
 
     /// What became of an exchange: from here on one witness counts.
@@ -125,8 +126,8 @@ impl Registrant {
             let mut desks = self.desks();
             let heir = desks.heir.take();
             if let (Fate::Moved(parent), Some((name, witness))) = (settlement.fate, heir) {
-                desks.left = desks.own.replace(witness).map(|old| (old, parent));
-                desks.name = name;
+                let (own, name) = (desks.own.replace(witness), std::mem::replace(&mut desks.name, name));
+                desks.left.push((Left { witness: name, kept: parent }, own));
             }
         }
         if let Fate::Moved(_) = settlement.fate
@@ -192,7 +193,9 @@ impl Registrant {
         let witness = to.open()?.ok_or(ExchangeError::ToNone)?;
         let no_answer = |source| ExchangeError::NoAnswer { witness: to.clone(), source };
         let newest = witness.newest(&self.vm_name).map_err(no_answer)?;
-        let heir = Heir::new(RegisterId(random()), parent, newest.by, newest.entries.last())
+        let from = newest.entries.last().and_then(|newest| Heir::looks_from(&parent, newest));
+        let found = from.map_or(Ok(newest), |from| witness.from(&self.vm_name, from)).map_err(no_answer)?;
+        let heir = Heir::new(RegisterId(random()), parent, found.by, &found.entries)
             .map_err(|refusal| self.refused(refusal))?;
         let other = self.lock().exchange().map(|exchange| exchange.heir.generation);
         let heir = heir.above(other.unwrap_or(0));
@@ -225,8 +228,13 @@ impl Registrant {
         if !register.may_exchange(&exchange.assent) {
             return Err(ExchangeError::InDoubt { listed: register.others(&exchange.heir.parent.record, None) });
         }
+        let (witness_now, left) = {
+            let desks = self.desks();
+            (desks.name.clone(), desks.left())
+        };
         let note = ViewNote {
-            witness: self.witness(),
+            left,
+            witness: witness_now,
             newest: register.newest().cloned().unwrap_or_else(|| exchange.heir.parent.clone()),
             proposal: Some(Proposal { witness: to.clone(), exchange: exchange.clone() }),
         };
@@ -323,25 +331,42 @@ impl Registrant {
         }
     }
 
-    /// Tells the witness that was left where the register is continued, if it answers. False: it did not, and may be told later.
+    /// Tells the witnesses that were left where the register is continued, if they answer. False: one did not, and may be told later.
     pub fn depart(&self) -> bool {
         let (left, departure) = {
             let register = self.lock();
             let Desks { name, left, .. } = &*self.desks();
-            let (Some(left), Some(known)) = (left.clone(), register.known()) else { return true };
-            let Known { register, generation, .. } = known;
-            (left, Departure { witness: name.to_string(), register, generation })
+            let Some(Known { register, generation, .. }) = register.known() else { return true };
+            (left.clone(), Departure { witness: name.to_string(), register, generation })
         };
-        let (witness, parent) = left;
-        let mut register = Register::new(self.life.observer.place().clone(), Some(parent));
-        let outcome = super::conclude(&mut register, Wish::Depart(departure), |_, ask| {
-            crate::witness::perform(&*witness, &self.vm_name, ask)
+        let tell = |(left, witness): &(Left, Option<Arc<dyn Witness>>)| {
+            let Some(witness) = witness else { return false };
+            let is_told = self.tell_departure(&**witness, left.kept, &departure);
+            if is_told {
+                self.forget_left(left);
+            }
+            is_told
+        };
+        // Each of them, also if one does not answer.
+        left.iter().filter(|left| !tell(left)).count() == 0
+    }
+
+    fn tell_departure(&self, witness: &dyn Witness, kept: Known, departure: &Departure) -> bool {
+        let mut register = Register::new(self.life.observer.place().clone(), Some(kept));
+        let outcome = super::conclude(&mut register, Wish::Depart(departure.clone()), |_, ask| {
+            crate::witness::perform(witness, &self.vm_name, ask)
         });
-        let is_told = !matches!(outcome, Outcome::NoAnswer);
-        if is_told {
-            self.desks().left = None;
+        !matches!(outcome, Outcome::NoAnswer)
+    }
+
+    fn forget_left(&self, told: &Left) {
+        let register = self.lock();
+        self.desks().left.retain(|(left, _)| left != told);
+        if let Some(note) = self.note(&register)
+            && let Err(error) = self.life.write_note(&note)
+        {
+            tracing::warn!(%error, "the state directory keeps a witness that was left, and was told so");
         }
-        is_told
     }
 
     /// As the backup of `session`: the guest is to go on here by a register at the witness that is `named`, since the old one is gone.

@@ -33,7 +33,7 @@ pub use etcd::EtcdError;
 pub(crate) use gone::GoneWitness;
 pub(crate) use name::Opened;
 pub use name::WitnessName;
-pub(crate) use note::{Proposal, ViewNote};
+pub(crate) use note::{Left, Proposal, ViewNote};
 pub(crate) use place::{Life, random};
 
 /// A witness that cannot be used.

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::Path;
 
-use replication::view::{Entry, Exchange, Standing};
+use replication::view::{Entry, Exchange, Known, Standing};
 use serde::{Deserialize, Serialize};
 use snapshot::statedir::sealed::{self, Sealed};
 use snapshot::statedir::{self, Item};
@@ -32,6 +32,19 @@ pub(crate) struct ViewNote {
     /// Where it is to be continued, while that is not settled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) proposal: Option<Proposal>,
+    /// Where it was continued from, until those witnesses were told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) left: Vec<Left>,
+}
+
+/// A witness that the register has left, and has not told so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Left {
+    /// The witness.
+    pub(crate) witness: WitnessName,
+    /// The newest record there, which the heir kept.
+    pub(crate) kept: Known,
 }
 
 impl ViewNote {

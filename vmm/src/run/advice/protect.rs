@@ -130,6 +130,7 @@ impl Advice for DiskLogError {
         match self {
             Self::Log(error) => error.exit(),
             Self::Disk(error) => error.exit(),
+            Self::HalfFilled { .. } => Exit::Incompatible,
             Self::Note { .. } => Exit::Error,
         }
     }
@@ -138,6 +139,11 @@ impl Advice for DiskLogError {
         match self {
             Self::Log(error) => error.hint(),
             Self::Disk(error) => error.hint(),
+            Self::HalfFilled { note, .. } => Some(format!(
+                "the whole image is on the host of its primary: start or resume the VM there. Or have it filled again: `outlast backup` \
+                 here, until it is Protected. If you have put a whole image there since, remove {}",
+                note.display()
+            )),
             Self::Note { .. } => None,
         }
     }

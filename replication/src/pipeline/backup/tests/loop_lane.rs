@@ -170,7 +170,7 @@ fn copy_that_a_new_primary_supersedes_is_forgotten_with_its_log() {
     host.greet(OTHER, true);
     host.answer(Answer::Introduced(Ok(Introduction::default())));
     host.chunk(1);
-    assert_eq!(host.store(), ["truncate", "chunk"]);
+    assert_eq!(host.store(), ["truncate", "begin filling", "chunk"]);
 }
 
 #[test]

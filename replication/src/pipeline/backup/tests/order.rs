@@ -22,7 +22,7 @@ fn base_counts_when_it_was_rehearsed_and_what_was_filled_in_before_it_is_synced(
     let mut host = Host::syncing(true);
     host.chunk(100);
     host.epoch(7, BASE);
-    for step in ["chunk", "rehearse 7", "sync", "append 7"] {
+    for step in ["begin filling", "chunk", "rehearse 7", "sync", "append 7", "end filling"] {
         assert_eq!((host.step().as_deref(), host.acked()), (Some(step), 6));
         let is_append = step == "append 7";
         host.done(if is_append { StorageDone::Appended { is_half_full: false } } else { StorageDone::Done });
@@ -37,7 +37,7 @@ fn base_that_writes_no_disk_waits_for_what_was_filled_in_too() {
     let mut host = Host::syncing(true);
     host.chunk(100);
     host.epoch(7, Brings { base: true, ..NOTHING });
-    assert_eq!(host.store(), ["chunk", "rehearse 7", "sync"]);
+    assert_eq!(host.store(), ["begin filling", "chunk", "rehearse 7", "sync", "end filling"]);
     assert_eq!(host.acked(), 7);
 }
 
@@ -45,12 +45,12 @@ fn base_that_writes_no_disk_waits_for_what_was_filled_in_too() {
 fn chunks_are_synced_while_they_come_so_that_the_base_waits_for_few() {
     let mut host = Host::syncing(true);
     (0..3).for_each(|_| host.chunk(500));
-    assert_eq!(host.store(), ["chunk", "chunk", "chunk", "sync"]);
+    assert_eq!(host.store(), ["begin filling", "chunk", "chunk", "chunk", "sync"]);
     host.chunk(500);
     assert_eq!(host.store(), ["chunk"]);
     let mut host = Host::syncing(false);
     (0..3).for_each(|_| host.chunk(500));
-    assert_eq!(host.store(), ["chunk", "chunk", "chunk"], "nothing is to be durable");
+    assert_eq!(host.store(), ["begin filling", "chunk", "chunk", "chunk"], "nothing is to be durable");
 }
 
 #[test]
@@ -105,12 +105,12 @@ fn durability_memory_asks_nothing_of_the_log_and_syncs_what_is_kept() {
     let mut host = Host::syncing(false);
     host.chunk(100);
     host.epoch(7, BASE);
-    assert_eq!(host.store(), ["chunk", "rehearse 7", "apply 7"]);
+    assert_eq!(host.store(), ["begin filling", "chunk", "rehearse 7", "apply 7"]);
     host.epoch(8, DISK);
     assert_eq!((host.acked(), host.applied()), (8, 7));
     assert_eq!((host.store(), host.applied()), (strings(&["apply 8"]), 8));
     host.lose(ClaimResult::Denied { holder: "a".into() });
-    assert_eq!(host.store(), ["sync", "truncate"]);
+    assert_eq!(host.store(), ["sync", "end filling", "truncate"]);
 }
 
 #[test]
@@ -129,6 +129,8 @@ fn what_a_session_brought_is_not_begun_when_it_is_over() {
     // The next primary waited behind it, for as long as a slow disk took.
     let mut host = Host::syncing(true);
     (0..3).for_each(|_| host.chunk(500));
+    assert_eq!(host.step().as_deref(), Some("begin filling"));
+    host.done(StorageDone::Done);
     assert_eq!(host.step().as_deref(), Some("chunk"));
     host.give(&Message::Goodbye(Goodbye { reason: GoodbyeReason::Unprotected, text: String::new() }));
     host.greet(OTHER, true);
@@ -211,7 +213,7 @@ fn sync_that_finds_no_room_has_failed() {
     let mut host = Host::syncing(true);
     host.chunk(1);
     host.epoch(7, BASE);
-    for step in ["chunk", "rehearse 7"] {
+    for step in ["begin filling", "chunk", "rehearse 7"] {
         assert_eq!(host.step().as_deref(), Some(step));
         host.done(StorageDone::Done);
     }
@@ -247,6 +249,73 @@ fn images_are_synced_beside_all_else_while_epochs_are_to_be_durable() {
     host.pipeline.handle_upkeep_done(Time(131 * MS), false);
     host.run_loop();
     assert_eq!(host.take_did(), ["fail"]);
+}
+
+/// It stood in the way of every later start if it stayed behind a takeover.
+#[test]
+fn end_of_a_filling_is_noted_before_the_guest_gets_its_images() {
+    for durable in [false, true] {
+        let mut host = Host::syncing(durable);
+        host.chunk(100);
+        host.epoch(7, BASE);
+        host.store();
+        host.lose(ClaimResult::Granted);
+        let end: &[&str] = if durable { &[] } else { &["end filling"] };
+        assert_eq!(host.store(), strings(&[&["sync"], end, &["truncate", "hand over"]].concat()));
+    }
+}
+
+#[test]
+fn filling_that_is_not_logged_ends_when_the_images_have_its_base_and_were_synced_after_that() {
+    let mut host = Host::syncing(false);
+    host.chunk(100);
+    host.epoch(7, BASE);
+    assert_eq!(host.store(), ["begin filling", "chunk", "rehearse 7", "apply 7"]);
+    assert_eq!((host.acked(), host.step()), (7, None));
+    // Nothing else needs a sync, so one is made.
+    assert!(host.pipeline.poll_upkeep(host.now));
+    host.pipeline.handle_upkeep_done(host.now, true);
+    assert_eq!(host.store(), ["end filling"]);
+    assert!(!host.pipeline.poll_upkeep(Time(host.now.0 + 1000 * MS)), "and no other");
+}
+
+/// The log was emptied, and nothing said that the images had no base any more.
+#[test]
+fn base_that_goes_with_its_log_leaves_a_note() {
+    let mut host = Host::syncing(true);
+    host.chunk(100);
+    host.epoch(7, BASE);
+    while let Some(step) = host.step() {
+        let is_append = step == "append 7";
+        host.done(if is_append { StorageDone::Appended { is_half_full: false } } else { StorageDone::Done });
+    }
+    assert_eq!((host.acked(), host.applied()), (7, 6));
+    host.give(&Message::Goodbye(Goodbye { reason: GoodbyeReason::Unprotected, text: String::new() }));
+    assert_eq!(host.store(), ["begin filling", "truncate"]);
+    // One whose base the images have leaves none.
+    let mut host = Host::protected(true);
+    host.give(&Message::Goodbye(Goodbye { reason: GoodbyeReason::Unprotected, text: String::new() }));
+    assert_eq!(host.store(), ["truncate"]);
+}
+
+#[test]
+fn filling_that_came_to_nothing_is_ended_by_the_next_one_here_or_in_the_next_process() {
+    let mut host = Host::syncing(true);
+    host.chunk(100);
+    assert_eq!(host.store(), ["begin filling", "chunk"]);
+    host.disconnect();
+    host.wait(100);
+    host.store();
+    let mut found = BackupPipeline::new(PipelineConfig { is_half_filled: true, ..config() });
+    std::mem::swap(&mut host.pipeline, &mut found);
+    for mut next in [host, Host { pipeline: found, now: Time(200 * MS), session: SESSION, did: Vec::new() }] {
+        next.greet(OTHER, true);
+        next.answer(Answer::Introduced(Ok(Introduction::default())));
+        next.chunk(100);
+        next.epoch(7, Brings { base: true, ..NOTHING });
+        let steps = next.store();
+        assert_eq!(steps, ["chunk", "rehearse 7", "sync", "end filling"]);
+    }
 }
 
 fn strings(texts: &[&str]) -> Vec<String> {

@@ -36,7 +36,9 @@ impl Place {
         let wanted = Wanted { chosen: None, state_dir: dir, must_survive_power: false };
         let place = log::Place::of([&*dir.join("b.img")].into_iter(), wanted).unwrap();
         let owner = Owner { name: "vm0".into(), life: log::new_life() };
-        let log = DiskLog::open(&disks, Setup { place, owner, asked: Asked::Start, is_reserved: false }).unwrap();
+        let log =
+            DiskLog::open(&disks, Setup { place, owner, asked: Asked::Start, is_reserved: false, is_filled: true })
+                .unwrap();
         Worker { disks, log, sets: VecDeque::new(), done: mailbox.postbox() }
     }
 
