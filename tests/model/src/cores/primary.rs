@@ -187,7 +187,9 @@ impl PrimaryCore {
             Errand::RemoveStore => core.handle_store_delisted(now, result),
             Errand::End => core.handle_end_recorded(now, result),
             Errand::Look => core.handle_unasked_look(result),
-            Errand::Move => core.handle_move_answered(now, &Question::Move { heir: self.heir, nonces: Vec::new() }, result),
+            Errand::Move => {
+                core.handle_move_answered(now, &Question::Move { heir: self.heir, nonces: Vec::new() }, result)
+            }
             Errand::CallOff => core.handle_move_answered(now, &Question::CallOff { heir: self.heir }, result),
             Errand::Begin | Errand::Resume | Errand::TakeOver | Errand::Override => {
                 unreachable!("no primary asks this")
