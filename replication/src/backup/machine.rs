@@ -17,6 +17,9 @@ use crate::wire::{
     Message, Refuse, RefuseCode, ResyncDisk,
 };
 
+/// A copy that is still listed is claimed after so many times `detect`: whoever won has as long to fill or to remove it.
+const RECLAIM_DETECTS: u32 = 4;
+
 use BackupState::{Claiming, Ended, Greeting, Keeping, Overriding, Protected, Syncing, TakingOver, TookOver, Waiting};
 
 impl Backup {
@@ -35,6 +38,7 @@ impl Backup {
             last_heard: Time(0),
             last_sent: Time(0),
             claim_retry_at: None,
+            reclaim_at: None,
             peer_errors: 0,
             actions: Default::default(),
             transmits: Default::default(),
@@ -119,6 +123,11 @@ impl Backup {
     /// Whether the guest's memory here counts: for a session that was accepted, or for a kept copy.
     pub fn needs_memory(&self) -> bool {
         self.kept.is_some() || !matches!(self.state, Waiting | Greeting | Ended)
+    }
+
+    /// The join of the copy that is kept.
+    pub fn kept_join(&self) -> Option<SessionId> {
+        self.kept.as_ref().map(|kept| kept.over.session)
     }
 
     /// The epoch that is kept, and who has the guest instead.
@@ -229,10 +238,24 @@ impl Backup {
         self.settle();
     }
 
+    /// The newest record lists this place under the join of its copy, though another backup won the claim. That one fills this
+    /// backup, removes it, or dies before it did: then the copy is claimed again.
+    pub fn handle_still_listed(&mut self, now: Time) {
+        if self.state == Keeping || (self.state == Waiting && self.kept.is_some()) {
+            self.reclaim_at = Some(now.after(self.config.detect * RECLAIM_DETECTS));
+        }
+    }
+
     /// The witness answered, or did not. Answers about another session or a settled one are ignored.
     pub fn handle_claim(&mut self, now: Time, session: SessionId, result: ClaimResult) {
-        if self.state == Overriding {
-            return self.take_override(session, &result);
+        let is_of_kept = self.state == Claiming && self.session.is_none();
+        match result {
+            ClaimResult::Unreachable if is_of_kept => {
+                self.claim_retry_at = Some(now.after(self.config.claim_retry));
+                return;
+            }
+            ref result if is_of_kept || self.state == Overriding => return self.take_kept(session, result),
+            _ => {}
         }
         if self.state != Claiming || self.session_id() != Some(session) {
             return;
@@ -270,6 +293,11 @@ impl Backup {
         if self.claim_retry_at.is_some_and(|at| now >= at) {
             self.ask_claim();
         }
+        if self.reclaim_due().is_some_and(|at| now >= at) {
+            self.state = Claiming;
+            self.reclaim_at = None;
+            self.ask_claim();
+        }
     }
 
     /// The operator stops the backup: it tells the primary, which must still claim the session. False: it must not stop
@@ -297,7 +325,8 @@ impl Backup {
 
     /// When `handle_timeout` wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
-        [self.silent_at(), self.lost_at(), self.beat_at(), self.claim_retry_at].into_iter().flatten().min()
+        let claim = [self.claim_retry_at, self.reclaim_due()];
+        [self.silent_at(), self.lost_at(), self.beat_at()].into_iter().chain(claim).flatten().min()
     }
 
     /// A frame for a connection that this core is not given: no, and why.
@@ -363,6 +392,7 @@ impl Backup {
             TakingOver | TookOver => Some((RefuseCode::NotABackup, "the guest runs here")),
             Ended => Some((RefuseCode::Other, "the guest has ended, and this backup ends with it")),
             Overriding => Some((RefuseCode::Busy, "an operator has the guest continue here")),
+            Claiming => Some((RefuseCode::Busy, "the witness is asked for the guest")),
             _ if self.session.is_some() => Some((RefuseCode::Busy, "an earlier session is not settled yet")),
             _ if link.term < self.term_seen => Some((RefuseCode::StaleTerm, "a newer primary was here")),
             _ if self.settled == Some(link.session) => Some((RefuseCode::Other, "this session is over")),
@@ -373,6 +403,8 @@ impl Backup {
     fn greet(&mut self, now: Time, link: Link, hello: Hello) {
         self.connection = Connection::Primary;
         self.state = Greeting;
+        // The register looks for the listing of what this primary fills from here on. One that wins lists this place no more when it comes.
+        self.reclaim_at = None;
         (self.last_heard, self.last_sent) = (now, now);
         self.session = Some(Session::new(link, &hello, self.config.staged_bytes_beyond_ram));
         self.actions.push_back(BackupAction::Greeted(Box::new(hello)));
@@ -604,14 +636,25 @@ impl Backup {
         self.kept = Some(GuestCopy { holder, over });
     }
 
-    fn take_override(&mut self, session: SessionId, result: &ClaimResult) {
+    fn take_kept(&mut self, session: SessionId, result: &ClaimResult) {
         let Some(GuestCopy { holder, over }) = self.kept.take_if(|kept| kept.over.session == session) else { return };
+        self.claim_retry_at = None;
+        let was_claiming = self.state == Claiming;
         if *result == ClaimResult::Granted {
             (self.state, self.term_seen) = (TookOver, over.term);
             return self.actions.push_back(BackupAction::TakeOver(Box::new(over)));
         }
         self.state = Waiting;
+        let holder = match result {
+            ClaimResult::Denied { holder } if was_claiming => holder.clone(),
+            _ => holder,
+        };
         self.kept = Some(GuestCopy { holder, over });
+    }
+
+    /// When the kept copy is claimed again: not while somebody is here.
+    fn reclaim_due(&self) -> Option<Time> {
+        self.reclaim_at.filter(|_| self.state == Waiting && self.kept.is_some())
     }
 
     /// Ends the session with all that a guest can continue from. Everything assembled was applied.
@@ -696,10 +739,16 @@ impl Backup {
     }
 
     fn ask_claim(&mut self) {
-        let session = self.session.as_ref().expect("a claiming backup has a session");
-        let fork = session.mark_of(self.pointers.assembled()).expect("a claiming backup has a whole base");
         self.claim_retry_at = None;
-        self.actions.push_back(BackupAction::Claim { session: session.link.session, fork });
+        let (session, fork) = match (&self.session, &self.kept) {
+            (None, Some(GuestCopy { over, .. })) => (over.session, over.fork),
+            (session, _) => {
+                let session = session.as_ref().expect("a claiming backup has a session, or a copy");
+                let fork = session.mark_of(self.pointers.assembled()).expect("a claiming backup has a whole base");
+                (session.link.session, fork)
+            }
+        };
+        self.actions.push_back(BackupAction::Claim { session, fork });
     }
 
     fn send(&mut self, now: Time, message: &Message) {

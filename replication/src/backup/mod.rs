@@ -12,6 +12,7 @@
 //!
 //!   Protected ── Handover: all is here ──▶ TakingOver, and the claim comes when the guest is restored ([`crate::pipeline::inheritance`])
 //!
+//!   Waiting, with a kept epoch that is still listed ── no primary comes ──▶ Claiming
 //!   Waiting, with a kept epoch ── the operator overrides ──▶ Overriding ── granted ──▶ TookOver
 //! ```
 //!
@@ -25,7 +26,7 @@
 //!   found to run here. That a primary hands its guest over is a reason to ask, as silence is, and no right.
 //! - A guest is taken from a primary that lives only whole: its last epoch is acked, and its output has left.
 //! - A copy whose claim was denied is kept complete until a primary fills this backup again. It runs only by an
-//!   override.
+//!   override, or by another claim: as long as the register lists it, whoever won may die before it has removed or filled it.
 //! - A peer that breaks the protocol loses its connection. What was complete before stays complete.
 //!
 //! The driver's duties, in their order:
@@ -235,6 +236,8 @@ pub struct Backup {
     last_heard: Time,
     last_sent: Time,
     claim_retry_at: Option<Time>,
+    /// The register lists the kept copy still: when it is claimed, if nobody fills this backup before.
+    reclaim_at: Option<Time>,
     peer_errors: u64,
     actions: VecDeque<BackupAction>,
     transmits: VecDeque<Vec<u8>>,

@@ -318,6 +318,67 @@ fn denied_claim_keeps_the_copy_and_waits_for_another_session() {
     assert!(matches!(sent(&mut backup)[..], [Message::Refuse(_)]), "a settled session never comes back");
 }
 
+/// A backup that lost its claim to another one, and is still listed.
+fn listed_loser() -> Backup {
+    let mut backup = protected();
+    lose(&mut backup);
+    backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Denied { holder: "b".into() });
+    backup.handle_still_listed(Time(7 * MS));
+    actions(&mut backup);
+    backup
+}
+
+fn greet_again(backup: &mut Backup) {
+    let other = link(SessionId([2; 16]));
+    backup.handle_frame(Time(9 * MS), frames(&hello("vm0").to_frame(&other, EpochId(0))).remove(0)).unwrap();
+}
+
+#[test]
+fn kept_copy_that_is_still_listed_is_claimed_when_no_primary_comes() {
+    let mut backup = listed_loser();
+    let at = Time(7 * MS).after(config().detect * 4);
+    assert_eq!(backup.poll_timeout(), Some(at));
+    backup.handle_timeout(Time(at.0 - 1));
+    assert_eq!(actions(&mut backup), []);
+    backup.handle_timeout(at);
+    let claim = BackupAction::Claim { session: SESSION, fork: mark(7) };
+    assert_eq!((actions(&mut backup), backup.state()), (vec![claim.clone()], BackupState::Claiming));
+    backup.handle_claim(at, SESSION, ClaimResult::Unreachable);
+    backup.handle_timeout(at.after(config().claim_retry));
+    assert_eq!(actions(&mut backup), [claim]);
+    backup.handle_claim(at, SESSION, ClaimResult::Granted);
+    assert!(matches!(&actions(&mut backup)[..], [BackupAction::TakeOver(over)] if over.fork == mark(7)));
+}
+
+#[test]
+fn primary_that_comes_while_a_kept_copy_is_claimed_is_sent_away() {
+    let mut backup = listed_loser();
+    backup.handle_timeout(Time(7 * MS).after(config().detect * 4));
+    backup.handle_connected(Time(300 * MS));
+    greet_again(&mut backup);
+    assert!(matches!(&sent(&mut backup)[..], [Message::Refuse(refuse)] if refuse.code == RefuseCode::Busy));
+    assert_eq!(backup.state(), BackupState::Claiming);
+}
+
+#[test]
+fn kept_copy_is_not_claimed_again_when_a_primary_has_come() {
+    let mut backup = listed_loser();
+    backup.handle_connected(Time(9 * MS));
+    greet_again(&mut backup);
+    backup.handle_disconnected(Time(10 * MS));
+    assert_eq!((backup.state(), backup.poll_timeout()), (BackupState::Waiting, None));
+    assert!(backup.kept().is_some());
+}
+
+#[test]
+fn kept_copy_that_is_not_listed_any_more_is_kept_and_not_claimed_again() {
+    let mut backup = listed_loser();
+    backup.handle_timeout(Time(7 * MS).after(config().detect * 4));
+    backup.handle_claim(Time(300 * MS), SESSION, ClaimResult::Denied { holder: "c".into() });
+    actions(&mut backup);
+    assert_eq!((backup.kept(), backup.poll_timeout()), (Some((mark(7), "c")), None));
+}
+
 /// A hostile primary that alternates between two sessions uses a number again while the storage is at the first one's base:
 /// the late report ended the process.
 #[test]

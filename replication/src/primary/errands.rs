@@ -30,6 +30,8 @@ pub enum Question {
         session: SessionId,
         /// Where it is; none: it has no witness.
         place: Option<Box<Place>>,
+        /// The joins that are listed beside it, and stay.
+        beside: Vec<SessionId>,
     },
     /// Is the backup, which never was whole, not listed? `handle_delisted`.
     Delist {
@@ -51,8 +53,8 @@ pub enum Question {
     Move {
         /// The heir.
         heir: RegisterId,
-        /// What the backup left at the new witness, if there is one: whether it is there decides whether both see the same.
-        nonce: Option<Nonce>,
+        /// What each backup left at the new witness: whether that is there decides whether all see the same.
+        nonces: Vec<Nonce>,
     },
     /// Is this heir never to be? `handle_move_answered`.
     CallOff {
@@ -62,6 +64,11 @@ pub enum Question {
 }
 
 impl Question {
+    /// That which is open for this session.
+    pub(super) fn enlist(session: SessionId) -> Question {
+        Question::Enlist { session, place: None, beside: Vec::new() }
+    }
+
     /// What makes it another question than one of the same kind: a session or an heir.
     fn key(&self) -> (Discriminant<Question>, Option<[u8; 16]>) {
         let id = match self {
@@ -187,7 +194,7 @@ mod tests {
         let mut errands = Errands::default();
         let place =
             Place { id: Default::default(), kind: crate::view::PlaceKind::Process, location: Default::default() };
-        errands.open(Question::Enlist { session: SESSION, place: Some(Box::new(place)) });
-        assert!(errands.is_asked(&Question::Enlist { session: SESSION, place: None }));
+        errands.open(Question::Enlist { session: SESSION, place: Some(Box::new(place)), beside: Vec::new() });
+        assert!(errands.is_asked(&Question::enlist(SESSION)));
     }
 }

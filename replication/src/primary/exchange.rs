@@ -4,16 +4,18 @@
 //! ```text
 //!                 noted, no backup
 //!   (nothing) ───────────────────────────────────────────────┐
-//!       │ noted, a backup follows                             ▼          heir stands, or is called off
-//!       └────────────────────────▶ Forswearing ─ it did ──▶ Moving ────────────────────────────────────▶ (nothing)
-//!                                       │ it will not: CallOff  ▲ no answer: again
+//!       │ noted, backups follow                               ▼          heir stands, or is called off
+//!       └────────────────────────▶ Forswearing ─ all did ─▶ Moving ────────────────────────────────────▶ (nothing)
+//!                                       │ one will not: CallOff ▲ no answer: again
 //! ```
 //!
 //! A backup that is lost meanwhile changes nothing here: the claim about it settles the exchange first, whichever way.
 
 use super::errands::Question;
+use super::peer::Peer;
+use super::session::{Phase, Session};
 use super::{Primary, PrimaryAction, PrimaryState};
-use crate::id::{ClaimResult, Time};
+use crate::id::{ClaimResult, SessionId, Time};
 use crate::view::{Nonce, RegisterId, Settlement};
 use crate::wire::{Forswear, Forsworn, Message};
 
@@ -37,10 +39,10 @@ pub enum NotNow {
 }
 
 /// How far it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Exchanging {
-    /// The backup was asked to forswear.
-    Forswearing(RegisterId),
+    /// The backups were asked to forswear: those that have not yet, and what the others left at the new witness.
+    Forswearing { heir: RegisterId, awaited: Vec<SessionId>, nonces: Vec<Nonce> },
     /// All have: the heir is to begin.
     Moving(RegisterId),
     /// The backup will not: what was noted is to be undone.
@@ -51,9 +53,11 @@ pub(super) enum Exchanging {
 }
 
 impl Exchanging {
-    fn heir(self) -> Option<RegisterId> {
+    fn heir(&self) -> Option<RegisterId> {
         match self {
-            Exchanging::Forswearing(heir) | Exchanging::Moving(heir) | Exchanging::CallingOff(heir) => Some(heir),
+            Exchanging::Forswearing { heir, .. } | Exchanging::Moving(heir) | Exchanging::CallingOff(heir) => {
+                Some(*heir)
+            }
             Exchanging::Adopting => None,
         }
     }
@@ -67,8 +71,14 @@ impl Primary {
             _ if self.is_handing_over() => Err(NotNow::HandingOver),
             _ if self.guest_ended.is_some() || self.is_over() => Err(NotNow::Over),
             PrimaryState::Arbitrating => Err(NotNow::Arbitrating),
-            PrimaryState::Solo | PrimaryState::Protected => Ok(()),
-            state => Err(NotNow::Filling(state)),
+            PrimaryState::Solo => Ok(()),
+            // One that is not whole yet is neither a member nor none.
+            _ => self
+                .peers
+                .iter()
+                .filter_map(Peer::phase)
+                .find(|phase| *phase < Phase::Following)
+                .map_or(Ok(()), |phase| Err(NotNow::Filling(phase.into()))),
         }
     }
 
@@ -89,15 +99,18 @@ impl Primary {
         if self.is_over() {
             return;
         }
-        match self.state() {
-            PrimaryState::Protected => {
-                self.exchanging = Some(Exchanging::Forswearing(heir));
+        match self.may_exchange() {
+            Ok(()) if self.is_alone() => self.move_to(heir, Vec::new()),
+            Ok(()) => {
+                let awaited = self.peers.sessions().map(Session::id).collect();
+                self.exchanging = Some(Exchanging::Forswearing { heir, awaited, nonces: Vec::new() });
                 for peer in self.peers.ids() {
-                    let forswear = Forswear { heir, proposal: proposal.clone(), nonce };
-                    self.send(now, peer, &Message::Forswear(forswear));
+                    if self.phase(peer).is_some() {
+                        let forswear = Forswear { heir, proposal: proposal.clone(), nonce };
+                        self.send(now, peer, &Message::Forswear(forswear));
+                    }
                 }
             }
-            PrimaryState::Solo => self.move_to(heir, None),
             // It may have been asked about, or be about to be: no backup is listed that has not forsworn.
             _ => self.call_off(heir),
         }
@@ -106,7 +119,7 @@ impl Primary {
     /// The same, where an operator named the others as dead: nobody is asked, and a claim that waits settles it too.
     pub fn handle_override_opened(&mut self, heir: RegisterId) {
         if !self.is_over() {
-            self.move_to(heir, None);
+            self.move_to(heir, Vec::new());
         }
     }
 
@@ -139,13 +152,21 @@ impl Primary {
         self.exchanging == Some(Exchanging::Adopting)
     }
 
-    /// The backup did, or will not.
-    pub(super) fn take_forsworn(&mut self, Forsworn { heir, result }: Forsworn) {
-        if self.exchanging != Some(Exchanging::Forswearing(heir)) {
+    /// The backup of `session` did, or will not.
+    pub(super) fn take_forsworn(&mut self, session: SessionId, Forsworn { heir, result }: Forsworn) {
+        let Some(Exchanging::Forswearing { heir: ours, awaited, nonces }) = &mut self.exchanging else { return };
+        if *ours != heir || !awaited.contains(&session) {
             return;
         }
         match result {
-            Ok(nonce) => self.move_to(heir, Some(nonce)),
+            Ok(nonce) => {
+                awaited.retain(|other| *other != session);
+                nonces.push(nonce);
+                if awaited.is_empty() {
+                    let nonces = std::mem::take(nonces);
+                    self.move_to(heir, nonces);
+                }
+            }
             Err(text) => {
                 self.actions.push_back(PrimaryAction::ExchangeRefused { text });
                 self.call_off(heir);
@@ -153,10 +174,10 @@ impl Primary {
         }
     }
 
-    fn move_to(&mut self, heir: RegisterId, nonce: Option<Nonce>) {
+    fn move_to(&mut self, heir: RegisterId, nonces: Vec<Nonce>) {
         self.forget_exchange();
         self.exchanging = Some(Exchanging::Moving(heir));
-        self.ask(Question::Move { heir, nonce });
+        self.ask(Question::Move { heir, nonces });
     }
 
     fn call_off(&mut self, heir: RegisterId) {
@@ -171,7 +192,7 @@ impl Primary {
 
     /// The heir of `settlement` stands, or never will: whatever question showed it. An exchange to another heir goes on.
     pub fn handle_exchange_settled(&mut self, settlement: Settlement) {
-        if self.exchanging.and_then(Exchanging::heir) == Some(settlement.heir) {
+        if self.exchanging.as_ref().and_then(Exchanging::heir) == Some(settlement.heir) {
             self.forget_exchange();
         }
         if !self.is_over() {
@@ -180,8 +201,8 @@ impl Primary {
     }
 
     fn forget_exchange(&mut self) {
-        if let Some(heir) = self.exchanging.take().and_then(Exchanging::heir) {
-            self.errands.settle(&Question::Move { heir, nonce: None });
+        if let Some(heir) = self.exchanging.take().and_then(|exchanging| exchanging.heir()) {
+            self.errands.settle(&Question::Move { heir, nonces: Vec::new() });
             self.errands.settle(&Question::CallOff { heir });
         }
     }

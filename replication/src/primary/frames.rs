@@ -62,7 +62,7 @@ impl Primary {
             }
             (Phase::Syncing, Message::DiskWant(want)) => return self.take_want(peer, want),
             (Phase::Basing | Phase::Following, Message::Ack(ack)) => return self.take_ack(now, peer, ack),
-            (Phase::Following, Message::Forsworn(forsworn)) => self.take_forsworn(forsworn),
+            (Phase::Following, Message::Forsworn(forsworn)) => self.take_forsworn(ours, forsworn),
             (_, Message::Heartbeat(_)) => {}
             (_, Message::Goodbye(_)) => {
                 self.actions.push_back(PrimaryAction::Disconnect { peer });

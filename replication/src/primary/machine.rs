@@ -2,6 +2,7 @@
 
 use super::peer::{Peer, PeerId, Peers};
 use super::session::{Listing, Phase, Session};
+use super::siblings::Siblings;
 use super::{
     EpochMeta, Errands, GuestEnd, Parting, Primary, PrimaryAction, PrimaryConfig, PrimaryState, SoloReason, Standing,
 };
@@ -23,7 +24,8 @@ impl Primary {
         assert!(config.in_flight_bytes_max > 0, "in_flight_bytes_max is 0: no epoch could ever be sealed");
         let max = InFlightMax { epochs: limit, bytes: config.in_flight_bytes_max };
         let places = [(CommitPlace::Log, config.log_counts), (CommitPlace::Store, config.has_store)];
-        let counted = places.into_iter().filter(|(_, counts)| *counts).map(|(place, _)| place);
+        let siblings = config.members.iter().map(|join| CommitPlace::Peer(*join));
+        let counted = places.into_iter().filter(|(_, counts)| *counts).map(|(place, _)| place).chain(siblings);
         let commit = Commit::new(config.origin.first(), max, counted);
         Primary {
             vm: VmId::of_name(&config.vm_name),
@@ -31,8 +33,9 @@ impl Primary {
             left: commit.pointers().sealed(),
             commit,
             lineage: Lineage::new(config.term, config.origin),
-            config,
             peers: Peers::default(),
+            siblings: Siblings::of(&config.members),
+            config,
             errands: Errands::default(),
             doubt: None,
             last_told: None,
@@ -165,6 +168,7 @@ impl Primary {
     pub fn handle_timeout(&mut self, now: Time) {
         self.note_time(now);
         self.ask_again(now);
+        self.check_siblings(now);
         self.offer_if_due(now);
         for peer in self.peers.ids() {
             self.peers.get_mut(peer).fill_rest.check(now);
@@ -246,7 +250,7 @@ impl Primary {
     /// When `handle_timeout` wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
         let of_peers = self.peers.ids().into_iter().filter_map(|peer| self.peer_timeout(peer));
-        of_peers.chain(self.errands.poll_timeout()).min()
+        of_peers.chain(self.errands.poll_timeout()).chain(self.siblings_due()).min()
     }
 
     fn peer_timeout(&self, id: PeerId) -> Option<Time> {
@@ -260,7 +264,8 @@ impl Primary {
 
     /// Whether the running epoch may be sealed now; if not, the guest waits at the boundary.
     pub fn may_seal(&self) -> bool {
-        !self.is_over() && self.handover.is_none() && self.commit.may_seal()
+        let waits = self.handover.is_some() || !self.siblings.is_empty();
+        !self.is_over() && !waits && self.commit.may_seal()
     }
 
     /// Whether the running epoch may be sealed as the base of `session`: syncing, so little left that the base takes it, and all
@@ -290,7 +295,7 @@ impl Primary {
             .map_or((true, false), |peer| (peer.session.is_none(), peer.fill_rest.until().is_some()));
         let is_stable =
             !self.is_over() && self.guest_ended.is_none() && self.handover.is_none() && !self.is_exchanging();
-        is_stable && is_free && !rests && self.peers.iter().all(is_settled)
+        is_stable && self.siblings.is_empty() && is_free && !rests && self.peers.iter().all(is_settled)
     }
 
     /// What this side's frames to `peer` carry, from the connection until the session is settled.
@@ -308,15 +313,15 @@ impl Primary {
         self.peers.of_session(session)
     }
 
-    /// Whether there is no backup, connected to or leaving.
+    /// Whether there is no backup, connected to, leaving, or left of a takeover.
     pub fn is_alone(&self) -> bool {
-        self.peers.sessions().next().is_none()
+        self.peers.sessions().next().is_none() && self.siblings.is_empty()
     }
 
-    /// Where the guest is: as far as the farthest of its backups, or arbitrated about as long as one is leaving.
+    /// Where the guest is: as far as the farthest of its backups, or arbitrated about as long as one is leaving or a sibling is not out.
     pub fn state(&self) -> PrimaryState {
         match self.standing {
-            Standing::Running if self.peers.is_any_leaving() => PrimaryState::Arbitrating,
+            Standing::Running if self.is_frozen() => PrimaryState::Arbitrating,
             Standing::Running => self.peers.farthest().map_or(PrimaryState::Solo, PrimaryState::from),
             Standing::Fenced => PrimaryState::Fenced,
             Standing::Ended => PrimaryState::Ended,
@@ -348,6 +353,11 @@ impl Primary {
     pub fn acked(&self, peer: PeerId) -> Option<EpochId> {
         let session = self.peers.get(peer).and_then(Peer::session_id)?;
         self.commit.has(CommitPlace::Peer(session))
+    }
+
+    /// The last epoch that every backup that counts has acked; none: no backup counts.
+    pub fn slowest_acked(&self) -> Option<EpochId> {
+        self.commit.every_peer_has()
     }
 
     /// The last epoch that was identified, or where the branch began.
@@ -398,9 +408,14 @@ impl Primary {
         self.peers.get(peer).filter(|_| !self.is_over())?.beat_at(&self.config, lags)
     }
 
+    /// Whether it waits for the witness, or for backups of before, what becomes of the guest.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.peers.is_any_leaving() || !self.siblings.is_empty()
+    }
+
     /// Moves `committed` and `released` as far as the rules allow.
     pub(super) fn advance(&mut self) {
-        let is_frozen = self.is_over() || self.peers.is_any_leaving();
+        let is_frozen = self.is_over() || self.is_frozen();
         self.commit.freeze(is_frozen);
         let upto = self.commit.advance();
         if self.doubt.is_none() && !is_frozen && self.pointers().released() < upto {

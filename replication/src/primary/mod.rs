@@ -17,13 +17,15 @@
 //! - A filling ends: one without progress after a time, one that does not converge after rounds. Only time tells a stuck one from
 //!   a slow one. A guest is slowed only while it is filled from.
 //! - Until the base is sealed no backup can take over: commit is sealed, and losing the backup needs no arbitration.
-//! - From the seal of the base on, an epoch commits when the backup has acked it, or when the witness has given the
-//!   session to this side. There is no third way.
+//! - From the seal of the base on, an epoch commits when the backup has acked it, or when the witness has removed it from the
+//!   view. There is no third way.
 //! - A base is sealed only after the register lists its backup.
 //! - While `Arbitrating`, and once `Fenced`, nothing is released.
 //! - After a pause of this host nothing is released before the witness, or an ack of something sealed since, says that
 //!   nobody took over meanwhile. That is a narrowing: what was committed before may repeat, and never contradicts.
 //! - The backup is told of the guest's end only after the register says so.
+//! - An epoch commits when every backup that counts has it. While one of them is to be removed, nothing commits.
+//! - After a takeover nothing leaves, and nothing is sent again, before every other backup that its record lists is out.
 //! - A guest that was offered to its backup is run by nobody before the witness has said whose it is.
 //! - Nothing is released that a lost local store does not have before the register does not list it.
 //!
@@ -58,6 +60,7 @@ mod peer;
 mod register;
 mod rounds;
 mod session;
+mod siblings;
 mod store;
 
 use std::collections::VecDeque;
@@ -78,6 +81,7 @@ pub use handover::NoHandover;
 pub use peer::PeerId;
 use peer::Peers;
 pub use rounds::{FillFigures, Left, NextRound, NotConverging, RoundsConfig, RoundsEnd};
+use siblings::Siblings;
 
 /// How a primary behaves. Times in the driver's clock.
 #[derive(Clone, Debug)]
@@ -121,6 +125,8 @@ pub struct PrimaryConfig {
     pub has_store: bool,
     /// The backup acks only what is in its synced log.
     pub backup_durable: bool,
+    /// The joins of the other backups that the record of a takeover lists: each counts from the fork on.
+    pub members: Vec<SessionId>,
     /// The guest was booted by this process. Then a backup that has another one is not its own.
     pub begins_afresh: bool,
     /// Questions are put to a witness. If not, the driver grants everything.
@@ -146,6 +152,8 @@ pub enum PrimaryAction {
         /// The last such epoch.
         upto: EpochId,
     },
+    /// What the predecessor of a takeover held may be sent again. Comes once, if [`Primary::may_emit_again`] said no at first.
+    EmitAgain,
     /// Put this question to the witness.
     Ask(Question),
     /// Remove the files of the local store, then `handle_store_removed`. If they cannot be removed, that may be called all
@@ -321,6 +329,8 @@ pub struct Primary {
     lineage: Lineage,
     /// The backups, each with what is its own.
     peers: Peers,
+    /// Those that the record of a takeover lists, until each is out.
+    siblings: Siblings,
     /// The last epoch whose output the driver has let out; it follows the pointer `released`, which permits it.
     left: EpochId,
     /// What the witness is asked.

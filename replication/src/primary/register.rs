@@ -1,6 +1,6 @@
 //! What the witness says, and what becomes of the guest with it.
 
-use super::session::{Listing, Phase};
+use super::session::{Listing, Phase, Session};
 use super::{Doubt, GuestEnd, Meeting, Parting, PeerId, Primary, PrimaryAction, Question, SoloReason, Standing};
 use crate::commit::CommitPlace;
 use crate::id::{ClaimResult, EpochId, SessionId, Time};
@@ -51,7 +51,9 @@ impl Primary {
         if current.phase == Phase::Syncing && current.listing == Listing::NotAsked {
             current.listing = Listing::Asked;
             let place = current.place().cloned().map(Box::new);
-            self.ask(Question::Enlist { session, place });
+            let listed = |other: &&Session| other.id() != session && other.listing != Listing::NotAsked;
+            let beside = self.peers.sessions().filter(listed).map(Session::id).chain(self.siblings.joins()).collect();
+            self.ask(Question::Enlist { session, place, beside });
         }
     }
 
@@ -60,7 +62,7 @@ impl Primary {
         if let ClaimResult::Denied { holder } = result {
             return self.fence(holder);
         }
-        if self.is_granted(now, &Question::Enlist { session, place: None }, result)
+        if self.is_granted(now, &Question::enlist(session), result)
             && let Some(peer) = self.peers.of_session(session)
             && let Some(current) = &mut self.peers.get_mut(peer).session
         {
@@ -82,12 +84,25 @@ impl Primary {
 
     /// The answer to [`Question::Claim`]. Answers about another session or a settled one are ignored.
     pub fn handle_claim(&mut self, now: Time, session: SessionId, result: ClaimResult) {
+        if self.siblings.is_leaving(session) && !self.is_over() {
+            return self.take_sibling_claim(now, session, result);
+        }
         let leaving =
             self.peers.of_session(session).filter(|id| self.peers.get(*id).is_some_and(|peer| peer.is_leaving));
         let Some(peer) = leaving.filter(|_| !self.is_over()) else { return };
         // An answer may come twice: what was to be asked again after the first is answered by the second.
         match result {
             ClaimResult::Granted => self.win_claim(now, peer),
+            ClaimResult::Denied { holder } => self.fence(holder),
+            ClaimResult::Unreachable => {
+                self.errands.put_again(&Question::Claim { session }, now.after(self.config.claim_retry));
+            }
+        }
+    }
+
+    fn take_sibling_claim(&mut self, now: Time, session: SessionId, result: ClaimResult) {
+        match result {
+            ClaimResult::Granted => self.win_sibling(now, session),
             ClaimResult::Denied { holder } => self.fence(holder),
             ClaimResult::Unreachable => {
                 self.errands.put_again(&Question::Claim { session }, now.after(self.config.claim_retry));
@@ -177,7 +192,7 @@ impl Primary {
         if let Some(session) = gone.session.take() {
             let (session, listing) = (session.id(), session.listing);
             self.commit.leave(CommitPlace::Peer(session));
-            self.errands.settle(&Question::Enlist { session, place: None });
+            self.errands.settle(&Question::enlist(session));
             self.errands.settle(&Question::Claim { session });
             self.actions.push_back(PrimaryAction::WentSolo { peer, reason });
             if listing != Listing::NotAsked {
@@ -185,7 +200,7 @@ impl Primary {
             }
         }
         // Where no backup is left that could have taken over, there is nothing to doubt.
-        if !self.peers.is_any_shipped_to() && !self.peers.is_any_leaving() {
+        if !self.peers.is_any_shipped_to() && !self.is_frozen() {
             self.end_doubt();
         }
         self.advance();
@@ -213,7 +228,7 @@ impl Primary {
     pub(super) fn end_if_released(&mut self, now: Time) {
         self.offer_if_due(now);
         let Some(GuestEnd { begins_anew, .. }) = self.guest_ended else { return };
-        if self.peers.is_any_leaving() || self.left != self.pointers().sealed() {
+        if self.is_frozen() || self.left != self.pointers().sealed() {
             return;
         }
         if begins_anew {

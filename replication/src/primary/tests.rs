@@ -7,6 +7,7 @@ mod exchange;
 mod filling;
 mod handover;
 mod rounds;
+mod several;
 
 const MS: u64 = 1_000_000;
 pub(crate) const SESSION: SessionId = SessionId([1; 16]);
@@ -41,6 +42,7 @@ pub(crate) fn config() -> PrimaryConfig {
         log_counts: false,
         has_store: false,
         backup_durable: true,
+        members: Vec::new(),
         begins_afresh: true,
         is_witnessed: true,
     }
@@ -679,14 +681,14 @@ fn base_is_not_sealed_before_the_register_lists_the_backup() {
     let mut primary = syncing();
     assert!(!primary.may_seal_base(SESSION));
     send_all(&mut primary);
-    assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::Enlist { session: SESSION, place: None })]);
+    assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::enlist(SESSION))]);
     primary.handle_enlisted(Time(0), SESSION, ClaimResult::Unreachable);
     assert!(!primary.may_seal_base(SESSION), "it may be listed or not");
     seal(&mut primary, None);
     assert_eq!(actions(&mut primary), [PrimaryAction::Release { upto: EpochId(1) }], "output leaves meanwhile");
     primary.handle_alive(Time(20 * MS), PEER);
     primary.handle_timeout(Time(20 * MS));
-    assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::Enlist { session: SESSION, place: None })]);
+    assert_eq!(asked(&mut primary), [PrimaryAction::Ask(Question::enlist(SESSION))]);
     primary.handle_enlisted(Time(21 * MS), SESSION, ClaimResult::Granted);
     assert!(primary.may_seal_base(SESSION));
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::exchange::{Assent, Beginning, Exchange};
-use super::record::{Attempt, Entry, Excerpt, Incarnation, Known, Place, Record, RegisterId, WitnessId, Word};
+use super::record::{
+    Attempt, Entry, Excerpt, Incarnation, Known, Place, Record, RegisterId, Standing, WitnessId, Word,
+};
 use super::wish::{Asker, Judgement, Refusal, Wish};
 use crate::id::SessionId;
 
@@ -121,6 +123,8 @@ pub struct Register {
     another: Option<Another>,
     in_doubt: Option<Doubt>,
     listing: Listing,
+    /// As a backup: the primary that it follows, or to whom it lost its claim. Its silence is what a claim rests on.
+    followed: Option<Incarnation>,
     /// The register that is to continue this one.
     exchange: Option<Exchange>,
     /// An append to its first place was not answered.
@@ -146,6 +150,7 @@ impl Register {
             another: None,
             in_doubt: None,
             listing: Listing::NotGreeted,
+            followed: None,
             exchange: None,
             is_heir_in_doubt: false,
             settlement: None,
@@ -444,11 +449,17 @@ impl Register {
 
     /// `has_seen`: the newest record was known before.
     fn decide(&mut self, wish: Wish, attempt: Attempt, has_seen: bool) -> Option<Outcome> {
+        if let Some(refusal) = self.lost_to(&wish) {
+            return Some(Outcome::Refused(refusal));
+        }
         let word = self.word.as_ref();
         let asker = Asker { me: &self.me, attempt, word, in_doubt: self.in_doubt.is_some(), has_seen };
         match wish.judge(self.newest.as_ref(), asker) {
             Judgement::IsSo => {
                 let entry = self.newest.clone().expect("what is so is so by a record");
+                if let Wish::Follow { primary, .. } = wish {
+                    self.followed = Some(primary);
+                }
                 Some(Outcome::Won(Box::new(entry)))
             }
             Judgement::Refused(refusal) => Some(Outcome::Refused(refusal)),
@@ -466,6 +477,20 @@ impl Register {
                 None
             }
         }
+    }
+
+    /// A backup asks for the guest because its primary is silent. Where another backup succeeded that one, it has lost, though it may still
+    /// be listed: it asks again when the new one is silent too.
+    fn lost_to(&mut self, wish: &Wish) -> Option<Refusal> {
+        let Wish::TakeOver { named_dead, .. } = wish else { return None };
+        let record = &self.newest.as_ref()?.record;
+        let winner = record.primary.id;
+        let is_open = record.standing == Standing::Running && record.moved.is_none() && named_dead.is_empty();
+        if !is_open || winner == self.me.id || self.followed.is_none_or(|followed| followed == winner) {
+            return None;
+        }
+        self.followed = Some(winner);
+        Some(Refusal::Primary { place: Box::new(record.primary.clone()) })
     }
 
     /// How `by`, which gave `found`, is another witness than the one that the newest record was appended to, or that was heard

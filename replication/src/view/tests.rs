@@ -6,6 +6,7 @@ use super::*;
 use crate::id::{EpochId, SessionId, Term};
 use crate::lineage::{ChainHash, EpochMark, Fork};
 
+mod several;
 mod witness_id;
 
 /// The witness: records that are never changed, and what goes wrong on the way to it.
@@ -98,7 +99,7 @@ fn begin_after(dead: &[u8], here: &[u8], named: &[u8]) -> Wish {
 const JOIN: SessionId = SessionId([7; 16]);
 
 fn enlist(id: u8) -> Wish {
-    Wish::Enlist(Member { place: place(id), join: JOIN })
+    Wish::Enlist { member: Member { place: place(id), join: JOIN }, beside: BTreeSet::new() }
 }
 
 fn fork() -> EpochMark {
@@ -226,7 +227,10 @@ fn backup_that_was_never_listed_or_under_another_join_id_is_refused() {
     let (mut a, mut b) = (node(1), node(2));
     won(witness.wish(&mut a, begin()));
     assert_eq!(refusal(witness.wish(&mut b, take_over())), primary(1));
-    won(witness.wish(&mut a, Wish::Enlist(Member { place: place(2), join: SessionId([8; 16]) })));
+    won(witness.wish(
+        &mut a,
+        Wish::Enlist { member: Member { place: place(2), join: SessionId([8; 16]) }, beside: BTreeSet::new() },
+    ));
     assert_eq!(refusal(witness.wish(&mut b, take_over())), primary(1));
     assert_eq!(refusal(witness.wish(&mut node(4), take_over())), primary(1));
 }
@@ -482,7 +486,10 @@ fn record_that_lists_another_pairing_does_not_stand_for_the_one_that_is_gone() {
     won(witness.wish(&mut a, begin()));
     let known = a.known().expect("it won a record");
     won(witness.wish(&mut b, Wish::Follow { known, primary: a.me().id }));
-    won(witness.wish(&mut a, Wish::Enlist(Member { place: place(2), join: SessionId([6; 16]) })));
+    won(witness.wish(
+        &mut a,
+        Wish::Enlist { member: Member { place: place(2), join: SessionId([6; 16]) }, beside: BTreeSet::new() },
+    ));
     won(witness.wish(&mut a, Wish::Remove(SessionId([6; 16]))));
     won(witness.wish(&mut a, enlist(2)));
     let lost = witness.records.pop().expect("it was appended");

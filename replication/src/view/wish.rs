@@ -56,8 +56,13 @@ pub enum Wish {
         /// Places that the operator says are dead. Empty: only a listed backup may.
         named_dead: BTreeSet<Incarnation>,
     },
-    /// As the primary: from here on this backup could take over.
-    Enlist(Member),
+    /// As the primary: from here on this backup could take over too.
+    Enlist {
+        /// The backup.
+        member: Member,
+        /// The joins that stay beside it. What else is listed was given up before its base.
+        beside: BTreeSet<SessionId>,
+    },
     /// As the primary: this backup is out, for good.
     Remove(SessionId),
     /// As the primary: nothing is committed to the state directory any more.
@@ -219,8 +224,11 @@ impl Wish {
                 (next.standing, next.store) = (Standing::Ended, None);
                 next.backups.clear();
             }
-            Wish::Enlist(_) if record.standing == Standing::Ended => return refuse_ended(record),
-            Wish::Enlist(member) => next.backups = vec![member.clone()],
+            Wish::Enlist { .. } if record.standing == Standing::Ended => return refuse_ended(record),
+            Wish::Enlist { member, beside } => {
+                next.backups.retain(|listed| listed.join != member.join && beside.contains(&listed.join));
+                next.backups.push(member.clone());
+            }
             Wish::Remove(join) => next.backups.retain(|member| member.join != *join),
             Wish::Keep => next.backups.clear(),
             Wish::RemoveStore => next.store = None,

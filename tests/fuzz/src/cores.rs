@@ -274,6 +274,7 @@ pub fn primary_config(flags: u8) -> PrimaryConfig {
         log_counts: flags & 1 != 0,
         has_store: flags & 1 != 0,
         backup_durable: flags & 2 != 0,
+        members: Vec::new(),
         begins_afresh: flags & 4 != 0,
         is_witnessed: flags & 8 != 0,
     }

@@ -38,7 +38,11 @@ fn wish(input: &mut Input<'_>, newest: Option<&Entry>) -> Wish {
             Wish::Resume { store: place(input), fork, is_original, dead: set(input), named_dead: set(input) }
         }
         3 => Wish::TakeOver { join, fork: mark, named_dead: set(input) },
-        4 => Wish::Enlist(Member { place: place(input), join }),
+        4 => {
+            let listed = newest.filter(|_| input.u8() & 1 == 0);
+            let beside = listed.into_iter().flat_map(|entry| &entry.record.backups).map(|member| member.join).collect();
+            Wish::Enlist { member: Member { place: place(input), join }, beside }
+        }
         5 => Wish::Remove(join),
         6 => Wish::RemoveStore,
         7 => Wish::End,

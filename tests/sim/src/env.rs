@@ -140,7 +140,7 @@ pub struct Env {
 impl Env {
     /// The surroundings of a run.
     pub fn new(seed: u64, plan: Plan, trace: bool) -> Env {
-        let net = Net::new(plan.faults.iter().any(|fault| fault.what.is_replay()));
+        let net = Net::new(plan.faults.iter().any(|fault| fault.what.is_replay()), plan.has_several);
         let armed = plan.faults.iter().filter(|fault| matches!(fault.when, When::Step { .. })).copied().collect();
         Env {
             witness: Witness::new(&plan),

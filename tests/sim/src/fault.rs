@@ -151,6 +151,8 @@ pub enum What {
     Cut(#[serde(with = "nanos")] u64),
     /// What a host sends to the others arrives when this is over; what they send arrives.
     CutOneWay(usize, #[serde(with = "nanos")] u64),
+    /// Nothing comes through between two hosts.
+    CutPair(usize, usize, #[serde(with = "nanos")] u64),
     /// What a host sends to the others takes longer and longer.
     LinkSlows(usize, #[serde(with = "nanos")] u64),
     /// What a host sends on the connections that it has now arrives when this is over; a new connection is not concerned.
@@ -285,6 +287,7 @@ impl What {
             What::OtherWitness(host, _) | What::OtherCluster(host, _) | What::StoreFails(host) => [Some(host), None],
             What::CutOneWay(host, _) | What::LinkSlows(host, _) | What::ClockJump(host, _) => [Some(host), None],
             What::ProtectOther { host, to } => [Some(host), Some(to)],
+            What::CutPair(host, other, _) => [Some(host), Some(other)],
             What::StandBy(host) => [Some(host), None],
             What::WitnessGone(host) | What::Lags(host, _) | What::HalfOpen(host) | What::Stranger(host, _) => {
                 [Some(host), None]

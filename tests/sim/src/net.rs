@@ -12,8 +12,9 @@ use replication::{FrameDecoder, VmId};
 use crate::env::Piece;
 use crate::fault::HOSTS;
 
-/// Connections that are remembered: what is older than so many is on its way no more.
+/// Connections that are remembered: what is older than so many is on its way no more. More where a host has several.
 const REMEMBERED: u64 = 16;
+const REMEMBERED_OF_SEVERAL: u64 = 200;
 
 /// One direction of a connection.
 #[derive(Default)]
@@ -53,6 +54,7 @@ pub struct Net {
     pub garble_next: bool,
     /// All that is sent is kept, for somebody who will send it again.
     is_recorded: bool,
+    remembered: u64,
     connections: BTreeMap<u64, Connection>,
     opened: u64,
 }
@@ -66,6 +68,7 @@ impl Default for Net {
             client_up: [true; HOSTS],
             garble_next: false,
             is_recorded: false,
+            remembered: REMEMBERED,
             connections: BTreeMap::new(),
             opened: 0,
         }
@@ -73,15 +76,16 @@ impl Default for Net {
 }
 
 impl Net {
-    /// Links on which all is well. `is_recorded`: what is sent is kept.
-    pub fn new(is_recorded: bool) -> Net {
-        Net { is_recorded, ..Net::default() }
+    /// Links on which all is well. `is_recorded`: what is sent is kept. `has_several`: a host has several connections at once.
+    pub fn new(is_recorded: bool, has_several: bool) -> Net {
+        let remembered = if has_several { REMEMBERED_OF_SEVERAL } else { REMEMBERED };
+        Net { is_recorded, remembered, ..Net::default() }
     }
 
     /// A new connection; its number.
     pub fn open(&mut self, caller: Party, called: Party) -> u64 {
         self.opened += 1;
-        let old = self.opened.saturating_sub(REMEMBERED);
+        let old = self.opened.saturating_sub(self.remembered);
         self.connections.retain(|id, _| *id > old);
         self.connections.insert(self.opened, Connection { ends: [caller, called], pipes: Default::default() });
         self.opened
@@ -125,6 +129,11 @@ impl Net {
     /// What a host sends reaches nobody, or does again.
     pub fn set_up(&mut self, from: usize, is_up: bool) {
         self.is_up[from] = [is_up; HOSTS];
+    }
+
+    /// What two hosts send reaches the other, or does not.
+    pub fn set_pair_up(&mut self, one: usize, other: usize, is_up: bool) {
+        (self.is_up[one][other], self.is_up[other][one]) = (is_up, is_up);
     }
 
     /// What a host sends on the connections that it has comes out then at the earliest.

@@ -40,6 +40,9 @@ const FILL_WAIT_DETECTS: u64 = 8;
 /// An operator waits so many times `detect` for a pause, or its end.
 pub const PAUSE_DETECTS: u64 = 8;
 
+/// Tells the chance for several backups from all other chance of a seed.
+const OF_SEVERAL: u64 = 0x5e0e_ba11;
+
 /// What an epoch counts for of the bytes in flight.
 pub const EPOCH_BYTES: u64 = 1000;
 /// What an output counts for of the bytes held.
@@ -139,6 +142,8 @@ pub struct Plan {
     pub has_machine_id: [bool; HOSTS],
     /// The boots of both hosts have the same texts, as those of copied virtual machines or of containers on one kernel.
     pub has_same_boots: bool,
+    /// The VM has two backups, on the two other hosts.
+    pub has_several: bool,
     /// There is no witness: everything is granted.
     pub unwitnessed: bool,
     /// How much faster than the first host's clock each one's goes, in thousandths.
@@ -179,6 +184,7 @@ impl Default for Plan {
             hold_bytes_max: 1 << 20,
             ack_bytes_max: 1 << 20,
             staged_bytes: 4 << 20,
+            has_several: false,
             unwitnessed: false,
             witness_is_copied: false,
             witness_names_itself: false,
@@ -214,9 +220,12 @@ impl Plan {
             true => staged_bytes_min(in_flight_epochs_max, in_flight_bytes_max, ack_bytes_max),
             false => 4 << 20,
         };
-        let has_spare = broken.is_none() && rng.percent(25);
+        // Decided beside all else: runs with one backup are what they were before there were others.
+        let by_chance = broken.is_none() && Rng::new(seed ^ OF_SEVERAL).percent(25);
+        let has_several = by_chance || broken.is_some_and(Break::is_of_several);
+        let has_spare = broken.is_none() && rng.percent(25) && !has_several;
         let spare = has_spare.then(|| Fault { when: When::At(rng.range(0, heal_at / 2)), what: What::StandBy(SPARE) });
-        let hosts = if has_spare { HOSTS } else { SPARE };
+        let hosts = if has_spare || has_several { HOSTS } else { SPARE };
         let has_same_boots = rng.percent(5) || matches!(broken, Some(Break::BootIsHost | Break::BirthUnread));
         let mut plan = Plan {
             epoch: rng.range(1, 6) * MS,
@@ -235,6 +244,7 @@ impl Plan {
             hold_bytes_max: *rng.pick(&[1 << 20, 1 << 20, 1, 4 * HELD_BYTES]),
             ack_bytes_max,
             staged_bytes,
+            has_several,
             unwitnessed: broken == Some(Break::ShipOn),
             witness_is_copied: rng.percent(4) || broken == Some(Break::MeetUnasked),
             has_machine_id: if broken == Some(Break::NamelessHosts) {
@@ -258,6 +268,9 @@ impl Plan {
             broken,
             ..Plan::default()
         };
+        if by_chance {
+            plan.faults.extend(faults_of_several(&mut Rng::new(seed ^ OF_SEVERAL ^ 1), heal_at, detect));
+        }
         if broken.is_none() && rng.percent(25) {
             plan.faults.extend(exchanges(&mut rng, heal_at));
         }
@@ -356,6 +369,7 @@ impl Plan {
             log_counts: self.durable || has_store,
             has_store,
             backup_durable: self.durable,
+            members: Vec::new(),
             begins_afresh: true,
             is_witnessed: true,
         }
@@ -419,6 +433,24 @@ pub fn machine() -> MachineInfo {
     }
 }
 
+/// What matters most where there are two backups: links between two of three hosts, and two faults at nearly one time.
+fn faults_of_several(rng: &mut Rng, heal_at: u64, detect: u64) -> Vec<Fault> {
+    let at = rng.range(heal_at / 4, heal_at);
+    let then = |what, after| Fault { when: When::At(at + after), what };
+    let (one, other) = *rng.pick(&[(0, 1), (0, 2), (1, 2)]);
+    let cut = What::CutPair(one, other, rng.range(1, 3 * detect));
+    let power = rng.percent(30);
+    let crash = |host| What::Crash { host, power, restart: None };
+    match rng.range(0, 5) {
+        0 => Vec::new(),
+        1 => vec![then(cut, 0)],
+        2 => vec![then(cut, 0), then(crash(0), detect / 2)],
+        3 => vec![then(crash(0), 0), then(crash(1), detect / 2)],
+        4 => vec![then(crash(0), 0), then(crash(1), 2 * detect)],
+        _ => vec![then(cut, 0), then(crash(0), MS), then(crash(other), 2 * detect)],
+    }
+}
+
 /// An operator has the guest go from host to host; and something goes wrong while it does.
 fn switchovers(rng: &mut Rng, heal_at: u64, detect: u64) -> Vec<Fault> {
     let mut faults: Vec<_> = (0..rng.range(1, 5))
@@ -469,6 +501,7 @@ fn exchanges(rng: &mut Rng, heal_at: u64) -> Vec<Fault> {
 fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
     let at = |what| Fault { when: When::At(heal_at / 2), what };
     match broken {
+        Some(rule) if rule.is_of_several() => faults_that_several_show(rule, heal_at),
         Some(Break::AnewWithoutClaim) => vec![at(What::GuestCrash(0)), at(What::Cut(heal_at / 2))],
         Some(Break::BeginUnasked) => vec![at(What::RunAgain(0))],
         Some(Break::EndUnrecorded) => {
@@ -650,6 +683,27 @@ fn faults_of(broken: Option<Break>, heal_at: u64) -> Vec<Fault> {
         Some(rule) if rule.is_of_durable_files() => faults_of_files(rule, heal_at),
         Some(rule) => faults_of_evidence(rule, heal_at),
         None => Vec::new(),
+    }
+}
+
+/// The same for rules about several backups.
+fn faults_that_several_show(rule: Break, heal_at: u64) -> Vec<Fault> {
+    let at = |at, what| Fault { when: When::At(at), what };
+    let crash = |host| What::Crash { host, power: false, restart: None };
+    match rule {
+        Break::AckForAll => vec![at(heal_at / 2, What::CutPair(0, 2, heal_at))],
+        Break::RemovalUnasked => vec![at(heal_at / 2, What::CutPair(0, 1, heal_at))],
+        // Who wins cannot reach the other one, and dies.
+        Break::ForgetMembers => {
+            vec![at(heal_at / 4, What::CutPair(1, 2, heal_at)), at(heal_at / 4, crash(0)), at(heal_at - MS, crash(1))]
+        }
+        // Who wins has epochs that the other one lacks, and dies.
+        Break::HeldBeforeReport => {
+            let wins = When::Step { host: 1, step: Step::TakeOver, nth: 1, after: true };
+            let lags = at(heal_at / 2 - 8 * MS, What::CutPair(0, 2, heal_at));
+            vec![lags, at(heal_at / 2, crash(0)), Fault { when: wins, what: crash(1) }]
+        }
+        _ => Vec::new(),
     }
 }
 

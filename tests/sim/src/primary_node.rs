@@ -1,9 +1,11 @@
 //! A primary: the executors of its pipeline, over a toy machine and models of its socket, disk and state directory. It decides
 //! nothing.
 
+use std::collections::BTreeMap;
+
 use replication::pipeline::primary::{Action, Boundary, GuestMode, Outcome, Parting, PrimaryPipeline, Step as Does};
-use replication::primary::PrimaryState;
-use replication::{EpochId, Primary, Term};
+use replication::primary::{PeerId, PrimaryState};
+use replication::{EpochId, Output, Primary, Term};
 
 use crate::env::{Crashed, Env, Event, HostId};
 use crate::fault::Step;
@@ -45,12 +47,16 @@ pub struct PrimaryNode {
     pipeline: PrimaryPipeline,
     /// Its guest, with its disk.
     pub machine: Machine,
-    shipping: Shipping,
+    /// What is shipped to each backup, and how far that is.
+    shipping: BTreeMap<PeerId, Shipping>,
+    /// The backup that is filled, or was last.
+    filled: PeerId,
+    /// What the primary before held, until it may be sent again.
+    held_before: Vec<Output>,
     /// The guest's share of its time, in percent.
     share: u8,
-    /// The connection to the backup, and its number in the pipeline.
-    pub stream: Option<Stream>,
-    number: u64,
+    /// The connection to each backup, and its number in the pipeline.
+    streams: BTreeMap<PeerId, (Stream, u64)>,
     /// What the lane Ship does.
     does: Option<Does>,
     /// How its step went, which is not reported yet.
@@ -232,6 +238,10 @@ impl PrimaryNode {
                 env.step(host, Step::Send, false)?;
                 self.send(connection, frame, env);
                 env.step(host, Step::Send, true)?;
+            }
+            Action::EmitAgain => {
+                let held = std::mem::take(&mut self.held_before);
+                PrimaryNode::emit_again(self.id, &held, env);
             }
             Action::Close { connection } => self.close(connection, env),
             Action::GuestShare { percent } => self.share = percent,

@@ -171,13 +171,13 @@ impl Shipping {
     pub fn epoch(
         &mut self,
         link: Link,
-        (sealed, linked): (&Sealed, Linked),
+        (sealed, is_base, linked): (&Sealed, bool, Linked),
         left: EpochId,
         env: &mut Env,
     ) -> [Vec<u8>; 2] {
-        let Sealed { epoch, base, guest, pages, sectors, inputs, outputs } = sealed;
+        let Sealed { epoch, base: _, guest, pages, sectors, inputs, outputs } = sealed;
         let mut out = Vec::new();
-        let begin = EpochBegin { base: base.then_some(linked.before), released: left };
+        let begin = EpochBegin { base: is_base.then_some(linked.before), released: left };
         let mut writer = EpochWriter::begin(link, *epoch, begin, &mut out);
         writer.inputs(inputs, &mut out);
         for page in (0..PAGES).filter(|page| pages >> page & 1 == 1) {
@@ -188,7 +188,7 @@ impl Shipping {
         }
         self.encoder.take_batch(|body, pages| writer.pages(body, pages, &mut out));
         writer.state_after(&mut self.state, |_| guest.save(), &mut out);
-        let earlier = self.base_sectors.take().filter(|(session, _)| *base && *session == link.session);
+        let earlier = self.base_sectors.take().filter(|(session, _)| is_base && *session == link.session);
         for (sector, data) in earlier.map_or_else(Vec::new, |(_, sectors)| sectors) {
             writer.disk_write(0, (sector * SECTOR) as u64, &data, &mut out);
         }

@@ -405,9 +405,9 @@ impl Witness {
                 Wish::TakeOver { join: session, fork, named_dead }
             }
             Question::Claim { session } | Question::Delist { session } => Wish::Remove(session),
-            Question::Enlist { session, place } => {
+            Question::Enlist { session, place, beside } => {
                 let place = place.map_or_else(|| process.observer.place().clone(), |place| *place);
-                Wish::Enlist(Member { place, join: session })
+                Wish::Enlist { member: Member { place, join: session }, beside: beside.into_iter().collect() }
             }
             Question::Move { heir, .. } | Question::CallOff { heir, .. } => Wish::Move(heir),
             Question::Forswear { .. } => unreachable!("it is answered at once"),

@@ -4,7 +4,7 @@ use replication::backup::BackupState;
 use replication::pipeline::resuming::{
     Asked, Course, CrashStanding, Found, Remains as Left, ResumeStep, Resuming, Teller, decide,
 };
-use replication::primary::{PeerId, PrimaryState, Question as Wanted};
+use replication::primary::{PrimaryState, Question as Wanted};
 use replication::view::{Excerpt, Incarnation, Record, Standing};
 use replication::{ClaimResult, EpochId, Fork, Term};
 
@@ -12,7 +12,7 @@ use crate::backup_node::BackupNode;
 use crate::counts::Counts;
 use crate::disk::Disk;
 use crate::env::{Crashed, Env, Event, HostId, Lane, Piece};
-use crate::fault::{HOSTS, Step, What, When};
+use crate::fault::{HOSTS, SPARE, Step, What, When};
 use crate::guest::Guest;
 use crate::machines::{host_of, store_of};
 use crate::oracle::{Rule, Violation};
@@ -186,8 +186,14 @@ impl World {
         let blank = || Files::new(Disk::blank(), env.plan.log_room);
         let backup = BackupNode::new(HostId { host: 1, life: 0 }, blank(), &env);
         let role = |role| Host { life: 0, role };
-        let spare = Remains { files: blank(), ..Remains::default() };
-        let hosts = [Role::Primary(Box::new(primary)), Role::Backup(Box::new(backup)), Role::Down(Box::new(spare))];
+        let spare = match env.plan.has_several {
+            true => {
+                env.witness.begin_life(HostId { host: SPARE, life: 0 });
+                Role::Backup(Box::new(BackupNode::new(HostId { host: SPARE, life: 0 }, blank(), &env)))
+            }
+            false => Role::Down(Box::new(Remains { files: blank(), ..Remains::default() })),
+        };
+        let hosts = [Role::Primary(Box::new(primary)), Role::Backup(Box::new(backup)), spare];
         let hosts = hosts.map(role);
         let is_calm = env.plan.faults.iter().all(|fault| matches!(fault.what, What::Stranger(..)));
         let mut world = World {
@@ -207,6 +213,9 @@ impl World {
     fn schedule_start(&mut self) {
         let env = &mut self.env;
         env.after(LOOK_EVERY, Event::Look { by: HostId { host: 1, life: 0 }, again: true });
+        if env.plan.has_several {
+            env.after(LOOK_EVERY, Event::Look { by: HostId { host: SPARE, life: 0 }, again: true });
+        }
         for fault in env.plan.faults.clone() {
             if let When::At(time) = fault.when {
                 env.at(time, Event::Fault(fault.what));
@@ -261,10 +270,11 @@ impl World {
     /// One host runs the guest, the other one follows it, and the client is answered.
     fn is_healed(&self) -> bool {
         let answered = self.env.client.answered - self.answered_before_heal;
-        let is_protected = self.pairs().any(|(primary, backup)| {
+        let is_protected = |(primary, backup): &(&PrimaryNode, &BackupNode)| {
             primary.core().state() == PrimaryState::Protected && backup.core().state() == BackupState::Protected
-        });
-        answered >= HEAL_ANSWERS && is_protected
+        };
+        let backups = if self.env.plan.has_several { HOSTS - 1 } else { 1 };
+        answered >= HEAL_ANSWERS && self.pairs().filter(is_protected).count() >= backups
     }
 
     fn describe(&self) -> String {
@@ -285,9 +295,7 @@ impl World {
         let oracle = &mut self.env.oracle;
         for (host, Host { role, .. }) in self.hosts.iter().enumerate() {
             match role {
-                Role::Primary(node) => {
-                    oracle.check_primary(host, node.core().pointers(), node.core().acked(PeerId::FIRST))
-                }
+                Role::Primary(node) => oracle.check_primary(host, node.core().pointers(), node.core().slowest_acked()),
                 Role::Backup(node) => oracle.check_backup(host, node.core().pointers()),
                 Role::Starting(_) | Role::Down(_) => {}
             }
@@ -318,13 +326,8 @@ impl World {
         let across = across.filter_map(|(primary, backup)| {
             let image = backup.written_image(life).map(|image| (backup.host(), image));
             let committed = (primary.branch(), primary.core().pointers().committed());
-            Some((
-                primary.core().pointers(),
-                primary.core().acked(PeerId::FIRST)?,
-                backup.core().pointers(),
-                image,
-                committed,
-            ))
+            let acked = primary.core().acked(primary.core().peer_of(backup.core().session_id()?)?)?;
+            Some((primary.core().pointers(), acked, backup.core().pointers(), image, committed))
         });
         for (primary, acked, backup, image, committed) in across.collect::<Vec<_>>() {
             self.env.oracle.check_across(primary, acked, backup);
@@ -341,12 +344,12 @@ impl World {
             _ => None,
         });
         primaries.flat_map(|primary| {
-            let session = primary.core().link(PeerId::FIRST).map(|link| link.session);
             let backups = self.hosts.iter().filter_map(|host| match &host.role {
                 Role::Backup(node) => Some(node.as_ref()),
                 _ => None,
             });
-            let is_of_it = move |backup: &&BackupNode| session.is_some() && backup.core().session_id() == session;
+            let is_of_it =
+                |backup: &&BackupNode| backup.core().session_id().is_some_and(|id| primary.core().is_current(id));
             backups.filter(is_of_it).map(move |backup| (primary, backup))
         })
     }
@@ -516,7 +519,7 @@ impl World {
                     (Question::UnaskedLook, _) => core.handle_unasked_look(result),
                     (Question::RecordEnd { .. }, _) => core.handle_end_recorded(now, result),
                     (Question::Move { heir, .. }, _) => {
-                        core.handle_move_answered(now, &Wanted::Move { heir, nonce: None }, result);
+                        core.handle_move_answered(now, &Wanted::Move { heir, nonces: Vec::new() }, result);
                     }
                     (Question::CallOff { heir }, _) => {
                         core.handle_move_answered(now, &Wanted::CallOff { heir }, result);
@@ -558,8 +561,8 @@ impl World {
         let (begins_anew, generation, keeps_last) = (node.begins_anew(), node.generation(), node.keeps_last());
         let files = node.machine.disk.files.clone();
         let store = node.store.take().filter(|_| keeps_last);
-        if let Some(stream) = &node.stream {
-            self.env.close(stream.connection, host);
+        for connection in node.connections() {
+            self.env.close(connection, host);
         }
         *life += 1;
         let id = HostId { host, life: *life };
@@ -613,8 +616,10 @@ impl World {
         if let Some(record) = term {
             env.oracle.check_recorded_fork(host, record.fork, over.fork);
         }
+        let members = term.filter(|_| env.plan.broken != Some(Break::ForgetMembers));
+        let members = members.into_iter().flat_map(|record| &record.backups).map(|member| member.join).collect();
         let term = term.map_or(over.term, |record| Term(record.branch));
-        let (node, begun) = PrimaryNode::take_over(id, term, guest, files, over, env);
+        let (node, begun) = PrimaryNode::take_over(id, (term, members), guest, files, over, env);
         self.hosts[host].role = Role::Primary(Box::new(node));
         self.env.after(MS, Event::Connect(id));
         if begun.and_then(|()| self.env.step(host, Step::TakeOver, true)).is_err() {

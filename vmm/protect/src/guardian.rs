@@ -319,6 +319,8 @@ impl Guardian {
                 self.with_pipeline(|pipeline, now| pipeline.handle_release_late(now, upto));
             }
             Action::Release { upto, .. } => self.release(upto),
+            // A takeover here has no other members: this driver has one backup, and a record lists no other.
+            Action::EmitAgain => {}
             Action::Beat { connection, frame } => {
                 if let Some(stream) = self.stream_of_connection(connection) {
                     stream.send_now(&frame);

@@ -338,9 +338,12 @@ impl Registrant {
     }
 
     /// As the primary: from here on the backup of `session` could take over.
-    pub fn enlist(&self, session: SessionId, place: Option<Place>) -> ClaimResult {
+    pub fn enlist(&self, session: SessionId, place: Option<Place>, beside: &[SessionId]) -> ClaimResult {
         match place {
-            Some(place) => self.claim(Wish::Enlist(Member { place, join: session })),
+            Some(place) => {
+                let beside = beside.iter().copied().collect();
+                self.claim(Wish::Enlist { member: Member { place, join: session }, beside })
+            }
             // It came without a witness, and this VM has one since: it may not become a member that no record lists.
             None if self.is_witnessed() => ClaimResult::Unreachable,
             None => ClaimResult::Granted,

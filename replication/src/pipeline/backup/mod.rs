@@ -319,6 +319,12 @@ impl BackupPipeline {
         self.advance(now);
     }
 
+    /// A claim was lost to another backup, and the newest record lists this place still.
+    pub fn handle_still_listed(&mut self, now: Time) {
+        self.core.handle_still_listed(now);
+        self.advance(now);
+    }
+
     /// What the loop does next.
     pub fn poll_loop_step(&mut self) -> Option<LoopStep> {
         if self.loop_lane.given.is_some() {

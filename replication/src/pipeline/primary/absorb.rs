@@ -47,6 +47,10 @@ impl PrimaryPipeline {
                 let until = now.after(self.config.primary.detect);
                 self.actions.push_back(Action::Release { upto, until });
             }
+            PrimaryAction::EmitAgain => {
+                self.wants_settling |= self.core.is_alone();
+                self.actions.push_back(Action::EmitAgain);
+            }
             PrimaryAction::Resync { link } => self.begin_filling(now, link),
             PrimaryAction::DiskWanted(want) => self.take_want(want),
             PrimaryAction::FillingStalls { phase } => self.note(Note::FillingStalls { phase }),

@@ -241,6 +241,8 @@ impl PrimaryPipeline {
                 }
                 // The guest stands still, so they end.
                 Stage::Leave { .. } if !self.epochs.is_empty() => return None,
+                // What other backups have not acked may not leave: how long that takes is theirs, and each is lost that takes too long.
+                Stage::Leave { until: None } if self.waits_for_others() => return None,
                 Stage::Leave { until: None } => {
                     let until = Some(now.after(2 * self.config.console_wait));
                     self.to(Stage::Leave { until });
@@ -256,6 +258,11 @@ impl PrimaryPipeline {
                 Stage::Sealed | Stage::Failed => return None,
             }
         }
+    }
+
+    /// Whether a backup that follows has not acked all that was sealed.
+    fn waits_for_others(&self) -> bool {
+        self.core.slowest_acked().is_some_and(|acked| acked < self.core.pointers().sealed())
     }
 
     fn to(&mut self, stage: Stage) {

@@ -212,6 +212,11 @@ impl std::fmt::Debug for PrimaryPipeline {
     }
 }
 
+/// Whether a guest begins in epochs: it has a state directory, or backups of before that have to agree to what leaves.
+fn begins_in_epochs(config: &PrimaryConfig) -> bool {
+    config.has_store || !config.members.is_empty()
+}
+
 impl PrimaryPipeline {
     /// A guest that is about to run the first epoch of its branch, with no backup.
     pub fn new(config: PipelineConfig) -> Self {
@@ -233,7 +238,7 @@ impl PrimaryPipeline {
             pausing: None,
             snapshot: None,
             switchover: None,
-            mode: if config.primary.has_store { GuestMode::Epochs } else { GuestMode::Direct },
+            mode: if begins_in_epochs(&config.primary) { GuestMode::Epochs } else { GuestMode::Direct },
             is_held: false,
             wants_settling: false,
             settling: None,

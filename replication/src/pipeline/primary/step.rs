@@ -183,6 +183,8 @@ pub enum Action {
         /// The last moment at which this may be begun.
         until: Time,
     },
+    /// Send what the predecessor of a takeover held again.
+    EmitAgain,
     /// Send this frame without waiting for anything, if nothing else is being sent.
     Beat {
         /// The connection.

@@ -22,8 +22,8 @@ fn forsworn(result: Result<Nonce, String>) -> Frame {
     frame(Message::Forsworn(Forsworn { heir: HEIR, result }))
 }
 
-fn move_question(nonce: Option<Nonce>) -> PrimaryAction {
-    PrimaryAction::Ask(Question::Move { heir: HEIR, nonce })
+fn move_question(nonces: &[Nonce]) -> PrimaryAction {
+    PrimaryAction::Ask(Question::Move { heir: HEIR, nonces: nonces.to_vec() })
 }
 
 /// A primary whose backup follows and was asked to forswear.
@@ -40,13 +40,13 @@ fn asking() -> Primary {
 fn heir_is_asked_for_when_the_backup_has_forsworn_and_not_before() {
     let mut primary = asking();
     primary.handle_frame(Time(MS), PEER, forsworn(Ok(Nonce([6; 16])))).expect("it was asked");
-    assert_eq!(asked(&mut primary), [move_question(Some(Nonce([6; 16])))]);
+    assert_eq!(asked(&mut primary), [move_question(&[Nonce([6; 16])])]);
     // Output goes on leaving meanwhile, and what has no answer is asked again.
-    let question = Question::Move { heir: HEIR, nonce: None };
+    let question = Question::Move { heir: HEIR, nonces: Vec::new() };
     primary.handle_move_answered(Time(MS), &question, ClaimResult::Unreachable);
     assert!(primary.is_exchanging() && primary.state() == PrimaryState::Protected);
     primary.handle_timeout(Time(MS).after(config().claim_retry));
-    assert!(asked(&mut primary).contains(&move_question(Some(Nonce([6; 16])))));
+    assert!(asked(&mut primary).contains(&move_question(&[Nonce([6; 16])])));
     primary.handle_exchange_settled(moved());
     primary.handle_move_answered(Time(MS), &question, ClaimResult::Granted);
     assert_eq!(asked(&mut primary), [PrimaryAction::ExchangeSettled(moved())]);
@@ -62,7 +62,7 @@ fn settlement_of_an_earlier_exchange_says_nothing_of_the_next() {
     assert_eq!(asked(&mut primary), [PrimaryAction::ExchangeSettled(called_off(earlier))]);
     assert!(primary.is_exchanging());
     primary.handle_frame(Time(MS), PeerId::FIRST, forsworn(Ok(Nonce([6; 16])))).expect("it was asked");
-    assert_eq!(asked(&mut primary), [move_question(Some(Nonce([6; 16])))]);
+    assert_eq!(asked(&mut primary), [move_question(&[Nonce([6; 16])])]);
     primary.handle_exchange_settled(moved());
     assert!(!primary.is_exchanging());
 }
@@ -96,7 +96,7 @@ fn guest_with_a_backup_gets_no_witness() {
 fn guest_without_a_backup_asks_for_the_heir_at_once() {
     let mut primary = solo();
     primary.handle_exchange_opened(Time(MS), HEIR, Vec::new(), NONCE);
-    assert_eq!((asked(&mut primary), sent(&mut primary)), (vec![move_question(None)], vec![]));
+    assert_eq!((asked(&mut primary), sent(&mut primary)), (vec![move_question(&[])], vec![]));
 }
 
 /// It met its primary at the old witness, was listed at the new one, and asked the old one for the guest for ever.
@@ -104,7 +104,7 @@ fn guest_without_a_backup_asks_for_the_heir_at_once() {
 fn no_backup_is_taken_before_the_exchange_is_settled() {
     let mut primary = solo();
     primary.handle_exchange_opened(Time(MS), HEIR, Vec::new(), NONCE);
-    assert_eq!((asked(&mut primary), primary.wants_connection(PEER)), (vec![move_question(None)], false));
+    assert_eq!((asked(&mut primary), primary.wants_connection(PEER)), (vec![move_question(&[])], false));
     primary.handle_connected(Time(MS), PEER, SESSION, None);
     assert_eq!(primary.poll_action(), Some(PrimaryAction::Disconnect { peer: PEER }));
     assert_eq!(sent(&mut primary), []);

@@ -109,7 +109,8 @@ impl World {
         won(world.wish(&mut a, begin(Some(store(11)))));
         let known = a.register.known().expect("it began");
         won(world.wish(&mut b, Wish::Follow { known, primary: place(1).id }));
-        won(world.wish(&mut a, Wish::Enlist(Member { place: place(2), join: JOIN })));
+        won(world
+            .wish(&mut a, Wish::Enlist { member: Member { place: place(2), join: JOIN }, beside: BTreeSet::new() }));
         (world, a, b)
     }
 
@@ -443,9 +444,13 @@ fn place_that_an_append_in_doubt_lists_can_be_named_and_must_be() {
         others.into_iter().map(|place| place.id).collect::<Vec<_>>()
     };
     // The question about it was asked: nothing is in doubt yet.
-    world.wish(&mut a, Wish::Enlist(Member { place: place(2), join: JOIN }));
+    world.wish(&mut a, Wish::Enlist { member: Member { place: place(2), join: JOIN }, beside: BTreeSet::new() });
     assert_eq!((others(&a, &world), a.register.in_doubt()), (vec![], None));
-    lose_answer(&mut world, &mut a, Wish::Enlist(Member { place: place(2), join: JOIN }));
+    lose_answer(
+        &mut world,
+        &mut a,
+        Wish::Enlist { member: Member { place: place(2), join: JOIN }, beside: BTreeSet::new() },
+    );
     assert_eq!((others(&a, &world), a.register.in_doubt()), (vec![place(2).id], Some(2)));
     // Whatever else is tried in that slot, it may stand there.
     lose_answer(&mut world, &mut a, Wish::Remove(JOIN));
@@ -616,7 +621,8 @@ fn exchange_that_is_called_off_leaves_a_witness_saying_what_it_said() {
         let now = world.witnesses[NEW].newest().clone();
         let (number, previous, attempt) = (there.record.number + 1, there.hash, now.attempt);
         assert_eq!(now, Record { number, previous, attempt, ..there.record });
-        won(world.wish(&mut a, Wish::Enlist(Member { place: place(2), join: JOIN })));
+        won(world
+            .wish(&mut a, Wish::Enlist { member: Member { place: place(2), join: JOIN }, beside: BTreeSet::new() }));
     }
 }
 

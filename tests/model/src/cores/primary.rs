@@ -187,7 +187,9 @@ impl PrimaryCore {
             Errand::RemoveStore => core.handle_store_delisted(now, result),
             Errand::End => core.handle_end_recorded(now, result),
             Errand::Look => core.handle_unasked_look(result),
-            Errand::Move => core.handle_move_answered(now, &Question::Move { heir: self.heir, nonce: None }, result),
+            Errand::Move => {
+                core.handle_move_answered(now, &Question::Move { heir: self.heir, nonces: Vec::new() }, result)
+            }
             Errand::CallOff => core.handle_move_answered(now, &Question::CallOff { heir: self.heir }, result),
             Errand::Begin | Errand::Resume | Errand::TakeOver | Errand::Override => {
                 unreachable!("no primary asks this")
@@ -320,6 +322,7 @@ fn config(term: Term, origin: Origin, has_store: bool) -> PrimaryConfig {
         log_counts: false,
         has_store,
         backup_durable: true,
+        members: Vec::new(),
         begins_afresh: true,
         is_witnessed: true,
     }

@@ -92,10 +92,10 @@ impl Play<'_> {
                 let named_dead = self.named_dead(host, errand)?;
                 Wish::TakeOver { join: join.session(), fork, named_dead }
             }
-            Errand::Enlist(join) => Wish::Enlist(Member {
-                place: self.world.node(join.backup.host)?.register.me().clone(),
-                join: join.session(),
-            }),
+            Errand::Enlist(join) => {
+                let place = self.world.node(join.backup.host)?.register.me().clone();
+                Wish::Enlist { member: Member { place, join: join.session() }, beside: BTreeSet::new() }
+            }
             Errand::Remove(join) | Errand::Delist(join) => Wish::Remove(join.session()),
             Errand::RemoveStore => Wish::RemoveStore,
             Errand::End => Wish::End,

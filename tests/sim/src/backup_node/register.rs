@@ -36,7 +36,11 @@ impl BackupNode {
         if self.is_inheriting() {
             return self.handle_inherited(result, env);
         }
+        let is_lost = matches!(result, ClaimResult::Denied { .. });
         self.pipeline.handle_answer(env.time(), Answer::Claimed(result));
+        if is_lost && env.witness.is_listed(self.id.host) {
+            self.pipeline.handle_still_listed(env.time());
+        }
         self.pump(env)?;
         self.read(env)
     }

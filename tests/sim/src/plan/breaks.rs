@@ -203,6 +203,14 @@ pub enum Break {
     OldRegisterAppended,
     /// An override need not name everybody.
     OverrideUnnamed,
+    /// What one backup acks counts for every other one.
+    AckForAll,
+    /// Who takes over does not ask the other backups that its record lists.
+    ForgetMembers,
+    /// Who takes over sends what was held again before the other backups have reported.
+    HeldBeforeReport,
+    /// A removal of one of several backups is not asked for.
+    RemovalUnasked,
     /// A guest that was handed over runs without asking the witness.
     HandoverUnclaimed,
     /// A primary that offered its guest goes on with it without asking the witness.
@@ -215,7 +223,7 @@ pub enum Break {
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 101] = [
+    pub const ALL: [Break; 105] = [
         Break::ReleaseBeforeAck,
         Break::RunWithoutClaim,
         Break::SoloWithoutClaim,
@@ -313,6 +321,10 @@ impl Break {
         Break::GenerationStands,
         Break::OldRegisterAppended,
         Break::OverrideUnnamed,
+        Break::AckForAll,
+        Break::ForgetMembers,
+        Break::HeldBeforeReport,
+        Break::RemovalUnasked,
         Break::HandoverUnclaimed,
         Break::OfferForgotten,
         Break::HandedOverRuns,
@@ -397,6 +409,13 @@ impl Break {
                 | Break::FullIsLogged
                 | Break::CacheBelieved
         )
+    }
+}
+
+impl Break {
+    /// It breaks nothing where there is one backup.
+    pub(super) fn is_of_several(self) -> bool {
+        matches!(self, Break::AckForAll | Break::ForgetMembers | Break::HeldBeforeReport | Break::RemovalUnasked)
     }
 }
 

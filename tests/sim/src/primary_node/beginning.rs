@@ -1,7 +1,10 @@
 //! How a primary begins: booted, resumed from its state directory, or in the place of a backup.
 
-use replication::pipeline::primary::{GuestMode, PrimaryPipeline};
-use replication::{BranchSeed, Fork, Origin, Output, TakeOver, Term};
+use std::collections::BTreeMap;
+
+use replication::pipeline::primary::PrimaryPipeline;
+use replication::primary::PeerId;
+use replication::{BranchSeed, Fork, Origin, Output, SessionId, TakeOver, Term};
 
 use super::PrimaryNode;
 use crate::disk::Disk;
@@ -10,7 +13,6 @@ use crate::guest::{Guest, Said};
 use crate::machine::{Machine, request_of};
 use crate::machines::{incarnation, store_of};
 use crate::plan::Break;
-use crate::shipping::Shipping;
 use crate::state_dir::{LocalEpoch, StateDir};
 use crate::storage::Files;
 use crate::world::LOOK_EVERY;
@@ -23,6 +25,8 @@ struct Beginning {
     files: Files,
     inbox: Vec<u64>,
     store: Option<StateDir>,
+    /// The joins of the other backups that the record lists.
+    members: Vec<SessionId>,
 }
 
 impl PrimaryNode {
@@ -31,7 +35,8 @@ impl PrimaryNode {
         let term = if env.plan.broken == Some(Break::TermStands) { Term(1) } else { term };
         let store = env.plan.local.then(|| StateDir::new(store_of(id)));
         let files = Files::new(Disk::blank(), env.plan.log_room);
-        let beginning = Beginning { term, fork: None, guest: Guest::new(), files, inbox: Vec::new(), store };
+        let beginning =
+            Beginning { term, fork: None, guest: Guest::new(), files, inbox: Vec::new(), store, members: Vec::new() };
         let mut node = PrimaryNode::begin(id, beginning, env);
         let begun = node.tick(env);
         (node, begun)
@@ -46,7 +51,8 @@ impl PrimaryNode {
         env: &mut Env,
     ) -> PrimaryNode {
         let (inbox, guest) = (Vec::new(), last.guest.clone());
-        let beginning = Beginning { term, fork: Some(last.epoch), guest, files, inbox, store: Some(store) };
+        let members = Vec::new();
+        let beginning = Beginning { term, fork: Some(last.epoch), guest, files, inbox, store: Some(store), members };
         PrimaryNode::begin(id, beginning, env)
     }
 
@@ -57,10 +63,10 @@ impl PrimaryNode {
         }
     }
 
-    /// A VM that a backup takes over.
+    /// A VM that a backup takes over. `members`: the joins of the other backups that the record lists.
     pub fn take_over(
         id: HostId,
-        term: Term,
+        (term, members): (Term, Vec<SessionId>),
         guest: Guest,
         files: Files,
         over: TakeOver,
@@ -71,10 +77,13 @@ impl PrimaryNode {
         let mut guest = guest;
         guest.is_paused &= env.plan.broken != Some(Break::PauseForgotten);
         let fork = Some(Fork::Mark(over.fork)).filter(|_| env.plan.broken != Some(Break::ForkForgotten));
-        let beginning = Beginning { term, fork, guest, files, inbox, store: None };
+        let beginning = Beginning { term, fork, guest, files, inbox, store: None, members };
         let mut node = PrimaryNode::begin(id, beginning, env);
-        if env.plan.broken != Some(Break::ForgetHeld) {
-            PrimaryNode::emit_again(id, &over.reemit, env);
+        let held = if env.plan.broken == Some(Break::ForgetHeld) { Vec::new() } else { over.reemit };
+        if node.core().may_emit_again() || env.plan.broken == Some(Break::HeldBeforeReport) {
+            PrimaryNode::emit_again(id, &held, env);
+        } else {
+            node.held_before = held;
         }
         node.taken_over = true;
         let begun = node.tick(env);
@@ -82,19 +91,20 @@ impl PrimaryNode {
     }
 
     fn begin(id: HostId, beginning: Beginning, env: &mut Env) -> PrimaryNode {
-        let Beginning { term, fork, guest, files, inbox, store } = beginning;
+        let Beginning { term, fork, guest, files, inbox, store, members } = beginning;
         // No other node has its id.
         let seed = BranchSeed(incarnation(id).0);
         let origin = fork.map_or(Origin::boot(seed), |fork| Origin::after(fork, seed));
         let running = origin.first();
-        let config = env.plan.pipeline_config(term, origin, store.is_some());
+        let mut config = env.plan.pipeline_config(term, origin, store.is_some());
+        config.primary.members = members;
         env.after(LOOK_EVERY, Event::Look { by: id, again: true });
         let generation = env.oracle.generation;
         env.oracle.disk_is_safe(id.host, generation, &guest);
         let syncs_log = config.is_durable || store.is_some();
         let pipeline = PrimaryPipeline::new(config);
         env.oracle.branch_begins(id.host, pipeline.core().last_mark(), seed, &guest);
-        let mode = if store.is_some() { GuestMode::Epochs } else { GuestMode::Direct };
+        let mode = pipeline.mode();
         PrimaryNode {
             id,
             crashed: false,
@@ -108,10 +118,11 @@ impl PrimaryNode {
             has_base: store.is_some(),
             pipeline,
             machine: Machine::new(id.host, guest, files, mode, running, inbox, env.plan.hold_bytes_max),
-            shipping: Shipping::default(),
+            shipping: BTreeMap::new(),
+            filled: PeerId::FIRST,
+            held_before: Vec::new(),
             share: 100,
-            stream: None,
-            number: 0,
+            streams: BTreeMap::new(),
             does: None,
             outcome: None,
             is_reported: false,

@@ -1,7 +1,6 @@
 //! Rules that are broken on purpose where an epoch is sealed, and where its output leaves.
 
 use replication::pipeline::primary::Outcome;
-use replication::primary::PeerId;
 use replication::{EpochId, Linked, StateDigest};
 
 use super::PrimaryNode;
@@ -52,7 +51,8 @@ impl PrimaryNode {
 
     /// What a careless driver would do: the base leaves, and the core hears of an epoch like any other.
     pub(super) fn ship_base_before_seal(&mut self, rest: u64, env: &mut Env) -> Result<Outcome, Crashed> {
-        let (link, left) = (self.core().link(PeerId::FIRST).expect("there is a session to base"), self.core().left());
+        let link = self.core().link(self.filled).expect("there is a session to base");
+        let left = self.core().left();
         let branch = self.branch();
         let sealed = self.machine.seal(true, rest);
         let (epoch, has_writes) = (sealed.epoch, !sealed.sectors.is_empty());
@@ -60,8 +60,9 @@ impl PrimaryNode {
         let (last, sealed) = (self.core().last_mark(), self.machine.sealed(epoch));
         let digest = StateDigest::of(&sealed.guest.save());
         let linked = Linked { before: last.chain, mark: last.next(Some(digest)) };
-        let halves = self.shipping.epoch(link, (sealed, linked), left, env);
-        halves.into_iter().for_each(|half| self.send(self.number, half, env));
+        let shipping = self.shipping.entry(self.filled).or_default();
+        let halves = shipping.epoch(link, (sealed, true, linked), left, env);
+        halves.into_iter().for_each(|half| self.send(self.connection_of(link), half, env));
         self.pipeline.handle_sealed(env.time(), epoch, false, EPOCH_BYTES, has_writes);
         self.pump(env)?;
         Ok(Outcome::SessionOver)

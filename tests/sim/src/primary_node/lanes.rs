@@ -135,9 +135,10 @@ impl PrimaryNode {
     fn time_of(&mut self, does: &Does, env: &mut Env) -> u64 {
         match does {
             Does::Fill { step: FillStep::Round, .. } => {
-                let took = self.shipping.bytes_of_round() * MS / env.plan.load.link;
-                self.sends = self.shipping.bytes_of_round();
-                self.shipping.write_beside(env.plan.load, self.share, took);
+                let took = self.filled_shipping().bytes_of_round() * MS / env.plan.load.link;
+                self.sends = self.filled_shipping().bytes_of_round();
+                let share = self.share;
+                self.filled_shipping().write_beside(env.plan.load, share, took);
                 took
             }
             // It reads what is there.

@@ -8,6 +8,7 @@ use super::PrimaryNode;
 use crate::env::{Crashed, Env};
 use crate::fault::Step;
 use crate::plan::{Break, OnCrash};
+use crate::shipping::Shipping;
 use crate::state_dir::LocalEpoch;
 use crate::storage::{Done, Worker};
 
@@ -30,10 +31,11 @@ impl PrimaryNode {
             Does::Digest { epoch } => Outcome::Digested(self.digest(epoch, env)),
             Does::Collect { .. } if env.plan.broken == Some(Break::CollectForgotten) => Outcome::Done,
             Does::Collect { epoch } => {
-                self.shipping.collect(self.machine.sealed(epoch));
+                let filled = self.shipping.entry(self.filled).or_default();
+                filled.collect(self.machine.sealed(epoch));
                 Outcome::Done
             }
-            Does::Ship { link, is_base: _, linked, left } => return self.ship(link, linked, left, env),
+            Does::Ship { link, is_base, linked, left } => return self.ship((link, is_base), linked, left, env),
             Does::Log { .. } => {
                 if env.plan.broken == Some(Break::LogEmptiedEarly) {
                     self.machine.disk.files.log.truncate();
@@ -89,7 +91,8 @@ impl PrimaryNode {
             // Room for the log is set aside.
             Does::BeginFilling { .. } if env.is_full(host) => Outcome::Failed { text: "no room".into() },
             Does::BeginFilling { link, has_epochs } => {
-                self.shipping.begin(link, has_epochs, env.plan.load);
+                self.filled = self.pipeline.core().peer_of(link.session).unwrap_or_default();
+                self.filled_shipping().begin(link, has_epochs, env.plan.load);
                 Outcome::Done
             }
             Does::Record { .. } => Outcome::Done,
@@ -101,6 +104,15 @@ impl PrimaryNode {
         self.pipeline.is_current(session) || env.plan.broken == Some(Break::ShipOn)
     }
 
+    /// The connection to the backup of a session, by its number; of one that is over that of the first.
+    pub(super) fn connection_of(&self, link: Link) -> u64 {
+        self.pipeline.connection(self.core().peer_of(link.session).unwrap_or_default())
+    }
+
+    pub(super) fn filled_shipping(&mut self) -> &mut Shipping {
+        self.shipping.entry(self.filled).or_default()
+    }
+
     fn digest(&mut self, epoch: EpochId, env: &Env) -> StateDigest {
         let before = std::mem::replace(&mut self.digested, self.machine.sealed(epoch).guest.save());
         let is_stale = env.plan.broken == Some(Break::StaleDigest);
@@ -108,7 +120,13 @@ impl PrimaryNode {
     }
 
     /// The socket takes an epoch in two halves. What is decided between them stops the second.
-    fn ship(&mut self, link: Link, linked: Linked, left: EpochId, env: &mut Env) -> Result<Option<Outcome>, Crashed> {
+    fn ship(
+        &mut self,
+        (link, is_base): (Link, bool),
+        linked: Linked,
+        left: EpochId,
+        env: &mut Env,
+    ) -> Result<Option<Outcome>, Crashed> {
         let host = self.id.host;
         if !self.is_current(link.session, env) {
             self.half = None;
@@ -116,13 +134,15 @@ impl PrimaryNode {
         }
         if let Some(second) = self.half.take() {
             env.step(host, Step::Ship, false)?;
-            self.send(self.number, second, env);
+            self.send(self.connection_of(link), second, env);
             env.step(host, Step::Ship, true)?;
             return Ok(Some(Outcome::Done));
         }
-        let [first, second] = self.shipping.epoch(link, (self.machine.sealed(linked.mark.count), linked), left, env);
+        let peer = self.core().peer_of(link.session).unwrap_or_default();
+        let sealed = (self.machine.sealed(linked.mark.count), is_base, linked);
+        let [first, second] = self.shipping.entry(peer).or_default().epoch(link, sealed, left, env);
         env.whisper(|| format!("host {host} ships epoch {}", linked.mark));
-        self.send(self.number, first, env);
+        self.send(self.connection_of(link), first, env);
         self.half = Some(second);
         Ok(None)
     }
@@ -186,13 +206,14 @@ impl PrimaryNode {
         }
         env.step(host, Step::Resync, false)?;
         let is_round = step == FillStep::Round;
-        let (frames, outcome) = self.shipping.fill(link, step, &mut self.machine);
+        let shipping = self.shipping.entry(self.filled).or_default();
+        let (frames, outcome) = shipping.fill(link, step, &mut self.machine);
         if is_round {
             let (now, bytes) = (env.time(), self.sends);
             self.pipeline.with(now, |core| core.handle_fill_sent(link.session, bytes, 0));
         }
         if !frames.is_empty() {
-            self.send(self.number, frames, env);
+            self.send(self.connection_of(link), frames, env);
         }
         env.step(host, Step::Resync, true)?;
         Ok(Some(outcome))
@@ -210,7 +231,7 @@ impl PrimaryNode {
         if !self.pipeline.may_seal_base(session) {
             return Ok(Outcome::SessionOver);
         }
-        let rest = self.shipping.take_rest(&mut self.machine);
+        let rest = self.shipping.entry(self.filled).or_default().take_rest(&mut self.machine);
         let rest = if env.plan.broken == Some(Break::ForgetLeft) { 0 } else { rest };
         if env.plan.broken == Some(Break::BaseBeforeSeal) {
             return self.ship_base_before_seal(rest, env);

@@ -60,6 +60,9 @@ pub fn what(what: &What) -> String {
         }
         What::Blackout(long) => format!("all hosts are without power for {}", time(*long)),
         What::Cut(long) => format!("the hosts do not reach each other for {}", time(*long)),
+        What::CutPair(host, other, long) => {
+            format!("nothing comes through between hosts {host} and {other} for {}", time(*long))
+        }
         What::CutOneWay(host, long) => format!("what host {host} sends does not arrive for {}", time(*long)),
         What::LinkSlows(host, long) => format!("what host {host} sends takes longer and longer, for {}", time(*long)),
         What::Lags(host, long) => format!("what host {host} sends on its connections lags by {}", time(*long)),

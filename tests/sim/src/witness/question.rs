@@ -52,6 +52,7 @@ pub enum Question {
     Enlist {
         session: SessionId,
         place: Option<Box<Place>>,
+        beside: Vec<SessionId>,
     },
     /// Does this backup forswear its register? `reaches`: the host reaches witnesses.
     Forswear {
@@ -89,7 +90,7 @@ impl Question {
     pub fn of_primary(wants: primary::Question, is_kept: bool) -> Question {
         match wants {
             primary::Question::Meet { session, nonce } => Question::Meet { session, nonce },
-            primary::Question::Enlist { session, place } => Question::Enlist { session, place },
+            primary::Question::Enlist { session, place, beside } => Question::Enlist { session, place, beside },
             primary::Question::Delist { session } => Question::Delist { session },
             primary::Question::Claim { session } => Question::Claim { session },
             primary::Question::DelistStore => Question::DelistStore,
@@ -145,6 +146,9 @@ impl Env {
             self.step(by.host, Step::Claim, false)?;
         }
         match self.plan.broken {
+            Some(Break::RemovalUnasked) if matches!(question, Question::Claim { .. }) => {
+                self.learn_unasked(by, question)
+            }
             Some(broken) if question.unasked(is_anew) == Some(broken) => self.learn_unasked(by, question),
             _ => self.ask(by, question),
         }

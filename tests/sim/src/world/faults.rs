@@ -31,6 +31,10 @@ impl World {
                 env.net.set_up(host, false);
                 time
             }
+            What::CutPair(host, other, time) => {
+                env.net.set_pair_up(host, other, false);
+                time
+            }
             What::LinkSlows(host, time) => {
                 env.net.slows_since[host] = Some(env.now);
                 time
@@ -123,6 +127,10 @@ impl World {
                 self.env.net.set_up(host, true);
                 self.flush_all();
             }
+            What::CutPair(host, other, _) => {
+                self.env.net.set_pair_up(host, other, true);
+                self.flush_all();
+            }
             What::LinkSlows(host, _) => self.env.net.slows_since[host] = None,
             What::WitnessCut(host, _) => self.env.net.witness_up[host] = true,
             What::WitnessFull(_) => self.env.witness.fill(false),
@@ -144,7 +152,7 @@ impl World {
     fn black_out(&mut self, time: u64) {
         for host in 0..HOSTS {
             self.crash(host, true);
-            if host != SPARE {
+            if host != SPARE || self.env.plan.has_several {
                 let delay = time + self.env.rng.range(0, 5 * MS);
                 self.env.after(delay, Event::Restart(host));
             }
@@ -186,7 +194,15 @@ impl World {
         let dead: BTreeSet<Incarnation> =
             others.iter().filter(|place| names_all || is_dead(place)).map(|place| place.id).collect();
         let is_newest = self.env.witness.newest().is_some_and(|record| self.could_continue(host, record));
-        if dead.len() < others.len() || !(is_newest || names_all) {
+        // Of backups that were listed later a backup that does not reach the witness has not heard; who looks at all hosts sees them.
+        let me = self.env.witness.place(host).id;
+        let sees_another = self.env.plan.has_several
+            && self
+                .env
+                .witness
+                .newest()
+                .is_some_and(|record| record.places().any(|place| place.id != me && !is_dead(place)));
+        if dead.len() < others.len() || !(is_newest || names_all) || sees_another {
             return;
         }
         let assent = Assent::Override { dead, word: Witness::word() };
@@ -246,13 +262,13 @@ impl World {
     }
 
     pub(super) fn stop(&mut self, host: usize, power: bool) {
-        let stream = match &self.hosts[host].role {
+        let connections: Vec<u64> = match &self.hosts[host].role {
             Role::Down(_) => return,
-            Role::Primary(node) => node.stream.as_ref(),
-            Role::Backup(node) => node.stream.as_ref(),
-            Role::Starting(_) => None,
+            Role::Primary(node) => node.connections().collect(),
+            Role::Backup(node) => node.stream.iter().map(|stream| stream.connection).collect(),
+            Role::Starting(_) => Vec::new(),
         };
-        if let Some(connection) = stream.map(|stream| stream.connection).filter(|_| !power) {
+        for connection in connections.into_iter().filter(|_| !power) {
             self.env.close(connection, host);
         }
         let mut remains = match std::mem::replace(&mut self.hosts[host].role, Role::Down(Box::default())) {
@@ -396,7 +412,8 @@ impl World {
     fn restart_all(&mut self) {
         self.restart(0);
         self.restart(1);
-        if self.env.witness.newest().is_some_and(|record| record.places().any(|place| host_of(place) == SPARE)) {
+        let is_ours = |record: &Record| record.places().any(|place| host_of(place) == SPARE);
+        if self.env.plan.has_several || self.env.witness.newest().is_some_and(is_ours) {
             self.restart(SPARE);
         }
         let is_backup = |host: usize| matches!(self.hosts[host].role, Role::Backup(_));
@@ -441,6 +458,7 @@ impl World {
                 self.env.witness.use_current(host);
             }
         }
+        self.attend_starts();
         (0..HOSTS).for_each(|host| self.ask_primary(host, |node, env| node.unpause(env)));
         let is_run = self.hosts.iter().any(|host| matches!(host.role, Role::Primary(_) | Role::Starting(_)));
         let is_kept = |host: &Host| matches!(&host.role, Role::Backup(node) if node.core().kept().is_some());
@@ -452,6 +470,24 @@ impl World {
             self.env.say(|| format!("an operator starts the VM on host {host}"));
             self.env.witness.give_current(host);
             self.run_again(host);
+        }
+    }
+
+    /// Where every other host is needed too: one that asks a witness which does not count any more, while the VM runs elsewhere, is
+    /// started as its backup.
+    fn attend_starts(&mut self) {
+        let is_run = self.hosts.iter().any(|host| matches!(host.role, Role::Primary(_)));
+        for host in 0..HOSTS {
+            let is_starting = matches!(self.hosts[host].role, Role::Starting(_));
+            if self.env.plan.has_several && is_run && is_starting && self.env.rng.percent(20) {
+                self.env.say(|| format!("an operator makes host {host} a backup"));
+                self.env.witness.give_current(host);
+                if self.env.witness.is_of_lost_heir(host) {
+                    self.env.witness.machines.lose_lock(host);
+                }
+                self.stop(host, false);
+                self.start(host, false);
+            }
         }
     }
 }

@@ -16,24 +16,36 @@ impl World {
             return;
         }
         self.env.after(5 * MS, Event::Connect(id));
-        let (host, peer) = (id.host, self.targets[id.host]);
+        for (peer, target) in self.peers_of(id.host) {
+            self.connect_to(id, peer, target);
+        }
+    }
+
+    /// Whom the primary on a host is to connect to: by number, and where.
+    fn peers_of(&self, host: usize) -> Vec<(PeerId, usize)> {
+        if !self.env.plan.has_several {
+            return vec![(PeerId::FIRST, self.targets[host])];
+        }
+        let others = (0..HOSTS).filter(|other| *other != host);
+        others.map(|other| (PeerId(other as u8), other)).collect()
+    }
+
+    fn connect_to(&mut self, id: HostId, number: PeerId, peer: usize) {
+        let host = id.host;
         let Role::Primary(node) = &self.hosts[host].role else { return };
         let Role::Backup(other) = &self.hosts[peer].role else { return };
         let is_reached = self.env.net.passes(Some(host), Some(peer)) && self.env.net.passes(Some(peer), Some(host));
-        if !node.core().wants_connection(PeerId::FIRST)
-            || node.stream.is_some()
-            || self.env.is_paused(peer)
-            || !is_reached
+        if !node.core().wants_connection(number) || node.is_connected(number) || self.env.is_paused(peer) || !is_reached
         {
             return;
         }
         let is_busy = other.stream.is_some();
-        let number = self.env.net.open(Some(host), Some(peer));
+        let connection = self.env.net.open(Some(host), Some(peer));
         match is_busy {
-            true => self.refuse(peer, number),
-            false => self.called(peer, number),
+            true => self.refuse(peer, connection),
+            false => self.called(peer, connection),
         }
-        let result = self.primary(id, |node, env| node.handle_connected(number, env));
+        let result = self.primary(id, |node, env| node.handle_connected(number, connection, env));
         self.settle(host, result);
     }
 
@@ -87,26 +99,27 @@ impl World {
     }
 
     fn take_piece(&mut self, id: HostId, connection: u64, piece: &Piece) -> Result<(), Crashed> {
-        let stream = match &self.hosts[id.host].role {
-            Role::Primary(node) => node.stream.as_ref(),
-            Role::Backup(node) => node.stream.as_ref(),
-            Role::Starting(_) | Role::Down(_) => None,
+        let open: Vec<u64> = match &self.hosts[id.host].role {
+            Role::Primary(node) => node.connections().collect(),
+            Role::Backup(node) => node.stream.iter().map(|stream| stream.connection).collect(),
+            Role::Starting(_) | Role::Down(_) => Vec::new(),
         };
-        let is_old = stream.is_some_and(|stream| stream.connection > connection);
-        let is_open = stream.is_some_and(|stream| stream.connection == connection);
+        let (newest, is_open) = (open.iter().max().copied(), open.contains(&connection));
+        let is_old = newest.is_some_and(|newest| newest > connection) && !is_open;
         match piece {
             Piece::Bytes(bytes) if is_old && self.env.plan.broken == Some(Break::OldBytes) => {
                 let bytes = self.as_of_now(bytes);
-                self.primary(id, |node, env| node.handle_bytes(&bytes, env))?;
+                let newest = newest.expect("one is newer than this");
+                self.primary(id, |node, env| node.handle_bytes(newest, &bytes, env))?;
                 self.backup(id, |node, env| node.handle_piece(&Piece::Bytes(bytes), env))
             }
             _ if !is_open => Ok(()),
             Piece::Bytes(bytes) => {
-                self.primary(id, |node, env| node.handle_bytes(bytes, env))?;
+                self.primary(id, |node, env| node.handle_bytes(connection, bytes, env))?;
                 self.backup(id, |node, env| node.handle_piece(piece, env))
             }
             Piece::End => {
-                self.primary(id, |node, env| node.handle_disconnected(env))?;
+                self.primary(id, |node, env| node.handle_disconnected(connection, env))?;
                 self.backup(id, |node, env| node.handle_piece(piece, env))
             }
         }

@@ -18,7 +18,8 @@ impl World {
                 );
                 // It may have won, and not have heard of it.
                 let is_listed = record.backups.iter().any(|member| Some(member.join) == node.session());
-                is_whole && (is_listed || record.primary.id == id)
+                let is_kept = record.backups.iter().any(|member| Some(member.join) == node.core().kept_join());
+                is_kept || (is_whole && (is_listed || record.primary.id == id))
             }
             Role::Starting(remains) | Role::Down(remains) => {
                 let ours = remains.resumable().filter(|store| !store.is_copy()).map(|store| store.store);

@@ -100,8 +100,8 @@ impl Guardian {
                 let meeting = self.registrant.meet(nonce);
                 self.with_core(|core, now| core.handle_met(now, session, meeting));
             }
-            Question::Enlist { session, place } => {
-                let result = self.registrant.enlist(session, place.map(|place| *place));
+            Question::Enlist { session, place, beside } => {
+                let result = self.registrant.enlist(session, place.map(|place| *place), &beside);
                 self.with_core(|core, now| core.handle_enlisted(now, session, result));
             }
             Question::Delist { session } => {
@@ -123,9 +123,9 @@ impl Guardian {
                 let result = self.registrant.look();
                 self.with_core(|core, now| core.handle_looked(now, result));
             }
-            ref question @ Question::Move { heir, nonce } => {
+            ref question @ Question::Move { heir, ref nonces } => {
                 fault::reached(fault::MOVE_UNASKED);
-                let result = self.registrant.move_to(heir, nonce);
+                let result = self.registrant.move_to(heir, nonces);
                 self.note_settlement();
                 self.with_core(|core, now| core.handle_move_answered(now, question, result));
             }

@@ -90,6 +90,7 @@ pub(super) fn pipeline_config(
         log_counts: durable || has_store,
         has_store,
         backup_durable: durable,
+        members: Vec::new(),
         begins_afresh: config.begins_afresh,
         is_witnessed,
     };

@@ -247,20 +247,18 @@ impl Registrant {
         Ok(replaced.map(|(exchange, (name, witness))| (name, witness, exchange)))
     }
 
-    /// As the primary: the register is continued by `heir`, for which all have forsworn. `nonce`: what the backup left at the new
-    /// witness; one that left nothing where this side looks sees another one, and it is called off.
-    pub fn move_to(&self, heir: RegisterId, nonce: Option<Nonce>) -> ClaimResult {
+    /// As the primary: the register is continued by `heir`, for which all have forsworn. `nonces`: what each backup left at the
+    /// new witness; one that left nothing where this side looks sees another one, and it is called off.
+    pub fn move_to(&self, heir: RegisterId, nonces: &[Nonce]) -> ClaimResult {
         let new = self.desk(replication::view::Desk::Heir);
-        let found = match (new, nonce) {
-            (Some(new), Some(nonce)) => new.finds(&self.vm_name, nonce),
-            _ => Ok(true),
-        };
+        let finds = |nonce: &Nonce| new.as_ref().map_or(Ok(true), |new| new.finds(&self.vm_name, *nonce));
+        let found: std::io::Result<bool> = nonces.iter().try_fold(true, |all, nonce| Ok(all && finds(nonce)?));
         match found {
             Err(error) => {
                 tracing::debug!(%error, "the new witness does not answer");
                 return ClaimResult::Unreachable;
             }
-            Ok(false) => tracing::warn!("the backup does not see the same new witness: the exchange is called off"),
+            Ok(false) => tracing::warn!("a backup does not see the same new witness: the exchange is called off"),
             Ok(true) => {
                 if let Err(error) = self.note_forsworn(heir) {
                     tracing::warn!(%error, "the state directory takes no note of the exchange");
