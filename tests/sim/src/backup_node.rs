@@ -211,7 +211,7 @@ impl BackupNode {
     }
 
     /// Its image is noted to be one that a filling left half-way.
-    pub fn is_half_filled(&self) -> bool {
+    pub fn is_filling_noted(&self) -> bool {
         self.storage.files.is_filling_noted
     }
 

@@ -69,6 +69,7 @@ mod tests {
             ("DELETE", "/ft", "", 204),
             ("DELETE", "/metrics", "", 204),
             ("PUT", "/ft/take-over", r#"{"dead":["0a1b2c3d"]}"#, 204),
+            ("PUT", "/ft/switchover", r#"{"back":true}"#, 200),
             ("PUT", "/ft/witness", r#"{"witness":"file:/w"}"#, 204),
             ("PUT", "/actions", r#"{"action_type":"Stop"}"#, 204),
             ("PUT", "/snapshot/create", r#"{"snapshot_path":"/s"}"#, 200),

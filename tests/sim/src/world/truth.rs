@@ -69,7 +69,7 @@ impl World {
     fn is_disk_lost(&self) -> bool {
         let host = self.env.witness.newest().map(|record| host_of(&record.primary));
         host.is_some_and(|host| match &self.hosts[host].role {
-            Role::Backup(node) => node.is_half_filled(),
+            Role::Backup(node) => node.is_filling_noted(),
             Role::Starting(remains) | Role::Down(remains) => remains.files.is_filling_noted,
             Role::Primary(_) => false,
         })

@@ -157,8 +157,9 @@ impl Guardian {
                 HandoverStep::Finish => break,
             }
         }
-        match self.machine.ended() {
-            Some(End::HandedOver { holder }) => Ok(HandedOver { holder, stood: stopped.elapsed() }),
+        // Whoever heard it from the witness is about to end the machine; until then the guest stands still.
+        match self.machine.wait() {
+            End::HandedOver { holder } => Ok(HandedOver { holder, stood: stopped.elapsed() }),
             _ => Err(NotHandedOver::Ended),
         }
     }
