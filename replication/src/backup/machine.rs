@@ -403,8 +403,8 @@ impl Backup {
     fn greet(&mut self, now: Time, link: Link, hello: Hello) {
         self.connection = Connection::Primary;
         self.state = Greeting;
-        // The register looks for the listing of what this primary fills from here on. One that wins lists this place no more when it comes.
-        self.reclaim_at = None;
+        // Whoever greets lives; one that is not accepted has changed nothing.
+        self.reclaim_at = self.reclaim_at.map(|_| now.after(self.config.detect * RECLAIM_DETECTS));
         (self.last_heard, self.last_sent) = (now, now);
         self.session = Some(Session::new(link, &hello, self.config.staged_bytes_beyond_ram));
         self.actions.push_back(BackupAction::Greeted(Box::new(hello)));

@@ -360,14 +360,18 @@ fn primary_that_comes_while_a_kept_copy_is_claimed_is_sent_away() {
     assert_eq!(backup.state(), BackupState::Claiming);
 }
 
+/// A stranger that greeted, and was not accepted, kept the only copy from ever being claimed.
 #[test]
-fn kept_copy_is_not_claimed_again_when_a_primary_has_come() {
+fn kept_copy_is_claimed_later_when_a_primary_has_come_and_was_not_accepted() {
     let mut backup = listed_loser();
     backup.handle_connected(Time(9 * MS));
     greet_again(&mut backup);
     backup.handle_disconnected(Time(10 * MS));
-    assert_eq!((backup.state(), backup.poll_timeout()), (BackupState::Waiting, None));
-    assert!(backup.kept().is_some());
+    let at = Time(9 * MS).after(config().detect * 4);
+    assert_eq!((backup.state(), backup.poll_timeout()), (BackupState::Waiting, Some(at)));
+    actions(&mut backup);
+    backup.handle_timeout(at);
+    assert_eq!(actions(&mut backup), [BackupAction::Claim { session: SESSION, fork: mark(7) }]);
 }
 
 #[test]

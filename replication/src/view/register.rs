@@ -94,9 +94,9 @@ enum Phase {
 /// What was seen of the records that list this node as a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Listing {
-    /// No primary greeted it.
-    NotGreeted,
-    /// Under which pairing the last one does, of those that were not there when a primary greeted it last.
+    /// It follows no primary yet.
+    NoPrimary,
+    /// Under which pairing the last one does, of those that were not there when it began to follow its primary.
     Since(Option<SessionId>),
 }
 
@@ -149,7 +149,7 @@ impl Register {
             by: None,
             another: None,
             in_doubt: None,
-            listing: Listing::NotGreeted,
+            listing: Listing::NoPrimary,
             followed: None,
             exchange: None,
             is_heir_in_doubt: false,
@@ -319,7 +319,7 @@ impl Register {
             return None;
         }
         if descends {
-            self.note_listing(&wish, &found);
+            self.note_listing(&found);
         }
         if !descends || self.lacks_listing(&wish) {
             self.known = self.known_before;
@@ -381,7 +381,7 @@ impl Register {
         self.known = Some(Known::of(&entry));
         (self.known_before, self.by) = (self.known, by);
         self.newest = Some(entry);
-        (self.in_doubt, self.listing) = (None, Listing::NotGreeted);
+        (self.in_doubt, self.listing) = (None, Listing::NoPrimary);
     }
 
     /// The heir's witness gave what stands there: `is_back` after something was given to it.
@@ -458,7 +458,7 @@ impl Register {
             Judgement::IsSo => {
                 let entry = self.newest.clone().expect("what is so is so by a record");
                 if let Wish::Follow { primary, .. } = wish {
-                    self.followed = Some(primary);
+                    (self.followed, self.listing) = (Some(primary), Listing::Since(None));
                 }
                 Some(Outcome::Won(Box::new(entry)))
             }
@@ -501,15 +501,14 @@ impl Register {
     }
 
     /// Looks for records that list this node as a backup, among those that were not seen yet.
-    fn note_listing(&mut self, wish: &Wish, found: &[Entry]) {
+    fn note_listing(&mut self, found: &[Entry]) {
         let seen = self.known.map_or(0, |known| known.number);
         let new = found.iter().filter(|entry| entry.record.number > seen);
         let mut ours = new.flat_map(|entry| &entry.record.backups).filter(|member| member.place.id == self.me.id);
         let last = ours.next_back().map(|member| member.join);
         match &mut self.listing {
-            listing if matches!(wish, Wish::Follow { .. }) => *listing = Listing::Since(None),
             Listing::Since(listed) => *listed = last.or(*listed),
-            Listing::NotGreeted => {}
+            Listing::NoPrimary => {}
         }
     }
 

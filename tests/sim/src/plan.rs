@@ -270,6 +270,8 @@ impl Plan {
         };
         if by_chance {
             plan.faults.extend(faults_of_several(&mut Rng::new(seed ^ OF_SEVERAL ^ 1), heal_at, detect));
+            // A second backup is filled beside epochs: a guest that writes as fast as the link may never be (decision 0044).
+            plan.load.speed /= 8;
         }
         if broken.is_none() && rng.percent(25) {
             plan.faults.extend(exchanges(&mut rng, heal_at));

@@ -116,3 +116,15 @@ fn backup_that_hears_a_greeting_again_states_nothing_of_the_one_that_it_was_for(
     ];
     assert_holds(&format!("seed = 10\n{limits}\nfaults = [{}]", faults.join(", ")));
 }
+
+/// A backup that had lost its claim to another one keeps its copy, and claims it again when the winner dies too. A stranger that said once
+/// more what a former primary had said kept it from that for ever.
+#[test]
+fn kept_copy_is_claimed_again_although_a_stranger_has_greeted() {
+    let stranger = "{ what = { Stranger = [2, { Replay = { back = 1 } }] }, when = { At = '77ms' } }";
+    let dies = |host: u8, at: &str| {
+        format!("{{ what = {{ Crash = {{ host = {host}, power = false }} }}, when = {{ At = '{at}' }} }}")
+    };
+    let faults = format!("[{stranger}, {}, {}]", dies(0, "65ms"), dies(1, "83ms"));
+    assert_holds(&format!("seed = 0\nhas_several = true\nheal_at = '85ms'\nlog_room = 0\nfaults = {faults}"));
+}
