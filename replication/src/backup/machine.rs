@@ -11,7 +11,7 @@ use crate::lineage::EpochMark;
 use crate::page::{Page, PageBatch};
 use crate::peer::PeerError;
 use crate::pointers::BackupPointers;
-use crate::view::{Nonce, Place};
+use crate::view::{Nonce, Place, Record};
 use crate::wire::{
     Ack, DiskWant, EpochBegin, Forsworn, Frame, Goodbye, GoodbyeReason, Heartbeat, Hello, HelloAck, Kind, Link,
     Message, Refuse, RefuseCode, ResyncDisk,
@@ -238,11 +238,16 @@ impl Backup {
         self.settle();
     }
 
-    /// The newest record lists this place under the join of its copy, though another backup won the claim. That one fills this
-    /// backup, removes it, or dies before it did: then the copy is claimed again.
-    pub fn handle_still_listed(&mut self, now: Time) {
-        if self.state == Keeping || (self.state == Waiting && self.kept.is_some()) {
-            self.reclaim_at = Some(now.after(self.config.detect * RECLAIM_DETECTS));
+    /// The newest record, as it was read after a claim that was lost, and at each look. If it lists the kept copy still, whoever won fills
+    /// this backup, removes it, or dies before it did: then the copy is claimed again.
+    pub fn handle_newest(&mut self, now: Time, newest: &Record) {
+        let join = match (self.state, &self.session, &self.kept) {
+            (Keeping, Some(session), _) => session.link.session,
+            (Waiting, _, Some(kept)) => kept.over.session,
+            _ => return,
+        };
+        if newest.backups.iter().any(|member| member.join == join) {
+            self.reclaim_at.get_or_insert(now.after(self.config.detect * RECLAIM_DETECTS));
         }
     }
 
@@ -403,8 +408,8 @@ impl Backup {
     fn greet(&mut self, now: Time, link: Link, hello: Hello) {
         self.connection = Connection::Primary;
         self.state = Greeting;
-        // Whoever greets lives; one that is not accepted has changed nothing.
-        self.reclaim_at = self.reclaim_at.map(|_| now.after(self.config.detect * RECLAIM_DETECTS));
+        // Who won removes this place from the record before it greets. If this is another one, the next look says that it is listed still.
+        self.reclaim_at = None;
         (self.last_heard, self.last_sent) = (now, now);
         self.session = Some(Session::new(link, &hello, self.config.staged_bytes_beyond_ram));
         self.actions.push_back(BackupAction::Greeted(Box::new(hello)));

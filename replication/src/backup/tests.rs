@@ -5,6 +5,7 @@ use crate::lineage::tests::line_of;
 use crate::lineage::{ChainHash, StateDigest};
 use crate::page::{PAGE_SIZE, Page, PageEncoder};
 use crate::ship::EpochWriter;
+use crate::view::{Attempt, Incarnation, Location, Member, Place, PlaceKind, Record, RegisterId};
 use crate::wire::{
     Ack, DiskCopy, DiskInfo, DiskOffer, EpochBegin, Frame, FrameDecoder, Goodbye, GoodbyeReason, Heartbeat, Kind, Link,
     MachineInfo, Message, RamRange, RefuseCode, ResyncDisk,
@@ -318,12 +319,19 @@ fn denied_claim_keeps_the_copy_and_waits_for_another_session() {
     assert!(matches!(sent(&mut backup)[..], [Message::Refuse(_)]), "a settled session never comes back");
 }
 
+/// The record of whoever won, which lists a backup under this join.
+fn record_with(join: SessionId) -> Record {
+    let place = |id| Place { id: Incarnation([id; 16]), kind: PlaceKind::Process, location: Location::default() };
+    let backups = vec![Member { place: place(3), join }];
+    Record { backups, ..Record::first(RegisterId([1; 16]), Attempt([5; 16]), place(2)) }
+}
+
 /// A backup that lost its claim to another one, and is still listed.
 fn listed_loser() -> Backup {
     let mut backup = protected();
     lose(&mut backup);
     backup.handle_claim(Time(7 * MS), SESSION, ClaimResult::Denied { holder: "b".into() });
-    backup.handle_still_listed(Time(7 * MS));
+    backup.handle_newest(Time(7 * MS), &record_with(SESSION));
     actions(&mut backup);
     backup
 }
@@ -362,13 +370,18 @@ fn primary_that_comes_while_a_kept_copy_is_claimed_is_sent_away() {
 
 /// A stranger that greeted, and was not accepted, kept the only copy from ever being claimed.
 #[test]
-fn kept_copy_is_claimed_later_when_a_primary_has_come_and_was_not_accepted() {
+fn kept_copy_is_claimed_later_when_a_primary_has_come_and_it_is_listed_still() {
     let mut backup = listed_loser();
     backup.handle_connected(Time(9 * MS));
     greet_again(&mut backup);
+    backup.handle_newest(Time(9 * MS), &record_with(SESSION));
     backup.handle_disconnected(Time(10 * MS));
-    let at = Time(9 * MS).after(config().detect * 4);
-    assert_eq!((backup.state(), backup.poll_timeout()), (BackupState::Waiting, Some(at)));
+    assert_eq!((backup.state(), backup.poll_timeout()), (BackupState::Waiting, None), "the winner may have come");
+    let at = Time(12 * MS).after(config().detect * 4);
+    backup.handle_newest(Time(12 * MS), &record_with(SESSION));
+    backup.handle_newest(Time(13 * MS), &record_with(SESSION));
+    backup.handle_newest(Time(14 * MS), &record_with(SessionId([77; 16])));
+    assert_eq!(backup.poll_timeout(), Some(at));
     actions(&mut backup);
     backup.handle_timeout(at);
     assert_eq!(actions(&mut backup), [BackupAction::Claim { session: SESSION, fork: mark(7) }]);

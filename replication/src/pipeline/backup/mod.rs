@@ -47,6 +47,7 @@ use crate::assembly::AssembledEpoch;
 use crate::backup::{Backup, BackupAction, BackupConfig, DiscardReason};
 use crate::id::{EpochId, Gfn, SessionId, Time};
 use crate::page::Page;
+use crate::view::Record;
 use crate::wire::{Frame, Hello, MachineInfo, RefuseCode, WireError};
 pub use steps::{Answer, Introduction, Leaving, LoopDone, LoopStep, Note, Question, StorageDone, StorageStep};
 pub use storage::StorageLimits;
@@ -319,10 +320,9 @@ impl BackupPipeline {
         self.advance(now);
     }
 
-    /// A claim was lost to another backup, and the newest record lists this place still.
-    pub fn handle_still_listed(&mut self, now: Time) {
-        self.core.handle_still_listed(now);
-        self.advance(now);
+    /// The newest record, as it was read after a claim that was lost, and at each look.
+    pub fn handle_newest(&mut self, now: Time, newest: &Record) {
+        self.core.handle_newest(now, newest);
     }
 
     /// What the loop does next.

@@ -38,8 +38,8 @@ impl BackupNode {
         }
         let is_lost = matches!(result, ClaimResult::Denied { .. });
         self.pipeline.handle_answer(env.time(), Answer::Claimed(result));
-        if is_lost && env.witness.is_listed(self.id.host) {
-            self.pipeline.handle_still_listed(env.time());
+        if let Some(newest) = env.witness.seen_right(self.id.host).filter(|_| is_lost).cloned() {
+            self.pipeline.handle_newest(env.time(), &newest);
         }
         self.pump(env)?;
         self.read(env)
@@ -48,6 +48,9 @@ impl BackupNode {
     /// Looks at the newest record, and tells the witness what that asks for. The driver does so again and again.
     pub fn look(&mut self, env: &mut Env) {
         let newest = env.witness.seen_right(self.id.host).filter(|_| env.net.witness_up[self.id.host]).cloned();
+        if let Some(newest) = &newest {
+            self.pipeline.handle_newest(env.time(), newest);
+        }
         if let Some(newest) = newest.filter(|_| env.plan.broken != Some(Break::VoidUntold)) {
             for tell in self.voids.tell(&newest) {
                 env.say(|| format!("host {} {}", self.id.host, words::tell(tell)));

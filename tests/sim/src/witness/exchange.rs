@@ -187,12 +187,6 @@ impl Witness {
         is_listed.then(|| record.places().filter(|place| place.id != me).cloned().collect())
     }
 
-    /// Whether the newest record that a host has seen lists it as a backup.
-    pub fn is_listed(&self, host: usize) -> bool {
-        let (newest, me) = (self.askers[host].register.newest(), self.place(host).id);
-        newest.is_some_and(|entry| entry.record.backups.iter().any(|member| member.place.id == me))
-    }
-
     /// What an operator says.
     pub fn word() -> Word {
         Word { who: "operator".into(), why: "gone".into(), at: 0 }
