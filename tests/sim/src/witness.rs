@@ -81,8 +81,8 @@ pub struct Witness {
     /// Which one it sees when a fault ends.
     usual: [usize; HOSTS],
     stated: BTreeSet<Statement>,
-    /// Joins that came to nothing, and that nobody states any more.
-    withdrawn: BTreeSet<SessionId>,
+    /// Joins that came to nothing, with the backups that do not state it any more.
+    withdrawn: BTreeSet<(Incarnation, SessionId)>,
     /// The hosts of those who ask.
     pub machines: Machines,
     askers: [Asker; HOSTS],
@@ -307,8 +307,8 @@ impl Witness {
         (!self.askers[host].register.known().is_some_and(is_behind)).then_some(&shown.record)
     }
 
-    /// A backup tells of a join that came to nothing. False: there is no room.
-    pub fn tell(&mut self, tell: Tell) -> bool {
+    /// The backup `of` tells of a join that came to nothing. False: there is no room.
+    pub fn tell(&mut self, of: Incarnation, tell: Tell) -> bool {
         match tell {
             Tell::State(_) if self.is_full => return false,
             Tell::State(join) => {
@@ -316,7 +316,7 @@ impl Witness {
             }
             Tell::Withdraw(join) => {
                 self.stated.remove(&Statement::Void(join));
-                self.withdrawn.insert(join);
+                self.withdrawn.insert((of, join));
             }
         }
         true
@@ -324,8 +324,8 @@ impl Witness {
 
     /// A join that the newest record lists, of which its backup has withdrawn that it was never whole.
     pub fn listed_again(&self) -> Option<SessionId> {
-        let listed = self.newest()?.backups.iter().map(|member| member.join);
-        listed.into_iter().find(|join| self.withdrawn.contains(join))
+        let mut listed = self.newest()?.backups.iter().map(|member| (member.place.id, member.join));
+        listed.find(|listed| self.withdrawn.contains(listed)).map(|(_, join)| join)
     }
 
     /// Others hear of a host's process: a backup tells its primary its place.

@@ -47,6 +47,7 @@ impl BackupNode {
 
     /// Looks at the newest record, and tells the witness what that asks for. The driver does so again and again.
     pub fn look(&mut self, env: &mut Env) {
+        let me = env.witness.place(self.id.host).id;
         let newest = env.witness.seen_right(self.id.host).filter(|_| env.net.witness_up[self.id.host]).cloned();
         if let Some(newest) = &newest {
             self.pipeline.handle_newest(env.time(), newest);
@@ -54,16 +55,16 @@ impl BackupNode {
         if let Some(newest) = newest.filter(|_| env.plan.broken != Some(Break::VoidUntold)) {
             for tell in self.voids.tell(&newest) {
                 env.say(|| format!("host {} {}", self.id.host, words::tell(tell)));
-                if env.witness.tell(tell) {
+                if env.witness.tell(me, tell) {
                     self.voids.handle_told(tell);
                 }
             }
             if env.plan.broken == Some(Break::VoidForgotten) && newest.backups.is_empty() {
                 // Broken: what is not listed now is taken for what will never be.
                 self.voids.joins().for_each(|join| {
-                    env.witness.tell(Tell::Withdraw(join));
+                    env.witness.tell(me, Tell::Withdraw(join));
                 });
-                self.voids = Voids::new(env.witness.place(self.id.host).id);
+                self.voids = Voids::new(me);
             }
         }
         if env.net.witness_up[self.id.host] {

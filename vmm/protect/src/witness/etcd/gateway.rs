@@ -4,7 +4,7 @@
 //! Every answer says which cluster gave it. A [`Dialogue`] is a few requests to one cluster: an answer of another is an error there, and
 //! a write goes to no address whose cluster is not known.
 //!
-//! An address that is silent for a moment costs that moment: the next one is asked beside it ([`roster`]). So one request may take
+//! An address that is silent for a moment costs that moment: the next one is asked beside it ([`super::roster`]). So one request may take
 //! place twice, and the second time late. Nothing here minds: reads change nothing; of a record only the first append takes place, since
 //! its number is free only once, and the second is the same record by the same try, so whoever reads it back finds his own; a value that is
 //! left or stated once more says what it said.
