@@ -187,7 +187,10 @@ impl Primary {
 
     /// The answer to [`Question::Move`] or [`Question::CallOff`]. What became of the exchange says `handle_exchange_settled`, before it.
     pub fn handle_move_answered(&mut self, now: Time, question: &Question, result: ClaimResult) {
-        self.is_granted(now, question, result);
+        if self.is_granted(now, question, result) {
+            // Also where that was said before this core knew of the exchange.
+            self.forget_exchange();
+        }
     }
 
     /// The heir of `settlement` stands, or never will: whatever question showed it. An exchange to another heir goes on.

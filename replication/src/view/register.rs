@@ -162,10 +162,9 @@ impl Register {
 
     /// Whether this place may take part in an exchange by `assent`. Where an append of it to this register is in doubt, which record is the
     /// newest is not known: what continues the one before would be a stranger to who has seen the later one. An operator who names
-    /// everybody else as dead leaves nobody who has; and neither does a register that lists nobody else.
+    /// everybody else as dead leaves nobody who has.
     pub fn may_exchange(&self, assent: &Assent) -> bool {
-        let is_alone = || self.newest.as_ref().is_some_and(|newest| self.others(&newest.record, None).is_empty());
-        self.in_doubt.is_none() || matches!(assent, Assent::Override { .. }) || is_alone()
+        self.in_doubt.is_none() || matches!(assent, Assent::Override { .. })
     }
 
     /// The places that an override has to name, if `parent` is the newest record: those that it lists, and those that an append in doubt

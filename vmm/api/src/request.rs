@@ -85,7 +85,7 @@ pub struct WitnessRequest {
     #[schemars(example = "file:/shared/witness")]
     pub witness: String,
     /// Every other place that the newest view lists, by the beginnings of their ids: the operator says that they are dead, since they
-    /// cannot be asked. Absent: all take part.
+    /// cannot be asked. Absent, and no `why` either: all take part.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dead: Vec<String>,
     /// Who says so, for the record.

@@ -143,8 +143,8 @@ struct WitnessArgs {
     /// repeatable. If one of them is alive and somebody does the same there, two guests run
     #[arg(long, value_name = "ID")]
     dead: Vec<String>,
-    /// Why --dead is said, for the record at the witness
-    #[arg(long, value_name = "TEXT", requires = "dead")]
+    /// Why that is said, for the record at the witness. Without --dead: no other place is listed, and the old witness is gone for good
+    #[arg(long, value_name = "TEXT")]
     why: Option<String>,
 }
 

@@ -116,8 +116,8 @@ impl Service<verbs::PutSwitchover> for Node {
 impl Service<verbs::PutWitness> for Node {
     fn serve(&self, WitnessRequest { witness, dead, who, why }: WitnessRequest) -> Result<(), Fault> {
         let to = parse_witness("PUT /ft/witness", &witness)?;
-        let named =
-            (!dead.is_empty()).then(|| Named { dead, witness: None, word: super::word(who.unwrap_or_default(), why) });
+        let is_override = !dead.is_empty() || why.is_some();
+        let named = is_override.then(|| Named { dead, witness: None, word: super::word(who.unwrap_or_default(), why) });
         match self.role() {
             Role::Primary { guardian, .. } => {
                 Ok(guardian.exchange_witness(&to, named.as_ref()).map_err(Failure::from)?)

@@ -466,14 +466,15 @@ fn place_that_an_append_in_doubt_lists_can_be_named_and_must_be() {
 
 /// Nobody could be named then, and the exchange was refused for ever.
 #[test]
-fn append_in_doubt_of_a_register_that_lists_nobody_else_stands_in_no_way() {
+fn append_in_doubt_of_a_register_that_lists_nobody_else_needs_a_word_and_no_name() {
     let (mut world, mut a) = (World::new(), Node::new(1));
     won(world.wish(&mut a, begin(Some(store(11)))));
     lose_answer(&mut world, &mut a, Wish::RemoveStore);
     world.witnesses[OLD].is_away = true;
-    assert!(a.register.may_exchange(&Assent::Awaited));
-    world.open(&mut a, Assent::Awaited);
-    assert!(a.register.handle_forsworn(HEIR));
+    assert!(!a.register.may_exchange(&Assent::Awaited), "who has read it could follow nobody");
+    let assent = Assent::Override { dead: ids(&[]), word: word() };
+    assert!(a.register.may_exchange(&assent));
+    world.open(&mut a, assent);
     won(world.wish(&mut a, Wish::Move(HEIR)));
     let record = won(world.wish(&mut a, Wish::RemoveStore));
     assert_eq!((record.store, record.generation, record.number), (None, 2, 2));

@@ -56,6 +56,9 @@ pub enum ExchangeError {
         /// The other places that the newest record lists, or that what is in doubt does.
         listed: Vec<Place>,
     },
+    /// The register went on while the new witness was asked.
+    #[error("a record was appended at the old witness while the new one was asked")]
+    Outdated,
     /// This place has not seen a record of its register.
     #[error("this host has not read the newest record of the register, so nothing can continue it")]
     NothingSeen,
@@ -222,8 +225,13 @@ impl Registrant {
         let mut register = self.lock();
         // What an operator says of the others is said of an exchange that does not come to its end, too.
         let is_override = matches!(exchange.assent, Assent::Override { .. });
-        if register.exchange().is_some() && !is_override {
+        let is_above = |other: &Exchange| exchange.heir.generation > other.heir.generation;
+        if register.exchange().is_some_and(|other| !is_override || !is_above(other)) {
             return Err(ExchangeError::UnderWay);
+        }
+        // The new witness was asked meanwhile, and a record may have been won at the old one.
+        if register.newest().is_some_and(|newest| *newest != exchange.heir.parent) {
+            return Err(ExchangeError::Outdated);
         }
         if !register.may_exchange(&exchange.assent) {
             return Err(ExchangeError::InDoubt { listed: register.others(&exchange.heir.parent.record, None) });
@@ -356,7 +364,9 @@ impl Registrant {
         let outcome = super::conclude(&mut register, Wish::Depart(departure.clone()), |_, ask| {
             crate::witness::perform(witness, &self.vm_name, ask)
         });
-        !matches!(outcome, Outcome::NoAnswer)
+        // Told by this life, or by one before. What is refused is asked again: an append of before may stand behind the record that was kept.
+        matches!(outcome, Outcome::Won(_))
+            || matches!(outcome, Outcome::Refused(Refusal::Moved { .. } | Refusal::CalledOff))
     }
 
     fn forget_left(&self, told: &Left) {

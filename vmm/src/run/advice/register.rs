@@ -133,7 +133,7 @@ impl Advice for ExchangeError {
             Self::Witness(error) => error.exit(),
             Self::NoAnswer { .. } => Exit::Timeout,
             Self::NoNote(_) => Exit::Error,
-            Self::UnderWay | Self::InDoubt { .. } | Self::NothingSeen => Exit::Conflict,
+            Self::UnderWay | Self::InDoubt { .. } | Self::Outdated | Self::NothingSeen => Exit::Conflict,
             Self::Right(error) => error.exit(),
         }
     }
@@ -144,7 +144,15 @@ impl Advice for ExchangeError {
             Self::Witness(error) => return error.hint(),
             Self::NoAnswer { .. } => "nothing was changed; try again when it answers",
             Self::NoNote(_) => "nothing was changed; make room in the state directory",
-            Self::UnderWay => "`outlast ctl status` says when it is settled: its witness is then the one that counts",
+            Self::UnderWay => {
+                "`outlast ctl status` says when it is settled: its witness is then the one that counts. If the new witness is gone for good, \
+                 say so: --why TEXT, and --dead ID for every other place that the newest record lists, if it is dead"
+            }
+            Self::Outdated => "nothing was changed; try again",
+            Self::InDoubt { listed } if listed.is_empty() => {
+                "nothing was changed; try again when the old witness answers. If it is gone for good, say so: --why TEXT. A backup that has \
+                 seen what is in doubt then needs an empty state directory"
+            }
             Self::InDoubt { listed } => {
                 return Some(format!(
                     "nothing was changed; try again when the old witness answers. If it is gone for good, and so is every other place that \

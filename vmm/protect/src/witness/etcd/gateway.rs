@@ -131,7 +131,6 @@ impl Gateway {
 
     fn answer<T: DeserializeOwned>(&self, dialogue: &mut Dialogue, request: Request) -> io::Result<T> {
         let Answer { at, cluster, bytes } = self.first_answer(&request)?;
-        self.roster().handle_answer(at, cluster);
         dialogue.cluster = Some(cluster);
         Ok(read(&self.target.addresses[at], &bytes)?)
     }
@@ -160,7 +159,7 @@ impl Gateway {
             };
             match heard {
                 Ok((_, Ok(answer))) => {
-                    asked.iter().filter(|at| **at != answer.at).for_each(|at| self.roster().handle_silence(*at));
+                    self.roster().handle_answer(answer.at, answer.cluster, &asked);
                     return Ok(answer);
                 }
                 Ok((at, Err(error))) => {

@@ -21,13 +21,19 @@ impl Roster {
         order
     }
 
-    /// The address `at` gave an answer that counts.
-    pub(super) fn handle_answer(&mut self, at: usize, cluster: u64) {
+    /// The address `at` gave the first answer of those that were asked. One of another cluster than before is not preferred: the cluster
+    /// that counts may only have been slower, while it elects a leader.
+    pub(super) fn handle_answer(&mut self, at: usize, cluster: u64, asked: &[usize]) {
+        if self.cluster.is_some_and(|known| known != cluster) {
+            self.silent.insert(at);
+            return;
+        }
         (self.last, self.cluster) = (at, Some(cluster));
+        self.silent.extend(asked);
         self.silent.remove(&at);
     }
 
-    /// It gave none, or another answered meanwhile.
+    /// It gave none.
     pub(super) fn handle_silence(&mut self, at: usize) {
         self.silent.insert(at);
     }
@@ -48,13 +54,21 @@ mod tests {
         assert_eq!(roster.order(3), [0, 1, 2]);
         roster.handle_silence(0);
         assert_eq!(roster.order(3), [1, 2, 0]);
-        roster.handle_answer(2, 7);
-        assert_eq!(roster.order(3), [2, 1, 0]);
+        roster.handle_answer(2, 7, &[1, 2]);
+        assert_eq!(roster.order(3), [2, 0, 1]);
         assert!(roster.answered_last(2, 7) && !roster.answered_last(2, 8) && !roster.answered_last(1, 7));
         roster.handle_silence(2);
-        roster.handle_silence(1);
         assert_eq!(roster.order(3), [2, 0, 1], "nothing is known: all are tried");
-        roster.handle_answer(0, 7);
+        roster.handle_answer(0, 7, &[2, 0]);
         assert_eq!(roster.order(3), [0, 1, 2]);
+    }
+
+    #[test]
+    fn address_of_another_cluster_that_was_faster_once_is_not_asked_first() {
+        let mut roster = Roster::default();
+        roster.handle_answer(1, 7, &[0, 1]);
+        roster.handle_answer(0, 8, &[1, 2, 0]);
+        assert_eq!(roster.order(3), [1, 2, 0]);
+        assert!(roster.answered_last(1, 7));
     }
 }
