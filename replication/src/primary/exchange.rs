@@ -87,7 +87,7 @@ impl Primary {
     pub fn may_override(&self) -> Result<(), NotNow> {
         match self.state() {
             _ if self.guest_ended.is_some() || self.is_over() => Err(NotNow::Over),
-            PrimaryState::Protected => Err(NotNow::Connected),
+            _ if self.peers.is_any_shipped_to() => Err(NotNow::Connected),
             PrimaryState::Solo | PrimaryState::Arbitrating => Ok(()),
             state => Err(NotNow::Filling(state)),
         }

@@ -16,15 +16,10 @@
 //! - So there is no new right and no new record: the backup claims the guest as it would after a loss, this side removes the backup as
 //!   it would, and of the two appends one wins. What is new is the order: the backup has all, and none of it is to be emitted again.
 
-use std::time::Duration;
-
 use super::session::Phase;
 use super::{PeerId, Primary, PrimaryAction, PrimaryState};
 use crate::id::Time;
 use crate::wire::{Handover, Message};
-
-/// How many times the detection time a backup may be silent that was offered the guest.
-const HANDOVER_DETECTS: u32 = 3;
 
 /// Why a guest is not handed over now. Nothing was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +45,16 @@ pub enum NoHandover {
 pub(super) enum HandoverPhase {
     /// The guest stands still; its last epochs are on their way to the backup, and out.
     Draining(PeerId),
-    /// The backup was told, or may have been.
-    Offered(PeerId),
+    /// The backup was told, or may have been, at that time.
+    Offered(PeerId, Time),
+}
+
+impl HandoverPhase {
+    fn peer(self) -> PeerId {
+        match self {
+            HandoverPhase::Draining(peer) | HandoverPhase::Offered(peer, _) => peer,
+        }
+    }
 }
 
 impl Primary {
@@ -91,7 +94,7 @@ impl Primary {
 
     /// Whether the backup was told, or may have been: only the witness says whose the guest is.
     pub fn is_offered(&self) -> bool {
-        matches!(self.handover, Some(HandoverPhase::Offered(_)))
+        matches!(self.handover, Some(HandoverPhase::Offered(..)))
     }
 
     /// All of the guest is at the backup, and all of its output has left.
@@ -100,17 +103,14 @@ impl Primary {
         let (last, mark) = (self.pointers().sealed(), self.last_mark());
         let is_whole = self.left == last && self.acked(peer) == Some(last) && mark.count == last;
         if is_whole && self.doubt.is_none() && self.phase(peer) == Some(Phase::Following) {
-            self.handover = Some(HandoverPhase::Offered(peer));
+            self.handover = Some(HandoverPhase::Offered(peer, now));
             self.send(now, peer, &Message::Handover(Handover { last, chain: mark.chain }));
         }
     }
 
     /// The backup at `peer` is out of the view, and the guest goes on.
     pub(super) fn end_handover_to(&mut self, peer: PeerId) {
-        self.handover.take_if(|phase| {
-            let (HandoverPhase::Draining(to) | HandoverPhase::Offered(to)) = phase;
-            *to == peer
-        });
+        self.handover.take_if(|phase| phase.peer() == peer);
     }
 
     /// What ends a handover that was not offered: the backup is lost or let go.
@@ -121,15 +121,17 @@ impl Primary {
     /// What is to be told when another side has the guest.
     pub(super) fn parting_word(&mut self, holder: String) -> PrimaryAction {
         match self.handover.take() {
-            Some(HandoverPhase::Offered(_)) => PrimaryAction::HandedOver { holder },
+            Some(HandoverPhase::Offered(..)) => PrimaryAction::HandedOver { holder },
             Some(HandoverPhase::Draining(_)) | None => PrimaryAction::Fenced { holder },
         }
     }
 
-    /// The silence after which the backup at `peer` is lost: one that restores a guest says nothing, and may be longer about it than a
-    /// backup that only follows.
-    pub(super) fn patience(&self, peer: PeerId) -> Duration {
-        let is_offered = self.handover == Some(HandoverPhase::Offered(peer));
-        self.config.detect * if is_offered { HANDOVER_DETECTS } else { 1 }
+    /// When the backup at `peer` has had the offered guest for so long that it is let go, whatever is heard of it: its disk may take nothing.
+    /// Until then it may be silent, since one that restores a guest says nothing.
+    pub(super) fn offer_ends_at(&self, peer: PeerId) -> Option<Time> {
+        match self.handover {
+            Some(HandoverPhase::Offered(to, since)) if to == peer => Some(since.after(self.config.ack_wait)),
+            _ => None,
+        }
     }
 }

@@ -63,7 +63,7 @@ impl Primary {
         }
         let link = Link { vm: self.vm, session, term: self.config.term };
         self.peers.get_mut(peer).session = Some(Session::begin(now, link));
-        self.last_told = Some(now);
+        self.note_time(now);
         self.send(now, peer, &Message::Hello(self.hello(greeting)));
     }
 
@@ -179,9 +179,9 @@ impl Primary {
     }
 
     fn check_peer(&mut self, now: Time, peer: PeerId) {
-        let patience = self.patience(peer);
+        let offer_ends_at = self.offer_ends_at(peer);
         let Some(session) = self.peers.get(peer).and_then(Peer::staying) else { return };
-        if now >= session.lost_at(patience) {
+        if now >= offer_ends_at.unwrap_or(session.lost_at(self.config.detect)) {
             self.actions.push_back(PrimaryAction::Disconnect { peer });
             return self.lose_backup(now, peer);
         }
@@ -256,7 +256,7 @@ impl Primary {
     fn peer_timeout(&self, id: PeerId) -> Option<Time> {
         let peer = self.peers.get(id)?;
         let session = peer.staying().filter(|_| !self.is_over());
-        let lost = session.map(|session| session.lost_at(self.patience(id)));
+        let lost = session.map(|session| self.offer_ends_at(id).unwrap_or(session.lost_at(self.config.detect)));
         let mute = session.and_then(|session| session.mute_at(self.config.ack_wait));
         let fill = self.fill_deadline(id).or(peer.fill_rest.until());
         [lost, mute, self.beat_at(id), fill].into_iter().flatten().min()

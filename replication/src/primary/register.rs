@@ -161,7 +161,9 @@ impl Primary {
         let reason = match self.peers.get_mut(peer).parting.take() {
             Some(Parting::Unprotect { text }) => {
                 // The record without the backup is there: told of the end it ends too, and nobody continues what it has.
-                let ends = self.guest_ended.as_ref().is_some_and(|end| !end.begins_anew);
+                // Another backup may claim the guest before its end is on record.
+                let is_last = self.peers.iter().filter(|other| other.session.is_some()).count() == 1;
+                let ends = is_last && self.guest_ended.as_ref().is_some_and(|end| !end.begins_anew);
                 let reason = if ends { GoodbyeReason::GuestEnded } else { GoodbyeReason::Unprotected };
                 self.part(now, peer, reason, &text);
                 SoloReason::Unprotected
@@ -176,9 +178,8 @@ impl Primary {
             // The register does not list it any more.
             session.listing = Listing::NotAsked;
         }
+        // Nobody took over before this side's own record; another backup may have since.
         self.let_go(peer, reason);
-        // This side's own record stands: nobody took over before it.
-        self.end_doubt();
         self.end_if_released(now);
     }
 

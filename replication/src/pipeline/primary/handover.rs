@@ -56,7 +56,8 @@ impl PrimaryPipeline {
 
     /// The epoch that was asked for is sealed; or it could not be, and the guest goes on.
     pub fn handle_handover_sealed(&mut self, now: Time, is_sealed: bool) {
-        let is_begun = is_sealed && self.with(now, |core| core.handle_handover_begun(now));
+        // What a machine that has ended says last may be on its way to be sealed.
+        let is_begun = is_sealed && !self.has_ended && self.with(now, |core| core.handle_handover_begun(now));
         if let Some(switchover) = &mut self.switchover {
             switchover.stage = Stage::Sealed;
             if !is_begun {
