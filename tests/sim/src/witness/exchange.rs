@@ -118,7 +118,13 @@ impl Witness {
                 && newest.number > parent.number
                 && newest.primary.id != parent.primary.id
         };
-        is_later || register.exchange().is_some_and(|exchange| went_on(&exchange.heir))
+        // An override continued the record that its host knew; this one has seen a later one.
+        let is_beyond = |parent: &Known| {
+            register.known().is_some_and(|known| known.register == parent.register && known.number > parent.number)
+        };
+        is_later
+            || counts.record.ancestors.last().is_some_and(is_beyond)
+            || register.exchange().is_some_and(|exchange| went_on(&exchange.heir))
     }
 
     /// Who starts the VM on `host` next gives it the witness that counts, whatever the host has noted; unless that is not settled there.

@@ -479,14 +479,18 @@ impl World {
         let is_run = self.hosts.iter().any(|host| matches!(host.role, Role::Primary(_)));
         for host in 0..HOSTS {
             let is_starting = matches!(self.hosts[host].role, Role::Starting(_));
-            if self.env.plan.has_several && is_run && is_starting && self.env.rng.percent(20) {
+            let is_lost = self.env.witness.is_of_lost_heir(host);
+            let is_attended = is_lost || (self.env.plan.has_several && is_run);
+            if is_attended && is_starting && self.env.rng.percent(20) {
                 self.env.say(|| format!("an operator makes host {host} a backup"));
                 self.env.witness.give_current(host);
-                if self.env.witness.is_of_lost_heir(host) {
+                if is_lost {
                     self.env.witness.machines.lose_lock(host);
                 }
                 self.stop(host, false);
-                self.start(host, false);
+                if is_run {
+                    self.start(host, false);
+                }
             }
         }
     }
