@@ -127,6 +127,11 @@ impl Witness {
             || register.exchange().is_some_and(|exchange| went_on(&exchange.heir))
     }
 
+    /// Whether the witness that answered a host last is another one than before, by what it says itself.
+    pub fn hears_another(&self, host: usize) -> bool {
+        self.askers[host].register.another().is_some()
+    }
+
     /// Who starts the VM on `host` next gives it the witness that counts, whatever the host has noted; unless that is not settled there.
     pub fn give_current(&mut self, host: usize) {
         let current = self.current;

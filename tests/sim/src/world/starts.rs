@@ -23,6 +23,12 @@ impl World {
                 self.start_backup(id);
                 Ok(())
             }
+            _ if self.env.witness.hears_another(id.host) => {
+                // A program that is told so ends. Who starts it again has the witness that it is meant to have.
+                self.env.say(|| format!("host {} is told that its witness is another one", id.host));
+                self.stop(id.host, false);
+                Ok(())
+            }
             _ => {
                 // What an operator said then may not be so any more.
                 let mut question = question;
