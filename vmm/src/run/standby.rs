@@ -104,6 +104,10 @@ fn take_over(
     let restore = || EpochMachine::restore(state, ram, parts, Pace::default(), origin.first());
     let machine = match inherit(&takeover, registrant, restore)? {
         Legacy::Ours(machine) => machine,
+        Legacy::Ended => {
+            tracing::info!("the guest ended on the primary before it was handed over");
+            return Ok(Exit::Ok);
+        }
         Legacy::Others { holder } => {
             let text = format!(
                 "the guest was to be handed over to this backup, and {holder} has it: this backup ends with its copy"

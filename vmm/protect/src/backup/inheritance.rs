@@ -16,6 +16,8 @@ use crate::registrant::Registrant;
 pub enum Legacy<M> {
     /// It may run: its machine.
     Ours(M),
+    /// It ended at its primary before it was won.
+    Ended,
     /// Another side has it.
     Others {
         /// Which.
@@ -46,6 +48,8 @@ pub fn inherit<M, E>(
                 inheritance.handle_claim(clock.now(), result);
             }
             Some(InheritanceStep::Run) => return Ok(Legacy::Ours(machine.expect("it runs when it is restored"))),
+            // The answer to the claim was that record.
+            Some(InheritanceStep::Leave { .. }) if registrant.has_seen_end() => return Ok(Legacy::Ended),
             Some(InheritanceStep::Leave { holder }) => return Ok(Legacy::Others { holder }),
             // The witness did not answer.
             None => {
@@ -53,5 +57,49 @@ pub fn inherit<M, E>(
                 thread::sleep(clock.until(again));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use replication::backup::Offer;
+    use replication::view::Durability;
+    use replication::{ClaimResult, EpochMark, SessionId};
+
+    use super::*;
+    use crate::registrant::Named;
+    use crate::witness::WitnessName;
+
+    const JOIN: SessionId = SessionId([1; 16]);
+
+    /// What becomes of a guest that is offered to a backup, of which its primary meanwhile says `word` to the witness.
+    fn inherited(word: impl FnOnce(&Registrant) -> ClaimResult) -> Legacy<()> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let witness: WitnessName = format!("file:{}", dir.path().display()).parse().expect("well formed");
+        let open = || Registrant::open("vm0", &witness).expect("it answers");
+        let (primary, backup) = (open(), open());
+        primary.begin(None, Durability::Memory, false, &Named::default()).expect("nobody runs it");
+        assert_eq!(primary.enlist(JOIN, Some(backup.place()), &[]), ClaimResult::Granted);
+        assert_eq!(word(&primary), ClaimResult::Granted);
+        let takeover = TakeOver {
+            session: JOIN,
+            fork: EpochMark::default(),
+            term: Default::default(),
+            state: Default::default(),
+            reemit: Vec::new(),
+            redeliver: Vec::new(),
+            handover: Some(Offer { farewell: Vec::new() }),
+        };
+        let Ok(legacy) = inherit(&takeover, &backup, || Ok::<_, Infallible>(()));
+        legacy
+    }
+
+    #[test]
+    fn guest_that_ended_when_it_was_offered_is_nobodys_and_one_that_goes_on_is_its_primarys() {
+        assert!(matches!(inherited(|primary| primary.end(false)), Legacy::Ended));
+        assert!(matches!(inherited(|primary| primary.remove(JOIN)), Legacy::Others { .. }));
+        assert!(matches!(inherited(Registrant::look), Legacy::Ours(())));
     }
 }

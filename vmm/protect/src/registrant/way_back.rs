@@ -69,8 +69,7 @@ mod tests {
     }
 
     fn enlist(primary: &Registrant, join: SessionId, backup: &Registrant) {
-        let place = backup.lock().me().clone();
-        assert_eq!(primary.enlist(join, Some(place), &[]), ClaimResult::Granted);
+        assert_eq!(primary.enlist(join, Some(backup.place()), &[]), ClaimResult::Granted);
     }
 
     #[test]
@@ -90,7 +89,7 @@ mod tests {
         enlist(&second, late, &third);
         assert_eq!(take_over(&third, late), ClaimResult::Granted);
         let before = |side: &Registrant| side.way_back().before.as_ref().map(|place| place.id);
-        assert_eq!(before(&second), Some(first.lock().me().id));
-        assert_eq!(before(&third), Some(second.lock().me().id));
+        assert_eq!(before(&second), Some(first.place().id));
+        assert_eq!(before(&third), Some(second.place().id));
     }
 }
