@@ -92,6 +92,31 @@ fn guest_goes_on_where_it_was_when_its_backup_dies_with_the_offer() {
     console::check(&guest, &pair.primary.console()).unwrap_or_else(|e| panic!("{e}"));
 }
 
+/// Its operator ends it while its backup does not take what is left of it: the stop waits behind no switchover, and nobody hears that the
+/// guest goes on.
+#[test]
+fn guest_that_is_stopped_while_it_is_handed_over_goes_on_nowhere() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::counter(), Place::new());
+    let mut pair = Pair::start_with(&place, &guest, |launch| launch.instead("--detect", "20s"));
+    wait_progress(&pair.primary, &guest, 10);
+    pair.backup.hang();
+    std::thread::scope(|scope| {
+        let switchover = scope.spawn(|| pair.primary.ctl(&["switchover"]));
+        pair.primary.wait_event("switchover-started");
+        let stop = scope.spawn(|| pair.primary.ctl(&["stop"]));
+        let (code, said) = switchover.join().expect("it was answered");
+        assert!(code == CONFLICT && said.contains("it has ended here"), "{code} {said}");
+        pair.backup.unhang();
+        let (code, said) = stop.join().expect("it was answered");
+        assert_eq!(code, 0, "{said}");
+    });
+    let reason = said!(pair.primary, "switchover-called-off", SwitchoverCalledOff { reason });
+    assert!(reason.contains("ended here"), "{reason}");
+    assert_eq!((pair.primary.wait(), pair.backup.wait()), (0, 0));
+    console::check(&guest, &pair.primary.console()).unwrap_or_else(|e| panic!("{e}"));
+}
+
 /// The primary dies when it has made the offer. Its backup claims the guest all the same.
 #[test]
 fn guest_goes_on_at_its_backup_when_its_primary_dies_after_the_offer() {

@@ -129,6 +129,7 @@ mod tests {
         let pace = |method: &str, path: &str| pace::<Fake>(&request(method, path, ""));
         assert_eq!((pace("PATCH", "/vm"), pace("PUT", "/snapshot/create")), (Pace::Slow, Pace::Slow));
         assert_eq!(pace("PUT", "/actions"), Pace::Ending);
+        assert_eq!(pace("PUT", "/ft/switchover"), Pace::Slow, "a stop does not wait behind it");
         assert_eq!((pace("GET", "/vm"), pace("GET", "/x")), (Pace::Prompt, Pace::Prompt));
     }
 }

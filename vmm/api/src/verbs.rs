@@ -67,7 +67,7 @@ verbs! {
     /// Have a backup run the copy that it kept, against the witness; names every place listed there as dead
     PutTakeOver: Put "/ft/take-over", TakeOverRequest => (), Slow;
     /// Hand the guest over to its backup; answered when it runs there, or why it does not. This program ends then
-    PutSwitchover: Put "/ft/switchover", SwitchoverRequest => Switchover, Ending;
+    PutSwitchover: Put "/ft/switchover", SwitchoverRequest => Switchover, Slow;
     /// Continue the VM's register at another witness; answered when that one counts
     PutWitness: Put "/ft/witness", WitnessRequest => (), Slow;
     /// Write a snapshot into a new directory

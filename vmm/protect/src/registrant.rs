@@ -11,7 +11,7 @@ mod way_back;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use replication::view::evidence::{self, Resume, Start};
@@ -27,6 +27,7 @@ pub use exchange::{ExchangeError, Named};
 pub use inspection::{Inspection, StartAnswer};
 pub use right::RightError;
 use right::{holder_of, listed, named};
+use way_back::WayBack;
 
 /// The place of this process at the VM's register.
 #[derive(Debug)]
@@ -42,7 +43,7 @@ pub struct Registrant {
     /// What became of an exchange, for who leads it.
     settlement: Mutex<Option<Settlement>>,
     /// Where the guest ran before this process took it over.
-    predecessor: OnceLock<Place>,
+    way_back: Mutex<WayBack>,
 }
 
 /// A witness that does not answer.
@@ -175,7 +176,7 @@ impl Registrant {
             life,
             away: Mutex::default(),
             settlement: Mutex::default(),
-            predecessor: OnceLock::new(),
+            way_back: Mutex::default(),
         })
     }
 
@@ -261,9 +262,13 @@ impl Registrant {
     fn wish(&self, wish: Wish) -> Option<Outcome> {
         self.own()?;
         let mut register = self.lock();
+        let is_takeover = matches!(wish, Wish::TakeOver { .. });
         register.handle_wish(wish, Attempt(random()));
         loop {
             self.settle(&mut register);
+            if is_takeover {
+                self.way_back().handle_seen(&register);
+            }
             let (desk, ask) = register.poll_ask().expect("a wish that is not decided has something to ask");
             let answer = self.make_public(&ask).and_then(|()| {
                 let witness = self.desk(desk).expect("a register asks where it is, or where it is to be");
@@ -277,6 +282,9 @@ impl Registrant {
             *self.seen() = Seen::of(&register);
             if let Some(outcome) = outcome {
                 self.settle(&mut register);
+                if is_takeover && matches!(outcome, Outcome::Won(_)) {
+                    self.way_back().handle_won();
+                }
                 self.note_outcome(&register, &outcome);
                 return Some(outcome);
             }
@@ -375,7 +383,6 @@ impl Registrant {
         word: Option<Word>,
     ) -> ClaimResult {
         word.into_iter().for_each(|word| self.lock().handle_word(word));
-        self.note_predecessor();
         self.claim(Wish::TakeOver { join: session, fork, named_dead })
     }
 

@@ -513,6 +513,10 @@ fn switchovers(world: &World) -> Vec<Row> {
         refused("a backup that is being filled", NotHandedOver::NotNow(NoHandover::Unprotected(PrimaryState::Syncing))),
         refused("no witness", NotHandedOver::NotNow(NoHandover::Unwitnessed)),
         refused("the witness does not answer", NotHandedOver::NoWitness),
+        refused(
+            "the witness names another side meanwhile",
+            NotHandedOver::Elsewhere { holder: process(b'b').to_string() },
+        ),
         refused("the guest is paused", NotHandedOver::Paused),
         refused("a backup that is lost meanwhile", NotHandedOver::GoesOn { state: PrimaryState::Solo }),
         refused("the same, and the witness does not answer any more", NotHandedOver::Unsettled),

@@ -241,14 +241,24 @@ pub(super) fn supervise(
     on_crash: &OnCrash,
 ) -> Result<Next, Failure> {
     let next = see_to_its_end(machine, threads, inputs, node, events, on_crash);
-    node.conclusion.tell(match &next {
-        Ok(Next::End(_)) => Ok(()),
-        Ok(Next::Boot | Next::GoBack) => {
+    node.conclusion.tell(conclusion_of(&next, machine.ended().as_ref()));
+    next
+}
+
+/// What whoever asked for the end of a guest is told.
+fn conclusion_of(next: &Result<Next, Failure>, end: Option<&End>) -> Result<(), Fault> {
+    match (next, end) {
+        // This program ends well, and the guest does not.
+        (Ok(Next::End(_)), Some(End::HandedOver { holder })) => {
+            Err(Fault::conflict(format!("the guest was not stopped: it was handed over to {holder}, and runs there"))
+                .with_hint("to end it, use `outlast ctl stop` there"))
+        }
+        (Ok(Next::End(_)), _) => Ok(()),
+        (Ok(Next::Boot | Next::GoBack), _) => {
             Err(Fault::conflict("the guest crashed and begins again").with_hint("stop it again"))
         }
-        Err(failure) => Err(failure.clone().into()),
-    });
-    next
+        (Err(failure), _) => Err(failure.clone().into()),
+    }
 }
 
 fn see_to_its_end(
@@ -311,5 +321,19 @@ fn stuck(end: &End, node: &Arc<Node>) -> Failure {
 fn attach(inputs: Inputs, machine: &EpochMachine) {
     for (slot, tap) in inputs.taps {
         input::read_tap(machine.shared(), slot, tap);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stop_of_a_guest_that_was_handed_over_meanwhile_is_no_success() {
+        let ended = |end: &End| conclusion_of(&Ok(Next::End(Exit::Ok)), Some(end));
+        assert_eq!(ended(&End::Stopped), Ok(()));
+        let fault = ended(&End::HandedOver { holder: "process b".into() }).expect_err("it runs");
+        assert!(fault.message.contains("process b") && fault.hint.is_some(), "{fault}");
+        assert_eq!(fault.http_status(), 409);
     }
 }

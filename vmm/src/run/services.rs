@@ -218,6 +218,17 @@ impl Node {
 
     /// The same; of a guest that runs here it returns when it is known what became of it.
     fn stop_to_the_end(&self) -> Result<(), Fault> {
+        if let Role::Backup(view) = self.role()
+            && view.inherits()
+        {
+            return Err(Fault::conflict(
+                "this backup was offered the guest, and cannot leave before the witness has said whose it is",
+            )
+            .with_hint(
+                "make the witness answer, and stop the guest where it runs then; or, if that witness is gone, \
+                 `outlast ctl take-over --dead ID --witness WITNESS` has it run here",
+            ));
+        }
         let runs_here = self.guest().is_some();
         self.stop();
         if runs_here { self.conclusion.wait() } else { Ok(()) }

@@ -21,7 +21,7 @@ use crate::exit::{Exit, Failure};
 use machine::random::id as random;
 use machine::state::MachineState;
 use machine::{End, MachineError};
-use protect::backup::{Legacy, Outcome, Predecessor, Standby, StandbyConfig, Successor, inherit};
+use protect::backup::{Legacy, Outcome, Predecessor, Standby, StandbyConfig, StandbyView, Successor, inherit};
 use protect::epoch::{EpochMachine, Pace};
 use protect::events::Events;
 use protect::transport::Credentials;
@@ -55,6 +55,7 @@ pub(super) fn backup(config: &BackupVmConfig) -> Result<Exit, Failure> {
     let files = local::files(&log, CommitDurability::Disk, images_of(&disks));
     files.warn();
     let standby = Standby::open(standby_config, disks, log, Arc::clone(&registrant), Arc::clone(&events))?;
+    let view = standby.view();
     let node = Node::backup(
         Described {
             name: config.name.clone(),
@@ -64,7 +65,7 @@ pub(super) fn backup(config: &BackupVmConfig) -> Result<Exit, Failure> {
             lacks_witness: false,
             files,
         },
-        standby.view(),
+        Arc::clone(&view),
         Arc::clone(&events),
     );
     let api = api.spawn(Arc::clone(&node))?;
@@ -77,7 +78,7 @@ pub(super) fn backup(config: &BackupVmConfig) -> Result<Exit, Failure> {
         }
         Outcome::Stopped => Ok(Exit::Ok),
         Outcome::TookOver(successor) => {
-            take_over(config, credentials, *successor, opened, &registrant, (&node, &signals), &events)
+            take_over(config, credentials, *successor, opened, (&registrant, &view), (&node, &signals), &events)
         }
     };
     drop(api);
@@ -91,7 +92,7 @@ fn take_over(
     credentials: Option<Credentials>,
     successor: Successor,
     mut opened: HostParts,
-    registrant: &Arc<Registrant>,
+    (registrant, view): (&Arc<Registrant>, &StandbyView),
     (node, signals): (&Arc<Node>, &Signals),
     events: &Arc<Events>,
 ) -> Result<Exit, Failure> {
@@ -102,8 +103,12 @@ fn take_over(
     let (parts, inputs) = opened.split();
     let origin = Origin::after(Fork::Mark(takeover.fork), BranchSeed(random()));
     let restore = || EpochMachine::restore(state, ram, parts, Pace::default(), origin.first());
-    let machine = match inherit(&takeover, registrant, restore)? {
+    let machine = match inherit(&takeover, registrant, view, restore)? {
         Legacy::Ours(machine) => machine,
+        Legacy::Ended => {
+            tracing::info!("the guest ended on the primary before it was handed over");
+            return Ok(Exit::Ok);
+        }
         Legacy::Others { holder } => {
             let text = format!(
                 "the guest was to be handed over to this backup, and {holder} has it: this backup ends with its copy"

@@ -208,6 +208,9 @@ impl Standby {
             Leaving::Ended(text) => Ok(Outcome::Ended(text)),
             Leaving::Failed => Err(self.failure.take().expect("a failure of storage comes with its reason")),
             Leaving::TakeOver { over, durable } => {
+                if over.handover.is_some() {
+                    self.view.begin_inheritance();
+                }
                 let (disks, log) = self.given_back.take().expect("they were given back before");
                 let ram = self.rehearsal.take().expect("a session that can be taken over has its memory").ram;
                 let (takeover, log, lost_at) = (*over, *log, self.lost_at);

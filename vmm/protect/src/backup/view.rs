@@ -63,6 +63,8 @@ pub struct StandbyView {
     bell: Bell,
     status: Mutex<Option<(Following, Vec<String>)>>,
     stop: AtomicBool,
+    /// It was offered the guest: it follows nobody any more, and has not won it yet.
+    inherits: AtomicBool,
     failover: Mutex<Option<Failover>>,
 }
 
@@ -125,8 +127,14 @@ impl AsFd for StandbyView {
 
 impl StandbyView {
     pub(super) fn new(registrant: Arc<Registrant>) -> io::Result<Self> {
-        let (status, stop, failover) = (Mutex::default(), AtomicBool::default(), Mutex::default());
-        Ok(Self { registrant, bell: Bell::new()?, status, stop, failover })
+        Ok(Self {
+            registrant,
+            bell: Bell::new()?,
+            status: Mutex::default(),
+            stop: AtomicBool::default(),
+            inherits: AtomicBool::default(),
+            failover: Mutex::default(),
+        })
     }
 
     /// How far it followed when it published that last, how its witness is now, and what there is to warn of.
@@ -176,8 +184,23 @@ impl StandbyView {
         self.failover.lock().expect("no holder panics").take_if(|failover| failover.named.witness.is_some())
     }
 
+    /// One that names none.
+    pub(super) fn take_failover_to_none(&self) -> Option<Failover> {
+        self.failover.lock().expect("no holder panics").take_if(|failover| failover.named.witness.is_none())
+    }
+
     pub(super) fn take_failover(&self) -> Option<Failover> {
         self.failover.lock().expect("no holder panics").take()
+    }
+
+    /// From now on it asks for a guest that it was offered.
+    pub(super) fn begin_inheritance(&self) {
+        self.inherits.store(true, Ordering::Release);
+    }
+
+    /// Whether it asks for a guest that it was offered: it cannot leave.
+    pub fn inherits(&self) -> bool {
+        self.inherits.load(Ordering::Acquire)
     }
 
     /// Asks the backup to leave.

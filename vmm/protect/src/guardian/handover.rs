@@ -44,6 +44,12 @@ pub enum NotHandedOver {
     /// It was not begun: nothing could say whose the guest is.
     #[error("the guest was not handed over and runs on: the witness does not answer, or not as it should")]
     NoWitness,
+    /// It was not begun: this side has no right to the guest any more.
+    #[error("the guest was not handed over and ends here: by the newest record of the witness, who has it is {holder}")]
+    Elsewhere {
+        /// Who has it.
+        holder: String,
+    },
     /// The last backup is not on the host where the guest ran before.
     #[error("the guest was not handed over and runs on: {reason}")]
     NoWayBack {
@@ -94,6 +100,15 @@ fn drained(state: PrimaryState) -> &'static str {
     }
 }
 
+impl From<NoHandover> for NotHandedOver {
+    fn from(no_handover: NoHandover) -> Self {
+        match no_handover {
+            NoHandover::Over => Self::Ended,
+            other => Self::NotNow(other),
+        }
+    }
+}
+
 impl From<NotHeld> for NotHandedOver {
     fn from(not_held: NotHeld) -> Self {
         match not_held {
@@ -107,7 +122,7 @@ impl Guardian {
     /// Hands the guest over to its backup. `is_back`: only if that is on the host where it ran before. When this returns without an
     /// error, the guest runs there, and this machine has ended.
     pub fn hand_over(self: &Arc<Self>, is_back: bool) -> Result<HandedOver, NotHandedOver> {
-        self.lock().pipeline.may_hand_over().map_err(NotHandedOver::NotNow)?;
+        self.lock().pipeline.may_hand_over()?;
         if self.machine.is_paused() {
             return Err(NotHandedOver::Paused);
         }
@@ -115,9 +130,7 @@ impl Guardian {
             self.registrant.check_way_back().map_err(|reason| NotHandedOver::NoWayBack { reason })?;
         }
         // A guest that is offered stands still until the witness answers: one that is away is found before.
-        if self.registrant.look() != ClaimResult::Granted {
-            return Err(NotHandedOver::NoWitness);
-        }
+        self.look_before_handover()?;
         let (told, answer) = sync_channel(1);
         let guardian = Arc::clone(self);
         spawn("ft-handover".into(), move || {
@@ -134,16 +147,30 @@ impl Guardian {
         answer.recv_timeout(ANSWER_TIME_MAX).unwrap_or(Err(NotHandedOver::Unsettled))
     }
 
+    fn look_before_handover(&self) -> Result<(), NotHandedOver> {
+        let result = self.registrant.look();
+        self.note_settlement();
+        let answer = match &result {
+            ClaimResult::Granted => Ok(()),
+            ClaimResult::Denied { holder } => Err(NotHandedOver::Elsewhere { holder: holder.clone() }),
+            ClaimResult::Unreachable => Err(NotHandedOver::NoWitness),
+        };
+        self.with_core(|core, _| core.handle_unasked_look(result));
+        answer
+    }
+
     fn stop_and_hand_over(&self) -> Result<HandedOver, NotHandedOver> {
         let held = self.machine.gate().hold_until(Instant::now() + DRAIN_TIME_MAX)?;
+        // Whoever paused it may have been first.
+        if self.machine.is_paused() {
+            return Err(NotHandedOver::Paused);
+        }
         let stopped = Instant::now();
         self.note(Occurrence::SwitchoverStarted {});
         self.machine.hand_over();
         let until = self.clock.now().after(DRAIN_TIME_MAX);
         // It may have changed since it was looked at.
-        self.with_pipeline(|pipeline, _| {
-            pipeline.may_hand_over().map(|()| pipeline.handle_handover(until)).map_err(NotHandedOver::NotNow)
-        })?;
+        self.with_pipeline(|pipeline, _| pipeline.may_hand_over().map(|()| pipeline.handle_handover(until)))?;
         let mut failure = None;
         loop {
             match self.wait_for_answer(until, PrimaryPipeline::poll_handover) {
@@ -151,6 +178,8 @@ impl Guardian {
                     failure = self.machine.seal_held(&held).err();
                     self.with_pipeline(|pipeline, now| pipeline.handle_handover_sealed(now, failure.is_none()));
                 }
+                // What has ended goes on nowhere.
+                HandoverStep::LetRun if self.machine.ended().is_some() => return Err(NotHandedOver::Ended),
                 HandoverStep::LetRun => {
                     return Err(failure.map_or(NotHandedOver::GoesOn { state: self.state() }, NotHandedOver::Kvm));
                 }

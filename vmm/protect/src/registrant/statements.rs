@@ -1,6 +1,8 @@
 //! What this process finds out about others, and states at the witness because only it can know.
 
-use replication::view::evidence::{Facts, Statement};
+#[cfg(test)]
+use replication::view::Place;
+use replication::view::evidence::{self, Facts, Statement};
 use replication::view::{Record, Tell, Voids};
 
 use super::Registrant;
@@ -37,6 +39,17 @@ impl Registrant {
     /// Looks for the newest record, if the witness answers and has one.
     pub fn newest_record(&self) -> Option<Record> {
         self.newest().ok().flatten().map(|entry| entry.record)
+    }
+
+    /// Whether the newest record that this process has seen says that nobody runs the guest any more.
+    pub fn has_seen_end(&self) -> bool {
+        self.lock().newest().is_some_and(|entry| evidence::is_free(Some(&entry.record)))
+    }
+
+    /// The place of this process.
+    #[cfg(test)]
+    pub(crate) fn place(&self) -> Place {
+        self.life.observer.place().clone()
     }
 
     /// States for other hosts what only this one can prove: that earlier lives of the VM on it are gone.

@@ -8,7 +8,9 @@ use protect::NotHandedOver;
 impl Advice for NotHandedOver {
     fn exit(&self) -> Exit {
         match self {
-            Self::NotNow(_) | Self::Paused | Self::NoWayBack { .. } | Self::Ended => Exit::Conflict,
+            Self::NotNow(_) | Self::Paused | Self::NoWayBack { .. } | Self::Ended | Self::Elsewhere { .. } => {
+                Exit::Conflict
+            }
             Self::GoesOn { state: PrimaryState::Protected } => Exit::Timeout,
             Self::GoesOn { .. } => Exit::Conflict,
             Self::NoWitness | Self::NotStopped | Self::Unsettled => Exit::Timeout,
@@ -35,6 +37,9 @@ impl Advice for NotHandedOver {
             Self::NotNow(NoHandover::Over) | Self::Ended | Self::Kvm(_) => return None,
             Self::Paused => "`outlast ctl resume` first",
             Self::NoWitness => "`outlast witness check` tells what is wrong; try again when it answers",
+            Self::Elsewhere { .. } => {
+                "`outlast witness check` shows the newest record, and `outlast ctl status` on that host whether the guest runs there"
+            }
             Self::NoWayBack { .. } => {
                 "protect it by a backup on that host, or use `outlast ctl switchover` to hand it over to the backup that it has"
             }
