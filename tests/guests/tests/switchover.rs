@@ -92,6 +92,30 @@ fn guest_goes_on_where_it_was_when_its_backup_dies_with_the_offer() {
     console::check(&guest, &pair.primary.console()).unwrap_or_else(|e| panic!("{e}"));
 }
 
+/// The backup has all of it, and comes to the witness too late. It follows the guest anew, in the same process.
+#[test]
+fn backup_that_was_offered_a_guest_in_vain_protects_it_again() {
+    needs!(Kvm);
+    let (guest, place) = (Guest::disk_journal(), Place::new());
+    // The backup starts again, and is to be found where it was.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
+    let backup = place.backup_on("b", &guest, port).environment("OUTLAST_SLOW_AT", "HandoverUnclaimed:1:6000").start();
+    let primary = place.primary("a", &guest, port).start();
+    let mut pair = Pair { primary, backup };
+    pair.primary.wait_event("protected");
+    wait_progress(&pair.primary, &guest, 10);
+    let (code, said) = pair.primary.ctl(&["switchover"]);
+    assert!(code == CONFLICT && said.contains("goes on here"), "{code} {said}");
+    pair.primary.wait_event_again("protected", 2);
+    assert!(pair.backup.log().contains("starts again"), "{}", pair.backup.log());
+    let before = wait_progress(&pair.primary, &guest, 20);
+    pair.primary.kill();
+    pair.backup.wait_event("failover-finished");
+    wait_value(&pair.backup, &guest, before);
+    pair.backup.stop();
+    console::join(&guest, &pair.primary.console(), &pair.backup.console()).unwrap_or_else(|e| panic!("{e}"));
+}
+
 /// Its operator ends it while its backup does not take what is left of it: the stop waits behind no switchover, and nobody hears that the
 /// guest goes on.
 #[test]

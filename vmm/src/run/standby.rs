@@ -1,5 +1,7 @@
 //! `outlast backup`: waits for a primary, follows it, and runs its guest after a takeover.
 
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -74,19 +76,30 @@ pub(super) fn backup(config: &BackupVmConfig) -> Result<Exit, Failure> {
     let result = match standby.serve()? {
         Outcome::Ended(text) => {
             tracing::info!(reason = text, "the guest ended on the primary");
-            Ok(Exit::Ok)
+            Ok(Some(Exit::Ok))
         }
-        Outcome::Stopped => Ok(Exit::Ok),
+        Outcome::Stopped => Ok(Some(Exit::Ok)),
         Outcome::TookOver(successor) => {
             take_over(config, credentials, *successor, opened, (&registrant, &view), (&node, &signals), &events)
         }
     };
     drop(api);
-    result
+    match result? {
+        Some(exit) => Ok(exit),
+        None => begin_anew(),
+    }
+}
+
+/// Starts this program again in its own process, as it was started: nothing of the machine that was made is left, and whoever has the
+/// guest can fill it again.
+fn begin_anew() -> Result<Exit, Failure> {
+    let error = Command::new("/proc/self/exe").arg0("outlast").args(std::env::args_os().skip(1)).exec();
+    Err(Failure::new(Exit::Conflict, format!("this backup was not given the guest, and cannot start again: {error}"))
+        .with_hint("start it again: whoever runs the guest fills it then"))
 }
 
 /// Restores the guest and runs it: held output goes out again, input that was lost with the primary is delivered
-/// again, and the network learns where the guest is.
+/// again, and the network learns where the guest is. None: another side has it, and this one can follow that.
 fn take_over(
     config: &BackupVmConfig,
     credentials: Option<Credentials>,
@@ -95,7 +108,7 @@ fn take_over(
     (registrant, view): (&Arc<Registrant>, &StandbyView),
     (node, signals): (&Arc<Node>, &Signals),
     events: &Arc<Events>,
-) -> Result<Exit, Failure> {
+) -> Result<Option<Exit>, Failure> {
     let Successor { takeover, ram, disks, log, predecessor, durable, lost_at } = successor;
     let started = Instant::now();
     let state = MachineState::decode(&takeover.state).map_err(MachineError::from)?;
@@ -107,14 +120,14 @@ fn take_over(
         Legacy::Ours(machine) => machine,
         Legacy::Ended => {
             tracing::info!("the guest ended on the primary before it was handed over");
-            return Ok(Exit::Ok);
+            return Ok(Some(Exit::Ok));
         }
         Legacy::Others { holder } => {
-            let text = format!(
-                "the guest was to be handed over to this backup, and {holder} has it: this backup ends with its copy"
+            tracing::warn!(
+                "the guest was to be handed over to this backup, and {holder} has it: this backup starts again, and is filled when its \
+                 primary connects"
             );
-            let hint = "start this backup again: whoever runs the guest fills it then";
-            return Err(Failure::new(Exit::Conflict, text).with_hint(hint));
+            return Ok(None);
         }
     };
     let (reemitted, redelivered) = (takeover.reemit.len(), takeover.redeliver.len());
@@ -161,7 +174,7 @@ fn take_over(
     });
     note_paused(&machine, events);
     match supervise(&machine, threads, inputs, node, events, &OnCrash::stop(config.state.dir.clone()))? {
-        Next::End(exit) => Ok(exit),
+        Next::End(exit) => Ok(Some(exit)),
         Next::Boot | Next::GoBack => unreachable!("a guest that was taken over is stopped when it crashes"),
     }
 }

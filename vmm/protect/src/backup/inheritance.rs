@@ -46,6 +46,7 @@ pub fn inherit<M, E>(
             }
             Some(InheritanceStep::Claim { session, fork }) => {
                 fault::reached(fault::HANDOVER_UNCLAIMED);
+                fault::lasts(fault::HANDOVER_UNCLAIMED);
                 let result = match view.take_failover_to_a_witness() {
                     Some(failover) => failover.perform(registrant, session, fork),
                     None => registrant.take_over(session, fork, BTreeSet::new(), None),

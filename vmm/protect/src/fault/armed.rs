@@ -44,7 +44,8 @@ const GUEST_READ: &str = "GuestRead";
 /// Syncing an image for a flush of the guest's.
 const GUEST_SYNC: &str = "GuestSync";
 
-const SLOW_STEPS: [&str; 6] = [LOG_APPEND, LOG_SYNC, IMAGE_SYNC, IMAGE_WRITE, GUEST_READ, GUEST_SYNC];
+const SLOW_STEPS: [&str; 7] =
+    [LOG_APPEND, LOG_SYNC, IMAGE_SYNC, IMAGE_WRITE, GUEST_READ, GUEST_SYNC, HANDOVER_UNCLAIMED];
 
 /// What the environment asks for is nothing that can be made to happen.
 #[derive(Debug, thiserror::Error)]
@@ -150,14 +151,14 @@ pub(crate) fn fails(name: &str) -> std::io::Result<()> {
     }
 }
 
-/// A step of storage: takes the time that was asked for.
+/// A step that may be slow: takes the time that was asked for.
 pub(crate) fn lasts(name: &'static str) {
     if let Some(Slow { armed, time, from }) = SLOW.get()
         && from.as_ref().is_none_or(|from| from.exists())
         && armed.is_due(name)
     {
         std::thread::sleep(*time);
-        tracing::warn!(name, ?time, "storage was slow");
+        tracing::warn!(name, ?time, "a step was slow");
     }
 }
 

@@ -12,7 +12,7 @@
 //! `ImageWrite:N`: the log or the images of either side, at the Nth epoch; `ImageSync:N`: an image that is looked after, the Nth time.
 //! `OUTLAST_SLOW_AT=LogSync:N:MS`: the Nth sync of the log of disk writes takes MS milliseconds, on either side; so do `LogAppend`,
 //! and `ImageSync` and `ImageWrite` of the images; `GuestRead` and `GuestSync` are a read of the guest's, and a sync for its flush,
-//! straight from its image; with `OUTLAST_SLOW_FROM=PATH` counted only once that file is there.
+//! straight from its image; `HandoverUnclaimed` is the claim of a guest that was offered; with `OUTLAST_SLOW_FROM=PATH` counted only once that file is there.
 
 #[cfg(feature = "faults")]
 mod armed;

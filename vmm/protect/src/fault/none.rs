@@ -10,6 +10,6 @@ pub(crate) fn fails(_: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A step of storage takes the time that it takes.
+/// A step takes the time that it takes.
 #[inline]
 pub(crate) fn lasts(_: &'static str) {}
