@@ -98,7 +98,11 @@ fn what_is_not_built_is_unknown_and_proposed_nowhere() {
     assert_refused(&place.run(&["--vsock", "cid=3"]), 2, &["--vsock", "unexpected argument"]);
     assert_refused(&place.run(&["--protocol", "cbndvs"]), 2, &["--protocol", "there are epoch, cpvs"]);
     assert_refused(&outlast(&["snapshot", "--state-dir", "/s"]), 2, &["snapshot", "unrecognized subcommand"]);
-    assert_refused(&outlast(&["ctl", "--name", "vm0", "switchover"]), 2, &["switchover", "unrecognized subcommand"]);
+    assert_refused(
+        &outlast(&["ctl", "--name", "vm0", "test-failover"]),
+        2,
+        &["test-failover", "unrecognized subcommand"],
+    );
     assert_refused(&outlast(&["ctl", "--name", "vm0", "protect", "local"]), 2, &["local", "tcp:HOST:PORT"]);
 }
 
@@ -129,7 +133,7 @@ fn help_shows_nothing_that_the_pages_forbid_or_that_does_not_exist() {
     for args in pages.chain(verbs.map(|verb| vec!["ctl", verb, "--help"])) {
         let page = String::from_utf8(outlast(&args).stdout).expect("UTF-8");
         assert!(page.contains("Usage: "), "{args:?}");
-        for word in ["0.0.0.0", "vsock", "switchover", "161", "162", "not in this version", "ls /dev/shm"] {
+        for word in ["0.0.0.0", "vsock", "test-failover", "161", "162", "not in this version", "ls /dev/shm"] {
             assert!(!page.to_lowercase().contains(word), "{args:?} offers {word}");
         }
     }
