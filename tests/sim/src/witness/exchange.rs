@@ -127,6 +127,14 @@ impl Witness {
             || register.exchange().is_some_and(|exchange| went_on(&exchange.heir))
     }
 
+    /// Whether another host than this one is overriding the register, and it is not settled which witness counts.
+    pub fn is_overridden_beside(&self, host: usize) -> bool {
+        let overrides = |asker: &super::Asker| {
+            asker.register.exchange().is_some_and(|exchange| matches!(exchange.assent, Assent::Override { .. }))
+        };
+        self.askers.iter().enumerate().any(|(other, asker)| other != host && overrides(asker))
+    }
+
     /// Whether the witness that answered a host last is another one than before, by what it says itself.
     pub fn hears_another(&self, host: usize) -> bool {
         self.askers[host].register.another().is_some()

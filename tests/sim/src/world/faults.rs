@@ -320,6 +320,13 @@ impl World {
 
     /// A host comes back: as the VM where it may, else as its backup.
     pub(super) fn restart(&mut self, host: usize) {
+        if self.env.witness.is_overridden_beside(host) {
+            // Who gave his word that this host is dead starts nothing there before it is settled which witness counts.
+            if !self.env.healing && matches!(self.hosts[host].role, Role::Down(_)) {
+                self.env.after(20 * MS, Event::Restart(host));
+            }
+            return;
+        }
         let begins = self.env.healing || self.env.rng.percent(40);
         self.start(host, begins);
     }
