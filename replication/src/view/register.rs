@@ -432,7 +432,9 @@ impl Register {
         let exchange = self.exchange.as_ref().expect("an heir was looked for");
         let parent = &exchange.heir.parent;
         let asker = Asker { me: &self.me, attempt, word: self.word.as_ref(), in_doubt: true, has_seen: false };
-        let others = self.others(&parent.record, wish.store());
+        let mut others = self.others(&parent.record, wish.store());
+        // A later life may finish what an earlier one began: that one is no other.
+        others.retain(|place| !wish.proves_dead(place.id));
         match exchange.begin(&others, &self.me, attempt, wish.after_parent(parent, asker)) {
             Beginning::IsSo => Some(Outcome::Won(Box::new(parent.clone()))),
             Beginning::Refused(refusal) => Some(Outcome::Refused(refusal)),

@@ -198,6 +198,14 @@ impl Wish {
         }
     }
 
+    /// Whether a place is proved dead, as far as it says.
+    pub(super) fn proves_dead(&self, place: Incarnation) -> bool {
+        match self {
+            Wish::Begin { dead, .. } | Wish::Resume { dead, .. } => dead.contains(&place),
+            _ => false,
+        }
+    }
+
     /// The state directory that it is about.
     pub(super) fn store(&self) -> Option<Incarnation> {
         match self {

@@ -39,7 +39,7 @@ pub struct Registrant {
     register: Mutex<Register>,
     seen: Mutex<Seen>,
     /// The witness does not answer.
-    away: Mutex<Option<Away>>,
+    silences: Mutex<Silences>,
     /// What became of an exchange, for who leads it.
     settlement: Mutex<Option<Settlement>>,
     /// Where the guest ran before this process took it over.
@@ -47,13 +47,35 @@ pub struct Registrant {
 }
 
 /// A witness that does not answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Away {
+    witness: WitnessName,
     since: Instant,
     /// What came instead, the last time.
     why: String,
     /// It answers, with something that is no record.
     is_damaged: bool,
+}
+
+/// What does not answer: the register's own witness, and the one that is to have its heir.
+#[derive(Debug, Default)]
+struct Silences {
+    own: Option<Away>,
+    heir: Option<Away>,
+}
+
+impl Silences {
+    fn of(&mut self, desk: Desk) -> &mut Option<Away> {
+        match desk {
+            Desk::Own => &mut self.own,
+            Desk::Heir => &mut self.heir,
+        }
+    }
+
+    /// Of the heir's first, which is asked first as long as there is an heir.
+    fn first(&self, desks: &Desks) -> Option<&Away> {
+        self.heir.as_ref().filter(|_| desks.heir.is_some()).or(self.own.as_ref())
+    }
 }
 
 /// The witnesses that are asked.
@@ -174,7 +196,7 @@ impl Registrant {
             seen: Mutex::new(Seen { known: life.known, term: None }),
             register: Mutex::new(register),
             life,
-            away: Mutex::default(),
+            silences: Mutex::default(),
             settlement: Mutex::default(),
             way_back: Mutex::default(),
         })
@@ -243,11 +265,11 @@ impl Registrant {
 
     /// For how long the witness has not answered.
     pub fn away_since(&self) -> Option<Instant> {
-        self.away().as_ref().map(|away| away.since)
+        self.silences().first(&self.desks()).map(|away| away.since)
     }
 
-    fn away(&self) -> MutexGuard<'_, Option<Away>> {
-        self.away.lock().expect("no holder panics")
+    fn silences(&self) -> MutexGuard<'_, Silences> {
+        self.silences.lock().expect("no holder panics")
     }
 
     fn lock(&self) -> MutexGuard<'_, Register> {
@@ -274,7 +296,7 @@ impl Registrant {
                 let witness = self.desk(desk).expect("a register asks where it is, or where it is to be");
                 witness::perform(&*witness, &self.vm_name, ask)
             });
-            self.note_answer(answer.as_ref().err());
+            self.note_answer(desk, answer.as_ref().err());
             let outcome = match answer {
                 Ok(found) => register.handle_found(found),
                 Err(_) => register.handle_no_answer(),
@@ -316,14 +338,22 @@ impl Registrant {
         if matches!(ask, Ask::Append { .. }) { self.life.publish() } else { Ok(()) }
     }
 
-    fn note_answer(&self, error: Option<&io::Error>) {
-        let mut away = self.away();
+    fn note_answer(&self, desk: Desk, error: Option<&io::Error>) {
+        let witness = match desk {
+            Desk::Own => None,
+            Desk::Heir => self.desks().heir.as_ref().map(|(name, _)| name.clone()),
+        };
+        let witness = witness.unwrap_or_else(|| self.witness());
+        let mut silences = self.silences();
+        let away = silences.of(desk);
+        let before = away.take().filter(|away| away.witness == witness);
         *away = error.map(|error| {
-            if away.is_none() {
-                tracing::warn!(%error, witness = %self.witness(), "the witness does not answer");
+            if before.is_none() {
+                tracing::warn!(%error, %witness, "the witness does not answer");
             }
             Away {
-                since: away.as_ref().map_or_else(Instant::now, |away| away.since),
+                witness,
+                since: before.map_or_else(Instant::now, |away| away.since),
                 why: error.to_string(),
                 is_damaged: error.kind() == io::ErrorKind::InvalidData,
             }
@@ -485,13 +515,13 @@ impl Registrant {
     }
 
     fn no_answer(&self) -> RightError {
-        let (witness, vm) = (self.witness(), self.vm_name.clone());
-        match &*self.away() {
-            Some(Away { why, is_damaged: true, .. }) => RightError::Damaged { witness, vm, why: why.clone() },
-            away => {
-                // What was appended and is not there has no error of its own.
-                let why = away.as_ref().map_or("a record that it took is not there", |away| away.why.as_str()).into();
-                RightError::NoAnswer { witness, vm, why }
+        let vm = self.vm_name.clone();
+        match self.silences().first(&self.desks()).cloned() {
+            Some(Away { witness, why, is_damaged: true, .. }) => RightError::Damaged { witness, vm, why },
+            Some(Away { witness, why, .. }) => RightError::NoAnswer { witness, vm, why },
+            // What was appended and is not there has no error of its own.
+            None => {
+                RightError::NoAnswer { witness: self.witness(), vm, why: "a record that it took is not there".into() }
             }
         }
     }

@@ -480,6 +480,21 @@ fn append_in_doubt_of_a_register_that_lists_nobody_else_needs_a_word_and_no_name
     assert_eq!((record.store, record.generation, record.number), (None, 2, 2));
 }
 
+/// The later life was told to name the earlier one, by an option that does not reach the override that was noted.
+#[test]
+fn later_life_of_a_primary_finishes_the_override_of_the_one_before_by_the_lock_that_proves_its_death() {
+    let (mut world, ..) = World::pair();
+    let noted = Exchange { heir: world.heir(), assent: Assent::Override { dead: ids(&[2]), word: word() } };
+    let later = |world: &mut World, dead: &[u8]| {
+        let mut node = Node::new(4);
+        node.register.handle_exchange(noted.clone());
+        world.wish(&mut node, resume(dead))
+    };
+    assert_eq!(refusal(later(&mut world, &[])), Refusal::MayBeWhole { place: Box::new(place(1)) });
+    let record = won(later(&mut world, &[1]));
+    assert_eq!((record.primary, record.backups, record.named_dead), (place(4), vec![], vec![place(2).id]));
+}
+
 /// The append that `wish` leads to is sent, and not answered.
 fn lose_answer(world: &mut World, node: &mut Node, wish: Wish) {
     let was_away = std::mem::replace(&mut world.witnesses[OLD].is_away, false);

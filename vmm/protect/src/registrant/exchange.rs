@@ -455,3 +455,37 @@ impl Registrant {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use replication::view::Durability;
+
+    use super::*;
+
+    fn witness(dir: &Path) -> WitnessName {
+        format!("file:{}", dir.display()).parse().expect("well formed")
+    }
+
+    /// The old witness, which answers, was said not to, and `witness check` of it found nothing.
+    #[test]
+    fn new_witness_that_does_not_answer_is_named_and_not_the_old_one() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (old, new) = (place.path().join("old"), place.path().join("new"));
+        [&old, &new].map(|dir| fs::create_dir(dir).expect("there is room"));
+        let primary = Registrant::open("vm0", &witness(&old)).expect("it answers");
+        primary.begin(None, Durability::Memory, false, &Named::default()).expect("nobody runs it");
+        let opened = primary.open_exchange(&witness(&new), None, None).expect("it answers");
+        assert!(primary.away_since().is_none());
+        fs::remove_dir_all(&new).expect("it is there");
+        assert_eq!(primary.move_to(opened.heir, &[]), ClaimResult::Unreachable);
+        let RightError::NoAnswer { witness: named, .. } = primary.newest().expect_err("who decides is not settled")
+        else {
+            panic!("the heir is asked first");
+        };
+        assert_eq!(named, witness(&new));
+        assert!(primary.away_since().is_some());
+    }
+}

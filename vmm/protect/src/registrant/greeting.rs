@@ -4,7 +4,7 @@ use std::io;
 
 use replication::pipeline::backup::Introduction;
 use replication::primary::Meeting;
-use replication::view::{Greeting, Nonce, Outcome, Wish};
+use replication::view::{Desk, Greeting, Nonce, Outcome, Wish};
 use replication::wire::RefuseCode;
 
 use super::Registrant;
@@ -15,7 +15,7 @@ impl Registrant {
     pub fn greeting(&self) -> Result<Option<Greeting>, io::Error> {
         let Some(witness) = self.own() else { return Ok(None) };
         let left = witness.leave(&self.vm_name);
-        self.note_answer(left.as_ref().err());
+        self.note_answer(Desk::Own, left.as_ref().err());
         // One that is only just given a witness has no record there yet.
         let known = self.known().ok_or_else(|| io::Error::other("this VM has no record at its witness yet"))?;
         Ok(Some(Greeting { known, primary: self.life.observer.place().id, nonce: left? }))
@@ -29,7 +29,7 @@ impl Registrant {
             _ => return Meeting::Other,
         };
         let found = witness.finds(&self.vm_name, nonce);
-        self.note_answer(found.as_ref().err());
+        self.note_answer(Desk::Own, found.as_ref().err());
         match found {
             Ok(true) => Meeting::Same,
             Ok(false) => Meeting::Other,
@@ -75,7 +75,7 @@ impl Registrant {
         };
         let no_answer = |error: io::Error| format!("the backup's witness does not answer: {error}");
         let found = witness.finds(&self.vm_name, greeting.nonce);
-        self.note_answer(found.as_ref().err());
+        self.note_answer(Desk::Own, found.as_ref().err());
         if !found.map_err(no_answer)? {
             let ours = self.known().map_or(0, |known| known.generation);
             let exchanged = if ours < greeting.known.generation {

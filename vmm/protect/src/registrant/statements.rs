@@ -3,7 +3,7 @@
 #[cfg(test)]
 use replication::view::Place;
 use replication::view::evidence::{self, Facts, Statement};
-use replication::view::{Record, Tell, Voids};
+use replication::view::{Desk, Record, Tell, Voids};
 
 use super::Registrant;
 
@@ -32,7 +32,7 @@ impl Registrant {
             Tell::State(join) => witness.state(&self.vm_name, Statement::Void(join)),
             Tell::Withdraw(join) => witness.withdraw(&self.vm_name, Statement::Void(join)),
         };
-        self.note_answer(told.as_ref().err());
+        self.note_answer(Desk::Own, told.as_ref().err());
         told.is_ok()
     }
 
