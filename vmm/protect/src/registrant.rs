@@ -42,6 +42,8 @@ pub struct Registrant {
     silences: Mutex<Silences>,
     /// What became of an exchange, for who leads it.
     settlement: Mutex<Option<Settlement>>,
+    /// When the witnesses that were left were last told so, or asked in vain.
+    told_at: Mutex<Option<Instant>>,
     /// Where the guest ran before this process took it over.
     way_back: Mutex<WayBack>,
 }
@@ -197,6 +199,7 @@ impl Registrant {
             register: Mutex::new(register),
             life,
             silences: Mutex::default(),
+            told_at: Mutex::default(),
             settlement: Mutex::default(),
             way_back: Mutex::default(),
         })

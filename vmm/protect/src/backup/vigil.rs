@@ -92,7 +92,7 @@ impl Shared {
                 self.tell(newest);
             }
             self.registrant.state_deaths(newest.as_ref());
-            self.registrant.depart();
+            self.registrant.depart_aside();
             if let Some(Settlement { fate: Fate::Moved(_), .. }) = self.registrant.take_settlement() {
                 self.events.note(Occurrence::WitnessExchanged { witness: self.registrant.witness().to_string() });
             }

@@ -72,7 +72,7 @@ impl Guardian {
         self.note_settlement();
         self.with_core(|core, _| core.handle_unasked_look(result));
         // The witness that was left may have been away.
-        self.registrant.depart();
+        self.registrant.depart_aside();
     }
 
     fn note_witness(&self, was_away: &mut bool) {

@@ -2,7 +2,9 @@
 //! [`replication::view`]; here the new witness is opened, notes are made durable, and the two sides look whether they see the same.
 
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
+use machine::thread::try_spawn;
 use replication::view::evidence::{self, Resume};
 use replication::view::{
     Assent, Departure, Entry, Exchange, Fate, Heir, Incarnation, Known, Nonce, Outcome, Place, Record, Refusal,
@@ -82,6 +84,9 @@ pub(crate) struct Opened {
 
 /// An exchange that was noted, and the witness that it is to.
 type Replaced = (WitnessName, Arc<dyn Witness>, Exchange);
+
+/// Between two attempts to tell the witnesses that were left. More than one of them may take for its answers.
+const TELL_EVERY: Duration = Duration::from_secs(20);
 
 impl Registrant {
     /// The witness that counts for the VM in `dir`, which was `configured` with one before it was exchanged.
@@ -359,6 +364,24 @@ impl Registrant {
         left.iter().filter(|left| !tell(left)).count() == 0
     }
 
+    /// The same on a thread of its own, now and then: one that does not answer takes seconds, and who asks the witness that counts has none
+    /// to spare.
+    pub(crate) fn depart_aside(self: &Arc<Self>) {
+        let is_due = {
+            let mut told_at = self.told_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_due = told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY) && !self.desks().left.is_empty();
+            is_due.then(|| *told_at = Some(Instant::now())).is_some()
+        };
+        if is_due {
+            let registrant = Arc::clone(self);
+            if let Err(error) = try_spawn("departure".into(), move || {
+                registrant.depart();
+            }) {
+                tracing::warn!(%error, "a witness that was left is not told now");
+            }
+        }
+    }
+
     fn tell_departure(&self, witness: &dyn Witness, kept: Known, departure: &Departure) -> bool {
         let mut register = Register::new(self.life.observer.place().clone(), Some(kept));
         let outcome = super::conclude(&mut register, Wish::Depart(departure.clone()), |_, ask| {
@@ -474,7 +497,9 @@ mod tests {
     fn new_witness_that_does_not_answer_is_named_and_not_the_old_one() {
         let place = tempfile::tempdir().expect("a directory");
         let (old, new) = (place.path().join("old"), place.path().join("new"));
-        [&old, &new].map(|dir| fs::create_dir(dir).expect("there is room"));
+        for dir in [&old, &new] {
+            fs::create_dir(dir).expect("there is room");
+        }
         let primary = Registrant::open("vm0", &witness(&old)).expect("it answers");
         primary.begin(None, Durability::Memory, false, &Named::default()).expect("nobody runs it");
         let opened = primary.open_exchange(&witness(&new), None, None).expect("it answers");
