@@ -1,5 +1,6 @@
 //! The primary's transitions: epochs, time, and what the operator wants.
 
+use super::few::Few;
 use super::peer::{Peer, PeerId, Peers};
 use super::session::{Listing, Phase, Session};
 use super::siblings::Siblings;
@@ -74,9 +75,9 @@ impl Primary {
     ///
     /// # Panics
     /// If the epoch is not the running one, or a base comes while earlier epochs are not committed.
-    pub fn handle_sealed(&mut self, meta: EpochMeta) -> Vec<Link> {
+    pub fn handle_sealed(&mut self, meta: EpochMeta) -> Few<Link> {
         if self.is_over() {
-            return Vec::new();
+            return Few::default();
         }
         let is_due = self.handover.is_none() && self.in_flight().0 < IN_FLIGHT_EPOCHS_MAX as usize;
         assert!(is_due, "epoch {} was sealed although may_seal is false", meta.epoch);

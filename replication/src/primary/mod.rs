@@ -52,6 +52,7 @@
 
 mod errands;
 mod exchange;
+mod few;
 mod filling;
 mod frames;
 mod handover;
@@ -75,6 +76,7 @@ use errands::Errands;
 pub use errands::Question;
 use exchange::Exchanging;
 pub use exchange::NotNow;
+pub use few::{Few, PEERS_MAX};
 pub use filling::FillPhase;
 use handover::HandoverPhase;
 pub use handover::NoHandover;

@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::few::Few;
 use super::filling::{FillRest, Filling};
 use super::session::{Phase, Session};
 use super::{Parting, PrimaryConfig};
@@ -100,7 +101,7 @@ impl Peers {
         self.0.entry(id).or_default()
     }
 
-    pub(super) fn ids(&self) -> Vec<PeerId> {
+    pub(super) fn ids(&self) -> Few<PeerId> {
         self.0.keys().copied().collect()
     }
 

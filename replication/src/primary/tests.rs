@@ -92,7 +92,7 @@ fn seal_of(primary: &mut Primary, meta: EpochMeta) -> Option<Link> {
     if primary.pointers().sealed() == meta.epoch {
         primary.handle_identified(meta.epoch, Some(StateDigest::of(b"state")));
     }
-    links.first().copied()
+    links.front().copied()
 }
 
 /// What the core asks for, done at once. A witness that grants all but claims is not worth a word.

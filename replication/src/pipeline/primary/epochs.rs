@@ -10,12 +10,10 @@
 //! commit as well; alone, because there is nothing better to do. Only where a state directory's policy says what happens to a guest
 //! that cannot be committed, and nothing else holds it up, that policy decides.
 
-use std::collections::VecDeque;
-
 use super::{Doing, Failing, Note, Outcome, PrimaryPipeline, Step};
 use crate::id::{EpochId, SessionId, Time};
 use crate::lineage::{EpochMark, Linked, StateDigest};
-use crate::primary::{PeerId, Primary, PrimaryState};
+use crate::primary::{Few, PeerId, Primary, PrimaryState};
 use crate::wire::Link;
 
 /// A sealed epoch that is not durable here.
@@ -25,7 +23,7 @@ pub(super) struct Item {
     /// The session whose base it is; an ordinary epoch for all others.
     base: Option<SessionId>,
     /// What its frames carry, for each backup that it is still to be shipped to.
-    links: VecDeque<Link>,
+    links: Few<Link>,
     pub(super) has_writes: bool,
     /// It was captured: its memory and state can be committed.
     is_captured: bool,
@@ -51,14 +49,14 @@ enum Stage {
 }
 
 impl Item {
-    pub(super) fn sealed(epoch: EpochId, base: Option<SessionId>, links: Vec<Link>, has_writes: bool) -> Self {
+    pub(super) fn sealed(epoch: EpochId, base: Option<SessionId>, links: Few<Link>, has_writes: bool) -> Self {
         let (is_captured, stage) = (true, Stage::Identify);
-        Self { epoch, base, links: links.into(), has_writes, is_captured, linked: None, stage }
+        Self { epoch, base, links, has_writes, is_captured, linked: None, stage }
     }
 
     /// The last one of a guest that is settled: it has disk writes only.
     pub(super) fn last(epoch: EpochId, has_writes: bool) -> Self {
-        Self { is_captured: false, ..Self::sealed(epoch, None, Vec::new(), has_writes) }
+        Self { is_captured: false, ..Self::sealed(epoch, None, Few::default(), has_writes) }
     }
 
     /// Whether a filling that begins now can still collect it.

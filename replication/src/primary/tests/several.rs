@@ -60,7 +60,7 @@ fn epoch_goes_to_every_backup_and_commits_with_the_slowest() {
     let epoch = primary.pointers().running();
     let links = primary.handle_sealed(EpochMeta { epoch, base: None, ship_bytes: 10 });
     primary.handle_identified(epoch, Some(StateDigest::of(b"state")));
-    assert_eq!(links.iter().map(|link| link.session).collect::<Vec<_>>(), [SESSION, OTHER]);
+    assert_eq!(links.into_iter().map(|link| link.session).collect::<Vec<_>>(), [SESSION, OTHER]);
     primary.handle_shipped(Time(MS), SESSION, epoch);
     assert_eq!(primary.pointers().shipped(), EpochId(2), "the other socket has not taken it");
     ack_by(&mut primary, PEER, SESSION, 3);
@@ -83,7 +83,10 @@ fn base_of_one_is_an_ordinary_epoch_for_the_other_and_waits_for_all_before_it() 
     assert!(!primary.may_seal_base(OTHER), "epoch 2 has not left");
     actions(&mut primary);
     assert!(primary.may_seal_base(OTHER));
-    assert_eq!(primary.handle_sealed(EpochMeta { epoch: EpochId(3), base: Some(OTHER), ship_bytes: 1 }).len(), 2);
+    assert_eq!(
+        primary.handle_sealed(EpochMeta { epoch: EpochId(3), base: Some(OTHER), ship_bytes: 1 }).into_iter().count(),
+        2
+    );
     primary.handle_identified(EpochId(3), Some(StateDigest::of(b"state")));
     ack_by(&mut primary, PEER, SESSION, 3);
     assert_eq!(released(&mut primary), EpochId(2), "the base counts for whom it is sealed");
