@@ -123,7 +123,10 @@ fn backup_that_was_not_told_of_an_end_that_the_witness_knows_does_not_go_on() {
 
 /// A pair whose guest panics, and whose primary dies at a step of the end.
 fn killed_at(step: &str, place: &Place, guest: &Guest) -> Pair {
-    let mut pair = Pair::start_with(place, guest, |launch| launch.typed().environment("OUTLAST_KILL_AT", step));
+    let backup = place.backup("b", guest).typed().start();
+    let primary = place.primary("a", guest, backup.port()).typed().environment("OUTLAST_KILL_AT", step).start();
+    primary.wait_event("protected");
+    let mut pair = Pair { primary, backup };
     wait_progress(&pair.primary, guest, 20);
     pair.primary.type_in("c");
     pair.primary.wait_killed();

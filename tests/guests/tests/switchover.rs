@@ -99,7 +99,7 @@ fn backup_that_was_offered_a_guest_in_vain_protects_it_again() {
     let (guest, place) = (Guest::disk_journal(), Place::new());
     // The backup starts again, and is to be found where it was.
     let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
-    let backup = place.backup_on("b", &guest, port).environment("OUTLAST_SLOW_AT", "HandoverUnclaimed:1:6000").start();
+    let backup = place.backup_on("b", &guest, port).environment("OUTLAST_SLOW_AT", "HandoverUnclaimed:1:13000").start();
     let primary = place.primary("a", &guest, port).start();
     let mut pair = Pair { primary, backup };
     pair.primary.wait_event("protected");

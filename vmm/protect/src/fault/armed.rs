@@ -158,7 +158,7 @@ pub(crate) fn lasts(name: &'static str) {
         && armed.is_due(name)
     {
         std::thread::sleep(*time);
-        tracing::warn!(name, ?time, "a step was slow");
+        tracing::warn!(name, ?time, "storage was slow");
     }
 }
 
